@@ -1,0 +1,1 @@
+"""QuantizeAndDequantizeV4 on arrays; no idea of files."""

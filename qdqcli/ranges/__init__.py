@@ -1,0 +1,1 @@
+"""How a range is chosen when none is given."""

@@ -1,0 +1,1 @@
+"""Checkpoints as names, dtypes, shapes and bytes; nothing here converts a value."""
