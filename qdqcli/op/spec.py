@@ -1,0 +1,95 @@
+"""QuantSpec: the attributes of QuantizeAndDequantizeV4, validated, frozen and printable."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import index
+from typing import TypeVar
+
+from qdqcli.errors import SpecError
+
+MAX_SIGNED_BITS = 61
+MAX_UNSIGNED_BITS = 62
+WHOLE_TENSOR = -1
+"""The op's own word for "one range for the whole tensor"; not the last axis."""
+
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class RoundMode(StrEnum):
+    """How a scaled value becomes an integer."""
+
+    HALF_TO_EVEN = "HALF_TO_EVEN"
+    HALF_UP = "HALF_UP"
+    """floor(p + 0.5), the sum rounded in the arithmetic's dtype."""
+
+
+class ComputeDType(StrEnum):
+    """The arithmetic of bfloat16 and float16 tensors; float32 and float64 tensors know only their own."""
+
+    NATIVE = "native"
+    """Every operation rounded to the tensor's dtype, as TensorFlow runs it."""
+    FLOAT32 = "float32"
+    """The float32 op on the converted tensor, its output rounded once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantSpec:
+    """What to do with one tensor. Names and defaults are the op's."""
+
+    num_bits: int = 8
+    signed_input: bool = True
+    narrow_range: bool = False
+    round_mode: RoundMode = RoundMode.HALF_TO_EVEN
+    axis: int = WHOLE_TENSOR
+    group_size: int | None = None
+    """Neighbours along the last axis that share a range; excludes `axis`."""
+    ragged_groups: bool = False
+    """Whether the last group of a row may be shorter than `group_size`."""
+    range_given: bool = False
+    compute_dtype: ComputeDType = ComputeDType.NATIVE
+    estimator: str = "minmax"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_bits", _integer("num_bits", self.num_bits))
+        object.__setattr__(self, "axis", _integer("axis", self.axis))
+        limit = MAX_SIGNED_BITS if self.signed_input else MAX_UNSIGNED_BITS
+        if not 1 <= self.num_bits <= limit:
+            sign = "signed" if self.signed_input else "unsigned"
+            raise SpecError(f"num_bits is {self.num_bits}; {sign} input takes 1 to {limit}")
+        object.__setattr__(self, "round_mode", _member(RoundMode, "round_mode", self.round_mode))
+        object.__setattr__(self, "compute_dtype", _member(ComputeDType, "compute_dtype", self.compute_dtype))
+        if self.axis < WHOLE_TENSOR:
+            raise SpecError(f"axis is {self.axis}; it must be -1 (one range for the whole tensor) or a dimension's index")
+        if self.group_size is not None:
+            object.__setattr__(self, "group_size", _integer("group_size", self.group_size))
+            if self.group_size < 1:
+                raise SpecError(f"group_size is {self.group_size}; a group has at least 1 element")
+            if self.axis != WHOLE_TENSOR:
+                raise SpecError(f"group_size {self.group_size} excludes axis {self.axis}; give one of them")
+
+    @property
+    def quantized_min(self) -> int:
+        """The lowest code."""
+        return -(1 << (self.num_bits - 1)) + self.narrow_range if self.signed_input else 0
+
+    @property
+    def quantized_max(self) -> int:
+        """The highest code."""
+        return (1 << (self.num_bits - 1)) - 1 if self.signed_input else (1 << self.num_bits) - 1
+
+
+def _integer(name: str, value: int) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return index(value)
+    except TypeError:
+        raise SpecError(f"{name} is {value!r}; it must be an integer") from None
+
+
+def _member(kind: type[E], name: str, value: str) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        raise SpecError(f"{name} is {value!r}; it must be one of {', '.join(kind)}") from None

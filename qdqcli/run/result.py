@@ -1,0 +1,169 @@
+"""What a run found: one row per tensor and a summary, to and from JSON (INTERFACE section 5, schema_version 1)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from qdqcli import __version__
+from qdqcli.op.spec import QuantSpec
+from qdqcli.stats.metrics import METRICS, MetricValue, is_exact
+from qdqcli.stats.sums import ErrorSums
+
+SCHEMA_VERSION = 1
+STATS = (*METRICS, "bits_per_weight")
+"""The keys of a row's `stats`, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which tensor a row speaks of."""
+
+    name: str
+    file: str
+    """The shard, as the user would find it: INPUT and the file's name in it."""
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorResult:
+    """A tensor that was quantized and measured."""
+
+    source: Source
+    spec: QuantSpec
+    input_min: float | None
+    """The range that set the grid, before the op adjusts it; with several slices, the hull of their ranges. None: no finite element."""
+    input_max: float | None
+    num_slices: int
+    """Ranges in the tensor: 1, its channels or its groups."""
+    scale_bits: int
+    """Storage bits of one range's scale."""
+    sums: ErrorSums
+    channels: Mapping[str, Sequence[MetricValue]] | None = None
+    """Per slice, by metric, where it was asked for."""
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Storage bits per element, one scale per range included."""
+        if not self.sums.num_elements:
+            return None
+        return self.spec.num_bits + self.num_slices * self.scale_bits / self.sums.num_elements
+
+    @cached_property
+    def stats(self) -> dict[str, MetricValue]:
+        """Metric name -> value, in the order of `STATS`."""
+        return evaluate(self.sums) | {"bits_per_weight": self.bits_per_weight}
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no element changed: SQNR has no number then."""
+        return is_exact(self.sums)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedTensor:
+    """A tensor that was left as it is, and why."""
+
+    source: Source
+    num_elements: int
+    reason: str
+
+
+Row = TensorResult | SkippedTensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Everything a report needs."""
+
+    command: str
+    inputs: Sequence[str]
+    settings: Mapping[str, Any]
+    """The options that decide the result, JSON values."""
+    rows: Sequence[Row]
+    """In the order of the inputs, their files and the data in them."""
+
+    @property
+    def quantized(self) -> Iterator[TensorResult]:
+        return (row for row in self.rows if isinstance(row, TensorResult))
+
+    @property
+    def skipped(self) -> Iterator[SkippedTensor]:
+        return (row for row in self.rows if isinstance(row, SkippedTensor))
+
+    @cached_property
+    def sums(self) -> ErrorSums:
+        """Over all quantized elements."""
+        return ErrorSums.total(row.sums for row in self.quantized)
+
+    @cached_property
+    def summary(self) -> dict[str, MetricValue]:
+        """Counts of tensors, then the metrics over all quantized elements."""
+        quantized = list(self.quantized)
+        counts: dict[str, MetricValue] = {
+            "num_tensors": len(self.rows),
+            "num_quantized": len(quantized),
+            "num_skipped": len(self.rows) - len(quantized),
+        }
+        bits = sum(row.spec.num_bits * row.sums.num_elements + row.num_slices * row.scale_bits for row in quantized)
+        mean_bits = bits / self.sums.num_elements if self.sums.num_elements else None
+        return counts | evaluate(self.sums) | {"bits_per_weight": mean_bits}
+
+
+def evaluate(sums: ErrorSums) -> dict[str, MetricValue]:
+    """Every metric of `sums`, by name."""
+    return {name: metric.value(sums) for name, metric in METRICS.items()}
+
+
+def to_json(run: RunResult) -> dict[str, Any]:
+    """The report as JSON values: the same for two runs on the same input."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "qdq", "version": __version__},
+        "command": run.command,
+        "inputs": list(run.inputs),
+        "settings": dict(run.settings),
+        "summary": summary_to_json(run),
+        "tensors": [row_to_json(row) for row in run.rows],
+    }
+
+
+def summary_to_json(run: RunResult) -> dict[str, Any]:
+    """The summary, with `exact` where no element changed."""
+    return run.summary | ({"exact": True} if is_exact(run.sums) else {})
+
+
+def row_to_json(row: Row) -> dict[str, Any]:
+    """One entry of `tensors`."""
+    head = {
+        "name": row.source.name,
+        "file": row.source.file,
+        "dtype": row.source.dtype,
+        "shape": list(row.source.shape),
+    }
+    if isinstance(row, SkippedTensor):
+        return head | {"status": "skipped", "reason": row.reason}
+    body = {
+        "status": "quantized",
+        "spec": spec_to_json(row.spec),
+        "range": {"input_min": row.input_min, "input_max": row.input_max},
+        "stats": row.stats | ({"exact": True} if row.is_exact else {}),
+    }
+    channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
+    return head | body | channels
+
+
+def spec_to_json(spec: QuantSpec) -> dict[str, Any]:
+    """The attributes under the op's names."""
+    return {
+        "signed_input": spec.signed_input,
+        "num_bits": spec.num_bits,
+        "range_given": spec.range_given,
+        "round_mode": str(spec.round_mode),
+        "narrow_range": spec.narrow_range,
+        "axis": spec.axis,
+        "group_size": spec.group_size,
+        "compute_dtype": str(spec.compute_dtype),
+        "estimator": spec.estimator,
+    }

@@ -1,0 +1,115 @@
+"""ErrorSums: what a quantization lost, as counts, extremes and sums that merge in any order to the same bits.
+
+The kernels add in a fixed order inside a chunk of `CHUNK_ELEMENTS` elements (in 16 lanes, see `op/cpu.py`). Beyond a chunk
+nothing is rounded: a sum is kept as an exact expansion, a few floats whose mathematical sum is the sum. So threads,
+buffers, shards and machines cannot change a digit.
+
+Source: J. R. Shewchuk, Adaptive precision floating-point arithmetic, 1997 (expansions), by way of `math.fsum`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from functools import reduce
+from math import copysign, fsum, inf, isfinite
+from sys import float_info
+from typing import Self
+
+Expansion = tuple[float, ...]
+"""Floats of falling magnitude whose exact sum is meant; one infinity or NaN where the sum is not finite."""
+
+CHUNK_ELEMENTS = 65536
+"""Elements, cut from the tensor's first on, whose sums are added in floating point before anything merges."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorSums:
+    """Sums over the elements of a tensor, a channel, a group or a checkpoint; e = y - x in float64."""
+
+    num_elements: int = 0
+    num_nonfinite: int = 0
+    """x is NaN or infinite."""
+    num_nonfinite_output: int = 0
+    """x is finite and y is not. Neither kind enters any field below."""
+    num_clipped: int = 0
+    """x is outside the representable range."""
+    num_zeroed: int = 0
+    """x is not zero and y is."""
+    num_degenerate: int = 0
+    """Slices whose scale is 0, infinite or the dtype's maximum, or that turned finite input into infinities or NaN."""
+    input_min: float = inf
+    input_max: float = -inf
+    max_abs_error: float = 0.0
+    error: Expansion = ()
+    abs_error: Expansion = ()
+    sq_error: Expansion = ()
+    sq_input: Expansion = ()
+    error_input: Expansion = ()
+    """Sum of e * x."""
+
+    @property
+    def num_measured(self) -> int:
+        """Elements that entered the sums: finite before and after."""
+        return self.num_elements - self.num_nonfinite - self.num_nonfinite_output
+
+    def merge(self, other: Self) -> Self:
+        """The sums over the elements of both; the same bits in any order and grouping."""
+        return type(self)(**{f.name: _MERGE[f.name](getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+
+    @classmethod
+    def total(cls, parts: Iterable[Self]) -> Self:
+        """Merge many."""
+        return reduce(cls.merge, parts, cls())
+
+
+def expansion(values: Sequence[float]) -> Expansion:
+    """The exact sum of `values` as an expansion: a function of that sum alone, whatever the order of the values."""
+    if len(values) == 1:
+        return (values[0],) if values[0] else ()
+    if not all(map(isfinite, values)):
+        return (sum(value for value in values if not isfinite(value)),)
+    parts: list[float] = []
+    while rest := _rounded_sum((*values, *(-part for part in parts))):
+        # A sum beyond float64 goes on as its largest number and what is missing, so that merging stays exact.
+        parts.append(rest if isfinite(rest) else copysign(float_info.max, rest))
+    return tuple(parts)
+
+
+def value_of(parts: Expansion) -> float:
+    """The sum, rounded once."""
+    return _rounded_sum(parts) if len(parts) > 1 else sum(parts, 0.0)
+
+
+def _rounded_sum(values: Sequence[float]) -> float:
+    try:
+        return fsum(values)
+    except OverflowError:  # a partial sum left the range of float64; the sum itself need not
+        exact = sum(map(Fraction, values), Fraction())
+        try:
+            return float(exact)
+        except OverflowError:
+            return inf if exact > 0 else -inf
+
+
+def _merge_expansions(left: Expansion, right: Expansion) -> Expansion:
+    if not left or not right:
+        return left or right
+    return expansion(left + right)
+
+
+_MERGE = {
+    "num_elements": int.__add__,
+    "num_nonfinite": int.__add__,
+    "num_nonfinite_output": int.__add__,
+    "num_clipped": int.__add__,
+    "num_zeroed": int.__add__,
+    "num_degenerate": int.__add__,
+    "input_min": min,
+    "input_max": max,
+    "max_abs_error": max,
+    "error": _merge_expansions,
+    "abs_error": _merge_expansions,
+    "sq_error": _merge_expansions,
+    "sq_input": _merge_expansions,
+    "error_input": _merge_expansions,
+}
