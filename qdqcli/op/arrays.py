@@ -1,0 +1,225 @@
+"""The op on arrays in memory, under the op's own name and signature."""
+
+import os
+from threading import Lock
+from typing import Any, cast
+
+import ml_dtypes
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.errors import DTypeError, SpecError
+from qdqcli.op import cpu
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import (
+    STORAGE,
+    Floats,
+    QuantParams,
+    empty_keys,
+    ends_of_keys,
+    given_ends,
+    like_of,
+    merge_keys,
+    quant_params,
+)
+from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+
+Array = Any
+"""A NumPy array, or anything with `__array__` or DLPack on the CPU."""
+
+DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.float16): "F16"} | {
+    np.dtype(ml_dtypes.bfloat16): "BF16"
+}
+PARALLEL_ELEMENTS = 1 << 17
+"""Smaller arrays are worked on by the calling thread: waking others takes longer."""
+
+_parallel_region = Lock()
+_importing_process = os.getpid()
+
+
+def quantize_and_dequantize_v4(
+    input: Array,  # noqa: A002  # the op's own name
+    input_min: Array = None,
+    input_max: Array = None,
+    signed_input: bool = True,
+    num_bits: int = 8,
+    range_given: bool = False,
+    round_mode: str = "HALF_TO_EVEN",
+    narrow_range: bool = False,
+    axis: int = -1,
+    compute_dtype: str = "native",
+) -> NDArray[Any]:
+    """Quantize `input` and dequantize it again, bit for bit as TensorFlow's QuantizeAndDequantizeV4.
+
+    Args:
+        input: bfloat16 (ml_dtypes), float16, float32 or float64, any shape; it is not modified.
+        input_min: ends of the range if `range_given`, else ignored: scalars for axis -1, otherwise one value per index
+            along `axis`.
+        input_max: as `input_min`.
+        signed_input: whether codes are signed; the input may be negative in any case.
+        num_bits: 1 to 61, or 62 for unsigned codes.
+        range_given: take the range from the arguments and clamp to it, instead of measuring it (NaN is ignored).
+        round_mode: "HALF_TO_EVEN" or "HALF_UP".
+        narrow_range: signed codes start at -2^(num_bits-1) + 1; no effect on unsigned ones.
+        axis: -1 for one range (not the last axis), else the dimension whose indices have a range each.
+        compute_dtype: "native", every operation in the input's dtype as the op does it, or "float32": 16-bit input is
+            converted to float32 and the output rounded once. No effect on float32 and float64.
+
+    Returns:
+        A new C-contiguous array of the input's shape and dtype. Degenerate ranges follow the formulas, to NaN too.
+
+    Raises:
+        SpecError: (a ValueError) an attribute has a value that the op does not take.
+        DTypeError: (a TypeError) the input has another dtype.
+    """
+    x, dtype = _as_array(input)
+    spec = QuantSpec(
+        num_bits=num_bits,
+        signed_input=bool(signed_input),
+        narrow_range=bool(narrow_range),
+        round_mode=cast(RoundMode, round_mode),
+        axis=axis,
+        range_given=bool(range_given),
+        compute_dtype=cast(ComputeDType, compute_dtype),
+    )
+    layout = Layout.of(x.shape, spec)
+    if range_given:
+        ends = given_ends(_given("input_min", input_min), _given("input_max", input_max), spec, layout, dtype)
+    stored = np.ascontiguousarray(x).reshape(-1).view(STORAGE[dtype])
+    if not range_given:
+        ends = measured_ends(stored, layout, dtype)
+    return quantized(stored, layout, quant_params(ends, spec, dtype)).view(x.dtype).reshape(x.shape)
+
+
+def quantize_and_dequantize_v4_grad(
+    gradients: Array,
+    input: Array,  # noqa: A002  # the op's own name
+    input_min: Array,
+    input_max: Array,
+    axis: int = -1,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The gradient of the op: `gradients` where input_min <= input <= input_max, else 0 times them.
+
+    The range is the one given here, not the adjusted one. For an op that measured its range pass the measured minimum and
+    maximum: TensorFlow's own gradient passes the op's ignored arguments instead, which masks nearly everything.
+
+    Args:
+        gradients: of the output; dtype and shape of `input`.
+        input: the op's input.
+        input_min: scalar for axis -1, else one value per index along `axis`; input_min > input_max or NaN masks all.
+        input_max: as `input_min`.
+        axis: as in `quantize_and_dequantize_v4`.
+
+    Returns:
+        (input_backprop, input_min_backprop, input_max_backprop): the last two are zeros of the shape of the ends.
+
+    Raises:
+        SpecError: (a ValueError) shapes or axis do not fit.
+        DTypeError: (a TypeError) the input has another dtype, or the gradients' differs.
+    """
+    x, dtype = _as_array(input)
+    g, gradients_dtype = _as_array(gradients)
+    if dtype != gradients_dtype:
+        raise DTypeError(f"gradients are {g.dtype} and input is {x.dtype}; they must have one dtype")
+    spec = QuantSpec(axis=axis)
+    layout = Layout.of(x.shape, spec)
+    if g.shape != x.shape:
+        raise SpecError(f"gradients have shape {list(g.shape)}; the input has {list(x.shape)}")
+    ends = _gradient_ends(input_min, input_max, spec, layout, dtype)
+    stored, stored_g = (np.ascontiguousarray(array).reshape(-1).view(STORAGE[dtype]) for array in (x, g))
+    out = np.empty_like(stored)
+    if stored.size:
+        like = like_of(dtype, ComputeDType.NATIVE)
+        cpu.differentiate(stored_g, stored, out, 0, 0, out.size, *_steps(layout), 0, ends, like)
+    zeros = (np.zeros(np.shape(end), x.dtype) for end in (input_min, input_max))
+    return out.view(x.dtype).reshape(x.shape), *zeros
+
+
+def measured_ends(stored: NDArray[Any], layout: Layout, dtype: str) -> Floats:
+    """The ends (slices, 2) of the ranges that the elements span, NaN ignored."""
+    keys = empty_keys(layout.num_slices)
+    parts = _num_parts(stored.size)
+    if parts == 1:
+        if stored.size:
+            cpu.measure_range(stored, 0, 0, stored.size, *_steps(layout), 0, keys)
+        return ends_of_keys(keys, dtype)
+    if layout.is_contiguous and layout.num_slices >= parts:
+        first_slices = _cuts(layout.num_slices, parts)
+        bounds = np.array([layout.start_of(int(s)) for s in first_slices])
+        with _parallel_region:
+            cpu.measure_range_parallel(stored, bounds, first_slices, first_slices, *_steps(layout), keys)
+        return ends_of_keys(keys, dtype)
+    by_part = np.concatenate([keys] * parts)
+    rows = np.arange(parts) * layout.num_slices
+    with _parallel_region:
+        cpu.measure_range_parallel(
+            stored, _cuts(stored.size, parts), np.zeros_like(rows), rows, *_steps(layout), by_part
+        )
+    for part in range(parts):
+        merge_keys(keys, by_part[part * layout.num_slices : (part + 1) * layout.num_slices])
+    return ends_of_keys(keys, dtype)
+
+
+def quantized(stored: NDArray[Any], layout: Layout, params: QuantParams) -> NDArray[Any]:
+    """The elements quantized and dequantized, in a new array."""
+    out = np.empty_like(stored)
+    parts = _num_parts(stored.size)
+    settings = (params.grids, params.flushing, params.clamping, params.half_up, params.like)
+    if parts > 1:
+        with _parallel_region:
+            cpu.quantize_parallel(stored, out, _cuts(stored.size, parts), *_steps(layout), *settings)
+    elif stored.size:
+        cpu.quantize(stored, out, 0, 0, stored.size, *_steps(layout), 0, *settings)
+    return out
+
+
+def _steps(layout: Layout) -> tuple[int, int, int]:
+    return layout.inner, layout.row, layout.advance
+
+
+def _num_parts(size: int) -> int:
+    """Parts worth giving to threads; 1 in a forked child, where Numba's OpenMP threads do not exist."""
+    if size < PARALLEL_ELEMENTS or os.getpid() != _importing_process:
+        return 1
+    return min(4 * numba.get_num_threads(), size // CHUNK_ELEMENTS)
+
+
+def _cuts(count: int, parts: int) -> NDArray[np.int64]:
+    """Bounds (parts + 1,) of nearly equal parts of `count` things."""
+    return np.arange(parts + 1) * count // parts
+
+
+def _as_array(array: Array) -> tuple[NDArray[Any], str]:
+    if not isinstance(array, np.ndarray):
+        try:
+            array = np.from_dlpack(array) if not hasattr(array, "__array__") else np.asarray(array)
+        except (TypeError, AttributeError, BufferError, RuntimeError) as error:
+            raise DTypeError(f"cannot take {type(array).__name__} as an array: {error}") from error
+    if array.dtype not in DTYPES:
+        raise DTypeError(f"input has dtype {array.dtype}; the op takes bfloat16, float16, float32 and float64")
+    return array, DTYPES[array.dtype]
+
+
+def _given(name: str, end: Array) -> Array:
+    if end is None:
+        raise SpecError(f"{name} is missing; range_given needs both ends")
+    return end
+
+
+def _gradient_ends(
+    input_min: Array, input_max: Array, spec: QuantSpec, layout: Layout, dtype: str
+) -> Floats:
+    """The ends (slices, 2); unlike the op itself, the gradient takes ends in any order and NaN."""
+    ends = np.empty((layout.num_slices, 2), np.float64 if dtype == "F64" else np.float32)
+    for column, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
+        rank = 0 if spec.axis == WHOLE_TENSOR else 1
+        values = np.asarray(_given(name, end))
+        if values.ndim != rank:
+            raise SpecError(f"{name} has rank {values.ndim}; axis {spec.axis} takes rank {rank}")
+        if rank and values.size != layout.num_ranges:
+            raise SpecError(f"{name} has {values.size} values; dimension {spec.axis} has {layout.num_ranges}")
+        if layout.num_slices:
+            ends[:, column] = values.astype(ends.dtype)
+    return ends

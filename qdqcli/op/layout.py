@@ -1,0 +1,87 @@
+"""Layout: which elements of a tensor share a range.
+
+A slice is the set of elements with one range: the whole tensor, one index along `axis`, or a group of neighbours along the
+last axis. In the tensor's flat C order slices are runs of `inner` neighbours; `row` elements make a row, in which the runs
+follow one another (the last of a row may be shorter). Row after row either repeats the same slices (`axis`) or brings new
+ones (groups): element i belongs to slice `i // row * advance + i % row // inner`.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from qdqcli.errors import SpecError
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Slices of a flat tensor; `inner` and `row` are at least 1."""
+
+    inner: int
+    """Neighbours in one run of a slice."""
+    row: int
+    """Elements after which the pattern of slices begins again."""
+    advance: int
+    """New slices that each row brings: 0 where rows repeat the same ones."""
+    num_ranges: int
+    """Ranges that may be given: of an empty tensor, too."""
+    num_elements: int
+
+    @property
+    def num_slices(self) -> int:
+        """Ranges that elements have: 0 where there are none."""
+        return self.num_ranges if self.num_elements else 0
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether each slice is a single run, so that its range needs no other part of the tensor."""
+        return self.advance > 0 or self.num_elements <= self.row
+
+    def slice_of(self, element: int) -> int:
+        """The slice of an element."""
+        return element // self.row * self.advance + element % self.row // self.inner
+
+    def start_of(self, slice_index: int) -> int:
+        """The first element of a slice; past the last slice, the tensor's end."""
+        if slice_index >= self.num_slices:
+            return self.num_elements
+        rows, run = divmod(slice_index, self.advance) if self.advance else (0, slice_index)
+        return rows * self.row + run * self.inner
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], spec: QuantSpec) -> "Layout":
+        """The layout of a tensor of `shape` in C order.
+
+        Raises:
+            SpecError: the tensor lacks `axis`, or `group_size` does not divide the last dimension.
+        """
+        size = prod(shape)
+        if spec.group_size is not None:
+            return cls._of_groups(shape, size, spec.group_size, spec.ragged_groups)
+        if spec.axis == WHOLE_TENSOR:
+            return cls(inner=max(size, 1), row=max(size, 1), advance=0, num_ranges=1, num_elements=size)
+        if spec.axis >= len(shape):
+            raise SpecError(f"axis is {spec.axis}; a tensor of shape {list(shape)} has rank {len(shape)}")
+        inner = max(prod(shape[spec.axis + 1 :]), 1)
+        channels = shape[spec.axis]
+        return cls(
+            inner=inner,
+            row=max(inner * channels, 1),
+            advance=0,
+            num_ranges=channels,
+            num_elements=size,
+        )
+
+    @classmethod
+    def _of_groups(cls, shape: tuple[int, ...], size: int, group: int, ragged: bool) -> "Layout":
+        last = shape[-1] if shape else 1
+        if last % group and not ragged:
+            raise SpecError(
+                f"group_size {group} does not divide the last dimension of shape {list(shape)}; "
+                "choose a divisor, or let the last group of each row be shorter"
+            )
+        per_row = -(-last // group)
+        rows = size // last if last else 0
+        return cls(
+            inner=group, row=max(last, 1), advance=max(per_row, 1), num_ranges=rows * per_row, num_elements=size
+        )

@@ -1,0 +1,104 @@
+"""The few operations on a number that Python, Numba's CPU target and others spell differently.
+
+Each is an ordinary function (tests and simulators run it) with a Numba overload beside it. The arithmetic made of them is in
+`value.py`. Bit patterns are plain integers in Python and sign-extended ones in Numba.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, overload
+
+Number = Any
+"""A NumPy scalar in Python, a typed value in Numba."""
+
+
+def rint(v: Number) -> Number:
+    """Round to the nearest integer, ties to even; keeps the sign of zero."""
+    return np.rint(v)
+
+
+def floor(v: Number) -> Number:
+    """Round down."""
+    return np.floor(v)
+
+
+def select(condition: Number, yes: Number, no: Number) -> Number:
+    """Choose `yes` where the condition holds: both are computed, nothing branches."""
+    return yes if condition else no
+
+
+def constant(number: float, v: Number) -> Number:
+    """`number` in the type of `v`, a float32 or float64."""
+    return v.dtype.type(number)
+
+
+def bits_of(v: Number) -> Number:
+    """The bit pattern of a float32 or float64."""
+    return int(v.view(np.int32 if v.dtype == np.float32 else np.int64))
+
+
+def float32_of(bits: Number) -> Number:
+    """The float32 whose pattern is the low 32 bits."""
+    return np.uint32(bits & 0xFFFFFFFF).view(np.float32)
+
+
+def float64_of(bits: Number) -> Number:
+    """The float64 of a 64-bit pattern."""
+    return np.uint64(bits & 0xFFFFFFFFFFFFFFFF).view(np.float64)
+
+
+@overload(rint)
+def _rint(v):  # type: ignore[no-untyped-def]
+    return lambda v: np.rint(v)
+
+
+@overload(floor)
+def _floor(v):  # type: ignore[no-untyped-def]
+    return lambda v: np.floor(v)
+
+
+@overload(select)
+def _select(condition, yes, no):  # type: ignore[no-untyped-def]
+    return lambda condition, yes, no: yes if condition else no
+
+
+@overload(constant)
+def _constant(number, v):  # type: ignore[no-untyped-def]
+    kind = v
+    return lambda number, v: kind(number)
+
+
+@overload(bits_of)
+def _bits_of(v):  # type: ignore[no-untyped-def]
+    return lambda v: _bitcast(v)
+
+
+@overload(float32_of)
+def _float32_of(bits):  # type: ignore[no-untyped-def]
+    return lambda bits: _bitcast(np.int32(bits))
+
+
+@overload(float64_of)
+def _float64_of(bits):  # type: ignore[no-untyped-def]
+    return lambda bits: _bitcast(np.int64(bits))
+
+
+_REINTERPRETED = {
+    types.float32: (types.int32, ir.IntType(32)),
+    types.float64: (types.int64, ir.IntType(64)),
+    types.int32: (types.float32, ir.FloatType()),
+    types.int64: (types.float64, ir.DoubleType()),
+}
+
+
+@intrinsic
+def _bitcast(_context, v):  # type: ignore[no-untyped-def]
+    result, llvm_type = _REINTERPRETED[v]
+
+    def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], llvm_type)
+
+    return result(v), generate

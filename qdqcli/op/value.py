@@ -1,0 +1,307 @@
+"""The op on one value: codecs, range to grid, value to value. Arithmetic only; no arrays, no loops.
+
+Two types steer every function, so that one text serves all dtypes:
+
+- the storage: float32 and float64 are themselves, int16 holds the bits of a bfloat16, uint16 those of a float16;
+- `like`, a number whose type names the arithmetic: float32, float64, int16 (every operation rounded to bfloat16) or uint16
+  (to float16). 16-bit arithmetic happens in float32 and is rounded after each operation, which loses nothing: float32 has
+  more than twice their digits.
+
+Compare instead of min and max: two-argument `min` drops a NaN on some targets. Every line is one IEEE operation; nothing here
+may be contracted into a fused multiply-add.
+
+Source: TensorFlow 2.21, QuantizeAndDequantizeV4, as probed; `tests/reference.py` is the independent oracle.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.core import types
+from numba.extending import overload, register_jitable
+
+from qdqcli.op.primitives import Number, bits_of, constant, float32_of, float64_of, floor, rint, select
+
+# ------------------------------------------------------------------ bfloat16 and float16 as bits
+
+
+@register_jitable
+def decode_bfloat16(bits: Number) -> Number:
+    """The float32 of a bfloat16 pattern."""
+    return float32_of(bits << 16)
+
+
+@register_jitable
+def encode_bfloat16(v: Number) -> Number:
+    """The pattern of a float32 rounded to bfloat16, half to even; NaN becomes the quiet positive one."""
+    bits = bits_of(v)
+    return select(v == v, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0)
+
+
+@register_jitable
+def round_bfloat16(v: Number) -> Number:
+    """A float32 rounded to bfloat16, still as float32."""
+    return decode_bfloat16(encode_bfloat16(v))
+
+
+@register_jitable
+def decode_float16(bits: Number) -> Number:
+    """The float32 of a float16 pattern.
+
+    The exponent is rebiased by an addition; infinities and NaN take it twice, subnormals are made normal by a subtraction
+    that is exact. No F16C instruction: LLVM's conversions kill the process on a machine without it.
+    """
+    magnitude = (bits & 0x7FFF) << 13
+    exponent = magnitude & 0x0F800000
+    normal = magnitude + 0x38000000 + select(exponent == 0x0F800000, 0x38000000, 0)
+    subnormal = float32_of(magnitude + 0x38800000) - float32_of(0x38800000 + (bits & 0))
+    return float32_of(select(exponent == 0, bits_of(subnormal), normal) | ((bits & 0x8000) << 16))
+
+
+@register_jitable
+def round_float16(v: Number) -> Number:
+    """A float32 rounded to float16, half to even, still as float32; beyond 65504 infinite, subnormals kept.
+
+    Adding 2^13 times the power of two below |v| pushes the digits that float16 lacks off the end of a float32.
+    """
+    bits = bits_of(v)
+    exponent = bits & 0x7F800000
+    exponent = select(exponent < 0x38800000, 0x38800000, select(exponent > 0x47800000, 0x47800000, exponent))
+    magic = float32_of(exponent + 0x06800000)
+    rounded = (float32_of(bits & 0x7FFFFFFF) + magic) - magic
+    rounded = select(rounded > constant(65504.0, v), constant(np.inf, v), rounded)
+    return float32_of(bits_of(rounded) | (bits & -0x80000000))
+
+
+@register_jitable
+def encode_float16(v: Number) -> Number:
+    """The pattern of a float32 rounded to float16, half to even; NaN becomes the quiet positive one."""
+    bits = bits_of(round_float16(v))
+    magnitude = bits & 0x7FFFFFFF
+    half = constant(0.5, v)
+    subnormal = bits_of(float32_of(magnitude) + half) - bits_of(half)
+    normal = select(magnitude == 0x7F800000, 0x7C00, (magnitude - 0x38000000) >> 13)
+    pattern = select(magnitude < 0x38800000, subnormal, normal) | ((bits >> 16) & 0x8000)
+    return select(v == v, pattern, 0x7E00)
+
+
+@register_jitable
+def canonical(v: Number) -> Number:
+    """`v` with one NaN for all: which payload survives an operation differs between processors."""
+    return select(v == v, v, constant(np.nan, v))
+
+
+@register_jitable
+def itself(v: Number) -> Number:
+    """`v`."""
+    return v
+
+
+# ------------------------------------------------------------------ what depends on the storage or on `like`
+
+
+def decode(stored: Number) -> Number:
+    """The stored element in float32 (float64 for float64)."""
+    return _DECODE[_kind(stored)](stored)
+
+
+def encode(v: Number, stored: Number) -> Number:
+    """`v` in the type of `stored`, rounded half to even."""
+    return stored.dtype.type(_ENCODE[_kind(stored)](v))
+
+
+def fit(v: Number, like: Number) -> Number:
+    """The result of an operation, rounded to the arithmetic's dtype."""
+    return _FIT[_kind(like)](v)
+
+
+def tiny(like: Number) -> Number:
+    """The smallest normal number of the arithmetic; 0 for float16, which is never flushed."""
+    return _TINY[_kind(like)]
+
+
+def largest(like: Number) -> Number:
+    """The largest finite number of the arithmetic."""
+    return _LARGEST[_kind(like)]
+
+
+_KINDS = {types.float32: "float32", types.float64: "float64", types.int16: "bfloat16", types.uint16: "float16"}
+
+
+def _kind(number: Number) -> str:
+    return {"f4": "float32", "f8": "float64", "i2": "bfloat16", "u2": "float16"}[number.dtype.str[1:]]
+
+
+Unary = Callable[[Any], Any]
+_DECODE: dict[str, Unary] = {
+    "float32": itself,
+    "float64": itself,
+    "bfloat16": decode_bfloat16,
+    "float16": decode_float16,
+}
+_ENCODE: dict[str, Unary] = {
+    "float32": canonical,
+    "float64": canonical,
+    "bfloat16": encode_bfloat16,
+    "float16": encode_float16,
+}
+_FIT: dict[str, Unary] = {
+    "float32": itself,
+    "float64": itself,
+    "bfloat16": round_bfloat16,
+    "float16": round_float16,
+}
+_TINY = {
+    "float32": np.float32(2.0**-126),
+    "float64": np.float64(2.0**-1022),
+    "bfloat16": np.float32(2.0**-126),
+    "float16": np.float32(0.0),
+}
+_LARGEST = {
+    "float32": np.finfo(np.float32).max,
+    "float64": np.finfo(np.float64).max,
+    "bfloat16": np.uint32(0x7F7F0000).view(np.float32),
+    "float16": np.float32(65504.0),
+}
+
+
+@overload(decode)
+def _decode(stored):  # type: ignore[no-untyped-def]
+    convert = _DECODE[_KINDS[stored]]
+    return lambda stored: convert(stored)
+
+
+@overload(encode)
+def _encode(v, stored):  # type: ignore[no-untyped-def]
+    convert, storage = _ENCODE[_KINDS[stored]], stored
+    return lambda v, stored: storage(convert(v))
+
+
+@overload(fit)
+def _fit(v, like):  # type: ignore[no-untyped-def]
+    round_to = _FIT[_KINDS[like]]
+    return lambda v, like: round_to(v)
+
+
+@overload(tiny)
+def _tiny(like):  # type: ignore[no-untyped-def]
+    number = _TINY[_KINDS[like]]
+    return lambda like: number
+
+
+@overload(largest)
+def _largest(like):  # type: ignore[no-untyped-def]
+    number = _LARGEST[_KINDS[like]]
+    return lambda like: number
+
+
+# ------------------------------------------------------------------ order
+
+
+def order_key(v: Number) -> Number:
+    """An integer that orders floats: -0 below +0, NaN with a sign bit lowest, without one highest."""
+    return _order_key32(v) if v.dtype == np.float32 else _order_key64(v)
+
+
+@overload(order_key)
+def _order_key(v):  # type: ignore[no-untyped-def]
+    return {types.float32: _order_key32, types.float64: _order_key64}[v]
+
+
+def _order_key32(v):  # type: ignore[no-untyped-def]
+    bits = bits_of(v)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _order_key64(v):  # type: ignore[no-untyped-def]
+    bits = bits_of(v)
+    return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
+
+
+def float_of_key(key: Number, v: Number) -> Number:
+    """The float, in the type of `v`, whose `order_key` is `key`."""
+    return float32_of(key ^ ((key >> 31) & 0x7FFFFFFF)) if v.dtype == np.float32 else _float64_of_key(key)
+
+
+def _float64_of_key(key: Number) -> Number:
+    return float64_of(key ^ ((key >> 63) & 0x7FFFFFFFFFFFFFFF))
+
+
+# ------------------------------------------------------------------ range to grid
+
+
+@register_jitable
+def flush(v: Number, like: Number) -> Number:
+    """A subnormal becomes a zero of the same sign."""
+    return select(abs(v) < tiny(like), v * constant(0.0, v), v)
+
+
+@register_jitable
+def quotient(a: Number, b: Number, like: Number) -> Number:
+    """a / b, correctly rounded, then flushed.
+
+    A quotient that only the coarser spacing of subnormals rounds up to the smallest normal number is flushed too; the
+    product that finds it is exact, a power of two being one of its factors.
+    """
+    q = fit(a / b, like)
+    subnormal = (abs(q) == tiny(like)) & (abs(a) < abs(b) * tiny(like))
+    return select(subnormal, q * constant(0.0, q), flush(q, like))
+
+
+@register_jitable
+def grid(lo: Number, hi: Number, q_min: Number, q_max: Number, like: Number) -> tuple[Number, Number, Number, Number]:
+    """The representable range and the scales of a slice: (min_range, max_range, scale, inverse_scale).
+
+    `scale` is in the op's sense, steps per unit, and its inverse is a division of its own. The end that does not decide the
+    scale moves to where its code lies. `lo` and `hi` are flushed; all NaN in a slice gives NaN ends and the largest scale.
+    """
+    scale_min = select(fit(q_min * lo, like) > constant(0.0, lo), quotient(q_min, lo, like), largest(like))
+    scale_max = select(fit(q_max * hi, like) > constant(0.0, hi), quotient(q_max, hi, like), largest(like))
+    if scale_min < scale_max:
+        inverse = quotient(lo, q_min, like)
+        return lo, fit(q_max * inverse, like), scale_min, inverse
+    inverse = quotient(hi, q_max, like)
+    return fit(q_min * inverse, like), hi, scale_max, inverse
+
+
+@register_jitable
+def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, like: Number) -> bool:
+    """Whether subnormal elements of the slice could show: only a huge scale or a bound at zero makes them."""
+    zero = constant(0.0, lo)
+    return tiny(like) > zero and (scale >= constant(0.25, lo) / tiny(like) or (range_given and (lo == zero or hi == zero)))
+
+
+@register_jitable
+def is_degenerate(scale: Number, like: Number) -> bool:
+    """Whether the scale is 0, infinite, NaN or the dtype's maximum: no grid came of the range."""
+    return not (scale > constant(0.0, scale) and scale < largest(like))
+
+
+# ------------------------------------------------------------------ value to value
+
+
+@register_jitable
+def clamp(v: Number, lo: Number, hi: Number) -> Number:
+    """The upper bound first; NaN stays, and a NaN bound changes nothing."""
+    v = select(hi < v, hi, v)
+    return select(v < lo, lo, v)
+
+
+@register_jitable
+def quantize_half_to_even(v: Number, scale: Number, inverse: Number, like: Number) -> Number:
+    """Quantize and dequantize, ties to the even code."""
+    return fit(rint(fit(v * scale, like)) * inverse, like)
+
+
+@register_jitable
+def quantize_half_up(v: Number, scale: Number, inverse: Number, like: Number) -> Number:
+    """Quantize and dequantize, code = floor(p + 0.5) with the sum rounded in the arithmetic's dtype."""
+    p = fit(v * scale, like)
+    return fit(floor(fit(p + constant(0.5, v), like)) * inverse, like)
+
+
+@register_jitable
+def straight_through(gradient: Number, v: Number, lo: Number, hi: Number, like: Number) -> Number:
+    """The gradient where lo <= v <= hi, else 0 times it: NaN and infinite gradients give NaN outside, negative ones -0."""
+    inside = (v >= lo) & (v <= hi)
+    return fit(flush(gradient, like) * select(inside, constant(1.0, v), constant(0.0, v)), like)
