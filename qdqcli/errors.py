@@ -43,7 +43,7 @@ class UnavailableError(QdqError):
     exit_code = 5
 
 
-class Interrupted(QdqError):
+class Interrupted(QdqError):  # noqa: N818  # not an error of anybody
     """The run was stopped by a signal; 128 plus the signal's number is the exit code."""
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -102,8 +102,8 @@ def quantize_and_dequantize_v4_grad(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The gradient of the op: `gradients` where input_min <= input <= input_max, else 0 times them.
 
-    The range is the one given here, not the adjusted one. For an op that measured its range pass the measured minimum and
-    maximum: TensorFlow's own gradient passes the op's ignored arguments instead, which masks nearly everything.
+    The range is the one given here, not the adjusted one. For an op that measured its range pass the measured minimum
+    and maximum: TensorFlow's own gradient passes the op's ignored arguments instead, which masks nearly everything.
 
     Args:
         gradients: of the output; dtype and shape of `input`.
@@ -132,9 +132,9 @@ def quantize_and_dequantize_v4_grad(
     out = np.empty_like(stored)
     if stored.size:
         like = like_of(dtype, ComputeDType.NATIVE)
-        cpu.differentiate(stored_g, stored, out, 0, 0, out.size, *_steps(layout), 0, ends, like)
-    zeros = (np.zeros(np.shape(end), x.dtype) for end in (input_min, input_max))
-    return out.view(x.dtype).reshape(x.shape), *zeros
+        cpu.differentiate(stored_g, stored, out, 0, 0, out.size, *layout.steps, 0, ends, like)
+    zeros = [np.zeros(np.shape(end), x.dtype) for end in (input_min, input_max)]
+    return out.view(x.dtype).reshape(x.shape), zeros[0], zeros[1]
 
 
 def measured_ends(stored: NDArray[Any], layout: Layout, dtype: str) -> Floats:
@@ -143,20 +143,18 @@ def measured_ends(stored: NDArray[Any], layout: Layout, dtype: str) -> Floats:
     parts = _num_parts(stored.size)
     if parts == 1:
         if stored.size:
-            cpu.measure_range(stored, 0, 0, stored.size, *_steps(layout), 0, keys)
+            cpu.measure_range(stored, 0, 0, stored.size, *layout.steps, 0, keys)
         return ends_of_keys(keys, dtype)
     if layout.is_contiguous and layout.num_slices >= parts:
         first_slices = _cuts(layout.num_slices, parts)
         bounds = np.array([layout.start_of(int(s)) for s in first_slices])
         with _parallel_region:
-            cpu.measure_range_parallel(stored, bounds, first_slices, first_slices, *_steps(layout), keys)
+            cpu.measure_range_parallel(stored, bounds, first_slices, first_slices, *layout.steps, keys)
         return ends_of_keys(keys, dtype)
     by_part = np.concatenate([keys] * parts)
     rows = np.arange(parts) * layout.num_slices
     with _parallel_region:
-        cpu.measure_range_parallel(
-            stored, _cuts(stored.size, parts), np.zeros_like(rows), rows, *_steps(layout), by_part
-        )
+        cpu.measure_range_parallel(stored, _cuts(stored.size, parts), np.zeros_like(rows), rows, *layout.steps, by_part)
     for part in range(parts):
         merge_keys(keys, by_part[part * layout.num_slices : (part + 1) * layout.num_slices])
     return ends_of_keys(keys, dtype)
@@ -169,21 +167,17 @@ def quantized(stored: NDArray[Any], layout: Layout, params: QuantParams) -> NDAr
     settings = (params.grids, params.flushing, params.clamping, params.half_up, params.like)
     if parts > 1:
         with _parallel_region:
-            cpu.quantize_parallel(stored, out, _cuts(stored.size, parts), *_steps(layout), *settings)
+            cpu.quantize_parallel(stored, out, _cuts(stored.size, parts), *layout.steps, *settings)
     elif stored.size:
-        cpu.quantize(stored, out, 0, 0, stored.size, *_steps(layout), 0, *settings)
+        cpu.quantize(stored, out, 0, 0, stored.size, *layout.steps, 0, *settings)
     return out
-
-
-def _steps(layout: Layout) -> tuple[int, int, int]:
-    return layout.inner, layout.row, layout.advance
 
 
 def _num_parts(size: int) -> int:
     """Parts worth giving to threads; 1 in a forked child, where Numba's OpenMP threads do not exist."""
     if size < PARALLEL_ELEMENTS or os.getpid() != _importing_process:
         return 1
-    return min(4 * numba.get_num_threads(), size // CHUNK_ELEMENTS)
+    return min(4 * int(numba.get_num_threads()), size // CHUNK_ELEMENTS)
 
 
 def _cuts(count: int, parts: int) -> NDArray[np.int64]:
@@ -208,9 +202,7 @@ def _given(name: str, end: Array) -> Array:
     return end
 
 
-def _gradient_ends(
-    input_min: Array, input_max: Array, spec: QuantSpec, layout: Layout, dtype: str
-) -> Floats:
+def _gradient_ends(input_min: Array, input_max: Array, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
     """The ends (slices, 2); unlike the op itself, the gradient takes ends in any order and NaN."""
     ends = np.empty((layout.num_slices, 2), np.float64 if dtype == "F64" else np.float32)
     for column, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):

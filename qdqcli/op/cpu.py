@@ -1,17 +1,18 @@
 """The op's loops for the CPU: elements of a part of a tensor, slice by slice, and the error sums.
 
-Every kernel works on the elements [start, stop) of a flat tensor, of which `x[0]` is element `base`; slices follow from a
-`Layout` (inner, row, advance), and the first slice that an array of slices describes is `first_slice`. Kernels are serial and
-hold no lock: callers run them in threads of their own. The `*_parallel` ones are for whole arrays in memory and are entered by
-one thread at a time (Numba's fallback threading layer aborts the process otherwise).
+Every kernel works on the elements [start, stop) of a flat tensor, of which `x[0]` is element `base`; slices follow from
+a `Layout` (inner, row, advance), and the first slice that an array of slices describes is `first_slice`. Kernels are
+serial and hold no lock: callers run them in threads of their own. The `*_parallel` ones are for whole arrays in memory
+and are entered by one thread at a time (Numba's fallback threading layer aborts the process otherwise).
 
-Order of addition, on which the bits of every statistic rest: a chunk is CHUNK_ELEMENTS elements from a multiple of it on;
-element i of a chunk is added in lane i % 16, each lane in float64 one element after another; the lanes are then added
-pairwise, k and k + 8, k and k + 4, k and k + 2, k and k + 1. Elements that are left out add nothing.
+Order of addition, on which the bits of every statistic rest: a chunk is CHUNK_ELEMENTS elements from a multiple of it
+on; element i of a chunk is added in lane i % 16, each lane in float64 one element after another; the lanes are then
+added pairwise, k and k + 8, k and k + 4, k and k + 2, k and k + 1. Elements that are left out add nothing.
 """
 
 import numpy as np
 from numba import prange
+from numpy.typing import NDArray
 
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.value import (
@@ -59,6 +60,13 @@ NUM_SUMS = 5
 """The first columns, which are sums of floats."""
 
 
+def empty_sums(count: int) -> NDArray[np.float64]:
+    """Rows (count, SUM_COLUMNS) to which nothing was added yet."""
+    sums = np.zeros((count, SUM_COLUMNS))
+    sums[:, INPUT_MIN], sums[:, INPUT_MAX] = np.inf, -np.inf
+    return sums
+
+
 @kernel()
 def measure_range(x, base, start, stop, inner, row, advance, first_slice, keys):  # type: ignore[no-untyped-def]
     """Widen `keys` (slices, 2) by the order keys of the smallest and largest element that is not NaN."""
@@ -81,7 +89,7 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, keys):
 
 @kernel()
 def make_grids(ends, q_min, q_max, range_given, like, grids, flushing, degenerate):  # type: ignore[no-untyped-def]
-    """From the ends (slices, 2) of ranges to `grids` (slices, 4); marks slices whose subnormals matter and degenerate ones."""
+    """From the ends (slices, 2) of ranges to `grids` (slices, 4); marks slices to flush and degenerate ones."""
     for s in range(ends.shape[0]):
         lo, hi = flush(ends[s, 0], like), flush(ends[s, 1], like)
         lo, hi, scale, inverse = grid(lo, hi, q_min, q_max, like)
@@ -127,11 +135,10 @@ def quantize(  # type: ignore[no-untyped-def]
 def sum_errors(  # type: ignore[no-untyped-def]
     x, y, base, start, stop, inner, row, advance, first_slice, grids, degenerate, sums
 ):
-    """Fill `sums` (chunks, SUM_COLUMNS): row 0 is the chunk of `start`, a chunk's first element; marks degenerate slices."""
+    """Add to `sums` (chunks, SUM_COLUMNS), fresh, row 0 the chunk that begins at `start`; mark degenerate slices."""
     lanes = np.empty((NUM_SUMS, LANES))
     for chunk in range(sums.shape[0]):
         total = sums[chunk]
-        _clear(total)
         lanes[:] = 0.0
         first = start + chunk * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
@@ -152,7 +159,7 @@ def sum_errors(  # type: ignore[no-untyped-def]
 def sum_slice_errors(  # type: ignore[no-untyped-def]
     x, y, base, start, stop, inner, row, advance, first_slice, grids, sums
 ):
-    """Add to `sums` (slices, SUM_COLUMNS), each slice's elements one after another: call with parts in the tensor's order."""
+    """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
     lane = np.empty((NUM_SUMS, 1))
     i = start
     while i < stop:
@@ -163,12 +170,6 @@ def sum_slice_errors(  # type: ignore[no-untyped-def]
         _add_run(x[i - base : end - base], y[i - base : end - base], grids[s], 0, lane, sums[s])
         sums[s, :NUM_SUMS] = lane[:, 0]
         i = end
-
-
-@kernel()
-def _clear(total):  # type: ignore[no-untyped-def]
-    total[:] = 0.0
-    total[INPUT_MIN], total[INPUT_MAX] = np.inf, -np.inf
 
 
 @kernel()
@@ -216,7 +217,7 @@ def _tree(lane):  # type: ignore[no-untyped-def]
 def differentiate(  # type: ignore[no-untyped-def]
     gradients, x, out, base, start, stop, inner, row, advance, first_slice, ends, like
 ):
-    """The op's gradient: `gradients` where x lies in its slice's range, `ends` (slices, 2); returns the elements outside."""
+    """The op's gradient: `gradients` where x is inside `ends` (slices, 2); returns the number outside."""
     outside = 0
     i = start
     while i < stop:
@@ -234,7 +235,7 @@ def differentiate(  # type: ignore[no-untyped-def]
 
 @kernel(parallel=True)
 def measure_range_parallel(x, bounds, first_slices, rows, inner, row, advance, keys):  # type: ignore[no-untyped-def]
-    """`measure_range` of a whole array: part p, elements bounds[p] to bounds[p + 1], widens `keys` from row rows[p] on."""
+    """`measure_range` of a whole array: part p, from bounds[p] to bounds[p + 1], widens `keys` from rows[p] on."""
     for p in prange(bounds.size - 1):
         measure_range(x, 0, bounds[p], bounds[p + 1], inner, row, advance, first_slices[p], keys[rows[p] :])
 
@@ -245,6 +246,4 @@ def quantize_parallel(  # type: ignore[no-untyped-def]
 ):
     """`quantize` of a whole array, part by part."""
     for p in prange(bounds.size - 1):
-        quantize(
-            x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flushing, clamping, half_up, like
-        )
+        quantize(x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flushing, clamping, half_up, like)

@@ -1,9 +1,9 @@
 """Compiled kernels on disk, in a folder of our own: a process that finds them starts in a fraction of the time.
 
-Numba's own cache does not notice an edit in another file than the kernel's, fails on a damaged file, and refuses to import
-where no folder is writable. Here the folder's name holds the version and a hash of every source of the room, each file its
-own digest, and whatever cannot be read or written means compiling without it. The files are pickles, which run code when they
-are loaded: the folder must belong to this user and be closed to everyone else.
+Numba's own cache does not notice an edit in another file than the kernel's, fails on a damaged file, and refuses to
+import where no folder is writable. Here the folder's name holds the version and a hash of every source of the room,
+each file its own digest, and whatever cannot be read or written means compiling without it. The files are pickles,
+which run code when they are loaded: the folder must belong to this user and be closed to everyone else.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return compile_lazily
 
 
-class KernelCache(_Cache):  # type: ignore[misc]
+class KernelCache(_Cache):
     """The compiled signatures of one kernel, a file each."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -79,14 +79,14 @@ class KernelCache(_Cache):  # type: ignore[misc]
         digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(payload).digest() != digest:
             return None
-        return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the compiled signature, if that is possible."""
         path = self._path(sig, data.codegen)
         if path is None or data.library.has_dynamic_globals or any(not lifted.can_cache for lifted in data.lifted):
             return
-        payload = dumps(data._reduce())
+        payload = dumps(data._reduce())  # type: ignore[no-untyped-call]
         try:
             with NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 file.write(hashlib.sha256(payload).digest() + payload)

@@ -1,9 +1,9 @@
 """Layout: which elements of a tensor share a range.
 
-A slice is the set of elements with one range: the whole tensor, one index along `axis`, or a group of neighbours along the
-last axis. In the tensor's flat C order slices are runs of `inner` neighbours; `row` elements make a row, in which the runs
-follow one another (the last of a row may be shorter). Row after row either repeats the same slices (`axis`) or brings new
-ones (groups): element i belongs to slice `i // row * advance + i % row // inner`.
+A slice is the set of elements with one range: the whole tensor, one index along `axis`, or a group of neighbours along
+the last axis. In the tensor's flat C order slices are runs of `inner` neighbours; `row` elements make a row, in which
+the runs follow one another (the last of a row may be shorter). Row after row either repeats the same slices (`axis`) or
+brings new ones (groups): element i belongs to slice `i // row * advance + i % row // inner`.
 """
 
 from dataclasses import dataclass
@@ -33,6 +33,11 @@ class Layout:
         return self.num_ranges if self.num_elements else 0
 
     @property
+    def steps(self) -> tuple[int, int, int]:
+        """(inner, row, advance): what the kernels need to find an element's slice."""
+        return self.inner, self.row, self.advance
+
+    @property
     def is_contiguous(self) -> bool:
         """Whether each slice is a single run, so that its range needs no other part of the tensor."""
         return self.advance > 0 or self.num_elements <= self.row
@@ -47,6 +52,12 @@ class Layout:
             return self.num_elements
         rows, run = divmod(slice_index, self.advance) if self.advance else (0, slice_index)
         return rows * self.row + run * self.inner
+
+    def size_of(self, slice_index: int) -> int:
+        """The number of elements of a slice."""
+        if self.is_contiguous:
+            return self.start_of(slice_index + 1) - self.start_of(slice_index)
+        return self.num_elements // self.num_slices
 
     @classmethod
     def of(cls, shape: tuple[int, ...], spec: QuantSpec) -> "Layout":
@@ -82,6 +93,4 @@ class Layout:
             )
         per_row = -(-last // group)
         rows = size // last if last else 0
-        return cls(
-            inner=group, row=max(last, 1), advance=max(per_row, 1), num_ranges=rows * per_row, num_elements=size
-        )
+        return cls(inner=group, row=max(last, 1), advance=max(per_row, 1), num_ranges=rows * per_row, num_elements=size)

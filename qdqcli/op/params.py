@@ -29,7 +29,7 @@ class QuantParams:
     flushing: NDArray[np.bool_]
     """(slices,): subnormal elements could show and are flushed."""
     degenerate: NDArray[np.bool_]
-    """(slices,): the scale is 0, infinite or the dtype's maximum; kernels add slices with outputs that are not finite."""
+    """(slices,): the scale is 0, infinite or the dtype's maximum; kernels add slices whose output is not finite."""
     clamping: bool
     """The range was given: elements are clamped to it."""
     half_up: bool
@@ -63,9 +63,9 @@ def merge_keys(keys: NDArray[np.int64], other: NDArray[np.int64]) -> None:
 
 def ends_of_keys(keys: NDArray[np.int64], dtype: str) -> Floats:
     """The ends (slices, 2) of the ranges; NaN where a slice has no number."""
-    bits, last = (np.int64, 63) if dtype == "F64" else (np.int32, 31)
-    ordered = keys.astype(bits)
-    ends = (ordered ^ ((ordered >> bits(last)) & np.iinfo(bits).max)).view(float_type(dtype))
+    ordered: NDArray[Any] = keys if dtype == "F64" else keys.astype(np.int32)
+    magnitude = np.iinfo(ordered.dtype).max
+    ends = np.where(ordered < 0, ordered ^ magnitude, ordered).view(float_type(dtype))
     ends[keys[:, 0] > keys[:, 1]] = np.nan
     return ends
 

@@ -1,7 +1,7 @@
 """The few operations on a number that Python, Numba's CPU target and others spell differently.
 
-Each is an ordinary function (tests and simulators run it) with a Numba overload beside it. The arithmetic made of them is in
-`value.py`. Bit patterns are plain integers in Python and sign-extended ones in Numba.
+Each is an ordinary function (tests and simulators run it) with a Numba overload beside it. The arithmetic made of them
+is in `value.py`. Bit patterns are plain integers in Python and sign-extended ones in Numba.
 """
 
 from typing import Any
@@ -45,11 +45,6 @@ def float32_of(bits: Number) -> Number:
     return np.uint32(bits & 0xFFFFFFFF).view(np.float32)
 
 
-def float64_of(bits: Number) -> Number:
-    """The float64 of a 64-bit pattern."""
-    return np.uint64(bits & 0xFFFFFFFFFFFFFFFF).view(np.float64)
-
-
 @overload(rint)
 def _rint(v):  # type: ignore[no-untyped-def]
     return lambda v: np.rint(v)
@@ -73,24 +68,18 @@ def _constant(number, v):  # type: ignore[no-untyped-def]
 
 @overload(bits_of)
 def _bits_of(v):  # type: ignore[no-untyped-def]
-    return lambda v: _bitcast(v)
+    return lambda v: _bitcast(v)  # type: ignore[call-arg]
 
 
 @overload(float32_of)
 def _float32_of(bits):  # type: ignore[no-untyped-def]
-    return lambda bits: _bitcast(np.int32(bits))
+    return lambda bits: _bitcast(np.int32(bits))  # type: ignore[call-arg]
 
 
-@overload(float64_of)
-def _float64_of(bits):  # type: ignore[no-untyped-def]
-    return lambda bits: _bitcast(np.int64(bits))
-
-
-_REINTERPRETED = {
+_REINTERPRETED: dict[Any, tuple[Any, ir.Type]] = {
     types.float32: (types.int32, ir.IntType(32)),
     types.float64: (types.int64, ir.IntType(64)),
     types.int32: (types.float32, ir.FloatType()),
-    types.int64: (types.float64, ir.DoubleType()),
 }
 
 

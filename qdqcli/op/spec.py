@@ -60,7 +60,9 @@ class QuantSpec:
         object.__setattr__(self, "round_mode", _member(RoundMode, "round_mode", self.round_mode))
         object.__setattr__(self, "compute_dtype", _member(ComputeDType, "compute_dtype", self.compute_dtype))
         if self.axis < WHOLE_TENSOR:
-            raise SpecError(f"axis is {self.axis}; it must be -1 (one range for the whole tensor) or a dimension's index")
+            raise SpecError(
+                f"axis is {self.axis}; it must be -1 (one range for the whole tensor) or a dimension's index"
+            )
         if self.group_size is not None:
             object.__setattr__(self, "group_size", _integer("group_size", self.group_size))
             if self.group_size < 1:

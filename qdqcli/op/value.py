@@ -3,12 +3,12 @@
 Two types steer every function, so that one text serves all dtypes:
 
 - the storage: float32 and float64 are themselves, int16 holds the bits of a bfloat16, uint16 those of a float16;
-- `like`, a number whose type names the arithmetic: float32, float64, int16 (every operation rounded to bfloat16) or uint16
-  (to float16). 16-bit arithmetic happens in float32 and is rounded after each operation, which loses nothing: float32 has
-  more than twice their digits.
+- `like`, a number whose type names the arithmetic: float32, float64, int16 (every operation rounded to bfloat16) or
+  uint16 (to float16). 16-bit arithmetic happens in float32 and is rounded after each operation, which loses nothing:
+  float32 has more than twice their digits.
 
-Compare instead of min and max: two-argument `min` drops a NaN on some targets. Every line is one IEEE operation; nothing here
-may be contracted into a fused multiply-add.
+Compare instead of min and max: two-argument `min` drops a NaN on some targets. Every line is one IEEE operation;
+nothing here may be contracted into a fused multiply-add.
 
 Source: TensorFlow 2.21, QuantizeAndDequantizeV4, as probed; `tests/reference.py` is the independent oracle.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload, register_jitable
 
-from qdqcli.op.primitives import Number, bits_of, constant, float32_of, float64_of, floor, rint, select
+from qdqcli.op.primitives import Number, bits_of, constant, float32_of, floor, rint, select
 
 # ------------------------------------------------------------------ bfloat16 and float16 as bits
 
@@ -48,8 +48,8 @@ def round_bfloat16(v: Number) -> Number:
 def decode_float16(bits: Number) -> Number:
     """The float32 of a float16 pattern.
 
-    The exponent is rebiased by an addition; infinities and NaN take it twice, subnormals are made normal by a subtraction
-    that is exact. No F16C instruction: LLVM's conversions kill the process on a machine without it.
+    The exponent is rebiased by an addition; infinities and NaN take it twice, subnormals are made normal by a
+    subtraction that is exact. No F16C instruction: LLVM's conversions kill the process on a machine without it.
     """
     magnitude = (bits & 0x7FFF) << 13
     exponent = magnitude & 0x0F800000
@@ -200,31 +200,26 @@ def _largest(like):  # type: ignore[no-untyped-def]
 
 def order_key(v: Number) -> Number:
     """An integer that orders floats: -0 below +0, NaN with a sign bit lowest, without one highest."""
-    return _order_key32(v) if v.dtype == np.float32 else _order_key64(v)
+    key: Number = _order_key32(v) if v.dtype == np.float32 else _order_key64(v)
+    return key
 
 
 @overload(order_key)
 def _order_key(v):  # type: ignore[no-untyped-def]
-    return {types.float32: _order_key32, types.float64: _order_key64}[v]
+    key_of = {types.float32: _order_key32, types.float64: _order_key64}[v]
+    return lambda v: key_of(v)
 
 
-def _order_key32(v):  # type: ignore[no-untyped-def]
+@register_jitable
+def _order_key32(v: Number) -> Number:
     bits = bits_of(v)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def _order_key64(v):  # type: ignore[no-untyped-def]
+@register_jitable
+def _order_key64(v: Number) -> Number:
     bits = bits_of(v)
     return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
-
-
-def float_of_key(key: Number, v: Number) -> Number:
-    """The float, in the type of `v`, whose `order_key` is `key`."""
-    return float32_of(key ^ ((key >> 31) & 0x7FFFFFFF)) if v.dtype == np.float32 else _float64_of_key(key)
-
-
-def _float64_of_key(key: Number) -> Number:
-    return float64_of(key ^ ((key >> 63) & 0x7FFFFFFFFFFFFFFF))
 
 
 # ------------------------------------------------------------------ range to grid
@@ -252,8 +247,9 @@ def quotient(a: Number, b: Number, like: Number) -> Number:
 def grid(lo: Number, hi: Number, q_min: Number, q_max: Number, like: Number) -> tuple[Number, Number, Number, Number]:
     """The representable range and the scales of a slice: (min_range, max_range, scale, inverse_scale).
 
-    `scale` is in the op's sense, steps per unit, and its inverse is a division of its own. The end that does not decide the
-    scale moves to where its code lies. `lo` and `hi` are flushed; all NaN in a slice gives NaN ends and the largest scale.
+    `scale` is in the op's sense, steps per unit, and its inverse is a division of its own. The end that does not decide
+    the scale moves to where its code lies. `lo` and `hi` are flushed; all NaN in a slice gives NaN ends and the largest
+    scale.
     """
     scale_min = select(fit(q_min * lo, like) > constant(0.0, lo), quotient(q_min, lo, like), largest(like))
     scale_max = select(fit(q_max * hi, like) > constant(0.0, hi), quotient(q_max, hi, like), largest(like))
@@ -268,7 +264,8 @@ def grid(lo: Number, hi: Number, q_min: Number, q_max: Number, like: Number) -> 
 def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, like: Number) -> bool:
     """Whether subnormal elements of the slice could show: only a huge scale or a bound at zero makes them."""
     zero = constant(0.0, lo)
-    return tiny(like) > zero and (scale >= constant(0.25, lo) / tiny(like) or (range_given and (lo == zero or hi == zero)))
+    huge = scale >= constant(0.25, lo) / tiny(like)
+    return tiny(like) > zero and (huge or (range_given and (lo == zero or hi == zero)))
 
 
 @register_jitable
@@ -302,6 +299,6 @@ def quantize_half_up(v: Number, scale: Number, inverse: Number, like: Number) ->
 
 @register_jitable
 def straight_through(gradient: Number, v: Number, lo: Number, hi: Number, like: Number) -> Number:
-    """The gradient where lo <= v <= hi, else 0 times it: NaN and infinite gradients give NaN outside, negative ones -0."""
+    """The gradient where lo <= v <= hi, else 0 times it: NaN for gradients not finite, -0 for negative ones."""
     inside = (v >= lo) & (v <= hi)
     return fit(flush(gradient, like) * select(inside, constant(1.0, v), constant(0.0, v)), like)

@@ -33,7 +33,7 @@ class TensorResult:
     source: Source
     spec: QuantSpec
     input_min: float | None
-    """The range that set the grid, before the op adjusts it; with several slices, the hull of their ranges. None: no finite element."""
+    """The range that set the grid, before the op adjusts it: the hull, where there are several. None: no number."""
     input_max: float | None
     num_slices: int
     """Ranges in the tensor: 1, its channels or its groups."""

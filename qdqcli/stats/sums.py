@@ -1,19 +1,19 @@
 """ErrorSums: what a quantization lost, as counts, extremes and sums that merge in any order to the same bits.
 
-The kernels add in a fixed order inside a chunk of `CHUNK_ELEMENTS` elements (in 16 lanes, see `op/cpu.py`). Beyond a chunk
-nothing is rounded: a sum is kept as an exact expansion, a few floats whose mathematical sum is the sum. So threads,
-buffers, shards and machines cannot change a digit.
+The kernels add in a fixed order inside a chunk of `CHUNK_ELEMENTS` elements (in 16 lanes, see `op/cpu.py`). Beyond a
+chunk nothing is rounded: a sum is kept as an exact expansion, a few floats whose mathematical sum is the sum. So
+threads, buffers, shards and machines cannot change a digit.
 
 Source: J. R. Shewchuk, Adaptive precision floating-point arithmetic, 1997 (expansions), by way of `math.fsum`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import reduce
 from math import copysign, fsum, inf, isfinite
 from sys import float_info
-from typing import Self
+from typing import Any, Self
 
 Expansion = tuple[float, ...]
 """Floats of falling magnitude whose exact sum is meant; one infinity or NaN where the sum is not finite."""
@@ -54,7 +54,8 @@ class ErrorSums:
 
     def merge(self, other: Self) -> Self:
         """The sums over the elements of both; the same bits in any order and grouping."""
-        return type(self)(**{f.name: _MERGE[f.name](getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+        merged = {f.name: _MERGE[f.name](getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return type(self)(**merged)
 
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self:
@@ -97,7 +98,7 @@ def _merge_expansions(left: Expansion, right: Expansion) -> Expansion:
     return expansion(left + right)
 
 
-_MERGE = {
+_MERGE: dict[str, Callable[[Any, Any], Any]] = {
     "num_elements": int.__add__,
     "num_nonfinite": int.__add__,
     "num_nonfinite_output": int.__add__,

@@ -1,0 +1,33 @@
+"""The range that the elements span: what the op itself does when no range is given."""
+
+from threading import Lock
+from typing import Any
+
+from numpy.typing import NDArray
+
+from qdqcli.op import cpu
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import Floats, empty_keys, ends_of_keys, merge_keys
+
+
+class MinMax:
+    """Smallest and largest element of each slice, NaN ignored, over the slices [first_slice, first_slice + num_slices).
+
+    Parts of the tensor may be seen in any order and from several threads: the result is the same bits.
+    """
+
+    def __init__(self, layout: Layout, dtype: str, first_slice: int, num_slices: int) -> None:
+        self._layout, self._dtype, self._first_slice = layout, dtype, first_slice
+        self._keys = empty_keys(num_slices)
+        self._merging = Lock()
+
+    def see(self, x: NDArray[Any], start: int, stop: int) -> None:
+        """Take in the elements [start, stop), whose stored form is `x`."""
+        keys = empty_keys(len(self._keys))
+        cpu.measure_range(x, start, start, stop, *self._layout.steps, self._first_slice, keys)
+        with self._merging:
+            merge_keys(self._keys, keys)
+
+    def ends(self) -> Floats:
+        """The ends (slices, 2) of the ranges; NaN where a slice has no number."""
+        return ends_of_keys(self._keys, self._dtype)

@@ -1,0 +1,298 @@
+"""One tensor, block by block: range, grid, quantize-dequantize, error sums. Memory does not grow with the tensor.
+
+A block is whole chunks of the tensor. Where every slice is short, a block is read once together with the rest of the
+slices at its edges, and all happens in the buffer. Otherwise a first pass over all blocks finds the ranges and a second
+one reads them again, from the page cache as a rule.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from math import isnan
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.errors import UsageError
+from qdqcli.op import cpu
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import STORAGE, Floats, QuantParams, float_type, quant_params
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.ranges.minmax import MinMax
+from qdqcli.run.workers import Workers
+from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
+from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.tensor import TensorInfo
+
+Block = tuple[int, int]
+"""Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorJob:
+    """A tensor of an opened shard and what to do with it."""
+
+    info: TensorInfo
+    spec: QuantSpec
+    given_range: tuple[float, float] | None = None
+    """One range for every slice, where `spec.range_given`."""
+    per_slice: bool = False
+    """Also sum the errors of each slice."""
+    reader: ShardReader
+    writer: ShardWriter | None = None
+    """None: only measure."""
+    on_bytes: Callable[[int], None] = lambda _: None
+    """Told of the bytes of each finished block, from any thread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was found out about one tensor."""
+
+    sums: ErrorSums
+    input_min: float | None
+    """Hull of the ranges of all slices; None where no slice has a number."""
+    input_max: float | None
+    num_slices: int
+    slice_sums: Sequence[ErrorSums] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What one block adds to the measurement."""
+
+    rows: NDArray[np.float64]
+    """(chunks, SUM_COLUMNS)."""
+    slices: "_BlockSlices | None" = None
+    """Where slices are short and the block alone knows of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BlockSlices:
+    """The slices that begin in a block, and the first if it began in the block before."""
+
+    hull: tuple[float, float]
+    """Of their ranges; NaN where none has a number."""
+    num_degenerate: int
+    """Of those that begin here, as far as their elements in this block show."""
+    head_is_degenerate: bool
+    """The slice that began in the block before is."""
+    tail_is_degenerate: bool
+    """The last slice is."""
+    rows: NDArray[np.float64] | None
+    """(slices that begin here, SUM_COLUMNS), where they are summed; the whole of each."""
+    degenerate: NDArray[np.bool_] | None
+    """(slices that begin here,), likewise."""
+
+
+def layout_of(info: TensorInfo, spec: QuantSpec) -> Layout:
+    """Which elements share a range, in the order in which the file stores them.
+
+    Raises:
+        UsageError: groups of neighbours along the last axis are not neighbours in the file.
+        SpecError: the tensor has no such axis, or the group size does not divide.
+    """
+    if not info.fortran_order:
+        return Layout.of(info.shape, spec)
+    if spec.group_size is not None:
+        raise UsageError(f"'{info.name}' is stored in Fortran order: groups along its last axis are not contiguous")
+    if spec.axis >= len(info.shape):
+        return Layout.of(info.shape, spec)  # raises, in terms of the shape that the user knows
+    axis = spec.axis if spec.axis == WHOLE_TENSOR else len(info.shape) - 1 - spec.axis
+    return Layout.of(info.stored_shape, replace(spec, axis=axis))
+
+
+def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
+    """Do the job: the same bits for every number of threads and size of block."""
+    layout = layout_of(job.info, job.spec)
+    size = layout.num_elements
+    if not size:
+        return Measurement(sums=ErrorSums(), input_min=None, input_max=None, num_slices=0)
+    step = workers.block_elements(job.info.dtype.bits // 8)
+    blocks = [(start, min(start + step, size)) for start in range(0, size, step)]
+    one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= step)
+    _check_memory(job, layout, workers, one_pass=one_pass)
+    return (_quantize_in_one_pass if one_pass else _quantize_in_two_passes)(job, layout, workers, blocks)
+
+
+def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
+    dtype = job.info.dtype.name
+    ends = _given_ends(job, layout.num_slices)
+    if ends is None:
+        estimate = MinMax(layout, dtype, 0, layout.num_slices)
+        workers.map(lambda block: estimate.see(_read(job, workers, *block), *block), blocks)
+        ends = estimate.ends()
+    params = quant_params(ends, job.spec, dtype)
+    slice_rows = cpu.empty_sums(layout.num_slices) if job.per_slice else None
+    finish = partial(_apply_to_block, job, layout, workers, params, slice_rows)
+    # A slice's elements are added in the tensor's order: then the blocks come one after another.
+    parts = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
+    return Measurement(
+        sums=_error_sums([part.rows for part in parts], layout.num_elements, int(params.degenerate.sum())),
+        **_hull([_hull_of(ends)]),
+        num_slices=layout.num_slices,
+        slice_sums=_slice_sums(layout, slice_rows, params.degenerate),
+    )
+
+
+def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
+    parts = workers.map(partial(_finish_block, job, layout, workers), blocks)
+    slices = [part.slices for part in parts if part.slices is not None]
+    num_degenerate = sum(block.num_degenerate for block in slices)
+    for before, block in pairwise(slices):
+        num_degenerate += block.head_is_degenerate and not before.tail_is_degenerate
+    rows = [block.rows for block in slices if block.rows is not None]
+    degenerate = [block.degenerate for block in slices if block.degenerate is not None]
+    return Measurement(
+        sums=_error_sums([part.rows for part in parts], layout.num_elements, num_degenerate),
+        **_hull([block.hull for block in slices]),
+        num_slices=layout.num_slices,
+        slice_sums=_slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
+    )
+
+
+def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> _Part:
+    """Everything for one block of a tensor with short slices, from one read."""
+    start, stop = block
+    first, last = layout.slice_of(start), layout.slice_of(stop - 1)
+    lo, hi = layout.start_of(first), layout.start_of(last + 1)
+    x = _read(job, workers, lo, hi)
+    ends = _given_ends(job, last + 1 - first)
+    if ends is None:
+        estimate = MinMax(layout, job.info.dtype.name, first, last + 1 - first)
+        estimate.see(x, lo, hi)
+        ends = estimate.ends()
+    params = quant_params(ends, job.spec, job.info.dtype.name)
+    y = workers.buffer("output", x.dtype.type, hi - lo)
+    wanted = (lo, hi) if job.per_slice else (start, stop)
+    _quantize(x, y, lo, wanted, layout, first, params)
+    rows = cpu.empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
+    cpu.sum_errors(x, y, lo, start, stop, *layout.steps, first, params.grids, params.degenerate, rows)
+    slice_rows = None
+    if job.per_slice:
+        slice_rows = cpu.empty_sums(last + 1 - first)
+        cpu.sum_slice_errors(x, y, lo, lo, hi, *layout.steps, first, params.grids, slice_rows)
+    slices = _block_slices(ends, params.degenerate, slice_rows, continues=lo < start)
+    _write(job, y[start - lo : stop - lo], start)
+    job.on_bytes((stop - start) * x.itemsize)
+    return _Part(rows=rows, slices=slices)
+
+
+def _apply_to_block(
+    job: TensorJob,
+    layout: Layout,
+    workers: Workers,
+    params: QuantParams,
+    slice_rows: NDArray[np.float64] | None,
+    block: Block,
+) -> _Part:
+    """The second pass over one block; the grids of all slices are known."""
+    start, stop = block
+    x = _read(job, workers, start, stop)
+    y = workers.buffer("output", x.dtype.type, stop - start)
+    _quantize(x, y, start, block, layout, 0, params)
+    rows = cpu.empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
+    cpu.sum_errors(x, y, start, start, stop, *layout.steps, 0, params.grids, params.degenerate, rows)
+    if slice_rows is not None:
+        cpu.sum_slice_errors(x, y, start, start, stop, *layout.steps, 0, params.grids, slice_rows)
+    _write(job, y, start)
+    job.on_bytes((stop - start) * x.itemsize)
+    return _Part(rows=rows)
+
+
+def _quantize(
+    x: NDArray[Any], y: NDArray[Any], base: int, wanted: Block, layout: Layout, first_slice: int, params: QuantParams
+) -> None:
+    settings = (params.grids, params.flushing, params.clamping, params.half_up, params.like)
+    cpu.quantize(x, y, base, *wanted, *layout.steps, first_slice, *settings)
+
+
+def _block_slices(
+    ends: Floats, degenerate: NDArray[np.bool_], rows: NDArray[np.float64] | None, *, continues: bool
+) -> _BlockSlices:
+    begin = 1 if continues else 0
+    if rows is not None:  # summed whole here, beyond the block's end too
+        degenerate = degenerate | (rows[:, cpu.NONFINITE_OUTPUT] > 0)
+    return _BlockSlices(
+        hull=_hull_of(ends),
+        num_degenerate=int(degenerate[begin:].sum()),
+        head_is_degenerate=continues and bool(degenerate[0]),
+        tail_is_degenerate=bool(degenerate[-1]),
+        rows=None if rows is None else rows[begin:],
+        degenerate=None if rows is None else degenerate[begin:],
+    )
+
+
+def _read(job: TensorJob, workers: Workers, start: int, stop: int) -> NDArray[Any]:
+    """The elements [start, stop) in this thread's input buffer, in the machine's byte order."""
+    x = workers.buffer("input", STORAGE[job.info.dtype.name], stop - start)
+    job.reader.read_into(job.info, start * x.itemsize, x.view(np.uint8).data)
+    return x.byteswap(inplace=True) if job.info.big_endian else x
+
+
+def _write(job: TensorJob, y: NDArray[Any], start: int) -> None:
+    if job.writer is not None:
+        if job.info.big_endian:
+            y.byteswap(inplace=True)
+        job.writer.write(job.info, start * y.itemsize, y.view(np.uint8).data)
+
+
+def _given_ends(job: TensorJob, num_slices: int) -> Floats | None:
+    """The range that was given, for each slice; None where it must be measured."""
+    if job.given_range is None:
+        return None
+    ends = np.empty((num_slices, 2), float_type(job.info.dtype.name))
+    ends[:] = job.given_range
+    return ends
+
+
+def _check_memory(job: TensorJob, layout: Layout, workers: Workers, *, one_pass: bool) -> None:
+    """Grids of all slices, or sums of each, are held for the whole tensor."""
+    needed = layout.num_slices * ((0 if one_pass else 64) + (3 * 8 * cpu.SUM_COLUMNS if job.per_slice else 0))
+    if needed > workers.max_memory:
+        raise UsageError(
+            f"'{job.info.name}' has {layout.num_slices:,} ranges, for which {needed >> 20} MiB of memory are needed; "
+            "choose another axis, leave out --per-channel, or raise --max-memory"
+        )
+
+
+def _hull_of(ends: Floats) -> tuple[float, float]:
+    return float(np.fmin.reduce(ends[:, 0])), float(np.fmax.reduce(ends[:, 1]))
+
+
+def _hull(hulls: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    lo, hi = _hull_of(np.array(hulls))
+    return {"input_min": None if isnan(lo) else lo, "input_max": None if isnan(hi) else hi}
+
+
+def _slice_sums(
+    layout: Layout, rows: NDArray[np.float64] | None, degenerate: NDArray[np.bool_]
+) -> list[ErrorSums] | None:
+    if rows is None:
+        return None
+    return [_error_sums([rows[s : s + 1]], layout.size_of(s), int(degenerate[s])) for s in range(len(rows))]
+
+
+def _error_sums(parts: Sequence[NDArray[np.float64]], num_elements: int, num_degenerate: int) -> ErrorSums:
+    """Chunks' (or a slice's) sums as one mergeable value; beyond a chunk nothing is rounded."""
+    rows = np.concatenate(parts)
+    counts = rows.sum(axis=0)
+    sums = [expansion(rows[:, column].tolist()) for column in range(cpu.NUM_SUMS)]
+    return ErrorSums(
+        num_elements=num_elements,
+        num_nonfinite=int(counts[cpu.NONFINITE]),
+        num_nonfinite_output=int(counts[cpu.NONFINITE_OUTPUT]),
+        num_clipped=int(counts[cpu.CLIPPED]),
+        num_zeroed=int(counts[cpu.ZEROED]),
+        num_degenerate=num_degenerate,
+        input_min=float(rows[:, cpu.INPUT_MIN].min()),
+        input_max=float(rows[:, cpu.INPUT_MAX].max()),
+        max_abs_error=float(rows[:, cpu.MAX_ABS_ERROR].max()),
+        error=sums[cpu.ERROR],
+        abs_error=sums[cpu.ABS_ERROR],
+        sq_error=sums[cpu.SQ_ERROR],
+        sq_input=sums[cpu.SQ_INPUT],
+        error_input=sums[cpu.ERROR_INPUT],
+    )
