@@ -6,7 +6,7 @@ one reads them again, from the page cache as a rule.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import isnan
@@ -19,8 +19,9 @@ from qdqcli.errors import UsageError
 from qdqcli.op import cpu
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, float_type, quant_params
-from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.minmax import MinMax
+from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
@@ -85,23 +86,6 @@ class _BlockSlices:
     """(slices that begin here, SUM_COLUMNS), where they are summed; the whole of each."""
     degenerate: NDArray[np.bool_] | None
     """(slices that begin here,), likewise."""
-
-
-def layout_of(info: TensorInfo, spec: QuantSpec) -> Layout:
-    """Which elements share a range, in the order in which the file stores them.
-
-    Raises:
-        UsageError: groups of neighbours along the last axis are not neighbours in the file.
-        SpecError: the tensor has no such axis, or the group size does not divide.
-    """
-    if not info.fortran_order:
-        return Layout.of(info.shape, spec)
-    if spec.group_size is not None:
-        raise UsageError(f"'{info.name}' is stored in Fortran order: groups along its last axis are not contiguous")
-    if spec.axis >= len(info.shape):
-        return Layout.of(info.shape, spec)  # raises, in terms of the shape that the user knows
-    axis = spec.axis if spec.axis == WHOLE_TENSOR else len(info.shape) - 1 - spec.axis
-    return Layout.of(info.stored_shape, replace(spec, axis=axis))
 
 
 def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
