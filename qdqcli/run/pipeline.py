@@ -1,35 +1,22 @@
 """Many tensors: checkpoints and a recipe become rows of a report and, where asked for, an output."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from qdqcli.op.spec import QuantSpec
+from qdqcli.run.plan import Plan, source_of
 from qdqcli.run.quantize import Measurement, TensorJob, quantize_tensor
-from qdqcli.run.recipe import Decision, Recipe, Skip
+from qdqcli.run.recipe import Decision, Skip
 from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
 from qdqcli.run.workers import Workers
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
-from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.message import show_path
 from qdqcli.tensors.output import OutputTree
 from qdqcli.tensors.tensor import TensorInfo
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What will happen to each tensor, known from the headers alone."""
-
-    checkpoint: Checkpoint
-    shard: Shard
-    decisions: Sequence[Decision]
-    """One per tensor of the shard."""
-
-    @property
-    def tensors(self) -> Iterator[tuple[TensorInfo, Decision]]:
-        return zip(self.shard.tensors, self.decisions, strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,29 +28,6 @@ class Measuring:
     scale_bits: int = 16
     on_bytes: Callable[[int], None] = lambda _: None
     """Told of the bytes of finished tensors, or parts of them, from any thread."""
-
-
-def make_plan(
-    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, allow_unmatched: bool = False
-) -> tuple[list[Plan], list[str]]:
-    """Decide on every tensor of every checkpoint; also returns warnings.
-
-    Raises:
-        UsageError: the selection does not fit the checkpoints, see `Recipe.decide`.
-    """
-    tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
-    decisions, warnings = recipe.decide(tensors, allow_unmatched=allow_unmatched)
-    remaining = iter(decisions)
-    plans = [
-        Plan(
-            checkpoint=checkpoint,
-            shard=shard,
-            decisions=[_unless_superseded(checkpoint, tensor, next(remaining)) for tensor in shard.tensors],
-        )
-        for checkpoint in checkpoints
-        for shard in checkpoint.shards
-    ]
-    return plans, warnings
 
 
 def run_plans(
@@ -80,18 +44,10 @@ def run_plans(
     return rows
 
 
-def result_of(
-    command: str, checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any], rows: Sequence[Row]
-) -> RunResult:
+def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], rows: Sequence[Row]) -> RunResult:
     """The rows under the names of their inputs."""
-    inputs = [show_path(checkpoint.path) for checkpoint in checkpoints]
+    inputs = list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans))
     return RunResult(command=command, inputs=inputs, settings=settings, rows=rows)
-
-
-def source_of(checkpoint: Checkpoint, tensor: TensorInfo) -> Source:
-    """Where a row's tensor is found."""
-    path = checkpoint.path / tensor.shard if checkpoint.is_folder else checkpoint.path
-    return Source(name=tensor.name, file=show_path(path), dtype=tensor.dtype.name, shape=tensor.shape)
 
 
 def _run_plan(plan: Plan, measuring: Measuring, workers: Workers, output: OutputTree | None) -> list[Row]:
@@ -154,8 +110,3 @@ def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Meas
 def _by_metric(slices: Sequence[ErrorSums]) -> dict[str, list[MetricValue]]:
     rows = [evaluate(sums) for sums in slices]
     return {name: [row[name] for row in rows] for name in evaluate(ErrorSums())}
-
-
-def _unless_superseded(checkpoint: Checkpoint, tensor: TensorInfo, decision: Decision) -> Decision:
-    shard = checkpoint.superseded.get((tensor.shard, tensor.name))
-    return decision if shard is None else Skip(reason=f"superseded: the index takes it from {shard}")

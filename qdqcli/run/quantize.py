@@ -91,23 +91,19 @@ class _BlockSlices:
 def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     """Do the job: the same bits for every number of threads and size of block."""
     layout = layout_of(job.info, job.spec)
-    size = layout.num_elements
-    if not size:
+    if not layout.num_elements:
         return Measurement(sums=ErrorSums(), input_min=None, input_max=None, num_slices=0)
-    step = workers.block_elements(job.info.dtype.bits // 8)
-    blocks = [(start, min(start + step, size)) for start in range(0, size, step)]
-    one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= step)
+    blocks = blocks_of(job.info, workers)
+    one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
     _check_memory(job, layout, workers, one_pass=one_pass)
     return (_quantize_in_one_pass if one_pass else _quantize_in_two_passes)(job, layout, workers, blocks)
 
 
 def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
     dtype = job.info.dtype.name
-    ends = _given_ends(job, layout.num_slices)
+    ends = given_ends(job.given_range, layout.num_slices, dtype)
     if ends is None:
-        estimate = MinMax(layout, dtype, 0, layout.num_slices)
-        workers.map(lambda block: estimate.see(_read(job, workers, *block), *block), blocks)
-        ends = estimate.ends()
+        ends = measure_ends(job.reader, job.info, layout, workers)
     params = quant_params(ends, job.spec, dtype)
     slice_rows = cpu.empty_sums(layout.num_slices) if job.per_slice else None
     finish = partial(_apply_to_block, job, layout, workers, params, slice_rows)
@@ -142,8 +138,8 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
     start, stop = block
     first, last = layout.slice_of(start), layout.slice_of(stop - 1)
     lo, hi = layout.start_of(first), layout.start_of(last + 1)
-    x = _read(job, workers, lo, hi)
-    ends = _given_ends(job, last + 1 - first)
+    x = read_block(job.reader, job.info, workers, "input", (lo, hi))
+    ends = given_ends(job.given_range, last + 1 - first, job.info.dtype.name)
     if ends is None:
         estimate = MinMax(layout, job.info.dtype.name, first, last + 1 - first)
         estimate.see(x, lo, hi)
@@ -159,8 +155,7 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
         slice_rows = cpu.empty_sums(last + 1 - first)
         cpu.sum_slice_errors(x, y, lo, lo, hi, *layout.steps, first, params.grids, slice_rows)
     slices = _block_slices(ends, params.degenerate, slice_rows, continues=lo < start)
-    _write(job, y[start - lo : stop - lo], start)
-    job.on_bytes((stop - start) * x.itemsize)
+    _finish(job, y[start - lo : stop - lo], start)
     return _Part(rows=rows, slices=slices)
 
 
@@ -174,16 +169,21 @@ def _apply_to_block(
 ) -> _Part:
     """The second pass over one block; the grids of all slices are known."""
     start, stop = block
-    x = _read(job, workers, start, stop)
+    x = read_block(job.reader, job.info, workers, "input", block)
     y = workers.buffer("output", x.dtype.type, stop - start)
     _quantize(x, y, start, block, layout, 0, params)
     rows = cpu.empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     cpu.sum_errors(x, y, start, start, stop, *layout.steps, 0, params.grids, params.degenerate, rows)
     if slice_rows is not None:
         cpu.sum_slice_errors(x, y, start, start, stop, *layout.steps, 0, params.grids, slice_rows)
-    _write(job, y, start)
-    job.on_bytes((stop - start) * x.itemsize)
+    _finish(job, y, start)
     return _Part(rows=rows)
+
+
+def _finish(job: TensorJob, y: NDArray[Any], start: int) -> None:
+    job.on_bytes(y.nbytes)
+    if job.writer is not None:
+        write_block(job.writer, job.info, y, start)
 
 
 def _quantize(
@@ -209,26 +209,42 @@ def _block_slices(
     )
 
 
-def _read(job: TensorJob, workers: Workers, start: int, stop: int) -> NDArray[Any]:
-    """The elements [start, stop) in this thread's input buffer, in the machine's byte order."""
-    x = workers.buffer("input", STORAGE[job.info.dtype.name], stop - start)
-    job.reader.read_into(job.info, start * x.itemsize, x.view(np.uint8).data)
-    return x.byteswap(inplace=True) if job.info.big_endian else x
+def blocks_of(info: TensorInfo, workers: Workers) -> list[Block]:
+    """The tensor in blocks, whole chunks each."""
+    size, step = info.num_elements, workers.block_elements(info.dtype.bits // 8)
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def _write(job: TensorJob, y: NDArray[Any], start: int) -> None:
-    if job.writer is not None:
-        if job.info.big_endian:
-            y.byteswap(inplace=True)
-        job.writer.write(job.info, start * y.itemsize, y.view(np.uint8).data)
+def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> NDArray[Any]:
+    """The elements of `block` in this thread's buffer of that name, in the machine's byte order."""
+    start, stop = block
+    x = workers.buffer(name, STORAGE[info.dtype.name], stop - start)
+    reader.read_into(info, start * x.itemsize, x.view(np.uint8).data)
+    return x.byteswap(inplace=True) if info.big_endian else x
 
 
-def _given_ends(job: TensorJob, num_slices: int) -> Floats | None:
+def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: int) -> None:
+    """Write elements from `start` on in the file's byte order; `y` may be changed."""
+    if info.big_endian:
+        y.byteswap(inplace=True)
+    writer.write(info, start * y.itemsize, y.view(np.uint8).data)
+
+
+def measure_ends(reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
+    """The ends (slices, 2) of the ranges that the elements span, from one read of the tensor."""
+    estimate = MinMax(layout, info.dtype.name, 0, layout.num_slices)
+    workers.map(
+        lambda block: estimate.see(read_block(reader, info, workers, "input", block), *block), blocks_of(info, workers)
+    )
+    return estimate.ends()
+
+
+def given_ends(given_range: tuple[float, float] | None, num_slices: int, dtype: str) -> Floats | None:
     """The range that was given, for each slice; None where it must be measured."""
-    if job.given_range is None:
+    if given_range is None:
         return None
-    ends = np.empty((num_slices, 2), float_type(job.info.dtype.name))
-    ends[:] = job.given_range
+    ends = np.empty((num_slices, 2), float_type(dtype))
+    ends[:] = given_range
     return ends
 
 
@@ -271,8 +287,8 @@ def _error_sums(parts: Sequence[NDArray[np.float64]], num_elements: int, num_deg
         num_clipped=int(counts[cpu.CLIPPED]),
         num_zeroed=int(counts[cpu.ZEROED]),
         num_degenerate=num_degenerate,
-        input_min=float(rows[:, cpu.INPUT_MIN].min()),
-        input_max=float(rows[:, cpu.INPUT_MAX].max()),
+        input_min=float(rows[:, cpu.INPUT_MIN].min()) + 0.0,
+        input_max=float(rows[:, cpu.INPUT_MAX].max()) + 0.0,
         max_abs_error=float(rows[:, cpu.MAX_ABS_ERROR].max()),
         error=sums[cpu.ERROR],
         abs_error=sums[cpu.ABS_ERROR],

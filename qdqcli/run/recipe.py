@@ -46,8 +46,9 @@ class Recipe:
         """One decision per tensor, and warnings.
 
         Raises:
-            UsageError: a pattern matches no tensor (a warning with `allow_unmatched`), nothing is selected, or selected
-                tensors lack the axis or do not divide into groups: names them.
+            UsageError: a pattern matches no tensor (a warning with `allow_unmatched`), or selected tensors lack the
+            axis
+                or do not divide into groups: names them.
         """
         includes = [(pattern, compile_pattern(pattern)) for pattern in self.include]
         excludes = [(pattern, compile_pattern(pattern)) for pattern in self.exclude]
@@ -59,8 +60,6 @@ class Recipe:
         if warnings and not allow_unmatched:
             raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
         decisions = [self._decide(tensor, includes, excludes) for tensor in tensors]
-        if not any(isinstance(decision, QuantSpec) for decision in decisions):
-            raise UsageError(f"nothing to quantize: {_why_nothing(decisions)}")
         _check_layouts(tensors, decisions)
         return decisions, warnings
 
@@ -101,6 +100,16 @@ def _unmatched(pattern: str, tensors: Sequence[TensorInfo]) -> str:
     nearest = nearest or get_close_matches(word, names, n=3, cutoff=0.4)
     offer = f"; nearest names: {_names(nearest)}" if nearest else ""
     return f"pattern '{escape_name(pattern)}' matches none of {len(names)} tensors{offer}"
+
+
+def check_selected(decisions: Sequence[Decision]) -> None:
+    """Make sure that there is something to do.
+
+    Raises:
+        UsageError: no tensor is quantized; says why.
+    """
+    if not any(isinstance(decision, QuantSpec) for decision in decisions):
+        raise UsageError(f"nothing to quantize: {_why_nothing(decisions)}")
 
 
 def _why_nothing(decisions: Sequence[Decision]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 from qdqcli import __version__
@@ -118,12 +119,7 @@ def evaluate(sums: ErrorSums) -> dict[str, MetricValue]:
 
 def to_json(run: RunResult) -> dict[str, Any]:
     """The report as JSON values: the same for two runs on the same input."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "qdq", "version": __version__},
-        "command": run.command,
-        "inputs": list(run.inputs),
-        "settings": dict(run.settings),
+    return header_to_json(run) | {
         "summary": summary_to_json(run),
         "tensors": [row_to_json(row) for row in run.rows],
     }
@@ -147,11 +143,26 @@ def row_to_json(row: Row) -> dict[str, Any]:
     body = {
         "status": "quantized",
         "spec": spec_to_json(row.spec),
-        "range": {"input_min": row.input_min, "input_max": row.input_max},
+        "range": {"input_min": _finite(row.input_min), "input_max": _finite(row.input_max)},
         "stats": row.stats | ({"exact": True} if row.is_exact else {}),
     }
     channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
     return head | body | channels
+
+
+def header_to_json(run: RunResult) -> dict[str, Any]:
+    """What stands before the summary and the rows."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "qdq", "version": __version__},
+        "command": run.command,
+        "inputs": list(run.inputs),
+        "settings": {name: _finite(v) if isinstance(v, float) else v for name, v in run.settings.items()},
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and isfinite(number) else None
 
 
 def spec_to_json(spec: QuantSpec) -> dict[str, Any]:

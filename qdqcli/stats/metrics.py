@@ -55,7 +55,7 @@ def _mean(parts: Expansion, sums: ErrorSums) -> float:
 
 def _sqnr_db(sums: ErrorSums) -> float:
     signal, noise = value_of(sums.sq_input), value_of(sums.sq_error)
-    return 10.0 * log10(signal / noise) if signal / noise else -inf
+    return 10.0 * (log10(signal) - log10(noise)) if signal else -inf / noise
 
 
 def _cosine_similarity(sums: ErrorSums) -> float:
@@ -66,7 +66,7 @@ def _cosine_similarity(sums: ErrorSums) -> float:
         raise ZeroDivisionError
     if xx == 0.0 or yy <= 0.0:
         return 1.0 if xx == 0.0 and yy <= 0.0 else 0.0
-    return max(-1.0, min(1.0, xy / (sqrt(xx) * sqrt(yy))))
+    return max(-1.0, min(1.0, xy / xx * sqrt(xx / yy)))
 
 
 METRICS = {

@@ -105,8 +105,8 @@ _MERGE: dict[str, Callable[[Any, Any], Any]] = {
     "num_clipped": int.__add__,
     "num_zeroed": int.__add__,
     "num_degenerate": int.__add__,
-    "input_min": min,
-    "input_max": max,
+    "input_min": lambda a, b: min(a, b) + 0.0,  # -0 and +0 are one number: which comes first must not show
+    "input_max": lambda a, b: max(a, b) + 0.0,
     "max_abs_error": max,
     "error": _merge_expansions,
     "abs_error": _merge_expansions,

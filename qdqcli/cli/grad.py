@@ -1,0 +1,60 @@
+"""`qdq grad`: the op's gradient, from files to files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.measure import open_inputs, plan_inputs
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.report.gradients import render
+from qdqcli.run.recipe import check_selected
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq grad gradients.npy weights.npy -o input_backprop.npy --input-min -1 --input-max 1
+  qdq grad GRADIENTS_FOLDER MODEL_FOLDER -o OUT --axis 0 --min-ndim 2"""
+)
+@click.argument("gradients", metavar="GRADIENTS")
+@click.argument("input_", metavar="INPUT")
+@opt.output_options
+@opt.gradient_options
+@opt.selection_options
+@click.option("--format", "format_name", type=click.Choice(["table", "json", "none"]), default="table",
+              show_default=True, help="What standard output gets.")  # fmt: skip
+@opt.work_options
+@opt.talk_options
+@pass_session
+def grad(
+    session: Session, /, gradients: str, input_: str, output: Path, overwrite: bool, format_name: str, **options: Any
+) -> None:
+    """Compute the gradient of QuantizeAndDequantizeV4 with respect to its input.
+
+    Each tensor of GRADIENTS passes where the tensor of that name in INPUT lies in its range, and is multiplied by 0
+    elsewhere. A range that is not given is measured on INPUT. Two single files belong together whatever their tensors'
+    names. OUTPUT has the layout of GRADIENTS; the gradients of the range's ends are zero and not written.
+    """
+    # Imported late: NumPy and Numba, which --help does without.
+    from qdqcli.run.differentiate import differentiate
+    from qdqcli.run.workers import Workers
+    from qdqcli.tensors.output import OutputTree
+
+    request = opt.request_of(options, session)
+    checkpoints = open_inputs([gradients, input_], options, session)
+    if len(checkpoints) != 2:
+        raise UsageError("GRADIENTS and INPUT are one file or folder each")
+    plans = plan_inputs(checkpoints[:1], request, options, session)
+    check_selected([decision for plan in plans for decision in plan.decisions])
+    tree = OutputTree(checkpoints[:1], output, overwrite=overwrite)
+    with tree, Workers(options["threads"], options["max_memory"], session.interruption) as workers:
+        masked = differentiate(plans, checkpoints[1], request.given_range, workers, tree)
+        tree.commit()
+    if format_name == "json":
+        click.echo(json.dumps([vars(row) for row in masked], indent=2))
+    elif format_name == "table":
+        click.echo(render(masked), nl=False)

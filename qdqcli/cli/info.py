@@ -1,0 +1,86 @@
+"""`qdq info`: what a bug report and a curious user need."""
+
+import json
+import platform
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from qdqcli import __version__
+from qdqcli.cli.options import talk_options
+
+PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "rich", "numba-cuda")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq info
+  qdq info --format json"""
+)
+@click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@talk_options
+def info(format_name: str) -> None:
+    """Show versions, processor, threads, threading layer, kernel cache and CUDA devices."""
+    facts = gather()
+    if format_name == "json":
+        click.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        click.echo(f"{name.replace('_', ' '):<{width}}  {value if value is not None else 'none'}")
+
+
+def gather() -> dict[str, Any]:
+    """Fact -> value, JSON values."""
+    import llvmlite.binding as llvm
+    import numba
+
+    from qdqcli.op.kernel_cache import folder
+    from qdqcli.run.workers import available_threads
+
+    return {
+        "qdq": __version__,
+        "python": platform.python_version(),
+        **{package: _installed(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "processor": llvm.get_host_cpu_name(),
+        "vectors": _vectors(dict(llvm.get_host_cpu_features())),
+        "threads": available_threads(),
+        "threading_layer": _threading_layer(numba),
+        "kernel_cache": None if folder() is None else str(folder()),
+        "cuda_devices": _cuda_devices(),
+    }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _vectors(features: dict[str, bool]) -> str:
+    known = ("avx512f", "avx2", "f16c", "fma", "sse2", "neon")
+    return " ".join(name for name in known if features.get(name)) or "none that is known"
+
+
+def _threading_layer(numba: Any) -> str:
+    """Numba decides it when a parallel kernel first runs."""
+    import numpy as np
+
+    from qdqcli.op import cpu
+
+    x = np.zeros(2, np.float32)
+    bounds = np.array([0, 1, 2])
+    cpu.measure_range_parallel(x, bounds, np.zeros(2, np.int64), np.arange(2), 2, 2, 0, np.zeros((2, 2), np.int64))
+    return str(numba.threading_layer())
+
+
+def _cuda_devices() -> list[str] | str:
+    cuda: Any = import_module("numba.cuda")
+    if not cuda.is_available():
+        return "none found"
+    return [device.name.decode() if isinstance(device.name, bytes) else str(device.name) for device in cuda.gpus]

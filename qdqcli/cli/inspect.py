@@ -1,0 +1,42 @@
+"""`qdq inspect`: what is in a checkpoint and what would happen to it."""
+
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import check_report_paths, deliver_listing
+from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.run.listing import with_ranges
+from qdqcli.run.recipe import check_selected
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq inspect MODEL_FOLDER
+  qdq inspect MODEL_FOLDER --num-bits 4 --group-size 128 --min-ndim 2
+  qdq inspect model.safetensors --ranges --format json"""
+)
+@opt.inputs_argument
+@click.option("--ranges", is_flag=True, help="Read the data too: smallest and largest element, NaN and infinities.")
+@opt.op_options
+@opt.selection_options
+@opt.listing_options
+@opt.work_options
+@opt.talk_options
+@pass_session
+def inspect(session: Session, /, inputs: tuple[str, ...], ranges: bool, **options: Any) -> None:
+    """List tensors: dtype, shape, size, and what `run` with the same options would do to each.
+
+    Reads headers only, unless --ranges is given.
+    """
+    check_report_paths(options["reports"])
+    request = opt.request_of(options, session)
+    plans = plan_inputs(open_inputs(inputs, options, session), request, options, session)
+    listing = listing_of("inspect", plans, request, options)
+    if ranges:
+        listing = with_ranges(listing, measure(session, "inspect", plans, request, options | {"per_channel": False}))
+    deliver_listing(listing, options)
+    check_selected([decision for plan in plans for decision in plan.decisions])

@@ -1,0 +1,127 @@
+"""The group of commands, each imported when it is called, and the one error boundary.
+
+Exit code 1 is the budget's alone: whatever else goes wrong ends here, as one line on stderr and a code of its own.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from types import FrameType
+
+import click
+
+from qdqcli import __version__
+from qdqcli.cli.session import Session
+from qdqcli.errors import QdqError
+
+EXIT_USAGE, EXIT_OUTPUT, EXIT_UNAVAILABLE, EXIT_BUG = 2, 4, 5, 70
+
+COMMANDS = {
+    "run": ("qdqcli.cli.run:run", "Quantize and dequantize checkpoints, write them, report the error."),
+    "stats": ("qdqcli.cli.stats:stats", "Measure the error without writing tensors."),
+    "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
+    "grad": ("qdqcli.cli.grad:grad", "Compute the op's gradient for files of gradients."),
+    "info": ("qdqcli.cli.info:info", "Show versions, processor, threads and kernel cache."),
+}
+"""Name -> where the command is, and its line in `qdq --help`."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: qdq stats MODEL --axis 0 --min-ndim 2. Each command's --help has examples.",
+)
+@click.version_option(__version__, prog_name="qdq", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Simulate the quantization of model weights.
+
+    Reads tensors from .npy, .npz and safetensors checkpoints, quantizes and dequantizes each exactly as TensorFlow's
+    QuantizeAndDequantizeV4 does, and reports what was lost.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `qdq` with these arguments; the exit code."""
+    session = Session()
+    _handle_signals(session)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows what it can
+    try:
+        code = cli.main(args=list(arguments), prog_name="qdq", obj=session, standalone_mode=False)
+        sys.stdout.flush()
+    except Exception as error:  # the boundary: no traceback reaches a user
+        return _report(error, session)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, session: Session) -> int:
+    if session.debug:
+        import traceback
+
+        traceback.print_exception(error)
+    match error:
+        case BrokenPipeError():  # the reader of stdout has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        case QdqError():
+            return _say(str(error), error.exit_code)
+        case click.UsageError():
+            command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
+            return _say(f"{error.format_message().rstrip('.')}; see '{command}'", EXIT_USAGE)
+        case click.Abort():
+            return _say("interrupted", 130)
+        case click.ClickException():
+            return _say(error.format_message(), EXIT_USAGE)
+        case ImportError():
+            return _say(f"{error}; the installation lacks a package: pip install qdqcli", EXIT_UNAVAILABLE)
+        case MemoryError():
+            return _say("out of memory; lower --max-memory or --threads", EXIT_OUTPUT)
+        case OSError() if error.filename is None:
+            return _say(f"standard output: {error.strerror}", EXIT_OUTPUT)
+    return _say(
+        f"a bug in qdq {__version__}: {type(error).__name__}: {error}; please report it with the command line and the "
+        "output of the same command with --debug",
+        EXIT_BUG,
+    )
+
+
+def _say(message: str, code: int) -> int:
+    with suppress(OSError):  # a full or closed stderr must not hide the code
+        click.echo(f"error: {message}", err=True)
+    return code
+
+
+def _handle_signals(session: Session) -> None:
+    """The first signal asks the work to stop, which it does between blocks; a second one ends the process."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if session.interruption.signal_number is not None:
+            os._exit(128 + number)
+        session.interruption.request(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)

@@ -1,0 +1,99 @@
+"""What `run` and `stats` have in common: open the inputs, measure with a progress bar, deliver the report."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from qdqcli.cli.options import Options, Request
+from qdqcli.cli.session import Session
+from qdqcli.run.listing import Listing
+from qdqcli.run.plan import Plan, make_plans
+from qdqcli.run.recipe import check_selected
+from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
+
+if TYPE_CHECKING:
+    from qdqcli.run.result import RunResult
+    from qdqcli.tensors.output import OutputTree
+
+PROGRESS_BYTES = 32 << 20
+"""Less work than this is done before a progress bar is read."""
+
+
+def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> list[Checkpoint]:
+    """Read the headers of all inputs; says what a user should know of them."""
+    void_dtype = options["void_dtype"]
+    void_dtype = void_dtype.upper() if void_dtype else None
+    checkpoints = [open_checkpoint(path, void_dtype=void_dtype) for path in expand_inputs(inputs)]
+    for checkpoint in checkpoints:
+        for note in checkpoint.notes:
+            session.note(note)
+    return checkpoints
+
+
+def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Options, session: Session) -> list[Plan]:
+    """Decide on every tensor, from the headers alone; says what was let pass.
+
+    Raises:
+        UsageError: the selection or the settings do not fit the checkpoints.
+    """
+    plans, warnings = make_plans(checkpoints, request.recipe, allow_unmatched=options["allow_unmatched"])
+    for warning in warnings:
+        session.note(warning)
+    return plans
+
+
+def measure(
+    session: Session,
+    command: str,
+    plans: Sequence[Plan],
+    request: Request,
+    options: Options,
+    output: "OutputTree | None" = None,
+) -> "RunResult":
+    """Do what the plans say; the output, if there is one, has its name afterwards."""
+    check_selected([decision for plan in plans for decision in plan.decisions])
+    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    from qdqcli.run.pipeline import Measuring, result_of, run_plans
+    from qdqcli.run.workers import Workers
+
+    total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
+    began = perf_counter()
+    with (
+        progress(session, total) as advance,
+        Workers(options["threads"], options["max_memory"], session.interruption) as workers,
+    ):
+        measuring = Measuring(
+            given_range=request.given_range,
+            per_slice=options["per_channel"],
+            scale_bits=options["scale_bits"],
+            on_bytes=advance,
+        )
+        rows = run_plans(plans, measuring, workers, output)
+        if output is not None:
+            output.commit()
+        elapsed = perf_counter() - began
+        session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
+                       f"{workers.num_threads} threads")  # fmt: skip
+    return result_of(command, plans, request.settings, rows)
+
+
+@contextmanager
+def progress(session: Session, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr while the block runs, if a terminal reads it and the work is long."""
+    if session.quiet or total_bytes < PROGRESS_BYTES or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total_bytes)
+        yield lambda done: bar.advance(task, done)
+
+
+def listing_of(command: str, plans: Sequence[Plan], request: Request, options: Options) -> Listing:
+    """What would happen to each tensor."""
+    return Listing.of(command, plans, request.settings, options["scale_bits"])

@@ -1,0 +1,258 @@
+"""Options in groups, and the objects that they become."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from qdqcli.cli.session import Session
+from qdqcli.errors import UsageError
+from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
+from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
+from qdqcli.run.recipe import Recipe
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Options = Mapping[str, Any]
+"""What click collected, by parameter name."""
+
+
+class Axis(click.ParamType[str | int]):
+    """`none`, `last` or the index of a dimension."""
+
+    name = "none|last|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
+        if isinstance(value, int) or value in ("none", "last"):
+            return value if isinstance(value, int) else str(value)
+        try:
+            axis = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not none, last or the index of a dimension", param, ctx)
+        if axis < WHOLE_TENSOR:
+            self.fail(f"{axis} is negative: count dimensions from 0, or give last or none", param, ctx)
+        return axis
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes with an optional unit, binary (MiB) or decimal (MB)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", str(value).strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 512MiB or 2GB", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2]])
+
+
+def inputs_argument(function: Function) -> Function:
+    """INPUT..., at least one."""
+    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(function)
+
+
+AXIS = (
+    click.option("--axis", type=Axis(), default="none", show_default=True,
+                 help="One range for each index along this dimension; none: one for the tensor."),
+)  # fmt: skip
+RANGE = (
+    click.option("--input-min", type=float, metavar="X", help="Lower end of a given range, instead of the data's."),
+    click.option("--input-max", type=float, metavar="X", help="Upper end; both or neither."),
+)  # fmt: skip
+
+
+def output_options(function: Function) -> Function:
+    """Where the output goes."""
+    return _apply(
+        function,
+        click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUTPUT",
+                     help="File or folder to write, in the input's layout; of several inputs, a folder of entries."),
+        click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists, once the new one is whole."),
+    )  # fmt: skip
+
+
+def gradient_options(function: Function) -> Function:
+    """The attributes on which the op's gradient depends."""
+    return _apply(function, *AXIS, *RANGE)
+
+
+def op_options(function: Function) -> Function:
+    """The attributes of the op, under its own names."""
+    return _apply(
+        function,
+        click.option("--num-bits", type=int, default=8, show_default=True, metavar="N",
+                     help="Bits of a code: 1 to 61, or 62 unsigned."),
+        click.option("--signed-input/--unsigned-input", default=True, show_default="signed",
+                     help="Codes with or without a sign."),
+        click.option("--narrow-range/--no-narrow-range", default=False, show_default="no",
+                     help="Leave out the lowest signed code: -127..127."),
+        click.option("--round-mode", type=click.Choice(list(RoundMode), case_sensitive=False),
+                     default=RoundMode.HALF_TO_EVEN, show_default=True, help="Where ties go."),
+        *AXIS,
+        click.option("--group-size", type=int, metavar="N",
+                     help="One range for each N neighbours along the last axis. Excludes --axis."),
+        click.option("--ragged-groups", is_flag=True, help="Let the last group of a row be shorter."),
+        *RANGE,
+        click.option("--compute-dtype", type=click.Choice(list(ComputeDType)), default=ComputeDType.FLOAT32,
+                     show_default=True,
+                     help="Arithmetic of BF16 and F16 tensors: float32 rounded once, or as TensorFlow runs it, each "
+                     "operation in the tensor's own dtype."),
+    )  # fmt: skip
+
+
+def selection_options(function: Function) -> Function:
+    """Which tensors are quantized."""
+    return _apply(
+        function,
+        click.option("--include", multiple=True, metavar="PATTERN",
+                     help="Quantize only tensors whose whole name matches: a glob, or re:REGEX. Repeatable."),
+        click.option("--exclude", multiple=True, metavar="PATTERN",
+                     help="Leave matching tensors as they are; wins over --include. Repeatable."),
+        click.option("--min-ndim", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                     help="Leave tensors with fewer dimensions as they are; 2 spares biases and norms."),
+        click.option("--allow-unmatched", is_flag=True, help="Only warn of a pattern that matches nothing."),
+        click.option("--dtype", "void_dtype", type=click.Choice(["bf16"], case_sensitive=False),
+                     help="What .npy elements of the unnamed 2-byte kind (|V2) are."),
+    )  # fmt: skip
+
+
+def report_options(function: Function) -> Function:
+    """What the report shows and where it goes."""
+    return _apply(
+        function,
+        click.option("--format", "format_name", type=click.Choice([*FORMATTERS, "none"]), default="table",
+                     show_default=True, help="What standard output gets."),
+        click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+                     help=f"Write a report too; its kind from the suffix: {' '.join(REPORT_SUFFIXES)}. Repeatable."),
+        click.option("--sort", default="sqnr_db", show_default=True, metavar="METRIC",
+                     help="Worst tensor by this metric first, or name."),
+        click.option("--top", type=click.IntRange(min=0), metavar="N", help="Show the first N tensors; 0: all."),
+        click.option("--per-channel", is_flag=True, help="Report each channel or group too (json and jsonl)."),
+        click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
+                     help="Storage of one scale, counted in bits_per_weight."),
+    )  # fmt: skip
+
+
+def listing_options(function: Function) -> Function:
+    """The same for what is known without quantizing."""
+    return _apply(
+        function,
+        click.option("--format", "format_name", type=click.Choice([*FORMATTERS, "none"]), default="table",
+                     show_default=True, help="What standard output gets."),
+        click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+                     help=f"Write the list too; its kind from the suffix: {' '.join(REPORT_SUFFIXES)}. Repeatable."),
+        click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
+                     help="Storage of one scale, counted in bits_per_weight."),
+    )  # fmt: skip
+
+
+def work_options(function: Function) -> Function:
+    """Threads and memory."""
+    return _apply(
+        function,
+        click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads to use. [default: all cores]"),
+        click.option("--max-memory", type=Size(), default="256MiB", show_default=True, metavar="SIZE",
+                     help="Memory for buffers, on top of about 300 MB for the program."),
+    )  # fmt: skip
+
+
+def talk_options(function: Function) -> Function:
+    """How much is said on stderr."""
+
+    def keep(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+        def callback(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+            if value:
+                setattr(ctx.ensure_object(Session), name, True)
+
+        return callback
+
+    def flag(*names: str, text: str) -> Callable[[Function], Function]:
+        callback = keep(names[-1].removeprefix("--"))
+        return click.option(*names, is_flag=True, expose_value=False, is_eager=True, callback=callback, help=text)
+
+    return _apply(
+        function,
+        flag("-q", "--quiet", text="No notes and no progress bar on stderr."),
+        flag("-v", "--verbose", text="Say more on stderr: threads, time, speed."),
+        flag("--debug", text="Show the traceback of an error."),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the options of a measuring command ask for."""
+
+    recipe: Recipe
+    given_range: tuple[float, float] | None
+    settings: Mapping[str, Any]
+    """The options that decide the result, as JSON values."""
+
+
+def request_of(options: Options, session: Session) -> Request:
+    """The recipe that the options describe.
+
+    Raises:
+        UsageError: options contradict one another, or the op does not take a value.
+    """
+    given_range = _given_range(options["input_min"], options["input_max"])
+    axis, group_size = options["axis"], options.get("group_size")
+    if axis == WHOLE_TENSOR:
+        session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
+    if group_size is not None and axis not in ("none", WHOLE_TENSOR):
+        raise UsageError(f"--group-size excludes --axis {axis}; give one of them")
+    if options.get("ragged_groups") and group_size is None:
+        raise UsageError("--ragged-groups needs --group-size")
+    attributes = {name: options[name] for name in ATTRIBUTES if name in options}
+    spec = QuantSpec(
+        **attributes, axis=axis if isinstance(axis, int) else WHOLE_TENSOR, range_given=given_range is not None
+    )
+    recipe = Recipe(
+        spec=spec,
+        last_axis=axis == "last",
+        include=options["include"],
+        exclude=options["exclude"],
+        min_ndim=options["min_ndim"],
+    )
+    return Request(recipe=recipe, given_range=given_range, settings=_settings(options))
+
+
+ATTRIBUTES = (
+    "num_bits", "signed_input", "narrow_range", "round_mode", "group_size", "ragged_groups", "compute_dtype",
+)  # fmt: skip
+"""Options that are attributes of the op as they are."""
+SETTINGS = (
+    "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "input_min",
+    "input_max", "compute_dtype", "include", "exclude", "min_ndim", "scale_bits",
+)  # fmt: skip
+"""Options that a report names: those that decide its numbers."""
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    values = {name: options[name] for name in SETTINGS if name in options}
+    return {
+        name: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str) else v for name, v in values.items()
+    }
+
+
+def _given_range(low: float | None, high: float | None) -> tuple[float, float] | None:
+    if low is None and high is None:
+        return None
+    if low is None or high is None:
+        raise UsageError("--input-min and --input-max belong together; give both or neither")
+    if isnan(low) or isnan(high) or low > high:
+        raise UsageError(f"--input-min {low} and --input-max {high} are no range; min <= max must hold")
+    return low, high
+
+
+def _apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function

@@ -1,0 +1,54 @@
+"""`qdq run`: quantize and dequantize, write the same layout, report."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import check_report_paths, deliver, deliver_listing
+from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.tensors.message import show_path
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq run model.safetensors -o model-int8.safetensors
+  qdq run MODEL_FOLDER -o MODEL_INT4 --num-bits 4 --axis 0 --min-ndim 2
+  qdq run weights.npy -o clipped.npy --input-min -1 --input-max 1 --report loss.csv
+  qdq run MODEL_FOLDER -o OUT --axis 0 --min-ndim 2 --dry-run"""
+)
+@opt.inputs_argument
+@opt.output_options
+@click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor; write nothing.")
+@opt.op_options
+@opt.selection_options
+@opt.report_options
+@opt.work_options
+@opt.talk_options
+@pass_session
+def run(
+    session: Session, /, inputs: tuple[str, ...], output: Path, overwrite: bool, dry_run: bool, **options: Any
+) -> None:
+    """Quantize and dequantize tensors, write them in the same layout, report the error.
+
+    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Tensors that are
+    not selected, metadata and all other files are copied byte for byte. OUTPUT appears when it is whole.
+    """
+    # Imported late: `qdq run --help` does without it.
+    from qdqcli.tensors.output import OutputTree
+
+    check_report_paths(options["reports"])
+    request = opt.request_of(options, session)
+    checkpoints = open_inputs(inputs, options, session)
+    plans = plan_inputs(checkpoints, request, options, session)
+    tree = OutputTree(checkpoints, output, overwrite=overwrite)
+    if dry_run:
+        deliver_listing(listing_of("run", plans, request, options), options)
+        session.note(f"dry run: {show_path(output)} was not written")
+        return
+    with tree:
+        result = measure(session, "run", plans, request, options, tree)
+    deliver(result, options)

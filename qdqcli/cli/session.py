@@ -1,0 +1,31 @@
+"""What all parts of one call of `qdq` share: the interruption flag, how much to say, and where to say it."""
+
+from dataclasses import dataclass, field
+
+import click
+
+from qdqcli.run.interrupt import Interruption
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One call of the command line."""
+
+    interruption: Interruption = field(default_factory=Interruption)
+    debug: bool = False
+    """Show the traceback of an error."""
+    quiet: bool = False
+    verbose: bool = False
+
+    def note(self, message: str) -> None:
+        """Say something on stderr, unless quiet."""
+        if not self.quiet:
+            click.echo(f"note: {message}", err=True)
+
+    def detail(self, message: str) -> None:
+        """Say something on stderr, if verbose."""
+        if self.verbose:
+            click.echo(message, err=True)
+
+
+pass_session = click.make_pass_decorator(Session)

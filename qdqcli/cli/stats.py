@@ -1,0 +1,35 @@
+"""`qdq stats`: measure, write no tensors."""
+
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import check_report_paths, deliver
+from qdqcli.cli.measure import measure, open_inputs, plan_inputs
+from qdqcli.cli.session import Session, pass_session
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq stats model.safetensors
+  qdq stats MODEL_FOLDER --num-bits 4 --group-size 128 --min-ndim 2
+  qdq stats MODEL_FOLDER --axis 0 --exclude '*embed*' --sort max_abs_error --report report.json"""
+)
+@opt.inputs_argument
+@opt.op_options
+@opt.selection_options
+@opt.report_options
+@opt.work_options
+@opt.talk_options
+@pass_session
+def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
+    """Measure what quantization loses; writes no tensors.
+
+    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes.
+    """
+    check_report_paths(options["reports"])
+    request = opt.request_of(options, session)
+    plans = plan_inputs(open_inputs(inputs, options, session), request, options, session)
+    deliver(measure(session, "stats", plans, request, options), options)

@@ -1,0 +1,95 @@
+r"""Foreign text (tensor names, files, reasons) made harmless: one function per format.
+
+All begin with `visible`: a character without a glyph of its own is written as Python writes it (`\n`, `\x1b`,
+`\u202e`), so that names cannot move the cursor, turn the direction of text or start a line. Two names can then look
+alike (a newline and the two characters `\n`); JSON, which is not escaped beyond its own rules, tells them apart.
+"""
+
+from json import dumps
+from re import findall
+from typing import Any
+
+NO_NAME = "(no name)"
+"""What an empty name looks like. The format allows it."""
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What makes a spreadsheet calculate, in half and full width (TAB and CR are escaped). Source: OWASP, CSV Injection."""
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+_SYMBOLS = str.maketrans({TIMES: "x", "…": "...", "─": "-"})
+
+
+def visible(text: str, *, ascii_only: bool = False) -> str:
+    """Write characters that do not print, and with `ascii_only` those beyond ASCII, as backslash escapes."""
+    if text.isprintable() and (not ascii_only or text.isascii()):
+        return text
+    return "".join(
+        char if char.isprintable() and (not ascii_only or char.isascii()) else _escaped(char) for char in text
+    )
+
+
+def terminal(text: str, *, ascii_only: bool = False) -> str:
+    """Text for a terminal or a CI log.
+
+    CI systems take a line that starts with `::` (GitHub), or `##vso[` and `##teamcity[` anywhere in it, for a command
+    to them: both pairs are broken up.
+    """
+    return _without_commands(visible(text, ascii_only=ascii_only)) or NO_NAME
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    r"""Strict JSON in ASCII: what does not print is escaped, and so is the second of two `#`, as in `##vso[`.
+
+    Lossless, lone surrogates included. A `#` occurs in strings only.
+    """
+    return dumps(value, allow_nan=False, indent=indent).replace("##", "#\\u0023")
+
+
+def csv_cell(text: str, *, ascii_only: bool = False) -> str:
+    """Text for a CSV cell, before quoting: an apostrophe goes before what a spreadsheet would calculate.
+
+    And before `::`, since the first cell starts a line, see `terminal`.
+    """
+    shown = visible(text, ascii_only=ascii_only).replace("##", "#\\x23")
+    return f"'{shown}" if shown.startswith((*_FORMULA_STARTS, "::")) else shown
+
+
+def markdown(text: str, *, ascii_only: bool = False) -> str:
+    r"""Text as a code span: nothing in it is HTML, emphasis, a link or a mention.
+
+    A backslash before a pipe, where renderers of tables disagree, is written `\x5c`.
+    """
+    shown = _without_commands(visible(text, ascii_only=ascii_only)).replace("\\|", "\\x5c|")
+    if not shown:
+        return NO_NAME
+    fence = "`" * (max(map(len, findall("`+", shown)), default=0) + 1)
+    # A span loses a space at each end if it has both (and more than spaces), and cannot start or end with a backtick.
+    pad = " " if shown.strip(" ") and (shown[0] in "` " or shown[-1] in "` ") else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def markdown_cell(text: str) -> str:
+    """Finished Markdown for a table's cell: the table is cut at pipes before anything else, code spans included."""
+    return text.replace("|", "\\|")
+
+
+def shorten(text: str, length: int, *, ellipsis: str = "…", head: int | None = None) -> str:
+    """Cut the middle out so that at most `length` characters are left; `head` (default: half) are from the start."""
+    if len(text) <= length:
+        return text
+    kept = max(length - len(ellipsis), 1)
+    head = min(kept // 2 if head is None else head, kept)
+    return text[:head] + ellipsis + text[len(text) - (kept - head) :]
+
+
+def ascii_symbols(text: str) -> str:
+    """Our own symbols in ASCII: `TIMES`, `…`, rules."""
+    return text.translate(_SYMBOLS)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _without_commands(text: str) -> str:
+    return text.replace("::", ":\\x3a").replace("##", "#\\x23")

@@ -1,0 +1,96 @@
+"""How a RunResult becomes text: the Formatter protocol, its options and the registry.
+
+To add a report format: a module with a `render` function that keeps the contract, and a line in `FORMATTERS` (and in
+`REPORT_SUFFIXES`, where a file's suffix can ask for it).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import PurePath
+from typing import Protocol
+
+from qdqcli.errors import UsageError
+from qdqcli.report.ranking import DEFAULT_SORT, check_sort
+from qdqcli.run.result import RunResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What a reader may choose. The data formats (JSON, JSONL, CSV) heed `ascii_only` alone."""
+
+    sort: str = DEFAULT_SORT
+    """The metric whose worst tensor comes first, or `name`."""
+    top: int | None = None
+    """Rows to show, the worst ones; None or 0 shows all."""
+    width: int | None = None
+    """Terminal cells to fit the table in; None, for files and pipes, is as wide as its content."""
+    color: bool = False
+    """Whether the table may hold ANSI colours."""
+    ascii_only: bool = False
+    """For an output whose encoding is not a Unicode one."""
+
+    @property
+    def ellipsis(self) -> str:
+        return "..." if self.ascii_only else "…"
+
+    def __post_init__(self) -> None:
+        check_sort(self.sort)
+        if self.top is not None and self.top < 0:
+            raise UsageError(f"top is {self.top}; it must be a number of rows, or 0 to show all")
+
+
+class Formatter(Protocol):
+    """A report format.
+
+    1. Names, file names and reasons come from strangers: each goes through the format's function in `escape.py`.
+    2. The same run and options give the same text: no time, no host, no environment.
+    3. The pieces, joined, are the whole report and end with a newline; nothing is computed that the run does not hold.
+    """
+
+    def __call__(self, run: RunResult, options: ReportOptions, /) -> Iterator[str]: ...
+
+
+FORMATTERS = {
+    "table": "qdqcli.report.text:render",
+    "json": "qdqcli.report.json:render",
+    "jsonl": "qdqcli.report.jsonl:render",
+    "csv": "qdqcli.report.csv:render",
+    "markdown": "qdqcli.report.markdown:render",
+}
+"""Format -> the `Formatter`, imported on demand."""
+
+REPORT_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
+"""Suffix of a report file, in lower case -> its format."""
+
+
+def formatter(name: str) -> Formatter:
+    """Load the formatter called `name`.
+
+    Raises:
+        UsageError: there is none; offers the nearest.
+    """
+    if name not in FORMATTERS:
+        nearest = get_close_matches(name, FORMATTERS, n=1) or FORMATTERS
+        raise UsageError(f"there is no report format {name!r}; try {', '.join(nearest)}")
+    module, attribute = FORMATTERS[name].split(":")
+    render: Formatter = getattr(import_module(module), attribute)
+    return render
+
+
+def format_for(path: PurePath) -> str:
+    """The format that the suffix of a report file asks for.
+
+    Raises:
+        UsageError: the suffix belongs to no format.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in REPORT_SUFFIXES:
+        raise UsageError(f"report {str(path)!r}: its suffix must be one of {', '.join(REPORT_SUFFIXES)}")
+    return REPORT_SUFFIXES[suffix]
+
+
+def formatter_for(path: PurePath) -> Formatter:
+    """Load the formatter for a report file; raises like `format_for`."""
+    return formatter(format_for(path))

@@ -1,0 +1,131 @@
+"""Fits a table into a terminal's width, giving up as little as it can. What it gives up, it says."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from os.path import commonprefix
+
+from rich.cells import cell_len
+
+from qdqcli.report.escape import shorten
+from qdqcli.report.table import Column
+
+GAP = "  "
+_MIN_NAME = 28
+"""Cells that columns are dropped for rather than give names less."""
+
+_DROPPED_FIRST = (
+    *("zeroed_fraction", "clipped_fraction", "rmse", "dtype"),
+    *("num_nonfinite", "num_nonfinite_output", "num_degenerate"),  # the warnings speak of them too
+    *("shape", "max_abs_error", "bits", "file"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A table on its way to a width."""
+
+    columns: Sequence[Column]
+    """The tensors' names first. A name may hold line feeds: it goes on in the next line."""
+    remarks: Sequence[str] = ()
+    """What was said once instead, and what was left out."""
+    widths: Sequence[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names, *others = self.columns
+        lines = [line for name in names.cells for line in name.split("\n")]
+        widths = [max(map(cell_len, (column.title, *column.cells))) for column in others]
+        object.__setattr__(self, "widths", [max(map(cell_len, (names.title, *lines))), *widths])
+
+    @property
+    def width(self) -> int:
+        """Cells of a line."""
+        return sum(self.widths) + len(GAP) * (len(self.widths) - 1)
+
+    @property
+    def least_width(self) -> int:
+        """Cells of a line whose name is cut as far as names should be."""
+        return self.width - max(self.widths[0] - _MIN_NAME, 0)
+
+
+def fit(columns: Sequence[Column], sort: str, width: int | None, ellipsis: str) -> Layout:
+    """Make lines of at most `width` cells: say once what all rows share, then drop columns, then cut names.
+
+    The metric of `sort` stays. Where not even that is enough, lines are wider.
+    """
+    layout = Layout(columns=columns)
+    if width is None or layout.width <= width:
+        return layout
+    layout = _without_shared_columns(layout, sort)
+    if layout.width > width:
+        layout = _without_shared_ends(layout)
+    layout = _without_columns(layout, [name for name in _DROPPED_FIRST if name != sort], width)
+    room = layout.widths[0] - (layout.width - width)
+    return layout if layout.width <= width else _with_names(layout, partial(_cut, room=max(room, 8), ellipsis=ellipsis))
+
+
+def _without_shared_columns(layout: Layout, sort: str) -> Layout:
+    """Columns of words or of zeros that say the same in each of several rows become a remark."""
+    shared = [column for column in layout.columns[1:] if column.name != sort and _is_shared(column)]
+    if not shared:
+        return layout
+    said = ", ".join(f"{column.title} {column.cells[0]}" for column in shared)
+    columns = [column for column in layout.columns if column not in shared]
+    return replace(layout, columns=columns, remarks=[*layout.remarks, f"in every row: {said}"])
+
+
+def _is_shared(column: Column) -> bool:
+    only = set(column.cells)
+    return len(column.cells) > 1 and len(only) == 1 and (not column.is_number or only == {"0"})
+
+
+def _without_shared_ends(layout: Layout) -> Layout:
+    """First and last words, between dots, that all of several names share become a remark."""
+    names = layout.columns[0].cells
+    reversed_names = [name[::-1] for name in names]
+    start = "".join(commonprefix(names).rpartition(".")[:2])  # noqa: RUF071  names, not paths
+    end = "".join(commonprefix(reversed_names).rpartition(".")[:2])[::-1]  # noqa: RUF071
+    if len(names) < 2 or not (start or end) or min(map(len, names)) <= len(start) + len(end):
+        return layout
+    said = " and ".join([f"begins with {start}"] * bool(start) + [f"ends with {end}"] * bool(end))
+    shorter = _with_names(layout, lambda names: [name[len(start) : len(name) - len(end)] for name in names])
+    return replace(shorter, remarks=[*layout.remarks, f"every name {said}"])
+
+
+def _without_columns(layout: Layout, names: Sequence[str], width: int) -> Layout:
+    """Columns go, in the order of `names`, until the rest has room."""
+    gone = []
+    for name in names:
+        if layout.least_width > width and (dropped := [column for column in layout.columns if column.name == name]):
+            layout = replace(layout, columns=[column for column in layout.columns if column.name != name])
+            gone += [column.title for column in dropped]
+    return replace(layout, remarks=[*layout.remarks, f"no room for: {', '.join(gone)}"]) if gone else layout
+
+
+def _with_names(layout: Layout, change: Callable[[Sequence[str]], Sequence[str]]) -> Layout:
+    names = layout.columns[0]
+    return replace(layout, columns=[replace(names, cells=change(names.cells)), *layout.columns[1:]])
+
+
+def _cut(names: Sequence[str], room: int, ellipsis: str) -> Sequence[str]:
+    """Names of at most `room` cells: cut where most names stay apart; those that do not are broken into lines."""
+    heads = (room // 2, room // 3, 0, room - len(ellipsis))
+    candidates = [[_cut_name(name, room, ellipsis, head) for name in names] for head in heads]
+    best = max(candidates, key=lambda cut: len(set(cut)))  # the first of equals
+    full_names: dict[str, set[str]] = {}
+    for short, name in zip(best, names, strict=True):
+        full_names.setdefault(short, set()).add(name)
+    return [
+        short if len(full_names[short]) == 1 else _broken(name, room) for short, name in zip(best, names, strict=True)
+    ]
+
+
+def _cut_name(name: str, room: int, ellipsis: str, head: int) -> str:
+    length = room
+    while cell_len(short := shorten(name, length, ellipsis=ellipsis, head=head)) > room and length > 1:
+        length -= 1  # characters that are two cells wide
+    return short
+
+
+def _broken(name: str, room: int) -> str:
+    return "\n".join(name[start : start + room] for start in range(0, len(name), room))

@@ -1,0 +1,52 @@
+"""The report as GitHub-flavoured Markdown, for pull requests and job summaries: table, summary, what to look into.
+
+Worst tensor first, at most `options.top` rows. Text from the input stands in code spans.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from qdqcli.report import escape
+from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.ranking import ranked
+from qdqcli.report.summary import facts, few, hidden, notes, warnings
+from qdqcli.report.table import MAX_NAME, table
+from qdqcli.run.result import RunResult
+
+
+def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
+    """Heading, table, summary, warnings."""
+    for line in _lines(run, options):
+        yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
+
+
+def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
+    rows = ranked(run, options.sort, options.top)
+    quote = partial(_quoted, options=options)
+    yield "## Quantization error"
+    yield ""
+    yield f"`qdq {run.command}` on {few(run.inputs, quote)}"
+    yield ""
+    if rows:
+        columns = table(rows, options.sort, quote)
+        yield _row([column.title for column in columns])
+        yield _row(["--:" if column.is_number else ":--" for column in columns])
+        yield from (_row(cells) for cells in zip(*(column.cells for column in columns), strict=True))
+        yield from (text for line in hidden(run, len(rows)) for text in ("", line))
+        yield ""
+    yield _row(["summary", ""])
+    yield _row([":--", ":--"])
+    for label, value in facts(run, rows[0] if rows else None, options.sort, quote):
+        yield _row([label, value])
+    advice = [f"**Warning:** {text}." for text in warnings(run, quote)]
+    advice += [f"**Note:** {text}." for text in notes(run)]
+    yield from (text for line in advice for text in ("", line))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(escape.markdown_cell, cells))} |"
+
+
+def _quoted(text: str, options: ReportOptions) -> str:
+    shown = escape.visible(text, ascii_only=options.ascii_only)
+    return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))

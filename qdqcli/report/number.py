@@ -1,0 +1,64 @@
+"""Metric values as a reader wants them: few digits, units, words where there is no number."""
+
+from qdqcli.run.result import TensorResult
+from qdqcli.stats.metrics import METRICS, MetricValue
+
+NO_NUMBER = "-"
+EXACT = "exact"
+
+
+def metric_text(name: str, value: MetricValue) -> str:
+    """The value of metric `name` without its unit, for a table's cell; a percent sign stays with its number."""
+    if value is None:
+        return NO_NUMBER
+    match name:
+        case "sqnr_db":
+            return f"{value:.2f}"
+        case "clipped_fraction" | "zeroed_fraction":
+            return percent(value)
+        case "cosine_similarity":
+            return f"{value:.6f}"
+        case "bits_per_weight":
+            return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else significant(value)
+
+
+def metric_title(name: str) -> str:
+    """A few words for the metric, without a unit."""
+    return METRICS[name].title if name in METRICS else name.replace("_", " ")
+
+
+def metric_unit(name: str) -> str:
+    """` dB` for a metric in decibels, else nothing: the other units are the tensor's own, or none."""
+    return " dB" if name in METRICS and METRICS[name].unit == "dB" else ""
+
+
+def row_text(name: str, row: TensorResult) -> str:
+    """A metric of one tensor: `exact` for the SQNR of one that did not change, degenerate slices with their total."""
+    if name == "sqnr_db" and row.is_exact:
+        return EXACT
+    text = metric_text(name, row.stats[name])
+    return f"{text}/{row.num_slices:,}" if name == "num_degenerate" and row.stats[name] else text
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`value` in `digits` significant digits, trailing zeros kept; `0` plainly."""
+    return f"{value:#.{digits}g}".removesuffix(".") if value else "0"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage: `0` and `100%` only where it is that."""
+    if fraction == 0.0:
+        return "0"
+    if fraction == 1.0:
+        return "100%"
+    if fraction < 0.0001:
+        return "<0.01%"
+    if fraction > 0.9999:
+        return ">99.99%"
+    return f"{fraction:.2%}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 tensor`, `2,000 tensors`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

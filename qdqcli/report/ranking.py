@@ -1,0 +1,49 @@
+"""The order of a report's rows: the worst tensor first."""
+
+from difflib import get_close_matches
+
+from qdqcli.errors import UsageError
+from qdqcli.run.result import STATS, RunResult, TensorResult
+from qdqcli.stats.metrics import METRICS, Better
+
+DEFAULT_SORT = "sqnr_db"
+BY_NAME = "name"
+SORTS = (*STATS, BY_NAME)
+"""What rows may be sorted by."""
+
+
+def ranked(run: RunResult, sort: str = DEFAULT_SORT, top: int | None = None) -> list[TensorResult]:
+    """The quantized rows, the worst by `sort` first, at most `top` of them (None or 0: all).
+
+    Worst is the smallest or the largest value, as the metric's `better` says, or the largest magnitude where neither
+    is better. Before all numbers come rows that have none because their data could not be measured; after all numbers,
+    rows that lost nothing (`sqnr_db` has no number for them) or hold no element. Ties go by name, then by file.
+
+    Raises:
+        UsageError: `sort` is neither a metric nor `name`; offers the nearest.
+    """
+    check_sort(sort)
+    rows = sorted(run.quantized, key=lambda row: (*_badness(row, sort), row.source.name, row.source.file))
+    return rows[:top] if top else rows
+
+
+def check_sort(sort: str) -> None:
+    """Raise UsageError, with the nearest names, unless rows can be sorted by `sort`."""
+    if sort not in SORTS:
+        nearest = get_close_matches(sort, SORTS, cutoff=0.5) or SORTS
+        raise UsageError(f"cannot sort by {sort!r}; try {', '.join(nearest)}")
+
+
+def _badness(row: TensorResult, sort: str) -> tuple[int, float]:
+    if sort == BY_NAME:
+        return 1, 0.0
+    value = row.stats[sort]
+    if value is None:
+        return (2, 0.0) if row.is_exact or not row.sums.num_elements else (0, 0.0)
+    match METRICS[sort].better if sort in METRICS else Better.NEITHER:
+        case Better.LOWER:
+            return 1, -value
+        case Better.HIGHER:
+            return 1, value
+        case Better.NEITHER:
+            return 1, -abs(value)

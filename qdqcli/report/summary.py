@@ -1,0 +1,99 @@
+"""What text and Markdown say below the table: facts about the whole run, and what the reader should look into."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, row_text, significant
+from qdqcli.report.ranking import BY_NAME, DEFAULT_SORT
+from qdqcli.report.table import Quote
+from qdqcli.run.result import RunResult, TensorResult
+from qdqcli.stats.metrics import MetricValue, is_exact
+
+Fact = tuple[str, str]
+"""Label and value; an empty label goes on with the one above."""
+
+_NAMES_SHOWN = 3
+
+
+def facts(run: RunResult, worst: TensorResult | None, sort: str, quote: Quote) -> Iterator[Fact]:
+    """Counts of tensors, skipped ones by reason, then the figures over all quantized elements.
+
+    `worst` is the first row when sorted by `sort`, None where there is no row.
+    """
+    summary = run.summary
+    yield "quantized", counted(sum(1 for _ in run.quantized), "tensor")
+    reasons = Counter(row.reason for row in run.skipped)
+    for index, (reason, count) in enumerate(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))):
+        yield "" if index else "skipped", f"{counted(count, 'tensor')}: {quote(reason)}"
+    if worst is None:
+        return
+    yield "elements", metric_text("num_elements", summary["num_elements"])
+    yield "bits/weight", metric_text("bits_per_weight", summary["bits_per_weight"])
+    yield "SQNR", _sqnr(run)
+    yield "RMSE", _four_digits(summary["rmse"])
+    yield "max |e|", _four_digits(summary["max_abs_error"])
+    yield "worst tensor", f"{quote(worst.source.name)}, {_verdict(worst, DEFAULT_SORT if sort == BY_NAME else sort)}"
+
+
+def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
+    """What makes figures doubtful, with what to do about it."""
+    if rows := _with_some(run, "num_nonfinite"):
+        yield (
+            f"the input has {counted(run.sums.num_nonfinite, 'NaN or infinite element')}, in {_names(rows, quote)}; "
+            "left out of all other figures. An infinity also spoils the range of its slice: give one (--input-min and "
+            "--input-max, or --ranges)"
+        )
+    if rows := _with_some(run, "num_nonfinite_output"):
+        yield (
+            f"quantization made {counted(run.sums.num_nonfinite_output, 'finite element')} NaN or infinite, in "
+            f"{_names(rows, quote)}; left out of all other figures. The output is not usable there"
+        )
+    if rows := _with_some(run, "num_degenerate"):
+        yield (
+            f"{counted(run.sums.num_degenerate, 'degenerate slice')} (a tensor, channel or group whose scale is 0, "
+            f"infinite or out of range), in {_names(rows, quote)}. Harmless where all elements are zero; else try "
+            "--signed-input, more bits or a given range, or leave the tensor in float with --exclude"
+        )
+
+
+def notes(run: RunResult) -> Iterator[str]:
+    """What may not have been meant."""
+    vectors = sum(len(row.source.shape) == 1 for row in run.quantized)
+    if vectors and len(run.rows) > 1:
+        verb = "is" if vectors == 1 else "are"
+        yield f"{vectors:,} of the quantized tensors {verb} 1-D (norms, biases); --min-ndim 2 leaves them alone"
+
+
+def hidden(run: RunResult, num_shown: int) -> Iterator[str]:
+    """A line for the rows that `--top` cut off."""
+    if missing := sum(1 for _ in run.quantized) - num_shown:
+        yield f"… and {missing:,} more (--top 0 shows all)"
+
+
+def few(names: Sequence[str], quote: Quote) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(map(quote, names[:_NAMES_SHOWN]))
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN:,} more"
+
+
+def _sqnr(run: RunResult) -> str:
+    if is_exact(run.sums):
+        return "exact: no element changed"
+    return metric_text("sqnr_db", run.summary["sqnr_db"]) + " dB" * (run.summary["sqnr_db"] is not None)
+
+
+def _four_digits(value: MetricValue) -> str:
+    return NO_NUMBER if value is None else significant(value, 4)
+
+
+def _verdict(row: TensorResult, metric: str) -> str:
+    unit = "" if row.stats[metric] is None else metric_unit(metric)
+    return f"{metric_title(metric)} {row_text(metric, row)}{unit}"
+
+
+def _with_some(run: RunResult, metric: str) -> list[TensorResult]:
+    return [row for row in run.quantized if row.stats[metric]]
+
+
+def _names(rows: Sequence[TensorResult], quote: Quote) -> str:
+    return few([row.source.name for row in rows], quote)

@@ -1,0 +1,77 @@
+"""The table that text and Markdown share: which columns there are, and their cells as strings."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.report.escape import TIMES, shorten
+from qdqcli.report.number import metric_title, metric_unit, row_text
+from qdqcli.report.ranking import BY_NAME
+from qdqcli.run.result import TensorResult
+
+Quote = Callable[[str], str]
+"""Foreign text -> what the format may show."""
+
+MAX_NAME = 120
+"""Characters of a name that are shown; the middle of a longer one is cut out."""
+
+_METRICS = ("sqnr_db", "max_abs_error", "rmse", "clipped_fraction", "zeroed_fraction")
+_TROUBLES = ("num_nonfinite", "num_nonfinite_output", "num_degenerate")
+"""Columns that are there only when a row has some."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A title and one cell per row, ready to print."""
+
+    name: str
+    """A metric's name, or a word for what is no metric."""
+    title: str
+    cells: Sequence[str]
+    is_number: bool = False
+
+
+def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:
+    """The columns for `rows`, the tensor's name first; the metric that they are sorted by is among them."""
+    troubles = [name for name in _TROUBLES if any(row.stats[name] for row in rows)]
+    metrics = [*_METRICS, *troubles]
+    if sort not in (*metrics, BY_NAME):
+        metrics.append(sort)
+    return [
+        Column(name="tensor", title="tensor", cells=[quote(row.source.name) for row in rows]),
+        *_files(rows, quote),
+        Column(name="shape", title="shape", cells=[shape_text(row.source.shape) for row in rows], is_number=True),
+        Column(name="dtype", title="dtype", cells=[row.source.dtype for row in rows]),
+        Column(name="bits", title="bits", cells=[spec_text(row.spec) for row in rows]),
+        *(_metric_column(name, rows) for name in metrics),
+    ]
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """`1536x384`, with `TIMES` between; the middle of a shape with very many dimensions is cut out."""
+    return shorten(TIMES.join(map(str, shape)), 24) if shape else "scalar"
+
+
+def spec_text(spec: QuantSpec) -> str:
+    """Bits and granularity: `int8`, `uint4 g128`, `int8 axis 0`."""
+    words = [f"{'int' if spec.signed_input else 'uint'}{spec.num_bits}"]
+    if spec.narrow_range:
+        words.append("narrow")
+    if spec.group_size is not None:
+        words.append(f"g{spec.group_size}")
+    elif spec.axis != WHOLE_TENSOR:
+        words.append(f"axis {spec.axis}")
+    return " ".join(words)
+
+
+def _files(rows: Sequence[TensorResult], quote: Quote) -> list[Column]:
+    """The files, where names alone do not tell the tensors apart."""
+    names = {row.source.name for row in rows}
+    if len(names) == len(rows) and "" not in names:
+        return []
+    return [Column(name="file", title="file", cells=[quote(row.source.file) for row in rows])]
+
+
+def _metric_column(name: str, rows: Sequence[TensorResult]) -> Column:
+    title = metric_title(name) + metric_unit(name)
+    return Column(name=name, title=title, cells=[row_text(name, row) for row in rows], is_number=True)

@@ -1,0 +1,140 @@
+"""The op's gradient for files: the gradients of each tensor, masked by the range of the tensor that was quantized."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from qdqcli.errors import UsageError
+from qdqcli.op import cpu
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import Floats, like_of
+from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.run.masked import MaskedGradient
+from qdqcli.run.plan import Plan
+from qdqcli.run.quantize import Block, blocks_of, given_ends, measure_ends, read_block, write_block
+from qdqcli.run.recipe import Skip
+from qdqcli.run.stored_layout import layout_of
+from qdqcli.run.workers import Workers
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.message import escape_name
+from qdqcli.tensors.output import OutputTree
+from qdqcli.tensors.tensor import TensorInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A tensor of gradients and the tensor that was quantized."""
+
+    gradients: TensorInfo
+    gradients_reader: ShardReader
+    info: TensorInfo
+    reader: ShardReader
+    spec: QuantSpec
+    writer: ShardWriter
+
+
+def differentiate(
+    plans: Sequence[Plan],
+    original: Checkpoint,
+    given_range: tuple[float, float] | None,
+    workers: Workers,
+    output: OutputTree,
+) -> list[MaskedGradient]:
+    """Write, in the layout of the gradients, input_backprop for each tensor that the plans select.
+
+    A range that is not given is measured on the tensor itself. The gradients of its ends are zeros and not written.
+
+    Raises:
+        UsageError: a selected tensor of the gradients is missing in `original`, or has another dtype, shape or byte
+            layout there.
+    """
+    shards = _counterparts(plans, original)
+    for plan in plans:
+        _check_pairs(plan, shards)
+    masked = [result for plan in plans for result in _run_plan(plan, shards, given_range, workers, output)]
+    output.copy_side_files(workers.interruption.check)
+    return masked
+
+
+Shards = dict[str, tuple[Shard, TensorInfo]]
+
+
+def _counterparts(plans: Sequence[Plan], original: Checkpoint) -> Shards:
+    """By name of the gradients: the tensor of that name, or the only one where there is one on both sides."""
+    shards = {tensor.name: (shard, tensor) for shard in original.shards for tensor in shard.tensors}
+    names = [tensor.name for plan in plans for tensor in plan.shard.tensors]
+    return dict(zip(names, shards.values(), strict=True)) if len(names) == len(shards) == 1 else shards
+
+
+def _check_pairs(plan: Plan, shards: Shards) -> None:
+    for tensor, decision in plan.tensors:
+        if isinstance(decision, Skip):
+            continue
+        name = escape_name(tensor.name)
+        if tensor.name not in shards:
+            raise UsageError(f"'{name}' has gradients, but INPUT has no tensor of that name; --exclude it")
+        info = shards[tensor.name][1]
+        ours, theirs = (
+            (t.dtype.name, list(t.shape), t.big_endian, t.fortran_order and len(t.shape) > 1) for t in (tensor, info)
+        )
+        if ours != theirs:
+            raise UsageError(
+                f"'{name}': gradients are {tensor.dtype.name} {list(tensor.shape)}, INPUT is {info.dtype.name} "
+                f"{list(info.shape)}; dtype, shape, byte order and memory order must be equal"
+            )
+
+
+def _run_plan(
+    plan: Plan, shards: Shards, given_range: tuple[float, float] | None, workers: Workers, output: OutputTree
+) -> Iterator[MaskedGradient]:
+    with ExitStack() as undo:
+        gradients_reader = undo.enter_context(plan.shard.open())
+        writer = output.create(plan.checkpoint, plan.shard, gradients_reader)
+        undo.callback(writer.abort)
+        readers: dict[str, ShardReader] = {}
+        for tensor, decision in plan.tensors:
+            workers.interruption.check()
+            if isinstance(decision, Skip):
+                writer.copy(tensor)
+                continue
+            shard, info = shards[tensor.name]
+            if shard.name not in readers:
+                readers[shard.name] = undo.enter_context(shard.open())
+            pair = _Pair(
+                gradients=tensor,
+                gradients_reader=gradients_reader,
+                info=info,
+                reader=readers[shard.name],
+                spec=decision,
+                writer=writer,
+            )
+            yield _differentiate_tensor(pair, given_range, workers)
+        for reader in (gradients_reader, *readers.values()):
+            reader.close()
+        writer.commit()
+
+
+def _differentiate_tensor(pair: _Pair, given_range: tuple[float, float] | None, workers: Workers) -> MaskedGradient:
+    layout = layout_of(pair.info, pair.spec)
+    dtype = pair.info.dtype.name
+    ends = given_ends(given_range, layout.num_slices, dtype)
+    if ends is None:
+        ends = measure_ends(pair.reader, pair.info, layout, workers)
+    blocks = blocks_of(pair.info, workers)
+    outside = workers.map(partial(_differentiate_block, pair, layout, ends, workers), blocks)
+    return MaskedGradient(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))
+
+
+def _differentiate_block(pair: _Pair, layout: Layout, ends: Floats, workers: Workers, block: Block) -> int:
+    start, stop = block
+    x = read_block(pair.reader, pair.info, workers, "input", block)
+    g = read_block(pair.gradients_reader, pair.gradients, workers, "gradients", block)
+    out: NDArray[Any] = workers.buffer("output", x.dtype.type, stop - start)
+    like = like_of(pair.info.dtype.name, ComputeDType.NATIVE)
+    outside = cpu.differentiate(g, x, out, start, start, stop, *layout.steps, 0, ends, like)
+    write_block(pair.writer, pair.gradients, out, start)
+    return int(outside)

@@ -1,0 +1,137 @@
+"""What would happen to each tensor: names, dtypes, shapes, sizes and settings, from the headers alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from qdqcli import __version__
+from qdqcli.op.spec import QuantSpec
+from qdqcli.run.plan import Plan, source_of
+from qdqcli.run.recipe import Decision, Skip
+from qdqcli.run.result import SCHEMA_VERSION, RunResult, Source, TensorResult, spec_to_json
+from qdqcli.run.stored_layout import layout_of
+from qdqcli.stats.metrics import METRICS, MetricValue
+from qdqcli.tensors.tensor import TensorInfo
+
+RANGES = ("input_min", "input_max", "num_nonfinite")
+"""What `--ranges` adds, once the data was read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedTensor:
+    """One tensor and what would happen to it."""
+
+    source: Source
+    num_elements: int
+    num_bytes: int
+    decision: Decision
+    num_slices: int = 0
+    """Ranges that it would have; 0 where it is skipped."""
+    quantized_bits: int = 0
+    """Storage bits that the codes and scales would take; 0 where it is skipped."""
+    ranges: Mapping[str, MetricValue] = field(default_factory=dict)
+    """`RANGES`, where the data was read."""
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Storage bits per element: of the codes and scales, or as the tensor is."""
+        bits = self.quantized_bits or 8 * self.num_bytes
+        return bits / self.num_elements if self.num_elements else None
+
+    @classmethod
+    def of(cls, source: Source, tensor: TensorInfo, decision: Decision, scale_bits: int) -> Self:
+        """Work out the sizes."""
+        slices = layout_of(tensor, decision).num_slices if isinstance(decision, QuantSpec) else 0
+        bits = tensor.num_elements * decision.num_bits + slices * scale_bits if isinstance(decision, QuantSpec) else 0
+        return cls(
+            source=source,
+            num_elements=tensor.num_elements,
+            num_bytes=tensor.nbytes,
+            decision=decision,
+            num_slices=slices,
+            quantized_bits=bits,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The tensors of all inputs, in their order."""
+
+    command: str
+    inputs: Sequence[str]
+    settings: Mapping[str, Any]
+    tensors: Sequence[ListedTensor]
+
+    @classmethod
+    def of(cls, command: str, plans: Sequence[Plan], settings: Mapping[str, Any], scale_bits: int) -> Self:
+        """List what the plans say."""
+        sources = [
+            (source_of(plan.checkpoint, tensor), tensor, what) for plan in plans for tensor, what in plan.tensors
+        ]
+        return cls(
+            command=command,
+            inputs=list(dict.fromkeys(str(plan.checkpoint.path) for plan in plans)),
+            settings=settings,
+            tensors=[ListedTensor.of(source, tensor, what, scale_bits) for source, tensor, what in sources],
+        )
+
+    @property
+    def summary(self) -> dict[str, MetricValue]:
+        """Totals over all tensors."""
+        quantized = [tensor for tensor in self.tensors if isinstance(tensor.decision, QuantSpec)]
+        elements = sum(tensor.num_elements for tensor in quantized)
+        kept = sum(tensor.num_bytes for tensor in self.tensors if isinstance(tensor.decision, Skip))
+        bits = sum(tensor.quantized_bits for tensor in quantized)
+        return {
+            "num_tensors": len(self.tensors),
+            "num_quantized": len(quantized),
+            "num_skipped": len(self.tensors) - len(quantized),
+            "num_elements": elements,
+            "num_bytes": sum(tensor.num_bytes for tensor in self.tensors),
+            "num_quantized_bytes": kept + -(-bits // 8),
+            "bits_per_weight": bits / elements if elements else None,
+        }
+
+
+def with_ranges(listing: Listing, run: RunResult) -> Listing:
+    """The listing with what reading the data of the quantized tensors found: rows stand in the same order."""
+    tensors = [
+        ListedTensor(**{**vars(tensor), "ranges": {name: METRICS[name].value(row.sums) for name in RANGES}})
+        if isinstance(row, TensorResult)
+        else tensor
+        for tensor, row in zip(listing.tensors, run.rows, strict=True)
+    ]
+    return Listing(**{**vars(listing), "tensors": tensors})
+
+
+def listing_to_json(listing: Listing) -> dict[str, Any]:
+    """The listing as JSON values, in the words of a report; `num_quantized_bytes` is with codes and scales packed."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "qdq", "version": __version__},
+        "command": listing.command,
+        "inputs": list(listing.inputs),
+        "settings": dict(listing.settings),
+        "summary": listing.summary,
+        "tensors": [_tensor_to_json(tensor) for tensor in listing.tensors],
+    }
+
+
+def _tensor_to_json(tensor: ListedTensor) -> dict[str, Any]:
+    source, decision = tensor.source, tensor.decision
+    head = {
+        "name": source.name,
+        "file": source.file,
+        "dtype": source.dtype,
+        "shape": list(source.shape),
+        "num_bytes": tensor.num_bytes,
+    }
+    stats = {"num_elements": tensor.num_elements, **tensor.ranges, "bits_per_weight": tensor.bits_per_weight}
+    if isinstance(decision, Skip):
+        return head | {"status": "skipped", "reason": decision.reason, "stats": stats}
+    return head | {
+        "status": "quantized",
+        "spec": spec_to_json(decision),
+        "num_ranges": tensor.num_slices,
+        "stats": stats,
+    }

@@ -1,0 +1,202 @@
+"""The table for eyes: at several widths, in ASCII, with and without colour."""
+
+from dataclasses import replace
+from re import sub
+
+import pytest
+from rich.cells import cell_len
+
+from qdqcli.op.spec import QuantSpec
+from qdqcli.report.formatter import ReportOptions, formatter
+from qdqcli.report.number import metric_title
+from qdqcli.report.ranking import SORTS
+from qdqcli.run.result import RunResult, TensorResult
+from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, SKIPPED, hostile_run, quantized, run_of, skipped
+
+
+def render(run: RunResult, **options: object) -> str:
+    return "".join(formatter("table")(run, ReportOptions(**options)))  # type: ignore[arg-type]
+
+
+def table_lines(text: str) -> list[str]:
+    """Title and rows, without the rule."""
+    head, _, *rest = text.split("\n\n")[0].split("\n")
+    return [head, *rest]
+
+
+def layers(count: int) -> RunResult:
+    """Names as language models have them; the first is the worst."""
+    names = [f"model.layers.{i}.{part}.weight" for i in range(count) for part in ("self_attn.q_proj", "mlp.down_proj")]
+    rows = [quantized(name, [1.0, 2.0, 3.0], [1.0, 2.0, 3.5 - i / 100]) for i, name in enumerate(names)]
+    return run_of(*(replace(row, source=replace(row.source, shape=(1536, 8960))) for row in rows))
+
+
+def test_a_report_reads_like_this() -> None:
+    report = render(run_of(GOOD, SKIPPED, BAD, EXACT), ascii_only=True)
+    assert report == (
+        "tensor              shape  dtype  bits         SQNR dB  max |e|      RMSE  clipped  zeroed\n"
+        "------------------------------------------------------------------------------------------\n"
+        "model.bad.weight      3x1  BF16   int4 g128      17.48    0.500     0.289        0       0\n"
+        "model.good.weight     3x1  BF16   int8 axis 0    71.46  0.00100  0.000577        0       0\n"
+        "model.exact.weight    2x1  BF16   int8 axis 0    exact        0         0        0       0\n"
+        "\n"
+        "quantized     3 tensors\n"
+        "skipped       1 tensor: I64 is not a floating-point dtype\n"
+        "elements      8\n"
+        "bits/weight   30.500\n"
+        "SQNR          21.21 dB\n"
+        "RMSE          0.1768\n"
+        "max |e|       0.5000\n"
+        "worst tensor  model.bad.weight, SQNR 17.48 dB\n"
+    )
+
+
+def test_symbols_are_used_where_the_encoding_has_them() -> None:
+    assert "3\N{MULTIPLICATION SIGN}1" in render(run_of(GOOD))
+    assert "\n────" in render(run_of(GOOD))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_lines_fit_the_width(width: int, ascii_only: bool) -> None:
+    for run in (EVERY_KIND, layers(12), hostile_run()):
+        lines = render(run, width=width, ascii_only=ascii_only).splitlines()
+        assert max(map(cell_len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100])
+def test_names_stay_apart_when_they_are_cut(width: int) -> None:
+    rows = table_lines(render(layers(30), width=width))[1:61]
+    assert len({row.split("  ")[0] for row in rows}) == 60
+
+
+def test_names_that_differ_where_they_must_be_cut_go_on_in_further_lines() -> None:
+    names = [f"{'a' * 40}{i}{'b' * 40}" for i in range(3)]
+    text = render(run_of(*(quantized(name, [1.0], [1.5]) for name in names)), width=60)
+    lines = table_lines(text)
+    assert max(map(cell_len, lines)) <= 60
+    assert all(f"{i}bbb" in text.replace("\n", "") for i in range(3))
+
+
+def test_a_narrow_table_says_what_it_says_once_and_what_it_left_out() -> None:
+    text = render(layers(3), width=60)
+    assert "in every row: dtype BF16, bits int8 axis 0, clipped 0" in text
+    assert "every name begins with model.layers. and ends with .weight" in text
+    assert "no room for: RMSE" not in render(layers(3), width=80)
+    assert "no room for: " in render(layers(3), width=40)
+
+
+def test_a_wide_table_leaves_nothing_out() -> None:
+    for width in (None, 200):
+        text = render(layers(3), width=width)
+        assert "in every row" not in text
+        assert "no room" not in text
+        assert "model.layers.0.self_attn.q_proj.weight" in table_lines(text)[1]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_the_metric_that_is_sorted_by_is_shown_at_any_width(sort: str) -> None:
+    title = "tensor" if sort == "name" else metric_title(sort)
+    for width in (None, 100, 40):
+        assert title in table_lines(render(layers(3), sort=sort, width=width))[0]
+
+
+def test_top_cuts_rows_and_says_so() -> None:
+    text = render(layers(3), top=2)
+    assert len(table_lines(text)) == 1 + 2 + 1
+    assert "… and 4 more (--top 0 shows all)" in text
+    assert "... and 4 more (--top 0 shows all)" in render(layers(3), top=2, ascii_only=True)
+    assert "--top" not in render(layers(3), top=6)
+
+
+def test_colour_changes_nothing_but_colour() -> None:
+    plain = render(EVERY_KIND, width=100)
+    colored = render(EVERY_KIND, width=100, color=True)
+    assert "\x1b" not in plain
+    assert "\x1b[" in colored
+    assert sub(r"\x1b\[[0-9;]*m", "", colored).replace(" \n", "\n") == plain.replace(" \n", "\n")
+
+
+def test_names_bring_no_colour_and_no_markup() -> None:
+    styles = set(sub(r"[^\x1b]*(\x1b\[[0-9;]*m)?", r"\1|", render(hostile_run(), color=True)).split("|"))
+    assert styles == set(sub(r"[^\x1b]*(\x1b\[[0-9;]*m)?", r"\1|", render(hostile_run_named(), color=True)).split("|"))
+    assert "[bold red]x[/]" in render(hostile_run())
+
+
+def hostile_run_named() -> RunResult:
+    """The same rows under harmless names."""
+    rows = [quantized(f"n{i}", [1.0, 2.0], [1.0, 2.5]) for i in range(len(HOSTILE))]
+    return run_of(*rows, skipped("s", "reason"))
+
+
+def test_columns_for_trouble_are_there_only_with_trouble() -> None:
+    assert "degenerate" not in render(run_of(GOOD, BAD))
+    head, *rows = table_lines(render(EVERY_KIND))
+    assert "non-finite  non-finite out  degenerate" in head
+    assert next(row for row in rows if row.startswith("model.degenerate")).endswith("0               0         2/4")
+
+
+def test_files_are_shown_where_names_do_not_tell_tensors_apart() -> None:
+    twice = [replace(GOOD, source=replace(GOOD.source, file=file)) for file in ("a.npy", "b.npy")]
+    assert "a.npy" in render(run_of(*twice))
+    assert "a.npy" in render(run_of(replace(GOOD, source=replace(GOOD.source, name="", file="a.npy"))))
+    assert "m.safetensors" not in render(run_of(GOOD, BAD))
+
+
+def test_skipped_tensors_are_counted_by_reason() -> None:
+    run = run_of(GOOD, skipped("a", "kept"), skipped("b", "not a float"), skipped("c", "not a float"))
+    assert "skipped       2 tensors: not a float\n              1 tensor: kept\n" in render(run)
+
+
+def test_what_is_doubtful_is_said_with_what_to_do() -> None:
+    text = " ".join(render(EVERY_KIND).split())
+    assert "the input has 3 NaN or infinite elements, in model.nan.weight, model.inf.weight" in text
+    assert "quantization made 1 finite element NaN or infinite, in model.inf.weight" in text
+    assert "2 degenerate slices" in text
+    assert "--input-min" in text
+    assert "warning" not in render(run_of(GOOD))
+
+
+def test_many_troubled_tensors_are_counted() -> None:
+    nan = float("nan")
+    run = run_of(*(quantized(f"w{i}", [1.0, nan], [1.0, nan]) for i in range(9)))
+    assert "in w0, w1, w2 and 6 more" in render(run)
+
+
+def vector(row: TensorResult) -> TensorResult:
+    return replace(row, source=replace(row.source, shape=(3,)))
+
+
+def test_vectors_of_a_checkpoint_are_pointed_out() -> None:
+    assert "note: 1 of the quantized tensors is 1-D (norms, biases); --min-ndim 2" in render(run_of(vector(GOOD), BAD))
+    assert "--min-ndim" not in render(run_of(vector(GOOD)))
+    assert "--min-ndim" not in render(run_of(GOOD, BAD))
+
+
+def test_nothing_quantized_has_no_table() -> None:
+    assert (
+        render(run_of(SKIPPED))
+        == "quantized     0 tensors\nskipped       1 tensor: I64 is not a floating-point dtype\n"
+    )
+
+
+def test_an_exact_run_says_so() -> None:
+    assert "SQNR          exact: no element changed" in render(run_of(EXACT))
+    assert "worst tensor  model.exact.weight, SQNR exact\n" in render(run_of(EXACT))
+
+
+def test_long_names_are_cut_in_the_middle() -> None:
+    assert max(map(len, render(hostile_run()).splitlines())) < 400
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (QuantSpec(), "int8"),
+        (QuantSpec(num_bits=4, group_size=128), "int4 g128"),
+        (QuantSpec(num_bits=4, axis=1, signed_input=False), "uint4 axis 1"),
+        (QuantSpec(narrow_range=True, axis=0), "int8 narrow axis 0"),
+    ],
+)
+def test_bits_and_granularity_in_a_few_words(spec: QuantSpec, words: str) -> None:
+    assert f"  {words}  " in table_lines(render(run_of(quantized("w", [1.0], [1.5], spec=spec))))[1] + "  "
