@@ -3,13 +3,22 @@
 To add a file format: a module with an `open_*` function that returns a `Shard`, and a line in `FORMATS`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import glob
+import importlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from qdqcli.tensors.tensor import TensorInfo
+from qdqcli.errors import InputError, UnavailableError, UsageError
+from qdqcli.tensors.message import escape_name, show_path
+from qdqcli.tensors.signature import SNIFF_BYTES, describe
+from qdqcli.tensors.storage import FileIdentity, InputFile, input_error
+from qdqcli.tensors.tensor import DTYPES, TensorInfo
 
 
 class ShardReader(Protocol):
@@ -21,7 +30,7 @@ class ShardReader(Protocol):
     """
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the tensor's bytes from `start` (relative to its first byte) on."""
+        """Fill `buffer`, contiguous and of a native type, with the tensor's bytes from `start` (in the tensor) on."""
 
     def close(self) -> None: ...
 
@@ -54,11 +63,24 @@ class ShardWriter(Protocol):
 class Shard(Protocol):
     """One file of a checkpoint whose header was read and found valid; no descriptor is held."""
 
-    path: Path
-    name: str
-    """Relative to the checkpoint, with forward slashes."""
-    tensors: Sequence[TensorInfo]
-    """In the order of the data in the file."""
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def name(self) -> str:
+        """Relative to the checkpoint, with forward slashes."""
+
+    @property
+    def tensors(self) -> Sequence[TensorInfo]:
+        """In the order of the data in the file."""
+
+    @property
+    def identity(self) -> FileIdentity:
+        """Size, modification time and inode of the file whose header was read; `open` wants the same."""
+
+    @property
+    def output_bytes(self) -> int:
+        """Disk space that writing the output takes, temporaries included."""
 
     def open(self) -> ShardReader: ...
 
@@ -78,6 +100,8 @@ class Checkpoint:
     """Everything else in the folder (config, tokenizer, the index), relative to it; copied as it is."""
     notes: Sequence[str] = ()
     """What a user should know of the input, for stderr: a shard that the index does not name, say."""
+    superseded: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(shard, tensor) -> the shard whose tensor of that name counts, by the index: loaders ignore the one here."""
 
     @property
     def tensors(self) -> Iterator[TensorInfo]:
@@ -96,19 +120,81 @@ FORMATS = {
 def open_checkpoint(path: Path, *, void_dtype: str | None = None) -> Checkpoint:
     """Read the headers of the file or folder at `path`, all of them before any data.
 
-    Args:
-        void_dtype: safetensors name of the dtype that `.npy` elements of an unnamed kind (`|V2`) have.
+    `void_dtype` is the safetensors name of the dtype that `.npy` elements of an unnamed kind (`|V2`) have.
 
     Raises:
         InputError: missing, unreadable or malformed; names the file.
+        UsageError: `void_dtype` is not a dtype's name.
     """
-    raise NotImplementedError
+    if void_dtype is not None and void_dtype not in DTYPES:
+        raise UsageError(f"dtype '{escape_name(void_dtype)}' is not one of {', '.join(DTYPES)}")
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        raise input_error(path, error) from error
+    if is_folder:
+        # Imported late: it builds on the protocols of this file.
+        from qdqcli.tensors.sharded import open_folder
+
+        return open_folder(path, void_dtype)
+    shard = open_file(path, path.name, void_dtype)
+    return Checkpoint(path=path, is_folder=False, shards=(shard,), notes=tuple(void_notes(shard)))
+
+
+def open_file(path: Path, name: str, void_dtype: str | None = None) -> Shard:
+    """Read the header of one file by the format that its suffix (in any letter case) names.
+
+    `name` is the file's name relative to its checkpoint.
+
+    Raises:
+        InputError: unknown suffix, unreadable or malformed; names the file.
+    """
+    target = FORMATS.get(path.suffix.lower())
+    if target is None:
+        with InputFile(path) as file:
+            found = describe(file.read(0, SNIFF_BYTES))
+        known = ", ".join(FORMATS)
+        raise InputError(f"{show_path(path)}: not a file of a known kind ({known})" + (f"; {found}" if found else ""))
+    module, attribute = target.split(":")
+    open_format: Callable[[Path, str, str | None], Shard] = getattr(importlib.import_module(module), attribute)
+    return open_format(path, name, void_dtype)
+
+
+def void_notes(shard: Shard) -> Iterator[str]:
+    """A note if tensors of the shard may be bfloat16 in NumPy's disguise."""
+    count = sum(tensor.dtype.name == "|V2" for tensor in shard.tensors)
+    if count:
+        yield (
+            f"{escape_name(shard.name)}: copied as they are: {count} array(s) of unnamed 2-byte elements (|V2); "
+            "NumPy stores bfloat16 like this: pass --dtype bf16 if they are"
+        )
 
 
 def expand_inputs(arguments: Sequence[str]) -> list[Path]:
     """The paths that INPUT arguments name: a path as it is, a quoted glob as its sorted matches.
 
+    A path that exists is taken as it is, also when its name is made of glob characters.
+
     Raises:
-        InputError: a glob that matches nothing, a URL without the extra that reads it.
+        InputError: a glob that matches nothing, an empty argument.
+        UnavailableError: a URL, which this version cannot read.
     """
-    raise NotImplementedError
+    return [path for argument in arguments for path in _expand(argument)]
+
+
+def _expand(argument: str) -> list[Path]:
+    if not argument:
+        raise InputError("INPUT is empty; give the path of a file or folder")
+    if os.path.lexists(argument):
+        return [Path(argument)]
+    if re.match(r"(s3|gs|hf|https?)://", argument, re.IGNORECASE):
+        raise UnavailableError(
+            f"{escape_name(argument)}: remote inputs are not supported by this version; download it and give the path"
+        )
+    if not glob.has_magic(argument):
+        return [Path(argument)]
+    # `glob.glob`, not `Path.glob`: patterns may be absolute.
+    matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207
+    if not matches:
+        raise InputError(f"{escape_name(argument)}: no file or folder matches; check the pattern")
+    return [Path(match) for match in matches]

@@ -70,3 +70,9 @@ class TensorInfo:
     def stored_shape(self) -> tuple[int, ...]:
         """The shape whose C order is the order of the bytes: reversed for Fortran order."""
         return self.shape[::-1] if self.fortran_order else self.shape
+
+
+def check_range(tensor: TensorInfo, start: int, length: int) -> None:
+    """Raise `ValueError` unless the bytes from `start` on, `length` of them, belong to the tensor."""
+    if start < 0 or start + length > tensor.nbytes:
+        raise ValueError(f"bytes {start} to {start + length} of a tensor that has {tensor.nbytes}")

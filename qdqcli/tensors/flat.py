@@ -1,0 +1,96 @@
+"""A file in which every tensor lies as it is, behind one header: `.safetensors` and `.npy`.
+
+The output has the input's header bytes and every tensor at its old offset, so metadata, order and alignment survive by
+construction, the size is known before the first byte, and threads may write in any order.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile
+from qdqcli.tensors.tensor import TensorInfo, check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatShard:
+    """A `Shard` whose `TensorInfo.start` are offsets in the file itself."""
+
+    path: Path
+    name: str
+    tensors: tuple[TensorInfo, ...]
+    header_bytes: int
+    """Bytes before the data."""
+    identity: FileIdentity
+    """Of the file whose header was read."""
+
+    @property
+    def output_bytes(self) -> int:
+        return self.identity.size
+
+    def open(self) -> "FlatReader":
+        return FlatReader(InputFile(self.path, expected=self.identity))
+
+    def create(self, path: Path, reader: ShardReader) -> "FlatWriter":
+        if not isinstance(reader, FlatReader):
+            raise TypeError(f"a reader that this shard opened is needed, not {type(reader).__name__}")
+        return FlatWriter(path, reader, self.header_bytes)
+
+
+class FlatReader:
+    """Reads tensors at their offset in the file."""
+
+    def __init__(self, file: InputFile) -> None:
+        self.file = file
+
+    def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
+        check_range(tensor, start, buffer.nbytes)
+        self.file.read_into(buffer, tensor.start + start)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.file.__exit__(kind, error, traceback)
+
+
+class FlatWriter:
+    """Writes tensors at their offset in the input, behind the input's header."""
+
+    def __init__(self, path: Path, reader: FlatReader, header_bytes: int) -> None:
+        self._source = reader.file
+        self._file = OutputFile(path)
+        with ExitStack() as undo:
+            undo.callback(self._file.abort)
+            self._file.resize(self._source.size)
+            self._copy(0, header_bytes)
+            undo.pop_all()
+
+    def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
+        check_range(tensor, start, data.nbytes)
+        self._file.write(data, tensor.start + start)
+
+    def copy(self, tensor: TensorInfo) -> None:
+        self._copy(tensor.start, tensor.nbytes)
+
+    def commit(self) -> None:
+        self._source.check_unchanged()
+        self._file.commit()
+
+    def abort(self) -> None:
+        self._file.abort()
+
+    def _copy(self, start: int, length: int) -> None:
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
+        for offset in range(start, start + length, CHUNK_BYTES):
+            part = buffer[: min(CHUNK_BYTES, start + length - offset)]
+            self._source.read_into(part, offset)
+            self._file.write(part, offset)

@@ -1,0 +1,40 @@
+"""How an error message speaks of files and of the names found in them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qdqcli.errors import InputError
+
+NAME_LIMIT = 120
+"""Characters of a name that a message shows; a tensor's name may have 100,000."""
+
+
+class MalformedError(Exception):
+    """What is wrong with the content of a file. `blame` adds which file and makes it an `InputError`."""
+
+
+@contextmanager
+def blame(path: Path) -> Iterator[None]:
+    """Turn `MalformedError` into an `InputError` that names `path`."""
+    try:
+        yield
+    except MalformedError as error:
+        raise InputError(f"{show_path(path)}: {error}") from error
+
+
+def escape_name(name: str, limit: int = NAME_LIMIT) -> str:
+    """The name with control characters, text-direction marks and invalid surrogates escaped, cut to `limit`."""
+    text = "".join(char if char.isprintable() else _escape(char) for char in name[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def show_path(path: Path) -> str:
+    """The whole path for a message, escaped like a name: it may hold newlines or bytes that are not UTF-8."""
+    return "".join(char if char.isprintable() else _escape(char) for char in str(path))
+
+
+def _escape(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # a byte that is not UTF-8, as Python spells it in file names
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,192 @@
+"""`.npy` files: a strict reader of the header, without NumPy and without pickles.
+
+Source: NumPy's `numpy.lib.format`. Stricter in what would be lost or misread: nothing may follow the array, a key may
+not come twice, and the limit on the header's length is checked before the header is read.
+"""
+
+import ast
+import re
+import struct
+import warnings
+from math import prod
+from pathlib import Path
+
+from qdqcli.tensors.flat import FlatShard
+from qdqcli.tensors.message import MalformedError, blame, escape_name
+from qdqcli.tensors.signature import describe
+from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
+
+MAX_HEADER_BYTES = 10_000
+"""NumPy's limit: Python's parser can be made to exhaust memory or stack by longer ones (numpy#22393)."""
+
+PREFIX_BYTES = 12 + MAX_HEADER_BYTES
+"""As much of a file as `parse_npy` may need to see."""
+
+_DAMAGED = "the file is damaged or was written by a faulty tool"
+_MAGIC = b"\x93NUMPY"
+_LENGTH_FORMATS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
+_DESCR = re.compile(r"([<>|=]?)([biufcmMSaUV])(\d{0,10})(\[[^\[\]]{1,20}\])?")
+_SIZES = {"b": {1}, "i": {1, 2, 4, 8}, "u": {1, 2, 4, 8}, "f": {1, 2, 4, 8, 12, 16}, "c": {8, 16, 24, 32}}
+_SIZES |= {"m": {8}, "M": {8}}
+_NAMES = {"b1": "BOOL", "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64"}
+_NAMES |= {f"{kind}{size}": f"{kind.upper()}{size * 8}" for kind in "iu" for size in (1, 2, 4, 8)}
+
+
+def open_npy(path: Path, name: str, void_dtype: str | None = None) -> FlatShard:
+    """Read and check the header of an `.npy` file, which holds one tensor: the file's name without suffix.
+
+    `name` is the file's name relative to its checkpoint. Elements of an unnamed kind (`|V2`) are of `void_dtype` where
+    its size is theirs, and opaque bytes otherwise.
+
+    Raises:
+        InputError: unreadable or malformed; names the file.
+    """
+    with InputFile(path) as file, blame(path):
+        stem = name[: -len(".npy")].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        prefix = file.read(0, PREFIX_BYTES)
+        tensor = parse_npy(prefix, file.size, name=stem, shard=name, void_dtype=void_dtype)
+        return FlatShard(path=path, name=name, tensors=(tensor,), header_bytes=tensor.start, identity=file.identity)
+
+
+def parse_npy(prefix: bytes, size: int, *, name: str, shard: str, void_dtype: str | None = None) -> TensorInfo:
+    """What the header of an `.npy` says of its array.
+
+    `prefix` is the first `PREFIX_BYTES` bytes, or all there are; `size` that of the whole file: the array must end
+    there. `name` and `shard` go into the result.
+
+    Raises:
+        MalformedError: by the rules of the format or by ours.
+    """
+    literal, start = _read_literal(prefix, size)
+    fields = _parse_literal(literal)
+    shape = _parse_shape(fields["shape"])
+    fortran_order = fields["fortran_order"]
+    if not isinstance(fortran_order, bool):
+        raise MalformedError(
+            f"header: fortran_order is {escape_name(repr(fortran_order), 40)}, not True or False; {_DAMAGED}"
+        )
+    dtype, big_endian = _parse_descr(fields["descr"], void_dtype)
+    nbytes = prod(shape) * dtype.bits // 8
+    if start + nbytes != size:
+        what = "the download may be incomplete" if size < start + nbytes else "what follows the array would be lost"
+        raise MalformedError(f"its array ends at byte {start + nbytes} but the file has {size}; {what}")
+    return TensorInfo(
+        name=name,
+        dtype=dtype,
+        shape=shape,
+        shard=shard,
+        start=start,
+        nbytes=nbytes,
+        big_endian=big_endian,
+        fortran_order=fortran_order and len(shape) > 1,
+    )
+
+
+def _read_literal(prefix: bytes, size: int) -> tuple[str, int]:
+    """The text of the header and the offset behind it."""
+    if not prefix.startswith(_MAGIC):
+        found = (
+            describe(prefix, expected="an .npy file") or "the download may be incomplete, or it is another kind of file"
+        )
+        raise MalformedError(f"does not begin as an .npy file; {found}")
+    version = (*prefix[6:8],)
+    length_format = _LENGTH_FORMATS.get(version)
+    if len(version) == 2 and length_format is None:
+        raise MalformedError(f"is .npy version {version[0]}.{version[1]}; 1.0, 2.0 and 3.0 can be read")
+    if length_format is None or len(prefix) < 8 + struct.calcsize(length_format):
+        raise MalformedError(f"ends at byte {size}, inside the header; the download may be incomplete")
+    (length,) = struct.unpack_from(length_format, prefix, 8)
+    start = 8 + struct.calcsize(length_format)
+    if start + length > size:
+        raise MalformedError(
+            f"has a header that ends at byte {start + length} but the file has {size}; the download may be incomplete"
+        )
+    if length > MAX_HEADER_BYTES:
+        raise MalformedError(f"has a header of {length} bytes; at most {MAX_HEADER_BYTES} are parsed")
+    try:
+        return prefix[start : start + length].decode("utf-8" if version == (3, 0) else "latin-1"), start + length
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"header is not UTF-8 at byte {error.start}") from error
+
+
+def _parse_literal(literal: str) -> dict[str, object]:
+    """The header's dictionary: the three keys of the format, each once."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parser warns about odd literals, such as a call of a number
+            tree = ast.parse(literal.strip(" \n"), mode="eval").body
+            fields = ast.literal_eval(tree)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise MalformedError(f"header is not a Python literal ({type(error).__name__}); {_DAMAGED}") from error
+    if not isinstance(tree, ast.Dict) or len(tree.keys) != 3 or fields.keys() != {"descr", "fortran_order", "shape"}:
+        raise MalformedError(f"header is not a dictionary of descr, fortran_order and shape; {_DAMAGED}")
+    return dict(fields)
+
+
+def _parse_shape(shape: object) -> tuple[int, ...]:
+    if not isinstance(shape, tuple):
+        raise MalformedError(f"header: shape is {escape_name(repr(shape), 40)}, not a tuple; {_DAMAGED}")
+    for size in shape:
+        if type(size) is not int or size < 0:  # `type`: True is an int
+            raise MalformedError(
+                f"header: shape holds {escape_name(repr(size), 40)}, not an integer from 0 up; {_DAMAGED}"
+            )
+    if prod(size for size in shape if size) >= 1 << 63:
+        raise MalformedError(f"header: the number of elements does not fit in 63 bits; {_DAMAGED}")
+    return shape
+
+
+def _parse_descr(descr: object, void_dtype: str | None) -> tuple[DType, bool]:
+    """The dtype, and whether its bytes are stored most significant first."""
+    if not isinstance(descr, str):
+        return DType(name=f"|V{_struct_bytes(descr)}", bits=8 * _struct_bytes(descr)), False
+    order, kind, itemsize = _split_descr(descr)
+    big_endian = order == ">" and itemsize > 1 and kind not in "SaV"
+    if f"{kind}{itemsize}" in _NAMES:
+        return DTYPES[_NAMES[f"{kind}{itemsize}"]], big_endian
+    named = DTYPES.get(void_dtype or "")
+    if kind == "V" and named is not None and named.bits == 8 * itemsize:
+        return named, False
+    name = f"|V{itemsize}" if kind == "V" else descr
+    return DType(name=name, bits=8 * itemsize), big_endian
+
+
+def _split_descr(descr: str) -> tuple[str, str, int]:
+    """Byte order, kind and bytes per element of a dtype string such as `<f4`."""
+    if "O" in descr:
+        raise MalformedError(
+            "holds Python objects, which only a pickle can restore; pickles are never loaded, save plain arrays"
+        )
+    match = _DESCR.fullmatch(descr)
+    if match is None or (match[4] and match[2] not in "mM"):
+        raise MalformedError(
+            f"header: descr {escape_name(repr(descr), 40)} is not a dtype that can be read; {_DAMAGED}"
+        )
+    order, kind, digits = match[1], match[2], match[3]
+    itemsize = int(digits or 0) * (4 if kind == "U" else 1)
+    if itemsize not in _SIZES.get(kind, (itemsize,)) or itemsize == 0:
+        raise MalformedError(
+            f"header: descr {escape_name(repr(descr), 40)} is not a dtype that can be read; {_DAMAGED}"
+        )
+    return order, kind, itemsize
+
+
+def _struct_bytes(descr: object) -> int:
+    """Bytes per element of a structured dtype: a list of (name, dtype) or (name, dtype, shape)."""
+    if isinstance(descr, str):
+        return _split_descr(descr)[2]
+    if isinstance(descr, tuple) and len(descr) == 2:
+        return _struct_bytes(descr[0]) * prod(_parse_shape(descr[1]))
+    if not isinstance(descr, list) or not descr:
+        raise MalformedError(
+            f"header: descr {escape_name(repr(descr), 40)} is not a dtype that can be read; {_DAMAGED}"
+        )
+    total = 0
+    for field in descr:
+        if not isinstance(field, tuple) or len(field) not in (2, 3):
+            raise MalformedError(
+                f"header: descr has a field {escape_name(repr(field), 40)}, not a name and a dtype; {_DAMAGED}"
+            )
+        total += _struct_bytes(field[1]) * prod(_parse_shape(field[2] if len(field) == 3 else ()))
+    return total

@@ -1,0 +1,221 @@
+"""The OUTPUT of a run: built beside its place, put there when it is whole.
+
+The folder `OUTPUT.qdq-partial` holds:
+
+- `lock`: held by the process that builds; a partial folder whose lock is free is stale;
+- `journal`: of the run, if it keeps one;
+- `result`: the file or folder that becomes OUTPUT;
+- `replaced`: what had OUTPUT's name, for the moment between two renames.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qdqcli.errors import OutputError, UsageError
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.lock import FolderLock
+from qdqcli.tensors.message import show_path
+from qdqcli.tensors.placement import check_free, check_placement
+from qdqcli.tensors.storage import TEMPORARY_PATTERN, copy_file, output_error, sync_folder
+
+_NAME_BYTES = 255
+"""What file systems allow."""
+
+
+class OutputTree:
+    """Builds the OUTPUT of a batch of checkpoints, in their layout.
+
+    One file becomes a file, one folder a folder of the same layout, several inputs a folder with one entry each, named
+    by the last component of the input's path. The constructor only checks. Entering begins; leaving without `commit`
+    or `suspend` removes what was built. `create` may be called by several threads, the rest by one.
+
+    Raises:
+        UsageError: OUTPUT exists and `overwrite` is false; is, holds or lies in an input; has no parent folder; another
+            run is writing it; two inputs have one name.
+        OutputError: the system refuses; too little space.
+    """
+
+    def __init__(
+        self, checkpoints: Sequence[Checkpoint], output: Path, *, overwrite: bool = False, resume: bool = False
+    ) -> None:
+        _check_names(checkpoints)
+        self.output = output
+        self.partial = partial_path(output)
+        self._checkpoints = checkpoints
+        self._overwrite = overwrite
+        self._resume = resume
+        self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
+        self._lock: FolderLock | None = None
+        check_placement(checkpoints, output, self.partial, overwrite=overwrite)
+
+    @property
+    def journal_path(self) -> Path:
+        """Where a run may keep what a later one needs to go on; gone with the partial folder."""
+        return self.partial / "journal"
+
+    @property
+    def _result(self) -> Path:
+        return self.partial / "result"
+
+    def begin(self) -> None:
+        """Make the partial folder and lock it; remove a stale one's content, unless the run resumes."""
+        self._lock = FolderLock(self.partial)
+        with ExitStack() as undo:
+            undo.callback(self.suspend if self._resume else self.abort)
+            self._restore_replaced()
+            if self._resume:
+                _sweep(self.partial)
+            else:
+                _empty(self.partial)
+            if self._is_folder:
+                _make_folder(self._result)
+            undo.pop_all()
+
+    def shard_path(self, checkpoint: Checkpoint, shard: Shard) -> Path:
+        """Where the shard's output lies until `commit`: a file there is whole."""
+        return self._place(checkpoint) / shard.name if checkpoint.is_folder else self._place(checkpoint)
+
+    def create(self, checkpoint: Checkpoint, shard: Shard, reader: ShardReader) -> ShardWriter:
+        """Begin the file that takes the shard's place; `reader` is what `shard.open` gave."""
+        path = self.shard_path(checkpoint, shard)
+        _make_folder(path.parent)
+        return shard.create(path, reader)
+
+    def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
+        """Copy what is no shard, links as what they lead to. `on_chunk`, called often, may raise to stop."""
+        for checkpoint in self._checkpoints:
+            for side_file in checkpoint.side_files:
+                target = self._place(checkpoint) / side_file
+                _make_folder(target.parent)
+                copy_file(checkpoint.path / side_file, target, on_chunk)
+
+    def commit(self) -> None:
+        """Give the result its name. Its files are on the disk already; now their folders and the name are."""
+        check_free(self.output, is_folder=self._is_folder, overwrite=self._overwrite)
+        if self._is_folder:
+            for folder, _, _ in os.walk(self._result):
+                sync_folder(Path(folder))
+        try:
+            self._put_in_place()
+        except OSError as error:
+            raise output_error(self.output, error) from error
+        sync_folder(self.output.parent)
+        _empty(self.partial)
+        self.abort()
+
+    def suspend(self) -> None:
+        """Stop, and keep the finished shards and the journal for a run that resumes."""
+        if self._lock is not None:
+            _sweep(self.partial)
+            self._lock.release()
+            self._lock = None
+
+    def abort(self) -> None:
+        """Remove everything that was built; nothing to do after `commit` or `suspend`."""
+        if self._lock is not None:
+            with suppress(OutputError):  # the error that led here is the one to report
+                _empty(self.partial)
+            self._lock.remove()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _place(self, checkpoint: Checkpoint) -> Path:
+        return self._result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self._result
+
+    @property
+    def _replaced(self) -> Path:
+        return self.partial / "replaced"
+
+    def _put_in_place(self) -> None:
+        """A file replaces a file in one step; a folder only once the old one is out of the way."""
+        if not self._is_folder or not os.path.lexists(self.output):
+            self._result.rename(self.output)
+            return
+        self.output.rename(self._replaced)
+        try:
+            self._result.rename(self.output)
+        except OSError:
+            self._replaced.rename(self.output)
+            raise
+
+    def _restore_replaced(self) -> None:
+        """Put back what a run had moved aside when it was killed between its two renames."""
+        if not os.path.lexists(self._replaced) or os.path.lexists(self.output):
+            return
+        try:
+            self._replaced.rename(self.output)
+        except OSError as error:
+            raise output_error(self.output, error) from error
+        if not self._overwrite:
+            raise UsageError(
+                f"{show_path(self.output)}: a run was stopped while it replaced this; it has been put back; "
+                "choose another OUTPUT or pass --overwrite to replace it"
+            )
+
+
+def partial_path(output: Path) -> Path:
+    """The folder in which `output` is built: beside it, `.qdq-partial` behind its name or the name's hash."""
+    name = f"{output.name}.qdq-partial"
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16] + ".qdq-partial"
+    return output.parent / name
+
+
+def entry_name(checkpoint: Checkpoint) -> str:
+    """The name of an input's entry in the OUTPUT of several."""
+    name = checkpoint.path.name
+    return name if name not in ("", "..") else Path(os.path.realpath(checkpoint.path)).name
+
+
+def _check_names(checkpoints: Sequence[Checkpoint]) -> None:
+    if not checkpoints:
+        raise UsageError("there is no input; give at least one")
+    owners: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints if len(checkpoints) > 1 else ():
+        other = owners.setdefault(entry_name(checkpoint), checkpoint)
+        if other is not checkpoint or not entry_name(checkpoint):
+            raise UsageError(
+                f"{show_path(checkpoint.path)}: would have the same name in OUTPUT as {show_path(other.path)}; "
+                "run them one by one"
+            )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def _empty(partial: Path) -> None:
+    """Remove all but the lock, which comes last: who finds content without a lock takes it for someone else's."""
+    try:
+        for path in partial.iterdir():
+            if path.name == FolderLock.NAME:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise OutputError(f"{show_path(partial)}: could not be removed ({error.strerror}); remove it") from error
+
+
+def _sweep(partial: Path) -> None:
+    """Remove the temporaries of files that were not finished."""
+    for path in partial.rglob(TEMPORARY_PATTERN):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""Whether OUTPUT may be written where it is asked for; looks only, leaves nothing."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from qdqcli.errors import OutputError, UsageError
+from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.message import show_path
+from qdqcli.tensors.storage import InputFile, output_error
+
+FileId = tuple[int, int]
+"""Device and inode: the same for every spelling of a path and for hard links."""
+
+
+def check_placement(checkpoints: Sequence[Checkpoint], output: Path, partial: Path, *, overwrite: bool) -> None:
+    """Refuse an OUTPUT that would harm an input or something that is there already.
+
+    Raises:
+        UsageError: `output` has no name or no parent folder, exists, or is, holds or lies in an input.
+        InputError: a side file cannot be read.
+        OutputError: the disk has too little space.
+    """
+    if output.name in ("", ".."):
+        raise UsageError(f"{show_path(output)}: is not a name for an output; give the path of a new file or folder")
+    if not output.parent.is_dir():
+        raise UsageError(f"{show_path(output)}: there is no folder {show_path(output.parent)}; create it first")
+    _check_apart(checkpoints, output)
+    _check_apart(checkpoints, partial)
+    check_free(output, is_folder=len(checkpoints) > 1 or checkpoints[0].is_folder, overwrite=overwrite)
+    _check_space(checkpoints, output)
+
+
+def check_free(output: Path, *, is_folder: bool, overwrite: bool) -> None:
+    """Refuse an OUTPUT that exists, unless it may be overwritten and is of the kind that takes its place."""
+    try:
+        mode = output.lstat().st_mode
+        if stat.S_ISLNK(mode) and output.exists():
+            mode = output.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise output_error(output, error) from error
+    if not overwrite:
+        raise UsageError(f"{show_path(output)}: exists; choose another OUTPUT or pass --overwrite to replace it")
+    if is_folder and stat.S_ISREG(mode):
+        raise UsageError(f"{show_path(output)}: is a file, the output is a folder; choose another OUTPUT")
+    if not is_folder and stat.S_ISDIR(mode):
+        raise UsageError(f"{show_path(output)}: is a folder, the output is a file; choose another OUTPUT")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+        raise UsageError(f"{show_path(output)}: is neither a file nor a folder; choose another OUTPUT")
+
+
+def _check_apart(checkpoints: Sequence[Checkpoint], output: Path) -> None:
+    """Refuse an OUTPUT that is an input, holds one or lies in one, through links of any kind."""
+    lies_in = {found for path in (output, _resolve(output)) for found in _ids_above(path)}
+    target = _file_id(output)
+    for checkpoint in checkpoints:
+        if checkpoint.is_folder and _file_id(checkpoint.path) in lies_in:
+            raise UsageError(f"{show_path(output)}: lies in the input {show_path(checkpoint.path)}; choose another")
+        if target is not None and target in _protected_ids(checkpoint):
+            raise UsageError(f"{show_path(output)}: is or holds the input {show_path(checkpoint.path)}; choose another")
+
+
+def _protected_ids(checkpoint: Checkpoint) -> set[FileId | None]:
+    """The files of an input, and every folder that holds one of them, by their real place."""
+    files = [shard.path for shard in checkpoint.shards] + [checkpoint.path / side for side in checkpoint.side_files]
+    folders = {folder for path in (checkpoint.path, *files) for folder in (path.parent, _resolve(path).parent)}
+    above = {_resolve(folder) for folder in folders}
+    above |= {parent for folder in above for parent in folder.parents}
+    return {_file_id(path) for path in (checkpoint.path, *files, *above)}
+
+
+def _ids_above(path: Path) -> Iterator[FileId]:
+    """The folders that a path lies in."""
+    parent = _resolve(path.parent)
+    for folder in (parent, *parent.parents):
+        found = _file_id(folder)
+        if found is not None:
+            yield found
+
+
+def _resolve(path: Path) -> Path:
+    """The path without links; as far as it goes where a link leads nowhere or to itself."""
+    return Path(os.path.realpath(path))
+
+
+def _file_id(path: Path) -> FileId | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _check_space(checkpoints: Sequence[Checkpoint], output: Path) -> None:
+    needed = sum(shard.output_bytes for checkpoint in checkpoints for shard in checkpoint.shards)
+    for path in (checkpoint.path / side for checkpoint in checkpoints for side in checkpoint.side_files):
+        with InputFile(path) as file:
+            needed += file.size
+    free = free_bytes(output.parent)
+    if free is not None and free < needed:
+        raise OutputError(
+            f"{show_path(output)}: needs {needed} bytes but the disk has {free} free; "
+            "free some space or choose an OUTPUT on another disk"
+        )
+
+
+def free_bytes(folder: Path) -> int | None:
+    """The bytes that may still be written to the disk of a folder; None where the file system does not say."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    return usage.free if usage.total else None

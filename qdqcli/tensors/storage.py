@@ -1,0 +1,293 @@
+"""Local files: positional reads that notice change, and writes that appear under their name only when whole.
+
+The only file of the package that opens data (`lock.py` opens a lock). Nothing is mapped: a file that is cut short while
+it is mapped ends the process with SIGBUS, where `preadv` gives an ordinary error.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qdqcli.errors import InputError, OutputError
+from qdqcli.tensors.message import show_path
+
+CHUNK_BYTES = 1 << 20
+"""Size of the buffer of a copy: 1 MiB, beyond which a copy within the page cache gains nothing."""
+
+TEMPORARY_PATTERN = ".qdq-*.tmp"
+"""Glob of the temporaries of `OutputFile`; those in a folder that this process holds the lock of are stale."""
+
+_INPUT_HINTS = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EACCES: "check its permissions",
+    errno.ELOOP: "the link leads back to itself",
+    errno.EIO: "the disk or the network failed",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+_OUTPUT_HINTS = {
+    errno.ENOSPC: "free some space or choose an OUTPUT on another disk",
+    errno.EDQUOT: "free some of the quota or choose an OUTPUT on another disk",
+    errno.EFBIG: "raise the limit on file size (ulimit -f)",
+    errno.EACCES: "choose an OUTPUT in a folder that you may write to",
+    errno.EPERM: "choose an OUTPUT in a folder that you may write to",
+    errno.EROFS: "choose an OUTPUT on a disk that can be written",
+    errno.EIO: "the disk or the network failed",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+
+
+def input_error(path: Path, error: OSError) -> InputError:
+    """The error for an input that the system refuses: path, the system's reason, what to do."""
+    if error.errno == errno.ENOENT and path.is_symlink():
+        return InputError(f"{show_path(path)}: is a link to something that is not there; check where it leads")
+    return InputError(_explain(path, error, _INPUT_HINTS))
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The error for an output that the system refuses: path, the system's reason, what to do."""
+    return OutputError(_explain(path, error, _OUTPUT_HINTS))
+
+
+def _explain(path: Path, error: OSError, hints: dict[int, str]) -> str:
+    hint = hints.get(error.errno or 0)
+    return f"{show_path(path)}: {error.strerror or error}" + (f"; {hint}" if hint else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileIdentity:
+    """What tells a file from one that was changed or put in its place."""
+
+    inode: int
+    size: int
+    """In bytes."""
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        return cls(inode=status.st_ino, size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+class InputFile:
+    """A regular file, opened for positional reads from several threads at once.
+
+    Raises:
+        InputError: it cannot be opened, is no regular file, or is not the file `expected` any more.
+    """
+
+    def __init__(self, path: Path, *, expected: FileIdentity | None = None) -> None:
+        self.path = path
+        try:
+            # O_NONBLOCK: opening a named pipe must not wait for a writer.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise input_error(path, error) from error
+        status = os.fstat(self._descriptor)
+        self.identity = FileIdentity.of(status)
+        if not stat.S_ISREG(status.st_mode):
+            self._release()
+            kind = "is a folder, not a regular file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
+            raise InputError(f"{show_path(path)}: {kind}; give a file")
+        if expected is not None and self.identity != expected:
+            self._release()
+            raise InputError(f"{show_path(path)}: changed after its header was read; start again")
+
+    @property
+    def size(self) -> int:
+        return self.identity.size
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the whole buffer with the bytes from `offset` on."""
+        view = as_bytes(buffer)
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                raise input_error(self.path, error) from error
+            if count == 0:
+                raise InputError(
+                    f"{show_path(self.path)}: truncated: ends at byte {offset + done}, {offset + len(view)} expected; "
+                    "it may have changed while being read"
+                )
+            done += count
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The `length` bytes from `offset` on, or fewer where the file ends; for headers, not for data."""
+        data = bytearray(max(0, min(length, self.size - offset)))
+        self.read_into(memoryview(data), offset)
+        return bytes(data)
+
+    def check_unchanged(self) -> None:
+        """Compare size and modification time with those at opening; nothing to do once closed."""
+        if self._descriptor >= 0 and FileIdentity.of(os.fstat(self._descriptor)) != self.identity:
+            raise InputError(f"{show_path(self.path)}: changed while being read; start again")
+
+    def close(self) -> None:
+        try:
+            self.check_unchanged()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:  # the error that is under way says more than "changed" would
+            self._release()
+
+
+class OutputFile:
+    """A new file, written at any offset by several threads, that gets its name in `commit`.
+
+    Until then it is a temporary in the same folder. The temporary's name is a hash: the final one may fill the 255
+    bytes that file systems allow.
+
+    Raises:
+        OutputError: the system refuses; names the final path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        self._temporary = path.with_name(f".qdq-{digest}-{os.getpid():x}{secrets.token_hex(4)}.tmp")
+        try:
+            # The kernel takes the umask off the mode; asking for the umask would set it for every thread.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._temporary, flags, 0o666)
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def resize(self, size: int) -> None:
+        """Give the file its final size in bytes; what is never written reads as zeros."""
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of `data` from `offset` on."""
+        view = as_bytes(data)
+        done = 0
+        while done < len(view):
+            try:
+                done += os.pwrite(self._descriptor, view[done:], offset + done)
+            except OSError as error:
+                raise output_error(self.path, error) from error
+
+    def commit(self) -> None:
+        """Flush to the disk, give the file its name (replacing one that has it), flush the folder."""
+        try:
+            os.fsync(self._descriptor)
+            self._temporary.rename(self.path)
+        except OSError as error:
+            self.abort()
+            raise output_error(self.path, error) from error
+        os.close(self._descriptor)
+        self._descriptor = -1
+        sync_folder(self.path.parent)
+
+    def abort(self) -> None:
+        """Remove the temporary; nothing to do after `commit`."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            with suppress(OSError):  # the first error is the one to report; the next run sweeps
+                self._temporary.unlink()
+
+
+class Spool:
+    """An unnamed temporary file in `folder`, or in the system's for temporaries (TMPDIR), that ends when closed.
+
+    Raises:
+        OutputError: the system refuses; names the folder.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        try:
+            self.folder = folder or Path(tempfile.gettempdir())
+            self._file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115 - closed in close()
+        except OSError as error:
+            raise output_error(folder or Path(os.environ.get("TMPDIR", "/tmp")), error) from error
+
+    def write(self, data: memoryview, offset: int) -> None:
+        view = as_bytes(data)
+        done = 0
+        while done < len(view):
+            try:
+                done += os.pwrite(self._file.fileno(), view[done:], offset + done)
+            except OSError as error:
+                raise output_error(self.folder, error) from error
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer; bytes that were never written, also behind the end, read as zeros."""
+        view = as_bytes(buffer)
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._file.fileno(), [view[done:]], offset + done)
+            except OSError as error:
+                raise output_error(self.folder, error) from error
+            if count == 0:
+                view[done:] = bytes(len(view) - done)
+                return
+            done += count
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def as_bytes(buffer: memoryview) -> memoryview:
+    """The same memory as a flat view of bytes."""
+    return buffer.cast("B") if buffer.nbytes else memoryview(b"")
+
+
+def copy_file(source: Path, target: Path, on_chunk: Callable[[], None] = lambda: None) -> None:
+    """Copy the content of a regular file (links are followed) to a new file with the umask's mode.
+
+    `on_chunk` is called before each chunk and may raise to stop.
+    """
+    with InputFile(source) as file:
+        output = OutputFile(target)
+        try:
+            buffer = memoryview(bytearray(min(CHUNK_BYTES, file.size)))
+            for offset in range(0, file.size, CHUNK_BYTES):
+                on_chunk()
+                part = buffer[: min(CHUNK_BYTES, file.size - offset)]
+                file.read_into(part, offset)
+                output.write(part, offset)
+            file.check_unchanged()
+            output.commit()
+        finally:
+            output.abort()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
+            raise output_error(folder, error) from error

@@ -1,0 +1,72 @@
+"""Files of `storage.py` as streams, for parsers and writers that want one: `zipfile`."""
+
+import errno
+import io
+import os
+
+from qdqcli.tensors.storage import InputFile, OutputFile
+
+
+class InputStream(io.RawIOBase):
+    """An `InputFile` as a stream. Closing it leaves the file open."""
+
+    LARGEST_READ = 16 << 20
+    """One read beyond this is refused: `zipfile` reads a directory in one piece, however long it claims to be."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "seek before the beginning")  # `zipfile` probes for this
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        rest = max(0, self._file.size - self._position)
+        length = rest if size is None or size < 0 else min(size, rest)
+        if length > self.LARGEST_READ:
+            raise ValueError(f"a directory of {length} bytes")
+        data = self._file.read(self._position, length)
+        self._position += len(data)
+        return data
+
+
+class OutputStream(io.RawIOBase):
+    """An `OutputFile` as a stream for writers such as `zipfile`. Closing it leaves the file open."""
+
+    def __init__(self, file: OutputFile) -> None:
+        self._file = file
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET:
+            raise ValueError("only absolute positions")
+        self._position = offset
+        return offset
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
+        view = memoryview(data)
+        self._file.write(view, self._position)
+        self._position += view.nbytes
+        return view.nbytes

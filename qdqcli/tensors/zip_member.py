@@ -1,0 +1,133 @@
+"""The members of a zip archive of arrays: where each lies, and what the header of its array says.
+
+Stricter than `zipfile`, which takes overlapping members, two of one name, hidden bytes before and behind, and
+compares a CRC only when a member is read to its end.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from qdqcli.tensors.message import MalformedError, escape_name
+from qdqcli.tensors.npy import PREFIX_BYTES, parse_npy
+from qdqcli.tensors.signature import SNIFF_BYTES, describe
+from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.tensor import TensorInfo
+
+_ENCRYPTED = 0x1 | 0x40
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_END = struct.Struct("<4s6xH")
+_COUNT_IS_ELSEWHERE = 0xFFFF
+"""The archive has more members than this field can count (zip64)."""
+_END_BYTES = 22
+"""Of the end of an archive, before its comment."""
+
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
+"""What `zipfile` raises for damaged archives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One member of the archive."""
+
+    info: zipfile.ZipInfo
+    start: int
+    """Offset of its (packed) data in the file."""
+    header: bytes
+    """Of its array: what lies before the data."""
+    tensor: TensorInfo
+
+    @property
+    def is_stored(self) -> bool:
+        return self.info.compress_type == zipfile.ZIP_STORED
+
+
+def read_members(file: InputFile, archive: zipfile.ZipFile, shard: str, void_dtype: str | None) -> Iterator[Member]:
+    """Every member, in the order of the directory; `shard` goes into the tensors.
+
+    Raises:
+        MalformedError: names the member.
+    """
+    infos = archive.infolist()
+    _check_names(infos)
+    for info, start in zip(infos, _check_layout(file, infos, archive), strict=True):
+        yield _read_member(archive, info, start, shard, void_dtype)
+
+
+@contextmanager
+def zip_errors(what: str, file: InputFile | None = None) -> Iterator[None]:
+    """Turn what `zipfile` raises into `MalformedError`: `what`, the reason, and what `file` really is, if given."""
+    try:
+        yield
+    except _ZIP_ERRORS as error:
+        found = describe(file.read(0, SNIFF_BYTES), expected="a zip archive") if file is not None else None
+        reason = escape_name(str(error) or type(error).__name__)
+        raise MalformedError(f"{what}: {reason}; {found or 'the file is damaged'}") from error
+
+
+def _check_names(infos: Sequence[zipfile.ZipInfo]) -> None:
+    seen: set[str] = set()
+    for info in infos:
+        shown = escape_name(info.orig_filename)
+        parts = info.orig_filename.split("/")
+        is_safe = not any(char in info.orig_filename for char in "\\\0:") and not {"", ".", ".."} & set(parts)
+        if not is_safe:
+            raise MalformedError(f"member '{shown}': its name is not a safe relative path")
+        if not info.filename.endswith(".npy"):
+            raise MalformedError(f"member '{shown}': is not an array (.npy); archives of other things are not read")
+        if info.filename in seen:
+            raise MalformedError(f"member '{shown}': there are two of this name")
+        seen.add(info.filename)
+        if info.flag_bits & _ENCRYPTED:
+            raise MalformedError(f"member '{shown}': is encrypted; decrypt the archive first")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise MalformedError(f"member '{shown}': compression method {info.compress_type} is not read; repack it")
+
+
+def _check_layout(file: InputFile, infos: Sequence[zipfile.ZipInfo], archive: zipfile.ZipFile) -> list[int]:
+    """Where each member's data begins; members may not overlap, nothing may stand before or behind the archive."""
+    signature, count = _END.unpack(file.read(file.size - _END_BYTES - len(archive.comment), _END.size))
+    if signature != b"PK\5\6":
+        raise MalformedError("has bytes behind the end of the zip archive, which would be lost")
+    if count not in (len(infos), _COUNT_IS_ELSEWHERE):
+        raise MalformedError(f"its directory holds {len(infos)} members, {count} expected; the file is damaged")
+    starts = [_data_start(file, info) for info in infos]
+    end = 0
+    for start, info in sorted(zip(starts, infos, strict=True), key=lambda pair: pair[0]):
+        if info.header_offset < end:
+            raise MalformedError(f"member '{escape_name(info.filename)}': overlaps the member before it")
+        end = start + info.compress_size
+    directory = archive.start_dir
+    if end > directory:
+        raise MalformedError(f"its members end at byte {end} but the directory begins at {directory}")
+    if min((info.header_offset for info in infos), default=directory) != 0:
+        raise MalformedError("has bytes before the zip archive, which would be lost")
+    return starts
+
+
+def _data_start(file: InputFile, info: zipfile.ZipInfo) -> int:
+    header = file.read(info.header_offset, _LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+        raise MalformedError(f"member '{escape_name(info.filename)}': is not where the directory says; damaged archive")
+    fields = _LOCAL_HEADER.unpack(header)
+    return info.header_offset + _LOCAL_HEADER.size + int(fields[-2]) + int(fields[-1])
+
+
+def _read_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int, shard: str, void_dtype: str | None
+) -> Member:
+    """Unpack the beginning of a member and read the array's header there."""
+    shown = escape_name(info.filename)
+    if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+        raise MalformedError(f"member '{shown}': is stored, yet its two sizes differ")
+    with zip_errors(f"member '{shown}'"), archive.open(info) as stream:
+        prefix = stream.read(PREFIX_BYTES)
+    try:
+        key = info.filename.removesuffix(".npy")
+        tensor = parse_npy(prefix, info.file_size, name=key, shard=shard, void_dtype=void_dtype)
+    except MalformedError as error:
+        raise MalformedError(f"member '{shown}': {error}") from error
+    return Member(info=info, start=start, header=prefix[: tensor.start], tensor=tensor)

@@ -1,0 +1,184 @@
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from qdqcli.errors import InputError, OutputError, UsageError
+from qdqcli.tensors.checkpoint import open_checkpoint
+from qdqcli.tensors.lock import FolderLock
+from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, OutputFile, copy_file
+from tests.tensors.files import rewrite, safetensors_bytes, write
+
+
+@pytest.fixture
+def umask_027() -> object:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def test_a_read_past_the_end_is_an_input_error(tmp_path: Path) -> None:
+    with InputFile(write(tmp_path / "x", b"0123")) as file:
+        file.read_into(memoryview(bytearray(2)), 2)
+        with pytest.raises(InputError, match="x: truncated: ends at byte 4, 6 expected"):
+            file.read_into(memoryview(bytearray(3)), 3)
+
+
+@pytest.mark.parametrize("change", ["truncate", "grow", "touch"])
+def test_a_change_while_reading_is_noticed(tmp_path: Path, change: str) -> None:
+    path = write(tmp_path / "x", b"0123")
+    file = InputFile(path)
+    if change == "touch":
+        os.utime(path, ns=(0, 0))
+    else:
+        os.truncate(path, 2 if change == "truncate" else 9)
+    with pytest.raises(InputError, match="changed while being read"):
+        file.close()
+
+
+def test_a_file_replaced_while_reading_keeps_the_old_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "x", b"old")
+    with InputFile(path) as file:
+        write(tmp_path / "y", b"new!").rename(path)
+        assert file.read(0, 9) == b"old"
+
+
+def test_a_file_replaced_after_its_header_was_read_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.safetensors", safetensors_bytes({"w": ("F32", (2,))}))
+    (shard,) = open_checkpoint(path).shards
+    write(tmp_path / "y", safetensors_bytes({"v": ("F32", (2,))})).rename(path)
+    with pytest.raises(InputError, match="changed after its header was read"):
+        shard.open()
+
+
+def test_a_shard_cut_while_it_is_copied_leaves_no_output(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.safetensors", safetensors_bytes({"w": ("F32", (20,))}))
+    (shard,) = open_checkpoint(path).shards
+    reader = shard.open()
+    writer = shard.create(tmp_path / "y.safetensors", reader)
+    writer.copy(shard.tensors[0])
+    os.truncate(path, 90)
+    with pytest.raises(InputError, match="truncated"):
+        writer.copy(shard.tensors[0])
+    with pytest.raises(InputError, match="changed while being read"):
+        writer.commit()
+    writer.abort()
+    with pytest.raises(InputError, match="changed while being read"):
+        reader.close()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("umask_027")
+def test_output_appears_whole_with_the_mode_of_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250 + ".npy")
+    output = OutputFile(path)
+    output.resize(6)
+    output.write(memoryview(b"def"), 3)
+    assert not path.exists()
+    output.write(memoryview(b"abc"), 0)
+    output.commit()
+    output.abort()
+    assert path.read_bytes() == b"abcdef"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_output_that_cannot_be_made_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"gone/y: No such file"):
+        OutputFile(tmp_path / "gone" / "y")
+    (tmp_path / "folder").mkdir()
+    output = OutputFile(tmp_path / "folder")
+    with pytest.raises(OutputError, match="folder: Is a directory"):
+        output.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_no_space_names_the_path_and_what_to_do() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no always-full device here")
+    output = OutputFile.__new__(OutputFile)
+    output.path = Path("out.npy")
+    output._descriptor = os.open(full, os.O_WRONLY)
+    with pytest.raises(OutputError, match=r"^out\.npy: No space left on device; free some space"):
+        output.write(memoryview(b"x"), 0)
+    os.close(output._descriptor)
+
+
+def test_copy_is_exact_and_can_be_stopped(tmp_path: Path) -> None:
+    source = write(tmp_path / "a", os.urandom(CHUNK_BYTES + 17))
+    copy_file(source, tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == source.read_bytes()
+
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        copy_file(source, tmp_path / "c", stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_threads_write_one_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.safetensors", safetensors_bytes({f"t{i}": ("U8", (1000,)) for i in range(8)}))
+    (shard,) = open_checkpoint(path).shards
+    with shard.open() as reader:
+        writer = shard.create(tmp_path / "y.safetensors", reader)
+        threads = [threading.Thread(target=writer.copy, args=(tensor,)) for tensor in shard.tensors]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        writer.commit()
+    assert (tmp_path / "y.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_reads_and_writes_outside_a_tensor_are_bugs(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.safetensors", safetensors_bytes({"w": ("U8", (4,))}))
+    (shard,) = open_checkpoint(path).shards
+    with shard.open() as reader:
+        writer = shard.create(tmp_path / "y.safetensors", reader)
+        with pytest.raises(ValueError, match="bytes 2 to 5"):
+            reader.read_into(shard.tensors[0], 2, memoryview(bytearray(3)))
+        with pytest.raises(ValueError, match="bytes -1 to 0"):
+            writer.write(shard.tensors[0], -1, memoryview(b"x"))
+        writer.abort()
+
+
+def test_a_writer_wants_the_reader_of_its_shard(tmp_path: Path) -> None:
+    (shard,) = open_checkpoint(write(tmp_path / "x.safetensors", safetensors_bytes({}))).shards
+    with pytest.raises(TypeError):
+        shard.create(tmp_path / "y", None)  # type: ignore[arg-type]
+
+
+def test_a_read_only_input_is_enough(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.safetensors", safetensors_bytes({"w": ("U8", (4,))}))
+    path.chmod(0o444)
+    (shard,) = open_checkpoint(path).shards
+    assert rewrite(shard, tmp_path / "y.safetensors").stat().st_mode & 0o200
+
+
+def test_lock_keeps_a_second_process_out_until_released(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path / "work")
+    with pytest.raises(UsageError, match="another run is writing"):
+        FolderLock(tmp_path / "work")
+    lock.release()
+    FolderLock(tmp_path / "work").remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "foreign"])
+def test_lock_leaves_what_is_not_its_own_alone(tmp_path: Path, kind: str) -> None:
+    work = tmp_path / "work"
+    if kind == "file":
+        work.write_bytes(b"")
+    elif kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        work.symlink_to("elsewhere")
+    else:
+        write(work / "thesis.txt", b"")
+    with pytest.raises(UsageError, match="in the way"):
+        FolderLock(work)
+    assert not (tmp_path / "elsewhere" / "lock").exists()
+    assert not (tmp_path / "work" / "lock").exists()
