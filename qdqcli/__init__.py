@@ -17,7 +17,7 @@ _PUBLIC = {
 }
 """Public name -> where it is defined; imported when it is first used."""
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from qdqcli.op.params import (
     empty_keys,
     ends_of_keys,
     given_ends,
+    in_arithmetic,
     like_of,
     merge_keys,
     quant_params,
@@ -213,5 +214,5 @@ def _gradient_ends(input_min: Array, input_max: Array, spec: QuantSpec, layout: 
         if rank and values.size != layout.num_ranges:
             raise SpecError(f"{name} has {values.size} values; dimension {spec.axis} has {layout.num_ranges}")
         if layout.num_slices:
-            ends[:, column] = values.astype(ends.dtype)
+            ends[:, column] = in_arithmetic(values, like_of(dtype, ComputeDType.NATIVE), dtype)
     return ends

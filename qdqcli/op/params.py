@@ -79,7 +79,7 @@ def given_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layo
     like = like_of(dtype, spec.compute_dtype)
     ends = np.empty((layout.num_slices, 2), float_type(dtype))
     whole = spec.axis == WHOLE_TENSOR and spec.group_size is None
-    given = [_in_arithmetic(end, like, dtype) for end in (input_min, input_max)]
+    given = [in_arithmetic(end, like, dtype) for end in (input_min, input_max)]
     for name, end in zip(("input_min", "input_max"), given, strict=True):
         if whole and end.ndim:
             raise SpecError(f"{name} has shape {list(end.shape)}; a range for the whole tensor is a scalar")
@@ -117,8 +117,8 @@ def quant_params(ends: Floats, spec: QuantSpec, dtype: str) -> QuantParams:
     return params
 
 
-def _in_arithmetic(end: ArrayLike, like: np.generic, dtype: str) -> Floats:
-    """A range end in the float type, rounded as the arithmetic rounds."""
+def in_arithmetic(end: ArrayLike, like: np.generic, dtype: str) -> Floats:
+    """Range ends in the float type, rounded as the arithmetic rounds."""
     kinds: dict[str, Any] = {"i2": ml_dtypes.bfloat16, "u2": np.float16}
     with np.errstate(over="ignore"):
         rounded = np.asarray(end).astype(kinds.get(like.dtype.str[1:], float_type(dtype)))

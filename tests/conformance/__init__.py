@@ -1,0 +1,1 @@
+"""A small, self-contained part of the golden vectors."""
