@@ -71,11 +71,9 @@ def _threading_layer(numba: Any) -> str:
     """Numba decides it when a parallel kernel first runs."""
     import numpy as np
 
-    from qdqcli.op import cpu
+    from qdqcli.op.arrays import PARALLEL_ELEMENTS, quantize_and_dequantize_v4
 
-    x = np.zeros(2, np.float32)
-    bounds = np.array([0, 1, 2])
-    cpu.measure_range_parallel(x, bounds, np.zeros(2, np.int64), np.arange(2), 2, 2, 0, np.zeros((2, 2), np.int64))
+    quantize_and_dequantize_v4(np.zeros(2 * PARALLEL_ELEMENTS, np.float32))
     return str(numba.threading_layer())
 
 

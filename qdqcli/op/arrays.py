@@ -1,6 +1,7 @@
 """The op on arrays in memory, under the op's own name and signature."""
 
 import os
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any, cast
 
@@ -11,18 +12,15 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError
 from qdqcli.op import cpu
+from qdqcli.op.cpu_quantize import differentiate
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     STORAGE,
     Floats,
-    QuantParams,
-    empty_keys,
     ends_of_keys,
     given_ends,
     in_arithmetic,
     like_of,
-    merge_keys,
-    quant_params,
 )
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -86,12 +84,11 @@ def quantize_and_dequantize_v4(
         compute_dtype=cast(ComputeDType, compute_dtype),
     )
     layout = Layout.of(x.shape, spec)
+    ends = None
     if range_given:
         ends = given_ends(_given("input_min", input_min), _given("input_max", input_max), spec, layout, dtype)
     stored = np.ascontiguousarray(x).reshape(-1).view(STORAGE[dtype])
-    if not range_given:
-        ends = measured_ends(stored, layout, dtype)
-    return quantized(stored, layout, quant_params(ends, spec, dtype)).view(x.dtype).reshape(x.shape)
+    return requantized(stored, layout, spec, ends, dtype).view(x.dtype).reshape(x.shape)
 
 
 def quantize_and_dequantize_v4_grad(
@@ -133,44 +130,24 @@ def quantize_and_dequantize_v4_grad(
     out = np.empty_like(stored)
     if stored.size:
         like = like_of(dtype, ComputeDType.NATIVE)
-        cpu.differentiate(stored_g, stored, out, 0, 0, out.size, *layout.steps, 0, ends, like)
+        differentiate(stored_g, stored, out, 0, 0, out.size, *layout.steps, 0, ends, like)
     zeros = [np.zeros(np.shape(end), x.dtype) for end in (input_min, input_max)]
     return out.view(x.dtype).reshape(x.shape), zeros[0], zeros[1]
 
 
-def measured_ends(stored: NDArray[Any], layout: Layout, dtype: str) -> Floats:
-    """The ends (slices, 2) of the ranges that the elements span, NaN ignored."""
-    keys = empty_keys(layout.num_slices)
-    parts = _num_parts(stored.size)
-    if parts == 1:
-        if stored.size:
-            cpu.measure_range(stored, 0, 0, stored.size, *layout.steps, 0, keys)
-        return ends_of_keys(keys, dtype)
-    if layout.is_contiguous and layout.num_slices >= parts:
-        first_slices = _cuts(layout.num_slices, parts)
-        bounds = np.array([layout.start_of(int(s)) for s in first_slices])
-        with _parallel_region:
-            cpu.measure_range_parallel(stored, bounds, first_slices, first_slices, *layout.steps, keys)
-        return ends_of_keys(keys, dtype)
-    by_part = np.concatenate([keys] * parts)
-    rows = np.arange(parts) * layout.num_slices
-    with _parallel_region:
-        cpu.measure_range_parallel(stored, _cuts(stored.size, parts), np.zeros_like(rows), rows, *layout.steps, by_part)
-    for part in range(parts):
-        merge_keys(keys, by_part[part * layout.num_slices : (part + 1) * layout.num_slices])
-    return ends_of_keys(keys, dtype)
-
-
-def quantized(stored: NDArray[Any], layout: Layout, params: QuantParams) -> NDArray[Any]:
-    """The elements quantized and dequantized, in a new array."""
+def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Floats | None, dtype: str) -> NDArray[Any]:
+    """The elements quantized and dequantized in a new array; `ends` (2, slices) where the range is given."""
     out = np.empty_like(stored)
     parts = _num_parts(stored.size)
-    settings = (params.grids, params.flushing, params.clamping, params.half_up, params.like)
-    if parts > 1:
-        with _parallel_region:
-            cpu.quantize_parallel(stored, out, _cuts(stored.size, parts), *layout.steps, *settings)
-    elif stored.size:
-        cpu.quantize(stored, out, 0, 0, stored.size, *layout.steps, 0, *settings)
+    if not stored.size:
+        return out
+    with _parallel_region if parts > 1 else nullcontext():
+        if ends is None and cpu.can_fuse(layout, parts):
+            cpu.requantize_slices(stored, out, layout, spec, parts, dtype)
+            return out
+        if ends is None:
+            ends = ends_of_keys(cpu.measure_parts(stored, layout, parts, dtype), dtype)
+        cpu.quantize_parts(stored, out, layout, cpu.quant_params(ends, spec, layout, 0, dtype), parts)
     return out
 
 
@@ -179,11 +156,6 @@ def _num_parts(size: int) -> int:
     if size < PARALLEL_ELEMENTS or os.getpid() != _importing_process:
         return 1
     return min(4 * int(numba.get_num_threads()), size // CHUNK_ELEMENTS)
-
-
-def _cuts(count: int, parts: int) -> NDArray[np.int64]:
-    """Bounds (parts + 1,) of nearly equal parts of `count` things."""
-    return np.arange(parts + 1) * count // parts
 
 
 def _as_array(array: Array) -> tuple[NDArray[Any], str]:
@@ -204,9 +176,9 @@ def _given(name: str, end: Array) -> Array:
 
 
 def _gradient_ends(input_min: Array, input_max: Array, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
-    """The ends (slices, 2); unlike the op itself, the gradient takes ends in any order and NaN."""
-    ends = np.empty((layout.num_slices, 2), np.float64 if dtype == "F64" else np.float32)
-    for column, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
+    """The ends (2, slices); unlike the op itself, the gradient takes ends in any order and NaN."""
+    ends = np.empty((2, layout.num_slices), np.float64 if dtype == "F64" else np.float32)
+    for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
         rank = 0 if spec.axis == WHOLE_TENSOR else 1
         values = np.asarray(_given(name, end))
         if values.ndim != rank:
@@ -214,5 +186,5 @@ def _gradient_ends(input_min: Array, input_max: Array, spec: QuantSpec, layout: 
         if rank and values.size != layout.num_ranges:
             raise SpecError(f"{name} has {values.size} values; dimension {spec.axis} has {layout.num_ranges}")
         if layout.num_slices:
-            ends[:, column] = in_arithmetic(values, like_of(dtype, ComputeDType.NATIVE), dtype)
+            ends[row] = in_arithmetic(values, like_of(dtype, ComputeDType.NATIVE), dtype)
     return ends

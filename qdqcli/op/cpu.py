@@ -1,249 +1,223 @@
-"""The op's loops for the CPU: elements of a part of a tensor, slice by slice, and the error sums.
+"""The CPU back end: parts of a tensor in, keys, grids, values and error sums out; chooses the loop for a layout.
 
-Every kernel works on the elements [start, stop) of a flat tensor, of which `x[0]` is element `base`; slices follow from
-a `Layout` (inner, row, advance), and the first slice that an array of slices describes is `first_slice`. Kernels are
-serial and hold no lock: callers run them in threads of their own. The `*_parallel` ones are for whole arrays in memory
-and are entered by one thread at a time (Numba's fallback threading layer aborts the process otherwise).
-
-Order of addition, on which the bits of every statistic rest: a chunk is CHUNK_ELEMENTS elements from a multiple of it
-on; element i of a chunk is added in lane i % 16, each lane in float64 one element after another; the lanes are then
-added pairwise, k and k + 8, k and k + 4, k and k + 2, k and k + 1. Elements that are left out add nothing.
+Slices of at least LANES neighbours are worked on run by run. Shorter ones (an axis that is the last, groups of 4) would
+leave most lanes empty: their grids are spread to one column per element of a row, and rows are worked on instead.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.value import (
-    clamp,
-    decode,
-    encode,
-    flush,
-    grid,
-    is_degenerate,
-    largest,
-    needs_flush,
-    order_key,
-    quantize_half_to_even,
-    quantize_half_up,
-    straight_through,
+from qdqcli.op import cpu_careful, cpu_parallel, cpu_quantize, cpu_range
+from qdqcli.op.cpu_quantize import ABS_ERROR, empty_sums
+from qdqcli.op.lanes import LANES
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import (
+    PATTERN,
+    Columns,
+    Floats,
+    Keys,
+    QuantParams,
+    empty_keys,
+    ends_of_keys,
+    float_type,
+    key_limits,
+    like_of,
+    merge_keys,
 )
+from qdqcli.op.spec import QuantSpec, RoundMode
+from qdqcli.op.value import fit
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-LANES = 16
-NO_MIN = np.int64(2**63 - 1)
-NO_MAX = np.int64(-(2**63))
-"""Keys of a slice in which no number was seen yet."""
+_BATCH = 1 << 16
+"""Elements whose range is found just before they are quantized, while a core's cache still has them."""
 
-MIN_RANGE, MAX_RANGE, SCALE, INVERSE_SCALE = range(4)
-"""Columns of a grid, one row per slice."""
-GRID_COLUMNS = 4
-
-(
-    ERROR,
-    ABS_ERROR,
-    SQ_ERROR,
-    SQ_INPUT,
-    ERROR_INPUT,
-    MAX_ABS_ERROR,
-    INPUT_MIN,
-    INPUT_MAX,
-    NONFINITE,
-    NONFINITE_OUTPUT,
-    CLIPPED,
-    ZEROED,
-) = range(12)
-"""Columns of error sums, one row per chunk or slice; the counts are exact in float64."""
-SUM_COLUMNS = 12
-NUM_SUMS = 5
-"""The first columns, which are sums of floats."""
+Stored = NDArray[Any]
+"""Elements as the kernels see them, `params.STORAGE`."""
 
 
-def empty_sums(count: int) -> NDArray[np.float64]:
-    """Rows (count, SUM_COLUMNS) to which nothing was added yet."""
-    sums = np.zeros((count, SUM_COLUMNS))
-    sums[:, INPUT_MIN], sums[:, INPUT_MAX] = np.inf, -np.inf
+def is_columnar(layout: Layout) -> bool:
+    """Whether slices are too short for lanes."""
+    return layout.inner < LANES
+
+
+def measure_range(x: Stored, start: int, stop: int, layout: Layout, first_slice: int, keys: Keys, dtype: str) -> None:
+    """Widen `keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
+    bits, limits = x.view(PATTERN[dtype]), key_limits(dtype)
+    if not is_columnar(layout):
+        cpu_range.measure_range(bits, start, start, stop, *layout.steps, first_slice, *limits, keys)
+        return
+    origin, slices = _columns(layout, first_slice, keys.shape[1])
+    by_column = empty_keys(len(slices), dtype)
+    here, there = start - origin, stop - origin
+    cpu_range.measure_columns(bits, here, here, there, len(slices), *limits, by_column)
+    begins = np.flatnonzero(np.diff(slices, prepend=-1))
+    merge_keys(keys, np.array([np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)]))
+
+
+def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Keys:
+    """The keys (2, slices) of a whole array, its parts side by side."""
+    bits = x.view(PATTERN[dtype])
+    keys = empty_keys(layout.num_slices, dtype)
+    if num_parts == 1 or is_columnar(layout):
+        measure_range(x, 0, len(x), layout, 0, keys, dtype)
+        return keys
+    by_part = np.stack([keys] * num_parts)
+    cpu_parallel.measure_range(bits, cuts(len(x), num_parts), *layout.steps, *key_limits(dtype), by_part)
+    return np.stack([by_part[:, 0].min(axis=0), by_part[:, 1].max(axis=0)])
+
+
+def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, num_parts: int) -> None:
+    """Quantize a whole array, its parts side by side."""
+    if num_parts == 1:
+        quantize(x, y, 0, 0, len(x), layout, params)
+        return
+    bounds, settings = cuts(len(x), num_parts), (params.clamping, params.half_up, params.like)
+    if params.columns is None:
+        cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings)
+    else:  # the first column is that of element 0: all slices are there
+        columns = params.columns
+        cpu_parallel.quantize_columns(x, y, bounds, columns.row, columns.grids, params.any_flushing, *settings)
+
+
+def can_fuse(layout: Layout, num_parts: int) -> bool:
+    """Whether slices are runs short enough to be measured and quantized while the cache holds them."""
+    return layout.is_contiguous and LANES <= layout.inner <= _BATCH and layout.num_slices >= num_parts
+
+
+def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
+    """Measure and quantize a whole array of such slices, in one pass over memory."""
+    bits = x.view(PATTERN[dtype])
+    batch = max(_BATCH // layout.inner // LANES, 1) * LANES
+    number = float_type(dtype)
+    room = (
+        np.empty((num_parts, 2, batch), bits.dtype),
+        np.empty((num_parts, 2, batch), number),
+        np.empty((num_parts, cpu_range.GRID_ROWS, batch), number),
+        np.empty((num_parts, cpu_range.FLAG_ROWS, batch), np.bool_),
+    )
+    like = like_of(dtype, spec.compute_dtype)
+    half_up = spec.round_mode is RoundMode.HALF_UP
+    slices = cuts(layout.num_slices, num_parts)
+    cpu_parallel.quantize_slices(
+        x, bits, y, slices, *layout.steps, *key_limits(dtype), *_codes(spec, like, number), half_up, like, *room
+    )
+
+
+def cuts(count: int, parts: int) -> NDArray[np.int64]:
+    """Bounds (parts + 1,) of nearly equal parts of `count` things."""
+    return np.arange(parts + 1) * count // parts
+
+
+def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
+    """The grids of the slices from `first_slice` on whose ranges are `ends` (2, slices)."""
+    num_slices = ends.shape[1]
+    room = -(-num_slices // LANES) * LANES
+    padded = np.zeros((2, room), float_type(dtype))
+    padded[:, :num_slices] = ends
+    grids, flags = np.empty((cpu_range.GRID_ROWS, room), padded.dtype), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
+    like = like_of(dtype, spec.compute_dtype)
+    cpu_range.make_grids(padded, *_codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags)
+    return QuantParams(
+        first_slice=first_slice,
+        num_slices=num_slices,
+        grids=grids,
+        flags=flags,
+        columns=_spread(grids, layout, first_slice, num_slices) if is_columnar(layout) else None,
+        clamping=spec.range_given,
+        half_up=spec.round_mode is RoundMode.HALF_UP,
+        like=like,
+    )
+
+
+def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams) -> None:
+    """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
+    settings = (params.clamping, params.half_up, params.like)
+    if params.columns is None:
+        place = (base, start, stop, *layout.steps, params.first_slice)
+        cpu_quantize.quantize(x, y, *place, params.grids, params.flags, *settings)
+        return
+    origin, row = params.columns.origin, params.columns.row
+    shifted = (base - origin, start - origin, stop - origin, row)
+    cpu_quantize.quantize_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings)
+
+
+def quantize_and_sum(
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams
+) -> NDArray[np.float64]:
+    """`quantize`, and the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
+
+    The extremes of the input are not among them, except in chunks with elements that are not finite. Slices that became
+    infinite or NaN are marked in `params.degenerate`.
+    """
+    sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
+    settings = (params.clamping, params.half_up, params.like)
+    place = (base, start, stop, *layout.steps, params.first_slice)
+    if params.columns is None:
+        cpu_quantize.quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, sums)
+    else:
+        origin, row = params.columns.origin, params.columns.row
+        shifted = (base - origin, start - origin, stop - origin, row)
+        cpu_quantize.quantize_and_sum_columns(
+            x, y, *shifted, params.columns.grids, params.any_flushing, *settings, sums
+        )
+    for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
+        first = start + int(chunk) * CHUNK_ELEMENTS
+        last = min(first + CHUNK_ELEMENTS, stop)
+        sums[chunk] = empty_sums(1)[0]
+        place = (base, first, last, *layout.steps, params.first_slice)
+        cpu_careful.sum_carefully(x, y, *place, params.grids, params.degenerate, sums[chunk])
     return sums
 
 
-@kernel()
-def measure_range(x, base, start, stop, inner, row, advance, first_slice, keys):  # type: ignore[no-untyped-def]
-    """Widen `keys` (slices, 2) by the order keys of the smallest and largest element that is not NaN."""
-    i = start
-    while i < stop:
-        column = i % row
-        end = min(i - column + min(column - column % inner + inner, row), stop)
-        s = i // row * advance + column // inner - first_slice
-        lo, hi = keys[s, 0], keys[s, 1]
-        run = x[i - base : end - base]
-        for j in range(run.size):
-            v = decode(run[j])
-            key = np.int64(order_key(v))
-            is_number = v == v
-            lo = key if is_number and key < lo else lo
-            hi = key if is_number and key > hi else hi
-        keys[s, 0], keys[s, 1] = lo, hi
-        i = end
-
-
-@kernel()
-def make_grids(ends, q_min, q_max, range_given, like, grids, flushing, degenerate):  # type: ignore[no-untyped-def]
-    """From the ends (slices, 2) of ranges to `grids` (slices, 4); marks slices to flush and degenerate ones."""
-    for s in range(ends.shape[0]):
-        lo, hi = flush(ends[s, 0], like), flush(ends[s, 1], like)
-        lo, hi, scale, inverse = grid(lo, hi, q_min, q_max, like)
-        grids[s, MIN_RANGE], grids[s, MAX_RANGE] = lo, hi
-        grids[s, SCALE], grids[s, INVERSE_SCALE] = scale, inverse
-        flushing[s] = needs_flush(lo, hi, scale, range_given, like)
-        degenerate[s] = is_degenerate(scale, like)
-
-
-@kernel()
-def _quantize_run(x, y, grid_row, flushing, clamping, half_up, like):  # type: ignore[no-untyped-def]
-    lo, hi, scale, inverse = grid_row[MIN_RANGE], grid_row[MAX_RANGE], grid_row[SCALE], grid_row[INVERSE_SCALE]
-    if half_up:
-        for j in range(x.size):
-            v = decode(x[j])
-            v = flush(v, like) if flushing else v
-            v = clamp(v, lo, hi) if clamping else v
-            y[j] = encode(quantize_half_up(v, scale, inverse, like), x[j])
-    else:
-        for j in range(x.size):
-            v = decode(x[j])
-            v = flush(v, like) if flushing else v
-            v = clamp(v, lo, hi) if clamping else v
-            y[j] = encode(quantize_half_to_even(v, scale, inverse, like), x[j])
-
-
-@kernel()
-def quantize(  # type: ignore[no-untyped-def]
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, flushing, clamping, half_up, like
-):
-    """Quantize and dequantize the elements into `y`, which may be `x`."""
-    i = start
-    while i < stop:
-        column = i % row
-        end = min(i - column + min(column - column % inner + inner, row), stop)
-        s = i // row * advance + column // inner - first_slice
-        here, there = i - base, end - base
-        _quantize_run(x[here:there], y[here:there], grids[s], flushing[s], clamping, half_up, like)
-        i = end
-
-
-@kernel()
-def sum_errors(  # type: ignore[no-untyped-def]
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, degenerate, sums
-):
-    """Add to `sums` (chunks, SUM_COLUMNS), fresh, row 0 the chunk that begins at `start`; mark degenerate slices."""
-    lanes = np.empty((NUM_SUMS, LANES))
-    for chunk in range(sums.shape[0]):
-        total = sums[chunk]
-        lanes[:] = 0.0
-        first = start + chunk * CHUNK_ELEMENTS
-        last = min(first + CHUNK_ELEMENTS, stop)
-        i = first
-        while i < last:
-            column = i % row
-            end = min(i - column + min(column - column % inner + inner, row), last)
-            s = i // row * advance + column // inner - first_slice
-            here, there = i - base, end - base
-            if _add_run(x[here:there], y[here:there], grids[s], i - first, lanes, total):
-                degenerate[s] = True
-            i = end
-        for k in range(NUM_SUMS):
-            total[k] = _tree(lanes[k])
-
-
-@kernel()
-def sum_slice_errors(  # type: ignore[no-untyped-def]
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, sums
-):
+def sum_slices(
+    x: Stored,
+    y: Stored,
+    base: int,
+    start: int,
+    stop: int,
+    layout: Layout,
+    params: QuantParams,
+    sums: NDArray[np.float64],
+) -> None:
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
-    lane = np.empty((NUM_SUMS, 1))
-    i = start
-    while i < stop:
-        column = i % row
-        end = min(i - column + min(column - column % inner + inner, row), stop)
-        s = i // row * advance + column // inner - first_slice
-        lane[:, 0] = sums[s, :NUM_SUMS]
-        _add_run(x[i - base : end - base], y[i - base : end - base], grids[s], 0, lane, sums[s])
-        sums[s, :NUM_SUMS] = lane[:, 0]
-        i = end
+    cpu_careful.sum_slices(x, y, base, start, stop, *layout.steps, params.first_slice, params.grids, sums)
 
 
-@kernel()
-def _add_run(x, y, grid_row, lane, lanes, total):  # type: ignore[no-untyped-def]
-    """Add the elements of one slice, the first in `lane`; whether a finite one became infinite or NaN."""
-    lo, hi = grid_row[MIN_RANGE], grid_row[MAX_RANGE]
-    limit = largest(x[0])
-    broken = False
-    for j in range(x.size):
-        v, w = decode(x[j]), decode(y[j])
-        if not abs(v) <= limit:
-            total[NONFINITE] += 1
-        elif not abs(w) <= limit:
-            total[NONFINITE_OUTPUT] += 1
-            broken = True
-        else:
-            a = np.float64(v)
-            e = np.float64(w) - a
-            k = (lane + j) % lanes.shape[1]
-            lanes[ERROR, k] += e
-            lanes[ABS_ERROR, k] += abs(e)
-            lanes[SQ_ERROR, k] += e * e
-            lanes[SQ_INPUT, k] += a * a
-            lanes[ERROR_INPUT, k] += e * a
-            total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
-            total[INPUT_MIN] = min(total[INPUT_MIN], a)
-            total[INPUT_MAX] = max(total[INPUT_MAX], a)
-            total[CLIPPED] += v < lo or v > hi
-            total[ZEROED] += v != 0 and w == 0
-    return broken
+def extremes(x: Stored, dtype: str) -> tuple[float, float]:
+    """The smallest and the largest finite element; (inf, -inf) where there is none."""
+    keys = empty_keys(1, dtype)
+    infinity, nothing = key_limits(dtype)
+    cpu_range.measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, keys)
+    if not (
+        -infinity <= keys[0, 0] and keys[1, 0] < infinity
+    ):  # infinities hide the finite ones, or there is no number
+        lo, hi = cpu_careful.finite_extremes(x)
+    else:
+        lo, hi = ends_of_keys(keys, dtype)[:, 0]
+    return float(lo), float(hi)
 
 
-@kernel()
-def _tree(lane):  # type: ignore[no-untyped-def]
-    """The sum of 16 lanes, pairwise from the far half on."""
-    half = LANES // 2
-    while half:
-        for k in range(half):
-            lane[k] += lane[k + half]
-        half //= 2
-    return lane[0]
+def _codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> list[np.generic]:
+    """The lowest and the highest code in the arithmetic."""
+    with np.errstate(over="ignore"):  # the highest code of float16 from 16 bits on is infinite
+        return [fit(number(code), like) for code in (spec.quantized_min, spec.quantized_max)]
 
 
-@kernel()
-def differentiate(  # type: ignore[no-untyped-def]
-    gradients, x, out, base, start, stop, inner, row, advance, first_slice, ends, like
-):
-    """The op's gradient: `gradients` where x is inside `ends` (slices, 2); returns the number outside."""
-    outside = 0
-    i = start
-    while i < stop:
-        column = i % row
-        end = min(i - column + min(column - column % inner + inner, row), stop)
-        s = i // row * advance + column // inner - first_slice
-        lo, hi = flush(ends[s, 0], like), flush(ends[s, 1], like)
-        for j in range(i - base, end - base):
-            v = flush(decode(x[j]), like)
-            out[j] = encode(straight_through(decode(gradients[j]), v, lo, hi, like), x[j])
-            outside += not (v >= lo and v <= hi)
-        i = end
-    return outside
+def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, NDArray[np.int64]]:
+    """The element of column 0, and the slice of each column of a row, `first_slice` as 0.
+
+    Slices that come again in every row: a row of the layout. Otherwise all that the slices hold is one row.
+    """
+    if not layout.is_contiguous:
+        return 0, np.arange(layout.row) // layout.inner
+    origin = layout.start_of(first_slice)
+    elements = np.arange(origin, layout.start_of(first_slice + num_slices))
+    return origin, elements // layout.row * layout.advance + elements % layout.row // layout.inner - first_slice
 
 
-@kernel(parallel=True)
-def measure_range_parallel(x, bounds, first_slices, rows, inner, row, advance, keys):  # type: ignore[no-untyped-def]
-    """`measure_range` of a whole array: part p, from bounds[p] to bounds[p + 1], widens `keys` from rows[p] on."""
-    for p in prange(bounds.size - 1):
-        measure_range(x, 0, bounds[p], bounds[p + 1], inner, row, advance, first_slices[p], keys[rows[p] :])
-
-
-@kernel(parallel=True)
-def quantize_parallel(  # type: ignore[no-untyped-def]
-    x, y, bounds, inner, row, advance, grids, flushing, clamping, half_up, like
-):
-    """`quantize` of a whole array, part by part."""
-    for p in prange(bounds.size - 1):
-        quantize(x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flushing, clamping, half_up, like)
+def _spread(grids: Floats, layout: Layout, first_slice: int, num_slices: int) -> Columns:
+    origin, slices = _columns(layout, first_slice, num_slices)
+    around = np.arange(len(slices) + LANES) % len(slices)
+    return Columns(origin=origin, row=len(slices), grids=np.ascontiguousarray(grids[:, slices[around]]))

@@ -1,4 +1,4 @@
-"""From the range of each slice to the grid that quantizes it, in the arithmetic's own dtype."""
+"""What the kernels need beside the elements: how a dtype is stored, ranges as keys and as ends, grids."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,33 +8,61 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import SpecError
-from qdqcli.op import cpu
 from qdqcli.op.layout import Layout
-from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
-from qdqcli.op.value import fit
+from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec
 
 Floats = NDArray[Any]
 """float64 for F64 tensors, float32 for the others."""
+Keys = NDArray[Any]
+"""Order keys (2, slices) of the smallest and largest element: int16, int32 or int64 as the dtype has bits."""
 
 STORAGE: dict[str, type[np.generic]] = {"F32": np.float32, "F64": np.float64, "BF16": np.int16, "F16": np.uint16}
 """What the kernels see of each dtype: floats, or the bits of 16-bit floats, by which they tell the two apart."""
+PATTERN: dict[str, type[np.signedinteger[Any]]] = {"F32": np.int32, "F64": np.int64, "BF16": np.int16, "F16": np.int16}
+"""The integers that order keys are made of."""
+INFINITY = {"F32": 0x7F800000, "F64": 0x7FF0000000000000, "BF16": 0x7F80, "F16": 0x7C00}
+"""The order key of +inf; beyond it are NaNs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The grids of slices too short for lanes, one column per element of a row."""
+
+    origin: int
+    """The element in column 0 of some row."""
+    row: int
+    """Elements of a row."""
+    grids: Floats
+    """(4, row + LANES): behind the last column they begin again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantParams:
-    """The grid of every slice: what the kernels need beside the elements."""
+    """The grids of the slices from `first_slice` on; arrays have room for a multiple of LANES slices."""
 
+    first_slice: int
+    num_slices: int
     grids: Floats
-    """(slices, 4): min_range, max_range, scale (steps per unit, the op's sense), inverse_scale."""
-    flushing: NDArray[np.bool_]
-    """(slices,): subnormal elements could show and are flushed."""
-    degenerate: NDArray[np.bool_]
-    """(slices,): the scale is 0, infinite or the dtype's maximum; kernels add slices whose output is not finite."""
+    """(4, slices): min_range, max_range, scale (steps per unit, the op's sense), inverse_scale."""
+    flags: NDArray[np.bool_]
+    """(3, slices): subnormal elements are flushed; elements may be outside the range; the scale is degenerate."""
+    columns: Columns | None
     clamping: bool
     """The range was given: elements are clamped to it."""
     half_up: bool
     like: np.generic
     """A number whose type names the arithmetic, see `value.py`."""
+
+    @property
+    def any_flushing(self) -> bool:
+        """Flushing elements that need not be changes nothing."""
+        return bool(self.flags[0, : self.num_slices].any())
+
+    @property
+    def degenerate(self) -> NDArray[np.bool_]:
+        """(slices,): the scale is 0, infinite or the maximum; summing adds slices whose output is not finite."""
+        degenerate: NDArray[np.bool_] = self.flags[2, : self.num_slices]
+        return degenerate
 
 
 def like_of(dtype: str, compute_dtype: ComputeDType) -> np.generic:
@@ -48,36 +76,45 @@ def float_type(dtype: str) -> type[np.generic]:
     return np.float64 if dtype == "F64" else np.float32
 
 
-def empty_keys(num_slices: int) -> NDArray[np.int64]:
-    """Order keys (slices, 2) of ranges in which nothing was seen; they merge by minimum and maximum."""
-    keys = np.empty((num_slices, 2), np.int64)
-    keys[:, 0], keys[:, 1] = cpu.NO_MIN, cpu.NO_MAX
+def key_limits(dtype: str) -> tuple[np.signedinteger[Any], Keys]:
+    """The order key of +inf, and the keys (2,) of a slice without a number."""
+    limits = np.iinfo(PATTERN[dtype])
+    return PATTERN[dtype](INFINITY[dtype]), np.array([limits.max, limits.min], PATTERN[dtype])
+
+
+def empty_keys(num_slices: int, dtype: str) -> Keys:
+    """Keys of ranges in which nothing was seen; they merge by minimum and maximum."""
+    limits = np.iinfo(PATTERN[dtype])
+    keys = np.empty((2, num_slices), PATTERN[dtype])
+    keys[0], keys[1] = limits.max, limits.min
     return keys
 
 
-def merge_keys(keys: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+def merge_keys(keys: Keys, other: Keys) -> None:
     """Widen `keys` by the ranges of `other`, slice by slice."""
-    np.minimum(keys[:, 0], other[:, 0], out=keys[:, 0])
-    np.maximum(keys[:, 1], other[:, 1], out=keys[:, 1])
+    np.minimum(keys[0], other[0], out=keys[0])
+    np.maximum(keys[1], other[1], out=keys[1])
 
 
-def ends_of_keys(keys: NDArray[np.int64], dtype: str) -> Floats:
-    """The ends (slices, 2) of the ranges; NaN where a slice has no number."""
-    ordered: NDArray[Any] = keys if dtype == "F64" else keys.astype(np.int32)
-    magnitude = np.iinfo(ordered.dtype).max
-    ends = np.where(ordered < 0, ordered ^ magnitude, ordered).view(float_type(dtype))
-    ends[keys[:, 0] > keys[:, 1]] = np.nan
+def ends_of_keys(keys: Keys, dtype: str) -> Floats:
+    """The ends (2, slices) of the ranges; NaN where a slice has no number."""
+    bits = np.where(keys < 0, keys ^ np.iinfo(keys.dtype).max, keys)
+    if dtype == "BF16":
+        ends: Floats = (bits.astype(np.int32) << 16).view(np.float32)
+    else:
+        ends = bits.view(np.float16 if dtype == "F16" else STORAGE[dtype]).astype(float_type(dtype))
+    ends[:, keys[0] > keys[1]] = np.nan
     return ends
 
 
 def given_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
-    """The ends (slices, 2) of ranges that were given: scalars for a whole tensor, else one value per slice.
+    """The ends (2, slices) of ranges that were given: scalars for a whole tensor, else one value per slice.
 
     Raises:
         SpecError: the rank or the length does not fit, or not min <= max in every slice (a NaN end, too).
     """
     like = like_of(dtype, spec.compute_dtype)
-    ends = np.empty((layout.num_slices, 2), float_type(dtype))
+    ends = np.empty((2, layout.num_slices), float_type(dtype))
     whole = spec.axis == WHOLE_TENSOR and spec.group_size is None
     given = [in_arithmetic(end, like, dtype) for end in (input_min, input_max)]
     for name, end in zip(("input_min", "input_max"), given, strict=True):
@@ -94,27 +131,8 @@ def given_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layo
         bad = [end if whole else end[np.argmin(ordered)] for end in given]
         raise SpecError(f"input_min is {bad[0]} and input_max is {bad[1]}{where}; input_min <= input_max must hold")
     if layout.num_slices:
-        ends[:, 0], ends[:, 1] = given
+        ends[0], ends[1] = given
     return ends
-
-
-def quant_params(ends: Floats, spec: QuantSpec, dtype: str) -> QuantParams:
-    """The grids of slices whose ranges are `ends` (slices, 2)."""
-    like = like_of(dtype, spec.compute_dtype)
-    slices = len(ends)
-    number = float_type(dtype)
-    params = QuantParams(
-        grids=np.empty((slices, cpu.GRID_COLUMNS), number),
-        flushing=np.empty(slices, np.bool_),
-        degenerate=np.empty(slices, np.bool_),
-        clamping=spec.range_given,
-        half_up=spec.round_mode is RoundMode.HALF_UP,
-        like=like,
-    )
-    with np.errstate(over="ignore"):  # the highest code of float16 from 16 bits on is infinite
-        codes = [fit(number(code), like) for code in (spec.quantized_min, spec.quantized_max)]
-    cpu.make_grids(ends, *codes, spec.range_given, like, params.grids, params.flushing, params.degenerate)
-    return params
 
 
 def in_arithmetic(end: ArrayLike, like: np.generic, dtype: str) -> Floats:

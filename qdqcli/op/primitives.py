@@ -11,6 +11,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
+from qdqcli.op.internal import INTERNAL
+
 Number = Any
 """A NumPy scalar in Python, a typed value in Numba."""
 
@@ -45,35 +47,58 @@ def float32_of(bits: Number) -> Number:
     return np.uint32(bits & 0xFFFFFFFF).view(np.float32)
 
 
-@overload(rint)
-def _rint(v):  # type: ignore[no-untyped-def]
-    return lambda v: np.rint(v)
+def widen(stored: Number) -> Number:
+    """A 16-bit pattern with room for what its codec does."""
+    return int(stored)
 
 
-@overload(floor)
-def _floor(v):  # type: ignore[no-untyped-def]
-    return lambda v: np.floor(v)
+def narrow(bits: Number, stored: Number) -> Number:
+    """A pattern as the 16-bit integer that `stored` is."""
+    return stored.dtype.type(np.uint16(bits & 0xFFFF).view(stored.dtype))
 
 
-@overload(select)
-def _select(condition, yes, no):  # type: ignore[no-untyped-def]
+@overload(rint, jit_options=INTERNAL)
+def _rint(v):
+    return (lambda v: np.rint(v)) if isinstance(v, types.Float) else None
+
+
+@overload(floor, jit_options=INTERNAL)
+def _floor(v):
+    return (lambda v: np.floor(v)) if isinstance(v, types.Float) else None
+
+
+@overload(select, jit_options=INTERNAL)
+def _select(condition, yes, no):
+    if not isinstance(condition, types.Boolean):
+        return None
     return lambda condition, yes, no: yes if condition else no
 
 
-@overload(constant)
-def _constant(number, v):  # type: ignore[no-untyped-def]
+@overload(constant, jit_options=INTERNAL)
+def _constant(number, v):
     kind = v
-    return lambda number, v: kind(number)
+    return (lambda number, v: kind(number)) if isinstance(v, types.Float) else None
 
 
-@overload(bits_of)
-def _bits_of(v):  # type: ignore[no-untyped-def]
-    return lambda v: _bitcast(v)  # type: ignore[call-arg]
+@overload(bits_of, jit_options=INTERNAL)
+def _bits_of(v):
+    return (lambda v: _bitcast(v)) if isinstance(v, types.Float) else None
 
 
-@overload(float32_of)
-def _float32_of(bits):  # type: ignore[no-untyped-def]
-    return lambda bits: _bitcast(np.int32(bits))  # type: ignore[call-arg]
+@overload(float32_of, jit_options=INTERNAL)
+def _float32_of(bits):
+    return (lambda bits: _bitcast(np.int32(bits))) if isinstance(bits, types.Integer) else None
+
+
+@overload(widen, jit_options=INTERNAL)
+def _widen(stored):
+    return (lambda stored: np.int64(stored)) if isinstance(stored, types.Integer) else None
+
+
+@overload(narrow, jit_options=INTERNAL)
+def _narrow(bits, stored):
+    kind = stored
+    return (lambda bits, stored: kind(bits)) if isinstance(stored, types.Integer) else None
 
 
 _REINTERPRETED: dict[Any, tuple[Any, ir.Type]] = {
@@ -84,10 +109,10 @@ _REINTERPRETED: dict[Any, tuple[Any, ir.Type]] = {
 
 
 @intrinsic
-def _bitcast(_context, v):  # type: ignore[no-untyped-def]
+def _bitcast(_context, v):
     result, llvm_type = _REINTERPRETED[v]
 
-    def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(_context, builder, _signature, arguments):
         return builder.bitcast(arguments[0], llvm_type)
 
     return result(v), generate

@@ -18,33 +18,34 @@ from typing import Any
 
 import numpy as np
 from numba.core import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
-from qdqcli.op.primitives import Number, bits_of, constant, float32_of, floor, rint, select
+from qdqcli.op.internal import INTERNAL, inlined
+from qdqcli.op.primitives import Number, bits_of, constant, float32_of, floor, narrow, rint, select, widen
 
 # ------------------------------------------------------------------ bfloat16 and float16 as bits
 
 
-@register_jitable
+@inlined
 def decode_bfloat16(bits: Number) -> Number:
     """The float32 of a bfloat16 pattern."""
     return float32_of(bits << 16)
 
 
-@register_jitable
+@inlined
 def encode_bfloat16(v: Number) -> Number:
     """The pattern of a float32 rounded to bfloat16, half to even; NaN becomes the quiet positive one."""
     bits = bits_of(v)
     return select(v == v, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0)
 
 
-@register_jitable
+@inlined
 def round_bfloat16(v: Number) -> Number:
     """A float32 rounded to bfloat16, still as float32."""
     return decode_bfloat16(encode_bfloat16(v))
 
 
-@register_jitable
+@inlined
 def decode_float16(bits: Number) -> Number:
     """The float32 of a float16 pattern.
 
@@ -53,12 +54,12 @@ def decode_float16(bits: Number) -> Number:
     """
     magnitude = (bits & 0x7FFF) << 13
     exponent = magnitude & 0x0F800000
-    normal = magnitude + 0x38000000 + select(exponent == 0x0F800000, 0x38000000, 0)
-    subnormal = float32_of(magnitude + 0x38800000) - float32_of(0x38800000 + (bits & 0))
+    normal = select(exponent == 0x0F800000, magnitude + 0x70000000, magnitude + 0x38000000)
+    subnormal = float32_of(magnitude + 0x38800000) - float32_of((bits & 0) + 0x38800000)
     return float32_of(select(exponent == 0, bits_of(subnormal), normal) | ((bits & 0x8000) << 16))
 
 
-@register_jitable
+@inlined
 def round_float16(v: Number) -> Number:
     """A float32 rounded to float16, half to even, still as float32; beyond 65504 infinite, subnormals kept.
 
@@ -73,7 +74,7 @@ def round_float16(v: Number) -> Number:
     return float32_of(bits_of(rounded) | (bits & -0x80000000))
 
 
-@register_jitable
+@inlined
 def encode_float16(v: Number) -> Number:
     """The pattern of a float32 rounded to float16, half to even; NaN becomes the quiet positive one."""
     bits = bits_of(round_float16(v))
@@ -85,13 +86,13 @@ def encode_float16(v: Number) -> Number:
     return select(v == v, pattern, 0x7E00)
 
 
-@register_jitable
+@inlined
 def canonical(v: Number) -> Number:
     """`v` with one NaN for all: which payload survives an operation differs between processors."""
     return select(v == v, v, constant(np.nan, v))
 
 
-@register_jitable
+@inlined
 def itself(v: Number) -> Number:
     """`v`."""
     return v
@@ -102,12 +103,14 @@ def itself(v: Number) -> Number:
 
 def decode(stored: Number) -> Number:
     """The stored element in float32 (float64 for float64)."""
-    return _DECODE[_kind(stored)](stored)
+    kind = _kind(stored)
+    return stored if kind in ("float32", "float64") else _DECODE[kind](widen(stored))
 
 
 def encode(v: Number, stored: Number) -> Number:
     """`v` in the type of `stored`, rounded half to even."""
-    return stored.dtype.type(_ENCODE[_kind(stored)](v))
+    kind = _kind(stored)
+    return canonical(v) if kind in ("float32", "float64") else narrow(_ENCODE[kind](v), stored)
 
 
 def fit(v: Number, like: Number) -> Number:
@@ -126,6 +129,11 @@ def largest(like: Number) -> Number:
 
 
 _KINDS = {types.float32: "float32", types.float64: "float64", types.int16: "bfloat16", types.uint16: "float16"}
+
+
+def _numba_kind(number_type: Any) -> str:
+    """The kind of a Numba type, of lanes as of what they hold."""
+    return _KINDS[getattr(number_type, "scalar", number_type)]
 
 
 def _kind(number: Number) -> str:
@@ -165,73 +173,77 @@ _LARGEST = {
 }
 
 
-@overload(decode)
-def _decode(stored):  # type: ignore[no-untyped-def]
-    convert = _DECODE[_KINDS[stored]]
-    return lambda stored: convert(stored)
+@overload(decode, jit_options=INTERNAL)
+def _decode(stored):
+    kind = _numba_kind(stored)
+    convert = _DECODE[kind]
+    if kind in ("float32", "float64"):
+        return lambda stored: stored
+    return lambda stored: convert(widen(stored))
 
 
-@overload(encode)
-def _encode(v, stored):  # type: ignore[no-untyped-def]
-    convert, storage = _ENCODE[_KINDS[stored]], stored
-    return lambda v, stored: storage(convert(v))
+@overload(encode, jit_options=INTERNAL)
+def _encode(v, stored):
+    kind = _numba_kind(stored)
+    convert = _ENCODE[kind]
+    if kind in ("float32", "float64"):
+        return lambda v, stored: convert(v)
+    return lambda v, stored: narrow(convert(v), stored)
 
 
-@overload(fit)
-def _fit(v, like):  # type: ignore[no-untyped-def]
-    round_to = _FIT[_KINDS[like]]
+@overload(fit, jit_options=INTERNAL)
+def _fit(v, like):
+    kind = _numba_kind(like)
+    round_to = _FIT[kind]
+    if kind in ("float32", "float64"):
+        return lambda v, like: v
     return lambda v, like: round_to(v)
 
 
-@overload(tiny)
-def _tiny(like):  # type: ignore[no-untyped-def]
-    number = _TINY[_KINDS[like]]
+@overload(tiny, jit_options=INTERNAL)
+def _tiny(like):
+    number = _TINY[_numba_kind(like)]
     return lambda like: number
 
 
-@overload(largest)
-def _largest(like):  # type: ignore[no-untyped-def]
-    number = _LARGEST[_KINDS[like]]
+@overload(largest, jit_options=INTERNAL)
+def _largest(like):
+    number = _LARGEST[_numba_kind(like)]
     return lambda like: number
 
 
 # ------------------------------------------------------------------ order
 
 
-def order_key(v: Number) -> Number:
-    """An integer that orders floats: -0 below +0, NaN with a sign bit lowest, without one highest."""
-    key: Number = _order_key32(v) if v.dtype == np.float32 else _order_key64(v)
-    return key
+def order_key(bits: Number) -> Number:
+    """An integer that orders floats by their patterns, an int16, int32 or int64; its own inverse.
+
+    -0 is below +0; a NaN is beyond the infinity of its sign.
+    """
+    return _order_key(bits, 8 * bits.dtype.itemsize)
 
 
-@overload(order_key)
-def _order_key(v):  # type: ignore[no-untyped-def]
-    key_of = {types.float32: _order_key32, types.float64: _order_key64}[v]
-    return lambda v: key_of(v)
+@overload(order_key, jit_options=INTERNAL)
+def _order_key_of_type(bits):
+    width = getattr(bits, "scalar", bits).bitwidth
+    last, magnitude = width - 1, 2 ** (width - 1) - 1
+    return lambda bits: bits ^ ((bits >> last) & magnitude)
 
 
-@register_jitable
-def _order_key32(v: Number) -> Number:
-    bits = bits_of(v)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-@register_jitable
-def _order_key64(v: Number) -> Number:
-    bits = bits_of(v)
-    return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
+def _order_key(bits: Number, width: int) -> Number:
+    return bits ^ ((bits >> (width - 1)) & (2 ** (width - 1) - 1))
 
 
 # ------------------------------------------------------------------ range to grid
 
 
-@register_jitable
+@inlined
 def flush(v: Number, like: Number) -> Number:
     """A subnormal becomes a zero of the same sign."""
     return select(abs(v) < tiny(like), v * constant(0.0, v), v)
 
 
-@register_jitable
+@inlined
 def quotient(a: Number, b: Number, like: Number) -> Number:
     """a / b, correctly rounded, then flushed.
 
@@ -243,7 +255,7 @@ def quotient(a: Number, b: Number, like: Number) -> Number:
     return select(subnormal, q * constant(0.0, q), flush(q, like))
 
 
-@register_jitable
+@inlined
 def grid(lo: Number, hi: Number, q_min: Number, q_max: Number, like: Number) -> tuple[Number, Number, Number, Number]:
     """The representable range and the scales of a slice: (min_range, max_range, scale, inverse_scale).
 
@@ -253,51 +265,50 @@ def grid(lo: Number, hi: Number, q_min: Number, q_max: Number, like: Number) -> 
     """
     scale_min = select(fit(q_min * lo, like) > constant(0.0, lo), quotient(q_min, lo, like), largest(like))
     scale_max = select(fit(q_max * hi, like) > constant(0.0, hi), quotient(q_max, hi, like), largest(like))
-    if scale_min < scale_max:
-        inverse = quotient(lo, q_min, like)
-        return lo, fit(q_max * inverse, like), scale_min, inverse
-    inverse = quotient(hi, q_max, like)
-    return fit(q_min * inverse, like), hi, scale_max, inverse
+    by_min = scale_min < scale_max  # strictly: a tie takes the other side
+    inverse = quotient(select(by_min, lo, hi), select(by_min, q_min, q_max), like)
+    moved = fit(select(by_min, q_max, q_min) * inverse, like)
+    return select(by_min, lo, moved), select(by_min, moved, hi), select(by_min, scale_min, scale_max), inverse
 
 
-@register_jitable
-def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, like: Number) -> bool:
+@inlined
+def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, like: Number) -> Number:
     """Whether subnormal elements of the slice could show: only a huge scale or a bound at zero makes them."""
     zero = constant(0.0, lo)
     huge = scale >= constant(0.25, lo) / tiny(like)
-    return tiny(like) > zero and (huge or (range_given and (lo == zero or hi == zero)))
+    return (tiny(like) > zero) & (huge | (range_given & ((lo == zero) | (hi == zero))))
 
 
-@register_jitable
-def is_degenerate(scale: Number, like: Number) -> bool:
+@inlined
+def is_degenerate(scale: Number, like: Number) -> Number:
     """Whether the scale is 0, infinite, NaN or the dtype's maximum: no grid came of the range."""
-    return not (scale > constant(0.0, scale) and scale < largest(like))
+    return (scale <= constant(0.0, scale)) | (scale >= largest(like)) | (scale != scale)
 
 
 # ------------------------------------------------------------------ value to value
 
 
-@register_jitable
+@inlined
 def clamp(v: Number, lo: Number, hi: Number) -> Number:
     """The upper bound first; NaN stays, and a NaN bound changes nothing."""
     v = select(hi < v, hi, v)
     return select(v < lo, lo, v)
 
 
-@register_jitable
+@inlined
 def quantize_half_to_even(v: Number, scale: Number, inverse: Number, like: Number) -> Number:
     """Quantize and dequantize, ties to the even code."""
     return fit(rint(fit(v * scale, like)) * inverse, like)
 
 
-@register_jitable
+@inlined
 def quantize_half_up(v: Number, scale: Number, inverse: Number, like: Number) -> Number:
     """Quantize and dequantize, code = floor(p + 0.5) with the sum rounded in the arithmetic's dtype."""
     p = fit(v * scale, like)
     return fit(floor(fit(p + constant(0.5, v), like)) * inverse, like)
 
 
-@register_jitable
+@inlined
 def straight_through(gradient: Number, v: Number, lo: Number, hi: Number, like: Number) -> Number:
     """The gradient where lo <= v <= hi, else 0 times it: NaN for gradients not finite, -0 for negative ones."""
     inside = (v >= lo) & (v <= hi)

@@ -18,16 +18,16 @@ class MinMax:
 
     def __init__(self, layout: Layout, dtype: str, first_slice: int, num_slices: int) -> None:
         self._layout, self._dtype, self._first_slice = layout, dtype, first_slice
-        self._keys = empty_keys(num_slices)
+        self._keys = empty_keys(num_slices, dtype)
         self._merging = Lock()
 
     def see(self, x: NDArray[Any], start: int, stop: int) -> None:
         """Take in the elements [start, stop), whose stored form is `x`."""
-        keys = empty_keys(len(self._keys))
-        cpu.measure_range(x, start, start, stop, *self._layout.steps, self._first_slice, keys)
+        keys = empty_keys(self._keys.shape[1], self._dtype)
+        cpu.measure_range(x, start, stop, self._layout, self._first_slice, keys, self._dtype)
         with self._merging:
             merge_keys(self._keys, keys)
 
     def ends(self) -> Floats:
-        """The ends (slices, 2) of the ranges; NaN where a slice has no number."""
+        """The ends (2, slices) of the ranges; NaN where a slice has no number."""
         return ends_of_keys(self._keys, self._dtype)

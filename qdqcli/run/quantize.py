@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from math import isnan
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,20 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import UsageError
 from qdqcli.op import cpu
+from qdqcli.op import cpu_quantize as columns
+from qdqcli.op.cpu_quantize import empty_sums
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, QuantParams, float_type, quant_params
-from qdqcli.op.spec import QuantSpec
+from qdqcli.op.params import STORAGE, Floats, QuantParams, float_type, in_arithmetic, like_of
+from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.ranges.minmax import MinMax
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
-from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
+from qdqcli.stats.sums import ErrorSums, expansion
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.tensor import TensorInfo
 
+Hull = tuple[float, float]
+"""The smallest of some minima and the largest of their maxima; NaN where there is none."""
 Block = tuple[int, int]
 """Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
 
@@ -74,7 +78,7 @@ class _Part:
 class _BlockSlices:
     """The slices that begin in a block, and the first if it began in the block before."""
 
-    hull: tuple[float, float]
+    hull: Hull
     """Of their ranges; NaN where none has a number."""
     num_degenerate: int
     """Of those that begin here, as far as their elements in this block show."""
@@ -101,12 +105,12 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
 
 def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
     dtype = job.info.dtype.name
-    ends = given_ends(job.given_range, layout.num_slices, dtype)
+    ends = given_ends(job.given_range, layout.num_slices, dtype, job.spec.compute_dtype)
     if ends is None:
         ends = measure_ends(job.reader, job.info, layout, workers)
-    params = quant_params(ends, job.spec, dtype)
-    slice_rows = cpu.empty_sums(layout.num_slices) if job.per_slice else None
-    finish = partial(_apply_to_block, job, layout, workers, params, slice_rows)
+    params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
+    slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
+    finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ends), slice_rows)
     # A slice's elements are added in the tensor's order: then the blocks come one after another.
     parts = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
     return Measurement(
@@ -136,24 +140,24 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
 def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> _Part:
     """Everything for one block of a tensor with short slices, from one read."""
     start, stop = block
+    dtype = job.info.dtype.name
     first, last = layout.slice_of(start), layout.slice_of(stop - 1)
     lo, hi = layout.start_of(first), layout.start_of(last + 1)
     x = read_block(job.reader, job.info, workers, "input", (lo, hi))
-    ends = given_ends(job.given_range, last + 1 - first, job.info.dtype.name)
+    ends = given_ends(job.given_range, last + 1 - first, dtype, job.spec.compute_dtype)
     if ends is None:
-        estimate = MinMax(layout, job.info.dtype.name, first, last + 1 - first)
+        estimate = MinMax(layout, dtype, first, last + 1 - first)
         estimate.see(x, lo, hi)
         ends = estimate.ends()
-    params = quant_params(ends, job.spec, job.info.dtype.name)
+    params = cpu.quant_params(ends, job.spec, layout, first, dtype)
     y = workers.buffer("output", x.dtype.type, hi - lo)
-    wanted = (lo, hi) if job.per_slice else (start, stop)
-    _quantize(x, y, lo, wanted, layout, first, params)
-    rows = cpu.empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    cpu.sum_errors(x, y, lo, start, stop, *layout.steps, first, params.grids, params.degenerate, rows)
+    rows = cpu.quantize_and_sum(x, y, lo, start, stop, layout, params)
+    _set_extremes(rows, _measured_hull(job, ends), x, dtype)
     slice_rows = None
     if job.per_slice:
-        slice_rows = cpu.empty_sums(last + 1 - first)
-        cpu.sum_slice_errors(x, y, lo, lo, hi, *layout.steps, first, params.grids, slice_rows)
+        slice_rows = empty_sums(last + 1 - first)
+        cpu.quantize(x, y, lo, lo, hi, layout, params)  # the slices reach beyond the block
+        cpu.sum_slices(x, y, lo, lo, hi, layout, params, slice_rows)
     slices = _block_slices(ends, params.degenerate, slice_rows, continues=lo < start)
     _finish(job, y[start - lo : stop - lo], start)
     return _Part(rows=rows, slices=slices)
@@ -164,6 +168,7 @@ def _apply_to_block(
     layout: Layout,
     workers: Workers,
     params: QuantParams,
+    hull: Hull | None,
     slice_rows: NDArray[np.float64] | None,
     block: Block,
 ) -> _Part:
@@ -171,11 +176,10 @@ def _apply_to_block(
     start, stop = block
     x = read_block(job.reader, job.info, workers, "input", block)
     y = workers.buffer("output", x.dtype.type, stop - start)
-    _quantize(x, y, start, block, layout, 0, params)
-    rows = cpu.empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    cpu.sum_errors(x, y, start, start, stop, *layout.steps, 0, params.grids, params.degenerate, rows)
+    rows = cpu.quantize_and_sum(x, y, start, start, stop, layout, params)
+    _set_extremes(rows, hull, x, job.info.dtype.name)
     if slice_rows is not None:
-        cpu.sum_slice_errors(x, y, start, start, stop, *layout.steps, 0, params.grids, slice_rows)
+        cpu.sum_slices(x, y, start, start, stop, layout, params, slice_rows)
     _finish(job, y, start)
     return _Part(rows=rows)
 
@@ -186,11 +190,15 @@ def _finish(job: TensorJob, y: NDArray[Any], start: int) -> None:
         write_block(job.writer, job.info, y, start)
 
 
-def _quantize(
-    x: NDArray[Any], y: NDArray[Any], base: int, wanted: Block, layout: Layout, first_slice: int, params: QuantParams
-) -> None:
-    settings = (params.grids, params.flushing, params.clamping, params.half_up, params.like)
-    cpu.quantize(x, y, base, *wanted, *layout.steps, first_slice, *settings)
+def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
+    """The smallest and the largest element, where measuring the range found them; infinities hide the finite ones."""
+    lo, hi = _hull_of(ends)
+    return (lo, hi) if job.given_range is None and isfinite(lo) and isfinite(hi) else None
+
+
+def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any], dtype: str) -> None:
+    """The extremes of the finite elements, into the first row: they merge, so any row will do."""
+    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = cpu.extremes(x, dtype) if hull is None else hull
 
 
 def _block_slices(
@@ -198,7 +206,7 @@ def _block_slices(
 ) -> _BlockSlices:
     begin = 1 if continues else 0
     if rows is not None:  # summed whole here, beyond the block's end too
-        degenerate = degenerate | (rows[:, cpu.NONFINITE_OUTPUT] > 0)
+        degenerate = degenerate | (rows[:, columns.NONFINITE_OUTPUT] > 0)
     return _BlockSlices(
         hull=_hull_of(ends),
         num_degenerate=int(degenerate[begin:].sum()),
@@ -231,7 +239,7 @@ def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: i
 
 
 def measure_ends(reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
-    """The ends (slices, 2) of the ranges that the elements span, from one read of the tensor."""
+    """The ends (2, slices) of the ranges that the elements span, from one read of the tensor."""
     estimate = MinMax(layout, info.dtype.name, 0, layout.num_slices)
     workers.map(
         lambda block: estimate.see(read_block(reader, info, workers, "input", block), *block), blocks_of(info, workers)
@@ -239,18 +247,21 @@ def measure_ends(reader: ShardReader, info: TensorInfo, layout: Layout, workers:
     return estimate.ends()
 
 
-def given_ends(given_range: tuple[float, float] | None, num_slices: int, dtype: str) -> Floats | None:
-    """The range that was given, for each slice; None where it must be measured."""
+def given_ends(
+    given_range: tuple[float, float] | None, num_slices: int, dtype: str, compute_dtype: ComputeDType
+) -> Floats | None:
+    """The range that was given, for each slice, rounded as the op rounds it; None where it must be measured."""
     if given_range is None:
         return None
-    ends = np.empty((num_slices, 2), float_type(dtype))
-    ends[:] = given_range
+    ends = np.empty((2, num_slices), float_type(dtype))
+    like = like_of(dtype, compute_dtype)
+    ends[0], ends[1] = (in_arithmetic(end, like, dtype) for end in given_range)
     return ends
 
 
 def _check_memory(job: TensorJob, layout: Layout, workers: Workers, *, one_pass: bool) -> None:
     """Grids of all slices, or sums of each, are held for the whole tensor."""
-    needed = layout.num_slices * ((0 if one_pass else 64) + (3 * 8 * cpu.SUM_COLUMNS if job.per_slice else 0))
+    needed = layout.num_slices * ((0 if one_pass else 64) + (3 * 8 * columns.SUM_COLUMNS if job.per_slice else 0))
     if needed > workers.max_memory:
         raise UsageError(
             f"'{job.info.name}' has {layout.num_slices:,} ranges, for which {needed >> 20} MiB of memory are needed; "
@@ -258,12 +269,12 @@ def _check_memory(job: TensorJob, layout: Layout, workers: Workers, *, one_pass:
         )
 
 
-def _hull_of(ends: Floats) -> tuple[float, float]:
-    return float(np.fmin.reduce(ends[:, 0])), float(np.fmax.reduce(ends[:, 1]))
+def _hull_of(ends: Floats) -> Hull:
+    return float(np.fmin.reduce(ends[0])), float(np.fmax.reduce(ends[1]))
 
 
-def _hull(hulls: Sequence[tuple[float, float]]) -> dict[str, float | None]:
-    lo, hi = _hull_of(np.array(hulls))
+def _hull(hulls: Sequence[Hull]) -> dict[str, float | None]:
+    lo, hi = _hull_of(np.array(hulls).T)
     return {"input_min": None if isnan(lo) else lo, "input_max": None if isnan(hi) else hi}
 
 
@@ -279,20 +290,20 @@ def _error_sums(parts: Sequence[NDArray[np.float64]], num_elements: int, num_deg
     """Chunks' (or a slice's) sums as one mergeable value; beyond a chunk nothing is rounded."""
     rows = np.concatenate(parts)
     counts = rows.sum(axis=0)
-    sums = [expansion(rows[:, column].tolist()) for column in range(cpu.NUM_SUMS)]
+    sums = [expansion(rows[:, column].tolist()) for column in range(columns.NUM_SUMS)]
     return ErrorSums(
         num_elements=num_elements,
-        num_nonfinite=int(counts[cpu.NONFINITE]),
-        num_nonfinite_output=int(counts[cpu.NONFINITE_OUTPUT]),
-        num_clipped=int(counts[cpu.CLIPPED]),
-        num_zeroed=int(counts[cpu.ZEROED]),
+        num_nonfinite=int(counts[columns.NONFINITE]),
+        num_nonfinite_output=int(counts[columns.NONFINITE_OUTPUT]),
+        num_clipped=int(counts[columns.CLIPPED]),
+        num_zeroed=int(counts[columns.ZEROED]),
         num_degenerate=num_degenerate,
-        input_min=float(rows[:, cpu.INPUT_MIN].min()) + 0.0,
-        input_max=float(rows[:, cpu.INPUT_MAX].max()) + 0.0,
-        max_abs_error=float(rows[:, cpu.MAX_ABS_ERROR].max()),
-        error=sums[cpu.ERROR],
-        abs_error=sums[cpu.ABS_ERROR],
-        sq_error=sums[cpu.SQ_ERROR],
-        sq_input=sums[cpu.SQ_INPUT],
-        error_input=sums[cpu.ERROR_INPUT],
+        input_min=float(rows[:, columns.INPUT_MIN].min()) + 0.0,
+        input_max=float(rows[:, columns.INPUT_MAX].max()) + 0.0,
+        max_abs_error=float(rows[:, columns.MAX_ABS_ERROR].max()),
+        error=sums[columns.ERROR],
+        abs_error=sums[columns.ABS_ERROR],
+        sq_error=sums[columns.SQ_ERROR],
+        sq_input=sums[columns.SQ_INPUT],
+        error_input=sums[columns.ERROR_INPUT],
     )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import local
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -56,7 +56,9 @@ class Workers:
         try:
             return [future.result() for future in futures]
         except BaseException:
-            _drop(futures)
+            for future in futures:
+                future.cancel()
+            wait(futures)  # buffers and files that the caller may close are theirs until then
             raise
 
     def buffer(self, name: str, dtype: type[np.generic], size: int) -> NDArray[Any]:
@@ -84,8 +86,3 @@ class Workers:
 def available_threads() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _drop(futures: list[Future[Result]]) -> None:
-    for future in futures:
-        future.cancel()

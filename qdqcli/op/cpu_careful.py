@@ -1,0 +1,98 @@
+"""The error sums one element at a time: of chunks that hold NaN or infinities, and of each slice by itself.
+
+Arguments as in `cpu_range.py`; order of addition and columns as in `cpu_quantize.py`.
+"""
+
+import numpy as np
+
+from qdqcli.op.cpu_quantize import (
+    ABS_ERROR,
+    CLIPPED,
+    ERROR,
+    ERROR_INPUT,
+    INPUT_MAX,
+    INPUT_MIN,
+    MAX_ABS_ERROR,
+    NONFINITE,
+    NONFINITE_OUTPUT,
+    NUM_SUMS,
+    SQ_ERROR,
+    SQ_INPUT,
+    ZEROED,
+)
+from qdqcli.op.cpu_range import MAX_RANGE, MIN_RANGE
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import LANES
+from qdqcli.op.value import decode, largest
+
+
+@kernel()
+def sum_carefully(x, y, base, start, stop, inner, row, advance, first_slice, grids, degenerate, total):
+    """Add the elements of one chunk to its fresh row `total`; mark slices that became infinite or NaN."""
+    lanes = np.zeros((NUM_SUMS, LANES))
+    for i in range(start, stop):
+        s = i // row * advance + i % row // inner - first_slice
+        here = i - base
+        if _add_element(
+            x[here], y[here], grids[MIN_RANGE, s], grids[MAX_RANGE, s], lanes[:, (i - start) % LANES], total
+        ):
+            degenerate[s] = True
+    for k in range(NUM_SUMS):
+        total[k] = _tree(lanes[k])
+
+
+@kernel()
+def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, grids, sums):
+    """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
+    for i in range(start, stop):
+        s = i // row * advance + i % row // inner - first_slice
+        here = i - base
+        _add_element(x[here], y[here], grids[MIN_RANGE, s], grids[MAX_RANGE, s], sums[s], sums[s])
+
+
+@kernel()
+def _add_element(stored, out, lo, hi, sums, total):
+    """Add one element to the five `sums` and the rest of `total`; whether it was finite before and not after."""
+    v, w = decode(stored), decode(out)
+    limit = largest(stored)
+    if not abs(v) <= limit:
+        total[NONFINITE] += 1
+        return False
+    if not abs(w) <= limit:
+        total[NONFINITE_OUTPUT] += 1
+        return True
+    a = np.float64(v)
+    e = np.float64(w) - a
+    sums[ERROR] += e
+    sums[ABS_ERROR] += abs(e)
+    sums[SQ_ERROR] += e * e
+    sums[SQ_INPUT] += a * a
+    sums[ERROR_INPUT] += e * a
+    total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
+    total[INPUT_MIN] = min(total[INPUT_MIN], a)
+    total[INPUT_MAX] = max(total[INPUT_MAX], a)
+    total[CLIPPED] += v < lo or v > hi
+    total[ZEROED] += v != 0 and w == 0
+    return False
+
+
+@kernel()
+def _tree(lane):
+    """The sum of the lanes, pairwise from the far half on."""
+    half = LANES // 2
+    while half:
+        for k in range(half):
+            lane[k] += lane[k + half]
+        half //= 2
+    return lane[0]
+
+
+@kernel()
+def finite_extremes(x):
+    """The smallest and the largest finite element; (inf, -inf) where there is none."""
+    lo, hi = np.inf, -np.inf
+    for stored in x:
+        v = decode(stored)
+        if abs(v) <= largest(stored):
+            lo, hi = min(lo, np.float64(v)), max(hi, np.float64(v))
+    return lo, hi

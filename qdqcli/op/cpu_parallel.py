@@ -1,0 +1,100 @@
+"""The CPU's loops over whole arrays in memory, a part of the array per thread.
+
+Entered by one thread at a time: Numba's fallback threading layer aborts the process otherwise. `bounds` (parts + 1) are
+the elements at which the parts begin and end. Files go through threads of our own instead, see `run/workers.py`.
+"""
+
+from numba import prange
+
+from qdqcli.op import cpu_quantize, cpu_range
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.value import decode, order_key
+
+_quantize, _quantize_columns = cpu_quantize.quantize, cpu_quantize.quantize_columns
+_measure_range, _measure_columns, _make_grids = cpu_range.measure_range, cpu_range.measure_columns, cpu_range.make_grids
+
+
+@kernel(parallel=True)
+def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
+    """Widen `keys` (parts, 2, slices), of each part its own."""
+    for p in prange(bounds.size - 1):
+        _measure_range(
+            x[bounds[p] :], bounds[p], bounds[p], bounds[p + 1], inner, row, advance, 0, infinity, nothing, keys[p]
+        )
+
+
+@kernel(parallel=True)
+def measure_columns(x, bounds, row, infinity, nothing, keys):
+    """Widen `keys` (parts, 2, row), of each part its own."""
+    for p in prange(bounds.size - 1):
+        _measure_columns(x[bounds[p] :], bounds[p], bounds[p], bounds[p + 1], row, infinity, nothing, keys[p])
+
+
+@kernel(parallel=True)
+def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like):
+    """Quantize with the grids of all slices."""
+    for p in prange(bounds.size - 1):
+        _quantize(x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flags, clamping, half_up, like)
+
+
+@kernel(parallel=True)
+def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, like):
+    """Quantize with the grids of all columns."""
+    for p in prange(bounds.size - 1):
+        _quantize_columns(x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, like)
+
+
+@kernel(parallel=True)
+def quantize_slices(
+    x,
+    bits,
+    y,
+    slice_bounds,
+    inner,
+    row,
+    advance,
+    infinity,
+    nothing,
+    q_min,
+    q_max,
+    half_up,
+    like,
+    keys,
+    ends,
+    grids,
+    flags,
+):
+    """Measure and quantize slices that are one run each, a batch at a time: the data passes the memory bus once.
+
+    `bits` are the elements of `x` as integers; `slice_bounds` (parts + 1) are slices. The last four are room for a
+    batch of each part, (parts, rows, slices of a batch).
+    """
+    batch = keys.shape[2]
+    for p in prange(slice_bounds.size - 1):
+        for first in range(slice_bounds[p], slice_bounds[p + 1], batch):
+            last = min(first + batch, slice_bounds[p + 1])
+            start, stop = _start_of(first, inner, row, advance, x.size), _start_of(last, inner, row, advance, x.size)
+            keys[p, 0], keys[p, 1] = nothing[0], nothing[1]
+            _measure_range(bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, keys[p])
+            decode_keys(keys[p], keys[p].view(x.dtype), ends[p])
+            _make_grids(ends[p], q_min, q_max, False, like, grids[p], flags[p])
+            _quantize(x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], False, half_up, like)
+
+
+@kernel()
+def _start_of(s, inner, row, advance, size):
+    if advance:
+        return min(s // advance * row + s % advance * inner, size)
+    return min(s * inner, size)
+
+
+@kernel()
+def decode_keys(keys, stored, ends):
+    """The ends (2, slices) of ranges from their keys, which become patterns; `stored` are the keys in x's dtype.
+
+    A slice without a number has the pattern of a NaN.
+    """
+    for end in range(2):
+        for s in range(keys.shape[1]):
+            keys[end, s] = order_key(keys[end, s])
+            ends[end, s] = decode(stored[end, s])

@@ -1,0 +1,265 @@
+"""The CPU's loops from values to values: quantize and dequantize, alone or together with the error sums; the gradient.
+
+Arguments as in `cpu_range.py`; `x` and `y` hold stored elements (see `value.py`).
+
+Order of addition, on which the bits of every statistic rest: a chunk is CHUNK_ELEMENTS elements from a multiple of it
+on; element i of a chunk is added in lane i % 16, each lane in float64 one element after another; the lanes are then
+added pairwise, k and k + 8, k and k + 4, k and k + 2, k and k + 1. Elements that are left out add nothing.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op.cpu_range import CLIPPING, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE, run_at
+from qdqcli.op.internal import inlined
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import (
+    LANES,
+    count,
+    first_lanes,
+    greatest,
+    larger,
+    load,
+    load_part,
+    splat,
+    store,
+    store_part,
+    tree_sum,
+    widen_to_double,
+)
+from qdqcli.op.primitives import select
+from qdqcli.op.value import (
+    clamp,
+    decode,
+    encode,
+    flush,
+    quantize_half_to_even,
+    quantize_half_up,
+    straight_through,
+)
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+
+(
+    ERROR,
+    ABS_ERROR,
+    SQ_ERROR,
+    SQ_INPUT,
+    ERROR_INPUT,
+    MAX_ABS_ERROR,
+    INPUT_MIN,
+    INPUT_MAX,
+    NONFINITE,
+    NONFINITE_OUTPUT,
+    CLIPPED,
+    ZEROED,
+) = range(12)
+"""Columns of error sums, one row per chunk or slice; the counts are exact in float64."""
+SUM_COLUMNS = 12
+NUM_SUMS = 5
+"""The first columns, which are sums of floats."""
+
+
+def empty_sums(rows: int) -> NDArray[np.float64]:
+    """Rows (rows, SUM_COLUMNS) to which nothing was added yet."""
+    sums = np.zeros((rows, SUM_COLUMNS))
+    sums[:, INPUT_MIN], sums[:, INPUT_MAX] = np.inf, -np.inf
+    return sums
+
+
+# ------------------------------------------------------------------ value to value
+
+
+@inlined
+def _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
+    """Lanes of elements, from storage to storage.
+
+    The conditions hold for a whole run: branches that cost nothing.
+    """
+    v = decode(stored)
+    if flushing:
+        v = flush(v, like)
+    if clamping:
+        v = clamp(v, lo, hi)
+    if half_up:
+        return encode(quantize_half_up(v, scale, inverse, like), stored)
+    return encode(quantize_half_to_even(v, scale, inverse, like), stored)
+
+
+@kernel()
+def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
+    """Quantize and dequantize the elements of `x` into `y`."""
+    i = start
+    while i < stop:
+        s, end = run_at(i, inner, row, advance)
+        s -= first_slice
+        end = min(end, stop)
+        lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
+        flushing = flags[FLUSHING, s]
+        while i < end:
+            stored = load_part(x, i - base, end - i)
+            out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            store_part(y, i - base, out, end - i)
+            i += LANES
+        i = end
+
+
+@kernel()
+def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like):
+    """`quantize` for short runs: `grids` (GRID_ROWS, row + LANES) has a column for each of a row, then begins again."""
+    room = grids.shape[1]
+    c = start % row
+    for i in range(start, stop, LANES):
+        lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
+        scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
+        stored = load_part(x, i - base, stop - i)
+        store_part(y, i - base, _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like), stop - i)
+        c = (c + LANES) % row
+
+
+# ------------------------------------------------------------------ with error sums
+
+
+@inlined
+def _add(x, y, outside, lanes):
+    """Add lanes of elements and what became of them to the running sums; `outside` of them are out of range."""
+    error, abs_error, sq_error, sq_input, error_input, peak, clipped, zeroed = lanes
+    v, w = decode(x), decode(y)
+    a = widen_to_double(v)
+    e = widen_to_double(w) - a
+    size = abs(e)
+    return (
+        error + e,
+        abs_error + size,
+        sq_error + e * e,
+        sq_input + a * a,
+        error_input + e * a,
+        larger(size, peak),
+        clipped + outside,
+        zeroed + count((w == 0.0) & (v != 0.0)),
+    )
+
+
+@inlined
+def _nothing():
+    """The running sums of a chunk before its first element."""
+    zero = splat(0.0)
+    return zero, zero, zero, zero, zero, zero, 0, 0
+
+
+@inlined
+def _finish(lanes, sums, chunk):
+    """Fold the lanes into a chunk's row; what is not finite there was not finite before or after."""
+    error, abs_error, sq_error, sq_input, error_input, peak, clipped, zeroed = lanes
+    sums[chunk, ERROR] = tree_sum(error)
+    sums[chunk, ABS_ERROR] = tree_sum(abs_error)
+    sums[chunk, SQ_ERROR] = tree_sum(sq_error)
+    sums[chunk, SQ_INPUT] = tree_sum(sq_input)
+    sums[chunk, ERROR_INPUT] = tree_sum(error_input)
+    sums[chunk, MAX_ABS_ERROR] = greatest(peak)
+    sums[chunk, CLIPPED] = clipped
+    sums[chunk, ZEROED] = zeroed
+
+
+@kernel()
+def quantize_and_sum(
+    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, sums
+):
+    """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), row 0 the chunk that begins at `start`.
+
+    INPUT_MIN, INPUT_MAX and the counts of elements that are not finite are left alone. A row whose ABS_ERROR is not
+    finite met such elements: `sum_carefully` does it again.
+    """
+    for chunk in range(sums.shape[0]):
+        i = start + chunk * CHUNK_ELEMENTS
+        last = min(i + CHUNK_ELEMENTS, stop)
+        lanes = _nothing()
+        while i < last:
+            s, end = run_at(i, inner, row, advance)
+            s -= first_slice
+            end = min(end, last)
+            lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
+            flushing, clipping = flags[FLUSHING, s], flags[CLIPPING, s]
+            while i + LANES <= end:
+                stored = load(x, i - base)
+                out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+                store(y, i - base, out)
+                outside = _count_outside(stored, lo, hi) if clipping else 0
+                lanes = _add(stored, out, outside, lanes)
+                i += LANES
+            if i < end:  # lanes in which the slice ends
+                width = min(LANES, last - i)
+                stored = select(first_lanes(width), load_part(x, i - base, width), 0)
+                out, outside = _convert_pieces(
+                    stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like
+                )
+                store_part(y, i - base, out, width)
+                lanes = _add(stored, out, outside, lanes)
+                i += LANES
+        _finish(lanes, sums, chunk)
+
+
+@inlined
+def _count_outside(stored, lo, hi):
+    v = decode(stored)
+    return count((v < lo) | (v > hi))
+
+
+@inlined
+def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
+    """Lanes of `width` elements of several slices, from element `i` on, and how many were out of range."""
+    out, outside, done = stored, 0, 0
+    while done < width:
+        s, end = run_at(i + done, inner, row, advance)
+        s -= first_slice
+        lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
+        before, upto = first_lanes(done), first_lanes(min(end - i, width))
+        piece = _convert(stored, lo, hi, scale, inverse, flags[FLUSHING, s], clamping, half_up, like)
+        out = select(before, out, piece)
+        v = decode(stored)
+        outside += count(((v < lo) | (v > hi)) & (before ^ upto))
+        done = min(end - i, width)
+    return select(first_lanes(width), out, 0), outside  # a zero that stays one adds nothing
+
+
+@kernel()
+def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, sums):
+    """`quantize_and_sum` for short runs, with `grids` as in `quantize_columns`."""
+    room = grids.shape[1]
+    for chunk in range(sums.shape[0]):
+        i = start + chunk * CHUNK_ELEMENTS
+        last = min(i + CHUNK_ELEMENTS, stop)
+        lanes = _nothing()
+        c = i % row
+        while i < last:
+            width = min(LANES, last - i)
+            lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
+            scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
+            stored = load_part(x, i - base, width)
+            out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            store_part(y, i - base, out, width)
+            v = decode(stored)
+            outside = (v < lo) | (v > hi)
+            if width < LANES:
+                valid = first_lanes(width)
+                stored, out, outside = select(valid, stored, 0), select(valid, out, 0), outside & valid
+            lanes = _add(stored, out, count(outside), lanes)
+            i += LANES
+            c = (c + LANES) % row
+        _finish(lanes, sums, chunk)
+
+
+@kernel()
+def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ends, like):
+    """The op's gradient: `gradients` where x is inside `ends` (2, slices); returns the number outside."""
+    outside = 0
+    i = start
+    while i < stop:
+        s, end = run_at(i, inner, row, advance)
+        s, end = s - first_slice, min(end, stop)
+        lo, hi = flush(ends[0, s], like), flush(ends[1, s], like)
+        for j in range(i - base, end - base):
+            v = flush(decode(x[j]), like)
+            out[j] = encode(straight_through(decode(gradients[j]), v, lo, hi, like), x[j])
+            outside += not (v >= lo and v <= hi)
+        i = end
+    return outside

@@ -1,0 +1,128 @@
+"""The CPU's loops from elements to grids: smallest and largest element of each slice, then the op's range step.
+
+Elements come as their bit patterns (int16, int32 or int64), of which `order_key` makes integers that order like the
+floats: minimum and maximum of integers are exact in any order, and a NaN shows as a key beyond infinity's.
+
+Kernels work on the elements [start, stop) of a flat tensor, of which `x[0]` is element `base`; slices follow from a
+`Layout` (inner, row, advance), and column 0 of an array of slices is slice `first_slice`. They are serial and hold no
+lock: callers run them in threads of their own. All is lanes: each type of number more costs its share of compiling.
+"""
+
+from qdqcli.op.internal import inlined
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import (
+    LANES,
+    greatest,
+    larger,
+    least,
+    load,
+    load_part,
+    smaller,
+    splat,
+    store,
+    store_mask,
+    store_part,
+)
+from qdqcli.op.primitives import select
+from qdqcli.op.value import flush, grid, is_degenerate, needs_flush, order_key
+
+MIN_RANGE, MAX_RANGE, SCALE, INVERSE_SCALE = range(4)
+"""Rows of a grid, one column per slice."""
+GRID_ROWS = 4
+FLUSHING, CLIPPING, DEGENERATE = range(3)
+"""Rows of what else is known of a slice, as booleans."""
+FLAG_ROWS = 3
+
+
+@inlined
+def run_at(i, inner, row, advance):
+    """The slice of element `i`, and the element behind the run of neighbours in it."""
+    column = i % row
+    return i // row * advance + column // inner, i - column + min(column - column % inner + inner, row)
+
+
+@kernel()
+def measure_range(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
+    """Widen `keys` (2, slices) by the smallest and the largest element that is not NaN.
+
+    `infinity` is the key of +inf, `nothing` (2,) the keys of a slice without a number.
+    """
+    i = start
+    while i < stop:
+        s, end = run_at(i, inner, row, advance)
+        end = min(end, stop)
+        lo, hi = splat(nothing[0]), splat(nothing[1])
+        lo1, hi1, lo2, hi2, lo3, hi3 = lo, hi, lo, hi, lo, hi
+        at, to = i - base, end - base
+        while at + 4 * LANES <= to:  # four at a time: the minimum of one waits for the one before
+            a, b = order_key(load(x, at)), order_key(load(x, at + LANES))
+            c, d = order_key(load(x, at + 2 * LANES)), order_key(load(x, at + 3 * LANES))
+            lo, hi, lo1, hi1 = smaller(a, lo), larger(a, hi), smaller(b, lo1), larger(b, hi1)
+            lo2, hi2, lo3, hi3 = smaller(c, lo2), larger(c, hi2), smaller(d, lo3), larger(d, hi3)
+            at += 4 * LANES
+        while at + LANES <= to:
+            a = order_key(load(x, at))
+            lo, hi = smaller(a, lo), larger(a, hi)
+            at += LANES
+        if at < to:
+            a = order_key(load_part(x, at, to - at))
+            lo, hi = smaller(a, lo), larger(a, hi)
+        least_key = least(smaller(smaller(lo, lo1), smaller(lo2, lo3)))
+        greatest_key = greatest(larger(larger(hi, hi1), larger(hi2, hi3)))
+        if greatest_key > infinity or least_key < -infinity - 1:
+            least_key, greatest_key = _without_nan(x, i - base, to, infinity, nothing)
+        keys[0, s - first_slice] = min(keys[0, s - first_slice], least_key)
+        keys[1, s - first_slice] = max(keys[1, s - first_slice], greatest_key)
+        i = end
+
+
+@inlined
+def _without_nan(x, at, to, infinity, nothing):
+    """The smallest and the largest key of x[at:to], leaving out NaN."""
+    lo, hi = splat(nothing[0]), splat(nothing[1])
+    while at < to:
+        key = order_key(load_part(x, at, to - at))
+        is_nan = (key > infinity) | (key < -infinity - 1)
+        lo, hi = smaller(select(is_nan, nothing[0], key), lo), larger(select(is_nan, nothing[1], key), hi)
+        at += LANES
+    return least(lo), greatest(hi)
+
+
+@kernel()
+def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
+    """`measure_range` for slices of one column each: `keys` (2, row), rows of `row` elements."""
+    i = start
+    while i < stop:
+        column = i % row
+        # a part of a row at either end, all whole rows between them at once
+        rows = 1 if column or stop - i < row else (stop - i) // row
+        width = min(row - column, stop - i)
+        for j in range(0, width, LANES):
+            lo, hi = splat(nothing[0]), splat(nothing[1])
+            for r in range(rows):
+                key = order_key(load_part(x, i - base + r * row + j, width - j))
+                is_nan = (key > infinity) | (key < -infinity - 1)
+                lo, hi = smaller(select(is_nan, nothing[0], key), lo), larger(select(is_nan, nothing[1], key), hi)
+            at = column + j
+            store_part(keys, at, smaller(lo, load_part(keys, at, width - j)), width - j)
+            store_part(keys, row + at, larger(hi, load_part(keys, row + at, width - j)), width - j)
+        i += rows * width
+
+
+@kernel()
+def make_grids(ends, q_min, q_max, range_given, like, grids, flags):
+    """From `ends` (2, slices) of ranges to `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices).
+
+    The number of slices is a multiple of LANES: what follows the last real slice is not looked at.
+    """
+    room = ends.shape[1]
+    for s in range(0, room, LANES):
+        measured_lo, measured_hi = flush(load(ends, s), like), flush(load(ends, room + s), like)
+        lo, hi, scale, inverse = grid(measured_lo, measured_hi, q_min, q_max, like)
+        store(grids, MIN_RANGE * room + s, lo)
+        store(grids, MAX_RANGE * room + s, hi)
+        store(grids, SCALE * room + s, scale)
+        store(grids, INVERSE_SCALE * room + s, inverse)
+        store_mask(flags, FLUSHING * room + s, needs_flush(lo, hi, scale, range_given, like))
+        store_mask(flags, CLIPPING * room + s, range_given | (measured_lo < lo) | (measured_hi > hi))
+        store_mask(flags, DEGENERATE * room + s, is_degenerate(scale, like))

@@ -1,0 +1,455 @@
+"""Lanes: sixteen values side by side, an LLVM vector that Numba code may use like a number.
+
+A small vocabulary: `load`, `store`, `stream`, arithmetic and comparisons by operators (a scalar operand counts for
+every lane), `select`, `rint`, `floor`, `abs` and the bit patterns of `primitives.py`, then across lanes `tree_sum`,
+`least`, `greatest`, `count` and `first_lanes`. The functions of `value.py` take lanes where they take numbers.
+
+Why: the vectorizer of LLVM gives up on a loop with sums in a fixed order, and with a float minimum in it (5 to 8 times
+slower; `tests/benchmarks/lanes_against_loops.py` shows it). Sixteen lanes written out are the same additions in the
+same order on SSE, AVX2, AVX-512 and NEON, so the same bits. Multiplication and addition are never contracted.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, overload, register_model
+
+from qdqcli.op import primitives
+from qdqcli.op.internal import INTERNAL, inlined
+
+LANES = 16
+
+_ELEMENTS = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.int16: ir.IntType(16),
+    types.uint16: ir.IntType(16),
+    types.int32: ir.IntType(32),
+    types.int64: ir.IntType(64),
+    types.boolean: ir.IntType(1),
+}
+
+
+class Lanes(types.Type):
+    """The type of sixteen values of the Numba type `scalar`; of booleans: a mask."""
+
+    def __init__(self, scalar: Any) -> None:
+        self.scalar = scalar
+        super().__init__(name=f"Lanes({scalar})")
+
+    @property
+    def llvm(self) -> ir.VectorType:
+        return ir.VectorType(_ELEMENTS[self.scalar], LANES)
+
+    @property
+    def is_float(self) -> bool:
+        return self.scalar in (types.float32, types.float64)
+
+    @property
+    def suffix(self) -> str:
+        """As LLVM's intrinsics spell the type."""
+        return f"v{LANES}{'f' if self.is_float else 'i'}{self.scalar.bitwidth}"
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Lanes) -> None:
+        super().__init__(manager, kind, kind.llvm)
+
+
+MASK = Lanes(types.boolean)
+I32, I64 = Lanes(types.int32), Lanes(types.int64)
+F32, F64 = Lanes(types.float32), Lanes(types.float64)
+
+
+def _spread(context: Any, builder: Any, value: Any, kind: Any, lanes: Lanes) -> Any:
+    """`value` as lanes: itself, or a number (converted to the lanes' scalar) in every one."""
+    if isinstance(kind, Lanes):
+        return value
+    number = context.cast(builder, value, kind, lanes.scalar)
+    one = builder.insert_element(ir.Constant(lanes.llvm, ir.Undefined), number, _int32(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(one, ir.Constant(lanes.llvm, ir.Undefined), zeros)
+
+
+def _int32(number: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(32), number)
+
+
+def _lanes_of(*kinds: Any) -> Lanes | None:
+    """The lanes among the operands, None where all are scalars."""
+    return next((kind for kind in kinds if isinstance(kind, Lanes)), None)
+
+
+# ------------------------------------------------------------------ operators
+
+
+def _define(
+    function: Callable[..., Any], emit: Callable[[Any, Lanes, Any, Any], Any], *, compares: bool = False
+) -> None:
+    """Let `function(a, b)` take lanes: `emit(builder, lanes, a, b)` makes the instruction."""
+
+    @infer_global(function)
+    class _Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            lanes = _lanes_of(*args)
+            if lanes is None or len(args) != 2:
+                return None
+            return signature(MASK if compares else lanes, *args)
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = _lanes_of(*sig.args)
+        assert lanes is not None  # the template saw to it
+        a, b = (_spread(context, builder, value, kind, lanes) for value, kind in zip(args, sig.args, strict=True))
+        return emit(builder, lanes, a, b)
+
+    for pair in ((Lanes, Lanes), (Lanes, types.Any), (types.Any, Lanes)):
+        lower_builtin(function, *pair)(lower)
+
+
+def _float_or_int(float_name: str, int_name: str) -> Callable[[Any, Lanes, Any, Any], Any]:
+    return lambda builder, lanes, a, b: getattr(builder, float_name if lanes.is_float else int_name)(a, b)
+
+
+def _compare(sign: str) -> Callable[[Any, Lanes, Any, Any], Any]:
+    def emit(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
+        if not lanes.is_float:
+            return builder.icmp_signed(sign, a, b)
+        return builder.fcmp_unordered(sign, a, b) if sign == "!=" else builder.fcmp_ordered(sign, a, b)
+
+    return emit
+
+
+_define(operator.add, _float_or_int("fadd", "add"))
+_define(operator.sub, _float_or_int("fsub", "sub"))
+_define(operator.mul, _float_or_int("fmul", "mul"))
+_define(operator.truediv, lambda builder, _, a, b: builder.fdiv(a, b))
+_define(operator.and_, lambda builder, _, a, b: builder.and_(a, b))
+_define(operator.or_, lambda builder, _, a, b: builder.or_(a, b))
+_define(operator.xor, lambda builder, _, a, b: builder.xor(a, b))
+_define(operator.lshift, lambda builder, _, a, b: builder.shl(a, b))
+_define(operator.rshift, lambda builder, _, a, b: builder.ashr(a, b))
+for _function, _sign in (
+    (operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "=="),
+    (operator.ne, "!="),
+):  # fmt: skip
+    _define(_function, _compare(_sign), compares=True)
+
+
+# ------------------------------------------------------------------ functions of each lane
+
+
+def _llvm_call(name: str, builder: Any, lanes: Lanes, *arguments: Any) -> Any:
+    full = f"{name}.{lanes.suffix}"
+    declared = builder.module.globals.get(full)
+    if declared is None:
+        kind = ir.FunctionType(lanes.llvm, [lanes.llvm] * len(arguments))
+        declared = ir.Function(builder.module, kind, full)
+    return builder.call(declared, arguments)
+
+
+def _unary(name: str) -> Any:
+    @intrinsic
+    def call(_context, v):
+        return v(v), lambda _c, builder, _s, args: _llvm_call(name, builder, v, *args)
+
+    return call
+
+
+_rint, _floor, _abs = _unary("llvm.rint"), _unary("llvm.floor"), _unary("llvm.fabs")
+
+
+@overload(primitives.rint, jit_options=INTERNAL)
+def _rint_lanes(v):
+    return (lambda v: _rint(v)) if isinstance(v, Lanes) else None
+
+
+@overload(primitives.floor, jit_options=INTERNAL)
+def _floor_lanes(v):
+    return (lambda v: _floor(v)) if isinstance(v, Lanes) else None
+
+
+@overload(abs, jit_options=INTERNAL)
+def _abs_lanes(v):
+    return (lambda v: _abs(v)) if isinstance(v, Lanes) else None
+
+
+@intrinsic
+def _choose(_context, mask, yes, no):
+    lanes = _lanes_of(yes, no) or Lanes(yes)
+
+    def generate(context, builder, sig, args):
+        a, b = (_spread(context, builder, v, kind, lanes) for v, kind in zip(args[1:], sig.args[1:], strict=True))
+        return builder.select(args[0], a, b)
+
+    return lanes(mask, yes, no), generate
+
+
+@overload(primitives.select, jit_options=INTERNAL)
+def _select_lanes(condition, yes, no):
+    if condition == MASK and (_lanes_of(yes, no) or yes == no):
+        return lambda condition, yes, no: _choose(condition, yes, no)
+    return None
+
+
+@overload(primitives.constant, jit_options=INTERNAL)
+def _constant_lanes(number, v):
+    if not isinstance(v, Lanes):
+        return None
+    kind = v.scalar
+    return lambda number, v: kind(number)
+
+
+def _cast(lanes: Lanes, result: Lanes, instruction: str) -> Any:
+    """An intrinsic's signature and generator that converts every lane."""
+    return result(lanes), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], result.llvm)
+
+
+@intrinsic
+def _bits(_context, v):
+    return _cast(v, I32 if v == F32 else I64, "bitcast")
+
+
+@intrinsic
+def _float_of_bits(_context, v):
+    return _cast(v, F32, "bitcast")
+
+
+@intrinsic
+def _widen(_context, v):
+    return _cast(v, I32, "sext" if v.scalar == types.int16 else "zext")
+
+
+@intrinsic
+def _narrow(_context, bits, stored):
+    return stored(bits, stored), lambda _c, builder, _s, args: builder.trunc(args[0], stored.llvm)
+
+
+@intrinsic
+def widen_to_double(_context, v):
+    """Float lanes as float64."""
+    if v == F64:
+        return v(v), lambda _c, _b, _s, args: args[0]
+    return _cast(v, F64, "fpext")
+
+
+@overload(primitives.bits_of, jit_options=INTERNAL)
+def _bits_of_lanes(v):
+    return (lambda v: _bits(v)) if isinstance(v, Lanes) else None
+
+
+@overload(primitives.float32_of, jit_options=INTERNAL)
+def _float32_of_lanes(bits):
+    return (lambda bits: _float_of_bits(bits)) if isinstance(bits, Lanes) else None
+
+
+@overload(primitives.widen, jit_options=INTERNAL)
+def _widen_lanes(stored):
+    return (lambda stored: _widen(stored)) if isinstance(stored, Lanes) else None
+
+
+@overload(primitives.narrow, jit_options=INTERNAL)
+def _narrow_lanes(bits, stored):
+    return (lambda bits, stored: _narrow(bits, stored)) if isinstance(stored, Lanes) else None
+
+
+# ------------------------------------------------------------------ memory
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), Lanes(array_type.dtype).llvm.as_pointer())
+
+
+@intrinsic
+def load(_context, array, i):
+    """The elements [i, i + LANES) of a contiguous array."""
+    lanes = Lanes(array.dtype)
+
+    def generate(context, builder, sig, args):
+        return builder.load(_pointer(context, builder, sig.args[0], *args), align=array.dtype.bitwidth // 8)
+
+    return lanes(array, types.intp), generate
+
+
+def _store(*, past_the_caches: bool) -> Any:
+    @intrinsic
+    def call(_context, array, i, v):
+        lanes = Lanes(array.dtype)
+        itemsize = array.dtype.bitwidth // 8
+
+        def generate(context, builder, sig, args):
+            pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
+            value = _spread(context, builder, args[2], sig.args[2], lanes)
+            written = builder.store(value, pointer, align=itemsize * (LANES if past_the_caches else 1))
+            if past_the_caches:
+                written.set_metadata("nontemporal", builder.module.add_metadata([_int32(1)]))
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp, v), generate
+
+    return call
+
+
+store = _store(past_the_caches=False)
+"""store(array, i, v): write the lanes to [i, i + LANES) of a contiguous array."""
+stream = _store(past_the_caches=True)
+"""As `store`, past the caches; the address must be a multiple of LANES elements."""
+
+
+@intrinsic
+def _masked_load(_context, array, i, mask, others):
+    lanes = Lanes(array.dtype)
+
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
+        others = _spread(context, builder, args[3], sig.args[3], lanes)
+        kind = ir.FunctionType(lanes.llvm, [pointer.type, ir.IntType(32), MASK.llvm, lanes.llvm])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{lanes.suffix}.p0")
+        return builder.call(function, [pointer, _int32(array.dtype.bitwidth // 8), args[2], others])
+
+    return lanes(array, types.intp, mask, others), generate
+
+
+@intrinsic
+def _masked_store(_context, array, i, v, mask):
+    lanes = Lanes(array.dtype)
+
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
+        kind = ir.FunctionType(ir.VoidType(), [lanes.llvm, pointer.type, ir.IntType(32), MASK.llvm])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{lanes.suffix}.p0")
+        builder.call(function, [args[2], pointer, _int32(array.dtype.bitwidth // 8), args[3]])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, v, mask), generate
+
+
+@intrinsic
+def _element(_context, array, i):
+    """Element `i` of a contiguous array of any rank, in C order."""
+
+    def generate(context, builder, sig, args):
+        return builder.load(builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]))
+
+    return array.dtype(array, types.intp), generate
+
+
+@inlined
+def load_part(array, i, n):
+    """The elements [i, i + n), at most LANES of them; the element at `i` in the lanes that are left."""
+    if n >= LANES:
+        return load(array, i)
+    return _masked_load(array, i, first_lanes(n), _element(array, i))
+
+
+@inlined
+def store_part(array, i, v, n):
+    """Write the first `n` lanes, at most LANES, to [i, i + n)."""
+    if n >= LANES:
+        store(array, i, v)
+    else:
+        _masked_store(array, i, v, first_lanes(n))
+
+
+@intrinsic
+def store_mask(_context, array, i, mask):
+    """Write the mask to [i, i + LANES) of a contiguous array of booleans."""
+    octets = ir.VectorType(ir.IntType(8), LANES)
+
+    def generate(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), octets.as_pointer())
+        builder.store(builder.zext(args[2], octets), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, mask), generate
+
+
+# ------------------------------------------------------------------ across lanes
+
+
+@intrinsic
+def splat(_context, number):
+    """The number in every lane."""
+    lanes = Lanes(number)
+    return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
+
+
+@intrinsic
+def first_lanes(_context, n):
+    """The mask of the first `n` lanes."""
+
+    def generate(context, builder, sig, args):
+        index = ir.Constant(I64.llvm, list(range(LANES)))
+        return builder.icmp_signed("<", index, _spread(context, builder, args[0], sig.args[0], I64))
+
+    return MASK(types.int64), generate
+
+
+@intrinsic
+def count(_context, mask):
+    """The number of lanes of a mask that are set."""
+
+    def generate(_context, builder, _sig, args):
+        return builder.zext(builder.ctpop(builder.bitcast(args[0], ir.IntType(LANES))), ir.IntType(64))
+
+    return types.int64(mask), generate
+
+
+def _fold(combine: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
+    """An intrinsic that folds the far half of the lanes onto the near half until one is left: always the same tree."""
+
+    @intrinsic
+    def call(_context, v):
+        def generate(_c, builder, _sig, args):
+            (lanes,) = args
+            width = LANES
+            while width > 1:
+                width //= 2
+                near, far = (
+                    ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
+                    for first in (0, width)
+                )
+                lanes = combine(
+                    builder, v, builder.shuffle_vector(lanes, lanes, near), builder.shuffle_vector(lanes, lanes, far)
+                )
+            return builder.extract_element(lanes, _int32(0))
+
+        return v.scalar(v), generate
+
+    return call
+
+
+def _keep(sign: str) -> Callable[[Any, Lanes, Any, Any], Any]:
+    def emit(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
+        return builder.select(_compare(sign)(builder, lanes, a, b), a, b)
+
+    return emit
+
+
+tree_sum = _fold(lambda builder, _, a, b: builder.fadd(a, b))
+"""The sum of the lanes: k and k + 8, then k and k + 4, k and k + 2, k and k + 1."""
+least = _fold(_keep("<"))
+"""The smallest lane."""
+greatest = _fold(_keep(">"))
+"""The largest lane."""
+
+
+def smaller(a: Any, b: Any) -> Any:
+    """Lane by lane, `a` where it is less than `b`, else `b`."""
+    raise NotImplementedError("for compiled code")
+
+
+def larger(a: Any, b: Any) -> Any:
+    """Lane by lane, `a` where it is greater than `b`, else `b`."""
+    raise NotImplementedError("for compiled code")
+
+
+_define(smaller, _keep("<"))
+_define(larger, _keep(">"))
