@@ -60,7 +60,7 @@ def inputs_argument(function: Function) -> Function:
 
 
 AXIS = (
-    click.option("--axis", type=Axis(), default="none", show_default=True,
+    click.option("--axis", type=Axis(), default="none", show_default=True, metavar="none|last|N",
                  help="One range for each index along this dimension; none: one for the tensor."),
 )  # fmt: skip
 RANGE = (
@@ -94,14 +94,15 @@ def op_options(function: Function) -> Function:
                      help="Codes with or without a sign."),
         click.option("--narrow-range/--no-narrow-range", default=False, show_default="no",
                      help="Leave out the lowest signed code: -127..127."),
-        click.option("--round-mode", type=click.Choice(list(RoundMode), case_sensitive=False),
-                     default=RoundMode.HALF_TO_EVEN, show_default=True, help="Where ties go."),
+        click.option("--round-mode", type=click.Choice([mode.value for mode in RoundMode], case_sensitive=False),
+                     default="HALF_TO_EVEN", show_default=True, metavar="MODE",
+                     help="Where ties go: HALF_TO_EVEN or HALF_UP."),
         *AXIS,
         click.option("--group-size", type=int, metavar="N",
                      help="One range for each N neighbours along the last axis. Excludes --axis."),
         click.option("--ragged-groups", is_flag=True, help="Let the last group of a row be shorter."),
         *RANGE,
-        click.option("--compute-dtype", type=click.Choice(list(ComputeDType)), default=ComputeDType.FLOAT32,
+        click.option("--compute-dtype", type=click.Choice([name.value for name in ComputeDType]), default="float32",
                      show_default=True,
                      help="Arithmetic of BF16 and F16 tensors: float32 rounded once, or as TensorFlow runs it, each "
                      "operation in the tensor's own dtype."),
