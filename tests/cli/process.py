@@ -1,0 +1,61 @@
+"""`qdq` as a process of its own, where streams, signals, memory or imports matter."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+COMMAND = (sys.executable, "-m", "qdqcli")
+CHANGING = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONUTF8"}
+PATIENCE = 60.0
+"""Seconds that anything may take on a busy machine."""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment without what decides about colours, widths and encodings."""
+    kept = {k: v for k, v in os.environ.items() if k not in CHANGING}
+    return kept | changes
+
+
+def run_process(
+    *arguments: object, env: Mapping[str, str] | None = None, encoding: str = "utf-8", **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Call `qdq` and wait."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
+        encoding=encoding,
+        env=environment() if env is None else env,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def start_process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Start `qdq`."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
+        encoding="utf-8",
+        env=environment(),
+    )
+
+
+def bytes_read(pid: int) -> int:
+    """Bytes that a process has read so far, from the cache too."""
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        if line.startswith("rchar: "):
+            return int(line.removeprefix("rchar: "))
+    raise AssertionError("no rchar")
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until `happened`, while the process lives."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

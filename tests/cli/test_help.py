@@ -1,0 +1,110 @@
+"""`--help`, `--version`, completion: what a user meets first."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+import qdqcli
+from qdqcli.cli.main import COMMANDS, cli
+from tests.cli.process import environment, run_process
+from tests.conftest import Qdq
+from tests.run.checkpoints import sample, write_safetensors
+
+
+def command_of(name: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    return command
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands(qdq: Qdq, flag: str) -> None:
+    outcome = qdq(flag)
+    assert (outcome.code, outcome.err) == (0, "")
+    for name, (_, text) in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(text[:30])}", outcome.out, re.MULTILINE)
+
+
+def test_version(qdq: Qdq) -> None:
+    assert qdq("--version").out == f"qdq {qdqcli.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_documents_every_option(qdq: Qdq, name: str) -> None:
+    outcome = qdq(name, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    for option in command_of(name).params:
+        if isinstance(option, click.Option):
+            assert option.opts[0] in outcome.out
+            assert option.help, f"{name} {option.opts[0]} has no help"
+
+
+def choices(name: str) -> list[tuple[str, str, str]]:
+    return [
+        (name, option.opts[-1], str(getattr(choice, "value", choice)))
+        for option in command_of(name).params
+        if isinstance(option, click.Option) and isinstance(option.type, click.Choice)
+        for choice in option.type.choices
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "choice"), [row for name in COMMANDS for row in choices(name)], ids=lambda value: str(value)
+)
+def test_every_choice_is_shown_as_it_must_be_typed(qdq: Qdq, name: str, option: str, choice: str) -> None:
+    (entry,) = re.findall(rf"^  (?:-\w, )?{option} .*\n(?: {{10,}}.*\n)*", qdq(name, "--help").out, re.MULTILINE)
+    assert re.search(rf"\b{choice}\b", entry), entry
+
+
+def examples() -> list[tuple[str, str]]:
+    return [
+        (name, line.strip())
+        for name in COMMANDS
+        for line in (command_of(name).epilog or "").splitlines()
+        if line.strip().startswith("qdq ")
+    ]
+
+
+@pytest.mark.parametrize(("name", "example"), examples())
+def test_every_example_works(
+    qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, example: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tensors = {"layer.weight": sample((4, 256)), "embed": sample((6, 128)), "bias": sample((4,))}
+    for folder in ("MODEL_FOLDER", "GRADIENTS_FOLDER"):
+        write_safetensors(tmp_path / folder / "model.safetensors", tensors)
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    np.save("weights.npy", sample((4, 6)))
+    np.save("gradients.npy", sample((4, 6)))
+    assert shlex.split(example)[1] == name
+    outcome = qdq(*shlex.split(example)[1:])
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    process = run_process(env=environment(_QDQ_COMPLETE=f"{shell}_source"))
+    if shell == "bash" and process.returncode:
+        pytest.skip(f"click needs a newer bash: {process.stderr}")
+    assert process.returncode == 0
+    assert "_QDQ_COMPLETE" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("qdq s", "stats"),
+        ("qdq stats --group", "--group-size"),
+        ("qdq stats --round-mode half_u", "half_up"),
+        ("qdq stats --compute-dtype n", "native"),
+    ],
+)
+def test_completion(words: str, expected: str) -> None:
+    variables = {"_QDQ_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    process = run_process(env=environment(**variables))
+    assert process.returncode == 0
+    assert f"plain,{expected}" in process.stdout.replace("HALF_UP", "half_up").splitlines()

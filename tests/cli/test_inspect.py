@@ -1,0 +1,136 @@
+"""`qdq inspect`: what is there and what would happen, from headers alone; `qdq info`."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
+from tests.cli.process import environment
+from tests.conftest import TINY, Qdq
+from tests.run.checkpoints import sample, write_safetensors, write_sparse
+
+FLOATS = {"F32", "F16", "BF16", "F64"}
+
+
+def test_it_lists_every_tensor(qdq: Qdq, model: Path) -> None:
+    report = qdq("inspect", model, "--format", "json", "--num-bits", 4, "--axis", 0, "--min-ndim", 1).report
+    assert report["command"] == "inspect"
+    tensors = {entry["name"]: entry for entry in report["tensors"]}
+    assert tensors.keys() == TINY.keys()
+    for name, array in TINY.items():
+        entry = tensors[name]
+        assert (entry["shape"], entry["num_bytes"]) == (list(array.shape), array.nbytes)
+        assert (entry["status"] == "quantized") is (entry["dtype"] in FLOATS and array.ndim > 0)
+    assert tensors["wide"]["spec"]["num_bits"] == 4
+    assert tensors["wide"]["num_ranges"] == 2
+    assert tensors["wide"]["stats"]["bits_per_weight"] == 4 + 2 * 16 / 24
+    assert tensors["scalar"]["reason"] == "fewer than 1 dimensions"
+
+
+@pytest.mark.parametrize("name", FORMATTERS)
+def test_every_format(qdq: Qdq, tiny: Path, name: str) -> None:
+    outcome = qdq("inspect", tiny, "--format", name)
+    assert outcome.code == 0
+    assert all(tensor in outcome.out for tensor in TINY)
+
+
+@pytest.mark.parametrize(("suffix", "name"), REPORT_SUFFIXES.items())
+def test_every_suffix(qdq: Qdq, tiny: Path, tmp_path: Path, suffix: str, name: str) -> None:
+    outcome = qdq("inspect", tiny, "--format", name, "--report", tmp_path / f"list{suffix}")
+    assert (tmp_path / f"list{suffix}").read_text(encoding="utf-8") == outcome.out
+
+
+def test_an_unknown_suffix_is_refused(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    assert qdq("inspect", tiny, "--report", tmp_path / "list.txt").code == 2
+
+
+def test_headers_alone_are_read(qdq: Qdq, tmp_path: Path) -> None:
+    """A tensor of 4 TiB, listed at once."""
+    source = write_sparse(tmp_path / "in.safetensors", (1 << 20, 1 << 20))
+    entry = qdq("inspect", source, "--format", "json", "--axis", 0).report["tensors"][0]
+    assert (entry["num_bytes"], entry["num_ranges"]) == (1 << 42, 1 << 20)
+
+
+def test_ranges_are_read_where_they_are_asked_for(qdq: Qdq, tiny: Path) -> None:
+    without, with_ranges = (
+        qdq("inspect", tiny, "--format", "json"),
+        qdq("inspect", tiny, "--format", "json", "--ranges"),
+    )
+    assert "input_min" not in without.report["tensors"][0]["stats"]
+    for entry in with_ranges.report["tensors"]:
+        if entry["status"] == "quantized":
+            x = TINY[entry["name"]].astype(np.float64)
+            assert (entry["stats"]["input_min"], entry["stats"]["input_max"]) == (x.min(), x.max())
+            assert entry["stats"]["num_nonfinite"] == 0
+
+
+def test_ranges_of_a_tensor_with_elements_that_are_not_finite(qdq: Qdq, tmp_path: Path) -> None:
+    x = np.array([np.nan, np.inf, -2.0, 3.0, -np.inf], np.float32)
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": x})
+    (entry,) = qdq("inspect", source, "--format", "json", "--ranges").report["tensors"]
+    assert entry["stats"]["num_nonfinite"] == 3
+    assert (entry["stats"]["input_min"], entry["stats"]["input_max"]) == (-2.0, 3.0)
+
+
+@pytest.mark.parametrize("ends", [("-inf", "inf"), ("-inf", "1"), ("-1", "inf")])
+@pytest.mark.parametrize("command", ["inspect", "stats"])
+def test_a_given_range_that_is_not_finite_is_null_in_json(
+    qdq: Qdq, tiny: Path, command: str, ends: tuple[str, str]
+) -> None:
+    outcome = qdq(command, tiny, "--input-min", ends[0], "--input-max", ends[1], "--format", "json")
+    assert outcome.code == 0, outcome.err
+    settings = outcome.report["settings"]
+    assert [settings["input_min"] is None, settings["input_max"] is None] == ["inf" in end for end in ends]
+
+
+def test_inspect_says_what_run_would_refuse(qdq: Qdq, tiny: Path) -> None:
+    assert qdq("inspect", tiny, "--axis", 5).code == 2
+    assert qdq("inspect", tiny, "--include", "nope").code == 2
+
+
+def test_no_numpy_is_imported_for_safetensors(model: Path) -> None:
+    """Numba and NumPy take most of a second, which nobody waits for to read a header."""
+    import subprocess
+
+    script = (
+        "import sys\n"
+        "from qdqcli.cli.main import run\n"
+        "code = run(sys.argv[1:])\n"
+        "print(code, sorted({'numpy', 'numba', 'ml_dtypes', 'safetensors', 'llvmlite'} & set(sys.modules)))\n"
+    )
+    for arguments in (("inspect", model), ("run", model, "-o", model.parent / "out", "--dry-run", "-q")):
+        process = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments), "--format", "json"],
+            capture_output=True, text=True, env=environment(), timeout=60, check=False,
+        )  # fmt: skip
+        assert process.stdout.splitlines()[-1] == "0 []", process.stdout + process.stderr
+
+
+def test_info(qdq: Qdq) -> None:
+    facts = json.loads(qdq("info", "--format", "json").out)
+    assert facts["qdq"] == __import__("qdqcli").__version__
+    assert facts["numpy"] == np.__version__
+    assert facts["threads"] >= 1
+    assert facts["threading_layer"]
+    assert "kernel_cache" in facts
+    table = qdq("info")
+    assert table.code == 0
+    assert facts["numpy"] in table.out
+
+
+def test_the_same_list_twice(qdq: Qdq, model: Path) -> None:
+    assert (
+        qdq("inspect", model, "--ranges", "--format", "json").out
+        == qdq("inspect", model, "--ranges", "--format", "json").out
+    )
+
+
+def test_an_empty_tensor_is_listed(qdq: Qdq, tmp_path: Path) -> None:
+    source = write_safetensors(tmp_path / "in.safetensors", {"none": sample((0, 3)), "w": sample((2,))})
+    for command in (("inspect",), ("inspect", "--ranges"), ("stats",), ("stats", "--axis", 0, "--per-channel")):
+        outcome = qdq(*command, source, "--format", "json")
+        assert outcome.code == 0, outcome.err
+        assert outcome.report["tensors"][0]["stats"]["bits_per_weight"] is None

@@ -1,0 +1,65 @@
+"""Peak memory of a measurement does not follow the size of the tensor."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.process import COMMAND, environment
+from tests.run.checkpoints import write_sparse
+
+MIB = 1 << 20
+ALLOWED = 300_000_000 + 256 * MIB
+"""Bytes: 300 MB for the program, and the default of --max-memory."""
+
+
+LAUNCHER = """
+import os, sys
+with open(os.devnull, "w") as nothing:
+    actions = [(os.POSIX_SPAWN_DUP2, nothing.fileno(), 1)]
+    pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
+_, status, usage = os.wait4(pid, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
+"""
+"""A process of its own: until it loads its program a child counts the memory of its parent, which may be large here."""
+
+
+def peak_memory(*arguments: object) -> int:
+    """Bytes of resident memory that a call of `qdq` had at most."""
+    process = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, *COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=300,
+        check=True,
+    )
+    code, kibibytes = map(int, process.stdout.split())
+    assert code == 0, process.stderr
+    return kibibytes * 1024
+
+
+@pytest.mark.parametrize("options", [(), ("--axis", 0)], ids=["whole", "axis 0"])
+def test_a_tensor_of_1_gib(tmp_path: Path, options: tuple[object, ...]) -> None:
+    source = write_sparse(tmp_path / "in.safetensors", (256, 1 << 20))
+    assert peak_memory("stats", source, *options) < ALLOWED
+
+
+def test_less_memory_may_be_allowed(tmp_path: Path) -> None:
+    source = write_sparse(tmp_path / "in.safetensors", (128, 1 << 20))
+    assert peak_memory("stats", source, "--max-memory", "8MiB") < 300_000_000 + 8 * MIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--axis", 0), ("--group-size", 128)], ids=["whole", "axis 0", "groups"])
+def test_a_tensor_of_4_gib(tmp_path: Path, options: tuple[object, ...]) -> None:
+    source = write_sparse(tmp_path / "in.safetensors", (1024, 1 << 20))
+    assert peak_memory("stats", source, *options) < ALLOWED
+
+
+def test_the_measure_sees_what_a_call_needs(tmp_path: Path) -> None:
+    """A test of the test: 24 MiB of ranges, which are held for the whole tensor, show."""
+    source = write_sparse(tmp_path / "in.safetensors", (3, 1 << 20))
+    few, many = (peak_memory("stats", source, "--axis", axis) for axis in (0, 1))
+    assert many > few + 24 * MIB

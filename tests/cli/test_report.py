@@ -1,0 +1,307 @@
+"""What standard output, standard error and report files get."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
+from qdqcli.run import workers as workers_module
+from qdqcli.stats.metrics import METRICS
+from tests import reference
+from tests.conftest import TINY, TINY_FLOATS, Qdq
+from tests.run.checkpoints import read_safetensors, sample, write_safetensors, write_sparse
+
+
+def names_in(text: str) -> list[str]:
+    """Tensors of a table in their order."""
+    return [name for line in text.splitlines() if (name := line.split(" ")[0]) in TINY]
+
+
+@pytest.fixture
+def ranked_file(tmp_path: Path) -> Path:
+    """Three tensors, from the one with the largest error relative to its size to the one with none."""
+    spiky = np.linspace(-0.1, 0.1, 64, dtype=np.float32)
+    spiky[0] = 100.0
+    even = np.linspace(-1, 1, 64, dtype=np.float32)
+    zeros = np.zeros(64, np.float32)
+    return write_safetensors(tmp_path / "ranked.safetensors", {"zeros": zeros, "even": even, "spiky": spiky})
+
+
+def test_the_json_report(qdq: Qdq, tiny: Path) -> None:
+    report = qdq("stats", tiny, "--format", "json", "--axis", "last", "--min-ndim", 1).report
+    assert list(report) == ["schema_version", "tool", "command", "inputs", "settings", "summary", "tensors"]
+    assert (report["schema_version"], report["tool"]["name"], report["command"]) == (1, "qdq", "stats")
+    assert report["inputs"] == [str(tiny)]
+    assert [entry["name"] for entry in report["tensors"]] == list(TINY)
+    assert {entry["file"] for entry in report["tensors"]} == {str(tiny)}
+    summary = report["summary"]
+    assert (summary["num_tensors"], summary["num_quantized"], summary["num_skipped"]) == (8, 5, 3)
+    assert summary["num_elements"] == sum(TINY[name].size for name in TINY_FLOATS if TINY[name].ndim)
+    for entry in report["tensors"]:
+        assert entry["shape"] == list(TINY[entry["name"]].shape)
+        if entry["status"] == "quantized":
+            assert [*METRICS, "bits_per_weight"] == [key for key in entry["stats"] if key != "exact"]
+            assert entry["spec"]["axis"] == len(entry["shape"]) - 1
+
+
+def test_run_and_stats_measure_the_same(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    stats = qdq("stats", tiny, "--format", "json", "--num-bits", 4).report
+    run = qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--format", "json", "--num-bits", 4).report
+    assert run.pop("command") == "run"
+    assert stats.pop("command") == "stats"
+    assert run == stats
+
+
+def test_the_report_speaks_of_the_file_that_was_written(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    report = qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--format", "json", "--num-bits", 4).report
+    written = read_safetensors(tmp_path / "out.safetensors")
+    xs, ys = [], []
+    for entry in report["tensors"]:
+        if entry["status"] == "skipped":
+            continue
+        x, y = TINY[entry["name"]], written[entry["name"]]
+        xs.append(x.astype(np.float64).ravel())
+        ys.append(y.astype(np.float64).ravel())
+        expected = reference.error_statistics(x, y)
+        for metric in ("max_abs_error", "rmse", "zeroed_fraction"):
+            assert entry["stats"][metric] == pytest.approx(expected[metric], rel=1e-12), (entry["name"], metric)
+        if not entry["stats"].get("exact"):
+            assert entry["stats"]["sqnr_db"] == pytest.approx(expected["sqnr_db"], rel=1e-12)
+    whole = reference.error_statistics(np.concatenate(xs), np.concatenate(ys))
+    for metric in ("sqnr_db", "mse", "max_abs_error", "cosine_similarity", "mean_abs_error"):
+        assert report["summary"][metric] == pytest.approx(whole[metric], rel=1e-12), metric
+
+
+def test_an_exact_tensor_has_no_sqnr_and_says_so(qdq: Qdq, ranked_file: Path) -> None:
+    zeros = qdq("stats", ranked_file, "--format", "json").report["tensors"][0]
+    assert (zeros["name"], zeros["stats"]["sqnr_db"], zeros["stats"]["exact"]) == ("zeros", None, True)
+    assert zeros["stats"]["num_degenerate"] == 1
+
+
+def test_a_degenerate_tensor_is_warned_about_with_what_to_do(qdq: Qdq, ranked_file: Path) -> None:
+    outcome = qdq("stats", ranked_file)
+    assert "degenerate" in outcome.out + outcome.err
+    assert "--exclude" in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("per_channel", [(), ("--per-channel",)])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--axis", 0), ("--axis", "last"), ("--group-size", 96)],
+    ids=lambda options: " ".join(map(str, options)),
+)
+def test_the_report_is_the_same_text_whatever_the_threads_and_the_memory(
+    qdq: Qdq,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    per_channel: tuple[str, ...],
+) -> None:
+    tensors = {dtype: sample((723, 288), dtype, 30) for dtype in ("BF16", "F16", "F32", "F64")}
+    tensors["F32"][5, 7], tensors["F32"][227] = np.nan, 0.0
+    source = write_safetensors(tmp_path / "in.safetensors", tensors | {"long": sample((2, 100_800), "F32", 31)})
+    arguments = ("stats", source, "--format", "json", *options, *per_channel)
+    if per_channel and options == ("--axis", "last"):
+        arguments += ("--exclude", "long")  # 100,800 channels: a report of 30 MB
+    texts = []
+    for block, threads, memory in [(4 << 20, 1, "256MiB"), (4 << 20, 2, "8MB"), (1 << 18, 2, "64MiB"), (1, 5, "64MiB")]:
+        monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
+        outcome = qdq(*arguments, "--threads", threads, "--max-memory", memory)
+        assert outcome.code == 0, outcome.err
+        texts.append(outcome.out)
+    assert all(text == texts[0] for text in texts)
+
+
+def test_per_channel_reports_each_slice(qdq: Qdq, tiny: Path) -> None:
+    report = qdq(
+        "stats", tiny, "--axis", 0, "--include", "layer.0.mlp.weight", "--per-channel", "--format", "json"
+    ).report
+    (entry,) = (entry for entry in report["tensors"] if entry["status"] == "quantized")
+    x = TINY["layer.0.mlp.weight"]
+    assert entry["channels"]["input_max"] == [float(row.max()) for row in x]
+    assert entry["channels"]["num_elements"] == [6] * 4
+    assert set(entry["channels"]) == set(METRICS)
+
+
+def test_without_per_channel_there_are_no_channels(qdq: Qdq, tiny: Path) -> None:
+    assert all("channels" not in entry for entry in qdq("stats", tiny, "--format", "json").report["tensors"])
+
+
+def test_scale_bits_count_in_bits_per_weight(qdq: Qdq, tiny: Path) -> None:
+    arguments = ("stats", tiny, "--include", "layer.0.mlp.weight", "--axis", 0, "--num-bits", 4, "--format", "json")
+    assert qdq(*arguments).report["summary"]["bits_per_weight"] == (4 * 24 + 16 * 4) / 24
+    assert qdq(*arguments, "--scale-bits", 32).report["summary"]["bits_per_weight"] == (4 * 24 + 32 * 4) / 24
+
+
+# Order and length of the table
+
+
+def test_the_worst_tensor_comes_first(qdq: Qdq, ranked_file: Path) -> None:
+    lines = qdq("stats", ranked_file).out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["spiky", "even", "zeros"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"), [("name", "even"), ("max_abs_error", "spiky"), ("num_degenerate", "zeros"), ("mse", "spiky")]
+)
+def test_sort(qdq: Qdq, ranked_file: Path, sort: str, first: str) -> None:
+    assert qdq("stats", ranked_file, "--sort", sort).out.splitlines()[2].split()[0] == first
+
+
+@pytest.mark.parametrize("sort", [*METRICS, "bits_per_weight", "name"])
+def test_every_metric_can_be_sorted_by(qdq: Qdq, ranked_file: Path, sort: str) -> None:
+    assert qdq("stats", ranked_file, "--sort", sort).code == 0
+
+
+def test_an_unknown_sort_offers_the_nearest(qdq: Qdq, tiny: Path) -> None:
+    outcome = qdq("stats", tiny, "--sort", "sqnr")
+    assert outcome.code == 2
+    assert "sqnr_db" in outcome.error
+
+
+def test_an_unknown_sort_is_noticed_before_any_work(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    assert qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--sort", "sqnr").code == 2
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_top_shows_the_first_and_says_how_many_more(qdq: Qdq, tiny: Path) -> None:
+    everything = names_in(qdq("stats", tiny).out)
+    shortened = qdq("stats", tiny, "--top", 2).out
+    assert names_in(shortened) == everything[:2]
+    assert "4 more" in shortened
+    assert names_in(qdq("stats", tiny, "--top", 0).out) == everything
+    assert len(everything) == len(TINY_FLOATS)
+
+
+# Where it goes
+
+
+@pytest.mark.parametrize("name", FORMATTERS)
+def test_every_format_goes_to_standard_output(qdq: Qdq, tiny: Path, name: str) -> None:
+    outcome = qdq("stats", tiny, "--format", name, "--min-ndim", 2)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.endswith("\n")
+    for tensor in ("layer.0.mlp.weight", "wide"):
+        assert tensor in outcome.out
+
+
+def test_no_format_leaves_standard_output_empty(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    outcome = qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--format", "none")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(("suffix", "name"), [*REPORT_SUFFIXES.items(), (".JSON", "json")])
+def test_a_report_file_is_what_standard_output_would_get(
+    qdq: Qdq, tiny: Path, tmp_path: Path, suffix: str, name: str
+) -> None:
+    report = tmp_path / f"report{suffix}"
+    outcome = qdq("stats", tiny, "--report", report, "--format", name)
+    assert outcome.code == 0
+    assert report.read_text(encoding="utf-8") == outcome.out
+
+
+def test_several_report_files(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"r{suffix}" for suffix in REPORT_SUFFIXES]
+    assert qdq("stats", tiny, *(part for path in paths for part in ("--report", path)), "--format", "none").code == 0
+    assert all(path.stat().st_size for path in paths)
+    rows = list(csv.DictReader((tmp_path / "r.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["name"] for row in rows] == list(TINY)
+    lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines[1:-1]] == list(TINY)
+    assert lines[-1]["summary"] == json.loads((tmp_path / "r.json").read_text())["summary"]
+
+
+def test_a_report_file_replaces_an_old_one(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("old")
+    assert qdq("stats", tiny, "--report", tmp_path / "r.json").code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["command"] == "stats"
+
+
+@pytest.mark.parametrize("name", ["report.txt", "report", "report.json.gz"])
+def test_an_unknown_suffix_is_noticed_before_any_work(qdq: Qdq, tiny: Path, tmp_path: Path, name: str) -> None:
+    outcome = qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--report", tmp_path / name)
+    assert outcome.code == 2
+    assert all(suffix in outcome.error for suffix in REPORT_SUFFIXES)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_report_in_a_folder_that_is_not_there_is_noticed_before_any_work(
+    qdq: Qdq, tiny: Path, tmp_path: Path
+) -> None:
+    outcome = qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--report", tmp_path / "none" / "r.json")
+    assert outcome.code == 2
+    assert outcome.error
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["stats", "run", "inspect"])
+def test_a_report_must_not_replace_an_input(qdq: Qdq, model: Path, tmp_path: Path, command: str) -> None:
+    """`config.json` has a report's suffix."""
+    before = (model / "config.json").read_bytes()
+    output = ("-o", tmp_path / "out") if command == "run" else ()
+    outcome = qdq(command, model, *output, "--report", model / "config.json")
+    assert (model / "config.json").read_bytes() == before
+    assert outcome.code == 2
+
+
+def test_the_same_run_twice_reports_the_same_bytes(qdq: Qdq, model: Path) -> None:
+    for name in FORMATTERS:
+        arguments = ("stats", model, "--format", name, "--axis", "last", "--min-ndim", 1)
+        assert qdq(*arguments).out == qdq(*arguments).out
+
+
+# What is said on the side
+
+
+def test_notes_go_to_standard_error_and_quiet_ends_them(qdq: Qdq, tiny: Path) -> None:
+    loud = qdq("stats", tiny, "--axis", -1, "--format", "json")
+    quiet = qdq("stats", tiny, "--axis", -1, "--format", "json", "--quiet")
+    assert "--axis last" in loud.err
+    assert quiet.err == ""
+    assert loud.out == quiet.out
+
+
+def test_axis_minus_one_is_the_whole_tensor(qdq: Qdq, tiny: Path) -> None:
+    outcome = qdq("stats", tiny, "--axis", -1, "--format", "json")
+    assert outcome.code == 0
+    assert {entry["spec"]["axis"] for entry in outcome.report["tensors"] if "spec" in entry} == {-1}
+    assert outcome.report["tensors"] == qdq("stats", tiny, "--format", "json").report["tensors"]
+
+
+def test_verbose_says_more_on_standard_error_only(qdq: Qdq, tiny: Path) -> None:
+    plain, verbose = qdq("stats", tiny), qdq("stats", tiny, "--verbose", "--threads", 2)
+    assert plain.out == verbose.out
+    assert "2 threads" in verbose.err
+    assert "2 threads" not in plain.err
+
+
+def test_a_warning_of_an_allowed_pattern_goes_to_standard_error(qdq: Qdq, tiny: Path) -> None:
+    outcome = qdq("stats", tiny, "--exclude", "embd", "--allow-unmatched", "--format", "json")
+    assert outcome.code == 0
+    assert "embd" in outcome.err
+    assert outcome.report["summary"]["num_quantized"] == len(TINY_FLOATS)
+
+
+def test_vectors_that_are_quantized_are_noted(qdq: Qdq, tiny: Path) -> None:
+    assert "--min-ndim 2" in qdq("stats", tiny).out
+    assert "--min-ndim 2" not in qdq("stats", tiny, "--min-ndim", 2).out
+
+
+def test_hostile_names_reach_no_terminal(qdq: Qdq, tmp_path: Path) -> None:
+    hostile = "\x1b[2Jevil\r\n::error::boo\u202e"
+    source = write_safetensors(tmp_path / "in.safetensors", {hostile: sample((4, 6)), "w": sample((4,))})
+    for command in (("stats",), ("inspect",), ("run", "-o", tmp_path / "out.safetensors", "--dry-run")):
+        for name in FORMATTERS:
+            out = qdq(*command, source, "--format", name).out
+            assert all(char.isprintable() or char == "\n" for char in out), (command, name)
+    outcome = qdq("stats", source, "--axis", 3)
+    assert outcome.code == 2
+    assert outcome.error.isprintable()
+
+
+def test_there_is_no_progress_bar_where_nobody_watches(qdq: Qdq, tmp_path: Path) -> None:
+    source = write_sparse(tmp_path / "in.safetensors", (16 << 20,))
+    assert qdq("stats", source).err == ""

@@ -1,0 +1,172 @@
+"""Every member of every registry keeps what its registry promises: a new one is tested by being listed."""
+
+import inspect
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+from qdqcli.cli.main import COMMANDS
+from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, ReportOptions, formatter
+from qdqcli.run.result import RunResult
+from qdqcli.stats.metrics import METRICS, Better
+from qdqcli.stats.sums import ErrorSums
+from qdqcli.tensors.checkpoint import FORMATS, open_checkpoint
+from tests.conftest import Qdq
+from tests.run.checkpoints import sample, write_safetensors
+
+
+def load(target: str) -> Any:
+    module, attribute = target.split(":")
+    return getattr(import_module(module), attribute)
+
+
+def is_documented(thing: Any) -> bool:
+    """A sentence of its own."""
+    return bool(thing.__doc__) and len(inspect.cleandoc(thing.__doc__).split("\n")[0]) > 20
+
+
+# Commands
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command(name: str) -> None:
+    target, line = COMMANDS[name]
+    command = load(target)
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    assert is_documented(import_module(target.split(":")[0]))
+    assert target == f"qdqcli.cli.{name}:{name}"
+    assert line.endswith(".")
+    assert len(line) < 80
+    assert command.help
+    assert len(command.help) > 20
+    assert command.epilog
+    assert "Examples:" in command.epilog
+    assert f"  qdq {name}" in command.epilog
+
+
+# File formats
+
+
+def make(suffix: str, folder: Path) -> Path:
+    path = folder / f"made{suffix}"
+    x = sample((4, 6))
+    match suffix:
+        case ".safetensors":
+            return write_safetensors(path, {"made": x})
+        case ".npy":
+            np.save(path, x)
+        case ".npz":
+            np.savez(path, made=x)
+        case _:
+            raise AssertionError(f"tell this test how to make a {suffix} file")
+    return path
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_format(suffix: str, tmp_path: Path) -> None:
+    assert is_documented(load(FORMATS[suffix]))
+    path = make(suffix, tmp_path)
+    (shard,) = open_checkpoint(path).shards
+    (tensor,) = shard.tensors
+    assert (tensor.name, tensor.dtype.name, tensor.shape) == ("made", "F32", (4, 6))
+    with shard.open() as reader:
+        data = bytearray(tensor.nbytes)
+        reader.read_into(tensor, 0, memoryview(data))
+        assert bytes(data) == sample((4, 6)).tobytes()
+        writer = shard.create(tmp_path / f"copy{suffix}", reader)
+        writer.copy(tensor)
+        writer.commit()
+    assert (tmp_path / f"copy{suffix}").read_bytes() == path.read_bytes() or suffix == ".npz"
+
+
+@pytest.mark.parametrize("suffix", [*FORMATS, *map(str.upper, FORMATS)])
+def test_the_command_line_takes_a_file_of_every_format(qdq: Qdq, tmp_path: Path, suffix: str) -> None:
+    path = make(suffix.lower(), tmp_path)
+    path = path.rename(path.with_suffix(suffix))
+    assert qdq("run", path, "-o", tmp_path / f"out{suffix}").code == 0
+    again = qdq("stats", tmp_path / f"out{suffix}", "--format", "json")
+    assert again.report["summary"]["num_elements"] == 24
+
+
+# Report formats
+
+
+@pytest.mark.parametrize("name", FORMATTERS)
+def test_a_report_format(name: str) -> None:
+    render = formatter(name)
+    assert render is load(FORMATTERS[name])
+    assert is_documented(import_module(FORMATTERS[name].split(":")[0]))
+    empty = RunResult(command="stats", inputs=["in"], settings={}, rows=[])
+    text = "".join(render(empty, ReportOptions()))
+    assert text.endswith("\n")
+    assert text == "".join(render(empty, ReportOptions()))
+
+
+def test_every_suffix_has_a_format() -> None:
+    assert set(REPORT_SUFFIXES.values()) <= set(FORMATTERS)
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in REPORT_SUFFIXES)
+
+
+@pytest.mark.parametrize("suffix", REPORT_SUFFIXES)
+def test_every_suffix_is_taken_by_every_command_that_reports(qdq: Qdq, tiny: Path, tmp_path: Path, suffix: str) -> None:
+    for command in ("stats", "inspect"):
+        report = tmp_path / f"{command}{suffix}"
+        assert qdq(command, tiny, "--report", report).code == 0
+        assert "layer.0.mlp.weight" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", FORMATTERS)
+def test_every_format_is_a_choice_of_every_command_that_reports(qdq: Qdq, tiny: Path, name: str) -> None:
+    for command in ("stats", "inspect"):
+        assert qdq(command, tiny, "--format", name).code == 0
+
+
+# Metrics
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric(name: str) -> None:
+    metric = METRICS[name]
+    assert metric.name == name
+    assert metric.title
+    assert metric.formula
+    assert metric.better in Better
+    value = metric.value(ErrorSums())
+    assert value is None or value == 0, "a metric of nothing is nothing"
+    json.dumps(value, allow_nan=False)
+
+
+CONTRACT = (
+    *("num_elements", "num_nonfinite", "num_nonfinite_output", "num_degenerate", "input_min", "input_max"),
+    *("max_abs_error", "mean_error", "mean_abs_error", "mse", "rmse", "relative_l2", "sqnr_db", "cosine_similarity"),
+    *("clipped_fraction", "zeroed_fraction"),
+)
+
+
+def test_the_metrics_of_the_contract_are_there() -> None:
+    assert set(CONTRACT) <= set(METRICS)
+    lower = {name for name in CONTRACT if METRICS[name].better is Better.LOWER}
+    assert {
+        "max_abs_error",
+        "mean_abs_error",
+        "mse",
+        "rmse",
+        "relative_l2",
+        "clipped_fraction",
+        "zeroed_fraction",
+    } <= lower
+    assert {name for name in METRICS if METRICS[name].better is Better.HIGHER} == {"sqnr_db", "cosine_similarity"}
+
+
+def test_every_metric_is_in_every_report(qdq: Qdq, tiny: Path) -> None:
+    report = qdq("stats", tiny, "--format", "json").report
+    for part in (report["summary"], report["tensors"][0]["stats"]):
+        assert set(METRICS) <= set(part)
+    header = qdq("stats", tiny, "--format", "csv").out.splitlines()[0].split(",")
+    assert set(METRICS) <= set(header)
