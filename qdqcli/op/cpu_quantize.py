@@ -27,15 +27,17 @@ from qdqcli.op.lanes import (
     tree_sum,
     widen_to_double,
 )
-from qdqcli.op.primitives import select
+from qdqcli.op.primitives import narrow, select
 from qdqcli.op.value import (
     clamp,
     decode,
     encode,
     flush,
+    pattern,
     quantize_half_to_even,
     quantize_half_up,
     straight_through,
+    value_of_pattern,
 )
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -71,7 +73,7 @@ def empty_sums(rows: int) -> NDArray[np.float64]:
 
 @inlined
 def _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
-    """Lanes of elements, from storage to storage.
+    """Lanes of stored elements to the patterns of what becomes of them.
 
     The conditions hold for a whole run: branches that cost nothing.
     """
@@ -81,8 +83,8 @@ def _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
     if clamping:
         v = clamp(v, lo, hi)
     if half_up:
-        return encode(quantize_half_up(v, scale, inverse, like), stored)
-    return encode(quantize_half_to_even(v, scale, inverse, like), stored)
+        return pattern(quantize_half_up(v, scale, inverse, like), stored)
+    return pattern(quantize_half_to_even(v, scale, inverse, like), stored)
 
 
 @kernel()
@@ -98,7 +100,7 @@ def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, f
         while i < end:
             stored = load_part(x, i - base, end - i)
             out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            store_part(y, i - base, out, end - i)
+            store_part(y, i - base, narrow(out, stored), end - i)
             i += LANES
         i = end
 
@@ -112,7 +114,8 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
         scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
         stored = load_part(x, i - base, stop - i)
-        store_part(y, i - base, _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like), stop - i)
+        out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+        store_part(y, i - base, narrow(out, stored), stop - i)
         c = (c + LANES) % row
 
 
@@ -120,10 +123,10 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
 
 
 @inlined
-def _add(x, y, outside, lanes):
-    """Add lanes of elements and what became of them to the running sums; `outside` of them are out of range."""
+def _add(x, out, outside, lanes):
+    """Add stored elements and the patterns of what became of them; `outside` of them are out of range."""
     error, abs_error, sq_error, sq_input, error_input, peak, clipped, zeroed = lanes
-    v, w = decode(x), decode(y)
+    v, w = decode(x), value_of_pattern(out, x)
     a = widen_to_double(v)
     e = widen_to_double(w) - a
     size = abs(e)
@@ -182,7 +185,7 @@ def quantize_and_sum(
             while i + LANES <= end:
                 stored = load(x, i - base)
                 out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-                store(y, i - base, out)
+                store(y, i - base, narrow(out, stored))
                 outside = _count_outside(stored, lo, hi) if clipping else 0
                 lanes = _add(stored, out, outside, lanes)
                 i += LANES
@@ -192,7 +195,7 @@ def quantize_and_sum(
                 out, outside = _convert_pieces(
                     stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like
                 )
-                store_part(y, i - base, out, width)
+                store_part(y, i - base, narrow(out, stored), width)
                 lanes = _add(stored, out, outside, lanes)
                 i += LANES
         _finish(lanes, sums, chunk)
@@ -207,7 +210,7 @@ def _count_outside(stored, lo, hi):
 @inlined
 def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
     """Lanes of `width` elements of several slices, from element `i` on, and how many were out of range."""
-    out, outside, done = stored, 0, 0
+    out, outside, done = pattern(decode(stored), stored), 0, 0
     while done < width:
         s, end = run_at(i + done, inner, row, advance)
         s -= first_slice
@@ -236,7 +239,7 @@ def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clam
             scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
             stored = load_part(x, i - base, width)
             out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            store_part(y, i - base, out, width)
+            store_part(y, i - base, narrow(out, stored), width)
             v = decode(stored)
             outside = (v < lo) | (v > hi)
             if width < LANES:

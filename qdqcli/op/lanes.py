@@ -255,7 +255,9 @@ def _widen_lanes(stored):
 
 @overload(primitives.narrow, jit_options=INTERNAL)
 def _narrow_lanes(bits, stored):
-    return (lambda bits, stored: _narrow(bits, stored)) if isinstance(stored, Lanes) else None
+    if not isinstance(stored, Lanes):
+        return None
+    return (lambda bits, stored: bits) if stored.is_float else (lambda bits, stored: _narrow(bits, stored))
 
 
 # ------------------------------------------------------------------ memory

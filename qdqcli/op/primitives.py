@@ -53,8 +53,8 @@ def widen(stored: Number) -> Number:
 
 
 def narrow(bits: Number, stored: Number) -> Number:
-    """A pattern as the 16-bit integer that `stored` is."""
-    return stored.dtype.type(np.uint16(bits & 0xFFFF).view(stored.dtype))
+    """A pattern as the 16-bit integer that `stored` is; a float as it is."""
+    return stored.dtype.type(np.uint16(bits & 0xFFFF).view(stored.dtype)) if stored.dtype.kind in "iu" else bits
 
 
 @overload(rint, jit_options=INTERNAL)
@@ -98,6 +98,8 @@ def _widen(stored):
 @overload(narrow, jit_options=INTERNAL)
 def _narrow(bits, stored):
     kind = stored
+    if isinstance(stored, types.Float):
+        return lambda bits, stored: bits
     return (lambda bits, stored: kind(bits)) if isinstance(stored, types.Integer) else None
 
 

@@ -109,8 +109,17 @@ def decode(stored: Number) -> Number:
 
 def encode(v: Number, stored: Number) -> Number:
     """`v` in the type of `stored`, rounded half to even."""
-    kind = _kind(stored)
-    return canonical(v) if kind in ("float32", "float64") else narrow(_ENCODE[kind](v), stored)
+    return narrow(pattern(v, stored), stored)
+
+
+def pattern(v: Number, stored: Number) -> Number:
+    """`v` rounded to the type of `stored`, half to even: the bits of a 16-bit float as a wide integer."""
+    return _ENCODE[_kind(stored)](v)
+
+
+def value_of_pattern(wide: Number, stored: Number) -> Number:
+    """The value of a `pattern`; decoding the stored element again would widen what was just narrowed."""
+    return _DECODE[_kind(stored)](wide)
 
 
 def fit(v: Number, like: Number) -> Number:
@@ -184,11 +193,19 @@ def _decode(stored):
 
 @overload(encode, jit_options=INTERNAL)
 def _encode(v, stored):
-    kind = _numba_kind(stored)
-    convert = _ENCODE[kind]
-    if kind in ("float32", "float64"):
-        return lambda v, stored: convert(v)
-    return lambda v, stored: narrow(convert(v), stored)
+    return lambda v, stored: narrow(pattern(v, stored), stored)
+
+
+@overload(pattern, jit_options=INTERNAL)
+def _pattern(v, stored):
+    convert = _ENCODE[_numba_kind(stored)]
+    return lambda v, stored: convert(v)
+
+
+@overload(value_of_pattern, jit_options=INTERNAL)
+def _value_of_pattern(wide, stored):
+    convert = _DECODE[_numba_kind(stored)]
+    return lambda wide, stored: convert(wide)
 
 
 @overload(fit, jit_options=INTERNAL)

@@ -1,6 +1,7 @@
 """Many tensors: checkpoints and a recipe become rows of a report and, where asked for, an output."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,11 @@ from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.message import show_path
 from qdqcli.tensors.output import OutputTree
 from qdqcli.tensors.tensor import TensorInfo
+
+BATCH_BYTES = 256 << 10
+"""Neighbouring tensors that one task works on."""
+SPREAD_BYTES = 32 << 20
+"""Larger tensors are always shared by all workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +62,80 @@ def _run_plan(plan: Plan, measuring: Measuring, workers: Workers, output: Output
         writer = None if output is None else output.create(plan.checkpoint, plan.shard, reader)
         if writer is not None:
             undo.callback(writer.abort)
-        rows = [
-            _run_tensor(plan, tensor, decision, measuring, workers, reader, writer) for tensor, decision in plan.tensors
-        ]
+        job = _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer)
+        rows = job.run()
         reader.close()  # notices an input that changed meanwhile, before the output counts
         if writer is not None:
             writer.commit()
         return rows
 
 
-def _run_tensor(
-    plan: Plan,
-    tensor: TensorInfo,
-    decision: Decision,
-    measuring: Measuring,
-    workers: Workers,
-    reader: ShardReader,
-    writer: ShardWriter | None,
-) -> Row:
-    workers.interruption.check()
-    source = source_of(plan.checkpoint, tensor)
-    if isinstance(decision, Skip):
-        if writer is not None:
-            writer.copy(tensor)
-        measuring.on_bytes(tensor.nbytes)
-        return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason)
-    job = TensorJob(
-        info=tensor,
-        spec=decision,
-        given_range=measuring.given_range,
-        per_slice=measuring.per_slice,
-        reader=reader,
-        writer=writer,
-        on_bytes=measuring.on_bytes,
-    )
-    return _row(source, decision, quantize_tensor(job, workers), measuring)
+Task = tuple[TensorInfo, Decision]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardJob:
+    """The tensors of an opened shard. Small ones go whole to a worker each, many at once; large ones are spread."""
+
+    plan: Plan
+    measuring: Measuring
+    workers: Workers
+    reader: ShardReader
+    writer: ShardWriter | None
+
+    def run(self) -> list[Row]:
+        """The rows in the order of the shard's tensors."""
+        futures: list[Future[list[Row]]] = []
+        try:
+            for batch in self._batches():
+                if self._is_spread(batch[0][0]):
+                    futures.append(Future())
+                    futures[-1].set_result(self._run_batch(batch))
+                else:
+                    futures.append(self.workers.submit(self._run_batch, batch))
+        finally:
+            rows = self.workers.settle(futures)
+        return [row for batch_rows in rows for row in batch_rows]
+
+    def _batches(self) -> Iterator[list[Task]]:
+        """Neighbours in the file, together up to BATCH_BYTES: a task costs as much as the work on 100 kB."""
+        batch: list[Task] = []
+        nbytes = 0
+        for tensor, decision in self.plan.tensors:
+            if batch and nbytes + tensor.nbytes > BATCH_BYTES:
+                yield batch
+                batch, nbytes = [], 0
+            batch.append((tensor, decision))
+            nbytes += tensor.nbytes
+        if batch:
+            yield batch
+
+    def _is_spread(self, tensor: TensorInfo) -> bool:
+        """Whether all workers share the tensor: one alone would still be at it when the others are done."""
+        total = sum(info.nbytes for info in self.plan.shard.tensors)
+        return tensor.nbytes > max(min(total // (4 * self.workers.num_threads), SPREAD_BYTES), BATCH_BYTES)
+
+    def _run_batch(self, batch: Sequence[Task]) -> list[Row]:
+        return [self._run_tensor(tensor, decision) for tensor, decision in batch]
+
+    def _run_tensor(self, tensor: TensorInfo, decision: Decision) -> Row:
+        self.workers.interruption.check()
+        source = source_of(self.plan.checkpoint, tensor)
+        if isinstance(decision, Skip):
+            if self.writer is not None:
+                self.writer.copy(tensor)
+            self.measuring.on_bytes(tensor.nbytes)
+            return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason)
+        job = TensorJob(
+            info=tensor,
+            spec=decision,
+            given_range=self.measuring.given_range,
+            per_slice=self.measuring.per_slice,
+            reader=self.reader,
+            writer=self.writer,
+            on_bytes=self.measuring.on_bytes,
+        )
+        return _row(source, decision, quantize_tensor(job, self.workers), self.measuring)
 
 
 def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Measuring) -> TensorResult:

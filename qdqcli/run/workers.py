@@ -1,8 +1,8 @@
 """Workers: threads that work on blocks of a tensor, each with buffers of its own that are used again and again."""
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import local
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 DEFAULT_MAX_MEMORY = 256 << 20
 LARGEST_BLOCK_BYTES = 4 << 20
-"""A block is worked on without a look at the interruption flag, and a buffer larger than the caches gains nothing."""
+"""Smaller ones cost more in Python than they gain in the caches; the interruption flag is looked at between blocks."""
 
 
 class Workers:
@@ -33,8 +33,8 @@ class Workers:
         self.num_threads = num_threads or available_threads()
         self.max_memory = max_memory
         self.interruption = interruption or Interruption()
-        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="qdq")
-        self._buffers = local()
+        self._own = local()
+        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="qdq", initializer=self._become_worker)
         # A worker holds an input buffer of one and a half blocks (a block and the slices that reach beyond it) and an
         # output buffer of the same size.
         self._block_bytes = min(LARGEST_BLOCK_BYTES, max_memory // (3 * self.num_threads))
@@ -46,13 +46,20 @@ class Workers:
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results in the order of the items.
 
-        After a failure or an interruption the items not begun are dropped and the first error is raised.
+        A worker that calls this does the items itself: waiting for the others it could wait for ever. After a failure
+        or an interruption the items not begun are dropped and the first error is raised.
         """
         items = list(items)
-        if len(items) == 1:
-            self.interruption.check()
-            return [function(items[0])]
-        futures = [self._pool.submit(self._checked, function, item) for item in items]
+        if len(items) == 1 or hasattr(self._own, "is_worker"):
+            return [self._checked(function, item) for item in items]
+        return self.settle([self.submit(function, item) for item in items])
+
+    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+        """Let a worker do it; `settle` must follow."""
+        return self._pool.submit(self._checked, function, item)
+
+    def settle(self, futures: Sequence[Future[Result]]) -> list[Result]:
+        """The results, in order; after the first error nothing of the others runs any more."""
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -64,11 +71,14 @@ class Workers:
     def buffer(self, name: str, dtype: type[np.generic], size: int) -> NDArray[Any]:
         """This thread's buffer of that name, as `size` elements; what it held before is gone."""
         nbytes = size * np.dtype(dtype).itemsize
-        held: NDArray[np.uint8] | None = getattr(self._buffers, name, None)
+        held: NDArray[np.uint8] | None = getattr(self._own, name, None)
         if held is None or held.nbytes < nbytes:
             held = np.empty(nbytes, np.uint8)
-            setattr(self._buffers, name, held)
+            setattr(self._own, name, held)
         return held[:nbytes].view(dtype)
+
+    def _become_worker(self) -> None:
+        self._own.is_worker = True
 
     def _checked(self, function: Callable[[Item], Result], item: Item) -> Result:
         self.interruption.check()
