@@ -4,6 +4,8 @@ Slices of at least LANES neighbours are worked on run by run. Shorter ones (an a
 leave most lanes empty: their grids are spread to one column per element of a row, and rows are worked on instead.
 """
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -118,7 +120,7 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
     padded[:, :num_slices] = ends
     grids, flags = np.empty((cpu_range.GRID_ROWS, room), padded.dtype), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
     like = like_of(dtype, spec.compute_dtype)
-    cpu_range.make_grids(padded, *_codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags)
+    cpu_range.make_grids(padded, 0, room, *_codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags)
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
@@ -144,9 +146,11 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
 
 
 def quantize_and_sum(
-    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool
 ) -> NDArray[np.float64]:
     """`quantize`, and the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
+
+    Unless `keep`, `y` is scratch with room for a chunk.
 
     The extremes of the input are not among them, except in chunks with elements that are not finite. Slices that became
     infinite or NaN are marked in `params.degenerate`.
@@ -155,20 +159,59 @@ def quantize_and_sum(
     settings = (params.clamping, params.half_up, params.like)
     place = (base, start, stop, *layout.steps, params.first_slice)
     if params.columns is None:
-        cpu_quantize.quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, sums)
+        cpu_quantize.quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, keep, sums)
     else:
         origin, row = params.columns.origin, params.columns.row
         shifted = (base - origin, start - origin, stop - origin, row)
         cpu_quantize.quantize_and_sum_columns(
-            x, y, *shifted, params.columns.grids, params.any_flushing, *settings, sums
+            x, y, *shifted, params.columns.grids, params.any_flushing, *settings, keep, sums
         )
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
         sums[chunk] = empty_sums(1)[0]
-        place = (base, first, last, *layout.steps, params.first_slice)
-        cpu_careful.sum_carefully(x, y, *place, params.grids, params.degenerate, sums[chunk])
+        part, out = x[first - base : last - base], np.empty(last - first, x.dtype)
+        quantize(part, out, first, first, last, layout, params)
+        place = (first, first, last, *layout.steps, params.first_slice)
+        cpu_careful.sum_carefully(part, out, *place, params.grids, params.degenerate, sums[chunk])
     return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSums:
+    """What `requantize_and_sum` found."""
+
+    sums: NDArray[np.float64]
+    """(chunks, SUM_COLUMNS)."""
+    ends: Floats
+    """(2, slices)."""
+    degenerate: NDArray[np.bool_]
+    """(slices,)."""
+
+
+def requantize_and_sum(
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool
+) -> BlockSums | None:
+    """All of it in one call, where `x` holds whole slices, each one run, whose range is measured.
+
+    None where elements are not finite, or slices too short for lanes: then step by step.
+    """
+    if is_columnar(layout):
+        return None
+    first_slice = layout.slice_of(base)
+    num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
+    room = -(-num_slices // LANES) * LANES
+    bits, number, like = x.view(PATTERN[dtype]), float_type(dtype), like_of(dtype, spec.compute_dtype)
+    keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
+    grids, flags = np.empty((cpu_range.GRID_ROWS, room), number), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
+    sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
+    cpu_quantize.requantize_and_sum(
+        x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype), *_codes(spec, like, number),
+        spec.round_mode is RoundMode.HALF_UP, like, keep, keys, ends, grids, flags, sums,
+    )  # fmt: skip
+    if not np.isfinite(sums[:, ABS_ERROR]).all():
+        return None
+    return BlockSums(sums=sums, ends=ends[:, :num_slices], degenerate=flags[cpu_range.DEGENERATE, :num_slices])
 
 
 def sum_slices(
@@ -199,10 +242,16 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
-def _codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> list[np.generic]:
+def _codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:
     """The lowest and the highest code in the arithmetic."""
+    kinds = like.dtype.str, np.dtype(number).str
+    return _code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds)
+
+
+@cache
+def _code(code: int, like: str, number: str) -> Any:
     with np.errstate(over="ignore"):  # the highest code of float16 from 16 bits on is infinite
-        return [fit(number(code), like) for code in (spec.quantized_min, spec.quantized_max)]
+        return fit(np.dtype(number).type(code), np.dtype(like).type(0))
 
 
 def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, NDArray[np.int64]]:

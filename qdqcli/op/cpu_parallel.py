@@ -7,11 +7,12 @@ the elements at which the parts begin and end. Files go through threads of our o
 from numba import prange
 
 from qdqcli.op import cpu_quantize, cpu_range
+from qdqcli.op.cpu_range import start_of
 from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.value import decode, order_key
 
 _quantize, _quantize_columns = cpu_quantize.quantize, cpu_quantize.quantize_columns
-_measure_range, _measure_columns, _make_grids = cpu_range.measure_range, cpu_range.measure_columns, cpu_range.make_grids
+_measure_range, _measure_columns = cpu_range.measure_range, cpu_range.measure_columns
+_decode_keys, _make_grids = cpu_range.decode_keys, cpu_range.make_grids
 
 
 @kernel(parallel=True)
@@ -73,28 +74,9 @@ def quantize_slices(
     for p in prange(slice_bounds.size - 1):
         for first in range(slice_bounds[p], slice_bounds[p + 1], batch):
             last = min(first + batch, slice_bounds[p + 1])
-            start, stop = _start_of(first, inner, row, advance, x.size), _start_of(last, inner, row, advance, x.size)
+            start, stop = start_of(first, inner, row, advance, x.size), start_of(last, inner, row, advance, x.size)
             keys[p, 0], keys[p, 1] = nothing[0], nothing[1]
             _measure_range(bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, keys[p])
-            decode_keys(keys[p], keys[p].view(x.dtype), ends[p])
-            _make_grids(ends[p], q_min, q_max, False, like, grids[p], flags[p])
+            _decode_keys(keys[p], keys[p].view(x.dtype), 0, batch, ends[p])
+            _make_grids(ends[p], 0, batch, q_min, q_max, False, like, grids[p], flags[p])
             _quantize(x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], False, half_up, like)
-
-
-@kernel()
-def _start_of(s, inner, row, advance, size):
-    if advance:
-        return min(s // advance * row + s % advance * inner, size)
-    return min(s * inner, size)
-
-
-@kernel()
-def decode_keys(keys, stored, ends):
-    """The ends (2, slices) of ranges from their keys, which become patterns; `stored` are the keys in x's dtype.
-
-    A slice without a number has the pattern of a NaN.
-    """
-    for end in range(2):
-        for s in range(keys.shape[1]):
-            keys[end, s] = order_key(keys[end, s])
-            ends[end, s] = decode(stored[end, s])

@@ -10,7 +10,19 @@ added pairwise, k and k + 8, k and k + 4, k and k + 2, k and k + 1. Elements tha
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.cpu_range import CLIPPING, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE, run_at
+from qdqcli.op.cpu_range import (
+    CLIPPING,
+    FLUSHING,
+    INVERSE_SCALE,
+    MAX_RANGE,
+    MIN_RANGE,
+    SCALE,
+    decode_keys,
+    make_grids,
+    measure_range,
+    run_at,
+    start_of,
+)
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import (
@@ -165,16 +177,18 @@ def _finish(lanes, sums, chunk):
 
 @kernel()
 def quantize_and_sum(
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, sums
+    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, keep, sums
 ):
     """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), row 0 the chunk that begins at `start`.
 
-    INPUT_MIN, INPUT_MAX and the counts of elements that are not finite are left alone. A row whose ABS_ERROR is not
-    finite met such elements: `sum_carefully` does it again.
+    Unless `keep`, `y` has room for a chunk only and each is written over the one before: a cache keeps it. INPUT_MIN,
+    INPUT_MAX and the counts of elements that are not finite are left alone. A row whose ABS_ERROR is not finite met
+    such elements: `sum_carefully` does it again.
     """
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
         last = min(i + CHUNK_ELEMENTS, stop)
+        there = base if keep else i
         lanes = _nothing()
         while i < last:
             s, end = run_at(i, inner, row, advance)
@@ -185,7 +199,7 @@ def quantize_and_sum(
             while i + LANES <= end:
                 stored = load(x, i - base)
                 out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-                store(y, i - base, narrow(out, stored))
+                store(y, i - there, narrow(out, stored))
                 outside = _count_outside(stored, lo, hi) if clipping else 0
                 lanes = _add(stored, out, outside, lanes)
                 i += LANES
@@ -195,7 +209,7 @@ def quantize_and_sum(
                 out, outside = _convert_pieces(
                     stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like
                 )
-                store_part(y, i - base, narrow(out, stored), width)
+                store_part(y, i - there, narrow(out, stored), width)
                 lanes = _add(stored, out, outside, lanes)
                 i += LANES
         _finish(lanes, sums, chunk)
@@ -225,12 +239,13 @@ def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, f
 
 
 @kernel()
-def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, sums):
+def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, keep, sums):
     """`quantize_and_sum` for short runs, with `grids` as in `quantize_columns`."""
     room = grids.shape[1]
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
         last = min(i + CHUNK_ELEMENTS, stop)
+        there = base if keep else i
         lanes = _nothing()
         c = i % row
         while i < last:
@@ -239,7 +254,7 @@ def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clam
             scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
             stored = load_part(x, i - base, width)
             out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            store_part(y, i - base, narrow(out, stored), width)
+            store_part(y, i - there, narrow(out, stored), width)
             v = decode(stored)
             outside = (v < lo) | (v > hi)
             if width < LANES:
@@ -249,6 +264,36 @@ def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clam
             i += LANES
             c = (c + LANES) % row
         _finish(lanes, sums, chunk)
+
+
+@kernel()
+def requantize_and_sum(
+    x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max, half_up, like,
+    keep, keys, ends, grids, flags, sums,
+):  # fmt: skip
+    """From elements to error sums in one call, where `x` holds whole slices of one run each, measured themselves.
+
+    `bits` are the same elements as integers; `keys`, `ends`, `grids` and `flags` are room for the slices.
+    """
+    for s in range(keys.shape[1]):
+        keys[0, s], keys[1, s] = nothing[0], nothing[1]
+    size = base + x.size
+    known = 0  # slices that have a grid: those of a chunk get it just before, so the cache still holds their elements
+    for chunk in range(sums.shape[0]):
+        first = start + chunk * CHUNK_ELEMENTS
+        last = min(first + CHUNK_ELEMENTS, stop)
+        needed = (run_at(last - 1, inner, row, advance)[0] - first_slice) // LANES * LANES + LANES
+        if needed > known:
+            begin = start_of(first_slice + known, inner, row, advance, size)
+            end = start_of(first_slice + needed, inner, row, advance, size)
+            measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
+            decode_keys(keys, keys.view(x.dtype), known, needed, ends)
+            make_grids(ends, known, needed, q_min, q_max, False, like, grids, flags)
+            known = needed
+        here = sums[chunk : chunk + 1]
+        quantize_and_sum(
+            x, y, base, first, last, inner, row, advance, first_slice, grids, flags, False, half_up, like, keep, here
+        )
 
 
 @kernel()

@@ -24,7 +24,7 @@ from qdqcli.op.lanes import (
     store_part,
 )
 from qdqcli.op.primitives import select
-from qdqcli.op.value import flush, grid, is_degenerate, needs_flush, order_key
+from qdqcli.op.value import decode, flush, grid, is_degenerate, needs_flush, order_key
 
 MIN_RANGE, MAX_RANGE, SCALE, INVERSE_SCALE = range(4)
 """Rows of a grid, one column per slice."""
@@ -39,6 +39,14 @@ def run_at(i, inner, row, advance):
     """The slice of element `i`, and the element behind the run of neighbours in it."""
     column = i % row
     return i // row * advance + column // inner, i - column + min(column - column % inner + inner, row)
+
+
+@inlined
+def start_of(s, inner, row, advance, size):
+    """The first element of a slice that is one run."""
+    if advance:
+        return min(s // advance * row + s % advance * inner, size)
+    return min(s * inner, size)
 
 
 @kernel()
@@ -110,13 +118,25 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
 
 
 @kernel()
-def make_grids(ends, q_min, q_max, range_given, like, grids, flags):
+def decode_keys(keys, stored, first, last, ends):
+    """The ends (2, slices) of ranges from their keys, which become patterns; `stored` are the keys in x's dtype.
+
+    A slice without a number has the pattern of a NaN.
+    """
+    for end in range(2):
+        for s in range(first, last):
+            keys[end, s] = order_key(keys[end, s])
+            ends[end, s] = decode(stored[end, s])
+
+
+@kernel()
+def make_grids(ends, first, last, q_min, q_max, range_given, like, grids, flags):
     """From `ends` (2, slices) of ranges to `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices).
 
-    The number of slices is a multiple of LANES: what follows the last real slice is not looked at.
+    Of the columns [first, last) and up to a multiple of LANES, for which there is room: nobody looks at the rest.
     """
     room = ends.shape[1]
-    for s in range(0, room, LANES):
+    for s in range(first, last, LANES):
         measured_lo, measured_hi = flush(load(ends, s), like), flush(load(ends, room + s), like)
         lo, hi, scale, inverse = grid(measured_lo, measured_hi, q_min, q_max, like)
         store(grids, MIN_RANGE * room + s, lo)

@@ -1,6 +1,7 @@
 """What the kernels need beside the elements: how a dtype is stored, ranges as keys and as ends, grids."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -76,6 +77,7 @@ def float_type(dtype: str) -> type[np.generic]:
     return np.float64 if dtype == "F64" else np.float32
 
 
+@cache
 def key_limits(dtype: str) -> tuple[np.signedinteger[Any], Keys]:
     """The order key of +inf, and the keys (2,) of a slice without a number."""
     limits = np.iinfo(PATTERN[dtype])

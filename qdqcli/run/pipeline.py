@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.plan import Plan, source_of
+from qdqcli.run.plan import Plan, file_of, source_of
 from qdqcli.run.quantize import Measurement, TensorJob, quantize_tensor
 from qdqcli.run.recipe import Decision, Skip
 from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
@@ -83,6 +84,16 @@ class _ShardJob:
     reader: ShardReader
     writer: ShardWriter | None
 
+    @cached_property
+    def total_bytes(self) -> int:
+        """Of all tensors of the shard."""
+        return sum(tensor.nbytes for tensor in self.plan.shard.tensors)
+
+    @cached_property
+    def source_file(self) -> str:
+        """What the rows name as their file."""
+        return file_of(self.plan)
+
     def run(self) -> list[Row]:
         """The rows in the order of the shard's tensors."""
         futures: list[Future[list[Row]]] = []
@@ -112,15 +123,15 @@ class _ShardJob:
 
     def _is_spread(self, tensor: TensorInfo) -> bool:
         """Whether all workers share the tensor: one alone would still be at it when the others are done."""
-        total = sum(info.nbytes for info in self.plan.shard.tensors)
-        return tensor.nbytes > max(min(total // (4 * self.workers.num_threads), SPREAD_BYTES), BATCH_BYTES)
+        fair_share = self.total_bytes // (4 * self.workers.num_threads)
+        return tensor.nbytes > max(min(fair_share, SPREAD_BYTES), BATCH_BYTES)
 
     def _run_batch(self, batch: Sequence[Task]) -> list[Row]:
         return [self._run_tensor(tensor, decision) for tensor, decision in batch]
 
     def _run_tensor(self, tensor: TensorInfo, decision: Decision) -> Row:
         self.workers.interruption.check()
-        source = source_of(self.plan.checkpoint, tensor)
+        source = source_of(self.source_file, tensor)
         if isinstance(decision, Skip):
             if self.writer is not None:
                 self.writer.copy(tensor)
@@ -139,7 +150,6 @@ class _ShardJob:
 
 
 def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Measuring) -> TensorResult:
-    slices = measured.slice_sums if measured.slice_sums is not None else [measured.sums]
     return TensorResult(
         source=source,
         spec=spec,
@@ -148,7 +158,7 @@ def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Meas
         num_slices=measured.num_slices,
         scale_bits=measuring.scale_bits,
         sums=measured.sums,
-        channels=_by_metric(slices) if measuring.per_slice else None,
+        channels=_by_metric(measured.slice_sums or ()) if measuring.per_slice else None,
     )
 
 

@@ -47,10 +47,15 @@ def make_plans(
     return plans, warnings
 
 
-def source_of(checkpoint: Checkpoint, tensor: TensorInfo) -> Source:
-    """Where a row's tensor is found."""
-    path = checkpoint.path / tensor.shard if checkpoint.is_folder else checkpoint.path
-    return Source(name=tensor.name, file=show_path(path), dtype=tensor.dtype.name, shape=tensor.shape)
+def file_of(plan: Plan) -> str:
+    """The shard, as the user finds it."""
+    checkpoint = plan.checkpoint
+    return show_path(checkpoint.path / plan.shard.name if checkpoint.is_folder else checkpoint.path)
+
+
+def source_of(file: str, tensor: TensorInfo) -> Source:
+    """Where a row's tensor is found; `file` is what `file_of` gives."""
+    return Source(name=tensor.name, file=file, dtype=tensor.dtype.name, shape=tensor.shape)
 
 
 def _unless_superseded(checkpoint: Checkpoint, tensor: TensorInfo, decision: Decision) -> Decision:

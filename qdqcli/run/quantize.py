@@ -25,14 +25,17 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.ranges.minmax import MinMax
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
-from qdqcli.stats.sums import ErrorSums, expansion
+from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.message import escape_name
 from qdqcli.tensors.tensor import TensorInfo
 
 Hull = tuple[float, float]
 """The smallest of some minima and the largest of their maxima; NaN where there is none."""
 Block = tuple[int, int]
 """Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
+GRID_BYTES = 64
+"""Memory for the range and the grid of one slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,8 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
         return Measurement(sums=ErrorSums(), input_min=None, input_max=None, num_slices=0)
     blocks = blocks_of(job.info, workers)
     one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
-    _check_memory(job, layout, workers, one_pass=one_pass)
+    for_sums = 3 * 8 * columns.SUM_COLUMNS if job.per_slice else 0
+    check_memory(job.info, layout, workers, (0 if one_pass else GRID_BYTES) + for_sums)
     return (_quantize_in_one_pass if one_pass else _quantize_in_two_passes)(job, layout, workers, blocks)
 
 
@@ -140,27 +144,46 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
 def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> _Part:
     """Everything for one block of a tensor with short slices, from one read."""
     start, stop = block
-    dtype = job.info.dtype.name
     first, last = layout.slice_of(start), layout.slice_of(stop - 1)
-    lo, hi = layout.start_of(first), layout.start_of(last + 1)
-    x = read_block(job.reader, job.info, workers, "input", (lo, hi))
-    ends = given_ends(job.given_range, last + 1 - first, dtype, job.spec.compute_dtype)
+    span = layout.start_of(first), layout.start_of(last + 1)
+    x = read_block(job.reader, job.info, workers, "input", span)
+    y = _room_for_output(job, workers, x)
+    done = None
+    if job.given_range is None and not job.per_slice:
+        dtype, keep = job.info.dtype.name, job.writer is not None
+        done = cpu.requantize_and_sum(x, y, span[0], start, stop, layout, job.spec, dtype, keep=keep)
+    if done is None:
+        part = _finish_step_by_step(job, layout, x, y, span, block)
+    else:
+        slices = _block_slices(done.ends, done.degenerate, None, continues=span[0] < start)
+        done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
+        part = _Part(rows=done.sums, slices=slices)
+    _finish(job, y, start - span[0], block)
+    return part
+
+
+def _finish_step_by_step(
+    job: TensorJob, layout: Layout, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+) -> _Part:
+    """The same for a range that is given, elements that are not finite, and sums of each slice."""
+    (lo, hi), (start, stop) = span, block
+    dtype = job.info.dtype.name
+    first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
+    ends = given_ends(job.given_range, num_slices, dtype, job.spec.compute_dtype)
     if ends is None:
-        estimate = MinMax(layout, dtype, first, last + 1 - first)
+        estimate = MinMax(layout, dtype, first, num_slices)
         estimate.see(x, lo, hi)
         ends = estimate.ends()
     params = cpu.quant_params(ends, job.spec, layout, first, dtype)
-    y = workers.buffer("output", x.dtype.type, hi - lo)
-    rows = cpu.quantize_and_sum(x, y, lo, start, stop, layout, params)
+    rows = cpu.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
     _set_extremes(rows, _measured_hull(job, ends), x, dtype)
     slice_rows = None
     if job.per_slice:
-        slice_rows = empty_sums(last + 1 - first)
-        cpu.quantize(x, y, lo, lo, hi, layout, params)  # the slices reach beyond the block
-        cpu.sum_slices(x, y, lo, lo, hi, layout, params, slice_rows)
-    slices = _block_slices(ends, params.degenerate, slice_rows, continues=lo < start)
-    _finish(job, y[start - lo : stop - lo], start)
-    return _Part(rows=rows, slices=slices)
+        slice_rows = empty_sums(num_slices)
+        whole = y if job.writer is not None else np.empty_like(x)
+        cpu.quantize(x, whole, lo, lo, hi, layout, params)  # the slices reach beyond the block
+        cpu.sum_slices(x, whole, lo, lo, hi, layout, params, slice_rows)
+    return _Part(rows=rows, slices=_block_slices(ends, params.degenerate, slice_rows, continues=lo < start))
 
 
 def _apply_to_block(
@@ -175,19 +198,29 @@ def _apply_to_block(
     """The second pass over one block; the grids of all slices are known."""
     start, stop = block
     x = read_block(job.reader, job.info, workers, "input", block)
-    y = workers.buffer("output", x.dtype.type, stop - start)
-    rows = cpu.quantize_and_sum(x, y, start, start, stop, layout, params)
+    y = _room_for_output(job, workers, x)
+    rows = cpu.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
     _set_extremes(rows, hull, x, job.info.dtype.name)
     if slice_rows is not None:
-        cpu.sum_slices(x, y, start, start, stop, layout, params, slice_rows)
-    _finish(job, y, start)
+        whole = y if job.writer is not None else np.empty_like(x)
+        cpu.quantize(x, whole, start, start, stop, layout, params)
+        cpu.sum_slices(x, whole, start, start, stop, layout, params, slice_rows)
+    _finish(job, y, 0, block)
     return _Part(rows=rows)
 
 
-def _finish(job: TensorJob, y: NDArray[Any], start: int) -> None:
-    job.on_bytes(y.nbytes)
+def _room_for_output(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
+    """For all that was read if it is written, else for a chunk, which stays in the cache."""
+    size = len(x) if job.writer is not None else min(len(x), CHUNK_ELEMENTS)
+    return workers.buffer("output", x.dtype.type, size)
+
+
+def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
+    """Write the block's elements, which begin at y[begin], and tell of them."""
+    start, stop = block
+    job.on_bytes((stop - start) * y.itemsize)
     if job.writer is not None:
-        write_block(job.writer, job.info, y, start)
+        write_block(job.writer, job.info, y[begin : begin + stop - start], start)
 
 
 def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
@@ -259,13 +292,14 @@ def given_ends(
     return ends
 
 
-def _check_memory(job: TensorJob, layout: Layout, workers: Workers, *, one_pass: bool) -> None:
-    """Grids of all slices, or sums of each, are held for the whole tensor."""
-    needed = layout.num_slices * ((0 if one_pass else 64) + (3 * 8 * columns.SUM_COLUMNS if job.per_slice else 0))
+def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_slice: int) -> None:
+    """Refuse a tensor whose ranges, or what is kept of each, do not fit: they are held for the whole tensor."""
+    needed = layout.num_slices * bytes_per_slice
     if needed > workers.max_memory:
+        per_channel = "leave out --per-channel, " if bytes_per_slice > GRID_BYTES else ""
         raise UsageError(
-            f"'{job.info.name}' has {layout.num_slices:,} ranges, for which {needed >> 20} MiB of memory are needed; "
-            "choose another axis, leave out --per-channel, or raise --max-memory"
+            f"'{escape_name(info.name)}' has {layout.num_slices:,} ranges, for which {needed >> 20} MiB of memory are "
+            f"needed; choose another axis, {per_channel}or raise --max-memory"
         )
 
 
@@ -288,19 +322,18 @@ def _slice_sums(
 
 def _error_sums(parts: Sequence[NDArray[np.float64]], num_elements: int, num_degenerate: int) -> ErrorSums:
     """Chunks' (or a slice's) sums as one mergeable value; beyond a chunk nothing is rounded."""
-    rows = np.concatenate(parts)
-    counts = rows.sum(axis=0)
-    sums = [expansion(rows[:, column].tolist()) for column in range(columns.NUM_SUMS)]
+    by_column = list(zip(*(row for part in parts for row in part.tolist()), strict=True))
+    sums = [expansion(by_column[column]) for column in range(columns.NUM_SUMS)]
     return ErrorSums(
         num_elements=num_elements,
-        num_nonfinite=int(counts[columns.NONFINITE]),
-        num_nonfinite_output=int(counts[columns.NONFINITE_OUTPUT]),
-        num_clipped=int(counts[columns.CLIPPED]),
-        num_zeroed=int(counts[columns.ZEROED]),
+        num_nonfinite=int(sum(by_column[columns.NONFINITE])),
+        num_nonfinite_output=int(sum(by_column[columns.NONFINITE_OUTPUT])),
+        num_clipped=int(sum(by_column[columns.CLIPPED])),
+        num_zeroed=int(sum(by_column[columns.ZEROED])),
         num_degenerate=num_degenerate,
-        input_min=float(rows[:, columns.INPUT_MIN].min()) + 0.0,
-        input_max=float(rows[:, columns.INPUT_MAX].max()) + 0.0,
-        max_abs_error=float(rows[:, columns.MAX_ABS_ERROR].max()),
+        input_min=min(by_column[columns.INPUT_MIN]) + 0.0,
+        input_max=max(by_column[columns.INPUT_MAX]) + 0.0,
+        max_abs_error=max(by_column[columns.MAX_ABS_ERROR]),
         error=sums[columns.ERROR],
         abs_error=sums[columns.ABS_ERROR],
         sq_error=sums[columns.SQ_ERROR],

@@ -76,7 +76,7 @@ def main() -> None:
 
     def in_lanes() -> None:
         for block in blocks:
-            cpu.quantize_and_sum(x[block], y[block], block.start, block.start, block.stop, layout, params)
+            cpu.quantize_and_sum(x[block], y[block], block.start, block.start, block.stop, layout, params, keep=True)
 
     def in_a_loop() -> None:
         for block in blocks:
