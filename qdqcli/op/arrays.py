@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError
 from qdqcli.op import cpu
-from qdqcli.op.cpu_quantize import differentiate
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     STORAGE,
@@ -130,7 +129,7 @@ def quantize_and_dequantize_v4_grad(
     out = np.empty_like(stored)
     if stored.size:
         like = like_of(dtype, ComputeDType.NATIVE)
-        differentiate(stored_g, stored, out, 0, 0, out.size, *layout.steps, 0, ends, like)
+        cpu.differentiate(stored_g, stored, out, 0, 0, out.size, *layout.steps, 0, ends, like)
     zeros = [np.zeros(np.shape(end), x.dtype) for end in (input_min, input_max)]
     return out.view(x.dtype).reshape(x.shape), zeros[0], zeros[1]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op import cpu_careful, cpu_parallel, cpu_quantize, cpu_range
 from qdqcli.op.cpu_quantize import ABS_ERROR, empty_sums
+from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
@@ -32,6 +33,17 @@ from qdqcli.op.spec import QuantSpec, RoundMode
 from qdqcli.op.value import fit
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
+_measure_range = kernel()(cpu_range.measure_range)
+_measure_columns = kernel()(cpu_range.measure_columns)
+_make_grids = kernel()(cpu_range.make_grids)
+_quantize = kernel()(cpu_quantize.quantize)
+_quantize_columns = kernel()(cpu_quantize.quantize_columns)
+_quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
+_quantize_and_sum_columns = kernel()(cpu_quantize.quantize_and_sum_columns)
+_requantize_and_sum = kernel()(cpu_quantize.requantize_and_sum)
+differentiate = kernel()(cpu_quantize.differentiate)
+"""The loops as kernels: each type of argument that one is called with is compiled once, and kept."""
+
 _BATCH = 1 << 16
 """Elements whose range is found just before they are quantized, while a core's cache still has them."""
 
@@ -48,12 +60,12 @@ def measure_range(x: Stored, start: int, stop: int, layout: Layout, first_slice:
     """Widen `keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
     bits, limits = x.view(PATTERN[dtype]), key_limits(dtype)
     if not is_columnar(layout):
-        cpu_range.measure_range(bits, start, start, stop, *layout.steps, first_slice, *limits, keys)
+        _measure_range(bits, start, start, stop, *layout.steps, first_slice, *limits, keys)
         return
     origin, slices = _columns(layout, first_slice, keys.shape[1])
     by_column = empty_keys(len(slices), dtype)
     here, there = start - origin, stop - origin
-    cpu_range.measure_columns(bits, here, here, there, len(slices), *limits, by_column)
+    _measure_columns(bits, here, here, there, len(slices), *limits, by_column)
     begins = np.flatnonzero(np.diff(slices, prepend=-1))
     merge_keys(keys, np.array([np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)]))
 
@@ -120,7 +132,7 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
     padded[:, :num_slices] = ends
     grids, flags = np.empty((cpu_range.GRID_ROWS, room), padded.dtype), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
     like = like_of(dtype, spec.compute_dtype)
-    cpu_range.make_grids(padded, 0, room, *_codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags)
+    _make_grids(padded, 0, room, *_codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags)
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
@@ -138,11 +150,11 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
     settings = (params.clamping, params.half_up, params.like)
     if params.columns is None:
         place = (base, start, stop, *layout.steps, params.first_slice)
-        cpu_quantize.quantize(x, y, *place, params.grids, params.flags, *settings)
+        _quantize(x, y, *place, params.grids, params.flags, *settings)
         return
     origin, row = params.columns.origin, params.columns.row
     shifted = (base - origin, start - origin, stop - origin, row)
-    cpu_quantize.quantize_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings)
+    _quantize_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings)
 
 
 def quantize_and_sum(
@@ -159,13 +171,11 @@ def quantize_and_sum(
     settings = (params.clamping, params.half_up, params.like)
     place = (base, start, stop, *layout.steps, params.first_slice)
     if params.columns is None:
-        cpu_quantize.quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, keep, sums)
+        _quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, keep, sums)
     else:
         origin, row = params.columns.origin, params.columns.row
         shifted = (base - origin, start - origin, stop - origin, row)
-        cpu_quantize.quantize_and_sum_columns(
-            x, y, *shifted, params.columns.grids, params.any_flushing, *settings, keep, sums
-        )
+        _quantize_and_sum_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings, keep, sums)
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
@@ -205,7 +215,7 @@ def requantize_and_sum(
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((cpu_range.GRID_ROWS, room), number), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    cpu_quantize.requantize_and_sum(
+    _requantize_and_sum(
         x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype), *_codes(spec, like, number),
         spec.round_mode is RoundMode.HALF_UP, like, keep, keys, ends, grids, flags, sums,
     )  # fmt: skip
@@ -232,7 +242,7 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     """The smallest and the largest finite element; (inf, -inf) where there is none."""
     keys = empty_keys(1, dtype)
     infinity, nothing = key_limits(dtype)
-    cpu_range.measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, keys)
+    _measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, keys)
     if not (
         -infinity <= keys[0, 0] and keys[1, 0] < infinity
     ):  # infinities hide the finite ones, or there is no number

@@ -21,6 +21,7 @@ from qdqcli.op.cpu_quantize import (
     ZEROED,
 )
 from qdqcli.op.cpu_range import MAX_RANGE, MIN_RANGE
+from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
 from qdqcli.op.value import decode, largest
@@ -38,7 +39,7 @@ def sum_carefully(x, y, base, start, stop, inner, row, advance, first_slice, gri
         ):
             degenerate[s] = True
     for k in range(NUM_SUMS):
-        total[k] = _tree(lanes[k])
+        total[k] = tree(lanes[k])
 
 
 @kernel()
@@ -50,7 +51,7 @@ def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, grids,
         _add_element(x[here], y[here], grids[MIN_RANGE, s], grids[MAX_RANGE, s], sums[s], sums[s])
 
 
-@kernel()
+@inlined
 def _add_element(stored, out, lo, hi, sums, total):
     """Add one element to the five `sums` and the rest of `total`; whether it was finite before and not after."""
     v, w = decode(stored), decode(out)
@@ -76,8 +77,8 @@ def _add_element(stored, out, lo, hi, sums, total):
     return False
 
 
-@kernel()
-def _tree(lane):
+@inlined
+def tree(lane):
     """The sum of the lanes, pairwise from the far half on."""
     half = LANES // 2
     while half:

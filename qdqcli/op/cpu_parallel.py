@@ -10,16 +10,12 @@ from qdqcli.op import cpu_quantize, cpu_range
 from qdqcli.op.cpu_range import start_of
 from qdqcli.op.kernel_cache import kernel
 
-_quantize, _quantize_columns = cpu_quantize.quantize, cpu_quantize.quantize_columns
-_measure_range, _measure_columns = cpu_range.measure_range, cpu_range.measure_columns
-_decode_keys, _make_grids = cpu_range.decode_keys, cpu_range.make_grids
-
 
 @kernel(parallel=True)
 def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
     """Widen `keys` (parts, 2, slices), of each part its own."""
     for p in prange(bounds.size - 1):
-        _measure_range(
+        cpu_range.measure_range(
             x[bounds[p] :], bounds[p], bounds[p], bounds[p + 1], inner, row, advance, 0, infinity, nothing, keys[p]
         )
 
@@ -28,21 +24,23 @@ def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
 def measure_columns(x, bounds, row, infinity, nothing, keys):
     """Widen `keys` (parts, 2, row), of each part its own."""
     for p in prange(bounds.size - 1):
-        _measure_columns(x[bounds[p] :], bounds[p], bounds[p], bounds[p + 1], row, infinity, nothing, keys[p])
+        cpu_range.measure_columns(x[bounds[p] :], bounds[p], bounds[p], bounds[p + 1], row, infinity, nothing, keys[p])
 
 
 @kernel(parallel=True)
 def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like):
     """Quantize with the grids of all slices."""
     for p in prange(bounds.size - 1):
-        _quantize(x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flags, clamping, half_up, like)
+        cpu_quantize.quantize(
+            x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flags, clamping, half_up, like
+        )
 
 
 @kernel(parallel=True)
 def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, like):
     """Quantize with the grids of all columns."""
     for p in prange(bounds.size - 1):
-        _quantize_columns(x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, like)
+        cpu_quantize.quantize_columns(x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, like)
 
 
 @kernel(parallel=True)
@@ -76,7 +74,11 @@ def quantize_slices(
             last = min(first + batch, slice_bounds[p + 1])
             start, stop = start_of(first, inner, row, advance, x.size), start_of(last, inner, row, advance, x.size)
             keys[p, 0], keys[p, 1] = nothing[0], nothing[1]
-            _measure_range(bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, keys[p])
-            _decode_keys(keys[p], keys[p].view(x.dtype), 0, batch, ends[p])
-            _make_grids(ends[p], 0, batch, q_min, q_max, False, like, grids[p], flags[p])
-            _quantize(x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], False, half_up, like)
+            cpu_range.measure_range(
+                bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, keys[p]
+            )
+            cpu_range.decode_keys(keys[p], keys[p].view(x.dtype), 0, batch, ends[p])
+            cpu_range.make_grids(ends[p], 0, batch, q_min, q_max, False, like, grids[p], flags[p])
+            cpu_quantize.quantize(
+                x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], False, half_up, like
+            )

@@ -24,7 +24,6 @@ from qdqcli.op.cpu_range import (
     start_of,
 )
 from qdqcli.op.internal import inlined
-from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import (
     LANES,
     count,
@@ -99,7 +98,7 @@ def _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
     return pattern(quantize_half_to_even(v, scale, inverse, like), stored)
 
 
-@kernel()
+@inlined
 def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
     """Quantize and dequantize the elements of `x` into `y`."""
     i = start
@@ -117,7 +116,7 @@ def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, f
         i = end
 
 
-@kernel()
+@inlined
 def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like):
     """`quantize` for short runs: `grids` (GRID_ROWS, row + LANES) has a column for each of a row, then begins again."""
     room = grids.shape[1]
@@ -175,7 +174,7 @@ def _finish(lanes, sums, chunk):
     sums[chunk, ZEROED] = zeroed
 
 
-@kernel()
+@inlined
 def quantize_and_sum(
     x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, keep, sums
 ):
@@ -238,7 +237,7 @@ def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, f
     return select(first_lanes(width), out, 0), outside  # a zero that stays one adds nothing
 
 
-@kernel()
+@inlined
 def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, keep, sums):
     """`quantize_and_sum` for short runs, with `grids` as in `quantize_columns`."""
     room = grids.shape[1]
@@ -266,7 +265,7 @@ def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clam
         _finish(lanes, sums, chunk)
 
 
-@kernel()
+@inlined
 def requantize_and_sum(
     x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max, half_up, like,
     keep, keys, ends, grids, flags, sums,
@@ -296,7 +295,7 @@ def requantize_and_sum(
         )
 
 
-@kernel()
+@inlined
 def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ends, like):
     """The op's gradient: `gradients` where x is inside `ends` (2, slices); returns the number outside."""
     outside = 0

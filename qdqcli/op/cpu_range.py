@@ -9,7 +9,6 @@ lock: callers run them in threads of their own. All is lanes: each type of numbe
 """
 
 from qdqcli.op.internal import inlined
-from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import (
     LANES,
     greatest,
@@ -49,7 +48,7 @@ def start_of(s, inner, row, advance, size):
     return min(s * inner, size)
 
 
-@kernel()
+@inlined
 def measure_range(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
     """Widen `keys` (2, slices) by the smallest and the largest element that is not NaN.
 
@@ -96,7 +95,7 @@ def _without_nan(x, at, to, infinity, nothing):
     return least(lo), greatest(hi)
 
 
-@kernel()
+@inlined
 def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
     """`measure_range` for slices of one column each: `keys` (2, row), rows of `row` elements."""
     i = start
@@ -117,7 +116,7 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
         i += rows * width
 
 
-@kernel()
+@inlined
 def decode_keys(keys, stored, first, last, ends):
     """The ends (2, slices) of ranges from their keys, which become patterns; `stored` are the keys in x's dtype.
 
@@ -129,7 +128,7 @@ def decode_keys(keys, stored, first, last, ends):
             ends[end, s] = decode(stored[end, s])
 
 
-@kernel()
+@inlined
 def make_grids(ends, first, last, q_min, q_max, range_given, like, grids, flags):
     """From `ends` (2, slices) of ranges to `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices).
 

@@ -11,6 +11,7 @@ import os
 import pickle
 import stat
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -87,12 +88,11 @@ class KernelCache(_Cache):
         if path is None or data.library.has_dynamic_globals or any(not lifted.can_cache for lifted in data.lifted):
             return
         payload = dumps(data._reduce())  # type: ignore[no-untyped-call]
-        try:
+        with suppress(OSError), ExitStack() as cleanup:
             with NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                cleanup.callback(Path(file.name).unlink, missing_ok=True)
                 file.write(hashlib.sha256(payload).digest() + payload)
             Path(file.name).replace(path)
-        except OSError:
-            return
 
     def enable(self) -> None: ...
 

@@ -15,7 +15,16 @@ from qdqcli.op.params import Floats, like_of
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.run.masked import MaskedGradient
 from qdqcli.run.plan import Plan
-from qdqcli.run.quantize import Block, blocks_of, given_ends, measure_ends, read_block, write_block
+from qdqcli.run.quantize import (
+    GRID_BYTES,
+    Block,
+    blocks_of,
+    check_memory,
+    given_ends,
+    measure_ends,
+    read_block,
+    write_block,
+)
 from qdqcli.run.recipe import Skip
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
@@ -50,11 +59,11 @@ def differentiate(
 
     Raises:
         UsageError: a selected tensor of the gradients is missing in `original`, or has another dtype, shape or byte
-            layout there.
+            layout there, or more ranges than the memory holds.
     """
     shards = _counterparts(plans, original)
     for plan in plans:
-        _check_pairs(plan, shards)
+        _check_pairs(plan, shards, workers)
     masked = [result for plan in plans for result in _run_plan(plan, shards, given_range, workers, output)]
     output.copy_side_files(workers.interruption.check)
     return masked
@@ -70,7 +79,7 @@ def _counterparts(plans: Sequence[Plan], original: Checkpoint) -> Shards:
     return dict(zip(names, shards.values(), strict=True)) if len(names) == len(shards) == 1 else shards
 
 
-def _check_pairs(plan: Plan, shards: Shards) -> None:
+def _check_pairs(plan: Plan, shards: Shards, workers: Workers) -> None:
     for tensor, decision in plan.tensors:
         if isinstance(decision, Skip):
             continue
@@ -86,6 +95,7 @@ def _check_pairs(plan: Plan, shards: Shards) -> None:
                 f"'{name}': gradients are {tensor.dtype.name} {list(tensor.shape)}, INPUT is {info.dtype.name} "
                 f"{list(info.shape)}; dtype, shape, byte order and memory order must be equal"
             )
+        check_memory(info, layout_of(info, decision), workers, GRID_BYTES)
 
 
 def _run_plan(

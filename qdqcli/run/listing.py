@@ -6,11 +6,12 @@ from typing import Any, Self
 
 from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.plan import Plan, source_of
+from qdqcli.run.plan import Plan, file_of, source_of
 from qdqcli.run.recipe import Decision, Skip
-from qdqcli.run.result import SCHEMA_VERSION, RunResult, Source, TensorResult, spec_to_json
+from qdqcli.run.result import SCHEMA_VERSION, RunResult, Source, TensorResult, settings_to_json, spec_to_json
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.stats.metrics import METRICS, MetricValue
+from qdqcli.tensors.message import show_path
 from qdqcli.tensors.tensor import TensorInfo
 
 RANGES = ("input_min", "input_max", "num_nonfinite")
@@ -66,11 +67,13 @@ class Listing:
     def of(cls, command: str, plans: Sequence[Plan], settings: Mapping[str, Any], scale_bits: int) -> Self:
         """List what the plans say."""
         sources = [
-            (source_of(plan.checkpoint, tensor), tensor, what) for plan in plans for tensor, what in plan.tensors
+            (source_of(file, tensor), tensor, what)
+            for file, plan in ((file_of(plan), plan) for plan in plans)
+            for tensor, what in plan.tensors
         ]
         return cls(
             command=command,
-            inputs=list(dict.fromkeys(str(plan.checkpoint.path) for plan in plans)),
+            inputs=list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans)),
             settings=settings,
             tensors=[ListedTensor.of(source, tensor, what, scale_bits) for source, tensor, what in sources],
         )
@@ -111,7 +114,7 @@ def listing_to_json(listing: Listing) -> dict[str, Any]:
         "tool": {"name": "qdq", "version": __version__},
         "command": listing.command,
         "inputs": list(listing.inputs),
-        "settings": dict(listing.settings),
+        "settings": settings_to_json(listing.settings),
         "summary": listing.summary,
         "tensors": [_tensor_to_json(tensor) for tensor in listing.tensors],
     }

@@ -150,6 +150,8 @@ class _ShardJob:
 
 
 def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Measuring) -> TensorResult:
+    # Without sums of slices, the tensor is its only slice or, if it is empty, has none.
+    slices = [measured.sums] * measured.num_slices if measured.slice_sums is None else measured.slice_sums
     return TensorResult(
         source=source,
         spec=spec,
@@ -158,7 +160,7 @@ def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Meas
         num_slices=measured.num_slices,
         scale_bits=measuring.scale_bits,
         sums=measured.sums,
-        channels=_by_metric(measured.slice_sums or ()) if measuring.per_slice else None,
+        channels=_by_metric(slices) if measuring.per_slice else None,
     )
 
 

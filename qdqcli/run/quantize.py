@@ -6,7 +6,7 @@ one reads them again, from the page cache as a rule.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import isfinite, isnan
@@ -19,6 +19,7 @@ from qdqcli.errors import UsageError
 from qdqcli.op import cpu
 from qdqcli.op import cpu_quantize as columns
 from qdqcli.op.cpu_quantize import empty_sums
+from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, float_type, in_arithmetic, like_of
 from qdqcli.op.spec import ComputeDType, QuantSpec
@@ -100,11 +101,50 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     layout = layout_of(job.info, job.spec)
     if not layout.num_elements:
         return Measurement(sums=ErrorSums(), input_min=None, input_max=None, num_slices=0)
+    if layout.num_slices == 1 and job.per_slice:
+        job = replace(job, per_slice=False)  # the tensor is its only slice
     blocks = blocks_of(job.info, workers)
+    if layout.num_slices == 1 and job.info.dtype.bits == 16 and layout.num_elements >= HISTOGRAM_ELEMENTS:
+        return _quantize_by_patterns(job, layout, workers, blocks)
     one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
     for_sums = 3 * 8 * columns.SUM_COLUMNS if job.per_slice else 0
     check_memory(job.info, layout, workers, (0 if one_pass else GRID_BYTES) + for_sums)
     return (_quantize_in_one_pass if one_pass else _quantize_in_two_passes)(job, layout, workers, blocks)
+
+
+def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
+    """A large 16-bit tensor with one range: one read counts its patterns, from which all else follows."""
+    dtype = job.info.dtype.name
+    counter = PatternCounter(dtype)
+    workers.map(partial(_count_block, job, counter, workers), blocks)
+    histogram = counter.histogram()
+    ends = given_ends(job.given_range, 1, dtype, job.spec.compute_dtype)
+    if ends is None:
+        ends = histogram.ends()
+    params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
+    rows = histogram.error_sums(params)
+    if job.writer is not None:
+        workers.map(partial(_write_block_quantized, job, layout, workers, params), blocks)
+    return Measurement(
+        sums=_error_sums([rows], layout.num_elements, int(params.degenerate.sum())),
+        **_hull([_hull_of(ends)]),
+        num_slices=1,
+        slice_sums=None,
+    )
+
+
+def _count_block(job: TensorJob, counter: PatternCounter, workers: Workers, block: Block) -> None:
+    x = read_block(job.reader, job.info, workers, "input", block)
+    counter.see(x)
+    if job.writer is None:
+        job.on_bytes(x.nbytes)
+
+
+def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block) -> None:
+    x = read_block(job.reader, job.info, workers, "input", block)
+    y = _room_for_output(job, workers, x)
+    cpu.quantize(x, y, block[0], *block, layout, params)
+    _finish(job, y, 0, block)
 
 
 def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:

@@ -157,8 +157,13 @@ def header_to_json(run: RunResult) -> dict[str, Any]:
         "tool": {"name": "qdq", "version": __version__},
         "command": run.command,
         "inputs": list(run.inputs),
-        "settings": {name: _finite(v) if isinstance(v, float) else v for name, v in run.settings.items()},
+        "settings": settings_to_json(run.settings),
     }
+
+
+def settings_to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as a report shows them: a number that is not finite is null."""
+    return {name: _finite(v) if isinstance(v, float) else v for name, v in settings.items()}
 
 
 def _finite(number: float | None) -> float | None:

@@ -1,0 +1,79 @@
+"""The CPU's loops over the 65,536 patterns of a 16-bit float: count them once, then sum the errors of any setting.
+
+Columns of sums as in `cpu_quantize.py`. Order of addition: pattern p, as an unsigned number, is added in lane p % 16,
+times its count, one pattern after another; the lanes are then added pairwise as there.
+"""
+
+import numpy as np
+
+from qdqcli.op.cpu_careful import tree
+from qdqcli.op.cpu_quantize import (
+    ABS_ERROR,
+    CLIPPED,
+    ERROR,
+    ERROR_INPUT,
+    INPUT_MAX,
+    INPUT_MIN,
+    MAX_ABS_ERROR,
+    NONFINITE,
+    NONFINITE_OUTPUT,
+    NUM_SUMS,
+    SQ_ERROR,
+    SQ_INPUT,
+    ZEROED,
+)
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import LANES
+from qdqcli.op.value import decode, largest
+
+_LOW = np.uint64(0xFFFF)
+
+
+@kernel()
+def count_patterns(words, rest, tables):
+    """Count the patterns in `words`, four to a uint64, and in `rest`, uint16, into `tables` (2, 65536) of uint32.
+
+    Two tables in turn: where one value prevails (pruned weights) each count waits for the one before it in a table.
+    """
+    one = np.uint32(1)
+    even, odd = tables[0], tables[1]
+    for word in words:
+        even[word & _LOW] += one
+        odd[(word >> np.uint64(16)) & _LOW] += one
+        even[(word >> np.uint64(32)) & _LOW] += one
+        odd[word >> np.uint64(48)] += one
+    for pattern in rest:
+        even[pattern] += one
+
+
+@kernel()
+def sum_patterns(counts, x, y, lo, hi, total):
+    """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and what becomes of each, `y`."""
+    lanes = np.zeros((NUM_SUMS, LANES))
+    for p in range(counts.size):
+        if counts[p] == 0:
+            continue
+        v, w = decode(x[p]), decode(y[p])
+        times = np.float64(counts[p])
+        if not abs(v) <= largest(x[p]):
+            total[NONFINITE] += times
+        elif not abs(w) <= largest(x[p]):
+            total[NONFINITE_OUTPUT] += times
+            total[INPUT_MIN] = min(total[INPUT_MIN], np.float64(v))
+            total[INPUT_MAX] = max(total[INPUT_MAX], np.float64(v))
+        else:
+            a = np.float64(v)
+            e = np.float64(w) - a
+            k = p % LANES
+            lanes[ERROR, k] += times * e
+            lanes[ABS_ERROR, k] += times * abs(e)
+            lanes[SQ_ERROR, k] += times * (e * e)
+            lanes[SQ_INPUT, k] += times * (a * a)
+            lanes[ERROR_INPUT, k] += times * (e * a)
+            total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
+            total[INPUT_MIN] = min(total[INPUT_MIN], a)
+            total[INPUT_MAX] = max(total[INPUT_MAX], a)
+            total[CLIPPED] += times * (v < lo or v > hi)
+            total[ZEROED] += times * (v != 0 and w == 0)
+    for k in range(NUM_SUMS):
+        total[k] = tree(lanes[k])

@@ -1,0 +1,108 @@
+"""PatternHistogram: how often each pattern of a 16-bit float occurs. Range and error sums of any setting follow from
+it.
+
+One read of a large BF16 or F16 tensor gives it; what is then asked costs the same for a million elements and a billion.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op import cpu, cpu_patterns
+from qdqcli.op.cpu_quantize import NONFINITE_OUTPUT, empty_sums
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_keys, ends_of_keys
+from qdqcli.op.spec import QuantSpec
+
+NUM_PATTERNS = 1 << 16
+HISTOGRAM_ELEMENTS = 1 << 19
+"""From this size on a tensor with one range is measured so; below it, going through all patterns takes longer."""
+_PATTERNS = np.arange(NUM_PATTERNS, dtype=np.uint16)
+_COUNTER_LIMIT = 1 << 31
+"""Elements after which 32-bit counters are emptied into 64-bit ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternHistogram:
+    """Counts of the elements of a tensor, or of a part of it."""
+
+    dtype: str
+    """`BF16` or `F16`."""
+    counts: NDArray[np.int64]
+    """(65536,), by the pattern as an unsigned number."""
+
+    def merge(self, other: Self) -> Self:
+        """The counts of both parts."""
+        return type(self)(dtype=self.dtype, counts=self.counts + other.counts)
+
+    def ends(self) -> Floats:
+        """The ends (2, 1) of the range that the elements span, NaN ignored; NaN where there is no number."""
+        stored = _PATTERNS[self.counts > 0].view(STORAGE[self.dtype])
+        keys = empty_keys(1, self.dtype)
+        if stored.size:
+            cpu.measure_range(stored, 0, stored.size, Layout.of(stored.shape, QuantSpec()), 0, keys, self.dtype)
+        return ends_of_keys(keys, self.dtype)
+
+    def error_sums(self, params: QuantParams) -> NDArray[np.float64]:
+        """The error sums (1, SUM_COLUMNS) of the elements with this grid; marks it degenerate where outputs are."""
+        x = _PATTERNS.view(STORAGE[self.dtype])
+        y = np.empty_like(x)
+        cpu.quantize(x, y, 0, 0, NUM_PATTERNS, Layout.of(x.shape, QuantSpec()), params)
+        sums = empty_sums(1)
+        lo, hi = params.grids[0, 0], params.grids[1, 0]
+        cpu_patterns.sum_patterns(self.counts, x, y, lo, hi, sums[0])
+        params.degenerate[0] |= sums[0, NONFINITE_OUTPUT] > 0
+        return sums
+
+
+class PatternCounter:
+    """Counts patterns; parts may come from several threads at once, each of which then has tables of its own."""
+
+    def __init__(self, dtype: str) -> None:
+        self._dtype = dtype
+        self._counts = np.zeros(NUM_PATTERNS, np.int64)
+        self._idle: list[_Tables] = []
+        self._changing = Lock()
+
+    def see(self, x: NDArray[Any]) -> None:
+        """Take in stored elements."""
+        patterns = x.view(np.uint16)
+        whole = patterns.size // 4 * 4
+        with self._tables() as tables:
+            cpu_patterns.count_patterns(patterns[:whole].view(np.uint64), patterns[whole:], tables.counts)
+            tables.num_elements += patterns.size
+            if tables.num_elements >= _COUNTER_LIMIT:
+                self._empty(tables)
+
+    def histogram(self) -> PatternHistogram:
+        """Everything seen; no part may be under way."""
+        for tables in self._idle:
+            self._empty(tables)
+        return PatternHistogram(dtype=self._dtype, counts=self._counts)
+
+    @contextmanager
+    def _tables(self) -> "Iterator[_Tables]":
+        with self._changing:
+            tables = self._idle.pop() if self._idle else _Tables()
+        yield tables
+        with self._changing:
+            self._idle.append(tables)
+
+    def _empty(self, tables: "_Tables") -> None:
+        with self._changing:
+            self._counts += tables.counts.sum(axis=0, dtype=np.int64)
+        tables.counts[:] = 0
+        tables.num_elements = 0
+
+
+class _Tables:
+    """Counters of one thread."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((2, NUM_PATTERNS), np.uint32)
+        self.num_elements = 0
