@@ -2,11 +2,16 @@
 
 import sys
 
+EXIT_UNAVAILABLE = 5
+
 
 def main() -> None:
-    """Run the command line and exit with its code."""
-    from qdqcli.cli.main import run
-
+    """Run the command line and exit with its code; an import that fails must not exit with 1, the budget's code."""
+    try:
+        from qdqcli.cli.main import run
+    except ImportError as error:
+        print(f"error: {error}; the installation lacks a package: pip install qdqcli", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_UNAVAILABLE)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -4,18 +4,21 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import click
-
 from qdqcli.cli.options import Options
+from qdqcli.cli.streams import write
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.report.formatter import ReportOptions, format_for, formatter, formatter_for
 from qdqcli.report.listing import render as render_listing
 from qdqcli.run.listing import Listing
 from qdqcli.run.result import RunResult
+from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.message import show_path
+from qdqcli.tensors.placement import check_extra_file
+from qdqcli.tensors.storage import output_error
 
 
 def deliver(run: RunResult, options: Options) -> None:
@@ -29,7 +32,7 @@ def deliver(run: RunResult, options: Options) -> None:
         write_report(path, "".join(formatter_for(path)(run, choice)))
     if options["format_name"] != "none":
         for piece in formatter(options["format_name"])(run, for_terminal(choice)):
-            click.echo(piece, nl=False)
+            write(piece)
 
 
 def deliver_listing(listing: Listing, options: Options) -> None:
@@ -41,8 +44,7 @@ def deliver_listing(listing: Listing, options: Options) -> None:
     for path in options["reports"]:
         write_report(path, render_listing(listing, format_for(path), ReportOptions()))
     if options["format_name"] != "none":
-        choice = for_terminal(ReportOptions())
-        click.echo(render_listing(listing, options["format_name"], choice), nl=False)
+        write(render_listing(listing, options["format_name"], for_terminal(ReportOptions())))
 
 
 def write_report(path: Path, text: str) -> None:
@@ -52,8 +54,9 @@ def write_report(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: the report cannot be written: {error.strerror}") from error
+        with suppress(OSError):  # the first error is the one to report
+            temporary.unlink()
+        raise output_error(path, error) from error
 
 
 def for_terminal(choice: ReportOptions) -> ReportOptions:
@@ -69,12 +72,30 @@ def for_terminal(choice: ReportOptions) -> ReportOptions:
 
 
 def check_report_paths(reports: Sequence[Path]) -> None:
-    """Find out before the work whether each report's kind is known and its folder is there.
+    """Find out before the work whether each report's kind is known and its folder can take it.
 
     Raises:
-        UsageError: a suffix of no format, a folder that is not there.
+        UsageError: a suffix of no format, a report that is a folder, a folder that is not there.
+        OutputError: a folder without permission to write.
     """
     for path in reports:
         formatter_for(path)
+        folder = show_path(path.parent)
         if not path.parent.is_dir():
-            raise UsageError(f"report {show_path(path)}: there is no folder {show_path(path.parent)}; make it first")
+            raise UsageError(f"{show_path(path)}: there is no folder {folder} for the report; make it first")
+        if path.is_dir():
+            raise UsageError(f"{show_path(path)}: is a folder, a report is a file; choose another name")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise OutputError(f"{show_path(path)}: no permission to write in {folder}; choose another folder")
+
+
+def check_reports_apart(
+    reports: Sequence[Path], checkpoints: Sequence[Checkpoint], outputs: Sequence[Path] = ()
+) -> None:
+    """Find out before the work whether a report would replace a file of an input, or part of an output.
+
+    Raises:
+        UsageError: it would.
+    """
+    for path in reports:
+        check_extra_file(path, checkpoints, outputs)

@@ -1,6 +1,5 @@
 """`qdq grad`: the op's gradient, from files to files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +8,27 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
+from qdqcli.report.escape import json_text
 from qdqcli.report.gradients import render
-from qdqcli.run.recipe import check_selected
+from qdqcli.run.plan import check_selection
 
 
 @click.command(
+    options_metavar="-o OUTPUT [OPTIONS]",
     epilog="""\b
 Examples:
   qdq grad gradients.npy weights.npy -o input_backprop.npy --input-min -1 --input-max 1
-  qdq grad GRADIENTS_FOLDER MODEL_FOLDER -o OUT --axis 0 --min-ndim 2"""
+  qdq grad GRADIENTS_FOLDER MODEL_FOLDER -o OUT --axis 0 --min-ndim 2""",
 )
 @click.argument("gradients", metavar="GRADIENTS")
 @click.argument("input_", metavar="INPUT")
-@opt.output_options
+@opt.output_options("the layout of GRADIENTS")
 @opt.gradient_options
 @opt.selection_options
 @click.option("--format", "format_name", type=click.Choice(["table", "json", "none"]), default="table",
-              show_default=True, help="What standard output gets.")  # fmt: skip
+              show_default=True, help="Choose what standard output gets.")  # fmt: skip
 @opt.work_options
 @opt.talk_options
 @pass_session
@@ -49,12 +51,12 @@ def grad(
     if len(checkpoints) != 2:
         raise UsageError("GRADIENTS and INPUT are one file or folder each")
     plans = plan_inputs(checkpoints[:1], request, options, session)
-    check_selected([decision for plan in plans for decision in plan.decisions])
-    tree = OutputTree(checkpoints[:1], output, overwrite=overwrite)
+    check_selection(plans)
+    tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite)
     with tree, Workers(options["threads"], options["max_memory"], session.interruption) as workers:
         masked = differentiate(plans, checkpoints[1], request.given_range, workers, tree)
         tree.commit()
     if format_name == "json":
-        click.echo(json.dumps([vars(row) for row in masked], indent=2))
+        write(json_text([vars(row) for row in masked], indent=2) + "\n")
     elif format_name == "table":
-        click.echo(render(masked), nl=False)
+        write(render(masked))

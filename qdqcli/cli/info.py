@@ -10,6 +10,8 @@ import click
 
 from qdqcli import __version__
 from qdqcli.cli.options import talk_options
+from qdqcli.cli.streams import write
+from qdqcli.tensors.message import show_path
 
 PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "rich", "numba-cuda")
 
@@ -20,17 +22,18 @@ Examples:
   qdq info
   qdq info --format json"""
 )
-@click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table", show_default=True,
+              help="Choose what standard output gets.")  # fmt: skip
 @talk_options
 def info(format_name: str) -> None:
     """Show versions, processor, threads, threading layer, kernel cache and CUDA devices."""
     facts = gather()
     if format_name == "json":
-        click.echo(json.dumps(facts, indent=2))
+        write(json.dumps(facts, indent=2) + "\n")
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' '):<{width}}  {value if value is not None else 'none'}")
+        write(f"{name.replace('_', ' '):<{width}}  {value if value is not None else 'none'}\n")
 
 
 def gather() -> dict[str, Any]:
@@ -41,6 +44,7 @@ def gather() -> dict[str, Any]:
     from qdqcli.op.kernel_cache import folder
     from qdqcli.run.workers import available_threads
 
+    kernels = folder()
     return {
         "qdq": __version__,
         "python": platform.python_version(),
@@ -50,7 +54,7 @@ def gather() -> dict[str, Any]:
         "vectors": _vectors(dict(llvm.get_host_cpu_features())),
         "threads": available_threads(),
         "threading_layer": _threading_layer(numba),
-        "kernel_cache": None if folder() is None else str(folder()),
+        "kernel_cache": None if kernels is None else show_path(kernels),
         "cuda_devices": _cuda_devices(),
     }
 

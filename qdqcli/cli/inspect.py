@@ -5,11 +5,11 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, deliver_listing
+from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver_listing
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.run.listing import with_ranges
-from qdqcli.run.recipe import check_selected
+from qdqcli.run.plan import check_selection
 
 
 @click.command(
@@ -34,9 +34,11 @@ def inspect(session: Session, /, inputs: tuple[str, ...], ranges: bool, **option
     """
     check_report_paths(options["reports"])
     request = opt.request_of(options, session)
-    plans = plan_inputs(open_inputs(inputs, options, session), request, options, session)
+    checkpoints = open_inputs(inputs, options, session)
+    check_reports_apart(options["reports"], checkpoints)
+    plans = plan_inputs(checkpoints, request, options, session)
     listing = listing_of("inspect", plans, request, options)
     if ranges:
         listing = with_ranges(listing, measure(session, "inspect", plans, request, options | {"per_channel": False}))
     deliver_listing(listing, options)
-    check_selected([decision for plan in plans for decision in plan.decisions])
+    check_selection(plans)

@@ -7,17 +7,24 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
 
 import click
+from click.shell_completion import shell_complete
 
 from qdqcli import __version__
+from qdqcli.cli import streams
 from qdqcli.cli.session import Session
 from qdqcli.errors import QdqError
+from qdqcli.tensors.message import escape, escape_name
 
 EXIT_USAGE, EXIT_OUTPUT, EXIT_UNAVAILABLE, EXIT_BUG = 2, 4, 5, 70
+BUG_LIMIT = 500
+"""Characters of the message of an error that nobody foresaw; Numba's have thousands."""
+COMPLETION_VARIABLE = "_QDQ_COMPLETE"
+"""How a shell asks for completions: click's convention."""
 
 COMMANDS = {
     "run": ("qdqcli.cli.run:run", "Quantize and dequantize checkpoints, write them, report the error."),
@@ -42,6 +49,14 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        nearest = get_close_matches(args[0], COMMANDS, n=1)
+        if nearest and args[0] not in COMMANDS and not ctx.resilient_parsing:
+            ctx.fail(f"there is no command '{args[0]}'; the nearest is '{nearest[0]}'")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
@@ -49,32 +64,50 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with: qdq stats MODEL --axis 0 --min-ndim 2. Each command's --help has examples.",
 )
 @click.version_option(__version__, prog_name="qdq", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Simulate the quantization of model weights.
 
     Reads tensors from .npy, .npz and safetensors checkpoints, quantizes and dequantizes each exactly as TensorFlow's
     QuantizeAndDequantizeV4 does, and reports what was lost.
     """
+    if ctx.invoked_subcommand is None:
+        streams.say(ctx.get_help())
+        ctx.exit(EXIT_USAGE)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run `qdq` with these arguments; the exit code."""
     session = Session()
     _handle_signals(session)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows what it can
+    streams.prepare()
     try:
-        code = cli.main(args=list(arguments), prog_name="qdq", obj=session, standalone_mode=False)
+        code = _invoke(arguments, session)
         sys.stdout.flush()
     except Exception as error:  # the boundary: no traceback reaches a user
-        return _report(error, session)
+        code = _report(error, session)
     except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        code = _say("interrupted", 130)
+    streams.settle()
+    return code
+
+
+def _invoke(arguments: Sequence[str], session: Session) -> int:
+    """What `cli.main` does, less its handling of errors, which exits with 1 where a pipe was closed."""
+    instruction = os.environ.get(COMPLETION_VARIABLE)
+    if instruction:
+        return EXIT_USAGE if shell_complete(cli, {}, "qdq", COMPLETION_VARIABLE, instruction) else 0
+    try:
+        with cli.make_context("qdq", list(arguments), obj=session) as ctx:
+            code = cli.invoke(ctx)
+    except click.exceptions.Exit as done:  # --help and --version
+        return done.exit_code
     return code if isinstance(code, int) else 0
 
 
@@ -82,18 +115,15 @@ def _report(error: Exception, session: Session) -> int:
     if session.debug:
         import traceback
 
-        traceback.print_exception(error)
+        streams.say("".join(traceback.format_exception(error)).rstrip())
     match error:
         case BrokenPipeError():  # the reader of stdout has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         case QdqError():
             return _say(str(error), error.exit_code)
         case click.UsageError():
             command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
             return _say(f"{error.format_message().rstrip('.')}; see '{command}'", EXIT_USAGE)
-        case click.Abort():
-            return _say("interrupted", 130)
         case click.ClickException():
             return _say(error.format_message(), EXIT_USAGE)
         case ImportError():
@@ -103,15 +133,15 @@ def _report(error: Exception, session: Session) -> int:
         case OSError() if error.filename is None:
             return _say(f"standard output: {error.strerror}", EXIT_OUTPUT)
     return _say(
-        f"a bug in qdq {__version__}: {type(error).__name__}: {error}; please report it with the command line and the "
-        "output of the same command with --debug",
+        f"a bug in qdq {__version__}: {type(error).__name__}: {escape_name(str(error), BUG_LIMIT)}; please report it "
+        "with the command line and the output of the same command with --debug",
         EXIT_BUG,
     )
 
 
 def _say(message: str, code: int) -> int:
-    with suppress(OSError):  # a full or closed stderr must not hide the code
-        click.echo(f"error: {message}", err=True)
+    """One line: what click quotes from the command line was escaped by nobody yet."""
+    streams.say(f"error: {escape(message)}")
     return code
 
 

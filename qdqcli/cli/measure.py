@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from qdqcli.cli.options import Options, Request
 from qdqcli.cli.session import Session
 from qdqcli.run.listing import Listing
-from qdqcli.run.plan import Plan, make_plans
-from qdqcli.run.recipe import check_selected
+from qdqcli.run.plan import Plan, check_selection, make_plans
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def measure(
     output: "OutputTree | None" = None,
 ) -> "RunResult":
     """Do what the plans say; the output, if there is one, has its name afterwards."""
-    check_selected([decision for plan in plans for decision in plan.decisions])
+    check_selection(plans)
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.run.pipeline import Measuring, result_of, run_plans
     from qdqcli.run.workers import Workers

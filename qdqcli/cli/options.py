@@ -13,6 +13,7 @@ from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
+from qdqcli.report.ranking import DEFAULT_SORT, check_sort
 from qdqcli.run.recipe import Recipe
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -20,38 +21,41 @@ Options = Mapping[str, Any]
 """What click collected, by parameter name."""
 
 
-class Axis(click.ParamType[str | int]):
+# Functions, not classes: `click.ParamType` takes its type argument from click 8.4 on only.
+
+
+def parse_axis(value: str) -> str | int:
     """`none`, `last` or the index of a dimension."""
-
-    name = "none|last|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
-        if isinstance(value, int) or value in ("none", "last"):
-            return value if isinstance(value, int) else str(value)
-        try:
-            axis = int(value)
-        except ValueError:
-            self.fail(f"{value!r} is not none, last or the index of a dimension", param, ctx)
-        if axis < WHOLE_TENSOR:
-            self.fail(f"{axis} is negative: count dimensions from 0, or give last or none", param, ctx)
-        return axis
+    if value in ("none", "last"):
+        return value
+    try:
+        axis = int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not none, last or the index of a dimension") from None
+    if axis < WHOLE_TENSOR:
+        raise click.BadParameter(f"{axis} is negative: count dimensions from 0, or give last or none")
+    return axis
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
-class Size(click.ParamType[int]):
+def parse_size(value: str) -> int:
     """A number of bytes with an optional unit, binary (MiB) or decimal (MB)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", value.strip().lower())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a size such as 512MiB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2]])
 
-    name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", str(value).strip().lower())
-        if match is None:
-            self.fail(f"{value!r} is not a size such as 512MiB or 2GB", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2]])
+def parse_sort(value: str) -> str:
+    """What rows may be sorted by.
+
+    Raises:
+        UsageError: it is nothing of that kind; offers the nearest.
+    """
+    check_sort(value)
+    return value
 
 
 def inputs_argument(function: Function) -> Function:
@@ -60,21 +64,21 @@ def inputs_argument(function: Function) -> Function:
 
 
 AXIS = (
-    click.option("--axis", type=Axis(), default="none", show_default=True, metavar="none|last|N",
-                 help="One range for each index along this dimension; none: one for the tensor."),
+    click.option("--axis", type=parse_axis, default="none", show_default=True, metavar="none|last|N",
+                 help="Use one range for each index along this dimension; none: one for the tensor."),
 )  # fmt: skip
 RANGE = (
-    click.option("--input-min", type=float, metavar="X", help="Lower end of a given range, instead of the data's."),
-    click.option("--input-max", type=float, metavar="X", help="Upper end; both or neither."),
+    click.option("--input-min", type=float, metavar="X", help="Set the lower end of the range, instead of the data's."),
+    click.option("--input-max", type=float, metavar="X", help="Set the upper end; give both or neither."),
 )  # fmt: skip
 
 
-def output_options(function: Function) -> Function:
-    """Where the output goes."""
-    return _apply(
+def output_options(layout: str) -> Callable[[Function], Function]:
+    """Where the output goes, in which layout."""
+    return lambda function: _apply(
         function,
         click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUTPUT",
-                     help="File or folder to write, in the input's layout; of several inputs, a folder of entries."),
+                     help=f"File or folder to write, in {layout}."),
         click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists, once the new one is whole."),
     )  # fmt: skip
 
@@ -89,23 +93,23 @@ def op_options(function: Function) -> Function:
     return _apply(
         function,
         click.option("--num-bits", type=int, default=8, show_default=True, metavar="N",
-                     help="Bits of a code: 1 to 61, or 62 unsigned."),
+                     help="Use codes of N bits: 1 to 61, or 62 unsigned."),
         click.option("--signed-input/--unsigned-input", default=True, show_default="signed",
-                     help="Codes with or without a sign."),
+                     help="Use codes with or without a sign."),
         click.option("--narrow-range/--no-narrow-range", default=False, show_default="no",
                      help="Leave out the lowest signed code: -127..127."),
         click.option("--round-mode", type=click.Choice([mode.value for mode in RoundMode], case_sensitive=False),
                      default="HALF_TO_EVEN", show_default=True, metavar="MODE",
-                     help="Where ties go: HALF_TO_EVEN or HALF_UP."),
+                     help="Round ties HALF_TO_EVEN or HALF_UP."),
         *AXIS,
         click.option("--group-size", type=int, metavar="N",
-                     help="One range for each N neighbours along the last axis. Excludes --axis."),
+                     help="Use one range for each N neighbours along the last axis; not together with --axis."),
         click.option("--ragged-groups", is_flag=True, help="Let the last group of a row be shorter."),
         *RANGE,
         click.option("--compute-dtype", type=click.Choice([name.value for name in ComputeDType]), default="float32",
                      show_default=True,
-                     help="Arithmetic of BF16 and F16 tensors: float32 rounded once, or as TensorFlow runs it, each "
-                     "operation in the tensor's own dtype."),
+                     help="Compute BF16 and F16 tensors in float32 and round once, or native: each operation in the "
+                     "tensor's own dtype, as TensorFlow does."),
     )  # fmt: skip
 
 
@@ -121,7 +125,7 @@ def selection_options(function: Function) -> Function:
                      help="Leave tensors with fewer dimensions as they are; 2 spares biases and norms."),
         click.option("--allow-unmatched", is_flag=True, help="Only warn of a pattern that matches nothing."),
         click.option("--dtype", "void_dtype", type=click.Choice(["bf16"], case_sensitive=False),
-                     help="What .npy elements of the unnamed 2-byte kind (|V2) are."),
+                     help="Read .npy elements of the unnamed 2-byte kind (|V2) as this."),
     )  # fmt: skip
 
 
@@ -130,15 +134,16 @@ def report_options(function: Function) -> Function:
     return _apply(
         function,
         click.option("--format", "format_name", type=click.Choice([*FORMATTERS, "none"]), default="table",
-                     show_default=True, help="What standard output gets."),
+                     show_default=True, help="Choose what standard output gets."),
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-                     help=f"Write a report too; its kind from the suffix: {' '.join(REPORT_SUFFIXES)}. Repeatable."),
-        click.option("--sort", default="sqnr_db", show_default=True, metavar="METRIC",
-                     help="Worst tensor by this metric first, or name."),
-        click.option("--top", type=click.IntRange(min=0), metavar="N", help="Show the first N tensors; 0: all."),
+                     help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
+        click.option("--sort", type=parse_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
+                     help="Show the worst tensor by this metric first; name: in alphabetical order."),
+        click.option("--top", type=click.IntRange(min=0), metavar="N", show_default="all",
+                     help="Show the first N tensors; 0: all."),
         click.option("--per-channel", is_flag=True, help="Report each channel or group too (json and jsonl)."),
         click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
-                     help="Storage of one scale, counted in bits_per_weight."),
+                     help="Count N bits for the scale of each range in bits_per_weight."),
     )  # fmt: skip
 
 
@@ -147,11 +152,11 @@ def listing_options(function: Function) -> Function:
     return _apply(
         function,
         click.option("--format", "format_name", type=click.Choice([*FORMATTERS, "none"]), default="table",
-                     show_default=True, help="What standard output gets."),
+                     show_default=True, help="Choose what standard output gets."),
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-                     help=f"Write the list too; its kind from the suffix: {' '.join(REPORT_SUFFIXES)}. Repeatable."),
+                     help=f"Write the list to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
         click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
-                     help="Storage of one scale, counted in bits_per_weight."),
+                     help="Count N bits for the scale of each range in bits_per_weight."),
     )  # fmt: skip
 
 
@@ -159,9 +164,10 @@ def work_options(function: Function) -> Function:
     """Threads and memory."""
     return _apply(
         function,
-        click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads to use. [default: all cores]"),
-        click.option("--max-memory", type=Size(), default="256MiB", show_default=True, metavar="SIZE",
-                     help="Memory for buffers, on top of about 300 MB for the program."),
+        click.option("--threads", type=click.IntRange(min=1), metavar="N", show_default="all cores",
+                     help="Use N threads."),
+        click.option("--max-memory", type=parse_size, default="256MiB", show_default=True, metavar="SIZE",
+                     help="Use this much memory for buffers, on top of about 300 MB for the program."),
     )  # fmt: skip
 
 

@@ -6,22 +6,23 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, deliver, deliver_listing
+from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver, deliver_listing
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.tensors.message import show_path
 
 
 @click.command(
+    options_metavar="-o OUTPUT [OPTIONS]",
     epilog="""\b
 Examples:
   qdq run model.safetensors -o model-int8.safetensors
   qdq run MODEL_FOLDER -o MODEL_INT4 --num-bits 4 --axis 0 --min-ndim 2
   qdq run weights.npy -o clipped.npy --input-min -1 --input-max 1 --report loss.csv
-  qdq run MODEL_FOLDER -o OUT --axis 0 --min-ndim 2 --dry-run"""
+  qdq run MODEL_FOLDER -o OUT --axis 0 --min-ndim 2 --dry-run""",
 )
 @opt.inputs_argument
-@opt.output_options
+@opt.output_options("the input's layout; of several inputs, a folder of entries")
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor; write nothing.")
 @opt.op_options
 @opt.selection_options
@@ -45,6 +46,7 @@ def run(
     checkpoints = open_inputs(inputs, options, session)
     plans = plan_inputs(checkpoints, request, options, session)
     tree = OutputTree(checkpoints, output, overwrite=overwrite)
+    check_reports_apart(options["reports"], checkpoints, [tree.output, tree.partial])
     if dry_run:
         deliver_listing(listing_of("run", plans, request, options), options)
         session.note(f"dry run: {show_path(output)} was not written")

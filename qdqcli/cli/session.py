@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import click
 
+from qdqcli.cli.streams import say
 from qdqcli.run.interrupt import Interruption
 
 
@@ -20,12 +21,12 @@ class Session:
     def note(self, message: str) -> None:
         """Say something on stderr, unless quiet."""
         if not self.quiet:
-            click.echo(f"note: {message}", err=True)
+            say(f"note: {message}")
 
     def detail(self, message: str) -> None:
         """Say something on stderr, if verbose."""
         if self.verbose:
-            click.echo(message, err=True)
+            say(message)
 
 
 pass_session = click.make_pass_decorator(Session)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, deliver
+from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 
@@ -31,5 +31,7 @@ def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     """
     check_report_paths(options["reports"])
     request = opt.request_of(options, session)
-    plans = plan_inputs(open_inputs(inputs, options, session), request, options, session)
+    checkpoints = open_inputs(inputs, options, session)
+    check_reports_apart(options["reports"], checkpoints)
+    plans = plan_inputs(checkpoints, request, options, session)
     deliver(measure(session, "stats", plans, request, options), options)

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from qdqcli.errors import UsageError
-from qdqcli.op import cpu_quantize
+from qdqcli.op import cpu
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, like_of
 from qdqcli.op.spec import ComputeDType, QuantSpec
@@ -145,6 +145,6 @@ def _differentiate_block(pair: _Pair, layout: Layout, ends: Floats, workers: Wor
     g = read_block(pair.gradients_reader, pair.gradients, workers, "gradients", block)
     out: NDArray[Any] = workers.buffer("output", x.dtype.type, stop - start)
     like = like_of(pair.info.dtype.name, ComputeDType.NATIVE)
-    outside = cpu_quantize.differentiate(g, x, out, start, start, stop, *layout.steps, 0, ends, like)
+    outside = cpu.differentiate(g, x, out, start, start, stop, *layout.steps, 0, ends, like)
     write_block(pair.writer, pair.gradients, out, start)
     return int(outside)

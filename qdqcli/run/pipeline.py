@@ -100,13 +100,13 @@ class _ShardJob:
         try:
             for batch in self._batches():
                 if self._is_spread(batch[0][0]):
-                    futures.append(Future())
-                    futures[-1].set_result(self._run_batch(batch))
+                    futures.append(_done(self._run_batch(batch)))
                 else:
                     futures.append(self.workers.submit(self._run_batch, batch))
-        finally:
-            rows = self.workers.settle(futures)
-        return [row for batch_rows in rows for row in batch_rows]
+        except BaseException:
+            self.workers.drop(futures)
+            raise
+        return [row for rows in self.workers.settle(futures) for row in rows]
 
     def _batches(self) -> Iterator[list[Task]]:
         """Neighbours in the file, together up to BATCH_BYTES: a task costs as much as the work on 100 kB."""
@@ -147,6 +147,12 @@ class _ShardJob:
             on_bytes=self.measuring.on_bytes,
         )
         return _row(source, decision, quantize_tensor(job, self.workers), self.measuring)
+
+
+def _done(rows: list[Row]) -> Future[list[Row]]:
+    future: Future[list[Row]] = Future()
+    future.set_result(rows)
+    return future
 
 
 def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Measuring) -> TensorResult:

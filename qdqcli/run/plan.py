@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qdqcli.run.recipe import Decision, Recipe, Skip
+from qdqcli.run.recipe import Decision, Recipe, Skip, check_selected
 from qdqcli.run.result import Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.message import show_path
@@ -45,6 +45,16 @@ def make_plans(
         for shard in checkpoint.shards
     ]
     return plans, warnings
+
+
+def check_selection(plans: Sequence[Plan]) -> None:
+    """Make sure that some tensor is quantized.
+
+    Raises:
+        UsageError: none is; names the inputs and says why.
+    """
+    inputs = dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans)
+    check_selected([decision for plan in plans for decision in plan.decisions], ", ".join(inputs))
 
 
 def file_of(plan: Plan) -> str:

@@ -102,14 +102,14 @@ def _unmatched(pattern: str, tensors: Sequence[TensorInfo]) -> str:
     return f"pattern '{escape_name(pattern)}' matches none of {len(names)} tensors{offer}"
 
 
-def check_selected(decisions: Sequence[Decision]) -> None:
-    """Make sure that there is something to do.
+def check_selected(decisions: Sequence[Decision], inputs: str) -> None:
+    """Make sure that there is something to do; `inputs` names them in the message.
 
     Raises:
         UsageError: no tensor is quantized; says why.
     """
     if not any(isinstance(decision, QuantSpec) for decision in decisions):
-        raise UsageError(f"nothing to quantize: {_why_nothing(decisions)}")
+        raise UsageError(f"{inputs}: nothing to quantize: {_why_nothing(decisions)}")
 
 
 def _why_nothing(decisions: Sequence[Decision]) -> str:
@@ -117,7 +117,7 @@ def _why_nothing(decisions: Sequence[Decision]) -> str:
     if not reasons:
         return "the input has no tensors"
     counts = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
-    return "; ".join(f"{count} tensors: {reason}" for reason, count in counts.items())
+    return "; ".join(f"{count} tensor{'s' * (count > 1)}: {reason}" for reason, count in counts.items())
 
 
 def _check_layouts(tensors: Sequence[TensorInfo], decisions: Sequence[Decision]) -> None:

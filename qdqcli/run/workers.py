@@ -55,7 +55,7 @@ class Workers:
         return self.settle([self.submit(function, item) for item in items])
 
     def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-        """Let a worker do it; `settle` must follow."""
+        """Let a worker do it; `settle` or `drop` must follow."""
         return self._pool.submit(self._checked, function, item)
 
     def settle(self, futures: Sequence[Future[Result]]) -> list[Result]:
@@ -63,10 +63,14 @@ class Workers:
         try:
             return [future.result() for future in futures]
         except BaseException:
-            for future in futures:
-                future.cancel()
-            wait(futures)  # buffers and files that the caller may close are theirs until then
+            self.drop(futures)
             raise
+
+    def drop(self, futures: Sequence[Future[Any]]) -> None:
+        """Cancel what has not begun and wait for the rest: buffers and files are theirs until then."""
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
     def buffer(self, name: str, dtype: type[np.generic], size: int) -> NDArray[Any]:
         """This thread's buffer of that name, as `size` elements; what it held before is gone."""

@@ -25,13 +25,18 @@ def blame(path: Path) -> Iterator[None]:
 
 def escape_name(name: str, limit: int = NAME_LIMIT) -> str:
     """The name with control characters, text-direction marks and invalid surrogates escaped, cut to `limit`."""
-    text = "".join(char if char.isprintable() else _escape(char) for char in name[: limit + 1])
+    text = escape(name[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def show_path(path: Path) -> str:
     """The whole path for a message, escaped like a name: it may hold newlines or bytes that are not UTF-8."""
-    return "".join(char if char.isprintable() else _escape(char) for char in str(path))
+    return escape(str(path))
+
+
+def escape(text: str) -> str:
+    """The whole text on one line, with control characters, text-direction marks and invalid surrogates escaped."""
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
 def _escape(char: str) -> str:

@@ -32,7 +32,8 @@ class OutputTree:
     """Builds the OUTPUT of a batch of checkpoints, in their layout.
 
     One file becomes a file, one folder a folder of the same layout, several inputs a folder with one entry each, named
-    by the last component of the input's path. The constructor only checks. Entering begins; leaving without `commit`
+    by the last component of the input's path. `protected` are inputs that have no place in OUTPUT, and are kept safe
+    from it like the others. The constructor only checks. Entering begins; leaving without `commit`
     or `suspend` removes what was built. `create` may be called by several threads, the rest by one.
 
     Raises:
@@ -42,7 +43,13 @@ class OutputTree:
     """
 
     def __init__(
-        self, checkpoints: Sequence[Checkpoint], output: Path, *, overwrite: bool = False, resume: bool = False
+        self,
+        checkpoints: Sequence[Checkpoint],
+        output: Path,
+        *,
+        protected: Sequence[Checkpoint] = (),
+        overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
         _check_names(checkpoints)
         self.output = output
@@ -52,7 +59,7 @@ class OutputTree:
         self._resume = resume
         self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
         self._lock: FolderLock | None = None
-        check_placement(checkpoints, output, self.partial, overwrite=overwrite)
+        check_placement(checkpoints, output, self.partial, protected=protected, overwrite=overwrite)
 
     @property
     def journal_path(self) -> Path:

@@ -1,4 +1,4 @@
-"""Whether OUTPUT may be written where it is asked for; looks only, leaves nothing."""
+"""Whether OUTPUT, and a file beside it, may be written where it is asked for; looks only, leaves nothing."""
 
 import os
 import shutil
@@ -15,8 +15,15 @@ FileId = tuple[int, int]
 """Device and inode: the same for every spelling of a path and for hard links."""
 
 
-def check_placement(checkpoints: Sequence[Checkpoint], output: Path, partial: Path, *, overwrite: bool) -> None:
-    """Refuse an OUTPUT that would harm an input or something that is there already.
+def check_placement(
+    checkpoints: Sequence[Checkpoint],
+    output: Path,
+    partial: Path,
+    *,
+    protected: Sequence[Checkpoint] = (),
+    overwrite: bool,
+) -> None:
+    """Refuse an OUTPUT of `checkpoints` that would harm them, `protected` inputs or something that is there already.
 
     Raises:
         UsageError: `output` has no name or no parent folder, exists, or is, holds or lies in an input.
@@ -27,10 +34,29 @@ def check_placement(checkpoints: Sequence[Checkpoint], output: Path, partial: Pa
         raise UsageError(f"{show_path(output)}: is not a name for an output; give the path of a new file or folder")
     if not output.parent.is_dir():
         raise UsageError(f"{show_path(output)}: there is no folder {show_path(output.parent)}; create it first")
-    _check_apart(checkpoints, output)
-    _check_apart(checkpoints, partial)
+    _check_apart([*checkpoints, *protected], output)
+    _check_apart([*checkpoints, *protected], partial)
     check_free(output, is_folder=len(checkpoints) > 1 or checkpoints[0].is_folder, overwrite=overwrite)
     _check_space(checkpoints, output)
+
+
+def check_extra_file(path: Path, checkpoints: Sequence[Checkpoint], outputs: Sequence[Path] = ()) -> None:
+    """Refuse a file other than OUTPUT, a report say, that would replace a file of an input or has OUTPUT's place.
+
+    A new name in an input's folder is no harm. `outputs` are OUTPUT and where it is built.
+
+    Raises:
+        UsageError: what the file would harm.
+    """
+    for checkpoint in checkpoints:
+        is_inside = checkpoint.is_folder and _file_id(checkpoint.path) in set(_ids_above(path))
+        if os.path.lexists(path) and (is_inside or _file_id(path) in _ids_of_files(checkpoint)):
+            raise UsageError(
+                f"{show_path(path)}: is a file of the input {show_path(checkpoint.path)}; choose another name"
+            )
+    for output in outputs:
+        if _resolve(output) in (_resolve(path), *_resolve(path).parents):
+            raise UsageError(f"{show_path(path)}: is or lies in the output {show_path(output)}; choose another place")
 
 
 def check_free(output: Path, *, is_folder: bool, overwrite: bool) -> None:
@@ -66,11 +92,19 @@ def _check_apart(checkpoints: Sequence[Checkpoint], output: Path) -> None:
 
 def _protected_ids(checkpoint: Checkpoint) -> set[FileId | None]:
     """The files of an input, and every folder that holds one of them, by their real place."""
-    files = [shard.path for shard in checkpoint.shards] + [checkpoint.path / side for side in checkpoint.side_files]
-    folders = {folder for path in (checkpoint.path, *files) for folder in (path.parent, _resolve(path).parent)}
-    above = {_resolve(folder) for folder in folders}
+    paths = (checkpoint.path, *_files_of(checkpoint))
+    above = {_resolve(folder) for path in paths for folder in (path.parent, _resolve(path).parent)}
     above |= {parent for folder in above for parent in folder.parents}
-    return {_file_id(path) for path in (checkpoint.path, *files, *above)}
+    return {_file_id(path) for path in (checkpoint.path, *above)} | _ids_of_files(checkpoint)
+
+
+def _ids_of_files(checkpoint: Checkpoint) -> set[FileId | None]:
+    return {_file_id(path) for path in _files_of(checkpoint)} - {None}
+
+
+def _files_of(checkpoint: Checkpoint) -> list[Path]:
+    """Shards and side files."""
+    return [shard.path for shard in checkpoint.shards] + [checkpoint.path / side for side in checkpoint.side_files]
 
 
 def _ids_above(path: Path) -> Iterator[FileId]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qdqcli
-from tests.cli.process import run_process
+from tests.cli.process import environment, run_process
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
@@ -66,8 +66,8 @@ def test_what_cannot_be_done_is_exit_code_2(
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("stats",), ("run", "x.npy"), ("grad", "g.npy"), ("nonsense",)],
-    ids=lambda a: " ".join(a) or "none",
+    [("stats",), ("run", "x.npy"), ("grad", "g.npy"), ("nonsense",)],
+    ids=" ".join,
 )
 def test_an_incomplete_call_is_exit_code_2_and_one_line(qdq: Qdq, arguments: tuple[str, ...]) -> None:
     outcome = qdq(*arguments)
@@ -76,8 +76,21 @@ def test_an_incomplete_call_is_exit_code_2_and_one_line(qdq: Qdq, arguments: tup
     assert len(outcome.err.splitlines()) == 1
 
 
+def test_no_command_is_exit_code_2_and_the_help(qdq: Qdq) -> None:
+    outcome = qdq()
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == qdq("--help").out
+
+
 def test_an_unknown_command_offers_the_nearest(qdq: Qdq) -> None:
     assert "'stats'" in qdq("stat").error.replace('"', "'")
+
+
+def test_what_is_quoted_from_the_command_line_stays_one_line(qdq: Qdq) -> None:
+    for arguments in (("stats", "--a\nb\x1b[2J"), ("a\nb\x1b[2J",), ("stats", "x.npy", "--format", "a\nb")):
+        outcome = qdq(*arguments)
+        assert outcome.code == 2
+        assert outcome.error.isprintable()
 
 
 def test_more_memory_than_was_allowed_for_ranges_is_a_usage_error(qdq: Qdq, tmp_path: Path) -> None:
@@ -206,11 +219,28 @@ def test_a_report_that_does_not_fit_is_exit_code_4_and_leaves_the_old_one(tmp_pa
     assert (tmp_path / "r.json").read_text() == "old"
 
 
-def test_a_full_standard_output_is_exit_code_4(tiny: Path) -> None:
+@pytest.mark.parametrize("call", [("stats", "FILE"), ("inspect", "FILE", "--format", "jsonl"), ("--help",)])
+def test_a_full_standard_output_is_exit_code_4(tiny: Path, call: tuple[str, ...]) -> None:
+    arguments = [tiny if argument == "FILE" else argument for argument in call]
     with Path("/dev/full").open("w") as full:
-        process = run_process("stats", tiny, stdout=full)
+        process = run_process(*arguments, stdout=full)
     assert process.returncode == 4
-    assert process.stderr.startswith("error: standard output: ")
+    assert process.stderr == "error: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("arguments", [("stats", "FILE", "--axis", 9), ("stats", "FILE", "--axis", 9, "--debug"), ()])
+def test_a_full_standard_error_does_not_change_the_exit_code(tiny: Path, arguments: tuple[object, ...]) -> None:
+    arguments = tuple(tiny if argument == "FILE" else argument for argument in arguments)
+    with Path("/dev/full").open("w") as full:
+        assert run_process(*arguments, stderr=full).returncode == 2
+
+
+def test_a_full_disk_leaves_nothing_in_the_cache_of_kernels(tmp_path: Path) -> None:
+    cache = {"QDQ_CACHE_DIR": str(tmp_path / "cache")}
+    process = run_process("info", env=environment(**cache), preexec_fn=no_file_beyond(1000))
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "cache").is_dir()
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
 # 5: what is not there

@@ -157,8 +157,27 @@ def test_the_output_must_not_lie_in_the_input(qdq: Qdq, model: Path, tmp_path: P
     assert not (model / "out.safetensors").exists()
 
 
+def test_the_output_must_not_hold_the_input(qdq: Qdq, pair: tuple, tmp_path: Path) -> None:
+    _, _, g, x = pair
+    write_safetensors(tmp_path / "gs" / "model.safetensors", g)
+    inputs = write_safetensors(tmp_path / "xs" / "deep" / "model.safetensors", x)
+    outcome = qdq("grad", tmp_path / "gs", inputs.parent, "-o", tmp_path / "xs", "--overwrite")
+    assert outcome.code == 2
+    assert inputs.exists()
+
+
+def test_hostile_names_reach_no_terminal(qdq: Qdq, tmp_path: Path) -> None:
+    hostile = "\x1b[2Jevil\r\n::error::boo##vso[x]"
+    source = write_safetensors(tmp_path / "in.safetensors", {hostile: sample((4, 6))})
+    for name in ("table", "json"):
+        out = qdq("grad", source, source, "-o", tmp_path / "o.safetensors", "--overwrite", "--format", name).out
+        assert all(char.isprintable() or char == "\n" for char in out)
+        assert "##vso" not in out
+
+
 def test_ranges_that_need_more_than_the_memory_are_refused(qdq: Qdq, tmp_path: Path) -> None:
     source = write_sparse(tmp_path / "in.safetensors", (2, 5_000_000))
     outcome = qdq("grad", source, source, "-o", tmp_path / "o.safetensors", "--axis", 1, "--max-memory", "1MiB")
     assert outcome.code == 2
     assert "5,000,000 ranges" in outcome.error
+    assert "--per-channel" not in outcome.error

@@ -29,6 +29,11 @@ def test_help_lists_the_commands(qdq: Qdq, flag: str) -> None:
         assert re.search(rf"^  {name} +{re.escape(text[:30])}", outcome.out, re.MULTILINE)
 
 
+def test_help_says_what_cannot_be_left_out(qdq: Qdq) -> None:
+    assert qdq("--help").out.startswith("Usage: qdq [OPTIONS] COMMAND [ARGS]...\n")
+    assert qdq("run", "--help").out.startswith("Usage: qdq run -o OUTPUT [OPTIONS] INPUT...\n")
+
+
 def test_version(qdq: Qdq) -> None:
     assert qdq("--version").out == f"qdq {qdqcli.__version__}\n"
 
@@ -92,6 +97,10 @@ def test_completion_scripts(shell: str) -> None:
         pytest.skip(f"click needs a newer bash: {process.stderr}")
     assert process.returncode == 0
     assert "_QDQ_COMPLETE" in process.stdout
+
+
+def test_completion_that_fails_is_not_exit_code_1() -> None:
+    assert run_process(env=environment(_QDQ_COMPLETE="nonsense_source")).returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,21 @@ def test_per_channel_reports_each_slice(qdq: Qdq, tiny: Path) -> None:
     assert set(entry["channels"]) == set(METRICS)
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "num_channels"),
+    [((3, 0), ("--axis", 0), 0), ((0, 3), ("--axis", 0), 0), ((0,), (), 0), ((2, 0), ("--group-size", 4), 0),
+     ((4, 6), (), 1), ((4, 1), ("--axis", 1), 1)],
+)  # fmt: skip
+def test_channels_of_a_tensor_without_elements_and_of_one_with_a_single_range(
+    qdq: Qdq, tmp_path: Path, shape: tuple[int, ...], options: tuple[object, ...], num_channels: int
+) -> None:
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample(shape)})
+    (entry,) = qdq("stats", source, *options, "--per-channel", "--format", "json").report["tensors"]
+    assert {len(values) for values in entry["channels"].values()} == {num_channels}
+    if num_channels:
+        assert entry["channels"] == {name: [entry["stats"][name]] for name in METRICS}
+
+
 def test_without_per_channel_there_are_no_channels(qdq: Qdq, tiny: Path) -> None:
     assert all("channels" not in entry for entry in qdq("stats", tiny, "--format", "json").report["tensors"])
 
@@ -245,6 +262,51 @@ def test_a_report_must_not_replace_an_input(qdq: Qdq, model: Path, tmp_path: Pat
     outcome = qdq(command, model, *output, "--report", model / "config.json")
     assert (model / "config.json").read_bytes() == before
     assert outcome.code == 2
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_report_must_not_replace_an_input_under_another_name(
+    qdq: Qdq, model: Path, tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    link(tmp_path / "r.json", model / "config.json")
+    outcome = qdq("stats", model, "--report", tmp_path / "r.json")
+    assert outcome.code == 2
+    assert outcome.error.startswith(f"error: {tmp_path / 'r.json'}: ")
+    assert (tmp_path / "r.json").read_text() == (model / "config.json").read_text()
+
+
+def test_a_report_may_be_a_new_file_in_an_input_folder(qdq: Qdq, model: Path) -> None:
+    assert qdq("stats", model, "--report", model / "qdq.json").code == 0
+    before = (model / "qdq.json").read_bytes()
+    assert qdq("stats", model, "--report", model / "qdq.json").code == 2  # it is one of the input's files now
+    assert (model / "qdq.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.json/r.json", "out.json/sub/r.json", "link/r.json"])
+def test_a_report_must_not_have_the_place_of_the_output(qdq: Qdq, model: Path, tmp_path: Path, name: str) -> None:
+    if name != "out.json":
+        (tmp_path / "out.json" / "sub").mkdir(parents=True)
+        (tmp_path / "link").symlink_to("out.json")
+    outcome = qdq("run", model, "-o", tmp_path / "out.json", "--overwrite", "--report", tmp_path / name)
+    assert outcome.code == 2
+    assert "the output" in outcome.error
+    assert [path.parent for path in tmp_path.rglob("model-00001*")] == [model]
+
+
+def test_a_report_that_is_a_folder_is_noticed_before_any_work(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").mkdir()
+    outcome = qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--report", tmp_path / "r.json")
+    assert outcome.code == 2
+    assert "is a folder" in outcome.error
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_report_without_permission_is_noticed_before_any_work(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    outcome = qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--report", tmp_path / "locked" / "r.json")
+    assert outcome.code == 4
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_the_same_run_twice_reports_the_same_bytes(qdq: Qdq, model: Path) -> None:

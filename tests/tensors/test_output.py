@@ -181,6 +181,17 @@ def test_a_partial_folder_that_is_the_input_is_refused(tmp_path: Path) -> None:
     refuse([folder], tmp_path / "out", "is or holds the input")
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("place", ["m", "m/new", ".", "m/model-00001-of-00002.safetensors", "w.safetensors"])
+def test_a_protected_input_is_safe_though_nothing_of_it_is_written(tmp_path: Path, place: str, overwrite: bool) -> None:
+    checkpoints = [open_checkpoint(write(tmp_path / "w.safetensors", GOOD))]
+    protected = [open_checkpoint(model_folder(tmp_path / "m"))]
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=r"is or holds the input|lies in the input"):
+        OutputTree(checkpoints, tmp_path / place, protected=protected, overwrite=overwrite)
+    assert contents(tmp_path) == before
+
+
 def test_parent_folder_must_exist(tmp_path: Path) -> None:
     file = write(tmp_path / "w.safetensors", GOOD)
     refuse([file], tmp_path / "no" / "out.safetensors", r"there is no folder .*/no; create it")

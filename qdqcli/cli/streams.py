@@ -1,0 +1,52 @@
+"""Standard output and standard error, whatever they are: terminals, pipes that closed, full disks, nothing.
+
+`click.echo` is not used: it writes UTF-8 to an ASCII stream and takes colours out of what goes to a pipe.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+
+def prepare() -> None:
+    """Put `/dev/null` where a stream is closed (`>&-`), and let an ASCII stream show what it can."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # In this order each takes the free descriptor that is its own, which no other file should get.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def write(text: str) -> None:
+    """Write to standard output.
+
+    Raises:
+        OSError: the system refuses, without a file's name; `BrokenPipeError` where the reader has gone.
+    """
+    sys.stdout.write(text)
+
+
+def say(text: str) -> None:
+    """Write a line, or several, to standard error; one that is full or closed is no reason to stop."""
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def settle() -> None:
+    """Write what is left; what no longer can be is dropped, or else Python makes exit code 120 of it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _abandon(stream)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Lead the stream's descriptor to `/dev/null`: the flush at Python's exit succeeds there."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
