@@ -101,8 +101,9 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     layout = layout_of(job.info, job.spec)
     if not layout.num_elements:
         return Measurement(sums=ErrorSums(), input_min=None, input_max=None, num_slices=0)
-    if layout.num_slices == 1 and job.per_slice:
-        job = replace(job, per_slice=False)  # the tensor is its only slice
+    if layout.num_slices == 1 and job.per_slice:  # the tensor is its only slice
+        measured = quantize_tensor(replace(job, per_slice=False), workers)
+        return replace(measured, slice_sums=[measured.sums])
     blocks = blocks_of(job.info, workers)
     if layout.num_slices == 1 and job.info.dtype.bits == 16 and layout.num_elements >= HISTOGRAM_ELEMENTS:
         return _quantize_by_patterns(job, layout, workers, blocks)
