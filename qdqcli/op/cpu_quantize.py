@@ -20,6 +20,7 @@ from qdqcli.op.cpu_range import (
     decode_keys,
     make_grids,
     measure_range,
+    run_after,
     run_at,
     start_of,
 )
@@ -102,10 +103,10 @@ def _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
 def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
     """Quantize and dequantize the elements of `x` into `y`."""
     i = start
+    run, run_end = run_at(start, inner, row, advance)
+    left = (row - run_end % row) % row
     while i < stop:
-        s, end = run_at(i, inner, row, advance)
-        s -= first_slice
-        end = min(end, stop)
+        s, end = run - first_slice, min(run_end, stop)
         lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
         flushing = flags[FLUSHING, s]
         while i < end:
@@ -114,6 +115,7 @@ def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, f
             store_part(y, i - base, narrow(out, stored), end - i)
             i += LANES
         i = end
+        run, run_end, left = run_after(run, run_end, inner, row, advance, left)
 
 
 @inlined
@@ -127,7 +129,16 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
         stored = load_part(x, i - base, stop - i)
         out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
         store_part(y, i - base, narrow(out, stored), stop - i)
-        c = (c + LANES) % row
+        c = _next_column(c, row)
+
+
+@inlined
+def _next_column(c, row):
+    """The column LANES elements further, begun again behind a row; a remainder would cost as much as all the rest."""
+    c += LANES
+    while c >= row:
+        c -= row
+    return c
 
 
 # ------------------------------------------------------------------ with error sums
@@ -189,10 +200,10 @@ def quantize_and_sum(
         last = min(i + CHUNK_ELEMENTS, stop)
         there = base if keep else i
         lanes = _nothing()
+        run, run_end = run_at(i, inner, row, advance)
+        left = (row - run_end % row) % row
         while i < last:
-            s, end = run_at(i, inner, row, advance)
-            s -= first_slice
-            end = min(end, last)
+            s, end = run - first_slice, min(run_end, last)
             lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
             flushing, clipping = flags[FLUSHING, s], flags[CLIPPING, s]
             while i + LANES <= end:
@@ -211,6 +222,8 @@ def quantize_and_sum(
                 store_part(y, i - there, narrow(out, stored), width)
                 lanes = _add(stored, out, outside, lanes)
                 i += LANES
+            while run_end <= i and i < last:
+                run, run_end, left = run_after(run, run_end, inner, row, advance, left)
         _finish(lanes, sums, chunk)
 
 
@@ -261,7 +274,7 @@ def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clam
                 stored, out, outside = select(valid, stored, 0), select(valid, out, 0), outside & valid
             lanes = _add(stored, out, count(outside), lanes)
             i += LANES
-            c = (c + LANES) % row
+            c = _next_column(c, row)
         _finish(lanes, sums, chunk)
 
 
