@@ -1,6 +1,8 @@
 """`qdq` and `python -m qdqcli`."""
 
+import os
 import sys
+from contextlib import suppress
 
 EXIT_UNAVAILABLE = 5
 
@@ -12,7 +14,14 @@ def main() -> None:
     except ImportError as error:
         print(f"error: {error}; the installation lacks a package: pip install qdqcli", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_UNAVAILABLE)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "numba" in sys.modules:
+        # Everything is written and closed. Taking LLVM apart in an orderly way takes 0.2 s, a third of a short run.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
