@@ -24,6 +24,8 @@ BATCH_BYTES = 256 << 10
 """Neighbouring tensors that one task works on."""
 SPREAD_BYTES = 32 << 20
 """Larger tensors are always shared by all workers."""
+TINY_BYTES = 64 << 10
+"""Smaller tensors gain nothing from a second thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,8 @@ class _ShardJob:
         futures: list[Future[list[Row]]] = []
         try:
             for batch in self._batches():
-                if self._is_spread(batch[0][0]):
-                    futures.append(_done(self._run_batch(batch)))
+                if self._is_spread(batch[0][0]) or _is_tiny(batch):
+                    futures.append(_done(self._run_batch(batch)))  # here, not by a worker
                 else:
                     futures.append(self.workers.submit(self._run_batch, batch))
         except BaseException:
@@ -147,6 +149,11 @@ class _ShardJob:
             on_bytes=self.measuring.on_bytes,
         )
         return _row(source, decision, quantize_tensor(job, self.workers), self.measuring)
+
+
+def _is_tiny(batch: Sequence[Task]) -> bool:
+    """Whether Python takes longer over the tensors than the kernels: threads would only wait for one another."""
+    return sum(tensor.nbytes for tensor, _ in batch) < TINY_BYTES * len(batch)
 
 
 def _done(rows: list[Row]) -> Future[list[Row]]:
