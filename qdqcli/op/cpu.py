@@ -243,12 +243,10 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     keys = empty_keys(1, dtype)
     infinity, nothing = key_limits(dtype)
     _measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, keys)
-    if not (
-        -infinity <= keys[0, 0] and keys[1, 0] < infinity
-    ):  # infinities hide the finite ones, or there is no number
-        lo, hi = cpu_careful.finite_extremes(x)
-    else:
+    if -infinity <= keys[0, 0] and keys[1, 0] < infinity:
         lo, hi = ends_of_keys(keys, dtype)[:, 0]
+    else:  # infinities hide the finite ones, or there is no number
+        lo, hi = cpu_careful.finite_extremes(x)
     return float(lo), float(hi)
 
 

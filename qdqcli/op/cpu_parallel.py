@@ -21,13 +21,6 @@ def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
 
 
 @kernel(parallel=True)
-def measure_columns(x, bounds, row, infinity, nothing, keys):
-    """Widen `keys` (parts, 2, row), of each part its own."""
-    for p in prange(bounds.size - 1):
-        cpu_range.measure_columns(x[bounds[p] :], bounds[p], bounds[p], bounds[p + 1], row, infinity, nothing, keys[p])
-
-
-@kernel(parallel=True)
 def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like):
     """Quantize with the grids of all slices."""
     for p in prange(bounds.size - 1):
