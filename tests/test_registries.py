@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from qdqcli.cli.main import COMMANDS
+from qdqcli.op.layout import Layout
+from qdqcli.op.spec import QuantSpec
+from qdqcli.ranges.estimator import ESTIMATORS, estimator
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, ReportOptions, formatter
 from qdqcli.run.result import RunResult
 from qdqcli.stats.metrics import METRICS, Better
@@ -170,3 +173,13 @@ def test_every_metric_is_in_every_report(qdq: Qdq, tiny: Path) -> None:
         assert set(METRICS) <= set(part)
     header = qdq("stats", tiny, "--format", "csv").out.splitlines()[0].split(",")
     assert set(METRICS) <= set(header)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_loads_and_says_what_it_is(name: str) -> None:
+    found = estimator(name)
+    assert found.__doc__
+    estimate = found(Layout.of((4, 32), QuantSpec(axis=0)), "F32", 1, 2)
+    x = np.arange(64, dtype=np.float32)
+    estimate.see(x, 32, 96)
+    assert estimate.ends().shape == (2, 2)

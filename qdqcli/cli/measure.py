@@ -54,9 +54,16 @@ def measure(
     """Do what the plans say; the output, if there is one, has its name afterwards."""
     check_selection(plans)
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
-    from qdqcli.run.pipeline import Measuring, result_of, run_plans
+    from qdqcli.run.pipeline import Measuring, check_ranges, result_of, run_plans
     from qdqcli.run.workers import Workers
 
+    ranges = None
+    if request.ranges_file is not None:
+        from qdqcli.ranges.file import read_ranges
+
+        ranges = read_ranges(request.ranges_file)
+        for warning in check_ranges(plans, ranges, allow_unmatched=options["allow_unmatched"]):
+            session.note(warning)
     total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
     began = perf_counter()
     with (
@@ -65,6 +72,7 @@ def measure(
     ):
         measuring = Measuring(
             given_range=request.given_range,
+            ranges=ranges,
             per_slice=options["per_channel"],
             scale_bits=options["scale_bits"],
             on_bytes=advance,

@@ -11,7 +11,8 @@ import click
 
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
-from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
+from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.ranking import DEFAULT_SORT, check_sort
 from qdqcli.run.recipe import Recipe
@@ -73,6 +74,15 @@ RANGE = (
 )  # fmt: skip
 
 
+def given_ranges_option(function: Function) -> Function:
+    """Ranges from a file, for commands that quantize."""
+    text = (
+        "Take ranges by tensor: .safetensors with NAME.input_min and NAME.input_max, or JSON {NAME: {input_min, "
+        "input_max}}; scalars, or one value per channel or group."
+    )
+    return click.option("--ranges", "ranges_file", type=click.Path(path_type=Path), metavar="FILE", help=text)(function)
+
+
 def output_options(layout: str) -> Callable[[Function], Function]:
     """Where the output goes, in which layout."""
     return lambda function: _apply(
@@ -106,6 +116,8 @@ def op_options(function: Function) -> Function:
                      help="Use one range for each N neighbours along the last axis; not together with --axis."),
         click.option("--ragged-groups", is_flag=True, help="Let the last group of a row be shorter."),
         *RANGE,
+        click.option("--estimator", type=click.Choice(list(ESTIMATORS)), default=DEFAULT_ESTIMATOR, show_default=True,
+                     help="How a range that is not given is chosen; minmax is the op itself."),
         click.option("--compute-dtype", type=click.Choice([name.value for name in ComputeDType]), default="float32",
                      show_default=True,
                      help="Compute BF16 and F16 tensors in float32 and round once, or native: each operation in the "
@@ -199,6 +211,7 @@ class Request:
 
     recipe: Recipe
     given_range: tuple[float, float] | None
+    ranges_file: Path | None
     settings: Mapping[str, Any]
     """The options that decide the result, as JSON values."""
 
@@ -210,6 +223,9 @@ def request_of(options: Options, session: Session) -> Request:
         UsageError: options contradict one another, or the op does not take a value.
     """
     given_range = _given_range(options["input_min"], options["input_max"])
+    ranges_file = options.get("ranges_file")
+    if given_range is not None and ranges_file is not None:
+        raise UsageError("--ranges excludes --input-min and --input-max; give one of them")
     axis, group_size = options["axis"], options.get("group_size")
     if axis == WHOLE_TENSOR:
         session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
@@ -219,7 +235,9 @@ def request_of(options: Options, session: Session) -> Request:
         raise UsageError("--ragged-groups needs --group-size")
     attributes = {name: options[name] for name in ATTRIBUTES if name in options}
     spec = QuantSpec(
-        **attributes, axis=axis if isinstance(axis, int) else WHOLE_TENSOR, range_given=given_range is not None
+        **attributes,
+        axis=axis if isinstance(axis, int) else WHOLE_TENSOR,
+        range_given=given_range is not None or ranges_file is not None,
     )
     recipe = Recipe(
         spec=spec,
@@ -228,16 +246,17 @@ def request_of(options: Options, session: Session) -> Request:
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],
     )
-    return Request(recipe=recipe, given_range=given_range, settings=_settings(options))
+    return Request(recipe=recipe, given_range=given_range, ranges_file=ranges_file, settings=_settings(options))
 
 
 ATTRIBUTES = (
     "num_bits", "signed_input", "narrow_range", "round_mode", "group_size", "ragged_groups", "compute_dtype",
+    "estimator",
 )  # fmt: skip
 """Options that are attributes of the op as they are."""
 SETTINGS = (
     "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "input_min",
-    "input_max", "compute_dtype", "include", "exclude", "min_ndim", "scale_bits",
+    "input_max", "ranges_file", "compute_dtype", "estimator", "include", "exclude", "min_ndim", "scale_bits",
 )  # fmt: skip
 """Options that a report names: those that decide its numbers."""
 
@@ -245,7 +264,8 @@ SETTINGS = (
 def _settings(options: Options) -> dict[str, Any]:
     values = {name: options[name] for name in SETTINGS if name in options}
     return {
-        name: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str) else v for name, v in values.items()
+        name.removesuffix("_file"): list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str | Path) else v
+        for name, v in values.items()
     }
 
 

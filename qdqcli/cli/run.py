@@ -25,6 +25,7 @@ Examples:
 @opt.output_options("the input's layout; of several inputs, a folder of entries")
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor; write nothing.")
 @opt.op_options
+@opt.given_ranges_option
 @opt.selection_options
 @opt.report_options
 @opt.work_options

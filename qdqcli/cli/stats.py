@@ -19,6 +19,7 @@ Examples:
 )
 @opt.inputs_argument
 @opt.op_options
+@opt.given_ranges_option
 @opt.selection_options
 @opt.report_options
 @opt.work_options

@@ -9,6 +9,8 @@ from qdqcli.errors import SpecError
 
 MAX_SIGNED_BITS = 61
 MAX_UNSIGNED_BITS = 62
+DEFAULT_ESTIMATOR = "minmax"
+"""The range that the elements span: the op itself."""
 WHOLE_TENSOR = -1
 """The op's own word for "one range for the whole tensor"; not the last axis."""
 
@@ -48,7 +50,8 @@ class QuantSpec:
     """Whether the last group of a row may be shorter than `group_size`."""
     range_given: bool = False
     compute_dtype: ComputeDType = ComputeDType.NATIVE
-    estimator: str = "minmax"
+    estimator: str = DEFAULT_ESTIMATOR
+    """How a range that is not given is chosen: a name in `ranges/estimator.py`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_bits", _integer("num_bits", self.num_bits))

@@ -12,7 +12,7 @@ from qdqcli.errors import UsageError
 from qdqcli.op import cpu
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, like_of
-from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
 from qdqcli.run.masked import MaskedGradient
 from qdqcli.run.plan import Plan
 from qdqcli.run.quantize import (
@@ -20,8 +20,8 @@ from qdqcli.run.quantize import (
     Block,
     blocks_of,
     check_memory,
+    estimate_ends,
     given_ends,
-    measure_ends,
     read_block,
     write_block,
 )
@@ -131,9 +131,9 @@ def _run_plan(
 def _differentiate_tensor(pair: _Pair, given_range: tuple[float, float] | None, workers: Workers) -> MaskedGradient:
     layout = layout_of(pair.info, pair.spec)
     dtype = pair.info.dtype.name
-    ends = given_ends(given_range, layout.num_slices, dtype, ComputeDType.NATIVE)
+    ends = given_ends(given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
     if ends is None:
-        ends = measure_ends(pair.reader, pair.info, layout, workers)
+        ends = estimate_ends(DEFAULT_ESTIMATOR, pair.reader, pair.info, layout, workers)
     blocks = blocks_of(pair.info, workers)
     outside = workers.map(partial(_differentiate_block, pair, layout, ends, workers), blocks)
     return MaskedGradient(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))

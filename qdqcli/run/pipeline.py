@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.run.plan import Plan, file_of, source_of
-from qdqcli.run.quantize import Measurement, TensorJob, quantize_tensor
-from qdqcli.run.recipe import Decision, Skip
+from qdqcli.run.quantize import GivenRange, Measurement, TensorJob, quantize_tensor
+from qdqcli.run.recipe import Decision, Skip, listed, nearest_names
 from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
+from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
@@ -32,11 +36,44 @@ TINY_BYTES = 64 << 10
 class Measuring:
     """What is measured, and with which range."""
 
-    given_range: tuple[float, float] | None = None
+    given_range: GivenRange | None = None
+    """For every tensor."""
+    ranges: Mapping[str, GivenRange] | None = None
+    """By the tensor's name; then every tensor that is quantized has one."""
     per_slice: bool = False
     scale_bits: int = 16
     on_bytes: Callable[[int], None] = lambda _: None
     """Told of the bytes of finished tensors, or parts of them, from any thread."""
+
+    def range_of(self, name: str) -> GivenRange | None:
+        """The range that was given for the tensor; None where it is measured."""
+        return self.given_range if self.ranges is None else self.ranges[name]
+
+
+def check_ranges(plans: Sequence[Plan], ranges: Mapping[str, GivenRange], *, allow_unmatched: bool) -> list[str]:
+    """Make sure that ranges and quantized tensors belong together; warnings of what was let pass.
+
+    Raises:
+        UsageError: a quantized tensor has no range or another number of slices; a range belongs to no tensor (a warning
+            with `allow_unmatched`).
+    """
+    names = {tensor.name for plan in plans for tensor in plan.shard.tensors}
+    quantized = [task for plan in plans for task in plan.tensors if isinstance(task[1], QuantSpec)]
+    missing = [tensor.name for tensor, _ in quantized if tensor.name not in ranges]
+    if missing:
+        raise UsageError(f"{listed(missing)}: no range given; add one, or --exclude the tensor")
+    for tensor, spec in quantized:
+        slices = layout_of(tensor, spec).num_ranges if isinstance(spec, QuantSpec) else 0
+        given = np.size(ranges[tensor.name][0])
+        if np.ndim(ranges[tensor.name][0]) and given != slices:
+            raise UsageError(f"{listed([tensor.name])}: {given} ranges given; with these settings it has {slices}")
+    unknown = [name for name in ranges if name not in names]
+    warnings = (
+        [f"ranges for {listed(unknown)}, which no input has{nearest_names(unknown[0], names)}"] if unknown else []
+    )
+    if warnings and not allow_unmatched:
+        raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
+    return warnings
 
 
 def run_plans(
@@ -142,7 +179,7 @@ class _ShardJob:
         job = TensorJob(
             info=tensor,
             spec=decision,
-            given_range=self.measuring.given_range,
+            given_range=self.measuring.range_of(tensor.name),
             per_slice=self.measuring.per_slice,
             reader=self.reader,
             writer=self.writer,

@@ -13,7 +13,7 @@ from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import UsageError
 from qdqcli.op import cpu
@@ -22,8 +22,8 @@ from qdqcli.op.cpu_quantize import empty_sums
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, float_type, in_arithmetic, like_of
-from qdqcli.op.spec import ComputeDType, QuantSpec
-from qdqcli.ranges.minmax import MinMax
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
+from qdqcli.ranges.estimator import estimator
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
@@ -33,6 +33,8 @@ from qdqcli.tensors.tensor import TensorInfo
 
 Hull = tuple[float, float]
 """The smallest of some minima and the largest of their maxima; NaN where there is none."""
+GivenRange = tuple[ArrayLike, ArrayLike]
+"""input_min and input_max: scalars for every slice, or vectors with one value each."""
 Block = tuple[int, int]
 """Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
 GRID_BYTES = 64
@@ -45,8 +47,8 @@ class TensorJob:
 
     info: TensorInfo
     spec: QuantSpec
-    given_range: tuple[float, float] | None = None
-    """One range for every slice, where `spec.range_given`."""
+    given_range: GivenRange | None = None
+    """Where `spec.range_given`."""
     per_slice: bool = False
     """Also sum the errors of each slice."""
     reader: ShardReader
@@ -105,12 +107,17 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
         measured = quantize_tensor(replace(job, per_slice=False), workers)
         return replace(measured, slice_sums=[measured.sums])
     blocks = blocks_of(job.info, workers)
-    if layout.num_slices == 1 and job.info.dtype.bits == 16 and layout.num_elements >= HISTOGRAM_ELEMENTS:
+    if _has_histogram(job, layout):
         return _quantize_by_patterns(job, layout, workers, blocks)
     one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
     for_sums = 3 * 8 * columns.SUM_COLUMNS if job.per_slice else 0
     check_memory(job.info, layout, workers, (0 if one_pass else GRID_BYTES) + for_sums)
     return (_quantize_in_one_pass if one_pass else _quantize_in_two_passes)(job, layout, workers, blocks)
+
+
+def _has_histogram(job: TensorJob, layout: Layout) -> bool:
+    is_large = layout.num_elements >= HISTOGRAM_ELEMENTS
+    return is_large and layout.num_slices == 1 and job.info.dtype.bits == 16 and job.spec.estimator == DEFAULT_ESTIMATOR
 
 
 def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
@@ -119,7 +126,7 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
     counter = PatternCounter(dtype)
     workers.map(partial(_count_block, job, counter, workers), blocks)
     histogram = counter.histogram()
-    ends = given_ends(job.given_range, 1, dtype, job.spec.compute_dtype)
+    ends = given_ends(job.given_range, 0, 1, dtype, job.spec.compute_dtype)
     if ends is None:
         ends = histogram.ends()
     params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
@@ -150,9 +157,9 @@ def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, par
 
 def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
     dtype = job.info.dtype.name
-    ends = given_ends(job.given_range, layout.num_slices, dtype, job.spec.compute_dtype)
+    ends = given_ends(job.given_range, 0, layout.num_slices, dtype, job.spec.compute_dtype)
     if ends is None:
-        ends = measure_ends(job.reader, job.info, layout, workers)
+        ends = estimate_ends(job.spec.estimator, job.reader, job.info, layout, workers)
     params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
     finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ends), slice_rows)
@@ -190,7 +197,7 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
     x = read_block(job.reader, job.info, workers, "input", span)
     y = _room_for_output(job, workers, x)
     done = None
-    if job.given_range is None and not job.per_slice:
+    if job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR:
         dtype, keep = job.info.dtype.name, job.writer is not None
         done = cpu.requantize_and_sum(x, y, span[0], start, stop, layout, job.spec, dtype, keep=keep)
     if done is None:
@@ -210,9 +217,9 @@ def _finish_step_by_step(
     (lo, hi), (start, stop) = span, block
     dtype = job.info.dtype.name
     first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
-    ends = given_ends(job.given_range, num_slices, dtype, job.spec.compute_dtype)
+    ends = given_ends(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
     if ends is None:
-        estimate = MinMax(layout, dtype, first, num_slices)
+        estimate = estimator(job.spec.estimator)(layout, dtype, first, num_slices)
         estimate.see(x, lo, hi)
         ends = estimate.ends()
     params = cpu.quant_params(ends, job.spec, layout, first, dtype)
@@ -312,9 +319,9 @@ def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: i
     writer.write(info, start * y.itemsize, y.view(np.uint8).data)
 
 
-def measure_ends(reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
-    """The ends (2, slices) of the ranges that the elements span, from one read of the tensor."""
-    estimate = MinMax(layout, info.dtype.name, 0, layout.num_slices)
+def estimate_ends(name: str, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
+    """The ends (2, slices) of the ranges that the estimator of that name chooses, from one read of the tensor."""
+    estimate = estimator(name)(layout, info.dtype.name, 0, layout.num_slices)
     workers.map(
         lambda block: estimate.see(read_block(reader, info, workers, "input", block), *block), blocks_of(info, workers)
     )
@@ -322,14 +329,16 @@ def measure_ends(reader: ShardReader, info: TensorInfo, layout: Layout, workers:
 
 
 def given_ends(
-    given_range: tuple[float, float] | None, num_slices: int, dtype: str, compute_dtype: ComputeDType
+    given_range: GivenRange | None, first_slice: int, num_slices: int, dtype: str, compute_dtype: ComputeDType
 ) -> Floats | None:
-    """The range that was given, for each slice, rounded as the op rounds it; None where it must be measured."""
+    """The ends (2, slices) that were given, rounded as the op rounds them; None where they must be measured."""
     if given_range is None:
         return None
     ends = np.empty((2, num_slices), float_type(dtype))
     like = like_of(dtype, compute_dtype)
-    ends[0], ends[1] = (in_arithmetic(end, like, dtype) for end in given_range)
+    for row, end in enumerate(given_range):
+        part = end if np.ndim(end) == 0 else np.asarray(end)[first_slice : first_slice + num_slices]
+        ends[row] = in_arithmetic(part, like, dtype)
     return ends
 
 

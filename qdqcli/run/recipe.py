@@ -1,7 +1,7 @@
 """Which tensors are quantized and with which settings; a choice that matches nothing is an error, never silence."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import translate
@@ -95,10 +95,7 @@ def compile_pattern(pattern: str) -> Matcher:
 
 def _unmatched(pattern: str, tensors: Sequence[TensorInfo]) -> str:
     names = {tensor.name for tensor in tensors}
-    word = pattern.removeprefix("re:").strip("*^$.")
-    nearest = [name for name in sorted(names) if word and word.lower() in name.lower()][:3]
-    nearest = nearest or get_close_matches(word, names, n=3, cutoff=0.4)
-    offer = f"; nearest names: {_names(nearest)}" if nearest else ""
+    offer = nearest_names(pattern.removeprefix("re:").strip("*^$."), names)
     return f"pattern '{escape_name(pattern)}' matches none of {len(names)} tensors{offer}"
 
 
@@ -136,9 +133,17 @@ def _check_layouts(tensors: Sequence[TensorInfo], decisions: Sequence[Decision])
         return
     lacks_axis = isinstance(first_error, SpecError) and "axis is" in str(first_error)
     advice = "--min-ndim or --exclude leaves them alone" if lacks_axis else "--exclude leaves them alone"
-    raise UsageError(f"{first_error}; {len(bad)} of the selected tensors: {_names([t.name for t in bad])}; {advice}")
+    raise UsageError(f"{first_error}; {len(bad)} of the selected tensors: {listed([t.name for t in bad])}; {advice}")
 
 
-def _names(names: Sequence[str]) -> str:
+def nearest_names(word: str, names: Collection[str]) -> str:
+    """What a message about a word that is no name may offer; nothing where no name is like it."""
+    nearest = [name for name in sorted(names) if word and word.lower() in name.lower()][:3]
+    nearest = nearest or get_close_matches(word, names, n=3, cutoff=0.4)
+    return f"; nearest names: {listed(nearest)}" if nearest else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: the first few, and how many more."""
     more = f" and {len(names) - NAMES_IN_A_MESSAGE} more" if len(names) > NAMES_IN_A_MESSAGE else ""
     return ", ".join(f"'{escape_name(name)}'" for name in names[:NAMES_IN_A_MESSAGE]) + more

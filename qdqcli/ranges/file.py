@@ -1,0 +1,102 @@
+"""Ranges from a file: for each tensor by name, one range or one for each of its slices.
+
+A `.safetensors` file holds `NAME.input_min` and `NAME.input_max`, floating-point scalars or vectors; a JSON file
+`{"NAME": {"input_min": ..., "input_max": ...}}` with numbers or lists of numbers.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op.params import STORAGE
+from qdqcli.tensors.checkpoint import open_checkpoint
+from qdqcli.tensors.message import MalformedError, blame, escape_name
+from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.strict_json import parse_object
+from qdqcli.tensors.tensor import TensorInfo
+
+Range = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""input_min and input_max: scalars for every slice, or vectors with one value each."""
+_ENDS = ("input_min", "input_max")
+
+
+def read_ranges(path: Path) -> dict[str, Range]:
+    """The ranges of all tensors that the file names.
+
+    Raises:
+        InputError: missing, unreadable or malformed, an end without the other, not input_min <= input_max (NaN, too);
+            names the file, the tensor and the channel.
+    """
+    ends = _from_safetensors(path) if path.suffix.lower() == ".safetensors" else _from_json(path)
+    with blame(path):
+        return {name: _checked(name, found) for name, found in ends.items()}
+
+
+def _from_safetensors(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
+    (shard,) = open_checkpoint(path).shards
+    found: dict[str, dict[str, NDArray[np.float64]]] = {}
+    with shard.open() as reader, blame(path):
+        for info in shard.tensors:
+            name, _, end = info.name.rpartition(".")
+            if end not in _ENDS or not info.dtype.is_floating:
+                raise MalformedError(
+                    f"'{escape_name(info.name)}' ({info.dtype.name}) is no end of a range; ranges are floating-point "
+                    "tensors NAME.input_min and NAME.input_max"
+                )
+            data = np.empty(info.nbytes, np.uint8)
+            if info.nbytes:
+                reader.read_into(info, 0, data.data)
+            found.setdefault(name, {})[end] = _values(info, data)
+    return found
+
+
+def _values(info: TensorInfo, data: NDArray[np.uint8]) -> NDArray[np.float64]:
+    stored = data.view(STORAGE[info.dtype.name]).reshape(info.shape)
+    if info.dtype.name == "BF16":
+        return (stored.astype(np.int32) << 16).view(np.float32).astype(np.float64)
+    return (stored.view(np.float16) if info.dtype.name == "F16" else stored).astype(np.float64)
+
+
+def _from_json(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
+    with InputFile(path) as file:
+        content = file.read(0, file.size)
+    with blame(path):
+        return {name: _ends_of_entry(name, entry) for name, entry in parse_object(content).items()}
+
+
+def _ends_of_entry(name: str, entry: object) -> dict[str, NDArray[np.float64]]:
+    if not isinstance(entry, Mapping) or set(entry) != set(_ENDS):
+        raise MalformedError(f"the entry of '{escape_name(name)}' is not an object with input_min and input_max alone")
+    return {end: _numbers(name, end, entry[end]) for end in _ENDS}
+
+
+def _numbers(name: str, end: str, value: Any) -> NDArray[np.float64]:
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in values):
+        raise MalformedError(f"{end} of '{escape_name(name)}' is neither a number nor a list of numbers")
+    return np.array(value, np.float64)
+
+
+def _checked(name: str, ends: Mapping[str, NDArray[np.float64]]) -> Range:
+    for end in _ENDS:
+        if end not in ends:
+            raise MalformedError(f"'{escape_name(name)}' has no {end}; a range has both ends")
+    low, high = (ends[end] for end in _ENDS)
+    if low.shape != high.shape or low.ndim > 1:
+        raise MalformedError(
+            f"the ends of '{escape_name(name)}' have shapes {list(low.shape)} and {list(high.shape)}; both are "
+            "scalars, or vectors of one length"
+        )
+    in_order = np.atleast_1d(low <= high)
+    if not in_order.all():
+        channel = int(np.argmin(in_order))
+        bad = np.atleast_1d(low)[channel], np.atleast_1d(high)[channel]
+        where = f" channel {channel}" if low.ndim else ""
+        raise MalformedError(
+            f"'{escape_name(name)}'{where}: input_min is {bad[0]} and input_max is {bad[1]}; input_min <= input_max "
+            "must hold"
+        )
+    return low, high

@@ -1,0 +1,115 @@
+"""`--ranges FILE`: ranges by tensor, as scalars or one value per channel or group."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from qdqcli import quantize_and_dequantize_v4
+from tests.op.bits import assert_same_bits
+from tests.run.checkpoints import read_safetensors, sample, write_safetensors
+
+W = sample((6, 40), "F32", 3)
+V = sample((5, 8), "BF16", 4)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return write_safetensors(tmp_path / "w.safetensors", {"w": W, "v": V})
+
+
+def per_row(x: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    wide = x.astype(np.float32)
+    return wide.min(axis=1) * np.float32(share), wide.max(axis=1) * np.float32(share)
+
+
+def as_json(path: Path, ranges: dict[str, Any]) -> Path:
+    path.write_text(json.dumps({name: {"input_min": low, "input_max": high} for name, (low, high) in ranges.items()}))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors"])
+def test_each_channel_gets_its_range(qdq: Any, tmp_path: Path, weights: Path, kind: str) -> None:
+    ranges = {"w": per_row(W, 0.5), "v": per_row(V, 0.75)}
+    if kind == "json":
+        file = as_json(tmp_path / "r.json", {k: (lo.tolist(), hi.tolist()) for k, (lo, hi) in ranges.items()})
+    else:
+        ends = {f"{name}.{end}": value for name, pair in ranges.items()
+                for end, value in zip(("input_min", "input_max"), pair, strict=True)}  # fmt: skip
+        file = write_safetensors(tmp_path / "r.safetensors", ends)
+    out = tmp_path / "out.safetensors"
+    result = qdq(
+        "run", weights, "-o", out, "--axis", 0, "--ranges", file, "--compute-dtype", "native", "--format", "json"
+    )
+    assert result.code == 0, result.err
+    written = read_safetensors(out)
+    for name, x in (("w", W), ("v", V)):
+        low, high = (end.astype(x.dtype) for end in ranges[name])
+        assert_same_bits(written[name], quantize_and_dequantize_v4(x, low, high, range_given=True, axis=0))
+    assert [row["spec"]["range_given"] for row in result.report["tensors"]] == [True, True]
+    assert result.report["settings"]["ranges"] == str(file)
+
+
+def test_values_of_groups_and_blocks_meet(qdq: Any, tmp_path: Path) -> None:
+    x = sample((300, 1024), "F32", 5)
+    path = write_safetensors(tmp_path / "x.safetensors", {"x": x})
+    grouped = x.reshape(-1, 32)
+    low, high = grouped.min(axis=1) * np.float32(0.5), grouped.max(axis=1) * np.float32(0.5)
+    file = write_safetensors(tmp_path / "r.safetensors", {"x.input_min": low, "x.input_max": high})
+    out = tmp_path / "out.safetensors"
+    result = qdq("run", path, "-o", out, "--group-size", 32, "--ranges", file, "--max-memory", 1, "--format", "none")
+    assert result.code == 0, result.err
+    expected = quantize_and_dequantize_v4(grouped, low, high, range_given=True, axis=0).reshape(x.shape)
+    assert_same_bits(read_safetensors(out)["x"], expected)
+
+
+def test_a_scalar_is_for_every_channel(qdq: Any, tmp_path: Path, weights: Path) -> None:
+    file = as_json(tmp_path / "r.json", {"w": (-0.5, 0.5), "v": (-0.25, 1)})
+    by_file = qdq("stats", weights, "--axis", 0, "--include", "w", "--ranges", file, "--format", "json").report
+    by_option = qdq(
+        "stats", weights, "--axis", 0, "--include", "w", "--input-min", -0.5, "--input-max", 0.5, "--format", "json"
+    ).report
+    assert by_file["tensors"] == by_option["tensors"]
+
+
+def test_16_bit_ends(qdq: Any, tmp_path: Path, weights: Path) -> None:
+    ends = {"v.input_min": np.array(-0.5, ml_dtypes.bfloat16), "v.input_max": np.array(0.5, np.float16)}
+    file = write_safetensors(tmp_path / "r.safetensors", ends)
+    report = qdq("stats", weights, "--include", "v", "--ranges", file, "--format", "json").report
+    (row,) = [row for row in report["tensors"] if row["status"] == "quantized"]
+    assert row["range"] == {"input_min": -0.5, "input_max": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("ranges", "code", "words"),
+    [
+        ({"w": (-1, 1)}, 2, ["'v'", "no range given"]),
+        ({"w": ([-1] * 5, [1] * 5), "v": (-1, 1)}, 2, ["'w'", "5 ranges given", "6"]),
+        ({"w": (-1, 1), "v": (-1, 1), "vv": (-1, 1)}, 2, ["'vv'", "nearest names: 'v'"]),
+        ({"w": ([-1, -1, 2, -1, -1, -1], [1] * 6), "v": (-1, 1)}, 3, ["r.json", "'w' channel 2", "2.0"]),
+        ({"w": (-1, [1]), "v": (-1, 1)}, 3, ["r.json", "'w'", "shapes"]),
+        ({"w": (True, 1), "v": (-1, 1)}, 3, ["r.json", "'w'", "neither a number"]),
+    ],
+)
+def test_ranges_that_do_not_fit(
+    qdq: Any, tmp_path: Path, weights: Path, ranges: dict[str, Any], code: int, words: list[str]
+) -> None:
+    file = as_json(tmp_path / "r.json", ranges)
+    result = qdq("run", weights, "-o", tmp_path / "out.safetensors", "--axis", 0, "--ranges", file)
+    assert result.code == code
+    assert [word for word in words if word not in result.error] == []
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_nan_and_missing_files(qdq: Any, tmp_path: Path, weights: Path) -> None:
+    ends = {"w.input_min": np.array(np.nan, np.float32), "w.input_max": np.array(1, np.float32)}
+    file = write_safetensors(tmp_path / "r.safetensors", ends)
+    result = qdq("stats", weights, "--include", "w", "--ranges", file)
+    assert (result.code, "'w': input_min is nan" in result.error) == (3, True)
+    result = qdq("stats", weights, "--ranges", tmp_path / "none.json")
+    assert (result.code, "none.json" in result.error) == (3, True)
+    result = qdq("stats", weights, "--ranges", file, "--input-min", 0, "--input-max", 1)
+    assert result.code == 2
