@@ -10,7 +10,9 @@ import click
 
 from qdqcli import __version__
 from qdqcli.cli.options import talk_options
+from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
+from qdqcli.errors import OutputError
 from qdqcli.tensors.message import show_path
 
 PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "rich", "numba-cuda")
@@ -20,13 +22,18 @@ PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "
     epilog="""\b
 Examples:
   qdq info
-  qdq info --format json"""
+  qdq info --format json
+  qdq info --warmup"""
 )
 @click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table", show_default=True,
               help="Choose what standard output gets.")  # fmt: skip
+@click.option("--warmup", is_flag=True, help="Compile the kernels into the cache, so that no later run has to.")
 @talk_options
-def info(format_name: str) -> None:
+@pass_session
+def info(session: Session, /, format_name: str, warmup: bool) -> None:
     """Show versions, processor, threads, threading layer, kernel cache and CUDA devices."""
+    if warmup:
+        _warm_up(session)
     facts = gather()
     if format_name == "json":
         write(json.dumps(facts, indent=2) + "\n")
@@ -34,6 +41,22 @@ def info(format_name: str) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         write(f"{name.replace('_', ' '):<{width}}  {value if value is not None else 'none'}\n")
+
+
+def _warm_up(session: Session) -> None:
+    """Half a minute of compiling, or nothing where it was done before.
+
+    Raises:
+        OutputError: there is no folder to keep kernels in.
+    """
+    from qdqcli.op.kernel_cache import folder
+    from qdqcli.op.warm_up import warm_up
+
+    if folder() is None:
+        raise OutputError("the kernel cache has no folder that only this user can write; name one in QDQ_CACHE_DIR")
+    for step in warm_up():
+        session.interruption.check()
+        session.note(f"compiling for {step}")
 
 
 def gather() -> dict[str, Any]:
