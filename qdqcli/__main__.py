@@ -2,7 +2,6 @@
 
 import os
 import sys
-from contextlib import suppress
 
 EXIT_UNAVAILABLE = 5
 
@@ -16,10 +15,8 @@ def main() -> None:
         sys.exit(EXIT_UNAVAILABLE)
     code = run(sys.argv[1:])
     if "numba" in sys.modules:
-        # Everything is written and closed. Taking LLVM apart in an orderly way takes 0.2 s, a third of a short run.
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
+        # Everything is written, flushed and closed. Taking LLVM apart in an orderly way takes 0.2 s, a third of a short
+        # run.
         os._exit(code)
     sys.exit(code)
 

@@ -205,6 +205,13 @@ def talk_options(function: Function) -> Function:
     )
 
 
+def measuring_options(function: Function) -> Function:
+    """All that a command takes which quantizes and reports."""
+    return _apply(
+        function, op_options, given_ranges_option, selection_options, report_options, work_options, talk_options
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What the options of a measuring command ask for."""

@@ -24,12 +24,7 @@ Examples:
 @opt.inputs_argument
 @opt.output_options("the input's layout; of several inputs, a folder of entries")
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor; write nothing.")
-@opt.op_options
-@opt.given_ranges_option
-@opt.selection_options
-@opt.report_options
-@opt.work_options
-@opt.talk_options
+@opt.measuring_options
 @pass_session
 def run(
     session: Session, /, inputs: tuple[str, ...], output: Path, overwrite: bool, dry_run: bool, **options: Any

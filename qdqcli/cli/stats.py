@@ -18,12 +18,7 @@ Examples:
   qdq stats MODEL_FOLDER --axis 0 --exclude '*embed*' --sort max_abs_error --report report.json"""
 )
 @opt.inputs_argument
-@opt.op_options
-@opt.given_ranges_option
-@opt.selection_options
-@opt.report_options
-@opt.work_options
-@opt.talk_options
+@opt.measuring_options
 @pass_session
 def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     """Measure what quantization loses; writes no tensors.

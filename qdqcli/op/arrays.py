@@ -17,6 +17,7 @@ from qdqcli.op.params import (
     STORAGE,
     Floats,
     ends_of_keys,
+    float_type,
     given_ends,
     in_arithmetic,
     like_of,
@@ -176,7 +177,7 @@ def _given(name: str, end: Array) -> Array:
 
 def _gradient_ends(input_min: Array, input_max: Array, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
     """The ends (2, slices); unlike the op itself, the gradient takes ends in any order and NaN."""
-    ends = np.empty((2, layout.num_slices), np.float64 if dtype == "F64" else np.float32)
+    ends = np.empty((2, layout.num_slices), float_type(dtype))
     for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
         rank = 0 if spec.axis == WHOLE_TENSOR else 1
         values = np.asarray(_given(name, end))

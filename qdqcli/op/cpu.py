@@ -152,8 +152,7 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
         place = (base, start, stop, *layout.steps, params.first_slice)
         _quantize(x, y, *place, params.grids, params.flags, *settings)
         return
-    origin, row = params.columns.origin, params.columns.row
-    shifted = (base - origin, start - origin, stop - origin, row)
+    shifted = params.columns.place(base, start, stop)
     _quantize_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings)
 
 
@@ -173,8 +172,7 @@ def quantize_and_sum(
     if params.columns is None:
         _quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, keep, sums)
     else:
-        origin, row = params.columns.origin, params.columns.row
-        shifted = (base - origin, start - origin, stop - origin, row)
+        shifted = params.columns.place(base, start, stop)
         _quantize_and_sum_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings, keep, sums)
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS

@@ -103,8 +103,7 @@ def _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
 def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
     """Quantize and dequantize the elements of `x` into `y`."""
     i = start
-    run, run_end = run_at(start, inner, row, advance)
-    left = (row - run_end % row) % row
+    run, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
         s, end = run - first_slice, min(run_end, stop)
         lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
@@ -200,8 +199,7 @@ def quantize_and_sum(
         last = min(i + CHUNK_ELEMENTS, stop)
         there = base if keep else i
         lanes = _nothing()
-        run, run_end = run_at(i, inner, row, advance)
-        left = (row - run_end % row) % row
+        run, run_end, left = run_at(i, inner, row, advance)
         while i < last:
             s, end = run - first_slice, min(run_end, last)
             lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
@@ -238,7 +236,7 @@ def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, f
     """Lanes of `width` elements of several slices, from element `i` on, and how many were out of range."""
     out, outside, done = pattern(decode(stored), stored), 0, 0
     while done < width:
-        s, end = run_at(i + done, inner, row, advance)
+        s, end, _ = run_at(i + done, inner, row, advance)
         s -= first_slice
         lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
         before, upto = first_lanes(done), first_lanes(min(end - i, width))
@@ -313,13 +311,14 @@ def differentiate(gradients, x, out, base, start, stop, inner, row, advance, fir
     """The op's gradient: `gradients` where x is inside `ends` (2, slices); returns the number outside."""
     outside = 0
     i = start
+    run, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
-        s, end = run_at(i, inner, row, advance)
-        s, end = s - first_slice, min(end, stop)
+        s, end = run - first_slice, min(run_end, stop)
         lo, hi = flush(ends[0, s], like), flush(ends[1, s], like)
         for j in range(i - base, end - base):
             v = flush(decode(x[j]), like)
             out[j] = encode(straight_through(decode(gradients[j]), v, lo, hi, like), x[j])
             outside += not (v >= lo and v <= hi)
         i = end
+        run, run_end, left = run_after(run, run_end, inner, row, advance, left)
     return outside

@@ -35,16 +35,17 @@ FLAG_ROWS = 3
 
 @inlined
 def run_at(i, inner, row, advance):
-    """The slice of element `i`, and the element behind the run of neighbours in it."""
+    """The slice of element `i`, the element behind the run of neighbours in it, and what is left of the row there."""
     column = i % row
-    return i // row * advance + column // inner, i - column + min(column - column % inner + inner, row)
+    run_end = min(column - column % inner + inner, row)
+    return i // row * advance + column // inner, i - column + run_end, row - run_end
 
 
 @inlined
 def run_after(s, end, inner, row, advance, left):
-    """The slice, the end, and what is left of the row behind it, of the run that begins where one of `s` ended.
+    """As `run_at`, for the element `end` at which the run of slice `s` ended, with `left` of the row behind it.
 
-    As `run_at`, without divisions: three of them cost more than the work on a group of 32.
+    Without divisions: three of them cost more than the work on a group of 32.
     """
     if left:
         s += 1
@@ -69,8 +70,7 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
     `infinity` is the key of +inf, `nothing` (2,) the keys of a slice without a number.
     """
     i = start
-    s, run_end = run_at(start, inner, row, advance)
-    left = (row - run_end % row) % row
+    s, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
         end = min(run_end, stop)
         lo, hi = splat(nothing[0]), splat(nothing[1])

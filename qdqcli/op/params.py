@@ -36,6 +36,10 @@ class Columns:
     grids: Floats
     """(4, row + LANES): behind the last column they begin again."""
 
+    def place(self, base: int, start: int, stop: int) -> tuple[int, int, int, int]:
+        """The same three elements counted from column 0, and the length of a row: what the kernels take."""
+        return base - self.origin, start - self.origin, stop - self.origin, self.row
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantParams:

@@ -1,17 +1,15 @@
 """What would happen to each tensor: names, dtypes, shapes, sizes and settings, from the headers alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.plan import Plan, file_of, source_of
+from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
 from qdqcli.run.recipe import Decision, Skip
-from qdqcli.run.result import SCHEMA_VERSION, RunResult, Source, TensorResult, settings_to_json, spec_to_json
+from qdqcli.run.result import RunResult, Source, TensorResult, header_to_json, spec_to_json
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.stats.metrics import METRICS, MetricValue
-from qdqcli.tensors.message import show_path
 from qdqcli.tensors.tensor import TensorInfo
 
 RANGES = ("input_min", "input_max", "num_nonfinite")
@@ -73,7 +71,7 @@ class Listing:
         ]
         return cls(
             command=command,
-            inputs=list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans)),
+            inputs=inputs_of(plans),
             settings=settings,
             tensors=[ListedTensor.of(source, tensor, what, scale_bits) for source, tensor, what in sources],
         )
@@ -99,22 +97,17 @@ class Listing:
 def with_ranges(listing: Listing, run: RunResult) -> Listing:
     """The listing with what reading the data of the quantized tensors found: rows stand in the same order."""
     tensors = [
-        ListedTensor(**{**vars(tensor), "ranges": {name: METRICS[name].value(row.sums) for name in RANGES}})
+        replace(tensor, ranges={name: METRICS[name].value(row.sums) for name in RANGES})
         if isinstance(row, TensorResult)
         else tensor
         for tensor, row in zip(listing.tensors, run.rows, strict=True)
     ]
-    return Listing(**{**vars(listing), "tensors": tensors})
+    return replace(listing, tensors=tensors)
 
 
 def listing_to_json(listing: Listing) -> dict[str, Any]:
     """The listing as JSON values, in the words of a report; `num_quantized_bytes` is with codes and scales packed."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "qdq", "version": __version__},
-        "command": listing.command,
-        "inputs": list(listing.inputs),
-        "settings": settings_to_json(listing.settings),
+    return header_to_json(listing) | {
         "summary": listing.summary,
         "tensors": [_tensor_to_json(tensor) for tensor in listing.tensors],
     }

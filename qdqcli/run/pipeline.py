@@ -11,7 +11,7 @@ import numpy as np
 
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.plan import Plan, file_of, source_of
+from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
 from qdqcli.run.quantize import GivenRange, Measurement, TensorJob, quantize_tensor
 from qdqcli.run.recipe import Decision, Skip, listed, nearest_names
 from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
@@ -20,7 +20,6 @@ from qdqcli.run.workers import Workers
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
-from qdqcli.tensors.message import show_path
 from qdqcli.tensors.output import OutputTree
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -92,8 +91,7 @@ def run_plans(
 
 def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], rows: Sequence[Row]) -> RunResult:
     """The rows under the names of their inputs."""
-    inputs = list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans))
-    return RunResult(command=command, inputs=inputs, settings=settings, rows=rows)
+    return RunResult(command=command, inputs=inputs_of(plans), settings=settings, rows=rows)
 
 
 def _run_plan(plan: Plan, measuring: Measuring, workers: Workers, output: OutputTree | None) -> list[Row]:

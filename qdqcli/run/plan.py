@@ -53,8 +53,12 @@ def check_selection(plans: Sequence[Plan]) -> None:
     Raises:
         UsageError: none is; names the inputs and says why.
     """
-    inputs = dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans)
-    check_selected([decision for plan in plans for decision in plan.decisions], ", ".join(inputs))
+    check_selected([decision for plan in plans for decision in plan.decisions], ", ".join(inputs_of(plans)))
+
+
+def inputs_of(plans: Sequence[Plan]) -> list[str]:
+    """The inputs, as the user finds them, each once."""
+    return list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans))
 
 
 def file_of(plan: Plan) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -64,11 +64,20 @@ class Measurement:
     """What was found out about one tensor."""
 
     sums: ErrorSums
-    input_min: float | None
-    """Hull of the ranges of all slices; None where no slice has a number."""
-    input_max: float | None
+    hull: Hull = (nan, nan)
+    """Of the ranges of all slices."""
     num_slices: int
     slice_sums: Sequence[ErrorSums] | None = None
+
+    @property
+    def input_min(self) -> float | None:
+        """The lower end of the hull; None where no slice has a number."""
+        return None if isnan(self.hull[0]) else self.hull[0]
+
+    @property
+    def input_max(self) -> float | None:
+        """The upper end."""
+        return None if isnan(self.hull[1]) else self.hull[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +112,7 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     """Do the job: the same bits for every number of threads and size of block."""
     layout = layout_of(job.info, job.spec)
     if not layout.num_elements:
-        return Measurement(sums=ErrorSums(), input_min=None, input_max=None, num_slices=0)
+        return Measurement(sums=ErrorSums(), num_slices=0)
     if layout.num_slices == 1 and job.per_slice:  # the tensor is its only slice
         measured = quantize_tensor(replace(job, per_slice=False), workers)
         return replace(measured, slice_sums=[measured.sums])
@@ -136,9 +145,8 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
         workers.map(partial(_write_block_quantized, job, layout, workers, params), blocks)
     return Measurement(
         sums=_error_sums([rows], layout.num_elements, int(params.degenerate.sum())),
-        **_hull([_hull_of(ends)]),
+        hull=_hull_of(ends),
         num_slices=1,
-        slice_sums=None,
     )
 
 
@@ -168,7 +176,7 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
     parts = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
     return Measurement(
         sums=_error_sums([part.rows for part in parts], layout.num_elements, int(params.degenerate.sum())),
-        **_hull([_hull_of(ends)]),
+        hull=_hull_of(ends),
         num_slices=layout.num_slices,
         slice_sums=_slice_sums(layout, slice_rows, params.degenerate),
     )
@@ -184,7 +192,7 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
     return Measurement(
         sums=_error_sums([part.rows for part in parts], layout.num_elements, num_degenerate),
-        **_hull([block.hull for block in slices]),
+        hull=_hull_of(np.array([block.hull for block in slices]).T),
         num_slices=layout.num_slices,
         slice_sums=_slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
     )
@@ -229,9 +237,7 @@ def _finish_step_by_step(
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
-        whole = y if job.writer is not None else np.empty_like(x)
-        cpu.quantize(x, whole, lo, lo, hi, layout, params)  # the slices reach beyond the block
-        cpu.sum_slices(x, whole, lo, lo, hi, layout, params, slice_rows)
+        _add_to_slices(job, layout, params, x, y, span, slice_rows)
     return _Part(rows=rows, slices=_block_slices(ends, params.degenerate, slice_rows, continues=lo < start))
 
 
@@ -251,11 +257,24 @@ def _apply_to_block(
     rows = cpu.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
     _set_extremes(rows, hull, x, job.info.dtype.name)
     if slice_rows is not None:
-        whole = y if job.writer is not None else np.empty_like(x)
-        cpu.quantize(x, whole, start, start, stop, layout, params)
-        cpu.sum_slices(x, whole, start, start, stop, layout, params, slice_rows)
+        _add_to_slices(job, layout, params, x, y, block, slice_rows)
     _finish(job, y, 0, block)
     return _Part(rows=rows)
+
+
+def _add_to_slices(
+    job: TensorJob,
+    layout: Layout,
+    params: QuantParams,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    span: Block,
+    slice_rows: NDArray[np.float64],
+) -> None:
+    """Add the elements of `span`, which are `x`, to the sums of their slices; `y` has only the block's so far."""
+    whole = y if job.writer is not None else np.empty_like(x)
+    cpu.quantize(x, whole, span[0], *span, layout, params)
+    cpu.sum_slices(x, whole, span[0], *span, layout, params, slice_rows)
 
 
 def _room_for_output(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
@@ -356,11 +375,6 @@ def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_s
 
 def _hull_of(ends: Floats) -> Hull:
     return float(np.fmin.reduce(ends[0])), float(np.fmax.reduce(ends[1]))
-
-
-def _hull(hulls: Sequence[Hull]) -> dict[str, float | None]:
-    lo, hi = _hull_of(np.array(hulls).T)
-    return {"input_min": None if isnan(lo) else lo, "input_max": None if isnan(hi) else hi}
 
 
 def _slice_sums(

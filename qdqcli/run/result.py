@@ -1,10 +1,10 @@
-"""What a run found: one row per tensor and a summary, to and from JSON (INTERFACE section 5, schema_version 1)."""
+"""What a run found: one row per tensor and a summary, and their JSON (INTERFACE section 5, schema_version 1)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
@@ -150,20 +150,28 @@ def row_to_json(row: Row) -> dict[str, Any]:
     return head | body | channels
 
 
-def header_to_json(run: RunResult) -> dict[str, Any]:
-    """What stands before the summary and the rows."""
+class Headed(Protocol):
+    """What every report in JSON begins with: of a run, of a listing."""
+
+    @property
+    def command(self) -> str: ...
+
+    @property
+    def inputs(self) -> Sequence[str]: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+
+def header_to_json(run: Headed) -> dict[str, Any]:
+    """What stands before the summary and the rows; a setting that is no finite number is null."""
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "qdq", "version": __version__},
         "command": run.command,
         "inputs": list(run.inputs),
-        "settings": settings_to_json(run.settings),
+        "settings": {name: _finite(v) if isinstance(v, float) else v for name, v in run.settings.items()},
     }
-
-
-def settings_to_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as a report shows them: a number that is not finite is null."""
-    return {name: _finite(v) if isinstance(v, float) else v for name, v in settings.items()}
 
 
 def _finite(number: float | None) -> float | None:
