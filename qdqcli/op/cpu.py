@@ -30,7 +30,7 @@ from qdqcli.op.params import (
     merge_keys,
 )
 from qdqcli.op.spec import QuantSpec, RoundMode
-from qdqcli.op.value import fit
+from qdqcli.op.value import Switch, fit
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 _measure_range = kernel()(cpu_range.measure_range)
@@ -112,7 +112,7 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
         np.empty((num_parts, cpu_range.FLAG_ROWS, batch), np.bool_),
     )
     like = like_of(dtype, spec.compute_dtype)
-    half_up = spec.round_mode is RoundMode.HALF_UP
+    half_up = _half_up(spec)
     slices = cuts(layout.num_slices, num_parts)
     cpu_parallel.quantize_slices(
         x, bits, y, slices, *layout.steps, *key_limits(dtype), *_codes(spec, like, number), half_up, like, *room
@@ -139,8 +139,8 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
         grids=grids,
         flags=flags,
         columns=_spread(grids, layout, first_slice, num_slices) if is_columnar(layout) else None,
-        clamping=spec.range_given,
-        half_up=spec.round_mode is RoundMode.HALF_UP,
+        clamping=spec.range_given or None,
+        half_up=_half_up(spec),
         like=like,
     )
 
@@ -150,7 +150,7 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
     settings = (params.clamping, params.half_up, params.like)
     if params.columns is None:
         place = (base, start, stop, *layout.steps, params.first_slice)
-        _quantize(x, y, *place, params.grids, params.flags, *settings)
+        _quantize(x, y, *place, params.grids, params.flags, *settings, None)
         return
     shifted = params.columns.place(base, start, stop)
     _quantize_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings)
@@ -161,7 +161,7 @@ def quantize_and_sum(
 ) -> NDArray[np.float64]:
     """`quantize`, and the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
 
-    Unless `keep`, `y` is scratch with room for a chunk.
+    Unless `keep`, nothing is written to `y`.
 
     The extremes of the input are not among them, except in chunks with elements that are not finite. Slices that became
     infinite or NaN are marked in `params.degenerate`.
@@ -170,15 +170,18 @@ def quantize_and_sum(
     settings = (params.clamping, params.half_up, params.like)
     place = (base, start, stop, *layout.steps, params.first_slice)
     if params.columns is None:
-        _quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, keep, sums)
+        _quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, params.rounding, keep or None, sums)
     else:
         shifted = params.columns.place(base, start, stop)
-        _quantize_and_sum_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings, keep, sums)
+        _quantize_and_sum_columns(
+            x, y, *shifted, params.columns.grids, params.any_flushing, *settings, params.rounding, keep or None, sums
+        )
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
         sums[chunk] = empty_sums(1)[0]
-        part, out = x[first - base : last - base], np.empty(last - first, x.dtype)
+        part = x[first - base : last - base]
+        out = y[first - base : last - base] if keep else np.empty_like(part)
         quantize(part, out, first, first, last, layout, params)
         place = (first, first, last, *layout.steps, params.first_slice)
         cpu_careful.sum_carefully(part, out, *place, params.grids, params.degenerate, sums[chunk])
@@ -215,7 +218,7 @@ def requantize_and_sum(
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     _requantize_and_sum(
         x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype), *_codes(spec, like, number),
-        spec.round_mode is RoundMode.HALF_UP, like, keep, keys, ends, grids, flags, sums,
+        _half_up(spec), like, keep or None, keys, ends, grids, flags, sums,
     )  # fmt: skip
     if not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
@@ -246,6 +249,10 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     else:  # infinities hide the finite ones, or there is no number
         lo, hi = cpu_careful.finite_extremes(x)
     return float(lo), float(hi)
+
+
+def _half_up(spec: QuantSpec) -> Switch:
+    return True if spec.round_mode is RoundMode.HALF_UP else None
 
 
 def _codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:

@@ -25,7 +25,7 @@ def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up,
     """Quantize with the grids of all slices."""
     for p in prange(bounds.size - 1):
         cpu_quantize.quantize(
-            x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flags, clamping, half_up, like
+            x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flags, clamping, half_up, like, None
         )
 
 
@@ -73,5 +73,5 @@ def quantize_slices(
             cpu_range.decode_keys(keys[p], keys[p].view(x.dtype), 0, batch, ends[p])
             cpu_range.make_grids(ends[p], 0, batch, q_min, q_max, False, like, grids[p], flags[p])
             cpu_quantize.quantize(
-                x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], False, half_up, like
+                x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], None, half_up, like, None
             )

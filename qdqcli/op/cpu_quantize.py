@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op.cpu_range import (
     CLIPPING,
+    DEGENERATE,
     FLUSHING,
     INVERSE_SCALE,
     MAX_RANGE,
@@ -33,9 +34,11 @@ from qdqcli.op.lanes import (
     larger,
     load,
     load_part,
+    plus_mask,
     splat,
     store,
     store_part,
+    stream,
     tree_sum,
     widen_to_double,
 )
@@ -45,9 +48,10 @@ from qdqcli.op.value import (
     decode,
     encode,
     flush,
+    number_pattern,
     pattern,
-    quantize_half_to_even,
-    quantize_half_up,
+    plus_product,
+    requantize,
     straight_through,
     value_of_pattern,
 )
@@ -84,35 +88,40 @@ def empty_sums(rows: int) -> NDArray[np.float64]:
 
 
 @inlined
-def _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
-    """Lanes of stored elements to the patterns of what becomes of them.
-
-    The conditions hold for a whole run: branches that cost nothing.
-    """
+def _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
+    """Lanes of stored elements to the values of what becomes of them, before they are rounded to their dtype."""
     v = decode(stored)
-    if flushing:
+    if flushing:  # for a whole run: a branch that costs nothing
         v = flush(v, like)
-    if clamping:
+    if clamping is not None:
         v = clamp(v, lo, hi)
-    if half_up:
-        return pattern(quantize_half_up(v, scale, inverse, like), stored)
-    return pattern(quantize_half_to_even(v, scale, inverse, like), stored)
+    return requantize(v, scale, inverse, half_up, like)
 
 
 @inlined
-def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
-    """Quantize and dequantize the elements of `x` into `y`."""
+def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, streaming):
+    """Quantize and dequantize the elements of `x` into `y`; `streaming` past the caches, for which every run has whole lanes.
+
+    Then y[0] is aligned to LANES elements.
+    """
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
         s, end = run - first_slice, min(run_end, stop)
         lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
         flushing = flags[FLUSHING, s]
-        while i < end:
-            stored = load_part(x, i - base, end - i)
-            out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            store_part(y, i - base, narrow(out, stored), end - i)
+        while i + LANES <= end:
+            stored = load(x, i - base)
+            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            if streaming is None:
+                store(y, i - base, encode(v, stored))
+            else:
+                stream(y, i - base, encode(v, stored))
             i += LANES
+        if i < end:
+            stored = load_part(x, i - base, end - i)
+            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            store_part(y, i - base, encode(v, stored), end - i)
         i = end
         run, run_end, left = run_after(run, run_end, inner, row, advance, left)
 
@@ -122,12 +131,14 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
     """`quantize` for short runs: `grids` (GRID_ROWS, row + LANES) has a column for each of a row, then begins again."""
     room = grids.shape[1]
     c = start % row
-    for i in range(start, stop, LANES):
+    i = start
+    while i < stop:
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
         scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
         stored = load_part(x, i - base, stop - i)
-        out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-        store_part(y, i - base, narrow(out, stored), stop - i)
+        v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+        store_part(y, i - base, encode(v, stored), stop - i)
+        i += LANES
         c = _next_column(c, row)
 
 
@@ -144,9 +155,9 @@ def _next_column(c, row):
 
 
 @inlined
-def _add(x, out, outside, lanes):
-    """Add stored elements and the patterns of what became of them; `outside` of them are out of range."""
-    error, abs_error, sq_error, sq_input, error_input, peak, clipped, zeroed = lanes
+def _add(x, out, lanes, rounding):
+    """Add stored elements and the patterns of what became of them."""
+    error, abs_error, sq_error, sq_input, error_input, peak, zeroed = lanes
     v, w = decode(x), value_of_pattern(out, x)
     a = widen_to_double(v)
     e = widen_to_double(w) - a
@@ -154,12 +165,11 @@ def _add(x, out, outside, lanes):
     return (
         error + e,
         abs_error + size,
-        sq_error + e * e,
-        sq_input + a * a,
-        error_input + e * a,
+        plus_product(sq_error, e, e, x, rounding),
+        plus_product(sq_input, a, a, x, rounding),
+        plus_product(error_input, e, a, x, rounding),
         larger(size, peak),
-        clipped + outside,
-        zeroed + count((w == 0.0) & (v != 0.0)),
+        plus_mask(zeroed, (w == 0.0) & (v != 0.0)),
     )
 
 
@@ -167,13 +177,13 @@ def _add(x, out, outside, lanes):
 def _nothing():
     """The running sums of a chunk before its first element."""
     zero = splat(0.0)
-    return zero, zero, zero, zero, zero, zero, 0, 0
+    return zero, zero, zero, zero, zero, zero, splat(np.int32(0))
 
 
 @inlined
-def _finish(lanes, sums, chunk):
+def _finish(lanes, clipped, sums, chunk):
     """Fold the lanes into a chunk's row; what is not finite there was not finite before or after."""
-    error, abs_error, sq_error, sq_input, error_input, peak, clipped, zeroed = lanes
+    error, abs_error, sq_error, sq_input, error_input, peak, zeroed = lanes
     sums[chunk, ERROR] = tree_sum(error)
     sums[chunk, ABS_ERROR] = tree_sum(abs_error)
     sums[chunk, SQ_ERROR] = tree_sum(sq_error)
@@ -181,24 +191,24 @@ def _finish(lanes, sums, chunk):
     sums[chunk, ERROR_INPUT] = tree_sum(error_input)
     sums[chunk, MAX_ABS_ERROR] = greatest(peak)
     sums[chunk, CLIPPED] = clipped
-    sums[chunk, ZEROED] = zeroed
+    sums[chunk, ZEROED] = tree_sum(zeroed)
 
 
 @inlined
 def quantize_and_sum(
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, keep, sums
-):
+    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, rounding, keep,
+    sums,
+):  # fmt: skip
     """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), row 0 the chunk that begins at `start`.
 
-    Unless `keep`, `y` has room for a chunk only and each is written over the one before: a cache keeps it. INPUT_MIN,
-    INPUT_MAX and the counts of elements that are not finite are left alone. A row whose ABS_ERROR is not finite met
-    such elements: `sum_carefully` does it again.
+    Only to `keep` them outputs are written to `y`. INPUT_MIN, INPUT_MAX and the counts of elements that are not finite
+    are left alone. A row whose ABS_ERROR is not finite met such elements: `sum_carefully` does it again, and its NaN in
+    `y` are not the canonical ones.
     """
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
         last = min(i + CHUNK_ELEMENTS, stop)
-        there = base if keep else i
-        lanes = _nothing()
+        lanes, clipped = _nothing(), 0
         run, run_end, left = run_at(i, inner, row, advance)
         while i < last:
             s, end = run - first_slice, min(run_end, last)
@@ -206,10 +216,13 @@ def quantize_and_sum(
             flushing, clipping = flags[FLUSHING, s], flags[CLIPPING, s]
             while i + LANES <= end:
                 stored = load(x, i - base)
-                out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-                store(y, i - there, narrow(out, stored))
-                outside = _count_outside(stored, lo, hi) if clipping else 0
-                lanes = _add(stored, out, outside, lanes)
+                v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+                out = number_pattern(v, stored)
+                if keep is not None:
+                    store(y, i - base, narrow(out, stored))
+                lanes = _add(stored, out, lanes, rounding)
+                if clipping:
+                    clipped += _count_outside(stored, lo, hi)
                 i += LANES
             if i < end:  # lanes in which the slice ends
                 width = min(LANES, last - i)
@@ -217,12 +230,14 @@ def quantize_and_sum(
                 out, outside = _convert_pieces(
                     stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like
                 )
-                store_part(y, i - there, narrow(out, stored), width)
-                lanes = _add(stored, out, outside, lanes)
+                if keep is not None:
+                    store_part(y, i - base, narrow(out, stored), width)
+                lanes = _add(stored, out, lanes, rounding)
+                clipped += outside
                 i += LANES
             while run_end <= i and i < last:
                 run, run_end, left = run_after(run, run_end, inner, row, advance, left)
-        _finish(lanes, sums, chunk)
+        _finish(lanes, clipped, sums, chunk)
 
 
 @inlined
@@ -240,8 +255,8 @@ def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, f
         s -= first_slice
         lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
         before, upto = first_lanes(done), first_lanes(min(end - i, width))
-        piece = _convert(stored, lo, hi, scale, inverse, flags[FLUSHING, s], clamping, half_up, like)
-        out = select(before, out, piece)
+        piece = _requantized(stored, lo, hi, scale, inverse, flags[FLUSHING, s], clamping, half_up, like)
+        out = select(before, out, pattern(piece, stored))
         v = decode(stored)
         outside += count(((v < lo) | (v > hi)) & (before ^ upto))
         done = min(end - i, width)
@@ -249,31 +264,35 @@ def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, f
 
 
 @inlined
-def quantize_and_sum_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, keep, sums):
+def quantize_and_sum_columns(
+    x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, rounding, keep, sums
+):
     """`quantize_and_sum` for short runs, with `grids` as in `quantize_columns`."""
     room = grids.shape[1]
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
         last = min(i + CHUNK_ELEMENTS, stop)
-        there = base if keep else i
-        lanes = _nothing()
+        lanes, clipped = _nothing(), splat(np.int32(0))
         c = i % row
         while i < last:
             width = min(LANES, last - i)
             lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
             scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
             stored = load_part(x, i - base, width)
-            out = _convert(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            store_part(y, i - there, narrow(out, stored), width)
+            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            out = number_pattern(v, stored)
+            if keep is not None:
+                store_part(y, i - base, narrow(out, stored), width)
             v = decode(stored)
             outside = (v < lo) | (v > hi)
             if width < LANES:
                 valid = first_lanes(width)
                 stored, out, outside = select(valid, stored, 0), select(valid, out, 0), outside & valid
-            lanes = _add(stored, out, count(outside), lanes)
+            lanes = _add(stored, out, lanes, rounding)
+            clipped = plus_mask(clipped, outside)
             i += LANES
             c = _next_column(c, row)
-        _finish(lanes, sums, chunk)
+        _finish(lanes, tree_sum(clipped), sums, chunk)
 
 
 @inlined
@@ -283,11 +302,13 @@ def requantize_and_sum(
 ):  # fmt: skip
     """From elements to error sums in one call, where `x` holds whole slices of one run each, measured themselves.
 
-    `bits` are the same elements as integers; `keys`, `ends`, `grids` and `flags` are room for the slices.
+    `bits` are the same elements as integers; `keys`, `ends`, `grids` and `flags` are room for the slices. On a
+    degenerate grid, where products are not exact, it stops, with NaN in ABS_ERROR.
     """
     for s in range(keys.shape[1]):
         keys[0, s], keys[1, s] = nothing[0], nothing[1]
     size = base + x.size
+    num_slices = run_at(size - 1, inner, row, advance)[0] + 1 - first_slice
     known = 0  # slices that have a grid: those of a chunk get it just before, so the cache still holds their elements
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
@@ -299,11 +320,16 @@ def requantize_and_sum(
             measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             decode_keys(keys, keys.view(x.dtype), known, needed, ends)
             make_grids(ends, known, needed, q_min, q_max, False, like, grids, flags)
+            for s in range(known, min(needed, num_slices)):
+                if flags[DEGENERATE, s] and grids[INVERSE_SCALE, s] != 0:
+                    sums[chunk, ABS_ERROR] = np.nan
+                    return
             known = needed
         here = sums[chunk : chunk + 1]
         quantize_and_sum(
-            x, y, base, first, last, inner, row, advance, first_slice, grids, flags, False, half_up, like, keep, here
-        )
+            x, y, base, first, last, inner, row, advance, first_slice, grids, flags, None, half_up, like, None, keep,
+            here,
+        )  # fmt: skip
 
 
 @inlined

@@ -231,6 +231,23 @@ def _narrow(_context, bits, stored):
 
 
 @intrinsic
+def _half_to_float(_context, stored):
+    def generate(_c, builder, _s, args):
+        return builder.fpext(builder.bitcast(args[0], ir.VectorType(ir.HalfType(), LANES)), F32.llvm)
+
+    return F32(stored), generate
+
+
+@intrinsic
+def _float_to_half(_context, v):
+    def generate(_c, builder, _s, args):
+        half = builder.fptrunc(args[0], ir.VectorType(ir.HalfType(), LANES))
+        return builder.zext(builder.bitcast(half, Lanes(types.uint16).llvm), I32.llvm)
+
+    return I32(v), generate
+
+
+@intrinsic
 def widen_to_double(_context, v):
     """Float lanes as float64."""
     if v == F64:
@@ -253,11 +270,33 @@ def _widen_lanes(stored):
     return (lambda stored: _widen(stored)) if isinstance(stored, Lanes) else None
 
 
+@overload(primitives.float32_of_half, jit_options=INTERNAL)
+def _float32_of_half_lanes(stored):
+    return (lambda stored: _half_to_float(stored)) if isinstance(stored, Lanes) else None
+
+
+@overload(primitives.half_of_float32, jit_options=INTERNAL)
+def _half_of_float32_lanes(v):
+    return (lambda v: _float_to_half(v)) if isinstance(v, Lanes) else None
+
+
 @overload(primitives.narrow, jit_options=INTERNAL)
 def _narrow_lanes(bits, stored):
     if not isinstance(stored, Lanes):
         return None
     return (lambda bits, stored: bits) if stored.is_float else (lambda bits, stored: _narrow(bits, stored))
+
+
+@intrinsic
+def _fused(_context, total, a, b):
+    return total(total, a, b), lambda _c, builder, _s, args: _llvm_call("llvm.fma", builder, total, args[1], args[2], args[0])
+
+
+@overload(primitives.plus_exact_product, jit_options=INTERNAL)
+def _plus_exact_product_lanes(total, a, b):
+    if isinstance(total, Lanes) and primitives.target_has("fma"):
+        return lambda total, a, b: _fused(total, a, b)
+    return (lambda total, a, b: total + a * b) if isinstance(total, Lanes) else None
 
 
 # ------------------------------------------------------------------ memory
@@ -404,6 +443,12 @@ def count(_context, mask):
     return types.int64(mask), generate
 
 
+@intrinsic
+def plus_mask(_context, total, mask):
+    """Integer lanes, one more where the mask is set."""
+    return total(total, mask), lambda _c, builder, _s, args: builder.sub(args[0], builder.sext(args[1], total.llvm))
+
+
 def _fold(combine: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
     """An intrinsic that folds the far half of the lanes onto the near half until one is left: always the same tree."""
 
@@ -435,7 +480,7 @@ def _keep(sign: str) -> Callable[[Any, Lanes, Any, Any], Any]:
     return emit
 
 
-tree_sum = _fold(lambda builder, _, a, b: builder.fadd(a, b))
+tree_sum = _fold(_float_or_int("fadd", "add"))
 """The sum of the lanes: k and k + 8, then k and k + 4, k and k + 2, k and k + 1."""
 least = _fold(_keep("<"))
 """The smallest lane."""

@@ -1,7 +1,7 @@
 """What the kernels need beside the elements: how a dtype is stored, ranges as keys and as ends, grids."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import ml_dtypes
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qdqcli.errors import SpecError
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec
+from qdqcli.op.value import Switch
 
 Floats = NDArray[Any]
 """float64 for F64 tensors, float32 for the others."""
@@ -52,11 +53,17 @@ class QuantParams:
     flags: NDArray[np.bool_]
     """(3, slices): subnormal elements are flushed; elements may be outside the range; the scale is degenerate."""
     columns: Columns | None
-    clamping: bool
+    clamping: Switch
     """The range was given: elements are clamped to it."""
-    half_up: bool
+    half_up: Switch
     like: np.generic
     """A number whose type names the arithmetic, see `value.py`."""
+
+    @cached_property
+    def rounding(self) -> Switch:
+        """Products in the error sums may need rounding, see `value.plus_product`."""
+        inverse = self.grids[3, : self.num_slices]
+        return True if self.clamping or bool((self.flags[2, : self.num_slices] & (inverse != 0)).any()) else None
 
     @property
     def any_flushing(self) -> bool:

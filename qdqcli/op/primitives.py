@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
 from qdqcli.op.internal import INTERNAL
@@ -57,6 +58,35 @@ def narrow(bits: Number, stored: Number) -> Number:
     return stored.dtype.type(np.uint16(bits & 0xFFFF).view(stored.dtype)) if stored.dtype.kind in "iu" else bits
 
 
+def float32_of_half(stored: Number) -> Number:
+    """The float32 of a float16 pattern, by the processor, see `converts_halves`."""
+    return stored.view(np.float16).astype(np.float32)
+
+
+def half_of_float32(v: Number) -> Number:
+    """The pattern of a float32 rounded to float16, half to even, likewise; a NaN keeps some payload."""
+    return int(v.astype(np.float16).view(np.uint16))
+
+
+def plus_exact_product(total: Number, a: Number, b: Number) -> Number:
+    """total + a * b where the product has no rounding: fused by lanes that can, which is the same number."""
+    return total + a * b
+
+
+def target_has(feature: str) -> bool:
+    """Whether the processor that kernels are compiled for is known to have a feature, in LLVM's spelling."""
+    features: str = cpu_target.target_context.codegen().magic_tuple()[2]
+    return f"+{feature}" in features.split(",")
+
+
+def converts_halves(number_type: Any) -> bool:
+    """Whether numbers of this Numba type, lanes that is, have instructions for it.
+
+    Where there are none, LLVM's conversions end the process: "Symbol not found: __extendhfsf2".
+    """
+    return hasattr(number_type, "scalar") and target_has("f16c")
+
+
 @overload(rint, jit_options=INTERNAL)
 def _rint(v):
     return (lambda v: np.rint(v)) if isinstance(v, types.Float) else None
@@ -93,6 +123,11 @@ def _float32_of(bits):
 @overload(widen, jit_options=INTERNAL)
 def _widen(stored):
     return (lambda stored: np.int64(stored)) if isinstance(stored, types.Integer) else None
+
+
+@overload(plus_exact_product, jit_options=INTERNAL)
+def _plus_exact_product(total, a, b):
+    return (lambda total, a, b: total + a * b) if isinstance(total, types.Float) else None
 
 
 @overload(narrow, jit_options=INTERNAL)

@@ -14,14 +14,28 @@ Source: TensorFlow 2.21, QuantizeAndDequantizeV4, as probed; `tests/reference.py
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numba.core import types
 from numba.extending import overload
 
 from qdqcli.op.internal import INTERNAL, inlined
-from qdqcli.op.primitives import Number, bits_of, constant, float32_of, floor, narrow, rint, select, widen
+from qdqcli.op.primitives import (
+    Number,
+    bits_of,
+    constant,
+    converts_halves,
+    float32_of,
+    float32_of_half,
+    floor,
+    half_of_float32,
+    narrow,
+    plus_exact_product,
+    rint,
+    select,
+    widen,
+)
 
 # ------------------------------------------------------------------ bfloat16 and float16 as bits
 
@@ -33,10 +47,16 @@ def decode_bfloat16(bits: Number) -> Number:
 
 
 @inlined
-def encode_bfloat16(v: Number) -> Number:
-    """The pattern of a float32 rounded to bfloat16, half to even; NaN becomes the quiet positive one."""
+def encode_bfloat16_number(v: Number) -> Number:
+    """The pattern of a float32 rounded to bfloat16, half to even; a NaN may become any pattern."""
     bits = bits_of(v)
-    return select(v == v, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0)
+    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+
+
+@inlined
+def encode_bfloat16(v: Number) -> Number:
+    """The same, and NaN becomes the quiet positive one."""
+    return select(v == v, encode_bfloat16_number(v), 0x7FC0)
 
 
 @inlined
@@ -50,7 +70,7 @@ def decode_float16(bits: Number) -> Number:
     """The float32 of a float16 pattern.
 
     The exponent is rebiased by an addition; infinities and NaN take it twice, subnormals are made normal by a
-    subtraction that is exact. No F16C instruction: LLVM's conversions kill the process on a machine without it.
+    subtraction that is exact. For where no F16C instructions are.
     """
     magnitude = (bits & 0x7FFF) << 13
     exponent = magnitude & 0x0F800000
@@ -75,15 +95,20 @@ def round_float16(v: Number) -> Number:
 
 
 @inlined
-def encode_float16(v: Number) -> Number:
-    """The pattern of a float32 rounded to float16, half to even; NaN becomes the quiet positive one."""
+def encode_float16_number(v: Number) -> Number:
+    """The pattern of a float32 rounded to float16, half to even; a NaN may become any pattern."""
     bits = bits_of(round_float16(v))
     magnitude = bits & 0x7FFFFFFF
     half = constant(0.5, v)
     subnormal = bits_of(float32_of(magnitude) + half) - bits_of(half)
     normal = select(magnitude == 0x7F800000, 0x7C00, (magnitude - 0x38000000) >> 13)
-    pattern = select(magnitude < 0x38800000, subnormal, normal) | ((bits >> 16) & 0x8000)
-    return select(v == v, pattern, 0x7E00)
+    return select(magnitude < 0x38800000, subnormal, normal) | ((bits >> 16) & 0x8000)
+
+
+@inlined
+def encode_float16(v: Number) -> Number:
+    """The same, and NaN becomes the quiet positive one."""
+    return select(v == v, encode_float16_number(v), 0x7E00)
 
 
 @inlined
@@ -115,6 +140,11 @@ def encode(v: Number, stored: Number) -> Number:
 def pattern(v: Number, stored: Number) -> Number:
     """`v` rounded to the type of `stored`, half to even: the bits of a 16-bit float as a wide integer."""
     return _ENCODE[_kind(stored)](v)
+
+
+def number_pattern(v: Number, stored: Number) -> Number:
+    """As `pattern`, but a NaN may become anything: for those who look at NaN later, once for many."""
+    return _ENCODE_NUMBER[_kind(stored)](v)
 
 
 def value_of_pattern(wide: Number, stored: Number) -> Number:
@@ -150,6 +180,8 @@ def _kind(number: Number) -> str:
 
 
 Unary = Callable[[Any], Any]
+Switch = Literal[True] | None
+"""True or None, on or off: None is a type of its own, so that Numba compiles one side alone."""
 _DECODE: dict[str, Unary] = {
     "float32": itself,
     "float64": itself,
@@ -161,6 +193,12 @@ _ENCODE: dict[str, Unary] = {
     "float64": canonical,
     "bfloat16": encode_bfloat16,
     "float16": encode_float16,
+}
+_ENCODE_NUMBER: dict[str, Unary] = {
+    "float32": itself,
+    "float64": itself,
+    "bfloat16": encode_bfloat16_number,
+    "float16": encode_float16_number,
 }
 _FIT: dict[str, Unary] = {
     "float32": itself,
@@ -188,6 +226,8 @@ def _decode(stored):
     convert = _DECODE[kind]
     if kind in ("float32", "float64"):
         return lambda stored: stored
+    if kind == "float16" and converts_halves(stored):
+        return lambda stored: float32_of_half(stored)
     return lambda stored: convert(widen(stored))
 
 
@@ -198,13 +238,28 @@ def _encode(v, stored):
 
 @overload(pattern, jit_options=INTERNAL)
 def _pattern(v, stored):
-    convert = _ENCODE[_numba_kind(stored)]
+    kind = _numba_kind(stored)
+    convert = _ENCODE[kind]
+    if kind == "float16" and converts_halves(stored):
+        return lambda v, stored: select(v == v, half_of_float32(v), 0x7E00)
+    return lambda v, stored: convert(v)
+
+
+@overload(number_pattern, jit_options=INTERNAL)
+def _number_pattern(v, stored):
+    kind = _numba_kind(stored)
+    convert = _ENCODE_NUMBER[kind]
+    if kind == "float16" and converts_halves(stored):
+        return lambda v, stored: half_of_float32(v)
     return lambda v, stored: convert(v)
 
 
 @overload(value_of_pattern, jit_options=INTERNAL)
 def _value_of_pattern(wide, stored):
-    convert = _DECODE[_numba_kind(stored)]
+    kind = _numba_kind(stored)
+    convert = _DECODE[kind]
+    if kind == "float16" and converts_halves(stored):
+        return lambda wide, stored: float32_of_half(narrow(wide, stored))
     return lambda wide, stored: convert(wide)
 
 
@@ -227,6 +282,27 @@ def _tiny(like):
 def _largest(like):
     number = _LARGEST[_numba_kind(like)]
     return lambda like: number
+
+
+# ------------------------------------------------------------------ sums
+
+
+def plus_product(total: Number, a: Number, b: Number, stored: Number, rounding: Switch) -> Number:
+    """total + a * b in float64, where a and b are an element x or its error e = y - x; `stored` is that element.
+
+    Without `rounding` the product is exact, and lanes may fuse it with the sum: the same bits for a third less work.
+    That holds for float32 and 16-bit elements that are not clamped, on a grid that is not degenerate: then y is 0, or
+    its code is not, and x / 1.5 <= y <= 2 x up to an ulp or two; so e is a multiple of the last digit of x or y with at
+    most 25 digits where x has 24, and no product has more than 53. A grid whose inverse scale is 0 does no harm either.
+    """
+    return total + a * b
+
+
+@overload(plus_product, jit_options=INTERNAL)
+def _plus_product(total, a, b, stored, rounding):
+    if _numba_kind(stored) == "float64" or not isinstance(rounding, types.NoneType):
+        return lambda total, a, b, stored, rounding: total + a * b
+    return lambda total, a, b, stored, rounding: plus_exact_product(total, a, b)
 
 
 # ------------------------------------------------------------------ order
@@ -323,6 +399,14 @@ def quantize_half_up(v: Number, scale: Number, inverse: Number, like: Number) ->
     """Quantize and dequantize, code = floor(p + 0.5) with the sum rounded in the arithmetic's dtype."""
     p = fit(v * scale, like)
     return fit(floor(fit(p + constant(0.5, v), like)) * inverse, like)
+
+
+@inlined
+def requantize(v: Number, scale: Number, inverse: Number, half_up: Switch, like: Number) -> Number:
+    """Quantize and dequantize in the round mode that `half_up` says."""
+    if half_up is not None:
+        return quantize_half_up(v, scale, inverse, like)
+    return quantize_half_to_even(v, scale, inverse, like)
 
 
 @inlined
