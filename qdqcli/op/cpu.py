@@ -27,7 +27,7 @@ from qdqcli.op.params import (
     float_type,
     key_limits,
     like_of,
-    merge_keys,
+    merge_columns,
 )
 from qdqcli.op.spec import QuantSpec, RoundMode
 from qdqcli.op.value import Switch, fit
@@ -47,6 +47,8 @@ differentiate = kernel()(cpu_quantize.differentiate)
 _BATCH = 1 << 16
 """Elements whose range is found just before they are quantized, while a core's cache still has them."""
 
+Place = tuple[int, int]
+"""An open descriptor and the byte of its file at which a tensor begins."""
 Stored = NDArray[Any]
 """Elements as the kernels see them, `params.STORAGE`."""
 
@@ -66,8 +68,7 @@ def measure_range(x: Stored, start: int, stop: int, layout: Layout, first_slice:
     by_column = empty_keys(len(slices), dtype)
     here, there = start - origin, stop - origin
     _measure_columns(bits, here, here, there, len(slices), *limits, by_column)
-    begins = np.flatnonzero(np.diff(slices, prepend=-1))
-    merge_keys(keys, np.array([np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)]))
+    merge_columns(keys, by_column, slices)
 
 
 def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Keys:
@@ -112,10 +113,9 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
         np.empty((num_parts, cpu_range.FLAG_ROWS, batch), np.bool_),
     )
     like = like_of(dtype, spec.compute_dtype)
-    half_up = _half_up(spec)
     slices = cuts(layout.num_slices, num_parts)
     cpu_parallel.quantize_slices(
-        x, bits, y, slices, *layout.steps, *key_limits(dtype), *_codes(spec, like, number), half_up, like, *room
+        x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, like, number), half_up(spec), like, *room
     )
 
 
@@ -132,7 +132,7 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
     padded[:, :num_slices] = ends
     grids, flags = np.empty((cpu_range.GRID_ROWS, room), padded.dtype), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
     like = like_of(dtype, spec.compute_dtype)
-    _make_grids(padded, 0, room, *_codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags)
+    _make_grids(padded, 0, room, *codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags)
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
@@ -140,7 +140,7 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
         flags=flags,
         columns=_spread(grids, layout, first_slice, num_slices) if is_columnar(layout) else None,
         clamping=spec.range_given or None,
-        half_up=_half_up(spec),
+        half_up=half_up(spec),
         like=like,
     )
 
@@ -201,11 +201,14 @@ class BlockSums:
 
 
 def requantize_and_sum(
-    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool
-) -> BlockSums | None:
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
+    source: Place | None = None, sink: Place | None = None,
+) -> BlockSums | None:  # fmt: skip
     """All of it in one call, where `x` holds whole slices, each one run, whose range is measured.
 
-    None where elements are not finite, or slices too short for lanes: then step by step.
+    With a `source`, the file in which the tensor lies, `x` is only room for them; what becomes of the elements
+    [start, stop) goes to the `sink`. None where elements are not finite, slices too short for lanes or the file fails:
+    then step by step.
     """
     if is_columnar(layout):
         return None
@@ -216,11 +219,11 @@ def requantize_and_sum(
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((cpu_range.GRID_ROWS, room), number), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    _requantize_and_sum(
-        x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype), *_codes(spec, like, number),
-        _half_up(spec), like, keep or None, keys, ends, grids, flags, sums,
+    went_well = _requantize_and_sum(
+        source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
+        *codes(spec, like, number), half_up(spec), like, keep or None, keys, ends, grids, flags, sums,
     )  # fmt: skip
-    if not np.isfinite(sums[:, ABS_ERROR]).all():
+    if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
     return BlockSums(sums=sums, ends=ends[:, :num_slices], degenerate=flags[cpu_range.DEGENERATE, :num_slices])
 
@@ -251,11 +254,12 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
-def _half_up(spec: QuantSpec) -> Switch:
+def half_up(spec: QuantSpec) -> Switch:
+    """Whether the round mode is HALF_UP."""
     return True if spec.round_mode is RoundMode.HALF_UP else None
 
 
-def _codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:
+def codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:
     """The lowest and the highest code in the arithmetic."""
     kinds = like.dtype.str, np.dtype(number).str
     return _code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds)

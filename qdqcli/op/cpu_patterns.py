@@ -22,6 +22,7 @@ from qdqcli.op.cpu_quantize import (
     SQ_INPUT,
     ZEROED,
 )
+from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
 from qdqcli.op.value import decode, largest
@@ -29,11 +30,12 @@ from qdqcli.op.value import decode, largest
 _LOW = np.uint64(0xFFFF)
 
 
-@kernel()
-def count_patterns(words, rest, tables):
-    """Count the patterns in `words`, four to a uint64, and in `rest`, uint16, into `tables` (2, 65536) of uint32.
+@inlined
+def count_in_tables(words, tables):
+    """Count the patterns in `words`, four to a uint64, into `tables` (2, 65536) of uint32.
 
-    Two tables in turn: where one value prevails (pruned weights) each count waits for the one before it in a table.
+    Two tables in turn: where one value prevails (pruned weights) each count waits for the one before it in a table. A
+    core writes one number to its cache per cycle, so one element per cycle is the limit.
     """
     one = np.uint32(1)
     even, odd = tables[0], tables[1]
@@ -42,8 +44,14 @@ def count_patterns(words, rest, tables):
         odd[(word >> np.uint64(16)) & _LOW] += one
         even[(word >> np.uint64(32)) & _LOW] += one
         odd[word >> np.uint64(48)] += one
+
+
+@kernel()
+def count_patterns(words, rest, tables):
+    """The same, and those in `rest`, uint16."""
+    count_in_tables(words, tables)
     for pattern in rest:
-        even[pattern] += one
+        tables[0, pattern] += np.uint32(1)
 
 
 @kernel()

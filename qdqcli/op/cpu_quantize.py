@@ -25,6 +25,7 @@ from qdqcli.op.cpu_range import (
     run_at,
     start_of,
 )
+from qdqcli.op.file_access import read_at, write_at
 from qdqcli.op.internal import inlined
 from qdqcli.op.lanes import (
     LANES,
@@ -99,10 +100,12 @@ def _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, li
 
 
 @inlined
-def quantize(x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, streaming):
-    """Quantize and dequantize the elements of `x` into `y`; `streaming` past the caches, for which every run has whole lanes.
+def quantize(
+    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, streaming
+):
+    """Quantize and dequantize the elements of `x` into `y`.
 
-    Then y[0] is aligned to LANES elements.
+    `streaming` writes past the caches; then y[0] lies at a multiple of LANES elements, and every run is whole lanes.
     """
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
@@ -297,13 +300,15 @@ def quantize_and_sum_columns(
 
 @inlined
 def requantize_and_sum(
-    x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max, half_up, like,
-    keep, keys, ends, grids, flags, sums,
+    source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
+    half_up, like, keep, keys, ends, grids, flags, sums,
 ):  # fmt: skip
     """From elements to error sums in one call, where `x` holds whole slices of one run each, measured themselves.
 
-    `bits` are the same elements as integers; `keys`, `ends`, `grids` and `flags` are room for the slices. On a
-    degenerate grid, where products are not exact, it stops, with NaN in ABS_ERROR.
+    `bits` are the same elements as integers; `keys`, `ends`, `grids` and `flags` are room for the slices. Unless they
+    are None, `x` is filled from `source`, and what is made of the elements [start, stop) goes to `sink`, each a
+    descriptor and the byte at which the tensor begins; `y` may be None without a sink. False where that fails, and on a
+    degenerate grid, where products are not exact: then nothing is known.
     """
     for s in range(keys.shape[1]):
         keys[0, s], keys[1, s] = nothing[0], nothing[1]
@@ -317,19 +322,27 @@ def requantize_and_sum(
         if needed > known:
             begin = start_of(first_slice + known, inner, row, advance, size)
             end = start_of(first_slice + needed, inner, row, advance, size)
+            if source is not None:
+                there = source[1] + begin * x.itemsize
+                if not read_at(source[0], there, x[begin - base :], end - begin):
+                    return False
             measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             decode_keys(keys, keys.view(x.dtype), known, needed, ends)
             make_grids(ends, known, needed, q_min, q_max, False, like, grids, flags)
             for s in range(known, min(needed, num_slices)):
                 if flags[DEGENERATE, s] and grids[INVERSE_SCALE, s] != 0:
-                    sums[chunk, ABS_ERROR] = np.nan
-                    return
+                    return False
             known = needed
         here = sums[chunk : chunk + 1]
         quantize_and_sum(
             x, y, base, first, last, inner, row, advance, first_slice, grids, flags, None, half_up, like, None, keep,
             here,
         )  # fmt: skip
+        if sink is not None:
+            there = sink[1] + first * y.itemsize
+            if not write_at(sink[0], there, y[first - base :], last - first):
+                return False
+    return True
 
 
 @inlined

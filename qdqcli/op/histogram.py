@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op import cpu, cpu_patterns
 from qdqcli.op.cpu_quantize import NONFINITE_OUTPUT, empty_sums
+from qdqcli.op.cpu_spans import Span, count_patterns
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_keys, ends_of_keys
 from qdqcli.op.spec import QuantSpec
@@ -75,9 +76,14 @@ class PatternCounter:
         whole = patterns.size // 4 * 4
         with self._tables() as tables:
             cpu_patterns.count_patterns(patterns[:whole].view(np.uint64), patterns[whole:], tables.counts)
-            tables.num_elements += patterns.size
-            if tables.num_elements >= _COUNTER_LIMIT:
-                self._empty(tables)
+            self._count(tables, patterns.size)
+
+    def see_span(self, span: Span) -> int:
+        """Take in elements of a file; the element up to which that went well."""
+        with self._tables() as tables:
+            done = count_patterns(span, tables.counts)
+            self._count(tables, done - span.start)
+        return done
 
     def histogram(self) -> PatternHistogram:
         """Everything seen; no part may be under way."""
@@ -92,6 +98,11 @@ class PatternCounter:
         yield tables
         with self._changing:
             self._idle.append(tables)
+
+    def _count(self, tables: "_Tables", num_elements: int) -> None:
+        tables.num_elements += num_elements
+        if tables.num_elements >= _COUNTER_LIMIT:
+            self._empty(tables)
 
     def _empty(self, tables: "_Tables") -> None:
         with self._changing:

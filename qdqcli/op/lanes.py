@@ -289,7 +289,9 @@ def _narrow_lanes(bits, stored):
 
 @intrinsic
 def _fused(_context, total, a, b):
-    return total(total, a, b), lambda _c, builder, _s, args: _llvm_call("llvm.fma", builder, total, args[1], args[2], args[0])
+    return total(total, a, b), lambda _c, builder, _s, args: _llvm_call(
+        "llvm.fma", builder, total, args[1], args[2], args[0]
+    )
 
 
 @overload(primitives.plus_exact_product, jit_options=INTERNAL)
@@ -446,7 +448,12 @@ def count(_context, mask):
 @intrinsic
 def plus_mask(_context, total, mask):
     """Integer lanes, one more where the mask is set."""
-    return total(total, mask), lambda _c, builder, _s, args: builder.sub(args[0], builder.sext(args[1], total.llvm))
+
+    def generate(_c, builder, _s, args):
+        more = builder.add(args[0], ir.Constant(total.llvm, [1] * LANES))
+        return builder.select(args[1], more, args[0])
+
+    return total(total, mask), generate
 
 
 def _fold(combine: Callable[[Any, Lanes, Any, Any], Any]) -> Any:

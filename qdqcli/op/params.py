@@ -109,6 +109,12 @@ def merge_keys(keys: Keys, other: Keys) -> None:
     np.maximum(keys[1], other[1], out=keys[1])
 
 
+def merge_columns(keys: Keys, by_column: Keys, slices: NDArray[np.int64]) -> None:
+    """Widen `keys` by columns; `slices`, in rising order without a gap, says which slice each belongs to."""
+    begins = np.flatnonzero(np.diff(slices, prepend=-1))
+    merge_keys(keys, np.array([np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)]))
+
+
 def ends_of_keys(keys: Keys, dtype: str) -> Floats:
     """The ends (2, slices) of the ranges; NaN where a slice has no number."""
     bits = np.where(keys < 0, keys ^ np.iinfo(keys.dtype).max, keys)

@@ -5,7 +5,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu
+from qdqcli.op import cpu, cpu_spans
+from qdqcli.op.cpu_spans import Span
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, empty_keys, ends_of_keys, merge_keys
 
@@ -27,6 +28,14 @@ class MinMax:
         cpu.measure_range(x, start, stop, self._layout, self._first_slice, keys, self._dtype)
         with self._merging:
             merge_keys(self._keys, keys)
+
+    def see_span(self, span: Span) -> int:
+        """Take in elements of a file, of all slices; the element up to which that went well."""
+        keys = empty_keys(self._keys.shape[1], self._dtype)
+        done = cpu_spans.measure_range(span, self._layout, keys, self._dtype)
+        with self._merging:
+            merge_keys(self._keys, keys)
+        return done
 
     def ends(self) -> Floats:
         """The ends (2, slices) of the ranges; NaN where a slice has no number."""

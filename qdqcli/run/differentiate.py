@@ -13,18 +13,10 @@ from qdqcli.op import cpu
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, like_of
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
+from qdqcli.run.blocks import Block, blocks_of, read_block, write_block
 from qdqcli.run.masked import MaskedGradient
 from qdqcli.run.plan import Plan
-from qdqcli.run.quantize import (
-    GRID_BYTES,
-    Block,
-    blocks_of,
-    check_memory,
-    estimate_ends,
-    given_ends,
-    read_block,
-    write_block,
-)
+from qdqcli.run.quantize import GRID_BYTES, check_memory, estimate_ends, given_ends
 from qdqcli.run.recipe import Skip
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers

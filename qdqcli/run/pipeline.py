@@ -11,6 +11,7 @@ import numpy as np
 
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
+from qdqcli.run.neighbours import measure_neighbours
 from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
 from qdqcli.run.quantize import GivenRange, Measurement, TensorJob, quantize_tensor
 from qdqcli.run.recipe import Decision, Skip, listed, nearest_names
@@ -164,7 +165,24 @@ class _ShardJob:
         return tensor.nbytes > max(min(fair_share, SPREAD_BYTES), BATCH_BYTES)
 
     def _run_batch(self, batch: Sequence[Task]) -> list[Row]:
-        return [self._run_tensor(tensor, decision) for tensor, decision in batch]
+        measured = self._measure_at_once(batch)
+        if measured:
+            self.workers.interruption.check()
+        return [
+            self._run_tensor(tensor, decision)
+            if tensor.name not in measured or isinstance(decision, Skip)
+            else _row(source_of(self.source_file, tensor), decision, measured[tensor.name], self.measuring)
+            for tensor, decision in batch
+        ]
+
+    def _measure_at_once(self, batch: Sequence[Task]) -> dict[str, Measurement]:
+        """The small tensors for which one call of a kernel does, by name."""
+        if self.measuring.given_range is not None or self.measuring.ranges is not None or self.measuring.per_slice:
+            return {}
+        tasks = [(tensor, decision) for tensor, decision in batch if isinstance(decision, QuantSpec)]
+        measured = measure_neighbours(tasks, self.reader, self.writer, self.workers)
+        self.measuring.on_bytes(sum(tensor.nbytes for tensor, _ in tasks if tensor.name in measured))
+        return measured
 
     def _run_tensor(self, tensor: TensorInfo, decision: Decision) -> Row:
         self.workers.interruption.check()

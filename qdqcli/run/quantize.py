@@ -6,7 +6,7 @@ one reads them again, from the page cache as a rule. A large 16-bit tensor with 
 measured: the counts of its patterns tell all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import UsageError
-from qdqcli.op import cpu
+from qdqcli.op import cpu, cpu_spans
 from qdqcli.op import cpu_quantize as columns
 from qdqcli.op.cpu_quantize import empty_sums
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, QuantParams, float_type, in_arithmetic, like_of
+from qdqcli.op.params import Floats, QuantParams, float_type, in_arithmetic, like_of
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
 from qdqcli.ranges.estimator import estimator
+from qdqcli.ranges.minmax import MinMax
+from qdqcli.run.blocks import Block, blocks_of, read_block, span_of, write_block
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
@@ -36,8 +38,6 @@ Hull = tuple[float, float]
 """The smallest of some minima and the largest of their maxima; NaN where there is none."""
 GivenRange = tuple[ArrayLike, ArrayLike]
 """input_min and input_max: scalars for every slice, or vectors with one value each."""
-Block = tuple[int, int]
-"""Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
 GRID_BYTES = 64
 """Memory for the range and the grid of one slice."""
 
@@ -144,20 +144,27 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
     if job.writer is not None:
         workers.map(partial(_write_block_quantized, job, layout, workers, params), blocks)
     return Measurement(
-        sums=_error_sums([rows], layout.num_elements, int(params.degenerate.sum())),
+        sums=error_sums(rows.tolist(), layout.num_elements, int(params.degenerate.sum())),
         hull=_hull_of(ends),
         num_slices=1,
     )
 
 
 def _count_block(job: TensorJob, counter: PatternCounter, workers: Workers, block: Block) -> None:
-    x = read_block(job.reader, job.info, workers, "input", block)
-    counter.see(x)
+    start, stop = block
+    span = span_of(job.reader, None, job.info, workers, block)
+    done = start if span is None else counter.see_span(span)
+    if done < stop:
+        counter.see(read_block(job.reader, job.info, workers, "input", (done, stop)))
     if job.writer is None:
-        job.on_bytes(x.nbytes)
+        job.on_bytes(2 * (stop - start))
 
 
 def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block) -> None:
+    span = span_of(job.reader, job.writer, job.info, workers, block)
+    if span is not None and cpu_spans.quantize(span, layout, params) == span.stop:
+        job.on_bytes(2 * (block[1] - block[0]))
+        return
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _room_for_output(job, workers, x)
     cpu.quantize(x, y, block[0], *block, layout, params)
@@ -175,7 +182,7 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
     # A slice's elements are added in the tensor's order: then the blocks come one after another.
     parts = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
     return Measurement(
-        sums=_error_sums([part.rows for part in parts], layout.num_elements, int(params.degenerate.sum())),
+        sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
         hull=_hull_of(ends),
         num_slices=layout.num_slices,
         slice_sums=_slice_sums(layout, slice_rows, params.degenerate),
@@ -191,7 +198,7 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
     rows = [block.rows for block in slices if block.rows is not None]
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
     return Measurement(
-        sums=_error_sums([part.rows for part in parts], layout.num_elements, num_degenerate),
+        sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, num_degenerate),
         hull=_hull_of(np.array([block.hull for block in slices]).T),
         num_slices=layout.num_slices,
         slice_sums=_slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
@@ -203,20 +210,32 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
     start, stop = block
     first, last = layout.slice_of(start), layout.slice_of(stop - 1)
     span = layout.start_of(first), layout.start_of(last + 1)
-    x = read_block(job.reader, job.info, workers, "input", span)
-    y = _room_for_output(job, workers, x)
-    done = None
-    if job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR:
-        dtype, keep = job.info.dtype.name, job.writer is not None
-        done = cpu.requantize_and_sum(x, y, span[0], start, stop, layout, job.spec, dtype, keep=keep)
-    if done is None:
+    part = _finish_at_once(job, layout, workers, span, block)
+    if part is None:
+        x = read_block(job.reader, job.info, workers, "input", span)
+        y = _room_for_output(job, workers, x)
         part = _finish_step_by_step(job, layout, x, y, span, block)
-    else:
-        slices = _block_slices(done.ends, done.degenerate, None, continues=span[0] < start)
-        done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
-        part = _Part(rows=done.sums, slices=slices)
-    _finish(job, y, start - span[0], block)
+        _finish(job, y, start - span[0], block)
     return part
+
+
+def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Block, block: Block) -> _Part | None:
+    """In one call of a kernel, which reads the file itself; None where that is not possible."""
+    files = span_of(job.reader, job.writer, job.info, workers, span)
+    if files is None or job.given_range is not None or job.per_slice or job.spec.estimator != DEFAULT_ESTIMATOR:
+        return None
+    x = workers.buffer("input", files.x.dtype.type, span[1] - span[0])
+    y = _room_for_output(job, workers, x)
+    done = cpu.requantize_and_sum(
+        x, y, span[0], *block, layout, job.spec, job.info.dtype.name,
+        keep=job.writer is not None, source=files.source, sink=files.sink,
+    )  # fmt: skip
+    if done is None:
+        return None
+    slices = _block_slices(done.ends, done.degenerate, None, continues=span[0] < block[0])
+    done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
+    job.on_bytes((block[1] - block[0]) * x.itemsize)
+    return _Part(rows=done.sums, slices=slices)
 
 
 def _finish_step_by_step(
@@ -252,6 +271,11 @@ def _apply_to_block(
 ) -> _Part:
     """The second pass over one block; the grids of all slices are known."""
     start, stop = block
+    if hull is not None and slice_rows is None:
+        rows = _apply_to_span(job, layout, workers, params, block)
+        if rows is not None:
+            rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = hull
+            return _Part(rows=rows)
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _room_for_output(job, workers, x)
     rows = cpu.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
@@ -260,6 +284,21 @@ def _apply_to_block(
         _add_to_slices(job, layout, params, x, y, block, slice_rows)
     _finish(job, y, 0, block)
     return _Part(rows=rows)
+
+
+def _apply_to_span(
+    job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
+) -> NDArray[np.float64] | None:
+    """The same by a kernel that reads the file itself; None where that is not possible or elements are not finite."""
+    span = span_of(job.reader, job.writer, job.info, workers, block)
+    if span is None:
+        return None
+    rows = empty_sums(-(-(span.stop - span.start) // CHUNK_ELEMENTS))
+    done = cpu_spans.quantize_and_sum(span, layout, params, rows)
+    if done < span.stop or not np.isfinite(rows[:, columns.ABS_ERROR]).all():
+        return None
+    job.on_bytes((span.stop - span.start) * span.x.itemsize)
+    return rows
 
 
 def _add_to_slices(
@@ -278,9 +317,8 @@ def _add_to_slices(
 
 
 def _room_for_output(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
-    """For all that was read if it is written, else for a chunk, which stays in the cache."""
-    size = len(x) if job.writer is not None else min(len(x), CHUNK_ELEMENTS)
-    return workers.buffer("output", x.dtype.type, size)
+    """For all that was read if it is written, else none."""
+    return workers.buffer("output", x.dtype.type, 0 if job.writer is None else len(x))
 
 
 def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
@@ -318,33 +356,19 @@ def _block_slices(
     )
 
 
-def blocks_of(info: TensorInfo, workers: Workers) -> list[Block]:
-    """The tensor in blocks, whole chunks each."""
-    size, step = info.num_elements, workers.block_elements(info.dtype.bits // 8)
-    return [(start, min(start + step, size)) for start in range(0, size, step)]
-
-
-def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> NDArray[Any]:
-    """The elements of `block` in this thread's buffer of that name, in the machine's byte order."""
-    start, stop = block
-    x = workers.buffer(name, STORAGE[info.dtype.name], stop - start)
-    reader.read_into(info, start * x.itemsize, x.view(np.uint8).data)
-    return x.byteswap(inplace=True) if info.big_endian else x
-
-
-def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: int) -> None:
-    """Write elements from `start` on in the file's byte order; `y` may be changed."""
-    if info.big_endian:
-        y.byteswap(inplace=True)
-    writer.write(info, start * y.itemsize, y.view(np.uint8).data)
-
-
 def estimate_ends(name: str, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
     """The ends (2, slices) of the ranges that the estimator of that name chooses, from one read of the tensor."""
     estimate = estimator(name)(layout, info.dtype.name, 0, layout.num_slices)
-    workers.map(
-        lambda block: estimate.see(read_block(reader, info, workers, "input", block), *block), blocks_of(info, workers)
-    )
+
+    def see(block: Block) -> None:
+        start, stop = block
+        span = span_of(reader, None, info, workers, block) if isinstance(estimate, MinMax) else None
+        if span is not None and isinstance(estimate, MinMax):
+            start = estimate.see_span(span)
+        if start < stop:
+            estimate.see(read_block(reader, info, workers, "input", (start, stop)), start, stop)
+
+    workers.map(see, blocks_of(info, workers))
     return estimate.ends()
 
 
@@ -373,6 +397,10 @@ def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_s
         )
 
 
+def _listed(parts: Iterable[NDArray[np.float64]]) -> list[list[float]]:
+    return [row for part in parts for row in part.tolist()]
+
+
 def _hull_of(ends: Floats) -> Hull:
     return float(np.fmin.reduce(ends[0])), float(np.fmax.reduce(ends[1]))
 
@@ -382,12 +410,13 @@ def _slice_sums(
 ) -> list[ErrorSums] | None:
     if rows is None:
         return None
-    return [_error_sums([rows[s : s + 1]], layout.size_of(s), int(degenerate[s])) for s in range(len(rows))]
+    listed = rows.tolist()
+    return [error_sums([listed[s]], layout.size_of(s), int(degenerate[s])) for s in range(len(rows))]
 
 
-def _error_sums(parts: Sequence[NDArray[np.float64]], num_elements: int, num_degenerate: int) -> ErrorSums:
-    """Chunks' (or a slice's) sums as one mergeable value; beyond a chunk nothing is rounded."""
-    by_column = list(zip(*(row for part in parts for row in part.tolist()), strict=True))
+def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerate: int) -> ErrorSums:
+    """The sums of a tensor's chunks (or a slice's) as one mergeable value; beyond a chunk nothing is rounded."""
+    by_column = list(zip(*rows, strict=True))
     sums = [expansion(by_column[column]) for column in range(columns.NUM_SUMS)]
     return ErrorSums(
         num_elements=num_elements,

@@ -12,13 +12,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from qdqcli.errors import InputError, UnavailableError, UsageError
 from qdqcli.tensors.message import escape_name, show_path
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
 from qdqcli.tensors.storage import FileIdentity, InputFile, input_error
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
+
+
+class Place(NamedTuple):
+    """Where the bytes of a tensor lie as they are, for kernels that read and write for themselves."""
+
+    descriptor: int
+    """Of an ordinary file, open as long as its reader or writer is."""
+    offset: int
+    """The tensor's first byte in the file."""
 
 
 class ShardReader(Protocol):
@@ -31,6 +40,9 @@ class ShardReader(Protocol):
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         """Fill `buffer`, contiguous and of a native type, with the tensor's bytes from `start` (in the tensor) on."""
+
+    def place(self, tensor: TensorInfo) -> Place | None:
+        """Where the tensor may be read without this reader; None where only `read_into` knows how."""
 
     def close(self) -> None: ...
 
@@ -54,6 +66,9 @@ class ShardWriter(Protocol):
 
     def copy(self, tensor: TensorInfo) -> None:
         """Copy the tensor byte for byte from the input."""
+
+    def place(self, tensor: TensorInfo) -> Place | None:
+        """Where the tensor may be written without this writer; None where only `write` knows how."""
 
     def commit(self) -> None: ...
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.checkpoint import Place, ShardReader
 from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile
 from qdqcli.tensors.tensor import TensorInfo, check_range
 
@@ -50,6 +50,9 @@ class FlatReader:
         check_range(tensor, start, buffer.nbytes)
         self.file.read_into(buffer, tensor.start + start)
 
+    def place(self, tensor: TensorInfo) -> Place:
+        return Place(self.file.descriptor, tensor.start)
+
     def close(self) -> None:
         self.file.close()
 
@@ -80,6 +83,9 @@ class FlatWriter:
 
     def copy(self, tensor: TensorInfo) -> None:
         self._copy(tensor.start, tensor.nbytes)
+
+    def place(self, tensor: TensorInfo) -> Place:
+        return Place(self._file.descriptor, tensor.start)
 
     def commit(self) -> None:
         self._source.check_unchanged()

@@ -105,6 +105,11 @@ class InputFile:
     def size(self) -> int:
         return self.identity.size
 
+    @property
+    def descriptor(self) -> int:
+        """For positional reads; -1 once closed."""
+        return self._descriptor
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the whole buffer with the bytes from `offset` on."""
         view = as_bytes(buffer)
@@ -175,6 +180,11 @@ class OutputFile:
             self._descriptor = os.open(self._temporary, flags, 0o666)
         except OSError as error:
             raise output_error(path, error) from error
+
+    @property
+    def descriptor(self) -> int:
+        """For positional writes; -1 once closed."""
+        return self._descriptor
 
     def resize(self, size: int) -> None:
         """Give the file its final size in bytes; what is never written reads as zeros."""

@@ -1,0 +1,59 @@
+"""Reading and writing a file from compiled code: `pread` and `pwrite` of the C library, without a lock changing hands.
+
+A thread that goes back to Python for each quarter of a megabyte waits there for the others, tens of microseconds each
+time. A kernel that reads for itself works on blocks that a core's own cache holds, and returns when megabytes are done.
+What goes wrong here is not explained here: the caller does the same in Python, which knows how to.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from qdqcli.op.internal import inlined
+
+
+def _positional(name: str) -> Any:
+    """call(descriptor, array, done, count, offset): a system call on the array's bytes [done, done + count)."""
+
+    @intrinsic
+    def call(_context, descriptor, array, done, count, offset):
+        def generate(context, builder, sig, args):
+            data = context.make_array(sig.args[1])(context, builder, args[1]).data
+            pointer = builder.gep(builder.bitcast(data, ir.IntType(8).as_pointer()), [args[2]])
+            integer = ir.IntType(64)
+            kind = ir.FunctionType(integer, [ir.IntType(32), pointer.type, integer, integer])
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            return builder.call(function, [builder.trunc(args[0], ir.IntType(32)), pointer, args[3], args[4]])
+
+        return types.int64(types.int64, array, types.int64, types.int64, types.int64), generate
+
+    return call
+
+
+_pread, _pwrite = _positional("pread"), _positional("pwrite")
+
+
+@inlined
+def read_at(descriptor, offset, array, count):
+    """Fill the first `count` elements of `array` with the bytes from `offset` on; whether all of them came."""
+    done, wanted = 0, count * array.itemsize
+    while done < wanted:
+        got = _pread(descriptor, array, done, wanted - done, offset + done)
+        if got <= 0:
+            return False
+        done += got
+    return True
+
+
+@inlined
+def write_at(descriptor, offset, array, count):
+    """Write the first `count` elements of `array` from `offset` on; whether all of them went."""
+    done, wanted = 0, count * array.itemsize
+    while done < wanted:
+        got = _pwrite(descriptor, array, done, wanted - done, offset + done)
+        if got <= 0:
+            return False
+        done += got
+    return True

@@ -1,0 +1,56 @@
+"""A tensor in blocks: whole chunks, read into a worker's buffer or left to kernels that read for themselves."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op.cpu_spans import Span, stride_elements
+from qdqcli.op.params import STORAGE
+from qdqcli.run.workers import Workers
+from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.tensor import TensorInfo
+
+Block = tuple[int, int]
+"""Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
+
+
+def blocks_of(info: TensorInfo, workers: Workers) -> list[Block]:
+    """The tensor in blocks, whole chunks each."""
+    size, step = info.num_elements, workers.block_elements(info.dtype.bits // 8)
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> NDArray[Any]:
+    """The elements of `block` in this thread's buffer of that name, in the machine's byte order."""
+    start, stop = block
+    x = workers.buffer(name, STORAGE[info.dtype.name], stop - start)
+    reader.read_into(info, start * x.itemsize, x.view(np.uint8).data)
+    return x.byteswap(inplace=True) if info.big_endian else x
+
+
+def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: int) -> None:
+    """Write elements from `start` on in the file's byte order; `y` may be changed."""
+    if info.big_endian:
+        y.byteswap(inplace=True)
+    writer.write(info, start * y.itemsize, y.view(np.uint8).data)
+
+
+def span_of(
+    reader: ShardReader, writer: ShardWriter | None, info: TensorInfo, workers: Workers, block: Block
+) -> Span | None:
+    """The block for kernels that read and write for themselves; None where the file is not what they take."""
+    source = None if info.big_endian else reader.place(info)
+    sink = None if writer is None else writer.place(info)
+    if source is None or (sink is None and writer is not None):
+        return None
+    storage, (start, stop) = STORAGE[info.dtype.name], block
+    room = min(stride_elements(np.dtype(storage).itemsize), stop - start)
+    return Span(
+        source=(source.descriptor, source.offset),
+        sink=None if sink is None else (sink.descriptor, sink.offset),
+        x=workers.buffer("input", storage, room),
+        y=workers.buffer("output", storage, 0 if writer is None else room),
+        start=start,
+        stop=stop,
+    )
