@@ -202,13 +202,13 @@ class BlockSums:
 
 def requantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
-    source: Place | None = None, sink: Place | None = None,
+    source: Place | None = None, sink: Place | None = None, trouble: NDArray[np.int64] | None = None,
 ) -> BlockSums | None:  # fmt: skip
     """All of it in one call, where `x` holds whole slices, each one run, whose range is measured.
 
     With a `source`, the file in which the tensor lies, `x` is only room for them; what becomes of the elements
-    [start, stop) goes to the `sink`. None where elements are not finite, slices too short for lanes or the file fails:
-    then step by step.
+    [start, stop) goes to the `sink`; `trouble` notes what the system refuses. None where elements are not finite,
+    slices too short for lanes or the file fails: then step by step.
     """
     if is_columnar(layout):
         return None
@@ -221,7 +221,7 @@ def requantize_and_sum(
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     went_well = _requantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
-        *codes(spec, like, number), half_up(spec), like, keep or None, keys, ends, grids, flags, sums,
+        *codes(spec, like, number), half_up(spec), like, keep or None, keys, ends, grids, flags, sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None

@@ -1,8 +1,8 @@
 """The CPU's loops over a tensor that lies in a file: a stride is read, worked on and written while a cache has it.
 
 `source` and `sink` are a descriptor and the byte at which the tensor begins; `x` and `y` are room for a stride, whole
-chunks. Other arguments as in `cpu_range.py` and `cpu_quantize.py`. Each returns the element up to which all went well:
-behind it nothing is known, and the caller goes on in another way.
+chunks; `trouble` (2,) takes what went wrong, see `file_access.py`. Other arguments as in `cpu_range.py` and
+`cpu_quantize.py`. Each returns the element up to which all went well; behind it nothing is known.
 """
 
 import numpy as np
@@ -16,24 +16,24 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 
 @inlined
-def _read(source, x, i, stop):
+def _read(source, x, i, stop, trouble):
     """Read the stride that begins at element `i`; how many elements came, all of them or none."""
     count = min(x.size, stop - i)
-    return count if read_at(source[0], source[1] + i * x.itemsize, x, count) else 0
+    return count if read_at(source[0], source[1] + i * x.itemsize, x, count, trouble) else 0
 
 
 @inlined
-def _write(sink, y, i, count):
+def _write(sink, y, i, count, trouble):
     """Write them; whether that went well."""
-    return write_at(sink[0], sink[1] + i * y.itemsize, y, count)
+    return write_at(sink[0], sink[1] + i * y.itemsize, y, count, trouble)
 
 
 @kernel()
-def measure_range(source, x, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
+def measure_range(source, x, start, stop, inner, row, advance, first_slice, infinity, nothing, keys, trouble):
     """Widen `keys` (2, slices) by the elements [start, stop); `x` is of integers."""
     i = start
     while i < stop:
-        count = _read(source, x, i, stop)
+        count = _read(source, x, i, stop, trouble)
         if not count:
             break
         cpu_range.measure_range(x, i, i, i + count, inner, row, advance, first_slice, infinity, nothing, keys)
@@ -42,11 +42,11 @@ def measure_range(source, x, start, stop, inner, row, advance, first_slice, infi
 
 
 @kernel()
-def measure_columns(source, x, start, stop, row, infinity, nothing, keys):
+def measure_columns(source, x, start, stop, row, infinity, nothing, keys, trouble):
     """The same for slices of one column each; element 0 is in column 0."""
     i = start
     while i < stop:
-        count = _read(source, x, i, stop)
+        count = _read(source, x, i, stop, trouble)
         if not count:
             break
         cpu_range.measure_columns(x, i, i, i + count, row, infinity, nothing, keys)
@@ -55,13 +55,13 @@ def measure_columns(source, x, start, stop, row, infinity, nothing, keys):
 
 
 @kernel()
-def count_patterns(source, x, start, stop, tables):
+def count_patterns(source, x, start, stop, tables, trouble):
     """Count the 16-bit patterns of the elements [start, stop), see `cpu_patterns.py`; `x` is of uint64, four each."""
     i = start
     while i < stop:
         count = min(4 * x.size, stop - i)
         whole = count // 4
-        if not whole or not read_at(source[0], source[1] + 2 * i, x, whole):
+        if not whole or not read_at(source[0], source[1] + 2 * i, x, whole, trouble):
             break
         count_in_tables(x[:whole], tables)
         i += 4 * whole
@@ -69,17 +69,19 @@ def count_patterns(source, x, start, stop, tables):
 
 
 @kernel()
-def quantize(source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
+def quantize(
+    source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, trouble
+):
     """Quantize and dequantize from file to file."""
     i = start
     while i < stop:
-        count = _read(source, x, i, stop)
+        count = _read(source, x, i, stop, trouble)
         if not count:
             break
         cpu_quantize.quantize(
             x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, None
         )
-        if not _write(sink, y, i, count):
+        if not _write(sink, y, i, count, trouble):
             break
         i += count
     return i
@@ -88,12 +90,12 @@ def quantize(source, sink, x, y, start, stop, inner, row, advance, first_slice, 
 @kernel()
 def quantize_and_sum(
     source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, rounding,
-    sums,
+    sums, trouble,
 ):  # fmt: skip
     """The same with error sums; `sink` is None where nothing is written."""
     i = start
     while i < stop:
-        count = _read(source, x, i, stop)
+        count = _read(source, x, i, stop, trouble)
         if not count:
             break
         chunk = (i - start) // CHUNK_ELEMENTS
@@ -103,7 +105,7 @@ def quantize_and_sum(
             sink, here,
         )  # fmt: skip
         if sink is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
-            if not _write(sink, y, i, count):
+            if not _write(sink, y, i, count, trouble):
                 break
         i += count
     return i
@@ -111,12 +113,12 @@ def quantize_and_sum(
 
 @kernel()
 def quantize_and_sum_columns(
-    source, sink, x, y, start, stop, row, grids, flushing, clamping, half_up, like, rounding, sums
+    source, sink, x, y, start, stop, row, grids, flushing, clamping, half_up, like, rounding, sums, trouble
 ):
     """The same for short runs; element 0 is in column 0."""
     i = start
     while i < stop:
-        count = _read(source, x, i, stop)
+        count = _read(source, x, i, stop, trouble)
         if not count:
             break
         chunk = (i - start) // CHUNK_ELEMENTS
@@ -125,7 +127,7 @@ def quantize_and_sum_columns(
             x, y, i, i, i + count, row, grids, flushing, clamping, half_up, like, rounding, sink, here
         )
         if sink is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
-            if not _write(sink, y, i, count):
+            if not _write(sink, y, i, count, trouble):
                 break
         i += count
     return i
@@ -134,11 +136,11 @@ def quantize_and_sum_columns(
 @kernel()
 def requantize_and_sum_each(
     source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, like, keys, ends, grids, flags,
-    sums, num_degenerate, is_done,
+    sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
     """Everything for many small tensors from one read; `source` and `sink` are descriptors, see `cpu_spans.py`."""
     last = places.shape[0] - 1
-    if not read_at(source, offset, x, places[last, 0] + places[last, 1]):
+    if not read_at(source, offset, x, places[last, 0] + places[last, 1], trouble):
         return
     for t in range(places.shape[0]):
         begin, size = places[t, 0], places[t, 1]
@@ -146,10 +148,10 @@ def requantize_and_sum_each(
         inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
         went_well = cpu_quantize.requantize_and_sum(
             None, None, x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity,
-            nothing, q_min, q_max, half_up, like, sink, keys, ends, grids, flags, sums[t : t + 1],
+            nothing, q_min, q_max, half_up, like, sink, keys, ends, grids, flags, sums[t : t + 1], None,
         )  # fmt: skip
         if went_well and sink is not None:
-            went_well = write_at(sink, offset + begin * y.itemsize, y[begin:end], size)
+            went_well = write_at(sink, offset + begin * y.itemsize, y[begin:end], size, trouble)
         if not went_well or not np.isfinite(sums[t, cpu_quantize.ABS_ERROR]):
             continue
         is_done[t] = True

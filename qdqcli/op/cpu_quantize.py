@@ -301,14 +301,14 @@ def quantize_and_sum_columns(
 @inlined
 def requantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, like, keep, keys, ends, grids, flags, sums,
+    half_up, like, keep, keys, ends, grids, flags, sums, trouble,
 ):  # fmt: skip
     """From elements to error sums in one call, where `x` holds whole slices of one run each, measured themselves.
 
     `bits` are the same elements as integers; `keys`, `ends`, `grids` and `flags` are room for the slices. Unless they
     are None, `x` is filled from `source`, and what is made of the elements [start, stop) goes to `sink`, each a
-    descriptor and the byte at which the tensor begins; `y` may be None without a sink. False where that fails, and on a
-    degenerate grid, where products are not exact: then nothing is known.
+    descriptor and the byte at which the tensor begins; `trouble` notes where that fails. False then, and on a
+    degenerate grid, where products are not exact: nothing is known.
     """
     for s in range(keys.shape[1]):
         keys[0, s], keys[1, s] = nothing[0], nothing[1]
@@ -324,7 +324,7 @@ def requantize_and_sum(
             end = start_of(first_slice + needed, inner, row, advance, size)
             if source is not None:
                 there = source[1] + begin * x.itemsize
-                if not read_at(source[0], there, x[begin - base :], end - begin):
+                if not read_at(source[0], there, x[begin - base :], end - begin, trouble):
                     return False
             measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             decode_keys(keys, keys.view(x.dtype), known, needed, ends)
@@ -340,7 +340,7 @@ def requantize_and_sum(
         )  # fmt: skip
         if sink is not None:
             there = sink[1] + first * y.itemsize
-            if not write_at(sink[0], there, y[first - base :], last - first):
+            if not write_at(sink[0], there, y[first - base :], last - first, trouble):
                 return False
     return True
 

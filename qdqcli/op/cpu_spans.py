@@ -1,10 +1,9 @@
 """The CPU back end for a span of a tensor that lies in a file as it is: chooses the loop that reads for itself.
 
-Each function returns the element up to which all went well; the caller does the rest with `cpu.py`, and what fails
-there has an explanation.
+Each function returns the element up to which all went well, and notes what the system refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +36,15 @@ def stride_elements(itemsize: int) -> int:
     return max(STRIDE_BYTES // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS
 
 
+Trouble = NDArray[np.int64]
+"""(2,): READING or WRITING, and the number of the system's error: 0 for none, or where a file ended too early."""
+
+
+def no_trouble() -> Trouble:
+    """What kernels note their trouble in."""
+    return np.zeros(2, np.int64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
     """Tensors of one dtype that follow one another in a file, each of at most a chunk and of whole runs."""
@@ -52,6 +60,7 @@ class Neighbours:
     """As much, where there is a sink."""
     places: NDArray[np.int64]
     """(tensors, 5): first element in `x`, number of elements, and the layout's steps."""
+    trouble: Trouble = field(default_factory=no_trouble)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +86,7 @@ def requantize_and_sum(neighbours: Neighbours, max_slices: int, spec: QuantSpec,
     cpu_files.requantize_and_sum_each(
         neighbours.source, neighbours.sink, neighbours.offset, x, bits, neighbours.y, neighbours.places,
         *key_limits(dtype), *codes(spec, like, number), half_up(spec), like, keys, ends, grids, flags,
-        sums, num_degenerate, is_done,
+        sums, num_degenerate, is_done, neighbours.trouble,
     )  # fmt: skip
     return NeighbourSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)
 
@@ -94,6 +103,7 @@ class Span:
     y: Stored
     start: int
     stop: int
+    trouble: Trouble = field(default_factory=no_trouble)
 
 
 def measure_range(span: Span, layout: Layout, keys: Keys, dtype: str) -> int:
@@ -101,9 +111,11 @@ def measure_range(span: Span, layout: Layout, keys: Keys, dtype: str) -> int:
     x, limits = span.x.view(PATTERN[dtype]), key_limits(dtype)
     if not is_columnar(layout):
         place = (span.start, span.stop, *layout.steps, 0)
-        return int(cpu_files.measure_range(span.source, x, *place, *limits, keys))
+        return int(cpu_files.measure_range(span.source, x, *place, *limits, keys, span.trouble))
     by_column = empty_keys(layout.row, dtype)
-    done = int(cpu_files.measure_columns(span.source, x, span.start, span.stop, layout.row, *limits, by_column))
+    done = int(
+        cpu_files.measure_columns(span.source, x, span.start, span.stop, layout.row, *limits, by_column, span.trouble)
+    )
     merge_columns(keys, by_column, np.arange(layout.row) // layout.inner)
     return done
 
@@ -111,14 +123,14 @@ def measure_range(span: Span, layout: Layout, keys: Keys, dtype: str) -> int:
 def count_patterns(span: Span, tables: NDArray[np.uint32]) -> int:
     """Count the 16-bit patterns into `tables` (2, 65536)."""
     words = span.x[: span.x.size // 4 * 4].view(np.uint64)
-    return int(cpu_files.count_patterns(span.source, words, span.start, span.stop, tables))
+    return int(cpu_files.count_patterns(span.source, words, span.start, span.stop, tables, span.trouble))
 
 
 def quantize(span: Span, layout: Layout, params: QuantParams) -> int:
     """Quantize and dequantize from file to file, with one range."""
     settings = (params.clamping, params.half_up, params.like)
     place = (span.start, span.stop, *layout.steps, 0, params.grids, params.flags)
-    return int(cpu_files.quantize(span.source, span.sink, span.x, span.y, *place, *settings))
+    return int(cpu_files.quantize(span.source, span.sink, span.x, span.y, *place, *settings, span.trouble))
 
 
 def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDArray[np.float64]) -> int:
@@ -127,7 +139,7 @@ def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDAr
     files = (span.source, span.sink, span.x, span.y, span.start, span.stop)
     if params.columns is None:
         loop = cpu_files.quantize_and_sum
-        return int(loop(*files, *layout.steps, 0, params.grids, params.flags, *settings, sums))
+        return int(loop(*files, *layout.steps, 0, params.grids, params.flags, *settings, sums, span.trouble))
     columns = params.columns
     loop = cpu_files.quantize_and_sum_columns
-    return int(loop(*files, columns.row, columns.grids, params.any_flushing, *settings, sums))
+    return int(loop(*files, columns.row, columns.grids, params.any_flushing, *settings, sums, span.trouble))

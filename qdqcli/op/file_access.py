@@ -2,7 +2,7 @@
 
 A thread that goes back to Python for each quarter of a megabyte waits there for the others, tens of microseconds each
 time. A kernel that reads for itself works on blocks that a core's own cache holds, and returns when megabytes are done.
-What goes wrong here is not explained here: the caller does the same in Python, which knows how to.
+What goes wrong is only noted, in two numbers: the caller finds the words.
 """
 
 from typing import Any
@@ -35,25 +35,44 @@ def _positional(name: str) -> Any:
 _pread, _pwrite = _positional("pread"), _positional("pwrite")
 
 
+@intrinsic
+def _errno(_context):
+    """The number of this thread's last error."""
+
+    def generate(_context, builder, _sig, _args):
+        integer = ir.IntType(32)
+        kind = ir.FunctionType(integer.as_pointer(), [])
+        place = builder.call(cgutils.get_or_insert_function(builder.module, kind, "__errno_location"), [])
+        return builder.zext(builder.load(place), ir.IntType(64))
+
+    return types.int64(), generate
+
+
+READING, WRITING = 0, 1
+"""Which call failed, as `trouble[0]` says beside the error's number in `trouble[1]`."""
+
+
 @inlined
-def read_at(descriptor, offset, array, count):
+def read_at(descriptor, offset, array, count, trouble):
     """Fill the first `count` elements of `array` with the bytes from `offset` on; whether all of them came."""
     done, wanted = 0, count * array.itemsize
     while done < wanted:
         got = _pread(descriptor, array, done, wanted - done, offset + done)
         if got <= 0:
+            trouble[0], trouble[1] = READING, _errno() if got < 0 else 0
             return False
         done += got
     return True
 
 
 @inlined
-def write_at(descriptor, offset, array, count):
+def write_at(descriptor, offset, array, count, trouble):
     """Write the first `count` elements of `array` from `offset` on; whether all of them went."""
     done, wanted = 0, count * array.itemsize
     while done < wanted:
         got = _pwrite(descriptor, array, done, wanted - done, offset + done)
         if got <= 0:
+            trouble[0], trouble[1] = WRITING, _errno() if got < 0 else 0
             return False
         done += got
     return True

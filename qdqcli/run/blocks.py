@@ -1,14 +1,17 @@
 """A tensor in blocks: whole chunks, read into a worker's buffer or left to kernels that read for themselves."""
 
+import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.cpu_spans import Span, stride_elements
+from qdqcli.op.cpu_spans import Span, Trouble, stride_elements
+from qdqcli.op.file_access import READING
 from qdqcli.op.params import STORAGE
 from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.storage import input_error, output_error
 from qdqcli.tensors.tensor import TensorInfo
 
 Block = tuple[int, int]
@@ -54,3 +57,18 @@ def span_of(
         start=start,
         stop=stop,
     )
+
+
+def check_trouble(trouble: Trouble, reader: ShardReader, writer: ShardWriter | None, info: TensorInfo) -> None:
+    """Say what the system refused to a kernel; a file that ended too early is told by reading it again.
+
+    Raises:
+        InputError, OutputError: with the file's path and the system's reason.
+    """
+    call, number = trouble.tolist()
+    if not number:
+        return
+    error = OSError(number, os.strerror(number))
+    place = reader.place(info) if call == READING or writer is None else writer.place(info)
+    if place is not None:
+        raise input_error(place.path, error) if call == READING else output_error(place.path, error)

@@ -11,6 +11,7 @@ from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
+from qdqcli.run.blocks import check_trouble
 from qdqcli.run.quantize import Measurement, error_sums
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
@@ -74,19 +75,16 @@ def _measure_run(
         return {}
     room = (last.start + last.nbytes - first.start) // itemsize
     places = [((info.start - first.start) // itemsize, layout.num_elements, *layout.steps) for (info, _), layout in run]
-    found = requantize_and_sum(
-        Neighbours(
-            source=source.descriptor,
-            sink=None if sink is None else sink.descriptor,
-            offset=source.offset,
-            x=workers.buffer("input", storage, room),
-            y=workers.buffer("output", storage, 0 if sink is None else room),
-            places=np.array(places, np.int64),
-        ),
-        max(layout.num_slices for _, layout in run),
-        spec,
-        dtype,
+    neighbours = Neighbours(
+        source=source.descriptor,
+        sink=None if sink is None else sink.descriptor,
+        offset=source.offset,
+        x=workers.buffer("input", storage, room),
+        y=workers.buffer("output", storage, 0 if sink is None else room),
+        places=np.array(places, np.int64),
     )
+    found = requantize_and_sum(neighbours, max(layout.num_slices for _, layout in run), spec, dtype)
+    check_trouble(neighbours.trouble, reader, writer, first)
     rows, degenerate, done = found.sums.tolist(), found.num_degenerate.tolist(), found.is_done.tolist()
     return {
         info.name: Measurement(

@@ -26,7 +26,7 @@ from qdqcli.op.params import Floats, QuantParams, float_type, in_arithmetic, lik
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
 from qdqcli.ranges.estimator import estimator
 from qdqcli.ranges.minmax import MinMax
-from qdqcli.run.blocks import Block, blocks_of, read_block, span_of, write_block
+from qdqcli.run.blocks import Block, blocks_of, check_trouble, read_block, span_of, write_block
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
@@ -153,7 +153,10 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
 def _count_block(job: TensorJob, counter: PatternCounter, workers: Workers, block: Block) -> None:
     start, stop = block
     span = span_of(job.reader, None, job.info, workers, block)
-    done = start if span is None else counter.see_span(span)
+    done = start
+    if span is not None:
+        done = counter.see_span(span)
+        check_trouble(span.trouble, job.reader, None, job.info)
     if done < stop:
         counter.see(read_block(job.reader, job.info, workers, "input", (done, stop)))
     if job.writer is None:
@@ -162,9 +165,12 @@ def _count_block(job: TensorJob, counter: PatternCounter, workers: Workers, bloc
 
 def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block) -> None:
     span = span_of(job.reader, job.writer, job.info, workers, block)
-    if span is not None and cpu_spans.quantize(span, layout, params) == span.stop:
-        job.on_bytes(2 * (block[1] - block[0]))
-        return
+    if span is not None:
+        done = cpu_spans.quantize(span, layout, params)
+        check_trouble(span.trouble, job.reader, job.writer, job.info)
+        if done == span.stop:
+            job.on_bytes(2 * (block[1] - block[0]))
+            return
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _room_for_output(job, workers, x)
     cpu.quantize(x, y, block[0], *block, layout, params)
@@ -228,8 +234,9 @@ def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Bloc
     y = _room_for_output(job, workers, x)
     done = cpu.requantize_and_sum(
         x, y, span[0], *block, layout, job.spec, job.info.dtype.name,
-        keep=job.writer is not None, source=files.source, sink=files.sink,
+        keep=job.writer is not None, source=files.source, sink=files.sink, trouble=files.trouble,
     )  # fmt: skip
+    check_trouble(files.trouble, job.reader, job.writer, job.info)
     if done is None:
         return None
     slices = _block_slices(done.ends, done.degenerate, None, continues=span[0] < block[0])
@@ -295,6 +302,7 @@ def _apply_to_span(
         return None
     rows = empty_sums(-(-(span.stop - span.start) // CHUNK_ELEMENTS))
     done = cpu_spans.quantize_and_sum(span, layout, params, rows)
+    check_trouble(span.trouble, job.reader, job.writer, job.info)
     if done < span.stop or not np.isfinite(rows[:, columns.ABS_ERROR]).all():
         return None
     job.on_bytes((span.stop - span.start) * span.x.itemsize)
@@ -365,6 +373,7 @@ def estimate_ends(name: str, reader: ShardReader, info: TensorInfo, layout: Layo
         span = span_of(reader, None, info, workers, block) if isinstance(estimate, MinMax) else None
         if span is not None and isinstance(estimate, MinMax):
             start = estimate.see_span(span)
+            check_trouble(span.trouble, reader, None, info)
         if start < stop:
             estimate.see(read_block(reader, info, workers, "input", (start, stop)), start, stop)
 

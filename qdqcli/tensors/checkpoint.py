@@ -28,6 +28,8 @@ class Place(NamedTuple):
     """Of an ordinary file, open as long as its reader or writer is."""
     offset: int
     """The tensor's first byte in the file."""
+    path: Path
+    """For messages."""
 
 
 class ShardReader(Protocol):

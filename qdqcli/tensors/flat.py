@@ -51,7 +51,7 @@ class FlatReader:
         self.file.read_into(buffer, tensor.start + start)
 
     def place(self, tensor: TensorInfo) -> Place:
-        return Place(self.file.descriptor, tensor.start)
+        return Place(self.file.descriptor, tensor.start, self.file.path)
 
     def close(self) -> None:
         self.file.close()
@@ -85,7 +85,7 @@ class FlatWriter:
         self._copy(tensor.start, tensor.nbytes)
 
     def place(self, tensor: TensorInfo) -> Place:
-        return Place(self._file.descriptor, tensor.start)
+        return Place(self._file.descriptor, tensor.start, self._file.path)
 
     def commit(self) -> None:
         self._source.check_unchanged()
