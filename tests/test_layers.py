@@ -11,7 +11,7 @@ import pytest
 
 import qdqcli
 
-FLOORS = [{"cli"}, {"report"}, {"run"}, {"ranges"}, {"op", "tensors"}, {"stats"}, {"errors"}]
+FLOORS = [{"cli"}, {"report"}, {"gate"}, {"run"}, {"ranges"}, {"op", "tensors"}, {"stats"}, {"errors"}]
 """From the top. Rooms of one floor do not know each other."""
 
 PACKAGE = Path(qdqcli.__file__).parent

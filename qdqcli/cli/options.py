@@ -85,7 +85,7 @@ def given_ranges_option(function: Function) -> Function:
 
 def output_options(layout: str) -> Callable[[Function], Function]:
     """Where the output goes, in which layout."""
-    return lambda function: _apply(
+    return lambda function: apply(
         function,
         click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUTPUT",
                      help=f"File or folder to write, in {layout}."),
@@ -95,12 +95,12 @@ def output_options(layout: str) -> Callable[[Function], Function]:
 
 def gradient_options(function: Function) -> Function:
     """The attributes on which the op's gradient depends."""
-    return _apply(function, *AXIS, *RANGE)
+    return apply(function, *AXIS, *RANGE)
 
 
 def op_options(function: Function) -> Function:
     """The attributes of the op, under its own names."""
-    return _apply(
+    return apply(
         function,
         click.option("--num-bits", type=int, default=8, show_default=True, metavar="N",
                      help="Use codes of N bits: 1 to 61, or 62 unsigned."),
@@ -127,7 +127,7 @@ def op_options(function: Function) -> Function:
 
 def selection_options(function: Function) -> Function:
     """Which tensors are quantized."""
-    return _apply(
+    return apply(
         function,
         click.option("--include", multiple=True, metavar="PATTERN",
                      help="Quantize only tensors whose whole name matches: a glob, or re:REGEX. Repeatable."),
@@ -141,9 +141,9 @@ def selection_options(function: Function) -> Function:
     )  # fmt: skip
 
 
-def report_options(function: Function) -> Function:
-    """What the report shows and where it goes."""
-    return _apply(
+def presentation_options(function: Function) -> Function:
+    """How the report is shown and where it goes."""
+    return apply(
         function,
         click.option("--format", "format_name", type=click.Choice([*FORMATTERS, "none"]), default="table",
                      show_default=True, help="Choose what standard output gets."),
@@ -153,6 +153,14 @@ def report_options(function: Function) -> Function:
                      help="Show the worst tensor by this metric first; name: in alphabetical order."),
         click.option("--top", type=click.IntRange(min=0), metavar="N", show_default="all",
                      help="Show the first N tensors; 0: all."),
+    )  # fmt: skip
+
+
+def report_options(function: Function) -> Function:
+    """The same, and what it holds."""
+    return apply(
+        function,
+        presentation_options,
         click.option("--per-channel", is_flag=True, help="Report each channel or group too (json and jsonl)."),
         click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
                      help="Count N bits for the scale of each range in bits_per_weight."),
@@ -161,7 +169,7 @@ def report_options(function: Function) -> Function:
 
 def listing_options(function: Function) -> Function:
     """The same for what is known without quantizing."""
-    return _apply(
+    return apply(
         function,
         click.option("--format", "format_name", type=click.Choice([*FORMATTERS, "none"]), default="table",
                      show_default=True, help="Choose what standard output gets."),
@@ -174,7 +182,7 @@ def listing_options(function: Function) -> Function:
 
 def work_options(function: Function) -> Function:
     """Threads and memory."""
-    return _apply(
+    return apply(
         function,
         click.option("--threads", type=click.IntRange(min=1), metavar="N", show_default="all cores",
                      help="Use N threads."),
@@ -197,7 +205,7 @@ def talk_options(function: Function) -> Function:
         callback = keep(names[-1].removeprefix("--"))
         return click.option(*names, is_flag=True, expose_value=False, is_eager=True, callback=callback, help=text)
 
-    return _apply(
+    return apply(
         function,
         flag("-q", "--quiet", text="No notes and no progress bar on stderr."),
         flag("-v", "--verbose", text="Say more on stderr: threads, time, speed."),
@@ -207,7 +215,7 @@ def talk_options(function: Function) -> Function:
 
 def measuring_options(function: Function) -> Function:
     """All that a command takes which quantizes and reports."""
-    return _apply(
+    return apply(
         function, op_options, given_ranges_option, selection_options, report_options, work_options, talk_options
     )
 
@@ -286,7 +294,8 @@ def _given_range(low: float | None, high: float | None) -> tuple[float, float] |
     return low, high
 
 
-def _apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:
+def apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:
+    """The function with all decorators, the first outermost."""
     for decorator in reversed(decorators):
         function = decorator(function)
     return function

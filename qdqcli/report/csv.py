@@ -40,7 +40,7 @@ def _cells(row: Row) -> dict[str, Any]:
     if isinstance(row, SkippedTensor):
         return head | {"num_elements": row.num_elements}
     ranges = {f"range_{key}": value for key, value in data["range"].items()}
-    return {**head, **data["spec"], **ranges, "exact": False, **data["stats"]}
+    return {**head, **(data["spec"] or {}), **ranges, "exact": False, **data["stats"]}
 
 
 def _line(cells: Mapping[str, Any], options: ReportOptions) -> str:

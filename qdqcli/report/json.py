@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 from qdqcli.report.escape import json_text
 from qdqcli.report.formatter import ReportOptions
-from qdqcli.run.result import RunResult, header_to_json, row_to_json, summary_to_json
+from qdqcli.run.result import RunResult, header_to_json, row_to_json, summary_to_json, verdict_of_json
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     """What `to_json` holds, tensor by tensor."""
-    head = header_to_json(run) | {"summary": summary_to_json(run)}
+    head = header_to_json(run, run.version) | {"summary": summary_to_json(run)}
     yield "{\n"
     for key, value in head.items():
         text = json_text(value, indent=2).replace("\n", "\n  ")
@@ -21,4 +21,8 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     yield '  "tensors": ['
     for index, row in enumerate(run.rows):
         yield f"{',' if index else ''}\n    {json_text(row_to_json(row))}"
-    yield "\n  ]\n}\n"
+    yield "\n  ]"
+    for key, value in verdict_of_json(run).items():
+        text = json_text(value, indent=2).replace("\n", "\n  ")
+        yield f",\n  {json_text(key)}: {text}"
+    yield "\n}\n"

@@ -10,8 +10,10 @@ from qdqcli.report import escape
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.ranking import ranked
 from qdqcli.report.summary import facts, few, hidden, notes, warnings
-from qdqcli.report.table import MAX_NAME, table
+from qdqcli.report.table import MAX_NAME, Quote, table
+from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.run.result import RunResult
+from qdqcli.run.verdict import Verdict
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
@@ -27,6 +29,8 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield ""
     yield f"`qdq {run.command}` on {few(run.inputs, quote)}"
     yield ""
+    if run.verdict is not None:
+        yield from _verdict(run.verdict, quote, options)
     if rows:
         columns = table(rows, options.sort, quote)
         yield _row([column.title for column in columns])
@@ -41,6 +45,18 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     advice = [f"**Warning:** {text}." for text in warnings(run, quote)]
     advice += [f"**Note:** {text}." for text in notes(run)]
     yield from (text for line in advice for text in ("", line))
+
+
+def _verdict(verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
+    yield f"**{headline(verdict)}**"
+    yield ""
+    for violation in verdict.violations[: options.top or None]:
+        yield f"- **{violation.severity}:** {sentence(violation, quote)}"
+    if options.top and len(verdict.violations) > options.top:
+        yield f"- … and {len(verdict.violations) - options.top:,} more"
+    yield from (f"- waived: {waived_line(violation, quote)}" for violation in verdict.waived)
+    if verdict.violations or verdict.waived:
+        yield ""
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ def _badness(row: TensorResult, sort: str) -> tuple[int, float]:
         return 1, 0.0
     value = row.stats[sort]
     if value is None:
-        return (2, 0.0) if row.is_exact or not row.sums.num_elements else (0, 0.0)
+        return (2, 0.0) if row.is_exact or not row.num_elements else (0, 0.0)
     match METRICS[sort].better if sort in METRICS else Better.NEITHER:
         case Better.LOWER:
             return 1, -value

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.report.escape import TIMES, shorten
-from qdqcli.report.number import metric_title, metric_unit, row_text
+from qdqcli.report.number import NO_NUMBER, metric_title, metric_unit, row_text
 from qdqcli.report.ranking import BY_NAME
 from qdqcli.run.result import TensorResult
 
@@ -52,8 +52,10 @@ def shape_text(shape: Sequence[int]) -> str:
     return shorten(TIMES.join(map(str, shape)), 24) if shape else "scalar"
 
 
-def spec_text(spec: QuantSpec) -> str:
+def spec_text(spec: QuantSpec | None) -> str:
     """Bits and granularity: `int8`, `uint4 g128`, `int8 axis 0`."""
+    if spec is None:
+        return NO_NUMBER
     words = [f"{'int' if spec.signed_input else 'uint'}{spec.num_bits}"]
     if spec.narrow_range:
         words.append("narrow")

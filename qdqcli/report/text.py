@@ -18,12 +18,16 @@ from qdqcli.report.layout import GAP, Layout, fit
 from qdqcli.report.ranking import ranked
 from qdqcli.report.summary import facts, hidden, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, table
+from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.run.result import RunResult
+from qdqcli.run.verdict import Severity, Verdict
 
 _HEAD = Style(bold=True)
 _QUIET = Style(dim=True)
 _WARNING = Style(color="yellow", bold=True)
 _NOTE = Style(color="cyan", bold=True)
+_FAILURE = Style(color="red", bold=True)
+_SUCCESS = Style(color="green", bold=True)
 _COLUMNS = {
     "shape": _QUIET,
     "dtype": _QUIET,
@@ -46,6 +50,8 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     rows = ranked(run, options.sort, options.top)
     quote = partial(_quoted, options=options)
+    if run.verdict is not None:
+        yield from _verdict(run.verdict, quote, options)
     if rows:
         columns = table(rows, options.sort, quote)
         layout = fit(columns, options.sort, options.width, options.ellipsis)
@@ -56,6 +62,22 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     for label, value in facts(run, rows[0] if rows else None, options.sort, quote):
         yield from _paragraph(label.ljust(14), _HEAD, value, options)
     yield from _advice(run, quote, options)
+
+
+def _verdict(verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
+    """Before all else: what does not pass."""
+    style = _SUCCESS if verdict.passed else _FAILURE
+    label, _, rest = headline(verdict).partition(": ")
+    yield _styled(label, style, options) + (f": {rest}" if rest else "")
+    for violation in verdict.violations[: options.top or None]:
+        is_error = violation.severity is Severity.ERROR
+        label, style = ("  error ", _FAILURE) if is_error else ("  warn  ", _WARNING)
+        yield from _paragraph(label, style, sentence(violation, quote), options)
+    if options.top and len(verdict.violations) > options.top:
+        yield _styled(f"  … and {len(verdict.violations) - options.top:,} more (--top 0 shows all)", _QUIET, options)
+    for violation in verdict.waived:
+        yield from _paragraph("  waived ", _QUIET, waived_line(violation, quote), options)
+    yield ""
 
 
 def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[str]:

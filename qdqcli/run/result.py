@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
+from qdqcli.run.histogram import Histograms, histograms_to_json
+from qdqcli.run.verdict import Verdict, verdict_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue, is_exact
 from qdqcli.stats.sums import ErrorSums
 
@@ -29,10 +31,11 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorResult:
-    """A tensor that was quantized and measured."""
+    """A tensor that was quantized, or compared with another, and measured."""
 
     source: Source
-    spec: QuantSpec
+    spec: QuantSpec | None
+    """None where two tensors were compared: nothing is known of how one became the other."""
     input_min: float | None
     """The range that set the grid, before the op adjusts it: the hull, where there are several. None: no number."""
     input_max: float | None
@@ -43,18 +46,35 @@ class TensorResult:
     sums: ErrorSums
     channels: Mapping[str, Sequence[MetricValue]] | None = None
     """Per slice, by metric, where it was asked for."""
+    histograms: Histograms | None = None
+    """Of the elements and of their errors, where it was asked for."""
+    reported: Mapping[str, MetricValue] | None = None
+    """`stats` as an earlier report has them; `sums` then holds counts and extremes alone."""
+
+    @property
+    def num_elements(self) -> int:
+        return self.sums.num_elements
+
+    @property
+    def stored_bits(self) -> int | None:
+        """Storage bits of all codes and scales; None where they are not known."""
+        if self.spec is None:
+            return None
+        return self.spec.num_bits * self.sums.num_elements + self.num_slices * self.scale_bits
 
     @property
     def bits_per_weight(self) -> float | None:
         """Storage bits per element, one scale per range included."""
-        if not self.sums.num_elements:
+        if not self.sums.num_elements or self.spec is None:
             return None
         return self.spec.num_bits + self.num_slices * self.scale_bits / self.sums.num_elements
 
     @cached_property
-    def stats(self) -> dict[str, MetricValue]:
+    def stats(self) -> Mapping[str, MetricValue]:
         """Metric name -> value, in the order of `STATS`."""
-        return evaluate(self.sums) | {"bits_per_weight": self.bits_per_weight}
+        if self.reported is not None:
+            return self.reported
+        return _known(evaluate(self.sums), self.spec) | {"bits_per_weight": self.bits_per_weight}
 
     @property
     def is_exact(self) -> bool:
@@ -69,6 +89,8 @@ class SkippedTensor:
     source: Source
     num_elements: int
     reason: str
+    is_failure: bool = False
+    """It should have been measured and could not be: a budget does not let it pass."""
 
 
 Row = TensorResult | SkippedTensor
@@ -84,6 +106,12 @@ class RunResult:
     """The options that decide the result, JSON values."""
     rows: Sequence[Row]
     """In the order of the inputs, their files and the data in them."""
+    verdict: Verdict | None = None
+    """Where a budget was given."""
+    reported: Mapping[str, MetricValue] | None = None
+    """`summary` as an earlier report has it."""
+    version: str = __version__
+    """Of the program that measured."""
 
     @property
     def quantized(self) -> Iterator[TensorResult]:
@@ -98,18 +126,32 @@ class RunResult:
         """Over all quantized elements."""
         return ErrorSums.total(row.sums for row in self.quantized)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether no quantized element changed."""
+        return is_exact(self.sums)
+
     @cached_property
-    def summary(self) -> dict[str, MetricValue]:
+    def summary(self) -> Mapping[str, MetricValue]:
         """Counts of tensors, then the metrics over all quantized elements."""
+        if self.reported is not None:
+            return self.reported
         quantized = list(self.quantized)
         counts: dict[str, MetricValue] = {
             "num_tensors": len(self.rows),
             "num_quantized": len(quantized),
             "num_skipped": len(self.rows) - len(quantized),
         }
-        bits = sum(row.spec.num_bits * row.sums.num_elements + row.num_slices * row.scale_bits for row in quantized)
-        mean_bits = bits / self.sums.num_elements if self.sums.num_elements else None
-        return counts | evaluate(self.sums) | {"bits_per_weight": mean_bits}
+        bits = [row.stored_bits for row in quantized]
+        known = [number for number in bits if number is not None]
+        mean_bits = sum(known) / self.sums.num_elements if self.sums.num_elements and len(known) == len(bits) else None
+        metrics = _known(evaluate(self.sums), quantized[0].spec) if quantized else evaluate(self.sums)
+        return counts | metrics | {"bits_per_weight": mean_bits}
+
+
+def _known(metrics: dict[str, MetricValue], spec: QuantSpec | None) -> dict[str, MetricValue]:
+    """Without a grid nothing is known of its range."""
+    return metrics if spec is not None else metrics | {"clipped_fraction": None}
 
 
 def evaluate(sums: ErrorSums) -> dict[str, MetricValue]:
@@ -119,15 +161,24 @@ def evaluate(sums: ErrorSums) -> dict[str, MetricValue]:
 
 def to_json(run: RunResult) -> dict[str, Any]:
     """The report as JSON values: the same for two runs on the same input."""
-    return header_to_json(run) | {
-        "summary": summary_to_json(run),
-        "tensors": [row_to_json(row) for row in run.rows],
-    }
+    return (
+        header_to_json(run, run.version)
+        | {
+            "summary": summary_to_json(run),
+            "tensors": [row_to_json(row) for row in run.rows],
+        }
+        | verdict_of_json(run)
+    )
+
+
+def verdict_of_json(run: RunResult) -> dict[str, Any]:
+    """The key `verdict`, where there is one."""
+    return {} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)}
 
 
 def summary_to_json(run: RunResult) -> dict[str, Any]:
     """The summary, with `exact` where no element changed."""
-    return run.summary | ({"exact": True} if is_exact(run.sums) else {})
+    return dict(run.summary) | ({"exact": True} if is_exact(run.sums) else {})
 
 
 def row_to_json(row: Row) -> dict[str, Any]:
@@ -139,15 +190,16 @@ def row_to_json(row: Row) -> dict[str, Any]:
         "shape": list(row.source.shape),
     }
     if isinstance(row, SkippedTensor):
-        return head | {"status": "skipped", "reason": row.reason}
+        return head | {"status": "failed" if row.is_failure else "skipped", "reason": row.reason}
     body = {
         "status": "quantized",
-        "spec": spec_to_json(row.spec),
+        "spec": None if row.spec is None else spec_to_json(row.spec),
         "range": {"input_min": _finite(row.input_min), "input_max": _finite(row.input_max)},
-        "stats": row.stats | ({"exact": True} if row.is_exact else {}),
+        "stats": dict(row.stats) | ({"exact": True} if row.is_exact else {}),
     }
     channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
-    return head | body | channels
+    histograms = {} if row.histograms is None else {"histograms": histograms_to_json(row.histograms)}
+    return head | body | channels | histograms
 
 
 class Headed(Protocol):
@@ -163,11 +215,11 @@ class Headed(Protocol):
     def settings(self) -> Mapping[str, Any]: ...
 
 
-def header_to_json(run: Headed) -> dict[str, Any]:
+def header_to_json(run: Headed, version: str = __version__) -> dict[str, Any]:
     """What stands before the summary and the rows; a setting that is no finite number is null."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "qdq", "version": __version__},
+        "tool": {"name": "qdq", "version": version},
         "command": run.command,
         "inputs": list(run.inputs),
         "settings": {name: _finite(v) if isinstance(v, float) else v for name, v in run.settings.items()},

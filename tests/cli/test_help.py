@@ -83,6 +83,9 @@ def test_every_example_works(
     for folder in ("MODEL_FOLDER", "GRADIENTS_FOLDER"):
         write_safetensors(tmp_path / folder / "model.safetensors", tensors)
     write_safetensors(tmp_path / "model.safetensors", tensors)
+    (tmp_path / "budget.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 3\n")
+    if "report.json" in shlex.split(example)[2:4]:
+        assert qdq("stats", "MODEL_FOLDER", "--report", "report.json", "--format", "none").code == 0
     np.save("weights.npy", sample((4, 6)))
     np.save("gradients.npy", sample((4, 6)))
     assert shlex.split(example)[1] == name

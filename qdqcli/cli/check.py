@@ -1,0 +1,55 @@
+"""`qdq check`: measure, or take a stored report, and judge; exit code 1 is the verdict's alone."""
+
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart, deliver
+from qdqcli.cli.gate import Gate, gate_options
+from qdqcli.cli.measure import measure, open_inputs, plan_inputs
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.run.result import RunResult
+from qdqcli.run.stored import read_report
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq check MODEL_FOLDER --axis 0 --min-ndim 2 --budget budget.toml
+  qdq check MODEL_FOLDER --num-bits 4 --group-size 128 --min-ndim 2 --write-budget budget.toml --headroom 0.5dB
+  qdq check --report-in report.json --budget budget.toml --report verdict.xml"""
+)
+@click.argument("inputs", metavar="[INPUT...]", nargs=-1)
+@gate_options
+@opt.measuring_options
+@pass_session
+def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
+    """Measure like stats and judge by a budget; exit code 1 when it is exceeded.
+
+    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without --budget,
+    [tool.qdq.budget] of ./pyproject.toml is taken.
+    """
+    if bool(inputs) == (options["report_in"] is not None):
+        raise UsageError("give INPUT, or --report-in REPORT.json to judge what was measured before")
+    check_report_paths(options["reports"])
+    gate = Gate.of(options, session)
+    check_files(gate.files)
+    run = _stored(options) if options["report_in"] is not None else _measured(session, inputs, gate, options)
+    run = gate.judge(run, session)
+    gate.write_files(run)
+    deliver(run, options)
+    return gate.exit_code(run)
+
+
+def _measured(session: Session, inputs: tuple[str, ...], gate: Gate, options: opt.Options) -> RunResult:
+    request = opt.request_of(options, session)
+    checkpoints = open_inputs(inputs, options, session)
+    check_reports_apart([*options["reports"], *gate.files], checkpoints)
+    plans = plan_inputs(checkpoints, request, options, session)
+    return measure(session, "check", plans, request, options)
+
+
+def _stored(options: opt.Options) -> RunResult:
+    return read_report(options["report_in"])

@@ -1,0 +1,1 @@
+"""May it pass: budgets, baselines and the verdict on a run."""

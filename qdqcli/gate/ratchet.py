@@ -1,0 +1,142 @@
+"""Ratchet: the limits of a budget file rewritten tighter where a run allows it, never looser.
+
+The text is changed number by number, so that comments and order stay; what it says afterwards is read again.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from math import ceil, floor, isfinite, log10
+from typing import Self
+
+from qdqcli.errors import UsageError
+from qdqcli.gate.aggregate import aggregate
+from qdqcli.gate.budget import Budget, Limit
+from qdqcli.gate.judge import limits_of
+from qdqcli.run.recipe import compile_pattern
+from qdqcli.run.result import RunResult
+from qdqcli.stats.metrics import METRICS
+
+_HEADER = re.compile(r"^\s*\[(\[)?\s*(?P<name>[\w.\s\"]+?)\s*\](\])?\s*(#.*)?$")
+_SETTING = re.compile(r"^(?P<head>\s*(?P<key>\w+)\s*=\s*)(?P<value>[-+]?[\d_.]+(?:[eE][-+]?\d+)?)(?P<tail>\s*(#.*)?)$")
+
+Place = tuple[str, str]
+"""A table, as a limit's `place` names it, and a key in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headroom:
+    """How much worse than what was measured a limit is set, in dB: for metrics of other units, as an amplitude."""
+
+    db: float
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`0.5dB` or `0.5`; ValueError for anything else."""
+        db = float(text.lower().removesuffix("db"))
+        if not isfinite(db) or db < 0:
+            raise ValueError(text)
+        return cls(db=db)
+
+    def limit(self, metric: str, value: float, *, is_minimum: bool) -> float:
+        """A limit that `value` keeps: two decimals for dB, four digits for the rest, rounded to the lenient side."""
+        if metric.startswith("num_"):
+            return value
+        if metric in METRICS and METRICS[metric].unit == "dB":
+            return floor((value - self.db) * 100) / 100 if is_minimum else ceil((value + self.db) * 100) / 100
+        loose = value - abs(value) * self._part if is_minimum else value + abs(value) * self._part
+        return _rounded(loose, is_minimum=is_minimum)
+
+    @property
+    def _part(self) -> float:
+        return float(10.0 ** (self.db / 20.0)) - 1.0
+
+
+def _rounded(value: float, *, is_minimum: bool) -> float:
+    """To four digits, downwards for a minimum; the value itself where the rounding would pass it."""
+    if not value:
+        return value
+    digits = 3 - floor(log10(abs(value)))
+    step = 10.0**-digits
+    rounded = round((floor if is_minimum else ceil)(value / step) * step, max(digits, 0) + 1)
+    return rounded if (rounded <= value if is_minimum else rounded >= value) else value
+
+
+def ratchet(text: str, budget: Budget, run: RunResult, headroom: Headroom, today: date, shown: str) -> str:
+    """The budget's text with limits that the run keeps with room to spare set closer.
+
+    Raises:
+        UsageError: a limit that could be tighter does not stand on a line of its own.
+    """
+    tighter = dict(_tighter(budget, run, headroom, today))
+    left = dict(tighter)
+    lines = []
+    for place, line in _placed(text):
+        match = _SETTING.match(line.rstrip("\r\n"))
+        if match and (place, match["key"]) in left:
+            ending = line[len(line.rstrip("\r\n")) :]
+            line = f"{match['head']}{left.pop((place, match['key']))!r}{match['tail']}{ending}"
+        lines.append(line)
+    if left:
+        place, key = next(iter(left))
+        raise UsageError(f"{shown}: {place} {key} cannot be rewritten; write it as KEY = NUMBER on a line of its own")
+    changed = "".join(lines)
+    tomllib.loads(changed)
+    return changed
+
+
+def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> Iterator[tuple[Place, float]]:
+    """The limits that can be tighter, and their new values."""
+    for limit, values in _held(budget, run, today):
+        if limit.value is None or not values:
+            continue
+        worst = min(values) if limit.is_minimum else max(values)
+        new = headroom.limit(limit.metric, worst, is_minimum=limit.is_minimum)
+        if new > limit.value if limit.is_minimum else new < limit.value:
+            yield (limit.place, limit.key), new
+
+
+def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, list[float]]]:
+    """Each limit with the values that it holds for."""
+    by_place: dict[Place, tuple[Limit, list[float]]] = {}
+    for row in run.quantized:
+        if _is_waived(row.source.name, budget, today):
+            continue
+        for limit in limits_of(row.source.name, budget.rules)[0].values():
+            value = row.stats[limit.metric]
+            _, values = by_place.setdefault((limit.place, limit.key), (limit, []))
+            if value is not None:
+                values.append(value)
+    yield from by_place.values()
+    rows = list(run.quantized)
+    for place, limits in budget.summary.items():
+        for limit in limits:
+            value = (
+                run.summary[limit.metric]
+                if place == "summary"
+                else aggregate(place.removeprefix("summary."), limit.metric, rows)
+            )
+            yield limit, [] if value is None or not isfinite(value) else [value]
+
+
+def _is_waived(name: str, budget: Budget, today: date) -> bool:
+    return any(
+        today <= waiver.until and any(compile_pattern(pattern)(name) for pattern in waiver.patterns)
+        for waiver in budget.waivers
+    )
+
+
+def _placed(text: str) -> Iterator[tuple[str, str]]:
+    """Each line with the table that it is in, as limits name their place."""
+    place, number = "", 0
+    for line in text.splitlines(keepends=True):
+        header = _HEADER.match(line)
+        if header:
+            name = re.sub(r"[\s\"]", "", header["name"]).removeprefix("tool.qdq.budget.")
+            place = f"[{name}]"
+            if name == "tensors":
+                number += 1
+                place = f"[[tensors]] {number}"
+        yield place, line

@@ -1,0 +1,21 @@
+"""Runs and budgets of a few lines."""
+
+from datetime import date
+from pathlib import Path
+
+from qdqcli.gate.budget import Budget, read_budget
+from qdqcli.gate.judge import judge
+from qdqcli.run.result import RunResult
+from qdqcli.run.verdict import Verdict
+
+TODAY = date(2026, 6, 1)
+
+
+def budget(folder: Path, text: str) -> Budget:
+    path = folder / "budget.toml"
+    path.write_text("schema = 1\n" + text, encoding="utf-8")
+    return read_budget(path)
+
+
+def verdict(folder: Path, run: RunResult, text: str, *, baseline: RunResult | None = None) -> Verdict:
+    return judge(run, budget(folder, text), baseline, TODAY)[0]

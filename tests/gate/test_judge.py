@@ -1,0 +1,145 @@
+"""What passes and what does not, tensor by tensor and over all of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qdqcli.errors import UsageError
+from qdqcli.gate.aggregate import aggregate
+from qdqcli.gate.judge import judge
+from qdqcli.run.verdict import Severity, Verdict
+from tests.gate.samples import TODAY, budget, verdict
+from tests.report.samples import BAD, EMPTY, EXACT, GOOD, NONFINITE, SKIPPED, UNMEASURED, quantized, run_of, skipped
+
+# SQNR: GOOD 71.5 dB, BAD 17.5 dB
+
+
+def named(result: Verdict) -> list[tuple[str | None, str]]:
+    return [(violation.tensor, violation.metric) for violation in result.violations]
+
+
+def test_a_limit_holds_for_every_tensor_and_is_kept_at_equality(tmp_path: Path) -> None:
+    assert GOOD.stats["sqnr_db"] == pytest.approx(71.46, abs=0.01)
+    result = verdict(tmp_path, run_of(GOOD, BAD), "[limits]\nmin_sqnr_db = 30\nmax_abs_error = 0.5")
+    assert not result.passed
+    assert named(result) == [("model.bad.weight", "sqnr_db")]
+    (only,) = result.violations
+    assert (only.limit, only.actual, only.file) == (30, BAD.stats["sqnr_db"], "m.safetensors")
+    assert only.excess_db == pytest.approx(30 - BAD.stats["sqnr_db"])
+
+
+def test_a_later_table_overrides_the_limits_that_it_names(tmp_path: Path) -> None:
+    text = """
+    [limits]
+    min_sqnr_db = 90
+    max_rmse = 0.0001
+    [[tensors]]
+    match = "model.*"
+    min_sqnr_db = 10
+    [[tensors]]
+    match = ["*good*", "re:nothing|model[.]good.*"]
+    min_sqnr_db = 80
+    severity = "warn"
+    """
+    result = judge(run_of(GOOD, BAD), budget(tmp_path, text), None, TODAY, allow_unmatched=True)[0]
+    found = {(v.tensor, v.metric): v.severity for v in result.violations}
+    assert found == {
+        ("model.good.weight", "sqnr_db"): Severity.WARN,
+        ("model.good.weight", "rmse"): Severity.ERROR,
+        ("model.bad.weight", "rmse"): Severity.ERROR,
+    }
+
+
+def test_a_limit_can_be_lifted_and_a_table_without_limits_sets_the_severity_of_all(tmp_path: Path) -> None:
+    lifted = '[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = "*"\nmin_sqnr_db = "none"'
+    assert verdict(tmp_path, run_of(GOOD, BAD), lifted).violations == []
+    warned = verdict(tmp_path, run_of(BAD), '[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = "*"\nseverity = "warn"')
+    assert warned.passed
+    assert [v.severity for v in warned.violations] == [Severity.WARN]
+
+
+def test_the_worst_violation_stands_first_and_errors_before_warnings(tmp_path: Path) -> None:
+    text = '[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = "*bad*"\nmin_sqnr_db = 99\nseverity = "warn"'
+    other = quantized("other", [1.0, 2.0], [1.25, 2.0])
+    result = verdict(tmp_path, run_of(GOOD, BAD, other), text)
+    assert [v.tensor for v in result.violations] == ["other", "model.good.weight", "model.bad.weight"]
+
+
+def test_what_lost_nothing_or_is_empty_keeps_every_limit(tmp_path: Path) -> None:
+    assert verdict(tmp_path, run_of(EXACT, EMPTY), "[limits]\nmin_sqnr_db = 200\nmax_abs_error = 0").passed
+    for place in ("summary", "summary.worst", "summary.weighted_mean"):
+        assert verdict(tmp_path, run_of(EXACT), f"[{place}]\nmin_sqnr_db = 200").passed
+
+
+def test_elements_that_are_not_finite_violate_every_budget_unless_allowed(tmp_path: Path) -> None:
+    result = verdict(tmp_path, run_of(GOOD, NONFINITE), "")
+    assert set(named(result)) == {("model.inf.weight", "num_nonfinite"), ("model.inf.weight", "num_nonfinite_output")}
+    assert verdict(tmp_path, run_of(NONFINITE), "allow_nonfinite = true").passed
+    here = '[[tensors]]\nmatch = "*.inf.*"\nallow_nonfinite = true'
+    assert verdict(tmp_path, run_of(GOOD, NONFINITE), here).passed
+    assert not verdict(tmp_path, run_of(NONFINITE, UNMEASURED), here).passed
+
+
+def test_a_metric_without_a_number_keeps_no_limit(tmp_path: Path) -> None:
+    lost_all = quantized("x", [0.0, 0.0], [1.0, 1.0])
+    assert lost_all.stats["sqnr_db"] is None
+    (only,) = verdict(tmp_path, run_of(lost_all), "[limits]\nmin_sqnr_db = -100").violations
+    assert (only.metric, only.actual, only.excess_db) == ("sqnr_db", None, None)
+
+
+def test_limits_on_the_whole_run_and_on_aggregates(tmp_path: Path) -> None:
+    run = run_of(GOOD, BAD)
+    for place in ("summary", "summary.worst", "summary.p05", "summary.median"):
+        (only,) = verdict(tmp_path, run, f"[{place}]\nmin_sqnr_db = 60").violations
+        assert (only.tensor, only.origin) == (None, place)
+    assert verdict(tmp_path, run, "[summary.weighted_mean]\nmin_sqnr_db = 44").passed
+    assert not verdict(tmp_path, run, "[summary.weighted_mean]\nmin_sqnr_db = 45").passed
+
+
+def test_aggregates_are_what_a_reader_computes_by_hand() -> None:
+    rows = [quantized(f"t{i}", [1.0] * (1 + i), [1.0 + 2.0**-i] * (1 + i)) for i in range(40)]
+    errors = sorted((2.0**-i for i in range(40)), reverse=True)
+    assert aggregate("worst", "max_abs_error", rows) == errors[0]
+    assert aggregate("p05", "max_abs_error", rows) == errors[1], "two of forty are as bad or worse"
+    assert aggregate("median", "max_abs_error", rows) == errors[19]
+    mean = sum(2.0**-i * (1 + i) for i in range(40)) / sum(range(1, 41))
+    assert aggregate("weighted_mean", "max_abs_error", rows) == pytest.approx(mean)
+    assert aggregate("worst", "sqnr_db", rows) == min(row.stats["sqnr_db"] for row in rows)
+    assert aggregate("median", "sqnr_db", []) is None
+
+
+WAIVER = '[limits]\nmin_sqnr_db = 90\n[[waivers]]\nmatch = "*bad*"\nreason = "at run time"\nuntil = '
+
+
+def test_a_waived_violation_is_kept_with_its_reason_and_does_not_count(tmp_path: Path) -> None:
+    result = verdict(tmp_path, run_of(BAD), WAIVER + "2026-06-01")
+    assert result.passed
+    assert [(v.tensor, v.waiver) for v in result.waived] == [("model.bad.weight", "at run time")]
+
+
+def test_an_expired_waiver_is_a_violation_itself(tmp_path: Path) -> None:
+    result = verdict(tmp_path, run_of(BAD), WAIVER + "2026-05-31")
+    assert set(named(result)) == {("model.bad.weight", "sqnr_db"), (None, "waiver")}
+    assert not verdict(tmp_path, run_of(BAD), WAIVER.replace("90", "1") + "2026-05-31").passed
+
+
+def test_a_tensor_that_could_not_be_measured_does_not_pass(tmp_path: Path) -> None:
+    failed = replace(skipped("x", "shapes differ"), is_failure=True)
+    assert named(verdict(tmp_path, run_of(GOOD, failed, SKIPPED), "")) == [("x", "failed")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[tensors]]\nmatch = "model.godo.*"\nmin_sqnr_db = 1', "matches none of 2 tensors.*model.good.weight"),
+        ('[[tensors]]\nmatch = "ids"\nmin_sqnr_db = 1', "not quantized"),
+        ('[[waivers]]\nmatch = "nothing"\nreason = "r"\nuntil = 2027-01-31', "waivers.*matches none"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    run = run_of(GOOD, BAD, SKIPPED)
+    with pytest.raises(UsageError, match=message):
+        judge(run, budget(tmp_path, text), None, TODAY)
+    _, warnings = judge(run, budget(tmp_path, text), None, TODAY, allow_unmatched=True)
+    assert len(warnings) == 1

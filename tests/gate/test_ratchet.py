@@ -1,0 +1,95 @@
+"""Budgets that are written: kept by the run that they come from, and only ever tighter."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qdqcli.errors import UsageError
+from qdqcli.gate.budget import read_budget
+from qdqcli.gate.judge import judge
+from qdqcli.gate.ratchet import Headroom, ratchet
+from qdqcli.gate.written import budget_text, glob_of
+from qdqcli.run.recipe import compile_pattern
+from tests.gate.samples import TODAY, budget
+from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, quantized, run_of
+
+NAMES = [name for name in HOSTILE if "\ud800" not in name and "\udcff" not in name]
+
+
+def ratcheted(folder: Path, text: str, run: object, db: float = 0.5) -> str:
+    return ratchet("schema = 1\n" + text, budget(folder, text), run, Headroom(db=db), TODAY, "b.toml")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("db", [0.0, 0.5])
+def test_a_written_budget_is_kept_by_its_own_run_with_the_headroom_and_no_more(tmp_path: Path, db: float) -> None:
+    path = tmp_path / "b.toml"
+    for run in (run_of(GOOD, BAD, EXACT), EVERY_KIND, run_of(EXACT)):
+        path.write_text(budget_text(run, Headroom(db=db)))
+        verdict, warnings = judge(run, read_budget(path), None, TODAY)
+        assert verdict.passed
+        assert warnings == []
+    path.write_text(budget_text(run_of(BAD), Headroom(db=db)))
+    worse = quantized(BAD.source.name, [1.0, -2.0, 3.0], [0.5 - 0.08, -2.0, 3.0])
+    assert judge(run_of(worse), read_budget(path), None, TODAY)[0].passed is False
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_written_pattern_matches_its_name_and_no_other(name: str) -> None:
+    matches = compile_pattern(glob_of(name))
+    assert [other for other in NAMES if matches(other)] == [name]
+
+
+def test_a_written_budget_takes_hostile_names(tmp_path: Path) -> None:
+    run = run_of(*(quantized(name, [1.0, 2.0], [1.0, 2.5]) for name in NAMES))
+    path = tmp_path / "b.toml"
+    path.write_text(budget_text(run, Headroom(db=0.1)), encoding="utf-8", newline="")
+    assert judge(run, read_budget(path), None, TODAY)[0].passed
+
+
+def test_limits_become_tighter_and_the_rest_of_the_text_stays(tmp_path: Path) -> None:
+    text = "[limits] # all\nmin_sqnr_db = 10 # a reason\nmax_rmse=1.5\n\n"
+    text += '[[tensors]]\nmatch = "*good*"\nmin_sqnr_db = 20\n'
+    after = ratcheted(tmp_path, text, run_of(GOOD, BAD))
+    bad, good = (row.stats["sqnr_db"] for row in (BAD, GOOD))
+    lines = after.splitlines()
+    low, rmse, high = (float(lines[i].split("=")[1].split("#")[0]) for i in (2, 3, 7))
+    assert bad - 0.51 <= low <= bad - 0.5
+    assert good - 0.51 <= high <= good - 0.5
+    assert BAD.stats["rmse"] < rmse < BAD.stats["rmse"] * 1.07
+    assert lines[2].endswith(" # a reason")
+    assert [line.split("=")[0] for line in lines] == [
+        line.split("=")[0] for line in ("schema = 1\n" + text).splitlines()
+    ]
+    assert ratchet(after, budget(tmp_path, after.removeprefix("schema = 1\n")), run_of(GOOD, BAD),
+                   Headroom(db=0.5), TODAY, "b") == after, "once more changes nothing"  # fmt: skip
+
+
+def test_limits_never_become_looser(tmp_path: Path) -> None:
+    text = "[limits]\nmin_sqnr_db = 60\nmax_abs_error = 0.0001\n[summary.median]\nmin_sqnr_db = 90\n"
+    assert ratcheted(tmp_path, text, run_of(GOOD, BAD)) == "schema = 1\n" + text
+
+
+def test_the_summary_and_aggregates_are_tightened_too(tmp_path: Path) -> None:
+    after = ratcheted(tmp_path, "[summary]\nmin_sqnr_db = 1\n[summary.worst]\nmin_sqnr_db = 2\n", run_of(GOOD, BAD))
+    assert "db = 1\n" not in after
+    assert "db = 2\n" not in after
+
+
+def test_waived_tensors_set_no_limit(tmp_path: Path) -> None:
+    waiver = '[[waivers]]\nmatch = "*bad*"\nreason = "r"\nuntil = 2027-01-31\n'
+    after = ratcheted(tmp_path, "[limits]\nmin_sqnr_db = 10\n" + waiver, run_of(GOOD, BAD))
+    assert float(after.splitlines()[2].split("=")[1]) > 70
+
+
+def test_a_limit_that_cannot_be_rewritten_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\[limits\] min_sqnr_db cannot be rewritten"):
+        ratcheted(tmp_path, "limits = {min_sqnr_db = 10}\n", run_of(GOOD))
+
+
+def test_headroom_is_in_decibels() -> None:
+    assert Headroom.parse("0.5dB") == Headroom.parse("0.5 DB") == Headroom.parse(".5") == Headroom(db=0.5)
+    for text in ("", "x", "-1dB", "nan", "5%"):
+        with pytest.raises(ValueError, match=r"convert|-1dB|nan"):
+            Headroom.parse(text)
+    assert replace(Headroom(db=0.0)).limit("rmse", 0.0, is_minimum=False) == 0.0
