@@ -15,6 +15,7 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import ESTIMATORS, estimator
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, ReportOptions, formatter
+from qdqcli.report.listing import LISTING_FORMATS
 from qdqcli.run.result import RunResult
 from qdqcli.stats.metrics import METRICS, Better
 from qdqcli.stats.sums import ErrorSums
@@ -118,16 +119,22 @@ def test_every_suffix_has_a_format() -> None:
 
 @pytest.mark.parametrize("suffix", REPORT_SUFFIXES)
 def test_every_suffix_is_taken_by_every_command_that_reports(qdq: Qdq, tiny: Path, tmp_path: Path, suffix: str) -> None:
-    for command in ("stats", "inspect"):
-        report = tmp_path / f"{command}{suffix}"
-        assert qdq(command, tiny, "--report", report).code == 0
-        assert "layer.0.mlp.weight" in report.read_text(encoding="utf-8")
+    budget = tmp_path / "budget.toml"
+    budget.write_text("schema = 1\n[limits]\nmin_sqnr_db = 200\n")
+    is_listed = REPORT_SUFFIXES[suffix] in LISTING_FORMATS
+    for command in (["stats"], ["inspect"], ["check", "--budget", budget]):
+        report = tmp_path / f"{command[0]}{suffix}"
+        code = 1 if len(command) > 1 else 0 if command == ["stats"] or is_listed else 2
+        assert qdq(*command, tiny, "--report", report).code == code
+        assert report.exists() == (code != 2)
+    assert "layer.0.mlp.weight" in (tmp_path / f"check{suffix}").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", FORMATTERS)
 def test_every_format_is_a_choice_of_every_command_that_reports(qdq: Qdq, tiny: Path, name: str) -> None:
     for command in ("stats", "inspect"):
-        assert qdq(command, tiny, "--format", name).code == 0
+        is_listed = command != "inspect" or name in LISTING_FORMATS
+        assert qdq(command, tiny, "--format", name).code == (0 if is_listed else 2)
 
 
 # Metrics

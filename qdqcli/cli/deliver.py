@@ -20,6 +20,11 @@ from qdqcli.tensors.message import show_path
 from qdqcli.tensors.placement import check_extra_file
 from qdqcli.tensors.storage import output_error
 
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+SUMMARY_ROWS = 100
+SUMMARY_BYTES = 1 << 20
+"""What GitHub takes of a step."""
+
 
 def deliver(run: RunResult, options: Options) -> None:
     """Write the report files, then standard output.
@@ -33,6 +38,27 @@ def deliver(run: RunResult, options: Options) -> None:
     if options["format_name"] != "none":
         for piece in formatter(options["format_name"])(run, for_terminal(choice)):
             write(piece)
+    if options["format_name"] == "github":
+        _write_step_summary(run, choice)
+
+
+def _write_step_summary(run: RunResult, choice: ReportOptions) -> None:
+    """Add the report to the page of the job, where GitHub Actions names a file for that.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    name = os.environ.get(STEP_SUMMARY)
+    if not name:
+        return
+    text = "".join(formatter("markdown")(run, replace(choice, top=choice.top or SUMMARY_ROWS)))
+    if len(text.encode()) > SUMMARY_BYTES:
+        text = "## Quantization error\n\nThe report is too long for a job summary; see the job's artifacts.\n"
+    try:
+        with Path(name).open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise output_error(Path(name), error) from error
 
 
 def deliver_listing(listing: Listing, options: Options) -> None:
@@ -80,6 +106,17 @@ def check_report_paths(reports: Sequence[Path]) -> None:
     """
     for path in reports:
         formatter_for(path)
+    check_files(reports)
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Find out before the work whether the folder of each file that is to be written can take it.
+
+    Raises:
+        UsageError: a file that is a folder, a folder that is not there.
+        OutputError: a folder without permission to write.
+    """
+    for path in paths:
         folder = show_path(path.parent)
         if not path.parent.is_dir():
             raise UsageError(f"{show_path(path)}: there is no folder {folder} for the report; make it first")

@@ -58,10 +58,22 @@ FORMATTERS = {
     "jsonl": "qdqcli.report.jsonl:render",
     "csv": "qdqcli.report.csv:render",
     "markdown": "qdqcli.report.markdown:render",
+    "github": "qdqcli.report.github:render",
+    "gitlab": "qdqcli.report.gitlab:render",
+    "junit": "qdqcli.report.junit:render",
+    "sarif": "qdqcli.report.sarif:render",
 }
 """Format -> the `Formatter`, imported on demand."""
 
-REPORT_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "markdown"}
+REPORT_SUFFIXES = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".md": "markdown",
+    ".xml": "junit",
+    ".sarif": "sarif",
+    ".gitlab.json": "gitlab",
+}
 """Suffix of a report file, in lower case -> its format."""
 
 
@@ -85,7 +97,8 @@ def format_for(path: PurePath) -> str:
     Raises:
         UsageError: the suffix belongs to no format.
     """
-    suffix = path.suffix.lower()
+    both, last = "".join(path.suffixes[-2:]).lower(), path.suffix.lower()
+    suffix = both if both in REPORT_SUFFIXES else last
     if suffix not in REPORT_SUFFIXES:
         raise UsageError(f"report {str(path)!r}: its suffix must be one of {', '.join(REPORT_SUFFIXES)}")
     return REPORT_SUFFIXES[suffix]

@@ -5,6 +5,7 @@ from csv import writer
 from functools import partial
 from io import StringIO
 
+from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.report import escape
 from qdqcli.report.formatter import ReportOptions
@@ -18,8 +19,18 @@ from qdqcli.run.recipe import Skip
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
+LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+"""The others are of findings, which a listing has none of."""
+
+
 def render(listing: Listing, format_name: str, options: ReportOptions) -> str:
-    """The listing as `table`, `json`, `jsonl`, `csv` or `markdown`, tensors in the checkpoint's order."""
+    """The listing in one of `LISTING_FORMATS`, tensors in the checkpoint's order.
+
+    Raises:
+        UsageError: another format.
+    """
+    if format_name not in LISTING_FORMATS:
+        raise UsageError(f"a list of tensors has no {format_name} form; choose one of {', '.join(LISTING_FORMATS)}")
     pieces = {"table": _table, "json": _json, "jsonl": _jsonl, "csv": _csv, "markdown": _markdown}[format_name]
     text = "".join(line + "\n" for line in pieces(listing, options))
     return escape.ascii_symbols(text) if options.ascii_only and format_name in ("table", "markdown") else text

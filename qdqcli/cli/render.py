@@ -1,0 +1,37 @@
+"""`qdq render`: an earlier JSON report in another form, without measuring again."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import check_report_paths, deliver
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.run.stored import read_report
+from qdqcli.tensors.message import show_path
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq render report.json
+  qdq render report.json --sort max_abs_error --top 20 --format markdown
+  qdq render report.json --format none --report report.md --report report.xml"""
+)
+@click.argument("report_in", metavar="REPORT.json", type=click.Path(path_type=Path))
+@opt.presentation_options
+@opt.talk_options
+@pass_session
+def render(_session: Session, /, report_in: Path, **options: Any) -> None:
+    """Show a JSON report as a table, or write it in other formats.
+
+    REPORT.json was made with --report FILE.json or --format json. Its verdict is shown, and does not decide the exit
+    code: qdq check --report-in does.
+    """
+    check_report_paths(options["reports"])
+    for path in options["reports"]:
+        if path.exists() and report_in.exists() and path.samefile(report_in):
+            raise UsageError(f"{show_path(path)}: the report that is read; choose another name")
+    deliver(read_report(report_in), options)

@@ -1,0 +1,56 @@
+"""Workflow commands of GitHub Actions: annotations on the run, the worst first.
+
+GitHub shows ten errors and ten warnings of a step, so what is beyond is summed up in the tenth. The whole table belongs
+in the job's summary, which `cli/deliver.py` writes. Source: docs.github.com, Workflow commands for GitHub Actions.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from qdqcli.report.escape import shorten
+from qdqcli.report.findings import Finding, findings
+from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.number import counted
+from qdqcli.report.verdict import headline
+from qdqcli.run.result import RunResult
+
+SHOWN = 10
+"""Annotations of each kind that GitHub shows for a step."""
+_MAX_TEXT = 1000
+
+
+def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
+    """A line for each annotation; one notice where there is nothing to complain about."""
+    found = list(findings(run))
+    for kind, part in (
+        ("error", [finding for finding in found if finding.is_error]),
+        ("warning", [finding for finding in found if not finding.is_error]),
+    ):
+        yield from _annotations(kind, part, options)
+    if not found:
+        total = counted(sum(1 for _ in run.quantized), "tensor")
+        what = "measured" if run.verdict is None else headline(run.verdict)
+        yield _command("notice", "qdq", f"{total}: {what}", options)
+
+
+def _annotations(kind: str, found: Sequence[Finding], options: ReportOptions) -> Iterator[str]:
+    shown = found if len(found) <= SHOWN else found[: SHOWN - 1]
+    for finding in shown:
+        yield _command(kind, finding.title, finding.message, options)
+    if len(shown) < len(found):
+        yield _command(kind, "qdq", f"and {counted(len(found) - len(shown), f'more {kind}')} of this run", options)
+
+
+def _command(kind: str, title: str, message: str, options: ReportOptions) -> str:
+    return f"::{kind} title={_property(title, options)}::{_data(message, options)}\n"
+
+
+def _data(text: str, options: ReportOptions) -> str:
+    """Text after the command; its line feeds are visible escapes already."""
+    text = shorten(text, _MAX_TEXT)
+    if options.ascii_only:
+        text = text.encode("ascii", "backslashreplace").decode("ascii")
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A").replace("##", "#%23")
+
+
+def _property(text: str, options: ReportOptions) -> str:
+    return _data(text, options).replace(":", "%3A").replace(",", "%2C")
