@@ -30,7 +30,7 @@ def test_it_lists_every_tensor(qdq: Qdq, model: Path) -> None:
     assert tensors["scalar"]["reason"] == "fewer than 1 dimensions"
 
 
-@pytest.mark.parametrize("name", FORMATTERS)
+@pytest.mark.parametrize("name", LISTING_FORMATS)
 def test_every_format(qdq: Qdq, tiny: Path, name: str) -> None:
     outcome = qdq("inspect", tiny, "--format", name)
     assert outcome.code == 0
