@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
+from qdqcli.report.formatter import REPORT_SUFFIXES
+from qdqcli.report.listing import LISTING_FORMATS
 from tests.cli.process import environment
 from tests.conftest import TINY, Qdq
 from tests.run.checkpoints import sample, write_safetensors, write_sparse
@@ -37,7 +38,7 @@ def test_every_format(qdq: Qdq, tiny: Path, name: str) -> None:
     assert all(tensor in outcome.out for tensor in TINY)
 
 
-@pytest.mark.parametrize(("suffix", "name"), REPORT_SUFFIXES.items())
+@pytest.mark.parametrize(("suffix", "name"), [item for item in REPORT_SUFFIXES.items() if item[1] in LISTING_FORMATS])
 def test_every_suffix(qdq: Qdq, tiny: Path, tmp_path: Path, suffix: str, name: str) -> None:
     outcome = qdq("inspect", tiny, "--format", name, "--report", tmp_path / f"list{suffix}")
     assert (tmp_path / f"list{suffix}").read_text(encoding="utf-8") == outcome.out
