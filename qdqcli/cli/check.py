@@ -35,6 +35,8 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
         raise UsageError("give INPUT, or --report-in REPORT.json to judge what was measured before")
     check_report_paths(options["reports"])
     gate = Gate.of(options, session)
+    if gate.budget is None and not gate.files:
+        raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE")
     check_files(gate.files)
     run = _stored(options) if options["report_in"] is not None else _measured(session, inputs, gate, options)
     run = gate.judge(run, session)

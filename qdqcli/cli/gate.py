@@ -105,7 +105,7 @@ class Gate:
             budget = replace(budget or Budget(rules=(), summary={}), baseline=rule)
         if options.get("ratchet") and path is None:
             raise UsageError("--ratchet tightens a budget; give --budget FILE")
-        gate = cls(
+        return cls(
             budget=budget,
             budget_path=path,
             baseline=None if budget is None or budget.baseline is None else read_report(budget.baseline.path),
@@ -117,9 +117,6 @@ class Gate:
             headroom=options.get("headroom", Headroom(db=0.0)),
             ratchet=options.get("ratchet", False),
         )
-        if budget is None and not gate.files:
-            raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE")
-        return gate
 
     @property
     def files(self) -> Sequence[Path]:

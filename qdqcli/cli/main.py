@@ -30,6 +30,7 @@ COMMANDS = {
     "run": ("qdqcli.cli.run:run", "Quantize and dequantize checkpoints, write them, report the error."),
     "stats": ("qdqcli.cli.stats:stats", "Measure the error without writing tensors."),
     "check": ("qdqcli.cli.check:check", "Measure and judge by a budget: exit code 1 when it is exceeded."),
+    "compare": ("qdqcli.cli.compare:compare", "Measure what differs between two checkpoints."),
     "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
     "render": ("qdqcli.cli.render:render", "Show an earlier JSON report in any format, without measuring again."),
     "grad": ("qdqcli.cli.grad:grad", "Compute the op's gradient for files of gradients."),

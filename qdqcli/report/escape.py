@@ -16,7 +16,8 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a spreadsheet calculate, in half and full width (TAB and CR are escaped). Source: OWASP, CSV Injection."""
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-_SYMBOLS = str.maketrans({TIMES: "x", "…": "...", "─": "-"})
+ARROW = "\N{RIGHTWARDS ARROW}"
+_SYMBOLS = str.maketrans({TIMES: "x", ARROW: "->", "…": "...", "─": "-"})
 
 
 def visible(text: str, *, ascii_only: bool = False) -> str:

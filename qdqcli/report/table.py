@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
-from qdqcli.report.escape import TIMES, shorten
+from qdqcli.report.escape import ARROW, TIMES, shorten
 from qdqcli.report.number import NO_NUMBER, metric_title, metric_unit, row_text
 from qdqcli.report.ranking import BY_NAME
 from qdqcli.run.result import TensorResult
@@ -41,7 +41,7 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
         Column(name="tensor", title="tensor", cells=[quote(row.source.name) for row in rows]),
         *_files(rows, quote),
         Column(name="shape", title="shape", cells=[shape_text(row.source.shape) for row in rows], is_number=True),
-        Column(name="dtype", title="dtype", cells=[row.source.dtype for row in rows]),
+        Column(name="dtype", title="dtype", cells=[dtype_text(row) for row in rows]),
         Column(name="bits", title="bits", cells=[spec_text(row.spec) for row in rows]),
         *(_metric_column(name, rows) for name in metrics),
     ]
@@ -50,6 +50,12 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
 def shape_text(shape: Sequence[int]) -> str:
     """`1536x384`, with `TIMES` between; the middle of a shape with very many dimensions is cut out."""
     return shorten(TIMES.join(map(str, shape)), 24) if shape else "scalar"
+
+
+def dtype_text(row: TensorResult) -> str:
+    """The dtype; of a comparison both, where they differ."""
+    other = row.source.dtype if row.candidate is None else row.candidate.dtype
+    return row.source.dtype if other == row.source.dtype else f"{row.source.dtype}{ARROW}{other}"
 
 
 def spec_text(spec: QuantSpec | None) -> str:

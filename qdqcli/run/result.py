@@ -36,6 +36,8 @@ class TensorResult:
     source: Source
     spec: QuantSpec | None
     """None where two tensors were compared: nothing is known of how one became the other."""
+    candidate: Source | None = None
+    """The tensor that `source` was compared with."""
     input_min: float | None
     """The range that set the grid, before the op adjusts it: the hull, where there are several. None: no number."""
     input_max: float | None
@@ -197,6 +199,9 @@ def row_to_json(row: Row) -> dict[str, Any]:
         "range": {"input_min": _finite(row.input_min), "input_max": _finite(row.input_max)},
         "stats": dict(row.stats) | ({"exact": True} if row.is_exact else {}),
     }
+    if row.candidate is not None:
+        other = row.candidate
+        body["candidate"] = {"name": other.name, "file": other.file, "dtype": other.dtype}
     channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
     histograms = {} if row.histograms is None else {"histograms": histograms_to_json(row.histograms)}
     return head | body | channels | histograms

@@ -81,6 +81,7 @@ def _row(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:
     return TensorResult(
         source=source,
         spec=spec,
+        candidate=_candidate(entry["candidate"], shape) if "candidate" in entry else None,
         input_min=ends["input_min"],
         input_max=ends["input_max"],
         num_slices=1 if spec is None else _num_slices(shape, spec),
@@ -90,6 +91,10 @@ def _row(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:
         histograms=histograms_from_json(entry["histograms"]) if "histograms" in entry else None,
         reported=stats,
     )
+
+
+def _candidate(data: Mapping[str, Any], shape: tuple[int, ...]) -> Source:
+    return Source(name=_text(data["name"]), file=_text(data["file"]), dtype=_text(data["dtype"]), shape=shape)
 
 
 def _num_slices(shape: tuple[int, ...], spec: QuantSpec) -> int:

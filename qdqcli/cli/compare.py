@@ -1,0 +1,103 @@
+"""`qdq compare`: the same statistics between two checkpoints that are there already."""
+
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver
+from qdqcli.cli.gate import Gate, judging_options
+from qdqcli.cli.measure import open_inputs, progress
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.op.spec import QuantSpec
+from qdqcli.run.plan import Plan, inputs_of, make_plans
+from qdqcli.run.recipe import Recipe, listed
+from qdqcli.run.rename import Renaming, new_names
+from qdqcli.run.result import RunResult
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq compare MODEL_FOLDER MODEL_FOLDER
+  qdq compare MODEL_FOLDER model.safetensors --min-ndim 2 --budget budget.toml
+  qdq compare MODEL_FOLDER model.safetensors --map 'layer.*=layer.*' --report difference.json"""
+)
+@click.argument("reference", metavar="REFERENCE")
+@click.argument("candidate", metavar="CANDIDATE")
+@click.option("--map", "renamings", multiple=True, metavar="OLD=NEW",
+              help="Take tensor OLD of REFERENCE for NEW of CANDIDATE: globs, whose wildcards NEW repeats in order, or "
+              "re:REGEX=TEMPLATE. The first that matches counts. Repeatable.")  # fmt: skip
+@judging_options
+@opt.selection_options
+@opt.presentation_options
+@opt.work_options
+@opt.talk_options
+@pass_session
+def compare(session: Session, /, reference: str, candidate: str, **options: Any) -> int:
+    """Measure what differs between two checkpoints, tensor by tensor.
+
+    Errors are those of CANDIDATE against REFERENCE. Names must be equal, or made so with --map; files, shards and
+    dtypes may differ. A budget does not let missing tensors or other shapes pass.
+    """
+    check_report_paths(options["reports"])
+    gate = Gate.of(options, session)
+    selection = Recipe(
+        spec=QuantSpec(), include=options["include"], exclude=options["exclude"], min_ndim=options["min_ndim"]
+    )
+    ours = _plans(reference, selection, options, session)
+    theirs = _plans(candidate, Recipe(spec=QuantSpec()), options, session)
+    check_reports_apart(options["reports"], [plan.checkpoint for plan in (*ours, *theirs)])
+    run = gate.judge(_measured(session, ours, theirs, options), session)
+    deliver(run, options)
+    return gate.exit_code(run)
+
+
+def _plans(path: str, recipe: Recipe, options: opt.Options, session: Session) -> list[Plan]:
+    checkpoints = open_inputs([path], options, session)
+    if len(checkpoints) != 1:
+        raise UsageError(f"{path}: {len(checkpoints)} inputs; compare takes one on each side")
+    plans, warnings = make_plans(checkpoints, recipe, allow_unmatched=options["allow_unmatched"])
+    for warning in warnings:
+        session.note(warning)
+    return plans
+
+
+def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: opt.Options) -> RunResult:
+    renamings = [Renaming.parse(text) for text in options["renamings"]]
+    tensors = [tensor for plan in ours for tensor in plan.shard.tensors]
+    names, warnings = new_names(
+        list(dict.fromkeys(tensor.name for tensor in tensors)), renamings, allow_unmatched=options["allow_unmatched"]
+    )
+    for warning in warnings:
+        session.note(warning)
+    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    from qdqcli.run.compare import candidates_of, compare_plans
+    from qdqcli.run.workers import Workers
+
+    total = sum(tensor.nbytes for tensor in tensors)
+    with (
+        progress(session, total) as advance,
+        Workers(options["threads"], options["max_memory"], session.interruption) as workers,
+    ):
+        rows = compare_plans(ours, candidates_of(theirs), names, workers, advance)
+    run = RunResult(
+        command="compare", inputs=[*inputs_of(ours), *inputs_of(theirs)], settings=_settings(options), rows=rows
+    )
+    if not any(run.quantized) and not any(row.is_failure for row in run.skipped):
+        raise UsageError("nothing to compare: no tensor is selected")
+    failed = [row.source.name for row in run.skipped if row.is_failure]
+    if failed:
+        session.note(f"{len(failed)} tensors could not be compared: {listed(failed)}; the report says why")
+    return run
+
+
+def _settings(options: opt.Options) -> dict[str, Any]:
+    """The options that decide the result, as JSON values."""
+    return {
+        "include": list(options["include"]),
+        "exclude": list(options["exclude"]),
+        "min_ndim": options["min_ndim"],
+        "map": list(options["renamings"]),
+    }

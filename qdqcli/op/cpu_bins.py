@@ -1,0 +1,18 @@
+"""Elements and their errors counted in bins of equal width: integers, so any order and cut gives the same."""
+
+import numpy as np
+
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.value import decode, largest
+
+
+@kernel()
+def count_bins(x, y, low, bins_per_unit, error_low, error_bins_per_unit, values, errors):
+    """Add to `values` and `errors` the stored elements that are finite in both `x` and `y`."""
+    for i in range(x.size):
+        v, w = decode(x[i]), decode(y[i])
+        if abs(v) <= largest(x[i]) and abs(w) <= largest(y[i]):
+            a = np.float64(v)
+            e = np.float64(w) - a
+            values[max(min(int((a - low) * bins_per_unit), values.size - 1), 0)] += 1
+            errors[max(min(int((e - error_low) * error_bins_per_unit), errors.size - 1), 0)] += 1

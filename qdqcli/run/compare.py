@@ -1,0 +1,186 @@
+"""Two checkpoints that are there already, tensor by tensor: the statistics of what differs.
+
+A tensor that has no counterpart, or one of another shape, is a failed row: nothing of it could be measured.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op.cpu_compare import sum_differences
+from qdqcli.run.blocks import Block, blocks_of, read_block
+from qdqcli.run.plan import Plan, file_of, source_of
+from qdqcli.run.quantize import error_sums
+from qdqcli.run.recipe import Decision, Skip
+from qdqcli.run.result import Row, SkippedTensor, Source, TensorResult
+from qdqcli.run.workers import Workers
+from qdqcli.stats.sums import ErrorSums
+from qdqcli.tensors.checkpoint import Shard, ShardReader
+from qdqcli.tensors.tensor import TensorInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A tensor of the other checkpoint."""
+
+    source: Source
+    info: TensorInfo
+    shard: Shard
+
+
+def candidates_of(plans: Sequence[Plan]) -> dict[str, Candidate]:
+    """By name; those that the index takes from another shard do not count."""
+    return {
+        tensor.name: Candidate(source=source_of(file_of(plan), tensor), info=tensor, shard=plan.shard)
+        for plan in plans
+        for tensor in plan.shard.tensors
+        if (tensor.shard, tensor.name) not in plan.checkpoint.superseded
+    }
+
+
+def compare_plans(
+    plans: Sequence[Plan],
+    candidates: Mapping[str, Candidate],
+    names: Mapping[str, str],
+    workers: Workers,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> list[Row]:
+    """A row for each tensor of the reference, whose plans say which are left out, then one for each of the others.
+
+    `names` tells what a tensor of the reference is called in the candidate.
+    """
+    rows = [row for plan in plans for row in _compare_shard(plan, candidates, names, workers, on_bytes)]
+    known = set(names.values())
+    rows += [
+        _failed(candidate.source, candidate.info, "the reference has no tensor of this name; --map OLD=NEW renames")
+        for name, candidate in candidates.items()
+        if name not in known
+    ]
+    return rows
+
+
+def _compare_shard(
+    plan: Plan,
+    candidates: Mapping[str, Candidate],
+    names: Mapping[str, str],
+    workers: Workers,
+    on_bytes: Callable[[int], None],
+) -> Iterator[Row]:
+    with ExitStack() as stack:
+        reader = stack.enter_context(plan.shard.open())
+        readers: dict[Shard, ShardReader] = {}
+        for tensor, decision in plan.tensors:
+            workers.interruption.check()
+            source = source_of(file_of(plan), tensor)
+            candidate = candidates.get(names[tensor.name])
+            yield _compare(source, tensor, decision, candidate, reader, readers, stack, workers)
+            on_bytes(tensor.nbytes)
+        for opened in (reader, *readers.values()):
+            opened.close()
+
+
+def _compare(
+    source: Source,
+    tensor: TensorInfo,
+    decision: Decision,
+    candidate: Candidate | None,
+    reader: ShardReader,
+    readers: dict[Shard, ShardReader],
+    stack: ExitStack,
+    workers: Workers,
+) -> Row:
+    if isinstance(decision, Skip) and tensor.dtype.is_floating:
+        return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason)
+    if candidate is None:
+        return _failed(source, tensor, "the candidate has no tensor of this name; --map OLD=NEW renames")
+    difference = _difference(tensor, candidate.info)
+    if difference is not None:
+        return _failed(source, tensor, difference)
+    if candidate.shard not in readers:
+        readers[candidate.shard] = stack.enter_context(candidate.shard.open())
+    pair = _Pair(tensor=tensor, reader=reader, other=candidate.info, other_reader=readers[candidate.shard])
+    if not tensor.dtype.is_floating:
+        if not all(workers.map(partial(_is_equal, pair, workers), _byte_blocks(tensor))):
+            return _failed(source, tensor, f"{tensor.dtype.name} elements differ")
+        return SkippedTensor(
+            source=source, num_elements=tensor.num_elements, reason=f"{tensor.dtype.name}: equal on both sides"
+        )
+    sums = _measure(pair, workers)
+    return TensorResult(
+        source=source,
+        candidate=candidate.source,
+        spec=None,
+        input_min=sums.input_min if sums.num_measured else None,
+        input_max=sums.input_max if sums.num_measured else None,
+        num_slices=1,
+        scale_bits=0,
+        sums=sums,
+    )
+
+
+def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:
+    """Why two tensors cannot be measured against each other."""
+    if tensor.shape != other.shape:
+        return f"its shape is {_shape(tensor)}, in the candidate {_shape(other)}"
+    if tensor.dtype.is_floating != other.dtype.is_floating or (
+        not tensor.dtype.is_floating and tensor.dtype.name != other.dtype.name
+    ):
+        return f"its dtype is {tensor.dtype.name}, in the candidate {other.dtype.name}"
+    if len(tensor.shape) > 1 and tensor.fortran_order != other.fortran_order:
+        return "it is in Fortran order on one side only; save both in one order"
+    return None
+
+
+def _shape(tensor: TensorInfo) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _failed(source: Source, tensor: TensorInfo, reason: str) -> SkippedTensor:
+    return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=reason, is_failure=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """Two tensors and where they are read."""
+
+    tensor: TensorInfo
+    reader: ShardReader
+    other: TensorInfo
+    other_reader: ShardReader
+
+
+def _measure(pair: _Pair, workers: Workers) -> ErrorSums:
+    if not pair.tensor.num_elements:
+        return ErrorSums()
+    wider = max(pair.tensor, pair.other, key=lambda info: info.dtype.bits)
+    parts = workers.map(partial(_sum_block, pair, workers), blocks_of(wider, workers))
+    rows = [row for part in parts for row in part.tolist()]
+    return error_sums(rows, pair.tensor.num_elements, 0)
+
+
+def _sum_block(pair: _Pair, workers: Workers, block: Block) -> NDArray[np.float64]:
+    x = read_block(pair.reader, pair.tensor, workers, "input", block)
+    y = read_block(pair.other_reader, pair.other, workers, "output", block)
+    return sum_differences(x, y, pair.tensor.dtype.name)
+
+
+_STEP = 1 << 20
+
+
+def _byte_blocks(tensor: TensorInfo) -> list[Block]:
+    return [(start, min(start + _STEP, tensor.nbytes)) for start in range(0, tensor.nbytes, _STEP)]
+
+
+def _is_equal(pair: _Pair, workers: Workers, block: Block) -> bool:
+    start, stop = block
+    x, y = (workers.buffer(name, np.uint8, stop - start) for name in ("input", "output"))
+    pair.reader.read_into(pair.tensor, start, x.data)
+    pair.other_reader.read_into(pair.other, start, y.data)
+    if pair.tensor.big_endian != pair.other.big_endian:
+        size = pair.tensor.dtype.bits // 8
+        y = y.reshape(-1, size)[:, ::-1].reshape(-1)
+    return bool(np.array_equal(x, y))

@@ -1,0 +1,151 @@
+"""`qdq compare`: two checkpoints measured against each other, however they are stored."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.test_targets import SAMPLES
+from tests.conftest import TINY, Outcome, Qdq
+from tests.run.checkpoints import sample, write_safetensors
+
+LLAMA = SAMPLES / "tiny-llama"
+
+
+def stats(outcome: Outcome) -> dict[str, dict[str, float | None]]:
+    return {row["name"]: row["stats"] for row in outcome.report["tensors"] if row["status"] == "quantized"}
+
+
+@pytest.mark.parametrize("source", ["tiny", "llama"])
+def test_what_was_written_measures_as_it_did_when_it_was_made(
+    qdq: Qdq, tiny: Path, tmp_path: Path, source: str
+) -> None:
+    path = tiny if source == "tiny" else LLAMA
+    out = tmp_path / ("out" + path.suffix)
+    made = stats(qdq("run", path, "-o", out, "--num-bits", 5, "--format", "json"))
+    found = qdq("compare", path, out, "--format", "json")
+    assert found.code == 0
+    assert found.err == ""
+    for name, values in stats(found).items():
+        assert values["clipped_fraction"] is None, "no grid is known"
+        unknown = ("clipped_fraction", "num_degenerate", "bits_per_weight", "exact")
+        assert {k: v for k, v in values.items() if k not in unknown} == {
+            k: v for k, v in made[name].items() if k not in unknown
+        }
+
+
+def test_the_same_bits_for_any_threads_and_blocks(qdq: Qdq, tmp_path: Path) -> None:
+    x, y = sample((300, 1000), "F32", 1), sample((300, 1000), "F32", 2)
+    x[5, 7], y[100, 3] = np.nan, np.inf
+    pair = [write_safetensors(tmp_path / f"{name}.safetensors", {"w": a}) for name, a in (("x", x), ("y", y))]
+    outs = {
+        qdq("compare", *pair, "--format", "json", "--threads", threads, "--max-memory", memory).out
+        for threads, memory in ((1, "256MiB"), (2, "1MiB"), (5, "2MiB"))
+    }
+    assert len(outs) == 1
+    (found,) = json.loads(outs.pop())["tensors"]
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    both = np.isfinite(a) & np.isfinite(b)
+    a, e = a[both], (b - a)[both]
+    assert found["stats"]["num_nonfinite"] == found["stats"]["num_nonfinite_output"] == 1
+    assert found["stats"]["mse"] == pytest.approx(np.mean(e**2), rel=1e-13)
+    assert found["stats"]["mean_error"] == pytest.approx(np.mean(e), rel=1e-9)
+    assert found["stats"]["max_abs_error"] == np.abs(e).max()
+    assert found["stats"]["input_min"] == a.min()
+    assert found["stats"]["cosine_similarity"] == pytest.approx(
+        float(a @ (a + e) / np.sqrt(a @ a * ((a + e) @ (a + e)))), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64"])
+@pytest.mark.parametrize("other", ["F16", "BF16", "F32", "F64"])
+def test_dtypes_may_differ_and_are_named(qdq: Qdq, tmp_path: Path, dtype: str, other: str) -> None:
+    x, y = sample((5, 7), dtype, 1), sample((5, 7), other, 1)
+    pair = [write_safetensors(tmp_path / f"{name}.safetensors", {"w": a}) for name, a in (("x", x), ("y", y))]
+    (found,) = qdq("compare", *pair, "--format", "json").report["tensors"]
+    assert (found["dtype"], found["candidate"]["dtype"]) == (dtype, other)
+    e = y.astype(np.float64) - x.astype(np.float64)
+    assert found["stats"]["max_abs_error"] == np.abs(e).max()
+    assert found["stats"]["mse"] == pytest.approx(np.mean(e**2), rel=1e-14)
+    shown = qdq("compare", *pair).out
+    assert (f"{dtype}→{other}" in shown) is (dtype != other)
+
+
+def test_shards_may_differ(qdq: Qdq, tiny: Path, model: Path) -> None:
+    one = qdq("compare", tiny, model, "--format", "json")
+    assert one.code == 0
+    assert all(values["max_abs_error"] == 0 for values in stats(one).values())
+    assert qdq("compare", model, tiny).code == 0
+
+
+def failed(outcome: Outcome) -> dict[str, str]:
+    return {row["name"]: row["reason"] for row in outcome.report["tensors"] if row["status"] == "failed"}
+
+
+def test_what_cannot_be_compared_is_named_and_no_budget_lets_it_pass(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    changed = dict(TINY) | {"embed": sample((4, 7), "F16", 4), "mask": ~TINY["mask"], "more": sample((2,))}
+    changed["layer.0.norm.bias"] = np.arange(6)
+    del changed["wide"]
+    other = write_safetensors(tmp_path / "other.safetensors", changed)
+    outcome = qdq("compare", tiny, other, "--format", "json")
+    assert outcome.code == 0
+    assert "5 tensors could not be compared" in outcome.err
+    assert failed(outcome) == {
+        "embed": "its shape is 7x4, in the candidate 4x7",
+        "mask": "BOOL elements differ",
+        "layer.0.norm.bias": "its dtype is F32, in the candidate I64",
+        "wide": "the candidate has no tensor of this name; --map OLD=NEW renames",
+        "more": "the reference has no tensor of this name; --map OLD=NEW renames",
+    }
+    budget = tmp_path / "b.toml"
+    budget.write_text("schema = 1\n")
+    judged = qdq("compare", tiny, other, "--budget", budget, "--format", "json")
+    assert judged.code == 1
+    assert {violation["tensor"] for violation in judged.report["verdict"]["violations"]} == set(failed(outcome))
+    assert qdq("compare", tiny, tiny, "--budget", budget).code == 0
+
+
+@pytest.mark.parametrize(
+    "renaming", ["layer.*.mlp.weight=blocks.*.ffn.w", r"re:layer\.(\d)\.mlp\.weight=blocks.\1.ffn.w"]
+)
+def test_names_are_mapped(qdq: Qdq, tiny: Path, tmp_path: Path, renaming: str) -> None:
+    renamed = {name.replace("layer.", "blocks.").replace("mlp.weight", "ffn.w") if "mlp" in name else name: array
+               for name, array in TINY.items()}  # fmt: skip
+    other = write_safetensors(tmp_path / "other.safetensors", renamed)
+    outcome = qdq("compare", tiny, other, "--map", renaming, "--format", "json")
+    assert failed(outcome) == {}
+    rows = {row["name"]: row for row in outcome.report["tensors"]}
+    assert rows["layer.1.mlp.weight"]["candidate"]["name"] == "blocks.1.ffn.w"
+
+
+@pytest.mark.parametrize(
+    ("renaming", "message"),
+    [
+        ("x", "not OLD=NEW"),
+        ("layer.*=same", "needs the wildcards"),
+        ("nothing.*=other.*", "matches none"),
+        ("re:(=x", "not a regular expression"),
+        ("re:(wide)=\\2", "invalid group"),
+        ("wide=embed", "both become 'embed'"),
+    ],
+)
+def test_a_map_that_does_not_fit(qdq: Qdq, tiny: Path, renaming: str, message: str) -> None:
+    outcome = qdq("compare", tiny, tiny, "--map", renaming)
+    assert outcome.code == 2
+    assert message in outcome.error
+
+
+def test_npz_against_safetensors_in_the_other_order(qdq: Qdq, tmp_path: Path) -> None:
+    x = sample((4, 6))
+    np.savez(tmp_path / "a.npz", w=x)
+    np.savez(tmp_path / "f.npz", w=np.asfortranarray(x))
+    np.savez(tmp_path / "big.npz", w=x.astype(">f4"))
+    one = write_safetensors(tmp_path / "x.safetensors", {"w": x})
+    for name in ("a.npz", "big.npz"):
+        assert stats(qdq("compare", one, tmp_path / name, "--format", "json"))["w"]["max_abs_error"] == 0
+    assert "Fortran" in failed(qdq("compare", one, tmp_path / "f.npz", "--format", "json"))["w"]
+
+
+def test_no_report_replaces_an_input(qdq: Qdq, tiny: Path) -> None:
+    assert qdq("compare", tiny, tiny, "--report", tiny).code == 2
