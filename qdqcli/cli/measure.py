@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qdqcli.cli.options import Options, Request
 from qdqcli.cli.session import Session
+from qdqcli.report.formatter import format_for
 from qdqcli.run.listing import Listing
 from qdqcli.run.plan import Plan, check_selection, make_plans
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
@@ -78,12 +79,22 @@ def measure(
             on_bytes=advance,
         )
         rows = run_plans(plans, measuring, workers, output)
+        if wants_histograms(options):
+            from qdqcli.run.count import with_histograms
+
+            rows = list(with_histograms(plans, rows, measuring, workers))
         if output is not None:
             output.commit()
         elapsed = perf_counter() - began
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
                        f"{workers.num_threads} threads")  # fmt: skip
     return result_of(command, plans, request.settings, rows)
+
+
+def wants_histograms(options: Options) -> bool:
+    """Whether somebody will look at them."""
+    formats = [options["format_name"], *(format_for(path) for path in options["reports"])]
+    return bool(options.get("histograms")) or "html" in formats
 
 
 @contextmanager

@@ -161,7 +161,9 @@ def report_options(function: Function) -> Function:
     return apply(
         function,
         presentation_options,
-        click.option("--per-channel", is_flag=True, help="Report each channel or group too (json and jsonl)."),
+        click.option("--per-channel", is_flag=True, help="Report each channel or group too (json, jsonl and html)."),
+        click.option("--histograms", is_flag=True, show_default="where .html is written",
+                     help="Count values and errors in bins for the HTML report; reads the data once more."),
         click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
                      help="Count N bits for the scale of each range in bits_per_weight."),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from qdqcli.tensors.message import show_path
 Examples:
   qdq render report.json
   qdq render report.json --sort max_abs_error --top 20 --format markdown
-  qdq render report.json --format none --report report.md --report report.xml"""
+  qdq render report.json --format none --report report.html --report report.xml"""
 )
 @click.argument("report_in", metavar="REPORT.json", type=click.Path(path_type=Path))
 @opt.presentation_options

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from json import dumps
+from math import isfinite
 
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.budget import SCHEMA
@@ -38,7 +39,7 @@ def _lines(run: RunResult, headroom: Headroom) -> Iterator[str]:
     if total is not None:
         yield from ("", "[summary]", _limit(total, headroom))
     median = aggregate("median", METRIC, rows)
-    if worst and median is not None and median in worst.values():
+    if median is not None and isfinite(median):
         yield from ("", "[summary.median]", _limit(median, headroom))
     for name, value in worst.items():
         yield from ("", "[[tensors]]", f"match = {toml_text(glob_of(name))}", _limit(value, headroom))

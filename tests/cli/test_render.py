@@ -13,7 +13,7 @@ def report(qdq: Qdq, tiny: Path, tmp_path: Path) -> Path:
     path = tmp_path / "r.json"
     budget = tmp_path / "b.toml"
     budget.write_text("schema = 1\n[limits]\nmin_sqnr_db = 200\n")
-    assert qdq("check", tiny, "--budget", budget, "--report", path).code == 1
+    assert qdq("check", tiny, "--budget", budget, "--histograms", "--report", path).code == 1
     return path
 
 
@@ -21,7 +21,8 @@ def test_every_format_is_made_from_a_stored_report(qdq: Qdq, tiny: Path, report:
     budget = tmp_path / "b.toml"
     for suffix in REPORT_SUFFIXES:
         here, there = tmp_path / f"here{suffix}", tmp_path / f"there{suffix}"
-        assert qdq("check", tiny, "--budget", budget, "--report", here, "--format", "none").code == 1
+        arguments = ("--budget", budget, "--histograms", "--report", here, "--format", "none")
+        assert qdq("check", tiny, *arguments).code == 1
         assert qdq("render", report, "--report", there, "--format", "none").code == 0
         assert there.read_bytes() == here.read_bytes(), suffix
 

@@ -1,0 +1,24 @@
+"""The error of each channel or group of a tensor, few enough of them to be drawn."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+from qdqcli.stats.metrics import MetricValue
+
+MAX_BARS = 128
+
+
+def error_by_channel(channels: Mapping[str, Sequence[MetricValue]]) -> dict[str, Any]:
+    """RMSE by channel in three digits; of more than MAX_BARS channels, the worst of each `step` neighbours."""
+    rmse = channels["rmse"]
+    step = max(ceil(len(rmse) / MAX_BARS), 1)
+    worst = [
+        max((value for value in rmse[start : start + step] if value is not None), default=None)
+        for start in range(0, len(rmse), step)
+    ]
+    return {
+        "count": len(rmse),
+        "step": step,
+        "rmse": [None if value is None else float(f"{value:.3g}") for value in worst],
+    }

@@ -1,0 +1,79 @@
+"""The histograms of tensors that were measured already: one more read, as their bins hang on the first one's extremes.
+
+A block at a time, like everything else; a tensor whose ranges do not fit into memory all at once has no histograms.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op import cpu
+from qdqcli.op.cpu_bins import count_bins
+from qdqcli.run.blocks import Block, blocks_of, read_block
+from qdqcli.run.histogram import Histogram, Histograms
+from qdqcli.run.pipeline import Measuring
+from qdqcli.run.plan import Plan
+from qdqcli.run.quantize import GRID_BYTES, estimate_ends, given_ends
+from qdqcli.run.result import Row, TensorResult
+from qdqcli.run.stored_layout import layout_of
+from qdqcli.run.workers import Workers
+from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.tensor import TensorInfo
+
+BINS = 64
+
+
+def with_histograms(
+    plans: Sequence[Plan], rows: Sequence[Row], measuring: Measuring, workers: Workers
+) -> Iterator[Row]:
+    """The rows of the plans' tensors, in their order, those that were quantized with histograms."""
+    remaining = iter(rows)
+    for plan in plans:
+        with plan.shard.open() as reader:
+            for tensor, _ in plan.tensors:
+                workers.interruption.check()
+                row = next(remaining)
+                if isinstance(row, TensorResult):
+                    row = replace(row, histograms=_histograms(tensor, row, reader, measuring, workers))
+                yield row
+            reader.close()
+
+
+def _histograms(
+    tensor: TensorInfo, row: TensorResult, reader: ShardReader, measuring: Measuring, workers: Workers
+) -> Histograms | None:
+    low, high, peak = (row.stats[name] for name in ("input_min", "input_max", "max_abs_error"))
+    if row.spec is None or low is None or high is None or peak is None or not isfinite(high - low):
+        return None
+    layout = layout_of(tensor, row.spec)
+    if layout.num_slices * GRID_BYTES > workers.max_memory:
+        return None
+    dtype, spec = tensor.dtype.name, row.spec
+    ends = given_ends(measuring.range_of(tensor.name), 0, layout.num_slices, dtype, spec.compute_dtype)
+    if ends is None:
+        ends = estimate_ends(spec.estimator, reader, tensor, layout, workers)
+    params = cpu.quant_params(ends, spec, layout, 0, dtype)
+    scales = _bins_per_unit(high - low), _bins_per_unit(2.0 * peak)
+
+    def count(block: Block) -> NDArray[np.int64]:
+        x = read_block(reader, tensor, workers, "input", block)
+        y = workers.buffer("output", x.dtype.type, len(x))
+        cpu.quantize(x, y, block[0], *block, layout, params)
+        counts = np.zeros((2, BINS), np.int64)
+        count_bins(x, y, float(low), scales[0], -float(peak), scales[1], *counts)
+        return counts
+
+    values, errors = np.sum(workers.map(count, blocks_of(tensor, workers)), axis=0).tolist()
+    return Histograms(
+        values=Histogram(low=float(low), high=float(high), counts=values),
+        errors=Histogram(low=-float(peak), high=float(peak), counts=errors),
+    )
+
+
+def _bins_per_unit(width: float) -> float:
+    """All elements are in the first bin where there is no width, or none that divides."""
+    scale = BINS / width if width else 0.0
+    return scale if isfinite(scale) else 0.0
