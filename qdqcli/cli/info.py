@@ -13,6 +13,7 @@ from qdqcli.cli.options import talk_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import OutputError
+from qdqcli.report.metric_page import metrics_page
 from qdqcli.tensors.message import show_path
 
 PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "rich", "numba-cuda")
@@ -23,15 +24,20 @@ PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "
 Examples:
   qdq info
   qdq info --format json
+  qdq info --metrics
   qdq info --warmup"""
 )
 @click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table", show_default=True,
               help="Choose what standard output gets.")  # fmt: skip
 @click.option("--warmup", is_flag=True, help="Compile the kernels into the cache, so that no later run has to.")
+@click.option("--metrics", is_flag=True, help="Show what each metric is and which way it is better, as Markdown.")
 @talk_options
 @pass_session
-def info(session: Session, /, format_name: str, warmup: bool) -> None:
+def info(session: Session, /, format_name: str, warmup: bool, metrics: bool) -> None:
     """Show versions, processor, threads, threading layer, kernel cache and CUDA devices."""
+    if metrics:
+        write(metrics_page())
+        return
     if warmup:
         _warm_up(session)
     facts = gather()
