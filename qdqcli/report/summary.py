@@ -21,14 +21,16 @@ def facts(run: RunResult, worst: TensorResult | None, sort: str, quote: Quote) -
     `worst` is the first row when sorted by `sort`, None where there is no row.
     """
     summary = run.summary
-    yield "quantized", counted(sum(1 for _ in run.quantized), "tensor")
-    reasons = Counter(row.reason for row in run.skipped)
+    is_comparison = any(row.spec is None for row in run.quantized)
+    yield "compared" if is_comparison else "quantized", counted(sum(1 for _ in run.quantized), "tensor")
+    reasons = Counter(row.reason for row in run.skipped if not row.is_failure)
     for index, (reason, count) in enumerate(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))):
         yield "" if index else "skipped", f"{counted(count, 'tensor')}: {quote(reason)}"
     if worst is None:
         return
     yield "elements", metric_text("num_elements", summary["num_elements"])
-    yield "bits/weight", metric_text("bits_per_weight", summary["bits_per_weight"])
+    if summary["bits_per_weight"] is not None:
+        yield "bits/weight", metric_text("bits_per_weight", summary["bits_per_weight"])
     yield "SQNR", _sqnr(run)
     yield "RMSE", _four_digits(summary["rmse"])
     yield "max |e|", _four_digits(summary["max_abs_error"])
@@ -37,6 +39,12 @@ def facts(run: RunResult, worst: TensorResult | None, sort: str, quote: Quote) -
 
 def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
     """What makes figures doubtful, with what to do about it."""
+    failed: dict[str, list[str]] = {}
+    for row in run.skipped:
+        if row.is_failure:
+            failed.setdefault(row.reason, []).append(row.source.name)
+    for reason, names in failed.items():
+        yield f"not measured: {few(names, quote)}: {quote(reason)}"
     if rows := _with_some(run, "num_nonfinite"):
         yield (
             f"the input has {counted(run.sums.num_nonfinite, 'NaN or infinite element')}, in {_names(rows, quote)}; "
@@ -58,7 +66,7 @@ def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
 
 def notes(run: RunResult) -> Iterator[str]:
     """What may not have been meant."""
-    vectors = sum(len(row.source.shape) == 1 for row in run.quantized)
+    vectors = sum(len(row.source.shape) == 1 for row in run.quantized if row.spec is not None)
     if vectors and len(run.rows) > 1:
         verb = "is" if vectors == 1 else "are"
         yield f"{vectors:,} of the quantized tensors {verb} 1-D (norms, biases); --min-ndim 2 leaves them alone"

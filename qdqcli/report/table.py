@@ -34,7 +34,8 @@ class Column:
 def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:
     """The columns for `rows`, the tensor's name first; the metric that they are sorted by is among them."""
     troubles = [name for name in _TROUBLES if any(row.stats[name] for row in rows)]
-    metrics = [*_METRICS, *troubles]
+    is_quantized = any(row.spec is not None for row in rows)
+    metrics = [name for name in (*_METRICS, *troubles) if is_quantized or name != "clipped_fraction"]
     if sort not in (*metrics, BY_NAME):
         metrics.append(sort)
     return [
@@ -42,7 +43,7 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
         *_files(rows, quote),
         Column(name="shape", title="shape", cells=[shape_text(row.source.shape) for row in rows], is_number=True),
         Column(name="dtype", title="dtype", cells=[dtype_text(row) for row in rows]),
-        Column(name="bits", title="bits", cells=[spec_text(row.spec) for row in rows]),
+        *([Column(name="bits", title="bits", cells=[spec_text(row.spec) for row in rows])] if is_quantized else []),
         *(_metric_column(name, rows) for name in metrics),
     ]
 

@@ -98,6 +98,10 @@ def test_what_cannot_be_compared_is_named_and_no_budget_lets_it_pass(qdq: Qdq, t
         "wide": "the candidate has no tensor of this name; --map OLD=NEW renames",
         "more": "the reference has no tensor of this name; --map OLD=NEW renames",
     }
+    shown = qdq("compare", tiny, other).out
+    assert "warning: not measured: embed: its shape is 7x4, in the candidate 4x7" in shown
+    assert "compared      3 tensors" in shown
+    assert "bits/weight" not in shown
     budget = tmp_path / "b.toml"
     budget.write_text("schema = 1\n")
     judged = qdq("compare", tiny, other, "--budget", budget, "--format", "json")
