@@ -8,9 +8,10 @@ from math import inf, isfinite
 from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.baseline import compare_with_baseline
-from qdqcli.gate.budget import Budget, Limit, TensorRule
+from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.excess import excess_db
-from qdqcli.run.recipe import compile_pattern, nearest_names
+from qdqcli.gate.matching import Tables, matches_any
+from qdqcli.run.recipe import nearest_names
 from qdqcli.run.result import RunResult, TensorResult
 from qdqcli.run.verdict import Severity, Verdict, Violation
 from qdqcli.tensors.message import escape_name
@@ -29,7 +30,8 @@ def judge(
     warnings = _unmatched(run, budget, baseline)
     if warnings and not allow_unmatched:
         raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
-    found = [violation for row in run.quantized for violation in _judge_tensor(row, budget)]
+    rules = Tables(budget.rules)
+    found = [violation for row in run.quantized for violation in _judge_tensor(row, rules)]
     found += [
         Violation(
             tensor=row.source.name, file=row.source.file, metric="failed", limit=None, actual=row.reason,
@@ -45,13 +47,11 @@ def judge(
     return Verdict(violations=sorted(counted, key=_rank), waived=sorted(waived, key=_rank)), warnings
 
 
-def limits_of(name: str, rules: Sequence[TensorRule]) -> tuple[dict[str, Limit], bool]:
+def limits_of(name: str, rules: Tables[TensorRule]) -> tuple[dict[str, Limit], bool]:
     """By key, the limits that hold for a tensor, and whether elements that are not finite are allowed."""
     limits: dict[str, Limit] = {}
     allow_nonfinite = False
-    for rule in rules:
-        if rule.patterns and not any(compile_pattern(pattern)(name) for pattern in rule.patterns):
-            continue
+    for rule in rules.of(name):
         if rule.severity is not None and not rule.limits:
             limits = {key: replace(limit, severity=rule.severity) for key, limit in limits.items()}
         limits |= {limit.key: limit for limit in rule.limits}
@@ -60,8 +60,8 @@ def limits_of(name: str, rules: Sequence[TensorRule]) -> tuple[dict[str, Limit],
     return {key: limit for key, limit in limits.items() if limit.value is not None}, allow_nonfinite
 
 
-def _judge_tensor(row: TensorResult, budget: Budget) -> Iterator[Violation]:
-    limits, allow_nonfinite = limits_of(row.source.name, budget.rules)
+def _judge_tensor(row: TensorResult, rules: Tables[TensorRule]) -> Iterator[Violation]:
+    limits, allow_nonfinite = limits_of(row.source.name, rules)
     if not allow_nonfinite:
         for metric in NONFINITE:
             count = row.stats[metric]
@@ -123,12 +123,13 @@ def _check(limit: Limit, value: float | None, origin: str) -> Violation | None:
 
 def _waive(found: Sequence[Violation], budget: Budget, today: date) -> tuple[list[Violation], list[Violation]]:
     counted, waived = [], []
+    waivers = Tables(budget.waivers)
     for violation in found:
-        reason = None if violation.tensor is None else _waiver_for(violation.tensor, budget, today)
-        if reason is None:
+        waiver = None if violation.tensor is None else waiver_for(violation.tensor, waivers, today)
+        if waiver is None:
             counted.append(violation)
         else:
-            waived.append(replace(violation, waiver=reason))
+            waived.append(replace(violation, waiver=waiver.reason))
     counted += [
         Violation(
             tensor=None, metric="waiver", limit=waiver.until.isoformat(), origin="waivers",
@@ -140,15 +141,9 @@ def _waive(found: Sequence[Violation], budget: Budget, today: date) -> tuple[lis
     return counted, waived
 
 
-def _waiver_for(name: str, budget: Budget, today: date) -> str | None:
-    return next(
-        (
-            waiver.reason
-            for waiver in budget.waivers
-            if today <= waiver.until and any(compile_pattern(pattern)(name) for pattern in waiver.patterns)
-        ),
-        None,
-    )
+def waiver_for(name: str, waivers: Tables[Waiver], today: date) -> Waiver | None:
+    """The first waiver that holds for the tensor on that day."""
+    return next((waiver for waiver in waivers.of(name) if today <= waiver.until), None)
 
 
 def _rank(violation: Violation) -> tuple[bool, float, str, str, str]:
@@ -165,11 +160,10 @@ def _unmatched(run: RunResult, budget: Budget, baseline: RunResult | None) -> li
     warnings = []
     for kind, tables, names in (("[[tensors]]", budget.rules, measured), ("[[waivers]]", budget.waivers, everything)):
         for pattern in (pattern for table in tables for pattern in table.patterns):
-            matches = compile_pattern(pattern)
-            if any(map(matches, names)):
+            if matches_any(pattern, names):
                 continue
             offer = nearest_names(pattern.removeprefix("re:").strip("*^$."), names)
-            if names is measured and any(map(matches, skipped)):
+            if names is measured and matches_any(pattern, skipped):
                 offer = "; it matches tensors that were not quantized, which no limit holds for"
             what = f"{kind} pattern '{escape_name(pattern)}'"
             warnings.append(f"budget: {what} matches none of {len(names)} tensors{offer}")

@@ -14,8 +14,8 @@ from typing import Self
 from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.budget import Budget, Limit
-from qdqcli.gate.judge import limits_of
-from qdqcli.run.recipe import compile_pattern
+from qdqcli.gate.judge import limits_of, waiver_for
+from qdqcli.gate.matching import Tables
 from qdqcli.run.result import RunResult
 from qdqcli.stats.metrics import METRICS
 
@@ -101,10 +101,11 @@ def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) ->
 def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, list[float]]]:
     """Each limit with the values that it holds for."""
     by_place: dict[Place, tuple[Limit, list[float]]] = {}
+    rules, waivers = Tables(budget.rules), Tables(budget.waivers)
     for row in run.quantized:
-        if _is_waived(row.source.name, budget, today):
+        if waiver_for(row.source.name, waivers, today) is not None:
             continue
-        for limit in limits_of(row.source.name, budget.rules)[0].values():
+        for limit in limits_of(row.source.name, rules)[0].values():
             value = row.stats[limit.metric]
             _, values = by_place.setdefault((limit.place, limit.key), (limit, []))
             if value is not None:
@@ -119,13 +120,6 @@ def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, 
                 else aggregate(place.removeprefix("summary."), limit.metric, rows)
             )
             yield limit, [] if value is None or not isfinite(value) else [value]
-
-
-def _is_waived(name: str, budget: Budget, today: date) -> bool:
-    return any(
-        today <= waiver.until and any(compile_pattern(pattern)(name) for pattern in waiver.patterns)
-        for waiver in budget.waivers
-    )
 
 
 def _placed(text: str) -> Iterator[tuple[str, str]]:

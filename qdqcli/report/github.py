@@ -6,7 +6,7 @@ in the job's summary, which `cli/deliver.py` writes. Source: docs.github.com, Wo
 
 from collections.abc import Iterator, Sequence
 
-from qdqcli.report.escape import shorten
+from qdqcli.report.escape import shorten, visible
 from qdqcli.report.findings import Finding, findings
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted
@@ -35,13 +35,19 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 def _annotations(kind: str, found: Sequence[Finding], options: ReportOptions) -> Iterator[str]:
     shown = found if len(found) <= SHOWN else found[: SHOWN - 1]
     for finding in shown:
-        yield _command(kind, finding.title, finding.message, options)
+        yield _command(kind, finding.title, finding.message, options, _file(finding))
     if len(shown) < len(found):
         yield _command(kind, "qdq", f"and {counted(len(found) - len(shown), f'more {kind}')} of this run", options)
 
 
-def _command(kind: str, title: str, message: str, options: ReportOptions) -> str:
-    return f"::{kind} title={_property(title, options)}::{_data(message, options)}\n"
+def _command(kind: str, title: str, message: str, options: ReportOptions, file: str | None = None) -> str:
+    where = "" if file is None else f"file={_property(file, options)},"
+    return f"::{kind} {where}title={_property(title, options)}::{_data(message, options)}\n"
+
+
+def _file(finding: Finding) -> str | None:
+    """A path in the repository, which GitHub links to; of an absolute one it makes nothing."""
+    return None if finding.file is None or finding.file.startswith("/") else visible(finding.file)
 
 
 def _data(text: str, options: ReportOptions) -> str:
