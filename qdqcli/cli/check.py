@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart, deliver
@@ -33,6 +34,7 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     """
     if bool(inputs) == (options["report_in"] is not None):
         raise UsageError("give INPUT, or --report-in REPORT.json to judge what was measured before")
+    _check_needed(options)
     check_report_paths(options["reports"])
     gate = Gate.of(options, session)
     if gate.budget is None and not gate.files:
@@ -43,6 +45,33 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     gate.write_files(run)
     deliver(run, options)
     return gate.exit_code(run)
+
+
+JUDGING = (
+    *("report_in", "budget", "baseline", "today", "exit_zero", "allow_unmatched"),
+    *("write_baseline", "write_budget", "headroom", "ratchet", "format_name", "reports", "sort", "top"),
+)
+"""Options that have a meaning for a stored report."""
+
+
+def _check_needed(options: opt.Options) -> None:
+    """Refuse an option that would be ignored.
+
+    Raises:
+        UsageError: an option of measuring for a report that is stored, or headroom for nothing that is written.
+    """
+    context = click.get_current_context()
+    given = [
+        parameter
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    for parameter in given:
+        flag = parameter.opts[0]
+        if options["report_in"] is not None and parameter.name not in JUDGING and parameter.expose_value:
+            raise UsageError(f"{flag} has no meaning with --report-in: the report was measured before")
+        if parameter.name == "headroom" and not (options["write_budget"] or options["ratchet"]):
+            raise UsageError("--headroom is for limits that are written; add --write-budget FILE or --ratchet")
 
 
 def _measured(session: Session, inputs: tuple[str, ...], gate: Gate, options: opt.Options) -> RunResult:

@@ -74,6 +74,7 @@ def test_a_stored_report_is_judged_without_the_checkpoint(qdq: Qdq, tiny: Path, 
         (["--today", "tomorrow"], 2, "no day"),
         (["--headroom", "5%"], 2, "no headroom"),
         (["--ratchet"], 2, "--budget"),
+        (["--headroom", "1dB", "--budget", "budget.toml"], 2, "--write-budget FILE or --ratchet"),
         (["--write-baseline", "no/such/folder.json"], 2, "no folder"),
         (["--report-in", "x.json"], 2, "give INPUT, or"),
         ([], 2, "nothing to judge"),
@@ -88,6 +89,28 @@ def test_everything_else_has_another_exit_code(
     outcome = qdq("check", tiny, *BASE, *arguments)
     assert outcome.code == code
     assert message in outcome.error
+
+
+@pytest.mark.parametrize("option", [["--num-bits", "4"], ["--exclude", "x"], ["--threads", "1"], ["--histograms"]])
+def test_no_option_of_measuring_is_ignored(
+    qdq: Qdq, tiny: Path, strict: Path, tmp_path: Path, option: list[str]
+) -> None:
+    report = tmp_path / "r.json"
+    assert qdq("stats", tiny, "--report", report, "--format", "none").code == 0
+    outcome = qdq("check", "--report-in", report, "--budget", strict, *option)
+    assert outcome.code == 2
+    assert f"{option[0]} has no meaning" in outcome.error
+
+
+def test_the_limits_of_a_pyproject_are_ratcheted(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    before = "[project]\nname = 'x'\n[tool.qdq.budget]\nschema = 1\n[tool.qdq.budget.limits] # all\nmin_sqnr_db = 1\n"
+    path.write_text(before + "[tool.other]\nmin_sqnr_db = 1\n")
+    assert qdq("check", tiny, *BASE, "--budget", path, "--ratchet").code == 0
+    after = path.read_text()
+    assert after.startswith(before.removesuffix("1\n"))
+    assert float(after.splitlines()[5].split("=")[1]) > 20
+    assert after.endswith("[tool.other]\nmin_sqnr_db = 1\n")
 
 
 def test_neither_an_input_nor_a_report(qdq: Qdq, strict: Path) -> None:
