@@ -7,7 +7,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver
 from qdqcli.cli.gate import Gate, judging_options
-from qdqcli.cli.measure import open_inputs, progress
+from qdqcli.cli.measure import open_inputs, progress, wants_histograms
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
@@ -32,6 +32,7 @@ Examples:
 @judging_options
 @opt.selection_options
 @opt.presentation_options
+@opt.histograms_option
 @opt.work_options
 @opt.talk_options
 @pass_session
@@ -81,7 +82,8 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
         progress(session, total) as advance,
         Workers(options["threads"], options["max_memory"], session.interruption) as workers,
     ):
-        rows = compare_plans(ours, candidates_of(theirs), names, workers, advance)
+        histograms = wants_histograms(options)
+        rows = compare_plans(ours, candidates_of(theirs), names, workers, advance, histograms=histograms)
     run = RunResult(
         command="compare", inputs=[*inputs_of(ours), *inputs_of(theirs)], settings=_settings(options), rows=rows
     )

@@ -156,14 +156,19 @@ def presentation_options(function: Function) -> Function:
     )  # fmt: skip
 
 
+def histograms_option(function: Function) -> Function:
+    """What only the HTML report shows."""
+    text = "Count values and errors in bins for the HTML report; reads the data once more."
+    return click.option("--histograms", is_flag=True, show_default="where .html is written", help=text)(function)
+
+
 def report_options(function: Function) -> Function:
     """The same, and what it holds."""
     return apply(
         function,
         presentation_options,
         click.option("--per-channel", is_flag=True, help="Report each channel or group too (json, jsonl and html)."),
-        click.option("--histograms", is_flag=True, show_default="where .html is written",
-                     help="Count values and errors in bins for the HTML report; reads the data once more."),
+        histograms_option,
         click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
                      help="Count N bits for the scale of each range in bits_per_weight."),
     )  # fmt: skip

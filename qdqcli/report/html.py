@@ -160,7 +160,7 @@ def _data(row: TensorResult) -> dict[str, Any]:
     """What the script draws of a tensor."""
     data: dict[str, Any] = {
         "stats": [row_text(name, row) + (metric_unit(name) if row.stats[name] is not None else "") for name in STATS],
-        "range": [row.input_min, row.input_max],
+        "range": [] if row.spec is None else [row.input_min, row.input_max],
     }
     if row.histograms is not None:
         for name, part in (("values", row.histograms.values), ("errors", row.histograms.errors)):

@@ -49,7 +49,7 @@
     const edge = (low, high, counts, i) => number(low + ((high - low) * i) / counts.length);
     if (tensor.values) {
       for (const [key, title, marks] of [
-        ["values", "Weights, log scale; dashed: the range that sets the grid", tensor.range],
+        ["values", `Weights, log scale${tensor.range.length ? "; dashed: the range that sets the grid" : ""}`, tensor.range],
         ["errors", "Errors e = y - x, log scale; dashed: zero", [0]],
       ]) {
         const [low, high, counts] = tensor[key];

@@ -5,7 +5,7 @@ A tensor that has no counterpart, or one of another shape, is a failed row: noth
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op.cpu_compare import sum_differences
 from qdqcli.run.blocks import Block, blocks_of, read_block
+from qdqcli.run.count import Pair, count_pairs
 from qdqcli.run.plan import Plan, file_of, source_of
 from qdqcli.run.quantize import error_sums
 from qdqcli.run.recipe import Decision, Skip
@@ -48,12 +49,18 @@ def compare_plans(
     names: Mapping[str, str],
     workers: Workers,
     on_bytes: Callable[[int], None] = lambda _: None,
+    *,
+    histograms: bool = False,
 ) -> list[Row]:
     """A row for each tensor of the reference, whose plans say which are left out, then one for each of the others.
 
     `names` tells what a tensor of the reference is called in the candidate.
     """
-    rows = [row for plan in plans for row in _compare_shard(plan, candidates, names, workers, on_bytes)]
+    rows = [
+        row
+        for plan in plans
+        for row in _compare_shard(plan, candidates, names, workers, on_bytes, histograms=histograms)
+    ]
     known = set(names.values())
     rows += [
         _failed(candidate.source, candidate.info, "the reference has no tensor of this name; --map OLD=NEW renames")
@@ -69,6 +76,8 @@ def _compare_shard(
     names: Mapping[str, str],
     workers: Workers,
     on_bytes: Callable[[int], None],
+    *,
+    histograms: bool,
 ) -> Iterator[Row]:
     with ExitStack() as stack:
         reader = stack.enter_context(plan.shard.open())
@@ -77,7 +86,7 @@ def _compare_shard(
             workers.interruption.check()
             source = source_of(file_of(plan), tensor)
             candidate = candidates.get(names[tensor.name])
-            yield _compare(source, tensor, decision, candidate, reader, readers, stack, workers)
+            yield _compare(source, tensor, decision, candidate, reader, readers, stack, workers, histograms=histograms)
             on_bytes(tensor.nbytes)
         for opened in (reader, *readers.values()):
             opened.close()
@@ -92,6 +101,8 @@ def _compare(
     readers: dict[Shard, ShardReader],
     stack: ExitStack,
     workers: Workers,
+    *,
+    histograms: bool,
 ) -> Row:
     if isinstance(decision, Skip) and tensor.dtype.is_floating:
         return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason)
@@ -110,7 +121,7 @@ def _compare(
             source=source, num_elements=tensor.num_elements, reason=f"{tensor.dtype.name}: equal on both sides"
         )
     sums = _measure(pair, workers)
-    return TensorResult(
+    row = TensorResult(
         source=source,
         candidate=candidate.source,
         spec=None,
@@ -119,6 +130,11 @@ def _compare(
         num_slices=1,
         scale_bits=0,
         sums=sums,
+    )
+    if not histograms or not tensor.num_elements:
+        return row
+    return replace(
+        row, histograms=count_pairs(partial(_read, pair, workers), _blocks(pair, workers), row.stats, workers)
     )
 
 
@@ -156,16 +172,22 @@ class _Pair:
 def _measure(pair: _Pair, workers: Workers) -> ErrorSums:
     if not pair.tensor.num_elements:
         return ErrorSums()
-    wider = max(pair.tensor, pair.other, key=lambda info: info.dtype.bits)
-    parts = workers.map(partial(_sum_block, pair, workers), blocks_of(wider, workers))
+    parts = workers.map(partial(_sum_block, pair, workers), _blocks(pair, workers))
     rows = [row for part in parts for row in part.tolist()]
     return error_sums(rows, pair.tensor.num_elements, 0)
 
 
+def _blocks(pair: _Pair, workers: Workers) -> list[Block]:
+    return blocks_of(max(pair.tensor, pair.other, key=lambda info: info.dtype.bits), workers)
+
+
 def _sum_block(pair: _Pair, workers: Workers, block: Block) -> NDArray[np.float64]:
+    return sum_differences(*_read(pair, workers, block), pair.tensor.dtype.name)
+
+
+def _read(pair: _Pair, workers: Workers, block: Block) -> Pair:
     x = read_block(pair.reader, pair.tensor, workers, "input", block)
-    y = read_block(pair.other_reader, pair.other, workers, "output", block)
-    return sum_differences(x, y, pair.tensor.dtype.name)
+    return x, read_block(pair.other_reader, pair.other, workers, "output", block)
 
 
 _STEP = 1 << 20

@@ -3,9 +3,10 @@
 A block at a time, like everything else; a tensor whose ranges do not fit into memory all at once has no histograms.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from qdqcli.run.quantize import GRID_BYTES, estimate_ends, given_ends
 from qdqcli.run.result import Row, TensorResult
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
+from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -45,32 +47,56 @@ def with_histograms(
 def _histograms(
     tensor: TensorInfo, row: TensorResult, reader: ShardReader, measuring: Measuring, workers: Workers
 ) -> Histograms | None:
-    low, high, peak = (row.stats[name] for name in ("input_min", "input_max", "max_abs_error"))
-    if row.spec is None or low is None or high is None or peak is None or not isfinite(high - low):
+    layout = layout_of(tensor, row.spec) if row.spec is not None else None
+    if row.spec is None or layout is None or layout.num_slices * GRID_BYTES > workers.max_memory:
         return None
-    layout = layout_of(tensor, row.spec)
-    if layout.num_slices * GRID_BYTES > workers.max_memory:
+    if _limits(row.stats) is None:  # before the ranges are measured for nothing
         return None
     dtype, spec = tensor.dtype.name, row.spec
     ends = given_ends(measuring.range_of(tensor.name), 0, layout.num_slices, dtype, spec.compute_dtype)
     if ends is None:
         ends = estimate_ends(spec.estimator, reader, tensor, layout, workers)
     params = cpu.quant_params(ends, spec, layout, 0, dtype)
-    scales = _bins_per_unit(high - low), _bins_per_unit(2.0 * peak)
 
-    def count(block: Block) -> NDArray[np.int64]:
+    def pair(block: Block) -> Pair:
         x = read_block(reader, tensor, workers, "input", block)
         y = workers.buffer("output", x.dtype.type, len(x))
         cpu.quantize(x, y, block[0], *block, layout, params)
+        return x, y
+
+    return count_pairs(pair, blocks_of(tensor, workers), row.stats, workers)
+
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+"""The elements of a block before and after, as they are stored."""
+
+
+def count_pairs(
+    pair: Callable[[Block], Pair], blocks: Sequence[Block], stats: Mapping[str, MetricValue], workers: Workers
+) -> Histograms | None:
+    """The histograms of all blocks, `stats` what was measured of them; None where that leaves no finite bins."""
+    limits = _limits(stats)
+    if limits is None:
+        return None
+    low, high, peak = limits
+    scales = _bins_per_unit(high - low), _bins_per_unit(2.0 * peak)
+
+    def count(block: Block) -> NDArray[np.int64]:
         counts = np.zeros((2, BINS), np.int64)
-        count_bins(x, y, float(low), scales[0], -float(peak), scales[1], *counts)
+        count_bins(*pair(block), low, scales[0], -peak, scales[1], *counts)
         return counts
 
-    values, errors = np.sum(workers.map(count, blocks_of(tensor, workers)), axis=0).tolist()
+    values, errors = np.sum(workers.map(count, blocks), axis=0).tolist()
     return Histograms(
-        values=Histogram(low=float(low), high=float(high), counts=values),
-        errors=Histogram(low=-float(peak), high=float(peak), counts=errors),
+        values=Histogram(low=low, high=high, counts=values), errors=Histogram(low=-peak, high=peak, counts=errors)
     )
+
+
+def _limits(stats: Mapping[str, MetricValue]) -> tuple[float, float, float] | None:
+    low, high, peak = (stats[name] for name in ("input_min", "input_max", "max_abs_error"))
+    if low is None or high is None or peak is None or not isfinite(high - low) or not isfinite(2.0 * peak):
+        return None
+    return float(low), float(high), float(peak)
 
 
 def _bins_per_unit(width: float) -> float:

@@ -151,5 +151,18 @@ def test_npz_against_safetensors_in_the_other_order(qdq: Qdq, tmp_path: Path) ->
     assert "Fortran" in failed(qdq("compare", one, tmp_path / "f.npz", "--format", "json"))["w"]
 
 
+def test_histograms_are_those_of_the_run_that_wrote_the_candidate(qdq: Qdq, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = qdq("run", LLAMA, "-o", out, "--axis", 0, "--num-bits", 5, "--histograms", "--format", "json").report
+    page = tmp_path / "r.html"
+    found = qdq("compare", LLAMA, out, "--format", "json", "--report", page).report
+    histograms = [
+        {row["name"]: row["histograms"] for row in report["tensors"] if "histograms" in row} for report in (made, found)
+    ]
+    assert len(histograms[0]) > 10
+    assert histograms[0] == histograms[1]
+    assert '"range":[],"values"' in page.read_text(), "no grid is known"
+
+
 def test_no_report_replaces_an_input(qdq: Qdq, tiny: Path) -> None:
     assert qdq("compare", tiny, tiny, "--report", tiny).code == 2
