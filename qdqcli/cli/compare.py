@@ -88,7 +88,7 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
         command="compare", inputs=[*inputs_of(ours), *inputs_of(theirs)], settings=_settings(options), rows=rows
     )
     if not any(run.quantized) and not any(row.is_failure for row in run.skipped):
-        raise UsageError("nothing to compare: no tensor is selected")
+        raise UsageError(f"{', '.join(inputs_of(ours))}: nothing to compare: no tensor is selected")
     failed = [row.source.name for row in run.skipped if row.is_failure]
     if failed:
         session.note(f"{len(failed)} tensors could not be compared: {listed(failed)}; the report says why")

@@ -81,7 +81,7 @@ def _compare_shard(
 ) -> Iterator[Row]:
     with ExitStack() as stack:
         reader = stack.enter_context(plan.shard.open())
-        readers: dict[Shard, ShardReader] = {}
+        readers: dict[str, ShardReader] = {}
         for tensor, decision in plan.tensors:
             workers.interruption.check()
             source = source_of(file_of(plan), tensor)
@@ -98,7 +98,7 @@ def _compare(
     decision: Decision,
     candidate: Candidate | None,
     reader: ShardReader,
-    readers: dict[Shard, ShardReader],
+    readers: dict[str, ShardReader],
     stack: ExitStack,
     workers: Workers,
     *,
@@ -111,9 +111,10 @@ def _compare(
     difference = _difference(tensor, candidate.info)
     if difference is not None:
         return _failed(source, tensor, difference)
-    if candidate.shard not in readers:
-        readers[candidate.shard] = stack.enter_context(candidate.shard.open())
-    pair = _Pair(tensor=tensor, reader=reader, other=candidate.info, other_reader=readers[candidate.shard])
+    file = candidate.source.file  # a shard itself would be hashed with all its tensors
+    if file not in readers:
+        readers[file] = stack.enter_context(candidate.shard.open())
+    pair = _Pair(tensor=tensor, reader=reader, other=candidate.info, other_reader=readers[file])
     if not tensor.dtype.is_floating:
         if not all(workers.map(partial(_is_equal, pair, workers), _byte_blocks(tensor))):
             return _failed(source, tensor, f"{tensor.dtype.name} elements differ")

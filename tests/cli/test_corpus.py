@@ -1,4 +1,5 @@
-"""Every malformed and awkward file of the corpus beside the project, through `qdq run`, `stats` and `inspect`.
+"""Every malformed and awkward file of the corpus beside the project, through `qdq run`, `stats`, `inspect`
+and `check`.
 
 What each case must give is in the corpus's own manifest. Cases that the layout of an output must keep are compared too.
 """
@@ -40,19 +41,26 @@ def problems_of(case: dict[str, Any], code: int, stderr: str) -> list[str]:
     return problems
 
 
-@pytest.mark.parametrize("command", ["run", "stats", "inspect"])
+@pytest.mark.parametrize("command", ["run", "stats", "inspect", "check"])
 def test_every_case_gets_what_the_manifest_says(
-    qdq: Any, corpus: tuple[Path, list[dict[str, Any]]], tmp_path: Path, command: str
+    qdq: Any,
+    corpus: tuple[Path, list[dict[str, Any]]],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    command: str,
 ) -> None:
     folder, cases = corpus
     assert len(cases) > 300
+    budget = tmp_path_factory.mktemp("budget") / "budget.toml"
+    budget.write_text("schema = 1\nallow_nonfinite = true\n")
     found = []
     for case in cases:
         if command == "inspect" and case["id"] in SEEN_IN_HEADERS_ONLY:
             continue
         source = folder / case["input"]
         output = tmp_path / f"out{source.suffix}"
-        arguments = [command, source, *(["-o", output] if command == "run" else [])]
+        more = {"run": ["-o", output], "check": ["--budget", budget]}
+        arguments = [command, source, *more.get(command, [])]
         result = qdq(*arguments, "--format", "none")
         problems = problems_of(case, result.code, result.err)
         if case["expect"] == "error" and list(tmp_path.iterdir()):
