@@ -1,5 +1,5 @@
-"""Every malformed and awkward file of the corpus beside the project, through `qdq run`, `stats`, `inspect`
-and `check`.
+"""Every malformed and awkward file of the corpus beside the project, through `qdq run`, `stats`, `inspect`,
+`check` and `compare`.
 
 What each case must give is in the corpus's own manifest. Cases that the layout of an output must keep are compared too.
 """
@@ -41,7 +41,7 @@ def problems_of(case: dict[str, Any], code: int, stderr: str) -> list[str]:
     return problems
 
 
-@pytest.mark.parametrize("command", ["run", "stats", "inspect", "check"])
+@pytest.mark.parametrize("command", ["run", "stats", "inspect", "check", "compare"])
 def test_every_case_gets_what_the_manifest_says(
     qdq: Any,
     corpus: tuple[Path, list[dict[str, Any]]],
@@ -59,7 +59,7 @@ def test_every_case_gets_what_the_manifest_says(
             continue
         source = folder / case["input"]
         output = tmp_path / f"out{source.suffix}"
-        more = {"run": ["-o", output], "check": ["--budget", budget]}
+        more = {"run": ["-o", output], "check": ["--budget", budget], "compare": [source]}
         arguments = [command, source, *more.get(command, [])]
         result = qdq(*arguments, "--format", "none")
         problems = problems_of(case, result.code, result.err)
