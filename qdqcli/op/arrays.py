@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError
 from qdqcli.op import cpu
+from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     STORAGE,
@@ -137,7 +138,7 @@ def quantize_and_dequantize_v4_grad(
 
 def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Floats | None, dtype: str) -> NDArray[Any]:
     """The elements quantized and dequantized in a new array; `ends` (2, slices) where the range is given."""
-    out = np.empty_like(stored)
+    out = _aligned(stored.size, stored.dtype)
     parts = _num_parts(stored.size)
     if not stored.size:
         return out
@@ -149,6 +150,14 @@ def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Flo
             ends = ends_of_keys(cpu.measure_parts(stored, layout, parts, dtype), dtype)
         cpu.quantize_parts(stored, out, layout, cpu.quant_params(ends, spec, layout, 0, dtype), parts)
     return out
+
+
+def _aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A new array that begins at a multiple of LANES elements, as writing past the caches wants it."""
+    alignment = LANES * dtype.itemsize
+    room = np.empty(size * dtype.itemsize + alignment, np.uint8)
+    begin = -room.ctypes.data % alignment
+    return room[begin : begin + size * dtype.itemsize].view(dtype)
 
 
 def _num_parts(size: int) -> int:

@@ -47,6 +47,12 @@ differentiate = kernel()(cpu_quantize.differentiate)
 _BATCH = 1 << 16
 """Elements whose range is found just before they are quantized, while a core's cache still has them."""
 
+_SHORT_RUN = 16 * LANES
+"""Elements of a run up to which its extremes take longer than going through it."""
+
+_STREAM_BYTES = 16 << 20
+"""Of an output that no cache keeps for whoever reads it next."""
+
 Place = tuple[int, int]
 """An open descriptor and the byte of its file at which a tensor begins."""
 Stored = NDArray[Any]
@@ -90,7 +96,8 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
         return
     bounds, settings = cuts(len(x), num_parts), (params.clamping, params.half_up, params.like)
     if params.columns is None:
-        cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings)
+        streaming = _streaming(y, layout)
+        cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings, streaming)
     else:  # the first column is that of element 0: all slices are there
         columns = params.columns
         cpu_parallel.quantize_columns(x, y, bounds, columns.row, columns.grids, params.any_flushing, *settings)
@@ -115,13 +122,29 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
     like = like_of(dtype, spec.compute_dtype)
     slices = cuts(layout.num_slices, num_parts)
     cpu_parallel.quantize_slices(
-        x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, like, number), half_up(spec), like, *room
-    )
+        x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, like, number), half_up(spec), like,
+        _short_runs(layout), _streaming(y, layout), *room,
+    )  # fmt: skip
+
+
+def _short_runs(layout: Layout) -> Switch:
+    """Whether slices are a few whole lanes each, one behind the other."""
+    is_short = layout.inner <= _SHORT_RUN and layout.inner % LANES == 0 == layout.row % layout.inner
+    return True if is_short and layout.is_contiguous else None
 
 
 def cuts(count: int, parts: int) -> NDArray[np.int64]:
-    """Bounds (parts + 1,) of nearly equal parts of `count` things."""
-    return np.arange(parts + 1) * count // parts
+    """Bounds (parts + 1,) of nearly equal parts of `count` things, whole lanes but for the last."""
+    bounds = np.arange(parts + 1) * count // parts // LANES * LANES
+    bounds[-1] = count
+    return bounds
+
+
+def _streaming(y: Stored, layout: Layout) -> Switch:
+    """Whether `y` is written past the caches: it is larger than they are, and every run begins at whole lanes."""
+    runs_align = layout.num_slices == 1 or (layout.inner % LANES == 0 and layout.row % LANES == 0)
+    aligned = y.ctypes.data % (LANES * y.itemsize) == 0
+    return True if y.nbytes >= _STREAM_BYTES and aligned and runs_align else None
 
 
 def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
@@ -132,7 +155,9 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
     padded[:, :num_slices] = ends
     grids, flags = np.empty((cpu_range.GRID_ROWS, room), padded.dtype), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
     like = like_of(dtype, spec.compute_dtype)
-    _make_grids(padded, 0, room, *codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags)
+    _make_grids(
+        padded, 0, room, num_slices, *codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags
+    )
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
@@ -221,7 +246,8 @@ def requantize_and_sum(
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     went_well = _requantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
-        *codes(spec, like, number), half_up(spec), like, keep or None, keys, ends, grids, flags, sums, trouble,
+        *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None,
+        keys, ends, grids, flags, sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None

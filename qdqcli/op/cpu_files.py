@@ -148,7 +148,7 @@ def requantize_and_sum_each(
         inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
         went_well = cpu_quantize.requantize_and_sum(
             None, None, x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity,
-            nothing, q_min, q_max, half_up, like, sink, keys, ends, grids, flags, sums[t : t + 1], None,
+            nothing, q_min, q_max, half_up, like, None, sink, keys, ends, grids, flags, sums[t : t + 1], None,
         )  # fmt: skip
         if went_well and sink is not None:
             went_well = write_at(sink, offset + begin * y.itemsize, y[begin:end], size, trouble)

@@ -21,11 +21,11 @@ def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
 
 
 @kernel(parallel=True)
-def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like):
+def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like, streaming):
     """Quantize with the grids of all slices."""
     for p in prange(bounds.size - 1):
         cpu_quantize.quantize(
-            x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flags, clamping, half_up, like, None
+            x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flags, clamping, half_up, like, streaming
         )
 
 
@@ -51,6 +51,8 @@ def quantize_slices(
     q_max,
     half_up,
     like,
+    short_runs,
+    streaming,
     keys,
     ends,
     grids,
@@ -67,11 +69,13 @@ def quantize_slices(
             last = min(first + batch, slice_bounds[p + 1])
             start, stop = start_of(first, inner, row, advance, x.size), start_of(last, inner, row, advance, x.size)
             keys[p, 0], keys[p, 1] = nothing[0], nothing[1]
-            cpu_range.measure_range(
-                bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, keys[p]
-            )
+            place = (bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, keys[p])
+            if short_runs is None:
+                cpu_range.measure_range(*place)
+            else:
+                cpu_range.measure_short_runs(*place)
             cpu_range.decode_keys(keys[p], keys[p].view(x.dtype), 0, batch, ends[p])
-            cpu_range.make_grids(ends[p], 0, batch, q_min, q_max, False, like, grids[p], flags[p])
+            cpu_range.make_grids(ends[p], 0, batch, last - first, q_min, q_max, False, like, grids[p], flags[p])
             cpu_quantize.quantize(
-                x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], None, half_up, like, None
+                x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], None, half_up, like, streaming
             )

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from qdqcli.op.cpu_range import (
     CLIPPING,
-    DEGENERATE,
     FLUSHING,
     INVERSE_SCALE,
     MAX_RANGE,
@@ -21,6 +20,7 @@ from qdqcli.op.cpu_range import (
     decode_keys,
     make_grids,
     measure_range,
+    measure_short_runs,
     run_after,
     run_at,
     start_of,
@@ -132,16 +132,50 @@ def quantize(
 @inlined
 def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like):
     """`quantize` for short runs: `grids` (GRID_ROWS, row + LANES) has a column for each of a row, then begins again."""
-    room = grids.shape[1]
-    c = start % row
     i = start
     while i < stop:
+        column = i % row
+        if row < _WIDE_ROW:
+            end = stop
+        elif column or i + _BAND * row > stop:
+            end = min(i - column + row, stop)
+        else:
+            _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, like)
+            i += _BAND * row
+            continue
+        _quantize_row(x, y, i - base, end - base, column, row, grids, flushing, clamping, half_up, like)
+        i = end
+
+
+_WIDE_ROW = 16 * LANES
+_BAND = 4
+"""Rows that are worked on side by side where they are wide: the grids of a column are loaded once for all."""
+
+
+@inlined
+def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like):
+    """Whole rows, the first at x[begin]."""
+    room = grids.shape[1]
+    for c in range(0, row, LANES):
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
         scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
-        stored = load_part(x, i - base, stop - i)
+        for r in range(_BAND):
+            at = begin + r * row + c
+            stored = load_part(x, at, row - c)
+            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            store_part(y, at, encode(v, stored), row - c)
+
+
+@inlined
+def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, like):
+    """The elements [begin, end) of `x`, the first in column `c`."""
+    room = grids.shape[1]
+    for i in range(begin, end, LANES):
+        lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
+        scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
+        stored = load_part(x, i, end - i)
         v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-        store_part(y, i - base, encode(v, stored), stop - i)
-        i += LANES
+        store_part(y, i, encode(v, stored), end - i)
         c = _next_column(c, row)
 
 
@@ -278,19 +312,26 @@ def quantize_and_sum_columns(
         lanes, clipped = _nothing(), splat(np.int32(0))
         c = i % row
         while i < last:
-            width = min(LANES, last - i)
             lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
             scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
-            stored = load_part(x, i - base, width)
-            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            out = number_pattern(v, stored)
-            if keep is not None:
-                store_part(y, i - base, narrow(out, stored), width)
+            if i + LANES <= last:
+                stored = load(x, i - base)
+                v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+                out = number_pattern(v, stored)
+                if keep is not None:
+                    store(y, i - base, narrow(out, stored))
+            else:
+                width = last - i
+                valid = first_lanes(width)
+                stored = select(valid, load_part(x, i - base, width), 0)
+                v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+                out = select(valid, number_pattern(v, stored), 0)
+                if keep is not None:
+                    store_part(y, i - base, narrow(out, stored), width)
             v = decode(stored)
             outside = (v < lo) | (v > hi)
-            if width < LANES:
-                valid = first_lanes(width)
-                stored, out, outside = select(valid, stored, 0), select(valid, out, 0), outside & valid
+            if i + LANES > last:
+                outside = outside & first_lanes(last - i)
             lanes = _add(stored, out, lanes, rounding)
             clipped = plus_mask(clipped, outside)
             i += LANES
@@ -301,14 +342,15 @@ def quantize_and_sum_columns(
 @inlined
 def requantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, like, keep, keys, ends, grids, flags, sums, trouble,
+    half_up, like, short_runs, keep, keys, ends, grids, flags, sums, trouble,
 ):  # fmt: skip
     """From elements to error sums in one call, where `x` holds whole slices of one run each, measured themselves.
 
-    `bits` are the same elements as integers; `keys`, `ends`, `grids` and `flags` are room for the slices. Unless they
-    are None, `x` is filled from `source`, and what is made of the elements [start, stop) goes to `sink`, each a
-    descriptor and the byte at which the tensor begins; `trouble` notes where that fails. False then, and on a
-    degenerate grid, where products are not exact: nothing is known.
+    `short_runs` says that slices are as `measure_short_runs` takes them. `bits` are the same elements as integers;
+    `keys`, `ends`, `grids` and `flags` are room for the slices. Unless they are None, `x` is filled from `source`, and
+    what is made of the elements [start, stop) goes to `sink`, each a descriptor and the byte at which the tensor
+    begins; `trouble` notes where that fails. False then, and on a degenerate grid, where products are not exact:
+    nothing is known.
     """
     for s in range(keys.shape[1]):
         keys[0, s], keys[1, s] = nothing[0], nothing[1]
@@ -326,12 +368,13 @@ def requantize_and_sum(
                 there = source[1] + begin * x.itemsize
                 if not read_at(source[0], there, x[begin - base :], end - begin, trouble):
                     return False
-            measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
+            if short_runs is None:
+                measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
+            else:
+                measure_short_runs(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             decode_keys(keys, keys.view(x.dtype), known, needed, ends)
-            make_grids(ends, known, needed, q_min, q_max, False, like, grids, flags)
-            for s in range(known, min(needed, num_slices)):
-                if flags[DEGENERATE, s] and grids[INVERSE_SCALE, s] != 0:
-                    return False
+            if make_grids(ends, known, needed, num_slices, q_min, q_max, False, like, grids, flags):
+                return False
             known = needed
         here = sums[chunk : chunk + 1]
         quantize_and_sum(

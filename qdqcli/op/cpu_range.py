@@ -8,12 +8,17 @@ Kernels work on the elements [start, stop) of a flat tensor, of which `x[0]` is 
 lock: callers run them in threads of their own. All is lanes: each type of number more costs its share of compiling.
 """
 
-from qdqcli.op.internal import inlined
+from qdqcli.op.internal import always_inlined, inlined
 from qdqcli.op.lanes import (
     LANES,
+    any_lane,
+    count,
+    first_lanes,
     greatest,
+    greatest_of_pairs,
     larger,
     least,
+    least_of_pairs,
     load,
     load_part,
     smaller,
@@ -112,18 +117,75 @@ def _without_nan(x, at, to, infinity, nothing):
 
 
 @inlined
+def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
+    """`measure_range` for slices of a few whole lanes, one run each and one behind the other: LANES slices at a time.
+
+    `start` begins a slice. The extremes of each slice by itself would take most of the time.
+    """
+    room, batch = keys.shape[1], LANES * inner
+    for i in range(start, stop, batch):
+        if i + batch <= stop:
+            lo, hi = _of_sixteen(x, i - base, inner)
+            if not any_lane((hi > infinity) | (lo < -infinity - 1)):
+                s = i // inner - first_slice
+                store(keys, s, smaller(lo, load(keys, s)))
+                store(keys, room + s, larger(hi, load(keys, room + s)))
+                continue
+        end = min(i + batch, stop)
+        measure_range(x, base, i, end, inner, row, advance, first_slice, infinity, nothing, keys)
+
+
+@always_inlined
+def _of_one(x, at, inner):
+    """The extremes of one run, spread over lanes."""
+    lo = order_key(load(x, at))
+    hi = lo
+    for i in range(at + LANES, at + inner, LANES):
+        key = order_key(load(x, i))
+        lo, hi = smaller(key, lo), larger(key, hi)
+    return lo, hi
+
+
+@always_inlined
+def _of_two(x, at, inner):
+    """Of two runs: eight lanes for each."""
+    (lo, hi), (lo1, hi1) = _of_one(x, at, inner), _of_one(x, at + inner, inner)
+    return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
+
+
+@always_inlined
+def _of_four(x, at, inner):
+    (lo, hi), (lo1, hi1) = _of_two(x, at, inner), _of_two(x, at + 2 * inner, inner)
+    return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
+
+
+@always_inlined
+def _of_eight(x, at, inner):
+    (lo, hi), (lo1, hi1) = _of_four(x, at, inner), _of_four(x, at + 4 * inner, inner)
+    return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
+
+
+@always_inlined
+def _of_sixteen(x, at, inner):
+    """Of sixteen: one lane for each, in their order."""
+    (lo, hi), (lo1, hi1) = _of_eight(x, at, inner), _of_eight(x, at + 8 * inner, inner)
+    return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
+
+
+@inlined
 def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
     """`measure_range` for slices of one column each: `keys` (2, row), rows of `row` elements."""
     i = start
     while i < stop:
         column = i % row
-        # a part of a row at either end, all whole rows between them at once
-        rows = 1 if column or stop - i < row else (stop - i) // row
+        # a part of a row at either end, and whole rows between, eight at a time: memory is read in eight streams
+        rows = 1 if column or stop - i < row else min(8, (stop - i) // row)
         width = min(row - column, stop - i)
         j = 0
-        while j + 4 * LANES <= width:  # four at a time: a whole line of memory or more of each row
-            _widen_columns(x, i - base + j, row, rows, column + j, infinity, nothing, keys)
-            j += 4 * LANES
+        if rows == 8:
+            while j + LANES <= width:
+                _widen_columns(x, i - base + j, row, j, infinity, nothing, keys)
+                j += LANES
         while j < width:
             _widen_last_columns(x, i - base + j, row, rows, width - j, column + j, infinity, nothing, keys)
             j += LANES
@@ -131,34 +193,17 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
 
 
 @inlined
-def _widen_columns(x, first, step, rows, column, infinity, nothing, keys):
-    """Widen `keys` from `column` on by 64 columns of `rows` rows, the first at x[first], `step` elements apart."""
+def _widen_columns(x, first, step, column, infinity, nothing, keys):
+    """Widen `keys` from `column` on by LANES columns of 8 rows, the first at x[first], `step` elements apart."""
     room = keys.shape[1]
-    a = order_key(load(x, first))
-    b = order_key(load(x, first + LANES))
-    c = order_key(load(x, first + 2 * LANES))
-    d = order_key(load(x, first + 3 * LANES))
-    lo0, hi0, lo1, hi1, lo2, hi2, lo3, hi3 = a, a, b, b, c, c, d, d
-    for r in range(1, rows):
-        at = first + r * step
-        a, b = order_key(load(x, at)), order_key(load(x, at + LANES))
-        c, d = order_key(load(x, at + 2 * LANES)), order_key(load(x, at + 3 * LANES))
-        lo0, hi0, lo1, hi1 = smaller(a, lo0), larger(a, hi0), smaller(b, lo1), larger(b, hi1)
-        lo2, hi2, lo3, hi3 = smaller(c, lo2), larger(c, hi2), smaller(d, lo3), larger(d, hi3)
-    least_key = least(smaller(smaller(lo0, lo1), smaller(lo2, lo3)))
-    greatest_key = greatest(larger(larger(hi0, hi1), larger(hi2, hi3)))
-    if greatest_key > infinity or least_key < -infinity - 1:  # a NaN: again, leaving it out
-        for k in range(0, 4 * LANES, LANES):
-            _widen_last_columns(x, first + k, step, rows, LANES, column + k, infinity, nothing, keys)
+    lo = order_key(load(x, first))
+    hi = lo
+    for r in range(1, 8):
+        key = order_key(load(x, first + r * step))
+        lo, hi = smaller(key, lo), larger(key, hi)
+    if any_lane((hi > infinity) | (lo < -infinity - 1)):  # a NaN: again, leaving it out
+        _widen_last_columns(x, first, step, 8, LANES, column, infinity, nothing, keys)
         return
-    _store_wider(keys, room, column, lo0, hi0)
-    _store_wider(keys, room, column + LANES, lo1, hi1)
-    _store_wider(keys, room, column + 2 * LANES, lo2, hi2)
-    _store_wider(keys, room, column + 3 * LANES, lo3, hi3)
-
-
-@inlined
-def _store_wider(keys, room, column, lo, hi):
     store(keys, column, smaller(lo, load(keys, column)))
     store(keys, room + column, larger(hi, load(keys, room + column)))
 
@@ -180,28 +225,35 @@ def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, 
 def decode_keys(keys, stored, first, last, ends):
     """The ends (2, slices) of ranges from their keys, which become patterns; `stored` are the keys in x's dtype.
 
-    A slice without a number has the pattern of a NaN.
-    """
-    for end in range(2):
-        for s in range(first, last):
-            keys[end, s] = order_key(keys[end, s])
-            ends[end, s] = decode(stored[end, s])
-
-
-@inlined
-def make_grids(ends, first, last, q_min, q_max, range_given, like, grids, flags):
-    """From `ends` (2, slices) of ranges to `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices).
-
-    Of the columns [first, last) and up to a multiple of LANES, for which there is room: nobody looks at the rest.
+    Of the columns [first, last), as in `make_grids`. A slice without a number has the pattern of a NaN.
     """
     room = ends.shape[1]
     for s in range(first, last, LANES):
+        store(keys, s, order_key(load(keys, s)))
+        store(keys, room + s, order_key(load(keys, room + s)))
+        store(ends, s, decode(load(stored, s)))
+        store(ends, room + s, decode(load(stored, room + s)))
+
+
+@inlined
+def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, like, grids, flags):
+    """From `ends` (2, slices) of ranges to `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices).
+
+    Of the columns [first, last), whole lanes of them, `num_slices` with a slice. The number of grids on which products
+    of errors are not exact (see `value.plus_product`): degenerate ones, unless they make zeros of everything.
+    """
+    room = ends.shape[1]
+    rounding = 0
+    for s in range(first, last, LANES):
         measured_lo, measured_hi = flush(load(ends, s), like), flush(load(ends, room + s), like)
         lo, hi, scale, inverse = grid(measured_lo, measured_hi, q_min, q_max, like)
+        degenerate = is_degenerate(scale, like)
         store(grids, MIN_RANGE * room + s, lo)
         store(grids, MAX_RANGE * room + s, hi)
         store(grids, SCALE * room + s, scale)
         store(grids, INVERSE_SCALE * room + s, inverse)
         store_mask(flags, FLUSHING * room + s, needs_flush(lo, hi, scale, range_given, like))
         store_mask(flags, CLIPPING * room + s, range_given | (measured_lo < lo) | (measured_hi > hi))
-        store_mask(flags, DEGENERATE * room + s, is_degenerate(scale, like))
+        store_mask(flags, DEGENERATE * room + s, degenerate)
+        rounding += count(degenerate & (inverse != 0.0) & first_lanes(num_slices - s))
+    return rounding

@@ -487,12 +487,45 @@ def _keep(sign: str) -> Callable[[Any, Lanes, Any, Any], Any]:
     return emit
 
 
+def _fold_pairs(keep: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
+    """An intrinsic of two lanes that keeps one of each pair of neighbours: those of the first, then of the second."""
+
+    @intrinsic
+    def call(_context, a, b):
+        def generate(_c, builder, _sig, args):
+            evens, odds = (
+                builder.shuffle_vector(*args, ir.Constant(I32.llvm, list(range(first, 2 * LANES, 2))))
+                for first in (0, 1)
+            )
+            return keep(builder, a, evens, odds)
+
+        return a(a, b), generate
+
+    return call
+
+
+@intrinsic
+def any_lane(_context, mask):
+    """Whether the mask is set anywhere."""
+
+    def generate(_context, builder, _sig, args):
+        bits = builder.bitcast(args[0], ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(mask), generate
+
+
 tree_sum = _fold(_float_or_int("fadd", "add"))
 """The sum of the lanes: k and k + 8, then k and k + 4, k and k + 2, k and k + 1."""
 least = _fold(_keep("<"))
 """The smallest lane."""
 greatest = _fold(_keep(">"))
 """The largest lane."""
+
+least_of_pairs = _fold_pairs(_keep("<"))
+"""The smaller of each two neighbours: eight of `a`, then eight of `b`."""
+greatest_of_pairs = _fold_pairs(_keep(">"))
+"""The larger of them."""
 
 
 def smaller(a: Any, b: Any) -> Any:
