@@ -156,7 +156,7 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
     grids, flags = np.empty((cpu_range.GRID_ROWS, room), padded.dtype), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
     like = like_of(dtype, spec.compute_dtype)
     _make_grids(
-        padded, 0, room, num_slices, *codes(spec, like, float_type(dtype)), spec.range_given, like, grids, flags
+        padded, 0, room, num_slices, *codes(spec, like, float_type(dtype)), spec.is_range_given, like, grids, flags
     )
     return QuantParams(
         first_slice=first_slice,
@@ -164,7 +164,7 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
         grids=grids,
         flags=flags,
         columns=_spread(grids, layout, first_slice, num_slices) if is_columnar(layout) else None,
-        clamping=spec.range_given or None,
+        clamping=spec.is_range_given or None,
         half_up=half_up(spec),
         like=like,
     )

@@ -11,6 +11,7 @@ MAX_SIGNED_BITS = 61
 MAX_UNSIGNED_BITS = 62
 DEFAULT_ESTIMATOR = "minmax"
 """The range that the elements span: the op itself."""
+DEFAULT_PERCENTILE = 99.99
 WHOLE_TENSOR = -1
 """The op's own word for "one range for the whole tensor"; not the last axis."""
 
@@ -52,6 +53,8 @@ class QuantSpec:
     compute_dtype: ComputeDType = ComputeDType.NATIVE
     estimator: str = DEFAULT_ESTIMATOR
     """How a range that is not given is chosen: a name in `ranges/estimator.py`."""
+    percentile: float | None = None
+    """For the estimator of that name: the percentage of elements at or below the range's upper end; None: 99.99."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_bits", _integer("num_bits", self.num_bits))
@@ -72,6 +75,12 @@ class QuantSpec:
                 raise SpecError(f"group_size is {self.group_size}; a group has at least 1 element")
             if self.axis != WHOLE_TENSOR:
                 raise SpecError(f"group_size {self.group_size} excludes axis {self.axis}; give one of them")
+        object.__setattr__(self, "percentile", _percentile(self.percentile))
+
+    @property
+    def is_range_given(self) -> bool:
+        """The op's own attribute: an estimator other than minmax gives it a range too, to which it clamps."""
+        return self.range_given or self.estimator != DEFAULT_ESTIMATOR
 
     @property
     def quantized_min(self) -> int:
@@ -91,6 +100,14 @@ def _integer(name: str, value: int) -> int:
         return index(value)
     except TypeError:
         raise SpecError(f"{name} is {value!r}; it must be an integer") from None
+
+
+def _percentile(value: float | None) -> float:
+    if value is None:
+        return DEFAULT_PERCENTILE
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 50 < value <= 100:
+        raise SpecError(f"percentile is {value!r}; it must be more than 50 and at most 100")
+    return float(value)
 
 
 def _member(kind: type[E], name: str, value: str) -> E:

@@ -7,8 +7,11 @@ from numpy.typing import NDArray
 
 from qdqcli.op import cpu, cpu_spans
 from qdqcli.op.cpu_spans import Span
+from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, empty_keys, ends_of_keys, merge_keys
+from qdqcli.op.spec import QuantSpec
+from qdqcli.ranges.estimator import WholeSlices
 
 
 class MinMax:
@@ -37,6 +40,32 @@ class MinMax:
             merge_keys(self._keys, keys)
         return done
 
+    def finish_pass(self) -> bool:
+        """One pass is enough."""
+        return True
+
     def ends(self) -> Floats:
         """The ends (2, slices) of the ranges; NaN where a slice has no number."""
         return ends_of_keys(self._keys, self._dtype)
+
+
+class MinMaxEstimator:
+    """The smallest and the largest element, infinities too; NaN is ignored.
+
+    The op without a given range takes this range, and does not clamp to it: whoever gives the op no range needs
+    `MinMax` alone.
+    """
+
+    def __init__(self, spec: QuantSpec, dtype: str) -> None:  # noqa: ARG002 - the settings do not matter here
+        self._dtype = dtype
+
+    def of_slices(self, slices: WholeSlices) -> Floats:
+        measured = MinMax(slices.layout, self._dtype, slices.first_slice, slices.num_slices)
+        measured.see(slices.x, slices.start, slices.stop)
+        return measured.ends()
+
+    def of_patterns(self, patterns: PatternHistogram) -> Floats:
+        return patterns.ends()
+
+    def of_long_slice(self, num_elements: int) -> MinMax:
+        return MinMax(Layout.of((num_elements,), QuantSpec()), self._dtype, 0, 1)

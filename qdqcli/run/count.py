@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from qdqcli.op import cpu
 from qdqcli.op.cpu_bins import count_bins
 from qdqcli.run.blocks import Block, blocks_of, read_block
+from qdqcli.run.estimate import estimate_ends
 from qdqcli.run.histogram import Histogram, Histograms
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.plan import Plan
-from qdqcli.run.quantize import GRID_BYTES, estimate_ends, given_ends
+from qdqcli.run.quantize import GRID_BYTES, given_ends
 from qdqcli.run.result import Row, TensorResult
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
@@ -55,7 +56,7 @@ def _histograms(
     dtype, spec = tensor.dtype.name, row.spec
     ends = given_ends(measuring.range_of(tensor.name), 0, layout.num_slices, dtype, spec.compute_dtype)
     if ends is None:
-        ends = estimate_ends(spec.estimator, reader, tensor, layout, workers)
+        ends = estimate_ends(spec, reader, tensor, layout, workers)
     params = cpu.quant_params(ends, spec, layout, 0, dtype)
 
     def pair(block: Block) -> Pair:

@@ -12,11 +12,12 @@ from qdqcli.errors import UsageError
 from qdqcli.op import cpu
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, like_of
-from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
+from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.run.blocks import Block, blocks_of, read_block, write_block
+from qdqcli.run.estimate import estimate_ends
 from qdqcli.run.masked import MaskedGradient
 from qdqcli.run.plan import Plan
-from qdqcli.run.quantize import GRID_BYTES, check_memory, estimate_ends, given_ends
+from qdqcli.run.quantize import GRID_BYTES, check_memory, given_ends
 from qdqcli.run.recipe import Skip
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
@@ -125,7 +126,7 @@ def _differentiate_tensor(pair: _Pair, given_range: tuple[float, float] | None, 
     dtype = pair.info.dtype.name
     ends = given_ends(given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
     if ends is None:
-        ends = estimate_ends(DEFAULT_ESTIMATOR, pair.reader, pair.info, layout, workers)
+        ends = estimate_ends(pair.spec, pair.reader, pair.info, layout, workers)
     blocks = blocks_of(pair.info, workers)
     outside = workers.map(partial(_differentiate_block, pair, layout, ends, workers), blocks)
     return MaskedGradient(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))

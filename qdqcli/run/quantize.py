@@ -20,13 +20,12 @@ from qdqcli.errors import UsageError
 from qdqcli.op import cpu, cpu_spans
 from qdqcli.op import cpu_quantize as columns
 from qdqcli.op.cpu_quantize import empty_sums
-from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, QuantParams, float_type, in_arithmetic, like_of
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
 from qdqcli.ranges.estimator import estimator
-from qdqcli.ranges.minmax import MinMax
 from qdqcli.run.blocks import Block, blocks_of, check_trouble, read_block, span_of, write_block
+from qdqcli.run.estimate import count_patterns, ends_in_memory, estimate_ends, has_histogram
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
@@ -117,7 +116,7 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
         measured = quantize_tensor(replace(job, per_slice=False), workers)
         return replace(measured, slice_sums=[measured.sums])
     blocks = blocks_of(job.info, workers)
-    if _has_histogram(job, layout):
+    if has_histogram(job.info, layout):
         return _quantize_by_patterns(job, layout, workers, blocks)
     one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
     for_sums = 3 * 8 * columns.SUM_COLUMNS if job.per_slice else 0
@@ -125,20 +124,14 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     return (_quantize_in_one_pass if one_pass else _quantize_in_two_passes)(job, layout, workers, blocks)
 
 
-def _has_histogram(job: TensorJob, layout: Layout) -> bool:
-    is_large = layout.num_elements >= HISTOGRAM_ELEMENTS
-    return is_large and layout.num_slices == 1 and job.info.dtype.bits == 16 and job.spec.estimator == DEFAULT_ESTIMATOR
-
-
 def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
     """A large 16-bit tensor with one range: one read counts its patterns, from which all else follows."""
     dtype = job.info.dtype.name
-    counter = PatternCounter(dtype)
-    workers.map(partial(_count_block, job, counter, workers), blocks)
-    histogram = counter.histogram()
+    only_measured = job.on_bytes if job.writer is None else lambda _: None
+    histogram = count_patterns(job.reader, job.info, workers, only_measured)
     ends = given_ends(job.given_range, 0, 1, dtype, job.spec.compute_dtype)
     if ends is None:
-        ends = histogram.ends()
+        ends = estimator(job.spec.estimator)(job.spec, dtype).of_patterns(histogram)
     params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
     rows = histogram.error_sums(params)
     if job.writer is not None:
@@ -148,19 +141,6 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
         hull=_hull_of(ends),
         num_slices=1,
     )
-
-
-def _count_block(job: TensorJob, counter: PatternCounter, workers: Workers, block: Block) -> None:
-    start, stop = block
-    span = span_of(job.reader, None, job.info, workers, block)
-    done = start
-    if span is not None:
-        done = counter.see_span(span)
-        check_trouble(span.trouble, job.reader, None, job.info)
-    if done < stop:
-        counter.see(read_block(job.reader, job.info, workers, "input", (done, stop)))
-    if job.writer is None:
-        job.on_bytes(2 * (stop - start))
 
 
 def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block) -> None:
@@ -181,7 +161,7 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
     dtype = job.info.dtype.name
     ends = given_ends(job.given_range, 0, layout.num_slices, dtype, job.spec.compute_dtype)
     if ends is None:
-        ends = estimate_ends(job.spec.estimator, job.reader, job.info, layout, workers)
+        ends = estimate_ends(job.spec, job.reader, job.info, layout, workers)
     params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
     finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ends), slice_rows)
@@ -254,9 +234,7 @@ def _finish_step_by_step(
     first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
     ends = given_ends(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
     if ends is None:
-        estimate = estimator(job.spec.estimator)(layout, dtype, first, num_slices)
-        estimate.see(x, lo, hi)
-        ends = estimate.ends()
+        ends = ends_in_memory(estimator(job.spec.estimator)(job.spec, dtype), x, lo, layout)
     params = cpu.quant_params(ends, job.spec, layout, first, dtype)
     rows = cpu.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
     _set_extremes(rows, _measured_hull(job, ends), x, dtype)
@@ -340,7 +318,7 @@ def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
 def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
     """The smallest and the largest element, where measuring the range found them; infinities hide the finite ones."""
     lo, hi = _hull_of(ends)
-    return (lo, hi) if job.given_range is None and isfinite(lo) and isfinite(hi) else None
+    return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 
 def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any], dtype: str) -> None:
@@ -362,23 +340,6 @@ def _block_slices(
         rows=None if rows is None else rows[begin:],
         degenerate=None if rows is None else degenerate[begin:],
     )
-
-
-def estimate_ends(name: str, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
-    """The ends (2, slices) of the ranges that the estimator of that name chooses, from one read of the tensor."""
-    estimate = estimator(name)(layout, info.dtype.name, 0, layout.num_slices)
-
-    def see(block: Block) -> None:
-        start, stop = block
-        span = span_of(reader, None, info, workers, block) if isinstance(estimate, MinMax) else None
-        if span is not None and isinstance(estimate, MinMax):
-            start = estimate.see_span(span)
-            check_trouble(span.trouble, reader, None, info)
-        if start < stop:
-            estimate.see(read_block(reader, info, workers, "input", (start, stop)), start, stop)
-
-    workers.map(see, blocks_of(info, workers))
-    return estimate.ends()
 
 
 def given_ends(

@@ -240,11 +240,12 @@ def spec_to_json(spec: QuantSpec) -> dict[str, Any]:
     return {
         "signed_input": spec.signed_input,
         "num_bits": spec.num_bits,
-        "range_given": spec.range_given,
+        "range_given": spec.is_range_given,
         "round_mode": str(spec.round_mode),
         "narrow_range": spec.narrow_range,
         "axis": spec.axis,
         "group_size": spec.group_size,
         "compute_dtype": str(spec.compute_dtype),
         "estimator": spec.estimator,
+        "percentile": spec.percentile if spec.estimator == "percentile" else None,
     }

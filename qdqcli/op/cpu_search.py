@@ -1,0 +1,159 @@
+"""The CPU's loops that search the range of a slice: the squared error of candidates, and which one has the least.
+
+A candidate is the range of the slice's finite elements, both ends times a fraction, given to the op. Elements that are
+not finite add nothing. The error of a candidate whose output is not finite is infinite or NaN: it is never the least.
+
+Order of addition: of a slice, or of a chunk of a long one, element i is added in lane i % 16, each lane in float64 one
+element after another; the lanes are then added pairwise, see `cpu_quantize.py`. Squares are not negative, so what was
+added so far is never more than the sum: a candidate is dropped as soon as that exceeds the least error yet.
+"""
+
+import numpy as np
+
+from qdqcli.op.cpu_careful import tree
+from qdqcli.op.cpu_range import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE, run_at
+from qdqcli.op.internal import inlined
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import LANES, first_lanes, load, load_part, splat, store, tree_sum, widen_to_double
+from qdqcli.op.primitives import constant, select
+from qdqcli.op.value import (
+    clamp,
+    decode,
+    encode,
+    fit,
+    flush,
+    grid,
+    largest,
+    number_pattern,
+    requantize,
+    value_of_pattern,
+)
+
+_STRIDE = 512
+"""Elements after which a candidate may be dropped."""
+
+
+@inlined
+def _decode_run(x, begin, count, like, v, a):
+    """The values of x[begin : begin + count] as the op takes them, and in float64; zeros for what is not finite.
+
+    Zeros fill the last lanes too: they have no error.
+    """
+    for i in range(0, count, LANES):
+        stored = load_part(x, begin + i, count - i)
+        value = decode(stored)
+        value = select((abs(value) <= largest(stored)) & first_lanes(count - i), value, constant(0.0, value))
+        store(a, i, widen_to_double(value))
+        store(v, i, flush(value, like))
+
+
+@inlined
+def _make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
+    """The grids (GRID_ROWS, candidates) of the range [lo, hi] times each fraction; whole lanes of them."""
+    room = grids.shape[1]
+    for k in range(0, room, LANES):
+        share = load(fractions, k)
+        low, high = flush(fit(share * lo, like), like), flush(fit(share * hi, like), like)
+        min_range, max_range, scale, inverse = grid(low, high, q_min, q_max, like)
+        store(grids, MIN_RANGE * room + k, min_range)
+        store(grids, MAX_RANGE * room + k, max_range)
+        store(grids, SCALE * room + k, scale)
+        store(grids, INVERSE_SCALE * room + k, inverse)
+
+
+@inlined
+def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
+    """The error of candidate `k`; infinite once it is more than `limit`, or where the grid is none."""
+    lo, hi, scale, inverse = grids[MIN_RANGE, k], grids[MAX_RANGE, k], grids[SCALE, k], grids[INVERSE_SCALE, k]
+    if not (abs(scale) < np.inf and abs(inverse) < np.inf):
+        return np.inf
+    stored = load_part(x, 0, 1)  # its type names the dtype
+    total = splat(0.0)
+    for begin in range(0, count, _STRIDE):
+        for i in range(begin, min(begin + _STRIDE, count), LANES):
+            y = requantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, like)
+            e = widen_to_double(value_of_pattern(number_pattern(y, stored), stored)) - load(a, i)
+            total = total + e * e
+        if tree_sum(total) > limit:
+            return np.inf
+    return tree_sum(total)
+
+
+@inlined
+def _search_run(x, v, a, count, grids, num_candidates, guess, half_up, like):
+    """The candidate with the least error, of equals the last; the last one, too, where no error is finite."""
+    best, least = num_candidates - 1, np.inf
+    for distance in range(num_candidates):
+        for k in (guess + distance, guess - distance):
+            if 0 <= k < num_candidates:
+                error = _squared_error(x, v, a, count, grids, k, half_up, like, least)
+                if error < least or (error == least and k > best):
+                    best, least = k, error
+    return best
+
+
+@kernel()
+def search_slices(
+    x, base, start, stop, inner, row, advance, first_slice, ends, fractions, num_candidates, q_min, q_max,
+    half_up, like, v, a, best,
+):  # fmt: skip
+    """Fill `best` (slices,) with the candidate for each slice of x[start:stop], whole slices of one run each.
+
+    `ends` (2, slices) are the ranges of their finite elements; `v` and `a` have room for the longest slice.
+    """
+    grids = np.empty((GRID_ROWS, fractions.size), fractions.dtype)
+    guess = num_candidates - 1
+    i = start
+    while i < stop:
+        run, end, _ = run_at(i, inner, row, advance)
+        s, end = run - first_slice, min(end, stop)
+        _make_candidates(ends[0, s], ends[1, s], fractions, q_min, q_max, like, grids)
+        _decode_run(x, i - base, end - i, like, v, a)
+        # slices are alike: the one before is a guess that drops most candidates early
+        guess = _search_run(x, v, a, end - i, grids, num_candidates, guess, half_up, like)
+        best[s] = guess
+        i = end
+
+
+@kernel()
+def make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
+    """Fill `grids` (GRID_ROWS, candidates), whole lanes of them, with those of the range [lo, hi]."""
+    _make_candidates(lo, hi, fractions, q_min, q_max, like, grids)
+
+
+@kernel()
+def sum_candidates(x, chunk_size, grids, candidates, half_up, like, v, a, limit, spent, errors):
+    """Fill `errors` (candidates, chunks) with the errors of each chunk of `x` with some of the grids.
+
+    `spent` (candidates,) is what other parts had: one that has more than `limit` altogether is dropped, its error
+    infinite from there on.
+    """
+    for chunk in range(errors.shape[1]):
+        begin = chunk * chunk_size
+        count = min(chunk_size, x.size - begin)
+        part = x[begin : begin + count]
+        _decode_run(part, 0, count, like, v, a)
+        for j in range(candidates.size):
+            errors[j, chunk] = np.inf
+            if not spent[j] > limit:
+                errors[j, chunk] = _squared_error(part, v, a, count, grids, candidates[j], half_up, like, np.inf)
+                spent[j] += errors[j, chunk]
+
+
+@kernel()
+def sum_patterns(counts, x, grids, num_candidates, half_up, like, errors):
+    """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float.
+
+    Order of addition as in `cpu_patterns.sum_patterns`.
+    """
+    lanes = np.empty(LANES)
+    for k in range(num_candidates):
+        lo, hi, scale, inverse = grids[MIN_RANGE, k], grids[MAX_RANGE, k], grids[SCALE, k], grids[INVERSE_SCALE, k]
+        lanes[:] = 0.0
+        for p in range(counts.size):
+            v = decode(x[p])
+            if counts[p] and abs(v) <= largest(x[p]):
+                y = requantize(clamp(flush(v, like), lo, hi), scale, inverse, half_up, like)
+                e = np.float64(decode(encode(y, x[p]))) - np.float64(v)
+                lanes[p % LANES] += np.float64(counts[p]) * (e * e)
+        errors[k] = tree(lanes)

@@ -1,0 +1,200 @@
+"""The range with the least squared error: a search over 100 shrinking ranges.
+
+Candidate k = 1 .. 100 is the range of the slice's finite elements with both ends times k / 100, given to the op: in
+float32 (float64 for F64), and rounded to the tensor's dtype where that is the op's arithmetic. One fraction is enough:
+the op's grid hangs on one end, the other one it moves. The candidate whose outputs, as they are stored, have the least
+sum of squared errors over the finite elements is taken, of equals the widest. Number 100 is the whole range: the search
+is never worse than it. Where no candidate has a finite error, that is taken too.
+
+The sum is a float64 in a documented order (`op/cpu_search.py`; the chunks of a long slice are added exactly), so the
+choice is the same for all threads and blocks. Most candidates are dropped before they have seen all elements: what they
+have summed up by then exceeds the sum of another. That changes no choice.
+"""
+
+from collections.abc import Iterator
+from math import inf
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op import cpu_search
+from qdqcli.op.cpu import codes, half_up
+from qdqcli.op.cpu_range import GRID_ROWS
+from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
+from qdqcli.op.lanes import LANES
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import STORAGE, Floats, empty_keys, ends_of_keys, float_type, in_arithmetic, like_of, merge_keys
+from qdqcli.op.spec import QuantSpec
+from qdqcli.op.value import Switch
+from qdqcli.ranges.estimator import WholeSlices
+from qdqcli.ranges.finite import FiniteElements, counts_by_key
+from qdqcli.stats.sums import CHUNK_ELEMENTS, expansion, value_of
+
+NUM_CANDIDATES = 100
+_FULL_RANGE = NUM_CANDIDATES - 1
+_SAMPLE_CHUNKS = 8
+"""Chunks of a long slice that all candidates see: enough to guess the best one, few enough to cost little."""
+_KEPT_SUMS = 4096
+"""Sums of chunks that are kept before they are made fewer, without rounding."""
+_SLACK = 1 + 2.0**-30
+"""Sums in any order are no further apart: what is dropped by such a sum would not be taken."""
+
+
+class MseEstimator:
+    """The best of the candidates by the error of the op itself."""
+
+    def __init__(self, spec: QuantSpec, dtype: str) -> None:
+        self.dtype = dtype
+        number = float_type(dtype)
+        self.like = like_of(dtype, spec.compute_dtype)
+        self.half_up: Switch = half_up(spec)
+        self.codes = codes(spec, self.like, number)
+        room = -(-NUM_CANDIDATES // LANES) * LANES
+        self.fractions = (np.minimum(np.arange(1, room + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
+
+    def of_slices(self, slices: WholeSlices) -> Floats:
+        ends = FiniteElements.of(slices, self.dtype).ends
+        best = np.empty(slices.num_slices, np.int64)
+        cpu_search.search_slices(
+            slices.x, *slices.place, ends, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up, self.like,
+            *self.room(len(slices.x)), best,
+        )  # fmt: skip
+        return self.shrink(ends, best)
+
+    def of_patterns(self, patterns: PatternHistogram) -> Floats:
+        keys, counts = counts_by_key(patterns.counts, self.dtype)
+        seen = keys[counts > 0]
+        if not seen.size:
+            return np.full((2, 1), np.nan, np.float32)
+        ends = ends_of_keys(np.array([[seen[0]], [seen[-1]]]), self.dtype)
+        x = np.arange(NUM_PATTERNS, dtype=np.uint16).view(STORAGE[self.dtype])
+        errors = np.empty(NUM_CANDIDATES)
+        grids = self.grids(ends)
+        cpu_search.sum_patterns(patterns.counts, x, grids, NUM_CANDIDATES, self.half_up, self.like, errors)
+        return self.shrink(ends, np.array([least_error(dict(enumerate(errors.tolist())))]))
+
+    def of_long_slice(self, num_elements: int) -> "_LongSlice":
+        return _LongSlice(self, num_elements)
+
+    def grids(self, ends: Floats) -> Floats:
+        """Those of all candidates (GRID_ROWS, whole lanes) of a slice with these ends (2, 1)."""
+        grids = np.empty((GRID_ROWS, len(self.fractions)), self.fractions.dtype)
+        cpu_search.make_candidates(ends[0, 0], ends[1, 0], self.fractions, *self.codes, self.like, grids)
+        return grids
+
+    def shrink(self, ends: Floats, candidates: NDArray[np.int64]) -> Floats:
+        """The ends (2, slices) of these candidates, one for each slice."""
+        return in_arithmetic(ends * self.fractions[candidates], self.like, self.dtype)
+
+    def room(self, num_elements: int) -> tuple[Floats, NDArray[np.float64]]:
+        """What the kernels decode a slice into, or a chunk, whichever is shorter."""
+        size = -(-min(num_elements, CHUNK_ELEMENTS) // LANES) * LANES
+        return np.empty(size, self.fractions.dtype), np.empty(size)
+
+
+def least_error(errors: dict[int, float]) -> int:
+    """The candidate with the least error, of equals the last; the full range if no error is finite."""
+    finite = [(error, -k) for k, error in errors.items() if error < inf]
+    return -min(finite)[1] if finite else _FULL_RANGE
+
+
+class _LongSlice:
+    """A slice in passes: its extremes; a sample, by all candidates; all of it, by the best of these; then by the rest.
+
+    The candidate that won on the sample is hard to beat: few others have to see everything.
+    """
+
+    def __init__(self, estimator: MseEstimator, num_elements: int) -> None:
+        self._estimator = estimator
+        num_chunks = -(-num_elements // CHUNK_ELEMENTS)
+        self._sample_step = max(-(-num_chunks // _SAMPLE_CHUNKS), 1)
+        self._keys = empty_keys(1, estimator.dtype)
+        self._ends: Floats | None = None
+        """Of the finite elements, once they are known."""
+        self._grids: Floats
+        self._stage = self._after_extremes
+        self._running = list(range(NUM_CANDIDATES))
+        """Candidates that see the elements of this pass."""
+        self._sums: dict[int, list[float]] = {k: [] for k in self._running}
+        """By candidate: of chunks, or of many as an expansion."""
+        self._limit = inf
+        self._best = _FULL_RANGE
+        self._merging = Lock()
+
+    def see(self, x: NDArray[Any], start: int, stop: int) -> None:
+        if self._ends is None:
+            whole = WholeSlices(x=x, start=0, layout=Layout.of(x.shape, QuantSpec()))
+            found = FiniteElements.of(whole, self._estimator.dtype)
+            with self._merging:
+                merge_keys(self._keys, found.keys)
+            return
+        for first, last in self._chunks(start // CHUNK_ELEMENTS, -(-stop // CHUNK_ELEMENTS)):
+            self._try(x[first * CHUNK_ELEMENTS - start : last * CHUNK_ELEMENTS - start])
+
+    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Those of the chunks [first, last) that this pass wants, in runs: the sample, or all but the sample."""
+        step = self._sample_step
+        for sampled in range(first // step * step, last, step):
+            begin, end = (sampled, sampled + 1) if self._stage == self._after_sample else (sampled + 1, sampled + step)
+            begin, end = max(begin, first), min(end, last)
+            if begin < end:
+                yield begin, end
+
+    def _try(self, x: NDArray[Any]) -> None:
+        """Add the errors of whole chunks; who has too many goes."""
+        estimator = self._estimator
+        with self._merging:
+            candidates = np.array(self._running, np.int64)
+            spent = np.array([sum(self._sums[k]) for k in self._running])
+        errors = np.empty((len(candidates), -(-len(x) // CHUNK_ELEMENTS)))
+        cpu_search.sum_candidates(
+            x, CHUNK_ELEMENTS, self._grids, candidates, estimator.half_up, estimator.like, *estimator.room(len(x)),
+            self._limit, spent, errors,
+        )  # fmt: skip
+        with self._merging:
+            for k, sums in zip(candidates.tolist(), errors.tolist(), strict=True):
+                mine = self._sums[k]
+                mine += sums
+                if len(mine) > _KEPT_SUMS:
+                    mine[:] = expansion(mine)
+                if not sum(mine) <= self._limit and k in self._running:
+                    self._running.remove(k)
+
+    def finish_pass(self) -> bool:
+        return self._stage()
+
+    def _after_extremes(self) -> bool:
+        self._ends = ends_of_keys(self._keys, self._estimator.dtype)
+        if np.isnan(self._ends).any() or not self._ends.any():
+            return True
+        self._grids = self._estimator.grids(self._ends)
+        self._stage = self._after_sample
+        return False
+
+    def _after_sample(self) -> bool:
+        self._best = self._least()
+        if self._sample_step == 1:  # that was everything
+            return True
+        self._running = [self._best]
+        self._stage = self._after_guess
+        return False
+
+    def _after_guess(self) -> bool:
+        self._limit = value_of(expansion(self._sums[self._best])) * _SLACK
+        self._running = [k for k, sums in self._sums.items() if k != self._best and sum(sums) <= self._limit]
+        self._stage = self._after_rest
+        return not self._running
+
+    def _after_rest(self) -> bool:
+        self._running.append(self._best)
+        self._best = self._least()
+        return True
+
+    def _least(self) -> int:
+        return least_error({k: value_of(expansion(self._sums[k])) for k in self._running})
+
+    def ends(self) -> Floats:
+        assert self._ends is not None  # the first pass found them
+        return self._estimator.shrink(self._ends, np.array([self._best]))

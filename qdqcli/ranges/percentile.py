@@ -1,0 +1,141 @@
+"""Percentiles: the range leaves out the same share of the smallest and of the largest elements.
+
+With percentile P and n finite elements, the upper end is the element of rank ceil(P / 100 * n) in ascending order, the
+lower end the one of the same rank in descending order. So an end is always an element: nothing is interpolated, equal
+elements make no difference, and the range of -x is the range of x turned over. P is the decimal number that was
+written: 99.99 % of 10,000 elements are 9,999 of them. Elements that are not finite do not count; -0 is below +0.
+
+A slice of n < 100 / (100 - P) elements keeps its extremes: 10,000 for 99.99.
+"""
+
+from fractions import Fraction
+from math import ceil
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op import cpu_ranks
+from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
+from qdqcli.op.params import PATTERN, Floats, ends_of_keys
+from qdqcli.op.spec import QuantSpec
+from qdqcli.ranges.estimator import LongSlice, WholeSlices
+from qdqcli.ranges.finite import FiniteElements, counts_by_key
+
+_DIGIT_BITS = 16
+
+
+class PercentileEstimator:
+    """Elements of given ranks, exactly."""
+
+    def __init__(self, spec: QuantSpec, dtype: str) -> None:
+        self._share = Fraction(repr(spec.percentile)) / 100
+        self._dtype = dtype
+
+    def of_slices(self, slices: WholeSlices) -> Floats:
+        finite = FiniteElements.of(slices, self._dtype)
+        numbers, which = np.unique(finite.numbers, return_inverse=True)
+        ranks = np.array([ranks_of(int(number), self._share) for number in numbers], np.int64).T[:, which]
+        cpu_ranks.select_ranks(
+            slices.x.view(PATTERN[self._dtype]), *slices.place, finite.numbers, np.ascontiguousarray(ranks), finite.keys
+        )
+        return finite.ends
+
+    def of_patterns(self, patterns: PatternHistogram) -> Floats:
+        keys, counts = counts_by_key(patterns.counts, self._dtype)
+        reached = np.cumsum(counts)
+        ranks = ranks_of(int(reached[-1]), self._share)
+        if not reached[-1]:
+            return np.full((2, 1), np.nan, np.float32)
+        found = keys[np.searchsorted(reached, np.array(ranks))]
+        return ends_of_keys(found.reshape(2, 1), self._dtype)
+
+    def of_long_slice(self, num_elements: int) -> LongSlice:  # noqa: ARG002 - it counts those that are finite
+        return _LongSlice(self._share, self._dtype) if self._dtype in ("F32", "F64") else _Patterns(self, self._dtype)
+
+
+def ranks_of(number: int, share: Fraction) -> tuple[int, int]:
+    """The ranks of the lower and the upper end among `number` elements, from 1 on in ascending order."""
+    upper = ceil(share * number)
+    return number + 1 - upper, upper
+
+
+class _Patterns:
+    """A slice of 16-bit elements: one pass counts all patterns."""
+
+    def __init__(self, estimator: PercentileEstimator, dtype: str) -> None:
+        self._estimator = estimator
+        self._counter = PatternCounter(dtype)
+
+    def see(self, x: NDArray[Any], start: int, stop: int) -> None:  # noqa: ARG002 - where does not matter
+        self._counter.see(x)
+
+    def finish_pass(self) -> bool:
+        return True
+
+    def ends(self) -> Floats:
+        return self._estimator.of_patterns(self._counter.histogram())
+
+
+class _LongSlice:
+    """Both keys found digit by digit, 16 bits in a pass: each counts how many elements have which digit.
+
+    In passes after the first only those count that have the digits found so far.
+    """
+
+    def __init__(self, share: Fraction, dtype: str) -> None:
+        self._share, self._dtype = share, dtype
+        self._shift = 8 * np.dtype(PATTERN[dtype]).itemsize - _DIGIT_BITS
+        self._counts = np.zeros((2, NUM_PATTERNS), np.int64)
+        """By the digit as an unsigned number; of the first pass, of the pattern, and all in one row."""
+        self._prefixes: NDArray[np.int64] | None = None
+        """The digits found so far, of the lower and of the upper end."""
+        self._ranks = np.zeros(2, np.int64)
+        """Of the ends among the elements with these digits."""
+        self._merging = Lock()
+
+    def see(self, x: NDArray[Any], start: int, stop: int) -> None:  # noqa: ARG002 - where does not matter
+        counts = self._first_digits(x) if self._prefixes is None else self._digits(x, self._prefixes)
+        with self._merging:
+            self._counts[: len(counts)] += counts
+
+    def _first_digits(self, x: NDArray[Any]) -> NDArray[np.int64]:
+        tables = np.zeros((2, NUM_PATTERNS), np.uint32)
+        cpu_ranks.count_first_digits(x.view(PATTERN[self._dtype]), self._shift, tables)
+        counts: NDArray[np.int64] = tables.sum(axis=0, dtype=np.int64).reshape(1, -1)
+        return counts
+
+    def _digits(self, x: NDArray[Any], prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        counts = np.zeros((len(prefixes), NUM_PATTERNS), np.int64)
+        cpu_ranks.count_digits(x.view(PATTERN[self._dtype]), prefixes, self._shift, counts)
+        return counts
+
+    def finish_pass(self) -> bool:
+        if self._prefixes is None:
+            self._find_first_digits()
+        else:
+            reached = np.cumsum(self._counts, axis=1)
+            digits = [int(np.searchsorted(row, rank)) for row, rank in zip(reached, self._ranks, strict=True)]
+            self._narrow(self._prefixes << _DIGIT_BITS | np.array(digits), reached, digits)
+        self._counts[:] = 0
+        self._shift -= _DIGIT_BITS
+        return self._shift < 0 or not self._ranks.any()
+
+    def _find_first_digits(self) -> None:
+        """From counts by the pattern's first digit, which orders like the key once it is made one."""
+        digits, counts = counts_by_key(self._counts[0], self._dtype)
+        reached = np.cumsum(counts)
+        self._ranks[:] = ranks_of(int(reached[-1]), self._share) if reached[-1] else (0, 0)
+        found = np.searchsorted(reached, self._ranks)
+        self._narrow(digits[found].astype(np.int64), np.stack([reached, reached]), found.tolist())
+
+    def _narrow(self, prefixes: NDArray[np.int64], reached: NDArray[np.int64], digits: list[int]) -> None:
+        """Go on among the elements with the digit found."""
+        self._prefixes = prefixes
+        self._ranks -= [int(row[digit - 1]) if digit else 0 for row, digit in zip(reached, digits, strict=True)]
+
+    def ends(self) -> Floats:
+        if self._prefixes is None or not self._ranks.any():
+            return np.full((2, 1), np.nan, np.float64 if self._dtype == "F64" else np.float32)
+        return ends_of_keys(self._prefixes.astype(PATTERN[self._dtype]).reshape(2, 1), self._dtype)
