@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from qdqcli.cli.main import COMMANDS
+from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
+from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import QuantSpec
-from qdqcli.ranges.estimator import ESTIMATORS, estimator
+from qdqcli.ranges.estimator import ESTIMATORS, WholeSlices, estimator
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, ReportOptions, formatter
 from qdqcli.report.listing import LISTING_FORMATS
 from qdqcli.run.result import RunResult
 from qdqcli.stats.metrics import METRICS, Better
-from qdqcli.stats.sums import ErrorSums
+from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
 from qdqcli.tensors.checkpoint import FORMATS, open_checkpoint
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
@@ -182,11 +184,36 @@ def test_every_metric_is_in_every_report(qdq: Qdq, tiny: Path) -> None:
     assert set(METRICS) <= set(header)
 
 
+# Range estimators
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_an_estimator_loads_and_says_what_it_is(name: str) -> None:
+def test_an_estimator(name: str) -> None:
+    """Whole, in parts of any order, or as counts of patterns: a slice has one range, and it has its order."""
     found = estimator(name)
-    assert found.__doc__
-    estimate = found(Layout.of((4, 32), QuantSpec(axis=0)), "F32", 1, 2)
-    x = np.arange(64, dtype=np.float32)
-    estimate.see(x, 32, 96)
-    assert estimate.ends().shape == (2, 2)
+    assert is_documented(found)
+    assert is_documented(import_module(ESTIMATORS[name].split(":")[0]))
+    x = sample((3, CHUNK_ELEMENTS), "BF16", 17)
+    stored, layout = x.reshape(-1).view(STORAGE["BF16"]), Layout.of(x.shape, QuantSpec(axis=0))
+    estimate = found(QuantSpec(estimator=name, num_bits=4, percentile=99.0), "BF16")
+    whole = estimate.of_slices(WholeSlices(x=stored[CHUNK_ELEMENTS:], start=CHUNK_ELEMENTS, layout=layout))
+    assert whole.shape == (2, 2)
+    assert whole.dtype == np.float32
+    assert (whole[0] <= whole[1]).all()
+    long_slice = estimate.of_long_slice(stored.size)
+    while True:
+        for start in (2 * CHUNK_ELEMENTS, 0, CHUNK_ELEMENTS):
+            long_slice.see(stored[start : start + CHUNK_ELEMENTS], start, start + CHUNK_ELEMENTS)
+        if long_slice.finish_pass():
+            break
+    counts = np.bincount(stored.view(np.uint16), minlength=NUM_PATTERNS)
+    by_patterns = estimate.of_patterns(PatternHistogram(dtype="BF16", counts=counts))
+    assert long_slice.ends().tolist() == by_patterns.tolist()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_is_a_choice_of_every_command_that_measures(qdq: Qdq, tiny: Path, name: str) -> None:
+    report = qdq("stats", tiny, "--estimator", name, "--format", "json").report
+    specs = [row["spec"] for row in report["tensors"] if row["status"] == "quantized"]
+    assert {(spec["estimator"], spec["range_given"]) for spec in specs} == {(name, name != "minmax")}
+    assert qdq("inspect", tiny, "--estimator", name).code == 0

@@ -4,6 +4,7 @@ import json
 import platform
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from typing import Any
 
 import click
@@ -57,10 +58,11 @@ def _warm_up(session: Session) -> None:
     """
     from qdqcli.op.kernel_cache import folder
     from qdqcli.op.warm_up import warm_up
+    from qdqcli.ranges.warm_up import warm_up_estimators
 
     if folder() is None:
         raise OutputError("the kernel cache has no folder that only this user can write; name one in QDQ_CACHE_DIR")
-    for step in warm_up():
+    for step in chain(warm_up(), warm_up_estimators()):
         session.interruption.check()
         session.note(f"compiling for {step}")
 

@@ -117,7 +117,10 @@ def op_options(function: Function) -> Function:
         click.option("--ragged-groups", is_flag=True, help="Let the last group of a row be shorter."),
         *RANGE,
         click.option("--estimator", type=click.Choice(list(ESTIMATORS)), default=DEFAULT_ESTIMATOR, show_default=True,
-                     help="How a range that is not given is chosen; minmax is the op itself."),
+                     help="Choose a range that is not given: minmax is the op itself; percentile leaves out the same "
+                     "share of the smallest and the largest elements; mse takes the best of 100 shrinking ranges."),
+        click.option("--percentile", type=float, metavar="P", show_default="99.99",
+                     help="With --estimator percentile: let P % of the elements be at or below the upper end."),
         click.option("--compute-dtype", type=click.Choice([name.value for name in ComputeDType]), default="float32",
                      show_default=True,
                      help="Compute BF16 and F16 tensors in float32 and round once, or native: each operation in the "
@@ -255,6 +258,7 @@ def request_of(options: Options, session: Session) -> Request:
         raise UsageError(f"--group-size excludes --axis {axis}; give one of them")
     if options.get("ragged_groups") and group_size is None:
         raise UsageError("--ragged-groups needs --group-size")
+    _check_estimator(options, is_range_given=given_range is not None or ranges_file is not None)
     attributes = {name: options[name] for name in ATTRIBUTES if name in options}
     spec = QuantSpec(
         **attributes,
@@ -273,12 +277,13 @@ def request_of(options: Options, session: Session) -> Request:
 
 ATTRIBUTES = (
     "num_bits", "signed_input", "narrow_range", "round_mode", "group_size", "ragged_groups", "compute_dtype",
-    "estimator",
+    "estimator", "percentile",
 )  # fmt: skip
 """Options that are attributes of the op as they are."""
 SETTINGS = (
     "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "input_min",
-    "input_max", "ranges_file", "compute_dtype", "estimator", "include", "exclude", "min_ndim", "scale_bits",
+    "input_max", "ranges_file", "compute_dtype", "estimator", "percentile", "include", "exclude", "min_ndim",
+    "scale_bits",
 )  # fmt: skip
 """Options that a report names: those that decide its numbers."""
 
@@ -289,6 +294,15 @@ def _settings(options: Options) -> dict[str, Any]:
         name.removesuffix("_file"): list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str | Path) else v
         for name, v in values.items()
     }
+
+
+def _check_estimator(options: Options, *, is_range_given: bool) -> None:
+    """Refuse options of an estimator that has nothing to choose."""
+    name = options.get("estimator", DEFAULT_ESTIMATOR)
+    if is_range_given and name != DEFAULT_ESTIMATOR:
+        raise UsageError(f"--estimator {name} chooses ranges that are not given; leave it out, or the given ones")
+    if options.get("percentile") is not None and name != "percentile":
+        raise UsageError("--percentile needs --estimator percentile")
 
 
 def _given_range(low: float | None, high: float | None) -> tuple[float, float] | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
 from qdqcli.report.escape import ARROW, TIMES, shorten
 from qdqcli.report.number import NO_NUMBER, metric_title, metric_unit, row_text
 from qdqcli.report.ranking import BY_NAME
@@ -60,7 +60,7 @@ def dtype_text(row: TensorResult) -> str:
 
 
 def spec_text(spec: QuantSpec | None) -> str:
-    """Bits and granularity: `int8`, `uint4 g128`, `int8 axis 0`."""
+    """Bits, granularity and estimator: `int8`, `uint4 g128`, `int8 axis 0 mse`."""
     if spec is None:
         return NO_NUMBER
     words = [f"{'int' if spec.signed_input else 'uint'}{spec.num_bits}"]
@@ -70,6 +70,8 @@ def spec_text(spec: QuantSpec | None) -> str:
         words.append(f"g{spec.group_size}")
     elif spec.axis != WHOLE_TENSOR:
         words.append(f"axis {spec.axis}")
+    if spec.estimator != DEFAULT_ESTIMATOR:
+        words.append(f"p{spec.percentile:g}" if spec.estimator == "percentile" else spec.estimator)
     return " ".join(words)
 
 

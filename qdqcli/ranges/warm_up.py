@@ -1,0 +1,38 @@
+"""Compile the kernels of the estimators, as `op/warm_up.py` does those of the op."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import STORAGE
+from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
+from qdqcli.ranges.estimator import ESTIMATORS, WholeSlices, estimator
+
+_SHAPE = (2, 33)
+
+
+def warm_up_estimators() -> Iterator[str]:
+    """Compile, an estimator and a dtype at a time; names each before it begins."""
+    for name in ESTIMATORS:
+        for dtype in STORAGE:
+            yield f"{dtype}, estimator {name}"
+            for compute_dtype in ComputeDType if dtype in ("BF16", "F16") else (ComputeDType.NATIVE,):
+                for round_mode in RoundMode:
+                    spec = QuantSpec(estimator=name, compute_dtype=compute_dtype, round_mode=round_mode)
+                    _estimate(spec, dtype)
+
+
+def _estimate(spec: QuantSpec, dtype: str) -> None:
+    """A range in each of the forms in which slices come."""
+    chosen = estimator(spec.estimator)(spec, dtype)
+    x = np.arange(np.prod(_SHAPE), dtype=STORAGE[dtype])
+    chosen.of_slices(WholeSlices(x=x, start=0, layout=Layout.of(_SHAPE, QuantSpec(axis=0))))
+    long_slice = chosen.of_long_slice(x.size)
+    while True:
+        long_slice.see(x, 0, x.size)
+        if long_slice.finish_pass():
+            break
+    if x.itemsize == 2:
+        chosen.of_patterns(PatternHistogram(dtype=dtype, counts=np.ones(NUM_PATTERNS, np.int64)))
