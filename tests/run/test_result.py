@@ -67,6 +67,7 @@ def test_the_spec_is_under_the_names_of_the_op() -> None:
         "group_size": None,
         "compute_dtype": "float32",
         "estimator": "minmax",
+        "percentile": None,
     }
     spec = QuantSpec(
         group_size=32, round_mode=RoundMode.HALF_UP, signed_input=False, narrow_range=True, range_given=True
