@@ -32,6 +32,15 @@ class Place(NamedTuple):
     """For messages."""
 
 
+class Waiting(NamedTuple):
+    """A file that is not finished and waits for a later process to go on."""
+
+    name: str
+    """In the folder of the file that it becomes."""
+    size: int
+    """In bytes."""
+
+
 class ShardReader(Protocol):
     """An opened shard. Reads are positional and may come from several threads at once.
 
@@ -61,6 +70,7 @@ class ShardWriter(Protocol):
     1. What is not written with `write` must have been copied with `copy` before `commit`.
     2. The file has its final name within the output only after `commit`, which flushes it to the disk first.
     3. `abort` leaves nothing behind. A failed write is an `OutputError` that names the path.
+    4. What `sync` flushed is still there after `suspend` or a kill, for `Shard.create` to go on with.
     """
 
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
@@ -72,7 +82,12 @@ class ShardWriter(Protocol):
     def place(self, tensor: TensorInfo) -> Place | None:
         """Where the tensor may be written without this writer; None where only `write` knows how."""
 
+    def sync(self) -> Waiting | None:
+        """Flush to the disk what was written so far; the file in which it waits, None where it cannot wait."""
+
     def commit(self) -> None: ...
+
+    def suspend(self) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -101,8 +116,11 @@ class Shard(Protocol):
 
     def open(self) -> ShardReader: ...
 
-    def create(self, path: Path, reader: ShardReader) -> ShardWriter:
-        """Begin the file that replaces this shard at `path`, whose folder exists."""
+    def header_digest(self) -> str:
+        """A hash of what the file says of its tensors."""
+
+    def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> ShardWriter:
+        """Begin the file that replaces this shard at `path`, whose folder exists; or go on with the `unfinished`."""
 
 
 @dataclass(frozen=True, kw_only=True)

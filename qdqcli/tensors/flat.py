@@ -4,13 +4,14 @@ The output has the input's header bytes and every tensor at its old offset, so m
 construction, the size is known before the first byte, and threads may write in any order.
 """
 
+import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qdqcli.tensors.checkpoint import Place, ShardReader
+from qdqcli.tensors.checkpoint import Place, ShardReader, Waiting
 from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile
 from qdqcli.tensors.tensor import TensorInfo, check_range
 
@@ -34,10 +35,14 @@ class FlatShard:
     def open(self) -> "FlatReader":
         return FlatReader(InputFile(self.path, expected=self.identity))
 
-    def create(self, path: Path, reader: ShardReader) -> "FlatWriter":
+    def header_digest(self) -> str:
+        with InputFile(self.path, expected=self.identity) as file:
+            return hashlib.sha256(file.read(0, self.header_bytes)).hexdigest()
+
+    def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> "FlatWriter":
         if not isinstance(reader, FlatReader):
             raise TypeError(f"a reader that this shard opened is needed, not {type(reader).__name__}")
-        return FlatWriter(path, reader, self.header_bytes)
+        return FlatWriter(path, reader, self.header_bytes, unfinished)
 
 
 class FlatReader:
@@ -68,11 +73,11 @@ class FlatReader:
 class FlatWriter:
     """Writes tensors at their offset in the input, behind the input's header."""
 
-    def __init__(self, path: Path, reader: FlatReader, header_bytes: int) -> None:
+    def __init__(self, path: Path, reader: FlatReader, header_bytes: int, unfinished: str | None = None) -> None:
         self._source = reader.file
-        self._file = OutputFile(path)
+        self._file = OutputFile(path, unfinished)
         with ExitStack() as undo:
-            undo.callback(self._file.abort)
+            undo.callback(self._file.suspend if unfinished else self._file.abort)
             self._file.resize(self._source.size)
             self._copy(0, header_bytes)
             undo.pop_all()
@@ -87,9 +92,15 @@ class FlatWriter:
     def place(self, tensor: TensorInfo) -> Place:
         return Place(self._file.descriptor, tensor.start, self._file.path)
 
+    def sync(self) -> Waiting:
+        return Waiting(name=self._file.sync(), size=self._source.size)
+
     def commit(self) -> None:
         self._source.check_unchanged()
         self._file.commit()
+
+    def suspend(self) -> None:
+        self._file.suspend()
 
     def abort(self) -> None:
         self._file.abort()

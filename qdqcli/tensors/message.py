@@ -34,6 +34,14 @@ def show_path(path: Path) -> str:
     return escape(str(path))
 
 
+def show_size(nbytes: int) -> str:
+    """A number of bytes for a message, exact and, where it is large, with a unit."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB")):
+        if nbytes >= 1000**power:
+            return f"{nbytes} bytes ({nbytes / 1000**power:.3g} {unit})"
+    return f"{nbytes} bytes"
+
+
 def escape(text: str) -> str:
     """The whole text on one line, with control characters, text-direction marks and invalid surrogates escaped."""
     return "".join(char if char.isprintable() else _escape(char) for char in text)

@@ -4,6 +4,7 @@ Only the two methods that NumPy writes are read, stored and deflated. A member i
 first byte is handed out. The output has the same members in the same order, with the same names, methods and dates.
 """
 
+import hashlib
 import threading
 import zipfile
 from collections import OrderedDict
@@ -47,7 +48,13 @@ class NpzShard:
     def open(self) -> "NpzReader":
         return NpzReader(InputFile(self.path, expected=self.identity), self.members)
 
-    def create(self, path: Path, reader: ShardReader) -> "NpzWriter":
+    def header_digest(self) -> str:
+        entries = [(m.info.filename, m.info.CRC, m.info.file_size, m.header) for m in self.members]
+        return hashlib.sha256(repr(entries).encode()).hexdigest()
+
+    def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> "NpzWriter":
+        if unfinished is not None:
+            raise ValueError("an archive is written at the end: none is unfinished")
         if not isinstance(reader, NpzReader):
             raise TypeError(f"a reader that this shard opened is needed, not {type(reader).__name__}")
         return NpzWriter(path, reader, self)
@@ -197,6 +204,9 @@ class NpzWriter:
     def place(self, tensor: TensorInfo) -> None:  # noqa: ARG002 - members are packed at the end
         return None
 
+    def sync(self) -> None:
+        return None
+
     def commit(self) -> None:
         self._reader.check_unchanged()
         with zipfile.ZipFile(OutputStream(self._file), "w") as archive:
@@ -205,6 +215,9 @@ class NpzWriter:
             archive.comment = self._shard.comment
         self._spool.close()
         self._file.commit()
+
+    def suspend(self) -> None:
+        self.abort()
 
     def abort(self) -> None:
         self._spool.close()

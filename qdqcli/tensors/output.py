@@ -2,7 +2,7 @@
 
 The folder `OUTPUT.qdq-partial` holds:
 
-- `lock`: held by the process that builds; a partial folder whose lock is free is stale;
+- `lock`: held by the process that builds; a partial folder whose lock is free waits for one that resumes, or is stale;
 - `journal`: of the run, if it keeps one;
 - `result`: the file or folder that becomes OUTPUT;
 - `replaced`: what had OUTPUT's name, for the moment between two renames.
@@ -11,18 +11,19 @@ The folder `OUTPUT.qdq-partial` holds:
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from qdqcli.errors import OutputError, UsageError
-from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, Waiting
+from qdqcli.tensors.file_tree import files_below, first_difference
 from qdqcli.tensors.lock import FolderLock
 from qdqcli.tensors.message import show_path
 from qdqcli.tensors.placement import check_free, check_placement
-from qdqcli.tensors.storage import TEMPORARY_PATTERN, copy_file, output_error, sync_folder
+from qdqcli.tensors.storage import TEMPORARY_PATTERN, FileIdentity, copy_file, output_error, sync_folder
 
 _NAME_BYTES = 255
 """What file systems allow."""
@@ -33,8 +34,8 @@ class OutputTree:
 
     One file becomes a file, one folder a folder of the same layout, several inputs a folder with one entry each, named
     by the last component of the input's path. `protected` are inputs that have no place in OUTPUT, and are kept safe
-    from it like the others. The constructor only checks. Entering begins; leaving without `commit`
-    or `suspend` removes what was built. `create` may be called by several threads, the rest by one.
+    from it like the others. The constructor only checks. Entering begins; leaving removes the partial folder, unless an
+    error ends a run for which `keep` was called. `create` may be called by several threads, the rest by one.
 
     Raises:
         UsageError: OUTPUT exists and `overwrite` is false; is, holds or lies in an input; has no parent folder; another
@@ -59,7 +60,9 @@ class OutputTree:
         self._resume = resume
         self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
         self._lock: FolderLock | None = None
-        check_placement(checkpoints, output, self.partial, protected=protected, overwrite=overwrite)
+        self._is_committed = False
+        self._is_kept = False
+        check_placement(checkpoints, output, self.partial, protected=protected, may_exist=overwrite or resume)
 
     @property
     def journal_path(self) -> Path:
@@ -68,7 +71,12 @@ class OutputTree:
 
     @property
     def _result(self) -> Path:
-        return self.partial / "result"
+        return self.output if self._is_committed else self.partial / "result"
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether OUTPUT has its name."""
+        return self._is_committed
 
     def begin(self) -> None:
         """Make the partial folder and lock it; remove a stale one's content, unless the run resumes."""
@@ -77,22 +85,48 @@ class OutputTree:
             undo.callback(self.suspend if self._resume else self.abort)
             self._restore_replaced()
             if self._resume:
-                _sweep(self.partial)
+                self._is_kept = self.journal_path.exists()
             else:
                 _empty(self.partial)
-            if self._is_folder:
-                _make_folder(self._result)
             undo.pop_all()
+
+    def start_anew(self) -> None:
+        """Remove what an earlier run left, which this one cannot go on with."""
+        _empty(self.partial, but=(FolderLock.NAME, self.journal_path.name))
+
+    def sweep(self, but: Collection[str] = ()) -> None:
+        """Remove the temporaries that an earlier run left, but for those named, with which this one goes on."""
+        for path in self.partial.rglob(TEMPORARY_PATTERN):
+            if path.name not in but:
+                _remove_file(path)
+
+    def keep(self) -> None:
+        """From now on: leave what is there to a run that resumes, if an error ends this one."""
+        self._is_kept = True
 
     def shard_path(self, checkpoint: Checkpoint, shard: Shard) -> Path:
         """Where the shard's output lies until `commit`: a file there is whole."""
         return self._place(checkpoint) / shard.name if checkpoint.is_folder else self._place(checkpoint)
 
-    def create(self, checkpoint: Checkpoint, shard: Shard, reader: ShardReader) -> ShardWriter:
-        """Begin the file that takes the shard's place; `reader` is what `shard.open` gave."""
+    def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:
+        """Whether the shard's file that waits to be finished is there, and as long as it was."""
+        path = self.shard_path(checkpoint, shard).with_name(waiting.name)
+        return path.is_file() and path.stat().st_size == waiting.size
+
+    def identity_of(self, checkpoint: Checkpoint, shard: Shard) -> FileIdentity | None:
+        """Of the shard's finished output; None where there is none."""
+        try:
+            return FileIdentity.of(self.shard_path(checkpoint, shard).stat())
+        except OSError:
+            return None
+
+    def create(
+        self, checkpoint: Checkpoint, shard: Shard, reader: ShardReader, unfinished: Waiting | None = None
+    ) -> ShardWriter:
+        """Begin the file that takes the shard's place, or go on with it; `reader` is what `shard.open` gave."""
         path = self.shard_path(checkpoint, shard)
         _make_folder(path.parent)
-        return shard.create(path, reader)
+        return shard.create(path, reader, unfinished.name if unfinished is not None else None)
 
     def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Copy what is no shard, links as what they lead to. `on_chunk`, called often, may raise to stop."""
@@ -104,27 +138,36 @@ class OutputTree:
 
     def commit(self) -> None:
         """Give the result its name. Its files are on the disk already; now their folders and the name are."""
-        check_free(self.output, is_folder=self._is_folder, overwrite=self._overwrite)
+        check_free(self.output, is_folder=self._is_folder, may_exist=self._overwrite or self._resume)
         if self._is_folder:
             for folder, _, _ in os.walk(self._result):
                 sync_folder(Path(folder))
-        try:
-            self._put_in_place()
-        except OSError as error:
-            raise output_error(self.output, error) from error
+        if self._resume and not self._overwrite and os.path.lexists(self.output):
+            self._check_same()
+        else:
+            try:
+                self._put_in_place()
+            except OSError as error:
+                raise output_error(self.output, error) from error
+        self._is_committed = True
         sync_folder(self.output.parent)
-        _empty(self.partial)
-        self.abort()
+
+    def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:
+        """For a run that resumes one that had built everything: whether OUTPUT is what it built, under its name."""
+        self._is_committed = not os.path.lexists(self._result) and os.path.lexists(self.output)
+        self._is_committed = self._is_committed and all(
+            self.identity_of(checkpoint, shard) == identity for checkpoint, shard, identity in finished
+        )
+        return self._is_committed
 
     def suspend(self) -> None:
-        """Stop, and keep the finished shards and the journal for a run that resumes."""
+        """Stop, and leave what was built to a run that resumes."""
         if self._lock is not None:
-            _sweep(self.partial)
             self._lock.release()
             self._lock = None
 
     def abort(self) -> None:
-        """Remove everything that was built; nothing to do after `commit` or `suspend`."""
+        """Remove the partial folder; nothing to do after `suspend`."""
         if self._lock is not None:
             with suppress(OutputError):  # the error that led here is the one to report
                 _empty(self.partial)
@@ -138,7 +181,14 @@ class OutputTree:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.abort()
+        if error is not None and self._is_kept:
+            self.suspend()
+            return
+        try:
+            if self._is_committed and error is None:
+                _empty(self.partial)
+        finally:
+            self.abort()
 
     def _place(self, checkpoint: Checkpoint) -> Path:
         return self._result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self._result
@@ -158,6 +208,15 @@ class OutputTree:
         except OSError:
             self._replaced.rename(self.output)
             raise
+
+    def _check_same(self) -> None:
+        """What a run that resumes finds under OUTPUT's name may be the result of the run before: then all is done."""
+        ours, theirs = files_below(self._result), files_below(self.output)
+        for file in sorted({*ours} ^ {*theirs}) or ours:
+            if file not in theirs or file not in ours:
+                raise _other_output(self.output / file, "is missing" if file in ours else "is no part of the result")
+            if first_difference(self._result / file, self.output / file) is not None:
+                raise _other_output(self.output / file, "has other bytes than the result")
 
     def _restore_replaced(self) -> None:
         """Put back what a run had moved aside when it was killed between its two renames."""
@@ -201,6 +260,13 @@ def _check_names(checkpoints: Sequence[Checkpoint]) -> None:
             )
 
 
+def _other_output(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{show_path(path)}: {what}: OUTPUT exists and is not what this run gives; choose another OUTPUT or pass "
+        "--overwrite to replace it"
+    )
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,21 +274,26 @@ def _make_folder(folder: Path) -> None:
         raise output_error(folder, error) from error
 
 
-def _empty(partial: Path) -> None:
+def _empty(partial: Path, but: Sequence[str] = (FolderLock.NAME,)) -> None:
     """Remove all but the lock, which comes last: who finds content without a lock takes it for someone else's."""
     try:
         for path in partial.iterdir():
-            if path.name == FolderLock.NAME:
+            if path.name in but:
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
     except OSError as error:
-        raise OutputError(f"{show_path(partial)}: could not be removed ({error.strerror}); remove it") from error
+        raise _not_removed(partial, error) from error
 
 
-def _sweep(partial: Path) -> None:
-    """Remove the temporaries of files that were not finished."""
-    for path in partial.rglob(TEMPORARY_PATTERN):
-        path.unlink(missing_ok=True)
+def _remove_file(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        raise _not_removed(path, error) from error
+
+
+def _not_removed(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{show_path(path)}: could not be removed ({error.strerror}); remove it")

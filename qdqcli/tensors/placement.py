@@ -4,11 +4,12 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.message import show_path
+from qdqcli.tensors.message import show_path, show_size
 from qdqcli.tensors.storage import InputFile, output_error
 
 FileId = tuple[int, int]
@@ -21,7 +22,7 @@ def check_placement(
     partial: Path,
     *,
     protected: Sequence[Checkpoint] = (),
-    overwrite: bool,
+    may_exist: bool,
 ) -> None:
     """Refuse an OUTPUT of `checkpoints` that would harm them, `protected` inputs or something that is there already.
 
@@ -36,8 +37,8 @@ def check_placement(
         raise UsageError(f"{show_path(output)}: there is no folder {show_path(output.parent)}; create it first")
     _check_apart([*checkpoints, *protected], output)
     _check_apart([*checkpoints, *protected], partial)
-    check_free(output, is_folder=len(checkpoints) > 1 or checkpoints[0].is_folder, overwrite=overwrite)
-    _check_space(checkpoints, output)
+    check_free(output, is_folder=len(checkpoints) > 1 or checkpoints[0].is_folder, may_exist=may_exist)
+    _check_space(checkpoints, output, partial)
 
 
 def check_extra_file(path: Path, checkpoints: Sequence[Checkpoint], outputs: Sequence[Path] = ()) -> None:
@@ -59,8 +60,8 @@ def check_extra_file(path: Path, checkpoints: Sequence[Checkpoint], outputs: Seq
             raise UsageError(f"{show_path(path)}: is or lies in the output {show_path(output)}; choose another place")
 
 
-def check_free(output: Path, *, is_folder: bool, overwrite: bool) -> None:
-    """Refuse an OUTPUT that exists, unless it may be overwritten and is of the kind that takes its place."""
+def check_free(output: Path, *, is_folder: bool, may_exist: bool) -> None:
+    """Refuse an OUTPUT that exists, unless it may and is of the kind that takes its place."""
     try:
         mode = output.lstat().st_mode
         if stat.S_ISLNK(mode) and output.exists():
@@ -69,7 +70,7 @@ def check_free(output: Path, *, is_folder: bool, overwrite: bool) -> None:
         return
     except OSError as error:
         raise output_error(output, error) from error
-    if not overwrite:
+    if not may_exist:
         raise UsageError(f"{show_path(output)}: exists; choose another OUTPUT or pass --overwrite to replace it")
     if is_folder and stat.S_ISREG(mode):
         raise UsageError(f"{show_path(output)}: is a file, the output is a folder; choose another OUTPUT")
@@ -129,17 +130,28 @@ def _file_id(path: Path) -> FileId | None:
     return status.st_dev, status.st_ino
 
 
-def _check_space(checkpoints: Sequence[Checkpoint], output: Path) -> None:
+def _check_space(checkpoints: Sequence[Checkpoint], output: Path, partial: Path) -> None:
+    """What an earlier run left in `partial` is removed or gone on with: its space counts as free."""
     needed = sum(shard.output_bytes for checkpoint in checkpoints for shard in checkpoint.shards)
     for path in (checkpoint.path / side for checkpoint in checkpoints for side in checkpoint.side_files):
         with InputFile(path) as file:
             needed += file.size
     free = free_bytes(output.parent)
-    if free is not None and free < needed:
+    if free is not None and free + _bytes_on_disk(partial) < needed:
         raise OutputError(
-            f"{show_path(output)}: needs {needed} bytes but the disk has {free} free; "
+            f"{show_path(output)}: needs {show_size(needed)} but the disk has {show_size(free)} free; "
             "free some space or choose an OUTPUT on another disk"
         )
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    """What the files below a folder take; 0 where it is not there."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += 512 * (Path(parent) / name).lstat().st_blocks
+    return total
 
 
 def free_bytes(folder: Path) -> int | None:

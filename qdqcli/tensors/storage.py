@@ -1,7 +1,7 @@
 """Local files: positional reads that notice change, and writes that appear under their name only when whole.
 
-The only file of the package that opens data (`lock.py` opens a lock). Nothing is mapped: a file that is cut short while
-it is mapped ends the process with SIGBUS, where `preadv` gives an ordinary error.
+The only file of the package that opens data (`lock.py` opens a lock, `line_log.py` a journal). Nothing is mapped: a
+file that is cut short while it is mapped ends the process with SIGBUS, where `preadv` gives an ordinary error.
 """
 
 import errno
@@ -164,19 +164,20 @@ class OutputFile:
     """A new file, written at any offset by several threads, that gets its name in `commit`.
 
     Until then it is a temporary in the same folder. The temporary's name is a hash: the final one may fill the 255
-    bytes that file systems allow.
+    bytes that file systems allow. `unfinished` is the name of one that an earlier process left, to go on with.
 
     Raises:
         OutputError: the system refuses; names the final path.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, unfinished: str | None = None) -> None:
         self.path = path
         digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-        self._temporary = path.with_name(f".qdq-{digest}-{os.getpid():x}{secrets.token_hex(4)}.tmp")
+        name = unfinished or f".qdq-{digest}-{os.getpid():x}{secrets.token_hex(4)}.tmp"
+        self._temporary = path.with_name(name)
         try:
             # The kernel takes the umask off the mode; asking for the umask would set it for every thread.
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_NOFOLLOW if unfinished else os.O_CREAT | os.O_EXCL)
             self._descriptor = os.open(self._temporary, flags, 0o666)
         except OSError as error:
             raise output_error(path, error) from error
@@ -203,6 +204,15 @@ class OutputFile:
             except OSError as error:
                 raise output_error(self.path, error) from error
 
+    def sync(self) -> str:
+        """Flush to the disk what was written so far, and the temporary's name, which is the result."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        sync_folder(self.path.parent)
+        return self._temporary.name
+
     def commit(self) -> None:
         """Flush to the disk, give the file its name (replacing one that has it), flush the folder."""
         try:
@@ -215,11 +225,16 @@ class OutputFile:
         self._descriptor = -1
         sync_folder(self.path.parent)
 
-    def abort(self) -> None:
-        """Remove the temporary; nothing to do after `commit`."""
+    def suspend(self) -> None:
+        """Leave the temporary to a later process."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def abort(self) -> None:
+        """Remove the temporary; nothing to do after `commit`."""
+        if self._descriptor >= 0:
+            self.suspend()
             with suppress(OSError):  # the first error is the one to report; the next run sweeps
                 self._temporary.unlink()
 

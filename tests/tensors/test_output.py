@@ -1,5 +1,6 @@
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -209,7 +210,7 @@ def test_too_little_space_is_found_before_work(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(placement, "free_bytes", lambda _: 100)
     checkpoint = open_checkpoint(model_folder(tmp_path / "in"))
     needed = sum(len(data) for data in contents(tmp_path / "in").values())
-    with pytest.raises(OutputError, match=f"out: needs {needed} bytes but the disk has 100 free"):
+    with pytest.raises(OutputError, match=f"out: needs {needed} bytes but the disk has 100 bytes free"):
         OutputTree([checkpoint], tmp_path / "out")
 
 
@@ -254,24 +255,74 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
 def test_a_suspended_run_is_resumed(tmp_path: Path) -> None:
     checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
     (shard, _) = checkpoints[0].shards
-    with OutputTree(checkpoints, tmp_path / "out") as tree, shard.open() as reader:
+    tree = OutputTree(checkpoints, tmp_path / "out")
+    tree.begin()
+    with shard.open() as reader:
         writer = tree.create(checkpoints[0], shard, reader)
         for tensor in shard.tensors:
             writer.copy(tensor)
         writer.commit()
         tree.create(checkpoints[0], shard, reader)  # not finished: a temporary
-        tree.journal_path.write_text("line\n")
-        tree.suspend()
+        waiting = tree.create(checkpoints[0], shard, reader).sync()
+    tree.journal_path.write_text("line\n")
+    tree.suspend()
     assert not (tmp_path / "out").exists()
     with OutputTree(checkpoints, tmp_path / "out", resume=True) as tree:
-        assert [path.name for path in tree.partial.rglob("*.safetensors")] == [shard.name]
-        assert not list(tree.partial.rglob("*.tmp"))
+        assert len(list(tree.partial.rglob("*.tmp"))) == 2
+        assert waiting is not None
+        assert tree.has_unfinished(checkpoints[0], shard, waiting)
+        assert not tree.has_unfinished(checkpoints[0], shard, waiting._replace(size=waiting.size + 1))
+        assert not tree.has_unfinished(checkpoints[0], shard, waiting._replace(name=".qdq-other.tmp"))
+        tree.sweep(but=[waiting.name])
+        assert [path.name for path in tree.partial.rglob("*.tmp")] == [waiting.name]
         assert tree.shard_path(checkpoints[0], shard).read_bytes() == shard.path.read_bytes()
         assert tree.journal_path.read_text() == "line\n"
+        tree.sweep()
         copy_all(tree, checkpoints)
         tree.commit()
     assert contents(tmp_path / "out") == contents(tmp_path / "in")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_run_that_fails_leaves_nothing_unless_it_is_kept(tmp_path: Path) -> None:
+    checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
+    for is_kept in (False, True):
+        with suppress(OutputError), OutputTree(checkpoints, tmp_path / "out") as tree:
+            copy_all(tree, checkpoints)
+            if is_kept:
+                tree.keep()
+            raise OutputError("the disk is full")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in"] + ["out.qdq-partial"] * is_kept
+
+
+def test_a_run_that_resumes_takes_an_output_like_its_own_as_done(tmp_path: Path) -> None:
+    checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
+    run([tmp_path / "in"], tmp_path / "out")
+    before = (tmp_path / "out").stat().st_ino
+    with OutputTree(checkpoints, tmp_path / "out", resume=True) as tree:
+        copy_all(tree, checkpoints)
+        tree.commit()
+    assert (tmp_path / "out").stat().st_ino == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("change", ["another byte", "one file less", "one file more"])
+def test_a_run_that_resumes_does_not_replace_an_output_that_differs(tmp_path: Path, change: str) -> None:
+    checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
+    run([tmp_path / "in"], tmp_path / "out")
+    victim = next(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    if change == "another byte":
+        victim.write_bytes(victim.read_bytes()[:-1] + b"\xa5")
+    elif change == "one file less":
+        victim.unlink()
+    else:
+        write(tmp_path / "out" / "more.txt", b"words")
+    before = contents(tmp_path / "out")
+    with OutputTree(checkpoints, tmp_path / "out", resume=True) as tree:
+        copy_all(tree, checkpoints)
+        with pytest.raises(UsageError, match="OUTPUT exists and is not what this run gives"):
+            tree.commit()
+    assert contents(tmp_path / "out") == before
 
 
 def test_a_run_killed_between_its_two_renames_loses_nothing(tmp_path: Path) -> None:
