@@ -10,6 +10,10 @@ class QdqError(Exception):
 
     exit_code = 70
 
+    def advise(self, what: str) -> None:
+        """Add to the message what else can be done."""
+        self.args = (f"{self}; {what}",)
+
 
 class UsageError(QdqError):
     """The request cannot be carried out as it was made: options, selection, an output that exists."""

@@ -32,14 +32,33 @@ def deliver(run: RunResult, options: Options) -> None:
     Raises:
         OutputError: a report file cannot be written.
     """
-    choice = ReportOptions(sort=options["sort"], top=options["top"])
+    deliver_files(run, options)
+    show(run, options)
+
+
+def deliver_files(run: RunResult, options: Options) -> None:
+    """Write the report files.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    choice = _choice(options)
     for path in options["reports"]:
         write_report(path, "".join(formatter_for(path)(run, choice)))
+
+
+def show(run: RunResult, options: Options) -> None:
+    """Write standard output, and the job's page on GitHub."""
+    choice = _choice(options)
     if options["format_name"] != "none":
         for piece in formatter(options["format_name"])(run, for_terminal(choice)):
             write(piece)
     if options["format_name"] == "github":
         _write_step_summary(run, choice)
+
+
+def _choice(options: Options) -> ReportOptions:
+    return ReportOptions(sort=options["sort"], top=options["top"])
 
 
 def _write_step_summary(run: RunResult, choice: ReportOptions) -> None:

@@ -1,7 +1,7 @@
 """What `run` and `stats` have in common: open the inputs, measure with a progress bar, deliver the report."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ from qdqcli.run.plan import Plan, check_selection, make_plans
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 
 if TYPE_CHECKING:
+    from qdqcli.run.journal import Journal
+    from qdqcli.run.quantize import GivenRange
     from qdqcli.run.result import RunResult
     from qdqcli.tensors.output import OutputTree
 
@@ -52,7 +54,7 @@ def measure(
     options: Options,
     output: "OutputTree | None" = None,
 ) -> "RunResult":
-    """Do what the plans say; the output, if there is one, has its name afterwards."""
+    """Do what the plans say; the output, if there is one, has its name afterwards, and a journal until then."""
     check_selection(plans)
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.run.pipeline import Measuring, check_ranges, result_of, run_plans
@@ -78,17 +80,34 @@ def measure(
             scale_bits=options["scale_bits"],
             on_bytes=advance,
         )
-        rows = run_plans(plans, measuring, workers, output)
+        journal = None if output is None else open_journal(output, plans, request, options, ranges)
+        rows = run_plans(plans, measuring, workers, output, journal)
         if wants_histograms(options):
             from qdqcli.run.count import with_histograms
 
             rows = list(with_histograms(plans, rows, measuring, workers))
-        if output is not None:
+        if output is not None and not output.is_committed:
             output.commit()
         elapsed = perf_counter() - began
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
                        f"{workers.num_threads} threads")  # fmt: skip
     return result_of(command, plans, request.settings, rows)
+
+
+def open_journal(
+    output: "OutputTree",
+    plans: Sequence[Plan],
+    request: Request,
+    options: Options,
+    ranges: "Mapping[str, GivenRange] | None",
+) -> "Journal":
+    """What the output's earlier run has done, if this one resumes it; says what else it is for."""
+    from qdqcli.run.fingerprint import fingerprint_of
+    from qdqcli.run.journal import Journal
+
+    settings = {**request.settings, "per_channel": options["per_channel"]}
+    settings.pop("ranges", None)  # the file may have another name: its content counts
+    return Journal(output, plans, fingerprint_of(plans, settings, ranges), options["scale_bits"])
 
 
 def wants_histograms(options: Options) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver, deliver_listing
+from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver_files, deliver_listing, show
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.tensors.message import show_path
@@ -23,16 +23,29 @@ Examples:
 )
 @opt.inputs_argument
 @opt.output_options("the input's layout; of several inputs, a folder of entries")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an interrupted run on the same input with the same settings; begin where there is none.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor; write nothing.")
 @opt.measuring_options
 @pass_session
 def run(
-    session: Session, /, inputs: tuple[str, ...], output: Path, overwrite: bool, dry_run: bool, **options: Any
+    session: Session,
+    /,
+    inputs: tuple[str, ...],
+    output: Path,
+    overwrite: bool,
+    resume: bool,
+    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Quantize and dequantize tensors, write them in the same layout, report the error.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Tensors that are
-    not selected, metadata and all other files are copied byte for byte. OUTPUT appears when it is whole.
+    not selected, metadata and all other files are copied byte for byte. OUTPUT appears when it is whole; what is
+    interrupted before goes on with --resume.
     """
     # Imported late: `qdq run --help` does without it.
     from qdqcli.tensors.output import OutputTree
@@ -41,7 +54,7 @@ def run(
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
     plans = plan_inputs(checkpoints, request, options, session)
-    tree = OutputTree(checkpoints, output, overwrite=overwrite)
+    tree = OutputTree(checkpoints, output, overwrite=overwrite, resume=resume)
     check_reports_apart(options["reports"], checkpoints, [tree.output, tree.partial])
     if dry_run:
         deliver_listing(listing_of("run", plans, request, options), options)
@@ -49,4 +62,5 @@ def run(
         return
     with tree:
         result = measure(session, "run", plans, request, options, tree)
-    deliver(result, options)
+        deliver_files(result, options)  # before the journal goes: a run that is killed here has its report yet
+    show(result, options)

@@ -1,16 +1,18 @@
 """Many tensors: checkpoints and a recipe become rows of a report and, where asked for, an output."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from qdqcli.errors import UsageError
+from qdqcli.errors import QdqError, UsageError
 from qdqcli.op.spec import QuantSpec
+from qdqcli.run.journal import Journal, Progress
 from qdqcli.run.neighbours import measure_neighbours
 from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
 from qdqcli.run.quantize import GivenRange, Measurement, TensorJob, quantize_tensor
@@ -20,7 +22,7 @@ from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
-from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting
 from qdqcli.tensors.output import OutputTree
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -30,6 +32,8 @@ SPREAD_BYTES = 32 << 20
 """Larger tensors are always shared by all workers."""
 TINY_BYTES = 64 << 10
 """Smaller tensors gain nothing from a second thread."""
+PART_BYTES = 512 << 20
+"""Tensors of a large file that are flushed to the disk together; a run that resumes finds them done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +81,30 @@ def check_ranges(plans: Sequence[Plan], ranges: Mapping[str, GivenRange], *, all
 
 
 def run_plans(
-    plans: Sequence[Plan], measuring: Measuring, workers: Workers, output: OutputTree | None = None
+    plans: Sequence[Plan],
+    measuring: Measuring,
+    workers: Workers,
+    output: OutputTree | None = None,
+    journal: Journal | None = None,
 ) -> list[Row]:
     """Do what the plans say; with an output, its shards are written, each whole, and side files copied.
+
+    With a journal, what it has is not done again, and what is done now goes into it.
 
     Raises:
         QdqError: what failed, with the file; the caller's output tree removes what was built.
     """
-    rows = [row for plan in plans for row in _run_plan(plan, measuring, workers, output)]
-    if output is not None:
-        output.copy_side_files(workers.interruption.check)
+    if journal is None:
+        return _run_all(plans, measuring, workers, output, None)
+    if journal.is_committed:
+        return [row for i, plan in enumerate(plans) for row in journal.rows(i, plan)]
+    try:
+        rows = _run_all(plans, measuring, workers, output, journal)
+        journal.add_built()
+    except QdqError as error:
+        if journal.has_progress:
+            error.advise(f"{journal.num_finished} of {len(plans)} files are finished, --resume goes on from here")
+        raise
     return rows
 
 
@@ -95,18 +113,74 @@ def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], 
     return RunResult(command=command, inputs=inputs_of(plans), settings=settings, rows=rows)
 
 
-def _run_plan(plan: Plan, measuring: Measuring, workers: Workers, output: OutputTree | None) -> list[Row]:
+def _run_all(
+    plans: Sequence[Plan], measuring: Measuring, workers: Workers, output: OutputTree | None, journal: Journal | None
+) -> list[Row]:
+    rows = [row for i, plan in enumerate(plans) for row in _run_plan(i, plan, measuring, workers, output, journal)]
+    if output is not None:
+        output.copy_side_files(workers.interruption.check)
+    return rows
+
+
+def _run_plan(
+    index: int, plan: Plan, measuring: Measuring, workers: Workers, output: OutputTree | None, journal: Journal | None
+) -> list[Row]:
+    done = Progress() if journal is None else journal.progress(index)
+    rows = [] if journal is None else journal.rows(index, plan)
+    measuring.on_bytes(sum(tensor.nbytes for tensor in plan.shard.tensors[: len(rows)]))
+    if done.finished is not None:
+        return rows
     with ExitStack() as undo:
         reader = undo.enter_context(plan.shard.open())
-        writer = None if output is None else output.create(plan.checkpoint, plan.shard, reader)
+        writer = None if output is None else output.create(plan.checkpoint, plan.shard, reader, done.unfinished)
+        parts = None if journal is None or writer is None else _Parts(index, writer, journal)
         if writer is not None:
-            undo.callback(writer.abort)
-        job = _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer)
-        rows = job.run()
+            undo.callback(writer.abort if parts is None else parts.leave)
+        job = _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer, parts=parts)
+        rows += job.run(len(rows))
+        if parts is not None:
+            parts.settle()
         reader.close()  # notices an input that changed meanwhile, before the output counts
         if writer is not None:
             writer.commit()
+        if journal is not None and output is not None:
+            finished = output.identity_of(plan.checkpoint, plan.shard)
+            if finished is not None:
+                journal.add_shard(index, rows[journal.progress(index).num_rows :], finished)
         return rows
+
+
+class _Parts:
+    """A shard's output that becomes durable part by part. Flushing goes on beside the work on the next part."""
+
+    def __init__(self, index: int, writer: ShardWriter, journal: Journal) -> None:
+        self._index, self._writer, self._journal = index, writer, journal
+        self._rows: list[Row] = []
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="qdq-flush")
+        self._flushing: Future[Waiting | None] | None = None
+
+    def flush(self, rows: Sequence[Row]) -> None:
+        """Begin to flush everything that was written so far; `rows` are those since the last part."""
+        self.settle()
+        self._rows += rows
+        self._flushing = self._flusher.submit(self._writer.sync)
+
+    def settle(self) -> None:
+        """Wait for the flushing, and note in the journal what is on the disk."""
+        if self._flushing is None:
+            return
+        waiting, self._flushing = self._flushing.result(), None
+        if waiting is not None:
+            self._journal.add_part(self._index, self._rows, waiting)
+            self._rows = []
+
+    def leave(self) -> None:
+        """Keep a file of which parts are on the disk, remove any other; nothing to do once it is finished."""
+        self._flusher.shutdown()
+        if self._journal.progress(self._index).unfinished is None:
+            self._writer.abort()
+        else:
+            self._writer.suspend()
 
 
 Task = tuple[TensorInfo, Decision]
@@ -121,6 +195,8 @@ class _ShardJob:
     workers: Workers
     reader: ShardReader
     writer: ShardWriter | None
+    parts: _Parts | None = None
+    """Where the output becomes durable part by part."""
 
     @cached_property
     def total_bytes(self) -> int:
@@ -132,11 +208,21 @@ class _ShardJob:
         """What the rows name as their file."""
         return file_of(self.plan)
 
-    def run(self) -> list[Row]:
-        """The rows in the order of the shard's tensors."""
+    def run(self, first: int = 0) -> list[Row]:
+        """The rows in the order of the shard's tensors, from number `first` on."""
+        rows: list[Row] = []
+        flushed = 0
+        for part in self._in_parts(self._batches(first)):
+            if self.parts is not None and rows:
+                self.parts.flush(rows[flushed:])
+                flushed = len(rows)
+            rows += self._run_batches(part)
+        return rows
+
+    def _run_batches(self, batches: Iterable[Sequence[Task]]) -> list[Row]:
         futures: list[Future[list[Row]]] = []
         try:
-            for batch in self._batches():
+            for batch in batches:
                 if self._is_spread(batch[0][0]) or _is_tiny(batch):
                     futures.append(_done(self._run_batch(batch)))  # here, not by a worker
                 else:
@@ -146,11 +232,27 @@ class _ShardJob:
             raise
         return [row for rows in self.workers.settle(futures) for row in rows]
 
-    def _batches(self) -> Iterator[list[Task]]:
+    def _in_parts(self, batches: Iterable[list[Task]]) -> Iterator[Iterable[list[Task]]]:
+        """All of them, or, of an output that becomes durable part by part, PART_BYTES at a time."""
+        if self.parts is None:
+            yield batches
+            return
+        part: list[list[Task]] = []
+        nbytes = 0
+        for batch in batches:
+            part.append(batch)
+            nbytes += sum(tensor.nbytes for tensor, _ in batch)
+            if nbytes >= PART_BYTES:
+                yield part
+                part, nbytes = [], 0
+        if part:
+            yield part
+
+    def _batches(self, first: int = 0) -> Iterator[list[Task]]:
         """Neighbours in the file, together up to BATCH_BYTES: a task costs as much as the work on 100 kB."""
         batch: list[Task] = []
         nbytes = 0
-        for tensor, decision in self.plan.tensors:
+        for tensor, decision in islice(self.plan.tensors, first, None):
             if batch and nbytes + tensor.nbytes > BATCH_BYTES:
                 yield batch
                 batch, nbytes = [], 0

@@ -68,12 +68,15 @@ def test_a_signal_while_files_are_copied_is_heard(tmp_path: Path) -> None:
         wait_until(lambda: bytes_read(process.pid) > 100 << 20, process)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert time.monotonic() - began < PROMPT
     assert process.returncode == 143
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert err.count("error: ") == 1
+    assert err.endswith("1 of 1 files are finished, --resume goes on from here\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.qdq-partial"]
+    shutil.rmtree(tmp_path / "out.qdq-partial")
 
 
 def test_a_signal_while_the_program_loads_is_heard(tmp_path: Path) -> None:

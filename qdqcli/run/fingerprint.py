@@ -1,0 +1,119 @@
+"""What a run works on and how: a run may go on with what another left only if both have the same fingerprint."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from qdqcli import __version__
+from qdqcli.run.plan import Plan
+from qdqcli.run.recipe import Decision
+from qdqcli.tensors.message import escape, escape_name
+from qdqcli.tensors.storage import FileIdentity, InputFile
+
+Fingerprint = Mapping[str, Any]
+"""JSON values; the settings by name, the files by input and name."""
+
+FORM = 1
+"""Of fingerprints and journals: an older program's are not read."""
+
+
+def fingerprint_of(
+    plans: Sequence[Plan],
+    settings: Mapping[str, Any],
+    ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None,
+) -> Fingerprint:
+    """Everything that the output and the statistics depend on.
+
+    `settings` are JSON values: what a report names, and what else decides which numbers are kept.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    checkpoints = list({id(plan.checkpoint): plan.checkpoint for plan in plans}.values())
+    number = {id(checkpoint): i + 1 for i, checkpoint in enumerate(checkpoints)}
+    return {
+        "form": FORM,
+        "version": __version__,
+        "settings": dict(settings),
+        "ranges": None if ranges is None else _digest_of_ranges(ranges),
+        "shards": {
+            f"{number[id(plan.checkpoint)]}/{plan.shard.name}": {
+                **_identity(plan.shard.identity),
+                "header": plan.shard.header_digest(),
+                "decisions": _digest_of_decisions(plan.decisions),
+            }
+            for plan in plans
+        },
+        "side_files": {
+            f"{number[id(checkpoint)]}/{side_file}": _identity(_identity_of(checkpoint.path / side_file))
+            for checkpoint in checkpoints
+            for side_file in checkpoint.side_files
+        },
+    }
+
+
+def difference(before: Fingerprint, now: Fingerprint) -> str | None:
+    """The first thing in which a run differs from the one before, in words; None where they are the same."""
+    if before == now:
+        return None
+    for name in ("form", "version"):
+        if before.get(name) != now[name]:
+            return f"it was made by qdq {before.get('version')}, this is {now['version']}"
+    old, new = before["settings"], now["settings"]
+    for name in [*new, *(name for name in old if name not in new)]:
+        if old.get(name) != new.get(name):
+            return f"{name} was {_shown(old.get(name))} and is {_shown(new.get(name))}"
+    if before["ranges"] != now["ranges"]:
+        return "the ranges of --ranges are others"
+    return _different_file(before, now) or "it worked on something else"
+
+
+def _different_file(before: Fingerprint, now: Fingerprint) -> str | None:
+    for kind in ("shards", "side_files"):
+        old, new = before[kind], now[kind]
+        for name in [*new, *(name for name in old if name not in new)]:
+            shown = f"input file '{escape_name(name.partition('/')[2])}'"
+            if name not in old:
+                return f"{shown} is new"
+            if name not in new:
+                return f"{shown} is gone"
+            if old[name] != new[name]:
+                same_file = {**old[name], "decisions": None} == {**new[name], "decisions": None}
+                return f"what is done to the tensors of {shown} is another" if same_file else f"{shown} has changed"
+    return None
+
+
+def _shown(value: object) -> str:
+    return "not given" if value is None else escape_name(str(value))
+
+
+def _identity(identity: FileIdentity) -> dict[str, int]:
+    return {"size": identity.size, "mtime_ns": identity.mtime_ns}
+
+
+def _identity_of(path: Path) -> FileIdentity:
+    with InputFile(path) as file:
+        return file.identity
+
+
+def _digest_of_decisions(decisions: Sequence[Decision]) -> str:
+    """Most tensors share one decision: each is written out once."""
+    texts = {id(decision): repr(decision).encode() for decision in {id(d): d for d in decisions}.values()}
+    digest = hashlib.sha256()
+    for decision in decisions:
+        digest.update(texts[id(decision)])
+    return digest.hexdigest()
+
+
+def _digest_of_ranges(ranges: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(ranges):
+        digest.update(escape(name).encode())
+        for end in ranges[name]:
+            values = np.asarray(end)
+            digest.update(f"{values.dtype}{values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""Rows as a journal keeps them: what was measured, to the last bit, without what the plan says anyway.
+
+Numbers are packed, integers and floats apart: a checkpoint may have 20,000 tensors, and decimal digits take longer to
+write than a small tensor takes to measure.
+"""
+
+from array import array
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from math import isnan, nan
+from operator import attrgetter
+from typing import Any
+
+from qdqcli.run.plan import Plan, file_of, source_of
+from qdqcli.run.recipe import Skip
+from qdqcli.run.result import Row, SkippedTensor, TensorResult
+from qdqcli.stats.sums import ErrorSums
+
+
+def _names(kind: type) -> list[str]:
+    return [f.name for f in fields(ErrorSums) if type(f.default) is kind]
+
+
+_COUNTS, _EXTREMES, _EXPANSIONS = _names(int), _names(float), _names(tuple)
+_counts, _extremes, _expansions = attrgetter(*_COUNTS), attrgetter(*_EXTREMES), attrgetter(*_EXPANSIONS)
+
+
+@dataclass(kw_only=True)
+class _Numbers:
+    ints: list[int] = field(default_factory=list)
+    floats: list[float] = field(default_factory=list)
+
+
+def record_rows(rows: Sequence[Row]) -> dict[str, Any]:
+    """The rows as JSON values."""
+    numbers = _Numbers()
+    channels = {}
+    for i, row in enumerate(rows):
+        if isinstance(row, TensorResult):
+            _write(row, numbers)
+            if row.channels is not None:
+                channels[str(i)] = dict(row.channels)
+    packed = {"ints": _packed("q", numbers.ints), "floats": _packed("d", numbers.floats)}
+    return {"rows": len(rows)} | packed | ({"channels": channels} if channels else {})
+
+
+def restore_rows(record: Mapping[str, Any], plan: Plan, first: int, scale_bits: int) -> list[Row]:
+    """The rows that were recorded, of the plan's tensors from number `first` on."""
+    ints, floats = array("q", b64decode(record["ints"])), array("d", b64decode(record["floats"]))
+    numbers = iter(ints), iter(floats)
+    file = file_of(plan)
+    rows: list[Row] = []
+    for i, (tensor, decision) in enumerate(islice(plan.tensors, first, first + record["rows"])):
+        source = source_of(file, tensor)
+        if isinstance(decision, Skip):
+            rows.append(SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason))
+        else:
+            channels = record.get("channels", {}).get(str(i))
+            measured = _read(*numbers)
+            rows.append(
+                TensorResult(source=source, spec=decision, scale_bits=scale_bits, channels=channels, **measured)
+            )
+    return rows
+
+
+def _packed(kind: str, numbers: Sequence[float]) -> str:
+    return b64encode(array(kind, numbers).tobytes()).decode()
+
+
+def _write(row: TensorResult, numbers: _Numbers) -> None:
+    ints, floats, sums = numbers.ints, numbers.floats, row.sums
+    expansions = _expansions(sums)
+    ints.append(row.num_slices)
+    ints.extend(_counts(sums))
+    ints.extend(map(len, expansions))
+    floats.append(nan if row.input_min is None else row.input_min)
+    floats.append(nan if row.input_max is None else row.input_max)
+    floats.extend(_extremes(sums))
+    for parts in expansions:
+        floats.extend(parts)
+
+
+def _read(ints: Iterator[int], floats: Iterator[float]) -> dict[str, Any]:
+    num_slices = next(ints)
+    counts = {name: next(ints) for name in _COUNTS}
+    lengths = {name: next(ints) for name in _EXPANSIONS}
+    low, high = (None if isnan(end) else end for end in (next(floats), next(floats)))
+    extremes = {name: next(floats) for name in _EXTREMES}
+    expansions = {name: tuple(islice(floats, lengths[name])) for name in _EXPANSIONS}
+    numbers: dict[str, Any] = {**counts, **extremes, **expansions}
+    return {"num_slices": num_slices, "input_min": low, "input_max": high, "sums": ErrorSums(**numbers)}

@@ -1,0 +1,32 @@
+"""Calls `qdq` and sends it a signal when its journal has got so many lines: LINES SIGNAL ARGUMENTS..."""
+
+import os
+import sys
+
+from qdqcli.cli.main import run
+from qdqcli.run import pipeline
+from qdqcli.tensors.line_log import LineLog
+
+SMALL = {"PART_BYTES": 1, "BATCH_BYTES": 1}
+"""Of `pipeline`, so that each tensor is a part of its own."""
+
+
+def main(lines: int, number: int, arguments: list[str]) -> int:
+    for name, value in SMALL.items():
+        setattr(pipeline, name, value)
+    append = LineLog.append
+    written = 0
+
+    def counted(log: LineLog, line: str) -> None:
+        nonlocal written
+        append(log, line)
+        written += 1
+        if written == lines:
+            os.kill(os.getpid(), number)
+
+    LineLog.append = counted  # type: ignore[method-assign]
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
