@@ -386,7 +386,7 @@ def _slice_sums(
 
 def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerate: int) -> ErrorSums:
     """The sums of a tensor's chunks (or a slice's) as one mergeable value; beyond a chunk nothing is rounded."""
-    by_column = list(zip(*rows, strict=True))
+    by_column = list(zip(*rows, strict=True)) if len(rows) > 1 else [(value,) for value in rows[0]]
     sums = [expansion(by_column[column]) for column in range(columns.NUM_SUMS)]
     return ErrorSums(
         num_elements=num_elements,
