@@ -11,8 +11,9 @@ from qdqcli.cli.measure import open_inputs, progress, wants_histograms
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
+from qdqcli.run.matching import listed
 from qdqcli.run.plan import Plan, inputs_of, make_plans
-from qdqcli.run.recipe import Recipe, listed
+from qdqcli.run.recipe import Recipe
 from qdqcli.run.rename import Renaming, new_names
 from qdqcli.run.result import RunResult
 

@@ -54,7 +54,7 @@ def grad(
     check_selection(plans)
     tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite)
     with tree, Workers(options["threads"], options["max_memory"], session.interruption) as workers:
-        masked = differentiate(plans, checkpoints[1], request.given_range, workers, tree)
+        masked = differentiate(plans, checkpoints[1], workers, tree)
         tree.commit()
     if format_name == "json":
         write(json_text([vars(row) for row in masked], indent=2) + "\n")

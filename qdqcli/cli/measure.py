@@ -74,7 +74,6 @@ def measure(
         Workers(options["threads"], options["max_memory"], session.interruption) as workers,
     ):
         measuring = Measuring(
-            given_range=request.given_range,
             ranges=ranges,
             per_slice=options["per_channel"],
             scale_bits=options["scale_bits"],

@@ -235,7 +235,6 @@ class Request:
     """What the options of a measuring command ask for."""
 
     recipe: Recipe
-    given_range: tuple[float, float] | None
     ranges_file: Path | None
     settings: Mapping[str, Any]
     """The options that decide the result, as JSON values."""
@@ -264,6 +263,7 @@ def request_of(options: Options, session: Session) -> Request:
         **attributes,
         axis=axis if isinstance(axis, int) else WHOLE_TENSOR,
         range_given=given_range is not None or ranges_file is not None,
+        given_range=given_range,
     )
     recipe = Recipe(
         spec=spec,
@@ -272,7 +272,7 @@ def request_of(options: Options, session: Session) -> Request:
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],
     )
-    return Request(recipe=recipe, given_range=given_range, ranges_file=ranges_file, settings=_settings(options))
+    return Request(recipe=recipe, ranges_file=ranges_file, settings=_settings(options))
 
 
 ATTRIBUTES = (

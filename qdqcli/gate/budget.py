@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import AGGREGATES
-from qdqcli.run.recipe import compile_pattern
+from qdqcli.run.matching import compile_pattern
 from qdqcli.run.result import STATS
 from qdqcli.run.verdict import Severity
 from qdqcli.stats.metrics import METRICS, Better

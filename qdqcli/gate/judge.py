@@ -10,8 +10,7 @@ from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.baseline import compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.excess import excess_db
-from qdqcli.gate.matching import Tables, matches_any
-from qdqcli.run.recipe import nearest_names
+from qdqcli.run.matching import Tables, matches_any, nearest_names
 from qdqcli.run.result import RunResult, TensorResult
 from qdqcli.run.verdict import Severity, Verdict, Violation
 from qdqcli.tensors.message import escape_name
@@ -162,7 +161,7 @@ def _unmatched(run: RunResult, budget: Budget, baseline: RunResult | None) -> li
         for pattern in (pattern for table in tables for pattern in table.patterns):
             if matches_any(pattern, names):
                 continue
-            offer = nearest_names(pattern.removeprefix("re:").strip("*^$."), names)
+            offer = nearest_names(pattern, names)
             if names is measured and matches_any(pattern, skipped):
                 offer = "; it matches tensors that were not quantized, which no limit holds for"
             what = f"{kind} pattern '{escape_name(pattern)}'"

@@ -15,7 +15,7 @@ from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.budget import Budget, Limit
 from qdqcli.gate.judge import limits_of, waiver_for
-from qdqcli.gate.matching import Tables
+from qdqcli.run.matching import Tables
 from qdqcli.run.result import RunResult
 from qdqcli.stats.metrics import METRICS
 

@@ -50,6 +50,8 @@ class QuantSpec:
     ragged_groups: bool = False
     """Whether the last group of a row may be shorter than `group_size`."""
     range_given: bool = False
+    given_range: tuple[float, float] | None = None
+    """The range that is given, where it is one for all slices; None: measured, or given in arrays of its own."""
     compute_dtype: ComputeDType = ComputeDType.NATIVE
     estimator: str = DEFAULT_ESTIMATOR
     """How a range that is not given is chosen: a name in `ranges/estimator.py`."""
@@ -76,6 +78,9 @@ class QuantSpec:
             if self.axis != WHOLE_TENSOR:
                 raise SpecError(f"group_size {self.group_size} excludes axis {self.axis}; give one of them")
         object.__setattr__(self, "percentile", _percentile(self.percentile))
+        if self.given_range is not None:
+            _check_range(*self.given_range)
+            object.__setattr__(self, "range_given", True)
 
     @property
     def is_range_given(self) -> bool:
@@ -91,6 +96,11 @@ class QuantSpec:
     def quantized_max(self) -> int:
         """The highest code."""
         return (1 << (self.num_bits - 1)) - 1 if self.signed_input else (1 << self.num_bits) - 1
+
+
+def _check_range(low: float, high: float) -> None:
+    if not low <= high:  # NaN, too
+        raise SpecError(f"input_min is {low} and input_max is {high}; input_min <= input_max must hold")
 
 
 def _integer(name: str, value: int) -> int:

@@ -54,7 +54,7 @@ def _histograms(
     if _limits(row.stats) is None:  # before the ranges are measured for nothing
         return None
     dtype, spec = tensor.dtype.name, row.spec
-    ends = given_ends(measuring.range_of(tensor.name), 0, layout.num_slices, dtype, spec.compute_dtype)
+    ends = given_ends(measuring.range_of(tensor.name, spec), 0, layout.num_slices, dtype, spec.compute_dtype)
     if ends is None:
         ends = estimate_ends(spec, reader, tensor, layout, workers)
     params = cpu.quant_params(ends, spec, layout, 0, dtype)

@@ -42,7 +42,6 @@ class _Pair:
 def differentiate(
     plans: Sequence[Plan],
     original: Checkpoint,
-    given_range: tuple[float, float] | None,
     workers: Workers,
     output: OutputTree,
 ) -> list[MaskedGradient]:
@@ -57,7 +56,7 @@ def differentiate(
     shards = _counterparts(plans, original)
     for plan in plans:
         _check_pairs(plan, shards, workers)
-    masked = [result for plan in plans for result in _run_plan(plan, shards, given_range, workers, output)]
+    masked = [result for plan in plans for result in _run_plan(plan, shards, workers, output)]
     output.copy_side_files(workers.interruption.check)
     return masked
 
@@ -91,9 +90,7 @@ def _check_pairs(plan: Plan, shards: Shards, workers: Workers) -> None:
         check_memory(info, layout_of(info, decision), workers, GRID_BYTES)
 
 
-def _run_plan(
-    plan: Plan, shards: Shards, given_range: tuple[float, float] | None, workers: Workers, output: OutputTree
-) -> Iterator[MaskedGradient]:
+def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) -> Iterator[MaskedGradient]:
     with ExitStack() as undo:
         gradients_reader = undo.enter_context(plan.shard.open())
         writer = output.create(plan.checkpoint, plan.shard, gradients_reader)
@@ -115,16 +112,16 @@ def _run_plan(
                 spec=decision,
                 writer=writer,
             )
-            yield _differentiate_tensor(pair, given_range, workers)
+            yield _differentiate_tensor(pair, workers)
         for reader in (gradients_reader, *readers.values()):
             reader.close()
         writer.commit()
 
 
-def _differentiate_tensor(pair: _Pair, given_range: tuple[float, float] | None, workers: Workers) -> MaskedGradient:
+def _differentiate_tensor(pair: _Pair, workers: Workers) -> MaskedGradient:
     layout = layout_of(pair.info, pair.spec)
     dtype = pair.info.dtype.name
-    ends = given_ends(given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
+    ends = given_ends(pair.spec.given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
     if ends is None:
         ends = estimate_ends(pair.spec, pair.reader, pair.info, layout, workers)
     blocks = blocks_of(pair.info, workers)

@@ -13,10 +13,11 @@ import numpy as np
 from qdqcli.errors import QdqError, UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.run.journal import Journal, Progress
+from qdqcli.run.matching import listed, nearest_names
 from qdqcli.run.neighbours import measure_neighbours
 from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
 from qdqcli.run.quantize import GivenRange, Measurement, TensorJob, quantize_tensor
-from qdqcli.run.recipe import Decision, Skip, listed, nearest_names
+from qdqcli.run.recipe import Decision, Skip
 from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
@@ -40,18 +41,18 @@ PART_BYTES = 512 << 20
 class Measuring:
     """What is measured, and with which range."""
 
-    given_range: GivenRange | None = None
-    """For every tensor."""
     ranges: Mapping[str, GivenRange] | None = None
-    """By the tensor's name; then every tensor that is quantized has one."""
+    """By the tensor's name, for those whose range is given and not in their settings."""
     per_slice: bool = False
     scale_bits: int = 16
     on_bytes: Callable[[int], None] = lambda _: None
     """Told of the bytes of finished tensors, or parts of them, from any thread."""
 
-    def range_of(self, name: str) -> GivenRange | None:
+    def range_of(self, name: str, spec: QuantSpec) -> GivenRange | None:
         """The range that was given for the tensor; None where it is measured."""
-        return self.given_range if self.ranges is None else self.ranges[name]
+        if not spec.range_given or self.ranges is None or spec.given_range is not None:
+            return spec.given_range
+        return self.ranges[name]
 
 
 def check_ranges(plans: Sequence[Plan], ranges: Mapping[str, GivenRange], *, allow_unmatched: bool) -> list[str]:
@@ -62,12 +63,17 @@ def check_ranges(plans: Sequence[Plan], ranges: Mapping[str, GivenRange], *, all
             with `allow_unmatched`).
     """
     names = {tensor.name for plan in plans for tensor in plan.shard.tensors}
-    quantized = [task for plan in plans for task in plan.tensors if isinstance(task[1], QuantSpec)]
+    quantized = [
+        (tensor, spec)
+        for plan in plans
+        for tensor, spec in plan.tensors
+        if isinstance(spec, QuantSpec) and spec.range_given and spec.given_range is None
+    ]
     missing = [tensor.name for tensor, _ in quantized if tensor.name not in ranges]
     if missing:
         raise UsageError(f"{listed(missing)}: no range given; add one, or --exclude the tensor")
     for tensor, spec in quantized:
-        slices = layout_of(tensor, spec).num_ranges if isinstance(spec, QuantSpec) else 0
+        slices = layout_of(tensor, spec).num_ranges
         given = np.size(ranges[tensor.name][0])
         if np.ndim(ranges[tensor.name][0]) and given != slices:
             raise UsageError(f"{listed([tensor.name])}: {given} ranges given; with these settings it has {slices}")
@@ -279,7 +285,7 @@ class _ShardJob:
 
     def _measure_at_once(self, batch: Sequence[Task]) -> dict[str, Measurement]:
         """The small tensors for which one call of a kernel does, by name."""
-        if self.measuring.given_range is not None or self.measuring.ranges is not None or self.measuring.per_slice:
+        if self.measuring.per_slice:
             return {}
         tasks = [(tensor, decision) for tensor, decision in batch if isinstance(decision, QuantSpec)]
         measured = measure_neighbours(tasks, self.reader, self.writer, self.workers)
@@ -297,7 +303,7 @@ class _ShardJob:
         job = TensorJob(
             info=tensor,
             spec=decision,
-            given_range=self.measuring.range_of(tensor.name),
+            given_range=self.measuring.range_of(tensor.name, decision),
             per_slice=self.measuring.per_slice,
             reader=self.reader,
             writer=self.writer,

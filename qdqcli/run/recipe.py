@@ -1,18 +1,13 @@
 """Which tensors are quantized and with which settings; a choice that matches nothing is an error, never silence."""
 
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from fnmatch import translate
 
 from qdqcli.errors import SpecError, UsageError
 from qdqcli.op.spec import QuantSpec
+from qdqcli.run.matching import Matcher, compile_pattern, listed, unmatched
 from qdqcli.run.stored_layout import layout_of
-from qdqcli.tensors.message import escape_name
 from qdqcli.tensors.tensor import TensorInfo
-
-NAMES_IN_A_MESSAGE = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +42,13 @@ class Recipe:
 
         Raises:
             UsageError: a pattern matches no tensor (a warning with `allow_unmatched`), or selected tensors lack the
-            axis
-                or do not divide into groups: names them.
+                axis or do not divide into groups: names them.
         """
         includes = [(pattern, compile_pattern(pattern)) for pattern in self.include]
         excludes = [(pattern, compile_pattern(pattern)) for pattern in self.exclude]
+        names = {tensor.name for tensor in tensors}
         warnings = [
-            _unmatched(pattern, tensors)
+            unmatched(pattern, names)
             for pattern, matches in (*includes, *excludes)
             if not any(matches(tensor.name) for tensor in tensors)
         ]
@@ -76,27 +71,7 @@ class Recipe:
         return replace(self.spec, axis=max(len(tensor.shape) - 1, 0)) if self.last_axis else self.spec
 
 
-Matcher = Callable[[str], bool]
 Patterns = Sequence[tuple[str, Matcher]]
-
-
-def compile_pattern(pattern: str) -> Matcher:
-    """A test on the whole tensor name: a glob, or a regular expression behind `re:`.
-
-    Raises:
-        UsageError: the regular expression is malformed.
-    """
-    try:
-        expression = re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else translate(pattern))
-    except re.error as error:
-        raise UsageError(f"pattern '{escape_name(pattern)}' is not a regular expression: {error}") from None
-    return lambda name: expression.fullmatch(name) is not None
-
-
-def _unmatched(pattern: str, tensors: Sequence[TensorInfo]) -> str:
-    names = {tensor.name for tensor in tensors}
-    offer = nearest_names(pattern.removeprefix("re:").strip("*^$."), names)
-    return f"pattern '{escape_name(pattern)}' matches none of {len(names)} tensors{offer}"
 
 
 def check_selected(decisions: Sequence[Decision], inputs: str) -> None:
@@ -134,16 +109,3 @@ def _check_layouts(tensors: Sequence[TensorInfo], decisions: Sequence[Decision])
     lacks_axis = isinstance(first_error, SpecError) and "axis is" in str(first_error)
     advice = "--min-ndim or --exclude leaves them alone" if lacks_axis else "--exclude leaves them alone"
     raise UsageError(f"{first_error}; {len(bad)} of the selected tensors: {listed([t.name for t in bad])}; {advice}")
-
-
-def nearest_names(word: str, names: Collection[str]) -> str:
-    """What a message about a word that is no name may offer; nothing where no name is like it."""
-    nearest = [name for name in sorted(names) if word and word.lower() in name.lower()][:3]
-    nearest = nearest or get_close_matches(word, names, n=3, cutoff=0.4)
-    return f"; nearest names: {listed(nearest)}" if nearest else ""
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message: the first few, and how many more."""
-    more = f" and {len(names) - NAMES_IN_A_MESSAGE} more" if len(names) > NAMES_IN_A_MESSAGE else ""
-    return ", ".join(f"'{escape_name(name)}'" for name in names[:NAMES_IN_A_MESSAGE]) + more

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from qdqcli.errors import UsageError
-from qdqcli.run.recipe import nearest_names
+from qdqcli.run.matching import nearest_names
 from qdqcli.tensors.message import escape_name
 
 
@@ -73,7 +73,7 @@ def new_names(
                 break
     warnings = [
         f"--map '{escape_name(renaming.text)}' matches none of {len(names)} tensors"
-        f"{nearest_names(renaming.text.partition('=')[0].removeprefix('re:').strip('*?'), names)}"
+        f"{nearest_names(renaming.text.partition('=')[0], names)}"
         for renaming in renamings
         if renaming.text not in used
     ]

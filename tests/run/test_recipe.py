@@ -4,7 +4,8 @@ import pytest
 
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.recipe import Recipe, Skip, check_selected, compile_pattern
+from qdqcli.run.matching import compile_pattern
+from qdqcli.run.recipe import Recipe, Skip, check_selected
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
 
 SPEC = QuantSpec(num_bits=4)
