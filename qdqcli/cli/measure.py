@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,11 @@ from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 
 if TYPE_CHECKING:
     from qdqcli.run.journal import Journal
+    from qdqcli.run.pipeline import Measuring
     from qdqcli.run.quantize import GivenRange
-    from qdqcli.run.result import RunResult
+    from qdqcli.run.result import Row, RunResult
+    from qdqcli.run.verification import Verification
+    from qdqcli.run.workers import Workers
     from qdqcli.tensors.output import OutputTree
 
 PROGRESS_BYTES = 32 << 20
@@ -53,8 +57,13 @@ def measure(
     request: Request,
     options: Options,
     output: "OutputTree | None" = None,
+    *,
+    verify: bool = False,
 ) -> "RunResult":
-    """Do what the plans say; the output, if there is one, has its name afterwards, and a journal until then."""
+    """Do what the plans say; the output, if there is one, has its name afterwards, and a journal until then.
+
+    With `verify` it gets its name only once it has been read back.
+    """
     check_selection(plans)
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.run.pipeline import Measuring, check_ranges, result_of, run_plans
@@ -70,7 +79,7 @@ def measure(
     total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
     began = perf_counter()
     with (
-        progress(session, total) as advance,
+        progress(session, total * (2 if verify else 1)) as advance,
         Workers(options["threads"], options["max_memory"], session.interruption) as workers,
     ):
         measuring = Measuring(
@@ -81,6 +90,9 @@ def measure(
         )
         journal = None if output is None else open_journal(output, plans, request, options, ranges)
         rows = run_plans(plans, measuring, workers, output, journal)
+        verification = None
+        if output is not None and journal is not None and verify:
+            verification = verified(plans, rows, measuring, workers, output, journal, options)
         if wants_histograms(options):
             from qdqcli.run.count import with_histograms
 
@@ -90,7 +102,29 @@ def measure(
         elapsed = perf_counter() - began
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
                        f"{workers.num_threads} threads")  # fmt: skip
-    return result_of(command, plans, request.settings, rows)
+    return replace(result_of(command, plans, request.settings, rows), verification=verification)
+
+
+def verified(
+    plans: Sequence[Plan],
+    rows: "Sequence[Row]",
+    measuring: "Measuring",
+    workers: "Workers",
+    output: "OutputTree",
+    journal: "Journal",
+    options: Options,
+) -> "Verification":
+    """Read the output back; what is not as it must be is made again by a run that resumes."""
+    from qdqcli.run.verify import VerificationError, verify_output
+
+    try:
+        void_dtype = options["void_dtype"]
+        return verify_output(plans, rows, measuring, workers, output, void_dtype=void_dtype and void_dtype.upper())
+    except VerificationError as error:
+        if error.plan is not None and not output.is_committed:
+            journal.add_damaged(error.plan)
+            error.advise("--resume makes the file again")
+        raise
 
 
 def open_journal(

@@ -9,6 +9,7 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver_files, deliver_listing, show
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
 from qdqcli.tensors.message import show_path
 
 
@@ -28,6 +29,11 @@ Examples:
     is_flag=True,
     help="Go on with an interrupted run on the same input with the same settings; begin where there is none.",
 )
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read the output back before it gets its name: every byte must be what input and settings give.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor; write nothing.")
 @opt.measuring_options
 @pass_session
@@ -38,6 +44,7 @@ def run(
     output: Path,
     overwrite: bool,
     resume: bool,
+    verify: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -50,6 +57,8 @@ def run(
     # Imported late: `qdq run --help` does without it.
     from qdqcli.tensors.output import OutputTree
 
+    if dry_run and verify:
+        raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
     check_report_paths(options["reports"])
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
@@ -61,6 +70,6 @@ def run(
         session.note(f"dry run: {show_path(output)} was not written")
         return
     with tree:
-        result = measure(session, "run", plans, request, options, tree)
+        result = measure(session, "run", plans, request, options, tree, verify=verify)
         deliver_files(result, options)  # before the journal goes: a run that is killed here has its report yet
     show(result, options)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from qdqcli.report.escape import json_text
 from qdqcli.report.formatter import ReportOptions
-from qdqcli.run.result import RunResult, header_to_json, row_to_json, summary_to_json, verdict_of_json
+from qdqcli.run.result import RunResult, header_to_json, judged_to_json, row_to_json, summary_to_json
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
@@ -22,7 +22,7 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     for index, row in enumerate(run.rows):
         yield f"{',' if index else ''}\n    {json_text(row_to_json(row))}"
     yield "\n  ]"
-    for key, value in verdict_of_json(run).items():
+    for key, value in judged_to_json(run).items():
         text = json_text(value, indent=2).replace("\n", "\n  ")
         yield f",\n  {json_text(key)}: {text}"
     yield "\n}\n"

@@ -1,15 +1,15 @@
 """The report as JSON lines, for streams and big checkpoints, in the checkpoint's order.
 
 The first line is the head (`schema_version`, `tool`, `command`, `inputs`, `settings`), then comes one line per tensor
-(an entry of `tensors` in the JSON report), the last line is `{"summary": {...}}`,
-with `verdict` in it where a budget was given. `--sort` and `--top` do not apply.
+(an entry of `tensors` in the JSON report), the last line is `{"summary": {...}}`, with `verdict` in it where a budget
+was given and `verification` where the output was read back. `--sort` and `--top` do not apply.
 """
 
 from collections.abc import Iterator
 
 from qdqcli.report.escape import json_text
 from qdqcli.report.formatter import ReportOptions
-from qdqcli.run.result import RunResult, header_to_json, row_to_json, summary_to_json, verdict_of_json
+from qdqcli.run.result import RunResult, header_to_json, judged_to_json, row_to_json, summary_to_json
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
@@ -17,4 +17,4 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     yield json_text(header_to_json(run, run.version)) + "\n"
     for row in run.rows:
         yield json_text(row_to_json(row)) + "\n"
-    yield json_text({"summary": summary_to_json(run)} | verdict_of_json(run)) + "\n"
+    yield json_text({"summary": summary_to_json(run)} | judged_to_json(run)) + "\n"

@@ -103,6 +103,11 @@ class Journal:
         """The shard's output is finished; the rows are those since its last part."""
         self._add({"shard": index, "first": self._shards[index].num_rows, "finished": asdict(finished)}, rows)
 
+    def add_damaged(self, index: int) -> None:
+        """The shard's output turned out not to be what it must be: a later run makes it again."""
+        self._append({"shard": index, "damaged": True})
+        self._log.sync()
+
     def add_built(self) -> None:
         """All files are finished: what is missing is OUTPUT's name."""
         if not self._is_built:
@@ -125,6 +130,10 @@ class Journal:
         """A line that begins at the first tensor again replaces what was known of the shard."""
         if "built" in line:
             self._is_built = True
+            return
+        if "damaged" in line:
+            self._shards[line["shard"]] = Progress()
+            self._is_built = False
             return
         shard = self._shards[line["shard"]]
         if line["first"] == 0:

@@ -156,6 +156,13 @@ def _run_plan(
         return rows
 
 
+def measure_shard(
+    plan: Plan, measuring: Measuring, workers: Workers, reader: ShardReader, writer: ShardWriter
+) -> list[Row]:
+    """The rows of one shard; what becomes of its tensors goes to the writer, which is not committed."""
+    return _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer).run()
+
+
 class _Parts:
     """A shard's output that becomes durable part by part. Flushing goes on beside the work on the next part."""
 

@@ -10,6 +10,7 @@ from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
 from qdqcli.run.histogram import Histograms, histograms_to_json
 from qdqcli.run.verdict import Verdict, verdict_to_json
+from qdqcli.run.verification import Verification, verification_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue, is_exact
 from qdqcli.stats.sums import ErrorSums
 
@@ -110,6 +111,8 @@ class RunResult:
     """In the order of the inputs, their files and the data in them."""
     verdict: Verdict | None = None
     """Where a budget was given."""
+    verification: Verification | None = None
+    """Where the output was read back."""
     reported: Mapping[str, MetricValue] | None = None
     """`summary` as an earlier report has it."""
     version: str = __version__
@@ -169,13 +172,14 @@ def to_json(run: RunResult) -> dict[str, Any]:
             "summary": summary_to_json(run),
             "tensors": [row_to_json(row) for row in run.rows],
         }
-        | verdict_of_json(run)
+        | judged_to_json(run)
     )
 
 
-def verdict_of_json(run: RunResult) -> dict[str, Any]:
-    """The key `verdict`, where there is one."""
-    return {} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)}
+def judged_to_json(run: RunResult) -> dict[str, Any]:
+    """The keys `verification` and `verdict`, each where there is one."""
+    verification = {} if run.verification is None else {"verification": verification_to_json(run.verification)}
+    return verification | ({} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)})
 
 
 def summary_to_json(run: RunResult) -> dict[str, Any]:

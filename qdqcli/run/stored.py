@@ -15,6 +15,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.run.histogram import histograms_from_json
 from qdqcli.run.result import SCHEMA_VERSION, STATS, Row, RunResult, SkippedTensor, Source, TensorResult
 from qdqcli.run.verdict import verdict_from_json
+from qdqcli.run.verification import verification_from_json
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.message import MalformedError, blame, escape_name, show_path
@@ -56,6 +57,7 @@ def from_json(data: Mapping[str, Any]) -> RunResult:
             settings=dict(data["settings"]),
             rows=[_row(entry, data["settings"]) for entry in data["tensors"]],
             verdict=verdict_from_json(data["verdict"]) if "verdict" in data else None,
+            verification=verification_from_json(data["verification"]) if "verification" in data else None,
             reported=_numbers(data["summary"], (*COUNTS, *STATS)),
             version=_text(data["tool"]["version"]),
         )

@@ -184,13 +184,21 @@ def open_file(path: Path, name: str, void_dtype: str | None = None) -> Shard:
     Raises:
         InputError: unknown suffix, unreadable or malformed; names the file.
     """
-    target = FORMATS.get(path.suffix.lower())
-    if target is None:
+    if path.suffix.lower() not in FORMATS:
         with InputFile(path) as file:
             found = describe(file.read(0, SNIFF_BYTES))
         known = ", ".join(FORMATS)
         raise InputError(f"{show_path(path)}: not a file of a known kind ({known})" + (f"; {found}" if found else ""))
-    module, attribute = target.split(":")
+    return open_as(path.suffix, path, name, void_dtype)
+
+
+def open_as(suffix: str, path: Path, name: str, void_dtype: str | None = None) -> Shard:
+    """The same by the format of another suffix than the path's own, one that is known.
+
+    Raises:
+        InputError: unreadable or malformed; names the file.
+    """
+    module, attribute = FORMATS[suffix.lower()].split(":")
     open_format: Callable[[Path, str, str | None], Shard] = getattr(importlib.import_module(module), attribute)
     return open_format(path, name, void_dtype)
 

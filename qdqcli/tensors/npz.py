@@ -49,7 +49,7 @@ class NpzShard:
         return NpzReader(InputFile(self.path, expected=self.identity), self.members)
 
     def header_digest(self) -> str:
-        entries = [(m.info.filename, m.info.CRC, m.info.file_size, m.header) for m in self.members]
+        entries = [(m.info.filename, m.info.date_time, m.info.compress_type, m.header) for m in self.members]
         return hashlib.sha256(repr(entries).encode()).hexdigest()
 
     def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> "NpzWriter":

@@ -11,7 +11,7 @@ The folder `OUTPUT.qdq-partial` holds:
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +70,8 @@ class OutputTree:
         return self.partial / "journal"
 
     @property
-    def _result(self) -> Path:
+    def result(self) -> Path:
+        """Where the file or folder is that was built: under OUTPUT's name once it is committed."""
         return self.output if self._is_committed else self.partial / "result"
 
     @property
@@ -130,17 +131,29 @@ class OutputTree:
 
     def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Copy what is no shard, links as what they lead to. `on_chunk`, called often, may raise to stop."""
+        for source, target in self.side_files():
+            _make_folder(target.parent)
+            copy_file(source, target, on_chunk)
+
+    def side_files(self) -> Iterator[tuple[Path, Path]]:
+        """Each file that is copied as it is, and where its copy lies."""
         for checkpoint in self._checkpoints:
             for side_file in checkpoint.side_files:
-                target = self._place(checkpoint) / side_file
-                _make_folder(target.parent)
-                copy_file(checkpoint.path / side_file, target, on_chunk)
+                yield checkpoint.path / side_file, self._place(checkpoint) / side_file
+
+    def names(self) -> Iterator[Path]:
+        """The files of the result, relative to it."""
+        for checkpoint in self._checkpoints:
+            for shard in checkpoint.shards:
+                yield self.shard_path(checkpoint, shard).relative_to(self.result)
+        for _, target in self.side_files():
+            yield target.relative_to(self.result)
 
     def commit(self) -> None:
         """Give the result its name. Its files are on the disk already; now their folders and the name are."""
         check_free(self.output, is_folder=self._is_folder, may_exist=self._overwrite or self._resume)
         if self._is_folder:
-            for folder, _, _ in os.walk(self._result):
+            for folder, _, _ in os.walk(self.result):
                 sync_folder(Path(folder))
         if self._resume and not self._overwrite and os.path.lexists(self.output):
             self._check_same()
@@ -154,7 +167,7 @@ class OutputTree:
 
     def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:
         """For a run that resumes one that had built everything: whether OUTPUT is what it built, under its name."""
-        self._is_committed = not os.path.lexists(self._result) and os.path.lexists(self.output)
+        self._is_committed = not os.path.lexists(self.result) and os.path.lexists(self.output)
         self._is_committed = self._is_committed and all(
             self.identity_of(checkpoint, shard) == identity for checkpoint, shard, identity in finished
         )
@@ -191,7 +204,7 @@ class OutputTree:
             self.abort()
 
     def _place(self, checkpoint: Checkpoint) -> Path:
-        return self._result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self._result
+        return self.result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self.result
 
     @property
     def _replaced(self) -> Path:
@@ -200,22 +213,22 @@ class OutputTree:
     def _put_in_place(self) -> None:
         """A file replaces a file in one step; a folder only once the old one is out of the way."""
         if not self._is_folder or not os.path.lexists(self.output):
-            self._result.rename(self.output)
+            self.result.rename(self.output)
             return
         self.output.rename(self._replaced)
         try:
-            self._result.rename(self.output)
+            self.result.rename(self.output)
         except OSError:
             self._replaced.rename(self.output)
             raise
 
     def _check_same(self) -> None:
         """What a run that resumes finds under OUTPUT's name may be the result of the run before: then all is done."""
-        ours, theirs = files_below(self._result), files_below(self.output)
+        ours, theirs = files_below(self.result), files_below(self.output)
         for file in sorted({*ours} ^ {*theirs}) or ours:
             if file not in theirs or file not in ours:
                 raise _other_output(self.output / file, "is missing" if file in ours else "is no part of the result")
-            if first_difference(self._result / file, self.output / file) is not None:
+            if first_difference(self.result / file, self.output / file) is not None:
                 raise _other_output(self.output / file, "has other bytes than the result")
 
     def _restore_replaced(self) -> None:

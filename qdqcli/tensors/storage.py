@@ -305,6 +305,17 @@ def copy_file(source: Path, target: Path, on_chunk: Callable[[], None] = lambda:
             output.abort()
 
 
+def forget_cached(path: Path) -> None:
+    """Let the next read of a file that was flushed come from the disk, where the system knows how."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk."""
     try:

@@ -1,4 +1,4 @@
-"""Calls `qdq` and sends it a signal when its journal has got so many lines: LINES SIGNAL ARGUMENTS..."""
+"""Calls `qdq` and sends it a signal when its journal has got so many lines: LINES SIGNAL small|usual ARGUMENTS..."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ SMALL = {"PART_BYTES": 1, "BATCH_BYTES": 1}
 """Of `pipeline`, so that each tensor is a part of its own."""
 
 
-def main(lines: int, number: int, arguments: list[str]) -> int:
-    for name, value in SMALL.items():
+def main(lines: int, number: int, size: str, arguments: list[str]) -> int:
+    for name, value in SMALL.items() if size == "small" else ():
         setattr(pipeline, name, value)
     append = LineLog.append
     written = 0
@@ -29,4 +29,4 @@ def main(lines: int, number: int, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]))

@@ -23,9 +23,10 @@ SETTINGS = ("--axis", 0, "--min-ndim", 1, "--num-bits", 5, "--per-channel", "--f
 KILLED = -signal.SIGKILL
 
 
-def stopped(lines: int, number: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`qdq`, stopped by a signal when its journal has so many lines."""
-    command = [sys.executable, interrupted.__file__, str(lines), str(int(number)), *map(str, arguments)]
+def stopped(lines: int, number: int, *arguments: object, small: bool = True) -> subprocess.CompletedProcess[str]:
+    """`qdq`, stopped by a signal when its journal has so many lines; each tensor is a part of its own if `small`."""
+    size = "small" if small else "usual"
+    command = [sys.executable, interrupted.__file__, str(lines), str(int(number)), size, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment(), check=False)
 
 

@@ -1,0 +1,29 @@
+"""Verification: what was read back of a written output and found right. Plain data that a report carries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """Every byte of an output was read back and is what input and settings give."""
+
+    num_bytes: int
+    digests: Mapping[str, str]
+    """SHA-256 of each file, by its name in OUTPUT (of a single file: its own)."""
+
+
+def verification_to_json(verification: Verification) -> dict[str, Any]:
+    """The key `verification` of a report."""
+    return {
+        "num_files": len(verification.digests),
+        "num_bytes": verification.num_bytes,
+        "sha256": dict(verification.digests),
+    }
+
+
+def verification_from_json(data: Mapping[str, Any]) -> Verification:
+    """The inverse; `KeyError`, `TypeError` or `ValueError` where the data is something else."""
+    digests = {str(name): str(digest) for name, digest in dict(data["sha256"]).items()}
+    return Verification(num_bytes=int(data["num_bytes"]), digests=digests)
