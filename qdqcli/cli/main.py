@@ -36,6 +36,7 @@ COMMANDS = {
     "check": ("qdqcli.cli.check:check", "Measure and judge by a budget: exit code 1 when it is exceeded."),
     "compare": ("qdqcli.cli.compare:compare", "Measure what differs between two checkpoints."),
     "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
+    "calibrate": ("qdqcli.cli.calibrate:calibrate", "Estimate ranges and store them for --ranges."),
     "render": ("qdqcli.cli.render:render", "Show an earlier JSON report in any format, without measuring again."),
     "grad": ("qdqcli.cli.grad:grad", "Compute the op's gradient for files of gradients."),
     "info": ("qdqcli.cli.info:info", "Show versions, processor, threads and kernel cache."),

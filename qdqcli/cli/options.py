@@ -100,6 +100,16 @@ def gradient_options(function: Function) -> Function:
 
 def op_options(function: Function) -> Function:
     """The attributes of the op, under its own names."""
+    return apply(function, grid_options, *RANGE, estimator_options, arithmetic_option)
+
+
+def estimating_options(function: Function) -> Function:
+    """The same where ranges are only estimated."""
+    return apply(function, grid_options, estimator_options, arithmetic_option)
+
+
+def grid_options(function: Function) -> Function:
+    """Codes, and which elements share a range."""
     return apply(
         function,
         click.option("--num-bits", type=int, default=8, show_default=True, metavar="N",
@@ -115,12 +125,25 @@ def op_options(function: Function) -> Function:
         click.option("--group-size", type=int, metavar="N",
                      help="Use one range for each N neighbours along the last axis; not together with --axis."),
         click.option("--ragged-groups", is_flag=True, help="Let the last group of a row be shorter."),
-        *RANGE,
+    )  # fmt: skip
+
+
+def estimator_options(function: Function) -> Function:
+    """How a range is chosen that is not given."""
+    return apply(
+        function,
         click.option("--estimator", type=click.Choice(list(ESTIMATORS)), default=DEFAULT_ESTIMATOR, show_default=True,
                      help="Choose a range that is not given: minmax is the op itself; percentile leaves out the same "
                      "share of the smallest and the largest elements; mse takes the best of 100 shrinking ranges."),
         click.option("--percentile", type=float, metavar="P", show_default="99.99",
                      help="With --estimator percentile: let P % of the elements be at or below the upper end."),
+    )  # fmt: skip
+
+
+def arithmetic_option(function: Function) -> Function:
+    """How 16-bit tensors are computed."""
+    return apply(
+        function,
         click.option("--compute-dtype", type=click.Choice([name.value for name in ComputeDType]), default="float32",
                      show_default=True,
                      help="Compute BF16 and F16 tensors in float32 and round once, or native: each operation in the "
@@ -246,7 +269,7 @@ def request_of(options: Options, session: Session) -> Request:
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
     """
-    given_range = _given_range(options["input_min"], options["input_max"])
+    given_range = _given_range(options.get("input_min"), options.get("input_max"))
     ranges_file = options.get("ranges_file")
     if given_range is not None and ranges_file is not None:
         raise UsageError("--ranges excludes --input-min and --input-max; give one of them")

@@ -68,7 +68,9 @@ class RangeEstimator(Protocol):
     1. A slice's range hangs on its elements, their order and the settings alone: parts may be seen in any order, from
        several threads at once, and a slice may come in any of the three forms. An exception is `of_patterns`: it may
        add in another order, and tensors that come so always do.
-    2. Ends are numbers of the arithmetic (see `value.py`), lower <= upper; NaN where a slice has no number to go by.
+    2. Ends are numbers of the arithmetic (see `value.py`), lower <= upper. Elements that are not finite do not count; a
+       slice without any other has the range [0, 0]. Only minmax, which is the op, takes infinities, and gives NaN for
+       a slice of NaN alone.
     3. Memory does not grow with the number of elements.
     """
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.errors import InputError
 from qdqcli.op.params import STORAGE
 from qdqcli.tensors.checkpoint import open_checkpoint
-from qdqcli.tensors.message import MalformedError, blame, escape_name
+from qdqcli.tensors.message import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.strict_json import parse_object
 from qdqcli.tensors.tensor import TensorInfo
@@ -36,7 +37,10 @@ def read_ranges(path: Path) -> dict[str, Range]:
 
 
 def _from_safetensors(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
-    (shard,) = open_checkpoint(path).shards
+    checkpoint = open_checkpoint(path)
+    if checkpoint.is_folder:
+        raise InputError(f"{show_path(path)}: is a folder; ranges are a .safetensors or JSON file")
+    (shard,) = checkpoint.shards
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     with shard.open() as reader, blame(path):
         for info in shard.tensors:
@@ -77,7 +81,10 @@ def _numbers(name: str, end: str, value: Any) -> NDArray[np.float64]:
     values = value if isinstance(value, list) else [value]
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in values):
         raise MalformedError(f"{end} of '{escape_name(name)}' is neither a number nor a list of numbers")
-    return np.array(value, np.float64)
+    try:
+        return np.array(value, np.float64)
+    except OverflowError:
+        raise MalformedError(f"{end} of '{escape_name(name)}' has a number beyond float64") from None
 
 
 def _checked(name: str, ends: Mapping[str, NDArray[np.float64]]) -> Range:

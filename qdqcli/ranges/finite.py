@@ -23,8 +23,8 @@ class FiniteElements:
 
     @property
     def ends(self) -> Floats:
-        """(2, slices); NaN where a slice has no finite element."""
-        return ends_of_keys(self.keys, self.dtype)
+        """(2, slices); zeros where a slice has no finite element."""
+        return ends_or_zeros(self.keys, self.dtype)
 
     @classmethod
     def of(cls, slices: WholeSlices, dtype: str) -> "FiniteElements":
@@ -32,6 +32,11 @@ class FiniteElements:
         numbers, keys = np.zeros(slices.num_slices, np.int64), empty_keys(slices.num_slices, dtype)
         cpu_ranks.count_finite(slices.x.view(PATTERN[dtype]), *slices.place, *key_limits(dtype), numbers, keys)
         return cls(dtype=dtype, numbers=numbers, keys=keys)
+
+
+def ends_or_zeros(keys: Keys, dtype: str) -> Floats:
+    """The ends (2, slices) of ranges from their keys; zeros where nothing was seen."""
+    return ends_of_keys(np.where(keys[0] <= keys[1], keys, 0).astype(keys.dtype), dtype)
 
 
 def counts_by_key(counts: NDArray[np.int64], dtype: str) -> tuple[NDArray[np.int16], NDArray[np.int64]]:

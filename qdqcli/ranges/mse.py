@@ -29,7 +29,7 @@ from qdqcli.op.params import STORAGE, Floats, empty_keys, ends_of_keys, float_ty
 from qdqcli.op.spec import QuantSpec
 from qdqcli.op.value import Switch
 from qdqcli.ranges.estimator import WholeSlices
-from qdqcli.ranges.finite import FiniteElements, counts_by_key
+from qdqcli.ranges.finite import FiniteElements, counts_by_key, ends_or_zeros
 from qdqcli.stats.sums import CHUNK_ELEMENTS, expansion, value_of
 
 NUM_CANDIDATES = 100
@@ -67,7 +67,7 @@ class MseEstimator:
         keys, counts = counts_by_key(patterns.counts, self.dtype)
         seen = keys[counts > 0]
         if not seen.size:
-            return np.full((2, 1), np.nan, np.float32)
+            return np.zeros((2, 1), np.float32)
         ends = ends_of_keys(np.array([[seen[0]], [seen[-1]]]), self.dtype)
         x = np.arange(NUM_PATTERNS, dtype=np.uint16).view(STORAGE[self.dtype])
         errors = np.empty(NUM_CANDIDATES)
@@ -166,8 +166,8 @@ class _LongSlice:
         return self._stage()
 
     def _after_extremes(self) -> bool:
-        self._ends = ends_of_keys(self._keys, self._estimator.dtype)
-        if np.isnan(self._ends).any() or not self._ends.any():
+        self._ends = ends_or_zeros(self._keys, self._estimator.dtype)
+        if not self._ends.any():
             return True
         self._grids = self._estimator.grids(self._ends)
         self._stage = self._after_sample

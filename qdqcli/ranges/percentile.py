@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op import cpu_ranks
 from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
-from qdqcli.op.params import PATTERN, Floats, ends_of_keys
+from qdqcli.op.params import PATTERN, Floats, ends_of_keys, float_type
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import LongSlice, WholeSlices
 from qdqcli.ranges.finite import FiniteElements, counts_by_key
@@ -47,7 +47,7 @@ class PercentileEstimator:
         reached = np.cumsum(counts)
         ranks = ranks_of(int(reached[-1]), self._share)
         if not reached[-1]:
-            return np.full((2, 1), np.nan, np.float32)
+            return np.zeros((2, 1), np.float32)
         found = keys[np.searchsorted(reached, np.array(ranks))]
         return ends_of_keys(found.reshape(2, 1), self._dtype)
 
@@ -137,5 +137,5 @@ class _LongSlice:
 
     def ends(self) -> Floats:
         if self._prefixes is None or not self._ranks.any():
-            return np.full((2, 1), np.nan, np.float64 if self._dtype == "F64" else np.float32)
+            return np.zeros((2, 1), float_type(self._dtype))
         return ends_of_keys(self._prefixes.astype(PATTERN[self._dtype]).reshape(2, 1), self._dtype)

@@ -15,6 +15,7 @@ from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
 from qdqcli.run.listing import ListedTensor, Listing, listing_to_json
 from qdqcli.run.recipe import Skip
+from qdqcli.run.result import range_to_json
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -76,6 +77,7 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:
         return Column(name=name, title=title, cells=cells, is_number=is_number)
 
     ranges = [name for name in ("input_min", "input_max", "num_nonfinite") if any(name in t.ranges for t in tensors)]
+    ends = ("lowest min", "highest max") if any(t.estimated for t in tensors) else ()
     return [
         column("tensor", "tensor", [quote(t.source.name) for t in tensors]),
         column("dtype", "dtype", [t.source.dtype for t in tensors]),
@@ -88,6 +90,15 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:
         *(
             column(name, metric_title(name), [metric_text(name, t.ranges.get(name)) for t in tensors], is_number=True)
             for name in ranges
+        ),
+        *(
+            column(
+                title,
+                title,
+                [metric_text("input_min", t.estimated and t.estimated[k]) for t in tensors],
+                is_number=True,
+            )
+            for k, title in enumerate(ends)
         ),
     ]
 
@@ -126,7 +137,8 @@ def _jsonl(listing: Listing, _options: ReportOptions) -> Iterator[str]:
 
 def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
     columns = (*("name", "file", "dtype", "shape", "num_bytes", "num_elements", "status", "reason", "settings"),
-               *("num_ranges", "bits_per_weight", "input_min", "input_max", "num_nonfinite"))  # fmt: skip
+               *("num_ranges", "bits_per_weight", "input_min", "input_max", "num_nonfinite"),
+               *("range_min", "range_max"))  # fmt: skip
     text = partial(escape.csv_cell, ascii_only=options.ascii_only)
     yield ",".join(columns)
     for tensor in listing.tensors:
@@ -146,6 +158,7 @@ def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
                 tensor.num_slices if is_quantized else None,
                 tensor.bits_per_weight,
                 *(tensor.ranges.get(name) for name in ("input_min", "input_max", "num_nonfinite")),
+                *(range_to_json(*(tensor.estimated or (None, None))).values()),
             ]
         )
         yield buffer.getvalue()

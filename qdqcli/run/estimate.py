@@ -59,7 +59,7 @@ def count_patterns(
 def estimate_ends(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
     """The ends (2, slices) of the ranges of all slices: the same bits for every number of threads and size of block."""
     source = _Source(reader, info, layout, workers)
-    if spec.estimator == DEFAULT_ESTIMATOR:
+    if spec.estimator == DEFAULT_ESTIMATOR and not (layout.is_contiguous and source.has_short_runs):
         return source.extremes()
     chosen = estimator(spec.estimator)(spec, info.dtype.name)
     if has_histogram(info, layout):
@@ -97,7 +97,7 @@ class _Source:
         self._storage = STORAGE[info.dtype.name]
 
     def extremes(self) -> Floats:
-        """What the op itself takes, of any slices in one read."""
+        """What the op itself takes, of slices that come again in every row or are long runs, in one read."""
         measured = MinMax(self._layout, self._info.dtype.name, 0, self._layout.num_slices)
 
         def see(block: Block) -> None:

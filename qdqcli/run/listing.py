@@ -7,7 +7,7 @@ from typing import Any, Self
 from qdqcli.op.spec import QuantSpec
 from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
 from qdqcli.run.recipe import Decision, Skip
-from qdqcli.run.result import RunResult, Source, TensorResult, header_to_json, spec_to_json
+from qdqcli.run.result import RunResult, Source, TensorResult, header_to_json, range_to_json, spec_to_json
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.tensors.tensor import TensorInfo
@@ -30,6 +30,8 @@ class ListedTensor:
     """Storage bits that the codes and scales would take; 0 where it is skipped."""
     ranges: Mapping[str, MetricValue] = field(default_factory=dict)
     """`RANGES`, where the data was read."""
+    estimated: tuple[float, float] | None = None
+    """The hull of its ranges, where an estimator chose them."""
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -105,6 +107,15 @@ def with_ranges(listing: Listing, run: RunResult) -> Listing:
     return replace(listing, tensors=tensors)
 
 
+def with_estimates(listing: Listing, hulls: Mapping[str, tuple[float, float]]) -> Listing:
+    """The listing with the hulls of the ranges that were estimated, by the tensor's name."""
+    tensors = [
+        replace(tensor, estimated=hulls.get(tensor.source.name)) if isinstance(tensor.decision, QuantSpec) else tensor
+        for tensor in listing.tensors
+    ]
+    return replace(listing, tensors=tensors)
+
+
 def listing_to_json(listing: Listing) -> dict[str, Any]:
     """The listing as JSON values, in the words of a report; `num_quantized_bytes` is with codes and scales packed."""
     return header_to_json(listing) | {
@@ -129,5 +140,6 @@ def _tensor_to_json(tensor: ListedTensor) -> dict[str, Any]:
         "status": "quantized",
         "spec": spec_to_json(decision),
         "num_ranges": tensor.num_slices,
+        **({} if tensor.estimated is None else {"range": range_to_json(*tensor.estimated)}),
         "stats": stats,
     }

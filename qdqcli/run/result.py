@@ -200,7 +200,7 @@ def row_to_json(row: Row) -> dict[str, Any]:
     body = {
         "status": "quantized",
         "spec": None if row.spec is None else spec_to_json(row.spec),
-        "range": {"input_min": _finite(row.input_min), "input_max": _finite(row.input_max)},
+        "range": range_to_json(row.input_min, row.input_max),
         "stats": dict(row.stats) | ({"exact": True} if row.is_exact else {}),
     }
     if row.candidate is not None:
@@ -237,6 +237,11 @@ def header_to_json(run: Headed, version: str = __version__) -> dict[str, Any]:
 
 def _finite(number: float | None) -> float | None:
     return number if number is not None and isfinite(number) else None
+
+
+def range_to_json(low: float | None, high: float | None) -> dict[str, Any]:
+    """The key `range`; an end that is no finite number is null."""
+    return {"input_min": _finite(low), "input_max": _finite(high)}
 
 
 def spec_to_json(spec: QuantSpec) -> dict[str, Any]:

@@ -95,6 +95,14 @@ def test_options_without_a_meaning(qdq: Qdq, weights: Path, options: list[Any], 
     assert words in result.error
 
 
+@pytest.mark.parametrize("name", ["minmax", "percentile", "mse"])
+def test_histograms_of_groups_that_are_shorter_than_lanes(qdq: Qdq, weights: Path, name: str) -> None:
+    options = ("--group-size", 7, "--ragged-groups", "--estimator", name, "--histograms", "--format", "json")
+    report = qdq("stats", weights, *options).report
+    for row in report["tensors"]:
+        assert sum(row["histograms"]["errors"]["counts"]) == row["stats"]["num_elements"]
+
+
 # ------------------------------------------------------------------ never worse than the whole range
 
 

@@ -113,3 +113,54 @@ def test_nan_and_missing_files(qdq: Any, tmp_path: Path, weights: Path) -> None:
     assert (result.code, "none.json" in result.error) == (3, True)
     result = qdq("stats", weights, "--ranges", file, "--input-min", 0, "--input-max", 1)
     assert result.code == 2
+
+
+def test_files_of_other_kinds(qdq: Any, tmp_path: Path, weights: Path) -> None:
+    """Each is one line that says where, and exit code 3."""
+    cases: list[tuple[str, bytes, str]] = [
+        ("r.json", b"[]", "is not a JSON object"),
+        ("r.json", b'{"w": 1}', "'w'"),
+        ("r.json", b'{"w": {"input_min": 0}}', "'w'"),
+        ("r.json", b'{"w": {"input_min": 0, "input_max": 1, "input_mid": 2}}', "'w'"),
+        ("r.json", b'{"w": {"input_min": "a", "input_max": 1}}', "input_min of 'w'"),
+        ("r.json", b'{"w": {"input_min": [[0]], "input_max": [[1]]}}', "input_min of 'w'"),
+        ("r.json", b'{"w": {"input_min": 0, "input_max": NaN}}', "NaN"),
+        ("r.json", b'{"w": {"input_min": 0, "input_max": 1%s}}' % (b"0" * 400), "input_max of 'w'"),
+        ("r.json", b'{"w": {"input_min": 0, "input_max": 1}, "w": {"input_min": 0, "input_max": 1}}', "'w' twice"),
+        ("r.safetensors", b"12345678", "r.safetensors"),
+    ]
+    for name, content, words in cases:
+        (tmp_path / name).write_bytes(content)
+        result = qdq("stats", weights, "--ranges", tmp_path / name)
+        assert (result.code, name in result.error, words in result.error) == (3, True, True), (content, result.err)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"w.input_min": np.float32(0)}, "'w' has no input_max"),
+        ({"w.input_max": np.float32(0)}, "'w' has no input_min"),
+        ({"w.input_min": np.int64(0), "w.input_max": np.int64(1)}, "'w.input_"),
+        ({"w": np.float32(0)}, "'w'"),
+        ({"w.input_min": np.zeros((6, 1), np.float32), "w.input_max": np.ones((6, 1), np.float32)}, "shapes"),
+        ({"w.input_min": np.zeros(6, np.float32), "w.input_max": np.ones(5, np.float32)}, "shapes"),
+        ({"w.input_min": np.zeros(6), "w.input_max": np.array([1, 1, 1, np.nan, 1, 1])}, "'w' channel 3"),
+    ],
+    ids=str,
+)
+def test_tensors_that_are_no_ranges(
+    qdq: Any, tmp_path: Path, weights: Path, tensors: dict[str, Any], words: str
+) -> None:
+    file = write_safetensors(tmp_path / "r.safetensors", {name: np.asarray(x) for name, x in tensors.items()})
+    result = qdq("stats", weights, "--axis", 0, "--ranges", file)
+    assert (result.code, "r.safetensors" in result.error, words in result.error) == (3, True, True), result.err
+
+
+def test_a_folder_is_no_ranges_file(qdq: Any, tmp_path: Path, weights: Path) -> None:
+    for name in ("empty.safetensors", "two.safetensors", "r.json"):
+        (tmp_path / name).mkdir()
+    for shard in ("a", "b"):
+        write_safetensors(tmp_path / "two.safetensors" / f"{shard}.safetensors", {f"{shard}.input_min": W})
+    for name in ("empty.safetensors", "two.safetensors", "r.json"):
+        result = qdq("stats", weights, "--ranges", tmp_path / name)
+        assert (result.code, name in result.error) == (3, True), result.err

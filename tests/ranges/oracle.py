@@ -25,7 +25,7 @@ def percentile(x: np.ndarray, percent: str) -> Ends:
     """The element of rank ceil(P / 100 * n), and the one of the same rank from above."""
     ordered = np.sort(finite_of(x))
     if not ordered.size:
-        return np.nan, np.nan
+        return 0.0, 0.0
     rank = ceil(Fraction(percent) / 100 * len(ordered))
     return ordered[-rank], ordered[rank - 1]
 
@@ -66,7 +66,7 @@ def candidates(x: np.ndarray, compute_dtype: str) -> list[Ends]:
 def mse(x: np.ndarray, op: Op = quantize_and_dequantize_v4, compute_dtype: str = "native", **attributes: Any) -> Ends:
     """The candidate with the least error, of equals the widest."""
     if not finite_of(x).size:
-        return np.nan, np.nan
+        return 0.0, 0.0
     ranges = candidates(x, compute_dtype)
     errors = [squared_error(x, ends, op, compute_dtype, **attributes) for ends in ranges]
     return ranges[max(k for k, error in enumerate(errors) if error == min(errors))]

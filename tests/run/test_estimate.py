@@ -143,12 +143,12 @@ def test_the_counts_of_patterns_give_the_same_range(tmp_path: Path, dtype: str) 
 
 
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "minmax"])
-def test_a_slice_of_nothing_finite_has_no_range(tmp_path: Path, name: str) -> None:
+def test_a_slice_of_nothing_finite_has_a_range_of_zeros(tmp_path: Path, name: str) -> None:
     for dtype in DTYPES:
         if DTYPES[dtype].kind in "fV" or dtype == "BF16":
             x = np.full((3, CHUNK_ELEMENTS + 5), np.inf, DTYPES[dtype])
             x[1] = 1.0
             ends = estimated(tmp_path, x, spec_of(name, axis=0))
-            assert np.isnan(ends[:, [0, 2]]).all()
+            assert not ends[:, [0, 2]].any()
             assert ends[:, 1].tolist() == [1, 1] or name == "mse"
-            assert np.isnan(estimated(tmp_path, x[0], spec_of(name))).all()
+            assert not estimated(tmp_path, x[0], spec_of(name)).any()

@@ -1,0 +1,90 @@
+"""`qdq calibrate`: estimate ranges and store them for `--ranges`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart, deliver_listing
+from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, progress
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.run.listing import with_estimates
+from qdqcli.run.plan import check_selection
+from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.message import show_path
+
+
+@click.command(
+    options_metavar="-o RANGES [OPTIONS]",
+    epilog="""\b
+Examples:
+  qdq calibrate MODEL_FOLDER -o ranges.safetensors --num-bits 4 --axis 0 --min-ndim 2 --estimator mse
+  qdq calibrate weights.npy -o ranges.json --estimator percentile --percentile 99.9""",
+)
+@opt.inputs_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="RANGES",
+    help="File to write: .safetensors, or .json.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace RANGES if it exists, once the new one is whole.")
+@opt.estimating_options
+@opt.selection_options
+@opt.listing_options
+@opt.work_options
+@opt.talk_options
+@pass_session
+def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwrite: bool, **options: Any) -> None:
+    """Estimate the ranges of tensors and store them in a file that --ranges takes.
+
+    With the same settings but for the estimator, --ranges RANGES then does in `run` or `stats` what estimating there
+    does. minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
+    codes.
+    """
+    check_report_paths(options["reports"])
+    request = opt.request_of(options, session)
+    checkpoints = open_inputs(inputs, options, session)
+    _check_output(output, checkpoints, overwrite=overwrite)
+    check_reports_apart(options["reports"], checkpoints, [output])
+    plans = plan_inputs(checkpoints, request, options, session)
+    check_selection(plans)
+    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    from qdqcli.run.calibrate import calibrate as estimate
+    from qdqcli.run.workers import Workers
+
+    total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
+    with (
+        progress(session, total) as advance,
+        Workers(options["threads"], options["max_memory"], session.interruption) as workers,
+    ):
+        hulls = estimate(plans, output, workers, advance)
+    deliver_listing(with_estimates(listing_of("calibrate", plans, request, options), hulls), options)
+    session.note(f"{show_path(output)} has the ranges of {len(hulls)} tensors, for --ranges with the same settings")
+
+
+def _check_output(output: Path, checkpoints: Sequence[Checkpoint], *, overwrite: bool) -> None:
+    """Find out before the work whether the file may be written there.
+
+    Raises:
+        UsageError: its suffix is of no format; it exists, or is of an input; its folder is not there.
+        OutputError: its folder cannot be written to.
+    """
+    from qdqcli.ranges.output import check_ranges_path
+    from qdqcli.tensors.placement import check_free
+
+    check_ranges_path(output)
+    check_files([output])
+    check_reports_apart([output], checkpoints)
+    for checkpoint in checkpoints:
+        if checkpoint.is_folder and checkpoint.path.resolve() in output.resolve().parents:
+            raise UsageError(
+                f"{show_path(output)}: lies in the input {show_path(checkpoint.path)}, where it would be taken for a "
+                "part of it; choose another folder"
+            )
+    check_free(output, is_folder=False, may_exist=overwrite)

@@ -1,0 +1,143 @@
+"""Ranges to a file, tensor by tensor, as `ranges/file.py` reads them; the file has its name once it is whole."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from qdqcli.errors import UsageError
+from qdqcli.op.params import Floats
+from qdqcli.tensors.message import escape_name, show_path
+from qdqcli.tensors.storage import OutputFile
+
+_ENDS = ("input_min", "input_max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeEntry:
+    """A tensor whose range will be written."""
+
+    name: str
+    is_double: bool
+    """Whether its ends are float64, as those of F64 tensors are; else float32."""
+    num_ranges: int | None
+    """None: one for the whole tensor, a scalar."""
+
+
+class RangesWriter(Protocol):
+    """Takes the entries in their order."""
+
+    def write(self, entry: RangeEntry, ends: Floats) -> None:
+        """Write the ends (2, ranges) of the next entry.
+
+        Raises:
+            UsageError: the format has no such number.
+        """
+
+    def finish(self) -> None:
+        """Write what comes behind the last entry."""
+
+
+def check_ranges_path(path: Path) -> None:
+    """Make sure that the file's suffix says what it will be.
+
+    Raises:
+        UsageError: it is of neither format.
+    """
+    if path.suffix.lower() not in _WRITERS:
+        raise UsageError(
+            f"{show_path(path)}: ranges are written as {' or '.join(_WRITERS)}; choose one of these suffixes"
+        )
+
+
+@contextmanager
+def create_ranges(path: Path, entries: Sequence[RangeEntry]) -> Iterator[RangesWriter]:
+    """A writer for the length of the block; the file is there, whole, when that ends well, and else not at all.
+
+    Raises:
+        UsageError: two tensors have one name, or a name is no text.
+        OutputError: the system refuses.
+    """
+    names = [entry.name for entry in entries]
+    for name in names:
+        if max(name, default="") >= "\udc80" and any("\ud800" <= character <= "\udfff" for character in name):
+            raise UsageError(f"'{escape_name(name)}' is not Unicode, so no ranges file can name it; rename the file")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"two tensors have the name '{escape_name(twice)}'; estimate their ranges one by one")
+    file = OutputFile(path)
+    try:
+        writer = _WRITERS[path.suffix.lower()](file, entries)
+        yield writer
+        writer.finish()
+        file.commit()
+    finally:
+        file.abort()
+
+
+class _Safetensors:
+    """`NAME.input_min` and `NAME.input_max`, scalars or vectors."""
+
+    def __init__(self, file: OutputFile, entries: Sequence[RangeEntry]) -> None:
+        header: dict[str, Any] = {}
+        end = 0
+        for entry in entries:
+            for name in _ENDS:
+                begin, end = end, end + (1 if entry.num_ranges is None else entry.num_ranges) * _type_of(entry).itemsize
+                header[f"{entry.name}.{name}"] = {
+                    "dtype": "F64" if entry.is_double else "F32",
+                    "shape": [] if entry.num_ranges is None else [entry.num_ranges],
+                    "data_offsets": [begin, end],
+                }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._file, self._offset = file, 8 + len(text)
+        file.resize(self._offset + end)
+        file.write(memoryview(len(text).to_bytes(8, "little") + text), 0)
+
+    def write(self, entry: RangeEntry, ends: Floats) -> None:
+        for row in ends.astype(_type_of(entry)):
+            self._file.write(row.data, self._offset)
+            self._offset += row.nbytes
+
+    def finish(self) -> None:
+        """Nothing is missing."""
+
+
+class _Json:
+    """`{NAME: {"input_min": ..., "input_max": ...}}`, numbers or lists of numbers, a line for each tensor."""
+
+    def __init__(self, file: OutputFile, entries: Sequence[RangeEntry]) -> None:  # noqa: ARG002 - they come one by one
+        self._file, self._offset, self._before = file, 0, "{\n"
+
+    def write(self, entry: RangeEntry, ends: Floats) -> None:
+        finite = np.isfinite(ends).all(axis=0)
+        if not finite.all():
+            where = "" if entry.num_ranges is None else f" channel {int(np.argmin(finite))}"
+            raise UsageError(
+                f"'{escape_name(entry.name)}'{where} has an infinite range, which JSON cannot say; write .safetensors, "
+                "or take another --estimator, which leaves infinities out"
+            )
+        values = ends[:, 0].tolist() if entry.num_ranges is None else ends.tolist()
+        self._append(f"{self._before}{json.dumps(entry.name)}: {json.dumps(dict(zip(_ENDS, values, strict=True)))}")
+        self._before = ",\n"
+
+    def finish(self) -> None:
+        self._append("\n}\n" if self._before == ",\n" else "{}\n")
+
+    def _append(self, text: str) -> None:
+        data = text.encode()
+        self._file.write(memoryview(data), self._offset)
+        self._offset += len(data)
+
+
+def _type_of(entry: RangeEntry) -> np.dtype[Any]:
+    return np.dtype("<f8" if entry.is_double else "<f4")
+
+
+_WRITERS: Mapping[str, type[_Safetensors] | type[_Json]] = {".safetensors": _Safetensors, ".json": _Json}
+"""By the file's suffix."""

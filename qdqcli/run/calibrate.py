@@ -1,0 +1,92 @@
+"""The ranges that an estimator chooses for the tensors of checkpoints, into a ranges file."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from math import nan
+from pathlib import Path
+
+import numpy as np
+
+from qdqcli.op.params import Floats
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.ranges.output import RangeEntry, create_ranges
+from qdqcli.run.estimate import estimate_ends
+from qdqcli.run.plan import Plan
+from qdqcli.run.quantize import GRID_BYTES, Hull, check_memory
+from qdqcli.run.stored_layout import layout_of
+from qdqcli.run.workers import Workers
+from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.tensor import TensorInfo
+
+_SMALL_BYTES = 256 << 10
+"""Tensors up to this size are estimated side by side, larger ones by all workers together."""
+_SIDE_BY_SIDE = 64
+"""Small tensors whose ranges are held at once."""
+
+Task = tuple[TensorInfo, QuantSpec]
+
+
+def calibrate(
+    plans: Sequence[Plan], path: Path, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
+) -> Mapping[str, Hull]:
+    """Write the ranges of all tensors that would be quantized; the hull of each tensor's by its name.
+
+    A slice of NaN alone has the range [0, 0]: any range makes the same of it.
+
+    Raises:
+        UsageError: two tensors have one name; ranges of a tensor do not fit into memory, or not into the format.
+        InputError, OutputError: the system refuses.
+    """
+    by_plan = [(plan, list(_estimated_tensors(plan))) for plan in plans]
+    tasks = [task for _, tasks in by_plan for task in tasks]
+    for info, spec in tasks:
+        check_memory(info, layout_of(info, spec), workers, GRID_BYTES)
+    hulls: dict[str, Hull] = {}
+    with create_ranges(path, [_entry(*task) for task in tasks]) as writer:
+        for plan, own in by_plan:
+            with plan.shard.open() as reader:
+                for (info, spec), ends in _estimates(own, reader, workers):
+                    writer.write(_entry(info, spec), ends)
+                    hulls[info.name] = _hull_of(info, ends)
+                    on_bytes(info.nbytes)
+                reader.close()
+    return hulls
+
+
+def _estimated_tensors(plan: Plan) -> Iterator[Task]:
+    """Those whose range is not given already."""
+    for info, decision in plan.tensors:
+        if isinstance(decision, QuantSpec) and not decision.range_given:
+            yield info, decision
+
+
+def _entry(info: TensorInfo, spec: QuantSpec) -> RangeEntry:
+    is_whole = spec.axis == WHOLE_TENSOR and spec.group_size is None
+    return RangeEntry(
+        name=info.name,
+        is_double=info.dtype.name == "F64",
+        num_ranges=None if is_whole else layout_of(info, spec).num_ranges,
+    )
+
+
+def _estimates(tasks: Sequence[Task], reader: ShardReader, workers: Workers) -> Iterator[tuple[Task, Floats]]:
+    """The ends (2, ranges) for each of the tasks, in their order."""
+
+    def estimate(task: Task) -> Floats:
+        info, spec = task
+        layout = layout_of(info, spec)
+        if not layout.num_elements:
+            return np.zeros((2, layout.num_ranges))
+        ends = estimate_ends(spec, reader, info, layout, workers)
+        return np.where(np.isnan(ends), 0, ends)
+
+    for is_small, run in groupby(tasks, lambda task: task[0].nbytes <= _SMALL_BYTES):
+        alike = list(run)
+        step = _SIDE_BY_SIDE if is_small else 1
+        for first in range(0, len(alike), step):
+            batch = alike[first : first + step]
+            yield from zip(batch, workers.map(estimate, batch), strict=True)
+
+
+def _hull_of(info: TensorInfo, ends: Floats) -> Hull:
+    return (float(ends[0].min()), float(ends[1].max())) if info.num_elements else (nan, nan)
