@@ -414,6 +414,35 @@ def store_mask(_context, array, i, mask):
     return types.void(array, types.intp, mask), generate
 
 
+@intrinsic
+def transpose_tile(_context, x, i, row, out, j, step):
+    """Write LANES rows of LANES elements as columns: out[j + c * step + r] is x[i + r * row + c].
+
+    Both are arrays of one type. Four rounds of shuffles: each deals rows k and k + 8 into rows 2 k and 2 k + 1.
+    """
+    deals = [
+        ir.Constant(I32.llvm, [k // 2 + k % 2 * LANES for k in range(first, first + LANES)]) for first in (0, LANES)
+    ]
+
+    def generate(context, builder, sig, args):
+        def pointer(first: int, k: int) -> Any:
+            """Of row `k` of the array that is argument `first`; its begin and the step between rows follow there."""
+            array, begin, step = args[first : first + 3]
+            index = builder.add(begin, builder.mul(step, ir.Constant(step.type, k)))
+            return _pointer(context, builder, sig.args[first], array, index)
+
+        align = x.dtype.bitwidth // 8
+        rows = [builder.load(pointer(0, k), align=align) for k in range(LANES)]
+        for _ in range(4):
+            pairs = [(rows[k], rows[k + LANES // 2]) for k in range(LANES // 2)]
+            rows = [builder.shuffle_vector(*pair, deal) for pair in pairs for deal in deals]
+        for k in range(LANES):
+            builder.store(rows[k], pointer(3, k), align=align)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, types.intp, out, types.intp, types.intp), generate
+
+
 # ------------------------------------------------------------------ across lanes
 
 
@@ -443,6 +472,26 @@ def count(_context, mask):
         return builder.zext(builder.ctpop(builder.bitcast(args[0], ir.IntType(LANES))), ir.IntType(64))
 
     return types.int64(mask), generate
+
+
+@intrinsic
+def bits_of_mask(_context, mask):
+    """A mask as an integer: lane k is bit k."""
+
+    def generate(_context, builder, _sig, args):
+        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), ir.IntType(64))
+
+    return types.int64(mask), generate
+
+
+@intrinsic
+def lowest_bit(_context, number):
+    """The place of the lowest bit that is set in an int64 that is not 0."""
+
+    def generate(_context, builder, _sig, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
 
 
 @intrinsic

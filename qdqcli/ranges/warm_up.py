@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from qdqcli.op.cpu_columns import gather_columns
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE
+from qdqcli.op.params import PATTERN, STORAGE
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS, WholeSlices, estimator
 
@@ -15,6 +16,10 @@ _SHAPE = (2, 33)
 
 def warm_up_estimators() -> Iterator[str]:
     """Compile, an estimator and a dtype at a time; names each before it begins."""
+    yield "putting columns together"
+    for pattern in PATTERN.values():
+        x = np.zeros(1, pattern)
+        gather_columns(x, 1, 0, 1, x, 0, 1)
     for name in ESTIMATORS:
         for dtype in STORAGE:
             yield f"{dtype}, estimator {name}"

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.op import cpu_columns
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter, PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, float_type
+from qdqcli.op.params import PATTERN, STORAGE, Floats, float_type
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.ranges.estimator import RangeEstimator, WholeSlices, estimator
 from qdqcli.ranges.minmax import MinMax
@@ -161,7 +162,10 @@ class _Source:
         x = np.empty((len(slices), num_rows, self._layout.inner), self._storage)
         step = max(self._block_elements // self._layout.row, 1)
         bands = [(row, min(row + step, num_rows)) for row in range(0, num_rows, step)]
-        self._workers.map(lambda band: self._gather(slices, *band, x[:, slice(*band)]), bands)
+        if self._layout.inner == 1 and self._layout.row <= self._block_elements:
+            self._workers.map(lambda band: self._gather_columns(slices, *band, x), bands)
+        else:
+            self._workers.map(lambda band: self._gather(slices, *band, x[:, slice(*band)]), bands)
         gathered = Layout(inner=size, row=size, advance=1, num_ranges=len(slices), num_elements=x.size)
         flat, step = x.reshape(-1), max(self._block_elements // (4 * size), 1) * size
         parts = range(0, x.size, step)
@@ -200,6 +204,14 @@ class _Source:
                     x = self._read(r * row + at, r * row + min(at + step, end))
                     k = (at - begin) // inner
                     out[k : k + len(x) // inner, r - first_row] = x.reshape(-1, inner)
+
+    def _gather_columns(self, slices: range, first_row: int, last_row: int, out: NDArray[Any]) -> None:
+        """Put these rows of columns into `out`, which has room for all rows."""
+        row, pattern = self._layout.row, PATTERN[self._info.dtype.name]
+        x = self._read(first_row * row, last_row * row)
+        cpu_columns.gather_columns(
+            x.view(pattern), row, slices.start, len(slices), out.reshape(-1).view(pattern), first_row, out.shape[1]
+        )
 
     def _gather_part(self, s: int, start: int, end: int) -> NDArray[Any]:
         """The elements [start, end) of one slice, in a buffer."""
