@@ -9,9 +9,29 @@ import numpy as np
 from qdqcli.op.cpu_range import run_at
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES, count, first_lanes, greatest, larger, least, load, load_part, smaller, splat
+from qdqcli.op.lanes import (
+    LANES,
+    bits_of_mask,
+    count,
+    first_lanes,
+    greatest,
+    larger,
+    least,
+    load,
+    load_part,
+    lowest_bit,
+    smaller,
+    splat,
+)
 from qdqcli.op.primitives import select
 from qdqcli.op.value import order_key
+
+_FEW = LANES
+"""Elements among which a key is sought apart from the rest."""
+_STEPPED = 2048
+"""Elements that are looked at, at most, to go inwards from an extreme one key after another."""
+_GUESS_BITS = 12
+"""A guess is taken to be as near as this part of all keys."""
 
 
 @kernel()
@@ -38,32 +58,103 @@ def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinit
 @kernel()
 def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers, ranks, keys):
     """Narrow `keys` (2, slices), the extremes, to the keys of the elements of `ranks` (2, slices) among `numbers`."""
+    few = np.empty(_FEW, x.dtype)
+    guesses = np.zeros(2, np.int64)
     i = start
     while i < stop:
         run, end, _ = run_at(i, inner, row, advance)
         s, end = run - first_slice, min(end, stop)
         if numbers[s] > 0:
-            low, high = np.int64(keys[0, s]), np.int64(keys[1, s])
+            low, high, number = np.int64(keys[0, s]), np.int64(keys[1, s]), numbers[s]
+            begin, size = i - base, end - i
+            below = 0 if number == size else _count_up_to(x, begin, size, low - 1)  # negative infinities and NaN
             for target in range(2):
-                keys[target, s] = _select_rank(x, i - base, end - i, low, high, numbers[s], ranks[target, s])
+                rank = ranks[target, s]
+                if rank == 1 or rank == number:
+                    key = low if rank == 1 else high
+                else:  # slices are alike: the one before is a guess
+                    key = _select_rank(x, begin, size, low, high, below, number, rank, guesses[target], few)
+                    guesses[target] = key
+                keys[target, s] = key
         i = end
 
 
 @inlined
-def _select_rank(x, begin, size, low, high, number, rank):
-    """The key of that rank between the extremes: by halving what is between, one count for each of its bits."""
-    if rank == 1:
-        return low
-    if rank == number:
-        return high
-    rank += _count_up_to(x, begin, size, low - 1)  # negative infinities and NaN lie below
-    while low < high:
-        middle = (low >> 1) + (high >> 1) + (low & high & 1)
-        if _count_up_to(x, begin, size, middle) >= rank:
-            high = middle
-        else:
-            low = middle + 1
+def _select_rank(x, begin, size, low, high, below, number, rank, guess, few):
+    """The key of that rank among the `number` elements with keys in [low, high], `below` others being less.
+
+    In a short slice by going inwards from the nearer end. Else keys are narrowed down until `few` has room for the
+    elements, and then among these alone.
+    """
+    from_above = number + 1 - rank
+    if min(rank, from_above) * size <= _STEPPED:
+        if rank < from_above:
+            return _step_inwards(x, begin, size, low, high, rank, 0)
+        return ~_step_inwards(x, begin, size, ~high, ~low, from_above, -1)
+    low, high, less, number = _narrow(x, begin, size, low, high, below, number, below + rank, guess, few.size)
+    if low < high:
+        _collect(x, begin, size, low, high, few)
+        middle = (low >> 1) + (high >> 1)
+        low, _, _, _ = _narrow(few, 0, number, low, high, 0, number, below + rank - less, middle, 0)
     return low
+
+
+@inlined
+def _step_inwards(x, begin, size, key, last, rank, turned):
+    """The key of that rank from the least one, `key`, on, the greatest being `last`; all `turned` over if that is -1.
+
+    Of keys that are not, by complement, the order is the reverse one.
+    """
+    reached = 0
+    while True:
+        number = 0
+        keys = order_key(load_part(x, begin, size)) ^ turned
+        beyond = select(first_lanes(LANES), last, keys)
+        for at in range(begin, begin + size, LANES):
+            keys = order_key(load_part(x, at, begin + size - at)) ^ turned
+            number += count((keys == key) & first_lanes(begin + size - at))
+            beyond = select(keys > key, smaller(keys, beyond), beyond)
+        reached += number
+        if reached >= rank:
+            return key
+        key = np.int64(least(beyond))
+
+
+@inlined
+def _narrow(x, begin, size, low, high, below, number, rank, guess, enough):
+    """Narrow the keys [low, high] down to at most `enough` elements or one key; `rank` is among all elements.
+
+    From the guess in growing steps until it lies between two of them, then by halves: each counts once. Also returns
+    the number of elements below `low` and of those in between.
+    """
+    up_to = below + number
+    middle = min(max(guess, low), high - 1)
+    step = max((high >> _GUESS_BITS) - (low >> _GUESS_BITS), 1)
+    while low < high and up_to - below > enough:
+        reached = _count_up_to(x, begin, size, middle)
+        if reached >= rank:
+            high, up_to = middle, reached
+        else:
+            low, below = middle + 1, reached
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        if step < (middle - low) >> 2:
+            middle = high - step if reached >= rank else low + step
+            step *= 4
+    return low, high, below, up_to - below
+
+
+@inlined
+def _collect(x, begin, size, low, high, few):
+    """Put the elements with keys in [low, high] into `few`."""
+    number = 0
+    for at in range(begin, begin + size, LANES):
+        left = begin + size - at
+        key = order_key(load_part(x, at, left))
+        found = bits_of_mask((key >= low) & (key <= high) & first_lanes(left))
+        while found:
+            few[number] = x[at + lowest_bit(found)]
+            number += 1
+            found &= found - 1
 
 
 @inlined

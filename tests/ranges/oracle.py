@@ -18,14 +18,17 @@ def arithmetic_of(x: np.ndarray, compute_dtype: str) -> np.dtype[Any]:
 
 
 def finite_of(x: np.ndarray) -> np.ndarray:
-    return x[np.isfinite(x.astype(np.float64))]
+    with np.errstate(invalid="ignore"):  # a signalling NaN is cast
+        return x[np.isfinite(x.astype(np.float64))]
 
 
 def percentile(x: np.ndarray, percent: str) -> Ends:
     """The element of rank ceil(P / 100 * n), and the one of the same rank from above."""
-    ordered = np.sort(finite_of(x))
-    if not ordered.size:
+    finite = finite_of(x)
+    if not finite.size:
         return 0.0, 0.0
+    wide = finite.astype(np.float64)
+    ordered = finite[np.lexsort((~np.signbit(wide), wide))]  # -0 before +0
     rank = ceil(Fraction(percent) / 100 * len(ordered))
     return ordered[-rank], ordered[rank - 1]
 
