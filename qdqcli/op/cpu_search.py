@@ -29,7 +29,7 @@ from qdqcli.op.value import (
     value_of_pattern,
 )
 
-_STRIDE = 512
+_STRIDE = 64
 """Elements after which a candidate may be dropped."""
 
 
@@ -68,15 +68,16 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
     if not (abs(scale) < np.inf and abs(inverse) < np.inf):
         return np.inf
     stored = load_part(x, 0, 1)  # its type names the dtype
-    total = splat(0.0)
+    total, error = splat(0.0), 0.0
     for begin in range(0, count, _STRIDE):
         for i in range(begin, min(begin + _STRIDE, count), LANES):
             y = requantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, like)
             e = widen_to_double(value_of_pattern(number_pattern(y, stored), stored)) - load(a, i)
             total = total + e * e
-        if tree_sum(total) > limit:
+        error = tree_sum(total)
+        if error > limit:
             return np.inf
-    return tree_sum(total)
+    return error
 
 
 @inlined
