@@ -30,6 +30,10 @@ def test_later_runs_compile_nothing(tmp_path: Path) -> None:
         ["weights.npy", "--axis", "last"],
         ["weights.npy", "--group-size", "64", "--input-min", "-1", "--input-max", "1"],
         ["activations.npz", "--round-mode", "HALF_UP"],
+        ["tiny-llama", "--estimator", "mse", "--axis", "last", "--min-ndim", "2"],
+        ["weights.npy", "--estimator", "mse", "--group-size", "64", "--round-mode", "HALF_UP"],
+        ["tiny-llama", "--estimator", "percentile", "--percentile", "99", "--axis", "0"],
+        ["weights.npy", "--estimator", "percentile", "--axis", "last"],
     )
     for number, (name, *options) in enumerate(runs):
         output = tmp_path / f"{number}{Path(name).suffix}"
