@@ -39,6 +39,20 @@ class Outcome:
 Qdq = Callable[..., Outcome]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-fault",
+        action="store_true",
+        help="tests marked faults: every point where a run can be killed or fail, not a selection",
+    )
+
+
+@pytest.fixture
+def every_fault(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for every point where a run can be killed or fail."""
+    return bool(request.config.getoption("--every-fault"))
+
+
 @pytest.fixture
 def qdq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Qdq]:
     """Call `qdq` with arguments, in this process; its streams are no terminals."""

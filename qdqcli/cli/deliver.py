@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from qdqcli.run.result import RunResult
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.message import show_path
 from qdqcli.tensors.placement import check_extra_file
-from qdqcli.tensors.storage import output_error
+from qdqcli.tensors.storage import output_error, write_file
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 SUMMARY_ROWS = 100
@@ -93,15 +92,8 @@ def deliver_listing(listing: Listing, options: Options) -> None:
 
 
 def write_report(path: Path, text: str) -> None:
-    """Write a whole report or none: a temporary beside it takes its name at the end."""
-    temporary = path.with_name(f".{os.getpid()}.qdq-report")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # the first error is the one to report
-            temporary.unlink()
-        raise output_error(path, error) from error
+    """Write a whole report or none."""
+    write_file(path, text.encode())
 
 
 def for_terminal(choice: ReportOptions) -> ReportOptions:

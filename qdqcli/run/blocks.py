@@ -1,5 +1,6 @@
 """A tensor in blocks: whole chunks, read into a worker's buffer or left to kernels that read for themselves."""
 
+import errno
 import os
 from typing import Any
 
@@ -60,13 +61,15 @@ def span_of(
 
 
 def check_trouble(trouble: Trouble, reader: ShardReader, writer: ShardWriter | None, info: TensorInfo) -> None:
-    """Say what the system refused to a kernel; a file that ended too early is told by reading it again.
+    """Say what the system refused to a kernel.
+
+    A call that a signal interrupted, and a file that ended too early, are left to whoever reads the block again.
 
     Raises:
         InputError, OutputError: with the file's path and the system's reason.
     """
     call, number = trouble.tolist()
-    if not number:
+    if number in (0, errno.EINTR):
         return
     error = OSError(number, os.strerror(number))
     place = reader.place(info) if call == READING or writer is None else writer.place(info)

@@ -102,6 +102,7 @@ class Journal:
     def add_shard(self, index: int, rows: Sequence[Row], finished: FileIdentity) -> None:
         """The shard's output is finished; the rows are those since its last part."""
         self._add({"shard": index, "first": self._shards[index].num_rows, "finished": asdict(finished)}, rows)
+        self._log.sync()  # the rows are as durable as the shard
 
     def add_damaged(self, index: int) -> None:
         """The shard's output turned out not to be what it must be: a later run makes it again."""

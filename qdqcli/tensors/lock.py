@@ -54,6 +54,8 @@ class FolderLock:
         except FileNotFoundError:
             return None
         except OSError as error:
+            with suppress(OSError):  # a folder that holds something stays
+                self._folder.rmdir()
             raise output_error(path, error) from error
         with ExitStack() as undo:
             undo.callback(os.close, descriptor)

@@ -32,6 +32,7 @@ _INPUT_HINTS = {
     errno.EACCES: "check its permissions",
     errno.ELOOP: "the link leads back to itself",
     errno.EIO: "the disk or the network failed",
+    errno.ESTALE: "the server no longer has the file; start again",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 _OUTPUT_HINTS = {
@@ -91,7 +92,7 @@ class InputFile:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise input_error(path, error) from error
-        status = os.fstat(self._descriptor)
+        status = self._status()
         self.identity = FileIdentity.of(status)
         if not stat.S_ISREG(status.st_mode):
             self._release()
@@ -134,7 +135,7 @@ class InputFile:
 
     def check_unchanged(self) -> None:
         """Compare size and modification time with those at opening; nothing to do once closed."""
-        if self._descriptor >= 0 and FileIdentity.of(os.fstat(self._descriptor)) != self.identity:
+        if self._descriptor >= 0 and FileIdentity.of(self._status()) != self.identity:
             raise InputError(f"{show_path(self.path)}: changed while being read; start again")
 
     def close(self) -> None:
@@ -142,6 +143,13 @@ class InputFile:
             self.check_unchanged()
         finally:
             self._release()
+
+    def _status(self) -> os.stat_result:
+        try:
+            return os.fstat(self._descriptor)
+        except OSError as error:  # a file on a server that has lost it
+            self._release()
+            raise input_error(self.path, error) from error
 
     def _release(self) -> None:
         if self._descriptor >= 0:
@@ -172,8 +180,7 @@ class OutputFile:
 
     def __init__(self, path: Path, unfinished: str | None = None) -> None:
         self.path = path
-        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-        name = unfinished or f".qdq-{digest}-{os.getpid():x}{secrets.token_hex(4)}.tmp"
+        name = unfinished or f".qdq-{_digest_of(path)}-{os.getpid():x}{secrets.token_hex(4)}.tmp"
         self._temporary = path.with_name(name)
         try:
             # The kernel takes the umask off the mode; asking for the umask would set it for every thread.
@@ -237,6 +244,37 @@ class OutputFile:
             self.suspend()
             with suppress(OSError):  # the first error is the one to report; the next run sweeps
                 self._temporary.unlink()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file or none; what killed processes left of it is removed.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    _sweep(path)
+    output = OutputFile(path)
+    try:
+        output.write(memoryview(data), 0)
+        output.commit()
+    finally:
+        output.abort()
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporaries of `path` whose processes are no more."""
+    for temporary in path.parent.glob(f".qdq-{_digest_of(path)}-*.tmp"):
+        number = temporary.stem.rpartition("-")[2][:-8]
+        with suppress(OSError, ValueError):  # not ours, or gone: no harm to this file
+            try:
+                os.kill(int(number, 16), 0)
+            except ProcessLookupError:
+                temporary.unlink()
+
+
+def _digest_of(path: Path) -> str:
+    """Stands for the name in a temporary's name."""
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
 
 
 class Spool:
@@ -325,5 +363,6 @@ def sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
+        # File systems that cannot flush folders, and folders that may be written but not read.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise output_error(folder, error) from error

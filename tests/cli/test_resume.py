@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdqcli.run import pipeline
 from tests.cli import interrupted
 from tests.cli.process import PATIENCE, environment, run_process, start_process
 from tests.cli.test_output import contents
@@ -28,13 +27,6 @@ def stopped(lines: int, number: int, *arguments: object, small: bool = True) -> 
     size = "small" if small else "usual"
     command = [sys.executable, interrupted.__file__, str(lines), str(int(number)), size, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment(), check=False)
-
-
-@pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each tensor a part of its own, in this process too."""
-    for name, value in interrupted.SMALL.items():
-        monkeypatch.setattr(pipeline, name, value)
 
 
 def partial_of(output: Path) -> Path:

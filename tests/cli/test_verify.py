@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli.test_output import contents
-from tests.cli.test_resume import SETTINGS, partial_of, parts, stopped  # noqa: F401 - a fixture
+from tests.cli.test_resume import SETTINGS, partial_of, stopped
 from tests.conftest import TINY, Qdq
 
 
