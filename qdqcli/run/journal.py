@@ -1,8 +1,8 @@
 """The journal of a run: what it works on and what it has finished, with the rows, so that a later run can go on.
 
-The first line is the fingerprint. Then comes a line for each part of a large file that is on the disk, one for each
-finished file, and a last one once all is built. What a line speaks of was flushed to the disk before the line is
-written; a line that a power cut takes away only means that its file is made again.
+The first line is the fingerprint. Then comes a line for each part of a large file that is on the disk, tensors or a
+region of one, one for each finished file, and a last one once all is built. What a line speaks of was flushed to the
+disk before the line is written; a line that a power cut takes away only means that its file is made again.
 """
 
 import json
@@ -14,6 +14,7 @@ from qdqcli.errors import UsageError
 from qdqcli.run.fingerprint import Fingerprint, difference
 from qdqcli.run.plan import Plan
 from qdqcli.run.record import record_rows, restore_rows
+from qdqcli.run.region import Region
 from qdqcli.run.result import Row
 from qdqcli.tensors.checkpoint import Waiting
 from qdqcli.tensors.line_log import LineLog
@@ -28,8 +29,10 @@ class Progress:
 
     records: list[Mapping[str, Any]] = field(default_factory=list)
     """Of the rows of its first tensors."""
+    regions: list[Region] = field(default_factory=list)
+    """Of the tensor behind them, in its order."""
     unfinished: Waiting | None = None
-    """The file that holds these tensors, if it waits."""
+    """The file that holds all this, if it waits."""
     finished: FileIdentity | None = None
     """Of the finished file, which then holds all tensors."""
 
@@ -81,7 +84,7 @@ class Journal:
     @property
     def has_progress(self) -> bool:
         """Whether a later run would find something."""
-        return any(shard.records for shard in self._shards)
+        return any(shard.records or shard.regions for shard in self._shards)
 
     def progress(self, index: int) -> Progress:
         """What is done of the shard of that number."""
@@ -97,6 +100,13 @@ class Journal:
     def add_part(self, index: int, rows: Sequence[Row], waiting: Waiting) -> None:
         """The shard's next tensors are on the disk, in a file that waits to be finished."""
         self._add({"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting}, rows)
+        self._log.sync()
+
+    def add_region(self, index: int, region: Region, waiting: Waiting) -> None:
+        """The same of a region of the shard's next tensor."""
+        self._add(
+            {"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting, "region": asdict(region)}
+        )
         self._log.sync()
 
     def add_shard(self, index: int, rows: Sequence[Row], finished: FileIdentity) -> None:
@@ -118,7 +128,7 @@ class Journal:
     def close(self) -> None:
         self._log.close()
 
-    def _add(self, head: dict[str, Any], rows: Sequence[Row]) -> None:
+    def _add(self, head: dict[str, Any], rows: Sequence[Row] = ()) -> None:
         line = head | record_rows(rows)
         self._append(line)
         self._learn(line)
@@ -128,7 +138,7 @@ class Journal:
         self._log.append(json.dumps(line, separators=(",", ":")))
 
     def _learn(self, line: Mapping[str, Any]) -> None:
-        """A line that begins at the first tensor again replaces what was known of the shard."""
+        """A line that begins at the first tensor, or at a tensor's first element, replaces what was known of it."""
         if "built" in line:
             self._is_built = True
             return
@@ -137,9 +147,15 @@ class Journal:
             self._is_built = False
             return
         shard = self._shards[line["shard"]]
+        region = Region(**line["region"]) if "region" in line else None
         if line["first"] == 0:
             shard.records = []
-        shard.records.append(line)
+        if region is None:
+            shard.records.append(line)
+        if region is None or region.start == 0:
+            shard.regions = []
+        if region is not None:
+            shard.regions.append(region)
         shard.unfinished = Waiting(*line["unfinished"]) if "unfinished" in line else None
         shard.finished = FileIdentity(**line["finished"]) if "finished" in line else None
 

@@ -18,6 +18,7 @@ from qdqcli.run.neighbours import measure_neighbours
 from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
 from qdqcli.run.quantize import GivenRange, Measurement, TensorJob, quantize_tensor
 from qdqcli.run.recipe import Decision, Skip
+from qdqcli.run.region import Region, Regions
 from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
@@ -34,7 +35,8 @@ SPREAD_BYTES = 32 << 20
 TINY_BYTES = 64 << 10
 """Smaller tensors gain nothing from a second thread."""
 PART_BYTES = 512 << 20
-"""Tensors of a large file that are flushed to the disk together; a run that resumes finds them done."""
+"""Tensors of a large file, or a region of a larger tensor, that are flushed to the disk together; a run that resumes
+finds them done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +141,7 @@ def _run_plan(
     with ExitStack() as undo:
         reader = undo.enter_context(plan.shard.open())
         writer = None if output is None else output.create(plan.checkpoint, plan.shard, reader, done.unfinished)
-        parts = None if journal is None or writer is None else _Parts(index, writer, journal)
+        parts = None if journal is None or writer is None else _Parts(index, plan, writer, journal)
         if writer is not None:
             undo.callback(writer.abort if parts is None else parts.leave)
         job = _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer, parts=parts)
@@ -166,9 +168,13 @@ def measure_shard(
 class _Parts:
     """A shard's output that becomes durable part by part. Flushing goes on beside the work on the next part."""
 
-    def __init__(self, index: int, writer: ShardWriter, journal: Journal) -> None:
+    def __init__(self, index: int, plan: Plan, writer: ShardWriter, journal: Journal) -> None:
+        self._tensors = plan.shard.tensors
         self._index, self._writer, self._journal = index, writer, journal
+        progress = journal.progress(index)
+        self._first, self._done = progress.num_rows, list(progress.regions)
         self._rows: list[Row] = []
+        self._region: Region | None = None
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="qdq-flush")
         self._flushing: Future[Waiting | None] | None = None
 
@@ -178,12 +184,26 @@ class _Parts:
         self._rows += rows
         self._flushing = self._flusher.submit(self._writer.sync)
 
+    def regions(self, tensor: TensorInfo) -> Regions:
+        """For a tensor that is a part of its own: each of its regions is one."""
+        is_begun = tensor == self._tensors[self._first]
+        return Regions(self._done if is_begun else (), PART_BYTES, self._flush_region)
+
+    def _flush_region(self, region: Region) -> None:
+        self.flush([])
+        self._region = region
+
     def settle(self) -> None:
         """Wait for the flushing, and note in the journal what is on the disk."""
         if self._flushing is None:
             return
         waiting, self._flushing = self._flushing.result(), None
-        if waiting is not None:
+        region, self._region = self._region, None
+        if waiting is None:
+            return
+        if region is not None:
+            self._journal.add_region(self._index, region, waiting)
+        else:
             self._journal.add_part(self._index, self._rows, waiting)
             self._rows = []
 
@@ -253,6 +273,9 @@ class _ShardJob:
         part: list[list[Task]] = []
         nbytes = 0
         for batch in batches:
+            if part and _is_large(batch[0][0]):  # alone, since its regions follow what is done
+                yield part
+                part, nbytes = [], 0
             part.append(batch)
             nbytes += sum(tensor.nbytes for tensor, _ in batch)
             if nbytes >= PART_BYTES:
@@ -315,8 +338,20 @@ class _ShardJob:
             reader=self.reader,
             writer=self.writer,
             on_bytes=self.measuring.on_bytes,
+            regions=self._regions(tensor),
         )
         return _row(source, decision, quantize_tensor(job, self.workers), self.measuring)
+
+    def _regions(self, tensor: TensorInfo) -> Regions | None:
+        """Of a tensor whose output becomes durable region by region; sums of each slice are not kept on the way."""
+        if self.parts is None or self.measuring.per_slice or not _is_large(tensor):
+            return None
+        return self.parts.regions(tensor)
+
+
+def _is_large(tensor: TensorInfo) -> bool:
+    """Whether it is a part of its own, and more than one."""
+    return tensor.nbytes > PART_BYTES
 
 
 def _is_tiny(batch: Sequence[Task]) -> bool:

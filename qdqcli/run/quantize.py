@@ -6,12 +6,13 @@ one reads them again, from the page cache as a rule. A large 16-bit tensor with 
 measured: the counts of its patterns tell all.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import isfinite, isnan, nan
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +27,7 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
 from qdqcli.ranges.estimator import estimator
 from qdqcli.run.blocks import Block, blocks_of, check_trouble, read_block, span_of, write_block
 from qdqcli.run.estimate import count_patterns, ends_in_memory, estimate_ends, has_histogram
+from qdqcli.run.region import Region, Regions
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
@@ -56,6 +58,8 @@ class TensorJob:
     """None: only measure."""
     on_bytes: Callable[[int], None] = lambda _: None
     """Told of the bytes of each finished block, from any thread."""
+    regions: Regions | None = None
+    """Where the output becomes durable region by region; not with `per_slice`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,17 @@ class _Part:
     """(chunks, SUM_COLUMNS)."""
     slices: "_BlockSlices | None" = None
     """Where slices are short and the block alone knows of them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For a run that resumes; sums of each slice are not kept."""
+        slices = None if self.slices is None else asdict(self.slices)
+        return {"rows": b64encode(self.rows.tobytes()).decode(), "slices": slices}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse."""
+        rows = np.frombuffer(b64decode(data["rows"])).reshape(-1, columns.SUM_COLUMNS)
+        return cls(rows=rows, slices=data["slices"] and _BlockSlices(**data["slices"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +150,7 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
     params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
     rows = histogram.error_sums(params)
     if job.writer is not None:
-        workers.map(partial(_write_block_quantized, job, layout, workers, params), blocks)
+        _map_blocks(job, workers, "patterns", partial(_write_block_quantized, job, layout, workers, params), blocks)
     return Measurement(
         sums=error_sums(rows.tolist(), layout.num_elements, int(params.degenerate.sum())),
         hull=_hull_of(ends),
@@ -143,18 +158,23 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
     )
 
 
-def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block) -> None:
+def _write_block_quantized(
+    job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
+) -> _Part:
+    """Write one block; all that is to be known of it is known already."""
+    nothing = _Part(rows=empty_sums(0))
     span = span_of(job.reader, job.writer, job.info, workers, block)
     if span is not None:
         done = cpu_spans.quantize(span, layout, params)
         check_trouble(span.trouble, job.reader, job.writer, job.info)
         if done == span.stop:
             job.on_bytes(2 * (block[1] - block[0]))
-            return
+            return nothing
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _room_for_output(job, workers, x)
     cpu.quantize(x, y, block[0], *block, layout, params)
     _finish(job, y, 0, block)
+    return nothing
 
 
 def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
@@ -166,7 +186,10 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
     finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ends), slice_rows)
     # A slice's elements are added in the tensor's order: then the blocks come one after another.
-    parts = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
+    if slice_rows is None:
+        parts = _map_blocks(job, workers, "two passes", finish, blocks)
+    else:
+        parts = [workers.map(finish, [block])[0] for block in blocks]
     return Measurement(
         sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
         hull=_hull_of(ends),
@@ -176,7 +199,7 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
 
 
 def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
-    parts = workers.map(partial(_finish_block, job, layout, workers), blocks)
+    parts = _map_blocks(job, workers, "one pass", partial(_finish_block, job, layout, workers), blocks)
     slices = [part.slices for part in parts if part.slices is not None]
     num_degenerate = sum(block.num_degenerate for block in slices)
     for before, block in pairwise(slices):
@@ -189,6 +212,27 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
         num_slices=layout.num_slices,
         slice_sums=_slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
     )
+
+
+def _map_blocks(
+    job: TensorJob, workers: Workers, way: str, finish: Callable[[Block], _Part], blocks: Sequence[Block]
+) -> list[_Part]:
+    """What `finish` gives for each block; of a tensor with regions, those that are done have given it already."""
+    if job.regions is None:
+        return workers.map(finish, blocks)
+    itemsize = job.info.dtype.bits // 8
+    done = job.regions.done(way)
+    parts = [_Part.from_json(finding) for region in done for finding in region.findings]
+    begin = done[-1].stop if done else 0
+    job.on_bytes(begin * itemsize)
+    for region in job.regions.ahead(blocks, begin, itemsize):
+        found = workers.map(finish, region)
+        parts += found
+        start, stop = region[0][0], region[-1][1]
+        if stop < job.info.num_elements:
+            findings = [part.to_json() for part in found]
+            job.regions.keep(Region(way=way, start=start, stop=stop, findings=findings))
+    return parts
 
 
 def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> _Part:
