@@ -13,6 +13,7 @@ from qdqcli.report.formatter import format_for
 from qdqcli.run.listing import Listing
 from qdqcli.run.plan import Plan, check_selection, make_plans
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
+from qdqcli.tensors.message import show_path
 
 if TYPE_CHECKING:
     from qdqcli.run.journal import Journal
@@ -74,7 +75,8 @@ def measure(
         from qdqcli.ranges.file import read_ranges
 
         ranges = read_ranges(request.ranges_file)
-        for warning in check_ranges(plans, ranges, allow_unmatched=options["allow_unmatched"]):
+        source = show_path(request.ranges_file)
+        for warning in check_ranges(plans, ranges, source, allow_unmatched=options["allow_unmatched"]):
             session.note(warning)
     total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
     began = perf_counter()

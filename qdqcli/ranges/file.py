@@ -68,7 +68,7 @@ def _from_json(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
     with InputFile(path) as file:
         content = file.read(0, file.size)
     with blame(path):
-        return {name: _ends_of_entry(name, entry) for name, entry in parse_object(content).items()}
+        return {name: _ends_of_entry(name, entry) for name, entry in parse_object(content, float).items()}
 
 
 def _ends_of_entry(name: str, entry: object) -> dict[str, NDArray[np.float64]]:
@@ -82,9 +82,18 @@ def _numbers(name: str, end: str, value: Any) -> NDArray[np.float64]:
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in values):
         raise MalformedError(f"{end} of '{escape_name(name)}' is neither a number nor a list of numbers")
     try:
-        return np.array(value, np.float64)
+        numbers = np.array(value, np.float64)
     except OverflowError:
         raise MalformedError(f"{end} of '{escape_name(name)}' has a number beyond float64") from None
+    finite = np.isfinite(numbers.reshape(-1))
+    if not finite.all():  # Python writes NaN and Infinity; the tensor and the channel say more than "is not JSON"
+        channel = int(np.argmin(finite))
+        where = f" channel {channel}" if numbers.ndim else ""
+        raise MalformedError(
+            f"'{escape_name(name)}'{where}: {end} is {numbers.reshape(-1)[channel]}, which is no JSON number; infinite "
+            "ends are for .safetensors"
+        )
+    return numbers
 
 
 def _checked(name: str, ends: Mapping[str, NDArray[np.float64]]) -> Range:

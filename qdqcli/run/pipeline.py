@@ -57,8 +57,10 @@ class Measuring:
         return self.ranges[name]
 
 
-def check_ranges(plans: Sequence[Plan], ranges: Mapping[str, GivenRange], *, allow_unmatched: bool) -> list[str]:
-    """Make sure that ranges and quantized tensors belong together; warnings of what was let pass.
+def check_ranges(
+    plans: Sequence[Plan], ranges: Mapping[str, GivenRange], source: str, *, allow_unmatched: bool
+) -> list[str]:
+    """Make sure that the ranges of the file `source` and quantized tensors belong together; what a user should know.
 
     Raises:
         UsageError: a quantized tensor has no range or another number of slices; a range belongs to no tensor (a warning
@@ -73,19 +75,29 @@ def check_ranges(plans: Sequence[Plan], ranges: Mapping[str, GivenRange], *, all
     ]
     missing = [tensor.name for tensor, _ in quantized if tensor.name not in ranges]
     if missing:
-        raise UsageError(f"{listed(missing)}: no range given; add one, or --exclude the tensor")
+        raise UsageError(
+            f"{source}: no range for {listed(missing)}{nearest_names(missing[0], ranges)}; add one, or --exclude the "
+            "tensor"
+        )
     for tensor, spec in quantized:
         slices = layout_of(tensor, spec).num_ranges
         given = np.size(ranges[tensor.name][0])
         if np.ndim(ranges[tensor.name][0]) and given != slices:
-            raise UsageError(f"{listed([tensor.name])}: {given} ranges given; with these settings it has {slices}")
+            raise UsageError(
+                f"{source}: {listed([tensor.name])} has {given} ranges there and {slices} with these settings; "
+                "--axis and --group-size must be those that the ranges are for"
+            )
+    notes = []
     unknown = [name for name in ranges if name not in names]
-    warnings = (
-        [f"ranges for {listed(unknown)}, which no input has{nearest_names(unknown[0], names)}"] if unknown else []
-    )
-    if warnings and not allow_unmatched:
-        raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
-    return warnings
+    if unknown:
+        notes.append(f"{source}: ranges for {listed(unknown)}, which no input has{nearest_names(unknown[0], names)}")
+        if not allow_unmatched:
+            raise UsageError(f"{notes[0]}; --allow-unmatched makes this a warning")
+    used = {tensor.name for tensor, _ in quantized}
+    idle = [name for name in ranges if name in names and name not in used]
+    if idle:
+        notes.append(f"{source}: ranges for {listed(idle)} are not used: nothing is quantized with them")
+    return notes
 
 
 def run_plans(

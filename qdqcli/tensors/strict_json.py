@@ -4,14 +4,15 @@ Python alone takes duplicate keys (the last wins), NaN and Infinity, lone surrog
 """
 
 import json
+from collections.abc import Callable
 from math import isfinite
 from typing import NoReturn
 
 from qdqcli.tensors.message import MalformedError, escape_name
 
 
-def parse_object(data: bytes) -> dict[str, object]:
-    """The JSON object in `data`.
+def parse_object(data: bytes, parse_constant: Callable[[str], object] | None = None) -> dict[str, object]:
+    """The JSON object in `data`; with `parse_constant` NaN, Infinity and -Infinity are read by it, not refused.
 
     Raises:
         MalformedError: not UTF-8, not JSON, not an object, a key twice in one object, nested too deep to read.
@@ -23,7 +24,7 @@ def parse_object(data: bytes) -> dict[str, object]:
             object_pairs_hook=_pairs_with_escapes if "\\u" in text else _pairs,
             parse_float=_parse_float,
             parse_int=_parse_int if "-0" in text else None,
-            parse_constant=_refuse_constant,
+            parse_constant=parse_constant or _refuse_constant,
         )
     except UnicodeDecodeError as error:
         raise MalformedError(f"is not UTF-8 at byte {error.start}") from error

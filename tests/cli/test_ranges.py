@@ -86,9 +86,10 @@ def test_16_bit_ends(qdq: Any, tmp_path: Path, weights: Path) -> None:
 @pytest.mark.parametrize(
     ("ranges", "code", "words"),
     [
-        ({"w": (-1, 1)}, 2, ["'v'", "no range given"]),
-        ({"w": ([-1] * 5, [1] * 5), "v": (-1, 1)}, 2, ["'w'", "5 ranges given", "6"]),
-        ({"w": (-1, 1), "v": (-1, 1), "vv": (-1, 1)}, 2, ["'vv'", "nearest names: 'v'"]),
+        ({"w": (-1, 1)}, 2, ["r.json", "no range for 'v';"]),
+        ({"w": (-1, 1), "vv": (-1, 1)}, 2, ["r.json", "no range for 'v'; nearest names: 'vv'"]),
+        ({"w": ([-1] * 5, [1] * 5), "v": (-1, 1)}, 2, ["r.json", "'w'", "5 ranges", "6 with", "--axis"]),
+        ({"w": (-1, 1), "v": (-1, 1), "vv": (-1, 1)}, 2, ["r.json", "'vv'", "nearest names: 'v'"]),
         ({"w": ([-1, -1, 2, -1, -1, -1], [1] * 6), "v": (-1, 1)}, 3, ["r.json", "'w' channel 2", "2.0"]),
         ({"w": (-1, [1]), "v": (-1, 1)}, 3, ["r.json", "'w'", "shapes"]),
         ({"w": (True, 1), "v": (-1, 1)}, 3, ["r.json", "'w'", "neither a number"]),
@@ -102,6 +103,14 @@ def test_ranges_that_do_not_fit(
     assert result.code == code
     assert [word for word in words if word not in result.error] == []
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_ranges_that_nothing_uses_are_named(qdq: Any, tmp_path: Path, weights: Path) -> None:
+    file = as_json(tmp_path / "r.json", {"w": (-1, 1), "v": (-1, 1), "other": (0, 1)})
+    result = qdq("stats", weights, "--exclude", "v", "--ranges", file, "--allow-unmatched", "--format", "none")
+    assert result.code == 0
+    assert "r.json: ranges for 'other', which no input has" in result.err
+    assert "r.json: ranges for 'v' are not used" in result.err
 
 
 def test_nan_and_missing_files(qdq: Any, tmp_path: Path, weights: Path) -> None:
@@ -124,7 +133,9 @@ def test_files_of_other_kinds(qdq: Any, tmp_path: Path, weights: Path) -> None:
         ("r.json", b'{"w": {"input_min": 0, "input_max": 1, "input_mid": 2}}', "'w'"),
         ("r.json", b'{"w": {"input_min": "a", "input_max": 1}}', "input_min of 'w'"),
         ("r.json", b'{"w": {"input_min": [[0]], "input_max": [[1]]}}', "input_min of 'w'"),
-        ("r.json", b'{"w": {"input_min": 0, "input_max": NaN}}', "NaN"),
+        ("r.json", b'{"w": {"input_min": 0, "input_max": NaN}}', "'w': input_max is nan"),
+        ("r.json", b'{"w": {"input_min": [0, NaN], "input_max": [1, 2]}}', "'w' channel 1: input_min is nan"),
+        ("r.json", b'{"w": {"input_min": [0, 1], "input_max": [Infinity, 2]}}', "'w' channel 0: input_max is inf"),
         ("r.json", b'{"w": {"input_min": 0, "input_max": 1%s}}' % (b"0" * 400), "input_max of 'w'"),
         ("r.json", b'{"w": {"input_min": 0, "input_max": 1}, "w": {"input_min": 0, "input_max": 1}}', "'w' twice"),
         ("r.safetensors", b"12345678", "r.safetensors"),
