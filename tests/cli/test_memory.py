@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from os import SEEK_END
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.process import COMMAND, environment
@@ -56,6 +58,18 @@ def test_less_memory_may_be_allowed(tmp_path: Path) -> None:
 def test_a_tensor_of_4_gib(tmp_path: Path, options: tuple[object, ...]) -> None:
     source = write_sparse(tmp_path / "in.safetensors", (1024, 1 << 20))
     assert peak_memory("stats", source, *options) < ALLOWED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["percentile", "mse"])
+@pytest.mark.parametrize("layout", [(), ("--axis", 0), ("--axis", 1), ("--group-size", 128)], ids=str)
+def test_estimators_on_a_tensor_of_1_gib(tmp_path: Path, layout: tuple[object, ...], estimator: str) -> None:
+    source = write_sparse(tmp_path / "in.safetensors", (1 << 18, 1024))
+    with source.open("r+b") as file:
+        for block in range(16):  # no range is all zeros
+            file.seek(-(block + 1) * 64 * MIB, SEEK_END)
+            file.write(np.random.default_rng(block).standard_normal(MIB, np.float32).tobytes())
+    assert peak_memory("calibrate", source, "-o", tmp_path / "r.json", "--estimator", estimator, *layout) < ALLOWED
 
 
 def test_the_measure_sees_what_a_call_needs(tmp_path: Path) -> None:
