@@ -108,6 +108,10 @@ def search_slices(
     while i < stop:
         run, end, _ = run_at(i, inner, row, advance)
         s, end = run - first_slice, min(end, stop)
+        if ends[0, s] == ends[1, s] == 0:  # all candidates are one
+            best[s] = num_candidates - 1
+            i = end
+            continue
         _make_candidates(ends[0, s], ends[1, s], fractions, q_min, q_max, like, grids)
         _decode_run(x, i - base, end - i, like, v, a)
         # slices are alike: the one before is a guess that drops most candidates early
