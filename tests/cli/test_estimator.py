@@ -125,20 +125,31 @@ KINDS = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+LAYOUTS: list[dict[str, Any]] = [{}, {"axis": 0}, {"axis": 1}, {"group_size": 8}]
+
+
+def whole_range(x: np.ndarray, layout: dict[str, Any]) -> tuple[Any, Any]:
+    """The smallest and the largest element of each slice."""
+    if "group_size" in layout:
+        x, over = x.reshape(-1, layout["group_size"]), 1
+    else:
+        over = {0: 1, 1: 0}.get(layout.get("axis"))
+    return x.min(axis=over).astype(np.float64), x.max(axis=over).astype(np.float64)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     kind=st.sampled_from(KINDS),
-    shape=st.sampled_from([(1,), (7, 40), (33, 64)]),
-    axis=st.sampled_from([-1, 0]),
+    shape=st.sampled_from([(1, 8), (7, 40), (33, 64)]),
+    layout=st.sampled_from(LAYOUTS),
     num_bits=st.integers(2, 12),
     signed=st.booleans(),
     narrow=st.booleans(),
 )
 def test_mse_is_never_worse_than_the_range_of_all_elements(
     tmp_path_factory: pytest.TempPathFactory, seed: int, kind: tuple[str, RoundMode, ComputeDType],
-    shape: tuple[int, ...], axis: int, num_bits: int,
-    signed: bool, narrow: bool,
+    shape: tuple[int, ...], layout: dict[str, Any], num_bits: int, signed: bool, narrow: bool,
 ) -> None:  # fmt: skip
     dtype, round_mode, compute_dtype = kind
     x = sample(shape, dtype, seed)
@@ -146,14 +157,12 @@ def test_mse_is_never_worse_than_the_range_of_all_elements(
     path = write_safetensors(tmp_path_factory.mktemp("w") / "x.safetensors", {"x": x})
     attributes: dict[str, Any] = {
         "num_bits": num_bits, "signed_input": signed, "narrow_range": narrow, "round_mode": round_mode,
-        "compute_dtype": compute_dtype, "axis": axis if len(shape) > 1 else -1,
+        "compute_dtype": compute_dtype, **layout,
     }  # fmt: skip
-    over = tuple(range(1, len(shape))) if attributes["axis"] == 0 else None
-    whole = x.min(axis=over).astype(np.float64), x.max(axis=over).astype(np.float64)
     searched = mean_squared_error(path, QuantSpec(estimator="mse", **attributes), None)
-    given_whole = mean_squared_error(path, QuantSpec(range_given=True, **attributes), whole)
+    given_whole = mean_squared_error(path, QuantSpec(range_given=True, **attributes), whole_range(x, layout))
     measured = mean_squared_error(path, QuantSpec(**attributes), None)
-    if over is None:  # the sums of one slice are those of the search: not even a rounding lies between
+    if not layout:  # the sums of one slice are those of the search: not even a rounding lies between
         assert searched <= given_whole
     assert searched <= given_whole * (1 + 1e-12)
     assert searched <= measured * (1 + 1e-12), "the op itself, which does not clamp"
