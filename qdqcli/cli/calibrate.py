@@ -43,8 +43,8 @@ Examples:
 def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwrite: bool, **options: Any) -> None:
     """Estimate the ranges of tensors and store them in a file that --ranges takes.
 
-    With the same settings but for the estimator, --ranges RANGES then does in `run` or `stats` what estimating there
-    does. minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
+    With settings that are otherwise the same, the file gives `run` and `stats` what the estimator would give them.
+    minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
     codes.
     """
     check_report_paths(options["reports"])
