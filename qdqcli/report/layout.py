@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from os.path import commonprefix
 
-from rich.cells import cell_len
+from rich.cells import cell_len as rich_cell_len
 
 from qdqcli.report.escape import shorten
 from qdqcli.report.table import Column
@@ -19,6 +19,11 @@ _DROPPED_FIRST = (
     *("num_nonfinite", "num_nonfinite_output", "num_degenerate"),  # the warnings speak of them too
     *("shape", "max_abs_error", "bits", "file"),
 )
+
+
+def cell_len(text: str) -> int:
+    """Cells that a text takes; of most texts it is the number of characters."""
+    return len(text) if text.isascii() else rich_cell_len(text)
 
 
 @dataclass(frozen=True, kw_only=True)

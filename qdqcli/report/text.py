@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from functools import partial
 from textwrap import wrap
 
-from rich.cells import cell_len
 from rich.color import ColorSystem
 from rich.style import Style
 
 from qdqcli.report.escape import ascii_symbols, shorten, terminal
 from qdqcli.report.formatter import ReportOptions
-from qdqcli.report.layout import GAP, Layout, fit
+from qdqcli.report.layout import GAP, Layout, cell_len, fit
 from qdqcli.report.ranking import ranked
 from qdqcli.report.summary import facts, hidden, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, table
