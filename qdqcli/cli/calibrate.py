@@ -8,6 +8,7 @@ import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart, deliver_listing
+from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -35,6 +36,7 @@ Examples:
 )
 @click.option("--overwrite", is_flag=True, help="Replace RANGES if it exists, once the new one is whole.")
 @opt.estimating_options
+@recipe_options
 @opt.selection_options
 @opt.listing_options
 @opt.work_options

@@ -6,10 +6,14 @@ import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver_listing
+from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
-from qdqcli.run.listing import with_ranges
-from qdqcli.run.plan import check_selection
+from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.run.listing import Listing, with_ranges
+from qdqcli.run.plan import check_selection, make_plans
+from qdqcli.run.recipe import Recipe
+from qdqcli.tensors.checkpoint import Checkpoint
 
 
 @click.command(
@@ -17,11 +21,17 @@ from qdqcli.run.plan import check_selection
 Examples:
   qdq inspect MODEL_FOLDER
   qdq inspect MODEL_FOLDER --num-bits 4 --group-size 128 --min-ndim 2
+  qdq inspect MODEL_FOLDER --preset weights-only --preset int4-group128
   qdq inspect model.safetensors --ranges --format json"""
 )
 @opt.inputs_argument
-@click.option("--ranges", is_flag=True, help="Read the data too: smallest and largest element, NaN and infinities.")
+@click.option(
+    "--ranges",
+    is_flag=True,
+    help="Read the data of all floating-point tensors too: smallest and largest element, NaN and infinities.",
+)
 @opt.op_options
+@recipe_options
 @opt.selection_options
 @opt.listing_options
 @opt.work_options
@@ -39,6 +49,16 @@ def inspect(session: Session, /, inputs: tuple[str, ...], ranges: bool, **option
     plans = plan_inputs(checkpoints, request, options, session)
     listing = listing_of("inspect", plans, request, options)
     if ranges:
-        listing = with_ranges(listing, measure(session, "inspect", plans, request, options | {"per_channel": False}))
+        listing = _with_ranges(listing, checkpoints, options, session)
     deliver_listing(listing, options)
     check_selection(plans)
+
+
+def _with_ranges(listing: Listing, checkpoints: list[Checkpoint], options: opt.Options, session: Session) -> Listing:
+    """The listing with the extremes of every floating-point tensor, whatever would happen to it."""
+    plain = Recipe(spec=QuantSpec(compute_dtype=ComputeDType.FLOAT32))
+    plans, _ = make_plans(checkpoints, plain)
+    if not any(isinstance(decision, QuantSpec) for plan in plans for decision in plan.decisions):
+        return listing
+    request = opt.Request(recipe=plain, ranges_file=None, settings={})
+    return with_ranges(listing, measure(session, "inspect", plans, request, {**options, "per_channel": False}))

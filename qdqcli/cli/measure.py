@@ -11,7 +11,7 @@ from qdqcli.cli.options import Options, Request
 from qdqcli.cli.session import Session
 from qdqcli.report.formatter import format_for
 from qdqcli.run.listing import Listing
-from qdqcli.run.plan import Plan, check_selection, make_plans
+from qdqcli.run.plan import Plan, check_selection, make_plans, with_decisions
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.message import show_path
 
@@ -104,6 +104,8 @@ def measure(
         elapsed = perf_counter() - began
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
                        f"{workers.num_threads} threads")  # fmt: skip
+    if request.has_recipe:
+        rows = with_decisions(plans, rows)
     return replace(result_of(command, plans, request.settings, rows), verification=verification)
 
 
@@ -141,7 +143,8 @@ def open_journal(
     from qdqcli.run.journal import Journal
 
     settings = {**request.settings, "per_channel": options["per_channel"]}
-    settings.pop("ranges", None)  # the file may have another name: its content counts
+    for name in ("ranges", "recipe", "rules"):  # files may have other names: what they say counts
+        settings.pop(name, None)
     return Journal(output, plans, fingerprint_of(plans, settings, ranges), options["scale_bits"])
 
 
@@ -168,4 +171,4 @@ def progress(session: Session, total_bytes: int) -> Iterator[Callable[[int], Non
 
 def listing_of(command: str, plans: Sequence[Plan], request: Request, options: Options) -> Listing:
     """What would happen to each tensor."""
-    return Listing.of(command, plans, request.settings, options["scale_bits"])
+    return Listing.of(command, plans, request.settings, options["scale_bits"], has_recipe=request.has_recipe)

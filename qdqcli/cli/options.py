@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qdqcli.cli.layers import Layers, recipe_options
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
@@ -249,7 +250,14 @@ def talk_options(function: Function) -> Function:
 def measuring_options(function: Function) -> Function:
     """All that a command takes which quantizes and reports."""
     return apply(
-        function, op_options, given_ranges_option, selection_options, report_options, work_options, talk_options
+        function,
+        op_options,
+        given_ranges_option,
+        recipe_options,
+        selection_options,
+        report_options,
+        work_options,
+        talk_options,
     )
 
 
@@ -261,6 +269,8 @@ class Request:
     ranges_file: Path | None
     settings: Mapping[str, Any]
     """The options that decide the result, as JSON values."""
+    has_recipe: bool = False
+    """Whether a report says what decided over each tensor."""
 
 
 def request_of(options: Options, session: Session) -> Request:
@@ -269,6 +279,8 @@ def request_of(options: Options, session: Session) -> Request:
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
     """
+    layers = Layers.of(options, session)
+    options = layers.options
     given_range = _given_range(options.get("input_min"), options.get("input_max"))
     ranges_file = options.get("ranges_file")
     if given_range is not None and ranges_file is not None:
@@ -278,9 +290,11 @@ def request_of(options: Options, session: Session) -> Request:
         session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
     if group_size is not None and axis not in ("none", WHOLE_TENSOR):
         raise UsageError(f"--group-size excludes --axis {axis}; give one of them")
-    if options.get("ragged_groups") and group_size is None:
+    set_by_rules = {key for rule in layers.rules for key in rule.changes}
+    if options.get("ragged_groups") and group_size is None and "group_size" not in set_by_rules:
         raise UsageError("--ragged-groups needs --group-size")
-    _check_estimator(options, is_range_given=given_range is not None or ranges_file is not None)
+    if "estimator" not in set_by_rules:
+        _check_estimator(options, is_range_given=given_range is not None or ranges_file is not None)
     attributes = {name: options[name] for name in ATTRIBUTES if name in options}
     spec = QuantSpec(
         **attributes,
@@ -294,8 +308,15 @@ def request_of(options: Options, session: Session) -> Request:
         include=options["include"],
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],
+        rules=layers.rules,
+        places=layers.places,
     )
-    return Request(recipe=recipe, ranges_file=ranges_file, settings=_settings(options))
+    return Request(
+        recipe=recipe,
+        ranges_file=ranges_file,
+        settings={**_settings(options), **layers.settings},
+        has_recipe=bool(layers.settings),
+    )
 
 
 ATTRIBUTES = (

@@ -11,6 +11,7 @@ from typing import Any
 
 from qdqcli.op.spec import QuantSpec
 from qdqcli.report.escape import csv_cell
+from qdqcli.report.explanation import decided_text
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.run.result import STATS, Row, RunResult, SkippedTensor, row_to_json, spec_to_json
 
@@ -21,6 +22,7 @@ COLUMNS = (
     *("range_input_min", "range_input_max"),
     *STATS,
     "exact",
+    "decided_by",
 )
 """`range_*` is the range that set the grid; `input_min` and `input_max` are the data's."""
 
@@ -37,6 +39,7 @@ def _cells(row: Row) -> dict[str, Any]:
     data = row_to_json(row)
     head: dict[str, Any] = {key: data.get(key) for key in ("name", "file", "dtype", "status", "reason")}
     head["shape"] = "x".join(map(str, row.source.shape)) or "scalar"
+    head["decided_by"] = decided_text(row.decided_by, str) if row.decided_by else None
     if isinstance(row, SkippedTensor):
         return head | {"num_elements": row.num_elements}
     ranges = {f"range_{key}": value for key, value in data["range"].items()}

@@ -8,13 +8,14 @@ from io import StringIO
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.report import escape
+from qdqcli.report.explanation import decided_text, ranked_places
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.layout import fit
-from qdqcli.report.number import counted, metric_text, metric_title
+from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
+from qdqcli.run.decision import Skip
 from qdqcli.run.listing import ListedTensor, Listing, listing_to_json
-from qdqcli.run.recipe import Skip
 from qdqcli.run.result import range_to_json
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -76,6 +77,7 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:
     def column(name: str, title: str, cells: Sequence[str], *, is_number: bool = False) -> Column:
         return Column(name=name, title=title, cells=cells, is_number=is_number)
 
+    has_recipe = any(t.decided_by is not None for t in tensors)
     ranges = [name for name in ("input_min", "input_max", "num_nonfinite") if any(name in t.ranges for t in tensors)]
     ends = ("lowest min", "highest max") if any(t.estimated for t in tensors) else ()
     return [
@@ -83,10 +85,12 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:
         column("dtype", "dtype", [t.source.dtype for t in tensors]),
         column("shape", "shape", [shape_text(t.source.shape) for t in tensors], is_number=True),
         column("size", "size", [size_text(t.num_bytes) for t in tensors], is_number=True),
+        column("packed", "packed", [size_text(t.num_quantized_bytes) for t in tensors], is_number=True),
         column("becomes", "becomes", [_becomes(t, quote) for t in tensors]),
         column(
             "bits", "bits/weight", [metric_text("bits_per_weight", t.bits_per_weight) for t in tensors], is_number=True
         ),
+        *([column("decided", "decided by", [_decided_by(t, quote) for t in tensors])] if has_recipe else []),
         *(
             column(name, metric_title(name), [metric_text(name, t.ranges.get(name)) for t in tensors], is_number=True)
             for name in ranges
@@ -108,6 +112,10 @@ def _becomes(tensor: ListedTensor, quote: Quote) -> str:
         return f"as it is: {quote(tensor.decision.reason)}"
     ranges = f" ({tensor.num_slices:,} ranges)" if tensor.num_slices > 1 else ""
     return spec_text(tensor.decision) + ranges
+
+
+def _decided_by(tensor: ListedTensor, quote: Quote) -> str:
+    return ", ".join(map(quote, ranked_places(tensor.decided_by or {}))) or NO_NUMBER
 
 
 def _totals(listing: Listing) -> Iterator[str]:
@@ -137,8 +145,8 @@ def _jsonl(listing: Listing, _options: ReportOptions) -> Iterator[str]:
 
 def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
     columns = (*("name", "file", "dtype", "shape", "num_bytes", "num_elements", "status", "reason", "settings"),
-               *("num_ranges", "bits_per_weight", "input_min", "input_max", "num_nonfinite"),
-               *("range_min", "range_max"))  # fmt: skip
+               *("num_ranges", "bits_per_weight", "num_quantized_bytes", "decided_by"),
+               *("input_min", "input_max", "num_nonfinite", "range_min", "range_max"))  # fmt: skip
     text = partial(escape.csv_cell, ascii_only=options.ascii_only)
     yield ",".join(columns)
     for tensor in listing.tensors:
@@ -157,6 +165,8 @@ def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
                 spec_text(tensor.decision) if isinstance(tensor.decision, QuantSpec) else None,
                 tensor.num_slices if is_quantized else None,
                 tensor.bits_per_weight,
+                tensor.num_quantized_bytes,
+                decided_text(tensor.decided_by or {}, text),
                 *(tensor.ranges.get(name) for name in ("input_min", "input_max", "num_nonfinite")),
                 *(range_to_json(*(tensor.estimated or (None, None))).values()),
             ]

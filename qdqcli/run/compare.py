@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from qdqcli.op.cpu_compare import sum_differences
 from qdqcli.run.blocks import Block, blocks_of, read_block
 from qdqcli.run.count import Pair, count_pairs
+from qdqcli.run.decision import Decision, Skip
 from qdqcli.run.plan import Plan, file_of, source_of
 from qdqcli.run.quantize import error_sums
-from qdqcli.run.recipe import Decision, Skip
 from qdqcli.run.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import ErrorSums

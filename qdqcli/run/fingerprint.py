@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qdqcli import __version__
+from qdqcli.run.decision import Decision
 from qdqcli.run.plan import Plan
-from qdqcli.run.recipe import Decision
 from qdqcli.tensors.message import escape, escape_name
 from qdqcli.tensors.storage import FileIdentity, InputFile
 

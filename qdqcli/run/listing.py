@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from qdqcli.op.spec import QuantSpec
+from qdqcli.run.decision import Decision, Resolution, Skip
 from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
-from qdqcli.run.recipe import Decision, Skip
 from qdqcli.run.result import RunResult, Source, TensorResult, header_to_json, range_to_json, spec_to_json
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.stats.metrics import METRICS, MetricValue
@@ -28,10 +28,17 @@ class ListedTensor:
     """Ranges that it would have; 0 where it is skipped."""
     quantized_bits: int = 0
     """Storage bits that the codes and scales would take; 0 where it is skipped."""
+    decided_by: Mapping[str, str] | None = None
+    """Setting -> which table of a recipe decided it, where there is a recipe."""
     ranges: Mapping[str, MetricValue] = field(default_factory=dict)
     """`RANGES`, where the data was read."""
     estimated: tuple[float, float] | None = None
     """The hull of its ranges, where an estimator chose them."""
+
+    @property
+    def num_quantized_bytes(self) -> int:
+        """Bytes of the packed codes and scales, or of the tensor as it is."""
+        return -(-self.quantized_bits // 8) or self.num_bytes
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -40,8 +47,11 @@ class ListedTensor:
         return bits / self.num_elements if self.num_elements else None
 
     @classmethod
-    def of(cls, source: Source, tensor: TensorInfo, decision: Decision, scale_bits: int) -> Self:
+    def of(
+        cls, source: Source, tensor: TensorInfo, resolution: Resolution, scale_bits: int, *, has_recipe: bool
+    ) -> Self:
         """Work out the sizes."""
+        decision = resolution.decision
         slices = layout_of(tensor, decision).num_slices if isinstance(decision, QuantSpec) else 0
         bits = tensor.num_elements * decision.num_bits + slices * scale_bits if isinstance(decision, QuantSpec) else 0
         return cls(
@@ -51,6 +61,7 @@ class ListedTensor:
             decision=decision,
             num_slices=slices,
             quantized_bits=bits,
+            decided_by=resolution.decided_by if has_recipe else None,
         )
 
 
@@ -64,18 +75,26 @@ class Listing:
     tensors: Sequence[ListedTensor]
 
     @classmethod
-    def of(cls, command: str, plans: Sequence[Plan], settings: Mapping[str, Any], scale_bits: int) -> Self:
-        """List what the plans say."""
-        sources = [
-            (source_of(file, tensor), tensor, what)
+    def of(
+        cls,
+        command: str,
+        plans: Sequence[Plan],
+        settings: Mapping[str, Any],
+        scale_bits: int,
+        *,
+        has_recipe: bool = False,
+    ) -> Self:
+        """List what the plans say and, where there is a recipe, what of it decides over each tensor."""
+        tensors = [
+            ListedTensor.of(source_of(file, tensor), tensor, resolution, scale_bits, has_recipe=has_recipe)
             for file, plan in ((file_of(plan), plan) for plan in plans)
-            for tensor, what in plan.tensors
+            for tensor, resolution in zip(plan.shard.tensors, plan.resolutions, strict=True)
         ]
         return cls(
             command=command,
             inputs=inputs_of(plans),
             settings=settings,
-            tensors=[ListedTensor.of(source, tensor, what, scale_bits) for source, tensor, what in sources],
+            tensors=tensors,
         )
 
     @property
@@ -97,7 +116,7 @@ class Listing:
 
 
 def with_ranges(listing: Listing, run: RunResult) -> Listing:
-    """The listing with what reading the data of the quantized tensors found: rows stand in the same order."""
+    """The listing with what reading the data found: rows stand in the same order."""
     tensors = [
         replace(tensor, ranges={name: METRICS[name].value(row.sums) for name in RANGES})
         if isinstance(row, TensorResult)
@@ -132,14 +151,18 @@ def _tensor_to_json(tensor: ListedTensor) -> dict[str, Any]:
         "dtype": source.dtype,
         "shape": list(source.shape),
         "num_bytes": tensor.num_bytes,
+        "num_quantized_bytes": tensor.num_quantized_bytes,
     }
+    decided_by = {} if tensor.decided_by is None else {"decided_by": dict(tensor.decided_by)}
     stats = {"num_elements": tensor.num_elements, **tensor.ranges, "bits_per_weight": tensor.bits_per_weight}
     if isinstance(decision, Skip):
-        return head | {"status": "skipped", "reason": decision.reason, "stats": stats}
-    return head | {
+        return {**head, "status": "skipped", "reason": decision.reason, "stats": stats, **decided_by}
+    return {
+        **head,
         "status": "quantized",
         "spec": spec_to_json(decision),
         "num_ranges": tensor.num_slices,
         **({} if tensor.estimated is None else {"range": range_to_json(*tensor.estimated)}),
         "stats": stats,
+        **decided_by,
     }

@@ -1,10 +1,12 @@
 """What will happen to each tensor, known from the headers alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from qdqcli.run.recipe import Decision, Recipe, Skip, check_selected
-from qdqcli.run.result import Source
+from qdqcli.run.decision import Decision, Resolution, Skip
+from qdqcli.run.recipe import Recipe, check_selected
+from qdqcli.run.result import Row, Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.message import show_path
 from qdqcli.tensors.tensor import TensorInfo
@@ -16,8 +18,13 @@ class Plan:
 
     checkpoint: Checkpoint
     shard: Shard
-    decisions: Sequence[Decision]
-    """One per tensor of the shard."""
+    resolutions: Sequence[Resolution]
+    """What holds for each tensor of the shard, and why."""
+
+    @cached_property
+    def decisions(self) -> Sequence[Decision]:
+        """One per tensor of the shard."""
+        return [resolution.decision for resolution in self.resolutions]
 
     @property
     def tensors(self) -> Iterator[tuple[TensorInfo, Decision]]:
@@ -30,21 +37,27 @@ def make_plans(
     """Decide on every tensor of every checkpoint; also returns warnings.
 
     Raises:
-        UsageError: the selection does not fit the checkpoints, see `Recipe.decide`.
+        UsageError: the selection does not fit the checkpoints, see `Recipe.resolve`.
     """
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
-    decisions, warnings = recipe.decide(tensors, allow_unmatched=allow_unmatched)
-    remaining = iter(decisions)
+    resolutions, warnings = recipe.resolve(tensors, allow_unmatched=allow_unmatched)
+    remaining = iter(resolutions)
     plans = [
         Plan(
             checkpoint=checkpoint,
             shard=shard,
-            decisions=[_unless_superseded(checkpoint, tensor, next(remaining)) for tensor in shard.tensors],
+            resolutions=[_unless_superseded(checkpoint, tensor, next(remaining)) for tensor in shard.tensors],
         )
         for checkpoint in checkpoints
         for shard in checkpoint.shards
     ]
     return plans, warnings
+
+
+def with_decisions(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Row]:
+    """The rows with what decided over each; they stand in the plans' order."""
+    resolutions = (resolution for plan in plans for resolution in plan.resolutions)
+    return [replace(row, decided_by=found.decided_by) for row, found in zip(rows, resolutions, strict=True)]
 
 
 def check_selection(plans: Sequence[Plan]) -> None:
@@ -72,6 +85,8 @@ def source_of(file: str, tensor: TensorInfo) -> Source:
     return Source(name=tensor.name, file=file, dtype=tensor.dtype.name, shape=tensor.shape)
 
 
-def _unless_superseded(checkpoint: Checkpoint, tensor: TensorInfo, decision: Decision) -> Decision:
+def _unless_superseded(checkpoint: Checkpoint, tensor: TensorInfo, resolution: Resolution) -> Resolution:
     shard = checkpoint.superseded.get((tensor.shard, tensor.name))
-    return decision if shard is None else Skip(reason=f"superseded: the index takes it from {shard}")
+    if shard is None:
+        return resolution
+    return Resolution(decision=Skip(reason=f"superseded: the index takes it from {shard}"), settings={})

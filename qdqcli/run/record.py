@@ -13,8 +13,8 @@ from math import isnan, nan
 from operator import attrgetter
 from typing import Any
 
+from qdqcli.run.decision import Skip
 from qdqcli.run.plan import Plan, file_of, source_of
-from qdqcli.run.recipe import Skip
 from qdqcli.run.result import Row, SkippedTensor, TensorResult
 from qdqcli.stats.sums import ErrorSums
 

@@ -53,6 +53,8 @@ class TensorResult:
     """Of the elements and of their errors, where it was asked for."""
     reported: Mapping[str, MetricValue] | None = None
     """`stats` as an earlier report has them; `sums` then holds counts and extremes alone."""
+    decided_by: Mapping[str, str] | None = None
+    """Setting -> which table of a recipe decided it, where there was a recipe."""
 
     @property
     def num_elements(self) -> int:
@@ -94,6 +96,8 @@ class SkippedTensor:
     reason: str
     is_failure: bool = False
     """It should have been measured and could not be: a budget does not let it pass."""
+    decided_by: Mapping[str, str] | None = None
+    """What of a recipe leaves it as it is, where there was a recipe."""
 
 
 Row = TensorResult | SkippedTensor
@@ -195,8 +199,9 @@ def row_to_json(row: Row) -> dict[str, Any]:
         "dtype": row.source.dtype,
         "shape": list(row.source.shape),
     }
+    decided_by = {} if row.decided_by is None else {"decided_by": dict(row.decided_by)}
     if isinstance(row, SkippedTensor):
-        return head | {"status": "failed" if row.is_failure else "skipped", "reason": row.reason}
+        return head | {"status": "failed" if row.is_failure else "skipped", "reason": row.reason} | decided_by
     body = {
         "status": "quantized",
         "spec": None if row.spec is None else spec_to_json(row.spec),
@@ -208,7 +213,7 @@ def row_to_json(row: Row) -> dict[str, Any]:
         body["candidate"] = {"name": other.name, "file": other.file, "dtype": other.dtype}
     channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
     histograms = {} if row.histograms is None else {"histograms": histograms_to_json(row.histograms)}
-    return head | body | channels | histograms
+    return head | body | decided_by | channels | histograms
 
 
 class Headed(Protocol):

@@ -76,6 +76,7 @@ def _row(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:
             num_elements=prod(shape),
             reason=_text(entry["reason"]),
             is_failure=entry["status"] == "failed",
+            decided_by=_decided_by(entry),
         )
     stats = _numbers(entry["stats"], STATS)
     spec = None if entry["spec"] is None else QuantSpec(**entry["spec"])
@@ -92,7 +93,13 @@ def _row(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:
         channels=_channels(entry["channels"]) if "channels" in entry else None,
         histograms=histograms_from_json(entry["histograms"]) if "histograms" in entry else None,
         reported=stats,
+        decided_by=_decided_by(entry),
     )
+
+
+def _decided_by(entry: Mapping[str, Any]) -> Mapping[str, str] | None:
+    found = entry.get("decided_by")
+    return None if found is None else {_text(key): _text(place) for key, place in found.items()}
 
 
 def _candidate(data: Mapping[str, Any], shape: tuple[int, ...]) -> Source:

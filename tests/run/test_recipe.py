@@ -4,8 +4,9 @@ import pytest
 
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
+from qdqcli.run.decision import Skip
 from qdqcli.run.matching import compile_pattern
-from qdqcli.run.recipe import Recipe, Skip, check_selected
+from qdqcli.run.recipe import Recipe, check_selected
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
 
 SPEC = QuantSpec(num_bits=4)

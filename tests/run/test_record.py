@@ -59,6 +59,6 @@ def test_every_field_of_a_row_is_recorded_or_known_otherwise() -> None:
     recorded = {"input_min", "input_max", "num_slices", "sums", "channels"}
     in_the_plan = {"source", "spec", "scale_bits"}
     of_other_commands = {"candidate", "reported"}
-    measured_at_the_end = {"histograms"}
+    added_at_the_end = {"histograms", "decided_by"}
     names = {field.name for field in fields(TensorResult)}
-    assert names == recorded | in_the_plan | of_other_commands | measured_at_the_end
+    assert names == recorded | in_the_plan | of_other_commands | added_at_the_end

@@ -1,0 +1,115 @@
+"""`--recipe` and `--preset`: recipes laid under the options of the command line."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from qdqcli.cli.session import Session
+from qdqcli.op.spec import DEFAULT_ESTIMATOR
+from qdqcli.run.preset import PRESETS, preset
+from qdqcli.run.recipe_file import read_recipe
+from qdqcli.run.recipe_keys import SELECTION, SETTINGS
+from qdqcli.run.rule import Rule, displaced, rule_to_json
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Options = Mapping[str, Any]
+
+
+def recipe_options(function: Function) -> Function:
+    """Settings by tensor, from files."""
+    preset_option = click.option(
+        "--preset", "presets", multiple=True, type=click.Choice(PRESETS), metavar="NAME",
+        help=f"Take a recipe that comes with qdq, under --recipe: {', '.join(PRESETS)}. Repeatable; 'qdq recipe show "
+        "NAME' prints it.")  # fmt: skip
+    recipe_option = click.option(
+        "--recipe", type=click.Path(path_type=Path), metavar="FILE",
+        help="Take settings by tensor from this TOML or JSON file: its rules override options, which override its "
+        "[defaults].")  # fmt: skip
+    return recipe_option(preset_option(function))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """The options with recipes laid under them."""
+
+    options: Options
+    """As if all had been given on the command line."""
+    rules: Sequence[Rule] = ()
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Key -> what set it, the one that holds last."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What a report says of the recipes, as JSON values."""
+
+    @classmethod
+    def of(cls, options: Options, session: Session) -> "Layers":
+        """Read the recipes that are asked for.
+
+        Raises:
+            UsageError: a recipe is malformed.
+        """
+        recipe, names = options.get("recipe"), options.get("presets", ())
+        if recipe is None and not names:
+            return cls(options=options)
+        sources = [*map(preset, names), *([] if recipe is None else [read_recipe(recipe)])]
+        for note in (note for source in sources for note in source.notes):
+            session.note(note)
+        laid = _Laid(options=dict(options), places={})
+        for source in sources:
+            laid.lay(source.defaults, dict.fromkeys((*SETTINGS, *SELECTION), source.place))
+        given = _given(options)
+        laid.lay(given, {key: _flag(key) for key in given})
+        places = {key.removesuffix("_file"): found for key, found in laid.places.items()}
+        rules = [rule for source in sources for rule in source.rules]
+        settings = {
+            "presets": list(names),
+            "recipe": None if recipe is None else str(recipe),
+            "rules": list(map(rule_to_json, rules)),
+        }
+        return cls(options=laid.options, rules=rules, places=places, settings=settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Laid:
+    """Options on the way: a table replaces what it names, and the settings that these exclude."""
+
+    options: dict[str, Any]
+    places: dict[str, tuple[str, ...]]
+
+    def lay(self, changes: Mapping[str, Any], place: Mapping[str, str]) -> None:
+        laid = {key: (value, key) for key, value in changes.items()}
+        for key, (value, because) in (_replaced(changes) | laid).items():
+            if key in changes or self.options.get(key) != value:
+                self.options[key] = value
+                self.places[key] = (*self.places.get(key, ()), place[because])
+
+
+def _replaced(changes: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """What a later table makes of settings that exclude its own, and the setting because of which."""
+    found = displaced(changes)
+    if "axis" in changes and "group_size" not in changes:
+        found["group_size"] = None, "axis"
+    for key in ("estimator", "ranges_file"):
+        if key in changes and "input_min" not in changes:
+            found |= {"input_min": (None, key), "input_max": (None, key)}
+    if "ranges_file" in changes and "estimator" not in changes:
+        found["estimator"] = DEFAULT_ESTIMATOR, "ranges_file"
+    return found
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """The options that stand on the command line."""
+    context = click.get_current_context()
+    return {
+        key: options[key]
+        for key in (*SETTINGS, *SELECTION, "ranges_file")
+        if key in options and context.get_parameter_source(key) is not ParameterSource.DEFAULT
+    }
+
+
+def _flag(key: str) -> str:
+    """How the command line calls it."""
+    return "--" + key.removesuffix("_file").replace("_", "-")

@@ -1,0 +1,125 @@
+"""Which table of a recipe decided what: a line per tensor or, of tensors that were asked for, one per setting."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from qdqcli.report import escape
+from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.layout import fit
+from qdqcli.report.number import NO_NUMBER, counted
+from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
+from qdqcli.report.text import table_lines
+from qdqcli.run.decision import Skip
+from qdqcli.run.explanation import (
+    BUILT_IN,
+    ExplainedTensor,
+    Explanation,
+    explanation_summary,
+    fields_of,
+    head_to_json,
+    resolution_to_json,
+)
+from qdqcli.run.result import header_to_json
+
+
+def render_json(explanation: Explanation) -> str:
+    """Everything, a line per tensor; what tensors of a kind have in common is written out once."""
+    tensors = explanation.tensors
+    kinds = {id(tensor.resolution): tensor.resolution for tensor in tensors}
+    common = {key: escape.json_text(resolution_to_json(resolution))[1:] for key, resolution in kinds.items()}
+    head = escape.json_text(header_to_json(explanation) | {"summary": explanation_summary(explanation)}, indent=2)
+    lines = [
+        f"    {escape.json_text(head_to_json(tensor))[:-1]}, {common[id(tensor.resolution)]}" for tensor in tensors
+    ]
+    return f'{head[:-2]},\n  "tensors": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
+
+
+def render_table(explanation: Explanation, options: ReportOptions) -> str:
+    """For eyes."""
+    quote = partial(_quoted, options=options)
+    lines = _details(explanation, options, quote) if explanation.is_detailed else _rows(explanation, options, quote)
+    text = "".join(line + "\n" for line in lines)
+    return escape.ascii_symbols(text) if options.ascii_only else text
+
+
+def decided_text(decided_by: Mapping[str, str], quote: Quote) -> str:
+    """What decided which settings, rules first: `rule 1 (line 5): num_bits; [defaults] (line 2): axis`."""
+    keys: dict[str, list[str]] = {}
+    for key, place in decided_by.items():
+        keys.setdefault(place, []).append(key)
+    return "; ".join(f"{quote(place)}: {', '.join(keys[place])}" for place in ranked_places(decided_by))
+
+
+def ranked_places(decided_by: Mapping[str, str]) -> list[str]:
+    """The places, each once: rules before what is for all tensors."""
+    return sorted(dict.fromkeys(decided_by.values()), key=lambda place: "rule " not in place)
+
+
+def _rows(explanation: Explanation, options: ReportOptions, quote: Quote) -> Iterator[str]:
+    tensors = explanation.tensors
+    becomes, decided = _by_resolution(tensors, quote)
+    if tensors:
+        columns = [
+            Column(name="tensor", title="tensor", cells=[quote(tensor.source.name) for tensor in tensors]),
+            Column(name="becomes", title="becomes", cells=becomes),
+            Column(name="decided", title="decided by", cells=decided),
+        ]
+        layout = fit(columns, "name", options.width, options.ellipsis)
+        yield from table_lines(layout, options)
+        yield from layout.remarks
+        yield ""
+    summary = explanation_summary(explanation)
+    yield f"{counted(summary['num_tensors'], 'tensor')}, {summary['num_quantized']:,} to quantize; all else is built in"
+
+
+def _by_resolution(tensors: Sequence[ExplainedTensor], quote: Quote) -> tuple[list[str], list[str]]:
+    """What becomes of each tensor and what decides that: the same texts for all tensors of a kind."""
+    texts: dict[int, tuple[str, str]] = {}
+    for tensor in tensors:
+        if id(tensor.resolution) not in texts:
+            decided = decided_text(tensor.resolution.decided_by, quote)
+            texts[id(tensor.resolution)] = _becomes(tensor, quote), decided or NO_NUMBER
+    pairs = [texts[id(tensor.resolution)] for tensor in tensors]
+    return [becomes for becomes, _ in pairs], [decided for _, decided in pairs]
+
+
+def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> Iterator[str]:
+    for number, tensor in enumerate(explanation.tensors):
+        source = tensor.source
+        yield from ("",) if number else ()
+        yield f"{quote(source.name)}  {source.dtype}  {shape_text(source.shape)}  {_becomes(tensor, quote)}"
+        yield f"matched by  {', '.join(quote(rule.place) for rule in tensor.resolution.rules) or 'no rule'}"
+        fields = fields_of(tensor.resolution)
+        if not fields:
+            continue
+        columns = [
+            Column(name="setting", title="setting", cells=list(fields)),
+            Column(name="value", title="value", cells=[quote(_value(value)) for value, _ in fields.values()]),
+            Column(name="decided", title="decided by",
+                   cells=[quote(places[-1] if places else BUILT_IN) for _, places in fields.values()]),
+            Column(name="over", title="over",
+                   cells=[quote(", ".join(reversed(places[:-1]))) for _, places in fields.values()]),
+        ]  # fmt: skip
+        yield from table_lines(fit(columns, "name", None, options.ellipsis), options)
+
+
+def _becomes(tensor: ExplainedTensor, quote: Quote) -> str:
+    decision = tensor.resolution.decision
+    return f"as it is: {quote(decision.reason)}" if isinstance(decision, Skip) else spec_text(decision)
+
+
+def _value(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ", ".join(value)
+    return str(value)
+
+
+def _quoted(text: str, options: ReportOptions) -> str:
+    shown = escape.terminal(text, ascii_only=options.ascii_only) if text else ""
+    return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
