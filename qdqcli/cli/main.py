@@ -37,6 +37,7 @@ COMMANDS = {
     "compare": ("qdqcli.cli.compare:compare", "Measure what differs between two checkpoints."),
     "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
     "calibrate": ("qdqcli.cli.calibrate:calibrate", "Estimate ranges and store them for --ranges."),
+    "recipe": ("qdqcli.cli.recipe:recipe", "Check recipes, explain them, print presets and the schema."),
     "render": ("qdqcli.cli.render:render", "Show an earlier JSON report in any format, without measuring again."),
     "grad": ("qdqcli.cli.grad:grad", "Compute the op's gradient for files of gradients."),
     "info": ("qdqcli.cli.info:info", "Show versions, processor, threads and kernel cache."),

@@ -84,6 +84,7 @@ def test_every_example_works(
         write_safetensors(tmp_path / folder / "model.safetensors", tensors)
     write_safetensors(tmp_path / "model.safetensors", tensors)
     (tmp_path / "budget.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 3\n")
+    (tmp_path / "recipe.toml").write_text('schema = 1\n[[rules]]\nmatch = "layer.*"\nnum_bits = 4\n')
     if "report.json" in shlex.split(example)[2:4]:
         assert qdq("stats", "MODEL_FOLDER", "--report", "report.json", "--format", "none").code == 0
     np.save("weights.npy", sample((4, 6)))

@@ -1,0 +1,140 @@
+"""`qdq recipe`: what recipes and presets say, whether they are right, and which rule decides over a tensor."""
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import for_terminal
+from qdqcli.cli.measure import open_inputs, plan_inputs
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.streams import write
+from qdqcli.errors import UsageError
+from qdqcli.report import escape
+from qdqcli.report.explanation import render_json, render_table
+from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.number import counted
+from qdqcli.run.explanation import Explanation
+from qdqcli.run.preset import PRESETS, preset, preset_text
+from qdqcli.run.recipe_keys import json_schema
+from qdqcli.tensors.message import escape_name
+
+FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table",
+                      show_default=True, help="Choose what standard output gets.")  # fmt: skip
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  qdq recipe show
+  qdq recipe show weights-only
+  qdq recipe lint recipe.toml MODEL_FOLDER
+  qdq recipe explain recipe.toml MODEL_FOLDER 'layer.*'
+  qdq recipe schema"""
+)
+def recipe() -> None:
+    """Check a recipe, say which rule decides over a tensor, print presets and the schema.
+
+    A recipe is a TOML or JSON file: [defaults] for all tensors, then [[rules]] in order, each with a pattern on names
+    (match) and settings under the options' names, or a reason to skip. --recipe FILE takes it.
+    """
+
+
+def subject_options(function: opt.Function) -> opt.Function:
+    """All that decides over tensors, as the commands that measure take it."""
+    return opt.apply(function, FORMAT, opt.op_options, opt.given_ranges_option, opt.selection_options, opt.talk_options)
+
+
+RECIPE = click.argument("recipe_name", metavar="RECIPE")
+
+
+@recipe.command()
+@RECIPE
+@click.argument("inputs", metavar="[MODEL...]", nargs=-1)
+@subject_options
+@pass_session
+def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_name: str, **options: Any) -> None:
+    """Find all that is wrong with RECIPE, a file or a preset's name.
+
+    With MODEL, held against its tensors: rules that match nothing, that decide nothing, that contradict one another,
+    settings that tensors cannot take. Exit code 2 where something is found.
+    """
+    options |= _sources(recipe_name)
+    request = opt.request_of(options, session)
+    checkpoints = open_inputs(inputs, options, session)
+    tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
+    findings = request.recipe.findings(tensors) if inputs else request.recipe.findings_without_tensors()
+    if options["allow_unmatched"]:
+        for finding in (finding for finding in findings if finding.is_unmatched):
+            session.note(str(finding))
+        findings = [finding for finding in findings if not finding.is_unmatched]
+    if format_name == "json":
+        write(
+            json.dumps({"recipe": recipe_name, "findings": [finding.to_json() for finding in findings]}, indent=2)
+            + "\n"
+        )
+    else:
+        write("".join(f"{escape.terminal(str(finding))}\n" for finding in findings))
+    if findings:
+        raise UsageError(f"{escape_name(recipe_name)}: {counted(len(findings), 'problem')}")
+    if inputs:
+        plan_inputs(checkpoints, request, options, session)  # refuses what tensors cannot take
+    if format_name == "table":
+        what = counted(len(request.recipe.rules), "rule")
+        what += f", held against {counted(len(tensors), 'tensor')}" if inputs else ""
+        write(f"{escape.terminal(recipe_name)}: nothing wrong with {what}\n")
+
+
+@recipe.command()
+@RECIPE
+@click.argument("model", metavar="MODEL")
+@click.argument("name", metavar="[NAME]", required=False)
+@subject_options
+@pass_session
+def explain(
+    session: Session, /, recipe_name: str, model: str, name: str | None, format_name: str, **options: Any
+) -> None:
+    """Say which rule of RECIPE, a file or a preset's name, decides what of each tensor of MODEL.
+
+    NAME, a tensor's name or a pattern, shows every setting and what it overrides. Reads headers only. Options of the op
+    and of the selection have the effect that they have in run.
+    """
+    options |= _sources(recipe_name)
+    request = opt.request_of(options, session)
+    checkpoints = open_inputs([model], options, session)
+    plans = plan_inputs(checkpoints, request, options, session)
+    explanation = Explanation.of("recipe explain", plans, request.settings, name)
+    if format_name == "json":
+        write(render_json(explanation))
+    else:
+        write(render_table(explanation, for_terminal(ReportOptions())))
+
+
+@recipe.command()
+@click.argument("name", metavar="[NAME]", required=False)
+def show(name: str | None) -> None:
+    """Print the preset NAME as a recipe to copy and change; without NAME, list them."""
+    if name is None:
+        width = max(map(len, PRESETS))
+        write("".join(f"{preset_name:<{width}}  {preset(preset_name).description}\n" for preset_name in PRESETS))
+        return
+    if name not in PRESETS:
+        nearest = get_close_matches(name, PRESETS, n=1) or PRESETS
+        raise UsageError(f"there is no preset '{escape_name(name)}'; try {', '.join(nearest)}")
+    write(preset_text(name))
+
+
+@recipe.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors and other programs."""
+    write(json.dumps(json_schema(), indent=2) + "\n")
+
+
+def _sources(name: str) -> dict[str, Any]:
+    """The options that take the recipe of that name: a file, or else a preset."""
+    if name in PRESETS and not Path(name).exists():
+        return {"presets": (name,), "recipe": None}
+    return {"presets": (), "recipe": Path(name)}
