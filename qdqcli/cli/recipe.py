@@ -51,7 +51,7 @@ def subject_options(function: opt.Function) -> opt.Function:
 RECIPE = click.argument("recipe_name", metavar="RECIPE")
 
 
-@recipe.command()
+@recipe.command(short_help="Find what is wrong with a recipe.")
 @RECIPE
 @click.argument("inputs", metavar="[MODEL...]", nargs=-1)
 @subject_options
@@ -88,7 +88,7 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
         write(f"{escape.terminal(recipe_name)}: nothing wrong with {what}\n")
 
 
-@recipe.command()
+@recipe.command(short_help="Say which rule decides what of each tensor.")
 @RECIPE
 @click.argument("model", metavar="MODEL")
 @click.argument("name", metavar="[NAME]", required=False)
@@ -113,7 +113,7 @@ def explain(
         write(render_table(explanation, for_terminal(ReportOptions())))
 
 
-@recipe.command()
+@recipe.command(short_help="List presets, or print one to copy and change.")
 @click.argument("name", metavar="[NAME]", required=False)
 def show(name: str | None) -> None:
     """Print the preset NAME as a recipe to copy and change; without NAME, list them."""
@@ -127,7 +127,7 @@ def show(name: str | None) -> None:
     write(preset_text(name))
 
 
-@recipe.command()
+@recipe.command(short_help="Print the JSON schema of recipes.")
 def schema() -> None:
     """Print the JSON schema of recipes, for editors and other programs."""
     write(json.dumps(json_schema(), indent=2) + "\n")

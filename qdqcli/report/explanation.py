@@ -65,7 +65,7 @@ def _rows(explanation: Explanation, options: ReportOptions, quote: Quote) -> Ite
             Column(name="becomes", title="becomes", cells=becomes),
             Column(name="decided", title="decided by", cells=decided),
         ]
-        layout = fit(columns, "name", options.width, options.ellipsis)
+        layout = fit(columns, "decided", options.width, options.ellipsis)
         yield from table_lines(layout, options)
         yield from layout.remarks
         yield ""

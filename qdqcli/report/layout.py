@@ -18,6 +18,7 @@ _DROPPED_FIRST = (
     *("zeroed_fraction", "clipped_fraction", "rmse", "dtype"),
     *("num_nonfinite", "num_nonfinite_output", "num_degenerate"),  # the warnings speak of them too
     *("shape", "max_abs_error", "bits", "file"),
+    *("packed", "size", "decided", "becomes"),  # of lists
 )
 
 
