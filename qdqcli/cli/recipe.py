@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli import streams
 from qdqcli.cli.deliver import for_terminal
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
@@ -27,20 +28,26 @@ FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "js
 
 
 @click.group(
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
     epilog="""\b
 Examples:
   qdq recipe show
   qdq recipe show weights-only
   qdq recipe lint recipe.toml MODEL_FOLDER
   qdq recipe explain recipe.toml MODEL_FOLDER 'layer.*'
-  qdq recipe schema"""
+  qdq recipe schema""",
 )
-def recipe() -> None:
+@click.pass_context
+def recipe(ctx: click.Context) -> None:
     """Check a recipe, say which rule decides over a tensor, print presets and the schema.
 
     A recipe is a TOML or JSON file: [defaults] for all tensors, then [[rules]] in order, each with a pattern on names
     (match) and settings under the options' names, or a reason to skip. --recipe FILE takes it.
     """
+    if ctx.invoked_subcommand is None:
+        streams.say(ctx.get_help())
+        ctx.exit(UsageError.exit_code)
 
 
 def subject_options(function: opt.Function) -> opt.Function:

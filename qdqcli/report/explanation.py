@@ -70,7 +70,8 @@ def _rows(explanation: Explanation, options: ReportOptions, quote: Quote) -> Ite
         yield from layout.remarks
         yield ""
     summary = explanation_summary(explanation)
-    yield f"{counted(summary['num_tensors'], 'tensor')}, {summary['num_quantized']:,} to quantize; all else is built in"
+    counts = f"{counted(summary['num_tensors'], 'tensor')}, {summary['num_quantized']:,} to quantize"
+    yield f"{counts}; settings that are not named are built in"
 
 
 def _by_resolution(tensors: Sequence[ExplainedTensor], quote: Quote) -> tuple[list[str], list[str]]:

@@ -468,6 +468,12 @@ def test_recipes_need_neither_numpy_nor_numba(source: Path, arguments: tuple[str
     assert process.stdout.splitlines()[-1] == "0 []", process.stdout + process.stderr
 
 
+def test_recipe_alone_says_what_there_is(qdq: Qdq) -> None:
+    outcome = qdq("recipe")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == qdq("recipe", "--help").out
+
+
 @pytest.mark.parametrize("name", ["lint", "explain", "show", "schema"])
 def test_help_of_a_subcommand(qdq: Qdq, name: str) -> None:
     outcome = qdq("recipe", name, "--help")
