@@ -10,7 +10,7 @@ from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
-from qdqcli.run.decision import Skip
+from qdqcli.run.decision import Resolution, Skip
 from qdqcli.run.explanation import (
     BUILT_IN,
     ExplainedTensor,
@@ -61,7 +61,7 @@ def _rows(explanation: Explanation, options: ReportOptions, quote: Quote) -> Ite
     becomes, decided = _by_resolution(tensors, quote)
     if tensors:
         columns = [
-            Column(name="tensor", title="tensor", cells=[quote(tensor.source.name) for tensor in tensors]),
+            Column(name="tensor", title="tensor", cells=[quote(explained.tensor.name) for explained in tensors]),
             Column(name="becomes", title="becomes", cells=becomes),
             Column(name="decided", title="decided by", cells=decided),
         ]
@@ -80,18 +80,18 @@ def _by_resolution(tensors: Sequence[ExplainedTensor], quote: Quote) -> tuple[li
     for tensor in tensors:
         if id(tensor.resolution) not in texts:
             decided = decided_text(tensor.resolution.decided_by, quote)
-            texts[id(tensor.resolution)] = _becomes(tensor, quote), decided or NO_NUMBER
+            texts[id(tensor.resolution)] = _becomes(tensor.resolution, quote), decided or NO_NUMBER
     pairs = [texts[id(tensor.resolution)] for tensor in tensors]
     return [becomes for becomes, _ in pairs], [decided for _, decided in pairs]
 
 
 def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> Iterator[str]:
-    for number, tensor in enumerate(explanation.tensors):
-        source = tensor.source
+    for number, explained in enumerate(explanation.tensors):
+        tensor, resolution = explained.tensor, explained.resolution
         yield from ("",) if number else ()
-        yield f"{quote(source.name)}  {source.dtype}  {shape_text(source.shape)}  {_becomes(tensor, quote)}"
-        yield f"matched by  {', '.join(quote(rule.place) for rule in tensor.resolution.rules) or 'no rule'}"
-        fields = fields_of(tensor.resolution)
+        yield f"{quote(tensor.name)}  {tensor.dtype.name}  {shape_text(tensor.shape)}  {_becomes(resolution, quote)}"
+        yield f"matched by  {', '.join(quote(rule.place) for rule in resolution.rules) or 'no rule'}"
+        fields = fields_of(resolution)
         if not fields:
             continue
         columns = [
@@ -105,8 +105,8 @@ def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> 
         yield from table_lines(fit(columns, "name", None, options.ellipsis), options)
 
 
-def _becomes(tensor: ExplainedTensor, quote: Quote) -> str:
-    decision = tensor.resolution.decision
+def _becomes(resolution: Resolution, quote: Quote) -> str:
+    decision = resolution.decision
     return f"as it is: {quote(decision.reason)}" if isinstance(decision, Skip) else spec_text(decision)
 
 

@@ -40,7 +40,7 @@ class Layout:
     def __post_init__(self) -> None:
         names, *others = self.columns
         lines = [line for name in names.cells for line in name.split("\n")]
-        widths = [max(map(cell_len, (column.title, *column.cells))) for column in others]
+        widths = [max(map(cell_len, {column.title, *column.cells})) for column in others]
         object.__setattr__(self, "widths", [max(map(cell_len, (names.title, *lines))), *widths])
 
     @property

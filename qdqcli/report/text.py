@@ -4,7 +4,7 @@ Nothing from the input is ever parsed as markup: rich renders styles and measure
 tables take 0.7 ms per row, 15 s for a checkpoint of 20,000 tensors).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from textwrap import wrap
 
@@ -89,22 +89,32 @@ def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[st
 
 def table_lines(layout: Layout, options: ReportOptions) -> Iterator[str]:
     """The titles, a rule, the rows."""
-    yield _line(layout, [column.title for column in layout.columns], options, head=True)
+    titles = [[column.title] for column in layout.columns]
+    yield from _rows(layout, titles, options, is_head=True)
     yield _styled("─" * layout.width, _QUIET, options)
-    for first, *cells in zip(*(column.cells for column in layout.columns), strict=True):
-        name, *more = first.split("\n")
-        yield _line(layout, [name, *cells], options)
+    yield from _rows(layout, [column.cells for column in layout.columns], options)
+
+
+def _rows(
+    layout: Layout, cells: Sequence[Sequence[str]], options: ReportOptions, *, is_head: bool = False
+) -> Iterator[str]:
+    """A line for each row; more where a name goes on in the next line."""
+    names = [cell.split("\n") for cell in cells[0]]
+    columns = [[name for name, *_ in names], *cells[1:]]
+    padded = []
+    for column, width, texts in zip(layout.columns, layout.widths, columns, strict=True):
+        style = _HEAD if is_head or column.name == options.sort else _COLUMNS.get(column.name)
+        shown = {text: _cell(text, width, style, options, is_number=column.is_number) for text in set(texts)}
+        padded.append([shown[text] for text in texts])
+    for (_, *more), *row in zip(names, *padded, strict=True):
+        yield GAP.join(row).rstrip()
         yield from more
 
 
-def _line(layout: Layout, cells: list[str], options: ReportOptions, *, head: bool = False) -> str:
-    parts = []
-    for column, width, cell in zip(layout.columns, layout.widths, cells, strict=True):
-        padding = " " * (width - cell_len(cell))
-        text = padding + cell if column.is_number else cell + padding
-        style = _HEAD if head or column.name == options.sort else _COLUMNS.get(column.name)
-        parts.append(_styled(text, style, options) if style and cell != "0" else text)
-    return GAP.join(parts).rstrip()
+def _cell(text: str, width: int, style: Style | None, options: ReportOptions, *, is_number: bool) -> str:
+    padding = " " * (width - cell_len(text))
+    padded = padding + text if is_number else text + padding
+    return _styled(padded, style, options) if style and text != "0" else padded
 
 
 def _paragraph(label: str, style: Style, text: str, options: ReportOptions) -> Iterator[str]:

@@ -9,8 +9,8 @@ from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.run.decision import Resolution, Skip
 from qdqcli.run.matching import compiled, matches_any, unmatched
-from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
-from qdqcli.run.result import Source
+from qdqcli.run.plan import Plan, file_of, inputs_of
+from qdqcli.tensors.tensor import TensorInfo
 
 BUILT_IN = "built in"
 
@@ -19,7 +19,9 @@ BUILT_IN = "built in"
 class ExplainedTensor:
     """One tensor and what decides over it."""
 
-    source: Source
+    tensor: TensorInfo
+    file: str
+    """The shard, as the user finds it."""
     resolution: Resolution
 
 
@@ -55,7 +57,7 @@ class Explanation:
             raise UsageError(unmatched(pattern, names))
         is_asked = (lambda _: True) if pattern is None else compiled(pattern)
         tensors = [
-            ExplainedTensor(source=source_of(file, tensor), resolution=resolution)
+            ExplainedTensor(tensor=tensor, file=file, resolution=resolution)
             for file, plan in ((file_of(plan), plan) for plan in plans)
             for tensor, resolution in zip(plan.shard.tensors, plan.resolutions, strict=True)
             if is_asked(tensor.name)
@@ -76,10 +78,10 @@ def explanation_summary(explanation: Explanation) -> dict[str, int]:
     return {"num_tensors": total, "num_quantized": quantized, "num_skipped": total - quantized}
 
 
-def head_to_json(tensor: ExplainedTensor) -> dict[str, Any]:
+def head_to_json(explained: ExplainedTensor) -> dict[str, Any]:
     """Which tensor it is, as JSON values."""
-    source = tensor.source
-    return {"name": source.name, "file": source.file, "dtype": source.dtype, "shape": list(source.shape)}
+    tensor = explained.tensor
+    return {"name": tensor.name, "file": explained.file, "dtype": tensor.dtype.name, "shape": list(tensor.shape)}
 
 
 def resolution_to_json(resolution: Resolution) -> dict[str, Any]:
