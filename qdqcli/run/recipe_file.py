@@ -45,7 +45,7 @@ class RecipeFile:
 
 
 def read_recipe(path: Path) -> RecipeFile:
-    """The recipe in a TOML file, or in a JSON one whose name ends so.
+    """The recipe in a TOML file, or in a JSON one: its name ends so, or it begins with a brace.
 
     Raises:
         UsageError: no such file, malformed, an unknown key (offers the nearest), a value of the wrong kind; names the
@@ -53,12 +53,12 @@ def read_recipe(path: Path) -> RecipeFile:
     """
     shown = show_path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"{shown}: {error.strerror}; a recipe is a TOML or JSON file") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{shown}: not UTF-8 at byte {error.start}; a recipe is a TOML or JSON file") from None
-    return parse_recipe(text, shown, is_json=path.suffix.lower() == ".json")
+    return parse_recipe(text, shown, is_json=path.suffix.lower() == ".json" or text.lstrip().startswith("{"))
 
 
 def parse_recipe(text: str, source: str, *, is_json: bool = False, prefix: str = "") -> RecipeFile:

@@ -160,6 +160,17 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes | None, words: 
         read_recipe(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("r", '\n {"schema": 1, "defaults": {"axis": 0}}'), ("R.JSON", '{"schema": 1, "defaults": {"axis": 0}}'),
+     ("r.toml", "\ufeffschema = 1\n[defaults]\naxis = 0\n"), ("r.toml", "schema = 1\r\n[defaults]\r\naxis = 0\r\n")],
+)  # fmt: skip
+def test_files_as_other_programs_write_them(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    assert read_recipe(path).defaults == {"axis": 0}
+
+
 def test_axis_minus_one_is_the_whole_tensor_with_a_note() -> None:
     recipe = parse_recipe(HEAD + "[defaults]\naxis = -1\n", "r.toml")
     assert recipe.defaults == {"axis": "none"}
