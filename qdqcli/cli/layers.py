@@ -61,7 +61,7 @@ class Layers:
         for source in sources:
             laid.lay(source.defaults, dict.fromkeys((*SETTINGS, *SELECTION), source.place))
         given = _given(options)
-        laid.lay(given, {key: _flag(key) for key in given})
+        laid.lay(given, {key: _flag(key, value) for key, value in given.items()})
         places = {key.removesuffix("_file"): found for key, found in laid.places.items()}
         rules = [rule for source in sources for rule in source.rules]
         settings = {
@@ -110,6 +110,9 @@ def _given(options: Options) -> dict[str, Any]:
     }
 
 
-def _flag(key: str) -> str:
-    """How the command line calls it."""
-    return "--" + key.removesuffix("_file").replace("_", "-")
+def _flag(key: str, value: Any) -> str:
+    """How the command line says it: `--num-bits`, `--unsigned-input`."""
+    for parameter in click.get_current_context().command.params:
+        if parameter.name == key:
+            return parameter.secondary_opts[0] if value is False and parameter.secondary_opts else parameter.opts[0]
+    raise KeyError(key)

@@ -118,7 +118,7 @@ def test_a_recipe_in_json_is_the_same(qdq: Qdq, source: Path, recipe: Path, tmp_
         (("--group-size", 4), {"axis": -1, "group_size": 4}, {"axis": "--group-size", "group_size": "--group-size"}),
         (("--axis", "last"), {"axis": 1}, {"axis": "--axis"}),
         (("--axis", "none"), {"axis": -1}, {"axis": "--axis"}),
-        (("--unsigned-input",), {"signed_input": False}, {"signed_input": "--signed-input"}),
+        (("--unsigned-input",), {"signed_input": False}, {"signed_input": "--unsigned-input"}),
         (("--estimator", "mse"), {"estimator": "mse"}, {"estimator": "--estimator"}),
         (("--input-min", -1, "--input-max", 1), {"range_given": True}, {"input_min": "--input-min"}),
     ],
