@@ -28,6 +28,7 @@ from qdqcli.op.params import (
     key_limits,
     like_of,
     merge_columns,
+    merge_keys,
 )
 from qdqcli.op.spec import QuantSpec, RoundMode
 from qdqcli.op.value import Switch, fit
@@ -79,13 +80,23 @@ def measure_range(x: Stored, start: int, stop: int, layout: Layout, first_slice:
 
 def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Keys:
     """The keys (2, slices) of a whole array, its parts side by side."""
-    bits = x.view(PATTERN[dtype])
+    bits, limits, bounds = x.view(PATTERN[dtype]), key_limits(dtype), cuts(len(x), num_parts)
     keys = empty_keys(layout.num_slices, dtype)
-    if num_parts == 1 or is_columnar(layout):
+    if num_parts == 1 or (is_columnar(layout) and layout.is_contiguous):
         measure_range(x, 0, len(x), layout, 0, keys, dtype)
-        return keys
-    by_part = np.stack([keys] * num_parts)
-    cpu_parallel.measure_range(bits, cuts(len(x), num_parts), *layout.steps, *key_limits(dtype), by_part)
+    elif not is_columnar(layout):
+        by_part = np.stack([keys] * num_parts)
+        cpu_parallel.measure_range(bits, bounds, *layout.steps, *limits, by_part)
+        merge_keys(keys, _merged(by_part))
+    else:
+        by_part = np.stack([empty_keys(layout.row, dtype)] * num_parts)
+        cpu_parallel.measure_columns(bits, bounds, layout.row, *limits, by_part)
+        merge_columns(keys, _merged(by_part), np.arange(layout.row) // layout.inner)
+    return keys
+
+
+def _merged(by_part: Keys) -> Keys:
+    """The keys (2, slices) of all parts together."""
     return np.stack([by_part[:, 0].min(axis=0), by_part[:, 1].max(axis=0)])
 
 
@@ -95,12 +106,14 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
         quantize(x, y, 0, 0, len(x), layout, params)
         return
     bounds, settings = cuts(len(x), num_parts), (params.clamping, params.half_up, params.like)
+    streaming = _streaming(y, layout)
     if params.columns is None:
-        streaming = _streaming(y, layout)
         cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings, streaming)
     else:  # the first column is that of element 0: all slices are there
         columns = params.columns
-        cpu_parallel.quantize_columns(x, y, bounds, columns.row, columns.grids, params.any_flushing, *settings)
+        cpu_parallel.quantize_columns(
+            x, y, bounds, columns.row, columns.grids, params.any_flushing, *settings, streaming
+        )
 
 
 def can_fuse(layout: Layout, num_parts: int) -> bool:
@@ -141,8 +154,9 @@ def cuts(count: int, parts: int) -> NDArray[np.int64]:
 
 
 def _streaming(y: Stored, layout: Layout) -> Switch:
-    """Whether `y` is written past the caches: it is larger than they are, and every run begins at whole lanes."""
-    runs_align = layout.num_slices == 1 or (layout.inner % LANES == 0 and layout.row % LANES == 0)
+    """Whether `y` is written past the caches: it is larger than they are, and runs or rows begin at whole lanes."""
+    whole_runs = layout.inner % LANES == 0 or is_columnar(layout)
+    runs_align = layout.num_slices == 1 or (whole_runs and layout.row % LANES == 0)
     aligned = y.ctypes.data % (LANES * y.itemsize) == 0
     return True if y.nbytes >= _STREAM_BYTES and aligned and runs_align else None
 
@@ -178,7 +192,7 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
         _quantize(x, y, *place, params.grids, params.flags, *settings, None)
         return
     shifted = params.columns.place(base, start, stop)
-    _quantize_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings)
+    _quantize_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings, None)
 
 
 def quantize_and_sum(

@@ -21,6 +21,13 @@ def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
 
 
 @kernel(parallel=True)
+def measure_columns(x, bounds, row, infinity, nothing, keys):
+    """The same for slices of one column each: `keys` (parts, 2, row)."""
+    for p in prange(bounds.size - 1):
+        cpu_range.measure_columns(x, 0, bounds[p], bounds[p + 1], row, infinity, nothing, keys[p])
+
+
+@kernel(parallel=True)
 def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like, streaming):
     """Quantize with the grids of all slices."""
     for p in prange(bounds.size - 1):
@@ -30,10 +37,12 @@ def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up,
 
 
 @kernel(parallel=True)
-def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, like):
+def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, like, streaming):
     """Quantize with the grids of all columns."""
     for p in prange(bounds.size - 1):
-        cpu_quantize.quantize_columns(x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, like)
+        cpu_quantize.quantize_columns(
+            x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, like, streaming
+        )
 
 
 @kernel(parallel=True)

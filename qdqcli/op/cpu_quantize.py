@@ -130,8 +130,11 @@ def quantize(
 
 
 @inlined
-def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like):
-    """`quantize` for short runs: `grids` (GRID_ROWS, row + LANES) has a column for each of a row, then begins again."""
+def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, streaming):
+    """`quantize` for short runs: `grids` (GRID_ROWS, row + LANES) has a column for each of a row, then begins again.
+
+    With `streaming`, rows are whole lanes, and y[0] lies at a multiple of LANES elements.
+    """
     i = start
     while i < stop:
         column = i % row
@@ -140,7 +143,7 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
         elif column or i + _BAND * row > stop:
             end = min(i - column + row, stop)
         else:
-            _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, like)
+            _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, like, streaming)
             i += _BAND * row
             continue
         _quantize_row(x, y, i - base, end - base, column, row, grids, flushing, clamping, half_up, like)
@@ -153,7 +156,7 @@ _BAND = 4
 
 
 @inlined
-def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like):
+def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like, streaming):
     """Whole rows, the first at x[begin]."""
     room = grids.shape[1]
     for c in range(0, row, LANES):
@@ -163,7 +166,10 @@ def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
             v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            store_part(y, at, encode(v, stored), row - c)
+            if streaming is None:
+                store_part(y, at, encode(v, stored), row - c)
+            else:
+                stream(y, at, encode(v, stored))
 
 
 @inlined
