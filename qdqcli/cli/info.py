@@ -51,14 +51,14 @@ def info(session: Session, /, format_name: str, warmup: bool, metrics: bool) -> 
 
 
 def _warm_up(session: Session) -> None:
-    """Half a minute of compiling, or nothing where it was done before.
+    """A minute or two of compiling, or a second where it was done before.
 
     Raises:
         OutputError: there is no folder to keep kernels in.
     """
     from qdqcli.op.kernel_cache import folder
-    from qdqcli.op.warm_up import warm_up
     from qdqcli.ranges.warm_up import warm_up_estimators
+    from qdqcli.run.warm_up import warm_up
 
     if folder() is None:
         raise OutputError("the kernel cache has no folder that only this user can write; name one in QDQ_CACHE_DIR")

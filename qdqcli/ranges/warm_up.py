@@ -1,4 +1,4 @@
-"""Compile the kernels of the estimators, as `op/warm_up.py` does those of the op."""
+"""Compile the kernels of the estimators, as `run/warm_up.py` does those that every file goes through."""
 
 from collections.abc import Iterator
 

@@ -13,7 +13,7 @@ SAMPLES = Path(__file__).parents[2] / "sample_data"
 def qdq(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "qdqcli", *map(str, arguments)]
     environment = os.environ | {"QDQ_CACHE_DIR": str(cache)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=SAMPLES, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -24,22 +24,29 @@ def test_later_runs_compile_nothing(tmp_path: Path) -> None:
     assert str(cache) in result.stdout
     compiled = sorted(cache.rglob("*.bin"))
     assert compiled
+    output = tmp_path / "output.npy"
     runs = (
-        ["tiny-llama", "--axis", "0", "--min-ndim", "2"],
-        ["tiny-llama", "--compute-dtype", "native"],
-        ["weights.npy", "--axis", "last"],
-        ["weights.npy", "--group-size", "64", "--input-min", "-1", "--input-max", "1"],
-        ["activations.npz", "--round-mode", "HALF_UP"],
-        ["tiny-llama", "--estimator", "mse", "--axis", "last", "--min-ndim", "2"],
-        ["weights.npy", "--estimator", "mse", "--group-size", "64", "--round-mode", "HALF_UP"],
-        ["tiny-llama", "--estimator", "percentile", "--percentile", "99", "--axis", "0"],
-        ["weights.npy", "--estimator", "percentile", "--axis", "last"],
+        ["run", "tiny-llama", "-o", tmp_path / "rows", "--axis", "0", "--min-ndim", "2"],
+        ["run", "tiny-llama", "-o", tmp_path / "native", "--compute-dtype", "native"],
+        ["run", "weights.npy", "-o", output, "--axis", "last"],
+        ["compare", "weights.npy", output],
+        ["run", "weights.npy", "-o", tmp_path / "groups.npy", "--group-size", "64"],
+        ["run", "activations.npz", "-o", tmp_path / "output.npz"],
+        ["stats", "tiny-llama", "weights.npy", "activations.npz"],
+        ["stats", "tiny-llama", "--per-channel", "--axis", "0", "--min-ndim", "2"],
+        ["stats", "weights.npy", "--per-channel", "--group-size", "64", "--report", tmp_path / "report.html"],
+        ["stats", "weights.npy", "--input-min", "-1", "--input-max", "1"],
+        ["stats", "tiny-llama", "--estimator", "mse", "--axis", "0", "--min-ndim", "2"],
+        ["stats", "tiny-llama", "--estimator", "mse", "--axis", "last", "--min-ndim", "2"],
+        ["run", "weights.npy", "-o", tmp_path / "mse.npy", "--estimator", "mse", "--group-size", "64"],
+        ["stats", "tiny-llama", "--estimator", "percentile", "--percentile", "99", "--axis", "0", "--min-ndim", "2"],
+        ["stats", "weights.npy", "--estimator", "percentile", "--axis", "last"],
     )
-    for number, (name, *options) in enumerate(runs):
-        output = tmp_path / f"{number}{Path(name).suffix}"
-        result = qdq(cache, "run", SAMPLES / name, "-o", output, *options, "--format", "none")
+    for command, name, *options in runs:
+        result = qdq(cache, command, name, *options, "--format", "none")
         assert result.returncode == 0, result.stderr
-    assert sorted(cache.rglob("*.bin")) == compiled
+        new = {path.name for path in cache.rglob("*.bin")} - {path.name for path in compiled}
+        assert not new, (command, name, options)
 
 
 def test_without_a_folder_it_says_so(tmp_path: Path) -> None:

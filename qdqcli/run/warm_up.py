@@ -1,0 +1,85 @@
+"""Compile the kernels that files go through, so that no later process has to: a cache folder in an image, say.
+
+A small checkpoint is sent through all of it, measured, written and compared: whatever a later run calls is then there.
+HALF_UP has kernels of its own, which the first run that asks for it compiles.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from qdqcli.op.histogram import HISTOGRAM_ELEMENTS
+from qdqcli.op.params import STORAGE
+from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.run.compare import candidates_of, compare_plans
+from qdqcli.run.pipeline import Measuring, run_plans
+from qdqcli.run.plan import make_plans
+from qdqcli.run.recipe import Recipe
+from qdqcli.run.workers import Workers
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
+from qdqcli.tensors.output import OutputTree
+
+_SHAPES = {
+    "neighbour": (2, 64),
+    "other neighbour": (2, 64),
+    "large": (CHUNK_ELEMENTS // 32, 64),
+    "counted": (HISTOGRAM_ELEMENTS // 512, 512),
+    "not finite": (CHUNK_ELEMENTS // 32, 64),
+}
+"""Small ones go many at once, the others block by block; those of 16 bits by the counts of their patterns."""
+_SPECS = (QuantSpec(), QuantSpec(axis=0), QuantSpec(axis=1), QuantSpec(group_size=32))
+"""The whole tensor, rows, columns, short runs: between them they take every loop."""
+_ESTIMATORS = ("minmax", "percentile")
+"""With another range than the measured one, kernels clamp: by an estimator or given, that is the same to them."""
+
+
+def warm_up() -> Iterator[str]:
+    """Compile, a dtype and its arithmetic at a time; names each before it begins."""
+    with TemporaryDirectory(prefix="qdq-warmup-") as folder, Workers(1) as workers:
+        path = Path(folder) / "x.safetensors"
+        for dtype in STORAGE:
+            _write(path, dtype)
+            checkpoint = open_checkpoint(path)
+            for compute_dtype in ComputeDType if dtype in ("BF16", "F16") else (ComputeDType.NATIVE,):
+                yield f"{dtype}, arithmetic {compute_dtype}"
+                for spec, name in product(_SPECS, _ESTIMATORS):
+                    _quantize(checkpoint, replace(spec, compute_dtype=compute_dtype, estimator=name), workers)
+            yield f"{dtype}, comparisons"
+            _compare(checkpoint, workers)
+
+
+def _write(path: Path, dtype: str) -> None:
+    """A safetensors file: ones, a few zeros, and in one tensor a NaN."""
+    number = STORAGE[dtype]
+    one, nan = {"BF16": (0x3F80, 0x7FC0), "F16": (0x3C00, 0x7E00)}.get(dtype, (1, np.nan))
+    header: dict[str, Any] = {}
+    data = b""
+    for name, shape in _SHAPES.items():
+        x = np.full(shape, one, number)
+        x[0, :2] = 0, nan if name == "not finite" else 0
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + x.nbytes]}
+        data += x.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def _quantize(checkpoint: Checkpoint, spec: QuantSpec, workers: Workers) -> None:
+    plans, _ = make_plans([checkpoint], Recipe(spec=spec))
+    run_plans(plans, Measuring(), workers)
+    run_plans(plans, Measuring(per_slice=True), workers)
+    with OutputTree([checkpoint], checkpoint.path.with_name("y.safetensors"), overwrite=True) as output:
+        run_plans(plans, Measuring(), workers, output)
+        output.commit()
+
+
+def _compare(checkpoint: Checkpoint, workers: Workers) -> None:
+    plans, _ = make_plans([checkpoint], Recipe(spec=QuantSpec()))
+    candidates = candidates_of(plans)
+    compare_plans(plans, candidates, {name: name for name in candidates}, workers, histograms=True)
