@@ -161,7 +161,8 @@ class _Reader:
     def budget(self, data: Mapping[str, Any]) -> Budget:
         self.check_keys(data, "", ("schema", "allow_nonfinite", "limits", "tensors", "summary", "baseline", "waivers"))
         if data.get("schema") != SCHEMA:
-            self.fail(f"schema is {data.get('schema')!r}; this version reads schema = {SCHEMA}")
+            found = f"schema is {data['schema']!r}" if "schema" in data else "no schema is named; add a first line"
+            self.fail(f"{found}: this version reads schema = {SCHEMA}")
         general = self.rule(self.table(data, "limits"), "[limits]", ())
         if "allow_nonfinite" in data:
             general = TensorRule(

@@ -50,7 +50,7 @@ def test_a_report_can_be_written_in_ascii(name: str, run: RunResult) -> None:
 
 def test_no_line_is_a_command_to_a_ci_system(name: str) -> None:
     if name == "github":
-        pytest.skip("its lines are commands: see test_github.py")
+        pytest.skip("its lines are commands: see test_ci_formats.py")
     for options in (DEFAULTS, ReportOptions(width=20), ReportOptions(width=80)):
         lines = text(name, hostile_run(), options).split("\n")
         assert [line for line in lines if line.strip().startswith("::")] == []
