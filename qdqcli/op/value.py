@@ -48,7 +48,7 @@ def decode_bfloat16(bits: Number) -> Number:
 
 @inlined
 def encode_bfloat16_number(v: Number) -> Number:
-    """The pattern of a float32 rounded to bfloat16, half to even; a NaN may become any pattern."""
+    """The pattern of a float32 rounded to bfloat16, half to even; a NaN whose low half is 0 remains one."""
     bits = bits_of(v)
     return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
@@ -96,12 +96,12 @@ def round_float16(v: Number) -> Number:
 
 @inlined
 def encode_float16_number(v: Number) -> Number:
-    """The pattern of a float32 rounded to float16, half to even; a NaN may become any pattern."""
+    """The pattern of a float32 rounded to float16, half to even; a NaN may become infinite."""
     bits = bits_of(round_float16(v))
     magnitude = bits & 0x7FFFFFFF
     half = constant(0.5, v)
     subnormal = bits_of(float32_of(magnitude) + half) - bits_of(half)
-    normal = select(magnitude == 0x7F800000, 0x7C00, (magnitude - 0x38000000) >> 13)
+    normal = select(magnitude > 0x7F7FFFFF, 0x7C00, (magnitude - 0x38000000) >> 13)
     return select(magnitude < 0x38800000, subnormal, normal) | ((bits >> 16) & 0x8000)
 
 
@@ -143,7 +143,7 @@ def pattern(v: Number, stored: Number) -> Number:
 
 
 def number_pattern(v: Number, stored: Number) -> Number:
-    """As `pattern`, but a NaN may become anything: for those who look at NaN later, once for many."""
+    """As `pattern`, but a NaN may become another or infinite: for those who look for such later, once for many."""
     return _ENCODE_NUMBER[_kind(stored)](v)
 
 
