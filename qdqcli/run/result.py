@@ -19,7 +19,7 @@ STATS = (*METRICS, "bits_per_weight")
 """The keys of a row's `stats`, in order."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """Which tensor a row speaks of."""
 

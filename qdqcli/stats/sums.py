@@ -22,7 +22,7 @@ CHUNK_ELEMENTS = 65536
 """Elements, cut from the tensor's first on, whose sums are added in floating point before anything merges."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ErrorSums:
     """Sums over the elements of a tensor, a channel, a group or a checkpoint; e = y - x in float64."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DType:
     """An element type, by safetensors' name (`BF16`); NumPy's spelling (`<U5`) where safetensors has none."""
 
@@ -45,7 +45,7 @@ DTYPES = {
 """The dtypes of the safetensors format, by name. Source: safetensors 0.8, `Dtype`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TensorInfo:
     """One tensor of a shard, as its header describes it."""
 
