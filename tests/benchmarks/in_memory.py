@@ -1,0 +1,121 @@
+"""Kernels on a float32 matrix in memory, on all cores, against a copy past the caches and a pass for its extremes."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+
+import numpy as np
+
+from qdqcli.op import cpu
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import LANES, load, stream
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys, merge_keys
+from qdqcli.op.spec import QuantSpec
+from qdqcli.run.workers import available_threads
+from tests.benchmarks.ratios import Table, compare
+
+COLUMNS = 4096
+BLOCK = 1 << 20
+"""Elements that a thread takes at a time: whole rows."""
+
+
+@kernel()
+def copy_past_caches(x, y):
+    for i in range(0, x.size // LANES * LANES, LANES):
+        stream(y, i, load(x, i))
+
+
+def aligned(size: int) -> np.ndarray:
+    """Room for float32 that begins at a cache line."""
+    room = np.empty(size + 16, np.float32)
+    begin = -room.ctypes.data % 64 // 4
+    return room[begin : begin + size]
+
+
+class Matrix:
+    """Normal values, room for as many, and the work on them, block by block on a pool."""
+
+    def __init__(self, rows: int, pool: ThreadPoolExecutor) -> None:
+        self.shape, self.pool = (rows, COLUMNS), pool
+        self.x, self.y = aligned(rows * COLUMNS), aligned(rows * COLUMNS)
+        self.x[:] = np.random.default_rng(0).standard_normal(rows * COLUMNS, np.float32) * 0.02
+        self.y[:] = 0
+        self.blocks = [(start, min(start + BLOCK, self.x.size)) for start in range(0, self.x.size, BLOCK)]
+
+    def over_blocks(self, work: Callable[[int, int], object]) -> list[object]:
+        return list(self.pool.map(lambda block: work(*block), self.blocks))
+
+    def copy(self) -> None:
+        self.over_blocks(lambda start, stop: copy_past_caches(self.x[start:stop], self.y[start:stop]))
+
+    def measure(self, spec: QuantSpec) -> tuple[Layout, QuantParams]:
+        """The range and the grid of every slice."""
+        layout = Layout.of(self.shape, spec)
+        keys = empty_keys(layout.num_slices, "F32")
+
+        def part(start: int, stop: int) -> np.ndarray:
+            own = empty_keys(layout.num_slices, "F32")
+            cpu.measure_range(self.x[start:stop], start, stop, layout, 0, own, "F32")
+            return own
+
+        for own in self.over_blocks(part):
+            merge_keys(keys, own)
+        return layout, cpu.quant_params(ends_of_keys(keys, "F32"), spec, layout, 0, "F32")
+
+    def op(self, spec: QuantSpec) -> None:
+        """The op as the Python API runs it, into memory that is there already."""
+        layout, parts = Layout.of(self.shape, spec), 4 * available_threads()
+        if cpu.can_fuse(layout, parts):
+            cpu.requantize_slices(self.x, self.y, layout, spec, parts, "F32")
+            return
+        ends = ends_of_keys(cpu.measure_parts(self.x, layout, parts, "F32"), "F32")
+        cpu.quantize_parts(self.x, self.y, layout, cpu.quant_params(ends, spec, layout, 0, "F32"), parts)
+
+    def op_and_sums(self, spec: QuantSpec) -> None:
+        """The op and all statistics, as they are found for files: in two passes, or in one where slices are runs."""
+        layout = Layout.of(self.shape, spec)
+        if layout.is_contiguous and layout.num_slices > 1:
+            self.over_blocks(
+                lambda start, stop: cpu.requantize_and_sum(
+                    self.x[start:stop], self.y[start:stop], start, start, stop, layout, spec, "F32", keep=True
+                )
+            )
+            return
+        layout, params = self.measure(spec)
+        self.over_blocks(
+            lambda start, stop: cpu.quantize_and_sum(
+                self.x[start:stop], self.y[start:stop], start, start, stop, layout, params, keep=True
+            )
+        )
+
+
+def measure_kernels(
+    table: Table, rounds: int, rows: int = 4096, of: Callable[[Sequence[float]], float] = median
+) -> None:
+    tensor, axis0, last, group = QuantSpec(), QuantSpec(axis=0), QuantSpec(axis=1), QuantSpec(group_size=32)
+    with ThreadPoolExecutor(available_threads()) as pool:
+        m = Matrix(rows, pool)
+        t = compare(
+            rounds,
+            of,
+            copy=m.copy,
+            minmax=lambda: m.measure(tensor),
+            tensor_op=lambda: m.op(tensor),
+            tensor_sums=lambda: m.op_and_sums(tensor),
+            axis0_op=lambda: m.op(axis0),
+            axis0_sums=lambda: m.op_and_sums(axis0),
+            last_op=lambda: m.op(last),
+            last_sums=lambda: m.op_and_sums(last),
+            group_op=lambda: m.op(group),
+            group_sums=lambda: m.op_and_sums(group),
+        )
+    floor = t["minmax"] + t["copy"]
+    table.ratio("float32, op, share of (min/max pass + copy)", floor / t["tensor_op"], 0.95)
+    table.ratio("float32, op + statistics, share of (min/max pass + copy)", floor / t["tensor_sums"], 0.95)
+    table.ratio("axis 0, op, share of a copy", t["copy"] / t["axis0_op"], 0.85)
+    table.ratio("axis 0, op + statistics, share of a copy", t["copy"] / t["axis0_sums"], 0.75)
+    table.ratio("last axis, op, share of (min/max pass + copy)", floor / t["last_op"], 0.85)
+    table.ratio("last axis, op + statistics, share of (min/max pass + copy)", floor / t["last_sums"], 0.75)
+    table.ratio("groups of 32, op, share of a copy", t["copy"] / t["group_op"], 0.7)
+    table.ratio("groups of 32, op + statistics, share of a copy", t["copy"] / t["group_sums"])

@@ -1,0 +1,33 @@
+"""Whole processes: what somebody waits for who types a command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from tests.benchmarks.ratios import Table, compare
+
+
+def qdq(*arguments: object, **environment: str) -> None:
+    """A process; bytecode is kept as in any installation, whatever this process was told."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "qdqcli", *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True, env=inherited | environment)
+
+
+def measure_processes(table: Table, rounds: int) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "x.npy"
+        np.save(path, np.random.default_rng(0).standard_normal((15500, 4096), np.float32))
+        t = compare(
+            rounds,
+            cold=lambda: qdq("stats", path, "--format", "none", QDQ_CACHE_DIR=""),
+            warm=lambda: qdq("stats", path, "--format", "none"),
+            help=lambda: qdq("--help"),
+        )
+    table.value("process, statistics of 254 MB, kernels compiled, seconds", t["cold"], 1.0)
+    table.value("process, statistics of 254 MB, kernels from the cache, seconds", t["warm"], 0.3)
+    table.value("process, --help, seconds", t["help"], 0.06)

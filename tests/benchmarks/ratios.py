@@ -1,0 +1,75 @@
+"""Works timed in turn in one run, and the table of their ratios: no time is compared with one of another run."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import llvmlite.binding as llvm
+
+from qdqcli.run.workers import available_threads
+
+Work = Callable[[], object]
+KEPT = Path(__file__).with_name("short.json")
+"""Ratios of the short form by processor and threads; a ratio that falls by a third from there fails CI."""
+FALL = 1 / 3
+
+
+def compare(rounds: int, of: Callable[[Sequence[float]], float] = median, **works: Work) -> dict[str, float]:
+    """Seconds of each, the median or another figure `of` all, run in turn.
+
+    The first turn does not count: it compiles and touches memory for the first time.
+    """
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 1):
+        for name, work in works.items():
+            began = perf_counter()
+            work()
+            if turn:
+                times[name].append(perf_counter() - began)
+    return {name: of(seconds) for name, seconds in times.items()}
+
+
+@dataclass(kw_only=True)
+class Table:
+    """What was measured, printed row by row."""
+
+    ratios: dict[str, float] = field(default_factory=dict)
+    """Those of two works of one run, the larger the better: these can be held against another run's."""
+
+    def ratio(self, what: str, value: float, goal: float | None = None) -> None:
+        """A row that is a ratio, the larger the better."""
+        self.ratios[what] = max(value, self.ratios.get(what, 0.0))
+        self.value(what, value, goal)
+
+    def value(self, what: str, value: float, goal: float | None = None) -> None:
+        """A row of another kind: seconds, megabytes."""
+        print(f"{what:<66} {value:9.3g}  {'' if goal is None else f'goal {goal:g}'}".rstrip(), flush=True)
+
+    def fallen(self, kept: dict[str, float]) -> list[str]:
+        """The ratios that are less than two thirds of what was kept, each a line."""
+        return [
+            f"{what}: {self.ratios[what]:.3g}, kept {value:.3g}"
+            for what, value in kept.items()
+            if what in self.ratios and self.ratios[what] < (1 - FALL) * value
+        ]
+
+
+def kept_ratios() -> dict[str, float]:
+    """Of this kind of machine; none where it was never measured."""
+    kept: dict[str, dict[str, float]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    return kept.get(machine(), {})
+
+
+def keep(table: Table) -> None:
+    """Store the table's ratios as those of this kind of machine."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept[machine()] = {what: round(value, 3) for what, value in table.ratios.items()}
+    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=2) + "\n")
+
+
+def machine() -> str:
+    """What ratios depend on: the processor as the compiler names it, and the threads."""
+    return f"{llvm.get_host_cpu_name()}, {available_threads()} threads"
