@@ -1,6 +1,8 @@
 """Simulate the quantization of model weights exactly as TensorFlow's QuantizeAndDequantizeV4 does."""
 
-from typing import Any
+TYPE_CHECKING = False  # as in `typing`, which takes longer to import than all the rest here
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -20,7 +22,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

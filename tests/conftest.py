@@ -1,8 +1,7 @@
 """What tests of files and of the command line share: tiny checkpoints, and `qdq` called in this process."""
 
 import json
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="tests marked faults: every point where a run can be killed or fail, not a selection",
     )
+    parser.addoption(
+        "--fuzz-seconds", type=float, default=0, help="how long -m faults looks for files that a reader gets wrong"
+    )
 
 
 @pytest.fixture
@@ -54,13 +56,12 @@ def every_fault(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def qdq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Qdq]:
+def qdq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Qdq:
     """Call `qdq` with arguments, in this process; its streams are no terminals."""
     from qdqcli.cli.main import run
 
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*arguments: object) -> Outcome:
         capsys.readouterr()
@@ -68,9 +69,7 @@ def qdq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         captured = capsys.readouterr()
         return Outcome(code=code, out=captured.out, err=captured.err)
 
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return call
 
 
 TINY: dict[str, np.ndarray] = {

@@ -1,7 +1,4 @@
-"""The group of commands, each imported when it is called, and the one error boundary.
-
-Exit code 1 is the budget's alone: whatever else goes wrong ends here, as one line on stderr and a code of its own.
-"""
+"""The group of commands, each imported when it is called."""
 
 import gc
 import os
@@ -10,20 +7,18 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from types import FrameType
 
 import click
 from click.shell_completion import shell_complete
 
 from qdqcli import __version__
 from qdqcli.cli import streams
+from qdqcli.cli.boundary import report
 from qdqcli.cli.session import Session
-from qdqcli.errors import QdqError
-from qdqcli.tensors.message import escape, escape_name
+from qdqcli.errors import Interrupted, UsageError
+from qdqcli.run.interrupt import Interruption
 
-EXIT_USAGE, EXIT_OUTPUT, EXIT_UNAVAILABLE, EXIT_BUG = 2, 4, 5, 70
-BUG_LIMIT = 500
-"""Characters of the message of an error that nobody foresaw; Numba's have thousands."""
+EXIT_USAGE = 2
 GARBAGE_THRESHOLD = 100_000
 """Objects that are made between two searches for cycles. Rows of a report have none: looking for them after every 700
 takes a seventh of the time of a checkpoint of 20,000 small tensors."""
@@ -91,19 +86,23 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(EXIT_USAGE)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run `qdq` with these arguments; the exit code."""
+def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
+    """Run `qdq` with these arguments until done or interrupted; the exit code."""
     gc.set_threshold(GARBAGE_THRESHOLD)
-    session = Session()
-    _handle_signals(session)
+    session = Session(interruption=interruption or Interruption())
     streams.prepare()
+    code = 0
     try:
+        session.interruption.check()  # signals that came during the imports
         code = _invoke(arguments, session)
         sys.stdout.flush()
+    except Interrupted as interrupted:
+        code = report(interrupted, debug=session.debug) if session.interruption.announce() else interrupted.exit_code
     except Exception as error:  # the boundary: no traceback reaches a user
-        code = _report(error, session)
-    except KeyboardInterrupt:
-        code = _say("interrupted", 130)
+        code = report(_translated(error), debug=session.debug)
+    except KeyboardInterrupt:  # of a caller who does not listen to signals as `qdq` does
+        session.interruption.request(signal.SIGINT)
+    code = _heard(session.interruption, code)
     streams.settle()
     return code
 
@@ -121,47 +120,25 @@ def _invoke(arguments: Sequence[str], session: Session) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _report(error: Exception, session: Session) -> int:
-    if session.debug:
-        import traceback
-
-        streams.say("".join(traceback.format_exception(error)).rstrip())
-    match error:
-        case BrokenPipeError():  # the reader of stdout has seen enough
-            return 0
-        case QdqError():
-            return _say(str(error), error.exit_code)
-        case click.UsageError():
-            command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
-            return _say(f"{error.format_message().rstrip('.')}; see '{command}'", EXIT_USAGE)
-        case click.ClickException():
-            return _say(error.format_message(), EXIT_USAGE)
-        case ImportError():
-            return _say(f"{error}; the installation lacks a package: pip install qdqcli", EXIT_UNAVAILABLE)
-        case MemoryError():
-            return _say("out of memory; lower --max-memory or --threads", EXIT_OUTPUT)
-        case OSError() if error.filename is None:
-            return _say(f"standard output: {error.strerror}", EXIT_OUTPUT)
-    return _say(
-        f"a bug in qdq {__version__}: {type(error).__name__}: {escape_name(str(error), BUG_LIMIT)}; please report it "
-        "with the command line and the output of the same command with --debug",
-        EXIT_BUG,
-    )
+def _translated(error: Exception) -> Exception:
+    """The error in our own terms: click's would exit with 1 or 2 and two lines."""
+    if isinstance(error, click.UsageError):
+        command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
+        return _chained(UsageError(f"{error.format_message().rstrip('.')}; see '{command}'"), error)
+    if isinstance(error, click.ClickException):
+        return _chained(UsageError(error.format_message()), error)
+    return error
 
 
-def _say(message: str, code: int) -> int:
-    """One line: what click quotes from the command line was escaped by nobody yet."""
-    streams.say(f"error: {escape(message)}")
-    return code
+def _chained(error: UsageError, cause: Exception) -> UsageError:
+    error.__cause__ = cause
+    return error
 
 
-def _handle_signals(session: Session) -> None:
-    """The first signal asks the work to stop, which it does between blocks; a second one ends the process."""
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if session.interruption.signal_number is not None:
-            os._exit(128 + number)
-        session.interruption.request(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
+def _heard(interruption: Interruption, code: int) -> int:
+    """The exit code, or that of a signal that nothing was left to stop for: none is swallowed."""
+    if interruption.signal_number is None or code not in (0, 1):
+        return code
+    if interruption.announce():
+        streams.say("error: interrupted at the end of the work")
+    return 128 + interruption.signal_number

@@ -99,7 +99,7 @@ def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) 
         for tensor, decision in plan.tensors:
             workers.interruption.check()
             if isinstance(decision, Skip):
-                writer.copy(tensor)
+                writer.copy(tensor, workers.interruption.check)
                 continue
             shard, info = shards[tensor.name]
             if shard.name not in readers:

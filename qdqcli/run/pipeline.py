@@ -339,7 +339,7 @@ class _ShardJob:
         source = source_of(self.source_file, tensor)
         if isinstance(decision, Skip):
             if self.writer is not None:
-                self.writer.copy(tensor)
+                self.writer.copy(tensor, self.workers.interruption.check)
             self.measuring.on_bytes(tensor.nbytes)
             return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason)
         job = TensorJob(

@@ -5,7 +5,7 @@ themselves; all else is compared with the input. The statistics must come out as
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,8 +103,9 @@ class _Comparison:
         for offset in range(0, len(expected), CHUNK_BYTES):
             self._compare(tensor, start + offset, expected[offset : offset + CHUNK_BYTES])
 
-    def copy(self, tensor: TensorInfo) -> None:
+    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
         for start in range(0, tensor.nbytes, CHUNK_BYTES):
+            on_chunk()
             part = memoryview(bytearray(min(CHUNK_BYTES, tensor.nbytes - start)))
             self._source.read_into(tensor, start, part)
             self._compare(tensor, start, part)

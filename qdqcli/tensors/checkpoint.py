@@ -76,8 +76,8 @@ class ShardWriter(Protocol):
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
         """Write bytes of the tensor at `start`; positional, from several threads at once."""
 
-    def copy(self, tensor: TensorInfo) -> None:
-        """Copy the tensor byte for byte from the input."""
+    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = ...) -> None:
+        """Copy the tensor byte for byte from the input; `on_chunk` is called before each piece and may raise."""
 
     def place(self, tensor: TensorInfo) -> Place | None:
         """Where the tensor may be written without this writer; None where only `write` knows how."""

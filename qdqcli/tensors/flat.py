@@ -5,6 +5,7 @@ construction, the size is known before the first byte, and threads may write in 
 """
 
 import hashlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,8 @@ class FlatWriter:
         check_range(tensor, start, data.nbytes)
         self._file.write(data, tensor.start + start)
 
-    def copy(self, tensor: TensorInfo) -> None:
-        self._copy(tensor.start, tensor.nbytes)
+    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
+        self._copy(tensor.start, tensor.nbytes, on_chunk)
 
     def place(self, tensor: TensorInfo) -> Place:
         return Place(self._file.descriptor, tensor.start, self._file.path)
@@ -105,9 +106,10 @@ class FlatWriter:
     def abort(self) -> None:
         self._file.abort()
 
-    def _copy(self, start: int, length: int) -> None:
+    def _copy(self, start: int, length: int, on_chunk: Callable[[], None] = lambda: None) -> None:
         buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
         for offset in range(start, start + length, CHUNK_BYTES):
+            on_chunk()
             part = buffer[: min(CHUNK_BYTES, start + length - offset)]
             self._source.read_into(part, offset)
             self._file.write(part, offset)

@@ -194,9 +194,10 @@ class NpzWriter:
         check_range(tensor, start, data.nbytes)
         self._spool.write(data, self._offsets[tensor.name] + start)
 
-    def copy(self, tensor: TensorInfo) -> None:
+    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
         buffer = memoryview(bytearray(min(CHUNK_BYTES, tensor.nbytes)))
         for start in range(0, tensor.nbytes, CHUNK_BYTES):
+            on_chunk()
             part = buffer[: tensor.nbytes - start]
             self._reader.read_into(tensor, start, part)
             self.write(tensor, start, part)

@@ -4,7 +4,9 @@ import os
 import sys
 
 from qdqcli.cli.main import run
+from qdqcli.cli.signals import listen
 from qdqcli.run import pipeline
+from qdqcli.run.interrupt import Interruption
 from qdqcli.tensors.line_log import LineLog
 
 SMALL = {"PART_BYTES": 1, "BATCH_BYTES": 1}
@@ -25,7 +27,9 @@ def main(lines: int, number: int, size: str, arguments: list[str]) -> int:
             os.kill(os.getpid(), number)
 
     LineLog.append = counted  # type: ignore[method-assign]
-    return run(arguments)
+    interruption = Interruption()
+    listen(interruption)
+    return run(arguments, interruption)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,31 @@
 """SIGINT and SIGTERM: a prompt end, its own exit code, nothing left."""
 
+import fcntl
+import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qdqcli.cli.main import run
+from qdqcli.cli.signals import GRACE_S
+from qdqcli.run.interrupt import Interruption
 from tests.cli.process import bytes_read, start_process, wait_until
-from tests.run.checkpoints import write_sparse
+from tests.run.checkpoints import sample, write_safetensors, write_sparse
 
-PROMPT = 5.0
-"""Seconds; on a machine of its own it takes a tenth of one."""
+PROMPT = 3.0
+"""Seconds; on a machine of its own it takes a tenth of one, and never more than GRACE_S of `cli/signals.py`."""
+
+PIPE_BYTES = 1 << 16
+"""What a pipe holds on Linux."""
+NOTHING_LEFT = "error: interrupted; nothing was left under the output's name"
 
 each_signal = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
@@ -79,14 +93,125 @@ def test_a_signal_while_files_are_copied_is_heard(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out.qdq-partial")
 
 
-def test_a_signal_while_the_program_loads_is_heard(tmp_path: Path) -> None:
-    """Before the work begins Python and Numba are imported, which takes a good part of a second."""
-    source = write_sparse(tmp_path / "in.safetensors", (64 << 30,))
-    process = start_process("stats", source)
+@each_signal
+def test_a_signal_while_a_large_tensor_is_copied_is_heard(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    if shutil.disk_usage(tmp_path).free < 6 << 30:
+        pytest.skip("less than 6 GiB free: the run would be refused")
+    source = write_sparse(tmp_path / "in.safetensors", (1 << 29,), names=("kept", "w"))
+    process = start_process("run", source, "-o", tmp_path / "out.safetensors", "--exclude", "kept")
     try:
-        time.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        wait_until(lambda: bytes_read(process.pid) > 100 << 20, process)
+        began = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 143 or process.returncode == -signal.SIGTERM
+    assert time.monotonic() - began < PROMPT
+    assert (process.returncode, err) == (code, f"{NOTHING_LEFT}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
+
+
+@each_signal
+def test_what_does_not_stop_is_made_to(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Standard output is a pipe that is full: writing to it waits until somebody reads, which nobody does."""
+    process = start_blocked(tmp_path)
+    began = time.monotonic()
+    process.send_signal(number)
+    process.wait(60)
+    assert time.monotonic() - began < PROMPT
+    assert (process.returncode, process.communicate()[1]) == (code, "error: interrupted\n")
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    process = start_blocked(tmp_path)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert time.monotonic() - began < GRACE_S - 0.1
+    assert (process.returncode, process.communicate()[1]) == (143, "error: interrupted\n")
+
+
+def test_signals_are_listened_to_before_anything_slow_is_imported() -> None:
+    script = (
+        "import sys; sys.argv = ['qdq', '--version']\n"
+        "from qdqcli.cli import signals\n"
+        "signals.listen = lambda _: print('click' in sys.modules)\n"
+        "from qdqcli.__main__ import main; main()"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert process.stdout.startswith("False\nqdq ")
+
+
+def test_a_signal_that_nothing_was_left_to_stop_for_is_not_swallowed(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the last line of the table is written."""
+    interruption = Interruption()
+    monkeypatch.setattr("qdqcli.cli.deliver.write", lambda _: interruption.request(signal.SIGTERM))
+    assert run(["stats", str(tiny)], interruption) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted at the end of the work"
+
+
+def start_blocked(folder: Path) -> subprocess.Popen[str]:
+    """`qdq`, in the middle of writing to a pipe that is full."""
+    source = write_safetensors(folder / "in.safetensors", {f"w{i}": sample((4,), seed=i) for i in range(3000)})
+    process = start_process("inspect", source, "--format", "jsonl")
+    wait_until(lambda: bytes_waiting(process) == PIPE_BYTES, process)
+    return process
+
+
+def bytes_waiting(process: subprocess.Popen[str]) -> int:
+    """Bytes in the pipe of standard output that nobody has read yet."""
+    assert process.stdout is not None
+    return int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def listens(process: subprocess.Popen[str]) -> bool:
+    """Whether the process handles SIGTERM, which Python does not by itself."""
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return bool(int(caught, 16) & 1 << signal.SIGTERM - 1)
+
+
+@each_signal
+def test_a_signal_at_any_time_is_heard(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Python and Numba are imported, headers read, tensors measured: about half a second in all."""
+    source = write_sparse(tmp_path / "in.safetensors", (1 << 26,))
+    for i in range(8):
+        heard_at_any_time(source, number, code, 0.06 * i)
+
+
+def heard_at_any_time(source: Path, number: signal.Signals, code: int, delay: float) -> None:
+    output = source.with_name("out.safetensors")
+    process = start_process("run", source, "-o", output)
+    try:
+        wait_until(lambda: listens(process), process)
+        time.sleep(delay)
+        began = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        took = time.monotonic() - began
+    finally:
+        process.kill()
+    assert took < PROMPT
+    assert process.returncode == code, (delay, err)
+    assert err == "" or (err.startswith("error: interrupted") and len(err.splitlines()) == 1), (delay, err)
+    if output.exists():
+        assert output.stat().st_size == source.stat().st_size
+        output.unlink()
+    shutil.rmtree(output.with_name("out.safetensors.qdq-partial"), ignore_errors=True)  # of one that was made to stop
+
+
+@pytest.mark.faults
+@each_signal
+def test_no_signal_of_a_hundred_is_swallowed(
+    tmp_path: Path, number: signal.Signals, code: int, record_property: Callable[[str, object], None]
+) -> None:
+    seed = random.randrange(1 << 32)
+    record_property("seed", seed)
+    print(f"seed {seed}")
+    delays = random.Random(seed)
+    source = write_sparse(tmp_path / "in.safetensors", (1 << 26,))
+    for _ in range(100):
+        heard_at_any_time(source, number, code, delays.uniform(0, 0.45))

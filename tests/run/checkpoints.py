@@ -3,7 +3,7 @@
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
     return path
 
 
-def write_sparse(path: Path, shape: tuple[int, ...], dtype: str = "F32") -> Path:
-    """One tensor `w` of zeros that takes no room on the disk."""
+def write_sparse(path: Path, shape: tuple[int, ...], dtype: str = "F32", names: Sequence[str] = ("w",)) -> Path:
+    """Tensors of zeros, each of that shape, that take no room on the disk."""
     nbytes = int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
-    text = json.dumps({"w": {"dtype": dtype, "shape": list(shape), "data_offsets": [0, nbytes]}}).encode()
+    entry = {"dtype": dtype, "shape": list(shape)}
+    header = {name: entry | {"data_offsets": [i * nbytes, (i + 1) * nbytes]} for i, name in enumerate(names)}
+    text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
-    os.truncate(path, 8 + len(text) + nbytes)
+    os.truncate(path, 8 + len(text) + len(names) * nbytes)
     return path
 
 
