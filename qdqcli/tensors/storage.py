@@ -134,9 +134,20 @@ class InputFile:
         return bytes(data)
 
     def check_unchanged(self) -> None:
-        """Compare size and modification time with those at opening; nothing to do once closed."""
-        if self._descriptor >= 0 and FileIdentity.of(self._status()) != self.identity:
+        """Compare size and modification time with those at opening, and whether the path still leads to this file.
+
+        Nothing to do once closed.
+        """
+        if self._descriptor < 0:
+            return
+        if FileIdentity.of(self._status()) != self.identity:
             raise InputError(f"{show_path(self.path)}: changed while being read; start again")
+        try:
+            named = FileIdentity.of(self.path.stat())
+        except OSError as error:
+            raise InputError(f"{show_path(self.path)}: was removed while being read; start again") from error
+        if named != self.identity:
+            raise InputError(f"{show_path(self.path)}: was replaced while being read; start again")
 
     def close(self) -> None:
         try:

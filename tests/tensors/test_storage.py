@@ -38,11 +38,20 @@ def test_a_change_while_reading_is_noticed(tmp_path: Path, change: str) -> None:
         file.close()
 
 
-def test_a_file_replaced_while_reading_keeps_the_old_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_file_that_loses_its_name_while_reading_keeps_its_bytes_and_is_noticed(tmp_path: Path, how: str) -> None:
     path = write(tmp_path / "x", b"old")
-    with InputFile(path) as file:
-        write(tmp_path / "y", b"new!").rename(path)
-        assert file.read(0, 9) == b"old"
+    file = InputFile(path)
+    status = path.stat()
+    if how == "removed":
+        path.unlink()
+    else:  # by one of the same size and time
+        new = write(tmp_path / "y", b"new")
+        os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
+        new.rename(path)
+    assert file.read(0, 9) == b"old"
+    with pytest.raises(InputError, match=f"x: was {how} while being read"):
+        file.close()
 
 
 def test_a_file_replaced_after_its_header_was_read_is_noticed(tmp_path: Path) -> None:
