@@ -13,12 +13,16 @@ from qdqcli.tensors.flat import FlatShard
 from qdqcli.tensors.message import MalformedError, blame, escape_name
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
 from qdqcli.tensors.storage import InputFile
-from qdqcli.tensors.strict_json import parse_object
+from qdqcli.tensors.strict_json import levels, parse_object
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_HEADER_BYTES = 32 << 20
 """A header of 32 MiB describes half a million tensors; parsing the format's 100 MB took 10 s and 1.2 GB."""
 
+MAX_LEVELS = 127
+"""Of lists and objects in each other, as in the library; only fields that the format does not know can have so many."""
+
+_FIELDS = ("dtype", "shape", "data_offsets")
 _U64 = 1 << 64
 _DAMAGED = "the file is damaged or was written by a faulty tool"
 
@@ -82,6 +86,8 @@ def _check_metadata(metadata: object) -> None:
 def _parse_record(name: str, record: object, shard: str, data_start: int) -> TensorInfo:
     if not isinstance(record, dict):
         raise _bad_tensor(name, "its record is not a JSON object")
+    if len(record) > len(_FIELDS) and 1 + levels(record) > MAX_LEVELS:
+        raise _bad_tensor(name, f"its record is nested deeper than {MAX_LEVELS} levels")
     dtype = _parse_dtype(name, record)
     shape = _parse_sizes(name, record, "shape")
     offsets = _parse_sizes(name, record, "data_offsets")

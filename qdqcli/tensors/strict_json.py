@@ -37,6 +37,16 @@ def parse_object(data: bytes, parse_constant: Callable[[str], object] | None = N
     return value
 
 
+def levels(value: object) -> int:
+    """How deep lists and objects are nested in each other: 0 for a number or a text, 1 for a list of them."""
+    depth = 0
+    level = [value]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     items = dict(pairs)
     if len(items) != len(pairs):
