@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qdqcli.report.escape import visible
+from qdqcli.report.escape import NO_NAME, visible
 from qdqcli.report.verdict import predicate, sentence
 from qdqcli.run.result import RunResult
 from qdqcli.run.verdict import Severity, Violation
@@ -39,8 +39,8 @@ def findings(run: RunResult) -> Iterator[Finding]:
                 yield Finding(
                     rule=metric,
                     is_error=False,
-                    title=f"{visible(row.source.name)}: {metric}",
-                    message=f"{visible(row.source.name)}: {row.stats[metric]:,} {what}",
+                    title=f"{_name(row.source.name)}: {metric}",
+                    message=f"{_name(row.source.name)}: {row.stats[metric]:,} {what}",
                     tensor=row.source.name,
                     file=row.source.file,
                 )
@@ -49,23 +49,27 @@ def findings(run: RunResult) -> Iterator[Finding]:
             yield Finding(
                 rule="failed",
                 is_error=True,
-                title=f"{visible(skipped.source.name)}: not measured",
-                message=f"{visible(skipped.source.name)}: {visible(skipped.reason)}",
+                title=f"{_name(skipped.source.name)}: not measured",
+                message=f"{_name(skipped.source.name)}: {visible(skipped.reason)}",
                 tensor=skipped.source.name,
                 file=skipped.source.file,
             )
 
 
 def _finding(violation: Violation) -> Finding:
-    where = visible(violation.tensor) if violation.tensor is not None else violation.origin
+    where = _name(violation.tensor) if violation.tensor is not None else violation.origin
     return Finding(
         rule=violation.metric,
         is_error=violation.severity is Severity.ERROR,
         title=f"{where}: {violation.metric}",
-        message=sentence(violation, visible),
+        message=sentence(violation, _name),
         tensor=violation.tensor,
         file=violation.file,
     )
+
+
+def _name(text: str) -> str:
+    return visible(text) or NO_NAME
 
 
 def short_message(violation: Violation) -> str:
