@@ -1,0 +1,251 @@
+"""Places where a program may be started: no home, no network, few descriptors, folders that cannot be written."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qdqcli
+from tests.cli.process import COMMAND, PATIENCE, environment, run_process
+from tests.run.checkpoints import sample, write_safetensors, write_sparse
+
+PACKAGE = Path(qdqcli.__file__).parent
+
+
+def at_most(kind: int, limit: int) -> Callable[[], None]:
+    """For a child: a limit that it cannot raise."""
+    return lambda: resource.setrlimit(kind, (limit, limit))
+
+
+def unshared(flags: str, script: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A shell script in namespaces of its own; `"$@"` is `qdq` with the arguments."""
+    return subprocess.run(
+        ["unshare", flags, "sh", "-c", script, "sh", *COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(**variables),
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def can_unshare(flags: str) -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", flags, "true"], capture_output=True, check=False).returncode == 0
+
+
+def expected(tiny: Path) -> Any:
+    return json.loads(run_process("stats", tiny, "--format", "json").stdout)
+
+
+@pytest.mark.parametrize("home", [None, "/nonexistent/home", "/proc", ""])
+def test_no_home_is_needed(tiny: Path, home: str | None) -> None:
+    variables = environment(**({} if home is None else {"HOME": home}))
+    for name in ("XDG_CACHE_HOME", "QDQ_CACHE_DIR", *(("HOME",) if home is None else ())):
+        variables.pop(name, None)
+    process = run_process("inspect", tiny, env=variables)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+def test_three_hundred_shards_need_no_more_than_32_descriptors(tmp_path: Path) -> None:
+    folder, output = tmp_path / "model", tmp_path / "out"
+    names = [f"model-{i:05}-of-00300.safetensors" for i in range(300)]
+    for i, name in enumerate(names):
+        write_safetensors(folder / name, {f"w{i}": sample((4,), seed=i)})
+    index = {"weight_map": {f"w{i}": name for i, name in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for arguments in (("stats", folder), ("run", folder, "-o", output), ("compare", folder, output)):
+        process = run_process(
+            *arguments, "--format", "json", "--threads", 2, preexec_fn=at_most(resource.RLIMIT_NOFILE, 32)
+        )
+        assert process.returncode == 0, process.stderr
+        assert len(json.loads(process.stdout)["tensors"]) == 300
+    assert len(list(output.iterdir())) == 301
+
+
+@pytest.mark.skipif(not can_unshare("-rn"), reason="no network namespaces here (unshare -rn)")
+@pytest.mark.parametrize("command", ["stats", "run", "inspect", "info"])
+def test_no_network_is_needed(tiny: Path, tmp_path: Path, command: str) -> None:
+    more = {"run": (tiny, "-o", tmp_path / "out.safetensors"), "info": ()}
+    process = unshared("-rn", '"$@"', command, *more.get(command, (tiny,)))
+    assert (process.returncode, process.stderr.count("error")) == (0, 0), process.stderr
+
+
+@pytest.mark.skipif(not can_unshare("-rm"), reason="no mount namespaces here (unshare -rm)")
+def test_an_installation_and_a_home_that_cannot_be_written_are_enough(tiny: Path) -> None:
+    """As in a container with a read-only root: nothing may be cached, and nothing is lost but time."""
+    script = (
+        f'mount --bind "{PACKAGE}" "{PACKAGE}" && mount -o remount,bind,ro "{PACKAGE}" && '
+        f'! touch "{PACKAGE}/x" 2>/dev/null && exec "$@"'
+    )
+    process = unshared(
+        "-rm",
+        script,
+        "stats",
+        tiny,
+        "--format",
+        "json",
+        HOME="/proc",
+        XDG_CACHE_HOME="/proc/x",
+        QDQ_CACHE_DIR="/proc/y",
+    )
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout) == expected(tiny)
+
+
+# The cache of kernels
+
+
+def emptied(content: bytes) -> bytes:
+    return content[:0]
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+def replaced(content: bytes) -> bytes:
+    return b"\x80\x04." * (len(content) // 3)
+
+
+IN_FAULTS = [pytest.param(damage, marks=pytest.mark.faults) for damage in (emptied, cut, replaced)]
+
+
+@pytest.mark.parametrize("damage", [flipped, *IN_FAULTS])
+def test_a_damaged_file_in_the_cache_is_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((4, 6))})
+    cache = environment(QDQ_CACHE_DIR=str(tmp_path / "cache"))
+    first = run_process("stats", source, "--format", "json", env=cache)
+    damaged = {path: damage(path.read_bytes()) for path in (tmp_path / "cache").rglob("*.bin")}
+    assert damaged
+    for path, content in damaged.items():
+        path.write_bytes(content)
+    again = run_process("stats", source, "--format", "json", env=cache)
+    assert (again.returncode, again.stderr, again.stdout) == (0, "", first.stdout)
+    for path, content in damaged.items():
+        assert path.read_bytes() != content
+
+
+def test_a_folder_in_place_of_a_kernel_is_left_alone(tmp_path: Path) -> None:
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((4, 6))})
+    cache = environment(QDQ_CACHE_DIR=str(tmp_path / "cache"))
+    run_process("stats", source, env=cache)
+    for path in (tmp_path / "cache").rglob("*.bin"):
+        path.unlink()
+        path.mkdir()
+    assert run_process("stats", source, env=cache).returncode == 0
+
+
+def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    """Its files are pickles, which run what they like when they are loaded."""
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((4, 6))})
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    assert run_process("stats", source, env=environment(QDQ_CACHE_DIR=str(cache))).returncode == 0
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+# What cannot be imported
+
+
+def broken(folder: Path, package: str, what: str) -> dict[str, str]:
+    """An environment in which the package's import does something else."""
+    (folder / package).mkdir(parents=True)
+    (folder / package / "__init__.py").write_text(what + "\n")
+    return environment(PYTHONPATH=str(folder))
+
+
+@pytest.mark.parametrize("package", ["click", "numba"])
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("raise ModuleNotFoundError('no such module')", 5),
+        ("raise ImportError('Numba needs NumPy 2.3 or less')", 5),
+        ("raise OSError('Could not find/load shared object file')", 5),
+        ("raise MemoryError", 4),
+        ("raise RuntimeError('the unexpected')", 70),
+        ("raise ValueError('a\\nb\\x1b[2J')", 70),
+        ("this is no Python", 70),
+    ],
+)
+def test_an_import_that_fails_is_one_line_and_never_exit_code_1(
+    tiny: Path, tmp_path: Path, package: str, what: str, code: int
+) -> None:
+    process = run_process("stats", tiny, env=broken(tmp_path / "broken", package, what))
+    assert process.returncode == code, process.stderr
+    assert process.stdout == ""
+    assert process.stderr.startswith("error: ")
+    assert len(process.stderr.splitlines()) == 1
+    assert process.stderr[:-1].isprintable()
+
+
+def test_debug_shows_the_traceback_of_an_import_that_fails(tiny: Path, tmp_path: Path) -> None:
+    env = broken(tmp_path / "broken", "click", "raise RuntimeError('the unexpected')")
+    process = run_process("stats", tiny, "--debug", env=env)
+    assert process.returncode == 70
+    assert "Traceback" in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: a bug in qdq")
+
+
+# Memory and threads
+
+
+@pytest.mark.faults
+def test_too_little_memory_is_never_exit_code_1_and_leaves_nothing(tmp_path: Path) -> None:
+    """Address space from too little for Python itself to more than enough."""
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((512, 1024))})
+    output = tmp_path / "out.safetensors"
+    codes = set()
+    for mib in range(24, 900, 24):
+        process = run_process("run", source, "-o", output, preexec_fn=at_most(resource.RLIMIT_AS, mib << 20))
+        codes.add(process.returncode)
+        assert process.returncode != 1 or "qdqcli" not in process.stderr, (mib, process.stderr)
+        if process.returncode == 0:
+            output.unlink()
+        else:
+            assert not output.exists(), mib
+    assert 0 in codes
+    assert codes & {4, 5}, codes
+
+
+def test_no_more_threads_is_exit_code_4(tmp_path: Path) -> None:
+    script = (
+        "import sys, threading; sys.argv = ['qdq', 'stats', sys.argv[1]]\n"
+        'def refuse(*_): raise RuntimeError("can\'t start new thread")\n'
+        "threading.Thread.start = refuse\n"
+        "from qdqcli.__main__ import main; main()"
+    )
+    source = write_sparse(tmp_path / "in.safetensors", (1 << 22,))
+    process = subprocess.run(
+        [sys.executable, "-c", script, str(source)], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert process.returncode == 4, process.stderr
+    assert "--threads" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no always-full device here")
+@pytest.mark.parametrize(
+    "arguments", [("stats", "FILE"), ("run", "FILE", "-o", "OUT"), ("check", "FILE", "--budget", "B")]
+)
+def test_both_streams_full_never_give_exit_code_1(tiny: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "b.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 0\n")
+    places = {"FILE": tiny, "OUT": tmp_path / "out.safetensors", "B": tmp_path / "b.toml"}
+    with Path("/dev/full").open("w") as full:
+        process = run_process(*(places.get(a, a) for a in arguments), stdout=full, stderr=full)
+    assert process.returncode == 4
+    if "OUT" in arguments:  # it was whole before the table was shown
+        assert (tmp_path / "out.safetensors").stat().st_size == tiny.stat().st_size
+    assert not (tmp_path / "out.safetensors.qdq-partial").exists()
