@@ -7,6 +7,7 @@ of a tensor when it is opened, from the data at the page's end; `page.css` has b
 from collections.abc import Iterator, Sequence
 from html import escape as html_escape
 from importlib.resources import files
+from math import isfinite
 from typing import Any
 
 from qdqcli.report.channel import error_by_channel
@@ -160,7 +161,7 @@ def _data(row: TensorResult) -> dict[str, Any]:
     """What the script draws of a tensor."""
     data: dict[str, Any] = {
         "stats": [row_text(name, row) + (metric_unit(name) if row.stats[name] is not None else "") for name in STATS],
-        "range": [] if row.spec is None else [row.input_min, row.input_max],
+        "range": _range(row),
     }
     if row.histograms is not None:
         for name, part in (("values", row.histograms.values), ("errors", row.histograms.errors)):
@@ -168,6 +169,12 @@ def _data(row: TensorResult) -> dict[str, Any]:
     if row.channels is not None and "rmse" in row.channels:
         data["channels"] = error_by_channel(row.channels)
     return data
+
+
+def _range(row: TensorResult) -> list[float]:
+    """What sets the grid, where it can be drawn: an infinite end cannot."""
+    ends = [end for end in (row.input_min, row.input_max) if end is not None and isfinite(end)]
+    return ends if row.spec is not None and len(ends) == 2 else []
 
 
 def _title(name: str) -> str:

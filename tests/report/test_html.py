@@ -1,6 +1,7 @@
 """The page: harmless whatever the names, small, and alive in a browser."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -111,6 +112,13 @@ def test_a_thousand_tensors_are_under_three_megabytes() -> None:
 def test_a_page_needs_neither_histograms_nor_channels() -> None:
     data = json.loads("".join(read(run_of(GOOD, replace(BAD, channels={"mse": [1.0]}))).data))
     assert [set(tensor) for tensor in data["tensors"]] == [{"stats", "range"}] * 2
+
+
+@pytest.mark.parametrize("end", [math.inf, -math.inf, math.nan])
+def test_a_range_that_cannot_be_drawn_is_left_out(end: float) -> None:
+    """JSON has no infinity, and the page would hold none of its data."""
+    data = json.loads("".join(read(run_of(GOOD, replace(BAD, input_max=end))).data))
+    assert [len(tensor["range"]) for tensor in data["tensors"]] == [2, 0]
 
 
 # In a browser
