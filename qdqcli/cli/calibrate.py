@@ -9,6 +9,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart, deliver_listing
 from qdqcli.cli.layers import recipe_options
+from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -56,6 +57,7 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     check_reports_apart(options["reports"], checkpoints, [output])
     plans = plan_inputs(checkpoints, request, options, session)
     check_selection(plans)
+    prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.run.calibrate import calibrate as estimate
     from qdqcli.run.workers import Workers

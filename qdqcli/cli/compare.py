@@ -7,6 +7,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver
 from qdqcli.cli.gate import Gate, judging_options
+from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, progress, wants_histograms
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -74,6 +75,7 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
     )
     for warning in warnings:
         session.note(warning)
+    prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.run.compare import candidates_of, compare_plans
     from qdqcli.run.workers import Workers

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
@@ -41,6 +42,7 @@ def grad(
     elsewhere. A range that is not given is measured on INPUT. Two single files belong together whatever their tensors'
     names. OUTPUT has the layout of GRADIENTS; the gradients of the range's ends are zero and not written.
     """
+    prepare_libraries()
     # Imported late: NumPy and Numba, which --help does without.
     from qdqcli.run.differentiate import differentiate
     from qdqcli.run.workers import Workers

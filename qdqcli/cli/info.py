@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from qdqcli import __version__
+from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import talk_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
@@ -39,6 +40,7 @@ def info(session: Session, /, format_name: str, warmup: bool, metrics: bool) -> 
     if metrics:
         write(metrics_page())
         return
+    prepare_libraries()
     if warmup:
         _warm_up(session)
     facts = gather()

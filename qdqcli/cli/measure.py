@@ -7,6 +7,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import Options, Request
 from qdqcli.cli.session import Session
 from qdqcli.report.formatter import format_for
@@ -66,6 +67,7 @@ def measure(
     With `verify` it gets its name only once it has been read back.
     """
     check_selection(plans)
+    prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.run.pipeline import Measuring, check_ranges, result_of, run_plans
     from qdqcli.run.workers import Workers

@@ -208,16 +208,16 @@ def test_too_little_memory_is_never_exit_code_1_and_leaves_nothing(tmp_path: Pat
     source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((512, 1024))})
     output = tmp_path / "out.safetensors"
     codes = set()
-    for mib in range(24, 900, 24):
+    for mib in (64, 100, 150, 200, 300, 400, 500, *range(512, 900, 24)):
         process = run_process("run", source, "-o", output, preexec_fn=at_most(resource.RLIMIT_AS, mib << 20))
         codes.add(process.returncode)
-        assert process.returncode != 1 or "qdqcli" not in process.stderr, (mib, process.stderr)
+        assert process.returncode in (0, 4, 5), (mib, process.stderr)
+        assert process.stderr.count("error: ") == (process.returncode != 0)
         if process.returncode == 0:
             output.unlink()
         else:
             assert not output.exists(), mib
-    assert 0 in codes
-    assert codes & {4, 5}, codes
+    assert codes >= {0, 5}, codes
 
 
 def test_no_more_threads_is_exit_code_4(tmp_path: Path) -> None:
