@@ -45,7 +45,7 @@ def _csv(text: str) -> Iterator[str]:
     rows = list(csv.reader(io.StringIO(text)))
     for row in rows:
         if len(row) != len(rows[0]):
-            yield f"a row of {len(row)} cells: {row[0][:60]!r}"
+            yield f"a row of {len(row)} cells: {str(row)[:60]}"
         for cell in row:
             if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
                 yield f"a formula: {cell[:60]!r}"
