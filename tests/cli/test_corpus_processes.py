@@ -112,7 +112,8 @@ def problems(case: Case, folder: Path, zygotes: SimpleQueue[Zygote], command: st
     place.mkdir()
     try:
         more: list[object] = ["-o", place / f"out{source.suffix}"] if command == "run" else []
-        reports = [place / f"r{suffix}" for suffix in REPORT_SUFFIXES] if command == "stats" else []
+        is_long = "seconds" in case.get("limits", {})  # 20,000 tensors, of which a page has too many histograms
+        reports = [place / f"r{suffix}" for suffix in REPORT_SUFFIXES] if command == "stats" and not is_long else []
         for report in reports:
             more += ["--report", report]
         code, memory, seconds, err = zygote_.call(command, source, *more, "--format", "none")

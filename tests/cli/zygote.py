@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-LIMIT_S = 60
+LIMIT_S = 240
 HEAVY = ("numba", "qdqcli.cli.measure", "qdqcli.run.pipeline", "qdqcli.op.cpu", "qdqcli.report.text", "rich.console")
 
 
