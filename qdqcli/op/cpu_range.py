@@ -245,8 +245,8 @@ def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, like, g
     room = ends.shape[1]
     rounding = 0
     for s in range(first, last, LANES):
-        measured_lo, measured_hi = flush(load(ends, s), like), flush(load(ends, room + s), like)
-        lo, hi, scale, inverse = grid(measured_lo, measured_hi, q_min, q_max, like)
+        measured_lo, measured_hi = load(ends, s), load(ends, room + s)
+        lo, hi, scale, inverse = grid(flush(measured_lo, like), flush(measured_hi, like), q_min, q_max, like)
         degenerate = is_degenerate(scale, like)
         store(grids, MIN_RANGE * room + s, lo)
         store(grids, MAX_RANGE * room + s, hi)

@@ -504,3 +504,14 @@ def test_the_oracle_of_this_file_sees_slices(tmp_path: Path) -> None:
     outputs = [expected_output(quantize_and_dequantize_v4, x, **settings).tobytes() for settings in
                ({}, {"axis": 0}, {"axis": 1}, {"group_size": 3}, {"group_size": 4, "ragged_groups": True})]  # fmt: skip
     assert len(set(outputs)) == 5
+
+
+@pytest.mark.parametrize("attributes", [{}, {"axis": 0}, {"axis": 1}, {"group_size": 20}], ids=str)
+def test_subnormal_elements_outside_the_range_count_as_clipped_in_every_layout(
+    tmp_path: Path, attributes: dict[str, int]
+) -> None:
+    """The op flushes the measured end to -0, which lies in [0, 1]; the element itself does not."""
+    x = np.ones((2, 40), np.float32)
+    x[0, 3] = x[1, 7] = -1e-40
+    path = write_safetensors(tmp_path / "x.safetensors", {"w": x})
+    assert quantize(path, signed_input=False, **attributes).sums.num_clipped == 2
