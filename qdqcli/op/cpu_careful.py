@@ -24,6 +24,7 @@ from qdqcli.op.cpu_range import MAX_RANGE, MIN_RANGE
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
+from qdqcli.op.primitives import add
 from qdqcli.op.value import decode, largest
 
 
@@ -34,7 +35,7 @@ def sum_carefully(x, y, base, start, stop, inner, row, advance, first_slice, gri
     for i in range(start, stop):
         s = i // row * advance + i % row // inner - first_slice
         here = i - base
-        if _add_element(
+        if add_element(
             x[here], y[here], grids[MIN_RANGE, s], grids[MAX_RANGE, s], lanes[:, (i - start) % LANES], total
         ):
             degenerate[s] = True
@@ -48,11 +49,11 @@ def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, grids,
     for i in range(start, stop):
         s = i // row * advance + i % row // inner - first_slice
         here = i - base
-        _add_element(x[here], y[here], grids[MIN_RANGE, s], grids[MAX_RANGE, s], sums[s], sums[s])
+        add_element(x[here], y[here], grids[MIN_RANGE, s], grids[MAX_RANGE, s], sums[s], sums[s])
 
 
 @inlined
-def _add_element(stored, out, lo, hi, sums, total):
+def add_element(stored, out, lo, hi, sums, total):
     """Add one element to the five `sums` and the rest of `total`; whether it was finite before and not after."""
     v, w = decode(stored), decode(out)
     limit = largest(stored)
@@ -63,12 +64,12 @@ def _add_element(stored, out, lo, hi, sums, total):
         total[NONFINITE_OUTPUT] += 1
         return True
     a = np.float64(v)
-    e = np.float64(w) - a
+    e = add(np.float64(w), -a)
     sums[ERROR] += e
     sums[ABS_ERROR] += abs(e)
-    sums[SQ_ERROR] += e * e
-    sums[SQ_INPUT] += a * a
-    sums[ERROR_INPUT] += e * a
+    sums[SQ_ERROR] = add(sums[SQ_ERROR], e * e)
+    sums[SQ_INPUT] = add(sums[SQ_INPUT], a * a)
+    sums[ERROR_INPUT] = add(sums[ERROR_INPUT], e * a)
     total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
     total[INPUT_MIN] = min(total[INPUT_MIN], a)
     total[INPUT_MAX] = max(total[INPUT_MAX], a)

@@ -33,6 +33,11 @@ def select(condition: Number, yes: Number, no: Number) -> Number:
     return yes if condition else no
 
 
+def add(a: Number, b: Number) -> Number:
+    """a + b, never contracted with the product that one of them is."""
+    return a + b
+
+
 def constant(number: float, v: Number) -> Number:
     """`number` in the type of `v`, a float32 or float64."""
     return v.dtype.type(number)
@@ -46,6 +51,11 @@ def bits_of(v: Number) -> Number:
 def float32_of(bits: Number) -> Number:
     """The float32 whose pattern is the low 32 bits."""
     return np.uint32(bits & 0xFFFFFFFF).view(np.float32)
+
+
+def float64_of(bits: Number) -> Number:
+    """The float64 whose pattern is the 64 bits."""
+    return np.int64(bits).view(np.float64)
 
 
 def widen(stored: Number) -> Number:
@@ -104,6 +114,11 @@ def _select(condition, yes, no):
     return lambda condition, yes, no: yes if condition else no
 
 
+@overload(add, jit_options=INTERNAL)
+def _add(a, b):
+    return lambda a, b: a + b
+
+
 @overload(constant, jit_options=INTERNAL)
 def _constant(number, v):
     kind = v
@@ -118,6 +133,11 @@ def _bits_of(v):
 @overload(float32_of, jit_options=INTERNAL)
 def _float32_of(bits):
     return (lambda bits: _bitcast(np.int32(bits))) if isinstance(bits, types.Integer) else None
+
+
+@overload(float64_of, jit_options=INTERNAL)
+def _float64_of(bits):
+    return (lambda bits: _bitcast(np.int64(bits))) if isinstance(bits, types.Integer) else None
 
 
 @overload(widen, jit_options=INTERNAL)
@@ -142,6 +162,7 @@ _REINTERPRETED: dict[Any, tuple[Any, ir.Type]] = {
     types.float32: (types.int32, ir.IntType(32)),
     types.float64: (types.int64, ir.IntType(64)),
     types.int32: (types.float32, ir.FloatType()),
+    types.int64: (types.float64, ir.DoubleType()),
 }
 
 

@@ -8,7 +8,7 @@ Two types steer every function, so that one text serves all dtypes:
   float32 has more than twice their digits.
 
 Compare instead of min and max: two-argument `min` drops a NaN on some targets. Every line is one IEEE operation;
-nothing here may be contracted into a fused multiply-add.
+nothing here may be contracted into a fused multiply-add: CUDA's compiler does that unless the sum is `primitives.add`.
 
 Source: TensorFlow 2.21, QuantizeAndDequantizeV4, as probed; `tests/reference.py` is the independent oracle.
 """
@@ -23,11 +23,13 @@ from numba.extending import overload
 from qdqcli.op.internal import INTERNAL, inlined
 from qdqcli.op.primitives import (
     Number,
+    add,
     bits_of,
     constant,
     converts_halves,
     float32_of,
     float32_of_half,
+    float64_of,
     floor,
     half_of_float32,
     narrow,
@@ -89,7 +91,7 @@ def round_float16(v: Number) -> Number:
     exponent = bits & 0x7F800000
     exponent = select(exponent < 0x38800000, 0x38800000, select(exponent > 0x47800000, 0x47800000, exponent))
     magic = float32_of(exponent + 0x06800000)
-    rounded = (float32_of(bits & 0x7FFFFFFF) + magic) - magic
+    rounded = add(float32_of(bits & 0x7FFFFFFF), magic) - magic
     rounded = select(rounded > constant(65504.0, v), constant(np.inf, v), rounded)
     return float32_of(bits_of(rounded) | (bits & -0x80000000))
 
@@ -100,7 +102,7 @@ def encode_float16_number(v: Number) -> Number:
     bits = bits_of(round_float16(v))
     magnitude = bits & 0x7FFFFFFF
     half = constant(0.5, v)
-    subnormal = bits_of(float32_of(magnitude) + half) - bits_of(half)
+    subnormal = bits_of(add(float32_of(magnitude), half)) - bits_of(half)
     normal = select(magnitude > 0x7F7FFFFF, 0x7C00, (magnitude - 0x38000000) >> 13)
     return select(magnitude < 0x38800000, subnormal, normal) | ((bits >> 16) & 0x8000)
 
@@ -327,6 +329,23 @@ def _order_key(bits: Number, width: int) -> Number:
     return bits ^ ((bits >> (width - 1)) & (2 ** (width - 1) - 1))
 
 
+def value_of_key(key: Number, stored: Number) -> Number:
+    """The value of the element that has this order key among elements of the type of `stored`."""
+    pattern_type = np.dtype(f"i{stored.dtype.itemsize}").type
+    return decode(order_key(pattern_type(key)).view(stored.dtype))
+
+
+@overload(value_of_key, jit_options=INTERNAL)
+def _value_of_key(key, stored):
+    kind = _numba_kind(stored)
+    if kind == "float32":
+        return lambda key, stored: float32_of(order_key(np.int32(key)))
+    if kind == "float64":
+        return lambda key, stored: float64_of(order_key(np.int64(key)))
+    convert = _DECODE[kind]
+    return lambda key, stored: convert(order_key(np.int16(key)))
+
+
 # ------------------------------------------------------------------ range to grid
 
 
@@ -398,7 +417,7 @@ def quantize_half_to_even(v: Number, scale: Number, inverse: Number, like: Numbe
 def quantize_half_up(v: Number, scale: Number, inverse: Number, like: Number) -> Number:
     """Quantize and dequantize, code = floor(p + 0.5) with the sum rounded in the arithmetic's dtype."""
     p = fit(v * scale, like)
-    return fit(floor(fit(p + constant(0.5, v), like)) * inverse, like)
+    return fit(floor(fit(add(p, constant(0.5, v)), like)) * inverse, like)
 
 
 @inlined
