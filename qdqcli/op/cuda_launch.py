@@ -1,0 +1,165 @@
+"""Launches of CUDA's kernels on arrays in device memory: shapes of grids, and loops over what one launch cannot take.
+
+Nothing here waits: everything is put on `stream`, in order.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from qdqcli.op import cuda_quantize, cuda_range
+from qdqcli.op.cpu import codes
+from qdqcli.op.cuda_place import launches
+from qdqcli.op.cuda_range import COLUMN_THREADS, THREADS
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import PATTERN, STORAGE, float_type, key_limits, like_of
+from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+
+DeviceArray = Any
+"""An array in device memory, one dimension or rows of slices; `numba.cuda`'s."""
+Stream = Any
+Settings = tuple[bool, bool, Any]
+"""Whether elements are clamped, whether the round mode is HALF_UP, and the number that names the arithmetic."""
+
+KEY = {"F32": np.int32, "F64": np.int64, "BF16": np.int32, "F16": np.int32}
+"""Order keys on the device: atomic operations know no 16 bits."""
+NUM_TABLES = 8
+"""Tables that patterns are counted in, 512 KiB each."""
+
+_SHORT_RUN = 32
+"""Shorter runs of slices that come again in every row are looked at by columns."""
+_RUN_PART = 1 << 14
+"""Elements of a run that a block of threads takes."""
+_BLOCKS_WANTED = 4096
+"""Enough for any GPU to be busy."""
+
+
+def measure(
+    x: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int, keys: DeviceArray, dtype: str,
+    stream: Stream,
+) -> None:  # fmt: skip
+    """Widen `keys` (2, slices from `first_slice` on) by the elements [start, stop); x[0] is element `base`."""
+    bits, key = x.view(PATTERN[dtype]), KEY[dtype]
+    infinity, nothing = key_limits(dtype)
+    limits = (key(infinity), key(nothing[0]), key(nothing[1]))
+    if stop <= start:
+        return
+    inner, row, advance = layout.steps
+    if advance == 0 and inner < _SHORT_RUN and layout.num_elements > row:
+        _measure_by_columns(bits, base, start, stop, inner, row, first_slice, limits, keys, stream)
+        return
+    runs_of_row = -(-row // inner)
+    first_run = start // row * runs_of_row + start % row // inner
+    num_runs = (stop - 1) // row * runs_of_row + (stop - 1) % row // inner + 1 - first_run
+    longest = min(inner, row, stop - start)
+    parts = -(-longest // _RUN_PART)
+    width = min(THREADS, 1 << max(longest // 4, 1).bit_length() - 1)
+    blocks = -(-num_runs * parts * width // THREADS)
+    cuda_range.measure_runs[blocks, THREADS, stream](
+        bits, base, start, stop, first_run, num_runs, parts, inner, row, runs_of_row, advance, first_slice, *limits,
+        width, keys,
+    )  # fmt: skip
+
+
+def _measure_by_columns(
+    bits: DeviceArray, base: int, start: int, stop: int, inner: int, row: int, first_slice: int,
+    limits: tuple[Any, Any, Any], keys: DeviceArray, stream: Stream,
+) -> None:  # fmt: skip
+    width = row * -(-COLUMN_THREADS // row)
+    origin = start - start % row
+    lines = -(-(stop - origin) // width)
+    across = -(-width // COLUMN_THREADS)
+    fewest = 16 * (THREADS // COLUMN_THREADS)  # a block's start and its atomic operations cost as much as some lines
+    rows_of_block = max(-(-lines * across // _BLOCKS_WANTED), fewest, -(-lines // 65535))
+    down = -(-lines // rows_of_block)
+    cuda_range.measure_columns[(across, down), THREADS, stream](
+        bits, base, start, stop, origin, width, rows_of_block, inner, row, first_slice, *limits, keys
+    )
+
+
+def clear_keys(keys: DeviceArray, dtype: str, stream: Stream) -> None:
+    """Set `keys` (2, slices) to those of slices without a number."""
+    kind, (_, nothing) = KEY[dtype], key_limits(dtype)
+    cuda_range.clear_keys[_blocks(keys.shape[1]), THREADS, stream](keys, kind(nothing[0]), kind(nothing[1]))
+
+
+def decode_keys(keys: DeviceArray, ends: DeviceArray, dtype: str, stream: Stream) -> None:
+    """The ends (2, slices) of ranges from their keys."""
+    cuda_range.decode_keys[_blocks(ends.shape[1]), THREADS, stream](keys, STORAGE[dtype](0), ends)
+
+
+def make_grids(
+    ends: DeviceArray, spec: QuantSpec, dtype: str, grids: DeviceArray, flags: DeviceArray, stream: Stream
+) -> None:
+    """Grids (GRID_ROWS, slices) and flags (FLAG_ROWS, slices) from the ends of ranges."""
+    like = like_of(dtype, spec.compute_dtype)
+    limits = codes(spec, like, float_type(dtype))
+    cuda_range.make_grids[_blocks(ends.shape[1]), THREADS, stream](
+        ends, *limits, bool(spec.is_range_given), like, grids, flags
+    )
+
+
+def quantize(
+    x: DeviceArray, y: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int,
+    grids: DeviceArray, flags: DeviceArray, settings: Settings, stream: Stream,
+) -> None:  # fmt: skip
+    """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
+    for first, last, place in launches(layout, start, stop, first_slice):
+        size = last - first
+        cuda_quantize.quantize[-(-size // (4 * THREADS)), THREADS, stream](
+            x, y, first - base, size, place, grids, flags, *settings
+        )
+
+
+def quantize_and_sum(
+    x: DeviceArray, y: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int, grids: DeviceArray,
+    flags: DeviceArray, settings: Settings, sums: DeviceArray, stream: Stream, *, keep: bool,
+) -> None:  # fmt: skip
+    """The same for x[0] being element `start`, which begins a chunk, and `sums` (chunks, SUM_COLUMNS)."""
+    for first, last, place in launches(layout, start, stop, first_slice):
+        chunk, chunks = (first - start) // CHUNK_ELEMENTS, -(-(last - first) // CHUNK_ELEMENTS)
+        here = slice(first - start, last - start)
+        cuda_quantize.quantize_and_sum[chunks, THREADS, stream](
+            x[here], y[here] if keep else y, keep, last - first, place, grids, flags, *settings,
+            sums[chunk : chunk + chunks],
+        )  # fmt: skip
+
+
+def sum_slices(
+    x: DeviceArray, y: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int,
+    grids: DeviceArray, sums: DeviceArray, stream: Stream,
+) -> None:  # fmt: skip
+    """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
+    num_slices = sums.shape[0]
+    cuda_quantize.sum_slices[_blocks(num_slices), THREADS, stream](
+        x, y, base, start, stop, *layout.steps, first_slice, num_slices, grids, sums
+    )
+
+
+def count_patterns(x: DeviceArray, tables: DeviceArray, stream: Stream) -> None:
+    """Count the patterns of 16-bit elements into `tables` (NUM_TABLES, 65536) of uint64."""
+    blocks = min(-(-x.shape[0] // THREADS), _BLOCKS_WANTED)
+    cuda_quantize.count_patterns[blocks, THREADS, stream](x.view(np.uint16), tables)
+
+
+def differentiate(
+    gradients: DeviceArray, x: DeviceArray, out: DeviceArray, base: int, start: int, stop: int, layout: Layout,
+    ends: DeviceArray, dtype: str, outside: DeviceArray, stream: Stream,
+) -> None:  # fmt: skip
+    """The op's gradient of the elements [start, stop); adds the number outside their range to `outside` (1,)."""
+    like = like_of(dtype, ComputeDType.NATIVE)
+    for first, last, place in launches(layout, start, stop, 0):
+        size = last - first
+        cuda_quantize.differentiate[-(-size // (4 * THREADS)), THREADS, stream](
+            gradients, x, out, first - base, size, place, ends, like, outside
+        )
+
+
+def _blocks(threads: int) -> int:
+    return -(-threads // THREADS)
+
+
+def settings_of(spec: QuantSpec, dtype: str) -> Settings:
+    """What the kernels need to know beside the grids."""
+    return bool(spec.is_range_given), spec.round_mode is RoundMode.HALF_UP, like_of(dtype, spec.compute_dtype)

@@ -1,0 +1,76 @@
+"""Where the elements of one launch lie: the way from an element's index to its slice without dividing.
+
+A division of 64-bit integers costs a GPU more than the op itself. Indices of a launch stay below 2^31, where a division
+by a number known beforehand is a product and a shift.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from qdqcli.errors import SpecError
+from qdqcli.op.internal import inlined
+from qdqcli.op.layout import Layout
+
+LAUNCH_ELEMENTS = 1 << 30
+"""At most this many elements in one launch; whole chunks."""
+ONE_SLICE, TWO_ROWS, MANY_ROWS = range(3)
+
+Place = tuple[int, ...]
+"""What `slice_at` takes, nine numbers: how, then what that way needs."""
+
+
+@inlined
+def slice_at(i: Any, place: Any) -> Any:
+    """The slice of element `i` of a launch, as a column of its grids."""
+    if place[0] == ONE_SLICE:
+        return place[1]
+    if place[0] == TWO_ROWS:
+        if i < place[3]:
+            return place[1] + (((place[2] + i) * place[7]) >> place[8])
+        return place[4] + (((i - place[3]) * place[7]) >> place[8])
+    position = place[2] + i
+    r = (position * place[4]) >> place[5]
+    return place[1] + r * place[6] + (((position - r * place[3]) * place[7]) >> place[8])
+
+
+def launches(layout: Layout, start: int, stop: int, first_slice: int) -> Iterator[tuple[int, int, Place]]:
+    """The elements [start, stop) in launches: (start, stop, place), indices in `place` counted from that start.
+
+    Column 0 of the grids is slice `first_slice`.
+    """
+    for first in range(start, stop, LAUNCH_ELEMENTS):
+        last = min(first + LAUNCH_ELEMENTS, stop)
+        yield first, last, place_of(layout, first, last, first_slice)
+
+
+def place_of(layout: Layout, start: int, stop: int, first_slice: int) -> Place:
+    """The place of the elements [start, stop), at most LAUNCH_ELEMENTS.
+
+    Raises:
+        SpecError: groups of more than LAUNCH_ELEMENTS elements, the last of a row shorter.
+    """
+    inner, row, advance = layout.steps
+    r, column = divmod(start, row)
+    run, within = divmod(column, inner)
+    here, row_left = r * advance + run - first_slice, row - column
+    run_left = min(inner - within, row_left)
+    if stop - start <= run_left:
+        return (ONE_SLICE, here, *(0,) * 7)
+    if inner > LAUNCH_ELEMENTS:  # the end of this run, and no other
+        if row % inner:
+            raise SpecError(f"group_size {inner} with a shorter last group: CUDA takes up to {LAUNCH_ELEMENTS}")
+        after = (r + 1) * advance - first_slice if run_left == row_left else here + 1
+        return (TWO_ROWS, here, 0, run_left, after, 0, 0, 0, 0)
+    if stop - start <= row_left or row > LAUNCH_ELEMENTS:
+        return (TWO_ROWS, here, within, row_left, (r + 1) * advance - first_slice, 0, 0, *_divisor(inner))
+    return (MANY_ROWS, r * advance - first_slice, column, row, *_divisor(row), advance, *_divisor(inner))
+
+
+def _divisor(number: int) -> tuple[int, int]:
+    """(factor, shift): i // number is (i * factor) >> shift for 0 <= i < 2^31, the product below 2^63.
+
+    Source: Granlund and Montgomery, Division by invariant integers using multiplication, 1994, theorem 4.2.
+    """
+    bits = (number - 1).bit_length()
+    shift = 31 + bits
+    return -(-(1 << shift) // number), shift

@@ -1,0 +1,160 @@
+"""The one place that imports `numba.cuda`: its decorator for kernels, and the primitives as CUDA spells them.
+
+Imported by `op/backend.py` alone, which sees to it first that there is something to import. Under Numba's simulator the
+kernels are plain Python, and so are the primitives.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+from numba import cuda as _cuda
+from numba.core import config, types
+from numba.cuda.cudadrv import driver, error
+from numba.extending import overload
+
+from qdqcli.errors import UnavailableError
+from qdqcli.op import primitives
+
+cuda: Any = _cuda
+"""`numba.cuda`."""
+SIMULATED = bool(vars(config)["ENABLE_CUDASIM"])
+"""Whether kernels run in Python, a thread of the operating system for each of CUDA's."""
+
+
+def device_kernel(function: Callable[..., Any]) -> Any:
+    """`numba.cuda.jit` for kernels: no fast math, so IEEE division and subnormals; each type of argument is compiled
+    when it is first launched with.
+
+    NVVM contracts a product and a sum where it finds them side by side, and ptxas does so too where an instruction does
+    not name its rounding: kernels add products with `primitives.add`.
+    """
+    return cuda.jit(fastmath=False)(function)
+
+
+def cast(number: Any, like: Any) -> Any:
+    """The number in the type of `like`."""
+    return like.dtype.type(number)
+
+
+if not SIMULATED:
+    from numba.cuda import libdevice
+
+    def _in_libdevice(of_float: Any, of_double: Any) -> Any:
+        """The function of that width, by the Numba type of an argument; None for what is no float."""
+        return lambda kind: {types.float32: of_float, types.float64: of_double}.get(kind)
+
+    _NEAREST = _in_libdevice(libdevice.rintf, libdevice.rint)
+    _BELOW = _in_libdevice(libdevice.floorf, libdevice.floor)
+    _SUM = _in_libdevice(libdevice.fadd_rn, libdevice.dadd_rn)
+
+    @overload(primitives.rint, target="cuda")
+    def _rint(v):
+        nearest = _NEAREST(v)
+        return nearest and (lambda v: nearest(v))
+
+    @overload(primitives.floor, target="cuda")
+    def _floor(v):
+        below = _BELOW(v)
+        return below and (lambda v: below(v))
+
+    @overload(primitives.add, target="cuda")
+    def _add(a, b):
+        exact = _SUM(a) if a == b else None
+        return exact and (lambda a, b: exact(a, b))
+
+    @overload(cast, target="cuda")
+    def _cast(number, like):
+        kind = like
+        return lambda number, like: kind(number)
+
+
+# ------------------------------------------------------------------ what others own
+
+
+def stream_at(handle: int) -> Any:
+    """The stream that another library made; 0 is the default stream."""
+    return cuda.external_stream(handle) if handle else cuda.default_stream()
+
+
+def array_at(address: int, dtype: Any, size: int, owner: Any) -> Any:
+    """Device memory of `owner` as a flat array."""
+    interface = {
+        "shape": (size,),
+        "typestr": np.dtype(dtype).str,
+        "data": (address, False),
+        "strides": None,
+        "version": 3,
+    }
+    return cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
+
+
+def array_from_dlpack(array: Any) -> Any:
+    """An array that offers DLPack alone, in C order; what its library put on the default stream is waited for."""
+    from cuda.core.utils import StridedMemoryView
+
+    view = StridedMemoryView.from_dlpack(array, stream_ptr=0)
+    shape, itemsize = tuple(view.shape), np.dtype(view.dtype).itemsize
+    strides = None if view.strides is None else tuple(stride * itemsize for stride in view.strides)
+    interface = {
+        "shape": shape,
+        "typestr": np.dtype(view.dtype).str,
+        "data": (view.ptr, False),
+        "strides": strides,
+        "version": 3,
+    }
+    return cuda.from_cuda_array_interface(interface, owner=view, sync=False)
+
+
+# ------------------------------------------------------------------ what may go wrong
+
+
+def _device_errors() -> Iterator[type[Exception]]:
+    """The classes in which the driver's, the linker's and the compiler's own failures arrive; the simulator has few."""
+    for name in ("CudaDriverError", "CudaSupportError", "NvvmError", "NvvmSupportError", "CCSupportError"):
+        if hasattr(error, name):
+            yield getattr(error, name)
+    yield from (driver.CudaAPIError, driver.LinkerError)
+    with suppress(ImportError):  # numba-cuda launches by way of this package
+        from cuda.core._utils.cuda_utils import CUDAError
+
+        yield CUDAError
+
+
+DEVICE_ERRORS = tuple(_device_errors())
+_TOO_OLD = ("INSUFFICIENT_DRIVER", "UNSUPPORTED_PTX_VERSION", "SYSTEM_DRIVER_MISMATCH", "SYMBOL_NOT_FOUND",
+            "COMPAT_NOT_SUPPORTED_ON_DEVICE", "UNSUPPORTED_DEVSIDE_SYNC", "JIT_COMPILER_NOT_FOUND")  # fmt: skip
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Report what fails on the device, or on the way to it, as something that is not available.
+
+    Raises:
+        UnavailableError: says why, and what to do.
+    """
+    try:
+        yield
+    except DEVICE_ERRORS as failure:
+        raise UnavailableError(explain(failure)) from failure
+
+
+def explain(failure: Exception) -> str:
+    """One line on a failure of the device: the reason and what to do."""
+    found = re.search(r"CUDA_ERROR_(\w+)", str(failure))
+    if found is None:
+        text = " ".join(str(failure).split()).removeprefix("Error at driver init: ").rstrip(".: ")
+        return f"CUDA does not work here: {text}; or use --device cpu"
+    name = found[1]
+    if name == "OUT_OF_MEMORY":
+        return "the CUDA device is out of memory; lower --max-memory or --threads, or use --device cpu"
+    if name in _TOO_OLD:
+        return (
+            f"the NVIDIA driver is too old for the installed CUDA libraries ({found[0]}); update it, or install "
+            "libraries for it: pip install 'numba-cuda[cu12]'"
+        )
+    if name == "NO_DEVICE":
+        return "there is no CUDA device; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"
+    return f"the CUDA device failed ({found[0]}); nothing of its work was kept: see nvidia-smi, or use --device cpu"
