@@ -1,5 +1,6 @@
 """The range that the elements span: what the op itself does when no range is given."""
 
+from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
@@ -17,10 +18,19 @@ from qdqcli.ranges.estimator import WholeSlices
 class MinMax:
     """Smallest and largest element of each slice, NaN ignored, over the slices [first_slice, first_slice + num_slices).
 
-    Parts of the tensor may be seen in any order and from several threads: the result is the same bits.
+    Parts of the tensor may be seen in any order and from several threads: the result is the same bits. `measure_range`
+    is that of a back end.
     """
 
-    def __init__(self, layout: Layout, dtype: str, first_slice: int, num_slices: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        dtype: str,
+        first_slice: int,
+        num_slices: int,
+        measure_range: Callable[..., None] = cpu.measure_range,
+    ) -> None:
+        self._measure_range = measure_range
         self._layout, self._dtype, self._first_slice = layout, dtype, first_slice
         self._keys = empty_keys(num_slices, dtype)
         self._merging = Lock()
@@ -28,7 +38,7 @@ class MinMax:
     def see(self, x: NDArray[Any], start: int, stop: int) -> None:
         """Take in the elements [start, stop), whose stored form is `x`."""
         keys = empty_keys(self._keys.shape[1], self._dtype)
-        cpu.measure_range(x, start, stop, self._layout, self._first_slice, keys, self._dtype)
+        self._measure_range(x, start, stop, self._layout, self._first_slice, keys, self._dtype)
         with self._merging:
             merge_keys(self._keys, keys)
 
@@ -56,11 +66,16 @@ class MinMaxEstimator:
     `MinMax` alone.
     """
 
-    def __init__(self, spec: QuantSpec, dtype: str) -> None:  # noqa: ARG002 - the settings do not matter here
-        self._dtype = dtype
+    def __init__(
+        self,
+        spec: QuantSpec,  # noqa: ARG002 - the settings do not matter here
+        dtype: str,
+        measure_range: Callable[..., None] = cpu.measure_range,
+    ) -> None:
+        self._dtype, self._measure_range = dtype, measure_range
 
     def of_slices(self, slices: WholeSlices) -> Floats:
-        measured = MinMax(slices.layout, self._dtype, slices.first_slice, slices.num_slices)
+        measured = MinMax(slices.layout, self._dtype, slices.first_slice, slices.num_slices, self._measure_range)
         measured.see(slices.x, slices.start, slices.stop)
         return measured.ends()
 
@@ -68,4 +83,4 @@ class MinMaxEstimator:
         return patterns.ends()
 
     def of_long_slice(self, num_elements: int) -> MinMax:
-        return MinMax(Layout.of((num_elements,), QuantSpec()), self._dtype, 0, 1)
+        return MinMax(Layout.of((num_elements,), QuantSpec()), self._dtype, 0, 1, self._measure_range)

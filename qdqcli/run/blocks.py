@@ -43,7 +43,9 @@ def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: i
 def span_of(
     reader: ShardReader, writer: ShardWriter | None, info: TensorInfo, workers: Workers, block: Block
 ) -> Span | None:
-    """The block for kernels that read and write for themselves; None where the file is not what they take."""
+    """The block for kernels that read and write for themselves; None where there are none, or not for this file."""
+    if not workers.backend.reads_files:
+        return None
     source = None if info.big_endian else reader.place(info)
     sink = None if writer is None else writer.place(info)
     if source is None or (sink is None and writer is not None):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu
 from qdqcli.op.cpu_bins import count_bins
 from qdqcli.run.blocks import Block, blocks_of, read_block
 from qdqcli.run.estimate import estimate_ends
@@ -57,12 +56,12 @@ def _histograms(
     ends = given_ends(measuring.range_of(tensor.name, spec), 0, layout.num_slices, dtype, spec.compute_dtype)
     if ends is None:
         ends = estimate_ends(spec, reader, tensor, layout, workers)
-    params = cpu.quant_params(ends, spec, layout, 0, dtype)
+    params = workers.backend.quant_params(ends, spec, layout, 0, dtype)
 
     def pair(block: Block) -> Pair:
         x = read_block(reader, tensor, workers, "input", block)
         y = workers.buffer("output", x.dtype.type, len(x))
-        cpu.quantize(x, y, block[0], *block, layout, params)
+        workers.backend.quantize(x, y, block[0], *block, layout, params)
         return x, y
 
     return count_pairs(pair, blocks_of(tensor, workers), row.stats, workers)

@@ -9,9 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from qdqcli.errors import UsageError
-from qdqcli.op import cpu
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, like_of
+from qdqcli.op.params import Floats
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.run.blocks import Block, blocks_of, read_block, write_block
 from qdqcli.run.decision import Skip
@@ -134,7 +133,6 @@ def _differentiate_block(pair: _Pair, layout: Layout, ends: Floats, workers: Wor
     x = read_block(pair.reader, pair.info, workers, "input", block)
     g = read_block(pair.gradients_reader, pair.gradients, workers, "gradients", block)
     out: NDArray[Any] = workers.buffer("output", x.dtype.type, stop - start)
-    like = like_of(pair.info.dtype.name, ComputeDType.NATIVE)
-    outside = cpu.differentiate(g, x, out, start, start, stop, *layout.steps, 0, ends, like)
+    outside = workers.backend.differentiate(g, x, out, start, layout, ends, pair.info.dtype.name)
     write_block(pair.writer, pair.gradients, out, start)
-    return int(outside)
+    return outside

@@ -19,7 +19,7 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.params import PATTERN, STORAGE, Floats, float_type
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.ranges.estimator import RangeEstimator, WholeSlices, estimator
-from qdqcli.ranges.minmax import MinMax
+from qdqcli.ranges.minmax import MinMax, MinMaxEstimator
 from qdqcli.run.blocks import Block, blocks_of, check_trouble, read_block, span_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -41,12 +41,12 @@ def count_patterns(
     reader: ShardReader, info: TensorInfo, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
 ) -> PatternHistogram:
     """The counts of a tensor's patterns; `on_bytes` is told of the bytes of each finished block."""
-    counter = PatternCounter(info.dtype.name)
+    counter = workers.backend.pattern_counter(info.dtype.name)
 
     def count(block: Block) -> None:
         start, stop = block
         span = span_of(reader, None, info, workers, block)
-        if span is not None:
+        if span is not None and isinstance(counter, PatternCounter):
             start = counter.see_span(span)
             check_trouble(span.trouble, reader, None, info)
         if start < stop:
@@ -62,12 +62,19 @@ def estimate_ends(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout
     source = _Source(reader, info, layout, workers)
     if spec.estimator == DEFAULT_ESTIMATOR and not (layout.is_contiguous and source.has_short_runs):
         return source.extremes()
-    chosen = estimator(spec.estimator)(spec, info.dtype.name)
+    chosen = estimator_of(spec, info.dtype.name, workers)
     if has_histogram(info, layout):
         return chosen.of_patterns(count_patterns(reader, info, workers))
     if not layout.is_contiguous:
         return source.ends_of_scattered(chosen)
     return source.ends_of_short_runs(chosen) if source.has_short_runs else source.ends_of_long_runs(chosen)
+
+
+def estimator_of(spec: QuantSpec, dtype: str, workers: Workers) -> RangeEstimator:
+    """The estimator that the settings name; that of the op itself measures on the workers' device, others do not."""
+    if spec.estimator == DEFAULT_ESTIMATOR:
+        return MinMaxEstimator(spec, dtype, workers.backend.measure_range)
+    return estimator(spec.estimator)(spec, dtype)
 
 
 def ends_in_memory(chosen: RangeEstimator, x: NDArray[Any], start: int, layout: Layout) -> Floats:
@@ -99,7 +106,9 @@ class _Source:
 
     def extremes(self) -> Floats:
         """What the op itself takes, of slices that come again in every row or are long runs, in one read."""
-        measured = MinMax(self._layout, self._info.dtype.name, 0, self._layout.num_slices)
+        measured = MinMax(
+            self._layout, self._info.dtype.name, 0, self._layout.num_slices, self._workers.backend.measure_range
+        )
 
         def see(block: Block) -> None:
             start, stop = block

@@ -327,7 +327,7 @@ class _ShardJob:
 
     def _measure_at_once(self, batch: Sequence[Task]) -> dict[str, Measurement]:
         """The small tensors for which one call of a kernel does, by name."""
-        if self.measuring.per_slice:
+        if self.measuring.per_slice or not self.workers.backend.reads_files:
             return {}
         tasks = [(tensor, decision) for tensor, decision in batch if isinstance(decision, QuantSpec)]
         measured = measure_neighbours(tasks, self.reader, self.writer, self.workers)

@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import UsageError
-from qdqcli.op import cpu, cpu_spans
 from qdqcli.op import cpu_quantize as columns
+from qdqcli.op import cpu_spans
+from qdqcli.op.cpu import BlockSums, requantize_and_sum
 from qdqcli.op.cpu_quantize import empty_sums
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, QuantParams, float_type, in_arithmetic, like_of
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
-from qdqcli.ranges.estimator import estimator
 from qdqcli.run.blocks import Block, blocks_of, check_trouble, read_block, span_of, write_block
-from qdqcli.run.estimate import count_patterns, ends_in_memory, estimate_ends, has_histogram
+from qdqcli.run.estimate import count_patterns, ends_in_memory, estimate_ends, estimator_of, has_histogram
 from qdqcli.run.region import Region, Regions
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
@@ -146,8 +146,8 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
     histogram = count_patterns(job.reader, job.info, workers, only_measured)
     ends = given_ends(job.given_range, 0, 1, dtype, job.spec.compute_dtype)
     if ends is None:
-        ends = estimator(job.spec.estimator)(job.spec, dtype).of_patterns(histogram)
-    params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
+        ends = estimator_of(job.spec, dtype, workers).of_patterns(histogram)
+    params = workers.backend.quant_params(ends, job.spec, layout, 0, dtype)
     rows = histogram.error_sums(params)
     if job.writer is not None:
         _map_blocks(job, workers, "patterns", partial(_write_block_quantized, job, layout, workers, params), blocks)
@@ -172,7 +172,7 @@ def _write_block_quantized(
             return nothing
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _room_for_output(job, workers, x)
-    cpu.quantize(x, y, block[0], *block, layout, params)
+    workers.backend.quantize(x, y, block[0], *block, layout, params)
     _finish(job, y, 0, block)
     return nothing
 
@@ -182,7 +182,7 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
     ends = given_ends(job.given_range, 0, layout.num_slices, dtype, job.spec.compute_dtype)
     if ends is None:
         ends = estimate_ends(job.spec, job.reader, job.info, layout, workers)
-    params = cpu.quant_params(ends, job.spec, layout, 0, dtype)
+    params = workers.backend.quant_params(ends, job.spec, layout, 0, dtype)
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
     finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ends), slice_rows)
     # A slice's elements are added in the tensor's order: then the blocks come one after another.
@@ -244,7 +244,9 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
     if part is None:
         x = read_block(job.reader, job.info, workers, "input", span)
         y = _room_for_output(job, workers, x)
-        part = _finish_step_by_step(job, layout, x, y, span, block)
+        part = _finish_on_device(job, layout, workers, x, y, span, block)
+        if part is None:
+            part = _finish_step_by_step(job, layout, workers, x, y, span, block)
         _finish(job, y, start - span[0], block)
     return part
 
@@ -252,25 +254,45 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
 def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Block, block: Block) -> _Part | None:
     """In one call of a kernel, which reads the file itself; None where that is not possible."""
     files = span_of(job.reader, job.writer, job.info, workers, span)
-    if files is None or job.given_range is not None or job.per_slice or job.spec.estimator != DEFAULT_ESTIMATOR:
+    if files is None or not _takes_one_call(job):
         return None
     x = workers.buffer("input", files.x.dtype.type, span[1] - span[0])
     y = _room_for_output(job, workers, x)
-    done = cpu.requantize_and_sum(
+    done = requantize_and_sum(
         x, y, span[0], *block, layout, job.spec, job.info.dtype.name,
         keep=job.writer is not None, source=files.source, sink=files.sink, trouble=files.trouble,
     )  # fmt: skip
     check_trouble(files.trouble, job.reader, job.writer, job.info)
     if done is None:
         return None
-    slices = _block_slices(done.ends, done.degenerate, None, continues=span[0] < block[0])
-    done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
     job.on_bytes((block[1] - block[0]) * x.itemsize)
+    return _part_of(done, continues=span[0] < block[0])
+
+
+def _finish_on_device(
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+) -> _Part | None:
+    """The same by a back end that does not read files: one copy to the device and one back; None as above."""
+    if workers.backend.reads_files or not _takes_one_call(job):
+        return None
+    done = workers.backend.requantize_and_sum(
+        x, y, span[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+    )
+    return None if done is None else _part_of(done, continues=span[0] < block[0])
+
+
+def _takes_one_call(job: TensorJob) -> bool:
+    return job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR
+
+
+def _part_of(done: BlockSums, *, continues: bool) -> _Part:
+    slices = _block_slices(done.ends, done.degenerate, None, continues=continues)
+    done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
     return _Part(rows=done.sums, slices=slices)
 
 
 def _finish_step_by_step(
-    job: TensorJob, layout: Layout, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
 ) -> _Part:
     """The same for a range that is given, elements that are not finite, and sums of each slice."""
     (lo, hi), (start, stop) = span, block
@@ -278,14 +300,14 @@ def _finish_step_by_step(
     first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
     ends = given_ends(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
     if ends is None:
-        ends = ends_in_memory(estimator(job.spec.estimator)(job.spec, dtype), x, lo, layout)
-    params = cpu.quant_params(ends, job.spec, layout, first, dtype)
-    rows = cpu.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
-    _set_extremes(rows, _measured_hull(job, ends), x, dtype)
+        ends = ends_in_memory(estimator_of(job.spec, dtype, workers), x, lo, layout)
+    params = workers.backend.quant_params(ends, job.spec, layout, first, dtype)
+    rows = workers.backend.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
+    _set_extremes(rows, _measured_hull(job, ends), x, dtype, workers)
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
-        _add_to_slices(job, layout, params, x, y, span, slice_rows)
+        _add_to_slices(job, layout, workers, params, x, y, span, slice_rows)
     return _Part(rows=rows, slices=_block_slices(ends, params.degenerate, slice_rows, continues=lo < start))
 
 
@@ -307,10 +329,10 @@ def _apply_to_block(
             return _Part(rows=rows)
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _room_for_output(job, workers, x)
-    rows = cpu.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
-    _set_extremes(rows, hull, x, job.info.dtype.name)
+    rows = workers.backend.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
+    _set_extremes(rows, hull, x, job.info.dtype.name, workers)
     if slice_rows is not None:
-        _add_to_slices(job, layout, params, x, y, block, slice_rows)
+        _add_to_slices(job, layout, workers, params, x, y, block, slice_rows)
     _finish(job, y, 0, block)
     return _Part(rows=rows)
 
@@ -334,6 +356,7 @@ def _apply_to_span(
 def _add_to_slices(
     job: TensorJob,
     layout: Layout,
+    workers: Workers,
     params: QuantParams,
     x: NDArray[Any],
     y: NDArray[Any],
@@ -342,8 +365,8 @@ def _add_to_slices(
 ) -> None:
     """Add the elements of `span`, which are `x`, to the sums of their slices; `y` has only the block's so far."""
     whole = y if job.writer is not None else np.empty_like(x)
-    cpu.quantize(x, whole, span[0], *span, layout, params)
-    cpu.sum_slices(x, whole, span[0], *span, layout, params, slice_rows)
+    workers.backend.quantize(x, whole, span[0], *span, layout, params)
+    workers.backend.sum_slices(x, whole, span[0], *span, layout, params, slice_rows)
 
 
 def _room_for_output(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
@@ -365,9 +388,9 @@ def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
     return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 
-def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any], dtype: str) -> None:
+def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any], dtype: str, workers: Workers) -> None:
     """The extremes of the finite elements, into the first row: they merge, so any row will do."""
-    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = cpu.extremes(x, dtype) if hull is None else hull
+    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = workers.backend.extremes(x, dtype) if hull is None else hull
 
 
 def _block_slices(

@@ -10,6 +10,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.op.backend import Backend
+from qdqcli.op.cpu_backend import CpuBackend
 from qdqcli.run.interrupt import Interruption
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -29,10 +31,12 @@ class Workers:
         num_threads: int | None = None,
         max_memory: int = DEFAULT_MAX_MEMORY,
         interruption: Interruption | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.num_threads = num_threads or available_threads()
         self.max_memory = max_memory
         self.interruption = interruption or Interruption()
+        self.backend = backend or CpuBackend()
         self._own = local()
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="qdq", initializer=self._become_worker)
         # A worker holds an input buffer of one and a half blocks (a block and the slices that reach beyond it) and an
@@ -77,7 +81,7 @@ class Workers:
         nbytes = size * np.dtype(dtype).itemsize
         held: NDArray[np.uint8] | None = getattr(self._own, name, None)
         if held is None or held.nbytes < nbytes:
-            held = np.empty(nbytes, np.uint8)
+            held = self.backend.empty(nbytes)
             setattr(self._own, name, held)
         return held[:nbytes].view(dtype)
 

@@ -1,0 +1,37 @@
+"""The CPU as a back end: the functions of `cpu.py` on arrays in memory."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op import cpu
+from qdqcli.op.histogram import PatternCounter
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import Floats, like_of
+from qdqcli.op.spec import ComputeDType
+
+
+class CpuBackend:
+    """Numba's CPU target; methods as in `backend.Backend`."""
+
+    name = "cpu"
+    reads_files = True
+    measure_range = staticmethod(cpu.measure_range)
+    quant_params = staticmethod(cpu.quant_params)
+    quantize = staticmethod(cpu.quantize)
+    quantize_and_sum = staticmethod(cpu.quantize_and_sum)
+    requantize_and_sum = staticmethod(cpu.requantize_and_sum)
+    sum_slices = staticmethod(cpu.sum_slices)
+    extremes = staticmethod(cpu.extremes)
+    pattern_counter = staticmethod(PatternCounter)
+
+    def empty(self, nbytes: int) -> NDArray[np.uint8]:
+        return np.empty(nbytes, np.uint8)
+
+    def differentiate(
+        self, gradients: NDArray[Any], x: NDArray[Any], out: NDArray[Any], start: int, layout: Layout, ends: Floats,
+        dtype: str,
+    ) -> int:  # fmt: skip
+        like = like_of(dtype, ComputeDType.NATIVE)
+        return int(cpu.differentiate(gradients, x, out, start, start, start + x.size, *layout.steps, 0, ends, like))

@@ -1,0 +1,270 @@
+"""The CUDA back end: parts of a tensor in host memory in, the same values and sums as `cpu.py` out.
+
+Each thread that calls has a stream and room in device memory of its own, which it uses again and again: while one
+thread reads a file, the copies and kernels of others run. Elements in page-locked memory (`empty`) are copied at the
+bus's speed, without the driver's own buffers in between.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op import cpu
+from qdqcli.op import cuda_launch as launch
+from qdqcli.op.cpu import BlockSums
+from qdqcli.op.cpu_quantize import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS
+from qdqcli.op.cpu_range import DEGENERATE, FLAG_ROWS, GRID_ROWS
+from qdqcli.op.cuda_target import cuda, device_errors
+from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import Floats, Keys, QuantParams, float_type, merge_keys
+from qdqcli.op.spec import QuantSpec
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+
+Stored = NDArray[Any]
+"""Elements as the kernels see them, `params.STORAGE`."""
+DeviceArray = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaParams(QuantParams):
+    """Grids in device memory, too."""
+
+    device_grids: DeviceArray
+    device_flags: DeviceArray
+
+    @property
+    def settings(self) -> launch.Settings:
+        """As the kernels take them."""
+        return bool(self.clamping), bool(self.half_up), self.like
+
+
+class CudaBackend:
+    """The current CUDA device; methods as in `backend.Backend`."""
+
+    reads_files = False
+
+    def __init__(self) -> None:
+        self._own = local()
+        with device_errors():
+            device = cuda.get_current_device()
+            self.name = _text(getattr(device, "name", "CUDA simulator"))
+
+    def empty(self, nbytes: int) -> NDArray[np.uint8]:
+        """A buffer in page-locked host memory."""
+        with device_errors():
+            buffer: NDArray[np.uint8] = cuda.pinned_array(max(nbytes, 1), np.uint8)[:nbytes]
+            return buffer
+
+    def measure_range(
+        self, x: Stored, start: int, stop: int, layout: Layout, first_slice: int, keys: Keys, dtype: str
+    ) -> None:
+        """As `cpu.measure_range`."""
+        with self._station() as station:
+            there = station.room("keys", keys.shape, launch.KEY[dtype])
+            launch.clear_keys(there, dtype, station.stream)
+            launch.measure(
+                station.upload("x", x), start, start, stop, layout, first_slice, there, dtype, station.stream
+            )
+            found = station.download(there)
+        merge_keys(keys, found.astype(keys.dtype))
+
+    def quant_params(self, ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> CudaParams:
+        """As `cpu.quant_params`; the grids, a handful of numbers each, are made on the host and copied."""
+        params = cpu.quant_params(ends, spec, layout, first_slice, dtype)
+        with self._station() as station:
+            grids, flags = cuda.to_device(params.grids, station.stream), cuda.to_device(params.flags, station.stream)
+        return CudaParams(**vars(params), device_grids=grids, device_flags=flags)
+
+    def quantize(
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams
+    ) -> None:
+        """As `cpu.quantize`."""
+        if start == stop:
+            return
+        here = slice(start - base, stop - base)
+        with self._station() as station:
+            device_x = station.upload("x", x[here])
+            device_y = station.room("y", device_x.shape, x.dtype)
+            launch.quantize(
+                device_x, device_y, start, start, stop, layout, params.first_slice, params.device_grids,
+                params.device_flags, params.settings, station.stream,
+            )  # fmt: skip
+            station.download(device_y, y[here])
+
+    def quantize_and_sum(
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams, *, keep: bool
+    ) -> NDArray[np.float64]:
+        """As `cpu.quantize_and_sum`; each row has the extremes of its chunk."""
+        here = slice(start - base, stop - base)
+        with self._station() as station:
+            device_x = station.upload("x", x[here])
+            sums = self._sum(station, device_x, start, stop, layout, params.first_slice, params.device_grids,
+                             params.device_flags, params.settings, y[here] if keep else None)  # fmt: skip
+            if sums[:, NONFINITE_OUTPUT].any():
+                params.degenerate[:] |= station.download(params.device_flags)[DEGENERATE, : params.num_slices]
+        return sums
+
+    def requantize_and_sum(
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *,
+        keep: bool,
+    ) -> BlockSums | None:  # fmt: skip
+        """As `cpu.requantize_and_sum` for elements in memory: one copy there, all the work, one copy back."""
+        first_slice = layout.slice_of(base)
+        num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
+        here = slice(start - base, stop - base)
+        with self._station() as station:
+            stream = station.stream
+            keys, ends, grids, flags = (
+                station.room(name, (rows, num_slices), kind)
+                for name, rows, kind in (
+                    ("keys", 2, launch.KEY[dtype]),
+                    ("ends", 2, float_type(dtype)),
+                    ("grids", GRID_ROWS, float_type(dtype)),
+                    ("flags", FLAG_ROWS, np.bool_),
+                )
+            )
+            device_x = station.upload("x", x)
+            launch.clear_keys(keys, dtype, stream)
+            launch.measure(device_x, base, base, base + len(x), layout, first_slice, keys, dtype, stream)
+            launch.decode_keys(keys, ends, dtype, stream)
+            launch.make_grids(ends, spec, dtype, grids, flags, stream)
+            sums = self._sum(station, device_x[here], start, stop, layout, first_slice, grids, flags,
+                             launch.settings_of(spec, dtype), y[here] if keep else None)  # fmt: skip
+            if sums[:, [NONFINITE, NONFINITE_OUTPUT]].any():
+                return None
+            return BlockSums(
+                sums=sums, ends=station.download(ends), degenerate=station.download(flags)[DEGENERATE].copy()
+            )
+
+    def sum_slices(
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams,
+        sums: NDArray[np.float64],
+    ) -> None:  # fmt: skip
+        """As `cpu.sum_slices`."""
+        here = slice(start - base, stop - base)
+        with self._station() as station:
+            there = station.upload("sums", sums.reshape(-1)).reshape(sums.shape)
+            launch.sum_slices(
+                station.upload("x", x[here]), station.upload("y", y[here]), start, start, stop, layout,
+                params.first_slice, params.device_grids, there, station.stream,
+            )  # fmt: skip
+            station.download(there, sums)
+
+    def differentiate(
+        self, gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ends: Floats, dtype: str
+    ) -> int:
+        """The op's gradient of the elements from `start` on; the number of them outside their range."""
+        if not x.size:
+            return 0
+        with self._station() as station:
+            outside = station.upload("outside", np.zeros(1, np.int64))
+            device_ends = station.upload("ends", np.ascontiguousarray(ends).reshape(-1)).reshape(ends.shape)
+            device_out = station.room("y", x.shape, x.dtype)
+            launch.differentiate(
+                station.upload("gradients", gradients), station.upload("x", x), device_out, start, start,
+                start + x.size, layout, device_ends, dtype, outside, station.stream,
+            )  # fmt: skip
+            station.download(device_out, out)
+            return int(station.download(outside)[0])
+
+    def extremes(self, x: Stored, dtype: str) -> tuple[float, float]:
+        """The smallest and the largest finite element; (inf, -inf) where there is none: of infinities alone, too."""
+        return cpu.extremes(x, dtype)
+
+    def pattern_counter(self, dtype: str) -> "CudaPatternCounter":
+        """As `histogram.PatternCounter`."""
+        return CudaPatternCounter(self, dtype)
+
+    def _sum(
+        self, station: "_Station", x: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int,
+        grids: DeviceArray, flags: DeviceArray, settings: launch.Settings, y: Stored | None,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        chunks = -(-(stop - start) // CHUNK_ELEMENTS)
+        sums = station.room("sums", (chunks, SUM_COLUMNS), np.float64)
+        device_y = x if y is None else station.room("y", x.shape, x.dtype)
+        launch.quantize_and_sum(
+            x, device_y, start, stop, layout, first_slice, grids, flags, settings, sums, station.stream,
+            keep=y is not None,
+        )  # fmt: skip
+        if y is not None:
+            station.download(device_y, y, wait=False)
+        return station.download(sums)
+
+    @contextmanager
+    def _station(self) -> Iterator["_Station"]:
+        """This thread's; whatever happens, the device has done with the caller's buffers afterwards."""
+        with device_errors():
+            if not hasattr(self._own, "station"):
+                self._own.station = _Station()
+            station: _Station = self._own.station
+            try:
+                yield station
+            finally:
+                station.stream.synchronize()
+
+
+class CudaPatternCounter:
+    """Counts patterns in device memory; parts may come from several threads at once."""
+
+    def __init__(self, backend: CudaBackend, dtype: str) -> None:
+        self._backend, self._dtype = backend, dtype
+        with device_errors():
+            self._tables = cuda.to_device(np.zeros((launch.NUM_TABLES, NUM_PATTERNS), np.uint64))
+
+    def see(self, x: Stored) -> None:
+        """Take in stored elements."""
+        if x.size:
+            with self._backend._station() as station:
+                launch.count_patterns(station.upload("x", x), self._tables, station.stream)
+
+    def histogram(self) -> PatternHistogram:
+        """Everything seen; no part may be under way."""
+        with device_errors():
+            counts = self._tables.copy_to_host().sum(axis=0).astype(np.int64)
+        return PatternHistogram(dtype=self._dtype, counts=counts)
+
+
+class _Station:
+    """What one thread works with: a stream, and room in device memory by name."""
+
+    def __init__(self) -> None:
+        self.stream = cuda.stream()
+        self._rooms: dict[str, DeviceArray] = {}
+
+    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Room for an array; what it held before is gone."""
+        size = int(np.prod(shape))
+        nbytes = max(size, 1) * np.dtype(dtype).itemsize
+        held = self._rooms.get(name)
+        if held is None or held.nbytes < nbytes:
+            self._rooms.pop(name, None)
+            del held
+            held = self._rooms[name] = cuda.device_array((nbytes,), np.uint8)
+        return held[:nbytes].view(dtype)[:size].reshape(shape)
+
+    def upload(self, name: str, array: NDArray[Any]) -> DeviceArray:
+        """A copy of a flat array, under way on the stream."""
+        there = self.room(name, array.shape, array.dtype)
+        if array.size:
+            there.copy_to_device(array, self.stream)
+        return there
+
+    def download(self, there: DeviceArray, array: NDArray[Any] | None = None, *, wait: bool = True) -> NDArray[Any]:
+        """A copy of a contiguous array in host memory, in `array` if that is given."""
+        if array is None:
+            array = np.empty(tuple(there.shape), there.dtype)
+        if array.size:
+            there.copy_to_host(array, self.stream)
+        if wait:
+            self.stream.synchronize()
+        return array
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
