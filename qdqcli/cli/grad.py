@@ -7,7 +7,7 @@ import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, plan_inputs
+from qdqcli.cli.measure import open_inputs, plan_inputs, workers_of
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
@@ -31,6 +31,7 @@ Examples:
 @click.option("--format", "format_name", type=click.Choice(["table", "json", "none"]), default="table",
               show_default=True, help="Choose what standard output gets.")  # fmt: skip
 @opt.work_options
+@opt.device_option
 @opt.talk_options
 @pass_session
 def grad(
@@ -45,7 +46,6 @@ def grad(
     prepare_libraries()
     # Imported late: NumPy and Numba, which --help does without.
     from qdqcli.run.differentiate import differentiate
-    from qdqcli.run.workers import Workers
     from qdqcli.tensors.output import OutputTree
 
     request = opt.request_of(options, session)
@@ -55,7 +55,7 @@ def grad(
     plans = plan_inputs(checkpoints[:1], request, options, session)
     check_selection(plans)
     tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite)
-    with tree, Workers(options["threads"], options["max_memory"], session.interruption) as workers:
+    with tree, workers_of(options, session) as workers:
         masked = differentiate(plans, checkpoints[1], workers, tree)
         tree.commit()
     if format_name == "json":

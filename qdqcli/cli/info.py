@@ -2,7 +2,6 @@
 
 import json
 import platform
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import Any
@@ -88,7 +87,7 @@ def gather() -> dict[str, Any]:
         "threads": available_threads(),
         "threading_layer": _threading_layer(numba),
         "kernel_cache": None if kernels is None else show_path(kernels),
-        "cuda_devices": _cuda_devices(),
+        "cuda": _cuda_device(),
     }
 
 
@@ -114,8 +113,8 @@ def _threading_layer(numba: Any) -> str:
     return str(numba.threading_layer())
 
 
-def _cuda_devices() -> list[str] | str:
-    cuda: Any = import_module("numba.cuda")
-    if not cuda.is_available():
-        return "none found"
-    return [device.name.decode() if isinstance(device.name, bytes) else str(device.name) for device in cuda.gpus]
+def _cuda_device() -> str:
+    """Its name, or why there is none."""
+    from qdqcli.op.backend import backend, missing_for_cuda
+
+    return missing_for_cuda() or backend("cuda").name

@@ -70,7 +70,6 @@ def measure(
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.run.pipeline import Measuring, check_ranges, result_of, run_plans
-    from qdqcli.run.workers import Workers
 
     ranges = None
     if request.ranges_file is not None:
@@ -84,7 +83,7 @@ def measure(
     began = perf_counter()
     with (
         progress(session, total * (2 if verify else 1)) as advance,
-        Workers(options["threads"], options["max_memory"], session.interruption) as workers,
+        workers_of(options, session) as workers,
     ):
         measuring = Measuring(
             ranges=ranges,
@@ -105,7 +104,7 @@ def measure(
             output.commit()
         elapsed = perf_counter() - began
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
-                       f"{workers.num_threads} threads")  # fmt: skip
+                       f"{workers.num_threads} threads, {workers.backend.name}")  # fmt: skip
     if request.has_recipe:
         rows = with_decisions(plans, rows)
     return replace(result_of(command, plans, request.settings, rows), verification=verification)
@@ -154,6 +153,21 @@ def wants_histograms(options: Options) -> bool:
     """Whether somebody will look at them."""
     formats = [options["format_name"], *(format_for(path) for path in options["reports"])]
     return bool(options.get("histograms")) or "html" in formats
+
+
+def workers_of(options: Options, session: Session) -> "Workers":
+    """The threads and the device that the options ask for.
+
+    Raises:
+        UnavailableError: the device does not work here.
+    """
+    from qdqcli.op.backend import backend
+    from qdqcli.run.workers import Workers
+
+    chosen = backend(options.get("device", "cpu"))
+    if chosen.name != "cpu":
+        session.note(f"computing on {chosen.name}")
+    return Workers(options["threads"], options["max_memory"], session.interruption, chosen)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import click
 from qdqcli.cli.layers import Layers, recipe_options
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
+from qdqcli.op.backend import AUTO, BACKENDS
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
@@ -225,6 +226,17 @@ def work_options(function: Function) -> Function:
     )  # fmt: skip
 
 
+def device_option(function: Function) -> Function:
+    """Where the op is computed, for commands that quantize."""
+    text = (
+        "Compute on the CPU or a CUDA device, with the same results; auto: CUDA where it works. Ranges by --estimator "
+        "percentile and mse are chosen on the CPU."
+    )
+    return click.option("--device", type=click.Choice([*BACKENDS, AUTO]), default="cpu", show_default=True, help=text)(
+        function
+    )
+
+
 def talk_options(function: Function) -> Function:
     """How much is said on stderr."""
 
@@ -257,6 +269,7 @@ def measuring_options(function: Function) -> Function:
         selection_options,
         report_options,
         work_options,
+        device_option,
         talk_options,
     )
 
