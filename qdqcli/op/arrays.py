@@ -2,7 +2,9 @@
 
 import os
 from contextlib import nullcontext
+from importlib import import_module
 from threading import Lock
+from types import ModuleType
 from typing import Any, cast
 
 import ml_dtypes
@@ -10,24 +12,18 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.errors import DTypeError, SpecError
+from qdqcli.errors import DTypeError, SpecError, UnavailableError
 from qdqcli.op import cpu
+from qdqcli.op.backend import missing_for_cuda
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import (
-    STORAGE,
-    Floats,
-    ends_of_keys,
-    float_type,
-    given_ends,
-    in_arithmetic,
-    like_of,
-)
-from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
+from qdqcli.op.on_device import is_on_device
+from qdqcli.op.params import STORAGE, Floats, ends_of_keys, given_ends, gradient_ends, like_of
+from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 Array = Any
-"""A NumPy array, or anything with `__array__` or DLPack on the CPU."""
+"""A NumPy array, or anything with `__array__` or DLPack; on a CUDA device, anything of `op/cuda_kinds.py`."""
 
 DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.float16): "F16"} | {
     np.dtype(ml_dtypes.bfloat16): "BF16"
@@ -68,13 +64,17 @@ def quantize_and_dequantize_v4(
             converted to float32 and the output rounded once. No effect on float32 and float64.
 
     Returns:
-        A new C-contiguous array of the input's shape and dtype. Degenerate ranges follow the formulas, to NaN too.
+        A new C-contiguous array of the input's shape and dtype. Degenerate ranges follow the formulas, to NaN too. An
+        input on a CUDA device (PyTorch, CuPy, Numba, anything with `__cuda_array_interface__` or DLPack) gives one of
+        the same kind, put on the caller's current stream.
 
     Raises:
         SpecError: (a ValueError) an attribute has a value that the op does not take.
         DTypeError: (a TypeError) the input has another dtype.
+        UnavailableError: the input is on a CUDA device, and CUDA does not work here, or the device failed.
     """
-    x, dtype = _as_array(input)
+    on_device = is_on_device(input)
+    x, dtype = (input, "") if on_device else _as_array(input)
     spec = QuantSpec(
         num_bits=num_bits,
         signed_input=bool(signed_input),
@@ -84,6 +84,8 @@ def quantize_and_dequantize_v4(
         range_given=bool(range_given),
         compute_dtype=cast(ComputeDType, compute_dtype),
     )
+    if on_device:
+        return cast(NDArray[Any], _cuda_arrays().quantize_and_dequantize(input, input_min, input_max, spec))
     layout = Layout.of(x.shape, spec)
     ends = None
     if range_given:
@@ -118,6 +120,11 @@ def quantize_and_dequantize_v4_grad(
         SpecError: (a ValueError) shapes or axis do not fit.
         DTypeError: (a TypeError) the input has another dtype, or the gradients' differs.
     """
+    if is_on_device(input):
+        return cast(
+            tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+            _cuda_arrays().differentiate(gradients, input, input_min, input_max, QuantSpec(axis=axis)),
+        )
     x, dtype = _as_array(input)
     g, gradients_dtype = _as_array(gradients)
     if dtype != gradients_dtype:
@@ -126,7 +133,8 @@ def quantize_and_dequantize_v4_grad(
     layout = Layout.of(x.shape, spec)
     if g.shape != x.shape:
         raise SpecError(f"gradients have shape {list(g.shape)}; the input has {list(x.shape)}")
-    ends = _gradient_ends(input_min, input_max, spec, layout, dtype)
+    given = _given("input_min", input_min), _given("input_max", input_max)
+    ends = gradient_ends(*given, spec, layout, dtype)
     stored, stored_g = (np.ascontiguousarray(array).reshape(-1).view(STORAGE[dtype]) for array in (x, g))
     out = np.empty_like(stored)
     if stored.size:
@@ -178,22 +186,15 @@ def _as_array(array: Array) -> tuple[NDArray[Any], str]:
     return array, DTYPES[array.dtype]
 
 
+def _cuda_arrays() -> ModuleType:
+    """The op for arrays on a device, imported when the first of them comes."""
+    reason = missing_for_cuda()
+    if reason is not None:
+        raise UnavailableError(reason)
+    return import_module("qdqcli.op.cuda_arrays")
+
+
 def _given(name: str, end: Array) -> Array:
     if end is None:
         raise SpecError(f"{name} is missing; range_given needs both ends")
     return end
-
-
-def _gradient_ends(input_min: Array, input_max: Array, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
-    """The ends (2, slices); unlike the op itself, the gradient takes ends in any order and NaN."""
-    ends = np.empty((2, layout.num_slices), float_type(dtype))
-    for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
-        rank = 0 if spec.axis == WHOLE_TENSOR else 1
-        values = np.asarray(_given(name, end))
-        if values.ndim != rank:
-            raise SpecError(f"{name} has rank {values.ndim}; axis {spec.axis} takes rank {rank}")
-        if rank and values.size != layout.num_ranges:
-            raise SpecError(f"{name} has {values.size} values; dimension {spec.axis} has {layout.num_ranges}")
-        if layout.num_slices:
-            ends[row] = in_arithmetic(values, like_of(dtype, ComputeDType.NATIVE), dtype)
-    return ends

@@ -154,6 +154,25 @@ def given_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layo
     return ends
 
 
+def gradient_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
+    """The ends (2, slices) for the gradient, which unlike the op itself takes them in any order, and NaN.
+
+    Raises:
+        SpecError: the rank or the length does not fit.
+    """
+    ends = np.empty((2, layout.num_slices), float_type(dtype))
+    rank = 0 if spec.axis == WHOLE_TENSOR else 1
+    for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
+        values = np.asarray(end)
+        if values.ndim != rank:
+            raise SpecError(f"{name} has rank {values.ndim}; axis {spec.axis} takes rank {rank}")
+        if rank and values.size != layout.num_ranges:
+            raise SpecError(f"{name} has {values.size} values; dimension {spec.axis} has {layout.num_ranges}")
+        if layout.num_slices:
+            ends[row] = in_arithmetic(values, like_of(dtype, ComputeDType.NATIVE), dtype)
+    return ends
+
+
 def in_arithmetic(end: ArrayLike, like: np.generic, dtype: str) -> Floats:
     """Range ends in the float type, rounded as the arithmetic rounds."""
     kinds: dict[str, Any] = {"i2": ml_dtypes.bfloat16, "u2": np.float16}

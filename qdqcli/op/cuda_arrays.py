@@ -1,0 +1,126 @@
+"""The op on arrays in the memory of a CUDA device: the elements stay there, and the result is of the caller's kind.
+
+The work is put on the caller's stream and not waited for. Ends of a range are numbers for the host: given as arrays on
+the device they are read from there, which waits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.errors import DTypeError, SpecError
+from qdqcli.op import cuda_launch as launch
+from qdqcli.op.cpu_range import FLAG_ROWS, GRID_ROWS
+from qdqcli.op.cuda_kinds import Array, DeviceArray, Kind, kind_of
+from qdqcli.op.cuda_target import cuda, device_errors
+from qdqcli.op.layout import Layout
+from qdqcli.op.on_device import is_on_device
+from qdqcli.op.params import STORAGE, Floats, float_type, given_ends, gradient_ends
+from qdqcli.op.spec import QuantSpec
+
+_DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"}
+
+
+def quantize_and_dequantize(array: Array, input_min: Array, input_max: Array, spec: QuantSpec) -> Array:
+    """The op; arguments are checked as for arrays on the host.
+
+    Raises:
+        SpecError, DTypeError: as there.
+        UnavailableError: the device failed, or its memory is not enough.
+    """
+    with _Call.on(array) as call:
+        layout = Layout.of(call.kind.shape, spec)
+        ends = None
+        if spec.range_given:
+            ends = given_ends(
+                call.end("input_min", input_min), call.end("input_max", input_max), spec, layout, call.dtype
+            )
+        out = call.kind.empty()
+        if layout.num_elements:
+            call.quantize(call.kind.elements(), out, layout, spec, ends)
+        return call.kind.finished(out)
+
+
+def differentiate(
+    gradients: Array, array: Array, input_min: Array, input_max: Array, spec: QuantSpec
+) -> tuple[Array, Array, Array]:
+    """The gradient of the op: (input_backprop, input_min_backprop, input_max_backprop)."""
+    with _Call.on(array) as call:
+        if not is_on_device(gradients):
+            raise DTypeError(f"gradients are a {type(gradients).__name__} on the host; the input is on a CUDA device")
+        theirs = kind_of(gradients)
+        if theirs.dtype != call.kind.dtype:
+            raise DTypeError(f"gradients are {theirs.dtype} and input is {call.kind.dtype}; they must have one dtype")
+        layout = Layout.of(call.kind.shape, spec)
+        if theirs.shape != call.kind.shape:
+            raise SpecError(f"gradients have shape {list(theirs.shape)}; the input has {list(call.kind.shape)}")
+        given = call.end("input_min", input_min), call.end("input_max", input_max)
+        ends = gradient_ends(*given, spec, layout, call.dtype)
+        out = call.kind.empty()
+        if layout.num_elements:
+            call.differentiate(theirs, out, layout, ends)
+        zeros = [call.kind.zeros(np.shape(end)) for end in given]
+        return call.kind.finished(out), call.kind.finished(zeros[0]), call.kind.finished(zeros[1])
+
+
+class _Call:
+    """One call: the input's kind, and memory that lives as long as its work is put on the stream."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        if kind.dtype not in _DTYPES:
+            raise DTypeError(f"input has dtype {kind.dtype}; the op takes bfloat16, float16, float32 and float64")
+        self.dtype = _DTYPES[kind.dtype]
+
+    @classmethod
+    @contextmanager
+    def on(cls, array: Array) -> "Iterator[_Call]":
+        """A call on the array's device, whose failures are told."""
+        with device_errors():
+            kind = kind_of(array)
+            with cuda.gpus[kind.device]:
+                yield cls(kind)
+
+    def end(self, name: str, end: Array) -> NDArray[Any]:
+        """An end of a range, on the host."""
+        if end is None:
+            raise SpecError(f"{name} is missing; range_given needs both ends")
+        return kind_of(end).to_host(end) if is_on_device(end) else np.asarray(end)
+
+    def quantize(self, x: Array, out: Array, layout: Layout, spec: QuantSpec, ends: Floats | None) -> None:
+        """Put the op on the stream."""
+        size, slices, number, stream = layout.num_elements, layout.num_slices, float_type(self.dtype), self.kind.stream
+        device_x, device_out = (self.kind.flat(a, STORAGE[self.dtype], size) for a in (x, out))
+        device_ends = self._rows(2, slices, number)
+        if ends is None:
+            keys = self._rows(2, slices, launch.KEY[self.dtype])
+            launch.clear_keys(keys, self.dtype, stream)
+            launch.measure(device_x, 0, 0, size, layout, 0, keys, self.dtype, stream)
+            launch.decode_keys(keys, device_ends, self.dtype, stream)
+        else:
+            device_ends.copy_to_device(np.ascontiguousarray(ends), stream)
+        grids, flags = self._rows(GRID_ROWS, slices, number), self._rows(FLAG_ROWS, slices, np.bool_)
+        launch.make_grids(device_ends, spec, self.dtype, grids, flags, stream)
+        launch.quantize(
+            device_x, device_out, 0, 0, size, layout, 0, grids, flags, launch.settings_of(spec, self.dtype), stream
+        )
+
+    def differentiate(self, gradients: Kind, out: Array, layout: Layout, ends: Floats) -> None:
+        """Put the gradient on the stream."""
+        size, storage, stream = layout.num_elements, STORAGE[self.dtype], self.kind.stream
+        arrays = (gradients.elements(), self.kind.elements(), out)
+        device_ends = self._rows(2, layout.num_slices, float_type(self.dtype))
+        device_ends.copy_to_device(np.ascontiguousarray(ends), stream)
+        outside = self._rows(1, 1, np.int64)[0]  # counted for nobody, so it begins anywhere
+        flat_gradients, flat_x, flat_out = (self.kind.flat(array, storage, size) for array in arrays)
+        launch.differentiate(
+            flat_gradients, flat_x, flat_out, 0, 0, size, layout, device_ends, self.dtype, outside, stream
+        )
+
+    def _rows(self, rows: int, columns: int, dtype: Any) -> DeviceArray:
+        nbytes = rows * columns * np.dtype(dtype).itemsize
+        scratch = self.kind.scratch(nbytes)
+        return self.kind.flat(scratch, dtype, rows * columns).reshape(rows, columns)

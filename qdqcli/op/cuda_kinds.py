@@ -1,0 +1,194 @@
+"""How libraries keep arrays in the memory of a CUDA device: what the op must know to take one and to make one.
+
+PyTorch and CuPy are known by name, for their streams and for allocators that know these streams; Numba's own arrays and
+others come by `__cuda_array_interface__` or DLPack. To add one: a class that keeps the contract, a line in `KINDS`.
+"""
+
+import sys
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.errors import DTypeError
+from qdqcli.op.cuda_target import array_at, array_from_dlpack, cuda, stream_at
+
+Array = Any
+DeviceArray = Any
+"""An array of `numba.cuda`."""
+
+
+class Kind(Protocol):
+    """Made for one array, whose properties it tells.
+
+    Memory that `empty` and `scratch` give may be let go as soon as all work on it is on the stream.
+    """
+
+    dtype: str
+    """The name of its dtype, `float32` say."""
+    shape: tuple[int, ...]
+    device: int
+    stream: Any
+    """The caller's current stream, as `numba.cuda` knows it."""
+
+    def __init__(self, array: Array) -> None: ...
+
+    def elements(self) -> Array:
+        """The array in C order without gaps: itself, or a copy."""
+
+    def empty(self) -> Array:
+        """A new array of this dtype and shape."""
+
+    def scratch(self, nbytes: int) -> Array:
+        """Bytes of device memory."""
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """A new array of zeros of this dtype."""
+
+    def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
+        """The memory of what a method above gave, as `size` numbers of `dtype`."""
+
+    def finished(self, array: Array) -> Array:
+        """What `empty` gave, as the caller's library knows it."""
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        """A copy of an array of this kind in host memory, in a dtype that NumPy knows."""
+
+
+class TorchKind:
+    """A tensor of PyTorch."""
+
+    def __init__(self, array: Array) -> None:
+        self._torch = sys.modules["torch"]
+        self._tensor = array.detach()
+        self.dtype = str(array.dtype).removeprefix("torch.")
+        self.shape = tuple(array.shape)
+        self.device = array.device.index
+        self.stream = stream_at(self._torch.cuda.current_stream(array.device).cuda_stream)
+
+    def elements(self) -> Array:
+        return self._tensor.contiguous()
+
+    def empty(self) -> Array:
+        return self._torch.empty(self.shape, dtype=self._tensor.dtype, device=self._tensor.device)
+
+    def scratch(self, nbytes: int) -> Array:
+        return self._torch.empty(nbytes, dtype=self._torch.uint8, device=self._tensor.device)
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        return self._torch.zeros(shape, dtype=self._tensor.dtype, device=self._tensor.device)
+
+    def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
+        return array_at(array.data_ptr(), dtype, size, owner=array)
+
+    def finished(self, array: Array) -> Array:
+        return array
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        tensor = array.detach().cpu()
+        host: NDArray[Any] = (tensor.float() if tensor.dtype == self._torch.bfloat16 else tensor).numpy()
+        return host
+
+
+class CupyKind:
+    """An array of CuPy."""
+
+    def __init__(self, array: Array) -> None:
+        self._cupy = sys.modules["cupy"]
+        self._array = array
+        self.dtype, self.shape, self.device = str(array.dtype), tuple(array.shape), array.device.id
+        with array.device:
+            self.stream = stream_at(self._cupy.cuda.get_current_stream().ptr)
+
+    def elements(self) -> Array:
+        with self._array.device:
+            return self._cupy.ascontiguousarray(self._array)
+
+    def empty(self) -> Array:
+        with self._array.device:
+            return self._cupy.empty(self.shape, self._array.dtype)
+
+    def scratch(self, nbytes: int) -> Array:
+        with self._array.device:
+            return self._cupy.empty(nbytes, np.uint8)
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        with self._array.device:
+            return self._cupy.zeros(shape, self._array.dtype)
+
+    def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
+        return array_at(array.data.ptr, dtype, size, owner=array)
+
+    def finished(self, array: Array) -> Array:
+        return array
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        host: NDArray[Any] = array.get()
+        return host
+
+
+class NumbaKind:
+    """An array of Numba, or of a library that is not known here."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        self._view = _numba_array(array)
+        if not self._view.is_c_contiguous():
+            raise DTypeError(
+                f"a {type(array).__name__} on a CUDA device must be in C order without gaps; copy it first"
+            )
+        self.dtype, self.shape = str(self._view.dtype), tuple(self._view.shape)
+        self.device = _device_of(array)
+        self.stream = self._view.stream or cuda.default_stream()
+
+    def elements(self) -> Array:
+        return self._view
+
+    def empty(self) -> Array:
+        return cuda.device_array(self.shape, self._view.dtype, stream=self._view.stream)
+
+    def scratch(self, nbytes: int) -> Array:
+        return cuda.device_array((nbytes,), np.uint8)
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        return cuda.to_device(np.zeros(shape, self._view.dtype), self.stream)
+
+    def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
+        return array.reshape(array.size).view(dtype)[:size]
+
+    def finished(self, array: Array) -> Array:
+        if self._view is self._array or not hasattr(self._array, "__array_namespace__"):
+            return array
+        self.stream.synchronize()  # a library that is not known here does not know this stream
+        return self._array.__array_namespace__().asarray(array)
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        host: NDArray[Any] = _numba_array(array).copy_to_host()
+        return host
+
+
+KINDS: dict[str, type[Kind]] = {"torch": TorchKind, "cupy": CupyKind}
+"""By the package of the array's type; `NumbaKind` for all others."""
+
+
+def kind_of(array: Array) -> Kind:
+    """What is to be known of an array on a device."""
+    return KINDS.get(_package(array), NumbaKind)(array)
+
+
+def _package(array: Array) -> str:
+    return type(array).__module__.split(".")[0]
+
+
+def _numba_array(array: Array) -> DeviceArray:
+    if getattr(array, "__cuda_ndarray__", False):
+        return array
+    if hasattr(array, "__cuda_array_interface__"):
+        return cuda.as_cuda_array(array)
+    return array_from_dlpack(array)
+
+
+def _device_of(array: Array) -> int:
+    if not getattr(array, "__cuda_ndarray__", False) and hasattr(array, "__dlpack_device__"):
+        return int(array.__dlpack_device__()[1])
+    return int(cuda.current_context().device.id) if hasattr(cuda.current_context().device, "id") else 0
