@@ -105,9 +105,10 @@ def measure(
         elapsed = perf_counter() - began
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
                        f"{workers.num_threads} threads, {workers.backend.name}")  # fmt: skip
+        device = None if workers.backend.name == "cpu" else workers.backend.name
     if request.has_recipe:
         rows = with_decisions(plans, rows)
-    return replace(result_of(command, plans, request.settings, rows), verification=verification)
+    return replace(result_of(command, plans, request.settings, rows), device=device, verification=verification)
 
 
 def verified(

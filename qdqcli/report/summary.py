@@ -26,6 +26,8 @@ def facts(run: RunResult, worst: TensorResult | None, sort: str, quote: Quote) -
     reasons = Counter(row.reason for row in run.skipped if not row.is_failure)
     for index, (reason, count) in enumerate(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))):
         yield "" if index else "skipped", f"{counted(count, 'tensor')}: {quote(reason)}"
+    if run.device is not None:
+        yield "computed on", quote(run.device)
     if run.verification is not None:
         files = counted(len(run.verification.digests), "file")
         yield "verified", f"{files}, {run.verification.num_bytes:,} bytes read back, each as it must be"

@@ -115,6 +115,8 @@ class RunResult:
     """In the order of the inputs, their files and the data in them."""
     verdict: Verdict | None = None
     """Where a budget was given."""
+    device: str | None = None
+    """What computed it, if it was not the CPU; the figures are the same."""
     verification: Verification | None = None
     """Where the output was read back."""
     reported: Mapping[str, MetricValue] | None = None
@@ -181,9 +183,10 @@ def to_json(run: RunResult) -> dict[str, Any]:
 
 
 def judged_to_json(run: RunResult) -> dict[str, Any]:
-    """The keys `verification` and `verdict`, each where there is one."""
+    """The keys `run` (which alone may differ between two runs), `verification` and `verdict`, each where it is."""
+    computed = {} if run.device is None else {"run": {"device": run.device}}
     verification = {} if run.verification is None else {"verification": verification_to_json(run.verification)}
-    return verification | ({} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)})
+    return computed | verification | ({} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)})
 
 
 def summary_to_json(run: RunResult) -> dict[str, Any]:

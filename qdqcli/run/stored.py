@@ -57,6 +57,7 @@ def from_json(data: Mapping[str, Any]) -> RunResult:
             settings=dict(data["settings"]),
             rows=[_row(entry, data["settings"]) for entry in data["tensors"]],
             verdict=verdict_from_json(data["verdict"]) if "verdict" in data else None,
+            device=_text(data["run"]["device"]) if "run" in data else None,
             verification=verification_from_json(data["verification"]) if "verification" in data else None,
             reported=_numbers(data["summary"], (*COUNTS, *STATS)),
             version=_text(data["tool"]["version"]),

@@ -26,7 +26,10 @@ JUDGED = replace(
 )
 CONSISTENT = run_of(*(replace(row, num_slices=2) if row is DEGENERATE else row for row in EVERY_KIND.rows))
 """A report does not say how many ranges a tensor has: they follow from its shape and settings."""
-RUNS = {"every kind": CONSISTENT, "hostile": hostile_run(), "no rows": run_of(), "judged": JUDGED}
+ON_DEVICE = replace(run_of(GOOD), device="NVIDIA H100 80GB HBM3")
+RUNS = {
+    "every kind": CONSISTENT, "hostile": hostile_run(), "no rows": run_of(), "judged": JUDGED, "on a device": ON_DEVICE,
+}  # fmt: skip
 
 
 @pytest.fixture(params=RUNS.values(), ids=list(RUNS))
