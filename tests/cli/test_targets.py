@@ -19,6 +19,12 @@ SETTINGS = [
     ["--num-bits", "24", "--axis", "0", "--min-ndim", "2"],
     ["--num-bits", "5", "--input-min", "-1e-6", "--input-max", "3e-6"],
 ]
+ESTIMATING = [
+    ["--axis", "0", "--min-ndim", "2", "--estimator", "percentile", "--percentile", "98"],
+    ["--axis", "last", "--min-ndim", "2", "--estimator", "percentile", "--percentile", "80"],
+    ["--num-bits", "4", "--estimator", "mse", "--compute-dtype", "native"],
+    ["--group-size", "32", "--min-ndim", "2", "--num-bits", "4", "--estimator", "mse"],
+]
 INPUTS = [SAMPLES / "tiny-llama", SAMPLES / "weights.npy", SAMPLES / "activations.npz"]
 PROCESSORS = {"SSE2": ("generic", ""), "AVX2, FMA, F16C": ("haswell", "+avx2,+fma,+f16c")}
 """Title -> LLVM's name of the processor, and what our code may know that it has."""
@@ -47,13 +53,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def here(wide: Path) -> str:
-    return reports(wide)
-
-
-def reports(wide: Path, **environment: str) -> str:
-    calls = json.dumps([[str(path) for path in (*INPUTS, wide)] + settings for settings in SETTINGS])
+def reports(inputs: list[Path], settings: list[list[str]], **environment: str) -> str:
+    calls = json.dumps([[str(path) for path in inputs] + options for options in settings])
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, calls],
         env=os.environ | environment,
@@ -63,11 +64,23 @@ def reports(wide: Path, **environment: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("processor", PROCESSORS)
-def test_a_report_is_the_same_on_every_processor(tmp_path: Path, wide: Path, here: str, processor: str) -> None:
+def there(inputs: list[Path], settings: list[list[str]], processor: str, cache: Path) -> str:
+    """The reports from kernels for another processor."""
     name, features = PROCESSORS[processor]
-    kernels = str(tmp_path / "kernels")
-    there = reports(wide, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features, QDQ_CACHE_DIR=kernels)
-    assert here.count('"summary"') == len(SETTINGS)
-    assert list((tmp_path / "kernels").rglob("*.bin"))
-    assert there == here
+    environment = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "QDQ_CACHE_DIR": str(cache)}
+    found = reports(inputs, settings, **environment)
+    assert list(cache.rglob("*.bin"))
+    assert found.count('"summary"') == len(settings)
+    return found
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_a_report_is_the_same_on_every_processor(tmp_path: Path, wide: Path, processor: str) -> None:
+    inputs = [*INPUTS, wide]
+    assert there(inputs, SETTINGS, processor, tmp_path / "kernels") == reports(inputs, SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_estimators_choose_the_same_on_every_processor(tmp_path: Path, processor: str) -> None:
+    assert there(INPUTS, ESTIMATING, processor, tmp_path / "kernels") == reports(INPUTS, ESTIMATING)
