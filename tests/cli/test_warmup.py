@@ -42,6 +42,16 @@ def test_later_runs_compile_nothing(tmp_path: Path) -> None:
         ["stats", "tiny-llama", "--estimator", "percentile", "--percentile", "99", "--axis", "0", "--min-ndim", "2"],
         ["stats", "weights.npy", "--estimator", "percentile", "--axis", "last"],
     )
+    estimates = (
+        ["tiny-llama", "--estimator", "mse", "--axis", "last", "--min-ndim", "2"],
+        ["weights.npy", "--estimator", "mse", "--group-size", "64", "--round-mode", "HALF_UP"],
+        ["tiny-llama", "--estimator", "percentile", "--percentile", "99", "--axis", "0", "--min-ndim", "2"],
+        ["weights.npy", "--estimator", "percentile"],
+    )
+    runs += tuple(
+        ["calibrate", name, "-o", tmp_path / f"{number}.json", *options]
+        for number, (name, *options) in enumerate(estimates)
+    )
     for command, name, *options in runs:
         result = qdq(cache, command, name, *options, "--format", "none")
         assert result.returncode == 0, result.stderr
