@@ -13,6 +13,7 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
+from qdqcli.report.number import counted
 from qdqcli.run.listing import with_estimates
 from qdqcli.run.plan import check_selection
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -69,7 +70,9 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     ):
         hulls = estimate(plans, output, workers, advance)
     deliver_listing(with_estimates(listing_of("calibrate", plans, request, options), hulls), options)
-    session.note(f"{show_path(output)} has the ranges of {len(hulls)} tensors, for --ranges with the same settings")
+    session.note(
+        f"{show_path(output)} has the ranges of {counted(len(hulls), 'tensor')}, for --ranges with the same settings"
+    )
 
 
 def _check_output(output: Path, checkpoints: Sequence[Checkpoint], *, overwrite: bool) -> None:

@@ -109,6 +109,7 @@ def test_the_report_has_the_hull_of_the_ranges(qdq: Qdq, weights: Path, tmp_path
     stored = load_file(ranges)
     (row,) = [row for row in got.report["tensors"] if row["status"] == "quantized"]
     assert got.report["command"] == "calibrate"
+    assert "r.safetensors has the ranges of 1 tensor, for --ranges" in got.err
     assert (row["spec"]["estimator"], row["num_ranges"]) == ("mse", 30)
     hull = {"input_min": stored["F32.input_min"].min(), "input_max": stored["F32.input_max"].max()}
     assert row["range"] == hull
