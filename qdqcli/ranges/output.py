@@ -12,7 +12,7 @@ import numpy as np
 from qdqcli.errors import UsageError
 from qdqcli.op.params import Floats
 from qdqcli.tensors.message import escape_name, show_path
-from qdqcli.tensors.storage import OutputFile
+from qdqcli.tensors.storage import OutputFile, sweep_temporaries
 
 _ENDS = ("input_min", "input_max")
 
@@ -69,6 +69,7 @@ def create_ranges(path: Path, entries: Sequence[RangeEntry]) -> Iterator[RangesW
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"two tensors have the name '{escape_name(twice)}'; estimate their ranges one by one")
+    sweep_temporaries(path)
     file = OutputFile(path)
     try:
         writer = _WRITERS[path.suffix.lower()](file, entries)

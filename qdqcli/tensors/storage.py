@@ -263,7 +263,7 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         OutputError: the system refuses.
     """
-    _sweep(path)
+    sweep_temporaries(path)
     output = OutputFile(path)
     try:
         output.write(memoryview(data), 0)
@@ -272,7 +272,7 @@ def write_file(path: Path, data: bytes) -> None:
         output.abort()
 
 
-def _sweep(path: Path) -> None:
+def sweep_temporaries(path: Path) -> None:
     """Remove the temporaries of `path` whose processes are no more."""
     for temporary in path.parent.glob(f".qdq-{_digest_of(path)}-*.tmp"):
         number = temporary.stem.rpartition("-")[2][:-8]

@@ -91,7 +91,7 @@ def _run(options: Sequence[str], arguments: Sequence[object]) -> subprocess.Comp
 
 
 def _parse(lines: Iterable[str], folder: Path) -> Iterator[Call]:
-    """What strace wrote of one thread."""
+    """What strace wrote of one thread; calls that fail anyway, as to make a folder that is there, are left out."""
     numbers: dict[str, int] = {}
     for line in lines:
         match = _CALL.match(line)
@@ -100,6 +100,6 @@ def _parse(lines: Iterable[str], folder: Path) -> Iterator[Call]:
         name, rest, result = match.groups()
         number = numbers[name] = numbers.get(name, 0) + 1
         paths = re.findall(rf'[<"]({re.escape(str(folder))}(?:/[^">]*)?)[">]', rest)
-        if paths and (name != "openat" or "O_CREAT" in rest):
+        if paths and result != "-1" and (name != "openat" or "O_CREAT" in rest):
             path = " -> ".join(str(Path(path).relative_to(folder)) for path in dict.fromkeys(paths[:2]))
             yield Call(name=name, number=number, path=path, size=result if name.endswith(("64", "v", "v2")) else "")

@@ -81,6 +81,26 @@ def test_a_read_that_fails_is_told(
             case.prepare()
 
 
+@pytest.mark.parametrize("name", ["1.safetensors", "config.json"])
+def test_an_output_that_cannot_be_read_back_is_not_verified(
+    qdq: Qdq, tmp_path: Path, varied: Path, name: str, every_fault: bool
+) -> None:
+    case = make_case(qdq, "folder", tmp_path, varied)
+    written = case.output.with_name("out.qdq-partial") / "result" / name
+    for number in range(1, 9 if every_fault else 3):
+        case.prepare()
+        read = strace.Call(name="preadv2", number=number, path=str(written))
+        failed = strace.inject(read, "error=EIO", *case.arguments, "--verify", path=written)
+        if failed.returncode == 0:  # fewer reads than that
+            break
+        assert failed.returncode == 4, (number, failed.stderr)
+        assert failed.stderr.startswith(f"error: {written}: verification failed: it cannot be read back"), failed.stderr
+        assert not case.output.exists()
+        assert qdq(*case.arguments, "--resume").code == 0
+        case.assert_new()
+    assert number > 1
+
+
 @pytest.mark.parametrize("call", ["pread64", "preadv2", "pwrite64"])
 def test_a_call_that_is_interrupted_is_made_again(
     qdq: Qdq, tmp_path: Path, varied: Path, call: str, every_fault: bool

@@ -109,6 +109,18 @@ def test_a_run_killed_at_any_call_that_writes_is_resumed(
     assert files(case.source) == before
 
 
+@pytest.mark.usefixtures("needs_strace")
+def test_what_a_killed_calibration_left_is_swept(qdq: Qdq, tmp_path: Path, tiny: Path) -> None:
+    ranges = tmp_path / "ranges.safetensors"
+    arguments = ("calibrate", tiny, "-o", ranges)
+    (naming,) = strace.calls(tmp_path, "rename", *arguments)
+    ranges.unlink()
+    assert strace.inject(naming, "signal=KILL", *arguments).returncode == -signal.SIGKILL
+    assert [path.suffix for path in tmp_path.iterdir() if path != tiny] == [".tmp"]
+    assert qdq(*arguments).code == 0
+    assert sorted(tmp_path.iterdir()) == sorted([tiny, ranges])
+
+
 def test_a_run_killed_at_any_time_is_resumed(qdq: Qdq, tmp_path: Path, every_fault: bool) -> None:
     """What lies between system calls; the process group is killed, so that no thread or child goes on."""
     folder = tmp_path / "model"
