@@ -91,17 +91,20 @@ class _Part:
     """(chunks, SUM_COLUMNS)."""
     slices: "_BlockSlices | None" = None
     """Where slices are short and the block alone knows of them."""
+    degenerate: Sequence[int] = ()
+    """Else, where outputs are not finite: slices that are degenerate as far as the block's end, or further, shows."""
 
     def to_json(self) -> dict[str, Any]:
         """For a run that resumes; sums of each slice are not kept."""
         slices = None if self.slices is None else asdict(self.slices)
-        return {"rows": b64encode(self.rows.tobytes()).decode(), "slices": slices}
+        return {"rows": b64encode(self.rows.tobytes()).decode(), "slices": slices, "degenerate": self.degenerate}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse."""
         rows = np.frombuffer(b64decode(data["rows"])).reshape(-1, columns.SUM_COLUMNS)
-        return cls(rows=rows, slices=data["slices"] and _BlockSlices(**data["slices"]))
+        slices = data["slices"] and _BlockSlices(**data["slices"])
+        return cls(rows=rows, slices=slices, degenerate=data["degenerate"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +193,8 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
         parts = _map_blocks(job, workers, "two passes", finish, blocks)
     else:
         parts = [workers.map(finish, [block])[0] for block in blocks]
+    for part in parts:  # an earlier run may have found them
+        params.degenerate[list(part.degenerate)] = True
     return Measurement(
         sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
         hull=_hull_of(ends),
@@ -334,7 +339,8 @@ def _apply_to_block(
     if slice_rows is not None:
         _add_to_slices(job, layout, workers, params, x, y, block, slice_rows)
     _finish(job, y, 0, block)
-    return _Part(rows=rows)
+    has_spoilt = job.regions is not None and rows[:, columns.NONFINITE_OUTPUT].any()
+    return _Part(rows=rows, degenerate=np.flatnonzero(params.degenerate).tolist() if has_spoilt else ())
 
 
 def _apply_to_span(

@@ -3,7 +3,8 @@
 And the promise on which everything else rests: neither the size of a block nor the number of threads changes a bit.
 """
 
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields
 from functools import cache
 from math import isnan
 from pathlib import Path
@@ -18,6 +19,7 @@ from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.run import workers as workers_module
 from qdqcli.run.interrupt import Interruption
 from qdqcli.run.quantize import Measurement, TensorJob, quantize_tensor
+from qdqcli.run.region import Region, Regions
 from qdqcli.run.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.stats.metrics import METRICS
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, value_of
@@ -40,6 +42,7 @@ def quantize(
     void_dtype: str | None = None,
     given_range: tuple[float, float] | None = None,
     per_slice: bool = False,
+    regions: Regions | None = None,
     **attributes: Any,
 ) -> Measurement:
     """The only tensor of the file at `path`, written to `output`."""
@@ -55,6 +58,7 @@ def quantize(
                 per_slice=per_slice,
                 reader=reader,
                 writer=writer,
+                regions=regions,
             )
             measured = quantize_tensor(job, workers)
             if writer is not None:
@@ -471,6 +475,24 @@ def test_a_degenerate_column_is_counted_once_over_all_blocks(
     monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
     _, measured = quantize_array(tmp_path, x, axis=1)
     assert measured.sums.num_degenerate == 2
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_slice_that_an_earlier_run_found_degenerate_is_counted(
+    tmp_path: Path, axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = sample((3001, 100), "F32", 9)
+    x[3, 5] = np.finfo(np.float32).max  # infinite after quantization, which the first region alone shows
+    monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", 1)
+    path, output = write_safetensors(tmp_path / "in.safetensors", {"w": x}), tmp_path / "out.safetensors"
+    kept: list[Region] = []
+    whole = quantize(path, output, axis=axis, regions=Regions((), 1, kept.append))
+    assert len(kept) > 2
+    done = [Region(**json.loads(json.dumps(asdict(region)))) for region in kept[:2]]
+    output.unlink()
+    resumed = quantize(path, output, axis=axis, regions=Regions(done, 1, lambda _: None))
+    assert whole.sums.num_degenerate == 1
+    assert resumed == whole
 
 
 # Limits
