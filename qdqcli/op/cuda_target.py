@@ -7,6 +7,7 @@ kernels are plain Python, and so are the primitives.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from qdqcli.op import primitives
 
 cuda: Any = _cuda
 """`numba.cuda`."""
+_config: Any = config
 SIMULATED = bool(vars(config)["ENABLE_CUDASIM"])
 """Whether kernels run in Python, a thread of the operating system for each of CUDA's."""
 
@@ -31,7 +33,28 @@ def device_kernel(function: Callable[..., Any]) -> Any:
     NVVM contracts a product and a sum where it finds them side by side, and ptxas does so too where an instruction does
     not name its rounding: kernels add products with `primitives.add`.
     """
-    return cuda.jit(fastmath=False)(function)
+    kernel = cuda.jit(fastmath=False)(function)
+    return kernel if SIMULATED else _Kernel(kernel)
+
+
+class _Kernel:
+    """A kernel of which small launches are no mistake: Numba would warn of each."""
+
+    _changing = Lock()
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        self.py_func = kernel.py_func
+
+    def __getitem__(self, shape: Any) -> Any:
+        # A filter of warnings would last for the process, and not outlive pytest's own.
+        with self._changing:
+            before = _config.CUDA_LOW_OCCUPANCY_WARNINGS
+            _config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+            try:
+                return self._kernel[shape]
+            finally:
+                _config.CUDA_LOW_OCCUPANCY_WARNINGS = before
 
 
 def cast(number: Any, like: Any) -> Any:

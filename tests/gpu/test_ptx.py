@@ -129,3 +129,15 @@ def test_a_sum_that_may_be_contracted_is_found() -> None:
     text = "\tmul.f32 \t%f1, %f2, %f3;\n\tand.b32 \t%r1, %f1, 7;\n\tadd.f32 \t%f4, %r1, %f5;\n"
     assert list(contractible(text)) == ["add.f32 %f4, %r1, %f5"]
     assert not list(contractible(text.replace("add.f32", "add.rn.f32")))
+
+
+def test_small_launches_are_not_warned_of() -> None:
+    """pytest makes every warning an error."""
+    from numba import cuda
+    from numba.cuda.core.errors import NumbaPerformanceWarning
+
+    from qdqcli.op import cuda_quantize
+
+    assert cuda_quantize.quantize[1, 256].griddim == (1, 1, 1)
+    with pytest.raises(NumbaPerformanceWarning, match="Grid size"):  # others' kernels still are
+        _ = cuda.jit(cuda_quantize.quantize.py_func)[1, 256]
