@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -65,9 +66,9 @@ def test_every_choice_is_shown_as_it_must_be_typed(qdq: Qdq, name: str, option: 
     assert re.search(rf"\b{choice}\b", entry), entry
 
 
-def examples() -> list[tuple[str, str]]:
+def examples() -> list[Any]:
     return [
-        (name, line.strip())
+        pytest.param(name, line.strip(), marks=[pytest.mark.slow] if "--warmup" in line else [])
         for name in COMMANDS
         for line in (command_of(name).epilog or "").splitlines()
         if line.strip().startswith("qdq ")
