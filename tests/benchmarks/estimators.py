@@ -9,13 +9,10 @@ and compared by their medians.
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import ShardReader, open_checkpoint
 from qdqcli.tensors.tensor import TensorInfo
+from tests.benchmarks.ratios import Work, compare
 from tests.run.checkpoints import DTYPES, write_safetensors
 
 LAYOUTS = {
@@ -48,18 +46,6 @@ GOALS = {("mse", "one range"): 15, ("mse", "axis 0"): 40, ("mse", "axis 1"): 40}
 }
 
 
-def compare(rounds: int, works: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each, run in turn; the first turn compiles."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
-        for name, work in works.items():
-            began = perf_counter()
-            work()
-            if turn:
-                times[name].append(perf_counter() - began)
-    return {name: median(seconds) for name, seconds in times.items()}
-
-
 class Matrix:
     """A tensor of an opened file, and the two kinds of work on it."""
 
@@ -74,10 +60,10 @@ class Matrix:
 
     def show(self, title: str, rounds: int) -> None:
         plain = LAYOUTS[title]
-        works: dict[str, Callable[[], object]] = {"statistics": partial(self.measure, plain)}
+        works: dict[str, Work] = {"statistics": partial(self.measure, plain)}
         for label, settings in ESTIMATORS.items():
             works[label] = partial(self.estimate, replace(plain, **settings))
-        seconds = compare(rounds, works)
+        seconds = compare(rounds, **works)
         base = seconds.pop("statistics")
         print(f"{title}: a plain statistics pass takes {base * 1e3:.2f} ms")
         for label, value in seconds.items():

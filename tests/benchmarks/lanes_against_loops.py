@@ -8,10 +8,12 @@ addition. Prints the time of each over that of the lanes, the median of rounds i
 """
 
 import argparse
-from statistics import median
-from time import perf_counter
+import sys
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.op import cpu
 from qdqcli.op.cpu_quantize import SUM_COLUMNS
@@ -20,6 +22,7 @@ from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import empty_keys, ends_of_keys
 from qdqcli.op.spec import QuantSpec
+from tests.benchmarks.ratios import compare
 
 BLOCK = 65536
 
@@ -87,16 +90,9 @@ def main() -> None:
             ordered(x[block], y[block], scale, inverse, lanes, sums)
 
     versions = {"lanes": in_lanes, "plain loop": in_a_loop, "loop in the documented order": in_an_ordered_loop}
-    times: dict[str, list[float]] = {name: [] for name in versions}
-    for run in range(9):
-        for name, work in versions.items():
-            began = perf_counter()
-            work()
-            if run:  # the first compiles
-                times[name].append(perf_counter() - began)
+    times = compare(8, **versions)
     for name, seconds in times.items():
-        ratio = median(seconds) / median(times["lanes"])
-        print(f"{name:<30} {ratio:5.2f} x, {median(seconds) / size * 1e9:.3f} ns/element")
+        print(f"{name:<30} {seconds / times['lanes']:5.2f} x, {seconds / size * 1e9:.3f} ns/element")
 
 
 if __name__ == "__main__":
