@@ -5,15 +5,17 @@ no key twice, a tensor's record is an object, a dtype is a string; and a header 
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
+from operator import attrgetter
 from pathlib import Path
 
 from qdqcli.tensors.flat import FlatShard
 from qdqcli.tensors.message import MalformedError, blame, escape_name
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
 from qdqcli.tensors.storage import InputFile
-from qdqcli.tensors.strict_json import levels, parse_object
+from qdqcli.tensors.strict_json import levels, object_of, parse_pairs
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_HEADER_BYTES = 32 << 20
@@ -66,63 +68,74 @@ def _with_hint(message: str, first: bytes) -> str:
 
 def _parse_header(header: bytes, shard: str, data_start: int) -> tuple[TensorInfo, ...]:
     """The tensors that a header describes, in the order of their data."""
-    try:
-        records = parse_object(header)
-    except MalformedError as error:
-        raise MalformedError(f"header {error}; {_DAMAGED}") from error
+    with _in_header():
+        records = parse_pairs(header)
     _check_metadata(records.pop("__metadata__", None))
     tensors = [_parse_record(name, record, shard, data_start) for name, record in records.items()]
-    tensors.sort(key=lambda tensor: (tensor.start, tensor.nbytes))
+    tensors.sort(key=attrgetter("start", "nbytes"))
     return tuple(tensors)
+
+
+@contextmanager
+def _in_header() -> Iterator[None]:
+    """What is wrong with the JSON is wrong with the header."""
+    try:
+        yield
+    except MalformedError as error:
+        raise MalformedError(f"header {error}; {_DAMAGED}") from error
 
 
 def _check_metadata(metadata: object) -> None:
     if metadata is None:
         return
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, tuple) or not all(isinstance(value, str) for _, value in metadata):
         raise MalformedError(f"header: __metadata__ is not an object of strings; {_DAMAGED}")
+    with _in_header():
+        object_of(metadata)
 
 
 def _parse_record(name: str, record: object, shard: str, data_start: int) -> TensorInfo:
-    if not isinstance(record, dict):
+    if not isinstance(record, tuple):
         raise _bad_tensor(name, "its record is not a JSON object")
-    if len(record) > len(_FIELDS) and 1 + levels(record) > MAX_LEVELS:
-        raise _bad_tensor(name, f"its record is nested deeper than {MAX_LEVELS} levels")
-    dtype = _parse_dtype(name, record)
-    shape = _parse_sizes(name, record, "shape")
-    offsets = _parse_sizes(name, record, "data_offsets")
+    fields = dict(record)
+    if len(record) != len(_FIELDS) or len(fields) != len(_FIELDS):
+        if 1 + levels(record) > MAX_LEVELS:
+            raise _bad_tensor(name, f"its record is nested deeper than {MAX_LEVELS} levels")
+        with _in_header():
+            fields = object_of(record)
+    dtype = _parse_dtype(name, fields)
+    shape = _parse_sizes(name, fields, "shape")
+    offsets = _parse_sizes(name, fields, "data_offsets")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _bad_tensor(name, "data_offsets are not a begin and an end")
-    nbytes = offsets[1] - offsets[0]
-    if _count_bytes(name, dtype, shape) != nbytes:
-        expected = prod(shape) * dtype.bits // 8
-        raise _bad_tensor(name, f"shape and dtype need {expected} bytes but data_offsets give {nbytes}")
-    return TensorInfo(
-        name=name, dtype=dtype, shape=tuple(shape), shard=shard, start=data_start + offsets[0], nbytes=nbytes
-    )
+    begin, end = offsets
+    nbytes = end - begin
+    if prod(shape, start=dtype.bits) != 8 * nbytes or not 0 < nbytes < _U64 // 8:
+        _check_size(name, dtype, shape, nbytes)
+    return TensorInfo(name, dtype, tuple(shape), shard, data_start + begin, nbytes)
 
 
-def _parse_dtype(name: str, record: dict[str, object]) -> DType:
-    spelling = record.get("dtype")
+def _parse_dtype(name: str, fields: dict[str, object]) -> DType:
+    spelling = fields.get("dtype")
     dtype = DTYPES.get(spelling) if isinstance(spelling, str) else None
     if dtype is None:
-        found = f"dtype {escape_name(repr(spelling), 40)} is not one of the format" if "dtype" in record else "no dtype"
+        found = f"dtype {escape_name(repr(spelling), 40)} is not one of the format" if "dtype" in fields else "no dtype"
         raise _bad_tensor(name, found)
     return dtype
 
 
-def _parse_sizes(name: str, record: dict[str, object], field: str) -> list[int]:
-    values = record.get(field)
+def _parse_sizes(name: str, fields: dict[str, object], field: str) -> list[int]:
+    values = fields.get(field)
     if not isinstance(values, list):
-        raise _bad_tensor(name, f"{field} is not a list" if field in record else f"no {field}")
+        raise _bad_tensor(name, f"{field} is not a list" if field in fields else f"no {field}")
     for value in values:
         if type(value) is not int or not 0 <= value < _U64:  # `type`: True is an int
             raise _bad_tensor(name, f"{field} holds {escape_name(str(value), 40)}, not an integer from 0 to 2^64-1")
     return values
 
 
-def _count_bytes(name: str, dtype: DType, shape: Iterable[int]) -> int:
-    """Size of the data; every product on the way must fit in 64 bits, as in the reference."""
+def _check_size(name: str, dtype: DType, shape: Iterable[int], nbytes: int) -> None:
+    """The data has the size that shape and dtype need; products on the way must fit in 64 bits, as in the reference."""
     bits = 1
     for size in (*shape, dtype.bits):
         bits *= size
@@ -130,7 +143,8 @@ def _count_bytes(name: str, dtype: DType, shape: Iterable[int]) -> int:
             raise _bad_tensor(name, "its size does not fit in 64 bits")
     if bits % 8:
         raise _bad_tensor(name, f"{bits} bits of {dtype.name} do not fill whole bytes")
-    return bits // 8
+    if bits // 8 != nbytes:
+        raise _bad_tensor(name, f"shape and dtype need {bits // 8} bytes but data_offsets give {nbytes}")
 
 
 def _check_layout(tensors: Iterable[TensorInfo], data_start: int, file_size: int) -> None:

@@ -51,6 +51,8 @@ REFUSED = {
     "key 'w' twice": raw_safetensors(f"{{{W},{W}}}", D),
     "key 'dtype' twice": raw_safetensors('{"w":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', D),
     "key '__metadata__' twice": raw_safetensors('{"__metadata__":{},"__metadata__":{},' + W + "}", D),
+    "key 'm' twice": raw_safetensors('{"__metadata__":{"m":"a","m":"b"},' + W + "}", D),
+    "key 'b' twice": raw_safetensors('{"w":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"other":[{"b":1,"b":2}]}}'),
     "object of strings": raw_safetensors('{"__metadata__":{"epoch":3}}'),
     "record is not a JSON object": raw_safetensors('{"w":["F32",[2],[0,8]]}', D),
     "dtype 'F12'": record(dtype="F12"),
