@@ -5,7 +5,7 @@ A tensor that has no counterpart, or one of another shape, is a failed row: noth
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -134,9 +134,8 @@ def _compare(
     )
     if not histograms or not tensor.num_elements:
         return row
-    return replace(
-        row, histograms=count_pairs(partial(_read, pair, workers), _blocks(pair, workers), row.stats, workers)
-    )
+    counted = count_pairs(partial(_read, pair, workers), _blocks(pair, workers), row.stats, workers)
+    return row._replace(histograms=counted)
 
 
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:

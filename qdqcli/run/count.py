@@ -4,7 +4,6 @@ A block at a time, like everything else; a tensor whose ranges do not fit into m
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -39,7 +38,7 @@ def with_histograms(
                 workers.interruption.check()
                 row = next(remaining)
                 if isinstance(row, TensorResult):
-                    row = replace(row, histograms=_histograms(tensor, row, reader, measuring, workers))
+                    row = row._replace(histograms=_histograms(tensor, row, reader, measuring, workers))
                 yield row
             reader.close()
 

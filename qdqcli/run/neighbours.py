@@ -1,7 +1,8 @@
 """Small tensors that follow one another in a file, measured in one call of a kernel instead of one by one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,86 +13,114 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.run.blocks import check_trouble
-from qdqcli.run.quantize import Measurement, error_sums
+from qdqcli.run.decision import Decision
+from qdqcli.run.quantize import Measurement, sums_of_each
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.tensor import TensorInfo
 
-Task = tuple[TensorInfo, QuantSpec]
+Task = tuple[TensorInfo, Decision]
+
+
+class _Kind(NamedTuple):
+    """Of a tensor that may be measured in one call with its neighbours."""
+
+    layout: Layout
+    spec: QuantSpec
+    dtype: str
+    itemsize: int
+    settings: tuple[object, ...]
+    """What the grid depends on, beside the range."""
+
+
+Member = tuple[int, TensorInfo, _Kind]
+"""The number of a task, and its tensor."""
 
 
 def measure_neighbours(
     tasks: Sequence[Task], reader: ShardReader, writer: ShardWriter | None, workers: Workers
-) -> dict[str, Measurement]:
-    """Quantize, and write, those of the tensors for which one call does, and measure them; the rest is not touched.
+) -> list[Measurement | None]:
+    """Quantize, and write, the tensors for which one call does, and measure them; None for those that it did not touch.
 
     The tensors are in the order of the file and their ranges are their own.
     """
-    measured: dict[str, Measurement] = {}
-    for run in _runs(tasks):
+    measured: list[Measurement | None] = [None] * len(tasks)
+    kinds = _kinds(tasks)
+
+    members = [(number, tasks[number][0], kind) for number, kind in enumerate(kinds) if kind is not None]
+    for _, group in groupby(members, _common):
+        run = list(group)
         if len(run) > 1:
-            measured |= _measure_run(run, reader, writer, workers)
+            for (number, _, _), found in zip(run, _measure_run(run, reader, writer, workers), strict=True):
+                measured[number] = found
     return measured
 
 
-def _runs(tasks: Sequence[Task]) -> Iterator[list[tuple[Task, Layout]]]:
-    """Neighbours that one call takes: one dtype, the same settings but for the axis, and aligned to one another."""
-    layouts = [(task, _small_layout(*task)) for task in tasks]
-    takes = [(task, layout) for task, layout in layouts if layout is not None]
+def _common(member: Member) -> tuple[object, ...]:
+    """What neighbours share that one call takes: the settings but for the axis, and alignment to one another."""
+    _, info, kind = member
+    return kind.dtype, kind.settings, info.start % kind.itemsize
 
-    def kind(entry: tuple[Task, Layout]) -> tuple[object, ...]:
-        (info, spec), _ = entry
-        return info.dtype.name, info.start % (info.dtype.bits // 8), _settings(spec)
 
-    for _, run in groupby(takes, kind):
-        yield list(run)
+def _kinds(tasks: Sequence[Task]) -> list[_Kind | None]:
+    """None for each tensor that no call takes. Small tensors are many and of few shapes: each is looked at once."""
+    known: dict[tuple[object, ...], _Kind | None] = {}
+
+    def kind_of(info: TensorInfo, decision: Decision) -> _Kind | None:
+        key = info.dtype.name, info.shape, info.big_endian, info.fortran_order, id(decision)
+        if key not in known:
+            known[key] = _kind(info, decision)
+        return known[key]
+
+    return [kind_of(info, decision) for info, decision in tasks]
+
+
+def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
+    """None unless the tensor has at most one chunk and its slices are runs that fill lanes."""
+    if not isinstance(decision, QuantSpec) or info.big_endian:
+        return None
+    if decision.range_given or decision.estimator != DEFAULT_ESTIMATOR:
+        return None
+    layout = layout_of(info, decision)
+    is_small = 0 < layout.num_elements <= CHUNK_ELEMENTS
+    if not is_small or not layout.is_contiguous or layout.inner < LANES:
+        return None
+    return _Kind(layout, decision, info.dtype.name, info.dtype.bits // 8, _settings(decision))
 
 
 def _settings(spec: QuantSpec) -> tuple[object, ...]:
-    """What the grid depends on, beside the range."""
     return spec.num_bits, spec.signed_input, spec.narrow_range, spec.round_mode, spec.compute_dtype
 
 
-def _small_layout(info: TensorInfo, spec: QuantSpec) -> Layout | None:
-    """The layout of a tensor of at most one chunk whose slices are runs that fill lanes; None of any other."""
-    if info.big_endian or spec.range_given or spec.estimator != DEFAULT_ESTIMATOR:
-        return None
-    layout = layout_of(info, spec)
-    is_small = 0 < layout.num_elements <= CHUNK_ELEMENTS
-    return layout if is_small and layout.is_contiguous and layout.inner >= LANES else None
-
-
 def _measure_run(
-    run: Sequence[tuple[Task, Layout]], reader: ShardReader, writer: ShardWriter | None, workers: Workers
-) -> dict[str, Measurement]:
-    (first, spec), _ = run[0]
-    (last, _), _ = run[-1]
-    storage, dtype = STORAGE[first.dtype.name], first.dtype.name
-    itemsize = first.dtype.bits // 8
+    run: Sequence[Member], reader: ShardReader, writer: ShardWriter | None, workers: Workers
+) -> Sequence[Measurement | None]:
+    """The measurement of each; None where its elements or its grid need a closer look."""
+    (_, first, kind), (_, last, _) = run[0], run[-1]
     source, sink = reader.place(first), None if writer is None else writer.place(first)
     if source is None or (writer is not None and sink is None):
-        return {}
-    room = (last.start + last.nbytes - first.start) // itemsize
-    places = [((info.start - first.start) // itemsize, layout.num_elements, *layout.steps) for (info, _), layout in run]
+        return [None] * len(run)
+    storage = STORAGE[kind.dtype]
+    room = (last.start + last.nbytes - first.start) // kind.itemsize
+    layouts = [kind.layout for _, _, kind in run]
+    begins = [(info.start - first.start) // kind.itemsize for _, info, _ in run]
+    steps = [(layout.num_elements, layout.inner, layout.row, layout.advance) for layout in layouts]
     neighbours = Neighbours(
         source=source.descriptor,
         sink=None if sink is None else sink.descriptor,
         offset=source.offset,
         x=workers.buffer("input", storage, room),
         y=workers.buffer("output", storage, 0 if sink is None else room),
-        places=np.array(places, np.int64),
+        places=np.column_stack([begins, steps]),
     )
-    found = requantize_and_sum(neighbours, max(layout.num_slices for _, layout in run), spec, dtype)
+    num_slices = [layout.num_slices for layout in layouts]
+    found = requantize_and_sum(neighbours, max(num_slices), kind.spec, kind.dtype)
     check_trouble(neighbours.trouble, reader, writer, first)
-    rows, degenerate, done = found.sums.tolist(), found.num_degenerate.tolist(), found.is_done.tolist()
-    return {
-        info.name: Measurement(
-            sums=error_sums([row], layout.num_elements, num_degenerate),
-            hull=(row[INPUT_MIN], row[INPUT_MAX]),
-            num_slices=layout.num_slices,
-        )
-        for ((info, _), layout), row, num_degenerate, is_done in zip(run, rows, degenerate, done, strict=True)
-        if is_done
-    }
+    sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
+    hulls = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)
+    measured = list(map(Measurement, sums, num_slices, hulls))
+    if found.is_done.all():
+        return measured
+    return [each if is_done else None for each, is_done in zip(measured, found.is_done.tolist(), strict=True)]

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting
 from qdqcli.tensors.output import OutputTree
 from qdqcli.tensors.tensor import TensorInfo
 
-BATCH_BYTES = 256 << 10
+BATCH_BYTES = 512 << 10
 """Neighbouring tensors that one task works on."""
 SPREAD_BYTES = 32 << 20
 """Larger tensors are always shared by all workers."""
@@ -316,22 +317,24 @@ class _ShardJob:
 
     def _run_batch(self, batch: Sequence[Task]) -> list[Row]:
         measured = self._measure_at_once(batch)
-        if measured:
-            self.workers.interruption.check()
+        if measured is None:
+            return [self._run_tensor(tensor, decision) for tensor, decision in batch]
+        self.workers.interruption.check()
+        file, measuring = self.source_file, self.measuring
         return [
             self._run_tensor(tensor, decision)
-            if tensor.name not in measured or isinstance(decision, Skip)
-            else _row(source_of(self.source_file, tensor), decision, measured[tensor.name], self.measuring)
-            for tensor, decision in batch
+            if found is None or isinstance(decision, Skip)
+            else _row(source_of(file, tensor), decision, found, measuring)
+            for (tensor, decision), found in zip(batch, measured, strict=True)
         ]
 
-    def _measure_at_once(self, batch: Sequence[Task]) -> dict[str, Measurement]:
-        """The small tensors for which one call of a kernel does, by name."""
-        if self.measuring.per_slice or not self.workers.backend.reads_files:
-            return {}
-        tasks = [(tensor, decision) for tensor, decision in batch if isinstance(decision, QuantSpec)]
-        measured = measure_neighbours(tasks, self.reader, self.writer, self.workers)
-        self.measuring.on_bytes(sum(tensor.nbytes for tensor, _ in tasks if tensor.name in measured))
+    def _measure_at_once(self, batch: Sequence[Task]) -> list[Measurement | None] | None:
+        """What one call of a kernel found out about small tensors of the batch; None where it is not possible."""
+        if len(batch) < 2 or self.measuring.per_slice or not self.workers.backend.reads_files:
+            return None
+        measured = measure_neighbours(batch, self.reader, self.writer, self.workers)
+        done = sum(tensor.nbytes for (tensor, _), found in zip(batch, measured, strict=True) if found is not None)
+        self.measuring.on_bytes(done)
         return measured
 
     def _run_tensor(self, tensor: TensorInfo, decision: Decision) -> Row:
@@ -378,17 +381,21 @@ def _done(rows: list[Row]) -> Future[list[Row]]:
 
 
 def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Measuring) -> TensorResult:
-    # Without sums of slices, the tensor is its only slice or, if it is empty, has none.
-    slices = [measured.sums] * measured.num_slices if measured.slice_sums is None else measured.slice_sums
+    channels = None
+    if measuring.per_slice:
+        # Without sums of slices, the tensor is its only slice or, if it is empty, has none.
+        slices = [measured.sums] * measured.num_slices if measured.slice_sums is None else measured.slice_sums
+        channels = _by_metric(slices)
+    low, high = measured.hull
     return TensorResult(
-        source=source,
-        spec=spec,
-        input_min=measured.input_min,
-        input_max=measured.input_max,
-        num_slices=measured.num_slices,
-        scale_bits=measuring.scale_bits,
-        sums=measured.sums,
-        channels=_by_metric(slices) if measuring.per_slice else None,
+        source,
+        spec,
+        None if isnan(low) else low,
+        None if isnan(high) else high,
+        measured.num_slices,
+        measuring.scale_bits,
+        measured.sums,
+        channels=channels,
     )
 
 

@@ -1,8 +1,9 @@
 """What will happen to each tensor, known from the headers alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from qdqcli.run.decision import Decision, Resolution, Skip
 from qdqcli.run.recipe import Recipe, check_selected
@@ -46,7 +47,7 @@ def make_plans(
         Plan(
             checkpoint=checkpoint,
             shard=shard,
-            resolutions=[_unless_superseded(checkpoint, tensor, next(remaining)) for tensor in shard.tensors],
+            resolutions=_unless_superseded(checkpoint, shard, list(islice(remaining, len(shard.tensors)))),
         )
         for checkpoint in checkpoints
         for shard in checkpoint.shards
@@ -57,7 +58,7 @@ def make_plans(
 def with_decisions(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Row]:
     """The rows with what decided over each; they stand in the plans' order."""
     resolutions = (resolution for plan in plans for resolution in plan.resolutions)
-    return [replace(row, decided_by=found.decided_by) for row, found in zip(rows, resolutions, strict=True)]
+    return [row._replace(decided_by=found.decided_by) for row, found in zip(rows, resolutions, strict=True)]
 
 
 def check_selection(plans: Sequence[Plan]) -> None:
@@ -82,11 +83,19 @@ def file_of(plan: Plan) -> str:
 
 def source_of(file: str, tensor: TensorInfo) -> Source:
     """Where a row's tensor is found; `file` is what `file_of` gives."""
-    return Source(name=tensor.name, file=file, dtype=tensor.dtype.name, shape=tensor.shape)
+    return Source(tensor.name, file, tensor.dtype.name, tensor.shape)
 
 
-def _unless_superseded(checkpoint: Checkpoint, tensor: TensorInfo, resolution: Resolution) -> Resolution:
-    shard = checkpoint.superseded.get((tensor.shard, tensor.name))
-    if shard is None:
-        return resolution
-    return Resolution(decision=Skip(reason=f"superseded: the index takes it from {shard}"), settings={})
+def _unless_superseded(checkpoint: Checkpoint, shard: Shard, resolutions: Sequence[Resolution]) -> Sequence[Resolution]:
+    """The resolutions of the shard's tensors, less what the index takes from another shard."""
+    if not checkpoint.superseded:
+        return resolutions
+    elsewhere = [checkpoint.superseded.get((shard.name, tensor.name)) for tensor in shard.tensors]
+    return [
+        found if other is None else Resolution(decision=_superseded_by(other), settings={})
+        for found, other in zip(resolutions, elsewhere, strict=True)
+    ]
+
+
+def _superseded_by(shard: str) -> Skip:
+    return Skip(reason=f"superseded: the index takes it from {shard}")

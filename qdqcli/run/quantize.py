@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import isfinite, isnan, nan
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +30,7 @@ from qdqcli.run.estimate import count_patterns, ends_in_memory, estimate_ends, e
 from qdqcli.run.region import Region, Regions
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
-from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, expansion
+from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, Expansion, expansion
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.message import escape_name
 from qdqcli.tensors.tensor import TensorInfo
@@ -62,14 +62,13 @@ class TensorJob:
     """Where the output becomes durable region by region; not with `per_slice`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
+class Measurement(NamedTuple):
     """What was found out about one tensor."""
 
     sums: ErrorSums
+    num_slices: int
     hull: Hull = (nan, nan)
     """Of the ranges of all slices."""
-    num_slices: int
     slice_sums: Sequence[ErrorSums] | None = None
 
     @property
@@ -132,7 +131,7 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
         return Measurement(sums=ErrorSums(), num_slices=0)
     if layout.num_slices == 1 and job.per_slice:  # the tensor is its only slice
         measured = quantize_tensor(replace(job, per_slice=False), workers)
-        return replace(measured, slice_sums=[measured.sums])
+        return measured._replace(slice_sums=[measured.sums])
     blocks = blocks_of(job.info, workers)
     if has_histogram(job.info, layout):
         return _quantize_by_patterns(job, layout, workers, blocks)
@@ -453,13 +452,13 @@ def _slice_sums(
 ) -> list[ErrorSums] | None:
     if rows is None:
         return None
-    listed = rows.tolist()
-    return [error_sums([listed[s]], layout.size_of(s), int(degenerate[s])) for s in range(len(rows))]
+    sizes = [layout.size_of(s) for s in range(len(rows))]
+    return sums_of_each(rows, sizes, degenerate.astype(np.int64).tolist())
 
 
 def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerate: int) -> ErrorSums:
-    """The sums of a tensor's chunks (or a slice's) as one mergeable value; beyond a chunk nothing is rounded."""
-    by_column = list(zip(*rows, strict=True)) if len(rows) > 1 else [(value,) for value in rows[0]]
+    """The sums of a tensor's chunks as one mergeable value; beyond a chunk nothing is rounded."""
+    by_column = list(zip(*rows, strict=True))
     sums = [expansion(by_column[column]) for column in range(columns.NUM_SUMS)]
     return ErrorSums(
         num_elements=num_elements,
@@ -477,3 +476,39 @@ def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerat
         sq_input=sums[columns.SQ_INPUT],
         error_input=sums[columns.ERROR_INPUT],
     )
+
+
+def sums_of_each(
+    rows: NDArray[np.float64], num_elements: Sequence[int], num_degenerate: Sequence[int]
+) -> list[ErrorSums]:
+    """The sums of many slices, or small tensors, of one row (SUM_COLUMNS,) each: column by column, to save time."""
+
+    def counts(column: int) -> list[int]:
+        listed: list[int] = rows[:, column].astype(np.int64).tolist()
+        return listed
+
+    def floats(column: int) -> list[float]:
+        listed: list[float] = (rows[:, column] + 0.0).tolist()
+        return listed
+
+    def sums(column: int) -> list[Expansion]:
+        values = floats(column)
+        return [(value,) if value else () for value in values] if 0.0 in values else list(zip(values, strict=True))
+
+    by_field = {
+        "num_elements": num_elements,
+        "num_nonfinite": counts(columns.NONFINITE),
+        "num_nonfinite_output": counts(columns.NONFINITE_OUTPUT),
+        "num_clipped": counts(columns.CLIPPED),
+        "num_zeroed": counts(columns.ZEROED),
+        "num_degenerate": num_degenerate,
+        "input_min": floats(columns.INPUT_MIN),
+        "input_max": floats(columns.INPUT_MAX),
+        "max_abs_error": floats(columns.MAX_ABS_ERROR),
+        "error": sums(columns.ERROR),
+        "abs_error": sums(columns.ABS_ERROR),
+        "sq_error": sums(columns.SQ_ERROR),
+        "sq_input": sums(columns.SQ_INPUT),
+        "error_input": sums(columns.ERROR_INPUT),
+    }
+    return list(map(ErrorSums._make, zip(*map(by_field.__getitem__, ErrorSums._fields), strict=True)))

@@ -85,18 +85,23 @@ class Recipe:
         """What the rules make of each tensor, whether it is selected or not. Tensors of a kind share a resolution."""
         base = base_settings(self.spec, self.min_ndim, last_axis=self.last_axis, places=self.places)
         known: dict[tuple[str | None, tuple[int, ...], int], Resolution] = {}
-        resolutions = []
-        for tensor in tensors:
+
+        def resolved(tensor: TensorInfo) -> Resolution:
             foreign = None if tensor.dtype.is_floating else tensor.dtype.name
-            kind = foreign, numbers(tensor.name), len(tensor.shape)
-            if kind not in known:
+            kind = foreign, numbers(tensor.name) if self.rules else (), len(tensor.shape)
+            found = known.get(kind)
+            if found is None:
                 rules = [self.rules[number] for number in kind[1]]
-                known[kind] = _untouched(foreign, rules) if foreign else resolve(base, self.spec, rules, kind[2])
-            resolutions.append(known[kind])
-        return resolutions
+                found = _untouched(foreign, rules) if foreign else resolve(base, self.spec, rules, kind[2])
+                known[kind] = found
+            return found
+
+        return [resolved(tensor) for tensor in tensors]
 
     def _selected(self, tensors: Sequence[TensorInfo], by_rules: Sequence[Resolution]) -> list[Resolution]:
         """The same, less what `include` and `exclude` leave alone."""
+        if not self.include and not self.exclude:
+            return list(by_rules)
         includes = [compile_pattern(pattern) for pattern in self.include]
         excludes = [(compile_pattern(pattern), self._left_alone("exclude", f"excluded by '{pattern}'"))
                     for pattern in self.exclude]  # fmt: skip
@@ -163,25 +168,32 @@ def _why_nothing(decisions: Sequence[Decision]) -> str:
 
 def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> None:
     """All tensors that cannot take their settings, in one message."""
-    bad: list[TensorInfo] = []
-    found: tuple[UsageError, Resolution] | None = None
-    fitting: set[tuple[int, tuple[int, ...], bool]] = set()
-    for tensor, resolution in zip(tensors, resolutions, strict=True):
-        kind = id(resolution), tensor.shape, tensor.fortran_order
-        if isinstance(resolution.decision, Skip) or kind in fitting:
-            continue
-        try:
-            layout_of(tensor, resolution.decision)
-            fitting.add(kind)
-        except UsageError as error:
-            found = found or (error, resolution)
-            bad.append(tensor)
-    if found is None:
+    kinds = {
+        (id(resolution), tensor.shape, tensor.fortran_order): (tensor, resolution)
+        for tensor, resolution in zip(tensors, resolutions, strict=True)
+    }
+    refused = {kind: error for kind, of_kind in kinds.items() if (error := _misfit(*of_kind)) is not None}
+    if not refused:
         return
-    first, resolution = found
+    bad = [
+        (tensor, resolution, error)
+        for tensor, resolution in zip(tensors, resolutions, strict=True)
+        if (error := refused.get((id(resolution), tensor.shape, tensor.fortran_order))) is not None
+    ]
+    _, resolution, first = bad[0]
     lacks_axis = isinstance(first, SpecError) and "axis is" in str(first)
     place = resolution.decided_by.get("axis" if lacks_axis else "group_size", "--")
     by = "" if place.startswith("--") else f", set by {place}"
     advice = "--min-ndim, --exclude or a rule with skip" if lacks_axis else "--exclude or a rule with skip"
-    names = listed([tensor.name for tensor in bad])
+    names = listed([tensor.name for tensor, _, _ in bad])
     raise UsageError(f"{first}{by}; {len(bad)} of the selected tensors: {names}; {advice} leaves them alone")
+
+
+def _misfit(tensor: TensorInfo, resolution: Resolution) -> UsageError | None:
+    """Why the tensor cannot take its settings; None where it can, or has none."""
+    try:
+        if isinstance(resolution.decision, QuantSpec):
+            layout_of(tensor, resolution.decision)
+    except UsageError as error:
+        return error
+    return None

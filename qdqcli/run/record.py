@@ -7,7 +7,7 @@ write than a small tensor takes to measure.
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import islice
 from math import isnan, nan
 from operator import attrgetter
@@ -20,7 +20,7 @@ from qdqcli.stats.sums import ErrorSums
 
 
 def _names(kind: type) -> list[str]:
-    return [f.name for f in fields(ErrorSums) if type(f.default) is kind]
+    return [name for name, default in ErrorSums._field_defaults.items() if type(default) is kind]
 
 
 _COUNTS, _EXTREMES, _EXPANSIONS = _names(int), _names(float), _names(tuple)

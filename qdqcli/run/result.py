@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
@@ -19,8 +19,7 @@ STATS = (*METRICS, "bits_per_weight")
 """The keys of a row's `stats`, in order."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Which tensor a row speaks of."""
 
     name: str
@@ -30,15 +29,10 @@ class Source:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TensorResult:
-    """A tensor that was quantized, or compared with another, and measured."""
-
+class _Measured(NamedTuple):
     source: Source
     spec: QuantSpec | None
     """None where two tensors were compared: nothing is known of how one became the other."""
-    candidate: Source | None = None
-    """The tensor that `source` was compared with."""
     input_min: float | None
     """The range that set the grid, before the op adjusts it: the hull, where there are several. None: no number."""
     input_max: float | None
@@ -47,6 +41,8 @@ class TensorResult:
     scale_bits: int
     """Storage bits of one range's scale."""
     sums: ErrorSums
+    candidate: Source | None = None
+    """The tensor that `source` was compared with."""
     channels: Mapping[str, Sequence[MetricValue]] | None = None
     """Per slice, by metric, where it was asked for."""
     histograms: Histograms | None = None
@@ -55,6 +51,13 @@ class TensorResult:
     """`stats` as an earlier report has them; `sums` then holds counts and extremes alone."""
     decided_by: Mapping[str, str] | None = None
     """Setting -> which table of a recipe decided it, where there was a recipe."""
+
+
+class TensorResult(_Measured):
+    """A tensor that was quantized, or compared with another, and measured.
+
+    A tuple, as `ErrorSums`; what is computed from it is kept beside it.
+    """
 
     @property
     def num_elements(self) -> int:
@@ -87,8 +90,7 @@ class TensorResult:
         return is_exact(self.sums)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SkippedTensor:
+class SkippedTensor(NamedTuple):
     """A tensor that was left as it is, and why."""
 
     source: Source

@@ -8,12 +8,10 @@ Source: J. R. Shewchuk, Adaptive precision floating-point arithmetic, 1997 (expa
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
 from fractions import Fraction
-from functools import reduce
 from math import copysign, fsum, inf, isfinite
 from sys import float_info
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 Expansion = tuple[float, ...]
 """Floats of falling magnitude whose exact sum is meant; one infinity or NaN where the sum is not finite."""
@@ -22,9 +20,11 @@ CHUNK_ELEMENTS = 65536
 """Elements, cut from the tensor's first on, whose sums are added in floating point before anything merges."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ErrorSums:
-    """Sums over the elements of a tensor, a channel, a group or a checkpoint; e = y - x in float64."""
+class ErrorSums(NamedTuple):
+    """Sums over the elements of a tensor, a channel, a group or a checkpoint; e = y - x in float64.
+
+    A tuple: a report of 100,000 tensors has as many, and a frozen dataclass takes three times as long to make.
+    """
 
     num_elements: int = 0
     num_nonfinite: int = 0
@@ -54,13 +54,13 @@ class ErrorSums:
 
     def merge(self, other: Self) -> Self:
         """The sums over the elements of both; the same bits in any order and grouping."""
-        merged = {f.name: _MERGE[f.name](getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return type(self)(**merged)
+        return self.total((self, other))
 
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self:
         """Merge many."""
-        return reduce(cls.merge, parts, cls())
+        columns = zip(cls(), *parts, strict=True)
+        return cls(*(fold(column) for fold, column in zip(_FOLDS, columns, strict=True)))
 
 
 def expansion(values: Sequence[float]) -> Expansion:
@@ -92,25 +92,33 @@ def _rounded_sum(values: Sequence[float]) -> float:
             return inf if exact > 0 else -inf
 
 
-def _merge_expansions(left: Expansion, right: Expansion) -> Expansion:
-    if not left or not right:
-        return left or right
-    return expansion(left + right)
+def _total_expansion(parts: Iterable[Expansion]) -> Expansion:
+    known = [part for part in parts if part]
+    return known[0] if len(known) == 1 else expansion([value for part in known for value in part])
 
 
-_MERGE: dict[str, Callable[[Any, Any], Any]] = {
-    "num_elements": int.__add__,
-    "num_nonfinite": int.__add__,
-    "num_nonfinite_output": int.__add__,
-    "num_clipped": int.__add__,
-    "num_zeroed": int.__add__,
-    "num_degenerate": int.__add__,
-    "input_min": lambda a, b: min(a, b) + 0.0,  # -0 and +0 are one number: which comes first must not show
-    "input_max": lambda a, b: max(a, b) + 0.0,
+def _least(values: Iterable[float]) -> float:
+    return min(values) + 0.0  # -0 and +0 are one number: which comes first must not show
+
+
+def _greatest(values: Iterable[float]) -> float:
+    return max(values) + 0.0
+
+
+_FOLD: dict[str, Callable[[Any], Any]] = {
+    "num_elements": sum,
+    "num_nonfinite": sum,
+    "num_nonfinite_output": sum,
+    "num_clipped": sum,
+    "num_zeroed": sum,
+    "num_degenerate": sum,
+    "input_min": _least,
+    "input_max": _greatest,
     "max_abs_error": max,
-    "error": _merge_expansions,
-    "abs_error": _merge_expansions,
-    "sq_error": _merge_expansions,
-    "sq_input": _merge_expansions,
-    "error_input": _merge_expansions,
+    "error": _total_expansion,
+    "abs_error": _total_expansion,
+    "sq_error": _total_expansion,
+    "sq_input": _total_expansion,
+    "error_input": _total_expansion,
 }
+_FOLDS = [_FOLD[name] for name in ErrorSums._fields]

@@ -1,6 +1,5 @@
 """A run against an earlier one: worse fails, better never does, and what is not comparable is named."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from tests.gate.samples import verdict
 from tests.report.samples import BAD, EXACT, GOOD, KEPT, quantized, run_of, skipped
 
 NAME = GOOD.source.name
-WORSE = replace(GOOD, sums=BAD.sums)
+WORSE = GOOD._replace(sums=BAD.sums)
 
 
 def found(folder: Path, run: RunResult, baseline: RunResult, settings: str = "") -> list[tuple[str | None, str]]:
@@ -45,12 +44,12 @@ def test_tolerances_of_errors_are_rises(tmp_path: Path, settings: str, fails: bo
 
 
 def test_what_lost_nothing_must_go_on_to_lose_nothing(tmp_path: Path) -> None:
-    now = replace(GOOD, source=EXACT.source)
+    now = GOOD._replace(source=EXACT.source)
     assert found(tmp_path, run_of(now), run_of(EXACT)) == [
         (EXACT.source.name, "settings"),
         (EXACT.source.name, "sqnr_db"),
     ] or found(tmp_path, run_of(now), run_of(EXACT)) == [(EXACT.source.name, "sqnr_db")]
-    assert found(tmp_path, run_of(EXACT), run_of(replace(GOOD, source=EXACT.source))) == []
+    assert found(tmp_path, run_of(EXACT), run_of(GOOD._replace(source=EXACT.source))) == []
 
 
 def test_tensors_that_came_and_went_are_named(tmp_path: Path) -> None:

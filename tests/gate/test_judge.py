@@ -1,6 +1,5 @@
 """What passes and what does not, tensor by tensor and over all of them."""
 
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -126,7 +125,7 @@ def test_an_expired_waiver_is_a_violation_itself(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_could_not_be_measured_does_not_pass(tmp_path: Path) -> None:
-    failed = replace(skipped("x", "shapes differ"), is_failure=True)
+    failed = skipped("x", "shapes differ")._replace(is_failure=True)
     assert named(verdict(tmp_path, run_of(GOOD, failed, SKIPPED), "")) == [("x", "failed")]
 
 
@@ -147,7 +146,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path, text: str, m
 
 
 def test_a_budget_with_a_table_for_each_of_many_tensors_is_judged_at_once(tmp_path: Path) -> None:
-    rows = [replace(GOOD, source=replace(GOOD.source, name=f"layers.{i}.weight")) for i in range(5000)]
+    rows = [GOOD._replace(source=GOOD.source._replace(name=f"layers.{i}.weight")) for i in range(5000)]
     tables = [f'[[tensors]]\nmatch = "layers.{i}.weight"\nmin_sqnr_db = {i}' for i in range(5000)]
     began = perf_counter()
     result = verdict(tmp_path, run_of(*rows), "\n".join(tables))

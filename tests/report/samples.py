@@ -1,6 +1,5 @@
 """A small RunResult with a row of every kind, and names that a hostile checkpoint may hold."""
 
-from dataclasses import replace
 from math import inf, nan
 
 from qdqcli.op.spec import QuantSpec
@@ -55,7 +54,7 @@ EMPTY = quantized("model.empty.weight", [], [])
 UNMEASURED = quantized("model.nan.weight", [nan, nan], [nan, nan])
 NONFINITE = quantized("model.inf.weight", [1.0, 2.0, nan, 3.0], [1.1, 2.0, nan, inf])
 _DEGENERATE = quantized("model.degenerate.weight", [0.0, 1.0], [0.0, 1.25])
-DEGENERATE = replace(_DEGENERATE, sums=replace(_DEGENERATE.sums, num_degenerate=2))
+DEGENERATE = _DEGENERATE._replace(sums=_DEGENERATE.sums._replace(num_degenerate=2))
 SKIPPED = skipped("ids", "I64 is not a floating-point dtype")
 KEPT = skipped("model.norm.weight", "kept in float")
 

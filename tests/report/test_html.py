@@ -29,8 +29,9 @@ def page(run: RunResult) -> str:
 
 def many(count: int) -> RunResult:
     rows = [
-        replace(
-            quantized(f"model.layers.{i}.self_attn.q_proj.weight", [1.0, 2.0 + i], [1.0, 2.0 + i + 2.0 ** -(i % 11)]),
+        quantized(
+            f"model.layers.{i}.self_attn.q_proj.weight", [1.0, 2.0 + i], [1.0, 2.0 + i + 2.0 ** -(i % 11)]
+        )._replace(
             histograms=HISTOGRAMS,
             channels={"rmse": [0.125 * i for i in range(4096)]},
         )
@@ -110,14 +111,14 @@ def test_a_thousand_tensors_are_under_three_megabytes() -> None:
 
 
 def test_a_page_needs_neither_histograms_nor_channels() -> None:
-    data = json.loads("".join(read(run_of(GOOD, replace(BAD, channels={"mse": [1.0]}))).data))
+    data = json.loads("".join(read(run_of(GOOD, BAD._replace(channels={"mse": [1.0]}))).data))
     assert [set(tensor) for tensor in data["tensors"]] == [{"stats", "range"}] * 2
 
 
 @pytest.mark.parametrize("end", [math.inf, -math.inf, math.nan])
 def test_a_range_that_cannot_be_drawn_is_left_out(end: float) -> None:
     """JSON has no infinity, and the page would hold none of its data."""
-    data = json.loads("".join(read(run_of(GOOD, replace(BAD, input_max=end))).data))
+    data = json.loads("".join(read(run_of(GOOD, BAD._replace(input_max=end))).data))
     assert [len(tensor["range"]) for tensor in data["tensors"]] == [2, 0]
 
 

@@ -1,7 +1,5 @@
 """Worst first, by every metric."""
 
-from dataclasses import replace
-
 import pytest
 
 from qdqcli.errors import UsageError
@@ -36,7 +34,7 @@ def test_by_name_ignores_the_figures() -> None:
 @pytest.mark.parametrize("sort", SORTS)
 def test_ties_go_by_name_then_by_file(sort: str) -> None:
     rows = [
-        replace(GOOD, source=replace(GOOD.source, name=name, file=file)) for name in ("b", "a") for file in ("2", "1")
+        GOOD._replace(source=GOOD.source._replace(name=name, file=file)) for name in ("b", "a") for file in ("2", "1")
     ]
     got = [(row.source.name, row.source.file) for row in ranked(run_of(*rows), sort)]
     assert got == [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2")]

@@ -1,6 +1,5 @@
 """The table for eyes: at several widths, in ASCII, with and without colour."""
 
-from dataclasses import replace
 from re import sub
 
 import pytest
@@ -28,7 +27,7 @@ def layers(count: int) -> RunResult:
     """Names as language models have them; the first is the worst."""
     names = [f"model.layers.{i}.{part}.weight" for i in range(count) for part in ("self_attn.q_proj", "mlp.down_proj")]
     rows = [quantized(name, [1.0, 2.0, 3.0], [1.0, 2.0, 3.5 - i / 100]) for i, name in enumerate(names)]
-    return run_of(*(replace(row, source=replace(row.source, shape=(1536, 8960))) for row in rows))
+    return run_of(*(row._replace(source=row.source._replace(shape=(1536, 8960))) for row in rows))
 
 
 def test_a_report_reads_like_this() -> None:
@@ -137,9 +136,9 @@ def test_columns_for_trouble_are_there_only_with_trouble() -> None:
 
 
 def test_files_are_shown_where_names_do_not_tell_tensors_apart() -> None:
-    twice = [replace(GOOD, source=replace(GOOD.source, file=file)) for file in ("a.npy", "b.npy")]
+    twice = [GOOD._replace(source=GOOD.source._replace(file=file)) for file in ("a.npy", "b.npy")]
     assert "a.npy" in render(run_of(*twice))
-    assert "a.npy" in render(run_of(replace(GOOD, source=replace(GOOD.source, name="", file="a.npy"))))
+    assert "a.npy" in render(run_of(GOOD._replace(source=GOOD.source._replace(name="", file="a.npy"))))
     assert "m.safetensors" not in render(run_of(GOOD, BAD))
 
 
@@ -164,7 +163,7 @@ def test_many_troubled_tensors_are_counted() -> None:
 
 
 def vector(row: TensorResult) -> TensorResult:
-    return replace(row, source=replace(row.source, shape=(3,)))
+    return row._replace(source=row.source._replace(shape=(3,)))
 
 
 def test_vectors_of_a_checkpoint_are_pointed_out() -> None:

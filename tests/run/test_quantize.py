@@ -4,7 +4,7 @@ And the promise on which everything else rests: neither the size of a block nor 
 """
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cache
 from math import isnan
 from pathlib import Path
@@ -15,10 +15,11 @@ import pytest
 
 from qdqcli import quantize_and_dequantize_v4
 from qdqcli.errors import Interrupted, UsageError
+from qdqcli.op.cpu_quantize import MAX_ABS_ERROR, SUM_COLUMNS
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.run import workers as workers_module
 from qdqcli.run.interrupt import Interruption
-from qdqcli.run.quantize import Measurement, TensorJob, quantize_tensor
+from qdqcli.run.quantize import Measurement, TensorJob, error_sums, quantize_tensor, sums_of_each
 from qdqcli.run.region import Region, Regions
 from qdqcli.run.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.stats.metrics import METRICS
@@ -388,9 +389,9 @@ def test_slices_change_neither_the_sums_nor_the_range(
     path, _, settings = layout_file
     monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", BLOCKS[0])
     plain, detailed = (quantize(path, per_slice=wanted, **settings) for wanted in (False, True))
-    for field in fields(Measurement):
-        if field.name != "slice_sums":
-            assert getattr(plain, field.name) == getattr(detailed, field.name), field.name
+    for name in Measurement._fields:
+        if name != "slice_sums":
+            assert getattr(plain, name) == getattr(detailed, name), name
 
 
 @every_layout
@@ -537,3 +538,13 @@ def test_subnormal_elements_outside_the_range_count_as_clipped_in_every_layout(
     x[0, 3] = x[1, 7] = -1e-40
     path = write_safetensors(tmp_path / "x.safetensors", {"w": x})
     assert quantize(path, signed_input=False, **attributes).sums.num_clipped == 2
+
+
+def test_sums_of_many_slices_are_those_of_each_alone() -> None:
+    rows = np.random.default_rng(0).integers(0, 3, (40, SUM_COLUMNS)) * 0.75
+    rows[::3] = -rows[::3]  # among them zeros of both signs
+    rows[:, MAX_ABS_ERROR] = abs(rows[:, MAX_ABS_ERROR])
+    rows[5, :5], rows[6, :5] = np.inf, np.nan
+    alone = [error_sums([row.tolist()], number, 2 * number) for number, row in enumerate(rows)]
+    together = sums_of_each(rows, list(range(40)), list(range(0, 80, 2)))
+    assert repr(together) == repr(alone)

@@ -1,7 +1,6 @@
 """The JSON form of a run, field by field as the contract gives it (INTERFACE section 5)."""
 
 import json
-from dataclasses import replace
 from math import inf, nan, sqrt
 
 import pytest
@@ -72,7 +71,7 @@ def test_the_spec_is_under_the_names_of_the_op() -> None:
     spec = QuantSpec(
         group_size=32, round_mode=RoundMode.HALF_UP, signed_input=False, narrow_range=True, range_given=True
     )
-    data = row_to_json(replace(TWO[0], spec=spec))["spec"]
+    data = row_to_json(TWO[0]._replace(spec=spec))["spec"]
     assert (data["axis"], data["group_size"], data["round_mode"]) == (-1, 32, "HALF_UP")
     assert (data["signed_input"], data["narrow_range"], data["range_given"]) == (False, True, True)
 
@@ -130,19 +129,19 @@ def test_a_statistic_that_is_not_finite_is_null(x: list[float], y: list[float]) 
 @pytest.mark.parametrize("bound", ["input_min", "input_max"])
 @pytest.mark.parametrize("value", [inf, -inf])
 def test_a_range_that_is_not_finite_is_null(bound: str, value: float) -> None:
-    entry = replace(TWO[0], input_min=value) if bound == "input_min" else replace(TWO[0], input_max=value)
+    entry = TWO[0]._replace(input_min=value) if bound == "input_min" else TWO[0]._replace(input_max=value)
     assert row_to_json(entry)["range"][bound] is None
 
 
 def test_a_range_without_numbers_is_null() -> None:
-    assert row_to_json(replace(TWO[0], input_min=None, input_max=None))["range"] == {
+    assert row_to_json(TWO[0]._replace(input_min=None, input_max=None))["range"] == {
         "input_min": None,
         "input_max": None,
     }
 
 
 def test_channels_are_there_where_they_were_asked_for() -> None:
-    data = row_to_json(replace(TWO[0], channels={"sqnr_db": (30.0, None, 31.5)}))
+    data = row_to_json(TWO[0]._replace(channels={"sqnr_db": (30.0, None, 31.5)}))
     assert data["channels"] == {"sqnr_db": [30.0, None, 31.5]}
 
 

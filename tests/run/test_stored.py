@@ -19,12 +19,12 @@ VIOLATION = Violation(tensor="a", metric="sqnr_db", limit=3.0, actual=None, seve
 HISTOGRAM = Histogram(low=-1.0, high=2.0, counts=[1, 0, 5])
 JUDGED = replace(
     run_of(
-        replace(BAD, spec=None, sums=BAD.sums, channels={"mse": [1.0, None]}),
-        replace(GOOD, histograms=Histograms(values=HISTOGRAM, errors=HISTOGRAM)),
+        BAD._replace(spec=None, sums=BAD.sums, channels={"mse": [1.0, None]}),
+        GOOD._replace(histograms=Histograms(values=HISTOGRAM, errors=HISTOGRAM)),
     ),
     verdict=Verdict(violations=[VIOLATION], waived=[replace(VIOLATION, waiver="because")]),
 )
-CONSISTENT = run_of(*(replace(row, num_slices=2) if row is DEGENERATE else row for row in EVERY_KIND.rows))
+CONSISTENT = run_of(*(row._replace(num_slices=2) if row is DEGENERATE else row for row in EVERY_KIND.rows))
 """A report does not say how many ranges a tensor has: they follow from its shape and settings."""
 ON_DEVICE = replace(run_of(GOOD), device="NVIDIA H100 80GB HBM3")
 RUNS = {
