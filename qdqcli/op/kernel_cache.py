@@ -10,17 +10,21 @@ import hashlib
 import os
 import pickle
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import llvmlite.binding
 import numba
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
-from numba.core.runtime.nrt import rtsys
+from numba.core.environment import _rebuild_env
+from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
 from numba.core.serialize import dumps
 
 from qdqcli import __version__
@@ -70,8 +74,7 @@ class KernelCache(_Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled signature, or None: not there, damaged or unreadable."""
-        # Loading needs only the runtime of Numba; `target_context.refresh()` would import the rest of it, 0.1 s.
-        rtsys.initialize(target_context)
+        _register_runtime()
         path = self._path(sig, target_context.codegen())
         if path is None:
             return None
@@ -82,7 +85,7 @@ class KernelCache(_Cache):
         digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(payload).digest() != digest:
             return None
-        return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
+        return CompileResult._rebuild(target_context, *_Unpickler(BytesIO(payload)).load())  # type: ignore[no-untyped-call]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the compiled signature, if that is possible."""
@@ -106,6 +109,29 @@ class KernelCache(_Cache):
         place = folder()
         key = repr((self._name, sig, codegen.magic_tuple(), numba.__version__))
         return None if place is None else place / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
+
+
+class _Unpickler(pickle.Unpickler):
+    """Leaves out modules of Numba whose functions are in a kernel: only interpreted code would look into them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """As asked for, but for the environment of a function."""
+        return _rebuild_environment if name == _rebuild_env.__name__ else super().find_class(module, name)
+
+
+def _rebuild_environment(module: str, constants: list[Any], name: str) -> Any:
+    return _rebuild_env(module if module in sys.modules else __name__, constants, name)  # type: ignore[no-untyped-call]
+
+
+@cache
+def _register_runtime() -> None:
+    """Tell LLVM where the functions in C are that compiled kernels call.
+
+    Numba does more before it loads a kernel: it compiles what new kernels are linked with, and imports the rest of
+    itself, which take 0.12 s and 20 MB.
+    """
+    for name, address in _nrt_python.c_helpers.items():
+        llvmlite.binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
 
 
 def _root() -> Path | None:
