@@ -11,7 +11,6 @@ from qdqcli.cli.options import Options
 from qdqcli.cli.streams import write
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.report.formatter import ReportOptions, format_for, formatter, formatter_for
-from qdqcli.report.listing import render as render_listing
 from qdqcli.run.listing import Listing
 from qdqcli.run.result import RunResult
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -85,6 +84,9 @@ def deliver_listing(listing: Listing, options: Options) -> None:
     Raises:
         OutputError: a report file cannot be written.
     """
+    # Imported late: it lays out tables, which a run that says nothing never does.
+    from qdqcli.report.listing import render as render_listing
+
     for path in options["reports"]:
         write_report(path, render_listing(listing, format_for(path), ReportOptions()))
     if options["format_name"] != "none":

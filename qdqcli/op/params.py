@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -175,6 +174,8 @@ def gradient_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, l
 
 def in_arithmetic(end: ArrayLike, like: np.generic, dtype: str) -> Floats:
     """Range ends in the float type, rounded as the arithmetic rounds."""
+    import ml_dtypes  # only ranges that are given need it
+
     kinds: dict[str, Any] = {"i2": ml_dtypes.bfloat16, "u2": np.float16}
     with np.errstate(over="ignore"):
         rounded = np.asarray(end).astype(kinds.get(like.dtype.str[1:], float_type(dtype)))
