@@ -17,9 +17,9 @@ from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.message import show_path
 
 if TYPE_CHECKING:
+    from qdqcli.run.given_range import GivenRange
     from qdqcli.run.journal import Journal
     from qdqcli.run.pipeline import Measuring
-    from qdqcli.run.quantize import GivenRange
     from qdqcli.run.result import Row, RunResult
     from qdqcli.run.verification import Verification
     from qdqcli.run.workers import Workers

@@ -7,16 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.errors import UsageError
 from qdqcli.op.cpu_spans import Span, Trouble, stride_elements
 from qdqcli.op.file_access import READING
+from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.message import escape_name
 from qdqcli.tensors.storage import input_error, output_error
 from qdqcli.tensors.tensor import TensorInfo
 
 Block = tuple[int, int]
 """Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
+GRID_BYTES = 64
+"""Memory for the range and the grid of one slice."""
 
 
 def blocks_of(info: TensorInfo, workers: Workers) -> list[Block]:
@@ -77,3 +82,14 @@ def check_trouble(trouble: Trouble, reader: ShardReader, writer: ShardWriter | N
     place = reader.place(info) if call == READING or writer is None else writer.place(info)
     if place is not None:
         raise input_error(place.path, error) if call == READING else output_error(place.path, error)
+
+
+def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_slice: int) -> None:
+    """Refuse a tensor whose ranges, or what is kept of each, do not fit: they are held for the whole tensor."""
+    needed = layout.num_slices * bytes_per_slice
+    if needed > workers.max_memory:
+        per_channel = "leave out --per-channel, " if bytes_per_slice > GRID_BYTES else ""
+        raise UsageError(
+            f"'{escape_name(info.name)}' has {layout.num_slices:,} ranges, for which {needed >> 20} MiB of memory are "
+            f"needed; choose another axis, {per_channel}or raise --max-memory"
+        )

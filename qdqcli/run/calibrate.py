@@ -10,9 +10,10 @@ import numpy as np
 from qdqcli.op.params import Floats
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.ranges.output import RangeEntry, create_ranges
+from qdqcli.run.blocks import GRID_BYTES, check_memory
 from qdqcli.run.estimate import estimate_ends
+from qdqcli.run.measurement import Hull
 from qdqcli.run.plan import Plan
-from qdqcli.run.quantize import GRID_BYTES, Hull, check_memory
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import ShardReader

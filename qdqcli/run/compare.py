@@ -15,8 +15,8 @@ from qdqcli.op.cpu_compare import sum_differences
 from qdqcli.run.blocks import Block, blocks_of, read_block
 from qdqcli.run.count import Pair, count_pairs
 from qdqcli.run.decision import Decision, Skip
+from qdqcli.run.measurement import error_sums
 from qdqcli.run.plan import Plan, file_of, source_of
-from qdqcli.run.quantize import error_sums
 from qdqcli.run.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import ErrorSums

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op.cpu_bins import count_bins
-from qdqcli.run.blocks import Block, blocks_of, read_block
+from qdqcli.run.blocks import GRID_BYTES, Block, blocks_of, read_block
 from qdqcli.run.estimate import estimate_ends
+from qdqcli.run.given_range import given_ends
 from qdqcli.run.histogram import Histogram, Histograms
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.plan import Plan
-from qdqcli.run.quantize import GRID_BYTES, given_ends
 from qdqcli.run.result import Row, TensorResult
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers

@@ -12,12 +12,12 @@ from qdqcli.errors import UsageError
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats
 from qdqcli.op.spec import ComputeDType, QuantSpec
-from qdqcli.run.blocks import Block, blocks_of, read_block, write_block
+from qdqcli.run.blocks import GRID_BYTES, Block, blocks_of, check_memory, read_block, write_block
 from qdqcli.run.decision import Skip
 from qdqcli.run.estimate import estimate_ends
+from qdqcli.run.given_range import given_ends
 from qdqcli.run.masked import MaskedGradient
 from qdqcli.run.plan import Plan
-from qdqcli.run.quantize import GRID_BYTES, check_memory, given_ends
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter

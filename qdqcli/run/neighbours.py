@@ -14,7 +14,7 @@ from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.run.blocks import check_trouble
 from qdqcli.run.decision import Decision
-from qdqcli.run.quantize import Measurement, sums_of_each
+from qdqcli.run.measurement import Measurement, sums_of_each
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS

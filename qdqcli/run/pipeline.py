@@ -14,11 +14,13 @@ import numpy as np
 from qdqcli.errors import QdqError, UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.run.decision import Decision, Skip
+from qdqcli.run.given_range import GivenRange
 from qdqcli.run.journal import Journal, Progress
 from qdqcli.run.matching import listed, nearest_names
+from qdqcli.run.measurement import Measurement
 from qdqcli.run.neighbours import measure_neighbours
 from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
-from qdqcli.run.quantize import GivenRange, Measurement, TensorJob, quantize_tensor
+from qdqcli.run.quantize import TensorJob, quantize_tensor
 from qdqcli.run.region import Region, Regions
 from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
 from qdqcli.run.stored_layout import layout_of

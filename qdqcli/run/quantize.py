@@ -6,41 +6,42 @@ one reads them again, from the page cache as a rule. A large 16-bit tensor with 
 measured: the counts of its patterns tell all.
 """
 
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
-from math import isfinite, isnan, nan
-from typing import Any, NamedTuple, Self
+from math import isfinite
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from qdqcli.errors import UsageError
 from qdqcli.op import cpu_quantize as columns
 from qdqcli.op import cpu_spans
 from qdqcli.op.cpu import BlockSums, requantize_and_sum
 from qdqcli.op.cpu_quantize import empty_sums
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, QuantParams, float_type, in_arithmetic, like_of
-from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec
-from qdqcli.run.blocks import Block, blocks_of, check_trouble, read_block, span_of, write_block
+from qdqcli.op.params import Floats, QuantParams
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
+from qdqcli.run.block_part import BlockPart, block_slices, count_degenerate
+from qdqcli.run.blocks import (
+    GRID_BYTES,
+    Block,
+    blocks_of,
+    check_memory,
+    check_trouble,
+    read_block,
+    span_of,
+    write_block,
+)
 from qdqcli.run.estimate import count_patterns, ends_in_memory, estimate_ends, estimator_of, has_histogram
+from qdqcli.run.given_range import GivenRange, given_ends
+from qdqcli.run.measurement import Hull, Measurement, error_sums, hull_of, slice_sums
 from qdqcli.run.region import Region, Regions
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
-from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums, Expansion, expansion
+from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
-from qdqcli.tensors.message import escape_name
 from qdqcli.tensors.tensor import TensorInfo
-
-Hull = tuple[float, float]
-"""The smallest of some minima and the largest of their maxima; NaN where there is none."""
-GivenRange = tuple[ArrayLike, ArrayLike]
-"""input_min and input_max: scalars for every slice, or vectors with one value each."""
-GRID_BYTES = 64
-"""Memory for the range and the grid of one slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,68 +61,6 @@ class TensorJob:
     """Told of the bytes of each finished block, from any thread."""
     regions: Regions | None = None
     """Where the output becomes durable region by region; not with `per_slice`."""
-
-
-class Measurement(NamedTuple):
-    """What was found out about one tensor."""
-
-    sums: ErrorSums
-    num_slices: int
-    hull: Hull = (nan, nan)
-    """Of the ranges of all slices."""
-    slice_sums: Sequence[ErrorSums] | None = None
-
-    @property
-    def input_min(self) -> float | None:
-        """The lower end of the hull; None where no slice has a number."""
-        return None if isnan(self.hull[0]) else self.hull[0]
-
-    @property
-    def input_max(self) -> float | None:
-        """The upper end."""
-        return None if isnan(self.hull[1]) else self.hull[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What one block adds to the measurement."""
-
-    rows: NDArray[np.float64]
-    """(chunks, SUM_COLUMNS)."""
-    slices: "_BlockSlices | None" = None
-    """Where slices are short and the block alone knows of them."""
-    degenerate: Sequence[int] = ()
-    """Else, where outputs are not finite: slices that are degenerate as far as the block's end, or further, shows."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For a run that resumes; sums of each slice are not kept."""
-        slices = None if self.slices is None else asdict(self.slices)
-        return {"rows": b64encode(self.rows.tobytes()).decode(), "slices": slices, "degenerate": self.degenerate}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse."""
-        rows = np.frombuffer(b64decode(data["rows"])).reshape(-1, columns.SUM_COLUMNS)
-        slices = data["slices"] and _BlockSlices(**data["slices"])
-        return cls(rows=rows, slices=slices, degenerate=data["degenerate"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _BlockSlices:
-    """The slices that begin in a block, and the first if it began in the block before."""
-
-    hull: Hull
-    """Of their ranges; NaN where none has a number."""
-    num_degenerate: int
-    """Of those that begin here, as far as their elements in this block show."""
-    head_is_degenerate: bool
-    """The slice that began in the block before is."""
-    tail_is_degenerate: bool
-    """The last slice is."""
-    rows: NDArray[np.float64] | None
-    """(slices that begin here, SUM_COLUMNS), where they are summed; the whole of each."""
-    degenerate: NDArray[np.bool_] | None
-    """(slices that begin here,), likewise."""
 
 
 def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
@@ -155,16 +94,16 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
         _map_blocks(job, workers, "patterns", partial(_write_block_quantized, job, layout, workers, params), blocks)
     return Measurement(
         sums=error_sums(rows.tolist(), layout.num_elements, int(params.degenerate.sum())),
-        hull=_hull_of(ends),
+        hull=hull_of(ends),
         num_slices=1,
     )
 
 
 def _write_block_quantized(
     job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
-) -> _Part:
+) -> BlockPart:
     """Write one block; all that is to be known of it is known already."""
-    nothing = _Part(rows=empty_sums(0))
+    nothing = BlockPart(rows=empty_sums(0))
     span = span_of(job.reader, job.writer, job.info, workers, block)
     if span is not None:
         done = cpu_spans.quantize(span, layout, params)
@@ -196,37 +135,34 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
         params.degenerate[list(part.degenerate)] = True
     return Measurement(
         sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
-        hull=_hull_of(ends),
+        hull=hull_of(ends),
         num_slices=layout.num_slices,
-        slice_sums=_slice_sums(layout, slice_rows, params.degenerate),
+        slice_sums=slice_sums(layout, slice_rows, params.degenerate),
     )
 
 
 def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
     parts = _map_blocks(job, workers, "one pass", partial(_finish_block, job, layout, workers), blocks)
     slices = [part.slices for part in parts if part.slices is not None]
-    num_degenerate = sum(block.num_degenerate for block in slices)
-    for before, block in pairwise(slices):
-        num_degenerate += block.head_is_degenerate and not before.tail_is_degenerate
     rows = [block.rows for block in slices if block.rows is not None]
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
     return Measurement(
-        sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, num_degenerate),
-        hull=_hull_of(np.array([block.hull for block in slices]).T),
+        sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, count_degenerate(slices)),
+        hull=hull_of(np.array([block.hull for block in slices]).T),
         num_slices=layout.num_slices,
-        slice_sums=_slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
+        slice_sums=slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
     )
 
 
 def _map_blocks(
-    job: TensorJob, workers: Workers, way: str, finish: Callable[[Block], _Part], blocks: Sequence[Block]
-) -> list[_Part]:
+    job: TensorJob, workers: Workers, way: str, finish: Callable[[Block], BlockPart], blocks: Sequence[Block]
+) -> list[BlockPart]:
     """What `finish` gives for each block; of a tensor with regions, those that are done have given it already."""
     if job.regions is None:
         return workers.map(finish, blocks)
     itemsize = job.info.dtype.bits // 8
     done = job.regions.done(way)
-    parts = [_Part.from_json(finding) for region in done for finding in region.findings]
+    parts = [BlockPart.from_json(finding) for region in done for finding in region.findings]
     begin = done[-1].stop if done else 0
     job.on_bytes(begin * itemsize)
     for region in job.regions.ahead(blocks, begin, itemsize):
@@ -239,7 +175,7 @@ def _map_blocks(
     return parts
 
 
-def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> _Part:
+def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> BlockPart:
     """Everything for one block of a tensor with short slices, from one read."""
     start, stop = block
     first, last = layout.slice_of(start), layout.slice_of(stop - 1)
@@ -255,7 +191,7 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
     return part
 
 
-def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Block, block: Block) -> _Part | None:
+def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Block, block: Block) -> BlockPart | None:
     """In one call of a kernel, which reads the file itself; None where that is not possible."""
     files = span_of(job.reader, job.writer, job.info, workers, span)
     if files is None or not _takes_one_call(job):
@@ -275,7 +211,7 @@ def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Bloc
 
 def _finish_on_device(
     job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
-) -> _Part | None:
+) -> BlockPart | None:
     """The same by a back end that does not read files: one copy to the device and one back; None as above."""
     if workers.backend.reads_files or not _takes_one_call(job):
         return None
@@ -289,15 +225,15 @@ def _takes_one_call(job: TensorJob) -> bool:
     return job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR
 
 
-def _part_of(done: BlockSums, *, continues: bool) -> _Part:
-    slices = _block_slices(done.ends, done.degenerate, None, continues=continues)
+def _part_of(done: BlockSums, *, continues: bool) -> BlockPart:
+    slices = block_slices(done.ends, done.degenerate, None, continues=continues)
     done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
-    return _Part(rows=done.sums, slices=slices)
+    return BlockPart(rows=done.sums, slices=slices)
 
 
 def _finish_step_by_step(
     job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
-) -> _Part:
+) -> BlockPart:
     """The same for a range that is given, elements that are not finite, and sums of each slice."""
     (lo, hi), (start, stop) = span, block
     dtype = job.info.dtype.name
@@ -312,7 +248,7 @@ def _finish_step_by_step(
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
         _add_to_slices(job, layout, workers, params, x, y, span, slice_rows)
-    return _Part(rows=rows, slices=_block_slices(ends, params.degenerate, slice_rows, continues=lo < start))
+    return BlockPart(rows=rows, slices=block_slices(ends, params.degenerate, slice_rows, continues=lo < start))
 
 
 def _apply_to_block(
@@ -323,14 +259,14 @@ def _apply_to_block(
     hull: Hull | None,
     slice_rows: NDArray[np.float64] | None,
     block: Block,
-) -> _Part:
+) -> BlockPart:
     """The second pass over one block; the grids of all slices are known."""
     start, stop = block
     if hull is not None and slice_rows is None:
         rows = _apply_to_span(job, layout, workers, params, block)
         if rows is not None:
             rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = hull
-            return _Part(rows=rows)
+            return BlockPart(rows=rows)
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _room_for_output(job, workers, x)
     rows = workers.backend.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
@@ -339,7 +275,7 @@ def _apply_to_block(
         _add_to_slices(job, layout, workers, params, x, y, block, slice_rows)
     _finish(job, y, 0, block)
     has_spoilt = job.regions is not None and rows[:, columns.NONFINITE_OUTPUT].any()
-    return _Part(rows=rows, degenerate=np.flatnonzero(params.degenerate).tolist() if has_spoilt else ())
+    return BlockPart(rows=rows, degenerate=np.flatnonzero(params.degenerate).tolist() if has_spoilt else ())
 
 
 def _apply_to_span(
@@ -389,7 +325,7 @@ def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
 
 def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
     """The smallest and the largest element, where measuring the range found them; infinities hide the finite ones."""
-    lo, hi = _hull_of(ends)
+    lo, hi = hull_of(ends)
     return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 
@@ -398,117 +334,5 @@ def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any],
     rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = workers.backend.extremes(x, dtype) if hull is None else hull
 
 
-def _block_slices(
-    ends: Floats, degenerate: NDArray[np.bool_], rows: NDArray[np.float64] | None, *, continues: bool
-) -> _BlockSlices:
-    begin = 1 if continues else 0
-    if rows is not None:  # summed whole here, beyond the block's end too
-        degenerate = degenerate | (rows[:, columns.NONFINITE_OUTPUT] > 0)
-    return _BlockSlices(
-        hull=_hull_of(ends),
-        num_degenerate=int(degenerate[begin:].sum()),
-        head_is_degenerate=continues and bool(degenerate[0]),
-        tail_is_degenerate=bool(degenerate[-1]),
-        rows=None if rows is None else rows[begin:],
-        degenerate=None if rows is None else degenerate[begin:],
-    )
-
-
-def given_ends(
-    given_range: GivenRange | None, first_slice: int, num_slices: int, dtype: str, compute_dtype: ComputeDType
-) -> Floats | None:
-    """The ends (2, slices) that were given, rounded as the op rounds them; None where they must be measured."""
-    if given_range is None:
-        return None
-    ends = np.empty((2, num_slices), float_type(dtype))
-    like = like_of(dtype, compute_dtype)
-    for row, end in enumerate(given_range):
-        part = end if np.ndim(end) == 0 else np.asarray(end)[first_slice : first_slice + num_slices]
-        ends[row] = in_arithmetic(part, like, dtype)
-    return ends
-
-
-def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_slice: int) -> None:
-    """Refuse a tensor whose ranges, or what is kept of each, do not fit: they are held for the whole tensor."""
-    needed = layout.num_slices * bytes_per_slice
-    if needed > workers.max_memory:
-        per_channel = "leave out --per-channel, " if bytes_per_slice > GRID_BYTES else ""
-        raise UsageError(
-            f"'{escape_name(info.name)}' has {layout.num_slices:,} ranges, for which {needed >> 20} MiB of memory are "
-            f"needed; choose another axis, {per_channel}or raise --max-memory"
-        )
-
-
 def _listed(parts: Iterable[NDArray[np.float64]]) -> list[list[float]]:
     return [row for part in parts for row in part.tolist()]
-
-
-def _hull_of(ends: Floats) -> Hull:
-    return float(np.fmin.reduce(ends[0])), float(np.fmax.reduce(ends[1]))
-
-
-def _slice_sums(
-    layout: Layout, rows: NDArray[np.float64] | None, degenerate: NDArray[np.bool_]
-) -> list[ErrorSums] | None:
-    if rows is None:
-        return None
-    sizes = [layout.size_of(s) for s in range(len(rows))]
-    return sums_of_each(rows, sizes, degenerate.astype(np.int64).tolist())
-
-
-def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerate: int) -> ErrorSums:
-    """The sums of a tensor's chunks as one mergeable value; beyond a chunk nothing is rounded."""
-    by_column = list(zip(*rows, strict=True))
-    sums = [expansion(by_column[column]) for column in range(columns.NUM_SUMS)]
-    return ErrorSums(
-        num_elements=num_elements,
-        num_nonfinite=int(sum(by_column[columns.NONFINITE])),
-        num_nonfinite_output=int(sum(by_column[columns.NONFINITE_OUTPUT])),
-        num_clipped=int(sum(by_column[columns.CLIPPED])),
-        num_zeroed=int(sum(by_column[columns.ZEROED])),
-        num_degenerate=num_degenerate,
-        input_min=min(by_column[columns.INPUT_MIN]) + 0.0,
-        input_max=max(by_column[columns.INPUT_MAX]) + 0.0,
-        max_abs_error=max(by_column[columns.MAX_ABS_ERROR]),
-        error=sums[columns.ERROR],
-        abs_error=sums[columns.ABS_ERROR],
-        sq_error=sums[columns.SQ_ERROR],
-        sq_input=sums[columns.SQ_INPUT],
-        error_input=sums[columns.ERROR_INPUT],
-    )
-
-
-def sums_of_each(
-    rows: NDArray[np.float64], num_elements: Sequence[int], num_degenerate: Sequence[int]
-) -> list[ErrorSums]:
-    """The sums of many slices, or small tensors, of one row (SUM_COLUMNS,) each: column by column, to save time."""
-
-    def counts(column: int) -> list[int]:
-        listed: list[int] = rows[:, column].astype(np.int64).tolist()
-        return listed
-
-    def floats(column: int) -> list[float]:
-        listed: list[float] = (rows[:, column] + 0.0).tolist()
-        return listed
-
-    def sums(column: int) -> list[Expansion]:
-        values = floats(column)
-        return [(value,) if value else () for value in values] if 0.0 in values else list(zip(values, strict=True))
-
-    by_field = {
-        "num_elements": num_elements,
-        "num_nonfinite": counts(columns.NONFINITE),
-        "num_nonfinite_output": counts(columns.NONFINITE_OUTPUT),
-        "num_clipped": counts(columns.CLIPPED),
-        "num_zeroed": counts(columns.ZEROED),
-        "num_degenerate": num_degenerate,
-        "input_min": floats(columns.INPUT_MIN),
-        "input_max": floats(columns.INPUT_MAX),
-        "max_abs_error": floats(columns.MAX_ABS_ERROR),
-        "error": sums(columns.ERROR),
-        "abs_error": sums(columns.ABS_ERROR),
-        "sq_error": sums(columns.SQ_ERROR),
-        "sq_input": sums(columns.SQ_INPUT),
-        "error_input": sums(columns.ERROR_INPUT),
-    }
-    return list(map(ErrorSums._make, zip(*map(by_field.__getitem__, ErrorSums._fields), strict=True)))

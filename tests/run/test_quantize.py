@@ -19,7 +19,8 @@ from qdqcli.op.cpu_quantize import MAX_ABS_ERROR, SUM_COLUMNS
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.run import workers as workers_module
 from qdqcli.run.interrupt import Interruption
-from qdqcli.run.quantize import Measurement, TensorJob, error_sums, quantize_tensor, sums_of_each
+from qdqcli.run.measurement import Measurement, error_sums, sums_of_each
+from qdqcli.run.quantize import TensorJob, quantize_tensor
 from qdqcli.run.region import Region, Regions
 from qdqcli.run.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.stats.metrics import METRICS

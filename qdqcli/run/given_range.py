@@ -1,0 +1,24 @@
+"""Ranges that were given, not measured."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from qdqcli.op.params import Floats, float_type, in_arithmetic, like_of
+from qdqcli.op.spec import ComputeDType
+
+GivenRange = tuple[ArrayLike, ArrayLike]
+"""input_min and input_max: scalars for every slice, or vectors with one value each."""
+
+
+def given_ends(
+    given_range: GivenRange | None, first_slice: int, num_slices: int, dtype: str, compute_dtype: ComputeDType
+) -> Floats | None:
+    """The ends (2, slices) that were given, rounded as the op rounds them; None where they must be measured."""
+    if given_range is None:
+        return None
+    ends = np.empty((2, num_slices), float_type(dtype))
+    like = like_of(dtype, compute_dtype)
+    for row, end in enumerate(given_range):
+        part = end if np.ndim(end) == 0 else np.asarray(end)[first_slice : first_slice + num_slices]
+        ends[row] = in_arithmetic(part, like, dtype)
+    return ends

@@ -1,0 +1,109 @@
+"""Measurement: what was found out about one tensor, made from the rows of sums that the kernels fill."""
+
+from collections.abc import Sequence
+from math import isnan, nan
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op import cpu_quantize as columns
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import Floats
+from qdqcli.stats.sums import ErrorSums, Expansion, expansion
+
+Hull = tuple[float, float]
+"""The smallest of some minima and the largest of their maxima; NaN where there is none."""
+
+
+class Measurement(NamedTuple):
+    """What was found out about one tensor."""
+
+    sums: ErrorSums
+    num_slices: int
+    hull: Hull = (nan, nan)
+    """Of the ranges of all slices."""
+    slice_sums: Sequence[ErrorSums] | None = None
+
+    @property
+    def input_min(self) -> float | None:
+        """The lower end of the hull; None where no slice has a number."""
+        return None if isnan(self.hull[0]) else self.hull[0]
+
+    @property
+    def input_max(self) -> float | None:
+        """The upper end."""
+        return None if isnan(self.hull[1]) else self.hull[1]
+
+
+def hull_of(ends: Floats) -> Hull:
+    """Of the ranges whose ends (2, slices) are given."""
+    return float(np.fmin.reduce(ends[0])), float(np.fmax.reduce(ends[1]))
+
+
+def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerate: int) -> ErrorSums:
+    """The sums of a tensor's chunks as one mergeable value; beyond a chunk nothing is rounded."""
+    by_column = list(zip(*rows, strict=True))
+    sums = [expansion(by_column[column]) for column in range(columns.NUM_SUMS)]
+    return ErrorSums(
+        num_elements=num_elements,
+        num_nonfinite=int(sum(by_column[columns.NONFINITE])),
+        num_nonfinite_output=int(sum(by_column[columns.NONFINITE_OUTPUT])),
+        num_clipped=int(sum(by_column[columns.CLIPPED])),
+        num_zeroed=int(sum(by_column[columns.ZEROED])),
+        num_degenerate=num_degenerate,
+        input_min=min(by_column[columns.INPUT_MIN]) + 0.0,
+        input_max=max(by_column[columns.INPUT_MAX]) + 0.0,
+        max_abs_error=max(by_column[columns.MAX_ABS_ERROR]),
+        error=sums[columns.ERROR],
+        abs_error=sums[columns.ABS_ERROR],
+        sq_error=sums[columns.SQ_ERROR],
+        sq_input=sums[columns.SQ_INPUT],
+        error_input=sums[columns.ERROR_INPUT],
+    )
+
+
+def sums_of_each(
+    rows: NDArray[np.float64], num_elements: Sequence[int], num_degenerate: Sequence[int]
+) -> list[ErrorSums]:
+    """The sums of many slices, or small tensors, of one row (SUM_COLUMNS,) each: column by column, to save time."""
+
+    def counts(column: int) -> list[int]:
+        listed: list[int] = rows[:, column].astype(np.int64).tolist()
+        return listed
+
+    def floats(column: int) -> list[float]:
+        listed: list[float] = (rows[:, column] + 0.0).tolist()
+        return listed
+
+    def sums(column: int) -> list[Expansion]:
+        values = floats(column)
+        return [(value,) if value else () for value in values] if 0.0 in values else list(zip(values, strict=True))
+
+    by_field = {
+        "num_elements": num_elements,
+        "num_nonfinite": counts(columns.NONFINITE),
+        "num_nonfinite_output": counts(columns.NONFINITE_OUTPUT),
+        "num_clipped": counts(columns.CLIPPED),
+        "num_zeroed": counts(columns.ZEROED),
+        "num_degenerate": num_degenerate,
+        "input_min": floats(columns.INPUT_MIN),
+        "input_max": floats(columns.INPUT_MAX),
+        "max_abs_error": floats(columns.MAX_ABS_ERROR),
+        "error": sums(columns.ERROR),
+        "abs_error": sums(columns.ABS_ERROR),
+        "sq_error": sums(columns.SQ_ERROR),
+        "sq_input": sums(columns.SQ_INPUT),
+        "error_input": sums(columns.ERROR_INPUT),
+    }
+    return list(map(ErrorSums._make, zip(*map(by_field.__getitem__, ErrorSums._fields), strict=True)))
+
+
+def slice_sums(
+    layout: Layout, rows: NDArray[np.float64] | None, degenerate: NDArray[np.bool_]
+) -> list[ErrorSums] | None:
+    """The sums of each slice of a tensor, from one row each; None where there are none."""
+    if rows is None:
+        return None
+    sizes = [layout.size_of(s) for s in range(len(rows))]
+    return sums_of_each(rows, sizes, degenerate.astype(np.int64).tolist())
