@@ -63,3 +63,17 @@ def test_without_a_folder_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = qdq(tmp_path / "file", "info", "--warmup")
     assert (result.returncode, "QDQ_CACHE_DIR" in result.stderr) == (4, True)
+
+
+def test_what_only_compiling_needs_is_not_imported_where_kernels_are_there(tmp_path: Path) -> None:
+    imported = []
+    for _ in range(2):
+        command = [sys.executable, "-X", "importtime", "-m", "qdqcli", "stats", "weights.npy", "--format", "json"]
+        environment = os.environ | {"QDQ_CACHE_DIR": str(tmp_path)}
+        result = subprocess.run(command, cwd=SAMPLES, env=environment, capture_output=True, text=True, check=True)
+        imported.append((result.stdout, {line.split("|")[-1].strip() for line in result.stderr.splitlines()}))
+    (compiled, first), (loaded, second) = imported
+    only_for_compiling = {"numba.np.arrayobj", "numba.cpython.unicode"}
+    assert only_for_compiling <= first
+    assert not only_for_compiling & second
+    assert loaded == compiled
