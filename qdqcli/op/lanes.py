@@ -17,10 +17,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, models, register_model
 
 from qdqcli.op import primitives
-from qdqcli.op.internal import INTERNAL, inlined
+from qdqcli.op.internal import inlined
 
 LANES = 16
 
@@ -88,19 +88,36 @@ def _lanes_of(*kinds: Any) -> Lanes | None:
 
 # ------------------------------------------------------------------ operators
 
+_FIRST = {"target": "cpu"}
+"""Metadata of templates for one target, which Numba tries before those for all: a dozen for numbers."""
+
+_FREQUENT = {(kind, kind) for kind in (types.int64, types.float32, types.float64)}
+"""Pairs of numbers whose sums are of their type, which need not wait for that dozen either."""
+
 
 def _define(
-    function: Callable[..., Any], emit: Callable[[Any, Lanes, Any, Any], Any], *, compares: bool = False
+    function: Callable[..., Any],
+    emit: Callable[[Any, Lanes, Any, Any], Any],
+    *,
+    compares: bool = False,
+    scalars: bool = False,
 ) -> None:
-    """Let `function(a, b)` take lanes: `emit(builder, lanes, a, b)` makes the instruction."""
+    """Let `function(a, b)` take lanes: `emit(builder, lanes, a, b)` makes the instruction.
+
+    `scalars`: of `_FREQUENT` operands only the result's type is said, at once; the instruction is Numba's.
+    """
 
     @infer_global(function)
     class _Template(AbstractTemplate):
+        metadata = _FIRST
+
         def generic(self, args: Any, kws: Any) -> Any:
             lanes = _lanes_of(*args)
-            if lanes is None or len(args) != 2:
-                return None
-            return signature(MASK if compares else lanes, *args)
+            if lanes is not None and len(args) == 2:
+                return signature(MASK if compares else lanes, *args)
+            if args in _FREQUENT and scalars:
+                return signature(types.boolean if compares else args[0], *args)
+            return None
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         lanes = _lanes_of(*sig.args)
@@ -125,9 +142,9 @@ def _compare(sign: str) -> Callable[[Any, Lanes, Any, Any], Any]:
     return emit
 
 
-_define(operator.add, _float_or_int("fadd", "add"))
-_define(operator.sub, _float_or_int("fsub", "sub"))
-_define(operator.mul, _float_or_int("fmul", "mul"))
+_define(operator.add, _float_or_int("fadd", "add"), scalars=True)
+_define(operator.sub, _float_or_int("fsub", "sub"), scalars=True)
+_define(operator.mul, _float_or_int("fmul", "mul"), scalars=True)
 _define(operator.truediv, lambda builder, _, a, b: builder.fdiv(a, b))
 _define(operator.and_, lambda builder, _, a, b: builder.and_(a, b))
 _define(operator.or_, lambda builder, _, a, b: builder.or_(a, b))
@@ -138,7 +155,7 @@ for _function, _sign in (
     (operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "=="),
     (operator.ne, "!="),
 ):  # fmt: skip
-    _define(_function, _compare(_sign), compares=True)
+    _define(_function, _compare(_sign), compares=True, scalars=True)
 
 
 # ------------------------------------------------------------------ functions of each lane
@@ -153,34 +170,59 @@ def _llvm_call(name: str, builder: Any, lanes: Lanes, *arguments: Any) -> Any:
     return builder.call(declared, arguments)
 
 
-def _unary(name: str) -> Any:
-    @intrinsic
-    def call(_context, v):
+def _for_lanes(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
+    """Let `function` take lanes as Numba's `intrinsic` would: the decorated function gives a signature and a generator.
+
+    None where no lanes are among the arguments. A call is an instruction then; an overload would be a function, which
+    costs some milliseconds to compile for every type of its arguments.
+    """
+
+    def register(define: Callable[..., Any]) -> None:
+        generators: dict[Any, Any] = {}
+
+        @infer_global(function)
+        class _Template(AbstractTemplate):
+            key = function
+            metadata = _FIRST
+
+            def generic(self, args: Any, kws: Any) -> Any:
+                typed = define(self.context, *args)
+                if typed is None:
+                    return None
+                found, generate = typed
+                generators[found.args] = generate
+                return found
+
+            def get_impl_key(self, _sig: Any) -> Any:
+                return define
+
+        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return generators[sig.args](context, builder, sig, args)
+
+        lower_builtin(define, types.VarArg(types.Any))(lower)
+
+    return register
+
+
+def _unary(function: Callable[..., Any], name: str) -> None:
+    """Let `function(v)` be LLVM's intrinsic of that name."""
+
+    @_for_lanes(function)
+    def _typed(_context, v):
+        if not isinstance(v, Lanes):
+            return None
         return v(v), lambda _c, builder, _s, args: _llvm_call(name, builder, v, *args)
 
-    return call
+
+_unary(primitives.rint, "llvm.rint")
+_unary(primitives.floor, "llvm.floor")
+_unary(abs, "llvm.fabs")
 
 
-_rint, _floor, _abs = _unary("llvm.rint"), _unary("llvm.floor"), _unary("llvm.fabs")
-
-
-@overload(primitives.rint, jit_options=INTERNAL)
-def _rint_lanes(v):
-    return (lambda v: _rint(v)) if isinstance(v, Lanes) else None
-
-
-@overload(primitives.floor, jit_options=INTERNAL)
-def _floor_lanes(v):
-    return (lambda v: _floor(v)) if isinstance(v, Lanes) else None
-
-
-@overload(abs, jit_options=INTERNAL)
-def _abs_lanes(v):
-    return (lambda v: _abs(v)) if isinstance(v, Lanes) else None
-
-
-@intrinsic
-def _choose(_context, mask, yes, no):
+@_for_lanes(primitives.select)
+def _select(_context, mask, yes, no):
+    if mask != MASK or not (_lanes_of(yes, no) or yes == no):
+        return None
     lanes = _lanes_of(yes, no) or Lanes(yes)
 
     def generate(context, builder, sig, args):
@@ -190,19 +232,11 @@ def _choose(_context, mask, yes, no):
     return lanes(mask, yes, no), generate
 
 
-@overload(primitives.select, jit_options=INTERNAL)
-def _select_lanes(condition, yes, no):
-    if condition == MASK and (_lanes_of(yes, no) or yes == no):
-        return lambda condition, yes, no: _choose(condition, yes, no)
-    return None
-
-
-@overload(primitives.constant, jit_options=INTERNAL)
-def _constant_lanes(number, v):
+@_for_lanes(primitives.constant)
+def _constant(_context, number, v):
     if not isinstance(v, Lanes):
         return None
-    kind = v.scalar
-    return lambda number, v: kind(number)
+    return v.scalar(number, v), lambda context, builder, _s, args: context.cast(builder, args[0], number, v.scalar)
 
 
 def _cast(lanes: Lanes, result: Lanes, instruction: str) -> Any:
@@ -210,41 +244,70 @@ def _cast(lanes: Lanes, result: Lanes, instruction: str) -> Any:
     return result(lanes), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], result.llvm)
 
 
-@intrinsic
-def _bits(_context, v):
-    return _cast(v, I32 if v == F32 else I64, "bitcast")
+@_for_lanes(primitives.bits_of)
+def _bits_of(_context, v):
+    return _cast(v, I32 if v == F32 else I64, "bitcast") if isinstance(v, Lanes) else None
 
 
-@intrinsic
-def _float_of_bits(_context, v):
-    return _cast(v, F32, "bitcast")
+@_for_lanes(primitives.float32_of)
+def _float32_of(_context, bits):
+    return _cast(bits, F32, "bitcast") if isinstance(bits, Lanes) else None
 
 
-@intrinsic
-def _widen(_context, v):
-    return _cast(v, I32, "sext" if v.scalar == types.int16 else "zext")
+@_for_lanes(primitives.widen)
+def _widen(_context, stored):
+    if not isinstance(stored, Lanes):
+        return None
+    return _cast(stored, I32, "sext" if stored.scalar == types.int16 else "zext")
 
 
-@intrinsic
+@_for_lanes(primitives.narrow)
 def _narrow(_context, bits, stored):
-    return stored(bits, stored), lambda _c, builder, _s, args: builder.trunc(args[0], stored.llvm)
+    if not isinstance(stored, Lanes):
+        return None
+
+    def generate(_c, builder, _s, args):
+        return args[0] if stored.is_float else builder.trunc(args[0], stored.llvm)
+
+    return stored(bits, stored), generate
 
 
-@intrinsic
-def _half_to_float(_context, stored):
+@_for_lanes(primitives.float32_of_half)
+def _float32_of_half(_context, stored):
     def generate(_c, builder, _s, args):
         return builder.fpext(builder.bitcast(args[0], ir.VectorType(ir.HalfType(), LANES)), F32.llvm)
 
-    return F32(stored), generate
+    return (F32(stored), generate) if isinstance(stored, Lanes) else None
 
 
-@intrinsic
-def _float_to_half(_context, v):
+@_for_lanes(primitives.half_of_float32)
+def _half_of_float32(_context, v):
     def generate(_c, builder, _s, args):
         half = builder.fptrunc(args[0], ir.VectorType(ir.HalfType(), LANES))
         return builder.zext(builder.bitcast(half, Lanes(types.uint16).llvm), I32.llvm)
 
-    return I32(v), generate
+    return (I32(v), generate) if isinstance(v, Lanes) else None
+
+
+@_for_lanes(primitives.plus_exact_product)
+def _plus_exact_product(_context, total, a, b):
+    if not isinstance(total, Lanes):
+        return None
+    fused = primitives.target_has("fma")
+
+    def generate(_c, builder, _s, args):
+        if fused:
+            return _llvm_call("llvm.fma", builder, total, args[1], args[2], args[0])
+        return builder.fadd(args[0], builder.fmul(args[1], args[2]))
+
+    return total(total, a, b), generate
+
+
+@intrinsic
+def as_elements(_context, bits, array):
+    """Patterns as what an array holds; a view of the array that they come from takes Numba a third of a second."""
+    lanes = Lanes(array.dtype)
+    return lanes(bits, array), lambda _c, builder, _s, args: builder.bitcast(args[0], lanes.llvm)
 
 
 @intrinsic
@@ -253,52 +316,6 @@ def widen_to_double(_context, v):
     if v == F64:
         return v(v), lambda _c, _b, _s, args: args[0]
     return _cast(v, F64, "fpext")
-
-
-@overload(primitives.bits_of, jit_options=INTERNAL)
-def _bits_of_lanes(v):
-    return (lambda v: _bits(v)) if isinstance(v, Lanes) else None
-
-
-@overload(primitives.float32_of, jit_options=INTERNAL)
-def _float32_of_lanes(bits):
-    return (lambda bits: _float_of_bits(bits)) if isinstance(bits, Lanes) else None
-
-
-@overload(primitives.widen, jit_options=INTERNAL)
-def _widen_lanes(stored):
-    return (lambda stored: _widen(stored)) if isinstance(stored, Lanes) else None
-
-
-@overload(primitives.float32_of_half, jit_options=INTERNAL)
-def _float32_of_half_lanes(stored):
-    return (lambda stored: _half_to_float(stored)) if isinstance(stored, Lanes) else None
-
-
-@overload(primitives.half_of_float32, jit_options=INTERNAL)
-def _half_of_float32_lanes(v):
-    return (lambda v: _float_to_half(v)) if isinstance(v, Lanes) else None
-
-
-@overload(primitives.narrow, jit_options=INTERNAL)
-def _narrow_lanes(bits, stored):
-    if not isinstance(stored, Lanes):
-        return None
-    return (lambda bits, stored: bits) if stored.is_float else (lambda bits, stored: _narrow(bits, stored))
-
-
-@intrinsic
-def _fused(_context, total, a, b):
-    return total(total, a, b), lambda _c, builder, _s, args: _llvm_call(
-        "llvm.fma", builder, total, args[1], args[2], args[0]
-    )
-
-
-@overload(primitives.plus_exact_product, jit_options=INTERNAL)
-def _plus_exact_product_lanes(total, a, b):
-    if isinstance(total, Lanes) and primitives.target_has("fma"):
-        return lambda total, a, b: _fused(total, a, b)
-    return (lambda total, a, b: total + a * b) if isinstance(total, Lanes) else None
 
 
 # ------------------------------------------------------------------ memory
@@ -578,14 +595,32 @@ greatest_of_pairs = _fold_pairs(_keep(">"))
 
 
 def smaller(a: Any, b: Any) -> Any:
-    """Lane by lane, `a` where it is less than `b`, else `b`."""
+    """Lane by lane, `a` where it is less than `b`, else `b`; or of two integers."""
     raise NotImplementedError("for compiled code")
 
 
 def larger(a: Any, b: Any) -> Any:
-    """Lane by lane, `a` where it is greater than `b`, else `b`."""
+    """Lane by lane, `a` where it is greater than `b`, else `b`; or of two integers."""
     raise NotImplementedError("for compiled code")
 
 
-_define(smaller, _keep("<"))
-_define(larger, _keep(">"))
+def _define_for_integers(function: Callable[..., Any], emit: Callable[[Any, Lanes, Any, Any], Any]) -> None:
+    """Let `function(a, b)` take signed integers: of Python's own `min` Numba makes a function, and a loop in it."""
+
+    @infer_global(function)
+    class _Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if not all(kind in types.signed_domain for kind in args):
+                return None
+            kind = self.context.unify_types(*args)
+            return signature(kind, kind, kind)
+
+    def lower(_context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return emit(builder, Lanes(sig.return_type), *args)
+
+    lower_builtin(function, types.Integer, types.Integer)(lower)
+
+
+for _function, _sign in (smaller, "<"), (larger, ">"):
+    _define(_function, _keep(_sign))
+    _define_for_integers(_function, _keep(_sign))
