@@ -34,6 +34,7 @@ from qdqcli.op.lanes import (
     greatest,
     larger,
     load_part,
+    smaller,
     splat,
     tree_sum,
     widen_to_double,
@@ -61,11 +62,11 @@ def _sum_chunks(x, y, sums):
     """All rows; one whose ABS_ERROR is not finite met elements that are not."""
     for chunk in range(sums.shape[0]):
         i = chunk * CHUNK_ELEMENTS
-        last = min(i + CHUNK_ELEMENTS, x.size)
+        last = smaller(i + CHUNK_ELEMENTS, x.size)
         error = abs_error = sq_error = sq_input = error_input = peak = splat(0.0)
         zeroed = 0
         while i < last:
-            valid = first_lanes(min(LANES, last - i))  # lanes beyond hold zeros, which add nothing
+            valid = first_lanes(smaller(LANES, last - i))  # lanes beyond hold zeros, which add nothing
             v = decode(select(valid, load_part(x, i, last - i), 0))
             w = decode(select(valid, load_part(y, i, last - i), 0))
             a = widen_to_double(v)
@@ -107,6 +108,6 @@ def _sum_carefully(x, y, total):
             lanes[SQ_INPUT, lane] += a * a
             lanes[ERROR_INPUT, lane] += e * a
             total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
-            total[ZEROED] += v != 0 and w == 0
+            total[ZEROED] += (v != 0) & (w == 0)
     for k in range(NUM_SUMS):
         total[k] = tree(lanes[k])

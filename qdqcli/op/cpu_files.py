@@ -12,13 +12,14 @@ from qdqcli.op.cpu_patterns import count_in_tables
 from qdqcli.op.file_access import read_at, write_at
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import smaller
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 
 @inlined
 def _read(source, x, i, stop, trouble):
     """Read the stride that begins at element `i`; how many elements came, all of them or none."""
-    count = min(x.size, stop - i)
+    count = smaller(x.size, stop - i)
     return count if read_at(source[0], source[1] + i * x.itemsize, x, count, trouble) else 0
 
 
@@ -59,7 +60,7 @@ def count_patterns(source, x, start, stop, tables, trouble):
     """Count the 16-bit patterns of the elements [start, stop), see `cpu_patterns.py`; `x` is of uint64, four each."""
     i = start
     while i < stop:
-        count = min(4 * x.size, stop - i)
+        count = smaller(4 * x.size, stop - i)
         whole = count // 4
         if not whole or not read_at(source[0], source[1] + 2 * i, x, whole, trouble):
             break

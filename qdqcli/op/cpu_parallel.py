@@ -9,6 +9,7 @@ from numba import prange
 from qdqcli.op import cpu_quantize, cpu_range
 from qdqcli.op.cpu_range import start_of
 from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import smaller
 
 
 @kernel(parallel=True)
@@ -75,7 +76,7 @@ def quantize_slices(
     batch = keys.shape[2]
     for p in prange(slice_bounds.size - 1):
         for first in range(slice_bounds[p], slice_bounds[p + 1], batch):
-            last = min(first + batch, slice_bounds[p + 1])
+            last = smaller(first + batch, slice_bounds[p + 1])
             start, stop = start_of(first, inner, row, advance, x.size), start_of(last, inner, row, advance, x.size)
             keys[p, 0], keys[p, 1] = nothing[0], nothing[1]
             place = (bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, keys[p])
@@ -83,7 +84,7 @@ def quantize_slices(
                 cpu_range.measure_range(*place)
             else:
                 cpu_range.measure_short_runs(*place)
-            cpu_range.decode_keys(keys[p], keys[p].view(x.dtype), 0, batch, ends[p])
+            cpu_range.decode_keys(keys[p], x, 0, batch, ends[p])
             cpu_range.make_grids(ends[p], 0, batch, last - first, q_min, q_max, False, like, grids[p], flags[p])
             cpu_quantize.quantize(
                 x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], None, half_up, like, streaming

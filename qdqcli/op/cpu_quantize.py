@@ -36,6 +36,7 @@ from qdqcli.op.lanes import (
     load,
     load_part,
     plus_mask,
+    smaller,
     splat,
     store,
     store_part,
@@ -110,7 +111,7 @@ def quantize(
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
-        s, end = run - first_slice, min(run_end, stop)
+        s, end = run - first_slice, smaller(run_end, stop)
         lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
         flushing = flags[FLUSHING, s]
         while i + LANES <= end:
@@ -141,7 +142,7 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
         if row < _WIDE_ROW:
             end = stop
         elif column or i + _BAND * row > stop:
-            end = min(i - column + row, stop)
+            end = smaller(i - column + row, stop)
         else:
             _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, like, streaming)
             i += _BAND * row
@@ -250,11 +251,11 @@ def quantize_and_sum(
     """
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
-        last = min(i + CHUNK_ELEMENTS, stop)
+        last = smaller(i + CHUNK_ELEMENTS, stop)
         lanes, clipped = _nothing(), 0
         run, run_end, left = run_at(i, inner, row, advance)
         while i < last:
-            s, end = run - first_slice, min(run_end, last)
+            s, end = run - first_slice, smaller(run_end, last)
             lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
             flushing, clipping = flags[FLUSHING, s], flags[CLIPPING, s]
             while i + LANES <= end:
@@ -268,7 +269,7 @@ def quantize_and_sum(
                     clipped += _count_outside(stored, lo, hi)
                 i += LANES
             if i < end:  # lanes in which the slice ends
-                width = min(LANES, last - i)
+                width = smaller(LANES, last - i)
                 stored = select(first_lanes(width), load_part(x, i - base, width), 0)
                 out, outside = _convert_pieces(
                     stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like
@@ -297,12 +298,12 @@ def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, f
         s, end, _ = run_at(i + done, inner, row, advance)
         s -= first_slice
         lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
-        before, upto = first_lanes(done), first_lanes(min(end - i, width))
+        before, upto = first_lanes(done), first_lanes(smaller(end - i, width))
         piece = _requantized(stored, lo, hi, scale, inverse, flags[FLUSHING, s], clamping, half_up, like)
         out = select(before, out, pattern(piece, stored))
         v = decode(stored)
         outside += count(((v < lo) | (v > hi)) & (before ^ upto))
-        done = min(end - i, width)
+        done = smaller(end - i, width)
     return select(first_lanes(width), out, 0), outside  # a zero that stays one adds nothing
 
 
@@ -314,7 +315,7 @@ def quantize_and_sum_columns(
     room = grids.shape[1]
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
-        last = min(i + CHUNK_ELEMENTS, stop)
+        last = smaller(i + CHUNK_ELEMENTS, stop)
         lanes, clipped = _nothing(), splat(np.int32(0))
         c = i % row
         while i < last:
@@ -365,7 +366,7 @@ def requantize_and_sum(
     known = 0  # slices that have a grid: those of a chunk get it just before, so the cache still holds their elements
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
-        last = min(first + CHUNK_ELEMENTS, stop)
+        last = smaller(first + CHUNK_ELEMENTS, stop)
         needed = (run_at(last - 1, inner, row, advance)[0] - first_slice) // LANES * LANES + LANES
         if needed > known:
             begin = start_of(first_slice + known, inner, row, advance, size)
@@ -378,7 +379,7 @@ def requantize_and_sum(
                 measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             else:
                 measure_short_runs(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
-            decode_keys(keys, keys.view(x.dtype), known, needed, ends)
+            decode_keys(keys, x, known, needed, ends)
             if make_grids(ends, known, needed, num_slices, q_min, q_max, False, like, grids, flags):
                 return False
             known = needed
@@ -401,7 +402,7 @@ def differentiate(gradients, x, out, base, start, stop, inner, row, advance, fir
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
-        s, end = run - first_slice, min(run_end, stop)
+        s, end = run - first_slice, smaller(run_end, stop)
         lo, hi = flush(ends[0, s], like), flush(ends[1, s], like)
         for j in range(i - base, end - base):
             v = flush(decode(x[j]), like)

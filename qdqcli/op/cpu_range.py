@@ -12,6 +12,7 @@ from qdqcli.op.internal import always_inlined, inlined
 from qdqcli.op.lanes import (
     LANES,
     any_lane,
+    as_elements,
     count,
     first_lanes,
     greatest,
@@ -42,7 +43,7 @@ FLAG_ROWS = 3
 def run_at(i, inner, row, advance):
     """The slice of element `i`, the element behind the run of neighbours in it, and what is left of the row there."""
     column = i % row
-    run_end = min(column - column % inner + inner, row)
+    run_end = smaller(column - column % inner + inner, row)
     return i // row * advance + column // inner, i - column + run_end, row - run_end
 
 
@@ -56,7 +57,7 @@ def run_after(s, end, inner, row, advance, left):
         s += 1
     else:
         s, left = s + 1 if advance else 0, row
-    size = min(inner, left)
+    size = smaller(inner, left)
     return s, end + size, left - size
 
 
@@ -64,8 +65,8 @@ def run_after(s, end, inner, row, advance, left):
 def start_of(s, inner, row, advance, size):
     """The first element of a slice that is one run."""
     if advance:
-        return min(s // advance * row + s % advance * inner, size)
-    return min(s * inner, size)
+        return smaller(s // advance * row + s % advance * inner, size)
+    return smaller(s * inner, size)
 
 
 @inlined
@@ -77,7 +78,7 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
     i = start
     s, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
-        end = min(run_end, stop)
+        end = smaller(run_end, stop)
         lo, hi = splat(nothing[0]), splat(nothing[1])
         lo1, hi1, lo2, hi2, lo3, hi3 = lo, hi, lo, hi, lo, hi
         at, to = i - base, end - base
@@ -98,8 +99,8 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
         greatest_key = greatest(larger(larger(hi, hi1), larger(hi2, hi3)))
         if greatest_key > infinity or least_key < -infinity - 1:
             least_key, greatest_key = _without_nan(x, i - base, to, infinity, nothing)
-        keys[0, s - first_slice] = min(keys[0, s - first_slice], least_key)
-        keys[1, s - first_slice] = max(keys[1, s - first_slice], greatest_key)
+        keys[0, s - first_slice] = smaller(keys[0, s - first_slice], least_key)
+        keys[1, s - first_slice] = larger(keys[1, s - first_slice], greatest_key)
         i = end
         s, run_end, left = run_after(s, run_end, inner, row, advance, left)
 
@@ -131,7 +132,7 @@ def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, i
                 store(keys, s, smaller(lo, load(keys, s)))
                 store(keys, room + s, larger(hi, load(keys, room + s)))
                 continue
-        end = min(i + batch, stop)
+        end = smaller(i + batch, stop)
         measure_range(x, base, i, end, inner, row, advance, first_slice, infinity, nothing, keys)
 
 
@@ -179,8 +180,8 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
     while i < stop:
         column = i % row
         # a part of a row at either end, and whole rows between, eight at a time: memory is read in eight streams
-        rows = 1 if column or stop - i < row else min(8, (stop - i) // row)
-        width = min(row - column, stop - i)
+        rows = 1 if column or stop - i < row else smaller(8, (stop - i) // row)
+        width = smaller(row - column, stop - i)
         j = 0
         if rows == 8:
             while j + LANES <= width:
@@ -222,17 +223,18 @@ def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, 
 
 
 @inlined
-def decode_keys(keys, stored, first, last, ends):
-    """The ends (2, slices) of ranges from their keys, which become patterns; `stored` are the keys in x's dtype.
+def decode_keys(keys, x, first, last, ends):
+    """The ends (2, slices) of ranges from the keys of elements as in `x`; the keys become patterns.
 
     Of the columns [first, last), as in `make_grids`. A slice without a number has the pattern of a NaN.
     """
     room = ends.shape[1]
     for s in range(first, last, LANES):
-        store(keys, s, order_key(load(keys, s)))
-        store(keys, room + s, order_key(load(keys, room + s)))
-        store(ends, s, decode(load(stored, s)))
-        store(ends, room + s, decode(load(stored, room + s)))
+        lo, hi = order_key(load(keys, s)), order_key(load(keys, room + s))
+        store(keys, s, lo)
+        store(keys, room + s, hi)
+        store(ends, s, decode(as_elements(lo, x)))
+        store(ends, room + s, decode(as_elements(hi, x)))
 
 
 @inlined

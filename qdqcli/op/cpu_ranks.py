@@ -43,7 +43,7 @@ def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinit
     i = start
     while i < stop:
         s, end, _ = run_at(i, inner, row, advance)
-        end = min(end, stop)
+        end = smaller(end, stop)
         lo, hi, number = splat(nothing[0]), splat(nothing[1]), 0
         for at in range(i - base, end - base, LANES):
             key = order_key(load_part(x, at, end - base - at))
@@ -63,7 +63,7 @@ def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers
     i = start
     while i < stop:
         run, end, _ = run_at(i, inner, row, advance)
-        s, end = run - first_slice, min(end, stop)
+        s, end = run - first_slice, smaller(end, stop)
         if numbers[s] > 0:
             low, high, number = np.int64(keys[0, s]), np.int64(keys[1, s]), numbers[s]
             begin, size = i - base, end - i
@@ -87,7 +87,7 @@ def _select_rank(x, begin, size, low, high, below, number, rank, guess, few):
     elements, and then among these alone.
     """
     from_above = number + 1 - rank
-    if min(rank, from_above) * size <= _STEPPED:
+    if smaller(rank, from_above) * size <= _STEPPED:
         if rank < from_above:
             return _step_inwards(x, begin, size, low, high, rank, 0)
         return ~_step_inwards(x, begin, size, ~high, ~low, from_above, -1)
@@ -128,8 +128,8 @@ def _narrow(x, begin, size, low, high, below, number, rank, guess, enough):
     the number of elements below `low` and of those in between.
     """
     up_to = below + number
-    middle = min(max(guess, low), high - 1)
-    step = max((high >> _GUESS_BITS) - (low >> _GUESS_BITS), 1)
+    middle = smaller(larger(guess, low), high - 1)
+    step = larger((high >> _GUESS_BITS) - (low >> _GUESS_BITS), 1)
     while low < high and up_to - below > enough:
         reached = _count_up_to(x, begin, size, middle)
         if reached >= rank:
@@ -199,7 +199,7 @@ def count_digits(x, prefixes, shift, counts):
         lanes = order_key(load_part(x, at, x.size - at)) >> (shift + 16)
         for target in range(prefixes.size):
             if count(lanes == prefixes[target]):
-                for i in range(at, min(at + LANES, x.size)):
+                for i in range(at, smaller(at + LANES, x.size)):
                     key = order_key(x[i])
                     if key >> (shift + 16) == prefixes[target]:
                         counts[target, (key >> shift) & 0xFFFF] += 1

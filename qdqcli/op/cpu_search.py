@@ -14,7 +14,7 @@ from qdqcli.op.cpu_careful import tree
 from qdqcli.op.cpu_range import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE, run_at
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES, first_lanes, load, load_part, splat, store, tree_sum, widen_to_double
+from qdqcli.op.lanes import LANES, first_lanes, load, load_part, smaller, splat, store, tree_sum, widen_to_double
 from qdqcli.op.primitives import constant, select
 from qdqcli.op.value import (
     clamp,
@@ -70,7 +70,7 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
     stored = load_part(x, 0, 1)  # its type names the dtype
     total, error = splat(0.0), 0.0
     for begin in range(0, count, _STRIDE):
-        for i in range(begin, min(begin + _STRIDE, count), LANES):
+        for i in range(begin, smaller(begin + _STRIDE, count), LANES):
             y = requantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, like)
             e = widen_to_double(value_of_pattern(number_pattern(y, stored), stored)) - load(a, i)
             total = total + e * e
@@ -107,7 +107,7 @@ def search_slices(
     i = start
     while i < stop:
         run, end, _ = run_at(i, inner, row, advance)
-        s, end = run - first_slice, min(end, stop)
+        s, end = run - first_slice, smaller(end, stop)
         if ends[0, s] == ends[1, s] == 0:  # all candidates are one
             best[s] = num_candidates - 1
             i = end
@@ -135,7 +135,7 @@ def sum_candidates(x, chunk_size, grids, candidates, half_up, like, v, a, limit,
     """
     for chunk in range(errors.shape[1]):
         begin = chunk * chunk_size
-        count = min(chunk_size, x.size - begin)
+        count = smaller(chunk_size, x.size - begin)
         part = x[begin : begin + count]
         _decode_run(part, 0, count, like, v, a)
         for j in range(candidates.size):
