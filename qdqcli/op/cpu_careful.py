@@ -73,8 +73,8 @@ def add_element(stored, out, lo, hi, sums, total):
     total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
     total[INPUT_MIN] = min(total[INPUT_MIN], a)
     total[INPUT_MAX] = max(total[INPUT_MAX], a)
-    total[CLIPPED] += v < lo or v > hi
-    total[ZEROED] += v != 0 and w == 0
+    total[CLIPPED] += (v < lo) | (v > hi)
+    total[ZEROED] += (v != 0) & (w == 0)
     return False
 
 

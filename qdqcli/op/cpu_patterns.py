@@ -81,7 +81,7 @@ def sum_patterns(counts, x, y, lo, hi, total):
             total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
             total[INPUT_MIN] = min(total[INPUT_MIN], a)
             total[INPUT_MAX] = max(total[INPUT_MAX], a)
-            total[CLIPPED] += times * (v < lo or v > hi)
-            total[ZEROED] += times * (v != 0 and w == 0)
+            total[CLIPPED] += times * ((v < lo) | (v > hi))
+            total[ZEROED] += times * ((v != 0) & (w == 0))
     for k in range(NUM_SUMS):
         total[k] = tree(lanes[k])

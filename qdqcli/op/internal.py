@@ -1,23 +1,58 @@
-"""Functions that only compiled code calls: without the wrappers that Python needs, which take a third of compiling."""
+"""Functions that only compiled code calls: neither Python nor C does, so there are no wrappers for them."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from numba.extending import register_jitable
+import numba.extending
+from numba.core import types
+from numba.core.typing.templates import infer_global, make_overload_template
+
+from qdqcli.op.compiler import HelperCompiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""Options for `numba.extending.overload`."""
+_INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_ON_CPU: Any = {"_nrt": False, "pipeline_class": HelperCompiler}
+
+
+def overload(function: Callable[..., Any], *, strict: bool = True, **options: Any) -> Callable[[Function], Function]:
+    """`numba.extending.overload`, on the CPU by our `HelperCompiler`; other targets have compilers of their own."""
+
+    def register(choose: Function) -> Function:
+        template = make_overload_template(  # type: ignore[no-untyped-call]
+            function, choose, _INTERNAL | _ON_CPU | options, strict, "never", target="cpu"
+        )
+        infer_global(function, types.Function(_remembering(template)))  # type: ignore[no-untyped-call]
+        numba.extending.overload(function, _INTERNAL | options, strict)(choose)
+        return choose
+
+    return register
+
+
+def _remembering(template: Any) -> Any:
+    """The template of an overload, asked once about the same types of arguments.
+
+    Numba's own compiles a function anew for callers with other options, and looks into the compiler at every call.
+    """
+    signatures: dict[Any, Any] = {}
+
+    def generic(self: Any, args: Any, kws: Any) -> Any:
+        if kws:
+            return template.generic(self, args, kws)
+        if args not in signatures:
+            signatures[args] = template.generic(self, args, kws)
+        return signatures[args]
+
+    return type(template.__name__, (template,), {"generic": generic})
 
 
 def inlined(function: Function) -> Function:
     """Let compiled code call `function`; it stays an ordinary function besides."""
-    registered: Function = register_jitable(**INTERNAL)(function)
-    return registered
+    overload(function, strict=False)(lambda *_args: function)
+    return function
 
 
 def always_inlined(function: Function) -> Function:
     """The same, without a call: pairs of lanes are returned through memory otherwise, four times slower."""
-    registered: Function = register_jitable(forceinline=True, **INTERNAL)(function)
-    return registered
+    overload(function, strict=False, forceinline=True)(lambda *_args: function)
+    return function

@@ -28,6 +28,7 @@ from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
 from numba.core.serialize import dumps
 
 from qdqcli import __version__
+from qdqcli.op.compiler import KernelCompiler
 
 _DIGEST_BYTES = 32
 
@@ -52,9 +53,12 @@ def folder() -> Path | None:
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit` for kernels: IEEE division, no lock held, no contraction, compiled code kept in `folder`."""
+    chosen: Any = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True} | options
+    if not options.get("parallel"):
+        chosen["pipeline_class"] = KernelCompiler
 
     def compile_lazily(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(error_model="numpy", nogil=True, **options)(function)
+        dispatcher: Any = numba.njit(**chosen)(function)
         dispatcher._cache = KernelCache(function)
         return dispatcher
 

@@ -10,9 +10,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
-from qdqcli.op.internal import INTERNAL
+from qdqcli.op.internal import overload
 
 Number = Any
 """A NumPy scalar in Python, a typed value in Numba."""
@@ -97,60 +97,60 @@ def converts_halves(number_type: Any) -> bool:
     return hasattr(number_type, "scalar") and target_has("f16c")
 
 
-@overload(rint, jit_options=INTERNAL)
+@overload(rint)
 def _rint(v):
     return (lambda v: np.rint(v)) if isinstance(v, types.Float) else None
 
 
-@overload(floor, jit_options=INTERNAL)
+@overload(floor)
 def _floor(v):
     return (lambda v: np.floor(v)) if isinstance(v, types.Float) else None
 
 
-@overload(select, jit_options=INTERNAL)
+@overload(select)
 def _select(condition, yes, no):
     if not isinstance(condition, types.Boolean):
         return None
     return lambda condition, yes, no: yes if condition else no
 
 
-@overload(add, jit_options=INTERNAL)
+@overload(add)
 def _add(a, b):
     return lambda a, b: a + b
 
 
-@overload(constant, jit_options=INTERNAL)
+@overload(constant)
 def _constant(number, v):
     kind = v
     return (lambda number, v: kind(number)) if isinstance(v, types.Float) else None
 
 
-@overload(bits_of, jit_options=INTERNAL)
+@overload(bits_of)
 def _bits_of(v):
     return (lambda v: _bitcast(v)) if isinstance(v, types.Float) else None
 
 
-@overload(float32_of, jit_options=INTERNAL)
+@overload(float32_of)
 def _float32_of(bits):
     return (lambda bits: _bitcast(np.int32(bits))) if isinstance(bits, types.Integer) else None
 
 
-@overload(float64_of, jit_options=INTERNAL)
+@overload(float64_of)
 def _float64_of(bits):
     return (lambda bits: _bitcast(np.int64(bits))) if isinstance(bits, types.Integer) else None
 
 
-@overload(widen, jit_options=INTERNAL)
+@overload(widen)
 def _widen(stored):
     return (lambda stored: np.int64(stored)) if isinstance(stored, types.Integer) else None
 
 
-@overload(plus_exact_product, jit_options=INTERNAL)
+@overload(plus_exact_product)
 def _plus_exact_product(total, a, b):
     return (lambda total, a, b: total + a * b) if isinstance(total, types.Float) else None
 
 
-@overload(narrow, jit_options=INTERNAL)
+@overload(narrow)
 def _narrow(bits, stored):
     kind = stored
     if isinstance(stored, types.Float):

@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numba.core import types
-from numba.extending import overload
 
-from qdqcli.op.internal import INTERNAL, inlined
+from qdqcli.op.internal import inlined, overload
 from qdqcli.op.primitives import (
     Number,
     add,
@@ -222,7 +221,7 @@ _LARGEST = {
 }
 
 
-@overload(decode, jit_options=INTERNAL)
+@overload(decode)
 def _decode(stored):
     kind = _numba_kind(stored)
     convert = _DECODE[kind]
@@ -233,12 +232,12 @@ def _decode(stored):
     return lambda stored: convert(widen(stored))
 
 
-@overload(encode, jit_options=INTERNAL)
+@overload(encode)
 def _encode(v, stored):
     return lambda v, stored: narrow(pattern(v, stored), stored)
 
 
-@overload(pattern, jit_options=INTERNAL)
+@overload(pattern)
 def _pattern(v, stored):
     kind = _numba_kind(stored)
     convert = _ENCODE[kind]
@@ -247,7 +246,7 @@ def _pattern(v, stored):
     return lambda v, stored: convert(v)
 
 
-@overload(number_pattern, jit_options=INTERNAL)
+@overload(number_pattern)
 def _number_pattern(v, stored):
     kind = _numba_kind(stored)
     convert = _ENCODE_NUMBER[kind]
@@ -256,7 +255,7 @@ def _number_pattern(v, stored):
     return lambda v, stored: convert(v)
 
 
-@overload(value_of_pattern, jit_options=INTERNAL)
+@overload(value_of_pattern)
 def _value_of_pattern(wide, stored):
     kind = _numba_kind(stored)
     convert = _DECODE[kind]
@@ -265,7 +264,7 @@ def _value_of_pattern(wide, stored):
     return lambda wide, stored: convert(wide)
 
 
-@overload(fit, jit_options=INTERNAL)
+@overload(fit)
 def _fit(v, like):
     kind = _numba_kind(like)
     round_to = _FIT[kind]
@@ -274,13 +273,13 @@ def _fit(v, like):
     return lambda v, like: round_to(v)
 
 
-@overload(tiny, jit_options=INTERNAL)
+@overload(tiny)
 def _tiny(like):
     number = _TINY[_numba_kind(like)]
     return lambda like: number
 
 
-@overload(largest, jit_options=INTERNAL)
+@overload(largest)
 def _largest(like):
     number = _LARGEST[_numba_kind(like)]
     return lambda like: number
@@ -300,7 +299,7 @@ def plus_product(total: Number, a: Number, b: Number, stored: Number, rounding: 
     return total + a * b
 
 
-@overload(plus_product, jit_options=INTERNAL)
+@overload(plus_product)
 def _plus_product(total, a, b, stored, rounding):
     if _numba_kind(stored) == "float64" or not isinstance(rounding, types.NoneType):
         return lambda total, a, b, stored, rounding: total + a * b
@@ -318,7 +317,7 @@ def order_key(bits: Number) -> Number:
     return _order_key(bits, 8 * bits.dtype.itemsize)
 
 
-@overload(order_key, jit_options=INTERNAL)
+@overload(order_key)
 def _order_key_of_type(bits):
     width = getattr(bits, "scalar", bits).bitwidth
     last, magnitude = width - 1, 2 ** (width - 1) - 1
@@ -335,7 +334,7 @@ def value_of_key(key: Number, stored: Number) -> Number:
     return decode(order_key(pattern_type(key)).view(stored.dtype))
 
 
-@overload(value_of_key, jit_options=INTERNAL)
+@overload(value_of_key)
 def _value_of_key(key, stored):
     kind = _numba_kind(stored)
     if kind == "float32":
