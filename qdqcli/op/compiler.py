@@ -55,15 +55,35 @@ class HelperLibrary(JITCodeLibrary):
         self._finalized = True
 
 
+class KernelLibrary(JITCodeLibrary):
+    """The code of a kernel, optimized once, together with its helpers.
+
+    Numba's own is optimized function by function first, and quickly as a whole so that counts of references meet and
+    cancel: helpers have none.
+    """
+
+    def _optimize_functions(self, module: Any) -> None:
+        module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        codegen: Any = self._codegen
+        manager = codegen._module_pass_manager()
+        passes, *builder = manager if isinstance(manager, tuple) else (manager,)  # a builder from Numba 0.62 on
+        passes.run(self._final_module, *builder)
+
+
 class KernelCompiler(CompilerBase):
     """Compiles a kernel."""
 
     needless = _NEEDLESS
+    library: Any = KernelLibrary
 
     def define_pipelines(self) -> list[Any]:
-        """Numba's list of passes without those that are `needless`."""
+        """Numba's list of passes without those that are `needless`, into a `library`."""
         context = self.state.targetctx
         self.state.targetctx = context.subtarget(get_abi_sizeof=partial(_size, context.target_data))
+        self.state.library = self.library(context.codegen(), self.state.func_id.func_qualname)
+        self.state.library.enable_object_caching()
         builder: Any = DefaultPassBuilder
         passes: Any = PassManager("thinned out")  # type: ignore[no-untyped-call]
         for step, description in builder.define_nopython_pipeline(self.state).passes:
@@ -77,14 +97,12 @@ class HelperCompiler(KernelCompiler):
     """Compiles a function that only compiled code calls, and that neither makes nor returns arrays."""
 
     needless = _NEEDLESS_FOR_HELPERS
+    library = HelperLibrary
 
     def define_pipelines(self) -> list[Any]:
-        """The same into a `HelperLibrary`."""
+        """The same, and nothing that could be called."""
         passes = super().define_pipelines()
-        state = self.state
-        library: Any = HelperLibrary
-        state.library = library(state.targetctx.codegen(), state.func_id.func_qualname)
-        state.targetctx = state.targetctx.subtarget(get_executable=_entry_point)
+        self.state.targetctx = self.state.targetctx.subtarget(get_executable=_entry_point)
         return passes
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from qdqcli.op.internal import inlined
+from qdqcli.op.internal import inlined, intrinsic
 
 
 def _positional(name: str) -> Any:

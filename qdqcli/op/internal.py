@@ -1,15 +1,20 @@
 """Functions that only compiled code calls: neither Python nor C does, so there are no wrappers for them."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numba.extending
 from numba.core import types
-from numba.core.typing.templates import infer_global, make_overload_template
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, make_overload_template
 
 from qdqcli.op.compiler import HelperCompiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+TRIED_FIRST = {"target": "cpu"}
+"""Metadata of a template for one target, which Numba tries before those for all: a dozen for sums of numbers."""
 
 _INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _ON_CPU: Any = {"_nrt": False, "pipeline_class": HelperCompiler}
@@ -56,3 +61,49 @@ def always_inlined(function: Function) -> Function:
     """The same, without a call: pairs of lanes are returned through memory otherwise, four times slower."""
     overload(function, strict=False, forceinline=True)(lambda *_args: function)
     return function
+
+
+def intrinsic_for(function: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Let `function` be an instruction on the CPU, where the decorated function gives a signature and its generator.
+
+    It takes a context and the arguments' types, as Numba's `intrinsic` has it, and may answer None. An overload would
+    be a function, which costs some milliseconds for every type of its arguments.
+    """
+
+    def register(define: Function) -> Function:
+        generators: dict[Any, Any] = {}
+
+        class Template(AbstractTemplate):
+            key = function
+            metadata = TRIED_FIRST
+
+            def generic(self, args: Any, _kws: Any) -> Any:
+                typed = define(self.context, *args)
+                if typed is None:
+                    return None
+                found, generate = typed
+                generators[found.args] = generate
+                return found
+
+            def get_impl_key(self, _sig: Any) -> Any:
+                return define
+
+        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return generators[sig.args](context, builder, sig, args)
+
+        infer_global(function, types.Function(Template))  # type: ignore[no-untyped-call]
+        lower_builtin(define, types.VarArg(types.Any))(lower)  # type: ignore[no-untyped-call]
+        return define
+
+    return register
+
+
+def intrinsic(define: Function) -> Function:
+    """`numba.extending.intrinsic` for the CPU; Numba's own looks through all its registries at each new use."""
+
+    @wraps(define)
+    def instruction(*_args: Any) -> Any:
+        raise NotImplementedError("for compiled code")
+
+    intrinsic_for(instruction)(define)
+    return cast(Function, instruction)

@@ -17,10 +17,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
 from qdqcli.op import primitives
-from qdqcli.op.internal import inlined
+from qdqcli.op.internal import TRIED_FIRST, inlined, intrinsic, intrinsic_for
 
 LANES = 16
 
@@ -88,11 +88,8 @@ def _lanes_of(*kinds: Any) -> Lanes | None:
 
 # ------------------------------------------------------------------ operators
 
-_FIRST = {"target": "cpu"}
-"""Metadata of templates for one target, which Numba tries before those for all: a dozen for numbers."""
-
 _FREQUENT = {(kind, kind) for kind in (types.int64, types.float32, types.float64)}
-"""Pairs of numbers whose sums are of their type, which need not wait for that dozen either."""
+"""Pairs of numbers whose sums are of their type, which need not wait for the dozen templates of numbers either."""
 
 
 def _define(
@@ -109,7 +106,7 @@ def _define(
 
     @infer_global(function)
     class _Template(AbstractTemplate):
-        metadata = _FIRST
+        metadata = TRIED_FIRST
 
         def generic(self, args: Any, kws: Any) -> Any:
             lanes = _lanes_of(*args)
@@ -170,44 +167,10 @@ def _llvm_call(name: str, builder: Any, lanes: Lanes, *arguments: Any) -> Any:
     return builder.call(declared, arguments)
 
 
-def _for_lanes(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
-    """Let `function` take lanes as Numba's `intrinsic` would: the decorated function gives a signature and a generator.
-
-    None where no lanes are among the arguments. A call is an instruction then; an overload would be a function, which
-    costs some milliseconds to compile for every type of its arguments.
-    """
-
-    def register(define: Callable[..., Any]) -> None:
-        generators: dict[Any, Any] = {}
-
-        @infer_global(function)
-        class _Template(AbstractTemplate):
-            key = function
-            metadata = _FIRST
-
-            def generic(self, args: Any, kws: Any) -> Any:
-                typed = define(self.context, *args)
-                if typed is None:
-                    return None
-                found, generate = typed
-                generators[found.args] = generate
-                return found
-
-            def get_impl_key(self, _sig: Any) -> Any:
-                return define
-
-        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return generators[sig.args](context, builder, sig, args)
-
-        lower_builtin(define, types.VarArg(types.Any))(lower)
-
-    return register
-
-
 def _unary(function: Callable[..., Any], name: str) -> None:
     """Let `function(v)` be LLVM's intrinsic of that name."""
 
-    @_for_lanes(function)
+    @intrinsic_for(function)
     def _typed(_context, v):
         if not isinstance(v, Lanes):
             return None
@@ -219,7 +182,7 @@ _unary(primitives.floor, "llvm.floor")
 _unary(abs, "llvm.fabs")
 
 
-@_for_lanes(primitives.select)
+@intrinsic_for(primitives.select)
 def _select(_context, mask, yes, no):
     if mask != MASK or not (_lanes_of(yes, no) or yes == no):
         return None
@@ -232,7 +195,7 @@ def _select(_context, mask, yes, no):
     return lanes(mask, yes, no), generate
 
 
-@_for_lanes(primitives.constant)
+@intrinsic_for(primitives.constant)
 def _constant(_context, number, v):
     if not isinstance(v, Lanes):
         return None
@@ -244,24 +207,24 @@ def _cast(lanes: Lanes, result: Lanes, instruction: str) -> Any:
     return result(lanes), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], result.llvm)
 
 
-@_for_lanes(primitives.bits_of)
+@intrinsic_for(primitives.bits_of)
 def _bits_of(_context, v):
     return _cast(v, I32 if v == F32 else I64, "bitcast") if isinstance(v, Lanes) else None
 
 
-@_for_lanes(primitives.float32_of)
+@intrinsic_for(primitives.float32_of)
 def _float32_of(_context, bits):
     return _cast(bits, F32, "bitcast") if isinstance(bits, Lanes) else None
 
 
-@_for_lanes(primitives.widen)
+@intrinsic_for(primitives.widen)
 def _widen(_context, stored):
     if not isinstance(stored, Lanes):
         return None
     return _cast(stored, I32, "sext" if stored.scalar == types.int16 else "zext")
 
 
-@_for_lanes(primitives.narrow)
+@intrinsic_for(primitives.narrow)
 def _narrow(_context, bits, stored):
     if not isinstance(stored, Lanes):
         return None
@@ -272,7 +235,7 @@ def _narrow(_context, bits, stored):
     return stored(bits, stored), generate
 
 
-@_for_lanes(primitives.float32_of_half)
+@intrinsic_for(primitives.float32_of_half)
 def _float32_of_half(_context, stored):
     def generate(_c, builder, _s, args):
         return builder.fpext(builder.bitcast(args[0], ir.VectorType(ir.HalfType(), LANES)), F32.llvm)
@@ -280,7 +243,7 @@ def _float32_of_half(_context, stored):
     return (F32(stored), generate) if isinstance(stored, Lanes) else None
 
 
-@_for_lanes(primitives.half_of_float32)
+@intrinsic_for(primitives.half_of_float32)
 def _half_of_float32(_context, v):
     def generate(_c, builder, _s, args):
         half = builder.fptrunc(args[0], ir.VectorType(ir.HalfType(), LANES))
@@ -289,7 +252,7 @@ def _half_of_float32(_context, v):
     return (I32(v), generate) if isinstance(v, Lanes) else None
 
 
-@_for_lanes(primitives.plus_exact_product)
+@intrinsic_for(primitives.plus_exact_product)
 def _plus_exact_product(_context, total, a, b):
     if not isinstance(total, Lanes):
         return None
