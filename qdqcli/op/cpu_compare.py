@@ -37,9 +37,8 @@ from qdqcli.op.lanes import (
     smaller,
     splat,
     tree_sum,
-    widen_to_double,
 )
-from qdqcli.op.primitives import select
+from qdqcli.op.primitives import select, widen_to_double
 from qdqcli.op.value import decode, largest
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 

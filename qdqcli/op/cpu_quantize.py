@@ -35,6 +35,8 @@ from qdqcli.op.lanes import (
     larger,
     load,
     load_part,
+    masked,
+    opaque,
     plus_mask,
     smaller,
     splat,
@@ -42,12 +44,12 @@ from qdqcli.op.lanes import (
     store_part,
     stream,
     tree_sum,
-    widen_to_double,
 )
-from qdqcli.op.primitives import narrow, select
+from qdqcli.op.primitives import narrow, select, widen_to_double
 from qdqcli.op.value import (
     clamp,
     decode,
+    difference,
     encode,
     flush,
     number_pattern,
@@ -199,35 +201,36 @@ def _next_column(c, row):
 
 
 @inlined
-def _add(x, out, lanes, rounding):
+def _add(x, out, lanes, half_up, rounding):
     """Add stored elements and the patterns of what became of them."""
-    error, abs_error, sq_error, sq_input, error_input, peak, zeroed = lanes
+    error, abs_error, sq_error, sq_input, error_input, peak, zeroed, magnitude = lanes
     v, w = decode(x), value_of_pattern(out, x)
-    a = widen_to_double(v)
-    e = widen_to_double(w) - a
-    size = abs(e)
+    moved = difference(w, v, half_up, rounding)
+    a, e = widen_to_double(v), widen_to_double(moved)
     return (
         error + e,
-        abs_error + size,
+        abs_error + masked(e, magnitude),
         plus_product(sq_error, e, e, x, rounding),
         plus_product(sq_input, a, a, x, rounding),
         plus_product(error_input, e, a, x, rounding),
-        larger(size, peak),
-        plus_mask(zeroed, (w == 0.0) & (v != 0.0)),
+        larger(abs(moved), peak),
+        zeroed + count((w == 0.0) & (v != 0.0)),
+        magnitude,
     )
 
 
 @inlined
-def _nothing():
-    """The running sums of a chunk before its first element."""
-    zero = splat(0.0)
-    return zero, zero, zero, zero, zero, zero, splat(np.int32(0))
+def _nothing(number, half_up, rounding):
+    """The running sums of a chunk before its first element; `number` is a zero of the type that `decode` gives."""
+    zero, peak = splat(0.0), splat(number)
+    peak = difference(peak, peak, half_up, rounding)
+    return zero, zero, zero, zero, zero, peak, 0, splat(opaque(np.int64(2**63 - 1)))
 
 
 @inlined
 def _finish(lanes, clipped, sums, chunk):
     """Fold the lanes into a chunk's row; what is not finite there was not finite before or after."""
-    error, abs_error, sq_error, sq_input, error_input, peak, zeroed = lanes
+    error, abs_error, sq_error, sq_input, error_input, peak, zeroed, _ = lanes
     sums[chunk, ERROR] = tree_sum(error)
     sums[chunk, ABS_ERROR] = tree_sum(abs_error)
     sums[chunk, SQ_ERROR] = tree_sum(sq_error)
@@ -235,7 +238,7 @@ def _finish(lanes, clipped, sums, chunk):
     sums[chunk, ERROR_INPUT] = tree_sum(error_input)
     sums[chunk, MAX_ABS_ERROR] = greatest(peak)
     sums[chunk, CLIPPED] = clipped
-    sums[chunk, ZEROED] = tree_sum(zeroed)
+    sums[chunk, ZEROED] = zeroed
 
 
 @inlined
@@ -252,7 +255,7 @@ def quantize_and_sum(
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
         last = smaller(i + CHUNK_ELEMENTS, stop)
-        lanes, clipped = _nothing(), 0
+        lanes, clipped = _nothing(grids.dtype.type(0), half_up, rounding), 0
         run, run_end, left = run_at(i, inner, row, advance)
         while i < last:
             s, end = run - first_slice, smaller(run_end, last)
@@ -264,7 +267,7 @@ def quantize_and_sum(
                 out = number_pattern(v, stored)
                 if keep is not None:
                     store(y, i - base, narrow(out, stored))
-                lanes = _add(stored, out, lanes, rounding)
+                lanes = _add(stored, out, lanes, half_up, rounding)
                 if clipping:
                     clipped += _count_outside(stored, lo, hi)
                 i += LANES
@@ -276,7 +279,7 @@ def quantize_and_sum(
                 )
                 if keep is not None:
                     store_part(y, i - base, narrow(out, stored), width)
-                lanes = _add(stored, out, lanes, rounding)
+                lanes = _add(stored, out, lanes, half_up, rounding)
                 clipped += outside
                 i += LANES
             while run_end <= i and i < last:
@@ -316,7 +319,7 @@ def quantize_and_sum_columns(
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
         last = smaller(i + CHUNK_ELEMENTS, stop)
-        lanes, clipped = _nothing(), splat(np.int32(0))
+        lanes, clipped = _nothing(grids.dtype.type(0), half_up, rounding), splat(np.int32(0))
         c = i % row
         while i < last:
             lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
@@ -339,7 +342,7 @@ def quantize_and_sum_columns(
             outside = (v < lo) | (v > hi)
             if i + LANES > last:
                 outside = outside & first_lanes(last - i)
-            lanes = _add(stored, out, lanes, rounding)
+            lanes = _add(stored, out, lanes, half_up, rounding)
             clipped = plus_mask(clipped, outside)
             i += LANES
             c = _next_column(c, row)

@@ -14,8 +14,8 @@ from qdqcli.op.cpu_careful import tree
 from qdqcli.op.cpu_range import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE, run_at
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES, first_lanes, load, load_part, smaller, splat, store, tree_sum, widen_to_double
-from qdqcli.op.primitives import constant, select
+from qdqcli.op.lanes import LANES, first_lanes, load, load_part, smaller, splat, store, tree_sum
+from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (
     clamp,
     decode,

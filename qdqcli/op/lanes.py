@@ -273,12 +273,11 @@ def as_elements(_context, bits, array):
     return lanes(bits, array), lambda _c, builder, _s, args: builder.bitcast(args[0], lanes.llvm)
 
 
-@intrinsic
-def widen_to_double(_context, v):
-    """Float lanes as float64."""
-    if v == F64:
-        return v(v), lambda _c, _b, _s, args: args[0]
-    return _cast(v, F64, "fpext")
+@intrinsic_for(primitives.widen_to_double)
+def _widen_to_double(_context, v):
+    if not isinstance(v, Lanes):
+        return None
+    return (v(v), lambda _c, _b, _s, args: args[0]) if v == F64 else _cast(v, F64, "fpext")
 
 
 # ------------------------------------------------------------------ memory
@@ -431,6 +430,27 @@ def splat(_context, number):
     """The number in every lane."""
     lanes = Lanes(number)
     return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
+
+
+@intrinsic
+def opaque(_context, number):
+    """An integer, unknown to the compiler: lanes of it stay in a register, where a constant is loaded for every use."""
+
+    def generate(_context, builder, _sig, args):
+        kind = ir.FunctionType(args[0].type, [args[0].type])
+        return builder.asm(kind, "", "=r,0", args, side_effect=False)
+
+    return number(number), generate
+
+
+@intrinsic
+def masked(_context, v, bits):
+    """Float64 lanes with only these bits, I64 lanes, of their patterns."""
+
+    def generate(_context, builder, _sig, args):
+        return builder.bitcast(builder.and_(builder.bitcast(args[0], I64.llvm), args[1]), F64.llvm)
+
+    return v(v, bits), generate
 
 
 @intrinsic

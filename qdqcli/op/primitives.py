@@ -78,6 +78,11 @@ def half_of_float32(v: Number) -> Number:
     return int(v.astype(np.float16).view(np.uint16))
 
 
+def widen_to_double(v: Number) -> Number:
+    """A float32 or float64 as float64."""
+    return np.float64(v)
+
+
 def plus_exact_product(total: Number, a: Number, b: Number) -> Number:
     """total + a * b where the product has no rounding: fused by lanes that can, which is the same number."""
     return total + a * b
@@ -143,6 +148,11 @@ def _float64_of(bits):
 @overload(widen)
 def _widen(stored):
     return (lambda stored: np.int64(stored)) if isinstance(stored, types.Integer) else None
+
+
+@overload(widen_to_double)
+def _widen_to_double(v):
+    return (lambda v: np.float64(v)) if isinstance(v, types.Float) else None
 
 
 @overload(plus_exact_product)

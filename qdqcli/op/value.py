@@ -36,6 +36,7 @@ from qdqcli.op.primitives import (
     rint,
     select,
     widen,
+    widen_to_double,
 )
 
 # ------------------------------------------------------------------ bfloat16 and float16 as bits
@@ -304,6 +305,23 @@ def _plus_product(total, a, b, stored, rounding):
     if _numba_kind(stored) == "float64" or not isinstance(rounding, types.NoneType):
         return lambda total, a, b, stored, rounding: total + a * b
     return lambda total, a, b, stored, rounding: plus_exact_product(total, a, b)
+
+
+def difference(y: Number, x: Number, half_up: Switch, rounding: Switch) -> Number:
+    """The error y - x of an element, without a rounding: in float64, or in their own type where that has it.
+
+    It has it without `rounding`, as for `plus_product`, unless ties go up: then y is 0 or x / 2 <= y <= 2 x (Sterbenz).
+    Only the code 1 comes near that bound: x * scale, rounded, is at least the number behind 1/2, which is worth more
+    than the three roundings of product, scale and inverse. A tie that goes up may lie one ulp below 1/2.
+    """
+    return np.float64(y) - np.float64(x)
+
+
+@overload(difference, jit_options=INTERNAL)
+def _difference(y, x, half_up, rounding):
+    if isinstance(half_up, types.NoneType) and isinstance(rounding, types.NoneType):
+        return lambda y, x, half_up, rounding: y - x
+    return lambda y, x, half_up, rounding: widen_to_double(y) - widen_to_double(x)
 
 
 # ------------------------------------------------------------------ order
