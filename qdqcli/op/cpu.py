@@ -212,9 +212,8 @@ def quantize_and_sum(
         _quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, params.rounding, keep or None, sums)
     else:
         shifted = params.columns.place(base, start, stop)
-        _quantize_and_sum_columns(
-            x, y, *shifted, params.columns.grids, params.any_flushing, *settings, params.rounding, keep or None, sums
-        )
+        grids, flags = params.columns.grids, (params.any_flushing, params.any_clipping)
+        _quantize_and_sum_columns(x, y, *shifted, grids, *flags, *settings, params.rounding, keep or None, sums)
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)

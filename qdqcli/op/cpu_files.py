@@ -114,7 +114,7 @@ def quantize_and_sum(
 
 @kernel()
 def quantize_and_sum_columns(
-    source, sink, x, y, start, stop, row, grids, flushing, clamping, half_up, like, rounding, sums, trouble
+    source, sink, x, y, start, stop, row, grids, flushing, clipping, clamping, half_up, like, rounding, sums, trouble
 ):
     """The same for short runs; element 0 is in column 0."""
     i = start
@@ -125,7 +125,7 @@ def quantize_and_sum_columns(
         chunk = (i - start) // CHUNK_ELEMENTS
         here = sums[chunk : chunk + (count + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS]
         cpu_quantize.quantize_and_sum_columns(
-            x, y, i, i, i + count, row, grids, flushing, clamping, half_up, like, rounding, sink, here
+            x, y, i, i, i + count, row, grids, flushing, clipping, clamping, half_up, like, rounding, sink, here
         )
         if sink is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
             if not _write(sink, y, i, count, trouble):

@@ -37,7 +37,6 @@ from qdqcli.op.lanes import (
     load_part,
     masked,
     opaque,
-    plus_mask,
     smaller,
     splat,
     store,
@@ -312,14 +311,17 @@ def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, f
 
 @inlined
 def quantize_and_sum_columns(
-    x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, rounding, keep, sums
+    x, y, base, start, stop, row, grids, flushing, clipping, clamping, half_up, like, rounding, keep, sums
 ):
-    """`quantize_and_sum` for short runs, with `grids` as in `quantize_columns`."""
+    """`quantize_and_sum` for short runs, with `grids` as in `quantize_columns`.
+
+    Unless `clipping`, no element can be out of range.
+    """
     room = grids.shape[1]
     for chunk in range(sums.shape[0]):
         i = start + chunk * CHUNK_ELEMENTS
         last = smaller(i + CHUNK_ELEMENTS, stop)
-        lanes, clipped = _nothing(grids.dtype.type(0), half_up, rounding), splat(np.int32(0))
+        lanes, clipped = _nothing(grids.dtype.type(0), half_up, rounding), 0
         c = i % row
         while i < last:
             lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
@@ -338,15 +340,13 @@ def quantize_and_sum_columns(
                 out = select(valid, number_pattern(v, stored), 0)
                 if keep is not None:
                     store_part(y, i - base, narrow(out, stored), width)
-            v = decode(stored)
-            outside = (v < lo) | (v > hi)
-            if i + LANES > last:
-                outside = outside & first_lanes(last - i)
             lanes = _add(stored, out, lanes, half_up, rounding)
-            clipped = plus_mask(clipped, outside)
+            if clipping:
+                v = decode(stored)
+                clipped += count(((v < lo) | (v > hi)) & first_lanes(last - i))
             i += LANES
             c = _next_column(c, row)
-        _finish(lanes, tree_sum(clipped), sums, chunk)
+        _finish(lanes, clipped, sums, chunk)
 
 
 @inlined

@@ -142,4 +142,5 @@ def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDAr
         return int(loop(*files, *layout.steps, 0, params.grids, params.flags, *settings, sums, span.trouble))
     columns = params.columns
     loop = cpu_files.quantize_and_sum_columns
-    return int(loop(*files, columns.row, columns.grids, params.any_flushing, *settings, sums, span.trouble))
+    flags = (params.any_flushing, params.any_clipping)
+    return int(loop(*files, columns.row, columns.grids, *flags, *settings, sums, span.trouble))

@@ -494,17 +494,6 @@ def lowest_bit(_context, number):
     return types.int64(types.int64), generate
 
 
-@intrinsic
-def plus_mask(_context, total, mask):
-    """Integer lanes, one more where the mask is set."""
-
-    def generate(_c, builder, _s, args):
-        more = builder.add(args[0], ir.Constant(total.llvm, [1] * LANES))
-        return builder.select(args[1], more, args[0])
-
-    return total(total, mask), generate
-
-
 def _fold(combine: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
     """An intrinsic that folds the far half of the lanes onto the near half until one is left: always the same tree."""
 

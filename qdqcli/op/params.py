@@ -70,6 +70,11 @@ class QuantParams:
         return bool(self.flags[0, : self.num_slices].any())
 
     @property
+    def any_clipping(self) -> bool:
+        """Elements may be outside the range of some slice."""
+        return bool(self.flags[1, : self.num_slices].any())
+
+    @property
     def degenerate(self) -> NDArray[np.bool_]:
         """(slices,): the scale is 0, infinite or the maximum; summing adds slices whose output is not finite."""
         degenerate: NDArray[np.bool_] = self.flags[2, : self.num_slices]

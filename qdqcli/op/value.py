@@ -317,7 +317,7 @@ def difference(y: Number, x: Number, half_up: Switch, rounding: Switch) -> Numbe
     return np.float64(y) - np.float64(x)
 
 
-@overload(difference, jit_options=INTERNAL)
+@overload(difference)
 def _difference(y, x, half_up, rounding):
     if isinstance(half_up, types.NoneType) and isinstance(rounding, types.NoneType):
         return lambda y, x, half_up, rounding: y - x
