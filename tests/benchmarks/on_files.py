@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
 from itertools import pairwise
@@ -15,7 +15,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from qdqcli.cli.main import run
-from qdqcli.op.spec import QuantSpec
+from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.run.pipeline import Measuring, run_plans
 from qdqcli.run.plan import make_plans
 from qdqcli.run.recipe import Recipe
@@ -94,7 +94,8 @@ def write_over(model: Path, target: Path, recipe: Recipe) -> None:
 
 
 def measure_large(table: Table, rounds: int, nbytes: int, of: Callable[[Sequence[float]], float] = median) -> None:
-    tensor, axis0 = Recipe(spec=QuantSpec()), Recipe(spec=QuantSpec(axis=0), min_ndim=2)
+    plain = QuantSpec(compute_dtype=ComputeDType.FLOAT32)  # as the command line has it
+    tensor, axis0 = Recipe(spec=plain), Recipe(spec=replace(plain, axis=0), min_ndim=2)
     was, flat.OutputFile = flat.OutputFile, WrittenOver
     with temporary_llama(nbytes, shards=3) as model, TemporaryDirectory(dir=model.parent) as folder:
         target = Path(folder)
