@@ -9,8 +9,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.extending import intrinsic
 
-from qdqcli.op.internal import inlined, intrinsic
+from qdqcli.op.internal import inlined
 
 
 def _positional(name: str) -> Any:

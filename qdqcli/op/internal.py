@@ -1,8 +1,7 @@
 """Functions that only compiled code calls: neither Python nor C does, so there are no wrappers for them."""
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numba.extending
 from numba.core import types
@@ -96,14 +95,3 @@ def intrinsic_for(function: Callable[..., Any]) -> Callable[[Function], Function
         return define
 
     return register
-
-
-def intrinsic(define: Function) -> Function:
-    """`numba.extending.intrinsic` for the CPU; Numba's own looks through all its registries at each new use."""
-
-    @wraps(define)
-    def instruction(*_args: Any) -> Any:
-        raise NotImplementedError("for compiled code")
-
-    intrinsic_for(instruction)(define)
-    return cast(Function, instruction)

@@ -17,10 +17,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import models, register_model
+from numba.extending import intrinsic, models, register_model
 
 from qdqcli.op import primitives
-from qdqcli.op.internal import TRIED_FIRST, inlined, intrinsic, intrinsic_for
+from qdqcli.op.internal import TRIED_FIRST, inlined, intrinsic_for
 
 LANES = 16
 
