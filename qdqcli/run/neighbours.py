@@ -31,8 +31,8 @@ class _Kind(NamedTuple):
     spec: QuantSpec
     dtype: str
     itemsize: int
-    settings: tuple[object, ...]
-    """What the grid depends on, beside the range."""
+    common: tuple[object, ...]
+    """What those of one call share: the dtype, and what the grid depends on beside the range."""
 
 
 Member = tuple[int, TensorInfo, _Kind]
@@ -59,9 +59,9 @@ def measure_neighbours(
 
 
 def _common(member: Member) -> tuple[object, ...]:
-    """What neighbours share that one call takes: the settings but for the axis, and alignment to one another."""
+    """What neighbours share that one call takes: also, how they are aligned."""
     _, info, kind = member
-    return kind.dtype, kind.settings, info.start % kind.itemsize
+    return kind.common, info.start % kind.itemsize
 
 
 def _kinds(tasks: Sequence[Task]) -> list[_Kind | None]:
@@ -87,11 +87,8 @@ def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
     is_small = 0 < layout.num_elements <= CHUNK_ELEMENTS
     if not is_small or not layout.is_contiguous or layout.inner < LANES:
         return None
-    return _Kind(layout, decision, info.dtype.name, info.dtype.bits // 8, _settings(decision))
-
-
-def _settings(spec: QuantSpec) -> tuple[object, ...]:
-    return spec.num_bits, spec.signed_input, spec.narrow_range, spec.round_mode, spec.compute_dtype
+    grid = decision.num_bits, decision.signed_input, decision.narrow_range, decision.round_mode, decision.compute_dtype
+    return _Kind(layout, decision, info.dtype.name, info.dtype.bits // 8, (info.dtype.name, *grid))
 
 
 def _measure_run(

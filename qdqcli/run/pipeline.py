@@ -397,7 +397,8 @@ def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Meas
         measured.num_slices,
         measuring.scale_bits,
         measured.sums,
-        channels=channels,
+        None,
+        channels,
     )
 
 

@@ -119,6 +119,8 @@ class Recipe:
 
     def _idle_sources(self, by_rules: Sequence[Resolution]) -> list[str]:
         """Files all of whose rules may match nothing, and do."""
+        if not self.rules:
+            return []
         matching = {id(rule) for resolution in {id(r): r for r in by_rules}.values() for rule in resolution.rules}
         sources = {source: [rule for rule in self.rules if rule.source == source]
                    for source in dict.fromkeys(rule.source for rule in self.rules)}  # fmt: skip

@@ -166,7 +166,7 @@ def _check_indexes(
     path: Path, indexes: Mapping[str, Mapping[str, str]], shards: Sequence[Shard]
 ) -> Iterator[tuple[tuple[str, str], str]]:
     """Check that every shard holds what an index says of it; the superseded tensors, as in `Checkpoint`."""
-    held = {shard.name: {tensor.name for tensor in shard.tensors} for shard in shards}
+    held = {shard.name: {tensor.name for tensor in shard.tensors} for shard in shards if indexes}
     for index_name, index in indexes.items():
         for tensor, shard_name in index.items():
             if tensor not in held[shard_name]:
