@@ -27,8 +27,8 @@ from qdqcli.op.params import (
 from qdqcli.op.spec import QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-STRIDE_BYTES = 256 << 10
-"""Read, worked on and written at once: with room for as much output it fits into a core's second cache."""
+STRIDE_BYTES = 1 << 20
+"""Read, worked on and written at once: a call of the system for less costs more than the second cache gives back."""
 
 
 def stride_elements(itemsize: int) -> int:
