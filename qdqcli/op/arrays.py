@@ -74,7 +74,7 @@ def quantize_and_dequantize_v4(
         UnavailableError: the input is on a CUDA device, and CUDA does not work here, or the device failed.
     """
     on_device = is_on_device(input)
-    x, dtype = (input, "") if on_device else _as_array(input)
+    x, dtype = (input, "") if on_device else as_array(input)
     spec = QuantSpec(
         num_bits=num_bits,
         signed_input=bool(signed_input),
@@ -125,8 +125,8 @@ def quantize_and_dequantize_v4_grad(
             tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
             _cuda_arrays().differentiate(gradients, input, input_min, input_max, QuantSpec(axis=axis)),
         )
-    x, dtype = _as_array(input)
-    g, gradients_dtype = _as_array(gradients)
+    x, dtype = as_array(input)
+    g, gradients_dtype = as_array(gradients)
     if dtype != gradients_dtype:
         raise DTypeError(f"gradients are {g.dtype} and input is {x.dtype}; they must have one dtype")
     spec = QuantSpec(axis=axis)
@@ -146,7 +146,7 @@ def quantize_and_dequantize_v4_grad(
 
 def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Floats | None, dtype: str) -> NDArray[Any]:
     """The elements quantized and dequantized in a new array; `ends` (2, slices) where the range is given."""
-    out = _aligned(stored.size, stored.dtype)
+    out = aligned(stored.size, stored.dtype)
     parts = _num_parts(stored.size)
     if not stored.size:
         return out
@@ -160,7 +160,7 @@ def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Flo
     return out
 
 
-def _aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """A new array that begins at a multiple of LANES elements, as writing past the caches wants it."""
     alignment = LANES * dtype.itemsize
     room = np.empty(size * dtype.itemsize + alignment, np.uint8)
@@ -175,7 +175,12 @@ def _num_parts(size: int) -> int:
     return min(4 * int(numba.get_num_threads()), size // CHUNK_ELEMENTS)
 
 
-def _as_array(array: Array) -> tuple[NDArray[Any], str]:
+def as_array(array: Array) -> tuple[NDArray[Any], str]:
+    """A NumPy array of the same memory, where that is possible, and its dtype by safetensors' name.
+
+    Raises:
+        DTypeError: it is no array, or of another dtype than the op takes.
+    """
     if not isinstance(array, np.ndarray):
         try:
             array = np.from_dlpack(array) if not hasattr(array, "__array__") else np.asarray(array)

@@ -51,7 +51,7 @@ _BATCH = 1 << 16
 _SHORT_RUN = 16 * LANES
 """Elements of a run up to which its extremes take longer than going through it."""
 
-_STREAM_BYTES = 16 << 20
+STREAM_BYTES = 16 << 20
 """Of an output that no cache keeps for whoever reads it next."""
 
 Place = tuple[int, int]
@@ -158,7 +158,7 @@ def _streaming(y: Stored, layout: Layout) -> Switch:
     whole_runs = layout.inner % LANES == 0 or is_columnar(layout)
     runs_align = layout.num_slices == 1 or (whole_runs and layout.row % LANES == 0)
     aligned = y.ctypes.data % (LANES * y.itemsize) == 0
-    return True if y.nbytes >= _STREAM_BYTES and aligned and runs_align else None
+    return True if y.nbytes >= STREAM_BYTES and aligned and runs_align else None
 
 
 def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
@@ -196,11 +196,12 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
 
 
 def quantize_and_sum(
-    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool
-) -> NDArray[np.float64]:
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool,
+    streaming: Switch = None,
+) -> NDArray[np.float64]:  # fmt: skip
     """`quantize`, and the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
 
-    Unless `keep`, nothing is written to `y`.
+    Unless `keep`, nothing is written to `y`; with `streaming` past the caches, see `cpu_quantize.quantize_and_sum`.
 
     The extremes of the input are not among them, except in chunks with elements that are not finite. Slices that became
     infinite or NaN are marked in `params.degenerate`.
@@ -209,11 +210,15 @@ def quantize_and_sum(
     settings = (params.clamping, params.half_up, params.like)
     place = (base, start, stop, *layout.steps, params.first_slice)
     if params.columns is None:
-        _quantize_and_sum(x, y, *place, params.grids, params.flags, *settings, params.rounding, keep or None, sums)
+        _quantize_and_sum(
+            x, y, *place, params.grids, params.flags, *settings, params.rounding, keep or None, streaming, sums
+        )
     else:
         shifted = params.columns.place(base, start, stop)
         grids, flags = params.columns.grids, (params.any_flushing, params.any_clipping)
-        _quantize_and_sum_columns(x, y, *shifted, grids, *flags, *settings, params.rounding, keep or None, sums)
+        _quantize_and_sum_columns(
+            x, y, *shifted, grids, *flags, *settings, params.rounding, keep or None, streaming, sums
+        )
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
@@ -240,7 +245,8 @@ class BlockSums:
 
 def requantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
-    source: Place | None = None, sink: Place | None = None, trouble: NDArray[np.int64] | None = None,
+    streaming: Switch = None, source: Place | None = None, sink: Place | None = None,
+    trouble: NDArray[np.int64] | None = None,
 ) -> BlockSums | None:  # fmt: skip
     """All of it in one call, where `x` holds whole slices, each one run, whose range is measured.
 
@@ -259,7 +265,7 @@ def requantize_and_sum(
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     went_well = _requantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
-        *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None,
+        *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None, streaming,
         keys, ends, grids, flags, sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():

@@ -103,7 +103,7 @@ def quantize_and_sum(
         here = sums[chunk : chunk + (count + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS]
         cpu_quantize.quantize_and_sum(
             x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, rounding,
-            sink, here,
+            sink, None, here,
         )  # fmt: skip
         if sink is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
             if not _write(sink, y, i, count, trouble):
@@ -125,7 +125,7 @@ def quantize_and_sum_columns(
         chunk = (i - start) // CHUNK_ELEMENTS
         here = sums[chunk : chunk + (count + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS]
         cpu_quantize.quantize_and_sum_columns(
-            x, y, i, i, i + count, row, grids, flushing, clipping, clamping, half_up, like, rounding, sink, here
+            x, y, i, i, i + count, row, grids, flushing, clipping, clamping, half_up, like, rounding, sink, None, here
         )
         if sink is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
             if not _write(sink, y, i, count, trouble):
@@ -149,7 +149,7 @@ def requantize_and_sum_each(
         inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
         went_well = cpu_quantize.requantize_and_sum(
             None, None, x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity,
-            nothing, q_min, q_max, half_up, like, None, sink, keys, ends, grids, flags, sums[t : t + 1], None,
+            nothing, q_min, q_max, half_up, like, None, sink, None, keys, ends, grids, flags, sums[t : t + 1], None,
         )  # fmt: skip
         if went_well and sink is not None:
             went_well = write_at(sink, offset + begin * y.itemsize, y[begin:end], size, trouble)

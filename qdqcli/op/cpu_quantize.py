@@ -243,11 +243,12 @@ def _finish(lanes, clipped, sums, chunk):
 @inlined
 def quantize_and_sum(
     x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, rounding, keep,
-    sums,
+    streaming, sums,
 ):  # fmt: skip
     """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), row 0 the chunk that begins at `start`.
 
-    Only to `keep` them outputs are written to `y`. INPUT_MIN, INPUT_MAX and the counts of elements that are not finite
+    Only to `keep` them outputs are written to `y`; with `streaming` past the caches: then y[0] lies as many elements
+    behind a multiple of LANES as `base` does. INPUT_MIN, INPUT_MAX and the counts of elements that are not finite
     are left alone. A row whose ABS_ERROR is not finite met such elements: `sum_carefully` does it again, and its NaN in
     `y` are not the canonical ones.
     """
@@ -265,7 +266,7 @@ def quantize_and_sum(
                 v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
                 out = number_pattern(v, stored)
                 if keep is not None:
-                    store(y, i - base, narrow(out, stored))
+                    _keep(y, i - base, narrow(out, stored), streaming)
                 lanes = _add(stored, out, lanes, half_up, rounding)
                 if clipping:
                     clipped += _count_outside(stored, lo, hi)
@@ -284,6 +285,14 @@ def quantize_and_sum(
             while run_end <= i and i < last:
                 run, run_end, left = run_after(run, run_end, inner, row, advance, left)
         _finish(lanes, clipped, sums, chunk)
+
+
+@inlined
+def _keep(y, i, lanes, streaming):
+    if streaming is None:
+        store(y, i, lanes)
+    else:
+        stream(y, i, lanes)
 
 
 @inlined
@@ -311,7 +320,7 @@ def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, f
 
 @inlined
 def quantize_and_sum_columns(
-    x, y, base, start, stop, row, grids, flushing, clipping, clamping, half_up, like, rounding, keep, sums
+    x, y, base, start, stop, row, grids, flushing, clipping, clamping, half_up, like, rounding, keep, streaming, sums
 ):
     """`quantize_and_sum` for short runs, with `grids` as in `quantize_columns`.
 
@@ -331,7 +340,7 @@ def quantize_and_sum_columns(
                 v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
                 out = number_pattern(v, stored)
                 if keep is not None:
-                    store(y, i - base, narrow(out, stored))
+                    _keep(y, i - base, narrow(out, stored), streaming)
             else:
                 width = last - i
                 valid = first_lanes(width)
@@ -352,7 +361,7 @@ def quantize_and_sum_columns(
 @inlined
 def requantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, like, short_runs, keep, keys, ends, grids, flags, sums, trouble,
+    half_up, like, short_runs, keep, streaming, keys, ends, grids, flags, sums, trouble,
 ):  # fmt: skip
     """From elements to error sums in one call, where `x` holds whole slices of one run each, measured themselves.
 
@@ -389,7 +398,7 @@ def requantize_and_sum(
         here = sums[chunk : chunk + 1]
         quantize_and_sum(
             x, y, base, first, last, inner, row, advance, first_slice, grids, flags, None, half_up, like, None, keep,
-            here,
+            streaming, here,
         )  # fmt: skip
         if sink is not None:
             there = sink[1] + first * y.itemsize

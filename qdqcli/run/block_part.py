@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import cpu_quantize as columns
+from qdqcli.op.cpu import BlockSums
 from qdqcli.op.params import Floats
 from qdqcli.run.measurement import Hull, hull_of
 
@@ -74,6 +75,13 @@ def block_slices(
         rows=None if rows is None else rows[begin:],
         degenerate=None if rows is None else degenerate[begin:],
     )
+
+
+def part_of(done: BlockSums, *, continues: bool) -> BlockPart:
+    """What a call that did everything for a block found out; `continues` as in `block_slices`."""
+    slices = block_slices(done.ends, done.degenerate, None, continues=continues)
+    done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
+    return BlockPart(rows=done.sums, slices=slices)
 
 
 def count_degenerate(slices: Sequence[BlockSlices]) -> int:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from qdqcli.op import cpu_quantize as columns
 from qdqcli.op import cpu_spans
-from qdqcli.op.cpu import BlockSums, requantize_and_sum
+from qdqcli.op.cpu import requantize_and_sum
 from qdqcli.op.cpu_quantize import empty_sums
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, QuantParams
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
-from qdqcli.run.block_part import BlockPart, block_slices, count_degenerate
+from qdqcli.run.block_part import BlockPart, block_slices, count_degenerate, part_of
 from qdqcli.run.blocks import (
     GRID_BYTES,
     Block,
@@ -206,7 +206,7 @@ def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Bloc
     if done is None:
         return None
     job.on_bytes((block[1] - block[0]) * x.itemsize)
-    return _part_of(done, continues=span[0] < block[0])
+    return part_of(done, continues=span[0] < block[0])
 
 
 def _finish_on_device(
@@ -218,17 +218,11 @@ def _finish_on_device(
     done = workers.backend.requantize_and_sum(
         x, y, span[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
     )
-    return None if done is None else _part_of(done, continues=span[0] < block[0])
+    return None if done is None else part_of(done, continues=span[0] < block[0])
 
 
 def _takes_one_call(job: TensorJob) -> bool:
     return job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR
-
-
-def _part_of(done: BlockSums, *, continues: bool) -> BlockPart:
-    slices = block_slices(done.ends, done.degenerate, None, continues=continues)
-    done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
-    return BlockPart(rows=done.sums, slices=slices)
 
 
 def _finish_step_by_step(

@@ -1,7 +1,6 @@
 """Kernels on a float32 matrix in memory, on all cores, against a copy past the caches and a pass for its extremes."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import numpy as np
@@ -12,7 +11,8 @@ from qdqcli.op.lanes import LANES, load, stream
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys, merge_keys
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.workers import available_threads
+from qdqcli.run.in_memory import requantize_and_measure
+from qdqcli.run.workers import Workers, available_threads
 from tests.benchmarks.ratios import Table, compare
 
 COLUMNS = 4096
@@ -34,17 +34,17 @@ def aligned(size: int) -> np.ndarray:
 
 
 class Matrix:
-    """Normal values, room for as many, and the work on them, block by block on a pool."""
+    """Normal values, room for as many, and the work on them, block by block."""
 
-    def __init__(self, rows: int, pool: ThreadPoolExecutor) -> None:
-        self.shape, self.pool = (rows, COLUMNS), pool
+    def __init__(self, rows: int, workers: Workers) -> None:
+        self.shape, self.workers = (rows, COLUMNS), workers
         self.x, self.y = aligned(rows * COLUMNS), aligned(rows * COLUMNS)
         self.x[:] = np.random.default_rng(0).standard_normal(rows * COLUMNS, np.float32) * 0.02
         self.y[:] = 0
         self.blocks = [(start, min(start + BLOCK, self.x.size)) for start in range(0, self.x.size, BLOCK)]
 
     def over_blocks(self, work: Callable[[int, int], object]) -> list[object]:
-        return list(self.pool.map(lambda block: work(*block), self.blocks))
+        return self.workers.map(lambda block: work(*block), self.blocks)
 
     def copy(self) -> None:
         self.over_blocks(lambda start, stop: copy_past_caches(self.x[start:stop], self.y[start:stop]))
@@ -73,29 +73,17 @@ class Matrix:
         cpu.quantize_parts(self.x, self.y, layout, cpu.quant_params(ends, spec, layout, 0, "F32"), parts)
 
     def op_and_sums(self, spec: QuantSpec) -> None:
-        """The op and all statistics, as they are found for files: in two passes, or in one where slices are runs."""
+        """The op and all statistics as the Python API runs them, into memory that is there already."""
         layout = Layout.of(self.shape, spec)
-        if layout.is_contiguous and layout.num_slices > 1:
-            self.over_blocks(
-                lambda start, stop: cpu.requantize_and_sum(
-                    self.x[start:stop], self.y[start:stop], start, start, stop, layout, spec, "F32", keep=True
-                )
-            )
-            return
-        layout, params = self.measure(spec)
-        self.over_blocks(
-            lambda start, stop: cpu.quantize_and_sum(
-                self.x[start:stop], self.y[start:stop], start, start, stop, layout, params, keep=True
-            )
-        )
+        requantize_and_measure(self.x, self.y, layout, spec, None, "F32", self.workers)
 
 
 def measure_kernels(
     table: Table, rounds: int, rows: int = 4096, of: Callable[[Sequence[float]], float] = median
 ) -> None:
     tensor, axis0, last, group = QuantSpec(), QuantSpec(axis=0), QuantSpec(axis=1), QuantSpec(group_size=32)
-    with ThreadPoolExecutor(available_threads()) as pool:
-        m = Matrix(rows, pool)
+    with Workers() as workers:
+        m = Matrix(rows, workers)
         t = compare(
             rounds,
             of,

@@ -33,7 +33,7 @@ from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
-from qdqcli.run.workers import available_threads
+from qdqcli.run.workers import Workers, available_threads
 from qdqcli.stats.sums import CHUNK_ELEMENTS as CHUNK
 from tests.benchmarks.in_memory import Matrix
 from tests.benchmarks.ratios import Work, compare, machine
@@ -56,7 +56,7 @@ STRIDES = (64 << 10, 256 << 10, 1 << 20)
 def sum_again(x: Any, y: Any, grids: Any, flags: Any, like: Any, keep: Any, sums: Any) -> None:
     for _ in range(AGAIN):
         cpu_quantize.quantize_and_sum(  # type: ignore[no-untyped-call]
-            x, y, 0, 0, x.size, x.size, x.size, 0, 0, grids, flags, None, None, like, None, keep, sums
+            x, y, 0, 0, x.size, x.size, x.size, 0, 0, grids, flags, None, None, like, None, keep, None, sums
         )
 
 
@@ -165,8 +165,8 @@ def in_cache(lib: CDLL, rounds: int) -> None:
 class CMatrix(Matrix):
     """The matrix of `in_memory.py`, and the work on it by C."""
 
-    def __init__(self, rows: int, pool: ThreadPoolExecutor, lib: CDLL) -> None:
-        super().__init__(rows, pool)
+    def __init__(self, rows: int, workers: Workers, lib: CDLL) -> None:
+        super().__init__(rows, workers)
         self.lib, self.sums = lib, np.zeros((self.x.size // CHUNK, len(SUMS)))
 
     def c_pass(self, axis: int, write: int, params: QuantParams | None) -> None:
@@ -202,8 +202,8 @@ class CMatrix(Matrix):
 
 def in_memory(lib: CDLL, rounds: int, threads: int) -> None:
     """A matrix that no cache holds; C with both kinds of store."""
-    with ThreadPoolExecutor(threads) as pool:
-        m = CMatrix(2048, pool, lib)
+    with Workers(threads) as workers:
+        m = CMatrix(2048, workers, lib)
         layout, params = m.measure(SPECS[NONE])
         works: dict[str, Work] = {
             "copy": m.copy,

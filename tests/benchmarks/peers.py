@@ -15,7 +15,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -26,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.workers import available_threads
+from qdqcli.run.workers import Workers, available_threads
 from tests.benchmarks.in_memory import COLUMNS, Matrix
 from tests.benchmarks.make_checkpoint import parse_size, temporary_llama
 from tests.benchmarks.on_files import qdq
@@ -180,8 +179,8 @@ AXES = {"": -1, "axis 0, ": 0, "last axis, ": 1}
 
 
 def in_memory(rounds: int, rows: int) -> None:
-    with ThreadPoolExecutor(available_threads()) as pool:
-        matrix = Matrix(rows, pool)
+    with Workers() as workers:
+        matrix = Matrix(rows, workers)
         x = matrix.x.reshape(rows, COLUMNS)
         peers = [peer for peer in (_made(make, x) for make in PEERS) if peer is not None]
         for title, axis in AXES.items():
