@@ -119,7 +119,7 @@ def _parse_dtype(name: str, fields: dict[str, object]) -> DType:
     spelling = fields.get("dtype")
     dtype = DTYPES.get(spelling) if isinstance(spelling, str) else None
     if dtype is None:
-        found = f"dtype {escape_name(repr(spelling), 40)} is not one of the format" if "dtype" in fields else "no dtype"
+        found = f"dtype {_shown(spelling)} is not one of the format" if "dtype" in fields else "no dtype"
         raise _bad_tensor(name, found)
     return dtype
 
@@ -130,8 +130,14 @@ def _parse_sizes(name: str, fields: dict[str, object], field: str) -> list[int]:
         raise _bad_tensor(name, f"{field} is not a list" if field in fields else f"no {field}")
     for value in values:
         if type(value) is not int or not 0 <= value < _U64:  # `type`: True is an int
-            raise _bad_tensor(name, f"{field} holds {escape_name(str(value), 40)}, not an integer from 0 to 2^64-1")
+            raise _bad_tensor(name, f"{field} holds {_shown(value)}, not an integer from 0 to 2^64-1")
     return values
+
+
+def _shown(value: object) -> str:
+    """For a message: an object as an object, where it is not nested too deeply for that."""
+    whole = object_of(value) if isinstance(value, tuple) and levels(value) <= MAX_LEVELS else value
+    return escape_name(repr(whole), 40)
 
 
 def _check_size(name: str, dtype: DType, shape: Iterable[int], nbytes: int) -> None:
