@@ -53,6 +53,10 @@ class Layout:
         rows, run = divmod(slice_index, self.advance) if self.advance else (0, slice_index)
         return rows * self.row + run * self.inner
 
+    def whole_slices(self, start: int, stop: int) -> tuple[int, int]:
+        """The elements [start, stop) and the rest of the slices at their edges, where each slice is a single run."""
+        return self.start_of(self.slice_of(start)), self.start_of(self.slice_of(stop - 1) + 1)
+
     def size_of(self, slice_index: int) -> int:
         """The number of elements of a slice."""
         if self.is_contiguous:

@@ -15,7 +15,7 @@ from qdqcli.op.cpu_compare import sum_differences
 from qdqcli.run.blocks import Block, blocks_of, read_block
 from qdqcli.run.count import Pair, count_pairs
 from qdqcli.run.decision import Decision, Skip
-from qdqcli.run.measurement import error_sums
+from qdqcli.run.measurement import error_sums, listed
 from qdqcli.run.plan import Plan, file_of, source_of
 from qdqcli.run.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.workers import Workers
@@ -173,8 +173,7 @@ def _measure(pair: _Pair, workers: Workers) -> ErrorSums:
     if not pair.tensor.num_elements:
         return ErrorSums()
     parts = workers.map(partial(_sum_block, pair, workers), _blocks(pair, workers))
-    rows = [row for part in parts for row in part.tolist()]
-    return error_sums(rows, pair.tensor.num_elements, 0)
+    return error_sums(listed(parts), pair.tensor.num_elements, 0)
 
 
 def _blocks(pair: _Pair, workers: Workers) -> list[Block]:

@@ -1,6 +1,5 @@
 """The op and its error statistics on an array in memory: what `qdq` does to a tensor of a file, without the file."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -24,7 +23,7 @@ from qdqcli.run.block_part import BlockPart, count_degenerate, part_of
 from qdqcli.run.blocks import Block
 from qdqcli.run.estimate import estimate_ends
 from qdqcli.run.given_range import GivenRange, given_ends
-from qdqcli.run.measurement import error_sums, hull_of
+from qdqcli.run.measurement import error_sums, hull_of, listed
 from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
 from qdqcli.tensors.checkpoint import Place
@@ -97,7 +96,7 @@ def requantize_and_measure(
         known = [part for part in parts if part is not None]
         if len(known) == len(parts):
             slices = [part.slices for part in known if part.slices is not None]
-            return error_sums(_listed(part.rows for part in known), x.size, count_degenerate(slices))
+            return error_sums(listed(part.rows for part in known), x.size, count_degenerate(slices))
     ends = given_ends(given_range, 0, layout.num_slices, dtype, spec.compute_dtype)
     if ends is None:
         ends = _measured_ends(x, layout, spec, dtype, workers)
@@ -114,7 +113,7 @@ def requantize_and_measure(
     if spec.is_range_given or not (isfinite(lo) and isfinite(hi)):  # infinities hide the finite ones
         lo, hi = cpu.extremes(x, dtype)
     rows[0][0, [columns.INPUT_MIN, columns.INPUT_MAX]] = lo, hi
-    return error_sums(_listed(rows), x.size, int(params.degenerate.sum()))
+    return error_sums(listed(rows), x.size, int(params.degenerate.sum()))
 
 
 def _fits_one_pass(layout: Layout) -> bool:
@@ -127,7 +126,7 @@ def _finish_block(
 ) -> BlockPart | None:
     """Everything for one block; None where its elements or its grids need a closer look."""
     start, stop = block
-    lo, hi = layout.start_of(layout.slice_of(start)), layout.start_of(layout.slice_of(stop - 1) + 1)
+    lo, hi = layout.whole_slices(start, stop)
     done = cpu.requantize_and_sum(
         x[lo:hi], y[lo:hi], lo, start, stop, layout, spec, dtype, keep=True, streaming=streaming
     )
@@ -152,10 +151,6 @@ def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, dtype: str, worke
     for keys in others:
         merge_keys(first, keys)
     return ends_of_keys(first, dtype)
-
-
-def _listed(rows: Iterable[NDArray[np.float64]]) -> list[list[float]]:
-    return [row for part in rows for row in part.tolist()]
 
 
 class _Memory:

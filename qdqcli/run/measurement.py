@@ -1,6 +1,6 @@
 """Measurement: what was found out about one tensor, made from the rows of sums that the kernels fill."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan, nan
 from typing import NamedTuple
 
@@ -61,6 +61,11 @@ def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerat
         sq_input=sums[columns.SQ_INPUT],
         error_input=sums[columns.ERROR_INPUT],
     )
+
+
+def listed(parts: Iterable[NDArray[np.float64]]) -> list[list[float]]:
+    """The rows of all parts (chunks, SUM_COLUMNS), for `error_sums`."""
+    return [row for part in parts for row in part.tolist()]
 
 
 def sums_of_each(

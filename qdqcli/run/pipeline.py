@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -388,12 +387,11 @@ def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Meas
         # Without sums of slices, the tensor is its only slice or, if it is empty, has none.
         slices = [measured.sums] * measured.num_slices if measured.slice_sums is None else measured.slice_sums
         channels = _by_metric(slices)
-    low, high = measured.hull
     return TensorResult(
         source,
         spec,
-        None if isnan(low) else low,
-        None if isnan(high) else high,
+        measured.input_min,
+        measured.input_max,
         measured.num_slices,
         measuring.scale_bits,
         measured.sums,

@@ -6,7 +6,7 @@ one reads them again, from the page cache as a rule. A large 16-bit tensor with 
 measured: the counts of its patterns tell all.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -35,7 +35,7 @@ from qdqcli.run.blocks import (
 )
 from qdqcli.run.estimate import count_patterns, ends_in_memory, estimate_ends, estimator_of, has_histogram
 from qdqcli.run.given_range import GivenRange, given_ends
-from qdqcli.run.measurement import Hull, Measurement, error_sums, hull_of, slice_sums
+from qdqcli.run.measurement import Hull, Measurement, error_sums, hull_of, listed, slice_sums
 from qdqcli.run.region import Region, Regions
 from qdqcli.run.stored_layout import layout_of
 from qdqcli.run.workers import Workers
@@ -134,7 +134,7 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
     for part in parts:  # an earlier run may have found them
         params.degenerate[list(part.degenerate)] = True
     return Measurement(
-        sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
+        sums=error_sums(listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
         hull=hull_of(ends),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, slice_rows, params.degenerate),
@@ -147,7 +147,7 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
     rows = [block.rows for block in slices if block.rows is not None]
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
     return Measurement(
-        sums=error_sums(_listed(part.rows for part in parts), layout.num_elements, count_degenerate(slices)),
+        sums=error_sums(listed(part.rows for part in parts), layout.num_elements, count_degenerate(slices)),
         hull=hull_of(np.array([block.hull for block in slices]).T),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
@@ -178,8 +178,7 @@ def _map_blocks(
 def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> BlockPart:
     """Everything for one block of a tensor with short slices, from one read."""
     start, stop = block
-    first, last = layout.slice_of(start), layout.slice_of(stop - 1)
-    span = layout.start_of(first), layout.start_of(last + 1)
+    span = layout.whole_slices(start, stop)
     part = _finish_at_once(job, layout, workers, span, block)
     if part is None:
         x = read_block(job.reader, job.info, workers, "input", span)
@@ -326,7 +325,3 @@ def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
 def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any], dtype: str, workers: Workers) -> None:
     """The extremes of the finite elements, into the first row: they merge, so any row will do."""
     rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = workers.backend.extremes(x, dtype) if hull is None else hull
-
-
-def _listed(parts: Iterable[NDArray[np.float64]]) -> list[list[float]]:
-    return [row for part in parts for row in part.tolist()]

@@ -6,6 +6,7 @@ from statistics import median
 import numpy as np
 
 from qdqcli.op import cpu
+from qdqcli.op.arrays import aligned
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES, load, stream
 from qdqcli.op.layout import Layout
@@ -26,19 +27,12 @@ def copy_past_caches(x, y):
         stream(y, i, load(x, i))
 
 
-def aligned(size: int) -> np.ndarray:
-    """Room for float32 that begins at a cache line."""
-    room = np.empty(size + 16, np.float32)
-    begin = -room.ctypes.data % 64 // 4
-    return room[begin : begin + size]
-
-
 class Matrix:
     """Normal values, room for as many, and the work on them, block by block."""
 
     def __init__(self, rows: int, workers: Workers) -> None:
         self.shape, self.workers = (rows, COLUMNS), workers
-        self.x, self.y = aligned(rows * COLUMNS), aligned(rows * COLUMNS)
+        self.x, self.y = (aligned(rows * COLUMNS, np.dtype(np.float32)) for _ in range(2))
         self.x[:] = np.random.default_rng(0).standard_normal(rows * COLUMNS, np.float32) * 0.02
         self.y[:] = 0
         self.blocks = [(start, min(start + BLOCK, self.x.size)) for start in range(0, self.x.size, BLOCK)]
