@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "quantize_and_dequantize_v4": "qdqcli.op.arrays",
     "quantize_and_dequantize_v4_grad": "qdqcli.op.arrays",
-    "quantize_and_measure": "qdqcli.run.in_memory",
+    "quantize_and_measure": "qdqcli.measure.arrays",
     "QuantSpec": "qdqcli.op.spec",
     "RoundMode": "qdqcli.op.spec",
     "ComputeDType": "qdqcli.op.spec",

@@ -7,7 +7,7 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes a fifth of the time 
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from qdqcli.run.interrupt import Interruption
+    from qdqcli.interrupt import Interruption
 
 EXIT_INTERRUPTED = 130
 
@@ -17,7 +17,7 @@ def main() -> "NoReturn":
     try:
         from qdqcli.cli.signals import listen
         from qdqcli.cli.streams import prepare
-        from qdqcli.run.interrupt import Interruption
+        from qdqcli.interrupt import Interruption
 
         prepare()  # before anything gets the descriptor of a stream that is closed
         interruption = Interruption()

@@ -18,7 +18,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import ESTIMATORS, WholeSlices, estimator
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, ReportOptions, formatter
 from qdqcli.report.listing import LISTING_FORMATS
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS, Better
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
 from qdqcli.tensors.checkpoint import FORMATS, open_checkpoint

@@ -8,7 +8,7 @@ import traceback
 from qdqcli import __version__
 from qdqcli.cli import streams
 from qdqcli.errors import QdqError
-from qdqcli.tensors.message import escape, escape_name
+from qdqcli.escape import escape, escape_name
 
 EXIT_OUTPUT, EXIT_UNAVAILABLE, EXIT_BUG = 4, 5, 70
 BUG_LIMIT = 500

@@ -13,11 +13,11 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
+from qdqcli.escape import show_path
+from qdqcli.recipe.listing import with_estimates
+from qdqcli.recipe.plan import check_selection
 from qdqcli.report.number import counted
-from qdqcli.run.listing import with_estimates
-from qdqcli.run.plan import check_selection
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.message import show_path
 
 
 @click.command(
@@ -60,8 +60,8 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     check_selection(plans)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    from qdqcli.measure.workers import Workers
     from qdqcli.run.calibrate import calibrate as estimate
-    from qdqcli.run.workers import Workers
 
     total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
     with (
@@ -82,8 +82,8 @@ def _check_output(output: Path, checkpoints: Sequence[Checkpoint], *, overwrite:
         UsageError: its suffix is of no format; it exists, or is of an input; its folder is not there.
         OutputError: its folder cannot be written to.
     """
+    from qdqcli.output.placement import check_free
     from qdqcli.ranges.output import check_ranges_path
-    from qdqcli.tensors.placement import check_free
 
     check_ranges_path(output)
     check_files([output])

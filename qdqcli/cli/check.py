@@ -11,8 +11,8 @@ from qdqcli.cli.gate import Gate, gate_options
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
-from qdqcli.run.result import RunResult
-from qdqcli.run.stored import read_report
+from qdqcli.result.read import read_report
+from qdqcli.result.result import RunResult
 
 
 @click.command(

@@ -12,11 +12,11 @@ from qdqcli.cli.measure import open_inputs, progress, wants_histograms
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.matching import listed
-from qdqcli.run.plan import Plan, inputs_of, make_plans
-from qdqcli.run.recipe import Recipe
-from qdqcli.run.rename import Renaming, new_names
-from qdqcli.run.result import RunResult
+from qdqcli.recipe.patterns import listed
+from qdqcli.recipe.plan import Plan, inputs_of, make_plans
+from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.rename import Renaming, new_names
+from qdqcli.result.result import RunResult
 
 
 @click.command(
@@ -77,8 +77,8 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
         session.note(warning)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    from qdqcli.measure.workers import Workers
     from qdqcli.run.compare import candidates_of, compare_plans
-    from qdqcli.run.workers import Workers
 
     total = sum(tensor.nbytes for tensor in tensors)
     with (

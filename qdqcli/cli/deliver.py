@@ -10,12 +10,12 @@ from pathlib import Path
 from qdqcli.cli.options import Options
 from qdqcli.cli.streams import write
 from qdqcli.errors import OutputError, UsageError
+from qdqcli.escape import show_path
+from qdqcli.output.placement import check_extra_file
+from qdqcli.recipe.listing import Listing
 from qdqcli.report.formatter import ReportOptions, format_for, formatter, formatter_for
-from qdqcli.run.listing import Listing
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.message import show_path
-from qdqcli.tensors.placement import check_extra_file
 from qdqcli.tensors.storage import output_error, write_file
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"

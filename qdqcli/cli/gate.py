@@ -12,14 +12,14 @@ from qdqcli.cli.deliver import write_report
 from qdqcli.cli.options import Options, apply
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
+from qdqcli.escape import show_path
 from qdqcli.gate.budget import PYPROJECT, BaselineRule, Budget, has_budget, read_budget
+from qdqcli.gate.generate import budget_text
 from qdqcli.gate.judge import judge
 from qdqcli.gate.ratchet import Headroom, ratchet
-from qdqcli.gate.written import budget_text
 from qdqcli.report.formatter import ReportOptions, formatter
-from qdqcli.run.result import RunResult
-from qdqcli.run.stored import read_report
-from qdqcli.tensors.message import show_path
+from qdqcli.result.read import read_report
+from qdqcli.result.result import RunResult
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 EXIT_EXCEEDED = 1

@@ -11,9 +11,9 @@ from qdqcli.cli.measure import open_inputs, plan_inputs, workers_of
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
+from qdqcli.recipe.plan import check_selection
 from qdqcli.report.escape import json_text
 from qdqcli.report.gradients import render
-from qdqcli.run.plan import check_selection
 
 
 @click.command(
@@ -45,8 +45,8 @@ def grad(
     """
     prepare_libraries()
     # Imported late: NumPy and Numba, which --help does without.
-    from qdqcli.run.differentiate import differentiate
-    from qdqcli.tensors.output import OutputTree
+    from qdqcli.output.tree import OutputTree
+    from qdqcli.run.gradient import differentiate
 
     request = opt.request_of(options, session)
     checkpoints = open_inputs([gradients, input_], options, session)

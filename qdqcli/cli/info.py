@@ -14,8 +14,8 @@ from qdqcli.cli.options import talk_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import OutputError
-from qdqcli.report.metric_page import metrics_page
-from qdqcli.tensors.message import show_path
+from qdqcli.escape import show_path
+from qdqcli.report.html.metric_page import metrics_page
 
 PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "rich", "numba-cuda")
 
@@ -73,8 +73,8 @@ def gather() -> dict[str, Any]:
     import llvmlite.binding as llvm
     import numba
 
+    from qdqcli.measure.workers import available_threads
     from qdqcli.op.kernel_cache import folder
-    from qdqcli.run.workers import available_threads
 
     kernels = folder()
     return {

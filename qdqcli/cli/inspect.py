@@ -10,9 +10,9 @@ from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.op.spec import ComputeDType, QuantSpec
-from qdqcli.run.listing import Listing, with_ranges
-from qdqcli.run.plan import check_selection, make_plans
-from qdqcli.run.recipe import Recipe
+from qdqcli.recipe.listing import Listing, with_ranges
+from qdqcli.recipe.plan import check_selection, make_plans
+from qdqcli.recipe.recipe import Recipe
 from qdqcli.tensors.checkpoint import Checkpoint
 
 

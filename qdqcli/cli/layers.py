@@ -10,10 +10,10 @@ from click.core import ParameterSource
 
 from qdqcli.cli.session import Session
 from qdqcli.op.spec import DEFAULT_ESTIMATOR
-from qdqcli.run.preset import PRESETS, preset
-from qdqcli.run.recipe_file import read_recipe
-from qdqcli.run.recipe_keys import SELECTION, SETTINGS
-from qdqcli.run.rule import Rule, displaced, rule_to_json
+from qdqcli.recipe.file import read_recipe
+from qdqcli.recipe.keys import SELECTION, SETTINGS
+from qdqcli.recipe.preset import PRESETS, preset
+from qdqcli.recipe.rule import Rule, displaced, rule_to_json
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = Mapping[str, Any]

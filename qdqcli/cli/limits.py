@@ -4,7 +4,7 @@ import os
 import resource
 
 from qdqcli.errors import UnavailableError
-from qdqcli.tensors.message import show_size
+from qdqcli.escape import show_size
 
 ADDRESS_SPACE = 512 << 20
 """Bytes that NumPy, LLVM and two threads reserve without using them; 450 MiB did, with 400 LLVM aborted."""

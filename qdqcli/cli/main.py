@@ -16,7 +16,7 @@ from qdqcli.cli import streams
 from qdqcli.cli.boundary import report
 from qdqcli.cli.session import Session
 from qdqcli.errors import Interrupted, UsageError
-from qdqcli.run.interrupt import Interruption
+from qdqcli.interrupt import Interruption
 
 EXIT_USAGE = 2
 GARBAGE_THRESHOLD = 1_000_000

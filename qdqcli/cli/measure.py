@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import Options, Request
 from qdqcli.cli.session import Session
+from qdqcli.escape import show_path
+from qdqcli.recipe.listing import Listing
+from qdqcli.recipe.plan import Plan, check_selection, make_plans, with_decisions
 from qdqcli.report.formatter import format_for
-from qdqcli.run.listing import Listing
-from qdqcli.run.plan import Plan, check_selection, make_plans, with_decisions
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
-from qdqcli.tensors.message import show_path
 
 if TYPE_CHECKING:
-    from qdqcli.run.given_range import GivenRange
+    from qdqcli.measure.given_range import GivenRange
+    from qdqcli.measure.workers import Workers
+    from qdqcli.output.tree import OutputTree
+    from qdqcli.result.result import Row, RunResult
+    from qdqcli.result.verification import Verification
     from qdqcli.run.journal import Journal
     from qdqcli.run.pipeline import Measuring
-    from qdqcli.run.result import Row, RunResult
-    from qdqcli.run.verification import Verification
-    from qdqcli.run.workers import Workers
-    from qdqcli.tensors.output import OutputTree
 
 PROGRESS_BYTES = 32 << 20
 """Less work than this is done before a progress bar is read."""
@@ -162,8 +162,8 @@ def workers_of(options: Options, session: Session) -> "Workers":
     Raises:
         UnavailableError: the device does not work here.
     """
+    from qdqcli.measure.workers import Workers
     from qdqcli.op.backend import backend
-    from qdqcli.run.workers import Workers
 
     chosen = backend(options.get("device", "cpu"))
     if chosen.name != "cpu":

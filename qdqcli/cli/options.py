@@ -15,9 +15,9 @@ from qdqcli.errors import UsageError
 from qdqcli.op.backend import AUTO, BACKENDS
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
+from qdqcli.recipe.recipe import Recipe
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.ranking import DEFAULT_SORT, check_sort
-from qdqcli.run.recipe import Recipe
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = Mapping[str, Any]

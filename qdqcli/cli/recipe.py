@@ -14,14 +14,14 @@ from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+from qdqcli.recipe.explanation import Explanation
+from qdqcli.recipe.keys import json_schema
+from qdqcli.recipe.preset import PRESETS, preset, preset_text
 from qdqcli.report import escape
 from qdqcli.report.explanation import render_json, render_table
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted
-from qdqcli.run.explanation import Explanation
-from qdqcli.run.preset import PRESETS, preset, preset_text
-from qdqcli.run.recipe_keys import json_schema
-from qdqcli.tensors.message import escape_name
 
 FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table",
                       show_default=True, help="Choose what standard output gets.")  # fmt: skip

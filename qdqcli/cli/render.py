@@ -9,8 +9,8 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import check_report_paths, deliver
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
-from qdqcli.run.stored import read_report
-from qdqcli.tensors.message import show_path
+from qdqcli.escape import show_path
+from qdqcli.result.read import read_report
 
 
 @click.command(

@@ -10,7 +10,7 @@ from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver_
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
-from qdqcli.tensors.message import show_path
+from qdqcli.escape import show_path
 
 
 @click.command(
@@ -55,7 +55,7 @@ def run(
     interrupted before goes on with --resume.
     """
     # Imported late: `qdq run --help` does without it.
-    from qdqcli.tensors.output import OutputTree
+    from qdqcli.output.tree import OutputTree
 
     if dry_run and verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")

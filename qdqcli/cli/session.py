@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import click
 
 from qdqcli.cli.streams import say
-from qdqcli.run.interrupt import Interruption
+from qdqcli.interrupt import Interruption
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
-from qdqcli.run.interrupt import Interruption
+from qdqcli.interrupt import Interruption
 
 GRACE_S = 0.7
 """How long the work may take to stop in an orderly way; what has its name by then is whole, as after a kill."""

@@ -7,7 +7,7 @@ it out; tensors that could not be measured, or are empty, are left out of all.
 from collections.abc import Callable, Sequence
 from math import ceil, fsum, inf, isfinite
 
-from qdqcli.run.result import TensorResult
+from qdqcli.result.result import TensorResult
 from qdqcli.stats.metrics import METRICS, Better
 
 Weighted = tuple[float, int]

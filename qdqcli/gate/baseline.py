@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from qdqcli.gate.budget import BaselineRule, Tolerance
 from qdqcli.gate.excess import excess_db
-from qdqcli.run.result import Row, RunResult, SkippedTensor, TensorResult, spec_to_json
-from qdqcli.run.verdict import Violation
+from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, spec_to_json
+from qdqcli.result.verdict import Violation
 from qdqcli.stats.metrics import METRICS, Better
 
 DEFAULT_TOLERANCES = (Tolerance(metric="sqnr_db", amount=0.0, is_percent=False),)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name, show_path
 from qdqcli.gate.aggregate import AGGREGATES
-from qdqcli.run.matching import compile_pattern
-from qdqcli.run.result import STATS
-from qdqcli.run.verdict import Severity
+from qdqcli.recipe.patterns import compile_pattern
+from qdqcli.result.result import STATS
+from qdqcli.result.verdict import Severity
 from qdqcli.stats.metrics import METRICS, Better
-from qdqcli.tensors.message import escape_name, show_path
 
 SCHEMA = 1
 NO_LIMIT = "none"

@@ -6,14 +6,14 @@ from datetime import date
 from math import inf, isfinite
 
 from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.baseline import compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.excess import excess_db
-from qdqcli.run.matching import Tables, matches_any, nearest_names
-from qdqcli.run.result import RunResult, TensorResult
-from qdqcli.run.verdict import Severity, Verdict, Violation
-from qdqcli.tensors.message import escape_name
+from qdqcli.recipe.patterns import Tables, matches_any, nearest_names
+from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.result.verdict import Severity, Verdict, Violation
 
 NONFINITE = ("num_nonfinite", "num_nonfinite_output")
 

@@ -15,8 +15,8 @@ from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.budget import Budget, Limit
 from qdqcli.gate.judge import limits_of, waiver_for
-from qdqcli.run.matching import Tables
-from qdqcli.run.result import RunResult
+from qdqcli.recipe.patterns import Tables
+from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS
 
 _HEADER = re.compile(r"^\s*\[(\[)?\s*(?P<name>[\w.\s\"]+?)\s*\](\])?\s*(#.*)?$")

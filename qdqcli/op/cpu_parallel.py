@@ -1,7 +1,7 @@
 """The CPU's loops over whole arrays in memory, a part of the array per thread.
 
 Entered by one thread at a time: Numba's fallback threading layer aborts the process otherwise. `bounds` (parts + 1) are
-the elements at which the parts begin and end. Files go through threads of our own instead, see `run/workers.py`.
+the elements at which the parts begin and end. Files go through threads of our own instead, see `measure/workers.py`.
 """
 
 from numba import prange

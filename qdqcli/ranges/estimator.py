@@ -3,7 +3,7 @@
 To add one: a module with a class that keeps the contract, and a line in `ESTIMATORS`.
 
 An estimator knows nothing of axes and files. It sees slices: the elements that share a range, in the tensor's order,
-one after another. Whoever calls it has gathered them (`run/estimate.py`).
+one after another. Whoever calls it has gathered them (`measure/estimate.py`).
 """
 
 from dataclasses import dataclass

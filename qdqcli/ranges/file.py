@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import InputError
+from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.op.params import STORAGE
 from qdqcli.tensors.checkpoint import open_checkpoint
-from qdqcli.tensors.message import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.strict_json import parse_object
 from qdqcli.tensors.tensor import TensorInfo

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name, show_path
 from qdqcli.op.params import Floats
-from qdqcli.tensors.message import escape_name, show_path
 from qdqcli.tensors.storage import OutputFile, sweep_temporaries
 
 _ENDS = ("input_min", "input_max")

@@ -13,7 +13,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.report.escape import csv_cell
 from qdqcli.report.explanation import decided_text
 from qdqcli.report.formatter import ReportOptions
-from qdqcli.run.result import STATS, Row, RunResult, SkippedTensor, row_to_json, spec_to_json
+from qdqcli.result.result import STATS, Row, RunResult, SkippedTensor, row_to_json, spec_to_json
 
 _SPEC = tuple(spec_to_json(QuantSpec()))
 COLUMNS = (

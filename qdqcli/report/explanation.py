@@ -4,14 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from qdqcli.report import escape
-from qdqcli.report.formatter import ReportOptions
-from qdqcli.report.layout import fit
-from qdqcli.report.number import NO_NUMBER, counted
-from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
-from qdqcli.report.text import table_lines
-from qdqcli.run.decision import Resolution, Skip
-from qdqcli.run.explanation import (
+from qdqcli.recipe.decision import Resolution, Skip
+from qdqcli.recipe.explanation import (
     BUILT_IN,
     ExplainedTensor,
     Explanation,
@@ -20,7 +14,13 @@ from qdqcli.run.explanation import (
     head_to_json,
     resolution_to_json,
 )
-from qdqcli.run.result import header_to_json
+from qdqcli.report import escape
+from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.layout import fit
+from qdqcli.report.number import NO_NUMBER, counted
+from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
+from qdqcli.report.text import table_lines
+from qdqcli.result.result import header_to_json
 
 
 def render_json(explanation: Explanation) -> str:

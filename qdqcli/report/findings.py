@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from qdqcli.report.escape import NO_NAME, visible
 from qdqcli.report.verdict import predicate, sentence
-from qdqcli.run.result import RunResult
-from qdqcli.run.verdict import Severity, Violation
+from qdqcli.result.result import RunResult
+from qdqcli.result.verdict import Severity, Violation
 
 TROUBLES = {
     "num_nonfinite": "elements of the input that are NaN or infinite",

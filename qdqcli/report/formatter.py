@@ -13,7 +13,7 @@ from typing import Protocol
 
 from qdqcli.errors import UsageError
 from qdqcli.report.ranking import DEFAULT_SORT, check_sort
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ FORMATTERS = {
     "jsonl": "qdqcli.report.jsonl:render",
     "csv": "qdqcli.report.csv:render",
     "markdown": "qdqcli.report.markdown:render",
-    "html": "qdqcli.report.html:render",
+    "html": "qdqcli.report.html.page:render",
     "github": "qdqcli.report.github:render",
     "gitlab": "qdqcli.report.gitlab:render",
     "junit": "qdqcli.report.junit:render",

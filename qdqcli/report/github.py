@@ -11,7 +11,7 @@ from qdqcli.report.findings import Finding, findings
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted
 from qdqcli.report.verdict import headline
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 
 SHOWN = 10
 """Annotations of each kind that GitHub shows for a step."""

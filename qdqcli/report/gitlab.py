@@ -9,7 +9,7 @@ from qdqcli.report.escape import json_text, shorten, visible
 from qdqcli.report.findings import Finding, findings
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.sarif import fingerprint
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 
 MAX_ISSUES = 5000
 _MAX_TEXT = 1000

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from qdqcli.report.escape import shorten, terminal
 from qdqcli.report.number import counted, percent
 from qdqcli.report.table import MAX_NAME
-from qdqcli.run.masked import MaskedGradient
+from qdqcli.result.gradient import MaskedGradient
 
 
 def render(rows: Sequence[MaskedGradient]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from qdqcli.report.escape import json_text
 from qdqcli.report.formatter import ReportOptions
-from qdqcli.run.result import RunResult, header_to_json, judged_to_json, row_to_json, summary_to_json
+from qdqcli.result.result import RunResult, header_to_json, judged_to_json, row_to_json, summary_to_json
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:

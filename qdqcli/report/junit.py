@@ -12,8 +12,8 @@ from qdqcli.report.findings import short_message
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted, metric_title, metric_unit, row_text
 from qdqcli.report.table import spec_text
-from qdqcli.run.result import Row, RunResult, TensorResult
-from qdqcli.run.verdict import Severity, Violation
+from qdqcli.result.result import Row, RunResult, TensorResult
+from qdqcli.result.verdict import Severity, Violation
 
 MAX_CASES = 2000
 """Test cases of their own; CI servers become slow beyond. More tensors are grouped by the part of the name that the

@@ -5,7 +5,7 @@ from math import ceil, floor
 
 from qdqcli.report.number import row_text
 from qdqcli.report.table import Quote
-from qdqcli.run.result import TensorResult
+from qdqcli.result.result import TensorResult
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 1200, 260, 44, 12, 24
 _LOW_SHARE = 0.1

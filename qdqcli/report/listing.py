@@ -7,6 +7,8 @@ from io import StringIO
 
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.listing import ListedTensor, Listing, listing_to_json
 from qdqcli.report import escape
 from qdqcli.report.explanation import decided_text, ranked_places
 from qdqcli.report.formatter import ReportOptions
@@ -14,9 +16,7 @@ from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
-from qdqcli.run.decision import Skip
-from qdqcli.run.listing import ListedTensor, Listing, listing_to_json
-from qdqcli.run.result import range_to_json
+from qdqcli.result.result import range_to_json
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 

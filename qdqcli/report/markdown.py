@@ -12,8 +12,8 @@ from qdqcli.report.ranking import ranked
 from qdqcli.report.summary import facts, few, hidden, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, table
 from qdqcli.report.verdict import headline, sentence, waived_line
-from qdqcli.run.result import RunResult
-from qdqcli.run.verdict import Verdict
+from qdqcli.result.result import RunResult
+from qdqcli.result.verdict import Verdict
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:

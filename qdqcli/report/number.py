@@ -1,6 +1,6 @@
 """Metric values as a reader wants them: few digits, units, words where there is no number."""
 
-from qdqcli.run.result import TensorResult
+from qdqcli.result.result import TensorResult
 from qdqcli.stats.metrics import METRICS, MetricValue
 
 NO_NUMBER = "-"

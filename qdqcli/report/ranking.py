@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 
 from qdqcli.errors import UsageError
-from qdqcli.run.result import STATS, RunResult, TensorResult
+from qdqcli.result.result import STATS, RunResult, TensorResult
 from qdqcli.stats.metrics import METRICS, Better
 
 DEFAULT_SORT = "sqnr_db"

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from qdqcli.report.escape import json_text, shorten, visible
 from qdqcli.report.findings import Finding, findings
 from qdqcli.report.formatter import ReportOptions
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS
 
 MAX_RESULTS = 5000

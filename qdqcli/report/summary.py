@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, row_text, significant
 from qdqcli.report.ranking import BY_NAME, DEFAULT_SORT
 from qdqcli.report.table import Quote
-from qdqcli.run.result import RunResult, TensorResult
+from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.stats.metrics import MetricValue, is_exact
 
 Fact = tuple[str, str]

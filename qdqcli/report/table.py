@@ -7,7 +7,7 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
 from qdqcli.report.escape import ARROW, TIMES, shorten
 from qdqcli.report.number import NO_NUMBER, metric_title, metric_unit, row_text
 from qdqcli.report.ranking import BY_NAME
-from qdqcli.run.result import TensorResult
+from qdqcli.result.result import TensorResult
 
 Quote = Callable[[str], str]
 """Foreign text -> what the format may show."""

@@ -18,8 +18,8 @@ from qdqcli.report.ranking import ranked
 from qdqcli.report.summary import facts, hidden, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, table
 from qdqcli.report.verdict import headline, sentence, waived_line
-from qdqcli.run.result import RunResult
-from qdqcli.run.verdict import Severity, Verdict
+from qdqcli.result.result import RunResult
+from qdqcli.result.verdict import Severity, Verdict
 
 _HEAD = Style(bold=True)
 _QUIET = Style(dim=True)

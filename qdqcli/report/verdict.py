@@ -2,7 +2,7 @@
 
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, significant
 from qdqcli.report.table import Quote
-from qdqcli.run.verdict import Verdict, Violation
+from qdqcli.result.verdict import Verdict, Violation
 from qdqcli.stats.metrics import METRICS, Better
 
 _WHAT = {

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from qdqcli.measure.blocks import GRID_BYTES, check_memory
+from qdqcli.measure.estimate import estimate_ends
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.sums import Hull
+from qdqcli.measure.workers import Workers
 from qdqcli.op.params import Floats
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.ranges.output import RangeEntry, create_ranges
-from qdqcli.run.blocks import GRID_BYTES, check_memory
-from qdqcli.run.estimate import estimate_ends
-from qdqcli.run.measurement import Hull
-from qdqcli.run.plan import Plan
-from qdqcli.run.stored_layout import layout_of
-from qdqcli.run.workers import Workers
+from qdqcli.recipe.plan import Plan
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 

@@ -11,14 +11,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.measure.blocks import Block, blocks_of, read_block
+from qdqcli.measure.sums import error_sums, listed
+from qdqcli.measure.workers import Workers
 from qdqcli.op.cpu_compare import sum_differences
-from qdqcli.run.blocks import Block, blocks_of, read_block
+from qdqcli.recipe.decision import Decision, Skip
+from qdqcli.recipe.plan import Plan, file_of, source_of
+from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
-from qdqcli.run.decision import Decision, Skip
-from qdqcli.run.measurement import error_sums, listed
-from qdqcli.run.plan import Plan, file_of, source_of
-from qdqcli.run.result import Row, SkippedTensor, Source, TensorResult
-from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import Shard, ShardReader
 from qdqcli.tensors.tensor import TensorInfo

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.measure.blocks import GRID_BYTES, Block, blocks_of, read_block
+from qdqcli.measure.estimate import estimate_ends
+from qdqcli.measure.given_range import given_ends
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.workers import Workers
 from qdqcli.op.cpu_bins import count_bins
-from qdqcli.run.blocks import GRID_BYTES, Block, blocks_of, read_block
-from qdqcli.run.estimate import estimate_ends
-from qdqcli.run.given_range import given_ends
-from qdqcli.run.histogram import Histogram, Histograms
+from qdqcli.recipe.plan import Plan
+from qdqcli.result.histogram import Histogram, Histograms
+from qdqcli.result.result import Row, TensorResult
 from qdqcli.run.pipeline import Measuring
-from qdqcli.run.plan import Plan
-from qdqcli.run.result import Row, TensorResult
-from qdqcli.run.stored_layout import layout_of
-from qdqcli.run.workers import Workers
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qdqcli import __version__
-from qdqcli.run.decision import Decision
-from qdqcli.run.plan import Plan
-from qdqcli.tensors.message import escape, escape_name
+from qdqcli.escape import escape, escape_name
+from qdqcli.recipe.decision import Decision
+from qdqcli.recipe.plan import Plan
 from qdqcli.tensors.storage import FileIdentity, InputFile
 
 Fingerprint = Mapping[str, Any]

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qdqcli.errors import UsageError
+from qdqcli.escape import show_path
+from qdqcli.measure.region import Region
+from qdqcli.output.line_log import LineLog
+from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.plan import Plan
+from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
-from qdqcli.run.plan import Plan
 from qdqcli.run.record import record_rows, restore_rows
-from qdqcli.run.region import Region
-from qdqcli.run.result import Row
 from qdqcli.tensors.checkpoint import Waiting
-from qdqcli.tensors.line_log import LineLog
-from qdqcli.tensors.message import show_path
-from qdqcli.tensors.output import OutputTree
 from qdqcli.tensors.storage import FileIdentity
 
 

@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 
 from qdqcli.errors import QdqError, UsageError
+from qdqcli.measure.given_range import GivenRange
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.region import Region, Regions
+from qdqcli.measure.sums import Measurement
+from qdqcli.measure.tensor import TensorJob, quantize_tensor
+from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.decision import Decision, Skip
-from qdqcli.run.given_range import GivenRange
+from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.decision import Decision, Skip
+from qdqcli.recipe.patterns import listed, nearest_names
+from qdqcli.recipe.plan import Plan, file_of, inputs_of, source_of
+from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
+from qdqcli.run.batch import measure_neighbours
 from qdqcli.run.journal import Journal, Progress
-from qdqcli.run.matching import listed, nearest_names
-from qdqcli.run.measurement import Measurement
-from qdqcli.run.neighbours import measure_neighbours
-from qdqcli.run.plan import Plan, file_of, inputs_of, source_of
-from qdqcli.run.quantize import TensorJob, quantize_tensor
-from qdqcli.run.region import Region, Regions
-from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
-from qdqcli.run.stored_layout import layout_of
-from qdqcli.run.workers import Workers
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting
-from qdqcli.tensors.output import OutputTree
 from qdqcli.tensors.tensor import TensorInfo
 
 BATCH_BYTES = 512 << 10

@@ -13,9 +13,9 @@ from math import isnan, nan
 from operator import attrgetter
 from typing import Any
 
-from qdqcli.run.decision import Skip
-from qdqcli.run.plan import Plan, file_of, source_of
-from qdqcli.run.result import Row, SkippedTensor, TensorResult
+from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.plan import Plan, file_of, source_of
+from qdqcli.result.result import Row, SkippedTensor, TensorResult
 from qdqcli.stats.sums import ErrorSums
 
 

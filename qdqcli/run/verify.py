@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qdqcli.errors import InputError, OutputError
+from qdqcli.escape import escape_name, show_path
+from qdqcli.measure.workers import Workers
+from qdqcli.output.file_tree import files_below, first_difference
+from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.plan import Plan
+from qdqcli.result.result import Row
+from qdqcli.result.verification import Verification
 from qdqcli.run.pipeline import Measuring, measure_shard
-from qdqcli.run.plan import Plan
 from qdqcli.run.record import record_rows
-from qdqcli.run.result import Row
-from qdqcli.run.verification import Verification
-from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import ShardReader, open_as
-from qdqcli.tensors.file_tree import files_below, first_difference
-from qdqcli.tensors.message import escape_name, show_path
-from qdqcli.tensors.output import OutputTree
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, forget_cached
 from qdqcli.tensors.tensor import TensorInfo
 

@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from qdqcli.measure.workers import Workers
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.plan import make_plans
+from qdqcli.recipe.recipe import Recipe
 from qdqcli.run.compare import candidates_of, compare_plans
 from qdqcli.run.pipeline import Measuring, run_plans
-from qdqcli.run.plan import make_plans
-from qdqcli.run.recipe import Recipe
-from qdqcli.run.workers import Workers
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
-from qdqcli.tensors.output import OutputTree
 
 _SHAPES = {
     "neighbour": (2, 64),

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from qdqcli.errors import InputError, UnavailableError, UsageError
-from qdqcli.tensors.message import escape_name, show_path
+from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
 from qdqcli.tensors.storage import FileIdentity, InputFile, input_error
 from qdqcli.tensors.tensor import DTYPES, TensorInfo

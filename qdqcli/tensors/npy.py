@@ -11,8 +11,8 @@ import warnings
 from math import prod
 from pathlib import Path
 
+from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.tensors.flat import FlatShard
-from qdqcli.tensors.message import MalformedError, blame, escape_name
 from qdqcli.tensors.signature import describe
 from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo

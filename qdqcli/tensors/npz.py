@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import Self
 
 from qdqcli.errors import OutputError
+from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import ShardReader
-from qdqcli.tensors.message import MalformedError, blame, escape_name, show_path
-from qdqcli.tensors.placement import free_bytes
-from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile, Spool
+from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile, Spool, free_bytes
 from qdqcli.tensors.stream import InputStream, OutputStream
 from qdqcli.tensors.tensor import TensorInfo, check_range
 from qdqcli.tensors.zip_member import Member, read_members, zip_errors

@@ -11,8 +11,8 @@ from math import prod
 from operator import attrgetter
 from pathlib import Path
 
+from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.tensors.flat import FlatShard
-from qdqcli.tensors.message import MalformedError, blame, escape_name
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
 from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.strict_json import levels, object_of, parse_pairs

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qdqcli.errors import InputError
+from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import FORMATS, Checkpoint, Shard, open_file, void_notes
-from qdqcli.tensors.message import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.storage import InputFile, input_error
 from qdqcli.tensors.strict_json import parse_object
 

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from qdqcli.errors import InputError, OutputError
-from qdqcli.tensors.message import show_path
+from qdqcli.escape import show_path
 
 CHUNK_BYTES = 1 << 20
 """Size of the buffer of a copy: 1 MiB, beyond which a copy within the page cache gains nothing."""
@@ -377,3 +378,12 @@ def sync_folder(folder: Path) -> None:
         # File systems that cannot flush folders, and folders that may be written but not read.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise output_error(folder, error) from error
+
+
+def free_bytes(folder: Path) -> int | None:
+    """The bytes that may still be written to the disk of a folder; None where the file system does not say."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    return usage.free if usage.total else None

@@ -9,7 +9,7 @@ from functools import partial
 from math import isfinite
 from typing import Any, NoReturn
 
-from qdqcli.tensors.message import MalformedError, escape_name
+from qdqcli.escape import MalformedError, escape_name
 
 Pairs = tuple[tuple[str, object], ...]
 """What stands in an object, key by key, before anything is known of the keys."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from qdqcli.tensors.message import MalformedError, escape_name
+from qdqcli.escape import MalformedError, escape_name
 from qdqcli.tensors.npy import PREFIX_BYTES, parse_npy
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
 from qdqcli.tensors.storage import InputFile

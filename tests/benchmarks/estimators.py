@@ -19,11 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from qdqcli.measure.estimate import estimate_ends
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.tensor import TensorJob, quantize_tensor
+from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.estimate import estimate_ends
-from qdqcli.run.quantize import TensorJob, quantize_tensor
-from qdqcli.run.stored_layout import layout_of
-from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import ShardReader, open_checkpoint
 from qdqcli.tensors.tensor import TensorInfo
 from tests.benchmarks.ratios import Work, compare

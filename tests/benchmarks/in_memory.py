@@ -5,6 +5,8 @@ from statistics import median
 
 import numpy as np
 
+from qdqcli.measure.arrays import requantize_and_measure
+from qdqcli.measure.workers import Workers, available_threads
 from qdqcli.op import cpu
 from qdqcli.op.arrays import aligned
 from qdqcli.op.kernel_cache import kernel
@@ -12,8 +14,6 @@ from qdqcli.op.lanes import LANES, load, stream
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys, merge_keys
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.in_memory import requantize_and_measure
-from qdqcli.run.workers import Workers, available_threads
 from tests.benchmarks.ratios import Table, compare
 
 COLUMNS = 4096

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from qdqcli.measure.workers import Workers, available_threads
 from qdqcli.op import cpu, cpu_files, cpu_patterns, cpu_quantize
 from qdqcli.op.cpu_quantize import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
 from qdqcli.op.cpu_range import INVERSE_SCALE, SCALE
@@ -33,7 +34,6 @@ from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
-from qdqcli.run.workers import Workers, available_threads
 from qdqcli.stats.sums import CHUNK_ELEMENTS as CHUNK
 from tests.benchmarks.in_memory import Matrix
 from tests.benchmarks.ratios import Work, compare, machine

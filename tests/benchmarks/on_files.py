@@ -15,11 +15,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from qdqcli.cli.main import run
+from qdqcli.measure.workers import Workers, available_threads
 from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.recipe.plan import make_plans
+from qdqcli.recipe.recipe import Recipe
 from qdqcli.run.pipeline import Measuring, run_plans
-from qdqcli.run.plan import make_plans
-from qdqcli.run.recipe import Recipe
-from qdqcli.run.workers import Workers, available_threads
 from qdqcli.tensors import flat, storage
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.benchmarks.make_checkpoint import temporary_llama, temporary_small_tensors

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import llvmlite.binding as llvm
 
-from qdqcli.run.workers import available_threads
+from qdqcli.measure.workers import available_threads
 
 Work = Callable[[], object]
 KEPT = Path(__file__).with_name("short.json")

@@ -5,9 +5,9 @@ import sys
 
 from qdqcli.cli.main import run
 from qdqcli.cli.signals import listen
+from qdqcli.interrupt import Interruption
+from qdqcli.output.line_log import LineLog
 from qdqcli.run import pipeline
-from qdqcli.run.interrupt import Interruption
-from qdqcli.tensors.line_log import LineLog
 
 SMALL = {"PART_BYTES": 1, "BATCH_BYTES": 1}
 """Of `pipeline`, so that each tensor is a part of its own."""

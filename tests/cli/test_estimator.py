@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qdqcli.measure.workers import Workers
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
+from qdqcli.recipe.plan import make_plans
+from qdqcli.recipe.recipe import Recipe
+from qdqcli.result.result import TensorResult
 from qdqcli.run.pipeline import Measuring, run_plans
-from qdqcli.run.plan import make_plans
-from qdqcli.run.recipe import Recipe
-from qdqcli.run.result import TensorResult
-from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.conftest import Qdq
 from tests.run.checkpoints import DTYPES, read_safetensors, sample, write_safetensors

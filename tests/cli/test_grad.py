@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qdqcli import quantize_and_dequantize_v4_grad
-from qdqcli.run import workers as workers_module
+from qdqcli.measure import workers as workers_module
 from tests import reference
 from tests.conftest import Qdq
 from tests.op.bits import assert_same_bits

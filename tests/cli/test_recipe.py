@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from qdqcli import quantize_and_dequantize_v4
+from qdqcli.recipe.preset import PRESETS, preset_text
 from qdqcli.report.escape import TIMES
-from qdqcli.run.preset import PRESETS, preset_text
 from tests.cli.process import environment
 from tests.cli.test_resume import KILLED, stopped
 from tests.conftest import Qdq

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qdqcli.measure import workers as workers_module
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
-from qdqcli.run import workers as workers_module
 from qdqcli.stats.metrics import METRICS
 from tests import reference
 from tests.conftest import TINY, TINY_FLOATS, Qdq

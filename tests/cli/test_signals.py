@@ -15,7 +15,7 @@ import pytest
 
 from qdqcli.cli.main import run
 from qdqcli.cli.signals import GRACE_S
-from qdqcli.run.interrupt import Interruption
+from qdqcli.interrupt import Interruption
 from tests.cli.process import bytes_read, start_process, wait_until
 from tests.run.checkpoints import sample, write_safetensors, write_sparse
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from qdqcli.gate.budget import Budget, read_budget
 from qdqcli.gate.judge import judge
-from qdqcli.run.result import RunResult
-from qdqcli.run.verdict import Verdict
+from qdqcli.result.result import RunResult
+from qdqcli.result.verdict import Verdict
 
 TODAY = date(2026, 6, 1)
 

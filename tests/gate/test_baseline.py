@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 from tests.gate.samples import verdict
 from tests.report.samples import BAD, EXACT, GOOD, KEPT, quantized, run_of, skipped
 

@@ -8,7 +8,7 @@ import pytest
 from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.judge import judge
-from qdqcli.run.verdict import Severity, Verdict
+from qdqcli.result.verdict import Severity, Verdict
 from tests.gate.samples import TODAY, budget, verdict
 from tests.report.samples import BAD, EMPTY, EXACT, GOOD, NONFINITE, SKIPPED, UNMEASURED, quantized, run_of, skipped
 

@@ -7,10 +7,10 @@ import pytest
 
 from qdqcli.errors import UsageError
 from qdqcli.gate.budget import read_budget
+from qdqcli.gate.generate import budget_text, glob_of
 from qdqcli.gate.judge import judge
 from qdqcli.gate.ratchet import Headroom, ratchet
-from qdqcli.gate.written import budget_text, glob_of
-from qdqcli.run.matching import compile_pattern
+from qdqcli.recipe.patterns import compile_pattern
 from tests.gate.samples import TODAY, budget
 from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, quantized, run_of
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qdqcli.measure.workers import Workers
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.minmax import MinMax
-from qdqcli.run.workers import Workers
 from tests import reference
 from tests.op.bits import assert_same_bits
 from tests.run.checkpoints import DTYPES, sample

@@ -3,7 +3,7 @@
 from math import inf, nan
 
 from qdqcli.op.spec import QuantSpec
-from qdqcli.run.result import Row, RunResult, SkippedTensor, Source, TensorResult
+from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult
 from tests.stats.samples import measured
 
 HOSTILE = (

@@ -12,8 +12,8 @@ from junitparser import Failure, JUnitXml, Skipped
 from qdqcli.report.formatter import ReportOptions, formatter
 from qdqcli.report.junit import MAX_CASES
 from qdqcli.report.sarif import MAX_RESULTS, uri_of
-from qdqcli.run.result import RunResult
-from qdqcli.run.verdict import Severity, Verdict, Violation
+from qdqcli.result.result import RunResult
+from qdqcli.result.verdict import Severity, Verdict, Violation
 from tests.report.samples import BAD, EVERY_KIND, GOOD, HOSTILE, SKIPPED, hostile_run, quantized, run_of
 
 

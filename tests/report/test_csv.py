@@ -7,7 +7,7 @@ import pytest
 
 from qdqcli.report.csv import COLUMNS
 from qdqcli.report.formatter import ReportOptions, formatter
-from qdqcli.run.result import STATS, RunResult, TensorResult, row_to_json
+from qdqcli.result.result import STATS, RunResult, TensorResult, row_to_json
 from tests.report.samples import EVERY_KIND, LONG, hostile_run
 
 

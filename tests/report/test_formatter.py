@@ -7,7 +7,7 @@ import pytest
 
 from qdqcli.errors import UsageError
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, ReportOptions, formatter, formatter_for
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 from tests.report.samples import EVERY_KIND, SKIPPED, hostile_run, run_of
 
 DEFAULTS = ReportOptions()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from qdqcli.report.formatter import ReportOptions, formatter
-from qdqcli.run.histogram import Histogram, Histograms
-from qdqcli.run.result import RunResult, TensorResult
-from qdqcli.run.verdict import Verdict, Violation
+from qdqcli.result.histogram import Histogram, Histograms
+from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.result.verdict import Verdict, Violation
 from tests.report.samples import BAD, EVERY_KIND, GOOD, HOSTILE, hostile_run, quantized, run_of
 
 HISTOGRAMS = Histograms(

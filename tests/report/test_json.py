@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from qdqcli.report.formatter import ReportOptions, formatter
-from qdqcli.run.result import RunResult, to_json
+from qdqcli.result.result import RunResult, to_json
 from tests.report.samples import EVERY_KIND, hostile_run, run_of
 
 RUNS = {"every kind": EVERY_KIND, "hostile": hostile_run(), "no rows": run_of()}

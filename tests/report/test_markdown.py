@@ -8,7 +8,7 @@ from markdown_it.token import Token
 
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import ReportOptions, formatter
-from qdqcli.run.result import RunResult
+from qdqcli.result.result import RunResult
 from tests.report.samples import EVERY_KIND, HOSTILE, hostile_run, quantized, run_of
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from qdqcli.report.number import counted, metric_text, metric_title, metric_unit, percent, significant
-from qdqcli.run.result import STATS
+from qdqcli.result.result import STATS
 
 
 @pytest.mark.parametrize(

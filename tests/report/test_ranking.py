@@ -4,7 +4,7 @@ import pytest
 
 from qdqcli.errors import UsageError
 from qdqcli.report.ranking import SORTS, ranked
-from qdqcli.run.result import STATS, TensorResult
+from qdqcli.result.result import STATS, TensorResult
 from qdqcli.stats.metrics import METRICS
 from tests.report.samples import BAD, EMPTY, EVERY_KIND, EXACT, GOOD, UNMEASURED, quantized, run_of
 

@@ -9,7 +9,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.report.formatter import ReportOptions, formatter
 from qdqcli.report.number import metric_title
 from qdqcli.report.ranking import SORTS
-from qdqcli.run.result import RunResult, TensorResult
+from qdqcli.result.result import RunResult, TensorResult
 from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, SKIPPED, hostile_run, quantized, run_of, skipped
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.plan import Plan, make_plans
+from qdqcli.recipe.recipe import Recipe
+from qdqcli.result.result import Row, TensorResult, to_json
 from qdqcli.run.pipeline import Measuring, result_of, run_plans
-from qdqcli.run.plan import Plan, make_plans
-from qdqcli.run.recipe import Recipe
 from qdqcli.run.record import record_rows, restore_rows
-from qdqcli.run.result import Row, TensorResult, to_json
-from qdqcli.run.workers import Workers
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.conftest import TINY
 from tests.run.checkpoints import write_safetensors

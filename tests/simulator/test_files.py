@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdqcli.run import estimate
+from qdqcli.measure import estimate
 from tests.conftest import Outcome, Qdq
 from tests.run.checkpoints import sample, write_safetensors
 

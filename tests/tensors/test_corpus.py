@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from qdqcli.errors import InputError
+from qdqcli.output.tree import OutputTree
 from qdqcli.tensors.checkpoint import open_checkpoint
-from qdqcli.tensors.output import OutputTree
+from tests.output.test_tree import copy_all
 from tests.tensors.files import read_all, read_shard
-from tests.tensors.test_output import copy_all
 
 MAKE = Path(__file__).parents[2].parent / "shared" / "badinputs" / "make_bad_inputs.py"
 pytestmark = pytest.mark.skipif(not MAKE.exists(), reason="the corpus is not beside the project")

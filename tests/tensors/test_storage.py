@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from qdqcli.errors import InputError, OutputError, UsageError
+from qdqcli.output.lock import FolderLock
 from qdqcli.tensors.checkpoint import open_checkpoint
-from qdqcli.tensors.lock import FolderLock
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, OutputFile, copy_file
 from tests.tensors.files import rewrite, safetensors_bytes, write
 

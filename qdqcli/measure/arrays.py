@@ -1,0 +1,175 @@
+"""The op and its error statistics on an array in memory: what `qdq` does to a tensor of a file, without the file."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from math import isfinite
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.errors import DTypeError, SpecError
+from qdqcli.measure.block_part import BlockPart, count_degenerate, part_of
+from qdqcli.measure.blocks import Block
+from qdqcli.measure.estimate import estimate_ends
+from qdqcli.measure.given_range import GivenRange, given_ends
+from qdqcli.measure.sums import error_sums, hull_of, listed
+from qdqcli.measure.workers import Workers
+from qdqcli.op import cpu
+from qdqcli.op import cpu_quantize as columns
+from qdqcli.op.arrays import Array, aligned, as_array
+from qdqcli.op.layout import Layout
+from qdqcli.op.on_device import is_on_device
+from qdqcli.op.params import STORAGE, Floats, empty_keys, ends_of_keys, merge_keys
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
+from qdqcli.op.value import Switch
+from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
+from qdqcli.tensors.checkpoint import Place
+from qdqcli.tensors.tensor import DTYPES, TensorInfo
+
+BLOCK_ELEMENTS = 1 << 21
+"""What a thread takes at a time: whole chunks."""
+
+Stored = NDArray[Any]
+"""Elements as the kernels see them, `params.STORAGE`."""
+
+
+def quantize_and_measure(
+    input: Array,  # noqa: A002  # as the op names it
+    spec: QuantSpec | None = None,
+    given_range: GivenRange | None = None,
+) -> tuple[NDArray[Any], ErrorSums]:
+    """Quantize and dequantize `input`, and sum what that loses, bit for bit as `qdq run` does with a file.
+
+    Args:
+        input: bfloat16 (ml_dtypes), float16, float32 or float64, any shape; it is not modified.
+        spec: the settings; by default 8 bits, one range. `compute_dtype` is native by default here, float32 on the
+            command line.
+        given_range: (input_min, input_max) instead of a measured range, or the one in `spec`: scalars, or one value
+            per channel or group each.
+
+    Returns:
+        A new C-contiguous array of the input's shape and dtype, and the sums, of which `METRICS` makes figures:
+        `METRICS["sqnr_db"].value(sums)`. The same bits for every number of threads.
+
+    Raises:
+        SpecError: (a ValueError) an attribute or a range does not fit the input.
+        DTypeError: (a TypeError) the input has another dtype, or is on a device.
+    """
+    if is_on_device(input):
+        raise DTypeError("the input is on a device; statistics are for arrays in memory, copy it there first")
+    x, dtype = as_array(input)
+    spec = spec or QuantSpec()
+    if given_range is not None:
+        spec = replace(spec, range_given=True)
+    elif spec.range_given:
+        given_range = spec.given_range
+        if given_range is None:
+            raise SpecError("the range is to be given: pass given_range")
+    layout = Layout.of(x.shape, spec)
+    _check_range(given_range, layout)
+    stored = np.ascontiguousarray(x).reshape(-1).view(STORAGE[dtype])
+    y = aligned(stored.size, stored.dtype)
+    with Workers() as workers:
+        sums = requantize_and_measure(stored, y, layout, spec, given_range, dtype, workers)
+    return y.view(x.dtype).reshape(x.shape), sums
+
+
+def _check_range(given_range: GivenRange | None, layout: Layout) -> None:
+    for name, end in zip(("input_min", "input_max"), given_range or (), strict=False):
+        if np.ndim(end) > 1 or (np.ndim(end) and np.size(end) != layout.num_ranges):
+            raise SpecError(f"{name} has shape {list(np.shape(end))}; it takes a scalar or {layout.num_ranges} values")
+
+
+def requantize_and_measure(
+    x: Stored, y: Stored, layout: Layout, spec: QuantSpec, given_range: GivenRange | None, dtype: str, workers: Workers
+) -> ErrorSums:
+    """The same from array to array; `y` begins at a multiple of LANES elements."""
+    if not x.size:
+        return ErrorSums()
+    blocks = [(start, min(start + BLOCK_ELEMENTS, x.size)) for start in range(0, x.size, BLOCK_ELEMENTS)]
+    streaming: Switch = True if y.nbytes >= cpu.STREAM_BYTES else None
+    if given_range is None and spec.estimator == DEFAULT_ESTIMATOR and _fits_one_pass(layout):
+        parts = workers.map(partial(_finish_block, x, y, layout, spec, dtype, streaming), blocks)
+        known = [part for part in parts if part is not None]
+        if len(known) == len(parts):
+            slices = [part.slices for part in known if part.slices is not None]
+            return error_sums(listed(part.rows for part in known), x.size, count_degenerate(slices))
+    ends = given_ends(given_range, 0, layout.num_slices, dtype, spec.compute_dtype)
+    if ends is None:
+        ends = _measured_ends(x, layout, spec, dtype, workers)
+    params = cpu.quant_params(ends, spec, layout, 0, dtype)
+
+    def finish(block: Block) -> NDArray[np.float64]:
+        start, stop = block
+        return cpu.quantize_and_sum(
+            x[start:stop], y[start:stop], start, start, stop, layout, params, keep=True, streaming=streaming
+        )
+
+    rows = workers.map(finish, blocks)
+    lo, hi = hull_of(ends)
+    if spec.is_range_given or not (isfinite(lo) and isfinite(hi)):  # infinities hide the finite ones
+        lo, hi = cpu.extremes(x, dtype)
+    rows[0][0, [columns.INPUT_MIN, columns.INPUT_MAX]] = lo, hi
+    return error_sums(listed(rows), x.size, int(params.degenerate.sum()))
+
+
+def _fits_one_pass(layout: Layout) -> bool:
+    """Whether each slice is a run that is much shorter than a block."""
+    return layout.is_contiguous and layout.num_slices > 1 and 4 * layout.inner <= BLOCK_ELEMENTS
+
+
+def _finish_block(
+    x: Stored, y: Stored, layout: Layout, spec: QuantSpec, dtype: str, streaming: Switch, block: Block
+) -> BlockPart | None:
+    """Everything for one block; None where its elements or its grids need a closer look."""
+    start, stop = block
+    lo, hi = layout.whole_slices(start, stop)
+    done = cpu.requantize_and_sum(
+        x[lo:hi], y[lo:hi], lo, start, stop, layout, spec, dtype, keep=True, streaming=streaming
+    )
+    return None if done is None else part_of(done, continues=lo < start)
+
+
+def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, dtype: str, workers: Workers) -> Floats:
+    """The ends (2, slices) of all ranges."""
+    if spec.estimator != DEFAULT_ESTIMATOR or _fits_one_pass(layout):
+        info = TensorInfo("input", DTYPES[dtype], x.shape, "", 0, x.nbytes)
+        return estimate_ends(spec, _Memory(x), info, layout, workers)
+
+    def measure(block: Block) -> NDArray[Any]:
+        start, stop = block
+        keys = empty_keys(layout.num_slices, dtype)
+        cpu.measure_range(x[start:stop], start, stop, layout, 0, keys, dtype)
+        return keys
+
+    # Few parts, for the extremes of all slices are put together for each.
+    bounds = cpu.cuts(x.size, min(2 * workers.num_threads, -(-x.size // CHUNK_ELEMENTS)))
+    first, *others = workers.map(measure, list(pairwise(bounds.tolist())))
+    for keys in others:
+        merge_keys(first, keys)
+    return ends_of_keys(first, dtype)
+
+
+class _Memory:
+    """An array as the reader of a tensor."""
+
+    def __init__(self, x: Stored) -> None:
+        self._bytes = x.view(np.uint8).data
+
+    def read_into(self, _tensor: TensorInfo, start: int, buffer: memoryview) -> None:
+        buffer[:] = self._bytes[start : start + buffer.nbytes]
+
+    def place(self, _tensor: TensorInfo) -> Place | None:
+        return None
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...

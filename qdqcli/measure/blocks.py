@@ -1,0 +1,95 @@
+"""A tensor in blocks: whole chunks, read into a worker's buffer or left to kernels that read for themselves."""
+
+import errno
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+from qdqcli.measure.workers import Workers
+from qdqcli.op.cpu_spans import Span, Trouble, stride_elements
+from qdqcli.op.file_access import READING
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import STORAGE
+from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.storage import input_error, output_error
+from qdqcli.tensors.tensor import TensorInfo
+
+Block = tuple[int, int]
+"""Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
+GRID_BYTES = 64
+"""Memory for the range and the grid of one slice."""
+
+
+def blocks_of(info: TensorInfo, workers: Workers) -> list[Block]:
+    """The tensor in blocks, whole chunks each."""
+    size, step = info.num_elements, workers.block_elements(info.dtype.bits // 8)
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> NDArray[Any]:
+    """The elements of `block` in this thread's buffer of that name, in the machine's byte order."""
+    start, stop = block
+    x = workers.buffer(name, STORAGE[info.dtype.name], stop - start)
+    reader.read_into(info, start * x.itemsize, x.view(np.uint8).data)
+    return x.byteswap(inplace=True) if info.big_endian else x
+
+
+def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: int) -> None:
+    """Write elements from `start` on in the file's byte order; `y` may be changed."""
+    if info.big_endian:
+        y.byteswap(inplace=True)
+    writer.write(info, start * y.itemsize, y.view(np.uint8).data)
+
+
+def span_of(
+    reader: ShardReader, writer: ShardWriter | None, info: TensorInfo, workers: Workers, block: Block
+) -> Span | None:
+    """The block for kernels that read and write for themselves; None where there are none, or not for this file."""
+    if not workers.backend.reads_files:
+        return None
+    source = None if info.big_endian else reader.place(info)
+    sink = None if writer is None else writer.place(info)
+    if source is None or (sink is None and writer is not None):
+        return None
+    storage, (start, stop) = STORAGE[info.dtype.name], block
+    room = min(stride_elements(np.dtype(storage).itemsize), stop - start)
+    return Span(
+        source=(source.descriptor, source.offset),
+        sink=None if sink is None else (sink.descriptor, sink.offset),
+        x=workers.buffer("input", storage, room),
+        y=workers.buffer("output", storage, 0 if writer is None else room),
+        start=start,
+        stop=stop,
+    )
+
+
+def check_trouble(trouble: Trouble, reader: ShardReader, writer: ShardWriter | None, info: TensorInfo) -> None:
+    """Say what the system refused to a kernel.
+
+    A call that a signal interrupted, and a file that ended too early, are left to whoever reads the block again.
+
+    Raises:
+        InputError, OutputError: with the file's path and the system's reason.
+    """
+    call, number = trouble.tolist()
+    if number in (0, errno.EINTR):
+        return
+    error = OSError(number, os.strerror(number))
+    place = reader.place(info) if call == READING or writer is None else writer.place(info)
+    if place is not None:
+        raise input_error(place.path, error) if call == READING else output_error(place.path, error)
+
+
+def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_slice: int) -> None:
+    """Refuse a tensor whose ranges, or what is kept of each, do not fit: they are held for the whole tensor."""
+    needed = layout.num_slices * bytes_per_slice
+    if needed > workers.max_memory:
+        per_channel = "leave out --per-channel, " if bytes_per_slice > GRID_BYTES else ""
+        raise UsageError(
+            f"'{escape_name(info.name)}' has {layout.num_slices:,} ranges, for which {needed >> 20} MiB of memory are "
+            f"needed; choose another axis, {per_channel}or raise --max-memory"
+        )

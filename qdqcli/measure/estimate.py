@@ -1,0 +1,253 @@
+"""The ranges of a stored tensor, as an estimator chooses them; memory does not grow with the tensor.
+
+Slices are gathered for the estimator: it sees each as one run. Short ones come whole, many at a time; long ones part by
+part, as often as it asks. Slices that are no runs in the file (an axis behind the first) are put together in memory, as
+many as there is room for, and the tensor is read once for each such set.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.measure.blocks import Block, blocks_of, check_trouble, read_block, span_of
+from qdqcli.measure.workers import Workers
+from qdqcli.op import cpu_columns
+from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter, PatternHistogram
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import PATTERN, STORAGE, Floats, float_type
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
+from qdqcli.ranges.estimator import RangeEstimator, WholeSlices, estimator
+from qdqcli.ranges.minmax import MinMax, MinMaxEstimator
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.tensor import TensorInfo
+
+_LEAST_ROOM = 8 << 20
+"""Bytes for slices that are put together, however small --max-memory is."""
+_LONG_RUN = 1024
+"""Elements of a run that is read by itself; shorter ones are picked out of whole rows."""
+
+
+def has_histogram(info: TensorInfo, layout: Layout) -> bool:
+    """Whether the counts of the tensor's patterns stand for its elements: many of 16 bits, with one range."""
+    return layout.num_elements >= HISTOGRAM_ELEMENTS and layout.num_slices == 1 and info.dtype.bits == 16
+
+
+def count_patterns(
+    reader: ShardReader, info: TensorInfo, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
+) -> PatternHistogram:
+    """The counts of a tensor's patterns; `on_bytes` is told of the bytes of each finished block."""
+    counter = workers.backend.pattern_counter(info.dtype.name)
+
+    def count(block: Block) -> None:
+        start, stop = block
+        span = span_of(reader, None, info, workers, block)
+        if span is not None and isinstance(counter, PatternCounter):
+            start = counter.see_span(span)
+            check_trouble(span.trouble, reader, None, info)
+        if start < stop:
+            counter.see(read_block(reader, info, workers, "input", (start, stop)))
+        on_bytes(2 * (stop - block[0]))
+
+    workers.map(count, blocks_of(info, workers))
+    return counter.histogram()
+
+
+def estimate_ends(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
+    """The ends (2, slices) of the ranges of all slices: the same bits for every number of threads and size of block."""
+    source = _Source(reader, info, layout, workers)
+    if spec.estimator == DEFAULT_ESTIMATOR and not (layout.is_contiguous and source.has_short_runs):
+        return source.extremes()
+    chosen = estimator_of(spec, info.dtype.name, workers)
+    if has_histogram(info, layout):
+        return chosen.of_patterns(count_patterns(reader, info, workers))
+    if not layout.is_contiguous:
+        return source.ends_of_scattered(chosen)
+    return source.ends_of_short_runs(chosen) if source.has_short_runs else source.ends_of_long_runs(chosen)
+
+
+def estimator_of(spec: QuantSpec, dtype: str, workers: Workers) -> RangeEstimator:
+    """The estimator that the settings name; that of the op itself measures on the workers' device, others do not."""
+    if spec.estimator == DEFAULT_ESTIMATOR:
+        return MinMaxEstimator(spec, dtype, workers.backend.measure_range)
+    return estimator(spec.estimator)(spec, dtype)
+
+
+def ends_in_memory(chosen: RangeEstimator, x: NDArray[Any], start: int, layout: Layout) -> Floats:
+    """The ends (2, slices) of whole slices, each one run; x[0] is element `start`, which begins a slice."""
+    slices = WholeSlices(x=x, start=start, layout=layout)
+    if layout.inner <= CHUNK_ELEMENTS or len(x) <= CHUNK_ELEMENTS:
+        return chosen.of_slices(slices)
+    bounds = [layout.start_of(slices.first_slice + s) - start for s in range(slices.num_slices + 1)]
+    runs = [x[begin:end] for begin, end in pairwise(bounds)]
+    return np.concatenate([_ends_of_run(chosen, run) for run in runs], axis=1)
+
+
+def _ends_of_run(chosen: RangeEstimator, x: NDArray[Any]) -> Floats:
+    long_slice = chosen.of_long_slice(len(x))
+    while True:
+        long_slice.see(x, 0, len(x))
+        if long_slice.finish_pass():
+            return long_slice.ends()
+
+
+class _Source:
+    """A stored tensor and its slices."""
+
+    def __init__(self, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> None:
+        self._reader, self._info, self._layout, self._workers = reader, info, layout, workers
+        self._blocks = blocks_of(info, workers)
+        self._block_elements = workers.block_elements(info.dtype.bits // 8)
+        self._storage = STORAGE[info.dtype.name]
+
+    def extremes(self) -> Floats:
+        """What the op itself takes, of slices that come again in every row or are long runs, in one read."""
+        measured = MinMax(
+            self._layout, self._info.dtype.name, 0, self._layout.num_slices, self._workers.backend.measure_range
+        )
+
+        def see(block: Block) -> None:
+            start, stop = block
+            span = span_of(self._reader, None, self._info, self._workers, block)
+            if span is not None:
+                start = measured.see_span(span)
+                check_trouble(span.trouble, self._reader, None, self._info)
+            if start < stop:
+                measured.see(self._read(start, stop), start, stop)
+
+        self._workers.map(see, self._blocks)
+        return measured.ends()
+
+    @property
+    def has_short_runs(self) -> bool:
+        """Whether slices, one run each, may be read whole, many at a time."""
+        return self._layout.num_slices > 1 and 4 * self._layout.inner <= self._block_elements
+
+    def ends_of_short_runs(self, chosen: RangeEstimator) -> Floats:
+        """Of each block the slices that begin in it."""
+
+        def ends(block: Block) -> Floats:
+            first, last = self._layout.slice_of(block[0]), self._layout.slice_of(block[1] - 1) + 1
+            first += self._layout.start_of(first) < block[0]
+            if first == last:
+                return np.empty((2, 0), float_type(self._info.dtype.name))
+            start = self._layout.start_of(first)
+            return ends_in_memory(chosen, self._read(start, self._layout.start_of(last)), start, self._layout)
+
+        return np.concatenate(self._workers.map(ends, self._blocks), axis=1)
+
+    def ends_of_long_runs(self, chosen: RangeEstimator) -> Floats:
+        """One slice after another, the parts of each side by side."""
+
+        def ends(s: int) -> Floats:
+            begin = self._layout.start_of(s)
+            return self._ends_of_long(
+                chosen, self._layout.size_of(s), lambda at, end: self._read(begin + at, begin + end)
+            )
+
+        return np.concatenate([ends(s) for s in range(self._layout.num_slices)], axis=1)
+
+    def ends_of_scattered(self, chosen: RangeEstimator) -> Floats:
+        """Slices of many runs: as many as there is room for are put together, or parts of one that is too large."""
+        size, room = self._layout.size_of(0), max(self._workers.max_memory // 2, _LEAST_ROOM)
+        fitting = room // (size * np.dtype(self._storage).itemsize)
+        if not fitting:
+            parts = [
+                self._ends_of_long(chosen, size, partial(self._gather_part, s)) for s in range(self._layout.num_slices)
+            ]
+            return np.concatenate(parts, axis=1)
+        stripes = [
+            range(s, min(s + fitting, self._layout.num_slices)) for s in range(0, self._layout.num_slices, fitting)
+        ]
+        return np.concatenate([self._ends_of_stripe(chosen, stripe, size) for stripe in stripes], axis=1)
+
+    def _ends_of_stripe(self, chosen: RangeEstimator, slices: range, size: int) -> Floats:
+        """Of neighbouring slices that fit into memory."""
+        num_rows = size // self._layout.inner
+        x = np.empty((len(slices), num_rows, self._layout.inner), self._storage)
+        step = max(self._block_elements // self._layout.row, 1)
+        bands = [(row, min(row + step, num_rows)) for row in range(0, num_rows, step)]
+        if self._layout.inner == 1 and self._layout.row <= self._block_elements:
+            self._workers.map(lambda band: self._gather_columns(slices, *band, x), bands)
+        else:
+            self._workers.map(lambda band: self._gather(slices, *band, x[:, slice(*band)]), bands)
+        gathered = Layout(inner=size, row=size, advance=1, num_ranges=len(slices), num_elements=x.size)
+        flat, step = x.reshape(-1), max(self._block_elements // (4 * size), 1) * size
+        parts = range(0, x.size, step)
+        ends = self._workers.map(lambda at: ends_in_memory(chosen, flat[at : at + step], at, gathered), parts)
+        return np.concatenate(ends, axis=1)
+
+    def _ends_of_long(self, chosen: RangeEstimator, size: int, part: Callable[[int, int], NDArray[Any]]) -> Floats:
+        """Of one slice, whose elements [start, end) are what `part` gives."""
+        long_slice = chosen.of_long_slice(size)
+        starts = range(0, size, self._block_elements)
+
+        def see(start: int) -> None:
+            end = min(start + self._block_elements, size)
+            long_slice.see(part(start, end), start, end)
+
+        while True:
+            self._workers.map(see, starts)
+            if long_slice.finish_pass():
+                return long_slice.ends()
+
+    def _gather(self, slices: range, first_row: int, last_row: int, out: NDArray[Any]) -> None:
+        """Put the runs of these slices and rows into `out` (slices, rows, inner)."""
+        inner, row = self._layout.inner, self._layout.row
+        begin, end = slices.start * inner, slices.stop * inner
+        if inner >= _LONG_RUN:
+            for k, s in enumerate(slices):
+                for r in range(first_row, last_row):
+                    self._read_into(r * row + s * inner, out[k, r - first_row])
+        elif row <= self._block_elements:
+            x = self._read(first_row * row, last_row * row).reshape(last_row - first_row, row)
+            out[:] = x[:, begin:end].reshape(last_row - first_row, len(slices), inner).transpose(1, 0, 2)
+        else:
+            step = self._block_elements // inner * inner
+            for r in range(first_row, last_row):
+                for at in range(begin, end, step):
+                    x = self._read(r * row + at, r * row + min(at + step, end))
+                    k = (at - begin) // inner
+                    out[k : k + len(x) // inner, r - first_row] = x.reshape(-1, inner)
+
+    def _gather_columns(self, slices: range, first_row: int, last_row: int, out: NDArray[Any]) -> None:
+        """Put these rows of columns into `out`, which has room for all rows."""
+        row, pattern = self._layout.row, PATTERN[self._info.dtype.name]
+        x = self._read(first_row * row, last_row * row)
+        cpu_columns.gather_columns(
+            x.view(pattern), row, slices.start, len(slices), out.reshape(-1).view(pattern), first_row, out.shape[1]
+        )
+
+    def _gather_part(self, s: int, start: int, end: int) -> NDArray[Any]:
+        """The elements [start, end) of one slice, in a buffer."""
+        inner = self._layout.inner
+        first, last = start // inner, -(-end // inner)
+        if inner < _LONG_RUN:
+            x = self._workers.buffer("gathered", self._storage, (last - first) * inner)
+            self._gather_rows(s, first, last, x.reshape(1, -1, inner))
+            return x[start - first * inner : end - first * inner]
+        x = self._workers.buffer("gathered", self._storage, end - start)
+        for r in range(first, last):
+            at, to = max(start, r * inner), min(end, (r + 1) * inner)
+            self._read_into(r * self._layout.row + s * inner + at - r * inner, x[at - start : to - start])
+        return x
+
+    def _gather_rows(self, s: int, first_row: int, last_row: int, out: NDArray[Any]) -> None:
+        """As `_gather`, for one slice and any number of rows."""
+        step = max(self._block_elements // self._layout.row, 1)
+        for row in range(first_row, last_row, step):
+            end = min(row + step, last_row)
+            self._gather(range(s, s + 1), row, end, out[:, row - first_row : end - first_row])
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        return read_block(self._reader, self._info, self._workers, "input", (start, stop))
+
+    def _read_into(self, start: int, out: NDArray[Any]) -> None:
+        """Fill contiguous room with the elements from `start` on."""
+        self._reader.read_into(self._info, start * out.itemsize, out.view(np.uint8).data)
+        if self._info.big_endian:
+            out.byteswap(inplace=True)

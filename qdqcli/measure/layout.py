@@ -1,0 +1,28 @@
+"""Which elements of a tensor share a range, in the order in which its file stores them."""
+
+from dataclasses import replace
+
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+from qdqcli.op.layout import Layout
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.tensors.tensor import TensorInfo
+
+
+def layout_of(info: TensorInfo, spec: QuantSpec) -> Layout:
+    """Which elements share a range, in the order in which the file stores them.
+
+    Raises:
+        UsageError: groups of neighbours along the last axis are not neighbours in the file.
+        SpecError: the tensor has no such axis, or the group size does not divide.
+    """
+    if not info.fortran_order:
+        return Layout.of(info.shape, spec)
+    if spec.group_size is not None:
+        raise UsageError(
+            f"'{escape_name(info.name)}' is stored in Fortran order: groups along its last axis are not contiguous"
+        )
+    if spec.axis >= len(info.shape):
+        return Layout.of(info.shape, spec)  # raises, in terms of the shape that the user knows
+    axis = spec.axis if spec.axis == WHOLE_TENSOR else len(info.shape) - 1 - spec.axis
+    return Layout.of(info.stored_shape, replace(spec, axis=axis))

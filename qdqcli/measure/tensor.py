@@ -1,0 +1,327 @@
+"""One tensor, block by block: range, grid, quantize-dequantize, error sums. Memory does not grow with the tensor.
+
+A block is whole chunks of the tensor. Where every slice is short, a block is read once together with the rest of the
+slices at its edges, and all happens in the buffer. Otherwise a first pass over all blocks finds the ranges and a second
+one reads them again, from the page cache as a rule. A large 16-bit tensor with one range needs no second pass to be
+measured: the counts of its patterns tell all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.measure.block_part import BlockPart, block_slices, count_degenerate, part_of
+from qdqcli.measure.blocks import (
+    GRID_BYTES,
+    Block,
+    blocks_of,
+    check_memory,
+    check_trouble,
+    read_block,
+    span_of,
+    write_block,
+)
+from qdqcli.measure.estimate import count_patterns, ends_in_memory, estimate_ends, estimator_of, has_histogram
+from qdqcli.measure.given_range import GivenRange, given_ends
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.region import Region, Regions
+from qdqcli.measure.sums import Hull, Measurement, error_sums, hull_of, listed, slice_sums
+from qdqcli.measure.workers import Workers
+from qdqcli.op import cpu_quantize as columns
+from qdqcli.op import cpu_spans
+from qdqcli.op.cpu import requantize_and_sum
+from qdqcli.op.cpu_quantize import empty_sums
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import Floats, QuantParams
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
+from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
+from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.tensor import TensorInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorJob:
+    """A tensor of an opened shard and what to do with it."""
+
+    info: TensorInfo
+    spec: QuantSpec
+    given_range: GivenRange | None = None
+    """Where `spec.range_given`."""
+    per_slice: bool = False
+    """Also sum the errors of each slice."""
+    reader: ShardReader
+    writer: ShardWriter | None = None
+    """None: only measure."""
+    on_bytes: Callable[[int], None] = lambda _: None
+    """Told of the bytes of each finished block, from any thread."""
+    regions: Regions | None = None
+    """Where the output becomes durable region by region; not with `per_slice`."""
+
+
+def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
+    """Do the job: the same bits for every number of threads and size of block."""
+    layout = layout_of(job.info, job.spec)
+    if not layout.num_elements:
+        return Measurement(sums=ErrorSums(), num_slices=0)
+    if layout.num_slices == 1 and job.per_slice:  # the tensor is its only slice
+        measured = quantize_tensor(replace(job, per_slice=False), workers)
+        return measured._replace(slice_sums=[measured.sums])
+    blocks = blocks_of(job.info, workers)
+    if has_histogram(job.info, layout):
+        return _quantize_by_patterns(job, layout, workers, blocks)
+    one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
+    for_sums = 3 * 8 * columns.SUM_COLUMNS if job.per_slice else 0
+    check_memory(job.info, layout, workers, (0 if one_pass else GRID_BYTES) + for_sums)
+    return (_quantize_in_one_pass if one_pass else _quantize_in_two_passes)(job, layout, workers, blocks)
+
+
+def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
+    """A large 16-bit tensor with one range: one read counts its patterns, from which all else follows."""
+    dtype = job.info.dtype.name
+    only_measured = job.on_bytes if job.writer is None else lambda _: None
+    histogram = count_patterns(job.reader, job.info, workers, only_measured)
+    ends = given_ends(job.given_range, 0, 1, dtype, job.spec.compute_dtype)
+    if ends is None:
+        ends = estimator_of(job.spec, dtype, workers).of_patterns(histogram)
+    params = workers.backend.quant_params(ends, job.spec, layout, 0, dtype)
+    rows = histogram.error_sums(params)
+    if job.writer is not None:
+        _map_blocks(job, workers, "patterns", partial(_write_block_quantized, job, layout, workers, params), blocks)
+    return Measurement(
+        sums=error_sums(rows.tolist(), layout.num_elements, int(params.degenerate.sum())),
+        hull=hull_of(ends),
+        num_slices=1,
+    )
+
+
+def _write_block_quantized(
+    job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
+) -> BlockPart:
+    """Write one block; all that is to be known of it is known already."""
+    nothing = BlockPart(rows=empty_sums(0))
+    span = span_of(job.reader, job.writer, job.info, workers, block)
+    if span is not None:
+        done = cpu_spans.quantize(span, layout, params)
+        check_trouble(span.trouble, job.reader, job.writer, job.info)
+        if done == span.stop:
+            job.on_bytes(2 * (block[1] - block[0]))
+            return nothing
+    x = read_block(job.reader, job.info, workers, "input", block)
+    y = _room_for_output(job, workers, x)
+    workers.backend.quantize(x, y, block[0], *block, layout, params)
+    _finish(job, y, 0, block)
+    return nothing
+
+
+def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
+    dtype = job.info.dtype.name
+    ends = given_ends(job.given_range, 0, layout.num_slices, dtype, job.spec.compute_dtype)
+    if ends is None:
+        ends = estimate_ends(job.spec, job.reader, job.info, layout, workers)
+    params = workers.backend.quant_params(ends, job.spec, layout, 0, dtype)
+    slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
+    finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ends), slice_rows)
+    # A slice's elements are added in the tensor's order: then the blocks come one after another.
+    if slice_rows is None:
+        parts = _map_blocks(job, workers, "two passes", finish, blocks)
+    else:
+        parts = [workers.map(finish, [block])[0] for block in blocks]
+    for part in parts:  # an earlier run may have found them
+        params.degenerate[list(part.degenerate)] = True
+    return Measurement(
+        sums=error_sums(listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
+        hull=hull_of(ends),
+        num_slices=layout.num_slices,
+        slice_sums=slice_sums(layout, slice_rows, params.degenerate),
+    )
+
+
+def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
+    parts = _map_blocks(job, workers, "one pass", partial(_finish_block, job, layout, workers), blocks)
+    slices = [part.slices for part in parts if part.slices is not None]
+    rows = [block.rows for block in slices if block.rows is not None]
+    degenerate = [block.degenerate for block in slices if block.degenerate is not None]
+    return Measurement(
+        sums=error_sums(listed(part.rows for part in parts), layout.num_elements, count_degenerate(slices)),
+        hull=hull_of(np.array([block.hull for block in slices]).T),
+        num_slices=layout.num_slices,
+        slice_sums=slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
+    )
+
+
+def _map_blocks(
+    job: TensorJob, workers: Workers, way: str, finish: Callable[[Block], BlockPart], blocks: Sequence[Block]
+) -> list[BlockPart]:
+    """What `finish` gives for each block; of a tensor with regions, those that are done have given it already."""
+    if job.regions is None:
+        return workers.map(finish, blocks)
+    itemsize = job.info.dtype.bits // 8
+    done = job.regions.done(way)
+    parts = [BlockPart.from_json(finding) for region in done for finding in region.findings]
+    begin = done[-1].stop if done else 0
+    job.on_bytes(begin * itemsize)
+    for region in job.regions.ahead(blocks, begin, itemsize):
+        found = workers.map(finish, region)
+        parts += found
+        start, stop = region[0][0], region[-1][1]
+        if stop < job.info.num_elements:
+            findings = [part.to_json() for part in found]
+            job.regions.keep(Region(way=way, start=start, stop=stop, findings=findings))
+    return parts
+
+
+def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> BlockPart:
+    """Everything for one block of a tensor with short slices, from one read."""
+    start, stop = block
+    span = layout.whole_slices(start, stop)
+    part = _finish_at_once(job, layout, workers, span, block)
+    if part is None:
+        x = read_block(job.reader, job.info, workers, "input", span)
+        y = _room_for_output(job, workers, x)
+        part = _finish_on_device(job, layout, workers, x, y, span, block)
+        if part is None:
+            part = _finish_step_by_step(job, layout, workers, x, y, span, block)
+        _finish(job, y, start - span[0], block)
+    return part
+
+
+def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Block, block: Block) -> BlockPart | None:
+    """In one call of a kernel, which reads the file itself; None where that is not possible."""
+    files = span_of(job.reader, job.writer, job.info, workers, span)
+    if files is None or not _takes_one_call(job):
+        return None
+    x = workers.buffer("input", files.x.dtype.type, span[1] - span[0])
+    y = _room_for_output(job, workers, x)
+    done = requantize_and_sum(
+        x, y, span[0], *block, layout, job.spec, job.info.dtype.name,
+        keep=job.writer is not None, source=files.source, sink=files.sink, trouble=files.trouble,
+    )  # fmt: skip
+    check_trouble(files.trouble, job.reader, job.writer, job.info)
+    if done is None:
+        return None
+    job.on_bytes((block[1] - block[0]) * x.itemsize)
+    return part_of(done, continues=span[0] < block[0])
+
+
+def _finish_on_device(
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+) -> BlockPart | None:
+    """The same by a back end that does not read files: one copy to the device and one back; None as above."""
+    if workers.backend.reads_files or not _takes_one_call(job):
+        return None
+    done = workers.backend.requantize_and_sum(
+        x, y, span[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+    )
+    return None if done is None else part_of(done, continues=span[0] < block[0])
+
+
+def _takes_one_call(job: TensorJob) -> bool:
+    return job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR
+
+
+def _finish_step_by_step(
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+) -> BlockPart:
+    """The same for a range that is given, elements that are not finite, and sums of each slice."""
+    (lo, hi), (start, stop) = span, block
+    dtype = job.info.dtype.name
+    first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
+    ends = given_ends(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
+    if ends is None:
+        ends = ends_in_memory(estimator_of(job.spec, dtype, workers), x, lo, layout)
+    params = workers.backend.quant_params(ends, job.spec, layout, first, dtype)
+    rows = workers.backend.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
+    _set_extremes(rows, _measured_hull(job, ends), x, dtype, workers)
+    slice_rows = None
+    if job.per_slice:
+        slice_rows = empty_sums(num_slices)
+        _add_to_slices(job, layout, workers, params, x, y, span, slice_rows)
+    return BlockPart(rows=rows, slices=block_slices(ends, params.degenerate, slice_rows, continues=lo < start))
+
+
+def _apply_to_block(
+    job: TensorJob,
+    layout: Layout,
+    workers: Workers,
+    params: QuantParams,
+    hull: Hull | None,
+    slice_rows: NDArray[np.float64] | None,
+    block: Block,
+) -> BlockPart:
+    """The second pass over one block; the grids of all slices are known."""
+    start, stop = block
+    if hull is not None and slice_rows is None:
+        rows = _apply_to_span(job, layout, workers, params, block)
+        if rows is not None:
+            rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = hull
+            return BlockPart(rows=rows)
+    x = read_block(job.reader, job.info, workers, "input", block)
+    y = _room_for_output(job, workers, x)
+    rows = workers.backend.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
+    _set_extremes(rows, hull, x, job.info.dtype.name, workers)
+    if slice_rows is not None:
+        _add_to_slices(job, layout, workers, params, x, y, block, slice_rows)
+    _finish(job, y, 0, block)
+    has_spoilt = job.regions is not None and rows[:, columns.NONFINITE_OUTPUT].any()
+    return BlockPart(rows=rows, degenerate=np.flatnonzero(params.degenerate).tolist() if has_spoilt else ())
+
+
+def _apply_to_span(
+    job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
+) -> NDArray[np.float64] | None:
+    """The same by a kernel that reads the file itself; None where that is not possible or elements are not finite."""
+    span = span_of(job.reader, job.writer, job.info, workers, block)
+    if span is None:
+        return None
+    rows = empty_sums(-(-(span.stop - span.start) // CHUNK_ELEMENTS))
+    done = cpu_spans.quantize_and_sum(span, layout, params, rows)
+    check_trouble(span.trouble, job.reader, job.writer, job.info)
+    if done < span.stop or not np.isfinite(rows[:, columns.ABS_ERROR]).all():
+        return None
+    job.on_bytes((span.stop - span.start) * span.x.itemsize)
+    return rows
+
+
+def _add_to_slices(
+    job: TensorJob,
+    layout: Layout,
+    workers: Workers,
+    params: QuantParams,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    span: Block,
+    slice_rows: NDArray[np.float64],
+) -> None:
+    """Add the elements of `span`, which are `x`, to the sums of their slices; `y` has only the block's so far."""
+    whole = y if job.writer is not None else np.empty_like(x)
+    workers.backend.quantize(x, whole, span[0], *span, layout, params)
+    workers.backend.sum_slices(x, whole, span[0], *span, layout, params, slice_rows)
+
+
+def _room_for_output(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
+    """For all that was read if it is written, else none."""
+    return workers.buffer("output", x.dtype.type, 0 if job.writer is None else len(x))
+
+
+def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
+    """Write the block's elements, which begin at y[begin], and tell of them."""
+    start, stop = block
+    job.on_bytes((stop - start) * y.itemsize)
+    if job.writer is not None:
+        write_block(job.writer, job.info, y[begin : begin + stop - start], start)
+
+
+def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
+    """The smallest and the largest element, where measuring the range found them; infinities hide the finite ones."""
+    lo, hi = hull_of(ends)
+    return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
+
+
+def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any], dtype: str, workers: Workers) -> None:
+    """The extremes of the finite elements, into the first row: they merge, so any row will do."""
+    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = workers.backend.extremes(x, dtype) if hull is None else hull

@@ -1,0 +1,106 @@
+"""Workers: threads that work on blocks of a tensor, each with buffers of its own that are used again and again."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import local
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.interrupt import Interruption
+from qdqcli.op.backend import Backend
+from qdqcli.op.cpu_backend import CpuBackend
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+DEFAULT_MAX_MEMORY = 256 << 20
+LARGEST_BLOCK_BYTES = 4 << 20
+"""Smaller ones cost more in Python than they gain in the caches; the interruption flag is looked at between blocks."""
+
+
+class Workers:
+    """`num_threads` threads; kernels and reads hold no lock, so they run side by side."""
+
+    def __init__(
+        self,
+        num_threads: int | None = None,
+        max_memory: int = DEFAULT_MAX_MEMORY,
+        interruption: Interruption | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        self.num_threads = num_threads or available_threads()
+        self.max_memory = max_memory
+        self.interruption = interruption or Interruption()
+        self.backend = backend or CpuBackend()
+        self._own = local()
+        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="qdq", initializer=self._become_worker)
+        # A worker holds an input buffer of one and a half blocks (a block and the slices that reach beyond it) and an
+        # output buffer of the same size.
+        self._block_bytes = min(LARGEST_BLOCK_BYTES, max_memory // (3 * self.num_threads))
+
+    def block_elements(self, itemsize: int) -> int:
+        """Elements of a block: whole chunks, at least one."""
+        return max(self._block_bytes // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """The results in the order of the items.
+
+        A worker that calls this does the items itself: waiting for the others it could wait for ever. After a failure
+        or an interruption the items not begun are dropped and the first error is raised.
+        """
+        items = list(items)
+        if len(items) == 1 or hasattr(self._own, "is_worker"):
+            return [self._checked(function, item) for item in items]
+        return self.settle([self.submit(function, item) for item in items])
+
+    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+        """Let a worker do it; `settle` or `drop` must follow."""
+        return self._pool.submit(self._checked, function, item)
+
+    def settle(self, futures: Sequence[Future[Result]]) -> list[Result]:
+        """The results, in order; after the first error nothing of the others runs any more."""
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            self.drop(futures)
+            raise
+
+    def drop(self, futures: Sequence[Future[Any]]) -> None:
+        """Cancel what has not begun and wait for the rest: buffers and files are theirs until then."""
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+    def buffer(self, name: str, dtype: type[np.generic], size: int) -> NDArray[Any]:
+        """This thread's buffer of that name, as `size` elements; what it held before is gone."""
+        nbytes = size * np.dtype(dtype).itemsize
+        held: NDArray[np.uint8] | None = getattr(self._own, name, None)
+        if held is None or held.nbytes < nbytes:
+            held = self.backend.empty(nbytes)
+            setattr(self._own, name, held)
+        return held[:nbytes].view(dtype)
+
+    def _become_worker(self) -> None:
+        self._own.is_worker = True
+
+    def _checked(self, function: Callable[[Item], Result], item: Item) -> Result:
+        self.interruption.check()
+        return function(item)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

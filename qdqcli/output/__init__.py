@@ -1,0 +1,1 @@
+"""OUTPUT: where it may be written, how it appears, who may write it."""

@@ -1,0 +1,83 @@
+"""A file of lines that only grows: what was written before a kill is there afterwards, torn lines are not.
+
+Each line has a checksum before its text. The first that is torn or damaged ends what counts, with all behind it.
+"""
+
+import os
+import zlib
+from pathlib import Path
+
+from qdqcli.errors import OutputError
+from qdqcli.escape import show_path
+from qdqcli.tensors.storage import output_error, sync_folder
+
+
+class LineLog:
+    """The log at `path`, made if it is not there; `lines` are those that it held when it was opened.
+
+    Raises:
+        OutputError: the system refuses; names the path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(path, flags, 0o666)
+            try:
+                data = path.read_bytes()
+                self.lines, end = _parse(data)
+                if end < len(data):
+                    os.ftruncate(self._descriptor, end)
+            except BaseException:
+                self.close()
+                raise
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def append(self, line: str) -> None:
+        """Add one line, with a single write: a kill leaves all of it or a torn one."""
+        data = _with_checksum(line.encode())
+        try:
+            if os.write(self._descriptor, data) != len(data):
+                raise OutputError(f"{show_path(self.path)}: a line was cut short; the disk may be full")
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def clear(self) -> None:
+        """Forget all lines."""
+        try:
+            os.ftruncate(self._descriptor, 0)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        self.lines = []
+
+    def sync(self) -> None:
+        """Flush all lines, and the file's name, to the disk."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        sync_folder(self.path.parent)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _with_checksum(text: bytes) -> bytes:
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parse(data: bytes) -> tuple[list[str], int]:
+    """The lines up to the first that is not whole, and where they end."""
+    lines: list[str] = []
+    end = 0
+    for line in data.splitlines(keepends=True):
+        text = line[9:-1]
+        if line != _with_checksum(text):
+            break
+        lines.append(text.decode())
+        end += len(line)
+    return lines, end

@@ -1,0 +1,312 @@
+"""The OUTPUT of a run: built beside its place, put there when it is whole.
+
+The folder `OUTPUT.qdq-partial` holds:
+
+- `lock`: held by the process that builds; a partial folder whose lock is free waits for one that resumes, or is stale;
+- `journal`: of the run, if it keeps one;
+- `result`: the file or folder that becomes OUTPUT;
+- `replaced`: what had OUTPUT's name, for the moment between two renames.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qdqcli.errors import OutputError, UsageError
+from qdqcli.escape import show_path
+from qdqcli.output.file_tree import files_below, first_difference
+from qdqcli.output.lock import FolderLock
+from qdqcli.output.placement import check_free, check_placement
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, Waiting
+from qdqcli.tensors.storage import TEMPORARY_PATTERN, FileIdentity, copy_file, output_error, sync_folder
+
+_NAME_BYTES = 255
+"""What file systems allow."""
+
+
+class OutputTree:
+    """Builds the OUTPUT of a batch of checkpoints, in their layout.
+
+    One file becomes a file, one folder a folder of the same layout, several inputs a folder with one entry each, named
+    by the last component of the input's path. `protected` are inputs that have no place in OUTPUT, and are kept safe
+    from it like the others. The constructor only checks. Entering begins; leaving removes the partial folder, unless an
+    error ends a run for which `keep` was called. `create` may be called by several threads, the rest by one.
+
+    Raises:
+        UsageError: OUTPUT exists and `overwrite` is false; is, holds or lies in an input; has no parent folder; another
+            run is writing it; two inputs have one name.
+        OutputError: the system refuses; too little space.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        output: Path,
+        *,
+        protected: Sequence[Checkpoint] = (),
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> None:
+        _check_names(checkpoints)
+        self.output = output
+        self.partial = partial_path(output)
+        self._checkpoints = checkpoints
+        self._overwrite = overwrite
+        self._resume = resume
+        self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
+        self._lock: FolderLock | None = None
+        self._is_committed = False
+        self._is_kept = False
+        check_placement(checkpoints, output, self.partial, protected=protected, may_exist=overwrite or resume)
+
+    @property
+    def journal_path(self) -> Path:
+        """Where a run may keep what a later one needs to go on; gone with the partial folder."""
+        return self.partial / "journal"
+
+    @property
+    def result(self) -> Path:
+        """Where the file or folder is that was built: under OUTPUT's name once it is committed."""
+        return self.output if self._is_committed else self.partial / "result"
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether OUTPUT has its name."""
+        return self._is_committed
+
+    def begin(self) -> None:
+        """Make the partial folder and lock it; remove a stale one's content, unless the run resumes."""
+        self._lock = FolderLock(self.partial)
+        with ExitStack() as undo:
+            undo.callback(self.suspend if self._resume else self.abort)
+            self._restore_replaced()
+            if self._resume:
+                self._is_kept = self.journal_path.exists()
+            else:
+                _empty(self.partial)
+            undo.pop_all()
+
+    def start_anew(self) -> None:
+        """Remove what an earlier run left, which this one cannot go on with."""
+        _empty(self.partial, but=(FolderLock.NAME, self.journal_path.name))
+
+    def sweep(self, but: Collection[str] = ()) -> None:
+        """Remove the temporaries that an earlier run left, but for those named, with which this one goes on."""
+        for path in self.partial.rglob(TEMPORARY_PATTERN):
+            if path.name not in but:
+                _remove_file(path)
+
+    def keep(self) -> None:
+        """From now on: leave what is there to a run that resumes, if an error ends this one."""
+        self._is_kept = True
+
+    def shard_path(self, checkpoint: Checkpoint, shard: Shard) -> Path:
+        """Where the shard's output lies until `commit`: a file there is whole."""
+        return self._place(checkpoint) / shard.name if checkpoint.is_folder else self._place(checkpoint)
+
+    def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:
+        """Whether the shard's file that waits to be finished is there, and as long as it was."""
+        path = self.shard_path(checkpoint, shard).with_name(waiting.name)
+        return path.is_file() and path.stat().st_size == waiting.size
+
+    def identity_of(self, checkpoint: Checkpoint, shard: Shard) -> FileIdentity | None:
+        """Of the shard's finished output; None where there is none."""
+        try:
+            return FileIdentity.of(self.shard_path(checkpoint, shard).stat())
+        except OSError:
+            return None
+
+    def create(
+        self, checkpoint: Checkpoint, shard: Shard, reader: ShardReader, unfinished: Waiting | None = None
+    ) -> ShardWriter:
+        """Begin the file that takes the shard's place, or go on with it; `reader` is what `shard.open` gave."""
+        path = self.shard_path(checkpoint, shard)
+        _make_folder(path.parent)
+        return shard.create(path, reader, unfinished.name if unfinished is not None else None)
+
+    def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
+        """Copy what is no shard, links as what they lead to. `on_chunk`, called often, may raise to stop."""
+        for source, target in self.side_files():
+            _make_folder(target.parent)
+            copy_file(source, target, on_chunk)
+
+    def side_files(self) -> Iterator[tuple[Path, Path]]:
+        """Each file that is copied as it is, and where its copy lies."""
+        for checkpoint in self._checkpoints:
+            for side_file in checkpoint.side_files:
+                yield checkpoint.path / side_file, self._place(checkpoint) / side_file
+
+    def names(self) -> Iterator[Path]:
+        """The files of the result, relative to it."""
+        for checkpoint in self._checkpoints:
+            for shard in checkpoint.shards:
+                yield self.shard_path(checkpoint, shard).relative_to(self.result)
+        for _, target in self.side_files():
+            yield target.relative_to(self.result)
+
+    def commit(self) -> None:
+        """Give the result its name. Its files are on the disk already; now their folders and the name are."""
+        check_free(self.output, is_folder=self._is_folder, may_exist=self._overwrite or self._resume)
+        if self._is_folder:
+            for folder, _, _ in os.walk(self.result):
+                sync_folder(Path(folder))
+        if self._resume and not self._overwrite and os.path.lexists(self.output):
+            self._check_same()
+        else:
+            try:
+                self._put_in_place()
+            except OSError as error:
+                raise output_error(self.output, error) from error
+        self._is_committed = True
+        sync_folder(self.output.parent)
+
+    def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:
+        """For a run that resumes one that had built everything: whether OUTPUT is what it built, under its name."""
+        self._is_committed = not os.path.lexists(self.result) and os.path.lexists(self.output)
+        self._is_committed = self._is_committed and all(
+            self.identity_of(checkpoint, shard) == identity for checkpoint, shard, identity in finished
+        )
+        return self._is_committed
+
+    def suspend(self) -> None:
+        """Stop, and leave what was built to a run that resumes."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def abort(self) -> None:
+        """Remove the partial folder; nothing to do after `suspend`."""
+        if self._lock is not None:
+            with suppress(OutputError):  # the error that led here is the one to report
+                _empty(self.partial)
+            self._lock.remove()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and self._is_kept:
+            self.suspend()
+            return
+        try:
+            if self._is_committed and error is None:
+                _empty(self.partial)
+        finally:
+            self.abort()
+
+    def _place(self, checkpoint: Checkpoint) -> Path:
+        return self.result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self.result
+
+    @property
+    def _replaced(self) -> Path:
+        return self.partial / "replaced"
+
+    def _put_in_place(self) -> None:
+        """A file replaces a file in one step; a folder only once the old one is out of the way."""
+        if not self._is_folder or not os.path.lexists(self.output):
+            self.result.rename(self.output)
+            return
+        self.output.rename(self._replaced)
+        try:
+            self.result.rename(self.output)
+        except OSError:
+            self._replaced.rename(self.output)
+            raise
+
+    def _check_same(self) -> None:
+        """What a run that resumes finds under OUTPUT's name may be the result of the run before: then all is done."""
+        ours, theirs = files_below(self.result), files_below(self.output)
+        for file in sorted({*ours} ^ {*theirs}) or ours:
+            if file not in theirs or file not in ours:
+                raise _other_output(self.output / file, "is missing" if file in ours else "is no part of the result")
+            if first_difference(self.result / file, self.output / file) is not None:
+                raise _other_output(self.output / file, "has other bytes than the result")
+
+    def _restore_replaced(self) -> None:
+        """Put back what a run had moved aside when it was killed between its two renames."""
+        if not os.path.lexists(self._replaced) or os.path.lexists(self.output):
+            return
+        try:
+            self._replaced.rename(self.output)
+        except OSError as error:
+            raise output_error(self.output, error) from error
+        if not self._overwrite:
+            raise UsageError(
+                f"{show_path(self.output)}: a run was stopped while it replaced this; it has been put back; "
+                "choose another OUTPUT or pass --overwrite to replace it"
+            )
+
+
+def partial_path(output: Path) -> Path:
+    """The folder in which `output` is built: beside it, `.qdq-partial` behind its name or the name's hash."""
+    name = f"{output.name}.qdq-partial"
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16] + ".qdq-partial"
+    return output.parent / name
+
+
+def entry_name(checkpoint: Checkpoint) -> str:
+    """The name of an input's entry in the OUTPUT of several."""
+    name = checkpoint.path.name
+    return name if name not in ("", "..") else Path(os.path.realpath(checkpoint.path)).name
+
+
+def _check_names(checkpoints: Sequence[Checkpoint]) -> None:
+    if not checkpoints:
+        raise UsageError("there is no input; give at least one")
+    owners: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints if len(checkpoints) > 1 else ():
+        other = owners.setdefault(entry_name(checkpoint), checkpoint)
+        if other is not checkpoint or not entry_name(checkpoint):
+            raise UsageError(
+                f"{show_path(checkpoint.path)}: would have the same name in OUTPUT as {show_path(other.path)}; "
+                "run them one by one"
+            )
+
+
+def _other_output(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{show_path(path)}: {what}: OUTPUT exists and is not what this run gives; choose another OUTPUT or pass "
+        "--overwrite to replace it"
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def _empty(partial: Path, but: Sequence[str] = (FolderLock.NAME,)) -> None:
+    """Remove all but the lock, which comes last: who finds content without a lock takes it for someone else's."""
+    try:
+        for path in partial.iterdir():
+            if path.name in but:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise _not_removed(partial, error) from error
+
+
+def _remove_file(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        raise _not_removed(path, error) from error
+
+
+def _not_removed(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{show_path(path)}: could not be removed ({error.strerror}); remove it")

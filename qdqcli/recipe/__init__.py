@@ -1,0 +1,1 @@
+"""Decisions about every tensor, from headers alone."""

@@ -1,0 +1,104 @@
+"""Explanation: which table of a recipe decided each setting of each tensor, from the headers alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Self
+
+from qdqcli.errors import UsageError
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.decision import Resolution, Skip
+from qdqcli.recipe.patterns import compiled, matches_any, unmatched
+from qdqcli.recipe.plan import Plan, file_of, inputs_of
+from qdqcli.tensors.tensor import TensorInfo
+
+BUILT_IN = "built in"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedTensor:
+    """One tensor and what decides over it."""
+
+    tensor: TensorInfo
+    file: str
+    """The shard, as the user finds it."""
+    resolution: Resolution
+
+
+def fields_of(resolution: Resolution) -> Mapping[str, tuple[Any, Sequence[str]]]:
+    """Setting -> its value and what set it, the one that holds last; without those that do not apply."""
+    return {
+        key: (setting.value, setting.places)
+        for key, setting in resolution.settings.items()
+        if setting.places or (setting.value is not None and key != "min_ndim")
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The tensors of all inputs, in their order."""
+
+    command: str
+    inputs: Sequence[str]
+    settings: Mapping[str, Any]
+    tensors: Sequence[ExplainedTensor]
+    is_detailed: bool = False
+    """It is about tensors that were asked for by name."""
+
+    @classmethod
+    def of(cls, command: str, plans: Sequence[Plan], settings: Mapping[str, Any], pattern: str | None) -> Self:
+        """Explain the tensors that match, or all.
+
+        Raises:
+            UsageError: none matches; offers the nearest.
+        """
+        names = {tensor.name for plan in plans for tensor in plan.shard.tensors}
+        if pattern is not None and not matches_any(pattern, names):
+            raise UsageError(unmatched(pattern, names))
+        is_asked = (lambda _: True) if pattern is None else compiled(pattern)
+        tensors = [
+            ExplainedTensor(tensor=tensor, file=file, resolution=resolution)
+            for file, plan in ((file_of(plan), plan) for plan in plans)
+            for tensor, resolution in zip(plan.shard.tensors, plan.resolutions, strict=True)
+            if is_asked(tensor.name)
+        ]
+        return cls(
+            command=command,
+            inputs=inputs_of(plans),
+            settings=settings,
+            tensors=tensors,
+            is_detailed=pattern is not None,
+        )
+
+
+def explanation_summary(explanation: Explanation) -> dict[str, int]:
+    """Counts of tensors."""
+    quantized = sum(isinstance(tensor.resolution.decision, QuantSpec) for tensor in explanation.tensors)
+    total = len(explanation.tensors)
+    return {"num_tensors": total, "num_quantized": quantized, "num_skipped": total - quantized}
+
+
+def head_to_json(explained: ExplainedTensor) -> dict[str, Any]:
+    """Which tensor it is, as JSON values."""
+    tensor = explained.tensor
+    return {"name": tensor.name, "file": explained.file, "dtype": tensor.dtype.name, "shape": list(tensor.shape)}
+
+
+def resolution_to_json(resolution: Resolution) -> dict[str, Any]:
+    """What all tensors of a kind have in common, as JSON values."""
+    decision = resolution.decision
+    reason = {"reason": decision.reason} if isinstance(decision, Skip) else {}
+    fields = {
+        key: {
+            "value": value if not isinstance(value, float) or isfinite(value) else None,
+            "decided_by": places[-1] if places else BUILT_IN,
+            "overrides": list(places[:-1]),
+        }
+        for key, (value, places) in fields_of(resolution).items()
+    }
+    return {
+        "status": "skipped" if reason else "quantized",
+        **reason,
+        "rules": [rule.place for rule in resolution.rules],
+        "fields": fields,
+    }

@@ -1,0 +1,108 @@
+"""Findings: what is wrong with the rules of a recipe, held against the tensors that it is for.
+
+A rule that matches nothing, one that decides nothing, one that contradicts another: each is a pattern that silently
+does something else than what it says.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qdqcli.recipe.decision import Resolution, Skip
+from qdqcli.recipe.patterns import listed, matches_any, unmatched
+from qdqcli.recipe.rule import Rule
+from qdqcli.tensors.tensor import TensorInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong with one rule."""
+
+    rule: Rule
+    text: str
+    is_unmatched: bool = False
+    """It is about a pattern that matches nothing, which may be allowed."""
+
+    def __str__(self) -> str:
+        return f"{self.rule.where}: {self.text}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The same in parts."""
+        kind = "unmatched" if self.is_unmatched else "error"
+        return {"source": self.rule.source, "line": self.rule.line, "rule": self.rule.number, "kind": kind,
+                "message": self.text}  # fmt: skip
+
+
+Group = tuple[Resolution, Sequence[TensorInfo]]
+"""Tensors with one resolution."""
+
+
+def findings_of(
+    rules: Sequence[Rule], tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]
+) -> list[Finding]:
+    """All of them, in the order of the rules; the resolutions are the tensors', selected or not."""
+    if not rules:
+        return []
+    by_resolution: dict[int, tuple[Resolution, list[TensorInfo]]] = {}
+    for tensor, resolution in zip(tensors, resolutions, strict=True):
+        by_resolution.setdefault(id(resolution), (resolution, []))[1].append(tensor)
+    groups: list[Group] = list(by_resolution.values())
+    order = {id(rule): number for number, rule in enumerate(rules)}
+    found = [*_unmatched(rules, {tensor.name for tensor in tensors}, groups), *_contradictions(groups), *_idle(groups)]
+    return sorted(found, key=lambda finding: order[id(finding.rule)])
+
+
+def _unmatched(rules: Sequence[Rule], names: Collection[str], groups: Sequence[Group]) -> Iterator[Finding]:
+    matching = {id(rule) for resolution, _ in groups for rule in resolution.rules}
+    for rule in rules:
+        if rule.is_optional or (len(rule.patterns) == 1 and id(rule) in matching):
+            continue
+        for pattern in rule.patterns:
+            if not matches_any(pattern, names):
+                yield Finding(rule=rule, text=unmatched(pattern, names), is_unmatched=True)
+
+
+def _contradictions(groups: Sequence[Group]) -> Iterator[Finding]:
+    """The same one on many tensors is one finding."""
+    named: dict[tuple[int, str], tuple[Rule, list[str]]] = {}
+    for resolution, tensors in groups:
+        for problem in resolution.problems:
+            _, names = named.setdefault((id(problem.rule), problem.text), (problem.rule, []))
+            names += [tensor.name for tensor in tensors]
+    for (_, text), (rule, names) in named.items():
+        yield Finding(rule=rule, text=text.replace("{tensors}", _named(names)))
+
+
+def _named(names: Sequence[str]) -> str:
+    return listed(names[:1]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _idle(groups: Sequence[Group]) -> Iterator[Finding]:
+    """Rules that match tensors and decide nothing for any of them, though no contradiction says so."""
+    settings = [setting for resolution, _ in groups for setting in resolution.settings.values()]
+    busy = {setting.places[-1] for setting in settings if setting.places}
+    busy |= {problem.rule.place for resolution, _ in groups for problem in resolution.problems}
+    idle: dict[int, tuple[Rule, list[Group]]] = {}
+    for resolution, tensors in groups:
+        for rule in resolution.rules:
+            if rule.place not in busy and not rule.is_optional:
+                idle.setdefault(id(rule), (rule, []))[1].append((resolution, tensors))
+    for rule, matched in idle.values():
+        if rule.skip is not None and any(not tensors[0].dtype.is_floating for _, tensors in matched):
+            continue  # it says why they are left as they are, and they are
+        count = sum(len(tensors) for _, tensors in matched)
+        reasons = dict.fromkeys(reason for resolution, _ in matched for reason in _why_idle(rule, resolution))
+        what = f"decides nothing for the {count} tensor{'s' * (count > 1)} that it matches: {', '.join(reasons)}"
+        yield Finding(rule=rule, text=f"{what}; remove it, or put it where it counts")
+
+
+def _why_idle(rule: Rule, resolution: Resolution) -> Iterator[str]:
+    decision, decided_by = resolution.decision, resolution.decided_by
+    if isinstance(decision, Skip):
+        yield f"{decided_by['skip']} skips them" if "skip" in decided_by else f"left as they are, {decision.reason}"
+        return
+    if rule.lifts_skip:
+        yield "nothing skips them before"
+    yield from (
+        f"{place} overrides it" for place in dict.fromkeys(resolution.settings[key].places[-1] for key in rule.changes)
+    )

@@ -1,0 +1,168 @@
+"""What would happen to each tensor: names, dtypes, shapes, sizes and settings, from the headers alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from qdqcli.measure.layout import layout_of
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.decision import Decision, Resolution, Skip
+from qdqcli.recipe.plan import Plan, file_of, inputs_of, source_of
+from qdqcli.result.result import RunResult, Source, TensorResult, header_to_json, range_to_json, spec_to_json
+from qdqcli.stats.metrics import METRICS, MetricValue
+from qdqcli.tensors.tensor import TensorInfo
+
+RANGES = ("input_min", "input_max", "num_nonfinite")
+"""What `--ranges` adds, once the data was read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedTensor:
+    """One tensor and what would happen to it."""
+
+    source: Source
+    num_elements: int
+    num_bytes: int
+    decision: Decision
+    num_slices: int = 0
+    """Ranges that it would have; 0 where it is skipped."""
+    quantized_bits: int = 0
+    """Storage bits that the codes and scales would take; 0 where it is skipped."""
+    decided_by: Mapping[str, str] | None = None
+    """Setting -> which table of a recipe decided it, where there is a recipe."""
+    ranges: Mapping[str, MetricValue] = field(default_factory=dict)
+    """`RANGES`, where the data was read."""
+    estimated: tuple[float, float] | None = None
+    """The hull of its ranges, where an estimator chose them."""
+
+    @property
+    def num_quantized_bytes(self) -> int:
+        """Bytes of the packed codes and scales, or of the tensor as it is."""
+        return -(-self.quantized_bits // 8) or self.num_bytes
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Storage bits per element: of the codes and scales, or as the tensor is."""
+        bits = self.quantized_bits or 8 * self.num_bytes
+        return bits / self.num_elements if self.num_elements else None
+
+    @classmethod
+    def of(
+        cls, source: Source, tensor: TensorInfo, resolution: Resolution, scale_bits: int, *, has_recipe: bool
+    ) -> Self:
+        """Work out the sizes."""
+        decision = resolution.decision
+        slices = layout_of(tensor, decision).num_slices if isinstance(decision, QuantSpec) else 0
+        bits = tensor.num_elements * decision.num_bits + slices * scale_bits if isinstance(decision, QuantSpec) else 0
+        return cls(
+            source=source,
+            num_elements=tensor.num_elements,
+            num_bytes=tensor.nbytes,
+            decision=decision,
+            num_slices=slices,
+            quantized_bits=bits,
+            decided_by=resolution.decided_by if has_recipe else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The tensors of all inputs, in their order."""
+
+    command: str
+    inputs: Sequence[str]
+    settings: Mapping[str, Any]
+    tensors: Sequence[ListedTensor]
+
+    @classmethod
+    def of(
+        cls,
+        command: str,
+        plans: Sequence[Plan],
+        settings: Mapping[str, Any],
+        scale_bits: int,
+        *,
+        has_recipe: bool = False,
+    ) -> Self:
+        """List what the plans say and, where there is a recipe, what of it decides over each tensor."""
+        tensors = [
+            ListedTensor.of(source_of(file, tensor), tensor, resolution, scale_bits, has_recipe=has_recipe)
+            for file, plan in ((file_of(plan), plan) for plan in plans)
+            for tensor, resolution in zip(plan.shard.tensors, plan.resolutions, strict=True)
+        ]
+        return cls(
+            command=command,
+            inputs=inputs_of(plans),
+            settings=settings,
+            tensors=tensors,
+        )
+
+    @property
+    def summary(self) -> dict[str, MetricValue]:
+        """Totals over all tensors."""
+        quantized = [tensor for tensor in self.tensors if isinstance(tensor.decision, QuantSpec)]
+        elements = sum(tensor.num_elements for tensor in quantized)
+        kept = sum(tensor.num_bytes for tensor in self.tensors if isinstance(tensor.decision, Skip))
+        bits = sum(tensor.quantized_bits for tensor in quantized)
+        return {
+            "num_tensors": len(self.tensors),
+            "num_quantized": len(quantized),
+            "num_skipped": len(self.tensors) - len(quantized),
+            "num_elements": elements,
+            "num_bytes": sum(tensor.num_bytes for tensor in self.tensors),
+            "num_quantized_bytes": kept + -(-bits // 8),
+            "bits_per_weight": bits / elements if elements else None,
+        }
+
+
+def with_ranges(listing: Listing, run: RunResult) -> Listing:
+    """The listing with what reading the data found: rows stand in the same order."""
+    tensors = [
+        replace(tensor, ranges={name: METRICS[name].value(row.sums) for name in RANGES})
+        if isinstance(row, TensorResult)
+        else tensor
+        for tensor, row in zip(listing.tensors, run.rows, strict=True)
+    ]
+    return replace(listing, tensors=tensors)
+
+
+def with_estimates(listing: Listing, hulls: Mapping[str, tuple[float, float]]) -> Listing:
+    """The listing with the hulls of the ranges that were estimated, by the tensor's name."""
+    tensors = [
+        replace(tensor, estimated=hulls.get(tensor.source.name)) if isinstance(tensor.decision, QuantSpec) else tensor
+        for tensor in listing.tensors
+    ]
+    return replace(listing, tensors=tensors)
+
+
+def listing_to_json(listing: Listing) -> dict[str, Any]:
+    """The listing as JSON values, in the words of a report; `num_quantized_bytes` is with codes and scales packed."""
+    return header_to_json(listing) | {
+        "summary": listing.summary,
+        "tensors": [_tensor_to_json(tensor) for tensor in listing.tensors],
+    }
+
+
+def _tensor_to_json(tensor: ListedTensor) -> dict[str, Any]:
+    source, decision = tensor.source, tensor.decision
+    head = {
+        "name": source.name,
+        "file": source.file,
+        "dtype": source.dtype,
+        "shape": list(source.shape),
+        "num_bytes": tensor.num_bytes,
+        "num_quantized_bytes": tensor.num_quantized_bytes,
+    }
+    decided_by = {} if tensor.decided_by is None else {"decided_by": dict(tensor.decided_by)}
+    stats = {"num_elements": tensor.num_elements, **tensor.ranges, "bits_per_weight": tensor.bits_per_weight}
+    if isinstance(decision, Skip):
+        return {**head, "status": "skipped", "reason": decision.reason, "stats": stats, **decided_by}
+    return {
+        **head,
+        "status": "quantized",
+        "spec": spec_to_json(decision),
+        "num_ranges": tensor.num_slices,
+        **({} if tensor.estimated is None else {"range": range_to_json(*tensor.estimated)}),
+        "stats": stats,
+        **decided_by,
+    }

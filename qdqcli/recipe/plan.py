@@ -1,0 +1,101 @@
+"""What will happen to each tensor, known from the headers alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+from qdqcli.escape import show_path
+from qdqcli.recipe.decision import Decision, Resolution, Skip
+from qdqcli.recipe.recipe import Recipe, check_selected
+from qdqcli.result.result import Row, Source
+from qdqcli.tensors.checkpoint import Checkpoint, Shard
+from qdqcli.tensors.tensor import TensorInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The decisions for one shard."""
+
+    checkpoint: Checkpoint
+    shard: Shard
+    resolutions: Sequence[Resolution]
+    """What holds for each tensor of the shard, and why."""
+
+    @cached_property
+    def decisions(self) -> Sequence[Decision]:
+        """One per tensor of the shard."""
+        return [resolution.decision for resolution in self.resolutions]
+
+    @property
+    def tensors(self) -> Iterator[tuple[TensorInfo, Decision]]:
+        return zip(self.shard.tensors, self.decisions, strict=True)
+
+
+def make_plans(
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, allow_unmatched: bool = False
+) -> tuple[list[Plan], list[str]]:
+    """Decide on every tensor of every checkpoint; also returns warnings.
+
+    Raises:
+        UsageError: the selection does not fit the checkpoints, see `Recipe.resolve`.
+    """
+    tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
+    resolutions, warnings = recipe.resolve(tensors, allow_unmatched=allow_unmatched)
+    remaining = iter(resolutions)
+    plans = [
+        Plan(
+            checkpoint=checkpoint,
+            shard=shard,
+            resolutions=_unless_superseded(checkpoint, shard, list(islice(remaining, len(shard.tensors)))),
+        )
+        for checkpoint in checkpoints
+        for shard in checkpoint.shards
+    ]
+    return plans, warnings
+
+
+def with_decisions(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Row]:
+    """The rows with what decided over each; they stand in the plans' order."""
+    resolutions = (resolution for plan in plans for resolution in plan.resolutions)
+    return [row._replace(decided_by=found.decided_by) for row, found in zip(rows, resolutions, strict=True)]
+
+
+def check_selection(plans: Sequence[Plan]) -> None:
+    """Make sure that some tensor is quantized.
+
+    Raises:
+        UsageError: none is; names the inputs and says why.
+    """
+    check_selected([decision for plan in plans for decision in plan.decisions], ", ".join(inputs_of(plans)))
+
+
+def inputs_of(plans: Sequence[Plan]) -> list[str]:
+    """The inputs, as the user finds them, each once."""
+    return list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans))
+
+
+def file_of(plan: Plan) -> str:
+    """The shard, as the user finds it."""
+    checkpoint = plan.checkpoint
+    return show_path(checkpoint.path / plan.shard.name if checkpoint.is_folder else checkpoint.path)
+
+
+def source_of(file: str, tensor: TensorInfo) -> Source:
+    """Where a row's tensor is found; `file` is what `file_of` gives."""
+    return Source(tensor.name, file, tensor.dtype.name, tensor.shape)
+
+
+def _unless_superseded(checkpoint: Checkpoint, shard: Shard, resolutions: Sequence[Resolution]) -> Sequence[Resolution]:
+    """The resolutions of the shard's tensors, less what the index takes from another shard."""
+    if not checkpoint.superseded:
+        return resolutions
+    elsewhere = [checkpoint.superseded.get((shard.name, tensor.name)) for tensor in shard.tensors]
+    return [
+        found if other is None else Resolution(decision=_superseded_by(other), settings={})
+        for found, other in zip(resolutions, elsewhere, strict=True)
+    ]
+
+
+def _superseded_by(shard: str) -> Skip:
+    return Skip(reason=f"superseded: the index takes it from {shard}")

@@ -1,0 +1,201 @@
+"""Which tensors are quantized and with which settings; a choice that matches nothing is an error, never silence."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qdqcli.errors import SpecError, UsageError
+from qdqcli.measure.layout import layout_of
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.decision import Decision, Resolution, Skip, base_settings, resolve
+from qdqcli.recipe.findings import Finding, findings_of
+from qdqcli.recipe.patterns import Covering, Tables, compile_pattern, listed, matches_any, unmatched
+from qdqcli.recipe.rule import Rule, Setting
+from qdqcli.tensors.tensor import DTYPES, TensorInfo
+
+MAX_NDIM = 64
+"""As many as NumPy takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to do with the tensors of a checkpoint."""
+
+    spec: QuantSpec
+    """For every selected tensor, before any rule; its axis is ignored where `last_axis`."""
+    last_axis: bool = False
+    """The axis is the last one of each tensor."""
+    include: Sequence[str] = ()
+    """Patterns; none means every tensor."""
+    exclude: Sequence[str] = ()
+    """Patterns; they win over `include` and over rules."""
+    min_ndim: int = 0
+    """Tensors with fewer dimensions are left alone."""
+    rules: Sequence[Rule] = ()
+    """In order; they override the settings above."""
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Key of a recipe -> what set it before any rule, the one that holds last: `[defaults] (line 3)`, `--axis`."""
+
+    def decide(
+        self, tensors: Sequence[TensorInfo], *, allow_unmatched: bool = False
+    ) -> tuple[list[Decision], list[str]]:
+        """One decision per tensor, and warnings; raises like `resolve`."""
+        resolutions, warnings = self.resolve(tensors, allow_unmatched=allow_unmatched)
+        return [resolution.decision for resolution in resolutions], warnings
+
+    def resolve(
+        self, tensors: Sequence[TensorInfo], *, allow_unmatched: bool = False
+    ) -> tuple[list[Resolution], list[str]]:
+        """What holds for each tensor and why, and warnings.
+
+        Raises:
+            UsageError: a pattern or a rule matches no tensor (a warning with `allow_unmatched`); rules contradict what
+                came before them, or decide nothing; selected tensors lack the axis or do not divide into groups.
+        """
+        warnings = self._unmatched(tensors)
+        if warnings and not allow_unmatched:
+            raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
+        by_rules = self._by_rules(tensors, Tables(self.rules).numbers)
+        errors: list[Finding] = []
+        for finding in findings_of(self.rules, tensors, by_rules):
+            if finding.is_unmatched and allow_unmatched:
+                warnings.append(str(finding))
+            else:
+                errors.append(finding)
+        if errors:
+            raise UsageError(_refusal(errors))
+        warnings += self._idle_sources(by_rules)
+        resolutions = self._selected(tensors, by_rules)
+        _check_layouts(tensors, resolutions)
+        return resolutions, warnings
+
+    def findings(self, tensors: Sequence[TensorInfo]) -> list[Finding]:
+        """All that is wrong with the rules for these tensors."""
+        return findings_of(self.rules, tensors, self._by_rules(tensors, Tables(self.rules).numbers))
+
+    def findings_without_tensors(self) -> list[Finding]:
+        """What is wrong whatever the tensors: each pattern stands for those that it matches."""
+        covering = Covering(self.rules)
+        patterns = dict.fromkeys(pattern for rule in self.rules for pattern in rule.patterns)
+        tensors = [TensorInfo(name=pattern, dtype=DTYPES["F32"], shape=(1,) * MAX_NDIM, shard="", start=0, nbytes=4)
+                   for pattern in patterns]  # fmt: skip
+        return findings_of(self.rules, tensors, self._by_rules(tensors, covering.numbers))
+
+    def _by_rules(self, tensors: Sequence[TensorInfo], numbers: Callable[[str], tuple[int, ...]]) -> list[Resolution]:
+        """What the rules make of each tensor, whether it is selected or not. Tensors of a kind share a resolution."""
+        base = base_settings(self.spec, self.min_ndim, last_axis=self.last_axis, places=self.places)
+        known: dict[tuple[str | None, tuple[int, ...], int], Resolution] = {}
+
+        def resolved(tensor: TensorInfo) -> Resolution:
+            foreign = None if tensor.dtype.is_floating else tensor.dtype.name
+            kind = foreign, numbers(tensor.name) if self.rules else (), len(tensor.shape)
+            found = known.get(kind)
+            if found is None:
+                rules = [self.rules[number] for number in kind[1]]
+                found = _untouched(foreign, rules) if foreign else resolve(base, self.spec, rules, kind[2])
+                known[kind] = found
+            return found
+
+        return [resolved(tensor) for tensor in tensors]
+
+    def _selected(self, tensors: Sequence[TensorInfo], by_rules: Sequence[Resolution]) -> list[Resolution]:
+        """The same, less what `include` and `exclude` leave alone."""
+        if not self.include and not self.exclude:
+            return list(by_rules)
+        includes = [compile_pattern(pattern) for pattern in self.include]
+        excludes = [(compile_pattern(pattern), self._left_alone("exclude", f"excluded by '{pattern}'"))
+                    for pattern in self.exclude]  # fmt: skip
+        not_included = self._left_alone("include", "not included")
+
+        def select(tensor: TensorInfo, found: Resolution) -> Resolution:
+            if not tensor.dtype.is_floating:
+                return found
+            for matches, left_alone in excludes:
+                if matches(tensor.name):
+                    return left_alone
+            return found if not includes or any(matches(tensor.name) for matches in includes) else not_included
+
+        return [select(tensor, found) for tensor, found in zip(tensors, by_rules, strict=True)]
+
+    def _idle_sources(self, by_rules: Sequence[Resolution]) -> list[str]:
+        """Files all of whose rules may match nothing, and do."""
+        if not self.rules:
+            return []
+        matching = {id(rule) for resolution in {id(r): r for r in by_rules}.values() for rule in resolution.rules}
+        sources = {source: [rule for rule in self.rules if rule.source == source]
+                   for source in dict.fromkeys(rule.source for rule in self.rules)}  # fmt: skip
+        return [
+            f"{source}: none of its {len(rules)} rules matches any of {len(by_rules)} tensors"
+            for source, rules in sources.items()
+            if all(rule.is_optional and id(rule) not in matching for rule in rules)
+        ]
+
+    def _left_alone(self, key: str, reason: str) -> Resolution:
+        setting = Setting(value=getattr(self, key), places=tuple(self.places.get(key, ())))
+        return Resolution(decision=Skip(reason=reason), settings={key: setting})
+
+    def _unmatched(self, tensors: Sequence[TensorInfo]) -> list[str]:
+        names = {tensor.name for tensor in tensors} if self.include or self.exclude else ()
+        return [unmatched(pattern, names) for pattern in (*self.include, *self.exclude)
+                if not matches_any(pattern, names)]  # fmt: skip
+
+
+def _untouched(dtype: str, rules: Sequence[Rule]) -> Resolution:
+    return Resolution(decision=Skip(reason=f"{dtype} is not a floating-point dtype"), settings={}, rules=rules)
+
+
+def _refusal(errors: Sequence[Finding]) -> str:
+    first, *more = errors
+    advice = "; --allow-unmatched makes this a warning" if first.is_unmatched else ""
+    return f"{first}{advice}" + (f"; {len(more)} more: 'qdq recipe lint' lists them" if more else "")
+
+
+def check_selected(decisions: Sequence[Decision], inputs: str) -> None:
+    """Make sure that there is something to do; `inputs` names them in the message.
+
+    Raises:
+        UsageError: no tensor is quantized; says why.
+    """
+    if not any(isinstance(decision, QuantSpec) for decision in decisions):
+        raise UsageError(f"{inputs}: nothing to quantize: {_why_nothing(decisions)}")
+
+
+def _why_nothing(decisions: Sequence[Decision]) -> str:
+    reasons = [decision.reason for decision in decisions if isinstance(decision, Skip)]
+    if not reasons:
+        return "the input has no tensors"
+    counts = Counter(reasons)
+    return "; ".join(f"{count} tensor{'s' * (count > 1)}: {why}" for why, count in counts.items())
+
+
+def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> None:
+    """All tensors that cannot take their settings, in one message."""
+    kinds = {
+        (id(resolution), tensor.shape, tensor.fortran_order): (tensor, resolution)
+        for tensor, resolution in zip(tensors, resolutions, strict=True)
+    }
+    refused = {kind: error for kind, of_kind in kinds.items() if (error := _misfit(*of_kind)) is not None}
+    if not refused:
+        return
+    bad = [
+        (tensor, resolution, error)
+        for tensor, resolution in zip(tensors, resolutions, strict=True)
+        if (error := refused.get((id(resolution), tensor.shape, tensor.fortran_order))) is not None
+    ]
+    _, resolution, first = bad[0]
+    lacks_axis = isinstance(first, SpecError) and "axis is" in str(first)
+    place = resolution.decided_by.get("axis" if lacks_axis else "group_size", "--")
+    by = "" if place.startswith("--") else f", set by {place}"
+    advice = "--min-ndim, --exclude or a rule with skip" if lacks_axis else "--exclude or a rule with skip"
+    names = listed([tensor.name for tensor, _, _ in bad])
+    raise UsageError(f"{first}{by}; {len(bad)} of the selected tensors: {names}; {advice} leaves them alone")
+
+
+def _misfit(tensor: TensorInfo, resolution: Resolution) -> UsageError | None:
+    """Why the tensor cannot take its settings; None where it can, or has none."""
+    try:
+        if isinstance(resolution.decision, QuantSpec):
+            layout_of(tensor, resolution.decision)
+    except UsageError as error:
+        return error
+    return None

@@ -1,0 +1,136 @@
+"""Rule: what a recipe says of the tensors that it matches, and how one rule after another makes a tensor's settings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from qdqcli.escape import escape_name
+from qdqcli.op.spec import DEFAULT_ESTIMATOR
+from qdqcli.recipe.keys import NONE
+
+Changes = Mapping[str, Any]
+"""Key of a recipe -> value; a group size of None is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One `[[rules]]` of a recipe."""
+
+    patterns: Sequence[str]
+    changes: Changes = field(default_factory=dict)
+    """The settings that it names."""
+    skip: str | None = None
+    """The reason for which its tensors are left as they are."""
+    lifts_skip: bool = False
+    """Whether an earlier rule's `skip` ends here."""
+    is_optional: bool = False
+    """Whether it may match nothing."""
+    source: str
+    """The file, as the user gave it, or `preset NAME`."""
+    number: int
+    """Among the rules of its source, from 1."""
+    line: int
+    prefix: str = ""
+    """What tells rules of several sources apart."""
+
+    @property
+    def place(self) -> str:
+        """Its name in reports: `rule 2 (line 9)`."""
+        return f"{self.prefix}rule {self.number} (line {self.line})"
+
+    @property
+    def where(self) -> str:
+        """Its name at the start of a message."""
+        return f"{self.source}:{self.line}: rule {self.number}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting of one tensor."""
+
+    value: Any
+    places: tuple[str, ...] = ()
+    """What set it, the one that holds last; none: it is built in."""
+
+    def over(self, value: Any, place: str) -> "Setting":
+        """Another value, which this one gives way to."""
+        return Setting(value=value, places=(*self.places, place))
+
+
+Settings = dict[str, Setting]
+"""By key of a recipe, and two more: `skip`, the reason or None, and `ranges`, true where a file gives the ranges."""
+
+
+def displaced(changes: Changes) -> dict[str, tuple[Any, str]]:
+    """What settings make of others that they exclude, and the setting because of which."""
+    found: dict[str, tuple[Any, str]] = {}
+    if changes.get("group_size") is not None and "axis" not in changes:
+        found["axis"] = NONE, "group_size"
+    if "input_min" in changes:
+        found |= {"estimator": (DEFAULT_ESTIMATOR, "input_min"), "percentile": (None, "input_min")}
+    elif changes.get("estimator", "percentile") != "percentile" and "percentile" not in changes:
+        found["percentile"] = None, "estimator"
+    return found
+
+
+def apply_rule(settings: Settings, rule: Rule) -> Iterator[str]:
+    """Change the settings of a tensor to what the rule says; yields what it contradicts."""
+    skip, changes = settings["skip"], rule.changes
+    if skip.value is not None and changes and not rule.lifts_skip:
+        yield (
+            f"sets {listed_keys(changes)} for {{tensors}}, skipped by {skip.places[-1]}; put the skip after it, "
+            "or lift it with skip = false"
+        )
+        return
+    if rule.skip is not None or (rule.lifts_skip and skip.value is not None):
+        settings["skip"] = skip.over(rule.skip, rule.place)
+    yield from _contradictions(settings, changes)
+    for key, (value, _) in displaced(changes).items():
+        if settings[key].value != value:
+            settings[key] = settings[key].over(value, rule.place)
+    if "estimator" in changes and settings["ranges"].value is not None:
+        settings["ranges"] = settings["ranges"].over(None, rule.place)
+    for key, value in changes.items():
+        settings[key] = settings[key].over(value, rule.place)
+    if changes.get("ragged_groups") and settings["group_size"].value is None:
+        yield "sets ragged_groups for {tensors}, where no group_size holds; set it too"
+    if "percentile" in changes and settings["estimator"].value != "percentile":
+        yield 'sets percentile for {tensors}, whose estimator is another; set estimator = "percentile" too'
+
+
+def _contradictions(settings: Settings, changes: Changes) -> Iterator[str]:
+    group_size = settings["group_size"]
+    if "axis" in changes and "group_size" not in changes and group_size.value is not None:
+        yield (
+            f"sets axis for {{tensors}}, where group_size {group_size.value} of {_origin(group_size)} holds; "
+            'add group_size = "none" to the rule, or narrow its match'
+        )
+    given = settings["input_min"]
+    if "estimator" in changes and "input_min" not in changes and given.value is not None:
+        yield (
+            f"sets estimator for {{tensors}}, whose range is given by {_origin(given)}; narrow its match, or leave out "
+            "one of the two"
+        )
+
+
+def _origin(setting: Setting) -> str:
+    return setting.places[-1] if setting.places else "the defaults"
+
+
+def listed_keys(changes: Changes) -> str:
+    """`num_bits and group_size`."""
+    keys = [escape_name(key) for key in changes]
+    return " and ".join([", ".join(keys[:-1])] * (len(keys) > 1) + keys[-1:])
+
+
+def rule_to_json(rule: Rule) -> dict[str, Any]:
+    """The rule as a recipe in JSON has it, with its place."""
+    skip = {"skip": rule.skip} if rule.skip is not None else {"skip": False} if rule.lifts_skip else {}
+    optional = {"optional": True} if rule.is_optional else {}
+    changes = {key: NONE if value is None else _finite(value) for key, value in rule.changes.items()}
+    return {"place": rule.place, "match": list(rule.patterns), **changes, **skip, **optional}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value

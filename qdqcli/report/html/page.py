@@ -1,0 +1,190 @@
+"""The report as one HTML file that asks nothing of a network: summary, verdict, SQNR by layer, a table, histograms.
+
+What is read without a script (and printed) is HTML and SVG made here; `page.js` sorts, filters and draws the pictures
+of a tensor when it is opened, from the data at the page's end; `page.css` has both lights.
+"""
+
+from collections.abc import Iterator, Sequence
+from html import escape as html_escape
+from importlib.resources import files
+from math import isfinite
+from typing import Any
+
+from qdqcli.report.channel import error_by_channel
+from qdqcli.report.escape import NO_NAME, json_text, shorten, visible
+from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.layers import layers_svg
+from qdqcli.report.number import metric_unit, row_text
+from qdqcli.report.ranking import ranked
+from qdqcli.report.summary import facts, few, notes, warnings
+from qdqcli.report.table import MAX_NAME, table
+from qdqcli.report.verdict import headline, sentence, waived_line
+from qdqcli.result.result import STATS, RunResult, TensorResult
+from qdqcli.result.verdict import Severity, Verdict, Violation
+from qdqcli.stats.metrics import METRICS, Better
+
+_OPEN_VIOLATIONS, _MAX_VIOLATIONS = 10, 200
+_CSP = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
+    """The page; all tensors, sorted by `options.sort`: `--top` is for tables that cannot be filtered."""
+    for line in _lines(run, options):
+        yield (line.encode("ascii", "xmlcharrefreplace").decode("ascii") if options.ascii_only else line) + "\n"
+
+
+def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
+    rows = ranked(run, options.sort)
+    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{_CSP}">'
+    yield f"<title>Quantization error: {quote(run.inputs[0]) if run.inputs else ''}</title>"
+    yield f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>"
+    yield f"<header><h1>Quantization error</h1>\n<div class=quiet><code>qdq {quote(run.command)}</code> on "
+    yield f"{few(run.inputs, quote)}</div></header>\n<main>"
+    if run.verdict is not None:
+        yield from _verdict(run.verdict)
+    yield from _cards(run, rows, options.sort)
+    yield from (f'<p class="warn">Warning: {text}.</p>' for text in warnings(run, quote))
+    yield from (f"<p class=quiet>Note: {text}.</p>" for text in notes(run))
+    in_order = list(run.quantized)
+    if in_order:
+        number_of = {id(row): index for index, row in enumerate(in_order)}
+        yield "<h2>SQNR by layer, in the order of the checkpoint</h2>"
+        yield from layers_svg(in_order, quote)
+        yield from _table(run, rows, number_of, options.sort)
+    yield f"</main>\n<footer>qdq {quote(run.version)}. e = y - x, in the tensor's own unit.</footer>"
+    data = {"metrics": [_title(name) for name in STATS], "tensors": [_data(row) for row in in_order]}
+    yield f'<script type="application/json" id="data">{_script_text(data)}</script>'
+    yield f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>"
+
+
+def quote(text: str) -> str:
+    """Foreign text, cut and escaped for content and for attributes in quotes."""
+    return html_escape(shorten(visible(text), MAX_NAME).replace("##", "#\\x23")) or NO_NAME
+
+
+def _verdict(verdict: Verdict) -> Iterator[str]:
+    yield f'<section class="verdict {"kept" if verdict.passed else "exceeded"}"><strong>{headline(verdict)}</strong>'
+    first, more = verdict.violations[:_OPEN_VIOLATIONS], verdict.violations[_OPEN_VIOLATIONS:_MAX_VIOLATIONS]
+    if first:
+        yield from _list_of(first, start=1)
+    if more:
+        yield f"<details><summary>{len(verdict.violations) - len(first):,} more</summary>"
+        yield from _list_of(more, start=len(first) + 1)
+        if len(verdict.violations) > _MAX_VIOLATIONS:
+            yield "<p class=quiet>The table below marks the tensors of all the others.</p>"
+        yield "</details>"
+    if verdict.waived:
+        yield f"<details><summary>{len(verdict.waived):,} waived</summary><ul>"
+        yield from (f"<li>{waived_line(violation, quote)}</li>" for violation in verdict.waived)
+        yield "</ul></details>"
+    yield "</section>"
+
+
+def _list_of(violations: Sequence[Violation], *, start: int) -> Iterator[str]:
+    yield f'<ol start="{start}">'
+    for violation in violations:
+        kind = "error" if violation.severity is Severity.ERROR else "warn"
+        yield f'<li><span class="{kind}">{kind}</span> {sentence(violation, quote)}</li>'
+    yield "</ol>"
+
+
+def _cards(run: RunResult, rows: Sequence[TensorResult], sort: str) -> Iterator[str]:
+    yield '<dl class="cards">'
+    remarks = []
+    for label, value in facts(run, rows[0] if rows else None, sort, quote):
+        if label in ("skipped", "", "worst tensor"):
+            remarks.append(f"{label or 'skipped'}: {value}")
+        else:
+            yield f"<div><dt>{label}</dt><dd>{value}</dd></div>"
+    yield "</dl>"
+    yield from (f'<div class="quiet">{remark[0].upper()}{remark[1:]}</div>' for remark in remarks)
+
+
+def _table(run: RunResult, rows: Sequence[TensorResult], number_of: dict[int, int], sort: str) -> Iterator[str]:
+    columns = table(rows, sort, quote)
+    yield '<h2 id="all">Tensors</h2>\n<div class="tools" hidden>'
+    yield '<input id="filter" type="search" placeholder="Filter: words of name, shape, dtype, settings" '
+    yield 'aria-label="Filter tensors">'
+    if run.verdict is not None and run.verdict.violations:
+        yield '<label><input id="failing" type="checkbox" style="flex:none"> with violations only</label>'
+    yield '<span id="shown" class="quiet" aria-live="polite"></span></div>\n<div class="scroll"><table id="tensors">'
+    heads = []
+    for column in columns:
+        kind = "number" if column.is_number else "text"
+        better = METRICS[column.name].better if column.name in METRICS else Better.LOWER
+        worst = "ascending" if better is Better.HIGHER else "descending"
+        now = f' aria-sort="{worst}"' if column.name == sort else ""
+        heads.append(
+            f'<th scope="col" class="{kind}" data-kind="{kind}" data-worst="{worst}"{now}>'
+            f"<button>{html_escape(column.title)}</button></th>"
+        )
+    yield f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>"
+    complaints = _complaints(run.verdict)
+    for position, row in enumerate(rows):
+        index = number_of[id(row)]
+        cells = []
+        for column in columns:
+            text = column.cells[position]
+            if column.name == "tensor":
+                cells.append(
+                    f'<td class="name" data-value="{quote(row.source.name)}">'
+                    f'<button aria-expanded="false">{text}</button></td>'
+                )
+            else:
+                value = _sort_value(column.name, row, text)
+                cells.append(f'<td{" class=number" if column.is_number else ""} data-value="{value}">{text}</td>')
+        kind = complaints.get((row.source.name, row.source.file), "")
+        yield f'<tr id="t{index}" data-index="{index}"{kind}>{"".join(cells)}</tr>'
+    yield "</tbody></table></div>"
+
+
+def _complaints(verdict: Verdict | None) -> dict[tuple[str | None, str | None], str]:
+    found: dict[tuple[str | None, str | None], str] = {}
+    for violation in () if verdict is None else reversed(verdict.violations):
+        kind = "violated" if violation.severity is Severity.ERROR else "warned"
+        found[violation.tensor, violation.file] = f' class="{kind}"'
+    return found
+
+
+def _sort_value(name: str, row: TensorResult, text: str) -> str:
+    if name == "shape":
+        return str(row.num_elements)
+    if name not in STATS:
+        return text
+    value = row.stats[name]
+    return "" if value is None else repr(value)
+
+
+def _data(row: TensorResult) -> dict[str, Any]:
+    """What the script draws of a tensor."""
+    data: dict[str, Any] = {
+        "stats": [row_text(name, row) + (metric_unit(name) if row.stats[name] is not None else "") for name in STATS],
+        "range": _range(row),
+    }
+    if row.histograms is not None:
+        for name, part in (("values", row.histograms.values), ("errors", row.histograms.errors)):
+            data[name] = [part.low, part.high, list(part.counts)]
+    if row.channels is not None and "rmse" in row.channels:
+        data["channels"] = error_by_channel(row.channels)
+    return data
+
+
+def _range(row: TensorResult) -> list[float]:
+    """What sets the grid, where it can be drawn: an infinite end cannot."""
+    ends = [end for end in (row.input_min, row.input_max) if end is not None and isfinite(end)]
+    return ends if row.spec is not None and len(ends) == 2 else []
+
+
+def _title(name: str) -> str:
+    return METRICS[name].title if name in METRICS else "bits/weight"
+
+
+def _script_text(value: Any) -> str:
+    """JSON that no HTML parser sees an end, or a comment, in."""
+    return json_text(value).replace("<", "\\u003c").replace(", ", ",").replace('": ', '":')
+
+
+def _asset(name: str) -> str:
+    return files("qdqcli.report.html").joinpath(name).read_text(encoding="ascii")

@@ -1,0 +1,123 @@
+"""Small tensors that follow one another in a file, measured in one call of a kernel instead of one by one."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from qdqcli.measure.blocks import check_trouble
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.sums import Measurement, sums_of_each
+from qdqcli.measure.workers import Workers
+from qdqcli.op.cpu_quantize import INPUT_MAX, INPUT_MIN
+from qdqcli.op.cpu_spans import Neighbours, requantize_and_sum
+from qdqcli.op.lanes import LANES
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import STORAGE
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
+from qdqcli.recipe.decision import Decision
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
+from qdqcli.tensors.tensor import TensorInfo
+
+Task = tuple[TensorInfo, Decision]
+
+
+class _Kind(NamedTuple):
+    """Of a tensor that may be measured in one call with its neighbours."""
+
+    layout: Layout
+    spec: QuantSpec
+    dtype: str
+    itemsize: int
+    common: tuple[object, ...]
+    """What those of one call share: the dtype, and what the grid depends on beside the range."""
+
+
+Member = tuple[int, TensorInfo, _Kind]
+"""The number of a task, and its tensor."""
+
+
+def measure_neighbours(
+    tasks: Sequence[Task], reader: ShardReader, writer: ShardWriter | None, workers: Workers
+) -> list[Measurement | None]:
+    """Quantize, and write, the tensors for which one call does, and measure them; None for those that it did not touch.
+
+    The tensors are in the order of the file and their ranges are their own.
+    """
+    measured: list[Measurement | None] = [None] * len(tasks)
+    kinds = _kinds(tasks)
+
+    members = [(number, tasks[number][0], kind) for number, kind in enumerate(kinds) if kind is not None]
+    for _, group in groupby(members, _common):
+        run = list(group)
+        if len(run) > 1:
+            for (number, _, _), found in zip(run, _measure_run(run, reader, writer, workers), strict=True):
+                measured[number] = found
+    return measured
+
+
+def _common(member: Member) -> tuple[object, ...]:
+    """What neighbours share that one call takes: also, how they are aligned."""
+    _, info, kind = member
+    return kind.common, info.start % kind.itemsize
+
+
+def _kinds(tasks: Sequence[Task]) -> list[_Kind | None]:
+    """None for each tensor that no call takes. Small tensors are many and of few shapes: each is looked at once."""
+    known: dict[tuple[object, ...], _Kind | None] = {}
+
+    def kind_of(info: TensorInfo, decision: Decision) -> _Kind | None:
+        key = info.dtype.name, info.shape, info.big_endian, info.fortran_order, id(decision)
+        if key not in known:
+            known[key] = _kind(info, decision)
+        return known[key]
+
+    return [kind_of(info, decision) for info, decision in tasks]
+
+
+def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
+    """None unless the tensor has at most one chunk and its slices are runs that fill lanes."""
+    if not isinstance(decision, QuantSpec) or info.big_endian:
+        return None
+    if decision.range_given or decision.estimator != DEFAULT_ESTIMATOR:
+        return None
+    layout = layout_of(info, decision)
+    is_small = 0 < layout.num_elements <= CHUNK_ELEMENTS
+    if not is_small or not layout.is_contiguous or layout.inner < LANES:
+        return None
+    grid = decision.num_bits, decision.signed_input, decision.narrow_range, decision.round_mode, decision.compute_dtype
+    return _Kind(layout, decision, info.dtype.name, info.dtype.bits // 8, (info.dtype.name, *grid))
+
+
+def _measure_run(
+    run: Sequence[Member], reader: ShardReader, writer: ShardWriter | None, workers: Workers
+) -> Sequence[Measurement | None]:
+    """The measurement of each; None where its elements or its grid need a closer look."""
+    (_, first, kind), (_, last, _) = run[0], run[-1]
+    source, sink = reader.place(first), None if writer is None else writer.place(first)
+    if source is None or (writer is not None and sink is None):
+        return [None] * len(run)
+    storage = STORAGE[kind.dtype]
+    room = (last.start + last.nbytes - first.start) // kind.itemsize
+    layouts = [kind.layout for _, _, kind in run]
+    begins = [(info.start - first.start) // kind.itemsize for _, info, _ in run]
+    steps = [(layout.num_elements, layout.inner, layout.row, layout.advance) for layout in layouts]
+    neighbours = Neighbours(
+        source=source.descriptor,
+        sink=None if sink is None else sink.descriptor,
+        offset=source.offset,
+        x=workers.buffer("input", storage, room),
+        y=workers.buffer("output", storage, 0 if sink is None else room),
+        places=np.column_stack([begins, steps]),
+    )
+    num_slices = [layout.num_slices for layout in layouts]
+    found = requantize_and_sum(neighbours, max(num_slices), kind.spec, kind.dtype)
+    check_trouble(neighbours.trouble, reader, writer, first)
+    sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
+    hulls = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)
+    measured = list(map(Measurement, sums, num_slices, hulls))
+    if found.is_done.all():
+        return measured
+    return [each if is_done else None for each, is_done in zip(measured, found.is_done.tolist(), strict=True)]

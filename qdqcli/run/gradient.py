@@ -1,0 +1,138 @@
+"""The op's gradient for files: the gradients of each tensor, masked by the range of the tensor that was quantized."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+from qdqcli.measure.blocks import GRID_BYTES, Block, blocks_of, check_memory, read_block, write_block
+from qdqcli.measure.estimate import estimate_ends
+from qdqcli.measure.given_range import given_ends
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.workers import Workers
+from qdqcli.op.layout import Layout
+from qdqcli.op.params import Floats
+from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.plan import Plan
+from qdqcli.result.gradient import MaskedGradient
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.tensor import TensorInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A tensor of gradients and the tensor that was quantized."""
+
+    gradients: TensorInfo
+    gradients_reader: ShardReader
+    info: TensorInfo
+    reader: ShardReader
+    spec: QuantSpec
+    writer: ShardWriter
+
+
+def differentiate(
+    plans: Sequence[Plan],
+    original: Checkpoint,
+    workers: Workers,
+    output: OutputTree,
+) -> list[MaskedGradient]:
+    """Write, in the layout of the gradients, input_backprop for each tensor that the plans select.
+
+    A range that is not given is measured on the tensor itself. The gradients of its ends are zeros and not written.
+
+    Raises:
+        UsageError: a selected tensor of the gradients is missing in `original`, or has another dtype, shape or byte
+            layout there, or more ranges than the memory holds.
+    """
+    shards = _counterparts(plans, original)
+    for plan in plans:
+        _check_pairs(plan, shards, workers)
+    masked = [result for plan in plans for result in _run_plan(plan, shards, workers, output)]
+    output.copy_side_files(workers.interruption.check)
+    return masked
+
+
+Shards = dict[str, tuple[Shard, TensorInfo]]
+
+
+def _counterparts(plans: Sequence[Plan], original: Checkpoint) -> Shards:
+    """By name of the gradients: the tensor of that name, or the only one where there is one on both sides."""
+    shards = {tensor.name: (shard, tensor) for shard in original.shards for tensor in shard.tensors}
+    names = [tensor.name for plan in plans for tensor in plan.shard.tensors]
+    return dict(zip(names, shards.values(), strict=True)) if len(names) == len(shards) == 1 else shards
+
+
+def _check_pairs(plan: Plan, shards: Shards, workers: Workers) -> None:
+    for tensor, decision in plan.tensors:
+        if isinstance(decision, Skip):
+            continue
+        name = escape_name(tensor.name)
+        if tensor.name not in shards:
+            raise UsageError(f"'{name}' has gradients, but INPUT has no tensor of that name; --exclude it")
+        info = shards[tensor.name][1]
+        ours, theirs = (
+            (t.dtype.name, list(t.shape), t.big_endian, t.fortran_order and len(t.shape) > 1) for t in (tensor, info)
+        )
+        if ours != theirs:
+            raise UsageError(
+                f"'{name}': gradients are {tensor.dtype.name} {list(tensor.shape)}, INPUT is {info.dtype.name} "
+                f"{list(info.shape)}; dtype, shape, byte order and memory order must be equal"
+            )
+        check_memory(info, layout_of(info, decision), workers, GRID_BYTES)
+
+
+def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) -> Iterator[MaskedGradient]:
+    with ExitStack() as undo:
+        gradients_reader = undo.enter_context(plan.shard.open())
+        writer = output.create(plan.checkpoint, plan.shard, gradients_reader)
+        undo.callback(writer.abort)
+        readers: dict[str, ShardReader] = {}
+        for tensor, decision in plan.tensors:
+            workers.interruption.check()
+            if isinstance(decision, Skip):
+                writer.copy(tensor, workers.interruption.check)
+                continue
+            shard, info = shards[tensor.name]
+            if shard.name not in readers:
+                readers[shard.name] = undo.enter_context(shard.open())
+            pair = _Pair(
+                gradients=tensor,
+                gradients_reader=gradients_reader,
+                info=info,
+                reader=readers[shard.name],
+                spec=decision,
+                writer=writer,
+            )
+            yield _differentiate_tensor(pair, workers)
+        for reader in (gradients_reader, *readers.values()):
+            reader.close()
+        writer.commit()
+
+
+def _differentiate_tensor(pair: _Pair, workers: Workers) -> MaskedGradient:
+    layout = layout_of(pair.info, pair.spec)
+    dtype = pair.info.dtype.name
+    ends = given_ends(pair.spec.given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
+    if ends is None:
+        ends = estimate_ends(pair.spec, pair.reader, pair.info, layout, workers)
+    blocks = blocks_of(pair.info, workers)
+    outside = workers.map(partial(_differentiate_block, pair, layout, ends, workers), blocks)
+    return MaskedGradient(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))
+
+
+def _differentiate_block(pair: _Pair, layout: Layout, ends: Floats, workers: Workers, block: Block) -> int:
+    start, stop = block
+    x = read_block(pair.reader, pair.info, workers, "input", block)
+    g = read_block(pair.gradients_reader, pair.gradients, workers, "gradients", block)
+    out: NDArray[Any] = workers.buffer("output", x.dtype.type, stop - start)
+    outside = workers.backend.differentiate(g, x, out, start, layout, ends, pair.info.dtype.name)
+    write_block(pair.writer, pair.gradients, out, start)
+    return outside

@@ -1,0 +1,105 @@
+"""Lines of keys in TOML and JSON: an independent answer is that a key is there once the text up to its line is read."""
+
+import json
+import tomllib
+from typing import Any
+
+import pytest
+
+from qdqcli.recipe.lines import json_lines, toml_lines
+
+TEXT = '''
+# a comment with [brackets] and "quotes"
+schema = 1
+description = """
+[[rules]]
+not = "a key"
+"""
+[defaults]
+num_bits = 8   # [x]
+"quoted # key" = 'lit#eral'
+dotted . "key" = [1, 2,
+  3]
+
+[[ rules ]]
+match = ["a", "#b",  # why
+  're:[c]"',
+]
+inline = {x = 1, y = [{z = 2}]}
+
+[rules.sub]
+k = 07:32:00
+
+[[rules]]
+match = "[[rules]]"
+axis = "last"
+[[rules.deep]]
+one = 1
+[[rules.deep]]
+two = 2
+'''
+
+
+def test_lines_of_toml() -> None:
+    lines = toml_lines(TEXT)
+    rows = TEXT.split("\n")
+
+    def row(*path: str | int) -> str:
+        return rows[lines[path] - 1].split("#")[0].strip()
+
+    assert row("schema") == "schema = 1"
+    assert row("description") == 'description = """'
+    assert row("defaults", "num_bits") == "num_bits = 8"
+    assert rows[lines["defaults", "quoted # key"] - 1].startswith('"quoted # key"')
+    assert row("defaults", "dotted", "key") == 'dotted . "key" = [1, 2,'
+    assert row("defaults", "dotted", "key", 2) == "3]"
+    assert row("rules", 0) == "[[ rules ]]"
+    assert rows[lines["rules", 0, "match", 1] - 1].startswith('match = ["a", "#b"')
+    assert row("rules", 0, "match", 2) == "'re:[c]\"',".strip()
+    assert row("rules", 0, "inline", "y", 0, "z").startswith("inline")
+    assert row("rules", 0, "sub", "k") == "k = 07:32:00"
+    assert row("rules", 1) == "[[rules]]"
+    assert row("rules", 1, "match") == 'match = "[[rules]]"'
+    assert row("rules", 1, "deep", 1, "two") == "two = 2"
+
+
+def paths(value: Any, path: tuple[str | int, ...] = ()) -> set[tuple[str | int, ...]]:
+    items: list[tuple[str | int, Any]] = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
+    return {path} | {p for key, inner in items for p in paths(inner, (*path, key))}
+
+
+def test_every_key_and_element_of_toml_has_a_line_and_nothing_else() -> None:
+    tables = {("defaults", "dotted"), ("rules", 0, "sub")}
+    arrays = {("rules",), ("rules", 1, "deep")}
+    assert set(toml_lines(TEXT)) | arrays | {()} | tables == paths(tomllib.loads(TEXT))
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_every_key_and_element_of_json_has_a_line(indent: int | None) -> None:
+    data = {"schema": 1, "rules": [{"match": ["a,]}", "b\n"], "num_bits": 4}, {"match": "c:", "skip": False}], "e": {}}
+    text = json.dumps(data, indent=indent)
+    lines = json_lines(text)
+    assert set(lines) | {()} == paths(data)
+    if indent is None:
+        assert set(lines.values()) == {1}
+    else:
+        rows = text.split("\n")
+        assert rows[lines["rules", 1, "skip"] - 1].strip() == '"skip": false'
+        assert rows[lines["rules", 0, "match", 1] - 1].strip() == '"b\\n"'
+
+
+@pytest.mark.parametrize("cut", range(1, TEXT.count("\n") + 1))
+def test_a_key_is_there_once_the_text_up_to_its_line_is_read(cut: int) -> None:
+    """The parser alone, given ever more lines, says when a key first appears."""
+    head = "\n".join(TEXT.split("\n")[:cut]) + "\n"
+    try:
+        known = paths(tomllib.loads(head))
+    except tomllib.TOMLDecodeError:
+        return  # in the middle of a value
+    for path, line in toml_lines(TEXT).items():
+        if line <= cut:
+            assert path in known
+        else:
+            assert path not in known

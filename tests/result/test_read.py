@@ -1,0 +1,95 @@
+"""A report in JSON comes back as the run that it tells of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qdqcli.errors import InputError
+from qdqcli.report.formatter import FORMATTERS, ReportOptions, formatter
+from qdqcli.result.histogram import Histogram, Histograms
+from qdqcli.result.read import from_json, read_report
+from qdqcli.result.result import RunResult, to_json
+from qdqcli.result.verdict import Severity, Verdict, Violation
+from tests.conftest import Qdq
+from tests.report.samples import BAD, DEGENERATE, EVERY_KIND, GOOD, hostile_run, run_of
+
+VIOLATION = Violation(tensor="a", metric="sqnr_db", limit=3.0, actual=None, severity=Severity.WARN, origin="limits")
+HISTOGRAM = Histogram(low=-1.0, high=2.0, counts=[1, 0, 5])
+JUDGED = replace(
+    run_of(
+        BAD._replace(spec=None, sums=BAD.sums, channels={"mse": [1.0, None]}),
+        GOOD._replace(histograms=Histograms(values=HISTOGRAM, errors=HISTOGRAM)),
+    ),
+    verdict=Verdict(violations=[VIOLATION], waived=[replace(VIOLATION, waiver="because")]),
+)
+CONSISTENT = run_of(*(row._replace(num_slices=2) if row is DEGENERATE else row for row in EVERY_KIND.rows))
+"""A report does not say how many ranges a tensor has: they follow from its shape and settings."""
+ON_DEVICE = replace(run_of(GOOD), device="NVIDIA H100 80GB HBM3")
+RUNS = {
+    "every kind": CONSISTENT, "hostile": hostile_run(), "no rows": run_of(), "judged": JUDGED, "on a device": ON_DEVICE,
+}  # fmt: skip
+
+
+@pytest.fixture(params=RUNS.values(), ids=list(RUNS))
+def run(request: pytest.FixtureRequest) -> RunResult:
+    assert isinstance(request.param, RunResult)
+    return request.param
+
+
+def test_every_report_of_what_came_back_is_the_same_text(run: RunResult) -> None:
+    data = json.loads(json.dumps(to_json(run)))
+    again = from_json(data)
+    assert to_json(again) == to_json(run)
+    for name in FORMATTERS:
+        render = formatter(name)
+        assert "".join(render(again, ReportOptions())) == "".join(render(run, ReportOptions())), name
+
+
+def test_the_version_is_that_of_the_program_that_measured(run: RunResult) -> None:
+    data = to_json(run) | {"tool": {"name": "qdq", "version": "9.9"}}
+    assert to_json(from_json(data))["tool"]["version"] == "9.9"
+
+
+def test_a_report_of_a_real_run_comes_back(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    report = tmp_path / "r.json"
+    for options in (["--per-channel", "--min-ndim", "2", "--axis", "last"], ["--group-size", "4", "--ragged-groups"]):
+        assert qdq("stats", tiny, *options, "--report", report, "--format", "none").code == 0
+        text = report.read_text()
+        assert "".join(formatter("json")(read_report(report), ReportOptions())) == text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": 2},
+        {"schema_version": None},
+        {"tensors": [{}]},
+        {"tensors": 3},
+        {"summary": {}},
+        {"settings": 1},
+        {"tool": {}},
+        {"verdict": {"violations": [{}]}},
+        {"inputs": [1]},
+    ],
+)
+def test_what_is_no_report_is_an_input_error(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(to_json(EVERY_KIND) | change))
+    with pytest.raises(InputError, match=r"r\.json"):
+        read_report(path)
+
+
+def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    for bad in ("true", '"3"', "[]", "1e999"):
+        text = json.dumps(to_json(run_of(GOOD)))
+        path.write_text(text.replace('"mse": ' + json.dumps(GOOD.stats["mse"]), f'"mse": {bad}'))
+        assert path.read_text() != text
+        with pytest.raises(InputError):
+            read_report(path)
+    for text in ("", "[]", "{", "\xff"):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(InputError):
+            read_report(path)
