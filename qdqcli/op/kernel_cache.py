@@ -2,8 +2,9 @@
 
 Numba's own cache does not notice an edit in another file than the kernel's, fails on a damaged file, and refuses to
 import where no folder is writable. Here the folder's name holds the version and a hash of every source of the room,
-each file its own digest, and whatever cannot be read or written means compiling without it. The files are pickles,
-which run code when they are loaded: the folder must belong to this user and be closed to everyone else.
+each file its own digest, and whatever cannot be read, loaded or written means compiling without it. The files are
+pickles, which run code when they are loaded: the folder and each file must belong to this user and be closed to
+everyone else's writing.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import os
 import pickle
 import stat
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -31,6 +33,27 @@ from qdqcli import __version__
 from qdqcli.op.compiler import KernelCompiler
 
 _DIGEST_BYTES = 32
+_LEFTOVER_S = 3600
+"""Age from which a temporary file is one that a killed process left: writing a kernel takes milliseconds."""
+
+_CODE_SETTINGS = (
+    "BOUNDSCHECK",
+    "DEBUGINFO_DEFAULT",
+    "DEBUG_ARRAY_OPT_RUNTIME",
+    "DEBUG_NRT",
+    "DISABLE_INTEL_SVML",
+    "ENABLE_AVX",
+    "ENABLE_PROFILING",
+    "EXTEND_VARIABLE_LIFETIMES",
+    "LLVM_REFPRUNE_FLAGS",
+    "LLVM_REFPRUNE_PASS",
+    "LOOP_VECTORIZE",
+    "NRT_STATS",
+    "OPT",
+    "PARFOR_MAX_TUPLE_SIZE",
+    "SLP_VECTORIZE",
+)
+"""Numba's settings (`NUMBA_OPT`, ...) on which the compiled code depends, beside the processor's name and features."""
 
 
 @cache
@@ -83,13 +106,13 @@ class KernelCache(_Cache):
         if path is None:
             return None
         try:
-            content = path.read_bytes()
-        except OSError:
+            content = _read_private(path)
+            digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+            if hashlib.sha256(payload).digest() != digest:
+                return None
+            return CompileResult._rebuild(target_context, *_Unpickler(BytesIO(payload)).load())  # type: ignore[no-untyped-call]
+        except Exception:  # a pickle of another Numba can raise anything; compiling needs none of it
             return None
-        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
-            return None
-        return CompileResult._rebuild(target_context, *_Unpickler(BytesIO(payload)).load())  # type: ignore[no-untyped-call]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the compiled signature, if that is possible."""
@@ -97,6 +120,7 @@ class KernelCache(_Cache):
         if path is None or data.library.has_dynamic_globals or any(not lifted.can_cache for lifted in data.lifted):
             return
         payload = dumps(data._reduce())  # type: ignore[no-untyped-call]
+        _sweep(path.parent)
         with suppress(OSError), ExitStack() as cleanup:
             with NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 cleanup.callback(Path(file.name).unlink, missing_ok=True)
@@ -111,7 +135,7 @@ class KernelCache(_Cache):
 
     def _path(self, sig: Any, codegen: Any) -> Path | None:
         place = folder()
-        key = repr((self._name, sig, codegen.magic_tuple(), numba.__version__))
+        key = repr((self._name, sig, codegen.magic_tuple(), _compiler_key()))
         return None if place is None else place / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
 
 
@@ -156,7 +180,40 @@ def _source_hash() -> str:
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
+@cache
+def _compiler_key() -> tuple[Any, ...]:
+    """Versions and settings that the compiled code depends on."""
+    settings = [(name, repr(getattr(numba.config, name, None))) for name in _CODE_SETTINGS]
+    return numba.__version__, sys.implementation.cache_tag, settings
+
+
+def _read_private(path: Path) -> bytes:
+    """The content of a regular file that only this user can write.
+
+    Raises:
+        OSError: it is a link, or anything else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
+            raise PermissionError(f"{path} is not a private file")
+        return file.read()
+
+
+@cache
+def _sweep(place: Path) -> None:
+    """Remove the temporary files that killed processes left, once in each process that writes."""
+    with suppress(OSError):
+        for path in place.glob("tmp*"):
+            if time.time() - path.lstat().st_mtime > _LEFTOVER_S:
+                path.unlink(missing_ok=True)
+
+
 def _is_private(place: Path) -> bool:
     status = place.lstat()
-    ours = status.st_uid == os.geteuid()
-    return stat.S_ISDIR(status.st_mode) and ours and not status.st_mode & 0o022
+    return stat.S_ISDIR(status.st_mode) and _is_ours(status)
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
