@@ -42,6 +42,7 @@ _quantize_columns = kernel()(cpu_quantize.quantize_columns)
 _quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
 _quantize_and_sum_columns = kernel()(cpu_quantize.quantize_and_sum_columns)
 _requantize_and_sum = kernel()(cpu_quantize.requantize_and_sum)
+_requantize_slices = kernel()(cpu_parallel.quantize_slices.py_func)
 differentiate = kernel()(cpu_quantize.differentiate)
 """The loops as kernels: each type of argument that one is called with is compiled once, and kept."""
 
@@ -134,7 +135,9 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
     )
     like = like_of(dtype, spec.compute_dtype)
     slices = cuts(layout.num_slices, num_parts)
-    cpu_parallel.quantize_slices(
+    # Numba's OpenMP ends a forked child that runs a parallel kernel, were it for a single part.
+    run = cpu_parallel.quantize_slices if num_parts > 1 else _requantize_slices
+    run(
         x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, like, number), half_up(spec), like,
         _short_runs(layout), _streaming(y, layout), *room,
     )  # fmt: skip

@@ -82,7 +82,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compile_lazily(function: Callable[..., Any]) -> Any:
         dispatcher: Any = numba.njit(**chosen)(function)
-        dispatcher._cache = KernelCache(function)
+        dispatcher._cache = KernelCache(function, repr(sorted(chosen.items())))
         return dispatcher
 
     return compile_lazily
@@ -91,8 +91,9 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 class KernelCache(_Cache):
     """The compiled signatures of one kernel, a file each."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], options: str) -> None:
         self._name = function.__qualname__
+        self._options = options
 
     @property
     def cache_path(self) -> str | None:
@@ -135,7 +136,7 @@ class KernelCache(_Cache):
 
     def _path(self, sig: Any, codegen: Any) -> Path | None:
         place = folder()
-        key = repr((self._name, sig, codegen.magic_tuple(), _compiler_key()))
+        key = repr((self._name, self._options, sig, codegen.magic_tuple(), _compiler_key()))
         return None if place is None else place / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
 
 
