@@ -23,7 +23,15 @@ from qdqcli.output.file_tree import files_below, first_difference
 from qdqcli.output.lock import FolderLock
 from qdqcli.output.placement import check_free, check_placement
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, Waiting
-from qdqcli.tensors.storage import TEMPORARY_PATTERN, FileIdentity, copy_file, output_error, sync_folder
+from qdqcli.tensors.storage import (
+    TEMPORARY_PATTERN,
+    FileIdentity,
+    copy_file,
+    input_error,
+    output_error,
+    private_mode,
+    sync_folder,
+)
 
 _NAME_BYTES = 255
 """What file systems allow."""
@@ -126,20 +134,20 @@ class OutputTree:
     ) -> ShardWriter:
         """Begin the file that takes the shard's place, or go on with it; `reader` is what `shard.open` gave."""
         path = self.shard_path(checkpoint, shard)
-        _make_folder(path.parent)
+        self._make_folder(checkpoint, path.parent)
         return shard.create(path, reader, unfinished.name if unfinished is not None else None)
 
     def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Copy what is no shard, links as what they lead to. `on_chunk`, called often, may raise to stop."""
-        for source, target in self.side_files():
-            _make_folder(target.parent)
-            copy_file(source, target, on_chunk)
+        for checkpoint in self._checkpoints:
+            for source, target in self._side_files_of(checkpoint):
+                self._make_folder(checkpoint, target.parent)
+                copy_file(source, target, on_chunk)
 
     def side_files(self) -> Iterator[tuple[Path, Path]]:
         """Each file that is copied as it is, and where its copy lies."""
         for checkpoint in self._checkpoints:
-            for side_file in checkpoint.side_files:
-                yield checkpoint.path / side_file, self._place(checkpoint) / side_file
+            yield from self._side_files_of(checkpoint)
 
     def names(self) -> Iterator[Path]:
         """The files of the result, relative to it."""
@@ -205,6 +213,27 @@ class OutputTree:
 
     def _place(self, checkpoint: Checkpoint) -> Path:
         return self.result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self.result
+
+    def _side_files_of(self, checkpoint: Checkpoint) -> Iterator[tuple[Path, Path]]:
+        for side_file in checkpoint.side_files:
+            yield checkpoint.path / side_file, self._place(checkpoint) / side_file
+
+    def _make_folder(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """Make a folder of the output, with those above it; what stands for one of the input is no more readable."""
+        place = self._place(checkpoint)
+        if not checkpoint.is_folder or not folder.is_relative_to(place):
+            _make_folder(folder)
+            return
+        if folder == place:
+            _make_folder(folder.parent)
+        else:
+            self._make_folder(checkpoint, folder.parent)
+        original = checkpoint.path / folder.relative_to(place)
+        try:
+            mode = original.stat().st_mode
+        except OSError as error:
+            raise input_error(original, error) from error
+        _make_folder(folder, mode)
 
     @property
     def _replaced(self) -> Path:
@@ -280,9 +309,9 @@ def _other_output(path: Path, what: str) -> UsageError:
     )
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, mode: int = 0o777) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(private_mode(mode), parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(folder, error) from error
 

@@ -76,7 +76,7 @@ class FlatWriter:
 
     def __init__(self, path: Path, reader: FlatReader, header_bytes: int, unfinished: str | None = None) -> None:
         self._source = reader.file
-        self._file = OutputFile(path, unfinished)
+        self._file = OutputFile(path, unfinished, mode=reader.file.mode)
         with ExitStack() as undo:
             undo.callback(self._file.suspend if unfinished else self._file.abort)
             self._file.resize(self._source.size)

@@ -108,6 +108,11 @@ class NpzReader:
     def place(self, tensor: TensorInfo) -> None:  # noqa: ARG002 - members are compressed, and have a checksum
         return None
 
+    @property
+    def mode(self) -> int:
+        """Permissions of the archive."""
+        return self._file.mode
+
     def check_unchanged(self) -> None:
         self._file.check_unchanged()
 
@@ -183,7 +188,7 @@ class NpzWriter:
         self._reader = reader
         self._shard = shard
         self._offsets = dict(_offsets(shard.tensors))
-        self._file = OutputFile(path)
+        self._file = OutputFile(path, mode=reader.mode)
         with ExitStack() as undo:
             undo.callback(self._file.abort)
             self._spool = Spool(path.parent)

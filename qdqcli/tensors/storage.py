@@ -95,6 +95,7 @@ class InputFile:
             raise input_error(path, error) from error
         status = self._status()
         self.identity = FileIdentity.of(status)
+        self.mode = stat.S_IMODE(status.st_mode)
         if not stat.S_ISREG(status.st_mode):
             self._release()
             kind = "is a folder, not a regular file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
@@ -185,19 +186,20 @@ class OutputFile:
 
     Until then it is a temporary in the same folder. The temporary's name is a hash: the final one may fill the 255
     bytes that file systems allow. `unfinished` is the name of one that an earlier process left, to go on with.
+    `mode` is that of the file whose content it repeats: it gets the umask's mode, less what that file denies.
 
     Raises:
         OutputError: the system refuses; names the final path.
     """
 
-    def __init__(self, path: Path, unfinished: str | None = None) -> None:
+    def __init__(self, path: Path, unfinished: str | None = None, *, mode: int = 0o666) -> None:
         self.path = path
         name = unfinished or f".qdq-{_digest_of(path)}-{os.getpid():x}{secrets.token_hex(4)}.tmp"
         self._temporary = path.with_name(name)
         try:
             # The kernel takes the umask off the mode; asking for the umask would set it for every thread.
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_NOFOLLOW if unfinished else os.O_CREAT | os.O_EXCL)
-            self._descriptor = os.open(self._temporary, flags, 0o666)
+            self._descriptor = os.open(self._temporary, flags, 0o666 & private_mode(mode))
         except OSError as error:
             raise output_error(path, error) from error
 
@@ -330,18 +332,23 @@ class Spool:
         self._file.close()
 
 
+def private_mode(mode: int) -> int:
+    """The mode of what repeats a file or folder of this mode: all for its owner, for others no more than they had."""
+    return stat.S_IRWXU | mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
 def as_bytes(buffer: memoryview) -> memoryview:
     """The same memory as a flat view of bytes."""
     return buffer.cast("B") if buffer.nbytes else memoryview(b"")
 
 
 def copy_file(source: Path, target: Path, on_chunk: Callable[[], None] = lambda: None) -> None:
-    """Copy the content of a regular file (links are followed) to a new file with the umask's mode.
+    """Copy the content of a regular file (links are followed) to a new file that is no more readable.
 
     `on_chunk` is called before each chunk and may raise to stop.
     """
     with InputFile(source) as file:
-        output = OutputFile(target)
+        output = OutputFile(target, mode=file.mode)
         try:
             buffer = memoryview(bytearray(min(CHUNK_BYTES, file.size)))
             for offset in range(0, file.size, CHUNK_BYTES):

@@ -143,12 +143,27 @@ def test_two_inputs_of_one_name_are_refused(qdq: Qdq, tmp_path: Path) -> None:
 
 
 def test_files_get_the_mode_of_the_umask(model: Path, tmp_path: Path) -> None:
-    for path in model.rglob("*"):
-        path.chmod(0o700 if path.is_dir() else 0o600)
     assert run_process("run", model, "-o", tmp_path / "out", umask=0o027).returncode == 0
     modes = {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert modes == {"0o640"}
     assert {(path.stat().st_mode & 0o777) for path in (tmp_path / "out", tmp_path / "out" / "1_Pooling")} == {0o750}
+
+
+def test_what_others_cannot_read_of_the_input_they_cannot_read_of_the_output(model: Path, tmp_path: Path) -> None:
+    """Shards, archives, side files and folders: at most the input's permissions for others, whatever the umask."""
+    np.savez(model / "1_Pooling" / "extra.npz", w=sample((4, 4)))
+    shard = next(path.name for path in model.iterdir() if path.suffix == ".safetensors")
+    modes = {shard: 0o604, "config.json": 0o600, "1_Pooling/config.json": 0o640, "1_Pooling/extra.npz": 0o400}
+    modes["1_Pooling"] = 0o750
+    for name, mode in modes.items():
+        (model / name).chmod(mode)
+    model.chmod(0o700)
+    assert run_process("run", model, "-o", tmp_path / "out", umask=0o022).returncode == 0
+    found = {name: (tmp_path / "out" / name).stat().st_mode & 0o777 for name in modes}
+    assert found == modes | {"1_Pooling/extra.npz": 0o600}
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+    assert run_process("run", model / shard, "-o", tmp_path / "one.safetensors", umask=0).returncode == 0
+    assert (tmp_path / "one.safetensors").stat().st_mode & 0o777 == 0o604
 
 
 def test_two_runs_write_the_same_bytes(qdq: Qdq, model: Path, tmp_path: Path) -> None:
