@@ -19,8 +19,6 @@ def report(error: Exception, *, debug: bool) -> int:
     """Say what went wrong, with `debug` where; the exit code."""
     if debug:
         streams.say("".join(traceback.format_exception(error)).rstrip())
-    if isinstance(error, BrokenPipeError):  # the reader of stdout has seen enough
-        return 0
     message, code = explain(error)
     # One line: what is quoted from the command line was escaped by nobody yet.
     streams.say(f"error: {escape(message)}")

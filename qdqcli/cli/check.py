@@ -6,7 +6,7 @@ import click
 from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart, deliver
+from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart
 from qdqcli.cli.gate import Gate, gate_options
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
@@ -41,10 +41,7 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
         raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE")
     check_files(gate.files)
     run = _stored(options) if options["report_in"] is not None else _measured(session, inputs, gate, options)
-    run = gate.judge(run, session)
-    gate.write_files(run)
-    deliver(run, options)
-    return gate.exit_code(run)
+    return gate.conclude(run, options, session)
 
 
 JUDGING = (

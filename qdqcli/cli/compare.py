@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver
+from qdqcli.cli.deliver import check_report_paths, check_reports_apart
 from qdqcli.cli.gate import Gate, judging_options
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, progress, wants_histograms
@@ -52,9 +52,7 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     ours = _plans(reference, selection, options, session)
     theirs = _plans(candidate, Recipe(spec=QuantSpec()), options, session)
     check_reports_apart(options["reports"], [plan.checkpoint for plan in (*ours, *theirs)])
-    run = gate.judge(_measured(session, ours, theirs, options), session)
-    deliver(run, options)
-    return gate.exit_code(run)
+    return gate.conclude(_measured(session, ours, theirs, options), options, session)
 
 
 def _plans(path: str, recipe: Recipe, options: opt.Options, session: Session) -> list[Plan]:

@@ -46,13 +46,13 @@ def deliver_files(run: RunResult, options: Options) -> None:
 
 
 def show(run: RunResult, options: Options) -> None:
-    """Write standard output, and the job's page on GitHub."""
+    """Write the job's page on GitHub, then standard output, which may be closed early."""
     choice = _choice(options)
+    if options["format_name"] == "github":
+        _write_step_summary(run, choice)
     if options["format_name"] != "none":
         for piece in formatter(options["format_name"])(run, for_terminal(choice)):
             write(piece)
-    if options["format_name"] == "github":
-        _write_step_summary(run, choice)
 
 
 def _choice(options: Options) -> ReportOptions:

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 import click
 
-from qdqcli.cli.deliver import write_report
+from qdqcli.cli.deliver import deliver_files, show, write_report
 from qdqcli.cli.options import Options, apply
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
@@ -124,6 +124,16 @@ class Gate:
         return [path for path in (self.write_baseline, self.write_budget, self.budget_path if self.ratchet else None)
                 if path is not None]  # fmt: skip
 
+    def conclude(self, run: RunResult, options: Options, session: Session) -> int:
+        """Judge the run, write all files, show the report; the exit code, which a closed standard output keeps."""
+        run = self.judge(run, session)
+        failed = run.verdict is not None and not run.verdict.passed
+        self.write_files(run)
+        deliver_files(run, options)
+        session.exit_code = EXIT_EXCEEDED if failed and not self.exit_zero else 0
+        show(run, options)
+        return session.exit_code
+
     def judge(self, run: RunResult, session: Session) -> RunResult:
         """The run with its verdict, where there is a budget."""
         if self.budget is None:
@@ -150,11 +160,6 @@ class Gate:
             after = ratchet(before, self.budget, run, self.headroom, self.today, show_path(self.budget_path))
             if after != before:
                 write_report(self.budget_path, after)
-
-    def exit_code(self, run: RunResult) -> int:
-        """1 where the budget is exceeded."""
-        failed = run.verdict is not None and not run.verdict.passed
-        return EXIT_EXCEEDED if failed and not self.exit_zero else 0
 
 
 def _pyproject(session: Session) -> Path | None:

@@ -98,6 +98,8 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
         sys.stdout.flush()
     except Interrupted as interrupted:
         code = report(interrupted, debug=session.debug) if session.interruption.announce() else interrupted.exit_code
+    except BrokenPipeError:  # the reader of standard output has seen enough; a verdict holds all the same
+        code = session.exit_code
     except Exception as error:  # the boundary: no traceback reaches a user
         code = report(_translated(error), debug=session.debug)
     except KeyboardInterrupt:  # of a caller who does not listen to signals as `qdq` does

@@ -15,6 +15,8 @@ class Session:
     interruption: Interruption = field(default_factory=Interruption)
     debug: bool = False
     """Show the traceback of an error."""
+    exit_code: int = 0
+    """Exit code of the command so far: it holds where standard output is closed early, as by `head`."""
     quiet: bool = False
     verbose: bool = False
 

@@ -47,6 +47,25 @@ def test_a_reader_that_goes_meanwhile_is_not_exit_code_1(tmp_path: Path) -> None
     assert process.stdout.startswith('{"schema_version": 1')
 
 
+@pytest.mark.parametrize(("limit", "code"), [(200, 1), (1, 0)])
+@pytest.mark.parametrize("output_format", ["table", "json", "github"])
+def test_a_verdict_holds_though_the_reader_has_gone(
+    tiny: Path, tmp_path: Path, limit: int, code: int, output_format: str
+) -> None:
+    """`qdq check ... | head -1`: exit code 1 is what a CI job waits for."""
+    budget, report, summary = tmp_path / "b.toml", tmp_path / "r.json", tmp_path / "summary.md"
+    budget.write_text(f"schema = 1\n[limits]\nmin_sqnr_db = {limit}\n")
+    one, other = (write_safetensors(tmp_path / f"{n}.safetensors", {"w": sample((4, 6)) * n}) for n in (1, 1.001))
+    run_process("stats", tiny, "--axis", -1, "--report", report)
+    for call in (f"check {tiny} --axis -1", f"check --report-in {report}", f"compare {one} {other}"):
+        line = f"qdq {call} --budget {budget} --format {output_format}"
+        process = run_in_shell(f'{line} | true; exit "${{PIPESTATUS[0]}}"', GITHUB_STEP_SUMMARY=str(summary))
+        assert process.returncode == code, call
+        assert "error" not in process.stderr
+        assert summary.exists() is (output_format == "github")
+    assert run_in_shell(f'{line} --exit-zero | true; exit "${{PIPESTATUS[0]}}"').returncode == 0
+
+
 @pytest.mark.parametrize("call", ["--help", "stats FILE"])
 def test_a_closed_standard_output_is_no_bug(tiny: Path, call: str) -> None:
     process = run_in_shell(f"qdq {call.replace('FILE', str(tiny))} >&-")
