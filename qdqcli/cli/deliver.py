@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def deliver_files(run: RunResult, options: Options) -> None:
     """
     choice = _choice(options)
     for path in options["reports"]:
-        write_report(path, "".join(formatter_for(path)(run, choice)))
+        write_report(path, formatter_for(path)(run, choice))
 
 
 def show(run: RunResult, options: Options) -> None:
@@ -88,14 +88,14 @@ def deliver_listing(listing: Listing, options: Options) -> None:
     from qdqcli.report.listing import render as render_listing
 
     for path in options["reports"]:
-        write_report(path, render_listing(listing, format_for(path), ReportOptions()))
+        write_report(path, [render_listing(listing, format_for(path), ReportOptions())])
     if options["format_name"] != "none":
         write(render_listing(listing, options["format_name"], for_terminal(ReportOptions())))
 
 
-def write_report(path: Path, text: str) -> None:
-    """Write a whole report or none."""
-    write_file(path, text.encode())
+def write_report(path: Path, pieces: Iterable[str]) -> None:
+    """Write a whole report or none: its pieces, as they are made."""
+    write_file(path, (piece.encode() for piece in pieces))
 
 
 def for_terminal(choice: ReportOptions) -> ReportOptions:

@@ -152,14 +152,14 @@ class Gate:
         """
         if self.write_baseline is not None:
             measured = replace(run, verdict=None)
-            write_report(self.write_baseline, "".join(formatter("json")(measured, ReportOptions())))
+            write_report(self.write_baseline, formatter("json")(measured, ReportOptions()))
         if self.write_budget is not None:
-            write_report(self.write_budget, budget_text(run, self.headroom))
+            write_report(self.write_budget, [budget_text(run, self.headroom)])
         if self.ratchet and self.budget is not None and self.budget_path is not None:
             before = self.budget_path.read_text(encoding="utf-8")
             after = ratchet(before, self.budget, run, self.headroom, self.today, show_path(self.budget_path))
             if after != before:
-                write_report(self.budget_path, after)
+                write_report(self.budget_path, [after])
 
 
 def _pyproject(session: Session) -> Path | None:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qdqcli.errors import UsageError
+from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
 from qdqcli.op.spec import WHOLE_TENSOR
 from qdqcli.recipe.keys import NONE, RULE, SCHEMA_VERSION, SELECTION, SETTINGS, Schema, is_valid, words_for
@@ -18,6 +18,7 @@ from qdqcli.recipe.lines import Path as Place
 from qdqcli.recipe.lines import json_lines, toml_lines
 from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.recipe.rule import Rule, listed_keys
+from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file
 from qdqcli.tensors.strict_json import parse_object
 
 _TOP = ("schema", "description", "defaults", "rules")
@@ -53,9 +54,9 @@ def read_recipe(path: Path) -> RecipeFile:
     """
     shown = show_path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{shown}: {error.strerror}; a recipe is a TOML or JSON file") from None
+        text = read_file(path, MAX_TEXT_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
+    except InputError as error:
+        raise UsageError(f"{error}; a recipe is a TOML or JSON file") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{shown}: not UTF-8 at byte {error.start}; a recipe is a TOML or JSON file") from None
     return parse_recipe(text, shown, is_json=path.suffix.lower() == ".json" or text.lstrip().startswith("{"))

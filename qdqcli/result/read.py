@@ -9,8 +9,8 @@ from math import inf, isfinite, prod
 from pathlib import Path
 from typing import Any
 
-from qdqcli.errors import InputError, SpecError
-from qdqcli.escape import MalformedError, blame, escape_name, show_path
+from qdqcli.errors import SpecError
+from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
 from qdqcli.result.histogram import histograms_from_json
@@ -19,8 +19,11 @@ from qdqcli.result.verdict import verdict_from_json
 from qdqcli.result.verification import verification_from_json
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
+from qdqcli.tensors.storage import read_file
 from qdqcli.tensors.strict_json import parse_object
 
+MAX_BYTES = 128 << 20
+"""Size of a stored report; one of 100,000 tensors has 70 MB."""
 COUNTS = ("num_tensors", "num_quantized", "num_skipped")
 
 
@@ -30,11 +33,7 @@ def read_report(path: Path) -> RunResult:
     Raises:
         InputError: no such file, or it is no report of this schema.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        message = f"{show_path(path)}: {error.strerror}; expected a report that --report FILE.json made"
-        raise InputError(message) from None
+    data = read_file(path, MAX_BYTES)
     with blame(path):
         return from_json(parse_object(data))
 

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,13 @@ from types import TracebackType
 from typing import Self
 
 from qdqcli.errors import InputError, OutputError
-from qdqcli.escape import show_path
+from qdqcli.escape import show_path, show_size
 
 CHUNK_BYTES = 1 << 20
 """Size of the buffer of a copy: 1 MiB, beyond which a copy within the page cache gains nothing."""
+
+MAX_TEXT_BYTES = 64 << 20
+"""Size of a recipe or a budget that is read; limits for each of 100,000 tensors take 15 MB."""
 
 TEMPORARY_PATTERN = ".qdq-*.tmp"
 """Glob of the temporaries of `OutputFile`; those in a folder that this process holds the lock of are stale."""
@@ -112,6 +115,11 @@ class InputFile:
     def descriptor(self) -> int:
         """For positional reads; -1 once closed."""
         return self._descriptor
+
+    def check_size(self, max_bytes: int) -> None:
+        """Refuse a file that is larger than one of its kind may be."""
+        if self.size > max_bytes:
+            raise InputError(f"{show_path(self.path)}: has {show_size(self.size)}; at most {max_bytes} are read")
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the whole buffer with the bytes from `offset` on."""
@@ -260,8 +268,19 @@ class OutputFile:
                 self._temporary.unlink()
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a whole file or none; what killed processes left of it is removed.
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The whole content of a file that is small: a recipe, a budget.
+
+    Raises:
+        InputError: it cannot be read, is no regular file (a pipe could be waited for), or has more than `max_bytes`.
+    """
+    with InputFile(path) as file:
+        file.check_size(max_bytes)
+        return file.read(0, file.size)
+
+
+def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a whole file or none, its content in pieces; remove what killed processes left of it.
 
     Raises:
         OutputError: the system refuses.
@@ -269,10 +288,26 @@ def write_file(path: Path, data: bytes) -> None:
     sweep_temporaries(path)
     output = OutputFile(path)
     try:
-        output.write(memoryview(data), 0)
+        offset = 0
+        for block in _blocks(pieces):
+            output.write(memoryview(block), offset)
+            offset += len(block)
         output.commit()
     finally:
         output.abort()
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in blocks of about `CHUNK_BYTES`."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= CHUNK_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
 
 
 def sweep_temporaries(path: Path) -> None:

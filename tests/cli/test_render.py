@@ -1,5 +1,6 @@
 """`qdq render`, and what GitHub's job summary gets."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,24 @@ def test_the_job_summary_is_added_to(qdq: Qdq, report: Path, tmp_path: Path, mon
     assert "budget exceeded" in summary.read_text()
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no" / "folder"))
     assert qdq("render", report, "--format", "github").code == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "code"), [("render", 3), ("--report-in", 3), ("--baseline", 3), ("--recipe", 2), ("--ranges", 3)]
+)
+def test_a_pipe_is_refused_without_waiting_for_a_writer(
+    qdq: Qdq, tiny: Path, tmp_path: Path, option: str, code: int
+) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    budget = tmp_path / "b.toml"
+    budget.write_text("schema = 1\n[limits]\nmin_sqnr_db = 1\n")
+    arguments: list[object] = ["stats", tiny, option, pipe]
+    if option == "render":
+        arguments = ["render", pipe]
+    elif option == "--report-in":
+        arguments = ["check", option, pipe, "--budget", budget]
+    elif option == "--baseline":
+        arguments = ["check", tiny, option, pipe]
+    outcome = qdq(*arguments)
+    assert outcome.code == code
+    assert f"{pipe}: is not a regular file" in outcome.error

@@ -8,7 +8,7 @@ import pytest
 from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.output.lock import FolderLock
 from qdqcli.tensors.checkpoint import open_checkpoint
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, OutputFile, copy_file
+from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, OutputFile, copy_file, read_file, write_file
 from tests.tensors.files import rewrite, safetensors_bytes, write
 
 
@@ -114,6 +114,28 @@ def test_no_space_names_the_path_and_what_to_do() -> None:
     with pytest.raises(OutputError, match=r"^out\.npy: No space left on device; free some space"):
         output.write(memoryview(b"x"), 0)
     os.close(output._descriptor)
+
+
+def test_a_small_file_is_read_whole_and_anything_else_is_refused(tmp_path: Path) -> None:
+    assert read_file(write(tmp_path / "x", b"0123"), 4) == b"0123"
+    with pytest.raises(InputError, match="x: has 4 bytes; at most 3 are read"):
+        read_file(tmp_path / "x", 3)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="regular file"):
+            read_file(path, 4)
+
+
+def test_a_file_is_written_in_pieces_or_not_at_all(tmp_path: Path) -> None:
+    piece = bytes(range(256)) * 1000
+    write_file(tmp_path / "x", (piece for _ in range(9)))
+    assert (tmp_path / "x").read_bytes() == piece * 9
+    write_file(tmp_path / "empty", [])
+    assert (tmp_path / "empty").read_bytes() == b""
+    with pytest.raises(ZeroDivisionError):
+        write_file(tmp_path / "x", (bytes(1 // number) for number in (1, 0)))
+    assert (tmp_path / "x").read_bytes() == piece * 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "x"]
 
 
 def test_copy_is_exact_and_can_be_stopped(tmp_path: Path) -> None:
