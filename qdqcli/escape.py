@@ -47,6 +47,11 @@ def escape(text: str) -> str:
     return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
+def without_commands(text: str) -> str:
+    """Break up what a CI system takes for a command: a line that starts with `::`, `##vso[` and `##[` anywhere."""
+    return text.replace("::", ":\\x3a").replace("##", "#\\x23")
+
+
 def _escape(char: str) -> str:
     if "\udc80" <= char <= "\udcff":  # a byte that is not UTF-8, as Python spells it in file names
         return f"\\x{ord(char) - 0xDC00:02x}"

@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from qdqcli.escape import escape, without_commands
+
 
 def prepare() -> None:
     """Put `/dev/null` where a stream is closed (`>&-`), and let an ASCII stream show what it can."""
@@ -30,9 +32,13 @@ def write(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line, or several, to standard error; one that is full or closed is no reason to stop."""
+    """Write a line, or several, to standard error; one that is full or closed is no reason to stop.
+
+    Whatever names and paths are in it: nothing moves the cursor, and no CI system finds a command.
+    """
+    lines = (without_commands(escape(line)) for line in text.split("\n"))
     with suppress(OSError):
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
 
 

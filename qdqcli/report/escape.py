@@ -9,6 +9,8 @@ from json import dumps
 from re import findall
 from typing import Any
 
+from qdqcli.escape import without_commands
+
 NO_NAME = "(no name)"
 """What an empty name looks like. The format allows it."""
 
@@ -35,7 +37,7 @@ def terminal(text: str, *, ascii_only: bool = False) -> str:
     CI systems take a line that starts with `::` (GitHub), or `##vso[` and `##teamcity[` anywhere in it, for a command
     to them: both pairs are broken up.
     """
-    return _without_commands(visible(text, ascii_only=ascii_only)) or NO_NAME
+    return without_commands(visible(text, ascii_only=ascii_only)) or NO_NAME
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
@@ -60,7 +62,7 @@ def markdown(text: str, *, ascii_only: bool = False) -> str:
 
     A backslash before a pipe, where renderers of tables disagree, is written `\x5c`.
     """
-    shown = _without_commands(visible(text, ascii_only=ascii_only)).replace("\\|", "\\x5c|")
+    shown = without_commands(visible(text, ascii_only=ascii_only)).replace("\\|", "\\x5c|")
     if not shown:
         return NO_NAME
     fence = "`" * (max(map(len, findall("`+", shown)), default=0) + 1)
@@ -90,7 +92,3 @@ def ascii_symbols(text: str) -> str:
 
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
-
-
-def _without_commands(text: str) -> str:
-    return text.replace("::", ":\\x3a").replace("##", "#\\x23")

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
+from qdqcli.escape import without_commands
 from qdqcli.report.escape import shorten, visible
 from qdqcli.report.findings import short_message
 from qdqcli.report.formatter import ReportOptions
@@ -106,4 +107,4 @@ def _text(text: str) -> str:
 
 def _clean(text: str) -> str:
     """Without what XML 1.0 cannot hold, and without what a CI log takes for a command."""
-    return visible(text).replace("##", "#\\x23").replace("::", ":\\x3a")
+    return without_commands(visible(text))

@@ -8,9 +8,10 @@ import pytest
 
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from tests.conftest import Qdq
-from tests.report.harmless import CHECKS, harm
+from tests.report.harmless import CHECKS, harm, harm_on_stderr
 from tests.report.samples import HOSTILE
 from tests.run.checkpoints import write_safetensors
+from tests.tensors.files import raw_safetensors, write
 
 NAMES = [name for name in HOSTILE if not any("\ud800" <= char <= "\udfff" for char in name)]
 """Those that a file can hold: the format is UTF-8."""
@@ -19,6 +20,7 @@ FILE_NAMES = (
     "\x1b[2J::error::\n.safetensors",
     "=cmd|' /C calc'!A0.safetensors",
     "<img src=x onerror=alert(1)>.safetensors",
+    "##vso[task.setvariable variable=x]y.safetensors",
 )
 
 
@@ -56,7 +58,7 @@ def test_names_do_no_harm_in_a_report(
     outcome = qdq(command, *inputs, *more.get(command, ()), "--format", format_name, "--top", 0, *report)
     assert outcome.code == (1 if command == "check" else 0)
     assert harm(format_name, outcome.out) == []
-    assert outcome.err.replace("\n", "").isprintable()
+    assert harm_on_stderr(outcome.err) == []
     if suffix is not None:
         assert harm(format_name, (tmp_path / f"r{suffix}").read_bytes().decode()) == []
 
@@ -70,7 +72,7 @@ def test_names_do_no_harm_in_a_listing(
     outcome = qdq(*arguments, *hostile, *output, "--format", format_name)
     assert outcome.code == 0
     assert harm(format_name, outcome.out) == []
-    assert outcome.err.replace("\n", "").isprintable()
+    assert harm_on_stderr(outcome.err) == []
 
 
 @pytest.mark.parametrize("command", ["stats", "inspect"])
@@ -83,7 +85,8 @@ def test_names_do_no_harm_in_errors(qdq: Qdq, hostile: list[Path]) -> None:
     for name in NAMES:
         outcome = qdq("stats", hostile[0], "--include", f"no such {name}")
         assert outcome.code == 2
-        assert outcome.error.isprintable()
+        assert outcome.error
+        assert harm_on_stderr(outcome.err) == []
 
 
 def test_names_do_no_harm_where_a_stored_report_is_shown(qdq: Qdq, hostile: list[Path], tmp_path: Path) -> None:
@@ -93,3 +96,15 @@ def test_names_do_no_harm_where_a_stored_report_is_shown(qdq: Qdq, hostile: list
     for format_name in FORMATTERS:
         outcome = qdq("render", stored, "--format", format_name)
         assert (outcome.code, harm(format_name, outcome.out)) == (0, [])
+
+
+@pytest.mark.parametrize("debug", [(), ("--debug",)], ids=["plain", "debug"])
+def test_names_of_a_damaged_file_do_no_harm_on_stderr(qdq: Qdq, tmp_path: Path, debug: tuple[str, ...]) -> None:
+    record = {"dtype": "XX", "shape": [1], "data_offsets": [0, 4]}
+    for number, name in enumerate(NAMES):
+        path = write(
+            tmp_path / f"{number}##[error]::x::.safetensors", raw_safetensors(json.dumps({name: record}), bytes(4))
+        )
+        outcome = qdq("stats", path, *debug)
+        assert outcome.code == 3
+        assert harm_on_stderr(outcome.err) == []

@@ -26,6 +26,12 @@ def harm(format_name: str, text: str) -> list[str]:
     return found + list(CHECKS[format_name](text))
 
 
+def harm_on_stderr(text: str) -> list[str]:
+    """What is wrong with messages, which CI systems read too."""
+    found = [f"control character {char!r}" for char in sorted(set(text)) if not char.isprintable() and char != "\n"]
+    return found + [f"a CI command: {match!r}" for match in re.findall(r"##|^\s*::", text, re.MULTILINE)]
+
+
 def _table(text: str) -> Iterator[str]:
     if "\x1b" in text or "\\x1b[31m" not in text:
         yield "an escape sequence is not shown as text"
