@@ -13,7 +13,7 @@ import qdqcli
 
 FLOORS = [
     {"cli"},
-    {"report"},
+    {"report", "study"},
     {"run", "gate"},
     {"recipe"},
     {"measure"},
