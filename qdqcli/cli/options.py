@@ -158,7 +158,8 @@ def selection_options(function: Function) -> Function:
     return apply(
         function,
         click.option("--include", multiple=True, metavar="PATTERN",
-                     help="Quantize only tensors whose whole name matches: a glob, or re:REGEX. Repeatable."),
+                     help="Quantize only tensors whose whole name matches: a glob, or re:REGEX; FILE::PATTERN only in "
+                     "the files, or folders, that the glob FILE matches. Repeatable."),
         click.option("--exclude", multiple=True, metavar="PATTERN",
                      help="Leave matching tensors as they are; wins over --include. Repeatable."),
         click.option("--min-ndim", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",

@@ -17,6 +17,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.recipe.explanation import Explanation
 from qdqcli.recipe.keys import json_schema
+from qdqcli.recipe.plan import context_of
 from qdqcli.recipe.preset import PRESETS, preset, preset_text
 from qdqcli.report import escape
 from qdqcli.report.explanation import render_json, render_table
@@ -73,7 +74,8 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
-    findings = request.recipe.findings(tensors) if inputs else request.recipe.findings_without_tensors()
+    recipe = request.recipe
+    findings = recipe.findings(tensors, context_of(checkpoints)) if inputs else recipe.findings_without_tensors()
     if options["allow_unmatched"]:
         for finding in (finding for finding in findings if finding.is_unmatched):
             session.note(str(finding))

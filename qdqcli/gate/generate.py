@@ -6,7 +6,10 @@ from math import isfinite
 
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.budget import SCHEMA
+from qdqcli.gate.judge import located
 from qdqcli.gate.ratchet import Headroom
+from qdqcli.recipe.file_ref import SEPARATOR, qualified
+from qdqcli.recipe.patterns import holders_of
 from qdqcli.result.result import RunResult
 
 METRIC, KEY = "sqnr_db", "min_sqnr_db"
@@ -25,10 +28,14 @@ def _lines(run: RunResult, headroom: Headroom) -> Iterator[str]:
     if any(row.stats["num_nonfinite"] or row.stats["num_nonfinite_output"] for row in rows):
         yield "allow_nonfinite = true"
     worst: dict[str, float] = {}
-    for row in rows:
+    holders = holders_of(located(run, run.rows))
+    for row, (name, file) in zip(rows, located(run, rows), strict=True):
         value = row.stats[METRIC]
         if value is not None:
-            worst[row.source.name] = min(value, worst.get(row.source.name, value))
+            pattern = glob_of(name)
+            if len(holders[name]) > 1:
+                pattern = qualified(glob_of(file.relative), pattern)
+            worst[pattern] = min(value, worst.get(pattern, value))
     if worst:
         yield from (
             "",
@@ -41,8 +48,8 @@ def _lines(run: RunResult, headroom: Headroom) -> Iterator[str]:
     median = aggregate("median", METRIC, rows)
     if median is not None and isfinite(median):
         yield from ("", "[summary.median]", _limit(median, headroom))
-    for name, value in worst.items():
-        yield from ("", "[[tensors]]", f"match = {toml_text(glob_of(name))}", _limit(value, headroom))
+    for pattern, value in worst.items():
+        yield from ("", "[[tensors]]", f"match = {toml_text(pattern)}", _limit(value, headroom))
 
 
 def _limit(value: float, headroom: Headroom) -> str:
@@ -51,10 +58,10 @@ def _limit(value: float, headroom: Headroom) -> str:
 
 def glob_of(name: str) -> str:
     """The pattern that matches this name alone."""
-    if name.startswith("re:") or not name:  # a regular expression by its first letters; the empty pattern is none
-        return "re:" + "".join(char if char.isalnum() else f"\\x{ord(char):02x}" if ord(char) < 256 else char
-                               for char in name)  # fmt: skip
-    return "".join(f"[{char}]" if char in _SPECIAL else char for char in name)
+    if not name:  # the empty pattern is none
+        return "re:"
+    text = "".join(f"[{char}]" if char in _SPECIAL else char for char in name).replace(SEPARATOR, ":[:]")
+    return f"[r]{text[1:]}" if text.startswith("re:") else text
 
 
 def toml_text(text: str) -> str:

@@ -1,8 +1,9 @@
 """Judge: a run and a budget become a verdict."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import chain
 from math import inf, isfinite
 
 from qdqcli.errors import UsageError
@@ -11,8 +12,9 @@ from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.baseline import compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.excess import excess_db
-from qdqcli.recipe.patterns import Tables, matches_any, nearest_names
-from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.recipe.file_ref import FileRef
+from qdqcli.recipe.patterns import Tables, holders_of, matches_any, nearest_names
+from qdqcli.result.result import Row, RunResult, Source, TensorResult
 from qdqcli.result.verdict import Severity, Verdict, Violation
 
 NONFINITE = ("num_nonfinite", "num_nonfinite_output")
@@ -29,8 +31,8 @@ def judge(
     warnings = _unmatched(run, budget, baseline)
     if warnings and not allow_unmatched:
         raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
-    rules = Tables(budget.rules)
-    found = [violation for row in run.quantized for violation in _judge_tensor(row, rules)]
+    rules = Tables(budget.rules, {row.source.name for row in run.rows})
+    found = [violation for row in run.quantized for violation in _judge_tensor(row, run, rules)]
     found += [
         Violation(
             tensor=row.source.name, file=row.source.file, metric="failed", limit=None, actual=row.reason,
@@ -42,15 +44,15 @@ def judge(
     found += _judge_summary(run, budget)
     if budget.baseline is not None and baseline is not None:
         found += compare_with_baseline(run, baseline, budget.baseline)
-    counted, waived = _waive(found, budget, today)
+    counted, waived = _waive(found, run, budget, today)
     return Verdict(violations=sorted(counted, key=_rank), waived=sorted(waived, key=_rank)), warnings
 
 
-def limits_of(name: str, rules: Tables[TensorRule]) -> tuple[dict[str, Limit], bool]:
+def limits_of(source: Source, run: RunResult, rules: Tables[TensorRule]) -> tuple[dict[str, Limit], bool]:
     """By key, the limits that hold for a tensor, and whether elements that are not finite are allowed."""
     limits: dict[str, Limit] = {}
     allow_nonfinite = False
-    for rule in rules.of(name):
+    for rule in rules.of(source.name, FileRef.within(source.file, run.inputs)):
         if rule.severity is not None and not rule.limits:
             limits = {key: replace(limit, severity=rule.severity) for key, limit in limits.items()}
         limits |= {limit.key: limit for limit in rule.limits}
@@ -59,8 +61,8 @@ def limits_of(name: str, rules: Tables[TensorRule]) -> tuple[dict[str, Limit], b
     return {key: limit for key, limit in limits.items() if limit.value is not None}, allow_nonfinite
 
 
-def _judge_tensor(row: TensorResult, rules: Tables[TensorRule]) -> Iterator[Violation]:
-    limits, allow_nonfinite = limits_of(row.source.name, rules)
+def _judge_tensor(row: TensorResult, run: RunResult, rules: Tables[TensorRule]) -> Iterator[Violation]:
+    limits, allow_nonfinite = limits_of(row.source, run, rules)
     if not allow_nonfinite:
         for metric in NONFINITE:
             count = row.stats[metric]
@@ -120,11 +122,17 @@ def _check(limit: Limit, value: float | None, origin: str) -> Violation | None:
     )
 
 
-def _waive(found: Sequence[Violation], budget: Budget, today: date) -> tuple[list[Violation], list[Violation]]:
+def _waive(
+    found: Sequence[Violation], run: RunResult, budget: Budget, today: date
+) -> tuple[list[Violation], list[Violation]]:
     counted, waived = [], []
-    waivers = Tables(budget.waivers)
+    waivers = Tables(budget.waivers, {violation.tensor for violation in found if violation.tensor is not None})
     for violation in found:
-        waiver = None if violation.tensor is None else waiver_for(violation.tensor, waivers, today)
+        waiver = (
+            None
+            if violation.tensor is None
+            else waiver_for(violation.tensor, violation.file or "", run, waivers, today)
+        )
         if waiver is None:
             counted.append(violation)
         else:
@@ -140,9 +148,10 @@ def _waive(found: Sequence[Violation], budget: Budget, today: date) -> tuple[lis
     return counted, waived
 
 
-def waiver_for(name: str, waivers: Tables[Waiver], today: date) -> Waiver | None:
+def waiver_for(name: str, file: str, run: RunResult, waivers: Tables[Waiver], today: date) -> Waiver | None:
     """The first waiver that holds for the tensor on that day."""
-    return next((waiver for waiver in waivers.of(name) if today <= waiver.until), None)
+    found = waivers.of(name, FileRef.within(file, run.inputs))
+    return next((waiver for waiver in found if today <= waiver.until), None)
 
 
 def _rank(violation: Violation) -> tuple[bool, float, str, str, str]:
@@ -153,9 +162,9 @@ def _rank(violation: Violation) -> tuple[bool, float, str, str, str]:
 
 def _unmatched(run: RunResult, budget: Budget, baseline: RunResult | None) -> list[str]:
     """Patterns of limits must match what was measured; those of waivers may also name what is missing."""
-    measured = {row.source.name for row in run.quantized}
-    skipped = {row.source.name for row in run.skipped}
-    everything = measured | skipped | ({row.source.name for row in baseline.rows} if baseline else set())
+    measured, skipped = holders_of(located(run, run.quantized)), holders_of(located(run, run.skipped))
+    before = located(baseline, baseline.rows) if baseline is not None else ()
+    everything = holders_of(chain(located(run, run.rows), before))
     warnings = []
     for kind, tables, names in (("[[tensors]]", budget.rules, measured), ("[[waivers]]", budget.waivers, everything)):
         for pattern in (pattern for table in tables for pattern in table.patterns):
@@ -167,3 +176,8 @@ def _unmatched(run: RunResult, budget: Budget, baseline: RunResult | None) -> li
             what = f"{kind} pattern '{escape_name(pattern)}'"
             warnings.append(f"budget: {what} matches none of {len(names)} tensors{offer}")
     return warnings
+
+
+def located(run: RunResult, rows: Iterable[Row]) -> Iterator[tuple[str, FileRef]]:
+    """The names of a run's rows with their files, as patterns see them."""
+    return ((row.source.name, FileRef.within(row.source.file, run.inputs)) for row in rows)

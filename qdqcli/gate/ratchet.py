@@ -101,11 +101,12 @@ def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) ->
 def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, list[float]]]:
     """Each limit with the values that it holds for."""
     by_place: dict[Place, tuple[Limit, list[float]]] = {}
-    rules, waivers = Tables(budget.rules), Tables(budget.waivers)
+    names = {row.source.name for row in run.rows}
+    rules, waivers = Tables(budget.rules, names), Tables(budget.waivers, names)
     for row in run.quantized:
-        if waiver_for(row.source.name, waivers, today) is not None:
+        if waiver_for(row.source.name, row.source.file, run, waivers, today) is not None:
             continue
-        for limit in limits_of(row.source.name, rules)[0].values():
+        for limit in limits_of(row.source, run, rules)[0].values():
             value = row.stats[limit.metric]
             _, values = by_place.setdefault((limit.place, limit.key), (limit, []))
             if value is not None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Resolution, Skip
-from qdqcli.recipe.patterns import compiled, matches_any, unmatched
+from qdqcli.recipe.patterns import compile_pattern, holders_of, matches_any, unmatched
 from qdqcli.recipe.plan import Plan, file_of, inputs_of
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -52,15 +52,15 @@ class Explanation:
         Raises:
             UsageError: none matches; offers the nearest.
         """
-        names = {tensor.name for plan in plans for tensor in plan.shard.tensors}
-        if pattern is not None and not matches_any(pattern, names):
-            raise UsageError(unmatched(pattern, names))
-        is_asked = (lambda _: True) if pattern is None else compiled(pattern)
+        holders = holders_of((tensor.name, plan.file) for plan in plans for tensor in plan.shard.tensors)
+        if pattern is not None and not matches_any(pattern, holders):
+            raise UsageError(unmatched(pattern, holders))
+        is_asked = None if pattern is None else compile_pattern(pattern, holders)
         tensors = [
-            ExplainedTensor(tensor=tensor, file=file, resolution=resolution)
-            for file, plan in ((file_of(plan), plan) for plan in plans)
+            ExplainedTensor(tensor=tensor, file=file_of(plan), resolution=resolution)
+            for plan in plans
             for tensor, resolution in zip(plan.shard.tensors, plan.resolutions, strict=True)
-            if is_asked(tensor.name)
+            if is_asked is None or is_asked(tensor.name, plan.file)
         ]
         return cls(
             command=command,

@@ -4,12 +4,12 @@ A rule that matches nothing, one that decides nothing, one that contradicts anot
 does something else than what it says.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qdqcli.recipe.decision import Resolution, Skip
-from qdqcli.recipe.patterns import listed, matches_any, unmatched
+from qdqcli.recipe.patterns import Holders, listed, matches_any, unmatched
 from qdqcli.recipe.rule import Rule
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -38,7 +38,7 @@ Group = tuple[Resolution, Sequence[TensorInfo]]
 
 
 def findings_of(
-    rules: Sequence[Rule], tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]
+    rules: Sequence[Rule], tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution], holders: Holders
 ) -> list[Finding]:
     """All of them, in the order of the rules; the resolutions are the tensors', selected or not."""
     if not rules:
@@ -48,18 +48,18 @@ def findings_of(
         by_resolution.setdefault(id(resolution), (resolution, []))[1].append(tensor)
     groups: list[Group] = list(by_resolution.values())
     order = {id(rule): number for number, rule in enumerate(rules)}
-    found = [*_unmatched(rules, {tensor.name for tensor in tensors}, groups), *_contradictions(groups), *_idle(groups)]
+    found = [*_unmatched(rules, holders, groups), *_contradictions(groups), *_idle(groups)]
     return sorted(found, key=lambda finding: order[id(finding.rule)])
 
 
-def _unmatched(rules: Sequence[Rule], names: Collection[str], groups: Sequence[Group]) -> Iterator[Finding]:
+def _unmatched(rules: Sequence[Rule], holders: Holders, groups: Sequence[Group]) -> Iterator[Finding]:
     matching = {id(rule) for resolution, _ in groups for rule in resolution.rules}
     for rule in rules:
         if rule.is_optional or (len(rule.patterns) == 1 and id(rule) in matching):
             continue
         for pattern in rule.patterns:
-            if not matches_any(pattern, names):
-                yield Finding(rule=rule, text=unmatched(pattern, names), is_unmatched=True)
+            if not matches_any(pattern, holders):
+                yield Finding(rule=rule, text=unmatched(pattern, holders), is_unmatched=True)
 
 
 def _contradictions(groups: Sequence[Group]) -> Iterator[Finding]:
@@ -88,7 +88,7 @@ def _idle(groups: Sequence[Group]) -> Iterator[Finding]:
             if rule.place not in busy and not rule.is_optional:
                 idle.setdefault(id(rule), (rule, []))[1].append((resolution, tensors))
     for rule, matched in idle.values():
-        if rule.skip is not None and any(not tensors[0].dtype.is_floating for _, tensors in matched):
+        if rule.skip is not None and any(not resolution.settings for resolution, _ in matched):
             continue  # it says why they are left as they are, and they are
         count = sum(len(tensors) for _, tensors in matched)
         reasons = dict.fromkeys(reason for resolution, _ in matched for reason in _why_idle(rule, resolution))

@@ -1,15 +1,22 @@
-"""Patterns on tensor names: a glob, or a regular expression behind `re:`, always on the whole name."""
+"""Patterns on tensors: a glob, or a regular expression behind `re:`, always on the whole name.
+
+`FILE::` before it holds the file too, for tensors of one name in several files. A name that is there means itself,
+whatever characters it is made of.
+"""
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from fnmatch import translate
 from functools import cache
+from heapq import nsmallest
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
+from qdqcli.recipe.file_ref import FileRef, matches_file, split_pattern
 
 NAMES_IN_A_MESSAGE = 5
 NAMES_OFFERED = 3
@@ -18,25 +25,85 @@ _REGEX = "re:"
 _WORD = re.compile(r"[^\W_]+")
 _LIKE = 0.6
 """The least likeness of two words that makes one a misspelling of the other."""
+_COMPARED_NAMES = 1000
+_COMPARED_CHARACTERS = 200
+"""What a search for the nearest name looks at: 300 names of 20,000 characters took 83 s."""
 
-Matcher = Callable[[str], bool]
+
+class Matcher(Protocol):
+    """A test on the name of a tensor, and on its file where that is known."""
+
+    def __call__(self, name: str, file: FileRef | None = None, /) -> bool: ...
 
 
-def compile_pattern(pattern: str) -> Matcher:
-    """A test on the whole tensor name: a glob, or a regular expression behind `re:`.
+Holders = Mapping[str, Sequence[FileRef]]
+"""Name of a tensor -> the files that hold one of that name."""
+
+
+def holders_of(tensors: Iterable[tuple[str, FileRef]]) -> Holders:
+    """The names of tensors, each with its files."""
+    found: dict[str, tuple[FileRef, ...]] = {}
+    alone: dict[FileRef, tuple[FileRef, ...]] = {}  # one tuple for all names of a file
+    for name, file in tensors:
+        before = found.get(name)
+        found[name] = alone.setdefault(file, (file,)) if before is None else (*before, file)
+    return found
+
+
+def compile_pattern(pattern: str, names: Container[str] = ()) -> Matcher:
+    """A test on a tensor: its name and, where the pattern has a FILE, its `FileRef`.
+
+    A pattern that is one of `names` matches that name; without `*` and `?` it matches nothing else.
 
     Raises:
         UsageError: the regular expression is malformed.
     """
+    if pattern not in names:
+        return compiled(pattern)
+    if _means_itself(pattern):
+        return _equal_to(pattern)
+    test = compiled(pattern)
+    return lambda name, file=None, /: name == pattern or test(name, file)
+
+
+def _means_itself(name: str) -> bool:
+    """Whether the name of a tensor, as a pattern, means that tensor alone.
+
+    With `*` or `?` it does not: a checkpoint must not make the `*` of a budget a name.
+    """
+    if not name.startswith(_REGEX):
+        return "*" not in name and "?" not in name
+    try:
+        compiled(name)
+    except UsageError:
+        return True
+    return False
+
+
+@cache
+def compiled(pattern: str) -> Matcher:
+    """`compile_pattern` for no names in particular, each pattern once."""
+    glob, on_name = split_pattern(pattern)
+    test = _name_test(on_name)
+    if glob is None:
+        return test
+    return lambda name, file=None, /: file is not None and test(name) and matches_file(glob, file)
+
+
+def _equal_to(text: str) -> Matcher:
+    return lambda name, _file=None, /: name == text
+
+
+def _name_test(pattern: str) -> Matcher:
     if is_plain(pattern):
-        return pattern.__eq__
+        return _equal_to(pattern)
     if _has_only_stars(pattern) and pattern.count("*") <= 2:
         return _few_stars(*pattern.split("*"))
     try:
         expression = re.compile(pattern.removeprefix(_REGEX) if pattern.startswith(_REGEX) else translate(pattern))
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"pattern '{escape_name(pattern)}' is not a regular expression: {error}") from None
-    return lambda name: expression.fullmatch(name) is not None
+    return lambda name, _file=None, /: expression.fullmatch(name) is not None
 
 
 def _few_stars(first: str, *others: str) -> Matcher:
@@ -44,20 +111,16 @@ def _few_stars(first: str, *others: str) -> Matcher:
     *middle, last = others
     length = len(first) + len(last)
     if not middle:
-        return lambda name: len(name) >= length and name.startswith(first) and name.endswith(last)
+        return lambda name, _file=None, /: len(name) >= length and name.startswith(first) and name.endswith(last)
     (inside,) = middle
     if not length:
-        return lambda name: inside in name
-    return lambda name: (
+        return lambda name, _file=None, /: inside in name
+    return lambda name, _file=None, /: (
         len(name) >= length
         and name.startswith(first)
         and name.endswith(last)
         and name.find(inside, len(first), len(name) - len(last)) >= 0
     )
-
-
-compiled = cache(compile_pattern)
-"""`compile_pattern`, each pattern once."""
 
 
 class Matching(Protocol):
@@ -71,33 +134,46 @@ Table = TypeVar("Table", bound=Matching)
 
 
 class Tables(Generic[Table]):
-    """Tables in their order, found by name: plain names by a look-up, the other patterns one by one.
+    """Tables in their order, found by tensor: plain names by a look-up, the other patterns one by one.
 
-    Fast where there is a table for each of many thousand tensors.
+    Fast where there is a table for each of many thousand tensors. A pattern that is one of `names`, those of all
+    tensors, is read as by `compile_pattern`.
     """
 
-    def __init__(self, tables: Sequence[Table]) -> None:
+    def __init__(self, tables: Sequence[Table], names: Container[str] = ()) -> None:
         self._tables = tables
-        self._plain: dict[str, list[int]] = defaultdict(list)
+        self._plain: dict[str, list[tuple[int, str | None]]] = defaultdict(list)  # name -> table, and its FILE
         self._wild: list[tuple[int, Matcher | None]] = []
         for number, table in enumerate(tables):
             if not table.patterns:
                 self._wild.append((number, None))
             for pattern in table.patterns:
-                if is_plain(pattern):
-                    self._plain[pattern].append(number)
-                else:
-                    self._wild.append((number, compiled(pattern)))
+                self._add(number, pattern, is_name=pattern in names)
 
-    def numbers(self, name: str) -> tuple[int, ...]:
+    def _add(self, number: int, pattern: str, *, is_name: bool) -> None:
+        glob, on_name = split_pattern(pattern)
+        if is_name:
+            self._plain[pattern].append((number, None))
+            if _means_itself(pattern):
+                return
+        if is_plain(on_name):
+            self._plain[on_name].append((number, glob))
+        else:
+            self._wild.append((number, compiled(pattern)))
+
+    def numbers(self, name: str, file: FileRef | None = None) -> tuple[int, ...]:
         """The places of those that match, in order, each once."""
-        found = [number for number, matches in self._wild if matches is None or matches(name)]
-        found += self._plain.get(name, ())
+        found = [number for number, matches in self._wild if matches is None or matches(name, file)]
+        found += [
+            number
+            for number, glob in self._plain.get(name, ())
+            if glob is None or (file is not None and matches_file(glob, file))
+        ]
         return tuple(sorted(set(found))) if len(found) > 1 else tuple(found)
 
-    def of(self, name: str) -> list[Table]:
+    def of(self, name: str, file: FileRef | None = None) -> list[Table]:
         """Those that match, in order, each once."""
-        return [self._tables[number] for number in self.numbers(name)]
+        return [self._tables[number] for number in self.numbers(name, file)]
 
 
 class Covering:
@@ -108,18 +184,24 @@ class Covering:
 
     def __init__(self, tables: Sequence[Matching]) -> None:
         self._same: dict[str, list[int]] = defaultdict(list)
-        self._globs: list[tuple[int, Matcher]] = []
+        self._globs: list[tuple[int, str | None, Matcher]] = []
         for number, table in enumerate(tables):
             for pattern in table.patterns:
                 self._same[pattern].append(number)
-                if _has_only_stars(pattern) and not is_plain(pattern):
-                    self._globs.append((number, compiled(pattern)))
+                glob, on_name = split_pattern(pattern)
+                if _has_only_stars(pattern) and (glob is not None or not is_plain(on_name)):
+                    self._globs.append((number, glob, compiled(on_name)))
 
-    def numbers(self, pattern: str) -> tuple[int, ...]:
+    def numbers(self, pattern: str, _file: FileRef | None = None) -> tuple[int, ...]:
         """The places of those that match, in order, each once."""
         found = set(self._same.get(pattern, ()))
         if not pattern.startswith(_REGEX) and "[" not in pattern:
-            found.update(number for number, matches in self._globs if matches(pattern))
+            file, on_name = split_pattern(pattern)
+            found.update(
+                number
+                for number, glob, matches in self._globs
+                if matches(on_name) and (glob is None or (file is not None and compiled(glob)(file)))
+            )
         return tuple(sorted(found))
 
 
@@ -128,39 +210,63 @@ def _has_only_stars(pattern: str) -> bool:
 
 
 def is_plain(pattern: str) -> bool:
-    """Whether the pattern is a name and nothing else."""
+    """Whether the pattern, which has no FILE, is a name and nothing else."""
     return not pattern.startswith(_REGEX) and not _WILD & set(pattern)
 
 
-def matches_any(pattern: str, names: Collection[str]) -> bool:
-    """Whether the pattern matches one of the names, a set at best."""
-    return pattern in names if is_plain(pattern) else any(map(compiled(pattern), names))
+def matches_any(pattern: str, holders: Holders) -> bool:
+    """Whether the pattern matches one of the tensors."""
+    if pattern in holders:
+        return True
+    glob, on_name = split_pattern(pattern)
+    if glob is None:
+        return not is_plain(pattern) and any(map(compiled(pattern), holders))
+    matches = compiled(pattern)
+    names = holders if not is_plain(on_name) else [on_name] if on_name in holders else []
+    return any(matches(name, file) for name in names for file in holders[name])
 
 
-def unmatched(pattern: str, names: Collection[str]) -> str:
-    """What to say of a pattern that matches none of the names."""
-    return f"pattern '{escape_name(pattern)}' matches none of {len(names)} tensors{nearest_names(pattern, names)}"
+def unmatched(pattern: str, holders: Holders) -> str:
+    """What to say of a pattern that matches none of the tensors."""
+    glob, on_name = split_pattern(pattern)
+    files = dict.fromkeys(file for found in holders.values() for file in found) if glob is not None else {}
+    if glob is not None and not any(matches_file(glob, file) for file in files):
+        offer = f"; no file matches '{escape_name(glob)}'; files: {listed([file.relative for file in files])}"
+    else:
+        offer = nearest_names(on_name, holders)
+    return f"pattern '{escape_name(pattern)}' matches none of {len(holders)} tensors{offer}"
 
 
 def nearest_names(pattern: str, names: Collection[str]) -> str:
     """What a message about a pattern or a name that fits nothing may offer: names with its words, or words like them.
 
-    Nothing where no name is like it.
+    Nothing where no name is like it. Long names and many are not looked at in full.
     """
     words = _words(pattern.removeprefix(_REGEX))
     if not words:
         return ""
     likeness = cache(lambda part: [_likeness(word, part) for word in words])
-    scores = {name: sum(map(max, zip(*map(likeness, _words(name)), strict=True))) for name in names}
+    scores = {name: sum(map(max, zip(*map(likeness, _words(name)), strict=True))) for name in _compared(words, names)}
     best = max(scores.values(), default=0.0)
     if not best:
         return ""
-    nearest = sorted((name for name, score in scores.items() if score == best), key=lambda name: (len(name), name))
-    return f"; nearest names: {listed(nearest[:NAMES_OFFERED])}"
+    nearest = nsmallest(
+        NAMES_OFFERED, (name for name, score in scores.items() if score == best), key=lambda name: (len(name), name)
+    )
+    return f"; nearest names: {listed(nearest)}"
+
+
+def _compared(words: Sequence[str], names: Collection[str]) -> list[str]:
+    """The names to compare: those with one of the words, else any."""
+    if len(names) <= _COMPARED_NAMES:
+        return list(names)
+    letters = [word for word in words if not word.isdigit()]
+    alike = (name for name in names if any(word in name[:_COMPARED_CHARACTERS].lower() for word in letters))
+    return list(islice(alike, _COMPARED_NAMES)) or list(islice(names, _COMPARED_NAMES))
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return _WORD.findall(text[:_COMPARED_CHARACTERS].lower())
 
 
 def _likeness(word: str, part: str) -> float:
@@ -171,7 +277,10 @@ def _likeness(word: str, part: str) -> float:
         return 0.0
     if word in part:
         return 0.9
-    ratio = SequenceMatcher(None, word, part).ratio()
+    matcher = SequenceMatcher(None, word, part)
+    if matcher.real_quick_ratio() < _LIKE or matcher.quick_ratio() < _LIKE:
+        return 0.0
+    ratio = matcher.ratio()
     return ratio * 0.9 if ratio >= _LIKE else 0.0
 
 

@@ -6,8 +6,9 @@ from functools import cached_property
 from itertools import islice
 
 from qdqcli.escape import show_path
-from qdqcli.recipe.decision import Decision, Resolution, Skip
-from qdqcli.recipe.recipe import Recipe, check_selected
+from qdqcli.recipe.decision import Decision, Resolution
+from qdqcli.recipe.file_ref import FileRef
+from qdqcli.recipe.recipe import Context, Recipe, check_selected, why_untouched
 from qdqcli.result.result import Row, Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.tensor import TensorInfo
@@ -27,6 +28,11 @@ class Plan:
         """One per tensor of the shard."""
         return [resolution.decision for resolution in self.resolutions]
 
+    @cached_property
+    def file(self) -> FileRef:
+        """The shard, for patterns."""
+        return FileRef(file_of(self), self.shard.name.count("/") + 1)
+
     @property
     def tensors(self) -> Iterator[tuple[TensorInfo, Decision]]:
         return zip(self.shard.tensors, self.decisions, strict=True)
@@ -41,18 +47,31 @@ def make_plans(
         UsageError: the selection does not fit the checkpoints, see `Recipe.resolve`.
     """
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
-    resolutions, warnings = recipe.resolve(tensors, allow_unmatched=allow_unmatched)
+    resolutions, warnings = recipe.resolve(tensors, context_of(checkpoints), allow_unmatched=allow_unmatched)
     remaining = iter(resolutions)
     plans = [
-        Plan(
-            checkpoint=checkpoint,
-            shard=shard,
-            resolutions=_unless_superseded(checkpoint, shard, list(islice(remaining, len(shard.tensors)))),
-        )
+        Plan(checkpoint=checkpoint, shard=shard, resolutions=list(islice(remaining, len(shard.tensors))))
         for checkpoint in checkpoints
         for shard in checkpoint.shards
     ]
     return plans, warnings
+
+
+def context_of(checkpoints: Sequence[Checkpoint]) -> Context:
+    """What a recipe is to know of the tensors of all checkpoints, in their order."""
+    files: list[FileRef] = []
+    untouched: list[str | None] = []
+    for checkpoint in checkpoints:
+        for shard in checkpoint.shards:
+            file = FileRef(_shown(checkpoint, shard), shard.name.count("/") + 1)
+            files += [file] * len(shard.tensors)
+            untouched += [
+                why_untouched(tensor.dtype)
+                if (counts := checkpoint.superseded.get((shard.name, tensor.name))) is None
+                else f"superseded: the index takes it from {counts}"
+                for tensor in shard.tensors
+            ]
+    return Context(files=files, untouched=untouched)
 
 
 def with_decisions(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Row]:
@@ -77,25 +96,13 @@ def inputs_of(plans: Sequence[Plan]) -> list[str]:
 
 def file_of(plan: Plan) -> str:
     """The shard, as the user finds it."""
-    checkpoint = plan.checkpoint
-    return show_path(checkpoint.path / plan.shard.name if checkpoint.is_folder else checkpoint.path)
+    return _shown(plan.checkpoint, plan.shard)
+
+
+def _shown(checkpoint: Checkpoint, shard: Shard) -> str:
+    return show_path(checkpoint.path / shard.name if checkpoint.is_folder else checkpoint.path)
 
 
 def source_of(file: str, tensor: TensorInfo) -> Source:
     """Where a row's tensor is found; `file` is what `file_of` gives."""
     return Source(tensor.name, file, tensor.dtype.name, tensor.shape)
-
-
-def _unless_superseded(checkpoint: Checkpoint, shard: Shard, resolutions: Sequence[Resolution]) -> Sequence[Resolution]:
-    """The resolutions of the shard's tensors, less what the index takes from another shard."""
-    if not checkpoint.superseded:
-        return resolutions
-    elsewhere = [checkpoint.superseded.get((shard.name, tensor.name)) for tensor in shard.tensors]
-    return [
-        found if other is None else Resolution(decision=_superseded_by(other), settings={})
-        for found, other in zip(resolutions, elsewhere, strict=True)
-    ]
-
-
-def _superseded_by(shard: str) -> Skip:
-    return Skip(reason=f"superseded: the index takes it from {shard}")

@@ -3,18 +3,46 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from qdqcli.errors import SpecError, UsageError
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Resolution, Skip, base_settings, resolve
+from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.findings import Finding, findings_of
-from qdqcli.recipe.patterns import Covering, Tables, compile_pattern, listed, matches_any, unmatched
+from qdqcli.recipe.patterns import (
+    Covering,
+    Holders,
+    Tables,
+    compile_pattern,
+    holders_of,
+    listed,
+    matches_any,
+    unmatched,
+)
 from qdqcli.recipe.rule import Rule, Setting
-from qdqcli.tensors.tensor import DTYPES, TensorInfo
+from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_NDIM = 64
 """As many as NumPy takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What is known of tensors beside their headers: sequences in the tensors' order."""
+
+    files: Sequence[FileRef]
+    untouched: Sequence[str | None]
+    """Why a tensor is left as it is, whatever a recipe says; None of those that may be quantized."""
+
+    @classmethod
+    def of(cls, tensors: Sequence[TensorInfo]) -> Self:
+        """What the headers alone say."""
+        return cls(
+            files=[FileRef(tensor.shard, tensor.shard.count("/") + 1) for tensor in tensors],
+            untouched=[why_untouched(tensor.dtype) for tensor in tensors],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +72,7 @@ class Recipe:
         return [resolution.decision for resolution in resolutions], warnings
 
     def resolve(
-        self, tensors: Sequence[TensorInfo], *, allow_unmatched: bool = False
+        self, tensors: Sequence[TensorInfo], context: Context | None = None, *, allow_unmatched: bool = False
     ) -> tuple[list[Resolution], list[str]]:
         """What holds for each tensor and why, and warnings.
 
@@ -52,12 +80,18 @@ class Recipe:
             UsageError: a pattern or a rule matches no tensor (a warning with `allow_unmatched`); rules contradict what
                 came before them, or decide nothing; selected tensors lack the axis or do not divide into groups.
         """
-        warnings = self._unmatched(tensors)
+        context = context or Context.of(tensors)
+        holders = _holders(tensors, context)
+        warnings = [
+            unmatched(pattern, holders)
+            for pattern in (*self.include, *self.exclude)
+            if not matches_any(pattern, holders)
+        ]
         if warnings and not allow_unmatched:
             raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
-        by_rules = self._by_rules(tensors, Tables(self.rules).numbers)
+        by_rules = self._by_rules(tensors, context, Tables(self.rules, holders).numbers)
         errors: list[Finding] = []
-        for finding in findings_of(self.rules, tensors, by_rules):
+        for finding in findings_of(self.rules, tensors, by_rules, holders):
             if finding.is_unmatched and allow_unmatched:
                 warnings.append(str(finding))
             else:
@@ -65,13 +99,15 @@ class Recipe:
         if errors:
             raise UsageError(_refusal(errors))
         warnings += self._idle_sources(by_rules)
-        resolutions = self._selected(tensors, by_rules)
+        resolutions = self._selected(tensors, context, by_rules, holders)
         _check_layouts(tensors, resolutions)
         return resolutions, warnings
 
-    def findings(self, tensors: Sequence[TensorInfo]) -> list[Finding]:
+    def findings(self, tensors: Sequence[TensorInfo], context: Context) -> list[Finding]:
         """All that is wrong with the rules for these tensors."""
-        return findings_of(self.rules, tensors, self._by_rules(tensors, Tables(self.rules).numbers))
+        holders = _holders(tensors, context)
+        by_rules = self._by_rules(tensors, context, Tables(self.rules, holders).numbers)
+        return findings_of(self.rules, tensors, by_rules, holders)
 
     def findings_without_tensors(self) -> list[Finding]:
         """What is wrong whatever the tensors: each pattern stands for those that it matches."""
@@ -79,43 +115,52 @@ class Recipe:
         patterns = dict.fromkeys(pattern for rule in self.rules for pattern in rule.patterns)
         tensors = [TensorInfo(name=pattern, dtype=DTYPES["F32"], shape=(1,) * MAX_NDIM, shard="", start=0, nbytes=4)
                    for pattern in patterns]  # fmt: skip
-        return findings_of(self.rules, tensors, self._by_rules(tensors, covering.numbers))
+        context = Context.of(tensors)
+        by_rules = self._by_rules(tensors, context, covering.numbers)
+        return findings_of(self.rules, tensors, by_rules, _holders(tensors, context))
 
-    def _by_rules(self, tensors: Sequence[TensorInfo], numbers: Callable[[str], tuple[int, ...]]) -> list[Resolution]:
+    def _by_rules(
+        self, tensors: Sequence[TensorInfo], context: Context, numbers: Callable[[str, FileRef], tuple[int, ...]]
+    ) -> list[Resolution]:
         """What the rules make of each tensor, whether it is selected or not. Tensors of a kind share a resolution."""
         base = base_settings(self.spec, self.min_ndim, last_axis=self.last_axis, places=self.places)
         known: dict[tuple[str | None, tuple[int, ...], int], Resolution] = {}
 
-        def resolved(tensor: TensorInfo) -> Resolution:
-            foreign = None if tensor.dtype.is_floating else tensor.dtype.name
-            kind = foreign, numbers(tensor.name) if self.rules else (), len(tensor.shape)
+        def resolved(tensor: TensorInfo, file: FileRef, untouched: str | None) -> Resolution:
+            kind = untouched, numbers(tensor.name, file) if self.rules else (), len(tensor.shape)
             found = known.get(kind)
             if found is None:
                 rules = [self.rules[number] for number in kind[1]]
-                found = _untouched(foreign, rules) if foreign else resolve(base, self.spec, rules, kind[2])
+                found = (
+                    resolve(base, self.spec, rules, kind[2])
+                    if untouched is None
+                    else Resolution(decision=Skip(reason=untouched), settings={}, rules=rules)
+                )
                 known[kind] = found
             return found
 
-        return [resolved(tensor) for tensor in tensors]
+        return list(map(resolved, tensors, context.files, context.untouched))
 
-    def _selected(self, tensors: Sequence[TensorInfo], by_rules: Sequence[Resolution]) -> list[Resolution]:
+    def _selected(
+        self, tensors: Sequence[TensorInfo], context: Context, by_rules: Sequence[Resolution], holders: Holders
+    ) -> list[Resolution]:
         """The same, less what `include` and `exclude` leave alone."""
         if not self.include and not self.exclude:
             return list(by_rules)
-        includes = [compile_pattern(pattern) for pattern in self.include]
-        excludes = [(compile_pattern(pattern), self._left_alone("exclude", f"excluded by '{pattern}'"))
+        includes = [compile_pattern(pattern, holders) for pattern in self.include]
+        excludes = [(compile_pattern(pattern, holders), self._left_alone("exclude", f"excluded by '{pattern}'"))
                     for pattern in self.exclude]  # fmt: skip
         not_included = self._left_alone("include", "not included")
 
-        def select(tensor: TensorInfo, found: Resolution) -> Resolution:
-            if not tensor.dtype.is_floating:
+        def select(tensor: TensorInfo, file: FileRef, untouched: str | None, found: Resolution) -> Resolution:
+            if untouched is not None:
                 return found
             for matches, left_alone in excludes:
-                if matches(tensor.name):
+                if matches(tensor.name, file):
                     return left_alone
-            return found if not includes or any(matches(tensor.name) for matches in includes) else not_included
+            return found if not includes or any(matches(tensor.name, file) for matches in includes) else not_included
 
-        return [select(tensor, found) for tensor, found in zip(tensors, by_rules, strict=True)]
+        return list(map(select, tensors, context.files, context.untouched, by_rules))
 
     def _idle_sources(self, by_rules: Sequence[Resolution]) -> list[str]:
         """Files all of whose rules may match nothing, and do."""
@@ -134,14 +179,20 @@ class Recipe:
         setting = Setting(value=getattr(self, key), places=tuple(self.places.get(key, ())))
         return Resolution(decision=Skip(reason=reason), settings={key: setting})
 
-    def _unmatched(self, tensors: Sequence[TensorInfo]) -> list[str]:
-        names = {tensor.name for tensor in tensors} if self.include or self.exclude else ()
-        return [unmatched(pattern, names) for pattern in (*self.include, *self.exclude)
-                if not matches_any(pattern, names)]  # fmt: skip
+
+def why_untouched(dtype: DType) -> str | None:
+    """Why tensors of the dtype cannot be quantized; None where they can."""
+    if dtype.is_floating:
+        return None
+    if dtype.is_packed:
+        return f"{dtype.name} is already quantized"
+    if dtype.is_integer:
+        return f"{dtype.name} is not a floating-point dtype"
+    return f"{dtype.name} is not one of {', '.join(known.name for known in DTYPES.values() if known.is_floating)}"
 
 
-def _untouched(dtype: str, rules: Sequence[Rule]) -> Resolution:
-    return Resolution(decision=Skip(reason=f"{dtype} is not a floating-point dtype"), settings={}, rules=rules)
+def _holders(tensors: Sequence[TensorInfo], context: Context) -> Holders:
+    return holders_of((tensor.name, file) for tensor, file in zip(tensors, context.files, strict=True))
 
 
 def _refusal(errors: Sequence[Finding]) -> str:

@@ -15,6 +15,16 @@ class DType:
     is_floating: bool = False
     """Whether the op takes it: BF16, F16, F32 or F64. Every other dtype is copied as bytes."""
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether its elements are codes or scales of weights that are quantized already: FP8, FP6 and FP4."""
+        return self.name.startswith("F") and self.bits <= 8
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its elements are integers or truth values."""
+        return self.name == "BOOL" or (self.name[:1] in "IU" and self.name[1:].isdigit())
+
 
 DTYPES = {
     dtype.name: dtype

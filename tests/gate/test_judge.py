@@ -1,5 +1,6 @@
 """What passes and what does not, tensor by tensor and over all of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -152,3 +153,15 @@ def test_a_budget_with_a_table_for_each_of_many_tensors_is_judged_at_once(tmp_pa
     result = verdict(tmp_path, run_of(*rows), "\n".join(tables))
     assert len(result.violations) == 5000 - 72
     assert perf_counter() - began < 20, "pattern by pattern it takes minutes"
+
+
+def test_limits_and_waivers_tell_tensors_of_one_name_apart_by_their_files(tmp_path: Path) -> None:
+    rows = [BAD._replace(source=BAD.source._replace(name="w", file=f"pipe/{folder}/model.safetensors"))
+            for folder in ("text_encoder", "text_encoder_2")]  # fmt: skip
+    run = replace(run_of(*rows), inputs=["pipe"])
+    text = '[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = "text_encoder::w"\nmin_sqnr_db = 10'
+    assert [v.file for v in verdict(tmp_path, run, text).violations] == ["pipe/text_encoder_2/model.safetensors"]
+    text = '[limits]\nmin_sqnr_db = 90\n[[waivers]]\nmatch = "*_2::w"\nreason = "later"\nuntil = 2027-01-01'
+    result = verdict(tmp_path, run, text)
+    assert [v.file for v in result.violations] == ["pipe/text_encoder/model.safetensors"]
+    assert [v.file for v in result.waived] == ["pipe/text_encoder_2/model.safetensors"]
