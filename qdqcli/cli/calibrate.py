@@ -68,7 +68,7 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
         progress(session, total) as advance,
         Workers(options["threads"], options["max_memory"], session.interruption) as workers,
     ):
-        hulls = estimate(plans, output, workers, advance)
+        hulls = estimate(plans, output, workers, advance, overwrite=overwrite)
     deliver_listing(with_estimates(listing_of("calibrate", plans, request, options), hulls), options)
     session.note(
         f"{show_path(output)} has the ranges of {counted(len(hulls), 'tensor')}, for --ranges with the same settings"

@@ -103,10 +103,10 @@ class OutputTree:
         """Remove what an earlier run left, which this one cannot go on with."""
         _empty(self.partial, but=(FolderLock.NAME, self.journal_path.name))
 
-    def sweep(self, but: Collection[str] = ()) -> None:
-        """Remove the temporaries that an earlier run left, but for those named, with which this one goes on."""
-        for path in self.partial.rglob(TEMPORARY_PATTERN):
-            if path.name not in but:
+    def sweep(self, but: Collection[Path] = ()) -> None:
+        """Remove the files that an earlier run left, but for those given, with which this one goes on."""
+        for path in [self.result, *self.result.rglob("*"), *self.partial.glob(TEMPORARY_PATTERN)]:
+            if path not in but and (path.is_symlink() or path.is_file()):
                 _remove_file(path)
 
     def keep(self) -> None:

@@ -1,6 +1,7 @@
 """Ranges to a file, tensor by tensor, as `ranges/file.py` reads them; the file has its name once it is whole."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,11 +56,11 @@ def check_ranges_path(path: Path) -> None:
 
 
 @contextmanager
-def create_ranges(path: Path, entries: Sequence[RangeEntry]) -> Iterator[RangesWriter]:
+def create_ranges(path: Path, entries: Sequence[RangeEntry], *, overwrite: bool = False) -> Iterator[RangesWriter]:
     """A writer for the length of the block; the file is there, whole, when that ends well, and else not at all.
 
     Raises:
-        UsageError: two tensors have one name, or a name is no text.
+        UsageError: two tensors have one name, a name is no text, or the file exists and `overwrite` is false.
         OutputError: the system refuses.
     """
     names = [entry.name for entry in entries]
@@ -69,8 +70,9 @@ def create_ranges(path: Path, entries: Sequence[RangeEntry]) -> Iterator[RangesW
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"two tensors have the name '{escape_name(twice)}'; estimate their ranges one by one")
-    sweep_temporaries(path)
-    file = OutputFile(path)
+    target = Path(os.path.realpath(path)) if overwrite else path
+    sweep_temporaries(target)
+    file = OutputFile(target, replaces=overwrite)
     try:
         writer = _WRITERS[path.suffix.lower()](file, entries)
         yield writer

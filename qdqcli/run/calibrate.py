@@ -28,14 +28,20 @@ Task = tuple[TensorInfo, QuantSpec]
 
 
 def calibrate(
-    plans: Sequence[Plan], path: Path, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
+    plans: Sequence[Plan],
+    path: Path,
+    workers: Workers,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    *,
+    overwrite: bool = False,
 ) -> Mapping[str, Hull]:
     """Write the ranges of all tensors that would be quantized; the hull of each tensor's by its name.
 
     A slice of NaN alone has the range [0, 0]: any range makes the same of it.
 
     Raises:
-        UsageError: two tensors have one name; ranges of a tensor do not fit into memory, or not into the format.
+        UsageError: two tensors have one name; ranges of a tensor do not fit into memory, or not into the format; the
+            file exists and `overwrite` is false.
         InputError, OutputError: the system refuses.
     """
     by_plan = [(plan, list(_estimated_tensors(plan))) for plan in plans]
@@ -43,7 +49,7 @@ def calibrate(
     for info, spec in tasks:
         check_memory(info, layout_of(info, spec), workers, GRID_BYTES)
     hulls: dict[str, Hull] = {}
-    with create_ranges(path, [_entry(*task) for task in tasks]) as writer:
+    with create_ranges(path, [_entry(*task) for task in tasks], overwrite=overwrite) as writer:
         for plan, own in by_plan:
             with plan.shard.open() as reader:
                 for (info, spec), ends in _estimates(own, reader, workers):

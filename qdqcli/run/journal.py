@@ -6,8 +6,9 @@ disk before the line is written; a line that a power cut takes away only means t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from qdqcli.errors import UsageError
@@ -74,7 +75,7 @@ class Journal:
         )
         if not self.is_committed:
             self._forget_what_is_gone(plans)
-            output.sweep(but=[shard.unfinished.name for shard in self._shards if shard.unfinished])
+            output.sweep(but=set(self._kept_files(plans)))
 
     @property
     def num_finished(self) -> int:
@@ -158,6 +159,15 @@ class Journal:
             shard.regions.append(region)
         shard.unfinished = Waiting(*line["unfinished"]) if "unfinished" in line else None
         shard.finished = FileIdentity(**line["finished"]) if "finished" in line else None
+
+    def _kept_files(self, plans: Sequence[Plan]) -> Iterator[Path]:
+        """The files that are finished, or wait to be."""
+        for plan, shard in zip(plans, self._shards, strict=True):
+            path = self._output.shard_path(plan.checkpoint, plan.shard)
+            if shard.finished is not None:
+                yield path
+            elif shard.unfinished is not None:
+                yield path.with_name(shard.unfinished.name)
 
     def _forget_what_is_gone(self, plans: Sequence[Plan]) -> None:
         """Files that are not as they were left are made again."""

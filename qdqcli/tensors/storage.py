@@ -5,21 +5,26 @@ file that is cut short while it is mapped ends the process with SIGBUS, where `p
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qdqcli.errors import InputError, OutputError
+from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path, show_size
+from qdqcli.tensors.mount import mount_points
+from qdqcli.tensors.rename import rename_new
 
 CHUNK_BYTES = 1 << 20
 """Size of the buffer of a copy: 1 MiB, beyond which a copy within the page cache gains nothing."""
@@ -29,6 +34,8 @@ MAX_TEXT_BYTES = 64 << 20
 
 TEMPORARY_PATTERN = ".qdq-*.tmp"
 """Glob of the temporaries of `OutputFile`; those in a folder that this process holds the lock of are stale."""
+STALE_S = 24 * 3600.0
+"""Seconds after which a temporary of another machine, whose locks may not be seen here, counts as left behind."""
 
 _INPUT_HINTS = {
     errno.ENOENT: "check the path",
@@ -192,22 +199,22 @@ class InputFile:
 class OutputFile:
     """A new file, written at any offset by several threads, that gets its name in `commit`.
 
-    Until then it is a temporary in the same folder. The temporary's name is a hash: the final one may fill the 255
-    bytes that file systems allow. `unfinished` is the name of one that an earlier process left, to go on with.
-    `mode` is that of the file whose content it repeats: it gets the umask's mode, less what that file denies.
+    Until then it is a temporary in the same folder, locked so that `sweep_temporaries` leaves it alone. The temporary's
+    name is a hash: the final one may fill the 255 bytes that file systems allow. `unfinished` is the name of one that
+    an earlier process left, to go on with. `mode` is that of the file whose content it repeats: it gets the umask's
+    mode, less what that file denies. A file that has the final name is replaced only with `replaces`, and then gives
+    its own mode and, where the system allows it, its owner.
 
     Raises:
         OutputError: the system refuses; names the final path.
     """
 
-    def __init__(self, path: Path, unfinished: str | None = None, *, mode: int = 0o666) -> None:
+    def __init__(self, path: Path, unfinished: str | None = None, *, mode: int = 0o666, replaces: bool = False) -> None:
         self.path = path
-        name = unfinished or f".qdq-{_digest_of(path)}-{os.getpid():x}{secrets.token_hex(4)}.tmp"
-        self._temporary = path.with_name(name)
+        self._replaces = replaces
+        self._temporary = path
         try:
-            # The kernel takes the umask off the mode; asking for the umask would set it for every thread.
-            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_NOFOLLOW if unfinished else os.O_CREAT | os.O_EXCL)
-            self._descriptor = os.open(self._temporary, flags, 0o666 & private_mode(mode))
+            self._descriptor = self._open_locked(unfinished, 0o666 & private_mode(mode))
         except OSError as error:
             raise output_error(path, error) from error
 
@@ -243,10 +250,25 @@ class OutputFile:
         return self._temporary.name
 
     def commit(self) -> None:
-        """Flush to the disk, give the file its name (replacing one that has it), flush the folder."""
+        """Flush to the disk, give the file its name, flush the folder.
+
+        Raises:
+            UsageError: another file got the name meanwhile, or one whose name the disk takes for the same.
+        """
         try:
+            if self._replaces:
+                _copy_attributes(self.path, self._descriptor)
             os.fsync(self._descriptor)
-            self._temporary.rename(self.path)
+            if self._replaces:
+                self._temporary.rename(self.path)
+            else:
+                rename_new(self._temporary, self.path)
+        except FileExistsError as error:
+            self.abort()
+            raise UsageError(
+                f"{show_path(self.path)}: exists: another process made it meanwhile, or the disk takes its name for "
+                "that of another file (upper and lower case); choose another name or another disk"
+            ) from error
         except OSError as error:
             self.abort()
             raise output_error(self.path, error) from error
@@ -263,9 +285,23 @@ class OutputFile:
     def abort(self) -> None:
         """Remove the temporary; nothing to do after `commit`."""
         if self._descriptor >= 0:
-            self.suspend()
             with suppress(OSError):  # the first error is the one to report; the next run sweeps
                 self._temporary.unlink()
+            self.suspend()
+
+    def _open_locked(self, unfinished: str | None, mode: int) -> int:
+        """Open the temporary and lock it; one that was swept before it was locked is made again."""
+        while True:
+            name = unfinished or f".qdq-{_digest_of(self.path)}-{_machine()}{secrets.token_hex(4)}.tmp"
+            self._temporary = self.path.with_name(name)
+            # The kernel takes the umask off the mode; asking for the umask would set it for every thread.
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_NOFOLLOW if unfinished else os.O_CREAT | os.O_EXCL)
+            descriptor = os.open(self._temporary, flags, mode)
+            with suppress(OSError):  # a file system without locks, on which nobody sweeps
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if unfinished or os.fstat(descriptor).st_nlink:
+                return descriptor
+            os.close(descriptor)
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
@@ -280,13 +316,20 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def write_file(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a whole file or none, its content in pieces; remove what killed processes left of it.
+    """Write a whole file or none, through a link where `path` is one; an earlier file keeps its mode.
+
+    What killed processes left of it is removed. A file that cannot be replaced is written in place: one that is a mount
+    point, as in a container, or that may be written in a folder that may not.
 
     Raises:
         OutputError: the system refuses.
     """
-    sweep_temporaries(path)
-    output = OutputFile(path)
+    target = Path(os.path.realpath(path))
+    if os.path.lexists(target) and (mount_points(target) or not os.access(target.parent, os.W_OK | os.X_OK)):
+        _write_in_place(path, pieces)
+        return
+    sweep_temporaries(target)
+    output = OutputFile(target, replaces=True)
     try:
         offset = 0
         for block in _blocks(pieces):
@@ -295,6 +338,17 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
         output.commit()
     finally:
         output.abort()
+
+
+def _write_in_place(path: Path, pieces: Iterable[bytes]) -> None:
+    try:
+        with path.open("r+b") as file:
+            file.truncate()
+            file.writelines(_blocks(pieces))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -310,20 +364,44 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(waiting)
 
 
+def _copy_attributes(path: Path, descriptor: int) -> None:
+    """Give an open file the mode of the file at `path`, if there is one, and its owner where the system allows it."""
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        with suppress(PermissionError):
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+
 def sweep_temporaries(path: Path) -> None:
-    """Remove the temporaries of `path` whose processes are no more."""
+    """Remove the temporaries of `path` that no process writes any more.
+
+    A process locks what it writes. Locks of another machine may not be seen here: what it left stays for STALE_S.
+    """
     for temporary in path.parent.glob(f".qdq-{_digest_of(path)}-*.tmp"):
-        number = temporary.stem.rpartition("-")[2][:-8]
-        with suppress(OSError, ValueError):  # not ours, or gone: no harm to this file
+        with suppress(OSError):  # locked, not ours, or gone: no harm to this file
+            descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                os.kill(int(number, 16), 0)
-            except ProcessLookupError:
-                temporary.unlink()
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_local = temporary.stem.rpartition("-")[2][:-8] == _machine()
+                if is_local or time.time() - os.fstat(descriptor).st_mtime > STALE_S:
+                    temporary.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _digest_of(path: Path) -> str:
     """Stands for the name in a temporary's name."""
     return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+
+
+@cache
+def _machine() -> str:
+    """Stands for this boot of this machine in a temporary's name; its containers share it, as they share locks."""
+    try:
+        return hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes()).hexdigest()[:8]
+    except OSError:
+        return secrets.token_hex(4)  # like no other
 
 
 class Spool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.cli import interrupted
 from tests.cli.process import PATIENCE, environment
 
-WRITING = "mkdir,openat,flock,ftruncate,write,pwrite64,fsync,rename,unlink,unlinkat,rmdir"
+WRITING = "mkdir,openat,flock,ftruncate,write,pwrite64,fsync,rename,renameat2,unlink,unlinkat,rmdir"
 """Everything by which a run changes what is on the disk."""
 READING = "read,pread64,preadv,preadv2"
 _CALL = re.compile(r"(\w+)\((.*) = (-?\d+)")

@@ -20,6 +20,7 @@ ERRORS = {
     "pwrite64": WRITE_ERRORS,
     "fsync": ("EIO", "ENOSPC", "EDQUOT"),
     "rename": ("EIO", "ENOSPC", "EROFS"),
+    "renameat2": ("EIO", "ENOSPC", "EROFS"),
     "unlink": ("EIO", "EROFS"),
     "unlinkat": ("EIO", "EROFS"),
     "rmdir": ("EIO",),

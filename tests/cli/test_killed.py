@@ -113,7 +113,7 @@ def test_a_run_killed_at_any_call_that_writes_is_resumed(
 def test_what_a_killed_calibration_left_is_swept(qdq: Qdq, tmp_path: Path, tiny: Path) -> None:
     ranges = tmp_path / "ranges.safetensors"
     arguments = ("calibrate", tiny, "-o", ranges)
-    (naming,) = strace.calls(tmp_path, "rename", *arguments)
+    (naming,) = strace.calls(tmp_path, "renameat2", *arguments)
     ranges.unlink()
     assert strace.inject(naming, "signal=KILL", *arguments).returncode == -signal.SIGKILL
     assert [path.suffix for path in tmp_path.iterdir() if path != tiny] == [".tmp"]

@@ -273,7 +273,8 @@ def test_a_suspended_run_is_resumed(tmp_path: Path) -> None:
         assert tree.has_unfinished(checkpoints[0], shard, waiting)
         assert not tree.has_unfinished(checkpoints[0], shard, waiting._replace(size=waiting.size + 1))
         assert not tree.has_unfinished(checkpoints[0], shard, waiting._replace(name=".qdq-other.tmp"))
-        tree.sweep(but=[waiting.name])
+        finished = tree.shard_path(checkpoints[0], shard)
+        tree.sweep(but=[finished, finished.with_name(waiting.name)])
         assert [path.name for path in tree.partial.rglob("*.tmp")] == [waiting.name]
         assert tree.shard_path(checkpoints[0], shard).read_bytes() == shard.path.read_bytes()
         assert tree.journal_path.read_text() == "line\n"

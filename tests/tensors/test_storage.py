@@ -98,7 +98,7 @@ def test_output_that_cannot_be_made_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"gone/y: No such file"):
         OutputFile(tmp_path / "gone" / "y")
     (tmp_path / "folder").mkdir()
-    output = OutputFile(tmp_path / "folder")
+    output = OutputFile(tmp_path / "folder", replaces=True)
     with pytest.raises(OutputError, match="folder: Is a directory"):
         output.commit()
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -1,0 +1,24 @@
+"""Mount points: folders, and single files of a container, that no rename can replace."""
+
+import os
+import re
+from pathlib import Path
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def mount_points(root: Path) -> list[Path]:
+    """Mount points at or below `root`, by their real paths; those of folders alone where there is no `/proc`."""
+    real = Path(os.path.realpath(root))
+    try:
+        lines = _MOUNTS.read_bytes().splitlines()
+    except OSError:
+        found = [real, *(Path(parent, name) for parent, folders, _ in os.walk(real) for name in folders)]
+        return [path for path in found if os.path.ismount(path)]
+    listed = (Path(_unescape(line.split(b" ")[4])) for line in lines)
+    return [path for path in listed if path == real or real in path.parents]
+
+
+def _unescape(field: bytes) -> str:
+    r"""Spaces, tabs, newlines and backslashes are written as `\040` and the like."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

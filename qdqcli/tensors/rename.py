@@ -1,0 +1,78 @@
+"""Renames that never replace, and the exchange of two names: Linux's `renameat2`, or what comes nearest to it."""
+
+import ctypes
+import errno
+import os
+from functools import cache
+from pathlib import Path
+
+_AT_FDCWD = -100
+_NOREPLACE, _EXCHANGE = 1, 2
+"""Flags of `renameat2`, from linux/fs.h."""
+_MISSING = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+"""The kernel, the file system or a sandbox does not know the call or the flag."""
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename a file or folder to a name that is free.
+
+    Raises:
+        FileExistsError: the name is taken, by whatever spelling the file system takes for the same.
+        OSError: the system refuses.
+    """
+    try:
+        _renameat2(source, target, _NOREPLACE)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+        _rename_if_free(source, target)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False, with nothing done, where the system cannot.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    try:
+        _renameat2(one, other, _EXCHANGE)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+        return False
+    return True
+
+
+def _rename_if_free(source: Path, target: Path) -> None:
+    """A hard link fails where the name is taken; for folders, and file systems without links, look first."""
+    if not source.is_dir() or source.is_symlink():
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except OSError:
+            pass
+        else:
+            source.unlink()
+            return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    source.rename(target)
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> None:
+    call = _libc_renameat2()
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))
+
+
+@cache
+def _libc_renameat2() -> "ctypes._NamedFuncPointer | None":
+    """The C library's function: glibc 2.28 and musl 1.2.6 have it."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is not None:
+        call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    return call
