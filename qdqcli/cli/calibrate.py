@@ -1,23 +1,22 @@
 """`qdq calibrate`: estimate ranges and store them for `--ranges`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart, deliver_listing
+from qdqcli.cli.deliver import deliver_listing
+from qdqcli.cli.files import Files
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, progress
 from qdqcli.cli.session import Session, pass_session
-from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
+from qdqcli.output.files import NamedFile
 from qdqcli.recipe.listing import with_estimates
 from qdqcli.recipe.plan import check_selection
 from qdqcli.report.number import counted
-from qdqcli.tensors.checkpoint import Checkpoint
 
 
 @click.command(
@@ -51,11 +50,12 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
     codes.
     """
-    check_report_paths(options["reports"])
+    files = Files.of(options)
+    files.writes.append(NamedFile(output, "-o"))
+    _check_output(output, files, overwrite=overwrite)
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
-    _check_output(output, checkpoints, overwrite=overwrite)
-    check_reports_apart(options["reports"], checkpoints, [output])
+    files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
     check_selection(plans)
     prepare_libraries()
@@ -75,23 +75,16 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     )
 
 
-def _check_output(output: Path, checkpoints: Sequence[Checkpoint], *, overwrite: bool) -> None:
+def _check_output(output: Path, files: Files, *, overwrite: bool) -> None:
     """Find out before the work whether the file may be written there.
 
     Raises:
-        UsageError: its suffix is of no format; it exists, or is of an input; its folder is not there.
+        UsageError: its suffix is of no format; it exists, or is another file of the command; its folder is not there.
         OutputError: its folder cannot be written to.
     """
     from qdqcli.output.placement import check_free
     from qdqcli.ranges.output import check_ranges_path
 
     check_ranges_path(output)
-    check_files([output])
-    check_reports_apart([output], checkpoints)
-    for checkpoint in checkpoints:
-        if checkpoint.is_folder and checkpoint.path.resolve() in output.resolve().parents:
-            raise UsageError(
-                f"{show_path(output)}: lies in the input {show_path(checkpoint.path)}, where it would be taken for a "
-                "part of it; choose another folder"
-            )
+    files.check()
     check_free(output, is_folder=False, may_exist=overwrite)

@@ -6,7 +6,7 @@ import click
 from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_files, check_report_paths, check_reports_apart
+from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, gate_options
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
@@ -35,12 +35,13 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     if bool(inputs) == (options["report_in"] is not None):
         raise UsageError("give INPUT, or --report-in REPORT.json to judge what was measured before")
     _check_needed(options)
-    check_report_paths(options["reports"])
+    files = Files.of(options)
+    files.check()
     gate = Gate.of(options, session)
-    if gate.budget is None and not gate.files:
+    if gate.budget is None and not (options["write_baseline"] or options["write_budget"]):
         raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE")
-    check_files(gate.files)
-    run = _stored(options) if options["report_in"] is not None else _measured(session, inputs, gate, options)
+    gate.add_files(files)
+    run = _stored(options) if options["report_in"] is not None else _measured(session, inputs, files, options)
     return gate.conclude(run, options, session)
 
 
@@ -71,10 +72,10 @@ def _check_needed(options: opt.Options) -> None:
             raise UsageError("--headroom is for limits that are written; add --write-budget FILE or --ratchet")
 
 
-def _measured(session: Session, inputs: tuple[str, ...], gate: Gate, options: opt.Options) -> RunResult:
+def _measured(session: Session, inputs: tuple[str, ...], files: Files, options: opt.Options) -> RunResult:
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
-    check_reports_apart([*options["reports"], *gate.files], checkpoints)
+    files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
     return measure(session, "check", plans, request, options)
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, check_reports_apart
+from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, judging_options
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, progress, wants_histograms
@@ -44,14 +44,16 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     Errors are those of CANDIDATE against REFERENCE. Names must be equal, or made so with --map; files, shards and
     dtypes may differ. A budget does not let missing tensors or other shapes pass.
     """
-    check_report_paths(options["reports"])
+    files = Files.of(options)
+    files.check()
     gate = Gate.of(options, session)
+    gate.add_files(files)
     selection = Recipe(
         spec=QuantSpec(), include=options["include"], exclude=options["exclude"], min_ndim=options["min_ndim"]
     )
     ours = _plans(reference, selection, options, session)
     theirs = _plans(candidate, Recipe(spec=QuantSpec()), options, session)
-    check_reports_apart(options["reports"], [plan.checkpoint for plan in (*ours, *theirs)])
+    files.check([plan.checkpoint for plan in (*ours[:1], *theirs[:1])])
     return gate.conclude(_measured(session, ours, theirs, options), options, session)
 
 

@@ -1,6 +1,6 @@
 """What `check` and `compare` have in common: the budget, its files and the exit code."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 import click
 
 from qdqcli.cli.deliver import deliver_files, show, write_report
+from qdqcli.cli.files import Files
 from qdqcli.cli.options import Options, apply
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
@@ -17,6 +18,7 @@ from qdqcli.gate.budget import PYPROJECT, BaselineRule, Budget, has_budget, read
 from qdqcli.gate.generate import budget_text
 from qdqcli.gate.judge import judge
 from qdqcli.gate.ratchet import Headroom, ratchet
+from qdqcli.output.files import NamedFile
 from qdqcli.report.formatter import ReportOptions, formatter
 from qdqcli.result.read import read_report
 from qdqcli.result.result import RunResult
@@ -118,11 +120,20 @@ class Gate:
             ratchet=options.get("ratchet", False),
         )
 
-    @property
-    def files(self) -> Sequence[Path]:
-        """What is written beside the reports."""
-        return [path for path in (self.write_baseline, self.write_budget, self.budget_path if self.ratchet else None)
-                if path is not None]  # fmt: skip
+    def add_files(self, files: Files) -> None:
+        """Add the files that no option names, and check all: pyproject.toml, the budget's baseline, what is tightened.
+
+        Raises:
+            UsageError, OutputError: as `check_files`.
+        """
+        if self.ratchet and self.budget_path is not None:
+            files.writes.append(NamedFile(self.budget_path, "--ratchet"))
+            files.reads[:] = [file for file in files.reads if file.path != self.budget_path]
+        elif self.budget_path is not None:
+            files.reads.append(NamedFile(self.budget_path, "the budget"))
+        if self.budget is not None and self.budget.baseline is not None:
+            files.reads.append(NamedFile(self.budget.baseline.path, "the baseline"))
+        files.check()
 
     def conclude(self, run: RunResult, options: Options, session: Session) -> int:
         """Judge the run, write all files, show the report; the exit code, which a closed standard output keeps."""

@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver_listing
+from qdqcli.cli.deliver import deliver_listing
+from qdqcli.cli.files import Files
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
@@ -42,10 +43,11 @@ def inspect(session: Session, /, inputs: tuple[str, ...], ranges: bool, **option
 
     Reads headers only, unless --ranges is given.
     """
-    check_report_paths(options["reports"])
+    files = Files.of(options)
+    files.check()
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
-    check_reports_apart(options["reports"], checkpoints)
+    files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
     listing = listing_of("inspect", plans, request, options)
     if ranges:

@@ -6,10 +6,9 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, deliver
+from qdqcli.cli.deliver import deliver
+from qdqcli.cli.files import Files
 from qdqcli.cli.session import Session, pass_session
-from qdqcli.errors import UsageError
-from qdqcli.escape import show_path
 from qdqcli.result.read import read_report
 
 
@@ -30,8 +29,5 @@ def render(_session: Session, /, report_in: Path, **options: Any) -> None:
     REPORT.json was made with --report FILE.json or --format json. Its verdict is shown, and does not decide the exit
     code: qdq check --report-in does.
     """
-    check_report_paths(options["reports"])
-    for path in options["reports"]:
-        if path.exists() and report_in.exists() and path.samefile(report_in):
-            raise UsageError(f"{show_path(path)}: the report that is read; choose another name")
+    Files.of({**options, "report_in": report_in}).check()
     deliver(read_report(report_in), options)

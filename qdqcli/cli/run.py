@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver_files, deliver_listing, show
+from qdqcli.cli.deliver import deliver_files, deliver_listing, show
+from qdqcli.cli.files import Files
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -59,12 +60,13 @@ def run(
 
     if dry_run and verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
-    check_report_paths(options["reports"])
+    files = Files.of(options)
+    files.check()
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
     plans = plan_inputs(checkpoints, request, options, session)
     tree = OutputTree(checkpoints, output, overwrite=overwrite, resume=resume)
-    check_reports_apart(options["reports"], checkpoints, [tree.output, tree.partial])
+    files.check(checkpoints, [tree.output, tree.partial])
     if dry_run:
         deliver_listing(listing_of("run", plans, request, options), options)
         session.note(f"dry run: {show_path(output)} was not written")

@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import check_report_paths, check_reports_apart, deliver
+from qdqcli.cli.deliver import deliver
+from qdqcli.cli.files import Files
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 
@@ -25,9 +26,10 @@ def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes.
     """
-    check_report_paths(options["reports"])
+    files = Files.of(options)
+    files.check()
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
-    check_reports_apart(options["reports"], checkpoints)
+    files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
     deliver(measure(session, "stats", plans, request, options), options)

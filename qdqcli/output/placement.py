@@ -1,18 +1,16 @@
-"""Whether OUTPUT, and a file beside it, may be written where it is asked for; looks only, leaves nothing."""
+"""Whether OUTPUT may be written where it is asked for; looks only, leaves nothing."""
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path, show_size
+from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of, real_path
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.storage import InputFile, free_bytes, output_error
-
-FileId = tuple[int, int]
-"""Device and inode: the same for every spelling of a path and for hard links."""
 
 
 def check_placement(
@@ -40,25 +38,6 @@ def check_placement(
     _check_space(checkpoints, output, partial)
 
 
-def check_extra_file(path: Path, checkpoints: Sequence[Checkpoint], outputs: Sequence[Path] = ()) -> None:
-    """Refuse a file other than OUTPUT, a report say, that would replace a file of an input or has OUTPUT's place.
-
-    A new name in an input's folder is no harm. `outputs` are OUTPUT and where it is built.
-
-    Raises:
-        UsageError: what the file would harm.
-    """
-    for checkpoint in checkpoints:
-        is_inside = checkpoint.is_folder and _file_id(checkpoint.path) in set(_ids_above(path))
-        if os.path.lexists(path) and (is_inside or _file_id(path) in _ids_of_files(checkpoint)):
-            raise UsageError(
-                f"{show_path(path)}: is a file of the input {show_path(checkpoint.path)}; choose another name"
-            )
-    for output in outputs:
-        if _resolve(output) in (_resolve(path), *_resolve(path).parents):
-            raise UsageError(f"{show_path(path)}: is or lies in the output {show_path(output)}; choose another place")
-
-
 def check_free(output: Path, *, is_folder: bool, may_exist: bool) -> None:
     """Refuse an OUTPUT that exists, unless it may and is of the kind that takes its place."""
     try:
@@ -81,52 +60,21 @@ def check_free(output: Path, *, is_folder: bool, may_exist: bool) -> None:
 
 def _check_apart(checkpoints: Sequence[Checkpoint], output: Path) -> None:
     """Refuse an OUTPUT that is an input, holds one or lies in one, through links of any kind."""
-    lies_in = {found for path in (output, _resolve(output)) for found in _ids_above(path)}
-    target = _file_id(output)
+    lies_in = {found for path in (output, real_path(output)) for found in ids_above(path)}
+    target = file_id(output)
     for checkpoint in checkpoints:
-        if checkpoint.is_folder and _file_id(checkpoint.path) in lies_in:
+        if checkpoint.is_folder and file_id(checkpoint.path) in lies_in:
             raise UsageError(f"{show_path(output)}: lies in the input {show_path(checkpoint.path)}; choose another")
-        if target is not None and target in _protected_ids(checkpoint):
+        if target in _protected_ids(checkpoint):
             raise UsageError(f"{show_path(output)}: is or holds the input {show_path(checkpoint.path)}; choose another")
 
 
-def _protected_ids(checkpoint: Checkpoint) -> set[FileId | None]:
+def _protected_ids(checkpoint: Checkpoint) -> set[FileId]:
     """The files of an input, and every folder that holds one of them, by their real place."""
-    paths = (checkpoint.path, *_files_of(checkpoint))
-    above = {_resolve(folder) for path in paths for folder in (path.parent, _resolve(path).parent)}
+    paths = (checkpoint.path, *files_of(checkpoint))
+    above = {real_path(folder) for path in paths for folder in (path.parent, real_path(path).parent)}
     above |= {parent for folder in above for parent in folder.parents}
-    return {_file_id(path) for path in (checkpoint.path, *above)} | _ids_of_files(checkpoint)
-
-
-def _ids_of_files(checkpoint: Checkpoint) -> set[FileId | None]:
-    return {_file_id(path) for path in _files_of(checkpoint)} - {None}
-
-
-def _files_of(checkpoint: Checkpoint) -> list[Path]:
-    """Shards and side files."""
-    return [shard.path for shard in checkpoint.shards] + [checkpoint.path / side for side in checkpoint.side_files]
-
-
-def _ids_above(path: Path) -> Iterator[FileId]:
-    """The folders that a path lies in."""
-    parent = _resolve(path.parent)
-    for folder in (parent, *parent.parents):
-        found = _file_id(folder)
-        if found is not None:
-            yield found
-
-
-def _resolve(path: Path) -> Path:
-    """The path without links; as far as it goes where a link leads nowhere or to itself."""
-    return Path(os.path.realpath(path))
-
-
-def _file_id(path: Path) -> FileId | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    return ids_of([*paths, *above])
 
 
 def _check_space(checkpoints: Sequence[Checkpoint], output: Path, partial: Path) -> None:

@@ -13,6 +13,7 @@ from qdqcli.measure import workers as workers_module
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.stats.metrics import METRICS
 from tests import reference
+from tests.cli.test_output import contents
 from tests.conftest import TINY, TINY_FLOATS, Qdq
 from tests.run.checkpoints import read_safetensors, sample, write_safetensors, write_sparse
 
@@ -276,11 +277,87 @@ def test_a_report_must_not_replace_an_input_under_another_name(
     assert (tmp_path / "r.json").read_text() == (model / "config.json").read_text()
 
 
-def test_a_report_may_be_a_new_file_in_an_input_folder(qdq: Qdq, model: Path) -> None:
-    assert qdq("stats", model, "--report", model / "qdq.json").code == 0
-    before = (model / "qdq.json").read_bytes()
-    assert qdq("stats", model, "--report", model / "qdq.json").code == 2  # it is one of the input's files now
-    assert (model / "qdq.json").read_bytes() == before
+@pytest.mark.parametrize("command", ["stats", "run", "inspect", "check", "compare"])
+def test_a_report_is_never_made_in_an_input_folder(qdq: Qdq, model: Path, tmp_path: Path, command: str) -> None:
+    """It would be a file of the input for the next run, and for one that resumes."""
+    more = {"run": ("-o", tmp_path / "out"), "check": ("--write-budget", tmp_path / "b.toml"), "compare": (model,)}
+    outcome = qdq(command, model, *more.get(command, ()), "--report", model / "r.json")
+    assert outcome.code == 2
+    assert f"{model / 'r.json'}: lies in the input {model}" in outcome.error
+    assert not (model / "r.json").exists()
+
+
+READERS: dict[str, tuple[str, ...]] = {
+    "ranges.json": ("stats", "w.npy", "--ranges"),
+    "recipe.json": ("stats", "w.npy", "--recipe"),
+    "budget.toml": ("check", "w.npy", "--budget"),
+    "baseline.json": ("check", "w.npy", "--baseline"),
+    "report.json": ("check", "--report-in"),
+    "linked.json": ("check", "w.npy", "--budget", "linked.toml", "--baseline"),
+}
+"""File -> the command that reads it, the file coming last. The budget linked.toml names a baseline, too."""
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("option", ["--report", "--write-baseline", "--write-budget", "GITHUB_STEP_SUMMARY"])
+def test_no_file_is_written_that_the_command_reads(
+    qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("w.npy", sample((4, 6)))
+    assert qdq("stats", "w.npy", "--report", "report.json").code == 0
+    for copy in ("baseline.json", "linked.json"):
+        Path(copy).write_bytes(Path("report.json").read_bytes())
+    Path("recipe.json").write_text('{"schema": 1, "rules": []}')
+    Path("ranges.json").write_text('{"w": {"input_min": -1, "input_max": 1}}')
+    Path("budget.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 1\n")
+    Path("linked.toml").write_text('schema = 1\n[baseline]\nfile = "linked.json"\n')
+    before = contents(tmp_path)
+    command, *rest = READERS[name]
+    if option.startswith("--write"):
+        command = "check"
+    target = Path("alias" + Path(name).suffix)
+    target.symlink_to(name)
+    if option == "GITHUB_STEP_SUMMARY":
+        monkeypatch.setenv(option, str(target))
+        written: tuple[str, ...] = ("--format", "github")
+    elif option == "--report" and target.suffix == ".toml":
+        pytest.skip("no report has this suffix")
+    else:
+        written = (option, str(target))
+    outcome = qdq(command, *rest, name, *written)
+    assert (outcome.code, option in outcome.error) == (2, True), outcome.err
+    target.unlink()
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--write-budget", "b.json", "--write-baseline", "b.json"),
+        ("--write-baseline", "b.json", "--report", "B.json"),
+        ("--report", "r.json", "--report", "./r.json"),
+    ],
+)
+def test_no_two_files_are_written_under_one_name(
+    qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("w.npy", sample((4, 6)))
+    outcome = qdq("check", "w.npy", "--write-budget", "b.toml", *options)
+    assert outcome.code == 2
+    assert "is written by" in outcome.error
+    assert [path.name for path in tmp_path.iterdir()] == ["w.npy"]
+
+
+def test_a_report_goes_through_a_link_and_keeps_the_mode(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    real = tmp_path / "real.json"
+    real.touch(0o600)
+    (tmp_path / "r.json").symlink_to("real.json")
+    assert qdq("stats", tiny, "--report", tmp_path / "r.json").code == 0
+    assert (tmp_path / "r.json").is_symlink()
+    assert json.loads(real.read_text())["command"] == "stats"
+    assert real.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("name", ["out.json", "out.json/r.json", "out.json/sub/r.json", "link/r.json"])

@@ -1,0 +1,66 @@
+"""The files that a command's options name."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from qdqcli.cli.options import Options
+from qdqcli.output.files import NamedFile, check_files
+from qdqcli.report.formatter import formatter_for
+from qdqcli.tensors.checkpoint import Checkpoint
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+READS = {
+    "recipe": "--recipe",
+    "ranges_file": "--ranges",
+    "budget": "--budget",
+    "baseline": "--baseline",
+    "report_in": "the stored report",
+}
+WRITES = {"write_baseline": "--write-baseline", "write_budget": "--write-budget", "reports": "--report"}
+"""Option, by its parameter's name -> how messages call it. `--ratchet` writes what `--budget` reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """All files that a command reads and writes, but for INPUT and OUTPUT."""
+
+    reads: list[NamedFile] = field(default_factory=list)
+    writes: list[NamedFile] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, options: Options) -> Self:
+        """Those that options name, and the job's page on GitHub.
+
+        Raises:
+            UsageError: the suffix of a report is of no format.
+        """
+        for path in options.get("reports", ()):
+            formatter_for(path)
+        files = cls(reads=_named(options, READS), writes=_named(options, WRITES))
+        summary = step_summary(options)
+        if summary is not None:
+            files.writes.append(NamedFile(summary, STEP_SUMMARY, is_appended=True))
+        return files
+
+    def check(self, inputs: Sequence[Checkpoint] = (), outputs: Sequence[Path] = ()) -> None:
+        """Compare each that is written with all others, with the inputs and with OUTPUT; see `check_files`."""
+        check_files(self.reads, self.writes, inputs=inputs, outputs=outputs)
+
+
+def step_summary(options: Options) -> Path | None:
+    """The job's page, where GitHub Actions names a file for that and the format is for it."""
+    name = os.environ.get(STEP_SUMMARY)
+    return Path(name) if name and options.get("format_name") == "github" else None
+
+
+def _named(options: Options, roles: dict[str, str]) -> list[NamedFile]:
+    """The files of these options, each once for each time that it is given."""
+    found = []
+    for name, role in roles.items():
+        value = options.get(name)
+        paths = value if isinstance(value, tuple | list) else [value]
+        found += [NamedFile(path, role) for path in paths if path is not None]
+    return found

@@ -1,0 +1,140 @@
+"""The files that one command reads and writes: none that is written may be one of the others."""
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+from qdqcli.errors import OutputError, UsageError
+from qdqcli.escape import show_path
+from qdqcli.tensors.checkpoint import Checkpoint
+
+FileId = tuple[int, int]
+"""Device and inode: the same for every spelling of a path and for hard links."""
+
+
+class NamedFile(NamedTuple):
+    """A file of the command line."""
+
+    path: Path
+    role: str
+    """What names it: `--report`."""
+    is_appended: bool = False
+    """Whether it is only added to: then it may be anything that takes bytes."""
+
+
+def check_files(
+    reads: Sequence[NamedFile],
+    writes: Sequence[NamedFile],
+    *,
+    inputs: Sequence[Checkpoint] = (),
+    outputs: Sequence[Path] = (),
+) -> None:
+    """Find out before the work whether each file can be written, and would harm none of the others.
+
+    Paths are compared as the file system does: through links of both kinds, and in any spelling of upper and lower
+    case where a file is still to be made. `inputs` are folders and files that nothing may be written to or into;
+    `outputs` are OUTPUT and where it is built, in which none of the files may be.
+
+    Raises:
+        UsageError: a file that is another one, lies where it must not, or is not a regular file.
+        OutputError: no permission to write.
+    """
+    for file in writes:
+        _check_writable(file)
+        for read in reads:
+            if is_same_file(file.path, read.path):
+                raise UsageError(f"{show_path(file.path)}: {file.role} would replace what {read.role} reads{_OTHER}")
+        for checkpoint in inputs:
+            _check_outside(file, checkpoint)
+    for one, other in combinations(writes, 2):
+        if is_same_file(one.path, other.path):
+            raise UsageError(f"{show_path(other.path)}: is written by {one.role} and by {other.role}{_OTHER}")
+    for file in (*reads, *writes):
+        for output in outputs:
+            if real_path(output) in (real_path(file.path), *real_path(file.path).parents):
+                raise UsageError(
+                    f"{show_path(file.path)}: {file.role} is or lies in the output {show_path(output)}; choose another "
+                    "place"
+                )
+
+
+_OTHER = "; choose another name"
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, or would once it is made."""
+    ids = file_id(one), file_id(other)
+    return ids[0] == ids[1] if None not in ids else ids == (None, None) and _future(one) == _future(other)
+
+
+def files_of(checkpoint: Checkpoint) -> list[Path]:
+    """Shards and side files."""
+    return [shard.path for shard in checkpoint.shards] + [checkpoint.path / side for side in checkpoint.side_files]
+
+
+def ids_of(paths: Iterable[Path]) -> set[FileId]:
+    """Of those that are there."""
+    return {found for found in map(file_id, paths) if found is not None}
+
+
+def ids_above(path: Path) -> Iterator[FileId]:
+    """The folders that a path lies in."""
+    parent = real_path(path.parent)
+    for folder in (parent, *parent.parents):
+        found = file_id(folder)
+        if found is not None:
+            yield found
+
+
+def real_path(path: Path) -> Path:
+    """The path without links; as far as it goes where a link leads nowhere or to itself."""
+    return Path(os.path.realpath(path))
+
+
+def file_id(path: Path) -> FileId | None:
+    """Of what the path leads to; None where that is nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _future(path: Path) -> tuple[FileId | None, str]:
+    """Where a file will be, for a disk that does not tell upper from lower case."""
+    real = real_path(path)
+    return file_id(real.parent), unicodedata.normalize("NFC", real.name).casefold()
+
+
+def _check_outside(file: NamedFile, checkpoint: Checkpoint) -> None:
+    """A new name in an input's folder would be a file of the input, for the next run and for one that resumes."""
+    shown = f"the input {show_path(checkpoint.path)}"
+    if file_id(file.path) in ids_of(files_of(checkpoint)):
+        raise UsageError(f"{show_path(file.path)}: is a file of {shown}{_OTHER}")
+    if checkpoint.is_folder and file_id(checkpoint.path) in {*ids_above(file.path), *ids_above(real_path(file.path))}:
+        raise UsageError(
+            f"{show_path(file.path)}: lies in {shown}, where it would be taken for a part of it; choose another folder"
+        )
+
+
+def _check_writable(file: NamedFile) -> None:
+    path = real_path(file.path)
+    folder = show_path(file.path.parent)
+    if not path.parent.is_dir():
+        kind = OutputError if file.is_appended else UsageError
+        raise kind(f"{show_path(file.path)}: there is no folder {folder} for {file.role}; make it first")
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        mode = None
+    if mode is not None and stat.S_ISDIR(mode):
+        raise UsageError(f"{show_path(file.path)}: is a folder, {file.role} is a file{_OTHER}")
+    if mode is not None and not stat.S_ISREG(mode) and not file.is_appended:
+        raise UsageError(f"{show_path(file.path)}: is not a regular file{_OTHER}")
+    is_writable = os.access(path.parent, os.W_OK | os.X_OK) or (mode is not None and os.access(path, os.W_OK))
+    if not is_writable:
+        raise OutputError(f"{show_path(file.path)}: no permission to write in {folder}; choose another folder")
