@@ -13,7 +13,7 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.patterns import listed
-from qdqcli.recipe.plan import Plan, inputs_of, make_plans
+from qdqcli.recipe.plan import Plan, inputs_of, make_plans, notes_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
 from qdqcli.result.result import RunResult
@@ -88,7 +88,11 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
         histograms = wants_histograms(options)
         rows = compare_plans(ours, candidates_of(theirs), names, workers, advance, histograms=histograms)
     run = RunResult(
-        command="compare", inputs=[*inputs_of(ours), *inputs_of(theirs)], settings=_settings(options), rows=rows
+        command="compare",
+        inputs=[*inputs_of(ours), *inputs_of(theirs)],
+        settings=_settings(options),
+        rows=rows,
+        notes=notes_of([*ours, *theirs]),
     )
     if not any(run.quantized) and not any(row.is_failure for row in run.skipped):
         raise UsageError(f"{', '.join(inputs_of(ours))}: nothing to compare: no tensor is selected")

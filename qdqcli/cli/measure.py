@@ -1,15 +1,19 @@
 """What `run` and `stats` have in common: open the inputs, measure with a progress bar, deliver the report."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import Options, Request
 from qdqcli.cli.session import Session
+from qdqcli.errors import InputError, QdqError, UnavailableError
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import Listing
 from qdqcli.recipe.plan import Plan, check_selection, make_plans, with_decisions
@@ -33,11 +37,35 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
     """Read the headers of all inputs; says what a user should know of them."""
     void_dtype = options["void_dtype"]
     void_dtype = void_dtype.upper() if void_dtype else None
-    checkpoints = [open_checkpoint(path, void_dtype=void_dtype) for path in expand_inputs(inputs)]
+    checkpoints = [_open(path, void_dtype) for argument in inputs for path in _expand(argument)]
     for checkpoint in checkpoints:
         for note in checkpoint.notes:
-            session.note(note)
+            say = session.warn if note.is_warning else session.note
+            say(f"{note.file}: {note.text()}")
     return checkpoints
+
+
+def _open(path: Path, void_dtype: str | None) -> Checkpoint:
+    try:
+        return open_checkpoint(path, void_dtype=void_dtype)
+    except InputError as error:
+        if not os.path.lexists(path):
+            _advise(error, str(path))
+        raise
+
+
+def _expand(argument: str) -> list[Path]:
+    try:
+        return expand_inputs([argument])
+    except UnavailableError as error:
+        _advise(error, argument)
+        raise
+
+
+def _advise(error: QdqError, argument: str) -> None:
+    advice = advice_on(argument)
+    if advice is not None:
+        error.advise(advice)
 
 
 def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Options, session: Session) -> list[Plan]:

@@ -25,6 +25,11 @@ class Session:
         if not self.quiet:
             say(f"note: {message}")
 
+    def warn(self, message: str) -> None:
+        """Say on stderr what may be wrong, unless quiet."""
+        if not self.quiet:
+            say(f"warning: {message}")
+
     def detail(self, message: str) -> None:
         """Say something on stderr, if verbose."""
         if self.verbose:

@@ -9,7 +9,8 @@ from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Resolution, Skip
 from qdqcli.recipe.patterns import compile_pattern, holders_of, matches_any, unmatched
-from qdqcli.recipe.plan import Plan, file_of, inputs_of
+from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of
+from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
 BUILT_IN = "built in"
@@ -42,6 +43,8 @@ class Explanation:
     inputs: Sequence[str]
     settings: Mapping[str, Any]
     tensors: Sequence[ExplainedTensor]
+    notes: Sequence[Note] = ()
+    """What a user should know of the inputs."""
     is_detailed: bool = False
     """It is about tensors that were asked for by name."""
 
@@ -67,6 +70,7 @@ class Explanation:
             inputs=inputs_of(plans),
             settings=settings,
             tensors=tensors,
+            notes=notes_of(plans),
             is_detailed=pattern is not None,
         )
 

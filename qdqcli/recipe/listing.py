@@ -7,9 +7,10 @@ from typing import Any, Self
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Resolution, Skip
-from qdqcli.recipe.plan import Plan, file_of, inputs_of, source_of
+from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, source_of
 from qdqcli.result.result import RunResult, Source, TensorResult, header_to_json, range_to_json, spec_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue
+from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
 RANGES = ("input_min", "input_max", "num_nonfinite")
@@ -73,6 +74,8 @@ class Listing:
     inputs: Sequence[str]
     settings: Mapping[str, Any]
     tensors: Sequence[ListedTensor]
+    notes: Sequence[Note] = ()
+    """What a user should know of the inputs."""
 
     @classmethod
     def of(
@@ -95,6 +98,7 @@ class Listing:
             inputs=inputs_of(plans),
             settings=settings,
             tensors=tensors,
+            notes=notes_of(plans),
         )
 
     @property

@@ -11,6 +11,7 @@ from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.recipe import Context, Recipe, check_selected, why_untouched
 from qdqcli.result.result import Row, Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
+from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
 
@@ -92,6 +93,11 @@ def check_selection(plans: Sequence[Plan]) -> None:
 def inputs_of(plans: Sequence[Plan]) -> list[str]:
     """The inputs, as the user finds them, each once."""
     return list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans))
+
+
+def notes_of(plans: Sequence[Plan]) -> list[Note]:
+    """The notes of the inputs, each once."""
+    return list(dict.fromkeys(note for plan in plans for note in plan.checkpoint.notes))
 
 
 def file_of(plan: Plan) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qdqcli.report.escape import NO_NAME, visible
+from qdqcli.report.summary import note_text
 from qdqcli.report.verdict import predicate, sentence
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Violation
@@ -20,7 +21,7 @@ class Finding:
     """One thing to look into, in plain words: names are visible text that each format escapes in its own way."""
 
     rule: str
-    """A metric's name, or another word of `Violation.metric`."""
+    """A metric's name, another word of `Violation.metric`, or a `NoteKind`."""
     is_error: bool
     title: str
     message: str
@@ -33,6 +34,16 @@ def findings(run: RunResult) -> Iterator[Finding]:
     if run.verdict is not None:
         yield from map(_finding, run.verdict.violations)
         return
+    for note in run.notes:
+        if note.is_warning:
+            yield Finding(
+                rule=note.kind,
+                is_error=False,
+                title=f"{_name(note.file)}: {note.kind}",
+                message=note_text(note, _name),
+                tensor=None,
+                file=note.file,
+            )
     for row in run.quantized:
         for metric, what in TROUBLES.items():
             if row.stats[metric]:

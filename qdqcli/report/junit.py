@@ -12,6 +12,7 @@ from qdqcli.report.escape import shorten, visible
 from qdqcli.report.findings import short_message
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted, metric_title, metric_unit, row_text
+from qdqcli.report.summary import note_text
 from qdqcli.report.table import spec_text
 from qdqcli.result.result import Row, RunResult, TensorResult
 from qdqcli.result.verdict import Severity, Violation
@@ -41,6 +42,12 @@ def _lines(run: RunResult) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="UTF-8"?>'
     yield f'<testsuites name="qdq" {counts}>'
     yield f'  <testsuite name={_attribute(f"qdq {run.command}")} {counts} skipped="{skipped}">'
+    if run.notes:  # the schema that servers use wants them before the cases
+        yield "    <properties>"
+        for note in run.notes:
+            name = "warning" if note.is_warning else "note"
+            yield f'      <property name="{name}" value={_attribute(note_text(note, visible))}/>'
+        yield "    </properties>"
     yield from cases
     yield "  </testsuite>"
     yield "</testsuites>"

@@ -14,6 +14,7 @@ from qdqcli.report.explanation import decided_text, ranked_places
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title
+from qdqcli.report.summary import note_text
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
 from qdqcli.result.result import range_to_json
@@ -57,6 +58,8 @@ def _table(listing: Listing, options: ReportOptions) -> Iterator[str]:
         yield from layout.remarks
         yield ""
     yield from _totals(listing)
+    if options.width is None:  # a terminal has them already
+        yield from _notes(listing, quote)
 
 
 def _markdown(listing: Listing, options: ReportOptions) -> Iterator[str]:
@@ -71,6 +74,13 @@ def _markdown(listing: Listing, options: ReportOptions) -> Iterator[str]:
         yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
     yield ""
     yield from _totals(listing)
+    yield from _notes(listing, quote)
+
+
+def _notes(listing: Listing, quote: Quote) -> Iterator[str]:
+    for note in listing.notes:
+        yield ""
+        yield f"{'warning' if note.is_warning else 'note'}: {note_text(note, quote)}"
 
 
 def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:

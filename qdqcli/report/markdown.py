@@ -9,7 +9,7 @@ from functools import partial
 from qdqcli.report import escape
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.ranking import ranked
-from qdqcli.report.summary import facts, few, hidden, notes, warnings
+from qdqcli.report.summary import facts, few, hidden, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, table
 from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.result.result import RunResult
@@ -43,7 +43,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     for label, value in facts(run, rows[0] if rows else None, options.sort, quote):
         yield _row([label, value])
     advice = [f"**Warning:** {text}." for text in warnings(run, quote)]
-    advice += [f"**Note:** {text}." for text in notes(run)]
+    advice += [f"**Note:** {text}." for text in (*input_notes(run, quote), *notes(run))]
     yield from (text for line in advice for text in ("", line))
 
 

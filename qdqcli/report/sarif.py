@@ -16,6 +16,7 @@ from qdqcli.report.findings import Finding, findings
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS
+from qdqcli.tensors.note import note_to_json
 
 MAX_RESULTS = 5000
 """GitHub shows no more of a run, and refuses 25,000."""
@@ -28,6 +29,8 @@ RULES = {
     "failed": "A tensor could not be measured",
     "waiver": "A waiver of the budget has expired",
     "bits_per_weight": "Storage bits per element",
+    "incomplete": "Shards of a checkpoint are missing",
+    "stale": "A whole checkpoint stands beside the shards of one",
 }
 
 
@@ -41,7 +44,9 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
         "version": run.version,
         "rules": [_rule(name) for name in rules],
     }
-    properties = {"left_out": len(found) - len(shown)} if len(shown) < len(found) else {}
+    properties: dict[str, Any] = {"left_out": len(found) - len(shown)} if len(shown) < len(found) else {}
+    if run.notes:
+        properties["notes"] = [note_to_json(note) for note in run.notes]
     log: dict[str, Any] = {
         "$schema": SCHEMA,
         "version": "2.1.0",

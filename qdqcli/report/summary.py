@@ -8,6 +8,7 @@ from qdqcli.report.ranking import BY_NAME, DEFAULT_SORT
 from qdqcli.report.table import Quote
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.stats.metrics import MetricValue, is_exact
+from qdqcli.tensors.note import Note
 
 Fact = tuple[str, str]
 """Label and value; an empty label goes on with the one above."""
@@ -44,6 +45,7 @@ def facts(run: RunResult, worst: TensorResult | None, sort: str, quote: Quote) -
 
 def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
     """What makes figures doubtful, with what to do about it."""
+    yield from (note_text(note, quote) for note in run.notes if note.is_warning)
     failed: dict[str, list[str]] = {}
     for row in run.skipped:
         if row.is_failure:
@@ -67,6 +69,16 @@ def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
             f"infinite or out of range), in {_names(rows, quote)}. Harmless where all elements are zero; else try "
             "--signed-input, more bits or a given range, or leave the tensor in float with --exclude"
         )
+
+
+def input_notes(run: RunResult, quote: Quote) -> Iterator[str]:
+    """What else the reader should know of the inputs."""
+    yield from (note_text(note, quote) for note in run.notes if not note.is_warning)
+
+
+def note_text(note: Note, quote: Quote) -> str:
+    """A remark on an input, with the file that it is about."""
+    return f"{quote(note.file)}: {note.text(quote)}"
 
 
 def notes(run: RunResult) -> Iterator[str]:

@@ -15,7 +15,7 @@ from qdqcli.report.escape import ascii_symbols, shorten, terminal
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.layout import GAP, Layout, cell_len, fit
 from qdqcli.report.ranking import ranked
-from qdqcli.report.summary import facts, hidden, notes, warnings
+from qdqcli.report.summary import facts, hidden, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, table
 from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.result.result import RunResult
@@ -36,6 +36,7 @@ _COLUMNS = {
     "num_nonfinite_output": _WARNING,
     "num_degenerate": _WARNING,
 }
+_SECOND_CELL = "\0"
 _MAX_LINE = 120
 """Cells of a line of prose where no width is given."""
 
@@ -81,6 +82,8 @@ def _verdict(verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator
 
 def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[str]:
     advice = [("warning: ", _WARNING, text) for text in warnings(run, quote)]
+    if options.width is None:  # a terminal has them already, from before the work
+        advice += [("note: ", _NOTE, text) for text in input_notes(run, quote)]
     advice += [("note: ", _NOTE, text) for text in notes(run)]
     for index, (label, style, text) in enumerate(advice):
         yield from () if index else ("",)
@@ -120,7 +123,10 @@ def _cell(text: str, width: int, style: Style | None, options: ReportOptions, *,
 def _paragraph(label: str, style: Style, text: str, options: ReportOptions) -> Iterator[str]:
     """`text` beside a label, its further lines indented as far."""
     room = max((options.width or _MAX_LINE) - len(label), 20)
-    first, *more = wrap(text, room, break_on_hyphens=False) or [""]
+    # `wrap` counts characters: those that are two cells wide get a second one for the time being.
+    filled = text if text.isascii() else "".join(char + _SECOND_CELL * (cell_len(char) - 1) for char in text)
+    lines = wrap(filled, room, break_on_hyphens=False) or [""]
+    first, *more = (line.replace(_SECOND_CELL, "") for line in lines)
     yield _styled(label, style, options) + first
     yield from (" " * len(label) + line for line in more)
 

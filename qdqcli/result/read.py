@@ -19,6 +19,7 @@ from qdqcli.result.verdict import verdict_from_json
 from qdqcli.result.verification import verification_from_json
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
+from qdqcli.tensors.note import MAX_NAMES, Note, NoteKind
 from qdqcli.tensors.storage import read_file
 from qdqcli.tensors.strict_json import parse_object
 
@@ -54,6 +55,7 @@ def from_json(data: Mapping[str, Any]) -> RunResult:
             command=_text(data["command"]),
             inputs=[_text(name) for name in data["inputs"]],
             settings=dict(data["settings"]),
+            notes=[_note(entry) for entry in data.get("notes", [])],
             rows=[_row(entry, data["settings"]) for entry in data["tensors"]],
             verdict=verdict_from_json(data["verdict"]) if "verdict" in data else None,
             device=_text(data["run"]["device"]) if "run" in data else None,
@@ -65,6 +67,18 @@ def from_json(data: Mapping[str, Any]) -> RunResult:
         raise MalformedError(f"is no report of qdq: it has no {escape_name(str(error))}") from None
     except (TypeError, ValueError, AttributeError, IndexError, SpecError) as error:
         raise MalformedError(f"is no report of qdq: {escape_name(str(error))}") from None
+
+
+def _note(entry: Mapping[str, Any]) -> Note:
+    """The message is not taken from the report: it follows from the rest."""
+    names = tuple(_text(name) for name in entry.get("names", []))
+    return Note(
+        kind=NoteKind(_text(entry["kind"])),
+        file=_text(entry["file"]),
+        names=names[:MAX_NAMES],
+        num_names=_count(entry.get("num_names", 0)),
+        other=_text(entry["other"]) if "other" in entry else None,
+    )
 
 
 def _row(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:

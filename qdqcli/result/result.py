@@ -13,6 +13,7 @@ from qdqcli.result.verdict import Verdict, verdict_to_json
 from qdqcli.result.verification import Verification, verification_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue, is_exact
 from qdqcli.stats.sums import ErrorSums
+from qdqcli.tensors.note import Note, note_to_json
 
 SCHEMA_VERSION = 1
 STATS = (*METRICS, "bits_per_weight")
@@ -115,6 +116,8 @@ class RunResult:
     """The options that decide the result, JSON values."""
     rows: Sequence[Row]
     """In the order of the inputs, their files and the data in them."""
+    notes: Sequence[Note] = ()
+    """What a user should know of the inputs."""
     verdict: Verdict | None = None
     """Where a budget was given."""
     device: str | None = None
@@ -233,6 +236,9 @@ class Headed(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]: ...
 
+    @property
+    def notes(self) -> Sequence[Note]: ...
+
 
 def header_to_json(run: Headed, version: str = __version__) -> dict[str, Any]:
     """What stands before the summary and the rows; a setting that is no finite number is null."""
@@ -242,6 +248,7 @@ def header_to_json(run: Headed, version: str = __version__) -> dict[str, Any]:
         "command": run.command,
         "inputs": list(run.inputs),
         "settings": {name: _finite(v) if isinstance(v, float) else v for name, v in run.settings.items()},
+        "notes": [note_to_json(note) for note in run.notes],
     }
 
 

@@ -16,9 +16,11 @@ from typing import NamedTuple, Protocol, Self
 
 from qdqcli.errors import InputError, UnavailableError, UsageError
 from qdqcli.escape import escape_name, show_path
-from qdqcli.tensors.signature import SNIFF_BYTES, describe
+from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.signature import SNIFF_BYTES, describe, is_pointer
 from qdqcli.tensors.storage import FileIdentity, InputFile, input_error
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
+from qdqcli.tensors.unread import describe_unread
 
 
 class Place(NamedTuple):
@@ -133,8 +135,8 @@ class Checkpoint:
     """In the order of their names; a single file has one, whose name is the file's."""
     side_files: Sequence[Path] = ()
     """Everything else in the folder (config, tokenizer, the index), relative to it; copied as it is."""
-    notes: Sequence[str] = ()
-    """What a user should know of the input, for stderr: a shard that the index does not name, say."""
+    notes: Sequence[Note] = ()
+    """What a user should know of the input: a shard that the index does not name, say."""
     superseded: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """(shard, tensor) -> the shard whose tensor of that name counts, by the index: loaders ignore the one here."""
 
@@ -186,7 +188,8 @@ def open_file(path: Path, name: str, void_dtype: str | None = None) -> Shard:
     """
     if path.suffix.lower() not in FORMATS:
         with InputFile(path) as file:
-            found = describe(file.read(0, SNIFF_BYTES))
+            first = file.read(0, SNIFF_BYTES)
+        found = (None if is_pointer(first) else describe_unread([path.name])) or describe(first)
         known = ", ".join(FORMATS)
         raise InputError(f"{show_path(path)}: not a file of a known kind ({known})" + (f"; {found}" if found else ""))
     return open_as(path.suffix, path, name, void_dtype)
@@ -203,14 +206,11 @@ def open_as(suffix: str, path: Path, name: str, void_dtype: str | None = None) -
     return open_format(path, name, void_dtype)
 
 
-def void_notes(shard: Shard) -> Iterator[str]:
+def void_notes(shard: Shard) -> Iterator[Note]:
     """A note if tensors of the shard may be bfloat16 in NumPy's disguise."""
-    count = sum(tensor.dtype.name == "|V2" for tensor in shard.tensors)
-    if count:
-        yield (
-            f"{escape_name(shard.name)}: copied as they are: {count} array(s) of unnamed 2-byte elements (|V2); "
-            "NumPy stores bfloat16 like this: pass --dtype bf16 if they are"
-        )
+    arrays = [tensor.name for tensor in shard.tensors if tensor.dtype.name == "|V2"]
+    if arrays:
+        yield Note.of(NoteKind.UNNAMED_DTYPE, show_path(shard.path), arrays)
 
 
 def expand_inputs(arguments: Sequence[str]) -> list[Path]:

@@ -22,6 +22,11 @@ _SIGNATURES = (
 )
 
 
+def is_pointer(first_bytes: bytes) -> bool:
+    """Whether Git LFS left a pointer in the place of the file that begins like this."""
+    return first_bytes.startswith(b"version https://git-lfs")
+
+
 def describe(first_bytes: bytes, *, expected: str = "") -> str | None:
     """What a file that begins like this is, and what to do about it; None where the bytes are not telling.
 

@@ -35,7 +35,7 @@ def ranked_file(tmp_path: Path) -> Path:
 
 def test_the_json_report(qdq: Qdq, tiny: Path) -> None:
     report = qdq("stats", tiny, "--format", "json", "--axis", "last", "--min-ndim", 1).report
-    assert list(report) == ["schema_version", "tool", "command", "inputs", "settings", "summary", "tensors"]
+    assert list(report) == ["schema_version", "tool", "command", "inputs", "settings", "notes", "summary", "tensors"]
     assert (report["schema_version"], report["tool"]["name"], report["command"]) == (1, "qdq", "stats")
     assert report["inputs"] == [str(tiny)]
     assert [entry["name"] for entry in report["tensors"]] == list(TINY)

@@ -1,9 +1,12 @@
 """A small RunResult with a row of every kind, and names that a hostile checkpoint may hold."""
 
+from dataclasses import replace
+from itertools import cycle
 from math import inf, nan
 
 from qdqcli.op.spec import QuantSpec
 from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult
+from qdqcli.tensors.note import Note, NoteKind
 from tests.stats.samples import measured
 
 HOSTILE = (
@@ -58,13 +61,15 @@ DEGENERATE = _DEGENERATE._replace(sums=_DEGENERATE.sums._replace(num_degenerate=
 SKIPPED = skipped("ids", "I64 is not a floating-point dtype")
 KEPT = skipped("model.norm.weight", "kept in float")
 
-EVERY_KIND = run_of(GOOD, SKIPPED, BAD, EXACT, EMPTY, UNMEASURED, KEPT, NONFINITE, DEGENERATE)
+NOTES = tuple(Note.of(kind, f"m/{kind}.safetensors", ["w", "v", "u", "t"], "m/s1.safetensors") for kind in NoteKind)
+EVERY_KIND = replace(run_of(GOOD, SKIPPED, BAD, EXACT, EMPTY, UNMEASURED, KEPT, NONFINITE, DEGENERATE), notes=NOTES)
 
 
 def hostile_run() -> RunResult:
-    """Every hostile text as a name, a file and a reason."""
+    """Every hostile text as a name, a file and a reason, and in notes."""
     rows: list[Row] = []
     for name in (*HOSTILE, LONG):
         rows.append(quantized(name, [1.0, 2.0], [1.0, 2.5], file=f"{name}.safetensors"))
         rows.append(skipped(name, name))
-    return run_of(*rows, inputs=HOSTILE)
+    notes = [Note.of(kind, name, [name], name) for kind, name in zip(cycle(NoteKind), HOSTILE, strict=False)]
+    return replace(run_of(*rows, inputs=HOSTILE), notes=notes)

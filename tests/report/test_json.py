@@ -42,7 +42,7 @@ def test_each_tensor_is_a_line() -> None:
 def test_lines_are_head_tensors_and_summary(run: RunResult) -> None:
     head, *tensors, last = map(loads, render("jsonl", run).splitlines())
     document = to_json(run)
-    assert list(head) == ["schema_version", "tool", "command", "inputs", "settings"]
+    assert list(head) == ["schema_version", "tool", "command", "inputs", "settings", "notes"]
     assert head | last | {"tensors": tensors} == document
     assert list(last) == ["summary"]
 

@@ -9,7 +9,7 @@ from markdown_it.token import Token
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import ReportOptions, formatter
 from qdqcli.result.result import RunResult
-from tests.report.samples import EVERY_KIND, HOSTILE, hostile_run, quantized, run_of
+from tests.report.samples import EVERY_KIND, HOSTILE, NOTES, hostile_run, quantized, run_of
 
 
 def render(run: RunResult, **options: object) -> str:
@@ -89,7 +89,8 @@ def test_the_summary_and_the_warnings_follow() -> None:
     text = render(EVERY_KIND)
     assert "| quantized | 7 tensors |" in text
     assert "| skipped | 1 tensor: `I64 is not a floating-point dtype` |\n|  | 1 tensor: `kept in float` |" in text
-    assert text.count("**Warning:**") == 3
+    assert text.count("**Warning:**") == 3 + sum(note.is_warning for note in NOTES)
+    assert text.count("**Note:**") == sum(not note.is_warning for note in NOTES)
 
 
 def test_without_rows_there_is_no_table_of_tensors() -> None:

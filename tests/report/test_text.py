@@ -1,5 +1,6 @@
 """The table for eyes: at several widths, in ASCII, with and without colour."""
 
+from dataclasses import replace
 from re import sub
 
 import pytest
@@ -10,7 +11,19 @@ from qdqcli.report.formatter import ReportOptions, formatter
 from qdqcli.report.number import metric_title
 from qdqcli.report.ranking import SORTS
 from qdqcli.result.result import RunResult, TensorResult
-from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, SKIPPED, hostile_run, quantized, run_of, skipped
+from tests.report.samples import (
+    BAD,
+    EVERY_KIND,
+    EXACT,
+    GOOD,
+    HOSTILE,
+    NOTES,
+    SKIPPED,
+    hostile_run,
+    quantized,
+    run_of,
+    skipped,
+)
 
 
 def render(run: RunResult, **options: object) -> str:
@@ -125,7 +138,7 @@ def test_names_bring_no_colour_and_no_markup() -> None:
 def hostile_run_named() -> RunResult:
     """The same rows under harmless names."""
     rows = [quantized(f"n{i}", [1.0, 2.0], [1.0, 2.5]) for i in range(len(HOSTILE))]
-    return run_of(*rows, skipped("s", "reason"))
+    return replace(run_of(*rows, skipped("s", "reason")), notes=NOTES)
 
 
 def test_columns_for_trouble_are_there_only_with_trouble() -> None:

@@ -36,7 +36,7 @@ def run_of(*rows: TensorResult | SkippedTensor) -> RunResult:
 
 def test_the_document() -> None:
     document = to_json(run_of(*TWO, SKIPPED))
-    assert list(document) == ["schema_version", "tool", "command", "inputs", "settings", "summary", "tensors"]
+    assert list(document) == ["schema_version", "tool", "command", "inputs", "settings", "notes", "summary", "tensors"]
     assert document["schema_version"] == 1
     assert document["tool"] == {"name": "qdq", "version": __version__}
     assert document["command"] == "stats"

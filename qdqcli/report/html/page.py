@@ -16,7 +16,7 @@ from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.layers import layers_svg
 from qdqcli.report.number import metric_unit, row_text
 from qdqcli.report.ranking import ranked
-from qdqcli.report.summary import facts, few, notes, warnings
+from qdqcli.report.summary import facts, few, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, table
 from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.result.result import STATS, RunResult, TensorResult
@@ -46,7 +46,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield from _verdict(run.verdict)
     yield from _cards(run, rows, options.sort)
     yield from (f'<p class="warn">Warning: {text}.</p>' for text in warnings(run, quote))
-    yield from (f"<p class=quiet>Note: {text}.</p>" for text in notes(run))
+    yield from (f"<p class=quiet>Note: {text}.</p>" for text in (*input_notes(run, quote), *notes(run)))
     in_order = list(run.quantized)
     if in_order:
         number_of = {id(row): index for index, row in enumerate(in_order)}
