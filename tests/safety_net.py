@@ -103,7 +103,7 @@ def write(target: Path, only: str) -> None:
             save_file(tensors, source)
             for settings in SETTINGS:
                 output, report = folder / "out.safetensors", folder / "report.json"
-                common = [*settings, "--format", "none", "--quiet"]
+                common = ["--min-ndim", "0", *settings, "--format", "none", "--quiet"]
                 code = run(["run", str(source), "-o", str(output), "--overwrite", "--report", str(report), *common])
                 key = f"{name} {' '.join(settings)}"
                 if code != 0:

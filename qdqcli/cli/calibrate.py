@@ -23,7 +23,7 @@ from qdqcli.report.number import counted
     options_metavar="-o RANGES [OPTIONS]",
     epilog="""\b
 Examples:
-  qdq calibrate MODEL_FOLDER -o ranges.safetensors --num-bits 4 --axis 0 --min-ndim 2 --estimator mse
+  qdq calibrate MODEL_FOLDER -o ranges.safetensors --num-bits 4 --axis 0 --estimator mse
   qdq calibrate weights.npy -o ranges.json --estimator percentile --percentile 99.9""",
 )
 @opt.inputs_argument

@@ -18,8 +18,8 @@ from qdqcli.result.result import RunResult
 @click.command(
     epilog="""\b
 Examples:
-  qdq check MODEL_FOLDER --axis 0 --min-ndim 2 --budget budget.toml
-  qdq check MODEL_FOLDER --num-bits 4 --group-size 128 --min-ndim 2 --write-budget budget.toml --headroom 0.5dB
+  qdq check MODEL_FOLDER --axis 0 --budget budget.toml
+  qdq check MODEL_FOLDER --num-bits 4 --group-size 128 --write-budget budget.toml --headroom 0.5dB
   qdq check --report-in report.json --budget budget.toml --report verdict.xml"""
 )
 @click.argument("inputs", metavar="[INPUT...]", nargs=-1)

@@ -32,7 +32,7 @@ Examples:
               help="Take tensor OLD of REFERENCE for NEW of CANDIDATE: globs, whose wildcards NEW repeats in order, or "
               "re:REGEX=TEMPLATE. The first that matches counts. Repeatable.")  # fmt: skip
 @judging_options
-@opt.selection_options
+@opt.compared_options
 @opt.presentation_options
 @opt.histograms_option
 @opt.work_options

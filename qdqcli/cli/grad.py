@@ -21,7 +21,7 @@ from qdqcli.report.gradients import render
     epilog="""\b
 Examples:
   qdq grad gradients.npy weights.npy -o input_backprop.npy --input-min -1 --input-max 1
-  qdq grad GRADIENTS_FOLDER MODEL_FOLDER -o OUT --axis 0 --min-ndim 2""",
+  qdq grad GRADIENTS_FOLDER MODEL_FOLDER -o OUT --axis 0""",
 )
 @click.argument("gradients", metavar="GRADIENTS")
 @click.argument("input_", metavar="INPUT")

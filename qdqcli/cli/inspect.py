@@ -21,7 +21,7 @@ from qdqcli.tensors.checkpoint import Checkpoint
     epilog="""\b
 Examples:
   qdq inspect MODEL_FOLDER
-  qdq inspect MODEL_FOLDER --num-bits 4 --group-size 128 --min-ndim 2
+  qdq inspect MODEL_FOLDER --num-bits 4 --group-size 128
   qdq inspect MODEL_FOLDER --preset weights-only --preset int4-group128
   qdq inspect model.safetensors --ranges --format json"""
 )

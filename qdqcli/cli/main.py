@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Start with: qdq stats MODEL --axis 0 --min-ndim 2. Each command's --help has examples.",
+    epilog="Start with: qdq stats MODEL --axis 0. Each command's --help has examples.",
 )
 @click.version_option(__version__, prog_name="qdq", message="%(prog)s %(version)s")
 @click.pass_context

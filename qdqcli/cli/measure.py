@@ -16,7 +16,7 @@ from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import Listing
-from qdqcli.recipe.plan import Plan, check_selection, make_plans, with_decisions
+from qdqcli.recipe.plan import Plan, check_selection, make_plans, settings_of, with_decisions
 from qdqcli.report.formatter import format_for
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 
@@ -172,7 +172,7 @@ def open_journal(
     from qdqcli.run.fingerprint import fingerprint_of
     from qdqcli.run.journal import Journal
 
-    settings = {**request.settings, "per_channel": options["per_channel"]}
+    settings = {**settings_of(plans, request.settings), "per_channel": options["per_channel"]}
     for name in ("ranges", "recipe", "rules"):  # files may have other names: what they say counts
         settings.pop(name, None)
     return Journal(output, plans, fingerprint_of(plans, settings, ranges), options["scale_bits"])

@@ -153,21 +153,34 @@ def arithmetic_option(function: Function) -> Function:
     )  # fmt: skip
 
 
+NAMES = (
+    click.option("--include", multiple=True, metavar="PATTERN",
+                 help="Quantize only tensors whose whole name matches: a glob, or re:REGEX; FILE::PATTERN only in "
+                 "the files, or folders, that the glob FILE matches. Repeatable."),
+    click.option("--exclude", multiple=True, metavar="PATTERN",
+                 help="Leave matching tensors as they are; wins over --include. Repeatable."),
+)  # fmt: skip
+READING = (
+    click.option("--allow-unmatched", is_flag=True, help="Only warn of a pattern that matches nothing."),
+    click.option("--dtype", "void_dtype", type=click.Choice(["bf16"], case_sensitive=False),
+                 help="Read .npy elements of the unnamed 2-byte kind (|V2) as this."),
+)  # fmt: skip
+
+
 def selection_options(function: Function) -> Function:
     """Which tensors are quantized."""
-    return apply(
-        function,
-        click.option("--include", multiple=True, metavar="PATTERN",
-                     help="Quantize only tensors whose whole name matches: a glob, or re:REGEX; FILE::PATTERN only in "
-                     "the files, or folders, that the glob FILE matches. Repeatable."),
-        click.option("--exclude", multiple=True, metavar="PATTERN",
-                     help="Leave matching tensors as they are; wins over --include. Repeatable."),
-        click.option("--min-ndim", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-                     help="Leave tensors with fewer dimensions as they are; 2 spares biases and norms."),
-        click.option("--allow-unmatched", is_flag=True, help="Only warn of a pattern that matches nothing."),
-        click.option("--dtype", "void_dtype", type=click.Choice(["bf16"], case_sensitive=False),
-                     help="Read .npy elements of the unnamed 2-byte kind (|V2) as this."),
-    )  # fmt: skip
+    min_ndim = click.option(
+        "--min-ndim", type=click.IntRange(min=0), metavar="N",
+        show_default="2; 0 for .npy and for inputs without a matrix",
+        help="Leave tensors with fewer dimensions as they are: biases and norms; 0: none.")  # fmt: skip
+    return apply(function, *NAMES, min_ndim, *READING)
+
+
+def compared_options(function: Function) -> Function:
+    """Which tensors are compared: all, where nothing is said."""
+    min_ndim = click.option("--min-ndim", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                            help="Leave out tensors with fewer dimensions.")  # fmt: skip
+    return apply(function, *NAMES, min_ndim, *READING)
 
 
 def presentation_options(function: Function) -> Function:

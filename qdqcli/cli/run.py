@@ -19,9 +19,9 @@ from qdqcli.escape import show_path
     epilog="""\b
 Examples:
   qdq run model.safetensors -o model-int8.safetensors
-  qdq run MODEL_FOLDER -o MODEL_INT4 --num-bits 4 --axis 0 --min-ndim 2
+  qdq run MODEL_FOLDER -o MODEL_INT4 --num-bits 4 --axis 0
   qdq run weights.npy -o clipped.npy --input-min -1 --input-max 1 --report loss.csv
-  qdq run MODEL_FOLDER -o OUT --axis 0 --min-ndim 2 --dry-run""",
+  qdq run MODEL_FOLDER -o OUT --axis 0 --dry-run""",
 )
 @opt.inputs_argument
 @opt.output_options("the input's layout; of several inputs, a folder of entries")

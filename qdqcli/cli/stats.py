@@ -15,7 +15,7 @@ from qdqcli.cli.session import Session, pass_session
     epilog="""\b
 Examples:
   qdq stats model.safetensors
-  qdq stats MODEL_FOLDER --num-bits 4 --group-size 128 --min-ndim 2
+  qdq stats MODEL_FOLDER --num-bits 4 --group-size 128
   qdq stats MODEL_FOLDER --axis 0 --exclude '*embed*' --sort max_abs_error --report report.json"""
 )
 @opt.inputs_argument

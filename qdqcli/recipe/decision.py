@@ -11,6 +11,8 @@ from qdqcli.recipe.keys import NONE, SETTINGS
 from qdqcli.recipe.rule import Rule, Setting, Settings, apply_rule
 
 LAST = "last"
+TOO_FEW = "fewer than"
+"""How the reason begins for which `min_ndim` leaves a tensor as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ def resolve(base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int) -
     if settings["skip"].value is not None:
         return _skipped(settings, "skip", settings["skip"].value, rules, problems)
     if ndim < settings["min_ndim"].value:
-        reason = f"fewer than {settings['min_ndim'].value} dimensions"
+        reason = f"{TOO_FEW} {settings['min_ndim'].value} dimensions"
         return _skipped(settings, "min_ndim", reason, rules, ())
     try:
         decision = _spec(settings, spec, ndim)

@@ -9,7 +9,7 @@ from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Resolution, Skip
 from qdqcli.recipe.patterns import compile_pattern, holders_of, matches_any, unmatched
-from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of
+from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of
 from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -68,7 +68,7 @@ class Explanation:
         return cls(
             command=command,
             inputs=inputs_of(plans),
-            settings=settings,
+            settings=settings_of(plans, settings),
             tensors=tensors,
             notes=notes_of(plans),
             is_detailed=pattern is not None,

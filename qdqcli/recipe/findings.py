@@ -99,7 +99,9 @@ def _idle(groups: Sequence[Group]) -> Iterator[Finding]:
 def _why_idle(rule: Rule, resolution: Resolution) -> Iterator[str]:
     decision, decided_by = resolution.decision, resolution.decided_by
     if isinstance(decision, Skip):
-        yield f"{decided_by['skip']} skips them" if "skip" in decided_by else f"left as they are, {decision.reason}"
+        is_by_default = "min_ndim" in resolution.settings and not decided_by
+        left = f"left as they are, {decision.reason}{' (min_ndim = 0 in the rule takes them)' * is_by_default}"
+        yield f"{decided_by['skip']} skips them" if "skip" in decided_by else left
         return
     if rule.lifts_skip:
         yield "nothing skips them before"

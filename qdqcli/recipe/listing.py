@@ -7,7 +7,7 @@ from typing import Any, Self
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Resolution, Skip
-from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, source_of
+from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
 from qdqcli.result.result import RunResult, Source, TensorResult, header_to_json, range_to_json, spec_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.tensors.note import Note
@@ -96,7 +96,7 @@ class Listing:
         return cls(
             command=command,
             inputs=inputs_of(plans),
-            settings=settings,
+            settings=settings_of(plans, settings),
             tensors=tensors,
             notes=notes_of(plans),
         )

@@ -8,7 +8,7 @@ from typing import Self
 from qdqcli.errors import SpecError, UsageError
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.decision import Decision, Resolution, Skip, base_settings, resolve
+from qdqcli.recipe.decision import TOO_FEW, Decision, Resolution, Skip, base_settings, resolve
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.findings import Finding, findings_of
 from qdqcli.recipe.patterns import (
@@ -26,6 +26,8 @@ from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_NDIM = 64
 """As many as NumPy takes."""
+DEFAULT_MIN_NDIM = 2
+"""On the command line biases and norms stay in float."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Context:
     files: Sequence[FileRef]
     untouched: Sequence[str | None]
     """Why a tensor is left as it is, whatever a recipe says; None of those that may be quantized."""
+    min_ndims: Sequence[int]
+    """The `min_ndim` where a recipe has none."""
 
     @classmethod
     def of(cls, tensors: Sequence[TensorInfo]) -> Self:
@@ -42,6 +46,7 @@ class Context:
         return cls(
             files=[FileRef(tensor.shard, tensor.shard.count("/") + 1) for tensor in tensors],
             untouched=[why_untouched(tensor.dtype) for tensor in tensors],
+            min_ndims=[DEFAULT_MIN_NDIM] * len(tensors),
         )
 
 
@@ -57,8 +62,8 @@ class Recipe:
     """Patterns; none means every tensor."""
     exclude: Sequence[str] = ()
     """Patterns; they win over `include` and over rules."""
-    min_ndim: int = 0
-    """Tensors with fewer dimensions are left alone."""
+    min_ndim: int | None = 0
+    """Tensors with fewer dimensions are left alone; None: the context says how many."""
     rules: Sequence[Rule] = ()
     """In order; they override the settings above."""
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -123,23 +128,27 @@ class Recipe:
         self, tensors: Sequence[TensorInfo], context: Context, numbers: Callable[[str, FileRef], tuple[int, ...]]
     ) -> list[Resolution]:
         """What the rules make of each tensor, whether it is selected or not. Tensors of a kind share a resolution."""
-        base = base_settings(self.spec, self.min_ndim, last_axis=self.last_axis, places=self.places)
-        known: dict[tuple[str | None, tuple[int, ...], int], Resolution] = {}
+        min_ndims = context.min_ndims if self.min_ndim is None else [self.min_ndim] * len(tensors)
+        bases = {
+            least: base_settings(self.spec, least, last_axis=self.last_axis, places=self.places)
+            for least in set(min_ndims)
+        }
+        known: dict[tuple[str | None, tuple[int, ...], int, int], Resolution] = {}
 
-        def resolved(tensor: TensorInfo, file: FileRef, untouched: str | None) -> Resolution:
-            kind = untouched, numbers(tensor.name, file) if self.rules else (), len(tensor.shape)
+        def resolved(tensor: TensorInfo, file: FileRef, untouched: str | None, least: int) -> Resolution:
+            kind = untouched, numbers(tensor.name, file) if self.rules else (), len(tensor.shape), least
             found = known.get(kind)
             if found is None:
                 rules = [self.rules[number] for number in kind[1]]
                 found = (
-                    resolve(base, self.spec, rules, kind[2])
+                    resolve(bases[least], self.spec, rules, kind[2])
                     if untouched is None
                     else Resolution(decision=Skip(reason=untouched), settings={}, rules=rules)
                 )
                 known[kind] = found
             return found
 
-        return list(map(resolved, tensors, context.files, context.untouched))
+        return list(map(resolved, tensors, context.files, context.untouched, min_ndims))
 
     def _selected(
         self, tensors: Sequence[TensorInfo], context: Context, by_rules: Sequence[Resolution], holders: Holders
@@ -215,8 +224,12 @@ def _why_nothing(decisions: Sequence[Decision]) -> str:
     reasons = [decision.reason for decision in decisions if isinstance(decision, Skip)]
     if not reasons:
         return "the input has no tensors"
-    counts = Counter(reasons)
-    return "; ".join(f"{count} tensor{'s' * (count > 1)}: {why}" for why, count in counts.items())
+
+    def described(reason: str, count: int) -> str:
+        advice = f" (--min-ndim 0 takes {'them' if count > 1 else 'it'})" if reason.startswith(TOO_FEW) else ""
+        return f"{count} tensor{'s' * (count > 1)}: {reason}{advice}"
+
+    return "; ".join(described(reason, count) for reason, count in Counter(reasons).items())
 
 
 def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> None:

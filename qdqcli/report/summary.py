@@ -83,8 +83,9 @@ def note_text(note: Note, quote: Quote) -> str:
 
 def notes(run: RunResult) -> Iterator[str]:
     """What may not have been meant."""
-    vectors = sum(len(row.source.shape) == 1 for row in run.quantized if row.spec is not None)
-    if vectors and len(run.rows) > 1:
+    shapes = [row.source.shape for row in run.quantized if row.spec is not None]
+    vectors = sum(len(shape) == 1 for shape in shapes)
+    if vectors and any(len(shape) > 1 for shape in shapes):
         verb = "is" if vectors == 1 else "are"
         yield f"{vectors:,} of the quantized tensors {verb} 1-D (norms, biases); --min-ndim 2 leaves them alone"
 

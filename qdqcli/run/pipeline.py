@@ -21,7 +21,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Decision, Skip
 from qdqcli.recipe.patterns import listed, nearest_names
-from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, source_of
+from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
 from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
 from qdqcli.run.batch import measure_neighbours
 from qdqcli.run.journal import Journal, Progress
@@ -132,7 +132,13 @@ def run_plans(
 
 def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], rows: Sequence[Row]) -> RunResult:
     """The rows under the names of their inputs."""
-    return RunResult(command=command, inputs=inputs_of(plans), settings=settings, rows=rows, notes=notes_of(plans))
+    return RunResult(
+        command=command,
+        inputs=inputs_of(plans),
+        settings=settings_of(plans, settings),
+        rows=rows,
+        notes=notes_of(plans),
+    )
 
 
 def _run_all(

@@ -139,8 +139,8 @@ def test_what_is_refused(qdq: Qdq, tmp_path: Path) -> None:
         ([model, "-o", tmp_path / "none" / "r.json"], "there is no folder"),
         ([model, "-o", model / "r.safetensors"], "lies in the input"),
         ([model, "-o", model / "model.safetensors", "--overwrite"], "is a file of the input"),
-        ([model, "-o", tmp_path / "r.json"], "'b' has an infinite range"),
-        ([model, "-o", tmp_path / "r.json", "--axis", 0], "'b' channel 1 has an infinite range"),
+        ([model, "-o", tmp_path / "r.json", "--min-ndim", 0], "'b' has an infinite range"),
+        ([model, "-o", tmp_path / "r.json", "--axis", 0, "--min-ndim", 0], "'b' channel 1 has an infinite range"),
         ([model, model / "model.safetensors", "-o", tmp_path / "r.json"], "two tensors have the name"),
         ([model, "-o", tmp_path / "r.json", "--exclude", "*"], "nothing to quantize"),
         ([model, "-o", tmp_path / "r.json", "--input-min", 1, "--input-max", 2], "--input-min"),
@@ -151,5 +151,6 @@ def test_what_is_refused(qdq: Qdq, tmp_path: Path) -> None:
         assert (result.code, words in result.error) == (2, True), (arguments, result.err)
     assert not (tmp_path / "r.json").exists()
     assert (tmp_path / "there.json").read_bytes() == b""
-    assert qdq("calibrate", model, "-o", tmp_path / "there.json", "--overwrite", "--estimator", "mse").code == 0
+    again = ("--overwrite", "--estimator", "mse", "--min-ndim", 0)
+    assert qdq("calibrate", model, "-o", tmp_path / "there.json", *again).code == 0
     assert json.loads((tmp_path / "there.json").read_text())["b"]["input_max"] == 1

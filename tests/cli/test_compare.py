@@ -23,7 +23,7 @@ def test_what_was_written_measures_as_it_did_when_it_was_made(
 ) -> None:
     path = tiny if source == "tiny" else LLAMA
     out = tmp_path / ("out" + path.suffix)
-    made = stats(qdq("run", path, "-o", out, "--num-bits", 5, "--format", "json"))
+    made = stats(qdq("run", path, "-o", out, "--num-bits", 5, "--min-ndim", 0, "--format", "json"))
     found = qdq("compare", path, out, "--format", "json")
     assert found.code == 0
     assert found.err == ""
@@ -153,7 +153,8 @@ def test_npz_against_safetensors_in_the_other_order(qdq: Qdq, tmp_path: Path) ->
 
 def test_histograms_are_those_of_the_run_that_wrote_the_candidate(qdq: Qdq, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    made = qdq("run", LLAMA, "-o", out, "--axis", 0, "--num-bits", 5, "--histograms", "--format", "json").report
+    options = ("--axis", 0, "--num-bits", 5, "--min-ndim", 0)
+    made = qdq("run", LLAMA, "-o", out, *options, "--histograms", "--format", "json").report
     page = tmp_path / "r.html"
     found = qdq("compare", LLAMA, out, "--format", "json", "--report", page).report
     histograms = [

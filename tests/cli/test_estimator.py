@@ -54,7 +54,8 @@ def test_run_and_stats_measure_the_same_and_write_what_they_measure(
 
 
 def test_the_report_says_who_chose_the_range(qdq: Qdq, weights: Path) -> None:
-    report = qdq("stats", weights, "--estimator", "percentile", "--percentile", 99.5, "--format", "json").report
+    options = ("--min-ndim", 0, "--estimator", "percentile", "--percentile", 99.5)
+    report = qdq("stats", weights, *options, "--format", "json").report
     (spec,) = {tuple(row["spec"].items()) for row in report["tensors"]}
     assert dict(spec) == dict(spec) | {"estimator": "percentile", "percentile": 99.5, "range_given": True}
     assert (report["settings"]["estimator"], report["settings"]["percentile"]) == ("percentile", 99.5)
@@ -97,8 +98,8 @@ def test_options_without_a_meaning(qdq: Qdq, weights: Path, options: list[Any], 
 
 @pytest.mark.parametrize("name", ["minmax", "percentile", "mse"])
 def test_histograms_of_groups_that_are_shorter_than_lanes(qdq: Qdq, weights: Path, name: str) -> None:
-    options = ("--group-size", 7, "--ragged-groups", "--estimator", name, "--histograms", "--format", "json")
-    report = qdq("stats", weights, *options).report
+    options = ("--group-size", 7, "--ragged-groups", "--min-ndim", 0, "--estimator", name, "--histograms")
+    report = qdq("stats", weights, *options, "--format", "json").report
     for row in report["tensors"]:
         assert sum(row["histograms"]["errors"]["counts"]) == row["stats"]["num_elements"]
 

@@ -42,7 +42,7 @@ def assert_quantized(
 
 def test_a_file_becomes_a_file(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
-    assert qdq("run", tiny, "-o", output).code == 0
+    assert qdq("run", tiny, "-o", output, "--min-ndim", 0).code == 0
     assert header_of(output) == header_of(tiny)
     assert output.stat().st_size == tiny.stat().st_size
     assert_quantized(read_safetensors(output))
@@ -50,7 +50,7 @@ def test_a_file_becomes_a_file(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
 
 def test_the_safetensors_library_reads_the_output(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
-    assert qdq("run", tiny, "-o", output, "--num-bits", 4).code == 0
+    assert qdq("run", tiny, "-o", output, "--min-ndim", 0, "--num-bits", 4).code == 0
     assert_quantized(load_file(output), num_bits=4)
     with safe_open(output, framework="np") as file:
         assert file.metadata() == {"format": "pt", "note": "tiny"}
@@ -81,7 +81,7 @@ def test_a_folder_of_npy_files_becomes_one(qdq: Qdq, tmp_path: Path) -> None:
     for name, array in arrays.items():
         np.save(source / f"{name}.npy", array)
     (source / "sub" / "readme.txt").write_text("hello")
-    assert qdq("run", source, "-o", output).code == 0
+    assert qdq("run", source, "-o", output, "--min-ndim", 0).code == 0
     assert contents(output).keys() == contents(source).keys()
     assert_quantized({name: np.load(output / f"{name}.npy") for name in arrays}, arrays)
     assert (output / "sub" / "readme.txt").read_text() == "hello"
@@ -96,7 +96,7 @@ def test_an_npz_file_becomes_one(qdq: Qdq, tmp_path: Path, save: Any) -> None:
         "big": sample((3, 4), np.dtype(">f4")),
     }
     save(tmp_path / "in.npz", **arrays)
-    assert qdq("run", tmp_path / "in.npz", "-o", tmp_path / "out.npz").code == 0
+    assert qdq("run", tmp_path / "in.npz", "-o", tmp_path / "out.npz", "--min-ndim", 0).code == 0
     with np.load(tmp_path / "out.npz") as got:
         assert got.files == list(arrays)
         found = {name: got[name] for name in arrays}
@@ -118,7 +118,7 @@ def test_bfloat16_in_an_npy_file_is_quantized_where_the_option_says_so(qdq: Qdq,
 def test_several_inputs_become_a_folder_with_one_entry_each(qdq: Qdq, tiny: Path, model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", sample((4, 6)))
     output = tmp_path / "out"
-    assert qdq("run", tiny, model, tmp_path / "x.npy", "-o", output).code == 0
+    assert qdq("run", tiny, model, tmp_path / "x.npy", "-o", output, "--min-ndim", 0).code == 0
     assert sorted(path.name for path in output.iterdir()) == ["model", "tiny.safetensors", "x.npy"]
     assert_quantized(read_safetensors(output / "tiny.safetensors"))
     assert contents(output / "model").keys() == contents(model).keys()
@@ -128,7 +128,7 @@ def test_several_inputs_become_a_folder_with_one_entry_each(qdq: Qdq, tiny: Path
 def test_a_glob_names_several_inputs(qdq: Qdq, tmp_path: Path) -> None:
     for i in range(3):
         np.save(tmp_path / f"w{i}.npy", sample((4, 6), seed=i))
-    assert qdq("run", tmp_path / "w[01].npy", "-o", tmp_path / "out").code == 0
+    assert qdq("run", tmp_path / "w[01].npy", "-o", tmp_path / "out", "--min-ndim", 0).code == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["w0.npy", "w1.npy"]
 
 
@@ -136,7 +136,7 @@ def test_two_inputs_of_one_name_are_refused(qdq: Qdq, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_safetensors(tmp_path / folder / "m.safetensors", {"w": sample((4,))})
     inputs = [tmp_path / folder / "m.safetensors" for folder in ("a", "b")]
-    outcome = qdq("run", *inputs, "-o", tmp_path / "out")
+    outcome = qdq("run", *inputs, "-o", tmp_path / "out", "--min-ndim", 0)
     assert outcome.code == 2
     assert "same name" in outcome.error
     assert not (tmp_path / "out").exists()
@@ -211,8 +211,11 @@ def test_each_option_of_the_op(qdq: Qdq, tmp_path: Path, options: tuple[object, 
     ("options", "skipped"),
     [
         (("--min-ndim", 2), ("layer.0.norm.bias", "scalar")),
-        (("--include", "layer.*"), ("embed", "wide", "scalar")),
-        (("--exclude", "layer.0*", "--exclude", "re:emb.."), ("layer.0.mlp.weight", "layer.0.norm.bias", "embed")),
+        (("--include", "layer.*", "--min-ndim", 0), ("embed", "wide", "scalar")),
+        (
+            ("--exclude", "layer.0*", "--exclude", "re:emb..", "--min-ndim", 0),
+            ("layer.0.mlp.weight", "layer.0.norm.bias", "embed"),
+        ),
         (("--include", "*", "--exclude", "*"), None),
     ],
 )  # fmt: skip
@@ -242,7 +245,7 @@ def test_not_a_number_of_a_tensor_that_is_copied_keeps_its_bits(qdq: Qdq, tmp_pa
 def test_an_output_that_exists_is_refused_and_kept(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     output.write_text("precious")
-    outcome = qdq("run", tiny, "-o", output)
+    outcome = qdq("run", tiny, "-o", output, "--min-ndim", 0)
     assert outcome.code == 2
     assert outcome.error.startswith(f"error: {output}: exists")
     assert "--overwrite" in outcome.error
@@ -252,7 +255,7 @@ def test_an_output_that_exists_is_refused_and_kept(qdq: Qdq, tiny: Path, tmp_pat
 def test_overwrite_replaces_a_file(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     output.write_text("old")
-    assert qdq("run", tiny, "-o", output, "--overwrite").code == 0
+    assert qdq("run", tiny, "-o", output, "--min-ndim", 0, "--overwrite").code == 0
     assert_quantized(read_safetensors(output))
 
 
@@ -350,7 +353,7 @@ def test_a_failed_run_leaves_what_was_there(
         raise RuntimeError("in the middle")
 
     monkeypatch.setattr("qdqcli.run.pipeline.quantize_tensor", fail)
-    assert qdq("run", tiny, "-o", output, "--overwrite").code == 70
+    assert qdq("run", tiny, "-o", output, "--min-ndim", 0, "--overwrite").code == 70
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "tiny.safetensors"]
 
@@ -360,7 +363,7 @@ def test_a_stale_partial_folder_of_a_killed_run_is_taken_over(qdq: Qdq, tiny: Pa
     partial.mkdir()
     (partial / "lock").touch()
     (partial / "result").write_text("half")
-    assert qdq("run", tiny, "-o", tmp_path / "out.safetensors").code == 0
+    assert qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--min-ndim", 0).code == 0
     assert_quantized(read_safetensors(tmp_path / "out.safetensors"))
 
 

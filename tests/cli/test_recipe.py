@@ -172,8 +172,8 @@ def test_presets_come_before_the_recipe(qdq: Qdq, source: Path, tmp_path: Path) 
     assert "skip = false" in qdq("stats", source, *options).error
 
 
-def test_no_preset_is_silent_and_nothing_is_skipped_without_one(qdq: Qdq, source: Path) -> None:
-    found = rows(qdq("stats", source, "--format", "json").report)
+def test_no_preset_is_silent_and_nothing_but_vectors_is_skipped_without_one(qdq: Qdq, source: Path) -> None:
+    found = rows(qdq("stats", source, "--min-ndim", 0, "--format", "json").report)
     assert [name for name, row in found.items() if row["status"] == "skipped"] == ["position_ids"]
     assert "decided_by" not in found[UP]
 
