@@ -1,6 +1,7 @@
 """A recipe's text: what is read, and what is refused with the line and the nearest name."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,11 @@ def test_the_samples_above_hold_every_key() -> None:
         (HEAD + RULE_OF_ALL + "axis = 0\n" + RULE_OF_ALL + "xyzzy = 1\n", 7, ("'xyzzy' in rule 2", "known are match")),
         (HEAD + '[defaults]\nmatch = "a"\n', 3, ("unknown key 'match' in [defaults]",)),
         (HEAD + RULE_OF_ALL + 'include = "a"\n', 4, ("unknown key 'include' in rule 1",)),
-        ("schema = 2\n", 1, ("schema is 2", "schema = 1")),
-        ("[defaults]\n", 1, ("schema is missing", "schema = 1")),
-        ("schema = true\n", 1, ("schema is True",)),
+        ("schema = 2\n", 1, ("schema is 2", "must be 1")),
+        ("schema = true\n", 1, ("schema is true",)),
+        (HEAD + f"[defaults]\nnum_bits = 0x{'f' * 5000}\n", 3, ("num_bits is a number of very many digits",)),
+        (HEAD + f"[defaults]\ngroup_size = {10**400}\n", 3, ("an integer from 1 on",)),
+        (HEAD + "[defaults]\ninput_min = -inf\ninput_max = 1\n", 3, ("input_min is -inf", "a number")),
         (HEAD + "[defaults]\nnum_bits = 0\n", 3, ("num_bits is 0", "an integer from 1 to 62")),
         (HEAD + "[defaults]\nnum_bits = 63\n", 3, ("num_bits is 63",)),
         (HEAD + "[defaults]\nnum_bits = 4.5\n", 3, ("num_bits is 4.5", "an integer")),
@@ -113,7 +116,7 @@ def test_the_samples_above_hold_every_key() -> None:
         (HEAD + RULE_OF_ALL + 'skip = "a"\noptional = "yes"\n', 5, ("optional is 'yes'", "true or false")),
         (HEAD + "defaults = 4\n", 2, ("defaults must be a table",)),
         (HEAD + "[rules]\n", 2, ("rules must be tables",)),
-        (HEAD + "description = 4\n", 2, ("description must be a text",)),
+        (HEAD + "description = 4\n", 2, ("description is 4; it must be a text",)),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_line(text: str, line: int, words: tuple[str, ...]) -> None:
@@ -150,7 +153,8 @@ def test_malformed_text_is_one_message(text: str, is_json: bool, words: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "No such file"), (b"\xff\xfe", "not UTF-8 at byte 0"), (b"", "schema is missing")]
+    ("content", "words"),
+    [(None, "No such file"), (b"\xff\xfe", "not UTF-8 at byte 0")],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "r.toml"
@@ -158,6 +162,12 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes | None, words: 
         path.write_bytes(content)
     with pytest.raises(UsageError, match=words):
         read_recipe(path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "r.toml")
+    with pytest.raises(UsageError, match=r"r.toml: is not a regular file; give a file; a recipe is"):
+        read_recipe(tmp_path / "r.toml")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +192,7 @@ def test_hostile_keys_are_escaped() -> None:
 
 
 BAD_FOR_THE_SCHEMA: list[dict[str, Any]] = [
-    {}, {"schema": 2}, {"schema": 1, "default": {}}, {"schema": 1, "defaults": {"match": "a"}},
+    {"schema": 2}, {"schema": 1, "default": {}}, {"schema": 1, "defaults": {"match": "a"}},
     {"schema": 1, "defaults": {"num_bits": 0}}, {"schema": 1, "defaults": {"num_bits": 4.5}},
     {"schema": 1, "defaults": {"axis": -2}}, {"schema": 1, "defaults": {"axis": 0, "group_size": 4}},
     {"schema": 1, "defaults": {"axis": "last", "group_size": 4}}, {"schema": 1, "defaults": {"input_min": 1}},
@@ -194,7 +204,7 @@ BAD_FOR_THE_SCHEMA: list[dict[str, Any]] = [
     {"schema": 1, "defaults": {"percentile": 50}}, {"schema": 1, "defaults": {"round_mode": "Half_Up"}},
 ]  # fmt: skip
 GOOD_FOR_THE_SCHEMA: list[dict[str, Any]] = [
-    {"schema": 1}, {"schema": 1, "description": "x", "defaults": {}, "rules": []},
+    {}, {"schema": 1}, {"rules": []}, {"schema": 1, "description": "x", "defaults": {}, "rules": []},
     {"schema": 1, "defaults": {"axis": "none", "group_size": 4, "include": "a", "exclude": ["b", "re:c"]}},
     {"schema": 1, "defaults": {"axis": 0, "group_size": "none"}}, {"schema": 1, "defaults": {"num_bits": 4.0}},
     {"schema": 1, "rules": [{"match": "a", "skip": False, "num_bits": 4}, {"match": ["a"], "skip": False}]},

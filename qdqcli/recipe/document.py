@@ -1,0 +1,150 @@
+"""Document: a TOML or JSON file of the user's, checked whole against its schema; every error names the line."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qdqcli.errors import InputError, UsageError
+from qdqcli.escape import MalformedError, escape_name, show_path
+from qdqcli.recipe.lines import Path as Place
+from qdqcli.recipe.lines import json_lines, toml_lines
+from qdqcli.recipe.patterns import compile_pattern
+from qdqcli.recipe.schema import Schema, is_valid, known_keys, tables_of, words_for
+from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file
+from qdqcli.tensors.strict_json import parse_object
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file with its line endings, less a byte order mark; `what` says in errors what it should be.
+
+    Raises:
+        UsageError: no such file, no regular file, too large, not UTF-8.
+    """
+    try:
+        return read_file(path, MAX_TEXT_BYTES).decode("utf-8-sig")
+    except InputError as error:
+        raise UsageError(f"{error}; {what}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{show_path(path)}: not UTF-8 at byte {error.start}; {what}") from None
+
+
+@dataclass(frozen=True)
+class Document:
+    """The data of a text, and where each key of it stands."""
+
+    source: str
+    """The file as the user gave it, or another name for messages."""
+    text: str
+    is_json: bool = False
+
+    @cached_property
+    def data(self) -> Mapping[str, Any]:
+        """The top table.
+
+        Raises:
+            UsageError: malformed.
+        """
+        try:
+            return parse_object(self.text.encode()) if self.is_json else tomllib.loads(self.text)
+        except MalformedError as error:
+            raise UsageError(f"{self.source}: {error}") from None
+        except ValueError as error:  # a TOMLDecodeError, or an integer of more digits than Python converts
+            raise UsageError(f"{self.source}: not TOML: {escape_name(str(error))}") from None
+        except RecursionError:
+            raise UsageError(f"{self.source}: nested too deeply") from None
+
+    @cached_property
+    def _lines(self) -> Mapping[Place, int]:
+        return json_lines(self.text) if self.is_json else toml_lines(self.text)
+
+    def line(self, place: Place) -> int:
+        """Where it stands, or the table that it is in."""
+        while place and place not in self._lines:
+            place = place[:-1]
+        return self._lines.get(place, 1)
+
+    def fail(self, place: Place, message: str) -> NoReturn:
+        """Refuse the file because of what stands there."""
+        raise UsageError(f"{self.source}:{self.line(place)}: {message}")
+
+    def check(self, schema: Schema, place: Place = ()) -> Mapping[str, Any]:
+        """The table at `place` ("" keys of the top one), known to keep its schema.
+
+        Raises:
+            UsageError: an unknown key (offers the nearest), a value of the wrong kind, a key that is missing.
+        """
+        value: Any = self.data
+        for key in place:
+            value = value[key]
+        self._check_table(value, schema, place, "", schema)
+        found: Mapping[str, Any] = value
+        return found
+
+    def patterns(self, table: Mapping[str, Any], place: Place, name: str) -> tuple[str, ...]:
+        """A pattern or a list of them, each one that compiles."""
+        value = table[str(place[-1])]
+        patterns = (value,) if isinstance(value, str) else tuple(value)
+        for index, pattern in enumerate(patterns):
+            try:
+                compile_pattern(pattern)
+            except UsageError as error:
+                self.fail((*place, index) if (*place, index) in self._lines else place, f"{name}: {error}")
+        return patterns
+
+    def _check_table(self, value: Any, schema: Schema, place: Place, name: str, root: Schema) -> None:
+        known = known_keys(schema)
+        properties = schema["properties"]
+        for key in value:
+            of_key = properties.get(key)
+            where = f" in {name}" if name else ""
+            if of_key is None:
+                self.fail((*place, key), f"unknown key '{escape_name(key)}'{where}; {_offer(key, known, root)}")
+            if "not" in of_key:
+                self.fail((*place, key), f"{key}{where}: {of_key['description']}")
+            self._check(value[key], of_key, (*place, key), name, root)
+        for key in schema.get("required", ()):
+            if key not in value:
+                needed = properties[key]
+                self.fail(place, f"{name or 'the file'} has no {key}; {words_for(needed)} is needed")
+
+    def _check(self, value: Any, schema: Schema, place: Place, table: str, root: Schema) -> None:
+        dotted = ".".join(part for part in place if isinstance(part, str))
+        if schema.get("type") == "object":
+            if not isinstance(value, dict):
+                self.fail(place, f"{place[-1]} must be a table, [{dotted}]")
+            self._check_table(value, schema, place, f"[{dotted}]", root)
+        elif "properties" in schema.get("items", {}):
+            if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                self.fail(place, f"{place[-1]} must be tables, [[{dotted}]]")
+            title = schema["items"].get("title", f"[[{dotted}]]")
+            for index, item in enumerate(value):
+                self._check_table(item, schema["items"], (*place, index), f"{title} {index + 1}", root)
+        elif not is_valid(value, schema):
+            prefix = f"{table}: " if table else ""
+            self.fail(place, f"{prefix}{place[-1]} is {_shown(value)}; it must be {words_for(schema)}")
+
+
+def _shown(value: Any) -> str:
+    """A value as the file may have it."""
+    try:
+        return escape_name(str(value).lower() if isinstance(value, bool) else repr(value))
+    except ValueError:  # an integer of more digits than Python converts
+        return "a number of very many digits"
+
+
+def _offer(key: str, known: Sequence[str], root: Schema) -> str:
+    """What may have been meant by an unknown key: one of its table, or of another."""
+    word = key.lower().replace("-", "_")[:100]
+    if nearest := get_close_matches(word, known, n=1, cutoff=0.5):
+        return f"the nearest is {nearest[0]}"
+    elsewhere: dict[str, list[str]] = {}
+    for name, table in tables_of(root):
+        for other in known_keys(table):
+            elsewhere.setdefault(other, []).append(name)
+    if nearest := get_close_matches(word, elsewhere, n=1):
+        return f"the nearest is {nearest[0]}, which stands in {' or '.join(elsewhere[nearest[0]])}"
+    return f"known are {', '.join(known)}"
