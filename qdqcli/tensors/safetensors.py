@@ -1,7 +1,8 @@
 """`.safetensors` files: a strict reader of the header.
 
 Source: the format's text and safetensors 0.8, `tensor.rs`. Stricter than the library where that breaks its own text:
-no key twice, a tensor's record is an object, a dtype is a string; and a header may have 32 MiB instead of 100 MB.
+no key twice, a tensor's record is an object, a dtype is a string; a header may have 32 MiB instead of 100 MB, and a
+tensor 64 dimensions.
 """
 
 import struct
@@ -13,9 +14,10 @@ from pathlib import Path
 
 from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.tensors.flat import FlatShard
+from qdqcli.tensors.json_stream import JsonStream
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
 from qdqcli.tensors.storage import InputFile
-from qdqcli.tensors.strict_json import levels, object_of, parse_pairs
+from qdqcli.tensors.strict_json import levels, object_of
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_HEADER_BYTES = 32 << 20
@@ -24,6 +26,10 @@ MAX_HEADER_BYTES = 32 << 20
 MAX_LEVELS = 127
 """Of lists and objects in each other, as in the library; only fields that the format does not know can have so many."""
 
+MAX_DIMENSIONS = 64
+"""As in NumPy."""
+
+METADATA = "__metadata__"
 _FIELDS = ("dtype", "shape", "data_offsets")
 _U64 = 1 << 64
 _DAMAGED = "the file is damaged or was written by a faulty tool"
@@ -39,14 +45,15 @@ def open_safetensors(path: Path, name: str, void_dtype: str | None = None) -> Fl
     """
     del void_dtype
     with InputFile(path) as file, blame(path):
-        header = _read_header(file)
-        data_start = 8 + len(header)
-        tensors = _parse_header(header, name, data_start)
+        length = _header_bytes(file)
+        data_start = 8 + length
+        tensors = parse_header(file.pieces(8, length), name, data_start)
         _check_layout(tensors, data_start, file.size)
         return FlatShard(path=path, name=name, tensors=tensors, header_bytes=data_start, identity=file.identity)
 
 
-def _read_header(file: InputFile) -> bytes:
+def _header_bytes(file: InputFile) -> int:
+    """The length of the header's JSON."""
     first = file.read(0, SNIFF_BYTES)
     if len(first) < 8:
         raise MalformedError(_with_hint(f"has {file.size} bytes, too few for a .safetensors file", first))
@@ -58,7 +65,7 @@ def _read_header(file: InputFile) -> bytes:
         raise MalformedError(_with_hint(f"has a header of {length} bytes, at most {MAX_HEADER_BYTES} are read", first))
     if length == 0:
         raise MalformedError(_with_hint("has a header of 0 bytes", first))
-    return file.read(8, length)
+    return int(length)
 
 
 def _with_hint(message: str, first: bytes) -> str:
@@ -66,14 +73,28 @@ def _with_hint(message: str, first: bytes) -> str:
     return f"{message}; {found or 'the download may be incomplete, or it is another kind of file'}"
 
 
-def _parse_header(header: bytes, shard: str, data_start: int) -> tuple[TensorInfo, ...]:
+def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[TensorInfo, ...]:
     """The tensors that a header describes, in the order of their data."""
+    tensors: dict[str, TensorInfo] = {}
+    has_metadata = False
+    for name, record in _records(pieces):
+        if name in tensors or (has_metadata and name == METADATA):
+            raise MalformedError(f"header holds the key '{escape_name(name)}' twice; {_DAMAGED}")
+        if name == METADATA:
+            has_metadata = True
+            _check_metadata(record)
+        else:
+            tensors[name] = _parse_record(name, record, shard, data_start)
+    return tuple(sorted(tensors.values(), key=attrgetter("start", "nbytes")))
+
+
+def _records(pieces: Iterable[bytes]) -> Iterator[tuple[str, object]]:
+    """Name and record of each tensor, and of the metadata; objects as their pairs."""
     with _in_header():
-        records = parse_pairs(header)
-    _check_metadata(records.pop("__metadata__", None))
-    tensors = [_parse_record(name, record, shard, data_start) for name, record in records.items()]
-    tensors.sort(key=attrgetter("start", "nbytes"))
-    return tuple(tensors)
+        stream = JsonStream(pieces, tuple)
+        for name in stream.members():
+            yield name, stream.value()
+        stream.end()
 
 
 @contextmanager
@@ -105,6 +126,8 @@ def _parse_record(name: str, record: object, shard: str, data_start: int) -> Ten
             fields = object_of(record)
     dtype = _parse_dtype(name, fields)
     shape = _parse_sizes(name, fields, "shape")
+    if len(shape) > MAX_DIMENSIONS:
+        raise _bad_tensor(name, f"has {len(shape)} dimensions, at most {MAX_DIMENSIONS} are read")
     offsets = _parse_sizes(name, fields, "data_offsets")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _bad_tensor(name, "data_offsets are not a begin and an end")

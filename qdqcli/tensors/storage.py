@@ -150,6 +150,11 @@ class InputFile:
         self.read_into(memoryview(data), offset)
         return bytes(data)
 
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        """The same in pieces of at most `CHUNK_BYTES`."""
+        for start in range(offset, offset + length, CHUNK_BYTES):
+            yield self.read(start, min(CHUNK_BYTES, offset + length - start))
+
     def check_unchanged(self) -> None:
         """Compare size and modification time with those at opening, and whether the path still leads to this file.
 

@@ -3,9 +3,9 @@
 Python alone takes duplicate keys (the last wins), NaN and Infinity, lone surrogates, and UTF-16 when given bytes.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
+from json import JSONDecoder
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -13,63 +13,73 @@ from qdqcli.escape import MalformedError, escape_name
 
 Pairs = tuple[tuple[str, object], ...]
 """What stands in an object, key by key, before anything is known of the keys."""
+MAX_ROOM = 160 << 20
+"""Bytes that the values of one text, or of one window of a stream, may take, roughly: 160 MiB. Lists within lists take
+40 times the memory of their text; an index of 32 MiB, with two names for each tensor, takes 100 MiB."""
 
 
 def parse_object(data: bytes, parse_constant: Callable[[str], object] | None = None) -> dict[str, object]:
     """The JSON object in `data`; with `parse_constant` NaN, Infinity and -Infinity are read by it, not refused.
 
     Raises:
-        MalformedError: not UTF-8, not JSON, not an object, a key twice in one object, nested too deep to read.
+        MalformedError: not UTF-8, not JSON, not an object, a key twice in one object, nested too deep to read, more
+            values than `MAX_ROOM` holds.
     """
-    value = _parse(data, _pairs, parse_constant)
-    if not isinstance(value, dict):
-        raise MalformedError("is not a JSON object")
-    return value
-
-
-def parse_pairs(data: bytes) -> dict[str, object]:
-    """The same, but an object within the object is left as the tuple of its (key, value) pairs, for `object_of`.
-
-    Nothing of ours is called for each of them: a header with many is read in half the time.
-    """
-    value = _parse(data, tuple, None)
-    if not isinstance(value, tuple):
-        raise MalformedError("is not a JSON object")
-    return _pairs(value)
-
-
-def object_of(pairs: Pairs) -> dict[str, object]:
-    """The object that `parse_pairs` left as pairs, and every object in it.
-
-    Raises:
-        MalformedError: a key twice in one object.
-    """
-    return _pairs(tuple((key, _whole(value)) for key, value in pairs))
-
-
-def _whole(value: object) -> object:
-    if isinstance(value, tuple):
-        return object_of(value)
-    return [_whole(item) for item in value] if isinstance(value, list) else value
-
-
-def _parse(data: bytes, hook: Callable[[Any], object], parse_constant: Callable[[str], object] | None) -> object:
-    """The value in `data`, with objects as `hook` makes them of their pairs."""
     try:
         text = data.decode("utf-8")
-        return json.loads(
-            text,
-            object_pairs_hook=partial(_without_surrogates, hook) if "\\u" in text else hook,
-            parse_float=_parse_float,
-            parse_int=_parse_int if "-0" in text else None,
-            parse_constant=parse_constant or _refuse_constant,
-        )
+        check_room(text)
+        value = decoder(text, dict_of, parse_constant).decode(text)
     except UnicodeDecodeError as error:
         raise MalformedError(f"is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
         raise MalformedError("is nested too deeply") from error
     except ValueError as error:  # JSONDecodeError, or an integer of more digits than Python converts
         raise MalformedError(f"is not JSON: {escape_name(str(error))}") from error
+    if not isinstance(value, dict):
+        raise MalformedError("is not a JSON object")
+    return value
+
+
+def decoder(
+    text: str,
+    make_object: Callable[[Any], object],
+    parse_constant: Callable[[str], object] | None = None,
+    *,
+    surrogates: bool = False,
+) -> JSONDecoder:
+    """The strict decoder of a text; objects are what `make_object` makes of their pairs."""
+    return JSONDecoder(
+        object_pairs_hook=make_object if surrogates or "\\u" not in text else partial(_checked, make_object),
+        parse_float=_parse_float,
+        parse_int=_parse_int if "-0" in text else None,
+        parse_constant=parse_constant or _refuse_constant,
+    )
+
+
+def check_room(text: str) -> None:
+    """Refuse a text whose values would take more memory than `MAX_ROOM`, before they are made.
+
+    Raises:
+        MalformedError: they would.
+    """
+    room = text.__sizeof__() + 32 * (text.count(",") + text.count('"')) + 64 * (text.count("[") + text.count("{"))
+    if room > MAX_ROOM:
+        raise MalformedError(f"would take about {room >> 20} MiB of memory; at most {MAX_ROOM >> 20} are given to it")
+
+
+def object_of(pairs: Pairs) -> dict[str, object]:
+    """The object whose pairs were kept as they are (`make_object=tuple`), and every object in it.
+
+    Raises:
+        MalformedError: a key twice in one object.
+    """
+    return dict_of(tuple((key, _whole(value)) for key, value in pairs))
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, tuple):
+        return object_of(value)
+    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 def levels(value: object) -> int:
@@ -82,7 +92,12 @@ def levels(value: object) -> int:
     return depth
 
 
-def _pairs(pairs: Pairs) -> dict[str, object]:
+def dict_of(pairs: Pairs) -> dict[str, object]:
+    """The object with these pairs.
+
+    Raises:
+        MalformedError: a key twice.
+    """
     items = dict(pairs)
     if len(items) != len(pairs):
         seen: set[str] = set()
@@ -91,13 +106,22 @@ def _pairs(pairs: Pairs) -> dict[str, object]:
     return items
 
 
-def _without_surrogates(hook: Callable[[Any], object], pairs: list[tuple[str, object]]) -> object:
-    """The object, without lone surrogates, which only escapes can bring into text that was UTF-8."""
+def without_surrogates(text: str) -> None:
+    """Refuse a lone surrogate, which only an escape can bring into text that was UTF-8.
+
+    Raises:
+        MalformedError: there is one.
+    """
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise MalformedError(f"holds half of a surrogate pair in '{escape_name(text)}'")
+
+
+def _checked(make_object: Callable[[Any], object], pairs: list[tuple[str, object]]) -> object:
     for key, value in pairs:
-        for text in (key, value):
-            if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
-                raise MalformedError(f"holds half of a surrogate pair in '{escape_name(text)}'")
-    return hook(pairs)
+        without_surrogates(key)
+        if isinstance(value, str):
+            without_surrogates(value)
+    return make_object(pairs)
 
 
 def _parse_int(digits: str) -> int | float:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.process import COMMAND, environment
 from tests.run.checkpoints import write_sparse
+from tests.tensors.files import raw_safetensors, write
 
 MIB = 1 << 20
 ALLOWED = 300_000_000 + 256 * MIB
@@ -27,8 +28,8 @@ print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
 """A process of its own: until it loads its program a child counts the memory of its parent, which may be large here."""
 
 
-def peak_memory(*arguments: object) -> int:
-    """Bytes of resident memory that a call of `qdq` had at most."""
+def peak_memory(*arguments: object, code: int = 0) -> int:
+    """Bytes of resident memory that a call of `qdq` had at most; it must end with `code`."""
     process = subprocess.run(
         [sys.executable, "-c", LAUNCHER, *COMMAND, *map(str, arguments)],
         capture_output=True,
@@ -37,8 +38,8 @@ def peak_memory(*arguments: object) -> int:
         timeout=300,
         check=True,
     )
-    code, kibibytes = map(int, process.stdout.split())
-    assert code == 0, process.stderr
+    ended_with, kibibytes = map(int, process.stdout.split())
+    assert ended_with == code, process.stderr
     return kibibytes * 1024
 
 
@@ -77,3 +78,38 @@ def test_the_measure_sees_what_a_call_needs(tmp_path: Path) -> None:
     source = write_sparse(tmp_path / "in.safetensors", (3, 1 << 20))
     few, many = (peak_memory("stats", source, "--axis", axis) for axis in (0, 1))
     assert many > few + 24 * MIB
+
+
+MAX_TEXT = 32 * MIB - 100
+HOSTILE = {
+    "lists": b"[],",
+    "lists in lists": b"[[]],",
+    "objects": b'{"":0},',
+    "strings": b'"ab",',
+    "numbers": b"1,",
+}
+"""Values that take up to 40 times the memory of their text."""
+
+
+@pytest.mark.parametrize("unit", HOSTILE.values(), ids=list(HOSTILE))
+@pytest.mark.parametrize("kind", ["header", "index", "report"])
+def test_what_a_hostile_file_may_make(tmp_path: Path, kind: str, unit: bytes) -> None:
+    values = unit * (MAX_TEXT // len(unit)) + b"0"
+    match kind:
+        case "header":
+            header = b'{"w":{"dtype":"F32","shape":[' + values + b'],"data_offsets":[0,4]}}'
+            path = write(tmp_path / "in.safetensors", raw_safetensors(header, bytes(4)))
+            assert peak_memory("inspect", path, code=3) < ALLOWED
+        case "index":
+            write(tmp_path / "in" / "model.safetensors.index.json", b'{"weight_map":{"w":[' + values + b"]}}")
+            assert peak_memory("inspect", tmp_path / "in", code=3) < ALLOWED
+        case "report":
+            report = write(tmp_path / "r.json", b'{"schema_version":1,"tensors":[' + values + b"]}")
+            assert peak_memory("render", report, code=3) < ALLOWED
+
+
+def test_a_header_of_half_a_million_tensors(tmp_path: Path) -> None:
+    record = '"%x":{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}'
+    header = "{" + ",".join(record % (i, i, i + 1) for i in range(500_000)) + "}"
+    path = write(tmp_path / "in.safetensors", raw_safetensors(header, bytes(500_000)))
+    assert peak_memory("inspect", path, "--format", "none", code=2) < ALLOWED

@@ -18,6 +18,7 @@ from qdqcli.cli.signals import GRACE_S
 from qdqcli.interrupt import Interruption
 from tests.cli.process import bytes_read, start_process, wait_until
 from tests.run.checkpoints import sample, write_safetensors, write_sparse
+from tests.tensors.files import raw_safetensors, write
 
 PROMPT = 3.0
 """Seconds; on a machine of its own it takes a tenth of one, and never more than GRACE_S of `cli/signals.py`."""
@@ -69,6 +70,23 @@ def test_a_run_ends_promptly_and_leaves_nothing(tmp_path: Path, number: signal.S
     assert process.returncode == code
     assert err.startswith("error: interrupted")
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
+
+
+@each_signal
+def test_a_signal_while_a_header_is_parsed_is_heard(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Of 400,000 tensors: parsing it takes seconds."""
+    record = '"%07x":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"more":[[[[[]]]]]}'
+    header = "{" + ",".join(record % i for i in range(400_000)) + "}"
+    source = write(tmp_path / "in.safetensors", raw_safetensors(header))
+    process = start_process("inspect", source)
+    try:
+        wait_until(lambda: bytes_read(process.pid) > len(header) // 2, process)
+        out, err = stopped_by(number, process)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (code, "")
+    assert err.startswith("error: interrupted")
+    assert len(err.splitlines()) == 1
 
 
 def test_a_signal_while_files_are_copied_is_heard(tmp_path: Path) -> None:
