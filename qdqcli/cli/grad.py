@@ -35,7 +35,15 @@ Examples:
 @opt.talk_options
 @pass_session
 def grad(
-    session: Session, /, gradients: str, input_: str, output: Path, overwrite: bool, format_name: str, **options: Any
+    session: Session,
+    /,
+    gradients: str,
+    input_: str,
+    output: Path,
+    overwrite: bool,
+    break_lock: bool,
+    format_name: str,
+    **options: Any,
 ) -> None:
     """Compute the gradient of QuantizeAndDequantizeV4 with respect to its input.
 
@@ -54,7 +62,7 @@ def grad(
         raise UsageError("GRADIENTS and INPUT are one file or folder each")
     plans = plan_inputs(checkpoints[:1], request, options, session)
     check_selection(plans)
-    tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite)
+    tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite, break_lock=break_lock)
     with tree, workers_of(options, session) as workers:
         masked = differentiate(plans, checkpoints[1], workers, tree)
         tree.commit()

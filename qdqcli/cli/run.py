@@ -44,6 +44,7 @@ def run(
     inputs: tuple[str, ...],
     output: Path,
     overwrite: bool,
+    break_lock: bool,
     resume: bool,
     verify: bool,
     dry_run: bool,
@@ -65,7 +66,7 @@ def run(
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
     plans = plan_inputs(checkpoints, request, options, session)
-    tree = OutputTree(checkpoints, output, overwrite=overwrite, resume=resume)
+    tree = OutputTree(checkpoints, output, overwrite=overwrite, resume=resume, break_lock=break_lock)
     files.check(checkpoints, [tree.output, tree.partial])
     if dry_run:
         deliver_listing(listing_of("run", plans, request, options), options)

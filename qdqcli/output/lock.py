@@ -1,31 +1,46 @@
 """A folder that one process at a time works in."""
 
 import fcntl
+import json
 import os
+import stat
+import tempfile
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from qdqcli.errors import UsageError
-from qdqcli.escape import show_path
+from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.storage import output_error
 
 _ATTEMPTS = 10
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_FREE = "free"
+"""What a claim says that was given back."""
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class FolderLock:
-    """A folder that one process at a time works in, made if it is not there.
+    """A folder that one process at a time works in, made if it is not there, open to its user alone.
 
-    The lock is `flock` on a file inside: it falls with the process, however that ends.
+    The lock is `flock` on the file `lock`: it falls with the process, however that ends. On a file system without
+    `flock` (Lustre, some NFS) it is the last of the claims `lock.1`, `lock.2`, ..., which are made exclusively and name
+    a process and its machine. A claim that was given back, or whose process was one of this machine and has ended, is
+    passed over; any other stands, and so does a folder without one, but for `break_lock`. A process that is seen to
+    live keeps its claim even then.
 
     Raises:
-        UsageError: another process holds it, or the folder is not one that this class made.
+        UsageError: another process holds it, the folder is not one that this class made, or belongs to another user.
         OutputError: the system refuses.
     """
 
     NAME = "lock"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, break_lock: bool = False) -> None:
         self._folder = folder
+        self._break_lock = break_lock
+        self._claim: Path | None = None
         for _ in range(_ATTEMPTS):
             descriptor = self._try_open()
             if descriptor is not None:
@@ -33,24 +48,33 @@ class FolderLock:
                 return
         raise UsageError(f"{show_path(folder)}: other runs keep making and removing it; choose another OUTPUT")
 
+    @classmethod
+    def owns(cls, name: str) -> bool:
+        """Whether a file of this name in the folder is the lock's."""
+        return name == cls.NAME or name.startswith(f"{cls.NAME}.")
+
     def release(self) -> None:
         """Let the next process work in the folder."""
+        if self._claim is not None:
+            with suppress(OSError):  # then the next asks about it
+                self._claim.write_text(_FREE)
         os.close(self._descriptor)
 
     def remove(self) -> None:
         """Remove the emptied folder, then let go."""
         with suppress(OSError):  # another process may have begun to work in it
-            if os.listdir(self._folder) == [self.NAME]:  # noqa: PTH208
+            if all(map(self.owns, os.listdir(self._folder))):  # noqa: PTH208 - names are enough
+                self._remove_claims()
                 (self._folder / self.NAME).unlink()
                 self._folder.rmdir()
-        self.release()
+        os.close(self._descriptor)
 
     def _try_open(self) -> int | None:
-        """The descriptor that holds the lock; None where the folder was removed at the same time."""
+        """The descriptor of the lock that is held; None where another process did something at the same time."""
         path = self._folder / self.NAME
         try:
             is_new = self._make_folder()
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, _FLAGS, 0o600)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -59,36 +83,186 @@ class FolderLock:
             raise output_error(path, error) from error
         with ExitStack() as undo:
             undo.callback(os.close, descriptor)
-            self._lock(descriptor, is_new=is_new)
-            # A lock on a file that its last holder has removed keeps nobody out.
-            with suppress(FileNotFoundError):
-                if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                    undo.pop_all()
-                    return descriptor
+            has_flock = self._flock(descriptor)
+            try:
+                # A lock on a file that its last holder has removed keeps nobody out.
+                is_held = path.stat().st_ino == os.fstat(descriptor).st_ino and (
+                    self._settle_claims() if has_flock else self._make_claim(is_new=is_new)
+                )
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise output_error(path, error) from error
+            if is_held:
+                undo.pop_all()
+                return descriptor
         return None
 
     def _make_folder(self) -> bool:
         """Make the folder; true if it was not there."""
         try:
-            self._folder.mkdir()
+            self._folder.mkdir(0o700)
         except FileExistsError:
             is_ours = self._folder.is_dir() and not self._folder.is_symlink()
             names = set(os.listdir(self._folder)) if is_ours else set()  # noqa: PTH208 - names are enough
             if not is_ours or (names and self.NAME not in names):
                 raise UsageError(f"{show_path(self._folder)}: is in the way and not of a qdq run; move it") from None
+            self._check_private()
             return False
         return True
 
-    def _lock(self, descriptor: int, *, is_new: bool) -> None:
+    def _check_private(self) -> None:
+        """Refuse a folder in which another user could put links: writes would follow them.
+
+        One that is made now tells what this disk makes of owners and modes: some have none, or make root nobody.
+        """
+        found = self._folder.stat()
+        if found.st_uid == os.geteuid() and not found.st_mode & _WRITABLE_BY_OTHERS:
+            self._folder.chmod(0o700)
+            return
+        with tempfile.TemporaryDirectory(prefix=".qdq-", dir=self._folder.parent) as made:
+            own = Path(made).stat()
+        if found.st_uid != own.st_uid:
+            what = f"belongs to another user ({found.st_uid})"
+        elif found.st_mode & ~own.st_mode & _WRITABLE_BY_OTHERS:
+            what = f"may be written by other users (mode {stat.S_IMODE(found.st_mode):o})"
+        else:
+            return
+        raise UsageError(
+            f"{show_path(self._folder)}: {what}, who could lead what is built in it elsewhere; remove it, or choose "
+            "another OUTPUT"
+        )
+
+    def _flock(self, descriptor: int) -> bool:
+        """Lock the file; false on a file system without locks."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            raise self._held() from None
+        except OSError:
+            return False
+        return True
+
+    def _settle_claims(self) -> bool:
+        """Heed the last claim of those who have no `flock`, then remove all: without one they do not come in."""
+        claims = self._claims()
+        if claims:
+            self._check_free(claims[max(claims)])
+            self._remove_claims()
+        return True
+
+    def _make_claim(self, *, is_new: bool) -> bool:
+        """Make the next claim; false where another process was faster."""
+        before = self._claims()
+        if before or not is_new:  # a folder without claims is of one who has `flock`
+            self._check_free(before[max(before)] if before else "")
+        number = max(before, default=0) + 1
+        claim = self._folder / f"{self.NAME}.{number}"
+        try:
+            descriptor = os.open(claim, _FLAGS | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return False
+        try:
+            os.write(descriptor, str(_Holder.this()).encode())
+        except OSError:
+            claim.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        after = self._claims()
+        del after[number]
+        if after != before:
+            claim.unlink()
+            return False
+        self._claim = claim
+        self._remove_claims(but=number)
+        return True
+
+    def _claims(self) -> dict[int, str]:
+        """What each claim says, by its number."""
+        paths = {path.suffix[1:]: path for path in self._folder.glob(f"{self.NAME}.*")}
+        return {int(number): path.read_text(errors="replace") for number, path in paths.items() if number.isdecimal()}
+
+    def _remove_claims(self, but: int | None = None) -> None:
+        for number in self._claims():
+            if number != but:
+                (self._folder / f"{self.NAME}.{number}").unlink()
+
+    def _check_free(self, claim: str) -> None:
+        """Refuse a claim that somebody holds, or may hold; one that is empty is just being made, or never was."""
+        if claim == _FREE:
+            return
+        holder = _Holder.parse(claim)
+        if holder is not None and holder.is_here():
+            if holder.is_alive():
+                raise self._held()
+        elif not self._break_lock:
+            who = "another run" if holder is None else holder.shown()
             raise UsageError(
-                f"{show_path(self._folder)}: another run is writing here; wait for it or choose another OUTPUT"
-            ) from None
-        except OSError as error:  # a file system without locks: only a folder that was not there is surely free
-            if not is_new:
-                raise UsageError(
-                    f"{show_path(self._folder)}: another run may be writing here, this disk cannot tell "
-                    f"({error.strerror}); remove the folder if none is"
-                ) from error
+                f"{show_path(self._folder)}: {who} may be writing here, and this disk has no locks to tell; wait for "
+                "it, or pass --break-lock if it has ended"
+            )
+
+    def _held(self) -> UsageError:
+        return UsageError(
+            f"{show_path(self._folder)}: another run is writing here; wait for it or choose another OUTPUT"
+        )
+
+
+class _Holder(NamedTuple):
+    """A process that holds a lock, told from all others that there were and will be."""
+
+    host: str
+    space: str
+    """Of process numbers: this boot of the machine, and the container."""
+    pid: int
+    started: str
+    """In ticks since the boot; empty where the system does not say."""
+    since: str
+    """When it took the lock, for messages."""
+
+    @classmethod
+    def this(cls) -> Self:
+        pid = os.getpid()
+        now = datetime.now(UTC).isoformat(" ", "minutes")
+        return cls(os.uname().nodename, _space(), pid, _started(pid) or "", now)
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """None where the text says nothing of the kind."""
+        try:
+            holder = cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+        return holder if type(holder.pid) is int and 0 < holder.pid < 1 << 31 else None
+
+    def __str__(self) -> str:
+        return json.dumps(self._asdict())
+
+    def is_here(self) -> bool:
+        """Whether its number means something here."""
+        return bool(self.space) and (self.host, self.space) == (os.uname().nodename, _space())
+
+    def is_alive(self) -> bool:
+        return _started(self.pid) == self.started
+
+    def shown(self) -> str:
+        return f"process {self.pid} of {escape_name(str(self.host))}, since {escape_name(str(self.since))},"
+
+
+def _space() -> str:
+    """Empty where the system does not say, or differs."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """When a process started; None where it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]

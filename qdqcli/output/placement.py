@@ -9,7 +9,7 @@ from pathlib import Path
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path, show_size
 from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of, real_path
-from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.checkpoint import FORMATS, Checkpoint
 from qdqcli.tensors.storage import InputFile, free_bytes, output_error
 
 
@@ -24,17 +24,23 @@ def check_placement(
     """Refuse an OUTPUT of `checkpoints` that would harm them, `protected` inputs or something that is there already.
 
     Raises:
-        UsageError: `output` has no name or no parent folder, exists, or is, holds or lies in an input.
+        UsageError: `output` has no name or no parent folder, is a folder under a file's name, exists, or is, holds or
+            lies in an input.
         InputError: a side file cannot be read.
         OutputError: the disk has too little space.
     """
     if output.name in ("", ".."):
         raise UsageError(f"{show_path(output)}: is not a name for an output; give the path of a new file or folder")
+    is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
     if not output.parent.is_dir():
         raise UsageError(f"{show_path(output)}: there is no folder {show_path(output.parent)}; create it first")
     _check_apart([*checkpoints, *protected], output)
     _check_apart([*checkpoints, *protected], partial)
-    check_free(output, is_folder=len(checkpoints) > 1 or checkpoints[0].is_folder, may_exist=may_exist)
+    if is_folder and output.suffix.lower() in FORMATS:
+        raise UsageError(
+            f"{show_path(output)}: is the name of a file, the output is a folder; choose a name without {output.suffix}"
+        )
+    check_free(output, is_folder=is_folder, may_exist=may_exist)
     _check_space(checkpoints, output, partial)
 
 

@@ -42,8 +42,9 @@ class OutputTree:
 
     One file becomes a file, one folder a folder of the same layout, several inputs a folder with one entry each, named
     by the last component of the input's path. `protected` are inputs that have no place in OUTPUT, and are kept safe
-    from it like the others. The constructor only checks. Entering begins; leaving removes the partial folder, unless an
-    error ends a run for which `keep` was called. `create` may be called by several threads, the rest by one.
+    from it like the others. `break_lock` is for `FolderLock`. The constructor only checks. Entering begins; leaving
+    removes the partial folder, unless an error ends a run for which `keep` was called. `create` may be called by
+    several threads, the rest by one.
 
     Raises:
         UsageError: OUTPUT exists and `overwrite` is false; is, holds or lies in an input; has no parent folder; another
@@ -59,6 +60,7 @@ class OutputTree:
         protected: Sequence[Checkpoint] = (),
         overwrite: bool = False,
         resume: bool = False,
+        break_lock: bool = False,
     ) -> None:
         _check_names(checkpoints)
         self.output = output
@@ -66,6 +68,7 @@ class OutputTree:
         self._checkpoints = checkpoints
         self._overwrite = overwrite
         self._resume = resume
+        self._break_lock = break_lock
         self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
         self._lock: FolderLock | None = None
         self._is_committed = False
@@ -89,7 +92,7 @@ class OutputTree:
 
     def begin(self) -> None:
         """Make the partial folder and lock it; remove a stale one's content, unless the run resumes."""
-        self._lock = FolderLock(self.partial)
+        self._lock = FolderLock(self.partial, break_lock=self._break_lock)
         with ExitStack() as undo:
             undo.callback(self.suspend if self._resume else self.abort)
             self._restore_replaced()
@@ -101,7 +104,7 @@ class OutputTree:
 
     def start_anew(self) -> None:
         """Remove what an earlier run left, which this one cannot go on with."""
-        _empty(self.partial, but=(FolderLock.NAME, self.journal_path.name))
+        _empty(self.partial, but=self.journal_path.name)
 
     def sweep(self, but: Collection[Path] = ()) -> None:
         """Remove the files that an earlier run left, but for those given, with which this one goes on."""
@@ -316,11 +319,11 @@ def _make_folder(folder: Path, mode: int = 0o777) -> None:
         raise output_error(folder, error) from error
 
 
-def _empty(partial: Path, but: Sequence[str] = (FolderLock.NAME,)) -> None:
+def _empty(partial: Path, but: str = "") -> None:
     """Remove all but the lock, which comes last: who finds content without a lock takes it for someone else's."""
     try:
         for path in partial.iterdir():
-            if path.name in but:
+            if path.name == but or FolderLock.owns(path.name):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -278,6 +278,15 @@ def test_overwrite_does_not_change_the_kind(qdq: Qdq, tiny: Path, model: Path, t
     assert f"{output}: is a {kind}" in outcome.error
 
 
+@pytest.mark.parametrize("name", ["out.npz", "out.safetensors", "OUT.NPY"])
+def test_a_folder_is_not_named_like_a_file(qdq: Qdq, tiny: Path, model: Path, tmp_path: Path, name: str) -> None:
+    for inputs in ([model], [tiny, model]):
+        outcome = qdq("run", *inputs, "-o", tmp_path / name)
+        assert outcome.code == 2
+        assert f"{name}: is the name of a file, the output is a folder" in outcome.error
+        assert not (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
 @pytest.mark.parametrize("way", ["itself", "dots", "symlink", "hardlink"])
 def test_an_output_that_is_the_input_is_refused_always(

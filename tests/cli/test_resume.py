@@ -1,5 +1,7 @@
 """`qdq run --resume`: goes on where a run was stopped, to the same bytes and the same report, or says why not."""
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -222,6 +224,47 @@ def test_ranges_that_were_changed_are_refused(qdq: Qdq, tiny: Path, tmp_path: Pa
     assert again.code == 2
     assert "the ranges of --ranges are others" in again.error
     shutil.rmtree(partial_of(output))
+
+
+@pytest.mark.parametrize("number", [6, 12])
+def test_a_run_goes_on_where_the_disk_has_no_locks(
+    qdq: Qdq, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Lustre without `flock`, some NFS: also where the run before ended with an error, and not only where it died."""
+    output = tmp_path / "out"
+    monkeypatch.setattr(fcntl, "flock", lambda *_: fail(errno.ENOSYS))
+    fsync, calls = os.fsync, []
+
+    def sync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == number:
+            fail(errno.EIO)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    first = qdq("run", model, "-o", output, *SETTINGS)
+    assert first.code == 4
+    assert "--resume goes on from here" in first.error
+    assert qdq("run", model, "-o", output, *SETTINGS, "--resume").code == 0
+    assert not partial_of(output).exists()
+    qdq("run", model, "-o", tmp_path / "whole", *SETTINGS)
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_the_lock_of_another_machine_is_broken_on_demand(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    partial_of(output).mkdir(0o700)
+    (partial_of(output) / "lock").touch()
+    holder = {"host": "node7", "space": "x", "pid": 4711, "started": "1", "since": "2026-11-29 12:00+00:00"}
+    (partial_of(output) / "lock.1").write_text(json.dumps(holder))
+    refused = qdq("run", tiny, "-o", output, *SETTINGS, "--resume")
+    assert refused.code == 2
+    assert "process 4711 of node7, since 2026-11-29 12:00+00:00, may be writing here" in refused.error
+    assert qdq("run", tiny, "-o", output, *SETTINGS, "--resume", "--break-lock").code == 0
+
+
+def fail(number: int) -> None:
+    raise OSError(number, os.strerror(number))
 
 
 def test_without_resume_a_run_begins_anew(qdq: Qdq, model: Path, tmp_path: Path) -> None:

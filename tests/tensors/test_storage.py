@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qdqcli.errors import InputError, OutputError, UsageError
-from qdqcli.output.lock import FolderLock
+from qdqcli.errors import InputError, OutputError
 from qdqcli.tensors.checkpoint import open_checkpoint
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, OutputFile, copy_file, read_file, write_file
 from tests.tensors.files import rewrite, safetensors_bytes, write
@@ -188,28 +187,3 @@ def test_a_read_only_input_is_enough(tmp_path: Path) -> None:
     path.chmod(0o444)
     (shard,) = open_checkpoint(path).shards
     assert rewrite(shard, tmp_path / "y.safetensors").stat().st_mode & 0o200
-
-
-def test_lock_keeps_a_second_process_out_until_released(tmp_path: Path) -> None:
-    lock = FolderLock(tmp_path / "work")
-    with pytest.raises(UsageError, match="another run is writing"):
-        FolderLock(tmp_path / "work")
-    lock.release()
-    FolderLock(tmp_path / "work").remove()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ["file", "link", "foreign"])
-def test_lock_leaves_what_is_not_its_own_alone(tmp_path: Path, kind: str) -> None:
-    work = tmp_path / "work"
-    if kind == "file":
-        work.write_bytes(b"")
-    elif kind == "link":
-        (tmp_path / "elsewhere").mkdir()
-        work.symlink_to("elsewhere")
-    else:
-        write(work / "thesis.txt", b"")
-    with pytest.raises(UsageError, match="in the way"):
-        FolderLock(work)
-    assert not (tmp_path / "elsewhere" / "lock").exists()
-    assert not (tmp_path / "work" / "lock").exists()
