@@ -22,7 +22,7 @@ from qdqcli.tensors.checkpoint import Checkpoint
 Examples:
   qdq inspect MODEL_FOLDER
   qdq inspect MODEL_FOLDER --num-bits 4 --group-size 128
-  qdq inspect MODEL_FOLDER --preset weights-only --preset int4-group128
+  qdq inspect MODEL_FOLDER --preset linear-only --scheme int4-g128
   qdq inspect model.safetensors --ranges --format json"""
 )
 @opt.inputs_argument

@@ -9,22 +9,31 @@ import click
 from click.core import ParameterSource
 
 from qdqcli.cli.session import Session
+from qdqcli.errors import UsageError
 from qdqcli.op.spec import DEFAULT_ESTIMATOR
-from qdqcli.recipe.file import read_recipe
+from qdqcli.recipe.file import RecipeFile, read_recipe
 from qdqcli.recipe.keys import SELECTION, SETTINGS
-from qdqcli.recipe.preset import PRESETS, preset
+from qdqcli.recipe.preset import PRESETS, check_preset, option_for, preset
 from qdqcli.recipe.rule import Rule, displaced, rule_to_json
+from qdqcli.recipe.scheme import settings_of_scheme
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = Mapping[str, Any]
 
 
+def parse_preset(value: str) -> str:
+    """The name of a preset; raises like `check_preset`."""
+    check_preset(value)
+    return value
+
+
 def recipe_options(function: Function) -> Function:
     """Settings by tensor, from files."""
     preset_option = click.option(
-        "--preset", "presets", multiple=True, type=click.Choice(PRESETS), metavar="NAME",
-        help=f"Take a recipe that comes with qdq, under --recipe: {', '.join(PRESETS)}. Repeatable; 'qdq recipe show "
-        "NAME' prints it.")  # fmt: skip
+        "--preset", "presets", multiple=True, type=parse_preset, metavar="NAME",
+        shell_complete=lambda _ctx, _parameter, start: [name for name in PRESETS if name.startswith(start)],
+        help=f"Take a recipe that comes with qdq, under --recipe: {', '.join(PRESETS)} leaves norms, biases, "
+        "embeddings, output heads and routers in float. Repeatable; 'qdq recipe show NAME' prints it.")  # fmt: skip
     recipe_option = click.option(
         "--recipe", type=click.Path(path_type=Path), metavar="FILE",
         help="Take settings by tensor from this TOML or JSON file: its rules override options, which override its "
@@ -51,25 +60,41 @@ class Layers:
         Raises:
             UsageError: a recipe is malformed.
         """
-        recipe, names = options.get("recipe"), options.get("presets", ())
-        if recipe is None and not names:
+        recipe, names, scheme = options.get("recipe"), options.get("presets", ()), options.get("scheme")
+        if recipe is None and not names and scheme is None:
             return cls(options=options)
-        sources = [*map(preset, names), *([] if recipe is None else [read_recipe(recipe)])]
+        sources = [*map(preset, names), *([] if recipe is None else [_read(recipe)])]
         for note in (note for source in sources for note in source.notes):
             session.note(note)
         laid = _Laid(options=dict(options), places={})
         for source in sources:
             laid.lay(source.defaults, dict.fromkeys((*SETTINGS, *SELECTION), source.place))
+        if scheme is not None:
+            settings = settings_of_scheme(scheme)
+            laid.lay(settings, dict.fromkeys(settings, "--scheme"))
         given = _given(options)
         laid.lay(given, {key: _flag(key, value) for key, value in given.items()})
         places = {key.removesuffix("_file"): found for key, found in laid.places.items()}
+        if not sources:
+            return cls(options=laid.options)
         rules = [rule for source in sources for rule in source.rules]
-        settings = {
+        described = {
             "presets": list(names),
             "recipe": None if recipe is None else str(recipe),
             "rules": list(map(rule_to_json, rules)),
         }
-        return cls(options=laid.options, rules=rules, places=places, settings=settings)
+        return cls(options=laid.options, rules=rules, places=places, settings=described)
+
+
+def _read(path: Path) -> RecipeFile:
+    """The recipe in a file; raises like `read_recipe`, with the option to use where the path is a known name."""
+    try:
+        return read_recipe(path)
+    except UsageError as error:
+        hint = option_for(str(path))
+        if hint is None or path.exists():
+            raise
+        raise UsageError(f"{error}; {hint}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,9 @@ from qdqcli.errors import UsageError
 from qdqcli.op.backend import AUTO, BACKENDS
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
+from qdqcli.recipe.keys import CHANNEL, ERROR, SKIP
 from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.scheme import is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.ranking import DEFAULT_SORT, check_sort
 
@@ -38,6 +40,25 @@ def parse_axis(value: str) -> str | int:
     if axis < WHOLE_TENSOR:
         raise click.BadParameter(f"{axis} is negative: count dimensions from 0, or give last or none")
     return axis
+
+
+def parse_bits(value: str) -> int:
+    """A number of bits; a scheme is answered with the option that takes it."""
+    try:
+        return int(value)
+    except ValueError:
+        hint = f"; --scheme {value} takes it" if is_scheme(value) else ""
+        raise click.BadParameter(f"{value!r} is not a number of bits{hint}") from None
+
+
+def parse_scheme(value: str) -> str:
+    """The name of a scheme, in any letter case.
+
+    Raises:
+        UsageError: no scheme has that name.
+    """
+    settings_of_scheme(value.lower())
+    return value.lower()
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -116,7 +137,10 @@ def grid_options(function: Function) -> Function:
     """Codes, and which elements share a range."""
     return apply(
         function,
-        click.option("--num-bits", type=int, default=8, show_default=True, metavar="N",
+        click.option("--scheme", "-s", type=parse_scheme, metavar="SCHEME",
+                     help="Bits and granularity by one name: [u]intN, [u]intN-tensor, [u]intN-channel (axis 0) or "
+                     "[u]intN-gM (groups of M), e.g. int4-g128. Options below override it."),
+        click.option("--num-bits", "-b", type=parse_bits, default=8, show_default=True, metavar="N",
                      help="Use codes of N bits: 1 to 61, or 62 unsigned."),
         click.option("--signed-input/--unsigned-input", default=True, show_default="signed",
                      help="Use codes with or without a sign."),
@@ -126,9 +150,12 @@ def grid_options(function: Function) -> Function:
                      default="HALF_TO_EVEN", show_default=True, metavar="MODE",
                      help="Round ties HALF_TO_EVEN or HALF_UP."),
         *AXIS,
-        click.option("--group-size", type=int, metavar="N",
+        click.option("--group-size", "-g", type=int, metavar="N",
                      help="Use one range for each N neighbours along the last axis; not together with --axis."),
         click.option("--ragged-groups", is_flag=True, help="Let the last group of a row be shorter."),
+        click.option("--indivisible", type=click.Choice([ERROR, SKIP, CHANNEL]), default=ERROR, show_default=True,
+                     help="Choose what becomes of a tensor whose last dimension --group-size does not divide: it stays "
+                     "in float, or has one range per channel."),
     )  # fmt: skip
 
 
@@ -322,6 +349,11 @@ def request_of(options: Options, session: Session) -> Request:
     set_by_rules = {key for rule in layers.rules for key in rule.changes}
     if options.get("ragged_groups") and group_size is None and "group_size" not in set_by_rules:
         raise UsageError("--ragged-groups needs --group-size")
+    if options.get("indivisible", ERROR) != ERROR:
+        if group_size is None and "group_size" not in set_by_rules:
+            raise UsageError("--indivisible needs --group-size")
+        if options.get("ragged_groups"):
+            raise UsageError("--ragged-groups excludes --indivisible: with it groups divide every tensor")
     if "estimator" not in set_by_rules:
         _check_estimator(options, is_range_given=given_range is not None or ranges_file is not None)
     attributes = {name: options[name] for name in ATTRIBUTES if name in options}
@@ -337,6 +369,7 @@ def request_of(options: Options, session: Session) -> Request:
         include=options["include"],
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],
+        indivisible=options.get("indivisible", ERROR),
         rules=layers.rules,
         places=layers.places,
     )
@@ -354,9 +387,9 @@ ATTRIBUTES = (
 )  # fmt: skip
 """Options that are attributes of the op as they are."""
 SETTINGS = (
-    "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "input_min",
-    "input_max", "ranges_file", "compute_dtype", "estimator", "percentile", "include", "exclude", "min_ndim",
-    "scale_bits",
+    "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "indivisible",
+    "input_min", "input_max", "ranges_file", "compute_dtype", "estimator", "percentile", "include", "exclude",
+    "min_ndim", "scale_bits",
 )  # fmt: skip
 """Options that a report names: those that decide its numbers."""
 

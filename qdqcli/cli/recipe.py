@@ -1,7 +1,6 @@
 """`qdq recipe`: what recipes and presets say, whether they are right, and which rule decides over a tensor."""
 
 import json
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "js
     epilog="""\b
 Examples:
   qdq recipe show
-  qdq recipe show weights-only
+  qdq recipe show linear-only
   qdq recipe lint recipe.toml MODEL_FOLDER
   qdq recipe explain recipe.toml MODEL_FOLDER 'layer.*'
   qdq recipe schema""",
@@ -130,9 +129,6 @@ def show(name: str | None) -> None:
         width = max(map(len, PRESETS))
         write("".join(f"{preset_name:<{width}}  {preset(preset_name).description}\n" for preset_name in PRESETS))
         return
-    if name not in PRESETS:
-        nearest = get_close_matches(name, PRESETS, n=1) or PRESETS
-        raise UsageError(f"there is no preset '{escape_name(name)}'; try {', '.join(nearest)}")
     write(preset_text(name))
 
 

@@ -93,7 +93,7 @@ class Layout:
         if last % group and not ragged:
             raise SpecError(
                 f"group_size {group} does not divide the last dimension of shape {list(shape)}; "
-                "choose a divisor, or let the last group of each row be shorter"
+                "choose a divisor, or ragged_groups"
             )
         per_row = -(-last // group)
         rows = size // last if last else 0

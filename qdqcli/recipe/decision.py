@@ -7,7 +7,7 @@ from typing import Any
 
 from qdqcli.errors import SpecError
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
-from qdqcli.recipe.keys import NONE, SETTINGS
+from qdqcli.recipe.keys import ERROR, NONE, SETTINGS, SKIP
 from qdqcli.recipe.rule import Rule, Setting, Settings, apply_rule
 
 LAST = "last"
@@ -48,7 +48,7 @@ class Resolution:
     @cached_property
     def decided_by(self) -> Mapping[str, str]:
         """Setting -> what decided it, without those that are built in; of a skipped tensor, what skips it."""
-        has_no_effect = ("min_ndim",) if isinstance(self.decision, QuantSpec) else ()
+        has_no_effect = ("min_ndim", "indivisible") if isinstance(self.decision, QuantSpec) else ()
         return {
             key: setting.places[-1]
             for key, setting in self.settings.items()
@@ -56,7 +56,9 @@ class Resolution:
         }
 
 
-def base_settings(spec: QuantSpec, min_ndim: int, *, last_axis: bool, places: Mapping[str, Sequence[str]]) -> Settings:
+def base_settings(
+    spec: QuantSpec, min_ndim: int, indivisible: str, *, last_axis: bool, places: Mapping[str, Sequence[str]]
+) -> Settings:
     """The settings before any rule: those of all tensors."""
     low, high = spec.given_range or (None, None)
     values: dict[str, Any] = {key: getattr(spec, key) for key in SETTINGS if hasattr(spec, key)}
@@ -66,6 +68,7 @@ def base_settings(spec: QuantSpec, min_ndim: int, *, last_axis: bool, places: Ma
         "input_max": high,
         "percentile": spec.percentile if spec.estimator == "percentile" else None,
         "min_ndim": min_ndim,
+        "indivisible": indivisible,
         "skip": None,
         "ranges": True if spec.range_given and spec.given_range is None else None,
     }
@@ -93,6 +96,26 @@ def resolve(base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int) -
     return Resolution(decision=decision, settings=settings, rules=rules, problems=problems)
 
 
+def divided(resolution: Resolution, shape: tuple[int, ...]) -> Resolution:
+    """What holds for tensors of a shape: as `indivisible` says where groups do not divide its last dimension."""
+    spec, settings = resolution.decision, resolution.settings
+    if not isinstance(spec, QuantSpec) or spec.group_size is None or spec.ragged_groups:
+        return resolution
+    way = settings["indivisible"]
+    if way.value == ERROR or (shape[-1] if shape else 1) % spec.group_size == 0:
+        return resolution
+    if way.value == SKIP:
+        reason = f"group_size {spec.group_size} does not divide the last dimension"
+        return replace(resolution, decision=Skip(reason=reason), settings={"indivisible": way})
+    place = way.places[-1] if way.places else "--indivisible"
+    axis = 0 if len(shape) > 1 else WHOLE_TENSOR
+    changed = {
+        "axis": settings["axis"].over(NONE if axis == WHOLE_TENSOR else axis, place),
+        "group_size": settings["group_size"].over(None, place),
+    }
+    return replace(resolution, decision=replace(spec, group_size=None, axis=axis), settings={**settings, **changed})
+
+
 def _skipped(
     settings: Settings, key: str, reason: str, rules: Sequence[Rule], problems: Sequence[Problem]
 ) -> Resolution:
@@ -105,7 +128,7 @@ def _spec(settings: Settings, spec: QuantSpec, ndim: int) -> QuantSpec:
     values["axis"] = {NONE: WHOLE_TENSOR, LAST: max(ndim - 1, 0)}.get(axis, axis)
     low, high = values.pop("input_min"), values.pop("input_max")
     is_from_file = values.pop("ranges") is not None
-    del values["skip"], values["min_ndim"]
+    del values["skip"], values["min_ndim"], values["indivisible"]
     return replace(
         spec, **values, range_given=is_from_file or low is not None, given_range=None if low is None else (low, high)
     )

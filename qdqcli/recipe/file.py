@@ -13,7 +13,8 @@ from qdqcli.op.spec import WHOLE_TENSOR
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.keys import NONE, RECIPE, SELECTION, SETTINGS
 from qdqcli.recipe.lines import Path as Place
-from qdqcli.recipe.rule import Rule, listed_keys
+from qdqcli.recipe.rule import Rule, listed_keys, overridden
+from qdqcli.recipe.scheme import settings_of_scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ class _Reader:
 
     def settings(self, table: Mapping[str, Any], place: Place, name: str) -> dict[str, Any]:
         fail = self.document.fail
-        values = {}
+        values: dict[str, Any] = {}
         for key, value in table.items():
             if key not in SETTINGS:
                 continue
@@ -122,7 +123,7 @@ class _Reader:
             fail((*place, "input_min"), f"{name}: input_min is above input_max; min <= max must hold")
         if "input_min" in values and "estimator" in values:
             fail((*place, "estimator"), f"{name} gives a range and an estimator of ranges; leave one out")
-        return values
+        return overridden(settings_of_scheme(table["scheme"]), values) if "scheme" in table else values
 
 
 def _plain(key: str, value: Any) -> Any:

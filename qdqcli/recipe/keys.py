@@ -6,12 +6,15 @@ from typing import Any
 from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR, ComputeDType, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.schema import PATTERNS, Schema, either, published, table, tables
+from qdqcli.recipe.scheme import EXAMPLES, SCHEME_PATTERN
 
 SCHEMA_VERSION = 1
 VERSION: Schema = {"enum": [SCHEMA_VERSION], "description": "The version of the schema; may be left out."}
 NONE = "none"
 """For `axis`: one range per tensor. For `group_size`: no groups, where an earlier table asks for them."""
 
+ERROR, SKIP, CHANNEL = "error", "skip", "channel"
+"""What `indivisible` makes of a tensor that does not divide into groups."""
 _ROUND_MODES = [str(mode) for mode in RoundMode]
 
 SETTINGS: dict[str, Schema] = {
@@ -25,6 +28,9 @@ SETTINGS: dict[str, Schema] = {
     "group_size": either({"enum": [NONE]}, {"type": "integer", "minimum": 1},
                           description="Neighbours along the last axis that share a range; none: no groups after all."),
     "ragged_groups": {"type": "boolean", "description": "Whether the last group of a row may be shorter."},
+    "indivisible": {"enum": [ERROR, SKIP, CHANNEL],
+                    "description": "What becomes of a tensor whose last dimension group_size does not divide: error, "
+                    "left in float, one range per channel."},
     "input_min": {"type": "number", "description": "The lower end of a range that is given."},
     "input_max": {"type": "number", "description": "The upper end of a range that is given."},
     "estimator": {"enum": list(ESTIMATORS), "description": "How a range that is not given is chosen."},
@@ -35,6 +41,12 @@ SETTINGS: dict[str, Schema] = {
     "min_ndim": {"type": "integer", "minimum": 0, "description": "Tensors with fewer dimensions are left as they are."},
 }  # fmt: skip
 """Keys of `[defaults]` and of rules: the options' names."""
+
+SHORT: dict[str, Schema] = {
+    "scheme": {"type": "string", "pattern": SCHEME_PATTERN, "examples": list(EXAMPLES),
+               "description": "Short for num_bits, signed_input, axis and group_size, which override it."},
+}  # fmt: skip
+"""Keys of both that stand for several settings."""
 
 SELECTION: dict[str, Schema] = {
     "include": either(*PATTERNS, description="Only tensors with such names are quantized."),
@@ -56,7 +68,7 @@ def _with_settings(keys: Mapping[str, Schema], description: str, **words: Any) -
     granular = {"axis": {"not": {"enum": [NONE, WHOLE_TENSOR]}}, "group_size": {"type": "integer"}}
     return (
         table(
-            {**keys, **SETTINGS},
+            {**keys, **SHORT, **SETTINGS},
             description,
             dependentRequired={"input_min": ["input_max"], "input_max": ["input_min"]},
             allOf=[{"not": {"properties": granular, "required": list(granular)}}],
@@ -67,10 +79,10 @@ def _with_settings(keys: Mapping[str, Schema], description: str, **words: Any) -
 
 def _rule() -> Schema:
     rule = _with_settings(RULE, "What holds for tensors that match, over what came before.", title="rule")
-    rule |= {"required": ["match"], "anyOf": [{"required": [key]} for key in (*SETTINGS, "skip")]}
+    rule |= {"required": ["match"], "anyOf": [{"required": [key]} for key in (*SHORT, *SETTINGS, "skip")]}
     rule["allOf"] += [
         {"if": {"properties": {"skip": {"type": "string"}}, "required": ["skip"]},
-         "then": {"properties": dict.fromkeys(SETTINGS, False)}},
+         "then": {"properties": dict.fromkeys((*SHORT, *SETTINGS), False)}},
     ]  # fmt: skip
     return rule
 

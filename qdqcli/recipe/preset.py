@@ -1,20 +1,58 @@
-"""PRESETS: recipes that come with the program. Each is a file that can be printed, copied and changed."""
+"""PRESETS: recipes that come with the program. Each is a file that can be printed, copied and changed.
 
+They say which tensors are quantized; bits and granularity have names of their own, schemes.
+"""
+
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
 from qdqcli.recipe.file import RecipeFile, parse_recipe
+from qdqcli.recipe.scheme import is_scheme
 
-PRESETS = ("int8-per-tensor", "int8-per-channel", "int4-per-channel", "int4-group128", "int4-group32", "weights-only")
+PRESETS = ("linear-only",)
 """Names of the files in `presets/`."""
+_FORMER = {
+    "weights-only": "--preset linear-only",
+    "int8-per-tensor": "--scheme int8-tensor",
+    "int8-per-channel": "--scheme int8-channel",
+    "int4-per-channel": "--scheme int4-channel",
+    "int4-group128": "--scheme int4-g128",
+    "int4-group32": "--scheme int4-g32",
+}
+"""Names of earlier versions, and what stands for them now."""
 
 
 def preset_text(name: str) -> str:
-    """The file of a preset, comments included."""
+    """The file of a preset, comments included.
+
+    Raises:
+        UsageError: there is no such preset; says what may have been meant.
+    """
+    check_preset(name)
     return files("qdqcli.recipe").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
 
 
 @cache
 def preset(name: str) -> RecipeFile:
-    """The preset of that name, one of `PRESETS`."""
+    """The preset of that name; raises like `preset_text`."""
     return parse_recipe(preset_text(name), f"preset {name}", prefix=f"preset {name}, ")
+
+
+def check_preset(name: str) -> None:
+    """Raise UsageError unless there is a preset of that name."""
+    if name not in PRESETS:
+        nearest = get_close_matches(name, PRESETS, n=1, cutoff=0.4) or PRESETS
+        offer = option_for(name) or f"try {', '.join(nearest)}"
+        raise UsageError(f"there is no preset '{escape_name(name)}'; {offer}")
+
+
+def option_for(name: str) -> str | None:
+    """The option that takes a name which is no recipe's: a preset, a former one, a scheme."""
+    if name in PRESETS:
+        return f"it is a preset: --preset {name}"
+    if name in _FORMER:
+        return f"it is now {_FORMER[name]}"
+    return f"it is a scheme: --scheme {name}" if is_scheme(name) else None

@@ -8,9 +8,10 @@ from typing import Self
 from qdqcli.errors import SpecError, UsageError
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.decision import TOO_FEW, Decision, Resolution, Skip, base_settings, resolve
+from qdqcli.recipe.decision import TOO_FEW, Decision, Resolution, Skip, base_settings, divided, resolve
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.findings import Finding, findings_of
+from qdqcli.recipe.keys import ERROR
 from qdqcli.recipe.patterns import (
     Covering,
     Holders,
@@ -64,6 +65,8 @@ class Recipe:
     """Patterns; they win over `include` and over rules."""
     min_ndim: int | None = 0
     """Tensors with fewer dimensions are left alone; None: the context says how many."""
+    indivisible: str = ERROR
+    """What becomes of a tensor whose last dimension the group size does not divide: `error`, `skip` or `channel`."""
     rules: Sequence[Rule] = ()
     """In order; they override the settings above."""
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -104,7 +107,7 @@ class Recipe:
         if errors:
             raise UsageError(_refusal(errors))
         warnings += self._idle_sources(by_rules)
-        resolutions = self._selected(tensors, context, by_rules, holders)
+        resolutions = _divided(tensors, self._selected(tensors, context, by_rules, holders))
         _check_layouts(tensors, resolutions)
         return resolutions, warnings
 
@@ -130,7 +133,7 @@ class Recipe:
         """What the rules make of each tensor, whether it is selected or not. Tensors of a kind share a resolution."""
         min_ndims = context.min_ndims if self.min_ndim is None else [self.min_ndim] * len(tensors)
         bases = {
-            least: base_settings(self.spec, least, last_axis=self.last_axis, places=self.places)
+            least: base_settings(self.spec, least, self.indivisible, last_axis=self.last_axis, places=self.places)
             for least in set(min_ndims)
         }
         known: dict[tuple[str | None, tuple[int, ...], int, int], Resolution] = {}
@@ -232,6 +235,19 @@ def _why_nothing(decisions: Sequence[Decision]) -> str:
     return "; ".join(described(reason, count) for reason, count in Counter(reasons).items())
 
 
+def _divided(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> list[Resolution]:
+    """The same where groups divide the tensors; else what `indivisible` makes of it, tensors of a kind alike."""
+    known: dict[tuple[int, tuple[int, ...]], Resolution] = {}
+
+    def of_shape(tensor: TensorInfo, resolution: Resolution) -> Resolution:
+        kind = id(resolution), tensor.shape
+        if kind not in known:
+            known[kind] = divided(resolution, tensor.shape)
+        return known[kind]
+
+    return list(map(of_shape, tensors, resolutions))
+
+
 def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> None:
     """All tensors that cannot take their settings, in one message."""
     kinds = {
@@ -250,9 +266,17 @@ def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resoluti
     lacks_axis = isinstance(first, SpecError) and "axis is" in str(first)
     place = resolution.decided_by.get("axis" if lacks_axis else "group_size", "--")
     by = "" if place.startswith("--") else f", set by {place}"
-    advice = "--min-ndim, --exclude or a rule with skip" if lacks_axis else "--exclude or a rule with skip"
+    if lacks_axis:
+        advice = "--min-ndim, --exclude or a rule with skip leaves them alone"
+    elif isinstance(first, SpecError):
+        advice = (
+            "--ragged-groups shortens the last group of each row, --indivisible skip leaves them in float, "
+            "--indivisible channel gives them one range per channel"
+        )
+    else:
+        advice = "--exclude or a rule with skip leaves them alone"
     names = listed([tensor.name for tensor, _, _ in bad])
-    raise UsageError(f"{first}{by}; {len(bad)} of the selected tensors: {names}; {advice} leaves them alone")
+    raise UsageError(f"{first}{by}; {len(bad)} of the selected tensors: {names}; {advice}")
 
 
 def _misfit(tensor: TensorInfo, resolution: Resolution) -> UsageError | None:

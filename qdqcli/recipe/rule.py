@@ -7,7 +7,7 @@ from typing import Any
 
 from qdqcli.escape import escape_name
 from qdqcli.op.spec import DEFAULT_ESTIMATOR
-from qdqcli.recipe.keys import NONE
+from qdqcli.recipe.keys import ERROR, NONE
 
 Changes = Mapping[str, Any]
 """Key of a recipe -> value; a group size of None is none."""
@@ -74,6 +74,14 @@ def displaced(changes: Changes) -> dict[str, tuple[Any, str]]:
     return found
 
 
+def overridden(under: Changes, over: Changes) -> dict[str, Any]:
+    """Both tables as one: a setting of the upper one displaces those of the lower one that it excludes."""
+    displaces = {key: value for key, (value, _) in displaced(over).items() if key in under}
+    if over.get("axis", NONE) != NONE and under.get("group_size") is not None:
+        displaces["group_size"] = None
+    return {**under, **displaces, **over}
+
+
 def apply_rule(settings: Settings, rule: Rule) -> Iterator[str]:
     """Change the settings of a tensor to what the rule says; yields what it contradicts."""
     skip, changes = settings["skip"], rule.changes
@@ -95,6 +103,8 @@ def apply_rule(settings: Settings, rule: Rule) -> Iterator[str]:
         settings[key] = settings[key].over(value, rule.place)
     if changes.get("ragged_groups") and settings["group_size"].value is None:
         yield "sets ragged_groups for {tensors}, where no group_size holds; set it too"
+    if changes.get("indivisible", ERROR) != ERROR and settings["group_size"].value is None:
+        yield "sets indivisible for {tensors}, where no group_size holds; set it too"
     if "percentile" in changes and settings["estimator"].value != "percentile":
         yield 'sets percentile for {tensors}, whose estimator is another; set estimator = "percentile" too'
 

@@ -3,6 +3,7 @@
 A key whose schema is `{"not": {}}` is refused with its description, which says what to write instead.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from math import isfinite
@@ -65,7 +66,7 @@ def is_valid(value: Any, schema: Schema) -> bool:
         case "string" if schema.get("format") == "date":
             return _is_date(value)
         case "string":
-            return isinstance(value, str) and bool(value.strip() if "pattern" in schema else value)
+            return isinstance(value, str) and re.search(schema.get("pattern", "."), value) is not None
         case "array":
             items = isinstance(value, list) and len(value) >= schema.get("minItems", 0)
             return items and all(is_valid(item, schema["items"]) for item in value)
@@ -105,8 +106,7 @@ def words_for(schema: Schema) -> str:
         return " or ".join(shown[:3])
     kind = {
         "boolean": "true or false",
-        "string": "a date such as 2027-01-31" if schema.get("format") == "date"
-        else "a reason" if "pattern" in schema else "a text",
+        "string": _words_for_text(schema),
         "array": "a list of them",
         "integer": "an integer",
         "number": "a number",
@@ -115,6 +115,14 @@ def words_for(schema: Schema) -> str:
     if more_than is not None:
         return f"{kind} above {more_than} and up to {high}"
     return kind if low is None else f"{kind} from {low} on" if high is None else f"{kind} from {low} to {high}"
+
+
+def _words_for_text(schema: Schema) -> str:
+    if "examples" in schema:
+        return f"one such as {', '.join(schema['examples'])}"
+    if schema.get("format") == "date":
+        return "a date such as 2027-01-31"
+    return "a reason" if "pattern" in schema else "a text"
 
 
 def published(schema: Schema, title: str) -> dict[str, Any]:

@@ -10,14 +10,15 @@ import pytest
 
 from qdqcli.errors import UsageError
 from qdqcli.recipe.file import RecipeFile, parse_recipe, read_recipe
-from qdqcli.recipe.keys import RULE, SELECTION, SETTINGS, json_schema
+from qdqcli.recipe.keys import RULE, SELECTION, SETTINGS, SHORT, json_schema
 from qdqcli.recipe.preset import PRESETS, preset_text
 
 HEAD = "schema = 1\n"
 RULE_OF_ALL = '[[rules]]\nmatch = "*"\n'
 VALUES: dict[str, Any] = {
     "num_bits": 4, "signed_input": False, "narrow_range": True, "round_mode": "half_up", "axis": "last",
-    "group_size": 32, "ragged_groups": True, "input_min": -1.5, "input_max": 2, "estimator": "mse", "percentile": 99.5,
+    "group_size": 32, "ragged_groups": True, "indivisible": "skip",
+    "input_min": -1.5, "input_max": 2, "estimator": "mse", "percentile": 99.5,
     "compute_dtype": "native", "min_ndim": 2,
 }  # fmt: skip
 EXCLUSIVE = ({"group_size", "ragged_groups"}, {"input_min", "input_max"})
@@ -199,7 +200,8 @@ BAD_FOR_THE_SCHEMA: list[dict[str, Any]] = [
     {"schema": 1, "defaults": {"estimator": "mean"}}, {"schema": 1, "rules": [{"num_bits": 4}]},
     {"schema": 1, "rules": [{"match": "a"}]}, {"schema": 1, "rules": [{"match": [], "num_bits": 4}]},
     {"schema": 1, "rules": [{"match": "a", "skip": True}]}, {"schema": 1, "rules": [{"match": "a", "skip": " "}]},
-    {"schema": 1, "rules": [{"match": "a", "skip": "b", "num_bits": 4}]},
+    {"schema": 1, "rules": [{"match": "a", "skip": "b", "num_bits": 4}]}, {"schema": 1, "defaults": {"scheme": "nf4"}},
+    {"schema": 1, "rules": [{"match": "a", "skip": "b", "scheme": "int4"}]},
     {"schema": 1, "rules": [{"match": "a", "optional": True}]}, {"schema": 1, "rules": {"match": "a", "axis": 0}},
     {"schema": 1, "defaults": {"percentile": 50}}, {"schema": 1, "defaults": {"round_mode": "Half_Up"}},
 ]  # fmt: skip
@@ -208,7 +210,7 @@ GOOD_FOR_THE_SCHEMA: list[dict[str, Any]] = [
     {"schema": 1, "defaults": {"axis": "none", "group_size": 4, "include": "a", "exclude": ["b", "re:c"]}},
     {"schema": 1, "defaults": {"axis": 0, "group_size": "none"}}, {"schema": 1, "defaults": {"num_bits": 4.0}},
     {"schema": 1, "rules": [{"match": "a", "skip": False, "num_bits": 4}, {"match": ["a"], "skip": False}]},
-    {"schema": 1, "rules": [{"match": "a", "skip": "b", "optional": True}]},
+    {"schema": 1, "rules": [{"match": "a", "skip": "b", "optional": True}, {"match": "b", "scheme": "int4-g32"}]},
 ]  # fmt: skip
 
 
@@ -224,8 +226,8 @@ def test_the_schema_and_the_reader_say_the_same(data: dict[str, Any]) -> None:
 def test_the_schema_is_one_and_describes_every_key() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    for keys, part in ((SETTINGS | SELECTION, schema["properties"]["defaults"]),
-                       (SETTINGS | RULE, schema["properties"]["rules"]["items"])):  # fmt: skip
+    for keys, part in ((SHORT | SETTINGS | SELECTION, schema["properties"]["defaults"]),
+                       (SHORT | SETTINGS | RULE, schema["properties"]["rules"]["items"])):  # fmt: skip
         assert set(part["properties"]) == set(keys)
         assert all(entry["description"].endswith(".") for entry in part["properties"].values())
 

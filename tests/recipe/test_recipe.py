@@ -200,7 +200,7 @@ def test_a_group_size_that_does_not_divide_names_the_tensors() -> None:
     message = refusal(spec=QuantSpec(group_size=8))
     assert "group_size 8 does not divide the last dimension of shape [10, 4]" in message
     assert "2 of the selected tensors: 'embed', 'scale'" in message
-    assert "--exclude" in message
+    assert "--indivisible skip" in message
 
 
 def test_ragged_groups_lift_the_error_of_a_group_size() -> None:

@@ -1,0 +1,41 @@
+"""Schemes: short names for bits and granularity, `int8-channel`, `int4-g128`."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+
+SCHEME_PATTERN = r"^u?int([1-9]|[1-5][0-9]|6[0-2])(-(tensor|channel|g[1-9][0-9]*))?$"
+EXAMPLES = ("int8-channel", "int4-g128", "uint8-tensor", "int6")
+
+
+def is_scheme(text: str) -> bool:
+    """Whether the text is the name of a scheme."""
+    return re.fullmatch(SCHEME_PATTERN, text) is not None
+
+
+def settings_of_scheme(name: str) -> Mapping[str, Any]:
+    """The settings that a scheme stands for, by key of a recipe.
+
+    Bits and sign; with a granularity also axis and group size, one of which is none.
+
+    Raises:
+        UsageError: no scheme has that name.
+    """
+    if not is_scheme(name):
+        raise UsageError(
+            f"'{escape_name(name)}' is not a scheme: expected [u]intN, [u]intN-tensor, [u]intN-channel or [u]intN-gM, "
+            f"e.g. {', '.join(EXAMPLES[:3])}; only linear symmetric integers are simulated, not FP8, NF4, MX or GGUF"
+        )
+    code, _, granularity = name.partition("-")
+    settings = {"num_bits": int(code.removeprefix("u").removeprefix("int")), "signed_input": not code.startswith("u")}
+    match granularity[:1]:
+        case "":
+            return settings
+        case "t":
+            return settings | {"axis": "none", "group_size": None}
+        case "c":
+            return settings | {"axis": 0, "group_size": None}
+    return settings | {"axis": "none", "group_size": int(granularity[1:])}
