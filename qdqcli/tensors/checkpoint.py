@@ -157,7 +157,8 @@ FORMATS = {
 def open_checkpoint(path: Path, *, void_dtype: str | None = None) -> Checkpoint:
     """Read the headers of the file or folder at `path`, all of them before any data.
 
-    `void_dtype` is the safetensors name of the dtype that `.npy` elements of an unnamed kind (`|V2`) have.
+    `void_dtype` is the safetensors name of the dtype that `.npy` elements of an unnamed kind (`|V2`) have, and integers
+    of its size.
 
     Raises:
         InputError: missing, unreadable or malformed; names the file.
@@ -208,7 +209,10 @@ def open_as(suffix: str, path: Path, name: str, void_dtype: str | None = None) -
 
 def void_notes(shard: Shard) -> Iterator[Note]:
     """A note if tensors of the shard may be bfloat16 in NumPy's disguise."""
-    arrays = [tensor.name for tensor in shard.tensors if tensor.dtype.name == "|V2"]
+    dtypes = {"|V2"}
+    if shard.path.suffix.lower() != ".safetensors" and not any(tensor.dtype.is_floating for tensor in shard.tensors):
+        dtypes |= {"U16", "I16"}
+    arrays = [tensor.name for tensor in shard.tensors if tensor.dtype.name in dtypes]
     if arrays:
         yield Note.of(NoteKind.UNNAMED_DTYPE, show_path(shard.path), arrays)
 

@@ -31,7 +31,7 @@ class NoteKind(StrEnum):
     INCOMPLETE = "incomplete"
     """A shard whose siblings (`names`) are not there, and no index says that they need not be."""
     UNNAMED_DTYPE = "unnamed-dtype"
-    """Arrays (`names`) of unnamed 2-byte elements, which may be bfloat16."""
+    """Arrays (`names`) of unnamed 2-byte elements, or of 16-bit integers and nothing else, which may be bfloat16."""
 
 
 class Note(NamedTuple):
@@ -81,8 +81,8 @@ _SENTENCES = {
     "the index (vLLM, diffusers) load the shards; both are processed; remove the one that is not meant",
     NoteKind.INCOMPLETE: "{shards} of the same checkpoint missing: {names}; no index lists them, so the download may "
     "be incomplete",
-    NoteKind.UNNAMED_DTYPE: "copied as they are: {arrays} of unnamed 2-byte elements (|V2); NumPy stores bfloat16 like "
-    "this: pass --dtype bf16 if they are",
+    NoteKind.UNNAMED_DTYPE: "copied as they are: {arrays} of unnamed or integer 2-byte elements (|V2, U16, I16); "
+    "bfloat16 is stored like this: pass --dtype bf16 if they are",
 }
 
 

@@ -1,4 +1,4 @@
-"""`.npy` files: a strict reader of the header, without NumPy and without pickles.
+"""`.npy` files: a strict reader of the header, without pickles; NumPy is asked only for dtypes of unusual spelling.
 
 Source: NumPy's `numpy.lib.format`. Stricter in what would be lost or misread: nothing may follow the array, a key may
 not come twice, and the limit on the header's length is checked before the header is read.
@@ -10,6 +10,7 @@ import struct
 import warnings
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.tensors.flat import FlatShard
@@ -23,21 +24,32 @@ MAX_HEADER_BYTES = 10_000
 PREFIX_BYTES = 12 + MAX_HEADER_BYTES
 """As much of a file as `parse_npy` may need to see."""
 
+MAGIC = b"\x93NUMPY"
+
 _DAMAGED = "the file is damaged or was written by a faulty tool"
-_MAGIC = b"\x93NUMPY"
 _LENGTH_FORMATS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
-_DESCR = re.compile(r"([<>|=]?)([biufcmMSaUV])(\d{0,10})(\[[^\[\]]{1,20}\])?")
+_DESCR = re.compile(r"([<>|=]?)([biufcmMSUV])(\d{1,10})(\[[0-9A-Za-z/]{1,20}\])?")
+_SCALAR = re.compile(r"[<>|=]?[A-Za-z]\w*")
 _SIZES = {"b": {1}, "i": {1, 2, 4, 8}, "u": {1, 2, 4, 8}, "f": {1, 2, 4, 8, 12, 16}, "c": {8, 16, 24, 32}}
 _SIZES |= {"m": {8}, "M": {8}}
-_NAMES = {"b1": "BOOL", "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64"}
+_NAMES = {"b1": "BOOL", "f1": "F8_E5M2", "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64"}
 _NAMES |= {f"{kind}{size}": f"{kind.upper()}{size * 8}" for kind in "iu" for size in (1, 2, 4, 8)}
+
+
+class ObjectArrayError(MalformedError):
+    """The array holds Python objects, which only a pickle can restore."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "holds Python objects, which only a pickle can restore; pickles are never loaded, save plain arrays"
+        )
 
 
 def open_npy(path: Path, name: str, void_dtype: str | None = None) -> FlatShard:
     """Read and check the header of an `.npy` file, which holds one tensor: the file's name without suffix.
 
-    `name` is the file's name relative to its checkpoint. Elements of an unnamed kind (`|V2`) are of `void_dtype` where
-    its size is theirs, and opaque bytes otherwise.
+    `name` is the file's name relative to its checkpoint. Elements of an unnamed kind (`|V2`) and integers (`<u2`) are
+    of `void_dtype` where its size is theirs.
 
     Raises:
         InputError: unreadable or malformed; names the file.
@@ -56,16 +68,15 @@ def parse_npy(prefix: bytes, size: int, *, name: str, shard: str, void_dtype: st
     there. `name` and `shard` go into the result.
 
     Raises:
+        ObjectArrayError: its elements are Python objects.
         MalformedError: by the rules of the format or by ours.
     """
-    literal, start = _read_literal(prefix, size)
-    fields = _parse_literal(literal)
+    literal, version, start = _read_literal(prefix, size)
+    fields = _parse_literal(literal, version)
     shape = _parse_shape(fields["shape"])
     fortran_order = fields["fortran_order"]
     if not isinstance(fortran_order, bool):
-        raise MalformedError(
-            f"header: fortran_order is {escape_name(repr(fortran_order), 40)}, not True or False; {_DAMAGED}"
-        )
+        raise MalformedError(f"header: fortran_order is {_shown(fortran_order)}, not True or False; {_DAMAGED}")
     dtype, big_endian = _parse_descr(fields["descr"], void_dtype)
     nbytes = prod(shape) * dtype.bits // 8
     if start + nbytes != size:
@@ -83,9 +94,9 @@ def parse_npy(prefix: bytes, size: int, *, name: str, shard: str, void_dtype: st
     )
 
 
-def _read_literal(prefix: bytes, size: int) -> tuple[str, int]:
-    """The text of the header and the offset behind it."""
-    if not prefix.startswith(_MAGIC):
+def _read_literal(prefix: bytes, size: int) -> tuple[str, tuple[int, ...], int]:
+    """The text of the header, the format's version and the offset behind the header."""
+    if not prefix.startswith(MAGIC):
         found = (
             describe(prefix, expected="an .npy file") or "the download may be incomplete, or it is another kind of file"
         )
@@ -105,17 +116,18 @@ def _read_literal(prefix: bytes, size: int) -> tuple[str, int]:
     if length > MAX_HEADER_BYTES:
         raise MalformedError(f"has a header of {length} bytes; at most {MAX_HEADER_BYTES} are parsed")
     try:
-        return prefix[start : start + length].decode("utf-8" if version == (3, 0) else "latin-1"), start + length
+        text = prefix[start : start + length].decode("utf-8" if version == (3, 0) else "latin-1")
     except UnicodeDecodeError as error:
         raise MalformedError(f"header is not UTF-8 at byte {error.start}") from error
+    return text, version, start + length
 
 
-def _parse_literal(literal: str) -> dict[str, object]:
+def _parse_literal(literal: str, version: tuple[int, ...]) -> dict[str, object]:
     """The header's dictionary: the three keys of the format, each once."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the parser warns about odd literals, such as a call of a number
-            tree = ast.parse(literal.strip(" \n"), mode="eval").body
+            tree = _parse(literal, version).body
             fields = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise MalformedError(f"header is not a Python literal ({type(error).__name__}); {_DAMAGED}") from error
@@ -124,14 +136,41 @@ def _parse_literal(literal: str) -> dict[str, object]:
     return dict(fields)
 
 
+def _parse(literal: str, version: tuple[int, ...]) -> ast.Expression:
+    text = literal.strip(" \n")
+    try:
+        return ast.parse(text, mode="eval")
+    except SyntaxError:
+        if version == (3, 0):
+            raise
+        return ast.parse(_without_long_suffixes(text), mode="eval")
+
+
+def _without_long_suffixes(literal: str) -> str:
+    """The literal with Python 2's integers (`10L`) as Python 3 writes them. Source: `numpy.lib.format._filter_header`.
+
+    Raises:
+        SyntaxError: it cannot be split into tokens.
+    """
+    import tokenize  # Python 2 wrote few of the files that are read
+    from io import StringIO
+
+    kept: list[tuple[int, str]] = []
+    try:
+        for token in tokenize.generate_tokens(StringIO(literal).readline):
+            if not (kept and kept[-1][0] == tokenize.NUMBER and token[:2] == (tokenize.NAME, "L")):
+                kept.append((token.type, token.string))
+    except tokenize.TokenError as error:
+        raise SyntaxError(str(error)) from error
+    return tokenize.untokenize(kept).strip(" \n")
+
+
 def _parse_shape(shape: object) -> tuple[int, ...]:
     if not isinstance(shape, tuple):
-        raise MalformedError(f"header: shape is {escape_name(repr(shape), 40)}, not a tuple; {_DAMAGED}")
+        raise MalformedError(f"header: shape is {_shown(shape)}, not a tuple; {_DAMAGED}")
     for size in shape:
         if type(size) is not int or size < 0:  # `type`: True is an int
-            raise MalformedError(
-                f"header: shape holds {escape_name(repr(size), 40)}, not an integer from 0 up; {_DAMAGED}"
-            )
+            raise MalformedError(f"header: shape holds {_shown(size)}, not an integer from 0 up; {_DAMAGED}")
     if prod(size for size in shape if size) >= 1 << 63:
         raise MalformedError(f"header: the number of elements does not fit in 63 bits; {_DAMAGED}")
     return shape
@@ -139,54 +178,52 @@ def _parse_shape(shape: object) -> tuple[int, ...]:
 
 def _parse_descr(descr: object, void_dtype: str | None) -> tuple[DType, bool]:
     """The dtype, and whether its bytes are stored most significant first."""
-    if not isinstance(descr, str):
-        return DType(name=f"|V{_struct_bytes(descr)}", bits=8 * _struct_bytes(descr)), False
-    order, kind, itemsize = _split_descr(descr)
-    big_endian = order == ">" and itemsize > 1 and kind not in "SaV"
+    order, kind, itemsize = _split_descr(descr) or _split_unusual(descr)
+    big_endian = order == ">" and itemsize > 1 and kind not in "SV"
+    named = DTYPES.get(void_dtype or "")
+    is_unnamed = kind in "Viu" and isinstance(descr, str) and _SCALAR.fullmatch(descr)
+    if is_unnamed and named is not None and named.bits == 8 * itemsize:
+        return named, big_endian
     if f"{kind}{itemsize}" in _NAMES:
         return DTYPES[_NAMES[f"{kind}{itemsize}"]], big_endian
-    named = DTYPES.get(void_dtype or "")
-    if kind == "V" and named is not None and named.bits == 8 * itemsize:
-        return named, False
-    name = f"|V{itemsize}" if kind == "V" else descr
-    return DType(name=name, bits=8 * itemsize), big_endian
+    unit = f"[{descr.partition('[')[2]}" if kind in "mM" and isinstance(descr, str) and "[" in descr else ""
+    length = itemsize // 4 if kind == "U" else itemsize
+    return DType(name=f"{'|' if kind in 'SV' else order}{kind}{length}{unit}", bits=8 * itemsize), big_endian
 
 
-def _split_descr(descr: str) -> tuple[str, str, int]:
-    """Byte order, kind and bytes per element of a dtype string such as `<f4`."""
-    if "O" in descr:
-        raise MalformedError(
-            "holds Python objects, which only a pickle can restore; pickles are never loaded, save plain arrays"
-        )
-    match = _DESCR.fullmatch(descr)
+def _split_descr(descr: object) -> tuple[str, str, int] | None:
+    """Byte order, kind and bytes per element of a dtype as NumPy spells it, such as `<f4`; None of any other."""
+    match = _DESCR.fullmatch(descr) if isinstance(descr, str) else None
     if match is None or (match[4] and match[2] not in "mM"):
-        raise MalformedError(
-            f"header: descr {escape_name(repr(descr), 40)} is not a dtype that can be read; {_DAMAGED}"
-        )
-    order, kind, digits = match[1], match[2], match[3]
-    itemsize = int(digits or 0) * (4 if kind == "U" else 1)
+        return None
+    order, kind = match[1], match[2]
+    itemsize = int(match[3]) * (4 if kind == "U" else 1)
     if itemsize not in _SIZES.get(kind, (itemsize,)) or itemsize == 0:
-        raise MalformedError(
-            f"header: descr {escape_name(repr(descr), 40)} is not a dtype that can be read; {_DAMAGED}"
-        )
-    return order, kind, itemsize
+        return None
+    return {"": "<", "=": "<"}.get(order, order), kind, itemsize
 
 
-def _struct_bytes(descr: object) -> int:
-    """Bytes per element of a structured dtype: a list of (name, dtype) or (name, dtype, shape)."""
-    if isinstance(descr, str):
-        return _split_descr(descr)[2]
-    if isinstance(descr, tuple) and len(descr) == 2:
-        return _struct_bytes(descr[0]) * prod(_parse_shape(descr[1]))
-    if not isinstance(descr, list) or not descr:
-        raise MalformedError(
-            f"header: descr {escape_name(repr(descr), 40)} is not a dtype that can be read; {_DAMAGED}"
-        )
-    total = 0
-    for field in descr:
-        if not isinstance(field, tuple) or len(field) not in (2, 3):
-            raise MalformedError(
-                f"header: descr has a field {escape_name(repr(field), 40)}, not a name and a dtype; {_DAMAGED}"
-            )
-        total += _struct_bytes(field[1]) * prod(_parse_shape(field[2] if len(field) == 3 else ()))
-    return total
+def _split_unusual(descr: object) -> tuple[str, str, int]:
+    """The same of whatever else NumPy takes: `float32`, `f`, `int`, a list of fields; structures are kind `V`."""
+    import numpy as np  # not for the usual spellings: headers alone are listed without it
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are on their way out
+            dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)  # type: ignore[arg-type]
+    except Exception as error:  # of nine classes at least
+        raise MalformedError(f"header: descr {_shown(descr)} is not a dtype that NumPy can read; {_DAMAGED}") from error
+    if dtype.hasobject:
+        raise ObjectArrayError
+    split = ("|", "V", dtype.itemsize) if dtype.kind == "V" else _split_descr(dtype.str)
+    if split is None or not dtype.itemsize:
+        raise MalformedError(f"header: descr {_shown(descr)} is not a dtype that can be read; {_DAMAGED}")
+    return split
+
+
+def _shown(value: object) -> str:
+    """A value of the header for a message."""
+    try:
+        return escape_name(repr(value), 40)
+    except ValueError:  # Python does not print integers of more than 4,300 digits
+        return "a number of thousands of digits"

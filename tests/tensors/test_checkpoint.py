@@ -3,11 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qdqcli.errors import InputError, UnavailableError, UsageError
 from qdqcli.tensors.checkpoint import FORMATS, expand_inputs, open_checkpoint
-from tests.tensors.files import safetensors_bytes, write
+from tests.tensors.files import npy_bytes, safetensors_bytes, write
 
 GOOD = safetensors_bytes({"w": ("F32", (2,))})
 
@@ -95,3 +96,17 @@ def test_opening_imports_neither_numpy_nor_zipfile(tmp_path: Path) -> None:
         "open_checkpoint(Path(sys.argv[1])); assert not {'numpy', 'zipfile'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+@pytest.mark.parametrize("descr", ["|V2", "<u2", "<i2"])
+def test_arrays_that_may_be_bfloat16_are_noted(tmp_path: Path, descr: str) -> None:
+    path = write(tmp_path / "x.npy", npy_bytes(np.zeros(3, descr)))
+    (note,) = open_checkpoint(path).notes
+    assert note.names == ("x",)
+    assert "--dtype bf16" in note.text()
+    assert open_checkpoint(path, void_dtype="BF16").notes == ()
+
+
+def test_integers_beside_floats_are_integers(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", w=np.zeros(3, "<f4"), ids=np.zeros(3, "<u2"))
+    assert open_checkpoint(tmp_path / "x.npz").notes == ()

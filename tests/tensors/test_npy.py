@@ -42,6 +42,15 @@ REFUSED = {
     "descr None": npy_with_header(header("None"), bytes(8)),
     "descr '|V0'": npy_with_header(header("'|V0'")),
     "descr '<f4[s]'": npy_with_header(header("'<f4[s]'"), bytes(8)),
+    "shape holds a number of thousands": npy_with_header(header(shape=f"(-0x{'f' * 4000},)")),
+    "fortran_order is a number of thousands": npy_with_header(header(order=f"0x{'f' * 4000}")),
+    "descr a number of thousands": npy_with_header(header(f"0x{'f' * 4000}")),
+    "shape is a number of thousands": npy_with_header(header(shape=f"[0x{'f' * 4000}]")),
+    "number of elements": npy_with_header(header(shape=f"(0x{'f' * 4000},)")),
+    "descr [('a', '<f4'), ('a', '<i4')]": npy_with_header(header("[('a', '<f4'), ('a', '<i4')]"), bytes(16)),
+    "descr 'no_such_type'": npy_with_header(header("'no_such_type'"), bytes(8)),
+    "not a Python literal (S": npy_with_header(header(shape="(2L,)"), bytes(8), (3, 0)),
+    "literal (SyntaxError)": npy_with_header(header(shape="((2L,)")),
     "holds Python objects": npy_with_header(header("'|O'"), bytes(8)),
     "Python objects": npy_with_header(header("[('a', '<f4'), ('b', '|O')]"), bytes(24)),
     "only a pickle": npy_with_header(header("'f4,O'"), bytes(24)),
@@ -91,9 +100,36 @@ def test_names_the_dtype(tmp_path: Path, descr: str, name: str, big_endian: bool
     assert tensor.dtype.is_floating == (name in ("F16", "F32", "F64"))
 
 
-def test_void_is_what_the_user_says_where_the_size_fits(tmp_path: Path) -> None:
-    assert describe(tmp_path, np.zeros(3, "V2"), "BF16").dtype.name == "BF16"
-    assert describe(tmp_path, np.zeros(3, "V4"), "BF16").dtype.name == "|V4"
+@pytest.mark.parametrize("descr", ["|V2", "<u2", "<i2", ">u2", ">i2"])
+def test_void_and_integers_are_what_the_user_says_where_the_size_fits(tmp_path: Path, descr: str) -> None:
+    tensor = describe(tmp_path, np.zeros(3, descr), "BF16")
+    assert (tensor.dtype.name, tensor.big_endian) == ("BF16", descr.startswith(">"))
+
+
+@pytest.mark.parametrize(("descr", "name"), [("V4", "|V4"), ("<u4", "U32"), ("<f2", "F16"), ("i1,i1", "|V2")])
+def test_what_the_user_says_is_not_for_other_dtypes(tmp_path: Path, descr: str, name: str) -> None:
+    assert describe(tmp_path, np.zeros(3, descr), "BF16").dtype.name == name
+
+
+SPELLINGS = [*"?bBhHiIlLqQpPefdgFDG", "float32", "half", "float", "int", "bool", "uint16", "complex64", "longdouble"]
+SPELLINGS += ["=f4", "|f4", "f4", ">e", "<d", "datetime64[s]", "m8[25s]", "U5", "=U5", ">U5", "c", "V3"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_a_dtype_is_what_numpy_makes_of_it(tmp_path: Path, spelling: str) -> None:
+    def read(descr: str) -> tuple[str, int, bool]:
+        data = npy_with_header(header(repr(descr)), bytes(2 * np.dtype(spelling).itemsize))
+        (tensor,) = open_npy(write(tmp_path / "x.npy", data), "x.npy").tensors
+        return tensor.dtype.name, tensor.dtype.bits, tensor.big_endian
+
+    assert read(spelling) == read(np.dtype(spelling).str)
+    assert read(spelling)[1] == 8 * np.dtype(spelling).itemsize
+
+
+def test_integers_of_python_2_are_read(tmp_path: Path) -> None:
+    old = header("[('10L', '<f4')]", shape="(2L, 0x1L)").replace("'descr'", "u'descr'")
+    (tensor,) = open_npy(write(tmp_path / "x.npy", npy_with_header(old, bytes(8))), "x.npy").tensors
+    assert tensor.shape == (2, 1)
 
 
 def test_structured_dtype_is_opaque_bytes(tmp_path: Path) -> None:
