@@ -1,12 +1,14 @@
 """`.npz` files: a zip archive in which each member `X.npy` is the tensor X.
 
 Only the two methods that NumPy writes are read, stored and deflated. A member is checked against its CRC before its
-first byte is handed out. The output has the same members in the same order, with the same names, methods and dates.
+first byte is handed out. The output has the same members in the same order, with the same names, methods and dates;
+members that are no arrays (objects, other files) are tensors of opaque bytes, copied as they are.
 """
 
 import hashlib
 import threading
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,16 +17,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qdqcli.errors import OutputError
-from qdqcli.escape import MalformedError, blame, escape_name, show_path
+from qdqcli.escape import blame, escape_name
 from qdqcli.tensors.checkpoint import ShardReader
-from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile, Spool, free_bytes
+from qdqcli.tensors.deflate import DeflatedMember, Pieces
+from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile, Spool
 from qdqcli.tensors.stream import InputStream, OutputStream
 from qdqcli.tensors.tensor import TensorInfo, check_range
 from qdqcli.tensors.zip_member import Member, read_members, zip_errors
 
-UNPACKED_MEMBERS = 8
-"""Members that a reader keeps unpacked; threads that read more of them at once unpack again and again."""
+OPEN_MEMBERS = 8
+"""Deflated members of which a reader keeps more than the pieces used last; threads rarely read more of them at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class NpzShard:
     @property
     def output_bytes(self) -> int:
         """The archive, and its tensors unpacked, which are collected before it is written."""
-        return self.identity.size + sum(member.tensor.nbytes for member in self.members)
+        return self.identity.size + sum(tensor.nbytes for tensor in self.tensors)
 
     def open(self) -> "NpzReader":
         return NpzReader(InputFile(self.path, expected=self.identity), self.members)
@@ -75,35 +77,37 @@ def open_npz(path: Path, name: str, void_dtype: str | None = None) -> NpzShard:
             path=path,
             name=name,
             members=members,
-            tensors=tuple(member.tensor for member in members),
+            tensors=tuple(member.tensor for member in members if member.tensor is not None),
             comment=comment,
             identity=file.identity,
         )
 
 
 class NpzReader:
-    """Reads stored members where they lie, deflated ones from an unnamed temporary file each."""
+    """Reads stored members where they lie, deflated ones by inflating them."""
 
     def __init__(self, file: InputFile, members: Sequence[Member]) -> None:
         self._file = file
-        self._members = {member.tensor.name: member for member in members}
+        self._members = {member.tensor.name: member for member in members if member.tensor is not None}
         self._lock = threading.Lock()
         self._checked: set[str] = set()
-        self._unpacked: OrderedDict[str, Spool] = OrderedDict()
-        with ExitStack() as undo, blame(file.path), zip_errors("is not a readable zip archive"):
-            undo.callback(file.close)
-            self._archive = zipfile.ZipFile(InputStream(file))
-            undo.pop_all()
+        self._pieces = Pieces(file.size)
+        self._opened: OrderedDict[str, DeflatedMember] = OrderedDict()
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         check_range(tensor, start, buffer.nbytes)
         member = self._members[tensor.name]
-        if member.is_stored:
-            self._check(member)
+        shown = escape_name(member.info.filename)
+        with blame(self._file.path), zip_errors(f"member '{shown}'"):
+            with self._lock:
+                deflated = None if member.is_stored else self._open(member)
+                if tensor.name not in self._checked:
+                    self._check(member, deflated)
+                    self._checked.add(tensor.name)
+                if deflated is not None:
+                    deflated.read_into(buffer, tensor.start + start)
+                    return
             self._file.read_into(buffer, member.start + tensor.start + start)
-        else:
-            with self._lock:  # held while reading: another thread may drop the temporary
-                self._unpack(member).read_into(buffer, tensor.start + start)
 
     def place(self, tensor: TensorInfo) -> None:  # noqa: ARG002 - members are compressed, and have a checksum
         return None
@@ -117,7 +121,7 @@ class NpzReader:
         self._file.check_unchanged()
 
     def close(self) -> None:
-        self._drop()
+        self._pieces.close()
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -126,59 +130,29 @@ class NpzReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._drop()
+        self._pieces.close()
         self._file.__exit__(kind, error, traceback)
 
-    def _drop(self) -> None:
-        self._archive.close()
-        while self._unpacked:
-            self._unpacked.popitem()[1].close()
+    def _open(self, member: Member) -> DeflatedMember:
+        info = member.info
+        deflated = self._opened.pop(info.filename, None)
+        if deflated is None:
+            if len(self._opened) == OPEN_MEMBERS:
+                self._opened.popitem(last=False)
+            deflated = DeflatedMember(self._file, member.start, info.compress_size, info.file_size, self._pieces)
+        self._opened[info.filename] = deflated
+        return deflated
 
-    def _check(self, member: Member) -> None:
-        with self._lock:
-            if member.tensor.name not in self._checked:
-                self._stream(member, _discard)
-                self._checked.add(member.tensor.name)
-
-    def _unpack(self, member: Member) -> Spool:
-        name = member.tensor.name
-        if name in self._unpacked:
-            self._unpacked.move_to_end(name)
-            return self._unpacked[name]
-        if len(self._unpacked) == UNPACKED_MEMBERS:
-            self._unpacked.popitem(last=False)[1].close()
-        spool = Spool()
-        with ExitStack() as undo:
-            undo.callback(spool.close)
-            _check_room(spool.folder, member.info.file_size)
-            self._stream(member, spool.write)
-            undo.pop_all()
-        self._unpacked[name] = spool
-        return spool
-
-    def _stream(self, member: Member, sink: Callable[[memoryview, int], None]) -> None:
-        """Give the unpacked member to `sink` in pieces; `zipfile` compares the CRC at its end."""
-        shown = escape_name(member.info.filename)
-        done = 0
-        with blame(self._file.path), zip_errors(f"member '{shown}'"), self._archive.open(member.info) as stream:
-            while data := stream.read(CHUNK_BYTES):
-                sink(memoryview(data), done)
-                done += len(data)
-            if done != member.info.file_size:
-                raise MalformedError(f"member '{shown}': has {done} bytes, {member.info.file_size} expected")
-
-
-def _discard(data: memoryview, offset: int) -> None:
-    del data, offset
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = free_bytes(folder)
-    if free is not None and free < needed:
-        raise OutputError(
-            f"{show_path(folder)}: unpacking needs {needed} bytes but the disk has {free} free; set TMPDIR to a folder "
-            "with more space"
-        )
+    def _check(self, member: Member, deflated: DeflatedMember | None) -> None:
+        if deflated is not None:
+            found = deflated.checksum()
+        else:
+            found = 0
+            for offset in range(0, member.info.file_size, CHUNK_BYTES):
+                length = min(CHUNK_BYTES, member.info.file_size - offset)
+                found = zlib.crc32(self._file.read(member.start + offset, length), found)
+        if found != member.info.CRC:
+            raise ValueError(f"its CRC-32 is {found:08x}, {member.info.CRC:08x} expected")
 
 
 class NpzWriter:
@@ -229,7 +203,8 @@ class NpzWriter:
         self._file.abort()
 
     def _pack(self, archive: zipfile.ZipFile, member: Member) -> None:
-        begin, nbytes = self._offsets[member.tensor.name], member.tensor.nbytes
+        tensor = member.tensor
+        begin, nbytes = (0, 0) if tensor is None else (self._offsets[tensor.name], tensor.nbytes)
         buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes)))
         with archive.open(_same_entry(member.info), "w") as stream:
             stream.write(member.header)

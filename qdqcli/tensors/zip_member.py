@@ -1,5 +1,7 @@
 """The members of a zip archive of arrays: where each lies, and what the header of its array says.
 
+As NumPy does, a member is taken for an array by its first bytes, also where its name has no `.npy`.
+
 Stricter than `zipfile`, which takes overlapping members, two of one name, hidden bytes before and behind, and
 compares a CRC only when a member is read to its end.
 """
@@ -12,10 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qdqcli.escape import MalformedError, escape_name
-from qdqcli.tensors.npy import PREFIX_BYTES, parse_npy
+from qdqcli.tensors.npy import MAGIC, PREFIX_BYTES, ObjectArrayError, parse_npy
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
 from qdqcli.tensors.storage import InputFile
-from qdqcli.tensors.tensor import TensorInfo
+from qdqcli.tensors.tensor import DType, TensorInfo
+
+OBJECT, BYTE = "|O", "|V1"
+"""NumPy's names for what is copied: arrays of Python objects, and whatever is no array."""
 
 _ENCRYPTED = 0x1 | 0x40
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -38,7 +43,8 @@ class Member:
     """Offset of its (packed) data in the file."""
     header: bytes
     """Of its array: what lies before the data."""
-    tensor: TensorInfo
+    tensor: TensorInfo | None
+    """All of the member as opaque bytes where it is no array that can be read without a pickle; None of a folder."""
 
     @property
     def is_stored(self) -> bool:
@@ -53,8 +59,19 @@ def read_members(file: InputFile, archive: zipfile.ZipFile, shard: str, void_dty
     """
     infos = archive.infolist()
     _check_names(infos)
+    keys: set[str] = set()
+    has_array = not infos
     for info, start in zip(infos, _check_layout(file, infos, archive), strict=True):
-        yield _read_member(archive, info, start, shard, void_dtype)
+        member = _read_member(archive, info, start, shard, void_dtype)
+        yield member
+        if member.tensor is None:
+            continue
+        if member.tensor.name in keys:
+            raise MalformedError(f"member '{escape_name(info.filename)}': there are two of this name")
+        keys.add(member.tensor.name)
+        has_array = has_array or bool(member.header) or member.tensor.dtype.name == OBJECT
+    if not has_array:
+        raise MalformedError(f"none of its {len(infos)} members is an array (.npy); is it another kind of archive?")
 
 
 @contextmanager
@@ -69,18 +86,12 @@ def zip_errors(what: str, file: InputFile | None = None) -> Iterator[None]:
 
 
 def _check_names(infos: Sequence[zipfile.ZipInfo]) -> None:
-    seen: set[str] = set()
     for info in infos:
         shown = escape_name(info.orig_filename)
-        parts = info.orig_filename.split("/")
+        parts = info.orig_filename.removesuffix("/").split("/")
         is_safe = not any(char in info.orig_filename for char in "\\\0:") and not {"", ".", ".."} & set(parts)
         if not is_safe:
             raise MalformedError(f"member '{shown}': its name is not a safe relative path")
-        if not info.filename.endswith(".npy"):
-            raise MalformedError(f"member '{shown}': is not an array (.npy); archives of other things are not read")
-        if info.filename in seen:
-            raise MalformedError(f"member '{shown}': there are two of this name")
-        seen.add(info.filename)
         if info.flag_bits & _ENCRYPTED:
             raise MalformedError(f"member '{shown}': is encrypted; decrypt the archive first")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -120,14 +131,27 @@ def _read_member(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int, shard: str, void_dtype: str | None
 ) -> Member:
     """Unpack the beginning of a member and read the array's header there."""
+    if info.is_dir() and not info.file_size:
+        return Member(info=info, start=start, header=b"", tensor=None)
     shown = escape_name(info.filename)
     if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
         raise MalformedError(f"member '{shown}': is stored, yet its two sizes differ")
     with zip_errors(f"member '{shown}'"), archive.open(info) as stream:
         prefix = stream.read(PREFIX_BYTES)
+    key = info.filename.removesuffix(".npy")
     try:
-        key = info.filename.removesuffix(".npy")
-        tensor = parse_npy(prefix, info.file_size, name=key, shard=shard, void_dtype=void_dtype)
+        if key != info.filename or prefix.startswith(MAGIC):
+            tensor = parse_npy(prefix, info.file_size, name=key, shard=shard, void_dtype=void_dtype)
+        else:
+            tensor = _opaque(info, key, shard, BYTE)
+    except ObjectArrayError:
+        tensor = _opaque(info, key, shard, OBJECT)
     except MalformedError as error:
         raise MalformedError(f"member '{shown}': {error}") from error
     return Member(info=info, start=start, header=prefix[: tensor.start], tensor=tensor)
+
+
+def _opaque(info: zipfile.ZipInfo, name: str, shard: str, dtype: str) -> TensorInfo:
+    """The whole member as bytes, which are copied."""
+    shape = (info.file_size,)
+    return TensorInfo(name=name, dtype=DType(name=dtype, bits=8), shape=shape, shard=shard, start=0, nbytes=shape[0])

@@ -16,6 +16,8 @@ import pytest
 CORPUS = Path(__file__).parents[2].parent / "shared" / "badinputs" / "make_bad_inputs.py"
 SEEN_IN_HEADERS_ONLY = {"npz_deflate_damaged"}
 """`inspect` reads no data, so these look well to it."""
+COPIED = {"npz_member_object"}
+"""Refused when the corpus was made; now a member of Python objects is copied beside the arrays, never loaded."""
 
 pytestmark = pytest.mark.skipif(not CORPUS.exists(), reason="the corpus is not beside the project")
 
@@ -24,8 +26,13 @@ pytestmark = pytest.mark.skipif(not CORPUS.exists(), reason="the corpus is not b
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("corpus")
     subprocess.run([sys.executable, str(CORPUS), str(folder)], check=True, capture_output=True)
+    return folder, [case for case in cases_of(folder) if "non_root" not in (case.get("requires") or ())]
+
+
+def cases_of(folder: Path) -> list[dict[str, Any]]:
+    """The manifest's cases, with what was decided since it was written."""
     cases = json.loads((folder / "manifest.json").read_text())["cases"]
-    return folder, [case for case in cases if "non_root" not in (case.get("requires") or ())]
+    return [case | {"expect": "ok"} if case["id"] in COPIED else case for case in cases]
 
 
 def problems_of(case: dict[str, Any], code: int, stderr: str) -> list[str]:

@@ -21,7 +21,7 @@ import pytest
 from qdqcli.report.formatter import REPORT_SUFFIXES
 from tests.cli import zygote
 from tests.cli.process import environment
-from tests.cli.test_corpus import CORPUS, SEEN_IN_HEADERS_ONLY, problems_of
+from tests.cli.test_corpus import CORPUS, SEEN_IN_HEADERS_ONLY, cases_of, problems_of
 from tests.cli.test_memory import ALLOWED
 from tests.report.harmless import harm
 
@@ -71,8 +71,8 @@ class Zygote:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
     folder = tmp_path_factory.mktemp("corpus")
     subprocess.run([sys.executable, str(CORPUS), str(folder)], check=True, capture_output=True)
-    cases = json.loads((folder / "manifest.json").read_text())["cases"]
-    return folder, [case for case in cases if os.geteuid() != 0 or "non_root" not in (case.get("requires") or ())]
+    is_root = os.geteuid() == 0
+    return folder, [case for case in cases_of(folder) if not is_root or "non_root" not in (case.get("requires") or ())]
 
 
 @pytest.fixture(scope="module")

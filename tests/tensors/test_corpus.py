@@ -31,6 +31,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cases(corpus: Path, expect: str) -> Iterator[Case]:
     for case in json.loads((corpus / "manifest.json").read_text())["cases"]:
+        if case["id"] == "npz_member_object":  # refused when the corpus was made; now copied beside the arrays
+            case["expect"] = "ok"
         nothing_to_quantize = case.get("codes") == [2]
         needs_user = case.get("requires") == "non_root" and os.geteuid() == 0
         if (case["expect"] == "error" and not nothing_to_quantize) == (expect == "error") and not needs_user:

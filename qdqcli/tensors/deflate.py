@@ -1,0 +1,155 @@
+"""Random access to a deflated member of an archive.
+
+A small archive may unpack to terabytes, so temporary space is bounded by the archive's own size: it holds the pieces
+that were read last. What is not there is inflated again, from the nearest of some points of the member; data that
+unpacks to many times its size inflates about as fast as a disk is read.
+"""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from qdqcli.errors import OutputError
+from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, Spool
+
+PIECE_BYTES = CHUNK_BYTES
+"""Inflated at once."""
+LEAST_PIECES = 64
+"""That are kept: threads that scan a tensor side by side are less far apart."""
+KEPT_RATIO = 4
+"""Archive's sizes that are kept; weights hardly compress to a half."""
+MAX_POINTS = 64
+"""Of a member: each holds the 40 KB that deflated data may refer to."""
+
+_INPUT_BYTES = 1 << 14
+
+
+class Pieces:
+    """The inflated pieces used last, of all members of an archive of `archive_bytes`, in a temporary file."""
+
+    def __init__(self, archive_bytes: int) -> None:
+        self.limit = max(LEAST_PIECES, KEPT_RATIO * archive_bytes // PIECE_BYTES)
+        self._slots: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._spool: Spool | None = None
+
+    def read_into(self, key: tuple[int, int], buffer: memoryview, offset: int) -> bool:
+        """Fill the buffer with bytes of a piece from `offset` on; False where it is not kept."""
+        slot = self._slots.get(key)
+        if slot is None or self._spool is None:
+            return False
+        self._slots.move_to_end(key)
+        self._spool.read_into(buffer, slot * PIECE_BYTES + offset)
+        return True
+
+    def keep(self, key: tuple[int, int], piece: bytes) -> None:
+        """Put the piece in the place of the one used least recently, if all places are taken."""
+        if not self.limit:
+            return
+        slot = self._slots.pop(key, None)
+        if slot is None:
+            slot = len(self._slots) if len(self._slots) < self.limit else self._slots.popitem(last=False)[1]
+        try:
+            self._spool = self._spool or Spool()
+            self._spool.write(memoryview(piece), slot * PIECE_BYTES)
+        except OutputError:  # no room, or no folder for temporaries: then nothing more is kept
+            self.limit = 0
+        else:
+            self._slots[key] = slot
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+
+
+@dataclass
+class _Cursor:
+    """A place in the deflated data from which inflating goes on."""
+
+    inflate: Any
+    """A `zlib.decompressobj`."""
+    consumed: int = 0
+    """Deflated bytes that were handed to it."""
+    num_pieces: int = 0
+    """Inflated before this place."""
+
+    def copy(self) -> "_Cursor":
+        return _Cursor(self.inflate.copy(), self.consumed, self.num_pieces)
+
+
+class DeflatedMember:
+    """The bytes of one member; not for several threads at once.
+
+    `start` and `packed_bytes` are where its deflated data lies in `file`, `size` what they must inflate to.
+    """
+
+    def __init__(self, file: InputFile, start: int, packed_bytes: int, size: int, pieces: Pieces) -> None:
+        self._file, self._start, self._packed_bytes, self._size = file, start, packed_bytes, size
+        self._pieces = pieces
+        self._num_pieces = -(-size // PIECE_BYTES)
+        self._spacing = max(8, -(-self._num_pieces // MAX_POINTS))
+        self._cursor = _Cursor(zlib.decompressobj(-zlib.MAX_WBITS))
+        self._points = [self._cursor.copy()]
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer with the inflated bytes from `offset` on.
+
+        Raises:
+            ValueError: the data does not inflate to `size` bytes.
+            zlib.error: it is damaged.
+        """
+        view = buffer.cast("B") if buffer.nbytes else buffer
+        while view.nbytes:
+            index, begin = divmod(offset, PIECE_BYTES)
+            part = view[: PIECE_BYTES - begin]
+            if not self._pieces.read_into((self._start, index), part, begin):
+                part[:] = self._inflate_piece(index)[begin : begin + part.nbytes]
+            view, offset = view[part.nbytes :], offset + part.nbytes
+
+    def checksum(self) -> int:
+        """The CRC-32 of all inflated bytes; errors as in `read_into`, also where there are more than `size`."""
+        crc = 0
+        for index in range(self._num_pieces):
+            crc = zlib.crc32(self._inflate_piece(index), crc)
+        if any(self._inflated(1)):
+            raise ValueError(f"has more than {self._size} bytes")
+        return crc
+
+    def _inflate_piece(self, index: int) -> bytes:
+        """The piece, which is kept like those on the way to it."""
+        before = [cursor for cursor in (self._cursor, *self._points) if cursor.num_pieces <= index]
+        nearest = max(before, key=lambda cursor: cursor.num_pieces)
+        self._cursor = nearest if nearest is self._cursor else nearest.copy()
+        while True:
+            number = self._cursor.num_pieces
+            piece = self._next_piece()
+            self._pieces.keep((self._start, number), piece)
+            if number == index:
+                return piece
+
+    def _next_piece(self) -> bytes:
+        number = self._cursor.num_pieces
+        if number == len(self._points) * self._spacing:
+            self._points.append(self._cursor.copy())
+        wanted = min(PIECE_BYTES, self._size - number * PIECE_BYTES)
+        piece = b"".join(self._inflated(wanted))
+        if len(piece) < wanted:
+            raise ValueError(f"has {number * PIECE_BYTES + len(piece)} bytes, {self._size} expected")
+        self._cursor.num_pieces += 1
+        return piece
+
+    def _inflated(self, wanted: int) -> Iterator[bytes]:
+        """What follows the cursor, up to `wanted` bytes, in parts."""
+        cursor = self._cursor
+        while wanted and not cursor.inflate.eof:
+            data = cursor.inflate.unconsumed_tail
+            if not data:
+                length = min(_INPUT_BYTES, self._packed_bytes - cursor.consumed)
+                data = self._file.read(self._start + cursor.consumed, length)
+                cursor.consumed += len(data)
+            part = cursor.inflate.decompress(data, wanted)
+            if not data and not part:
+                return
+            wanted -= len(part)
+            yield part
