@@ -39,6 +39,7 @@ Examples:
 @opt.estimating_options
 @recipe_options
 @opt.selection_options
+@opt.packed_option
 @opt.listing_options
 @opt.work_options
 @opt.talk_options

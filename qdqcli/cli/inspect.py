@@ -15,6 +15,7 @@ from qdqcli.recipe.listing import Listing, with_ranges
 from qdqcli.recipe.plan import check_selection, make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.packed.recognise import Packed
 
 
 @click.command(
@@ -53,13 +54,14 @@ def inspect(session: Session, /, inputs: tuple[str, ...], ranges: bool, **option
     if ranges:
         listing = _with_ranges(listing, checkpoints, options, session)
     deliver_listing(listing, options)
-    check_selection(plans)
+    if not any(plan.packed.weights for plan in plans):
+        check_selection(plans)
 
 
 def _with_ranges(listing: Listing, checkpoints: list[Checkpoint], options: opt.Options, session: Session) -> Listing:
     """The listing with the extremes of every floating-point tensor, whatever would happen to it."""
     plain = Recipe(spec=QuantSpec(compute_dtype=ComputeDType.FLOAT32))
-    plans, _ = make_plans(checkpoints, plain)
+    plans, _ = make_plans(checkpoints, plain, [Packed()] * len(checkpoints))
     if not any(isinstance(decision, QuantSpec) for plan in plans for decision in plan.decisions):
         return listing
     request = opt.Request(recipe=plain, ranges_file=None, settings={})

@@ -16,9 +16,18 @@ from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import Listing
-from qdqcli.recipe.plan import Plan, check_selection, make_plans, settings_of, with_decisions
+from qdqcli.recipe.plan import (
+    Plan,
+    check_selection,
+    check_unpacked,
+    make_plans,
+    packed_in_words,
+    settings_of,
+    with_decisions,
+)
 from qdqcli.report.formatter import format_for
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
+from qdqcli.tensors.packed.recognise import recognise
 
 if TYPE_CHECKING:
     from qdqcli.measure.given_range import GivenRange
@@ -72,9 +81,16 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Op
     """Decide on every tensor, from the headers alone; says what was let pass.
 
     Raises:
+        InputError: weights are quantized already, and the command measures without --allow-packed.
         UsageError: the selection or the settings do not fit the checkpoints.
     """
-    plans, warnings = make_plans(checkpoints, request.recipe, allow_unmatched=options["allow_unmatched"])
+    packed = list(map(recognise, checkpoints))
+    for checkpoint, own in zip(checkpoints, packed, strict=True):
+        if options.get("allow_packed") is False:
+            check_unpacked(checkpoint, own)
+        if own.weights:
+            session.note(f"{packed_in_words(checkpoint, own)}; they are left as they are")
+    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=options["allow_unmatched"])
     for warning in warnings:
         session.note(warning)
     return plans

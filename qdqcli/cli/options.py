@@ -302,6 +302,12 @@ def talk_options(function: Function) -> Function:
     )
 
 
+def packed_option(function: Function) -> Function:
+    """For commands that refuse weights that are quantized already."""
+    text = "Measure what is left in float where weights are already quantized (FP8, GPTQ, AWQ, ...)."
+    return click.option("--allow-packed", is_flag=True, help=text)(function)
+
+
 def measuring_options(function: Function) -> Function:
     """All that a command takes which quantizes and reports."""
     return apply(
@@ -310,6 +316,7 @@ def measuring_options(function: Function) -> Function:
         given_ranges_option,
         recipe_options,
         selection_options,
+        packed_option,
         report_options,
         work_options,
         device_option,

@@ -22,6 +22,7 @@ from qdqcli.report import escape
 from qdqcli.report.explanation import render_json, render_table
 from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted
+from qdqcli.tensors.packed.recognise import recognise
 
 FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table",
                       show_default=True, help="Choose what standard output gets.")  # fmt: skip
@@ -74,7 +75,8 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
     checkpoints = open_inputs(inputs, options, session)
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
     recipe = request.recipe
-    findings = recipe.findings(tensors, context_of(checkpoints)) if inputs else recipe.findings_without_tensors()
+    context = context_of(checkpoints, list(map(recognise, checkpoints)))
+    findings = recipe.findings(tensors, context) if inputs else recipe.findings_without_tensors()
     if options["allow_unmatched"]:
         for finding in (finding for finding in findings if finding.is_unmatched):
             session.note(str(finding))

@@ -284,7 +284,7 @@ def _likeness(word: str, part: str) -> float:
     return ratio * 0.9 if ratio >= _LIKE else 0.0
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], count: int = NAMES_IN_A_MESSAGE) -> str:
     """Names for a message: the first few, and how many more."""
-    more = f" and {len(names) - NAMES_IN_A_MESSAGE} more" if len(names) > NAMES_IN_A_MESSAGE else ""
-    return ", ".join(f"'{escape_name(name)}'" for name in names[:NAMES_IN_A_MESSAGE]) + more
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(f"'{escape_name(name)}'" for name in names[:count]) + more

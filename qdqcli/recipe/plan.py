@@ -1,18 +1,21 @@
 """What will happen to each tensor, known from the headers alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from qdqcli.errors import InputError
 from qdqcli.escape import show_path
 from qdqcli.recipe.decision import Decision, Resolution
 from qdqcli.recipe.file_ref import FileRef
+from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.recipe import DEFAULT_MIN_NDIM, Context, Recipe, check_selected, why_untouched
 from qdqcli.result.result import Row, Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.note import Note
+from qdqcli.tensors.packed.recognise import Packed, key_of, recognise
 from qdqcli.tensors.tensor import TensorInfo
 
 
@@ -26,6 +29,8 @@ class Plan:
     """What holds for each tensor of the shard, and why."""
     min_ndim: int = 0
     """Tensors with fewer dimensions are left alone where no rule says otherwise."""
+    packed: Packed = field(default_factory=Packed)
+    """The packed weights of the whole checkpoint."""
 
     @cached_property
     def decisions(self) -> Sequence[Decision]:
@@ -43,15 +48,22 @@ class Plan:
 
 
 def make_plans(
-    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, allow_unmatched: bool = False
+    checkpoints: Sequence[Checkpoint],
+    recipe: Recipe,
+    packed: Sequence[Packed] | None = None,
+    *,
+    allow_unmatched: bool = False,
 ) -> tuple[list[Plan], list[str]]:
     """Decide on every tensor of every checkpoint; also returns warnings.
+
+    `packed` are the packed weights of each checkpoint, where they are known already.
 
     Raises:
         UsageError: the selection does not fit the checkpoints, see `Recipe.resolve`.
     """
+    packed = packed if packed is not None else list(map(recognise, checkpoints))
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
-    context = context_of(checkpoints)
+    context = context_of(checkpoints, packed)
     resolutions, warnings = recipe.resolve(tensors, context, allow_unmatched=allow_unmatched)
     remaining = iter(resolutions)
     plans = [
@@ -59,43 +71,41 @@ def make_plans(
             checkpoint=checkpoint,
             shard=shard,
             resolutions=list(islice(remaining, len(shard.tensors))),
-            min_ndim=default_min_ndim(checkpoint) if recipe.min_ndim is None else recipe.min_ndim,
+            min_ndim=default_min_ndim(checkpoint, own) if recipe.min_ndim is None else recipe.min_ndim,
+            packed=own,
         )
-        for checkpoint in checkpoints
+        for checkpoint, own in zip(checkpoints, packed, strict=True)
         for shard in checkpoint.shards
     ]
     return plans, warnings
 
 
-def context_of(checkpoints: Sequence[Checkpoint]) -> Context:
+def context_of(checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> Context:
     """What a recipe is to know of the tensors of all checkpoints, in their order."""
     files: list[FileRef] = []
     untouched: list[str | None] = []
     min_ndims: list[int] = []
-    for checkpoint in checkpoints:
-        min_ndim = default_min_ndim(checkpoint)
+    for checkpoint, own in zip(checkpoints, packed, strict=True):
+        min_ndim = default_min_ndim(checkpoint, own)
+        known = {**own.reasons, **{key: f"superseded: the index takes it from {shard}"
+                                   for key, shard in checkpoint.superseded.items()}}  # fmt: skip
         for shard in checkpoint.shards:
             file = FileRef(_shown(checkpoint, shard), shard.name.count("/") + 1)
             files += [file] * len(shard.tensors)
             min_ndims += [min_ndim] * len(shard.tensors)
-            untouched += [
-                why_untouched(tensor.dtype)
-                if (counts := checkpoint.superseded.get((shard.name, tensor.name))) is None
-                else f"superseded: the index takes it from {counts}"
-                for tensor in shard.tensors
-            ]
+            untouched += [known.get(key_of(tensor)) or why_untouched(tensor.dtype) for tensor in shard.tensors]
     return Context(files=files, untouched=untouched, min_ndims=min_ndims)
 
 
-def default_min_ndim(checkpoint: Checkpoint) -> int:
+def default_min_ndim(checkpoint: Checkpoint, packed: Packed) -> int:
     """The `min_ndim` of an input where nobody gives one.
 
     `DEFAULT_MIN_NDIM`, but 0 for a .npy file and for an input none of whose floating-point tensors has that many
-    dimensions: they hold what the user means to quantize.
+    dimensions: they hold what the user means to quantize, unless there are packed weights beside them.
     """
     is_array = not checkpoint.is_folder and checkpoint.path.suffix.lower() == ".npy"
     has_matrix = any(t.dtype.is_floating and len(t.shape) >= DEFAULT_MIN_NDIM for t in checkpoint.tensors)
-    return DEFAULT_MIN_NDIM if has_matrix and not is_array else 0
+    return DEFAULT_MIN_NDIM if (has_matrix or packed.weights) and not is_array else 0
 
 
 def settings_of(plans: Sequence[Plan], settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -104,6 +114,25 @@ def settings_of(plans: Sequence[Plan], settings: Mapping[str, Any]) -> Mapping[s
         return settings
     found = {plan.min_ndim for plan in plans}
     return {**settings, "min_ndim": found.pop() if len(found) == 1 else None}
+
+
+def packed_in_words(checkpoint: Checkpoint, packed: Packed) -> str:
+    """The formats of a checkpoint's packed weights, for a message."""
+    kinds = ", ".join(f"{count} in {title}" for title, count in packed.titles.items())
+    return f"{show_path(checkpoint.path)}: its weights are already quantized: {kinds} ({listed(packed.names, 1)})"
+
+
+def check_unpacked(checkpoint: Checkpoint, packed: Packed) -> None:
+    """Make sure that no weight of the checkpoint is quantized already.
+
+    Raises:
+        InputError: names the formats.
+    """
+    if packed.weights:
+        raise InputError(
+            f"{packed_in_words(checkpoint, packed)}; give the checkpoint in float, or --allow-packed to measure only "
+            "what is left in float"
+        )
 
 
 def with_decisions(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Row]:

@@ -113,6 +113,10 @@ class Shard(Protocol):
         """Size, modification time and inode of the file whose header was read; `open` wants the same."""
 
     @property
+    def marks(self) -> frozenset[str]:
+        """What the file itself, beside its tensors, says of packed weights: keys of its metadata."""
+
+    @property
     def output_bytes(self) -> int:
         """Disk space that writing the output takes, temporaries included."""
 

@@ -28,6 +28,8 @@ class FlatShard:
     """Bytes before the data."""
     identity: FileIdentity
     """Of the file whose header was read."""
+    marks: frozenset[str] = frozenset()
+    """What the header says of packed weights."""
 
     @property
     def output_bytes(self) -> int:

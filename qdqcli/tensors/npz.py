@@ -42,6 +42,11 @@ class NpzShard:
     identity: FileIdentity
 
     @property
+    def marks(self) -> frozenset[str]:
+        """None: an archive has no metadata."""
+        return frozenset()
+
+    @property
     def output_bytes(self) -> int:
         """The archive, and its tensors unpacked, which are collected before it is written."""
         return self.identity.size + sum(tensor.nbytes for tensor in self.tensors)

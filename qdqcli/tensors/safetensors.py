@@ -30,6 +30,8 @@ MAX_DIMENSIONS = 64
 """As in NumPy."""
 
 METADATA = "__metadata__"
+MARKS = frozenset({"_quantization_metadata"})
+"""Keys of the metadata that say how weights are packed: ComfyUI's."""
 _FIELDS = ("dtype", "shape", "data_offsets")
 _U64 = 1 << 64
 _DAMAGED = "the file is damaged or was written by a faulty tool"
@@ -47,9 +49,16 @@ def open_safetensors(path: Path, name: str, void_dtype: str | None = None) -> Fl
     with InputFile(path) as file, blame(path):
         length = _header_bytes(file)
         data_start = 8 + length
-        tensors = parse_header(file.pieces(8, length), name, data_start)
+        tensors, marks = parse_header(file.pieces(8, length), name, data_start)
         _check_layout(tensors, data_start, file.size)
-        return FlatShard(path=path, name=name, tensors=tensors, header_bytes=data_start, identity=file.identity)
+        return FlatShard(
+            path=path,
+            name=name,
+            tensors=tensors,
+            header_bytes=data_start,
+            identity=file.identity,
+            marks=marks,
+        )
 
 
 def _header_bytes(file: InputFile) -> int:
@@ -73,19 +82,20 @@ def _with_hint(message: str, first: bytes) -> str:
     return f"{message}; {found or 'the download may be incomplete, or it is another kind of file'}"
 
 
-def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[TensorInfo, ...]:
-    """The tensors that a header describes, in the order of their data."""
+def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[tuple[TensorInfo, ...], frozenset[str]]:
+    """The tensors that a header describes, in the order of their data, and the `MARKS` in its metadata."""
     tensors: dict[str, TensorInfo] = {}
+    marks: frozenset[str] = frozenset()
     has_metadata = False
     for name, record in _records(pieces):
         if name in tensors or (has_metadata and name == METADATA):
             raise MalformedError(f"header holds the key '{escape_name(name)}' twice; {_DAMAGED}")
         if name == METADATA:
             has_metadata = True
-            _check_metadata(record)
+            marks = _marks_of(record)
         else:
             tensors[name] = _parse_record(name, record, shard, data_start)
-    return tuple(sorted(tensors.values(), key=attrgetter("start", "nbytes")))
+    return tuple(sorted(tensors.values(), key=attrgetter("start", "nbytes"))), marks
 
 
 def _records(pieces: Iterable[bytes]) -> Iterator[tuple[str, object]]:
@@ -106,13 +116,14 @@ def _in_header() -> Iterator[None]:
         raise MalformedError(f"header {error}; {_DAMAGED}") from error
 
 
-def _check_metadata(metadata: object) -> None:
+def _marks_of(metadata: object) -> frozenset[str]:
+    """Check the metadata; which of `MARKS` it has."""
     if metadata is None:
-        return
+        return frozenset()
     if not isinstance(metadata, tuple) or not all(isinstance(value, str) for _, value in metadata):
         raise MalformedError(f"header: __metadata__ is not an object of strings; {_DAMAGED}")
     with _in_header():
-        object_of(metadata)
+        return MARKS & object_of(metadata).keys()
 
 
 def _parse_record(name: str, record: object, shard: str, data_start: int) -> TensorInfo:

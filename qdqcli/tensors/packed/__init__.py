@@ -1,0 +1,1 @@
+"""Packed weights: codes, scales and zero points of weights that are quantized already."""

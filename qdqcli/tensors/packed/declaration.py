@@ -1,0 +1,79 @@
+"""What a checkpoint declares of its quantization: `quantization_config` and its relatives."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+
+from qdqcli.errors import InputError
+from qdqcli.escape import MalformedError
+from qdqcli.tensors.checkpoint import Checkpoint, Shard
+from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.strict_json import parse_object
+
+MAX_CONFIG_BYTES = 8 << 20
+"""A configuration with the settings of every layer of a large model has 2 MB."""
+
+_CONFIGS = ("hf_quant_config.json", "config.json", "quantize_config.json")
+"""The first that declares something counts."""
+
+_MARKS = {"_quantization_metadata": "comfyui"}
+"""Key of a file's metadata -> the method that it declares."""
+
+
+def declared_methods(checkpoint: Checkpoint) -> Mapping[str, str]:
+    """Folder, relative to the checkpoint ("" is itself) -> its `quant_method`, in lower case; `mlx` for MLX's own key.
+
+    A configuration that cannot be read declares nothing: tensors are recognised without one.
+    """
+    found: dict[str, str] = {}
+    side_files = {path.as_posix() for path in checkpoint.side_files}
+    folders = {folder_of(shard) for shard in checkpoint.shards}
+    for folder in folders:
+        for name in _CONFIGS:
+            path = f"{folder}/{name}" if folder else name
+            method = _method_of(checkpoint, path) if path in side_files else None
+            if method is not None:
+                found[folder] = method
+                break
+    return found
+
+
+def folder_of(shard: Shard) -> str:
+    """The shard's folder within the checkpoint."""
+    return shard.name.rpartition("/")[0]
+
+
+def method_in_header(shard: Shard) -> str | None:
+    """The method that the shard's own metadata declares."""
+    return next((method for key, method in _MARKS.items() if key in shard.marks), None)
+
+
+def _method_of(checkpoint: Checkpoint, path: str) -> str | None:
+    config = _read(checkpoint, path)
+    if PurePosixPath(path).name == "hf_quant_config.json":
+        return "modelopt" if "quantization" in config else None
+    if PurePosixPath(path).name == "quantize_config.json":
+        return "gptq" if "bits" in config else None
+    return next(_methods(config), None)
+
+
+def _methods(config: Mapping[str, object]) -> Iterator[str]:
+    """Of the model, or of a part of it (`text_config`)."""
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for part in parts:
+        for key in ("quantization_config", "compression_config", "quantization"):
+            declared = part.get(key)
+            if not isinstance(declared, Mapping):
+                continue
+            method = declared.get("quant_method")
+            if isinstance(method, str):
+                yield method.lower()
+            elif "group_size" in declared and "bits" in declared:
+                yield "mlx"
+
+
+def _read(checkpoint: Checkpoint, path: str) -> Mapping[str, object]:
+    try:
+        with InputFile(checkpoint.path / path) as file:
+            return parse_object(file.read(0, file.size)) if file.size <= MAX_CONFIG_BYTES else {}
+    except (InputError, MalformedError):
+        return {}

@@ -1,0 +1,192 @@
+"""Packed weights of a checkpoint, recognised from its headers and its configuration."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.packed.declaration import declared_methods, folder_of, method_in_header
+from qdqcli.tensors.packed.format import CODES, FLOATS, PackedFormat, PackedWeight
+from qdqcli.tensors.packed.registry import PACKED
+from qdqcli.tensors.tensor import TensorInfo
+
+Key = tuple[str, str]
+"""A tensor's shard and its name."""
+
+_BY_SUFFIX: Mapping[str, Sequence[PackedFormat]] = {
+    suffix: [found for found in PACKED if found.codes == suffix]
+    for suffix in sorted({found.codes for found in PACKED}, key=len, reverse=True)
+}
+"""The longest suffix first: the empty one is everybody's."""
+_FLOATING_CODES = tuple({found.codes for found in PACKED if set(found.dtypes) & set(FLOATS)})
+"""Suffixes of codes that may be stored under a floating-point dtype."""
+
+_CODE_DTYPES = ("U8", "I8", "I16", "U16", "I32", "U32")
+_ACTIVATION = re.compile(
+    r"(.*[._])?((k|v|q|kv|prob|input|output|activation)_scale|input_(global_scale|zero_point)|scale_input"
+    r"|qscale_act|(activation|input)_scale_inv)"
+)
+"""Names of what quantizes activations, beside packed weights."""
+ACTIVATION = "activation scale"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """The packed weights of one checkpoint; none, of an ordinary one."""
+
+    weights: Sequence[PackedWeight] = ()
+    activation_scales: Sequence[tuple[TensorInfo, PackedFormat]] = ()
+    """Tensors that quantize activations, and a format of the weights beside them."""
+
+    @cached_property
+    def reasons(self) -> Mapping[Key, str]:
+        """Why a tensor that belongs to a packed weight is left as it is."""
+        parts = ((tensor, weight.format, role) for weight in self.weights for role, tensor in weight.parts.items())
+        scales = ((tensor, found, ACTIVATION) for tensor, found in self.activation_scales)
+        return {
+            key_of(tensor): f"already quantized: {found.name} {role}"
+            for source in (scales, parts)
+            for tensor, found, role in source
+        }
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the weights, as a float checkpoint has them."""
+        return [weight.name for weight in self.weights]
+
+    @property
+    def titles(self) -> Mapping[str, int]:
+        """Format, with the granularity of its scales -> number of weights, the most first."""
+        counts: dict[str, int] = defaultdict(int)
+        for weight in self.weights:
+            counts[weight.title] += 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def recognise(checkpoint: Checkpoint) -> Packed:
+    """Find the packed weights of a checkpoint.
+
+    The tensors decide: names, dtypes and shapes must be those of a format. What is declared chooses between formats
+    with the same tensors; codes in no known layout count where a `quant_method` is declared, with all of their module.
+    """
+    suspects = [tensor for tensor in checkpoint.tensors if _may_be_codes(tensor)]
+    if not suspects:
+        return Packed()
+    tensors = _Tensors(checkpoint)
+    weights = [found for codes in suspects if (found := _weight_of(codes, tensors)) is not None]
+    parts = {key_of(part) for weight in weights for role, part in weight.parts.items() if role != CODES}
+    weights = [weight for weight in weights if key_of(weight.parts[CODES]) not in parts]
+    parts |= {key_of(weight.parts[CODES]) for weight in weights}
+    weights += _unknown([codes for codes in suspects if key_of(codes) not in parts], checkpoint, tensors)
+    return Packed(weights=tuple(weights), activation_scales=tuple(_activation_scales(checkpoint, weights, tensors)))
+
+
+def key_of(tensor: TensorInfo) -> Key:
+    """The tensor's place in `Packed.reasons`."""
+    return tensor.shard, tensor.name
+
+
+def _may_be_codes(tensor: TensorInfo) -> bool:
+    if tensor.dtype.is_floating:
+        return tensor.name.endswith(_FLOATING_CODES)
+    return tensor.dtype.is_packed or tensor.dtype.name in _CODE_DTYPES
+
+
+class _Tensors:
+    """The tensors of a checkpoint by name, and what is declared of them."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._folders = {shard.name: folder_of(shard) for shard in checkpoint.shards}
+        self._methods = declared_methods(checkpoint)
+        self._headers = {shard.name: method_in_header(shard) for shard in checkpoint.shards}
+        self._found: dict[tuple[str, str], list[TensorInfo]] = defaultdict(list)
+        for tensor in checkpoint.tensors:
+            self._found[self._folders[tensor.shard], tensor.name].append(tensor)
+
+    def folder(self, tensor: TensorInfo) -> str:
+        return self._folders[tensor.shard]
+
+    def method(self, tensor: TensorInfo) -> str | None:
+        """The declared `quant_method`: of the file, of its folder or of the checkpoint."""
+        return self._headers[tensor.shard] or self._methods.get(self.folder(tensor), self._methods.get(""))
+
+    def find(self, name: str, beside: TensorInfo) -> TensorInfo | None:
+        """The tensor of that name in the same file, or else in the same folder."""
+        found = self._found.get((self.folder(beside), name), ())
+        return next((tensor for tensor in found if tensor.shard == beside.shard), next(iter(found), None))
+
+
+def _weight_of(codes: TensorInfo, tensors: _Tensors) -> PackedWeight | None:
+    """The weight whose codes they are: of the declared format where that fits, else of the first that does."""
+    method = tensors.method(codes)
+    first = None
+    for suffix, formats in _BY_SUFFIX.items():
+        if not codes.name.endswith(suffix):
+            continue
+        for known in formats:
+            is_declared = method in known.methods
+            if (known.is_declared or first is not None) and not is_declared:
+                continue
+            found = _fitting(codes, known, tensors)
+            if found is not None and is_declared:
+                return found
+            first = first or found
+    return first
+
+
+def _fitting(codes: TensorInfo, known: PackedFormat, tensors: _Tensors) -> PackedWeight | None:
+    """The weight, if the tensors are those of the format."""
+    if codes.dtype.name not in known.dtypes:
+        return None
+    stem = codes.name.removesuffix(known.codes)
+    parts = {CODES: codes}
+    for part in known.parts:
+        tensor = tensors.find(stem + part.suffix, codes)
+        if tensor is not None and tensor.dtype.name in part.dtypes:
+            parts[part.role] = tensor
+        elif not part.is_optional:
+            return None
+    return PackedWeight(stem + known.weight, known, parts) if known.fits(parts) else None
+
+
+def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _Tensors) -> list[PackedWeight]:
+    """Codes in a layout of no known format, where a method is declared: with every float of their module but a bias."""
+    modules: dict[tuple[str, str], PackedWeight] = {}
+    for codes in suspects:
+        method = tensors.method(codes)
+        if method is not None and len(codes.shape) > 1 and codes.dtype.name != "F8_E8M0":
+            name = codes.name.rpartition(".")[0] or codes.name
+            layout = PackedFormat(name=f"{method}, unknown layout", codes="", dtypes=(codes.dtype.name,))
+            modules.setdefault((tensors.folder(codes), name), PackedWeight(name, layout, {CODES: codes}))
+    if not modules:
+        return []
+    found: dict[tuple[str, str], dict[str, TensorInfo]] = defaultdict(dict)
+    for tensor in checkpoint.tensors:
+        if tensor.dtype.is_floating and not tensor.name.endswith(".bias"):
+            module = next(((tensors.folder(tensor), name) for name in _modules_of(tensor.name)
+                           if (tensors.folder(tensor), name) in modules), None)  # fmt: skip
+            if module is not None:
+                found[module][tensor.name.removeprefix(f"{module[1]}.")] = tensor
+    return [weight._replace(parts={**found[module], **weight.parts}) for module, weight in modules.items()]
+
+
+def _modules_of(name: str) -> Iterator[str]:
+    """The modules that hold a tensor, the nearest first."""
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
+def _activation_scales(
+    checkpoint: Checkpoint, weights: Sequence[PackedWeight], tensors: _Tensors
+) -> Iterator[tuple[TensorInfo, PackedFormat]]:
+    """Scales and zero points of activations, in the folders that have packed weights."""
+    formats = {tensors.folder(weight.parts[CODES]): weight.format for weight in reversed(weights)}
+    if not formats:
+        return
+    for tensor in checkpoint.tensors:
+        if tensor.dtype.is_floating and _ACTIVATION.fullmatch(tensor.name):
+            known = formats.get(tensors.folder(tensor))
+            if known is not None:
+                yield tensor, known

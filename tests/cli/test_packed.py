@@ -1,0 +1,106 @@
+"""Weights that are quantized already: refused by name, and never touched."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Qdq
+from tests.tensors.packed.samples import SAMPLES, Sample, Tensors, declared, sparse, write
+
+GPTQ: Tensors = {
+    "q.qweight": ("I32", (16, 64)),
+    "q.qzeros": ("I32", (4, 8)),
+    "q.scales": ("F16", (4, 64)),
+    "q.g_idx": ("I32", (128,)),
+    "q.input_scale": ("F32", (1,)),
+    "lm_head.weight": ("F32", (32, 64)),
+}
+
+
+@pytest.fixture
+def gptq(tmp_path: Path) -> Path:
+    """A folder with one packed weight, and one in float whose elements are no zeros."""
+    folder = tmp_path / "gptq"
+    path = sparse(folder / "model.safetensors", GPTQ)
+    data = np.random.default_rng(0).standard_normal(32 * 64).astype("<f4").tobytes()
+    with path.open("r+b") as file:
+        file.seek(-len(data), 2)
+        file.write(data)
+    (folder / "config.json").write_text(json.dumps(declared("gptq", bits=4)))
+    return folder
+
+
+@pytest.mark.parametrize("command", ["stats", "check", "run", "calibrate"])
+def test_what_measures_refuses_packed_weights(gptq: Path, tmp_path: Path, qdq: Qdq, command: str) -> None:
+    more = {
+        "run": ["-o", tmp_path / "out"],
+        "calibrate": ["-o", tmp_path / "ranges.json"],
+        "check": ["--write-budget", tmp_path / "b.toml"],
+    }
+    outcome = qdq(command, gptq, *more.get(command, []))
+    assert outcome.code == 3
+    assert outcome.error == (
+        f"error: {gptq}: its weights are already quantized: 1 in GPTQ ('q.weight'); give the checkpoint in float, or "
+        "--allow-packed to measure only what is left in float"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gptq"]
+
+
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+def test_every_format_is_refused_by_name(tmp_path: Path, qdq: Qdq, sample: Sample) -> None:
+    outcome = qdq("stats", write(tmp_path / "m", sample))
+    assert outcome.code == 3
+    for title in sample.titles:
+        assert f" in {title}" in outcome.error
+
+
+def test_what_is_left_in_float_is_measured_and_nothing_else_changes(gptq: Path, tmp_path: Path, qdq: Qdq) -> None:
+    out = tmp_path / "out"
+    outcome = qdq("run", gptq, "-o", out, "--allow-packed", "--verify", "--format", "json")
+    assert outcome.code == 0
+    rows = {row["name"]: row for row in outcome.report["tensors"]}
+    assert [name for name, row in rows.items() if row["status"] == "quantized"] == ["lm_head.weight"]
+    assert {name: row["reason"] for name, row in rows.items() if row["status"] == "skipped"} == {
+        "q.qweight": "already quantized: GPTQ codes",
+        "q.qzeros": "already quantized: GPTQ zero point",
+        "q.scales": "already quantized: GPTQ scale",
+        "q.g_idx": "already quantized: GPTQ group index",
+        "q.input_scale": "already quantized: GPTQ activation scale",
+    }
+    assert "note: " in outcome.err
+    before, after = ((folder / "model.safetensors").read_bytes() for folder in (gptq, out))
+    float_bytes = 32 * 64 * 4
+    assert before[:-float_bytes] == after[:-float_bytes]
+    assert before != after
+
+
+def test_no_rule_and_no_pattern_reaches_a_scale(gptq: Path, qdq: Qdq, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('schema = 1\n[[rules]]\nmatch = "*"\nnum_bits = 4\n')
+    outcome = qdq("stats", gptq, "--allow-packed", "--include", "*", "--recipe", recipe, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.report["summary"]["num_quantized"] == 1
+
+
+def test_inspect_shows_packed_weights_and_does_not_fail(gptq: Path, qdq: Qdq) -> None:
+    outcome = qdq("inspect", gptq, "--exclude", "lm_head*", "--ranges")
+    assert outcome.code == 0, outcome.err
+    assert "already quantized: GPTQ scale" in outcome.out
+    assert "1 in GPTQ" in outcome.err
+
+
+def test_nothing_left_in_float(tmp_path: Path, qdq: Qdq) -> None:
+    path = sparse(tmp_path / "m.safetensors", {"w": ("F8_E4M3", (8, 8)), "w_scale": ("F32", ())})
+    outcome = qdq("stats", path, "--allow-packed")
+    assert outcome.code == 2
+    assert "nothing to quantize: 1 tensor: already quantized: FP8 codes; 1 tensor" in outcome.error
+    path = sparse(tmp_path / "m.safetensors", {"w": ("F8_E4M3", (8, 8))})
+    assert "nothing to quantize: 1 tensor: F8_E4M3 is already quantized" in qdq("stats", path).error
+
+
+def test_recipe_explain_says_so(gptq: Path, qdq: Qdq) -> None:
+    outcome = qdq("recipe", "explain", "linear-only", gptq, "q.scales")
+    assert outcome.code == 0
+    assert "already quantized: GPTQ scale" in outcome.out
