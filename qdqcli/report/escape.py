@@ -5,7 +5,9 @@ All begin with `visible`: a character without a glyph of its own is written as P
 alike (a newline and the two characters `\n`); JSON, which is not escaped beyond its own rules, tells them apart.
 """
 
+from collections.abc import Callable
 from json import dumps
+from re import compile as compile_regex
 from re import findall
 from typing import Any
 
@@ -16,6 +18,9 @@ NO_NAME = "(no name)"
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a spreadsheet calculate, in half and full width (TAB and CR are escaped). Source: OWASP, CSV Injection."""
+
+_WORD = compile_regex(r"[A-Za-z0-9]+([ .+_-][A-Za-z0-9]+)*")
+"""Words and numbers that no format gives a meaning to: one underscore within a word is none in Markdown."""
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -69,6 +74,11 @@ def markdown(text: str, *, ascii_only: bool = False) -> str:
     # A span loses a space at each end if it has both (and more than spaces), and cannot start or end with a backtick.
     pad = " " if shown.strip(" ") and (shown[0] in "` " or shown[-1] in "` ") else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def word(text: str, quote: Callable[[str], str]) -> str:
+    """Text that should be a word of ours, a date or a number: as it is if it looks like one, else quoted."""
+    return text if _WORD.fullmatch(text) else quote(text)
 
 
 def markdown_cell(text: str) -> str:

@@ -89,7 +89,8 @@ def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> 
     for number, explained in enumerate(explanation.tensors):
         tensor, resolution = explained.tensor, explained.resolution
         yield from ("",) if number else ()
-        yield f"{quote(tensor.name)}  {tensor.dtype.name}  {shape_text(tensor.shape)}  {_becomes(resolution, quote)}"
+        head = (quote(tensor.name), escape.word(tensor.dtype.name, quote), shape_text(tensor.shape))
+        yield "  ".join((*head, _becomes(resolution, quote)))
         yield f"matched by  {', '.join(quote(rule.place) for rule in resolution.rules) or 'no rule'}"
         fields = fields_of(resolution)
         if not fields:
@@ -107,7 +108,7 @@ def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> 
 
 def _becomes(resolution: Resolution, quote: Quote) -> str:
     decision = resolution.decision
-    return f"as it is: {quote(decision.reason)}" if isinstance(decision, Skip) else spec_text(decision)
+    return f"as it is: {quote(decision.reason)}" if isinstance(decision, Skip) else spec_text(decision, quote)
 
 
 def _value(value: Any) -> str:

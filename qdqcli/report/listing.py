@@ -92,7 +92,7 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:
     ends = ("lowest min", "highest max") if any(t.estimated for t in tensors) else ()
     return [
         column("tensor", "tensor", [quote(t.source.name) for t in tensors]),
-        column("dtype", "dtype", [t.source.dtype for t in tensors]),
+        column("dtype", "dtype", [escape.word(t.source.dtype, quote) for t in tensors]),
         column("shape", "shape", [shape_text(t.source.shape) for t in tensors], is_number=True),
         column("size", "size", [size_text(t.num_bytes) for t in tensors], is_number=True),
         column("packed", "packed", [size_text(t.num_quantized_bytes) for t in tensors], is_number=True),
@@ -121,7 +121,7 @@ def _becomes(tensor: ListedTensor, quote: Quote) -> str:
     if isinstance(tensor.decision, Skip):
         return f"as it is: {quote(tensor.decision.reason)}"
     ranges = f" ({tensor.num_slices:,} ranges)" if tensor.num_slices > 1 else ""
-    return spec_text(tensor.decision) + ranges
+    return spec_text(tensor.decision, quote) + ranges
 
 
 def _decided_by(tensor: ListedTensor, quote: Quote) -> str:
@@ -172,7 +172,7 @@ def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
                 tensor.num_elements,
                 "quantized" if is_quantized else "skipped",
                 text(tensor.decision.reason) if isinstance(tensor.decision, Skip) else None,
-                spec_text(tensor.decision) if isinstance(tensor.decision, QuantSpec) else None,
+                spec_text(tensor.decision, text) if isinstance(tensor.decision, QuantSpec) else None,
                 tensor.num_slices if is_quantized else None,
                 tensor.bits_per_weight,
                 tensor.num_quantized_bytes,

@@ -27,7 +27,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     quote = partial(_quoted, options=options)
     yield "## Quantization error"
     yield ""
-    yield f"`qdq {run.command}` on {few(run.inputs, quote)}"
+    yield f"{quote(f'qdq {run.command}')} on {few(run.inputs, quote)}"
     yield ""
     if run.verdict is not None:
         yield from _verdict(run.verdict, quote, options)

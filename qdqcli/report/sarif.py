@@ -63,7 +63,8 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
 
 
 def _rule(name: str) -> dict[str, Any]:
-    text = RULES[name] if name in RULES else f"{METRICS[name].title}: {METRICS[name].formula}"
+    metric = METRICS.get(name)
+    text = RULES.get(name, name) if metric is None else f"{metric.title}: {metric.formula}"
     return {"id": name, "shortDescription": {"text": text}}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
-from qdqcli.report.escape import ARROW, TIMES, shorten
+from qdqcli.report.escape import ARROW, TIMES, shorten, word
 from qdqcli.report.number import NO_NUMBER, metric_title, metric_unit, row_text
 from qdqcli.report.ranking import BY_NAME
 from qdqcli.result.result import TensorResult
@@ -42,8 +42,12 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
         Column(name="tensor", title="tensor", cells=[quote(row.source.name) for row in rows]),
         *_files(rows, quote),
         Column(name="shape", title="shape", cells=[shape_text(row.source.shape) for row in rows], is_number=True),
-        Column(name="dtype", title="dtype", cells=[dtype_text(row) for row in rows]),
-        *([Column(name="bits", title="bits", cells=[spec_text(row.spec) for row in rows])] if is_quantized else []),
+        Column(name="dtype", title="dtype", cells=[dtype_text(row, quote) for row in rows]),
+        *(
+            [Column(name="bits", title="bits", cells=[spec_text(row.spec, quote) for row in rows])]
+            if is_quantized
+            else []
+        ),
         *(_metric_column(name, rows) for name in metrics),
     ]
 
@@ -53,13 +57,14 @@ def shape_text(shape: Sequence[int]) -> str:
     return shorten(TIMES.join(map(str, shape)), 24) if shape else "scalar"
 
 
-def dtype_text(row: TensorResult) -> str:
+def dtype_text(row: TensorResult, quote: Quote) -> str:
     """The dtype; of a comparison both, where they differ."""
+    dtype = word(row.source.dtype, quote)
     other = row.source.dtype if row.candidate is None else row.candidate.dtype
-    return row.source.dtype if other == row.source.dtype else f"{row.source.dtype}{ARROW}{other}"
+    return dtype if other == row.source.dtype else f"{dtype}{ARROW}{word(other, quote)}"
 
 
-def spec_text(spec: QuantSpec | None) -> str:
+def spec_text(spec: QuantSpec | None, quote: Quote) -> str:
     """Bits, granularity and estimator: `int8`, `uint4 g128`, `int8 axis 0 mse`."""
     if spec is None:
         return NO_NUMBER
@@ -71,7 +76,7 @@ def spec_text(spec: QuantSpec | None) -> str:
     elif spec.axis != WHOLE_TENSOR:
         words.append(f"axis {spec.axis}")
     if spec.estimator != DEFAULT_ESTIMATOR:
-        words.append(f"p{spec.percentile:g}" if spec.estimator == "percentile" else spec.estimator)
+        words.append(f"p{spec.percentile:g}" if spec.estimator == "percentile" else word(spec.estimator, quote))
     return " ".join(words)
 
 

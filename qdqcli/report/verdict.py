@@ -1,5 +1,6 @@
 """The verdict in words, for every format that is read by people."""
 
+from qdqcli.report.escape import word
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, significant
 from qdqcli.report.table import Quote
 from qdqcli.result.verdict import Verdict, Violation
@@ -40,9 +41,13 @@ def predicate(violation: Violation, quote: Quote) -> str:
     if metric == "failed":
         return f"could not be measured: {quote(str(actual))}"
     if metric == "waiver":
-        return f"waiver for {quote(str(actual))} ended on {limit}; mend the tensors or renew it"
-    found = f"{metric_title(metric)} {_value(metric, actual)}"
-    return f"{found} {_relation(violation)} {_value(metric, limit)}{_over(violation)}"
+        return f"waiver for {quote(str(actual))} ended on {word(str(limit), quote)}; mend the tensors or renew it"
+    found = f"{_title(metric, quote)} {_value(metric, actual, quote)}"
+    return f"{found} {_relation(violation)} {_value(metric, limit, quote)}{_over(violation)}"
+
+
+def _title(metric: str, quote: Quote) -> str:
+    return metric_title(metric) if metric in METRICS else word(metric_title(metric), quote)
 
 
 def subject_title(violation: Violation) -> str:
@@ -55,23 +60,25 @@ def subject_title(violation: Violation) -> str:
 def _subject(violation: Violation, quote: Quote) -> str:
     if violation.metric == "waiver":
         return ""
-    return f"{quote(violation.tensor)}: " if violation.tensor is not None else f"{subject_title(violation)}: "
+    subject = quote(violation.tensor) if violation.tensor is not None else word(subject_title(violation), quote)
+    return f"{subject}: "
 
 
 def _relation(violation: Violation) -> str:
     metric = violation.metric
     better = METRICS[metric].better if metric in METRICS else Better.NEITHER
-    if better is Better.NEITHER and isinstance(violation.actual, int | float):
-        better = Better.HIGHER if violation.actual < float(violation.limit or 0) else Better.LOWER
+    limit, actual = violation.limit, violation.actual
+    if better is Better.NEITHER and isinstance(actual, int | float) and isinstance(limit, int | float):
+        better = Better.HIGHER if actual < limit else Better.LOWER
     what = "what the baseline allows," if violation.origin == "baseline" else "the limit"
     return f"is {'below' if better is Better.HIGHER else 'above'} {what}"
 
 
-def _value(metric: str, value: float | str | None) -> str:
+def _value(metric: str, value: float | str | None, quote: Quote) -> str:
     if value is None:
         return f"{NO_NUMBER} (no number)"
     if isinstance(value, str):
-        return value
+        return word(value, quote)
     text = metric_text(metric, value) if metric.startswith("num_") or metric == "sqnr_db" else significant(value, 4)
     return text + metric_unit(metric)
 

@@ -3,9 +3,9 @@
 Statistics come back as they were written, to the last bit; the sums behind them do not, only counts and extremes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from math import inf, isfinite, prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -14,110 +14,193 @@ from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
 from qdqcli.result.histogram import histograms_from_json
-from qdqcli.result.result import SCHEMA_VERSION, STATS, Row, RunResult, SkippedTensor, Source, TensorResult
+from qdqcli.result.result import (
+    SCHEMA_VERSION,
+    STATS,
+    Row,
+    RunResult,
+    SkippedTensor,
+    Source,
+    TensorResult,
+    spec_to_json,
+)
+from qdqcli.result.schema import COUNTED, HEAD, MAX_COUNT, ROW
+from qdqcli.result.schema_check import Check, MismatchError, check_of
 from qdqcli.result.verdict import verdict_from_json
 from qdqcli.result.verification import verification_from_json
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
+from qdqcli.tensors.json_stream import JsonStream
 from qdqcli.tensors.note import MAX_NAMES, Note, NoteKind
-from qdqcli.tensors.storage import read_file
-from qdqcli.tensors.strict_json import parse_object
+from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.strict_json import dict_of
 
 MAX_BYTES = 128 << 20
-"""Size of a stored report; one of 100,000 tensors has 70 MB."""
-COUNTS = ("num_tensors", "num_quantized", "num_skipped")
+"""Size of a stored report; one of 100,000 tensors has 100 MB."""
+_ROWS = "tensors"
+_SPEC_NAMES = tuple(spec_to_json(QuantSpec()))
 
 
 def read_report(path: Path) -> RunResult:
-    """The run that a JSON report tells of.
+    """The run that a JSON report tells of: row by row, in little more memory than the rows take.
 
     Raises:
-        InputError: no such file, or it is no report of this schema.
+        InputError: no such file, or it is no report of this schema; names the file and the place in it.
     """
-    data = read_file(path, MAX_BYTES)
-    with blame(path):
-        return from_json(parse_object(data))
+    with InputFile(path) as file, blame(path):
+        file.check_size(MAX_BYTES)
+        return _read(_Streamed(JsonStream(file.pieces(0, file.size), dict_of, surrogates=True)))
 
 
 def from_json(data: Mapping[str, Any]) -> RunResult:
     """The inverse of `to_json`.
 
     Raises:
-        MalformedError: the data is no report.
+        MalformedError: the data is no report; names the place in it.
     """
-    if data.get("schema_version") != SCHEMA_VERSION:
-        raise MalformedError(
-            f"has schema_version {escape_name(repr(data.get('schema_version')))}; "
-            f"this version reads reports with {SCHEMA_VERSION}"
-        )
+    return _read(data.items())
+
+
+class _Streamed:
+    """The members of a report, of which the rows are an iterator."""
+
+    def __init__(self, stream: JsonStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        for key in self._stream.members():
+            are_rows = key == _ROWS and self._stream.is_list()
+            yield key, (self._stream.value() for _ in self._stream.items()) if are_rows else self._stream.value()
+        self._stream.end()
+
+
+def _read(members: Iterable[tuple[str, Any]]) -> RunResult:
+    """The report with these members; the rows may come as any iterable, and are taken before the next member."""
+    head: dict[str, Any] = {}
+    rows: list[Row] | None = None
+    for key, value in members:
+        if key in head or (key == _ROWS and rows is not None):
+            raise MalformedError(f"holds the key '{escape_name(key)}' twice")
+        if key == "schema_version":
+            _check_version(value)
+        if key == _ROWS:
+            rows = list(_rows(value))
+        else:
+            head[key] = value
+    _check_version(head.get("schema_version"))
+    _check(_check_head, head)
+    if rows is None:
+        raise MalformedError(f"has no '{_ROWS}'")
+    scale_bits = head["settings"].get("scale_bits", 0)
+    return RunResult(
+        command=head["command"],
+        inputs=head["inputs"],
+        settings=head["settings"],
+        notes=[_note(entry) for entry in head.get("notes", ())],
+        rows=[row._replace(scale_bits=scale_bits) if isinstance(row, TensorResult) else row for row in rows],
+        verdict=verdict_from_json(head["verdict"]) if "verdict" in head else None,
+        device=head.get("run", {}).get("device"),
+        verification=verification_from_json(head["verification"]) if "verification" in head else None,
+        reported={name: head["summary"][name] for name in (*COUNTED, *STATS)},
+        version=head["tool"]["version"],
+    )
+
+
+def _check_version(found: object) -> None:
+    if found != SCHEMA_VERSION or isinstance(found, bool):
+        shown = "" if isinstance(found, dict | list) else f" {escape_name(repr(found), 40)}"
+        raise MalformedError(f"has schema_version{shown}; this version reads reports with {SCHEMA_VERSION}")
+
+
+_check_head, _check_row = check_of(HEAD), check_of(ROW)
+
+
+def _check(check: Check, value: object, where: str = "") -> None:
     try:
-        return RunResult(
-            command=_text(data["command"]),
-            inputs=[_text(name) for name in data["inputs"]],
-            settings=dict(data["settings"]),
-            notes=[_note(entry) for entry in data.get("notes", [])],
-            rows=[_row(entry, data["settings"]) for entry in data["tensors"]],
-            verdict=verdict_from_json(data["verdict"]) if "verdict" in data else None,
-            device=_text(data["run"]["device"]) if "run" in data else None,
-            verification=verification_from_json(data["verification"]) if "verification" in data else None,
-            reported=_numbers(data["summary"], (*COUNTS, *STATS)),
-            version=_text(data["tool"]["version"]),
-        )
-    except KeyError as error:
-        raise MalformedError(f"is no report of qdq: it has no {escape_name(str(error))}") from None
-    except (TypeError, ValueError, AttributeError, IndexError, SpecError) as error:
-        raise MalformedError(f"is no report of qdq: {escape_name(str(error))}") from None
+        check(value)
+    except MismatchError as error:
+        raise MalformedError(str(error.inside(where)) if where else str(error)) from None
+
+
+def _rows(entries: Iterable[Any]) -> Iterator[Row]:
+    if not isinstance(entries, Iterator | list):
+        _check(check_of({"type": "array"}), entries, _ROWS)
+    shared: dict[Any, Any] = {}  # what many rows have in common is kept once
+    for index, entry in enumerate(entries):
+        where = f"{_ROWS}[{index}]"
+        _check(_check_row, entry, where)
+        try:
+            yield _row(entry, shared)
+        except SpecError as error:
+            raise MalformedError(f"{where}.spec: {error}") from None
+        except OverflowError:
+            raise MalformedError(f"{where}.shape: the number of elements does not fit in 63 bits") from None
 
 
 def _note(entry: Mapping[str, Any]) -> Note:
     """The message is not taken from the report: it follows from the rest."""
-    names = tuple(_text(name) for name in entry.get("names", []))
     return Note(
-        kind=NoteKind(_text(entry["kind"])),
-        file=_text(entry["file"]),
-        names=names[:MAX_NAMES],
-        num_names=_count(entry.get("num_names", 0)),
-        other=_text(entry["other"]) if "other" in entry else None,
+        kind=NoteKind(entry["kind"]),
+        file=entry["file"],
+        names=tuple(entry.get("names", ())[:MAX_NAMES]),
+        num_names=entry.get("num_names", 0),
+        other=entry.get("other"),
     )
 
 
-def _row(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Row:
-    shape = tuple(_count(length) for length in entry["shape"])
-    source = Source(name=_text(entry["name"]), file=_text(entry["file"]), dtype=_text(entry["dtype"]), shape=shape)
+def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
+    """The row of an entry that keeps the schema.
+
+    Raises:
+        SpecError: the op does not take the settings, or the shape does not have the axis.
+        OverflowError: the shape has more elements than any file.
+    """
+    shape = tuple(entry["shape"])
+    num_elements = prod(shape)
+    if num_elements > MAX_COUNT:
+        raise OverflowError
+    file, dtype = (shared.setdefault(entry[name], entry[name]) for name in ("file", "dtype"))
+    source = Source(name=entry["name"], file=file, dtype=dtype, shape=shape)
     if entry["status"] != "quantized":
         return SkippedTensor(
             source=source,
-            num_elements=prod(shape),
-            reason=_text(entry["reason"]),
+            num_elements=num_elements,
+            reason=shared.setdefault(entry["reason"], entry["reason"]),
             is_failure=entry["status"] == "failed",
-            decided_by=_decided_by(entry),
+            decided_by=entry.get("decided_by"),
         )
-    stats = _numbers(entry["stats"], STATS)
-    spec = None if entry["spec"] is None else QuantSpec(**entry["spec"])
-    ends = _numbers(entry["range"], ("input_min", "input_max"))
+    stats = {name: entry["stats"][name] for name in STATS}
+    spec = _spec(entry["spec"], shared)
+    histograms = entry.get("histograms")
     return TensorResult(
         source=source,
         spec=spec,
         candidate=_candidate(entry["candidate"], shape) if "candidate" in entry else None,
-        input_min=ends["input_min"],
-        input_max=ends["input_max"],
+        input_min=entry["range"]["input_min"],
+        input_max=entry["range"]["input_max"],
         num_slices=1 if spec is None else _num_slices(shape, spec),
-        scale_bits=_count(settings.get("scale_bits", 0)),
+        scale_bits=0,
         sums=_counts_of(stats),
-        channels=_channels(entry["channels"]) if "channels" in entry else None,
-        histograms=histograms_from_json(entry["histograms"]) if "histograms" in entry else None,
+        channels=entry.get("channels"),
+        histograms=None if histograms is None else histograms_from_json(histograms),
         reported=stats,
-        decided_by=_decided_by(entry),
+        decided_by=entry.get("decided_by"),
     )
 
 
-def _decided_by(entry: Mapping[str, Any]) -> Mapping[str, str] | None:
-    found = entry.get("decided_by")
-    return None if found is None else {_text(key): _text(place) for key, place in found.items()}
+def _spec(data: Mapping[str, Any] | None, shared: dict[Any, Any]) -> QuantSpec | None:
+    if data is None:
+        return None
+    attributes = {name: data[name] for name in _SPEC_NAMES if name in data}
+    key = tuple(attributes.items())
+    if key not in shared:
+        shared[key] = QuantSpec(**attributes)
+    found: QuantSpec = shared[key]
+    return found
 
 
 def _candidate(data: Mapping[str, Any], shape: tuple[int, ...]) -> Source:
-    return Source(name=_text(data["name"]), file=_text(data["file"]), dtype=_text(data["dtype"]), shape=shape)
+    return Source(name=data["name"], file=data["file"], dtype=data["dtype"], shape=shape)
 
 
 def _num_slices(shape: tuple[int, ...], spec: QuantSpec) -> int:
@@ -127,7 +210,7 @@ def _num_slices(shape: tuple[int, ...], spec: QuantSpec) -> int:
 
 def _counts_of(stats: Mapping[str, MetricValue]) -> ErrorSums:
     names = ("num_elements", "num_nonfinite", "num_nonfinite_output", "num_degenerate")
-    counts: dict[str, Any] = {name: _count(stats[name]) for name in names}
+    counts: dict[str, Any] = {name: stats[name] for name in names}
     low, high, peak = (stats[name] for name in ("input_min", "input_max", "max_abs_error"))
     measured = counts["num_elements"] - counts["num_nonfinite"] - counts["num_nonfinite_output"]
     # A peak of nothing measured is no number in a report; of something, only one beyond float64 would be.
@@ -137,29 +220,3 @@ def _counts_of(stats: Mapping[str, MetricValue]) -> ErrorSums:
         input_max=-inf if high is None else high,
         max_abs_error=(inf if measured else 0.0) if peak is None else peak,
     )
-
-
-def _channels(data: Mapping[str, Any]) -> dict[str, Sequence[MetricValue]]:
-    return {_text(name): [_number(value) for value in values] for name, values in data.items()}
-
-
-def _numbers(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, MetricValue]:
-    return {name: _number(data[name]) for name in names}
-
-
-def _number(value: Any) -> MetricValue:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)):
-        return value
-    raise ValueError(f"{value!r} is no number")
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError(f"{value!r} is no count")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError(f"{value!r} is no text")

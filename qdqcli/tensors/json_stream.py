@@ -76,6 +76,10 @@ class JsonStream:
             if self._take(",]") == "]":
                 return
 
+    def is_list(self) -> bool:
+        """Whether a list comes next."""
+        return self._peek() == "["
+
     def value(self) -> object:
         """The value that comes next, whole."""
         if self._text[self._at : self._at + 1] in _BLANKS:

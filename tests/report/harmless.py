@@ -12,6 +12,13 @@ from markdown_it import MarkdownIt
 
 _FORMULA = re.compile(r"[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?|-?inf|nan", re.IGNORECASE)
+_TAGS = {
+    *("a", "body", "button", "circle", "code", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer"),
+    *("h1", "h2", "head", "header", "html", "input", "label", "li", "line", "main", "meta", "ol", "p", "script"),
+    *("section", "span", "strong", "style", "summary", "svg", "table", "tbody", "td", "text", "th", "thead", "title"),
+    *("tr", "ul"),
+}
+"""Elements of the HTML page."""
 _SCRIPTS = 2
 """Elements of the HTML page that are ours: the program and its data."""
 
@@ -81,7 +88,7 @@ def _html(text: str) -> Iterator[str]:
     if sum(tag == "script" for tag, _ in parser.found) > _SCRIPTS:
         yield "a script that is not ours"
     for tag, attributes in parser.found:
-        if tag in ("img", "iframe", "object", "embed", "link", "base"):
+        if tag not in _TAGS:
             yield f"<{tag}>"
         for name, value in attributes:
             if name.startswith("on") or (name in ("href", "src") and not (value or "").startswith("#")):

@@ -1,0 +1,224 @@
+"""The schema of a JSON report: `read.py` checks what it reads by it, and `qdq render --schema` prints it.
+
+Keys that it does not name are allowed and ignored, as a later version may write them. Texts are any: whoever shows one
+escapes it. Numbers are those of float64.
+"""
+
+from collections.abc import Mapping, Sequence
+from sys import float_info
+from typing import Any
+
+from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR, ComputeDType, RoundMode
+from qdqcli.ranges.estimator import ESTIMATORS
+from qdqcli.result.result import SCHEMA_VERSION, STATS
+from qdqcli.result.verdict import Severity
+from qdqcli.stats.metrics import METRICS
+from qdqcli.tensors.note import NoteKind
+from qdqcli.tensors.safetensors import MAX_DIMENSIONS
+from qdqcli.tensors.tensor import DTYPES
+
+Schema = dict[str, Any]
+MAX_COUNT = (1 << 63) - 1
+MAX_TEXT = 1 << 20
+"""Characters of a name, a reason, a path."""
+_MAX_DB = 20_000
+"""Twice the ratio, in dB, of the largest number of float64 to the smallest, squared as sums are."""
+_MAX_BINS = 4096
+_WORD_PATTERN = "^[a-z][a-z0-9_.-]*$"
+
+
+def _described(schema: Schema, description: str) -> Schema:
+    return {**schema, "description": description}
+
+
+def _object(properties: Mapping[str, Schema], required: Sequence[str], **words: Any) -> Schema:
+    return {"type": "object", "required": list(required), "properties": dict(properties), **words}
+
+
+def _list(items: Schema, **words: Any) -> Schema:
+    return {"type": "array", "items": items, **words}
+
+
+_LIMITS = {"minimum": -float_info.max, "maximum": float_info.max}
+_TEXT: Schema = {"type": "string", "maxLength": MAX_TEXT}
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"], "maxLength": MAX_TEXT}
+_WORD: Schema = {"type": "string", "maxLength": 64, "pattern": _WORD_PATTERN}
+_COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+_NUMBER: Schema = {"type": "number", **_LIMITS}
+_NUMBER_OR_NULL: Schema = {"type": ["number", "null"], **_LIMITS}
+_DECIBELS: Schema = {"type": ["number", "null"], "minimum": -_MAX_DB, "maximum": _MAX_DB}
+_ANY_LIMIT: Schema = {"type": ["number", "string", "null"], "maxLength": MAX_TEXT, **_LIMITS}
+_SCALARS = ("number", "string", "boolean", "null")
+_SCALAR: Schema = {"type": list(_SCALARS), "maxLength": MAX_TEXT, **_LIMITS}
+_SETTING: Schema = _SCALAR | {
+    "type": [*_SCALARS, "array"],
+    "items": _SCALAR
+    | {
+        "type": [*_SCALARS, "array", "object"],
+        "items": _SCALAR,
+        "additionalProperties": _SCALAR | {"type": [*_SCALARS, "array"], "items": _SCALAR},
+    },
+}
+"""An option's value: a scalar, or a list of scalars or of a recipe's rules."""
+
+
+def _metric(name: str) -> Schema:
+    unit = METRICS[name].unit if name in METRICS else ""
+    formula = METRICS[name].formula if name in METRICS else "storage bits per element, scales included"
+    of_unit = {"elements": _COUNT, "slices": _COUNT, "dB": _DECIBELS}.get(unit, _NUMBER_OR_NULL)
+    return _described(of_unit, formula)
+
+
+_METRICS = {name: _metric(name) for name in STATS}
+_EXACT = {"exact": {"type": "boolean", "enum": [True], "description": "No element changed."}}
+COUNTED = ("num_tensors", "num_quantized", "num_skipped")
+_SUMMARY = _object(dict.fromkeys(COUNTED, _COUNT) | _METRICS | _EXACT, [*COUNTED, *STATS])
+_SPEC: Schema = _object(
+    {
+        "signed_input": {"type": "boolean"},
+        "num_bits": {"type": "integer", "minimum": 1, "maximum": MAX_UNSIGNED_BITS},
+        "range_given": {"type": "boolean"},
+        "round_mode": {"type": "string", "enum": [str(mode) for mode in RoundMode]},
+        "narrow_range": {"type": "boolean"},
+        "axis": {"type": "integer", "minimum": WHOLE_TENSOR, "maximum": MAX_DIMENSIONS - 1},
+        "group_size": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_COUNT},
+        "compute_dtype": {"type": "string", "enum": [str(name) for name in ComputeDType]},
+        "estimator": {"type": "string", "enum": list(ESTIMATORS)},
+        "percentile": {"type": ["number", "null"], "minimum": 50, "maximum": 100},
+    },
+    ("signed_input", "num_bits", "range_given", "round_mode", "narrow_range", "axis", "group_size", "compute_dtype",
+     "estimator"),
+    description="The op's attributes; null where two checkpoints were compared.",
+) | {"type": ["object", "null"]}  # fmt: skip
+_RANGE = _object(
+    {"input_min": _NUMBER_OR_NULL, "input_max": _NUMBER_OR_NULL},
+    ("input_min", "input_max"),
+    description="The range that set the grid; the hull of those of all channels or groups.",
+)
+_HISTOGRAM = _object(
+    {"low": _NUMBER, "high": _NUMBER, "counts": _list(_COUNT, maxItems=_MAX_BINS)}, ("low", "high", "counts")
+)
+_DTYPE: Schema = {"type": "string", "enum": list(DTYPES)}
+_QUANTIZED = _object(
+    {
+        "dtype": _DTYPE,
+        "spec": _SPEC,
+        "range": _RANGE,
+        "stats": _object(_METRICS | _EXACT, STATS),
+        "candidate": _object(
+            {"name": _TEXT, "file": _TEXT, "dtype": _DTYPE},
+            ("name", "file", "dtype"),
+            description="The tensor that this one was compared with.",
+        ),
+        "channels": _object(
+            {name: _list(_METRICS[name]) for name in METRICS},
+            (),
+            propertyNames={"type": "string", "enum": list(METRICS)},
+            description="Each metric by channel or group.",
+        ),
+        "histograms": _object({"values": _HISTOGRAM, "errors": _HISTOGRAM}, ("values", "errors")),
+    },
+    ("spec", "range", "stats"),
+)
+ROW: Schema = _object(
+    {
+        "name": _TEXT,
+        "file": _TEXT,
+        "dtype": {"type": "string", "maxLength": 1000},
+        "shape": _list(_COUNT, maxItems=MAX_DIMENSIONS),
+        "status": {"type": "string", "enum": ["quantized", "skipped", "failed"]},
+        "decided_by": {
+            "type": "object",
+            "propertyNames": _WORD,
+            "additionalProperties": _TEXT,
+            "description": "Setting -> what of a recipe decided it.",
+        },
+    },
+    ("name", "file", "dtype", "shape", "status"),
+    **{
+        "if": {"type": "object", "properties": {"status": {"type": "string", "enum": ["quantized"]}}},
+        "then": _QUANTIZED,
+        "else": _object({"reason": _TEXT}, ("reason",)),
+    },
+)
+"""One entry of `tensors`."""
+
+_VIOLATION = _object(
+    {
+        "tensor": _described(_TEXT_OR_NULL, "null: the limit is on the whole run."),
+        "file": _TEXT_OR_NULL,
+        "metric": _WORD,
+        "limit": _ANY_LIMIT,
+        "actual": _ANY_LIMIT,
+        "severity": {"type": "string", "enum": [str(severity) for severity in Severity]},
+        "excess_db": _described(_NUMBER_OR_NULL, "How far over the limit, in dB."),
+        "origin": _described(_WORD, "The part of the budget."),
+        "reason": _described(_TEXT, "Why it is waived."),
+    },
+    ("tensor", "metric", "limit", "actual", "severity"),
+)
+HEAD: Schema = _object(
+    {
+        "schema_version": {"type": "integer", "enum": [SCHEMA_VERSION]},
+        "tool": _object(
+            {
+                "name": _TEXT,
+                "version": {"type": "string", "maxLength": 64, "pattern": "^[0-9A-Za-z.+!_-]+$"},
+            },
+            ("version",),
+        ),
+        "command": _WORD,
+        "inputs": _list(_TEXT),
+        "settings": {
+            "type": "object",
+            "properties": {"scale_bits": {"type": "integer", "minimum": 0, "maximum": 1 << 31}},
+            "additionalProperties": _SETTING,
+            "description": "The options that decide the result.",
+        },
+        "notes": _list(
+            _object(
+                {
+                    "kind": {"type": "string", "enum": [str(kind) for kind in NoteKind]},
+                    "severity": {"type": "string", "enum": ["warning", "note"]},
+                    "file": _TEXT,
+                    "names": _list(_TEXT),
+                    "num_names": _COUNT,
+                    "other": _TEXT,
+                    "message": _TEXT,
+                },
+                ("kind", "file"),
+            )
+        ),
+        "summary": _described(_SUMMARY, "Over all quantized elements."),
+        "run": _object({"device": _TEXT}, (), description="What may differ between two runs on the same input."),
+        "verification": _object(
+            {
+                "num_files": _COUNT,
+                "num_bytes": _COUNT,
+                "sha256": {
+                    "type": "object",
+                    "propertyNames": _TEXT,
+                    "additionalProperties": {"type": "string", "maxLength": 64, "pattern": "^[0-9a-f]{64}$"},
+                },
+            },
+            ("num_bytes", "sha256"),
+        ),
+        "verdict": _object(
+            {"passed": {"type": "boolean"}, "violations": _list(_VIOLATION), "waived": _list(_VIOLATION)},
+            ("violations",),
+        ),
+    },
+    ("schema_version", "tool", "command", "inputs", "settings", "summary"),
+)
+"""A report without its `tensors`."""
+
+
+def report_schema() -> Schema:
+    """The JSON schema (draft 2020-12) of a whole report."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A report of qdq",
+        **HEAD,
+        "required": [*HEAD["required"], "tensors"],
+        "properties": {**HEAD["properties"], "tensors": _list(ROW)},
+    }
