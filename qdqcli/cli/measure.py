@@ -46,7 +46,10 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
     """Read the headers of all inputs; says what a user should know of them."""
     void_dtype = options["void_dtype"]
     void_dtype = void_dtype.upper() if void_dtype else None
-    checkpoints = [_open(path, void_dtype) for argument in inputs for path in _expand(argument)]
+    follow_links = options["follow_links"]
+    checkpoints = [
+        _open(path, void_dtype, follow_links=follow_links) for argument in inputs for path in _expand(argument)
+    ]
     for checkpoint in checkpoints:
         for note in checkpoint.notes:
             say = session.warn if note.is_warning else session.note
@@ -54,9 +57,9 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
     return checkpoints
 
 
-def _open(path: Path, void_dtype: str | None) -> Checkpoint:
+def _open(path: Path, void_dtype: str | None, *, follow_links: bool) -> Checkpoint:
     try:
-        return open_checkpoint(path, void_dtype=void_dtype)
+        return open_checkpoint(path, void_dtype=void_dtype, follow_links=follow_links)
     except InputError as error:
         if not os.path.lexists(path):
             _advise(error, str(path))

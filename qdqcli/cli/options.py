@@ -191,6 +191,8 @@ NAMES = (
 )  # fmt: skip
 READING = (
     click.option("--allow-unmatched", is_flag=True, help="Only warn of a pattern that matches nothing."),
+    click.option("--follow-links", is_flag=True,
+                 help="Follow links that lead out of the folder of a checkpoint; each is noted."),
     click.option("--dtype", "void_dtype", type=click.Choice(["bf16"], case_sensitive=False),
                  help="Read .npy elements of the unnamed 2-byte kind (|V2), and 16-bit integers, as this."),
 )  # fmt: skip

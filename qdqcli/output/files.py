@@ -73,7 +73,7 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 def files_of(checkpoint: Checkpoint) -> list[Path]:
     """Shards and side files."""
-    return [shard.path for shard in checkpoint.shards] + [checkpoint.path / side for side in checkpoint.side_files]
+    return [shard.path for shard in checkpoint.shards] + [side.path for side in checkpoint.side_files]
 
 
 def ids_of(paths: Iterable[Path]) -> set[FileId]:

@@ -10,7 +10,7 @@ from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path, show_size
 from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of, real_path
 from qdqcli.tensors.checkpoint import FORMATS, Checkpoint
-from qdqcli.tensors.storage import InputFile, free_bytes, output_error
+from qdqcli.tensors.storage import free_bytes, output_error
 
 
 def check_placement(
@@ -86,8 +86,8 @@ def _protected_ids(checkpoint: Checkpoint) -> set[FileId]:
 def _check_space(checkpoints: Sequence[Checkpoint], output: Path, partial: Path) -> None:
     """What an earlier run left in `partial` is removed or gone on with: its space counts as free."""
     needed = sum(shard.output_bytes for checkpoint in checkpoints for shard in checkpoint.shards)
-    for path in (checkpoint.path / side for checkpoint in checkpoints for side in checkpoint.side_files):
-        with InputFile(path) as file:
+    for side_file in (side_file for checkpoint in checkpoints for side_file in checkpoint.side_files):
+        with side_file.open() as file:
             needed += file.size
     free = free_bytes(output.parent)
     if free is not None and free + _bytes_on_disk(partial) < needed:

@@ -22,7 +22,7 @@ from qdqcli.escape import show_path
 from qdqcli.output.file_tree import files_below, first_difference
 from qdqcli.output.lock import FolderLock
 from qdqcli.output.placement import check_free, check_placement
-from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, Waiting
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, SideFile, Waiting
 from qdqcli.tensors.storage import (
     TEMPORARY_PATTERN,
     FileIdentity,
@@ -143,11 +143,11 @@ class OutputTree:
     def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Copy what is no shard, links as what they lead to. `on_chunk`, called often, may raise to stop."""
         for checkpoint in self._checkpoints:
-            for source, target in self._side_files_of(checkpoint):
+            for side_file, target in self._side_files_of(checkpoint):
                 self._make_folder(checkpoint, target.parent)
-                copy_file(source, target, on_chunk)
+                copy_file(side_file.open(), target, on_chunk)
 
-    def side_files(self) -> Iterator[tuple[Path, Path]]:
+    def side_files(self) -> Iterator[tuple[SideFile, Path]]:
         """Each file that is copied as it is, and where its copy lies."""
         for checkpoint in self._checkpoints:
             yield from self._side_files_of(checkpoint)
@@ -217,9 +217,9 @@ class OutputTree:
     def _place(self, checkpoint: Checkpoint) -> Path:
         return self.result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self.result
 
-    def _side_files_of(self, checkpoint: Checkpoint) -> Iterator[tuple[Path, Path]]:
+    def _side_files_of(self, checkpoint: Checkpoint) -> Iterator[tuple[SideFile, Path]]:
         for side_file in checkpoint.side_files:
-            yield checkpoint.path / side_file, self._place(checkpoint) / side_file
+            yield side_file, self._place(checkpoint) / side_file.name
 
     def _make_folder(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Make a folder of the output, with those above it; what stands for one of the input is no more readable."""

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from qdqcli import __version__
 from qdqcli.escape import escape, escape_name
 from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.plan import Plan
-from qdqcli.tensors.storage import FileIdentity, InputFile
+from qdqcli.tensors.checkpoint import SideFile
+from qdqcli.tensors.storage import FileIdentity
 
 Fingerprint = Mapping[str, Any]
 """JSON values; the settings by name, the files by input and name."""
@@ -49,7 +49,7 @@ def fingerprint_of(
             for plan in plans
         },
         "side_files": {
-            f"{number[id(checkpoint)]}/{side_file}": _identity(_identity_of(checkpoint.path / side_file))
+            f"{number[id(checkpoint)]}/{side_file.name}": _identity(_identity_of(side_file))
             for checkpoint in checkpoints
             for side_file in checkpoint.side_files
         },
@@ -95,8 +95,8 @@ def _identity(identity: FileIdentity) -> dict[str, int]:
     return {"size": identity.size, "mtime_ns": identity.mtime_ns}
 
 
-def _identity_of(path: Path) -> FileIdentity:
-    with InputFile(path) as file:
+def _identity_of(side_file: SideFile) -> FileIdentity:
+    with side_file.open() as file:
         return file.identity
 
 

@@ -64,12 +64,12 @@ def verify_output(
             error.plan = i
             raise
         first = stop
-    for source, target in output.side_files():
+    for side_file, target in output.side_files():
         forget_cached(target)
         with _blamed_on(target):
-            place = first_difference(source, target, workers.interruption.check)
+            place = first_difference(side_file.path, target, workers.interruption.check)
         if place is not None:
-            raise VerificationError(target, f"byte {place} is not that of {show_path(source)}")
+            raise VerificationError(target, f"byte {place} is not that of {show_path(side_file.path)}")
     return _digests(output, workers)
 
 

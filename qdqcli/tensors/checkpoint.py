@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, Self
 from qdqcli.errors import InputError, UnavailableError, UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.root import CheckpointRoot
 from qdqcli.tensors.signature import SNIFF_BYTES, describe, is_pointer
 from qdqcli.tensors.storage import FileIdentity, InputFile, input_error
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
@@ -130,6 +131,32 @@ class Shard(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SideFile:
+    """A file of a checkpoint's folder that is no shard."""
+
+    folder: Path
+    """The checkpoint's."""
+    name: Path
+    """Relative to the folder."""
+    follow_links: bool = False
+    """Whether links may lead out of the folder."""
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
+
+    def open(self) -> InputFile:
+        """Open what the name leads to now.
+
+        Raises:
+            InputError: it is not there, is no regular file, or lies behind a link that leaves the folder.
+        """
+        with CheckpointRoot(self.folder, follow_links=self.follow_links) as root:
+            found = root.look_up(str(self.name))
+            return InputFile(self.path, expected=FileIdentity.of(found.status))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """One input: a file with tensors, or a folder of such files."""
 
@@ -137,8 +164,8 @@ class Checkpoint:
     is_folder: bool
     shards: Sequence[Shard]
     """In the order of their names; a single file has one, whose name is the file's."""
-    side_files: Sequence[Path] = ()
-    """Everything else in the folder (config, tokenizer, the index), relative to it; copied as it is."""
+    side_files: Sequence[SideFile] = ()
+    """Everything else in the folder (config, tokenizer, the index); copied as it is."""
     notes: Sequence[Note] = ()
     """What a user should know of the input: a shard that the index does not name, say."""
     superseded: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -158,14 +185,14 @@ FORMATS = {
 """File suffix -> the function that opens one file of that format as a `Shard`."""
 
 
-def open_checkpoint(path: Path, *, void_dtype: str | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: bool = False) -> Checkpoint:
     """Read the headers of the file or folder at `path`, all of them before any data.
 
     `void_dtype` is the safetensors name of the dtype that `.npy` elements of an unnamed kind (`|V2`) have, and integers
-    of its size.
+    of its size. With `follow_links` links in a folder may lead out of it; `path` itself may be a link.
 
     Raises:
-        InputError: missing, unreadable or malformed; names the file.
+        InputError: missing, unreadable or malformed, or a link that leaves the folder; names the file.
         UsageError: `void_dtype` is not a dtype's name.
     """
     if void_dtype is not None and void_dtype not in DTYPES:
@@ -178,7 +205,7 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None) -> Checkpoint:
         # Imported late: it builds on the protocols of this file.
         from qdqcli.tensors.sharded import open_folder
 
-        return open_folder(path, void_dtype)
+        return open_folder(path, void_dtype, follow_links=follow_links)
     shard = open_file(path, path.name, void_dtype)
     return Checkpoint(path=path, is_folder=False, shards=(shard,), notes=tuple(void_notes(shard)))
 

@@ -14,7 +14,7 @@ from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import Shard
 from qdqcli.tensors.note import MAX_NAMES, Note, NoteKind
-from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.storage import FileIdentity, InputFile
 from qdqcli.tensors.strict_json import parse_object
 
 INDEX_PATTERN = "*.safetensors.index*.json"
@@ -36,13 +36,13 @@ def is_index(name: str) -> bool:
     return _INDEX.fullmatch(name) is not None
 
 
-def read_index(path: Path) -> Index:
-    """Read the index at `path`, whose shards must be there beside it.
+def read_index(path: Path, identity: FileIdentity) -> Index:
+    """Read the index at `path`, whose shards must be there beside it; `identity` is that of the file.
 
     Raises:
         InputError: unreadable, malformed, or a shard is not there; names the index.
     """
-    with InputFile(path) as file, blame(path):
+    with InputFile(path, expected=identity) as file, blame(path):
         if file.size > MAX_INDEX_BYTES:
             raise MalformedError(f"has {file.size} bytes; an index of at most {MAX_INDEX_BYTES} is read")
         weight_map = _parse(file.read(0, file.size)).get("weight_map")

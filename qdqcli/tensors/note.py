@@ -30,6 +30,8 @@ class NoteKind(StrEnum):
     """A whole checkpoint beside the shards of one (`other`: their index, or the first of them)."""
     INCOMPLETE = "incomplete"
     """A shard whose siblings (`names`) are not there, and no index says that they need not be."""
+    LINK = "link"
+    """A link that leaves the checkpoint, to `other`, and was followed."""
     UNNAMED_DTYPE = "unnamed-dtype"
     """Arrays (`names`) of unnamed 2-byte elements, or of 16-bit integers and nothing else, which may be bfloat16."""
 
@@ -81,6 +83,7 @@ _SENTENCES = {
     "the index (vLLM, diffusers) load the shards; both are processed; remove the one that is not meant",
     NoteKind.INCOMPLETE: "{shards} of the same checkpoint missing: {names}; no index lists them, so the download may "
     "be incomplete",
+    NoteKind.LINK: "is or lies behind a link that leaves the checkpoint, to {other}; followed",
     NoteKind.UNNAMED_DTYPE: "copied as they are: {arrays} of unnamed or integer 2-byte elements (|V2, U16, I16); "
     "bfloat16 is stored like this: pass --dtype bf16 if they are",
 }

@@ -2,19 +2,21 @@
 
 In each folder, at every depth: every `.safetensors` file, whether an index names it or not, and, where there is no
 index, every file of the other known formats. Everything else is a side file and copied as it is: configurations,
-tokenizers, indexes, `.npy` files beside an index, weights in formats that are not read. Only what is not part of a
-checkpoint is left out, with a note: `.git`, `.cache`, links to folders. One tensor name may come in several files: an
-index says which of its shards counts, elsewhere the file tells them apart.
+tokenizers, indexes, `.npy` files beside an index, weights in formats that are not read. Links, to folders too, count as
+what they lead to. Only `.git` and `.cache`, no parts of a checkpoint, are left out, with a note. One tensor name may
+come in several files: an index says which of its shards counts, elsewhere the file tells them apart.
 """
 
 import os
+import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qdqcli.errors import InputError
 from qdqcli.escape import show_path
-from qdqcli.tensors.checkpoint import FORMATS, Checkpoint, open_file, void_notes
+from qdqcli.tensors.checkpoint import FORMATS, Checkpoint, Shard, SideFile, open_file, void_notes
 from qdqcli.tensors.hub import is_repository, repository_error
 from qdqcli.tensors.index import (
     INDEX_PATTERN,
@@ -26,32 +28,46 @@ from qdqcli.tensors.index import (
     read_index,
 )
 from qdqcli.tensors.note import Note, NoteKind
-from qdqcli.tensors.storage import input_error
+from qdqcli.tensors.root import CheckpointRoot
+from qdqcli.tensors.storage import FileIdentity, input_error
 from qdqcli.tensors.unread import FORMATS as UNREAD
 from qdqcli.tensors.unread import describe_unread, suffix_of
 
-_SKIPPED_FOLDERS = (".git", ".cache")
+_SKIPPED = (".git", ".cache")
 """Made by `git clone` and `hf download` beside a checkpoint; `.git` holds the weights a second time."""
+
+MAX_WAYS = 16
+"""Names under which links may show one folder: without a limit 30 folders could have a thousand million names."""
 
 
 @dataclass(kw_only=True)
 class _Findings:
     """What a walk through the folder has found so far; names are relative to it."""
 
+    root: CheckpointRoot
     weights: list[str] = field(default_factory=list)
     side_files: list[str] = field(default_factory=list)
+    identities: dict[str, FileIdentity] = field(default_factory=dict)
+    """Of every file, by name: what the name led to."""
     indexes: dict[str, Index] = field(default_factory=dict)
     """By name."""
     notes: list[Note] = field(default_factory=list)
+    outside: set[str] = field(default_factory=set)
+    """Folders, as prefixes of names, that lie behind a link that leaves the checkpoint."""
+    ways: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """How often a folder was entered, by device and inode."""
 
 
-def open_folder(path: Path, void_dtype: str | None = None) -> Checkpoint:
+def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool = False) -> Checkpoint:
     """Read an index and all headers of the checkpoint in the folder at `path`.
 
     Raises:
-        InputError: nothing to read, or something malformed; names the index or the shard.
+        InputError: nothing to read, something malformed, or a link that leaves the folder and may not (see
+            `CheckpointRoot`); names the file.
     """
-    found = _walk(path)
+    with CheckpointRoot(path, follow_links=follow_links) as root:
+        found = _Findings(root=root)
+        _walk(found)
     if not found.weights:
         unread = describe_unread(found.side_files)
         looked_for = ", ".join(f"*{suffix}" for suffix in FORMATS)
@@ -59,68 +75,99 @@ def open_folder(path: Path, void_dtype: str | None = None) -> Checkpoint:
             f"{show_path(path)}: no checkpoint in this folder; "
             + (unread or f"looked for {INDEX_PATTERN} and for {looked_for}")
         )
-    shards = [open_file(path / name, name, void_dtype) for name in sorted(found.weights)]
+    shards = [_open_shard(path / name, name, void_dtype, found.identities[name]) for name in sorted(found.weights)]
     superseded = dict(check_indexes(path, found.indexes, shards))
     notes = [*found.notes, *notes_on_tensors(path, found.indexes, shards, superseded)]
     return Checkpoint(
         path=path,
         is_folder=True,
         shards=tuple(shards),
-        side_files=tuple(Path(name) for name in sorted(found.side_files)),
+        side_files=tuple(
+            SideFile(folder=path, name=Path(name), follow_links=follow_links) for name in sorted(found.side_files)
+        ),
         notes=(*notes, *(note for shard in shards for note in void_notes(shard))),
         superseded=superseded,
     )
 
 
-def _walk(root: Path) -> _Findings:
-    """Sort the files of a folder and of all below it."""
-    found = _Findings()
-    pending = [""]
+def _open_shard(path: Path, name: str, void_dtype: str | None, identity: FileIdentity) -> Shard:
+    shard = open_file(path, name, void_dtype)
+    if not shard.identity.is_same_file(identity):
+        raise InputError(f"{show_path(path)}: was replaced while the folder was read; start again")
+    return shard
+
+
+def _walk(found: _Findings) -> None:
+    """Sort the files of the folder and of all below it."""
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
-        prefix = pending.pop()
-        folders, files = _list(root, prefix, found)
-        _sort_folder(root, prefix, files, found)
-        pending += [f"{prefix}{name}/" for name in folders]
-    return found
+        prefix, above = pending.pop()
+        here = _enter(prefix, above, found)
+        folders, files = _list(prefix, found)
+        _sort_folder(prefix, files, found)
+        pending += [(f"{prefix}{name}/", above | {here}) for name in folders]
 
 
-def _sort_folder(root: Path, prefix: str, files: Sequence[str], found: _Findings) -> None:
+def _enter(prefix: str, above: frozenset[tuple[int, int]], found: _Findings) -> tuple[int, int]:
+    """Device and inode of a folder; `above` are those of the folders in which it lies."""
+    status = found.root.look_up(prefix).status
+    here = status.st_dev, status.st_ino
+    found.ways[here] += 1
+    shown = show_path(found.root.path / prefix)
+    if here in above:
+        raise InputError(f"{shown}: is a link to a folder that holds it; remove the link")
+    if found.ways[here] > MAX_WAYS:
+        raise InputError(f"{shown}: more than {MAX_WAYS} links show this folder; remove some")
+    return here
+
+
+def _sort_folder(prefix: str, files: Sequence[str], found: _Findings) -> None:
     """Put the files of one folder where they belong; its `prefix` is empty or ends with a slash."""
-    indexes = {name: read_index(root / prefix / name) for name in files if is_index(name)}
+    folder = found.root.path / prefix
+    indexes = {name: read_index(folder / name, found.identities[prefix + name]) for name in files if is_index(name)}
     found.indexes |= {
         prefix + name: {tensor: prefix + shard for tensor, shard in index.items()} for name, index in indexes.items()
     }
     listed = {shard for index in indexes.values() for shard in index.values()}
     found.weights += [prefix + name for name in listed]
+    for name in listed.difference(files):  # a folder, or another spelling on a disk that takes both
+        found.identities[prefix + name] = FileIdentity.of(found.root.look_up(prefix + name).status)
     for name in files:
         if name not in listed:
-            _sort_file(root, prefix + name, found, has_index=bool(indexes))
-    found.notes += notes_on_names(root / prefix, indexes, files, listed)
+            _sort_file(prefix + name, found, has_index=bool(indexes))
+    found.notes += notes_on_names(folder, indexes, files, listed)
 
 
-def _list(root: Path, prefix: str, found: _Findings) -> tuple[list[str], list[str]]:
+def _list(prefix: str, found: _Findings) -> tuple[list[str], list[str]]:
     """The folders to enter and the files, sorted; what is left out gets its note."""
+    folder = found.root.path / prefix
     folders, files = [], []
     try:
-        with os.scandir(root / prefix) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if not entry.is_dir() or is_index(entry.name):
-                    files.append(entry.name)
-                elif entry.is_symlink() or entry.name in _SKIPPED_FOLDERS:
-                    found.notes.append(Note.of(NoteKind.LEFT_OUT, show_path(root / prefix / entry.name)))
-                else:
-                    folders.append(entry.name)
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
     except OSError as error:
-        raise input_error(Path(error.filename) if error.filename else root / prefix, error) from error
+        raise input_error(folder, error) from error
+    for name in names:
+        if name in _SKIPPED:
+            found.notes.append(Note.of(NoteKind.LEFT_OUT, show_path(folder / name)))
+            continue
+        status, left_to = found.root.look_up(prefix + name)
+        if left_to is not None and prefix not in found.outside:
+            found.notes.append(Note.of(NoteKind.LINK, show_path(folder / name), other=left_to))
+        if stat.S_ISDIR(status.st_mode) and not is_index(name):
+            folders.append(name)
+            found.outside |= {f"{prefix}{name}/"} if left_to is not None else set()
+        else:
+            files.append(name)
+            found.identities[prefix + name] = FileIdentity.of(status)
     if is_repository(folders):
-        raise repository_error(root / prefix)
+        raise repository_error(folder)
     return folders, files
 
 
-def _sort_file(root: Path, name: str, found: _Findings, *, has_index: bool) -> None:
+def _sort_file(name: str, found: _Findings, *, has_index: bool) -> None:
     """Put a file that no index names where it belongs."""
     suffix = suffix_of(name)
     is_read = suffix == ".safetensors" or (suffix in FORMATS and not has_index)
     (found.weights if is_read else found.side_files).append(name)
     if not is_read and (suffix in FORMATS or suffix in UNREAD):
-        found.notes.append(Note.of(NoteKind.UNREAD, show_path(root / name)))
+        found.notes.append(Note.of(NoteKind.UNREAD, show_path(found.root.path / name)))

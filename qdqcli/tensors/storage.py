@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -83,10 +83,16 @@ class FileIdentity:
     size: int
     """In bytes."""
     mtime_ns: int
+    device: int = field(default=0, compare=False)
+    """Not compared: the same disk may have another number after a restart."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        return cls(inode=status.st_ino, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        return cls(inode=status.st_ino, size=status.st_size, mtime_ns=status.st_mtime_ns, device=status.st_dev)
+
+    def is_same_file(self, other: Self) -> bool:
+        """Whether both are of one file, unchanged, looked at by one process."""
+        return self == other and self.device == other.device
 
 
 class InputFile:
@@ -110,9 +116,9 @@ class InputFile:
             self._release()
             kind = "is a folder, not a regular file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
             raise InputError(f"{show_path(path)}: {kind}; give a file")
-        if expected is not None and self.identity != expected:
+        if expected is not None and not self.identity.is_same_file(expected):
             self._release()
-            raise InputError(f"{show_path(path)}: changed after its header was read; start again")
+            raise InputError(f"{show_path(path)}: changed after it was first looked at; start again")
 
     @property
     def size(self) -> int:
@@ -460,12 +466,12 @@ def as_bytes(buffer: memoryview) -> memoryview:
     return buffer.cast("B") if buffer.nbytes else memoryview(b"")
 
 
-def copy_file(source: Path, target: Path, on_chunk: Callable[[], None] = lambda: None) -> None:
-    """Copy the content of a regular file (links are followed) to a new file that is no more readable.
+def copy_file(file: InputFile, target: Path, on_chunk: Callable[[], None] = lambda: None) -> None:
+    """Copy the content of an opened file, which is closed, to a new file that is no more readable.
 
     `on_chunk` is called before each chunk and may raise to stop.
     """
-    with InputFile(source) as file:
+    with file:
         output = OutputFile(target, mode=file.mode)
         try:
             buffer = memoryview(bytearray(min(CHUNK_BYTES, file.size)))

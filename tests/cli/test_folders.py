@@ -114,3 +114,22 @@ def test_what_cannot_be_an_id_gets_no_such_advice(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     assert "Hugging Face" not in qdq("stats", argument).error
+
+
+def test_a_link_out_of_the_folder_is_followed_only_where_that_is_asked_for(qdq: Qdq, tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", {}, {"model.safetensors": "a"})
+    secret = tmp_path / "home" / "id_rsa"
+    secret.parent.mkdir()
+    secret.write_text("PRIVATE")
+    secret.chmod(0o600)
+    (folder / "tokenizer.model").symlink_to("../home/id_rsa")
+    for command in (["stats"], ["inspect"], ["compare", folder], ["run", "-o", tmp_path / "out"]):
+        outcome = qdq(*command, folder)
+        assert outcome.code == 3
+        assert f"{folder}/tokenizer.model: is or lies behind a link that leaves the checkpoint" in outcome.error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "m"]
+    report = qdq("run", folder, "-o", tmp_path / "out", "--follow-links", "--format", "json", "--quiet").report
+    (note,) = report["notes"]
+    assert (note["kind"], note["file"], note["other"]) == ("link", f"{folder}/tokenizer.model", "../home/id_rsa")
+    assert (tmp_path / "out" / "tokenizer.model").read_text() == "PRIVATE"
+    assert (tmp_path / "out" / "tokenizer.model").stat().st_mode & 0o777 == 0o600

@@ -33,12 +33,13 @@ def test_nothing_is_written_over_or_into_an_input(tmp_path: Path, place: str) ->
     os.link(folder / "config.json", tmp_path / "hard.json")
     (tmp_path / "soft.json").symlink_to("m/config.json")
     (folder / "tokenizer.json").symlink_to(write(tmp_path / "blobs" / "1.json", b"{}"))
-    (folder / "dangling.json").symlink_to("nowhere")
     (tmp_path / "dangling.json").symlink_to("m/new.json")
     file = write(tmp_path / "w.safetensors", GOOD)
     (tmp_path / "w.json").symlink_to(file)
+    inputs = [open_checkpoint(file), open_checkpoint(folder, follow_links=True)]
+    (folder / "dangling.json").symlink_to("nowhere")
     with pytest.raises(UsageError, match=r"is a file of the input|lies in the input"):
-        check_files([], report(tmp_path / place), inputs=[open_checkpoint(file), open_checkpoint(folder)])
+        check_files([], report(tmp_path / place), inputs=inputs)
 
 
 @pytest.mark.parametrize("place", ["new.json", "m.json", "beside.json", "out.json"])

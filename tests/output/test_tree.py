@@ -37,9 +37,11 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def refuse(inputs: Sequence[Path], output: Path, reason: str, *, overwrite: bool = False) -> None:
+def refuse(
+    inputs: Sequence[Path], output: Path, reason: str, *, overwrite: bool = False, follow_links: bool = False
+) -> None:
     """The constructor refuses and leaves everything as it was."""
-    checkpoints = [open_checkpoint(path) for path in inputs]
+    checkpoints = [open_checkpoint(path, follow_links=follow_links) for path in inputs]
     before = sorted(output.parent.rglob("*")) if output.parent.exists() else None
     with pytest.raises(UsageError, match=reason):
         OutputTree(checkpoints, output, overwrite=overwrite)
@@ -71,9 +73,9 @@ def test_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_links_are_copied_as_content(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "in")
-    write(tmp_path / "blobs" / "1", b"words")
-    (folder / "tokenizer.txt").symlink_to("../blobs/1")
+    folder = model_folder(tmp_path / "models--a--b" / "snapshots" / "rev")
+    write(tmp_path / "models--a--b" / "blobs" / "1", b"words")
+    (folder / "tokenizer.txt").symlink_to("../../blobs/1")
     run([folder], tmp_path / "out")
     assert not (tmp_path / "out" / "tokenizer.txt").is_symlink()
     assert (tmp_path / "out" / "tokenizer.txt").read_bytes() == b"words"
@@ -174,7 +176,7 @@ def test_an_output_in_or_around_an_input_folder_is_refused(tmp_path: Path, place
     (tmp_path / "points_in").symlink_to("m/not_yet")
     blob = write(tmp_path / "hub" / "blobs" / "1", b"words")
     (folder / "tokenizer.txt").symlink_to(blob)
-    refuse([folder], tmp_path / place, "input", overwrite=overwrite)
+    refuse([folder], tmp_path / place, "input", overwrite=overwrite, follow_links=True)
 
 
 def test_a_partial_folder_that_is_the_input_is_refused(tmp_path: Path) -> None:
@@ -350,13 +352,9 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert (tmp_path / os.fsdecode(b"out\xfe") / name).read_bytes() == GOOD
 
 
-@pytest.mark.parametrize("kind", ["pipe", "dangling link"])
-def test_a_side_file_that_cannot_be_copied_is_found_before_work(tmp_path: Path, kind: str) -> None:
+def test_a_side_file_that_cannot_be_copied_is_found_before_work(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "in")
-    if kind == "pipe":
-        os.mkfifo(folder / "odd.txt")
-    else:
-        (folder / "odd.txt").symlink_to("nowhere")
+    os.mkfifo(folder / "odd.txt")
     with pytest.raises(InputError, match=r"odd\.txt: is "):
         OutputTree([open_checkpoint(folder)], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -35,7 +35,7 @@ def test_a_folder_with_an_index(tmp_path: Path) -> None:
         ("c", SECOND),
         ("d", SECOND),
     ]
-    assert [str(path) for path in checkpoint.side_files] == ["1_Pooling/config.json", "config.json", INDEX]
+    assert [str(side.name) for side in checkpoint.side_files] == ["1_Pooling/config.json", "config.json", INDEX]
     assert checkpoint.notes == ()
     assert checkpoint.superseded == {}
 
@@ -105,7 +105,7 @@ def test_weights_beside_an_index_are_read_or_copied(tmp_path: Path) -> None:
     write(folder / "pytorch_model.bin", b"\x80\x04.")
     checkpoint = open_checkpoint(folder)
     assert [shard.name for shard in checkpoint.shards] == ["consolidated.safetensors", FIRST, SECOND]
-    assert {"mean.npy", "pytorch_model.bin"} <= {str(path) for path in checkpoint.side_files}
+    assert {"mean.npy", "pytorch_model.bin"} <= {str(side.name) for side in checkpoint.side_files}
     assert checkpoint.notes == (
         Note(NoteKind.UNREAD, str(folder / "mean.npy")),
         Note(NoteKind.UNREAD, str(folder / "pytorch_model.bin")),
@@ -140,19 +140,18 @@ def test_without_an_index_every_known_file_is_read_at_any_depth(tmp_path: Path) 
     write(tmp_path / "sub" / "notes.txt", b"x")
     write(tmp_path / ".git" / "config", b"x")
     (tmp_path / "linked").symlink_to(tmp_path / "sub")
+    (tmp_path / "unet" / "beside").symlink_to("../sub/v.NPY")
     checkpoint = open_checkpoint(tmp_path)
     assert [(tensor.shard, tensor.name) for tensor in checkpoint.tensors] == [
+        ("linked/v.NPY", "linked/v"),
         ("model.safetensors", "w"),
         ("sub/v.NPY", "sub/v"),
         ("unet/other.safetensors", "w"),
         ("v.npy", "v"),
         ("x.npz", "k"),
     ]
-    assert [str(path) for path in checkpoint.side_files] == ["sub/notes.txt"]
-    assert checkpoint.notes == (
-        Note(NoteKind.LEFT_OUT, str(tmp_path / ".git")),
-        Note(NoteKind.LEFT_OUT, str(tmp_path / "linked")),
-    )
+    assert [str(side.name) for side in checkpoint.side_files] == ["linked/notes.txt", "sub/notes.txt", "unet/beside"]
+    assert checkpoint.notes == (Note(NoteKind.LEFT_OUT, str(tmp_path / ".git")),)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +301,8 @@ def test_an_index_in_a_sub_folder_counts_there(tmp_path: Path) -> None:
 
 def test_reads_through_the_links_of_a_hub_cache(tmp_path: Path) -> None:
     source = model_folder(tmp_path / "source")
-    snapshot, blobs = tmp_path / "hub" / "snapshots" / "rev", tmp_path / "hub" / "blobs"
+    cache = tmp_path / "models--org--name"
+    snapshot, blobs = cache / "snapshots" / "rev", cache / "blobs"
     for folder in (snapshot, blobs):
         folder.mkdir(parents=True)
     for i, name in enumerate((FIRST, SECOND, INDEX)):
