@@ -1,0 +1,109 @@
+"""Ties: tensors that inference engines store under one setting, because they fuse or stack them.
+
+Names of fused layers as in llm-compressor (`FUSED_LAYER_NAMES`), vLLM's packed modules and ModelOpt's
+`quant_grouping_rules`; the routed experts of a layer are one matrix each in their fused kernels.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+FUSED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("in_proj_qkv", "in_proj_z"),
+    ("in_proj_a", "in_proj_b"),
+)
+"""Modules of one parent that are fused, by their last name."""
+
+_FUSED_WITH = {name: "+".join(names) for names in FUSED for name in names}
+_EXPERT = re.compile(r"(?P<layer>.*\bexperts)\.\d+\..*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tie:
+    """Tensors that share one choice."""
+
+    name: str
+    """For people: the parent and what is fused, or the only member."""
+    members: tuple[int, ...]
+    """Numbers of tensors, rising."""
+
+
+def fused_key(name: str) -> str | None:
+    """What a tensor shares with those that it is fused with, by its name alone; None where it stands for itself."""
+    expert = _EXPERT.fullmatch(name)
+    if expert is not None:
+        return f"{expert['layer']}.*"
+    module, _, parameter = name.rpartition(".")
+    parent, _, last = module.rpartition(".")
+    together = _FUSED_WITH.get(last)
+    return None if together is None else f"{parent}.{together}.{parameter}"
+
+
+def make_ties(
+    names: Sequence[str],
+    *,
+    automatic: bool = True,
+    groups: Mapping[str, Callable[[str], bool]] | None = None,
+    apart: Iterable[Callable[[str], bool]] = (),
+    duplicates: Iterable[Sequence[int]] = (),
+) -> list[Tie]:
+    """Put tensors that share one choice together.
+
+    Args:
+        names: names of the tensors to decide on; a tie refers to them by number.
+        automatic: tie what engines fuse, by name.
+        groups: name of a group -> which tensor names it holds, beside the automatic ones.
+        apart: tensor names that are in no tie by name.
+        duplicates: numbers of tensors with equal bytes, tied in any case.
+
+    Returns:
+        ties by their first member; every tensor is in exactly one.
+
+    Raises:
+        ValueError: a group of `groups` holds fewer than two tensors; names the group.
+    """
+    union = list(range(len(names)))
+
+    def root(number: int) -> int:
+        while union[number] != number:
+            union[number] = union[union[number]]
+            number = union[number]
+        return number
+
+    def tie(numbers: Sequence[int]) -> None:
+        for number in numbers[1:]:
+            first, second = sorted((root(numbers[0]), root(number)))
+            union[second] = first
+
+    free = [not any(is_apart(name) for is_apart in apart) for name in names]
+    labels: dict[int, str] = {}
+    if automatic:
+        by_key: dict[str, list[int]] = defaultdict(list)
+        for number, name in enumerate(names):
+            key = fused_key(name) if free[number] else None
+            if key is not None:
+                by_key[key].append(number)
+        for key, numbers in by_key.items():
+            tie(numbers)
+            labels[numbers[0]] = key
+    for group, holds in (groups or {}).items():
+        numbers = [number for number, name in enumerate(names) if holds(name)]
+        if len(numbers) < 2:
+            raise ValueError(group)
+        tie(numbers)
+        labels[numbers[0]] = group
+    for equal in duplicates:
+        tie(equal)
+    members: dict[int, list[int]] = defaultdict(list)
+    for number in range(len(names)):
+        members[root(number)].append(number)
+    return [
+        Tie(name=labels.get(first, names[first]) if len(numbers) > 1 else names[first], members=tuple(numbers))
+        for first, numbers in members.items()
+    ]
