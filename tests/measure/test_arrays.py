@@ -37,6 +37,7 @@ def from_file(path: Path, spec: QuantSpec, given: GivenRange | None = None) -> t
     checkpoint = open_checkpoint(path)
     shard = checkpoint.shards[0]
     output = path.with_name("out.safetensors")
+    output.unlink(missing_ok=True)
     with Workers(2) as workers, shard.open() as reader:
         writer = shard.create(output, reader)
         job = TensorJob(
