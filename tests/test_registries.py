@@ -16,8 +16,9 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import ESTIMATORS, WholeSlices, estimator
-from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, ReportOptions, formatter
+from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, formatter
 from qdqcli.report.listing import LISTING_FORMATS
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS, Better
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums

@@ -16,7 +16,7 @@ from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, inputs_of, make_plans, notes_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
-from qdqcli.result.result import RunResult
+from qdqcli.result.result import RunResult, with_shares
 
 
 @click.command(
@@ -34,6 +34,7 @@ Examples:
 @judging_options
 @opt.compared_options
 @opt.presentation_options
+@opt.by_option
 @opt.histograms_option
 @opt.work_options
 @opt.talk_options
@@ -91,7 +92,7 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
         command="compare",
         inputs=[*inputs_of(ours), *inputs_of(theirs)],
         settings=_settings(options),
-        rows=rows,
+        rows=with_shares(rows),
         notes=notes_of([*ours, *theirs]),
     )
     if not any(run.quantized) and not any(row.is_failure for row in run.skipped):

@@ -11,10 +11,13 @@ from qdqcli.cli.files import step_summary
 from qdqcli.cli.options import Options
 from qdqcli.cli.streams import write
 from qdqcli.recipe.listing import Listing
-from qdqcli.report.formatter import ReportOptions, format_for, formatter, formatter_for
+from qdqcli.report.formatter import format_for, formatter, formatter_for
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.storage import output_error, write_file
 
+TERMINAL_ROWS = 20
+"""Shown on a terminal where nobody says how many."""
 SUMMARY_ROWS = 100
 SUMMARY_BYTES = 1 << 20
 """What GitHub takes of a step."""
@@ -51,7 +54,7 @@ def show(run: RunResult, options: Options) -> None:
 
 
 def _choice(options: Options) -> ReportOptions:
-    return ReportOptions(sort=options["sort"], top=options["top"])
+    return ReportOptions(sort=options["sort"], top=options["top"], by=options.get("by"))
 
 
 def _write_step_summary(run: RunResult, choice: ReportOptions, options: Options) -> None:
@@ -93,13 +96,19 @@ def write_report(path: Path, pieces: Iterable[str]) -> None:
     write_file(path, (piece.encode() for piece in pieces))
 
 
+def is_terminal() -> bool:
+    """Whether a terminal shows standard output."""
+    return sys.stdout.isatty()
+
+
 def for_terminal(choice: ReportOptions) -> ReportOptions:
     """The choice, fitted to what standard output can show. NO_COLOR and FORCE_COLOR have their usual meaning."""
-    is_terminal = sys.stdout.isatty()
-    color = bool(os.environ.get("FORCE_COLOR")) or (is_terminal and os.environ.get("TERM") != "dumb")
+    on_terminal = is_terminal()
+    color = bool(os.environ.get("FORCE_COLOR")) or (on_terminal and os.environ.get("TERM") != "dumb")
     return replace(
         choice,
-        width=shutil.get_terminal_size().columns if is_terminal else None,
+        top=TERMINAL_ROWS if on_terminal and choice.top is None else choice.top,
+        width=shutil.get_terminal_size().columns if on_terminal else None,
         color=color and not os.environ.get("NO_COLOR"),
         ascii_only=not (sys.stdout.encoding or "").lower().startswith("utf"),
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Self
 
 from qdqcli.cli.options import Options
+from qdqcli.errors import UsageError
 from qdqcli.output.files import NamedFile, check_files
-from qdqcli.report.formatter import formatter_for
+from qdqcli.report.formatter import BY_FORMATS, format_for, formatter_for
 from qdqcli.tensors.checkpoint import Checkpoint
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -39,6 +40,7 @@ class Files:
         """
         for path in options.get("reports", ()):
             formatter_for(path)
+        check_by(options)
         files = cls(reads=_named(options, READS), writes=_named(options, WRITES))
         summary = step_summary(options)
         if summary is not None:
@@ -48,6 +50,21 @@ class Files:
     def check(self, inputs: Sequence[Checkpoint] = (), outputs: Sequence[Path] = ()) -> None:
         """Compare each that is written with all others, with the inputs and with OUTPUT; see `check_files`."""
         check_files(self.reads, self.writes, inputs=inputs, outputs=outputs)
+
+
+def formats_of(options: Options) -> list[str]:
+    """The formats of standard output and of the report files."""
+    return [options["format_name"], *(format_for(path) for path in options["reports"])]
+
+
+def check_by(options: Options) -> None:
+    """Refuse groups that no report would show.
+
+    Raises:
+        UsageError: no format that has them was asked for.
+    """
+    if options.get("by") is not None and not {*formats_of(options)} & {*BY_FORMATS}:
+        raise UsageError(f"--by shows in {', '.join(BY_FORMATS)} alone; choose one with --format or --report")
 
 
 def step_summary(options: Options) -> Path | None:

@@ -19,7 +19,8 @@ from qdqcli.gate.generate import budget_text
 from qdqcli.gate.judge import judge
 from qdqcli.gate.ratchet import Headroom, ratchet
 from qdqcli.output.files import NamedFile
-from qdqcli.report.formatter import ReportOptions, formatter
+from qdqcli.report.formatter import formatter
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.read import read_report
 from qdqcli.result.result import RunResult
 

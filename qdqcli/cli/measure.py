@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from qdqcli.cli.files import formats_of
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import Options, Request
@@ -25,7 +26,6 @@ from qdqcli.recipe.plan import (
     settings_of,
     with_decisions,
 )
-from qdqcli.report.formatter import format_for
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.packed.recognise import recognise
 
@@ -199,8 +199,7 @@ def open_journal(
 
 def wants_histograms(options: Options) -> bool:
     """Whether somebody will look at them."""
-    formats = [options["format_name"], *(format_for(path) for path in options["reports"])]
-    return bool(options.get("histograms")) or "html" in formats
+    return bool(options.get("histograms")) or "html" in formats_of(options)
 
 
 def workers_of(options: Options, session: Session) -> "Workers":

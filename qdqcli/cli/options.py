@@ -19,7 +19,8 @@ from qdqcli.recipe.keys import CHANNEL, ERROR, SKIP
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.scheme import is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
-from qdqcli.report.ranking import DEFAULT_SORT, check_sort
+from qdqcli.report.ranking import DEFAULT_SORT, SORTS, check_sort
+from qdqcli.result.group import BY
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = Mapping[str, Any]
@@ -223,10 +224,18 @@ def presentation_options(function: Function) -> Function:
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
                      help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
         click.option("--sort", type=parse_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
-                     help="Show the worst tensor by this metric first; name: in alphabetical order."),
-        click.option("--top", type=click.IntRange(min=0), metavar="N", show_default="all",
+                     shell_complete=lambda _ctx, _parameter, start: [name for name in SORTS if name.startswith(start)],
+                     help="Show the worst tensor by this metric first; share: the one that holds most of the squared "
+                     "error; name: in alphabetical order."),
+        click.option("--top", type=click.IntRange(min=0), metavar="N", show_default="20 on a terminal, all elsewhere",
                      help="Show the first N tensors; 0: all."),
     )  # fmt: skip
+
+
+def by_option(function: Function) -> Function:
+    """Tables of groups."""
+    text = "Show one row for each kind of tensor, layer or input instead of each tensor (table, markdown and csv)."
+    return click.option("--by", type=click.Choice(BY), help=text)(function)
 
 
 def histograms_option(function: Function) -> Function:
@@ -240,6 +249,7 @@ def report_options(function: Function) -> Function:
     return apply(
         function,
         presentation_options,
+        by_option,
         click.option("--per-channel", is_flag=True, help="Report each channel or group too (json, jsonl and html)."),
         histograms_option,
         click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",

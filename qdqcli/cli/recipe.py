@@ -20,8 +20,8 @@ from qdqcli.recipe.plan import context_of
 from qdqcli.recipe.preset import PRESETS, preset, preset_text
 from qdqcli.report import escape
 from qdqcli.report.explanation import render_json, render_table
-from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted
+from qdqcli.report.options import ReportOptions
 from qdqcli.tensors.packed.recognise import recognise
 
 FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table",

@@ -4,7 +4,7 @@ UTF-8, lines end with a line feed, an empty cell is `null`. Names are made harml
 who must have the exact bytes of a hostile name reads the JSON report. `--sort` and `--top` do not apply.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from csv import writer
 from io import StringIO
 from typing import Any
@@ -12,15 +12,16 @@ from typing import Any
 from qdqcli.op.spec import QuantSpec
 from qdqcli.report.escape import csv_cell
 from qdqcli.report.explanation import decided_text
-from qdqcli.report.formatter import ReportOptions
-from qdqcli.result.result import STATS, Row, RunResult, SkippedTensor, row_to_json, spec_to_json
+from qdqcli.report.options import ReportOptions
+from qdqcli.result.group import BY, Group, groups_by
+from qdqcli.result.result import ROW_STATS, Row, RunResult, SkippedTensor, row_to_json, spec_to_json
 
 _SPEC = tuple(spec_to_json(QuantSpec()))
 COLUMNS = (
     *("name", "file", "dtype", "shape", "status", "reason"),
     *_SPEC,
     *("range_input_min", "range_input_max"),
-    *STATS,
+    *ROW_STATS,
     "exact",
     "decided_by",
 )
@@ -28,10 +29,20 @@ COLUMNS = (
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """A line of titles, then the tensors."""
-    yield _line(dict(zip(COLUMNS, COLUMNS, strict=True)), options)
-    for row in run.rows:
-        yield _line(_cells(row), options)
+    """A line of titles, then the tensors; with `options.by` the groups of them that were quantized."""
+    if options.by is not None:
+        columns = (options.by, "num_tensors", *ROW_STATS, "exact")
+        rows = map(_group_cells, groups_by(run, options.by))
+    else:
+        columns, rows = COLUMNS, map(_cells, run.rows)
+    yield _line(columns, options)
+    for cells in rows:
+        yield _line([cells.get(column) for column in columns], options)
+
+
+def _group_cells(group: Group) -> dict[str, Any]:
+    names = dict.fromkeys(BY, group.name)
+    return {**names, "num_tensors": len(group.rows), **group.stats, "exact": group.is_exact}
 
 
 def _cells(row: Row) -> dict[str, Any]:
@@ -46,9 +57,9 @@ def _cells(row: Row) -> dict[str, Any]:
     return {**head, **(data["spec"] or {}), **ranges, "exact": False, **data["stats"]}
 
 
-def _line(cells: Mapping[str, Any], options: ReportOptions) -> str:
+def _line(cells: Iterable[Any], options: ReportOptions) -> str:
     buffer = StringIO()
-    writer(buffer, lineterminator="\n").writerow([_cell(cells.get(column), options) for column in COLUMNS])
+    writer(buffer, lineterminator="\n").writerow([_cell(cell, options) for cell in cells])
     return buffer.getvalue()
 
 

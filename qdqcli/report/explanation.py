@@ -15,9 +15,9 @@ from qdqcli.recipe.explanation import (
     resolution_to_json,
 )
 from qdqcli.report import escape
-from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
 from qdqcli.result.result import header_to_json

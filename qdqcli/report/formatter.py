@@ -5,40 +5,14 @@ To add a report format: a module with a `render` function that keeps the contrac
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import PurePath
 from typing import Protocol
 
 from qdqcli.errors import UsageError
-from qdqcli.report.ranking import DEFAULT_SORT, check_sort
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """What a reader may choose. The data formats (JSON, JSONL, CSV) heed `ascii_only` alone."""
-
-    sort: str = DEFAULT_SORT
-    """The metric whose worst tensor comes first, or `name`."""
-    top: int | None = None
-    """Rows to show, the worst ones; None or 0 shows all."""
-    width: int | None = None
-    """Terminal cells to fit the table in; None, for files and pipes, is as wide as its content."""
-    color: bool = False
-    """Whether the table may hold ANSI colours."""
-    ascii_only: bool = False
-    """For an output whose encoding is not a Unicode one."""
-
-    @property
-    def ellipsis(self) -> str:
-        return "..." if self.ascii_only else "…"
-
-    def __post_init__(self) -> None:
-        check_sort(self.sort)
-        if self.top is not None and self.top < 0:
-            raise UsageError(f"top is {self.top}; it must be a number of rows, or 0 to show all")
 
 
 class Formatter(Protocol):
@@ -65,6 +39,9 @@ FORMATTERS = {
     "sarif": "qdqcli.report.sarif:render",
 }
 """Format -> the `Formatter`, imported on demand."""
+
+BY_FORMATS = ("table", "markdown", "csv")
+"""Those that heed `ReportOptions.by`."""
 
 REPORT_SUFFIXES = {
     ".json": "json",

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from qdqcli.report.escape import shorten, visible
 from qdqcli.report.findings import Finding, findings
-from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.verdict import headline
 from qdqcli.result.result import RunResult
 

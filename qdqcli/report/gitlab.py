@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from qdqcli.report.escape import json_text, shorten, visible
 from qdqcli.report.findings import Finding, findings
-from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.sarif import fingerprint
 from qdqcli.result.result import RunResult
 

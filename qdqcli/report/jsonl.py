@@ -8,7 +8,7 @@ was given and `verification` where the output was read back. `--sort` and `--top
 from collections.abc import Iterator
 
 from qdqcli.report.escape import json_text
-from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult, header_to_json, judged_to_json, row_to_json, summary_to_json
 
 

@@ -10,8 +10,8 @@ from xml.sax.saxutils import escape, quoteattr
 from qdqcli.escape import without_commands
 from qdqcli.report.escape import shorten, visible
 from qdqcli.report.findings import short_message
-from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.number import counted, metric_title, metric_unit, row_text
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import note_text
 from qdqcli.report.table import spec_text
 from qdqcli.result.result import Row, RunResult, TensorResult

@@ -17,7 +17,7 @@ _MIN_NAME = 28
 _DROPPED_FIRST = (
     *("zeroed_fraction", "clipped_fraction", "rmse", "dtype"),
     *("num_nonfinite", "num_nonfinite_output", "num_degenerate"),  # the warnings speak of them too
-    *("shape", "max_abs_error", "bits", "file"),
+    *("num_elements", "shape", "max_abs_error", "bits", "lowest", "file"),
     *("packed", "size", "decided", "becomes"),  # of lists
 )
 

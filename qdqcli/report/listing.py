@@ -11,9 +11,9 @@ from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.listing import ListedTensor, Listing, listing_to_json
 from qdqcli.report import escape
 from qdqcli.report.explanation import decided_text, ranked_places
-from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import note_text
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from qdqcli.report import escape
-from qdqcli.report.formatter import ReportOptions
-from qdqcli.report.ranking import ranked
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, few, hidden, input_notes, notes, warnings
-from qdqcli.report.table import MAX_NAME, Quote, table
+from qdqcli.report.table import MAX_NAME, Quote, columns_of
 from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Verdict
@@ -23,7 +22,6 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    rows = ranked(run, options.sort, options.top)
     quote = partial(_quoted, options=options)
     yield "## Quantization error"
     yield ""
@@ -31,16 +29,16 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield ""
     if run.verdict is not None:
         yield from _verdict(run.verdict, quote, options)
-    if rows:
-        columns = table(rows, options.sort, quote)
+    columns, num_hidden = columns_of(run, options, quote)
+    if columns:
         yield _row([column.title for column in columns])
         yield _row(["--:" if column.is_number else ":--" for column in columns])
         yield from (_row(cells) for cells in zip(*(column.cells for column in columns), strict=True))
-        yield from (text for line in hidden(run, len(rows)) for text in ("", line))
+        yield from (text for line in hidden(num_hidden) for text in ("", line))
         yield ""
     yield _row(["summary", ""])
     yield _row([":--", ":--"])
-    for label, value in facts(run, rows[0] if rows else None, options.sort, quote):
+    for label, value in facts(run, options.sort, quote):
         yield _row([label, value])
     advice = [f"**Warning:** {text}." for text in warnings(run, quote)]
     advice += [f"**Note:** {text}." for text in (*input_notes(run, quote), *notes(run))]

@@ -1,5 +1,6 @@
 """Metric values as a reader wants them: few digits, units, words where there is no number."""
 
+from qdqcli.result.group import Group
 from qdqcli.result.result import TensorResult
 from qdqcli.stats.metrics import METRICS, MetricValue
 
@@ -14,7 +15,7 @@ def metric_text(name: str, value: MetricValue) -> str:
     match name:
         case "sqnr_db":
             return f"{value:.2f}"
-        case "clipped_fraction" | "zeroed_fraction":
+        case "clipped_fraction" | "zeroed_fraction" | "share":
             return percent(value)
         case "cosine_similarity":
             return f"{value:.6f}"
@@ -25,7 +26,7 @@ def metric_text(name: str, value: MetricValue) -> str:
 
 def metric_title(name: str) -> str:
     """A few words for the metric, without a unit."""
-    return METRICS[name].title if name in METRICS else name.replace("_", " ")
+    return METRICS[name].title if name in METRICS else name.replace("bits_per_weight", "bits/weight")
 
 
 def metric_unit(name: str) -> str:
@@ -33,8 +34,8 @@ def metric_unit(name: str) -> str:
     return " dB" if name in METRICS and METRICS[name].unit == "dB" else ""
 
 
-def row_text(name: str, row: TensorResult) -> str:
-    """A metric of one tensor: `exact` for the SQNR of one that did not change, degenerate slices with their total."""
+def row_text(name: str, row: TensorResult | Group) -> str:
+    """A metric of one row: `exact` for the SQNR of one that did not change, degenerate slices with their total."""
     if name == "sqnr_db" and row.is_exact:
         return EXACT
     text = metric_text(name, row.stats[name])

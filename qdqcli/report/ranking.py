@@ -1,15 +1,31 @@
 """The order of a report's rows: the worst tensor first."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Protocol
 
 from qdqcli.errors import UsageError
-from qdqcli.result.result import STATS, RunResult, TensorResult
-from qdqcli.stats.metrics import METRICS, Better
+from qdqcli.result.group import Group, groups_by
+from qdqcli.result.result import ROW_STATS, RunResult, TensorResult
+from qdqcli.stats.metrics import METRICS, Better, MetricValue
 
 DEFAULT_SORT = "sqnr_db"
-BY_NAME = "name"
-SORTS = (*STATS, BY_NAME)
+BY_NAME, BY_SHARE = "name", "share"
+SORTS = (*ROW_STATS, BY_NAME)
 """What rows may be sorted by."""
+
+
+class Measured(Protocol):
+    """What can be ranked: a tensor, or several as one."""
+
+    @property
+    def stats(self) -> Mapping[str, MetricValue]: ...
+
+    @property
+    def num_elements(self) -> int: ...
+
+    @property
+    def is_exact(self) -> bool: ...
 
 
 def ranked(run: RunResult, sort: str = DEFAULT_SORT, top: int | None = None) -> list[TensorResult]:
@@ -23,8 +39,22 @@ def ranked(run: RunResult, sort: str = DEFAULT_SORT, top: int | None = None) -> 
         UsageError: `sort` is neither a metric nor `name`; offers the nearest.
     """
     check_sort(sort)
-    rows = sorted(run.quantized, key=lambda row: (*_badness(row, sort), row.source.name, row.source.file))
+    rows = sorted(run.quantized, key=lambda row: _order(row, sort))
     return rows[:top] if top else rows
+
+
+def ranked_groups(run: RunResult, by: str, sort: str) -> list[Group]:
+    """The groups, the worst by `sort` first; `name` keeps the order of the checkpoint."""
+    check_sort(sort)
+    groups = groups_by(run, by)
+    if sort != BY_NAME:
+        groups.sort(key=lambda group: (*_badness(group, sort), group.name))
+    return groups
+
+
+def worst(run: RunResult, sort: str) -> TensorResult:
+    """The row that comes first; there must be one."""
+    return min(run.quantized, key=lambda row: _order(row, sort))
 
 
 def check_sort(sort: str) -> None:
@@ -34,7 +64,11 @@ def check_sort(sort: str) -> None:
         raise UsageError(f"cannot sort by {sort!r}; try {', '.join(nearest)}")
 
 
-def _badness(row: TensorResult, sort: str) -> tuple[int, float]:
+def _order(row: TensorResult, sort: str) -> tuple[int, float, str, str]:
+    return *_badness(row, sort), row.source.name, row.source.file
+
+
+def _badness(row: Measured, sort: str) -> tuple[int, float]:
     if sort == BY_NAME:
         return 1, 0.0
     value = row.stats[sort]

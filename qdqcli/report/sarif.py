@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from qdqcli.report.escape import json_text, shorten, visible
 from qdqcli.report.findings import Finding, findings
-from qdqcli.report.formatter import ReportOptions
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS
 from qdqcli.tensors.note import note_to_json

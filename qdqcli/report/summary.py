@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, row_text, significant
-from qdqcli.report.ranking import BY_NAME, DEFAULT_SORT
+from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, worst
 from qdqcli.report.table import Quote
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.stats.metrics import MetricValue, is_exact
 from qdqcli.tensors.note import Note
+
+LOWEST, LARGEST, WORST = "lowest SQNR", "largest share", "worst tensor"
+"""Labels of the tensors that stand out."""
 
 Fact = tuple[str, str]
 """Label and value; an empty label goes on with the one above."""
@@ -16,11 +20,8 @@ Fact = tuple[str, str]
 _NAMES_SHOWN = 3
 
 
-def facts(run: RunResult, worst: TensorResult | None, sort: str, quote: Quote) -> Iterator[Fact]:
-    """Counts of tensors, skipped ones by reason, then the figures over all quantized elements.
-
-    `worst` is the first row when sorted by `sort`, None where there is no row.
-    """
+def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
+    """Counts of tensors, skipped ones by reason, the figures over all quantized elements, then who stands out."""
     summary = run.summary
     is_comparison = any(row.spec is None for row in run.quantized)
     yield "compared" if is_comparison else "quantized", counted(sum(1 for _ in run.quantized), "tensor")
@@ -32,7 +33,7 @@ def facts(run: RunResult, worst: TensorResult | None, sort: str, quote: Quote) -
     if run.verification is not None:
         files = counted(len(run.verification.digests), "file")
         yield "verified", f"{files}, {run.verification.num_bytes:,} bytes read back, each as it must be"
-    if worst is None:
+    if not any(run.quantized):
         return
     yield "elements", metric_text("num_elements", summary["num_elements"])
     if summary["bits_per_weight"] is not None:
@@ -40,7 +41,20 @@ def facts(run: RunResult, worst: TensorResult | None, sort: str, quote: Quote) -
     yield "SQNR", _sqnr(run)
     yield "RMSE", _four_digits(summary["rmse"])
     yield "max |e|", _four_digits(summary["max_abs_error"])
-    yield "worst tensor", f"{quote(worst.source.name)}, {_verdict(worst, DEFAULT_SORT if sort == BY_NAME else sort)}"
+    yield from _standing_out(run, sort, quote)
+
+
+def _standing_out(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
+    """The tensor of the lowest SQNR, the one that holds most of the error, and the worst by another metric."""
+    if len(list(islice(run.quantized, 2))) < 2:
+        return
+    if (lowest := worst(run, DEFAULT_SORT)).stats[DEFAULT_SORT] is not None:
+        yield LOWEST, f"{quote(lowest.source.name)}, {row_text(DEFAULT_SORT, lowest)} dB"
+    if (largest := worst(run, BY_SHARE)).stats[BY_SHARE] is not None:
+        yield LARGEST, f"{quote(largest.source.name)}, {row_text(BY_SHARE, largest)} of the squared error"
+    if sort not in (DEFAULT_SORT, BY_SHARE, BY_NAME):
+        found = worst(run, sort)
+        yield WORST, f"{quote(found.source.name)}, {_verdict(found, sort)}"
 
 
 def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
@@ -90,10 +104,10 @@ def notes(run: RunResult) -> Iterator[str]:
         yield f"{vectors:,} of the quantized tensors {verb} 1-D (norms, biases); --min-ndim 2 leaves them alone"
 
 
-def hidden(run: RunResult, num_shown: int) -> Iterator[str]:
-    """A line for the rows that `--top` cut off."""
-    if missing := sum(1 for _ in run.quantized) - num_shown:
-        yield f"… and {missing:,} more (--top 0 shows all)"
+def hidden(count: int) -> Iterator[str]:
+    """A line for the rows that `--top` left out."""
+    if count:
+        yield f"… and {count:,} more (--top 0 shows all)"
 
 
 def few(names: Sequence[str], quote: Quote) -> str:

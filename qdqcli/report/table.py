@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
 from qdqcli.report.escape import ARROW, TIMES, shorten, word
-from qdqcli.report.number import NO_NUMBER, metric_title, metric_unit, row_text
-from qdqcli.report.ranking import BY_NAME
-from qdqcli.result.result import TensorResult
+from qdqcli.report.number import NO_NUMBER, metric_text, metric_title, metric_unit, row_text
+from qdqcli.report.options import ReportOptions
+from qdqcli.report.ranking import BY_NAME, BY_SHARE, ranked, ranked_groups
+from qdqcli.result.group import Group
+from qdqcli.result.result import RunResult, TensorResult
 
 Quote = Callable[[str], str]
 """Foreign text -> what the format may show."""
@@ -15,7 +17,7 @@ Quote = Callable[[str], str]
 MAX_NAME = 120
 """Characters of a name that are shown; the middle of a longer one is cut out."""
 
-_METRICS = ("sqnr_db", "max_abs_error", "rmse", "clipped_fraction", "zeroed_fraction")
+_METRICS = ("sqnr_db", "share", "max_abs_error", "rmse", "clipped_fraction", "zeroed_fraction")
 _TROUBLES = ("num_nonfinite", "num_nonfinite_output", "num_degenerate")
 """Columns that are there only when a row has some."""
 
@@ -31,11 +33,25 @@ class Column:
     is_number: bool = False
 
 
+def columns_of(run: RunResult, options: ReportOptions, quote: Quote) -> tuple[list[Column], int]:
+    """The columns of the table that the options ask for, and how many rows `top` left out; none without a row."""
+    if options.by is not None:
+        groups = ranked_groups(run, options.by, options.sort)
+        shown = groups[: options.top or None]
+        return group_table(shown, options.by, options.sort, quote) if shown else [], len(groups) - len(shown)
+    rows = ranked(run, options.sort)
+    top = rows[: options.top or None]
+    return table(top, options.sort, quote) if top else [], len(rows) - len(top)
+
+
 def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:
     """The columns for `rows`, the tensor's name first; the metric that they are sorted by is among them."""
     troubles = [name for name in _TROUBLES if any(row.stats[name] for row in rows)]
     is_quantized = any(row.spec is not None for row in rows)
-    metrics = [name for name in (*_METRICS, *troubles) if is_quantized or name != "clipped_fraction"]
+    unknown = set() if is_quantized else {"clipped_fraction"}
+    if all(row.stats[BY_SHARE] is None for row in rows):
+        unknown.add(BY_SHARE)
+    metrics = [name for name in (*_METRICS, *troubles) if name not in unknown]
     if sort not in (*metrics, BY_NAME):
         metrics.append(sort)
     return [
@@ -49,6 +65,31 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
             else []
         ),
         *(_metric_column(name, rows) for name in metrics),
+    ]
+
+
+def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> list[Column]:
+    """The columns for groups of tensors: what they have in common first, then the metrics of all as one."""
+    troubles = [name for name in _TROUBLES if any(group.stats[name] for group in groups)]
+    metrics = ["sqnr_db", "share", "max_abs_error", "rmse", *troubles]
+    if any(group.stats["bits_per_weight"] is not None for group in groups):
+        metrics.insert(0, "bits_per_weight")
+    if sort not in (*metrics, BY_NAME):
+        metrics.append(sort)
+
+    def lowest(group: Group) -> str:
+        known = [value for row in group.rows if (value := row.stats["sqnr_db"]) is not None]
+        return metric_text("sqnr_db", min(known, default=None))
+
+    counts = [f"{len(group.rows):,}" for group in groups]
+    columns = [_metric_column(name, groups) for name in metrics]
+    after = next(index for index, column in enumerate(columns) if column.name == "sqnr_db") + 1
+    columns.insert(after, Column(name="lowest", title="lowest", cells=list(map(lowest, groups)), is_number=True))
+    return [
+        Column(name="tensor", title=by, cells=[quote(group.name) for group in groups]),
+        Column(name="count", title="tensors", cells=counts, is_number=True),
+        _metric_column("num_elements", groups),
+        *columns,
     ]
 
 
@@ -88,6 +129,6 @@ def _files(rows: Sequence[TensorResult], quote: Quote) -> list[Column]:
     return [Column(name="file", title="file", cells=[quote(row.source.file) for row in rows])]
 
 
-def _metric_column(name: str, rows: Sequence[TensorResult]) -> Column:
+def _metric_column(name: str, rows: Sequence[TensorResult | Group]) -> Column:
     title = metric_title(name) + metric_unit(name)
     return Column(name=name, title=title, cells=[row_text(name, row) for row in rows], is_number=True)

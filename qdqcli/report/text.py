@@ -12,11 +12,10 @@ from rich.color import ColorSystem
 from rich.style import Style
 
 from qdqcli.report.escape import ascii_symbols, shorten, terminal
-from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.layout import GAP, Layout, cell_len, fit
-from qdqcli.report.ranking import ranked
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, hidden, input_notes, notes, warnings
-from qdqcli.report.table import MAX_NAME, Quote, table
+from qdqcli.report.table import MAX_NAME, Quote, columns_of
 from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Verdict
@@ -48,18 +47,17 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    rows = ranked(run, options.sort, options.top)
     quote = partial(_quoted, options=options)
     if run.verdict is not None:
         yield from _verdict(run.verdict, quote, options)
-    if rows:
-        columns = table(rows, options.sort, quote)
+    columns, num_hidden = columns_of(run, options, quote)
+    if columns:
         layout = fit(columns, options.sort, options.width, options.ellipsis)
         yield from table_lines(layout, options)
-        for remark in (*hidden(run, len(rows)), *layout.remarks):
+        for remark in (*hidden(num_hidden), *layout.remarks):
             yield from (_styled(line, _QUIET, options) for line in wrap(remark, options.width or _MAX_LINE))
         yield ""
-    for label, value in facts(run, rows[0] if rows else None, options.sort, quote):
+    for label, value in facts(run, options.sort, quote):
         yield from _paragraph(label.ljust(14), _HEAD, value, options)
     yield from _advice(run, quote, options)
 

@@ -15,6 +15,7 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
 from qdqcli.result.histogram import histograms_from_json
 from qdqcli.result.result import (
+    ROW_STATS,
     SCHEMA_VERSION,
     STATS,
     Row,
@@ -169,7 +170,7 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
             is_failure=entry["status"] == "failed",
             decided_by=entry.get("decided_by"),
         )
-    stats = {name: entry["stats"][name] for name in STATS}
+    stats = {name: entry["stats"].get(name) for name in ROW_STATS}
     spec = _spec(entry["spec"], shared)
     histograms = entry.get("histograms")
     return TensorResult(

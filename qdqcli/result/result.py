@@ -12,11 +12,13 @@ from qdqcli.result.histogram import Histograms, histograms_to_json
 from qdqcli.result.verdict import Verdict, verdict_to_json
 from qdqcli.result.verification import Verification, verification_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue, is_exact
-from qdqcli.stats.sums import ErrorSums
+from qdqcli.stats.sums import ErrorSums, expansion, value_of
 from qdqcli.tensors.note import Note, note_to_json
 
 SCHEMA_VERSION = 1
 STATS = (*METRICS, "bits_per_weight")
+"""The metrics of a tensor and of all of them, in order."""
+ROW_STATS = (*STATS, "share")
 """The keys of a row's `stats`, in order."""
 
 
@@ -52,6 +54,8 @@ class _Measured(NamedTuple):
     """`stats` as an earlier report has them; `sums` then holds counts and extremes alone."""
     decided_by: Mapping[str, str] | None = None
     """Setting -> which table of a recipe decided it, where there was a recipe."""
+    share: float | None = None
+    """Part of the run's summed squared error, see `with_shares`."""
 
 
 class TensorResult(_Measured):
@@ -80,10 +84,10 @@ class TensorResult(_Measured):
 
     @cached_property
     def stats(self) -> Mapping[str, MetricValue]:
-        """Metric name -> value, in the order of `STATS`."""
+        """Metric name -> value, in the order of `ROW_STATS`."""
         if self.reported is not None:
             return self.reported
-        return _known(evaluate(self.sums), self.spec) | {"bits_per_weight": self.bits_per_weight}
+        return _known(evaluate(self.sums), self.spec) | {"bits_per_weight": self.bits_per_weight, "share": self.share}
 
     @property
     def is_exact(self) -> bool:
@@ -163,6 +167,20 @@ class RunResult:
         mean_bits = sum(known) / self.sums.num_elements if self.sums.num_elements and len(known) == len(bits) else None
         metrics = _known(evaluate(self.sums), quantized[0].spec) if quantized else evaluate(self.sums)
         return counts | metrics | {"bits_per_weight": mean_bits}
+
+
+def with_shares(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the part that each has in the summed squared error of all; None where nothing was lost."""
+    errors = [row.sums.sq_error for row in rows if isinstance(row, TensorResult)]
+    total = value_of(expansion([part for error in errors for part in error]))
+    return [
+        row._replace(share=_share(value_of(row.sums.sq_error), total)) if isinstance(row, TensorResult) else row
+        for row in rows
+    ]
+
+
+def _share(error: float, total: float) -> float | None:
+    return error / total if total and isfinite(total) else None
 
 
 def _known(metrics: dict[str, MetricValue], spec: QuantSpec | None) -> dict[str, MetricValue]:

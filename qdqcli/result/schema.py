@@ -71,6 +71,10 @@ def _metric(name: str) -> Schema:
 
 _METRICS = {name: _metric(name) for name in STATS}
 _EXACT = {"exact": {"type": "boolean", "enum": [True], "description": "No element changed."}}
+_SHARE: dict[str, Schema] = {
+    "share": {"type": ["number", "null"], "minimum": 0, "maximum": 1,
+              "description": "sum e^2 over that of all quantized tensors"},
+}  # fmt: skip
 COUNTED = ("num_tensors", "num_quantized", "num_skipped")
 _SUMMARY = _object(dict.fromkeys(COUNTED, _COUNT) | _METRICS | _EXACT, [*COUNTED, *STATS])
 _SPEC: Schema = _object(
@@ -104,7 +108,7 @@ _QUANTIZED = _object(
         "dtype": _DTYPE,
         "spec": _SPEC,
         "range": _RANGE,
-        "stats": _object(_METRICS | _EXACT, STATS),
+        "stats": _object(_METRICS | _SHARE | _EXACT, STATS),
         "candidate": _object(
             {"name": _TEXT, "file": _TEXT, "dtype": _DTYPE},
             ("name", "file", "dtype"),

@@ -22,7 +22,7 @@ from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Decision, Skip
 from qdqcli.recipe.patterns import listed, nearest_names
 from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
-from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate
+from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate, with_shares
 from qdqcli.run.batch import measure_neighbours
 from qdqcli.run.journal import Journal, Progress
 from qdqcli.stats.metrics import MetricValue
@@ -136,7 +136,7 @@ def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], 
         command=command,
         inputs=inputs_of(plans),
         settings=settings_of(plans, settings),
-        rows=rows,
+        rows=with_shares(rows),
         notes=notes_of(plans),
     )
 

@@ -46,7 +46,7 @@ def test_the_json_report(qdq: Qdq, tiny: Path) -> None:
     for entry in report["tensors"]:
         assert entry["shape"] == list(TINY[entry["name"]].shape)
         if entry["status"] == "quantized":
-            assert [*METRICS, "bits_per_weight"] == [key for key in entry["stats"] if key != "exact"]
+            assert [*METRICS, "bits_per_weight", "share"] == [key for key in entry["stats"] if key != "exact"]
             assert entry["spec"]["axis"] == len(entry["shape"]) - 1
 
 
@@ -446,3 +446,61 @@ def test_hostile_names_reach_no_terminal(qdq: Qdq, tmp_path: Path) -> None:
 def test_there_is_no_progress_bar_where_nobody_watches(qdq: Qdq, tmp_path: Path) -> None:
     source = write_sparse(tmp_path / "in.safetensors", (16 << 20,))
     assert qdq("stats", source).err == ""
+
+
+# Shares, groups, and how much is shown
+
+
+def test_the_share_of_the_error_is_in_every_report(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    report = tmp_path / "r.json"
+    run = qdq("stats", tiny, "--format", "json", "--report", report, "--report", tmp_path / "r.csv").report
+    rows = [row for row in run["tensors"] if row["status"] == "quantized"]
+    errors = [row["stats"]["mse"] * row["stats"]["num_elements"] for row in rows]
+    assert [row["stats"]["share"] for row in rows] == pytest.approx([error / sum(errors) for error in errors])
+    assert ",share," in (tmp_path / "r.csv").read_text().splitlines()[0]
+    largest = rows[errors.index(max(errors))]["name"]
+    for text in (qdq("stats", tiny).out, qdq("render", report).out, qdq("stats", tiny, "--format", "markdown").out):
+        assert largest in next(line for line in text.splitlines() if "largest share" in line)
+    assert names_in(qdq("stats", tiny, "--sort", "share").out)[0] == largest
+
+
+def test_a_report_without_shares_is_still_read(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    report = qdq("stats", tiny, "--format", "json").report
+    for row in report["tensors"]:
+        row.get("stats", {}).pop("share", None)
+    path.write_text(json.dumps(report))
+    outcome = qdq("render", path)
+    assert outcome.code == 0
+    assert "share" not in outcome.out
+    assert qdq("check", tiny, "--baseline", path).code == 0
+
+
+@pytest.mark.parametrize("name", ["table", "markdown", "csv"])
+def test_tensors_in_groups(qdq: Qdq, tiny: Path, name: str) -> None:
+    out = qdq("stats", tiny, "--by", "kind", "--format", name).out
+    assert "layer.*.mlp.weight" in out
+    assert "layer.0.mlp.weight" not in out.partition("quantized")[0]
+    top = qdq("stats", tiny, "--by", "kind", "--format", name, "--top", 1).out
+    assert ("2 more" in top) is (name != "csv")
+
+
+def test_groups_that_no_report_would_show_are_refused(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    refused = qdq("stats", tiny, "--by", "layer", "--format", "json")
+    assert (refused.code, "--by shows in table, markdown, csv alone" in refused.error) == (2, True)
+    assert qdq("stats", tiny, "--by", "layer", "--format", "json", "--report", tmp_path / "r.csv").code == 0
+    assert (tmp_path / "r.csv").read_text().startswith("layer,num_tensors,")
+
+
+@pytest.mark.parametrize(("top", "count"), [((), 20), (("--top", 0), 30), (("--top", 25), 25)])
+def test_a_terminal_gets_twenty_rows(
+    qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top: tuple[object, ...], count: int
+) -> None:
+    source = write_safetensors(tmp_path / "m.safetensors", {f"layer.{i}.w": sample((2, 3), seed=i) for i in range(30)})
+    assert qdq("stats", source).out.count(" F32 ") == 30
+    monkeypatch.setattr("qdqcli.cli.deliver.is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = qdq("stats", source, *top).out
+    assert out.count(" F32 ") == count
+    assert (f"… and {30 - count} more (--top 0 shows all)" in out) is (count < 30)

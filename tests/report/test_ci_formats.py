@@ -9,8 +9,9 @@ import pytest
 from jsonschema import Draft4Validator
 from junitparser import Failure, JUnitXml, Skipped
 
-from qdqcli.report.formatter import ReportOptions, formatter
+from qdqcli.report.formatter import formatter
 from qdqcli.report.junit import MAX_CASES
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.sarif import MAX_RESULTS, uri_of
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Verdict, Violation

@@ -6,8 +6,9 @@ from io import StringIO
 import pytest
 
 from qdqcli.report.csv import COLUMNS
-from qdqcli.report.formatter import ReportOptions, formatter
-from qdqcli.result.result import STATS, RunResult, TensorResult, row_to_json
+from qdqcli.report.formatter import formatter
+from qdqcli.report.options import ReportOptions
+from qdqcli.result.result import ROW_STATS, RunResult, TensorResult, row_to_json
 from tests.report.samples import EVERY_KIND, LONG, hostile_run
 
 
@@ -34,7 +35,7 @@ def test_every_field_of_the_json_report_has_a_column() -> None:
 def test_numbers_are_read_back_to_the_last_bit() -> None:
     for cells, row in zip(table(EVERY_KIND), EVERY_KIND.rows, strict=True):
         if isinstance(row, TensorResult):
-            assert {name: float(cells[name]) if cells[name] else None for name in STATS} == row.stats
+            assert {name: float(cells[name]) if cells[name] else None for name in ROW_STATS} == row.stats
 
 
 def test_a_skipped_tensor_says_why_and_how_many_elements_and_no_more() -> None:

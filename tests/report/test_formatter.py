@@ -6,7 +6,8 @@ from pathlib import PurePath
 import pytest
 
 from qdqcli.errors import UsageError
-from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, ReportOptions, formatter, formatter_for
+from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, formatter, formatter_for
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
 from tests.report.samples import EVERY_KIND, SKIPPED, hostile_run, run_of
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from qdqcli.report.formatter import ReportOptions, formatter
+from qdqcli.report.formatter import formatter
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.histogram import Histogram, Histograms
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.result.verdict import Verdict, Violation

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from qdqcli.report.formatter import ReportOptions, formatter
+from qdqcli.report.formatter import formatter
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult, to_json
 from tests.report.samples import EVERY_KIND, hostile_run, run_of
 

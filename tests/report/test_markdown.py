@@ -7,7 +7,8 @@ from markdown_it import MarkdownIt  # rich needs it
 from markdown_it.token import Token
 
 from qdqcli.report.escape import visible
-from qdqcli.report.formatter import ReportOptions, formatter
+from qdqcli.report.formatter import formatter
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
 from tests.report.samples import EVERY_KIND, HOSTILE, NOTES, hostile_run, quantized, run_of
 

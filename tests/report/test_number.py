@@ -3,7 +3,7 @@
 import pytest
 
 from qdqcli.report.number import counted, metric_text, metric_title, metric_unit, percent, significant
-from qdqcli.result.result import STATS
+from qdqcli.result.result import ROW_STATS
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_each_metric_has_its_digits(name: str, value: float | None, text: str) -
     assert metric_text(name, value) == text
 
 
-@pytest.mark.parametrize("name", STATS)
+@pytest.mark.parametrize("name", ROW_STATS)
 def test_every_statistic_has_a_title_and_decibels_a_unit(name: str) -> None:
     assert metric_title(name)
     assert metric_unit(name) == (" dB" if name.endswith("_db") else "")

@@ -47,7 +47,7 @@ def test_every_order_is_one_of_all_quantized_rows(sort: str) -> None:
 
 
 def test_all_metrics_and_the_name_can_be_sorted_by() -> None:
-    assert set(SORTS) == {*METRICS, *STATS, "name"}
+    assert set(SORTS) == {*METRICS, *STATS, "share", "name"}
 
 
 @pytest.mark.parametrize(("top", "count"), [(None, 7), (0, 7), (2, 2), (99, 7)])

@@ -7,10 +7,11 @@ import pytest
 from rich.cells import cell_len
 
 from qdqcli.op.spec import QuantSpec
-from qdqcli.report.formatter import ReportOptions, formatter
+from qdqcli.report.formatter import formatter
 from qdqcli.report.number import metric_title
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import SORTS
-from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.result.result import RunResult, TensorResult, with_shares
 from tests.report.samples import (
     BAD,
     EVERY_KIND,
@@ -44,13 +45,13 @@ def layers(count: int) -> RunResult:
 
 
 def test_a_report_reads_like_this() -> None:
-    report = render(run_of(GOOD, SKIPPED, BAD, EXACT), ascii_only=True)
+    report = render(run_of(*with_shares([GOOD, SKIPPED, BAD, EXACT])), ascii_only=True)
     assert report == (
-        "tensor              shape  dtype  bits         SQNR dB  max |e|      RMSE  clipped  zeroed\n"
-        "------------------------------------------------------------------------------------------\n"
-        "model.bad.weight      3x1  BF16   int4 g128      17.48    0.500     0.289        0       0\n"
-        "model.good.weight     3x1  BF16   int8 axis 0    71.46  0.00100  0.000577        0       0\n"
-        "model.exact.weight    2x1  BF16   int8 axis 0    exact        0         0        0       0\n"
+        "tensor              shape  dtype  bits         SQNR dB    share  max |e|      RMSE  clipped  zeroed\n"
+        "---------------------------------------------------------------------------------------------------\n"
+        "model.bad.weight      3x1  BF16   int4 g128      17.48  >99.99%    0.500     0.289        0       0\n"
+        "model.good.weight     3x1  BF16   int8 axis 0    71.46   <0.01%  0.00100  0.000577        0       0\n"
+        "model.exact.weight    2x1  BF16   int8 axis 0    exact        0        0         0        0       0\n"
         "\n"
         "quantized     3 tensors\n"
         "skipped       1 tensor: I64 is not a floating-point dtype\n"
@@ -59,7 +60,8 @@ def test_a_report_reads_like_this() -> None:
         "SQNR          21.21 dB\n"
         "RMSE          0.1768\n"
         "max |e|       0.5000\n"
-        "worst tensor  model.bad.weight, SQNR 17.48 dB\n"
+        "lowest SQNR   model.bad.weight, 17.48 dB\n"
+        "largest share model.bad.weight, >99.99% of the squared error\n"
     )
 
 
@@ -194,7 +196,7 @@ def test_nothing_quantized_has_no_table() -> None:
 
 def test_an_exact_run_says_so() -> None:
     assert "SQNR          exact: no element changed" in render(run_of(EXACT))
-    assert "worst tensor  model.exact.weight, SQNR exact\n" in render(run_of(EXACT))
+    assert "lowest" not in render(run_of(EXACT, EXACT))
 
 
 def test_long_names_are_cut_in_the_middle() -> None:

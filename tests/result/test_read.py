@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qdqcli.errors import InputError
-from qdqcli.report.formatter import FORMATTERS, ReportOptions, formatter
+from qdqcli.report.formatter import FORMATTERS, formatter
+from qdqcli.report.options import ReportOptions
 from qdqcli.result.histogram import Histogram, Histograms
 from qdqcli.result.read import from_json, read_report
 from qdqcli.result.result import RunResult, to_json

@@ -7,7 +7,7 @@ import pytest
 
 from qdqcli import __version__
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
-from qdqcli.result.result import STATS, RunResult, SkippedTensor, Source, TensorResult, row_to_json, to_json
+from qdqcli.result.result import ROW_STATS, RunResult, SkippedTensor, Source, TensorResult, row_to_json, to_json
 from qdqcli.stats.metrics import METRICS
 from tests.stats.samples import measured
 
@@ -51,7 +51,7 @@ def test_a_quantized_tensor() -> None:
     assert (data["name"], data["file"], data["dtype"], data["shape"]) == ("a", "in/a.safetensors", "BF16", [3, 1])
     assert data["status"] == "quantized"
     assert data["range"] == {"input_min": -2.0, "input_max": 3.0}
-    assert list(data["stats"]) == [*METRICS, "bits_per_weight"] == list(STATS)
+    assert list(data["stats"]) == [*METRICS, "bits_per_weight", "share"] == list(ROW_STATS)
     assert data["stats"]["max_abs_error"] == 0.5
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from qdqcli.report.channel import error_by_channel
 from qdqcli.report.escape import NO_NAME, json_text, shorten, visible
-from qdqcli.report.formatter import ReportOptions
 from qdqcli.report.layers import layers_svg
-from qdqcli.report.number import metric_unit, row_text
+from qdqcli.report.number import metric_title, metric_unit, row_text
+from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import ranked
-from qdqcli.report.summary import facts, few, input_notes, notes, warnings
+from qdqcli.report.summary import LARGEST, LOWEST, WORST, facts, few, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, table
 from qdqcli.report.verdict import headline, sentence, waived_line
-from qdqcli.result.result import STATS, RunResult, TensorResult
+from qdqcli.result.result import ROW_STATS, RunResult, TensorResult
 from qdqcli.result.verdict import Severity, Verdict, Violation
 from qdqcli.stats.metrics import METRICS, Better
 
@@ -44,7 +44,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield f"{few(run.inputs, quote)}</div></header>\n<main>"
     if run.verdict is not None:
         yield from _verdict(run.verdict)
-    yield from _cards(run, rows, options.sort)
+    yield from _cards(run, options.sort)
     yield from (f'<p class="warn">Warning: {text}.</p>' for text in warnings(run, quote))
     yield from (f"<p class=quiet>Note: {text}.</p>" for text in (*input_notes(run, quote), *notes(run)))
     in_order = list(run.quantized)
@@ -54,7 +54,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield from layers_svg(in_order, quote)
         yield from _table(run, rows, number_of, options.sort)
     yield f"</main>\n<footer>qdq {quote(run.version)}. e = y - x, in the tensor's own unit.</footer>"
-    data = {"metrics": [_title(name) for name in STATS], "tensors": [_data(row) for row in in_order]}
+    data = {"metrics": [metric_title(name) for name in ROW_STATS], "tensors": [_data(row) for row in in_order]}
     yield f'<script type="application/json" id="data">{_script_text(data)}</script>'
     yield f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>"
 
@@ -90,11 +90,11 @@ def _list_of(violations: Sequence[Violation], *, start: int) -> Iterator[str]:
     yield "</ol>"
 
 
-def _cards(run: RunResult, rows: Sequence[TensorResult], sort: str) -> Iterator[str]:
+def _cards(run: RunResult, sort: str) -> Iterator[str]:
     yield '<dl class="cards">'
     remarks = []
-    for label, value in facts(run, rows[0] if rows else None, sort, quote):
-        if label in ("skipped", "", "worst tensor"):
+    for label, value in facts(run, sort, quote):
+        if label in ("skipped", "", LOWEST, LARGEST, WORST):
             remarks.append(f"{label or 'skipped'}: {value}")
         else:
             yield f"<div><dt>{label}</dt><dd>{value}</dd></div>"
@@ -151,7 +151,7 @@ def _complaints(verdict: Verdict | None) -> dict[tuple[str | None, str | None], 
 def _sort_value(name: str, row: TensorResult, text: str) -> str:
     if name == "shape":
         return str(row.num_elements)
-    if name not in STATS:
+    if name not in ROW_STATS:
         return text
     value = row.stats[name]
     return "" if value is None else repr(value)
@@ -160,7 +160,9 @@ def _sort_value(name: str, row: TensorResult, text: str) -> str:
 def _data(row: TensorResult) -> dict[str, Any]:
     """What the script draws of a tensor."""
     data: dict[str, Any] = {
-        "stats": [row_text(name, row) + (metric_unit(name) if row.stats[name] is not None else "") for name in STATS],
+        "stats": [
+            row_text(name, row) + (metric_unit(name) if row.stats[name] is not None else "") for name in ROW_STATS
+        ],
         "range": _range(row),
     }
     if row.histograms is not None:
@@ -175,10 +177,6 @@ def _range(row: TensorResult) -> list[float]:
     """What sets the grid, where it can be drawn: an infinite end cannot."""
     ends = [end for end in (row.input_min, row.input_max) if end is not None and isfinite(end)]
     return ends if row.spec is not None and len(ends) == 2 else []
-
-
-def _title(name: str) -> str:
-    return METRICS[name].title if name in METRICS else "bits/weight"
 
 
 def _script_text(value: Any) -> str:

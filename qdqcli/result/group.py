@@ -1,0 +1,93 @@
+"""Groups: tensors of one kind, one layer or one input, measured as one."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from qdqcli.result.result import RunResult, TensorResult, evaluate
+from qdqcli.stats.metrics import MetricValue, is_exact
+from qdqcli.stats.sums import ErrorSums
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Tensors that are reported in one row."""
+
+    name: str
+    rows: Sequence[TensorResult]
+
+    @cached_property
+    def sums(self) -> ErrorSums:
+        """Over the elements of all its tensors."""
+        return ErrorSums.total(row.sums for row in self.rows)
+
+    @cached_property
+    def stats(self) -> Mapping[str, MetricValue]:
+        """Metric name -> value over all its elements, in the order of `ROW_STATS`."""
+        metrics = evaluate(self.sums)
+        bits = [row.stored_bits for row in self.rows]
+        known = [number for number in bits if number is not None]
+        shares = [row.share for row in self.rows if row.share is not None]
+        if len(known) < len(bits):  # compared, not quantized: nothing is known of a grid
+            metrics["clipped_fraction"] = None
+        has_bits = self.num_elements and len(known) == len(bits)
+        return metrics | {
+            "bits_per_weight": sum(known) / self.num_elements if has_bits else None,
+            "share": sum(shares) if shares else None,
+        }
+
+    @property
+    def num_slices(self) -> int:
+        """Ranges in all of its tensors."""
+        return sum(row.num_slices for row in self.rows)
+
+    @property
+    def num_elements(self) -> int:
+        return self.sums.num_elements
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no element changed: SQNR has no number then."""
+        return is_exact(self.sums)
+
+
+def kind_of(name: str) -> str:
+    """The name with a star for each number of a component: `encoder.layer.*.output.dense.weight`."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
+def layer_of(name: str) -> str:
+    """The name up to its first number (`encoder.layer.3`), or else the module that holds the tensor."""
+    parts = name.split(".")
+    for index, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: index + 1])
+    return ".".join(parts[:-1]) or name
+
+
+def groups_by(run: RunResult, by: str) -> list[Group]:
+    """The quantized tensors in groups, in the order of the first tensor of each; `by` is one of `BY`."""
+    name_of = _BY[by](run)
+    found: dict[str, list[TensorResult]] = {}
+    for row in run.quantized:
+        found.setdefault(name_of(row), []).append(row)
+    return [Group(name=name, rows=rows) for name, rows in found.items()]
+
+
+def _input_of(inputs: Iterable[str]) -> Callable[[TensorResult], str]:
+    longest_first = sorted(inputs, key=len, reverse=True)
+
+    def input_of(row: TensorResult) -> str:
+        file = row.source.file
+        return next((name for name in longest_first if file == name or file.startswith(name.rstrip("/") + "/")), file)
+
+    return input_of
+
+
+_BY: Mapping[str, Callable[[RunResult], Callable[[TensorResult], str]]] = {
+    "kind": lambda _: lambda row: kind_of(row.source.name),
+    "layer": lambda _: lambda row: layer_of(row.source.name),
+    "input": lambda run: _input_of(run.inputs),
+}
+BY = tuple(_BY)
+"""What tensors may be grouped by."""
