@@ -75,6 +75,7 @@ def quantize_array(folder: Path, x: np.ndarray, **settings: Any) -> tuple[np.nda
     """The array through a safetensors file and back."""
     source = write_safetensors(folder / "in.safetensors", {"w": x})
     output = folder / "out.safetensors"
+    output.unlink(missing_ok=True)
     measured = quantize(source, output, **settings)
     return read_safetensors(output)["w"], measured
 
