@@ -1,12 +1,10 @@
 """What a checkpoint declares of its quantization: `quantization_config` and its relatives."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
 
 from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError
-from qdqcli.tensors.checkpoint import Checkpoint, Shard
-from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.strict_json import parse_object
 
 MAX_CONFIG_BYTES = 8 << 20
@@ -25,12 +23,12 @@ def declared_methods(checkpoint: Checkpoint) -> Mapping[str, str]:
     A configuration that cannot be read declares nothing: tensors are recognised without one.
     """
     found: dict[str, str] = {}
-    side_files = {path.as_posix() for path in checkpoint.side_files}
+    side_files = {side_file.name.as_posix(): side_file for side_file in checkpoint.side_files}
     folders = {folder_of(shard) for shard in checkpoint.shards}
     for folder in folders:
         for name in _CONFIGS:
             path = f"{folder}/{name}" if folder else name
-            method = _method_of(checkpoint, path) if path in side_files else None
+            method = _method_of(side_files[path]) if path in side_files else None
             if method is not None:
                 found[folder] = method
                 break
@@ -47,11 +45,11 @@ def method_in_header(shard: Shard) -> str | None:
     return next((method for key, method in _MARKS.items() if key in shard.marks), None)
 
 
-def _method_of(checkpoint: Checkpoint, path: str) -> str | None:
-    config = _read(checkpoint, path)
-    if PurePosixPath(path).name == "hf_quant_config.json":
+def _method_of(side_file: SideFile) -> str | None:
+    config = _read(side_file)
+    if side_file.name.name == "hf_quant_config.json":
         return "modelopt" if "quantization" in config else None
-    if PurePosixPath(path).name == "quantize_config.json":
+    if side_file.name.name == "quantize_config.json":
         return "gptq" if "bits" in config else None
     return next(_methods(config), None)
 
@@ -71,9 +69,9 @@ def _methods(config: Mapping[str, object]) -> Iterator[str]:
                 yield "mlx"
 
 
-def _read(checkpoint: Checkpoint, path: str) -> Mapping[str, object]:
+def _read(side_file: SideFile) -> Mapping[str, object]:
     try:
-        with InputFile(checkpoint.path / path) as file:
+        with side_file.open() as file:
             return parse_object(file.read(0, file.size)) if file.size <= MAX_CONFIG_BYTES else {}
     except (InputError, MalformedError):
         return {}
