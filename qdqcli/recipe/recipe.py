@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from qdqcli.errors import SpecError, UsageError
@@ -67,6 +67,8 @@ class Recipe:
     """Tensors with fewer dimensions are left alone; None: the context says how many."""
     indivisible: str = ERROR
     """What becomes of a tensor whose last dimension the group size does not divide: `error`, `skip` or `channel`."""
+    skips_misfits: bool = False
+    """Leave tensors that cannot take their settings in float, with the reason, instead of refusing all."""
     rules: Sequence[Rule] = ()
     """In order; they override the settings above."""
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -108,6 +110,8 @@ class Recipe:
             raise UsageError(_refusal(errors))
         warnings += self._idle_sources(by_rules)
         resolutions = _divided(tensors, self._selected(tensors, context, by_rules, holders))
+        if self.skips_misfits:
+            return list(map(_fitting, tensors, resolutions)), warnings
         _check_layouts(tensors, resolutions)
         return resolutions, warnings
 
@@ -277,6 +281,12 @@ def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resoluti
         advice = "--exclude or a rule with skip leaves them alone"
     names = listed([tensor.name for tensor, _, _ in bad])
     raise UsageError(f"{first}{by}; {len(bad)} of the selected tensors: {names}; {advice}")
+
+
+def _fitting(tensor: TensorInfo, resolution: Resolution) -> Resolution:
+    """Return the resolution, or a skip with the reason why the tensor cannot take it."""
+    error = _misfit(tensor, resolution)
+    return resolution if error is None else replace(resolution, decision=Skip(reason=str(error)))
 
 
 def _misfit(tensor: TensorInfo, resolution: Resolution) -> UsageError | None:

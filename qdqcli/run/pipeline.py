@@ -179,9 +179,9 @@ def _run_plan(
 
 
 def measure_shard(
-    plan: Plan, measuring: Measuring, workers: Workers, reader: ShardReader, writer: ShardWriter
+    plan: Plan, measuring: Measuring, workers: Workers, reader: ShardReader, writer: ShardWriter | None = None
 ) -> list[Row]:
-    """The rows of one shard; what becomes of its tensors goes to the writer, which is not committed."""
+    """Measure one shard; quantized tensors go to the writer, if there is one, which is not committed."""
     return _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer).run()
 
 
