@@ -7,7 +7,6 @@ one is read. A tensor larger than the window is read anew for each setting, from
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import inf
 from types import TracebackType
 from typing import Any, Self
 
@@ -173,16 +172,17 @@ def _measure_windows(plans: Sequence[Plan], measuring: Measuring, workers: Worke
     shard, limit = plans[0].shard, workers.max_memory // WINDOW_SHARE
     each = replace(measuring, on_bytes=lambda done: measuring.on_bytes(done // len(plans)))
     with shard.open() as reader:
-        for first, last in _windows(shard.tensors, workers.max_memory // WINDOW_SHARE):
-            window = _Window(shard, shard.tensors[first:last])
-            is_read = any(not isinstance(d, Skip) for plan in plans for d in plan.decisions[first:last])
-            held = _Held.read(reader, window.tensors if is_read else (), workers, workers.max_memory // WINDOW_SHARE)
-            yield [
-                measure_shard(
-                    replace(plan, shard=window, resolutions=plan.resolutions[first:last]), each, workers, held
-                )
-                for plan in plans
+        for first, last in _windows(shard.tensors, limit):
+            window: Any = _Window(shard, shard.tensors[first:last])
+            parts = [replace(plan, shard=window, resolutions=plan.resolutions[first:last]) for plan in plans]
+            decisions = zip(*(part.decisions for part in parts), strict=True)
+            wanted = [
+                tensor
+                for tensor, found in zip(window.tensors, decisions, strict=True)
+                if tensor.nbytes <= limit and not all(isinstance(decision, Skip) for decision in found)
             ]
+            held = _Held.read(reader, wanted, workers)
+            yield [measure_shard(part, each, workers, held) for part in parts]
 
 
 def _windows(tensors: Sequence[TensorInfo], nbytes: int) -> Iterator[tuple[int, int]]:
@@ -198,7 +198,7 @@ def _windows(tensors: Sequence[TensorInfo], nbytes: int) -> Iterator[tuple[int, 
 
 
 class _Window:
-    """Some neighbouring tensors of a shard."""
+    """Some neighbouring tensors of a shard, which stands for the whole of it."""
 
     def __init__(self, shard: Shard, tensors: Sequence[TensorInfo]) -> None:
         self._shard, self.tensors = shard, tensors
@@ -214,15 +214,15 @@ class _Held:
         self._reader, self._data = reader, data
 
     @classmethod
-    def read(cls, reader: ShardReader, tensors: Sequence[TensorInfo], workers: Workers, limit: int) -> Self:
+    def read(cls, reader: ShardReader, tensors: Sequence[TensorInfo], workers: Workers) -> Self:
         """Read the tensors, in pieces by all workers."""
-        data = {tensor.start: np.empty(tensor.nbytes, np.uint8) for tensor in tensors if tensor.nbytes <= limit}
-        step = 4 << 20
-        pieces = [(tensor, at) for tensor in tensors if tensor.start in data for at in range(0, tensor.nbytes, step)]
-        workers.map(
-            lambda piece: reader.read_into(piece[0], piece[1], data[piece[0].start][piece[1] : piece[1] + step].data),
-            pieces,
-        )
+        data = {tensor.start: np.empty(tensor.nbytes, np.uint8) for tensor in tensors if tensor.nbytes}
+
+        def read_piece(tensor: TensorInfo, at: int) -> None:
+            reader.read_into(tensor, at, data[tensor.start][at : at + PIECE_BYTES].data)
+
+        pieces = [(tensor, at) for tensor in tensors for at in range(0, tensor.nbytes, PIECE_BYTES)]
+        workers.map(lambda piece: read_piece(*piece), pieces)
         return cls(reader, data)
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
