@@ -71,7 +71,6 @@ def check_indexes(
         InputError: a shard does not hold a tensor; names the index.
     """
     held = {shard.name: {tensor.name for tensor in shard.tensors} for shard in shards if indexes}
-    counts = {(shard, tensor) for index in indexes.values() for tensor, shard in index.items()}
     for index_name, index in indexes.items():
         for tensor, shard_name in index.items():
             if tensor not in held[shard_name]:
@@ -81,7 +80,7 @@ def check_indexes(
                 )
         for shard_name in sorted(set(index.values())):
             for tensor in sorted(held[shard_name] & index.keys()):
-                if (shard_name, tensor) not in counts:
+                if all(other.get(tensor) != shard_name for other in indexes.values()):
                     yield (shard_name, tensor), index[tensor]
 
 

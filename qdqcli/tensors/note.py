@@ -78,7 +78,7 @@ _SENTENCES = {
     NoteKind.UNREAD: "copied as it is, tensors in it are not quantized",
     NoteKind.UNLISTED: "not named by the index; its tensors are processed like the others",
     NoteKind.UNINDEXED: "{tensors} not named by the index, processed like the others: {names}",
-    NoteKind.SUPERSEDED: "{tensors} not quantized, the index takes from {other}: {names}",
+    NoteKind.SUPERSEDED: "{tensors} not quantized, which the index takes from {other}: {names}",
     NoteKind.STALE: "a whole checkpoint beside shards ({other}): transformers loads this file, loaders that go by "
     "the index (vLLM, diffusers) load the shards; both are processed; remove the one that is not meant",
     NoteKind.INCOMPLETE: "{shards} of the same checkpoint missing: {names}; no index lists them, so the download may "

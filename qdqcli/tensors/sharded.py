@@ -125,11 +125,12 @@ def _sort_folder(prefix: str, files: Sequence[str], found: _Findings) -> None:
     """Put the files of one folder where they belong; its `prefix` is empty or ends with a slash."""
     folder = found.root.path / prefix
     indexes = {name: read_index(folder / name, found.identities[prefix + name]) for name in files if is_index(name)}
-    found.indexes |= {
-        prefix + name: {tensor: prefix + shard for tensor, shard in index.items()} for name, index in indexes.items()
-    }
     listed = {shard for index in indexes.values() for shard in index.values()}
-    found.weights += [prefix + name for name in listed]
+    full_names = {name: prefix + name for name in listed}
+    found.indexes |= {
+        prefix + name: {tensor: full_names[shard] for tensor, shard in index.items()} for name, index in indexes.items()
+    }
+    found.weights += full_names.values()
     for name in listed.difference(files):  # a folder, or another spelling on a disk that takes both
         found.identities[prefix + name] = FileIdentity.of(found.root.look_up(prefix + name).status)
     for name in files:
