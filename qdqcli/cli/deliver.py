@@ -83,12 +83,20 @@ def deliver_listing(listing: Listing, options: Options) -> None:
         OutputError: a report file cannot be written.
     """
     # Imported late: it lays out tables, which a run that says nothing never does.
+    from qdqcli.report.listing import ORDER, ListingView
     from qdqcli.report.listing import render as render_listing
 
+    view = ListingView(
+        sort=options.get("list_sort", ORDER),
+        top=options["top"],
+        by=options.get("by"),
+        selected_only=bool(options["include"]) and not options.get("lists_all"),
+    )
     for path in options["reports"]:
-        write_report(path, [render_listing(listing, format_for(path), ReportOptions())])
+        write_report(path, [render_listing(listing, format_for(path), ReportOptions(), view)])
     if options["format_name"] != "none":
-        write(render_listing(listing, options["format_name"], for_terminal(ReportOptions())))
+        choice = for_terminal(ReportOptions(top=view.top))
+        write(render_listing(listing, options["format_name"], choice, replace(view, top=choice.top)))
 
 
 def write_report(path: Path, pieces: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.listing import Listing, with_ranges
 from qdqcli.recipe.plan import check_selection, make_plans
@@ -18,20 +19,27 @@ from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 
 
+def _renamed(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    """Answer the option's former name, which in other commands takes a file."""
+    if value:
+        raise UsageError("inspect has no --ranges; it reads the data with --data")
+
+
 @click.command(
     epilog="""\b
 Examples:
   qdq inspect MODEL_FOLDER
   qdq inspect MODEL_FOLDER --num-bits 4 --group-size 128
   qdq inspect MODEL_FOLDER --preset linear-only --scheme int4-g128
-  qdq inspect model.safetensors --ranges --format json"""
+  qdq inspect model.safetensors --data --format json"""
 )
 @opt.inputs_argument
 @click.option(
-    "--ranges",
+    "--data",
     is_flag=True,
     help="Read the data of all floating-point tensors too: smallest and largest element, NaN and infinities.",
 )
+@click.option("--ranges", is_flag=True, hidden=True, expose_value=False, callback=_renamed)
 @opt.op_options
 @recipe_options
 @opt.selection_options
@@ -39,10 +47,10 @@ Examples:
 @opt.work_options
 @opt.talk_options
 @pass_session
-def inspect(session: Session, /, inputs: tuple[str, ...], ranges: bool, **options: Any) -> None:
+def inspect(session: Session, /, inputs: tuple[str, ...], data: bool, **options: Any) -> None:
     """List tensors: dtype, shape, size, and what `run` with the same options would do to each.
 
-    Reads headers only, unless --ranges is given.
+    Reads headers only, unless --data is given.
     """
     files = Files.of(options)
     files.check()
@@ -51,7 +59,7 @@ def inspect(session: Session, /, inputs: tuple[str, ...], ranges: bool, **option
     files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
     listing = listing_of("inspect", plans, request, options)
-    if ranges:
+    if data:
         listing = _with_ranges(listing, checkpoints, options, session)
     deliver_listing(listing, options)
     if not any(plan.packed.weights for plan in plans):

@@ -265,6 +265,14 @@ def listing_options(function: Function) -> Function:
                      show_default=True, help="Choose what standard output gets."),
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
                      help=f"Write the list to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
+        click.option("--sort", "list_sort", type=click.Choice(["order", "name", "size", "packed"]), default="order",
+                     show_default=True, help="Sort by name, or the largest first; order: as in the checkpoint. Tensors "
+                     "that stay as they are come last."),
+        click.option("--top", type=click.IntRange(min=0), metavar="N", show_default="20 on a terminal, all elsewhere",
+                     help="Show the first N tensors; 0: all."),
+        by_option,
+        click.option("--all", "lists_all", is_flag=True,
+                     help="List tensors that --include leaves out, too."),
         click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
                      help="Count N bits for the scale of each range in bits_per_weight."),
     )  # fmt: skip

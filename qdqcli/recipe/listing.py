@@ -14,7 +14,7 @@ from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
 RANGES = ("input_min", "input_max", "num_nonfinite")
-"""What `--ranges` adds, once the data was read."""
+"""What `inspect --data` adds, once the data was read."""
 
 
 @dataclass(frozen=True, kw_only=True)

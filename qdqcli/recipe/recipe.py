@@ -27,6 +27,8 @@ from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_NDIM = 64
 """As many as NumPy takes."""
+NO_FLOAT = "is not a floating-point dtype"
+"""How the reason ends for which integers are left as they are."""
 DEFAULT_MIN_NDIM = 2
 """On the command line biases and norms stay in float."""
 
@@ -203,7 +205,7 @@ def why_untouched(dtype: DType) -> str | None:
     if dtype.is_packed:
         return f"{dtype.name} is already quantized"
     if dtype.is_integer:
-        return f"{dtype.name} is not a floating-point dtype"
+        return f"{dtype.name} {NO_FLOAT}"
     return f"{dtype.name} is not one of {', '.join(known.name for known in DTYPES.values() if known.is_floating)}"
 
 

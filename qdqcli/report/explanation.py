@@ -108,7 +108,7 @@ def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> 
 
 def _becomes(resolution: Resolution, quote: Quote) -> str:
     decision = resolution.decision
-    return f"as it is: {quote(decision.reason)}" if isinstance(decision, Skip) else spec_text(decision, quote)
+    return f"keep: {quote(decision.reason)}" if isinstance(decision, Skip) else spec_text(decision, quote)
 
 
 def _value(value: Any) -> str:

@@ -18,7 +18,6 @@ _DROPPED_FIRST = (
     *("zeroed_fraction", "clipped_fraction", "rmse", "dtype"),
     *("num_nonfinite", "num_nonfinite_output", "num_degenerate"),  # the warnings speak of them too
     *("num_elements", "shape", "max_abs_error", "bits", "lowest", "file"),
-    *("packed", "size", "decided", "becomes"),  # of lists
 )
 
 
@@ -54,7 +53,9 @@ class Layout:
         return self.width - max(self.widths[0] - _MIN_NAME, 0)
 
 
-def fit(columns: Sequence[Column], sort: str, width: int | None, ellipsis: str) -> Layout:
+def fit(
+    columns: Sequence[Column], sort: str, width: int | None, ellipsis: str, dropped: Sequence[str] = _DROPPED_FIRST
+) -> Layout:
     """Make lines of at most `width` cells: say once what all rows share, then drop columns, then cut names.
 
     The metric of `sort` stays. Where not even that is enough, lines are wider.
@@ -65,7 +66,7 @@ def fit(columns: Sequence[Column], sort: str, width: int | None, ellipsis: str) 
     layout = _without_shared_columns(layout, sort)
     if layout.width > width:
         layout = _without_shared_ends(layout)
-    layout = _without_columns(layout, [name for name in _DROPPED_FIRST if name != sort], width)
+    layout = _without_columns(layout, [name for name in dropped if name != sort], width)
     room = layout.widths[0] - (layout.width - width)
     return layout if layout.width <= width else _with_names(layout, partial(_cut, room=max(room, 8), ellipsis=ellipsis))
 

@@ -1,22 +1,26 @@
 """A list of tensors and what would happen to each, in every format that a report has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from csv import writer
+from dataclasses import dataclass
 from functools import partial
 from io import StringIO
+from textwrap import wrap
 
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.decision import TOO_FEW, Skip
 from qdqcli.recipe.listing import ListedTensor, Listing, listing_to_json
+from qdqcli.recipe.recipe import NO_FLOAT
 from qdqcli.report import escape
 from qdqcli.report.explanation import decided_text, ranked_places
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.summary import note_text
+from qdqcli.report.summary import hidden, note_text
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
+from qdqcli.result.group import naming
 from qdqcli.result.result import range_to_json
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -24,19 +28,42 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 """The others are of findings, which a listing has none of."""
+ORDER = "order"
+LISTING_SORTS = (ORDER, "name", "size", "packed")
+"""What a list may be sorted by: the order of the checkpoint, names, or the largest first."""
+_DROPPED_FIRST = ("bits", "ranges", "packed", "decided", "num_nonfinite", "input_min", "input_max")
+"""Columns that a narrow terminal does without; dtype, shape and size stay."""
+_NARROW, _NARROW_REASON = 100, 22
+_NUM_KINDS = 5
 
 
-def render(listing: Listing, format_name: str, options: ReportOptions) -> str:
-    """The listing in one of `LISTING_FORMATS`, tensors in the checkpoint's order.
+@dataclass(frozen=True, kw_only=True)
+class ListingView:
+    """What a table of a listing shows, in which order."""
+
+    sort: str = ORDER
+    top: int | None = None
+    """Rows to show; None or 0 shows all."""
+    by: str | None = None
+    """One row for each kind of tensor, layer or input (`BY`) instead of each tensor."""
+    selected_only: bool = False
+    """Leave out tensors that stay as they are."""
+
+
+def render(listing: Listing, format_name: str, options: ReportOptions, view: ListingView | None = None) -> str:
+    """The listing in one of `LISTING_FORMATS`; the data formats have all tensors, in the checkpoint's order.
 
     Raises:
         UsageError: another format.
     """
     if format_name not in LISTING_FORMATS:
         raise UsageError(f"a list of tensors has no {format_name} form; choose one of {', '.join(LISTING_FORMATS)}")
-    pieces = {"table": _table, "json": _json, "jsonl": _jsonl, "csv": _csv, "markdown": _markdown}[format_name]
-    text = "".join(line + "\n" for line in pieces(listing, options))
-    return escape.ascii_symbols(text) if options.ascii_only and format_name in ("table", "markdown") else text
+    pieces = {"json": _json, "jsonl": _jsonl, "csv": _csv}.get(format_name)
+    if pieces is not None:
+        return "".join(line + "\n" for line in pieces(listing, options))
+    shown = {"table": _table, "markdown": _markdown}[format_name](listing, options, view or ListingView())
+    text = "".join(line + "\n" for line in shown)
+    return escape.ascii_symbols(text) if options.ascii_only else text
 
 
 def size_text(num_bytes: int) -> str:
@@ -47,34 +74,126 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes} B" if not unit else f"{size:.3g} {_UNITS[unit]}"
 
 
-def _table(listing: Listing, options: ReportOptions) -> Iterator[str]:
+def _table(listing: Listing, options: ReportOptions, view: ListingView) -> Iterator[str]:
     def quote(text: str) -> str:
         shown = escape.terminal(text, ascii_only=options.ascii_only)
         return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
 
-    if listing.tensors:
-        layout = fit(_columns(listing.tensors, quote), "name", options.width, options.ellipsis)
-        yield from table_lines(layout, options)
-        yield from layout.remarks
-        yield ""
-    yield from _totals(listing)
+    is_narrow = options.width is not None and options.width <= _NARROW
+    columns, num_hidden = _shown(listing, view, quote, is_narrow=is_narrow)
+    if columns:
+        yield from _fitted(columns, options, hidden(num_hidden))
+    kinds, num_more = _kinds(listing, view, quote, is_narrow=is_narrow)
+    if kinds:
+        more = [f"… and {counted(num_more, 'more kind')} (--by kind shows all)"] if num_more else []
+        yield from _fitted(kinds, options, more)
+    for line in _totals(listing):
+        yield from wrap(line, options.width or len(line))
     if options.width is None:  # a terminal has them already
         yield from _notes(listing, quote)
 
 
-def _markdown(listing: Listing, options: ReportOptions) -> Iterator[str]:
+def _fitted(columns: Sequence[Column], options: ReportOptions, more: Iterable[str]) -> Iterator[str]:
+    layout = fit(columns, "name", options.width, options.ellipsis, _DROPPED_FIRST)
+    yield from table_lines(layout, options)
+    for remark in (*more, *layout.remarks):
+        yield from wrap(remark, options.width or len(remark))
+    yield ""
+
+
+def _markdown(listing: Listing, options: ReportOptions, view: ListingView) -> Iterator[str]:
     def quote(text: str) -> str:
         shown = escape.visible(text, ascii_only=options.ascii_only)
         return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
 
-    columns = _columns(listing.tensors, quote)
-    yield f"| {' | '.join(column.title for column in columns)} |"
-    yield f"| {' | '.join('--:' if column.is_number else ':--' for column in columns)} |"
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
-    yield ""
+    columns, num_hidden = _shown(listing, view, quote)
+    if columns:
+        yield f"| {' | '.join(column.title for column in columns)} |"
+        yield f"| {' | '.join('--:' if column.is_number else ':--' for column in columns)} |"
+        for cells in zip(*(column.cells for column in columns), strict=True):
+            yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
+        yield from (text for line in hidden(num_hidden) for text in ("", line))
+        yield ""
     yield from _totals(listing)
     yield from _notes(listing, quote)
+
+
+def _shown(listing: Listing, view: ListingView, quote: Quote, *, is_narrow: bool = False) -> tuple[list[Column], int]:
+    """The columns of the table and how many rows `top` left out; no columns where there is no row."""
+    tensors = _listed(listing, view)
+    if view.by is not None:
+        groups = _groups(tensors, view.by, listing.inputs, view.sort)
+        top = groups[: view.top or None]
+        return _group_columns(top, view.by, quote, is_narrow=is_narrow) if top else [], len(groups) - len(top)
+    if view.sort != ORDER:
+        tensors.sort(key=lambda t: _rank(view.sort, t.source.name, t.num_bytes, t.num_quantized_bytes))
+    shown = tensors[: view.top or None]
+    return _columns(shown, quote, is_narrow=is_narrow) if shown else [], len(tensors) - len(shown)
+
+
+def _listed(listing: Listing, view: ListingView) -> list[ListedTensor]:
+    """The tensors that are shown: those to quantize first."""
+    tensors = [t for t in listing.tensors if isinstance(t.decision, QuantSpec)]
+    if not view.selected_only or not tensors:
+        tensors += [t for t in listing.tensors if isinstance(t.decision, Skip)]
+    return tensors
+
+
+def _rank(sort: str, name: str, size: int, packed: int) -> tuple[int, str]:
+    return {"size": -size, "packed": -packed}.get(sort, 0), name
+
+
+_Group = tuple[str, Sequence[ListedTensor]]
+
+
+def _groups(tensors: Sequence[ListedTensor], by: str, inputs: Sequence[str], sort: str) -> list[_Group]:
+    group_of = naming(by, inputs)
+    found: dict[str, list[ListedTensor]] = {}
+    for tensor in tensors:
+        found.setdefault(group_of(tensor.source), []).append(tensor)
+    groups: list[_Group] = list(found.items())
+    if sort == ORDER:
+        return groups
+
+    def rank(group: _Group) -> tuple[int, str]:
+        name, members = group
+        return _rank(sort, name, sum(t.num_bytes for t in members), sum(t.num_quantized_bytes for t in members))
+
+    return sorted(groups, key=rank)
+
+
+def _group_columns(groups: Sequence[_Group], by: str, quote: Quote, *, is_narrow: bool) -> list[Column]:
+    def becomes(members: Sequence[ListedTensor]) -> str:
+        found = dict.fromkeys(_becomes(t, quote, is_narrow=is_narrow) for t in members)
+        if len(found) == 1:
+            return next(iter(found))
+        specs = dict.fromkeys(spec_text(t.decision, quote) for t in members if isinstance(t.decision, QuantSpec))
+        kept = sum(isinstance(t.decision, Skip) for t in members)
+        said = [f"{len(specs)} settings" if len(specs) > 1 else next(iter(specs), ""), f"{kept:,} kept" if kept else ""]
+        return ", ".join(filter(None, said))
+
+    members = [tensors for _, tensors in groups]
+    return [
+        Column(name="tensor", title=by, cells=[quote(name) for name, _ in groups]),
+        Column(name="count", title="tensors", cells=[f"{len(m):,}" for m in members], is_number=True),
+        Column(name="size", title="size", cells=[size_text(sum(t.num_bytes for t in m)) for m in members],
+               is_number=True),
+        Column(name="packed", title="packed", cells=[size_text(sum(t.num_quantized_bytes for t in m)) for m in members],
+               is_number=True),
+        Column(name="becomes", title="becomes", cells=list(map(becomes, members))),
+    ]  # fmt: skip
+
+
+def _kinds(listing: Listing, view: ListingView, quote: Quote, *, is_narrow: bool) -> tuple[list[Column], int]:
+    """The kinds of tensors with the most bytes, where they say more than the tensors; and how many others there are."""
+    if view.by is not None or listing.command != "inspect":
+        return [], 0
+    tensors = _listed(listing, view)
+    groups = _groups(tensors, "kind", listing.inputs, "size")
+    if len(groups) == len(tensors) or len(tensors) <= _NUM_KINDS:
+        return [], 0
+    columns = _group_columns(groups[:_NUM_KINDS], "kind", quote, is_narrow=is_narrow)
+    return columns, max(len(groups) - _NUM_KINDS, 0)
 
 
 def _notes(listing: Listing, quote: Quote) -> Iterator[str]:
@@ -83,10 +202,11 @@ def _notes(listing: Listing, quote: Quote) -> Iterator[str]:
         yield f"{'warning' if note.is_warning else 'note'}: {note_text(note, quote)}"
 
 
-def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:
+def _columns(tensors: Sequence[ListedTensor], quote: Quote, *, is_narrow: bool = False) -> list[Column]:
     def column(name: str, title: str, cells: Sequence[str], *, is_number: bool = False) -> Column:
         return Column(name=name, title=title, cells=cells, is_number=is_number)
 
+    has_slices = any(t.num_slices > 1 for t in tensors)
     has_recipe = any(t.decided_by is not None for t in tensors)
     ranges = [name for name in ("input_min", "input_max", "num_nonfinite") if any(name in t.ranges for t in tensors)]
     ends = ("lowest min", "highest max") if any(t.estimated for t in tensors) else ()
@@ -96,7 +216,19 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:
         column("shape", "shape", [shape_text(t.source.shape) for t in tensors], is_number=True),
         column("size", "size", [size_text(t.num_bytes) for t in tensors], is_number=True),
         column("packed", "packed", [size_text(t.num_quantized_bytes) for t in tensors], is_number=True),
-        column("becomes", "becomes", [_becomes(t, quote) for t in tensors]),
+        column("becomes", "becomes", [_becomes(t, quote, is_narrow=is_narrow) for t in tensors]),
+        *(
+            [
+                column(
+                    "ranges",
+                    "ranges",
+                    [f"{t.num_slices:,}" if t.num_slices else NO_NUMBER for t in tensors],
+                    is_number=True,
+                )
+            ]
+            if has_slices
+            else []
+        ),
         column(
             "bits", "bits/weight", [metric_text("bits_per_weight", t.bits_per_weight) for t in tensors], is_number=True
         ),
@@ -117,11 +249,16 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote) -> list[Column]:
     ]
 
 
-def _becomes(tensor: ListedTensor, quote: Quote) -> str:
-    if isinstance(tensor.decision, Skip):
-        return f"as it is: {quote(tensor.decision.reason)}"
-    ranges = f" ({tensor.num_slices:,} ranges)" if tensor.num_slices > 1 else ""
-    return spec_text(tensor.decision, quote) + ranges
+def _becomes(tensor: ListedTensor, quote: Quote, *, is_narrow: bool = False) -> str:
+    """Bits and granularity, or `keep:` and why; at a narrow width in a few words."""
+    if isinstance(tensor.decision, QuantSpec):
+        return spec_text(tensor.decision, quote)
+    reason = tensor.decision.reason
+    if is_narrow and reason.startswith(TOO_FEW):
+        return f"keep: {len(tensor.source.shape)}-D"
+    if is_narrow and reason.endswith(NO_FLOAT):
+        return "keep: no float"
+    return f"keep: {escape.shorten(quote(reason), _NARROW_REASON) if is_narrow else quote(reason)}"
 
 
 def _decided_by(tensor: ListedTensor, quote: Quote) -> str:

@@ -1,10 +1,10 @@
 """Groups: tensors of one kind, one layer or one input, measured as one."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from qdqcli.result.result import RunResult, TensorResult, evaluate
+from qdqcli.result.result import RunResult, Source, TensorResult, evaluate
 from qdqcli.stats.metrics import MetricValue, is_exact
 from qdqcli.stats.sums import ErrorSums
 
@@ -67,27 +67,32 @@ def layer_of(name: str) -> str:
 
 def groups_by(run: RunResult, by: str) -> list[Group]:
     """The quantized tensors in groups, in the order of the first tensor of each; `by` is one of `BY`."""
-    name_of = _BY[by](run)
+    group_of = naming(by, run.inputs)
     found: dict[str, list[TensorResult]] = {}
     for row in run.quantized:
-        found.setdefault(name_of(row), []).append(row)
+        found.setdefault(group_of(row.source), []).append(row)
     return [Group(name=name, rows=rows) for name, rows in found.items()]
 
 
-def _input_of(inputs: Iterable[str]) -> Callable[[TensorResult], str]:
+def naming(by: str, inputs: Sequence[str]) -> Callable[[Source], str]:
+    """What tells a tensor's group; `by` is one of `BY`."""
+    return _BY[by](inputs)
+
+
+def _input_of(inputs: Sequence[str]) -> Callable[[Source], str]:
     longest_first = sorted(inputs, key=len, reverse=True)
 
-    def input_of(row: TensorResult) -> str:
-        file = row.source.file
+    def input_of(source: Source) -> str:
+        file = source.file
         return next((name for name in longest_first if file == name or file.startswith(name.rstrip("/") + "/")), file)
 
     return input_of
 
 
-_BY: Mapping[str, Callable[[RunResult], Callable[[TensorResult], str]]] = {
-    "kind": lambda _: lambda row: kind_of(row.source.name),
-    "layer": lambda _: lambda row: layer_of(row.source.name),
-    "input": lambda run: _input_of(run.inputs),
+_BY: Mapping[str, Callable[[Sequence[str]], Callable[[Source], str]]] = {
+    "kind": lambda _: lambda source: kind_of(source.name),
+    "layer": lambda _: lambda source: layer_of(source.name),
+    "input": _input_of,
 }
 BY = tuple(_BY)
 """What tensors may be grouped by."""

@@ -116,7 +116,7 @@ def test_the_report_has_the_hull_of_the_ranges(qdq: Qdq, weights: Path, tmp_path
     assert f"{float(hull['input_min'])},{float(hull['input_max'])}" in report.read_text()
     table = qdq("calibrate", weights, "-o", ranges, "--overwrite", *options).out
     assert "highest max" in table
-    assert "int4 axis 0 mse (30 ranges)" in table
+    assert "int4 axis 0 mse      30 " in table
 
 
 def test_a_given_range_is_clamped_to_where_the_op_alone_would_not(qdq: Qdq, tmp_path: Path) -> None:

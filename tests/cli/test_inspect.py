@@ -58,7 +58,7 @@ def test_headers_alone_are_read(qdq: Qdq, tmp_path: Path) -> None:
 def test_ranges_are_read_where_they_are_asked_for(qdq: Qdq, tiny: Path) -> None:
     without, with_ranges = (
         qdq("inspect", tiny, "--format", "json"),
-        qdq("inspect", tiny, "--format", "json", "--ranges"),
+        qdq("inspect", tiny, "--format", "json", "--data"),
     )
     assert "input_min" not in without.report["tensors"][0]["stats"]
     for entry in with_ranges.report["tensors"]:
@@ -71,7 +71,7 @@ def test_ranges_are_read_where_they_are_asked_for(qdq: Qdq, tiny: Path) -> None:
 def test_ranges_of_a_tensor_with_elements_that_are_not_finite(qdq: Qdq, tmp_path: Path) -> None:
     x = np.array([np.nan, np.inf, -2.0, 3.0, -np.inf], np.float32)
     source = write_safetensors(tmp_path / "in.safetensors", {"w": x})
-    (entry,) = qdq("inspect", source, "--format", "json", "--ranges").report["tensors"]
+    (entry,) = qdq("inspect", source, "--format", "json", "--data").report["tensors"]
     assert entry["stats"]["num_nonfinite"] == 3
     assert (entry["stats"]["input_min"], entry["stats"]["input_max"]) == (-2.0, 3.0)
 
@@ -124,14 +124,72 @@ def test_info(qdq: Qdq) -> None:
 
 def test_the_same_list_twice(qdq: Qdq, model: Path) -> None:
     assert (
-        qdq("inspect", model, "--ranges", "--format", "json").out
-        == qdq("inspect", model, "--ranges", "--format", "json").out
+        qdq("inspect", model, "--data", "--format", "json").out
+        == qdq("inspect", model, "--data", "--format", "json").out
     )
 
 
 def test_an_empty_tensor_is_listed(qdq: Qdq, tmp_path: Path) -> None:
     source = write_safetensors(tmp_path / "in.safetensors", {"none": sample((0, 3)), "w": sample((2,))})
-    for command in (("inspect",), ("inspect", "--ranges"), ("stats",), ("stats", "--axis", 0, "--per-channel")):
+    for command in (("inspect",), ("inspect", "--data"), ("stats",), ("stats", "--axis", 0, "--per-channel")):
         outcome = qdq(*command, source, "--format", "json")
         assert outcome.code == 0, outcome.err
         assert outcome.report["tensors"][0]["stats"]["bits_per_weight"] is None
+
+
+# What a table shows
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    tensors = {f"model.layers.{i}.mlp.down_proj.weight": sample((16, 64 + i), "BF16", i) for i in range(12)}
+    tensors |= {f"model.layers.{i}.norm.weight": sample((16,), "BF16") for i in range(12)}
+    return write_safetensors(tmp_path / "m.safetensors", {"ids": np.zeros((2, 3), np.int64), **tensors})
+
+
+def first_words(out: str) -> list[str]:
+    """The first column of the first table."""
+    return [line.split()[0] for line in out.partition("\n\n")[0].splitlines()[2:]]
+
+
+def test_tensors_to_quantize_come_first_and_can_be_sorted(qdq: Qdq, layers: Path) -> None:
+    names = first_words(qdq("inspect", layers).out)
+    assert names[0] == "model.layers.0.mlp.down_proj.weight"
+    assert names[12] == "ids"
+    largest = first_words(qdq("inspect", layers, "--sort", "size", "--top", 1).out)
+    assert largest == ["model.layers.11.mlp.down_proj.weight", "…"]
+    assert "… and 24 more (--top 0 shows all)" in qdq("inspect", layers, "--sort", "size", "--top", 1).out
+
+
+def test_what_include_leaves_out_is_not_listed(qdq: Qdq, layers: Path) -> None:
+    options = ("--include", "*.3.mlp.*")
+    assert first_words(qdq("inspect", layers, *options).out) == ["model.layers.3.mlp.down_proj.weight"]
+    assert len(first_words(qdq("inspect", layers, *options, "--all").out)) == 25
+    assert len(qdq("inspect", layers, *options, "--format", "json").report["tensors"]) == 25
+
+
+def test_totals_by_kind_and_by_layer(qdq: Qdq, layers: Path) -> None:
+    out = qdq("inspect", layers).out
+    assert "model.layers.*.mlp.down_proj.weight       12  26.7 kB  13.4 kB  int8\n" in out
+    by_layer = qdq("inspect", layers, "--by", "layer", "--format", "markdown").out
+    assert "| `model.layers.3` | 2 | 2.18 kB | 1.11 kB | int8, 1 kept |" in by_layer
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_narrow_terminal_keeps_dtype_shape_and_size(
+    qdq: Qdq, layers: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr("qdqcli.cli.deliver.is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    lines = qdq("inspect", layers, "--top", 0, "-s", "int4-channel").out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert {"tensor", "dtype", "shape", "size", "becomes"} <= set(lines[0].split())
+    assert any(line.endswith("keep: 1-D") for line in lines)
+    assert any(line.endswith("keep: no float") for line in lines)
+    assert "… and 5 more (--top 0 shows all)" in qdq("inspect", layers).out
+
+
+def test_the_former_name_of_data_is_answered(qdq: Qdq, tiny: Path) -> None:
+    outcome = qdq("inspect", tiny, "--data")
+    assert (outcome.code, "--data" in outcome.error) == (2, True)

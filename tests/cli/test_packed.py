@@ -85,7 +85,7 @@ def test_no_rule_and_no_pattern_reaches_a_scale(gptq: Path, qdq: Qdq, tmp_path: 
 
 
 def test_inspect_shows_packed_weights_and_does_not_fail(gptq: Path, qdq: Qdq) -> None:
-    outcome = qdq("inspect", gptq, "--exclude", "lm_head*", "--ranges")
+    outcome = qdq("inspect", gptq, "--exclude", "lm_head*", "--data")
     assert outcome.code == 0, outcome.err
     assert "already quantized: GPTQ scale" in outcome.out
     assert "1 in GPTQ" in outcome.err

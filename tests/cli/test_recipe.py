@@ -391,7 +391,7 @@ def test_explain_reads_headers_only(qdq: Qdq, recipe: Path, tmp_path: Path) -> N
 
 
 def test_explain_takes_a_preset(qdq: Qdq, source: Path) -> None:
-    assert "as it is: norm" in qdq("recipe", "explain", "linear-only", source).out
+    assert "keep: norm" in qdq("recipe", "explain", "linear-only", source).out
 
 
 def test_hostile_reasons_are_escaped(qdq: Qdq, source: Path, recipe: Path) -> None:
@@ -441,7 +441,7 @@ def test_inspect_shows_who_decides_and_the_bytes(qdq: Qdq, source: Path, recipe:
 
 
 def test_inspect_reads_the_ranges_of_what_is_skipped_too(qdq: Qdq, source: Path, recipe: Path) -> None:
-    found = rows(qdq("inspect", source, "--recipe", recipe, "--ranges", "--format", "json").report)
+    found = rows(qdq("inspect", source, "--recipe", recipe, "--data", "--format", "json").report)
     for name, x in TENSORS.items():
         if name == "position_ids":
             assert "input_min" not in found[name]["stats"]
