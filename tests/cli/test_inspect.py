@@ -191,5 +191,5 @@ def test_a_narrow_terminal_keeps_dtype_shape_and_size(
 
 
 def test_the_former_name_of_data_is_answered(qdq: Qdq, tiny: Path) -> None:
-    outcome = qdq("inspect", tiny, "--data")
+    outcome = qdq("inspect", tiny, "--ranges")
     assert (outcome.code, "--data" in outcome.error) == (2, True)
