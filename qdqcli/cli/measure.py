@@ -1,8 +1,8 @@
-"""What `run` and `stats` have in common: open the inputs, measure with a progress bar, deliver the report."""
+"""What the commands that measure have in common: open the inputs, decide, measure with a progress bar."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +23,15 @@ from qdqcli.recipe.plan import (
     check_unpacked,
     make_plans,
     packed_in_words,
-    settings_of,
     with_decisions,
 )
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
+from qdqcli.tensors.note import Note
 from qdqcli.tensors.packed.recognise import recognise
 
 if TYPE_CHECKING:
-    from qdqcli.measure.given_range import GivenRange
     from qdqcli.measure.workers import Workers
-    from qdqcli.output.tree import OutputTree
     from qdqcli.result.result import Row, RunResult
-    from qdqcli.result.verification import Verification
-    from qdqcli.run.journal import Journal
     from qdqcli.run.pipeline import Measuring
 
 PROGRESS_BYTES = 32 << 20
@@ -51,10 +47,15 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
         _open(path, void_dtype, follow_links=follow_links) for argument in inputs for path in _expand(argument)
     ]
     for checkpoint in checkpoints:
-        for note in checkpoint.notes:
-            say = session.warn if note.is_warning else session.note
-            say(f"{note.file}: {note.text()}")
+        say_notes(checkpoint.notes, session)
     return checkpoints
+
+
+def say_notes(notes: Sequence[Note], session: Session) -> None:
+    """Say on stderr what a user should know of files."""
+    for note in notes:
+        say = session.warn if note.is_warning else session.note
+        say(f"{note.file}: {note.text()}")
 
 
 def _open(path: Path, void_dtype: str | None, *, follow_links: bool) -> Checkpoint:
@@ -99,24 +100,28 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Op
     return plans
 
 
-def measure(
-    session: Session,
-    command: str,
-    plans: Sequence[Plan],
-    request: Request,
-    options: Options,
-    output: "OutputTree | None" = None,
-    *,
-    verify: bool = False,
-) -> "RunResult":
-    """Do what the plans say; the output, if there is one, has its name afterwards, and a journal until then.
+def measure(session: Session, command: str, plans: Sequence[Plan], request: Request, options: Options) -> "RunResult":
+    """Do what the plans say, and write nothing."""
+    with working(session, plans, request, options) as (measuring, workers):
+        from qdqcli.run.pipeline import run_plans
 
-    With `verify` it gets its name only once it has been read back.
+        rows = run_plans(plans, measuring, workers)
+        return reported(command, plans, request, options, rows, measuring, workers)
+
+
+@contextmanager
+def working(
+    session: Session, plans: Sequence[Plan], request: Request, options: Options, passes: int = 1
+) -> "Iterator[tuple[Measuring, Workers]]":
+    """What is measured and by whom, with a progress bar for so many passes over the data; says how long it took.
+
+    Raises:
+        UsageError: nothing is selected, or the ranges of `--ranges` do not fit.
     """
     check_selection(plans)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
-    from qdqcli.run.pipeline import Measuring, check_ranges, result_of, run_plans
+    from qdqcli.run.pipeline import Measuring, check_ranges
 
     ranges = None
     if request.ranges_file is not None:
@@ -128,73 +133,41 @@ def measure(
             session.note(warning)
     total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
     began = perf_counter()
-    with (
-        progress(session, total * (2 if verify else 1)) as advance,
-        workers_of(options, session) as workers,
-    ):
-        measuring = Measuring(
-            ranges=ranges,
-            per_slice=options["per_channel"],
-            scale_bits=options["scale_bits"],
-            on_bytes=advance,
+    with progress(session, total * passes) as advance, workers_of(options, session) as workers:
+        yield (
+            Measuring(
+                ranges=ranges,
+                per_slice=options["per_channel"],
+                scale_bits=options["scale_bits"],
+                on_bytes=advance,
+            ),
+            workers,
         )
-        journal = None if output is None else open_journal(output, plans, request, options, ranges)
-        rows = run_plans(plans, measuring, workers, output, journal)
-        verification = None
-        if output is not None and journal is not None and verify:
-            verification = verified(plans, rows, measuring, workers, output, journal, options)
-        if wants_histograms(options):
-            from qdqcli.run.count import with_histograms
-
-            rows = list(with_histograms(plans, rows, measuring, workers))
-        if output is not None and not output.is_committed:
-            output.commit()
         elapsed = perf_counter() - began
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
                        f"{workers.num_threads} threads, {workers.backend.name}")  # fmt: skip
-        device = None if workers.backend.name == "cpu" else workers.backend.name
-    if request.has_recipe:
-        rows = with_decisions(plans, rows)
-    return replace(result_of(command, plans, request.settings, rows), device=device, verification=verification)
 
 
-def verified(
-    plans: Sequence[Plan],
-    rows: "Sequence[Row]",
-    measuring: "Measuring",
-    workers: "Workers",
-    output: "OutputTree",
-    journal: "Journal",
-    options: Options,
-) -> "Verification":
-    """Read the output back; what is not as it must be is made again by a run that resumes."""
-    from qdqcli.run.verify import VerificationError, verify_output
-
-    try:
-        void_dtype = options["void_dtype"]
-        return verify_output(plans, rows, measuring, workers, output, void_dtype=void_dtype and void_dtype.upper())
-    except VerificationError as error:
-        if error.plan is not None and not output.is_committed:
-            journal.add_damaged(error.plan)
-            error.advise("--resume makes the file again")
-        raise
-
-
-def open_journal(
-    output: "OutputTree",
+def reported(
+    command: str,
     plans: Sequence[Plan],
     request: Request,
     options: Options,
-    ranges: "Mapping[str, GivenRange] | None",
-) -> "Journal":
-    """What the output's earlier run has done, if this one resumes it; says what else it is for."""
-    from qdqcli.run.fingerprint import fingerprint_of
-    from qdqcli.run.journal import Journal
+    rows: "Sequence[Row]",
+    measuring: "Measuring",
+    workers: "Workers",
+) -> "RunResult":
+    """The rows as a report wants them: with histograms where somebody will look at them, and what decided over each."""
+    from qdqcli.run.pipeline import result_of
 
-    settings = {**settings_of(plans, request.settings), "per_channel": options["per_channel"]}
-    for name in ("ranges", "recipe", "rules"):  # files may have other names: what they say counts
-        settings.pop(name, None)
-    return Journal(output, plans, fingerprint_of(plans, settings, ranges), options["scale_bits"])
+    if wants_histograms(options):
+        from qdqcli.run.count import with_histograms
+
+        rows = list(with_histograms(plans, rows, measuring, workers))
+    if request.has_recipe:
+        rows = with_decisions(plans, rows)
+    device = None if workers.backend.name == "cpu" else workers.backend.name
+    return replace(result_of(command, plans, request.settings, rows), device=device)
 
 
 def wants_histograms(options: Options) -> bool:

@@ -8,10 +8,12 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_files, deliver_listing, show
 from qdqcli.cli.files import Files
-from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
+from qdqcli.cli.limits import prepare_libraries
+from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, say_notes
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
+from qdqcli.recipe.plan import check_selection
 
 
 @click.command(
@@ -35,6 +37,11 @@ Examples:
     is_flag=True,
     help="Read the output back before it gets its name: every byte must be what input and settings give.",
 )
+@click.option(
+    "--provenance",
+    is_flag=True,
+    help="Say beside a file, too, how it was made: OUTPUT.qdq.json. A folder always gets qdq.json.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor; write nothing.")
 @opt.measuring_options
 @pass_session
@@ -47,6 +54,7 @@ def run(
     break_lock: bool,
     resume: bool,
     verify: bool,
+    provenance: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -57,6 +65,8 @@ def run(
     interrupted before goes on with --resume.
     """
     # Imported late: `qdq run --help` does without it.
+    from qdqcli.output.files import NamedFile
+    from qdqcli.output.placement import check_free
     from qdqcli.output.tree import OutputTree
 
     if dry_run and verify:
@@ -67,12 +77,20 @@ def run(
     checkpoints = open_inputs(inputs, options, session)
     plans = plan_inputs(checkpoints, request, options, session)
     tree = OutputTree(checkpoints, output, overwrite=overwrite, resume=resume, break_lock=break_lock)
+    say_notes(tree.notes, session)
+    if provenance and not tree.is_folder:
+        check_free(tree.provenance_path, is_folder=False, may_exist=overwrite or resume)
+        files.writes.append(NamedFile(tree.provenance_path, "--provenance"))
     files.check(checkpoints, [tree.output, tree.partial])
     if dry_run:
         deliver_listing(listing_of("run", plans, request, options), options)
         session.note(f"dry run: {show_path(output)} was not written")
         return
+    check_selection(plans)
+    prepare_libraries()
+    from qdqcli.cli.produce import produce  # NumPy and Numba take longer than all that may have found an error
+
     with tree:
-        result = measure(session, "run", plans, request, options, tree, verify=verify)
+        result = produce(session, plans, request, options, tree, verify=verify, provenance=provenance)
         deliver_files(result, options)  # before the journal goes: a run that is killed here has its report yet
     show(result, options)

@@ -13,6 +13,8 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,11 +23,14 @@ from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.output.file_tree import files_below, first_difference
 from qdqcli.output.lock import FolderLock
+from qdqcli.output.marker import MARKER, read_marker
 from qdqcli.output.placement import check_free, check_placement
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, SideFile, Waiting
+from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.storage import (
     TEMPORARY_PATTERN,
     FileIdentity,
+    OutputFile,
     copy_file,
     input_error,
     output_error,
@@ -73,6 +78,8 @@ class OutputTree:
         self._lock: FolderLock | None = None
         self._is_committed = False
         self._is_kept = False
+        self.notes = list(_marker_notes(checkpoints))
+        """What a user should know of OUTPUT."""
         check_placement(checkpoints, output, self.partial, protected=protected, may_exist=overwrite or resume)
 
     @property
@@ -107,9 +114,10 @@ class OutputTree:
         _empty(self.partial, but=self.journal_path.name)
 
     def sweep(self, but: Collection[Path] = ()) -> None:
-        """Remove the files that an earlier run left, but for those given, with which this one goes on."""
-        for path in [self.result, *self.result.rglob("*"), *self.partial.glob(TEMPORARY_PATTERN)]:
-            if path not in but and (path.is_symlink() or path.is_file()):
+        """Remove what an earlier run left in the place of files, but for those given, with which this one goes on."""
+        own = [self.result / name for name in [*self.names(), Path(MARKER)]]
+        for path in [*own, *self.partial.rglob(TEMPORARY_PATTERN)]:
+            if path not in but and path.is_file():
                 _remove_file(path)
 
     def keep(self) -> None:
@@ -176,6 +184,37 @@ class OutputTree:
         self._is_committed = True
         sync_folder(self.output.parent)
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether OUTPUT is one, which has a marker beside its files."""
+        return self._is_folder
+
+    @property
+    def provenance_path(self) -> Path:
+        """Where it says how OUTPUT was made: in the folder, or beside the file."""
+        return self.output / MARKER if self._is_folder else self.output.with_name(f"{self.output.name}.{MARKER}")
+
+    def write_marker(self, text: str) -> None:
+        """Write the marker of a folder, no more readable than the least readable input."""
+        modes = [checkpoint.path.stat().st_mode for checkpoint in self._checkpoints]
+        file = OutputFile(self.result / MARKER, mode=reduce(and_, modes))
+        try:
+            file.write(memoryview(text.encode()), 0)
+            file.commit()
+        finally:
+            file.abort()
+
+    def may_be_finished(self) -> bool:
+        """For a run that resumes: whether OUTPUT is there, with the files that it should have, and no work is left."""
+        if not self._resume or self.journal_path.exists() or not self.provenance_path.is_file():
+            return False
+        marker = [Path(MARKER)] if self._is_folder else []
+        return sorted(files_below(self.output)) == sorted([*self.names(), *marker])
+
+    def accept(self) -> None:
+        """Take what has OUTPUT's name for the result: it was found to be the same."""
+        self._is_committed = True
+
     def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:
         """For a run that resumes one that had built everything: whether OUTPUT is what it built, under its name."""
         self._is_committed = not os.path.lexists(self.result) and os.path.lexists(self.output)
@@ -219,7 +258,8 @@ class OutputTree:
 
     def _side_files_of(self, checkpoint: Checkpoint) -> Iterator[tuple[SideFile, Path]]:
         for side_file in checkpoint.side_files:
-            yield side_file, self._place(checkpoint) / side_file.name
+            if side_file.name != Path(MARKER):  # of an earlier run, whose files these are not
+                yield side_file, self._place(checkpoint) / side_file.name
 
     def _make_folder(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Make a folder of the output, with those above it; what stands for one of the input is no more readable."""
@@ -298,11 +338,26 @@ def _check_names(checkpoints: Sequence[Checkpoint]) -> None:
     owners: dict[str, Checkpoint] = {}
     for checkpoint in checkpoints if len(checkpoints) > 1 else ():
         other = owners.setdefault(entry_name(checkpoint), checkpoint)
+        if entry_name(checkpoint) == MARKER:
+            raise UsageError(f"{show_path(checkpoint.path)}: has the name of a file that OUTPUT gets; run it alone")
         if other is not checkpoint or not entry_name(checkpoint):
             raise UsageError(
                 f"{show_path(checkpoint.path)}: would have the same name in OUTPUT as {show_path(other.path)}; "
                 "run them one by one"
             )
+
+
+def _marker_notes(checkpoints: Sequence[Checkpoint]) -> Iterator[Note]:
+    """Of inputs that were written by a run themselves.
+
+    Raises:
+        UsageError: a file is in the way of the marker.
+    """
+    for side_file in (side_file for checkpoint in checkpoints for side_file in checkpoint.side_files):
+        if side_file.name == Path(MARKER):
+            if read_marker(side_file.path) is None:
+                raise UsageError(f"{show_path(side_file.path)}: has the name of a file that OUTPUT gets; rename it")
+            yield Note.of(NoteKind.SIMULATED, show_path(side_file.path))
 
 
 def _other_output(path: Path, what: str) -> UsageError:

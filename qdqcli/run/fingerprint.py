@@ -39,12 +39,12 @@ def fingerprint_of(
         "form": FORM,
         "version": __version__,
         "settings": dict(settings),
-        "ranges": None if ranges is None else _digest_of_ranges(ranges),
+        "ranges": None if ranges is None else digest_of_ranges(ranges),
         "shards": {
             f"{number[id(plan.checkpoint)]}/{plan.shard.name}": {
                 **_identity(plan.shard.identity),
                 "header": plan.shard.header_digest(),
-                "decisions": _digest_of_decisions(plan.decisions),
+                "decisions": digest_of_decisions(plan.decisions),
             }
             for plan in plans
         },
@@ -100,8 +100,8 @@ def _identity_of(side_file: SideFile) -> FileIdentity:
         return file.identity
 
 
-def _digest_of_decisions(decisions: Sequence[Decision]) -> str:
-    """Most tensors share one decision: each is written out once."""
+def digest_of_decisions(decisions: Sequence[Decision]) -> str:
+    """A hash of what is done to each tensor. Most tensors share one decision: each is written out once."""
     texts = {id(decision): repr(decision).encode() for decision in {id(d): d for d in decisions}.values()}
     digest = hashlib.sha256()
     for decision in decisions:
@@ -109,7 +109,8 @@ def _digest_of_decisions(decisions: Sequence[Decision]) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_ranges(ranges: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> str:
+def digest_of_ranges(ranges: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> str:
+    """A hash of ranges by tensor."""
     digest = hashlib.sha256()
     for name in sorted(ranges):
         digest.update(escape(name).encode())

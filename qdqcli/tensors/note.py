@@ -32,6 +32,8 @@ class NoteKind(StrEnum):
     """A shard whose siblings (`names`) are not there, and no index says that they need not be."""
     LINK = "link"
     """A link that leaves the checkpoint, to `other`, and was followed."""
+    SIMULATED = "simulated"
+    """The `qdq.json` of a folder that a run wrote: not copied, OUTPUT gets its own."""
     UNNAMED_DTYPE = "unnamed-dtype"
     """Arrays (`names`) of unnamed 2-byte elements, or of 16-bit integers and nothing else, which may be bfloat16."""
 
@@ -84,6 +86,7 @@ _SENTENCES = {
     NoteKind.INCOMPLETE: "{shards} of the same checkpoint missing: {names}; no index lists them, so the download may "
     "be incomplete",
     NoteKind.LINK: "is or lies behind a link that leaves the checkpoint, to {other}; followed",
+    NoteKind.SIMULATED: "not copied: the input was written by qdq run, its values are quantized already",
     NoteKind.UNNAMED_DTYPE: "copied as they are: {arrays} of unnamed or integer 2-byte elements (|V2, U16, I16); "
     "bfloat16 is stored like this: pass --dtype bf16 if they are",
 }

@@ -42,7 +42,7 @@ def test_every_file_of_a_folder_is_in_its_output(qdq: Qdq, tmp_path: Path, name:
     folder = make(tmp_path / "m", indexes, others)
     report = qdq("run", folder, "-o", tmp_path / "out", "--quiet", "--verify", "--format", "json").report
     files = sorted(path.name for path in folder.iterdir())
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*files, "qdq.json"])
     weights = [file for file in files if file.endswith(".safetensors")]
     assert sorted(Path(row["file"]).name for row in report["tensors"]) == weights
     assert all((tmp_path / "out" / file).read_bytes() != (folder / file).read_bytes() for file in weights)

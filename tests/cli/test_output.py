@@ -63,7 +63,7 @@ def test_a_folder_becomes_a_folder_with_all_its_files(qdq: Qdq, model: Path, tmp
     assert qdq("run", model, "-o", output, "--axis", 0, "--min-ndim", 1).code == 0
     after = contents(output)
     assert contents(model) == before
-    assert after.keys() == before.keys()
+    assert after.keys() == before.keys() | {"qdq.json"}
     got: dict[str, np.ndarray] = {}
     for name in before:
         if name.endswith(".safetensors"):
@@ -82,7 +82,7 @@ def test_a_folder_of_npy_files_becomes_one(qdq: Qdq, tmp_path: Path) -> None:
         np.save(source / f"{name}.npy", array)
     (source / "sub" / "readme.txt").write_text("hello")
     assert qdq("run", source, "-o", output, "--min-ndim", 0).code == 0
-    assert contents(output).keys() == contents(source).keys()
+    assert contents(output).keys() == contents(source).keys() | {"qdq.json"}
     assert_quantized({name: np.load(output / f"{name}.npy") for name in arrays}, arrays)
     assert (output / "sub" / "readme.txt").read_text() == "hello"
 
@@ -119,7 +119,7 @@ def test_several_inputs_become_a_folder_with_one_entry_each(qdq: Qdq, tiny: Path
     np.save(tmp_path / "x.npy", sample((4, 6)))
     output = tmp_path / "out"
     assert qdq("run", tiny, model, tmp_path / "x.npy", "-o", output, "--min-ndim", 0).code == 0
-    assert sorted(path.name for path in output.iterdir()) == ["model", "tiny.safetensors", "x.npy"]
+    assert sorted(path.name for path in output.iterdir()) == ["model", "qdq.json", "tiny.safetensors", "x.npy"]
     assert_quantized(read_safetensors(output / "tiny.safetensors"))
     assert contents(output / "model").keys() == contents(model).keys()
     assert_quantized({"x": np.load(output / "x.npy")}, {"x": sample((4, 6))})
@@ -129,7 +129,7 @@ def test_a_glob_names_several_inputs(qdq: Qdq, tmp_path: Path) -> None:
     for i in range(3):
         np.save(tmp_path / f"w{i}.npy", sample((4, 6), seed=i))
     assert qdq("run", tmp_path / "w[01].npy", "-o", tmp_path / "out", "--min-ndim", 0).code == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["w0.npy", "w1.npy"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["qdq.json", "w0.npy", "w1.npy"]
 
 
 def test_two_inputs_of_one_name_are_refused(qdq: Qdq, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_overwrite_replaces_a_whole_folder(qdq: Qdq, model: Path, tmp_path: Path
     assert qdq("run", model, "-o", output).code == 2
     assert contents(output) == {"old.txt": b"old"}
     assert qdq("run", model, "-o", output, "--overwrite").code == 0
-    assert contents(output).keys() == contents(model).keys()
+    assert contents(output).keys() == contents(model).keys() | {"qdq.json"}
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

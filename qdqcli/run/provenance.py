@@ -1,0 +1,116 @@
+"""Provenance: from which files, by which settings, an output was made. The text of `qdq.json`.
+
+Two runs on the same input give the same bytes: nothing here names a time, a machine or a folder above the input.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from qdqcli import __version__
+from qdqcli.measure.workers import Workers
+from qdqcli.output.marker import read_marker
+from qdqcli.output.tree import OutputTree, entry_name
+from qdqcli.recipe.plan import Plan
+from qdqcli.result.result import SCHEMA_VERSION
+from qdqcli.run.digest import FileDigest, digest_input, digest_output
+from qdqcli.run.fingerprint import digest_of_decisions, digest_of_ranges
+from qdqcli.tensors.checkpoint import Checkpoint
+
+_RECIPE = ("recipe", "presets", "rules")
+_FILES = ("recipe", "ranges")
+"""Settings that are paths: the name is kept, the folders are the user's own."""
+Digests = Mapping[Path, FileDigest]
+OnBytes = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What is known before the work. `inputs` may be more than the plans speak of."""
+
+    command: str
+    plans: Sequence[Plan]
+    inputs: Sequence[Checkpoint]
+    settings: Mapping[str, Any]
+    """As a report has them."""
+    ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None
+    """Of `--ranges`."""
+
+    def text(
+        self,
+        output: OutputTree,
+        digests: Digests,
+        summary: Mapping[str, Any],
+        workers: Workers,
+        on_bytes: OnBytes = lambda _: None,
+    ) -> str:
+        """JSON in ASCII that says how the output, whose files have these digests, was made.
+
+        Raises:
+            InputError: an input cannot be read.
+        """
+        made = {"inputs": self._inputs(workers, on_bytes), "outputs": _outputs(output, digests)}
+        return json.dumps(self._head() | made | {"summary": dict(summary)}, indent=1, allow_nan=False) + "\n"
+
+    def recognises(self, output: OutputTree, workers: Workers) -> bool:
+        """Whether OUTPUT is what this run gives, to the last byte of every file, by what is written beside it.
+
+        Raises:
+            InputError: an input cannot be read.
+            VerificationError: OUTPUT cannot be read.
+        """
+        found = read_marker(output.provenance_path)
+        if found is None or any(found.get(key) != value for key, value in self._head().items()):
+            return False
+        if found.get("inputs") != self._inputs(workers):
+            return False
+        outputs = _outputs(output, digest_output(output.output, output.names(), workers))
+        return bool(found["outputs"] == outputs)
+
+    def _head(self) -> dict[str, Any]:
+        """All but what reading whole files tells."""
+        settings = {name: _shown(name, value) for name, value in self.settings.items()}
+        recipe = {name: settings.pop(name) for name in _RECIPE if name in settings}
+        decisions = hashlib.sha256("".join(digest_of_decisions(plan.decisions) for plan in self.plans).encode())
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "tool": {"name": "qdq", "version": __version__},
+            "command": self.command,
+            "simulated": True,
+            "settings": settings,
+            "recipe": recipe or None,
+            "ranges_sha256": None if self.ranges is None else digest_of_ranges(self.ranges),
+            "decisions_sha256": decisions.hexdigest(),
+        }
+
+    def _inputs(self, workers: Workers, on_bytes: OnBytes = lambda _: None) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": entry_name(checkpoint),
+                "files": {
+                    name.as_posix(): digest._asdict()
+                    for name, digest in digest_input(checkpoint, workers, on_bytes).items()
+                },
+            }
+            for checkpoint in self.inputs
+        ]
+
+
+def _shown(setting: str, value: Any) -> Any:
+    """As JSON has it: a file by its name, no number that is not finite."""
+    if setting in _FILES and value is not None:
+        return Path(value).name
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _outputs(output: OutputTree, digests: Digests) -> dict[str, Any]:
+    return {
+        (name.as_posix() if output.is_folder else output.output.name): digest._asdict()
+        for name, digest in digests.items()
+    }
