@@ -85,7 +85,7 @@ _SENTENCES = {
     "the index (vLLM, diffusers) load the shards; both are processed; remove the one that is not meant",
     NoteKind.INCOMPLETE: "{shards} of the same checkpoint missing: {names}; no index lists them, so the download may "
     "be incomplete",
-    NoteKind.LINK: "is or lies behind a link that leaves the checkpoint, to {other}; followed",
+    NoteKind.LINK: "a link leads out of the checkpoint, to {other}; followed",
     NoteKind.SIMULATED: "not copied: the input was written by qdq run, its values are quantized already",
     NoteKind.UNNAMED_DTYPE: "copied as they are: {arrays} of unnamed or integer 2-byte elements (|V2, U16, I16); "
     "bfloat16 is stored like this: pass --dtype bf16 if they are",

@@ -81,8 +81,8 @@ class CheckpointRoot:
             path = self.path / name
             if not self._follow_links:
                 raise InputError(
-                    f"{show_path(path)}: is or lies behind a link that leaves the checkpoint, to "
-                    f"'{escape_name(leaves.target)}'; put what is meant in its place, or pass --follow-links"
+                    f"{show_path(path)}: a link leads out of the checkpoint, to "
+                    f"'{escape_name(leaves.target)}'; put the file itself there, or pass --follow-links"
                 ) from None
             try:
                 return Found(path.stat(), leaves.target)

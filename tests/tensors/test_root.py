@@ -82,7 +82,7 @@ LEAVES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("how", LEAVES)
 def test_a_link_that_leaves_the_checkpoint_is_refused_and_can_be_allowed(model: Path, how: str) -> None:
     LEAVES[how](model)
-    with pytest.raises(InputError, match=r"link that leaves the checkpoint, to '.*'; .*--follow-links"):
+    with pytest.raises(InputError, match=r"link leads out of the checkpoint, to '.*'; .*--follow-links"):
         open_checkpoint(model)
     if how in ("the root of the system", "a folder above", "the model's own cache"):
         return  # what they lead to is refused for other reasons, or has no end
@@ -130,7 +130,7 @@ def test_blobs_are_those_of_a_hub_cache_only(tmp_path: Path) -> None:
     write(folder / "model.safetensors", GOOD)
     write(tmp_path / "work" / "blobs" / "x", SECRET)
     (folder / "tokenizer").symlink_to("../../blobs/x")
-    with pytest.raises(InputError, match="leaves the checkpoint"):
+    with pytest.raises(InputError, match="leads out of the checkpoint"):
         open_checkpoint(folder)
 
 
@@ -208,7 +208,7 @@ def swap(model: Path, what: str) -> None:
 def test_a_file_replaced_by_a_link_before_it_is_copied_is_refused(model: Path, what: str) -> None:
     (side,) = open_checkpoint(model).side_files
     swap(model, what)
-    with pytest.raises(InputError, match="leaves the checkpoint"):
+    with pytest.raises(InputError, match="leads out of the checkpoint"):
         side.open()
 
 
