@@ -9,11 +9,12 @@ if TYPE_CHECKING:
 
     from qdqcli.interrupt import Interruption
 
-EXIT_INTERRUPTED = 130
+EXIT_OUTPUT, EXIT_BUG, EXIT_INTERRUPTED = 4, 70, 130
 
 
 def main() -> "NoReturn":
     """Run the command line and end the process with its code."""
+    code = EXIT_BUG
     try:
         from qdqcli.cli.signals import listen
         from qdqcli.cli.streams import prepare
@@ -25,8 +26,21 @@ def main() -> "NoReturn":
         code = _run(interruption)
     except KeyboardInterrupt:  # before anybody listened
         code = EXIT_INTERRUPTED
-    # Everything is written and closed. Taking LLVM apart in an orderly way takes 0.2 s, a third of a short run.
-    os._exit(code)
+    except BaseException as error:  # what reports errors could not be imported itself, or a library wants to exit
+        code = EXIT_OUTPUT if isinstance(error, (OSError, MemoryError)) else EXIT_BUG
+        _report(error)
+    finally:
+        # Everything is written and closed. Taking LLVM apart in an orderly way takes 0.2 s, a third of a short run.
+        os._exit(code)
+
+
+def _report(error: BaseException) -> None:
+    """Say what went wrong where nothing more can be imported: a limit on files or memory, as a rule."""
+    try:
+        text = f"error: {type(error).__name__}: {error}; raise the limits on open files and memory (ulimit -n, -v)"
+        os.write(2, text.encode("ascii", "backslashreplace").replace(b"\n", b" ") + b"\n")
+    except (OSError, MemoryError):
+        pass
 
 
 def _run(interruption: "Interruption") -> int:

@@ -3,6 +3,7 @@
 Exit code 1 is the budget's alone. Imports fail here too, so this file imports nothing that an installation may lack.
 """
 
+import errno
 import traceback
 
 from qdqcli import __version__
@@ -36,9 +37,16 @@ def explain(error: Exception) -> tuple[str, int]:
             return "out of memory; lower --max-memory or --threads", EXIT_OUTPUT
         case RuntimeError() if "can't start new thread" in str(error):
             return "the system allows no more threads; lower --threads or raise the limit (ulimit -u)", EXIT_OUTPUT
+        case OSError() if error.errno in (errno.EMFILE, errno.ENFILE):
+            return "the system allows no more open files; raise the limit (ulimit -n)", EXIT_OUTPUT
         case OSError() if error.errno is None:  # a shared library: llvmlite's does not load where memory is limited
             what = escape_name(str(error), BUG_LIMIT)
             return f"{what}; reinstall qdqcli, or allow more memory (ulimit -v)", EXIT_UNAVAILABLE
+        case FileNotFoundError() if error.filename is None:  # by os.getcwd
+            return (
+                "the current folder no longer exists; change to another one, or give the paths of outputs from the "
+                "root on (/...)"
+            ), EXIT_OUTPUT
         case OSError() if error.filename is None:
             return f"standard output: {error.strerror}", EXIT_OUTPUT
     return (

@@ -1,27 +1,65 @@
-"""Limits of the system under which the libraries that compute would end the process by themselves."""
+"""Limits and settings under which the libraries that compute would end the process by themselves, or not start."""
 
 import os
+import re
 import resource
+import warnings
 
 from qdqcli.errors import UnavailableError
-from qdqcli.escape import show_size
+from qdqcli.escape import escape_name, show_size
 
-ADDRESS_SPACE = 512 << 20
-"""Bytes that NumPy, LLVM and two threads reserve without using them; 450 MiB did, with 400 LLVM aborted."""
+LIMITS = (
+    (resource.RLIMIT_AS, 512 << 20, "address space", "-v"),
+    (resource.RLIMIT_DATA, 192 << 20, "data", "-d"),
+)
+"""Limit, the least of it in bytes, its name and the option of `ulimit`. NumPy, LLVM and two threads reserve address
+space without using it: 450 MiB did, with 400 LLVM aborted. Compiling takes 140 MiB of data."""
 
 
 def prepare_libraries() -> None:
-    """Call before NumPy is imported: with less address space OpenBLAS calls `exit(1)`, the budget's code.
+    """Call before NumPy is imported: with too little memory OpenBLAS calls `exit(1)`, the budget's code.
 
     OpenBLAS, which nothing here needs, also gets one thread instead of one, with a buffer, for each processor.
 
     Raises:
-        UnavailableError: the limit on address space is too low to load them.
+        UnavailableError: a limit is too low to load them, or Numba refuses its settings.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
-        raise UnavailableError(
-            f"the limit on address space is {show_size(limit)}, too little to load NumPy and Numba; allow "
-            f"{show_size(ADDRESS_SPACE)} or more (ulimit -v)"
-        )
+    for kind, least, name, option in LIMITS:
+        limit, _ = resource.getrlimit(kind)
+        if limit != resource.RLIM_INFINITY and limit < least:
+            raise UnavailableError(
+                f"the limit on {name} is {show_size(limit)}, too little to load NumPy and Numba; allow "
+                f"{show_size(least)} or more (ulimit {option})"
+            )
+    _check_numba()
+
+
+def _check_numba() -> None:
+    """Import Numba, which takes settings from the environment.
+
+    Raises:
+        UnavailableError: it does not take one of them, or kernels do not work with it.
+    """
+    settings = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
+    features = settings.get("NUMBA_CPU_FEATURES", "")
+    if not re.fullmatch(r"([+-][^,\s]+(,[+-][^,\s]+)*)?", features):
+        raise _refused({"NUMBA_CPU_FEATURES": features})  # LLVM aborts
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Environment variable 'NUMBA_")  # of a value that cannot be parsed
+            import numba
+    except (ImportError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if not settings:
+            raise
+        named = {name: value for name, value in settings.items() if f"'{name}'" in str(error)}
+        raise _refused(named or settings) from error
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise _refused({"NUMBA_DISABLE_JIT": str(numba.config.DISABLE_JIT)})  # type: ignore[attr-defined]
+
+
+def _refused(settings: dict[str, str]) -> UnavailableError:
+    shown = ", ".join(f"{name}={escape_name(value, 40)}" for name, value in sorted(settings.items()))
+    return UnavailableError(f"Numba cannot compile kernels with {shown} in the environment; unset it")

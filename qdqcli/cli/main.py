@@ -16,6 +16,7 @@ from qdqcli.cli import streams
 from qdqcli.cli.boundary import report
 from qdqcli.cli.session import Session
 from qdqcli.errors import Interrupted, UsageError
+from qdqcli.escape import escape_name
 from qdqcli.interrupt import Interruption
 
 EXIT_USAGE = 2
@@ -113,13 +114,30 @@ def _invoke(arguments: Sequence[str], session: Session) -> int:
     """What `cli.main` does, less its handling of errors, which exits with 1 where a pipe was closed."""
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
-        return EXIT_USAGE if shell_complete(cli, {}, "qdq", COMPLETION_VARIABLE, instruction) else 0
+        return _complete(instruction)
     try:
         with cli.make_context("qdq", list(arguments), obj=session) as ctx:
             code = cli.invoke(ctx)
     except click.exceptions.Exit as done:  # --help and --version
         return done.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _complete(instruction: str) -> int:
+    """Print what a shell asks for, in its variables."""
+    try:
+        failed = shell_complete(cli, {}, "qdq", COMPLETION_VARIABLE, instruction)
+    except (KeyError, ValueError) as error:
+        failed = 1
+        cause: Exception | None = error
+    else:
+        cause = None
+    if failed:
+        raise UsageError(
+            f"{COMPLETION_VARIABLE} is '{escape_name(instruction)}', for shells that ask for completions, but there is "
+            "no question that can be answered; unset it"
+        ) from cause
+    return 0
 
 
 def _translated(error: Exception) -> Exception:

@@ -144,8 +144,9 @@ def working(
             workers,
         )
         elapsed = perf_counter() - began
-        session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s ({total / 1e9 / elapsed:.2f} GB/s), "
-                       f"{workers.num_threads} threads, {workers.backend.name}")  # fmt: skip
+        speed = f" ({total / 1e9 / elapsed:.2f} GB/s)" if elapsed else ""  # a clock may be made to stand still
+        session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s{speed}, {workers.num_threads} threads, "
+                       f"{workers.backend.name}")  # fmt: skip
 
 
 def reported(

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: from the first line of the program on, the work is asked to stop, and made to if it does not.
+"""SIGINT, SIGTERM and SIGHUP: from the first line of the program on, work is asked to stop, and made to if it does not.
 
 A handler that raises can be swallowed inside a C callback, and one that Python runs between two of its own
 instructions may wait for seconds while something compiles. So the C part of Python's handler writes the signal's number
@@ -18,13 +18,16 @@ from qdqcli.interrupt import Interruption
 
 GRACE_S = 0.7
 """How long the work may take to stop in an orderly way; what has its name by then is whole, as after a kill."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = b"\x1b[?25h"
 """What the progress bar would send to the terminal at its end."""
 
 
 def listen(interruption: Interruption) -> None:
-    """From now on the first signal is a request to `interruption`, and a second one ends the process at once."""
+    """From now on the first signal is a request to `interruption`, and a second one ends the process at once.
+
+    A signal that whoever started the process ignores stays ignored, as `nohup` and background jobs expect.
+    """
 
     def handle(number: int, _frame: FrameType | None) -> None:
         interruption.request(number)  # for the case that there is no watcher
@@ -33,7 +36,8 @@ def listen(interruption: Interruption) -> None:
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     for number in SIGNALS:
-        signal.signal(number, handle)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
     with suppress(RuntimeError):  # no more threads: then signals are heard between Python's instructions
         Thread(target=_watch, args=(read_end, interruption), name="qdq-signals", daemon=True).start()
 

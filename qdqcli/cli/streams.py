@@ -6,7 +6,8 @@
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from io import StringIO
+from typing import IO, TextIO
 
 from qdqcli.escape import escape, without_commands
 
@@ -16,10 +17,19 @@ def prepare() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             # In this order each takes the free descriptor that is its own, which no other file should get.
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+            setattr(sys, name, _nowhere(mode))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _nowhere(mode: str) -> IO[str]:
+    """A stream that is empty and drops what is written."""
+    try:
+        return open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123
+    except OSError:  # no /dev here, as in a sandbox: anything that can be opened keeps the descriptor
+        os.open("/", os.O_RDONLY)
+        return StringIO()
 
 
 def write(text: str) -> None:
@@ -53,6 +63,7 @@ def settle() -> None:
 
 def _abandon(stream: TextIO) -> None:
     """Lead the stream's descriptor to `/dev/null`: the flush at Python's exit succeeds there."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -236,3 +236,118 @@ def test_both_streams_full_never_give_exit_code_1(tiny: Path, tmp_path: Path, ar
     if "OUT" in arguments:  # it was whole before the table was shown
         assert (tmp_path / "out.safetensors").stat().st_size == tiny.stat().st_size
     assert not (tmp_path / "out.safetensors.qdq-partial").exists()
+
+
+# Limits: exit code 1 belongs to a verdict, whatever they are
+
+
+def check_call(tmp_path: Path) -> tuple[object, ...]:
+    """`qdq check` with a budget that is kept: what it wants to say with exit code 1 is not so."""
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((4, 6))})
+    (tmp_path / "b.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 1\n")
+    return "check", source, "--budget", tmp_path / "b.toml", "--format", "none"
+
+
+def test_few_descriptors_are_named(tmp_path: Path) -> None:
+    call = check_call(tmp_path)
+    for limit in range(5, 10):
+        process = run_process(*call, preexec_fn=at_most(resource.RLIMIT_NOFILE, limit))
+        assert process.returncode in (0, 3, 4), (limit, process.stderr)
+        assert process.stderr.count("error: ") == (process.returncode != 0), process.stderr
+        assert process.returncode == 0 or "ulimit -n" in process.stderr
+        assert process.stderr.count("\n") <= 1
+
+
+def test_little_memory_for_data_is_never_exit_code_1(tmp_path: Path) -> None:
+    """OpenBLAS calls `exit(1)`, LLVM `abort()`."""
+    call = check_call(tmp_path)
+    for mib in (8, 24, 32, 48, 64, 100, 150):
+        process = run_process(*call, preexec_fn=at_most(resource.RLIMIT_DATA, mib << 20))
+        assert process.returncode in (4, 5), (mib, process.stderr)
+        assert process.stderr.count("\n") == process.stderr.count("error: ") == 1, process.stderr
+
+
+def test_what_is_raised_where_nothing_reports_it_is_not_exit_code_1() -> None:
+    """An error before the boundary is there, and a library that wants to exit."""
+    for raised, code in (("OSError('x')", 4), ("MemoryError", 4), ("SystemExit(1)", 70), ("SyntaxError('a\\nb')", 70)):
+        script = (
+            "import sys\nsys.modules['qdqcli.cli.boundary'] = None\n"
+            f"import qdqcli.cli.signals as s\ndef fail(_): raise {raised}\ns.listen = fail\n"
+            "from qdqcli.__main__ import main\nmain()"
+        )
+        process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert process.returncode == code, process.stderr
+        assert process.stderr.startswith("error: ")
+        assert len(process.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not can_unshare("-rm"), reason="no mount namespaces here (unshare -rm)")
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_no_dev_and_closed_streams_are_no_failure(tmp_path: Path, closed: str) -> None:
+    script = f'mount -t tmpfs none /dev && ! test -e /dev/null && exec "$@" {closed}'
+    output = tmp_path / "out.safetensors"
+    assert unshared("-rm", script, *check_call(tmp_path)).returncode == 0
+    process = unshared("-rm", script, "run", tmp_path / "in.safetensors", "-o", output)
+    assert process.returncode == 0, process.stderr
+    assert output.stat().st_size == (tmp_path / "in.safetensors").stat().st_size
+
+
+# What the environment says
+
+
+BAD_SETTINGS = {
+    "NUMBA_DISABLE_JIT": "1",
+    "NUMBA_NUM_THREADS": "0",
+    "NUMBA_OPT": "7",
+    "NUMBA_BOUNDSCHECK": "yes",
+    "NUMBA_CPU_FEATURES": "avx",
+    "NUMBA_FUNCTION_CACHE_SIZE": "-4",
+}
+
+
+@pytest.mark.parametrize("name", BAD_SETTINGS)
+def test_a_setting_that_numba_does_not_take_is_named(tiny: Path, name: str) -> None:
+    process = run_process("stats", tiny, env=environment(**{name: BAD_SETTINGS[name]}))
+    assert process.returncode == 5, process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    assert f"{name}={BAD_SETTINGS[name]}" in process.stderr
+    assert "unset" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"_QDQ_COMPLETE": "bash_complete"}, {"_QDQ_COMPLETE": "x"},
+     {"_QDQ_COMPLETE": "bash_complete", "COMP_WORDS": "qdq", "COMP_CWORD": "x"}],
+)  # fmt: skip
+def test_a_request_for_completions_without_its_words_is_exit_code_2(variables: dict[str, str]) -> None:
+    process = run_process("info", env=environment(**variables))
+    assert process.returncode == 2
+    assert len(process.stderr.splitlines()) == 1
+    assert "_QDQ_COMPLETE" in process.stderr
+    assert "unset" in process.stderr
+
+
+def test_a_current_folder_that_is_gone_is_named(tiny: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    script = f'mkdir "{gone}" && cd "{gone}" && rmdir "{gone}" && exec "$@"'
+    command = ["sh", "-c", script, "sh", *COMMAND, "run", str(tiny), "-o"]
+    package = str(PACKAGE.parent)
+    for output, code in (("out.safetensors", 4), (str(tmp_path / "out.safetensors"), 0)):
+        process = subprocess.run(
+            [*command, output], capture_output=True, text=True, env=environment(PYTHONPATH=package), check=False
+        )
+        assert process.returncode == code, process.stderr
+        assert ("the current folder no longer exists" in process.stderr) == (code == 4)
+
+
+def test_a_clock_that_stands_still_is_no_bug(tiny: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, time\ntime.perf_counter = time.monotonic = time.time = lambda: 1.7e9\n"
+        "sys.argv = ['qdq', *sys.argv[1:]]\nfrom qdqcli.__main__ import main\nmain()"
+    )
+    call = ["run", str(tiny), "-o", str(tmp_path / "out.safetensors"), "--verbose", "--format", "none"]
+    process = subprocess.run(
+        [sys.executable, "-c", script, *call], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert " in 0.00 s, " in process.stderr

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a prompt end, its own exit code, nothing left."""
+"""SIGINT, SIGTERM and SIGHUP: a prompt end, its own exit code, nothing left."""
 
 import fcntl
 import random
@@ -28,6 +28,7 @@ PIPE_BYTES = 1 << 16
 NOTHING_LEFT = "error: interrupted; nothing was left under the output's name"
 
 each_signal = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+every_signal = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 
 
 def stopped_by(number: signal.Signals, process: subprocess.Popen[str]) -> tuple[str, str]:
@@ -39,8 +40,8 @@ def stopped_by(number: signal.Signals, process: subprocess.Popen[str]) -> tuple[
     return out, err
 
 
-@each_signal
-def test_a_measurement_ends_promptly(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@every_signal
+def test_a_measurement_ends_promptly(tmp_path: Path, number: signal.Signals) -> None:
     source = write_sparse(tmp_path / "in.safetensors", (64 << 30,))
     process = start_process("stats", source, "--threads", 2)
     try:
@@ -48,10 +49,26 @@ def test_a_measurement_ends_promptly(tmp_path: Path, number: signal.Signals, cod
         out, err = stopped_by(number, process)
     finally:
         process.kill()
-    assert process.returncode == code
+    assert process.returncode == 128 + number
     assert out == ""
     assert err.startswith("error: interrupted")
     assert len(err.splitlines()) == 1
+
+
+@every_signal
+def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path: Path, number: signal.Signals) -> None:
+    """As under `nohup`, and in the background of a script."""
+    source = write_sparse(tmp_path / "in.safetensors", (8 << 20,))
+    process = start_process(
+        "stats", source, "--format", "none", preexec_fn=lambda: signal.signal(number, signal.SIG_IGN)
+    )
+    try:
+        while process.poll() is None:
+            process.send_signal(number)
+            time.sleep(0.05)
+        assert (process.returncode, process.communicate()[1]) == (0, "")
+    finally:
+        process.kill()
 
 
 @each_signal
