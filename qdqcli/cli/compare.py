@@ -1,5 +1,6 @@
 """`qdq compare`: the same statistics between two checkpoints that are there already."""
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -12,10 +13,12 @@ from qdqcli.cli.measure import open_inputs, progress, wants_histograms
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, inputs_of, make_plans, notes_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
+from qdqcli.report.number import counted
 from qdqcli.result.result import RunResult, with_shares
 
 
@@ -70,24 +73,24 @@ def _plans(path: str, recipe: Recipe, options: opt.Options, session: Session) ->
 
 def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: opt.Options) -> RunResult:
     renamings = [Renaming.parse(text) for text in options["renamings"]]
-    tensors = [tensor for plan in ours for tensor in plan.shard.tensors]
+    entries, others = entries_of(ours), entries_of(theirs)
     names, warnings = new_names(
-        list(dict.fromkeys(tensor.name for tensor in tensors)), renamings, allow_unmatched=options["allow_unmatched"]
+        list(dict.fromkeys(entry.name for entry in entries)), renamings, allow_unmatched=options["allow_unmatched"]
     )
     for warning in warnings:
         session.note(warning)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.measure.workers import Workers
-    from qdqcli.run.compare import candidates_of, compare_plans
+    from qdqcli.run.compare import compare_entries
 
-    total = sum(tensor.nbytes for tensor in tensors)
+    total = sum(entry.tensor.nbytes for entry in entries)
     with (
         progress(session, total) as advance,
         Workers(options["threads"], options["max_memory"], session.interruption) as workers,
     ):
         histograms = wants_histograms(options)
-        rows = compare_plans(ours, candidates_of(theirs), names, workers, advance, histograms=histograms)
+        rows = compare_entries(entries, others, names, workers, advance, histograms=histograms)
     run = RunResult(
         command="compare",
         inputs=[*inputs_of(ours), *inputs_of(theirs)],
@@ -95,12 +98,23 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
         rows=with_shares(rows),
         notes=notes_of([*ours, *theirs]),
     )
-    if not any(run.quantized) and not any(row.is_failure for row in run.skipped):
-        raise UsageError(f"{', '.join(inputs_of(ours))}: nothing to compare: no tensor is selected")
     failed = [row.source.name for row in run.skipped if row.is_failure]
+    if not any(run.quantized):
+        raise UsageError(f"{' and '.join(inputs_of([*ours, *theirs]))}: nothing was measured: {_why(run)}")
     if failed:
-        session.note(f"{len(failed)} tensors could not be compared: {listed(failed)}; the report says why")
+        session.note(f"{counted(len(failed), 'tensor')} could not be compared: {listed(failed)}; the report says why")
     return run
+
+
+def _why(run: RunResult) -> str:
+    """Why nothing could be measured: the reasons of failures, or else of what is left out, and their advice once."""
+    skipped = list(run.skipped)
+    reasons = Counter(row.reason.partition("; ")[::2] for row in skipped if row.is_failure) or Counter(
+        (row.reason, "") for row in skipped
+    )
+    advice = dict.fromkeys(advice for _, advice in reasons if advice)
+    found = [f"{counted(count, 'tensor')}: {why}" for (why, _), count in reasons.items()]
+    return "; ".join([*found, *advice]) or "there are no tensors"
 
 
 def _settings(options: opt.Options) -> dict[str, Any]:

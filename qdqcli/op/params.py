@@ -87,6 +87,13 @@ def like_of(dtype: str, compute_dtype: ComputeDType) -> np.generic:
     return np.float32(0) if compute_dtype is ComputeDType.FLOAT32 and storage is not np.float64 else storage(0)
 
 
+def floats_of(stored: NDArray[Any], dtype: str) -> NDArray[np.floating[Any]]:
+    """The values of elements as they are stored, for where no kernel is worth it."""
+    if dtype == "BF16":
+        return (stored.astype(np.int32) << 16).view(np.float32)
+    return stored.view(np.float16) if dtype == "F16" else stored
+
+
 def float_type(dtype: str) -> type[np.generic]:
     """The NumPy type in which values of this dtype are computed."""
     return np.float64 if dtype == "F64" else np.float32

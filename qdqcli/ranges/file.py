@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError, blame, escape_name, show_path
-from qdqcli.op.params import STORAGE
+from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.tensors.checkpoint import open_checkpoint
 from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.strict_json import parse_object
@@ -59,9 +59,7 @@ def _from_safetensors(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
 
 def _values(info: TensorInfo, data: NDArray[np.uint8]) -> NDArray[np.float64]:
     stored = data.view(STORAGE[info.dtype.name]).reshape(info.shape)
-    if info.dtype.name == "BF16":
-        return (stored.astype(np.int32) << 16).view(np.float32).astype(np.float64)
-    return (stored.view(np.float16) if info.dtype.name == "F16" else stored).astype(np.float64)
+    return floats_of(stored, info.dtype.name).astype(np.float64)
 
 
 def _from_json(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:

@@ -42,7 +42,7 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 def _group_cells(group: Group) -> dict[str, Any]:
     names = dict.fromkeys(BY, group.name)
-    return {**names, "num_tensors": len(group.rows), **group.stats, "exact": group.is_exact}
+    return {**names, "num_tensors": len(group.rows), **group.stats, "exact": group.is_unchanged}
 
 
 def _cells(row: Row) -> dict[str, Any]:

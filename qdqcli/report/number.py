@@ -36,7 +36,7 @@ def metric_unit(name: str) -> str:
 
 def row_text(name: str, row: TensorResult | Group) -> str:
     """A metric of one row: `exact` for the SQNR of one that did not change, degenerate slices with their total."""
-    if name == "sqnr_db" and row.is_exact:
+    if name == "sqnr_db" and row.is_unchanged:
         return EXACT
     text = metric_text(name, row.stats[name])
     return f"{text}/{row.num_slices:,}" if name == "num_degenerate" and row.stats[name] else text

@@ -8,7 +8,7 @@ from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, 
 from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, worst
 from qdqcli.report.table import Quote
 from qdqcli.result.result import RunResult, TensorResult
-from qdqcli.stats.metrics import MetricValue, is_exact
+from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.note import Note
 
 LOWEST, LARGEST, WORST = "lowest SQNR", "largest share", "worst tensor"
@@ -117,7 +117,7 @@ def few(names: Sequence[str], quote: Quote) -> str:
 
 
 def _sqnr(run: RunResult) -> str:
-    if is_exact(run.sums):
+    if run.is_unchanged:
         return "exact: no element changed"
     return metric_text("sqnr_db", run.summary["sqnr_db"]) + " dB" * (run.summary["sqnr_db"] is not None)
 

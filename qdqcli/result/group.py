@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from qdqcli.result.result import RunResult, Source, TensorResult, evaluate
-from qdqcli.stats.metrics import MetricValue, is_exact
+from qdqcli.stats.metrics import MetricValue, is_exact, is_unchanged
 from qdqcli.stats.sums import ErrorSums
 
 
@@ -49,6 +49,11 @@ class Group:
     def is_exact(self) -> bool:
         """Whether no element changed: SQNR has no number then."""
         return is_exact(self.sums)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether no element changed at all."""
+        return is_unchanged(self.sums)
 
 
 def kind_of(name: str) -> str:

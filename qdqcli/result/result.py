@@ -11,7 +11,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.result.histogram import Histograms, histograms_to_json
 from qdqcli.result.verdict import Verdict, verdict_to_json
 from qdqcli.result.verification import Verification, verification_to_json
-from qdqcli.stats.metrics import METRICS, MetricValue, is_exact
+from qdqcli.stats.metrics import METRICS, MetricValue, is_exact, is_unchanged
 from qdqcli.stats.sums import ErrorSums, expansion, value_of
 from qdqcli.tensors.note import Note, note_to_json
 
@@ -91,8 +91,13 @@ class TensorResult(_Measured):
 
     @property
     def is_exact(self) -> bool:
-        """Whether no element changed: SQNR has no number then."""
+        """Whether no measured element changed: SQNR has no number then."""
         return is_exact(self.sums)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether no element changed at all: exact, and no element that was finite is not any more."""
+        return is_unchanged(self.sums)
 
 
 class SkippedTensor(NamedTuple):
@@ -148,8 +153,14 @@ class RunResult:
 
     @property
     def is_exact(self) -> bool:
-        """Whether no quantized element changed."""
+        """Whether no measured element changed."""
         return is_exact(self.sums)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether no element changed at all, and no tensor failed to be measured."""
+        is_failed = any(row.is_failure for row in self.skipped)
+        return is_unchanged(self.sums) and not is_failed
 
     @cached_property
     def summary(self) -> Mapping[str, MetricValue]:
@@ -214,7 +225,7 @@ def judged_to_json(run: RunResult) -> dict[str, Any]:
 
 def summary_to_json(run: RunResult) -> dict[str, Any]:
     """The summary, with `exact` where no element changed."""
-    return dict(run.summary) | ({"exact": True} if is_exact(run.sums) else {})
+    return dict(run.summary) | ({"exact": True} if run.is_unchanged else {})
 
 
 def row_to_json(row: Row) -> dict[str, Any]:
@@ -232,7 +243,7 @@ def row_to_json(row: Row) -> dict[str, Any]:
         "status": "quantized",
         "spec": None if row.spec is None else spec_to_json(row.spec),
         "range": range_to_json(row.input_min, row.input_max),
-        "stats": dict(row.stats) | ({"exact": True} if row.is_exact else {}),
+        "stats": dict(row.stats) | ({"exact": True} if row.is_unchanged else {}),
     }
     if row.candidate is not None:
         other = row.candidate

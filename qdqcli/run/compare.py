@@ -1,12 +1,17 @@
 """Two checkpoints that are there already, tensor by tensor: the statistics of what differs.
 
-A tensor that has no counterpart, or one of another shape, is a failed row: nothing of it could be measured.
+A tensor that has no counterpart, one of another shape, and a weight that is packed on one side only, are failed rows:
+nothing of them could be measured.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,116 +20,163 @@ from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.sums import error_sums, listed
 from qdqcli.measure.workers import Workers
 from qdqcli.op.cpu_compare import sum_differences
-from qdqcli.recipe.decision import Decision, Skip
+from qdqcli.op.params import floats_of
+from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.pairing import Entry, counterparts
 from qdqcli.recipe.plan import Plan, file_of, source_of
 from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
 from qdqcli.stats.sums import ErrorSums
-from qdqcli.tensors.checkpoint import Shard, ShardReader
+from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A tensor of the other checkpoint."""
+class _Side(NamedTuple):
+    """What messages call a side, and the other one."""
 
-    source: Source
-    info: TensorInfo
-    shard: Shard
+    name: str
+    other: str
 
 
-def candidates_of(plans: Sequence[Plan]) -> dict[str, Candidate]:
-    """By name; those that the index takes from another shard do not count."""
-    return {
-        tensor.name: Candidate(source=source_of(file_of(plan), tensor), info=tensor, shard=plan.shard)
-        for plan in plans
-        for tensor in plan.shard.tensors
-        if (tensor.shard, tensor.name) not in plan.checkpoint.superseded
-    }
+_REFERENCE, _CANDIDATE = _Side("reference", "candidate"), _Side("candidate", "reference")
 
 
-def compare_plans(
-    plans: Sequence[Plan],
-    candidates: Mapping[str, Candidate],
+def compare_entries(
+    ours: Sequence[Entry],
+    theirs: Sequence[Entry],
     names: Mapping[str, str],
     workers: Workers,
     on_bytes: Callable[[int], None] = lambda _: None,
     *,
     histograms: bool = False,
 ) -> list[Row]:
-    """A row for each tensor of the reference, whose plans say which are left out, then one for each of the others.
+    """A row for each tensor of the reference, then one for each of the candidate's that has no counterpart.
 
-    `names` tells what a tensor of the reference is called in the candidate.
+    `names` tells what a tensor of the reference is called in the candidate. The plans of the reference say which
+    tensors are left out.
     """
-    rows = [
-        row
-        for plan in plans
-        for row in _compare_shard(plan, candidates, names, workers, on_bytes, histograms=histograms)
-    ]
-    known = set(names.values())
-    rows += [
-        _failed(candidate.source, candidate.info, "the reference has no tensor of this name; --map OLD=NEW renames")
-        for name, candidate in candidates.items()
-        if name not in known
-    ]
+    numbers = counterparts(
+        [(names[entry.name], entry.plan.file) for entry in ours], [entry.located for entry in theirs]
+    )
+    pairs = [(entry, None if number is None else theirs[number]) for entry, number in zip(ours, numbers, strict=True)]
+    there = Counter(entry.name for entry in theirs)
+    rows: list[Row] = []
+    for _, of_shard in groupby(pairs, lambda pair: id(pair[0].plan)):
+        with _Readers() as readers:
+            for entry, other in of_shard:
+                workers.interruption.check()
+                count = there[names[entry.name]]
+                rows += _compare(entry, other, count, readers, workers, histograms=histograms)
+                on_bytes(entry.tensor.nbytes)
+            readers.close()
+    here = Counter(names[entry.name] for entry in ours)
+    taken = set(numbers)
+    for number, entry in enumerate(theirs):
+        if number not in taken and not entry.is_activation_scale:
+            rows.append(_missing(entry, here[entry.name], _CANDIDATE))
     return rows
 
 
-def _compare_shard(
-    plan: Plan,
-    candidates: Mapping[str, Candidate],
-    names: Mapping[str, str],
-    workers: Workers,
-    on_bytes: Callable[[int], None],
-    *,
-    histograms: bool,
-) -> Iterator[Row]:
-    with ExitStack() as stack:
-        reader = stack.enter_context(plan.shard.open())
-        readers: dict[str, ShardReader] = {}
-        for tensor, decision in plan.tensors:
-            workers.interruption.check()
-            source = source_of(file_of(plan), tensor)
-            candidate = candidates.get(names[tensor.name])
-            yield _compare(source, tensor, decision, candidate, reader, readers, stack, workers, histograms=histograms)
-            on_bytes(tensor.nbytes)
-        for opened in (reader, *readers.values()):
-            opened.close()
+class _Readers:
+    """The shards that are open, of both sides."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._readers: dict[str, ShardReader] = {}
+
+    def of(self, plan: Plan, tensor: TensorInfo) -> ShardReader:
+        """The reader of a tensor of the plan's checkpoint, in whichever shard it lies."""
+        shard = plan.shard
+        if shard.name != tensor.shard:
+            shard = next(shard for shard in plan.checkpoint.shards if shard.name == tensor.shard)
+        file = str(shard.path)  # a shard itself would be hashed with all its tensors
+        if file not in self._readers:
+            self._readers[file] = self._stack.enter_context(shard.open())
+        return self._readers[file]
+
+    def close(self) -> None:
+        """Make sure that no file has changed meanwhile."""
+        for reader in self._readers.values():
+            reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
 
 
 def _compare(
-    source: Source,
-    tensor: TensorInfo,
-    decision: Decision,
-    candidate: Candidate | None,
-    reader: ShardReader,
-    readers: dict[str, ShardReader],
-    stack: ExitStack,
-    workers: Workers,
-    *,
-    histograms: bool,
-) -> Row:
-    if isinstance(decision, Skip) and tensor.dtype.is_floating:
-        return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason)
-    if candidate is None:
-        return _failed(source, tensor, "the candidate has no tensor of this name; --map OLD=NEW renames")
-    difference = _difference(tensor, candidate.info)
-    if difference is not None:
-        return _failed(source, tensor, difference)
-    file = candidate.source.file  # a shard itself would be hashed with all its tensors
-    if file not in readers:
-        readers[file] = stack.enter_context(candidate.shard.open())
-    pair = _Pair(tensor=tensor, reader=reader, other=candidate.info, other_reader=readers[file])
-    if not tensor.dtype.is_floating:
-        if not all(workers.map(partial(_is_equal, pair, workers), _byte_blocks(tensor))):
-            return _failed(source, tensor, f"{tensor.dtype.name} elements differ")
-        return SkippedTensor(
-            source=source, num_elements=tensor.num_elements, reason=f"{tensor.dtype.name}: equal on both sides"
+    entry: Entry, other: Entry | None, count: int, readers: _Readers, workers: Workers, *, histograms: bool
+) -> Iterator[Row]:
+    """The row of an entry of the reference; none of an activation scale that has no counterpart."""
+    if isinstance(entry.decision, Skip) and entry.tensor.dtype.is_floating and not entry.is_activation_scale:
+        yield _skipped(entry, entry.decision.reason)
+    elif other is None:
+        if not entry.is_activation_scale:
+            yield _missing(entry, count, _REFERENCE)
+    elif entry.packed is not None or other.packed is not None:
+        yield _compare_packed(entry, other, readers, workers)
+    elif (difference := _difference(entry.tensor, other.tensor)) is not None:
+        yield _failed(entry, difference)
+    else:
+        pair = _pair(entry, entry.tensor, other, other.tensor, readers)
+        is_measured = entry.tensor.dtype.is_floating and not entry.is_activation_scale
+        yield (
+            _measured(entry, other, pair, workers, histograms=histograms)
+            if is_measured
+            else _equality(entry, pair, workers)
         )
+
+
+def _missing(entry: Entry, count: int, side: _Side) -> SkippedTensor:
+    """The row of an entry without a counterpart, where the other side has `count` tensors of its name."""
+    what = f" ({entry.packed.title})" if entry.packed is not None else ""
+    if count:
+        return _failed(
+            entry, f"the {side.other} has {count} of this name, none of them in a file or folder of the same path"
+        )
+    return _failed(entry, f"the {side.other} has no tensor of this name{what}; --map OLD=NEW renames")
+
+
+def _compare_packed(entry: Entry, other: Entry, readers: _Readers, workers: Workers) -> SkippedTensor:
+    """Packed weights are not read: they can only be the same byte for byte."""
+    one, two = entry.packed, other.packed
+    if one is None or two is None:
+        side, packed = (_REFERENCE, one) if one is not None else (_CANDIDATE, two)
+        assert packed is not None
+        return _failed(entry, f"not measured: packed in the {side.name} ({packed.title}), and codes are not read")
+    if one.format.name != two.format.name or one.parts.keys() != two.parts.keys():
+        return _failed(entry, f"not measured: packed as {one.title}, in the candidate as {two.title}")
+    different = [
+        role
+        for role, part in one.parts.items()
+        if _difference(part, two.parts[role]) is not None
+        or not _is_equal(_pair(entry, part, other, two.parts[role], readers), workers)
+    ]
+    if different:
+        roles = " and ".join(different)
+        return _failed(entry, f"not measured: packed on both sides ({one.title}), and {roles} differ")
+    return _skipped(entry, f"{one.title}: equal on both sides")
+
+
+def _equality(entry: Entry, pair: "_Pair", workers: Workers) -> SkippedTensor:
+    """Of tensors that are not measured, integers above all."""
+    dtype = entry.tensor.dtype.name
+    if pair.tensor.dtype.name == pair.other.dtype.name and _is_equal(pair, workers):
+        return _skipped(entry, f"{dtype}: equal on both sides")
+    return _failed(entry, f"{dtype} elements differ")
+
+
+def _measured(entry: Entry, other: Entry, pair: "_Pair", workers: Workers, *, histograms: bool) -> Row:
     sums = _measure(pair, workers)
+    if sums.num_nonfinite and not sums.max_abs_error and not _are_nonfinite_equal(pair, workers):
+        return _failed(entry, "elements that are NaN or infinite differ, all others are equal")
     row = TensorResult(
-        source=source,
-        candidate=candidate.source,
+        source=_source(entry),
+        candidate=_source(other),
         spec=None,
         input_min=sums.input_min if sums.num_measured else None,
         input_max=sums.input_max if sums.num_measured else None,
@@ -132,10 +184,19 @@ def _compare(
         scale_bits=0,
         sums=sums,
     )
-    if not histograms or not tensor.num_elements:
+    if not histograms or not entry.tensor.num_elements:
         return row
     counted = count_pairs(partial(_read, pair, workers), _blocks(pair, workers), row.stats, workers)
     return row._replace(histograms=counted)
+
+
+def _pair(entry: Entry, tensor: TensorInfo, other: Entry, theirs: TensorInfo, readers: _Readers) -> "_Pair":
+    return _Pair(
+        tensor=tensor,
+        reader=readers.of(entry.plan, tensor),
+        other=theirs,
+        other_reader=readers.of(other.plan, theirs),
+    )
 
 
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:
@@ -155,8 +216,16 @@ def _shape(tensor: TensorInfo) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _failed(source: Source, tensor: TensorInfo, reason: str) -> SkippedTensor:
-    return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=reason, is_failure=True)
+def _source(entry: Entry) -> Source:
+    return source_of(file_of(entry.plan), entry.tensor)._replace(name=entry.name)
+
+
+def _skipped(entry: Entry, reason: str) -> SkippedTensor:
+    return SkippedTensor(source=_source(entry), num_elements=entry.tensor.num_elements, reason=reason)
+
+
+def _failed(entry: Entry, reason: str) -> SkippedTensor:
+    return _skipped(entry, reason)._replace(is_failure=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +258,20 @@ def _read(pair: _Pair, workers: Workers, block: Block) -> Pair:
     return x, read_block(pair.other_reader, pair.other, workers, "output", block)
 
 
+def _are_nonfinite_equal(pair: _Pair, workers: Workers) -> bool:
+    """Whether the candidate has the same infinities, and NaN where the reference has it: no figure shows that."""
+
+    def is_equal(block: Block) -> bool:
+        x, y = _read(pair, workers, block)
+        with np.errstate(over="ignore"):
+            values = floats_of(x, pair.tensor.dtype.name).astype(np.float64)
+        is_nonfinite = ~np.isfinite(values)
+        others = floats_of(y, pair.other.dtype.name)[is_nonfinite]
+        return bool(np.array_equal(values[is_nonfinite], others.astype(np.float64), equal_nan=True))
+
+    return all(workers.map(is_equal, _blocks(pair, workers)))
+
+
 _STEP = 1 << 20
 
 
@@ -196,7 +279,11 @@ def _byte_blocks(tensor: TensorInfo) -> list[Block]:
     return [(start, min(start + _STEP, tensor.nbytes)) for start in range(0, tensor.nbytes, _STEP)]
 
 
-def _is_equal(pair: _Pair, workers: Workers, block: Block) -> bool:
+def _is_equal(pair: _Pair, workers: Workers) -> bool:
+    return all(workers.map(partial(_is_block_equal, pair, workers), _byte_blocks(pair.tensor)))
+
+
+def _is_block_equal(pair: _Pair, workers: Workers, block: Block) -> bool:
     start, stop = block
     x, y = (workers.buffer(name, np.uint8, stop - start) for name in ("input", "output"))
     pair.reader.read_into(pair.tensor, start, x.data)

@@ -19,9 +19,10 @@ from qdqcli.op.histogram import HISTOGRAM_ELEMENTS
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
-from qdqcli.run.compare import candidates_of, compare_plans
+from qdqcli.run.compare import compare_entries
 from qdqcli.run.pipeline import Measuring, run_plans
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
@@ -81,5 +82,5 @@ def _quantize(checkpoint: Checkpoint, spec: QuantSpec, workers: Workers) -> None
 
 def _compare(checkpoint: Checkpoint, workers: Workers) -> None:
     plans, _ = make_plans([checkpoint], Recipe(spec=QuantSpec()))
-    candidates = candidates_of(plans)
-    compare_plans(plans, candidates, {name: name for name in candidates}, workers, histograms=True)
+    entries = entries_of(plans)
+    compare_entries(entries, entries, {entry.name: entry.name for entry in entries}, workers, histograms=True)

@@ -49,6 +49,11 @@ def is_exact(sums: ErrorSums) -> bool:
     return sums.num_measured > 0 and sums.max_abs_error == 0.0
 
 
+def is_unchanged(sums: ErrorSums) -> bool:
+    """Whether no element changed at all: exact, and each that was finite still is."""
+    return is_exact(sums) and not sums.num_nonfinite_output
+
+
 def _mean(parts: Expansion, sums: ErrorSums) -> float:
     return value_of(parts) / sums.num_measured
 

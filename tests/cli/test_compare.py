@@ -148,7 +148,7 @@ def test_npz_against_safetensors_in_the_other_order(qdq: Qdq, tmp_path: Path) ->
     one = write_safetensors(tmp_path / "x.safetensors", {"w": x})
     for name in ("a.npz", "big.npz"):
         assert stats(qdq("compare", one, tmp_path / name, "--format", "json"))["w"]["max_abs_error"] == 0
-    assert "Fortran" in failed(qdq("compare", one, tmp_path / "f.npz", "--format", "json"))["w"]
+    assert "Fortran" in qdq("compare", one, tmp_path / "f.npz", "--format", "json").error
 
 
 def test_histograms_are_those_of_the_run_that_wrote_the_candidate(qdq: Qdq, tmp_path: Path) -> None:
@@ -167,3 +167,90 @@ def test_histograms_are_those_of_the_run_that_wrote_the_candidate(qdq: Qdq, tmp_
 
 def test_no_report_replaces_an_input(qdq: Qdq, tiny: Path) -> None:
     assert qdq("compare", tiny, tiny, "--report", tiny).code == 2
+
+
+def pipeline(folder: Path, *, renamed: bool = False, **changed: np.ndarray) -> Path:
+    """A diffusers pipeline: one name in several files; `changed` has arrays by the component's name."""
+    for seed, component in enumerate(("text_encoder", "text_encoder_2", "unet")):
+        array = changed.get(component, sample((8, 16), "F32", seed))
+        name = "model-00001-of-00001" if renamed else "model"
+        write_safetensors(folder / component / f"{name}.safetensors", {"w": array, f"{component}.own": sample((4, 4))})
+    return folder
+
+
+def test_tensors_of_one_name_are_paired_by_their_files(qdq: Qdq, tmp_path: Path) -> None:
+    one = pipeline(tmp_path / "one")
+    for other in (one, pipeline(tmp_path / "other", renamed=True)):
+        outcome = qdq("compare", one, other, "--format", "json")
+        assert outcome.code == 0
+        assert [row["stats"]["exact"] for row in outcome.report["tensors"]] == [True] * 6
+        assert outcome.report["summary"]["exact"] is True
+        for row in outcome.report["tensors"]:
+            assert Path(row["file"]).parent.name == Path(row["candidate"]["file"]).parent.name
+
+
+def test_each_tensor_of_a_name_counts(qdq: Qdq, tmp_path: Path) -> None:
+    one = pipeline(tmp_path / "one")
+    other = pipeline(tmp_path / "other", text_encoder=np.full((8, 16), np.nan, np.float32))
+    budget = tmp_path / "b.toml"
+    budget.write_text("schema = 1\n[limits]\nmin_sqnr_db = 30\n")
+    outcome = qdq("compare", one, other, "--budget", budget, "--format", "json")
+    assert outcome.code == 1
+    assert {(v["tensor"], v["file"]) for v in outcome.report["verdict"]["violations"]} == {
+        ("w", f"{one}/text_encoder/model.safetensors")
+    }
+
+
+def test_a_file_that_one_side_lacks_is_a_finding(qdq: Qdq, tmp_path: Path) -> None:
+    one, other = pipeline(tmp_path / "one"), pipeline(tmp_path / "other")
+    (other / "unet/model.safetensors").rename(other / "unet.safetensors")
+    found = qdq("compare", one, other, "--format", "json")
+    rows = [(row["name"], row["reason"]) for row in found.report["tensors"] if row["status"] == "failed"]
+    assert rows == [
+        ("w", "the candidate has 3 of this name, none of them in a file or folder of the same path"),
+        ("w", "the reference has 3 of this name, none of them in a file or folder of the same path"),
+    ]
+    assert "exact" not in found.report["summary"]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "is_exact"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], True),
+        ([1.0, 2.0], [np.nan, np.nan], False),
+        ([1.0, 2.0], [1.0, np.inf], False),
+        ([1.0, np.nan], [1.0, np.nan], True),
+        ([1.0, np.nan], [1.0, 0.0], False),
+        ([1.0, np.inf], [1.0, -np.inf], False),
+        ([1.0, -np.inf], [1.0, -np.inf], True),
+    ],
+)
+@pytest.mark.parametrize("dtypes", [("F32", "F32"), ("BF16", "F32"), ("F16", "F64"), ("BF16", "BF16")])
+def test_exact_means_that_no_element_changed(
+    qdq: Qdq, tmp_path: Path, x: list[float], y: list[float], is_exact: bool, dtypes: tuple[str, str]
+) -> None:
+    pair = []
+    for name, values, dtype in zip("xy", (x, y), dtypes, strict=True):
+        array = np.array(values, sample((1,), dtype).dtype)
+        pair.append(write_safetensors(tmp_path / f"{name}.safetensors", {"w": array, "same": sample((2, 2))}))
+    outcome = qdq("compare", *pair, "--format", "json")
+    assert outcome.code == 0
+    assert ("exact" in outcome.report["summary"]) is is_exact
+    assert ("exact: no element changed" in qdq("compare", *pair).out) is is_exact
+
+
+def test_nothing_is_exact_while_a_tensor_is_unmeasured(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    other = write_safetensors(tmp_path / "other.safetensors", {**TINY, "wide": np.arange(3)})
+    outcome = qdq("compare", tiny, other, "--format", "json")
+    assert outcome.code == 0
+    assert "exact" not in outcome.report["summary"]
+    assert "1 tensor could not be compared: 'wide'" in outcome.err
+    assert "exact: no element changed" not in qdq("compare", tiny, other).out
+
+
+def test_a_comparison_that_measures_nothing_is_an_error(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    other = write_safetensors(tmp_path / "other.safetensors", {"x": sample((2, 2))})
+    outcome = qdq("compare", tiny, other)
+    assert outcome.code == 2
+    assert "nothing was measured: 8 tensors: the candidate has no tensor of this name" in outcome.error
+    assert qdq("compare", tiny, tiny, "--include", "mask").code == 2

@@ -1,12 +1,13 @@
 """Weights that are quantized already: refused by name, and never touched."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import Qdq
+from tests.conftest import Outcome, Qdq
 from tests.tensors.packed.samples import SAMPLES, Sample, Tensors, declared, sparse, write
 
 GPTQ: Tensors = {
@@ -104,3 +105,58 @@ def test_recipe_explain_says_so(gptq: Path, qdq: Qdq) -> None:
     outcome = qdq("recipe", "explain", "linear-only", gptq, "q.scales")
     assert outcome.code == 0
     assert "already quantized: GPTQ scale" in outcome.out
+
+
+def change(path: Path, name: str, byte: int) -> None:
+    """Change the first byte of a tensor."""
+    header_bytes = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + header_bytes])
+    with path.open("r+b") as file:
+        file.seek(8 + header_bytes + header[name]["data_offsets"][0])
+        file.write(bytes([byte]))
+
+
+def failures(outcome: Outcome) -> dict[str, str]:
+    return {row["name"]: row["reason"] for row in outcome.report["tensors"] if row["status"] == "failed"}
+
+
+def test_compare_says_what_it_cannot_read_and_calls_nothing_exact(gptq: Path, tmp_path: Path, qdq: Qdq) -> None:
+    tensors: Tensors = {"q.weight": ("BF16", (64, 128)), "lm_head.weight": ("F32", (32, 64))}
+    reference = sparse(tmp_path / "bf16.safetensors", tensors)
+    for one, two, side in ((reference, gptq, "candidate"), (gptq, reference, "reference")):
+        outcome = qdq("compare", one, two, "--format", "json")
+        assert outcome.code == 0, outcome.err
+        assert failures(outcome) == {"q.weight": f"not measured: packed in the {side} (GPTQ), and codes are not read"}
+        assert len(outcome.report["tensors"]) == 2, "scales and zero points are no tensors of their own"
+        assert "exact" not in outcome.report["summary"]
+    budget = tmp_path / "b.toml"
+    budget.write_text("schema = 1\n[limits]\nmin_sqnr_db = 1\n")
+    judged = qdq("compare", gptq, reference, "--budget", budget, "--format", "json")
+    assert judged.code == 1
+    assert "q.weight" in {violation["tensor"] for violation in judged.report["verdict"]["violations"]}
+
+
+def test_compare_of_nothing_but_packed_weights_measures_nothing(gptq: Path, tmp_path: Path, qdq: Qdq) -> None:
+    reference = sparse(tmp_path / "bf16.safetensors", {"w": ("BF16", (64, 128))})
+    outcome = qdq("compare", reference, gptq)
+    assert outcome.code == 2
+    assert "nothing was measured: " in outcome.error
+    assert "1 tensor: the reference has no tensor of this name (GPTQ)" in outcome.error
+
+
+@pytest.mark.parametrize(("name", "role"), [("q.scales", "scale"), ("q.qweight", "codes"), ("q.qzeros", "zero point")])
+def test_packed_weights_on_both_sides_are_equal_or_not_measured(
+    gptq: Path, tmp_path: Path, qdq: Qdq, name: str, role: str
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(gptq, other)
+    outcome = qdq("compare", gptq, other, "--format", "json")
+    assert outcome.report["summary"]["exact"] is True
+    reasons = {row["name"]: row.get("reason") for row in outcome.report["tensors"]}
+    assert reasons == {
+        "q.weight": "GPTQ: equal on both sides", "q.input_scale": "F32: equal on both sides", "lm_head.weight": None,
+    }  # fmt: skip
+    change(other / "model.safetensors", name, 7)
+    outcome = qdq("compare", gptq, other, "--format", "json")
+    assert failures(outcome) == {"q.weight": f"not measured: packed on both sides (GPTQ), and {role} differ"}
+    assert "exact" not in outcome.report["summary"]

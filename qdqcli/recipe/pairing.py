@@ -1,0 +1,91 @@
+"""Which tensor of one checkpoint, or report, is which of another: by name, and by file where that is not enough."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+from qdqcli.recipe.decision import Decision
+from qdqcli.recipe.file_ref import FileRef
+from qdqcli.recipe.plan import Plan
+from qdqcli.tensors.packed.format import CODES, PackedWeight
+from qdqcli.tensors.packed.recognise import key_of
+from qdqcli.tensors.tensor import TensorInfo
+
+Located = tuple[str, FileRef]
+"""A tensor's name and its file."""
+
+
+def counterparts(ours: Sequence[Located], theirs: Sequence[Located]) -> list[int | None]:
+    """For each of ours the number of its counterpart among theirs, each taken once at most.
+
+    A name that occurs once on each side is one tensor, whatever the files are called. Others need a file of the same
+    path within INPUT, or a folder of the same path in which the name occurs once on each side.
+    """
+    found: list[int | None] = [None] * len(ours)
+    open_ours, open_theirs = list(range(len(ours))), list(range(len(theirs)))
+
+    def take(key: Callable[[Located], Hashable], *, in_order: bool) -> None:
+        """Pair what is alone with its key on both sides; with `in_order` also the first with the first."""
+        groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for side, (numbers, located) in enumerate(((open_ours, ours), (open_theirs, theirs))):
+            for number in numbers:
+                groups[key(located[number])][side].append(number)
+        for one, other in groups.values():
+            if in_order or len(one) == len(other) == 1:
+                for mine, yours in zip(one, other, strict=False):
+                    found[mine] = yours
+        taken = set(found)
+        open_ours[:] = [number for number in open_ours if found[number] is None]
+        open_theirs[:] = [number for number in open_theirs if number not in taken]
+
+    names = _shared_names(ours, theirs)
+    take(lambda located: located[0] if located[0] in names else (located[0], located[1].relative), in_order=True)
+    take(lambda located: (located[0], located[1].relative.rpartition("/")[0]), in_order=False)
+    return found
+
+
+def _shared_names(ours: Sequence[Located], theirs: Sequence[Located]) -> set[str]:
+    """Names that occur once on each side."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for side, located in enumerate((ours, theirs)):
+        for name, _ in located:
+            counts[name][side] += 1
+    return {name for name, count in counts.items() if count == [1, 1]}
+
+
+class Entry(NamedTuple):
+    """A tensor of a checkpoint that has a counterpart in another, or should have."""
+
+    name: str
+    """Of a packed weight: what a float checkpoint calls it."""
+    plan: Plan
+    tensor: TensorInfo
+    """Of a packed weight: its codes."""
+    decision: Decision
+    packed: PackedWeight | None = None
+    is_activation_scale: bool = False
+    """It belongs to packed weights, so that a float checkpoint has no counterpart."""
+
+    @property
+    def located(self) -> Located:
+        return self.name, self.plan.file
+
+
+def entries_of(plans: Sequence[Plan]) -> list[Entry]:
+    """The tensors of checkpoints: a packed weight is one, what an index supersedes is none."""
+    return [entry for plan in plans for entry in _entries(plan)]
+
+
+def _entries(plan: Plan) -> Iterator[Entry]:
+    packed, superseded = plan.packed, plan.checkpoint.superseded
+    weights = {key_of(weight.parts[CODES]): weight for weight in packed.weights}
+    scales = {key_of(tensor) for tensor, _ in packed.activation_scales}
+    for tensor, decision in plan.tensors:
+        key = key_of(tensor)
+        if key in superseded:
+            continue
+        weight = weights.get(key)
+        if weight is not None:
+            yield Entry(weight.name, plan, tensor, decision, weight)
+        elif key in scales or key not in packed.reasons:
+            yield Entry(tensor.name, plan, tensor, decision, is_activation_scale=key in scales)
