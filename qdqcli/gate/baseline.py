@@ -1,9 +1,10 @@
 """Baseline: a run held against an earlier one. One-sided: getting better never fails."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from qdqcli.gate.budget import BaselineRule, Tolerance
 from qdqcli.gate.excess import excess_db
+from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, spec_to_json
 from qdqcli.result.verdict import Violation
 from qdqcli.stats.metrics import METRICS, Better
@@ -12,31 +13,19 @@ DEFAULT_TOLERANCES = (Tolerance(metric="sqnr_db", amount=0.0, is_percent=False),
 """Where a budget names none: reports repeat bit for bit, so no worse at all can be asked for."""
 ORIGIN = "baseline"
 
-Key = tuple[str, int]
-"""A tensor's name, and which of that name it is: several inputs may share names."""
-
 
 def compare_with_baseline(run: RunResult, baseline: RunResult, rule: BaselineRule) -> Iterator[Violation]:
     """What became worse by more than the tolerances, and tensors that came, went or changed their settings."""
-    before, after = _by_key(baseline.rows), _by_key(run.rows)
-    for key, old in before.items():
-        if key not in after:
+    numbers = counterparts(list(located(run, run.rows)), list(located(baseline, baseline.rows)))
+    known = set(numbers)
+    for number, old in enumerate(baseline.rows):
+        if number not in known:
             yield _violation(old, "missing", "in the baseline", "not in this run", rule)
-    for key, row in after.items():
-        if key not in before:
+    for row, before in zip(run.rows, numbers, strict=True):
+        if before is None:
             yield _violation(row, "unexpected", "not in the baseline", "in this run", rule)
         else:
-            yield from _compare(before[key], row, rule)
-
-
-def _by_key(rows: Sequence[Row]) -> dict[Key, Row]:
-    found: dict[Key, Row] = {}
-    for row in rows:
-        number = 0
-        while (row.source.name, number) in found:
-            number += 1
-        found[row.source.name, number] = row
-    return found
+            yield from _compare(baseline.rows[before], row, rule)
 
 
 def _compare(old: Row, new: Row, rule: BaselineRule) -> Iterator[Violation]:

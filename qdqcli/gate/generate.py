@@ -6,9 +6,9 @@ from math import isfinite
 
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.budget import SCHEMA
-from qdqcli.gate.judge import located
 from qdqcli.gate.ratchet import Headroom
 from qdqcli.recipe.file_ref import SEPARATOR, qualified
+from qdqcli.recipe.pairing import located
 from qdqcli.recipe.patterns import holders_of
 from qdqcli.result.result import RunResult
 

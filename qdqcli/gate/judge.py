@@ -1,6 +1,6 @@
 """Judge: a run and a budget become a verdict."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from itertools import chain
@@ -13,8 +13,9 @@ from qdqcli.gate.baseline import compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.excess import excess_db
 from qdqcli.recipe.file_ref import FileRef
+from qdqcli.recipe.pairing import located
 from qdqcli.recipe.patterns import Tables, holders_of, matches_any, nearest_names
-from qdqcli.result.result import Row, RunResult, Source, TensorResult
+from qdqcli.result.result import RunResult, Source, TensorResult
 from qdqcli.result.verdict import Severity, Verdict, Violation
 
 NONFINITE = ("num_nonfinite", "num_nonfinite_output")
@@ -176,8 +177,3 @@ def _unmatched(run: RunResult, budget: Budget, baseline: RunResult | None) -> li
             what = f"{kind} pattern '{escape_name(pattern)}'"
             warnings.append(f"budget: {what} matches none of {len(names)} tensors{offer}")
     return warnings
-
-
-def located(run: RunResult, rows: Iterable[Row]) -> Iterator[tuple[str, FileRef]]:
-    """The names of a run's rows with their files, as patterns see them."""
-    return ((row.source.name, FileRef.within(row.source.file, run.inputs)) for row in rows)

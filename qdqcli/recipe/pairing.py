@@ -1,18 +1,24 @@
 """Which tensor of one checkpoint, or report, is which of another: by name, and by file where that is not enough."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.plan import Plan
+from qdqcli.result.result import Row, RunResult
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import key_of
 from qdqcli.tensors.tensor import TensorInfo
 
 Located = tuple[str, FileRef]
 """A tensor's name and its file."""
+
+
+def located(run: RunResult, rows: Iterable[Row]) -> Iterator[Located]:
+    """The names of a run's rows with their files, as patterns see them."""
+    return ((row.source.name, FileRef.within(row.source.file, run.inputs)) for row in rows)
 
 
 def counterparts(ours: Sequence[Located], theirs: Sequence[Located]) -> list[int | None]:

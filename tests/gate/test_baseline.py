@@ -1,10 +1,11 @@
 """A run against an earlier one: worse fails, better never does, and what is not comparable is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qdqcli.result.result import RunResult
+from qdqcli.result.result import RunResult, TensorResult
 from tests.gate.samples import verdict
 from tests.report.samples import BAD, EXACT, GOOD, KEPT, quantized, run_of, skipped
 
@@ -69,3 +70,16 @@ def test_changed_settings_and_rules_are_named_with_both_values(tmp_path: Path) -
     assert only.actual == "num_bits 4, axis -1, group_size 128"
     assert found(tmp_path, run_of(skipped("a", "one")), run_of(skipped("a", "other"))) == [("a", "settings")]
     assert found(tmp_path, run_of(skipped(NAME, "kept")), run_of(GOOD)) == [(NAME, "settings")]
+
+
+def test_tensors_of_one_name_are_held_against_those_of_the_same_file(tmp_path: Path) -> None:
+    def run(*rows: tuple[str, TensorResult], root: str = "pipe") -> RunResult:
+        placed = [row._replace(source=row.source._replace(name="w", file=f"{root}/{file}")) for file, row in rows]
+        return replace(run_of(*placed), inputs=[root])
+
+    before = run(("a/m.safetensors", GOOD), ("b/m.safetensors", BAD))
+    after = run(("b/m.safetensors", BAD), ("a/m.safetensors", GOOD), root="elsewhere/pipe")
+    assert found(tmp_path, after, before) == []
+    assert found(tmp_path, run(("a/m.safetensors", GOOD)), before) == [("w", "missing")]
+    worse = run(("a/m.safetensors", BAD), ("b/m.safetensors", BAD))
+    assert found(tmp_path, worse, before)
