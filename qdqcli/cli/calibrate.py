@@ -8,6 +8,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
+from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, progress
@@ -20,10 +21,11 @@ from qdqcli.report.number import counted
 
 
 @click.command(
+    cls=Command,
     options_metavar="-o RANGES [OPTIONS]",
     epilog="""\b
 Examples:
-  qdq calibrate MODEL_FOLDER -o ranges.safetensors --num-bits 4 --axis 0 --estimator mse
+  qdq calibrate MODEL_FOLDER -o ranges.safetensors --scheme int4-channel --estimator mse
   qdq calibrate weights.npy -o ranges.json --estimator percentile --percentile 99.9""",
 )
 @opt.inputs_argument

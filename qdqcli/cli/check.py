@@ -8,6 +8,7 @@ from click.core import ParameterSource
 from qdqcli.cli import options as opt
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, gate_options
+from qdqcli.cli.help import Command
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -16,13 +17,14 @@ from qdqcli.result.result import RunResult
 
 
 @click.command(
+    cls=Command,
     epilog="""\b
 Examples:
-  qdq check MODEL_FOLDER --axis 0 --budget budget.toml
-  qdq check MODEL_FOLDER --num-bits 4 --group-size 128 --write-budget budget.toml --headroom 0.5dB
-  qdq check --report-in report.json --budget budget.toml --report verdict.xml"""
+  qdq check MODEL_FOLDER --scheme int8-channel --budget budget.toml
+  qdq check MODEL_FOLDER --scheme int4-g128 --write-budget budget.toml --headroom 0.5dB
+  qdq check --report-in report.json --budget budget.toml --report verdict.xml""",
 )
-@click.argument("inputs", metavar="[INPUT...]", nargs=-1)
+@click.argument("inputs", metavar="[INPUT...]", nargs=-1, type=click.Path())
 @gate_options
 @opt.measuring_options
 @pass_session

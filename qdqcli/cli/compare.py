@@ -8,6 +8,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, judging_options
+from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, progress, wants_histograms
 from qdqcli.cli.session import Session, pass_session
@@ -23,14 +24,15 @@ from qdqcli.result.result import RunResult, with_shares
 
 
 @click.command(
+    cls=Command,
     epilog="""\b
 Examples:
   qdq compare MODEL_FOLDER MODEL_FOLDER
   qdq compare MODEL_FOLDER model.safetensors --min-ndim 2 --budget budget.toml
-  qdq compare MODEL_FOLDER model.safetensors --map 'layer.*=layer.*' --report difference.json"""
+  qdq compare MODEL_FOLDER model.safetensors --map 'layer.*=layer.*' --report difference.json""",
 )
-@click.argument("reference", metavar="REFERENCE")
-@click.argument("candidate", metavar="CANDIDATE")
+@click.argument("reference", metavar="REFERENCE", type=click.Path())
+@click.argument("candidate", metavar="CANDIDATE", type=click.Path())
 @click.option("--map", "renamings", multiple=True, metavar="OLD=NEW",
               help="Take tensor OLD of REFERENCE for NEW of CANDIDATE: globs, whose wildcards NEW repeats in order, or "
               "re:REGEX=TEMPLATE. The first that matches counts. Repeatable.")  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, plan_inputs, workers_of
 from qdqcli.cli.session import Session, pass_session
@@ -17,14 +18,15 @@ from qdqcli.report.gradients import render
 
 
 @click.command(
+    cls=Command,
     options_metavar="-o OUTPUT [OPTIONS]",
     epilog="""\b
 Examples:
   qdq grad gradients.npy weights.npy -o input_backprop.npy --input-min -1 --input-max 1
   qdq grad GRADIENTS_FOLDER MODEL_FOLDER -o OUT --axis 0""",
 )
-@click.argument("gradients", metavar="GRADIENTS")
-@click.argument("input_", metavar="INPUT")
+@click.argument("gradients", metavar="GRADIENTS", type=click.Path())
+@click.argument("input_", metavar="INPUT", type=click.Path())
 @opt.output_options("the layout of GRADIENTS")
 @opt.gradient_options
 @opt.selection_options

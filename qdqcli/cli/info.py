@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from qdqcli import __version__
+from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import talk_options
 from qdqcli.cli.session import Session, pass_session
@@ -21,12 +22,13 @@ PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "
 
 
 @click.command(
+    cls=Command,
     epilog="""\b
 Examples:
   qdq info
   qdq info --format json
   qdq info --metrics
-  qdq info --warmup"""
+  qdq info --warmup""",
 )
 @click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table", show_default=True,
               help="Choose what standard output gets.")  # fmt: skip

@@ -7,6 +7,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
+from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
@@ -26,12 +27,13 @@ def _renamed(_context: click.Context, _parameter: click.Parameter, value: bool) 
 
 
 @click.command(
+    cls=Command,
     epilog="""\b
 Examples:
   qdq inspect MODEL_FOLDER
-  qdq inspect MODEL_FOLDER --num-bits 4 --group-size 128
+  qdq inspect MODEL_FOLDER --scheme int4-g128
   qdq inspect MODEL_FOLDER --preset linear-only --scheme int4-g128
-  qdq inspect model.safetensors --data --format json"""
+  qdq inspect model.safetensors --data --format json""",
 )
 @opt.inputs_argument
 @click.option(

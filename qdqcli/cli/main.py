@@ -37,8 +37,11 @@ COMMANDS = {
     "render": ("qdqcli.cli.render:render", "Show an earlier JSON report in any format, without measuring again."),
     "grad": ("qdqcli.cli.grad:grad", "Compute the op's gradient for files of gradients."),
     "info": ("qdqcli.cli.info:info", "Show versions, processor, threads and kernel cache."),
+    "help": ("qdqcli.cli.manual:manual", "Show the help of a command, or a page of the manual."),
 }
 """Name -> where the command is, and its line in `qdq --help`."""
+ALIASES = {"quantize": "run"}
+"""Names that users of other tools type."""
 
 
 class LazyGroup(click.Group):
@@ -48,17 +51,19 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
+        module, attribute = COMMANDS[name][0].split(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        nearest = get_close_matches(args[0], COMMANDS, n=1)
-        if nearest and args[0] not in COMMANDS and not ctx.resilient_parsing:
+        known = (*COMMANDS, *ALIASES)
+        nearest = get_close_matches(args[0], known, n=1)
+        if nearest and args[0] not in known and not ctx.resilient_parsing:
             ctx.fail(f"there is no command '{args[0]}'; the nearest is '{nearest[0]}'")
         return super().resolve_command(ctx, args)
 
@@ -72,15 +77,18 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Start with: qdq stats MODEL --axis 0. Each command's --help has examples.",
+    epilog="Start with: qdq stats MODEL --scheme int4-g128. 'qdq COMMAND -h' shows examples, 'qdq help' the manual.",
 )
-@click.version_option(__version__, prog_name="qdq", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="qdq", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Simulate the quantization of model weights.
+    """Simulate the quantization of model weights, and measure what is lost.
 
-    Reads tensors from .npy, .npz and safetensors checkpoints, quantizes and dequantizes each exactly as TensorFlow's
-    QuantizeAndDequantizeV4 does, and reports what was lost.
+    Integers: linear, symmetric, no zero point, exactly as TensorFlow's QuantizeAndDequantizeV4. Not simulated: FP8,
+    NF4, MX and GGUF types. Reads .npy, .npz and safetensors checkpoints.
+
+    How to read an SQNR: a bit is worth 6 dB; int8 per channel gives some 40 dB, plain int4 17 to 20 dB, and below 12 dB
+    a tensor is in trouble. The model's own accuracy must still be measured.
     """
     if ctx.invoked_subcommand is None:
         streams.say(ctx.get_help())

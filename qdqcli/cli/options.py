@@ -17,7 +17,7 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantS
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.keys import CHANNEL, ERROR, SKIP
 from qdqcli.recipe.recipe import Recipe
-from qdqcli.recipe.scheme import is_scheme, settings_of_scheme
+from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.ranking import DEFAULT_SORT, SORTS, check_sort
 from qdqcli.result.group import BY
@@ -85,7 +85,7 @@ def parse_sort(value: str) -> str:
 
 def inputs_argument(function: Function) -> Function:
     """INPUT..., at least one."""
-    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)(function)
+    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path())(function)
 
 
 AXIS = (
@@ -139,6 +139,7 @@ def grid_options(function: Function) -> Function:
     return apply(
         function,
         click.option("--scheme", "-s", type=parse_scheme, metavar="SCHEME",
+                     shell_complete=lambda _ctx, _parameter, start: [s for s in SCHEMES if s.startswith(start)],
                      help="Bits and granularity by one name: [u]intN, [u]intN-tensor, [u]intN-channel (axis 0) or "
                      "[u]intN-gM (groups of M), e.g. int4-g128. Options below override it."),
         click.option("--num-bits", "-b", type=parse_bits, default=8, show_default=True, metavar="N",
@@ -215,12 +216,19 @@ def compared_options(function: Function) -> Function:
     return apply(function, *NAMES, min_ndim, *READING)
 
 
+def format_option(function: Function) -> Function:
+    """The format of standard output."""
+    formats = [*FORMATTERS, "none"]
+    text = f"Choose what standard output gets: {', '.join(formats)}."
+    return click.option("--format", "format_name", type=click.Choice(formats), default="table", show_default=True,
+                        metavar="FORMAT", help=text)(function)  # fmt: skip
+
+
 def presentation_options(function: Function) -> Function:
     """How the report is shown and where it goes."""
     return apply(
         function,
-        click.option("--format", "format_name", type=click.Choice([*FORMATTERS, "none"]), default="table",
-                     show_default=True, help="Choose what standard output gets."),
+        format_option,
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
                      help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
         click.option("--sort", type=parse_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
@@ -261,8 +269,7 @@ def listing_options(function: Function) -> Function:
     """The same for what is known without quantizing."""
     return apply(
         function,
-        click.option("--format", "format_name", type=click.Choice([*FORMATTERS, "none"]), default="table",
-                     show_default=True, help="Choose what standard output gets."),
+        format_option,
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
                      help=f"Write the list to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
         click.option("--sort", "list_sort", type=click.Choice(["order", "name", "size", "packed"]), default="order",

@@ -56,12 +56,12 @@ def subject_options(function: opt.Function) -> opt.Function:
     return opt.apply(function, FORMAT, opt.op_options, opt.given_ranges_option, opt.selection_options, opt.talk_options)
 
 
-RECIPE = click.argument("recipe_name", metavar="RECIPE")
+RECIPE = click.argument("recipe_name", metavar="RECIPE", type=click.Path())
 
 
 @recipe.command(short_help="Find what is wrong with a recipe.")
 @RECIPE
-@click.argument("inputs", metavar="[MODEL...]", nargs=-1)
+@click.argument("inputs", metavar="[MODEL...]", nargs=-1, type=click.Path())
 @subject_options
 @pass_session
 def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_name: str, **options: Any) -> None:
@@ -100,7 +100,7 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
 
 @recipe.command(short_help="Say which rule decides what of each tensor.")
 @RECIPE
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", type=click.Path())
 @click.argument("name", metavar="[NAME]", required=False)
 @subject_options
 @pass_session

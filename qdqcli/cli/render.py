@@ -8,6 +8,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
+from qdqcli.cli.help import Command
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
@@ -17,12 +18,13 @@ from qdqcli.result.schema import report_schema
 
 
 @click.command(
+    cls=Command,
     epilog="""\b
 Examples:
   qdq render report.json
   qdq render report.json --sort max_abs_error --top 20 --format markdown
   qdq render report.json --format none --report report.html --report report.xml
-  qdq render --schema > report.schema.json"""
+  qdq render --schema > report.schema.json""",
 )
 @click.argument("report_in", metavar="[REPORT.json]", type=click.Path(path_type=Path), required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a report instead.")

@@ -8,6 +8,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_files, deliver_listing, show
 from qdqcli.cli.files import Files
+from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, say_notes
 from qdqcli.cli.session import Session, pass_session
@@ -17,13 +18,14 @@ from qdqcli.recipe.plan import check_selection
 
 
 @click.command(
+    cls=Command,
     options_metavar="-o OUTPUT [OPTIONS]",
     epilog="""\b
 Examples:
   qdq run model.safetensors -o model-int8.safetensors
-  qdq run MODEL_FOLDER -o MODEL_INT4 --num-bits 4 --axis 0
+  qdq run MODEL_FOLDER -o MODEL_INT4 --scheme int4-g128
   qdq run weights.npy -o clipped.npy --input-min -1 --input-max 1 --report loss.csv
-  qdq run MODEL_FOLDER -o OUT --axis 0 --dry-run""",
+  qdq run MODEL_FOLDER -o OUT --scheme int8-channel --dry-run""",
 )
 @opt.inputs_argument
 @opt.output_options("the input's layout; of several inputs, a folder of entries")

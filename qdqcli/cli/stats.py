@@ -7,16 +7,18 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
+from qdqcli.cli.help import Command
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 
 
 @click.command(
+    cls=Command,
     epilog="""\b
 Examples:
   qdq stats model.safetensors
-  qdq stats MODEL_FOLDER --num-bits 4 --group-size 128
-  qdq stats MODEL_FOLDER --axis 0 --exclude '*embed*' --sort max_abs_error --report report.json"""
+  qdq stats MODEL_FOLDER --scheme int4-g128
+  qdq stats MODEL_FOLDER --scheme int8-channel --exclude '*embed*' --report report.json""",
 )
 @opt.inputs_argument
 @opt.measuring_options

@@ -233,8 +233,19 @@ def unmatched(pattern: str, holders: Holders) -> str:
     if glob is not None and not any(matches_file(glob, file) for file in files):
         offer = f"; no file matches '{escape_name(glob)}'; files: {listed([file.relative for file in files])}"
     else:
-        offer = nearest_names(on_name, holders)
+        offer = _matching_glob(on_name, holders) or nearest_names(on_name, holders)
     return f"pattern '{escape_name(pattern)}' matches none of {len(holders)} tensors{offer}"
+
+
+def _matching_glob(name: str, names: Collection[str]) -> str:
+    """The glob that a name which is none may have been meant as: a module, or a part of names; nothing if none is."""
+    if not name or not is_plain(name):
+        return ""
+    for glob in (f"{name}.*", f"*.{name}", f"*.{name}.*", f"*{name}*"):
+        if found := list(filter(compile_pattern(glob), names)):
+            meant, which = (found[0], "") if len(found) == 1 else (glob, f", which matches {len(found):,}")
+            return f"; did you mean '{escape_name(meant)}'{which}"
+    return ""
 
 
 def nearest_names(pattern: str, names: Collection[str]) -> str:

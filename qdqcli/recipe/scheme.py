@@ -8,6 +8,8 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 
 SCHEME_PATTERN = r"^u?int([1-9]|[1-5][0-9]|6[0-2])(-(tensor|channel|g[1-9][0-9]*))?$"
+SCHEMES = ("int8-channel", "int8-tensor", "int8-g128", "int4-channel", "int4-g128", "int4-g64", "int4-g32", "int3-g128")
+"""Usual ones, which a shell offers."""
 EXAMPLES = ("int8-channel", "int4-g128", "uint8-tensor", "int6")
 
 

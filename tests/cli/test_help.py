@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import qdqcli
+from qdqcli.cli.help import GROUPS
 from qdqcli.cli.main import COMMANDS, cli
 from tests.cli.process import environment, run_process
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
+
+MEASURING = ("run", "stats", "check", "compare", "inspect", "calibrate")
 
 
 def command_of(name: str) -> click.Command:
@@ -35,8 +38,51 @@ def test_help_says_what_cannot_be_left_out(qdq: Qdq) -> None:
     assert qdq("run", "--help").out.startswith("Usage: qdq run -o OUTPUT [OPTIONS] INPUT...\n")
 
 
-def test_version(qdq: Qdq) -> None:
-    assert qdq("--version").out == f"qdq {qdqcli.__version__}\n"
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(qdq: Qdq, flag: str) -> None:
+    assert qdq(flag).out == f"qdq {qdqcli.__version__}\n"
+
+
+def test_the_help_says_what_is_simulated_and_how_to_read_it(qdq: Qdq) -> None:
+    text = " ".join(qdq("--help").out.split())
+    assert "linear, symmetric, no zero point" in text
+    assert "Not simulated: FP8, NF4, MX and GGUF types" in text
+    assert "a bit is worth 6 dB" in text
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_short_help_has_examples_and_fits_a_screen(qdq: Qdq, name: str) -> None:
+    outcome = qdq(name, "-h")
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert len(lines) <= 35
+    assert lines[-1] == f"All options: qdq {name} --help"
+    assert lines.index("  Examples:") < lines.index("Options of every day:")
+    assert {"--scheme", "--include", "--report"} <= set(re.findall(r"--[\w-]+", outcome.out)) or name == "compare"
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_long_help_is_in_groups_with_examples_before_them(qdq: Qdq, name: str) -> None:
+    out = qdq(name, "--help").out
+    titles = re.findall(r"^([A-Z][\w ]+):$", out, re.MULTILINE)
+    assert titles == [title for title in (*GROUPS, "Other") if title in titles]
+    assert {"Which tensors", "Report", "Resources", "Other"} <= set(titles)
+    assert out.index("Examples:") < out.index(f"\n{titles[0]}:")
+    others = re.findall(r"^  (?:-\w, )?(--[\w-]+)", out.partition("\nOther:\n")[2], re.MULTILINE)
+    assert others[-4:] == ["--quiet", "--verbose", "--debug", "--help"]
+
+
+def test_quantize_is_run(qdq: Qdq) -> None:
+    assert "Quantize and dequantize tensors" in qdq("quantize", "--help").out
+    assert qdq("quantise").error.endswith("there is no command 'quantise'; the nearest is 'quantize'; see 'qdq --help'")
+
+
+def test_help_of_a_command(qdq: Qdq) -> None:
+    assert qdq("help", "stats").out == qdq("stats", "--help").out
+    assert qdq("help", "recipe", "lint").out == qdq("recipe", "lint", "--help").out
+    assert qdq("help").out.startswith(qdq("--help").out)
+    outcome = qdq("help", "stat")
+    assert (outcome.code, "stats" in outcome.error) == (2, True)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -44,7 +90,7 @@ def test_help_of_a_command_documents_every_option(qdq: Qdq, name: str) -> None:
     outcome = qdq(name, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     for option in command_of(name).params:
-        if isinstance(option, click.Option):
+        if isinstance(option, click.Option) and not option.hidden:
             assert option.opts[0] in outcome.out
             assert option.help, f"{name} {option.opts[0]} has no help"
 
@@ -90,8 +136,9 @@ def test_every_example_works(
         assert qdq("stats", "MODEL_FOLDER", "--report", "report.json", "--format", "none").code == 0
     np.save("weights.npy", sample((4, 6)))
     np.save("gradients.npy", sample((4, 6)))
-    assert shlex.split(example)[1] == name
-    outcome = qdq(*shlex.split(example)[1:])
+    arguments = shlex.split(example.partition(" > ")[0])[1:]
+    assert arguments[0] == name
+    outcome = qdq(*arguments)
     assert outcome.code == 0, outcome.err
 
 
@@ -114,6 +161,9 @@ def test_completion_that_fails_is_not_exit_code_1() -> None:
         ("qdq s", "stats"),
         ("qdq stats --group", "--group-size"),
         ("qdq stats --round-mode half_u", "half_up"),
+        ("qdq stats --sort sha", "share"),
+        ("qdq stats --preset lin", "linear-only"),
+        ("qdq stats --scheme int4-g1", "int4-g128"),
         ("qdq stats --compute-dtype n", "native"),
     ],
 )
@@ -122,3 +172,9 @@ def test_completion(words: str, expected: str) -> None:
     process = run_process(env=environment(**variables))
     assert process.returncode == 0
     assert f"plain,{expected}" in process.stdout.replace("HALF_UP", "half_up").splitlines()
+
+
+@pytest.mark.parametrize("words", ["qdq stats mod", "qdq compare mod", "qdq recipe explain mod", "qdq run m -o mod"])
+def test_completion_of_files(words: str) -> None:
+    variables = {"_QDQ_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    assert run_process(env=environment(**variables)).stdout.splitlines() == ["file,mod"]

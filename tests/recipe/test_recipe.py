@@ -142,7 +142,9 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest_names(choic
     assert message.startswith("pattern 'embd' matches none of 7 tensors; nearest names: 'embed'")
     assert "--allow-unmatched" in message
     assert "'layer.0.mlp.weight'" in refusal(**{choice: ["layer.0.mlp.weihgt"]})
-    assert "'layer.1.norm'" in refusal(**{choice: ["norm"]})
+    assert "did you mean 'layer.1.norm'" in refusal(**{choice: ["norm"]})
+    assert "did you mean 'layer.0.*', which matches 2" in refusal(**{choice: ["layer.0"]})
+    assert "did you mean '*.mlp.*', which matches 3" in refusal(**{choice: ["mlp"]})
     assert "'layer.1.norm'" in refusal(**{choice: ["*Norm*"]})
 
 

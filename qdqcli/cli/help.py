@@ -1,0 +1,101 @@
+"""Help of a command: examples first, options in groups; `-h` shows those of every day, `--help` all."""
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from qdqcli.cli.streams import write
+
+GROUPS = {
+    "Output": ("output", "overwrite", "resume", "keep_going", "verify", "dry_run", "break_lock"),
+    "Quantization": (
+        *("scheme", "num_bits", "group_size", "axis", "signed_input", "narrow_range", "round_mode"),
+        *("ragged_groups", "indivisible", "compute_dtype", "recipe", "preset", "presets"),
+    ),
+    "Which tensors": (
+        *("include", "exclude", "min_ndim", "allow_unmatched", "allow_packed", "follow_links", "renamings"),
+        "void_dtype",
+    ),
+    "Ranges": ("estimator", "percentile", "input_min", "input_max", "ranges_file"),
+    "Budget": (
+        *("budget", "baseline", "report_in", "today", "exit_zero", "write_budget", "write_baseline"),
+        *("headroom", "ratchet"),
+    ),
+    "Report": (
+        *("format_name", "reports", "sort", "list_sort", "top", "by", "lists_all", "data", "per_channel", "histograms"),
+        *("scale_bits", "schema"),
+    ),
+    "Resources": ("threads", "max_memory", "device"),
+}
+"""Title -> parameters, in the order in which they are shown. Those of no group come last."""
+EVERYDAY = (
+    *("output", "scheme", "recipe", "preset", "presets", "include", "exclude", "estimator", "budget", "write_budget"),
+    *("renamings", "data", "format_name", "reports", "list_sort", "top", "by"),
+)
+"""Parameters that `-h` shows."""
+
+
+class Command(click.Command):
+    """A command with help in groups, and a short form of it."""
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        return [name for name in super().get_help_option_names(ctx) if name != "-h"]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        return [*params, _SHORT_HELP] if _SHORT_HELP not in params else params
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        self.format_epilog(ctx, formatter)
+        self.format_options(ctx, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, options in self._grouped(ctx):
+            rows = [row for option in options if (row := option.get_help_record(ctx)) is not None]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_max=30)
+
+    def short_help_page(self, ctx: click.Context) -> str:
+        """What it does, examples, the options of every day in a line each."""
+        formatter = ctx.make_formatter()
+        self.format_usage(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text((self.help or "").strip().partition("\n\n")[0])
+        self.format_epilog(ctx, formatter)
+        options = [o for _, grouped in self._grouped(ctx) for o in grouped if o.name in EVERYDAY]
+        rows = [(row[0], _first_sentence(o)) for o in options if (row := o.get_help_record(ctx)) is not None]
+        with formatter.section("Options of every day"):
+            formatter.write_dl(rows, col_max=30)
+        formatter.write_paragraph()
+        formatter.write_text(f"All options: {ctx.command_path} --help")
+        return formatter.getvalue()
+
+    def _grouped(self, ctx: click.Context) -> Iterator[tuple[str, Sequence[click.Option]]]:
+        left = {param.name: param for param in self.get_params(ctx) if isinstance(param, click.Option)}
+        for title, names in GROUPS.items():
+            found = [left.pop(name) for name in names if name in left]
+            if found:
+                yield title, found
+        yield "Other", list(left.values())
+
+
+def _first_sentence(option: click.Option) -> str:
+    """Of the option's help, without what stands behind a colon or in brackets."""
+    text = (option.help or "").partition(". ")[0].partition(": ")[0].partition(" (")[0].partition("; ")[0]
+    return text.rstrip(".") + "."
+
+
+def _show_short(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing and isinstance(ctx.command, Command):
+        write(ctx.command.short_help_page(ctx).rstrip() + "\n")
+        ctx.exit()
+
+
+_SHORT_HELP = click.Option(
+    ["-h", "short_help"], is_flag=True, expose_value=False, is_eager=True, callback=_show_short,
+    help="Show the options of every day.",
+)  # fmt: skip

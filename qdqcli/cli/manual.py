@@ -1,0 +1,64 @@
+"""`qdq help`: the help of a command, or a page of the manual."""
+
+from difflib import get_close_matches
+from importlib.resources import files
+
+import click
+
+from qdqcli.cli.help import Command
+from qdqcli.cli.streams import write
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+
+
+def topics() -> dict[str, str]:
+    """Page of the manual -> its title, in alphabetical order."""
+    folder = files("qdqcli").joinpath("docs")
+    pages = sorted(page.name for page in folder.iterdir() if page.name.endswith(".md")) if folder.is_dir() else []
+    return {page.removesuffix(".md"): _read(page).partition("\n")[0].removeprefix("# ") for page in pages}
+
+
+def page_of(topic: str) -> str:
+    """The page as Markdown."""
+    return _read(f"{topic}.md")
+
+
+def _read(page: str) -> str:
+    return files("qdqcli").joinpath("docs", page).read_text(encoding="utf-8")
+
+
+@click.command(
+    "help",
+    cls=Command,
+    epilog="""\b
+Examples:
+  qdq help
+  qdq help stats
+  qdq help recipe lint""",
+)
+@click.argument("words", metavar="[COMMAND|TOPIC]", nargs=-1)
+@click.pass_context
+def manual(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Show the help of a command or a page of the manual; without a name, list both."""
+    parent = ctx.parent or ctx
+    group = parent.command
+    if not words:
+        pages = topics()
+        width = max(map(len, pages), default=0)
+        listed = "".join(f"  {topic:<{width}}  {title}\n" for topic, title in pages.items())
+        write(f"{parent.get_help()}\n" + (f"\nTopics (qdq help TOPIC):\n{listed}" if listed else ""))
+        return
+    name, *rest = words
+    if not rest and name in topics():
+        write(page_of(name))
+        return
+    path, context = "qdq", parent
+    for word in words:
+        command = group.get_command(context, word) if isinstance(group, click.Group) else None
+        if command is None:
+            known = [*topics(), *(group.list_commands(context) if isinstance(group, click.Group) else ())]
+            nearest = get_close_matches(word, known, n=2) or known
+            raise UsageError(f"there is no command or topic '{escape_name(word)}'; try {', '.join(nearest)}")
+        group, path = command, f"{path} {word}"
+        context = click.Context(command, info_name=word, parent=context)
+    write(context.get_help() + "\n")
