@@ -7,7 +7,7 @@ import click
 from qdqcli.cli.streams import write
 
 GROUPS = {
-    "Output": ("output", "overwrite", "resume", "keep_going", "verify", "dry_run", "break_lock"),
+    "Output": ("output", "overwrite", "resume", "keep_going", "verify", "provenance", "dry_run", "break_lock"),
     "Quantization": (
         *("scheme", "num_bits", "group_size", "axis", "signed_input", "narrow_range", "round_mode"),
         *("ragged_groups", "indivisible", "compute_dtype", "recipe", "preset", "presets"),
