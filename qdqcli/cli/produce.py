@@ -50,14 +50,13 @@ def produce(
             if not (verify or options["reports"] or options["format_name"] != "none"):
                 return result_of("run", plans, request.settings, [])
         rows, journal = _written(plans, request, options, output, measuring, workers)
-        if verify:
-            _verify(plans, rows, measuring, workers, output, journal, options)
+        num_opened = _verify(plans, rows, measuring, workers, output, journal, options) if verify else 0
         result = reported("run", plans, request, options, rows, measuring, workers)
         result = replace(result, notes=[*result.notes, *output.notes])
         if verify or provenance:
             digests = digest_output(output.result, output.names(), workers, measuring.on_bytes)
             if verify:
-                result = replace(result, verification=verification_of(output, digests))
+                result = replace(result, verification=verification_of(output, digests, num_opened))
             text = made.text(output, digests, summary_to_json(result), workers, measuring.on_bytes)
         if output.is_folder and not output.is_committed:
             output.write_marker(text)
@@ -94,11 +93,11 @@ def _verify(
     output: OutputTree,
     journal: Journal | None,
     options: Options,
-) -> None:
-    """Read the output back; what is not as it must be is made again by a run that resumes."""
+) -> int:
+    """Read the output back, as `verify_output`; what is not as it must be is made again by a run that resumes."""
     try:
         void_dtype = options["void_dtype"]
-        verify_output(plans, rows, measuring, workers, output, void_dtype=void_dtype and void_dtype.upper())
+        return verify_output(plans, rows, measuring, workers, output, void_dtype=void_dtype and void_dtype.upper())
     except VerificationError as error:
         if error.plan is not None and journal is not None and not output.is_committed:
             journal.add_damaged(error.plan)

@@ -32,7 +32,9 @@ def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
         yield "computed on", quote(run.device)
     if run.verification is not None:
         files = counted(len(run.verification.digests), "file")
-        yield "verified", f"{files}, {run.verification.num_bytes:,} bytes read back, each as it must be"
+        opened = run.verification.num_opened_by_safetensors
+        by_library = f"; {opened} opened with safetensors" if opened else ""
+        yield "verified", f"{files}, {run.verification.num_bytes:,} bytes read back, each as it must be{by_library}"
     if not any(run.quantized):
         return
     yield "elements", metric_text("num_elements", summary["num_elements"])

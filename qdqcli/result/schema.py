@@ -199,6 +199,7 @@ HEAD: Schema = _object(
             {
                 "num_files": _COUNT,
                 "num_bytes": _COUNT,
+                "num_opened_by_safetensors": _COUNT,
                 "sha256": {
                     "type": "object",
                     "propertyNames": _TEXT,

@@ -12,6 +12,8 @@ class Verification:
     num_bytes: int
     digests: Mapping[str, str]
     """SHA-256 of each file, by its name in OUTPUT (of a single file: its own)."""
+    num_opened_by_safetensors: int = 0
+    """Files in which the safetensors library found the same tensors."""
 
 
 def verification_to_json(verification: Verification) -> dict[str, Any]:
@@ -19,6 +21,7 @@ def verification_to_json(verification: Verification) -> dict[str, Any]:
     return {
         "num_files": len(verification.digests),
         "num_bytes": verification.num_bytes,
+        "num_opened_by_safetensors": verification.num_opened_by_safetensors,
         "sha256": dict(verification.digests),
     }
 
@@ -26,4 +29,8 @@ def verification_to_json(verification: Verification) -> dict[str, Any]:
 def verification_from_json(data: Mapping[str, Any]) -> Verification:
     """The inverse; `KeyError`, `TypeError` or `ValueError` where the data is something else."""
     digests = {str(name): str(digest) for name, digest in dict(data["sha256"]).items()}
-    return Verification(num_bytes=int(data["num_bytes"]), digests=digests)
+    return Verification(
+        num_bytes=int(data["num_bytes"]),
+        digests=digests,
+        num_opened_by_safetensors=int(data.get("num_opened_by_safetensors", 0)),
+    )

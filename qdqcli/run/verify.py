@@ -1,7 +1,8 @@
 """The check of a written output: each file is read back, from the disk where possible, and compared.
 
 Quantized tensors are computed once more, by the kernels that work in memory and not by those that write files for
-themselves; all else is compared with the input. The statistics must come out as before, to the last bit.
+themselves; all else is compared with the input. The statistics must come out as before, to the last bit. Files of
+safetensors are also opened with the library of that name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from qdqcli.result.verification import Verification
 from qdqcli.run.digest import FileDigest, VerificationError, blamed_on_output
 from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
+from qdqcli.run.second_opinion import check_with_library
 from qdqcli.tensors.checkpoint import ShardReader, open_as
 from qdqcli.tensors.storage import CHUNK_BYTES, forget_cached
 from qdqcli.tensors.tensor import TensorInfo
@@ -31,15 +33,15 @@ def verify_output(
     output: OutputTree,
     *,
     void_dtype: str | None = None,
-) -> None:
-    """Compare all that `run_plans` wrote, the rows being its result.
+) -> int:
+    """Compare all that `run_plans` wrote, the rows being its result; the number of files that safetensors opened too.
 
     Raises:
         VerificationError: the first file that is not what it must be.
         InputError: an input cannot be read any more.
     """
     _check_names(output)
-    first = 0
+    first = num_opened = 0
     for i, plan in enumerate(plans):
         path = output.shard_path(plan.checkpoint, plan.shard)
         forget_cached(path)
@@ -48,6 +50,9 @@ def verify_output(
             again = _verify_shard(plan, path, measuring, workers, void_dtype)
             if record_rows(again) != record_rows(rows[first:stop]):
                 raise VerificationError(path, "its statistics are not those that were measured at first")
+            if plan.shard.path.suffix.lower() == ".safetensors":
+                check_with_library(path, plan.shard, workers.interruption)
+                num_opened += 1
         except VerificationError as error:
             error.plan = i
             raise
@@ -58,11 +63,13 @@ def verify_output(
             place = first_difference(side_file.path, target, workers.interruption.check)
         if place is not None:
             raise VerificationError(target, f"byte {place} is not that of {show_path(side_file.path)}")
+    return num_opened
 
 
-def verification_of(output: OutputTree, digests: Mapping[Path, FileDigest]) -> Verification:
-    """What a report says of an output that was compared, with the digests of its files."""
+def verification_of(output: OutputTree, digests: Mapping[Path, FileDigest], num_opened: int) -> Verification:
+    """What a report says of an output that was compared, with the digests of its files; `num_opened` as above."""
     return Verification(
+        num_opened_by_safetensors=num_opened,
         num_bytes=sum(digest.size for digest in digests.values()),
         digests={
             escape_name(output.output.name if name == Path() else name.as_posix()): digest.sha256

@@ -4,14 +4,20 @@ import hashlib
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
+from qdqcli.run import second_opinion
+from qdqcli.tensors.tensor import DTYPES
 from tests.cli.test_output import contents
 from tests.cli.test_resume import SETTINGS, partial_of, stopped
 from tests.conftest import TINY, Qdq
+from tests.run.checkpoints import write_safetensors
+from tests.tensors.files import safetensors_bytes, write
 
 
 def flip(path: Path, place: int) -> None:
@@ -33,6 +39,7 @@ def test_a_verified_output_has_its_digests_in_the_report(qdq: Qdq, model: Path, 
     assert report.pop("verification") == {
         "num_files": len(files),
         "num_bytes": sum(map(len, files.values())),
+        "num_opened_by_safetensors": 2,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     assert report == plain.report
@@ -40,7 +47,8 @@ def test_a_verified_output_has_its_digests_in_the_report(qdq: Qdq, model: Path, 
 
 def test_the_table_says_so(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     out = qdq("run", tiny, "-o", tmp_path / "out.safetensors", "--verify").out
-    assert f"verified      1 file, {tiny.stat().st_size:,} bytes read back" in out
+    size = tiny.stat().st_size
+    assert f"verified      1 file, {size:,} bytes read back, each as it must be; 1 opened with safetensors\n" in out
     assert "verified" not in qdq("run", tiny, "-o", tmp_path / "plain.safetensors").out
 
 
@@ -123,3 +131,36 @@ def test_a_stored_report_keeps_the_verification(qdq: Qdq, tiny: Path, tmp_path: 
     rendered = qdq("render", report, "--format", "json")
     assert rendered.out == report.read_text()
     assert "verified" in qdq("render", report).out
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (lambda path: write_safetensors(path, dict(list(TINY.items())[1:])), "is missing for safetensors"),
+        (lambda path: write_safetensors(path, {**TINY, "more": TINY["wide"]}), f"finds {len(TINY) + 1} tensors"),
+        (lambda path: write_safetensors(path, {**TINY, "wide": TINY["scalar"]}), "'wide' is another for safetensors"),
+        (lambda path: path.write_bytes(b"?"), "the safetensors library refuses it"),
+    ],
+)
+def test_the_library_must_find_the_same_tensors(
+    qdq: Qdq, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Callable[[Path], object], words: str
+) -> None:
+    """Shown another file than the one that was written, it does not."""
+    other = tmp_path / "other.safetensors"
+    found(other)
+    monkeypatch.setattr(second_opinion, "safe_open", lambda _, framework: safe_open(other, framework))
+    output = tmp_path / "out.safetensors"
+    outcome = qdq("run", tiny, "-o", output, "--verify")
+    assert outcome.code == 4
+    assert words in outcome.error
+    assert not output.exists()
+    shutil.rmtree(partial_of(output))
+
+
+def test_the_library_opens_every_dtype_of_its_format(qdq: Qdq, tmp_path: Path) -> None:
+    """And a file whose name is not UTF-8."""
+    dtypes = {name: (name, (2, 4)) for name in DTYPES}
+    source = write(tmp_path / os.fsdecode(b"in\xff.safetensors"), safetensors_bytes(dtypes))
+    outcome = qdq("run", source, "-o", tmp_path / os.fsdecode(b"out\xff.safetensors"), "--verify", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.report["verification"]["num_opened_by_safetensors"] == 1
