@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +97,19 @@ def deliver_listing(listing: Listing, options: Options) -> None:
     if options["format_name"] != "none":
         choice = for_terminal(ReportOptions(top=view.top))
         write(render_listing(listing, options["format_name"], choice, replace(view, top=choice.top)))
+
+
+def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], options: Options) -> None:
+    """Write what is no run to the same places: `render` takes a format and what a reader chose.
+
+    Raises:
+        OutputError: a report file cannot be written.
+    """
+    for path in options["reports"]:
+        write_report(path, render(format_for(path), ReportOptions()))
+    if options["format_name"] != "none":
+        for piece in render(options["format_name"], for_terminal(ReportOptions(top=0))):
+            write(piece)
 
 
 def write_report(path: Path, pieces: Iterable[str]) -> None:

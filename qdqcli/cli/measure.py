@@ -27,7 +27,7 @@ from qdqcli.recipe.plan import (
 )
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.note import Note
-from qdqcli.tensors.packed.recognise import recognise
+from qdqcli.tensors.packed.recognise import Packed, recognise
 
 if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
@@ -81,12 +81,11 @@ def _advise(error: QdqError, argument: str) -> None:
         error.advise(advice)
 
 
-def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Options, session: Session) -> list[Plan]:
-    """Decide on every tensor, from the headers alone; says what was let pass.
+def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: Session) -> list[Packed]:
+    """Recognise weights that are quantized already, for each input; notes say that they are left as they are.
 
     Raises:
-        InputError: weights are quantized already, and the command measures without --allow-packed.
-        UsageError: the selection or the settings do not fit the checkpoints.
+        InputError: there are some, and the command measures without --allow-packed.
     """
     packed = list(map(recognise, checkpoints))
     for checkpoint, own in zip(checkpoints, packed, strict=True):
@@ -94,6 +93,17 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Op
             check_unpacked(checkpoint, own)
         if own.weights:
             session.note(f"{packed_in_words(checkpoint, own)}; they are left as they are")
+    return packed
+
+
+def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Options, session: Session) -> list[Plan]:
+    """Decide on every tensor, from the headers alone; says what was let pass.
+
+    Raises:
+        InputError: weights are quantized already, and the command measures without --allow-packed.
+        UsageError: the selection or the settings do not fit the checkpoints.
+    """
+    packed = packed_inputs(checkpoints, options, session)
     plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=options["allow_unmatched"])
     for warning in warnings:
         session.note(warning)

@@ -1,7 +1,7 @@
 """Options in groups, and the objects that they become."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -18,7 +18,7 @@ from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.keys import CHANNEL, ERROR, SKIP
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
-from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
+from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, format_for
 from qdqcli.report.ranking import DEFAULT_SORT, SORTS, check_sort
 from qdqcli.result.group import BY
 
@@ -283,6 +283,17 @@ def listing_options(function: Function) -> Function:
         click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
                      help="Count N bits for the scale of each range in bits_per_weight."),
     )  # fmt: skip
+
+
+def check_formats(options: Options, known: Sequence[str], what: str) -> None:
+    """Refuse a format that `what` does not have, before any work.
+
+    Raises:
+        UsageError: --format or --report asks for one; names those that there are.
+    """
+    for name in (options["format_name"], *map(format_for, options["reports"])):
+        if name not in (*known, "none"):
+            raise UsageError(f"{what} has no {name} form; choose one of {', '.join(known)}")
 
 
 def work_options(function: Function) -> Function:

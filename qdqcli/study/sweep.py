@@ -5,8 +5,7 @@ one is read. A tensor larger than the window is read anew for each setting, from
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.measure.workers import Workers
-from qdqcli.op.spec import WHOLE_TENSOR
 from qdqcli.recipe.decision import Skip
-from qdqcli.recipe.keys import SKIP
-from qdqcli.recipe.plan import Plan, make_plans
+from qdqcli.recipe.plan import Plan, check_selection, make_plans
 from qdqcli.recipe.recipe import Recipe
-from qdqcli.result.result import Row, RunResult
+from qdqcli.recipe.sweep import Setting, Sweep
+from qdqcli.result.result import Row
 from qdqcli.run.pipeline import Measuring, measure_shard, result_of
 from qdqcli.tensors.checkpoint import Checkpoint, Place, Shard, ShardReader
+from qdqcli.tensors.packed.recognise import Packed
 from qdqcli.tensors.tensor import TensorInfo
 
 WINDOW_SHARE = 2
@@ -30,131 +29,40 @@ PIECE_BYTES = 4 << 20
 """Bytes that one worker reads at a time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One column of a sweep: what is asked of every tensor that no rule decides otherwise."""
-
-    num_bits: int
-    axis: str | int = "none"
-    """`none`, `last` or the index of a dimension."""
-    group_size: int | None = None
-    """Excludes `axis`."""
-    estimator: str = "minmax"
-    signed_input: bool = True
-
-    @property
-    def name(self) -> str:
-        """Short text: `int4 g128 mse`, `int8 axis 0`, `int8 tensor`."""
-        words = [f"{'' if self.signed_input else 'u'}int{self.num_bits}"]
-        if self.group_size is not None:
-            words.append(f"g{self.group_size}")
-        else:
-            words.append("tensor" if self.axis == "none" else f"axis {self.axis}")
-        if self.estimator != "minmax":
-            words.append(self.estimator)
-        return " ".join(words)
-
-    def apply(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with this setting in place of its own; tensors that cannot take it are skipped."""
-        spec = replace(
-            recipe.spec,
-            num_bits=self.num_bits,
-            signed_input=self.signed_input,
-            axis=self.axis if isinstance(self.axis, int) else WHOLE_TENSOR,
-            group_size=self.group_size,
-            estimator=self.estimator,
-        )
-        return replace(recipe, spec=spec, last_axis=self.axis == "last", indivisible=SKIP, skips_misfits=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """The setting under the options' names."""
-        return {
-            "num_bits": self.num_bits,
-            "signed_input": self.signed_input,
-            "axis": self.axis,
-            "group_size": self.group_size,
-            "estimator": self.estimator,
-        }
-
-
-def settings_of(
-    num_bits: Sequence[int],
-    axes: Sequence[str | int],
-    group_sizes: Sequence[int],
-    estimators: Sequence[str],
+def plan_sweep(
+    checkpoints: Sequence[Checkpoint],
+    recipe: Recipe,
+    settings: Sequence[Setting],
+    packed: Sequence[Packed] | None = None,
     *,
-    signed_input: bool = True,
-) -> list[Setting]:
-    """Every combination: bits first, then granularities (axes, then groups), then estimators."""
-    granularities: list[dict[str, Any]] = [*({"axis": a} for a in axes), *({"group_size": g} for g in group_sizes)]
-    return [
-        Setting(num_bits=bits, estimator=estimator, signed_input=signed_input, **granularity)
-        for bits, granularity, estimator in product(num_bits, granularities, estimators)
-    ]
+    allow_unmatched: bool = False,
+) -> tuple[list[list[Plan]], list[str]]:
+    """Decide on every tensor for every setting, a list of plans each; also returns warnings.
 
-
-LADDER = [
-    Setting(num_bits=8, axis=0),
-    *settings_of([4, 3], [0], [128, 64, 32], ["minmax", "mse"]),
-]
-"""The settings that people publish, for a sweep without options."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """One result per setting, over the same tensors in the same order."""
-
-    settings: Sequence[Setting]
-    results: Sequence[RunResult]
-
-    def dominated(self) -> list[bool]:
-        """Tell for each setting whether another has no more bits per weight, no less SQNR, and betters one of them.
-
-        Only settings that were measured on the same elements are compared.
-        """
-        points = [_point(result) for result in self.results]
-        return [any(_is_better(other, point) for other in points if other[2] == point[2]) for point in points]
-
-
-def _point(result: RunResult) -> tuple[float, float, int]:
-    """(bits per weight, SQNR in dB, number of elements)."""
-    summary = result.summary
-    bits, sqnr = summary["bits_per_weight"], summary["sqnr_db"]
-    exact = float("inf") if result.is_exact else float("-inf")
-    return (
-        float("inf") if bits is None else float(bits),
-        exact if sqnr is None else float(sqnr),
-        int(summary["num_elements"] or 0),
-    )
-
-
-def _is_better(one: tuple[float, float, int], other: tuple[float, float, int]) -> bool:
-    return one[0] <= other[0] and one[1] >= other[1] and one[:2] != other[:2]
+    Raises:
+        UsageError: the selection does not fit the checkpoints, or no setting fits any tensor.
+    """
+    columns: list[list[Plan]] = []
+    warnings: dict[str, None] = {}
+    for setting in settings:
+        plans, found = make_plans(checkpoints, setting.apply(recipe), packed, allow_unmatched=allow_unmatched)
+        columns.append(plans)
+        warnings |= dict.fromkeys(found)
+    check_selection([plan for plans in columns for plan in plans])
+    return columns, list(warnings)
 
 
 def run_sweep(
-    checkpoints: Sequence[Checkpoint],
-    recipe: Recipe,
+    columns: Sequence[Sequence[Plan]],
     settings: Sequence[Setting],
     measuring: Measuring,
     workers: Workers,
     described: Mapping[str, Any],
-    *,
-    allow_unmatched: bool = False,
-) -> tuple[Sweep, list[str]]:
-    """Measure every setting on every tensor; also returns warnings.
+) -> Sweep:
+    """Measure every setting on every tensor.
 
     `described` are the options that a report names; each result's settings are these with its own setting over them.
-
-    Raises:
-        UsageError: the selection does not fit the checkpoints.
     """
-    columns: list[list[Plan]] = []
-    warnings: list[str] = []
-    for setting in settings:
-        plans, found = make_plans(checkpoints, setting.apply(recipe), allow_unmatched=allow_unmatched)
-        columns.append(plans)
-        warnings += [warning for warning in found if warning not in warnings]
     rows: list[list[Row]] = [[] for _ in settings]
     for of_shard in zip(*columns, strict=True):
         for part in _measure_windows(of_shard, measuring, workers):
@@ -164,7 +72,7 @@ def run_sweep(
         result_of("sweep", plans, {**described, **setting.to_json()}, own)
         for setting, plans, own in zip(settings, columns, rows, strict=True)
     ]
-    return Sweep(settings=settings, results=results), warnings
+    return Sweep(settings=settings, results=results)
 
 
 def _measure_windows(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> Iterator[list[list[Row]]]:

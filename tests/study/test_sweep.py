@@ -9,9 +9,10 @@ import pytest
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.sweep import LADDER, Setting, Sweep, settings_of
 from qdqcli.result.result import to_json
 from qdqcli.run.pipeline import Measuring
-from qdqcli.study.sweep import LADDER, Setting, Sweep, run_sweep, settings_of
+from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
@@ -35,7 +36,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sweep_of(path: Path, settings: list[Setting], max_memory: int = 64 << 20, threads: int = 2) -> Sweep:
     with Workers(threads, max_memory) as workers:
         recipe = Recipe(spec=QuantSpec(compute_dtype=ComputeDType.FLOAT32), min_ndim=None)
-        return run_sweep([open_checkpoint(path)], recipe, settings, Measuring(), workers, {})[0]
+        columns, _ = plan_sweep([open_checkpoint(path)], recipe, settings)
+        return run_sweep(columns, settings, Measuring(), workers, {})
 
 
 def options_of(setting: Setting) -> list[object]:

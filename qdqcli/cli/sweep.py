@@ -1,0 +1,170 @@
+"""`qdq sweep`: many settings on one read of each tensor, side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import deliver_pieces
+from qdqcli.cli.files import Files
+from qdqcli.cli.layers import recipe_options
+from qdqcli.cli.limits import prepare_libraries
+from qdqcli.cli.measure import open_inputs, packed_inputs, progress, workers_of
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.ranges.estimator import ESTIMATORS
+from qdqcli.recipe.scheme import settings_of_scheme
+from qdqcli.recipe.sweep import LADDER, Setting, settings_of
+
+
+def parse_bits_list(value: str) -> list[int]:
+    """`2..8`, `3,4,8` or both mixed."""
+    found: list[int] = []
+    for part in value.split(","):
+        first, dots, last = part.partition("..")
+        try:
+            found += range(int(first), int(last) + 1) if dots else [int(first)]
+        except ValueError:
+            raise click.BadParameter(f"{part!r} is not a number of bits or a range such as 2..8") from None
+    return _unique(found, value)
+
+
+def parse_axis_list(value: str) -> list[str | int]:
+    """`none,0`."""
+    return _unique([opt.parse_axis(part) for part in value.split(",")], value)
+
+
+def parse_size_list(value: str) -> list[int]:
+    """`32,64,128`."""
+    if not all(part.isdecimal() and int(part) for part in value.split(",")):
+        raise click.BadParameter(f"{value!r} is not a list of group sizes such as 32,64,128")
+    return _unique([int(part) for part in value.split(",")], value)
+
+
+def parse_estimator_list(value: str) -> list[str]:
+    """`minmax,mse`."""
+    known = ", ".join(ESTIMATORS)
+    for part in value.split(","):
+        if part not in ESTIMATORS:
+            raise click.BadParameter(f"{part!r} is not one of {known}")
+    return _unique(value.split(","), value)
+
+
+def _unique(found: Sequence[Any], value: str) -> list[Any]:
+    if not found:
+        raise click.BadParameter(f"{value!r} holds nothing")
+    return list(dict.fromkeys(found))
+
+
+def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The settings to combine."""
+    return opt.apply(
+        function,
+        click.option("--num-bits", "-b", "bits", type=parse_bits_list, metavar="LIST", show_default="8",
+                     help="Bits of a code: 2..8, or 3,4,8."),
+        click.option("--axis", "axes", type=parse_axis_list, metavar="LIST",
+                     help="One range per index along these dimensions, each by itself: none,0,last."),
+        click.option("--group-size", "-g", "group_sizes", type=parse_size_list, metavar="LIST",
+                     help="Groups along the last axis: 32,64,128."),
+        click.option("--estimator", "estimators", type=parse_estimator_list, metavar="LIST", show_default="minmax",
+                     help=f"How ranges are chosen: any of {','.join(ESTIMATORS)}."),
+        click.option("--scheme", "-s", "schemes", type=opt.parse_scheme, multiple=True, metavar="SCHEME",
+                     help="A setting by its name, e.g. int4-g128, beside the combinations. Repeatable."),
+        click.option("--unsigned-input", is_flag=True, help="Use codes without a sign in the combinations."),
+        click.option("--percentile", type=float, metavar="P", show_default="99.99",
+                     help="For the estimator percentile: let P % of the elements be at or below the upper end."),
+        click.option("--round-mode", type=click.Choice(["HALF_TO_EVEN", "HALF_UP"], case_sensitive=False),
+                     default="HALF_TO_EVEN", show_default=True, metavar="MODE",
+                     help="Round ties HALF_TO_EVEN or HALF_UP."),
+        click.option("--narrow-range/--no-narrow-range", default=False, show_default="no",
+                     help="Leave out the lowest signed code: -127..127."),
+        opt.arithmetic_option,
+    )  # fmt: skip
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  qdq sweep MODEL_FOLDER
+  qdq sweep MODEL_FOLDER --num-bits 2..8 --group-size 32,64,128 --report sweep.html
+  qdq sweep MODEL_FOLDER -b 4 -g 32,128 --axis 0 --estimator minmax,mse --by tensor"""
+)
+@opt.inputs_argument
+@sweep_options
+@recipe_options
+@opt.selection_options
+@opt.packed_option
+@click.option("--by", "rows_by", type=click.Choice(["setting", "tensor"]), default="setting", show_default=True,
+              help="Show a row per setting, or per tensor with its SQNR under each setting.")  # fmt: skip
+@click.option("--pareto", is_flag=True, help="Show only settings that no other dominates.")
+@opt.listing_options
+@opt.work_options
+@opt.device_option
+@opt.talk_options
+@pass_session
+def sweep(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
+    """Measure many settings on one read of each tensor; writes no tensors.
+
+    Every combination of the lists is a setting; its figures are those of `qdq stats` with that setting. Without a list:
+    int8 per channel, int4 and int3 per channel and in groups of 128, 64 and 32, each with minmax and mse. A setting
+    that the shape of a tensor forbids leaves that tensor out, with the reason in the reports.
+    """
+    from qdqcli.report.sweep import SWEEP_FORMATS
+
+    files = Files.of(options)
+    files.check()
+    opt.check_formats(options, SWEEP_FORMATS, "a sweep")
+    request = opt.request_of({**options, "num_bits": 8, "axis": "none", "group_size": None, "estimator": "minmax",
+                              "signed_input": True, "percentile": None}, session)  # fmt: skip
+    checkpoints = open_inputs(inputs, options, session)
+    files.check(checkpoints)
+    packed = packed_inputs(checkpoints, options, session)
+    prepare_libraries()
+    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    from qdqcli.report.sweep import render
+    from qdqcli.run.pipeline import Measuring
+    from qdqcli.study.sweep import plan_sweep, run_sweep
+
+    settings = chosen_settings(options)
+    columns, warnings = plan_sweep(
+        checkpoints, request.recipe, settings, packed, allow_unmatched=options["allow_unmatched"]
+    )
+    for warning in warnings:
+        session.note(warning)
+    total = sum(tensor.nbytes for checkpoint in checkpoints for tensor in checkpoint.tensors)
+    with progress(session, total) as advance, workers_of(options, session) as workers:
+        measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
+        found = run_sweep(columns, settings, measuring, workers, request.settings)
+    if options["pareto"]:
+        found = found.front()
+    by = "tensor" if options["rows_by"] == "tensor" else None
+    deliver_pieces(lambda format_name, choice: render(found, format_name, choice, by), options)
+
+
+def chosen_settings(options: opt.Options) -> list[Setting]:
+    """The settings that the lists and schemes ask for; the ladder where there are none.
+
+    Raises:
+        UsageError: --percentile without that estimator.
+    """
+    lists = [options[name] for name in ("bits", "axes", "group_sizes", "estimators")]
+    estimators = options["estimators"] or ["minmax"]
+    if options["percentile"] is not None and "percentile" not in estimators:
+        raise UsageError("--percentile needs --estimator percentile")
+    if not any(lists) and not options["schemes"]:
+        return [replace(setting, signed_input=not options["unsigned_input"]) for setting in LADDER]
+    bits, axes, group_sizes, _ = lists
+    settings = []
+    if bits or axes or group_sizes or not options["schemes"]:
+        granularity = (axes or [], group_sizes or []) if axes or group_sizes else (["none"], [])
+        settings = settings_of(bits or [8], *granularity, estimators, signed_input=not options["unsigned_input"])
+    for scheme in options["schemes"]:
+        settings += [Setting(**settings_of_scheme(scheme), estimator=estimator) for estimator in estimators]
+    percentile = options["percentile"]
+    settings = [
+        replace(setting, percentile=percentile) if setting.estimator == "percentile" else setting
+        for setting in settings
+    ]
+    return list(dict.fromkeys(settings))

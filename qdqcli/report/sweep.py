@@ -1,0 +1,196 @@
+"""A sweep in every format that it has: settings side by side, or tensors by settings."""
+
+from collections.abc import Iterator
+from csv import writer
+from functools import partial
+from io import StringIO
+from typing import Any
+
+from qdqcli.errors import UsageError
+from qdqcli.recipe.sweep import Sweep
+from qdqcli.report import escape
+from qdqcli.report.layout import fit
+from qdqcli.report.listing import size_text
+from qdqcli.report.number import EXACT, NO_NUMBER, metric_text
+from qdqcli.report.options import ReportOptions
+from qdqcli.report.ranking import BY_SHARE, DEFAULT_SORT, worst
+from qdqcli.report.table import MAX_NAME, Column, Quote
+from qdqcli.report.text import table_lines
+from qdqcli.result.result import RunResult, TensorResult, header_to_json, row_to_json, summary_to_json
+
+SWEEP_FORMATS = ("table", "json", "jsonl", "csv", "markdown", "html")
+DOMINATED = "dominated"
+BY_TENSOR = "tensor"
+
+
+def render(sweep: Sweep, format_name: str, options: ReportOptions, by: str | None = None) -> Iterator[str]:
+    """Yield the sweep in one of `SWEEP_FORMATS`; `by` tensor: a row per tensor in tables.
+
+    Raises:
+        UsageError: another format.
+    """
+    if format_name not in SWEEP_FORMATS:
+        raise UsageError(f"a sweep has no {format_name} form; choose one of {', '.join(SWEEP_FORMATS)}")
+    if format_name == "html":
+        from qdqcli.report.html.sweep_page import page
+
+        yield from page(sweep)
+        return
+    make = {"table": _table, "markdown": _markdown, "json": _json, "jsonl": _jsonl, "csv": _csv}[format_name]
+    is_text = format_name in ("table", "markdown")
+    for line in make(sweep, options, by):
+        yield (escape.ascii_symbols(line) if options.ascii_only and is_text else line) + "\n"
+
+
+def columns(sweep: Sweep, quote: Quote) -> list[Column]:
+    """One row per setting: what it costs, what it loses, who stands out."""
+    marks = [DOMINATED if is_dominated else "" for is_dominated in sweep.dominated()]
+    results = sweep.results
+    bits = [metric_text("bits_per_weight", result.summary["bits_per_weight"]) for result in results]
+    return [
+        Column(name="setting", title="setting", cells=[setting.name for setting in sweep.settings]),
+        _numbers("bits", "bits/weight", bits),
+        _numbers("size", "size", [size_text(stored_bytes(r)) for r in results]),
+        _numbers("sqnr", "SQNR dB", [_sqnr(r) for r in results]),
+        Column(name="lowest", title="lowest tensor", cells=[_standing_out(r, DEFAULT_SORT, quote) for r in results]),
+        Column(name="share", title="largest share", cells=[_standing_out(r, BY_SHARE, quote) for r in results]),
+        *([Column(name="mark", title="", cells=marks)] if any(marks) else []),
+    ]
+
+
+def stored_bytes(result: RunResult) -> int:
+    """Bytes of all codes and scales, rounded up."""
+    return -(-sum(row.stored_bits or 0 for row in result.quantized) // 8)
+
+
+def columns_by_tensor(sweep: Sweep, quote: Quote) -> list[Column]:
+    """One row per tensor that some setting measured: its SQNR under each setting."""
+    kept = [number for number, rows in enumerate(zip(*(r.rows for r in sweep.results), strict=True))
+            if any(isinstance(row, TensorResult) for row in rows)]  # fmt: skip
+    names = [quote(sweep.results[0].rows[number].source.name) for number in kept]
+    return [
+        Column(name="tensor", title="tensor", cells=names),
+        *(
+            _numbers(setting.name, setting.name, [_cell(result, number) for number in kept])
+            for setting, result in zip(sweep.settings, sweep.results, strict=True)
+        ),
+    ]
+
+
+def _numbers(name: str, title: str, cells: list[str]) -> Column:
+    return Column(name=name, title=title, cells=cells, is_number=True)
+
+
+def _cell(result: RunResult, number: int) -> str:
+    row = result.rows[number]
+    if not isinstance(row, TensorResult):
+        return NO_NUMBER
+    return EXACT if row.is_exact else metric_text("sqnr_db", row.stats["sqnr_db"])
+
+
+def _sqnr(result: RunResult) -> str:
+    return EXACT if result.is_exact else metric_text("sqnr_db", result.summary["sqnr_db"])
+
+
+def _standing_out(result: RunResult, metric: str, quote: Quote) -> str:
+    """The tensor that is worst by a metric, with its value."""
+    if not any(result.quantized):
+        return NO_NUMBER
+    found = worst(result, metric)
+    value = metric_text(metric, found.stats[metric])
+    return f"{value} {quote(found.source.name)}"
+
+
+def _chosen(sweep: Sweep, quote: Quote, by: str | None) -> list[Column]:
+    return columns_by_tensor(sweep, quote) if by == BY_TENSOR else columns(sweep, quote)
+
+
+def _table(sweep: Sweep, options: ReportOptions, by: str | None) -> Iterator[str]:
+    def quote(text: str) -> str:
+        shown = escape.terminal(text, ascii_only=options.ascii_only)
+        return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
+
+    layout = fit(_chosen(sweep, quote, by), "setting", options.width, options.ellipsis)
+    yield from table_lines(layout, options)
+    yield from layout.remarks
+    yield ""
+    yield from _notes(sweep, by)
+
+
+def _notes(sweep: Sweep, by: str | None) -> Iterator[str]:
+    skipped = [sum(1 for row in result.rows if not isinstance(row, TensorResult)) for result in sweep.results]
+    measured = [len(result.rows) - count for result, count in zip(sweep.results, skipped, strict=True)]
+    if len(set(measured)) > 1:
+        yield "Settings were not measured on the same tensors: a shape forbids some; compare only equal counts."
+        for setting, count in zip(sweep.settings, measured, strict=True):
+            yield f"  {setting.name}: {count:,} tensors"
+    else:
+        yield f"{measured[0]:,} tensors measured under {len(measured):,} settings"
+    if by is None and any(sweep.dominated()):
+        yield f"{DOMINATED}: another setting needs no more bits and loses no more"
+
+
+def _markdown(sweep: Sweep, options: ReportOptions, by: str | None) -> Iterator[str]:
+    def quote(text: str) -> str:
+        shown = escape.visible(text, ascii_only=options.ascii_only)
+        return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
+
+    shown = _chosen(sweep, quote, by)
+    yield f"| {' | '.join(column.title for column in shown)} |"
+    yield f"| {' | '.join('--:' if column.is_number else ':--' for column in shown)} |"
+    for cells in zip(*(column.cells for column in shown), strict=True):
+        yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
+    yield ""
+    yield from _notes(sweep, by)
+
+
+def sweep_to_json(sweep: Sweep) -> Iterator[tuple[str, Any]]:
+    """Yield the top-level keys of the JSON report; `results` has one entry per setting."""
+    head = header_to_json(sweep.results[0])
+    head["settings"] = {k: v for k, v in head["settings"].items() if k not in sweep.settings[0].to_json()}
+    yield from head.items()
+    yield (
+        "results",
+        [
+            {
+                "setting": {"name": setting.name, **setting.to_json()},
+                "dominated": is_dominated,
+                "stored_bytes": stored_bytes(result),
+                "summary": summary_to_json(result),
+                "tensors": [row_to_json(row) for row in result.rows],
+            }
+            for setting, result, is_dominated in zip(sweep.settings, sweep.results, sweep.dominated(), strict=True)
+        ],
+    )
+
+
+def _json(sweep: Sweep, _options: ReportOptions, _by: str | None) -> Iterator[str]:
+    yield escape.json_text(dict(sweep_to_json(sweep)), indent=2)
+
+
+def _jsonl(sweep: Sweep, _options: ReportOptions, _by: str | None) -> Iterator[str]:
+    data = dict(sweep_to_json(sweep))
+    results = data.pop("results")
+    yield escape.json_text(data)
+    yield from map(escape.json_text, results)
+
+
+_CSV = ("setting", "num_bits", "signed_input", "axis", "group_size", "estimator", "percentile",
+        "name", "file", "status", "reason")  # fmt: skip
+_CSV_STATS = ("num_elements", "bits_per_weight", "sqnr_db", "relative_l2", "mse", "max_abs_error", "share")
+
+
+def _csv(sweep: Sweep, options: ReportOptions, _by: str | None) -> Iterator[str]:
+    text = partial(escape.csv_cell, ascii_only=options.ascii_only)
+    yield ",".join((*_CSV, *_CSV_STATS))
+    for setting, result in zip(sweep.settings, sweep.results, strict=True):
+        for row in result.rows:
+            if isinstance(row, TensorResult):
+                found = "quantized", None, *(row.stats[name] for name in _CSV_STATS)
+            else:
+                found = "skipped", text(row.reason), *[None] * len(_CSV_STATS)
+            buffer = StringIO()
+            writer(buffer, lineterminator="").writerow(
+                [setting.name, *setting.to_json().values(), text(row.source.name), text(row.source.file), *found]
+            )
+            yield buffer.getvalue()
