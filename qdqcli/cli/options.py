@@ -260,18 +260,33 @@ def report_options(function: Function) -> Function:
         by_option,
         click.option("--per-channel", is_flag=True, help="Report each channel or group too (json, jsonl and html)."),
         histograms_option,
-        click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
-                     help="Count N bits for the scale of each range in bits_per_weight."),
+        scale_bits_option,
     )  # fmt: skip
+
+
+def destination_options(function: Function) -> Function:
+    """Where a report of another kind than a run's goes."""
+    return apply(
+        function,
+        format_option,
+        click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+                     help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
+    )  # fmt: skip
+
+
+def scale_bits_option(function: Function) -> Function:
+    """What a range costs."""
+    text = "Count N bits for the scale of each range in bits_per_weight."
+    return click.option(
+        "--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N", help=text
+    )(function)
 
 
 def listing_options(function: Function) -> Function:
     """The same for what is known without quantizing."""
     return apply(
         function,
-        format_option,
-        click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-                     help=f"Write the list to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
+        destination_options,
         click.option("--sort", "list_sort", type=click.Choice(["order", "name", "size", "packed"]), default="order",
                      show_default=True, help="Sort by name, or the largest first; order: as in the checkpoint. Tensors "
                      "that stay as they are come last."),
@@ -280,8 +295,7 @@ def listing_options(function: Function) -> Function:
         by_option,
         click.option("--all", "lists_all", is_flag=True,
                      help="List tensors that --include leaves out, too."),
-        click.option("--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N",
-                     help="Count N bits for the scale of each range in bits_per_weight."),
+        scale_bits_option,
     )  # fmt: skip
 
 

@@ -99,7 +99,8 @@ Examples:
 @click.option("--by", "rows_by", type=click.Choice(["setting", "tensor"]), default="setting", show_default=True,
               help="Show a row per setting, or per tensor with its SQNR under each setting.")  # fmt: skip
 @click.option("--pareto", is_flag=True, help="Show only settings that no other dominates.")
-@opt.listing_options
+@opt.destination_options
+@opt.scale_bits_option
 @opt.work_options
 @opt.device_option
 @opt.talk_options
