@@ -9,20 +9,34 @@ from qdqcli.cli.streams import write
 GROUPS = {
     "Output": ("output", "overwrite", "resume", "keep_going", "verify", "provenance", "dry_run", "break_lock"),
     "Quantization": (
-        *("scheme", "num_bits", "group_size", "axis", "signed_input", "narrow_range", "round_mode"),
+        *("scheme", "schemes", "num_bits", "bits", "group_size", "group_sizes", "axis", "axes"),
+        *("signed_input", "unsigned_input", "narrow_range", "round_mode"),
         *("ragged_groups", "indivisible", "compute_dtype", "recipe", "preset", "presets"),
     ),
     "Which tensors": (
         *("include", "exclude", "min_ndim", "allow_unmatched", "allow_packed", "follow_links", "renamings"),
         "void_dtype",
     ),
-    "Ranges": ("estimator", "percentile", "input_min", "input_max", "ranges_file"),
+    "Ranges": ("estimator", "estimators", "percentile", "input_min", "input_max", "ranges_file"),
     "Budget": (
         *("budget", "baseline", "report_in", "today", "exit_zero", "write_budget", "write_baseline"),
         *("headroom", "ratchet"),
     ),
     "Report": (
-        *("format_name", "reports", "sort", "list_sort", "top", "by", "lists_all", "data", "per_channel", "histograms"),
+        *(
+            "format_name",
+            "reports",
+            "sort",
+            "list_sort",
+            "top",
+            "by",
+            "rows_by",
+            "pareto",
+            "lists_all",
+            "data",
+            "per_channel",
+            "histograms",
+        ),
         *("scale_bits", "schema"),
     ),
     "Resources": ("threads", "max_memory", "device"),
@@ -30,7 +44,20 @@ GROUPS = {
 """Title -> parameters, in the order in which they are shown. Those of no group come last."""
 EVERYDAY = (
     *("output", "scheme", "recipe", "preset", "presets", "include", "exclude", "estimator", "budget", "write_budget"),
-    *("renamings", "data", "format_name", "reports", "list_sort", "top", "by"),
+    *(
+        "renamings",
+        "data",
+        "format_name",
+        "reports",
+        "list_sort",
+        "top",
+        "by",
+        "schemes",
+        "bits",
+        "group_sizes",
+        "axes",
+    ),
+    *("estimators", "rows_by", "pareto"),
 )
 """Parameters that `-h` shows."""
 

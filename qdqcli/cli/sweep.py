@@ -9,6 +9,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces
 from qdqcli.cli.files import Files
+from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, packed_inputs, progress, workers_of
@@ -85,11 +86,12 @@ def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(
+    cls=Command,
     epilog="""\b
 Examples:
   qdq sweep MODEL_FOLDER
   qdq sweep MODEL_FOLDER --num-bits 2..8 --group-size 32,64,128 --report sweep.html
-  qdq sweep MODEL_FOLDER -b 4 -g 32,128 --axis 0 --estimator minmax,mse --by tensor"""
+  qdq sweep MODEL_FOLDER -b 4 -g 32,128 --axis 0 --estimator minmax,mse --by tensor""",
 )
 @opt.inputs_argument
 @sweep_options
