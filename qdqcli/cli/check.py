@@ -9,9 +9,10 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, gate_options
 from qdqcli.cli.help import Command
-from qdqcli.cli.measure import measure, open_inputs, plan_inputs
+from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
+from qdqcli.recipe.plan import check_selection
 from qdqcli.result.read import read_report
 from qdqcli.result.result import RunResult
 
@@ -21,7 +22,7 @@ from qdqcli.result.result import RunResult
     epilog="""\b
 Examples:
   qdq check MODEL_FOLDER --scheme int8-channel --budget budget.toml
-  qdq check MODEL_FOLDER --scheme int4-g128 --write-budget budget.toml --headroom 0.5dB
+  qdq check MODEL_FOLDER --scheme int4-g128 --write-budget int4.toml --headroom 0.5dB
   qdq check --report-in report.json --budget budget.toml --report verdict.xml""",
 )
 @click.argument("inputs", metavar="[INPUT...]", nargs=-1, type=click.Path())
@@ -43,13 +44,16 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     if gate.budget is None and not (options["write_baseline"] or options["write_budget"]):
         raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE")
     gate.add_files(files)
-    run = _stored(options) if options["report_in"] is not None else _measured(session, inputs, files, options)
+    if options["report_in"] is not None:
+        run = gate.judge(read_report(options["report_in"]), session)
+    else:
+        run = _measured(session, inputs, gate, files, options)
     return gate.conclude(run, options, session)
 
 
 JUDGING = (
     *("report_in", "budget", "baseline", "today", "exit_zero", "allow_unmatched"),
-    *("write_baseline", "write_budget", "headroom", "ratchet", "format_name", "reports", "sort", "top"),
+    *("write_baseline", "write_budget", "headroom", "ratchet", "overwrite", "format_name", "reports", "sort", "top"),
 )
 """Options that have a meaning for a stored report."""
 
@@ -72,15 +76,16 @@ def _check_needed(options: opt.Options) -> None:
             raise UsageError(f"{flag} has no meaning with --report-in: the report was measured before")
         if parameter.name == "headroom" and not (options["write_budget"] or options["ratchet"]):
             raise UsageError("--headroom is for limits that are written; add --write-budget FILE or --ratchet")
+        if parameter.name == "overwrite" and not (options["write_budget"] or options["write_baseline"]):
+            raise UsageError("--overwrite replaces files that are written; add --write-budget or --write-baseline FILE")
 
 
-def _measured(session: Session, inputs: tuple[str, ...], files: Files, options: opt.Options) -> RunResult:
+def _measured(session: Session, inputs: tuple[str, ...], gate: Gate, files: Files, options: opt.Options) -> RunResult:
+    """The run with its verdict; nothing is measured where the headers decide it."""
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
     files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
-    return measure(session, "check", plans, request, options)
-
-
-def _stored(options: opt.Options) -> RunResult:
-    return read_report(options["report_in"])
+    check_selection(plans)
+    foreseen = gate.foresee(listing_of("check", plans, request, options))
+    return foreseen or gate.judge(measure(session, "check", plans, request, options), session)

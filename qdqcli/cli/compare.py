@@ -60,7 +60,8 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     ours = _plans(reference, selection, options, session)
     theirs = _plans(candidate, Recipe(spec=QuantSpec()), options, session)
     files.check([plan.checkpoint for plan in (*ours[:1], *theirs[:1])])
-    return gate.conclude(_measured(session, ours, theirs, options), options, session)
+    run = gate.judge(_measured(session, ours, theirs, options), session)
+    return gate.conclude(run, options, session)
 
 
 def _plans(path: str, recipe: Recipe, options: opt.Options, session: Session) -> list[Plan]:

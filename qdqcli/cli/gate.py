@@ -1,5 +1,8 @@
 """What `check` and `compare` have in common: the budget, its files and the exit code."""
 
+import json
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
@@ -10,15 +13,21 @@ import click
 
 from qdqcli.cli.deliver import deliver_files, show, write_report
 from qdqcli.cli.files import Files
+from qdqcli.cli.gate_files import check_replaceable, is_budget, is_report, rewrite, without
 from qdqcli.cli.options import Options, apply
 from qdqcli.cli.session import Session
+from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
-from qdqcli.escape import show_path
-from qdqcli.gate.budget import PYPROJECT, BaselineRule, Budget, has_budget, read_budget
+from qdqcli.escape import escape, show_path
+from qdqcli.gate.budget import PYPROJECT, BaselineRule, Budget, read_budget, read_project
 from qdqcli.gate.generate import budget_text
-from qdqcli.gate.judge import judge
+from qdqcli.gate.judge import judge, verdict_of
+from qdqcli.gate.keys import json_schema
 from qdqcli.gate.ratchet import Headroom, ratchet
+from qdqcli.gate.settings import check_settings
+from qdqcli.gate.structure import judge_structure, planned_members, unmeasured
 from qdqcli.output.files import NamedFile
+from qdqcli.recipe.listing import Listing
 from qdqcli.report.formatter import formatter
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.read import read_report
@@ -33,7 +42,7 @@ def parse_headroom(value: str) -> Headroom:
     try:
         return Headroom.parse(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no headroom such as 0.5dB") from None
+        raise click.BadParameter(f"invalid headroom {value!r}: expected decibels, e.g. 0.5dB") from None
 
 
 def parse_day(value: str) -> date:
@@ -41,7 +50,7 @@ def parse_day(value: str) -> date:
     try:
         return date.fromisoformat(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no day such as 2027-01-31") from None
+        raise click.BadParameter(f"invalid date {value!r}: expected YYYY-MM-DD") from None
 
 
 def judging_options(function: Function) -> Function:
@@ -51,11 +60,17 @@ def judging_options(function: Function) -> Function:
         click.option("--budget", type=click.Path(path_type=Path), metavar="FILE",
                      help="Judge by this TOML file, or by [tool.qdq.budget] of a pyproject.toml."),
         click.option("--baseline", type=click.Path(path_type=Path), metavar="REPORT.json",
-                     help="Hold the run against this earlier report, instead of the budget's own baseline."),
+                     help="Compare with this baseline report, instead of the budget's own."),
         click.option("--today", type=parse_day, metavar="DAY", show_default="the clock's",
                      help="Judge waivers as on this day, YYYY-MM-DD."),
         click.option("--exit-zero", is_flag=True, help="Report the verdict and exit with 0 all the same."),
     )  # fmt: skip
+
+
+def _print_schema(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        write(json.dumps(json_schema(), indent=2) + "\n")
+        context.exit()
 
 
 def gate_options(function: Function) -> Function:
@@ -70,9 +85,13 @@ def gate_options(function: Function) -> Function:
         click.option("--write-budget", type=click.Path(path_type=Path), metavar="FILE",
                      help="Write a budget that the run keeps, with limits for each tensor."),
         click.option("--headroom", type=parse_headroom, default="0.5dB", show_default=True, metavar="X",
-                     help="Let limits that are written be this much worse than what was measured."),
+                     help="Slack added to the limits that are written."),
         click.option("--ratchet", is_flag=True,
                      help="Rewrite the limits of --budget tighter where the run allows it; never looser."),
+        click.option("--overwrite", is_flag=True,
+                     help="Replace the files of --write-baseline and --write-budget, where they are of that kind."),
+        click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=_print_schema,
+                     help="Print the JSON schema of a budget and exit."),
     )  # fmt: skip
 
 
@@ -96,18 +115,29 @@ class Gate:
         """Read the budget and the baseline, before any work.
 
         Raises:
-            UsageError: a budget that is none, or nothing to do.
+            UsageError: a budget that is none or limits nothing, nothing to do, a file that must not be replaced.
             InputError: a baseline that is no report.
         """
-        path = options["budget"] or _pyproject(session)
-        budget = None if path is None else read_budget(path)
+        path, budget = options["budget"], None
+        if path is not None:
+            budget = read_budget(path)
+        elif (budget := _of_project(session)) is not None:
+            path = Path(PYPROJECT)
         if options["baseline"] is not None:
             rule = BaselineRule(path=options["baseline"], tolerances=())
             if budget is not None and budget.baseline is not None:
                 rule = replace(budget.baseline, path=options["baseline"])
-            budget = replace(budget or Budget(rules=(), summary={}), baseline=rule)
+            budget = replace(budget or Budget(source=show_path(options["baseline"]), summary={}), baseline=rule)
+        if budget is not None and budget.is_idle:
+            raise UsageError(
+                f"{budget.source}: sets no limit and has no baseline, so every run would pass; add [limits], "
+                "[summary], [structure] or [baseline]"
+            )
         if options.get("ratchet") and path is None:
             raise UsageError("--ratchet tightens a budget; give --budget FILE")
+        for name, kind in (("write_baseline", is_report), ("write_budget", is_budget)):
+            if options.get(name) is not None:
+                check_replaceable(options[name], kind, is_allowed=options["overwrite"])
         return cls(
             budget=budget,
             budget_path=path,
@@ -136,18 +166,30 @@ class Gate:
             files.reads.append(NamedFile(self.budget.baseline.path, "the baseline"))
         files.check()
 
-    def conclude(self, run: RunResult, options: Options, session: Session) -> int:
-        """Judge the run, write all files, show the report; the exit code, which a closed standard output keeps."""
-        run = self.judge(run, session)
-        failed = run.verdict is not None and not run.verdict.passed
-        self.write_files(run)
-        deliver_files(run, options)
-        session.exit_code = EXIT_EXCEEDED if failed and not self.exit_zero else 0
-        show(run, options)
-        return session.exit_code
+    def foresee(self, listing: Listing) -> RunResult | None:
+        """The run with its verdict where the headers alone decide it: then nothing is measured.
+
+        None where they do not, or where files are to be made of what is measured.
+
+        Raises:
+            UsageError: the settings are not those of the budget.
+        """
+        if self.budget is None:
+            return None
+        check_settings(self.budget, listing.settings)
+        if self.write_baseline is not None or self.write_budget is not None or self.ratchet:
+            return None
+        run = unmeasured(listing)
+        found = list(judge_structure(list(planned_members(listing)), listing.notes, self.budget))
+        verdict = verdict_of(found, run, self.budget, self.today)
+        return None if verdict.passed else replace(run, verdict=verdict)
 
     def judge(self, run: RunResult, session: Session) -> RunResult:
-        """The run with its verdict, where there is a budget."""
+        """The run with its verdict, where there is a budget.
+
+        Raises:
+            UsageError: as `gate.judge.judge`.
+        """
         if self.budget is None:
             return replace(run, verdict=None)
         verdict, warnings = judge(run, self.budget, self.baseline, self.today, allow_unmatched=self.allow_unmatched)
@@ -155,35 +197,45 @@ class Gate:
             session.note(warning)
         return replace(run, verdict=verdict)
 
-    def write_files(self, run: RunResult) -> None:
-        """The baseline, the budget and the tighter budget, each whole or not at all.
+    def conclude(self, run: RunResult, options: Options, session: Session) -> int:
+        """Write all files and show the report of a judged run; the exit code, which a closed standard output keeps."""
+        failed = run.verdict is not None and not run.verdict.passed
+        deliver_files(run, options)
+        self.write_files(run, session)
+        session.exit_code = EXIT_EXCEEDED if failed and not self.exit_zero else 0
+        show(run, options)
+        return session.exit_code
+
+    def write_files(self, run: RunResult, session: Session) -> None:
+        """The baseline, the budget and the tighter budget, each whole or not at all; says what to type next.
 
         Raises:
-            UsageError: the budget cannot be rewritten as it stands.
+            UsageError: the budget changed after it was read.
             OutputError: a file cannot be written.
         """
+        call = without(session.arguments, values=("--write-baseline", "--write-budget", "--headroom"))
+        call = ["qdq", *without(call, flags=("--overwrite",))]
         if self.write_baseline is not None:
             measured = replace(run, verdict=None)
             write_report(self.write_baseline, formatter("json")(measured, ReportOptions()))
+            call += ["--baseline", str(self.write_baseline)]
+            session.note(f"wrote {show_path(self.write_baseline)}; next: {escape(shlex.join(call))}")
         if self.write_budget is not None:
-            write_report(self.write_budget, [budget_text(run, self.headroom)])
+            text = budget_text(run, self.headroom)
+            write_report(self.write_budget, [text])
+            call += ["--budget", str(self.write_budget)]
+            session.note(f"wrote {show_path(self.write_budget)}; next: {escape(shlex.join(call))}")
         if self.ratchet and self.budget is not None and self.budget_path is not None:
-            before = self.budget_path.read_text(encoding="utf-8")
-            after = ratchet(before, self.budget, run, self.headroom, self.today, show_path(self.budget_path))
-            if after != before:
-                write_report(self.budget_path, [after])
+            after = ratchet(self.budget, run, self.headroom, self.today)
+            if after != self.budget.text:
+                rewrite(self.budget_path, self.budget.text, after)
+                session.note(f"tightened the limits of {self.budget.source}")
 
 
-def _pyproject(session: Session) -> Path | None:
-    """./pyproject.toml, where it has a budget."""
-    import tomllib
-
+def _of_project(session: Session) -> Budget | None:
+    """The budget of ./pyproject.toml, where it has one."""
     path = Path(PYPROJECT)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not has_budget(data):
-        return None
-    session.note("the budget is [tool.qdq.budget] of ./pyproject.toml")
-    return path
+    budget = read_project(path) if os.path.lexists(path) else None
+    if budget is not None:
+        session.note("the budget is [tool.qdq.budget] of ./pyproject.toml")
+    return budget

@@ -99,7 +99,7 @@ def cli(ctx: click.Context) -> None:
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
     """Run `qdq` with these arguments until done or interrupted; the exit code."""
     gc.set_threshold(GARBAGE_THRESHOLD)
-    session = Session(interruption=interruption or Interruption())
+    session = Session(interruption=interruption or Interruption(), arguments=arguments)
     streams.prepare()
     code = 0
     try:

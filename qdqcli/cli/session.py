@@ -1,5 +1,6 @@
 """What all parts of one call of `qdq` share: the interruption flag, how much to say, and where to say it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import click
@@ -15,6 +16,8 @@ class Session:
     interruption: Interruption = field(default_factory=Interruption)
     debug: bool = False
     """Show the traceback of an error."""
+    arguments: Sequence[str] = ()
+    """The command line, without `qdq`."""
     exit_code: int = 0
     """Exit code of the command so far: it holds where standard output is closed early, as by `head`."""
     quiet: bool = False

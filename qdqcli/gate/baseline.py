@@ -1,41 +1,56 @@
 """Baseline: a run held against an earlier one. One-sided: getting better never fails."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from qdqcli.gate.budget import BaselineRule, Tolerance
 from qdqcli.gate.excess import excess_db
+from qdqcli.gate.settings import comparable, differences, shown
+from qdqcli.op.spec import WHOLE_TENSOR
+from qdqcli.recipe.keys import NONE
 from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, spec_to_json
 from qdqcli.result.verdict import Violation
 from qdqcli.stats.metrics import METRICS, Better
 
-DEFAULT_TOLERANCES = (Tolerance(metric="sqnr_db", amount=0.0, is_percent=False),)
+DEFAULT_TOLERANCE = Tolerance(metric="sqnr_db", amount=0.0, is_percent=False)
 """Where a budget names none: reports repeat bit for bit, so no worse at all can be asked for."""
 ORIGIN = "baseline"
 
 
-def compare_with_baseline(run: RunResult, baseline: RunResult, rule: BaselineRule) -> Iterator[Violation]:
-    """What became worse by more than the tolerances, and tensors that came, went or changed their settings."""
+def compare_with_baseline(run: RunResult, baseline: RunResult, rule: BaselineRule, source: str) -> Iterator[Violation]:
+    """What became worse by more than the tolerances, and tensors that came, went or changed their settings.
+
+    One violation where the whole run has other settings: nothing else can be said then. `source` is the budget.
+    """
+    changed = list(differences(comparable(baseline.settings), comparable(run.settings)))
+    if changed:
+        was, now = (", ".join(f"{change[0]} {change[side]}" for change in changed) for side in (1, 2))
+        yield Violation(
+            tensor=None, metric="settings", limit=was, actual=now, severity=rule.severity, origin=ORIGIN,
+            budget=source, line=rule.line,
+        )  # fmt: skip
+        return
     numbers = counterparts(list(located(run, run.rows)), list(located(baseline, baseline.rows)))
     known = set(numbers)
     for number, old in enumerate(baseline.rows):
         if number not in known:
-            yield _violation(old, "missing", "in the baseline", "not in this run", rule)
+            yield _violation(old, "missing", "in the baseline", "not in this run", rule, source)
     for row, before in zip(run.rows, numbers, strict=True):
         if before is None:
-            yield _violation(row, "unexpected", "not in the baseline", "in this run", rule)
+            yield _violation(row, "unexpected", "not in the baseline", "in this run", rule, source)
         else:
-            yield from _compare(baseline.rows[before], row, rule)
+            yield from _compare(baseline.rows[before], row, rule, source)
 
 
-def _compare(old: Row, new: Row, rule: BaselineRule) -> Iterator[Violation]:
+def _compare(old: Row, new: Row, rule: BaselineRule, source: str) -> Iterator[Violation]:
     was, now = _settings(old), _settings(new)
     if was != now:
         keys = [key for key in (was | now) if was.get(key) != now.get(key)]
-        limit, actual = (", ".join(f"{key} {part[key]}" for key in keys if key in part) for part in (was, now))
-        yield _violation(new, "settings", limit, actual, rule)
-    if isinstance(old, TensorResult) and isinstance(new, TensorResult):
-        yield from _worse(old, new, rule)
+        limit, actual = (", ".join(f"{key} {shown(part[key])}" for key in keys if key in part) for part in (was, now))
+        yield _violation(new, "settings", limit, actual, rule, source)
+    elif isinstance(old, TensorResult) and isinstance(new, TensorResult):
+        yield from _worse(old, new, rule, source)
 
 
 def _settings(row: Row) -> dict[str, object]:
@@ -46,26 +61,36 @@ def _settings(row: Row) -> dict[str, object]:
     }
     if isinstance(row, SkippedTensor):
         return fixed | {"skipped:": row.reason}
-    return fixed | ({} if row.spec is None else spec_to_json(row.spec))
+    if row.spec is None:
+        return fixed
+    spec = spec_to_json(row.spec)
+    return fixed | spec | ({"axis": NONE} if spec["axis"] == WHOLE_TENSOR else {})
 
 
-def _worse(old: TensorResult, new: TensorResult, rule: BaselineRule) -> Iterator[Violation]:
-    for tolerance in rule.tolerances or DEFAULT_TOLERANCES:
+def _worse(old: TensorResult, new: TensorResult, rule: BaselineRule, source: str) -> Iterator[Violation]:
+    for tolerance in rule.tolerances or [replace(DEFAULT_TOLERANCE, line=rule.line)]:
         was, now = old.stats[tolerance.metric], new.stats[tolerance.metric]
         if (now is None and (new.is_exact or not new.num_elements)) or (was is None and not old.is_exact):
             continue  # nothing was lost, or there is nothing to hold it against
         is_higher_better = METRICS[tolerance.metric].better is Better.HIGHER
         if was is None or now is None:  # lost something where nothing was lost, or cannot be measured any more
-            yield _violation(new, tolerance.metric, "exact" if was is None else was, now, rule)
+            limit = "exact" if was is None else was
+            yield _violation(new, tolerance.metric, limit, now, rule, source, tolerance.line)
             continue
         amount = abs(was) * tolerance.amount / 100.0 if tolerance.is_percent else tolerance.amount
         limit = was - amount if is_higher_better else was + amount
         if now < limit if is_higher_better else now > limit:
-            yield _violation(new, tolerance.metric, limit, now, rule)
+            yield _violation(new, tolerance.metric, limit, now, rule, source, tolerance.line)
 
 
 def _violation(
-    row: Row, metric: str, limit: float | str | None, actual: float | str | None, rule: BaselineRule
+    row: Row,
+    metric: str,
+    limit: float | str | None,
+    actual: float | str | None,
+    rule: BaselineRule,
+    source: str,
+    line: int | None = None,
 ) -> Violation:
     over = None
     if isinstance(limit, int | float) and isinstance(actual, int | float):
@@ -79,4 +104,6 @@ def _violation(
         severity=rule.severity,
         excess_db=over,
         origin=ORIGIN,
+        budget=source,
+        line=rule.line if line is None else line,
     )

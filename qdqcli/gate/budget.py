@@ -3,27 +3,22 @@
 It says nothing of any run yet: `judge.py` applies it, `ratchet.py` tightens it.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from difflib import get_close_matches
-from math import isfinite
+from datetime import date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape_name, show_path
+from qdqcli.escape import show_path
 from qdqcli.gate.aggregate import AGGREGATES
-from qdqcli.recipe.patterns import compile_pattern
-from qdqcli.result.result import STATS
+from qdqcli.gate.keys import BUDGET, NO_LIMIT, PROJECT, TOLERANCE_KEYS, limit_key, limits_in
+from qdqcli.recipe.document import Document, read_text
+from qdqcli.recipe.lines import Path as Place
 from qdqcli.result.verdict import Severity
-from qdqcli.stats.metrics import METRICS, Better
 
-SCHEMA = 1
-NO_LIMIT = "none"
-"""The value that lifts a limit for the tensors of a later table."""
 PYPROJECT = "pyproject.toml"
+_IN_PYPROJECT: Place = ("tool", "qdq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +30,9 @@ class Limit:
     value: float | None
     """None lifts the limit."""
     severity: Severity = Severity.ERROR
-    place: str
-    """The table and key that say so, as `[limits] min_sqnr_db`."""
+    place: Place = ()
+    """The keys that lead to it in the file."""
+    line: int = 1
 
     @property
     def key(self) -> str:
@@ -54,6 +50,31 @@ class TensorRule:
     severity: Severity | None = None
     """For the limits of this table; of a table without limits: for all that the tensor has."""
     allow_nonfinite: bool | None = None
+    line: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What must be so of the tensors that are quantized, whatever their data."""
+
+    min_quantized: float | None = None
+    """Share of the selected elements that are measured."""
+    max_bits_per_weight: float | None = None
+    patterns: Sequence[str] = ()
+    """Of tensors that must not be quantized."""
+    severity: Severity = Severity.ERROR
+    lines: Mapping[str, int]
+    """Of its keys; of a pattern under the pattern."""
+    line: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The settings of the run that the limits come from."""
+
+    values: Mapping[str, Any]
+    """By key, as `settings.comparable` gives them."""
+    line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +85,7 @@ class Tolerance:
     amount: float
     is_percent: bool
     """Of the baseline's value."""
+    line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +95,7 @@ class BaselineRule:
     path: Path
     tolerances: Sequence[Tolerance]
     severity: Severity = Severity.ERROR
+    line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,224 +106,171 @@ class Waiver:
     reason: str
     until: date
     """The last day."""
+    line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """What a run may lose."""
 
-    rules: Sequence[TensorRule]
+    source: str
+    """The file as the user gave it."""
+    text: str = ""
+    """The text that was read, less a byte order mark."""
+    rules: Sequence[TensorRule] = ()
     """In order; the first is for every tensor."""
     summary: Mapping[str, Sequence[Limit]]
     """By what the limit is on: `summary` for all elements together, or an aggregate over tensors."""
+    structure: Structure | None = None
+    settings: RunSettings | None = None
     baseline: BaselineRule | None = None
     waivers: Sequence[Waiver] = ()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it sets no limit and has no baseline: every run would pass."""
+        limits = [limit for rule in self.rules for limit in rule.limits]
+        limits += [limit for of_place in self.summary.values() for limit in of_place]
+        structure = self.structure
+        return (
+            all(limit.value is None for limit in limits)
+            and self.baseline is None
+            and (structure is None or not structure.lines)
+        )
 
 
 def read_budget(path: Path) -> Budget:
     """The budget in a TOML file, or under `[tool.qdq.budget]` of a pyproject.toml.
 
     Raises:
-        UsageError: no such file, not TOML, an unknown key or metric (offers the nearest), a value of the wrong kind.
+        UsageError: no such file, not TOML, an unknown key (offers the nearest), a value of the wrong kind; names the
+            line.
     """
-    shown = show_path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{shown}: {error.strerror}; --budget takes a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{shown}: not TOML: {escape_name(str(error))}") from None
-    if path.name == PYPROJECT:
-        if not has_budget(data):
-            raise UsageError(f"{shown}: has no [tool.qdq.budget]; add it, or name another file")
-        data = data["tool"]["qdq"]["budget"]
-    return _Reader(shown=shown, folder=path.parent).budget(data)
+    if path.name != PYPROJECT:
+        return parse_budget(read_text(path, "a budget is a TOML file"), path)
+    budget = read_project(path)
+    if budget is None:
+        raise UsageError(f"{show_path(path)}: has no [tool.qdq.budget]; add it, or name another file")
+    return budget
 
 
-def has_budget(pyproject: Mapping[str, Any]) -> bool:
-    """Whether the content of a pyproject.toml has `[tool.qdq.budget]`."""
-    table: Any = pyproject
-    for key in ("tool", "qdq", "budget"):
-        table = table.get(key) if isinstance(table, Mapping) else None
-    return isinstance(table, Mapping)
+def read_project(path: Path) -> Budget | None:
+    """The budget of a pyproject.toml, where it has one; raises like `read_budget`."""
+    text = read_text(path, "the settings of a project are a TOML file")
+    document = Document(show_path(path), text)
+    tool = document.data.get("tool")
+    if not isinstance(tool, dict) or "qdq" not in tool:
+        return None
+    if not isinstance(tool["qdq"], dict):
+        document.fail(_IN_PYPROJECT, "qdq must be a table, [tool.qdq]")
+    settings = document.check(PROJECT, _IN_PYPROJECT)
+    if "budget" not in settings:
+        return None
+    return _Reader(document=document, folder=path.parent, base=(*_IN_PYPROJECT, "budget")).budget(settings["budget"])
 
 
-def limit_key(metric: str, *, is_minimum: bool) -> str:
-    """`min_sqnr_db`; `max_abs_error`, which bears its `max_` already, is its own upper limit."""
-    return metric if metric == "max_abs_error" else f"{'min' if is_minimum else 'max'}_{metric}"
-
-
-def _limit_keys() -> dict[str, tuple[str, bool]]:
-    keys = {}
-    for metric in STATS:
-        better = METRICS[metric].better if metric in METRICS else Better.NEITHER
-        for is_minimum in (True, False):
-            if better is not (Better.LOWER if is_minimum else Better.HIGHER):
-                keys[limit_key(metric, is_minimum=is_minimum)] = metric, is_minimum
-    return keys
-
-
-LIMIT_KEYS = _limit_keys()
-"""Key of a limit -> its metric, and whether it is a minimum. A limit on the better side is none."""
-
-_TOLERANCE_KEYS = {
-    f"{metric.name}_{'drop' if metric.better is Better.HIGHER else 'rise'}{unit}": (metric.name, bool(unit))
-    for metric in METRICS.values()
-    if metric.better is not Better.NEITHER
-    for unit in ("", "_percent")
-}
+def parse_budget(text: str, path: Path) -> Budget:
+    """The budget in a text that is the whole of a file; raises like `read_budget`."""
+    document = Document(show_path(path), text)
+    return _Reader(document=document, folder=path.parent).budget(document.check(BUDGET))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """The walk through the TOML; every message names the file and the table."""
+    """The walk through data that keeps the schema."""
 
-    shown: str
+    document: Document
     folder: Path
+    base: Place = ()
+    """The table of the budget."""
 
     def budget(self, data: Mapping[str, Any]) -> Budget:
-        self.check_keys(data, "", ("schema", "allow_nonfinite", "limits", "tensors", "summary", "baseline", "waivers"))
-        if data.get("schema") != SCHEMA:
-            found = f"schema is {data['schema']!r}" if "schema" in data else "no schema is named; add a first line"
-            self.fail(f"{found}: this version reads schema = {SCHEMA}")
-        general = self.rule(self.table(data, "limits"), "[limits]", ())
-        if "allow_nonfinite" in data:
-            general = TensorRule(
-                patterns=(),
-                limits=general.limits,
-                severity=general.severity,
-                allow_nonfinite=self.typed(data, "allow_nonfinite", bool, "the file"),
-            )
-        rules = [general]
-        for number, table in enumerate(self.tables(data, "tensors"), 1):
-            place = f"[[tensors]] {number}"
-            rules.append(self.rule(table, place, self.patterns(table, place), ("match",)))
+        general = TensorRule(
+            patterns=(),
+            limits=self.limits(data.get("limits", {}), "limits"),
+            allow_nonfinite=data.get("allow_nonfinite", data.get("limits", {}).get("allow_nonfinite")),
+        )
         return Budget(
-            rules=rules,
-            summary=self.summary(self.table(data, "summary")),
-            baseline=self.baseline(self.table(data, "baseline")) if "baseline" in data else None,
-            waivers=[self.waiver(table, number) for number, table in enumerate(self.tables(data, "waivers"), 1)],
+            source=self.document.source,
+            text=self.document.text,
+            rules=[general, *(self.rule(table, number) for number, table in enumerate(data.get("tensors", [])))],
+            summary=self.summary(data.get("summary", {})),
+            structure=self.structure(data["structure"]) if "structure" in data else None,
+            settings=RunSettings(values=data["settings"], line=self.line("settings")) if "settings" in data else None,
+            baseline=self.baseline(data["baseline"]) if "baseline" in data else None,
+            waivers=[self.waiver(table, number) for number, table in enumerate(data.get("waivers", []))],
         )
 
-    def rule(
-        self, table: Mapping[str, Any], place: str, patterns: Sequence[str], more_keys: Sequence[str] = ()
-    ) -> TensorRule:
-        self.check_keys(table, place, (*more_keys, "severity", "allow_nonfinite", *LIMIT_KEYS))
-        allow = self.typed(table, "allow_nonfinite", bool, place) if "allow_nonfinite" in table else None
+    def rule(self, table: Mapping[str, Any], number: int) -> TensorRule:
         return TensorRule(
-            patterns=patterns,
-            limits=self.limits(table, place),
-            severity=self.severity(table, place) if "severity" in table else None,
-            allow_nonfinite=allow,
+            patterns=self.patterns(table, "tensors", number, "match"),
+            limits=self.limits(table, "tensors", number),
+            severity=_severity(table) if "severity" in table else None,
+            allow_nonfinite=table.get("allow_nonfinite"),
+            line=self.line("tensors", number),
         )
 
     def summary(self, table: Mapping[str, Any]) -> dict[str, Sequence[Limit]]:
-        self.check_keys(table, "[summary]", ("severity", *AGGREGATES, *LIMIT_KEYS))
-        found: dict[str, Sequence[Limit]] = {"summary": self.limits(table, "[summary]")}
+        found: dict[str, Sequence[Limit]] = {"summary": self.limits(table, "summary")}
         for name in AGGREGATES:
-            place = f"[summary.{name}]"
-            part = self.table(table, name)
-            self.check_keys(part, place, ("severity", *LIMIT_KEYS))
-            found[f"summary.{name}"] = self.limits(part, place)
+            found[f"summary.{name}"] = self.limits(table.get(name, {}), "summary", name)
         return found
 
+    def structure(self, table: Mapping[str, Any]) -> Structure:
+        patterns = self.patterns(table, "structure", "forbid") if "forbid" in table else ()
+        lines = {key: self.line("structure", key) for key in table if key != "severity"}
+        lines |= {pattern: self.line("structure", "forbid", index) for index, pattern in enumerate(patterns)}
+        return Structure(
+            min_quantized=table.get("min_quantized"),
+            max_bits_per_weight=table.get("max_bits_per_weight"),
+            patterns=patterns,
+            severity=_severity(table),
+            lines=lines,
+            line=self.line("structure"),
+        )
+
     def baseline(self, table: Mapping[str, Any]) -> BaselineRule:
-        self.check_keys(table, "[baseline]", ("file", "severity", *_TOLERANCE_KEYS))
-        file = self.typed(table, "file", str, "[baseline]")
-        tolerances = []
-        for key, (metric, is_percent) in _TOLERANCE_KEYS.items():
-            if key in table:
-                amount = self.number(table[key], key, "[baseline]")
-                if amount < 0:
-                    self.fail(f"[baseline] {key} is {amount}; how much worse it may be is 0 or more")
-                tolerances.append(Tolerance(metric=metric, amount=amount, is_percent=is_percent))
-        return BaselineRule(path=self.folder / file, tolerances=tolerances, severity=self.severity(table, "[baseline]"))
+        return BaselineRule(
+            path=self.folder / table["file"],
+            tolerances=[
+                Tolerance(metric=metric, amount=table[key], is_percent=is_percent, line=self.line("baseline", key))
+                for key, (metric, is_percent) in TOLERANCE_KEYS.items()
+                if key in table
+            ],
+            severity=_severity(table),
+            line=self.line("baseline"),
+        )
 
     def waiver(self, table: Mapping[str, Any], number: int) -> Waiver:
-        place = f"[[waivers]] {number}"
-        self.check_keys(table, place, ("match", "reason", "until"))
-        until = table.get("until")
-        if not isinstance(until, date) or isinstance(until, datetime):
-            self.fail(f"{place}: needs until, the last day that it holds, as until = 2027-01-31")
-        reason = self.typed(table, "reason", str, place)
-        if not reason.strip():
-            self.fail(f"{place}: needs a reason")
-        return Waiver(patterns=self.patterns(table, place), reason=reason, until=until)
+        until = table["until"]
+        return Waiver(
+            patterns=self.patterns(table, "waivers", number, "match"),
+            reason=table["reason"],
+            until=date.fromisoformat(until) if isinstance(until, str) else until,
+            line=self.line("waivers", number),
+        )
 
-    def limits(self, table: Mapping[str, Any], place: str) -> list[Limit]:
-        severity = self.severity(table, place)
-        limits = []
-        for key, (metric, is_minimum) in LIMIT_KEYS.items():
-            if key in table:
-                value = None if table[key] == NO_LIMIT else self.number(table[key], key, place)
-                limits.append(
-                    Limit(
-                        metric=metric,
-                        is_minimum=is_minimum,
-                        value=value,
-                        severity=severity,
-                        place=place,
-                    )
-                )
-        return limits
+    def limits(self, table: Mapping[str, Any], *place: str | int) -> list[Limit]:
+        severity = _severity(table)
+        return [
+            Limit(
+                metric=metric,
+                is_minimum=is_minimum,
+                value=None if table[key] == NO_LIMIT else table[key],
+                severity=severity,
+                place=(*self.base, *place, key),
+                line=self.line(*place, key),
+            )
+            for key, metric, is_minimum in limits_in(table)
+        ]
 
-    def patterns(self, table: Mapping[str, Any], place: str) -> tuple[str, ...]:
-        value = table.get("match")
-        patterns = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
-        if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-            self.fail(f"{place}: needs match, a pattern or a list of them")
-        try:
-            for pattern in patterns:
-                compile_pattern(pattern)
-        except UsageError as error:
-            self.fail(f"{place}: {error}")
-        return patterns
+    def patterns(self, table: Mapping[str, Any], *place: str | int) -> tuple[str, ...]:
+        *of_table, _ = place
+        return self.document.patterns(table, (*self.base, *place), self.document.name((*self.base, *of_table)))
 
-    def severity(self, table: Mapping[str, Any], place: str) -> Severity:
-        value = table.get("severity", "error")
-        if value not in tuple(Severity):
-            self.fail(f"{place} severity is {value!r}; it is one of {', '.join(Severity)}")
-        return Severity(value)
+    def line(self, *place: str | int) -> int:
+        return self.document.line((*self.base, *place))
 
-    def number(self, value: Any, key: str, place: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            self.fail(f"{place} {key} is {value!r}; it must be a finite number")
-        return float(value) if isinstance(value, float) else value
 
-    def typed(self, table: Mapping[str, Any], key: str, kind: type[bool] | type[str], place: str) -> Any:
-        value = table.get(key)
-        if type(value) is not kind:
-            word = "true or false" if kind is bool else "a text"
-            self.fail(f"{place}: {key} must be {word}" if key in table else f"{place}: needs {key}, {word}")
-        return value
-
-    def table(self, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-        value = data.get(key, {})
-        if not isinstance(value, dict):
-            self.fail(f"{key} must be a table, [{key}]")
-        table: dict[str, Any] = value
-        return table
-
-    def tables(self, data: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-        value = data.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-            self.fail(f"{key} must be tables, [[{key}]]")
-        tables: list[Mapping[str, Any]] = value
-        return tables
-
-    def check_keys(self, table: Mapping[str, Any], place: str, known: Sequence[str]) -> None:
-        for key in table:
-            if key in known:
-                continue
-            prefix, _, metric = key.partition("_")
-            if metric in METRICS and limit_key(metric, is_minimum=prefix == "max") in known:
-                self.fail(f"{place} {key}: {metric} is better when {METRICS[metric].better}; "
-                          f"limit it with {limit_key(metric, is_minimum=prefix == 'max')}")  # fmt: skip
-            nearest = get_close_matches(key, known, n=3, cutoff=0.5)
-            offer = f"; the nearest are {', '.join(nearest)}" if len(nearest) > 1 else ""
-            offer = f"; the nearest is {nearest[0]}" if len(nearest) == 1 else offer
-            where = f" in {place}" if place else ""
-            self.fail(f"unknown key '{escape_name(key)}'{where}{offer}")
-
-    def fail(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.shown}: {message}")
+def _severity(table: Mapping[str, Any]) -> Severity:
+    return Severity(table.get("severity", Severity.ERROR))

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from json import dumps
 from math import isfinite
+from typing import Any
 
 from qdqcli.gate.aggregate import aggregate
-from qdqcli.gate.budget import SCHEMA
 from qdqcli.gate.ratchet import Headroom
+from qdqcli.gate.settings import comparable
 from qdqcli.recipe.file_ref import SEPARATOR, qualified
+from qdqcli.recipe.keys import SCHEMA_VERSION
 from qdqcli.recipe.pairing import located
 from qdqcli.recipe.patterns import holders_of
 from qdqcli.result.result import RunResult
@@ -24,7 +26,7 @@ def budget_text(run: RunResult, headroom: Headroom) -> str:
 
 def _lines(run: RunResult, headroom: Headroom) -> Iterator[str]:
     rows = list(run.quantized)
-    yield f"schema = {SCHEMA}"
+    yield f"schema = {SCHEMA_VERSION}"
     if any(row.stats["num_nonfinite"] or row.stats["num_nonfinite_output"] for row in rows):
         yield "allow_nonfinite = true"
     worst: dict[str, float] = {}
@@ -42,6 +44,10 @@ def _lines(run: RunResult, headroom: Headroom) -> Iterator[str]:
             "[limits] # of tensors that have none of their own",
             _limit(min(worst.values()), headroom),
         )
+    elif run.is_exact:
+        yield from ("", "[limits] # no element changed", "max_abs_error = 0")
+    yield from ("", "[settings] # a run with others is not judged")
+    yield from (f"{key} = {_toml_value(value)}" for key, value in comparable(run.settings).items())
     total = run.summary[METRIC]
     if total is not None:
         yield from ("", "[summary]", _limit(total, headroom))
@@ -62,6 +68,14 @@ def glob_of(name: str) -> str:
         return "re:"
     text = "".join(f"[{char}]" if char in _SPECIAL else char for char in name).replace(SEPARATOR, ":[:]")
     return f"[r]{text[1:]}" if text.startswith("re:") else text
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return toml_text(value) if isinstance(value, str) else repr(value)
 
 
 def toml_text(text: str) -> str:

@@ -1,7 +1,8 @@
 """Judge: a run and a budget become a verdict."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import chain
 from math import inf, isfinite
@@ -12,13 +13,17 @@ from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.baseline import compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.excess import excess_db
+from qdqcli.gate.settings import check_settings
+from qdqcli.gate.structure import judge_structure, members_of
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.pairing import located
 from qdqcli.recipe.patterns import Tables, holders_of, matches_any, nearest_names
 from qdqcli.result.result import RunResult, Source, TensorResult
-from qdqcli.result.verdict import Severity, Verdict, Violation
+from qdqcli.result.verdict import Margin, Severity, Verdict, Violation
 
 NONFINITE = ("num_nonfinite", "num_nonfinite_output")
+_SHARED = ("settings", "missing", "unexpected", "failed")
+"""Violations that are one where limit and actual value are the same: they have one cause."""
 
 
 def judge(
@@ -27,26 +32,32 @@ def judge(
     """The verdict, and warnings of patterns that matched nothing.
 
     Raises:
-        UsageError: a pattern matches no measured tensor (a warning with `allow_unmatched`).
+        UsageError: nothing was measured, or with other settings than those of the budget; a pattern matches no measured
+            tensor (a warning with `allow_unmatched`).
     """
+    check_settings(budget, run.settings)
+    if not run.sums.num_elements:
+        raise UsageError(f"{', '.join(run.inputs)}: nothing was measured, so there is nothing to judge")
     warnings = _unmatched(run, budget, baseline)
     if warnings and not allow_unmatched:
         raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
-    rules = Tables(budget.rules, {row.source.name for row in run.rows})
-    found = [violation for row in run.quantized for violation in _judge_tensor(row, run, rules)]
-    found += [
-        Violation(
-            tensor=row.source.name, file=row.source.file, metric="failed", limit=None, actual=row.reason,
-            origin="limits",
-        )
-        for row in run.skipped
-        if row.is_failure
-    ]  # fmt: skip
-    found += _judge_summary(run, budget)
+    found = [*judge_structure(list(members_of(run)), run.notes, budget)]
+    limits = _Limits(run=run, budget=budget)
+    limits.judge()
+    found += limits.violations
     if budget.baseline is not None and baseline is not None:
-        found += compare_with_baseline(run, baseline, budget.baseline)
+        found += compare_with_baseline(run, baseline, budget.baseline, budget.source)
+    return verdict_of(found, run, budget, today, min(limits.margins, key=_nearness, default=None)), warnings
+
+
+def verdict_of(
+    found: Sequence[Violation], run: RunResult, budget: Budget, today: date, nearest: Margin | None = None
+) -> Verdict:
+    """Violations, those of one cause in one, without those that a waiver covers."""
     counted, waived = _waive(found, run, budget, today)
-    return Verdict(violations=sorted(counted, key=_rank), waived=sorted(waived, key=_rank)), warnings
+    return Verdict(
+        violations=sorted(_by_cause(counted), key=_rank), waived=sorted(waived, key=_rank), nearest=nearest
+    )  # fmt: skip
 
 
 def limits_of(source: Source, run: RunResult, rules: Tables[TensorRule]) -> tuple[dict[str, Limit], bool]:
@@ -62,65 +73,85 @@ def limits_of(source: Source, run: RunResult, rules: Tables[TensorRule]) -> tupl
     return {key: limit for key, limit in limits.items() if limit.value is not None}, allow_nonfinite
 
 
-def _judge_tensor(row: TensorResult, run: RunResult, rules: Tables[TensorRule]) -> Iterator[Violation]:
-    limits, allow_nonfinite = limits_of(row.source, run, rules)
-    if not allow_nonfinite:
-        for metric in NONFINITE:
-            count = row.stats[metric]
-            if count and _is_unlimited(limits, metric):
-                yield Violation(
-                    tensor=row.source.name, file=row.source.file, metric=metric, limit=0, actual=count, origin="limits"
-                )  # fmt: skip
-    for limit in limits.values():
-        value = row.stats[limit.metric]
-        if value is None and (row.is_exact or not row.num_elements):
-            continue
-        if value is None and allow_nonfinite and not row.sums.num_measured:
-            continue
-        violation = _check(limit, value, "limits")
-        if violation is not None:
-            yield replace(violation, tensor=row.source.name, file=row.source.file)
+@dataclass(kw_only=True)
+class _Limits:
+    """A run against the limits of a budget."""
 
+    run: RunResult
+    budget: Budget
+    violations: list[Violation] = field(default_factory=list)
+    margins: list[Margin] = field(default_factory=list)
+    """Of the limits that are kept."""
 
-def _is_unlimited(limits: Mapping[str, Limit], metric: str) -> bool:
-    """Whether no limit speaks of the metric."""
-    return f"max_{metric}" not in limits
+    def judge(self) -> None:
+        rules = Tables(self.budget.rules, {row.source.name for row in self.run.rows})
+        for row in self.run.quantized:
+            self._judge_tensor(row, *limits_of(row.source, self.run, rules))
+        for skipped in self.run.skipped:
+            if skipped.is_failure:
+                self._add(skipped.source, "failed", None, skipped.reason)
+        for origin, limits in self.budget.summary.items():
+            for limit in limits:
+                if limit.value is not None:
+                    self._judge_summary(limit, origin)
 
-
-def _judge_summary(run: RunResult, budget: Budget) -> Iterator[Violation]:
-    rows = list(run.quantized)
-    for place, limits in budget.summary.items():
-        for limit in limits:
-            if limit.value is None:
+    def _judge_tensor(self, row: TensorResult, limits: Mapping[str, Limit], allow_nonfinite: bool) -> None:
+        if not allow_nonfinite:
+            for metric in NONFINITE:
+                if row.stats[metric] and f"max_{metric}" not in limits:  # a limit on the metric allows some
+                    self._add(row.source, metric, 0, row.stats[metric])
+        for limit in limits.values():
+            value = row.stats[limit.metric]
+            if value is None and (row.is_exact or not row.num_elements):
                 continue
-            if place == "summary":
-                value = run.summary[limit.metric]
-                if value is None and run.is_exact:
-                    continue
-            else:
-                value = aggregate(place.removeprefix("summary."), limit.metric, rows)
-                if value is not None and not isfinite(value):  # nothing was lost
-                    continue
-            violation = _check(limit, value, place)
-            if violation is not None:
-                yield violation
+            if value is None and allow_nonfinite and not row.sums.num_measured:
+                continue
+            self._check(limit, value, row.source, "limits")
+
+    def _judge_summary(self, limit: Limit, origin: str) -> None:
+        if origin == "summary":
+            value = self.run.summary[limit.metric]
+            if value is None and self.run.is_exact:
+                return
+        else:
+            value = aggregate(origin.removeprefix("summary."), limit.metric, list(self.run.quantized))
+            if value is not None and not isfinite(value):  # nothing was lost
+                return
+        self._check(limit, value, None, origin)
+
+    def _check(self, limit: Limit, value: float | None, source: Source | None, origin: str) -> None:
+        """Add the violation, or the margin; a metric without a number is beyond every limit."""
+        bound = limit.value
+        assert bound is not None
+        distance = None if value is None else excess_db(limit.metric, bound, value)
+        name, file = (None, None) if source is None else (source.name, source.file)
+        if value is None or (value < bound if limit.is_minimum else value > bound):
+            self.violations.append(
+                Violation(
+                    tensor=name, file=file, metric=limit.metric, limit=bound, actual=value, severity=limit.severity,
+                    excess_db=distance, origin=origin, budget=self.budget.source, line=limit.line,
+                )
+            )  # fmt: skip
+        elif distance is not None:
+            self.margins.append(
+                Margin(
+                    tensor=name, file=file, metric=limit.metric, limit=bound, actual=value,
+                    margin_db=0.0 if value == bound else distance, origin=origin,
+                )
+            )  # fmt: skip
+
+    def _add(self, source: Source, metric: str, limit: float | None, actual: float | str | None) -> None:
+        self.violations.append(
+            Violation(
+                tensor=source.name, file=source.file, metric=metric, limit=limit, actual=actual, origin="limits",
+                budget=self.budget.source,
+            )
+        )  # fmt: skip
 
 
-def _check(limit: Limit, value: float | None, origin: str) -> Violation | None:
-    """The violation, without its tensor; a metric without a number is beyond every limit."""
-    bound = limit.value
-    assert bound is not None
-    if value is not None and (value >= bound if limit.is_minimum else value <= bound):
-        return None
-    return Violation(
-        tensor=None,
-        metric=limit.metric,
-        limit=bound,
-        actual=value,
-        severity=limit.severity,
-        excess_db=None if value is None else excess_db(limit.metric, bound, value),
-        origin=origin,
-    )
+def _nearness(margin: Margin) -> tuple[bool, float, str, str, str]:
+    """Tensors before the whole run."""
+    return margin.tensor is None, margin.margin_db, margin.tensor or "", margin.file or "", margin.metric
 
 
 def _waive(
@@ -140,8 +171,8 @@ def _waive(
             waived.append(replace(violation, waiver=waiver.reason))
     counted += [
         Violation(
-            tensor=None, metric="waiver", limit=waiver.until.isoformat(), origin="waivers",
-            actual=f"{', '.join(waiver.patterns)}: {waiver.reason}",
+            tensor=None, metric="waiver", limit=waiver.until.isoformat(), actual=", ".join(waiver.patterns),
+            origin="waivers", budget=budget.source, line=waiver.line, waiver=waiver.reason,
         )
         for waiver in budget.waivers
         if today > waiver.until
@@ -155,25 +186,48 @@ def waiver_for(name: str, file: str, run: RunResult, waivers: Tables[Waiver], to
     return next((waiver for waiver in found if today <= waiver.until), None)
 
 
-def _rank(violation: Violation) -> tuple[bool, float, str, str, str]:
+def _by_cause(found: Sequence[Violation]) -> Iterator[Violation]:
+    """The violations, those that share a cause as one."""
+    causes: dict[object, list[Violation]] = defaultdict(list)
+    for number, violation in enumerate(found):
+        is_shared = violation.metric in _SHARED and violation.tensor is not None
+        cause = violation.metric, violation.limit, violation.actual, violation.severity, violation.origin
+        causes[cause if is_shared else number].append(violation)
+    for first, *others in causes.values():
+        if not others:
+            yield first
+            continue
+        names = (first.tensor, *(other.tensor for other in others))
+        yield replace(first, tensor=None, file=None, tensors=tuple(name for name in names if name is not None))
+
+
+def _rank(violation: Violation) -> tuple[bool, bool, float, str, str, str]:
+    """What has no number before how far others are over, and a cause of several before one of one tensor."""
     over = inf if violation.excess_db is None else violation.excess_db
     place = violation.tensor or "", violation.file or "", violation.metric
-    return violation.severity is not Severity.ERROR, -over, *place
+    return violation.severity is not Severity.ERROR, not violation.tensors, -over, *place
 
 
 def _unmatched(run: RunResult, budget: Budget, baseline: RunResult | None) -> list[str]:
-    """Patterns of limits must match what was measured; those of waivers may also name what is missing."""
-    measured, skipped = holders_of(located(run, run.quantized)), holders_of(located(run, run.skipped))
+    """Patterns of limits must match what was measured; others may also name what is skipped, or missing."""
+    measured = holders_of(located(run, run.quantized))
+    skipped = holders_of(located(run, run.skipped))
     before = located(baseline, baseline.rows) if baseline is not None else ()
     everything = holders_of(chain(located(run, run.rows), before))
+    found = [(f"[[tensors]] {number}", rule.line, pattern, measured) for number, rule in enumerate(budget.rules)
+             for pattern in rule.patterns]  # fmt: skip
+    found += [(f"[[waivers]] {number}", waiver.line, pattern, everything)
+              for number, waiver in enumerate(budget.waivers, 1) for pattern in waiver.patterns]  # fmt: skip
+    if budget.structure is not None:
+        lines = budget.structure.lines
+        found += [("[structure] forbid", lines[pattern], pattern, everything) for pattern in budget.structure.patterns]
     warnings = []
-    for kind, tables, names in (("[[tensors]]", budget.rules, measured), ("[[waivers]]", budget.waivers, everything)):
-        for pattern in (pattern for table in tables for pattern in table.patterns):
-            if matches_any(pattern, names):
-                continue
-            offer = nearest_names(pattern, names)
-            if names is measured and matches_any(pattern, skipped):
-                offer = "; it matches tensors that were not quantized, which no limit holds for"
-            what = f"{kind} pattern '{escape_name(pattern)}'"
-            warnings.append(f"budget: {what} matches none of {len(names)} tensors{offer}")
+    for table, line, pattern, holders in found:
+        if matches_any(pattern, holders):
+            continue
+        offer = nearest_names(pattern, holders)
+        if holders is measured and matches_any(pattern, skipped):
+            offer = "; it matches tensors that were not quantized, which no limit holds for"
+        where = f"{budget.source}:{line}: {table}: pattern '{escape_name(pattern)}'"
+        warnings.append(f"{where} matches none of {len(holders)} tensors{offer}")
     return warnings

@@ -1,29 +1,18 @@
-"""Ratchet: the limits of a budget file rewritten tighter where a run allows it, never looser.
+"""Ratchet: the limits of a budget file rewritten tighter where a run allows it, never looser."""
 
-The text is changed number by number, so that comments and order stay; what it says afterwards is read again.
-"""
-
-import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from math import ceil, floor, isfinite, log10
-from typing import Self
+from typing import Any, Self
 
-from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.budget import Budget, Limit
 from qdqcli.gate.judge import limits_of, waiver_for
+from qdqcli.recipe.lines import Path as Place
 from qdqcli.recipe.patterns import Tables
 from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS
-
-_HEADER = re.compile(r"^\s*\[(\[)?\s*(?P<name>[\w.\s\"]+?)\s*\](\])?\s*(#.*)?$")
-_SETTING = re.compile(r"^(?P<head>\s*(?P<key>\w+)\s*=\s*)(?P<value>[-+]?[\d_.]+(?:[eE][-+]?\d+)?)(?P<tail>\s*(#.*)?)$")
-
-Place = tuple[str, str]
-"""A table, as a limit's `place` names it, and a key in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,38 +53,32 @@ def _rounded(value: float, *, is_minimum: bool) -> float:
     return rounded if (rounded <= value if is_minimum else rounded >= value) else value
 
 
-def ratchet(text: str, budget: Budget, run: RunResult, headroom: Headroom, today: date, shown: str) -> str:
-    """The budget's text with limits that the run keeps with room to spare set closer.
-
-    Raises:
-        UsageError: a limit that could be tighter does not stand on a line of its own.
-    """
+def ratchet(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> str:
+    """The text of the budget with limits that the run keeps with room to spare set closer; all else stays as it is."""
     tighter = dict(_tighter(budget, run, headroom, today))
-    left = dict(tighter)
-    lines = []
-    for place, line in _placed(text):
-        match = _SETTING.match(line.rstrip("\r\n"))
-        if match and (place, match["key"]) in left:
-            ending = line[len(line.rstrip("\r\n")) :]
-            line = f"{match['head']}{left.pop((place, match['key']))!r}{match['tail']}{ending}"
-        lines.append(line)
-    if left:
-        place, key = next(iter(left))
-        raise UsageError(f"{shown}: {place} {key} cannot be rewritten; write it as KEY = NUMBER on a line of its own")
-    changed = "".join(lines)
-    tomllib.loads(changed)
-    return changed
+    if not tighter:
+        return budget.text
+    # Imported late: 40 ms, for this option alone.
+    import tomlkit
+
+    document = tomlkit.parse(budget.text)
+    for (*tables, key), value in tighter.items():
+        table: Any = document
+        for part in tables:
+            table = table[part]
+        table[key] = value
+    return tomlkit.dumps(document)
 
 
 def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> Iterator[tuple[Place, float]]:
-    """The limits that can be tighter, and their new values."""
+    """Where the limits stand that can be tighter, and their new values."""
     for limit, values in _held(budget, run, today):
         if limit.value is None or not values:
             continue
         worst = min(values) if limit.is_minimum else max(values)
         new = headroom.limit(limit.metric, worst, is_minimum=limit.is_minimum)
         if new > limit.value if limit.is_minimum else new < limit.value:
-            yield (limit.place, limit.key), new
+            yield limit.place, new
 
 
 def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, list[float]]]:
@@ -108,7 +91,7 @@ def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, 
             continue
         for limit in limits_of(row.source, run, rules)[0].values():
             value = row.stats[limit.metric]
-            _, values = by_place.setdefault((limit.place, limit.key), (limit, []))
+            _, values = by_place.setdefault(limit.place, (limit, []))
             if value is not None:
                 values.append(value)
     yield from by_place.values()
@@ -121,17 +104,3 @@ def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, 
                 else aggregate(place.removeprefix("summary."), limit.metric, rows)
             )
             yield limit, [] if value is None or not isfinite(value) else [value]
-
-
-def _placed(text: str) -> Iterator[tuple[str, str]]:
-    """Each line with the table that it is in, as limits name their place."""
-    place, number = "", 0
-    for line in text.splitlines(keepends=True):
-        header = _HEADER.match(line)
-        if header:
-            name = re.sub(r"[\s\"]", "", header["name"]).removeprefix("tool.qdq.budget.")
-            place = f"[{name}]"
-            if name == "tensors":
-                number += 1
-                place = f"[[tensors]] {number}"
-        yield place, line

@@ -20,6 +20,8 @@ class Skip:
     """The tensor is left as it is."""
 
     reason: str
+    is_selected: bool = False
+    """Whether it would be quantized if it could be: its dtype alone forbids it."""
 
 
 Decision = QuantSpec | Skip

@@ -17,6 +17,9 @@ from qdqcli.recipe.schema import Schema, is_valid, known_keys, tables_of, words_
 from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file
 from qdqcli.tensors.strict_json import parse_object
 
+Tables = Mapping[str, Schema]
+"""The tables of a file by name, for what else an unknown key may be."""
+
 
 def read_text(path: Path, what: str) -> str:
     """The text of a file with its line endings, less a byte order mark; `what` says in errors what it should be.
@@ -62,17 +65,22 @@ class Document:
         return json_lines(self.text) if self.is_json else toml_lines(self.text)
 
     def line(self, place: Place) -> int:
-        """Where it stands, or the table that it is in."""
-        while place and place not in self._lines:
+        """Where it stands, or the first of what is in it, or the table that it is in."""
+        while place:
+            if place in self._lines:
+                return self._lines[place]
+            inside = [line for path, line in self._lines.items() if path[: len(place)] == place]
+            if inside:
+                return min(inside)
             place = place[:-1]
-        return self._lines.get(place, 1)
+        return 1
 
     def fail(self, place: Place, message: str) -> NoReturn:
         """Refuse the file because of what stands there."""
         raise UsageError(f"{self.source}:{self.line(place)}: {message}")
 
     def check(self, schema: Schema, place: Place = ()) -> Mapping[str, Any]:
-        """The table at `place` ("" keys of the top one), known to keep its schema.
+        """The table at `place`, known to keep its schema.
 
         Raises:
             UsageError: an unknown key (offers the nearest), a value of the wrong kind, a key that is missing.
@@ -80,9 +88,15 @@ class Document:
         value: Any = self.data
         for key in place:
             value = value[key]
-        self._check_table(value, schema, place, "", schema)
+        tables = dict(tables_of(schema, "".join(f"{part}." for part in place)))
+        self._check_table(value, schema, place, self.name(place) if place else "", tables)
         found: Mapping[str, Any] = value
         return found
+
+    def name(self, place: Place) -> str:
+        """How messages call a table: `[limits]`, `[[tensors]] 2`."""
+        dotted = ".".join(part for part in place if isinstance(part, str))
+        return f"[[{dotted}]] {place[-1] + 1}" if isinstance(place[-1], int) else f"[{dotted}]"
 
     def patterns(self, table: Mapping[str, Any], place: Place, name: str) -> tuple[str, ...]:
         """A pattern or a list of them, each one that compiles."""
@@ -95,34 +109,35 @@ class Document:
                 self.fail((*place, index) if (*place, index) in self._lines else place, f"{name}: {error}")
         return patterns
 
-    def _check_table(self, value: Any, schema: Schema, place: Place, name: str, root: Schema) -> None:
+    def _check_table(self, value: Any, schema: Schema, place: Place, name: str, tables: Tables) -> None:
         known = known_keys(schema)
         properties = schema["properties"]
         for key in value:
             of_key = properties.get(key)
             where = f" in {name}" if name else ""
             if of_key is None:
-                self.fail((*place, key), f"unknown key '{escape_name(key)}'{where}; {_offer(key, known, root)}")
+                self.fail((*place, key), f"unknown key '{escape_name(key)}'{where}; {_offer(key, known, tables)}")
             if "not" in of_key:
                 self.fail((*place, key), f"{key}{where}: {of_key['description']}")
-            self._check(value[key], of_key, (*place, key), name, root)
+            self._check(value[key], of_key, (*place, key), name, tables)
         for key in schema.get("required", ()):
             if key not in value:
                 needed = properties[key]
                 self.fail(place, f"{name or 'the file'} has no {key}; {words_for(needed)} is needed")
 
-    def _check(self, value: Any, schema: Schema, place: Place, table: str, root: Schema) -> None:
-        dotted = ".".join(part for part in place if isinstance(part, str))
+    def _check(self, value: Any, schema: Schema, place: Place, table: str, tables: Tables) -> None:
         if schema.get("type") == "object":
             if not isinstance(value, dict):
-                self.fail(place, f"{place[-1]} must be a table, [{dotted}]")
-            self._check_table(value, schema, place, f"[{dotted}]", root)
+                self.fail(place, f"{place[-1]} must be a table, {self.name(place)}")
+            self._check_table(value, schema, place, self.name(place), tables)
         elif "properties" in schema.get("items", {}):
             if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-                self.fail(place, f"{place[-1]} must be tables, [[{dotted}]]")
-            title = schema["items"].get("title", f"[[{dotted}]]")
+                self.fail(place, f"{place[-1]} must be tables, [{self.name(place)}]")
             for index, item in enumerate(value):
-                self._check_table(item, schema["items"], (*place, index), f"{title} {index + 1}", root)
+                name = self.name((*place, index))
+                if "title" in schema["items"]:
+                    name = f"{schema['items']['title']} {index + 1}"
+                self._check_table(item, schema["items"], (*place, index), name, tables)
         elif not is_valid(value, schema):
             prefix = f"{table}: " if table else ""
             self.fail(place, f"{prefix}{place[-1]} is {_shown(value)}; it must be {words_for(schema)}")
@@ -136,15 +151,15 @@ def _shown(value: Any) -> str:
         return "a number of very many digits"
 
 
-def _offer(key: str, known: Sequence[str], root: Schema) -> str:
+def _offer(key: str, known: Sequence[str], tables: Tables) -> str:
     """What may have been meant by an unknown key: one of its table, or of another."""
     word = key.lower().replace("-", "_")[:100]
     if nearest := get_close_matches(word, known, n=1, cutoff=0.5):
         return f"the nearest is {nearest[0]}"
     elsewhere: dict[str, list[str]] = {}
-    for name, table in tables_of(root):
+    for name, table in tables.items():
         for other in known_keys(table):
             elsewhere.setdefault(other, []).append(name)
     if nearest := get_close_matches(word, elsewhere, n=1):
-        return f"the nearest is {nearest[0]}, which stands in {' or '.join(elsewhere[nearest[0]])}"
+        return f"the nearest is {nearest[0]}, which stands in {' or '.join(elsewhere[nearest[0]][:3])}"
     return f"known are {', '.join(known)}"

@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.plan import Plan
-from qdqcli.result.result import Row, RunResult
+from qdqcli.result.result import Headed, Source
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import key_of
 from qdqcli.tensors.tensor import TensorInfo
@@ -16,9 +16,16 @@ Located = tuple[str, FileRef]
 """A tensor's name and its file."""
 
 
-def located(run: RunResult, rows: Iterable[Row]) -> Iterator[Located]:
-    """The names of a run's rows with their files, as patterns see them."""
-    return ((row.source.name, FileRef.within(row.source.file, run.inputs)) for row in rows)
+class OfTensor(Protocol):
+    """A row of a report."""
+
+    @property
+    def source(self) -> Source: ...
+
+
+def located(report: Headed, rows: Iterable[OfTensor]) -> Iterator[Located]:
+    """The names of a report's rows with their files, as patterns see them."""
+    return ((row.source.name, FileRef.within(row.source.file, report.inputs)) for row in rows)
 
 
 def counterparts(ours: Sequence[Located], theirs: Sequence[Located]) -> list[int | None]:

@@ -149,11 +149,11 @@ class Recipe:
             found = known.get(kind)
             if found is None:
                 rules = [self.rules[number] for number in kind[1]]
-                found = (
-                    resolve(bases[least], self.spec, rules, kind[2])
-                    if untouched is None
-                    else Resolution(decision=Skip(reason=untouched), settings={}, rules=rules)
-                )
+                found = resolve(bases[least], self.spec, rules, kind[2])
+                if untouched is not None:
+                    is_selected = isinstance(found.decision, QuantSpec) and _holds_weights(tensor.dtype, untouched)
+                    skip = Skip(reason=untouched, is_selected=is_selected)
+                    found = Resolution(decision=skip, settings={}, rules=rules)
                 known[kind] = found
             return found
 
@@ -170,13 +170,17 @@ class Recipe:
                     for pattern in self.exclude]  # fmt: skip
         not_included = self._left_alone("include", "not included")
 
-        def select(tensor: TensorInfo, file: FileRef, untouched: str | None, found: Resolution) -> Resolution:
-            if untouched is not None:
-                return found
-            for matches, left_alone in excludes:
+        def left_alone(tensor: TensorInfo, file: FileRef) -> Resolution | None:
+            for matches, excluded in excludes:
                 if matches(tensor.name, file):
-                    return left_alone
-            return found if not includes or any(matches(tensor.name, file) for matches in includes) else not_included
+                    return excluded
+            return None if not includes or any(matches(tensor.name, file) for matches in includes) else not_included
+
+        def select(tensor: TensorInfo, file: FileRef, untouched: str | None, found: Resolution) -> Resolution:
+            alone = left_alone(tensor, file)
+            if untouched is None or alone is None:
+                return alone or found
+            return replace(found, decision=Skip(reason=untouched))
 
         return list(map(select, tensors, context.files, context.untouched, by_rules))
 
@@ -196,6 +200,11 @@ class Recipe:
     def _left_alone(self, key: str, reason: str) -> Resolution:
         setting = Setting(value=getattr(self, key), places=tuple(self.places.get(key, ())))
         return Resolution(decision=Skip(reason=reason), settings={key: setting})
+
+
+def _holds_weights(dtype: DType, untouched: str) -> bool:
+    """Whether the tensor is left as it is only because values of its dtype cannot be measured."""
+    return untouched == why_untouched(dtype) and not dtype.is_integer
 
 
 def why_untouched(dtype: DType) -> str | None:

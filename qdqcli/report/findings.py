@@ -1,13 +1,15 @@
 """What the CI formats have to say of a run: its violations, or, without a budget, what its warnings are about."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from json import dumps
 
 from qdqcli.report.escape import NO_NAME, visible
 from qdqcli.report.summary import note_text
-from qdqcli.report.verdict import predicate, sentence
+from qdqcli.report.verdict import predicate, sentence, subject
 from qdqcli.result.result import RunResult
-from qdqcli.result.verdict import Severity, Violation
+from qdqcli.result.verdict import WORDS, Severity, Violation
 
 TROUBLES = {
     "num_nonfinite": "elements of the input that are NaN or infinite",
@@ -27,12 +29,30 @@ class Finding:
     message: str
     tensor: str | None
     file: str | None
+    """Of the input."""
+    tensors: Sequence[str] = ()
+    """Where it is about several."""
+    budget: str | None = None
+    """The file of the limit."""
+    line: int = 1
+    """Of the limit in it."""
+    cause: tuple[object, ...] = ()
+    """What tells it from others on the same tensor, whatever the values."""
+    justification: str | None = None
+    """Why it does not count; None where it does."""
+
+    @property
+    def place(self) -> tuple[str | None, int]:
+        """File and line to mend: of the limit, or else the input."""
+        return (self.budget, self.line) if self.budget is not None else (self.file, 1)
 
 
-def findings(run: RunResult) -> Iterator[Finding]:
-    """The worst first."""
+def findings(run: RunResult, *, with_waived: bool = False) -> Iterator[Finding]:
+    """The worst first; those that are waived last, where they are asked for."""
     if run.verdict is not None:
         yield from map(_finding, run.verdict.violations)
+        if with_waived:
+            yield from map(_finding, run.verdict.waived)
         return
     for note in run.notes:
         if note.is_warning:
@@ -67,15 +87,31 @@ def findings(run: RunResult) -> Iterator[Finding]:
             )
 
 
+def fingerprints(found: Iterable[Finding]) -> Iterator[str]:
+    """One for each, no two alike: the same for the same complaint about the same tensor, whatever its value."""
+    used: dict[str, int] = {}
+    for finding in found:
+        parts = [finding.rule, finding.tensor, finding.file, *finding.tensors[:1], *finding.cause]
+        key = sha256(dumps(parts).encode("ascii")).hexdigest()
+        number = used[key] = used.get(key, 0) + 1
+        yield key if number == 1 else f"{key}-{number}"
+
+
 def _finding(violation: Violation) -> Finding:
-    where = _name(violation.tensor) if violation.tensor is not None else violation.origin
+    is_word = violation.metric in WORDS
+    texts = [part for part in (violation.limit, violation.actual) if is_word and isinstance(part, str)]
     return Finding(
         rule=violation.metric,
         is_error=violation.severity is Severity.ERROR,
-        title=f"{where}: {violation.metric}",
+        title=f"{subject(violation, _name)}: {violation.metric}",
         message=sentence(violation, _name),
         tensor=violation.tensor,
         file=violation.file,
+        tensors=violation.tensors,
+        budget=violation.budget,
+        line=violation.line,
+        cause=(violation.origin, *texts),
+        justification=None if violation.metric == "waiver" else violation.waiver,
     )
 
 

@@ -28,26 +28,27 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield from _annotations(kind, part, options)
     if not found:
         total = counted(sum(1 for _ in run.quantized), "tensor")
-        what = "measured" if run.verdict is None else headline(run.verdict)
-        yield _command("notice", "qdq", f"{total}: {what}", options)
+        what = f"{total}: measured" if run.verdict is None else headline(run, visible)
+        yield _command("notice", "qdq", what, options)
 
 
 def _annotations(kind: str, found: Sequence[Finding], options: ReportOptions) -> Iterator[str]:
     shown = found if len(found) <= SHOWN else found[: SHOWN - 1]
     for finding in shown:
-        yield _command(kind, finding.title, finding.message, options, _file(finding))
+        yield _command(kind, finding.title, finding.message, options, _place(finding))
     if len(shown) < len(found):
         yield _command(kind, "qdq", f"and {counted(len(found) - len(shown), f'more {kind}')} of this run", options)
 
 
-def _command(kind: str, title: str, message: str, options: ReportOptions, file: str | None = None) -> str:
-    where = "" if file is None else f"file={_property(file, options)},"
+def _command(kind: str, title: str, message: str, options: ReportOptions, place: tuple[str, int] | None = None) -> str:
+    where = "" if place is None else f"file={_property(place[0], options)},line={place[1]},"
     return f"::{kind} {where}title={_property(title, options)}::{_data(message, options)}\n"
 
 
-def _file(finding: Finding) -> str | None:
-    """A path in the repository, which GitHub links to; of an absolute one it makes nothing."""
-    return None if finding.file is None or finding.file.startswith("/") else visible(finding.file)
+def _place(finding: Finding) -> tuple[str, int] | None:
+    """A line of a file in the repository, which GitHub links to; of an absolute path it makes nothing."""
+    file, line = finding.place
+    return None if file is None or file.startswith("/") else (visible(file), line)
 
 
 def _data(text: str, options: ReportOptions) -> str:

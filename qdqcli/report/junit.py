@@ -14,6 +14,7 @@ from qdqcli.report.number import counted, metric_title, metric_unit, row_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import note_text
 from qdqcli.report.table import spec_text
+from qdqcli.report.verdict import sentence, subject
 from qdqcli.result.result import Row, RunResult, TensorResult
 from qdqcli.result.verdict import Severity, Violation
 
@@ -33,9 +34,12 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 def _lines(run: RunResult) -> Iterator[str]:
     complaints: Complaints = defaultdict(list)
+    waived: Complaints = defaultdict(list)
     for violation in () if run.verdict is None else run.verdict.violations:
-        complaints[violation.tensor or "", violation.file].append(violation)
-    cases = list(_cases(run, complaints))
+        complaints[_case_of(violation)].append(violation)
+    for violation in () if run.verdict is None else run.verdict.waived:
+        waived[_case_of(violation)].append(violation)
+    cases = list(_cases(run, complaints, waived))
     failures = sum("<failure" in case for case in cases)
     skipped = sum("<skipped" in case for case in cases)
     counts = f'tests="{len(cases)}" failures="{failures}" errors="0"'
@@ -53,38 +57,49 @@ def _lines(run: RunResult) -> Iterator[str]:
     yield "</testsuites>"
 
 
-def _cases(run: RunResult, complaints: Complaints) -> Iterator[str]:
+def _case_of(violation: Violation) -> tuple[str, str | None]:
+    """Name and class of the test case: a tensor and its file, or what a limit on several is on."""
+    if violation.tensor is not None:
+        return violation.tensor, violation.file
+    return subject(violation, visible), violation.origin
+
+
+def _cases(run: RunResult, complaints: Complaints, waived: Complaints) -> Iterator[str]:
     known = set()
     quiet: dict[str, list[Row]] = defaultdict(list)
     is_grouped = len(run.rows) > MAX_CASES
     for row in run.rows:
         key = row.source.name, row.source.file
         known.add(key)
-        if is_grouped and not complaints.get(key):
+        if is_grouped and not complaints.get(key) and not waived.get(key):
             quiet[".".join(row.source.name.split(".")[:3])].append(row)
         else:
-            yield _case(row.source.name, row.source.file, complaints.get(key, []), _content(row))
+            content = _waived(waived[key]) if key in waived else _content(row)
+            yield _case(row.source.name, row.source.file, complaints.get(key, []), content)
     for group, rows in quiet.items():
         measured = [row for row in rows if isinstance(row, TensorResult)]
         text = f"{counted(len(measured), 'tensor')} measured, {len(rows) - len(measured):,} skipped"
         yield _case(f"{group}.*", "groups of tensors", [], f"<system-out>{escape(text)}</system-out>")
     for (name, file), violations in complaints.items():
         if (name, file) not in known:
-            yield _case(name or "the whole run", file or "summary", violations, "")
-    if run.verdict is not None and not complaints.get(("", None)):
+            yield _case(name, file or "", violations, "")
+    for (name, file), violations in waived.items():
+        if (name, file) not in known and (name, file) not in complaints:
+            yield _case(name, file or "", [], _waived(violations))
+    if run.verdict is not None and all(violation.tensor is not None for violation in run.verdict.violations):
         yield _case("the whole run", "summary", [], "")
 
 
 def _case(name: str, file: str, violations: Sequence[Violation], content: str) -> str:
+    """A test case; the schema that servers use allows it one failure, with the text that Jenkins shows as a trace."""
     errors = [violation for violation in violations if violation.severity is Severity.ERROR]
     warnings = [violation for violation in violations if violation.severity is Severity.WARN]
-    body = "".join(
-        f"<failure type={_attribute(violation.metric)} message={_attribute(short_message(violation))}/>"
-        for violation in errors[:1]
-    )
-    if len(errors) > 1:  # the schema that servers use allows a case one failure
-        text = "\n".join(short_message(violation) for violation in errors)
-        message = f"{short_message(errors[0])}; and {counted(len(errors) - 1, 'more limit')}"
+    body = ""
+    if errors:
+        message = short_message(errors[0])
+        if len(errors) > 1:
+            message += f"; and {counted(len(errors) - 1, 'more limit')}"
+        text = "\n".join(line for violation in errors for line in (_told(violation), *map(visible, violation.tensors)))
         body = f"<failure type={_attribute(errors[0].metric)} message={_attribute(message)}>{_text(text)}</failure>"
     if warnings:
         body += f"<system-out>{_text(chr(10).join('warning: ' + short_message(v) for v in warnings))}</system-out>"
@@ -92,6 +107,18 @@ def _case(name: str, file: str, violations: Sequence[Violation], content: str) -
         body += content
     title = _attribute(name or "(no name)")
     return f"    <testcase name={title} classname={_attribute(file)}>{body}</testcase>"
+
+
+def _told(violation: Violation) -> str:
+    """The whole message, with where the limit stands."""
+    where = "" if violation.budget is None else f" ({visible(violation.budget)}:{violation.line})"
+    return sentence(violation, visible) + where
+
+
+def _waived(violations: Sequence[Violation]) -> str:
+    reasons = ", ".join(f'"{reason}"' for reason in dict.fromkeys(v.waiver or "" for v in violations))
+    what = "; ".join(short_message(violation) for violation in violations)
+    return f"<skipped message={_attribute(f'waived, {reasons}: {what}')}/>"
 
 
 def _content(row: Row) -> str:

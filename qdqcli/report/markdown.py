@@ -28,7 +28,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield f"{quote(f'qdq {run.command}')} on {few(run.inputs, quote)}"
     yield ""
     if run.verdict is not None:
-        yield from _verdict(run.verdict, quote, options)
+        yield from _verdict(run, run.verdict, quote, options)
     columns, num_hidden = columns_of(run, options, quote)
     if columns:
         yield _row([column.title for column in columns])
@@ -45,8 +45,8 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield from (text for line in advice for text in ("", line))
 
 
-def _verdict(verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
-    yield f"**{headline(verdict)}**"
+def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
+    yield f"**{headline(run, quote)}**"
     yield ""
     for violation in verdict.violations[: options.top or None]:
         yield f"- **{violation.severity}:** {sentence(violation, quote)}"

@@ -14,6 +14,7 @@ from rich.style import Style
 from qdqcli.report.escape import ascii_symbols, shorten, terminal
 from qdqcli.report.layout import GAP, Layout, cell_len, fit
 from qdqcli.report.options import ReportOptions
+from qdqcli.report.ranking import DEFAULT_SORT
 from qdqcli.report.summary import facts, hidden, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, columns_of
 from qdqcli.report.verdict import headline, sentence, waived_line
@@ -49,7 +50,11 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     quote = partial(_quoted, options=options)
     if run.verdict is not None:
-        yield from _verdict(run.verdict, quote, options)
+        yield from _verdict(run, run.verdict, quote, options)
+        if run.verdict.passed and options.top is None and options.sort == DEFAULT_SORT:
+            yield from _advice(run, quote, options)
+            return
+        yield ""
     columns, num_hidden = columns_of(run, options, quote)
     if columns:
         layout = fit(columns, options.sort, options.width, options.ellipsis)
@@ -62,11 +67,11 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield from _advice(run, quote, options)
 
 
-def _verdict(verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
-    """Before all else: what does not pass."""
+def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
+    """Before all else: what does not pass; of a budget that is kept how near it is, and no more unless asked for."""
     style = _SUCCESS if verdict.passed else _FAILURE
-    label, _, rest = headline(verdict).partition(": ")
-    yield _styled(label, style, options) + (f": {rest}" if rest else "")
+    label, _, rest = headline(run, quote).partition(": ")
+    yield f"{_styled(label, style, options)}: {rest}"
     for violation in verdict.violations[: options.top or None]:
         is_error = violation.severity is Severity.ERROR
         label, style = ("  error ", _FAILURE) if is_error else ("  warn  ", _WARNING)
@@ -75,7 +80,6 @@ def _verdict(verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator
         yield _styled(f"  … and {len(verdict.violations) - options.top:,} more (--top 0 shows all)", _QUIET, options)
     for violation in verdict.waived:
         yield from _paragraph("  waived ", _QUIET, waived_line(violation, quote), options)
-    yield ""
 
 
 def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[str]:

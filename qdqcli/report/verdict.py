@@ -1,34 +1,48 @@
 """The verdict in words, for every format that is read by people."""
 
 from qdqcli.report.escape import word
-from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, significant
+from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, percent, significant
 from qdqcli.report.table import Quote
-from qdqcli.result.verdict import Verdict, Violation
+from qdqcli.result.result import RunResult
+from qdqcli.result.verdict import Margin, Violation
 from qdqcli.stats.metrics import METRICS, Better
 
+_NAMES_SHOWN = 3
 _WHAT = {
-    "missing": "is in the baseline and not in this run",
-    "unexpected": "is not in the baseline; write a new one if it is meant to be there",
+    "missing": "in the baseline and not in this run",
+    "unexpected": "not in the baseline; write a new one if it is meant to be there",
 }
 
 
-def headline(verdict: Verdict) -> str:
-    """`budget exceeded: 3 errors, 1 warning`."""
+def headline(run: RunResult, quote: Quote) -> str:
+    """`budget exceeded: 3 errors, 1 warning`, or `budget kept: 40 tensors; nearest its limit: ...`."""
+    verdict = run.verdict
+    assert verdict is not None
     parts = [counted(len(verdict.errors), "error")] if verdict.errors else []
     parts += [counted(len(verdict.warnings), "warning")] if verdict.warnings else []
     parts += [f"{len(verdict.waived):,} waived"] if verdict.waived else []
-    word = "budget kept" if verdict.passed else "budget exceeded"
-    return f"{word}: {', '.join(parts)}" if parts else word
+    if not verdict.passed:
+        return f"budget exceeded: {', '.join(parts)}"
+    kept = f"budget kept: {', '.join([counted(sum(1 for _ in run.quantized), 'tensor'), *parts])}"
+    return kept if verdict.nearest is None else f"{kept}; nearest its limit: {_margin(verdict.nearest, quote)}"
+
+
+def _margin(margin: Margin, quote: Quote) -> str:
+    """`NAME, SQNR 33.02 dB, 3.02 dB above`."""
+    subject = quote(margin.tensor) if margin.tensor is not None else word(origin_title(margin.origin), quote)
+    side = "above" if margin.actual > margin.limit else "below"
+    distance = f"{significant(margin.margin_db)} dB {side}" if margin.margin_db else "at its limit"
+    return f"{subject}, {_title(margin.metric, quote)} {_value(margin.metric, margin.actual, quote)}, {distance}"
 
 
 def sentence(violation: Violation, quote: Quote) -> str:
     """Which tensor, what, and by how much."""
-    return f"{_subject(violation, quote)}{predicate(violation, quote)}"
+    return f"{subject(violation, quote)}: {predicate(violation, quote)}"
 
 
 def waived_line(violation: Violation, quote: Quote) -> str:
     """The same, with the reason why it does not count."""
-    return f"{sentence(violation, quote)} (waived: {quote(violation.waiver or '')})"
+    return f'{sentence(violation, quote)} (waived: "{quote(violation.waiver or "")}")'
 
 
 def predicate(violation: Violation, quote: Quote) -> str:
@@ -36,12 +50,26 @@ def predicate(violation: Violation, quote: Quote) -> str:
     metric, limit, actual = violation.metric, violation.limit, violation.actual
     if metric in _WHAT:
         return _WHAT[metric]
-    if metric == "settings":
-        return f"is measured otherwise than the baseline: {quote(str(actual))} instead of {quote(str(limit))}"
-    if metric == "failed":
-        return f"could not be measured: {quote(str(actual))}"
-    if metric == "waiver":
-        return f"waiver for {quote(str(actual))} ended on {word(str(limit), quote)}; mend the tensors or renew it"
+    match metric:
+        case "settings":
+            return (
+                f"measured with other settings than the baseline: {quote(str(actual))} instead of {quote(str(limit))}"
+            )
+        case "failed":
+            return f"could not be measured: {quote(str(actual))}"
+        case "incomplete":
+            return f"shards of the same checkpoint are missing: {quote(str(actual))}"
+        case "forbid":
+            return f"must not be quantized, and {quote(str(actual))} would be"
+        case "min_quantized":
+            shown = [percent(part) if isinstance(part, int | float) else NO_NUMBER for part in (actual, limit)]
+            return f"{shown[0]} of them are measured, at least {shown[1]} must be"
+        case "max_bits_per_weight":
+            found, most = (_value("bits_per_weight", number, quote) for number in (actual, limit))
+            return f"{found} is above the limit {most}"
+        case "waiver":
+            reason = quote(violation.waiver or "")
+            return f'waiver "{reason}" expired on {word(str(limit), quote)}; fix the tensors or renew it'
     found = f"{_title(metric, quote)} {_value(metric, actual, quote)}"
     return f"{found} {_relation(violation)} {_value(metric, limit, quote)}{_over(violation)}"
 
@@ -50,18 +78,35 @@ def _title(metric: str, quote: Quote) -> str:
     return metric_title(metric) if metric in METRICS else word(metric_title(metric), quote)
 
 
-def subject_title(violation: Violation) -> str:
-    """What a violation that is of no tensor is of."""
-    if violation.origin == "summary":
+def origin_title(origin: str) -> str:
+    """What a limit on no tensor in particular is on: `all elements`, `p05 of the tensors`."""
+    if origin == "summary":
         return "all elements"
-    return f"{violation.origin.removeprefix('summary.').replace('_', ' ')} of the tensors"
+    return f"{origin.removeprefix('summary.').replace('_', ' ')} of the tensors"
 
 
-def _subject(violation: Violation, quote: Quote) -> str:
-    if violation.metric == "waiver":
-        return ""
-    subject = quote(violation.tensor) if violation.tensor is not None else word(subject_title(violation), quote)
-    return f"{subject}: "
+def subject(violation: Violation, quote: Quote) -> str:
+    """What a violation is about, in the words of a reader."""
+    if violation.tensors:
+        names = ", ".join(map(quote, violation.tensors[:_NAMES_SHOWN]))
+        more = len(violation.tensors) - _NAMES_SHOWN
+        return f"{counted(len(violation.tensors), 'tensor')} ({names}{f' and {more:,} more' if more > 0 else ''})"
+    if violation.tensor is not None:
+        return quote(violation.tensor)
+    match violation.metric:
+        case "settings":
+            return "the run"
+        case "waiver":
+            return quote(str(violation.actual))
+        case "incomplete":
+            return quote(violation.file or "")
+        case "forbid":
+            return quote(str(violation.limit))
+        case "min_quantized":
+            return "the selected elements"
+        case "max_bits_per_weight":
+            return "bits per weight"
+    return word(origin_title(violation.origin), quote)
 
 
 def _relation(violation: Violation) -> str:

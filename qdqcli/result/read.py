@@ -168,6 +168,7 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
             num_elements=num_elements,
             reason=shared.setdefault(entry["reason"], entry["reason"]),
             is_failure=entry["status"] == "failed",
+            is_selected=entry.get("selected") is True,
             decided_by=entry.get("decided_by"),
         )
     stats = {name: entry["stats"].get(name) for name in ROW_STATS}

@@ -108,6 +108,8 @@ class SkippedTensor(NamedTuple):
     reason: str
     is_failure: bool = False
     """It should have been measured and could not be: a budget does not let it pass."""
+    is_selected: bool = False
+    """It would have been measured, but for its dtype: a budget may ask for it."""
     decided_by: Mapping[str, str] | None = None
     """What of a recipe leaves it as it is, where there was a recipe."""
 
@@ -238,7 +240,8 @@ def row_to_json(row: Row) -> dict[str, Any]:
     }
     decided_by = {} if row.decided_by is None else {"decided_by": dict(row.decided_by)}
     if isinstance(row, SkippedTensor):
-        return head | {"status": "failed" if row.is_failure else "skipped", "reason": row.reason} | decided_by
+        status = {"status": "failed" if row.is_failure else "skipped", "reason": row.reason}
+        return head | status | ({"selected": True} if row.is_selected else {}) | decided_by
     body = {
         "status": "quantized",
         "spec": None if row.spec is None else spec_to_json(row.spec),

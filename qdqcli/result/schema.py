@@ -142,7 +142,10 @@ ROW: Schema = _object(
     **{
         "if": {"type": "object", "properties": {"status": {"type": "string", "enum": ["quantized"]}}},
         "then": _QUANTIZED,
-        "else": _object({"reason": _TEXT}, ("reason",)),
+        "else": _object(
+            {"reason": _TEXT, "selected": {"type": "boolean", "description": "Its dtype alone forbids measuring it."}},
+            ("reason",),
+        ),
     },
 )
 """One entry of `tensors`."""
@@ -157,10 +160,26 @@ _VIOLATION = _object(
         "severity": {"type": "string", "enum": [str(severity) for severity in Severity]},
         "excess_db": _described(_NUMBER_OR_NULL, "How far over the limit, in dB."),
         "origin": _described(_WORD, "The part of the budget."),
+        "budget": _described(_TEXT_OR_NULL, "The file of the limit."),
+        "line": _described({**_COUNT, "minimum": 1}, "Where it stands in that file."),
+        "tensors": _described(_list(_TEXT), "All that it is about, where several have one cause."),
         "reason": _described(_TEXT, "Why it is waived."),
     },
     ("tensor", "metric", "limit", "actual", "severity"),
 )
+_NEAREST = _object(
+    {
+        "tensor": _TEXT_OR_NULL,
+        "file": _TEXT_OR_NULL,
+        "metric": _WORD,
+        "limit": _NUMBER,
+        "actual": _NUMBER,
+        "margin_db": _NUMBER,
+        "origin": _WORD,
+    },
+    ("tensor", "metric", "limit", "actual", "margin_db", "origin"),
+    description="The tensor that is nearest to a limit that it keeps.",
+) | {"type": ["object", "null"]}
 HEAD: Schema = _object(
     {
         "schema_version": {"type": "integer", "enum": [SCHEMA_VERSION]},
@@ -209,7 +228,12 @@ HEAD: Schema = _object(
             ("num_bytes", "sha256"),
         ),
         "verdict": _object(
-            {"passed": {"type": "boolean"}, "violations": _list(_VIOLATION), "waived": _list(_VIOLATION)},
+            {
+                "passed": {"type": "boolean"},
+                "violations": _list(_VIOLATION),
+                "waived": _list(_VIOLATION),
+                "nearest": _NEAREST,
+            },
             ("violations",),
         ),
     },

@@ -351,7 +351,12 @@ class _ShardJob:
             if self.writer is not None:
                 self.writer.copy(tensor, self.workers.interruption.check)
             self.measuring.on_bytes(tensor.nbytes)
-            return SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason)
+            return SkippedTensor(
+                source=source,
+                num_elements=tensor.num_elements,
+                reason=decision.reason,
+                is_selected=decision.is_selected,
+            )
         job = TensorJob(
             info=tensor,
             spec=decision,

@@ -55,7 +55,14 @@ def restore_rows(record: Mapping[str, Any], plan: Plan, first: int, scale_bits: 
     for i, (tensor, decision) in enumerate(islice(plan.tensors, first, first + record["rows"])):
         source = source_of(file, tensor)
         if isinstance(decision, Skip):
-            rows.append(SkippedTensor(source=source, num_elements=tensor.num_elements, reason=decision.reason))
+            rows.append(
+                SkippedTensor(
+                    source=source,
+                    num_elements=tensor.num_elements,
+                    reason=decision.reason,
+                    is_selected=decision.is_selected,
+                )
+            )
         else:
             channels = record.get("channels", {}).get(str(i))
             measured = _read(*numbers)

@@ -1,15 +1,21 @@
 """`qdq check` as a CI job uses it: the exit code is the verdict's and nothing else's."""
 
+import json
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.test_targets import SAMPLES
 from tests.conftest import Qdq
+from tests.run.checkpoints import sample, write_safetensors
 
 BASE = ("--min-ndim", "2", "--axis", "0")
 STRICT = "schema = 1\n[limits]\nmin_sqnr_db = 200\n"
@@ -68,11 +74,15 @@ def test_a_stored_report_is_judged_without_the_checkpoint(qdq: Qdq, tiny: Path, 
     [
         (["--budget", "none.toml"], 2, "No such file"),
         (["--budget", "bad.toml"], 2, "unknown key"),
-        (["--budget", "unmatched.toml"], 2, "matches none"),
+        (["--budget", "unmatched.toml"], 2, "unmatched.toml:2: [[tensors]] 1: pattern 'x*' matches none"),
+        (["--budget", "idle.toml"], 2, "idle.toml: sets no limit and has no baseline"),
+        (["--budget", "pipe.toml"], 2, "pipe.toml: is not a regular file"),
+        (["--baseline", "pipe.toml"], 3, "pipe.toml: is not a regular file"),
+        (["--overwrite", "--budget", "none.toml"], 2, "add --write-budget or --write-baseline"),
         (["--baseline", "none.json"], 3, "No such file"),
         (["--baseline", "bad.toml"], 3, "not JSON"),
-        (["--today", "tomorrow"], 2, "no day"),
-        (["--headroom", "5%"], 2, "no headroom"),
+        (["--today", "tomorrow"], 2, "expected YYYY-MM-DD"),
+        (["--headroom", "5%"], 2, "expected decibels"),
         (["--ratchet"], 2, "--budget"),
         (["--headroom", "1dB", "--budget", "budget.toml"], 2, "--write-budget FILE or --ratchet"),
         (["--write-baseline", "no/such/folder.json"], 2, "no folder"),
@@ -85,6 +95,8 @@ def test_everything_else_has_another_exit_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.toml").write_text("schema = 1\n[limits]\nmin_snqr = 3\n")
+    (tmp_path / "idle.toml").write_text("schema = 1\n[summary]\nmin_sqnr_db = 'none'\n")
+    os.mkfifo(tmp_path / "pipe.toml")
     (tmp_path / "unmatched.toml").write_text('schema = 1\n[[tensors]]\nmatch = "x*"\nmin_sqnr_db = 3\n')
     outcome = qdq("check", tiny, *BASE, *arguments)
     assert outcome.code == code
@@ -134,7 +146,7 @@ def test_waivers_are_judged_as_on_the_day(qdq: Qdq, tiny: Path, tmp_path: Path) 
     budget.write_text(STRICT + '[[waivers]]\nmatch = "*"\nreason = "why"\nuntil = 2026-06-30\n')
     kept = qdq("check", tiny, *BASE, "--budget", budget, "--today", "2026-06-30")
     assert kept.code == 0
-    assert "(waived: why)" in kept.out
+    assert '(waived: "why")' in kept.out
     assert qdq("check", tiny, *BASE, "--budget", budget, "--today", "2026-07-01").code == 1
 
 
@@ -144,22 +156,176 @@ def test_a_baseline_passes_its_own_settings_and_no_worse_ones(qdq: Qdq, tiny: Pa
     assert qdq("check", tiny, *BASE, "--baseline", baseline).code == 0
     worse = qdq("check", tiny, *BASE, "--baseline", baseline, "--num-bits", "4")
     assert worse.code == 1
-    assert "measured otherwise than the baseline: num_bits 4 instead of num_bits 8" in worse.out
+    assert worse.out.startswith(
+        "budget exceeded: 1 error\n"
+        "  error the run: measured with other settings than the baseline: num_bits 4 instead of num_bits 8\n"
+    )
     budget = tmp_path / "b.toml"
     budget.write_text("schema = 1\n[baseline]\nfile = 'baseline.json'\nsqnr_db_drop = 0.1\n")
     assert qdq("check", tiny, *BASE, "--budget", budget).code == 0, "the file is found beside the budget"
     assert qdq("check", tiny, *BASE, "--budget", budget, "--exclude", "wide").code == 1
 
 
-def test_a_written_budget_is_kept_and_a_worse_run_is_not(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+def test_a_written_budget_is_kept_and_tightened(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     budget = tmp_path / "b.toml"
-    assert qdq("check", tiny, *BASE, "--write-budget", budget, "--headroom", "0.1dB").code == 0
-    assert qdq("check", tiny, *BASE, "--budget", budget).code == 0
-    assert qdq("check", tiny, *BASE, "--budget", budget, "--num-bits", "7").code == 1
+    written = qdq("check", tiny, *BASE, "--write-budget", budget, "--headroom", "0.1dB")
+    assert written.code == 0
+    call = shlex.join(["qdq", "check", str(tiny), *BASE, "--budget", str(budget)])
+    assert written.err == f"note: wrote {budget}; next: {call}\n"
+    kept = qdq(*shlex.split(call)[1:])
+    assert kept.code == 0
+    nearest = r"nearest its limit: \S+, SQNR \d\d\.\d\d dB, 0\.10?\d* dB above"
+    assert re.fullmatch(rf"budget kept: 4 tensors; {nearest}\n", kept.out)
+    assert qdq("check", tiny, *BASE, "--budget", budget, "--top", 1).out.count("\n") > 5, "--top asks for the table"
     before = budget.read_text()
-    assert qdq("check", tiny, *BASE, "--budget", budget, "--num-bits", "10", "--ratchet").code == 0
+    assert qdq("check", tiny, *BASE, "--budget", budget, "--ratchet", "--headroom", "0.01dB").code == 0
     assert budget.read_text() != before
-    assert qdq("check", tiny, *BASE, "--budget", budget).code == 1, "8 bits are not enough any more"
+    assert qdq("check", tiny, *BASE, "--budget", budget).code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "difference"),
+    [
+        (["--num-bits", "6"], "num_bits is 6 and not 8"),
+        (["--axis", "none"], "axis is none and not 0"),
+        (["--round-mode", "half_up"], "round_mode is HALF_UP and not HALF_TO_EVEN"),
+        (["--estimator", "percentile"], "estimator is percentile and not minmax; percentile is 99.99 and not none"),
+        (["--exclude", "wide"], "exclude is 'wide' and not none"),
+        (["--min-ndim", "3"], "min_ndim is 3 and not 2"),
+        (["--input-min", "-1", "--input-max", "1"], "input_min is -1.0 and not none; input_max is 1.0 and not none"),
+        (["--preset", "linear-only"], "rules is "),
+    ],
+)
+def test_a_run_with_other_settings_is_one_error_before_the_work(
+    qdq: Qdq, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str], difference: str
+) -> None:
+    budget, report = tmp_path / "b.toml", tmp_path / "r.json"
+    assert qdq("check", tiny, *BASE, "--write-budget", budget).code == 0
+    qdq("stats", tiny, *BASE, *option, "--report", report)
+    line = 1 + budget.read_text().splitlines().index("[settings] # a run with others is not judged")
+    stored = qdq("check", "--report-in", report, "--budget", budget)
+    monkeypatch.setattr("qdqcli.cli.check.measure", None)
+    for outcome in (qdq("check", tiny, *BASE, *option, "--budget", budget), stored):
+        assert outcome.code == 2
+        start = f"error: {budget}:{line}: the budget is for a run with other settings: {difference}"
+        assert outcome.error.startswith(start)
+
+
+def test_what_the_headers_violate_is_told_before_anything_is_measured(
+    qdq: Qdq, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qdqcli.cli.check.measure", None)
+    budget = tmp_path / "b.toml"
+    for text, words in (
+        ("forbid = 'wide'", "wide: must not be quantized, and 'wide' would be"),
+        ("max_bits_per_weight = 8", "bits per weight: 10.48 is above the limit 8.000"),
+    ):
+        budget.write_text(f"[structure]\n{text}\n")
+        outcome = qdq("check", tiny, *BASE, "--budget", budget, "--report", tmp_path / "r.json")
+        assert outcome.code == 1
+        assert outcome.out.splitlines()[1].startswith(f"  error {words}")
+        assert json.loads((tmp_path / "r.json").read_text())["verdict"]["violations"][0]["line"] == 2
+
+
+def test_a_structure_that_is_kept_is_measured(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    budget = tmp_path / "b.toml"
+    budget.write_text("[structure]\nforbid = 'wide'\nmin_quantized = 1\nmax_bits_per_weight = 12\n")
+    outcome = qdq("check", tiny, *BASE, "--exclude", "wide", "--budget", budget)
+    assert (outcome.code, outcome.out) == (0, "budget kept: 3 tensors\n")
+    budget.write_text("[structure]\nforbid = 'wild'\n")
+    outcome = qdq("check", tiny, *BASE, "--exclude", "wide", "--budget", budget)
+    assert outcome.code == 2
+    assert f"{budget}:2: [structure] forbid: pattern 'wild' matches none" in outcome.error
+
+
+def test_a_gate_that_measured_nothing_is_an_error(qdq: Qdq, tiny: Path, strict: Path, tmp_path: Path) -> None:
+    empty = write_safetensors(tmp_path / "empty.safetensors", {"w": sample((0, 4))})
+    other = write_safetensors(tmp_path / "other.safetensors", {"else": sample((4, 4))})
+    report = tmp_path / "r.json"
+    assert qdq("stats", empty, "--report", report).code == 0
+    calls = [["check", empty], ["check", "--report-in", report], ["compare", tiny, other], ["compare", empty, empty]]
+    assert [qdq(*call, "--budget", strict).code for call in calls] == [2] * len(calls)
+
+
+def test_files_are_replaced_by_their_own_kind_and_with_overwrite_alone(
+    qdq: Qdq, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pyproject.toml").write_text("[project]\nname = 'x'\n")
+    Path("notes.md").write_text("# Notes\n")
+    Path("other.json").write_text("{}")
+    Path("budget.toml").write_text("# kept by hand\n[limits]\nmin_sqnr_db = 10\n")
+    assert qdq("stats", tiny, *BASE, "--report", "report.json").code == 0
+    texts = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    for option, path in (
+        ("--write-budget", "pyproject.toml"), ("--write-budget", "notes.md"), ("--write-budget", "report.json"),
+        ("--write-baseline", "budget.toml"), ("--write-baseline", "other.json"), ("--write-baseline", "notes.md"),
+    ):  # fmt: skip
+        for more in ([], ["--overwrite"]):
+            outcome = qdq("check", tiny, *BASE, option, path, *more)
+            assert outcome.code == 2
+            assert f"{path}: exists and is not replaced: it is no " in outcome.error
+    for option, path in (("--write-budget", "budget.toml"), ("--write-baseline", "report.json")):
+        outcome = qdq("check", tiny, *BASE, option, path)
+        assert outcome.error == f"error: {path}: exists; --overwrite replaces it"
+        assert {path: path.read_bytes() for path in texts} == texts
+    for option, path in (("--write-budget", "budget.toml"), ("--write-baseline", "report.json")):
+        assert qdq("check", tiny, *BASE, option, path, "--overwrite").code == 0
+        assert Path(path).read_bytes() != texts[Path(path)]
+        assert qdq("check", tiny, *BASE, "--budget" if "budget" in path else "--baseline", path).code == 0
+
+
+def test_a_budget_is_tightened_where_it_is_and_as_it_is(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "budget.toml", tmp_path / "link.toml"
+    real.parent.mkdir()
+    real.write_bytes(b"\xef\xbb\xbf# ours\r\nlimits.min_sqnr_db = 10 # why\r\n")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    assert qdq("check", tiny, *BASE, "--budget", link, "--ratchet").code == 0
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert re.fullmatch(rb"\xef\xbb\xbf# ours\r\nlimits.min_sqnr_db = \d\d\.\d+ # why\r\n", real.read_bytes())
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_text("[limits]\nmin_sqnr_db = 60\n"), Path.unlink])
+def test_a_budget_that_changed_meanwhile_is_not_tightened(
+    qdq: Qdq, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Any]
+) -> None:
+    from qdqcli.cli import check
+
+    budget, report, measure = tmp_path / "b.toml", tmp_path / "r.json", check.measure
+    budget.write_text("[limits]\nmin_sqnr_db = 5\n")
+
+    def measure_slowly(*arguments: Any) -> Any:
+        change(budget)
+        return measure(*arguments)
+
+    monkeypatch.setattr(check, "measure", measure_slowly)
+    outcome = qdq("check", tiny, *BASE, "--budget", budget, "--ratchet", "--report", report)
+    assert outcome.code == 2
+    assert f"{budget}: changed after it was read; nothing was tightened" in outcome.error
+    assert not budget.exists() or budget.read_text() == "[limits]\nmin_sqnr_db = 60\n"
+    assert report.exists(), "what was measured is not lost"
+
+
+def test_the_schema_of_a_budget_is_printed(qdq: Qdq) -> None:
+    outcome = qdq("check", "--schema")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["title"] == "Budget of qdq"
+
+
+def test_an_unknown_key_of_the_project_is_an_error(
+    qdq: Qdq, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pyproject.toml").write_text("[project]\nname = 'x'\n[tool.qdq.buget.limits]\nmin_sqnr_db = 200\n")
+    outcome = qdq("check", tiny, *BASE, "--write-baseline", "b.json")
+    assert outcome.code == 2
+    assert outcome.error == "error: pyproject.toml:3: unknown key 'buget' in [tool.qdq]; the nearest is budget"
+    Path("pyproject.toml").write_text("[project\n")
+    assert "pyproject.toml: not TOML" in qdq("check", tiny, *BASE, "--write-baseline", "b.json").error
+    Path("pyproject.toml").write_text("[tool.other]\n")
+    assert qdq("check", tiny, *BASE, "--write-baseline", "b.json").code == 0
 
 
 def test_no_written_file_replaces_an_input(qdq: Qdq, tiny: Path) -> None:
@@ -174,7 +340,7 @@ def test_a_baseline_is_the_same_bytes_for_any_threads(qdq: Qdq, tmp_path: Path) 
     for threads, memory in ((1, "256MiB"), (2, "1MiB"), (5, "64MiB")):
         path = tmp_path / "b.json"
         assert qdq("check", SAMPLES / "tiny-llama", *BASE, "--threads", threads, "--max-memory", memory,
-                   "--write-baseline", path).code == 0  # fmt: skip
+                   "--write-baseline", path, "--overwrite").code == 0  # fmt: skip
         texts.add(path.read_bytes())
     assert len(texts) == 1
 
@@ -189,7 +355,7 @@ assert run(sys.argv[1:]) == 0
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 processors")
 def test_a_baseline_is_the_same_bytes_on_every_processor(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
-    arguments = ["check", str(SAMPLES / "weights.npy"), "--axis", "0", "--write-baseline", str(path)]
+    arguments = ["check", str(SAMPLES / "weights.npy"), "--axis", "0", "--write-baseline", str(path), "--overwrite"]
     texts = set()
     generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "QDQ_CACHE_DIR": str(tmp_path / "kernels")}
     for environment in ({}, generic):

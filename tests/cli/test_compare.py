@@ -103,7 +103,7 @@ def test_what_cannot_be_compared_is_named_and_no_budget_lets_it_pass(qdq: Qdq, t
     assert "compared      3 tensors" in shown
     assert "bits/weight" not in shown
     budget = tmp_path / "b.toml"
-    budget.write_text("schema = 1\n")
+    budget.write_text("[limits]\nmin_sqnr_db = -200\n")
     judged = qdq("compare", tiny, other, "--budget", budget, "--format", "json")
     assert judged.code == 1
     assert {violation["tensor"] for violation in judged.report["verdict"]["violations"]} == set(failed(outcome))

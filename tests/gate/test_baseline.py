@@ -1,11 +1,15 @@
 """A run against an earlier one: worse fails, better never does, and what is not comparable is named."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.op.spec import QuantSpec
+from qdqcli.report.verdict import predicate, sentence
+from qdqcli.result.result import Row, RunResult, TensorResult
 from tests.gate.samples import verdict
 from tests.report.samples import BAD, EXACT, GOOD, KEPT, quantized, run_of, skipped
 
@@ -46,10 +50,7 @@ def test_tolerances_of_errors_are_rises(tmp_path: Path, settings: str, fails: bo
 
 def test_what_lost_nothing_must_go_on_to_lose_nothing(tmp_path: Path) -> None:
     now = GOOD._replace(source=EXACT.source)
-    assert found(tmp_path, run_of(now), run_of(EXACT)) == [
-        (EXACT.source.name, "settings"),
-        (EXACT.source.name, "sqnr_db"),
-    ] or found(tmp_path, run_of(now), run_of(EXACT)) == [(EXACT.source.name, "sqnr_db")]
+    assert found(tmp_path, run_of(now), run_of(EXACT)) == [(EXACT.source.name, "sqnr_db")]
     assert found(tmp_path, run_of(EXACT), run_of(GOOD._replace(source=EXACT.source))) == []
 
 
@@ -66,20 +67,83 @@ def test_changed_settings_and_rules_are_named_with_both_values(tmp_path: Path) -
     result = verdict(tmp_path, run_of(now), "[baseline]\nfile = 'x.json'", baseline=run_of(GOOD))
     (only,) = result.violations
     assert only.metric == "settings"
-    assert only.limit == "num_bits 8, axis 0, group_size None"
-    assert only.actual == "num_bits 4, axis -1, group_size 128"
-    assert found(tmp_path, run_of(skipped("a", "one")), run_of(skipped("a", "other"))) == [("a", "settings")]
-    assert found(tmp_path, run_of(skipped(NAME, "kept")), run_of(GOOD)) == [(NAME, "settings")]
+    assert only.limit == "num_bits 8, axis 0, group_size none"
+    assert only.actual == "num_bits 4, axis none, group_size 128"
+    assert found(tmp_path, run_of(EXACT, skipped("a", "one")), run_of(EXACT, skipped("a", "other"))) == [
+        ("a", "settings")
+    ]
+    assert found(tmp_path, run_of(EXACT, skipped(NAME, "kept")), run_of(EXACT, GOOD)) == [(NAME, "settings")]
 
 
-def test_tensors_of_one_name_are_held_against_those_of_the_same_file(tmp_path: Path) -> None:
-    def run(*rows: tuple[str, TensorResult], root: str = "pipe") -> RunResult:
-        placed = [row._replace(source=row.source._replace(name="w", file=f"{root}/{file}")) for file, row in rows]
-        return replace(run_of(*placed), inputs=[root])
+def many(*, num_bits: int = 8, shift: float = 0.001, count: int = 80) -> list[Row]:
+    """As many tensors, each with another error."""
+    return [
+        quantized(f"layer.{i}", [1.0, -2.0], [1.0 + shift * (i + 1), -2.0], spec=QuantSpec(num_bits=num_bits))
+        for i in range(count)
+    ]
 
-    before = run(("a/m.safetensors", GOOD), ("b/m.safetensors", BAD))
-    after = run(("b/m.safetensors", BAD), ("a/m.safetensors", GOOD), root="elsewhere/pipe")
-    assert found(tmp_path, after, before) == []
-    assert found(tmp_path, run(("a/m.safetensors", GOOD)), before) == [("w", "missing")]
-    worse = run(("a/m.safetensors", BAD), ("b/m.safetensors", BAD))
-    assert found(tmp_path, worse, before)
+
+def test_a_baseline_of_other_settings_is_one_violation_not_one_for_each_tensor(tmp_path: Path) -> None:
+    now = replace(run_of(*many(num_bits=4, shift=0.1)), settings={"num_bits": 4, "axis": "none", "scale_bits": 16})
+    before = replace(run_of(*many()), settings={"num_bits": 8, "axis": -1, "scale_bits": 16})
+    (only,) = verdict(tmp_path, now, "[baseline]\nfile = 'x.json'", baseline=before).violations
+    assert (only.tensor, only.metric, only.limit, only.actual) == (None, "settings", "num_bits 8", "num_bits 4")
+    assert (only.budget, only.line) == (str(tmp_path / "budget.toml"), 2)
+    assert predicate(only, str) == "measured with other settings than the baseline: num_bits 4 instead of num_bits 8"
+
+
+def test_other_rules_of_a_recipe_are_other_settings_and_its_name_is_not(tmp_path: Path) -> None:
+    def run(rules: list[dict[str, Any]], name: str = "a.toml") -> RunResult:
+        return replace(run_of(GOOD), settings={"num_bits": 8, "recipe": name, "rules": rules})
+
+    assert (
+        found(tmp_path, run([{"match": ["a"], "num_bits": 4}], "b.toml"), run([{"match": ["a"], "num_bits": 4}])) == []
+    )
+    rules = [{"match": ["a"], "num_bits": 4}]
+    assert found(tmp_path, run(rules, "b.toml"), run(rules)) == []
+    assert found(tmp_path, run(rules), run([{"match": ["a"], "num_bits": 3}])) == [(None, "settings")]
+    assert found(tmp_path, run(rules), run([])) == [(None, "settings")]
+
+
+def test_what_changed_for_many_tensors_alike_is_one_violation(tmp_path: Path) -> None:
+    """A rule that is new, a shard that is gone: as `settings` of the run say nothing of it, tensor by tensor."""
+    other = many(num_bits=4, shift=0.1)[:40] + many()[40:79] + many()[79:]
+    result = verdict(tmp_path, run_of(*other), "[baseline]\nfile = 'x.json'", baseline=run_of(*many()))
+    (only,) = result.violations
+    assert (only.tensor, only.metric, len(only.tensors)) == (None, "settings", 40)
+    assert "40 tensors (layer.0, layer.1, layer.2 and 37 more): measured with other" in sentence(only, str)
+    gone, kept = run_of(*many()[:2], EXACT), run_of(*many(), EXACT)
+    (missing,) = verdict(tmp_path, gone, "[baseline]\nfile = 'x.json'", baseline=kept).violations
+    assert (missing.metric, len(missing.tensors)) == ("missing", 78)
+    (new,) = verdict(tmp_path, kept, "[baseline]\nfile = 'x.json'", baseline=gone).violations
+    assert (new.metric, len(new.tensors)) == ("unexpected", 78)
+
+
+def test_a_waiver_covers_one_of_those_that_are_missing(tmp_path: Path) -> None:
+    text = "[baseline]\nfile = 'x.json'\n[[waivers]]\nmatch = 'layer.1'\nreason = 'r'\nuntil = 2027-01-31\n"
+    result = verdict(tmp_path, run_of(EXACT), text, baseline=run_of(*many(count=3), EXACT))
+    (only,) = result.violations
+    assert only.tensors == ("layer.0", "layer.2")
+    assert [violation.tensor for violation in result.waived] == ["layer.1"]
+
+
+def of_files(folder: str, *files: str, rows: Sequence[TensorResult] = (GOOD, WORSE)) -> RunResult:
+    """A tensor of one name in each file."""
+    found = [
+        row._replace(source=row.source._replace(name="w", file=f"{folder}/{file}"))
+        for file, row in zip(files, rows, strict=True)
+    ]
+    return run_of(*found, inputs=(folder,))
+
+
+def test_tensors_of_one_name_are_paired_by_their_file_within_the_input(tmp_path: Path) -> None:
+    """A pipeline with a `w` in each of its models; it may lie elsewhere, and its files may come in another order."""
+    before = of_files("/here/pipe", "unet/m.safetensors", "vae/m.safetensors")
+    moved = of_files("pipe", "vae/m.safetensors", "unet/m.safetensors", rows=(WORSE, GOOD))
+    assert found(tmp_path, moved, before) == []
+    swapped = of_files("pipe", "vae/m.safetensors", "unet/m.safetensors", rows=(GOOD, WORSE))
+    assert found(tmp_path, swapped, before) == [("w", "sqnr_db")]
+    other = of_files("pipe", "unet/m.safetensors", "text/m.safetensors")
+    assert sorted(found(tmp_path, other, before)) == [("w", "missing"), ("w", "unexpected")]
+    one = of_files("pipe", "unet/m.safetensors", rows=(GOOD,))
+    assert found(tmp_path, one, before) == [("w", "missing")]

@@ -9,9 +9,23 @@ import pytest
 from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.judge import judge
+from qdqcli.report.verdict import headline, sentence, waived_line
+from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Verdict
 from tests.gate.samples import TODAY, budget, verdict
-from tests.report.samples import BAD, EMPTY, EXACT, GOOD, NONFINITE, SKIPPED, UNMEASURED, quantized, run_of, skipped
+from tests.report.samples import (
+    BAD,
+    EMPTY,
+    EXACT,
+    GOOD,
+    NONFINITE,
+    NOTES,
+    SKIPPED,
+    UNMEASURED,
+    quantized,
+    run_of,
+    skipped,
+)
 
 # SQNR: GOOD 71.5 dB, BAD 17.5 dB
 
@@ -117,11 +131,16 @@ def test_a_waived_violation_is_kept_with_its_reason_and_does_not_count(tmp_path:
     result = verdict(tmp_path, run_of(BAD), WAIVER + "2026-06-01")
     assert result.passed
     assert [(v.tensor, v.waiver) for v in result.waived] == [("model.bad.weight", "at run time")]
+    assert waived_line(result.waived[0], str).startswith("model.bad.weight: SQNR")
+    assert waived_line(result.waived[0], str).endswith('(waived: "at run time")')
 
 
 def test_an_expired_waiver_is_a_violation_itself(tmp_path: Path) -> None:
     result = verdict(tmp_path, run_of(BAD), WAIVER + "2026-05-31")
     assert set(named(result)) == {("model.bad.weight", "sqnr_db"), (None, "waiver")}
+    expired = next(violation for violation in result.violations if violation.metric == "waiver")
+    assert sentence(expired, str) == '*bad*: waiver "at run time" expired on 2026-05-31; fix the tensors or renew it'
+    assert expired.line == 4
     assert not verdict(tmp_path, run_of(BAD), WAIVER.replace("90", "1") + "2026-05-31").passed
 
 
@@ -165,3 +184,87 @@ def test_limits_and_waivers_tell_tensors_of_one_name_apart_by_their_files(tmp_pa
     result = verdict(tmp_path, run, text)
     assert [v.file for v in result.violations] == ["pipe/text_encoder/model.safetensors"]
     assert [v.file for v in result.waived] == ["pipe/text_encoder_2/model.safetensors"]
+
+
+def test_every_violation_knows_its_file_and_line(tmp_path: Path) -> None:
+    text = (
+        "[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = '*bad*'\n\nmin_sqnr_db = 91\n"
+        "[summary]\np05 = {min_sqnr_db = 80}\n[structure]\nmax_bits_per_weight = 1\nforbid = ['*good*',\n'*bad*']\n"
+        "[[waivers]]\nmatch = '*'\nreason = 'r'\nuntil = 2026-01-01\n"
+    )
+    result = verdict(tmp_path, run_of(GOOD, BAD, NONFINITE), text)
+    assert {violation.budget for violation in result.violations} == {str(tmp_path / "budget.toml")}
+    lines = {(v.tensor or v.limit, v.metric): v.line for v in result.violations}
+    assert lines["model.good.weight", "sqnr_db"] == 3
+    assert lines["model.bad.weight", "sqnr_db"] == 7
+    assert lines[80, "sqnr_db"] == 9
+    assert lines[1, "max_bits_per_weight"] == 11
+    assert (lines["*good*", "forbid"], lines["*bad*", "forbid"]) == (12, 13)
+    assert lines["2026-01-01", "waiver"] == 14
+    assert lines["model.inf.weight", "num_nonfinite"] == 1, "no line says so"
+
+
+def test_a_budget_that_is_kept_names_the_tensor_nearest_to_its_limit(tmp_path: Path) -> None:
+    run = run_of(GOOD, BAD, EXACT)
+    kept = verdict(tmp_path, run, "[limits]\nmin_sqnr_db = 10\n[summary]\nmin_sqnr_db = 17.5")
+    assert kept.nearest is not None, "a tensor, though the summary is nearer"
+    assert (kept.nearest.tensor, kept.nearest.metric, kept.nearest.limit) == ("model.bad.weight", "sqnr_db", 10)
+    assert kept.nearest.margin_db == pytest.approx(BAD.stats["sqnr_db"] - 10)
+    line = headline(replace(run, verdict=kept), str)
+    assert line == "budget kept: 3 tensors; nearest its limit: model.bad.weight, SQNR 17.48 dB, 7.48 dB above"
+    rmse = verdict(tmp_path, run, "[limits]\nmax_rmse = 1")
+    assert "model.bad.weight, RMSE 0.2887, 10.8 dB below" in headline(replace(run, verdict=rmse), str)
+    whole = verdict(tmp_path, run, "[summary.median]\nmax_rmse = 1")
+    assert "median of the tensors, RMSE" in headline(replace(run, verdict=whole), str)
+    assert verdict(tmp_path, run_of(EXACT), "[limits]\nmin_sqnr_db = 10").nearest is None
+
+
+def test_a_gate_that_measured_nothing_is_an_error(tmp_path: Path) -> None:
+    for run in (run_of(), run_of(SKIPPED), run_of(EMPTY), run_of(skipped("x", "shapes")._replace(is_failure=True))):
+        with pytest.raises(UsageError, match=r"m\.safetensors: nothing was measured"):
+            verdict(tmp_path, run, "[limits]\nmin_sqnr_db = 1")
+
+
+STRUCTURES = [
+    ("min_quantized = 0.75", run_of(GOOD, skipped("fp8", "F8", 1)._replace(is_selected=True)), None),
+    ("min_quantized = 0.76", run_of(GOOD, skipped("fp8", "F8", 1)._replace(is_selected=True)), "75.00% of them"),
+    ("min_quantized = 0.9", run_of(GOOD, skipped("norm", "fewer", 100)), None),
+    ("min_quantized = 0.9", run_of(GOOD, skipped("w", "shapes", 1)._replace(is_failure=True)), "75.00% of them"),
+    ("max_bits_per_weight = 29.4", run_of(GOOD), None),
+    ("max_bits_per_weight = 29.3", run_of(GOOD), "29.33 is above the limit 29.30"),
+    ("max_bits_per_weight = 99", run_of(GOOD._replace(spec=None)), "- (no number) is above"),
+    ("forbid = '*bad*'", run_of(GOOD, skipped("model.bad.weight", "excluded")), None),
+    ("forbid = '*bad*'", run_of(GOOD, BAD), "must not be quantized, and 'model.bad.weight' would be"),
+    ("forbid = ['*exact*']", run_of(EXACT._replace(spec=None)), None),
+    ("forbid = ['*bad*']", run_of(BAD._replace(spec=None)), "must not be quantized"),
+]
+
+
+@pytest.mark.parametrize(("rule", "run", "words"), STRUCTURES)
+def test_the_structure(tmp_path: Path, rule: str, run: RunResult, words: str | None) -> None:
+    for severity in Severity:
+        found = verdict(tmp_path, run, f"[structure]\nseverity = '{severity}'\n{rule}").violations
+        found = [violation for violation in found if violation.metric != "failed"]
+        assert [violation.severity for violation in found] == ([] if words is None else [severity])
+        assert all(words in sentence(violation, str) for violation in found if words)
+
+
+def test_an_incomplete_checkpoint_is_a_violation_and_other_notes_are_none(tmp_path: Path) -> None:
+    result = verdict(tmp_path, replace(run_of(GOOD), notes=NOTES), "[limits]\nmin_sqnr_db = 1")
+    (only,) = result.violations
+    assert (only.metric, only.file) == ("incomplete", "m/incomplete.safetensors")
+    start = "m/incomplete.safetensors: shards of the same checkpoint are missing"
+    assert sentence(only, str).startswith(f"{start}: 'w', 'v'")
+
+
+def test_other_settings_are_one_error_that_names_the_difference(tmp_path: Path) -> None:
+    text = "[limits]\nmin_sqnr_db = 200\n[settings]\nnum_bits = 4\naxis = 'none'\nexclude = ['a']\n"
+    run = run_of(GOOD, BAD)
+    same = replace(run, settings={"num_bits": 4, "axis": -1, "exclude": ["a"], "other": 1})
+    assert len(verdict(tmp_path, same, text).violations) == 2
+    other = replace(run, settings={"num_bits": 8, "axis": "last", "exclude": []})
+    with pytest.raises(UsageError) as caught:
+        verdict(tmp_path, other, text)
+    start = f"{tmp_path / 'budget.toml'}:4: the budget is for a run with other settings: "
+    difference = "num_bits is 8 and not 4; axis is last and not none; exclude is none and not 'a'; "
+    assert str(caught.value).startswith(start + difference)

@@ -43,7 +43,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield f"<header><h1>Quantization error</h1>\n<div class=quiet><code>qdq {quote(run.command)}</code> on "
     yield f"{few(run.inputs, quote)}</div></header>\n<main>"
     if run.verdict is not None:
-        yield from _verdict(run.verdict)
+        yield from _verdict(run, run.verdict)
     yield from _cards(run, options.sort)
     yield from (f'<p class="warn">Warning: {text}.</p>' for text in warnings(run, quote))
     yield from (f"<p class=quiet>Note: {text}.</p>" for text in (*input_notes(run, quote), *notes(run)))
@@ -64,8 +64,9 @@ def quote(text: str) -> str:
     return html_escape(shorten(visible(text), MAX_NAME).replace("##", "#\\x23")) or NO_NAME
 
 
-def _verdict(verdict: Verdict) -> Iterator[str]:
-    yield f'<section class="verdict {"kept" if verdict.passed else "exceeded"}"><strong>{headline(verdict)}</strong>'
+def _verdict(run: RunResult, verdict: Verdict) -> Iterator[str]:
+    kind = "kept" if verdict.passed else "exceeded"
+    yield f'<section class="verdict {kind}"><strong>{headline(run, quote)}</strong>'
     first, more = verdict.violations[:_OPEN_VIOLATIONS], verdict.violations[_OPEN_VIOLATIONS:_MAX_VIOLATIONS]
     if first:
         yield from _list_of(first, start=1)
@@ -135,7 +136,8 @@ def _table(run: RunResult, rows: Sequence[TensorResult], number_of: dict[int, in
             else:
                 value = _sort_value(column.name, row, text)
                 cells.append(f'<td{" class=number" if column.is_number else ""} data-value="{value}">{text}</td>')
-        kind = complaints.get((row.source.name, row.source.file), "")
+        name = row.source.name
+        kind = complaints.get((name, row.source.file), complaints.get((name, None), ""))
         yield f'<tr id="t{index}" data-index="{index}"{kind}>{"".join(cells)}</tr>'
     yield "</tbody></table></div>"
 
@@ -144,7 +146,8 @@ def _complaints(verdict: Verdict | None) -> dict[tuple[str | None, str | None], 
     found: dict[tuple[str | None, str | None], str] = {}
     for violation in () if verdict is None else reversed(verdict.violations):
         kind = "violated" if violation.severity is Severity.ERROR else "warned"
-        found[violation.tensor, violation.file] = f' class="{kind}"'
+        for name in violation.tensors or (violation.tensor,):
+            found[name, violation.file] = f' class="{kind}"'
     return found
 
 

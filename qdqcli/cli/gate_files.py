@@ -1,0 +1,74 @@
+"""The files that a gate makes of what was measured: none replaces a file of another kind, or one that changed."""
+
+import os
+from codecs import BOM_UTF8
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qdqcli.errors import InputError, QdqError, UsageError
+from qdqcli.escape import show_path
+from qdqcli.gate.budget import parse_budget
+from qdqcli.recipe.document import read_text
+from qdqcli.result.read import read_report
+from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file, write_file
+
+
+def rewrite(path: Path, before: str, after: str) -> None:
+    """Write a text in the place of the one that was read.
+
+    Raises:
+        UsageError: the file has another text now.
+    """
+    try:
+        data = read_file(path, MAX_TEXT_BYTES)
+    except InputError:
+        data = b""
+    mark = BOM_UTF8 if data.startswith(BOM_UTF8) else b""
+    if data != mark + before.encode():
+        raise UsageError(f"{show_path(path)}: changed after it was read; nothing was tightened, run the command again")
+    write_file(path, [mark + after.encode()])
+
+
+def check_replaceable(path: Path, is_kind: Callable[[Path], str | None], *, is_allowed: bool) -> None:
+    """Make sure that a file is new, or one of the same kind that may be replaced.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not os.path.lexists(path):
+        return
+    reason = is_kind(path)
+    if reason is not None:
+        raise UsageError(f"{show_path(path)}: exists and is not replaced: {reason}; choose another name")
+    if not is_allowed:
+        raise UsageError(f"{show_path(path)}: exists; --overwrite replaces it")
+
+
+def is_report(path: Path) -> str | None:
+    """Why a file is no JSON report."""
+    try:
+        read_report(path)
+    except QdqError as error:
+        return f"it is no report ({error})"
+    return None
+
+
+def is_budget(path: Path) -> str | None:
+    """Why a file is no budget and nothing else."""
+    try:
+        budget = parse_budget(read_text(path, "a budget is a TOML file"), path)
+    except QdqError as error:
+        return f"it is no budget ({error})"
+    return "it is no budget (it sets no limit)" if budget.is_idle else None
+
+
+def without(arguments: Sequence[str], *, values: Sequence[str] = (), flags: Sequence[str] = ()) -> list[str]:
+    """Arguments of a command line without some options."""
+    kept = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in values:
+            next(rest, None)
+        elif argument not in flags and argument.partition("=")[0] not in values:
+            kept.append(argument)
+    return kept

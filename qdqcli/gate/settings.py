@@ -1,0 +1,70 @@
+"""Settings of runs that are held against one another: numbers of other settings say nothing of a change."""
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from json import dumps
+from pathlib import PurePath
+from typing import Any
+
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+from qdqcli.gate.budget import Budget
+from qdqcli.gate.keys import RUN_SETTINGS
+from qdqcli.op.spec import DEFAULT_PERCENTILE, WHOLE_TENSOR
+from qdqcli.recipe.keys import NONE
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a report, by key of `RUN_SETTINGS`, so that two that mean the same are equal.
+
+    Files count by what they say: of a recipe the rules, as a digest, of ranges the file's name. A setting that the
+    report does not have is left out.
+    """
+    found = {key: settings[key] for key in RUN_SETTINGS if key in settings}
+    if found.get("axis") == WHOLE_TENSOR:
+        found["axis"] = NONE
+    if found.get("estimator") == "percentile" and found.get("percentile") is None:
+        found["percentile"] = DEFAULT_PERCENTILE
+    if found.get("ranges"):
+        found["ranges"] = PurePath(found["ranges"]).name
+    for key in ("include", "exclude", "map"):
+        if key in found:
+            found[key] = sorted(found[key])
+    if "num_bits" in found:
+        rules = settings.get("rules")
+        found["rules"] = sha256(dumps(rules, sort_keys=True).encode()).hexdigest()[:16] if rules else NONE
+    return {key: NONE if value is None else value for key, value in found.items()}
+
+
+def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
+    """Make sure that a run is measured as the one that the budget is for.
+
+    Raises:
+        UsageError: it is not; names each setting that differs.
+    """
+    if budget.settings is None:
+        return
+    found = "; ".join(
+        f"{key} is {now} and not {was}" for key, was, now in differences(budget.settings.values, comparable(settings))
+    )
+    if found:
+        raise UsageError(
+            f"{budget.source}:{budget.settings.line}: the budget is for a run with other settings: {found}; measure "
+            "with those of the budget, or write one for these with --write-budget"
+        )
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Key, value before and value now of each setting that both have and that differs."""
+    for key, value in was.items():
+        if key in now and now[key] != value:
+            yield key, shown(value), shown(now[key])
+
+
+def shown(value: Any) -> str:
+    """A setting in a message: as a person types it."""
+    if isinstance(value, list):
+        return ", ".join(f"'{escape_name(str(item))}'" for item in value) or NONE
+    if value is None:
+        return NONE
+    return str(value).lower() if isinstance(value, bool) else escape_name(str(value))

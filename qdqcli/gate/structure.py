@@ -1,0 +1,111 @@
+"""Structure: what a budget says of the tensors that are quantized, whatever their data."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from qdqcli.gate.budget import Budget, Structure
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.file_ref import FileRef
+from qdqcli.recipe.listing import Listing
+from qdqcli.recipe.pairing import located
+from qdqcli.recipe.patterns import compile_pattern, holders_of, listed
+from qdqcli.result.result import RunResult, SkippedTensor, TensorResult
+from qdqcli.result.verdict import Violation
+from qdqcli.tensors.note import Note, NoteKind
+
+ORIGIN = "structure"
+NOT_MEASURED = "not measured: the headers violate the budget already"
+
+
+class Member(NamedTuple):
+    """A tensor that is quantized or left as it is."""
+
+    name: str
+    file: FileRef
+    num_elements: int
+    is_selected: bool
+    """Whether it is to be measured."""
+    is_quantized: bool
+    is_measured: bool
+    """Selected, and not of a kind that cannot be measured."""
+    stored_bits: int | None
+    """Of its codes and scales; None where they are not known."""
+
+
+def members_of(run: RunResult) -> Iterator[Member]:
+    """The tensors of a run. What was compared counts as quantized where an element changed."""
+    for row, (name, file) in zip(run.rows, located(run, run.rows), strict=True):
+        if isinstance(row, TensorResult):
+            is_quantized = row.spec is not None or not row.is_exact
+            yield Member(name, file, row.num_elements, True, is_quantized, True, row.stored_bits)
+        else:
+            yield Member(name, file, row.num_elements, row.is_selected or row.is_failure, False, False, None)
+
+
+def planned_members(listing: Listing) -> Iterator[Member]:
+    """The tensors of a run before it begins, from the headers alone."""
+    places = located(listing, listing.tensors)
+    for tensor, (name, file) in zip(listing.tensors, places, strict=True):
+        is_quantized = isinstance(tensor.decision, QuantSpec)
+        is_selected = not isinstance(tensor.decision, Skip) or tensor.decision.is_selected
+        bits = tensor.quantized_bits if is_quantized else None
+        yield Member(name, file, tensor.num_elements, is_selected, is_quantized, is_quantized, bits)
+
+
+def unmeasured(listing: Listing) -> RunResult:
+    """The run as it stands before anything is measured."""
+    return RunResult(
+        command=listing.command,
+        inputs=listing.inputs,
+        settings=listing.settings,
+        notes=listing.notes,
+        rows=[
+            SkippedTensor(
+                source=tensor.source,
+                num_elements=tensor.num_elements,
+                reason=tensor.decision.reason if isinstance(tensor.decision, Skip) else NOT_MEASURED,
+            )
+            for tensor in listing.tensors
+        ],
+    )
+
+
+def judge_structure(members: Sequence[Member], notes: Iterable[Note], budget: Budget) -> Iterator[Violation]:
+    """What of the structure is not as the budget wants it, and parts of the inputs that are not there."""
+    for note in notes:
+        if note.kind is NoteKind.INCOMPLETE:
+            yield Violation(
+                tensor=None, file=note.file, metric=str(note.kind), limit=None, actual=listed(note.names),
+                origin=ORIGIN, budget=budget.source,
+            )  # fmt: skip
+    if budget.structure is not None:
+        yield from _judge(members, budget.structure, budget.source)
+
+
+def _judge(members: Sequence[Member], rule: Structure, source: str) -> Iterator[Violation]:
+    def violation(metric: str, limit: float | str, actual: float | str | None, line: int) -> Violation:
+        return Violation(
+            tensor=None, metric=metric, limit=limit, actual=actual, severity=rule.severity, origin=ORIGIN,
+            budget=source, line=line,
+        )  # fmt: skip
+
+    measured = [member for member in members if member.is_measured]
+    elements = sum(member.num_elements for member in measured)
+    if rule.min_quantized is not None:
+        selected = sum(member.num_elements for member in members if member.is_selected)
+        share = elements / selected if selected else 0.0
+        if share < rule.min_quantized:
+            yield violation("min_quantized", rule.min_quantized, share, rule.lines["min_quantized"])
+    if rule.max_bits_per_weight is not None:
+        bits = [member.stored_bits for member in measured]
+        known = [number for number in bits if number is not None]
+        mean = sum(known) / elements if elements and len(known) == len(bits) else None
+        if mean is None or mean > rule.max_bits_per_weight:
+            yield violation("max_bits_per_weight", rule.max_bits_per_weight, mean, rule.lines["max_bits_per_weight"])
+    names = holders_of((member.name, member.file) for member in members)
+    for pattern in rule.patterns:
+        matches = compile_pattern(pattern, names)
+        found = [member.name for member in members if member.is_quantized and matches(member.name, member.file)]
+        if found:
+            yield violation("forbid", pattern, listed(found), rule.lines[pattern])
