@@ -87,6 +87,14 @@ def test_notes_are_in_the_json_of_every_command_that_lists_tensors(qdq: Qdq, tmp
     }
 
 
+@pytest.mark.parametrize("format_name", ["table", "markdown"])
+def test_a_listing_for_eyes_ends_with_the_notes(qdq: Qdq, tmp_path: Path, format_name: str) -> None:
+    folder = make(tmp_path / "m", {}, {SHARDS[0]: "a"})
+    last = qdq("inspect", folder, "--format", format_name).out.splitlines()[-1]
+    assert last.startswith("warning: ")
+    assert "1 shard of the same checkpoint missing" in last
+
+
 def test_a_comparison_has_the_notes_of_both_sides(qdq: Qdq, tmp_path: Path) -> None:
     for side in ("x", "y"):
         make(tmp_path / side, {}, {SHARDS[0]: "a"})

@@ -214,3 +214,11 @@ def test_long_names_are_cut_in_the_middle() -> None:
 )
 def test_bits_and_granularity_in_a_few_words(spec: QuantSpec, words: str) -> None:
     assert f"  {words}  " in table_lines(render(run_of(quantized("w", [1.0], [1.5], spec=spec))))[1] + "  "
+
+
+def test_a_terminal_has_heard_the_notes_on_inputs_but_warnings_are_repeated() -> None:
+    warned = [note for note in NOTES if note.is_warning]
+    assert warned
+    for width, shown in ((None, NOTES), (100, warned)):
+        words = " ".join(render(EVERY_KIND, width=width).split())
+        assert [note for note in NOTES if f"{note.file}: " in words] == list(shown)
