@@ -8,13 +8,14 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, plan_inputs, workers_of
+from qdqcli.cli.measure import open_inputs, plan_inputs, say_notes, workers_of
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.recipe.plan import check_selection
 from qdqcli.report.escape import json_text
 from qdqcli.report.gradients import render
+from qdqcli.result.gradient import total_of
 
 
 @click.command(
@@ -56,7 +57,9 @@ def grad(
     prepare_libraries()
     # Imported late: NumPy and Numba, which --help does without.
     from qdqcli.output.tree import OutputTree
+    from qdqcli.run.digest import digest_output
     from qdqcli.run.gradient import differentiate
+    from qdqcli.run.provenance import Provenance
 
     request = opt.request_of(options, session)
     checkpoints = open_inputs([gradients, input_], options, session)
@@ -65,8 +68,13 @@ def grad(
     plans = plan_inputs(checkpoints[:1], request, options, session)
     check_selection(plans)
     tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite, break_lock=break_lock)
+    say_notes(tree.notes, session)
     with tree, workers_of(options, session) as workers:
         masked = differentiate(plans, checkpoints[1], workers, tree)
+        if tree.is_folder:
+            made = Provenance(command="grad", plans=plans, inputs=checkpoints, settings=request.settings)
+            digests = digest_output(tree.result, tree.names(), workers)
+            tree.write_marker(made.text(tree, digests, total_of(masked), workers))
         tree.commit()
     if format_name == "json":
         write(json_text([vars(row) for row in masked], indent=2) + "\n")

@@ -68,11 +68,12 @@ def run(
     """
     # Imported late: `qdq run --help` does without it.
     from qdqcli.output.files import NamedFile
-    from qdqcli.output.placement import check_free
+    from qdqcli.output.placement import anchored, check_free
     from qdqcli.output.tree import OutputTree
 
     if dry_run and verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
+    options["reports"] = tuple(map(anchored, options["reports"]))
     files = Files.of(options)
     files.check()
     request = opt.request_of(options, session)

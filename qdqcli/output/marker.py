@@ -1,28 +1,36 @@
 """The file `qdq.json` in a folder that a run wrote: it says which of the folder's files are the run's."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from qdqcli.errors import InputError
+from qdqcli.escape import MalformedError
 from qdqcli.tensors.storage import read_file
+from qdqcli.tensors.strict_json import parse_object
 
 MARKER = "qdq.json"
-_MAX_BYTES = 64 << 20
-"""Names and digests of 300,000 files."""
+_MAX_BYTES = 32 << 20
+"""Names and digests of 200,000 files."""
+
+
+def listed(file: Path) -> str:
+    r"""How a marker names a file of its folder: with slashes, and `\xff` for a byte that is not UTF-8."""
+    return os.fsencode(file.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
     """What the file says; None where it is not there, cannot be read, or is not of a run."""
     try:
-        data = json.loads(read_file(path, _MAX_BYTES))
-    except (InputError, ValueError, RecursionError):
+        data = parse_object(read_file(path, _MAX_BYTES))
+    except (InputError, MalformedError):
         return None
-    is_marker = isinstance(data, dict) and isinstance(data.get("outputs"), dict) and "tensors" not in data
-    return data if is_marker and data.get("tool", {}) and data["tool"].get("name") == "qdq" else None
+    tool = data.get("tool")
+    is_marker = isinstance(tool, dict) and tool.get("name") == "qdq" and isinstance(data.get("outputs"), dict)
+    return data if is_marker else None
 
 
-def marked_files(folder: Path) -> set[Path]:
-    """The files, relative to the folder, that the run wrote of which the folder's marker speaks."""
+def marked_files(folder: Path) -> set[str]:
+    """The files that the run wrote of which the folder's marker speaks, as `listed`; none where it has no marker."""
     data = read_marker(folder / MARKER)
-    return set() if data is None else {Path(MARKER), *map(Path, data["outputs"])}
+    return set() if data is None else {MARKER, *data["outputs"]}

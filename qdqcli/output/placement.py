@@ -10,7 +10,10 @@ from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path, show_size
 from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of, real_path
 from qdqcli.tensors.checkpoint import FORMATS, Checkpoint
+from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.storage import free_bytes, output_error
+
+ROOT = Path("/")
 
 
 def check_placement(
@@ -41,6 +44,7 @@ def check_placement(
             f"{show_path(output)}: is the name of a file, the output is a folder; choose a name without {output.suffix}"
         )
     check_free(output, is_folder=is_folder, may_exist=may_exist)
+    _check_disk(output)
     _check_space(checkpoints, output, partial)
 
 
@@ -62,6 +66,29 @@ def check_free(output: Path, *, is_folder: bool, may_exist: bool) -> None:
         raise UsageError(f"{show_path(output)}: is a folder, the output is a file; choose another OUTPUT")
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
         raise UsageError(f"{show_path(output)}: is neither a file nor a folder; choose another OUTPUT")
+
+
+def anchored(path: Path) -> Path:
+    """The path, made absolute where it leads out of the working folder, which may be in OUTPUT and move with it."""
+    folder, here = real_path(path.parent), real_path(Path())
+    return path if path.is_absolute() or here in (folder, *folder.parents) else folder / path.name
+
+
+def _check_disk(output: Path) -> None:
+    """Refuse a mount point, which no rename replaces, and a name among the system's devices and processes.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if not output.is_symlink() and real_path(output) in mount_points(output):
+        raise UsageError(
+            f"{show_path(output)}: is a mount point, whose name cannot be given to another folder or file; give a new "
+            "name in it"
+        )
+    folder = real_path(output.parent)
+    for system in map(Path, ("/dev", "/proc", "/sys")):
+        if system in (folder, *folder.parents) and folder.stat().st_dev == system.stat().st_dev != ROOT.stat().st_dev:
+            raise UsageError(f"{show_path(output)}: lies in {system}, which is no disk; choose another OUTPUT")
 
 
 def _check_apart(checkpoints: Sequence[Checkpoint], output: Path) -> None:

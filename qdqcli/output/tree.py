@@ -5,7 +5,7 @@ The folder `OUTPUT.qdq-partial` holds:
 - `lock`: held by the process that builds; a partial folder whose lock is free waits for one that resumes, or is stale;
 - `journal`: of the run, if it keeps one;
 - `result`: the file or folder that becomes OUTPUT;
-- `replaced`: what had OUTPUT's name, for the moment between two renames.
+- `replaced`: what had OUTPUT's name, until it is removed.
 """
 
 import hashlib
@@ -19,14 +19,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qdqcli.errors import OutputError, UsageError
+from qdqcli.errors import OutputError, QdqError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.output.file_tree import files_below, first_difference
 from qdqcli.output.lock import FolderLock
 from qdqcli.output.marker import MARKER, read_marker
-from qdqcli.output.placement import check_free, check_placement
+from qdqcli.output.placement import anchored, check_free, check_placement
+from qdqcli.output.replaced import check_replaced
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, SideFile, Waiting
 from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.rename import exchange, rename_new
 from qdqcli.tensors.storage import (
     TEMPORARY_PATTERN,
     FileIdentity,
@@ -68,8 +70,8 @@ class OutputTree:
         break_lock: bool = False,
     ) -> None:
         _check_names(checkpoints)
-        self.output = output
-        self.partial = partial_path(output)
+        self.output = anchored(output)
+        self.partial = partial_path(self.output)
         self._checkpoints = checkpoints
         self._overwrite = overwrite
         self._resume = resume
@@ -80,7 +82,10 @@ class OutputTree:
         self._is_kept = False
         self.notes = list(_marker_notes(checkpoints))
         """What a user should know of OUTPUT."""
-        check_placement(checkpoints, output, self.partial, protected=protected, may_exist=overwrite or resume)
+        may_exist = overwrite or resume
+        check_placement(checkpoints, self.output, self.partial, protected=protected, may_exist=may_exist)
+        if overwrite:
+            self._check_replaced(self.output)
 
     @property
     def journal_path(self) -> Path:
@@ -171,7 +176,14 @@ class OutputTree:
     def commit(self) -> None:
         """Give the result its name. Its files are on the disk already; now their folders and the name are."""
         check_free(self.output, is_folder=self._is_folder, may_exist=self._overwrite or self._resume)
+        if self._overwrite:
+            self._check_replaced(self.output)
         if self._is_folder:
+            for name in sorted({*files_below(self.result)} - {*self.names(), Path(MARKER)}):
+                raise OutputError(
+                    f"{show_path(self.result / name)}: is no part of the output; remove {show_path(self.partial)} and "
+                    "run again"
+                )
             for folder, _, _ in os.walk(self.result):
                 sync_folder(Path(folder))
         if self._resume and not self._overwrite and os.path.lexists(self.output):
@@ -179,6 +191,11 @@ class OutputTree:
         else:
             try:
                 self._put_in_place()
+            except FileExistsError as error:
+                raise UsageError(
+                    f"{show_path(self.output)}: exists: another process made it meanwhile; choose another OUTPUT or "
+                    "pass --overwrite to replace it"
+                ) from error
             except OSError as error:
                 raise output_error(self.output, error) from error
         self._is_committed = True
@@ -217,8 +234,8 @@ class OutputTree:
 
     def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:
         """For a run that resumes one that had built everything: whether OUTPUT is what it built, under its name."""
-        self._is_committed = not os.path.lexists(self.result) and os.path.lexists(self.output)
-        self._is_committed = self._is_committed and all(
+        self._is_committed = True  # what still has the result's name is then what OUTPUT replaced
+        self._is_committed = os.path.lexists(self.output) and all(
             self.identity_of(checkpoint, shard) == identity for checkpoint, shard, identity in finished
         )
         return self._is_committed
@@ -282,17 +299,30 @@ class OutputTree:
     def _replaced(self) -> Path:
         return self.partial / "replaced"
 
+    def _check_replaced(self, folder: Path) -> None:
+        """Refuse to remove what the new output does not have and no earlier run wrote."""
+        check_replaced(folder, {*self.names(), Path(MARKER)})
+
     def _put_in_place(self) -> None:
-        """A file replaces a file in one step; a folder only once the old one is out of the way."""
-        if not self._is_folder or not os.path.lexists(self.output):
+        """Give the result its name: one that is free, that of a file, or in exchange for a folder's."""
+        if not os.path.lexists(self.output):
+            rename_new(self.result, self.output)
+        elif not self._is_folder:
             self.result.rename(self.output)
-            return
-        self.output.rename(self._replaced)
-        try:
-            self.result.rename(self.output)
-        except OSError:
-            self._replaced.rename(self.output)
-            raise
+        elif exchange(self.result, self.output):
+            try:
+                self._check_replaced(self.result)  # what came in the meantime
+            except QdqError:
+                exchange(self.result, self.output)
+                raise
+            self.result.rename(self._replaced)
+        else:
+            self.output.rename(self._replaced)
+            try:
+                self.result.rename(self.output)
+            except OSError:
+                self._replaced.rename(self.output)
+                raise
 
     def _check_same(self) -> None:
         """What a run that resumes finds under OUTPUT's name may be the result of the run before: then all is done."""

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from qdqcli import __version__
 from qdqcli.measure.workers import Workers
-from qdqcli.output.marker import read_marker
+from qdqcli.output.marker import listed, read_marker
 from qdqcli.output.tree import OutputTree, entry_name
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import SCHEMA_VERSION
@@ -92,9 +92,9 @@ class Provenance:
     def _inputs(self, workers: Workers, on_bytes: OnBytes = lambda _: None) -> list[dict[str, Any]]:
         return [
             {
-                "name": entry_name(checkpoint),
+                "name": listed(Path(entry_name(checkpoint))),
                 "files": {
-                    name.as_posix(): digest._asdict()
+                    listed(name): digest._asdict()
                     for name, digest in digest_input(checkpoint, workers, on_bytes).items()
                 },
             }
@@ -105,12 +105,12 @@ class Provenance:
 def _shown(setting: str, value: Any) -> Any:
     """As JSON has it: a file by its name, no number that is not finite."""
     if setting in _FILES and value is not None:
-        return Path(value).name
+        return listed(Path(Path(value).name))
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _outputs(output: OutputTree, digests: Digests) -> dict[str, Any]:
     return {
-        (name.as_posix() if output.is_folder else output.output.name): digest._asdict()
+        listed(name if output.is_folder else Path(output.output.name)): digest._asdict()
         for name, digest in digests.items()
     }

@@ -78,7 +78,7 @@ def make_case(qdq: Qdq, kind: str, tmp_path: Path, folder: Path) -> Case:
         output=output,
         report=report,
         arguments=arguments,
-        old={"old.txt": b"old"} if kind == "overwrite" else None,
+        old={"config.json": b"old"} if kind == "overwrite" else None,
         new=files(output),
         new_report=report.read_bytes(),
     )

@@ -261,12 +261,46 @@ def test_overwrite_replaces_a_file(qdq: Qdq, tiny: Path, tmp_path: Path) -> None
 
 def test_overwrite_replaces_a_whole_folder(qdq: Qdq, model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    output.mkdir()
-    (output / "old.txt").write_text("old")
+    (model / "old.txt").write_text("old")
+    assert qdq("run", model, "-o", output).code == 0
+    (model / "old.txt").unlink()
+    before = contents(output)
     assert qdq("run", model, "-o", output).code == 2
-    assert contents(output) == {"old.txt": b"old"}
+    assert contents(output) == before
+    assert "old.txt" in before, "the earlier run wrote it, says qdq.json"
     assert qdq("run", model, "-o", output, "--overwrite").code == 0
     assert contents(output).keys() == contents(model).keys() | {"qdq.json"}
+
+
+@pytest.mark.parametrize("command", ["run", "grad"])
+def test_overwrite_never_deletes_what_is_not_an_output(qdq: Qdq, model: Path, tmp_path: Path, command: str) -> None:
+    output = tmp_path / "project"
+    (output / ".git").mkdir(parents=True)
+    (output / "thesis.txt").write_text("precious")
+    inputs = [model, model] if command == "grad" else [model]
+    outcome = qdq(command, *inputs, "-o", output, "--overwrite")
+    assert outcome.code == 2
+    assert outcome.error.startswith(f"error: {output}/.git: belongs to no output of qdq, and --overwrite would delete")
+    assert (output / ".git").is_dir()
+    assert contents(output) == {"thesis.txt": b"precious"}
+
+
+@pytest.mark.parametrize("place", ["../out", "."])
+def test_the_working_folder_may_be_in_the_output(
+    qdq: Qdq, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It moves with the old output; paths that lead out of it mean what they meant before."""
+    output = tmp_path / "out"
+    assert qdq("run", model, "-o", output).code == 0
+    before = contents(output)
+    monkeypatch.chdir(output)
+    arguments = ("run", "../model", "-o", place, "--overwrite", "--num-bits", 4, "--report", "../r.json")
+    outcome = qdq(*arguments)
+    monkeypatch.chdir(tmp_path)
+    assert outcome.code == (0 if place == "../out" else 2), outcome.err
+    assert (contents(output) != before) == (place == "../out")
+    assert contents(output).keys() == before.keys()
+    assert (tmp_path / "r.json").exists() == (place == "../out")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

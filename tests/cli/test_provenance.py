@@ -173,6 +173,16 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def test_a_folder_of_gradients_says_it_too(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    assert qdq("grad", model, model, "-o", tmp_path / "out").code == 0
+    found = provenance(tmp_path / "out" / "qdq.json")
+    assert found["command"] == "grad"
+    assert [entry["files"] for entry in found["inputs"]] == [digests(model)] * 2  # type: ignore[attr-defined]
+    assert found["outputs"] == digests(tmp_path / "out", but="qdq.json")
+    assert found["summary"]["num_tensors"] > 0  # type: ignore[index]
+    assert qdq("grad", model, model, "-o", tmp_path / "out", "--overwrite").code == 0
+
+
 def test_private_inputs_keep_it_private(qdq: Qdq, tmp_path: Path) -> None:
     for name, mode in (("open", 0o755), ("closed", 0o700)):
         write_safetensors(tmp_path / name / "w.safetensors", {"w": sample((4, 6))})

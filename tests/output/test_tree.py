@@ -1,4 +1,6 @@
+import json
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -6,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from qdqcli.errors import InputError, OutputError, UsageError
-from qdqcli.output import placement
+from qdqcli.output import placement, replaced
+from qdqcli.output import tree as tree_module
 from qdqcli.output.tree import OutputTree, partial_path
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
+from qdqcli.tensors.rename import exchange
 from tests.tensors.files import model_folder, safetensors_bytes, write
 
 GOOD = safetensors_bytes({"w": ("F32", (2,)), "v": ("I8", (3,))})
@@ -113,12 +117,167 @@ def test_an_output_that_exists_is_refused(tmp_path: Path, kind: str) -> None:
 
 def test_overwrite_replaces_like_by_like(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "in")
-    write(tmp_path / "out" / "old.txt", b"old")
+    write(tmp_path / "out" / "config.json", b"old")
+    write(folder / "config.json", b"new")
     run([folder], tmp_path / "out", overwrite=True)
     assert contents(tmp_path / "out") == contents(folder)
     run([write(tmp_path / "w.safetensors", GOOD)], write(tmp_path / "x", b"old"), overwrite=True)
     assert (tmp_path / "x").read_bytes() == GOOD
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "w.safetensors", "x"]
+
+
+def test_overwrite_replaces_what_an_earlier_run_wrote(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "in")
+    marker = {"tool": {"name": "qdq"}, "outputs": {"old.safetensors": {}, "sub/old.txt": {}}}
+    write(tmp_path / "out" / "qdq.json", json.dumps(marker).encode())
+    write(tmp_path / "out" / "old.safetensors", b"old")
+    write(tmp_path / "out" / "sub" / "old.txt", b"old")
+    run([folder], tmp_path / "out", overwrite=True)
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+NO_MARKERS = [
+    "",
+    "[]",
+    "{}",
+    "null",
+    '{"outputs": {"thesis.txt": {}}}',
+    '{"tool": 1, "outputs": {"thesis.txt": {}}}',
+    "[",
+]
+
+
+@pytest.mark.parametrize("text", NO_MARKERS)
+def test_a_file_that_is_no_marker_allows_nothing(tmp_path: Path, text: str) -> None:
+    folder = model_folder(tmp_path / "in")
+    write(tmp_path / "out" / "qdq.json", text.encode())
+    thesis = write(tmp_path / "out" / "thesis.txt", b"words")
+    refuse([folder], tmp_path / "out", "thesis.txt: belongs to no output", overwrite=True)
+    assert thesis.read_bytes() == b"words"
+
+
+FOREIGN = {
+    "file": "notes.txt",
+    "hidden file": ".env",
+    "file below": "1_Pooling/notes.txt",
+    "empty folder": ".git/",
+    "folder under a file's name": "config.json/",
+    "link": "latest -> config.json",
+    "link to a folder": "data -> ..",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_overwrite_deletes_nothing_that_is_no_output(tmp_path: Path, kind: str) -> None:
+    folder = model_folder(tmp_path / "in")
+    write(folder / "config.json", b"{}")
+    write(folder / "1_Pooling" / "config.json", b"{}")
+    out = tmp_path / "out"
+    write(out / "model-00001-of-00002.safetensors", b"old")
+    name, _, target = FOREIGN[kind].partition(" -> ")
+    if target:
+        (out / name).symlink_to(target)
+    elif name.endswith("/"):
+        (out / name).mkdir()
+    else:
+        write(out / name, b"words")
+    reason = f"{re.escape(name.removesuffix('/'))}: belongs to no output of qdq, and --overwrite would delete it"
+    refuse([folder], out, reason, overwrite=True)
+
+
+def test_what_appears_in_the_output_meanwhile_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the exchange, and between the look and the exchange."""
+    folder, out = model_folder(tmp_path / "in"), tmp_path / "out"
+    write(out / "model-00001-of-00002.safetensors", b"old")
+    checkpoints = [open_checkpoint(folder)]
+    exchanged = []
+
+    def exchange_late(one: Path, other: Path) -> bool:
+        if not exchanged:
+            write(out / "thesis.txt", b"words")
+        exchanged.append((one, other))
+        return exchange(one, other)
+
+    monkeypatch.setattr(tree_module, "exchange", exchange_late)
+    for _ in range(2):
+        with OutputTree(checkpoints, out, overwrite=not exchanged, resume=bool(exchanged)) as tree:
+            tree._overwrite = True
+            copy_all(tree, checkpoints)
+            with pytest.raises(UsageError, match=r"thesis.txt: belongs to no output"):
+                tree.commit()
+        assert contents(out) == {"model-00001-of-00002.safetensors": b"old", "thesis.txt": b"words"}
+    assert len(exchanged) == 2, "there and back"
+
+
+def test_a_mount_point_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder(tmp_path / "in")
+    write(folder / "sub" / "config.json", b"{}")
+    kept = write(tmp_path / "out" / "sub" / "config.json", b"on another disk")
+    monkeypatch.setattr(replaced, "mount_points", lambda _: [kept.parent])
+    refuse([folder], tmp_path / "out", "out/sub: is a mount point, which --overwrite never replaces", overwrite=True)
+    monkeypatch.setattr(placement, "mount_points", lambda found: [found])
+    refuse([folder], tmp_path / "out", "out: is a mount point, whose name cannot be given", overwrite=True)
+
+
+def test_a_folder_that_cannot_be_emptied_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder(tmp_path / "in")
+    write(folder / "sub" / "config.json", b"{}")
+    locked = write(tmp_path / "out" / "sub" / "config.json", b"old").parent
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != locked)  # root may write everywhere
+    with pytest.raises(OutputError, match=r"out/sub: is read-only, so --overwrite cannot remove what is in it"):
+        OutputTree([open_checkpoint(folder)], tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("place", ["/dev/new", "/proc/new", "/proc/self/new"])
+def test_devices_and_processes_are_no_place_for_an_output(tmp_path: Path, place: str) -> None:
+    """Root could replace /dev/stdout, a link, where standard output is a file."""
+    file = write(tmp_path / "w.safetensors", GOOD)
+    with pytest.raises(UsageError, match=r"lies in /(dev|proc), which is no disk"):
+        OutputTree([open_checkpoint(file)], Path(place))
+
+
+class Killed(BaseException):
+    """The process ends here: nothing is tidied."""
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_old_and_new_are_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool) -> None:
+    """In one step, so that OUTPUT is never absent; killed behind it, a run that resumes knows that all is done."""
+    folder, out = model_folder(tmp_path / "in"), tmp_path / "out"
+    write(out / "model-00001-of-00002.safetensors", b"old")
+    checkpoints = [open_checkpoint(folder)]
+
+    def exchange_and_die(one: Path, other: Path) -> bool:
+        if not can_exchange:
+            return False
+        exchange(one, other)
+        raise Killed
+
+    monkeypatch.setattr(tree_module, "exchange", exchange_and_die)
+    tree = OutputTree(checkpoints, out, overwrite=True)
+    tree.begin()
+    copy_all(tree, checkpoints)
+    finished = [(c, shard, tree.identity_of(c, shard)) for c in checkpoints for shard in c.shards]
+    with suppress(Killed):
+        tree.commit()
+    tree.suspend()
+    assert contents(out) == contents(folder)
+    with OutputTree(checkpoints, out, overwrite=True, resume=True) as tree:
+        assert tree.recognise_commit(finished)
+    assert contents(out) == contents(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_nothing_strange_is_put_in_place(tmp_path: Path) -> None:
+    checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
+    with OutputTree(checkpoints, tmp_path / "out") as tree:
+        copy_all(tree, checkpoints)
+        write(tree.result / "more.txt", b"words")
+        with pytest.raises(OutputError, match=r"more.txt: is no part of the output"):
+            tree.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_overwrite_replaces_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
