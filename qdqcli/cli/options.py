@@ -102,7 +102,7 @@ def given_ranges_option(function: Function) -> Function:
     """Ranges from a file, for commands that quantize."""
     text = (
         "Take ranges by tensor: .safetensors with NAME.input_min and NAME.input_max, or JSON {NAME: {input_min, "
-        "input_max}}; scalars, or one value per channel or group."
+        "input_max}}; scalars, or one value per channel or group. FILE#NAME is for the tensor of that file alone."
     )
     return click.option("--ranges", "ranges_file", type=click.Path(path_type=Path), metavar="FILE", help=text)(function)
 
@@ -186,7 +186,7 @@ def arithmetic_option(function: Function) -> Function:
 
 NAMES = (
     click.option("--include", multiple=True, metavar="PATTERN",
-                 help="Quantize only tensors whose whole name matches: a glob, or re:REGEX; FILE::PATTERN only in "
+                 help="Quantize only tensors whose whole name matches: a glob, or re:REGEX; FILE#PATTERN only in "
                  "the files, or folders, that the glob FILE matches. Repeatable."),
     click.option("--exclude", multiple=True, metavar="PATTERN",
                  help="Leave matching tensors as they are; wins over --include. Repeatable."),

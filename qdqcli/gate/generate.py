@@ -66,7 +66,7 @@ def glob_of(name: str) -> str:
     """The pattern that matches this name alone."""
     if not name:  # the empty pattern is none
         return "re:"
-    text = "".join(f"[{char}]" if char in _SPECIAL else char for char in name).replace(SEPARATOR, ":[:]")
+    text = "".join(f"[{char}]" if char in _SPECIAL else char for char in name).replace(SEPARATOR, f"[{SEPARATOR}]")
     return f"[r]{text[1:]}" if text.startswith("re:") else text
 
 

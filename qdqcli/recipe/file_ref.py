@@ -1,11 +1,13 @@
-"""FileRef: the file of a tensor, and the FILE of a pattern `FILE::NAME` that tells tensors of one name apart."""
+"""FileRef: the file of a tensor, and the FILE of a pattern `FILE#NAME` that tells tensors of one name apart."""
 
+import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import NamedTuple
 
-SEPARATOR = "::"
+SEPARATOR = "#"
+_SEPARATION = re.compile(r"(?<!\[)#|#(?!\])")
 
 
 class FileRef(NamedTuple):
@@ -44,14 +46,32 @@ class FileRef(NamedTuple):
 
 
 def split_pattern(pattern: str) -> tuple[str | None, str]:
-    """FILE, where the pattern is FILE::NAME, and the pattern on the name."""
-    file, separator, name = pattern.partition(SEPARATOR)
-    return (file, name) if separator and file and name and not pattern.startswith("re:") else (None, pattern)
+    """FILE, where the pattern is FILE#NAME, and the pattern on the name; `[#]` separates nothing."""
+    found = None if pattern.startswith("re:") else _SEPARATION.search(pattern)
+    if found is None or not pattern[: found.start()] or not pattern[found.end() :]:
+        return None, pattern
+    return pattern[: found.start()], pattern[found.end() :]
 
 
 def qualified(file: str, name: str) -> str:
     """The pattern, or the key of a ranges file, for a tensor of that file."""
     return f"{file}{SEPARATOR}{name}"
+
+
+def keys_of(name: str, file: FileRef) -> Iterator[str]:
+    """What may stand for the tensor in a ranges file, the most particular first."""
+    for spelling in reversed([*file.spellings]):
+        yield qualified(spelling, name)
+    yield name
+
+
+def key_among(name: str, file: FileRef, files: Sequence[FileRef]) -> str:
+    """The shortest key for a tensor of one of the `files` that have that name."""
+    if len(files) == 1:
+        return name
+    others = {spelling for other in files if other != file for spelling in other.spellings}
+    spelling = next((spelling for spelling in file.spellings if spelling not in others), file.path)
+    return qualified(spelling, name)
 
 
 @lru_cache(maxsize=4096)

@@ -130,10 +130,12 @@ def with_ranges(listing: Listing, run: RunResult) -> Listing:
     return replace(listing, tensors=tensors)
 
 
-def with_estimates(listing: Listing, hulls: Mapping[str, tuple[float, float]]) -> Listing:
-    """The listing with the hulls of the ranges that were estimated, by the tensor's name."""
+def with_estimates(listing: Listing, hulls: Mapping[tuple[str, str], tuple[float, float]]) -> Listing:
+    """The listing with the hulls of the ranges that were estimated, by the tensor's file and name."""
     tensors = [
-        replace(tensor, estimated=hulls.get(tensor.source.name)) if isinstance(tensor.decision, QuantSpec) else tensor
+        replace(tensor, estimated=hulls.get((tensor.source.file, tensor.source.name)))
+        if isinstance(tensor.decision, QuantSpec)
+        else tensor
         for tensor in listing.tensors
     ]
     return replace(listing, tensors=tensors)

@@ -1,6 +1,6 @@
 """Patterns on tensors: a glob, or a regular expression behind `re:`, always on the whole name.
 
-`FILE::` before it holds the file too, for tensors of one name in several files. A name that is there means itself,
+`FILE#` before it holds the file too, for tensors of one name in several files. A name that is there means itself,
 whatever characters it is made of.
 """
 

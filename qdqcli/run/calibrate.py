@@ -15,6 +15,9 @@ from qdqcli.measure.workers import Workers
 from qdqcli.op.params import Floats
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.ranges.output import RangeEntry, create_ranges
+from qdqcli.recipe.file_ref import key_among
+from qdqcli.recipe.pairing import entries_of
+from qdqcli.recipe.patterns import Holders, holders_of
 from qdqcli.recipe.plan import Plan
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
@@ -34,27 +37,32 @@ def calibrate(
     on_bytes: Callable[[int], None] = lambda _: None,
     *,
     overwrite: bool = False,
-) -> Mapping[str, Hull]:
-    """Write the ranges of all tensors that would be quantized; the hull of each tensor's by its name.
+) -> Mapping[tuple[str, str], Hull]:
+    """Write the ranges of all tensors that would be quantized; the hull of each tensor's by its file and name.
+
+    Where several files have a tensor of one name, FILE#NAME is the key of each in the ranges file.
 
     A slice of NaN alone has the range [0, 0]: any range makes the same of it.
 
     Raises:
-        UsageError: two tensors have one name; ranges of a tensor do not fit into memory, or not into the format; the
-            file exists and `overwrite` is false.
+        UsageError: two tensors have one name and one file; ranges of a tensor do not fit into memory, or not into the
+            format; the file exists and `overwrite` is false.
         InputError, OutputError: the system refuses.
     """
     by_plan = [(plan, list(_estimated_tensors(plan))) for plan in plans]
     tasks = [task for _, tasks in by_plan for task in tasks]
     for info, spec in tasks:
         check_memory(info, layout_of(info, spec), workers, GRID_BYTES)
-    hulls: dict[str, Hull] = {}
-    with create_ranges(path, [_entry(*task) for task in tasks], overwrite=overwrite) as writer:
+    holders = holders_of((entry.name, entry.plan.file) for entry in entries_of(plans))
+    entries = [_entry(info, spec, plan, holders) for plan, own in by_plan for info, spec in own]
+    remaining = iter(entries)
+    hulls: dict[tuple[str, str], Hull] = {}
+    with create_ranges(path, entries, overwrite=overwrite) as writer:
         for plan, own in by_plan:
             with plan.shard.open() as reader:
-                for (info, spec), ends in _estimates(own, reader, workers):
-                    writer.write(_entry(info, spec), ends)
-                    hulls[info.name] = _hull_of(info, ends)
+                for (info, _), ends in _estimates(own, reader, workers):
+                    writer.write(next(remaining), ends)
+                    hulls[plan.file.path, info.name] = _hull_of(info, ends)
                     on_bytes(info.nbytes)
                 reader.close()
     return hulls
@@ -67,10 +75,10 @@ def _estimated_tensors(plan: Plan) -> Iterator[Task]:
             yield info, decision
 
 
-def _entry(info: TensorInfo, spec: QuantSpec) -> RangeEntry:
+def _entry(info: TensorInfo, spec: QuantSpec, plan: Plan, holders: Holders) -> RangeEntry:
     is_whole = spec.axis == WHOLE_TENSOR and spec.group_size is None
     return RangeEntry(
-        name=info.name,
+        name=key_among(info.name, plan.file, holders[info.name]),
         is_double=info.dtype.name == "F64",
         num_ranges=None if is_whole else layout_of(info, spec).num_ranges,
     )

@@ -16,6 +16,7 @@ from qdqcli.measure.given_range import given_ends
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.cpu_bins import count_bins
+from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.histogram import Histogram, Histograms
 from qdqcli.result.result import Row, TensorResult
@@ -38,13 +39,18 @@ def with_histograms(
                 workers.interruption.check()
                 row = next(remaining)
                 if isinstance(row, TensorResult):
-                    row = row._replace(histograms=_histograms(tensor, row, reader, measuring, workers))
+                    row = row._replace(histograms=_histograms(tensor, plan.file, row, reader, measuring, workers))
                 yield row
             reader.close()
 
 
 def _histograms(
-    tensor: TensorInfo, row: TensorResult, reader: ShardReader, measuring: Measuring, workers: Workers
+    tensor: TensorInfo,
+    file: FileRef,
+    row: TensorResult,
+    reader: ShardReader,
+    measuring: Measuring,
+    workers: Workers,
 ) -> Histograms | None:
     layout = layout_of(tensor, row.spec) if row.spec is not None else None
     if row.spec is None or layout is None or layout.num_slices * GRID_BYTES > workers.max_memory:
@@ -52,7 +58,8 @@ def _histograms(
     if _limits(row.stats) is None:  # before the ranges are measured for nothing
         return None
     dtype, spec = tensor.dtype.name, row.spec
-    ends = given_ends(measuring.range_of(tensor.name, spec), 0, layout.num_slices, dtype, spec.compute_dtype)
+    given = measuring.range_of(tensor.name, file, spec)
+    ends = given_ends(given, 0, layout.num_slices, dtype, spec.compute_dtype)
     if ends is None:
         ends = estimate_ends(spec, reader, tensor, layout, workers)
     params = workers.backend.quant_params(ends, spec, layout, 0, dtype)

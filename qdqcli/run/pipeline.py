@@ -20,7 +20,8 @@ from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Decision, Skip
-from qdqcli.recipe.patterns import listed, nearest_names
+from qdqcli.recipe.file_ref import FileRef, keys_of, split_pattern
+from qdqcli.recipe.patterns import Holders, holders_of, listed, nearest_names
 from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
 from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate, with_shares
 from qdqcli.run.batch import measure_neighbours
@@ -46,17 +47,17 @@ class Measuring:
     """What is measured, and with which range."""
 
     ranges: Mapping[str, GivenRange] | None = None
-    """By the tensor's name, for those whose range is given and not in their settings."""
+    """By name, or FILE#NAME, for the tensors whose range is given and not in their settings."""
     per_slice: bool = False
     scale_bits: int = 16
     on_bytes: Callable[[int], None] = lambda _: None
     """Told of the bytes of finished tensors, or parts of them, from any thread."""
 
-    def range_of(self, name: str, spec: QuantSpec) -> GivenRange | None:
+    def range_of(self, name: str, file: FileRef, spec: QuantSpec) -> GivenRange | None:
         """The range that was given for the tensor; None where it is measured."""
         if not spec.range_given or self.ranges is None or spec.given_range is not None:
             return spec.given_range
-        return self.ranges[name]
+        return self.ranges[next(key for key in keys_of(name, file) if key in self.ranges)]
 
 
 def check_ranges(
@@ -68,38 +69,47 @@ def check_ranges(
         UsageError: a quantized tensor has no range or another number of slices; a range belongs to no tensor (a warning
             with `allow_unmatched`).
     """
-    names = {tensor.name for plan in plans for tensor in plan.shard.tensors}
+    holders = holders_of((tensor.name, plan.file) for plan in plans for tensor in plan.shard.tensors)
     quantized = [
-        (tensor, spec)
+        (tensor, spec, next((key for key in keys_of(tensor.name, plan.file) if key in ranges), None))
         for plan in plans
         for tensor, spec in plan.tensors
         if isinstance(spec, QuantSpec) and spec.range_given and spec.given_range is None
     ]
-    missing = [tensor.name for tensor, _ in quantized if tensor.name not in ranges]
+    missing = [tensor.name for tensor, _, key in quantized if key is None]
     if missing:
         raise UsageError(
             f"{source}: no range for {listed(missing)}{nearest_names(missing[0], ranges)}; add one, or --exclude the "
             "tensor"
         )
-    for tensor, spec in quantized:
+    used: set[str] = set()
+    for tensor, spec, key in quantized:
+        assert key is not None
+        used.add(key)
         slices = layout_of(tensor, spec).num_ranges
-        given = np.size(ranges[tensor.name][0])
-        if np.ndim(ranges[tensor.name][0]) and given != slices:
+        given = np.size(ranges[key][0])
+        if np.ndim(ranges[key][0]) and given != slices:
             raise UsageError(
-                f"{source}: {listed([tensor.name])} has {given} ranges there and {slices} with these settings; "
+                f"{source}: {listed([key])} has {given} ranges there and {slices} with these settings; "
                 "--axis and --group-size must be those that the ranges are for"
             )
     notes = []
-    unknown = [name for name in ranges if name not in names]
+    idle = [key for key in ranges if key not in used]
+    unknown = [key for key in idle if not _is_key(key, holders)]
     if unknown:
-        notes.append(f"{source}: ranges for {listed(unknown)}, which no input has{nearest_names(unknown[0], names)}")
+        notes.append(f"{source}: ranges for {listed(unknown)}, which no input has{nearest_names(unknown[0], holders)}")
         if not allow_unmatched:
             raise UsageError(f"{notes[0]}; --allow-unmatched makes this a warning")
-    used = {tensor.name for tensor, _ in quantized}
-    idle = [name for name in ranges if name in names and name not in used]
+    idle = [key for key in idle if _is_key(key, holders)]
     if idle:
         notes.append(f"{source}: ranges for {listed(idle)} are not used: nothing is quantized with them")
     return notes
+
+
+def _is_key(key: str, holders: Holders) -> bool:
+    """Whether the key of a ranges file stands for a tensor that is there."""
+    file, name = split_pattern(key)
+    return key in holders or any(file == spelling for holder in holders.get(name, ()) for spelling in holder.spellings)
 
 
 def run_plans(
@@ -360,7 +370,7 @@ class _ShardJob:
         job = TensorJob(
             info=tensor,
             spec=decision,
-            given_range=self.measuring.range_of(tensor.name, decision),
+            given_range=self.measuring.range_of(tensor.name, self.plan.file, decision),
             per_slice=self.measuring.per_slice,
             reader=self.reader,
             writer=self.writer,

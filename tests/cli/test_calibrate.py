@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import Qdq
-from tests.run.checkpoints import DTYPES, read_safetensors, sample, write_safetensors
+from tests.run.checkpoints import DTYPES, pipeline, read_safetensors, sample, write_safetensors
 
 LAYOUTS: list[list[Any]] = [[], ["--axis", 0], ["--axis", "last"], ["--group-size", 7, "--ragged-groups"]]
 
@@ -154,3 +154,45 @@ def test_what_is_refused(qdq: Qdq, tmp_path: Path) -> None:
     again = ("--overwrite", "--estimator", "mse", "--min-ndim", 0)
     assert qdq("calibrate", model, "-o", tmp_path / "there.json", *again).code == 0
     assert json.loads((tmp_path / "there.json").read_text())["b"]["input_max"] == 1
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_pipeline_has_a_range_for_each_tensor_of_a_name(qdq: Qdq, tmp_path: Path, suffix: str) -> None:
+    pipe, ranges = pipeline(tmp_path / "pipe"), tmp_path / f"ranges{suffix}"
+    made = qdq("calibrate", pipe, "-o", ranges, "--axis", 0, "--estimator", "mse", "--format", "json")
+    assert made.code == 0
+    assert len({json.dumps(row["range"]) for row in made.report["tensors"] if row["name"] == "w"}) == 3
+    given = qdq("stats", pipe, "--axis", 0, "--ranges", ranges, "--format", "json").report
+    estimated = qdq("stats", pipe, "--axis", 0, "--estimator", "mse", "--format", "json").report
+    for one, other in zip(given["tensors"], estimated["tensors"], strict=True):
+        assert one["file"] == other["file"]
+        assert one["stats"] == other["stats"]
+        assert one["range"] == other["range"]
+    if suffix == ".json":
+        assert sorted(json.loads(ranges.read_text())) == [
+            "text_encoder.own", "text_encoder/model.safetensors#w", "text_encoder_2.own",
+            "text_encoder_2/model.safetensors#w", "unet.own", "unet/model.safetensors#w",
+        ]  # fmt: skip
+
+
+def test_files_of_one_path_in_two_inputs_are_told_apart_by_more_of_it(qdq: Qdq, tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_safetensors(tmp_path / f"v{number}/model.safetensors", {"w": sample((8, 8), "F32", number)})
+    ranges = tmp_path / "ranges.json"
+    inputs = [tmp_path / f"v{number}/model.safetensors" for number in (1, 2)]
+    assert qdq("calibrate", *inputs, "-o", ranges).code == 0
+    assert list(json.loads(ranges.read_text())) == ["v1/model.safetensors#w", "v2/model.safetensors#w"]
+    assert qdq("stats", *inputs, "--ranges", ranges).code == 0
+    wrong = qdq("stats", inputs[0], "--ranges", ranges)
+    assert wrong.code == 2
+    assert "ranges for 'v2/model.safetensors#w', which no input has" in wrong.error
+
+
+def test_a_range_by_name_is_for_all_tensors_of_the_name_that_have_none_of_their_own(qdq: Qdq, tmp_path: Path) -> None:
+    pipe, ranges = pipeline(tmp_path / "pipe"), tmp_path / "ranges.json"
+    entry = {"input_min": -1, "input_max": 1}
+    own = {"input_min": -2, "input_max": 2}
+    ranges.write_text(json.dumps({"w": entry, "unet/model.safetensors#w": own}))
+    rows = qdq("stats", pipe, "--include", "w", "--ranges", ranges, "--format", "json").report["tensors"]
+    found = [row["range"] for row in rows if row["name"] == "w"]
+    assert found == [entry, entry, own]

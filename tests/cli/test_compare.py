@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.test_targets import SAMPLES
 from tests.conftest import TINY, Outcome, Qdq
-from tests.run.checkpoints import sample, write_safetensors
+from tests.run.checkpoints import pipeline, sample, write_safetensors
 
 LLAMA = SAMPLES / "tiny-llama"
 
@@ -167,15 +167,6 @@ def test_histograms_are_those_of_the_run_that_wrote_the_candidate(qdq: Qdq, tmp_
 
 def test_no_report_replaces_an_input(qdq: Qdq, tiny: Path) -> None:
     assert qdq("compare", tiny, tiny, "--report", tiny).code == 2
-
-
-def pipeline(folder: Path, *, renamed: bool = False, **changed: np.ndarray) -> Path:
-    """A diffusers pipeline: one name in several files; `changed` has arrays by the component's name."""
-    for seed, component in enumerate(("text_encoder", "text_encoder_2", "unet")):
-        array = changed.get(component, sample((8, 16), "F32", seed))
-        name = "model-00001-of-00001" if renamed else "model"
-        write_safetensors(folder / component / f"{name}.safetensors", {"w": array, f"{component}.own": sample((4, 4))})
-    return folder
 
 
 def test_tensors_of_one_name_are_paired_by_their_files(qdq: Qdq, tmp_path: Path) -> None:

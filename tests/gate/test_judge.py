@@ -178,9 +178,9 @@ def test_limits_and_waivers_tell_tensors_of_one_name_apart_by_their_files(tmp_pa
     rows = [BAD._replace(source=BAD.source._replace(name="w", file=f"pipe/{folder}/model.safetensors"))
             for folder in ("text_encoder", "text_encoder_2")]  # fmt: skip
     run = replace(run_of(*rows), inputs=["pipe"])
-    text = '[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = "text_encoder::w"\nmin_sqnr_db = 10'
+    text = '[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = "text_encoder#w"\nmin_sqnr_db = 10'
     assert [v.file for v in verdict(tmp_path, run, text).violations] == ["pipe/text_encoder_2/model.safetensors"]
-    text = '[limits]\nmin_sqnr_db = 90\n[[waivers]]\nmatch = "*_2::w"\nreason = "later"\nuntil = 2027-01-01'
+    text = '[limits]\nmin_sqnr_db = 90\n[[waivers]]\nmatch = "*_2#w"\nreason = "later"\nuntil = 2027-01-01'
     result = verdict(tmp_path, run, text)
     assert [v.file for v in result.violations] == ["pipe/text_encoder/model.safetensors"]
     assert [v.file for v in result.waived] == ["pipe/text_encoder_2/model.safetensors"]

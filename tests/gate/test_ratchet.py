@@ -135,6 +135,6 @@ def test_a_written_budget_has_a_limit_for_each_tensor_of_a_name(tmp_path: Path) 
     run = replace(run_of(*rows), inputs=["pipe"])
     path = tmp_path / "b.toml"
     path.write_text(budget_text(run, Headroom(db=0.0)))
-    assert 'match = "a/m.safetensors::w[[]0]"\nmin_sqnr_db = 71.' in path.read_text()
-    assert 'match = "b/m.safetensors::w[[]0]"\nmin_sqnr_db = 17.' in path.read_text()
+    assert 'match = "a/m.safetensors#w[[]0]"\nmin_sqnr_db = 71.' in path.read_text()
+    assert 'match = "b/m.safetensors#w[[]0]"\nmin_sqnr_db = 17.' in path.read_text()
     assert judge(run, read_budget(path), None, TODAY)[0].passed

@@ -13,7 +13,7 @@ from tests.recipe.test_recipe import SPEC, selected_names, tensor
 ENCODER = FileRef("models/pipe/text_encoder/model.safetensors", 2)
 ENCODER_2 = FileRef("models/pipe/text_encoder_2/model.safetensors", 2)
 UNET = FileRef("models/pipe/unet/model-00001-of-00002.safetensors", 2)
-HOLDERS = holders_of([("w", ENCODER), ("w", ENCODER_2), ("a::b", UNET), ("conv", UNET)])
+HOLDERS = holders_of([("w", ENCODER), ("w", ENCODER_2), ("a#b", UNET), ("conv", UNET)])
 
 
 def rule(*patterns: str) -> Rule:
@@ -24,23 +24,23 @@ def rule(*patterns: str) -> Rule:
     ("pattern", "files"),
     [
         ("w", [ENCODER, ENCODER_2]),
-        ("text_encoder/model.safetensors::w", [ENCODER]),
-        ("pipe/text_encoder/model.safetensors::w", [ENCODER]),
-        ("models/pipe/text_encoder/model.safetensors::w", [ENCODER]),
-        ("text_encoder::w", [ENCODER]),
-        ("pipe/text_encoder::w", [ENCODER]),
-        ("text_encoder::*", [ENCODER]),
-        ("text_encoder*::w", [ENCODER, ENCODER_2]),
-        ("*_2/*::re:.", [ENCODER_2]),
-        ("[st]ext_encoder::w", [ENCODER]),
-        ("model.safetensors::w", []),  # the path within INPUT, from its beginning
-        ("encoder::w", []),
-        ("pipe::w", []),  # INPUT itself and what lies above it say nothing of the file
-        ("models::w", []),
-        ("unet::w", []),
-        ("::w", []),
-        ("text_encoder::", []),
-        ("re:text_encoder::w", []),
+        ("text_encoder/model.safetensors#w", [ENCODER]),
+        ("pipe/text_encoder/model.safetensors#w", [ENCODER]),
+        ("models/pipe/text_encoder/model.safetensors#w", [ENCODER]),
+        ("text_encoder#w", [ENCODER]),
+        ("pipe/text_encoder#w", [ENCODER]),
+        ("text_encoder#*", [ENCODER]),
+        ("text_encoder*#w", [ENCODER, ENCODER_2]),
+        ("*_2/*#re:.", [ENCODER_2]),
+        ("[st]ext_encoder#w", [ENCODER]),
+        ("model.safetensors#w", []),  # the path within INPUT, from its beginning
+        ("encoder#w", []),
+        ("pipe#w", []),  # INPUT itself and what lies above it say nothing of the file
+        ("models#w", []),
+        ("unet#w", []),
+        ("#w", []),
+        ("text_encoder#", []),
+        ("re:text_encoder#w", []),
     ],
 )
 def test_file_and_name(pattern: str, files: list[FileRef]) -> None:
@@ -52,8 +52,8 @@ def test_file_and_name(pattern: str, files: list[FileRef]) -> None:
 
 def test_a_file_that_is_the_input_goes_by_its_name() -> None:
     ref = FileRef("v1/model.safetensors")
-    assert [p for p in ("model.safetensors::w", "v1/model.safetensors::w", "v1::w", "v2/model.safetensors::w")
-            if compile_pattern(p)("w", ref)] == ["model.safetensors::w", "v1/model.safetensors::w"]  # fmt: skip
+    assert [p for p in ("model.safetensors#w", "v1/model.safetensors#w", "v1#w", "v2/model.safetensors#w")
+            if compile_pattern(p)("w", ref)] == ["model.safetensors#w", "v1/model.safetensors#w"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_a_row_of_a_report_has_the_file_of_its_tensor(path: str, inputs: list[st
 
 
 def test_a_name_with_the_separator_is_reached_by_itself_and_with_a_file() -> None:
-    for pattern in ("a::b", "*::a::b", "unet::a::b", "unet::a*"):
-        assert compile_pattern(pattern, HOLDERS)("a::b", UNET)
-        assert Tables([rule(pattern)], HOLDERS).numbers("a::b", UNET) == (0,)
+    for pattern in ("a#b", "*#a#b", "unet#a#b", "unet#a*", "a[#]b", "*[#]b"):
+        assert compile_pattern(pattern, HOLDERS)("a#b", UNET)
+        assert Tables([rule(pattern)], HOLDERS).numbers("a#b", UNET) == (0,)
         assert matches_any(pattern, HOLDERS)
 
 
-@pytest.mark.parametrize("name", ["params['dense'][0]", "a[bc]d", "re:(", "*", "a?", "[", "x::y", "re:.*"])
+@pytest.mark.parametrize("name", ["params['dense'][0]", "a[bc]d", "re:(", "*", "a?", "[", "x#y", "re:.*"])
 def test_a_name_that_is_there_matches_itself(name: str) -> None:
     tensors = [tensor(name), tensor("other")]
     assert name in selected_names(tensors, include=[name])
@@ -101,17 +101,17 @@ def test_rules_take_names_with_brackets_too() -> None:
 
 
 def test_patterns_that_cover_others_by_file_and_name() -> None:
-    covering = Covering([rule("w*"), rule("text*::w*"), rule("unet::*")])
+    covering = Covering([rule("w*"), rule("text*#w*"), rule("unet#*")])
     assert covering.numbers("weight") == (0,)
-    assert covering.numbers("text_encoder::weight") == (0, 1)
-    assert covering.numbers("unet::bias") == (2,)
+    assert covering.numbers("text_encoder#weight") == (0, 1)
+    assert covering.numbers("unet#bias") == (2,)
 
 
 def test_a_file_that_is_not_there_says_which_are() -> None:
-    message = unmatched("vae::w", HOLDERS)
-    assert message.startswith("pattern 'vae::w' matches none of 3 tensors; no file matches 'vae'; files: ")
+    message = unmatched("vae#w", HOLDERS)
+    assert message.startswith("pattern 'vae#w' matches none of 3 tensors; no file matches 'vae'; files: ")
     assert "'text_encoder/model.safetensors'" in message
-    assert unmatched("unet::conw", HOLDERS).endswith("nearest names: 'conv'")
+    assert unmatched("unet#conw", HOLDERS).endswith("nearest names: 'conv'")
 
 
 def test_the_search_for_the_nearest_name_is_bounded() -> None:
@@ -124,8 +124,8 @@ def test_the_search_for_the_nearest_name_is_bounded() -> None:
 
 def test_selection_by_file() -> None:
     tensors = [tensor("w")._replace(shard=shard) for shard in ("a/model.safetensors", "b/model.safetensors")]
-    decisions, _ = Recipe(spec=SPEC, include=["b::w"]).decide(tensors)
+    decisions, _ = Recipe(spec=SPEC, include=["b#w"]).decide(tensors)
     assert [decision == SPEC for decision in decisions] == [False, True]
-    skipping = Rule(patterns=["a::*"], skip="kept", source="r.toml", number=1, line=1)
+    skipping = Rule(patterns=["a#*"], skip="kept", source="r.toml", number=1, line=1)
     decisions, _ = Recipe(spec=SPEC, rules=[skipping]).decide(tensors)
     assert [decision == SPEC for decision in decisions] == [False, True]

@@ -71,3 +71,12 @@ def sample(shape: tuple[int, ...], dtype: np.dtype[Any] | str = "F32", seed: int
     rng = np.random.default_rng(seed)
     numbers = rng.standard_normal(shape) * np.exp2(rng.integers(-3, 3, shape))
     return np.asarray(numbers, DTYPES[dtype] if isinstance(dtype, str) else dtype)
+
+
+def pipeline(folder: Path, *, renamed: bool = False, **changed: np.ndarray) -> Path:
+    """A diffusers pipeline: one name in several files; `changed` has arrays by the component's name."""
+    for seed, component in enumerate(("text_encoder", "text_encoder_2", "unet")):
+        array = changed.get(component, sample((8, 16), "F32", seed))
+        name = "model-00001-of-00001" if renamed else "model"
+        write_safetensors(folder / component / f"{name}.safetensors", {"w": array, f"{component}.own": sample((4, 4))})
+    return folder
