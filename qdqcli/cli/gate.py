@@ -32,6 +32,7 @@ from qdqcli.report.formatter import formatter
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.read import read_report
 from qdqcli.result.result import RunResult
+from qdqcli.result.verdict import Severity
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 EXIT_EXCEEDED = 1
@@ -179,10 +180,11 @@ class Gate:
         check_settings(self.budget, listing.settings)
         if self.write_baseline is not None or self.write_budget is not None or self.ratchet:
             return None
-        run = unmeasured(listing)
         found = list(judge_structure(list(planned_members(listing)), listing.notes, self.budget))
-        verdict = verdict_of(found, run, self.budget, self.today)
-        return None if verdict.passed else replace(run, verdict=verdict)
+        if all(violation.severity is not Severity.ERROR for violation in found):
+            return None
+        run = unmeasured(listing)
+        return replace(run, verdict=verdict_of(found, run, self.budget, self.today))
 
     def judge(self, run: RunResult, session: Session) -> RunResult:
         """The run with its verdict, where there is a budget.

@@ -21,7 +21,7 @@ class Skip:
 
     reason: str
     is_selected: bool = False
-    """Whether it would be quantized if it could be: its dtype alone forbids it."""
+    """Whether it holds weights that would be quantized if they could be: a budget may ask how many are left out."""
 
 
 Decision = QuantSpec | Skip

@@ -8,13 +8,14 @@ from typing import Any
 
 from qdqcli.errors import InputError
 from qdqcli.escape import show_path
-from qdqcli.recipe.decision import Decision, Resolution
+from qdqcli.recipe.decision import Decision, Resolution, Skip
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.recipe import DEFAULT_MIN_NDIM, Context, Recipe, check_selected, why_untouched
 from qdqcli.result.result import Row, Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.note import Note
+from qdqcli.tensors.packed.format import CODES
 from qdqcli.tensors.packed.recognise import Packed, key_of, recognise
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -83,12 +84,14 @@ def make_plans(
 def context_of(checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> Context:
     """What a recipe is to know of the tensors of all checkpoints, in their order."""
     files: list[FileRef] = []
-    untouched: list[str | None] = []
+    untouched: list[Skip | None] = []
     min_ndims: list[int] = []
     for checkpoint, own in zip(checkpoints, packed, strict=True):
         min_ndim = default_min_ndim(checkpoint, own)
-        known = {**own.reasons, **{key: f"superseded: the index takes it from {shard}"
-                                   for key, shard in checkpoint.superseded.items()}}  # fmt: skip
+        codes = {key_of(weight.parts[CODES]) for weight in own.weights}
+        known = {key: Skip(reason=reason, is_selected=key in codes) for key, reason in own.reasons.items()}
+        known |= {key: Skip(reason=f"superseded: the index takes it from {shard}")
+                  for key, shard in checkpoint.superseded.items()}  # fmt: skip
         for shard in checkpoint.shards:
             file = FileRef(_shown(checkpoint, shard), shard.name.count("/") + 1)
             files += [file] * len(shard.tensors)

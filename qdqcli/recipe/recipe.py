@@ -38,7 +38,7 @@ class Context:
     """What is known of tensors beside their headers: sequences in the tensors' order."""
 
     files: Sequence[FileRef]
-    untouched: Sequence[str | None]
+    untouched: Sequence[Skip | None]
     """Why a tensor is left as it is, whatever a recipe says; None of those that may be quantized."""
     min_ndims: Sequence[int]
     """The `min_ndim` where a recipe has none."""
@@ -142,17 +142,17 @@ class Recipe:
             least: base_settings(self.spec, least, self.indivisible, last_axis=self.last_axis, places=self.places)
             for least in set(min_ndims)
         }
-        known: dict[tuple[str | None, tuple[int, ...], int, int], Resolution] = {}
+        known: dict[tuple[Skip | None, tuple[int, ...], int, int], Resolution] = {}
 
-        def resolved(tensor: TensorInfo, file: FileRef, untouched: str | None, least: int) -> Resolution:
+        def resolved(tensor: TensorInfo, file: FileRef, untouched: Skip | None, least: int) -> Resolution:
             kind = untouched, numbers(tensor.name, file) if self.rules else (), len(tensor.shape), least
             found = known.get(kind)
             if found is None:
                 rules = [self.rules[number] for number in kind[1]]
                 found = resolve(bases[least], self.spec, rules, kind[2])
                 if untouched is not None:
-                    is_selected = isinstance(found.decision, QuantSpec) and _holds_weights(tensor.dtype, untouched)
-                    skip = Skip(reason=untouched, is_selected=is_selected)
+                    is_selected = untouched.is_selected and isinstance(found.decision, QuantSpec)
+                    skip = replace(untouched, is_selected=is_selected)
                     found = Resolution(decision=skip, settings={}, rules=rules)
                 known[kind] = found
             return found
@@ -176,11 +176,11 @@ class Recipe:
                     return excluded
             return None if not includes or any(matches(tensor.name, file) for matches in includes) else not_included
 
-        def select(tensor: TensorInfo, file: FileRef, untouched: str | None, found: Resolution) -> Resolution:
+        def select(tensor: TensorInfo, file: FileRef, untouched: Skip | None, found: Resolution) -> Resolution:
             alone = left_alone(tensor, file)
             if untouched is None or alone is None:
                 return alone or found
-            return replace(found, decision=Skip(reason=untouched))
+            return replace(found, decision=replace(untouched, is_selected=False))
 
         return list(map(select, tensors, context.files, context.untouched, by_rules))
 
@@ -202,20 +202,16 @@ class Recipe:
         return Resolution(decision=Skip(reason=reason), settings={key: setting})
 
 
-def _holds_weights(dtype: DType, untouched: str) -> bool:
-    """Whether the tensor is left as it is only because values of its dtype cannot be measured."""
-    return untouched == why_untouched(dtype) and not dtype.is_integer
-
-
-def why_untouched(dtype: DType) -> str | None:
+def why_untouched(dtype: DType) -> Skip | None:
     """Why tensors of the dtype cannot be quantized; None where they can."""
     if dtype.is_floating:
         return None
     if dtype.is_packed:
-        return f"{dtype.name} is already quantized"
+        return Skip(reason=f"{dtype.name} is already quantized", is_selected=True)
     if dtype.is_integer:
-        return f"{dtype.name} {NO_FLOAT}"
-    return f"{dtype.name} is not one of {', '.join(known.name for known in DTYPES.values() if known.is_floating)}"
+        return Skip(reason=f"{dtype.name} {NO_FLOAT}")
+    floats = ", ".join(known.name for known in DTYPES.values() if known.is_floating)
+    return Skip(reason=f"{dtype.name} is not one of {floats}", is_selected=True)
 
 
 def _holders(tensors: Sequence[TensorInfo], context: Context) -> Holders:

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 from tests.cli.test_targets import SAMPLES
 from tests.conftest import Qdq
-from tests.run.checkpoints import sample, write_safetensors
+from tests.run.checkpoints import NAMES, sample, write_safetensors
 
 BASE = ("--min-ndim", "2", "--axis", "0")
 STRICT = "schema = 1\n[limits]\nmin_sqnr_db = 200\n"
@@ -147,7 +149,10 @@ def test_waivers_are_judged_as_on_the_day(qdq: Qdq, tiny: Path, tmp_path: Path) 
     kept = qdq("check", tiny, *BASE, "--budget", budget, "--today", "2026-06-30")
     assert kept.code == 0
     assert '(waived: "why")' in kept.out
-    assert qdq("check", tiny, *BASE, "--budget", budget, "--today", "2026-07-01").code == 1
+    ended = qdq("check", tiny, *BASE, "--budget", budget, "--today", "2026-07-01")
+    assert ended.code == 1
+    assert '  error *: waiver "why" expired on 2026-06-30; fix the tensors or renew it' in ended.out
+    assert "lowest SQNR" in ended.out, "it is measured all the same"
 
 
 def test_a_baseline_passes_its_own_settings_and_no_worse_ones(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
@@ -225,6 +230,25 @@ def test_what_the_headers_violate_is_told_before_anything_is_measured(
         assert outcome.code == 1
         assert outcome.out.splitlines()[1].startswith(f"  error {words}")
         assert json.loads((tmp_path / "r.json").read_text())["verdict"]["violations"][0]["line"] == 2
+
+
+def test_weights_that_cannot_be_measured_are_missed(qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint half of which is quantized already; integers that are no codes are not asked for."""
+    weights = {f"{name}.weight": sample((32, 32)) for name in ("a", "b")}
+    codes = {f"{name}.weight": np.zeros((32, 32), ml_dtypes.float8_e4m3fn) for name in ("c", "d")}
+    others = {"c.weight_scale": sample((1,)), "ids": np.zeros((99, 99), np.int64)}
+    monkeypatch.setitem(NAMES, np.dtype(ml_dtypes.float8_e4m3fn), "F8_E4M3")
+    source = write_safetensors(tmp_path / "m.safetensors", weights | codes | others)
+    budget = tmp_path / "b.toml"
+    for share, more, code in (
+        (0.5, [], 0), (0.51, [], 1), (0.66, ["--exclude", "d.weight"], 0), (1, ["--include", "[ab].weight"], 0),
+    ):  # fmt: skip
+        budget.write_text(f"[structure]\nmin_quantized = {share}\n")
+        report = tmp_path / "r.json"
+        call = [source, "--allow-packed", *more, "--report", report]
+        assert qdq("check", *call, "--budget", budget).code == code, (share, more)
+        assert qdq("stats", *call).code == 0
+        assert qdq("check", "--report-in", report, "--budget", budget).code == code
 
 
 def test_a_structure_that_is_kept_is_measured(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
