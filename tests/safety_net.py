@@ -156,15 +156,15 @@ def compare(before: Path, after: Path, within: float) -> int:
     bad, worst = 0, {}
     for case in sorted(old.keys() | new.keys()):
         a, b = dict(numbers("", old.get(case))), dict(numbers("", new.get(case)))
-        size = {path.rpartition("/")[0]: value for path, value in a.items() if path.endswith("mean_abs_error")}
+        size = {path.replace("abs_", ""): value for path, value in a.items() if "mean_abs_error" in path}
         for path in sorted(a.keys() | b.keys()):
             x, y = a.get(path), b.get(path)
             if x == y:
                 continue
-            scale = size.get(path.rpartition("/")[0], x) if path.endswith("mean_error") else x
+            scale = size.get(path, x)
             numeric = isinstance(x, float) and isinstance(y, float)
             apart = abs(x - y) / abs(scale) if numeric and scale else math.inf
-            metric = path.rpartition("/")[2]
+            metric = next(part for part in reversed(path.split("/")) if not part.isdigit())
             worst[metric] = max(worst.get(metric, (0.0, "")), (apart, f"{case}{path}: {x} {y}"))
             if apart > within:
                 bad += 1

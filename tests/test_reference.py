@@ -417,6 +417,14 @@ def test_ordered_sums_of_examples_where_the_order_shows() -> None:
     assert sum_of_errors({0: big, 65_536: 1, 131_072: -big}, 131_073) == 1  # chunks add exactly
 
 
+def test_extreme_chunks_are_summed_in_float64() -> None:
+    tiny = np.full(300, 1e-30, np.float32)  # its square is 0 in float32
+    found = reference.ordered_sums(tiny, np.zeros_like(tiny))
+    assert found["sum_sq_input"] == pytest.approx(300e-60, rel=1e-6)
+    huge = np.full(300, 1e30, np.float32)
+    assert reference.ordered_sums(huge, huge)["sum_sq_output"] == pytest.approx(300e60, rel=1e-6)
+
+
 def test_ordered_sums_equal_an_explicit_loop() -> None:
     random = np.random.default_rng(7)
     size = 65_536 + 16 * 5 + 3
@@ -425,17 +433,23 @@ def test_ordered_sums_equal_an_explicit_loop() -> None:
     x[5], y[6], x[65_540] = NAN, INF, -INF
     chunk_sums: list[list[float]] = []
     for start in range(0, size, 65_536):
+        stop = min(start + 65_536, size)
         lanes = [[0.0] * 5 for _ in range(16)]
-        for i in range(start, min(start + 65_536, size)):
-            xi, yi = float(x[i]), float(y[i])
-            if math.isfinite(xi) and math.isfinite(yi):
-                e = yi - xi
-                for k, term in enumerate((e, abs(e), e * e, xi * xi, e * xi)):
-                    lanes[(i - start) % 16][k] += term
+        for run in range(start, stop, 256):
+            totals = [[np.float32(0)] * 5 for _ in range(16)]
+            for i in range(run, min(run + 256, stop)):
+                if math.isfinite(x[i]) and math.isfinite(y[i]):
+                    e = y[i] - x[i]
+                    for k, term in enumerate((e, abs(e), e * e, x[i] * x[i], y[i] * y[i])):
+                        totals[i % 16][k] = totals[i % 16][k] + term
+            lanes = [
+                [a + float(b) for a, b in zip(lane, total, strict=True)]
+                for lane, total in zip(lanes, totals, strict=True)
+            ]
         for half in (8, 4, 2, 1):
             lanes = [[a + b for a, b in zip(lanes[i], lanes[i + half], strict=True)] for i in range(half)]
         chunk_sums.append(lanes[0])
-    names = ("sum_error", "sum_abs_error", "sum_sq_error", "sum_sq_input", "sum_error_input")
+    names = ("sum_error", "sum_abs_error", "sum_sq_error", "sum_sq_input", "sum_sq_output")
     expected = {name: math.fsum(sums) for name, sums in zip(names, zip(*chunk_sums, strict=True), strict=True)}
     assert reference.ordered_sums(x, y) == expected
     assert reference.ordered_sums(np.zeros((0, 3)), np.zeros((0, 3))) == dict.fromkeys(names, 0.0)

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from qdqcli.errors import DTypeError, SpecError
 from qdqcli.measure.block_part import BlockPart, count_degenerate, part_of
 from qdqcli.measure.blocks import Block
-from qdqcli.measure.estimate import estimate_ends
+from qdqcli.measure.estimate import count_patterns, estimate_ends, estimator_of, has_histogram
 from qdqcli.measure.given_range import GivenRange, given_ends
 from qdqcli.measure.sums import error_sums, hull_of, listed
 from qdqcli.measure.workers import Workers
-from qdqcli.op import cpu
-from qdqcli.op import cpu_quantize as columns
+from qdqcli.op import columns, cpu
 from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
@@ -97,9 +96,12 @@ def requantize_and_measure(
         if len(known) == len(parts):
             slices = [part.slices for part in known if part.slices is not None]
             return error_sums(listed(part.rows for part in known), x.size, count_degenerate(slices))
+    info = TensorInfo("input", DTYPES[dtype], x.shape, "", 0, x.nbytes)
+    if has_histogram(info, layout):
+        return _measure_by_patterns(x, y, layout, spec, given_range, info, workers)
     ends = given_ends(given_range, 0, layout.num_slices, dtype, spec.compute_dtype)
     if ends is None:
-        ends = _measured_ends(x, layout, spec, dtype, workers)
+        ends = _measured_ends(x, layout, spec, info, workers)
     params = cpu.quant_params(ends, spec, layout, 0, dtype)
 
     def finish(block: Block) -> NDArray[np.float64]:
@@ -114,6 +116,28 @@ def requantize_and_measure(
         lo, hi = cpu.extremes(x, dtype)
     rows[0][0, [columns.INPUT_MIN, columns.INPUT_MAX]] = lo, hi
     return error_sums(listed(rows), x.size, int(params.degenerate.sum()))
+
+
+def _measure_by_patterns(
+    x: Stored,
+    y: Stored,
+    layout: Layout,
+    spec: QuantSpec,
+    given_range: GivenRange | None,
+    info: TensorInfo,
+    workers: Workers,
+) -> ErrorSums:
+    """A large 16-bit array with one range: the counts of its patterns tell all, as they do of a file."""
+    dtype = info.dtype.name
+    histogram = count_patterns(_Memory(x), info, workers)
+    ends = given_ends(given_range, 0, 1, dtype, spec.compute_dtype)
+    if ends is None:
+        ends = estimator_of(spec, dtype, workers).of_patterns(histogram)
+    params = cpu.quant_params(ends, spec, layout, 0, dtype)
+    rows = histogram.error_sums(params)
+    bounds = cpu.cuts(x.size, 2 * workers.num_threads).tolist()
+    workers.map(lambda part: cpu.quantize(x, y, 0, *part, layout, params), list(pairwise(bounds)))
+    return error_sums(rows.tolist(), x.size, int(params.degenerate.sum()))
 
 
 def _fits_one_pass(layout: Layout) -> bool:
@@ -133,10 +157,10 @@ def _finish_block(
     return None if done is None else part_of(done, continues=lo < start)
 
 
-def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, dtype: str, workers: Workers) -> Floats:
+def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo, workers: Workers) -> Floats:
     """The ends (2, slices) of all ranges."""
+    dtype = info.dtype.name
     if spec.estimator != DEFAULT_ESTIMATOR or _fits_one_pass(layout):
-        info = TensorInfo("input", DTYPES[dtype], x.shape, "", 0, x.nbytes)
         return estimate_ends(spec, _Memory(x), info, layout, workers)
 
     def measure(block: Block) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.measure.sums import Hull, hull_of
-from qdqcli.op import cpu_quantize as columns
+from qdqcli.op import columns
 from qdqcli.op.cpu import BlockSums
 from qdqcli.op.params import Floats
 

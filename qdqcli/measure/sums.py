@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu_quantize as columns
+from qdqcli.op import columns
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats
 from qdqcli.stats.sums import ErrorSums, Expansion, expansion
@@ -59,7 +59,7 @@ def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerat
         abs_error=sums[columns.ABS_ERROR],
         sq_error=sums[columns.SQ_ERROR],
         sq_input=sums[columns.SQ_INPUT],
-        error_input=sums[columns.ERROR_INPUT],
+        sq_output=sums[columns.SQ_OUTPUT],
     )
 
 
@@ -99,7 +99,7 @@ def sums_of_each(
         "abs_error": sums(columns.ABS_ERROR),
         "sq_error": sums(columns.SQ_ERROR),
         "sq_input": sums(columns.SQ_INPUT),
-        "error_input": sums(columns.ERROR_INPUT),
+        "sq_output": sums(columns.SQ_OUTPUT),
     }
     return list(map(ErrorSums._make, zip(*map(by_field.__getitem__, ErrorSums._fields), strict=True)))
 

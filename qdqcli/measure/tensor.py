@@ -32,10 +32,9 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.region import Region, Regions
 from qdqcli.measure.sums import Hull, Measurement, error_sums, hull_of, listed, slice_sums
 from qdqcli.measure.workers import Workers
-from qdqcli.op import cpu_quantize as columns
-from qdqcli.op import cpu_spans
+from qdqcli.op import columns, cpu_spans
+from qdqcli.op.columns import empty_sums
 from qdqcli.op.cpu import requantize_and_sum
-from qdqcli.op.cpu_quantize import empty_sums
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, QuantParams
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu_careful, cpu_parallel, cpu_quantize, cpu_range
-from qdqcli.op.cpu_quantize import ABS_ERROR, empty_sums
+from qdqcli.op import cpu_careful, cpu_errors, cpu_parallel, cpu_quantize, cpu_range
+from qdqcli.op.columns import ABS_ERROR, CLIPPED, NONFINITE, NONFINITE_OUTPUT, empty_sums
+from qdqcli.op.cpu_errors import PIECE, look_closer, terms_of
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
@@ -25,6 +26,7 @@ from qdqcli.op.params import (
     empty_keys,
     ends_of_keys,
     float_type,
+    floats_of,
     key_limits,
     like_of,
     merge_columns,
@@ -40,7 +42,6 @@ _make_grids = kernel()(cpu_range.make_grids)
 _quantize = kernel()(cpu_quantize.quantize)
 _quantize_columns = kernel()(cpu_quantize.quantize_columns)
 _quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
-_quantize_and_sum_columns = kernel()(cpu_quantize.quantize_and_sum_columns)
 _requantize_and_sum = kernel()(cpu_quantize.requantize_and_sum)
 _requantize_slices = kernel()(cpu_parallel.quantize_slices.py_func)
 differentiate = kernel()(cpu_quantize.differentiate)
@@ -206,32 +207,57 @@ def quantize_and_sum(
 
     Unless `keep`, nothing is written to `y`; with `streaming` past the caches, see `cpu_quantize.quantize_and_sum`.
 
-    The extremes of the input are not among them, except in chunks with elements that are not finite. Slices that became
-    infinite or NaN are marked in `params.degenerate`.
+    The extremes of the input are not among them. Slices that became infinite or NaN are marked in `params.degenerate`.
     """
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    settings = (params.clamping, params.half_up, params.like)
-    place = (base, start, stop, *layout.steps, params.first_slice)
-    if params.columns is None:
-        _quantize_and_sum(
-            x, y, *place, params.grids, params.flags, *settings, params.rounding, keep or None, streaming, sums
-        )
-    else:
-        shifted = params.columns.place(base, start, stop)
-        grids, flags = params.columns.grids, (params.any_flushing, params.any_clipping)
-        _quantize_and_sum_columns(
-            x, y, *shifted, grids, *flags, *settings, params.rounding, keep or None, streaming, sums
-        )
+    _quantize_and_sum(
+        x, y, *sum_place(base, start, stop, layout, params), *grids_for_sums(params), params.clamping, params.half_up,
+        params.like, keep or None, streaming, *room_for_sums(x), sums,
+    )  # fmt: skip
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
-        sums[chunk] = empty_sums(1)[0]
         part = x[first - base : last - base]
         out = y[first - base : last - base] if keep else np.empty_like(part)
-        quantize(part, out, first, first, last, layout, params)
-        place = (first, first, last, *layout.steps, params.first_slice)
-        cpu_careful.sum_carefully(part, out, *place, params.grids, params.degenerate, sums[chunk])
+        if not keep:
+            quantize(part, out, first, first, last, layout, params)
+        _look_closer(part, out, first, layout, params, sums[chunk])
     return sums
+
+
+def _look_closer(
+    x: Stored, y: Stored, first: int, layout: Layout, params: QuantParams, row: NDArray[np.float64]
+) -> None:
+    """Sum a chunk, elements from `first` on, again; slices that became infinite or NaN are marked as degenerate."""
+    look_closer(x, y, row)
+    if row[NONFINITE] or row[NONFINITE_OUTPUT]:
+        elements = np.arange(first, first + x.size)
+        slices = elements // layout.row * layout.advance + elements % layout.row // layout.inner - params.first_slice
+        v, w, (lo, hi) = floats_of(x), floats_of(y), params.grids[:2, slices]
+        params.degenerate[slices[np.isfinite(v) & ~np.isfinite(w)]] = True
+        row[CLIPPED] = np.count_nonzero(((v < lo) | (v > hi)) & np.isfinite(v) & np.isfinite(w))
+
+
+def sum_place(
+    base: int, start: int, stop: int, layout: Layout, params: QuantParams
+) -> tuple[int, int, int, int, int, int, int]:
+    """What `cpu_quantize.quantize_and_sum` takes from `base` to `first_slice`."""
+    if params.columns is None:
+        return base, start, stop, *layout.steps, params.first_slice
+    base, start, stop, row = params.columns.place(base, start, stop)
+    return base, start, stop, row, row, 0, 0
+
+
+def grids_for_sums(params: QuantParams) -> tuple[Floats, NDArray[np.bool_], Switch, bool]:
+    """What it takes from `grids` to `clipping`."""
+    if params.columns is None:
+        return params.grids, params.flags, None, params.any_clipping
+    return params.columns.grids, params.any_flags, True, params.any_clipping
+
+
+def room_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
+    """What it takes from `piece` to `terms`."""
+    return np.empty(PIECE, x.dtype), terms_of(x, x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +295,7 @@ def requantize_and_sum(
     went_well = _requantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
         *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None, streaming,
-        keys, ends, grids, flags, sums, trouble,
+        keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None

@@ -1,23 +1,22 @@
-"""The error sums one element at a time: of chunks that hold NaN or infinities, and of each slice by itself.
+"""The error sums of each slice by itself, one element at a time in float64, and the extremes of finite elements.
 
-Arguments as in `cpu_range.py`; order of addition and columns as in `cpu_quantize.py`.
+Arguments as in `cpu_range.py`.
 """
 
 import numpy as np
 
-from qdqcli.op.cpu_quantize import (
+from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
     ERROR,
-    ERROR_INPUT,
     INPUT_MAX,
     INPUT_MIN,
     MAX_ABS_ERROR,
     NONFINITE,
     NONFINITE_OUTPUT,
-    NUM_SUMS,
     SQ_ERROR,
     SQ_INPUT,
+    SQ_OUTPUT,
     ZEROED,
 )
 from qdqcli.op.cpu_range import MAX_RANGE, MIN_RANGE
@@ -26,21 +25,6 @@ from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
 from qdqcli.op.primitives import add
 from qdqcli.op.value import decode, largest
-
-
-@kernel()
-def sum_carefully(x, y, base, start, stop, inner, row, advance, first_slice, grids, degenerate, total):
-    """Add the elements of one chunk to its fresh row `total`; mark slices that became infinite or NaN."""
-    lanes = np.zeros((NUM_SUMS, LANES))
-    for i in range(start, stop):
-        s = i // row * advance + i % row // inner - first_slice
-        here = i - base
-        if add_element(
-            x[here], y[here], grids[MIN_RANGE, s], grids[MAX_RANGE, s], lanes[:, (i - start) % LANES], total
-        ):
-            degenerate[s] = True
-    for k in range(NUM_SUMS):
-        total[k] = tree(lanes[k])
 
 
 @kernel()
@@ -54,28 +38,27 @@ def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, grids,
 
 @inlined
 def add_element(stored, out, lo, hi, sums, total):
-    """Add one element to the five `sums` and the rest of `total`; whether it was finite before and not after."""
+    """Add one element to the five `sums` and the rest of `total`."""
     v, w = decode(stored), decode(out)
     limit = largest(stored)
     if not abs(v) <= limit:
         total[NONFINITE] += 1
-        return False
+        return
     if not abs(w) <= limit:
         total[NONFINITE_OUTPUT] += 1
-        return True
-    a = np.float64(v)
-    e = add(np.float64(w), -a)
+        return
+    a, b = np.float64(v), np.float64(w)
+    e = add(b, -a)
     sums[ERROR] += e
     sums[ABS_ERROR] += abs(e)
     sums[SQ_ERROR] = add(sums[SQ_ERROR], e * e)
     sums[SQ_INPUT] = add(sums[SQ_INPUT], a * a)
-    sums[ERROR_INPUT] = add(sums[ERROR_INPUT], e * a)
+    sums[SQ_OUTPUT] = add(sums[SQ_OUTPUT], b * b)
     total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
     total[INPUT_MIN] = min(total[INPUT_MIN], a)
     total[INPUT_MAX] = max(total[INPUT_MAX], a)
     total[CLIPPED] += (v < lo) | (v > hi)
     total[ZEROED] += (v != 0) & (w == 0)
-    return False
 
 
 @inlined

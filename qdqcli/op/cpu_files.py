@@ -8,6 +8,7 @@ chunks; `trouble` (2,) takes what went wrong, see `file_access.py`. Other argume
 import numpy as np
 
 from qdqcli.op import cpu_quantize, cpu_range
+from qdqcli.op.columns import ABS_ERROR, INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu_patterns import count_in_tables
 from qdqcli.op.file_access import read_at, write_at
 from qdqcli.op.internal import inlined
@@ -90,8 +91,8 @@ def quantize(
 
 @kernel()
 def quantize_and_sum(
-    source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, rounding,
-    sums, trouble,
+    source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping,
+    half_up, like, piece, terms, sums, trouble,
 ):  # fmt: skip
     """The same with error sums; `sink` is None where nothing is written."""
     i = start
@@ -102,31 +103,9 @@ def quantize_and_sum(
         chunk = (i - start) // CHUNK_ELEMENTS
         here = sums[chunk : chunk + (count + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS]
         cpu_quantize.quantize_and_sum(
-            x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, rounding,
-            sink, None, here,
+            x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up,
+            like, sink, None, piece, terms, here,
         )  # fmt: skip
-        if sink is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
-            if not _write(sink, y, i, count, trouble):
-                break
-        i += count
-    return i
-
-
-@kernel()
-def quantize_and_sum_columns(
-    source, sink, x, y, start, stop, row, grids, flushing, clipping, clamping, half_up, like, rounding, sums, trouble
-):
-    """The same for short runs; element 0 is in column 0."""
-    i = start
-    while i < stop:
-        count = _read(source, x, i, stop, trouble)
-        if not count:
-            break
-        chunk = (i - start) // CHUNK_ELEMENTS
-        here = sums[chunk : chunk + (count + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS]
-        cpu_quantize.quantize_and_sum_columns(
-            x, y, i, i, i + count, row, grids, flushing, clipping, clamping, half_up, like, rounding, sink, None, here
-        )
         if sink is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
             if not _write(sink, y, i, count, trouble):
                 break
@@ -137,7 +116,7 @@ def quantize_and_sum_columns(
 @kernel()
 def requantize_and_sum_each(
     source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, like, keys, ends, grids, flags,
-    sums, num_degenerate, is_done, trouble,
+    piece, terms, sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
     """Everything for many small tensors from one read; `source` and `sink` are descriptors, see `cpu_spans.py`."""
     last = places.shape[0] - 1
@@ -149,15 +128,16 @@ def requantize_and_sum_each(
         inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
         went_well = cpu_quantize.requantize_and_sum(
             None, None, x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity,
-            nothing, q_min, q_max, half_up, like, None, sink, None, keys, ends, grids, flags, sums[t : t + 1], None,
+            nothing, q_min, q_max, half_up, like, None, sink, None, keys, ends, grids, flags, piece, terms,
+            sums[t : t + 1], None,
         )  # fmt: skip
         if went_well and sink is not None:
             went_well = write_at(sink, offset + begin * y.itemsize, y[begin:end], size, trouble)
-        if not went_well or not np.isfinite(sums[t, cpu_quantize.ABS_ERROR]):
+        if not went_well or not np.isfinite(sums[t, ABS_ERROR]):
             continue
         is_done[t] = True
         lo, hi = ends[0, 0], ends[1, 0]
         for s in range(cpu_range.run_at(size - 1, inner, row, advance)[0] + 1):
             lo, hi = min(lo, ends[0, s]), max(hi, ends[1, s])
             num_degenerate[t] += flags[cpu_range.DEGENERATE, s]
-        sums[t, cpu_quantize.INPUT_MIN], sums[t, cpu_quantize.INPUT_MAX] = lo, hi
+        sums[t, INPUT_MIN], sums[t, INPUT_MAX] = lo, hi

@@ -1,17 +1,15 @@
 """The CPU's loops over the 65,536 patterns of a 16-bit float: count them once, then sum the errors of any setting.
 
-Columns of sums as in `cpu_quantize.py`. Order of addition: pattern p, as an unsigned number, is added in lane p % 16,
-times its count, one pattern after another; the lanes are then added pairwise as there.
+Columns of sums as in `columns.py`. Order of addition: pattern p, as an unsigned number, is added in lane p % 16, times
+its count, one pattern after another, all in float64; the lanes are then added pairwise as those of a chunk are.
 """
 
 import numpy as np
 
-from qdqcli.op.cpu_careful import tree
-from qdqcli.op.cpu_quantize import (
+from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
     ERROR,
-    ERROR_INPUT,
     INPUT_MAX,
     INPUT_MIN,
     MAX_ABS_ERROR,
@@ -20,8 +18,10 @@ from qdqcli.op.cpu_quantize import (
     NUM_SUMS,
     SQ_ERROR,
     SQ_INPUT,
+    SQ_OUTPUT,
     ZEROED,
 )
+from qdqcli.op.cpu_careful import tree
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
@@ -70,14 +70,14 @@ def sum_patterns(counts, x, y, lo, hi, total):
             total[INPUT_MIN] = min(total[INPUT_MIN], np.float64(v))
             total[INPUT_MAX] = max(total[INPUT_MAX], np.float64(v))
         else:
-            a = np.float64(v)
-            e = np.float64(w) - a
+            a, b = np.float64(v), np.float64(w)
+            e = b - a
             k = p % LANES
             lanes[ERROR, k] += times * e
             lanes[ABS_ERROR, k] += times * abs(e)
             lanes[SQ_ERROR, k] += times * (e * e)
             lanes[SQ_INPUT, k] += times * (a * a)
-            lanes[ERROR_INPUT, k] += times * (e * a)
+            lanes[SQ_OUTPUT, k] += times * (b * b)
             total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
             total[INPUT_MIN] = min(total[INPUT_MIN], a)
             total[INPUT_MAX] = max(total[INPUT_MAX], a)

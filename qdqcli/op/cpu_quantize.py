@@ -1,15 +1,10 @@
 """The CPU's loops from values to values: quantize and dequantize, alone or together with the error sums; the gradient.
 
 Arguments as in `cpu_range.py`; `x` and `y` hold stored elements (see `value.py`).
-
-Order of addition, on which the bits of every statistic rest: a chunk is CHUNK_ELEMENTS elements from a multiple of it
-on; element i of a chunk is added in lane i % 16, each lane in float64 one element after another; the lanes are then
-added pairwise, k and k + 8, k and k + 4, k and k + 2, k and k + 1. Elements that are left out add nothing.
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
+from qdqcli.op.columns import CLIPPED
+from qdqcli.op.cpu_errors import PIECE, add_runs, begin_chunk, finish_chunk
 from qdqcli.op.cpu_range import (
     CLIPPING,
     FLUSHING,
@@ -31,61 +26,15 @@ from qdqcli.op.lanes import (
     LANES,
     count,
     first_lanes,
-    greatest,
-    larger,
     load,
     load_part,
-    masked,
-    opaque,
     smaller,
-    splat,
     store,
     store_part,
     stream,
-    tree_sum,
 )
-from qdqcli.op.primitives import narrow, select, widen_to_double
-from qdqcli.op.value import (
-    clamp,
-    decode,
-    difference,
-    encode,
-    flush,
-    number_pattern,
-    pattern,
-    plus_product,
-    requantize,
-    straight_through,
-    value_of_pattern,
-)
+from qdqcli.op.value import clamp, decode, encode, flush, requantize, straight_through
 from qdqcli.stats.sums import CHUNK_ELEMENTS
-
-(
-    ERROR,
-    ABS_ERROR,
-    SQ_ERROR,
-    SQ_INPUT,
-    ERROR_INPUT,
-    MAX_ABS_ERROR,
-    INPUT_MIN,
-    INPUT_MAX,
-    NONFINITE,
-    NONFINITE_OUTPUT,
-    CLIPPED,
-    ZEROED,
-) = range(12)
-"""Columns of error sums, one row per chunk or slice; the counts are exact in float64."""
-SUM_COLUMNS = 12
-NUM_SUMS = 5
-"""The first columns, which are sums of floats."""
-
-
-def empty_sums(rows: int) -> NDArray[np.float64]:
-    """Rows (rows, SUM_COLUMNS) to which nothing was added yet."""
-    sums = np.zeros((rows, SUM_COLUMNS))
-    sums[:, INPUT_MIN], sums[:, INPUT_MAX] = np.inf, -np.inf
-    return sums
-
 
 # ------------------------------------------------------------------ value to value
 
@@ -200,181 +149,107 @@ def _next_column(c, row):
 
 
 @inlined
-def _add(x, out, lanes, half_up, rounding):
-    """Add stored elements and the patterns of what became of them."""
-    error, abs_error, sq_error, sq_input, error_input, peak, zeroed, magnitude = lanes
-    v, w = decode(x), value_of_pattern(out, x)
-    moved = difference(w, v, half_up, rounding)
-    a, e = widen_to_double(v), widen_to_double(moved)
-    return (
-        error + e,
-        abs_error + masked(e, magnitude),
-        plus_product(sq_error, e, e, x, rounding),
-        plus_product(sq_input, a, a, x, rounding),
-        plus_product(error_input, e, a, x, rounding),
-        larger(abs(moved), peak),
-        zeroed + count((w == 0.0) & (v != 0.0)),
-        magnitude,
-    )
-
-
-@inlined
-def _nothing(number, half_up, rounding):
-    """The running sums of a chunk before its first element; `number` is a zero of the type that `decode` gives."""
-    zero, peak = splat(0.0), splat(number)
-    peak = difference(peak, peak, half_up, rounding)
-    return zero, zero, zero, zero, zero, peak, 0, splat(opaque(np.int64(2**63 - 1)))
-
-
-@inlined
-def _finish(lanes, clipped, sums, chunk):
-    """Fold the lanes into a chunk's row; what is not finite there was not finite before or after."""
-    error, abs_error, sq_error, sq_input, error_input, peak, zeroed, _ = lanes
-    sums[chunk, ERROR] = tree_sum(error)
-    sums[chunk, ABS_ERROR] = tree_sum(abs_error)
-    sums[chunk, SQ_ERROR] = tree_sum(sq_error)
-    sums[chunk, SQ_INPUT] = tree_sum(sq_input)
-    sums[chunk, ERROR_INPUT] = tree_sum(error_input)
-    sums[chunk, MAX_ABS_ERROR] = greatest(peak)
-    sums[chunk, CLIPPED] = clipped
-    sums[chunk, ZEROED] = zeroed
-
-
-@inlined
 def quantize_and_sum(
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, rounding, keep,
-    streaming, sums,
+    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up, like,
+    keep, streaming, piece, terms, sums,
 ):  # fmt: skip
     """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), row 0 the chunk that begins at `start`.
 
-    Only to `keep` them outputs are written to `y`; with `streaming` past the caches: then y[0] lies as many elements
-    behind a multiple of LANES as `base` does. INPUT_MIN, INPUT_MAX and the counts of elements that are not finite
-    are left alone. A row whose ABS_ERROR is not finite met such elements: `sum_carefully` does it again, and its NaN in
-    `y` are not the canonical ones.
+    With `columns`, `quantize_columns`: then elements are counted from a column 0, and `flags` are those of all slices.
+    Unless `clipping`, no element can be out of range. Only to `keep` them outputs are written to `y`; with `streaming`
+    past the caches: then y[0] lies as many elements behind a multiple of LANES as `base` does. A row whose ABS_ERROR is
+    not finite needs a closer look, see `cpu_errors.py`. The extremes of the input are left alone.
     """
     for chunk in range(sums.shape[0]):
-        i = start + chunk * CHUNK_ELEMENTS
-        last = smaller(i + CHUNK_ELEMENTS, stop)
-        lanes, clipped = _nothing(grids.dtype.type(0), half_up, rounding), 0
-        run, run_end, left = run_at(i, inner, row, advance)
-        while i < last:
-            s, end = run - first_slice, smaller(run_end, last)
-            lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
-            flushing, clipping = flags[FLUSHING, s], flags[CLIPPING, s]
-            while i + LANES <= end:
-                stored = load(x, i - base)
-                v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-                out = number_pattern(v, stored)
-                if keep is not None:
-                    _keep(y, i - base, narrow(out, stored), streaming)
-                lanes = _add(stored, out, lanes, half_up, rounding)
+        first = start + chunk * CHUNK_ELEMENTS
+        last = smaller(first + CHUNK_ELEMENTS, stop)
+        clipped = 0
+        begin_chunk(terms)
+        for i in range(first, last, PIECE):
+            end, source = smaller(i + PIECE, last), x[i - base :]
+            target = piece
+            if keep is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
+                if streaming is None:
+                    target = y[i - base :]
+            if columns is None:
+                quantize(
+                    source, target, i, i, end, inner, row, advance, first_slice, grids, flags, clamping, half_up, like,
+                    None,
+                )  # fmt: skip
                 if clipping:
-                    clipped += _count_outside(stored, lo, hi)
-                i += LANES
-            if i < end:  # lanes in which the slice ends
-                width = smaller(LANES, last - i)
-                stored = select(first_lanes(width), load_part(x, i - base, width), 0)
-                out, outside = _convert_pieces(
-                    stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like
-                )
-                if keep is not None:
-                    store_part(y, i - base, narrow(out, stored), width)
-                lanes = _add(stored, out, lanes, half_up, rounding)
-                clipped += outside
-                i += LANES
-            while run_end <= i and i < last:
-                run, run_end, left = run_after(run, run_end, inner, row, advance, left)
-        _finish(lanes, clipped, sums, chunk)
-
-
-@inlined
-def _keep(y, i, lanes, streaming):
-    if streaming is None:
-        store(y, i, lanes)
-    else:
-        stream(y, i, lanes)
-
-
-@inlined
-def _count_outside(stored, lo, hi):
-    v = decode(stored)
-    return count((v < lo) | (v > hi))
-
-
-@inlined
-def _convert_pieces(stored, i, width, inner, row, advance, first_slice, grids, flags, clamping, half_up, like):
-    """Lanes of `width` elements of several slices, from element `i` on, and how many were out of range."""
-    out, outside, done = pattern(decode(stored), stored), 0, 0
-    while done < width:
-        s, end, _ = run_at(i + done, inner, row, advance)
-        s -= first_slice
-        lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
-        before, upto = first_lanes(done), first_lanes(smaller(end - i, width))
-        piece = _requantized(stored, lo, hi, scale, inverse, flags[FLUSHING, s], clamping, half_up, like)
-        out = select(before, out, pattern(piece, stored))
-        v = decode(stored)
-        outside += count(((v < lo) | (v > hi)) & (before ^ upto))
-        done = smaller(end - i, width)
-    return select(first_lanes(width), out, 0), outside  # a zero that stays one adds nothing
-
-
-@inlined
-def quantize_and_sum_columns(
-    x, y, base, start, stop, row, grids, flushing, clipping, clamping, half_up, like, rounding, keep, streaming, sums
-):
-    """`quantize_and_sum` for short runs, with `grids` as in `quantize_columns`.
-
-    Unless `clipping`, no element can be out of range.
-    """
-    room = grids.shape[1]
-    for chunk in range(sums.shape[0]):
-        i = start + chunk * CHUNK_ELEMENTS
-        last = smaller(i + CHUNK_ELEMENTS, stop)
-        lanes, clipped = _nothing(grids.dtype.type(0), half_up, rounding), 0
-        c = i % row
-        while i < last:
-            lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
-            scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
-            if i + LANES <= last:
-                stored = load(x, i - base)
-                v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-                out = number_pattern(v, stored)
-                if keep is not None:
-                    _keep(y, i - base, narrow(out, stored), streaming)
+                    clipped += count_outside(source, i, i, end, inner, row, advance, first_slice, grids, flags)
             else:
-                width = last - i
-                valid = first_lanes(width)
-                stored = select(valid, load_part(x, i - base, width), 0)
-                v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-                out = select(valid, number_pattern(v, stored), 0)
-                if keep is not None:
-                    store_part(y, i - base, narrow(out, stored), width)
-            lanes = _add(stored, out, lanes, half_up, rounding)
-            if clipping:
-                v = decode(stored)
-                clipped += count(((v < lo) | (v > hi)) & first_lanes(last - i))
-            i += LANES
-            c = _next_column(c, row)
-        _finish(lanes, clipped, sums, chunk)
+                quantize_columns(
+                    source, target, i, i, end, row, grids, flags[FLUSHING, 0], clamping, half_up, like, None
+                )
+                if clipping:
+                    clipped += count_outside_columns(source, i, end, row, grids)
+            add_runs(source, 0, target, 0, end - i, terms)
+            if keep is not None:  # noqa: SIM102
+                if streaming is not None:
+                    _copy_past_caches(piece, y, i - base, end - i)
+        finish_chunk(x, first - base, last - first, terms, sums[chunk])
+        sums[chunk, CLIPPED] = clipped
+
+
+@inlined
+def _copy_past_caches(piece, y, begin, count):
+    """y[begin : begin + count] = piece[:count]."""
+    k = 0
+    while k + LANES <= count:
+        stream(y, begin + k, load(piece, k))
+        k += LANES
+    if k < count:
+        store_part(y, begin + k, load_part(piece, k, count - k), count - k)
+
+
+@inlined
+def count_outside(x, base, start, stop, inner, row, advance, first_slice, grids, flags):
+    """The number of elements outside the range of their slice."""
+    outside = 0
+    i = start
+    run, run_end, left = run_at(start, inner, row, advance)
+    while i < stop:
+        s, end = run - first_slice, smaller(run_end, stop)
+        if flags[CLIPPING, s]:
+            lo, hi = grids[MIN_RANGE, s], grids[MAX_RANGE, s]
+            for k in range(i, end, LANES):
+                v = decode(load_part(x, k - base, end - k))
+                outside += count(((v < lo) | (v > hi)) & first_lanes(end - k))
+        i = end
+        run, run_end, left = run_after(run, run_end, inner, row, advance, left)
+    return outside
+
+
+@inlined
+def count_outside_columns(x, start, stop, row, grids):
+    """The same for `grids` as in `quantize_columns`; x[0] is element `start`."""
+    room, outside, c = grids.shape[1], 0, start % row
+    for k in range(0, stop - start, LANES):
+        v = decode(load_part(x, k, stop - start - k))
+        lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
+        outside += count(((v < lo) | (v > hi)) & first_lanes(stop - start - k))
+        c = _next_column(c, row)
+    return outside
 
 
 @inlined
 def requantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, like, short_runs, keep, streaming, keys, ends, grids, flags, sums, trouble,
+    half_up, like, short_runs, keep, streaming, keys, ends, grids, flags, piece, terms, sums, trouble,
 ):  # fmt: skip
     """From elements to error sums in one call, where `x` holds whole slices of one run each, measured themselves.
 
     `short_runs` says that slices are as `measure_short_runs` takes them. `bits` are the same elements as integers;
     `keys`, `ends`, `grids` and `flags` are room for the slices. Unless they are None, `x` is filled from `source`, and
     what is made of the elements [start, stop) goes to `sink`, each a descriptor and the byte at which the tensor
-    begins; `trouble` notes where that fails. False then, and on a degenerate grid, where products are not exact:
-    nothing is known.
+    begins; `trouble` notes where that fails. False then: nothing is known.
     """
     for s in range(keys.shape[1]):
         keys[0, s], keys[1, s] = nothing[0], nothing[1]
     size = base + x.size
     num_slices = run_at(size - 1, inner, row, advance)[0] + 1 - first_slice
+    shared = clipping = 0
     known = 0  # slices that have a grid: those of a chunk get it just before, so the cache still holds their elements
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
@@ -392,13 +267,13 @@ def requantize_and_sum(
             else:
                 measure_short_runs(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             decode_keys(keys, x, known, needed, ends)
-            if make_grids(ends, known, needed, num_slices, q_min, q_max, False, like, grids, flags):
-                return False
+            shared = clipping  # the slices behind the chunk before
+            clipping = make_grids(ends, known, needed, num_slices, q_min, q_max, False, like, grids, flags)
             known = needed
         here = sums[chunk : chunk + 1]
         quantize_and_sum(
-            x, y, base, first, last, inner, row, advance, first_slice, grids, flags, None, half_up, like, None, keep,
-            streaming, here,
+            x, y, base, first, last, inner, row, advance, first_slice, grids, flags, None, shared + clipping > 0, None,
+            half_up, like, keep, streaming, piece, terms, here,
         )  # fmt: skip
         if sink is not None:
             there = sink[1] + first * y.itemsize

@@ -241,21 +241,21 @@ def decode_keys(keys, x, first, last, ends):
 def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, like, grids, flags):
     """From `ends` (2, slices) of ranges to `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices).
 
-    Of the columns [first, last), whole lanes of them, `num_slices` with a slice. The number of grids on which products
-    of errors are not exact (see `value.plus_product`): degenerate ones, unless they make zeros of everything.
+    Of the columns [first, last), whole lanes of them, `num_slices` with a slice. Returns in how many of them elements
+    may be outside the range.
     """
     room = ends.shape[1]
-    rounding = 0
+    clipping = 0
     for s in range(first, last, LANES):
         measured_lo, measured_hi = load(ends, s), load(ends, room + s)
         lo, hi, scale, inverse = grid(flush(measured_lo, like), flush(measured_hi, like), q_min, q_max, like)
-        degenerate = is_degenerate(scale, like)
         store(grids, MIN_RANGE * room + s, lo)
         store(grids, MAX_RANGE * room + s, hi)
         store(grids, SCALE * room + s, scale)
         store(grids, INVERSE_SCALE * room + s, inverse)
         store_mask(flags, FLUSHING * room + s, needs_flush(lo, hi, scale, range_given, like))
-        store_mask(flags, CLIPPING * room + s, range_given | (measured_lo < lo) | (measured_hi > hi))
-        store_mask(flags, DEGENERATE * room + s, degenerate)
-        rounding += count(degenerate & (inverse != 0.0) & first_lanes(num_slices - s))
-    return rounding
+        clips = range_given | (measured_lo < lo) | (measured_hi > hi)
+        store_mask(flags, CLIPPING * room + s, clips)
+        store_mask(flags, DEGENERATE * room + s, is_degenerate(scale, like))
+        clipping += count(clips & first_lanes(num_slices - s))
+    return clipping

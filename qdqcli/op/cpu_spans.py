@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import cpu_files
-from qdqcli.op.cpu import Place, Stored, codes, half_up, is_columnar
-from qdqcli.op.cpu_quantize import empty_sums
+from qdqcli.op.columns import empty_sums
+from qdqcli.op.cpu import Place, Stored, codes, grids_for_sums, half_up, is_columnar, room_for_sums, sum_place
 from qdqcli.op.cpu_range import FLAG_ROWS, GRID_ROWS
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
@@ -86,7 +86,7 @@ def requantize_and_sum(neighbours: Neighbours, max_slices: int, spec: QuantSpec,
     cpu_files.requantize_and_sum_each(
         neighbours.source, neighbours.sink, neighbours.offset, x, bits, neighbours.y, neighbours.places,
         *key_limits(dtype), *codes(spec, like, number), half_up(spec), like, keys, ends, grids, flags,
-        sums, num_degenerate, is_done, neighbours.trouble,
+        *room_for_sums(x), sums, num_degenerate, is_done, neighbours.trouble,
     )  # fmt: skip
     return NeighbourSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)
 
@@ -135,12 +135,9 @@ def quantize(span: Span, layout: Layout, params: QuantParams) -> int:
 
 def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDArray[np.float64]) -> int:
     """The same with the error sums of each chunk, (chunks, SUM_COLUMNS); not finite in ABS_ERROR where elements are."""
-    settings = (params.clamping, params.half_up, params.like, params.rounding)
-    files = (span.source, span.sink, span.x, span.y, span.start, span.stop)
-    if params.columns is None:
-        loop = cpu_files.quantize_and_sum
-        return int(loop(*files, *layout.steps, 0, params.grids, params.flags, *settings, sums, span.trouble))
-    columns = params.columns
-    loop = cpu_files.quantize_and_sum_columns
-    flags = (params.any_flushing, params.any_clipping)
-    return int(loop(*files, columns.row, columns.grids, *flags, *settings, sums, span.trouble))
+    place = sum_place(span.start, span.start, span.stop, layout, params)[1:]
+    done = cpu_files.quantize_and_sum(
+        span.source, span.sink, span.x, span.y, *place, *grids_for_sums(params), params.clamping, params.half_up,
+        params.like, *room_for_sums(span.x), sums, span.trouble,
+    )  # fmt: skip
+    return int(done)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from qdqcli.op import cpu
 from qdqcli.op import cuda_launch as launch
+from qdqcli.op.columns import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS
 from qdqcli.op.cpu import BlockSums
-from qdqcli.op.cpu_quantize import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS
+from qdqcli.op.cpu_errors import is_extreme
 from qdqcli.op.cpu_range import DEGENERATE, FLAG_ROWS, GRID_ROWS
 from qdqcli.op.cuda_target import cuda, device_errors
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
@@ -188,13 +189,22 @@ class CudaBackend:
         chunks = -(-(stop - start) // CHUNK_ELEMENTS)
         sums = station.room("sums", (chunks, SUM_COLUMNS), np.float64)
         device_y = x if y is None else station.room("y", x.shape, x.dtype)
+        zero = np.float64(0) if x.dtype == np.float64 else np.float32(0)
         launch.quantize_and_sum(
-            x, device_y, start, stop, layout, first_slice, grids, flags, settings, sums, station.stream,
+            x, device_y, start, stop, layout, first_slice, grids, flags, settings, zero, sums, station.stream,
             keep=y is not None,
         )  # fmt: skip
         if y is not None:
             station.download(device_y, y, wait=False)
-        return station.download(sums)
+        rows = station.download(sums)
+        extreme = [chunk for chunk, row in enumerate(rows) if isinstance(zero, np.float32) and is_extreme(row)]  # type: ignore[no-untyped-call]
+        if extreme:
+            launch.quantize_and_sum(
+                x, x, start, stop, layout, first_slice, grids, flags, settings, np.float64(0), sums, station.stream,
+                keep=False,
+            )  # fmt: skip
+            rows[extreme] = station.download(sums)[extreme]
+        return rows
 
     @contextmanager
     def _station(self) -> Iterator["_Station"]:

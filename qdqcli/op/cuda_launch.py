@@ -114,14 +114,17 @@ def quantize(
 
 def quantize_and_sum(
     x: DeviceArray, y: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int, grids: DeviceArray,
-    flags: DeviceArray, settings: Settings, sums: DeviceArray, stream: Stream, *, keep: bool,
+    flags: DeviceArray, settings: Settings, zero: np.floating[Any], sums: DeviceArray, stream: Stream, *, keep: bool,
 ) -> None:  # fmt: skip
-    """The same for x[0] being element `start`, which begins a chunk, and `sums` (chunks, SUM_COLUMNS)."""
+    """The same for x[0] being element `start`, which begins a chunk, and `sums` (chunks, SUM_COLUMNS).
+
+    `zero` names the type of the terms.
+    """
     for first, last, place in launches(layout, start, stop, first_slice):
         chunk, chunks = (first - start) // CHUNK_ELEMENTS, -(-(last - first) // CHUNK_ELEMENTS)
         here = slice(first - start, last - start)
         cuda_quantize.quantize_and_sum[chunks, THREADS, stream](
-            x[here], y[here] if keep else y, keep, last - first, place, grids, flags, *settings,
+            x[here], y[here] if keep else y, keep, last - first, place, grids, flags, *settings, zero,
             sums[chunk : chunk + chunks],
         )  # fmt: skip
 

@@ -1,20 +1,18 @@
 """CUDA's kernels from values to values: quantize and dequantize, alone or with the error sums; patterns; the gradient.
 
-The order of addition is that of `cpu_quantize.py`, so the sums are the same bits. A block of threads has a chunk: all
-of them turn a tile of it into terms, in shared memory, then each sum of each lane has a thread that adds its terms one
-after another. Elements that are left out put down zeros, which change no sum.
+The order of addition is that of `cpu_errors.py`, so the sums are the same bits. A block of threads has a chunk. Each
+thread takes a lane of a run, keeps its sums in registers and puts them into shared memory; then each sum of each lane
+has a thread that adds those of one run after another.
 
 `place` tells the slice of an element, see `cuda_place.py`.
 """
 
 import numpy as np
 
-from qdqcli.op.cpu_careful import add_element
-from qdqcli.op.cpu_quantize import (
+from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
     ERROR,
-    ERROR_INPUT,
     INPUT_MAX,
     INPUT_MIN,
     MAX_ABS_ERROR,
@@ -23,13 +21,16 @@ from qdqcli.op.cpu_quantize import (
     NUM_SUMS,
     SQ_ERROR,
     SQ_INPUT,
+    SQ_OUTPUT,
     SUM_COLUMNS,
     ZEROED,
 )
+from qdqcli.op.cpu_careful import add_element
+from qdqcli.op.cpu_errors import RUN
 from qdqcli.op.cpu_range import DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.cuda_place import slice_at
 from qdqcli.op.cuda_range import THREADS
-from qdqcli.op.cuda_target import cuda, device_kernel
+from qdqcli.op.cuda_target import cast, cuda, device_kernel
 from qdqcli.op.internal import inlined
 from qdqcli.op.lanes import LANES
 from qdqcli.op.primitives import add, narrow
@@ -47,12 +48,14 @@ from qdqcli.op.value import (
 )
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-TILE = 2 * THREADS
-"""Elements whose terms are in shared memory at once: 20 KiB, so that eight blocks fit on a multiprocessor."""
+TILE = max(THREADS // LANES, 1) * RUN
+"""Elements of the runs that a block adds at once."""
+STRANDS = TILE // RUN * LANES
+"""Lanes of these runs, a thread for each on a device."""
 ADDERS = NUM_SUMS * LANES
-_TERMS = NUM_SUMS * TILE
 _NUM_COUNTS = 7
 """What each thread keeps beside the sums: three extremes and four counts."""
+_SHARED = max(NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
 
 
 @inlined
@@ -87,32 +90,13 @@ def quantize(x, y, first, n, place, grids, flags, clamping, half_up, like):
         i += step
 
 
-@inlined
-def _put_terms(stored, out, at, terms):
-    """Lay down the five terms of a finite element; its value and its error, as float64."""
-    a = np.float64(decode(stored))
-    e = add(np.float64(value_of_pattern(out, stored)), -a)
-    terms[ERROR * TILE + at] = e
-    terms[ABS_ERROR * TILE + at] = abs(e)
-    terms[SQ_ERROR * TILE + at] = e * e
-    terms[SQ_INPUT * TILE + at] = a * a
-    terms[ERROR_INPUT * TILE + at] = e * a
-    return a, abs(e)
-
-
-@inlined
-def _put_nothing(at, terms):
-    for k in range(NUM_SUMS):
-        terms[k * TILE + at] = 0.0
-
-
 @device_kernel
-def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like, sums):
+def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like, zero, sums):
     """Quantize the `n` elements of `x`, into `y` if `keep`, and fill `sums` (chunks, SUM_COLUMNS), a chunk per block.
 
-    Slices that became infinite or NaN are marked in `flags`.
+    `zero` names the type of the terms. Slices that became infinite or NaN are marked in `flags`.
     """
-    terms = cuda.shared.array(_TERMS, np.float64)
+    shared = cuda.shared.array(_SHARED, np.float64)
     lanes = cuda.shared.array(ADDERS, np.float64)
     t, chunk = cuda.threadIdx.x, cuda.blockIdx.x
     start = chunk * CHUNK_ELEMENTS
@@ -121,45 +105,41 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like
     nonfinite, nonfinite_output, clipped, zeroed = 0, 0, 0, 0
     for p in range(t, ADDERS, THREADS):
         lanes[p] = 0.0
-    i = start + t
-    near, far = x[min(i, stop - 1)], x[min(i + THREADS, stop - 1)]
     for tile in range(start, stop, TILE):
-        stored, next_stored = near, far
-        i = tile + TILE + t  # the next tile's elements are on their way while this one is worked on
-        near, far = x[min(i, stop - 1)], x[min(i + THREADS, stop - 1)]
-        for half in range(2):
-            at = half * THREADS + t
-            i = tile + at
-            if i >= stop:
-                _put_nothing(at, terms)
-            else:
-                s = slice_at(i, place)
+        for p in range(t, STRANDS, THREADS):
+            error, abs_error, sq_error, sq_input, sq_output = zero, zero, zero, zero, zero
+            first = tile + p // LANES * RUN + p % LANES
+            for i in range(first, min(first + RUN, stop), LANES):
+                stored, s = x[i], slice_at(i, place)
                 out = _requantized(stored, s, grids, flags, clamping, half_up, like)
                 if keep:
                     y[i] = narrow(out, stored)
                 v, w, limit = decode(stored), value_of_pattern(out, stored), largest(stored)
                 if not abs(v) <= limit:
                     nonfinite += 1
-                    _put_nothing(at, terms)
-                elif not abs(w) <= limit:
+                    continue
+                lo, hi = min(lo, np.float64(v)), max(hi, np.float64(v))
+                if not abs(w) <= limit:
                     nonfinite_output += 1
                     flags[DEGENERATE, s] = True
-                    _put_nothing(at, terms)
-                    lo, hi = min(lo, np.float64(v)), max(hi, np.float64(v))
-                else:
-                    a, size = _put_terms(stored, out, at, terms)
-                    peak, lo, hi = max(peak, size), min(lo, a), max(hi, a)
-                    if v < grids[MIN_RANGE, s] or v > grids[MAX_RANGE, s]:
-                        clipped += 1
-                    if w == 0 and v != 0:
-                        zeroed += 1
-            stored = next_stored
+                    continue
+                a, b = cast(v, zero), cast(w, zero)
+                e = add(b, -a)
+                error, abs_error = error + e, abs_error + abs(e)
+                sq_error, sq_input, sq_output = add(sq_error, e * e), add(sq_input, a * a), add(sq_output, b * b)
+                peak = max(peak, np.float64(abs(e)))
+                if v < grids[MIN_RANGE, s] or v > grids[MAX_RANGE, s]:
+                    clipped += 1
+                if w == 0 and v != 0:
+                    zeroed += 1
+            shared[ERROR * STRANDS + p], shared[ABS_ERROR * STRANDS + p] = error, abs_error
+            shared[SQ_ERROR * STRANDS + p], shared[SQ_INPUT * STRANDS + p] = sq_error, sq_input
+            shared[SQ_OUTPUT * STRANDS + p] = sq_output
         cuda.syncthreads()
         for p in range(t, ADDERS, THREADS):
             total = lanes[p]
-            first = p // LANES * TILE + p % LANES
-            for k in range(0, TILE, LANES):
-                total += terms[first + k]
+            for k in range(p // LANES * STRANDS + p % LANES, (p // LANES + 1) * STRANDS, LANES):
+                total += shared[k]
             lanes[p] = total
         cuda.syncthreads()
     half = LANES // 2
@@ -169,16 +149,16 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like
             lanes[k] += lanes[k + half]
         cuda.syncthreads()
         half //= 2
-    terms[t], terms[THREADS + t], terms[2 * THREADS + t] = peak, lo, hi
-    terms[3 * THREADS + t], terms[4 * THREADS + t] = nonfinite, nonfinite_output
-    terms[5 * THREADS + t], terms[6 * THREADS + t] = clipped, zeroed
+    shared[t], shared[THREADS + t], shared[2 * THREADS + t] = peak, lo, hi
+    shared[3 * THREADS + t], shared[4 * THREADS + t] = nonfinite, nonfinite_output
+    shared[5 * THREADS + t], shared[6 * THREADS + t] = clipped, zeroed
     cuda.syncthreads()
     if t < NUM_SUMS:
         sums[chunk, t] = lanes[t * LANES]
     if t < _NUM_COUNTS:
-        kept = terms[t * THREADS]
+        kept = shared[t * THREADS]
         for k in range(1, THREADS):
-            other = terms[t * THREADS + k]
+            other = shared[t * THREADS + k]
             if t == 0 or t == 2:
                 kept = max(kept, other)
             elif t == 1:

@@ -38,13 +38,18 @@ _ELEMENTS = {
 class Lanes(types.Type):
     """The type of sixteen values of the Numba type `scalar`; of booleans: a mask."""
 
-    def __init__(self, scalar: Any) -> None:
+    def __init__(self, scalar: Any, width: int = 16) -> None:
         self.scalar = scalar
-        super().__init__(name=f"Lanes({scalar})")
+        self.width = width
+        super().__init__(name=f"Lanes({scalar}, {width})")
+
+    def of(self, scalar: Any) -> "Lanes":
+        """As many of another type."""
+        return Lanes(scalar, self.width)
 
     @property
     def llvm(self) -> ir.VectorType:
-        return ir.VectorType(_ELEMENTS[self.scalar], LANES)
+        return ir.VectorType(_ELEMENTS[self.scalar], self.width)
 
     @property
     def is_float(self) -> bool:
@@ -53,7 +58,7 @@ class Lanes(types.Type):
     @property
     def suffix(self) -> str:
         """As LLVM's intrinsics spell the type."""
-        return f"v{LANES}{'f' if self.is_float else 'i'}{self.scalar.bitwidth}"
+        return f"v{self.width}{'f' if self.is_float else 'i'}{self.scalar.bitwidth}"
 
 
 @register_model(Lanes)
@@ -73,7 +78,7 @@ def _spread(context: Any, builder: Any, value: Any, kind: Any, lanes: Lanes) -> 
         return value
     number = context.cast(builder, value, kind, lanes.scalar)
     one = builder.insert_element(ir.Constant(lanes.llvm, ir.Undefined), number, _int32(0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.width), [0] * lanes.width)
     return builder.shuffle_vector(one, ir.Constant(lanes.llvm, ir.Undefined), zeros)
 
 
@@ -111,7 +116,7 @@ def _define(
         def generic(self, args: Any, kws: Any) -> Any:
             lanes = _lanes_of(*args)
             if lanes is not None and len(args) == 2:
-                return signature(MASK if compares else lanes, *args)
+                return signature(lanes.of(types.boolean) if compares else lanes, *args)
             if args in _FREQUENT and scalars:
                 return signature(types.boolean if compares else args[0], *args)
             return None
@@ -184,9 +189,9 @@ _unary(abs, "llvm.fabs")
 
 @intrinsic_for(primitives.select)
 def _select(_context, mask, yes, no):
-    if mask != MASK or not (_lanes_of(yes, no) or yes == no):
+    if not isinstance(mask, Lanes) or not (_lanes_of(yes, no) or yes == no):
         return None
-    lanes = _lanes_of(yes, no) or Lanes(yes)
+    lanes = _lanes_of(yes, no) or mask.of(yes)
 
     def generate(context, builder, sig, args):
         a, b = (_spread(context, builder, v, kind, lanes) for v, kind in zip(args[1:], sig.args[1:], strict=True))
@@ -209,19 +214,23 @@ def _cast(lanes: Lanes, result: Lanes, instruction: str) -> Any:
 
 @intrinsic_for(primitives.bits_of)
 def _bits_of(_context, v):
-    return _cast(v, I32 if v == F32 else I64, "bitcast") if isinstance(v, Lanes) else None
+    return (
+        _cast(v, v.of(types.int32 if v.scalar == types.float32 else types.int64), "bitcast")
+        if isinstance(v, Lanes)
+        else None
+    )
 
 
 @intrinsic_for(primitives.float32_of)
 def _float32_of(_context, bits):
-    return _cast(bits, F32, "bitcast") if isinstance(bits, Lanes) else None
+    return _cast(bits, bits.of(types.float32), "bitcast") if isinstance(bits, Lanes) else None
 
 
 @intrinsic_for(primitives.widen)
 def _widen(_context, stored):
     if not isinstance(stored, Lanes):
         return None
-    return _cast(stored, I32, "sext" if stored.scalar == types.int16 else "zext")
+    return _cast(stored, stored.of(types.int32), "sext" if stored.scalar == types.int16 else "zext")
 
 
 @intrinsic_for(primitives.narrow)
@@ -238,18 +247,20 @@ def _narrow(_context, bits, stored):
 @intrinsic_for(primitives.float32_of_half)
 def _float32_of_half(_context, stored):
     def generate(_c, builder, _s, args):
-        return builder.fpext(builder.bitcast(args[0], ir.VectorType(ir.HalfType(), LANES)), F32.llvm)
+        return builder.fpext(
+            builder.bitcast(args[0], ir.VectorType(ir.HalfType(), stored.width)), stored.of(types.float32).llvm
+        )
 
-    return (F32(stored), generate) if isinstance(stored, Lanes) else None
+    return (stored.of(types.float32)(stored), generate) if isinstance(stored, Lanes) else None
 
 
 @intrinsic_for(primitives.half_of_float32)
 def _half_of_float32(_context, v):
     def generate(_c, builder, _s, args):
-        half = builder.fptrunc(args[0], ir.VectorType(ir.HalfType(), LANES))
-        return builder.zext(builder.bitcast(half, Lanes(types.uint16).llvm), I32.llvm)
+        half = builder.fptrunc(args[0], ir.VectorType(ir.HalfType(), v.width))
+        return builder.zext(builder.bitcast(half, v.of(types.uint16).llvm), v.of(types.int32).llvm)
 
-    return (I32(v), generate) if isinstance(v, Lanes) else None
+    return (v.of(types.int32)(v), generate) if isinstance(v, Lanes) else None
 
 
 @intrinsic_for(primitives.plus_exact_product)
@@ -273,19 +284,32 @@ def as_elements(_context, bits, array):
     return lanes(bits, array), lambda _c, builder, _s, args: builder.bitcast(args[0], lanes.llvm)
 
 
+@intrinsic
+def as_wide(_context, v, like):
+    """Lanes of floats, converted to those of float64 if `like` is such lanes."""
+    instruction = "bitcast" if v == like else "fpext"
+    return like(v, like), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], like.llvm)
+
+
 @intrinsic_for(primitives.widen_to_double)
 def _widen_to_double(_context, v):
     if not isinstance(v, Lanes):
         return None
-    return (v(v), lambda _c, _b, _s, args: args[0]) if v == F64 else _cast(v, F64, "fpext")
+    if v.scalar == types.int32:
+        return _cast(v, v.of(types.float64), "sitofp")
+    return (
+        (v(v), lambda _c, _b, _s, args: args[0])
+        if v.scalar == types.float64
+        else _cast(v, v.of(types.float64), "fpext")
+    )
 
 
 # ------------------------------------------------------------------ memory
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, width: int = LANES) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), Lanes(array_type.dtype).llvm.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), Lanes(array_type.dtype, width).llvm.as_pointer())
 
 
 @intrinsic
@@ -299,16 +323,48 @@ def load(_context, array, i):
     return lanes(array, types.intp), generate
 
 
+def _width() -> int:
+    """Lanes that are worked on at once where many sums are kept: more would not fit into the registers."""
+    return LANES if primitives.target_has("avx512f") else LANES // 2
+
+
+@intrinsic
+def width(_context):
+    """How many lanes `load_some` and `splat_some` give: LANES or half of them."""
+    return types.intp(), lambda _c, _b, _s, _a: ir.Constant(ir.IntType(64), _width())
+
+
+@intrinsic
+def load_some(_context, array, i):
+    """The elements [i, i + width()) of a contiguous array."""
+    lanes = Lanes(array.dtype, _width())
+
+    def generate(context, builder, sig, args):
+        return builder.load(
+            _pointer(context, builder, sig.args[0], *args, lanes.width), align=array.dtype.bitwidth // 8
+        )
+
+    return lanes(array, types.intp), generate
+
+
+@intrinsic
+def splat_some(_context, number):
+    """The number in width() lanes."""
+    lanes = Lanes(number, _width())
+    return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
+
+
 def _store(*, past_the_caches: bool) -> Any:
     @intrinsic
     def call(_context, array, i, v):
-        lanes = Lanes(array.dtype)
+        lanes = v if isinstance(v, Lanes) else Lanes(array.dtype)
+        lanes = lanes.of(array.dtype)
         itemsize = array.dtype.bitwidth // 8
 
         def generate(context, builder, sig, args):
-            pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
+            pointer = _pointer(context, builder, sig.args[0], args[0], args[1], lanes.width)
             value = _spread(context, builder, args[2], sig.args[2], lanes)
-            written = builder.store(value, pointer, align=itemsize * (LANES if past_the_caches else 1))
+            written = builder.store(value, pointer, align=itemsize * (lanes.width if past_the_caches else 1))
             if past_the_caches:
                 written.set_metadata("nontemporal", builder.module.add_metadata([_int32(1)]))
             return context.get_dummy_value()
@@ -326,12 +382,12 @@ stream = _store(past_the_caches=True)
 
 @intrinsic
 def _masked_load(_context, array, i, mask, others):
-    lanes = Lanes(array.dtype)
+    lanes = mask.of(array.dtype)
 
     def generate(context, builder, sig, args):
-        pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], lanes.width)
         others = _spread(context, builder, args[3], sig.args[3], lanes)
-        kind = ir.FunctionType(lanes.llvm, [pointer.type, ir.IntType(32), MASK.llvm, lanes.llvm])
+        kind = ir.FunctionType(lanes.llvm, [pointer.type, ir.IntType(32), mask.llvm, lanes.llvm])
         function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{lanes.suffix}.p0")
         return builder.call(function, [pointer, _int32(array.dtype.bitwidth // 8), args[2], others])
 
@@ -368,6 +424,12 @@ def load_part(array, i, n):
     if n >= LANES:
         return load(array, i)
     return _masked_load(array, i, first_lanes(n), _element(array, i))
+
+
+@inlined
+def load_first(array, i, n):
+    """The elements [i, i + n) in the first of width() lanes, and zeros; `n` may be negative."""
+    return _masked_load(array, i, _first_some(n), 0)
 
 
 @inlined
@@ -465,13 +527,42 @@ def first_lanes(_context, n):
 
 
 @intrinsic
+def _first_some(_context, n):
+    """The mask of the first `n` of width() lanes."""
+    lanes = Lanes(types.int64, _width())
+
+    def generate(context, builder, sig, args):
+        index = ir.Constant(lanes.llvm, list(range(lanes.width)))
+        return builder.icmp_signed("<", index, _spread(context, builder, args[0], sig.args[0], lanes))
+
+    return lanes.of(types.boolean)(types.int64), generate
+
+
+@intrinsic
 def count(_context, mask):
     """The number of lanes of a mask that are set."""
 
     def generate(_context, builder, _sig, args):
-        return builder.zext(builder.ctpop(builder.bitcast(args[0], ir.IntType(LANES))), ir.IntType(64))
+        return builder.zext(builder.ctpop(builder.bitcast(args[0], ir.IntType(mask.width))), ir.IntType(64))
 
     return types.int64(mask), generate
+
+
+@intrinsic
+def no_count(_context):
+    """Zeros in width() int32 lanes, for `minus_mask`."""
+    lanes = Lanes(types.int32, _width())
+    return lanes(), lambda _c, _b, _s, _a: ir.Constant(lanes.llvm, [0] * lanes.width)
+
+
+@intrinsic
+def minus_mask(_context, total, mask):
+    """I32 lanes, one more where the mask is set: a comparison gives -1, which is subtracted."""
+
+    def generate(_context, builder, _sig, args):
+        return builder.sub(args[0], builder.sext(args[1], total.llvm))
+
+    return total(total, mask), generate
 
 
 @intrinsic

@@ -1,7 +1,7 @@
 """What the kernels need beside the elements: how a dtype is stored, ranges as keys and as ends, grids."""
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -58,11 +58,10 @@ class QuantParams:
     like: np.generic
     """A number whose type names the arithmetic, see `value.py`."""
 
-    @cached_property
-    def rounding(self) -> Switch:
-        """Products in the error sums may need rounding, see `value.plus_product`."""
-        inverse = self.grids[3, : self.num_slices]
-        return True if self.clamping or bool((self.flags[2, : self.num_slices] & (inverse != 0)).any()) else None
+    @property
+    def any_flags(self) -> NDArray[np.bool_]:
+        """(3, 1): of all slices."""
+        return np.asarray(self.flags[:, : self.num_slices].any(axis=1, keepdims=True))
 
     @property
     def any_flushing(self) -> bool:
@@ -87,11 +86,11 @@ def like_of(dtype: str, compute_dtype: ComputeDType) -> np.generic:
     return np.float32(0) if compute_dtype is ComputeDType.FLOAT32 and storage is not np.float64 else storage(0)
 
 
-def floats_of(stored: NDArray[Any], dtype: str) -> NDArray[np.floating[Any]]:
+def floats_of(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
     """The values of elements as they are stored, for where no kernel is worth it."""
-    if dtype == "BF16":
+    if stored.dtype == STORAGE["BF16"]:
         return (stored.astype(np.int32) << 16).view(np.float32)
-    return stored.view(np.float16) if dtype == "F16" else stored
+    return stored.view(np.float16) if stored.dtype == STORAGE["F16"] else stored
 
 
 def float_type(dtype: str) -> type[np.generic]:

@@ -59,7 +59,7 @@ def _from_safetensors(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
 
 def _values(info: TensorInfo, data: NDArray[np.uint8]) -> NDArray[np.float64]:
     stored = data.view(STORAGE[info.dtype.name]).reshape(info.shape)
-    return floats_of(stored, info.dtype.name).astype(np.float64)
+    return floats_of(stored).astype(np.float64)
 
 
 def _from_json(path: Path) -> dict[str, dict[str, NDArray[np.float64]]]:

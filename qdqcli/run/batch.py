@@ -10,7 +10,7 @@ from qdqcli.measure.blocks import check_trouble
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
-from qdqcli.op.cpu_quantize import INPUT_MAX, INPUT_MIN
+from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu_spans import Neighbours, requantize_and_sum
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.sums import error_sums, listed
 from qdqcli.measure.workers import Workers
-from qdqcli.op.cpu_compare import sum_differences
+from qdqcli.op import cpu
+from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
+from qdqcli.op.cpu_errors import error_sums as sums_of_chunks
 from qdqcli.op.params import floats_of
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.pairing import Entry, counterparts
@@ -250,7 +252,10 @@ def _blocks(pair: _Pair, workers: Workers) -> list[Block]:
 
 
 def _sum_block(pair: _Pair, workers: Workers, block: Block) -> NDArray[np.float64]:
-    return sum_differences(*_read(pair, workers, block), pair.tensor.dtype.name)
+    x, y = _read(pair, workers, block)
+    rows = sums_of_chunks(x, y)
+    rows[0, [INPUT_MIN, INPUT_MAX]] = cpu.extremes(x, pair.tensor.dtype.name)
+    return rows
 
 
 def _read(pair: _Pair, workers: Workers, block: Block) -> Pair:
@@ -264,9 +269,9 @@ def _are_nonfinite_equal(pair: _Pair, workers: Workers) -> bool:
     def is_equal(block: Block) -> bool:
         x, y = _read(pair, workers, block)
         with np.errstate(over="ignore"):
-            values = floats_of(x, pair.tensor.dtype.name).astype(np.float64)
+            values = floats_of(x).astype(np.float64)
         is_nonfinite = ~np.isfinite(values)
-        others = floats_of(y, pair.other.dtype.name)[is_nonfinite]
+        others = floats_of(y)[is_nonfinite]
         return bool(np.array_equal(values[is_nonfinite], others.astype(np.float64), equal_nan=True))
 
     return all(workers.map(is_equal, _blocks(pair, workers)))

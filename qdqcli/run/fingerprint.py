@@ -17,8 +17,8 @@ from qdqcli.tensors.storage import FileIdentity
 Fingerprint = Mapping[str, Any]
 """JSON values; the settings by name, the files by input and name."""
 
-FORM = 1
-"""Of fingerprints and journals: an older program's are not read."""
+FORM = 2
+"""Of fingerprints and journals: an older program's are not read. 2: sums of float32 terms, see `docs/exactness.md`."""
 
 
 def fingerprint_of(
@@ -60,9 +60,10 @@ def difference(before: Fingerprint, now: Fingerprint) -> str | None:
     """The first thing in which a run differs from the one before, in words; None where they are the same."""
     if before == now:
         return None
-    for name in ("form", "version"):
-        if before.get(name) != now[name]:
-            return f"it was made by qdq {before.get('version')}, this is {now['version']}"
+    if before.get("version") != now["version"]:
+        return f"it was made by qdq {before.get('version')}, this is {now['version']}"
+    if before.get("form") != now["form"]:
+        return "its statistics were added in another order"
     old, new = before["settings"], now["settings"]
     for name in [*new, *(name for name in old if name not in new)]:
         if old.get(name) != new.get(name):

@@ -1,6 +1,7 @@
 """METRICS: what a report says of ErrorSums, each with its unit, its formula and which way is better.
 
-x is the input and y the output, both as float64; e = y - x; sums run over the elements where both are finite.
+x is the input and y the output, e = y - x; sums run over the elements where both are finite, in the order and to the
+precision of `docs/exactness.md`.
 """
 
 from collections.abc import Callable
@@ -64,14 +65,13 @@ def _sqnr_db(sums: ErrorSums) -> float:
 
 
 def _cosine_similarity(sums: ErrorSums) -> float:
-    # y = x + e, so both sums over y follow from those over x and e; large terms cancel only where y is almost 0.
-    xx, ee, ex = value_of(sums.sq_input), value_of(sums.sq_error), value_of(sums.error_input)
-    xy, yy = xx + ex, xx + 2.0 * ex + ee
+    xx, yy, ee = value_of(sums.sq_input), value_of(sums.sq_output), value_of(sums.sq_error)
     if sums.num_measured == 0:
         raise ZeroDivisionError
-    if xx == 0.0 or yy <= 0.0:
-        return 1.0 if xx == 0.0 and yy <= 0.0 else 0.0
-    return max(-1.0, min(1.0, xy / xx * sqrt(xx / yy)))
+    if xx == 0.0 or yy == 0.0:
+        return 1.0 if xx == yy else 0.0
+    xy = 0.5 * xx + 0.5 * yy - 0.5 * ee
+    return min(max(xy / xx * sqrt(xx / yy), -1.0), 1.0)  # in this order NaN, of infinite sums, stays
 
 
 METRICS = {

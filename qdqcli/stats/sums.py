@@ -1,6 +1,6 @@
 """ErrorSums: what a quantization lost, as counts, extremes and sums that merge in any order to the same bits.
 
-The kernels add in a fixed order inside a chunk of `CHUNK_ELEMENTS` elements (in 16 lanes, see `op/cpu.py`). Beyond a
+The kernels add in a fixed order inside a chunk of `CHUNK_ELEMENTS` elements (see `docs/exactness.md`). Beyond a
 chunk nothing is rounded: a sum is kept as an exact expansion, a few floats whose mathematical sum is the sum. So
 threads, buffers, shards and machines cannot change a digit.
 
@@ -21,7 +21,7 @@ CHUNK_ELEMENTS = 65536
 
 
 class ErrorSums(NamedTuple):
-    """Sums over the elements of a tensor, a channel, a group or a checkpoint; e = y - x in float64.
+    """Sums over the elements of a tensor, a channel, a group or a checkpoint; e = y - x.
 
     A tuple: a report of 100,000 tensors has as many, and a frozen dataclass takes three times as long to make.
     """
@@ -44,8 +44,7 @@ class ErrorSums(NamedTuple):
     abs_error: Expansion = ()
     sq_error: Expansion = ()
     sq_input: Expansion = ()
-    error_input: Expansion = ()
-    """Sum of e * x."""
+    sq_output: Expansion = ()
 
     @property
     def num_measured(self) -> int:
@@ -119,6 +118,6 @@ _FOLD: dict[str, Callable[[Any], Any]] = {
     "abs_error": _total_expansion,
     "sq_error": _total_expansion,
     "sq_input": _total_expansion,
-    "error_input": _total_expansion,
+    "sq_output": _total_expansion,
 }
 _FOLDS = [_FOLD[name] for name in ErrorSums._fields]

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.op import cuda_launch as launch
 from qdqcli.op.backend import backend
-from qdqcli.op.cpu_quantize import SUM_COLUMNS
+from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.cpu_range import FLAG_ROWS, GRID_ROWS
 from qdqcli.op.cuda_target import cuda
 from qdqcli.op.layout import Layout
@@ -72,7 +72,19 @@ class Matrix:
             launch.make_grids(ends, spec, self.dtype, grids, flags, self.stream)
             if statistics:
                 launch.quantize_and_sum(
-                    self.x, self.y, 0, size, layout, 0, grids, flags, settings, self.sums, self.stream, keep=True
+                    self.x,
+                    self.y,
+                    0,
+                    size,
+                    layout,
+                    0,
+                    grids,
+                    flags,
+                    settings,
+                    np.float32(0),
+                    self.sums,
+                    self.stream,
+                    keep=True,
                 )
             else:
                 launch.quantize(self.x, self.y, 0, 0, size, layout, 0, grids, flags, settings, self.stream)

@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.op import cpu
-from qdqcli.op.cpu_quantize import SUM_COLUMNS
+from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.measure.workers import Workers, available_threads
 from qdqcli.op import cpu, cpu_files, cpu_patterns, cpu_quantize
-from qdqcli.op.cpu_quantize import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
+from qdqcli.op.columns import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
 from qdqcli.op.cpu_range import INVERSE_SCALE, SCALE
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.layout import Layout

@@ -49,12 +49,12 @@ def test_the_same_bits_for_any_threads_and_blocks(qdq: Qdq, tmp_path: Path) -> N
     both = np.isfinite(a) & np.isfinite(b)
     a, e = a[both], (b - a)[both]
     assert found["stats"]["num_nonfinite"] == found["stats"]["num_nonfinite_output"] == 1
-    assert found["stats"]["mse"] == pytest.approx(np.mean(e**2), rel=1e-13)
-    assert found["stats"]["mean_error"] == pytest.approx(np.mean(e), rel=1e-9)
-    assert found["stats"]["max_abs_error"] == np.abs(e).max()
+    assert found["stats"]["mse"] == pytest.approx(np.mean(e**2), rel=1.1e-6)
+    assert found["stats"]["mean_error"] == pytest.approx(np.mean(e), rel=0, abs=1.1e-6 * np.abs(e).mean())
+    assert found["stats"]["max_abs_error"] == pytest.approx(np.abs(e).max(), rel=6e-8)
     assert found["stats"]["input_min"] == a.min()
     assert found["stats"]["cosine_similarity"] == pytest.approx(
-        float(a @ (a + e) / np.sqrt(a @ a * ((a + e) @ (a + e)))), rel=1e-12
+        float(a @ (a + e) / np.sqrt(a @ a * ((a + e) @ (a + e)))), rel=1e-5
     )
 
 
@@ -66,7 +66,7 @@ def test_dtypes_may_differ_and_are_named(qdq: Qdq, tmp_path: Path, dtype: str, o
     (found,) = qdq("compare", *pair, "--format", "json").report["tensors"]
     assert (found["dtype"], found["candidate"]["dtype"]) == (dtype, other)
     e = y.astype(np.float64) - x.astype(np.float64)
-    assert found["stats"]["max_abs_error"] == np.abs(e).max()
+    assert found["stats"]["max_abs_error"] == pytest.approx(np.abs(e).max(), rel=6e-8)
     assert found["stats"]["mse"] == pytest.approx(np.mean(e**2), rel=1e-14)
     shown = qdq("compare", *pair).out
     assert (f"{dtype}→{other}" in shown) is (dtype != other)

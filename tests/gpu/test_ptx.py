@@ -15,7 +15,7 @@ import numba
 import numpy as np
 import pytest
 
-from qdqcli.op.cpu_quantize import empty_sums
+from qdqcli.op.columns import empty_sums
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, float_type
 from qdqcli.op.spec import ComputeDType, QuantSpec
@@ -84,9 +84,9 @@ def launch_all(dtype: str, compute_dtype: ComputeDType) -> None:
     launch.decode_keys(keys, ends, dtype, None)
     launch.make_grids(ends, spec, dtype, grids, flags, None)
     launch.quantize(x, x, *everything, 0, grids, flags, settings, None)
-    launch.quantize_and_sum(
-        x, x, 0, x.size, layout, 0, grids, flags, settings, empty_sums(1), None, keep=True
-    )  # fmt: skip
+    zero = float_type(dtype)(0)
+    sums = empty_sums(1)
+    launch.quantize_and_sum(x, x, 0, x.size, layout, 0, grids, flags, settings, zero, sums, None, keep=True)
     launch.sum_slices(x, x, *everything, 0, grids, empty_sums(6), None)
     launch.differentiate(x, x, x, *everything, ends, dtype, np.zeros(1, np.int64), None)
     if x.itemsize == 2:

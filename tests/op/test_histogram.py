@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qdqcli import quantize_and_dequantize_v4
-from qdqcli.op import cpu, cpu_quantize
+from qdqcli.op import columns, cpu
 from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
@@ -15,11 +15,11 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 
 DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16}
 SUMS = (
-    cpu_quantize.ERROR,
-    cpu_quantize.ABS_ERROR,
-    cpu_quantize.SQ_ERROR,
-    cpu_quantize.SQ_INPUT,
-    cpu_quantize.ERROR_INPUT,
+    columns.ERROR,
+    columns.ABS_ERROR,
+    columns.SQ_ERROR,
+    columns.SQ_INPUT,
+    columns.SQ_OUTPUT,
 )
 
 
@@ -52,8 +52,9 @@ def test_sums_follow_the_documented_order(dtype: str, compute_dtype: str) -> Non
     y = quantize_and_dequantize_v4(x, num_bits=5, compute_dtype=compute_dtype)
     patterns, first, counts = np.unique(x.view(np.uint16), return_index=True, return_counts=True)
     a = x[first].astype(np.float64)
-    e = y[first].astype(np.float64) - a
-    for column, term in zip(SUMS, (e, np.abs(e), e * e, a * a, e * a), strict=True):
+    b = y[first].astype(np.float64)
+    e = b - a
+    for column, term in zip(SUMS, (e, np.abs(e), e * e, a * a, b * b), strict=True):
         lanes = np.zeros(16)
         for pattern, value in zip(patterns, counts * term, strict=True):
             lanes[pattern % 16] += value
@@ -62,8 +63,8 @@ def test_sums_follow_the_documented_order(dtype: str, compute_dtype: str) -> Non
         assert got[column] == lanes[0]
         exact = fsum((count * t for count, t in zip(counts.tolist(), term.tolist(), strict=True)))
         assert got[column] == pytest.approx(exact, rel=1e-13, abs=1e-18)
-    assert got[cpu_quantize.ZEROED] == np.count_nonzero((x != 0) & (y == 0))
-    assert got[cpu_quantize.MAX_ABS_ERROR] == np.abs(y.astype(np.float64) - x.astype(np.float64)).max()
+    assert got[columns.ZEROED] == np.count_nonzero((x != 0) & (y == 0))
+    assert got[columns.MAX_ABS_ERROR] == np.abs(y.astype(np.float64) - x.astype(np.float64)).max()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -74,10 +75,10 @@ def test_what_is_not_finite_is_counted_and_left_out(dtype: str) -> None:
     layout = Layout.of(spoiled.shape, spec)
     params = cpu.quant_params(np.array([[-0.1], [0.1]], np.float32), spec, layout, 0, dtype)
     got, clean = (histogram_of(part, dtype).error_sums(params)[0] for part in (spoiled, x))
-    assert got[cpu_quantize.NONFINITE] == 4
-    others = [column for column in range(cpu_quantize.SUM_COLUMNS) if column != cpu_quantize.NONFINITE]
+    assert got[columns.NONFINITE] == 4
+    others = [column for column in range(columns.SUM_COLUMNS) if column != columns.NONFINITE]
     assert got[others].tolist() == clean[others].tolist()
-    assert got[cpu_quantize.INPUT_MAX] == x.astype(np.float64).max()
+    assert got[columns.INPUT_MAX] == x.astype(np.float64).max()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,10 +1,10 @@
-"""Errors of elements next to a tie: there y comes nearest to 2 x, the bound up to which float32 has y - x exactly."""
+"""Errors of elements next to a tie, where y comes nearest to 2 x."""
 
 import numpy as np
 import pytest
 
 from qdqcli.op import cpu
-from qdqcli.op.cpu_quantize import ABS_ERROR, ERROR, ERROR_INPUT, SQ_ERROR, SQ_INPUT
+from qdqcli.op.columns import ABS_ERROR, ERROR, SQ_ERROR, SQ_INPUT, SQ_OUTPUT
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec, RoundMode
 from tests import reference
@@ -14,7 +14,7 @@ COLUMNS = {
     "sum_abs_error": ABS_ERROR,
     "sum_sq_error": SQ_ERROR,
     "sum_sq_input": SQ_INPUT,
-    "sum_error_input": ERROR_INPUT,
+    "sum_sq_output": SQ_OUTPUT,
 }
 
 
@@ -34,7 +34,7 @@ def rows_of_ties(num_bits: int) -> np.ndarray:
 
 @pytest.mark.parametrize("num_bits", [2, 3, 4, 8, 16])
 @pytest.mark.parametrize("round_mode", RoundMode)
-def test_sums_next_to_ties_equal_those_of_exact_errors(num_bits: int, round_mode: RoundMode) -> None:
+def test_sums_next_to_ties_follow_the_documented_order(num_bits: int, round_mode: RoundMode) -> None:
     x = rows_of_ties(num_bits)
     spec = QuantSpec(num_bits=num_bits, round_mode=round_mode, axis=0)
     layout, y = Layout.of((x.size // 16, 16), spec), np.empty_like(x)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from qdqcli.op.backend import Backend, backend
-from qdqcli.op.cpu_quantize import INPUT_MAX, INPUT_MIN, empty_sums
+from qdqcli.op.columns import INPUT_MAX, INPUT_MIN, empty_sums
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, empty_keys, ends_of_keys, float_type
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode

@@ -9,7 +9,7 @@ import pytest
 
 from qdqcli.op import cuda_launch
 from qdqcli.op.backend import backend
-from qdqcli.op.cpu_quantize import INPUT_MAX, INPUT_MIN
+from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cuda_place import LAUNCH_ELEMENTS, place_of, slice_at
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import empty_keys, ends_of_keys

@@ -25,5 +25,5 @@ def measured(x: Sequence[float], y: Sequence[float], *, num_clipped: int = 0, nu
         abs_error=expansion([abs(e) for e in errors]),
         sq_error=expansion([e * e for e in errors]),
         sq_input=expansion([a * a for a in inputs]),
-        error_input=expansion([e * a for e, a in zip(errors, inputs, strict=True)]),
+        sq_output=expansion([b * b for _, b in finite]),
     )

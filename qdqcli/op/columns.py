@@ -1,0 +1,30 @@
+"""Columns of error sums: one row per chunk or slice, as the kernels fill them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+(
+    ERROR,
+    ABS_ERROR,
+    SQ_ERROR,
+    SQ_INPUT,
+    SQ_OUTPUT,
+    MAX_ABS_ERROR,
+    INPUT_MIN,
+    INPUT_MAX,
+    NONFINITE,
+    NONFINITE_OUTPUT,
+    CLIPPED,
+    ZEROED,
+) = range(12)
+"""The counts are exact in float64."""
+SUM_COLUMNS = 12
+NUM_SUMS = 5
+"""The first columns, which are sums of floats."""
+
+
+def empty_sums(rows: int) -> NDArray[np.float64]:
+    """Rows (rows, SUM_COLUMNS) to which nothing was added yet."""
+    sums = np.zeros((rows, SUM_COLUMNS))
+    sums[:, INPUT_MIN], sums[:, INPUT_MAX] = np.inf, -np.inf
+    return sums

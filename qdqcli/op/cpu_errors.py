@@ -1,0 +1,205 @@
+"""The CPU's error sums of two arrays: what an element was, `x`, and what it became, `y`; no grids, no layouts.
+
+`x` and `y` hold stored elements, each of its own dtype (see `value.py`); x[0] and y[0] begin a chunk. The definition of
+the sums and of their order of addition is that of `docs/exactness.md`.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.op.columns import (
+    ABS_ERROR,
+    ERROR,
+    MAX_ABS_ERROR,
+    NONFINITE,
+    NONFINITE_OUTPUT,
+    NUM_SUMS,
+    SQ_ERROR,
+    SQ_INPUT,
+    SQ_OUTPUT,
+    SUM_COLUMNS,
+    ZEROED,
+    empty_sums,
+)
+from qdqcli.op.internal import always_inlined, inlined
+from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.lanes import (
+    LANES,
+    any_lane,
+    as_wide,
+    greatest,
+    larger,
+    load,
+    load_first,
+    load_part,
+    load_some,
+    minus_mask,
+    no_count,
+    smaller,
+    splat_some,
+    store,
+    tree_sum,
+    width,
+)
+from qdqcli.op.params import floats_of
+from qdqcli.op.primitives import widen_to_double
+from qdqcli.op.value import Switch, decode
+from qdqcli.stats.sums import CHUNK_ELEMENTS
+
+RUN = 16 * LANES
+"""Elements whose terms are added in their own type before they are widened."""
+PIECE = 16 * RUN
+"""Elements that are quantized and then summed while the first cache has them."""
+_SMALL = 2.0**-100
+"""Sums of squares below it may have lost digits to float32's smallest numbers."""
+
+
+class Terms(NamedTuple):
+    """The type of the terms, and room for a chunk's sums."""
+
+    zero: np.floating[Any]
+    """A zero of that type."""
+    marking: Switch
+    """Extreme chunks are marked: float32 may not hold their terms."""
+    totals: NDArray[np.float64]
+    """(SUM_COLUMNS * LANES,): the lanes of each column."""
+
+
+def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False) -> Terms:
+    """Terms in float32, or in float64 for elements of float64 and where the chunk is `extreme`."""
+    totals = np.empty(SUM_COLUMNS * LANES)
+    if extreme or x.dtype == np.float64 or y.dtype == np.float64:
+        return Terms(np.float64(0), None, totals)
+    return Terms(np.float32(0), True, totals)
+
+
+# ------------------------------------------------------------------ compiled
+
+
+@inlined
+def begin_chunk(terms):
+    """Nothing was added yet."""
+    for k in range(0, SUM_COLUMNS * LANES, LANES):
+        store(terms.totals, k, 0.0)
+
+
+@inlined
+def add_runs(x, i, y, j, n, terms):
+    """Add `n` elements, x[i] and y[j] the first: runs of a chunk, the last of which alone may be shorter."""
+    for begin in range(0, n, RUN):
+        for shift in range(0, LANES, width()):
+            _add_run(x, i + begin, y, j + begin, smaller(RUN, n - begin), shift, terms)
+
+
+@always_inlined
+def _add_run(x, i, y, j, size, shift, terms):
+    """Add width() lanes, from `shift` on, of a run of `size` elements."""
+    zero = splat_some(terms.zero)
+    lanes = (zero, zero, zero, zero, zero, zero, no_count())
+    whole = size // LANES * LANES
+    for k in range(shift, whole, LANES):
+        lanes = _add(load_some(x, i + k), load_some(y, j + k), lanes)
+    if whole < size:
+        k = whole + shift
+        lanes = _add(load_first(x, i + k, size - k), load_first(y, j + k, size - k), lanes)
+    error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = lanes
+    _widen(terms.totals, ERROR * LANES + shift, error)
+    _widen(terms.totals, ABS_ERROR * LANES + shift, abs_error)
+    _widen(terms.totals, SQ_ERROR * LANES + shift, sq_error)
+    _widen(terms.totals, SQ_INPUT * LANES + shift, sq_input)
+    _widen(terms.totals, SQ_OUTPUT * LANES + shift, sq_output)
+    _widen(terms.totals, ZEROED * LANES + shift, zeroed)
+    k = MAX_ABS_ERROR * LANES + shift
+    store(terms.totals, k, larger(widen_to_double(peak), load_some(terms.totals, k)))
+
+
+@always_inlined
+def _add(x, y, lanes):
+    error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = lanes
+    v, w = as_wide(decode(x), error), as_wide(decode(y), error)
+    e = w - v
+    size = abs(e)
+    return (
+        error + e,
+        abs_error + size,
+        sq_error + e * e,
+        sq_input + v * v,
+        sq_output + w * w,
+        larger(size, peak),
+        minus_mask(zeroed, (w == 0.0) & (v != 0.0)),
+    )
+
+
+@always_inlined
+def _widen(totals, k, lanes):
+    store(totals, k, load_some(totals, k) + widen_to_double(lanes))
+
+
+@inlined
+def finish_chunk(x, i, n, terms, row):
+    """Fill the `row` (SUM_COLUMNS,) of the chunk x[i : i + n]; ABS_ERROR is not finite where `look_closer` must."""
+    for k in range(NUM_SUMS):
+        row[k] = tree_sum(load(terms.totals, k * LANES))
+    row[MAX_ABS_ERROR] = greatest(load(terms.totals, MAX_ABS_ERROR * LANES))
+    row[ZEROED] = tree_sum(load(terms.totals, ZEROED * LANES))
+    if terms.marking is not None and is_extreme(row) and (row[ABS_ERROR] > 0 or not _is_zero(x, i, n)):
+        row[ABS_ERROR] = np.nan
+
+
+@inlined
+def is_extreme(row):
+    """Whether float32 terms may have overflowed or lost digits, or xx + yy - ee, the cosine's, cancels."""
+    size, ee, xx, yy = row[ABS_ERROR], row[SQ_ERROR], row[SQ_INPUT], row[SQ_OUTPUT]
+    if not (size < np.inf and ee < np.inf and xx < np.inf and yy < np.inf):
+        return True
+    if xx < _SMALL or (ee < _SMALL and row[MAX_ABS_ERROR] > 0) or (yy < _SMALL and ee != xx):
+        return True
+    return yy > 0 and xx + yy - ee < (xx if xx > yy else yy) / 128
+
+
+@inlined
+def _is_zero(x, i, n):
+    """Whether all elements are zeros, whose sums are right as they are."""
+    for k in range(i, i + n, LANES):  # noqa: SIM110 - compiled
+        if any_lane(decode(load_part(x, k, i + n - k)) != 0.0):
+            return False
+    return True
+
+
+@kernel()
+def _sum_chunks(x, y, terms, sums):
+    """Fill `sums` (chunks, SUM_COLUMNS)."""
+    for chunk in range(sums.shape[0]):
+        first = chunk * CHUNK_ELEMENTS
+        size = smaller(CHUNK_ELEMENTS, x.size - first)
+        begin_chunk(terms)
+        add_runs(x, first, y, first, size, terms)
+        finish_chunk(x, first, size, terms, sums[chunk])
+
+
+# ------------------------------------------------------------------ called from Python
+
+
+def error_sums(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """The error sums (chunks, SUM_COLUMNS) of y - x: not the extremes of x, nor how many elements were clipped."""
+    sums = empty_sums(-(-len(x) // CHUNK_ELEMENTS))
+    _sum_chunks(x, y, terms_of(x, y), sums)
+    for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
+        part = slice(chunk * CHUNK_ELEMENTS, (chunk + 1) * CHUNK_ELEMENTS)
+        look_closer(x[part], y[part], sums[chunk])
+    return sums
+
+
+def look_closer(x: NDArray[Any], y: NDArray[Any], row: NDArray[np.float64]) -> None:
+    """Sum a chunk again, into its `row`: without elements that are not finite, and in float64 where it is extreme."""
+    finite_x, finite_y = np.isfinite(floats_of(x)), np.isfinite(floats_of(y))
+    measured = finite_x & finite_y
+    row[NONFINITE] = x.size - np.count_nonzero(finite_x)
+    row[NONFINITE_OUTPUT] = np.count_nonzero(finite_x & ~finite_y)
+    x, y = np.where(measured, x, x.dtype.type(0)), np.where(measured, y, y.dtype.type(0))
+    for extreme in (False, True):
+        _sum_chunks(x, y, terms_of(x, y, extreme=extreme), row[None])
+        if not np.isnan(row[ABS_ERROR]):
+            break
