@@ -215,18 +215,18 @@ class Gate:
             UsageError: the budget changed after it was read.
             OutputError: a file cannot be written.
         """
-        call = without(session.arguments, values=("--write-baseline", "--write-budget", "--headroom"))
-        call = ["qdq", *without(call, flags=("--overwrite",))]
+        judging = []
         if self.write_baseline is not None:
             measured = replace(run, verdict=None)
             write_report(self.write_baseline, formatter("json")(measured, ReportOptions()))
-            call += ["--baseline", str(self.write_baseline)]
-            session.note(f"wrote {show_path(self.write_baseline)}; next: {escape(shlex.join(call))}")
+            judging += ["--baseline", str(self.write_baseline)]
         if self.write_budget is not None:
-            text = budget_text(run, self.headroom)
-            write_report(self.write_budget, [text])
-            call += ["--budget", str(self.write_budget)]
-            session.note(f"wrote {show_path(self.write_budget)}; next: {escape(shlex.join(call))}")
+            write_report(self.write_budget, [budget_text(run, self.headroom)])
+            judging += ["--budget", str(self.write_budget)]
+        if judging:
+            written = ("--write-baseline", "--write-budget", "--headroom", "--baseline", "--budget")
+            call = ["qdq", *without(session.arguments, values=written, flags=("--overwrite",)), *judging]
+            session.note(f"wrote {' and '.join(map(escape, judging[1::2]))}; next: {escape(shlex.join(call))}")
         if self.ratchet and self.budget is not None and self.budget_path is not None:
             after = ratchet(self.budget, run, self.headroom, self.today)
             if after != self.budget.text:
