@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import Block, blocks_of, check_trouble, read_block, span_of
-from qdqcli.measure.workers import Workers
+from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import cpu_columns
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter, PatternHistogram
 from qdqcli.op.layout import Layout
@@ -68,6 +68,18 @@ def estimate_ends(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout
     if not layout.is_contiguous:
         return source.ends_of_scattered(chosen)
     return source.ends_of_short_runs(chosen) if source.has_short_runs else source.ends_of_long_runs(chosen)
+
+
+def count_zero_slices(reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> int:
+    """Slices all of whose elements, but for NaN, are zero."""
+
+    def count(ends: Floats) -> int:
+        return int((ends == 0.0).all(axis=0).sum())
+
+    source = _Source(reader, info, layout, workers)
+    if not (layout.is_contiguous and source.has_short_runs):
+        return count(source.extremes())
+    return sum(source.map_short_runs(estimator_of(QuantSpec(), info.dtype.name, workers), count))
 
 
 def estimator_of(spec: QuantSpec, dtype: str, workers: Workers) -> RangeEstimator:
@@ -129,6 +141,10 @@ class _Source:
 
     def ends_of_short_runs(self, chosen: RangeEstimator) -> Floats:
         """Of each block the slices that begin in it."""
+        return np.concatenate(self.map_short_runs(chosen, lambda ends: ends), axis=1)
+
+    def map_short_runs(self, chosen: RangeEstimator, function: Callable[[Floats], Result]) -> list[Result]:
+        """What the function makes of the ends of the slices that begin in each block."""
 
         def ends(block: Block) -> Floats:
             first, last = self._layout.slice_of(block[0]), self._layout.slice_of(block[1] - 1) + 1
@@ -138,7 +154,7 @@ class _Source:
             start = self._layout.start_of(first)
             return ends_in_memory(chosen, self._read(start, self._layout.start_of(last)), start, self._layout)
 
-        return np.concatenate(self._workers.map(ends, self._blocks), axis=1)
+        return self._workers.map(lambda block: function(ends(block)), self._blocks)
 
     def ends_of_long_runs(self, chosen: RangeEstimator) -> Floats:
         """One slice after another, the parts of each side by side."""

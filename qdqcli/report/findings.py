@@ -66,12 +66,13 @@ def findings(run: RunResult, *, with_waived: bool = False) -> Iterator[Finding]:
             )
     for row in run.quantized:
         for metric, what in TROUBLES.items():
-            if row.stats[metric]:
+            number = row.num_spoilt_slices if metric == "num_degenerate" else row.stats[metric]
+            if number:
                 yield Finding(
                     rule=metric,
                     is_error=False,
                     title=f"{_name(row.source.name)}: {metric}",
-                    message=f"{_name(row.source.name)}: {row.stats[metric]:,} {what}",
+                    message=f"{_name(row.source.name)}: {number:,} {what}",
                     tensor=row.source.name,
                     file=row.source.file,
                 )

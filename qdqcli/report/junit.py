@@ -128,7 +128,7 @@ def _content(row: Row) -> str:
         f"{metric_title(name)} {row_text(name, row)}{metric_unit(name)}"
         for name in ("sqnr_db", "max_abs_error", "rmse")
     )
-    return f"<system-out>{_text(f'{spec_text(row.spec, visible)}: {figures}')}</system-out>"
+    return f"<system-out>{_text(f'{spec_text(row.spec, visible, row.source.shape)}: {figures}')}</system-out>"
 
 
 def _attribute(text: str) -> str:

@@ -167,7 +167,9 @@ def _group_columns(groups: Sequence[_Group], by: str, quote: Quote, *, is_narrow
         found = dict.fromkeys(_becomes(t, quote, is_narrow=is_narrow) for t in members)
         if len(found) == 1:
             return next(iter(found))
-        specs = dict.fromkeys(spec_text(t.decision, quote) for t in members if isinstance(t.decision, QuantSpec))
+        specs = dict.fromkeys(
+            spec_text(t.decision, quote, t.source.shape) for t in members if isinstance(t.decision, QuantSpec)
+        )
         kept = sum(isinstance(t.decision, Skip) for t in members)
         said = [f"{len(specs)} settings" if len(specs) > 1 else next(iter(specs), ""), f"{kept:,} kept" if kept else ""]
         return ", ".join(filter(None, said))
@@ -252,7 +254,7 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote, *, is_narrow: bool =
 def _becomes(tensor: ListedTensor, quote: Quote, *, is_narrow: bool = False) -> str:
     """Bits and granularity, or `keep:` and why; at a narrow width in a few words."""
     if isinstance(tensor.decision, QuantSpec):
-        return spec_text(tensor.decision, quote)
+        return spec_text(tensor.decision, quote, tensor.source.shape)
     reason = tensor.decision.reason
     if is_narrow and reason.startswith(TOO_FEW):
         return f"keep: {len(tensor.source.shape)}-D"
@@ -309,7 +311,9 @@ def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
                 tensor.num_elements,
                 "quantized" if is_quantized else "skipped",
                 text(tensor.decision.reason) if isinstance(tensor.decision, Skip) else None,
-                spec_text(tensor.decision, text) if isinstance(tensor.decision, QuantSpec) else None,
+                spec_text(tensor.decision, text, tensor.source.shape)
+                if isinstance(tensor.decision, QuantSpec)
+                else None,
                 tensor.num_slices if is_quantized else None,
                 tensor.bits_per_weight,
                 tensor.num_quantized_bytes,

@@ -41,7 +41,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     for label, value in facts(run, options.sort, quote):
         yield _row([label, value])
     advice = [f"**Warning:** {text}." for text in warnings(run, quote)]
-    advice += [f"**Note:** {text}." for text in (*input_notes(run, quote), *notes(run))]
+    advice += [f"**Note:** {text}." for text in (*input_notes(run, quote), *notes(run, quote))]
     yield from (text for line in advice for text in ("", line))
 
 

@@ -6,7 +6,7 @@ from itertools import islice
 
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, row_text, significant
 from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, worst
-from qdqcli.report.table import Quote
+from qdqcli.report.table import Quote, group_size_in
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.note import Note
@@ -18,6 +18,8 @@ Fact = tuple[str, str]
 """Label and value; an empty label goes on with the one above."""
 
 _NAMES_SHOWN = 3
+_MANY_BITS = 16
+"""From which more of them do not help a range."""
 
 
 def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
@@ -69,22 +71,34 @@ def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
     for reason, names in failed.items():
         yield f"not measured: {few(names, quote)}: {quote(reason)}"
     if rows := _with_some(run, "num_nonfinite"):
+        measured = [row for row in rows if row.spec is not None and not row.spec.is_range_given]
+        advice = ". An infinity also spoils the range of its slice: give one (--input-min and --input-max, or --ranges)"
         yield (
             f"the input has {counted(run.sums.num_nonfinite, 'NaN or infinite element')}, in {_names(rows, quote)}; "
-            "left out of all other figures. An infinity also spoils the range of its slice: give one (--input-min and "
-            "--input-max, or --ranges)"
+            f"left out of all other figures{advice if measured else ''}"
         )
     if rows := _with_some(run, "num_nonfinite_output"):
         yield (
             f"quantization made {counted(run.sums.num_nonfinite_output, 'finite element')} NaN or infinite, in "
             f"{_names(rows, quote)}; left out of all other figures. The output is not usable there"
         )
-    if rows := _with_some(run, "num_degenerate"):
+    if rows := [row for row in run.quantized if row.num_spoilt_slices]:
         yield (
-            f"{counted(run.sums.num_degenerate, 'degenerate slice')} (a tensor, channel or group whose scale is 0, "
-            f"infinite or out of range), in {_names(rows, quote)}. Harmless where all elements are zero; else try "
-            "--signed-input, more bits or a given range, or leave the tensor in float with --exclude"
+            f"{counted(sum(row.num_spoilt_slices for row in rows), 'degenerate slice')} (a tensor, channel or group "
+            f"whose scale is 0, infinite or out of range), in {_names(rows, quote)}; {_ways_out(rows)}"
         )
+
+
+def _ways_out(rows: Sequence[TensorResult]) -> str:
+    """What may help tensors with degenerate slices, and is not set already for all of them."""
+    specs = [row.spec for row in rows if row.spec is not None]
+    ways = [
+        *(["--signed-input"] if any(not spec.signed_input for spec in specs) else []),
+        *(["more bits"] if any(spec.num_bits < _MANY_BITS for spec in specs) else []),
+        *(["a given range"] if any(not spec.range_given for spec in specs) else []),
+    ]
+    tried = f"try {' or '.join(ways)}, or " if ways else ""
+    return f"{tried}leave the tensor in float with --exclude"
 
 
 def input_notes(run: RunResult, quote: Quote) -> Iterator[str]:
@@ -97,13 +111,37 @@ def note_text(note: Note, quote: Quote) -> str:
     return f"{quote(note.file)}: {note.text(quote)}"
 
 
-def notes(run: RunResult) -> Iterator[str]:
+def notes(run: RunResult, quote: Quote) -> Iterator[str]:
     """What may not have been meant."""
-    shapes = [row.source.shape for row in run.quantized if row.spec is not None]
-    vectors = sum(len(shape) == 1 for shape in shapes)
-    if vectors and any(len(shape) > 1 for shape in shapes):
-        verb = "is" if vectors == 1 else "are"
-        yield f"{vectors:,} of the quantized tensors {verb} 1-D (norms, biases); --min-ndim 2 leaves them alone"
+    if rows := [row for row in run.quantized if row.num_zero_slices]:
+        total, zero = sum(row.num_slices for row in rows), sum(row.num_zero_slices for row in rows)
+        one = zero == 1
+        yield (
+            f"{zero:,} of {counted(total, 'slice')} (tensor, channel or group) {'is' if one else 'are'} all zero and "
+            f"{'stays' if one else 'stay'} so, in {_names(rows, quote)}"
+        )
+    if rows := [row for row in run.quantized if _has_short_groups(row)]:
+        sizes = sorted({group_size_in(row.source.shape, _group_size(row)) for row in rows})
+        asked = sorted({_group_size(row) for row in rows})
+        yield (
+            f"groups of {_listed(sizes)} elements, not {_listed(asked)}, in {_names(rows, quote)}: groups end with the "
+            "last dimension"
+        )
+
+
+def _has_short_groups(row: TensorResult) -> bool:
+    return bool(row.spec and row.spec.group_size) and group_size_in(row.source.shape, _group_size(row)) < _group_size(
+        row
+    )
+
+
+def _group_size(row: TensorResult) -> int:
+    return 0 if row.spec is None else row.spec.group_size or 0
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = [f"{number:,}" for number in numbers[:_NAMES_SHOWN]]
+    return " or ".join(shown) + (" ..." if len(numbers) > _NAMES_SHOWN else "")
 
 
 def hidden(count: int) -> Iterator[str]:

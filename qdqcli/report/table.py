@@ -46,7 +46,7 @@ def columns_of(run: RunResult, options: ReportOptions, quote: Quote) -> tuple[li
 
 def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:
     """The columns for `rows`, the tensor's name first; the metric that they are sorted by is among them."""
-    troubles = [name for name in _TROUBLES if any(row.stats[name] for row in rows)]
+    troubles = _troubles(rows)
     is_quantized = any(row.spec is not None for row in rows)
     unknown = set() if is_quantized else {"clipped_fraction"}
     if all(row.stats[BY_SHARE] is None for row in rows):
@@ -60,7 +60,7 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
         Column(name="shape", title="shape", cells=[shape_text(row.source.shape) for row in rows], is_number=True),
         Column(name="dtype", title="dtype", cells=[dtype_text(row, quote) for row in rows]),
         *(
-            [Column(name="bits", title="bits", cells=[spec_text(row.spec, quote) for row in rows])]
+            [Column(name="bits", title="bits", cells=[spec_text(row.spec, quote, row.source.shape) for row in rows])]
             if is_quantized
             else []
         ),
@@ -70,7 +70,7 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
 
 def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> list[Column]:
     """The columns for groups of tensors: what they have in common first, then the metrics of all as one."""
-    troubles = [name for name in _TROUBLES if any(group.stats[name] for group in groups)]
+    troubles = _troubles(groups)
     metrics = ["sqnr_db", "share", "max_abs_error", "rmse", *troubles]
     if any(group.stats["bits_per_weight"] is not None for group in groups):
         metrics.insert(0, "bits_per_weight")
@@ -105,20 +105,37 @@ def dtype_text(row: TensorResult, quote: Quote) -> str:
     return dtype if other == row.source.dtype else f"{dtype}{ARROW}{word(other, quote)}"
 
 
-def spec_text(spec: QuantSpec | None, quote: Quote) -> str:
-    """Bits, granularity and estimator: `int8`, `uint4 g128`, `int8 axis 0 mse`."""
+def spec_text(spec: QuantSpec | None, quote: Quote, shape: Sequence[int] | None = None) -> str:
+    """Bits, granularity and estimator: `int8`, `uint4 g128`, `int8 axis 0 mse`.
+
+    Of a tensor of that shape: groups are shown as they are where its last dimension is shorter than one.
+    """
     if spec is None:
         return NO_NUMBER
     words = [f"{'int' if spec.signed_input else 'uint'}{spec.num_bits}"]
     if spec.narrow_range:
         words.append("narrow")
     if spec.group_size is not None:
-        words.append(f"g{spec.group_size}")
+        words.append(f"g{spec.group_size if shape is None else group_size_in(shape, spec.group_size)}")
     elif spec.axis != WHOLE_TENSOR:
         words.append(f"axis {spec.axis}")
     if spec.estimator != DEFAULT_ESTIMATOR:
         words.append(f"p{spec.percentile:g}" if spec.estimator == "percentile" else word(spec.estimator, quote))
     return " ".join(words)
+
+
+def group_size_in(shape: Sequence[int], group_size: int) -> int:
+    """Elements of the largest group in a tensor of that shape: groups end where a row ends."""
+    return min(group_size, shape[-1] or group_size) if shape else 1
+
+
+def _troubles(rows: Sequence[TensorResult | Group]) -> list[str]:
+    """Of `_TROUBLES` those that a row has."""
+    return [
+        name
+        for name in _TROUBLES
+        if any(row.num_spoilt_slices if name == "num_degenerate" else row.stats[name] for row in rows)
+    ]
 
 
 def _files(rows: Sequence[TensorResult], quote: Quote) -> list[Column]:

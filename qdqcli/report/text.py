@@ -86,7 +86,7 @@ def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[st
     advice = [("warning: ", _WARNING, text) for text in warnings(run, quote)]
     if options.width is None:  # a terminal has them already, from before the work
         advice += [("note: ", _NOTE, text) for text in input_notes(run, quote)]
-    advice += [("note: ", _NOTE, text) for text in notes(run)]
+    advice += [("note: ", _NOTE, text) for text in notes(run, quote)]
     for index, (label, style, text) in enumerate(advice):
         yield from () if index else ("",)
         yield from _paragraph(label, style, text, options)

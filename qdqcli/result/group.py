@@ -42,6 +42,11 @@ class Group:
         return sum(row.num_slices for row in self.rows)
 
     @property
+    def num_spoilt_slices(self) -> int:
+        """Degenerate slices that are not all zero."""
+        return sum(row.num_spoilt_slices for row in self.rows)
+
+    @property
     def num_elements(self) -> int:
         return self.sums.num_elements
 

@@ -187,6 +187,7 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
         histograms=None if histograms is None else histograms_from_json(histograms),
         reported=stats,
         decided_by=entry.get("decided_by"),
+        num_zero_slices=entry.get("num_zero_slices", 0),
     )
 
 

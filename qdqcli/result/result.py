@@ -56,6 +56,8 @@ class _Measured(NamedTuple):
     """Setting -> which table of a recipe decided it, where there was a recipe."""
     share: float | None = None
     """Part of the run's summed squared error, see `with_shares`."""
+    num_zero_slices: int = 0
+    """Degenerate slices that are all zero, and stay so."""
 
 
 class TensorResult(_Measured):
@@ -88,6 +90,11 @@ class TensorResult(_Measured):
         if self.reported is not None:
             return self.reported
         return _known(evaluate(self.sums), self.spec) | {"bits_per_weight": self.bits_per_weight, "share": self.share}
+
+    @property
+    def num_spoilt_slices(self) -> int:
+        """Degenerate slices that are not all zero."""
+        return self.sums.num_degenerate - self.num_zero_slices
 
     @property
     def is_exact(self) -> bool:
@@ -251,9 +258,10 @@ def row_to_json(row: Row) -> dict[str, Any]:
     if row.candidate is not None:
         other = row.candidate
         body["candidate"] = {"name": other.name, "file": other.file, "dtype": other.dtype}
+    zeros = {"num_zero_slices": row.num_zero_slices} if row.num_zero_slices else {}
     channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
     histograms = {} if row.histograms is None else {"histograms": histograms_to_json(row.histograms)}
-    return head | body | decided_by | channels | histograms
+    return head | body | zeros | decided_by | channels | histograms
 
 
 class Headed(Protocol):

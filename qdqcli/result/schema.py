@@ -109,6 +109,7 @@ _QUANTIZED = _object(
         "spec": _SPEC,
         "range": _RANGE,
         "stats": _object(_METRICS | _SHARE | _EXACT, STATS),
+        "num_zero_slices": _described(_COUNT, "Degenerate slices that are all zero, and stay so."),
         "candidate": _object(
             {"name": _TEXT, "file": _TEXT, "dtype": _DTYPE},
             ("name", "file", "dtype"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qdqcli.errors import QdqError, UsageError
+from qdqcli.measure.estimate import count_zero_slices
 from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.region import Region, Regions
@@ -341,7 +342,7 @@ class _ShardJob:
         return [
             self._run_tensor(tensor, decision)
             if found is None or isinstance(decision, Skip)
-            else _row(source_of(file, tensor), decision, found, measuring)
+            else self._noting_zeros(tensor, decision, _row(source_of(file, tensor), decision, found, measuring))
             for (tensor, decision), found in zip(batch, measured, strict=True)
         ]
 
@@ -377,7 +378,19 @@ class _ShardJob:
             on_bytes=self.measuring.on_bytes,
             regions=self._regions(tensor),
         )
-        return _row(source, decision, quantize_tensor(job, self.workers), self.measuring)
+        row = _row(source, decision, quantize_tensor(job, self.workers), self.measuring)
+        return self._noting_zeros(tensor, decision, row)
+
+    def _noting_zeros(self, tensor: TensorInfo, spec: QuantSpec, row: TensorResult) -> TensorResult:
+        """The row with the number of slices that are all zero: degenerate, but not spoilt, so they are told apart.
+
+        They are few as a rule: the tensor is read once more rather than counted by every kernel. One bit makes NaN of
+        zeros.
+        """
+        if not row.sums.num_degenerate or spec.range_given or not spec.quantized_max:
+            return row
+        num_zero = count_zero_slices(self.reader, tensor, layout_of(tensor, spec), self.workers)
+        return row._replace(num_zero_slices=num_zero)
 
     def _regions(self, tensor: TensorInfo) -> Regions | None:
         """Of a tensor whose output becomes durable region by region; sums of each slice are not kept on the way."""

@@ -79,7 +79,7 @@ def _packed(kind: str, numbers: Sequence[float]) -> str:
 def _write(row: TensorResult, numbers: _Numbers) -> None:
     ints, floats, sums = numbers.ints, numbers.floats, row.sums
     expansions = _expansions(sums)
-    ints.append(row.num_slices)
+    ints += (row.num_slices, row.num_zero_slices)
     ints.extend(_counts(sums))
     ints.extend(map(len, expansions))
     floats.append(nan if row.input_min is None else row.input_min)
@@ -90,11 +90,17 @@ def _write(row: TensorResult, numbers: _Numbers) -> None:
 
 
 def _read(ints: Iterator[int], floats: Iterator[float]) -> dict[str, Any]:
-    num_slices = next(ints)
+    num_slices, num_zero_slices = next(ints), next(ints)
     counts = {name: next(ints) for name in _COUNTS}
     lengths = {name: next(ints) for name in _EXPANSIONS}
     low, high = (None if isnan(end) else end for end in (next(floats), next(floats)))
     extremes = {name: next(floats) for name in _EXTREMES}
     expansions = {name: tuple(islice(floats, lengths[name])) for name in _EXPANSIONS}
     numbers: dict[str, Any] = {**counts, **extremes, **expansions}
-    return {"num_slices": num_slices, "input_min": low, "input_max": high, "sums": ErrorSums(**numbers)}
+    return {
+        "num_slices": num_slices,
+        "num_zero_slices": num_zero_slices,
+        "input_min": low,
+        "input_max": high,
+        "sums": ErrorSums(**numbers),
+    }

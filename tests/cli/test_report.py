@@ -86,10 +86,55 @@ def test_an_exact_tensor_has_no_sqnr_and_says_so(qdq: Qdq, ranked_file: Path) ->
     assert zeros["stats"]["num_degenerate"] == 1
 
 
-def test_a_degenerate_tensor_is_warned_about_with_what_to_do(qdq: Qdq, ranked_file: Path) -> None:
-    outcome = qdq("stats", ranked_file)
-    assert "degenerate" in outcome.out + outcome.err
-    assert "--exclude" in outcome.out + outcome.err
+def test_a_degenerate_tensor_is_warned_about_with_what_to_do(qdq: Qdq, tmp_path: Path) -> None:
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": -np.ones((2, 2), np.float32)})
+    outcome = qdq("stats", source, "--unsigned-input")
+    assert "degenerate" in outcome.out
+    assert "--signed-input" in outcome.out
+    assert "--exclude" in outcome.out
+
+
+@pytest.mark.parametrize("memory", ["256M", "3M"])
+@pytest.mark.parametrize(
+    ("settings", "groups"),
+    [
+        (("--axis", "none"), lambda x: x.reshape(1, -1)),
+        (("--axis", 0), lambda x: x.reshape(len(x), -1)),
+        (("--axis", 1), lambda x: x.transpose(1, 0, 2).reshape(x.shape[1], -1)),
+        (("--axis", "last"), lambda x: x.reshape(-1, x.shape[-1]).T),
+        (("--group-size", 8), lambda x: x.reshape(-1, 8)),
+        (("--group-size", 256), lambda x: x.reshape(-1, 256)),
+        (("--axis", 0, "--estimator", "mse"), lambda x: x.reshape(len(x), -1)),
+    ],
+)
+def test_slices_that_are_all_zero_are_told_from_spoilt_ones(
+    qdq: Qdq, tmp_path: Path, settings: tuple[object, ...], groups: Callable[[np.ndarray], np.ndarray], memory: str
+) -> None:
+    x = sample((8, 80, 512), "F32", 3)
+    x[2], x[:, 5], x[..., 6:300], x[7] = 0, -0.0, 0, np.nan
+    tensors = {"w": x, "zeros": np.zeros((3, 4, 512), "<f2"), "small": x[2:4, :2, :256].copy()}
+    source = write_safetensors(tmp_path / "in.safetensors", tensors)
+    for threads in (1, 3):
+        call = ("stats", source, *settings, "--format", "json", "--max-memory", memory, "--threads", threads)
+        for row in qdq(*call).report["tensors"]:
+            slices = groups(tensors[row["name"]])
+            expected = int(((slices == 0) | np.isnan(slices)).all(axis=1).sum() - np.isnan(slices).all(axis=1).sum())
+            assert row.get("num_zero_slices", 0) == expected, row["name"]
+
+
+def test_zeros_that_do_not_stay_zero_are_warned_about(qdq: Qdq, tmp_path: Path) -> None:
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": np.array([[0, 0], [1, 2]], np.float32)})
+    assert "all zero" in qdq("stats", source, "--axis", 0).out
+    for settings in (("--num-bits", 1), ("--input-min", 0, "--input-max", 0)):
+        out = qdq("stats", source, "--axis", 0, *settings).out
+        assert "all zero" not in out
+        assert "degenerate slice" in out
+
+
+def test_a_stored_report_tells_zeros_too(qdq: Qdq, ranked_file: Path, tmp_path: Path) -> None:
+    out = qdq("stats", ranked_file, "--report", tmp_path / "r.json").out
+    assert "1 of 1 slice (tensor, channel or group) is all zero and stays so, in zeros" in out
+    assert "all zero and stays so, in zeros" in qdq("render", tmp_path / "r.json").out
 
 
 @pytest.mark.parametrize("per_channel", [(), ("--per-channel",)])
@@ -425,11 +470,6 @@ def test_a_warning_of_an_allowed_pattern_goes_to_standard_error(qdq: Qdq, tiny: 
     assert outcome.code == 0
     assert "embd" in outcome.err
     assert outcome.report["summary"]["num_quantized"] == len(TINY_FLOATS)
-
-
-def test_vectors_that_are_quantized_are_noted(qdq: Qdq, tiny: Path) -> None:
-    assert "--min-ndim 2" in qdq("stats", tiny, "--min-ndim", 0).out
-    assert "--min-ndim 2" not in qdq("stats", tiny).out
 
 
 def test_hostile_names_reach_no_terminal(qdq: Qdq, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def run_of(*rows: Row, inputs: tuple[str, ...] = ("m.safetensors",)) -> RunResul
 
 
 GOOD = quantized("model.good.weight", [1.0, -2.0, 3.0], [1.001, -2.0, 3.0])
-BAD = quantized("model.bad.weight", [1.0, -2.0, 3.0], [0.5, -2.0, 3.0], spec=QuantSpec(num_bits=4, group_size=128))
+BAD = quantized("model.bad.weight", [1.0, -2.0, 3.0], [0.5, -2.0, 3.0], spec=QuantSpec(num_bits=4, group_size=1))
 EXACT = quantized("model.exact.weight", [1.0, -2.0], [1.0, -2.0])
 EMPTY = quantized("model.empty.weight", [], [])
 UNMEASURED = quantized("model.nan.weight", [nan, nan], [nan, nan])

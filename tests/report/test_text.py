@@ -11,13 +11,15 @@ from qdqcli.report.formatter import formatter
 from qdqcli.report.number import metric_title
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import SORTS
-from qdqcli.result.result import RunResult, TensorResult, with_shares
+from qdqcli.result.result import RunResult, with_shares
 from tests.report.samples import (
     BAD,
+    DEGENERATE,
     EVERY_KIND,
     EXACT,
     GOOD,
     HOSTILE,
+    NONFINITE,
     NOTES,
     SKIPPED,
     hostile_run,
@@ -49,7 +51,7 @@ def test_a_report_reads_like_this() -> None:
     assert report == (
         "tensor              shape  dtype  bits         SQNR dB    share  max |e|      RMSE  clipped  zeroed\n"
         "---------------------------------------------------------------------------------------------------\n"
-        "model.bad.weight      3x1  BF16   int4 g128      17.48  >99.99%    0.500     0.289        0       0\n"
+        "model.bad.weight      3x1  BF16   int4 g1        17.48  >99.99%    0.500     0.289        0       0\n"
         "model.good.weight     3x1  BF16   int8 axis 0    71.46   <0.01%  0.00100  0.000577        0       0\n"
         "model.exact.weight    2x1  BF16   int8 axis 0    exact        0        0         0        0       0\n"
         "\n"
@@ -177,14 +179,39 @@ def test_many_troubled_tensors_are_counted() -> None:
     assert "in w0, w1, w2 and 6 more" in render(run)
 
 
-def vector(row: TensorResult) -> TensorResult:
-    return row._replace(source=row.source._replace(shape=(3,)))
+def test_slices_that_are_all_zero_are_a_note() -> None:
+    text = render(run_of(DEGENERATE._replace(num_zero_slices=2)))
+    assert "note: 2 of 4 slices (tensor, channel or group) are all zero and stay so, in model.degenerate.weight" in text
+    assert "degenerate slice" not in text
+    assert "warning" not in text
+    assert " degenerate" not in text.splitlines()[0]
+    text = " ".join(render(run_of(DEGENERATE._replace(num_zero_slices=1))).split())
+    assert "note: 1 of 4 slices (tensor, channel or group) is all zero and stays so" in text
+    assert "warning: 1 degenerate slice" in text
 
 
-def test_vectors_of_a_checkpoint_are_pointed_out() -> None:
-    assert "note: 1 of the quantized tensors is 1-D (norms, biases); --min-ndim 2" in render(run_of(vector(GOOD), BAD))
-    assert "--min-ndim" not in render(run_of(vector(GOOD)))
-    assert "--min-ndim" not in render(run_of(GOOD, BAD))
+@pytest.mark.parametrize(
+    ("spec", "advice"),
+    [
+        (QuantSpec(), "try more bits or a given range, or leave the tensor in float with --exclude"),
+        (QuantSpec(signed_input=False), "try --signed-input or more bits or a given range, or leave the tensor"),
+        (QuantSpec(range_given=True, given_range=(-1.0, 1.0)), "try more bits, or leave the tensor"),
+        (QuantSpec(range_given=True, given_range=(-1.0, 1.0), num_bits=24), "; leave the tensor in float"),
+    ],
+)
+def test_what_is_set_already_is_not_advised(spec: QuantSpec, advice: str) -> None:
+    nonfinite, degenerate = NONFINITE._replace(spec=spec), DEGENERATE._replace(spec=spec)
+    text = " ".join(render(run_of(nonfinite, degenerate)).split())
+    assert advice in text
+    assert ("--input-min" in text) == (not spec.is_range_given)
+
+
+def test_groups_are_shown_as_they_are() -> None:
+    row = BAD._replace(spec=QuantSpec(group_size=128, ragged_groups=True))
+    for shape, size in (((8, 16, 3, 3), 3), ((4, 128), 128), ((4, 130), 128), ((), 1)):
+        text = render(run_of(row._replace(source=row.source._replace(shape=shape))))
+        assert f" int8 g{size} " in text
+        assert (f"note: groups of {size} elements, not 128, in model.bad.weight" in text) == (size < 128)
 
 
 def test_nothing_quantized_has_no_table() -> None:
@@ -213,7 +240,9 @@ def test_long_names_are_cut_in_the_middle() -> None:
     ],
 )
 def test_bits_and_granularity_in_a_few_words(spec: QuantSpec, words: str) -> None:
-    assert f"  {words}  " in table_lines(render(run_of(quantized("w", [1.0], [1.5], spec=spec))))[1] + "  "
+    row = quantized("w", [1.0], [1.5], spec=spec)
+    row = row._replace(source=row.source._replace(shape=(1, 256)))
+    assert f"  {words}  " in table_lines(render(run_of(row)))[1] + "  "
 
 
 def test_a_terminal_has_heard_the_notes_on_inputs_but_warnings_are_repeated() -> None:

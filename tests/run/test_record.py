@@ -55,9 +55,9 @@ def test_records_of_parts_make_the_whole(tmp_path: Path) -> None:
 
 def test_every_field_of_a_row_is_recorded_or_known_otherwise() -> None:
     """A new field of a row must go into the journal, or a run that resumes loses it."""
-    recorded = {"input_min", "input_max", "num_slices", "sums", "channels"}
+    recorded = {"input_min", "input_max", "num_slices", "num_zero_slices", "sums", "channels"}
     in_the_plan = {"source", "spec", "scale_bits"}
     of_other_commands = {"candidate", "reported"}
-    added_at_the_end = {"histograms", "decided_by"}
+    added_at_the_end = {"histograms", "decided_by", "share"}
     names = set(TensorResult._fields)
     assert names == recorded | in_the_plan | of_other_commands | added_at_the_end

@@ -46,7 +46,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield from _verdict(run, run.verdict)
     yield from _cards(run, options.sort)
     yield from (f'<p class="warn">Warning: {text}.</p>' for text in warnings(run, quote))
-    yield from (f"<p class=quiet>Note: {text}.</p>" for text in (*input_notes(run, quote), *notes(run)))
+    yield from (f"<p class=quiet>Note: {text}.</p>" for text in (*input_notes(run, quote), *notes(run, quote)))
     in_order = list(run.quantized)
     if in_order:
         number_of = {id(row): index for index, row in enumerate(in_order)}
