@@ -11,7 +11,8 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, progress
+from qdqcli.cli.measure import files_of, listing_of, open_inputs, plan_inputs
+from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.escape import show_path
 from qdqcli.output.files import NamedFile
@@ -66,9 +67,9 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     from qdqcli.measure.workers import Workers
     from qdqcli.run.calibrate import calibrate as estimate
 
-    total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
+    sizes = files_of(plans)
     with (
-        progress(session, total) as advance,
+        progress(session, sum(size for _, size in sizes), sizes, "estimating") as advance,
         Workers(options["threads"], options["max_memory"], session.interruption) as workers,
     ):
         hulls = estimate(plans, output, workers, advance, overwrite=overwrite)

@@ -10,7 +10,8 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, judging_options
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, progress, wants_histograms
+from qdqcli.cli.measure import files_of, open_inputs, wants_histograms
+from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
@@ -89,7 +90,7 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
 
     total = sum(entry.tensor.nbytes for entry in entries)
     with (
-        progress(session, total) as advance,
+        progress(session, total, files_of(ours), "comparing") as advance,
         Workers(options["threads"], options["max_memory"], session.interruption) as workers,
     ):
         histograms = wants_histograms(options)

@@ -6,10 +6,14 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 from qdqcli.cli.files import step_summary
 from qdqcli.cli.options import Options
+from qdqcli.cli.progress import duration
+from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
+from qdqcli.escape import show_path
 from qdqcli.recipe.listing import Listing
 from qdqcli.report.formatter import format_for, formatter, formatter_for
 from qdqcli.report.options import ReportOptions
@@ -23,14 +27,24 @@ SUMMARY_BYTES = 1 << 20
 """What GitHub takes of a step."""
 
 
-def deliver(run: RunResult, options: Options) -> None:
-    """Write the report files, then standard output.
+def deliver(run: RunResult, options: Options, session: Session) -> None:
+    """Write the report files, then standard output; says what was written.
 
     Raises:
         OutputError: a report file cannot be written.
     """
     deliver_files(run, options)
     show(run, options)
+    say_written(session, options)
+
+
+def say_written(session: Session, options: Options, *others: str) -> None:
+    """The last line: what was written where, in which time; nothing where nothing was."""
+    written = [*others, *map(show_path, options["reports"])]
+    if written:
+        *first, last = written
+        names = f"{', '.join(first)} and {last}" if first else last
+        session.tell(f"wrote {names} in {duration(perf_counter() - session.began)}")
 
 
 def deliver_files(run: RunResult, options: Options) -> None:

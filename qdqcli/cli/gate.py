@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import click
 
-from qdqcli.cli.deliver import deliver_files, show, write_report
+from qdqcli.cli.deliver import deliver_files, say_written, show, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_budget, is_report, rewrite, without
 from qdqcli.cli.options import Options, apply
@@ -206,6 +206,7 @@ class Gate:
         self.write_files(run, session)
         session.exit_code = EXIT_EXCEEDED if failed and not self.exit_zero else 0
         show(run, options)
+        say_written(session, options)
         return session.exit_code
 
     def write_files(self, run: RunResult, session: Session) -> None:

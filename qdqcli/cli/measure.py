@@ -1,8 +1,7 @@
 """What the commands that measure have in common: open the inputs, decide, measure with a progress bar."""
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from qdqcli.cli.files import formats_of
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import Options, Request
+from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
 from qdqcli.escape import show_path
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
     from qdqcli.result.result import Row, RunResult
     from qdqcli.run.pipeline import Measuring
-
-PROGRESS_BYTES = 32 << 20
-"""Less work than this is done before a progress bar is read."""
 
 
 def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> list[Checkpoint]:
@@ -112,7 +109,7 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Op
 
 def measure(session: Session, command: str, plans: Sequence[Plan], request: Request, options: Options) -> "RunResult":
     """Do what the plans say, and write nothing."""
-    with working(session, plans, request, options) as (measuring, workers):
+    with working(session, plans, request, options) as (measuring, workers, _):
         from qdqcli.run.pipeline import run_plans
 
         rows = run_plans(plans, measuring, workers)
@@ -121,8 +118,13 @@ def measure(session: Session, command: str, plans: Sequence[Plan], request: Requ
 
 @contextmanager
 def working(
-    session: Session, plans: Sequence[Plan], request: Request, options: Options, passes: int = 1
-) -> "Iterator[tuple[Measuring, Workers]]":
+    session: Session,
+    plans: Sequence[Plan],
+    request: Request,
+    options: Options,
+    passes: int = 1,
+    phase: str = "measuring",
+) -> "Iterator[tuple[Measuring, Workers, Progress]]":
     """What is measured and by whom, with a progress bar for so many passes over the data; says how long it took.
 
     Raises:
@@ -141,9 +143,10 @@ def working(
         source = show_path(request.ranges_file)
         for warning in check_ranges(plans, ranges, source, allow_unmatched=options["allow_unmatched"]):
             session.note(warning)
-    total = sum(tensor.nbytes for plan in plans for tensor in plan.shard.tensors)
+    sizes = files_of(plans)
+    total = sum(size for _, size in sizes)
     began = perf_counter()
-    with progress(session, total * passes) as advance, workers_of(options, session) as workers:
+    with progress(session, total * passes, sizes, phase) as advance, workers_of(options, session) as workers:
         yield (
             Measuring(
                 ranges=ranges,
@@ -152,6 +155,7 @@ def working(
                 on_bytes=advance,
             ),
             workers,
+            advance,
         )
         elapsed = perf_counter() - began
         speed = f" ({total / 1e9 / elapsed:.2f} GB/s)" if elapsed else ""  # a clock may be made to stand still
@@ -201,19 +205,9 @@ def workers_of(options: Options, session: Session) -> "Workers":
     return Workers(options["threads"], options["max_memory"], session.interruption, chosen)
 
 
-@contextmanager
-def progress(session: Session, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr while the block runs, if a terminal reads it and the work is long."""
-    if session.quiet or total_bytes < PROGRESS_BYTES or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total_bytes)
-        yield lambda done: bar.advance(task, done)
+def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:
+    """Name and bytes of each shard, for a progress bar."""
+    return [(plan.shard.name, sum(tensor.nbytes for tensor in plan.shard.tensors)) for plan in plans]
 
 
 def listing_of(command: str, plans: Sequence[Plan], request: Request, options: Options) -> Listing:

@@ -36,7 +36,8 @@ def produce(
     `provenance`.
     """
     provenance |= output.is_folder
-    with working(session, plans, request, options, 1 + verify + 2 * provenance) as (measuring, workers):
+    passes = 1 + verify + 2 * provenance
+    with working(session, plans, request, options, passes, "quantizing") as (measuring, workers, progress):
         made = Provenance(
             command="run",
             plans=plans,
@@ -50,10 +51,13 @@ def produce(
             if not (verify or options["reports"] or options["format_name"] != "none"):
                 return result_of("run", plans, request.settings, [])
         rows, journal = _written(plans, request, options, output, measuring, workers)
+        if verify:
+            progress.begin("verifying")
         num_opened = _verify(plans, rows, measuring, workers, output, journal, options) if verify else 0
         result = reported("run", plans, request, options, rows, measuring, workers)
         result = replace(result, notes=[*result.notes, *output.notes])
         if verify or provenance:
+            progress.begin("hashing")
             digests = digest_output(output.result, output.names(), workers, measuring.on_bytes)
             if verify:
                 result = replace(result, verification=verification_of(output, digests, num_opened))

@@ -31,7 +31,7 @@ Examples:
 @opt.presentation_options
 @opt.talk_options
 @pass_session
-def render(_session: Session, /, report_in: Path | None, **options: Any) -> None:
+def render(session: Session, /, report_in: Path | None, **options: Any) -> None:
     """Show a JSON report as a table, or write it in other formats.
 
     REPORT.json was made with --report FILE.json or --format json. Its verdict is shown, and does not decide the exit
@@ -43,4 +43,4 @@ def render(_session: Session, /, report_in: Path | None, **options: Any) -> None
     if report_in is None:
         raise UsageError("give REPORT.json, a report that --report FILE.json made")
     Files.of({**options, "report_in": report_in}).check()
-    deliver(read_report(report_in), options)
+    deliver(read_report(report_in), options, session)

@@ -1,12 +1,12 @@
 """`qdq run`: quantize and dequantize, write the same layout, report."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.deliver import deliver_files, deliver_listing, show
+from qdqcli.cli.deliver import deliver_files, deliver_listing, say_written, show
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
@@ -15,6 +15,10 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.recipe.plan import check_selection
+from qdqcli.report.number import counted, size_text
+
+if TYPE_CHECKING:
+    from qdqcli.output.tree import OutputTree
 
 
 @click.command(
@@ -97,3 +101,12 @@ def run(
         result = produce(session, plans, request, options, tree, verify=verify, provenance=provenance)
         deliver_files(result, options)  # before the journal goes: a run that is killed here has its report yet
     show(result, options)
+    say_written(session, options, *([tree_in_words(tree)] if tree.has_written else []))
+
+
+def tree_in_words(tree: "OutputTree") -> str:
+    """OUTPUT and how large it is."""
+    names = list(tree.names()) if tree.is_folder else []
+    sizes = [(tree.output / name).stat().st_size for name in names] or [tree.output.stat().st_size]
+    files = f"{counted(len(names), 'file')}, " if tree.is_folder else ""
+    return f"{show_path(tree.output)} ({files}{size_text(sum(sizes))})"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import click
 
@@ -21,6 +22,7 @@ class Session:
     exit_code: int = 0
     """Exit code of the command so far: it holds where standard output is closed early, as by `head`."""
     quiet: bool = False
+    began: float = field(default_factory=perf_counter)
     verbose: bool = False
 
     def note(self, message: str) -> None:
@@ -32,6 +34,11 @@ class Session:
         """Say on stderr what may be wrong, unless quiet."""
         if not self.quiet:
             say(f"warning: {message}")
+
+    def tell(self, message: str) -> None:
+        """Say on stderr how the work goes, or went, unless quiet."""
+        if not self.quiet:
+            say(message)
 
     def detail(self, message: str) -> None:
         """Say something on stderr, if verbose."""

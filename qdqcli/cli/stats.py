@@ -34,4 +34,4 @@ def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     checkpoints = open_inputs(inputs, options, session)
     files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
-    deliver(measure(session, "stats", plans, request, options), options)
+    deliver(measure(session, "stats", plans, request, options), options, session)

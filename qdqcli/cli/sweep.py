@@ -12,7 +12,8 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, packed_inputs, progress, workers_of
+from qdqcli.cli.measure import open_inputs, packed_inputs, workers_of
+from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.ranges.estimator import ESTIMATORS

@@ -79,6 +79,7 @@ class OutputTree:
         self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
         self._lock: FolderLock | None = None
         self._is_committed = False
+        self._has_written = False
         self._is_kept = False
         self.notes = list(_marker_notes(checkpoints))
         """What a user should know of OUTPUT."""
@@ -96,6 +97,11 @@ class OutputTree:
     def result(self) -> Path:
         """Where the file or folder is that was built: under OUTPUT's name once it is committed."""
         return self.output if self._is_committed else self.partial / "result"
+
+    @property
+    def has_written(self) -> bool:
+        """Whether OUTPUT got its name from this run."""
+        return self._has_written
 
     @property
     def is_committed(self) -> bool:
@@ -198,6 +204,7 @@ class OutputTree:
                 ) from error
             except OSError as error:
                 raise output_error(self.output, error) from error
+            self._has_written = True
         self._is_committed = True
         sync_folder(self.output.parent)
 

@@ -15,16 +15,13 @@ from qdqcli.recipe.recipe import NO_FLOAT
 from qdqcli.report import escape
 from qdqcli.report.explanation import decided_text, ranked_places
 from qdqcli.report.layout import fit
-from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title
+from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import hidden, note_text
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
 from qdqcli.result.group import naming
 from qdqcli.result.result import range_to_json
-
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
 
 LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 """The others are of findings, which a listing has none of."""
@@ -64,14 +61,6 @@ def render(listing: Listing, format_name: str, options: ReportOptions, view: Lis
     shown = {"table": _table, "markdown": _markdown}[format_name](listing, options, view or ListingView())
     text = "".join(line + "\n" for line in shown)
     return escape.ascii_symbols(text) if options.ascii_only else text
-
-
-def size_text(num_bytes: int) -> str:
-    """Bytes with a decimal unit and three digits: `90.9 MB`."""
-    size, unit = float(num_bytes), 0
-    while size >= 999.5 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{num_bytes} B" if not unit else f"{size:.3g} {_UNITS[unit]}"
 
 
 def _table(listing: Listing, options: ReportOptions, view: ListingView) -> Iterator[str]:

@@ -6,6 +6,7 @@ from qdqcli.stats.metrics import METRICS, MetricValue
 
 NO_NUMBER = "-"
 EXACT = "exact"
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def metric_text(name: str, value: MetricValue) -> str:
@@ -63,3 +64,11 @@ def percent(fraction: float) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 tensor`, `2,000 tensors`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def size_text(num_bytes: int) -> str:
+    """Bytes with a decimal unit and three digits: `90.9 MB`."""
+    size, unit = float(num_bytes), 0
+    while size >= 999.5 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{num_bytes} B" if not unit else f"{size:.3g} {_UNITS[unit]}"

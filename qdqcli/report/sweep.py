@@ -10,8 +10,7 @@ from qdqcli.errors import UsageError
 from qdqcli.recipe.sweep import Sweep
 from qdqcli.report import escape
 from qdqcli.report.layout import fit
-from qdqcli.report.listing import size_text
-from qdqcli.report.number import EXACT, NO_NUMBER, metric_text
+from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import BY_SHARE, DEFAULT_SORT, worst
 from qdqcli.report.table import MAX_NAME, Column, Quote

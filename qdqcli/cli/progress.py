@@ -1,0 +1,167 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere; both with the phase and the file."""
+
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate
+from threading import Lock
+from time import monotonic
+from typing import Protocol
+
+from qdqcli.cli.session import Session
+from qdqcli.escape import escape_name
+
+BAR_BYTES = 32 << 20
+"""Less work than this is done before a progress bar is read."""
+LINE_SECONDS = 30.0
+"""Between two lines in a log."""
+_BAR_SECONDS = 0.05
+_NAME_LENGTH = 32
+
+Files = Sequence[tuple[str, int]]
+"""Name and bytes of each file, in the order in which they are worked on."""
+
+
+class Display(Protocol):
+    """What shows progress."""
+
+    def show(self, describe: Callable[[], str], done_bytes: int, *, is_new: bool) -> None:
+        """The bytes that are done; `is_new`: the description has changed."""
+
+
+class Progress:
+    """Bytes done so far, in which phase and file. Called with the bytes of each piece of work; from any thread."""
+
+    def __init__(self, total_bytes: int, files: Files, phase: str, display: Display) -> None:
+        self.total_bytes = total_bytes
+        self._files = files
+        self._ends = list(accumulate(size for _, size in files))
+        self._phase, self._phase_start = phase, 0
+        self._done = 0
+        self._num_compiling = 0
+        self._display = display
+        self._lock = Lock()
+
+    def __call__(self, num_bytes: int) -> None:
+        with self._lock:
+            self._done += num_bytes
+            self._display.show(self._description, self._done, is_new=False)
+
+    def begin(self, phase: str) -> None:
+        """Go over the files once more, to do something else."""
+        with self._lock:
+            self._phase, self._phase_start = phase, self._done
+            self._display.show(self._description, self._done, is_new=True)
+
+    def compiling(self, change: int) -> None:
+        """One kernel more (1), or less (-1), is being compiled: kernels that kernels call are compiled within them."""
+        with self._lock:
+            self._num_compiling += change
+            self._display.show(self._description, self._done, is_new=True)
+
+    def _description(self) -> str:
+        if self._num_compiling:
+            return "compiling kernels (once)"
+        if not self._files:
+            return self._phase
+        index = min(bisect_right(self._ends, self._done - self._phase_start), len(self._files) - 1)
+        name = escape_name(self._files[index][0], _NAME_LENGTH)
+        number = f" {index + 1}/{len(self._files)}" if len(self._files) > 1 else ""
+        return f"{self._phase}{number} {name}"
+
+
+class _Nothing:
+    def show(self, describe: Callable[[], str], done_bytes: int, *, is_new: bool) -> None:
+        pass
+
+
+class _Lines:
+    """A line every `LINE_SECONDS`: logs of batch jobs."""
+
+    def __init__(self, session: Session, total_bytes: int) -> None:
+        self._session = session
+        self._total = total_bytes
+        self._began = self._last = monotonic()
+
+    def show(self, describe: Callable[[], str], done_bytes: int, *, is_new: bool) -> None:  # noqa: ARG002
+        now = monotonic()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        speed = done_bytes / (now - self._began)
+        done = min(done_bytes, self._total)
+        left = f", {duration((self._total - done) / speed)} left" if speed else ""
+        self._session.tell(
+            f"{describe()}: {done / 1e9:.2f} of {self._total / 1e9:.2f} GB, {speed / 1e6:.0f} MB/s{left}"
+        )
+
+
+@contextmanager
+def progress(session: Session, total_bytes: int, files: Files = (), phase: str = "measuring") -> Iterator[Progress]:
+    """What is told of each piece of work while the block runs.
+
+    A bar where a terminal reads it and the work is long; else a line now and then; nothing where `session` is quiet.
+    """
+    with ExitStack() as undo:
+        display: Display = _Nothing()
+        if not session.quiet:
+            is_watched = sys.stderr.isatty() and total_bytes >= BAR_BYTES
+            display = undo.enter_context(_bar(total_bytes)) if is_watched else _Lines(session, total_bytes)
+        shown = Progress(total_bytes, files, phase, display)
+        if not session.quiet:
+            undo.enter_context(_told_of_compiling(shown.compiling))
+            shown.begin(phase)
+        yield shown
+
+
+@contextmanager
+def _bar(total_bytes: int) -> Iterator[Display]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("", total=total_bytes)
+
+        class Bar:
+            shown = 0.0
+
+            def show(self, describe: Callable[[], str], done_bytes: int, *, is_new: bool) -> None:
+                if (now := monotonic()) - self.shown >= _BAR_SECONDS or is_new:
+                    self.shown = now
+                    bar.update(task, description=describe(), completed=done_bytes)
+
+        yield Bar()
+
+
+@contextmanager
+def _told_of_compiling(tell: Callable[[int], None]) -> Iterator[None]:
+    """Tells when Numba begins to compile a kernel that is not in the cache, and when it is done."""
+    from numba.core.event import Event, Listener, install_listener
+
+    class Compiling(Listener):
+        def on_start(self, event: Event) -> None:  # noqa: ARG002
+            tell(1)
+
+        def on_end(self, event: Event) -> None:  # noqa: ARG002
+            tell(-1)
+
+    with install_listener("numba:compile", Compiling()):
+        yield
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `22 s`, `3 min 12 s`, `2 h 5 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
