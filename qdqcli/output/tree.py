@@ -70,8 +70,7 @@ class OutputTree:
         break_lock: bool = False,
     ) -> None:
         _check_names(checkpoints)
-        self.output = anchored(output)
-        self.partial = partial_path(self.output)
+        self.output, self.partial = places_of(output)
         self._checkpoints = checkpoints
         self._overwrite = overwrite
         self._resume = resume
@@ -113,12 +112,26 @@ class OutputTree:
         self._lock = FolderLock(self.partial, break_lock=self._break_lock)
         with ExitStack() as undo:
             undo.callback(self.suspend if self._resume else self.abort)
+            self._check_case()
             self._restore_replaced()
             if self._resume:
                 self._is_kept = self.journal_path.exists()
             else:
                 _empty(self.partial)
             undo.pop_all()
+
+    def _check_case(self) -> None:
+        """Refuse names that are one to a disk which ignores case: the later of the files would come too late."""
+        if not (self.partial / FolderLock.NAME.upper()).exists():
+            return
+        seen: dict[str, Path] = {}
+        for name in [*self.names(), Path(MARKER)]:
+            other = seen.setdefault(name.as_posix().casefold(), name)
+            if other != name:
+                raise UsageError(
+                    f"{show_path(self.output / name)}: differs from {show_path(other)} in upper and lower case alone, "
+                    "which this disk does not tell apart; choose an OUTPUT on another disk"
+                )
 
     def start_anew(self) -> None:
         """Remove what an earlier run left, which this one cannot go on with."""
@@ -353,6 +366,11 @@ class OutputTree:
                 f"{show_path(self.output)}: a run was stopped while it replaced this; it has been put back; "
                 "choose another OUTPUT or pass --overwrite to replace it"
             )
+
+
+def places_of(output: Path) -> tuple[Path, Path]:
+    """OUTPUT, wherever the working folder moves, and the folder in which it is built."""
+    return anchored(output), partial_path(anchored(output))
 
 
 def partial_path(output: Path) -> Path:

@@ -270,6 +270,26 @@ def test_old_and_new_are_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_names_that_this_disk_takes_for_one_are_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vfat, exFAT, CIFS: simulated."""
+    folder = tmp_path / "in"
+    for name in ("A.safetensors", "a.safetensors"):
+        write(folder / name, GOOD)
+    checkpoints = [open_checkpoint(folder)]
+    run([folder], tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 2, "this disk tells them apart"
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: exists(path.with_name(path.name.lower())))
+    with (
+        pytest.raises(UsageError, match=r"a.safetensors: differs from A.safetensors in upper and lower case alone"),
+        OutputTree(checkpoints, tmp_path / "other"),
+    ):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
 def test_nothing_strange_is_put_in_place(tmp_path: Path) -> None:
     checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
     with OutputTree(checkpoints, tmp_path / "out") as tree:
