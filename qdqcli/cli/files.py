@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from qdqcli.cli.options import Options
 from qdqcli.errors import UsageError
-from qdqcli.output.files import NamedFile, check_files
+from qdqcli.output.files import NamedFile, check_files, file_id, ids_of
 from qdqcli.report.formatter import BY_FORMATS, format_for, formatter_for
+from qdqcli.report.signature import is_report, is_signed
 from qdqcli.tensors.checkpoint import Checkpoint
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -41,15 +42,32 @@ class Files:
         for path in options.get("reports", ()):
             formatter_for(path)
         check_by(options)
-        files = cls(reads=_named(options, READS), writes=_named(options, WRITES))
+        files = cls(reads=_named(options, READS), writes=list(map(_signed, _named(options, WRITES))))
         summary = step_summary(options)
         if summary is not None:
             files.writes.append(NamedFile(summary, STEP_SUMMARY, is_appended=True))
         return files
 
+    def less_reports(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """The inputs, less what an earlier run of the same command wrote into their folders."""
+        reports = ids_of(file.path for file in self.writes if file.is_earlier)
+        return [
+            replace(
+                checkpoint, side_files=[side for side in checkpoint.side_files if file_id(side.path) not in reports]
+            )
+            for checkpoint in checkpoints
+        ]
+
     def check(self, inputs: Sequence[Checkpoint] = (), outputs: Sequence[Path] = ()) -> None:
         """Compare each that is written with all others, with the inputs and with OUTPUT; see `check_files`."""
         check_files(self.reads, self.writes, inputs=inputs, outputs=outputs)
+
+
+def _signed(file: NamedFile) -> NamedFile:
+    """A report that says who wrote it may join an input: it is known again."""
+    if file.role != WRITES["reports"]:
+        return file
+    return file._replace(may_join_input=is_signed(file.path), is_earlier=is_report(file.path))
 
 
 def formats_of(options: Options) -> list[str]:

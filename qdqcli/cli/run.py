@@ -73,7 +73,7 @@ def run(
     # Imported late: `qdq run --help` does without it.
     from qdqcli.output.files import NamedFile
     from qdqcli.output.placement import anchored, check_free
-    from qdqcli.output.tree import OutputTree
+    from qdqcli.output.tree import OutputTree, places_of
 
     if dry_run and verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
@@ -81,14 +81,15 @@ def run(
     files = Files.of(options)
     files.check()
     request = opt.request_of(options, session)
-    checkpoints = open_inputs(inputs, options, session)
+    checkpoints = files.less_reports(open_inputs(inputs, options, session))
     plans = plan_inputs(checkpoints, request, options, session)
+    files.check(checkpoints, places_of(output))
     tree = OutputTree(checkpoints, output, overwrite=overwrite, resume=resume, break_lock=break_lock)
     say_notes(tree.notes, session)
     if provenance and not tree.is_folder:
         check_free(tree.provenance_path, is_folder=False, may_exist=overwrite or resume)
         files.writes.append(NamedFile(tree.provenance_path, "--provenance"))
-    files.check(checkpoints, [tree.output, tree.partial])
+        files.check(checkpoints)
     if dry_run:
         deliver_listing(listing_of("run", plans, request, options), options)
         session.note(f"dry run: {show_path(output)} was not written")

@@ -24,6 +24,10 @@ class NamedFile(NamedTuple):
     """What names it: `--report`."""
     is_appended: bool = False
     """Whether it is only added to: then it may be anything that takes bytes."""
+    may_join_input: bool = False
+    """Whether it may be made in an input's folder: the next run will know it for what it is, and not as an input."""
+    is_earlier: bool = False
+    """Whether the file that is there now is known to be such a one."""
 
 
 def check_files(
@@ -36,8 +40,8 @@ def check_files(
     """Find out before the work whether each file can be written, and would harm none of the others.
 
     Paths are compared as the file system does: through links of both kinds, and in any spelling of upper and lower
-    case where a file is still to be made. `inputs` are folders and files that nothing may be written to or into;
-    `outputs` are OUTPUT and where it is built, in which none of the files may be.
+    case where a file is still to be made. `inputs` are folders and files that nothing may be written to or into, but
+    for what `may_join_input`; `outputs` are OUTPUT and where it is built, in which none of the files may be.
 
     Raises:
         UsageError: a file that is another one, lies where it must not, or is not a regular file.
@@ -111,11 +115,16 @@ def _future(path: Path) -> tuple[FileId | None, str]:
 
 
 def _check_outside(file: NamedFile, checkpoint: Checkpoint) -> None:
-    """A new name in an input's folder would be a file of the input, for the next run and for one that resumes."""
+    """Refuse a file of an input, and a new one that would be taken for one: by the next run, or one that resumes."""
     shown = f"the input {show_path(checkpoint.path)}"
-    if file_id(file.path) in ids_of(files_of(checkpoint)):
+    root = file_id(checkpoint.path) if checkpoint.is_folder else None
+    is_inside = root is not None and root in ids_above(real_path(file.path))
+    seems_inside = root is not None and root in {file_id(folder) for folder in file.path.absolute().parents}
+    if file.is_earlier and is_inside:
+        return
+    if os.path.lexists(file.path) and (is_inside or seems_inside or file_id(file.path) in ids_of(files_of(checkpoint))):
         raise UsageError(f"{show_path(file.path)}: is a file of {shown}{_OTHER}")
-    if checkpoint.is_folder and file_id(checkpoint.path) in {*ids_above(file.path), *ids_above(real_path(file.path))}:
+    if seems_inside != is_inside or (is_inside and not file.may_join_input):
         raise UsageError(
             f"{show_path(file.path)}: lies in {shown}, where it would be taken for a part of it; choose another folder"
         )

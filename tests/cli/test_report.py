@@ -325,14 +325,46 @@ def test_a_report_must_not_replace_an_input_under_another_name(
     assert (tmp_path / "r.json").read_text() == (model / "config.json").read_text()
 
 
-@pytest.mark.parametrize("command", ["stats", "run", "inspect", "check", "compare"])
-def test_a_report_is_never_made_in_an_input_folder(qdq: Qdq, model: Path, tmp_path: Path, command: str) -> None:
-    """It would be a file of the input for the next run, and for one that resumes."""
-    more = {"run": ("-o", tmp_path / "out"), "check": ("--write-budget", tmp_path / "b.toml"), "compare": (model,)}
-    outcome = qdq(command, model, *more.get(command, ()), "--report", model / "r.json")
-    assert outcome.code == 2
-    assert f"{model / 'r.json'}: lies in the input {model}" in outcome.error
-    assert not (model / "r.json").exists()
+MORE: dict[str, tuple[str, ...]] = {"run": ("-o", "out"), "check": ("--budget", "b.toml"), "compare": ("model",)}
+
+
+@pytest.mark.parametrize("command", ["stats", "run", "inspect", "check", "compare", "sweep"])
+@pytest.mark.parametrize("suffix", REPORT_SUFFIXES)
+def test_a_report_in_an_input_folder_works_always_or_never(
+    qdq: Qdq, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, suffix: str
+) -> None:
+    """A job writes its report beside its input, day by day: a report that says who wrote it is known again."""
+    monkeypatch.chdir(tmp_path)
+    is_listing = command == "inspect"
+    if suffix in (".html", ".xml", ".sarif", ".gitlab.json") and command in ("inspect", "sweep"):
+        pytest.skip("no such form")
+    Path("b.toml").write_text("[limits]\nmin_sqnr_db = 1\n")
+    report = model / f"r{suffix}"
+    arguments = (command, "model", *MORE.get(command, ()), "--report", f"model/{report.name}", "--format", "none")
+    before = contents(model)
+    codes = [qdq(*arguments).code]
+    written = report.read_bytes() if report.exists() else b""
+    codes += [qdq(*arguments, *(["--resume"] if command == "run" else [])).code for _ in range(2)]
+    if suffix in (".json", ".jsonl", ".xml", ".sarif"):
+        assert codes == [0, 0, 0]
+        assert report.read_bytes() == written
+        assert is_listing or command != "run" or not (tmp_path / "out" / report.name).exists()
+        report.unlink()
+    else:
+        assert codes == [2, 2, 2]
+    assert contents(model) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "linked.json", "sub/r.json"])
+def test_what_a_checkpoint_holds_is_not_taken_for_a_report(qdq: Qdq, model: Path, tmp_path: Path, name: str) -> None:
+    """Also where a link in it would lead the report elsewhere."""
+    (tmp_path / "home").mkdir()
+    assert qdq("stats", model, "--report", tmp_path / "home" / "r.json").code == 0
+    (model / "linked.json").symlink_to("../home/r.json")
+    (model / "sub").symlink_to("../home")
+    before = contents(tmp_path)
+    assert qdq("stats", model, "--follow-links", "--report", model / name).code == 2
+    assert contents(tmp_path) == before
 
 
 READERS: dict[str, tuple[str, ...]] = {
