@@ -1,0 +1,389 @@
+"""Bit allocation: which candidate setting each tensor takes, so that the loss is least within a budget of bits.
+
+The loss of a tensor is its relative squared error, sum e^2 / sum x^2, by default: its sum over the layers is near linear
+in the rise of perplexity at medium bit widths (HIGGS, arXiv 2411.17525). Costs are whole bits: codes, scales, or the
+tensor's own dtype where it stays in float; equal tensors are stored, and counted, once.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from math import fsum, inf, log10
+from typing import Literal
+
+from qdqcli.errors import UsageError
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.plan import Plan
+from qdqcli.recipe.sweep import Setting, Sweep
+from qdqcli.result.result import Row, TensorResult
+from qdqcli.stats.sums import value_of
+from qdqcli.study.solver import Candidate, InfeasibleError, Solution, solve
+from qdqcli.study.ties import Tie, make_ties
+from qdqcli.tensors.tensor import DTYPES
+
+FLOAT = "float"
+"""The candidate that leaves a tensor as it is."""
+OBJECTIVES = ("relative", "energy", "worst")
+Objective = Literal["relative", "energy", "worst"]
+LOSS_BITS = 52
+"""Losses become integers in units of 2^-52 of the largest loss that there is, so no order of addition changes a plan."""
+_HASH_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a plan is asked for."""
+
+    objective: Objective = "relative"
+    keeps_float: bool = False
+    """Leaving a tensor in float is a candidate."""
+    automatic_ties: bool = True
+    importance: Callable[[str], float] = lambda _: 1.0
+    """Factor of a tensor's loss, by its name."""
+    min_bits: Callable[[str], int] = lambda _: 0
+    max_bits: Callable[[str], int] = lambda _: 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One candidate of one decision."""
+
+    candidate: int
+    """Number of the setting; of the number of settings, float."""
+    bits: int
+    """Stored bits of all members, equal tensors once."""
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Tensors that share a choice, and the candidates that fit all of them."""
+
+    tie: Tie
+    """Members are numbers of rows."""
+    options: Sequence[Option]
+    num_elements: int
+    """Equal tensors once."""
+    is_pinned: bool = False
+    """The recipe says what becomes of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is to be decided, measured."""
+
+    sweep: Sweep
+    decisions: Sequence[Decision]
+    objective: Objective
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of all decisions, equal tensors once."""
+        return sum(decision.num_elements for decision in self.decisions)
+
+    @cached_property
+    def unit(self) -> float:
+        """One unit of an integer loss."""
+        largest = fsum(max((option.loss for option in d.options), default=0.0) for d in self.decisions)
+        return largest / (1 << LOSS_BITS) or 1.0
+
+    def candidates(self) -> list[list[Candidate]]:
+        """The decisions as the solver wants them."""
+        return [
+            [Candidate(option.bits, round(option.loss / self.unit)) for option in decision.options]
+            for decision in self.decisions
+        ]
+
+    def name_of(self, candidate: int) -> str:
+        """The name of a candidate setting, or float."""
+        settings = self.sweep.settings
+        return settings[candidate].name if candidate < len(settings) else FLOAT
+
+    def uniform(self, candidate: int) -> list[int] | None:
+        """The choice that takes one candidate wherever it is not pinned; None where it does not fit everywhere."""
+        choice = []
+        for decision in self.decisions:
+            found = [k for k, option in enumerate(decision.options) if option.candidate == candidate]
+            if not found and not decision.is_pinned:
+                return None
+            choice.append(found[0] if found else 0)
+        return choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """The answer."""
+
+    problem: Problem
+    solution: Solution
+    budget: int | None
+    """In bits; None where the loss was limited instead."""
+
+    @property
+    def chosen(self) -> Sequence[tuple[Decision, Option]]:
+        """Each decision with its choice."""
+        return [(d, d.options[k]) for d, k in zip(self.problem.decisions, self.solution.choice, strict=True)]
+
+    @property
+    def bits(self) -> int:
+        """Stored bits of all decided tensors."""
+        return sum(option.bits for _, option in self.chosen)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per element of the decided tensors."""
+        return self.bits / max(self.problem.num_elements, 1)
+
+    @property
+    def loss(self) -> float:
+        """The objective: a sum, or for `worst` the largest relative error."""
+        losses = [option.loss for _, option in self.chosen]
+        return max(losses, default=0.0) if self.problem.objective == "worst" else fsum(losses)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """A row per tensor of the inputs: the measured one of its choice, or a skipped one."""
+        rows = list(self.problem.sweep.results[0].rows)
+        for decision, option in self.chosen:
+            for member in decision.tie.members:
+                rows[member] = self._row(member, option.candidate)
+        return rows
+
+    def _row(self, member: int, candidate: int) -> Row:
+        if candidate < len(self.problem.sweep.results):
+            return self.problem.sweep.results[candidate].rows[member]
+        from qdqcli.result.result import SkippedTensor
+
+        source = self.problem.sweep.results[0].rows[member].source
+        return SkippedTensor(source=source, num_elements=_elements(source.shape), reason="left in float by the plan")
+
+    def sqnr_db(self, decision: Decision, option: Option) -> float:
+        """The lowest SQNR of a decision's members; infinite where none changes."""
+        if option.candidate >= len(self.problem.sweep.results):
+            return inf
+        rows = [self.problem.sweep.results[option.candidate].rows[member] for member in decision.tie.members]
+        found = [row.stats["sqnr_db"] for row in rows if isinstance(row, TensorResult)]
+        return min((float(db) for db in found if db is not None), default=inf)
+
+
+def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) -> Problem:
+    """Turn measured settings into decisions.
+
+    `plans` and `sweep` are those of the candidate settings, in one order.
+
+    Raises:
+        UsageError: a tensor has no candidate, or there is nothing to decide.
+    """
+    tables = [result.rows for result in sweep.results]
+    selected = [n for n, rows in enumerate(zip(*tables, strict=True)) if any(isinstance(r, TensorResult) for r in rows)]
+    if not selected:
+        raise UsageError("there is nothing to plan: no candidate setting fits any selected tensor")
+    names = [tables[0][number].source.name for number in selected]
+    pinned = {n for n in selected if len(sweep.settings) > 1 and _is_pinned([rows[n] for rows in tables])}
+    equal = _duplicates(plans[0], [tables[0][number] for number in selected])
+    ties = make_ties(
+        names,
+        automatic=wanted.automatic_ties,
+        apart=[{names[k] for k, n in enumerate(selected) if n in pinned}.__contains__],
+        duplicates=equal,
+    )
+    copies = {number for numbers in equal for number in numbers[1:]}
+    decisions = []
+    for tie in ties:
+        rows = replace(tie, members=tuple(selected[member] for member in tie.members))
+        once = [selected[member] for member in tie.members if member not in copies]
+        decisions.append(_decision(rows, once, tables, sweep.settings, wanted, is_pinned=rows.members[0] in pinned))
+    return Problem(sweep=sweep, decisions=decisions, objective=wanted.objective)
+
+
+def _is_pinned(rows: Sequence[Row]) -> bool:
+    """Whether every setting makes the same of a tensor: a rule of the recipe decides it."""
+    specs = {row.spec for row in rows if isinstance(row, TensorResult)}
+    return len(specs) == 1 and all(isinstance(row, TensorResult) for row in rows)
+
+
+def _decision(
+    tie: Tie,
+    once: Sequence[int],
+    tables: Sequence[Sequence[Row]],
+    settings: Sequence[Setting],
+    wanted: Wanted,
+    *,
+    is_pinned: bool,
+) -> Decision:
+    names = [tables[0][member].source.name for member in tie.members]
+    least, most = max(map(wanted.min_bits, names)), min(map(wanted.max_bits, names))
+    options = []
+    for candidate, rows in enumerate(tables[:1] if is_pinned else tables):
+        measured = [row for row in (rows[member] for member in tie.members) if isinstance(row, TensorResult)]
+        if len(measured) < len(tie.members) or not (is_pinned or least <= settings[candidate].num_bits <= most):
+            continue
+        losses = [wanted.importance(row.source.name) * _loss(row, wanted.objective) for row in measured]
+        bits = sum(row.stored_bits or 0 for row in (rows[member] for member in once) if isinstance(row, TensorResult))
+        loss = max(losses) if wanted.objective == "worst" else fsum(losses)
+        options.append(Option(candidate=candidate, bits=bits, loss=loss))
+    sources = [tables[0][member].source for member in once]
+    if wanted.keeps_float and not is_pinned:
+        bits = sum(DTYPES[source.dtype].bits * _elements(source.shape) for source in sources)
+        options.append(Option(candidate=len(settings), bits=bits, loss=0.0))
+    if not options:
+        raise UsageError(
+            f"{tie.name}: no candidate is left: the shape, --min-bits and --max-bits forbid all; add one, or --exclude "
+            "the tensor"
+        )
+    num_elements = sum(_elements(source.shape) for source in sources)
+    return Decision(tie=tie, options=options, num_elements=num_elements, is_pinned=is_pinned)
+
+
+def _loss(row: TensorResult, objective: Objective) -> float:
+    error = value_of(row.sums.sq_error)
+    if objective == "energy":
+        return error
+    energy = value_of(row.sums.sq_input)
+    return error / energy if energy else 0.0
+
+
+def _elements(shape: Sequence[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def _duplicates(plans: Sequence[Plan], rows: Sequence[Row]) -> list[list[int]]:
+    """Numbers of rows whose tensors have equal bytes. Only tensors with equal statistics are read."""
+    alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        if isinstance(row, TensorResult) and row.sums.num_elements:
+            alike[row.source.dtype, row.source.shape, row.sums].append(number)
+    wanted = {
+        (rows[n].source.file, rows[n].source.name): n for group in alike.values() if len(group) > 1 for n in group
+    }
+    if not wanted:
+        return []
+    digests: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for plan in plans:
+        mine = [(t, wanted[plan.file.path, t.name]) for t in plan.shard.tensors if (plan.file.path, t.name) in wanted]
+        if mine:
+            with plan.shard.open() as reader:
+                for tensor, number in mine:
+                    digest = blake2b()
+                    for at in range(0, tensor.nbytes, _HASH_BYTES):
+                        piece = bytearray(min(_HASH_BYTES, tensor.nbytes - at))
+                        reader.read_into(tensor, at, memoryview(piece))
+                        digest.update(piece)
+                    digests[tensor.dtype.name, tensor.shape, digest.digest()].append(number)
+    return sorted(sorted(numbers) for numbers in digests.values() if len(numbers) > 1)
+
+
+def allocate(problem: Problem, budget: int, starts: Sequence[Sequence[int]] = ()) -> Allocation:
+    """Choose a candidate for each decision within a budget of bits; never worse than a uniform candidate that fits.
+
+    Raises:
+        UsageError: the budget is below what the smallest candidates need.
+    """
+    uniform = (problem.uniform(candidate) for candidate in range(len(problem.sweep.settings) + 1))
+    known = [*starts, *(choice for choice in uniform if choice is not None)]
+    try:
+        if problem.objective == "worst":
+            solution = _least_worst(problem.candidates(), budget)
+        else:
+            solution = solve(problem.candidates(), budget, starts=known)
+    except InfeasibleError as error:
+        floor = error.floor / max(problem.num_elements, 1)
+        raise UsageError(
+            f"the floor of these candidates is {floor:.4f} bits per weight ({-(-error.floor // 8):,} bytes); raise the "
+            "budget, or allow smaller candidates"
+        ) from None
+    return Allocation(problem=problem, solution=solution, budget=budget)
+
+
+def allocate_for_loss(problem: Problem, max_loss: float) -> Allocation:
+    """Choose the smallest size whose summed loss stays within `max_loss`.
+
+    Raises:
+        UsageError: not even the best candidates reach it.
+    """
+    table = problem.candidates()
+    exchanged = [[Candidate(option.loss, option.cost) for option in options] for options in table]
+    try:
+        found = solve(exchanged, int(max_loss / problem.unit))
+    except InfeasibleError as error:
+        raise UsageError(
+            f"the least loss of these candidates is {error.floor * problem.unit:.6g}; allow larger candidates, or more loss"
+        ) from None
+    solution = replace(found, cost=found.loss, loss=found.cost, lower_bound=found.cost)
+    return Allocation(problem=problem, solution=solution, budget=None)
+
+
+def allocate_for_sqnr(problem: Problem, min_sqnr_db: float) -> Allocation:
+    """Choose the smallest size at which every tensor has at least this SQNR.
+
+    Raises:
+        UsageError: a tensor does not reach it with any candidate.
+    """
+    limit = 10 ** (-min_sqnr_db / 10)
+    choice = []
+    for decision in problem.decisions:
+        fits = [k for k, option in enumerate(decision.options) if _worst_error(problem, decision, option) <= limit]
+        if not fits:
+            best = min(_worst_error(problem, decision, option) for option in decision.options)
+            raise UsageError(
+                f"{decision.tie.name}: reaches {-10 * log10(best):.2f} dB with its best candidate, less than "
+                f"{min_sqnr_db:g} dB; allow larger candidates, or --exclude it"
+            )
+        choice.append(min(fits, key=lambda k: (decision.options[k].bits, decision.options[k].loss, k)))
+    chosen = [options[k] for options, k in zip(problem.candidates(), choice, strict=True)]
+    cost, loss = sum(c.cost for c in chosen), sum(c.loss for c in chosen)
+    solution = Solution(choice=tuple(choice), cost=cost, loss=loss, lower_bound=loss, proof="exact")
+    return Allocation(problem=problem, solution=solution, budget=None)
+
+
+def _worst_error(problem: Problem, decision: Decision, option: Option) -> float:
+    """The largest relative error of a decision's members, importance left aside."""
+    if option.candidate >= len(problem.sweep.results):
+        return 0.0
+    rows = (problem.sweep.results[option.candidate].rows[member] for member in decision.tie.members)
+    return max(_loss(row, "relative") for row in rows if isinstance(row, TensorResult))
+
+
+def _least_worst(decisions: Sequence[Sequence[Candidate]], budget: int) -> Solution:
+    """The choice whose largest loss is least; with the same largest loss, the smallest."""
+
+    def at(limit: int) -> list[int] | None:
+        choice = []
+        for candidates in decisions:
+            fits = [k for k, candidate in enumerate(candidates) if candidate.loss <= limit]
+            if not fits:
+                return None
+            choice.append(min(fits, key=lambda k: (candidates[k].cost, candidates[k].loss, k)))
+        total = sum(candidates[k].cost for candidates, k in zip(decisions, choice, strict=True))
+        return choice if total <= budget else None
+
+    limits = sorted({candidate.loss for candidates in decisions for candidate in candidates})
+    first, last = 0, len(limits)
+    while first < last:
+        middle = (first + last) // 2
+        if at(limits[middle]) is None:
+            first = middle + 1
+        else:
+            last = middle
+    choice = at(limits[first]) if first < len(limits) else None
+    if choice is None:
+        raise InfeasibleError(sum(min(c.cost for c in candidates) for candidates in decisions))
+    chosen = [candidates[k] for candidates, k in zip(decisions, choice, strict=True)]
+    loss = sum(c.loss for c in chosen)
+    return Solution(choice=tuple(choice), cost=sum(c.cost for c in chosen), loss=loss, lower_bound=loss, proof="exact")
+
+
+def spec_of(allocation: Allocation, member: int) -> QuantSpec | None:
+    """The settings that the plan gives to the tensor of a row; None where it stays in float."""
+    row = allocation.rows[member]
+    return row.spec if isinstance(row, TensorResult) else None
+
+
+def weights_by_name(found: Mapping[str, float]) -> Callable[[str], float]:
+    """A factor by exact tensor name; 1 where there is none."""
+    return lambda name: found.get(name, 1.0)
