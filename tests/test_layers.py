@@ -13,7 +13,8 @@ import qdqcli
 
 FLOORS = [
     {"cli"},
-    {"report", "study"},
+    {"report"},
+    {"study"},
     {"run", "gate"},
     {"recipe"},
     {"measure"},

@@ -7,6 +7,8 @@ import click
 from qdqcli.cli.streams import write
 
 GROUPS = {
+    "Goal": ("avg_bits", "target_size", "max_loss", "min_sqnr"),
+    "Choice": (*("candidates", "objective", "importance", "tie", "min_bits", "max_bits", "count", "backend"),),
     "Output": ("output", "overwrite", "resume", "keep_going", "verify", "provenance", "dry_run", "break_lock"),
     "Quantization": (
         *("scheme", "schemes", "num_bits", "bits", "group_size", "group_sizes", "axis", "axes"),
@@ -43,6 +45,7 @@ GROUPS = {
 }
 """Title -> parameters, in the order in which they are shown. Those of no group come last."""
 EVERYDAY = (
+    *("avg_bits", "target_size", "min_sqnr", "candidates", "min_bits", "group_size"),
     *("output", "scheme", "recipe", "preset", "presets", "include", "exclude", "estimator", "budget", "write_budget"),
     *(
         "renamings",

@@ -131,7 +131,7 @@ def _given(options: Options) -> dict[str, Any]:
     return {
         key: options[key]
         for key in (*SETTINGS, *SELECTION, "ranges_file")
-        if key in options and context.get_parameter_source(key) is not ParameterSource.DEFAULT
+        if key in options and context.get_parameter_source(key) not in (None, ParameterSource.DEFAULT)
     }
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "stats": ("qdqcli.cli.stats:stats", "Measure the error without writing tensors."),
     "check": ("qdqcli.cli.check:check", "Measure and judge by a budget: exit code 1 when it is exceeded."),
     "compare": ("qdqcli.cli.compare:compare", "Measure what differs between two checkpoints."),
+    "plan": ("qdqcli.cli.plan:plan", "Choose bits per tensor under a budget; write a recipe."),
     "sweep": ("qdqcli.cli.sweep:sweep", "Measure many settings on one read of each tensor."),
     "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
     "calibrate": ("qdqcli.cli.calibrate:calibrate", "Estimate ranges and store them for --ranges."),

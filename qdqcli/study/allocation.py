@@ -1,12 +1,12 @@
 """Bit allocation: which candidate setting each tensor takes, so that the loss is least within a budget of bits.
 
-The loss of a tensor is its relative squared error, sum e^2 / sum x^2, by default: its sum over the layers is near linear
-in the rise of perplexity at medium bit widths (HIGGS, arXiv 2411.17525). Costs are whole bits: codes, scales, or the
-tensor's own dtype where it stays in float; equal tensors are stored, and counted, once.
+The loss of a tensor is its relative squared error, sum e^2 / sum x^2, by default: its sum over the layers is near
+linear in the rise of perplexity at medium bit widths (HIGGS, arXiv 2411.17525). Costs are whole bits: codes, scales, or
+the tensor's own dtype where it stays in float; equal tensors are stored, and counted, once.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -14,10 +14,9 @@ from math import fsum, inf, log10
 from typing import Literal
 
 from qdqcli.errors import UsageError
-from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.sweep import Setting, Sweep
-from qdqcli.result.result import Row, TensorResult
+from qdqcli.result.result import Row, SkippedTensor, TensorResult
 from qdqcli.stats.sums import value_of
 from qdqcli.study.solver import Candidate, InfeasibleError, Solution, solve
 from qdqcli.study.ties import Tie, make_ties
@@ -28,7 +27,7 @@ FLOAT = "float"
 OBJECTIVES = ("relative", "energy", "worst")
 Objective = Literal["relative", "energy", "worst"]
 LOSS_BITS = 52
-"""Losses become integers in units of 2^-52 of the largest loss that there is, so no order of addition changes a plan."""
+"""Losses become integers, in units of 2^-52 of the largest possible loss: no order of addition changes a plan."""
 _HASH_BYTES = 4 << 20
 
 
@@ -154,8 +153,6 @@ class Allocation:
     def _row(self, member: int, candidate: int) -> Row:
         if candidate < len(self.problem.sweep.results):
             return self.problem.sweep.results[candidate].rows[member]
-        from qdqcli.result.result import SkippedTensor
-
         source = self.problem.sweep.results[0].rows[member].source
         return SkippedTensor(source=source, num_elements=_elements(source.shape), reason="left in float by the plan")
 
@@ -180,6 +177,7 @@ def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) 
     selected = [n for n, rows in enumerate(zip(*tables, strict=True)) if any(isinstance(r, TensorResult) for r in rows)]
     if not selected:
         raise UsageError("there is nothing to plan: no candidate setting fits any selected tensor")
+    selected.sort(key=lambda number: (tables[0][number].source.name, tables[0][number].source.file))
     names = [tables[0][number].source.name for number in selected]
     pinned = {n for n in selected if len(sweep.settings) > 1 and _is_pinned([rows[n] for rows in tables])}
     equal = _duplicates(plans[0], [tables[0][number] for number in selected])
@@ -192,7 +190,7 @@ def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) 
     copies = {number for numbers in equal for number in numbers[1:]}
     decisions = []
     for tie in ties:
-        rows = replace(tie, members=tuple(selected[member] for member in tie.members))
+        rows = replace(tie, members=tuple(selected[member] for member in tie.members))  # in the order of names
         once = [selected[member] for member in tie.members if member not in copies]
         decisions.append(_decision(rows, once, tables, sweep.settings, wanted, is_pinned=rows.members[0] in pinned))
     return Problem(sweep=sweep, decisions=decisions, objective=wanted.objective)
@@ -312,7 +310,8 @@ def allocate_for_loss(problem: Problem, max_loss: float) -> Allocation:
         found = solve(exchanged, int(max_loss / problem.unit))
     except InfeasibleError as error:
         raise UsageError(
-            f"the least loss of these candidates is {error.floor * problem.unit:.6g}; allow larger candidates, or more loss"
+            f"the least loss of these candidates is {error.floor * problem.unit:.6g}; allow larger candidates, "
+            "or more loss"
         ) from None
     solution = replace(found, cost=found.loss, loss=found.cost, lower_bound=found.cost)
     return Allocation(problem=problem, solution=solution, budget=None)
@@ -376,14 +375,3 @@ def _least_worst(decisions: Sequence[Sequence[Candidate]], budget: int) -> Solut
     chosen = [candidates[k] for candidates, k in zip(decisions, choice, strict=True)]
     loss = sum(c.loss for c in chosen)
     return Solution(choice=tuple(choice), cost=sum(c.cost for c in chosen), loss=loss, lower_bound=loss, proof="exact")
-
-
-def spec_of(allocation: Allocation, member: int) -> QuantSpec | None:
-    """The settings that the plan gives to the tensor of a row; None where it stays in float."""
-    row = allocation.rows[member]
-    return row.spec if isinstance(row, TensorResult) else None
-
-
-def weights_by_name(found: Mapping[str, float]) -> Callable[[str], float]:
-    """A factor by exact tensor name; 1 where there is none."""
-    return lambda name: found.get(name, 1.0)

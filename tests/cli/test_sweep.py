@@ -94,3 +94,12 @@ def test_what_makes_no_sense_is_a_usage_error(qdq: Qdq, model: Path, arguments: 
     outcome = qdq("sweep", model, *arguments)
     assert outcome.code == 2
     assert words in outcome.error
+
+
+def test_rules_of_a_recipe_hold_under_every_setting(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('[[rules]]\nmatch = "a.*"\nnum_bits = 6\n')
+    report = qdq("sweep", model, "-b", "3,4", "--recipe", tmp_path / "recipe.toml", "--format", "json").report
+    bits = [
+        [row["spec"]["num_bits"] for row in r["tensors"] if row["status"] == "quantized"] for r in report["results"]
+    ]
+    assert bits == [[6, 3], [6, 4]]

@@ -1,0 +1,365 @@
+"""`qdq plan`: choose bits per tensor under a size or error budget, write a recipe."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import deliver_pieces, write_report
+from qdqcli.cli.files import Files
+from qdqcli.cli.help import Command
+from qdqcli.cli.layers import recipe_options
+from qdqcli.cli.limits import prepare_libraries
+from qdqcli.cli.measure import open_inputs, packed_inputs, progress, workers_of
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name, show_path
+from qdqcli.ranges.estimator import ESTIMATORS
+from qdqcli.recipe.file import parse_recipe
+from qdqcli.recipe.patterns import compile_pattern
+from qdqcli.recipe.plan import Plan, make_plans
+from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.scheme import is_scheme, settings_of_scheme
+from qdqcli.recipe.sweep import Setting
+from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.packed.recognise import Packed
+from qdqcli.tensors.storage import read_file
+
+if TYPE_CHECKING:
+    from qdqcli.study.allocation import Allocation, Problem
+
+FLOAT = "float"
+DEFAULT_CANDIDATES = "int2,int3,int4,int5,int6,int8"
+BACKENDS: Mapping[str, tuple[frozenset[int], frozenset[int] | None]] = {
+    "vllm": (frozenset({4, 8}), None),
+    "gptq": (frozenset({2, 3, 4, 8}), None),
+    "awq": (frozenset({4}), None),
+    "mlx": (frozenset({2, 3, 4, 5, 6, 8}), frozenset({32, 64, 128})),
+}
+"""Inference engine -> bits of its integer weights, and its group sizes, where they are limited."""
+MAX_IMPORTANCE_BYTES = 64 << 20
+
+
+def parse_candidates(value: str) -> list[str]:
+    """`int3,int4-g32,float`."""
+    names = value.split(",")
+    for name in names:
+        if name != FLOAT and not is_scheme(name):
+            raise click.BadParameter(f"{name!r} is not a candidate such as int4, int4-g32, int8-channel or float")
+    return list(dict.fromkeys(names))
+
+
+def parse_average(value: str) -> Fraction:
+    """A number of bits, exactly as it is written."""
+    try:
+        return Fraction(Decimal(value))
+    except (InvalidOperation, ValueError, OverflowError):
+        raise click.BadParameter(f"{value!r} is not a number of bits such as 4.25") from None
+
+
+def parse_bound(value: str) -> tuple[str, int]:
+    """`3`, or `*embed*=4`."""
+    pattern, _, number = value.rpartition("=")
+    if not number.isdecimal():
+        raise click.BadParameter(f"{value!r} is not N or PATTERN=N, e.g. '*embed*=4'")
+    return pattern or "*", int(number)
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  qdq plan MODEL_FOLDER --avg-bits 5 -o plan.toml
+  qdq plan MODEL_FOLDER --min-sqnr 4 --candidates int4,int8,float -o plan.toml
+  qdq plan MODEL_FOLDER --avg-bits 4.5 --min-bits '*embed*=3' --report plan.json -o plan.toml""",
+)
+@opt.inputs_argument
+@click.option("--avg-bits", type=parse_average, metavar="B", help="Spend at most B bits per weight, scales included.")
+@click.option(
+    "--target-size",
+    type=opt.parse_size,
+    metavar="SIZE",
+    help="Let the packed checkpoint, with headers and the tensors that stay in float, have at most SIZE.",
+)
+@click.option("--max-loss", type=float, metavar="X", help="Take the smallest size whose loss is at most X.")
+@click.option("--min-sqnr", type=float, metavar="DB", help="Take the smallest size at which each tensor has DB dB.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="RECIPE",
+    help="Recipe to write (TOML), for --recipe.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace RECIPE if it exists.")
+@click.option(
+    "--candidates",
+    type=parse_candidates,
+    default=DEFAULT_CANDIDATES,
+    show_default=True,
+    metavar="LIST",
+    help="Settings to choose from: schemes, and float to leave a tensor as it is.",
+)
+@click.option(
+    "--group-size",
+    "-g",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Group size of candidates that name no granularity.",
+)
+@click.option(
+    "--estimator",
+    type=click.Choice(list(ESTIMATORS)),
+    default="minmax",
+    show_default=True,
+    help="Choose ranges by this estimator for all candidates.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["relative", "energy", "worst"]),
+    default="relative",
+    show_default=True,
+    help="Minimise the sum of relative squared errors of the tensors, the sum of squared errors, or the "
+    "largest relative error.",
+)
+@click.option(
+    "--importance",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Multiply losses by numbers from this JSON file: {PATTERN: number}, the last match counts.",
+)
+@click.option(
+    "--tie",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="Give tensors that engines fuse (q/k/v, gate/up, routed experts) one choice; none: only equal ones.",
+)
+@click.option(
+    "--min-bits",
+    type=parse_bound,
+    multiple=True,
+    metavar="[PATTERN=]N",
+    help="Choose at least N bits for tensors that match. Repeatable.",
+)
+@click.option(
+    "--max-bits",
+    type=parse_bound,
+    multiple=True,
+    metavar="[PATTERN=]N",
+    help="Choose at most N bits for tensors that match. Repeatable.",
+)
+@click.option(
+    "--count",
+    type=click.Choice(["selected", "all"]),
+    default="selected",
+    show_default=True,
+    help="Let --avg-bits count the weights that are planned, or all of the checkpoint.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["any", *BACKENDS]),
+    default="any",
+    show_default=True,
+    help="Choose only from what this inference engine stores.",
+)
+@opt.arithmetic_option
+@recipe_options
+@opt.selection_options
+@opt.packed_option
+@opt.destination_options
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    metavar="N",
+    show_default="20",
+    help="Show the N decisions that lose most; 0: all.",
+)
+@opt.scale_bits_option
+@opt.work_options
+@opt.device_option
+@opt.talk_options
+@pass_session
+def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
+    """Choose bits for each tensor under a budget, and write the choice as a recipe.
+
+    Every candidate is measured on every tensor by the op, on one read; the choice is then solved exactly, or the gap to
+    the optimum is stated. The budget is never exceeded, and no uniform candidate that fits is better. The default loss
+    orders plans by what is known of perplexity; it does not predict the quality of a model, which has to be measured.
+    """
+    goals = [name for name in ("avg_bits", "target_size", "max_loss", "min_sqnr") if options[name] is not None]
+    if len(goals) != 1:
+        raise UsageError("give one of --avg-bits, --target-size, --max-loss and --min-sqnr")
+    opt.check_formats(options, ("table", "json", "markdown"), "a plan")
+    files = Files.of(options)
+    files.check()
+    output = options["output"]
+    if output.exists() and not options["overwrite"]:
+        raise UsageError(f"{show_path(output)}: exists; choose another name or pass --overwrite to replace it")
+    settings, keeps_float = candidates_of(options)
+    base = {"num_bits": 8, "axis": "none", "group_size": None, "signed_input": True, "narrow_range": False,
+            "round_mode": "HALF_TO_EVEN", "percentile": None}  # fmt: skip
+    request = opt.request_of({**options, **base}, session)
+    checkpoints = open_inputs(inputs, options, session)
+    files.check(checkpoints)
+    packed = packed_inputs(checkpoints, options, session)
+    importance = _importance(options["importance"])
+    prepare_libraries()
+    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    from qdqcli.report.allocation import render
+    from qdqcli.run.pipeline import Measuring, result_of
+    from qdqcli.study.allocation import Wanted, make_problem
+    from qdqcli.study.plan_recipe import check_recipe, recipe_text
+    from qdqcli.study.sweep import plan_sweep, run_sweep
+
+    columns, warnings = plan_sweep(
+        checkpoints, request.recipe, settings, packed, allow_unmatched=options["allow_unmatched"]
+    )
+    for warning in warnings:
+        session.note(warning)
+    total = sum(tensor.nbytes for checkpoint in checkpoints for tensor in checkpoint.tensors)
+    with progress(session, total) as advance, workers_of(options, session) as workers:
+        measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
+        swept = run_sweep(columns, settings, measuring, workers, request.settings)
+    wanted = Wanted(
+        objective=options["objective"],
+        keeps_float=keeps_float,
+        automatic_ties=options["tie"] == "auto",
+        importance=importance,
+        min_bits=_bound(options["min_bits"], 0),
+        max_bits=_bound(options["max_bits"], 64),
+    )
+    problem = make_problem(columns, swept, wanted)
+    found = _solved(problem, columns[0], checkpoints, options)
+    min_ndim = request.recipe.min_ndim
+    text = recipe_text(found, columns[0], _about(found, checkpoints, options), min_ndim)
+    check_recipe(found, _plans_of(text, checkpoints, packed))
+    write_report(output, [text])
+    shown = result_of("plan", columns[0], {**request.settings, **_described(options)}, found.rows)
+    deliver_pieces(lambda name, choice: render(found, shown, name, choice), options)
+    session.note(f"{show_path(output)}: written; 'qdq stats MODEL --recipe {output.name}' gives the plan's figures")
+
+
+def candidates_of(options: opt.Options) -> tuple[list[Setting], bool]:
+    """The settings to choose from, and whether float is among them.
+
+    Raises:
+        UsageError: the back end stores none of them.
+    """
+    names = options["candidates"]
+    settings = []
+    for name in names:
+        if name != FLOAT:
+            changes = dict(settings_of_scheme(name))
+            if "axis" not in changes:
+                changes["group_size"] = options["group_size"]
+            settings.append(Setting(**changes, estimator=options["estimator"]))
+    if options["backend"] != "any":
+        bits, groups = BACKENDS[options["backend"]]
+        settings = [s for s in settings if s.num_bits in bits and (groups is None or s.group_size in groups)]
+    if not settings:
+        raise UsageError(f"none of {', '.join(names)} is left for the back end {options['backend']}; add candidates")
+    return list(dict.fromkeys(settings)), FLOAT in names
+
+
+def _solved(
+    problem: "Problem", plans: Sequence[Plan], checkpoints: Sequence[Checkpoint], options: opt.Options
+) -> "Allocation":
+    """The plan for the one goal that was given."""
+    from qdqcli.study.allocation import allocate, allocate_for_loss, allocate_for_sqnr
+
+    if options["max_loss"] is not None:
+        return allocate_for_loss(problem, options["max_loss"])
+    if options["min_sqnr"] is not None:
+        return allocate_for_sqnr(problem, options["min_sqnr"])
+    planned = {member for decision in problem.decisions for member in decision.tie.members}
+    tensors = [tensor for plan in plans for tensor in plan.shard.tensors]
+    others = [tensor for number, tensor in enumerate(tensors) if number not in planned]
+    other_bits = 8 * sum(tensor.nbytes for tensor in others)
+    if options["target_size"] is not None:
+        data = sum(tensor.nbytes for tensor in tensors)
+        overhead = sum(shard.output_bytes for checkpoint in checkpoints for shard in checkpoint.shards) - data
+        return allocate(problem, 8 * (options["target_size"] - overhead) - other_bits)
+    if options["count"] == "selected":
+        return allocate(problem, int(options["avg_bits"] * problem.num_elements))
+    num_elements = problem.num_elements + sum(tensor.num_elements for tensor in others)
+    return allocate(problem, int(options["avg_bits"] * num_elements) - other_bits)
+
+
+def _bound(bounds: Sequence[tuple[str, int]], default: int) -> Callable[[str], int]:
+    """The number of the last pattern that matches a name."""
+    tests = [(compile_pattern(pattern), number) for pattern, number in bounds]
+
+    def of(name: str) -> int:
+        return next((number for matches, number in reversed(tests) if matches(name)), default)
+
+    return of
+
+
+def _importance(path: Path | None) -> Callable[[str], float]:
+    """The factor of each tensor's loss.
+
+    Raises:
+        UsageError: not a JSON object of numbers that are not negative.
+    """
+    if path is None:
+        return lambda _: 1.0
+    try:
+        data = json.loads(read_file(path, MAX_IMPORTANCE_BYTES))
+    except (ValueError, RecursionError):
+        raise UsageError(f"{show_path(path)}: not JSON; expected {{PATTERN: number}}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{show_path(path)}: not a JSON object; expected {{PATTERN: number}}")
+    for pattern, number in data.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < float("inf"):
+            raise UsageError(
+                f"{show_path(path)}: {escape_name(pattern)}: expected a number from 0 on, found {number!r}"
+            )
+    tests = [(compile_pattern(pattern), float(number)) for pattern, number in data.items()]
+    return lambda name: next((number for matches, number in reversed(tests) if matches(name)), 1.0)
+
+
+def _plans_of(text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> list[Plan]:
+    """What the written recipe decides, as `--recipe` reads it."""
+    from qdqcli.op.spec import QuantSpec
+
+    read = parse_recipe(text, "the plan")
+    defaults = dict(read.defaults)
+    axis = defaults.pop("axis", "none")
+    min_ndim = defaults.pop("min_ndim", None)
+    spec = QuantSpec(**defaults, axis=axis if isinstance(axis, int) else -1)
+    recipe = Recipe(spec=spec, last_axis=axis == "last", min_ndim=min_ndim, rules=read.rules)
+    return make_plans(checkpoints, recipe, packed)[0]
+
+
+def _about(found: "Allocation", checkpoints: Sequence[Checkpoint], options: opt.Options) -> list[str]:
+    digests = sorted(shard.header_digest() for checkpoint in checkpoints for shard in checkpoint.shards)
+    headers = sha256("".join(digests).encode()).hexdigest()
+    command = shlex.join(["qdq", *sys.argv[1:]])
+    return [
+        f"Bit allocation by: {command}",
+        f"Headers of the input: sha256 {headers}",
+        f"{found.bits_per_weight:.4f} bits per weight, {found.bits:,} bits",
+        f"Loss: {options['objective']} {found.loss:.9g}",
+        f"Proof: {found.solution.proof}, gap {found.solution.gap:.3g}",
+    ]
+
+
+def _described(options: opt.Options) -> dict[str, Any]:
+    """The plan's own options, as JSON values."""
+    names = ("target_size", "max_loss", "min_sqnr", "candidates", "group_size", "estimator", "objective", "tie",
+             "count", "backend")  # fmt: skip
+    bounds = {name: [f"{pattern}={number}" for pattern, number in options[name]] for name in ("min_bits", "max_bits")}
+    average = None if options["avg_bits"] is None else float(options["avg_bits"])
+    importance = None if options["importance"] is None else str(options["importance"])
+    return {"avg_bits": average, "importance": importance, **{name: options[name] for name in names}, **bounds}

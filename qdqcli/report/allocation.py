@@ -1,0 +1,168 @@
+"""A plan for people and programs: each decision with its choice, then what the plan costs and loses."""
+
+from collections.abc import Iterator
+from math import fsum, isfinite, log10
+from typing import Any
+
+from qdqcli.report import escape
+from qdqcli.report.layout import fit
+from qdqcli.report.listing import size_text
+from qdqcli.report.number import EXACT, metric_text, percent
+from qdqcli.report.options import ReportOptions
+from qdqcli.report.table import MAX_NAME, Column, Quote
+from qdqcli.report.text import table_lines
+from qdqcli.result.result import RunResult, header_to_json, row_to_json, summary_to_json
+from qdqcli.study.allocation import Allocation, Decision, Option
+
+ALLOCATION_FORMATS = ("table", "json", "markdown")
+_SHOWN = 20
+
+
+def render(allocation: Allocation, result: RunResult, format_name: str, options: ReportOptions) -> Iterator[str]:
+    """Yield the plan in one of `ALLOCATION_FORMATS`; `result` has the rows of the chosen settings."""
+    make = {"table": _table, "markdown": _markdown, "json": _json}[format_name]
+    for line in make(allocation, result, options):
+        yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
+
+
+def columns(allocation: Allocation, quote: Quote, top: int) -> list[Column]:
+    """The decisions with the largest share of the loss first."""
+    ranked = sorted(allocation.chosen, key=lambda pair: -pair[1].loss)[: top or None]
+    total = fsum(option.loss for _, option in allocation.chosen)
+    names, counts, bits, rates, sqnrs, shares = [], [], [], [], [], []
+    for decision, option in ranked:
+        names.append(quote(decision.tie.name))
+        counts.append(f"{len(decision.tie.members):,}")
+        bits.append(allocation.problem.name_of(option.candidate) if not decision.is_pinned else "by the recipe")
+        rates.append(f"{option.bits / max(decision.num_elements, 1):.3f}")
+        lowest = allocation.sqnr_db(decision, option)
+        sqnrs.append(metric_text("sqnr_db", lowest) if isfinite(lowest) else EXACT)
+        shares.append(percent(option.loss / total) if total else "0")
+    return [
+        Column(name="tensor", title="decision", cells=names),
+        Column(name="count", title="tensors", cells=counts, is_number=True),
+        Column(name="choice", title="choice", cells=bits),
+        Column(name="rate", title="bits/weight", cells=rates, is_number=True),
+        Column(name="sqnr", title="SQNR dB", cells=sqnrs, is_number=True),
+        Column(name="share", title="of the loss", cells=shares, is_number=True),
+    ]
+
+
+def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
+    """Yield size, loss, bound, and the uniform candidates beside the plan."""
+    problem, solution = allocation.problem, allocation.solution
+    yield f"bits/weight   {allocation.bits_per_weight:.4f} over {problem.num_elements:,} weights"
+    yield f"size          {size_text(-(-allocation.bits // 8))} packed, scales included"
+    if allocation.budget is not None:
+        left = allocation.budget - allocation.bits
+        yield f"unused        {left:,} bits of the budget{_next_step(allocation, left)}"
+    yield f"loss          {_loss_text(allocation, allocation.loss)}"
+    gap = (
+        "exact: no choice within the budget loses less"
+        if solution.proof == "exact"
+        else f"within {solution.gap:.2%} of the least"
+    )
+    yield f"proof         {gap}"
+    for candidate in range(len(problem.sweep.settings)):
+        choice = problem.uniform(candidate)
+        if choice is None:
+            continue
+        options = [d.options[k] for d, k in zip(problem.decisions, choice, strict=True)]
+        bits, losses = sum(option.bits for option in options), [option.loss for option in options]
+        loss = max(losses) if problem.objective == "worst" else fsum(losses)
+        rate = bits / max(problem.num_elements, 1)
+        yield f"uniform       {problem.name_of(candidate)}: {rate:.4f} bits/weight, {_loss_text(allocation, loss)}"
+    sqnr = result.summary["sqnr_db"]
+    yield f"SQNR          {EXACT if sqnr is None else metric_text('sqnr_db', sqnr) + ' dB'} over all quantized elements"
+
+
+def _next_step(allocation: Allocation, left: int) -> str:
+    """The cheapest larger choice that did not fit."""
+    steps = [
+        (other.bits - option.bits, decision.tie.name)
+        for decision, option in allocation.chosen
+        for other in decision.options
+        if other.loss < option.loss and other.bits - option.bits > left
+    ]
+    return f"; the cheapest step up takes {min(steps)[0]:,}" if steps else ""
+
+
+def _loss_text(allocation: Allocation, loss: float) -> str:
+    match allocation.problem.objective:
+        case "energy":
+            return f"sum of squared errors {loss:.6g}"
+        case "worst":
+            return f"lowest SQNR {-10 * log10(loss):.2f} dB" if loss else "no error"
+    return f"sum of relative squared errors {loss:.6g}"
+
+
+def _table(allocation: Allocation, result: RunResult, options: ReportOptions) -> Iterator[str]:
+    def quote(text: str) -> str:
+        shown = escape.terminal(text, ascii_only=options.ascii_only)
+        return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
+
+    top = _SHOWN if options.top is None else options.top
+    layout = fit(columns(allocation, quote, top), "choice", options.width, options.ellipsis)
+    yield from table_lines(layout, options)
+    yield from layout.remarks
+    if top and len(allocation.chosen) > top:
+        yield f"{options.ellipsis} and {len(allocation.chosen) - top:,} more decisions (--top 0 shows all)"
+    yield ""
+    yield from facts(allocation, result)
+
+
+def _markdown(allocation: Allocation, result: RunResult, options: ReportOptions) -> Iterator[str]:
+    def quote(text: str) -> str:
+        shown = escape.visible(text, ascii_only=options.ascii_only)
+        return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
+
+    shown = columns(allocation, quote, 0)
+    yield f"| {' | '.join(column.title for column in shown)} |"
+    yield f"| {' | '.join('--:' if column.is_number else ':--' for column in shown)} |"
+    for cells in zip(*(column.cells for column in shown), strict=True):
+        yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
+    yield ""
+    yield from (f"- {fact}" for fact in facts(allocation, result))
+
+
+def _json(allocation: Allocation, result: RunResult, _options: ReportOptions) -> Iterator[str]:
+    yield escape.json_text(to_json(allocation, result), indent=2)
+
+
+def to_json(allocation: Allocation, result: RunResult) -> dict[str, Any]:
+    """Return the report: every decision with all its candidates, and the rows of the chosen settings."""
+    problem, solution = allocation.problem, allocation.solution
+    names = [row.source.name for row in allocation.rows]
+    return header_to_json(result) | {
+        "objective": problem.objective,
+        "loss": allocation.loss,
+        "lower_bound": solution.lower_bound * problem.unit,
+        "gap": solution.gap,
+        "proof": solution.proof,
+        "budget_bits": allocation.budget,
+        "bits": allocation.bits,
+        "bits_per_weight": allocation.bits_per_weight,
+        "decisions": [
+            {
+                "name": decision.tie.name,
+                "tensors": [names[member] for member in decision.tie.members],
+                "num_elements": decision.num_elements,
+                "pinned": decision.is_pinned,
+                "choice": problem.name_of(option.candidate),
+                "candidates": [_option_to_json(allocation, decision, other) for other in decision.options],
+            }
+            for decision, option in allocation.chosen
+        ],
+        "summary": summary_to_json(result),
+        "tensors": [row_to_json(row) for row in result.rows],
+    }
+
+
+def _option_to_json(allocation: Allocation, decision: Decision, option: Option) -> dict[str, Any]:
+    lowest = allocation.sqnr_db(decision, option)
+    return {
+        "name": allocation.problem.name_of(option.candidate),
+        "bits": option.bits,
+        "loss": option.loss,
+        "lowest_sqnr_db": lowest if isfinite(lowest) else None,
+    }

@@ -1,0 +1,196 @@
+"""A plan as an ordinary recipe: few rules, folded patterns, and a check that they decide what the plan decided."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum, isfinite
+from typing import Any
+
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.file_ref import qualified
+from qdqcli.recipe.keys import NONE
+from qdqcli.recipe.patterns import compile_pattern, listed
+from qdqcli.recipe.plan import Plan
+from qdqcli.result.result import TensorResult
+from qdqcli.study.allocation import Allocation, Decision, Option
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_LEFT_IN_FLOAT = "left in float by the plan"
+_NOT_SELECTED = "not selected for the plan"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """One decided tensor."""
+
+    pattern: str
+    """What matches it alone: its name, with its file where the name occurs in several."""
+    name: str
+    spec: QuantSpec | None
+    """None: it stays in float."""
+
+
+def recipe_text(allocation: Allocation, plans: Sequence[Plan], about: Sequence[str], min_ndim: int | None) -> str:
+    """Return the TOML text of the recipe.
+
+    `about` are lines for the header, `min_ndim` is the option, where it was given. `plans` decide on all tensors as the
+    candidates were measured: what they skip stays in float.
+
+    Raises:
+        UsageError: a name cannot be told from others by a pattern.
+    """
+    members = list(_members(allocation, plans))
+    decided = {member.name for member in members if member.spec is not None}
+    default = _most_common(member.spec for member in members if member.spec is not None)
+    if default is None:
+        raise UsageError("the plan leaves every tensor in float; allow fewer bits than float has")
+    lines = [f"# {escape(line)}" for line in about]
+    lines += ["schema = 1", "", "[defaults]", *_lines(_settings(default))]
+    if min_ndim is not None:
+        lines.append(f"min_ndim = {min_ndim}")
+    notes = _notes(allocation)
+    if default in notes:
+        lines.append(f"# {notes[default]}")
+    by_spec: dict[QuantSpec | None, list[_Member]] = defaultdict(list)
+    for member in members:
+        if member.spec != default:
+            by_spec[member.spec].append(member)
+    for spec, own in by_spec.items():
+        patterns = _folded(own, members)
+        lines += ["", "[[rules]]"]
+        if spec in notes:
+            lines.append(f"# {notes[spec]}")
+        lines += ["match = [", *(f"    {_quoted(pattern)}," for pattern in patterns), "]"]
+        lines += _lines(_difference(default, spec)) if spec is not None else [f"skip = {_quoted(_LEFT_IN_FLOAT)}"]
+    idle = _not_selected(plans, decided, min_ndim)
+    if idle:
+        lines += ["", "[[rules]]", "match = [", *(f"    {_quoted(p)}," for p in idle), "]"]
+        lines.append(f"skip = {_quoted(_NOT_SELECTED)}")
+    return "\n".join(lines) + "\n"
+
+
+def check_recipe(allocation: Allocation, plans: Sequence[Plan]) -> None:
+    """Make sure that `plans`, made with the written recipe, decide what the plan decided for every tensor.
+
+    Raises:
+        UsageError: they do not; names the tensors.
+    """
+    found = [decision for plan in plans for decision in plan.decisions]
+    wrong = [
+        row.source.name
+        for row, decision in zip(allocation.rows, found, strict=True)
+        if (row.spec if isinstance(row, TensorResult) else None) != (None if isinstance(decision, Skip) else decision)
+    ]
+    if wrong:
+        raise UsageError(
+            f"no recipe can tell {listed(wrong)} from other tensors by a pattern; rename them or --exclude"
+        )
+
+
+def _members(allocation: Allocation, plans: Sequence[Plan]) -> Iterator[_Member]:
+    """The decided tensors, by name."""
+    counts = Counter(row.source.name for row in allocation.rows)
+    tensors = [(plan, tensor) for plan in plans for tensor in plan.shard.tensors]
+    numbers = [member for decision, _ in allocation.chosen for member in decision.tie.members]
+    for number in sorted(numbers, key=lambda number: allocation.rows[number].source):
+        row, (plan, tensor) = allocation.rows[number], tensors[number]
+        pattern = tensor.name if counts[tensor.name] == 1 else qualified(plan.file.relative, tensor.name)
+        yield _Member(pattern=pattern, name=tensor.name, spec=row.spec if isinstance(row, TensorResult) else None)
+
+
+def _most_common(specs: Iterable[QuantSpec]) -> QuantSpec | None:
+    counted = Counter(specs)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def _notes(allocation: Allocation) -> dict[QuantSpec | None, str]:
+    """What a comment says of the tensors with each setting."""
+    groups: dict[QuantSpec | None, list[tuple[Decision, Option]]] = defaultdict(list)
+    for decision, option in allocation.chosen:
+        row = allocation.rows[decision.tie.members[0]]
+        groups[row.spec if isinstance(row, TensorResult) else None].append((decision, option))
+    total = fsum(option.loss for _, option in allocation.chosen)
+    found = {}
+    for spec, own in groups.items():
+        count = sum(len(decision.tie.members) for decision, _ in own)
+        bits = sum(option.bits for _, option in own) / max(sum(decision.num_elements for decision, _ in own), 1)
+        lowest = min(allocation.sqnr_db(decision, option) for decision, option in own)
+        share = fsum(option.loss for _, option in own) / total if total else 0.0
+        sqnr = f", lowest SQNR {lowest:.2f} dB, {share:.1%} of the loss" if isfinite(lowest) else ""
+        found[spec] = f"{count} tensor{'s' * (count > 1)}, {bits:.3f} bits per weight{sqnr}"
+    return found
+
+
+def _folded(own: Sequence[_Member], members: Sequence[_Member]) -> list[str]:
+    """Return patterns for `own`: a glob over layer numbers where it matches no other decided tensor."""
+    globs: dict[str, list[_Member]] = defaultdict(list)
+    for member in own:
+        plain = not set(member.pattern) & set("*?[")
+        globs[_NUMBER.sub("*", member.pattern) if plain else member.pattern].append(member)
+    theirs = {member.name for member in members} - {member.name for member in own}
+    patterns = []
+    for glob, matched in globs.items():
+        matches = compile_pattern(glob)
+        if len(matched) == 1 or "::" in glob or any(matches(name) for name in theirs):
+            patterns += [member.pattern for member in matched]
+        else:
+            patterns.append(glob)
+    return patterns
+
+
+def _not_selected(plans: Sequence[Plan], decided: set[str], min_ndim: int | None) -> list[str]:
+    """Names of floating-point tensors that the plan does not decide and that its recipe alone would quantize."""
+    return [
+        tensor.name
+        for plan in plans
+        for tensor, decision in plan.tensors
+        if isinstance(decision, Skip)
+        and tensor.dtype.is_floating
+        and tensor.name not in decided
+        and len(tensor.shape) >= (plan.min_ndim if min_ndim is None else min_ndim)
+    ]
+
+
+def _settings(spec: QuantSpec) -> dict[str, Any]:
+    """All settings of a spec, under the recipe's keys."""
+    settings: dict[str, Any] = {
+        "num_bits": spec.num_bits,
+        "signed_input": spec.signed_input,
+        "narrow_range": spec.narrow_range,
+        "round_mode": str(spec.round_mode),
+        **_granularity(spec),
+        "estimator": spec.estimator,
+        "compute_dtype": str(spec.compute_dtype),
+    }
+    if spec.estimator == "percentile":
+        settings["percentile"] = spec.percentile
+    return settings
+
+
+def _granularity(spec: QuantSpec) -> dict[str, Any]:
+    if spec.group_size is not None:
+        return {"group_size": spec.group_size, **({"ragged_groups": True} if spec.ragged_groups else {})}
+    return {"axis": NONE if spec.axis == WHOLE_TENSOR else spec.axis}
+
+
+def _difference(default: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
+    """The settings that a rule has to name."""
+    before, after = _settings(default), _settings(spec)
+    changes = {key: value for key, value in after.items() if before.get(key) != value}
+    if "axis" in changes and default.group_size is not None:
+        changes["group_size"] = NONE
+    return changes
+
+
+def _lines(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -1,0 +1,205 @@
+"""`qdq plan` as a user calls it: the recipe it writes, what it promises and what it refuses."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qdqcli.study.ties import make_ties
+from tests.conftest import Qdq
+from tests.run.checkpoints import write_safetensors
+
+LAYERS, WIDTH = 3, 256
+
+
+def weights(seed: int, rows: int, spread: float) -> np.ndarray:
+    """Rows of normal data whose tails grow with `spread`."""
+    random = np.random.default_rng(seed)
+    return (random.standard_normal((rows, WIDTH)) * np.exp(spread * random.standard_normal((rows, WIDTH)))).astype(
+        "<f4"
+    )
+
+
+def tensors() -> dict[str, np.ndarray]:
+    found = {"model.embed_tokens.weight": weights(1, 48, 0.2), "lm_head.weight": weights(1, 48, 0.2)}
+    for layer in range(LAYERS):
+        for number, module in enumerate(("self_attn.q_proj", "self_attn.k_proj", "self_attn.o_proj", "mlp.down_proj")):
+            seed = 10 * layer + number
+            found[f"model.layers.{layer}.{module}.weight"] = weights(seed, 8 * (number + 1), 0.3 * number)
+        found[f"model.layers.{layer}.norm.weight"] = np.ones(WIDTH, "<f4")
+    return found
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_safetensors(tmp_path / "model" / "model.safetensors", tensors()).parent
+
+
+def plan(qdq: Qdq, model: Path, *arguments: object) -> dict[str, Any]:
+    outcome = qdq("plan", model, "-o", model.parent / "plan.toml", "--overwrite", *arguments, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    return outcome.report
+
+
+def bits_of(report: dict[str, Any]) -> dict[str, int]:
+    return {row["name"]: row["spec"]["num_bits"] for row in report["tensors"] if row["status"] == "quantized"}
+
+
+@pytest.mark.parametrize("goal", [("--avg-bits", "4.3"), ("--min-sqnr", "15"), ("--max-loss", "0.5")])
+@pytest.mark.parametrize("tie", ["auto", "none"])
+def test_the_recipe_gives_the_figures_of_the_plan_to_the_last_digit(
+    qdq: Qdq, model: Path, goal: tuple[str, str], tie: str
+) -> None:
+    report = plan(qdq, model, *goal, "--tie", tie, "--candidates", "int2,int3,int4,int5-channel,int8,float")
+    measured = qdq("stats", model, "--recipe", model.parent / "plan.toml", "--format", "json").report
+    keys = ("name", "spec", "range", "stats")
+    quantized = [row for row in report["tensors"] if row["status"] == "quantized"]
+    assert [{k: row[k] for k in keys} for row in quantized] == [
+        {k: row[k] for k in keys} for row in measured["tensors"] if row["status"] == "quantized"
+    ]
+    assert report["summary"]["sqnr_db"] == measured["summary"]["sqnr_db"]
+
+
+def test_the_budget_is_never_exceeded_and_the_loss_never_rises_with_it(qdq: Qdq, model: Path) -> None:
+    losses = []
+    for average in ("2.2", "3", "3.9", "4.125", "5", "8.2"):
+        report = plan(qdq, model, "--avg-bits", average)
+        assert report["bits"] <= report["budget_bits"]
+        assert report["bits_per_weight"] <= float(average)
+        assert report["proof"] == "exact"
+        losses.append(report["loss"])
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == len(losses)
+
+
+@pytest.mark.parametrize("objective", ["relative", "energy", "worst"])
+def test_no_uniform_candidate_that_fits_is_better(qdq: Qdq, model: Path, objective: str) -> None:
+    for bits in (3, 4, 5):
+        report = plan(qdq, model, "--avg-bits", f"{bits}.125", "--objective", objective)
+        uniform = [
+            next(c for c in decision["candidates"] if c["name"] == f"int{bits} g128")
+            for decision in report["decisions"]
+        ]
+        losses = [candidate["loss"] for candidate in uniform]
+        assert sum(candidate["bits"] for candidate in uniform) <= report["budget_bits"]
+        assert report["loss"] <= (max(losses) if objective == "worst" else sum(losses)) * (1 + 1e-12)
+
+
+def test_tensors_of_equal_bytes_are_counted_once_and_never_differ(qdq: Qdq, model: Path) -> None:
+    report = plan(qdq, model, "--avg-bits", "4.3")
+    (decision,) = [d for d in report["decisions"] if "lm_head.weight" in d["tensors"]]
+    assert decision["tensors"] == ["lm_head.weight", "model.embed_tokens.weight"]
+    assert decision["num_elements"] == 48 * WIDTH
+
+
+def test_members_of_a_tie_never_differ(qdq: Qdq, model: Path) -> None:
+    chosen = bits_of(plan(qdq, model, "--avg-bits", "3.7"))
+    names = list(chosen)
+    for tie in make_ties(names):
+        assert len({chosen[names[member]] for member in tie.members}) == 1
+    assert len(set(chosen.values())) > 1
+
+
+def test_neither_shards_nor_threads_nor_order_change_the_recipe(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    plan(qdq, model, "--avg-bits", "3.7", "--threads", 1)
+    once = (tmp_path / "plan.toml").read_text()
+    other = tmp_path / "other"
+    shuffled = list(reversed(tensors().items()))
+    write_safetensors(other / "b.safetensors", dict(shuffled[::2]))
+    write_safetensors(other / "a.safetensors", dict(shuffled[1::2]))
+    plan(qdq, other, "--avg-bits", "3.7", "--threads", 4)
+    again = (tmp_path / "plan.toml").read_text()
+
+    def body(text: str) -> list[str]:
+        return [line for line in text.splitlines() if not line.startswith(("# Bit allocation", "# Headers"))]
+
+    assert body(again) == body(once)
+
+
+def test_a_pin_and_a_skip_of_the_recipe_hold(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    rules = '[[rules]]\nmatch = "*o_proj*"\nnum_bits = 7\n[[rules]]\nmatch = "lm_head.weight"\nskip = "tied"\n'
+    (tmp_path / "base.toml").write_text(rules)
+    report = plan(qdq, model, "--avg-bits", "4.3", "--recipe", tmp_path / "base.toml")
+    chosen = bits_of(report)
+    assert {bits for name, bits in chosen.items() if "o_proj" in name} == {7}
+    assert "lm_head.weight" not in chosen
+    measured = qdq("stats", model, "--recipe", tmp_path / "plan.toml", "--format", "json").report
+    assert bits_of(measured) == chosen
+
+
+def test_bounds_and_back_ends_limit_the_choice(qdq: Qdq, model: Path) -> None:
+    chosen = bits_of(plan(qdq, model, "--avg-bits", "4.3", "--min-bits", "*q_proj*=5", "--max-bits", "*down*=3"))
+    assert min(bits for name, bits in chosen.items() if "q_proj" in name) >= 5
+    assert max(bits for name, bits in chosen.items() if "down" in name) <= 3
+    assert set(bits_of(plan(qdq, model, "--avg-bits", "6", "--backend", "vllm")).values()) <= {4, 8}
+
+
+def test_what_matters_more_gets_more_bits(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "importance.json").write_text(json.dumps({"*layers.1.*": 1e6}))
+    plain = bits_of(plan(qdq, model, "--avg-bits", "4.3"))
+    weighted = bits_of(plan(qdq, model, "--avg-bits", "4.3", "--importance", tmp_path / "importance.json"))
+    first, second = ([chosen[name] for name in chosen if "layers.1." in name] for chosen in (plain, weighted))
+    assert sum(second) > sum(first)
+
+
+def test_the_target_size_is_that_of_the_whole_packed_file(qdq: Qdq, model: Path) -> None:
+    file = model / "model.safetensors"
+    header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    norms = LAYERS * WIDTH * 4
+    report = plan(qdq, model, "--target-size", "32000")
+    assert report["budget_bits"] == 8 * (32000 - header - norms)
+    assert report["bits"] <= report["budget_bits"]
+
+
+def test_patterns_fold_over_layers(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    least = [word for pattern in ("*down*", "*embed*", "*head*") for word in ("--min-bits", f"{pattern}=6")]
+    plan(qdq, model, "--avg-bits", "5", "--candidates", "int3,int6", *least, "--max-bits", "*attn*=3")
+    rules = tomllib.loads((tmp_path / "plan.toml").read_text())["rules"]
+    patterns = {pattern for rule in rules for pattern in rule["match"]}
+    assert patterns & {"model.layers.*.self_attn.q_proj.weight", "model.layers.*.mlp.down_proj.weight"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--avg-bits", "2"), "the floor of these candidates is 2.125"),
+        (("--avg-bits", "4", "--max-loss", "1"), "give one of"),
+        ((), "give one of"),
+        (("--avg-bits", "four"), "is not a number of bits"),
+        (("--avg-bits", "nan"), "is not a number of bits"),
+        (("--min-sqnr", "300"), "with its best candidate"),
+        (("--max-loss", "1e-12"), "the least loss of these candidates"),
+        (("--avg-bits", "4", "--candidates", "fp8"), "is not a candidate"),
+        (("--avg-bits", "4", "--candidates", "int5", "--backend", "awq"), "none of int5 is left"),
+        (("--avg-bits", "4", "--min-bits", "9"), "no candidate is left"),
+        (("--avg-bits", "4", "--format", "html"), "a plan has no html form"),
+    ],
+)
+def test_what_cannot_be_planned_is_a_usage_error(
+    qdq: Qdq, model: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    outcome = qdq("plan", model, "-o", tmp_path / "plan.toml", *arguments)
+    assert outcome.code == 2
+    assert words in outcome.error
+    assert not (tmp_path / "plan.toml").exists()
+
+
+def test_a_recipe_that_exists_is_not_replaced_unasked(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text("mine")
+    outcome = qdq("plan", model, "-o", tmp_path / "plan.toml", "--avg-bits", "4")
+    assert outcome.code == 2
+    assert "pass --overwrite" in outcome.error
+    assert (tmp_path / "plan.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": -1}', '{"a": "x"}', '{"a": true}', '{"a": NaN}'])
+def test_an_importance_file_of_another_kind_is_refused(qdq: Qdq, model: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "importance.json").write_text(text)
+    outcome = qdq(
+        "plan", model, "-o", tmp_path / "p.toml", "--avg-bits", "4", "--importance", tmp_path / "importance.json"
+    )
+    assert outcome.code == 2
+    assert "importance.json" in outcome.error
