@@ -18,7 +18,8 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, packed_inputs, progress, workers_of
+from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
+from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
@@ -227,8 +228,8 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     )
     for warning in warnings:
         session.note(warning)
-    total = sum(tensor.nbytes for checkpoint in checkpoints for tensor in checkpoint.tensors)
-    with progress(session, total) as advance, workers_of(options, session) as workers:
+    sizes = files_of(columns[0])
+    with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(options, session) as workers:
         measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
         swept = run_sweep(columns, settings, measuring, workers, request.settings)
     wanted = Wanted(

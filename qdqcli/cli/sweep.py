@@ -137,8 +137,8 @@ def sweep(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     )
     for warning in warnings:
         session.note(warning)
-    total = sum(tensor.nbytes for checkpoint in checkpoints for tensor in checkpoint.tensors)
-    with progress(session, total) as advance, workers_of(options, session) as workers:
+    sizes = files_of(columns[0])
+    with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(options, session) as workers:
         measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
         found = run_sweep(columns, settings, measuring, workers, request.settings)
     if options["pareto"]:

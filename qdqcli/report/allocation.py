@@ -6,8 +6,7 @@ from typing import Any
 
 from qdqcli.report import escape
 from qdqcli.report.layout import fit
-from qdqcli.report.listing import size_text
-from qdqcli.report.number import EXACT, metric_text, percent
+from qdqcli.report.number import EXACT, metric_text, percent, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.table import MAX_NAME, Column, Quote
 from qdqcli.report.text import table_lines
