@@ -12,7 +12,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, packed_inputs, workers_of
+from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
