@@ -74,7 +74,8 @@ class QuantSpec:
         if self.group_size is not None:
             object.__setattr__(self, "group_size", _integer("group_size", self.group_size))
             if self.group_size < 1:
-                raise SpecError(f"group_size is {self.group_size}; a group has at least 1 element")
+                per_row = "; for one range per row: --axis 0" if self.group_size == -1 else ""
+                raise SpecError(f"group_size is {self.group_size}; a group has at least 1 element{per_row}")
             if self.axis != WHOLE_TENSOR:
                 raise SpecError(f"group_size {self.group_size} excludes axis {self.axis}; give one of them")
         object.__setattr__(self, "percentile", _percentile(self.percentile))

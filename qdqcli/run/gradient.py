@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape_name
+from qdqcli.escape import escape_name, show_size
 from qdqcli.measure.blocks import GRID_BYTES, Block, blocks_of, check_memory, read_block, write_block
 from qdqcli.measure.estimate import estimate_ends
 from qdqcli.measure.given_range import given_ends
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats
+from qdqcli.op.params import STORAGE, Floats
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Skip
@@ -36,6 +37,8 @@ class _Pair:
     reader: ShardReader
     spec: QuantSpec
     writer: ShardWriter
+    reordered: NDArray[Any] | None = None
+    """All elements of the tensor that was quantized, in the order of the gradients', where that is another."""
 
 
 def differentiate(
@@ -49,8 +52,8 @@ def differentiate(
     A range that is not given is measured on the tensor itself. The gradients of its ends are zeros and not written.
 
     Raises:
-        UsageError: a selected tensor of the gradients is missing in `original`, or has another dtype, shape or byte
-            layout there, or more ranges than the memory holds.
+        UsageError: a selected tensor of the gradients is missing in `original`, or has another dtype or shape there,
+            or more ranges than the memory holds, or its elements come in another order and do not fit into the memory.
     """
     shards = _counterparts(plans, original)
     for plan in plans:
@@ -78,13 +81,19 @@ def _check_pairs(plan: Plan, shards: Shards, workers: Workers) -> None:
         if tensor.name not in shards:
             raise UsageError(f"'{name}' has gradients, but INPUT has no tensor of that name; --exclude it")
         info = shards[tensor.name][1]
-        ours, theirs = (
-            (t.dtype.name, list(t.shape), t.big_endian, t.fortran_order and len(t.shape) > 1) for t in (tensor, info)
-        )
-        if ours != theirs:
+        for what, ours, theirs in (
+            ("shape", list(tensor.shape), list(info.shape)),
+            ("dtype", tensor.dtype.name, info.dtype.name),
+        ):
+            if ours != theirs:
+                raise UsageError(
+                    f"'{name}': gradients have {what} {ours}, INPUT has {theirs}; the op takes gradients of its "
+                    f"input's {what}"
+                )
+        if _is_reordered(tensor, info) and 2 * info.nbytes > workers.max_memory:
             raise UsageError(
-                f"'{name}': gradients are {tensor.dtype.name} {list(tensor.shape)}, INPUT is {info.dtype.name} "
-                f"{list(info.shape)}; dtype, shape, byte order and memory order must be equal"
+                f"'{name}': one of GRADIENTS and INPUT is in Fortran order, and {show_size(2 * info.nbytes)} are "
+                "needed to change that; save both in one order, or raise --max-memory"
             )
         check_memory(info, layout_of(info, decision), workers, GRID_BYTES)
 
@@ -111,26 +120,44 @@ def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) 
                 spec=decision,
                 writer=writer,
             )
+            if _is_reordered(tensor, info):
+                pair = replace(pair, reordered=_reordered(pair, workers))
             yield _differentiate_tensor(pair, workers)
         for reader in (gradients_reader, *readers.values()):
             reader.close()
         writer.commit()
 
 
+def _is_reordered(gradients: TensorInfo, info: TensorInfo) -> bool:
+    return gradients.fortran_order != info.fortran_order and len(info.shape) > 1
+
+
+def _reordered(pair: _Pair, workers: Workers) -> NDArray[Any]:
+    """As `_Pair.reordered`; takes twice the tensor's size."""
+    x = np.empty(pair.info.num_elements, STORAGE[pair.info.dtype.name])
+    for start, stop in blocks_of(pair.info, workers):
+        workers.interruption.check()
+        x[start:stop] = read_block(pair.reader, pair.info, workers, "input", (start, stop))
+    return np.ascontiguousarray(x.reshape(pair.info.stored_shape).T).reshape(-1)
+
+
 def _differentiate_tensor(pair: _Pair, workers: Workers) -> MaskedGradient:
-    layout = layout_of(pair.info, pair.spec)
+    layout = layout_of(pair.gradients, pair.spec)
     dtype = pair.info.dtype.name
     ends = given_ends(pair.spec.given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
     if ends is None:
-        ends = estimate_ends(pair.spec, pair.reader, pair.info, layout, workers)
-    blocks = blocks_of(pair.info, workers)
+        ends = estimate_ends(pair.spec, pair.reader, pair.info, layout_of(pair.info, pair.spec), workers)
+    blocks = blocks_of(pair.gradients, workers)
     outside = workers.map(partial(_differentiate_block, pair, layout, ends, workers), blocks)
     return MaskedGradient(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))
 
 
 def _differentiate_block(pair: _Pair, layout: Layout, ends: Floats, workers: Workers, block: Block) -> int:
     start, stop = block
-    x = read_block(pair.reader, pair.info, workers, "input", block)
+    if pair.reordered is None:
+        x = read_block(pair.reader, pair.info, workers, "input", block)
+    else:
+        x = pair.reordered[start:stop]
     g = read_block(pair.gradients_reader, pair.gradients, workers, "gradients", block)
     out: NDArray[Any] = workers.buffer("output", x.dtype.type, stop - start)
     outside = workers.backend.differentiate(g, x, out, start, layout, ends, pair.info.dtype.name)

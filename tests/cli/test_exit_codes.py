@@ -36,6 +36,7 @@ as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write 
         (("--input-min", "nan", "--input-max", 1), ("min <= max",)),
         (("--group-size", 4, "--min-ndim", 0), ("'layer.0.norm.bias'", "group_size 4 does not divide")),
         (("--group-size", 0), ("group_size is 0",)),
+        (("--group-size", -1), ("group_size is -1", "for one range per row: --axis 0")),
         (("--group-size", 2, "--axis", 0), ("--group-size", "--axis")),
         (("--ragged-groups",), ("--group-size",)),
         (("--round-mode", "HALF_DOWN"), ("HALF_DOWN",)),
