@@ -44,10 +44,12 @@ def add_element(stored, out, lo, hi, sums, total):
     if not abs(v) <= limit:
         total[NONFINITE] += 1
         return
+    a, b = np.float64(v), np.float64(w)
+    total[INPUT_MIN] = min(total[INPUT_MIN], a)
+    total[INPUT_MAX] = max(total[INPUT_MAX], a)
     if not abs(w) <= limit:
         total[NONFINITE_OUTPUT] += 1
         return
-    a, b = np.float64(v), np.float64(w)
     e = add(b, -a)
     sums[ERROR] += e
     sums[ABS_ERROR] += abs(e)
@@ -55,8 +57,6 @@ def add_element(stored, out, lo, hi, sums, total):
     sums[SQ_INPUT] = add(sums[SQ_INPUT], a * a)
     sums[SQ_OUTPUT] = add(sums[SQ_OUTPUT], b * b)
     total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
-    total[INPUT_MIN] = min(total[INPUT_MIN], a)
-    total[INPUT_MAX] = max(total[INPUT_MAX], a)
     total[CLIPPED] += (v < lo) | (v > hi)
     total[ZEROED] += (v != 0) & (w == 0)
 

@@ -263,20 +263,6 @@ def _half_of_float32(_context, v):
     return (v.of(types.int32)(v), generate) if isinstance(v, Lanes) else None
 
 
-@intrinsic_for(primitives.plus_exact_product)
-def _plus_exact_product(_context, total, a, b):
-    if not isinstance(total, Lanes):
-        return None
-    fused = primitives.target_has("fma")
-
-    def generate(_c, builder, _s, args):
-        if fused:
-            return _llvm_call("llvm.fma", builder, total, args[1], args[2], args[0])
-        return builder.fadd(args[0], builder.fmul(args[1], args[2]))
-
-    return total(total, a, b), generate
-
-
 @intrinsic
 def as_elements(_context, bits, array):
     """Patterns as what an array holds; a view of the array that they come from takes Numba a third of a second."""
@@ -492,27 +478,6 @@ def splat(_context, number):
     """The number in every lane."""
     lanes = Lanes(number)
     return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
-
-
-@intrinsic
-def opaque(_context, number):
-    """An integer, unknown to the compiler: lanes of it stay in a register, where a constant is loaded for every use."""
-
-    def generate(_context, builder, _sig, args):
-        kind = ir.FunctionType(args[0].type, [args[0].type])
-        return builder.asm(kind, "", "=r,0", args, side_effect=False)
-
-    return number(number), generate
-
-
-@intrinsic
-def masked(_context, v, bits):
-    """Float64 lanes with only these bits, I64 lanes, of their patterns."""
-
-    def generate(_context, builder, _sig, args):
-        return builder.bitcast(builder.and_(builder.bitcast(args[0], I64.llvm), args[1]), F64.llvm)
-
-    return v(v, bits), generate
 
 
 @intrinsic

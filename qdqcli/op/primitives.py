@@ -83,11 +83,6 @@ def widen_to_double(v: Number) -> Number:
     return np.float64(v)
 
 
-def plus_exact_product(total: Number, a: Number, b: Number) -> Number:
-    """total + a * b where the product has no rounding: fused by lanes that can, which is the same number."""
-    return total + a * b
-
-
 def target_has(feature: str) -> bool:
     """Whether the processor that kernels are compiled for is known to have a feature, in LLVM's spelling."""
     features: str = cpu_target.target_context.codegen().magic_tuple()[2]
@@ -153,11 +148,6 @@ def _widen(stored):
 @overload(widen_to_double)
 def _widen_to_double(v):
     return (lambda v: np.float64(v)) if isinstance(v, types.Float) else None
-
-
-@overload(plus_exact_product)
-def _plus_exact_product(total, a, b):
-    return (lambda total, a, b: total + a * b) if isinstance(total, types.Float) else None
 
 
 @overload(narrow)

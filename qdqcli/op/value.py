@@ -32,11 +32,9 @@ from qdqcli.op.primitives import (
     floor,
     half_of_float32,
     narrow,
-    plus_exact_product,
     rint,
     select,
     widen,
-    widen_to_double,
 )
 
 # ------------------------------------------------------------------ bfloat16 and float16 as bits
@@ -284,44 +282,6 @@ def _tiny(like):
 def _largest(like):
     number = _LARGEST[_numba_kind(like)]
     return lambda like: number
-
-
-# ------------------------------------------------------------------ sums
-
-
-def plus_product(total: Number, a: Number, b: Number, stored: Number, rounding: Switch) -> Number:
-    """total + a * b in float64, where a and b are an element x or its error e = y - x; `stored` is that element.
-
-    Without `rounding` the product is exact, and lanes may fuse it with the sum: the same bits for a third less work.
-    That holds for float32 and 16-bit elements that are not clamped, on a grid that is not degenerate: then y is 0, or
-    its code is not, and x / 1.5 <= y <= 2 x up to an ulp or two; so e is a multiple of the last digit of x or y with at
-    most 25 digits where x has 24, and no product has more than 53. A grid whose inverse scale is 0 does no harm either.
-    """
-    return total + a * b
-
-
-@overload(plus_product)
-def _plus_product(total, a, b, stored, rounding):
-    if _numba_kind(stored) == "float64" or not isinstance(rounding, types.NoneType):
-        return lambda total, a, b, stored, rounding: total + a * b
-    return lambda total, a, b, stored, rounding: plus_exact_product(total, a, b)
-
-
-def difference(y: Number, x: Number, half_up: Switch, rounding: Switch) -> Number:
-    """The error y - x of an element, without a rounding: in float64, or in their own type where that has it.
-
-    It has it without `rounding`, as for `plus_product`, unless ties go up: then y is 0 or x / 2 <= y <= 2 x (Sterbenz).
-    Only the code 1 comes near that bound: x * scale, rounded, is at least the number behind 1/2, which is worth more
-    than the three roundings of product, scale and inverse. A tie that goes up may lie one ulp below 1/2.
-    """
-    return np.float64(y) - np.float64(x)
-
-
-@overload(difference)
-def _difference(y, x, half_up, rounding):
-    if isinstance(half_up, types.NoneType) and isinstance(rounding, types.NoneType):
-        return lambda y, x, half_up, rounding: y - x
-    return lambda y, x, half_up, rounding: widen_to_double(y) - widen_to_double(x)
 
 
 # ------------------------------------------------------------------ order

@@ -78,14 +78,15 @@ def _kinds(tasks: Sequence[Task]) -> list[_Kind | None]:
 
 
 def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
-    """None unless the tensor has at most one chunk and its slices are runs that fill lanes."""
+    """None unless the tensor has at most one chunk and its slices are runs that fill lanes, or it would not itself."""
     if not isinstance(decision, QuantSpec) or info.big_endian:
         return None
     if decision.range_given or decision.estimator != DEFAULT_ESTIMATOR:
         return None
     layout = layout_of(info, decision)
     is_small = 0 < layout.num_elements <= CHUNK_ELEMENTS
-    if not is_small or not layout.is_contiguous or layout.inner < LANES:
+    has_runs = layout.inner >= LANES or layout.num_elements < LANES
+    if not is_small or not layout.is_contiguous or not has_runs:
         return None
     grid = decision.num_bits, decision.signed_input, decision.narrow_range, decision.round_mode, decision.compute_dtype
     return _Kind(layout, decision, info.dtype.name, info.dtype.bits // 8, (info.dtype.name, *grid))

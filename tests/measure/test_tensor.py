@@ -423,6 +423,8 @@ def test_each_slice_is_added_element_after_element(layout_file: tuple[Path, np.n
         assert sums.num_elements == a.size
         assert sums.num_nonfinite == (~np.isfinite(a)).sum()
         assert sums.num_nonfinite_output == (np.isfinite(a) & ~np.isfinite(b)).sum()
+        finite = a[np.isfinite(a)]
+        assert (sums.input_min, sums.input_max) == (min(finite, default=np.inf), max(finite, default=-np.inf))
         kept = np.isfinite(a) & np.isfinite(b)
         a, b = a[kept], b[kept]
         e = b - a
@@ -434,7 +436,6 @@ def test_each_slice_is_added_element_after_element(layout_file: tuple[Path, np.n
             "sum_sq_output": one_after_another(b * b),
         }
         assert sums.max_abs_error == max(abs(e), default=0.0)
-        assert (sums.input_min, sums.input_max) == (min(a, default=np.inf), max(a, default=-np.inf))
         assert sums.num_zeroed == ((a != 0) & (b == 0)).sum()
 
 
@@ -549,3 +550,20 @@ def test_sums_of_many_slices_are_those_of_each_alone() -> None:
     alone = [error_sums([row.tolist()], number, 2 * number) for number, row in enumerate(rows)]
     together = sums_of_each(rows, list(range(40)), list(range(0, 80, 2)))
     assert repr(together) == repr(alone)
+
+
+@pytest.mark.parametrize("per_slice", [False, True])
+def test_extremes_count_every_finite_element(tmp_path: Path, per_slice: bool) -> None:
+    """Those that become infinite, too: of a slice as of the whole tensor."""
+    x = sample((3, 100), "F32", 8)
+    x[1, 5] = np.finfo(np.float32).max
+    x[2, 7], x[2, 8] = np.nan, -np.inf
+    path = write_safetensors(tmp_path / "in.safetensors", {"w": x})
+    measured = quantize(path, axis=0, per_slice=per_slice)
+    finite = x[np.isfinite(x)]
+    assert (measured.sums.input_min, measured.sums.input_max) == (finite.min(), finite.max())
+    assert measured.sums.num_nonfinite_output > 0
+    if per_slice:
+        assert measured.slice_sums is not None
+        rows = [row[np.isfinite(row)] for row in x]
+        assert [(s.input_min, s.input_max) for s in measured.slice_sums] == [(row.min(), row.max()) for row in rows]
