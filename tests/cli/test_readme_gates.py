@@ -1,4 +1,4 @@
-"""The README's jobs for CI: their shell lines run and gate; its page of metrics is the program's."""
+"""The manual's jobs for CI: their shell lines run and gate; its page of metrics is the program's."""
 
 import re
 import shlex
@@ -11,18 +11,19 @@ import yaml
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "qdqcli" / "docs"
+GATE = (DOCS / "gate.md").read_text(encoding="utf-8")
 
 
-def test_the_metrics_of_the_readme_are_those_of_the_program(qdq: Qdq) -> None:
+def test_the_metrics_of_the_manual_are_those_of_the_program(qdq: Qdq) -> None:
     page = qdq("info", "--metrics").out
     assert "sqnr_db" in page
-    assert page in README
+    assert page in (DOCS / "reports.md").read_text(encoding="utf-8")
 
 
 def job(mark: str) -> str:
     """The block below a mark."""
-    (block,) = re.findall(rf"<!-- ci: {mark} -->\n```yaml\n(.*?)```", README, re.DOTALL)
+    (block,) = re.findall(rf"<!-- ci: {mark} -->\n```yaml\n(.*?)```", GATE, re.DOTALL)
     return str(block)
 
 
@@ -84,8 +85,8 @@ def test_the_line_of_a_job_gates(qdq: Qdq, tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "summary.md").exists() is (mark == "github")
 
 
-def test_the_budget_of_the_readme_is_one(qdq: Qdq, tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml\n(\[limits\].*?)```", README, re.DOTALL)
+def test_the_budget_of_the_manual_is_one(qdq: Qdq, tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(\[limits\].*?)```", GATE, re.DOTALL)
     tensors = {name: sample((8, 64)) for name in ("a.down_proj.weight", "lm_head.weight")} | {"router": sample((8,))}
     source = write_safetensors(tmp_path / "m.safetensors", tensors)
     assert qdq("check", source, "--write-baseline", tmp_path / "qdq-baseline.json").code == 0
