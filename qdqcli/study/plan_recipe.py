@@ -12,7 +12,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.recipe.decision import Skip
-from qdqcli.recipe.file_ref import qualified
+from qdqcli.recipe.file_ref import SEPARATOR, qualified
 from qdqcli.recipe.keys import NONE
 from qdqcli.recipe.patterns import compile_pattern, listed
 from qdqcli.recipe.plan import Plan
@@ -136,7 +136,7 @@ def _folded(own: Sequence[_Member], members: Sequence[_Member]) -> list[str]:
     patterns = []
     for glob, matched in globs.items():
         matches = compile_pattern(glob)
-        if len(matched) == 1 or "::" in glob or any(matches(name) for name in theirs):
+        if len(matched) == 1 or SEPARATOR in glob or any(matches(name) for name in theirs):
             patterns += [member.pattern for member in matched]
         else:
             patterns.append(glob)

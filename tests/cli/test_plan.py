@@ -203,3 +203,13 @@ def test_an_importance_file_of_another_kind_is_refused(qdq: Qdq, model: Path, tm
     )
     assert outcome.code == 2
     assert "importance.json" in outcome.error
+
+
+def test_tensors_of_one_name_in_two_files_are_told_apart(qdq: Qdq, tmp_path: Path) -> None:
+    folder = tmp_path / "pipeline"
+    write_safetensors(folder / "unet" / "model.safetensors", {"w": weights(1, 16, 0.0)})
+    write_safetensors(folder / "vae" / "model.safetensors", {"w": weights(2, 16, 0.9)})
+    report = plan(qdq, folder, "--avg-bits", "4.3", "--candidates", "int3,int5")
+    measured = qdq("stats", folder, "--recipe", tmp_path / "plan.toml", "--format", "json").report
+    assert [row["stats"] for row in measured["tensors"]] == [row["stats"] for row in report["tensors"]]
+    assert len({row["spec"]["num_bits"] for row in measured["tensors"]}) == 2
