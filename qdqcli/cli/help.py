@@ -8,7 +8,20 @@ from qdqcli.cli.streams import write
 
 GROUPS = {
     "Goal": ("avg_bits", "target_size", "max_loss", "min_sqnr"),
-    "Choice": (*("candidates", "objective", "importance", "tie", "min_bits", "max_bits", "count", "backend"),),
+    "Choice": (
+        *(
+            "candidates",
+            "objective",
+            "importance",
+            "tie",
+            "min_bits",
+            "max_bits",
+            "count",
+            "backend",
+            "frontier",
+            "explain",
+        ),
+    ),
     "Output": ("output", "overwrite", "resume", "keep_going", "verify", "provenance", "dry_run", "break_lock"),
     "Quantization": (
         *("scheme", "schemes", "num_bits", "bits", "group_size", "group_sizes", "axis", "axes"),

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from hashlib import sha256
@@ -74,6 +75,50 @@ def parse_bound(value: str) -> tuple[str, int]:
     return pattern or "*", int(number)
 
 
+def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The goal, where the recipe goes, and what may be chosen."""
+    return opt.apply(
+        function,
+        click.option("--avg-bits", type=parse_average, metavar="B",
+                     help="Spend at most B bits per weight, scales included."),
+        click.option("--target-size", type=opt.parse_size, metavar="SIZE",
+                     help="Let the packed checkpoint, with headers and the tensors that stay in float, have at most "
+                     "SIZE."),
+        click.option("--max-loss", type=float, metavar="X", help="Take the smallest size whose loss is at most X."),
+        click.option("--min-sqnr", type=float, metavar="DB",
+                     help="Take the smallest size at which each tensor has DB dB."),
+        click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RECIPE",
+                     help="Recipe to write (TOML), for --recipe."),
+        click.option("--overwrite", is_flag=True, help="Replace RECIPE if it exists."),
+        click.option("--candidates", type=parse_candidates, default=DEFAULT_CANDIDATES, show_default=True,
+                     metavar="LIST", help="Settings to choose from: schemes, and float to leave a tensor as it is."),
+        click.option("--group-size", "-g", type=click.IntRange(min=1), default=128, show_default=True, metavar="N",
+                     help="Group size of candidates that name no granularity."),
+        click.option("--estimator", type=click.Choice(list(ESTIMATORS)), default="minmax", show_default=True,
+                     help="Choose ranges by this estimator for all candidates."),
+        click.option("--objective", type=click.Choice(["relative", "energy", "worst"]), default="relative",
+                     show_default=True, help="Minimise the sum of relative squared errors of the tensors, the sum of "
+                     "squared errors, or the largest relative error."),
+        click.option("--importance", type=click.Path(path_type=Path), metavar="FILE",
+                     help="Multiply losses by numbers from this JSON file: {PATTERN: number}, the last match counts."),
+        click.option("--tie", type=click.Choice(["auto", "none"]), default="auto", show_default=True,
+                     help="Give tensors that engines fuse (q/k/v, gate/up, routed experts) one choice; none: only "
+                     "equal ones."),
+        click.option("--min-bits", type=parse_bound, multiple=True, metavar="[PATTERN=]N",
+                     help="Choose at least N bits for tensors that match. Repeatable."),
+        click.option("--max-bits", type=parse_bound, multiple=True, metavar="[PATTERN=]N",
+                     help="Choose at most N bits for tensors that match. Repeatable."),
+        click.option("--count", type=click.Choice(["selected", "all"]), default="selected", show_default=True,
+                     help="Let --avg-bits count the weights that are planned, or all of the checkpoint."),
+        click.option("--backend", type=click.Choice(["any", *BACKENDS]), default="any", show_default=True,
+                     help="Choose only from what this inference engine stores."),
+        click.option("--frontier", type=click.IntRange(min=2), metavar="N",
+                     help="Show the best loss at N sizes, from the smallest to the largest, too."),
+        click.option("--explain", multiple=True, metavar="TENSOR",
+                     help="Show all candidates of this tensor's decision with what they cost and lose. Repeatable."),
+    )  # fmt: skip
+
+
 @click.command(
     cls=Command,
     epilog="""\b
@@ -83,97 +128,7 @@ Examples:
   qdq plan MODEL_FOLDER --avg-bits 4.5 --min-bits '*embed*=3' --report plan.json -o plan.toml""",
 )
 @opt.inputs_argument
-@click.option("--avg-bits", type=parse_average, metavar="B", help="Spend at most B bits per weight, scales included.")
-@click.option(
-    "--target-size",
-    type=opt.parse_size,
-    metavar="SIZE",
-    help="Let the packed checkpoint, with headers and the tensors that stay in float, have at most SIZE.",
-)
-@click.option("--max-loss", type=float, metavar="X", help="Take the smallest size whose loss is at most X.")
-@click.option("--min-sqnr", type=float, metavar="DB", help="Take the smallest size at which each tensor has DB dB.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="RECIPE",
-    help="Recipe to write (TOML), for --recipe.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace RECIPE if it exists.")
-@click.option(
-    "--candidates",
-    type=parse_candidates,
-    default=DEFAULT_CANDIDATES,
-    show_default=True,
-    metavar="LIST",
-    help="Settings to choose from: schemes, and float to leave a tensor as it is.",
-)
-@click.option(
-    "--group-size",
-    "-g",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    metavar="N",
-    help="Group size of candidates that name no granularity.",
-)
-@click.option(
-    "--estimator",
-    type=click.Choice(list(ESTIMATORS)),
-    default="minmax",
-    show_default=True,
-    help="Choose ranges by this estimator for all candidates.",
-)
-@click.option(
-    "--objective",
-    type=click.Choice(["relative", "energy", "worst"]),
-    default="relative",
-    show_default=True,
-    help="Minimise the sum of relative squared errors of the tensors, the sum of squared errors, or the "
-    "largest relative error.",
-)
-@click.option(
-    "--importance",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Multiply losses by numbers from this JSON file: {PATTERN: number}, the last match counts.",
-)
-@click.option(
-    "--tie",
-    type=click.Choice(["auto", "none"]),
-    default="auto",
-    show_default=True,
-    help="Give tensors that engines fuse (q/k/v, gate/up, routed experts) one choice; none: only equal ones.",
-)
-@click.option(
-    "--min-bits",
-    type=parse_bound,
-    multiple=True,
-    metavar="[PATTERN=]N",
-    help="Choose at least N bits for tensors that match. Repeatable.",
-)
-@click.option(
-    "--max-bits",
-    type=parse_bound,
-    multiple=True,
-    metavar="[PATTERN=]N",
-    help="Choose at most N bits for tensors that match. Repeatable.",
-)
-@click.option(
-    "--count",
-    type=click.Choice(["selected", "all"]),
-    default="selected",
-    show_default=True,
-    help="Let --avg-bits count the weights that are planned, or all of the checkpoint.",
-)
-@click.option(
-    "--backend",
-    type=click.Choice(["any", *BACKENDS]),
-    default="any",
-    show_default=True,
-    help="Choose only from what this inference engine stores.",
-)
+@plan_options
 @opt.arithmetic_option
 @recipe_options
 @opt.selection_options
@@ -217,9 +172,9 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     importance = _importance(options["importance"])
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
-    from qdqcli.report.allocation import render
+    from qdqcli.report.allocation import PlanView, render
     from qdqcli.run.pipeline import Measuring, result_of
-    from qdqcli.study.allocation import Wanted, make_problem
+    from qdqcli.study.allocation import Wanted, decision_of, frontier, make_problem
     from qdqcli.study.plan_recipe import check_recipe, recipe_text
     from qdqcli.study.sweep import plan_sweep, run_sweep
 
@@ -243,11 +198,14 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     problem = make_problem(columns, swept, wanted)
     found = _solved(problem, columns[0], checkpoints, options)
     min_ndim = request.recipe.min_ndim
+    sizes_and_losses = [] if options["frontier"] is None else frontier(problem, options["frontier"])
+    explained = [decision_of(found, name) for name in options["explain"]]
     text = recipe_text(found, columns[0], _about(found, checkpoints, options), min_ndim)
     check_recipe(found, _plans_of(text, checkpoints, packed))
     write_report(output, [text])
     shown = result_of("plan", columns[0], {**request.settings, **_described(options)}, found.rows)
-    deliver_pieces(lambda name, choice: render(found, shown, name, choice), options)
+    view = PlanView(allocation=found, result=shown, frontier=sizes_and_losses, explained=explained)
+    deliver_pieces(lambda name, choice: render(view, name, replace(choice, top=options["top"])), options)
     session.note(f"{show_path(output)}: written; 'qdq stats MODEL --recipe {output.name}' gives the plan's figures")
 
 

@@ -1,6 +1,7 @@
 """A plan for people and programs: each decision with its choice, then what the plan costs and loses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import fsum, isfinite, log10
 from typing import Any
 
@@ -17,10 +18,23 @@ ALLOCATION_FORMATS = ("table", "json", "markdown")
 _SHOWN = 20
 
 
-def render(allocation: Allocation, result: RunResult, format_name: str, options: ReportOptions) -> Iterator[str]:
-    """Yield the plan in one of `ALLOCATION_FORMATS`; `result` has the rows of the chosen settings."""
+@dataclass(frozen=True, kw_only=True)
+class PlanView:
+    """A plan and what was asked about it."""
+
+    allocation: Allocation
+    result: RunResult
+    """The rows of the chosen settings."""
+    frontier: Sequence[Allocation] = ()
+    """The best plans at several sizes, rising."""
+    explained: Sequence[tuple[Decision, Option]] = ()
+    """Decisions whose candidates are shown, with the choice."""
+
+
+def render(view: PlanView, format_name: str, options: ReportOptions) -> Iterator[str]:
+    """Yield the plan in one of `ALLOCATION_FORMATS`."""
     make = {"table": _table, "markdown": _markdown, "json": _json}[format_name]
-    for line in make(allocation, result, options):
+    for line in make(view, options):
         yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
 
 
@@ -95,7 +109,29 @@ def _loss_text(allocation: Allocation, loss: float) -> str:
     return f"sum of relative squared errors {loss:.6g}"
 
 
-def _table(allocation: Allocation, result: RunResult, options: ReportOptions) -> Iterator[str]:
+def answers(view: PlanView, quote: Quote) -> Iterator[str]:
+    """Yield the frontier and the explanations, where they were asked for."""
+    if view.frontier:
+        yield ""
+        yield "frontier      bits/weight, size, loss"
+        for found in view.frontier:
+            size = size_text(-(-found.bits // 8))
+            yield f"              {found.bits_per_weight:.4f}, {size}, {_loss_text(found, found.loss)}"
+    for decision, chosen in view.explained:
+        yield ""
+        yield f"{quote(decision.tie.name)}: {len(decision.tie.members):,} tensors, {decision.num_elements:,} weights"
+        for option in decision.options:
+            lowest = view.allocation.sqnr_db(decision, option)
+            sqnr = f"{lowest:.2f} dB" if isfinite(lowest) else EXACT
+            step = option.bits - chosen.bits
+            gain = f", {(chosen.loss - option.loss) / step:.3g} of loss per bit" if step else ", chosen"
+            name = view.allocation.problem.name_of(option.candidate)
+            yield f"  {name}: {option.bits:,} bits, loss {option.loss:.6g}, {sqnr}{gain}"
+
+
+def _table(view: PlanView, options: ReportOptions) -> Iterator[str]:
+    allocation, result = view.allocation, view.result
+
     def quote(text: str) -> str:
         shown = escape.terminal(text, ascii_only=options.ascii_only)
         return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
@@ -108,9 +144,12 @@ def _table(allocation: Allocation, result: RunResult, options: ReportOptions) ->
         yield f"{options.ellipsis} and {len(allocation.chosen) - top:,} more decisions (--top 0 shows all)"
     yield ""
     yield from facts(allocation, result)
+    yield from answers(view, quote)
 
 
-def _markdown(allocation: Allocation, result: RunResult, options: ReportOptions) -> Iterator[str]:
+def _markdown(view: PlanView, options: ReportOptions) -> Iterator[str]:
+    allocation, result = view.allocation, view.result
+
     def quote(text: str) -> str:
         shown = escape.visible(text, ascii_only=options.ascii_only)
         return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
@@ -122,10 +161,13 @@ def _markdown(allocation: Allocation, result: RunResult, options: ReportOptions)
         yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
     yield ""
     yield from (f"- {fact}" for fact in facts(allocation, result))
+    yield from answers(view, quote)
 
 
-def _json(allocation: Allocation, result: RunResult, _options: ReportOptions) -> Iterator[str]:
-    yield escape.json_text(to_json(allocation, result), indent=2)
+def _json(view: PlanView, _options: ReportOptions) -> Iterator[str]:
+    points = [{"bits": found.bits, "bits_per_weight": found.bits_per_weight, "loss": found.loss,
+               "proof": found.solution.proof} for found in view.frontier]  # fmt: skip
+    yield escape.json_text(to_json(view.allocation, view.result) | ({"frontier": points} if points else {}), indent=2)
 
 
 def to_json(allocation: Allocation, result: RunResult) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from math import fsum, inf, log10
 from typing import Literal
 
 from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+from qdqcli.recipe.patterns import nearest_names
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.sweep import Setting, Sweep
 from qdqcli.result.result import Row, SkippedTensor, TensorResult
@@ -296,6 +298,27 @@ def allocate(problem: Problem, budget: int, starts: Sequence[Sequence[int]] = ()
             "budget, or allow smaller candidates"
         ) from None
     return Allocation(problem=problem, solution=solution, budget=budget)
+
+
+def frontier(problem: Problem, count: int) -> list[Allocation]:
+    """Solve `count` budgets, evenly spaced from the smallest size to the one beyond which nothing is gained."""
+    table = problem.candidates()
+    least = sum(min(c.cost for c in candidates) for candidates in table)
+    most = sum(min(candidates, key=lambda c: (c.loss, c.cost)).cost for candidates in table)
+    return [allocate(problem, least + (most - least) * step // (count - 1)) for step in range(count)]
+
+
+def decision_of(allocation: Allocation, name: str) -> tuple[Decision, Option]:
+    """Return the decision that a tensor belongs to, and its choice.
+
+    Raises:
+        UsageError: no planned tensor has that name; offers the nearest.
+    """
+    rows = allocation.problem.sweep.results[0].rows
+    known = {rows[member].source.name: pair for pair in allocation.chosen for member in pair[0].tie.members}
+    if name not in known:
+        raise UsageError(f"--explain {escape_name(name)}: no planned tensor has that name{nearest_names(name, known)}")
+    return known[name]
 
 
 def allocate_for_loss(problem: Problem, max_loss: float) -> Allocation:

@@ -213,3 +213,24 @@ def test_tensors_of_one_name_in_two_files_are_told_apart(qdq: Qdq, tmp_path: Pat
     measured = qdq("stats", folder, "--recipe", tmp_path / "plan.toml", "--format", "json").report
     assert [row["stats"] for row in measured["tensors"]] == [row["stats"] for row in report["tensors"]]
     assert len({row["spec"]["num_bits"] for row in measured["tensors"]}) == 2
+
+
+def test_the_frontier_falls_from_the_floor_to_the_best(qdq: Qdq, model: Path) -> None:
+    report = plan(qdq, model, "--avg-bits", "4.3", "--frontier", 9)
+    points = report["frontier"]
+    assert [point["bits"] for point in points] == sorted(point["bits"] for point in points)
+    assert [point["loss"] for point in points] == sorted((point["loss"] for point in points), reverse=True)
+    assert points[0]["bits_per_weight"] == 2.125
+    assert points[-1]["bits_per_weight"] == 8.125
+
+
+def test_a_decision_is_explained_by_its_candidates(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    name = "model.layers.1.self_attn.q_proj.weight"
+    out = qdq("plan", model, "-o", tmp_path / "p.toml", "--avg-bits", "4.3", "--explain", name).out
+    start = next(k for k, line in enumerate(out.splitlines()) if "q_proj+k_proj" in line and "tensors," in line)
+    lines = out.splitlines()[start + 1 : start + 7]
+    assert [line.split(":")[0].strip() for line in lines] == [f"int{bits} g128" for bits in (2, 3, 4, 5, 6, 8)]
+    assert sum(line.endswith("chosen") for line in lines) == 1
+    outcome = qdq("plan", model, "-o", tmp_path / "q.toml", "--avg-bits", "4.3", "--explain", name + "s")
+    assert outcome.code == 2
+    assert name in outcome.error
