@@ -104,7 +104,7 @@ class _Limits:
             value = row.stats[limit.metric]
             if value is None and (row.is_exact or not row.num_elements):
                 continue
-            if value is None and allow_nonfinite and not row.sums.num_measured:
+            if value is None and not row.sums.num_measured:  # allowed, or a violation already
                 continue
             self._check(limit, value, row.source, "limits")
 

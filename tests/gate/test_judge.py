@@ -96,6 +96,11 @@ def test_elements_that_are_not_finite_violate_every_budget_unless_allowed(tmp_pa
     assert not verdict(tmp_path, run_of(NONFINITE, UNMEASURED), here).passed
 
 
+def test_a_tensor_without_a_finite_element_is_one_violation(tmp_path: Path) -> None:
+    result = verdict(tmp_path, run_of(UNMEASURED), "[limits]\nmin_sqnr_db = 10\nmax_rmse = 1")
+    assert named(result) == [("model.nan.weight", "num_nonfinite")]
+
+
 def test_a_metric_without_a_number_keeps_no_limit(tmp_path: Path) -> None:
     lost_all = quantized("x", [0.0, 0.0], [1.0, 1.0])
     assert lost_all.stats["sqnr_db"] is None

@@ -2,9 +2,13 @@
 
 import json
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qdqcli.recipe.lines import json_lines, toml_lines
 
@@ -103,3 +107,41 @@ def test_a_key_is_there_once_the_text_up_to_its_line_is_read(cut: int) -> None:
             assert path in known
         else:
             assert path not in known
+
+
+def test_every_value_of_the_projects_own_settings_has_a_line() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    check_lines(text)
+
+
+def check_lines(text: str) -> None:
+    """No line for what is not there, and one for each value that is no table."""
+    lines = toml_lines(text)
+    data = tomllib.loads(text)
+    assert set(lines) <= paths(data)
+    assert {path for path in paths(data) if not isinstance(at(data, path), dict | list)} <= set(lines)
+
+
+def at(value: Any, path: tuple[str | int, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+KEYS = st.from_regex(r"[A-Za-z0-9_-]{1,5}", fullmatch=True) | st.text(max_size=4)
+SCALARS = st.integers(-5, 5) | st.booleans() | st.text(max_size=8) | st.floats(allow_nan=False)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_tables_arrays_and_texts_of_every_spelling(data: dict[str, Any]) -> None:
+    """As another library writes them: inline and dotted, quoted and escaped."""
+    try:
+        text = tomlkit.dumps(data)
+        tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, tomlkit.exceptions.TOMLKitError):
+        return  # a key or a text that tomlkit does not write right
+    check_lines(text)
