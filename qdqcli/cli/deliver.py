@@ -58,9 +58,14 @@ def deliver_files(run: RunResult, options: Options) -> None:
         write_report(path, formatter_for(path)(run, choice))
 
 
-def show(run: RunResult, options: Options) -> None:
-    """Write the job's page on GitHub, then standard output, which may be closed early."""
+def show(run: RunResult, options: Options, *, is_gate: bool = False) -> None:
+    """Write the job's page on GitHub, then standard output, which may be closed early.
+
+    Of a gate that passes, the table is the verdict alone, unless rows are asked for.
+    """
     choice = _choice(options)
+    is_brief = is_gate and choice == ReportOptions()
+    choice = replace(choice, is_brief=is_brief)
     _write_step_summary(run, choice, options)
     if options["format_name"] != "none":
         for piece in formatter(options["format_name"])(run, for_terminal(choice)):

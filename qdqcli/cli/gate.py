@@ -203,36 +203,39 @@ class Gate:
         """Write all files and show the report of a judged run; the exit code, which a closed standard output keeps."""
         failed = run.verdict is not None and not run.verdict.passed
         deliver_files(run, options)
-        self.write_files(run, session)
+        written, following = self.write_files(run, session)
         session.exit_code = EXIT_EXCEEDED if failed and not self.exit_zero else 0
-        show(run, options)
-        say_written(session, options)
+        show(run, options, is_gate=True)
+        say_written(session, options, *map(show_path, written))
+        if following:
+            session.tell(f"next: {escape(shlex.join(following))}")
         return session.exit_code
 
-    def write_files(self, run: RunResult, session: Session) -> None:
-        """The baseline, the budget and the tighter budget, each whole or not at all; says what to type next.
+    def write_files(self, run: RunResult, session: Session) -> tuple[list[Path], list[str]]:
+        """Write the baseline, the budget and the tighter budget; those written, and the command to type next.
 
         Raises:
             UsageError: the budget changed after it was read.
             OutputError: a file cannot be written.
         """
-        judging = []
+        written, judging = [], []
         if self.write_baseline is not None:
             measured = replace(run, verdict=None)
             write_report(self.write_baseline, formatter("json")(measured, ReportOptions()))
+            written.append(self.write_baseline)
             judging += ["--baseline", str(self.write_baseline)]
         if self.write_budget is not None:
             write_report(self.write_budget, [budget_text(run, self.headroom)])
+            written.append(self.write_budget)
             judging += ["--budget", str(self.write_budget)]
-        if judging:
-            written = ("--write-baseline", "--write-budget", "--headroom", "--baseline", "--budget")
-            call = ["qdq", *without(session.arguments, values=written, flags=("--overwrite",)), *judging]
-            session.note(f"wrote {' and '.join(map(escape, judging[1::2]))}; next: {escape(shlex.join(call))}")
         if self.ratchet and self.budget is not None and self.budget_path is not None:
             after = ratchet(self.budget, run, self.headroom, self.today)
             if after != self.budget.text:
                 rewrite(self.budget_path, self.budget.text, after)
-                session.note(f"tightened the limits of {self.budget.source}")
+                written.append(self.budget_path)
+        others = ("--write-baseline", "--write-budget", "--headroom", "--baseline", "--budget")
+        call = ["qdq", *without(session.arguments, values=others, flags=("--overwrite", "--ratchet")), *judging]
+        return written, call if judging else []
 
 
 def _of_project(session: Session) -> Budget | None:

@@ -23,6 +23,8 @@ class ReportOptions:
     """Whether the table may hold ANSI colours."""
     ascii_only: bool = False
     """For an output whose encoding is not a Unicode one."""
+    is_brief: bool = False
+    """Whether of a budget that is kept the table shows the verdict alone."""
 
     @property
     def ellipsis(self) -> str:

@@ -14,7 +14,6 @@ from rich.style import Style
 from qdqcli.report.escape import ascii_symbols, shorten, terminal
 from qdqcli.report.layout import GAP, Layout, cell_len, fit
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.ranking import DEFAULT_SORT
 from qdqcli.report.summary import facts, hidden, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, columns_of
 from qdqcli.report.verdict import headline, sentence, waived_line
@@ -51,7 +50,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     quote = partial(_quoted, options=options)
     if run.verdict is not None:
         yield from _verdict(run, run.verdict, quote, options)
-        if run.verdict.passed and options.top is None and options.sort == DEFAULT_SORT:
+        if run.verdict.passed and options.is_brief:
             yield from _advice(run, quote, options)
             return
         yield ""
@@ -68,7 +67,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 
 def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
-    """Before all else: what does not pass; of a budget that is kept how near it is, and no more unless asked for."""
+    """Before all else: what does not pass; of a budget that is kept how near it is."""
     style = _SUCCESS if verdict.passed else _FAILURE
     label, _, rest = headline(run, quote).partition(": ")
     yield f"{_styled(label, style, options)}: {rest}"

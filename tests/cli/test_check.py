@@ -176,12 +176,16 @@ def test_a_written_budget_is_kept_and_tightened(qdq: Qdq, tiny: Path, tmp_path: 
     written = qdq("check", tiny, *BASE, "--write-budget", budget, "--headroom", "0.1dB")
     assert written.code == 0
     call = shlex.join(["qdq", "check", str(tiny), *BASE, "--budget", str(budget)])
-    assert written.err == f"note: wrote {budget}; next: {call}\n"
+    assert re.fullmatch(rf"wrote {budget} in .*\nnext: {call}\n", written.err)
     kept = qdq(*shlex.split(call)[1:])
     assert kept.code == 0
     nearest = r"nearest its limit: \S+, SQNR \d\d\.\d\d dB, 0\.10?\d* dB above"
     assert re.fullmatch(rf"budget kept: 4 tensors; {nearest}\n", kept.out)
-    assert qdq("check", tiny, *BASE, "--budget", budget, "--top", 1).out.count("\n") > 5, "--top asks for the table"
+    report = tmp_path / "r.json"
+    for more in (["--top", 1], ["--sort", "name"], ["--by", "kind"], ["--report", report]):
+        lines = qdq("check", tiny, *BASE, "--budget", budget, *more).out.count("\n")
+        assert (lines > 5) is (report not in more), f"{more} asks for the table, or does not"
+    assert qdq("render", report).out.count("\n") > 5
     before = budget.read_text()
     assert qdq("check", tiny, *BASE, "--budget", budget, "--ratchet", "--headroom", "0.01dB").code == 0
     assert budget.read_text() != before
