@@ -12,7 +12,7 @@ from qdqcli.cli.files import step_summary
 from qdqcli.cli.options import Options
 from qdqcli.cli.progress import duration
 from qdqcli.cli.session import Session
-from qdqcli.cli.streams import write
+from qdqcli.cli.streams import write_all
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import Listing
 from qdqcli.report.formatter import format_for, formatter, formatter_for
@@ -68,8 +68,7 @@ def show(run: RunResult, options: Options, *, is_gate: bool = False) -> None:
     choice = replace(choice, is_brief=is_brief)
     _write_step_summary(run, choice, options)
     if options["format_name"] != "none":
-        for piece in formatter(options["format_name"])(run, for_terminal(choice)):
-            write(piece)
+        write_all(formatter(options["format_name"])(run, for_terminal(choice)))
 
 
 def _choice(options: Options) -> ReportOptions:
@@ -112,10 +111,10 @@ def deliver_listing(listing: Listing, options: Options) -> None:
         selected_only=bool(options["include"]) and not options.get("lists_all"),
     )
     for path in options["reports"]:
-        write_report(path, [render_listing(listing, format_for(path), ReportOptions(), view)])
+        write_report(path, render_listing(listing, format_for(path), ReportOptions(), view))
     if options["format_name"] != "none":
         choice = for_terminal(ReportOptions(top=view.top))
-        write(render_listing(listing, options["format_name"], choice, replace(view, top=choice.top)))
+        write_all(render_listing(listing, options["format_name"], choice, replace(view, top=choice.top)))
 
 
 def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], options: Options) -> None:
@@ -127,8 +126,7 @@ def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], option
     for path in options["reports"]:
         write_report(path, render(format_for(path), ReportOptions()))
     if options["format_name"] != "none":
-        for piece in render(options["format_name"], for_terminal(ReportOptions(top=0))):
-            write(piece)
+        write_all(render(options["format_name"], for_terminal(ReportOptions(top=0))))
 
 
 def write_report(path: Path, pieces: Iterable[str]) -> None:

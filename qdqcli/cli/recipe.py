@@ -11,7 +11,7 @@ from qdqcli.cli import streams
 from qdqcli.cli.deliver import for_terminal
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
-from qdqcli.cli.streams import write
+from qdqcli.cli.streams import write, write_all
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.recipe.explanation import Explanation
@@ -118,9 +118,9 @@ def explain(
     plans = plan_inputs(checkpoints, request, options, session)
     explanation = Explanation.of("recipe explain", plans, request.settings, name)
     if format_name == "json":
-        write(render_json(explanation))
+        write_all(render_json(explanation))
     else:
-        write(render_table(explanation, for_terminal(ReportOptions())))
+        write_all(render_table(explanation, for_terminal(ReportOptions())))
 
 
 @recipe.command(short_help="List presets, or print one to copy and change.")

@@ -5,6 +5,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from io import StringIO
 from typing import IO, TextIO
@@ -39,6 +40,12 @@ def write(text: str) -> None:
         OSError: the system refuses, without a file's name; `BrokenPipeError` where the reader has gone.
     """
     sys.stdout.write(text)
+
+
+def write_all(pieces: Iterable[str]) -> None:
+    """Write pieces as they are made; raises as `write`."""
+    for piece in pieces:
+        write(piece)
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Resolution, Skip
 from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
-from qdqcli.result.result import RunResult, Source, TensorResult, header_to_json, range_to_json, spec_to_json
+from qdqcli.result.result import RunResult, Source, TensorResult, range_to_json, spec_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
@@ -141,15 +141,8 @@ def with_estimates(listing: Listing, hulls: Mapping[tuple[str, str], tuple[float
     return replace(listing, tensors=tensors)
 
 
-def listing_to_json(listing: Listing) -> dict[str, Any]:
-    """The listing as JSON values, in the words of a report; `num_quantized_bytes` is with codes and scales packed."""
-    return header_to_json(listing) | {
-        "summary": listing.summary,
-        "tensors": [_tensor_to_json(tensor) for tensor in listing.tensors],
-    }
-
-
-def _tensor_to_json(tensor: ListedTensor) -> dict[str, Any]:
+def listed_to_json(tensor: ListedTensor) -> dict[str, Any]:
+    """A tensor as JSON values, in the words of a report; `num_quantized_bytes` is with codes and scales packed."""
     source, decision = tensor.source, tensor.decision
     head = {
         "name": source.name,

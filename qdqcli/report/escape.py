@@ -5,8 +5,8 @@ All begin with `visible`: a character without a glyph of its own is written as P
 alike (a newline and the two characters `\n`); JSON, which is not escaped beyond its own rules, tells them apart.
 """
 
-from collections.abc import Callable
-from json import dumps
+from collections.abc import Callable, Iterator
+from json import JSONEncoder, dumps
 from re import compile as compile_regex
 from re import findall
 from typing import Any
@@ -51,6 +51,12 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     Lossless, lone surrogates included. A `#` occurs in strings only.
     """
     return dumps(value, allow_nan=False, indent=indent).replace("##", "#\\u0023")
+
+
+def json_pieces(value: Any, *, indent: int) -> Iterator[str]:
+    """The same text, a piece for each value in it."""
+    pieces = JSONEncoder(allow_nan=False, indent=indent).iterencode(value)
+    return (piece.replace("##", "#\\u0023") for piece in pieces)
 
 
 def csv_cell(text: str, *, ascii_only: bool = False) -> str:

@@ -15,6 +15,7 @@ from qdqcli.recipe.explanation import (
     resolution_to_json,
 )
 from qdqcli.report import escape
+from qdqcli.report.json import document
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted
 from qdqcli.report.options import ReportOptions
@@ -23,24 +24,22 @@ from qdqcli.report.text import table_lines
 from qdqcli.result.result import header_to_json
 
 
-def render_json(explanation: Explanation) -> str:
+def render_json(explanation: Explanation) -> Iterator[str]:
     """Everything, a line per tensor; what tensors of a kind have in common is written out once."""
     tensors = explanation.tensors
     kinds = {id(tensor.resolution): tensor.resolution for tensor in tensors}
     common = {key: escape.json_text(resolution_to_json(resolution))[1:] for key, resolution in kinds.items()}
-    head = escape.json_text(header_to_json(explanation) | {"summary": explanation_summary(explanation)}, indent=2)
-    lines = [
-        f"    {escape.json_text(head_to_json(tensor))[:-1]}, {common[id(tensor.resolution)]}" for tensor in tensors
-    ]
-    return f'{head[:-2]},\n  "tensors": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
+    head = header_to_json(explanation) | {"summary": explanation_summary(explanation)}
+    rows = ((escape.json_text(head_to_json(tensor))[:-1], ", ", common[id(tensor.resolution)]) for tensor in tensors)
+    yield from document(head, rows, {})
 
 
-def render_table(explanation: Explanation, options: ReportOptions) -> str:
+def render_table(explanation: Explanation, options: ReportOptions) -> Iterator[str]:
     """For eyes."""
     quote = partial(_quoted, options=options)
     lines = _details(explanation, options, quote) if explanation.is_detailed else _rows(explanation, options, quote)
-    text = "".join(line + "\n" for line in lines)
-    return escape.ascii_symbols(text) if options.ascii_only else text
+    for line in lines:
+        yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
 
 
 def decided_text(decided_by: Mapping[str, str], quote: Quote) -> str:

@@ -5,7 +5,7 @@ Source: docs.gitlab.com, Code Quality, the report's format.
 
 from collections.abc import Iterator
 
-from qdqcli.report.escape import json_text, shorten, visible
+from qdqcli.report.escape import json_pieces, shorten, visible
 from qdqcli.report.findings import Finding, findings, fingerprints
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
@@ -20,7 +20,8 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     keys = list(fingerprints(found))
     fallback = next(iter(run.inputs), "budget")
     issues = [_issue(finding, key, fallback) for finding, key in zip(found[:MAX_ISSUES], keys, strict=False)]
-    yield json_text(issues, indent=1) + "\n"
+    yield from json_pieces(issues, indent=1)
+    yield "\n"
 
 
 def _issue(finding: Finding, key: str, fallback: str) -> dict[str, object]:

@@ -4,25 +4,57 @@ Strict JSON in ASCII, one line per tensor, so that two reports can be compared w
 apply.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from qdqcli.report.escape import json_text
+from qdqcli.report.escape import json_pieces, json_text
 from qdqcli.report.options import ReportOptions
-from qdqcli.result.result import RunResult, header_to_json, judged_to_json, row_to_json, summary_to_json
+from qdqcli.result.result import (
+    Row,
+    RunResult,
+    TensorResult,
+    header_to_json,
+    judged_to_json,
+    row_to_json,
+    summary_to_json,
+)
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     """What `to_json` holds, tensor by tensor."""
     head = header_to_json(run, run.version) | {"summary": summary_to_json(run)}
+    yield from document(head, map(row_pieces, run.rows), judged_to_json(run))
+
+
+def document(head: Mapping[str, Any], rows: Iterable[Iterable[str]], tail: Mapping[str, Any]) -> Iterator[str]:
+    """A JSON object with the members of `head`, then `tensors`, a line for the pieces of each, then `tail`."""
     yield "{\n"
     for key, value in head.items():
-        text = json_text(value, indent=2).replace("\n", "\n  ")
-        yield f"  {json_text(key)}: {text},\n"
+        yield f"  {json_text(key)}: "
+        yield from _indented(value)
+        yield ",\n"
     yield '  "tensors": ['
-    for index, row in enumerate(run.rows):
-        yield f"{',' if index else ''}\n    {json_text(row_to_json(row))}"
+    for index, pieces in enumerate(rows):
+        yield f"{',' if index else ''}\n    "
+        yield from pieces
     yield "\n  ]"
-    for key, value in judged_to_json(run).items():
-        text = json_text(value, indent=2).replace("\n", "\n  ")
-        yield f",\n  {json_text(key)}: {text}"
+    for key, value in tail.items():
+        yield f",\n  {json_text(key)}: "
+        yield from _indented(value)
     yield "\n}\n"
+
+
+def row_pieces(row: Row) -> Iterator[str]:
+    """The entry of a tensor, in pieces where it has channels, of which there may be hundreds of thousands."""
+    channels = row.channels if isinstance(row, TensorResult) else None
+    if not isinstance(row, TensorResult) or not channels:
+        yield json_text(row_to_json(row))
+        return
+    yield f'{json_text(row_to_json(row._replace(channels=None)))[:-1]}, "channels": '
+    for index, (name, values) in enumerate(channels.items()):
+        yield f"{', ' if index else '{'}{json_text(name)}: {json_text(list(values))}"
+    yield "}}"
+
+
+def _indented(value: object) -> Iterator[str]:
+    return (piece.replace("\n", "\n  ") for piece in json_pieces(value, indent=2))

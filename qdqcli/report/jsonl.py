@@ -8,13 +8,15 @@ was given and `verification` where the output was read back. `--sort` and `--top
 from collections.abc import Iterator
 
 from qdqcli.report.escape import json_text
+from qdqcli.report.json import row_pieces
 from qdqcli.report.options import ReportOptions
-from qdqcli.result.result import RunResult, header_to_json, judged_to_json, row_to_json, summary_to_json
+from qdqcli.result.result import RunResult, header_to_json, judged_to_json, summary_to_json
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     """Head, tensors, summary: a line each."""
     yield json_text(header_to_json(run, run.version)) + "\n"
     for row in run.rows:
-        yield json_text(row_to_json(row)) + "\n"
+        yield from row_pieces(row)
+        yield "\n"
     yield json_text({"summary": summary_to_json(run)} | judged_to_json(run)) + "\n"

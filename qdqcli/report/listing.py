@@ -10,10 +10,11 @@ from textwrap import wrap
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import TOO_FEW, Skip
-from qdqcli.recipe.listing import ListedTensor, Listing, listing_to_json
+from qdqcli.recipe.listing import ListedTensor, Listing, listed_to_json
 from qdqcli.recipe.recipe import NO_FLOAT
 from qdqcli.report import escape
 from qdqcli.report.explanation import decided_text, ranked_places
+from qdqcli.report.json import document
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, size_text
 from qdqcli.report.options import ReportOptions
@@ -21,7 +22,7 @@ from qdqcli.report.summary import hidden, note_text
 from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
 from qdqcli.report.text import table_lines
 from qdqcli.result.group import naming
-from qdqcli.result.result import range_to_json
+from qdqcli.result.result import header_to_json, range_to_json
 
 LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 """The others are of findings, which a listing has none of."""
@@ -47,7 +48,9 @@ class ListingView:
     """Leave out tensors that stay as they are."""
 
 
-def render(listing: Listing, format_name: str, options: ReportOptions, view: ListingView | None = None) -> str:
+def render(
+    listing: Listing, format_name: str, options: ReportOptions, view: ListingView | None = None
+) -> Iterator[str]:
     """The listing in one of `LISTING_FORMATS`; the data formats have all tensors, in the checkpoint's order.
 
     Raises:
@@ -55,12 +58,13 @@ def render(listing: Listing, format_name: str, options: ReportOptions, view: Lis
     """
     if format_name not in LISTING_FORMATS:
         raise UsageError(f"a list of tensors has no {format_name} form; choose one of {', '.join(LISTING_FORMATS)}")
-    pieces = {"json": _json, "jsonl": _jsonl, "csv": _csv}.get(format_name)
-    if pieces is not None:
-        return "".join(line + "\n" for line in pieces(listing, options))
+    if format_name == "json":
+        return _json(listing)
+    lines = {"jsonl": _jsonl, "csv": _csv}.get(format_name)
+    if lines is not None:
+        return (line + "\n" for line in lines(listing, options))
     shown = {"table": _table, "markdown": _markdown}[format_name](listing, options, view or ListingView())
-    text = "".join(line + "\n" for line in shown)
-    return escape.ascii_symbols(text) if options.ascii_only else text
+    return ((escape.ascii_symbols(line) if options.ascii_only else line) + "\n" for line in shown)
 
 
 def _table(listing: Listing, options: ReportOptions, view: ListingView) -> Iterator[str]:
@@ -269,16 +273,15 @@ def _totals(listing: Listing) -> Iterator[str]:
         )
 
 
-def _json(listing: Listing, _options: ReportOptions) -> Iterator[str]:
-    yield escape.json_text(listing_to_json(listing), indent=2)
+def _json(listing: Listing) -> Iterator[str]:
+    rows = ((escape.json_text(listed_to_json(tensor)),) for tensor in listing.tensors)
+    return document(header_to_json(listing) | {"summary": listing.summary}, rows, {})
 
 
 def _jsonl(listing: Listing, _options: ReportOptions) -> Iterator[str]:
-    data = listing_to_json(listing)
-    tensors, summary = data.pop("tensors"), data.pop("summary")
-    yield escape.json_text(data)
-    yield from map(escape.json_text, tensors)
-    yield escape.json_text({"summary": summary})
+    yield escape.json_text(header_to_json(listing))
+    yield from (escape.json_text(listed_to_json(tensor)) for tensor in listing.tensors)
+    yield escape.json_text({"summary": listing.summary})
 
 
 def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:

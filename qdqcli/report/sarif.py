@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from qdqcli.report.escape import json_text, shorten, visible
+from qdqcli.report.escape import json_pieces, shorten, visible
 from qdqcli.report.findings import Finding, findings, fingerprints
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
@@ -83,7 +83,8 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
             }
         ],
     }
-    yield json_text(log, indent=1) + "\n"
+    yield from json_pieces(log, indent=1)
+    yield "\n"
 
 
 def _rule(name: str) -> dict[str, Any]:

@@ -23,11 +23,22 @@ _TROUBLES = ("num_nonfinite", "num_nonfinite_output", "num_degenerate")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Heading:
+    """A column before it has cells: a title, and what makes a row's cell."""
+
+    name: str
+    """A metric's name, or a word for what is no metric."""
+    title: str
+    cell: Callable[[TensorResult], str]
+    is_number: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """A title and one cell per row, ready to print."""
 
     name: str
-    """A metric's name, or a word for what is no metric."""
+    """As of a `Heading`."""
     title: str
     cells: Sequence[str]
     is_number: bool = False
@@ -45,6 +56,19 @@ def columns_of(run: RunResult, options: ReportOptions, quote: Quote) -> tuple[li
 
 
 def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:
+    """The columns with their cells, for a table whose widths follow from all of them."""
+    return [
+        Column(
+            name=heading.name,
+            title=heading.title,
+            cells=[heading.cell(row) for row in rows],
+            is_number=heading.is_number,
+        )
+        for heading in headings(rows, sort, quote)
+    ]
+
+
+def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Heading]:
     """The columns for `rows`, the tensor's name first; the metric that they are sorted by is among them."""
     troubles = _troubles(rows)
     is_quantized = any(row.spec is not None for row in rows)
@@ -54,18 +78,16 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
     metrics = [name for name in (*_METRICS, *troubles) if name not in unknown]
     if sort not in (*metrics, BY_NAME):
         metrics.append(sort)
-    return [
-        Column(name="tensor", title="tensor", cells=[quote(row.source.name) for row in rows]),
-        *_files(rows, quote),
-        Column(name="shape", title="shape", cells=[shape_text(row.source.shape) for row in rows], is_number=True),
-        Column(name="dtype", title="dtype", cells=[dtype_text(row, quote) for row in rows]),
-        *(
-            [Column(name="bits", title="bits", cells=[spec_text(row.spec, quote, row.source.shape) for row in rows])]
-            if is_quantized
-            else []
-        ),
-        *(_metric_column(name, rows) for name in metrics),
+    found = [Heading(name="tensor", title="tensor", cell=lambda row: quote(row.source.name))]
+    if _share_names(rows):
+        found.append(Heading(name="file", title="file", cell=lambda row: quote(row.source.file)))
+    found += [
+        Heading(name="shape", title="shape", cell=lambda row: shape_text(row.source.shape), is_number=True),
+        Heading(name="dtype", title="dtype", cell=lambda row: dtype_text(row, quote)),
     ]
+    if is_quantized:
+        found.append(Heading(name="bits", title="bits", cell=lambda row: spec_text(row.spec, quote, row.source.shape)))
+    return [*found, *map(_metric_heading, metrics)]
 
 
 def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> list[Column]:
@@ -138,14 +160,17 @@ def _troubles(rows: Sequence[TensorResult | Group]) -> list[str]:
     ]
 
 
-def _files(rows: Sequence[TensorResult], quote: Quote) -> list[Column]:
-    """The files, where names alone do not tell the tensors apart."""
+def _share_names(rows: Sequence[TensorResult]) -> bool:
+    """Whether names alone do not tell the tensors apart."""
     names = {row.source.name for row in rows}
-    if len(names) == len(rows) and "" not in names:
-        return []
-    return [Column(name="file", title="file", cells=[quote(row.source.file) for row in rows])]
+    return len(names) < len(rows) or "" in names
 
 
-def _metric_column(name: str, rows: Sequence[TensorResult | Group]) -> Column:
+def _metric_heading(name: str) -> Heading:
     title = metric_title(name) + metric_unit(name)
-    return Column(name=name, title=title, cells=[row_text(name, row) for row in rows], is_number=True)
+    return Heading(name=name, title=title, cell=lambda row: row_text(name, row), is_number=True)
+
+
+def _metric_column(name: str, groups: Sequence[Group]) -> Column:
+    title = metric_title(name) + metric_unit(name)
+    return Column(name=name, title=title, cells=[row_text(name, group) for group in groups], is_number=True)

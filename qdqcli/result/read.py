@@ -13,6 +13,7 @@ from qdqcli.errors import SpecError
 from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
+from qdqcli.result.channels import Channels
 from qdqcli.result.histogram import histograms_from_json
 from qdqcli.result.result import (
     ROW_STATS,
@@ -134,6 +135,8 @@ def _rows(entries: Iterable[Any]) -> Iterator[Row]:
             yield _row(entry, shared)
         except SpecError as error:
             raise MalformedError(f"{where}.spec: {error}") from None
+        except ValueError as error:
+            raise MalformedError(f"{where}.channels: {error}") from None
         except OverflowError:
             raise MalformedError(f"{where}.shape: the number of elements does not fit in 63 bits") from None
 
@@ -154,6 +157,7 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
 
     Raises:
         SpecError: the op does not take the settings, or the shape does not have the axis.
+        ValueError: the metrics of channels do not have one value for each.
         OverflowError: the shape has more elements than any file.
     """
     shape = tuple(entry["shape"])
@@ -183,7 +187,7 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
         num_slices=1 if spec is None else _num_slices(shape, spec),
         scale_bits=0,
         sums=_counts_of(stats),
-        channels=entry.get("channels"),
+        channels=Channels(entry["channels"]) if "channels" in entry else None,
         histograms=None if histograms is None else histograms_from_json(histograms),
         reported=stats,
         decided_by=entry.get("decided_by"),

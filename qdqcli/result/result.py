@@ -261,7 +261,7 @@ def row_to_json(row: Row) -> dict[str, Any]:
     zeros = {"num_zero_slices": row.num_zero_slices} if row.num_zero_slices else {}
     channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
     histograms = {} if row.histograms is None else {"histograms": histograms_to_json(row.histograms)}
-    return head | body | zeros | decided_by | channels | histograms
+    return head | body | zeros | decided_by | histograms | channels
 
 
 class Headed(Protocol):

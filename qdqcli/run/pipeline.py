@@ -24,10 +24,11 @@ from qdqcli.recipe.decision import Decision, Skip
 from qdqcli.recipe.file_ref import FileRef, keys_of, split_pattern
 from qdqcli.recipe.patterns import Holders, holders_of, listed, nearest_names
 from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
-from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, evaluate, with_shares
+from qdqcli.result.channels import Channels
+from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, with_shares
 from qdqcli.run.batch import measure_neighbours
 from qdqcli.run.journal import Journal, Progress
-from qdqcli.stats.metrics import MetricValue
+from qdqcli.stats.metrics import METRICS
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting
 from qdqcli.tensors.tensor import TensorInfo
@@ -434,6 +435,5 @@ def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Meas
     )
 
 
-def _by_metric(slices: Sequence[ErrorSums]) -> dict[str, list[MetricValue]]:
-    rows = [evaluate(sums) for sums in slices]
-    return {name: [row[name] for row in rows] for name in evaluate(ErrorSums())}
+def _by_metric(slices: Sequence[ErrorSums]) -> Channels:
+    return Channels({name: map(metric.value, slices) for name, metric in METRICS.items()})

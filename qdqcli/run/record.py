@@ -15,6 +15,7 @@ from typing import Any
 
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan, file_of, source_of
+from qdqcli.result.channels import Channels
 from qdqcli.result.result import Row, SkippedTensor, TensorResult
 from qdqcli.stats.sums import ErrorSums
 
@@ -64,7 +65,8 @@ def restore_rows(record: Mapping[str, Any], plan: Plan, first: int, scale_bits: 
                 )
             )
         else:
-            channels = record.get("channels", {}).get(str(i))
+            found = record.get("channels", {}).get(str(i))
+            channels = found and Channels(found)
             measured = _read(*numbers)
             rows.append(
                 TensorResult(source=source, spec=decision, scale_bits=scale_bits, channels=channels, **measured)

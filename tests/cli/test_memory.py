@@ -113,3 +113,52 @@ def test_a_header_of_half_a_million_tensors(tmp_path: Path) -> None:
     header = "{" + ",".join(record % (i, i, i + 1) for i in range(500_000)) + "}"
     path = write(tmp_path / "in.safetensors", raw_safetensors(header, bytes(500_000)))
     assert peak_memory("inspect", path, "--format", "none", code=2) < ALLOWED
+
+
+REPORTS = {
+    "json": (),
+    "html": (),
+    "csv": (),
+    "md": (),
+    "xml": (),
+    "sarif": (),
+    "jsonl": ("--per-channel", "--axis", 0),
+}
+ROW_BYTES = 3000
+"""What a tensor may take of a report's memory; without a report it takes half of that."""
+FIXED_BYTES = 45 * MIB
+"""What a report may take besides: the 5,000 findings that SARIF is cut to."""
+
+
+def write_many(path: Path, count: int) -> Path:
+    """As many tensors of 4x4 elements, with names as experts have them."""
+    names = [f"model.layers.{i // 64}.mlp.experts.{i % 64}.down_proj.weight" for i in range(count)]
+    data = np.random.default_rng(count).standard_normal((count, 4, 4)).astype(np.float32)
+    record = '"%s":{"dtype":"F32","shape":[4,4],"data_offsets":[%d,%d]}'
+    header = ",".join(record % (name, 64 * i, 64 * i + 64) for i, name in enumerate(names))
+    return write(path, raw_safetensors("{" + header + "}", data.tobytes()))
+
+
+def check_reports(folder: Path, count: int, most: int) -> None:
+    """Measure and judge `count` tensors, of which none passes, write reports of every kind, and read one back.
+
+    None may take more than `most` bytes, nor more than rows and findings explain.
+    """
+    source = write_many(folder / "in.safetensors", count)
+    budget = write(folder / "b.toml", b"[limits]\nmin_sqnr_db = 200\n")
+    check = ("check", source, "--budget", budget, "--format", "none")
+    allowed = min(peak_memory(*check, code=1) + count * ROW_BYTES + FIXED_BYTES, most)
+    for suffix, options in REPORTS.items():
+        assert peak_memory(*check, "--report", folder / f"r.{suffix}", *options, code=1) < allowed, suffix
+    assert peak_memory("inspect", source, "--format", "none", "--report", folder / "list.json") < allowed
+    written = [part for suffix in REPORTS for part in ("--report", folder / f"again.{suffix}")]
+    assert peak_memory("render", folder / "r.json", "--format", "none", *written) < allowed
+
+
+def test_reports_on_10_000_tensors(tmp_path: Path) -> None:
+    check_reports(tmp_path, 10_000, ALLOWED)
+
+
+@pytest.mark.slow
+def test_reports_on_100_000_tensors(tmp_path: Path) -> None:
+    check_reports(tmp_path, 100_000, ALLOWED)
