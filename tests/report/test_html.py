@@ -1,8 +1,12 @@
 """The page: harmless whatever the names, small, and alive in a browser."""
 
+import hashlib
 import json
 import math
+import re
 import shutil
+import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -113,7 +117,7 @@ def test_a_thousand_tensors_are_under_three_megabytes() -> None:
 
 def test_a_page_needs_neither_histograms_nor_channels() -> None:
     data = json.loads("".join(read(run_of(GOOD, BAD._replace(channels={"mse": [1.0]}))).data))
-    assert [set(tensor) for tensor in data["tensors"]] == [{"stats", "range"}] * 2
+    assert [set(tensor) for tensor in data["tensors"]] == [{"stats", "range", "ranges"}] * 2
 
 
 @pytest.mark.parametrize("end", [math.inf, -math.inf, math.nan])
@@ -123,7 +127,44 @@ def test_a_range_that_cannot_be_drawn_is_left_out(end: float) -> None:
     assert [len(tensor["range"]) for tensor in data["tensors"]] == [2, 0]
 
 
+def test_the_policy_names_our_script_and_our_style_and_nothing_else() -> None:
+    text = page(many(2))
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert "unsafe" not in policy
+    for kind in ("script", "style"):
+        (content,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+        digest = b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert not [attrs for _, attrs in read(many(2)).tags if "style" in attrs or any(key[:2] == "on" for key in attrs)]
+
+
 # In a browser
+
+
+def rendered(path: Path, anchor: str = "") -> str:
+    """The page, opened at an anchor, as Chromium has it once its scripts have run."""
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"{path.as_uri()}#{anchor}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_our_script_runs_under_the_policy_and_no_other_does(tmp_path: Path) -> None:
+    path = tmp_path / "r.html"
+    path.write_text(page(many(3)).replace("</main>", "<b id=evil></b><script>evil.textContent = 'run'</script></main>"))
+    shown = rendered(path)
+    assert ">3 of 3 tensors<" in shown
+    assert '<b id="evil"></b>' in shown
+
+
+@pytest.mark.parametrize(
+    ("num_slices", "words"), [(1, "the range that sets the grid"), (4096, "end of its 4,096 ranges")]
+)
+def test_the_caption_says_how_many_ranges_there_are(tmp_path: Path, num_slices: int, words: str) -> None:
+    path = tmp_path / "r.html"
+    path.write_text(page(run_of(many(1).rows[0]._replace(num_slices=num_slices))))
+    assert words in rendered(path, "t0")
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +244,7 @@ def test_a_tensor_opens_by_keyboard_with_its_pictures(opened: Any) -> None:
     assert button.get_attribute("aria-expanded") == "true"
     captions = [c.text for c in opened.find_elements("css selector", "tr.more figcaption")]
     assert captions == [
-        "Weights, log scale; dashed: the range that sets the grid",
+        "Weights, log scale; dashed: the lowest and the highest end of its 4 ranges",
         "Errors e = y - x, log scale; dashed: zero",
         "RMSE by channel or group: the worst of each 32",
     ]

@@ -11,10 +11,10 @@ from qdqcli.report.formatter import FORMATTERS, formatter
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.histogram import Histogram, Histograms
 from qdqcli.result.read import from_json, read_report
-from qdqcli.result.result import RunResult, to_json
+from qdqcli.result.result import RunResult, TensorResult, to_json
 from qdqcli.result.verdict import Severity, Verdict, Violation
 from tests.conftest import Qdq
-from tests.report.samples import BAD, DEGENERATE, EVERY_KIND, GOOD, hostile_run, run_of
+from tests.report.samples import BAD, EVERY_KIND, GOOD, hostile_run, run_of
 
 VIOLATION = Violation(tensor="a", metric="sqnr_db", limit=3.0, actual=None, severity=Severity.WARN, origin="limits")
 HISTOGRAM = Histogram(low=-1.0, high=2.0, counts=[1, 0, 5])
@@ -25,15 +25,26 @@ JUDGED = replace(
     ),
     verdict=Verdict(violations=[VIOLATION], waived=[replace(VIOLATION, waiver="because")]),
 )
-CONSISTENT = run_of(*(row._replace(num_slices=2) if row is DEGENERATE else row for row in EVERY_KIND.rows))
-"""A report does not say how many ranges a tensor has: they follow from its shape and settings."""
+
+
+def consistent(run: RunResult) -> RunResult:
+    """The run with as many ranges as follow from shapes and settings: a report does not say how many there are."""
+    rows = [
+        row._replace(num_slices=1 if row.spec is None else row.source.shape[0])
+        if isinstance(row, TensorResult)
+        else row
+        for row in run.rows
+    ]
+    return replace(run, rows=rows)
+
+
 ON_DEVICE = replace(run_of(GOOD), device="NVIDIA H100 80GB HBM3")
 RUNS = {
-    "every kind": CONSISTENT, "hostile": hostile_run(), "no rows": run_of(), "judged": JUDGED, "on a device": ON_DEVICE,
+    "every kind": EVERY_KIND, "hostile": hostile_run(), "no rows": run_of(), "judged": JUDGED, "on a device": ON_DEVICE,
 }  # fmt: skip
 
 
-@pytest.fixture(params=RUNS.values(), ids=list(RUNS))
+@pytest.fixture(params=map(consistent, RUNS.values()), ids=list(RUNS))
 def run(request: pytest.FixtureRequest) -> RunResult:
     assert isinstance(request.param, RunResult)
     return request.param

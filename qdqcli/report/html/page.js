@@ -48,8 +48,11 @@
     const pictures = element("div", { class: "pictures" });
     const edge = (low, high, counts, i) => number(low + ((high - low) * i) / counts.length);
     if (tensor.values) {
+      const ranges = tensor.ranges > 1
+        ? `dashed: the lowest and the highest end of its ${tensor.ranges.toLocaleString("en")} ranges`
+        : "dashed: the range that sets the grid";
       for (const [key, title, marks] of [
-        ["values", `Weights, log scale${tensor.range.length ? "; dashed: the range that sets the grid" : ""}`, tensor.range],
+        ["values", `Weights, log scale${tensor.range.length ? `; ${ranges}` : ""}`, tensor.range],
         ["errors", "Errors e = y - x, log scale; dashed: zero", [0]],
       ]) {
         const [low, high, counts] = tensor[key];

@@ -4,7 +4,9 @@ What is read without a script (and printed) is HTML and SVG made here; `page.js`
 of a tensor when it is opened, from the data at the page's end; `page.css` has both lights.
 """
 
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from html import escape as html_escape
 from importlib.resources import files
 from math import isfinite
@@ -17,14 +19,15 @@ from qdqcli.report.number import metric_title, metric_unit, row_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import ranked
 from qdqcli.report.summary import LARGEST, LOWEST, WORST, facts, few, input_notes, notes, warnings
-from qdqcli.report.table import MAX_NAME, table
+from qdqcli.report.table import MAX_NAME, headings
 from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.result.result import ROW_STATS, RunResult, TensorResult
 from qdqcli.result.verdict import Severity, Verdict, Violation
 from qdqcli.stats.metrics import METRICS, Better
 
 _OPEN_VIOLATIONS, _MAX_VIOLATIONS = 10, 200
-_CSP = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_CSP = "default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
+"""The browser runs no script and heeds no style but those with these digests, whatever else a page held."""
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
@@ -35,11 +38,13 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     rows = ranked(run, options.sort)
+    style, script = f"\n{_asset('page.css')}", f"\n{_asset('page.js')}"
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{_CSP}">'
+    policy = _CSP.format(style=_digest(style), script=_digest(script))
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     yield f"<title>Quantization error: {quote(run.inputs[0]) if run.inputs else ''}</title>"
-    yield f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>"
+    yield f"<style>{style}</style>\n</head>\n<body>"
     yield f"<header><h1>Quantization error</h1>\n<div class=quiet><code>qdq {quote(run.command)}</code> on "
     yield f"{few(run.inputs, quote)}</div></header>\n<main>"
     if run.verdict is not None:
@@ -54,9 +59,12 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield from layers_svg(in_order, quote)
         yield from _table(run, rows, number_of, options.sort)
     yield f"</main>\n<footer>qdq {quote(run.version)}. e = y - x, in the tensor's own unit.</footer>"
-    data = {"metrics": [metric_title(name) for name in ROW_STATS], "tensors": [_data(row) for row in in_order]}
-    yield f'<script type="application/json" id="data">{_script_text(data)}</script>'
-    yield f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>"
+    titles = _script_text([metric_title(name) for name in ROW_STATS])
+    yield f'<script type="application/json" id="data">{{"metrics":{titles},"tensors":['
+    for index, row in enumerate(in_order):
+        yield ("," if index else "") + _script_text(_data(row))
+    yield "]}</script>"
+    yield f"<script>{script}</script>\n</body>\n</html>"
 
 
 def quote(text: str) -> str:
@@ -104,12 +112,12 @@ def _cards(run: RunResult, sort: str) -> Iterator[str]:
 
 
 def _table(run: RunResult, rows: Sequence[TensorResult], number_of: dict[int, int], sort: str) -> Iterator[str]:
-    columns = table(rows, sort, quote)
+    columns = headings(rows, sort, quote)
     yield '<h2 id="all">Tensors</h2>\n<div class="tools" hidden>'
     yield '<input id="filter" type="search" placeholder="Filter: words of name, shape, dtype, settings" '
     yield 'aria-label="Filter tensors">'
     if run.verdict is not None and run.verdict.violations:
-        yield '<label><input id="failing" type="checkbox" style="flex:none"> with violations only</label>'
+        yield '<label><input id="failing" type="checkbox"> with violations only</label>'
     yield '<span id="shown" class="quiet" aria-live="polite"></span></div>\n<div class="scroll"><table id="tensors">'
     heads = []
     for column in columns:
@@ -123,11 +131,11 @@ def _table(run: RunResult, rows: Sequence[TensorResult], number_of: dict[int, in
         )
     yield f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>"
     complaints = _complaints(run.verdict)
-    for position, row in enumerate(rows):
+    for row in rows:
         index = number_of[id(row)]
         cells = []
         for column in columns:
-            text = column.cells[position]
+            text = column.cell(row)
             if column.name == "tensor":
                 cells.append(
                     f'<td class="name" data-value="{quote(row.source.name)}">'
@@ -167,6 +175,7 @@ def _data(row: TensorResult) -> dict[str, Any]:
             row_text(name, row) + (metric_unit(name) if row.stats[name] is not None else "") for name in ROW_STATS
         ],
         "range": _range(row),
+        "ranges": row.num_slices,
     }
     if row.histograms is not None:
         for name, part in (("values", row.histograms.values), ("errors", row.histograms.errors)):
@@ -185,6 +194,11 @@ def _range(row: TensorResult) -> list[float]:
 def _script_text(value: Any) -> str:
     """JSON that no HTML parser sees an end, or a comment, in."""
     return json_text(value).replace("<", "\\u003c").replace(", ", ",").replace('": ', '":')
+
+
+def _digest(text: str) -> str:
+    """How a Content-Security-Policy names the script or style with this text."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
 def _asset(name: str) -> str:
