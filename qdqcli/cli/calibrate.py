@@ -11,7 +11,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, listing_of, open_inputs, plan_inputs
+from qdqcli.cli.measure import files_of, listing_of, open_inputs, plan_inputs, workers_of
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.escape import show_path
@@ -64,14 +64,11 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     check_selection(plans)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
-    from qdqcli.measure.workers import Workers
     from qdqcli.run.calibrate import calibrate as estimate
 
     sizes = files_of(plans)
-    with (
-        progress(session, sum(size for _, size in sizes), sizes, "estimating") as advance,
-        Workers(options["threads"], options["max_memory"], session.interruption) as workers,
-    ):
+    total = sum(size for _, size in sizes)
+    with progress(session, total, sizes, "estimating") as advance, workers_of(options, session) as workers:
         hulls = estimate(plans, output, workers, advance, overwrite=overwrite)
     deliver_listing(with_estimates(listing_of("calibrate", plans, request, options), hulls), options)
     session.note(

@@ -10,7 +10,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, judging_options
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, open_inputs, wants_histograms
+from qdqcli.cli.measure import files_of, open_inputs, wants_histograms, workers_of
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -85,14 +85,10 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
         session.note(warning)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
-    from qdqcli.measure.workers import Workers
     from qdqcli.run.compare import compare_entries
 
     total = sum(entry.tensor.nbytes for entry in entries)
-    with (
-        progress(session, total, files_of(ours), "comparing") as advance,
-        Workers(options["threads"], options["max_memory"], session.interruption) as workers,
-    ):
+    with progress(session, total, files_of(ours), "comparing") as advance, workers_of(options, session) as workers:
         histograms = wants_histograms(options)
         rows = compare_entries(entries, others, names, workers, advance, histograms=histograms)
     run = RunResult(

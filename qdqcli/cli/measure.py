@@ -25,6 +25,7 @@ from qdqcli.recipe.plan import (
     packed_in_words,
     with_decisions,
 )
+from qdqcli.report.number import counted
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.note import Note
 from qdqcli.tensors.packed.recognise import Packed, recognise
@@ -202,7 +203,14 @@ def workers_of(options: Options, session: Session) -> "Workers":
     chosen = backend(options.get("device", "cpu"))
     if chosen.name != "cpu":
         session.note(f"computing on {chosen.name}")
-    return Workers(options["threads"], options["max_memory"], session.interruption, chosen)
+    workers = Workers(options["threads"], options["max_memory"], session.interruption, chosen)
+    if options["max_memory"] < workers.least_memory:
+        threads = counted(workers.num_threads, "thread")
+        session.note(
+            f"--max-memory {options['max_memory']} is less than the buffers of {threads} take: "
+            f"{workers.least_memory >> 10}KiB is the least"
+        )
+    return workers
 
 
 def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:

@@ -89,7 +89,8 @@ def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_s
     needed = layout.num_slices * bytes_per_slice
     if needed > workers.max_memory:
         per_channel = "leave out --per-channel, " if bytes_per_slice > GRID_BYTES else ""
+        least = -(-needed // (1 << 20))
         raise UsageError(
-            f"'{escape_name(info.name)}' has {layout.num_slices:,} ranges, for which {needed >> 20} MiB of memory are "
-            f"needed; choose another axis, {per_channel}or raise --max-memory"
+            f"'{escape_name(info.name)}' has {layout.num_slices:,} ranges, for which {least} MiB of memory are needed; "
+            f"choose another axis, {per_channel}or give --max-memory {least}MiB or more"
         )

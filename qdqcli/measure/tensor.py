@@ -73,10 +73,26 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     blocks = blocks_of(job.info, workers)
     if has_histogram(job.info, layout):
         return _quantize_by_patterns(job, layout, workers, blocks)
-    one_pass = layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
-    for_sums = 3 * 8 * columns.SUM_COLUMNS if job.per_slice else 0
-    check_memory(job.info, layout, workers, (0 if one_pass else GRID_BYTES) + for_sums)
-    return (_quantize_in_one_pass if one_pass else _quantize_in_two_passes)(job, layout, workers, blocks)
+    check_slices(job.info, layout, workers, per_slice=job.per_slice)
+    in_passes = _quantize_in_one_pass if _has_one_pass(layout, blocks) else _quantize_in_two_passes
+    return in_passes(job, layout, workers, blocks)
+
+
+def _has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
+    """Whether the range of a slice is known when its first block is quantized."""
+    return layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
+
+
+def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slice: bool) -> None:
+    """Make sure that what is kept for each slice of a tensor fits into memory.
+
+    Raises:
+        UsageError: it does not; says how much is needed.
+    """
+    if not layout.num_elements or has_histogram(info, layout) or layout.num_slices == 1:
+        return
+    for_range = 0 if _has_one_pass(layout, blocks_of(info, workers)) else GRID_BYTES
+    check_memory(info, layout, workers, for_range + (3 * 8 * columns.SUM_COLUMNS if per_slice else 0))
 
 
 def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:

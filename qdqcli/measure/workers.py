@@ -43,6 +43,11 @@ class Workers:
         # output buffer of the same size.
         self._block_bytes = min(LARGEST_BLOCK_BYTES, max_memory // (3 * self.num_threads))
 
+    @property
+    def least_memory(self) -> int:
+        """Bytes that buffers take at least, however little is allowed: of one chunk of float32 each."""
+        return 3 * self.num_threads * CHUNK_ELEMENTS * 4
+
     def block_elements(self, itemsize: int) -> int:
         """Elements of a block: whole chunks, at least one."""
         return max(self._block_bytes // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS

@@ -51,8 +51,8 @@ def calibrate(
     """
     by_plan = [(plan, list(_estimated_tensors(plan))) for plan in plans]
     tasks = [task for _, tasks in by_plan for task in tasks]
-    for info, spec in tasks:
-        check_memory(info, layout_of(info, spec), workers, GRID_BYTES)
+    for info, layout in sorted(((info, layout_of(info, spec)) for info, spec in tasks), key=lambda t: -t[1].num_slices):
+        check_memory(info, layout, workers, GRID_BYTES)
     holders = holders_of((entry.name, entry.plan.file) for entry in entries_of(plans))
     entries = [_entry(info, spec, plan, holders) for plan, own in by_plan for info, spec in own]
     remaining = iter(entries)

@@ -16,7 +16,7 @@ from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.region import Region, Regions
 from qdqcli.measure.sums import Measurement
-from qdqcli.measure.tensor import TensorJob, quantize_tensor
+from qdqcli.measure.tensor import TensorJob, check_slices, quantize_tensor
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
 from qdqcli.output.tree import OutputTree
@@ -128,6 +128,7 @@ def run_plans(
     Raises:
         QdqError: what failed, with the file; the caller's output tree removes what was built.
     """
+    _check_memory(plans, measuring, workers)
     if journal is None:
         return _run_all(plans, measuring, workers, output, None)
     if journal.is_committed:
@@ -151,6 +152,19 @@ def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], 
         rows=with_shares(rows),
         notes=notes_of(plans),
     )
+
+
+def _check_memory(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> None:
+    """Refuse what does not fit into memory before any work, by the tensor that needs most."""
+    kinds = {
+        (tensor.shape, tensor.dtype.name, tensor.fortran_order, id(decision)): (tensor, decision)
+        for plan in plans
+        for tensor, decision in plan.tensors
+        if isinstance(decision, QuantSpec)
+    }
+    layouts = [(tensor, layout_of(tensor, spec)) for tensor, spec in kinds.values()]
+    for tensor, layout in sorted(layouts, key=lambda found: -found[1].num_slices):
+        check_slices(tensor, layout, workers, per_slice=measuring.per_slice)
 
 
 def _run_all(

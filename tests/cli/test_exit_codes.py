@@ -99,7 +99,27 @@ def test_more_memory_than_was_allowed_for_ranges_is_a_usage_error(qdq: Qdq, tmp_
     outcome = qdq("stats", source, "--axis", 1, "--max-memory", "1MiB")
     assert outcome.code == 2
     assert "30,000 ranges" in outcome.error
+    assert "--max-memory 2MiB or more" in outcome.error
     assert qdq("stats", source, "--axis", 1, "--max-memory", "2MiB").code == 0
+
+
+@pytest.mark.parametrize("command", ["stats", "calibrate"])
+def test_the_least_memory_that_is_named_works_for_all_tensors(qdq: Qdq, tmp_path: Path, command: str) -> None:
+    tensors = {"few": sample((2, 20_000)), "many": sample((2, 70_000)), "scalar": sample((2, 2))}
+    source = write_safetensors(tmp_path / "in.safetensors", tensors)
+    more = ["-o", tmp_path / "r.safetensors"] if command == "calibrate" else []
+    outcome = qdq(command, source, *more, "--axis", 1, "--max-memory", 1)
+    assert outcome.code == 2
+    assert "'many' has 70,000 ranges, for which 5 MiB of memory are needed" in outcome.error
+    least = outcome.error.partition("--max-memory ")[2].partition(" ")[0]
+    assert qdq(command, source, *more, "--axis", 1, "--max-memory", least).code == 0
+
+
+def test_less_memory_than_buffers_take_is_said(qdq: Qdq, tiny: Path) -> None:
+    outcome = qdq("stats", tiny, "--max-memory", 1, "--threads", 2, "--format", "none")
+    assert outcome.code == 0
+    assert outcome.err == ("note: --max-memory 1 is less than the buffers of 2 threads take: 1536KiB is the least\n")
+    assert qdq("stats", tiny, "--max-memory", "1536KiB", "--threads", 2, "--format", "none").err == ""
 
 
 # 3: the input
