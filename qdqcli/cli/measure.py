@@ -16,6 +16,8 @@ from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
 from qdqcli.escape import show_path
+from qdqcli.measure.layout import layout_of
+from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.listing import Listing
 from qdqcli.recipe.plan import (
     Plan,
@@ -34,6 +36,11 @@ if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
     from qdqcli.result.result import Row, RunResult
     from qdqcli.run.pipeline import Measuring
+
+CHANNEL_BYTES = 300
+"""What the metrics of a channel or a group take of a JSON report, roughly."""
+LARGE_BYTES = 100_000_000
+"""A report larger than this is announced."""
 
 
 def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> list[Checkpoint]:
@@ -132,6 +139,7 @@ def working(
         UsageError: nothing is selected, or the ranges of `--ranges` do not fit.
     """
     check_selection(plans)
+    note_large_report(plans, options, session)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
     from qdqcli.run.pipeline import Measuring, check_ranges
@@ -184,6 +192,23 @@ def reported(
         rows = with_decisions(plans, rows)
     device = None if workers.backend.name == "cpu" else workers.backend.name
     return replace(result_of(command, plans, request.settings, rows), device=device)
+
+
+def note_large_report(plans: Sequence[Plan], options: Options, session: Session) -> None:
+    """Say before the work how large a report of very many channels or groups will be."""
+    if not options["per_channel"] or not {"json", "jsonl"} & set(formats_of(options)):
+        return
+    count = sum(
+        layout_of(tensor, decision).num_slices
+        for plan in plans
+        for tensor, decision in plan.tensors
+        if isinstance(decision, QuantSpec)
+    )
+    if count * CHANNEL_BYTES > LARGE_BYTES:
+        session.note(
+            f"--per-channel: the metrics of {count:,} channels or groups take about {count * CHANNEL_BYTES / 1e6:,.0f} "
+            "MB of JSON; leave it out, or select tensors with --include"
+        )
 
 
 def wants_histograms(options: Options) -> bool:

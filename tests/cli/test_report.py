@@ -579,3 +579,11 @@ def test_a_terminal_gets_twenty_rows(
     out = qdq("stats", source, *top).out
     assert out.count(" F32 ") == count
     assert (f"… and {30 - count} more (--top 0 shows all)" in out) is (count < 30)
+
+
+def test_a_report_of_very_many_channels_is_announced(qdq: Qdq, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qdqcli.cli.measure.LARGE_BYTES", 5000)
+    per_channel = ("stats", tiny, "--per-channel", "--format")
+    assert "22 channels or groups take about 0 MB of JSON" in qdq(*per_channel, "json", "--axis", "last").err
+    for quiet in (("json",), ("csv", "--axis", "last"), ("json", "--axis", "last", "--include", "embed")):
+        assert "--per-channel" not in qdq(*per_channel, *quiet).err
