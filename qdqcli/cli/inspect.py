@@ -16,6 +16,7 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.listing import Listing, with_ranges
 from qdqcli.recipe.plan import check_selection, make_plans
 from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.request import Request
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 
@@ -74,5 +75,5 @@ def _with_ranges(listing: Listing, checkpoints: list[Checkpoint], options: opt.O
     plans, _ = make_plans(checkpoints, plain, [Packed()] * len(checkpoints))
     if not any(isinstance(decision, QuantSpec) for plan in plans for decision in plan.decisions):
         return listing
-    request = opt.Request(recipe=plain, ranges_file=None, settings={})
+    request = Request(recipe=plain, ranges_file=None, settings={})
     return with_ranges(listing, measure(session, "inspect", plans, request, {**options, "per_channel": False}))

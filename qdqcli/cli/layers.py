@@ -1,7 +1,6 @@
 """`--recipe` and `--preset`: recipes laid under the options of the command line."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +9,10 @@ from click.core import ParameterSource
 
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
-from qdqcli.op.spec import DEFAULT_ESTIMATOR
 from qdqcli.recipe.file import RecipeFile, read_recipe
 from qdqcli.recipe.keys import SELECTION, SETTINGS
 from qdqcli.recipe.preset import PRESETS, check_preset, option_for, preset
-from qdqcli.recipe.rule import Rule, displaced, rule_to_json
-from qdqcli.recipe.scheme import settings_of_scheme
+from qdqcli.recipe.request import Layers, lay
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = Mapping[str, Any]
@@ -41,49 +38,21 @@ def recipe_options(function: Function) -> Function:
     return recipe_option(preset_option(function))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layers:
-    """The options with recipes laid under them."""
+def layers_of(options: Options, session: Session) -> Layers:
+    """Read the recipes that are asked for, and lay the options over them.
 
-    options: Options
-    """As if all had been given on the command line."""
-    rules: Sequence[Rule] = ()
-    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Key -> what set it, the one that holds last."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What a report says of the recipes, as JSON values."""
-
-    @classmethod
-    def of(cls, options: Options, session: Session) -> "Layers":
-        """Read the recipes that are asked for.
-
-        Raises:
-            UsageError: a recipe is malformed.
-        """
-        recipe, names, scheme = options.get("recipe"), options.get("presets", ()), options.get("scheme")
-        if recipe is None and not names and scheme is None:
-            return cls(options=options)
-        sources = [*map(preset, names), *([] if recipe is None else [_read(recipe)])]
-        for note in (note for source in sources for note in source.notes):
-            session.note(note)
-        laid = _Laid(options=dict(options), places={})
-        for source in sources:
-            laid.lay(source.defaults, dict.fromkeys((*SETTINGS, *SELECTION), source.place))
-        if scheme is not None:
-            settings = settings_of_scheme(scheme)
-            laid.lay(settings, dict.fromkeys(settings, "--scheme"))
-        given = _given(options)
-        laid.lay(given, {key: _flag(key, value) for key, value in given.items()})
-        places = {key.removesuffix("_file"): found for key, found in laid.places.items()}
-        if not sources:
-            return cls(options=laid.options)
-        rules = [rule for source in sources for rule in source.rules]
-        described = {
-            "presets": list(names),
-            "recipe": None if recipe is None else str(recipe),
-            "rules": list(map(rule_to_json, rules)),
-        }
-        return cls(options=laid.options, rules=rules, places=places, settings=described)
+    Raises:
+        UsageError: a recipe is malformed.
+    """
+    recipe, names = options.get("recipe"), options.get("presets", ())
+    sources = [*map(preset, names), *([] if recipe is None else [_read(recipe)])]
+    for note in (note for source in sources for note in source.notes):
+        session.note(note)
+    if not sources and options.get("scheme") is None:
+        return Layers(options=options)
+    given = _given(options)
+    flags = {key: _flag(key, value) for key, value in given.items()}
+    return lay(options, sources, given, flags, presets=names, recipe=recipe)
 
 
 def _read(path: Path) -> RecipeFile:
@@ -95,34 +64,6 @@ def _read(path: Path) -> RecipeFile:
         if hint is None or path.exists():
             raise
         raise UsageError(f"{error}; {hint}") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Laid:
-    """Options on the way: a table replaces what it names, and the settings that these exclude."""
-
-    options: dict[str, Any]
-    places: dict[str, tuple[str, ...]]
-
-    def lay(self, changes: Mapping[str, Any], place: Mapping[str, str]) -> None:
-        laid = {key: (value, key) for key, value in changes.items()}
-        for key, (value, because) in (_replaced(changes) | laid).items():
-            if key in changes or self.options.get(key) != value:
-                self.options[key] = value
-                self.places[key] = (*self.places.get(key, ()), place[because])
-
-
-def _replaced(changes: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """What a later table makes of settings that exclude its own, and the setting because of which."""
-    found = displaced(changes)
-    if "axis" in changes and "group_size" not in changes:
-        found["group_size"] = None, "axis"
-    for key in ("estimator", "ranges_file"):
-        if key in changes and "input_min" not in changes:
-            found |= {"input_min": (None, key), "input_max": (None, key)}
-    if "ranges_file" in changes and "estimator" not in changes:
-        found["estimator"] = DEFAULT_ESTIMATOR, "ranges_file"
-    return found
 
 
 def _given(options: Options) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qdqcli.cli.files import formats_of
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.options import Options, Request
+from qdqcli.cli.options import Options
 from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
@@ -27,6 +27,7 @@ from qdqcli.recipe.plan import (
     packed_in_words,
     with_decisions,
 )
+from qdqcli.recipe.request import Request
 from qdqcli.report.number import counted
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.note import Note

@@ -2,21 +2,19 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from qdqcli.cli.layers import Layers, recipe_options
+from qdqcli.cli.layers import layers_of, recipe_options
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.op.backend import AUTO, BACKENDS
-from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.keys import CHANNEL, ERROR, SKIP
-from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.request import Request, request_from
 from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, format_for
 from qdqcli.report.ranking import DEFAULT_SORT, SORTS, check_sort
@@ -376,108 +374,16 @@ def measuring_options(function: Function) -> Function:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the options of a measuring command ask for."""
-
-    recipe: Recipe
-    ranges_file: Path | None
-    settings: Mapping[str, Any]
-    """The options that decide the result, as JSON values."""
-    has_recipe: bool = False
-    """Whether a report says what decided over each tensor."""
-
-
 def request_of(options: Options, session: Session) -> Request:
     """The recipe that the options describe.
 
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
     """
-    layers = Layers.of(options, session)
-    options = layers.options
-    given_range = _given_range(options.get("input_min"), options.get("input_max"))
-    ranges_file = options.get("ranges_file")
-    if given_range is not None and ranges_file is not None:
-        raise UsageError("--ranges excludes --input-min and --input-max; give one of them")
-    axis, group_size = options["axis"], options.get("group_size")
-    if axis == WHOLE_TENSOR:
+    layers = layers_of(options, session)
+    if layers.options["axis"] == WHOLE_TENSOR:
         session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
-    if group_size is not None and axis not in ("none", WHOLE_TENSOR):
-        raise UsageError(f"--group-size excludes --axis {axis}; give one of them")
-    set_by_rules = {key for rule in layers.rules for key in rule.changes}
-    if options.get("ragged_groups") and group_size is None and "group_size" not in set_by_rules:
-        raise UsageError("--ragged-groups needs --group-size")
-    if options.get("indivisible", ERROR) != ERROR:
-        if group_size is None and "group_size" not in set_by_rules:
-            raise UsageError("--indivisible needs --group-size")
-        if options.get("ragged_groups"):
-            raise UsageError("--ragged-groups excludes --indivisible: with it groups divide every tensor")
-    if "estimator" not in set_by_rules:
-        _check_estimator(options, is_range_given=given_range is not None or ranges_file is not None)
-    attributes = {name: options[name] for name in ATTRIBUTES if name in options}
-    spec = QuantSpec(
-        **attributes,
-        axis=axis if isinstance(axis, int) else WHOLE_TENSOR,
-        range_given=given_range is not None or ranges_file is not None,
-        given_range=given_range,
-    )
-    recipe = Recipe(
-        spec=spec,
-        last_axis=axis == "last",
-        include=options["include"],
-        exclude=options["exclude"],
-        min_ndim=options["min_ndim"],
-        indivisible=options.get("indivisible", ERROR),
-        rules=layers.rules,
-        places=layers.places,
-    )
-    return Request(
-        recipe=recipe,
-        ranges_file=ranges_file,
-        settings={**_settings(options), **layers.settings},
-        has_recipe=bool(layers.settings),
-    )
-
-
-ATTRIBUTES = (
-    "num_bits", "signed_input", "narrow_range", "round_mode", "group_size", "ragged_groups", "compute_dtype",
-    "estimator", "percentile",
-)  # fmt: skip
-"""Options that are attributes of the op as they are."""
-SETTINGS = (
-    "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "indivisible",
-    "input_min", "input_max", "ranges_file", "compute_dtype", "estimator", "percentile", "include", "exclude",
-    "min_ndim", "scale_bits",
-)  # fmt: skip
-"""Options that a report names: those that decide its numbers."""
-
-
-def _settings(options: Options) -> dict[str, Any]:
-    values = {name: options[name] for name in SETTINGS if name in options}
-    return {
-        name.removesuffix("_file"): list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str | Path) else v
-        for name, v in values.items()
-    }
-
-
-def _check_estimator(options: Options, *, is_range_given: bool) -> None:
-    """Refuse options of an estimator that has nothing to choose."""
-    name = options.get("estimator", DEFAULT_ESTIMATOR)
-    if is_range_given and name != DEFAULT_ESTIMATOR:
-        raise UsageError(f"--estimator {name} chooses ranges that are not given; leave it out, or the given ones")
-    if options.get("percentile") is not None and name != "percentile":
-        raise UsageError("--percentile needs --estimator percentile")
-
-
-def _given_range(low: float | None, high: float | None) -> tuple[float, float] | None:
-    if low is None and high is None:
-        return None
-    if low is None or high is None:
-        raise UsageError("--input-min and --input-max belong together; give both or neither")
-    if isnan(low) or isnan(high) or low > high:
-        raise UsageError(f"--input-min {low} and --input-max {high} are no range; min <= max must hold")
-    return low, high
+    return request_from(layers)
 
 
 def apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qdqcli.cli.measure import reported, working
-from qdqcli.cli.options import Options, Request
+from qdqcli.cli.options import Options
 from qdqcli.cli.session import Session
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.plan import Plan, settings_of
+from qdqcli.recipe.request import Request
 from qdqcli.result.result import Row, RunResult, summary_to_json
 from qdqcli.run.digest import VerificationError, digest_output
 from qdqcli.run.fingerprint import fingerprint_of

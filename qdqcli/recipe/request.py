@@ -1,0 +1,193 @@
+"""Request: options, with recipes laid under them, as the Recipe that they describe."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from qdqcli.errors import UsageError
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
+from qdqcli.recipe import keys
+from qdqcli.recipe.file import RecipeFile
+from qdqcli.recipe.keys import ERROR
+from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.rule import Rule, displaced, rule_to_json
+from qdqcli.recipe.scheme import settings_of_scheme
+
+Options = Mapping[str, Any]
+"""By parameter name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the options of a measuring command ask for."""
+
+    recipe: Recipe
+    ranges_file: Path | None
+    settings: Mapping[str, Any]
+    """The options that decide the result, as JSON values."""
+    has_recipe: bool = False
+    """Whether a report says what decided over each tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """The options with recipes laid under them."""
+
+    options: Options
+    """As if all had been given on the command line."""
+    rules: Sequence[Rule] = ()
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Key -> what set it, the one that holds last."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What a report says of the recipes, as JSON values."""
+
+
+def lay(
+    options: Options,
+    sources: Sequence[RecipeFile],
+    given: Mapping[str, Any],
+    flags: Mapping[str, str],
+    *,
+    presets: Sequence[str] = (),
+    recipe: Path | None = None,
+) -> Layers:
+    """Lay recipes, a scheme and the options that were given over the defaults of the options, in this order.
+
+    `flags` says how each given option is called in reports.
+    """
+    laid = _Laid(options=dict(options), places={})
+    for source in sources:
+        laid.lay(source.defaults, dict.fromkeys((*keys.SETTINGS, *keys.SELECTION), source.place))
+    if options.get("scheme") is not None:
+        settings = settings_of_scheme(options["scheme"])
+        laid.lay(settings, dict.fromkeys(settings, "--scheme"))
+    laid.lay(given, flags)
+    if not sources:
+        return Layers(options=laid.options)
+    rules = [rule for source in sources for rule in source.rules]
+    described = {
+        "presets": list(presets),
+        "recipe": None if recipe is None else str(recipe),
+        "rules": list(map(rule_to_json, rules)),
+    }
+    places = {key.removesuffix("_file"): found for key, found in laid.places.items()}
+    return Layers(options=laid.options, rules=rules, places=places, settings=described)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Laid:
+    """Options on the way: a table replaces what it names, and the settings that these exclude."""
+
+    options: dict[str, Any]
+    places: dict[str, tuple[str, ...]]
+
+    def lay(self, changes: Mapping[str, Any], place: Mapping[str, str]) -> None:
+        laid = {key: (value, key) for key, value in changes.items()}
+        for key, (value, because) in (_replaced(changes) | laid).items():
+            if key in changes or self.options.get(key) != value:
+                self.options[key] = value
+                self.places[key] = (*self.places.get(key, ()), place[because])
+
+
+def _replaced(changes: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """What a later table makes of settings that exclude its own, and the setting because of which."""
+    found = displaced(changes)
+    if "axis" in changes and "group_size" not in changes:
+        found["group_size"] = None, "axis"
+    for key in ("estimator", "ranges_file"):
+        if key in changes and "input_min" not in changes:
+            found |= {"input_min": (None, key), "input_max": (None, key)}
+    if "ranges_file" in changes and "estimator" not in changes:
+        found["estimator"] = DEFAULT_ESTIMATOR, "ranges_file"
+    return found
+
+
+def request_from(layers: Layers) -> Request:
+    """The recipe that the options describe.
+
+    Raises:
+        UsageError: options contradict one another, or the op does not take a value.
+    """
+    options = layers.options
+    given_range = _given_range(options.get("input_min"), options.get("input_max"))
+    ranges_file = options.get("ranges_file")
+    if given_range is not None and ranges_file is not None:
+        raise UsageError("--ranges excludes --input-min and --input-max; give one of them")
+    axis, group_size = options["axis"], options.get("group_size")
+    if group_size is not None and axis not in ("none", WHOLE_TENSOR):
+        raise UsageError(f"--group-size excludes --axis {axis}; give one of them")
+    set_by_rules = {key for rule in layers.rules for key in rule.changes}
+    if options.get("ragged_groups") and group_size is None and "group_size" not in set_by_rules:
+        raise UsageError("--ragged-groups needs --group-size")
+    if options.get("indivisible", ERROR) != ERROR:
+        if group_size is None and "group_size" not in set_by_rules:
+            raise UsageError("--indivisible needs --group-size")
+        if options.get("ragged_groups"):
+            raise UsageError("--ragged-groups excludes --indivisible: with it groups divide every tensor")
+    if "estimator" not in set_by_rules:
+        _check_estimator(options, is_range_given=given_range is not None or ranges_file is not None)
+    attributes = {name: options[name] for name in ATTRIBUTES if name in options}
+    spec = QuantSpec(
+        **attributes,
+        axis=axis if isinstance(axis, int) else WHOLE_TENSOR,
+        range_given=given_range is not None or ranges_file is not None,
+        given_range=given_range,
+    )
+    recipe = Recipe(
+        spec=spec,
+        last_axis=axis == "last",
+        include=options["include"],
+        exclude=options["exclude"],
+        min_ndim=options["min_ndim"],
+        indivisible=options.get("indivisible", ERROR),
+        rules=layers.rules,
+        places=layers.places,
+    )
+    return Request(
+        recipe=recipe,
+        ranges_file=ranges_file,
+        settings={**_settings(options), **layers.settings},
+        has_recipe=bool(layers.settings),
+    )
+
+
+ATTRIBUTES = (
+    "num_bits", "signed_input", "narrow_range", "round_mode", "group_size", "ragged_groups", "compute_dtype",
+    "estimator", "percentile",
+)  # fmt: skip
+"""Options that are attributes of the op as they are."""
+SETTINGS = (
+    "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "indivisible",
+    "input_min", "input_max", "ranges_file", "compute_dtype", "estimator", "percentile", "include", "exclude",
+    "min_ndim", "scale_bits",
+)  # fmt: skip
+"""Options that a report names: those that decide its numbers."""
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    values = {name: options[name] for name in SETTINGS if name in options}
+    return {
+        name.removesuffix("_file"): list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str | Path) else v
+        for name, v in values.items()
+    }
+
+
+def _check_estimator(options: Options, *, is_range_given: bool) -> None:
+    """Refuse options of an estimator that has nothing to choose."""
+    name = options.get("estimator", DEFAULT_ESTIMATOR)
+    if is_range_given and name != DEFAULT_ESTIMATOR:
+        raise UsageError(f"--estimator {name} chooses ranges that are not given; leave it out, or the given ones")
+    if options.get("percentile") is not None and name != "percentile":
+        raise UsageError("--percentile needs --estimator percentile")
+
+
+def _given_range(low: float | None, high: float | None) -> tuple[float, float] | None:
+    if low is None and high is None:
+        return None
+    if low is None or high is None:
+        raise UsageError("--input-min and --input-max belong together; give both or neither")
+    if isnan(low) or isnan(high) or low > high:
+        raise UsageError(f"--input-min {low} and --input-max {high} are no range; min <= max must hold")
+    return low, high
