@@ -93,7 +93,7 @@ class Recipe:
                 came before them, or decide nothing; selected tensors lack the axis or do not divide into groups.
         """
         context = context or Context.of(tensors)
-        holders = _holders(tensors, context)
+        holders = _holders(tensors, context) if self.include or self.exclude or self.rules else {}
         warnings = [
             unmatched(pattern, holders)
             for pattern in (*self.include, *self.exclude)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,11 +15,9 @@ from qdqcli.tensors.tensor import TensorInfo
 Key = tuple[str, str]
 """A tensor's shard and its name."""
 
-_BY_SUFFIX: Mapping[str, Sequence[PackedFormat]] = {
-    suffix: [found for found in PACKED if found.codes == suffix]
-    for suffix in sorted({found.codes for found in PACKED}, key=len, reverse=True)
-}
-"""The longest suffix first: the empty one is everybody's."""
+_SUFFIXES = sorted({found.codes for found in PACKED}, key=len, reverse=True)
+"""Of codes, the longest first: the empty one is everybody's."""
+
 _FLOATING_CODES = tuple({found.codes for found in PACKED if set(found.dtypes) & set(FLOATS)})
 """Suffixes of codes that may be stored under a floating-point dtype."""
 
@@ -104,6 +102,8 @@ class _Tensors:
         self._found: dict[tuple[str, str], list[TensorInfo]] = defaultdict(list)
         for tensor in checkpoint.tensors:
             self._found[self._folders[tensor.shard], tensor.name].append(tensor)
+        self.formats = _formats_among({name.rpartition(".")[2] for _, name in self._found})
+        """Dtype of codes -> their suffix -> the formats that they may be of."""
 
     def folder(self, tensor: TensorInfo) -> str:
         return self._folders[tensor.shard]
@@ -114,16 +114,37 @@ class _Tensors:
 
     def find(self, name: str, beside: TensorInfo) -> TensorInfo | None:
         """The tensor of that name in the same file, or else in the same folder."""
-        found = self._found.get((self.folder(beside), name), ())
-        return next((tensor for tensor in found if tensor.shard == beside.shard), next(iter(found), None))
+        found = self._found.get((self._folders[beside.shard], name))
+        if found is None or len(found) == 1:
+            return None if found is None else found[0]
+        return next((tensor for tensor in found if tensor.shard == beside.shard), found[0])
+
+
+def _formats_among(ends: Set[str]) -> Mapping[str, Mapping[str, Sequence[PackedFormat]]]:
+    """The formats whose required parts may be there: `ends` are what stands behind the last dot of each name.
+
+    Most formats are out of the question for all of a checkpoint; a large one has 100,000 codes.
+    """
+
+    def may_be_there(suffix: str) -> bool:
+        _, dot, end = suffix.rpartition(".")
+        return end in ends if dot else any(name.endswith(suffix) for name in ends)
+
+    there = {part.suffix: may_be_there(part.suffix) for known in PACKED for part in known.parts}
+    possible = [known for known in PACKED if all(there[part.suffix] for part in known.parts if not part.is_optional)]
+    found: dict[str, dict[str, list[PackedFormat]]] = defaultdict(lambda: {suffix: [] for suffix in _SUFFIXES})
+    for known in possible:
+        for dtype in known.dtypes:
+            found[dtype][known.codes].append(known)
+    return found
 
 
 def _weight_of(codes: TensorInfo, tensors: _Tensors) -> PackedWeight | None:
     """The weight whose codes they are: of the declared format where that fits, else of the first that does."""
     method = tensors.method(codes)
     first = None
-    for suffix, formats in _BY_SUFFIX.items():
-        if not codes.name.endswith(suffix):
+    for suffix, formats in tensors.formats[codes.dtype.name].items():
+        if not formats or not codes.name.endswith(suffix):
             continue
         for known in formats:
             is_declared = method in known.methods
@@ -138,8 +159,6 @@ def _weight_of(codes: TensorInfo, tensors: _Tensors) -> PackedWeight | None:
 
 def _fitting(codes: TensorInfo, known: PackedFormat, tensors: _Tensors) -> PackedWeight | None:
     """The weight, if the tensors are those of the format."""
-    if codes.dtype.name not in known.dtypes:
-        return None
     stem = codes.name.removesuffix(known.codes)
     parts = {CODES: codes}
     for part in known.parts:
