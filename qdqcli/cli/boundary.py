@@ -43,10 +43,7 @@ def explain(error: Exception) -> tuple[str, int]:
             what = escape_name(str(error), BUG_LIMIT)
             return f"{what}; reinstall qdqcli, or allow more memory (ulimit -v)", EXIT_UNAVAILABLE
         case FileNotFoundError() if error.filename is None:  # by os.getcwd
-            return (
-                "the current folder no longer exists; change to another one, or give the paths of outputs from the "
-                "root on (/...)"
-            ), EXIT_OUTPUT
+            return "the current folder no longer exists; change to another one", EXIT_OUTPUT
         case OSError() if error.filename is None:
             return f"standard output: {error.strerror}", EXIT_OUTPUT
     return (

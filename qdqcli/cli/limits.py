@@ -39,7 +39,7 @@ def _check_numba() -> None:
     """Import Numba, which takes settings from the environment.
 
     Raises:
-        UnavailableError: it does not take one of them, or kernels do not work with it.
+        UnavailableError: it does not take one of them.
     """
     settings = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
     features = settings.get("NUMBA_CPU_FEATURES", "")
@@ -48,7 +48,7 @@ def _check_numba() -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Environment variable 'NUMBA_")  # of a value that cannot be parsed
-            import numba
+            import numba  # noqa: F401
     except (ImportError, OSError, MemoryError):
         raise
     except Exception as error:
@@ -56,8 +56,6 @@ def _check_numba() -> None:
             raise
         named = {name: value for name, value in settings.items() if f"'{name}'" in str(error)}
         raise _refused(named or settings) from error
-    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-        raise _refused({"NUMBA_DISABLE_JIT": str(numba.config.DISABLE_JIT)})  # type: ignore[attr-defined]
 
 
 def _refused(settings: dict[str, str]) -> UnavailableError:

@@ -30,6 +30,7 @@ from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
 from numba.core.serialize import dumps
 
 from qdqcli import __version__
+from qdqcli.errors import UnavailableError
 from qdqcli.op.compiler import KernelCompiler
 
 _DIGEST_BYTES = 32
@@ -75,7 +76,13 @@ def folder() -> Path | None:
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` for kernels: IEEE division, no lock held, no contraction, compiled code kept in `folder`."""
+    """`numba.njit` for kernels: IEEE division, no lock held, no contraction, compiled code kept in `folder`.
+
+    Raises:
+        UnavailableError: Numba is told not to compile.
+    """
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise UnavailableError("Numba cannot compile kernels with NUMBA_DISABLE_JIT=1 in the environment; unset it")
     chosen: Any = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True} | options
     if not options.get("parallel"):
         chosen["pipeline_class"] = KernelCompiler

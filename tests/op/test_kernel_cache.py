@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import pytest
 
+from qdqcli.errors import UnavailableError
 from qdqcli.op import kernel_cache
 from qdqcli.op.kernel_cache import kernel
 
@@ -122,3 +123,9 @@ def test_temporaries_of_killed_processes_are_swept(cache: Path) -> None:
     num_loaded()
     assert not old.exists()
     assert new.exists()
+
+
+def test_numba_that_may_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    with pytest.raises(UnavailableError, match="NUMBA_DISABLE_JIT"):
+        kernel()
