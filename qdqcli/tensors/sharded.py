@@ -10,7 +10,7 @@ come in several files: an index says which of its shards counts, elsewhere the f
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from qdqcli.tensors.index import (
     read_index,
 )
 from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.npy import ObjectArrayError
 from qdqcli.tensors.root import CheckpointRoot
 from qdqcli.tensors.storage import FileIdentity, input_error
 from qdqcli.tensors.unread import FORMATS as UNREAD
@@ -75,7 +76,7 @@ def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool
             f"{show_path(path)}: no checkpoint in this folder; "
             + (unread or f"looked for {INDEX_PATTERN} and for {looked_for}")
         )
-    shards = [_open_shard(path / name, name, void_dtype, found.identities[name]) for name in sorted(found.weights)]
+    shards = list(_open_shards(found, void_dtype))
     superseded = dict(check_indexes(path, found.indexes, shards))
     notes = [*found.notes, *notes_on_tensors(path, found.indexes, shards, superseded)]
     return Checkpoint(
@@ -88,6 +89,20 @@ def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool
         notes=(*notes, *(note for shard in shards for note in void_notes(shard))),
         superseded=superseded,
     )
+
+
+def _open_shards(found: _Findings, void_dtype: str | None) -> Iterator[Shard]:
+    """The files of weights; arrays of Python objects become side files, unless there is nothing else."""
+    path = found.root.path
+    names = sorted(found.weights)
+    for name in names:
+        try:
+            yield _open_shard(path / name, name, void_dtype, found.identities[name])
+        except InputError as error:
+            if not isinstance(error.__cause__, ObjectArrayError) or len(names) == 1:
+                raise
+            found.side_files.append(name)
+            found.notes.append(Note.of(NoteKind.UNREAD, show_path(path / name)))
 
 
 def _open_shard(path: Path, name: str, void_dtype: str | None, identity: FileIdentity) -> Shard:

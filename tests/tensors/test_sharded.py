@@ -339,3 +339,18 @@ def test_300_shards_need_few_descriptors(tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32)),
         check=True,
     )
+
+
+def test_arrays_of_python_objects_are_side_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "w.npy", np.zeros((2, 2), "<f4"))
+    np.save(tmp_path / "vocabulary.npy", np.array({"a": 1}, dtype=object), allow_pickle=True)
+    checkpoint = open_checkpoint(tmp_path)
+    assert [shard.name for shard in checkpoint.shards] == ["w.npy"]
+    assert [file.name for file in checkpoint.side_files] == [Path("vocabulary.npy")]
+    assert checkpoint.notes == (Note(NoteKind.UNREAD, str(tmp_path / "vocabulary.npy")),)
+
+
+def test_a_folder_of_nothing_but_python_objects_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "vocabulary.npy", np.array({"a": 1}, dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="Python objects"):
+        open_checkpoint(tmp_path)
