@@ -12,6 +12,7 @@ from qdqcli.errors import QdqError
 from qdqcli.escape import escape, escape_name
 
 EXIT_OUTPUT, EXIT_UNAVAILABLE, EXIT_BUG = 4, 5, 70
+_NO_MEMORY = "out of memory; lower --max-memory or --threads"
 BUG_LIMIT = 500
 """Characters of the message of an error that nobody foresaw; Numba's have thousands."""
 
@@ -34,7 +35,9 @@ def explain(error: Exception) -> tuple[str, int]:
         case ImportError():
             return f"{error}; a package is missing or does not fit: pip install --upgrade qdqcli", EXIT_UNAVAILABLE
         case MemoryError():
-            return "out of memory; lower --max-memory or --threads", EXIT_OUTPUT
+            return _NO_MEMORY, EXIT_OUTPUT
+        case SystemError() if "without setting an exception" in str(error):  # Python's own parser, out of memory
+            return _NO_MEMORY, EXIT_OUTPUT
         case RuntimeError() if "can't start new thread" in str(error):
             return "the system allows no more threads; lower --threads or raise the limit (ulimit -u)", EXIT_OUTPUT
         case OSError() if error.errno in (errno.EMFILE, errno.ENFILE):

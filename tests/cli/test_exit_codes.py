@@ -329,13 +329,19 @@ def test_a_message_of_a_bug_stays_one_line(qdq: Qdq, tiny: Path, monkeypatch: py
     assert "\x1b" not in outcome.err
 
 
-def test_lack_of_memory_is_not_exit_code_1(qdq: Qdq, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), SystemError("<built-in function compile> returned NULL without setting an exception")],
+)
+def test_lack_of_memory_is_not_exit_code_1(
+    qdq: Qdq, tiny: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def fail(*_: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("qdqcli.run.pipeline.quantize_tensor", fail)
     outcome = qdq("stats", tiny)
-    assert outcome.code > 1
+    assert outcome.code == 4
     assert "--max-memory" in outcome.error
 
 
