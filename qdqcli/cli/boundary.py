@@ -21,19 +21,20 @@ def report(error: Exception, *, debug: bool) -> int:
     """Say what went wrong, with `debug` where; the exit code."""
     if debug:
         streams.say("".join(traceback.format_exception(error)).rstrip())
-    message, code = explain(error)
+    message, code = _explain(error, debug=debug)
     # One line: what is quoted from the command line was escaped by nobody yet.
     streams.say(f"error: {escape(message)}")
     return code
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def _explain(error: Exception, *, debug: bool) -> tuple[str, int]:
     """What to tell the user, and the exit code."""
     match error:
         case QdqError():
             return str(error), error.exit_code
         case ImportError():
-            return f"{error}; a package is missing or does not fit: pip install --upgrade qdqcli", EXIT_UNAVAILABLE
+            what = escape_name(str(error), BUG_LIMIT)
+            return f"{what}; a package is missing or does not fit: pip install --upgrade qdqcli", EXIT_UNAVAILABLE
         case MemoryError():
             return _NO_MEMORY, EXIT_OUTPUT
         case SystemError() if "without setting an exception" in str(error):  # Python's own parser, out of memory
@@ -51,6 +52,6 @@ def explain(error: Exception) -> tuple[str, int]:
             return f"standard output: {error.strerror}", EXIT_OUTPUT
     return (
         f"a bug in qdq {__version__}: {type(error).__name__}: {escape_name(str(error), BUG_LIMIT)}; please report it "
-        "with the command line and the output of the same command with --debug",
+        f"with the command line and {'all of this' if debug else 'the output of the same command with --debug'}",
         EXIT_BUG,
     )

@@ -306,6 +306,7 @@ def test_debug_shows_the_traceback_of_a_bug(qdq: Qdq, tiny: Path, monkeypatch: p
     assert outcome.code == 70
     assert "Traceback" in outcome.err
     assert "fail_as_a_bug" in outcome.err
+    assert "--debug" not in outcome.err.splitlines()[-1]
     assert outcome.err.splitlines()[-1].startswith("error: ")
 
 
