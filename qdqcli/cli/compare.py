@@ -15,7 +15,7 @@ from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.pairing import entries_of
+from qdqcli.recipe.pairing import entries_of, labels
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, inputs_of, make_plans, notes_of
 from qdqcli.recipe.recipe import Recipe
@@ -98,7 +98,7 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
         rows=with_shares(rows),
         notes=notes_of([*ours, *theirs]),
     )
-    failed = [row.source.name for row in run.skipped if row.is_failure]
+    failed = labels(run, [row for row in run.skipped if row.is_failure])
     if not any(run.quantized):
         raise UsageError(f"{' and '.join(inputs_of([*ours, *theirs]))}: nothing was measured: {_why(run)}")
     if failed:

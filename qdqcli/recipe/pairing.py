@@ -5,9 +5,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from qdqcli.recipe.decision import Decision
-from qdqcli.recipe.file_ref import FileRef
+from qdqcli.recipe.file_ref import FileRef, key_among
+from qdqcli.recipe.patterns import holders_of
 from qdqcli.recipe.plan import Plan
-from qdqcli.result.result import Headed, Source
+from qdqcli.result.result import Headed, Row, RunResult, Source
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import key_of
 from qdqcli.tensors.tensor import TensorInfo
@@ -26,6 +27,12 @@ class OfTensor(Protocol):
 def located(report: Headed, rows: Iterable[OfTensor]) -> Iterator[Located]:
     """The names of a report's rows with their files, as patterns see them."""
     return ((row.source.name, FileRef.within(row.source.file, report.inputs)) for row in rows)
+
+
+def labels(run: RunResult, rows: Sequence[Row]) -> list[str]:
+    """What messages call rows of a run: the name, with its file where several have one of that name."""
+    holders = holders_of(located(run, run.rows))
+    return [key_among(name, file, holders[name]) for name, file in located(run, rows)]
 
 
 def counterparts(ours: Sequence[Located], theirs: Sequence[Located]) -> list[int | None]:

@@ -121,8 +121,8 @@ def settings_of(plans: Sequence[Plan], settings: Mapping[str, Any]) -> Mapping[s
 
 def packed_in_words(checkpoint: Checkpoint, packed: Packed) -> str:
     """The formats of a checkpoint's packed weights, for a message."""
-    kinds = ", ".join(f"{count} in {title}" for title, count in packed.titles.items())
-    return f"{show_path(checkpoint.path)}: its weights are already quantized: {kinds} ({listed(packed.names, 1)})"
+    kinds = ", ".join(f"{count:,} weight{'s' * (count != 1)} in {title}" for title, count in packed.titles.items())
+    return f"{show_path(checkpoint.path)}: already quantized: {kinds} ({listed(packed.names, 1)})"
 
 
 def check_unpacked(checkpoint: Checkpoint, packed: Packed) -> None:

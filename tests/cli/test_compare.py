@@ -202,6 +202,7 @@ def test_a_file_that_one_side_lacks_is_a_finding(qdq: Qdq, tmp_path: Path) -> No
         ("w", "the reference has 3 of this name, none of them in a file or folder of the same path"),
     ]
     assert "exact" not in found.report["summary"]
+    assert "2 tensors could not be compared: 'unet/model.safetensors#w', 'unet.safetensors#w'" in found.err
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_what_measures_refuses_packed_weights(gptq: Path, tmp_path: Path, qdq: Q
     outcome = qdq(command, gptq, *more.get(command, []))
     assert outcome.code == 3
     assert outcome.error == (
-        f"error: {gptq}: its weights are already quantized: 1 in GPTQ ('q.weight'); give the checkpoint in float, or "
+        f"error: {gptq}: already quantized: 1 weight in GPTQ ('q.weight'); give the checkpoint in float, or "
         "--allow-packed to measure only what is left in float"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gptq"]
@@ -89,7 +89,7 @@ def test_inspect_shows_packed_weights_and_does_not_fail(gptq: Path, qdq: Qdq) ->
     outcome = qdq("inspect", gptq, "--exclude", "lm_head*", "--data")
     assert outcome.code == 0, outcome.err
     assert "already quantized: GPTQ scale" in outcome.out
-    assert "1 in GPTQ" in outcome.err
+    assert "1 weight in GPTQ" in outcome.err
 
 
 def test_nothing_left_in_float(tmp_path: Path, qdq: Qdq) -> None:
