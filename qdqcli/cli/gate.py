@@ -21,7 +21,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.gate.budget import PYPROJECT, BaselineRule, Budget, read_budget, read_project
 from qdqcli.gate.generate import budget_text
-from qdqcli.gate.judge import judge, verdict_of
+from qdqcli.gate.judge import check_patterns, judge, verdict_of
 from qdqcli.gate.keys import json_schema
 from qdqcli.gate.ratchet import Headroom, ratchet
 from qdqcli.gate.settings import check_settings
@@ -173,14 +173,16 @@ class Gate:
         None where they do not, or where files are to be made of what is measured.
 
         Raises:
-            UsageError: the settings are not those of the budget.
+            UsageError: the settings are not those of the budget, or a pattern of it matches nothing.
         """
         if self.budget is None:
             return None
         check_settings(self.budget, listing.settings)
+        members = list(planned_members(listing))
+        check_patterns(members, self.budget, self.baseline, allow_unmatched=self.allow_unmatched)
         if self.write_baseline is not None or self.write_budget is not None or self.ratchet:
             return None
-        found = list(judge_structure(list(planned_members(listing)), listing.notes, self.budget))
+        found = list(judge_structure(members, listing.notes, self.budget))
         if all(violation.severity is not Severity.ERROR for violation in found):
             return None
         run = unmeasured(listing)

@@ -14,7 +14,7 @@ from qdqcli.gate.baseline import compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.excess import excess_db
 from qdqcli.gate.settings import check_settings
-from qdqcli.gate.structure import judge_structure, members_of
+from qdqcli.gate.structure import Member, judge_structure, members_of
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.pairing import located
 from qdqcli.recipe.patterns import Tables, holders_of, matches_any, nearest_names
@@ -38,10 +38,9 @@ def judge(
     check_settings(budget, run.settings)
     if not run.sums.num_elements:
         raise UsageError(f"{', '.join(run.inputs)}: nothing was measured, so there is nothing to judge")
-    warnings = _unmatched(run, budget, baseline)
-    if warnings and not allow_unmatched:
-        raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
-    found = [*judge_structure(list(members_of(run)), run.notes, budget)]
+    members = list(members_of(run))
+    warnings = check_patterns(members, budget, baseline, allow_unmatched=allow_unmatched)
+    found = [*judge_structure(members, run.notes, budget)]
     limits = _Limits(run=run, budget=budget)
     limits.judge()
     found += limits.violations
@@ -208,12 +207,18 @@ def _rank(violation: Violation) -> tuple[bool, bool, float, str, str, str]:
     return violation.severity is not Severity.ERROR, not violation.tensors, -over, *place
 
 
-def _unmatched(run: RunResult, budget: Budget, baseline: RunResult | None) -> list[str]:
-    """Patterns of limits must match what was measured; others may also name what is skipped, or missing."""
-    measured = holders_of(located(run, run.quantized))
-    skipped = holders_of(located(run, run.skipped))
+def check_patterns(
+    members: Sequence[Member], budget: Budget, baseline: RunResult | None, *, allow_unmatched: bool
+) -> list[str]:
+    """Warnings of patterns that match nothing: those of limits must match what is measured, others any tensor.
+
+    Raises:
+        UsageError: there is one, and they are not allowed.
+    """
+    measured = holders_of((member.name, member.file) for member in members if member.is_measured)
+    skipped = holders_of((member.name, member.file) for member in members if not member.is_measured)
     before = located(baseline, baseline.rows) if baseline is not None else ()
-    everything = holders_of(chain(located(run, run.rows), before))
+    everything = holders_of(chain(((member.name, member.file) for member in members), before))
     found = [(f"[[tensors]] {number}", rule.line, pattern, measured) for number, rule in enumerate(budget.rules)
              for pattern in rule.patterns]  # fmt: skip
     found += [(f"[[waivers]] {number}", waiver.line, pattern, everything)
@@ -230,4 +235,6 @@ def _unmatched(run: RunResult, budget: Budget, baseline: RunResult | None) -> li
             offer = "; it matches tensors that were not quantized, which no limit holds for"
         where = f"{budget.source}:{line}: {table}: pattern '{escape_name(pattern)}'"
         warnings.append(f"{where} matches none of {len(holders)} tensors{offer}")
+        if not allow_unmatched:
+            raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
     return warnings

@@ -236,6 +236,22 @@ def test_what_the_headers_violate_is_told_before_anything_is_measured(
         assert json.loads((tmp_path / "r.json").read_text())["verdict"]["violations"][0]["line"] == 2
 
 
+def test_a_pattern_that_matches_nothing_is_told_before_the_work(
+    qdq: Qdq, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qdqcli.cli.check.measure", None)
+    budget = tmp_path / "b.toml"
+    for text in (
+        "[[tensors]]\nmatch = 'wild'\nmin_sqnr_db = 1",
+        "[structure]\nforbid = 'wild'",
+        "[limits]\nmin_sqnr_db = 1\n[[waivers]]\nmatch = 'wild'\nreason = 'r'\nuntil = 2999-01-01",
+    ):
+        budget.write_text(text)
+        outcome = qdq("check", tiny, *BASE, "--budget", budget, "--write-baseline", tmp_path / "r.json")
+        assert outcome.code == 2
+        assert "pattern 'wild' matches none of" in outcome.error
+
+
 def test_weights_that_cannot_be_measured_are_missed(qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint half of which is quantized already; integers that are no codes are not asked for."""
     weights = {f"{name}.weight": sample((32, 32)) for name in ("a", "b")}

@@ -7,10 +7,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from qdqcli.cli.options import SETTINGS
 from qdqcli.errors import UsageError
 from qdqcli.gate.budget import parse_budget, read_budget
 from qdqcli.gate.keys import LIMIT_KEYS, RUN_SETTINGS, STRUCTURE, json_schema
+from qdqcli.recipe.request import SETTINGS
 from qdqcli.recipe.schema import tables_of
 from qdqcli.stats.metrics import METRICS
 from tests.gate.samples import budget
