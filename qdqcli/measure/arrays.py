@@ -89,7 +89,7 @@ def requantize_and_measure(
     if not x.size:
         return ErrorSums()
     blocks = [(start, min(start + BLOCK_ELEMENTS, x.size)) for start in range(0, x.size, BLOCK_ELEMENTS)]
-    streaming: Switch = True if y.nbytes >= cpu.STREAM_BYTES else None
+    streaming = cpu.streaming_with_sums(y)
     if given_range is None and spec.estimator == DEFAULT_ESTIMATOR and _fits_one_pass(layout):
         parts = workers.map(partial(_finish_block, x, y, layout, spec, dtype, streaming), blocks)
         known = [part for part in parts if part is not None]

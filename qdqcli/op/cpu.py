@@ -32,6 +32,7 @@ from qdqcli.op.params import (
     merge_columns,
     merge_keys,
 )
+from qdqcli.op.primitives import target_has
 from qdqcli.op.spec import QuantSpec, RoundMode
 from qdqcli.op.value import Switch, fit
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -162,7 +163,20 @@ def _streaming(y: Stored, layout: Layout) -> Switch:
     whole_runs = layout.inner % LANES == 0 or is_columnar(layout)
     runs_align = layout.num_slices == 1 or (whole_runs and layout.row % LANES == 0)
     aligned = y.ctypes.data % (LANES * y.itemsize) == 0
-    return True if y.nbytes >= STREAM_BYTES and aligned and runs_align else None
+    in_turn = not is_columnar(layout) or writes_whole_lines()
+    return True if y.nbytes >= STREAM_BYTES and aligned and runs_align and in_turn else None
+
+
+def streaming_with_sums(y: Stored) -> Switch:
+    """The same for `quantize_and_sum`, which reads outputs before they leave the cache."""
+    return True if y.nbytes >= STREAM_BYTES and writes_whole_lines() else None
+
+
+def writes_whole_lines() -> bool:
+    """Whether lanes of float32 are one store: of several rows in turn, halves of lines past the caches take 3 times as
+    long as ordinary stores on Zen 3, and twice as long from a buffer.
+    """
+    return target_has("avx512f")
 
 
 def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:

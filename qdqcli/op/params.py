@@ -1,7 +1,7 @@
 """What the kernels need beside the elements: how a dtype is stored, ranges as keys and as ends, grids."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -58,17 +58,17 @@ class QuantParams:
     like: np.generic
     """A number whose type names the arithmetic, see `value.py`."""
 
-    @property
+    @cached_property
     def any_flags(self) -> NDArray[np.bool_]:
         """(3, 1): of all slices."""
         return np.asarray(self.flags[:, : self.num_slices].any(axis=1, keepdims=True))
 
-    @property
+    @cached_property
     def any_flushing(self) -> bool:
         """Flushing elements that need not be changes nothing."""
         return bool(self.flags[0, : self.num_slices].any())
 
-    @property
+    @cached_property
     def any_clipping(self) -> bool:
         """Elements may be outside the range of some slice."""
         return bool(self.flags[1, : self.num_slices].any())
