@@ -1,7 +1,7 @@
 // What a processor with AVX-512 can do at most in the loops that decide about qdq's speed; `limits.py` times them.
 //
 // Only what has to be done is done: elements are finite, counts divide evenly, nothing is checked. Additions in the order
-// of `cpu_quantize.py`, so that the sums can be compared with qdq's bit for bit.
+// of `docs/exactness.md`, so that the sums can be compared with qdq's bit for bit.
 
 #define _GNU_SOURCE
 #include <float.h>
@@ -10,31 +10,20 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { LANES = 16, CHUNK = 65536, COLUMNS = 4096, SUMS = 7, PATTERNS = 65536 };
+enum { LANES = 16, RUN = 256, CHUNK = 65536, COLUMNS = 4096, SUMS = 7, PATTERNS = 65536 };
 enum write { NOWHERE, CACHED, PAST_THE_CACHES };
 #define INLINE static inline __attribute__((always_inline))
 
 struct sums {
-    __m512d error[2], abs_error[2], sq_error[2], sq_input[2], error_input[2];
+    __m512 run[5]; // error, |error|, and the squares of error, input and output
+    __m512d total[5][2];
     __m512 peak;
     long zeroed;
 };
 
-// Add lanes 0 to 7 or 8 to 15. The error of a float32 and its product with one are exact, so sums may be fused.
-INLINE void add_half(struct sums *s, int half, __m512d a, __m512d e) {
-    s->error[half] = _mm512_add_pd(s->error[half], e);
-    s->abs_error[half] = _mm512_add_pd(s->abs_error[half], _mm512_abs_pd(e));
-    s->sq_error[half] = _mm512_fmadd_pd(e, e, s->sq_error[half]);
-    s->sq_input[half] = _mm512_fmadd_pd(a, a, s->sq_input[half]);
-    s->error_input[half] = _mm512_fmadd_pd(e, a, s->error_input[half]);
-}
-
-// Quantize and dequantize sixteen elements and add them. Both halves of x come from memory once more: a conversion that
-// loads for itself needs no unit for a shuffle. vrangeps keeps the larger magnitude in one operation. On Zen 4 the units
-// are given out in program order: the same operations in other orders took 0.26 to 0.32 ns per element.
+// Quantize and dequantize sixteen elements and add them. vrangeps keeps the larger magnitude in one operation.
 INLINE void add_lanes(struct sums *s, const float *x, float *y, __m512 scale, __m512 inverse, enum write write) {
     __m512 v = _mm512_loadu_ps(x), zero = _mm512_setzero_ps();
-    __asm__("" : "+v"(v)); // loaded once
     __m512 w = _mm512_mul_ps(_mm512_roundscale_ps(_mm512_mul_ps(v, scale), _MM_FROUND_TO_NEAREST_INT), inverse);
     if (write == CACHED) _mm512_storeu_ps(y, w);
     if (write == PAST_THE_CACHES) _mm512_stream_ps(y, w);
@@ -42,9 +31,21 @@ INLINE void add_lanes(struct sums *s, const float *x, float *y, __m512 scale, __
     __mmask16 zeroed = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, zero, _CMP_NEQ_UQ), w, zero, _CMP_EQ_OQ);
     s->zeroed += __builtin_popcount(zeroed);
     s->peak = _mm512_range_ps(e, s->peak, 11);
-    __asm__("" : "+r"(x)); // else the halves are taken from the register again
-    add_half(s, 0, _mm512_cvtps_pd(_mm256_loadu_ps(x)), _mm512_cvtps_pd(_mm512_castps512_ps256(e)));
-    add_half(s, 1, _mm512_cvtps_pd(_mm256_loadu_ps(x + LANES / 2)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(e, 1)));
+    s->run[0] = _mm512_add_ps(s->run[0], e);
+    s->run[1] = _mm512_add_ps(s->run[1], _mm512_abs_ps(e));
+    s->run[2] = _mm512_add_ps(s->run[2], _mm512_mul_ps(e, e));
+    s->run[3] = _mm512_add_ps(s->run[3], _mm512_mul_ps(v, v));
+    s->run[4] = _mm512_add_ps(s->run[4], _mm512_mul_ps(w, w));
+}
+
+// Widen the sums of a run and begin another.
+INLINE void end_run(struct sums *s) {
+    for (int k = 0; k < 5; k++) {
+        __m256 near = _mm512_castps512_ps256(s->run[k]), far = _mm512_extractf32x8_ps(s->run[k], 1);
+        s->total[k][0] = _mm512_add_pd(s->total[k][0], _mm512_cvtps_pd(near));
+        s->total[k][1] = _mm512_add_pd(s->total[k][1], _mm512_cvtps_pd(far));
+        s->run[k] = _mm512_setzero_ps();
+    }
 }
 
 // The sixteen lanes of a sum: k and k + 8, k and k + 4, k and k + 2, k and k + 1.
@@ -56,16 +57,18 @@ INLINE double tree(const __m512d lanes[2]) {
 }
 
 INLINE void finish(const struct sums *s, double out[SUMS]) {
-    const __m512d *sums[] = {s->error, s->abs_error, s->sq_error, s->sq_input, s->error_input};
-    for (int k = 0; k < 5; k++) out[k] = tree(sums[k]);
+    for (int k = 0; k < 5; k++) out[k] = tree(s->total[k]);
     out[5] = _mm512_reduce_max_ps(s->peak);
     out[6] = s->zeroed;
 }
 
 INLINE void one_range(const float *x, float *y, float scale, float inverse, enum write write, double out[SUMS]) {
     struct sums s = {0};
-    for (long i = 0; i < CHUNK; i += LANES)
-        add_lanes(&s, x + i, y + i, _mm512_set1_ps(scale), _mm512_set1_ps(inverse), write);
+    for (long run = 0; run < CHUNK; run += RUN) {
+        for (long i = run; i < run + RUN; i += LANES)
+            add_lanes(&s, x + i, y + i, _mm512_set1_ps(scale), _mm512_set1_ps(inverse), write);
+        end_run(&s);
+    }
     finish(&s, out);
 }
 
@@ -91,8 +94,11 @@ INLINE void range_per_row(const float *x, float *y, enum write write, double out
         __m512 greatest = _mm512_max_ps(_mm512_max_ps(hi[0], hi[1]), _mm512_max_ps(hi[2], hi[3]));
         float scale, inverse;
         grid(_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(greatest), &scale, &inverse);
-        for (long i = row; i < row + COLUMNS; i += LANES)
-            add_lanes(&s, x + i, y + i, _mm512_set1_ps(scale), _mm512_set1_ps(inverse), write);
+        for (long run = row; run < row + COLUMNS; run += RUN) {
+            for (long i = run; i < run + RUN; i += LANES)
+                add_lanes(&s, x + i, y + i, _mm512_set1_ps(scale), _mm512_set1_ps(inverse), write);
+            end_run(&s);
+        }
     }
     finish(&s, out);
 }
@@ -102,9 +108,12 @@ INLINE void range_per_column(
     const float *x, float *y, const float *scales, const float *inverses, enum write write, double out[SUMS]) {
     struct sums s = {0};
     for (long row = 0; row < CHUNK; row += COLUMNS)
-        for (long c = 0; c < COLUMNS; c += LANES) {
-            __m512 scale = _mm512_loadu_ps(scales + c), inverse = _mm512_loadu_ps(inverses + c);
-            add_lanes(&s, x + row + c, y + row + c, scale, inverse, write);
+        for (long run = 0; run < COLUMNS; run += RUN) {
+            for (long c = run; c < run + RUN; c += LANES) {
+                __m512 scale = _mm512_loadu_ps(scales + c), inverse = _mm512_loadu_ps(inverses + c);
+                add_lanes(&s, x + row + c, y + row + c, scale, inverse, write);
+            }
+            end_run(&s);
         }
     finish(&s, out);
 }

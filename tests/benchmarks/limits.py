@@ -53,11 +53,12 @@ STRIDES = (64 << 10, 256 << 10, 1 << 20)
 
 
 @kernel()
-def sum_again(x: Any, y: Any, grids: Any, flags: Any, like: Any, keep: Any, sums: Any) -> None:
+def sum_again(x: Any, y: Any, grids: Any, flags: Any, like: Any, piece: Any, terms: Any, keep: Any, sums: Any) -> None:
     for _ in range(AGAIN):
         cpu_quantize.quantize_and_sum(  # type: ignore[no-untyped-call]
-            x, y, 0, 0, x.size, x.size, x.size, 0, 0, grids, flags, None, None, like, None, keep, None, sums
-        )
+            x, y, 0, 0, x.size, x.size, x.size, 0, 0, grids, flags, None, False, None, None, like, keep, None, piece,
+            terms, sums,
+        )  # fmt: skip
 
 
 @kernel()
@@ -81,7 +82,9 @@ def compiled(folder: str) -> CDLL:
     if compiler is None:
         raise SystemExit("there is no C compiler: the command cc was not found")
     source, library = Path(__file__).with_suffix(".c"), Path(folder) / "limits.so"
-    subprocess.run([compiler, "-O3", "-march=native", "-shared", "-fPIC", source, "-o", library], check=True)
+    subprocess.run(
+        [compiler, "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", source, "-o", library], check=True
+    )
     lib = CDLL(str(library))
     at, long, integer = c_void_p, c_long, c_int
     lib.quantize_and_sum.argtypes = [at, at, long, long, integer, at, at, integer, at]
@@ -130,7 +133,7 @@ def in_cache(lib: CDLL, rounds: int) -> None:
     params, sums, theirs = measured(x, "F32"), empty_sums(1), np.zeros((AGAIN, len(SUMS)))
     scales = [params.grids[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
     c_sum = partial(lib.quantize_and_sum, x.ctypes.data, y.ctypes.data, AGAIN, 0, NONE, *scales)
-    our_sum = partial(sum_again, x, y, params.grids, params.flags, params.like)
+    our_sum = partial(sum_again, x, y, params.grids, params.flags, params.like, *cpu.room_for_sums(x))
     tables, our_tables = np.zeros((4, 1 << 16), np.uint32), np.zeros((2, 1 << 16), np.uint32)
     ways = ("count_patterns", "count_in_four", "count_by_scatter", "only_store")
     counts: dict[str, Work] = {

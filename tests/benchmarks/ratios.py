@@ -8,8 +8,10 @@ from statistics import median
 from time import perf_counter
 
 import llvmlite.binding as llvm
+from numba.core import config
 
 from qdqcli.measure.workers import available_threads
+from qdqcli.op.primitives import target_has
 
 Work = Callable[[], object]
 KEPT = Path(__file__).with_name("short.json")
@@ -71,5 +73,10 @@ def keep(table: Table) -> None:
 
 
 def machine() -> str:
-    """What ratios depend on: the processor as the compiler names it, and the threads."""
-    return f"{llvm.get_host_cpu_name()}, {available_threads()} threads"
+    """What ratios depend on: the processor as the compiler names it, the width of its vectors, and the threads."""
+    name = config.CPU_NAME or llvm.get_host_cpu_name()
+    vectors = next((title for feature, title in _VECTORS.items() if target_has(feature)), "other vectors")
+    return f"{name}, {vectors}, {available_threads()} threads"
+
+
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
