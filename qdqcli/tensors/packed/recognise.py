@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.declaration import declared_methods, folder_of, method_in_header
@@ -22,6 +23,10 @@ _FLOATING_CODES = tuple({found.codes for found in PACKED if set(found.dtypes) & 
 """Suffixes of codes that may be stored under a floating-point dtype."""
 
 _CODE_DTYPES = ("U8", "I8", "I16", "U16", "I32", "U32")
+_BUFFERS = ("bias", "mask", "_ids", "_index")
+"""Ends of names of integers that are no codes: causal masks, positions."""
+_LEVELS = 32
+"""Modules around a tensor that are looked at: a name may have 50,000 dots."""
 _ACTIVATION = re.compile(
     r"(.*[._])?((k|v|q|kv|prob|input|output|activation)_scale|input_(global_scale|zero_point)|scale_input"
     r"|qscale_act|(activation|input)_scale_inv)"
@@ -175,7 +180,8 @@ def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _T
     modules: dict[tuple[str, str], PackedWeight] = {}
     for codes in suspects:
         method = tensors.method(codes)
-        if method is not None and len(codes.shape) > 1 and codes.dtype.name != "F8_E8M0":
+        is_buffer = codes.dtype.name == "F8_E8M0" or codes.name.endswith(_BUFFERS)
+        if method is not None and len(codes.shape) > 1 and not is_buffer:
             name = codes.name.rpartition(".")[0] or codes.name
             layout = PackedFormat(name=f"{method}, unknown layout", codes="", dtypes=(codes.dtype.name,))
             modules.setdefault((tensors.folder(codes), name), PackedWeight(name, layout, {CODES: codes}))
@@ -184,7 +190,7 @@ def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _T
     found: dict[tuple[str, str], dict[str, TensorInfo]] = defaultdict(dict)
     for tensor in checkpoint.tensors:
         if tensor.dtype.is_floating and not tensor.name.endswith(".bias"):
-            module = next(((tensors.folder(tensor), name) for name in _modules_of(tensor.name)
+            module = next(((tensors.folder(tensor), name) for name in islice(_modules_of(tensor.name), _LEVELS)
                            if (tensors.folder(tensor), name) in modules), None)  # fmt: skip
             if module is not None:
                 found[module][tensor.name.removeprefix(f"{module[1]}.")] = tensor

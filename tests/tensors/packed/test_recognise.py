@@ -1,7 +1,9 @@
 """Packed weights are recognised by what is declared and by their tensors; ordinary checkpoints are left in peace."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 
@@ -152,3 +154,19 @@ def test_a_declaration_alone_makes_nothing_packed(tmp_path: Path) -> None:
     sparse(tmp_path / "model.safetensors", {**ORDINARY["Llama"], **ORDINARY["BERT with integer buffers"]})
     (tmp_path / "config.json").write_text(json.dumps(declared("fp8")))
     assert packed(tmp_path) == Packed()
+
+
+def test_masks_beside_a_known_format_are_no_codes(tmp_path: Path) -> None:
+    sample = SAMPLES["GPTQ 4 bits"]
+    buffers: Tensors = {"h.0.attn.bias": ("U8", (1, 1, 8, 8)), "h.0.position_ids": ("I32", (2, 2))}
+    masked = replace(sample, tensors={**sample.tensors, **buffers})
+    assert packed(write(tmp_path / "m", masked)).titles == sample.titles
+
+
+def test_names_of_many_dots_take_no_time(tmp_path: Path) -> None:
+    tensors: Tensors = {f"{i}{'.a' * 40_000}": ("F32", (2, 2)) for i in range(20)}
+    sparse(tmp_path / "model.safetensors", {**tensors, "q.indices": ("I32", (4, 4))})
+    (tmp_path / "config.json").write_text(json.dumps(declared("vptq")))
+    began = perf_counter()
+    assert packed(tmp_path).titles == {"vptq, unknown layout": 1}
+    assert perf_counter() - began < 5
