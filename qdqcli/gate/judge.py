@@ -46,7 +46,7 @@ def judge(
     found += limits.violations
     if budget.baseline is not None and baseline is not None:
         found += compare_with_baseline(run, baseline, budget.baseline, budget.source)
-    return verdict_of(found, run, budget, today, min(limits.margins, key=_nearness, default=None)), warnings
+    return verdict_of(found, run, budget, today, limits.nearest), warnings
 
 
 def verdict_of(
@@ -79,7 +79,7 @@ class _Limits:
     run: RunResult
     budget: Budget
     violations: list[Violation] = field(default_factory=list)
-    margins: list[Margin] = field(default_factory=list)
+    nearest: Margin | None = None
     """Of the limits that are kept."""
 
     def judge(self) -> None:
@@ -132,12 +132,12 @@ class _Limits:
                 )
             )  # fmt: skip
         elif distance is not None:
-            self.margins.append(
-                Margin(
-                    tensor=name, file=file, metric=limit.metric, limit=bound, actual=value,
-                    margin_db=0.0 if value == bound else distance, origin=origin,
-                )
+            margin = Margin(
+                tensor=name, file=file, metric=limit.metric, limit=bound, actual=value,
+                margin_db=0.0 if value == bound else distance, origin=origin,
             )  # fmt: skip
+            if self.nearest is None or _nearness(margin) < _nearness(self.nearest):
+                self.nearest = margin
 
     def _add(self, source: Source, metric: str, limit: float | None, actual: float | str | None) -> None:
         self.violations.append(

@@ -9,7 +9,7 @@ from qdqcli.report.escape import NO_NAME, visible
 from qdqcli.report.summary import note_text
 from qdqcli.report.verdict import predicate, sentence, subject
 from qdqcli.result.result import RunResult
-from qdqcli.result.verdict import WORDS, Severity, Violation
+from qdqcli.result.verdict import Severity, Violation
 
 TROUBLES = {
     "num_nonfinite": "elements of the input that are NaN or infinite",
@@ -99,8 +99,7 @@ def fingerprints(found: Iterable[Finding]) -> Iterator[str]:
 
 
 def _finding(violation: Violation) -> Finding:
-    is_word = violation.metric in WORDS
-    texts = [part for part in (violation.limit, violation.actual) if is_word and isinstance(part, str)]
+    cause = {"forbid": violation.limit, "waiver": violation.actual, "failed": violation.actual}.get(violation.metric)
     return Finding(
         rule=violation.metric,
         is_error=violation.severity is Severity.ERROR,
@@ -111,7 +110,7 @@ def _finding(violation: Violation) -> Finding:
         tensors=violation.tensors,
         budget=violation.budget,
         line=violation.line,
-        cause=(violation.origin, *texts),
+        cause=(violation.origin, cause),
         justification=None if violation.metric == "waiver" else violation.waiver,
     )
 

@@ -245,6 +245,8 @@ def test_sarif_fingerprints_are_of_the_complaint_not_its_value() -> None:
 
     first = prints(HOSTILE_RUN)
     assert len(set(first)) == len(first)
+    forbid = of_run("forbid", "structure", "*a", "'a'")
+    assert prints(judged(run_of(GOOD), forbid)) == prints(judged(run_of(GOOD), replace(forbid, actual="'a', 'b'")))
     worse = [replace(v, actual=1.0) for v in HOSTILE_RUN.verdict.violations]  # type: ignore[union-attr]
     assert prints(judged(hostile_run(), *worse)) == first
 
