@@ -98,6 +98,10 @@ PACKED: tuple[PackedFormat, ...] = (
                _may(ZERO_POINT, ".weight_zero_point", "I32", "I8"), _may(GROUP_INDEX, ".weight_g_idx", "I32")),
     ),
     PackedFormat(
+        name="compressed-tensors marlin-24", methods=_CT, codes=".weight_packed", dtypes=("I32",),
+        parts=(_part(SCALE, ".scale_packed", *FLOATS), _part("sparsity", ".meta", "I16")),
+    ),
+    PackedFormat(
         name="compressed-tensors nvfp4-pack-quantized", methods=_CT, codes=".weight_packed", dtypes=("U8",),
         parts=(_part(SCALE, ".weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, ".weight_global_scale", "F32")),
         fits=scales_on_grid,
@@ -167,6 +171,10 @@ PACKED: tuple[PackedFormat, ...] = (
     ),
     INT8_SCALE,
     PackedFormat(
+        name="integers with weight_scale", codes=".weight", dtypes=("U8", "I32", "U32"), fits=scales_on_grid,
+        parts=(_part(SCALE, ".weight_scale", *FLOATS, "F8_E8M0"),),
+    ),
+    PackedFormat(
         name="torchao", methods=("torchao",), codes="._weight_qdata", dtypes=("I8", "U8", "I32", *FP8),
         parts=(_may(SCALE, "._weight_scale", *FLOATS, *E8M0, "F8_E4M3"),
                _may(ZERO_POINT, "._weight_zero_point", "I8", "U8", "I32", *FLOATS),
@@ -182,6 +190,21 @@ PACKED: tuple[PackedFormat, ...] = (
         name="EXL2", methods=("exl2",), codes=".q_weight", dtypes=("I32",),
         parts=(_part(SCALE, ".q_scale", "I32"), _part("scale of scales", ".q_scale_max", "F16"),
                _may("groups", ".q_groups", "I16"), _may(GROUP_INDEX, ".q_invperm", "I32", "I16")),
+    ),
+    PackedFormat(
+        name="Marlin", methods=("gptq", "marlin"), codes=".B", dtypes=("I32",), parts=(_part(SCALE, ".s", "F16"),),
+    ),
+    PackedFormat(
+        name="AQLM", methods=("aqlm",), codes=".codes", dtypes=("I8", "I16", "U8", "U16"),
+        parts=(_part(CODE_BOOK, ".codebooks", *FLOATS), _part(SCALE, ".scales", *FLOATS)),
+    ),
+    PackedFormat(
+        name="VPTQ", methods=("vptq",), codes=".indices", dtypes=("I32", "I16", "U16"),
+        parts=(_part(CODE_BOOK, ".centroids.weight", *FLOATS),
+               _may("residual code book", ".res_centroids.weight", *FLOATS),
+               _may("outliers' code book", ".outlier_centroids.weight", *FLOATS),
+               _may("input channel scale", ".weight_scale", *FLOATS),
+               _may("offset", ".weight_bias", *FLOATS)),
     ),
     PackedFormat(
         name="HQQ", methods=("hqq",), codes=".W_q", dtypes=("U8", "I32", "I8", *FLOATS),

@@ -448,33 +448,70 @@ SAMPLES: dict[str, Sample] = {
     ),
     "Quark": Sample(
         titles={"Quark": 1},
-        undeclared="",
+        undeclared="integers with weight_scale",
         config=declared("quark"),
         tensors={f"{Q}.weight": ("U8", (4096, 2048)), f"{Q}.weight_scale": ("BF16", (4096, 32))},
     ),
     "BitNet": Sample(
         titles={"BitNet": 1},
-        undeclared="",
+        undeclared="integers with weight_scale",
         config=declared("bitnet"),
         tensors={f"{Q}.weight": ("U8", (640, 2560)), f"{Q}.weight_scale": ("BF16", (1,))},
     ),
-    "a method that this version does not know (VPTQ)": Sample(
-        titles={"vptq, unknown layout": 1},
-        undeclared="",
-        weights=(Q,),
+    "compressed-tensors marlin-24": Sample(
+        titles={"compressed-tensors marlin-24": 1},
+        config=declared("compressed-tensors", format="marlin-24"),
+        tensors={
+            f"{Q}.weight_packed": ("I32", (128, 8192)),
+            f"{Q}.scale_packed": ("F16", (32, 4096)),
+            f"{Q}.meta": ("I16", (4096, 256)),
+        },
+    ),
+    "Marlin": Sample(
+        titles={"Marlin": 1},
+        config=declared("gptq", checkpoint_format="marlin"),
+        tensors={f"{Q}.B": ("I32", (256, 8192)), f"{Q}.s": ("F16", (32, 4096))},
+    ),
+    "AQLM": Sample(
+        titles={"AQLM": 1},
+        config=declared("aqlm"),
+        tensors={
+            f"{Q}.codes": ("I16", (4096, 512, 1)),
+            f"{Q}.codebooks": ("F16", (1, 65536, 1, 8)),
+            f"{Q}.scales": ("F16", (4096, 1, 1, 1)),
+        },
+    ),
+    "VPTQ": Sample(
+        titles={"VPTQ": 1},
         config=declared("vptq"),
         tensors={
             f"{Q}.indices": ("I32", (1, 512, 1365)),
             f"{Q}.centroids.weight": ("BF16", (1, 524288)),
             f"{Q}.weight_scale": ("BF16", (4096,)),
+            f"{Q}.weight_bias": ("BF16", (4096,)),
         },
     ),
-    "a known method in a layout that is not known (Marlin)": Sample(
+    "codes and scales of which nothing is declared": Sample(
+        titles={"integers with weight_scale": 1},
+        tensors={f"{Q}.weight": ("U8", (4096, 2048)), f"{Q}.weight_scale": ("BF16", (4096, 32))},
+    ),
+    "a method that this version does not know": Sample(
+        titles={"higgs, unknown layout": 1},
+        undeclared="",
+        weights=(Q,),
+        config=declared("higgs"),
+        tensors={
+            f"{Q}.codes": ("I16", (4096, 128)),
+            f"{Q}.tables": ("BF16", (256, 2)),
+            f"{Q}.grid.points": ("BF16", (256,)),
+        },
+    ),
+    "a known method in a layout that is not known": Sample(
         titles={"gptq, unknown layout": 1},
         undeclared="",
         weights=(Q,),
-        config=declared("gptq", checkpoint_format="marlin"),
-        tensors={f"{Q}.B": ("I32", (256, 8192)), f"{Q}.s": ("F16", (32, 4096))},
+        config=declared("gptq", checkpoint_format="of tomorrow"),
+        tensors={f"{Q}.packed": ("I32", (256, 8192)), f"{Q}.factors": ("F16", (32, 4096))},
     ),
 }
 """By what they are."""
