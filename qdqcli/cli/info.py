@@ -14,7 +14,7 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import talk_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
-from qdqcli.errors import OutputError
+from qdqcli.errors import OutputError, UnavailableError
 from qdqcli.escape import show_path
 from qdqcli.report.html.metric_page import metrics_page
 
@@ -106,12 +106,15 @@ def _vectors(features: dict[str, bool]) -> str:
 
 
 def _threading_layer(numba: Any) -> str:
-    """Numba decides it when a parallel kernel first runs."""
+    """Numba decides it when a parallel kernel first runs; or why there is none."""
     import numpy as np
 
     from qdqcli.op.arrays import PARALLEL_ELEMENTS, quantize_and_dequantize_v4
 
-    quantize_and_dequantize_v4(np.zeros(2 * PARALLEL_ELEMENTS, np.float32))
+    try:
+        quantize_and_dequantize_v4(np.zeros(2 * PARALLEL_ELEMENTS, np.float32))
+    except UnavailableError as error:
+        return str(error)
     return str(numba.threading_layer())
 
 

@@ -172,7 +172,12 @@ def _num_parts(size: int) -> int:
     """Parts worth giving to threads; 1 in a forked child, where Numba's OpenMP threads do not exist."""
     if size < PARALLEL_ELEMENTS or os.getpid() != _importing_process:
         return 1
-    return min(4 * int(numba.get_num_threads()), size // CHUNK_ELEMENTS)
+    try:
+        num_threads = int(numba.get_num_threads())  # the first call starts them
+    except ValueError as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UnavailableError(f"Numba starts no threads: {reason}; unset NUMBA_THREADING_LAYER") from error
+    return min(4 * num_threads, size // CHUNK_ELEMENTS)
 
 
 def as_array(array: Array) -> tuple[NDArray[Any], str]:

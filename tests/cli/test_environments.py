@@ -314,6 +314,15 @@ def test_a_setting_that_numba_does_not_take_is_named(tiny: Path, name: str) -> N
     assert "unset" in process.stderr
 
 
+def test_a_threading_layer_that_is_not_there_is_named(tiny: Path) -> None:
+    """Only arrays in memory need one."""
+    variables = environment(NUMBA_THREADING_LAYER="nope")
+    process = run_process("info", env=variables)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "unset NUMBA_THREADING_LAYER" in process.stdout
+    assert run_process("stats", tiny, "--format", "none", env=variables).returncode == 0
+
+
 @pytest.mark.parametrize(
     "variables",
     [{"_QDQ_COMPLETE": "bash_complete"}, {"_QDQ_COMPLETE": "x"},
