@@ -208,7 +208,7 @@ def why_untouched(dtype: DType) -> Skip | None:
         return None
     if dtype.is_packed:
         return Skip(reason=f"{dtype.name} is already quantized", is_selected=True)
-    if dtype.is_integer:
+    if dtype.is_integer or dtype.is_opaque:
         return Skip(reason=f"{dtype.name} {NO_FLOAT}")
     floats = ", ".join(known.name for known in DTYPES.values() if known.is_floating)
     return Skip(reason=f"{dtype.name} is not one of {floats}", is_selected=True)

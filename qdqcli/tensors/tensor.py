@@ -25,6 +25,11 @@ class DType:
         """Whether its elements are integers or truth values."""
         return self.name == "BOOL" or (self.name[:1] in "IU" and self.name[1:].isdigit())
 
+    @property
+    def is_opaque(self) -> bool:
+        """Whether its elements are no numbers: text, dates, Python objects, bytes of another file (NumPy only)."""
+        return self.name == "|V1" or (self.name[:1] in "<>|" and self.name[1:2] in "OSUMm")
+
 
 DTYPES = {
     dtype.name: dtype

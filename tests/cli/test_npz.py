@@ -24,6 +24,7 @@ def test_what_is_no_array_of_numbers_is_copied(qdq: Qdq, mixed: Path, tmp_path: 
     output = tmp_path / "out.npz"
     result = qdq("run", mixed, "-o", output, "--verify", "--format", "json")
     assert result.code == 0, result.err
+    assert not any(row.get("selected") for row in result.report["tensors"])  # nothing that was meant to be quantized
     assert {row["name"]: row["status"] for row in result.report["tensors"]} == {
         "params/w": "quantized",
         "config.json": "skipped",
