@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Histogram:
     """Elements by bin."""
 
@@ -19,7 +19,7 @@ class Histogram:
     counts: Sequence[int]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Histograms:
     """Of one tensor; elements that are not finite, before or after, are left out."""
 

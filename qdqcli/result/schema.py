@@ -195,7 +195,11 @@ HEAD: Schema = _object(
         "inputs": _list(_TEXT),
         "settings": {
             "type": "object",
-            "properties": {"scale_bits": {"type": "integer", "minimum": 0, "maximum": 1 << 31}},
+            "properties": {
+                "scale_bits": {"type": "integer", "minimum": 0, "maximum": 1 << 31},
+                **dict.fromkeys(("include", "exclude", "map", "presets"), _list(_TEXT)),
+                **dict.fromkeys(("ranges", "recipe"), _TEXT_OR_NULL),
+            },
             "additionalProperties": _SETTING,
             "description": "The options that decide the result.",
         },

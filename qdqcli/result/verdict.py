@@ -18,7 +18,7 @@ class Severity(StrEnum):
     """It is shown, and the run passes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Violation:
     """One limit that was exceeded, or one tensor that is not as the baseline has it."""
 

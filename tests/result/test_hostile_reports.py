@@ -19,8 +19,9 @@ from qdqcli.result.read import from_json, read_report
 from qdqcli.result.result import to_json
 from qdqcli.result.schema import report_schema
 from qdqcli.result.schema_check import MismatchError, check_of, step_to
-from qdqcli.result.verdict import Severity, Verdict, Violation
+from qdqcli.result.verdict import Margin, Severity, Verdict, Violation
 from qdqcli.result.verification import Verification
+from qdqcli.stats.metrics import METRICS
 from tests.conftest import Qdq
 from tests.report.harmless import harm
 from tests.report.samples import BAD, EXACT, NOTES, SKIPPED, run_of, skipped
@@ -35,7 +36,7 @@ VIOLATIONS = [
               origin="baseline"),
     Violation(tensor=None, metric="waiver", limit="2027-01-31", actual="*.weight", origin="waivers"),
     Violation(tensor="ids", file="m.safetensors", metric="settings", limit="axis 0", actual="axis 1",
-              origin="baseline"),
+              origin="baseline", budget="b.toml", line=7, tensors=["ids", "x"]),
 ]  # fmt: skip
 HISTOGRAM = Histogram(low=-1.0, high=2.0, counts=[1, 0, 5])
 RUN = replace(
@@ -45,17 +46,29 @@ RUN = replace(
             histograms=Histograms(values=HISTOGRAM, errors=HISTOGRAM),
             decided_by={"num_bits": "rule 1 (line 2)"},
             candidate=BAD.source._replace(dtype="F16"),
+            num_zero_slices=1,
+            share=0.5,
         ),
         EXACT._replace(spec=None),
-        SKIPPED,
+        SKIPPED._replace(is_selected=True),
         skipped("model.lost.weight", "the disk failed")._replace(is_failure=True),
     ),
-    settings={"axis": 0, "include": ["*"], "rules": [{"match": ["*"], "num_bits": 4}], "scale_bits": 16},
+    settings={
+        "num_bits": 8, "signed_input": True, "narrow_range": False, "round_mode": "HALF_TO_EVEN", "axis": 0,
+        "group_size": None, "ragged_groups": False, "input_min": None, "input_max": 1.5, "ranges": "r.json",
+        "compute_dtype": "float32", "estimator": "minmax", "percentile": None, "min_ndim": 2, "scale_bits": 16,
+        "include": ["*"], "exclude": ["x"], "map": ["a=b"], "presets": ["linear-only"], "recipe": "r.toml",
+        "rules": [{"match": ["*"], "num_bits": 4}],
+    },
     notes=NOTES[:2],
-    verdict=Verdict(violations=VIOLATIONS, waived=[replace(VIOLATIONS[0], waiver="on purpose")]),
+    verdict=Verdict(
+        violations=[replace(violation, waiver="because") for violation in VIOLATIONS],
+        waived=[replace(VIOLATIONS[0], waiver="on purpose", tensors=["a", "b"])],
+        nearest=Margin(tensor="a", file="m", metric="sqnr_db", limit=30.0, actual=31.0, margin_db=1.0, origin="limits"),
+    ),
     verification=Verification(num_bytes=9, digests={"m.safetensors": "0" * 64}),
     device="NVIDIA H100",
-)
+)  # fmt: skip
 REPORT: dict[str, Any] = json.loads(json.dumps(to_json(RUN)))
 """Every key that a report can have."""
 
@@ -185,6 +198,22 @@ def test_the_command_line_refuses_or_renders_too(qdq: Qdq, tmp_path: Path) -> No
 
 
 # The schema
+
+
+def described(schema: dict[str, Any], way: str = "") -> Iterator[str]:
+    """Every key that the schema names."""
+    for part in (schema, schema.get("then", {}), schema.get("else", {})):
+        for key, of_key in part.get("properties", {}).items():
+            yield f"{way}.{key}"
+            yield from described(of_key, f"{way}.{key}")
+    if "items" in schema:
+        yield from described(schema["items"], f"{way}[]")
+
+
+def test_the_report_above_has_every_key_that_the_schema_names() -> None:
+    present = {"".join("[]" if isinstance(step, int) else f".{step}" for step in way) for way in WAYS}
+    alike = {f".tensors[].channels.{name}" for name in METRICS} | {".summary.exact"}
+    assert set(described(report_schema())) - present - alike == set()
 
 
 def test_the_schema_is_one() -> None:

@@ -153,9 +153,9 @@ def _table(run: RunResult, rows: Sequence[TensorResult], number_of: dict[int, in
 def _complaints(verdict: Verdict | None) -> dict[tuple[str | None, str | None], str]:
     found: dict[tuple[str | None, str | None], str] = {}
     for violation in () if verdict is None else reversed(verdict.violations):
-        kind = "violated" if violation.severity is Severity.ERROR else "warned"
+        kind = ' class="violated"' if violation.severity is Severity.ERROR else ' class="warned"'
         for name in violation.tensors or (violation.tensor,):
-            found[name, violation.file] = f' class="{kind}"'
+            found[name, violation.file] = kind
     return found
 
 
