@@ -243,7 +243,7 @@ class OutputTree:
 
     def may_be_finished(self) -> bool:
         """For a run that resumes: whether OUTPUT is there, with the files that it should have, and no work is left."""
-        if not self._resume or self.journal_path.exists() or not self.provenance_path.is_file():
+        if not self._resume or self.journal_path.exists() or not self.output.exists():
             return False
         marker = [Path(MARKER)] if self._is_folder else []
         return sorted(files_below(self.output)) == sorted([*self.names(), *marker])

@@ -87,6 +87,14 @@ def test_a_file_says_it_where_that_is_asked_for(qdq: Qdq, tiny: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == [output.name, beside.name, tiny.name]
 
 
+def test_what_a_removed_output_left_is_no_output(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    arguments = ("run", tiny, "-o", tmp_path / "out.safetensors", "--provenance", "--format", "none")
+    assert qdq(*arguments).code == 0
+    (tmp_path / "out.safetensors").unlink()
+    assert qdq(*arguments, "--resume").code == 0
+    assert (tmp_path / "out.safetensors").exists()
+
+
 def test_the_file_of_an_input_is_not_taken_over(qdq: Qdq, model: Path, tmp_path: Path) -> None:
     assert qdq("run", model, "-o", tmp_path / "first", *SETTINGS).code == 0
     again = qdq("run", tmp_path / "first", "-o", tmp_path / "second", "--num-bits", 4)
