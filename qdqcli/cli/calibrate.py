@@ -15,7 +15,6 @@ from qdqcli.cli.measure import files_of, listing_of, open_inputs, plan_inputs, w
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.escape import show_path
-from qdqcli.output.files import NamedFile
 from qdqcli.recipe.listing import with_estimates
 from qdqcli.recipe.plan import check_selection
 from qdqcli.report.number import counted
@@ -54,8 +53,7 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
     codes.
     """
-    files = Files.of(options)
-    files.writes.append(NamedFile(output, "-o"))
+    files = Files.of({**options, "output": output})
     _check_output(output, files, overwrite=overwrite)
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)

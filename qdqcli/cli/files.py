@@ -20,9 +20,16 @@ READS = {
     "budget": "--budget",
     "baseline": "--baseline",
     "report_in": "the stored report",
+    "importance": "--importance",
 }
-WRITES = {"write_baseline": "--write-baseline", "write_budget": "--write-budget", "reports": "--report"}
-"""Option, by its parameter's name -> how messages call it. `--ratchet` writes what `--budget` reads."""
+WRITES = {
+    "output": "-o",
+    "write_baseline": "--write-baseline",
+    "write_budget": "--write-budget",
+    "reports": "--report",
+}
+"""Option, by its parameter's name -> how messages call it. `--ratchet` writes what `--budget` reads; an OUTPUT that
+may be a folder is not among the options, and checked with them."""
 
 
 @dataclass(frozen=True, kw_only=True)

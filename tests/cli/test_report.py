@@ -4,11 +4,15 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
+from qdqcli.cli.files import READS, WRITES
+from qdqcli.cli.main import COMMANDS
 from qdqcli.measure import workers as workers_module
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.stats.metrics import METRICS
@@ -409,6 +413,35 @@ def test_no_file_is_written_that_the_command_reads(
     assert (outcome.code, option in outcome.error) == (2, True), outcome.err
     target.unlink()
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["calibrate", "plan"])
+@pytest.mark.parametrize("option", ["--recipe", "--report"])
+def test_the_file_of_minus_o_is_none_of_the_others(
+    qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("w.npy", sample((4, 6)))
+    more = ("--avg-bits", 6) if command == "plan" else ()
+    Path("r.json").write_text('{"rules": []}')
+    before = contents(tmp_path)
+    outcome = qdq(command, "w.npy", "-o", "r.json", "--overwrite", option, "./r.json", *more)
+    assert outcome.code == 2
+    assert "-o" in outcome.error
+    assert contents(tmp_path) == before
+
+
+def test_every_option_that_names_a_file_is_compared() -> None:
+    """A new command's as well: its options stand in one of the tables, or are INPUT and OUTPUT."""
+    inputs = {"inputs", "reference", "candidate", "gradients", "input_", "model", "recipe_name"}
+    found = set()
+    for where, _ in COMMANDS.values():
+        module, name = where.split(":")
+        command = getattr(import_module(module), name)
+        for one in [command, *getattr(command, "commands", {}).values()]:
+            found |= {parameter.name for parameter in one.params if isinstance(parameter.type, click.Path)}
+    assert found - inputs <= {*READS, *WRITES}
+    assert {*READS, *WRITES} <= found
 
 
 @pytest.mark.parametrize(
