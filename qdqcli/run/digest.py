@@ -56,8 +56,7 @@ def digest_output(
         with blamed_on_output(path):
             return _digest(partial(InputFile, path), workers, on_bytes)
 
-    ordered = sorted(names)
-    return dict(zip(ordered, workers.map(digest, ordered), strict=True))
+    return _each(digest, names, workers)
 
 
 def digest_input(
@@ -76,8 +75,14 @@ def digest_input(
     def digest(name: Path) -> FileDigest:
         return _digest(files[name], workers, on_bytes)
 
-    names = sorted(files)
-    return dict(zip(names, workers.map(digest, names), strict=True))
+    return _each(digest, files, workers)
+
+
+def _each(digest: Callable[[Path], FileDigest], names: Iterable[Path], workers: Workers) -> Mapping[Path, FileDigest]:
+    """Of all names, by all workers; here where there is one, as all else that is read then."""
+    ordered = sorted(names)
+    found = workers.map(digest, ordered) if workers.num_threads > 1 else map(digest, ordered)
+    return dict(zip(ordered, found, strict=True))
 
 
 def _digest(open_file: Callable[[], InputFile], workers: Workers, on_bytes: Callable[[int], None]) -> FileDigest:

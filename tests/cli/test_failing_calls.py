@@ -116,5 +116,5 @@ def test_a_call_that_is_interrupted_is_made_again(
     for point in points if every_fault else points[-1:]:
         case.prepare()
         done = strace.inject(point, "error=EINTR", *case.arguments)
-        assert (done.returncode, done.stderr) == (0, ""), point
+        assert (done.returncode, "error" in done.stderr) == (0, False), point
         case.assert_new()
