@@ -234,7 +234,8 @@ def unmatched(pattern: str, holders: Holders) -> str:
         offer = f"; no file matches '{escape_name(glob)}'; files: {listed([file.relative for file in files])}"
     else:
         offer = _matching_glob(on_name, holders) or nearest_names(on_name, holders)
-    return f"pattern '{escape_name(pattern)}' matches none of {len(holders)} tensors{offer}"
+    count = sum(map(len, holders.values()))
+    return f"pattern '{escape_name(pattern)}' matches none of {count} tensors{offer}"
 
 
 def _matching_glob(name: str, names: Collection[str]) -> str:

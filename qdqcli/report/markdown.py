@@ -10,7 +10,7 @@ from qdqcli.report import escape
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, few, hidden, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, columns_of
-from qdqcli.report.verdict import headline, sentence, waived_line
+from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Verdict
 
@@ -48,11 +48,11 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
 def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
     yield f"**{headline(run, quote)}**"
     yield ""
-    for violation in verdict.violations[: options.top or None]:
+    for violation in with_files(run, verdict.violations[: options.top or None]):
         yield f"- **{violation.severity}:** {sentence(violation, quote)}"
     if options.top and len(verdict.violations) > options.top:
         yield f"- … and {len(verdict.violations) - options.top:,} more"
-    yield from (f"- waived: {waived_line(violation, quote)}" for violation in verdict.waived)
+    yield from (f"- waived: {waived_line(violation, quote)}" for violation in with_files(run, verdict.waived))
     if verdict.violations or verdict.waived:
         yield ""
 

@@ -16,7 +16,7 @@ from qdqcli.report.layout import GAP, Layout, cell_len, fit
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, hidden, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, columns_of
-from qdqcli.report.verdict import headline, sentence, waived_line
+from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Verdict
 
@@ -71,13 +71,13 @@ def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOpti
     style = _SUCCESS if verdict.passed else _FAILURE
     label, _, rest = headline(run, quote).partition(": ")
     yield f"{_styled(label, style, options)}: {rest}"
-    for violation in verdict.violations[: options.top or None]:
+    for violation in with_files(run, verdict.violations[: options.top or None]):
         is_error = violation.severity is Severity.ERROR
         label, style = ("  error ", _FAILURE) if is_error else ("  warn  ", _WARNING)
         yield from _paragraph(label, style, sentence(violation, quote), options)
     if options.top and len(verdict.violations) > options.top:
         yield _styled(f"  … and {len(verdict.violations) - options.top:,} more (--top 0 shows all)", _QUIET, options)
-    for violation in verdict.waived:
+    for violation in with_files(run, verdict.waived):
         yield from _paragraph("  waived ", _QUIET, waived_line(violation, quote), options)
 
 

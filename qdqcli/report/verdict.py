@@ -1,5 +1,12 @@
 """The verdict in words, for every format that is read by people."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from qdqcli.recipe.file_ref import FileRef, key_among
+from qdqcli.recipe.pairing import located
+from qdqcli.recipe.patterns import holders_of
 from qdqcli.report.escape import word
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, percent, significant
 from qdqcli.report.table import Quote
@@ -14,6 +21,20 @@ _WHAT = {
 }
 
 
+Judged = TypeVar("Judged", Violation, Margin)
+
+
+def with_files(run: RunResult, found: Sequence[Judged]) -> list[Judged]:
+    """The same, with FILE#NAME for a tensor whose name several files have: a pattern for a budget to take."""
+    holders = holders_of(located(run, run.rows)) if found else {}
+    return [
+        replace(one, tensor=key_among(one.tensor, FileRef.within(one.file, run.inputs), holders[one.tensor]))
+        if one.tensor is not None and one.file is not None and len(holders.get(one.tensor, ())) > 1
+        else one
+        for one in found
+    ]
+
+
 def headline(run: RunResult, quote: Quote) -> str:
     """`budget exceeded: 3 errors, 1 warning`, or `budget kept: 40 tensors; nearest its limit: ...`."""
     verdict = run.verdict
@@ -24,7 +45,10 @@ def headline(run: RunResult, quote: Quote) -> str:
     if not verdict.passed:
         return f"budget exceeded: {', '.join(parts)}"
     kept = f"budget kept: {', '.join([counted(sum(1 for _ in run.quantized), 'tensor'), *parts])}"
-    return kept if verdict.nearest is None else f"{kept}; nearest its limit: {_margin(verdict.nearest, quote)}"
+    if verdict.nearest is None:
+        return kept
+    (nearest,) = with_files(run, [verdict.nearest])
+    return f"{kept}; nearest its limit: {_margin(nearest, quote)}"
 
 
 def _margin(margin: Margin, quote: Quote) -> str:

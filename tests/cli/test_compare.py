@@ -190,6 +190,9 @@ def test_each_tensor_of_a_name_counts(qdq: Qdq, tmp_path: Path) -> None:
     assert {(v["tensor"], v["file"]) for v in outcome.report["verdict"]["violations"]} == {
         ("w", f"{one}/text_encoder/model.safetensors")
     }
+    for format_name in ("table", "markdown"):
+        shown = qdq("compare", one, other, "--budget", budget, "--format", format_name).out
+        assert "text_encoder/model.safetensors#w" in shown.replace("`", "").replace("\\", "")
 
 
 def test_a_file_that_one_side_lacks_is_a_finding(qdq: Qdq, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_patterns_that_cover_others_by_file_and_name() -> None:
 
 def test_a_file_that_is_not_there_says_which_are() -> None:
     message = unmatched("vae#w", HOLDERS)
-    assert message.startswith("pattern 'vae#w' matches none of 3 tensors; no file matches 'vae'; files: ")
+    assert message.startswith("pattern 'vae#w' matches none of 4 tensors; no file matches 'vae'; files: ")
     assert "'text_encoder/model.safetensors'" in message
     assert unmatched("unet#conw", HOLDERS).endswith("nearest names: 'conv'")
 

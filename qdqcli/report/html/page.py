@@ -20,7 +20,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import ranked
 from qdqcli.report.summary import LARGEST, LOWEST, WORST, facts, few, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, headings
-from qdqcli.report.verdict import headline, sentence, waived_line
+from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.result import ROW_STATS, RunResult, TensorResult
 from qdqcli.result.verdict import Severity, Verdict, Violation
 from qdqcli.stats.metrics import METRICS, Better
@@ -75,7 +75,8 @@ def quote(text: str) -> str:
 def _verdict(run: RunResult, verdict: Verdict) -> Iterator[str]:
     kind = "kept" if verdict.passed else "exceeded"
     yield f'<section class="verdict {kind}"><strong>{headline(run, quote)}</strong>'
-    first, more = verdict.violations[:_OPEN_VIOLATIONS], verdict.violations[_OPEN_VIOLATIONS:_MAX_VIOLATIONS]
+    shown = with_files(run, verdict.violations[:_MAX_VIOLATIONS])
+    first, more = shown[:_OPEN_VIOLATIONS], shown[_OPEN_VIOLATIONS:]
     if first:
         yield from _list_of(first, start=1)
     if more:
@@ -86,7 +87,7 @@ def _verdict(run: RunResult, verdict: Verdict) -> Iterator[str]:
         yield "</details>"
     if verdict.waived:
         yield f"<details><summary>{len(verdict.waived):,} waived</summary><ul>"
-        yield from (f"<li>{waived_line(violation, quote)}</li>" for violation in verdict.waived)
+        yield from (f"<li>{waived_line(violation, quote)}</li>" for violation in with_files(run, verdict.waived))
         yield "</ul></details>"
     yield "</section>"
 
