@@ -5,7 +5,8 @@ not finite add nothing. The error of a candidate whose output is not finite is i
 
 Order of addition: of a slice, or of a chunk of a long one, element i is added in lane i % 16, each lane in float64 one
 element after another; the lanes are then added pairwise, see `cpu_quantize.py`. Squares are not negative, so what was
-added so far is never more than the sum: a candidate is dropped as soon as that exceeds the least error yet.
+added so far is never more than the sum: a candidate is dropped as soon as that exceeds the least error yet, and before
+it has begun where the elements that it clips do.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from qdqcli.op.cpu_careful import tree
 from qdqcli.op.cpu_range import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE, run_at
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES, first_lanes, load, load_part, smaller, splat, store, tree_sum
+from qdqcli.op.lanes import LANES, first_lanes, larger, load, load_part, smaller, splat, store, tree_sum
 from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (
     clamp,
@@ -31,6 +32,10 @@ from qdqcli.op.value import (
 
 _STRIDE = 64
 """Elements after which a candidate may be dropped."""
+_SLACK = 1 + 2.0**-16
+"""Bounds are sums in float32: 32 squares of differences are right to 40 roundings of 2^-24."""
+_SMALL, _LARGE = 1e-30, 1e38
+"""Errors between which a bound is right: squares below lose digits, and one that overflowed is larger than these."""
 
 
 @inlined
@@ -72,7 +77,7 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
     for begin in range(0, count, _STRIDE):
         for i in range(begin, smaller(begin + _STRIDE, count), LANES):
             y = requantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, like)
-            e = widen_to_double(value_of_pattern(number_pattern(y, stored), stored)) - load(a, i)
+            e = widen_to_double(_stored_value(y, stored)) - load(a, i)
             total = total + e * e
         error = tree_sum(total)
         if error > limit:
@@ -81,12 +86,44 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
 
 
 @inlined
-def _search_run(x, v, a, count, grids, num_candidates, guess, half_up, like):
+def _bound_errors(x, v, count, grids, half_up, like, ends, bounds):
+    """Fill `bounds` (candidates,) with what each candidate loses at least, LANES candidates at a time.
+
+    The largest and the smallest element of each lane are elements of their own (`ends` (2, LANES) keeps them); what a
+    candidate clips of them is part of its error.
+    """
+    stored, room = load_part(x, 0, 1), grids.shape[1]
+    high = low = load(v, 0)
+    for i in range(LANES, count, LANES):
+        high, low = larger(load(v, i), high), smaller(load(v, i), low)
+    store(ends, 0, high)
+    store(ends, LANES, low)
+    for k in range(0, room, LANES):
+        lo, hi = load(grids, MIN_RANGE * room + k), load(grids, MAX_RANGE * room + k)
+        scale, inverse = load(grids, SCALE * room + k), load(grids, INVERSE_SCALE * room + k)
+        y_lo = _stored_value(requantize(lo, scale, inverse, half_up, like), stored)
+        y_hi = _stored_value(requantize(hi, scale, inverse, half_up, like), stored)
+        total = splat(grids.dtype.type(0))
+        for lane in range(LANES):
+            over, under = y_hi - ends[0, lane], y_lo - ends[1, lane]
+            total = total + select(hi < ends[0, lane], over * over, 0.0)
+            total = total + select(lo > ends[1, lane], under * under, 0.0)
+        store(bounds, k, total)
+
+
+@inlined
+def _stored_value(v, stored):
+    """What `v` is when it is stored."""
+    return value_of_pattern(number_pattern(v, stored), stored)
+
+
+@inlined
+def _search_run(x, v, a, count, grids, bounds, num_candidates, guess, half_up, like):
     """The candidate with the least error, of equals the last; the last one, too, where no error is finite."""
     best, least = num_candidates - 1, np.inf
     for distance in range(num_candidates):
         for k in (guess + distance, guess - distance):
-            if 0 <= k < num_candidates:
+            if 0 <= k < num_candidates and not (_SMALL < least < _LARGE and bounds[k] > least * _SLACK):
                 error = _squared_error(x, v, a, count, grids, k, half_up, like, least)
                 if error < least or (error == least and k > best):
                     best, least = k, error
@@ -102,7 +139,8 @@ def search_slices(
 
     `ends` (2, slices) are the ranges of their finite elements; `v` and `a` have room for the longest slice.
     """
-    grids = np.empty((GRID_ROWS, fractions.size), fractions.dtype)
+    grids, bounds = np.empty((GRID_ROWS, fractions.size), fractions.dtype), np.empty_like(fractions)
+    extremes = np.empty((2, LANES), fractions.dtype)
     guess = num_candidates - 1
     i = start
     while i < stop:
@@ -115,7 +153,8 @@ def search_slices(
         _make_candidates(ends[0, s], ends[1, s], fractions, q_min, q_max, like, grids)
         _decode_run(x, i - base, end - i, like, v, a)
         # slices are alike: the one before is a guess that drops most candidates early
-        guess = _search_run(x, v, a, end - i, grids, num_candidates, guess, half_up, like)
+        _bound_errors(x, v, end - i, grids, half_up, like, extremes, bounds)
+        guess = _search_run(x, v, a, end - i, grids, bounds, num_candidates, guess, half_up, like)
         best[s] = guess
         i = end
 
@@ -146,8 +185,8 @@ def sum_candidates(x, chunk_size, grids, candidates, half_up, like, v, a, limit,
 
 
 @kernel()
-def sum_patterns(counts, x, grids, num_candidates, half_up, like, errors):
-    """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float.
+def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, like, errors):
+    """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float, `occurring` those not 0.
 
     Order of addition as in `cpu_patterns.sum_patterns`.
     """
@@ -155,9 +194,9 @@ def sum_patterns(counts, x, grids, num_candidates, half_up, like, errors):
     for k in range(num_candidates):
         lo, hi, scale, inverse = grids[MIN_RANGE, k], grids[MAX_RANGE, k], grids[SCALE, k], grids[INVERSE_SCALE, k]
         lanes[:] = 0.0
-        for p in range(counts.size):
+        for p in occurring:
             v = decode(x[p])
-            if counts[p] and abs(v) <= largest(x[p]):
+            if abs(v) <= largest(x[p]):
                 y = requantize(clamp(flush(v, like), lo, hi), scale, inverse, half_up, like)
                 e = np.float64(decode(encode(y, x[p]))) - np.float64(v)
                 lanes[p % LANES] += np.float64(counts[p]) * (e * e)

@@ -64,15 +64,16 @@ class MseEstimator:
         return self.shrink(ends, best)
 
     def of_patterns(self, patterns: PatternHistogram) -> Floats:
-        keys, counts = counts_by_key(patterns.counts, self.dtype)
-        seen = keys[counts > 0]
+        keys, by_key = counts_by_key(patterns.counts, self.dtype)
+        seen = keys[by_key > 0]
         if not seen.size:
             return np.zeros((2, 1), np.float32)
         ends = ends_of_keys(np.array([[seen[0]], [seen[-1]]]), self.dtype)
         x = np.arange(NUM_PATTERNS, dtype=np.uint16).view(STORAGE[self.dtype])
         errors = np.empty(NUM_CANDIDATES)
         grids = self.grids(ends)
-        cpu_search.sum_patterns(patterns.counts, x, grids, NUM_CANDIDATES, self.half_up, self.like, errors)
+        counts, occurring = patterns.counts, np.flatnonzero(patterns.counts)
+        cpu_search.sum_patterns(counts, occurring, x, grids, NUM_CANDIDATES, self.half_up, self.like, errors)
         return self.shrink(ends, np.array([least_error(dict(enumerate(errors.tolist())))]))
 
     def of_long_slice(self, num_elements: int) -> "_LongSlice":

@@ -12,7 +12,7 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS
 from qdqcli.op.params import Floats
-from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import open_checkpoint
@@ -152,3 +152,24 @@ def test_a_slice_of_nothing_finite_has_a_range_of_zeros(tmp_path: Path, name: st
             assert not ends[:, [0, 2]].any()
             assert ends[:, 1].tolist() == [1, 1] or name == "mse"
             assert not estimated(tmp_path, x[0], spec_of(name)).any()
+
+
+SCALES = [1e-38, 1e-22, 1e-15, 1e-3, 1.0, 1e18, 1e30]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(dtype, scale) for dtype in ("F32", "BF16", "F64") for scale in SCALES] + [("F16", 1e-3), ("F16", 1.0)],
+)
+def test_the_search_takes_what_brute_force_takes_at_every_scale(tmp_path: Path, dtype: str, scale: float) -> None:
+    """What is dropped unseen, by what it clips, is never the best: one sign, outliers, plateaus, few elements."""
+    rng = np.random.default_rng(6)
+    rows = [rng.standard_t(3, 130), abs(rng.standard_normal(130)), -abs(rng.standard_normal(130)),
+            np.where(np.arange(130) == 40, 50.0, rng.standard_normal(130)), np.repeat([1.0, -1.0], 65),
+            rng.standard_normal(130) * (np.arange(130) < 5)]  # fmt: skip
+    with np.errstate(all="ignore"):
+        x = (np.stack(rows) * scale).astype(DTYPES[dtype])
+    for settings in ({"num_bits": 8}, {"num_bits": 3, "round_mode": RoundMode.HALF_UP}, {"num_bits": 2}):
+        spec = spec_of("mse", axis=0, **settings)
+        with np.errstate(all="ignore"):
+            assert_same_bits(estimated(tmp_path, x, spec), expected(x, spec))
