@@ -114,7 +114,8 @@ def _compare(
     entry: Entry, other: Entry | None, count: int, readers: _Readers, workers: Workers, *, histograms: bool
 ) -> Iterator[Row]:
     """The row of an entry of the reference; none of an activation scale that has no counterpart."""
-    if isinstance(entry.decision, Skip) and entry.tensor.dtype.is_floating and not entry.is_activation_scale:
+    is_float = entry.tensor.dtype.is_floating and entry.packed is None and not entry.is_activation_scale
+    if isinstance(entry.decision, Skip) and is_float:
         yield _skipped(entry, entry.decision.reason)
     elif other is None:
         if not entry.is_activation_scale:
@@ -125,10 +126,9 @@ def _compare(
         yield _failed(entry, difference)
     else:
         pair = _pair(entry, entry.tensor, other, other.tensor, readers)
-        is_measured = entry.tensor.dtype.is_floating and not entry.is_activation_scale
         yield (
             _measured(entry, other, pair, workers, histograms=histograms)
-            if is_measured
+            if is_float
             else _equality(entry, pair, workers)
         )
 

@@ -160,3 +160,15 @@ def test_packed_weights_on_both_sides_are_equal_or_not_measured(
     outcome = qdq("compare", gptq, other, "--format", "json")
     assert failures(outcome) == {"q.weight": f"not measured: packed on both sides (GPTQ), and {role} differ"}
     assert "exact" not in outcome.report["summary"]
+
+
+def test_codes_under_a_floating_point_dtype_are_not_measured(tmp_path: Path, qdq: Qdq) -> None:
+    tensors: Tensors = {
+        "q.W_q": ("BF16", (8, 64)), "q.scale": ("BF16", (32, 1)), "q.zero": ("BF16", (32, 1)), "w": ("F32", (8, 8)),
+    }  # fmt: skip
+    one = sparse(tmp_path / "hqq.safetensors", tensors)
+    other = sparse(tmp_path / "float.safetensors", {"q.weight": ("BF16", (16, 64)), "w": ("F32", (8, 8))})
+    outcome = qdq("compare", one, other, "--format", "json")
+    assert failures(outcome) == {"q.weight": "not measured: packed in the reference (HQQ), and codes are not read"}
+    same = qdq("compare", one, one, "--format", "json").report["tensors"]
+    assert [row.get("reason") for row in same if row["name"] == "q.weight"] == ["HQQ: equal on both sides"]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from time import perf_counter
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from qdqcli.tensors.checkpoint import open_checkpoint
 from qdqcli.tensors.packed.recognise import Packed, recognise
 from qdqcli.tensors.packed.registry import PACKED
+from qdqcli.tensors.tensor import DTYPES
 from tests.tensors.packed.samples import FLOAT, SAMPLES, Q, Sample, Tensors, declared, sparse, write
 
 
@@ -170,3 +172,23 @@ def test_names_of_many_dots_take_no_time(tmp_path: Path) -> None:
     began = perf_counter()
     assert packed(tmp_path).titles == {"vptq, unknown layout": 1}
     assert perf_counter() - began < 5
+
+
+def test_no_shape_and_no_dtype_breaks_the_recogniser(tmp_path: Path) -> None:
+    random = Random(7)
+    suffixes = sorted({known.codes for known in PACKED} | {part.suffix for known in PACKED for part in known.parts})
+    shapes: list[tuple[int, ...]] = [(), (0,), (1,), (8,), (8, 1), (0, 4), (8, 8), (1, 64), (2, 3, 16), (4, 4, 4, 16)]
+    dtypes = [name for name, dtype in DTYPES.items() if dtype.bits == 8 or dtype.is_floating or dtype.bits == 32]
+    for number in range(200):
+        tensors: Tensors = {
+            f"{random.choice('ab')}{suffix}": (random.choice(dtypes), random.choice(shapes))
+            for suffix in random.sample(suffixes, 25)
+        }
+        folder = tmp_path / str(number)
+        sparse(folder / "model.safetensors", tensors)
+        if number % 2:
+            method = random.choice(PACKED).methods or ("other",)
+            (folder / "config.json").write_text(json.dumps(declared(method[0])))
+        found = packed(folder)
+        assert {shard for shard, _ in found.reasons} <= {"model.safetensors"}, tensors
+        assert sum(found.titles.values()) == len(found.weights), tensors
