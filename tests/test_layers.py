@@ -13,6 +13,7 @@ import qdqcli
 
 FLOORS = [
     {"cli"},
+    {"api"},
     {"report"},
     {"study"},
     {"run", "gate"},

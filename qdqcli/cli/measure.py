@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -25,7 +24,6 @@ from qdqcli.recipe.plan import (
     check_unpacked,
     make_plans,
     packed_in_words,
-    with_decisions,
 )
 from qdqcli.recipe.request import Request
 from qdqcli.report.number import counted
@@ -119,10 +117,10 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Op
 def measure(session: Session, command: str, plans: Sequence[Plan], request: Request, options: Options) -> "RunResult":
     """Do what the plans say, and write nothing."""
     with working(session, plans, request, options) as (measuring, workers, _):
-        from qdqcli.run.pipeline import run_plans
+        from qdqcli.run.execute import execute
 
-        rows = run_plans(plans, measuring, workers)
-        return reported(command, plans, request, options, rows, measuring, workers)
+        has = {"has_recipe": request.has_recipe, "has_histograms": wants_histograms(options)}
+        return execute(command, plans, request.settings, measuring, workers, **has)
 
 
 @contextmanager
@@ -182,17 +180,11 @@ def reported(
     measuring: "Measuring",
     workers: "Workers",
 ) -> "RunResult":
-    """The rows as a report wants them: with histograms where somebody will look at them, and what decided over each."""
-    from qdqcli.run.pipeline import result_of
+    """The rows as a report wants them; see `run.execute.reported`."""
+    from qdqcli.run.execute import reported
 
-    if wants_histograms(options):
-        from qdqcli.run.count import with_histograms
-
-        rows = list(with_histograms(plans, rows, measuring, workers))
-    if request.has_recipe:
-        rows = with_decisions(plans, rows)
-    device = None if workers.backend.name == "cpu" else workers.backend.name
-    return replace(result_of(command, plans, request.settings, rows), device=device)
+    has = {"has_recipe": request.has_recipe, "has_histograms": wants_histograms(options)}
+    return reported(command, plans, request.settings, rows, measuring, workers, **has)
 
 
 def note_large_report(plans: Sequence[Plan], options: Options, session: Session) -> None:

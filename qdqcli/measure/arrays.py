@@ -5,7 +5,7 @@ from functools import partial
 from itertools import pairwise
 from math import isfinite
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,9 @@ from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import STORAGE, Floats, empty_keys, ends_of_keys, merge_keys
-from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.op.value import Switch
+from qdqcli.stats.metrics import ErrorStats
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
 from qdqcli.tensors.checkpoint import Place
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
@@ -35,11 +36,27 @@ Stored = NDArray[Any]
 """Elements as the kernels see them, `params.STORAGE`."""
 
 
+class Settings(TypedDict, total=False):
+    """The fields of `QuantSpec`, as keywords."""
+
+    num_bits: int
+    signed_input: bool
+    narrow_range: bool
+    round_mode: RoundMode | str
+    axis: int
+    group_size: int | None
+    ragged_groups: bool
+    compute_dtype: ComputeDType | str
+    estimator: str
+    percentile: float | None
+
+
 def quantize_and_measure(
     input: Array,  # noqa: A002  # as the op names it
     spec: QuantSpec | None = None,
     given_range: GivenRange | None = None,
-) -> tuple[NDArray[Any], ErrorSums]:
+    **settings: Unpack[Settings],
+) -> tuple[NDArray[Any], ErrorStats]:
     """Quantize and dequantize `input`, and sum what that loses, bit for bit as `qdq run` does with a file.
 
     Args:
@@ -48,10 +65,11 @@ def quantize_and_measure(
             command line.
         given_range: (input_min, input_max) instead of a measured range, or the one in `spec`: scalars, or one value
             per channel or group each.
+        **settings: fields of `QuantSpec`, in place of those of `spec`: `num_bits=4, axis=0`.
 
     Returns:
-        A new C-contiguous array of the input's shape and dtype, and the sums, of which `METRICS` makes figures:
-        `METRICS["sqnr_db"].value(sums)`. The same bits for every number of threads.
+        A new C-contiguous array of the input's shape and dtype, and the sums with the metrics that follow from them:
+        `sums.sqnr_db`, `sums.metrics()`. The same bits for every number of threads.
 
     Raises:
         SpecError: (a ValueError) an attribute or a range does not fit the input.
@@ -60,7 +78,7 @@ def quantize_and_measure(
     if is_on_device(input):
         raise DTypeError("the input is on a device; statistics are for arrays in memory, copy it there first")
     x, dtype = as_array(input)
-    spec = spec or QuantSpec()
+    spec = replace(spec or QuantSpec(), **cast(dict[str, Any], settings))  # it takes names of its enums, too
     if given_range is not None:
         spec = replace(spec, range_given=True)
     elif spec.range_given:
@@ -73,7 +91,7 @@ def quantize_and_measure(
     y = aligned(stored.size, stored.dtype)
     with Workers() as workers:
         sums = requantize_and_measure(stored, y, layout, spec, given_range, dtype, workers)
-    return y.view(x.dtype).reshape(x.shape), sums
+    return y.view(x.dtype).reshape(x.shape), ErrorStats(*sums)
 
 
 def _check_range(given_range: GivenRange | None, layout: Layout) -> None:

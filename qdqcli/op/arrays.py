@@ -190,7 +190,8 @@ def as_array(array: Array) -> tuple[NDArray[Any], str]:
         try:
             array = np.from_dlpack(array) if not hasattr(array, "__array__") else np.asarray(array)
         except (TypeError, AttributeError, BufferError, RuntimeError) as error:
-            raise DTypeError(f"cannot take {type(array).__name__} as an array: {error}") from error
+            known = "NumPy array, or one with __array__ or DLPack"
+            raise DTypeError(f"cannot take {type(array).__name__} as an array ({error}); give a {known}") from error
     if array.dtype not in DTYPES:
         raise DTypeError(f"input has dtype {array.dtype}; the op takes bfloat16, float16, float32 and float64")
     return array, DTYPES[array.dtype]

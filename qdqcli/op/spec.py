@@ -41,18 +41,25 @@ class QuantSpec:
     """What to do with one tensor. Names and defaults are the op's."""
 
     num_bits: int = 8
+    """Bits of a code: 1 to 61, or 62 unsigned."""
     signed_input: bool = True
+    """Whether codes are signed; elements may be negative in any case."""
     narrow_range: bool = False
+    """Whether signed codes leave out their lowest, -2^(num_bits-1)."""
     round_mode: RoundMode = RoundMode.HALF_TO_EVEN
+    """How ties are rounded."""
     axis: int = WHOLE_TENSOR
+    """The dimension whose indices have a range each; -1: one range for the whole tensor (not the last axis)."""
     group_size: int | None = None
     """Neighbours along the last axis that share a range; excludes `axis`."""
     ragged_groups: bool = False
     """Whether the last group of a row may be shorter than `group_size`."""
     range_given: bool = False
+    """Whether the range is given and clamped to, instead of measured."""
     given_range: tuple[float, float] | None = None
     """The range that is given, where it is one for all slices; None: measured, or given in arrays of its own."""
     compute_dtype: ComputeDType = ComputeDType.NATIVE
+    """The arithmetic of bfloat16 and float16 elements."""
     estimator: str = DEFAULT_ESTIMATOR
     """How a range that is not given is chosen: a name in `ranges/estimator.py`."""
     percentile: float | None = None

@@ -67,6 +67,11 @@ class TensorResult(_Measured):
     """
 
     @property
+    def name(self) -> str:
+        """The tensor's."""
+        return self.source.name
+
+    @property
     def num_elements(self) -> int:
         return self.sums.num_elements
 
@@ -119,6 +124,11 @@ class SkippedTensor(NamedTuple):
     """It would have been measured, but for its dtype: a budget may ask for it."""
     decided_by: Mapping[str, str] | None = None
     """What of a recipe leaves it as it is, where there was a recipe."""
+
+    @property
+    def name(self) -> str:
+        """The tensor's."""
+        return self.source.name
 
 
 Row = TensorResult | SkippedTensor

@@ -208,3 +208,61 @@ METRICS = {
         ),
     )
 }
+
+
+class ErrorStats(ErrorSums):
+    """Sums with the metrics that follow from them as properties; None where a metric is no finite number.
+
+    Counts and extremes (`num_elements`, `input_min`, `max_abs_error`, ...) are fields.
+    """
+
+    __slots__ = ()
+
+    def metrics(self) -> dict[str, MetricValue]:
+        """Every metric by name, in the order of `METRICS`."""
+        return {name: metric.value(self) for name, metric in METRICS.items()}
+
+    @property
+    def mean_error(self) -> MetricValue:
+        """Mean of e = y - x, the bias."""
+        return METRICS["mean_error"].value(self)
+
+    @property
+    def mean_abs_error(self) -> MetricValue:
+        """Mean of |e|."""
+        return METRICS["mean_abs_error"].value(self)
+
+    @property
+    def mse(self) -> MetricValue:
+        """Mean of e^2."""
+        return METRICS["mse"].value(self)
+
+    @property
+    def rmse(self) -> MetricValue:
+        """Root of the mean of e^2."""
+        return METRICS["rmse"].value(self)
+
+    @property
+    def relative_l2(self) -> MetricValue:
+        """sqrt(sum e^2 / sum x^2)."""
+        return METRICS["relative_l2"].value(self)
+
+    @property
+    def sqnr_db(self) -> MetricValue:
+        """10 log10(sum x^2 / sum e^2), in dB; None where no element changed, too."""
+        return METRICS["sqnr_db"].value(self)
+
+    @property
+    def cosine_similarity(self) -> MetricValue:
+        """sum xy / sqrt(sum x^2 sum y^2)."""
+        return METRICS["cosine_similarity"].value(self)
+
+    @property
+    def clipped_fraction(self) -> MetricValue:
+        """Share of elements outside the representable range."""
+        return METRICS["clipped_fraction"].value(self)
+
+    @property
+    def zeroed_fraction(self) -> MetricValue:
+        """Share of elements with x != 0 and y = 0."""
+        return METRICS["zeroed_fraction"].value(self)

@@ -1,0 +1,518 @@
+"""The command's work as Python functions: measure checkpoints and compare, judge and read them.
+
+Functions take what the options of the command take, under the same names and with the same defaults, and raise the
+errors of `errors.py`. Imported by `qdqcli` when a name of it is first used.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from html import escape as html_escape
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.errors import DTypeError, UnavailableError, UsageError
+from qdqcli.escape import escape_name, show_path
+from qdqcli.gate.budget import read_budget
+from qdqcli.gate.judge import judge
+from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
+from qdqcli.op.backend import backend
+from qdqcli.op.spec import QuantSpec
+from qdqcli.ranges.file import read_ranges
+from qdqcli.recipe.file import parse_recipe, read_recipe
+from qdqcli.recipe.keys import ERROR
+from qdqcli.recipe.pairing import entries_of
+from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, inputs_of, make_plans, notes_of
+from qdqcli.recipe.preset import preset as preset_of
+from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.rename import Renaming, new_names
+from qdqcli.recipe.request import Request, lay, request_from
+from qdqcli.recipe.scheme import settings_of_scheme
+from qdqcli.recipe.sweep import LADDER, Setting
+from qdqcli.report.escape import visible
+from qdqcli.report.formatter import formatter, formatter_for
+from qdqcli.report.options import ReportOptions
+from qdqcli.report.ranking import DEFAULT_SORT, ranked
+from qdqcli.report.summary import facts
+from qdqcli.report.table import columns_of
+from qdqcli.result.read import read_report
+from qdqcli.result.result import Row, RunResult, TensorResult, row_to_json, to_json, with_shares
+from qdqcli.result.verdict import Verdict
+from qdqcli.run.compare import compare_entries
+from qdqcli.run.execute import execute
+from qdqcli.run.pipeline import Measuring, check_ranges
+from qdqcli.stats.metrics import MetricValue
+from qdqcli.study.sweep import plan_sweep, run_sweep
+from qdqcli.tensors.checkpoint import Checkpoint, Shard
+from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
+from qdqcli.tensors.packed.recognise import recognise
+from qdqcli.tensors.tensor import TensorInfo
+
+PathLike = str | Path
+_SHOWN = 20
+"""Rows of a report in a notebook."""
+_DEFAULTS: dict[str, Any] = {
+    "num_bits": 8,
+    "signed_input": True,
+    "narrow_range": False,
+    "round_mode": "HALF_TO_EVEN",
+    "axis": "none",
+    "group_size": None,
+    "ragged_groups": False,
+    "indivisible": ERROR,
+    "input_min": None,
+    "input_max": None,
+    "ranges_file": None,
+    "compute_dtype": "float32",
+    "estimator": "minmax",
+    "percentile": None,
+    "include": (),
+    "exclude": (),
+    "min_ndim": None,
+}
+"""The command's."""
+_NUMPY = {
+    **{f"{kind}{bits}": np.dtype(f"{word}{bits}") for kind, word in (("I", "int"), ("U", "uint"))
+       for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    "BOOL": np.dtype(bool),
+    "C64": np.dtype(np.complex64),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}  # fmt: skip
+"""dtype of safetensors -> of NumPy."""
+
+
+class Report:
+    """What was measured: a row for each tensor, and a summary. A notebook shows it as a table."""
+
+    def __init__(self, result: RunResult) -> None:
+        self.result = result
+
+    @property
+    def summary(self) -> Mapping[str, MetricValue]:
+        """Metric -> value over all quantized elements, and counts of tensors; None where there is no number."""
+        return self.result.summary
+
+    @property
+    def tensors(self) -> Sequence[Row]:
+        """A row for each tensor in the order of the checkpoint: `TensorResult`, or `SkippedTensor` with its reason."""
+        return self.result.rows
+
+    def worst(self, count: int = 10, sort: str = DEFAULT_SORT) -> list[TensorResult]:
+        """The first `count` rows by a metric's name, or by `share` or `name`.
+
+        Raises:
+            UsageError: `sort` is none of them; offers the nearest.
+        """
+        return ranked(self.result, sort, count)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as `--format json` has it, as JSON values."""
+        return to_json(self.result)
+
+    def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
+        """A `pandas.DataFrame` with a row for each quantized tensor, its name as the index.
+
+        Raises:
+            UnavailableError: pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        except ImportError:
+            raise UnavailableError("to_pandas needs pandas; install it: pip install pandas") from None
+        records = []
+        for row in self.result.quantized:
+            data = row_to_json(row)
+            shape = "x".join(map(str, row.source.shape)) or "scalar"
+            records.append({"name": row.name, "dtype": row.source.dtype, "shape": shape, **(data["spec"] or {}),
+                            **{f"range_{key}": value for key, value in data["range"].items()},
+                            **row.stats})  # fmt: skip
+        return pandas.DataFrame.from_records(records, index="name")
+
+    def save(self, path: PathLike) -> None:
+        """Write the report in the format of the path's suffix: .json, .csv, .md, .html, ...
+
+        Raises:
+            UsageError: a suffix of no format.
+        """
+        target = Path(path)
+        pieces = formatter_for(target)(self.result, ReportOptions())
+        target.write_text("".join(pieces), encoding="utf-8")
+
+    def __str__(self) -> str:
+        return "".join(formatter("table")(self.result, ReportOptions(top=_SHOWN)))
+
+    def __repr__(self) -> str:
+        s = self.summary
+        inputs = ", ".join(map(escape_name, self.result.inputs))
+        return f"<Report of {inputs}: {s['num_quantized']} tensors, sqnr_db={s['sqnr_db']}>"
+
+    def _repr_html_(self) -> str:
+        def quote(text: str) -> str:
+            return html_escape(visible(text))
+
+        columns, hidden = columns_of(self.result, ReportOptions(top=_SHOWN), quote)
+        head = "".join(f"<th>{quote(column.title)}</th>" for column in columns)
+        rows = zip(*(column.cells for column in columns), strict=True)
+        body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
+        more = f"<p>{hidden:,} more</p>" if hidden else ""
+        summary = "".join(
+            f"<tr><th>{label}</th><td>{value}</td></tr>" for label, value in facts(self.result, DEFAULT_SORT, quote)
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}<table>{summary}</table>"
+
+
+def measure(
+    path: PathLike | Sequence[PathLike],
+    *,
+    scheme: str | None = None,
+    num_bits: int | None = None,
+    group_size: int | None = None,
+    axis: int | str | None = None,
+    signed_input: bool | None = None,
+    narrow_range: bool | None = None,
+    round_mode: str | None = None,
+    ragged_groups: bool | None = None,
+    indivisible: str | None = None,
+    compute_dtype: str | None = None,
+    input_min: float | None = None,
+    input_max: float | None = None,
+    estimator: str | None = None,
+    percentile: float | None = None,
+    ranges: PathLike | None = None,
+    recipe: PathLike | None = None,
+    preset: str | Sequence[str] = (),
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    min_ndim: int | None = None,
+    per_channel: bool = False,
+    histograms: bool = False,
+    scale_bits: int = 16,
+    allow_unmatched: bool = False,
+    allow_packed: bool = False,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    device: str = "cpu",
+) -> Report:
+    """Measure what quantization loses, as `qdq stats` does; writes nothing.
+
+    Arguments are the options of the command; one that is None has the command's default, which is not always that of
+    the op on an array: `compute_dtype` is "float32", and tensors of fewer than two dimensions stay in float.
+
+    Args:
+        path: a .npy, .npz or .safetensors file, or a folder that holds a checkpoint; or several.
+        scheme: bits and granularity by one name, "int4-g128"; the four next override it.
+        num_bits: bits of a code, 8 by default.
+        group_size: neighbours along the last axis that share a range.
+        axis: the dimension whose indices have a range each, "last", or "none" for one range per tensor.
+        signed_input: whether codes are signed.
+        narrow_range: whether signed codes leave out their lowest.
+        round_mode: "HALF_TO_EVEN" or "HALF_UP".
+        ragged_groups: let the last group of a row be shorter.
+        indivisible: "skip" or "channel": what becomes of a tensor that groups do not divide.
+        compute_dtype: "float32" or "native", the arithmetic of 16-bit tensors.
+        input_min: lower end of a range that is given, in the tensors' unit.
+        input_max: its upper end.
+        estimator: "minmax", "percentile" or "mse".
+        percentile: with the estimator percentile, e.g. 99.99.
+        ranges: a file of ranges by tensor.
+        recipe: a TOML or JSON file of settings by tensor.
+        preset: names of recipes that come with qdq, e.g. "linear-only".
+        include: patterns of names; only these are quantized.
+        exclude: patterns of names that are left alone.
+        min_ndim: leave tensors with fewer dimensions alone.
+        per_channel: measure each channel or group, too.
+        histograms: count elements and errors in bins.
+        scale_bits: bits of a range's scale in `bits_per_weight`.
+        allow_unmatched: warn of a pattern that matches nothing, instead of an error.
+        allow_packed: measure what is left in float where weights are quantized already.
+        threads: all cores by default.
+        max_memory: bytes of buffers.
+        device: "cpu", "cuda" or "auto".
+
+    Raises:
+        UsageError: settings or patterns do not fit one another or the tensors.
+        InputError: a file is missing, unreadable or malformed, or its weights are quantized already.
+        UnavailableError: the device does not work here.
+    """
+    given = {
+        "scheme": scheme, "num_bits": num_bits, "group_size": group_size, "axis": axis, "signed_input": signed_input,
+        "narrow_range": narrow_range, "round_mode": round_mode, "ragged_groups": ragged_groups,
+        "indivisible": indivisible, "compute_dtype": compute_dtype, "input_min": input_min, "input_max": input_max,
+        "estimator": estimator, "percentile": percentile, "min_ndim": min_ndim, "include": include, "exclude": exclude,
+    }  # fmt: skip
+    request = _request(given, ranges, recipe, [preset] if isinstance(preset, str) else preset, scale_bits)
+    checkpoints = _opened(path)
+    packed = list(map(recognise, checkpoints))
+    if not allow_packed:
+        for checkpoint, own in zip(checkpoints, packed, strict=True):
+            check_unpacked(checkpoint, own)
+    plans, notes = make_plans(checkpoints, request.recipe, packed, allow_unmatched=allow_unmatched)
+    check_selection(plans)
+    given_ranges = None
+    if request.ranges_file is not None:
+        given_ranges = read_ranges(request.ranges_file)
+        notes += check_ranges(plans, given_ranges, show_path(request.ranges_file), allow_unmatched=allow_unmatched)
+    _warn(notes)
+    with Workers(threads, max_memory, backend=backend(device)) as workers:
+        measuring = Measuring(ranges=given_ranges, per_slice=per_channel, scale_bits=scale_bits)
+        has = {"has_recipe": request.has_recipe, "has_histograms": histograms}
+        return Report(execute("stats", plans, request.settings, measuring, workers, **has))
+
+
+def sweep(
+    path: PathLike | Sequence[PathLike],
+    schemes: Sequence[str] | None = None,
+    *,
+    estimators: Sequence[str] = ("minmax",),
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    min_ndim: int | None = None,
+    scale_bits: int = 16,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+) -> dict[str, Report]:
+    """Measure many settings on one read of each tensor, as `qdq sweep` does.
+
+    Args:
+        path: as for `measure`.
+        schemes: "int8-channel", "int4-g128", ...; by default the settings that people publish.
+        estimators: each scheme is measured with each of them.
+        include: patterns of names; only these are quantized.
+        exclude: patterns of names that are left alone.
+        min_ndim: leave tensors with fewer dimensions alone.
+        scale_bits: bits of a range's scale in `bits_per_weight`.
+        threads: all cores by default.
+        max_memory: bytes of buffers.
+
+    Returns:
+        Name of a setting (`int4 g128 mse`) -> its report.
+
+    Raises:
+        UsageError, InputError: as `measure`.
+    """
+    given = {"include": include, "exclude": exclude, "min_ndim": min_ndim}
+    request = _request(given, None, None, (), scale_bits)
+    settings = LADDER
+    if schemes is not None:
+        settings = [
+            Setting(**settings_of_scheme(scheme), estimator=estimator) for scheme in schemes for estimator in estimators
+        ]
+    checkpoints = _opened(path)
+    packed = list(map(recognise, checkpoints))
+    columns, notes = plan_sweep(checkpoints, request.recipe, settings, packed)
+    _warn(notes)
+    with Workers(threads, max_memory) as workers:
+        found = run_sweep(columns, settings, Measuring(scale_bits=scale_bits), workers, request.settings)
+    return {setting.name: Report(run) for setting, run in zip(settings, found.results, strict=True)}
+
+
+def compare(
+    reference: PathLike,
+    candidate: PathLike,
+    *,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    renamings: Sequence[str] = (),
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+) -> Report:
+    """Measure what differs between two checkpoints, tensor by tensor, as `qdq compare` does.
+
+    Args:
+        reference: the checkpoint that errors are against.
+        candidate: the one that is measured.
+        include: patterns of names of `reference`; only these are compared.
+        exclude: patterns of names that are left out.
+        renamings: `OLD=NEW`, for tensors that have other names in `candidate`.
+        threads: all cores by default.
+        max_memory: bytes of buffers.
+
+    Raises:
+        UsageError: a pattern matches nothing, or nothing could be compared.
+        InputError: a file is missing, unreadable or malformed.
+    """
+    selection = Recipe(spec=QuantSpec(), include=_patterns(include), exclude=_patterns(exclude))
+    ours, theirs = _plans(reference, selection), _plans(candidate, Recipe(spec=QuantSpec()))
+    entries, others = entries_of(ours), entries_of(theirs)
+    names, notes = new_names(
+        list(dict.fromkeys(e.name for e in entries)), list(map(Renaming.parse, renamings)), allow_unmatched=False
+    )
+    _warn(notes)
+    with Workers(threads, max_memory) as workers:
+        rows = compare_entries(entries, others, names, workers)
+    run = RunResult(command="compare", inputs=inputs_of([*ours, *theirs]), settings={"map": list(renamings)},
+                    rows=with_shares(rows), notes=notes_of([*ours, *theirs]))  # fmt: skip
+    if not any(run.quantized):
+        reasons = "; ".join(dict.fromkeys(row.reason for row in run.skipped)) or "there are no tensors"
+        raise UsageError(f"{' and '.join(run.inputs)}: nothing was measured: {reasons}")
+    return Report(run)
+
+
+def check(report: Report, budget: PathLike, *, today: date | None = None, allow_unmatched: bool = False) -> Verdict:
+    """Judge a report by a budget file, as `qdq check` does: `passed`, and `violations` with tensor, metric and limit.
+
+    Args:
+        report: what was measured.
+        budget: a TOML file; its baseline, if it has one, is read, too.
+        today: the day by which waivers are judged; by default the clock's.
+        allow_unmatched: warn of a pattern that matches nothing, instead of an error.
+
+    Raises:
+        UsageError: the budget is malformed, limits nothing, or was made with other settings.
+        InputError: the baseline is no report.
+    """
+    rules = read_budget(Path(budget))
+    if rules.is_idle:
+        raise UsageError(f"{rules.source}: sets no limit and has no baseline; there is nothing to judge by")
+    baseline = None if rules.baseline is None else read_report(rules.baseline.path)
+    day = today or date.today()
+    verdict, notes = judge(report.result, rules, baseline, day, allow_unmatched=allow_unmatched)
+    _warn(notes)
+    return verdict
+
+
+class Tensor:
+    """One tensor of a checkpoint: name, shape and dtype from the header; `read` reads the data."""
+
+    def __init__(self, shard: Shard, info: TensorInfo) -> None:
+        self._shard, self._info = shard, info
+
+    @property
+    def name(self) -> str:
+        return self._info.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._info.shape
+
+    @property
+    def dtype(self) -> str:
+        """By safetensors' name: BF16, F32, I64, ..."""
+        return self._info.dtype.name
+
+    @property
+    def file(self) -> Path:
+        """The file that holds it."""
+        return self._shard.path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return self._info.nbytes
+
+    def read(self) -> NDArray[Any]:
+        """The data as a new array of `shape`; bfloat16 and FP8 as dtypes of ml_dtypes.
+
+        Raises:
+            DTypeError: NumPy has no such dtype.
+            InputError: the file cannot be read, or changed.
+        """
+        info = self._info
+        if info.dtype.name not in _NUMPY:
+            raise DTypeError(f"'{escape_name(info.name)}' has dtype {info.dtype.name}, which NumPy has not")
+        buffer = np.empty(info.nbytes, np.uint8)
+        with self._shard.open() as reader:
+            if info.nbytes:
+                reader.read_into(info, 0, memoryview(buffer.data))
+        array: NDArray[Any] = buffer.view(_NUMPY[info.dtype.name]).reshape(info.stored_shape)
+        return array.T if info.fortran_order else array
+
+    def __repr__(self) -> str:
+        return f"<Tensor {escape_name(self.name)} {self.dtype} {list(self.shape)}>"
+
+
+class Tensors(Sequence[Tensor]):
+    """The tensors of a checkpoint, in the order of its files; found by index or by name."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.path = checkpoint.path
+        self._tensors = [Tensor(shard, info) for shard in checkpoint.shards for info in shard.tensors]
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._tensors)
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return self._tensors[key]
+        found = [tensor for tensor in self._tensors if tensor.name == key]
+        if not found:
+            raise KeyError(key)
+        return found[0]
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {show_path(self.path)}: {len(self)} tensors>"
+
+
+def open_checkpoint(path: PathLike, *, follow_links: bool = False) -> Tensors:
+    """Read the headers of a .npy, .npz or .safetensors file or of a folder that holds a checkpoint.
+
+    Args:
+        path: the file or the folder.
+        follow_links: let links lead out of the folder.
+
+    Raises:
+        InputError: missing, unreadable or malformed; names the file.
+    """
+    return Tensors(open_headers(Path(path), follow_links=follow_links))
+
+
+def _request(
+    given: Mapping[str, Any],
+    ranges: PathLike | None,
+    recipe: PathLike | None,
+    presets: Sequence[str],
+    scale_bits: int,
+) -> Request:
+    settings = _checked({key: value for key, value in given.items() if value is not None})
+    if ranges is not None:
+        settings["ranges_file"] = Path(ranges)
+    sources = [*map(preset_of, presets), *([] if recipe is None else [read_recipe(Path(recipe))])]
+    options = {**_DEFAULTS, "scale_bits": scale_bits}
+    flags = {key: key.removesuffix("_file") for key in settings}
+    path = None if recipe is None else Path(recipe)
+    return request_from(lay(options, sources, settings, flags, presets=presets, recipe=path))
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as a recipe's `[defaults]` would have them: what is wrong with them is said in the same words."""
+    text = json.dumps({"defaults": given}, default=_plain)
+    try:
+        return dict(parse_recipe(text, "", is_json=True).defaults)
+    except UsageError as error:
+        raise UsageError(str(error).removeprefix(":1: ").removeprefix("[defaults]: ")) from None
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's; other objects as text, which no setting takes."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _opened(path: PathLike | Sequence[PathLike]) -> list[Checkpoint]:
+    paths = [path] if isinstance(path, str | Path) else path
+    return [open_headers(Path(one)) for one in paths]
+
+
+def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:
+    plans, notes = make_plans(_opened(path), recipe)
+    _warn(notes)
+    return plans
+
+
+def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _warn(notes: Sequence[str]) -> None:
+    for note in notes:
+        warnings.warn(note, stacklevel=3)

@@ -1,0 +1,204 @@
+"""The package's public names: typed, documented, and the same figures as the command's."""
+
+import importlib.util
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import qdqcli
+from tests.conftest import TINY, Qdq
+from tests.run.checkpoints import sample, write_safetensors
+
+NAMES = [name for name in qdqcli.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_is_listed_and_documented(name: str) -> None:
+    value = getattr(qdqcli, name)
+    assert name in dir(qdqcli)
+    if callable(value):
+        assert value.__doc__
+        assert value.__doc__.strip()[0].isupper()
+
+
+def test_the_room_called_measure_does_not_hide_the_function() -> None:
+    script = "import qdqcli.measure.arrays, qdqcli; assert qdqcli.measure.__doc__.startswith('Measure what'); print(1)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
+def test_a_type_checker_sees_what_public_names_are(tmp_path: Path) -> None:
+    script = tmp_path / "user.py"
+    script.write_text("import qdqcli\n" + "".join(f"reveal_type(qdqcli.{name})\n" for name in NAMES))
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(script)]
+    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path).stdout
+    revealed = [line.partition('Revealed type is "')[2].rstrip('"') for line in out.splitlines() if "Revealed" in line]
+    assert len(revealed) == len(NAMES), out
+    assert not [kind for kind in revealed if kind in ("Any", "object") or kind.startswith("Module")], out
+    assert "Success: no issues found" in out, out
+
+
+SETTINGS: list[tuple[dict[str, Any], tuple[object, ...]]] = [
+    ({}, ()),
+    ({"num_bits": 4, "group_size": 2}, ("-b", 4, "-g", 2)),
+    ({"scheme": "int4-channel", "num_bits": np.int64(5)}, ("-s", "int4-channel", "-b", 5)),
+    ({"axis": "last", "min_ndim": 1, "exclude": "embed"}, ("--axis", "last", "--min-ndim", 1, "--exclude", "embed")),
+    ({"input_min": -1.0, "input_max": 1.5, "compute_dtype": "native"},
+     ("--input-min", -1, "--input-max", 1.5, "--compute-dtype", "native")),
+    ({"estimator": "percentile", "percentile": 99, "include": ["layer.*", "wide"], "per_channel": True},
+     ("--estimator", "percentile", "--percentile", 99, "--include", "layer.*", "--include", "wide", "--per-channel")),
+    ({"preset": "linear-only", "scheme": "uint8-tensor"}, ("--preset", "linear-only", "-s", "uint8-tensor")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "options"), SETTINGS, ids=str)
+def test_measure_is_stats(qdq: Qdq, model: Path, arguments: dict[str, Any], options: tuple[object, ...]) -> None:
+    report = qdqcli.measure(str(model), **arguments)
+    expected = qdq("stats", model, *options, "--format", "json").report
+    found = report.to_json()
+    for data in (found, expected):
+        for row in data["tensors"]:
+            row.pop("decided_by", None)  # argument names there, options here
+    assert found["tensors"] == expected["tensors"]
+    assert found["summary"] == expected["summary"] == report.summary
+    assert found["settings"] == expected["settings"]
+
+
+def test_a_recipe_and_ranges(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    recipe, ranges = tmp_path / "r.toml", tmp_path / "ranges.json"
+    recipe.write_text('[defaults]\nnum_bits = 5\n[[rules]]\nmatch = "embed"\nscheme = "int3"\n')
+    assert qdq("calibrate", tiny, "-o", ranges, "--estimator", "mse").code == 0
+    for arguments, options in (({"recipe": recipe}, ("--recipe", recipe)), ({"ranges": ranges}, ("--ranges", ranges))):
+        report = qdqcli.measure(tiny, **arguments)
+        assert report.to_json()["tensors"] == qdq("stats", tiny, *options, "--format", "json").report["tensors"]
+
+
+def test_a_report(tiny: Path, tmp_path: Path) -> None:
+    report = qdqcli.measure(tiny, num_bits=4)
+    first, second = report.worst(2)
+    assert first.stats["sqnr_db"] <= second.stats["sqnr_db"]  # type: ignore[operator]
+    assert report.worst(1, "share")[0].stats["share"] == max(row.share or 0 for row in report.result.quantized)
+    assert [row.name for row in report.tensors] == list(TINY)
+    assert f"<td>{first.name}</td>" in report._repr_html_()
+    assert first.name in str(report)
+    assert repr(report).startswith(f"<Report of {tiny}: 4 tensors, sqnr_db=")
+    report.save(tmp_path / "r.json")
+    assert qdqcli.check(report, write_budget(tmp_path, 1)).passed
+    with pytest.raises(qdqcli.UsageError):
+        report.worst(1, "sqnr")
+    with pytest.raises(qdqcli.UsageError):
+        report.save(tmp_path / "r.txt")
+
+
+def test_to_pandas(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = qdqcli.measure(tiny)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(qdqcli.UnavailableError, match="pip install pandas"):
+        report.to_pandas()
+    monkeypatch.undo()
+    pytest.importorskip("pandas")
+    frame = report.to_pandas()
+    assert list(frame.index) == [row.name for row in report.result.quantized]
+    assert list(frame["sqnr_db"]) == [row.stats["sqnr_db"] for row in report.result.quantized]
+
+
+def test_names_in_a_notebook_are_escaped(tmp_path: Path) -> None:
+    source = write_safetensors(tmp_path / "m.safetensors", {"<script>x</script>": sample((4, 6)), "w": sample((4, 6))})
+    assert "<script>" not in qdqcli.measure(source)._repr_html_()
+
+
+def write_budget(folder: Path, limit: float) -> Path:
+    path = folder / "budget.toml"
+    path.write_text(f'[limits]\nmin_sqnr_db = {limit}\n[[waivers]]\nmatch = "wide"\nreason = "x"\nuntil = 2027-01-31\n')
+    return path
+
+
+def test_check_judges_as_the_command_does(tiny: Path, tmp_path: Path) -> None:
+    report = qdqcli.measure(tiny, num_bits=3)
+    verdict = qdqcli.check(report, write_budget(tmp_path, 60), today=date(2026, 12, 1))
+    assert not verdict.passed
+    assert {violation.metric for violation in verdict.violations} == {"sqnr_db"}
+    (tmp_path / "budget.toml").write_text("[limits]\n")
+    with pytest.raises(qdqcli.UsageError, match="nothing to judge by"):
+        qdqcli.check(report, tmp_path / "budget.toml")
+
+
+def test_compare_and_sweep(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    assert qdq("run", tiny, "-o", out, "-b", 4).code == 0
+    report = qdqcli.compare(tiny, out)
+    expected = qdq("compare", tiny, out, "--format", "json").report
+    assert report.to_json()["tensors"] == expected["tensors"]
+    with pytest.raises(qdqcli.UsageError, match="matches none"):
+        qdqcli.compare(tiny, out, include="nope")
+    found = qdqcli.sweep(tiny, ["int4-channel", "int8-tensor"], estimators=["minmax", "mse"])
+    assert list(found) == ["int4 axis 0", "int4 axis 0 mse", "int8 tensor", "int8 tensor mse"]
+    alone = qdqcli.measure(tiny, scheme="int4-channel", estimator="mse")
+    assert found["int4 axis 0 mse"].to_json()["tensors"] == alone.to_json()["tensors"]
+    assert len(qdqcli.sweep(tiny)) == 17
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_bits": "x"}, "num_bits is 'x'; it must be an integer from 1 to 62"),
+        ({"scheme": "nf4"}, "scheme is 'nf4'; it must be one such as int8-channel"),
+        ({"axis": 0, "group_size": 2}, "axis and group_size, which exclude each other"),
+        ({"include": "nope"}, "pattern 'nope' matches none of 8 tensors"),
+        ({"group_size": 64}, "group_size 64 does not divide"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_as_the_command_says_it(tiny: Path, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(qdqcli.UsageError) as raised:
+        qdqcli.measure(tiny, **arguments)
+    assert words in str(raised.value)
+
+
+def test_a_checkpoint_is_read_tensor_by_tensor(model: Path, tmp_path: Path) -> None:
+    checkpoint = qdqcli.open_checkpoint(str(model))
+    assert len(checkpoint) == len(TINY)
+    assert {tensor.name for tensor in checkpoint} == set(TINY)
+    for name, array in TINY.items():
+        tensor = checkpoint[name]
+        assert (tensor.shape, tensor.nbytes) == (array.shape, array.nbytes)
+        read = tensor.read()
+        assert (read.dtype, read.shape, read.tobytes()) == (array.dtype, array.shape, array.tobytes())
+    assert checkpoint["layer.1.mlp.weight"].dtype == "BF16"
+    assert checkpoint["layer.1.mlp.weight"].read().dtype == ml_dtypes.bfloat16
+    assert repr(checkpoint) == f"<Checkpoint {model}: 8 tensors>"
+    with pytest.raises(KeyError):
+        checkpoint["nope"]
+    with pytest.raises(qdqcli.InputError):
+        qdqcli.open_checkpoint(tmp_path / "none.safetensors")
+    x = np.asfortranarray(sample((3, 5)))
+    np.save(tmp_path / "x.npy", x)
+    assert np.array_equal(qdqcli.open_checkpoint(tmp_path / "x.npy")[0].read(), x)
+
+
+def test_keywords_and_metrics_of_an_array() -> None:
+    x = sample((8, 32))
+    y, sums = qdqcli.quantize_and_measure(x, num_bits=4, axis=0)
+    same, other = qdqcli.quantize_and_measure(x, qdqcli.QuantSpec(num_bits=4, axis=0))
+    assert np.array_equal(y, same)
+    assert sums == other
+    assert sums.metrics() == {name: metric.value(other) for name, metric in qdqcli.METRICS.items()}
+    for name in qdqcli.METRICS:
+        assert getattr(sums, name) == sums.metrics()[name]
+    rounded, _ = qdqcli.quantize_and_measure(x, qdqcli.QuantSpec(num_bits=3), round_mode="HALF_UP")
+    assert np.array_equal(rounded, qdqcli.quantize_and_dequantize_v4(x, num_bits=3, round_mode="HALF_UP"))
+    with pytest.raises(qdqcli.DTypeError, match="give a NumPy array"):
+        qdqcli.quantize_and_measure([1.0, 2.0])
+
+
+def test_every_field_of_a_spec_is_described() -> None:
+    lines = (Path(qdqcli.__file__).parent / "op" / "spec.py").read_text().partition("class QuantSpec:")[2].splitlines()
+    fields = [number for number, line in enumerate(lines) if line.startswith("    ") and ": " in line and " = " in line]
+    described = [number for number in fields[:12] if lines[number + 1].startswith('    """')]
+    assert described == fields[:12]
