@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 from qdqcli.cli.session import Session
-from qdqcli.escape import escape_name
+from qdqcli.escape import escape_name, without_commands
 
 BAR_BYTES = 32 << 20
 """Less work than this is done before a progress bar is read."""
@@ -66,7 +66,7 @@ class Progress:
         if not self._files:
             return self._phase
         index = min(bisect_right(self._ends, self._done - self._phase_start), len(self._files) - 1)
-        name = escape_name(self._files[index][0], _NAME_LENGTH)
+        name = without_commands(escape_name(self._files[index][0], _NAME_LENGTH))
         number = f" {index + 1}/{len(self._files)}" if len(self._files) > 1 else ""
         return f"{self._phase}{number} {name}"
 

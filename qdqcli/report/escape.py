@@ -53,7 +53,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     return dumps(value, allow_nan=False, indent=indent).replace("##", "#\\u0023")
 
 
-def json_pieces(value: Any, *, indent: int) -> Iterator[str]:
+def json_pieces(value: Any, *, indent: int | None = None) -> Iterator[str]:
     """The same text, a piece for each value in it."""
     pieces = JSONEncoder(allow_nan=False, indent=indent).iterencode(value)
     return (piece.replace("##", "#\\u0023") for piece in pieces)

@@ -7,7 +7,7 @@ was given and `verification` where the output was read back. `--sort` and `--top
 
 from collections.abc import Iterator
 
-from qdqcli.report.escape import json_text
+from qdqcli.report.escape import json_pieces, json_text
 from qdqcli.report.json import row_pieces
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult, header_to_json, judged_to_json, summary_to_json
@@ -19,4 +19,5 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     for row in run.rows:
         yield from row_pieces(row)
         yield "\n"
-    yield json_text({"summary": summary_to_json(run)} | judged_to_json(run)) + "\n"
+    yield from json_pieces({"summary": summary_to_json(run)} | judged_to_json(run))
+    yield "\n"

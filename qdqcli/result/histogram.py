@@ -3,6 +3,7 @@
 Counts are integers, and a bin's edges depend on the tensor alone: the same for every number of threads and blocks.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,12 @@ class Histograms:
     """Of e = y - x, as far to either side as the largest error."""
 
 
+def compact(counts: Sequence[int]) -> Sequence[int]:
+    """The same counts, each in as few bytes as the largest needs: a list takes 8 and more."""
+    highest = max(counts, default=0)
+    return array(next(kind for kind in "BHIQ" if highest < 1 << 8 * array(kind).itemsize), counts)
+
+
 def histograms_to_json(histograms: Histograms) -> dict[str, Any]:
     """The key `histograms` of a report's tensor."""
     return {
@@ -43,4 +50,4 @@ def histograms_from_json(data: Mapping[str, Any]) -> Histograms:
 
 
 def _histogram(data: Mapping[str, Any]) -> Histogram:
-    return Histogram(low=float(data["low"]), high=float(data["high"]), counts=[int(count) for count in data["counts"]])
+    return Histogram(low=float(data["low"]), high=float(data["high"]), counts=compact(data["counts"]))

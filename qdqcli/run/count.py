@@ -18,7 +18,7 @@ from qdqcli.measure.workers import Workers
 from qdqcli.op.cpu_bins import count_bins
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.plan import Plan
-from qdqcli.result.histogram import Histogram, Histograms
+from qdqcli.result.histogram import Histogram, Histograms, compact
 from qdqcli.result.result import Row, TensorResult
 from qdqcli.run.pipeline import Measuring
 from qdqcli.stats.metrics import MetricValue
@@ -94,7 +94,8 @@ def count_pairs(
 
     values, errors = np.sum(workers.map(count, blocks), axis=0).tolist()
     return Histograms(
-        values=Histogram(low=low, high=high, counts=values), errors=Histogram(low=-peak, high=peak, counts=errors)
+        values=Histogram(low=low, high=high, counts=compact(values)),
+        errors=Histogram(low=-peak, high=peak, counts=compact(errors)),
     )
 
 
