@@ -47,7 +47,8 @@ def test_a_command(name: str) -> None:
     assert isinstance(command, click.Command)
     assert command.name == name
     assert is_documented(import_module(target.split(":")[0]))
-    assert target == f"qdqcli.cli.{name}:{name}"
+    file = {"help": "manual"}.get(name, name)  # help.py is what all commands' help is made with
+    assert target == f"qdqcli.cli.{file}:{file}"
     assert line.endswith(".")
     assert len(line) < 80
     assert command.help

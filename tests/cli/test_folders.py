@@ -54,7 +54,8 @@ def test_a_warning_is_said_before_the_work_and_stands_in_every_report(qdq: Qdq, 
     (folder / ".git").mkdir()
     reports = [tmp_path / f"r{suffix}" for suffix in REPORT_SUFFIXES if suffix not in (".csv", ".gitlab.json")]
     outcome = qdq("stats", folder, *(part for path in reports for part in ("--report", path)), "--format", "table")
-    warning, *notes = sorted(outcome.err.splitlines(), key=lambda line: not line.startswith("warning"))
+    warning, *notes, last = sorted(outcome.err.splitlines(), key=lambda line: not line.startswith("warning"))
+    assert last.startswith("wrote ")
     assert warning.startswith(f"warning: {folder}/model.safetensors: a whole checkpoint beside shards")
     assert sorted(notes) == [
         f"note: {folder}/.git: not copied: not part of a checkpoint",
