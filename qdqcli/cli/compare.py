@@ -49,7 +49,7 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     """Measure what differs between two checkpoints, tensor by tensor.
 
     Errors are those of CANDIDATE against REFERENCE. Names must be equal, or made so with --map; files, shards and
-    dtypes may differ. Where several files have a tensor of one name, files and folders must have the same paths. A
+    dtypes may differ. Where several files have a tensor of one name, their files or folders must have the same paths. A
     budget does not let pass what cannot be measured: missing tensors, other shapes, packed weights (GPTQ, FP8, ...).
     """
     files = Files.of(options)
