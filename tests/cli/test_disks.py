@@ -168,3 +168,22 @@ def test_a_limit_on_file_size(qdq: Qdq, tmp_path: Path, kind: str, share: float)
     assert failed.stderr.endswith(": File too large; raise the limit on file size (ulimit -f)\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == [source.name]
     assert qdq("run", source, "-o", output, *SETTINGS).code == 0
+
+
+def test_a_mount_point_is_found_before_the_work(disk: Path, big: Path) -> None:
+    """OUTPUT itself, and a folder in it whose files have the names of the output's."""
+    (big / "sub").mkdir()
+    (big / "sub" / "more.json").write_text("{}")
+    script = f"""
+        run='qdq run {big} --overwrite --format none -o'
+        $run "$disk"; echo "code $?"; ls -A "$disk" "$disk/.."
+        mkdir -p "$disk/out/sub" "$disk/kept"; echo kept > "$disk/kept/more.json"
+        mount --bind "$disk/kept" "$disk/out/sub"
+        $run "$disk/out"; echo "code $?"; cat "$disk/kept/more.json"; ls -A "$disk"
+    """
+    done = on_disk(disk, "size=8m", script)
+    expected = ["code 2", f"{disk}:", "", f"{disk}/..:", "disk", "model", "code 2", "kept", "kept", "out"]
+    assert done.stdout.split("\n")[:-1] == expected
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"error: {disk}: is a mount point, whose name cannot be given")
+    assert second.startswith(f"error: {disk}/out/sub: is a mount point, which --overwrite never replaces")
