@@ -122,7 +122,7 @@ def modules_after(code: str, *arguments: str) -> set[str]:
     return set(process.stdout.splitlines()[-1].split())
 
 
-HEAVY = {"numpy", "numba", "llvmlite", "ml_dtypes", "safetensors"}
+HEAVY = {"numpy", "numba", "llvmlite", "ml_dtypes", "safetensors", "tomlkit"}
 
 
 def test_importing_the_package_costs_nothing() -> None:
@@ -130,7 +130,8 @@ def test_importing_the_package_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["run", "--help"], ["inspect", "--help"], ["stats", "x"]]
+    "arguments",
+    [["--help"], ["--version"], ["run", "--help"], ["inspect", "--help"], ["stats", "x"], ["check", "--schema"]],
 )
 def test_help_and_early_errors_import_neither_numpy_nor_numba(arguments: list[str]) -> None:
     loaded = modules_after("from qdqcli.cli.main import run\nrun(sys.argv[1:])", *arguments)
