@@ -3,12 +3,12 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
-from qdqcli.cli.files import step_summary
+from qdqcli.cli.files import is_by_input, named, names_of, step_summary
 from qdqcli.cli.options import Options
 from qdqcli.cli.progress import duration
 from qdqcli.cli.session import Session
@@ -17,6 +17,7 @@ from qdqcli.escape import show_path
 from qdqcli.recipe.listing import Listing
 from qdqcli.report.formatter import format_for, formatter, formatter_for
 from qdqcli.report.options import ReportOptions
+from qdqcli.result.group import naming, part_of
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.storage import output_error, write_file
 
@@ -55,7 +56,18 @@ def deliver_files(run: RunResult, options: Options) -> None:
     """
     choice = _choice(options)
     for path in options["reports"]:
-        write_report(path, formatter_for(path)(run, choice))
+        for own_path, own_run in _by_input(path, run):
+            write_report(own_path, formatter_for(path)(own_run, choice))
+
+
+def _by_input(path: Path, run: RunResult) -> Iterator[tuple[Path, RunResult]]:
+    """The report that is asked for, or one of each input where its name has a place for theirs."""
+    if not is_by_input(path):
+        yield path, run
+        return
+    names = names_of([Path(name) for name in run.inputs])
+    for own, name in zip(run.inputs, names, strict=True):
+        yield named(path, name), part_of(run, own)
 
 
 def show(run: RunResult, options: Options, *, is_gate: bool = False) -> None:
@@ -111,10 +123,22 @@ def deliver_listing(listing: Listing, options: Options) -> None:
         selected_only=bool(options["include"]) and not options.get("lists_all"),
     )
     for path in options["reports"]:
-        write_report(path, render_listing(listing, format_for(path), ReportOptions(), view))
+        for own_path, own in _listings(path, listing):
+            write_report(own_path, render_listing(own, format_for(path), ReportOptions(), view))
     if options["format_name"] != "none":
         choice = for_terminal(ReportOptions(top=view.top))
         write_all(render_listing(listing, options["format_name"], choice, replace(view, top=choice.top)))
+
+
+def _listings(path: Path, listing: Listing) -> Iterator[tuple[Path, Listing]]:
+    """The same of a listing."""
+    if not is_by_input(path):
+        yield path, listing
+        return
+    input_of = naming("input", listing.inputs)
+    for own, name in zip(listing.inputs, names_of([Path(name) for name in listing.inputs]), strict=True):
+        tensors = [tensor for tensor in listing.tensors if input_of(tensor.source) == own]
+        yield named(path, name), replace(listing, inputs=[own], tensors=tensors)
 
 
 def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], options: Options) -> None:

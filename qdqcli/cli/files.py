@@ -1,6 +1,7 @@
 """The files that a command's options name."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import Self
 
 from qdqcli.cli.options import Options
 from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name, show_path
 from qdqcli.output.files import NamedFile, check_files, file_id, ids_of
 from qdqcli.report.formatter import BY_FORMATS, format_for, formatter_for
 from qdqcli.report.signature import is_report, is_signed
 from qdqcli.tensors.checkpoint import Checkpoint
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+NAME = "{name}"
+"""In the name of a report: stands for each input."""
 READS = {
     "recipe": "--recipe",
     "ranges_file": "--ranges",
@@ -56,7 +60,12 @@ class Files:
         return files
 
     def less_reports(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """The inputs, less what an earlier run of the same command wrote into their folders."""
+        """The inputs, less what an earlier run of the same command wrote into their folders.
+
+        Raises:
+            UsageError: two inputs have one name, where reports are to have theirs.
+        """
+        self._name_reports(checkpoints)
         reports = ids_of(file.path for file in self.writes if file.is_earlier)
         return [
             replace(
@@ -65,8 +74,25 @@ class Files:
             for checkpoint in checkpoints
         ]
 
+    def _name_reports(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Put the names of the inputs where reports have a place for them."""
+        if not any(is_by_input(file.path) for file in self.writes if file.role == WRITES["reports"]):
+            return
+        names = names_of([Path(show_path(checkpoint.path)) for checkpoint in checkpoints])
+        self.writes[:] = [
+            named_file
+            for file in self.writes
+            for named_file in (
+                [_signed(NamedFile(named(file.path, name), file.role)) for name in names]
+                if file.role == WRITES["reports"] and is_by_input(file.path)
+                else [file]
+            )
+        ]
+
     def check(self, inputs: Sequence[Checkpoint] = (), outputs: Sequence[Path] = ()) -> None:
         """Compare each that is written with all others, with the inputs and with OUTPUT; see `check_files`."""
+        if inputs:
+            self._name_reports(inputs)
         check_files(self.reads, self.writes, inputs=inputs, outputs=outputs)
 
 
@@ -75,6 +101,32 @@ def _signed(file: NamedFile) -> NamedFile:
     if file.role != WRITES["reports"]:
         return file
     return file._replace(may_join_input=is_signed(file.path), is_earlier=is_report(file.path))
+
+
+def is_by_input(path: Path) -> bool:
+    """Whether a report's name has a place for that of each input."""
+    return NAME in path.name
+
+
+def named(path: Path, name: str) -> Path:
+    """The report of the input of that name."""
+    return path.with_name(path.name.replace(NAME, name))
+
+
+def names_of(inputs: Sequence[Path]) -> list[str]:
+    """The last part of each input's path, which names its report.
+
+    Raises:
+        UsageError: two inputs have the same; one report would replace the other.
+    """
+    names = [path.name or path.resolve().name for path in inputs]
+    for name, count in Counter(names).items():
+        if count > 1 and len(inputs) > 1:
+            raise UsageError(
+                f"{count} inputs are called '{escape_name(name)}', and so would be their reports; give "
+                f"a report without {NAME}"
+            )
+    return names
 
 
 def formats_of(options: Options) -> list[str]:

@@ -229,7 +229,8 @@ def presentation_options(function: Function) -> Function:
         function,
         format_option,
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-                     help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
+                     help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too; {{name}} in it: one for each "
+                     "input. Repeatable."),
         click.option("--sort", type=parse_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
                      shell_complete=lambda _ctx, _parameter, start: [name for name in SORTS if name.startswith(start)],
                      help="Show the worst tensor by this metric first; share: the one that holds most of the squared "
@@ -269,7 +270,8 @@ def destination_options(function: Function) -> Function:
         function,
         format_option,
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-                     help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too. Repeatable."),
+                     help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too; {{name}} in it: one for each "
+                     "input. Repeatable."),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from qdqcli.report import escape
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, few, hidden, input_notes, notes, warnings
-from qdqcli.report.table import MAX_NAME, Quote, columns_of
+from qdqcli.report.table import MAX_NAME, Column, Quote, columns_of, inputs_table
 from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Verdict
@@ -31,10 +31,12 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield from _verdict(run, run.verdict, quote, options)
     columns, num_hidden = columns_of(run, options, quote)
     if columns:
-        yield _row([column.title for column in columns])
-        yield _row(["--:" if column.is_number else ":--" for column in columns])
-        yield from (_row(cells) for cells in zip(*(column.cells for column in columns), strict=True))
+        yield from _table(columns)
         yield from (text for line in hidden(num_hidden) for text in ("", line))
+        yield ""
+    inputs = inputs_table(run, options, quote)
+    if inputs:
+        yield from _table(inputs)
         yield ""
     yield _row(["summary", ""])
     yield _row([":--", ":--"])
@@ -43,6 +45,12 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     advice = [f"**Warning:** {text}." for text in warnings(run, quote)]
     advice += [f"**Note:** {text}." for text in (*input_notes(run, quote), *notes(run, quote))]
     yield from (text for line in advice for text in ("", line))
+
+
+def _table(columns: Sequence[Column]) -> Iterator[str]:
+    yield _row([column.title for column in columns])
+    yield _row(["--:" if column.is_number else ":--" for column in columns])
+    yield from (_row(cells) for cells in zip(*(column.cells for column in columns), strict=True))
 
 
 def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:

@@ -7,8 +7,8 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
 from qdqcli.report.escape import ARROW, TIMES, shorten, word
 from qdqcli.report.number import NO_NUMBER, metric_text, metric_title, metric_unit, row_text
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.ranking import BY_NAME, BY_SHARE, ranked, ranked_groups
-from qdqcli.result.group import Group
+from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, ranked, ranked_groups
+from qdqcli.result.group import Group, groups_by
 from qdqcli.result.result import RunResult, TensorResult
 
 Quote = Callable[[str], str]
@@ -53,6 +53,12 @@ def columns_of(run: RunResult, options: ReportOptions, quote: Quote) -> tuple[li
     rows = ranked(run, options.sort)
     top = rows[: options.top or None]
     return table(top, options.sort, quote) if top else [], len(rows) - len(top)
+
+
+def inputs_table(run: RunResult, options: ReportOptions, quote: Quote) -> list[Column]:
+    """A row for each input of a batch, in their order; no columns for a single one, or where the table has them."""
+    groups = [] if options.by == "input" or len(run.inputs) < 2 else groups_by(run, "input")
+    return group_table(groups, "input", DEFAULT_SORT, quote) if len(groups) > 1 else []
 
 
 def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:

@@ -1,10 +1,10 @@
 """Groups: tensors of one kind, one layer or one input, measured as one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from qdqcli.result.result import RunResult, Source, TensorResult, evaluate
+from qdqcli.result.result import RunResult, Source, TensorResult, evaluate, with_shares
 from qdqcli.stats.metrics import MetricValue, is_exact, is_unchanged
 from qdqcli.stats.sums import ErrorSums
 
@@ -87,6 +87,30 @@ def groups_by(run: RunResult, by: str) -> list[Group]:
 def naming(by: str, inputs: Sequence[str]) -> Callable[[Source], str]:
     """What tells a tensor's group; `by` is one of `BY`."""
     return _BY[by](inputs)
+
+
+def part_of(run: RunResult, own: str) -> RunResult:
+    """The run of one of its inputs alone: rows, notes and violations, with figures and shares of its own."""
+    input_of = _input_of(run.inputs)
+
+    def belongs(file: str | None) -> bool:
+        return file is not None and input_of(Source(name="", file=file, dtype="", shape=())) == own
+
+    verdict = run.verdict
+    if verdict is not None:
+        verdict = replace(
+            verdict,
+            violations=[violation for violation in verdict.violations if belongs(violation.file)],
+            waived=[violation for violation in verdict.waived if belongs(violation.file)],
+            nearest=None,
+        )
+    return replace(
+        run,
+        inputs=[own],
+        rows=with_shares([row for row in run.rows if belongs(row.source.file)]),
+        notes=[note for note in run.notes if belongs(note.file)],
+        verdict=verdict,
+    )
 
 
 def _input_of(inputs: Sequence[str]) -> Callable[[Source], str]:

@@ -35,13 +35,15 @@ def tables(text: str) -> list[list[list[Token]]]:
     return found
 
 
-def test_both_tables_are_tables_with_full_rows() -> None:
+def test_all_tables_are_tables_with_full_rows() -> None:
     for run in (EVERY_KIND, hostile_run()):
-        first, second = tables(render(run))
+        first, *inputs, last = tables(render(run))
         num_quantized = sum(1 for _ in run.quantized)
         assert len(first) == 1 + num_quantized
         assert {len(row) for row in first} == {len(first[0])}
-        assert {len(row) for row in second} == {2}
+        assert len(inputs) == (len(run.inputs) > 1)
+        assert all({len(row) for row in table} == {len(table[0])} for table in inputs)
+        assert {len(row) for row in last} == {2}
 
 
 def test_every_line_of_a_table_has_as_many_unescaped_pipes() -> None:
