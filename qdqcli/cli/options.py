@@ -112,7 +112,8 @@ def output_options(layout: str) -> Callable[[Function], Function]:
         click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUTPUT",
                      help=f"File or folder to write, in {layout}."),
         click.option("--overwrite", is_flag=True,
-                     help="Replace OUTPUT, once the new one is whole; never a folder that holds anything but an output."),
+                     help="Replace OUTPUT, once the new one is whole; never a folder that holds anything but an "
+                     "output."),
         click.option("--break-lock", is_flag=True,
                      help="Go on where a run that has ended left its lock, on a disk that cannot tell (no flock)."),
     )  # fmt: skip
