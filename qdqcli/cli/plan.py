@@ -25,14 +25,11 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.ranges.estimator import ESTIMATORS
-from qdqcli.recipe.file import parse_recipe
 from qdqcli.recipe.patterns import compile_pattern
-from qdqcli.recipe.plan import Plan, make_plans
-from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.scheme import is_scheme, settings_of_scheme
 from qdqcli.recipe.sweep import Setting
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.packed.recognise import Packed
 from qdqcli.tensors.storage import read_file
 
 if TYPE_CHECKING:
@@ -175,7 +172,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     from qdqcli.report.allocation import PlanView, render
     from qdqcli.run.pipeline import Measuring, result_of
     from qdqcli.study.allocation import Wanted, decision_of, frontier, make_problem
-    from qdqcli.study.plan_recipe import check_recipe, recipe_text
+    from qdqcli.study.plan_recipe import check_recipe, notes_of, plans_of, recipe_text
     from qdqcli.study.sweep import plan_sweep, run_sweep
 
     columns, warnings = plan_sweep(
@@ -200,8 +197,10 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     min_ndim = request.recipe.min_ndim
     sizes_and_losses = [] if options["frontier"] is None else frontier(problem, options["frontier"])
     explained = [decision_of(found, name) for name in options["explain"]]
-    text = recipe_text(found, columns[0], _about(found, checkpoints, options), min_ndim)
-    check_recipe(found, _plans_of(text, checkpoints, packed))
+    decided = [member for decision in problem.decisions for member in decision.tie.members]
+    about = _about(found, checkpoints, options)
+    text = recipe_text(found.rows, decided, columns[0], about, min_ndim, notes_of(found))
+    check_recipe(found.rows, plans_of(text, checkpoints, packed))
     write_report(output, [text])
     shown = result_of("plan", columns[0], {**request.settings, **_described(options)}, found.rows)
     view = PlanView(allocation=found, result=shown, frontier=sizes_and_losses, explained=explained)
@@ -286,19 +285,6 @@ def _importance(path: Path | None) -> Callable[[str], float]:
             )
     tests = [(compile_pattern(pattern), float(number)) for pattern, number in data.items()]
     return lambda name: next((number for matches, number in reversed(tests) if matches(name)), 1.0)
-
-
-def _plans_of(text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> list[Plan]:
-    """What the written recipe decides, as `--recipe` reads it."""
-    from qdqcli.op.spec import QuantSpec
-
-    read = parse_recipe(text, "the plan")
-    defaults = dict(read.defaults)
-    axis = defaults.pop("axis", "none")
-    min_ndim = defaults.pop("min_ndim", None)
-    spec = QuantSpec(**defaults, axis=axis if isinstance(axis, int) else -1)
-    recipe = Recipe(spec=spec, last_axis=axis == "last", min_ndim=min_ndim, rules=read.rules)
-    return make_plans(checkpoints, recipe, packed)[0]
 
 
 def _about(found: "Allocation", checkpoints: Sequence[Checkpoint], options: opt.Options) -> list[str]:

@@ -182,7 +182,7 @@ def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) 
     selected.sort(key=lambda number: (tables[0][number].source.name, tables[0][number].source.file))
     names = [tables[0][number].source.name for number in selected]
     pinned = {n for n in selected if len(sweep.settings) > 1 and _is_pinned([rows[n] for rows in tables])}
-    equal = _duplicates(plans[0], [tables[0][number] for number in selected])
+    equal = duplicates_of(plans[0], [tables[0][number] for number in selected])
     ties = make_ties(
         names,
         automatic=wanted.automatic_ties,
@@ -252,8 +252,8 @@ def _elements(shape: Sequence[int]) -> int:
     return count
 
 
-def _duplicates(plans: Sequence[Plan], rows: Sequence[Row]) -> list[list[int]]:
-    """Numbers of rows whose tensors have equal bytes. Only tensors with equal statistics are read."""
+def duplicates_of(plans: Sequence[Plan], rows: Sequence[Row]) -> list[list[int]]:
+    """Find the numbers of rows whose tensors have equal bytes. Only tensors with equal statistics are read."""
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         if isinstance(row, TensorResult) and row.sums.num_elements:

@@ -1,4 +1,4 @@
-"""A plan as an ordinary recipe: few rules, folded patterns, and a check that they decide what the plan decided."""
+"""Chosen settings as an ordinary recipe: few rules, folded patterns, and a check that they decide what was chosen."""
 
 import json
 import re
@@ -12,16 +12,20 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.file import parse_recipe
 from qdqcli.recipe.file_ref import SEPARATOR, qualified
 from qdqcli.recipe.keys import NONE
 from qdqcli.recipe.patterns import compile_pattern, listed
-from qdqcli.recipe.plan import Plan
-from qdqcli.result.result import TensorResult
+from qdqcli.recipe.plan import Plan, make_plans
+from qdqcli.recipe.recipe import Recipe
+from qdqcli.result.result import Row, TensorResult
 from qdqcli.study.allocation import Allocation, Decision, Option
+from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.packed.recognise import Packed
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _LEFT_IN_FLOAT = "left in float by the plan"
-_NOT_SELECTED = "not selected for the plan"
+_NOT_SELECTED = "not selected"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +39,28 @@ class _Member:
     """None: it stays in float."""
 
 
-def recipe_text(allocation: Allocation, plans: Sequence[Plan], about: Sequence[str], min_ndim: int | None) -> str:
+def recipe_text(
+    rows: Sequence[Row],
+    numbers: Iterable[int],
+    plans: Sequence[Plan],
+    about: Sequence[str],
+    min_ndim: int | None,
+    notes: Mapping[QuantSpec | None, str],
+) -> str:
     """Return the TOML text of the recipe.
 
-    `about` are lines for the header, `min_ndim` is the option, where it was given. `plans` decide on all tensors as the
-    candidates were measured: what they skip stays in float.
+    Args:
+        rows: one per tensor of the inputs, measured with what was chosen for it; skipped where it stays in float.
+        numbers: the rows that were decided on.
+        plans: what was decided before: other tensors that they skip stay in float.
+        about: lines for the header.
+        min_ndim: that option, where it was given.
+        notes: settings -> the comment on the tensors that have them.
 
     Raises:
-        UsageError: a name cannot be told from others by a pattern.
+        UsageError: all tensors stay in float.
     """
-    members = list(_members(allocation, plans))
+    members = list(_members(rows, numbers, plans))
     decided = {member.name for member in members if member.spec is not None}
     default = _most_common(member.spec for member in members if member.spec is not None)
     if default is None:
@@ -53,7 +69,6 @@ def recipe_text(allocation: Allocation, plans: Sequence[Plan], about: Sequence[s
     lines += ["schema = 1", "", "[defaults]", *_lines(_settings(default))]
     if min_ndim is not None:
         lines.append(f"min_ndim = {min_ndim}")
-    notes = _notes(allocation)
     if default in notes:
         lines.append(f"# {notes[default]}")
     by_spec: dict[QuantSpec | None, list[_Member]] = defaultdict(list)
@@ -66,7 +81,7 @@ def recipe_text(allocation: Allocation, plans: Sequence[Plan], about: Sequence[s
         if spec in notes:
             lines.append(f"# {notes[spec]}")
         lines += ["match = [", *(f"    {_quoted(pattern)}," for pattern in patterns), "]"]
-        lines += _lines(_difference(default, spec)) if spec is not None else [f"skip = {_quoted(_LEFT_IN_FLOAT)}"]
+        lines += _lines(difference(default, spec)) if spec is not None else [f"skip = {_quoted(_LEFT_IN_FLOAT)}"]
     idle = _not_selected(plans, decided, min_ndim)
     if idle:
         lines += ["", "[[rules]]", "match = [", *(f"    {_quoted(p)}," for p in idle), "]"]
@@ -74,8 +89,24 @@ def recipe_text(allocation: Allocation, plans: Sequence[Plan], about: Sequence[s
     return "\n".join(lines) + "\n"
 
 
-def check_recipe(allocation: Allocation, plans: Sequence[Plan]) -> None:
-    """Make sure that `plans`, made with the written recipe, decide what the plan decided for every tensor.
+def plans_of(text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> list[Plan]:
+    """Decide what the written recipe decides, as `--recipe` reads it."""
+    read = parse_recipe(text, "the recipe")
+    defaults = dict(read.defaults)
+    axis = defaults.pop("axis", NONE)
+    min_ndim = defaults.pop("min_ndim", None)
+    low, high = defaults.pop("input_min", None), defaults.pop("input_max", None)
+    spec = QuantSpec(
+        **defaults,
+        axis=axis if isinstance(axis, int) else WHOLE_TENSOR,
+        given_range=None if low is None else (low, high),
+    )
+    recipe = Recipe(spec=spec, last_axis=axis == "last", min_ndim=min_ndim, rules=read.rules)
+    return make_plans(checkpoints, recipe, packed)[0]
+
+
+def check_recipe(rows: Sequence[Row], plans: Sequence[Plan]) -> None:
+    """Make sure that `plans`, made with the written recipe, decide what was chosen for every tensor.
 
     Raises:
         UsageError: they do not; names the tensors.
@@ -83,7 +114,7 @@ def check_recipe(allocation: Allocation, plans: Sequence[Plan]) -> None:
     found = [decision for plan in plans for decision in plan.decisions]
     wrong = [
         row.source.name
-        for row, decision in zip(allocation.rows, found, strict=True)
+        for row, decision in zip(rows, found, strict=True)
         if (row.spec if isinstance(row, TensorResult) else None) != (None if isinstance(decision, Skip) else decision)
     ]
     if wrong:
@@ -92,13 +123,12 @@ def check_recipe(allocation: Allocation, plans: Sequence[Plan]) -> None:
         )
 
 
-def _members(allocation: Allocation, plans: Sequence[Plan]) -> Iterator[_Member]:
+def _members(rows: Sequence[Row], numbers: Iterable[int], plans: Sequence[Plan]) -> Iterator[_Member]:
     """The decided tensors, by name."""
-    counts = Counter(row.source.name for row in allocation.rows)
+    counts = Counter(row.source.name for row in rows)
     tensors = [(plan, tensor) for plan in plans for tensor in plan.shard.tensors]
-    numbers = [member for decision, _ in allocation.chosen for member in decision.tie.members]
-    for number in sorted(numbers, key=lambda number: allocation.rows[number].source):
-        row, (plan, tensor) = allocation.rows[number], tensors[number]
+    for number in sorted(numbers, key=lambda number: rows[number].source):
+        row, (plan, tensor) = rows[number], tensors[number]
         pattern = tensor.name if counts[tensor.name] == 1 else qualified(plan.file.relative, tensor.name)
         yield _Member(pattern=pattern, name=tensor.name, spec=row.spec if isinstance(row, TensorResult) else None)
 
@@ -108,8 +138,8 @@ def _most_common(specs: Iterable[QuantSpec]) -> QuantSpec | None:
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _notes(allocation: Allocation) -> dict[QuantSpec | None, str]:
-    """What a comment says of the tensors with each setting."""
+def notes_of(allocation: Allocation) -> dict[QuantSpec | None, str]:
+    """Describe, for comments, the tensors to which a plan gives each setting."""
     groups: dict[QuantSpec | None, list[tuple[Decision, Option]]] = defaultdict(list)
     for decision, option in allocation.chosen:
         row = allocation.rows[decision.tie.members[0]]
@@ -169,6 +199,8 @@ def _settings(spec: QuantSpec) -> dict[str, Any]:
     }
     if spec.estimator == "percentile":
         settings["percentile"] = spec.percentile
+    if spec.given_range is not None:
+        settings["input_min"], settings["input_max"] = spec.given_range
     return settings
 
 
@@ -178,8 +210,8 @@ def _granularity(spec: QuantSpec) -> dict[str, Any]:
     return {"axis": NONE if spec.axis == WHOLE_TENSOR else spec.axis}
 
 
-def _difference(default: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
-    """The settings that a rule has to name."""
+def difference(default: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
+    """Return the settings that a rule has to name, by key of a recipe."""
     before, after = _settings(default), _settings(spec)
     changes = {key: value for key, value in after.items() if before.get(key) != value}
     if "axis" in changes and default.group_size is not None:

@@ -77,8 +77,17 @@ def run_sweep(
 
 def _measure_windows(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> Iterator[list[list[Row]]]:
     """Measure one shard, window by window: for each window the rows of every setting."""
-    shard, limit = plans[0].shard, workers.max_memory // WINDOW_SHARE
     each = replace(measuring, on_bytes=lambda done: measuring.on_bytes(done // len(plans)))
+    for parts, held in held_windows(plans, workers):
+        yield [measure_shard(part, each, workers, held) for part in parts]
+
+
+def held_windows(plans: Sequence[Plan], workers: Workers) -> Iterator[tuple[list[Plan], ShardReader]]:
+    """Yield the plans of one shard cut to a window of neighbours, with a reader that holds what they select.
+
+    Together the held tensors have at most half of the workers' memory; the reader passes on a larger one from the file.
+    """
+    shard, limit = plans[0].shard, workers.max_memory // WINDOW_SHARE
     with shard.open() as reader:
         for first, last in _windows(shard.tensors, limit):
             window: Any = _Window(shard, shard.tensors[first:last])
@@ -89,8 +98,7 @@ def _measure_windows(plans: Sequence[Plan], measuring: Measuring, workers: Worke
                 for tensor, found in zip(window.tensors, decisions, strict=True)
                 if tensor.nbytes <= limit and not all(isinstance(decision, Skip) for decision in found)
             ]
-            held = _Held.read(reader, wanted, workers)
-            yield [measure_shard(part, each, workers, held) for part in parts]
+            yield parts, _Held.read(reader, wanted, workers)
 
 
 def _windows(tensors: Sequence[TensorInfo], nbytes: int) -> Iterator[tuple[int, int]]:
