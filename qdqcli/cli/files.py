@@ -30,6 +30,7 @@ WRITES = {
     "output": "-o",
     "write_baseline": "--write-baseline",
     "write_budget": "--write-budget",
+    "write_recipe": "--write-recipe",
     "reports": "--report",
 }
 """Option, by its parameter's name -> how messages call it. `--ratchet` writes what `--budget` reads; an OUTPUT that

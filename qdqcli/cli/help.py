@@ -22,6 +22,7 @@ GROUPS = {
             "explain",
         ),
     ),
+    "Diagnosis": ("worst", "diagnoses_all", "max_bits_added", "write_recipe"),
     "Output": ("output", "overwrite", "resume", "keep_going", "verify", "provenance", "dry_run", "break_lock"),
     "Quantization": (
         *("scheme", "schemes", "num_bits", "bits", "group_size", "group_sizes", "axis", "axes"),
@@ -74,6 +75,7 @@ EVERYDAY = (
         "axes",
     ),
     *("estimators", "rows_by", "pareto"),
+    *("worst", "diagnoses_all", "max_bits_added", "write_recipe"),
 )
 """Parameters that `-h` shows."""
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": ("qdqcli.cli.compare:compare", "Measure what differs between two checkpoints."),
     "plan": ("qdqcli.cli.plan:plan", "Choose bits per tensor under a budget; write a recipe."),
     "sweep": ("qdqcli.cli.sweep:sweep", "Measure many settings on one read of each tensor."),
+    "diagnose": ("qdqcli.cli.diagnose:diagnose", "Say why the worst tensors are bad, and what would help."),
     "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
     "calibrate": ("qdqcli.cli.calibrate:calibrate", "Estimate ranges and store them for --ranges."),
     "recipe": ("qdqcli.cli.recipe:recipe", "Check recipes, explain them, print presets and the schema."),

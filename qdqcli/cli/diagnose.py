@@ -1,0 +1,114 @@
+"""`qdq diagnose`: why the worst tensors are bad, and what measured change would help."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import deliver_pieces, write_report
+from qdqcli.cli.files import Files
+from qdqcli.cli.help import Command
+from qdqcli.cli.layers import recipe_options
+from qdqcli.cli.limits import prepare_libraries
+from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
+from qdqcli.cli.progress import progress
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape, show_path
+from qdqcli.recipe.plan import check_selection, make_plans
+
+FORMATS = ("table", "json", "markdown")
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  qdq diagnose MODEL_FOLDER --scheme int4-g128
+  qdq diagnose MODEL_FOLDER --scheme int8-channel --worst 10
+  qdq diagnose MODEL_FOLDER -s int4-g128 --max-bits-added 0.25 --write-recipe fix.toml""",
+)
+@opt.inputs_argument
+@click.option("--worst", type=click.IntRange(min=1), metavar="N", help="Diagnose the N tensors with the lowest SQNR.",
+              show_default="those with the largest errors, until they hold 80% of the squared error")  # fmt: skip
+@click.option("--all", "diagnoses_all", is_flag=True, help="Diagnose all tensors that are quantized.")
+@click.option("--max-bits-added", type=click.FloatRange(min=0, max=4), default=0.1, show_default=True, metavar="B",
+              help="Combine changes that add up to B bits per weight to a tensor; 0: only those that are free.",
+              )  # fmt: skip
+@click.option("--write-recipe", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the settings with the best changes as a recipe (TOML), for --recipe.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace the file of --write-recipe if it exists.")
+@opt.estimating_options
+@recipe_options
+@opt.selection_options
+@opt.packed_option
+@opt.destination_options
+@opt.scale_bits_option
+@opt.work_options
+@opt.device_option
+@opt.talk_options
+@pass_session
+def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
+    """Say why the worst tensors are bad, and measure what other settings gain.
+
+    Each tensor gets a cause by name with its evidence, the accounting of its SQNR, and up to three changes of its
+    settings: those that add at most 0.1 bits per weight first, then by decibels per added bit. Every gain is measured
+    by the op on all elements; it is the difference of two runs of `qdq stats`. Tensors that --include names are all
+    diagnosed.
+    """
+    opt.check_formats(options, FORMATS, "a diagnosis")
+    if options["worst"] is not None and options["diagnoses_all"]:
+        raise UsageError("--worst excludes --all; give one of them")
+    output = options["write_recipe"]
+    if options["overwrite"] and output is None:
+        raise UsageError("--overwrite is for the recipe that is written; add --write-recipe FILE")
+    files = Files.of(options)
+    files.check()
+    if output is not None and output.exists() and not options["overwrite"]:
+        raise UsageError(f"{show_path(output)}: exists; choose another name or pass --overwrite to replace it")
+    request = opt.request_of(options, session)
+    checkpoints = open_inputs(inputs, options, session)
+    files.check(checkpoints)
+    packed = packed_inputs(checkpoints, options, session)
+    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=options["allow_unmatched"])
+    for warning in warnings:
+        session.note(warning)
+    check_selection(plans)
+    prepare_libraries()
+    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    from qdqcli.report.diagnosis import render
+    from qdqcli.run.pipeline import Measuring, result_of, run_plans
+    from qdqcli.study.diagnose import choose
+    from qdqcli.study.diagnose import diagnose as find
+    from qdqcli.study.plan_recipe import check_recipe, plans_of, recipe_text
+
+    sizes = files_of(plans)
+    with workers_of(options, session) as workers:
+        with progress(session, sum(size for _, size in sizes), sizes) as advance:
+            measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
+            rows = run_plans(plans, measuring, workers)
+        before = result_of("diagnose", plans, request.settings, rows)
+        takes_all = options["diagnoses_all"] or bool(options["include"])
+        numbers = choose(before.rows, options["worst"], takes_all=takes_all)
+        tensors = [tensor for plan in plans for tensor in plan.shard.tensors]
+        total = sum(tensors[number].nbytes for number in numbers)
+        with progress(session, total, phase="trying other settings") as advance:
+            measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
+            report = find(plans, before, numbers, measuring, workers, options["max_bits_added"])
+    if output is not None:
+        decided = [number for number, row in enumerate(report.after.rows) if not hasattr(row, "reason")]
+        about = [f"Settings with the best changes found by: {shlex.join(['qdq', *sys.argv[1:]])}"]
+        text = recipe_text(report.after.rows, decided, plans, about, request.recipe.min_ndim, {})
+        check_recipe(report.after.rows, plans_of(text, checkpoints, packed))
+        write_report(output, [text])
+    deliver_pieces(lambda name, choice: render(report, name, choice), options)
+    if output is not None:
+        session.note(
+            f"{show_path(output)}: written; 'qdq stats MODEL --recipe {escape(output.name)}' gives the figures of the "
+            "last line"
+        )
+    elif any(found.together is not None for found in report.diagnoses):
+        session.note("--write-recipe fix.toml writes these changes as a recipe, for --recipe")

@@ -1,0 +1,362 @@
+"""A diagnosis for people and programs: each tensor with its cause, the decibels behind it and what was measured."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf, isfinite
+from textwrap import wrap
+from typing import Any
+
+from qdqcli.report import escape
+from qdqcli.report.layout import fit
+from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent, significant
+from qdqcli.report.options import ReportOptions
+from qdqcli.report.table import MAX_NAME, Column, Quote, dtype_text, shape_text, spec_text
+from qdqcli.report.text import table_lines
+from qdqcli.result.result import RunResult, header_to_json, range_to_json, row_to_json, spec_to_json, summary_to_json
+from qdqcli.study import causes
+from qdqcli.study.causes import Finding, level
+from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Report
+
+DIAGNOSIS_FORMATS = ("table", "json", "markdown")
+_WIDTH = 120
+_INDENT = " " * 11
+_OPTIONS = {
+    "num_bits": "--num-bits",
+    "axis": "--axis",
+    "group_size": "--group-size",
+    "estimator": "--estimator",
+    "percentile": "--percentile",
+}
+
+
+def render(report: Report, format_name: str, options: ReportOptions) -> Iterator[str]:
+    """Yield the diagnosis in one of `DIAGNOSIS_FORMATS`."""
+    make = {"table": _table, "markdown": _markdown, "json": _json}[format_name]
+    for line in make(report, options):
+        yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
+
+
+def change_text(changes: Mapping[str, Any]) -> str:
+    """What to change, as options: `--group-size 64 --estimator mse`."""
+    words = [f"{option} {changes[key]}" for key, option in _OPTIONS.items() if changes.get(key) not in (None, "none")]
+    if changes.get("axis") == "none" or (changes.get("group_size") == "none" and "axis" not in changes):
+        words.insert(0, "--axis none")
+    if "signed_input" in changes:
+        words.append("--signed-input" if changes["signed_input"] else "--unsigned-input")
+    if "narrow_range" in changes:
+        words.append("--narrow-range" if changes["narrow_range"] else "--no-narrow-range")
+    if changes.get("range") == "data":
+        words.append("no --input-min and --input-max")
+    return " ".join(words)
+
+
+def remedy_text(remedy: Remedy) -> tuple[str, str, str]:
+    """(gain, price, change)."""
+    after = level(remedy.row)
+    gain = f"{remedy.gain_db:+.2f} dB" if isfinite(remedy.gain_db) else sqnr_text(after)
+    if remedy.is_lossless:
+        gain = "lossless"
+    return gain, f"{remedy.bits_added:+.3f} bits", change_text(remedy.changes)
+
+
+def sqnr_text(db: float) -> str:
+    """An SQNR with its unit, or why it has no number."""
+    return EXACT if db == inf else f"{db:.2f} dB" if isfinite(db) else "no SQNR"
+
+
+def accounting_text(accounting: Accounting, measured: float) -> str:
+    """`24.08 (4 bits) + 4.77 - 11.32 (peak/RMS; Gaussian data 9.11) - 0.58 (rest) = 16.95 dB`."""
+    bits = round(accounting.bits_db / 6.0206)
+    peak = f"{accounting.peak_db:.2f} (peak/RMS; Gaussian data: {accounting.gaussian_peak_db:.2f})"
+    formula = f"{accounting.bits_db:.2f} ({bits} bits) + {UNIFORM_DB:.2f} - {peak}"
+    if accounting.rest_db is None:
+        return f"{formula} = {accounting.formula_db:.2f} dB; measured: {sqnr_text(measured)}"
+    sign = "-" if accounting.rest_db < 0 else "+"
+    return f"{formula} {sign} {abs(accounting.rest_db):.2f} (rest) = {measured:.2f} dB"
+
+
+def finding_text(finding: Finding, diagnosis: Diagnosis, quote: Quote) -> str:
+    """One cause in words, with its evidence."""
+    found, numbers = finding.evidence, diagnosis.accounting
+    match finding.cause:
+        case causes.NONFINITE:
+            where = f", the first at {found['first']}" if found["first"] is not None else ""
+            are = "elements are" if found["count"] > 1 else "element is"
+            return f"{found['count']:,} {are} NaN or infinite{where}: repair or --exclude the tensor"
+        case causes.DEGENERATE:
+            return _degenerate_text(found)
+        case causes.ALREADY_QUANTIZED:
+            return _grid_text(found)
+        case causes.OUTLIER_ROWS:
+            many = found["count"] > 1
+            return (
+                f"{counted(found['count'], 'row')} {'set' if many else 'sets'} the range of all rows: "
+                f"{_index_text('row', found['rows'], found['count'])}"
+            )
+        case causes.WRONG_AXIS:
+            out = found["columns"]
+            columns = f"; {_index_text('column', out)} stand{'s' * (len(out) == 1)} out" if out else ""
+            return f"--axis {found['axis']} gains {found['gain_db']:.2f} dB{_gaussian_text(found)}{columns}"
+        case causes.HEAVY_TAILS:
+            return (
+                "values far from zero are more frequent than in Gaussian data, all over the tensor: the peak is "
+                f"{numbers.peak_db - numbers.gaussian_peak_db:.1f} dB higher, the kurtosis of neighbours "
+                f"{found['kurtosis']:.2f} instead of 2.7"
+            )
+        case causes.OUTLIER_ELEMENTS:
+            folded = ""
+            if found["columns"]:
+                folded = "; outside the op: a scale folded into the layer before would remove them"
+                what = f"{_index_text('column', found['columns'])} stand out within the slices"
+            else:
+                first = ", ".join(map(str, found["first"]))
+                what = (
+                    f"{counted(found['count'], 'element')} ({percent(found['share'])}) "
+                    f"{'set' if found['count'] > 1 else 'sets'} the ranges, the first at {first}"
+                )
+            return (
+                f"{what}: they put the peak {numbers.peak_db - numbers.gaussian_peak_db:.1f} dB above that of Gaussian "
+                f"data, {found['excess_db_without']:.1f} dB without them{folded}"
+            )
+        case causes.COARSE_GROUP:
+            return (
+                f"the scale changes within slices of {found['slice']:,}: groups of {found['group_size']} gain "
+                f"{found['gain_db']:.2f} dB{_gaussian_text(found)}"
+            )
+        case causes.UNUSED_CODES:
+            side = "negative" if found["input_min"] >= 0 else "positive"
+            return f"no element is {side}: half of the codes are never used"
+        case causes.ASYMMETRIC:
+            return (
+                f"values from {significant(found['input_min'])} to {significant(found['input_max'])}: codes of the "
+                f"shorter side are for nothing; outside the op: a zero point would gain up to "
+                f"{found['zero_point_db']:.1f} dB (estimated)"
+            )
+        case causes.DUPLICATE:
+            same = ", ".join(map(quote, found["tensors"]))
+            return f"the same bytes as {same}: give them the same settings, store them once"
+    return "behaves like Gaussian data of this size: nothing stands out"
+
+
+def _gaussian_text(found: Mapping[str, Any]) -> str:
+    """What of a gain is nothing special."""
+    gaussian = found["gaussian_gain_db"]
+    if abs(gaussian) < 0.005:
+        return ""
+    return f", where Gaussian data would {'gain' if gaussian > 0 else 'lose'} {abs(gaussian):.2f}"
+
+
+def _degenerate_text(found: Mapping[str, Any]) -> str:
+    count, first = found["slices"], found["subnormal_slices"]
+    where = f" (number {', '.join(map(str, first))}{' ...' * (count > len(first))})" if first else ""
+    have = "have" if count > 1 else "has"
+    return (
+        f"{count:,} of {counted(found['of'], 'slice')}{where} {have} a scale that is zero, infinite or too small to "
+        "divide by: leave the tensor in float, or let larger slices share a range"
+    )
+
+
+def _grid_text(found: Mapping[str, Any]) -> str:
+    slices = (
+        f"groups of {found['group_size']}" if found["group_size"] else
+        "the whole tensor" if found["axis"] == "none" else "each row"
+    )  # fmt: skip
+    kind = f"{'' if found['signed_input'] else 'u'}int{found['num_bits']}"
+    zero = "symmetric" if found["symmetric"] else "with a zero point, which the op has not"
+    return f"its values lie on a grid already: {kind}, {zero}, one step for {slices} ({percent(found['slices'])} fit)"
+
+
+def _index_text(noun: str, found: Sequence[Mapping[str, Any]], count: int = 0) -> str:
+    """`rows 17 (20x the median), 3 (8.1x), ...`."""
+    shown = ", ".join(
+        f"{entry['index']} ({significant(entry['ratio'], 2)}x{' the median size' if not k else ''})"
+        for k, entry in enumerate(found)
+    )
+    more = f" and {count - len(found):,} more" if count > len(found) else ""
+    return f"{noun}{'s' * (len(found) > 1)} {shown}{more}"
+
+
+def facts(report: Report) -> Iterator[str]:
+    """Yield which causes hold how much of the error, and what the best changes make of the whole run."""
+    before, after = report.before.summary, report.after.summary
+    total = sum(1 for _ in report.before.quantized)
+    yield (
+        f"{len(report.diagnoses):,} of {counted(total, 'tensor')} diagnosed, with {percent(report.share)} of the "
+        "squared error"
+    )
+    for cause, count, share in report.shares():
+        yield f"{cause}: {counted(count, 'tensor')}, {percent(share)} of the squared error"
+    changed = sum(1 for found in report.diagnoses if found.together is not None)
+    limit = f"the best changes that add at most {report.max_bits_added:g} bits" if report.max_bits_added else (
+        "the best changes that add no bits")  # fmt: skip
+    if not changed:
+        yield f"no change that adds at most {report.max_bits_added:g} bits gains 0.1 dB; --max-bits-added allows more"
+        return
+    bits = [float(found["bits_per_weight"] or 0.0) for found in (before, after)]
+    yield (
+        f"with {limit} to {counted(changed, 'tensor')}: {_overall(report.before)} -> {_overall(report.after)}, "
+        f"{bits[1] - bits[0]:+.3f} bits per weight"
+    )
+
+
+def _overall(result: RunResult) -> str:
+    if result.is_exact and result.sums.num_measured:
+        return EXACT
+    return metric_text("sqnr_db", result.summary["sqnr_db"]) + " dB"
+
+
+def _lines(diagnosis: Diagnosis, quote: Quote) -> Iterator[tuple[str, str]]:
+    """(label, text) of each line below the tensor's name."""
+    for number, finding in enumerate(diagnosis.findings):
+        text = f"{finding.cause}: {finding_text(finding, diagnosis, quote)}"
+        yield ("cause" if not number else "also"), text
+    accounting = diagnosis.accounting
+    if isfinite(accounting.peak_db):
+        yield "accounting", accounting_text(accounting, level(diagnosis.row))
+    for number, remedy in enumerate(diagnosis.remedies):
+        yield ("remedies" if not number else ""), _remedy_line(remedy)
+    together = diagnosis.together
+    if together is not None and all(together.row is not remedy.row for remedy in diagnosis.remedies):
+        yield "together", _remedy_line(together)
+    if not diagnosis.remedies and together is None:
+        yield "remedies", "none of those tried gains 0.1 dB"
+
+
+def _remedy_line(remedy: Remedy) -> str:
+    gain, price, change = remedy_text(remedy)
+    return f"{gain:>9}  {price:>11}  {change}"
+
+
+def _title(diagnosis: Diagnosis, quote: Quote) -> str:
+    row = diagnosis.row
+    share = NO_NUMBER if row.share is None else percent(row.share)
+    return (
+        f"{quote(row.source.name)}  {shape_text(row.source.shape)} {dtype_text(row, quote)}, "
+        f"{spec_text(row.spec, quote, row.source.shape)}: {sqnr_text(level(row))}, {share} of the error"
+    )
+
+
+def _table(report: Report, options: ReportOptions) -> Iterator[str]:
+    def quote(text: str) -> str:
+        shown = escape.terminal(text, ascii_only=options.ascii_only)
+        return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
+
+    width = max((options.width or _WIDTH) - len(_INDENT) - 2, 40)
+    plain = [diagnosis for diagnosis in report.diagnoses if diagnosis.cause == causes.PLAIN]
+    for diagnosis in report.diagnoses:
+        if diagnosis.cause == causes.PLAIN:
+            continue
+        yield _title(diagnosis, quote)
+        for label, text in _lines(diagnosis, quote):
+            # A remedy keeps its columns; it is short.
+            parts = [text] if label in ("remedies", "", "together") else wrap(text, width, break_on_hyphens=False)
+            for number, part in enumerate(parts):
+                yield f"  {label if not number else '':{len(_INDENT)}}{part}"
+        yield ""
+    if plain:
+        yield "plain: behave like Gaussian data of their size; nothing stands out"
+        yield from table_lines(fit(_plain_columns(plain, quote), "sqnr", options.width, options.ellipsis), options)
+        yield ""
+    yield from facts(report)
+
+
+def _plain_columns(plain: Sequence[Diagnosis], quote: Quote) -> list[Column]:
+    """Tensors of which there is nothing to say but what was measured."""
+    titles = ("SQNR", "share", "peak/RMS", "rest", "remedies")
+    cells = [
+        (
+            sqnr_text(level(found.row)),
+            NO_NUMBER if found.row.share is None else percent(found.row.share),
+            f"{found.accounting.peak_db:.2f}" if isfinite(found.accounting.peak_db) else NO_NUMBER,
+            f"{found.accounting.rest_db:+.2f}" if found.accounting.rest_db is not None else NO_NUMBER,
+            "; ".join(map(_short, found.remedies[:2])),
+        )
+        for found in plain
+    ]
+    return [
+        Column(name="tensor", title="tensor", cells=[quote(found.row.source.name) for found in plain]),
+        *(
+            Column(name=title.lower(), title=title, cells=column, is_number=title != "remedies")
+            for title, column in zip(titles, zip(*cells, strict=True), strict=True)
+        ),
+    ]
+
+
+def _short(remedy: Remedy) -> str:
+    """`--num-bits 5 +6.43 dB (+1.000 bits)`."""
+    gain, price, change = remedy_text(remedy)
+    return f"{change} {gain}" + (f" ({price})" if remedy.bits_added else "")
+
+
+def _markdown(report: Report, options: ReportOptions) -> Iterator[str]:
+    def quote(text: str) -> str:
+        shown = escape.visible(text, ascii_only=options.ascii_only)
+        return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
+
+    yield "| tensor | SQNR | of the error | cause | remedy |"
+    yield "| :-- | --: | --: | :-- | :-- |"
+    for diagnosis in report.diagnoses:
+        row = diagnosis.row
+        texts = [f"{gain}, {price}: `{change}`" for gain, price, change in map(remedy_text, diagnosis.remedies)]
+        cause = "; ".join(f"**{f.cause}**: {finding_text(f, diagnosis, quote)}" for f in diagnosis.findings)
+        share = NO_NUMBER if row.share is None else percent(row.share)
+        cells = [quote(row.source.name), sqnr_text(level(row)), share, cause, "<br>".join(texts) or NO_NUMBER]
+        yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
+    yield ""
+    yield from (f"- {fact}" for fact in facts(report))
+
+
+def _json(report: Report, _options: ReportOptions) -> Iterator[str]:
+    yield escape.json_text(to_json(report), indent=2)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Return the report; `tensors` are the rows of the run under the given settings."""
+    return header_to_json(report.before) | {
+        "summary": summary_to_json(report.before),
+        "after": summary_to_json(report.after),
+        "max_bits_added": report.max_bits_added,
+        "diagnosed_share": report.share,
+        "causes": [{"cause": cause, "tensors": n, "share": share} for cause, n, share in report.shares()],
+        "diagnoses": [_diagnosis_to_json(diagnosis) for diagnosis in report.diagnoses],
+        "tensors": [row_to_json(row) for row in report.before.rows],
+    }
+
+
+def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    accounting, first = diagnosis.accounting, diagnosis.findings[0]
+    return {
+        "tensor": diagnosis.row.source.name,
+        "file": diagnosis.row.source.file,
+        "cause": first.cause,
+        "evidence": dict(first.evidence),
+        "also": [{"cause": found.cause, "evidence": dict(found.evidence)} for found in diagnosis.findings[1:]],
+        "measured_db": _number(level(diagnosis.row)),
+        "formula_db": _number(accounting.formula_db),
+        "accounting": {
+            "bits_db": accounting.bits_db,
+            "uniform_db": UNIFORM_DB,
+            "peak_db": _number(accounting.peak_db),
+            "gaussian_peak_db": accounting.gaussian_peak_db,
+            "rest_db": accounting.rest_db,
+        },
+        "remedies": [_remedy_to_json(remedy) for remedy in diagnosis.remedies],
+        "together": None if diagnosis.together is None else _remedy_to_json(diagnosis.together),
+    }
+
+
+def _remedy_to_json(remedy: Remedy) -> dict[str, Any]:
+    row = remedy.row
+    return {
+        "settings": remedy.changes,
+        "spec": None if row.spec is None else spec_to_json(row.spec),
+        "range": range_to_json(row.input_min, row.input_max),
+        "sqnr_db": _number(level(row)),
+        "gain_db": _number(remedy.gain_db),
+        "bits_per_weight": row.bits_per_weight,
+        "bits_added": remedy.bits_added,
+        **({"exact": True} if row.is_unchanged else {}),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if isfinite(value) else None

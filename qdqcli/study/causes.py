@@ -1,0 +1,259 @@
+"""Causes: names for what makes the error of a tensor large, each with its threshold and its evidence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, log2, sqrt
+from typing import Any
+
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.result.result import TensorResult
+from qdqcli.stats.metrics import MetricValue
+from qdqcli.study.grid import Grid
+from qdqcli.study.profile import Profile, db, gaussian_peak
+
+NONFINITE = "nonfinite"
+DEGENERATE = "degenerate"
+ALREADY_QUANTIZED = "already-quantized"
+OUTLIER_ROWS = "outlier-rows"
+WRONG_AXIS = "wrong-axis"
+HEAVY_TAILS = "heavy-tails"
+OUTLIER_ELEMENTS = "outlier-elements"
+COARSE_GROUP = "coarse-group"
+UNUSED_CODES = "unused-codes"
+ASYMMETRIC = "asymmetric"
+DUPLICATE = "duplicate"
+PLAIN = "plain"
+CAUSES = (
+    *(NONFINITE, DEGENERATE, ALREADY_QUANTIZED, OUTLIER_ROWS, WRONG_AXIS, HEAVY_TAILS, OUTLIER_ELEMENTS, COARSE_GROUP),
+    *(UNUSED_CODES, ASYMMETRIC, DUPLICATE, PLAIN),
+)
+"""In the order of precedence: of several, the first is the verdict."""
+
+EXCESS_DB, EXCESS_ONE_DB = 1.0, 2.5
+"""A peak is conspicuous where it is 1 dB, and 2.5 dB more by the root of the number of slices, above that of Gaussian
+data. The peak of one slice of 10,000 Gaussian numbers is 3 dB above its expectation once in 10,000 draws."""
+EXPLAINED_DB = 1.0
+"""Outliers explain a peak where the rest has one that is this near to that of Gaussian data, for one slice twice so."""
+OUTLIER_SHARE = 0.01
+"""More outliers are a heavy tail."""
+COLUMNS_SHARE = 0.5
+"""Columns that stand out are the cause where a peak is at most half as conspicuous, in dB, without them."""
+SMALLEST_SLICE = 16
+"""An axis with shorter slices is no alternative: its scales cost a bit and more per weight."""
+AXIS_DB = 3.0
+"""Half a bit: what another axis must gain beyond what shorter slices gain on Gaussian data."""
+VARIATION = 0.3
+"""Slices differ in size where their mean |x| deviates by this part of its mean; by chance by 0.2, for 16 elements."""
+COARSE_DB = 0.7
+"""What each halving of the slices must gain beyond Gaussian data: 1 dB where that gains 0.3 to 0.7."""
+KURTOSIS = 3.2
+"""The median over pieces of 32 is 2.7 for Gaussian data, 3.0 for Student's t with 10 degrees of freedom, 3.6 with 5,
+4.1 for Laplace's distribution. It moves by 0.05 where there are 1,000 pieces."""
+LIKE_GAUSSIAN = 2.9
+"""Below this kurtosis pieces are Gaussian: what is conspicuous is between them."""
+OFFSET_DB = 1.6
+"""What a zero point would gain beyond Gaussian data: one end of the range is 1.5 times the other."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A cause that holds, with its evidence as JSON values."""
+
+    cause: str
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What is known of a tensor when its causes are looked for."""
+
+    row: TensorResult
+    """Under the given setting."""
+    spec: QuantSpec
+    """The given setting, its range taken from the data."""
+    profile: Profile
+    grid: Grid | None
+    others: Sequence[tuple[TensorResult, int]]
+    """The same with another axis or group size alone, and the elements of a slice."""
+    duplicates: Sequence[str]
+    """Names of tensors with equal bytes."""
+
+    @property
+    def is_conspicuous(self) -> bool:
+        """Whether the peaks are above those of Gaussian data."""
+        return self.profile.excess_db > EXCESS_DB + EXCESS_ONE_DB / sqrt(max(self.profile.slices.count, 1))
+
+    def surplus_db(self, other: TensorResult, size: int) -> float:
+        """What another granularity gains beyond what it would gain on Gaussian data."""
+        before, after = level(self.row), level(other)
+        if before in (inf, -inf) or after in (inf, -inf):
+            return 0.0
+        return after - before - max(db((gaussian_peak(self.profile.slice_size) / gaussian_peak(size)) ** 2), 0.0)
+
+
+def level(row: TensorResult) -> float:
+    """The SQNR in dB; infinite where no element changed, minus infinity where none could be measured."""
+    found: MetricValue = row.stats["sqnr_db"]
+    if found is not None:
+        return float(found)
+    return inf if row.is_exact and row.sums.num_measured and not row.sums.num_nonfinite_output else -inf
+
+
+def find_causes(seen: Seen) -> list[Finding]:
+    """Return what holds, the verdict first; `plain` where nothing does."""
+    found = [*_spoilt(seen)]
+    if seen.grid is not None:
+        grid = seen.grid
+        evidence = {
+            "num_bits": grid.num_bits,
+            "symmetric": grid.is_symmetric,
+            "signed_input": grid.signed,
+            "axis": "none" if grid.axis == WHOLE_TENSOR else grid.axis,
+            "group_size": grid.group_size,
+            "slices": grid.share,
+        }
+        found.append(Finding(cause=ALREADY_QUANTIZED, evidence=evidence))
+    elif seen.profile.slices.count and level(seen.row) != inf:
+        found += _of_peaks(seen)
+        found += _of_sides(seen)
+    if seen.duplicates:
+        found.append(Finding(cause=DUPLICATE, evidence={"tensors": list(seen.duplicates)}))
+    return found or [Finding(cause=PLAIN, evidence={})]
+
+
+def _spoilt(seen: Seen) -> list[Finding]:
+    sums, profile = seen.row.sums, seen.profile
+    found = []
+    if sums.num_nonfinite:
+        first = None if profile.first_nonfinite is None else list(profile.first_nonfinite)
+        found.append(Finding(cause=NONFINITE, evidence={"count": sums.num_nonfinite, "first": first}))
+    if seen.row.num_spoilt_slices and not sums.num_nonfinite:
+        evidence = {
+            "slices": seen.row.num_spoilt_slices,
+            "of": seen.row.num_slices,
+            "subnormal_slices": profile.tiny_slices,
+        }
+        found.append(Finding(cause=DEGENERATE, evidence=evidence))
+    return found
+
+
+def _of_peaks(seen: Seen) -> list[Finding]:
+    """Why ranges are wider than Gaussian data would make them."""
+    profile, size = seen.profile, seen.profile.slice_size
+    few = _few_elements(seen)
+    if few is not None:
+        return [few]
+    found = _across(seen)
+    if found or not seen.is_conspicuous:
+        return found
+    if _indices(profile, "columns") and profile.trimmed_excess_db < COLUMNS_SHARE * profile.excess_db:
+        return [_outliers(profile)]
+    if profile.kurtosis > KURTOSIS:
+        return [_heavy_tails(profile)]
+    smaller = [
+        (seen.surplus_db(row, other) / log2(size / other), row, other)
+        for row, other in seen.others
+        if row.spec is not None and row.spec.group_size is not None and other < size
+    ]
+    best = max(smaller, key=lambda part: part[0], default=None)
+    if best is None or (best[0] <= COARSE_DB and profile.kurtosis > LIKE_GAUSSIAN):
+        return [_heavy_tails(profile)]
+    _, row, other = best
+    evidence = {
+        "slice": size,
+        "group_size": other,
+        "gain_db": level(row) - level(seen.row),
+        "gaussian_gain_db": db((gaussian_peak(size) / gaussian_peak(other)) ** 2),
+    }
+    return [Finding(cause=COARSE_GROUP, evidence=evidence)]
+
+
+def _few_elements(seen: Seen) -> Finding | None:
+    """Outliers that are not in a few rows or columns, where nothing else is conspicuous without them."""
+    profile = seen.profile
+    explained = EXPLAINED_DB + EXPLAINED_DB / sqrt(profile.slices.count)
+    if not seen.is_conspicuous or profile.trimmed_excess_db >= explained or profile.kurtosis > KURTOSIS:
+        return None
+    if profile.num_outliers > OUTLIER_SHARE * profile.num_elements:
+        return None
+    if _indices(profile, "rows") or _indices(profile, "columns"):
+        return None
+    return _outliers(profile)
+
+
+def _outliers(profile: Profile) -> Finding:
+    evidence = {
+        "count": profile.num_outliers,
+        "share": profile.num_outliers / profile.num_elements,
+        "first": [list(place) for place in profile.outliers],
+        "columns": _indices(profile, "columns"),
+        "excess_db_without": profile.trimmed_excess_db,
+    }
+    return Finding(cause=OUTLIER_ELEMENTS, evidence=evidence)
+
+
+def _heavy_tails(profile: Profile) -> Finding:
+    return Finding(cause=HEAVY_TAILS, evidence={"kurtosis": profile.kurtosis})
+
+
+def _across(seen: Seen) -> list[Finding]:
+    """Whether another axis is much better, and whether a few rows alone are the reason."""
+    is_heavy = seen.profile.kurtosis > KURTOSIS  # then peaks grow with the size of slices, whatever the axis
+    axes = [
+        (seen.surplus_db(row, size), row)
+        for row, size in seen.others
+        if row.spec is not None
+        and row.spec.group_size is None
+        and size >= SMALLEST_SLICE
+        and not (is_heavy and _is_even(seen.profile, row))
+    ]
+    if not axes:
+        return []
+    surplus, best = max(axes, key=lambda part: part[0])
+    if surplus <= AXIS_DB or best.spec is None:
+        return []
+    profile, gain = seen.profile, level(best) - level(seen.row)
+    rows = profile.rows
+    if best.spec.axis == 0 and rows is not None:
+        out = rows.standing_out()
+        if out:
+            evidence = {"count": len(out), "rows": _indices(profile, "rows"), "gain_db": gain}
+            return [Finding(cause=OUTLIER_ROWS, evidence=evidence)]
+    evidence = {
+        "axis": "none" if best.spec.axis == WHOLE_TENSOR else best.spec.axis,
+        "gain_db": gain,
+        "gaussian_gain_db": gain - surplus if surplus < gain else 0.0,
+        "columns": _indices(profile, "columns"),
+    }
+    return [Finding(cause=WRONG_AXIS, evidence=evidence)]
+
+
+def _is_even(profile: Profile, row: TensorResult) -> bool:
+    """Whether the slices of an axis are of one size."""
+    if row.spec is None or row.spec.axis not in (0, len(row.source.shape) - 1):
+        return True
+    index = profile.rows if row.spec.axis == 0 else profile.columns
+    return index is None or index.variation < VARIATION
+
+
+def _of_sides(seen: Seen) -> list[Finding]:
+    """Whether codes of one side are for nothing."""
+    profile, spec = seen.profile, seen.spec
+    evidence = {"input_min": profile.low, "input_max": profile.high}
+    if not spec.signed_input or profile.low == profile.high:
+        return []
+    if profile.low >= 0 or profile.high <= 0:
+        return [Finding(cause=UNUSED_CODES, evidence={**evidence, "unused": 0.5})]
+    if profile.offset_db > OFFSET_DB:
+        gain = profile.trimmed.offset_db
+        return [Finding(cause=ASYMMETRIC, evidence={**evidence, "zero_point_db": gain})]
+    return []
+
+
+def _indices(profile: Profile, name: str) -> list[dict[str, Any]]:
+    """The rows or columns that stand out, where they are few: index and size over the median."""
+    index = profile.rows if name == "rows" else profile.columns
+    if index is None:
+        return []
+    return [{"index": k, "ratio": index.ratio(k)} for k in index.standing_out()[:_SHOWN]]

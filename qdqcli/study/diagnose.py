@@ -1,0 +1,427 @@
+"""Diagnosis: why the worst tensors of a run are bad, and what measured changes of their settings gain.
+
+Every change is measured by the op on all elements, on the same read as the profile of the data; each figure is that of
+`qdq stats` with the changed setting. Nothing is estimated.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import fsum, inf, isfinite, log10
+from typing import Any
+
+from qdqcli.measure.blocks import GRID_BYTES
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.workers import Workers
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, MAX_SIGNED_BITS, WHOLE_TENSOR, QuantSpec
+from qdqcli.recipe.decision import Skip
+from qdqcli.recipe.plan import Plan
+from qdqcli.result.result import Row, RunResult, TensorResult, with_shares
+from qdqcli.run.pipeline import Measuring, measure_shard
+from qdqcli.stats.sums import value_of
+from qdqcli.study.allocation import duplicates_of
+from qdqcli.study.causes import Finding, Seen, find_causes, level
+from qdqcli.study.grid import GROUP_SIZES, Grid, find_grid
+from qdqcli.study.plan_recipe import difference
+from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile
+from qdqcli.study.sweep import held_windows
+from qdqcli.tensors.tensor import TensorInfo
+
+ERROR_SHARE = 0.8
+"""Tensors are diagnosed, those with the largest errors first, until they hold this share of the squared error."""
+MIN_GAIN_DB = 0.1
+"""Less is no remedy: a sixtieth of a bit."""
+FREE_BITS = 0.1
+"""Changes that add no more bits per weight rank as free: a scale of 16 bits for each row of 160 elements."""
+LOSSLESS_DB = 120.0
+"""More is no gain: float32 has 144 dB."""
+MAX_REMEDIES = 3
+PERCENTILE = 99.9
+EXTRA_BITS = (1, 2)
+_NOT_DIAGNOSED = "not diagnosed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """A change of a tensor's settings, measured."""
+
+    row: TensorResult
+    changes: dict[str, Any]
+    """By key of a recipe."""
+    gain_db: float
+    """Infinite where the change makes the tensor exact, or measurable at all."""
+    bits_added: float
+    """Bits per weight."""
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether it gains, or saves bits without a loss."""
+        return self.gain_db >= MIN_GAIN_DB or (self.is_lossless and self.bits_added < -FREE_BITS)
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether what is left is rounding of the tensor's dtype."""
+        return level(self.row) >= LOSSLESS_DB
+
+    @property
+    def worth(self) -> float:
+        """The SQNR in dB as far as it matters."""
+        return min(level(self.row), LOSSLESS_DB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accounting:
+    """SQNR = bits + 4.77 - peak + rest, in dB; the peak is that over the RMS, both as a root of a mean."""
+
+    bits_db: float
+    peak_db: float
+    gaussian_peak_db: float
+    """What the peak of Gaussian data in slices of this size would be."""
+    rest_db: float | None
+    """None where there is no SQNR."""
+
+    @property
+    def formula_db(self) -> float:
+        """The SQNR of a fine grid whose errors are spread evenly over a step."""
+        return self.bits_db + UNIFORM_DB - self.peak_db
+
+
+UNIFORM_DB = 10 * log10(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """One tensor."""
+
+    number: int
+    """Among the rows of the run."""
+    row: TensorResult
+    findings: Sequence[Finding]
+    """The verdict first."""
+    accounting: Accounting
+    remedies: Sequence[Remedy]
+    together: Remedy | None
+    """The best of all combinations that add no more bits than allowed."""
+
+    @property
+    def cause(self) -> str:
+        """The verdict."""
+        return self.findings[0].cause
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A run, the diagnoses of some of its tensors, and the run with their best changes."""
+
+    before: RunResult
+    after: RunResult
+    diagnoses: Sequence[Diagnosis]
+    max_bits_added: float
+
+    @property
+    def share(self) -> float:
+        """Part of the squared error that the diagnosed tensors hold."""
+        return fsum(float(d.row.share or 0.0) for d in self.diagnoses)
+
+    def shares(self) -> list[tuple[str, int, float]]:
+        """(cause, tensors, part of the squared error), the largest first."""
+        found: dict[str, list[float]] = {}
+        for diagnosis in self.diagnoses:
+            found.setdefault(diagnosis.cause, []).append(float(diagnosis.row.share or 0.0))
+        rows = [(cause, len(parts), fsum(parts)) for cause, parts in found.items()]
+        return sorted(rows, key=lambda row: (-row[2], row[0]))
+
+
+def choose(rows: Sequence[Row], worst: int | None = None, *, takes_all: bool = False) -> list[int]:
+    """Choose the rows to diagnose, by rising number.
+
+    With `worst`, so many with the lowest SQNR; else those that hold `ERROR_SHARE` of the squared error, and all whose
+    elements are not finite or whose scale is degenerate.
+    """
+    measured = [(number, row) for number, row in enumerate(rows) if isinstance(row, TensorResult) and row.num_elements]
+    if worst is not None:
+        return sorted(n for n, _ in sorted(measured, key=lambda pair: (level(pair[1]), pair[1].source))[:worst])
+    if takes_all:
+        return [number for number, _ in measured]
+    ranked = sorted(measured, key=lambda pair: (-value_of(pair[1].sums.sq_error), pair[1].source))
+    errors = [value_of(row.sums.sq_error) for _, row in ranked]
+    total, held, chosen = fsum(errors), 0.0, set()
+    for (number, _), error in zip(ranked, errors, strict=True):
+        if held < ERROR_SHARE * total:
+            chosen.add(number)
+            held += error
+    spoilt = {n for n, row in measured if row.sums.num_nonfinite or row.sums.num_nonfinite_output
+              or row.num_spoilt_slices}  # fmt: skip
+    return sorted(chosen | spoilt)
+
+
+def diagnose(
+    plans: Sequence[Plan],
+    before: RunResult,
+    numbers: Sequence[int],
+    measuring: Measuring,
+    workers: Workers,
+    max_bits_added: float = FREE_BITS,
+) -> Report:
+    """Find causes and measure changes for the rows `numbers` of a run over `plans`.
+
+    `measuring` is told of the bytes of each diagnosed tensor once.
+    """
+    equal = _equal_names(plans, before.rows)
+    diagnoses: list[Diagnosis] = []
+    first = 0
+    for plan in plans:
+        count = len(plan.shard.tensors)
+        own = [number - first for number in numbers if first <= number < first + count]
+        if own:
+            rows = before.rows[first : first + count]
+            diagnoses += _diagnose_shard(plan, rows, own, first, equal, measuring, workers, max_bits_added)
+        first += count
+    after = list(before.rows)
+    for found in diagnoses:
+        if found.together is not None:
+            after[found.number] = found.together.row
+    diagnoses.sort(key=lambda d: (-float(d.row.share or 0.0), d.row.source))
+    changed = replace(before, rows=with_shares(after))
+    return Report(before=before, after=changed, diagnoses=diagnoses, max_bits_added=max_bits_added)
+
+
+def _equal_names(plans: Sequence[Plan], rows: Sequence[Row]) -> dict[int, list[str]]:
+    """The names of the other tensors with the same bytes, by number of row."""
+    return {
+        number: [rows[other].source.name for other in equal if other != number]
+        for equal in duplicates_of(plans, rows)
+        for number in equal
+    }
+
+
+def _diagnose_shard(
+    plan: Plan,
+    rows: Sequence[Row],
+    own: Sequence[int],
+    first: int,
+    equal: dict[int, list[str]],
+    measuring: Measuring,
+    workers: Workers,
+    max_bits_added: float,
+) -> Iterator[Diagnosis]:
+    silent = replace(measuring, on_bytes=lambda _: None)
+    wanted = set(own)
+    at = 0
+    for (part,), held in held_windows([_only(plan, wanted)], workers):
+        chosen = [k for k, decision in enumerate(part.decisions) if not isinstance(decision, Skip)]
+        measured = [rows[at + k] for k in chosen]
+
+        def look(k: int, part: Plan = part, held: Any = held, at: int = at) -> tuple[Profile, Grid | None]:
+            info, row = part.shard.tensors[k], rows[at + k]
+            assert isinstance(row, TensorResult)
+            check = workers.interruption.check
+            return profile(held, info, _from_data(_spec(row)), check), find_grid(held, info, check)
+
+        looks = workers.map(look, chosen)
+        tried = {
+            k: _Trials.of(part.shard.tensors[k], row, looked, max_bits_added, workers)
+            for k, row, looked in zip(chosen, measured, looks, strict=True)
+            if isinstance(row, TensorResult)
+        }
+        found: dict[int, list[TensorResult]] = {k: [] for k in chosen}
+        for turn in range(max((len(trials.specs) for trials in tried.values()), default=0)):
+            specs = {k: trials.specs[turn] for k, trials in tried.items() if turn < len(trials.specs)}
+            for k, row in enumerate(measure_shard(_with_specs(part, specs), silent, workers, held)):
+                if k in specs and isinstance(row, TensorResult):
+                    found[k].append(row)
+        for k, trials in tried.items():
+            measuring.on_bytes(part.shard.tensors[k].nbytes)
+            yield trials.conclude(first + at + k, found[k], equal.get(first + at + k, []), max_bits_added)
+        at += len(part.shard.tensors)
+
+
+def _only(plan: Plan, numbers: set[int]) -> Plan:
+    """The plan with all tensors skipped but these."""
+    return replace(
+        plan,
+        resolutions=[
+            found if k in numbers else replace(found, decision=Skip(reason=_NOT_DIAGNOSED))
+            for k, found in enumerate(plan.resolutions)
+        ],
+    )
+
+
+def _with_specs(plan: Plan, specs: dict[int, QuantSpec]) -> Plan:
+    return replace(
+        plan,
+        resolutions=[
+            replace(found, decision=specs.get(k, Skip(reason=_NOT_DIAGNOSED)))
+            for k, found in enumerate(plan.resolutions)
+        ],
+    )
+
+
+def _spec(row: TensorResult) -> QuantSpec:
+    assert row.spec is not None
+    return row.spec
+
+
+def _from_data(spec: QuantSpec) -> QuantSpec:
+    """The setting with a range that is taken from the data."""
+    return replace(spec, range_given=False, given_range=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trials:
+    """What is tried on one tensor."""
+
+    info: TensorInfo
+    row: TensorResult
+    profile: Profile
+    grid: Grid | None
+    specs: Sequence[QuantSpec]
+    singles: frozenset[QuantSpec]
+    """Those that change one thing."""
+
+    @classmethod
+    def of(
+        cls,
+        info: TensorInfo,
+        row: TensorResult,
+        looked: tuple[Profile, Grid | None],
+        max_bits_added: float,
+        workers: Workers,
+    ) -> "_Trials":
+        found, grid = looked
+        own = _spec(row)
+        base = _from_data(own)
+        granularities = [base, *(spec for spec in _granularities(base, info, workers) if spec != base)]
+        estimators = dict.fromkeys((base.estimator, DEFAULT_ESTIMATOR, "mse", "percentile"))
+        signs = [True, False] if base.signed_input and found.low >= 0 else [base.signed_input]
+        bits = [base.num_bits + extra for extra in (0, *EXTRA_BITS) if base.num_bits + extra <= MAX_SIGNED_BITS]
+        singles = [
+            *granularities,
+            *(_estimated(base, name) for name in estimators),
+            *(replace(base, signed_input=sign) for sign in signs),
+            *(replace(base, num_bits=number) for number in bits),
+            *([] if grid is None else _of_grid(base, grid, info)),
+        ]
+        combined = [
+            replace(_estimated(spec, name), signed_input=sign, num_bits=number)
+            for spec, name, sign, number in product(granularities, estimators, signs, bits)
+        ]
+        rate = _rate(info, own, row.scale_bits)
+        affordable = [spec for spec in combined if _rate(info, spec, row.scale_bits) - rate <= max_bits_added]
+        specs = [spec for spec in dict.fromkeys([*singles, *affordable]) if spec != own]
+        return cls(info=info, row=row, profile=found, grid=grid, specs=specs, singles=frozenset(singles))
+
+    def conclude(
+        self, number: int, found: Sequence[TensorResult], duplicates: Sequence[str], max_bits_added: float
+    ) -> Diagnosis:
+        """Name the causes and rank the remedies."""
+        own = _spec(self.row)
+        base = _from_data(own)
+        others = [
+            (row, max(round(self.info.num_elements / row.num_slices), 1))
+            for row in found
+            if replace(_spec(row), axis=base.axis, group_size=base.group_size, ragged_groups=base.ragged_groups) == base
+            and _spec(row) != base
+        ]
+        seen = Seen(row=self.row, spec=base, profile=self.profile, grid=self.grid, others=others, duplicates=duplicates)
+        tried = [self._remedy(row) for row in found]
+        singles = [remedy for remedy in tried if _spec(remedy.row) in self.singles]
+        fitting = [remedy for remedy in tried if remedy.bits_added <= max_bits_added]
+        best = _simplest(fitting)
+        return Diagnosis(
+            number=number,
+            row=self.row,
+            findings=find_causes(seen),
+            accounting=self._accounting(base),
+            remedies=_ranked(singles),
+            together=best if best is not None and best.is_useful else None,
+        )
+
+    def _remedy(self, row: TensorResult) -> Remedy:
+        before, after = level(self.row), level(row)
+        gain = 0.0 if before == after else after - before
+        added = (row.bits_per_weight or 0.0) - (self.row.bits_per_weight or 0.0)
+        return Remedy(row=row, changes=_changes(_spec(self.row), _spec(row)), gain_db=gain, bits_added=added)
+
+    def _accounting(self, spec: QuantSpec) -> Accounting:
+        bits = spec.num_bits + (not spec.signed_input)  # one side alone has all codes
+        bits_db, peak = bits * 20 * log10(2), self.profile.slices.peak_db
+        measured = level(self.row)
+        rest = measured - (bits_db + UNIFORM_DB - peak) if isfinite(measured) and isfinite(peak) else None
+        gaussian = db(gaussian_peak(self.profile.slice_size) ** 2)
+        return Accounting(bits_db=bits_db, peak_db=peak, gaussian_peak_db=gaussian, rest_db=rest)
+
+
+def _granularities(base: QuantSpec, info: TensorInfo, workers: Workers) -> Iterator[QuantSpec]:
+    """No axis, each axis, and groups that divide the last one, as far as their ranges fit into memory."""
+    plain = replace(base, axis=WHOLE_TENSOR, group_size=None, ragged_groups=False)
+    found = [plain, *(replace(plain, axis=axis) for axis in range(len(info.shape)))]
+    found += [replace(plain, group_size=size) for size in GROUP_SIZES]
+    for spec in found:
+        if fits(info, spec):
+            layout = layout_of(info, spec)
+            if layout.is_contiguous or layout.num_slices * GRID_BYTES <= workers.max_memory:
+                yield spec
+
+
+def _estimated(spec: QuantSpec, name: str) -> QuantSpec:
+    if name == spec.estimator:
+        return spec
+    return replace(spec, estimator=name, percentile=PERCENTILE if name == "percentile" else None)
+
+
+def _of_grid(base: QuantSpec, grid: Grid, info: TensorInfo) -> Iterator[QuantSpec]:
+    """The settings under which the grid that a tensor lies on may lose nothing."""
+    if not grid.is_symmetric:
+        return
+    plain = replace(
+        base,
+        axis=grid.axis,
+        group_size=grid.group_size,
+        ragged_groups=False,
+        num_bits=grid.num_bits,
+        signed_input=grid.signed,
+        estimator=DEFAULT_ESTIMATOR,
+        percentile=None,
+    )
+    for narrow in (False, True):
+        spec = replace(plain, narrow_range=narrow)
+        if fits(info, spec) and (grid.num_bits > 1 or not narrow):
+            yield spec
+
+
+def _rate(info: TensorInfo, spec: QuantSpec, scale_bits: int) -> float:
+    """Bits per weight, as `TensorResult.bits_per_weight` has them."""
+    return spec.num_bits + layout_of(info, spec).num_slices * scale_bits / max(info.num_elements, 1)
+
+
+def _changes(own: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
+    """The settings to change, by key of a recipe."""
+    return difference(own, spec) | ({"range": "data"} if own.range_given and not spec.range_given else {})
+
+
+def _ranked(remedies: Sequence[Remedy]) -> list[Remedy]:
+    """The best three that nothing dominates: what loses nothing, what is as good as free, then by dB per added bit."""
+    useful = {(r.worth, r.bits_added): r for r in reversed(remedies) if r.is_useful}
+    kept = [one for one in useful.values() if not any(_dominates(other, one) for other in useful.values())]
+    free = sorted((r for r in kept if r.bits_added <= FREE_BITS), key=lambda r: (-r.worth, r.bits_added))
+    paid = sorted((r for r in kept if r.bits_added > FREE_BITS), key=lambda r: (-_per_bit(r), r.bits_added))
+    return sorted([*free, *paid], key=lambda remedy: not remedy.is_lossless)[:MAX_REMEDIES]
+
+
+def _simplest(remedies: Sequence[Remedy]) -> Remedy | None:
+    """Of those that gain most, but for half of what counts as a gain, the one with the fewest bits, then changes."""
+    most = max((remedy.worth for remedy in remedies), default=-inf)
+    near = [remedy for remedy in remedies if remedy.worth >= most - MIN_GAIN_DB / 2]
+    return min(near, key=lambda r: (r.bits_added, len(r.changes), -r.worth), default=None)
+
+
+def _per_bit(remedy: Remedy) -> float:
+    return inf if remedy.gain_db == inf else remedy.gain_db / remedy.bits_added
+
+
+def _dominates(one: Remedy, other: Remedy) -> bool:
+    """Whether one adds no more bits and gains as much: as good as, where it adds fewer."""
+    slack = MIN_GAIN_DB if one.bits_added < other.bits_added else 0.0
+    mine, its = (one.worth, -one.bits_added), (other.worth, -other.bits_added)
+    return mine[0] >= its[0] - slack and mine[1] >= its[1] and mine != its

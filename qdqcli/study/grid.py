@@ -1,0 +1,171 @@
+"""Grid: recognises a tensor whose values lie on a grid of integers times a step already, and says which."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.measure.layout import layout_of
+from qdqcli.op.params import STORAGE, floats_of
+from qdqcli.op.spec import QuantSpec
+from qdqcli.study.profile import BLOCK_ELEMENTS, Floats, blocks, fits
+from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.tensor import TensorInfo
+
+MAX_VALUES = 256
+"""A slice with more distinct values has no grid of 8 bits."""
+GROUP_SIZES = (256, 128, 64, 32, 16)
+MIN_SHARE = 0.99
+"""Share of the slices that must lie on a grid."""
+SAMPLED_SLICES = 64
+"""Slices that are looked at first: few tensors are quantized."""
+ROUNDING = {"BF16": (2.0**-8, 63), "F16": (2.0**-11, 255), "F32": (2.0**-23, 255), "F64": (2.0**-23, 255)}
+"""Dtype -> the relative error of a code times a step in it, and the largest code that this error lets tell from its
+neighbours. A grid of 8 bits cannot be told in BF16. F64 tensors come from arithmetic in float32 as a rule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The grid that a tensor's values lie on."""
+
+    num_bits: int
+    is_symmetric: bool
+    """No zero point is needed."""
+    signed: bool
+    axis: int
+    group_size: int | None
+    share: float
+    """Part of the slices that lie on it."""
+
+
+def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> Grid | None:
+    """Return the grid with the largest slices; None where there is none, or in Fortran order.
+
+    Slices are the tensor, its rows and groups of 256 to 16. `check` is called now and then and may raise.
+    """
+    if info.fortran_order or info.num_elements < GROUP_SIZES[-1] or not info.shape:
+        return None
+    specs = [QuantSpec(), *([QuantSpec(axis=0)] if len(info.shape) > 1 else [])]
+    specs += [QuantSpec(group_size=size) for size in GROUP_SIZES]
+    specs = [spec for spec in specs if fits(info, spec)]
+    if _sampled(reader, info, specs[-1]) is None:  # what lies on a grid in large slices does so in small ones
+        return None
+    for spec in specs:
+        codes = _sampled(reader, info, spec)
+        if codes is not None:
+            found = _verified(reader, info, spec, codes, check)
+            if found is not None:
+                return found
+    return None
+
+
+def _sampled(reader: ShardReader, info: TensorInfo, spec: QuantSpec) -> list[int] | None:
+    """The codes of the peaks of some slices, the most frequent first; None where these slices have no grid."""
+    layout = layout_of(info, spec)
+    dtype = np.dtype(STORAGE[info.dtype.name])
+    count = min(SAMPLED_SLICES, layout.num_slices)
+    found: Counter[int] = Counter()
+    misses = 0
+    for number in range(count):
+        at = number * layout.num_slices // count
+        start, size = layout.start_of(at), min(layout.size_of(at), BLOCK_ELEMENTS)
+        stored = np.empty(size, dtype)
+        reader.read_into(info, start * dtype.itemsize, stored.view(np.uint8).data)
+        values = np.unique(floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64))
+        if len(values) < 2:
+            continue  # a constant lies on any grid
+        code = _peak_code(values, info.dtype.name)
+        misses += code is None
+        if misses > (1 - MIN_SHARE) * count:
+            return None
+        if code is not None:
+            found[code] += 1
+    return [code for code, _ in found.most_common()] or None
+
+
+def _peak_code(values: Floats, dtype: str) -> int | None:
+    """The smallest code of the peak with which all values are integers times a step."""
+    if len(values) > MAX_VALUES or not np.isfinite(values).all():
+        return None
+    for code in range(1, ROUNDING[dtype][1] + 1):
+        if _codes(values[None], code, dtype)[1][0]:
+            return code
+    return None
+
+
+def _codes(x: Floats, peak_code: int, dtype: str) -> tuple[Floats, NDArray[np.bool_]]:
+    """Codes of slices (slices, elements) whose peak has this code, and which slices lie on that grid.
+
+    Each value allows steps from value / code (1 - rounding) to value / code (1 + rounding); all must share one.
+    """
+    size, rounding = np.abs(x), ROUNDING[dtype][0]
+    peak = size.max(axis=1, keepdims=True)
+    codes = np.rint(size * peak_code / np.where(peak > 0, peak, 1.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = np.where(codes > 0, size / codes, np.nan)
+        low, high = np.fmax.reduce(step, axis=1) * (1 - rounding), np.fmin.reduce(step, axis=1) * (1 + rounding)
+    fitting = ((codes > 0) | (size == 0)).all(axis=1) & ((low <= high) | (peak[:, 0] == 0))
+    return np.copysign(codes, x), fitting
+
+
+def _verified(
+    reader: ShardReader, info: TensorInfo, spec: QuantSpec, peak_codes: Sequence[int], check: Callable[[], None]
+) -> Grid | None:
+    """The grid, where all slices but a few lie on it with one of these codes for their peak."""
+    layout = layout_of(info, spec)
+    if spec.group_size is None:
+        slices = _distinct(reader, info, spec, check)
+    else:
+        size = spec.group_size
+        slices = (x.reshape(-1, size) for _, x in blocks(reader, info, layout, check))
+    total = fitting = 0
+    low = high = span = 0.0
+    for part in slices:
+        if part is None:
+            return None
+        pending = np.isfinite(part).all(axis=1)
+        total += len(part)
+        for code in peak_codes:
+            own = np.flatnonzero(pending)
+            codes, fits_code = _codes(part[own], code, info.dtype.name)
+            codes = codes[fits_code]
+            pending[own[fits_code]] = False
+            if len(codes):
+                fitting += len(codes)
+                lows, highs = np.minimum(codes.min(axis=1), 0), np.maximum(codes.max(axis=1), 0)
+                low, high = min(low, float(lows.min())), max(high, float(highs.max()))
+                span = max(span, float((highs - lows).max()))
+        if total - fitting > (1 - MIN_SHARE) * layout.num_slices:
+            return None
+    affine = int(span).bit_length()
+    signed = low < 0
+    symmetric = max(int(-low - 1).bit_length(), int(high).bit_length()) + 1 if signed else int(high).bit_length()
+    return Grid(
+        num_bits=min(affine, symmetric),
+        is_symmetric=symmetric <= affine,
+        signed=signed,
+        axis=spec.axis,
+        group_size=spec.group_size,
+        share=fitting / max(total, 1),
+    )
+
+
+def _distinct(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Callable[[], None]) -> Any:
+    """Yield the distinct values of each slice, (1, values); None where a slice has too many."""
+    layout = layout_of(info, spec)
+    at, values = 0, np.empty(0)
+    for start, x in blocks(reader, info, layout, check):
+        begin = start
+        while begin < start + len(x):
+            end = min(layout.start_of(at + 1), start + len(x))
+            values = np.union1d(values, x[begin - start : end - start])
+            if len(values) > MAX_VALUES:
+                yield None
+                return
+            if end == layout.start_of(at + 1):
+                yield values[None]
+                at, values = at + 1, np.empty(0)
+            begin = end
