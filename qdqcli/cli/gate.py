@@ -33,6 +33,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.result.read import read_report
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity
+from qdqcli.stats.metrics import METRICS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 EXIT_EXCEEDED = 1
@@ -211,6 +212,8 @@ class Gate:
         say_written(session, options, *map(show_path, written))
         if following:
             session.tell(f"next: {escape(shlex.join(following))}")
+        elif failed and run.command == "check" and _is_measured(run):
+            session.note(f"why, and a recipe with what helps: {escape(shlex.join(_diagnosis(session)))}")
         return session.exit_code
 
     def write_files(self, run: RunResult, session: Session) -> tuple[list[Path], list[str]]:
@@ -238,6 +241,24 @@ class Gate:
         others = ("--write-baseline", "--write-budget", "--headroom", "--baseline", "--budget")
         call = ["qdq", *without(session.arguments, values=others, flags=("--overwrite", "--ratchet")), *judging]
         return written, call if judging else []
+
+
+def _is_measured(run: RunResult) -> bool:
+    """Whether the verdict is on an error that was measured, so that other settings may help."""
+    return run.verdict is not None and any(violation.metric in METRICS for violation in run.verdict.errors)
+
+
+def _diagnosis(session: Session) -> list[str]:
+    """The command that finds causes and remedies; of a stored report only its name is known."""
+    if any(argument.partition("=")[0] == "--report-in" for argument in session.arguments):
+        return ["qdq", "diagnose", "MODEL", "--write-recipe", "fix.toml"]
+    values = (
+        *("--budget", "--baseline", "--today", "--write-baseline", "--write-budget", "--headroom", "--report"),
+        *("--format", "--sort", "--top", "--by", "--ranges", "--input-min", "--input-max"),
+    )
+    flags = ("--exit-zero", "--ratchet", "--overwrite", "--per-channel", "--histograms")
+    arguments = without(session.arguments[1:], values=values, flags=flags)
+    return ["qdq", "diagnose", *arguments, "--write-recipe", "fix.toml"]
 
 
 def _of_project(session: Session) -> Budget | None:

@@ -42,11 +42,32 @@ def test_the_exit_code_is_the_verdict(qdq: Qdq, tiny: Path, strict: Path, lenien
     assert qdq("check", tiny, *BASE, "--budget", lenient).code == 0
     failed = qdq("check", tiny, *BASE, "--budget", strict)
     assert failed.code == 1
-    assert failed.err == "", "the verdict is the report's, not an error"
+    (note,) = failed.err.splitlines()  # the verdict is the report's, not an error
+    assert note.startswith("note: why, and a recipe with what helps: qdq diagnose ")
     first, second, *_ = failed.out.splitlines()
     assert first == "budget exceeded: 4 errors"
     assert second.startswith("  error ")
     assert qdq("check", tiny, *BASE, "--budget", strict, "--exit-zero").code == 0
+
+
+def test_a_verdict_of_errors_ends_with_a_command_that_proposes_a_fix(
+    qdq: Qdq, tiny: Path, strict: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = tmp_path / "r.json"
+    for words in (
+        ("-s", "int4-channel", "--budget", strict, "--report", report, "--top", "3", "--exclude=wide"),
+        ("--input-min", "-1", f"--input-max={1}", "--per-channel", "--budget", strict, "--format", "none"),
+    ):
+        note = qdq("check", tiny, *words).err.splitlines()[-1]
+        command = shlex.split(note.partition("helps: ")[2])
+        assert qdq(*command[1:]).code == 0
+        assert "num_bits" in (tmp_path / "fix.toml").read_text()
+        (tmp_path / "fix.toml").unlink()
+    note = qdq("check", "--report-in", report, "--budget", strict).err.splitlines()[-1]
+    assert note.endswith("qdq diagnose MODEL --write-recipe fix.toml")
+    (tmp_path / "structure.toml").write_text("[structure]\nmax_bits_per_weight = 1\n")
+    assert "diagnose" not in qdq("check", tiny, "--budget", tmp_path / "structure.toml").err
 
 
 def test_the_json_report_has_the_verdict(qdq: Qdq, tiny: Path, strict: Path, lenient: Path) -> None:
