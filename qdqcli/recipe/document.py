@@ -1,5 +1,6 @@
 """Document: a TOML or JSON file of the user's, checked whole against its schema; every error names the line."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from qdqcli.recipe.schema import Schema, is_valid, known_keys, tables_of, words_
 from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file
 from qdqcli.tensors.strict_json import parse_object
 
+_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+"""How tomllib ends a message."""
 Tables = Mapping[str, Schema]
 """The tables of a file by name, for what else an unknown key may be."""
 
@@ -56,7 +59,9 @@ class Document:
         except MalformedError as error:
             raise UsageError(f"{self.source}: {error}") from None
         except ValueError as error:  # a TOMLDecodeError, or an integer of more digits than Python converts
-            raise UsageError(f"{self.source}: not TOML: {escape_name(str(error))}") from None
+            line = _LINE.search(str(error))
+            where = f"{self.source}:{line[1]}" if line else self.source
+            raise UsageError(f"{where}: not TOML: {escape_name(_LINE.sub('', str(error)))}") from None
         except RecursionError:
             raise UsageError(f"{self.source}: nested too deeply") from None
 

@@ -388,7 +388,7 @@ def test_an_unknown_key_of_the_project_is_an_error(
     assert outcome.code == 2
     assert outcome.error == "error: pyproject.toml:3: unknown key 'buget' in [tool.qdq]; the nearest is budget"
     Path("pyproject.toml").write_text("[project\n")
-    assert "pyproject.toml: not TOML" in qdq("check", tiny, *BASE, "--write-baseline", "b.json").error
+    assert "pyproject.toml:1: not TOML" in qdq("check", tiny, *BASE, "--write-baseline", "b.json").error
     Path("pyproject.toml").write_text("[tool.other]\n")
     assert qdq("check", tiny, *BASE, "--write-baseline", "b.json").code == 0
 
