@@ -114,6 +114,7 @@ class OutputTree:
             undo.callback(self.suspend if self._resume else self.abort)
             self._check_case()
             self._restore_replaced()
+            self._check_free()  # another run may have finished since the check before the lock
             if self._resume:
                 self._is_kept = self.journal_path.exists()
             else:
@@ -194,7 +195,7 @@ class OutputTree:
 
     def commit(self) -> None:
         """Give the result its name. Its files are on the disk already; now their folders and the name are."""
-        check_free(self.output, is_folder=self._is_folder, may_exist=self._overwrite or self._resume)
+        self._check_free()
         if self._overwrite:
             self._check_replaced(self.output)
         if self._is_folder:
@@ -220,6 +221,9 @@ class OutputTree:
             self._has_written = True
         self._is_committed = True
         sync_folder(self.output.parent)
+
+    def _check_free(self) -> None:
+        check_free(self.output, is_folder=self._is_folder, may_exist=self._overwrite or self._resume)
 
     @property
     def is_folder(self) -> bool:
