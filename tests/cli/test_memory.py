@@ -151,8 +151,9 @@ def check_reports(folder: Path, count: int, most: int) -> None:
     for suffix, options in REPORTS.items():
         assert peak_memory(*check, "--report", folder / f"r.{suffix}", *options, code=1) < allowed, suffix
     assert peak_memory("inspect", source, "--format", "none", "--report", folder / "list.json") < allowed
+    assert peak_memory("stats", source, "--format", "none", "--report", folder / "read.json") < allowed
     written = [part for suffix in REPORTS for part in ("--report", folder / f"again.{suffix}")]
-    assert peak_memory("render", folder / "r.json", "--format", "none", *written) < allowed
+    assert peak_memory("render", folder / "read.json", "--format", "none", *written) < allowed
 
 
 def test_reports_on_10_000_tensors(tmp_path: Path) -> None:
