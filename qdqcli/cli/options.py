@@ -259,7 +259,9 @@ def report_options(function: Function) -> Function:
         function,
         presentation_options,
         by_option,
-        click.option("--per-channel", is_flag=True, help="Report each channel or group too (json, jsonl and html)."),
+        click.option("--per-channel", is_flag=True,
+                     help="Report each channel or group too (json, jsonl and html); of a few "
+                     "tensors the table shows the worst ten."),
         histograms_option,
         scale_bits_option,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from functools import partial
 from qdqcli.report import escape
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, few, hidden, input_notes, notes, warnings
-from qdqcli.report.table import MAX_NAME, Column, Quote, columns_of, inputs_table
+from qdqcli.report.table import MAX_NAME, Column, Quote, channel_tables, columns_of, inputs_table
 from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Verdict
@@ -37,6 +37,11 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     inputs = inputs_table(run, options, quote)
     if inputs:
         yield from _table(inputs)
+        yield ""
+    for heading, channels in channel_tables(run, quote):
+        yield f"{heading[0].upper()}{heading[1:]}:"
+        yield ""
+        yield from _table(channels)
         yield ""
     yield _row(["summary", ""])
     yield _row([":--", ":--"])

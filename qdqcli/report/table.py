@@ -1,6 +1,6 @@
 """The table that text and Markdown share: which columns there are, and their cells as strings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
@@ -17,6 +17,7 @@ Quote = Callable[[str], str]
 MAX_NAME = 120
 """Characters of a name that are shown; the middle of a longer one is cut out."""
 
+_MAX_CHANNEL_TABLES, _NUM_CHANNELS = 3, 10
 _METRICS = ("sqnr_db", "share", "max_abs_error", "rmse", "clipped_fraction", "zeroed_fraction")
 _TROUBLES = ("num_nonfinite", "num_nonfinite_output", "num_degenerate")
 """Columns that are there only when a row has some."""
@@ -57,8 +58,34 @@ def columns_of(run: RunResult, options: ReportOptions, quote: Quote) -> tuple[li
 
 def inputs_table(run: RunResult, options: ReportOptions, quote: Quote) -> list[Column]:
     """A row for each input of a batch, in their order; no columns for a single one, or where the table has them."""
-    groups = [] if options.by == "input" or len(run.inputs) < 2 else groups_by(run, "input")
+    is_asked = options.by != "input" and len(run.inputs) > 1
+    groups = groups_by(run, "input") if is_asked else []
+    if run.reported is not None and any(group.reported is None for group in groups):
+        return []  # an earlier report need not have the figures
     return group_table(groups, "input", DEFAULT_SORT, quote) if len(groups) > 1 else []
+
+
+def channel_tables(run: RunResult, quote: Quote) -> Iterator[tuple[str, list[Column]]]:
+    """The worst channels, or groups, of a few tensors that were measured by channel: a heading and the columns each."""
+    rows = [row for row in run.quantized if row.channels and row.channels.get("sqnr_db")]
+    for row in rows if len(rows) <= _MAX_CHANNEL_TABLES else ():
+        channels = row.channels or {}
+        sqnr = channels["sqnr_db"]
+        worst = sorted(range(len(sqnr)), key=lambda k: (sqnr[k] is None, sqnr[k], k))[:_NUM_CHANNELS]
+        noun = "group" if row.spec is not None and row.spec.group_size is not None else "channel"
+        columns = [
+            Column(
+                name=name,
+                title=metric_title(name) + metric_unit(name),
+                cells=[metric_text(name, channels[name][k]) for k in worst],
+                is_number=True,
+            )
+            for name in ("sqnr_db", "max_abs_error", "rmse", "input_min", "input_max", "zeroed_fraction")
+            if len(channels.get(name, ())) == len(sqnr)  # a stored report may have less
+        ]
+        numbers = Column(name="tensor", title=noun, cells=[f"{k:,}" for k in worst])
+        heading = f"worst {len(worst)} of {len(sqnr):,} {noun}s of {quote(row.source.name)}"
+        yield heading, [numbers, *columns]
 
 
 def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:

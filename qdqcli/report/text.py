@@ -15,7 +15,7 @@ from qdqcli.report.escape import ascii_symbols, shorten, terminal
 from qdqcli.report.layout import GAP, Layout, cell_len, fit
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, hidden, input_notes, notes, warnings
-from qdqcli.report.table import MAX_NAME, Quote, columns_of, inputs_table
+from qdqcli.report.table import MAX_NAME, Quote, channel_tables, columns_of, inputs_table
 from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Verdict
@@ -64,6 +64,10 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     inputs = inputs_table(run, options, quote)
     if inputs:
         yield from table_lines(fit(inputs, "name", options.width, options.ellipsis), options)
+        yield ""
+    for heading, channels in channel_tables(run, quote):
+        yield from (_styled(line, _HEAD, options) for line in wrap(heading, options.width or _MAX_LINE))
+        yield from table_lines(fit(channels, "sqnr_db", options.width, options.ellipsis), options)
         yield ""
     for label, value in facts(run, options.sort, quote):
         yield from _paragraph(label.ljust(14), _HEAD, value, options)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from qdqcli.errors import UsageError
 from qdqcli.result.result import RunResult, Source, TensorResult, evaluate, with_shares
 from qdqcli.stats.metrics import MetricValue, is_exact, is_unchanged
 from qdqcli.stats.sums import ErrorSums
@@ -15,6 +16,8 @@ class Group:
 
     name: str
     rows: Sequence[TensorResult]
+    reported: Mapping[str, MetricValue] | None = None
+    """`stats` as an earlier report has them; sums then hold counts and extremes alone."""
 
     @cached_property
     def sums(self) -> ErrorSums:
@@ -24,6 +27,8 @@ class Group:
     @cached_property
     def stats(self) -> Mapping[str, MetricValue]:
         """Metric name -> value over all its elements, in the order of `ROW_STATS`."""
+        if self.reported is not None:
+            return self.reported
         metrics = evaluate(self.sums)
         bits = [row.stored_bits for row in self.rows]
         known = [number for number in bits if number is not None]
@@ -81,7 +86,8 @@ def groups_by(run: RunResult, by: str) -> list[Group]:
     found: dict[str, list[TensorResult]] = {}
     for row in run.quantized:
         found.setdefault(group_of(row.source), []).append(row)
-    return [Group(name=name, rows=rows) for name, rows in found.items()]
+    known = (run.reported_inputs or {}) if by == "input" else {}
+    return [Group(name=name, rows=rows, reported=known.get(name)) for name, rows in found.items()]
 
 
 def naming(by: str, inputs: Sequence[str]) -> Callable[[Source], str]:
@@ -90,7 +96,13 @@ def naming(by: str, inputs: Sequence[str]) -> Callable[[Source], str]:
 
 
 def part_of(run: RunResult, own: str) -> RunResult:
-    """The run of one of its inputs alone: rows, notes and violations, with figures and shares of its own."""
+    """The run of one of its inputs alone: rows, notes and violations, with figures and shares of its own.
+
+    Raises:
+        UsageError: it is an earlier report, which has no such figures.
+    """
+    if run.reported is not None:
+        raise UsageError("an earlier report is shown as a whole; measure again for a report of each input")
     input_of = _input_of(run.inputs)
 
     def belongs(file: str | None) -> bool:

@@ -104,6 +104,9 @@ def _read(members: Iterable[tuple[str, Any]]) -> RunResult:
         device=head.get("run", {}).get("device"),
         verification=verification_from_json(head["verification"]) if "verification" in head else None,
         reported={name: head["summary"][name] for name in (*COUNTED, *STATS)},
+        reported_inputs={
+            entry["input"]: {name: entry["stats"].get(name) for name in ROW_STATS} for entry in head.get("by_input", ())
+        },
         version=head["tool"]["version"],
     )
 

@@ -154,6 +154,8 @@ class RunResult:
     """Where the output was read back."""
     reported: Mapping[str, MetricValue] | None = None
     """`summary` as an earlier report has it."""
+    reported_inputs: Mapping[str, Mapping[str, MetricValue]] | None = None
+    """The figures of each input of several, as an earlier report has them."""
     version: str = __version__
     """Of the program that measured."""
 
@@ -236,10 +238,15 @@ def to_json(run: RunResult) -> dict[str, Any]:
 
 
 def judged_to_json(run: RunResult) -> dict[str, Any]:
-    """The keys `run` (which alone may differ between two runs), `verification` and `verdict`, each where it is."""
+    """The keys `by_input`, `run` (which alone may differ between two runs), `verification`, `verdict`, if there."""
+    from qdqcli.result.group import groups_by  # imported late: it groups rows of this file
+
+    groups = groups_by(run, "input") if len(run.inputs) > 1 else []
+    by_input = [{"input": group.name, "stats": dict(group.stats)} for group in groups]
     computed = {} if run.device is None else {"run": {"device": run.device}}
     verification = {} if run.verification is None else {"verification": verification_to_json(run.verification)}
-    return computed | verification | ({} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)})
+    inputs = {"by_input": by_input} if len(by_input) > 1 else {}
+    return inputs | computed | verification | ({} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)})
 
 
 def summary_to_json(run: RunResult) -> dict[str, Any]:

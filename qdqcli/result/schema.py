@@ -218,6 +218,10 @@ HEAD: Schema = _object(
             )
         ),
         "summary": _described(_SUMMARY, "Over all quantized elements."),
+        "by_input": _described(
+            _list(_object({"input": _TEXT, "stats": _object(_METRICS | _SHARE, STATS)}, ("input", "stats"))),
+            "The figures of each input of several.",
+        ),
         "run": _object({"device": _TEXT}, (), description="What may differ between two runs on the same input."),
         "verification": _object(
             {

@@ -85,3 +85,15 @@ def test_reports_that_would_replace_one_another_or_an_input_are_refused(qdq: Qdq
     refused = qdq("stats", hub / "a", hub / "b", "--report", tmp_path / "{name}.json", "--report", tmp_path / "b.json")
     assert refused.code == 2
     assert not (tmp_path / "a.json").exists()
+
+
+def test_a_stored_report_shows_the_same_inputs(qdq: Qdq, hub: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    out = qdq("stats", hub / "a", hub / "b", "--report", path).out
+    assert qdq("render", path).out == out
+    refused = qdq("render", path, "--report", tmp_path / "{name}.csv")
+    assert (refused.code, "measure again" in refused.error) == (2, True)
+    data = json.loads(path.read_text())
+    del data["by_input"]
+    path.write_text(json.dumps(data))
+    assert "\ninput " not in qdq("render", path).out

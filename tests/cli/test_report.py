@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from qdqcli.cli.files import READS, WRITES
 from qdqcli.cli.main import COMMANDS
 from qdqcli.measure import workers as workers_module
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
+from qdqcli.report.number import metric_text
 from qdqcli.stats.metrics import METRICS
 from tests import reference
 from tests.cli.test_output import contents
@@ -620,3 +622,21 @@ def test_a_report_of_very_many_channels_is_announced(qdq: Qdq, tiny: Path, monke
     assert "22 channels or groups take about 0 MB of JSON" in qdq(*per_channel, "json", "--axis", "last").err
     for quiet in (("json",), ("csv", "--axis", "last"), ("json", "--axis", "last", "--include", "embed")):
         assert "--per-channel" not in qdq(*per_channel, *quiet).err
+
+
+@pytest.mark.parametrize("name", ["table", "markdown"])
+@pytest.mark.parametrize(("options", "noun"), [(("--axis", 0), "channels"), (("-g", 4), "groups")])
+def test_the_worst_channels_of_a_few_tensors_are_shown(
+    qdq: Qdq, tmp_path: Path, name: str, options: tuple[object, ...], noun: str
+) -> None:
+    source = write_safetensors(tmp_path / "m.safetensors", {f"w{i}": sample((24, 8), seed=i) for i in range(4)})
+    common = (source, *options, "-b", 4, "--per-channel")
+    out = qdq("stats", *common, "--include", "w1", "--format", name).out
+    (row,) = [r for r in qdq("stats", *common, "--format", "json").report["tensors"] if r["name"] == "w1"]
+    sqnr = row["channels"]["sqnr_db"]
+    lines = out.partition(f"orst 10 of {len(sqnr)} {noun} of ")[2].splitlines()
+    cells = [re.sub(r"[|`]", " ", line).split() for line in lines if re.match(r"(\| )?\d", line)][:10]
+    worst = sorted(range(len(sqnr)), key=lambda k: sqnr[k])[:10]
+    assert [(int(cell[0]), cell[1]) for cell in cells] == [(k, f"{sqnr[k]:.2f}") for k in worst]
+    assert [cell[4] for cell in cells] == [metric_text("input_min", row["channels"]["input_min"][k]) for k in worst]
+    assert "orst 10 of" not in qdq("stats", *common, "--format", name).out

@@ -45,7 +45,7 @@ def test_lines_are_head_tensors_and_summary(run: RunResult) -> None:
     document = to_json(run)
     assert list(head) == ["schema_version", "tool", "command", "inputs", "settings", "notes"]
     assert head | last | {"tensors": tensors} == document
-    assert list(last) == ["summary"]
+    assert list(last) == ["summary", *(["by_input"] if len(run.inputs) > 1 else [])]
 
 
 @pytest.mark.parametrize("name", ["json", "jsonl", "csv"])

@@ -16,7 +16,7 @@ from qdqcli.report.formatter import FORMATTERS, formatter
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.histogram import Histogram, Histograms
 from qdqcli.result.read import from_json, read_report
-from qdqcli.result.result import to_json
+from qdqcli.result.result import ROW_STATS, to_json
 from qdqcli.result.schema import report_schema
 from qdqcli.result.schema_check import MismatchError, check_of, step_to
 from qdqcli.result.verdict import Margin, Severity, Verdict, Violation
@@ -71,6 +71,8 @@ RUN = replace(
 )  # fmt: skip
 REPORT: dict[str, Any] = json.loads(json.dumps(to_json(RUN)))
 """Every key that a report can have."""
+_STATS = next(row["stats"] for row in REPORT["tensors"] if row["status"] == "quantized")
+REPORT["by_input"] = [{"input": "m", "stats": {name: _STATS[name] for name in ROW_STATS}}]
 
 OF_EVERY_TYPE = [
     *(None, True, False, 0, -1, 7, 1.5, -1e308, 1e308, 10**400, -(10**400), 1 << 63, [], [[]], {}, {"x": 1}),
