@@ -114,6 +114,7 @@ class OutputTree:
             undo.callback(self.suspend if self._resume else self.abort)
             self._check_case()
             self._restore_replaced()
+            self._check_removable()
             self._check_free()  # another run may have finished since the check before the lock
             if self._resume:
                 self._is_kept = self.journal_path.exists()
@@ -290,6 +291,7 @@ class OutputTree:
             return
         try:
             if self._is_committed and error is None:
+                self._check_removable()
                 _empty(self.partial)
         finally:
             self.abort()
@@ -326,6 +328,14 @@ class OutputTree:
     def _check_replaced(self, folder: Path) -> None:
         """Refuse to remove what the new output does not have and no earlier run wrote."""
         check_replaced(folder, {*self.names(), Path(MARKER)})
+
+    def _check_removable(self) -> None:
+        """Refuse to remove what was replaced, and leave it, where somebody has put something into it since."""
+        try:
+            self._check_replaced(self._replaced)
+        except QdqError:
+            self.suspend()
+            raise
 
     def _put_in_place(self) -> None:
         """Give the result its name: one that is free, that of a file, or in exchange for a folder's."""

@@ -209,6 +209,30 @@ def test_what_appears_in_the_output_meanwhile_is_not_deleted(tmp_path: Path, mon
     assert len(exchanged) == 2, "there and back"
 
 
+def test_what_appears_in_the_old_output_after_the_exchange_is_not_deleted(tmp_path: Path) -> None:
+    """By a process whose working folder it is; neither by this run nor by the next."""
+    folder, out = model_folder(tmp_path / "in"), tmp_path / "out"
+    write(out / "model-00001-of-00002.safetensors", b"old")
+    checkpoints = [open_checkpoint(folder)]
+    tree = OutputTree(checkpoints, out, overwrite=True)
+    thesis = tree.partial / "replaced" / "thesis.txt"
+
+    def replace_late() -> None:
+        with tree:
+            copy_all(tree, checkpoints)
+            tree.commit()
+            write(thesis, b"words")
+
+    for attempt in (replace_late, OutputTree(checkpoints, out, overwrite=True).begin):
+        with pytest.raises(UsageError, match=r"replaced/thesis.txt: belongs to no output of qdq"):
+            attempt()
+        assert thesis.read_bytes() == b"words"
+        assert contents(out) == contents(folder)
+    thesis.rename(tmp_path / "thesis.txt")
+    run([folder], out, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "thesis.txt"]
+
+
 def test_a_mount_point_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = model_folder(tmp_path / "in")
     write(folder / "sub" / "config.json", b"{}")
