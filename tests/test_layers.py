@@ -82,6 +82,13 @@ def test_imports_go_down(path: Path) -> None:
             assert floor_of(room) > floor_of(own), f"{path}:{line}: {own} imports {module}"
 
 
+@pytest.mark.parametrize("path", [path for path in INSIDE if path.relative_to(PACKAGE).parts[0] != "op"], ids=relative)
+def test_only_the_protocol_knows_the_back_ends(path: Path) -> None:
+    """A new one is a line in `BACKENDS`, and nothing above changes."""
+    for line, module in imports_of(path):
+        assert not re.match(r"qdqcli\.op\.(cpu|cuda)", module), f"{path}:{line}: imports {module}"
+
+
 def test_this_test_sees_imports_inside_functions_and_names_in_registries() -> None:
     found = {module for _, module in imports_of(PACKAGE / "cli" / "main.py")}
     assert "qdqcli.cli.stats" in found

@@ -17,13 +17,12 @@ from qdqcli.measure.estimate import count_patterns, estimate_ends, estimator_of,
 from qdqcli.measure.given_range import GivenRange, given_ends
 from qdqcli.measure.sums import error_sums, hull_of, listed
 from qdqcli.measure.workers import Workers
-from qdqcli.op import columns, cpu
+from qdqcli.op import columns
 from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, empty_keys, ends_of_keys, merge_keys
+from qdqcli.op.params import STORAGE, Floats, cuts, empty_keys, ends_of_keys, merge_keys
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec, RoundMode
-from qdqcli.op.value import Switch
 from qdqcli.stats.metrics import ErrorStats
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
 from qdqcli.tensors.checkpoint import Place
@@ -107,9 +106,8 @@ def requantize_and_measure(
     if not x.size:
         return ErrorSums()
     blocks = [(start, min(start + BLOCK_ELEMENTS, x.size)) for start in range(0, x.size, BLOCK_ELEMENTS)]
-    streaming = cpu.streaming_with_sums(y)
     if given_range is None and spec.estimator == DEFAULT_ESTIMATOR and _fits_one_pass(layout):
-        parts = workers.map(partial(_finish_block, x, y, layout, spec, dtype, streaming), blocks)
+        parts = workers.map(partial(_finish_block, x, y, layout, spec, dtype, workers), blocks)
         known = [part for part in parts if part is not None]
         if len(known) == len(parts):
             slices = [part.slices for part in known if part.slices is not None]
@@ -120,18 +118,18 @@ def requantize_and_measure(
     ends = given_ends(given_range, 0, layout.num_slices, dtype, spec.compute_dtype)
     if ends is None:
         ends = _measured_ends(x, layout, spec, info, workers)
-    params = cpu.quant_params(ends, spec, layout, 0, dtype)
+    params = workers.backend.quant_params(ends, spec, layout, 0, dtype)
 
     def finish(block: Block) -> NDArray[np.float64]:
         start, stop = block
-        return cpu.quantize_and_sum(
-            x[start:stop], y[start:stop], start, start, stop, layout, params, keep=True, streaming=streaming
+        return workers.backend.quantize_and_sum(
+            x[start:stop], y[start:stop], start, start, stop, layout, params, keep=True, total_bytes=y.nbytes
         )
 
     rows = workers.map(finish, blocks)
     lo, hi = hull_of(ends)
     if spec.is_range_given or not (isfinite(lo) and isfinite(hi)):  # infinities hide the finite ones
-        lo, hi = cpu.extremes(x, dtype)
+        lo, hi = workers.backend.extremes(x, dtype)
     rows[0][0, [columns.INPUT_MIN, columns.INPUT_MAX]] = lo, hi
     return error_sums(listed(rows), x.size, int(params.degenerate.sum()))
 
@@ -151,10 +149,10 @@ def _measure_by_patterns(
     ends = given_ends(given_range, 0, 1, dtype, spec.compute_dtype)
     if ends is None:
         ends = estimator_of(spec, dtype, workers).of_patterns(histogram)
-    params = cpu.quant_params(ends, spec, layout, 0, dtype)
+    params = workers.backend.quant_params(ends, spec, layout, 0, dtype)
     rows = histogram.error_sums(params)
-    bounds = cpu.cuts(x.size, 2 * workers.num_threads).tolist()
-    workers.map(lambda part: cpu.quantize(x, y, 0, *part, layout, params), list(pairwise(bounds)))
+    bounds = cuts(x.size, 2 * workers.num_threads).tolist()
+    workers.map(lambda part: workers.backend.quantize(x, y, 0, *part, layout, params), list(pairwise(bounds)))
     return error_sums(rows.tolist(), x.size, int(params.degenerate.sum()))
 
 
@@ -164,13 +162,13 @@ def _fits_one_pass(layout: Layout) -> bool:
 
 
 def _finish_block(
-    x: Stored, y: Stored, layout: Layout, spec: QuantSpec, dtype: str, streaming: Switch, block: Block
+    x: Stored, y: Stored, layout: Layout, spec: QuantSpec, dtype: str, workers: Workers, block: Block
 ) -> BlockPart | None:
     """Everything for one block; None where its elements or its grids need a closer look."""
     start, stop = block
     lo, hi = layout.whole_slices(start, stop)
-    done = cpu.requantize_and_sum(
-        x[lo:hi], y[lo:hi], lo, start, stop, layout, spec, dtype, keep=True, streaming=streaming
+    done = workers.backend.requantize_and_sum(
+        x[lo:hi], y[lo:hi], lo, start, stop, layout, spec, dtype, keep=True, total_bytes=y.nbytes
     )
     return None if done is None else part_of(done, continues=lo < start)
 
@@ -184,11 +182,11 @@ def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo,
     def measure(block: Block) -> NDArray[Any]:
         start, stop = block
         keys = empty_keys(layout.num_slices, dtype)
-        cpu.measure_range(x[start:stop], start, stop, layout, 0, keys, dtype)
+        workers.backend.measure_range(x[start:stop], start, stop, layout, 0, keys, dtype)
         return keys
 
     # Few parts, for the extremes of all slices are put together for each.
-    bounds = cpu.cuts(x.size, min(2 * workers.num_threads, -(-x.size // CHUNK_ELEMENTS)))
+    bounds = cuts(x.size, min(2 * workers.num_threads, -(-x.size // CHUNK_ELEMENTS)))
     first, *others = workers.map(measure, list(pairwise(bounds.tolist())))
     for keys in others:
         merge_keys(first, keys)

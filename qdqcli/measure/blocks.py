@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import Workers
-from qdqcli.op.cpu_spans import Span, Trouble, stride_elements
 from qdqcli.op.file_access import READING
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
+from qdqcli.op.span import Span, Trouble, stride_elements
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.storage import input_error, output_error
 from qdqcli.tensors.tensor import TensorInfo
@@ -49,7 +49,7 @@ def span_of(
     reader: ShardReader, writer: ShardWriter | None, info: TensorInfo, workers: Workers, block: Block
 ) -> Span | None:
     """The block for kernels that read and write for themselves; None where there are none, or not for this file."""
-    if not workers.backend.reads_files:
+    if workers.backend.files is None:
         return None
     source = None if info.big_endian else reader.place(info)
     sink = None if writer is None else writer.place(info)

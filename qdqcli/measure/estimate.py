@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import Block, blocks_of, check_trouble, read_block, span_of
 from qdqcli.measure.workers import Result, Workers
-from qdqcli.op import cpu_columns
+from qdqcli.op import gather
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import PATTERN, STORAGE, Floats, float_type
@@ -85,7 +85,7 @@ def count_zero_slices(reader: ShardReader, info: TensorInfo, layout: Layout, wor
 def estimator_of(spec: QuantSpec, dtype: str, workers: Workers) -> RangeEstimator:
     """The estimator that the settings name; that of the op itself measures on the workers' device, others do not."""
     if spec.estimator == DEFAULT_ESTIMATOR:
-        return MinMaxEstimator(spec, dtype, workers.backend.measure_range)
+        return MinMaxEstimator(spec, dtype, workers.backend)
     return estimator(spec.estimator)(spec, dtype)
 
 
@@ -118,9 +118,7 @@ class _Source:
 
     def extremes(self) -> Floats:
         """What the op itself takes, of slices that come again in every row or are long runs, in one read."""
-        measured = MinMax(
-            self._layout, self._info.dtype.name, 0, self._layout.num_slices, self._workers.backend.measure_range
-        )
+        measured = MinMax(self._layout, self._info.dtype.name, 0, self._layout.num_slices, self._workers.backend)
 
         def see(block: Block) -> None:
             start, stop = block
@@ -234,7 +232,7 @@ class _Source:
         """Put these rows of columns into `out`, which has room for all rows."""
         row, pattern = self._layout.row, PATTERN[self._info.dtype.name]
         x = self._read(first_row * row, last_row * row)
-        cpu_columns.gather_columns(
+        gather.gather_columns(
             x.view(pattern), row, slices.start, len(slices), out.reshape(-1).view(pattern), first_row, out.shape[1]
         )
 

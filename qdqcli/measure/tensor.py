@@ -32,9 +32,8 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.region import Region, Regions
 from qdqcli.measure.sums import Hull, Measurement, error_sums, hull_of, listed, slice_sums
 from qdqcli.measure.workers import Workers
-from qdqcli.op import columns, cpu_spans
+from qdqcli.op import columns
 from qdqcli.op.columns import empty_sums
-from qdqcli.op.cpu import requantize_and_sum
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, QuantParams
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
@@ -119,9 +118,9 @@ def _write_block_quantized(
 ) -> BlockPart:
     """Write one block; all that is to be known of it is known already."""
     nothing = BlockPart(rows=empty_sums(0))
-    span = span_of(job.reader, job.writer, job.info, workers, block)
-    if span is not None:
-        done = cpu_spans.quantize(span, layout, params)
+    span, files = span_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
+    if span is not None and files is not None:
+        done = files.quantize(span, layout, params)
         check_trouble(span.trouble, job.reader, job.writer, job.info)
         if done == span.stop:
             job.on_bytes(2 * (block[1] - block[0]))
@@ -207,16 +206,16 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
 
 def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Block, block: Block) -> BlockPart | None:
     """In one call of a kernel, which reads the file itself; None where that is not possible."""
-    files = span_of(job.reader, job.writer, job.info, workers, span)
-    if files is None or not _takes_one_call(job):
+    files = workers.backend.files
+    part = span_of(job.reader, job.writer, job.info, workers, block)
+    if part is None or files is None or not _takes_one_call(job):
         return None
-    x = workers.buffer("input", files.x.dtype.type, span[1] - span[0])
+    x = workers.buffer("input", part.x.dtype.type, span[1] - span[0])
     y = _room_for_output(job, workers, x)
-    done = requantize_and_sum(
-        x, y, span[0], *block, layout, job.spec, job.info.dtype.name,
-        keep=job.writer is not None, source=files.source, sink=files.sink, trouble=files.trouble,
-    )  # fmt: skip
-    check_trouble(files.trouble, job.reader, job.writer, job.info)
+    done = files.requantize_and_sum(
+        part, x, y, span[0], layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+    )
+    check_trouble(part.trouble, job.reader, job.writer, job.info)
     if done is None:
         return None
     job.on_bytes((block[1] - block[0]) * x.itemsize)
@@ -227,7 +226,7 @@ def _finish_on_device(
     job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
 ) -> BlockPart | None:
     """The same by a back end that does not read files: one copy to the device and one back; None as above."""
-    if workers.backend.reads_files or not _takes_one_call(job):
+    if workers.backend.files is not None or not _takes_one_call(job):
         return None
     done = workers.backend.requantize_and_sum(
         x, y, span[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
@@ -290,11 +289,11 @@ def _apply_to_span(
     job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
 ) -> NDArray[np.float64] | None:
     """The same by a kernel that reads the file itself; None where that is not possible or elements are not finite."""
-    span = span_of(job.reader, job.writer, job.info, workers, block)
-    if span is None:
+    span, files = span_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
+    if span is None or files is None:
         return None
     rows = empty_sums(-(-(span.stop - span.start) // CHUNK_ELEMENTS))
-    done = cpu_spans.quantize_and_sum(span, layout, params, rows)
+    done = files.quantize_and_sum(span, layout, params, rows)
     check_trouble(span.trouble, job.reader, job.writer, job.info)
     if done < span.stop or not np.isfinite(rows[:, columns.ABS_ERROR]).all():
         return None

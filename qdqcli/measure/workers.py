@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.interrupt import Interruption
+from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
-from qdqcli.op.cpu_backend import CpuBackend
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ class Workers:
         self.num_threads = num_threads or available_threads()
         self.max_memory = max_memory
         self.interruption = interruption or Interruption()
-        self.backend = backend or CpuBackend()
+        self.backend = backend or backends.backend("cpu")
         self._own = local()
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="qdq", initializer=self._become_worker)
         # A worker holds an input buffer of one and a half blocks (a block and the slices that reach beyond it) and an

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from qdqcli.op.cpu import BlockSums
     from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout
     from qdqcli.op.params import Floats, Keys, QuantParams
+    from qdqcli.op.span import BlockSums, Neighbours, NeighbourSums, Span
     from qdqcli.op.spec import QuantSpec
 
 AUTO = "auto"
@@ -36,8 +36,37 @@ class PatternCounting(Protocol):
         """Everything seen; no part may be under way."""
 
 
+class FileKernels(Protocol):
+    """Kernels that read a span of a tensor for themselves, and write what becomes of it.
+
+    Those that give a number give the element up to which all went well; `span.trouble` says what the system refused.
+    """
+
+    def measure_range(self, span: "Span", layout: "Layout", keys: "Keys", dtype: str) -> int:
+        """Widen the `keys` (2, slices) of the whole tensor."""
+
+    def quantize(self, span: "Span", layout: "Layout", params: "QuantParams") -> int:
+        """Quantize and dequantize from file to file, with one range."""
+
+    def quantize_and_sum(
+        self, span: "Span", layout: "Layout", params: "QuantParams", sums: "NDArray[np.float64]"
+    ) -> int:
+        """The same for any ranges, with the `sums` of chunks; one whose ABS_ERROR is not finite is to be made again."""
+
+    def requantize_and_sum(
+        self, span: "Span", x: "NDArray[Any]", y: "NDArray[Any]", base: int, layout: "Layout", spec: "QuantSpec",
+        dtype: str, *, keep: bool,
+    ) -> "BlockSums | None":  # fmt: skip
+        """As `Backend.requantize_and_sum`; `x`, `y` are room for whole slices, of which the first begins at `base`."""
+
+    def requantize_and_sum_each(
+        self, neighbours: "Neighbours", max_slices: int, spec: "QuantSpec", dtype: str
+    ) -> "NeighbourSums":
+        """All of it for many small tensors, with at most `max_slices` slices each, from one read."""
+
+
 class Backend(Protocol):
-    """Works on parts of a tensor in host memory.
+    """Works on parts of a tensor in host memory: all that is asked of a processor, and all that those above know of it.
 
     1. Results are the bits of `op/cpu.py`: keys, values, and sums in the order of addition that is written down there.
     2. Any thread may call; a method returns when its result is there and the arrays are no longer looked at.
@@ -48,8 +77,8 @@ class Backend(Protocol):
 
     name: str
     """The processor, for people."""
-    reads_files: bool
-    """Its kernels can read and write files for themselves, see `cpu_spans.py`."""
+    files: FileKernels | None
+    """Kernels that read and write files for themselves, where it has them."""
 
     def empty(self, nbytes: int) -> "NDArray[np.uint8]":
         """A buffer from which elements are taken fastest."""
@@ -71,18 +100,25 @@ class Backend(Protocol):
 
     def quantize_and_sum(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any, *,
-        keep: bool,
+        keep: bool, total_bytes: int = 0,
     ) -> "NDArray[np.float64]":  # fmt: skip
         """`quantize` (if `keep`), and the error sums of each chunk, but for the extremes; `start` begins a chunk.
 
-        Slices that became infinite or NaN are marked in `params.degenerate`.
+        Slices that became infinite or NaN are marked in `params.degenerate`. `total_bytes` are those of the
+        output that `y` is part of, where it is in memory: of many, no cache need keep any.
         """
 
     def requantize_and_sum(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout",
-        spec: "QuantSpec", dtype: str, *, keep: bool,
+        spec: "QuantSpec", dtype: str, *, keep: bool, total_bytes: int = 0,
     ) -> "BlockSums | None":  # fmt: skip
         """All of it where `x` holds whole slices whose range is measured; None: do it step by step."""
+
+    def errors(self, x: "NDArray[Any]", y: "NDArray[Any]", dtype: str) -> "NDArray[np.float64]":
+        """The error sums of each chunk of y - x, which may differ in dtype; clipping is not known.
+
+        The first row has the extremes of all of `x`, of the dtype `dtype`.
+        """
 
     def sum_slices(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any,

@@ -4,10 +4,6 @@ Slices of at least LANES neighbours are worked on run by run. Shorter ones (an a
 leave most lanes empty: their grids are spread to one column per element of a row, and rows are worked on instead.
 """
 
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,23 +14,30 @@ from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
+    DEGENERATE,
+    FLAG_ROWS,
+    GRID_ROWS,
     PATTERN,
     Columns,
     Floats,
     Keys,
     QuantParams,
+    codes,
+    cuts,
     empty_keys,
     ends_of_keys,
     float_type,
     floats_of,
+    half_up,
     key_limits,
     like_of,
     merge_columns,
     merge_keys,
 )
 from qdqcli.op.primitives import target_has
-from qdqcli.op.spec import QuantSpec, RoundMode
-from qdqcli.op.value import Switch, fit
+from qdqcli.op.span import BlockSums, Place, Stored
+from qdqcli.op.spec import QuantSpec
+from qdqcli.op.value import Switch
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 _measure_range = kernel()(cpu_range.measure_range)
@@ -56,11 +59,6 @@ _SHORT_RUN = 16 * LANES
 
 STREAM_BYTES = 16 << 20
 """Of an output that no cache keeps for whoever reads it next."""
-
-Place = tuple[int, int]
-"""An open descriptor and the byte of its file at which a tensor begins."""
-Stored = NDArray[Any]
-"""Elements as the kernels see them, `params.STORAGE`."""
 
 
 def is_columnar(layout: Layout) -> bool:
@@ -132,8 +130,8 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
     room = (
         np.empty((num_parts, 2, batch), bits.dtype),
         np.empty((num_parts, 2, batch), number),
-        np.empty((num_parts, cpu_range.GRID_ROWS, batch), number),
-        np.empty((num_parts, cpu_range.FLAG_ROWS, batch), np.bool_),
+        np.empty((num_parts, GRID_ROWS, batch), number),
+        np.empty((num_parts, FLAG_ROWS, batch), np.bool_),
     )
     like = like_of(dtype, spec.compute_dtype)
     slices = cuts(layout.num_slices, num_parts)
@@ -151,13 +149,6 @@ def _short_runs(layout: Layout) -> Switch:
     return True if is_short and layout.is_contiguous else None
 
 
-def cuts(count: int, parts: int) -> NDArray[np.int64]:
-    """Bounds (parts + 1,) of nearly equal parts of `count` things, whole lanes but for the last."""
-    bounds = np.arange(parts + 1) * count // parts // LANES * LANES
-    bounds[-1] = count
-    return bounds
-
-
 def _streaming(y: Stored, layout: Layout) -> Switch:
     """Whether `y` is written past the caches: it is larger than they are, and runs or rows begin at whole lanes."""
     whole_runs = layout.inner % LANES == 0 or is_columnar(layout)
@@ -167,9 +158,9 @@ def _streaming(y: Stored, layout: Layout) -> Switch:
     return True if y.nbytes >= STREAM_BYTES and aligned and runs_align and in_turn else None
 
 
-def streaming_with_sums(y: Stored) -> Switch:
-    """The same for `quantize_and_sum`, which reads outputs before they leave the cache."""
-    return True if y.nbytes >= STREAM_BYTES and writes_whole_lines() else None
+def _streaming_with_sums(total_bytes: int) -> Switch:
+    """The same for an output of so many bytes whose parts are read once more, to be summed, before they go there."""
+    return True if total_bytes and total_bytes >= STREAM_BYTES and writes_whole_lines() else None
 
 
 def writes_whole_lines() -> bool:
@@ -185,7 +176,7 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
     room = -(-num_slices // LANES) * LANES
     padded = np.zeros((2, room), float_type(dtype))
     padded[:, :num_slices] = ends
-    grids, flags = np.empty((cpu_range.GRID_ROWS, room), padded.dtype), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
+    grids, flags = np.empty((GRID_ROWS, room), padded.dtype), np.empty((FLAG_ROWS, room), np.bool_)
     like = like_of(dtype, spec.compute_dtype)
     _make_grids(
         padded, 0, room, num_slices, *codes(spec, like, float_type(dtype)), spec.is_range_given, like, grids, flags
@@ -215,18 +206,19 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
 
 def quantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool,
-    streaming: Switch = None,
+    total_bytes: int = 0,
 ) -> NDArray[np.float64]:  # fmt: skip
     """`quantize`, and the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
 
-    Unless `keep`, nothing is written to `y`; with `streaming` past the caches, see `cpu_quantize.quantize_and_sum`.
+    Unless `keep`, nothing is written to `y`. If that is part of an output of `total_bytes`, and these are many, it lies
+    as many elements behind a multiple of LANES as `base` does, and is written past the caches.
 
     The extremes of the input are not among them. Slices that became infinite or NaN are marked in `params.degenerate`.
     """
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     _quantize_and_sum(
         x, y, *sum_place(base, start, stop, layout, params), *grids_for_sums(params), params.clamping, params.half_up,
-        params.like, keep or None, streaming, *room_for_sums(x), sums,
+        params.like, keep or None, _streaming_with_sums(total_bytes), *room_for_sums(x), sums,
     )  # fmt: skip
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
@@ -274,21 +266,9 @@ def room_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
     return np.empty(PIECE, x.dtype), terms_of(x, x)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockSums:
-    """What `requantize_and_sum` found."""
-
-    sums: NDArray[np.float64]
-    """(chunks, SUM_COLUMNS)."""
-    ends: Floats
-    """(2, slices)."""
-    degenerate: NDArray[np.bool_]
-    """(slices,)."""
-
-
 def requantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
-    streaming: Switch = None, source: Place | None = None, sink: Place | None = None,
+    total_bytes: int = 0, source: Place | None = None, sink: Place | None = None,
     trouble: NDArray[np.int64] | None = None,
 ) -> BlockSums | None:  # fmt: skip
     """All of it in one call, where `x` holds whole slices, each one run, whose range is measured.
@@ -304,16 +284,16 @@ def requantize_and_sum(
     room = -(-num_slices // LANES) * LANES
     bits, number, like = x.view(PATTERN[dtype]), float_type(dtype), like_of(dtype, spec.compute_dtype)
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
-    grids, flags = np.empty((cpu_range.GRID_ROWS, room), number), np.empty((cpu_range.FLAG_ROWS, room), np.bool_)
+    grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     went_well = _requantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
-        *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None, streaming,
-        keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
+        *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None,
+        _streaming_with_sums(total_bytes),         keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
-    return BlockSums(sums=sums, ends=ends[:, :num_slices], degenerate=flags[cpu_range.DEGENERATE, :num_slices])
+    return BlockSums(sums=sums, ends=ends[:, :num_slices], degenerate=flags[DEGENERATE, :num_slices])
 
 
 def sum_slices(
@@ -340,23 +320,6 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     else:  # infinities hide the finite ones, or there is no number
         lo, hi = cpu_careful.finite_extremes(x)
     return float(lo), float(hi)
-
-
-def half_up(spec: QuantSpec) -> Switch:
-    """Whether the round mode is HALF_UP."""
-    return True if spec.round_mode is RoundMode.HALF_UP else None
-
-
-def codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:
-    """The lowest and the highest code in the arithmetic."""
-    kinds = like.dtype.str, np.dtype(number).str
-    return _code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds)
-
-
-@cache
-def _code(code: int, like: str, number: str) -> Any:
-    with np.errstate(over="ignore"):  # the highest code of float16 from 16 bits on is infinite
-        return fit(np.dtype(number).type(code), np.dtype(like).type(0))
 
 
 def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, NDArray[np.int64]]:

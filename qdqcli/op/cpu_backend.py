@@ -5,7 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu
+from qdqcli.op import cpu, cpu_spans
+from qdqcli.op.backend import FileKernels
+from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
+from qdqcli.op.cpu_errors import error_sums
 from qdqcli.op.histogram import PatternCounter
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, like_of
@@ -16,7 +19,7 @@ class CpuBackend:
     """Numba's CPU target; methods as in `backend.Backend`."""
 
     name = "cpu"
-    reads_files = True
+    files: FileKernels = cpu_spans
     measure_range = staticmethod(cpu.measure_range)
     quant_params = staticmethod(cpu.quant_params)
     quantize = staticmethod(cpu.quantize)
@@ -28,6 +31,12 @@ class CpuBackend:
 
     def empty(self, nbytes: int) -> NDArray[np.uint8]:
         return np.empty(nbytes, np.uint8)
+
+    def errors(self, x: NDArray[Any], y: NDArray[Any], dtype: str) -> NDArray[np.float64]:
+        sums = error_sums(x, y)
+        if x.size:
+            sums[0, [INPUT_MIN, INPUT_MAX]] = cpu.extremes(x, dtype)
+        return sums
 
     def differentiate(
         self, gradients: NDArray[Any], x: NDArray[Any], out: NDArray[Any], start: int, layout: Layout, ends: Floats,

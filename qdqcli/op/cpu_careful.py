@@ -19,10 +19,10 @@ from qdqcli.op.columns import (
     SQ_OUTPUT,
     ZEROED,
 )
-from qdqcli.op.cpu_range import MAX_RANGE, MIN_RANGE
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES
+from qdqcli.op.params import MAX_RANGE, MIN_RANGE
 from qdqcli.op.primitives import add
 from qdqcli.op.value import decode, largest
 

@@ -5,21 +5,7 @@ Arguments as in `cpu_range.py`; `x` and `y` hold stored elements (see `value.py`
 
 from qdqcli.op.columns import CLIPPED
 from qdqcli.op.cpu_errors import PIECE, add_runs, begin_chunk, finish_chunk
-from qdqcli.op.cpu_range import (
-    CLIPPING,
-    FLUSHING,
-    INVERSE_SCALE,
-    MAX_RANGE,
-    MIN_RANGE,
-    SCALE,
-    decode_keys,
-    make_grids,
-    measure_range,
-    measure_short_runs,
-    run_after,
-    run_at,
-    start_of,
-)
+from qdqcli.op.cpu_range import decode_keys, make_grids, measure_range, measure_short_runs, run_after, run_at, start_of
 from qdqcli.op.file_access import read_at, write_at
 from qdqcli.op.internal import inlined
 from qdqcli.op.lanes import (
@@ -33,6 +19,7 @@ from qdqcli.op.lanes import (
     store_part,
     stream,
 )
+from qdqcli.op.params import CLIPPING, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.value import clamp, decode, encode, flush, requantize, straight_through
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 

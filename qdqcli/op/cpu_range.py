@@ -28,15 +28,9 @@ from qdqcli.op.lanes import (
     store_mask,
     store_part,
 )
+from qdqcli.op.params import CLIPPING, DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import select
 from qdqcli.op.value import decode, flush, grid, is_degenerate, needs_flush, order_key
-
-MIN_RANGE, MAX_RANGE, SCALE, INVERSE_SCALE = range(4)
-"""Rows of a grid, one column per slice."""
-GRID_ROWS = 4
-FLUSHING, CLIPPING, DEGENERATE = range(3)
-"""Rows of what else is known of a slice, as booleans."""
-FLAG_ROWS = 3
 
 
 @inlined

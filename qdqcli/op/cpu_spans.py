@@ -3,79 +3,33 @@
 Each function returns the element up to which all went well, and notes what the system refused.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu_files
+from qdqcli.op import cpu, cpu_files
 from qdqcli.op.columns import empty_sums
-from qdqcli.op.cpu import Place, Stored, codes, grids_for_sums, half_up, is_columnar, room_for_sums, sum_place
-from qdqcli.op.cpu_range import FLAG_ROWS, GRID_ROWS
+from qdqcli.op.cpu import grids_for_sums, is_columnar, room_for_sums, sum_place
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
+    FLAG_ROWS,
+    GRID_ROWS,
     PATTERN,
     Keys,
     QuantParams,
+    codes,
     empty_keys,
     float_type,
+    half_up,
     key_limits,
     like_of,
     merge_columns,
 )
+from qdqcli.op.span import BlockSums, Neighbours, NeighbourSums, Span, Stored
 from qdqcli.op.spec import QuantSpec
-from qdqcli.stats.sums import CHUNK_ELEMENTS
-
-STRIDE_BYTES = 1 << 20
-"""Read, worked on and written at once: a call of the system for less costs more than the second cache gives back."""
 
 
-def stride_elements(itemsize: int) -> int:
-    """Elements of a stride: whole chunks, at least one."""
-    return max(STRIDE_BYTES // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS
-
-
-Trouble = NDArray[np.int64]
-"""(2,): READING or WRITING, and the number of the system's error: 0 for none, or where a file ended too early."""
-
-
-def no_trouble() -> Trouble:
-    """What kernels note their trouble in."""
-    return np.zeros(2, np.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Neighbours:
-    """Tensors of one dtype that follow one another in a file, each of at most a chunk and of whole runs."""
-
-    source: int
-    """Descriptor."""
-    sink: int | None
-    offset: int
-    """Byte of the file at which the first one begins."""
-    x: Stored
-    """Room for all that lies between the first and the end of the last."""
-    y: Stored
-    """As much, where there is a sink."""
-    places: NDArray[np.int64]
-    """(tensors, 5): first element in `x`, number of elements, and the layout's steps."""
-    trouble: Trouble = field(default_factory=no_trouble)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeighbourSums:
-    """What was found out about each of them."""
-
-    sums: NDArray[np.float64]
-    """(tensors, SUM_COLUMNS), their one chunk's; the extremes are the hull of the ranges."""
-    num_degenerate: NDArray[np.int64]
-    """(tensors,)."""
-    is_done: NDArray[np.bool_]
-    """(tensors,): False where elements are not finite, a grid is degenerate or the file fails."""
-
-
-def requantize_and_sum(neighbours: Neighbours, max_slices: int, spec: QuantSpec, dtype: str) -> NeighbourSums:
+def requantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: QuantSpec, dtype: str) -> NeighbourSums:
     """Measure, quantize and sum each of many tensors with at most `max_slices` slices, from one read."""
     x, count = neighbours.x, len(neighbours.places)
     room = -(-max_slices // LANES) * LANES
@@ -89,21 +43,6 @@ def requantize_and_sum(neighbours: Neighbours, max_slices: int, spec: QuantSpec,
         *room_for_sums(x), sums, num_degenerate, is_done, neighbours.trouble,
     )  # fmt: skip
     return NeighbourSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """Elements [start, stop) of a tensor; `start` begins a chunk."""
-
-    source: Place
-    sink: Place | None = None
-    """None: nothing is written."""
-    x: Stored
-    """Room for a stride, as its other user."""
-    y: Stored
-    start: int
-    stop: int
-    trouble: Trouble = field(default_factory=no_trouble)
 
 
 def measure_range(span: Span, layout: Layout, keys: Keys, dtype: str) -> int:
@@ -141,3 +80,13 @@ def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDAr
         params.like, *room_for_sums(span.x), sums, span.trouble,
     )  # fmt: skip
     return int(done)
+
+
+def requantize_and_sum(
+    span: Span, x: Stored, y: Stored, base: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool
+) -> BlockSums | None:
+    """`cpu.requantize_and_sum` of a span, from file to file; `x` and `y` are room for its whole slices."""
+    return cpu.requantize_and_sum(
+        x, y, base, span.start, span.stop, layout, spec, dtype, keep=keep,
+        source=span.source, sink=span.sink, trouble=span.trouble,
+    )  # fmt: skip

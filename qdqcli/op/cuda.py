@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from qdqcli.op import cpu
 from qdqcli.op import cuda_launch as launch
 from qdqcli.op.columns import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS
-from qdqcli.op.cpu import BlockSums
+from qdqcli.op.cpu_backend import CpuBackend
 from qdqcli.op.cpu_errors import is_extreme
-from qdqcli.op.cpu_range import DEGENERATE, FLAG_ROWS, GRID_ROWS
 from qdqcli.op.cuda_target import cuda, device_errors
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, Keys, QuantParams, float_type, merge_keys
+from qdqcli.op.params import DEGENERATE, FLAG_ROWS, GRID_ROWS, Floats, Keys, QuantParams, float_type, merge_keys
+from qdqcli.op.span import BlockSums
 from qdqcli.op.spec import QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -48,7 +48,7 @@ class CudaParams(QuantParams):
 class CudaBackend:
     """The current CUDA device; methods as in `backend.Backend`."""
 
-    reads_files = False
+    files = None
 
     def __init__(self) -> None:
         self._own = local()
@@ -99,8 +99,9 @@ class CudaBackend:
             station.download(device_y, y[here])
 
     def quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams, *, keep: bool
-    ) -> NDArray[np.float64]:
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams, *, keep: bool,
+        total_bytes: int = 0,  # noqa: ARG002 - a device has no such cache
+    ) -> NDArray[np.float64]:  # fmt: skip
         """As `cpu.quantize_and_sum`; each row has the extremes of its chunk."""
         here = slice(start - base, stop - base)
         with self._station() as station:
@@ -113,7 +114,7 @@ class CudaBackend:
 
     def requantize_and_sum(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *,
-        keep: bool,
+        keep: bool, total_bytes: int = 0,  # noqa: ARG002
     ) -> BlockSums | None:  # fmt: skip
         """As `cpu.requantize_and_sum` for elements in memory: one copy there, all the work, one copy back."""
         first_slice = layout.slice_of(base)
@@ -177,6 +178,10 @@ class CudaBackend:
     def extremes(self, x: Stored, dtype: str) -> tuple[float, float]:
         """The smallest and the largest finite element; (inf, -inf) where there is none: of infinities alone, too."""
         return cpu.extremes(x, dtype)
+
+    def errors(self, x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
+        """As the CPU's, on the CPU: comparing takes less than copying to a device."""
+        return CpuBackend().errors(x, y, dtype)
 
     def pattern_counter(self, dtype: str) -> "CudaPatternCounter":
         """As `histogram.PatternCounter`."""

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError
 from qdqcli.op import cuda_launch as launch
-from qdqcli.op.cpu_range import FLAG_ROWS, GRID_ROWS
 from qdqcli.op.cuda_kinds import Array, DeviceArray, Kind, kind_of
 from qdqcli.op.cuda_target import cuda, device_errors
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, float_type, given_ends, gradient_ends
+from qdqcli.op.params import FLAG_ROWS, GRID_ROWS, STORAGE, Floats, float_type, given_ends, gradient_ends
 from qdqcli.op.spec import QuantSpec
 
 _DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"}

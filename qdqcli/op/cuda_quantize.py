@@ -27,12 +27,12 @@ from qdqcli.op.columns import (
 )
 from qdqcli.op.cpu_careful import add_element
 from qdqcli.op.cpu_errors import RUN
-from qdqcli.op.cpu_range import DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.cuda_place import slice_at
 from qdqcli.op.cuda_range import THREADS
 from qdqcli.op.cuda_target import cast, cuda, device_kernel
 from qdqcli.op.internal import inlined
 from qdqcli.op.lanes import LANES
+from qdqcli.op.params import DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import add, narrow
 from qdqcli.op.value import (
     clamp,

@@ -10,17 +10,9 @@ memory alone, which the simulator has too.
 
 import numpy as np
 
-from qdqcli.op.cpu_range import (
-    CLIPPING,
-    DEGENERATE,
-    FLUSHING,
-    INVERSE_SCALE,
-    MAX_RANGE,
-    MIN_RANGE,
-    SCALE,
-)
 from qdqcli.op.cuda_target import SIMULATED, cast, cuda, device_kernel
 from qdqcli.op.internal import inlined
+from qdqcli.op.params import CLIPPING, DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import select
 from qdqcli.op.value import flush, grid, is_degenerate, needs_flush, order_key, value_of_key
 

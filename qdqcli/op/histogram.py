@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from qdqcli.op import cpu, cpu_patterns
 from qdqcli.op.columns import NONFINITE_OUTPUT, empty_sums
-from qdqcli.op.cpu_spans import Span, count_patterns
+from qdqcli.op.cpu_spans import count_patterns
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_keys, ends_of_keys
+from qdqcli.op.span import Span
 from qdqcli.op.spec import QuantSpec
 
 NUM_PATTERNS = 1 << 16

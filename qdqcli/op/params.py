@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import SpecError
+from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
-from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec
-from qdqcli.op.value import Switch
+from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
+from qdqcli.op.value import Switch, fit
 
 Floats = NDArray[Any]
 """float64 for F64 tensors, float32 for the others."""
@@ -23,6 +24,14 @@ PATTERN: dict[str, type[np.signedinteger[Any]]] = {"F32": np.int32, "F64": np.in
 """The integers that order keys are made of."""
 INFINITY = {"F32": 0x7F800000, "F64": 0x7FF0000000000000, "BF16": 0x7F80, "F16": 0x7C00}
 """The order key of +inf; beyond it are NaNs."""
+
+
+MIN_RANGE, MAX_RANGE, SCALE, INVERSE_SCALE = range(4)
+"""Rows of a grid, one column per slice."""
+GRID_ROWS = 4
+FLUSHING, CLIPPING, DEGENERATE = range(3)
+"""Rows of what else is known of a slice, as booleans."""
+FLAG_ROWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +100,30 @@ def floats_of(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
     if stored.dtype == STORAGE["BF16"]:
         return (stored.astype(np.int32) << 16).view(np.float32)
     return stored.view(np.float16) if stored.dtype == STORAGE["F16"] else stored
+
+
+def half_up(spec: QuantSpec) -> Switch:
+    """Whether the round mode is HALF_UP."""
+    return True if spec.round_mode is RoundMode.HALF_UP else None
+
+
+def codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:
+    """The lowest and the highest code in the arithmetic."""
+    kinds = like.dtype.str, np.dtype(number).str
+    return _code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds)
+
+
+@cache
+def _code(code: int, like: str, number: str) -> Any:
+    with np.errstate(over="ignore"):  # the highest code of float16 from 16 bits on is infinite
+        return fit(np.dtype(number).type(code), np.dtype(like).type(0))
+
+
+def cuts(count: int, parts: int) -> NDArray[np.int64]:
+    """Bounds (parts + 1,) of nearly equal parts of `count` things, whole lanes but for the last."""
+    bounds = np.arange(parts + 1) * count // parts // LANES * LANES
+    bounds[-1] = count
+    return bounds
 
 
 def float_type(dtype: str) -> type[np.generic]:

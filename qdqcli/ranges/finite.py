@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu_ranks
+from qdqcli.op import ranks
 from qdqcli.op.histogram import NUM_PATTERNS
 from qdqcli.op.params import INFINITY, PATTERN, Floats, Keys, empty_keys, ends_of_keys, key_limits
 from qdqcli.ranges.estimator import WholeSlices
@@ -30,7 +30,7 @@ class FiniteElements:
     def of(cls, slices: WholeSlices, dtype: str) -> "FiniteElements":
         """Look at each element once."""
         numbers, keys = np.zeros(slices.num_slices, np.int64), empty_keys(slices.num_slices, dtype)
-        cpu_ranks.count_finite(slices.x.view(PATTERN[dtype]), *slices.place, *key_limits(dtype), numbers, keys)
+        ranks.count_finite(slices.x.view(PATTERN[dtype]), *slices.place, *key_limits(dtype), numbers, keys)
         return cls(dtype=dtype, numbers=numbers, keys=keys)
 
 

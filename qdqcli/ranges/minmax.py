@@ -1,16 +1,16 @@
 """The range that the elements span: what the op itself does when no range is given."""
 
-from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu, cpu_spans
-from qdqcli.op.cpu_spans import Span
+from qdqcli.op import backend as backends
+from qdqcli.op.backend import Backend
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, empty_keys, ends_of_keys, merge_keys
+from qdqcli.op.span import Span
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import WholeSlices
 
@@ -18,8 +18,8 @@ from qdqcli.ranges.estimator import WholeSlices
 class MinMax:
     """Smallest and largest element of each slice, NaN ignored, over the slices [first_slice, first_slice + num_slices).
 
-    Parts of the tensor may be seen in any order and from several threads: the result is the same bits. `measure_range`
-    is that of a back end.
+    Parts of the tensor may be seen in any order and from several threads: the result is the same bits. The
+    CPU measures unless a `backend` is given.
     """
 
     def __init__(
@@ -28,9 +28,9 @@ class MinMax:
         dtype: str,
         first_slice: int,
         num_slices: int,
-        measure_range: Callable[..., None] = cpu.measure_range,
+        backend: Backend | None = None,
     ) -> None:
-        self._measure_range = measure_range
+        self._backend = backend or backends.backend("cpu")
         self._layout, self._dtype, self._first_slice = layout, dtype, first_slice
         self._keys = empty_keys(num_slices, dtype)
         self._merging = Lock()
@@ -38,14 +38,16 @@ class MinMax:
     def see(self, x: NDArray[Any], start: int, stop: int) -> None:
         """Take in the elements [start, stop), whose stored form is `x`."""
         keys = empty_keys(self._keys.shape[1], self._dtype)
-        self._measure_range(x, start, stop, self._layout, self._first_slice, keys, self._dtype)
+        self._backend.measure_range(x, start, stop, self._layout, self._first_slice, keys, self._dtype)
         with self._merging:
             merge_keys(self._keys, keys)
 
     def see_span(self, span: Span) -> int:
         """Take in elements of a file, of all slices; the element up to which that went well."""
         keys = empty_keys(self._keys.shape[1], self._dtype)
-        done = cpu_spans.measure_range(span, self._layout, keys, self._dtype)
+        files = self._backend.files
+        assert files is not None  # spans are of back ends that have them
+        done = files.measure_range(span, self._layout, keys, self._dtype)
         with self._merging:
             merge_keys(self._keys, keys)
         return done
@@ -70,12 +72,12 @@ class MinMaxEstimator:
         self,
         spec: QuantSpec,  # noqa: ARG002 - the settings do not matter here
         dtype: str,
-        measure_range: Callable[..., None] = cpu.measure_range,
+        backend: Backend | None = None,
     ) -> None:
-        self._dtype, self._measure_range = dtype, measure_range
+        self._dtype, self._backend = dtype, backend
 
     def of_slices(self, slices: WholeSlices) -> Floats:
-        measured = MinMax(slices.layout, self._dtype, slices.first_slice, slices.num_slices, self._measure_range)
+        measured = MinMax(slices.layout, self._dtype, slices.first_slice, slices.num_slices, self._backend)
         measured.see(slices.x, slices.start, slices.stop)
         return measured.ends()
 
@@ -83,4 +85,4 @@ class MinMaxEstimator:
         return patterns.ends()
 
     def of_long_slice(self, num_elements: int) -> MinMax:
-        return MinMax(Layout.of((num_elements,), QuantSpec()), self._dtype, 0, 1, self._measure_range)
+        return MinMax(Layout.of((num_elements,), QuantSpec()), self._dtype, 0, 1, self._backend)

@@ -6,7 +6,7 @@ the op's grid hangs on one end, the other one it moves. The candidate whose outp
 sum of squared errors over the finite elements is taken, of equals the widest. Number 100 is the whole range: the search
 is never worse than it. Where no candidate has a finite error, that is taken too.
 
-The sum is a float64 in a documented order (`op/cpu_search.py`; the chunks of a long slice are added exactly), so the
+The sum is a float64 in a documented order (`op/search.py`; the chunks of a long slice are added exactly), so the
 choice is the same for all threads and blocks. Most candidates are dropped before they have seen all elements: what they
 have summed up by then exceeds the sum of another. That changes no choice.
 """
@@ -19,13 +19,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu_search
-from qdqcli.op.cpu import codes, half_up
-from qdqcli.op.cpu_range import GRID_ROWS
+from qdqcli.op import search
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, empty_keys, ends_of_keys, float_type, in_arithmetic, like_of, merge_keys
+from qdqcli.op.params import (
+    GRID_ROWS,
+    STORAGE,
+    Floats,
+    codes,
+    empty_keys,
+    ends_of_keys,
+    float_type,
+    half_up,
+    in_arithmetic,
+    like_of,
+    merge_keys,
+)
 from qdqcli.op.spec import QuantSpec
 from qdqcli.op.value import Switch
 from qdqcli.ranges.estimator import WholeSlices
@@ -57,7 +67,7 @@ class MseEstimator:
     def of_slices(self, slices: WholeSlices) -> Floats:
         ends = FiniteElements.of(slices, self.dtype).ends
         best = np.empty(slices.num_slices, np.int64)
-        cpu_search.search_slices(
+        search.search_slices(
             slices.x, *slices.place, ends, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up, self.like,
             *self.room(len(slices.x)), best,
         )  # fmt: skip
@@ -73,7 +83,7 @@ class MseEstimator:
         errors = np.empty(NUM_CANDIDATES)
         grids = self.grids(ends)
         counts, occurring = patterns.counts, np.flatnonzero(patterns.counts)
-        cpu_search.sum_patterns(counts, occurring, x, grids, NUM_CANDIDATES, self.half_up, self.like, errors)
+        search.sum_patterns(counts, occurring, x, grids, NUM_CANDIDATES, self.half_up, self.like, errors)
         return self.shrink(ends, np.array([least_error(dict(enumerate(errors.tolist())))]))
 
     def of_long_slice(self, num_elements: int) -> "_LongSlice":
@@ -82,7 +92,7 @@ class MseEstimator:
     def grids(self, ends: Floats) -> Floats:
         """Those of all candidates (GRID_ROWS, whole lanes) of a slice with these ends (2, 1)."""
         grids = np.empty((GRID_ROWS, len(self.fractions)), self.fractions.dtype)
-        cpu_search.make_candidates(ends[0, 0], ends[1, 0], self.fractions, *self.codes, self.like, grids)
+        search.make_candidates(ends[0, 0], ends[1, 0], self.fractions, *self.codes, self.like, grids)
         return grids
 
     def shrink(self, ends: Floats, candidates: NDArray[np.int64]) -> Floats:
@@ -150,7 +160,7 @@ class _LongSlice:
             candidates = np.array(self._running, np.int64)
             spent = np.array([sum(self._sums[k]) for k in self._running])
         errors = np.empty((len(candidates), -(-len(x) // CHUNK_ELEMENTS)))
-        cpu_search.sum_candidates(
+        search.sum_candidates(
             x, CHUNK_ELEMENTS, self._grids, candidates, estimator.half_up, estimator.like, *estimator.room(len(x)),
             self._limit, spent, errors,
         )  # fmt: skip

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu_ranks
 from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
 from qdqcli.op.params import PATTERN, Floats, ends_of_keys, float_type
+from qdqcli.op.ranks import count_digits, count_first_digits, select_ranks
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import LongSlice, WholeSlices
 from qdqcli.ranges.finite import FiniteElements, counts_by_key
@@ -37,7 +37,7 @@ class PercentileEstimator:
         finite = FiniteElements.of(slices, self._dtype)
         numbers, which = np.unique(finite.numbers, return_inverse=True)
         ranks = np.array([ranks_of(int(number), self._share) for number in numbers], np.int64).T[:, which]
-        cpu_ranks.select_ranks(
+        select_ranks(
             slices.x.view(PATTERN[self._dtype]), *slices.place, finite.numbers, np.ascontiguousarray(ranks), finite.keys
         )
         return finite.ends
@@ -102,13 +102,13 @@ class _LongSlice:
 
     def _first_digits(self, x: NDArray[Any]) -> NDArray[np.int64]:
         tables = np.zeros((2, NUM_PATTERNS), np.uint32)
-        cpu_ranks.count_first_digits(x.view(PATTERN[self._dtype]), self._shift, tables)
+        count_first_digits(x.view(PATTERN[self._dtype]), self._shift, tables)
         counts: NDArray[np.int64] = tables.sum(axis=0, dtype=np.int64).reshape(1, -1)
         return counts
 
     def _digits(self, x: NDArray[Any], prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
         counts = np.zeros((len(prefixes), NUM_PATTERNS), np.int64)
-        cpu_ranks.count_digits(x.view(PATTERN[self._dtype]), prefixes, self._shift, counts)
+        count_digits(x.view(PATTERN[self._dtype]), prefixes, self._shift, counts)
         return counts
 
     def finish_pass(self) -> bool:

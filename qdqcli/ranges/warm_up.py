@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qdqcli.op.cpu_columns import gather_columns
+from qdqcli.op.gather import gather_columns
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import PATTERN, STORAGE

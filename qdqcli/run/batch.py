@@ -11,10 +11,10 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.cpu_spans import Neighbours, requantize_and_sum
 from qdqcli.op.lanes import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
+from qdqcli.op.span import Neighbours
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.recipe.decision import Decision
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -98,7 +98,8 @@ def _measure_run(
     """The measurement of each; None where its elements or its grid need a closer look."""
     (_, first, kind), (_, last, _) = run[0], run[-1]
     source, sink = reader.place(first), None if writer is None else writer.place(first)
-    if source is None or (writer is not None and sink is None):
+    files = workers.backend.files
+    if files is None or source is None or (writer is not None and sink is None):
         return [None] * len(run)
     storage = STORAGE[kind.dtype]
     room = (last.start + last.nbytes - first.start) // kind.itemsize
@@ -114,7 +115,7 @@ def _measure_run(
         places=np.column_stack([begins, steps]),
     )
     num_slices = [layout.num_slices for layout in layouts]
-    found = requantize_and_sum(neighbours, max(num_slices), kind.spec, kind.dtype)
+    found = files.requantize_and_sum_each(neighbours, max(num_slices), kind.spec, kind.dtype)
     check_trouble(neighbours.trouble, reader, writer, first)
     sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
     hulls = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)

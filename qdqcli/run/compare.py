@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.sums import error_sums, listed
 from qdqcli.measure.workers import Workers
-from qdqcli.op import cpu
-from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.cpu_errors import error_sums as sums_of_chunks
 from qdqcli.op.params import floats_of
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.pairing import Entry, counterparts
@@ -252,10 +249,7 @@ def _blocks(pair: _Pair, workers: Workers) -> list[Block]:
 
 
 def _sum_block(pair: _Pair, workers: Workers, block: Block) -> NDArray[np.float64]:
-    x, y = _read(pair, workers, block)
-    rows = sums_of_chunks(x, y)
-    rows[0, [INPUT_MIN, INPUT_MAX]] = cpu.extremes(x, pair.tensor.dtype.name)
-    return rows
+    return workers.backend.errors(*_read(pair, workers, block), pair.tensor.dtype.name)
 
 
 def _read(pair: _Pair, workers: Workers, block: Block) -> Pair:

@@ -15,7 +15,7 @@ from qdqcli.measure.estimate import estimate_ends
 from qdqcli.measure.given_range import given_ends
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
-from qdqcli.op.cpu_bins import count_bins
+from qdqcli.op.bins import count_bins
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.histogram import Histogram, Histograms, compact

@@ -363,7 +363,7 @@ class _ShardJob:
 
     def _measure_at_once(self, batch: Sequence[Task]) -> list[Measurement | None] | None:
         """What one call of a kernel found out about small tensors of the batch; None where it is not possible."""
-        if len(batch) < 2 or self.measuring.per_slice or not self.workers.backend.reads_files:
+        if len(batch) < 2 or self.measuring.per_slice or self.workers.backend.files is None:
             return None
         measured = measure_neighbours(batch, self.reader, self.writer, self.workers)
         done = sum(tensor.nbytes for (tensor, _), found in zip(batch, measured, strict=True) if found is not None)

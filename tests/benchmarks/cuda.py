@@ -25,10 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from qdqcli.op import cuda_launch as launch
 from qdqcli.op.backend import backend
 from qdqcli.op.columns import SUM_COLUMNS
-from qdqcli.op.cpu_range import FLAG_ROWS, GRID_ROWS
 from qdqcli.op.cuda_target import cuda
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, float_type
+from qdqcli.op.params import FLAG_ROWS, GRID_ROWS, STORAGE, float_type
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from tests.benchmarks.make_checkpoint import parse_size, temporary_llama

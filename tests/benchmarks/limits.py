@@ -29,10 +29,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from qdqcli.measure.workers import Workers, available_threads
 from qdqcli.op import cpu, cpu_files, cpu_patterns, cpu_quantize
 from qdqcli.op.columns import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
-from qdqcli.op.cpu_range import INVERSE_SCALE, SCALE
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys
+from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_keys, ends_of_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS as CHUNK
 from tests.benchmarks.in_memory import Matrix

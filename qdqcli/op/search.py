@@ -12,10 +12,11 @@ it has begun where the elements that it clips do.
 import numpy as np
 
 from qdqcli.op.cpu_careful import tree
-from qdqcli.op.cpu_range import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE, run_at
+from qdqcli.op.cpu_range import run_at
 from qdqcli.op.internal import inlined
 from qdqcli.op.kernel_cache import kernel
 from qdqcli.op.lanes import LANES, first_lanes, larger, load, load_part, smaller, splat, store, tree_sum
+from qdqcli.op.params import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (
     clamp,
