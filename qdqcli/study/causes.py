@@ -29,9 +29,10 @@ CAUSES = (
 )
 """In the order of precedence: of several, the first is the verdict."""
 
-EXCESS_DB, EXCESS_ONE_DB = 1.0, 2.5
-"""A peak is conspicuous where it is 1 dB, and 2.5 dB more by the root of the number of slices, above that of Gaussian
-data. The peak of one slice of 10,000 Gaussian numbers is 3 dB above its expectation once in 10,000 draws."""
+EXCESS_DB, EXCESS_ONE_DB = 1.0, 3.5
+"""A peak is conspicuous where it is 1 dB, and 3.5 dB by the root of the number of slices, above that of Gaussian data.
+The peak of one slice of 2,000 Gaussian numbers is 3.5 dB above its expectation once in 7,000 draws, 4.5 dB in 300,000.
+"""
 EXPLAINED_DB = 1.0
 """Outliers explain a peak where the rest has one that is this near to that of Gaussian data, for one slice twice so."""
 OUTLIER_SHARE = 0.01
@@ -199,14 +200,15 @@ def _heavy_tails(profile: Profile) -> Finding:
 
 def _across(seen: Seen) -> list[Finding]:
     """Whether another axis is much better, and whether a few rows alone are the reason."""
-    is_heavy = seen.profile.kurtosis > KURTOSIS  # then peaks grow with the size of slices, whatever the axis
+    # Heavy tails grow with the size of slices, whatever the axis, and a peak may be what chance makes of one slice.
+    is_doubtful = seen.profile.kurtosis > KURTOSIS or not seen.is_conspicuous
     axes = [
         (seen.surplus_db(row, size), row)
         for row, size in seen.others
         if row.spec is not None
         and row.spec.group_size is None
         and size >= SMALLEST_SLICE
-        and not (is_heavy and _is_even(seen.profile, row))
+        and not (is_doubtful and _is_even(seen.profile, row))
     ]
     if not axes:
         return []

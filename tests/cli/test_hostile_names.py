@@ -63,6 +63,16 @@ def test_names_do_no_harm_in_a_report(
         assert harm(format_name, (tmp_path / f"r{suffix}").read_bytes().decode()) == []
 
 
+@pytest.mark.parametrize("format_name", ["table", "json", "markdown"])
+def test_names_do_no_harm_in_a_diagnosis(qdq: Qdq, hostile: list[Path], tmp_path: Path, format_name: str) -> None:
+    recipe = ("--write-recipe", tmp_path / "fix.toml")
+    outcome = qdq("diagnose", hostile[0], "-b", 4, "--all", "--format", format_name, *recipe)
+    assert outcome.code == 0, outcome.err
+    assert harm(format_name, outcome.out) == []
+    assert harm_on_stderr(outcome.err) == []
+    assert harm_on_stderr((tmp_path / "fix.toml").read_text().replace("##", "")) == []
+
+
 @pytest.mark.parametrize("format_name", LISTING_FORMATS)
 @pytest.mark.parametrize("arguments", [("inspect",), ("run", "--dry-run")], ids=" ".join)
 def test_names_do_no_harm_in_a_listing(

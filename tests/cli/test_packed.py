@@ -33,7 +33,7 @@ def gptq(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["stats", "check", "run", "calibrate"])
+@pytest.mark.parametrize("command", ["stats", "check", "run", "calibrate", "diagnose"])
 def test_what_measures_refuses_packed_weights(gptq: Path, tmp_path: Path, qdq: Qdq, command: str) -> None:
     more = {
         "run": ["-o", tmp_path / "out"],
