@@ -40,7 +40,7 @@ OUTLIER_SHARE = 0.01
 COLUMNS_SHARE = 0.5
 """Columns that stand out are the cause where a peak is at most half as conspicuous, in dB, without them."""
 SMALLEST_SLICE = 16
-"""An axis with shorter slices is no alternative: its scales cost a bit and more per weight."""
+"""Shorter slices are no alternative, since their scales cost a bit and more per weight, and have ends by chance."""
 AXIS_DB = 3.0
 """Half a bit: what another axis must gain beyond what shorter slices gain on Gaussian data."""
 VARIATION = 0.3
@@ -205,10 +205,7 @@ def _across(seen: Seen) -> list[Finding]:
     axes = [
         (seen.surplus_db(row, size), row)
         for row, size in seen.others
-        if row.spec is not None
-        and row.spec.group_size is None
-        and size >= SMALLEST_SLICE
-        and not (is_doubtful and _is_even(seen.profile, row))
+        if row.spec is not None and row.spec.group_size is None and not (is_doubtful and _is_even(seen.profile, row))
     ]
     if not axes:
         return []
@@ -247,7 +244,7 @@ def _of_sides(seen: Seen) -> list[Finding]:
         return []
     if profile.low >= 0 or profile.high <= 0:
         return [Finding(cause=UNUSED_CODES, evidence={**evidence, "unused": 0.5})]
-    if profile.offset_db > OFFSET_DB:
+    if profile.offset_db > OFFSET_DB and profile.slice_size >= SMALLEST_SLICE:
         gain = profile.trimmed.offset_db
         return [Finding(cause=ASYMMETRIC, evidence={**evidence, "zero_point_db": gain})]
     return []

@@ -20,7 +20,7 @@ from qdqcli.result.result import Row, RunResult, TensorResult, with_shares
 from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.stats.sums import value_of
 from qdqcli.study.allocation import duplicates_of
-from qdqcli.study.causes import Finding, Seen, find_causes, level
+from qdqcli.study.causes import SMALLEST_SLICE, Finding, Seen, find_causes, level
 from qdqcli.study.grid import GROUP_SIZES, Grid, find_grid
 from qdqcli.study.plan_recipe import difference
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile
@@ -353,14 +353,15 @@ class _Trials:
 
 
 def _granularities(base: QuantSpec, info: TensorInfo, workers: Workers) -> Iterator[QuantSpec]:
-    """No axis, each axis, and groups that divide the last one, as far as their ranges fit into memory."""
+    """No axis, each axis with slices long enough, and groups, as far as their ranges fit into memory."""
     plain = replace(base, axis=WHOLE_TENSOR, group_size=None, ragged_groups=False)
     found = [plain, *(replace(plain, axis=axis) for axis in range(len(info.shape)))]
     found += [replace(plain, group_size=size) for size in GROUP_SIZES]
     for spec in found:
         if fits(info, spec):
             layout = layout_of(info, spec)
-            if layout.is_contiguous or layout.num_slices * GRID_BYTES <= workers.max_memory:
+            is_held = layout.is_contiguous or layout.num_slices * GRID_BYTES <= workers.max_memory
+            if is_held and layout.num_slices * SMALLEST_SLICE <= max(layout.num_elements, SMALLEST_SLICE):
                 yield spec
 
 

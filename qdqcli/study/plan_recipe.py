@@ -216,6 +216,8 @@ def difference(default: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
     changes = {key: value for key, value in after.items() if before.get(key) != value}
     if "axis" in changes and default.group_size is not None:
         changes["group_size"] = NONE
+    if default.ragged_groups and not spec.ragged_groups:
+        changes["ragged_groups"] = False
     return changes
 
 

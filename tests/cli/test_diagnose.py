@@ -112,6 +112,21 @@ def test_the_tensors_are_those_that_hold_the_error_or_that_are_asked_for(qdq: Qd
     assert names("--include", "*.1.*") == {name for name in tensors() if ".1." in name}
 
 
+def test_ragged_groups_become_a_recipe_with_other_settings_beside_them(qdq: Qdq, tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    odd = {name: random.standard_normal((64, 200)) for name in "abc"}
+    odd["b"] *= np.exp(2 * random.standard_normal(200))
+    path = write_safetensors(tmp_path / "odd.safetensors", {name: x.astype("<f4") for name, x in odd.items()})
+    fix = tmp_path / "fix.toml"
+    words = ("-b", 4, "-g", 128, "--ragged-groups", "--worst", 1, "--max-bits-added", 0.2, "--write-recipe", fix)
+    report = qdq("diagnose", path, *words, "--format", "json").report
+    (found,) = report["diagnoses"]
+    assert found["together"]["settings"] == {
+        "axis": 1, "estimator": "mse", "group_size": "none", "ragged_groups": False,
+    }  # fmt: skip
+    assert qdq("stats", path, "--recipe", fix, "--format", "json").report["summary"] == report["after"]
+
+
 def test_markdown_has_a_row_per_tensor(qdq: Qdq, model: Path) -> None:
     lines = qdq("diagnose", model, "--all", "--format", "markdown").out.splitlines()
     assert len([line for line in lines if line.startswith("| `layers")]) == 5
