@@ -1,6 +1,5 @@
 """`qdq plan`: choose bits per tensor under a size or error budget, write a recipe."""
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +21,8 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
-from qdqcli.errors import UsageError
-from qdqcli.escape import escape_name, show_path
+from qdqcli.errors import InputError, UsageError
+from qdqcli.escape import MalformedError, escape_name, show_path
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.recipe.plan import Plan
@@ -31,6 +30,7 @@ from qdqcli.recipe.scheme import is_scheme, settings_of_scheme
 from qdqcli.recipe.sweep import Setting
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.storage import read_file
+from qdqcli.tensors.strict_json import parse_object
 
 if TYPE_CHECKING:
     from qdqcli.study.allocation import Allocation, Problem
@@ -44,7 +44,9 @@ BACKENDS: Mapping[str, tuple[frozenset[int], frozenset[int] | None]] = {
     "mlx": (frozenset({2, 3, 4, 5, 6, 8}), frozenset({32, 64, 128})),
 }
 """Inference engine -> bits of its integer weights, and its group sizes, where they are limited."""
-MAX_IMPORTANCE_BYTES = 64 << 20
+MAX_IMPORTANCE_BYTES = 16 << 20
+MAX_FACTOR = 1e30
+"""Beyond it a loss could leave the range of float64."""
 
 
 def parse_candidates(value: str) -> list[str]:
@@ -273,18 +275,16 @@ def _importance(path: Path | None) -> Callable[[str], float]:
     if path is None:
         return lambda _: 1.0
     try:
-        data = json.loads(read_file(path, MAX_IMPORTANCE_BYTES))
-    except (ValueError, RecursionError):
-        raise UsageError(f"{show_path(path)}: not JSON; expected {{PATTERN: number}}") from None
-    if not isinstance(data, dict):
-        raise UsageError(f"{show_path(path)}: not a JSON object; expected {{PATTERN: number}}")
+        data = parse_object(read_file(path, MAX_IMPORTANCE_BYTES))
+    except (MalformedError, InputError) as error:
+        raise UsageError(f"{show_path(path)}: {error}; expected JSON {{PATTERN: number}}") from None
+    factors: dict[str, float] = {}
     for pattern, number in data.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < float("inf"):
-            raise UsageError(
-                f"{show_path(path)}: {escape_name(pattern)}: expected a number from 0 on, found {number!r}"
-            )
-    tests = [(compile_pattern(pattern), float(number)) for pattern, number in data.items()]
-    return lambda name: next((number for matches, number in reversed(tests) if matches(name)), 1.0)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= MAX_FACTOR:
+            raise UsageError(f"{show_path(path)}: '{escape_name(pattern)}': expected a number from 0 to {MAX_FACTOR:g}")
+        factors[pattern] = float(number)
+    tests = [(compile_pattern(pattern), factor) for pattern, factor in factors.items()]
+    return lambda name: next((factor for matches, factor in reversed(tests) if matches(name)), 1.0)
 
 
 def _about(found: "Allocation", checkpoints: Sequence[Checkpoint], options: opt.Options) -> list[str]:

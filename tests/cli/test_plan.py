@@ -195,7 +195,9 @@ def test_a_recipe_that_exists_is_not_replaced_unasked(qdq: Qdq, model: Path, tmp
     assert (tmp_path / "plan.toml").read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"a": -1}', '{"a": "x"}', '{"a": true}', '{"a": NaN}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"a": -1}', '{"a": "x"}', '{"a": true}', '{"a": NaN}', '{"a": 1e300}', "[" * 10**6]
+)
 def test_an_importance_file_of_another_kind_is_refused(qdq: Qdq, model: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "importance.json").write_text(text)
     outcome = qdq(
