@@ -276,7 +276,9 @@ def _importance(path: Path | None) -> Callable[[str], float]:
         return lambda _: 1.0
     try:
         data = parse_object(read_file(path, MAX_IMPORTANCE_BYTES))
-    except (MalformedError, InputError) as error:
+    except InputError as error:
+        raise UsageError(f"{error}; expected JSON {{PATTERN: number}}") from None
+    except MalformedError as error:
         raise UsageError(f"{show_path(path)}: {error}; expected JSON {{PATTERN: number}}") from None
     factors: dict[str, float] = {}
     for pattern, number in data.items():
