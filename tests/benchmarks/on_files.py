@@ -61,7 +61,7 @@ def bare(files: Sequence[Path], target: Path | None = None) -> None:
 class WrittenOver(storage.OutputFile):
     """An output that writes over a file of the same size, so that no new pages are what is measured."""
 
-    def __init__(self, path: Path, _unfinished: str | None = None) -> None:
+    def __init__(self, path: Path, _unfinished: str | None = None, **_: object) -> None:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
 
