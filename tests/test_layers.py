@@ -35,7 +35,7 @@ INSIDE = [path for path in FILES if path.parent != PACKAGE or path.stem not in (
 
 
 def room_of(module: str) -> str:
-    """`qdqcli.op.cpu` is in the room `op`; the package's own names (`__version__`) are in none."""
+    """`qdqcli.op.cpu.dispatch` is in the room `op`; the package's own names (`__version__`) are in none."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else ""
 

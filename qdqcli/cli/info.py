@@ -59,7 +59,7 @@ def _warm_up(session: Session) -> None:
     Raises:
         OutputError: there is no folder to keep kernels in.
     """
-    from qdqcli.op.kernel_cache import folder
+    from qdqcli.op.jit.cache import folder
     from qdqcli.ranges.warm_up import warm_up_estimators
     from qdqcli.run.warm_up import warm_up
 
@@ -76,7 +76,7 @@ def gather() -> dict[str, Any]:
     import numba
 
     from qdqcli.measure.workers import available_threads
-    from qdqcli.op.kernel_cache import folder
+    from qdqcli.op.jit.cache import folder
 
     kernels = folder()
     return {

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import Workers
-from qdqcli.op.file_access import READING
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
-from qdqcli.op.span import Span, Trouble, stride_elements
+from qdqcli.op.span import READING, Span, Trouble, stride_elements
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.storage import input_error, output_error
 from qdqcli.tensors.tensor import TensorInfo

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError, UnavailableError
-from qdqcli.op import cpu
 from qdqcli.op.backend import missing_for_cuda
-from qdqcli.op.lanes import LANES
+from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import STORAGE, Floats, ends_of_keys, given_ends, gradient_ends, like_of
@@ -23,7 +23,7 @@ from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 Array = Any
-"""A NumPy array, or anything with `__array__` or DLPack; on a CUDA device, anything of `op/cuda_kinds.py`."""
+"""A NumPy array, or anything with `__array__` or DLPack; on a CUDA device, anything of `op/cuda/interop.py`."""
 
 DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.float16): "F16"} | {
     np.dtype(ml_dtypes.bfloat16): "BF16"
@@ -202,7 +202,7 @@ def _cuda_arrays() -> ModuleType:
     reason = missing_for_cuda()
     if reason is not None:
         raise UnavailableError(reason)
-    return import_module("qdqcli.op.cuda_arrays")
+    return import_module("qdqcli.op.cuda.arrays")
 
 
 def _given(name: str, end: Array) -> Array:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """A CUDA device where there is one, else the CPU."""
-BACKENDS = {"cpu": "qdqcli.op.cpu_backend:CpuBackend", "cuda": "qdqcli.op.cuda:CudaBackend"}
+BACKENDS = {"cpu": "qdqcli.op.cpu.backend:CpuBackend", "cuda": "qdqcli.op.cuda.backend:CudaBackend"}
 """Name -> the back end, imported on demand."""
 
 
@@ -68,7 +68,7 @@ class FileKernels(Protocol):
 class Backend(Protocol):
     """Works on parts of a tensor in host memory: all that is asked of a processor, and all that those above know of it.
 
-    1. Results are the bits of `op/cpu.py`: keys, values, and sums in the order of addition that is written down there.
+    1. Results are the bits of the CPU: keys, values, and sums in the order of addition of `docs/exactness.md`.
     2. Any thread may call; a method returns when its result is there and the arrays are no longer looked at.
     3. What fails outside this program (a device, its memory) is an `UnavailableError` that says why.
 
@@ -165,7 +165,7 @@ def missing_for_cuda() -> str | None:
     if find_spec("numba_cuda") is None:
         return "CUDA needs the package numba-cuda; install it: pip install 'qdqcli[cuda]'"
     try:
-        from qdqcli.op.cuda_target import cuda, device_errors
+        from qdqcli.op.cuda.target import cuda, device_errors
 
         with device_errors():
             cuda.get_current_device()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.jit.cache import kernel
 from qdqcli.op.value import decode, largest
 
 

@@ -4,8 +4,8 @@ Sixteen rows are read and written at once, which keeps it near the speed of memo
 bytes apart: element by element they would drive each other out of the cache (four times slower).
 """
 
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES, transpose_tile
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.vector import LANES, transpose_tile
 
 
 @kernel()

@@ -13,9 +13,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu, cpu_patterns
 from qdqcli.op.columns import NONFINITE_OUTPUT, empty_sums
-from qdqcli.op.cpu_spans import count_patterns
+from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.cpu import histograms as cpu_patterns
+from qdqcli.op.cpu.spans import count_patterns
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_keys, ends_of_keys
 from qdqcli.op.span import Span

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import SpecError
-from qdqcli.op.lanes import LANES
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.op.value import Switch, fit

@@ -12,7 +12,7 @@ from numba.core import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from qdqcli.op.internal import overload
+from qdqcli.op.jit.register import overload
 
 Number = Any
 """A NumPy scalar in Python, a typed value in Numba."""

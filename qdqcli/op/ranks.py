@@ -1,15 +1,15 @@
 """The CPU's loops that find an element by its rank: among the elements of each of many slices, or of one long slice.
 
-Elements come as patterns, ordered by `order_key` as in `cpu_range.py`. Ranks count from 1 among the finite elements.
+Elements come as patterns, ordered by `order_key` as in `cpu/ranges.py`. Ranks count from 1 among the finite elements.
 All is counting of integers: any order and any cut gives the same.
 """
 
 import numpy as np
 
-from qdqcli.op.cpu_range import run_at
-from qdqcli.op.internal import inlined
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import (
+from qdqcli.op.cpu.ranges import run_at
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import (
     LANES,
     bits_of_mask,
     count,

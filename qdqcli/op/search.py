@@ -4,18 +4,18 @@ A candidate is the range of the slice's finite elements, both ends times a fract
 not finite add nothing. The error of a candidate whose output is not finite is infinite or NaN: it is never the least.
 
 Order of addition: of a slice, or of a chunk of a long one, element i is added in lane i % 16, each lane in float64 one
-element after another; the lanes are then added pairwise, see `cpu_quantize.py`. Squares are not negative, so what was
+element after another; the lanes are then added pairwise, see `cpu/quantize.py`. Squares are not negative, so what was
 added so far is never more than the sum: a candidate is dropped as soon as that exceeds the least error yet, and before
 it has begun where the elements that it clips do.
 """
 
 import numpy as np
 
-from qdqcli.op.cpu_careful import tree
-from qdqcli.op.cpu_range import run_at
-from qdqcli.op.internal import inlined
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES, first_lanes, larger, load, load_part, smaller, splat, store, tree_sum
+from qdqcli.op.cpu.ranges import run_at
+from qdqcli.op.cpu.slices import tree
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import LANES, first_lanes, larger, load, load_part, smaller, splat, store, tree_sum
 from qdqcli.op.params import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (

@@ -22,6 +22,8 @@ def stride_elements(itemsize: int) -> int:
     return max(STRIDE_BYTES // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS
 
 
+READING, WRITING = 0, 1
+"""Which call failed, as `trouble[0]` says beside the error's number in `trouble[1]`."""
 Trouble = NDArray[np.int64]
 """(2,): READING or WRITING, and the number of the system's error: 0 for none, or where a file ended too early."""
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numba.core import types
 
-from qdqcli.op.internal import inlined, overload
+from qdqcli.op.jit.register import inlined, overload
 from qdqcli.op.primitives import (
     Number,
     add,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op import search
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
-from qdqcli.op.lanes import LANES
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     GRID_ROWS,

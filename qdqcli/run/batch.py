@@ -11,7 +11,7 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.lanes import LANES
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.op.span import Neighbours

@@ -22,10 +22,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from qdqcli.op import cuda_launch as launch
 from qdqcli.op.backend import backend
 from qdqcli.op.columns import SUM_COLUMNS
-from qdqcli.op.cuda_target import cuda
+from qdqcli.op.cuda import launch
+from qdqcli.op.cuda.target import cuda
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import FLAG_ROWS, GRID_ROWS, STORAGE, float_type
 from qdqcli.op.spec import ComputeDType, QuantSpec

@@ -7,10 +7,10 @@ import numpy as np
 
 from qdqcli.measure.arrays import requantize_and_measure
 from qdqcli.measure.workers import Workers, available_threads
-from qdqcli.op import cpu
 from qdqcli.op.arrays import aligned
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES, load, stream
+from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.vector import LANES, load, stream
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys, merge_keys
 from qdqcli.op.spec import QuantSpec

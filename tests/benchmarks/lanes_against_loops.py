@@ -15,10 +15,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from qdqcli.op import cpu
 from qdqcli.op.columns import SUM_COLUMNS
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES
+from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import empty_keys, ends_of_keys
 from qdqcli.op.spec import QuantSpec

@@ -27,9 +27,12 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.measure.workers import Workers, available_threads
-from qdqcli.op import cpu, cpu_files, cpu_patterns, cpu_quantize
 from qdqcli.op.columns import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
-from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.cpu import files as cpu_files
+from qdqcli.op.cpu import histograms as cpu_patterns
+from qdqcli.op.cpu import quantize as cpu_quantize
+from qdqcli.op.jit.cache import kernel
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_keys, ends_of_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec

@@ -12,7 +12,14 @@ import sys
 import time
 
 LIMIT_S = 240
-HEAVY = ("numba", "qdqcli.cli.measure", "qdqcli.run.pipeline", "qdqcli.op.cpu", "qdqcli.report.text", "rich.console")
+HEAVY = (
+    "numba",
+    "qdqcli.cli.measure",
+    "qdqcli.run.pipeline",
+    "qdqcli.op.cpu.dispatch",
+    "qdqcli.report.text",
+    "rich.console",
+)
 
 
 def serve() -> None:

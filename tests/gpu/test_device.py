@@ -204,7 +204,7 @@ def test_an_array_that_offers_dlpack_alone() -> None:
 def test_no_memory_left_is_told() -> None:
     from numba import cuda
 
-    from qdqcli.op.cuda_target import device_errors
+    from qdqcli.op.cuda.target import device_errors
 
     free = cuda.current_context().get_memory_info().free
     with pytest.raises(UnavailableError, match="out of memory"), device_errors():

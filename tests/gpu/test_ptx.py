@@ -28,8 +28,8 @@ ARITHMETICS = [(dtype, ComputeDType.NATIVE) for dtype in STORAGE] + [
     ("F16", ComputeDType.FLOAT32),
 ]
 KERNELS = {
-    "qdqcli.op.cuda_range": ("clear_keys", "measure_runs", "measure_columns", "decode_keys", "make_grids"),
-    "qdqcli.op.cuda_quantize": ("quantize", "quantize_and_sum", "sum_slices", "count_patterns", "differentiate"),
+    "qdqcli.op.cuda.ranges": ("clear_keys", "measure_runs", "measure_columns", "decode_keys", "make_grids"),
+    "qdqcli.op.cuda.quantize": ("quantize", "quantize_and_sum", "sum_slices", "count_patterns", "differentiate"),
 }
 
 
@@ -55,7 +55,8 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The PTX of the kernels launched so far, by name."""
     from numba.cuda import dispatcher
 
-    from qdqcli.op import cuda_quantize, cuda_range
+    from qdqcli.op.cuda import quantize as cuda_quantize
+    from qdqcli.op.cuda import ranges as cuda_range
 
     found: dict[str, str] = {}
     # Functions that kernels call are compiled for the current device, and there may be none.
@@ -70,7 +71,7 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def launch_all(dtype: str, compute_dtype: ComputeDType) -> None:
     """Every kernel once, with arrays in host memory in place of the device's: nothing runs."""
-    from qdqcli.op import cuda_launch as launch
+    from qdqcli.op.cuda import launch
 
     spec = QuantSpec(axis=1, compute_dtype=compute_dtype)
     x = np.zeros(4 * 6, STORAGE[dtype])
@@ -136,7 +137,7 @@ def test_small_launches_are_not_warned_of() -> None:
     from numba import cuda
     from numba.cuda.core.errors import NumbaPerformanceWarning
 
-    from qdqcli.op import cuda_quantize
+    from qdqcli.op.cuda import quantize as cuda_quantize
 
     assert cuda_quantize.quantize[1, 256].griddim == (1, 1, 1)
     with pytest.raises(NumbaPerformanceWarning, match="Grid size"):  # others' kernels still are

@@ -12,7 +12,7 @@ from qdqcli.measure import arrays as in_memory
 from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.tensor import TensorJob, quantize_tensor
 from qdqcli.measure.workers import Workers
-from qdqcli.op import cpu
+from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.spec import ComputeDType, RoundMode
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import open_checkpoint

@@ -6,9 +6,9 @@ from numba.core.caching import NullCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import DefaultPassBuilder, Flags, StateDict
 
-from qdqcli.op.compiler import HelperCompiler
-from qdqcli.op.internal import inlined
-from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.compiler import HelperCompiler
+from qdqcli.op.jit.register import inlined
 
 
 @inlined

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from qdqcli import quantize_and_dequantize_v4
-from qdqcli.op import columns, cpu
+from qdqcli.op import columns
+from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE

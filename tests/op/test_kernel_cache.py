@@ -13,8 +13,8 @@ import numba
 import pytest
 
 from qdqcli.errors import UnavailableError
-from qdqcli.op import kernel_cache
-from qdqcli.op.kernel_cache import kernel
+from qdqcli.op.jit import cache as kernel_cache
+from qdqcli.op.jit.cache import kernel
 
 
 @pytest.fixture

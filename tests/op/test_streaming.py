@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from qdqcli import quantize_and_dequantize_v4
-from qdqcli.op import arrays, cpu
+from qdqcli.op import arrays
+from qdqcli.op.cpu import dispatch as cpu
 from tests.op.bits import assert_same_bits
 
 DTYPES = [np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)]

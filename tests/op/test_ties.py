@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from qdqcli.op import cpu
 from qdqcli.op.columns import ABS_ERROR, ERROR, SQ_ERROR, SQ_INPUT, SQ_OUTPUT
+from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec, RoundMode
 from tests import reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qdqcli.errors import UnavailableError
-from qdqcli.op.cuda_target import device_errors, driver
+from qdqcli.op.cuda.target import device_errors, driver
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdqcli.op import cuda_launch
 from qdqcli.op.backend import backend
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.cuda_place import LAUNCH_ELEMENTS, place_of, slice_at
+from qdqcli.op.cuda import launch as cuda_launch
+from qdqcli.op.cuda.indexing import LAUNCH_ELEMENTS, place_of, slice_at
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import empty_keys, ends_of_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec

@@ -1,6 +1,6 @@
 """The error sums of each slice by itself, one element at a time in float64, and the extremes of finite elements.
 
-Arguments as in `cpu_range.py`.
+Arguments as in `cpu/ranges.py`.
 """
 
 import numpy as np
@@ -19,9 +19,9 @@ from qdqcli.op.columns import (
     SQ_OUTPUT,
     ZEROED,
 )
-from qdqcli.op.internal import inlined
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.params import MAX_RANGE, MIN_RANGE
 from qdqcli.op.primitives import add
 from qdqcli.op.value import decode, largest

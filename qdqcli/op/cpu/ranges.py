@@ -8,8 +8,8 @@ Kernels work on the elements [start, stop) of a flat tensor, of which `x[0]` is 
 lock: callers run them in threads of their own. All is lanes: each type of number more costs its share of compiling.
 """
 
-from qdqcli.op.internal import always_inlined, inlined
-from qdqcli.op.lanes import (
+from qdqcli.op.jit.register import always_inlined, inlined
+from qdqcli.op.jit.vector import (
     LANES,
     any_lane,
     as_elements,

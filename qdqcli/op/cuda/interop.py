@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError
-from qdqcli.op.cuda_target import array_at, array_from_dlpack, cuda, stream_at
+from qdqcli.op.cuda.target import array_at, array_from_dlpack, cuda, stream_at
 
 Array = Any
 DeviceArray = Any

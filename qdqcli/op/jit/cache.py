@@ -31,7 +31,7 @@ from numba.core.serialize import dumps
 
 from qdqcli import __version__
 from qdqcli.errors import UnavailableError
-from qdqcli.op.compiler import KernelCompiler
+from qdqcli.op.jit.compiler import KernelCompiler
 
 _DIGEST_BYTES = 32
 _LEFTOVER_S = 3600
@@ -184,7 +184,7 @@ def _root() -> Path | None:
 
 
 def _source_hash() -> str:
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 

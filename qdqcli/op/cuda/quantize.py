@@ -1,10 +1,10 @@
 """CUDA's kernels from values to values: quantize and dequantize, alone or with the error sums; patterns; the gradient.
 
-The order of addition is that of `cpu_errors.py`, so the sums are the same bits. A block of threads has a chunk. Each
+The order of addition is that of `cpu/errors.py`, so the sums are the same bits. A block of threads has a chunk. Each
 thread takes a lane of a run, keeps its sums in registers and puts them into shared memory; then each sum of each lane
 has a thread that adds those of one run after another.
 
-`place` tells the slice of an element, see `cuda_place.py`.
+`place` tells the slice of an element, see `cuda/indexing.py`.
 """
 
 import numpy as np
@@ -25,13 +25,13 @@ from qdqcli.op.columns import (
     SUM_COLUMNS,
     ZEROED,
 )
-from qdqcli.op.cpu_careful import add_element
-from qdqcli.op.cpu_errors import RUN
-from qdqcli.op.cuda_place import slice_at
-from qdqcli.op.cuda_range import THREADS
-from qdqcli.op.cuda_target import cast, cuda, device_kernel
-from qdqcli.op.internal import inlined
-from qdqcli.op.lanes import LANES
+from qdqcli.op.cpu.errors import RUN
+from qdqcli.op.cpu.slices import add_element
+from qdqcli.op.cuda.indexing import slice_at
+from qdqcli.op.cuda.ranges import THREADS
+from qdqcli.op.cuda.target import cast, cuda, device_kernel
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.params import DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import add, narrow
 from qdqcli.op.value import (

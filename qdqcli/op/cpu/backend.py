@@ -1,14 +1,15 @@
-"""The CPU as a back end: the functions of `cpu.py` on arrays in memory."""
+"""The CPU as a back end: the functions of `cpu/dispatch.py` on arrays in memory."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu, cpu_spans
 from qdqcli.op.backend import FileKernels
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.cpu_errors import error_sums
+from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.cpu import spans as cpu_spans
+from qdqcli.op.cpu.errors import error_sums
 from qdqcli.op.histogram import PatternCounter
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, like_of

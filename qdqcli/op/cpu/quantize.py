@@ -1,14 +1,14 @@
 """The CPU's loops from values to values: quantize and dequantize, alone or together with the error sums; the gradient.
 
-Arguments as in `cpu_range.py`; `x` and `y` hold stored elements (see `value.py`).
+Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py`).
 """
 
 from qdqcli.op.columns import CLIPPED
-from qdqcli.op.cpu_errors import PIECE, add_runs, begin_chunk, finish_chunk
-from qdqcli.op.cpu_range import decode_keys, make_grids, measure_range, measure_short_runs, run_after, run_at, start_of
-from qdqcli.op.file_access import read_at, write_at
-from qdqcli.op.internal import inlined
-from qdqcli.op.lanes import (
+from qdqcli.op.cpu.errors import PIECE, add_runs, begin_chunk, finish_chunk
+from qdqcli.op.cpu.file_access import read_at, write_at
+from qdqcli.op.cpu.ranges import decode_keys, make_grids, measure_range, measure_short_runs, run_after, run_at, start_of
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import (
     LANES,
     count,
     first_lanes,
@@ -145,7 +145,7 @@ def quantize_and_sum(
     With `columns`, `quantize_columns`: then elements are counted from a column 0, and `flags` are those of all slices.
     Unless `clipping`, no element can be out of range. Only to `keep` them outputs are written to `y`; with `streaming`
     past the caches: then y[0] lies as many elements behind a multiple of LANES as `base` does. A row whose ABS_ERROR is
-    not finite needs a closer look, see `cpu_errors.py`. The extremes of the input are left alone.
+    not finite needs a closer look, see `cpu/errors.py`. The extremes of the input are left alone.
     """
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS

@@ -6,10 +6,11 @@ Each function returns the element up to which all went well, and notes what the 
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu, cpu_files
 from qdqcli.op.columns import empty_sums
-from qdqcli.op.cpu import grids_for_sums, is_columnar, room_for_sums, sum_place
-from qdqcli.op.lanes import LANES
+from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.cpu import files as cpu_files
+from qdqcli.op.cpu.dispatch import grids_for_sums, is_columnar, room_for_sums, sum_place
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     FLAG_ROWS,

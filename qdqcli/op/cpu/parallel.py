@@ -6,10 +6,11 @@ the elements at which the parts begin and end. Files go through threads of our o
 
 from numba import prange
 
-from qdqcli.op import cpu_quantize, cpu_range
-from qdqcli.op.cpu_range import start_of
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import smaller
+from qdqcli.op.cpu import quantize as cpu_quantize
+from qdqcli.op.cpu import ranges as cpu_range
+from qdqcli.op.cpu.ranges import start_of
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.vector import smaller
 
 
 @kernel(parallel=True)

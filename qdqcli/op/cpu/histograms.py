@@ -21,10 +21,10 @@ from qdqcli.op.columns import (
     SQ_OUTPUT,
     ZEROED,
 )
-from qdqcli.op.cpu_careful import tree
-from qdqcli.op.internal import inlined
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES
+from qdqcli.op.cpu.slices import tree
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.value import decode, largest
 
 _LOW = np.uint64(0xFFFF)

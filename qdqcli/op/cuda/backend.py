@@ -1,4 +1,4 @@
-"""The CUDA back end: parts of a tensor in host memory in, the same values and sums as `cpu.py` out.
+"""The CUDA back end: parts of a tensor in host memory in, the same values and sums as `cpu/dispatch.py` out.
 
 Each thread that calls has a stream and room in device memory of its own, which it uses again and again: while one
 thread reads a file, the copies and kernels of others run. Elements in page-locked memory (`empty`) are copied at the
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu
-from qdqcli.op import cuda_launch as launch
 from qdqcli.op.columns import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS
-from qdqcli.op.cpu_backend import CpuBackend
-from qdqcli.op.cpu_errors import is_extreme
-from qdqcli.op.cuda_target import cuda, device_errors
+from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.cpu.backend import CpuBackend
+from qdqcli.op.cpu.errors import is_extreme
+from qdqcli.op.cuda import launch
+from qdqcli.op.cuda.target import cuda, device_errors
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import DEGENERATE, FLAG_ROWS, GRID_ROWS, Floats, Keys, QuantParams, float_type, merge_keys

@@ -1,6 +1,6 @@
 """CUDA's kernels from elements to grids: smallest and largest element of each slice, then the op's range step.
 
-As in `cpu_range.py`, elements come as bit patterns and become order keys, whose minimum and maximum are exact in any
+As in `cpu/ranges.py`, elements come as bit patterns and become order keys, whose minimum and maximum are exact in any
 order. Here blocks of threads meet in `keys` (2, slices) by atomic operations, which know 32 and 64 bits: the keys of
 16-bit elements are kept in int32.
 
@@ -10,8 +10,8 @@ memory alone, which the simulator has too.
 
 import numpy as np
 
-from qdqcli.op.cuda_target import SIMULATED, cast, cuda, device_kernel
-from qdqcli.op.internal import inlined
+from qdqcli.op.cuda.target import SIMULATED, cast, cuda, device_kernel
+from qdqcli.op.jit.register import inlined
 from qdqcli.op.params import CLIPPING, DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import select
 from qdqcli.op.value import flush, grid, is_degenerate, needs_flush, order_key, value_of_key

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from qdqcli.op import cuda_quantize, cuda_range
-from qdqcli.op.cuda_place import launches
-from qdqcli.op.cuda_range import COLUMN_THREADS, THREADS
+from qdqcli.op.cuda import quantize as cuda_quantize
+from qdqcli.op.cuda import ranges as cuda_range
+from qdqcli.op.cuda.indexing import launches
+from qdqcli.op.cuda.ranges import COLUMN_THREADS, THREADS
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import PATTERN, STORAGE, codes, float_type, key_limits, like_of
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode

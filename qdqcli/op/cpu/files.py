@@ -1,19 +1,20 @@
 """The CPU's loops over a tensor that lies in a file: a stride is read, worked on and written while a cache has it.
 
 `source` and `sink` are a descriptor and the byte at which the tensor begins; `x` and `y` are room for a stride, whole
-chunks; `trouble` (2,) takes what went wrong, see `file_access.py`. Other arguments as in `cpu_range.py` and
-`cpu_quantize.py`. Each returns the element up to which all went well; behind it nothing is known.
+chunks; `trouble` (2,) takes what went wrong, see `cpu/file_access.py`. Other arguments as in `cpu/ranges.py` and
+`cpu/quantize.py`. Each returns the element up to which all went well; behind it nothing is known.
 """
 
 import numpy as np
 
-from qdqcli.op import cpu_quantize, cpu_range
 from qdqcli.op.columns import ABS_ERROR, INPUT_MAX, INPUT_MIN
-from qdqcli.op.cpu_patterns import count_in_tables
-from qdqcli.op.file_access import read_at, write_at
-from qdqcli.op.internal import inlined
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import smaller
+from qdqcli.op.cpu import quantize as cpu_quantize
+from qdqcli.op.cpu import ranges as cpu_range
+from qdqcli.op.cpu.file_access import read_at, write_at
+from qdqcli.op.cpu.histograms import count_in_tables
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import smaller
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 
@@ -58,7 +59,7 @@ def measure_columns(source, x, start, stop, row, infinity, nothing, keys, troubl
 
 @kernel()
 def count_patterns(source, x, start, stop, tables, trouble):
-    """Count the 16-bit patterns of the elements [start, stop), see `cpu_patterns.py`; `x` is of uint64, four each."""
+    """Count the 16-bit patterns of the elements [start, stop), see `cpu/histograms.py`; `x` is of uint64, four each."""
     i = start
     while i < stop:
         count = smaller(4 * x.size, stop - i)
@@ -118,7 +119,7 @@ def requantize_and_sum_each(
     source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, like, keys, ends, grids, flags,
     piece, terms, sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
-    """Everything for many small tensors from one read; `source` and `sink` are descriptors, see `cpu_spans.py`."""
+    """Everything for many small tensors from one read; `source` and `sink` are descriptors, see `cpu/spans.py`."""
     last = places.shape[0] - 1
     if not read_at(source, offset, x, places[last, 0] + places[last, 1], trouble):
         return

@@ -11,7 +11,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from qdqcli.op.internal import inlined
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.span import READING, WRITING
 
 
 def _positional(name: str) -> Any:
@@ -46,10 +47,6 @@ def _errno(_context):
         return builder.zext(builder.load(place), ir.IntType(64))
 
     return types.int64(), generate
-
-
-READING, WRITING = 0, 1
-"""Which call failed, as `trouble[0]` says beside the error's number in `trouble[1]`."""
 
 
 @inlined

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError
-from qdqcli.op import cuda_launch as launch
-from qdqcli.op.cuda_kinds import Array, DeviceArray, Kind, kind_of
-from qdqcli.op.cuda_target import cuda, device_errors
+from qdqcli.op.cuda import launch
+from qdqcli.op.cuda.interop import Array, DeviceArray, Kind, kind_of
+from qdqcli.op.cuda.target import cuda, device_errors
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import FLAG_ROWS, GRID_ROWS, STORAGE, Floats, float_type, given_ends, gradient_ends

@@ -7,11 +7,15 @@ leave most lanes empty: their grids are spread to one column per element of a ro
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import cpu_careful, cpu_errors, cpu_parallel, cpu_quantize, cpu_range
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, NONFINITE, NONFINITE_OUTPUT, empty_sums
-from qdqcli.op.cpu_errors import PIECE, look_closer, terms_of
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import LANES
+from qdqcli.op.cpu import errors as cpu_errors
+from qdqcli.op.cpu import parallel as cpu_parallel
+from qdqcli.op.cpu import quantize as cpu_quantize
+from qdqcli.op.cpu import ranges as cpu_range
+from qdqcli.op.cpu import slices as cpu_careful
+from qdqcli.op.cpu.errors import PIECE, look_closer, terms_of
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.vector import LANES
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     DEGENERATE,

@@ -8,7 +8,7 @@ from numba.core import types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, make_overload_template
 
-from qdqcli.op.compiler import HelperCompiler
+from qdqcli.op.jit.compiler import HelperCompiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -20,7 +20,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 from qdqcli.op import primitives
-from qdqcli.op.internal import TRIED_FIRST, inlined, intrinsic_for
+from qdqcli.op.jit.register import TRIED_FIRST, inlined, intrinsic_for
 
 LANES = 16
 

@@ -23,9 +23,9 @@ from qdqcli.op.columns import (
     ZEROED,
     empty_sums,
 )
-from qdqcli.op.internal import always_inlined, inlined
-from qdqcli.op.kernel_cache import kernel
-from qdqcli.op.lanes import (
+from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.register import always_inlined, inlined
+from qdqcli.op.jit.vector import (
     LANES,
     any_lane,
     as_wide,

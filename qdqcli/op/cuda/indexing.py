@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qdqcli.errors import SpecError
-from qdqcli.op.internal import inlined
+from qdqcli.op.jit.register import inlined
 from qdqcli.op.layout import Layout
 
 LAUNCH_ELEMENTS = 1 << 30

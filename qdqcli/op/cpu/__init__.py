@@ -1,0 +1,1 @@
+"""The CPU back end: loops over elements in memory and in files."""

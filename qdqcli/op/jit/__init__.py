@@ -1,0 +1,1 @@
+"""Kernels as compiled code: vectors, registration, and the cache; all that knows Numba's internals."""
