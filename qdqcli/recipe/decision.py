@@ -1,4 +1,4 @@
-"""Decision: what is done to a tensor and, as a Resolution, which table of a recipe decided each setting."""
+"""Decision on a tensor (quantize or skip) and, as a Resolution, the recipe table behind each setting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +12,16 @@ from qdqcli.recipe.rule import Rule, Setting, Settings, apply_rule
 
 LAST = "last"
 TOO_FEW = "fewer than"
-"""How the reason begins for which `min_ndim` leaves a tensor as it is."""
+"""Start of the reason for a skip by `min_ndim`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skip:
-    """The tensor is left as it is."""
+    """Decision to leave the tensor as it is."""
 
     reason: str
     is_selected: bool = False
-    """Whether it holds weights that would be quantized if they could be: a budget may ask how many are left out."""
+    """True where it holds weights that would be quantized if possible: a budget may limit how many are left out."""
 
 
 Decision = QuantSpec | Skip
@@ -29,27 +29,27 @@ Decision = QuantSpec | Skip
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a rule says against what came before it."""
+    """Contradiction between a rule and the settings before it."""
 
     rule: Rule
     text: str
-    """With `{tensors}` where they are to be named."""
+    """Message; contains `{tensors}` where their names belong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """Of all tensors that the same rules match and that have as many dimensions."""
+    """Decision shared by all tensors that the same rules match and that have the same number of dimensions."""
 
     decision: Decision
     settings: Mapping[str, Setting]
-    """By key of a recipe, with what set each; nothing where no recipe is asked, as for integers."""
+    """Recipe key -> setting and its origins; empty where no recipe applies, as for integers."""
     rules: Sequence[Rule] = ()
-    """All that match, in order."""
+    """All matching rules, in order."""
     problems: Sequence[Problem] = ()
 
     @cached_property
     def decided_by(self) -> Mapping[str, str]:
-        """Setting -> what decided it, without those that are built in; of a skipped tensor, what skips it."""
+        """Setting -> the place that decided it, without built-in defaults; for a skipped tensor, that of the skip."""
         has_no_effect = ("min_ndim", "indivisible") if isinstance(self.decision, QuantSpec) else ()
         return {
             key: setting.places[-1]
@@ -61,7 +61,7 @@ class Resolution:
 def base_settings(
     spec: QuantSpec, min_ndim: int, indivisible: str, *, last_axis: bool, places: Mapping[str, Sequence[str]]
 ) -> Settings:
-    """The settings before any rule: those of all tensors."""
+    """Return the settings before any rule, common to all tensors."""
     low, high = spec.given_range or (None, None)
     values: dict[str, Any] = {key: getattr(spec, key) for key in SETTINGS if hasattr(spec, key)}
     values |= {
@@ -80,7 +80,7 @@ def base_settings(
 def resolve(base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int) -> Resolution:
     """Apply the rules that match a tensor of `ndim` dimensions, in order.
 
-    `spec` is what `base` is made of: it comes back as it is where no rule matches.
+    `spec` holds the settings of `base` and is returned unchanged where no rule matches.
     """
     settings = dict(base)
     problems = [Problem(rule=rule, text=text) for rule in rules for text in apply_rule(settings, rule)]
@@ -91,7 +91,7 @@ def resolve(base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int) -
         return _skipped(settings, "min_ndim", reason, rules, ())
     try:
         decision = _spec(settings, spec, ndim)
-    except SpecError as error:  # each value is one that the op takes, but not together
+    except SpecError as error:  # the op takes each value, but not their combination
         text = f"leaves {{tensors}} with settings that the op refuses: {error}"
         problems = problems or [Problem(rule=rules[-1], text=text)]
         decision = spec
@@ -99,7 +99,7 @@ def resolve(base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int) -
 
 
 def divided(resolution: Resolution, shape: tuple[int, ...]) -> Resolution:
-    """What holds for tensors of a shape: as `indivisible` says where groups do not divide its last dimension."""
+    """Return the resolution for one shape: applies `indivisible` where groups do not divide its last dimension."""
     spec, settings = resolution.decision, resolution.settings
     if not isinstance(spec, QuantSpec) or spec.group_size is None or spec.ragged_groups:
         return resolution

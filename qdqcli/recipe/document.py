@@ -1,4 +1,4 @@
-"""Document: a TOML or JSON file of the user's, checked whole against its schema; every error names the line."""
+"""Document: a TOML or JSON file of the user, validated against its schema; every error names the line."""
 
 import re
 import tomllib
@@ -19,16 +19,18 @@ from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file
 from qdqcli.tensors.strict_json import parse_object
 
 _LINE = re.compile(r" \(at line (\d+), column \d+\)$")
-"""How tomllib ends a message."""
+"""Suffix of tomllib's messages."""
 Tables = Mapping[str, Schema]
-"""The tables of a file by name, for what else an unknown key may be."""
+"""Tables of a file by name, to suggest where an unknown key belongs."""
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a file with its line endings, less a byte order mark; `what` says in errors what it should be.
+    """Return the text of a file with its line endings, without a byte order mark.
+
+    `what` tells the user in errors what the file should be.
 
     Raises:
-        UsageError: no such file, no regular file, too large, not UTF-8.
+        UsageError: no such file, not a regular file, too large, not UTF-8.
     """
     try:
         return read_file(path, MAX_TEXT_BYTES).decode("utf-8-sig")
@@ -40,7 +42,7 @@ def read_text(path: Path, what: str) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """The data of a text, and where each key of it stands."""
+    """Parsed data of a text with the line of each key."""
 
     source: str
     """The file as the user gave it, or another name for messages."""
@@ -49,7 +51,7 @@ class Document:
 
     @cached_property
     def data(self) -> Mapping[str, Any]:
-        """The top table.
+        """The top-level table.
 
         Raises:
             UsageError: malformed.
@@ -70,7 +72,7 @@ class Document:
         return json_lines(self.text) if self.is_json else toml_lines(self.text)
 
     def line(self, place: Place) -> int:
-        """Where it stands, or the first of what is in it, or the table that it is in."""
+        """Return the line of a key, else the first line inside it, else the line of its table."""
         while place:
             if place in self._lines:
                 return self._lines[place]
@@ -81,14 +83,14 @@ class Document:
         return 1
 
     def fail(self, place: Place, message: str) -> NoReturn:
-        """Refuse the file because of what stands there."""
+        """Raise a UsageError that names the line of `place`."""
         raise UsageError(f"{self.source}:{self.line(place)}: {message}")
 
     def check(self, schema: Schema, place: Place = ()) -> Mapping[str, Any]:
-        """The table at `place`, known to keep its schema.
+        """Return the table at `place`, validated against its schema.
 
         Raises:
-            UsageError: an unknown key (offers the nearest), a value of the wrong kind, a key that is missing.
+            UsageError: an unknown key (offers the nearest), a value of the wrong kind, a missing key.
         """
         value: Any = self.data
         for key in place:
@@ -99,12 +101,12 @@ class Document:
         return found
 
     def name(self, place: Place) -> str:
-        """How messages call a table: `[limits]`, `[[tensors]] 2`."""
+        """Return the name of a table for messages: `[limits]`, `[[tensors]] 2`."""
         dotted = ".".join(part for part in place if isinstance(part, str))
         return f"[[{dotted}]] {place[-1] + 1}" if isinstance(place[-1], int) else f"[{dotted}]"
 
     def patterns(self, table: Mapping[str, Any], place: Place, name: str) -> tuple[str, ...]:
-        """A pattern or a list of them, each one that compiles."""
+        """Return the patterns at `place`, one or a list; each one compiles."""
         value = table[str(place[-1])]
         patterns = (value,) if isinstance(value, str) else tuple(value)
         for index, pattern in enumerate(patterns):
@@ -149,7 +151,7 @@ class Document:
 
 
 def _shown(value: Any) -> str:
-    """A value as the file may have it."""
+    """Return a value as the file spells it."""
     try:
         return escape_name(str(value).lower() if isinstance(value, bool) else repr(value))
     except ValueError:  # an integer of more digits than Python converts
@@ -157,7 +159,7 @@ def _shown(value: Any) -> str:
 
 
 def _offer(key: str, known: Sequence[str], tables: Tables) -> str:
-    """What may have been meant by an unknown key: one of its table, or of another."""
+    """Suggest a key for an unknown one: from its table, or from another."""
     word = key.lower().replace("-", "_")[:100]
     if nearest := get_close_matches(word, known, n=1, cutoff=0.5):
         return f"the nearest is {nearest[0]}"

@@ -1,4 +1,4 @@
-"""Explanation: which table of a recipe decided each setting of each tensor, from the headers alone."""
+"""Explanation: the recipe table that decided each setting of each tensor, from the headers alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ BUILT_IN = "built in"
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainedTensor:
-    """One tensor and what decides over it."""
+    """One tensor and the decision on it."""
 
     tensor: TensorInfo
     file: str
-    """The shard, as the user finds it."""
+    """Path of the shard, as the user finds it."""
     resolution: Resolution
 
 
 def fields_of(resolution: Resolution) -> Mapping[str, tuple[Any, Sequence[str]]]:
-    """Setting -> its value and what set it, the one that holds last; without those that do not apply."""
+    """Return setting -> (value, its origins, the effective one last), without settings that do not apply."""
     return {
         key: (setting.value, setting.places)
         for key, setting in resolution.settings.items()
@@ -37,20 +37,20 @@ def fields_of(resolution: Resolution) -> Mapping[str, tuple[Any, Sequence[str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """The tensors of all inputs, in their order."""
+    """The tensors of all inputs, in order."""
 
     command: str
     inputs: Sequence[str]
     settings: Mapping[str, Any]
     tensors: Sequence[ExplainedTensor]
     notes: Sequence[Note] = ()
-    """What a user should know of the inputs."""
+    """Notes on the inputs for the user."""
     is_detailed: bool = False
-    """It is about tensors that were asked for by name."""
+    """True where the tensors were asked for by name."""
 
     @classmethod
     def of(cls, command: str, plans: Sequence[Plan], settings: Mapping[str, Any], pattern: str | None) -> Self:
-        """Explain the tensors that match, or all.
+        """Explain the matching tensors, or all.
 
         Raises:
             UsageError: none matches; offers the nearest.
@@ -76,20 +76,20 @@ class Explanation:
 
 
 def explanation_summary(explanation: Explanation) -> dict[str, int]:
-    """Counts of tensors."""
+    """Return counts of tensors."""
     quantized = sum(isinstance(tensor.resolution.decision, QuantSpec) for tensor in explanation.tensors)
     total = len(explanation.tensors)
     return {"num_tensors": total, "num_quantized": quantized, "num_skipped": total - quantized}
 
 
 def head_to_json(explained: ExplainedTensor) -> dict[str, Any]:
-    """Which tensor it is, as JSON values."""
+    """Return the identity of a tensor (name, file, dtype, shape) as JSON values."""
     tensor = explained.tensor
     return {"name": tensor.name, "file": explained.file, "dtype": tensor.dtype.name, "shape": list(tensor.shape)}
 
 
 def resolution_to_json(resolution: Resolution) -> dict[str, Any]:
-    """What all tensors of a kind have in common, as JSON values."""
+    """Return a resolution, shared by many tensors, as JSON values."""
     decision = resolution.decision
     reason = {"reason": decision.reason} if isinstance(decision, Skip) else {}
     fields = {

@@ -1,4 +1,4 @@
-"""RecipeFile: a recipe as TOML or JSON says it, checked whole before any work (INTERFACE section 3).
+"""RecipeFile: a TOML or JSON recipe, validated before any work (INTERFACE section 3).
 
 It knows no tensors: `recipe.py` applies it to them.
 """
@@ -19,27 +19,27 @@ from qdqcli.recipe.scheme import settings_of_scheme
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeFile:
-    """What one file says."""
+    """Content of one recipe file."""
 
     source: str
     """The file, as the user gave it, or `preset NAME`."""
     prefix: str = ""
-    """What tells its tables apart from those of another file."""
+    """Prefix that distinguishes its tables from those of another file."""
     description: str = ""
     defaults: Mapping[str, Any]
-    """Key -> value; a group size of None is none, patterns are tuples."""
+    """Key -> value; a group size of None means no groups, patterns are tuples."""
     rules: Sequence[Rule]
     notes: Sequence[str] = ()
-    """What a user should know of it."""
+    """Notes on the recipe for the user."""
 
     @property
     def place(self) -> str:
-        """The name of its defaults in reports."""
+        """Name of its `[defaults]` table in reports."""
         return f"{self.prefix}[defaults]"
 
 
 def read_recipe(path: Path) -> RecipeFile:
-    """The recipe in a TOML file, or in a JSON one: its name ends so, or it begins with a brace.
+    """Read a recipe from a TOML file, or from a JSON file: named *.json, or starting with a brace.
 
     Raises:
         UsageError: no such file, malformed, an unknown key (offers the nearest), a value of the wrong kind; names the
@@ -51,13 +51,13 @@ def read_recipe(path: Path) -> RecipeFile:
 
 
 def parse_recipe(text: str, source: str, *, is_json: bool = False, prefix: str = "") -> RecipeFile:
-    """The recipe in a text; raises like `read_recipe`."""
+    """Parse a recipe from text; raises like `read_recipe`."""
     return _Reader(document=Document(source, text, is_json), prefix=prefix).recipe()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """The walk through data that keeps the schema, for what a schema cannot say in words that help."""
+    """Walk through valid data: checks what a schema cannot say in a helpful message."""
 
     document: Document
     prefix: str
@@ -127,7 +127,7 @@ class _Reader:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """The value as the program has it."""
+    """Return the value as the program represents it."""
     match key:
         case "group_size" if value == NONE:
             return None

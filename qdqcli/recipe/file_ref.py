@@ -1,4 +1,4 @@
-"""FileRef: the file of a tensor, and the FILE of a pattern `FILE#NAME` that tells tensors of one name apart."""
+"""FileRef: the file of a tensor, and the FILE of a pattern `FILE#NAME` that separates tensors of one name."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,29 +16,29 @@ class FileRef(NamedTuple):
     path: str
     """INPUT and the file in it, as reports show it, with forward slashes."""
     depth: int = 1
-    """The components of the path that lie within INPUT; 1 where INPUT is a file."""
+    """Number of path components within INPUT; 1 where INPUT is a file."""
 
     @classmethod
     def within(cls, path: str, inputs: Sequence[str]) -> "FileRef":
-        """The file of a report's row, whose report has these inputs."""
+        """Return the file of a report's row, given the inputs of that report."""
         prefixes = [len(found) + 1 for found in inputs if path.startswith(f"{found.rstrip('/')}/")]
         return cls(path, path[max(prefixes) :].count("/") + 1 if prefixes else 1)
 
     @property
     def relative(self) -> str:
-        """The path within INPUT: the same wherever the checkpoint lies."""
+        """The path within INPUT, which does not depend on the checkpoint's location."""
         return "/".join(self.path.split("/")[-self.depth :])
 
     @property
     def spellings(self) -> Iterator[str]:
-        """What may stand for the file, the shortest first: the path within INPUT, then more of the path before it."""
+        """Yield the accepted spellings of the file, shortest first: the path within INPUT, then with more parents."""
         parts = self.path.split("/")
         for start in range(len(parts) - self.depth, -1, -1):
             yield "/".join(parts[start:])
 
     @property
     def folders(self) -> Iterator[str]:
-        """The folders within INPUT that hold the file, each in all spellings."""
+        """Yield the folders within INPUT that hold the file, each in all spellings."""
         for spelling in self.spellings:
             parts = spelling.split("/")
             for stripped in range(1, self.depth):
@@ -46,7 +46,7 @@ class FileRef(NamedTuple):
 
 
 def split_pattern(pattern: str) -> tuple[str | None, str]:
-    """FILE, where the pattern is FILE#NAME, and the pattern on the name; `[#]` separates nothing."""
+    """Split FILE#NAME into FILE (None where absent) and the name pattern; `[#]` does not separate."""
     found = None if pattern.startswith("re:") else _SEPARATION.search(pattern)
     if found is None or not pattern[: found.start()] or not pattern[found.end() :]:
         return None, pattern
@@ -54,19 +54,19 @@ def split_pattern(pattern: str) -> tuple[str | None, str]:
 
 
 def qualified(file: str, name: str) -> str:
-    """The pattern, or the key of a ranges file, for a tensor of that file."""
+    """Return the pattern, or ranges file key, for a tensor of that file."""
     return f"{file}{SEPARATOR}{name}"
 
 
 def keys_of(name: str, file: FileRef) -> Iterator[str]:
-    """What may stand for the tensor in a ranges file, the most particular first."""
+    """Yield the keys of a ranges file that fit the tensor, most specific first."""
     for spelling in reversed([*file.spellings]):
         yield qualified(spelling, name)
     yield name
 
 
 def key_among(name: str, file: FileRef, files: Sequence[FileRef]) -> str:
-    """The shortest key for a tensor of one of the `files` that have that name."""
+    """Return the shortest key for a tensor whose name occurs in all of `files`."""
     if len(files) == 1:
         return name
     others = {spelling for other in files if other != file for spelling in other.spellings}
@@ -76,5 +76,5 @@ def key_among(name: str, file: FileRef, files: Sequence[FileRef]) -> str:
 
 @lru_cache(maxsize=4096)
 def matches_file(glob: str, file: FileRef) -> bool:
-    """Whether the glob matches the file or a folder of it, within INPUT or with the path before that."""
+    """Tell whether the glob matches the file or one of its folders, within INPUT or with its parent path."""
     return any(fnmatchcase(spelling, glob) for spelling in (*file.spellings, *file.folders))

@@ -1,7 +1,7 @@
-"""Findings: what is wrong with the rules of a recipe, held against the tensors that it is for.
+"""Findings: errors in the rules of a recipe, given the tensors that it applies to.
 
 A rule that matches nothing, one that decides nothing, one that contradicts another: each is a pattern that silently
-does something else than what it says.
+does something else than it says.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,31 +16,31 @@ from qdqcli.tensors.tensor import TensorInfo
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is wrong with one rule."""
+    """One error in one rule."""
 
     rule: Rule
     text: str
     is_unmatched: bool = False
-    """It is about a pattern that matches nothing, which may be allowed."""
+    """True for a pattern that matches nothing, which may be allowed."""
 
     def __str__(self) -> str:
         return f"{self.rule.where}: {self.text}"
 
     def to_json(self) -> dict[str, Any]:
-        """The same in parts."""
+        """Return the finding as JSON values."""
         kind = "unmatched" if self.is_unmatched else "error"
         return {"source": self.rule.source, "line": self.rule.line, "rule": self.rule.number, "kind": kind,
                 "message": self.text}  # fmt: skip
 
 
 Group = tuple[Resolution, Sequence[TensorInfo]]
-"""Tensors with one resolution."""
+"""A resolution and the tensors that share it."""
 
 
 def findings_of(
     rules: Sequence[Rule], tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution], holders: Holders
 ) -> list[Finding]:
-    """All of them, in the order of the rules; the resolutions are the tensors', selected or not."""
+    """Return all findings in the order of the rules; `resolutions` are those of all tensors, selected or not."""
     if not rules:
         return []
     by_resolution: dict[int, tuple[Resolution, list[TensorInfo]]] = {}
@@ -63,7 +63,7 @@ def _unmatched(rules: Sequence[Rule], holders: Holders, groups: Sequence[Group])
 
 
 def _contradictions(groups: Sequence[Group]) -> Iterator[Finding]:
-    """The same one on many tensors is one finding."""
+    """Yield contradictions, one finding for all tensors that share it."""
     named: dict[tuple[int, str], tuple[Rule, list[str]]] = {}
     for resolution, tensors in groups:
         for problem in resolution.problems:
@@ -78,7 +78,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _idle(groups: Sequence[Group]) -> Iterator[Finding]:
-    """Rules that match tensors and decide nothing for any of them, though no contradiction says so."""
+    """Yield rules that match tensors but decide nothing for any of them, without a contradiction."""
     settings = [setting for resolution, _ in groups for setting in resolution.settings.values()]
     busy = {setting.places[-1] for setting in settings if setting.places}
     busy |= {problem.rule.place for resolution, _ in groups for problem in resolution.problems}
@@ -89,7 +89,7 @@ def _idle(groups: Sequence[Group]) -> Iterator[Finding]:
                 idle.setdefault(id(rule), (rule, []))[1].append((resolution, tensors))
     for rule, matched in idle.values():
         if rule.skip is not None and any(not resolution.settings for resolution, _ in matched):
-            continue  # it says why they are left as they are, and they are
+            continue  # the tensors are skipped anyway; the rule gives the reason
         count = sum(len(tensors) for _, tensors in matched)
         reasons = dict.fromkeys(reason for resolution, _ in matched for reason in _why_idle(rule, resolution))
         what = f"decides nothing for the {count} tensor{'s' * (count > 1)} that it matches: {', '.join(reasons)}"

@@ -1,4 +1,4 @@
-"""Keys of a recipe, and the schemas of their values."""
+"""Keys of a recipe and the schemas of their values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from qdqcli.recipe.scheme import EXAMPLES, SCHEME_PATTERN
 SCHEMA_VERSION = 1
 VERSION: Schema = {"enum": [SCHEMA_VERSION], "description": "The version of the schema; may be left out."}
 NONE = "none"
-"""For `axis`: one range per tensor. For `group_size`: no groups, where an earlier table asks for them."""
+"""For `axis`: one range per tensor. For `group_size`: no groups, overriding an earlier table."""
 
 ERROR, SKIP, CHANNEL = "error", "skip", "channel"
-"""What `indivisible` makes of a tensor that does not divide into groups."""
+"""Values of `indivisible`: treatment of a tensor that does not divide into groups."""
 _ROUND_MODES = [str(mode) for mode in RoundMode]
 
 SETTINGS: dict[str, Schema] = {
@@ -40,19 +40,19 @@ SETTINGS: dict[str, Schema] = {
                       "description": "The arithmetic of BF16 and F16 tensors."},
     "min_ndim": {"type": "integer", "minimum": 0, "description": "Tensors with fewer dimensions are left as they are."},
 }  # fmt: skip
-"""Keys of `[defaults]` and of rules: the options' names."""
+"""Keys of `[defaults]` and of rules, named like the options."""
 
 SHORT: dict[str, Schema] = {
     "scheme": {"type": "string", "pattern": SCHEME_PATTERN, "examples": list(EXAMPLES),
                "description": "Short for num_bits, signed_input, axis and group_size, which override it."},
 }  # fmt: skip
-"""Keys of both that stand for several settings."""
+"""Keys of `[defaults]` and of rules that stand for several settings."""
 
 SELECTION: dict[str, Schema] = {
     "include": either(*PATTERNS, description="Only tensors with such names are quantized."),
     "exclude": either(*PATTERNS, description="Tensors with such names are left as they are; wins over include."),
 }
-"""Keys of `[defaults]` alone."""
+"""Keys of `[defaults]` only."""
 
 RULE: dict[str, Schema] = {
     "match": either(*PATTERNS, description="Globs on the whole tensor name, or re: and a regular expression."),
@@ -60,11 +60,11 @@ RULE: dict[str, Schema] = {
                     description="Leave the tensors as they are, for this reason; false lifts an earlier rule's skip."),
     "optional": {"type": "boolean", "description": "Whether the rule may match nothing."},
 }  # fmt: skip
-"""Keys of rules alone."""
+"""Keys of rules only."""
 
 
 def _with_settings(keys: Mapping[str, Schema], description: str, **words: Any) -> dict[str, Any]:
-    """A table that may set what quantizes a tensor."""
+    """Return the schema of a table that may contain quantization settings."""
     granular = {"axis": {"not": {"enum": [NONE, WHOLE_TENSOR]}}, "group_size": {"type": "integer"}}
     return (
         table(
@@ -99,5 +99,5 @@ RECIPE: Schema = table(
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe."""
+    """Return the JSON schema of a recipe."""
     return published(RECIPE, "Recipe of qdq")

@@ -1,6 +1,6 @@
-"""Where in a TOML or JSON text each key and each element stands: the lines that messages about it name.
+"""Line numbers of the keys and elements of a TOML or JSON text, for messages.
 
-The text was parsed before: what is not well-formed is for the parser to say.
+The text must be well-formed: the parser has reported errors before.
 """
 
 import re
@@ -24,12 +24,12 @@ _ENDS = frozenset("],}\n")
 
 
 def toml_lines(text: str) -> dict[Path, int]:
-    """The line, counted from 1, of each key, table and element of an array."""
+    """Return the line, counted from 1, of each key, table and array element."""
     return _Walk(text, "=").toml()
 
 
 def json_lines(text: str) -> dict[Path, int]:
-    """The line, counted from 1, of each key and element of an array."""
+    """Return the line, counted from 1, of each key and array element."""
     walk = _Walk(text, ":")
     walk.value(())
     return walk.lines
@@ -51,7 +51,7 @@ class _Walk:
     def toml(self) -> dict[Path, int]:
         table: Path = ()
         lengths: dict[Path, int] = {}
-        """Of arrays of tables, so far."""
+        """Length so far of each array of tables."""
         while self._skip("\n"):
             line = self._tokens[self._at][1]
             if self._peek() != "[":
@@ -96,7 +96,7 @@ class _Walk:
         self.value(path)
 
     def _key(self, end: str) -> list[str]:
-        """The parts of a key up to its end, which is taken too."""
+        """Consume a key with its terminator `end`; returns its parts."""
         text = ""
         while (token := self._peek()) != end:
             text += token.removeprefix("[")
@@ -108,14 +108,14 @@ class _Walk:
         return self._tokens[self._at][0]
 
     def _skip(self, what: str) -> bool:
-        """Pass over these tokens; whether anything is left."""
+        """Skip tokens of these kinds; returns True where text is left."""
         while self._at < len(self._tokens) and self._tokens[self._at][0] in what:
             self._at += 1
         return self._at < len(self._tokens)
 
 
 def _inside(table: Path, keys: list[str], lengths: dict[Path, int]) -> Path:
-    """The table of that name; of an array of tables, its last one so far."""
+    """Return the path of the named table; for an array of tables, of its last element so far."""
     for key in keys:
         table = (*table, key)
         if table in lengths:
@@ -127,6 +127,6 @@ def _unquoted(part: str) -> str:
     if part.startswith('"'):
         try:
             return str(loads(part))
-        except ValueError:  # an escape that JSON does not know
+        except ValueError:  # an escape unknown to JSON
             return part[1:-1]
     return part[1:-1] if part.startswith("'") else part

@@ -1,4 +1,4 @@
-"""What would happen to each tensor: names, dtypes, shapes, sizes and settings, from the headers alone."""
+"""Listing of every tensor with its dtype, shape, sizes and settings, from the headers alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,36 +14,36 @@ from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
 RANGES = ("input_min", "input_max", "num_nonfinite")
-"""What `inspect --data` adds, once the data was read."""
+"""Columns that `inspect --data` adds after reading the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedTensor:
-    """One tensor and what would happen to it."""
+    """One tensor and the decision on it."""
 
     source: Source
     num_elements: int
     num_bytes: int
     decision: Decision
     num_slices: int = 0
-    """Ranges that it would have; 0 where it is skipped."""
+    """Number of ranges; 0 where the tensor is skipped."""
     quantized_bits: int = 0
-    """Storage bits that the codes and scales would take; 0 where it is skipped."""
+    """Storage bits of the codes and scales; 0 where the tensor is skipped."""
     decided_by: Mapping[str, str] | None = None
-    """Setting -> which table of a recipe decided it, where there is a recipe."""
+    """Setting -> the recipe table that decided it; None without a recipe."""
     ranges: Mapping[str, MetricValue] = field(default_factory=dict)
-    """`RANGES`, where the data was read."""
+    """Values of `RANGES`, where the data was read."""
     estimated: tuple[float, float] | None = None
-    """The hull of its ranges, where an estimator chose them."""
+    """Overall range (min, max), where an estimator chose the ranges."""
 
     @property
     def num_quantized_bytes(self) -> int:
-        """Bytes of the packed codes and scales, or of the tensor as it is."""
+        """Bytes of the packed codes and scales, or of the tensor where it is skipped."""
         return -(-self.quantized_bits // 8) or self.num_bytes
 
     @property
     def bits_per_weight(self) -> float | None:
-        """Storage bits per element: of the codes and scales, or as the tensor is."""
+        """Storage bits per element: of the codes and scales, or of the tensor where it is skipped."""
         bits = self.quantized_bits or 8 * self.num_bytes
         return bits / self.num_elements if self.num_elements else None
 
@@ -51,7 +51,7 @@ class ListedTensor:
     def of(
         cls, source: Source, tensor: TensorInfo, resolution: Resolution, scale_bits: int, *, has_recipe: bool
     ) -> Self:
-        """Work out the sizes."""
+        """Compute the sizes of one tensor."""
         decision = resolution.decision
         slices = layout_of(tensor, decision).num_slices if isinstance(decision, QuantSpec) else 0
         bits = tensor.num_elements * decision.num_bits + slices * scale_bits if isinstance(decision, QuantSpec) else 0
@@ -68,14 +68,14 @@ class ListedTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The tensors of all inputs, in their order."""
+    """The tensors of all inputs, in order."""
 
     command: str
     inputs: Sequence[str]
     settings: Mapping[str, Any]
     tensors: Sequence[ListedTensor]
     notes: Sequence[Note] = ()
-    """What a user should know of the inputs."""
+    """Notes on the inputs for the user."""
 
     @classmethod
     def of(
@@ -87,7 +87,7 @@ class Listing:
         *,
         has_recipe: bool = False,
     ) -> Self:
-        """List what the plans say and, where there is a recipe, what of it decides over each tensor."""
+        """List the tensors of the plans; with a recipe, also the tables that decided each setting."""
         tensors = [
             ListedTensor.of(source_of(file, tensor), tensor, resolution, scale_bits, has_recipe=has_recipe)
             for file, plan in ((file_of(plan), plan) for plan in plans)
@@ -120,7 +120,7 @@ class Listing:
 
 
 def with_ranges(listing: Listing, run: RunResult) -> Listing:
-    """The listing with what reading the data found: rows stand in the same order."""
+    """Return the listing with the ranges found in the data; the rows of `run` have the same order."""
     tensors = [
         replace(tensor, ranges={name: METRICS[name].value(row.sums) for name in RANGES})
         if isinstance(row, TensorResult)
@@ -131,7 +131,7 @@ def with_ranges(listing: Listing, run: RunResult) -> Listing:
 
 
 def with_estimates(listing: Listing, hulls: Mapping[tuple[str, str], tuple[float, float]]) -> Listing:
-    """The listing with the hulls of the ranges that were estimated, by the tensor's file and name."""
+    """Return the listing with the overall estimated ranges, keyed by (file, name) of a tensor."""
     tensors = [
         replace(tensor, estimated=hulls.get((tensor.source.file, tensor.source.name)))
         if isinstance(tensor.decision, QuantSpec)
@@ -142,7 +142,7 @@ def with_estimates(listing: Listing, hulls: Mapping[tuple[str, str], tuple[float
 
 
 def listed_to_json(tensor: ListedTensor) -> dict[str, Any]:
-    """A tensor as JSON values, in the words of a report; `num_quantized_bytes` is with codes and scales packed."""
+    """Return a tensor as JSON values under a report's keys; `num_quantized_bytes` counts packed codes and scales."""
     source, decision = tensor.source, tensor.decision
     head = {
         "name": source.name,

@@ -1,4 +1,4 @@
-"""Which tensor of one checkpoint, or report, is which of another: by name, and by file where that is not enough."""
+"""Pairing of the tensors of two checkpoints or reports: by name, and by file where names are ambiguous."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -25,18 +25,18 @@ class OfTensor(Protocol):
 
 
 def located(report: Headed, rows: Iterable[OfTensor]) -> Iterator[Located]:
-    """The names of a report's rows with their files, as patterns see them."""
+    """Yield the names of a report's rows with their files, as patterns see them."""
     return ((row.source.name, FileRef.within(row.source.file, report.inputs)) for row in rows)
 
 
 def labels(run: RunResult, rows: Sequence[Row]) -> list[str]:
-    """What messages call rows of a run: the name, with its file where several have one of that name."""
+    """Return the names of a run's rows for messages, with the file where several tensors share the name."""
     holders = holders_of(located(run, run.rows))
     return [key_among(name, file, holders[name]) for name, file in located(run, rows)]
 
 
 def counterparts(ours: Sequence[Located], theirs: Sequence[Located]) -> list[int | None]:
-    """For each of ours the number of its counterpart among theirs, each taken once at most.
+    """Return for each of `ours` the index of its counterpart in `theirs`, or None; each is used at most once.
 
     A name that occurs once on each side is one tensor, whatever the files are called. Others need a file of the same
     path within INPUT, or a folder of the same path in which the name occurs once on each side.
@@ -45,7 +45,7 @@ def counterparts(ours: Sequence[Located], theirs: Sequence[Located]) -> list[int
     open_ours, open_theirs = list(range(len(ours))), list(range(len(theirs)))
 
     def take(key: Callable[[Located], Hashable], *, in_order: bool) -> None:
-        """Pair what is alone with its key on both sides; with `in_order` also the first with the first."""
+        """Pair entries whose key is unique on both sides; with `in_order` also repeated keys, in their order."""
         groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
         for side, (numbers, located) in enumerate(((open_ours, ours), (open_theirs, theirs))):
             for number in numbers:
@@ -65,7 +65,7 @@ def counterparts(ours: Sequence[Located], theirs: Sequence[Located]) -> list[int
 
 
 def _shared_names(ours: Sequence[Located], theirs: Sequence[Located]) -> set[str]:
-    """Names that occur once on each side."""
+    """Return the names that occur once on each side."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for side, located in enumerate((ours, theirs)):
         for name, _ in located:
@@ -74,17 +74,17 @@ def _shared_names(ours: Sequence[Located], theirs: Sequence[Located]) -> set[str
 
 
 class Entry(NamedTuple):
-    """A tensor of a checkpoint that has a counterpart in another, or should have."""
+    """A tensor of a checkpoint, to be paired with one of another."""
 
     name: str
-    """Of a packed weight: what a float checkpoint calls it."""
+    """For a packed weight: its name in a float checkpoint."""
     plan: Plan
     tensor: TensorInfo
-    """Of a packed weight: its codes."""
+    """For a packed weight: its codes."""
     decision: Decision
     packed: PackedWeight | None = None
     is_activation_scale: bool = False
-    """It belongs to packed weights, so that a float checkpoint has no counterpart."""
+    """True for an activation scale of a packed weight, which has no counterpart in a float checkpoint."""
 
     @property
     def located(self) -> Located:
@@ -92,7 +92,7 @@ class Entry(NamedTuple):
 
 
 def entries_of(plans: Sequence[Plan]) -> list[Entry]:
-    """The tensors of checkpoints: a packed weight is one, what an index supersedes is none."""
+    """Return the tensors of checkpoints: one entry per packed weight, none for tensors that an index supersedes."""
     return [entry for plan in plans for entry in _entries(plan)]
 
 

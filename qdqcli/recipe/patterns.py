@@ -1,7 +1,7 @@
-"""Patterns on tensors: a glob, or a regular expression behind `re:`, always on the whole name.
+"""Patterns on tensors: a glob, or a regular expression after `re:`, matched against the whole name.
 
-`FILE#` before it holds the file too, for tensors of one name in several files. A name that is there means itself,
-whatever characters it is made of.
+A prefix `FILE#` also matches the file, for tensors of one name in several files. An existing tensor name matches
+itself, whatever characters it contains.
 """
 
 import re
@@ -24,26 +24,26 @@ _WILD = frozenset("*?[")
 _REGEX = "re:"
 _WORD = re.compile(r"[^\W_]+")
 _LIKE = 0.6
-"""The least likeness of two words that makes one a misspelling of the other."""
+"""Minimum similarity ratio of a misspelled word."""
 _COMPARED_NAMES = 1000
 _COMPARED_CHARACTERS = 200
-"""What a search for the nearest name looks at: 300 names of 20,000 characters took 83 s."""
+"""Limits of the search for the nearest name: 300 names of 20,000 characters took 83 s."""
 
 
 class Matcher(Protocol):
-    """A test on the name of a tensor, and on its file where that is known."""
+    """Predicate on a tensor's name, and on its file where that is known."""
 
     def __call__(self, name: str, file: FileRef | None = None, /) -> bool: ...
 
 
 Holders = Mapping[str, Sequence[FileRef]]
-"""Name of a tensor -> the files that hold one of that name."""
+"""Tensor name -> the files that hold a tensor of that name."""
 
 
 def holders_of(tensors: Iterable[tuple[str, FileRef]]) -> Holders:
-    """The names of tensors, each with its files."""
+    """Return the names of the tensors, each with its files."""
     found: dict[str, tuple[FileRef, ...]] = {}
-    alone: dict[FileRef, tuple[FileRef, ...]] = {}  # one tuple for all names of a file
+    alone: dict[FileRef, tuple[FileRef, ...]] = {}  # one tuple shared by all names of a file
     for name, file in tensors:
         before = found.get(name)
         found[name] = alone.setdefault(file, (file,)) if before is None else (*before, file)
@@ -51,7 +51,7 @@ def holders_of(tensors: Iterable[tuple[str, FileRef]]) -> Holders:
 
 
 def compile_pattern(pattern: str, names: Container[str] = ()) -> Matcher:
-    """A test on a tensor: its name and, where the pattern has a FILE, its `FileRef`.
+    """Return a predicate on a tensor's name and, where the pattern has a FILE, its `FileRef`.
 
     A pattern that is one of `names` matches that name; without `*` and `?` it matches nothing else.
 
@@ -67,9 +67,9 @@ def compile_pattern(pattern: str, names: Container[str] = ()) -> Matcher:
 
 
 def _means_itself(name: str) -> bool:
-    """Whether the name of a tensor, as a pattern, means that tensor alone.
+    """Tell whether a tensor name, used as a pattern, matches that tensor alone.
 
-    With `*` or `?` it does not: a checkpoint must not make the `*` of a budget a name.
+    False with `*` or `?`: a checkpoint must not turn the `*` of a budget into a name.
     """
     if not name.startswith(_REGEX):
         return "*" not in name and "?" not in name
@@ -82,7 +82,7 @@ def _means_itself(name: str) -> bool:
 
 @cache
 def compiled(pattern: str) -> Matcher:
-    """`compile_pattern` for no names in particular, each pattern once."""
+    """Compile a pattern without known names; cached."""
     glob, on_name = split_pattern(pattern)
     test = _name_test(on_name)
     if glob is None:
@@ -107,7 +107,7 @@ def _name_test(pattern: str) -> Matcher:
 
 
 def _few_stars(first: str, *others: str) -> Matcher:
-    """A glob of these parts with a star between each two: most are so simple, and ten times as fast as expressions."""
+    """Match a glob of these parts joined by `*`: most globs are that simple, and this is ten times as fast as `re`."""
     *middle, last = others
     length = len(first) + len(last)
     if not middle:
@@ -124,7 +124,7 @@ def _few_stars(first: str, *others: str) -> Matcher:
 
 
 class Matching(Protocol):
-    """A table with patterns; without any it is for every tensor."""
+    """A table with patterns; without any it applies to every tensor."""
 
     @property
     def patterns(self) -> Sequence[str]: ...
@@ -134,15 +134,15 @@ Table = TypeVar("Table", bound=Matching)
 
 
 class Tables(Generic[Table]):
-    """Tables in their order, found by tensor: plain names by a look-up, the other patterns one by one.
+    """Ordered tables, looked up by tensor: plain names by hash, other patterns one by one.
 
-    Fast where there is a table for each of many thousand tensors. A pattern that is one of `names`, those of all
-    tensors, is read as by `compile_pattern`.
+    Fast with one table for each of many thousand tensors. A pattern that is one of `names`, the names of all tensors,
+    is read as by `compile_pattern`.
     """
 
     def __init__(self, tables: Sequence[Table], names: Container[str] = ()) -> None:
         self._tables = tables
-        self._plain: dict[str, list[tuple[int, str | None]]] = defaultdict(list)  # name -> table, and its FILE
+        self._plain: dict[str, list[tuple[int, str | None]]] = defaultdict(list)  # name -> (table index, FILE)
         self._wild: list[tuple[int, Matcher | None]] = []
         for number, table in enumerate(tables):
             if not table.patterns:
@@ -162,7 +162,7 @@ class Tables(Generic[Table]):
             self._wild.append((number, compiled(pattern)))
 
     def numbers(self, name: str, file: FileRef | None = None) -> tuple[int, ...]:
-        """The places of those that match, in order, each once."""
+        """Return the indices of the matching tables, ascending and unique."""
         found = [number for number, matches in self._wild if matches is None or matches(name, file)]
         found += [
             number
@@ -172,14 +172,14 @@ class Tables(Generic[Table]):
         return tuple(sorted(set(found))) if len(found) > 1 else tuple(found)
 
     def of(self, name: str, file: FileRef | None = None) -> list[Table]:
-        """Those that match, in order, each once."""
+        """Return the matching tables, in order."""
         return [self._tables[number] for number in self.numbers(name, file)]
 
 
 class Covering:
-    """Tables in their order, found by a pattern: those that match whatever the pattern matches, as far as that shows.
+    """Ordered tables, looked up by pattern: finds tables that provably match every name that the pattern matches.
 
-    It shows of the same pattern and of a glob with no wildcard but `*`, which matches the other one letter by letter.
+    Proven for an equal pattern, and for a glob whose only wildcard is `*` that matches the pattern as a string.
     """
 
     def __init__(self, tables: Sequence[Matching]) -> None:
@@ -193,7 +193,7 @@ class Covering:
                     self._globs.append((number, glob, compiled(on_name)))
 
     def numbers(self, pattern: str, _file: FileRef | None = None) -> tuple[int, ...]:
-        """The places of those that match, in order, each once."""
+        """Return the indices of the matching tables, ascending and unique."""
         found = set(self._same.get(pattern, ()))
         if not pattern.startswith(_REGEX) and "[" not in pattern:
             file, on_name = split_pattern(pattern)
@@ -210,12 +210,12 @@ def _has_only_stars(pattern: str) -> bool:
 
 
 def is_plain(pattern: str) -> bool:
-    """Whether the pattern, which has no FILE, is a name and nothing else."""
+    """Tell whether the pattern, which has no FILE, is a name without wildcards."""
     return not pattern.startswith(_REGEX) and not _WILD & set(pattern)
 
 
 def matches_any(pattern: str, holders: Holders) -> bool:
-    """Whether the pattern matches one of the tensors."""
+    """Tell whether the pattern matches one of the tensors."""
     if pattern in holders:
         return True
     glob, on_name = split_pattern(pattern)
@@ -227,7 +227,7 @@ def matches_any(pattern: str, holders: Holders) -> bool:
 
 
 def unmatched(pattern: str, holders: Holders) -> str:
-    """What to say of a pattern that matches none of the tensors."""
+    """Return the message for a pattern that matches none of the tensors, with a suggestion."""
     glob, on_name = split_pattern(pattern)
     files = dict.fromkeys(file for found in holders.values() for file in found) if glob is not None else {}
     if glob is not None and not any(matches_file(glob, file) for file in files):
@@ -239,7 +239,7 @@ def unmatched(pattern: str, holders: Holders) -> str:
 
 
 def _matching_glob(name: str, names: Collection[str]) -> str:
-    """The glob that a name which is none may have been meant as: a module, or a part of names; nothing if none is."""
+    """Suggest a glob for an unknown name: a module or a part of names; empty where none matches."""
     if not name or not is_plain(name):
         return ""
     for glob in (f"{name}.*", f"*.{name}", f"*.{name}.*", f"*{name}*"):
@@ -250,9 +250,9 @@ def _matching_glob(name: str, names: Collection[str]) -> str:
 
 
 def nearest_names(pattern: str, names: Collection[str]) -> str:
-    """What a message about a pattern or a name that fits nothing may offer: names with its words, or words like them.
+    """Suggest names for a pattern or name that matches nothing: names with its words, or with similar words.
 
-    Nothing where no name is like it. Long names and many are not looked at in full.
+    Empty where no name is similar. The search is limited in the number and the length of names.
     """
     words = _words(pattern.removeprefix(_REGEX))
     if not words:
@@ -269,7 +269,7 @@ def nearest_names(pattern: str, names: Collection[str]) -> str:
 
 
 def _compared(words: Sequence[str], names: Collection[str]) -> list[str]:
-    """The names to compare: those with one of the words, else any."""
+    """Return the names to compare: those with one of the words, else any."""
     if len(names) <= _COMPARED_NAMES:
         return list(names)
     letters = [word for word in words if not word.isdigit()]
@@ -282,7 +282,7 @@ def _words(text: str) -> list[str]:
 
 
 def _likeness(word: str, part: str) -> float:
-    """1 of equal words, 0 of words that are not alike."""
+    """Return the similarity of two words: 1 where equal, 0 where dissimilar."""
     if word == part:
         return 1.0
     if word.isdigit():
@@ -297,6 +297,6 @@ def _likeness(word: str, part: str) -> float:
 
 
 def listed(names: Sequence[str], count: int = NAMES_IN_A_MESSAGE) -> str:
-    """Names for a message: the first few, and how many more."""
+    """Return names for a message: the first few, and the number of the rest."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(f"'{escape_name(name)}'" for name in names[:count]) + more

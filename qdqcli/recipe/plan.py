@@ -1,4 +1,4 @@
-"""What will happen to each tensor, known from the headers alone."""
+"""Plan: the decision on each tensor, from the headers alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,20 +27,20 @@ class Plan:
     checkpoint: Checkpoint
     shard: Shard
     resolutions: Sequence[Resolution]
-    """What holds for each tensor of the shard, and why."""
+    """One resolution per tensor of the shard."""
     min_ndim: int = 0
-    """Tensors with fewer dimensions are left alone where no rule says otherwise."""
+    """Tensors with fewer dimensions are skipped where no rule says otherwise."""
     packed: Packed = field(default_factory=Packed)
     """The packed weights of the whole checkpoint."""
 
     @cached_property
     def decisions(self) -> Sequence[Decision]:
-        """One per tensor of the shard."""
+        """One decision per tensor of the shard."""
         return [resolution.decision for resolution in self.resolutions]
 
     @cached_property
     def file(self) -> FileRef:
-        """The shard, for patterns."""
+        """The shard, as patterns see it."""
         return FileRef(file_of(self), self.shard.name.count("/") + 1)
 
     @property
@@ -57,7 +57,7 @@ def make_plans(
 ) -> tuple[list[Plan], list[str]]:
     """Decide on every tensor of every checkpoint; also returns warnings.
 
-    `packed` are the packed weights of each checkpoint, where they are known already.
+    `packed` holds the packed weights of each checkpoint, where they are known already.
 
     Raises:
         UsageError: the selection does not fit the checkpoints, see `Recipe.resolve`.
@@ -82,7 +82,7 @@ def make_plans(
 
 
 def context_of(checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> Context:
-    """What a recipe is to know of the tensors of all checkpoints, in their order."""
+    """Return the context of a recipe for the tensors of all checkpoints, in order."""
     files: list[FileRef] = []
     untouched: list[Skip | None] = []
     min_ndims: list[int] = []
@@ -101,7 +101,7 @@ def context_of(checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> C
 
 
 def default_min_ndim(checkpoint: Checkpoint, packed: Packed) -> int:
-    """The `min_ndim` of an input where nobody gives one.
+    """Return the default `min_ndim` of an input.
 
     `DEFAULT_MIN_NDIM`, but 0 for a .npy file and for an input none of whose floating-point tensors has that many
     dimensions: they hold what the user means to quantize, unless there are packed weights beside them.
@@ -112,7 +112,7 @@ def default_min_ndim(checkpoint: Checkpoint, packed: Packed) -> int:
 
 
 def settings_of(plans: Sequence[Plan], settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings as reports show them: with the `min_ndim` that held, or null where inputs differ in it."""
+    """Return the settings for reports: with the effective `min_ndim`, or null where it differs between inputs."""
     if "min_ndim" not in settings:
         return settings
     found = {plan.min_ndim for plan in plans}
@@ -120,13 +120,13 @@ def settings_of(plans: Sequence[Plan], settings: Mapping[str, Any]) -> Mapping[s
 
 
 def packed_in_words(checkpoint: Checkpoint, packed: Packed) -> str:
-    """The formats of a checkpoint's packed weights, for a message."""
+    """Return the formats of a checkpoint's packed weights, for a message."""
     kinds = ", ".join(f"{count:,} weight{'s' * (count != 1)} in {title}" for title, count in packed.titles.items())
     return f"{show_path(checkpoint.path)}: already quantized: {kinds} ({listed(packed.names, 1)})"
 
 
 def check_unpacked(checkpoint: Checkpoint, packed: Packed) -> None:
-    """Make sure that no weight of the checkpoint is quantized already.
+    """Check that no weight of the checkpoint is quantized already.
 
     Raises:
         InputError: names the formats.
@@ -139,32 +139,32 @@ def check_unpacked(checkpoint: Checkpoint, packed: Packed) -> None:
 
 
 def with_decisions(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Row]:
-    """The rows with what decided over each; they stand in the plans' order."""
+    """Return the rows with the place that decided each setting; rows have the order of the plans."""
     resolutions = (resolution for plan in plans for resolution in plan.resolutions)
     return [row._replace(decided_by=found.decided_by) for row, found in zip(rows, resolutions, strict=True)]
 
 
 def check_selection(plans: Sequence[Plan]) -> None:
-    """Make sure that some tensor is quantized.
+    """Check that some tensor is quantized.
 
     Raises:
-        UsageError: none is; names the inputs and says why.
+        UsageError: none is; names the inputs and the reason.
     """
     check_selected([decision for plan in plans for decision in plan.decisions], ", ".join(inputs_of(plans)))
 
 
 def inputs_of(plans: Sequence[Plan]) -> list[str]:
-    """The inputs, as the user finds them, each once."""
+    """Return the unique input paths, as the user finds them."""
     return list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans))
 
 
 def notes_of(plans: Sequence[Plan]) -> list[Note]:
-    """The notes of the inputs, each once."""
+    """Return the unique notes of the inputs."""
     return list(dict.fromkeys(note for plan in plans for note in plan.checkpoint.notes))
 
 
 def file_of(plan: Plan) -> str:
-    """The shard, as the user finds it."""
+    """Return the path of the shard, as the user finds it."""
     return _shown(plan.checkpoint, plan.shard)
 
 
@@ -173,5 +173,5 @@ def _shown(checkpoint: Checkpoint, shard: Shard) -> str:
 
 
 def source_of(file: str, tensor: TensorInfo) -> Source:
-    """Where a row's tensor is found; `file` is what `file_of` gives."""
+    """Return the source of a row's tensor; `file` is the result of `file_of`."""
     return Source(tensor.name, file, tensor.dtype.name, tensor.shape)

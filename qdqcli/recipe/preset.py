@@ -1,6 +1,6 @@
 """PRESETS: recipes that come with the program. Each is a file that can be printed, copied and changed.
 
-They say which tensors are quantized; bits and granularity have names of their own, schemes.
+They select tensors; bits and granularity have names of their own, schemes.
 """
 
 from difflib import get_close_matches
@@ -22,14 +22,14 @@ _FORMER = {
     "int4-group128": "--scheme int4-g128",
     "int4-group32": "--scheme int4-g32",
 }
-"""Names of earlier versions, and what stands for them now."""
+"""Preset name of an earlier version -> the option that replaces it."""
 
 
 def preset_text(name: str) -> str:
-    """The file of a preset, comments included.
+    """Return the file of a preset, comments included.
 
     Raises:
-        UsageError: there is no such preset; says what may have been meant.
+        UsageError: no such preset; offers the nearest.
     """
     check_preset(name)
     return files("qdqcli.recipe").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def preset_text(name: str) -> str:
 
 @cache
 def preset(name: str) -> RecipeFile:
-    """The preset of that name; raises like `preset_text`."""
+    """Return the preset of that name; raises like `preset_text`."""
     return parse_recipe(preset_text(name), f"preset {name}", prefix=f"preset {name}, ")
 
 
@@ -50,7 +50,7 @@ def check_preset(name: str) -> None:
 
 
 def option_for(name: str) -> str | None:
-    """The option that takes a name which is no recipe's: a preset, a former one, a scheme."""
+    """Return a hint for a name that is not a recipe: the option for a preset, former preset or scheme."""
     if name in PRESETS:
         return f"it is a preset: --preset {name}"
     if name in _FORMER:

@@ -1,4 +1,4 @@
-"""Which tensors are quantized and with which settings; a choice that matches nothing is an error, never silence."""
+"""Recipe: the tensors to quantize and their settings; a selection that matches nothing is an error."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,26 +26,26 @@ from qdqcli.recipe.rule import Rule, Setting
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_NDIM = 64
-"""As many as NumPy takes."""
+"""NumPy's limit."""
 NO_FLOAT = "is not a floating-point dtype"
-"""How the reason ends for which integers are left as they are."""
+"""End of the reason for skipping integers."""
 DEFAULT_MIN_NDIM = 2
-"""On the command line biases and norms stay in float."""
+"""Default on the command line: biases and norms stay in float."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What is known of tensors beside their headers: sequences in the tensors' order."""
+    """Facts on the tensors beyond their headers, as sequences in the tensors' order."""
 
     files: Sequence[FileRef]
     untouched: Sequence[Skip | None]
-    """Why a tensor is left as it is, whatever a recipe says; None of those that may be quantized."""
+    """Reason to skip a tensor regardless of the recipe; None where it may be quantized."""
     min_ndims: Sequence[int]
-    """The `min_ndim` where a recipe has none."""
+    """`min_ndim` of each tensor where the recipe has none."""
 
     @classmethod
     def of(cls, tensors: Sequence[TensorInfo]) -> Self:
-        """What the headers alone say."""
+        """Return the context that follows from the headers alone."""
         return cls(
             files=[FileRef(tensor.shard, tensor.shard.count("/") + 1) for tensor in tensors],
             untouched=[why_untouched(tensor.dtype) for tensor in tensors],
@@ -55,38 +55,38 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What to do with the tensors of a checkpoint."""
+    """Selection and settings for the tensors of a checkpoint."""
 
     spec: QuantSpec
-    """For every selected tensor, before any rule; its axis is ignored where `last_axis`."""
+    """Settings of every selected tensor before any rule; its axis is ignored with `last_axis`."""
     last_axis: bool = False
-    """The axis is the last one of each tensor."""
+    """Use the last axis of each tensor."""
     include: Sequence[str] = ()
-    """Patterns; none means every tensor."""
+    """Patterns; empty selects every tensor."""
     exclude: Sequence[str] = ()
-    """Patterns; they win over `include` and over rules."""
+    """Patterns; they override `include` and rules."""
     min_ndim: int | None = 0
-    """Tensors with fewer dimensions are left alone; None: the context says how many."""
+    """Tensors with fewer dimensions are skipped; None takes the value of the context."""
     indivisible: str = ERROR
-    """What becomes of a tensor whose last dimension the group size does not divide: `error`, `skip` or `channel`."""
+    """Treatment of a tensor whose last dimension the group size does not divide: `error`, `skip` or `channel`."""
     skips_misfits: bool = False
-    """Leave tensors that cannot take their settings in float, with the reason, instead of refusing all."""
+    """Skip tensors that cannot take their settings, with the reason, instead of raising an error."""
     rules: Sequence[Rule] = ()
-    """In order; they override the settings above."""
+    """Rules in order; they override the settings above."""
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Key of a recipe -> what set it before any rule, the one that holds last: `[defaults] (line 3)`, `--axis`."""
+    """Recipe key -> its origins before any rule, the effective one last: `[defaults] (line 3)`, `--axis`."""
 
     def decide(
         self, tensors: Sequence[TensorInfo], *, allow_unmatched: bool = False
     ) -> tuple[list[Decision], list[str]]:
-        """One decision per tensor, and warnings; raises like `resolve`."""
+        """Return one decision per tensor, and warnings; raises like `resolve`."""
         resolutions, warnings = self.resolve(tensors, allow_unmatched=allow_unmatched)
         return [resolution.decision for resolution in resolutions], warnings
 
     def resolve(
         self, tensors: Sequence[TensorInfo], context: Context | None = None, *, allow_unmatched: bool = False
     ) -> tuple[list[Resolution], list[str]]:
-        """What holds for each tensor and why, and warnings.
+        """Return one resolution per tensor, and warnings.
 
         Raises:
             UsageError: a pattern or a rule matches no tensor (a warning with `allow_unmatched`); rules contradict what
@@ -118,13 +118,13 @@ class Recipe:
         return resolutions, warnings
 
     def findings(self, tensors: Sequence[TensorInfo], context: Context) -> list[Finding]:
-        """All that is wrong with the rules for these tensors."""
+        """Return all errors in the rules for these tensors."""
         holders = _holders(tensors, context)
         by_rules = self._by_rules(tensors, context, Tables(self.rules, holders).numbers)
         return findings_of(self.rules, tensors, by_rules, holders)
 
     def findings_without_tensors(self) -> list[Finding]:
-        """What is wrong whatever the tensors: each pattern stands for those that it matches."""
+        """Return the errors in the rules for any tensors: each pattern stands for the tensors that it matches."""
         covering = Covering(self.rules)
         patterns = dict.fromkeys(pattern for rule in self.rules for pattern in rule.patterns)
         tensors = [TensorInfo(name=pattern, dtype=DTYPES["F32"], shape=(1,) * MAX_NDIM, shard="", start=0, nbytes=4)
@@ -136,7 +136,7 @@ class Recipe:
     def _by_rules(
         self, tensors: Sequence[TensorInfo], context: Context, numbers: Callable[[str, FileRef], tuple[int, ...]]
     ) -> list[Resolution]:
-        """What the rules make of each tensor, whether it is selected or not. Tensors of a kind share a resolution."""
+        """Apply the rules to each tensor, selected or not. Tensors of a kind share a resolution."""
         min_ndims = context.min_ndims if self.min_ndim is None else [self.min_ndim] * len(tensors)
         bases = {
             least: base_settings(self.spec, least, self.indivisible, last_axis=self.last_axis, places=self.places)
@@ -162,7 +162,7 @@ class Recipe:
     def _selected(
         self, tensors: Sequence[TensorInfo], context: Context, by_rules: Sequence[Resolution], holders: Holders
     ) -> list[Resolution]:
-        """The same, less what `include` and `exclude` leave alone."""
+        """Replace the resolutions of tensors that `include` and `exclude` leave out by skips."""
         if not self.include and not self.exclude:
             return list(by_rules)
         includes = [compile_pattern(pattern, holders) for pattern in self.include]
@@ -185,7 +185,7 @@ class Recipe:
         return list(map(select, tensors, context.files, context.untouched, by_rules))
 
     def _idle_sources(self, by_rules: Sequence[Resolution]) -> list[str]:
-        """Files all of whose rules may match nothing, and do."""
+        """Return a warning for each file whose rules are all optional and match nothing."""
         if not self.rules:
             return []
         matching = {id(rule) for resolution in {id(r): r for r in by_rules}.values() for rule in resolution.rules}
@@ -203,7 +203,7 @@ class Recipe:
 
 
 def why_untouched(dtype: DType) -> Skip | None:
-    """Why tensors of the dtype cannot be quantized; None where they can."""
+    """Return the reason why tensors of the dtype cannot be quantized; None where they can."""
     if dtype.is_floating:
         return None
     if dtype.is_packed:
@@ -225,10 +225,10 @@ def _refusal(errors: Sequence[Finding]) -> str:
 
 
 def check_selected(decisions: Sequence[Decision], inputs: str) -> None:
-    """Make sure that there is something to do; `inputs` names them in the message.
+    """Check that some tensor is quantized; `inputs` names the inputs in the message.
 
     Raises:
-        UsageError: no tensor is quantized; says why.
+        UsageError: no tensor is quantized; names the reason.
     """
     if not any(isinstance(decision, QuantSpec) for decision in decisions):
         raise UsageError(f"{inputs}: nothing to quantize: {_why_nothing(decisions)}")
@@ -247,7 +247,7 @@ def _why_nothing(decisions: Sequence[Decision]) -> str:
 
 
 def _divided(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> list[Resolution]:
-    """The same where groups divide the tensors; else what `indivisible` makes of it, tensors of a kind alike."""
+    """Apply `indivisible` to tensors that groups do not divide; tensors of a kind share a resolution."""
     known: dict[tuple[int, tuple[int, ...]], Resolution] = {}
 
     def of_shape(tensor: TensorInfo, resolution: Resolution) -> Resolution:
@@ -260,7 +260,7 @@ def _divided(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -
 
 
 def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> None:
-    """All tensors that cannot take their settings, in one message."""
+    """Raise one error for all tensors that cannot take their settings."""
     kinds = {
         (id(resolution), tensor.shape, tensor.fortran_order): (tensor, resolution)
         for tensor, resolution in zip(tensors, resolutions, strict=True)
@@ -297,7 +297,7 @@ def _fitting(tensor: TensorInfo, resolution: Resolution) -> Resolution:
 
 
 def _misfit(tensor: TensorInfo, resolution: Resolution) -> UsageError | None:
-    """Why the tensor cannot take its settings; None where it can, or has none."""
+    """Return the reason why the tensor cannot take its settings; None where it can, or has none."""
     try:
         if isinstance(resolution.decision, QuantSpec):
             layout_of(tensor, resolution.decision)

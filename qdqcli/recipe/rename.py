@@ -1,4 +1,4 @@
-"""Which tensor of one checkpoint is which of another: by name, or by patterns OLD=NEW."""
+"""Renaming of tensors by patterns OLD=NEW, to pair checkpoints whose names differ."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ class Renaming:
 
     text: str
     expression: re.Pattern[str]
-    """On the whole old name; a group for each wildcard."""
+    """Regular expression on the whole old name, with a group for each wildcard."""
     replacement: Sequence[str] | str
-    """The new name between the wildcards; of a regular expression, its template."""
+    """The new name split at its wildcards; for a regular expression, its template."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        r"""A glob whose `*` and `?` the new name repeats in their order, or `re:REGEX=TEMPLATE` with `\1`.
+        r"""Parse a glob whose `*` and `?` the new name repeats in order, or `re:REGEX=TEMPLATE` with `\1`.
 
         Raises:
             UsageError: there is no `=`, the wildcards do not fit, or the regular expression is malformed.
@@ -40,7 +40,7 @@ class Renaming:
         return cls(text=text, expression=_compiled(pattern, text), replacement=pieces)
 
     def new_name(self, name: str) -> str | None:
-        """The new name; None where the pattern does not match."""
+        """Return the new name; None where the pattern does not match."""
         match = self.expression.fullmatch(name)
         if match is None:
             return None
@@ -56,7 +56,7 @@ class Renaming:
 def new_names(
     names: Sequence[str], renamings: Sequence[Renaming], *, allow_unmatched: bool
 ) -> tuple[Mapping[str, str], list[str]]:
-    """Old name -> new name, by the first pattern that matches, and warnings.
+    """Return old name -> new name by the first matching pattern, and warnings.
 
     Raises:
         UsageError: a pattern matches no name (a warning with `allow_unmatched`), or two names become one.

@@ -1,4 +1,4 @@
-"""Request: options, with recipes laid under them, as the Recipe that they describe."""
+"""Request: the Recipe that options and the recipes beneath them describe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,32 +16,32 @@ from qdqcli.recipe.rule import Rule, displaced, rule_to_json
 from qdqcli.recipe.scheme import settings_of_scheme
 
 Options = Mapping[str, Any]
-"""By parameter name."""
+"""Parameter name -> value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the options of a measuring command ask for."""
+    """Recipe and settings of a measuring command, from its options."""
 
     recipe: Recipe
     ranges_file: Path | None
     settings: Mapping[str, Any]
     """The options that decide the result, as JSON values."""
     has_recipe: bool = False
-    """Whether a report says what decided over each tensor."""
+    """True where a report names the table that decided each setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """The options with recipes laid under them."""
+    """The options merged with the recipes beneath them."""
 
     options: Options
-    """As if all had been given on the command line."""
+    """Merged options, as if all had been given on the command line."""
     rules: Sequence[Rule] = ()
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Key -> what set it, the one that holds last."""
+    """Key -> its origins, the effective one last."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What a report says of the recipes, as JSON values."""
+    """The recipes as JSON values, for a report."""
 
 
 def lay(
@@ -53,9 +53,9 @@ def lay(
     presets: Sequence[str] = (),
     recipe: Path | None = None,
 ) -> Layers:
-    """Lay recipes, a scheme and the options that were given over the defaults of the options, in this order.
+    """Merge recipes, a scheme and the given options over the option defaults, in this order.
 
-    `flags` says how each given option is called in reports.
+    `flags` maps each given option to its name in reports.
     """
     laid = _Laid(options=dict(options), places={})
     for source in sources:
@@ -78,7 +78,7 @@ def lay(
 
 @dataclass(frozen=True, kw_only=True)
 class _Laid:
-    """Options on the way: a table replaces what it names, and the settings that these exclude."""
+    """Options being merged: a table replaces the settings that it names and those that these exclude."""
 
     options: dict[str, Any]
     places: dict[str, tuple[str, ...]]
@@ -92,7 +92,7 @@ class _Laid:
 
 
 def _replaced(changes: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """What a later table makes of settings that exclude its own, and the setting because of which."""
+    """Return the settings that a later table displaces: key -> (new value, the setting that displaces it)."""
     found = displaced(changes)
     if "axis" in changes and "group_size" not in changes:
         found["group_size"] = None, "axis"
@@ -105,7 +105,7 @@ def _replaced(changes: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 
 
 def request_from(layers: Layers) -> Request:
-    """The recipe that the options describe.
+    """Return the recipe that the options describe.
 
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
@@ -157,13 +157,13 @@ ATTRIBUTES = (
     "num_bits", "signed_input", "narrow_range", "round_mode", "group_size", "ragged_groups", "compute_dtype",
     "estimator", "percentile",
 )  # fmt: skip
-"""Options that are attributes of the op as they are."""
+"""Options passed unchanged to the op's attributes."""
 SETTINGS = (
     "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "indivisible",
     "input_min", "input_max", "ranges_file", "compute_dtype", "estimator", "percentile", "include", "exclude",
     "min_ndim", "scale_bits",
 )  # fmt: skip
-"""Options that a report names: those that decide its numbers."""
+"""Options that decide the numbers of a report, and that it names."""
 
 
 def _settings(options: Options) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _settings(options: Options) -> dict[str, Any]:
 
 
 def _check_estimator(options: Options, *, is_range_given: bool) -> None:
-    """Refuse options of an estimator that has nothing to choose."""
+    """Refuse an estimator where ranges are given, and --percentile with another estimator."""
     name = options.get("estimator", DEFAULT_ESTIMATOR)
     if is_range_given and name != DEFAULT_ESTIMATOR:
         raise UsageError(f"--estimator {name} chooses ranges that are not given; leave it out, or the given ones")

@@ -1,4 +1,4 @@
-"""Rule: what a recipe says of the tensors that it matches, and how one rule after another makes a tensor's settings."""
+"""Rule: the settings for the tensors that it matches, and how successive rules combine."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,29 +10,29 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR
 from qdqcli.recipe.keys import ERROR, NONE
 
 Changes = Mapping[str, Any]
-"""Key of a recipe -> value; a group size of None is none."""
+"""Recipe key -> value; a group size of None means no groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One `[[rules]]` of a recipe."""
+    """One `[[rules]]` table of a recipe."""
 
     patterns: Sequence[str]
     changes: Changes = field(default_factory=dict)
     """The settings that it names."""
     skip: str | None = None
-    """The reason for which its tensors are left as they are."""
+    """Reason to skip its tensors."""
     lifts_skip: bool = False
-    """Whether an earlier rule's `skip` ends here."""
+    """True where it ends the `skip` of an earlier rule."""
     is_optional: bool = False
-    """Whether it may match nothing."""
+    """True where it may match nothing."""
     source: str
     """The file, as the user gave it, or `preset NAME`."""
     number: int
-    """Among the rules of its source, from 1."""
+    """Position among the rules of its source, from 1."""
     line: int
     prefix: str = ""
-    """What tells rules of several sources apart."""
+    """Prefix that distinguishes the rules of several sources."""
 
     @property
     def place(self) -> str:
@@ -51,19 +51,19 @@ class Setting:
 
     value: Any
     places: tuple[str, ...] = ()
-    """What set it, the one that holds last; none: it is built in."""
+    """Its origins, the effective one last; empty for a built-in default."""
 
     def over(self, value: Any, place: str) -> "Setting":
-        """Another value, which this one gives way to."""
+        """Return a setting with a new value that overrides this one."""
         return Setting(value=value, places=(*self.places, place))
 
 
 Settings = dict[str, Setting]
-"""By key of a recipe, and two more: `skip`, the reason or None, and `ranges`, true where a file gives the ranges."""
+"""Recipe key -> setting, plus `skip` (the reason or None) and `ranges` (True where a file gives the ranges)."""
 
 
 def displaced(changes: Changes) -> dict[str, tuple[Any, str]]:
-    """What settings make of others that they exclude, and the setting because of which."""
+    """Return the settings that `changes` exclude: key -> (new value, the setting that displaces it)."""
     found: dict[str, tuple[Any, str]] = {}
     if changes.get("group_size") is not None and "axis" not in changes:
         found["axis"] = NONE, "group_size"
@@ -75,7 +75,7 @@ def displaced(changes: Changes) -> dict[str, tuple[Any, str]]:
 
 
 def overridden(under: Changes, over: Changes) -> dict[str, Any]:
-    """Both tables as one: a setting of the upper one displaces those of the lower one that it excludes."""
+    """Merge two tables: a setting of `over` displaces those of `under` that it excludes."""
     displaces = {key: value for key, (value, _) in displaced(over).items() if key in under}
     if over.get("axis", NONE) != NONE and under.get("group_size") is not None:
         displaces["group_size"] = None
@@ -83,7 +83,7 @@ def overridden(under: Changes, over: Changes) -> dict[str, Any]:
 
 
 def apply_rule(settings: Settings, rule: Rule) -> Iterator[str]:
-    """Change the settings of a tensor to what the rule says; yields what it contradicts."""
+    """Apply a rule to the settings of a tensor; yields its contradictions."""
     skip, changes = settings["skip"], rule.changes
     if skip.value is not None and changes and not rule.lifts_skip:
         yield (
@@ -129,13 +129,13 @@ def _origin(setting: Setting) -> str:
 
 
 def listed_keys(changes: Changes) -> str:
-    """`num_bits and group_size`."""
+    """Return the keys for a message: `num_bits and group_size`."""
     keys = [escape_name(key) for key in changes]
     return " and ".join([", ".join(keys[:-1])] * (len(keys) > 1) + keys[-1:])
 
 
 def rule_to_json(rule: Rule) -> dict[str, Any]:
-    """The rule as a recipe in JSON has it, with its place."""
+    """Return the rule as a JSON recipe has it, with its place."""
     skip = {"skip": rule.skip} if rule.skip is not None else {"skip": False} if rule.lifts_skip else {}
     optional = {"optional": True} if rule.is_optional else {}
     changes = {key: NONE if value is None else _finite(value) for key, value in rule.changes.items()}

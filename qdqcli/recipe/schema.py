@@ -1,6 +1,6 @@
-"""Schema: the part of JSON schema that our files are described with, for their reader and for editors alike.
+"""Schema: the subset of JSON schema that describes our files, for their reader and for editors.
 
-A key whose schema is `{"not": {}}` is refused with its description, which says what to write instead.
+A key whose schema is `{"not": {}}` is refused; its description says what to write instead.
 """
 
 import re
@@ -17,34 +17,34 @@ PATTERNS = (PATTERN, {"type": "array", "items": PATTERN, "minItems": 1})
 
 
 def either(*schemas: Schema, description: str) -> Schema:
-    """A value that keeps one of the schemas."""
+    """Return the schema of a value that is valid under one of the schemas."""
     return {"anyOf": list(schemas), "description": description}
 
 
 def table(properties: Mapping[str, Schema], description: str, **words: Any) -> dict[str, Any]:
-    """A table with these keys and no others."""
+    """Return the schema of a table with these keys and no others."""
     return {
         "type": "object", "description": description, "additionalProperties": False, "properties": dict(properties),
     } | words  # fmt: skip
 
 
 def tables(items: Schema, description: str) -> Schema:
-    """An array of tables."""
+    """Return the schema of an array of tables."""
     return {"type": "array", "items": items, "description": description}
 
 
 def refused(description: str) -> Schema:
-    """A key that no table may have, and why."""
+    """Return the schema of a forbidden key, with the reason."""
     return {"not": {}, "description": description}
 
 
 def known_keys(schema: Schema) -> list[str]:
-    """The keys that a table may have."""
+    """Return the keys that a table may have."""
     return [key for key, of_key in schema["properties"].items() if "not" not in of_key]
 
 
 def tables_of(schema: Schema, name: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every table below `schema` with its name in TOML: `[summary.p05]`, `[[rules]]`."""
+    """Yield every table below `schema` with its name in TOML: `[summary.p05]`, `[[rules]]`."""
     for key, of_key in schema["properties"].items():
         inner = f"{name}{key}"
         if of_key.get("type") == "object":
@@ -55,7 +55,7 @@ def tables_of(schema: Schema, name: str = "") -> Iterator[tuple[str, Schema]]:
 
 
 def is_valid(value: Any, schema: Schema) -> bool:
-    """Check a value that is no table against a schema, of the words that this file uses."""
+    """Tell whether a value other than a table is valid; supports the keywords that this file uses."""
     if "anyOf" in schema:
         return any(is_valid(value, part) for part in schema["anyOf"])
     if "enum" in schema:
@@ -98,7 +98,7 @@ def _is_number(value: Any, schema: Schema) -> bool:
 
 
 def words_for(schema: Schema) -> str:
-    """What a value must be: `an integer from 1 to 62`."""
+    """Return the expected value in words: `an integer from 1 to 62`."""
     if "anyOf" in schema:
         return " or ".join(map(words_for, schema["anyOf"]))
     if "enum" in schema:
@@ -126,5 +126,5 @@ def _words_for_text(schema: Schema) -> str:
 
 
 def published(schema: Schema, title: str) -> dict[str, Any]:
-    """A JSON schema (draft 2020-12) of a file: of one in JSON, and of what one in TOML reads as."""
+    """Return the JSON schema (draft 2020-12) of a file, for JSON and for parsed TOML."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}

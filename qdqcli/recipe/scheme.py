@@ -1,4 +1,4 @@
-"""Schemes: short names for bits and granularity, `int8-channel`, `int4-g128`."""
+"""Schemes: short names for bits and granularity, e.g. `int8-channel`, `int4-g128`."""
 
 import re
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from qdqcli.escape import escape_name
 
 SCHEME_PATTERN = r"^u?int([1-9]|[1-5][0-9]|6[0-2])(-(tensor|channel|g[1-9][0-9]*))?$"
 SCHEMES = ("int8-channel", "int8-tensor", "int8-g128", "int4-channel", "int4-g128", "int4-g64", "int4-g32", "int3-g128")
-"""Usual ones, which a shell offers."""
+"""Common schemes, for shell completion."""
 EXAMPLES = ("int8-channel", "int4-g128", "uint8-tensor", "int6")
 
 
 def is_scheme(text: str) -> bool:
-    """Whether the text is the name of a scheme."""
+    """Tell whether the text is the name of a scheme."""
     return re.fullmatch(SCHEME_PATTERN, text) is not None
 
 
 def settings_of_scheme(name: str) -> Mapping[str, Any]:
-    """The settings that a scheme stands for, by key of a recipe.
+    """Return the settings of a scheme by recipe key.
 
     Bits and sign; with a granularity also axis and group size, one of which is none.
 

@@ -1,4 +1,4 @@
-"""The settings of a sweep, and what was measured under each."""
+"""Settings of a sweep and the results measured under each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from qdqcli.result.result import RunResult
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One column of a sweep: what is asked of every tensor that no rule decides otherwise."""
+    """One column of a sweep: the settings of every tensor that no rule overrides."""
 
     num_bits: int
     axis: str | int = "none"
@@ -23,11 +23,11 @@ class Setting:
     estimator: str = "minmax"
     signed_input: bool = True
     percentile: float | None = None
-    """With the estimator percentile: that of the range's upper end; None is the default."""
+    """Upper percentile of the range, for the estimator percentile; None is the default."""
 
     @property
     def name(self) -> str:
-        """Short text: `int4 g128 mse`, `int8 axis 0`, `int8 tensor`."""
+        """Short name: `int4 g128 mse`, `int8 axis 0`, `int8 tensor`."""
         words = [f"{'' if self.signed_input else 'u'}int{self.num_bits}"]
         if self.group_size is not None:
             words.append(f"g{self.group_size}")
@@ -51,7 +51,7 @@ class Setting:
         return replace(recipe, spec=spec, last_axis=self.axis == "last", indivisible=SKIP, skips_misfits=True)
 
     def to_json(self) -> dict[str, Any]:
-        """The setting under the options' names."""
+        """Return the setting under the options' names."""
         return {
             "num_bits": self.num_bits,
             "signed_input": self.signed_input,
@@ -70,7 +70,7 @@ def settings_of(
     *,
     signed_input: bool = True,
 ) -> list[Setting]:
-    """Every combination: bits first, then granularities (axes, then groups), then estimators."""
+    """Return every combination: bits first, then granularities (axes, then groups), then estimators."""
     granularities: list[dict[str, Any]] = [*({"axis": a} for a in axes), *({"group_size": g} for g in group_sizes)]
     return [
         Setting(num_bits=bits, estimator=estimator, signed_input=signed_input, **granularity)
@@ -82,7 +82,7 @@ LADDER = [
     Setting(num_bits=8, axis=0),
     *settings_of([4, 3], [0], [128, 64, 32], ["minmax", "mse"]),
 ]
-"""The settings that people publish, for a sweep without options."""
+"""Commonly published settings, for a sweep without options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Sweep:
     results: Sequence[RunResult]
 
     def dominated(self) -> list[bool]:
-        """Tell for each setting whether another has no more bits per weight, no less SQNR, and betters one of them.
+        """Tell for each setting whether another has no more bits per weight, no less SQNR, and is better in one.
 
         Only settings that were measured on the same elements are compared.
         """
@@ -107,7 +107,7 @@ class Sweep:
 
 
 def _point(result: RunResult) -> tuple[float, float, int]:
-    """(bits per weight, SQNR in dB, number of elements)."""
+    """Return (bits per weight, SQNR in dB, number of elements)."""
     summary = result.summary
     bits, sqnr = summary["bits_per_weight"], summary["sqnr_db"]
     exact = float("inf") if result.is_exact else float("-inf")
