@@ -1,1 +1,1 @@
-"""Checkpoints as names, dtypes, shapes and bytes; nothing here converts a value."""
+"""Checkpoint formats: names, dtypes, shapes and bytes of tensors; no value is converted here."""

@@ -1,4 +1,4 @@
-"""The protocols of a checkpoint and of what is written in its place, and how a path becomes one.
+"""Protocols of a checkpoint and of its output files, and the functions that open a path as a checkpoint.
 
 To add a file format: a module with an `open_*` function that returns a `Shard`, and a line in `FORMATS`.
 """
@@ -25,38 +25,38 @@ from qdqcli.tensors.unread import describe_unread
 
 
 class Place(NamedTuple):
-    """Where the bytes of a tensor lie as they are, for kernels that read and write for themselves."""
+    """Position of a tensor's raw bytes in a file, for kernels that do their own I/O."""
 
     descriptor: int
-    """Of an ordinary file, open as long as its reader or writer is."""
+    """Descriptor of a regular file; open as long as the reader or writer is."""
     offset: int
-    """The tensor's first byte in the file."""
+    """Byte offset of the tensor in the file."""
     path: Path
-    """For messages."""
+    """Path for messages."""
 
 
 class Waiting(NamedTuple):
-    """A file that is not finished and waits for a later process to go on."""
+    """An unfinished file that a later process can complete."""
 
     name: str
-    """In the folder of the file that it becomes."""
+    """File name, in the folder of the finished file."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
 
 
 class ShardReader(Protocol):
     """An opened shard. Reads are positional and may come from several threads at once.
 
     1. A read fills the whole buffer or raises `InputError` that names the file.
-    2. `close` compares size and modification time with those at opening: a file that changed is an `InputError`.
-    3. Nothing is mapped: a file cut short while it is read is an error, never a signal.
+    2. `close` compares size and modification time with those at opening and raises `InputError` if the file changed.
+    3. Nothing is memory-mapped: a file truncated during a read is an error, never a signal.
     """
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
-        """Fill `buffer`, contiguous and of a native type, with the tensor's bytes from `start` (in the tensor) on."""
+        """Fill `buffer` (contiguous, native type) with the tensor's bytes, beginning at byte `start` of the tensor."""
 
     def place(self, tensor: TensorInfo) -> Place | None:
-        """Where the tensor may be read without this reader; None where only `read_into` knows how."""
+        """Return where the tensor can be read directly; None if only `read_into` can read it."""
 
     def close(self) -> None: ...
 
@@ -68,25 +68,25 @@ class ShardReader(Protocol):
 
 
 class ShardWriter(Protocol):
-    """The output file that takes the place of one shard: same header, same layout, same size (`.npz`: same members).
+    """The output file that replaces one shard: same header, same layout, same size (`.npz`: same members).
 
-    1. What is not written with `write` must have been copied with `copy` before `commit`.
-    2. The file has its final name within the output only after `commit`, which flushes it to the disk first.
+    1. Every tensor must be written with `write` or copied with `copy` before `commit`.
+    2. `commit` flushes the file to disk and only then gives it its final name in the output.
     3. `abort` leaves nothing behind. A failed write is an `OutputError` that names the path.
-    4. What `sync` flushed is still there after `suspend` or a kill, for `Shard.create` to go on with.
+    4. Data flushed by `sync` survives `suspend` and a kill; `Shard.create` can continue from it.
     """
 
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
-        """Write bytes of the tensor at `start`; positional, from several threads at once."""
+        """Write bytes of the tensor at `start`; positional, callable from several threads at once."""
 
     def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = ...) -> None:
         """Copy the tensor byte for byte from the input; `on_chunk` is called before each piece and may raise."""
 
     def place(self, tensor: TensorInfo) -> Place | None:
-        """Where the tensor may be written without this writer; None where only `write` knows how."""
+        """Return where the tensor can be written directly; None if only `write` can write it."""
 
     def sync(self) -> Waiting | None:
-        """Flush to the disk what was written so far; the file in which it waits, None where it cannot wait."""
+        """Flush everything written so far to disk; return the unfinished file, None if it cannot be resumed."""
 
     def commit(self) -> None: ...
 
@@ -96,60 +96,60 @@ class ShardWriter(Protocol):
 
 
 class Shard(Protocol):
-    """One file of a checkpoint whose header was read and found valid; no descriptor is held."""
+    """One file of a checkpoint whose header was read and validated; holds no descriptor."""
 
     @property
     def path(self) -> Path: ...
 
     @property
     def name(self) -> str:
-        """Relative to the checkpoint, with forward slashes."""
+        """File name relative to the checkpoint, with forward slashes."""
 
     @property
     def tensors(self) -> Sequence[TensorInfo]:
-        """In the order of the data in the file."""
+        """The tensors in file order."""
 
     @property
     def identity(self) -> FileIdentity:
-        """Size, modification time and inode of the file whose header was read; `open` wants the same."""
+        """Size, modification time and inode of the file whose header was read; `open` requires the same."""
 
     @property
     def marks(self) -> frozenset[str]:
-        """What the file itself, beside its tensors, says of packed weights: keys of its metadata."""
+        """Keys of the file's metadata that mark packed weights."""
 
     @property
     def output_bytes(self) -> int:
-        """Disk space that writing the output takes, temporaries included."""
+        """Disk space needed to write the output, temporary files included."""
 
     def open(self) -> ShardReader: ...
 
     def header_digest(self) -> str:
-        """A hash of what the file says of its tensors."""
+        """Return a hash of the header's tensor descriptions."""
 
     def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> ShardWriter:
-        """Begin the file that replaces this shard at `path`, whose folder exists; or go on with the `unfinished`."""
+        """Create this shard's replacement at `path`, whose folder exists, or continue the `unfinished` one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SideFile:
-    """A file of a checkpoint's folder that is no shard."""
+    """A file in a checkpoint's folder that is not a shard."""
 
     folder: Path
-    """The checkpoint's."""
+    """The checkpoint's folder."""
     name: Path
-    """Relative to the folder."""
+    """Path relative to the folder."""
     follow_links: bool = False
-    """Whether links may lead out of the folder."""
+    """Allow links that lead out of the folder."""
 
     @property
     def path(self) -> Path:
         return self.folder / self.name
 
     def open(self) -> InputFile:
-        """Open what the name leads to now.
+        """Open the file that the name leads to now.
 
         Raises:
-            InputError: it is not there, is no regular file, or lies behind a link that leaves the folder.
+            InputError: the file is missing, not regular, or behind a link that leaves the folder.
         """
         with CheckpointRoot(self.folder, follow_links=self.follow_links) as root:
             found = root.look_up(str(self.name))
@@ -163,13 +163,13 @@ class Checkpoint:
     path: Path
     is_folder: bool
     shards: Sequence[Shard]
-    """In the order of their names; a single file has one, whose name is the file's."""
+    """The shards, sorted by name; a single-file checkpoint has one, named after the file."""
     side_files: Sequence[SideFile] = ()
-    """Everything else in the folder (config, tokenizer, the index); copied as it is."""
+    """All other files in the folder (config, tokenizer, the index); copied unchanged."""
     notes: Sequence[Note] = ()
-    """What a user should know of the input: a shard that the index does not name, say."""
+    """Notes for the user, e.g. a shard that the index does not list."""
     superseded: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """(shard, tensor) -> the shard whose tensor of that name counts, by the index: loaders ignore the one here."""
+    """(shard, tensor) -> the shard that the index assigns that tensor to: loaders ignore the copy in this shard."""
 
     @property
     def tensors(self) -> Iterator[TensorInfo]:
@@ -182,17 +182,17 @@ FORMATS = {
     ".npy": "qdqcli.tensors.npy:open_npy",
     ".npz": "qdqcli.tensors.npz:open_npz",
 }
-"""File suffix -> the function that opens one file of that format as a `Shard`."""
+"""File suffix -> function that opens one file of that format as a `Shard`."""
 
 
 def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: bool = False) -> Checkpoint:
-    """Read the headers of the file or folder at `path`, all of them before any data.
+    """Read all headers of the file or folder at `path`, before any data.
 
-    `void_dtype` is the safetensors name of the dtype that `.npy` elements of an unnamed kind (`|V2`) have, and integers
-    of its size. With `follow_links` links in a folder may lead out of it; `path` itself may be a link.
+    `void_dtype` is the safetensors name of the dtype of `.npy` elements of an unnamed kind (`|V2`) and of integers
+    of the same size. `follow_links` allows links that lead out of the folder; `path` itself may always be a link.
 
     Raises:
-        InputError: missing, unreadable or malformed, or a link that leaves the folder; names the file.
+        InputError: missing, unreadable or malformed, or a link leaves the folder; names the file.
         UsageError: `void_dtype` is not a dtype's name.
     """
     if void_dtype is not None and void_dtype not in DTYPES:
@@ -202,7 +202,7 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
     except OSError as error:
         raise input_error(path, error) from error
     if is_folder:
-        # Imported late: it builds on the protocols of this file.
+        # Lazy import: `sharded` builds on the protocols of this file.
         from qdqcli.tensors.sharded import open_folder
 
         return open_folder(path, void_dtype, follow_links=follow_links)
@@ -211,7 +211,7 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
 
 
 def open_file(path: Path, name: str, void_dtype: str | None = None) -> Shard:
-    """Read the header of one file by the format that its suffix (in any letter case) names.
+    """Read the header of one file; the suffix (case-insensitive) selects the format.
 
     `name` is the file's name relative to its checkpoint.
 
@@ -228,7 +228,7 @@ def open_file(path: Path, name: str, void_dtype: str | None = None) -> Shard:
 
 
 def open_as(suffix: str, path: Path, name: str, void_dtype: str | None = None) -> Shard:
-    """The same by the format of another suffix than the path's own, one that is known.
+    """Read the header of one file in the format of a known suffix, which may differ from the path's own.
 
     Raises:
         InputError: unreadable or malformed; names the file.
@@ -239,7 +239,7 @@ def open_as(suffix: str, path: Path, name: str, void_dtype: str | None = None) -
 
 
 def void_notes(shard: Shard) -> Iterator[Note]:
-    """A note if tensors of the shard may be bfloat16 in NumPy's disguise."""
+    """Yield a note if tensors of the shard may be bfloat16 stored under another NumPy dtype."""
     dtypes = {"|V2"}
     if shard.path.suffix.lower() != ".safetensors" and not any(tensor.dtype.is_floating for tensor in shard.tensors):
         dtypes |= {"U16", "I16"}
@@ -249,9 +249,9 @@ def void_notes(shard: Shard) -> Iterator[Note]:
 
 
 def expand_inputs(arguments: Sequence[str]) -> list[Path]:
-    """The paths that INPUT arguments name: a path as it is, a quoted glob as its sorted matches.
+    """Return the paths that INPUT arguments name: a path unchanged, a quoted glob as its sorted matches.
 
-    A path that exists is taken as it is, also when its name is made of glob characters.
+    An existing path is never expanded, even if its name contains glob characters.
 
     Raises:
         InputError: a glob that matches nothing, an empty argument.

@@ -1,8 +1,8 @@
 """Random access to a deflated member of an archive.
 
-A small archive may unpack to terabytes, so temporary space is bounded by the archive's own size: it holds the pieces
-that were read last. What is not there is inflated again, from the nearest of some points of the member; data that
-unpacks to many times its size inflates about as fast as a disk is read.
+A small archive may unpack to terabytes, so the temporary file is bounded by the archive's size: it caches the pieces
+read last. A piece that is not cached is inflated again from the nearest of several restart points in the member; highly
+compressible data inflates about as fast as a disk is read.
 """
 
 import zlib
@@ -15,19 +15,19 @@ from qdqcli.errors import OutputError
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, Spool
 
 PIECE_BYTES = CHUNK_BYTES
-"""Inflated at once."""
+"""Bytes inflated at a time."""
 LEAST_PIECES = 64
-"""That are kept: threads that scan a tensor side by side are less far apart."""
+"""Minimum number of cached pieces: threads that scan a tensor in parallel are closer together than this."""
 KEPT_RATIO = 4
-"""Archive's sizes that are kept; weights hardly compress to a half."""
+"""Cache size as a multiple of the archive's size; weights rarely compress to half their size."""
 MAX_POINTS = 64
-"""Of a member: each holds the 40 KB that deflated data may refer to."""
+"""Maximum number of restart points per member; each holds the 40 KB of inflate state."""
 
 _INPUT_BYTES = 1 << 14
 
 
 class Pieces:
-    """The inflated pieces used last, of all members of an archive of `archive_bytes`, in a temporary file."""
+    """LRU cache of inflated pieces of all members of an archive of `archive_bytes`, in a temporary file."""
 
     def __init__(self, archive_bytes: int) -> None:
         self.limit = max(LEAST_PIECES, KEPT_RATIO * archive_bytes // PIECE_BYTES)
@@ -35,7 +35,7 @@ class Pieces:
         self._spool: Spool | None = None
 
     def read_into(self, key: tuple[int, int], buffer: memoryview, offset: int) -> bool:
-        """Fill the buffer with bytes of a piece from `offset` on; False where it is not kept."""
+        """Fill the buffer with the piece's bytes from `offset` on; return False if the piece is not cached."""
         slot = self._slots.get(key)
         if slot is None or self._spool is None:
             return False
@@ -44,7 +44,7 @@ class Pieces:
         return True
 
     def keep(self, key: tuple[int, int], piece: bytes) -> None:
-        """Put the piece in the place of the one used least recently, if all places are taken."""
+        """Cache the piece, evicting the least recently used one if the cache is full."""
         if not self.limit:
             return
         slot = self._slots.pop(key, None)
@@ -53,7 +53,7 @@ class Pieces:
         try:
             self._spool = self._spool or Spool()
             self._spool.write(memoryview(piece), slot * PIECE_BYTES)
-        except OutputError:  # no room, or no folder for temporaries: then nothing more is kept
+        except OutputError:  # no space, or no folder for temporary files: stop caching
             self.limit = 0
         else:
             self._slots[key] = slot
@@ -65,23 +65,23 @@ class Pieces:
 
 @dataclass
 class _Cursor:
-    """A place in the deflated data from which inflating goes on."""
+    """Position in the deflated data from which inflation can resume."""
 
     inflate: Any
     """A `zlib.decompressobj`."""
     consumed: int = 0
-    """Deflated bytes that were handed to it."""
+    """Number of deflated bytes passed to `inflate`."""
     num_pieces: int = 0
-    """Inflated before this place."""
+    """Number of pieces inflated before this position."""
 
     def copy(self) -> "_Cursor":
         return _Cursor(self.inflate.copy(), self.consumed, self.num_pieces)
 
 
 class DeflatedMember:
-    """The bytes of one member; not for several threads at once.
+    """The inflated bytes of one member; not thread-safe.
 
-    `start` and `packed_bytes` are where its deflated data lies in `file`, `size` what they must inflate to.
+    `start` and `packed_bytes` locate the deflated data in `file`; `size` is the expected inflated size.
     """
 
     def __init__(self, file: InputFile, start: int, packed_bytes: int, size: int, pieces: Pieces) -> None:
@@ -97,7 +97,7 @@ class DeflatedMember:
 
         Raises:
             ValueError: the data does not inflate to `size` bytes.
-            zlib.error: it is damaged.
+            zlib.error: the data is damaged.
         """
         view = buffer.cast("B") if buffer.nbytes else buffer
         while view.nbytes:
@@ -108,7 +108,7 @@ class DeflatedMember:
             view, offset = view[part.nbytes :], offset + part.nbytes
 
     def checksum(self) -> int:
-        """The CRC-32 of all inflated bytes; errors as in `read_into`, also where there are more than `size`."""
+        """Return the CRC-32 of all inflated bytes; raises like `read_into`, also when there are more than `size`."""
         crc = 0
         for index in range(self._num_pieces):
             crc = zlib.crc32(self._inflate_piece(index), crc)
@@ -117,7 +117,7 @@ class DeflatedMember:
         return crc
 
     def _inflate_piece(self, index: int) -> bytes:
-        """The piece, which is kept like those on the way to it."""
+        """Inflate the piece; cache it and the pieces before it on the way."""
         before = [cursor for cursor in (self._cursor, *self._points) if cursor.num_pieces <= index]
         nearest = max(before, key=lambda cursor: cursor.num_pieces)
         self._cursor = nearest if nearest is self._cursor else nearest.copy()
@@ -140,7 +140,7 @@ class DeflatedMember:
         return piece
 
     def _inflated(self, wanted: int) -> Iterator[bytes]:
-        """What follows the cursor, up to `wanted` bytes, in parts."""
+        """Yield up to `wanted` bytes that follow the cursor, in parts."""
         cursor = self._cursor
         while wanted and not cursor.inflate.eof:
             data = cursor.inflate.unconsumed_tail

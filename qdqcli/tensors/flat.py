@@ -1,6 +1,6 @@
-"""A file in which every tensor lies as it is, behind one header: `.safetensors` and `.npy`.
+"""Files that store tensors uncompressed behind one header: `.safetensors` and `.npy`.
 
-The output has the input's header bytes and every tensor at its old offset, so metadata, order and alignment survive by
+The output keeps the input's header bytes and tensor offsets, so metadata, order and alignment are preserved by
 construction, the size is known before the first byte, and threads may write in any order.
 """
 
@@ -19,17 +19,17 @@ from qdqcli.tensors.tensor import TensorInfo, check_range
 
 @dataclass(frozen=True, kw_only=True)
 class FlatShard:
-    """A `Shard` whose `TensorInfo.start` are offsets in the file itself."""
+    """A `Shard` whose `TensorInfo.start` is an offset in the file itself."""
 
     path: Path
     name: str
     tensors: tuple[TensorInfo, ...]
     header_bytes: int
-    """Bytes before the data."""
+    """Number of bytes before the data."""
     identity: FileIdentity
-    """Of the file whose header was read."""
+    """Identity of the file whose header was read."""
     marks: frozenset[str] = frozenset()
-    """What the header says of packed weights."""
+    """Metadata keys that mark packed weights."""
 
     @property
     def output_bytes(self) -> int:
@@ -74,7 +74,7 @@ class FlatReader:
 
 
 class FlatWriter:
-    """Writes tensors at their offset in the input, behind the input's header."""
+    """Writes tensors at their offset in the input, after the input's header."""
 
     def __init__(self, path: Path, reader: FlatReader, header_bytes: int, unfinished: str | None = None) -> None:
         self._source = reader.file

@@ -1,6 +1,6 @@
 """The local cache of the Hugging Face Hub: `models--ORG--NAME` with `blobs`, `refs` and `snapshots`.
 
-The files of a revision are links in `snapshots/REV`, to files without suffix in `blobs`.
+The files of a revision are links in `snapshots/REV` to files without suffix in `blobs`.
 
 Source: huggingface.co/docs/hub/local-cache.
 """
@@ -16,23 +16,23 @@ from qdqcli.tensors.storage import InputFile
 
 BLOBS, SNAPSHOTS = "blobs", "snapshots"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-"""What may be the id of a model: `gpt2`, `ORG/NAME`."""
+"""Pattern of a model id: `gpt2`, `ORG/NAME`."""
 
 
 def is_repository(folders: Collection[str]) -> bool:
-    """Whether a folder with these folders in it is what the cache keeps of one repository."""
+    """Tell whether a folder with these subfolders is the cache of one repository."""
     return BLOBS in folders and SNAPSHOTS in folders
 
 
 def repository_error(path: Path) -> InputError:
-    """The error for the cache of a repository in the place of a checkpoint: which of its snapshots to give."""
+    """Return the error for a repository's cache given as a checkpoint; suggests a snapshot."""
     snapshot = snapshot_of(path)
     what = f"give its snapshot {show_path(snapshot)}" if snapshot else f"give a folder of {show_path(path / SNAPSHOTS)}"
     return InputError(f"{show_path(path)}: is a cache of the Hugging Face Hub, not a checkpoint; {what}")
 
 
 def snapshot_of(repository: Path) -> Path | None:
-    """The snapshot that `main` stands for, or the only one; None where neither is there."""
+    """Return the snapshot of `main`, or the only snapshot; None if there is neither."""
     try:
         names = sorted(os.listdir(repository / SNAPSHOTS))  # noqa: PTH208 - names are enough
         with InputFile(repository / "refs" / "main") as file:
@@ -46,5 +46,5 @@ def snapshot_of(repository: Path) -> Path | None:
 
 
 def repository_name(hub_id: str) -> str:
-    """The name of the folder that the cache keeps a model in."""
+    """Return the name of a model's folder in the cache."""
     return "--".join(["models", *hub_id.split("/")])

@@ -1,7 +1,7 @@
-"""The index of a sharded checkpoint: which shard holds which tensor, and whether the shards agree.
+"""Index of a sharded checkpoint: the shard of each tensor, checked against the shards.
 
-An index is `STEM.safetensors.index.json`, also with a variant's name in it, at either place: transformers and diffusers
-write `model.safetensors.index.fp16.json` and `model.fp16.safetensors.index.json`.
+An index is `STEM.safetensors.index.json`, optionally with a variant's name at either position: transformers and
+diffusers write `model.safetensors.index.fp16.json` and `model.fp16.safetensors.index.json`.
 """
 
 import os
@@ -18,12 +18,12 @@ from qdqcli.tensors.storage import FileIdentity, InputFile
 from qdqcli.tensors.strict_json import parse_object
 
 INDEX_PATTERN = "*.safetensors.index*.json"
-"""For messages."""
+"""Pattern shown in messages."""
 MAX_INDEX_BYTES = 32 << 20
-"""The largest index reported in the wild has 17 MB (colibri#1480)."""
+"""Limit on an index; the largest reported in the wild has 17 MB (colibri#1480)."""
 
 Index = Mapping[str, str]
-"""Tensor -> the name of its shard."""
+"""Tensor name -> shard name."""
 
 _INDEX = re.compile(r"(?P<stem>.+)\.safetensors\.index(?P<variant>.*)\.json", re.DOTALL)
 _NUMBERED = re.compile(
@@ -32,15 +32,15 @@ _NUMBERED = re.compile(
 
 
 def is_index(name: str) -> bool:
-    """Whether a file of this name is an index."""
+    """Tell whether a file of this name is an index."""
     return _INDEX.fullmatch(name) is not None
 
 
 def read_index(path: Path, identity: FileIdentity) -> Index:
-    """Read the index at `path`, whose shards must be there beside it; `identity` is that of the file.
+    """Read the index at `path` and check that its shards exist beside it; `identity` is the expected file identity.
 
     Raises:
-        InputError: unreadable, malformed, or a shard is not there; names the index.
+        InputError: unreadable, malformed, or a shard is missing; names the index.
     """
     with InputFile(path, expected=identity) as file, blame(path):
         if file.size > MAX_INDEX_BYTES:
@@ -63,9 +63,9 @@ def read_index(path: Path, identity: FileIdentity) -> Index:
 def check_indexes(
     path: Path, indexes: Mapping[str, Index], shards: Sequence[Shard]
 ) -> Iterator[tuple[tuple[str, str], str]]:
-    """Check that every shard holds what an index says of it; the superseded tensors, as in `Checkpoint`.
+    """Check that every shard holds the tensors an index assigns to it; yield `Checkpoint.superseded` entries.
 
-    `indexes` are by their names, which like those of shards are relative to the folder at `path`.
+    `indexes` are keyed by name; names of indexes and shards are relative to the folder at `path`.
 
     Raises:
         InputError: a shard does not hold a tensor; names the index.
@@ -87,7 +87,7 @@ def check_indexes(
 def notes_on_tensors(
     path: Path, indexes: Mapping[str, Index], shards: Sequence[Shard], superseded: Mapping[tuple[str, str], str]
 ) -> Iterator[Note]:
-    """Notes on the tensors of listed shards that no index names, and on those that do not count; arguments as above."""
+    """Yield notes on tensors of listed shards that are unindexed or superseded; arguments as in `check_indexes`."""
     named: dict[str, set[str]] = {}
     for index in indexes.values():
         for shard_name in set(index.values()):
@@ -104,7 +104,7 @@ def notes_on_tensors(
 
 
 def notes_on_names(folder: Path, indexes: Iterable[str], files: Iterable[str], listed: set[str]) -> Iterator[Note]:
-    """Notes on what the names of a folder's files say: shards that are missing, other checkpoints beside them.
+    """Yield notes on a folder's file names: missing shards, and other checkpoints beside the listed one.
 
     `listed` are the files that one of the `indexes` names.
     """
@@ -131,7 +131,7 @@ def notes_on_names(folder: Path, indexes: Iterable[str], files: Iterable[str], l
 
 
 def _missing_shards(folder: Path, key: tuple[str, ...], found: Mapping[int, str]) -> Iterator[Note]:
-    """A note where not all of the numbered shards are there; they are counted from 1, or from 0 where there is a 0."""
+    """Yield a note if numbered shards are missing; numbering starts at 1, or at 0 if there is a shard 0."""
     stem, of, total, variant = key
     first = 0 if 0 in found else 1
     num_missing = int(total) - sum(first <= number < first + int(total) for number in found)
@@ -150,7 +150,7 @@ def _parse(data: bytes) -> dict[str, object]:
 
 
 def _check_shard_name(tensor: str, shard: object) -> None:
-    """One component that ends in `.safetensors`: where it leads is for links to say."""
+    """Require a single path component ending in `.safetensors`; link targets are checked elsewhere."""
     if not isinstance(shard, str):
         raise MalformedError(
             f"maps tensor '{escape_name(tensor)}' to {escape_name(repr(shard), 40)}, not to a file name"

@@ -1,7 +1,7 @@
-"""JSON read from the front, value by value, as strictly as `strict_json` reads it.
+"""Streaming JSON reader, as strict as `strict_json`.
 
-A header of half a million tensors, or a report on as many, is never in memory as a whole, nor parsed in one call, which
-would hold the interpreter's lock for seconds while a signal waits.
+A header of half a million tensors, or a report on as many, is never in memory as a whole, nor parsed in one call: that
+would hold the GIL for seconds and delay signals.
 """
 
 from codecs import getincrementaldecoder
@@ -14,29 +14,29 @@ from qdqcli.escape import MalformedError, escape_name
 from qdqcli.tensors.strict_json import check_room, decoder, without_surrogates
 
 WINDOW_BYTES = 1 << 20
-"""Read at a time: many values, parsed in milliseconds. One that is longer makes the window grow."""
+"""Bytes read at a time: many values, parsed in milliseconds. A longer value makes the window grow."""
 
 _SPACE = compile_regex(r"[ \t\n\r]*")
 _BLANKS = ("", " ", "\t", "\n", "\r")
-"""What has to be skipped; the empty text at the window's end may hide more of it."""
+"""Characters to skip; the empty string at the window's end may be followed by more of them."""
 _PLAIN_KEY = compile_regex(r'[ \t\n\r]*"([^"\\\x00-\x1f]*+)"[ \t\n\r]*:[ \t\n\r]*')
-"""A key without escapes, which almost all are, and its colon."""
+"""A key without escapes (almost every key) and its colon."""
 _STARTS = (*'{["-0123456789tfn',)
-"""How JSON values start."""
+"""First characters of JSON values."""
 _ENDS = (",", "}", "]", *" \t\n\r")
-"""What may follow a value."""
+"""Characters that may follow a value."""
 _LONGEST_WORD = 16
-"""Characters: a word, an escape or a number's sign and point that the window's end cuts is shorter."""
+"""Maximum length of a word, an escape, or a number's sign and point cut off at the window's end."""
 
 
 class JsonStream:
-    """The JSON text whose UTF-8 bytes are `pieces`; objects in its values are what `make_object` makes of their pairs.
+    """A JSON text given as `pieces` of UTF-8; `make_object` builds objects from their key-value pairs.
 
-    `members` or `items` walk through the outer object or list; what they stop at is taken with `value`, or walked
-    through in its turn. Lone surrogates are refused unless `surrogates`: reports spell file names with them.
+    `members` and `items` iterate over the outer object or list; at each stop, take the value with `value` or iterate
+    over it in turn. Lone surrogates are refused unless `surrogates` is set: reports spell file names with them.
 
     Raises:
-        MalformedError: (in every method) not UTF-8, not JSON, nested too deeply, or a single value that would take more
+        MalformedError: (every method) not UTF-8, not JSON, nested too deeply, or a single value that would take more
             memory than `strict_json.MAX_ROOM`.
     """
 
@@ -50,12 +50,12 @@ class JsonStream:
         self._text = ""
         self._at = 0
         self._before = 0
-        """Characters before the window."""
+        """Number of characters before the window."""
         self._has_ended = False
         self._read_on()
 
     def members(self) -> Iterator[str]:
-        """The key of each member of the object that comes next; the caller takes its value before the next."""
+        """Yield each key of the next object; the caller takes its value before advancing."""
         if not self._begins("{", "}", "object"):
             return
         while True:
@@ -68,7 +68,7 @@ class JsonStream:
                 return
 
     def items(self) -> Iterator[None]:
-        """Stop at each item of the list that comes next; the caller takes it."""
+        """Stop at each item of the next list; the caller takes it."""
         if not self._begins("[", "]", "list"):
             return
         while True:
@@ -77,11 +77,11 @@ class JsonStream:
                 return
 
     def is_list(self) -> bool:
-        """Whether a list comes next."""
+        """Tell whether the next value is a list."""
         return self._peek() == "["
 
     def value(self) -> object:
-        """The value that comes next, whole."""
+        """Read the whole next value."""
         if self._text[self._at : self._at + 1] in _BLANKS:
             self._peek()
         while True:
@@ -91,10 +91,10 @@ class JsonStream:
                 self._read_on_or_raise(error)
             except RecursionError as error:
                 raise MalformedError("is nested too deeply") from error
-            except ValueError as error:  # an integer of more digits than Python converts
+            except ValueError as error:  # an integer with more digits than Python converts
                 raise MalformedError(f"is not JSON: {escape_name(str(error))}") from error
             else:
-                # A number may go on behind the window's end, and of `1e+` the decoder takes the 1.
+                # A number may continue beyond the window's end, and the decoder reads `1e+` as 1.
                 if self._text[end : end + 1] in _ENDS or end < len(self._text) - _LONGEST_WORD or not self._read_on():
                     self._at = end
                     if self._has_escapes and isinstance(value, str):
@@ -102,7 +102,7 @@ class JsonStream:
                     return value
 
     def end(self) -> None:
-        """Check that nothing but blanks is left."""
+        """Check that only whitespace is left."""
         if self._peek():
             raise MalformedError(f"is not JSON: Extra data (character {self._before + self._at})")
 
@@ -114,7 +114,7 @@ class JsonStream:
         return key
 
     def _begins(self, opening: str, closing: str, kind: str) -> bool:
-        """Whether the object or list that comes next holds something; it is entered."""
+        """Enter the next object or list; tell whether it has members."""
         if (found := self._peek()) != opening and found in _STARTS:
             raise MalformedError(f"is not a JSON {kind}")
         self._take(opening)
@@ -124,7 +124,7 @@ class JsonStream:
         return False
 
     def _take(self, expected: str) -> str:
-        """The next character, which must be one of `expected`."""
+        """Consume the next character, which must be one of `expected`."""
         char = self._text[self._at : self._at + 1]
         if char in _BLANKS:
             char = self._peek()
@@ -134,7 +134,7 @@ class JsonStream:
         return char
 
     def _peek(self) -> str:
-        """The next character that is no blank; none at the end."""
+        """Return the next non-blank character; empty at the end."""
         while True:
             char = self._text[self._at : self._at + 1]
             if char not in _BLANKS:
@@ -144,14 +144,14 @@ class JsonStream:
                 return ""
 
     def _read_on_or_raise(self, error: JSONDecodeError) -> None:
-        """Read on where the window's end may be what is wrong."""
+        """Read more input if the window's end may have caused the error, else raise it."""
         may_be_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_WORD
         if not (may_be_cut and self._read_on()):
             where = self._before + error.pos
             raise MalformedError(f"is not JSON: {error.msg} (character {where})") from error
 
     def _read_on(self) -> bool:
-        """Move the window on, twice as long if nothing in it could be taken; False at the end of the text."""
+        """Advance the window, doubling it if nothing was consumed; return False at the end of the text."""
         if self._has_ended:
             return False
         parts = [self._text[self._at :]]

@@ -1,4 +1,4 @@
-"""Mount points: folders, and single files of a container, that no rename can replace."""
+"""Mount points: folders, and single files in a container, that no rename can replace."""
 
 import os
 import re
@@ -8,7 +8,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def mount_points(root: Path) -> list[Path]:
-    """Mount points at or below `root`, by their real paths; those of folders alone where there is no `/proc`."""
+    """Return the real paths of mount points at or below `root`; without `/proc` only folders are found."""
     real = Path(os.path.realpath(root))
     try:
         lines = _MOUNTS.read_bytes().splitlines()
@@ -20,5 +20,5 @@ def mount_points(root: Path) -> list[Path]:
 
 
 def _unescape(field: bytes) -> str:
-    r"""Spaces, tabs, newlines and backslashes are written as `\040` and the like."""
+    r"""Decode spaces, tabs, newlines and backslashes, written as `\040` and the like."""
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

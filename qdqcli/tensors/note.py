@@ -1,4 +1,4 @@
-"""Remarks on an input that its user should know of, as data: the kinds, and the sentence of each."""
+"""Notes on an input for its user, as data: the kinds and their message texts."""
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -7,62 +7,62 @@ from typing import Any, NamedTuple, Self
 from qdqcli.escape import escape_name
 
 MAX_NAMES = 10
-"""Names that a note holds; it counts all."""
+"""Maximum number of names stored in a note; `num_names` counts all."""
 
 _NAMES_SHOWN = 3
 _NAME_LIMIT = 60
 
 
 class NoteKind(StrEnum):
-    """What was noticed."""
+    """Kinds of notes."""
 
     LEFT_OUT = "left-out"
-    """A folder that is not part of a checkpoint and not copied."""
+    """A folder that is not part of a checkpoint; not copied."""
     UNREAD = "unread"
-    """A file of weights in a format, or in a place, that is not read: copied as it is."""
+    """A weight file whose format or location is not read: copied unchanged."""
     UNLISTED = "unlisted"
-    """A file of weights beside an index that does not name it: processed like the others."""
+    """A weight file that the index beside it does not list: processed like the others."""
     UNINDEXED = "unindexed"
-    """Tensors (`names`) of a shard that the index does not name: processed like the others."""
+    """Tensors (`names`) of a shard that the index does not list: processed like the others."""
     SUPERSEDED = "superseded"
-    """Tensors (`names`) of a shard that the index takes from another one (`other`): copied as they are."""
+    """Tensors (`names`) of a shard that the index assigns to another shard (`other`): copied unchanged."""
     STALE = "stale"
-    """A whole checkpoint beside the shards of one (`other`: their index, or the first of them)."""
+    """A second complete checkpoint beside the listed shards (`other`: their index, or the first of them)."""
     INCOMPLETE = "incomplete"
-    """A shard whose siblings (`names`) are not there, and no index says that they need not be."""
+    """A shard whose sibling shards (`names`) are missing, with no index to explain it."""
     LINK = "link"
-    """A link that leaves the checkpoint, to `other`, and was followed."""
+    """A followed link that leaves the checkpoint, to `other`."""
     SIMULATED = "simulated"
-    """The `qdq.json` of a folder that a run wrote: not copied, OUTPUT gets its own."""
+    """The `qdq.json` of an earlier run's output: not copied, OUTPUT gets its own."""
     UNNAMED_DTYPE = "unnamed-dtype"
-    """Arrays (`names`) of unnamed 2-byte elements, or of 16-bit integers and nothing else, which may be bfloat16."""
+    """Arrays (`names`) of unnamed 2-byte elements, or of 16-bit integers only, which may be bfloat16."""
 
 
 class Note(NamedTuple):
-    """One remark on one file or folder of an input."""
+    """A note on one file or folder of an input."""
 
     kind: NoteKind
     file: str
-    """As the user finds it: INPUT and the name in it."""
+    """Path as the user knows it: INPUT and the name in it."""
     names: tuple[str, ...] = ()
-    """The first `MAX_NAMES` tensors or files that it is about, where these are others than `file`."""
+    """The first `MAX_NAMES` tensors or files concerned, if not `file` itself."""
     num_names: int = 0
-    """How many there are in all."""
+    """Total number of names."""
     other: str | None = None
-    """The file that `file` is held against."""
+    """The file that `file` is compared with."""
 
     @classmethod
     def of(cls, kind: NoteKind, file: str, names: Sequence[str] = (), other: str | None = None) -> Self:
-        """The note on all of `names`."""
+        """Create the note on all of `names`."""
         return cls(kind, file, tuple(names[:MAX_NAMES]), len(names), other)
 
     @property
     def is_warning(self) -> bool:
-        """Whether the figures, or the output, may not be those of the checkpoint that was meant."""
+        """True if the figures or the output may not be those of the intended checkpoint."""
         return self.kind in (NoteKind.STALE, NoteKind.INCOMPLETE)
 
     def text(self, quote: Callable[[str], str] = lambda name: f"'{escape_name(name, _NAME_LIMIT)}'") -> str:
-        """What is to be said of the file, without its name; names are shown as `quote` makes them."""
+        """Return the message without the file's name; `quote` formats the names."""
         names = ", ".join(map(quote, self.names[:_NAMES_SHOWN]))
         if self.num_names > _NAMES_SHOWN:
             names += f" and {self.num_names - _NAMES_SHOWN:,} more"

@@ -1,7 +1,7 @@
-"""`.npy` files: a strict reader of the header, without pickles; NumPy is asked only for dtypes of unusual spelling.
+"""Strict reader of `.npy` headers, without pickles; NumPy is imported only for unusually spelled dtypes.
 
-Source: NumPy's `numpy.lib.format`. Stricter in what would be lost or misread: nothing may follow the array, a key may
-not come twice, and the limit on the header's length is checked before the header is read.
+Source: NumPy's `numpy.lib.format`. Stricter where data would be lost or misread: no trailing bytes, no duplicate keys,
+and the limit on the header's length is checked before the header is read.
 """
 
 import ast
@@ -19,10 +19,10 @@ from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_HEADER_BYTES = 10_000
-"""NumPy's limit: Python's parser can be made to exhaust memory or stack by longer ones (numpy#22393)."""
+"""NumPy's limit: longer headers can make Python's parser exhaust memory or stack (numpy#22393)."""
 
 PREFIX_BYTES = 12 + MAX_HEADER_BYTES
-"""As much of a file as `parse_npy` may need to see."""
+"""Maximum number of bytes that `parse_npy` needs."""
 
 MAGIC = b"\x93NUMPY"
 
@@ -46,10 +46,10 @@ class ObjectArrayError(MalformedError):
 
 
 def open_npy(path: Path, name: str, void_dtype: str | None = None) -> FlatShard:
-    """Read and check the header of an `.npy` file, which holds one tensor: the file's name without suffix.
+    """Read and check the header of an `.npy` file, which holds one tensor, named like the file without its suffix.
 
-    `name` is the file's name relative to its checkpoint. Elements of an unnamed kind (`|V2`) and integers (`<u2`) are
-    of `void_dtype` where its size is theirs.
+    `name` is the file's name relative to its checkpoint. Elements of an unnamed kind (`|V2`) and integers (`<u2`) get
+    the dtype `void_dtype` if the sizes match.
 
     Raises:
         InputError: unreadable or malformed; names the file.
@@ -62,14 +62,14 @@ def open_npy(path: Path, name: str, void_dtype: str | None = None) -> FlatShard:
 
 
 def parse_npy(prefix: bytes, size: int, *, name: str, shard: str, void_dtype: str | None = None) -> TensorInfo:
-    """What the header of an `.npy` says of its array.
+    """Parse an `.npy` header into a `TensorInfo`.
 
-    `prefix` is the first `PREFIX_BYTES` bytes, or all there are; `size` that of the whole file: the array must end
-    there. `name` and `shard` go into the result.
+    `prefix` is the first `PREFIX_BYTES` bytes, or all if there are fewer; `size` is the file's size, where the array
+    must end. `name` and `shard` go into the result.
 
     Raises:
-        ObjectArrayError: its elements are Python objects.
-        MalformedError: by the rules of the format or by ours.
+        ObjectArrayError: the elements are Python objects.
+        MalformedError: the header violates the format or the stricter rules above.
     """
     literal, version, start = _read_literal(prefix, size)
     fields = _parse_literal(literal, version)
@@ -95,7 +95,7 @@ def parse_npy(prefix: bytes, size: int, *, name: str, shard: str, void_dtype: st
 
 
 def _read_literal(prefix: bytes, size: int) -> tuple[str, tuple[int, ...], int]:
-    """The text of the header, the format's version and the offset behind the header."""
+    """Return the header's text, the format version and the offset of the data."""
     if not prefix.startswith(MAGIC):
         found = (
             describe(prefix, expected="an .npy file") or "the download may be incomplete, or it is another kind of file"
@@ -123,10 +123,10 @@ def _read_literal(prefix: bytes, size: int) -> tuple[str, tuple[int, ...], int]:
 
 
 def _parse_literal(literal: str, version: tuple[int, ...]) -> dict[str, object]:
-    """The header's dictionary: the three keys of the format, each once."""
+    """Return the header's dictionary: the format's three keys, each once."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the parser warns about odd literals, such as a call of a number
+            warnings.simplefilter("ignore")  # the parser warns about odd literals, e.g. a call of a number
             tree = _parse(literal, version).body
             fields = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
@@ -147,12 +147,12 @@ def _parse(literal: str, version: tuple[int, ...]) -> ast.Expression:
 
 
 def _without_long_suffixes(literal: str) -> str:
-    """The literal with Python 2's integers (`10L`) as Python 3 writes them. Source: `numpy.lib.format._filter_header`.
+    """Convert Python 2 integers (`10L`) in the literal to Python 3. Source: `numpy.lib.format._filter_header`.
 
     Raises:
-        SyntaxError: it cannot be split into tokens.
+        SyntaxError: the literal cannot be tokenized.
     """
-    import tokenize  # Python 2 wrote few of the files that are read
+    import tokenize  # lazy: few files were written by Python 2
     from io import StringIO
 
     kept: list[tuple[int, str]] = []
@@ -177,7 +177,7 @@ def _parse_shape(shape: object) -> tuple[int, ...]:
 
 
 def _parse_descr(descr: object, void_dtype: str | None) -> tuple[DType, bool]:
-    """The dtype, and whether its bytes are stored most significant first."""
+    """Return the dtype, and True if elements are stored big-endian."""
     order, kind, itemsize = _split_descr(descr) or _split_unusual(descr)
     big_endian = order == ">" and itemsize > 1 and kind not in "SV"
     named = DTYPES.get(void_dtype or "")
@@ -192,7 +192,7 @@ def _parse_descr(descr: object, void_dtype: str | None) -> tuple[DType, bool]:
 
 
 def _split_descr(descr: object) -> tuple[str, str, int] | None:
-    """Byte order, kind and bytes per element of a dtype as NumPy spells it, such as `<f4`; None of any other."""
+    """Return byte order, kind and bytes per element of a dtype in NumPy's spelling, e.g. `<f4`; None for any other."""
     match = _DESCR.fullmatch(descr) if isinstance(descr, str) else None
     if match is None or (match[4] and match[2] not in "mM"):
         return None
@@ -204,14 +204,14 @@ def _split_descr(descr: object) -> tuple[str, str, int] | None:
 
 
 def _split_unusual(descr: object) -> tuple[str, str, int]:
-    """The same of whatever else NumPy takes: `float32`, `f`, `int`, a list of fields; structures are kind `V`."""
-    import numpy as np  # not for the usual spellings: headers alone are listed without it
+    """Like `_split_descr` for NumPy's other spellings: `float32`, `f`, `int`, field lists; structures are kind `V`."""
+    import numpy as np  # lazy: listing headers rarely needs it
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that are on their way out
+            warnings.simplefilter("ignore")  # deprecated dtype names
             dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)  # type: ignore[arg-type]
-    except Exception as error:  # of nine classes at least
+    except Exception as error:  # NumPy raises at least nine classes
         raise MalformedError(f"header: descr {_shown(descr)} is not a dtype that NumPy can read; {_DAMAGED}") from error
     if dtype.hasobject:
         raise ObjectArrayError
@@ -222,8 +222,8 @@ def _split_unusual(descr: object) -> tuple[str, str, int]:
 
 
 def _shown(value: object) -> str:
-    """A value of the header for a message."""
+    """Format a header value for a message."""
     try:
         return escape_name(repr(value), 40)
-    except ValueError:  # Python does not print integers of more than 4,300 digits
+    except ValueError:  # Python does not format integers of more than 4,300 digits
         return "a number of thousands of digits"

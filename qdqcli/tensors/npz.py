@@ -1,8 +1,8 @@
-"""`.npz` files: a zip archive in which each member `X.npy` is the tensor X.
+"""`.npz` files: zip archives in which each member `X.npy` is the tensor X.
 
-Only the two methods that NumPy writes are read, stored and deflated. A member is checked against its CRC before its
-first byte is handed out. The output has the same members in the same order, with the same names, methods and dates;
-members that are no arrays (objects, other files) are tensors of opaque bytes, copied as they are.
+Only NumPy's two methods, stored and deflated, are read. A member's CRC is checked before its first byte is returned.
+The output has the same members in the same order, with the same names, methods and dates; members that are not
+arrays, or hold Python objects, are tensors of opaque bytes, copied unchanged.
 """
 
 import hashlib
@@ -26,29 +26,29 @@ from qdqcli.tensors.tensor import TensorInfo, check_range
 from qdqcli.tensors.zip_member import Member, read_members, zip_errors
 
 OPEN_MEMBERS = 8
-"""Deflated members of which a reader keeps more than the pieces used last; threads rarely read more of them at once."""
+"""Deflated members whose inflate state a reader keeps; threads rarely read more of them at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NpzShard:
-    """A `Shard` whose `TensorInfo.start` are offsets in the unpacked members."""
+    """A `Shard` whose `TensorInfo.start` is an offset in the unpacked member."""
 
     path: Path
     name: str
     members: tuple[Member, ...]
-    """In the order of the archive's directory."""
+    """The members in directory order."""
     tensors: tuple[TensorInfo, ...]
     comment: bytes
     identity: FileIdentity
 
     @property
     def marks(self) -> frozenset[str]:
-        """None: an archive has no metadata."""
+        """Empty: an archive has no metadata."""
         return frozenset()
 
     @property
     def output_bytes(self) -> int:
-        """The archive, and its tensors unpacked, which are collected before it is written."""
+        """Size of the archive plus its unpacked tensors, which are collected before the archive is written."""
         return self.identity.size + sum(tensor.nbytes for tensor in self.tensors)
 
     def open(self) -> "NpzReader":
@@ -67,7 +67,7 @@ class NpzShard:
 
 
 def open_npz(path: Path, name: str, void_dtype: str | None = None) -> NpzShard:
-    """Read and check the directory of an `.npz` file and the header of every member.
+    """Read and check the directory of an `.npz` file and every member's header.
 
     `name` is the file's name relative to its checkpoint; `void_dtype` as for `.npy` files.
 
@@ -89,7 +89,7 @@ def open_npz(path: Path, name: str, void_dtype: str | None = None) -> NpzShard:
 
 
 class NpzReader:
-    """Reads stored members where they lie, deflated ones by inflating them."""
+    """Reads stored members directly and deflated ones by inflating them."""
 
     def __init__(self, file: InputFile, members: Sequence[Member]) -> None:
         self._file = file
@@ -114,7 +114,7 @@ class NpzReader:
                     return
             self._file.read_into(buffer, member.start + tensor.start + start)
 
-    def place(self, tensor: TensorInfo) -> None:  # noqa: ARG002 - members are compressed, and have a checksum
+    def place(self, tensor: TensorInfo) -> None:  # noqa: ARG002 - members are compressed or have a CRC to check
         return None
 
     @property
@@ -161,7 +161,7 @@ class NpzReader:
 
 
 class NpzWriter:
-    """Collects the tensors in an unnamed temporary file beside the output; `commit` packs them."""
+    """Collects the tensors in an unnamed temporary file beside the output; `commit` packs them into the archive."""
 
     def __init__(self, path: Path, reader: NpzReader, shard: NpzShard) -> None:
         self._reader = reader
@@ -220,7 +220,7 @@ class NpzWriter:
 
 
 def _offsets(tensors: Sequence[TensorInfo]) -> Iterator[tuple[str, int]]:
-    """Where each tensor lies in the writer's temporary file: one behind the other."""
+    """Yield each tensor's offset in the writer's temporary file, where they are contiguous."""
     offset = 0
     for tensor in tensors:
         yield tensor.name, offset
@@ -228,7 +228,7 @@ def _offsets(tensors: Sequence[TensorInfo]) -> Iterator[tuple[str, int]]:
 
 
 def _same_entry(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
-    """A directory entry like the input's, for data of the same size."""
+    """Copy the input's directory entry, for data of the same size."""
     entry = zipfile.ZipInfo(info.filename, info.date_time)
     entry.compress_type = info.compress_type
     entry.create_system = info.create_system

@@ -1,4 +1,4 @@
-"""Renames that never replace, and the exchange of two names: Linux's `renameat2`, or what comes nearest to it."""
+"""Renames that never replace, and name exchange: Linux's `renameat2`, with portable fallbacks."""
 
 import ctypes
 import errno
@@ -10,14 +10,14 @@ _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
 """Flags of `renameat2`, from linux/fs.h."""
 _MISSING = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
-"""The kernel, the file system or a sandbox does not know the call or the flag."""
+"""Errors meaning that the kernel, the file system or a sandbox does not support the call or the flag."""
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a file or folder to a name that is free.
+    """Rename a file or folder to a free name.
 
     Raises:
-        FileExistsError: the name is taken, by whatever spelling the file system takes for the same.
+        FileExistsError: the name is taken, possibly in another spelling that the file system considers equal.
         OSError: the system refuses.
     """
     try:
@@ -29,7 +29,7 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; False, with nothing done, where the system cannot.
+    """Exchange two names atomically; return False, with nothing changed, if the system cannot.
 
     Raises:
         OSError: the system refuses.
@@ -44,7 +44,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def _rename_if_free(source: Path, target: Path) -> None:
-    """A hard link fails where the name is taken; for folders, and file systems without links, look first."""
+    """Hard-link as a fallback: fails if the name is taken; for folders and file systems without links, check first."""
     if not source.is_dir() or source.is_symlink():
         try:
             os.link(source, target, follow_symlinks=False)
@@ -71,7 +71,7 @@ def _renameat2(source: Path, target: Path, flags: int) -> None:
 
 @cache
 def _libc_renameat2() -> "ctypes._NamedFuncPointer | None":
-    """The C library's function: glibc 2.28 and musl 1.2.6 have it."""
+    """Return the C library's function; glibc 2.28 and musl 1.2.6 have it."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is not None:
         call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]

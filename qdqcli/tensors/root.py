@@ -1,11 +1,11 @@
-"""The folder of a checkpoint, and what a name in it leads to: links may not lead out of it.
+"""Name resolution in a checkpoint's folder: links may not lead out of it.
 
-A link comes from whoever made the checkpoint, and an output has the content of what it leads to: one to
-`~/.ssh/id_rsa` would publish that. So every link must stay in the folder or lead into the `blobs` of the Hub cache that
-the folder stands in, and so must each one on the way.
+A link comes from whoever made the checkpoint, and the output copies its target: a link to `~/.ssh/id_rsa` would publish
+the key. So every link, intermediate ones included, must stay in the folder or lead into the `blobs` of the Hub cache
+that contains the folder.
 
-Names are resolved here, component by component on descriptors, and not by the system, for which a folder could become a
-link between the check and the opening. Who opens the file later compares its identity with the one found here.
+Names are resolved here, component by component on descriptors: left to the system, a folder could be replaced by a link
+between check and open. Code that opens the file later compares its identity with the one found here.
 """
 
 import errno
@@ -24,24 +24,24 @@ from qdqcli.tensors.hub import BLOBS, SNAPSHOTS
 from qdqcli.tensors.storage import input_error
 
 MAX_LINKS = 40
-"""Links in one name, as in the system's own resolution."""
+"""Maximum number of links in one name, as in the kernel's own resolution."""
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPOSITORY = re.compile(r"(models|datasets|spaces)--.+", re.DOTALL)
 
 
 class Found(NamedTuple):
-    """What a name leads to."""
+    """The target of a name."""
 
     status: os.stat_result
     left_to: str | None
-    """Where a link leads that leaves the checkpoint; None where none does."""
+    """Target of a link that leaves the checkpoint; None if there is none."""
 
 
 class CheckpointRoot:
-    """The folder at `path`, which may itself be a link: its user named it.
+    """The folder at `path`, which may itself be a link, since the user named it.
 
-    With `follow_links` links may lead anywhere.
+    With `follow_links`, links may lead anywhere.
 
     Raises:
         InputError: the folder cannot be opened.
@@ -52,27 +52,27 @@ class CheckpointRoot:
         self._follow_links = follow_links
         self._real = _parts(os.path.realpath(path))
         self._grounds: dict[tuple[str, ...], int] = {}
-        """Real path -> descriptor of each folder in which names and links may end."""
+        """Real path -> descriptor of each allowed root folder."""
         with ExitStack() as undo:
             undo.callback(self.close)
             try:
                 self._grounds[self._real] = os.open(path, _FOLDER & ~os.O_NOFOLLOW)
             except OSError as error:
                 raise input_error(path, error) from error
-            as_given = _parts(os.path.abspath(path))  # noqa: PTH100 - a home may lie behind a link, say
+            as_given = _parts(os.path.abspath(path))  # noqa: PTH100 - e.g. a home directory behind a link
             if as_given != self._real:
                 self._grounds[as_given] = os.dup(self._grounds[self._real])
             for levels, blobs in _blobs(self._real):
-                with suppress(OSError):  # not there, or a link itself: then nothing may lead into it
+                with suppress(OSError):  # missing, or itself a link: then it is not an allowed root
                     above = os.path.join(*[os.pardir] * levels, BLOBS)  # noqa: PTH118 - physical, by descriptor
                     self._grounds[blobs] = os.open(above, _FOLDER, dir_fd=self._grounds[self._real])
             undo.pop_all()
 
     def look_up(self, name: str) -> Found:
-        """What `name`, relative to the folder, leads to.
+        """Return the target of `name`, which is relative to the folder.
 
         Raises:
-            InputError: it is not there, leads nowhere or to itself; or out of the folder, unless that is allowed.
+            InputError: missing, a dangling or circular link, or a link out of the folder, unless that is allowed.
         """
         try:
             with _Walk(self._real, self._grounds) as walk:
@@ -105,35 +105,35 @@ class CheckpointRoot:
 
 
 class _LeavesError(Exception):
-    """A link leads to where it may not."""
+    """A link leaves the allowed folders."""
 
     def __init__(self, target: str) -> None:
         self.target = target
 
 
 class _Walk:
-    """The resolution of one name: a place, and what is left of the way from there.
+    """Resolution state of one name: the current folder and the remaining components.
 
-    Within a ground the place is a chain of descriptors. Outside it is a real path that is never opened: a way that
-    leaves one ground can only go on to another.
+    Within an allowed root the current folder is a chain of descriptors. Outside it is a real path that is never opened:
+    a path that leaves one root can only continue into another.
     """
 
     def __init__(self, start: tuple[str, ...], grounds: dict[tuple[str, ...], int]) -> None:
         self._grounds = grounds
         self._opened: list[int] = []
-        """Of the folders from a ground, which is not among them, down to the place."""
+        """Descriptors of the folders below the root (exclusive) down to the current folder."""
         self._ground: int | None = grounds[start]
         self._outside: tuple[str, ...] = start
-        """The place while it is in no ground; else the ground that it is in."""
+        """Current folder while outside every root; else the current root."""
         self._target = ""
-        """Where the last link leads."""
+        """Target of the last link."""
 
     def follow(self, name: str) -> os.stat_result:
-        """What the name leads to.
+        """Return the status of the name's target.
 
         Raises:
-            _LeavesError: somewhere else.
-            OSError: nowhere, or in circles.
+            _LeavesError: the target is outside the allowed folders.
+            OSError: the target is missing, or the links are circular.
         """
         rest = _steps(name)
         num_links = 0
@@ -150,7 +150,7 @@ class _Walk:
                     if num_links > MAX_LINKS:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                     self._target = os.readlink(step, dir_fd=self._here)
-                    if os.path.isabs(self._target):  # noqa: PTH117 - a text, no path of ours
+                    if os.path.isabs(self._target):  # noqa: PTH117 - a string, not a local path
                         self._leave(())
                     rest += _steps(self._target)
                 elif rest:
@@ -196,7 +196,7 @@ class _Walk:
 
 
 def _steps(path: str) -> list[str]:
-    """The components of a path, the first one last."""
+    """Split a path into components, in reverse order."""
     return [part for part in reversed(path.split("/")) if part not in ("", ".")]
 
 
@@ -205,9 +205,9 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 def _blobs(real: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Where a folder in `snapshots` of a Hub cache may have its blobs: how many levels up, and the real path.
+    """Yield candidate `blobs` folders for a folder in a Hub cache's `snapshots`: levels up, and real path.
 
-    Beside `snapshots`, and beside the repository, for caches whose repositories share them.
+    Candidates are beside `snapshots` and beside the repository, for caches whose repositories share blobs.
     """
     if SNAPSHOTS not in real:
         return

@@ -1,8 +1,8 @@
-"""`.safetensors` files: a strict reader of the header.
+"""Strict reader of `.safetensors` headers.
 
-Source: the format's text and safetensors 0.8, `tensor.rs`. Stricter than the library where that breaks its own text:
-no key twice, a tensor's record is an object, a dtype is a string; a header may have 32 MiB instead of 100 MB, and a
-tensor 64 dimensions.
+Source: the format specification and safetensors 0.8, `tensor.rs`. Stricter than the library where it violates the
+specification: no duplicate keys, a tensor's record is an object, a dtype is a string. Limits: a header of 32 MiB
+instead of 100 MB, 64 dimensions.
 """
 
 import struct
@@ -21,17 +21,17 @@ from qdqcli.tensors.strict_json import levels, object_of
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_HEADER_BYTES = 32 << 20
-"""A header of 32 MiB describes half a million tensors; parsing the format's 100 MB took 10 s and 1.2 GB."""
+"""Limit on the header: 32 MiB describe half a million tensors; parsing the format's 100 MB took 10 s and 1.2 GB."""
 
 MAX_LEVELS = 127
-"""Of lists and objects in each other, as in the library; only fields that the format does not know can have so many."""
+"""Maximum nesting of lists and objects, as in the library; only unknown fields can nest that deeply."""
 
 MAX_DIMENSIONS = 64
-"""As in NumPy."""
+"""Maximum number of dimensions, as in NumPy."""
 
 METADATA = "__metadata__"
 MARKS = frozenset({"_quantization_metadata"})
-"""Keys of the metadata that say how weights are packed: ComfyUI's."""
+"""Metadata keys that mark packed weights: ComfyUI's."""
 _FIELDS = ("dtype", "shape", "data_offsets")
 _U64 = 1 << 64
 _DAMAGED = "the file is damaged or was written by a faulty tool"
@@ -40,7 +40,7 @@ _DAMAGED = "the file is damaged or was written by a faulty tool"
 def open_safetensors(path: Path, name: str, void_dtype: str | None = None) -> FlatShard:
     """Read and check the header of a `.safetensors` file.
 
-    `name` is the file's name relative to its checkpoint; `void_dtype` is without effect, this format names every dtype.
+    `name` is the file's name relative to its checkpoint; `void_dtype` is ignored: this format names every dtype.
 
     Raises:
         InputError: unreadable or malformed; names the file.
@@ -62,7 +62,7 @@ def open_safetensors(path: Path, name: str, void_dtype: str | None = None) -> Fl
 
 
 def _header_bytes(file: InputFile) -> int:
-    """The length of the header's JSON."""
+    """Return the length of the JSON header."""
     first = file.read(0, SNIFF_BYTES)
     if len(first) < 8:
         raise MalformedError(_with_hint(f"has {file.size} bytes, too few for a .safetensors file", first))
@@ -83,7 +83,7 @@ def _with_hint(message: str, first: bytes) -> str:
 
 
 def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[tuple[TensorInfo, ...], frozenset[str]]:
-    """The tensors that a header describes, in the order of their data, and the `MARKS` in its metadata."""
+    """Parse a header into its tensors, in data order, and the `MARKS` in its metadata."""
     tensors: dict[str, TensorInfo] = {}
     marks: frozenset[str] = frozenset()
     has_metadata = False
@@ -99,7 +99,7 @@ def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[
 
 
 def _records(pieces: Iterable[bytes]) -> Iterator[tuple[str, object]]:
-    """Name and record of each tensor, and of the metadata; objects as their pairs."""
+    """Yield name and record of each tensor and of the metadata; objects as tuples of pairs."""
     with _in_header():
         stream = JsonStream(pieces, tuple)
         for name in stream.members():
@@ -109,7 +109,7 @@ def _records(pieces: Iterable[bytes]) -> Iterator[tuple[str, object]]:
 
 @contextmanager
 def _in_header() -> Iterator[None]:
-    """What is wrong with the JSON is wrong with the header."""
+    """Prefix JSON errors with the header's context."""
     try:
         yield
     except MalformedError as error:
@@ -117,7 +117,7 @@ def _in_header() -> Iterator[None]:
 
 
 def _marks_of(metadata: object) -> frozenset[str]:
-    """Check the metadata; which of `MARKS` it has."""
+    """Check the metadata and return the `MARKS` in it."""
     if metadata is None:
         return frozenset()
     if not isinstance(metadata, tuple) or not all(isinstance(value, str) for _, value in metadata):
@@ -169,13 +169,13 @@ def _parse_sizes(name: str, fields: dict[str, object], field: str) -> list[int]:
 
 
 def _shown(value: object) -> str:
-    """For a message: an object as an object, where it is not nested too deeply for that."""
+    """Format a value for a message; pairs are shown as an object unless nested too deeply."""
     whole = object_of(value) if isinstance(value, tuple) and levels(value) <= MAX_LEVELS else value
     return escape_name(repr(whole), 40)
 
 
 def _check_size(name: str, dtype: DType, shape: Iterable[int], nbytes: int) -> None:
-    """The data has the size that shape and dtype need; products on the way must fit in 64 bits, as in the reference."""
+    """Check that shape and dtype need `nbytes`; intermediate products must fit in 64 bits, as in the reference."""
     bits = 1
     for size in (*shape, dtype.bits):
         bits *= size
@@ -188,7 +188,7 @@ def _check_size(name: str, dtype: DType, shape: Iterable[int], nbytes: int) -> N
 
 
 def _check_layout(tensors: Iterable[TensorInfo], data_start: int, file_size: int) -> None:
-    """The data must follow without hole or overlap and end where the file ends."""
+    """Check that the data has no hole or overlap and ends where the file ends."""
     end = data_start
     for tensor in tensors:
         if tensor.start != end:

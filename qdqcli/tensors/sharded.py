@@ -1,10 +1,10 @@
-"""A folder as a checkpoint: which of its files hold tensors, and whether indexes and their shards agree.
+"""Checkpoint folders: which files hold tensors, and consistency of indexes and shards.
 
-In each folder, at every depth: every `.safetensors` file, whether an index names it or not, and, where there is no
-index, every file of the other known formats. Everything else is a side file and copied as it is: configurations,
-tokenizers, indexes, `.npy` files beside an index, weights in formats that are not read. Links, to folders too, count as
-what they lead to. Only `.git` and `.cache`, no parts of a checkpoint, are left out, with a note. One tensor name may
-come in several files: an index says which of its shards counts, elsewhere the file tells them apart.
+Read in each folder, at every depth: every `.safetensors` file, whether indexed or not, and, without an index, every
+file of the other known formats. Everything else is a side file and copied unchanged: configurations, tokenizers,
+indexes, `.npy` files beside an index, weights in unread formats. Links, also to folders, count as their targets. Only
+`.git` and `.cache`, which are not part of a checkpoint, are left out, with a note. Several files may have a tensor of
+the same name: an index says which shard counts; without one, the file name distinguishes them.
 """
 
 import os
@@ -35,36 +35,36 @@ from qdqcli.tensors.unread import FORMATS as UNREAD
 from qdqcli.tensors.unread import describe_unread, suffix_of
 
 _SKIPPED = (".git", ".cache")
-"""Made by `git clone` and `hf download` beside a checkpoint; `.git` holds the weights a second time."""
+"""Created by `git clone` and `hf download` beside a checkpoint; `.git` holds a second copy of the weights."""
 
 MAX_WAYS = 16
-"""Names under which links may show one folder: without a limit 30 folders could have a thousand million names."""
+"""Maximum number of link paths to one folder: without a limit 30 folders could have 10^9 names."""
 
 
 @dataclass(kw_only=True)
 class _Findings:
-    """What a walk through the folder has found so far; names are relative to it."""
+    """Results of the folder walk so far; names are relative to the folder."""
 
     root: CheckpointRoot
     weights: list[str] = field(default_factory=list)
     side_files: list[str] = field(default_factory=list)
     identities: dict[str, FileIdentity] = field(default_factory=dict)
-    """Of every file, by name: what the name led to."""
+    """Identity of each file's target, by name."""
     indexes: dict[str, Index] = field(default_factory=dict)
-    """By name."""
+    """Indexes by name."""
     notes: list[Note] = field(default_factory=list)
     outside: set[str] = field(default_factory=set)
-    """Folders, as prefixes of names, that lie behind a link that leaves the checkpoint."""
+    """Name prefixes of folders behind a link that leaves the checkpoint."""
     ways: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """How often a folder was entered, by device and inode."""
+    """Number of times each folder was entered, by device and inode."""
 
 
 def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool = False) -> Checkpoint:
-    """Read an index and all headers of the checkpoint in the folder at `path`.
+    """Read the indexes and all headers of the checkpoint in the folder at `path`.
 
     Raises:
-        InputError: nothing to read, something malformed, or a link that leaves the folder and may not (see
-            `CheckpointRoot`); names the file.
+        InputError: nothing to read, malformed data, or a forbidden link out of the folder (see `CheckpointRoot`); names
+            the file.
     """
     with CheckpointRoot(path, follow_links=follow_links) as root:
         found = _Findings(root=root)
@@ -92,7 +92,7 @@ def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool
 
 
 def _open_shards(found: _Findings, void_dtype: str | None) -> Iterator[Shard]:
-    """The files of weights; arrays of Python objects become side files, unless there is nothing else."""
+    """Open the weight files; arrays of Python objects become side files, unless there is no other weight file."""
     path = found.root.path
     names = sorted(found.weights)
     for name in names:
@@ -113,7 +113,7 @@ def _open_shard(path: Path, name: str, void_dtype: str | None, identity: FileIde
 
 
 def _walk(found: _Findings) -> None:
-    """Sort the files of the folder and of all below it."""
+    """Classify the files of the folder and its subfolders."""
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
         prefix, above = pending.pop()
@@ -124,7 +124,7 @@ def _walk(found: _Findings) -> None:
 
 
 def _enter(prefix: str, above: frozenset[tuple[int, int]], found: _Findings) -> tuple[int, int]:
-    """Device and inode of a folder; `above` are those of the folders in which it lies."""
+    """Return a folder's device and inode; `above` are those of the enclosing folders."""
     status = found.root.look_up(prefix).status
     here = status.st_dev, status.st_ino
     found.ways[here] += 1
@@ -137,7 +137,7 @@ def _enter(prefix: str, above: frozenset[tuple[int, int]], found: _Findings) -> 
 
 
 def _sort_folder(prefix: str, files: Sequence[str], found: _Findings) -> None:
-    """Put the files of one folder where they belong; its `prefix` is empty or ends with a slash."""
+    """Classify the files of one folder; its `prefix` is empty or ends with a slash."""
     folder = found.root.path / prefix
     indexes = {name: read_index(folder / name, found.identities[prefix + name]) for name in files if is_index(name)}
     listed = {shard for index in indexes.values() for shard in index.values()}
@@ -146,7 +146,7 @@ def _sort_folder(prefix: str, files: Sequence[str], found: _Findings) -> None:
         prefix + name: {tensor: full_names[shard] for tensor, shard in index.items()} for name, index in indexes.items()
     }
     found.weights += full_names.values()
-    for name in listed.difference(files):  # a folder, or another spelling on a disk that takes both
+    for name in listed.difference(files):  # a folder, or another spelling on a case-insensitive disk
         found.identities[prefix + name] = FileIdentity.of(found.root.look_up(prefix + name).status)
     for name in files:
         if name not in listed:
@@ -155,7 +155,7 @@ def _sort_folder(prefix: str, files: Sequence[str], found: _Findings) -> None:
 
 
 def _list(prefix: str, found: _Findings) -> tuple[list[str], list[str]]:
-    """The folders to enter and the files, sorted; what is left out gets its note."""
+    """Return the folders to enter and the files, both sorted; add notes on skipped folders and outside links."""
     folder = found.root.path / prefix
     folders, files = [], []
     try:
@@ -181,7 +181,7 @@ def _list(prefix: str, found: _Findings) -> tuple[list[str], list[str]]:
 
 
 def _sort_file(name: str, found: _Findings, *, has_index: bool) -> None:
-    """Put a file that no index names where it belongs."""
+    """Classify a file that no index lists."""
     suffix = suffix_of(name)
     is_read = suffix == ".safetensors" or (suffix in FORMATS and not has_index)
     (found.weights if is_read else found.side_files).append(name)

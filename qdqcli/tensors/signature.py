@@ -1,4 +1,4 @@
-"""What the first bytes of a file say it really is, for the message about a file that is not what its name says."""
+"""Detection of a file's real type from its first bytes, for messages about misnamed files."""
 
 import re
 
@@ -23,14 +23,14 @@ _SIGNATURES = (
 
 
 def is_pointer(first_bytes: bytes) -> bool:
-    """Whether Git LFS left a pointer in the place of the file that begins like this."""
+    """Tell whether the file is a Git LFS pointer."""
     return first_bytes.startswith(b"version https://git-lfs")
 
 
 def describe(first_bytes: bytes, *, expected: str = "") -> str | None:
-    """What a file that begins like this is, and what to do about it; None where the bytes are not telling.
+    """Return what kind of file begins with these bytes and what to do about it; None if unknown.
 
-    A kind whose description holds `expected` is left out: it is what the name says, only damaged.
+    A kind whose description contains `expected` is skipped: the file has that type, but is damaged.
     """
     for pattern, description in _SIGNATURES:
         if re.match(pattern, first_bytes, re.IGNORECASE | re.DOTALL) and not (expected and expected in description):

@@ -1,7 +1,7 @@
-"""Local files: positional reads that notice change, and writes that appear under their name only when whole.
+"""Local files: positional reads that detect changes, and writes that appear under their name only when complete.
 
-The only file of the package that opens data (`lock.py` opens a lock, `line_log.py` a journal). Nothing is mapped: a
-file that is cut short while it is mapped ends the process with SIGBUS, where `preadv` gives an ordinary error.
+The only file of the package that opens data (`lock.py` opens a lock, `line_log.py` a journal). Nothing is
+memory-mapped: truncating a mapped file ends the process with SIGBUS, where `preadv` gives an ordinary error.
 """
 
 import errno
@@ -27,15 +27,15 @@ from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.rename import rename_new
 
 CHUNK_BYTES = 1 << 20
-"""Size of the buffer of a copy: 1 MiB, beyond which a copy within the page cache gains nothing."""
+"""Size of the copy buffer: 1 MiB; a larger one is no faster for copies within the page cache."""
 
 MAX_TEXT_BYTES = 64 << 20
-"""Size of a recipe or a budget that is read; limits for each of 100,000 tensors take 15 MB."""
+"""Maximum size of a recipe or a budget; limits for each of 100,000 tensors take 15 MB."""
 
 TEMPORARY_PATTERN = ".qdq-*.tmp"
-"""Glob of the temporaries of `OutputFile`; those in a folder that this process holds the lock of are stale."""
+"""Glob of the temporaries of `OutputFile`; in a folder locked by this process they are stale."""
 STALE_S = 24 * 3600.0
-"""Seconds after which a temporary of another machine, whose locks may not be seen here, counts as left behind."""
+"""Age in seconds after which a temporary of another machine, whose locks may be invisible here, counts as stale."""
 
 _INPUT_HINTS = {
     errno.ENOENT: "check the path",
@@ -59,14 +59,14 @@ _OUTPUT_HINTS = {
 
 
 def input_error(path: Path, error: OSError) -> InputError:
-    """The error for an input that the system refuses: path, the system's reason, what to do."""
+    """Return the error for an input that the system refuses: path, the system's reason, what to do."""
     if error.errno == errno.ENOENT and path.is_symlink():
         return InputError(f"{show_path(path)}: is a link to something that is not there; check where it leads")
     return InputError(_explain(path, error, _INPUT_HINTS))
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """The error for an output that the system refuses: path, the system's reason, what to do."""
+    """Return the error for an output that the system refuses: path, the system's reason, what to do."""
     return OutputError(_explain(path, error, _OUTPUT_HINTS))
 
 
@@ -77,11 +77,11 @@ def _explain(path: Path, error: OSError, hints: dict[int, str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FileIdentity:
-    """What tells a file from one that was changed or put in its place."""
+    """File identity, to detect that a file was changed or replaced."""
 
     inode: int
     size: int
-    """In bytes."""
+    """Size in bytes."""
     mtime_ns: int
     device: int = field(default=0, compare=False)
     """Not compared: the same disk may have another number after a restart."""
@@ -91,7 +91,7 @@ class FileIdentity:
         return cls(inode=status.st_ino, size=status.st_size, mtime_ns=status.st_mtime_ns, device=status.st_dev)
 
     def is_same_file(self, other: Self) -> bool:
-        """Whether both are of one file, unchanged, looked at by one process."""
+        """Tell whether both describe the same unchanged file; valid only within one process."""
         return self == other and self.device == other.device
 
 
@@ -99,7 +99,7 @@ class InputFile:
     """A regular file, opened for positional reads from several threads at once.
 
     Raises:
-        InputError: it cannot be opened, is no regular file, or is not the file `expected` any more.
+        InputError: it cannot be opened, is not a regular file, or no longer matches `expected`.
     """
 
     def __init__(self, path: Path, *, expected: FileIdentity | None = None) -> None:
@@ -126,11 +126,11 @@ class InputFile:
 
     @property
     def descriptor(self) -> int:
-        """For positional reads; -1 once closed."""
+        """Descriptor for positional reads; -1 once closed."""
         return self._descriptor
 
     def check_size(self, max_bytes: int) -> None:
-        """Refuse a file that is larger than one of its kind may be."""
+        """Raise `InputError` if the file is larger than `max_bytes`."""
         if self.size > max_bytes:
             raise InputError(f"{show_path(self.path)}: has {show_size(self.size)}; at most {max_bytes} are read")
 
@@ -151,20 +151,20 @@ class InputFile:
             done += count
 
     def read(self, offset: int, length: int) -> bytes:
-        """The `length` bytes from `offset` on, or fewer where the file ends; for headers, not for data."""
+        """Return `length` bytes from `offset` on, fewer at the end of the file; for headers, not for data."""
         data = bytearray(max(0, min(length, self.size - offset)))
         self.read_into(memoryview(data), offset)
         return bytes(data)
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        """The same in pieces of at most `CHUNK_BYTES`."""
+        """Yield `length` bytes from `offset` on, in pieces of at most `CHUNK_BYTES`."""
         for start in range(offset, offset + length, CHUNK_BYTES):
             yield self.read(start, min(CHUNK_BYTES, offset + length - start))
 
     def check_unchanged(self) -> None:
-        """Compare size and modification time with those at opening, and whether the path still leads to this file.
+        """Check that size and modification time are those at opening, and that the path still leads to this file.
 
-        Nothing to do once closed.
+        A no-op once closed.
         """
         if self._descriptor < 0:
             return
@@ -186,7 +186,7 @@ class InputFile:
     def _status(self) -> os.stat_result:
         try:
             return os.fstat(self._descriptor)
-        except OSError as error:  # a file on a server that has lost it
+        except OSError as error:  # a file that its server has lost
             self._release()
             raise input_error(self.path, error) from error
 
@@ -203,7 +203,7 @@ class InputFile:
     ) -> None:
         if error is None:
             self.close()
-        else:  # the error that is under way says more than "changed" would
+        else:  # the original error is more informative than "changed"
             self._release()
 
 
@@ -211,10 +211,10 @@ class OutputFile:
     """A new file, written at any offset by several threads, that gets its name in `commit`.
 
     Until then it is a temporary in the same folder, locked so that `sweep_temporaries` leaves it alone. The temporary's
-    name is a hash: the final one may fill the 255 bytes that file systems allow. `unfinished` is the name of one that
-    an earlier process left, to go on with. `mode` is that of the file whose content it repeats: it gets the umask's
-    mode, less what that file denies. A file that has the final name is replaced only with `replaces`, and then gives
-    its own mode and, where the system allows it, its owner.
+    name is a hash, since the final name may fill the 255 bytes that file systems allow. `unfinished` is the name of a
+    temporary of an earlier process to continue. `mode` is that of the source file: the output gets the umask's mode
+    minus the permissions that the source denies. An existing file is replaced only with `replaces`; its mode and, where
+    the system allows it, its owner are kept.
 
     Raises:
         OutputError: the system refuses; names the final path.
@@ -231,11 +231,11 @@ class OutputFile:
 
     @property
     def descriptor(self) -> int:
-        """For positional writes; -1 once closed."""
+        """Descriptor for positional writes; -1 once closed."""
         return self._descriptor
 
     def resize(self, size: int) -> None:
-        """Give the file its final size in bytes; what is never written reads as zeros."""
+        """Set the file's final size in bytes; unwritten ranges read as zeros."""
         try:
             os.ftruncate(self._descriptor, size)
         except OSError as error:
@@ -252,7 +252,7 @@ class OutputFile:
                 raise output_error(self.path, error) from error
 
     def sync(self) -> str:
-        """Flush to the disk what was written so far, and the temporary's name, which is the result."""
+        """Flush the data and the temporary's name to disk; return that name."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
@@ -261,10 +261,10 @@ class OutputFile:
         return self._temporary.name
 
     def commit(self) -> None:
-        """Flush to the disk, give the file its name, flush the folder.
+        """Flush to disk, rename to the final name, flush the folder.
 
         Raises:
-            UsageError: another file got the name meanwhile, or one whose name the disk takes for the same.
+            UsageError: the name was taken meanwhile, possibly in another spelling that the disk considers equal.
         """
         try:
             if self._replaces:
@@ -288,27 +288,27 @@ class OutputFile:
         sync_folder(self.path.parent)
 
     def suspend(self) -> None:
-        """Leave the temporary to a later process."""
+        """Close the file and keep the temporary for a later process."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def abort(self) -> None:
-        """Remove the temporary; nothing to do after `commit`."""
+        """Remove the temporary; a no-op after `commit`."""
         if self._descriptor >= 0:
-            with suppress(OSError):  # the first error is the one to report; the next run sweeps
+            with suppress(OSError):  # report the first error; the next run sweeps
                 self._temporary.unlink()
             self.suspend()
 
     def _open_locked(self, unfinished: str | None, mode: int) -> int:
-        """Open the temporary and lock it; one that was swept before it was locked is made again."""
+        """Open and lock the temporary; retry if it was swept before it was locked."""
         while True:
             name = unfinished or f".qdq-{_digest_of(self.path)}-{_machine()}{secrets.token_hex(4)}.tmp"
             self._temporary = self.path.with_name(name)
-            # The kernel takes the umask off the mode; asking for the umask would set it for every thread.
+            # The kernel applies the umask; querying the umask would set it for every thread.
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_NOFOLLOW if unfinished else os.O_CREAT | os.O_EXCL)
             descriptor = os.open(self._temporary, flags, mode)
-            with suppress(OSError):  # a file system without locks, on which nobody sweeps
+            with suppress(OSError):  # a file system without locks, where nothing is swept
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if unfinished or os.fstat(descriptor).st_nlink:
                 return descriptor
@@ -316,10 +316,10 @@ class OutputFile:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """The whole content of a file that is small: a recipe, a budget.
+    """Read the whole content of a small file: a recipe, a budget.
 
     Raises:
-        InputError: it cannot be read, is no regular file (a pipe could be waited for), or has more than `max_bytes`.
+        InputError: it cannot be read, is not a regular file (a pipe could block), or has more than `max_bytes`.
     """
     with InputFile(path) as file:
         file.check_size(max_bytes)
@@ -327,10 +327,10 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def write_file(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a whole file or none, through a link where `path` is one; an earlier file keeps its mode.
+    """Write a whole file or none, through a link if `path` is one; an existing file keeps its mode.
 
-    What killed processes left of it is removed. A file that cannot be replaced is written in place: one that is a mount
-    point, as in a container, or that may be written in a folder that may not.
+    Removes stale temporaries. A file that cannot be replaced is written in place: a mount point, as in a container, or
+    a writable file in a read-only folder.
 
     Raises:
         OutputError: the system refuses.
@@ -363,7 +363,7 @@ def _write_in_place(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in blocks of about `CHUNK_BYTES`."""
+    """Regroup the bytes into blocks of about `CHUNK_BYTES`."""
     waiting: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -376,7 +376,7 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _copy_attributes(path: Path, descriptor: int) -> None:
-    """Give an open file the mode of the file at `path`, if there is one, and its owner where the system allows it."""
+    """Copy the mode of the file at `path`, if it exists, and where allowed its owner, to an open file."""
     with suppress(FileNotFoundError):
         status = path.stat()
         with suppress(PermissionError):
@@ -385,12 +385,12 @@ def _copy_attributes(path: Path, descriptor: int) -> None:
 
 
 def sweep_temporaries(path: Path) -> None:
-    """Remove the temporaries of `path` that no process writes any more.
+    """Remove stale temporaries of `path`.
 
-    A process locks what it writes. Locks of another machine may not be seen here: what it left stays for STALE_S.
+    A process locks its temporaries. Locks of another machine may be invisible here: its temporaries stay for STALE_S.
     """
     for temporary in path.parent.glob(f".qdq-{_digest_of(path)}-*.tmp"):
-        with suppress(OSError):  # locked, not ours, or gone: no harm to this file
+        with suppress(OSError):  # locked, not ours, or gone: harmless
             descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -402,21 +402,21 @@ def sweep_temporaries(path: Path) -> None:
 
 
 def _digest_of(path: Path) -> str:
-    """Stands for the name in a temporary's name."""
+    """Return the hash that identifies the file name in a temporary's name."""
     return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
 
 
 @cache
 def _machine() -> str:
-    """Stands for this boot of this machine in a temporary's name; its containers share it, as they share locks."""
+    """Return the hash that identifies this boot in a temporary's name; containers share it, as they share locks."""
     try:
         return hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes()).hexdigest()[:8]
     except OSError:
-        return secrets.token_hex(4)  # like no other
+        return secrets.token_hex(4)  # unique
 
 
 class Spool:
-    """An unnamed temporary file in `folder`, or in the system's for temporaries (TMPDIR), that ends when closed.
+    """An unnamed temporary file in `folder`, or in the system's temporary folder (TMPDIR), deleted when closed.
 
     Raises:
         OutputError: the system refuses; names the folder.
@@ -439,7 +439,7 @@ class Spool:
                 raise output_error(self.folder, error) from error
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill the buffer; bytes that were never written, also behind the end, read as zeros."""
+        """Fill the buffer; unwritten bytes, also beyond the end, read as zeros."""
         view = as_bytes(buffer)
         done = 0
         while done < len(view):
@@ -457,17 +457,17 @@ class Spool:
 
 
 def private_mode(mode: int) -> int:
-    """The mode of what repeats a file or folder of this mode: all for its owner, for others no more than they had."""
+    """Return the mode of a copy of a file or folder: full access for the owner, unchanged for group and others."""
     return stat.S_IRWXU | mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
 def as_bytes(buffer: memoryview) -> memoryview:
-    """The same memory as a flat view of bytes."""
+    """Return a flat view of the buffer's bytes."""
     return buffer.cast("B") if buffer.nbytes else memoryview(b"")
 
 
 def copy_file(file: InputFile, target: Path, on_chunk: Callable[[], None] = lambda: None) -> None:
-    """Copy the content of an opened file, which is closed, to a new file that is no more readable.
+    """Copy an open file, which is then closed, to a new file that is not more readable.
 
     `on_chunk` is called before each chunk and may raise to stop.
     """
@@ -487,7 +487,7 @@ def copy_file(file: InputFile, target: Path, on_chunk: Callable[[], None] = lamb
 
 
 def forget_cached(path: Path) -> None:
-    """Let the next read of a file that was flushed come from the disk, where the system knows how."""
+    """Drop the page cache of a flushed file so that the next read comes from disk, where the system supports it."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -498,7 +498,7 @@ def forget_cached(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
+    """Flush a folder's directory entries to disk."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -506,13 +506,13 @@ def sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        # File systems that cannot flush folders, and folders that may be written but not read.
+        # File systems that cannot flush folders, and folders that are writable but not readable.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise output_error(folder, error) from error
 
 
 def free_bytes(folder: Path) -> int | None:
-    """The bytes that may still be written to the disk of a folder; None where the file system does not say."""
+    """Return the free bytes on the folder's disk; None if the file system does not report them."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError as error:

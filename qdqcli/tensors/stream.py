@@ -1,4 +1,4 @@
-"""Files of `storage.py` as streams, for parsers and writers that want one: `zipfile`."""
+"""Stream adapters for the files of `storage.py`, as `zipfile` needs them."""
 
 import errno
 import io
@@ -11,7 +11,7 @@ class InputStream(io.RawIOBase):
     """An `InputFile` as a stream. Closing it leaves the file open."""
 
     LARGEST_READ = 16 << 20
-    """One read beyond this is refused: `zipfile` reads a directory in one piece, however long it claims to be."""
+    """Limit on one read, in bytes: `zipfile` reads a directory in one piece, of whatever length it claims."""
 
     def __init__(self, file: InputFile) -> None:
         self._file = file

@@ -1,6 +1,6 @@
-"""JSON as serde reads it: what Python's parser takes beyond the standard is refused.
+"""Strict JSON, as serde reads it: refuses what Python's parser accepts beyond the standard.
 
-Python alone takes duplicate keys (the last wins), NaN and Infinity, lone surrogates, and UTF-16 when given bytes.
+Python accepts duplicate keys (the last wins), NaN and Infinity, lone surrogates, and UTF-16 bytes.
 """
 
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from typing import Any, NoReturn
 from qdqcli.escape import MalformedError, escape_name
 
 Pairs = tuple[tuple[str, object], ...]
-"""What stands in an object, key by key, before anything is known of the keys."""
+"""An object as key-value pairs, before duplicate keys are checked."""
 MAX_ROOM = 160 << 20
-"""Bytes that the values of one text, or of one window of a stream, may take, roughly: 160 MiB. Lists within lists take
-40 times the memory of their text; an index of 32 MiB, with two names for each tensor, takes 100 MiB."""
+"""Approximate limit on the memory, in bytes, of the values of one text or stream window: 160 MiB. Nested lists take 40
+times the memory of their text; an index of 32 MiB, with two names for each tensor, takes 100 MiB."""
 
 
 def parse_object(data: bytes, parse_constant: Callable[[str], object] | None = None) -> dict[str, object]:
-    """The JSON object in `data`; with `parse_constant` NaN, Infinity and -Infinity are read by it, not refused.
+    """Parse the JSON object in `data`; `parse_constant`, if given, reads NaN, Infinity and -Infinity.
 
     Raises:
-        MalformedError: not UTF-8, not JSON, not an object, a key twice in one object, nested too deep to read, more
-            values than `MAX_ROOM` holds.
+        MalformedError: not UTF-8, not JSON, not an object, a duplicate key, nested too deeply, or more values than
+            `MAX_ROOM` holds.
     """
     try:
         text = data.decode("utf-8")
@@ -33,7 +33,7 @@ def parse_object(data: bytes, parse_constant: Callable[[str], object] | None = N
         raise MalformedError(f"is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
         raise MalformedError("is nested too deeply") from error
-    except ValueError as error:  # JSONDecodeError, or an integer of more digits than Python converts
+    except ValueError as error:  # JSONDecodeError, or an integer with more digits than Python converts
         raise MalformedError(f"is not JSON: {escape_name(str(error))}") from error
     if not isinstance(value, dict):
         raise MalformedError("is not a JSON object")
@@ -47,7 +47,7 @@ def decoder(
     *,
     surrogates: bool = False,
 ) -> JSONDecoder:
-    """The strict decoder of a text; objects are what `make_object` makes of their pairs."""
+    """Return a strict decoder of `text`; `make_object` builds objects from their pairs."""
     return JSONDecoder(
         object_pairs_hook=make_object if surrogates or "\\u" not in text else partial(_checked, make_object),
         parse_float=_parse_float,
@@ -57,10 +57,10 @@ def decoder(
 
 
 def check_room(text: str) -> None:
-    """Refuse a text whose values would take more memory than `MAX_ROOM`, before they are made.
+    """Refuse a text whose values would need more memory than `MAX_ROOM`, before they are parsed.
 
     Raises:
-        MalformedError: they would.
+        MalformedError: the estimate exceeds `MAX_ROOM`.
     """
     room = text.__sizeof__() + 32 * (text.count(",") + text.count('"')) + 64 * (text.count("[") + text.count("{"))
     if room > MAX_ROOM:
@@ -68,10 +68,10 @@ def check_room(text: str) -> None:
 
 
 def object_of(pairs: Pairs) -> dict[str, object]:
-    """The object whose pairs were kept as they are (`make_object=tuple`), and every object in it.
+    """Convert pairs (`make_object=tuple`) to a dict, recursively.
 
     Raises:
-        MalformedError: a key twice in one object.
+        MalformedError: a duplicate key in an object.
     """
     return dict_of(tuple((key, _whole(value)) for key, value in pairs))
 
@@ -83,7 +83,7 @@ def _whole(value: object) -> object:
 
 
 def levels(value: object) -> int:
-    """How deep lists and pairs of objects are nested: 0 for a number or a text, 1 for a list of them."""
+    """Return the nesting depth of lists and pairs: 0 for a number or a string, 1 for a list of them."""
     depth = 0
     level = [value]
     while level := [item for item in level if isinstance(item, (list, tuple))]:
@@ -93,10 +93,10 @@ def levels(value: object) -> int:
 
 
 def dict_of(pairs: Pairs) -> dict[str, object]:
-    """The object with these pairs.
+    """Convert pairs to a dict.
 
     Raises:
-        MalformedError: a key twice.
+        MalformedError: a duplicate key.
     """
     items = dict(pairs)
     if len(items) != len(pairs):
@@ -107,10 +107,10 @@ def dict_of(pairs: Pairs) -> dict[str, object]:
 
 
 def without_surrogates(text: str) -> None:
-    """Refuse a lone surrogate, which only an escape can bring into text that was UTF-8.
+    """Refuse a lone surrogate; in UTF-8 text only an escape can produce one.
 
     Raises:
-        MalformedError: there is one.
+        MalformedError: the text holds one.
     """
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise MalformedError(f"holds half of a surrogate pair in '{escape_name(text)}'")
@@ -125,7 +125,7 @@ def _checked(make_object: Callable[[Any], object], pairs: list[tuple[str, object
 
 
 def _parse_int(digits: str) -> int | float:
-    """As serde: `-0` is no integer."""
+    """Parse an integer; like serde, `-0` is a float."""
     return -0.0 if digits == "-0" else int(digits)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of a tensor before its data is read: name, dtype, shape and where the bytes are."""
+"""Tensor metadata from a header: name, dtype, shape and location of the bytes."""
 
 from dataclasses import dataclass
 from math import prod
@@ -7,27 +7,27 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DType:
-    """An element type, by safetensors' name (`BF16`); NumPy's spelling (`<U5`) where safetensors has none."""
+    """An element type, by its safetensors name (`BF16`), or NumPy's spelling (`<U5`) if it has none."""
 
     name: str
     bits: int
     """Bits per element; 4 and 6 occur."""
     is_floating: bool = False
-    """Whether the op takes it: BF16, F16, F32 or F64. Every other dtype is copied as bytes."""
+    """True for the op's input dtypes: BF16, F16, F32 and F64. Every other dtype is copied as bytes."""
 
     @property
     def is_packed(self) -> bool:
-        """Whether its elements are codes or scales of weights that are quantized already: FP8, FP6 and FP4."""
+        """True for dtypes of codes or scales of quantized weights: FP8, FP6 and FP4."""
         return self.name.startswith("F") and self.bits <= 8
 
     @property
     def is_integer(self) -> bool:
-        """Whether its elements are integers or truth values."""
+        """True for integers and booleans."""
         return self.name == "BOOL" or (self.name[:1] in "IU" and self.name[1:].isdigit())
 
     @property
     def is_opaque(self) -> bool:
-        """Whether its elements are no numbers: text, dates, Python objects, bytes of another file (NumPy only)."""
+        """True for non-numeric elements: text, dates, Python objects, bytes of another file (NumPy only)."""
         return self.name == "|V1" or (self.name[:1] in "<>|" and self.name[1:2] in "OSUMm")
 
 
@@ -64,21 +64,21 @@ DTYPES = {
 class TensorInfo(NamedTuple):
     """One tensor of a shard, as its header describes it.
 
-    A tuple, because a header may name half a million: it is made in a quarter of a frozen dataclass's time.
+    A tuple, because a header may list half a million tensors: it takes a quarter of a frozen dataclass's time.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     shard: str
-    """The file's name relative to the checkpoint, with forward slashes."""
+    """File name relative to the checkpoint, with forward slashes."""
     start: int
     """Byte offset of the data in the file (in the unpacked member, for `.npz`)."""
     nbytes: int
     big_endian: bool = False
-    """The bytes of each element are stored most significant first (`.npy` only)."""
+    """True if elements are stored big-endian (`.npy` only)."""
     fortran_order: bool = False
-    """The first index varies fastest in the file (`.npy` only): the bytes are those of the transposed array."""
+    """True if the first index varies fastest (`.npy` only): the bytes are those of the transposed array."""
 
     @property
     def num_elements(self) -> int:
@@ -86,11 +86,11 @@ class TensorInfo(NamedTuple):
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """The shape whose C order is the order of the bytes: reversed for Fortran order."""
+        """Shape whose C order is the byte order: reversed for Fortran order."""
         return self.shape[::-1] if self.fortran_order else self.shape
 
 
 def check_range(tensor: TensorInfo, start: int, length: int) -> None:
-    """Raise `ValueError` unless the bytes from `start` on, `length` of them, belong to the tensor."""
+    """Raise `ValueError` unless the `length` bytes from `start` on lie within the tensor."""
     if start < 0 or start + length > tensor.nbytes:
         raise ValueError(f"bytes {start} to {start + length} of a tensor that has {tensor.nbytes}")

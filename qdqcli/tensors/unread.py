@@ -1,4 +1,4 @@
-"""Weights in formats that are not read: what they are, and how they become a format that is."""
+"""Unsupported weight formats: descriptions, and how to convert them."""
 
 import os
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ FORMATS = {
         'convert it: AutoModel.from_pretrained("FOLDER", from_flax=True).save_pretrained("NEW") of transformers',
     ),
 }
-"""File suffix -> what it is, and what to do."""
+"""File suffix -> (description, what to do)."""
 
 
 def describe_unread(names: Sequence[str]) -> str | None:
-    """What the first of these files of weights is and what to do; None where none is of a kind that is known here."""
+    """Describe the first weight file of an unsupported format and what to do; None if there is none."""
     found = [name for name in names if suffix_of(name) in FORMATS]
     if not found:
         return None
@@ -49,5 +49,5 @@ def describe_unread(names: Sequence[str]) -> str | None:
 
 
 def suffix_of(name: str) -> str:
-    """In lower case."""
+    """Return the file suffix in lower case."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 - names, not paths

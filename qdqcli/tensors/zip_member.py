@@ -1,9 +1,9 @@
-"""The members of a zip archive of arrays: where each lies, and what the header of its array says.
+"""Members of a zip archive of arrays: data offsets and array headers.
 
-As NumPy does, a member is taken for an array by its first bytes, also where its name has no `.npy`.
+Like NumPy, recognises an array by its first bytes, also without a `.npy` suffix.
 
-Stricter than `zipfile`, which takes overlapping members, two of one name, hidden bytes before and behind, and
-compares a CRC only when a member is read to its end.
+Stricter than `zipfile`, which accepts overlapping members, duplicate names and hidden bytes before and after, and
+checks a CRC only when a member is read to its end.
 """
 
 import struct
@@ -20,18 +20,18 @@ from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.tensor import DType, TensorInfo
 
 OBJECT, BYTE = "|O", "|V1"
-"""NumPy's names for what is copied: arrays of Python objects, and whatever is no array."""
+"""NumPy dtype names of copied members: arrays of Python objects, and anything that is not an array."""
 
 _ENCRYPTED = 0x1 | 0x40
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _END = struct.Struct("<4s6xH")
 _COUNT_IS_ELSEWHERE = 0xFFFF
-"""The archive has more members than this field can count (zip64)."""
+"""Sentinel: the archive has more members than this field can count (zip64)."""
 _END_BYTES = 22
-"""Of the end of an archive, before its comment."""
+"""Size of the archive's end record without its comment."""
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
-"""What `zipfile` raises for damaged archives."""
+"""Exceptions that `zipfile` raises for damaged archives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Member:
     start: int
     """Offset of its (packed) data in the file."""
     header: bytes
-    """Of its array: what lies before the data."""
+    """Array header: the bytes before the data."""
     tensor: TensorInfo | None
-    """All of the member as opaque bytes where it is no array that can be read without a pickle; None of a folder."""
+    """The array; the whole member as opaque bytes if it is not an array or needs a pickle; None for a folder."""
 
     @property
     def is_stored(self) -> bool:
@@ -52,10 +52,10 @@ class Member:
 
 
 def read_members(file: InputFile, archive: zipfile.ZipFile, shard: str, void_dtype: str | None) -> Iterator[Member]:
-    """Every member, in the order of the directory; `shard` goes into the tensors.
+    """Yield every member in directory order; `shard` goes into the tensors.
 
     Raises:
-        MalformedError: names the member.
+        MalformedError: a member is malformed or a name occurs twice; names the member.
     """
     infos = archive.infolist()
     _check_names(infos)
@@ -76,7 +76,7 @@ def read_members(file: InputFile, archive: zipfile.ZipFile, shard: str, void_dty
 
 @contextmanager
 def zip_errors(what: str, file: InputFile | None = None) -> Iterator[None]:
-    """Turn what `zipfile` raises into `MalformedError`: `what`, the reason, and what `file` really is, if given."""
+    """Convert `zipfile` exceptions to `MalformedError`: `what`, the reason and, if given, the real type of `file`."""
     try:
         yield
     except _ZIP_ERRORS as error:
@@ -99,7 +99,7 @@ def _check_names(infos: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _check_layout(file: InputFile, infos: Sequence[zipfile.ZipInfo], archive: zipfile.ZipFile) -> list[int]:
-    """Where each member's data begins; members may not overlap, nothing may stand before or behind the archive."""
+    """Return each member's data offset; refuse overlapping members and bytes before or after the archive."""
     signature, count = _END.unpack(file.read(file.size - _END_BYTES - len(archive.comment), _END.size))
     if signature != b"PK\5\6":
         raise MalformedError("has bytes behind the end of the zip archive, which would be lost")
@@ -130,7 +130,7 @@ def _data_start(file: InputFile, info: zipfile.ZipInfo) -> int:
 def _read_member(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int, shard: str, void_dtype: str | None
 ) -> Member:
-    """Unpack the beginning of a member and read the array's header there."""
+    """Unpack the beginning of a member and parse the array header."""
     if info.is_dir() and not info.file_size:
         return Member(info=info, start=start, header=b"", tensor=None)
     shown = escape_name(info.filename)
@@ -152,6 +152,6 @@ def _read_member(
 
 
 def _opaque(info: zipfile.ZipInfo, name: str, shard: str, dtype: str) -> TensorInfo:
-    """The whole member as bytes, which are copied."""
+    """Describe the whole member as opaque bytes to copy."""
     shape = (info.file_size,)
     return TensorInfo(name=name, dtype=DType(name=dtype, bits=8), shape=shape, shard=shard, start=0, nbytes=shape[0])

@@ -1,4 +1,4 @@
-"""What a checkpoint declares of its quantization: `quantization_config` and its relatives."""
+"""Quantization declared by a checkpoint: `quantization_config` and equivalent keys."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,19 +8,19 @@ from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.strict_json import parse_object
 
 MAX_CONFIG_BYTES = 8 << 20
-"""A configuration with the settings of every layer of a large model has 2 MB."""
+"""Limit on a configuration file; one with the settings of every layer of a large model has 2 MB."""
 
 _CONFIGS = ("hf_quant_config.json", "config.json", "quantize_config.json")
-"""The first that declares something counts."""
+"""Configuration files by precedence: the first that declares a method wins."""
 
 _MARKS = {"_quantization_metadata": "comfyui"}
-"""Key of a file's metadata -> the method that it declares."""
+"""Metadata key -> the method that it declares."""
 
 
 def declared_methods(checkpoint: Checkpoint) -> Mapping[str, str]:
-    """Folder, relative to the checkpoint ("" is itself) -> its `quant_method`, in lower case; `mlx` for MLX's own key.
+    """Map folders, relative to the checkpoint ("" is its root), to `quant_method` in lower case; `mlx` for MLX's key.
 
-    A configuration that cannot be read declares nothing: tensors are recognised without one.
+    An unreadable configuration is ignored: tensors are recognised without one.
     """
     found: dict[str, str] = {}
     side_files = {side_file.name.as_posix(): side_file for side_file in checkpoint.side_files}
@@ -36,12 +36,12 @@ def declared_methods(checkpoint: Checkpoint) -> Mapping[str, str]:
 
 
 def folder_of(shard: Shard) -> str:
-    """The shard's folder within the checkpoint."""
+    """Return the shard's folder within the checkpoint."""
     return shard.name.rpartition("/")[0]
 
 
 def method_in_header(shard: Shard) -> str | None:
-    """The method that the shard's own metadata declares."""
+    """Return the method declared in the shard's own metadata."""
     return next((method for key, method in _MARKS.items() if key in shard.marks), None)
 
 
@@ -55,7 +55,7 @@ def _method_of(side_file: SideFile) -> str | None:
 
 
 def _methods(config: Mapping[str, object]) -> Iterator[str]:
-    """Of the model, or of a part of it (`text_config`)."""
+    """Yield the methods of the model and of its parts (`text_config`)."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     for part in parts:
         for key in ("quantization_config", "compression_config", "quantization"):

@@ -1,4 +1,4 @@
-"""How a packed format is described: the tensors that hold one weight, by name, dtype and shape."""
+"""Description of a packed format: the tensors that store one weight, by name, dtype and shape."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SCALE = "scale"
 
 Shape = tuple[int, ...]
 Parts = Mapping[str, TensorInfo]
-"""Role -> the tensor that has it; `codes` is always there."""
+"""Role -> tensor with that role; `codes` is always present."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,42 +21,42 @@ class Part:
 
     role: str
     suffix: str
-    """What it has where the codes have theirs."""
+    """Name suffix that replaces the codes' suffix."""
     dtypes: Sequence[str]
     is_optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedFormat:
-    """One way of storing a quantized weight."""
+    """A storage format of quantized weights."""
 
     name: str
     codes: str
-    """The suffix of the tensor with the codes."""
+    """Suffix of the tensor that holds the codes."""
     dtypes: Sequence[str]
-    """Of the codes."""
+    """Dtypes of the codes."""
     parts: Sequence[Part] = ()
     weight: str = ".weight"
-    """The suffix of the weight in a float checkpoint."""
+    """Suffix of the weight in a float checkpoint."""
     methods: Sequence[str] = ()
-    """The `quant_method` that declares it; where several formats fit the tensors, the declared one is meant."""
+    """Values of `quant_method` that declare the format; they decide when several formats fit the tensors."""
     is_declared: bool = False
-    """It is never meant without its declaration: another format has the same tensors."""
+    """Match only if declared: another format has the same tensors."""
     fits: Callable[[Parts], bool] = lambda _: True
-    """Whether the shapes agree."""
+    """Predicate on the shapes of the parts."""
 
 
 class PackedWeight(NamedTuple):
     """A weight that is stored as codes."""
 
     name: str
-    """What a float checkpoint calls it."""
+    """Name in a float checkpoint."""
     format: PackedFormat
     parts: Parts
 
     @property
     def title(self) -> str:
-        """The format with what its scales are for, where the codes are as many as the weights."""
+        """Format name, with the scale granularity if there is one code per weight."""
         codes, scale = self.parts[CODES], self.parts.get(SCALE)
         if scale is None or not (codes.dtype.name in FP8 or (codes.dtype.name == "I8" and scale.dtype.is_floating)):
             return self.format.name
@@ -69,19 +69,19 @@ FLOATS = ("F32", "BF16", "F16")
 
 
 def is_grid(codes: Shape, scale: Shape) -> bool:
-    """Whether the scales lie on a grid over the codes: one, one per row, or no more than codes in each dimension."""
+    """Tell whether the scales form a grid over the codes: one, one per row, or at most one per code along each axis."""
     if prod(scale) == 1 or scale == codes[:1]:
         return True
     return len(scale) == len(codes) and all(1 <= s <= c for s, c in zip(scale, codes, strict=True))
 
 
 def scales_on_grid(parts: Parts) -> bool:
-    """The scales, and MLX's biases, lie on a grid over the codes."""
+    """Tell whether the scales (and MLX's biases) form a grid over the codes."""
     return is_grid(parts[CODES].shape, parts[SCALE].shape)
 
 
 def granularity(codes: Shape, scale: Shape) -> str | None:
-    """What one scale is for: `tensor`, `matrix` of a stack, `row`, `group of 32`, `128x128 block`; None: not shown."""
+    """Return what shares a scale: `tensor`, `matrix`, `row`, `group of 32` or `128x128 block`; None if unclear."""
     if prod(scale) == 1:
         return "tensor"
     if len(codes) < 2 or 0 in codes:
@@ -97,5 +97,5 @@ def granularity(codes: Shape, scale: Shape) -> str | None:
 
 
 def _block(codes: int, scales: int) -> int:
-    """Codes for each scale: a power of two where one fits, since the last block may be shorter."""
+    """Return the codes per scale: a power of two if one fits, since the last block may be shorter."""
     return next((1 << n for n in range(codes.bit_length()) if -(-codes // (1 << n)) == scales), -(-codes // scales))

@@ -1,4 +1,4 @@
-"""Packed weights of a checkpoint, recognised from its headers and its configuration."""
+"""Recognition of packed weights from a checkpoint's headers and configuration."""
 
 import re
 from collections import defaultdict
@@ -14,38 +14,38 @@ from qdqcli.tensors.packed.registry import PACKED
 from qdqcli.tensors.tensor import TensorInfo
 
 Key = tuple[str, str]
-"""A tensor's shard and its name."""
+"""Shard name and tensor name."""
 
 _SUFFIXES = sorted({found.codes for found in PACKED}, key=len, reverse=True)
-"""Of codes, the longest first: the empty one is everybody's."""
+"""Suffixes of codes, longest first: the empty suffix matches every name."""
 
 _FLOATING_CODES = tuple({found.codes for found in PACKED if set(found.dtypes) & set(FLOATS)})
 """Suffixes of codes that may be stored under a floating-point dtype."""
 
 _CODE_DTYPES = ("U8", "I8", "I16", "U16", "I32", "U32")
 _BUFFERS = ("bias", "mask", "_ids", "_index")
-"""Ends of names of integers that are no codes: causal masks, positions."""
+"""Name suffixes of integer buffers that are not codes: causal masks, positions."""
 _LEVELS = 32
-"""Modules around a tensor that are looked at: a name may have 50,000 dots."""
+"""Maximum number of enclosing modules checked: a name may have 50,000 dots."""
 _ACTIVATION = re.compile(
     r"(.*[._])?((k|v|q|kv|prob|input|output|activation)_scale|input_(global_scale|zero_point)|scale_input"
     r"|qscale_act|(activation|input)_scale_inv)"
 )
-"""Names of what quantizes activations, beside packed weights."""
+"""Names of activation quantization parameters stored beside packed weights."""
 ACTIVATION = "activation scale"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """The packed weights of one checkpoint; none, of an ordinary one."""
+    """The packed weights of one checkpoint; empty for an unquantized one."""
 
     weights: Sequence[PackedWeight] = ()
     activation_scales: Sequence[tuple[TensorInfo, PackedFormat]] = ()
-    """Tensors that quantize activations, and a format of the weights beside them."""
+    """Activation quantization parameters, each with the format of a weight beside it."""
 
     @cached_property
     def reasons(self) -> Mapping[Key, str]:
-        """Why a tensor that belongs to a packed weight is left as it is."""
+        """Reason why each tensor of a packed weight is not quantized."""
         parts = ((tensor, weight.format, role) for weight in self.weights for role, tensor in weight.parts.items())
         scales = ((tensor, found, ACTIVATION) for tensor, found in self.activation_scales)
         return {
@@ -56,12 +56,12 @@ class Packed:
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the weights, as a float checkpoint has them."""
+        """Names of the weights in a float checkpoint."""
         return [weight.name for weight in self.weights]
 
     @property
     def titles(self) -> Mapping[str, int]:
-        """Format, with the granularity of its scales -> number of weights, the most first."""
+        """Format with scale granularity -> number of weights, most frequent first."""
         counts: dict[str, int] = defaultdict(int)
         for weight in self.weights:
             counts[weight.title] += 1
@@ -71,8 +71,8 @@ class Packed:
 def recognise(checkpoint: Checkpoint) -> Packed:
     """Find the packed weights of a checkpoint.
 
-    The tensors decide: names, dtypes and shapes must be those of a format. What is declared chooses between formats
-    with the same tensors; codes in no known layout count where a `quant_method` is declared, with all of their module.
+    Names, dtypes and shapes of the tensors must match a format. A declared `quant_method` chooses between formats with
+    the same tensors; with a declaration, codes in an unknown layout count too, together with their whole module.
     """
     suspects = [tensor for tensor in checkpoint.tensors if _may_be_codes(tensor)]
     if not suspects:
@@ -87,7 +87,7 @@ def recognise(checkpoint: Checkpoint) -> Packed:
 
 
 def key_of(tensor: TensorInfo) -> Key:
-    """The tensor's place in `Packed.reasons`."""
+    """Return the tensor's key in `Packed.reasons`."""
     return tensor.shard, tensor.name
 
 
@@ -98,7 +98,7 @@ def _may_be_codes(tensor: TensorInfo) -> bool:
 
 
 class _Tensors:
-    """The tensors of a checkpoint by name, and what is declared of them."""
+    """The tensors of a checkpoint by name, and the declared methods."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._folders = {shard.name: folder_of(shard) for shard in checkpoint.shards}
@@ -108,17 +108,17 @@ class _Tensors:
         for tensor in checkpoint.tensors:
             self._found[self._folders[tensor.shard], tensor.name].append(tensor)
         self.formats = _formats_among({name.rpartition(".")[2] for _, name in self._found})
-        """Dtype of codes -> their suffix -> the formats that they may be of."""
+        """Dtype of codes -> suffix of codes -> candidate formats."""
 
     def folder(self, tensor: TensorInfo) -> str:
         return self._folders[tensor.shard]
 
     def method(self, tensor: TensorInfo) -> str | None:
-        """The declared `quant_method`: of the file, of its folder or of the checkpoint."""
+        """Return the declared `quant_method` of the file, its folder or the checkpoint."""
         return self._headers[tensor.shard] or self._methods.get(self.folder(tensor), self._methods.get(""))
 
     def find(self, name: str, beside: TensorInfo) -> TensorInfo | None:
-        """The tensor of that name in the same file, or else in the same folder."""
+        """Return the tensor of that name in the same file, else in the same folder."""
         found = self._found.get((self._folders[beside.shard], name))
         if found is None or len(found) == 1:
             return None if found is None else found[0]
@@ -126,9 +126,9 @@ class _Tensors:
 
 
 def _formats_among(ends: Set[str]) -> Mapping[str, Mapping[str, Sequence[PackedFormat]]]:
-    """The formats whose required parts may be there: `ends` are what stands behind the last dot of each name.
+    """Return the formats whose required parts may exist; `ends` are the last components of all tensor names.
 
-    Most formats are out of the question for all of a checkpoint; a large one has 100,000 codes.
+    Rules out most formats once per checkpoint: a large one has 100,000 tensors of codes.
     """
 
     def may_be_there(suffix: str) -> bool:
@@ -145,7 +145,7 @@ def _formats_among(ends: Set[str]) -> Mapping[str, Mapping[str, Sequence[PackedF
 
 
 def _weight_of(codes: TensorInfo, tensors: _Tensors) -> PackedWeight | None:
-    """The weight whose codes they are: of the declared format where that fits, else of the first that does."""
+    """Return the weight stored in `codes`: in the declared format if that fits, else in the first that does."""
     method = tensors.method(codes)
     first = None
     for suffix, formats in tensors.formats[codes.dtype.name].items():
@@ -163,7 +163,7 @@ def _weight_of(codes: TensorInfo, tensors: _Tensors) -> PackedWeight | None:
 
 
 def _fitting(codes: TensorInfo, known: PackedFormat, tensors: _Tensors) -> PackedWeight | None:
-    """The weight, if the tensors are those of the format."""
+    """Return the weight if the tensors match the format."""
     stem = codes.name.removesuffix(known.codes)
     parts = {CODES: codes}
     for part in known.parts:
@@ -176,7 +176,7 @@ def _fitting(codes: TensorInfo, known: PackedFormat, tensors: _Tensors) -> Packe
 
 
 def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _Tensors) -> list[PackedWeight]:
-    """Codes in a layout of no known format, where a method is declared: with every float of their module but a bias."""
+    """Group codes of unknown formats under a declared method with every float tensor of their module except biases."""
     modules: dict[tuple[str, str], PackedWeight] = {}
     for codes in suspects:
         method = tensors.method(codes)
@@ -198,7 +198,7 @@ def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _T
 
 
 def _modules_of(name: str) -> Iterator[str]:
-    """The modules that hold a tensor, the nearest first."""
+    """Yield the modules that contain a tensor, innermost first."""
     while name := name.rpartition(".")[0]:
         yield name
 
@@ -206,7 +206,7 @@ def _modules_of(name: str) -> Iterator[str]:
 def _activation_scales(
     checkpoint: Checkpoint, weights: Sequence[PackedWeight], tensors: _Tensors
 ) -> Iterator[tuple[TensorInfo, PackedFormat]]:
-    """Scales and zero points of activations, in the folders that have packed weights."""
+    """Yield scales and zero points of activations in folders that have packed weights."""
     formats = {tensors.folder(weight.parts[CODES]): weight.format for weight in reversed(weights)}
     if not formats:
         return

@@ -1,6 +1,6 @@
-"""PACKED: the packed formats that are recognised, the more specific first.
+"""PACKED: the recognised packed formats, most specific first.
 
-To add one: a line here, and its names, dtypes and shapes in `tests/tensors/packed/samples.py`. Sources: the formats'
+To add one: an entry here, and its names, dtypes and shapes in `tests/tensors/packed/samples.py`. Sources: the formats'
 own loaders, as of 2026: compressed-tensors, ModelOpt, GPTQModel, AutoAWQ, mlx-lm, bitsandbytes, torchao, transformers,
 ComfyUI, exllamav3, HQQ, optimum-quanto, Quark.
 """
@@ -25,7 +25,7 @@ def _may(role: str, suffix: str, *dtypes: str) -> Part:
 
 
 def _is_gptq(parts: Parts) -> bool:
-    """Codes are packed along the first axis, so that both have a column for each output."""
+    """Codes are packed along the first axis: codes and scales have one column per output."""
     return len(parts[CODES].shape) == len(parts[SCALE].shape) == 2 and (
         parts[CODES].shape[1] == parts[SCALE].shape[1] and parts[SCALE].shape[0] <= parts[CODES].shape[0]
     )
@@ -42,7 +42,7 @@ def _is_row_scale(parts: Parts) -> bool:
 
 
 def _is_mxfp4(parts: Parts) -> bool:
-    """16 bytes with two codes each share one scale."""
+    """16 bytes of two codes each share one scale."""
     codes = parts[CODES].shape
     return len(codes) > 1 and codes[-1] == 16 and parts[SCALE].shape == codes[:-1]
 
