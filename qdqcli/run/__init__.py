@@ -1,1 +1,1 @@
-"""From a checkpoint and a recipe to results: one tensor, many tensors."""
+"""Runs: from a checkpoint and a recipe to results."""

@@ -1,4 +1,4 @@
-"""Small tensors that follow one another in a file, measured in one call of a kernel instead of one by one."""
+"""Batches of small consecutive tensors, measured in one kernel call."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -25,26 +25,26 @@ Task = tuple[TensorInfo, Decision]
 
 
 class _Kind(NamedTuple):
-    """Of a tensor that may be measured in one call with its neighbours."""
+    """Properties of a tensor that can be measured in a batch."""
 
     layout: Layout
     spec: QuantSpec
     dtype: str
     itemsize: int
     common: tuple[object, ...]
-    """What those of one call share: the dtype, and what the grid depends on beside the range."""
+    """Properties equal within a batch: the dtype, and the settings that the qparams depend on besides the range."""
 
 
 Member = tuple[int, TensorInfo, _Kind]
-"""The number of a task, and its tensor."""
+"""Task index, tensor and kind."""
 
 
 def measure_neighbours(
     tasks: Sequence[Task], reader: ShardReader, writer: ShardWriter | None, workers: Workers
 ) -> list[Measurement | None]:
-    """Quantize, and write, the tensors for which one call does, and measure them; None for those that it did not touch.
+    """Measure (and write) the tensors that fit into batches; None for each tensor left to the caller.
 
-    The tensors are in the order of the file and their ranges are their own.
+    `tasks` are in file order; each range is measured on its own tensor.
     """
     measured: list[Measurement | None] = [None] * len(tasks)
     kinds = _kinds(tasks)
@@ -59,13 +59,13 @@ def measure_neighbours(
 
 
 def _common(member: Member) -> tuple[object, ...]:
-    """What neighbours share that one call takes: also, how they are aligned."""
+    """Return the properties equal within a batch: the common ones of the kind, and the alignment."""
     _, info, kind = member
     return kind.common, info.start % kind.itemsize
 
 
 def _kinds(tasks: Sequence[Task]) -> list[_Kind | None]:
-    """None for each tensor that no call takes. Small tensors are many and of few shapes: each is looked at once."""
+    """Return the kind of each tensor, None where it fits no batch. Cached: small tensors are many and of few shapes."""
     known: dict[tuple[object, ...], _Kind | None] = {}
 
     def kind_of(info: TensorInfo, decision: Decision) -> _Kind | None:
@@ -78,7 +78,10 @@ def _kinds(tasks: Sequence[Task]) -> list[_Kind | None]:
 
 
 def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
-    """None unless the tensor has at most one chunk and its slices are runs that fill lanes, or it would not itself."""
+    """Return the kind of a tensor, or None where it fits no batch.
+
+    It fits with a measured range, at most one chunk, and contiguous slices of at least a vector (or no full vector).
+    """
     if not isinstance(decision, QuantSpec) or info.big_endian:
         return None
     if decision.range_given or decision.estimator != DEFAULT_ESTIMATOR:
@@ -95,7 +98,7 @@ def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
 def _measure_run(
     run: Sequence[Member], reader: ShardReader, writer: ShardWriter | None, workers: Workers
 ) -> Sequence[Measurement | None]:
-    """The measurement of each; None where its elements or its grid need a closer look."""
+    """Measure one batch; None for each tensor whose elements or qparams need the general kernels."""
     (_, first, kind), (_, last, _) = run[0], run[-1]
     source, sink = reader.place(first), None if writer is None else writer.place(first)
     files = workers.backend.files

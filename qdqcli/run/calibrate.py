@@ -1,4 +1,4 @@
-"""The ranges that an estimator chooses for the tensors of checkpoints, into a ranges file."""
+"""Calibration: estimate the ranges of checkpoints into a ranges file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -23,9 +23,9 @@ from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
 _SMALL_BYTES = 256 << 10
-"""Tensors up to this size are estimated side by side, larger ones by all workers together."""
+"""Tensors up to this size are estimated one per worker, larger ones by all workers together."""
 _SIDE_BY_SIDE = 64
-"""Small tensors whose ranges are held at once."""
+"""Number of small tensors whose ranges are held at once."""
 
 Task = tuple[TensorInfo, QuantSpec]
 
@@ -38,14 +38,14 @@ def calibrate(
     *,
     overwrite: bool = False,
 ) -> Mapping[tuple[str, str], Hull]:
-    """Write the ranges of all tensors that would be quantized; the hull of each tensor's by its file and name.
+    """Write the ranges of all tensors to be quantized; returns the overall range by (file, name).
 
-    Where several files have a tensor of one name, FILE#NAME is the key of each in the ranges file.
+    Where several files have a tensor of one name, its key in the ranges file is FILE#NAME.
 
-    A slice of NaN alone has the range [0, 0]: any range makes the same of it.
+    A slice of NaN only gets the range [0, 0]: its output does not depend on the range.
 
     Raises:
-        UsageError: two tensors have one name and one file; ranges of a tensor do not fit into memory, or not into the
+        UsageError: two tensors have the same name and file; ranges of a tensor do not fit into memory, or not into the
             format; the file exists and `overwrite` is false.
         InputError, OutputError: the system refuses.
     """
@@ -69,7 +69,7 @@ def calibrate(
 
 
 def _estimated_tensors(plan: Plan) -> Iterator[Task]:
-    """Those whose range is not given already."""
+    """Yield the tensors whose range is not given."""
     for info, decision in plan.tensors:
         if isinstance(decision, QuantSpec) and not decision.range_given:
             yield info, decision
@@ -85,7 +85,7 @@ def _entry(info: TensorInfo, spec: QuantSpec, plan: Plan, holders: Holders) -> R
 
 
 def _estimates(tasks: Sequence[Task], reader: ShardReader, workers: Workers) -> Iterator[tuple[Task, Floats]]:
-    """The ends (2, ranges) for each of the tasks, in their order."""
+    """Yield each task with its range bounds (2, ranges), in order."""
 
     def estimate(task: Task) -> Floats:
         info, spec = task

@@ -1,6 +1,6 @@
-"""Two checkpoints that are there already, tensor by tensor: the statistics of what differs.
+"""Comparison of two existing checkpoints, tensor by tensor: statistics of the difference.
 
-A tensor that has no counterpart, one of another shape, and a weight that is packed on one side only, are failed rows:
+A tensor without a counterpart, one of another shape, and a weight that is packed on one side only, are failed rows:
 nothing of them could be measured.
 """
 
@@ -31,7 +31,7 @@ from qdqcli.tensors.tensor import TensorInfo
 
 
 class _Side(NamedTuple):
-    """What messages call a side, and the other one."""
+    """Names of one side and of the other in messages."""
 
     name: str
     other: str
@@ -49,10 +49,10 @@ def compare_entries(
     *,
     histograms: bool = False,
 ) -> list[Row]:
-    """A row for each tensor of the reference, then one for each of the candidate's that has no counterpart.
+    """Return a row for each tensor of the reference, then one for each tensor of the candidate without a counterpart.
 
-    `names` tells what a tensor of the reference is called in the candidate. The plans of the reference say which
-    tensors are left out.
+    `names` maps names in the reference to names in the candidate. The plans of the reference decide which tensors are
+    skipped.
     """
     numbers = counterparts(
         [(names[entry.name], entry.plan.file) for entry in ours], [entry.located for entry in theirs]
@@ -77,24 +77,24 @@ def compare_entries(
 
 
 class _Readers:
-    """The shards that are open, of both sides."""
+    """Open shards of both sides."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._readers: dict[str, ShardReader] = {}
 
     def of(self, plan: Plan, tensor: TensorInfo) -> ShardReader:
-        """The reader of a tensor of the plan's checkpoint, in whichever shard it lies."""
+        """Return the reader of the shard, of the plan's checkpoint, that holds the tensor."""
         shard = plan.shard
         if shard.name != tensor.shard:
             shard = next(shard for shard in plan.checkpoint.shards if shard.name == tensor.shard)
-        file = str(shard.path)  # a shard itself would be hashed with all its tensors
+        file = str(shard.path)  # hashing the shard itself would hash all its tensors
         if file not in self._readers:
             self._readers[file] = self._stack.enter_context(shard.open())
         return self._readers[file]
 
     def close(self) -> None:
-        """Make sure that no file has changed meanwhile."""
+        """Close the shards; raises where a file has changed meanwhile."""
         for reader in self._readers.values():
             reader.close()
 
@@ -110,7 +110,7 @@ class _Readers:
 def _compare(
     entry: Entry, other: Entry | None, count: int, readers: _Readers, workers: Workers, *, histograms: bool
 ) -> Iterator[Row]:
-    """The row of an entry of the reference; none of an activation scale that has no counterpart."""
+    """Yield the row of a reference entry; nothing for an activation scale without a counterpart."""
     is_float = entry.tensor.dtype.is_floating and entry.packed is None and not entry.is_activation_scale
     if isinstance(entry.decision, Skip) and is_float:
         yield _skipped(entry, entry.decision.reason)
@@ -131,7 +131,7 @@ def _compare(
 
 
 def _missing(entry: Entry, count: int, side: _Side) -> SkippedTensor:
-    """The row of an entry without a counterpart, where the other side has `count` tensors of its name."""
+    """Return the row of an entry without a counterpart, where the other side has `count` tensors of its name."""
     what = f" ({entry.packed.title})" if entry.packed is not None else ""
     if count:
         return _failed(
@@ -141,7 +141,7 @@ def _missing(entry: Entry, count: int, side: _Side) -> SkippedTensor:
 
 
 def _compare_packed(entry: Entry, other: Entry, readers: _Readers, workers: Workers) -> SkippedTensor:
-    """Packed weights are not read: they can only be the same byte for byte."""
+    """Return the row of packed weights: they are not decoded, only compared byte for byte."""
     one, two = entry.packed, other.packed
     if one is None or two is None:
         side, packed = (_REFERENCE, one) if one is not None else (_CANDIDATE, two)
@@ -162,7 +162,7 @@ def _compare_packed(entry: Entry, other: Entry, readers: _Readers, workers: Work
 
 
 def _equality(entry: Entry, pair: "_Pair", workers: Workers) -> SkippedTensor:
-    """Of tensors that are not measured, integers above all."""
+    """Return the row of tensors that are compared for equality only, mostly integers."""
     dtype = entry.tensor.dtype.name
     if pair.tensor.dtype.name == pair.other.dtype.name and _is_equal(pair, workers):
         return _skipped(entry, f"{dtype}: equal on both sides")
@@ -199,7 +199,7 @@ def _pair(entry: Entry, tensor: TensorInfo, other: Entry, theirs: TensorInfo, re
 
 
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:
-    """Why two tensors cannot be measured against each other."""
+    """Return the reason why two tensors cannot be compared element by element; None where they can."""
     if tensor.shape != other.shape:
         return f"its shape is {_shape(tensor)}, in the candidate {_shape(other)}"
     if tensor.dtype.is_floating != other.dtype.is_floating or (
@@ -229,7 +229,7 @@ def _failed(entry: Entry, reason: str) -> SkippedTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """Two tensors and where they are read."""
+    """Two tensors and their readers."""
 
     tensor: TensorInfo
     reader: ShardReader
@@ -258,7 +258,7 @@ def _read(pair: _Pair, workers: Workers, block: Block) -> Pair:
 
 
 def _are_nonfinite_equal(pair: _Pair, workers: Workers) -> bool:
-    """Whether the candidate has the same infinities, and NaN where the reference has it: no figure shows that."""
+    """Tell whether both have equal infinities and NaN in the same places; no statistic shows that."""
 
     def is_equal(block: Block) -> bool:
         x, y = _read(pair, workers, block)

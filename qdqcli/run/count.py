@@ -1,6 +1,6 @@
-"""The histograms of tensors that were measured already: one more read, as their bins hang on the first one's extremes.
+"""Histograms of measured tensors: a second read, because the bins depend on the extremes found by the first.
 
-A block at a time, like everything else; a tensor whose ranges do not fit into memory all at once has no histograms.
+Works block by block; a tensor whose ranges do not fit into memory at once has no histograms.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ BINS = 64
 def with_histograms(
     plans: Sequence[Plan], rows: Sequence[Row], measuring: Measuring, workers: Workers
 ) -> Iterator[Row]:
-    """The rows of the plans' tensors, in their order, those that were quantized with histograms."""
+    """Yield the rows in the order of the plans' tensors, with histograms where quantized."""
     remaining = iter(rows)
     for plan in plans:
         with plan.shard.open() as reader:
@@ -55,7 +55,7 @@ def _histograms(
     layout = layout_of(tensor, row.spec) if row.spec is not None else None
     if row.spec is None or layout is None or layout.num_slices * GRID_BYTES > workers.max_memory:
         return None
-    if _limits(row.stats) is None:  # before the ranges are measured for nothing
+    if _limits(row.stats) is None:  # before estimating ranges in vain
         return None
     dtype, spec = tensor.dtype.name, row.spec
     given = measuring.range_of(tensor.name, file, spec)
@@ -74,13 +74,13 @@ def _histograms(
 
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
-"""The elements of a block before and after, as they are stored."""
+"""The elements of a block before and after quantization, in the storage dtype."""
 
 
 def count_pairs(
     pair: Callable[[Block], Pair], blocks: Sequence[Block], stats: Mapping[str, MetricValue], workers: Workers
 ) -> Histograms | None:
-    """The histograms of all blocks, `stats` what was measured of them; None where that leaves no finite bins."""
+    """Return the histograms over all blocks; None where the tensor's `stats` give no finite bins."""
     limits = _limits(stats)
     if limits is None:
         return None
@@ -107,6 +107,6 @@ def _limits(stats: Mapping[str, MetricValue]) -> tuple[float, float, float] | No
 
 
 def _bins_per_unit(width: float) -> float:
-    """All elements are in the first bin where there is no width, or none that divides."""
+    """Return bins per unit; 0, which puts all elements in the first bin, where it is not finite or the width is 0."""
     scale = BINS / width if width else 0.0
     return scale if isfinite(scale) else 0.0

@@ -1,4 +1,4 @@
-"""SHA-256 of whole files, as `sha256sum` and the Hub have it."""
+"""SHA-256 of whole files, as `sha256sum` and the Hub show it."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,25 +17,25 @@ _AGAIN = "the disk or the memory may be faulty"
 
 
 class FileDigest(NamedTuple):
-    """A file's content in short."""
+    """Size and hash of a file."""
 
     size: int
-    """In bytes."""
+    """Size in bytes."""
     sha256: str
 
 
 class VerificationError(OutputError):
-    """A written file is not what it must be."""
+    """A written file differs from what the run should have written."""
 
     def __init__(self, path: Path, what: str, plan: int | None = None) -> None:
         super().__init__(f"{show_path(path)}: verification failed: {what}; {_AGAIN}")
         self.plan = plan
-        """Number of the shard, if it is one."""
+        """Index of the shard; None for other files."""
 
 
 @contextmanager
 def blamed_on_output(path: Path) -> Iterator[None]:
-    """What cannot be read of the output is an output that is not right, not an input."""
+    """Turn an InputError on reading the output back into a VerificationError."""
     try:
         yield
     except InputError as error:
@@ -45,7 +45,7 @@ def blamed_on_output(path: Path) -> Iterator[None]:
 def digest_output(
     root: Path, names: Iterable[Path], workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
 ) -> Mapping[Path, FileDigest]:
-    """Of the files of an output at `root`, by their names relative to it.
+    """Return the digests of the files of an output at `root`, by name relative to it.
 
     Raises:
         VerificationError: a file cannot be read.
@@ -62,7 +62,7 @@ def digest_output(
 def digest_input(
     checkpoint: Checkpoint, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
 ) -> Mapping[Path, FileDigest]:
-    """Of every shard and side file, by its name relative to the checkpoint.
+    """Return the digests of every shard and side file, by name relative to the checkpoint.
 
     Raises:
         InputError: a file cannot be read, or a shard is not the one whose header was read.
@@ -79,7 +79,7 @@ def digest_input(
 
 
 def _each(digest: Callable[[Path], FileDigest], names: Iterable[Path], workers: Workers) -> Mapping[Path, FileDigest]:
-    """Of all names, by all workers; here where there is one, as all else that is read then."""
+    """Return the digests of all names; with a single worker, in the calling thread like every other read."""
     ordered = sorted(names)
     found = workers.map(digest, ordered) if workers.num_threads > 1 else map(digest, ordered)
     return dict(zip(ordered, found, strict=True))

@@ -1,4 +1,4 @@
-"""Measure what plans say, for the command line and for Python alike."""
+"""Measurement of plans, for the command line and for Python."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ def execute(
     has_recipe: bool = False,
     has_histograms: bool = False,
 ) -> RunResult:
-    """Measure every selected tensor and write nothing; `settings` are what a report says of the options."""
+    """Measure every selected tensor and write nothing; `settings` are the options for the report."""
     rows = run_plans(plans, measuring, workers)
     return reported(
         command, plans, settings, rows, measuring, workers, has_recipe=has_recipe, has_histograms=has_histograms
@@ -39,7 +39,7 @@ def reported(
     has_recipe: bool,
     has_histograms: bool,
 ) -> RunResult:
-    """The rows as a report wants them: with histograms where somebody will look at them, and what decided over each."""
+    """Return the result for a report: rows with histograms and deciding tables, where requested."""
     if has_histograms:
         rows = list(with_histograms(plans, rows, measuring, workers))
     if has_recipe:

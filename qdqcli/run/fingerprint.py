@@ -1,4 +1,4 @@
-"""What a run works on and how: a run may go on with what another left only if both have the same fingerprint."""
+"""Fingerprint of a run's input and settings: a run resumes another only if their fingerprints are equal."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,9 @@ Fingerprint = Mapping[str, Any]
 """JSON values; the settings by name, the files by input and name."""
 
 FORM = 2
-"""Of fingerprints and journals: an older program's are not read. 2: sums of float32 terms, see `docs/exactness.md`."""
+"""Version of fingerprints and journals; other versions are not read. 2: sums of float32 terms, see
+`docs/exactness.md`.
+"""
 
 
 def fingerprint_of(
@@ -26,9 +28,9 @@ def fingerprint_of(
     settings: Mapping[str, Any],
     ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None,
 ) -> Fingerprint:
-    """Everything that the output and the statistics depend on.
+    """Return everything that the output and the statistics depend on.
 
-    `settings` are JSON values: what a report names, and what else decides which numbers are kept.
+    `settings` are JSON values: those that a report names, and those that decide which numbers are kept.
 
     Raises:
         InputError: a file cannot be read.
@@ -57,7 +59,7 @@ def fingerprint_of(
 
 
 def difference(before: Fingerprint, now: Fingerprint) -> str | None:
-    """The first thing in which a run differs from the one before, in words; None where they are the same."""
+    """Return the first difference between two fingerprints, in words; None where they are equal."""
     if before == now:
         return None
     if before.get("version") != now["version"]:
@@ -102,7 +104,7 @@ def _identity_of(side_file: SideFile) -> FileIdentity:
 
 
 def digest_of_decisions(decisions: Sequence[Decision]) -> str:
-    """A hash of what is done to each tensor. Most tensors share one decision: each is written out once."""
+    """Return a hash of the decisions on all tensors. Most tensors share one decision: each is serialized once."""
     texts = {id(decision): repr(decision).encode() for decision in {id(d): d for d in decisions}.values()}
     digest = hashlib.sha256()
     for decision in decisions:
@@ -111,7 +113,7 @@ def digest_of_decisions(decisions: Sequence[Decision]) -> str:
 
 
 def digest_of_ranges(ranges: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> str:
-    """A hash of ranges by tensor."""
+    """Return a hash of the ranges by tensor."""
     digest = hashlib.sha256()
     for name in sorted(ranges):
         digest.update(escape(name).encode())

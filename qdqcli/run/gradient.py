@@ -1,4 +1,4 @@
-"""The op's gradient for files: the gradients of each tensor, masked by the range of the tensor that was quantized."""
+"""Gradient of the op for files: masks each gradient by the range of the tensor that was quantized."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -29,7 +29,7 @@ from qdqcli.tensors.tensor import TensorInfo
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """A tensor of gradients and the tensor that was quantized."""
+    """A gradient tensor and the tensor that was quantized."""
 
     gradients: TensorInfo
     gradients_reader: ShardReader
@@ -38,7 +38,7 @@ class _Pair:
     spec: QuantSpec
     writer: ShardWriter
     reordered: NDArray[Any] | None = None
-    """All elements of the tensor that was quantized, in the order of the gradients', where that is another."""
+    """All elements of the quantized tensor in the memory order of the gradients, where the orders differ."""
 
 
 def differentiate(
@@ -47,13 +47,13 @@ def differentiate(
     workers: Workers,
     output: OutputTree,
 ) -> list[MaskedGradient]:
-    """Write, in the layout of the gradients, input_backprop for each tensor that the plans select.
+    """Write input_backprop, in the layout of the gradients, for each tensor that the plans select.
 
-    A range that is not given is measured on the tensor itself. The gradients of its ends are zeros and not written.
+    A range that is not given is measured on the quantized tensor. The gradients of its bounds are zero and not written.
 
     Raises:
         UsageError: a selected tensor of the gradients is missing in `original`, or has another dtype or shape there,
-            or more ranges than the memory holds, or its elements come in another order and do not fit into the memory.
+            or more ranges than fit into memory, or its elements have another order and do not fit into memory.
     """
     shards = _counterparts(plans, original)
     for plan in plans:
@@ -67,7 +67,7 @@ Shards = dict[str, tuple[Shard, TensorInfo]]
 
 
 def _counterparts(plans: Sequence[Plan], original: Checkpoint) -> Shards:
-    """By name of the gradients: the tensor of that name, or the only one where there is one on both sides."""
+    """Map the name of each gradient to the tensor of that name, or to the only tensor where each side has one."""
     shards = {tensor.name: (shard, tensor) for shard in original.shards for tensor in shard.tensors}
     names = [tensor.name for plan in plans for tensor in plan.shard.tensors]
     return dict(zip(names, shards.values(), strict=True)) if len(names) == len(shards) == 1 else shards
@@ -133,7 +133,7 @@ def _is_reordered(gradients: TensorInfo, info: TensorInfo) -> bool:
 
 
 def _reordered(pair: _Pair, workers: Workers) -> NDArray[Any]:
-    """As `_Pair.reordered`; takes twice the tensor's size."""
+    """Return `_Pair.reordered`; takes twice the tensor's size."""
     x = np.empty(pair.info.num_elements, STORAGE[pair.info.dtype.name])
     for start, stop in blocks_of(pair.info, workers):
         workers.interruption.check()

@@ -1,8 +1,8 @@
-"""The journal of a run: what it works on and what it has finished, with the rows, so that a later run can go on.
+"""Journal of a run: its fingerprint and its finished work, with the rows, so that a later run can resume.
 
-The first line is the fingerprint. Then comes a line for each part of a large file that is on the disk, tensors or a
-region of one, one for each finished file, and a last one once all is built. What a line speaks of was flushed to the
-disk before the line is written; a line that a power cut takes away only means that its file is made again.
+The first line is the fingerprint. Then comes a line for each flushed part of a large file (tensors, or a region of
+one), one for each finished file, and a last one once all is built. A line is written only after the data that it
+reports was flushed to the disk; a line lost in a power cut only means that its file is made again.
 """
 
 import json
@@ -26,16 +26,16 @@ from qdqcli.tensors.storage import FileIdentity
 
 @dataclass(kw_only=True)
 class Progress:
-    """What an earlier run has done of one shard."""
+    """Finished work of an earlier run on one shard."""
 
     records: list[Mapping[str, Any]] = field(default_factory=list)
-    """Of the rows of its first tensors."""
+    """Records of the rows of its first tensors."""
     regions: list[Region] = field(default_factory=list)
-    """Of the tensor behind them, in its order."""
+    """Finished regions of the tensor after those, in order."""
     unfinished: Waiting | None = None
-    """The file that holds all this, if it waits."""
+    """The unfinished file that holds these tensors and regions; None if there is none."""
     finished: FileIdentity | None = None
-    """Of the finished file, which then holds all tensors."""
+    """Identity of the finished file, which holds all tensors; None until it is finished."""
 
     @property
     def num_rows(self) -> int:
@@ -43,10 +43,10 @@ class Progress:
 
 
 class Journal:
-    """Opens the journal of the output tree, whose lock must be held, and reads it if the run resumes.
+    """Journal of the output tree, whose lock must be held; read if the run resumes.
 
     Raises:
-        UsageError: it is of a run on another input or with other settings; names the difference.
+        UsageError: it belongs to a run on another input or with other settings; names the difference.
         OutputError: the system refuses.
     """
 
@@ -55,7 +55,7 @@ class Journal:
         self._scale_bits = scale_bits
         self._log = LineLog(output.journal_path)
         self.is_committed = False
-        """Whether the earlier run even gave OUTPUT its name."""
+        """True where the earlier run already renamed its output to OUTPUT."""
         self._is_built = False
         lines = [json.loads(line) for line in self._log.lines]
         if lines and (what := difference(lines[0], json.loads(json.dumps(fingerprint)))):
@@ -79,49 +79,49 @@ class Journal:
 
     @property
     def num_finished(self) -> int:
-        """Files that need no more work."""
+        """Number of finished files."""
         return sum(shard.finished is not None for shard in self._shards)
 
     @property
     def has_progress(self) -> bool:
-        """Whether a later run would find something."""
+        """True where a later run could resume from something."""
         return any(shard.records or shard.regions for shard in self._shards)
 
     def progress(self, index: int) -> Progress:
-        """What is done of the shard of that number."""
+        """Return the finished work on the shard at `index`."""
         return self._shards[index]
 
     def rows(self, index: int, plan: Plan) -> list[Row]:
-        """The rows of the shard's tensors that are done."""
+        """Return the rows of the shard's finished tensors."""
         rows: list[Row] = []
         for record in self._shards[index].records:
             rows += restore_rows(record, plan, len(rows), self._scale_bits)
         return rows
 
     def add_part(self, index: int, rows: Sequence[Row], waiting: Waiting) -> None:
-        """The shard's next tensors are on the disk, in a file that waits to be finished."""
+        """Record that the shard's next tensors are on the disk, in an unfinished file."""
         self._add({"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting}, rows)
         self._log.sync()
 
     def add_region(self, index: int, region: Region, waiting: Waiting) -> None:
-        """The same of a region of the shard's next tensor."""
+        """Record that a region of the shard's next tensor is on the disk, in an unfinished file."""
         self._add(
             {"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting, "region": asdict(region)}
         )
         self._log.sync()
 
     def add_shard(self, index: int, rows: Sequence[Row], finished: FileIdentity) -> None:
-        """The shard's output is finished; the rows are those since its last part."""
+        """Record that the shard's output is finished; `rows` are those since its last part."""
         self._add({"shard": index, "first": self._shards[index].num_rows, "finished": asdict(finished)}, rows)
         self._log.sync()  # the rows are as durable as the shard
 
     def add_damaged(self, index: int) -> None:
-        """The shard's output turned out not to be what it must be: a later run makes it again."""
+        """Record that the shard's output failed verification: a later run makes it again."""
         self._append({"shard": index, "damaged": True})
         self._log.sync()
 
     def add_built(self) -> None:
-        """All files are finished: what is missing is OUTPUT's name."""
+        """Record that all files are finished and only the rename to OUTPUT is missing."""
         if not self._is_built:
             self._append({"built": True})
         self._log.sync()
@@ -139,7 +139,7 @@ class Journal:
         self._log.append(json.dumps(line, separators=(",", ":")))
 
     def _learn(self, line: Mapping[str, Any]) -> None:
-        """A line that begins at the first tensor, or at a tensor's first element, replaces what was known of it."""
+        """Apply a line: one that starts at the first tensor, or at a tensor's first element, replaces older entries."""
         if "built" in line:
             self._is_built = True
             return
@@ -161,7 +161,7 @@ class Journal:
         shard.finished = FileIdentity(**line["finished"]) if "finished" in line else None
 
     def _kept_files(self, plans: Sequence[Plan]) -> Iterator[Path]:
-        """The files that are finished, or wait to be."""
+        """Yield the finished files and the unfinished ones to resume."""
         for plan, shard in zip(plans, self._shards, strict=True):
             path = self._output.shard_path(plan.checkpoint, plan.shard)
             if shard.finished is not None:
@@ -170,7 +170,7 @@ class Journal:
                 yield path.with_name(shard.unfinished.name)
 
     def _forget_what_is_gone(self, plans: Sequence[Plan]) -> None:
-        """Files that are not as they were left are made again."""
+        """Drop the progress of files that are missing or changed, so that they are made again."""
         for i, plan in enumerate(plans):
             shard = self._shards[i]
             if shard.finished is not None:

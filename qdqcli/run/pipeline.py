@@ -1,4 +1,4 @@
-"""Many tensors: checkpoints and a recipe become rows of a report and, where asked for, an output."""
+"""Pipeline over many tensors: checkpoints and a recipe become rows of a report and, optionally, an output."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,29 +34,30 @@ from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting
 from qdqcli.tensors.tensor import TensorInfo
 
 BATCH_BYTES = 512 << 10
-"""Neighbouring tensors that one task works on."""
+"""Maximum bytes of consecutive tensors in one task."""
 SPREAD_BYTES = 32 << 20
-"""Larger tensors are always shared by all workers."""
+"""Tensors larger than this are always shared by all workers."""
 TINY_BYTES = 64 << 10
-"""Smaller tensors gain nothing from a second thread."""
+"""Tensors smaller than this gain nothing from a second thread."""
 PART_BYTES = 512 << 20
-"""Tensors of a large file, or a region of a larger tensor, that are flushed to the disk together; a run that resumes
-finds them done."""
+"""Bytes flushed to the disk together: tensors of a large file, or a region of a larger tensor. A resumed run finds them
+done.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """What is measured, and with which range."""
+    """Settings of the measurement and the given ranges."""
 
     ranges: Mapping[str, GivenRange] | None = None
-    """By name, or FILE#NAME, for the tensors whose range is given and not in their settings."""
+    """Ranges from a file, by name or FILE#NAME."""
     per_slice: bool = False
     scale_bits: int = 16
     on_bytes: Callable[[int], None] = lambda _: None
-    """Told of the bytes of finished tensors, or parts of them, from any thread."""
+    """Progress callback: receives the bytes of finished tensors or parts; called from any thread."""
 
     def range_of(self, name: str, file: FileRef, spec: QuantSpec) -> GivenRange | None:
-        """The range that was given for the tensor; None where it is measured."""
+        """Return the given range of the tensor; None where it is measured."""
         if not spec.range_given or self.ranges is None or spec.given_range is not None:
             return spec.given_range
         return self.ranges[next(key for key in keys_of(name, file) if key in self.ranges)]
@@ -65,7 +66,7 @@ class Measuring:
 def check_ranges(
     plans: Sequence[Plan], ranges: Mapping[str, GivenRange], source: str, *, allow_unmatched: bool
 ) -> list[str]:
-    """Make sure that the ranges of the file `source` and quantized tensors belong together; what a user should know.
+    """Check that the ranges of the file `source` and the quantized tensors match; returns warnings.
 
     Raises:
         UsageError: a quantized tensor has no range or another number of slices; a range belongs to no tensor (a warning
@@ -109,7 +110,7 @@ def check_ranges(
 
 
 def _is_key(key: str, holders: Holders) -> bool:
-    """Whether the key of a ranges file stands for a tensor that is there."""
+    """Tell whether the key of a ranges file names an existing tensor."""
     file, name = split_pattern(key)
     return key in holders or any(file == spelling for holder in holders.get(name, ()) for spelling in holder.spellings)
 
@@ -121,9 +122,9 @@ def run_plans(
     output: OutputTree | None = None,
     journal: Journal | None = None,
 ) -> list[Row]:
-    """Do what the plans say; with an output, its shards are written, each whole, and side files copied.
+    """Execute the plans; with an output, write its shards, each whole, and copy side files.
 
-    With a journal, what it has is not done again, and what is done now goes into it.
+    With a journal, finished work is not repeated, and new work is recorded.
 
     Raises:
         QdqError: what failed, with the file; the caller's output tree removes what was built.
@@ -144,7 +145,7 @@ def run_plans(
 
 
 def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], rows: Sequence[Row]) -> RunResult:
-    """The rows under the names of their inputs."""
+    """Return the rows as a RunResult under the names of their inputs."""
     return RunResult(
         command=command,
         inputs=inputs_of(plans),
@@ -155,7 +156,7 @@ def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], 
 
 
 def _check_memory(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> None:
-    """Refuse what does not fit into memory before any work, by the tensor that needs most."""
+    """Refuse tensors that do not fit into memory, before any work; checks the most demanding first."""
     kinds = {
         (tensor.shape, tensor.dtype.name, tensor.fortran_order, id(decision)): (tensor, decision)
         for plan in plans
@@ -194,7 +195,7 @@ def _run_plan(
         rows += job.run(len(rows))
         if parts is not None:
             parts.settle()
-        reader.close()  # notices an input that changed meanwhile, before the output counts
+        reader.close()  # raises if the input changed meanwhile, before the output is committed
         if writer is not None:
             writer.commit()
         if journal is not None and output is not None:
@@ -212,7 +213,7 @@ def measure_shard(
 
 
 class _Parts:
-    """A shard's output that becomes durable part by part. Flushing goes on beside the work on the next part."""
+    """Shard output that becomes durable part by part. A part is flushed while the next one is computed."""
 
     def __init__(self, index: int, plan: Plan, writer: ShardWriter, journal: Journal) -> None:
         self._tensors = plan.shard.tensors
@@ -225,13 +226,13 @@ class _Parts:
         self._flushing: Future[Waiting | None] | None = None
 
     def flush(self, rows: Sequence[Row]) -> None:
-        """Begin to flush everything that was written so far; `rows` are those since the last part."""
+        """Start to flush everything written so far; `rows` are those since the last part."""
         self.settle()
         self._rows += rows
         self._flushing = self._flusher.submit(self._writer.sync)
 
     def regions(self, tensor: TensorInfo) -> Regions:
-        """For a tensor that is a part of its own: each of its regions is one."""
+        """Return the regions of a large tensor, each of which is a part."""
         is_begun = tensor == self._tensors[self._first]
         return Regions(self._done if is_begun else (), PART_BYTES, self._flush_region)
 
@@ -240,7 +241,7 @@ class _Parts:
         self._region = region
 
     def settle(self) -> None:
-        """Wait for the flushing, and note in the journal what is on the disk."""
+        """Wait for the flush, and record in the journal what is on the disk."""
         if self._flushing is None:
             return
         waiting, self._flushing = self._flushing.result(), None
@@ -254,7 +255,7 @@ class _Parts:
             self._rows = []
 
     def leave(self) -> None:
-        """Keep a file of which parts are on the disk, remove any other; nothing to do once it is finished."""
+        """Keep an unfinished file that has parts on the disk, remove any other; does nothing once it is finished."""
         self._flusher.shutdown()
         if self._journal.progress(self._index).unfinished is None:
             self._writer.abort()
@@ -267,7 +268,7 @@ Task = tuple[TensorInfo, Decision]
 
 @dataclass(frozen=True, kw_only=True)
 class _ShardJob:
-    """The tensors of an opened shard. Small ones go whole to a worker each, many at once; large ones are spread."""
+    """Tensors of an open shard. Small ones are processed one batch per worker; large ones are shared by all workers."""
 
     plan: Plan
     measuring: Measuring
@@ -275,20 +276,20 @@ class _ShardJob:
     reader: ShardReader
     writer: ShardWriter | None
     parts: _Parts | None = None
-    """Where the output becomes durable part by part."""
+    """Set where the output becomes durable part by part."""
 
     @cached_property
     def total_bytes(self) -> int:
-        """Of all tensors of the shard."""
+        """Bytes of all tensors of the shard."""
         return sum(tensor.nbytes for tensor in self.plan.shard.tensors)
 
     @cached_property
     def source_file(self) -> str:
-        """What the rows name as their file."""
+        """File name in the rows."""
         return file_of(self.plan)
 
     def run(self, first: int = 0) -> list[Row]:
-        """The rows in the order of the shard's tensors, from number `first` on."""
+        """Return the rows in the order of the shard's tensors, from index `first` on."""
         rows: list[Row] = []
         flushed = 0
         for part in self._in_parts(self._batches(first)):
@@ -303,7 +304,7 @@ class _ShardJob:
         try:
             for batch in batches:
                 if self._is_spread(batch[0][0]) or _is_tiny(batch):
-                    futures.append(_done(self._run_batch(batch)))  # here, not by a worker
+                    futures.append(_done(self._run_batch(batch)))  # in this thread, not in a worker
                 else:
                     futures.append(self.workers.submit(self._run_batch, batch))
         except BaseException:
@@ -312,14 +313,14 @@ class _ShardJob:
         return [row for rows in self.workers.settle(futures) for row in rows]
 
     def _in_parts(self, batches: Iterable[list[Task]]) -> Iterator[Iterable[list[Task]]]:
-        """All of them, or, of an output that becomes durable part by part, PART_BYTES at a time."""
+        """Yield all batches at once or, where the output becomes durable part by part, PART_BYTES at a time."""
         if self.parts is None:
             yield batches
             return
         part: list[list[Task]] = []
         nbytes = 0
         for batch in batches:
-            if part and _is_large(batch[0][0]):  # alone, since its regions follow what is done
+            if part and _is_large(batch[0][0]):  # a part of its own: its regions start after finished work
                 yield part
                 part, nbytes = [], 0
             part.append(batch)
@@ -331,7 +332,7 @@ class _ShardJob:
             yield part
 
     def _batches(self, first: int = 0) -> Iterator[list[Task]]:
-        """Neighbours in the file, together up to BATCH_BYTES: a task costs as much as the work on 100 kB."""
+        """Yield consecutive tensors of up to BATCH_BYTES in total: a task costs as much as the work on 100 kB."""
         batch: list[Task] = []
         nbytes = 0
         for tensor, decision in islice(self.plan.tensors, first, None):
@@ -344,7 +345,7 @@ class _ShardJob:
             yield batch
 
     def _is_spread(self, tensor: TensorInfo) -> bool:
-        """Whether all workers share the tensor: one alone would still be at it when the others are done."""
+        """Tell whether all workers share the tensor: a single one would still be busy when the others are done."""
         fair_share = self.total_bytes // (4 * self.workers.num_threads)
         return tensor.nbytes > max(min(fair_share, SPREAD_BYTES), BATCH_BYTES)
 
@@ -362,7 +363,7 @@ class _ShardJob:
         ]
 
     def _measure_at_once(self, batch: Sequence[Task]) -> list[Measurement | None] | None:
-        """What one call of a kernel found out about small tensors of the batch; None where it is not possible."""
+        """Measure the small tensors of the batch in one kernel call; None where that is not possible."""
         if len(batch) < 2 or self.measuring.per_slice or self.workers.backend.files is None:
             return None
         measured = measure_neighbours(batch, self.reader, self.writer, self.workers)
@@ -397,10 +398,9 @@ class _ShardJob:
         return self._noting_zeros(tensor, decision, row)
 
     def _noting_zeros(self, tensor: TensorInfo, spec: QuantSpec, row: TensorResult) -> TensorResult:
-        """The row with the number of slices that are all zero: degenerate, but not spoilt, so they are told apart.
+        """Return the row with the number of all-zero slices, which are degenerate but lose nothing.
 
-        They are few as a rule: the tensor is read once more rather than counted by every kernel. One bit makes NaN of
-        zeros.
+        They are rare: the tensor is read once more rather than counted by every kernel. One bit turns zeros into NaN.
         """
         if not row.sums.num_degenerate or spec.range_given or not spec.quantized_max:
             return row
@@ -408,19 +408,19 @@ class _ShardJob:
         return row._replace(num_zero_slices=num_zero)
 
     def _regions(self, tensor: TensorInfo) -> Regions | None:
-        """Of a tensor whose output becomes durable region by region; sums of each slice are not kept on the way."""
+        """Return the regions of a tensor that becomes durable region by region; not available with sums per slice."""
         if self.parts is None or self.measuring.per_slice or not _is_large(tensor):
             return None
         return self.parts.regions(tensor)
 
 
 def _is_large(tensor: TensorInfo) -> bool:
-    """Whether it is a part of its own, and more than one."""
+    """Tell whether the tensor exceeds one part, so that it is flushed in regions."""
     return tensor.nbytes > PART_BYTES
 
 
 def _is_tiny(batch: Sequence[Task]) -> bool:
-    """Whether Python takes longer over the tensors than the kernels: threads would only wait for one another."""
+    """Tell whether Python's overhead exceeds the kernels' time: threads would only wait for one another."""
     return sum(tensor.nbytes for tensor, _ in batch) < TINY_BYTES * len(batch)
 
 
@@ -433,7 +433,7 @@ def _done(rows: list[Row]) -> Future[list[Row]]:
 def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Measuring) -> TensorResult:
     channels = None
     if measuring.per_slice:
-        # Without sums of slices, the tensor is its only slice or, if it is empty, has none.
+        # Without slice sums, the tensor is its only slice or, if it is empty, has none.
         slices = [measured.sums] * measured.num_slices if measured.slice_sums is None else measured.slice_sums
         channels = _by_metric(slices)
     return TensorResult(

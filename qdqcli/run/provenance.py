@@ -1,4 +1,4 @@
-"""Provenance: from which files, by which settings, an output was made. The text of `qdq.json`.
+"""Provenance: the files and settings that an output was made from. The text of `qdq.json`.
 
 Two runs on the same input give the same bytes: nothing here names a time, a machine or a folder above the input.
 """
@@ -25,22 +25,22 @@ from qdqcli.tensors.checkpoint import Checkpoint
 
 _RECIPE = ("recipe", "presets", "rules")
 _FILES = ("recipe", "ranges")
-"""Settings that are paths: the name is kept, the folders are the user's own."""
+"""Settings that are paths: only the file name is kept, the folders are private to the user."""
 Digests = Mapping[Path, FileDigest]
 OnBytes = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What is known before the work. `inputs` may be more than the plans speak of."""
+    """Facts known before the work. `inputs` may hold more than the plans' inputs."""
 
     command: str
     plans: Sequence[Plan]
     inputs: Sequence[Checkpoint]
     settings: Mapping[str, Any]
-    """As a report has them."""
+    """Settings as in a report."""
     ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None
-    """Of `--ranges`."""
+    """Ranges from `--ranges`."""
 
     def text(
         self,
@@ -50,7 +50,7 @@ class Provenance:
         workers: Workers,
         on_bytes: OnBytes = lambda _: None,
     ) -> str:
-        """JSON in ASCII that says how the output, whose files have these digests, was made.
+        """Return ASCII JSON that records how the output, whose files have these digests, was made.
 
         Raises:
             InputError: an input cannot be read.
@@ -59,7 +59,7 @@ class Provenance:
         return json.dumps(self._head() | made | {"summary": dict(summary)}, indent=1, allow_nan=False) + "\n"
 
     def recognises(self, output: OutputTree, workers: Workers) -> bool:
-        """Whether OUTPUT is what this run gives, to the last byte of every file, by what is written beside it.
+        """Tell whether OUTPUT is the result of this run, to the last byte of every file, judged by its provenance file.
 
         Raises:
             InputError: an input cannot be read.
@@ -74,7 +74,7 @@ class Provenance:
         return bool(found["outputs"] == outputs)
 
     def _head(self) -> dict[str, Any]:
-        """All but what reading whole files tells."""
+        """Return everything that is known without reading whole files."""
         settings = {name: _shown(name, value) for name, value in self.settings.items()}
         recipe = {name: settings.pop(name) for name in _RECIPE if name in settings}
         decisions = hashlib.sha256("".join(digest_of_decisions(plan.decisions) for plan in self.plans).encode())
@@ -103,7 +103,7 @@ class Provenance:
 
 
 def _shown(setting: str, value: Any) -> Any:
-    """As JSON has it: a file by its name, no number that is not finite."""
+    """Return a JSON value: a file by its name, non-finite numbers replaced."""
     if setting in _FILES and value is not None:
         return listed(Path(Path(value).name))
     return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Rows as a journal keeps them: what was measured, to the last bit, without what the plan says anyway.
+"""Rows in a journal: exact measurements, without what the plan already holds.
 
 Numbers are packed, integers and floats apart: a checkpoint may have 20,000 tensors, and decimal digits take longer to
 write than a small tensor takes to measure.
@@ -35,7 +35,7 @@ class _Numbers:
 
 
 def record_rows(rows: Sequence[Row]) -> dict[str, Any]:
-    """The rows as JSON values."""
+    """Return the rows as JSON values."""
     numbers = _Numbers()
     channels = {}
     for i, row in enumerate(rows):
@@ -48,7 +48,7 @@ def record_rows(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def restore_rows(record: Mapping[str, Any], plan: Plan, first: int, scale_bits: int) -> list[Row]:
-    """The rows that were recorded, of the plan's tensors from number `first` on."""
+    """Return the recorded rows of the plan's tensors from index `first` on."""
     ints, floats = array("q", b64decode(record["ints"])), array("d", b64decode(record["floats"]))
     numbers = iter(ints), iter(floats)
     file = file_of(plan)

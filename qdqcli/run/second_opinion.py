@@ -1,4 +1,4 @@
-"""What the safetensors library makes of a written file: the second opinion beside our own reader."""
+"""Check of a written file with the safetensors library, independent of our own reader."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from qdqcli.tensors.checkpoint import Shard
 
 
 def check_with_library(path: Path, shard: Shard, interruption: Interruption) -> None:
-    """Open the file at `path` with the library and compare the header with that of `shard`, which it replaces.
+    """Open the file at `path` with the library and compare its header with that of `shard`, which it replaces.
 
     Names, dtypes and shapes are compared; the library checks offsets and size by itself. No data is read: NumPy lacks
     some of the dtypes.

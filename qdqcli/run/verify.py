@@ -1,8 +1,8 @@
-"""The check of a written output: each file is read back, from the disk where possible, and compared.
+"""Verification of a written output: each file is read back, from the disk where possible, and compared.
 
-Quantized tensors are computed once more, by the kernels that work in memory and not by those that write files for
-themselves; all else is compared with the input. The statistics must come out as before, to the last bit. Files of
-safetensors are also opened with the library of that name.
+Quantized tensors are recomputed by the in-memory kernels, not by those that write files themselves; everything else
+is compared with the input. The statistics must be identical to the last bit. Safetensors files are also opened with
+the library of that name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +34,10 @@ def verify_output(
     *,
     void_dtype: str | None = None,
 ) -> int:
-    """Compare all that `run_plans` wrote, the rows being its result; the number of files that safetensors opened too.
+    """Compare everything that `run_plans` wrote with `rows`, its result; returns the number of files safetensors read.
 
     Raises:
-        VerificationError: the first file that is not what it must be.
+        VerificationError: the first file that differs.
         InputError: an input cannot be read any more.
     """
     _check_names(output)
@@ -67,7 +67,7 @@ def verify_output(
 
 
 def verification_of(output: OutputTree, digests: Mapping[Path, FileDigest], num_opened: int) -> Verification:
-    """What a report says of an output that was compared, with the digests of its files; `num_opened` as above."""
+    """Return the report's entry on a verified output; `num_opened` is the result of `verify_output`."""
     return Verification(
         num_opened_by_safetensors=num_opened,
         num_bytes=sum(digest.size for digest in digests.values()),
@@ -79,7 +79,7 @@ def verification_of(output: OutputTree, digests: Mapping[Path, FileDigest], num_
 
 
 def _check_names(output: OutputTree) -> None:
-    """Nothing is missing and nothing else is there."""
+    """Raise where a file is missing or unexpected."""
     expected, found = set(output.names()), set(files_below(output.result)) - {Path(MARKER)}
     for name in sorted(expected ^ found):
         raise VerificationError(output.result / name, "is missing" if name in expected else "is not part of the output")
@@ -98,7 +98,7 @@ def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers
 
 
 class _Comparison:
-    """A `ShardWriter` that writes nothing: it compares what it gets with the file that was written."""
+    """`ShardWriter` that compares its input with the written file instead of writing."""
 
     def __init__(self, path: Path, source: ShardReader, written: ShardReader) -> None:
         self._path, self._source, self._written = path, source, written

@@ -1,7 +1,7 @@
-"""Compile the kernels that files go through, so that no later process has to: a cache folder in an image, say.
+"""Warm-up: compile the kernels for files, so that no later process has to, e.g. into a cache folder of an image.
 
-A small checkpoint is sent through all of it, measured, written and compared: whatever a later run calls is then there.
-HALF_UP has kernels of its own, which the first run that asks for it compiles.
+A small checkpoint is measured, written and compared, which compiles every kernel that a later run calls. Exception:
+HALF_UP has kernels of its own, compiled by the first run that uses it.
 """
 
 import json
@@ -34,15 +34,17 @@ _SHAPES = {
     "counted": (HISTOGRAM_ELEMENTS // 512, 512),
     "not finite": (CHUNK_ELEMENTS // 32, 64),
 }
-"""Small ones go many at once, the others block by block; those of 16 bits by the counts of their patterns."""
+"""Small tensors go through the batch kernels, others through the block kernels; those of 16 bits through pattern
+counts.
+"""
 _SPECS = (QuantSpec(), QuantSpec(axis=0), QuantSpec(axis=1), QuantSpec(group_size=32))
-"""The whole tensor, rows, columns, short runs: between them they take every loop."""
+"""Whole tensor, rows, columns and groups: together they cover every loop."""
 _ESTIMATORS = ("minmax", "percentile")
-"""With another range than the measured one, kernels clamp: by an estimator or given, that is the same to them."""
+"""A range other than the measured one needs clamping kernels; estimated and given ranges share them."""
 
 
 def warm_up() -> Iterator[str]:
-    """Compile, a dtype and its arithmetic at a time; names each before it begins."""
+    """Compile the kernels of each dtype and compute dtype; yields the name of each before it starts."""
     with TemporaryDirectory(prefix="qdq-warmup-") as folder, Workers(1) as workers:
         path = Path(folder) / "x.safetensors"
         for dtype in STORAGE:
@@ -57,7 +59,7 @@ def warm_up() -> Iterator[str]:
 
 
 def _write(path: Path, dtype: str) -> None:
-    """A safetensors file: ones, a few zeros, and in one tensor a NaN."""
+    """Write a safetensors file: ones, a few zeros, and in one tensor a NaN."""
     number = STORAGE[dtype]
     one, nan = {"BF16": (0x3F80, 0x7FC0), "F16": (0x3C00, 0x7E00)}.get(dtype, (1, np.nan))
     header: dict[str, Any] = {}
