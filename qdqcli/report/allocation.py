@@ -1,4 +1,4 @@
-"""A plan for people and programs: each decision with its choice, then what the plan costs and loses."""
+"""Report of a plan, for people and programs: each decision with its choice, then total size and loss."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ _SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class PlanView:
-    """A plan and what was asked about it."""
+    """A plan and the options of its report."""
 
     allocation: Allocation
     result: RunResult
-    """The rows of the chosen settings."""
+    """Rows under the chosen settings."""
     frontier: Sequence[Allocation] = ()
-    """The best plans at several sizes, rising."""
+    """Optimal plans at several sizes, ascending."""
     explained: Sequence[tuple[Decision, Option]] = ()
     """Decisions whose candidates are shown, with the choice."""
 
@@ -39,7 +39,7 @@ def render(view: PlanView, format_name: str, options: ReportOptions) -> Iterator
 
 
 def columns(allocation: Allocation, quote: Quote, top: int) -> list[Column]:
-    """The decisions with the largest share of the loss first."""
+    """Return the columns of the decisions, sorted by their share of the loss, largest first."""
     ranked = sorted(allocation.chosen, key=lambda pair: -pair[1].loss)[: top or None]
     total = fsum(option.loss for _, option in allocation.chosen)
     names, counts, bits, rates, sqnrs, shares = [], [], [], [], [], []
@@ -90,7 +90,7 @@ def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
 
 
 def _next_step(allocation: Allocation, left: int) -> str:
-    """The cheapest larger choice that did not fit."""
+    """Return the cheapest upgrade that did not fit."""
     steps = [
         (other.bits - option.bits, decision.tie.name)
         for decision, option in allocation.chosen
@@ -110,7 +110,7 @@ def _loss_text(allocation: Allocation, loss: float) -> str:
 
 
 def answers(view: PlanView, quote: Quote) -> Iterator[str]:
-    """Yield the frontier and the explanations, where they were asked for."""
+    """Yield the frontier and the explanations, where requested."""
     if view.frontier:
         yield ""
         yield "frontier      bits/weight, size, loss"

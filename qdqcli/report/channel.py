@@ -1,4 +1,4 @@
-"""The error of each channel or group of a tensor, few enough of them to be drawn."""
+"""Error per channel or group of a tensor, reduced to a number of bars that can be drawn."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -10,7 +10,7 @@ MAX_BARS = 128
 
 
 def error_by_channel(channels: Mapping[str, Sequence[MetricValue]]) -> dict[str, Any]:
-    """RMSE by channel in three digits; of more than MAX_BARS channels, the worst of each `step` neighbours."""
+    """Return RMSE per channel in three digits; beyond MAX_BARS, the worst of every `step` consecutive channels."""
     rmse = channels["rmse"]
     step = max(ceil(len(rmse) / MAX_BARS), 1)
     worst = [

@@ -1,7 +1,7 @@
-"""The report as CSV, one row per tensor in the checkpoint's order, for spreadsheets and data frames.
+"""CSV report, one row per tensor in the checkpoint's order, for spreadsheets and data frames.
 
-UTF-8, lines end with a line feed, an empty cell is `null`. Names are made harmless to spreadsheets (`escape.csv_cell`):
-who must have the exact bytes of a hostile name reads the JSON report. `--sort` and `--top` do not apply.
+UTF-8, lines end with a line feed, an empty cell is `null`. Names are made harmless to spreadsheets (`escape.csv_cell`);
+the JSON report has the exact bytes of a hostile name. `--sort` and `--top` do not apply.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,11 +25,11 @@ COLUMNS = (
     "exact",
     "decided_by",
 )
-"""`range_*` is the range that set the grid; `input_min` and `input_max` are the data's."""
+"""`range_*` is the range that sets the qparams; `input_min` and `input_max` are those of the data."""
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """A line of titles, then the tensors; with `options.by` the groups of them that were quantized."""
+    """Yield a header line, then the tensors; with `options.by`, groups of quantized tensors."""
     if options.by is not None:
         columns = (options.by, "num_tensors", *ROW_STATS, "exact")
         rows = map(_group_cells, groups_by(run, options.by))
@@ -46,7 +46,7 @@ def _group_cells(group: Group) -> dict[str, Any]:
 
 
 def _cells(row: Row) -> dict[str, Any]:
-    """Column -> value; a column that is missing is empty."""
+    """Return column -> value; a missing column is an empty cell."""
     data = row_to_json(row)
     head: dict[str, Any] = {key: data.get(key) for key in ("name", "file", "dtype", "status", "reason")}
     head["shape"] = "x".join(map(str, row.source.shape)) or "scalar"

@@ -1,4 +1,4 @@
-"""A diagnosis for people and programs: each tensor with its cause, the decibels behind it and what was measured."""
+"""Report of a diagnosis, for people and programs: causes per tensor, their decibels and the measured evidence."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf, isfinite
@@ -36,7 +36,7 @@ def render(report: Report, format_name: str, options: ReportOptions) -> Iterator
 
 
 def change_text(changes: Mapping[str, Any]) -> str:
-    """What to change, as options: `--group-size 64 --estimator mse`."""
+    """Return the changes as options: `--group-size 64 --estimator mse`."""
     words = [f"{option} {changes[key]}" for key, option in _OPTIONS.items() if changes.get(key) not in (None, "none")]
     if changes.get("axis") == "none" or (changes.get("group_size") == "none" and "axis" not in changes):
         words.insert(0, "--axis none")
@@ -50,7 +50,7 @@ def change_text(changes: Mapping[str, Any]) -> str:
 
 
 def remedy_text(remedy: Remedy) -> tuple[str, str, str]:
-    """(gain, price, change)."""
+    """Return (gain, price, change)."""
     after = level(remedy.row)
     gain = f"{remedy.gain_db:+.2f} dB" if isfinite(remedy.gain_db) else sqnr_text(after)
     if remedy.is_lossless:
@@ -59,12 +59,12 @@ def remedy_text(remedy: Remedy) -> tuple[str, str, str]:
 
 
 def sqnr_text(db: float) -> str:
-    """An SQNR with its unit, or why it has no number."""
+    """Return an SQNR with its unit, or the reason why it has no number."""
     return EXACT if db == inf else f"{db:.2f} dB" if isfinite(db) else "no SQNR"
 
 
 def accounting_text(accounting: Accounting, measured: float) -> str:
-    """`24.08 (4 bits) + 4.77 - 11.32 (peak/RMS; Gaussian data 9.11) - 0.58 (rest) = 16.95 dB`."""
+    """Return `24.08 (4 bits) + 4.77 - 11.32 (peak/RMS; Gaussian data: 9.11) - 0.58 (rest) = 16.95 dB`."""
     bits = round(accounting.bits_db / 6.0206)
     peak = f"{accounting.peak_db:.2f} (peak/RMS; Gaussian data: {accounting.gaussian_peak_db:.2f})"
     formula = f"{accounting.bits_db:.2f} ({bits} bits) + {UNIFORM_DB:.2f} - {peak}"
@@ -75,7 +75,7 @@ def accounting_text(accounting: Accounting, measured: float) -> str:
 
 
 def finding_text(finding: Finding, diagnosis: Diagnosis, quote: Quote) -> str:
-    """One cause in words, with its evidence."""
+    """Return one cause in words, with its evidence."""
     found, numbers = finding.evidence, diagnosis.accounting
     match finding.cause:
         case causes.NONFINITE:
@@ -139,7 +139,7 @@ def finding_text(finding: Finding, diagnosis: Diagnosis, quote: Quote) -> str:
 
 
 def _gaussian_text(found: Mapping[str, Any]) -> str:
-    """What of a gain is nothing special."""
+    """Return the part of a gain that Gaussian data would have too."""
     gaussian = found["gaussian_gain_db"]
     if abs(gaussian) < 0.005:
         return ""
@@ -167,7 +167,7 @@ def _grid_text(found: Mapping[str, Any]) -> str:
 
 
 def _index_text(noun: str, found: Sequence[Mapping[str, Any]], count: int = 0) -> str:
-    """`rows 17 (20x the median), 3 (8.1x), ...`."""
+    """Return `rows 17 (20x the median), 3 (8.1x), ...`."""
     shown = ", ".join(
         f"{entry['index']} ({significant(entry['ratio'], 2)}x{' the median size' if not k else ''})"
         for k, entry in enumerate(found)
@@ -177,7 +177,7 @@ def _index_text(noun: str, found: Sequence[Mapping[str, Any]], count: int = 0) -
 
 
 def facts(report: Report) -> Iterator[str]:
-    """Yield which causes hold how much of the error, and what the best changes make of the whole run."""
+    """Yield the share of the error per cause, and the gain of the best changes on the whole run."""
     before, after = report.before.summary, report.after.summary
     total = sum(1 for _ in report.before.quantized)
     yield (
@@ -206,7 +206,7 @@ def _overall(result: RunResult) -> str:
 
 
 def _lines(diagnosis: Diagnosis, quote: Quote) -> Iterator[tuple[str, str]]:
-    """(label, text) of each line below the tensor's name."""
+    """Yield (label, text) of each line below the tensor's name."""
     for number, finding in enumerate(diagnosis.findings):
         text = f"{finding.cause}: {finding_text(finding, diagnosis, quote)}"
         yield ("cause" if not number else "also"), text
@@ -261,7 +261,7 @@ def _table(report: Report, options: ReportOptions) -> Iterator[str]:
 
 
 def _plain_columns(plain: Sequence[Diagnosis], quote: Quote) -> list[Column]:
-    """Tensors of which there is nothing to say but what was measured."""
+    """Return the columns of tensors without findings: measurements only."""
     titles = ("SQNR", "share", "peak/RMS", "rest", "remedies")
     cells = [
         (
@@ -283,7 +283,7 @@ def _plain_columns(plain: Sequence[Diagnosis], quote: Quote) -> list[Column]:
 
 
 def _short(remedy: Remedy) -> str:
-    """`--num-bits 5 +6.43 dB (+1.000 bits)`."""
+    """Return `--num-bits 5 +6.43 dB (+1.000 bits)`."""
     gain, price, change = remedy_text(remedy)
     return f"{change} {gain}" + (f" ({price})" if remedy.bits_added else "")
 

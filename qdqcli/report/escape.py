@@ -1,8 +1,8 @@
-r"""Foreign text (tensor names, files, reasons) made harmless: one function per format.
+r"""Escaping of untrusted text (tensor names, files, reasons): one function per format.
 
-All begin with `visible`: a character without a glyph of its own is written as Python writes it (`\n`, `\x1b`,
-`\u202e`), so that names cannot move the cursor, turn the direction of text or start a line. Two names can then look
-alike (a newline and the two characters `\n`); JSON, which is not escaped beyond its own rules, tells them apart.
+All begin with `visible`: a character without a glyph of its own is written as a Python escape (`\n`, `\x1b`, `\u202e`),
+so that names cannot move the cursor, change the text direction or start a line. Two names can then look alike (a
+newline and the two characters `\n`); JSON, which is not escaped beyond its own rules, tells them apart.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ from typing import Any
 from qdqcli.escape import without_commands
 
 NO_NAME = "(no name)"
-"""What an empty name looks like. The format allows it."""
+"""Placeholder for an empty name, which the format allows."""
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What makes a spreadsheet calculate, in half and full width (TAB and CR are escaped). Source: OWASP, CSV Injection."""
+"""Characters that start a formula, half and full width (TAB and CR are escaped). Source: OWASP, CSV Injection."""
 
 _WORD = compile_regex(r"[A-Za-z0-9]+([ .+_-][A-Za-z0-9]+)*")
-"""Words and numbers that no format gives a meaning to: one underscore within a word is none in Markdown."""
+"""Words and numbers without markup in any format: a single underscore within a word is literal in Markdown."""
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -37,7 +37,7 @@ def visible(text: str, *, ascii_only: bool = False) -> str:
 
 
 def terminal(text: str, *, ascii_only: bool = False) -> str:
-    """Text for a terminal or a CI log.
+    """Escape text for a terminal or a CI log.
 
     CI systems take a line that starts with `::` (GitHub), or `##vso[` and `##teamcity[` anywhere in it, for a command
     to them: both pairs are broken up.
@@ -46,7 +46,7 @@ def terminal(text: str, *, ascii_only: bool = False) -> str:
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    r"""Strict JSON in ASCII: what does not print is escaped, and so is the second of two `#`, as in `##vso[`.
+    r"""Return strict JSON in ASCII; the second of two `#` is escaped, as in `##vso[`.
 
     Lossless, lone surrogates included. A `#` occurs in strings only.
     """
@@ -54,22 +54,22 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def json_pieces(value: Any, *, indent: int | None = None) -> Iterator[str]:
-    """The same text, a piece for each value in it."""
+    """Yield the text of `json_text` in pieces, one per value."""
     pieces = JSONEncoder(allow_nan=False, indent=indent).iterencode(value)
     return (piece.replace("##", "#\\u0023") for piece in pieces)
 
 
 def csv_cell(text: str, *, ascii_only: bool = False) -> str:
-    """Text for a CSV cell, before quoting: an apostrophe goes before what a spreadsheet would calculate.
+    """Escape text for a CSV cell, before quoting: prefixes an apostrophe where a spreadsheet would calculate.
 
-    And before `::`, since the first cell starts a line, see `terminal`.
+    Also before `::`, since the first cell starts a line, see `terminal`.
     """
     shown = visible(text, ascii_only=ascii_only).replace("##", "#\\x23")
     return f"'{shown}" if shown.startswith((*_FORMULA_STARTS, "::")) else shown
 
 
 def markdown(text: str, *, ascii_only: bool = False) -> str:
-    r"""Text as a code span: nothing in it is HTML, emphasis, a link or a mention.
+    r"""Return text as a code span: nothing in it is HTML, emphasis, a link or a mention.
 
     A backslash before a pipe, where renderers of tables disagree, is written `\x5c`.
     """
@@ -83,17 +83,17 @@ def markdown(text: str, *, ascii_only: bool = False) -> str:
 
 
 def word(text: str, quote: Callable[[str], str]) -> str:
-    """Text that should be a word of ours, a date or a number: as it is if it looks like one, else quoted."""
+    """Return text that should be a word of ours, a date or a number: unchanged if it looks like one, else quoted."""
     return text if _WORD.fullmatch(text) else quote(text)
 
 
 def markdown_cell(text: str) -> str:
-    """Finished Markdown for a table's cell: the table is cut at pipes before anything else, code spans included."""
+    """Escape finished Markdown for a table cell: tables are split at pipes first, even within code spans."""
     return text.replace("|", "\\|")
 
 
 def shorten(text: str, length: int, *, ellipsis: str = "…", head: int | None = None) -> str:
-    """Cut the middle out so that at most `length` characters are left; `head` (default: half) are from the start."""
+    """Cut out the middle so that at most `length` characters are left; `head` (default: half) are from the start."""
     if len(text) <= length:
         return text
     kept = max(length - len(ellipsis), 1)
@@ -102,7 +102,7 @@ def shorten(text: str, length: int, *, ellipsis: str = "…", head: int | None =
 
 
 def ascii_symbols(text: str) -> str:
-    """Our own symbols in ASCII: `TIMES`, `…`, rules."""
+    """Replace our own symbols by ASCII: `TIMES`, `…`, rules."""
     return text.translate(_SYMBOLS)
 
 

@@ -1,4 +1,4 @@
-"""Which table of a recipe decided what: a line per tensor or, of tensors that were asked for, one per setting."""
+"""Report of an explanation: a line per tensor or, for tensors asked for by name, a line per setting."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -25,7 +25,7 @@ from qdqcli.result.result import header_to_json
 
 
 def render_json(explanation: Explanation) -> Iterator[str]:
-    """Everything, a line per tensor; what tensors of a kind have in common is written out once."""
+    """Yield the full JSON report, a line per tensor; a resolution shared by many tensors is serialized once."""
     tensors = explanation.tensors
     kinds = {id(tensor.resolution): tensor.resolution for tensor in tensors}
     common = {key: escape.json_text(resolution_to_json(resolution))[1:] for key, resolution in kinds.items()}
@@ -35,7 +35,7 @@ def render_json(explanation: Explanation) -> Iterator[str]:
 
 
 def render_table(explanation: Explanation, options: ReportOptions) -> Iterator[str]:
-    """For eyes."""
+    """Yield the report as a text table."""
     quote = partial(_quoted, options=options)
     lines = _details(explanation, options, quote) if explanation.is_detailed else _rows(explanation, options, quote)
     for line in lines:
@@ -43,7 +43,7 @@ def render_table(explanation: Explanation, options: ReportOptions) -> Iterator[s
 
 
 def decided_text(decided_by: Mapping[str, str], quote: Quote) -> str:
-    """What decided which settings, rules first: `rule 1 (line 5): num_bits; [defaults] (line 2): axis`."""
+    """Return each place with its settings, rules first: `rule 1 (line 5): num_bits; [defaults] (line 2): axis`."""
     keys: dict[str, list[str]] = {}
     for key, place in decided_by.items():
         keys.setdefault(place, []).append(key)
@@ -51,7 +51,7 @@ def decided_text(decided_by: Mapping[str, str], quote: Quote) -> str:
 
 
 def ranked_places(decided_by: Mapping[str, str]) -> list[str]:
-    """The places, each once: rules before what is for all tensors."""
+    """Return the unique places, rules first."""
     return sorted(dict.fromkeys(decided_by.values()), key=lambda place: "rule " not in place)
 
 
@@ -74,7 +74,7 @@ def _rows(explanation: Explanation, options: ReportOptions, quote: Quote) -> Ite
 
 
 def _by_resolution(tensors: Sequence[ExplainedTensor], quote: Quote) -> tuple[list[str], list[str]]:
-    """What becomes of each tensor and what decides that: the same texts for all tensors of a kind."""
+    """Return outcome and origin of each tensor; tensors that share a resolution share the texts."""
     texts: dict[int, tuple[str, str]] = {}
     for tensor in tensors:
         if id(tensor.resolution) not in texts:

@@ -1,4 +1,4 @@
-"""What the CI formats have to say of a run: its violations, or, without a budget, what its warnings are about."""
+"""Findings for the CI formats: the violations of a run or, without a budget, its warnings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ TROUBLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing to look into, in plain words: names are visible text that each format escapes in its own way."""
+    """One finding in plain words; names are visible text that each format escapes in its own way."""
 
     rule: str
     """A metric's name, another word of `Violation.metric`, or a `NoteKind`."""
@@ -29,26 +29,26 @@ class Finding:
     message: str
     tensor: str | None
     file: str | None
-    """Of the input."""
+    """Input file."""
     tensors: Sequence[str] = ()
-    """Where it is about several."""
+    """Names, where the finding is about several tensors."""
     budget: str | None = None
-    """The file of the limit."""
+    """File of the limit."""
     line: int = 1
-    """Of the limit in it."""
+    """Line of the limit in that file."""
     cause: tuple[object, ...] = ()
-    """What tells it from others on the same tensor, whatever the values."""
+    """Identity among findings on the same tensor, independent of the values."""
     justification: str | None = None
-    """Why it does not count; None where it does."""
+    """Reason of the waiver; None where the finding counts."""
 
     @property
     def place(self) -> tuple[str | None, int]:
-        """File and line to mend: of the limit, or else the input."""
+        """File and line to fix: of the limit, else of the input."""
         return (self.budget, self.line) if self.budget is not None else (self.file, 1)
 
 
 def findings(run: RunResult, *, with_waived: bool = False) -> Iterator[Finding]:
-    """The worst first; those that are waived last, where they are asked for."""
+    """Yield findings, worst first; waived ones last, where requested."""
     if run.verdict is not None:
         yield from map(_finding, run.verdict.violations)
         if with_waived:
@@ -89,7 +89,7 @@ def findings(run: RunResult, *, with_waived: bool = False) -> Iterator[Finding]:
 
 
 def fingerprints(found: Iterable[Finding]) -> Iterator[str]:
-    """One for each, no two alike: the same for the same complaint about the same tensor, whatever its value."""
+    """Yield a unique fingerprint per finding: stable for the same problem of the same tensor, whatever its value."""
     used: dict[str, int] = {}
     for finding in found:
         parts = [finding.rule, finding.tensor, finding.file, *finding.tensors[:1], *finding.cause]
@@ -120,5 +120,5 @@ def _name(text: str) -> str:
 
 
 def short_message(violation: Violation) -> str:
-    """What is wrong, for a place that names the tensor already."""
+    """Return the problem without the tensor's name."""
     return predicate(violation, visible)

@@ -1,7 +1,7 @@
-"""How a RunResult becomes text: the Formatter protocol, its options and the registry.
+"""Formatter protocol: turns a RunResult into text; its options and the registry.
 
 To add a report format: a module with a `render` function that keeps the contract, and a line in `FORMATTERS` (and in
-`REPORT_SUFFIXES`, where a file's suffix can ask for it).
+`REPORT_SUFFIXES`, where a file's suffix can select it).
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from qdqcli.result.result import RunResult
 class Formatter(Protocol):
     """A report format.
 
-    1. Names, file names and reasons come from strangers: each goes through the format's function in `escape.py`.
+    1. Names, file names and reasons are untrusted: each goes through the format's function in `escape.py`.
     2. The same run and options give the same text: no time, no host, no environment.
     3. The pieces, joined, are the whole report and end with a newline; nothing is computed that the run does not hold.
     """
@@ -41,7 +41,7 @@ FORMATTERS = {
 """Format -> the `Formatter`, imported on demand."""
 
 BY_FORMATS = ("table", "markdown", "csv")
-"""Those that heed `ReportOptions.by`."""
+"""Formats that support `ReportOptions.by`."""
 
 REPORT_SUFFIXES = {
     ".json": "json",
@@ -60,7 +60,7 @@ def formatter(name: str) -> Formatter:
     """Load the formatter called `name`.
 
     Raises:
-        UsageError: there is none; offers the nearest.
+        UsageError: unknown name; offers the nearest.
     """
     if name not in FORMATTERS:
         nearest = get_close_matches(name, FORMATTERS, n=1) or FORMATTERS
@@ -71,7 +71,7 @@ def formatter(name: str) -> Formatter:
 
 
 def format_for(path: PurePath) -> str:
-    """The format that the suffix of a report file asks for.
+    """Return the format of a report file by its suffix.
 
     Raises:
         UsageError: the suffix belongs to no format.

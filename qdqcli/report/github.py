@@ -1,7 +1,7 @@
-"""Workflow commands of GitHub Actions: annotations on the run, the worst first.
+"""Workflow commands of GitHub Actions: annotations on the run, worst first.
 
-GitHub shows ten errors and ten warnings of a step, so what is beyond is summed up in the tenth. The whole table belongs
-in the job's summary, which `cli/deliver.py` writes. Source: docs.github.com, Workflow commands for GitHub Actions.
+GitHub shows ten errors and ten warnings of a step; the tenth summarizes any others. The whole table belongs in the
+job's summary, which `cli/deliver.py` writes. Source: docs.github.com, Workflow commands for GitHub Actions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _MAX_TEXT = 1000
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """A line for each annotation; one notice where there is nothing to complain about."""
+    """Yield a line for each annotation; one notice where there are no findings."""
     found = list(findings(run))
     for kind, part in (
         ("error", [finding for finding in found if finding.is_error]),
@@ -46,13 +46,13 @@ def _command(kind: str, title: str, message: str, options: ReportOptions, place:
 
 
 def _place(finding: Finding) -> tuple[str, int] | None:
-    """A line of a file in the repository, which GitHub links to; of an absolute path it makes nothing."""
+    """Return file and line for GitHub to link, None for an absolute path, which it cannot link."""
     file, line = finding.place
     return None if file is None or file.startswith("/") else (visible(file), line)
 
 
 def _data(text: str, options: ReportOptions) -> str:
-    """Text after the command; its line feeds are visible escapes already."""
+    """Escape the text of a command; its line feeds are visible escapes already."""
     text = shorten(text, _MAX_TEXT)
     if options.ascii_only:
         text = text.encode("ascii", "backslashreplace").decode("ascii")

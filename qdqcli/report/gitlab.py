@@ -1,4 +1,4 @@
-"""GitLab's code quality report: what a merge request shows as new or mended. The worst first.
+"""Code quality report of GitLab: shows new and fixed findings in a merge request, worst first.
 
 Source: docs.gitlab.com, Code Quality, the report's format.
 """
@@ -15,7 +15,7 @@ _MAX_TEXT = 1000
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
-    """A list of issues."""
+    """Yield a list of issues."""
     found = list(findings(run))
     keys = list(fingerprints(found))
     fallback = next(iter(run.inputs), "budget")

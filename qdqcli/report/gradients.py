@@ -1,4 +1,4 @@
-"""How much of each gradient the range let through, as a table for eyes."""
+"""Share of each gradient that the range passes, as a text table."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from qdqcli.result.gradient import MaskedGradient
 
 
 def render(rows: Sequence[MaskedGradient]) -> str:
-    """A line per tensor, in the order of the files, and a total."""
+    """Return a line per tensor, in file order, and a total."""
     names = [shorten(terminal(row.name), MAX_NAME) for row in rows]
     width = max(map(len, ("tensor", *names)))
     lines = [f"{'tensor':<{width}}  {'elements':>15}  outside the range"]

@@ -1,4 +1,4 @@
-"""The report as one JSON document, schema_version 1: the lossless form, in the checkpoint's order.
+"""JSON report, schema_version 1: one lossless document, in the checkpoint's order.
 
 Strict JSON in ASCII, one line per tensor, so that two reports can be compared with `diff`. `--sort` and `--top` do not
 apply.
@@ -21,13 +21,13 @@ from qdqcli.result.result import (
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
-    """What `to_json` holds, tensor by tensor."""
+    """Yield the content of `to_json`, tensor by tensor."""
     head = header_to_json(run, run.version) | {"summary": summary_to_json(run)}
     yield from document(head, map(row_pieces, run.rows), judged_to_json(run))
 
 
 def document(head: Mapping[str, Any], rows: Iterable[Iterable[str]], tail: Mapping[str, Any]) -> Iterator[str]:
-    """A JSON object with the members of `head`, then `tensors`, a line for the pieces of each, then `tail`."""
+    """Yield a JSON object: the members of `head`, `tensors` with one line per row, the members of `tail`."""
     yield "{\n"
     for key, value in head.items():
         yield f"  {json_text(key)}: "
@@ -45,7 +45,7 @@ def document(head: Mapping[str, Any], rows: Iterable[Iterable[str]], tail: Mappi
 
 
 def row_pieces(row: Row) -> Iterator[str]:
-    """The entry of a tensor, in pieces where it has channels, of which there may be hundreds of thousands."""
+    """Yield the entry of a tensor; in pieces where it has channels, which may be hundreds of thousands."""
     channels = row.channels if isinstance(row, TensorResult) else None
     if not isinstance(row, TensorResult) or not channels:
         yield json_text(row_to_json(row))

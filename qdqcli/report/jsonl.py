@@ -1,4 +1,4 @@
-"""The report as JSON lines, for streams and big checkpoints, in the checkpoint's order.
+"""JSON lines report, for streams and big checkpoints, in the checkpoint's order.
 
 The first line is the head (`schema_version`, `tool`, `command`, `inputs`, `settings`), then comes one line per tensor
 (an entry of `tensors` in the JSON report), the last line is `{"summary": {...}}`, with `verdict` in it where a budget
@@ -14,7 +14,7 @@ from qdqcli.result.result import RunResult, header_to_json, judged_to_json, summ
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
-    """Head, tensors, summary: a line each."""
+    """Yield head, tensors and summary, a line each."""
     yield json_text(header_to_json(run, run.version)) + "\n"
     for row in run.rows:
         yield from row_pieces(row)

@@ -1,6 +1,6 @@
-"""JUnit XML, as CI servers read it: a test case for each tensor, or for groups of them where there are very many.
+"""JUnit XML report for CI servers: a test case per tensor, or per group where there are very many.
 
-Violations are failures; warnings are told in `system-out`. There is no time in it: reports repeat byte for byte.
+Violations are failures; warnings go to `system-out`. It has no time stamps: reports repeat byte for byte.
 """
 
 from collections import defaultdict
@@ -19,15 +19,16 @@ from qdqcli.result.result import Row, RunResult, TensorResult
 from qdqcli.result.verdict import Severity, Violation
 
 MAX_CASES = 2000
-"""Test cases of their own; CI servers become slow beyond. More tensors are grouped by the part of the name that the
-first dots separate, and those with violations still have their own."""
+"""Maximum number of individual test cases; CI servers become slow beyond. More tensors are grouped by the first three
+dotted parts of the name; those with violations keep their own case.
+"""
 _MAX_NAME = 300
 
 Complaints = dict[tuple[str, str | None], list[Violation]]
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """The document."""
+    """Yield the document."""
     for line in _lines(run):
         yield (line.encode("ascii", "xmlcharrefreplace").decode("ascii") if options.ascii_only else line) + "\n"
 
@@ -58,7 +59,7 @@ def _lines(run: RunResult) -> Iterator[str]:
 
 
 def _case_of(violation: Violation) -> tuple[str, str | None]:
-    """Name and class of the test case: a tensor and its file, or what a limit on several is on."""
+    """Return name and class of the test case: a tensor and its file, or the subject of a limit on several tensors."""
     if violation.tensor is not None:
         return violation.tensor, violation.file
     return subject(violation, visible), violation.origin
@@ -91,7 +92,7 @@ def _cases(run: RunResult, complaints: Complaints, waived: Complaints) -> Iterat
 
 
 def _case(name: str, file: str, violations: Sequence[Violation], content: str) -> str:
-    """A test case; the schema that servers use allows it one failure, with the text that Jenkins shows as a trace."""
+    """Return a test case; the schema of CI servers allows one failure, whose text Jenkins shows as a trace."""
     errors = [violation for violation in violations if violation.severity is Severity.ERROR]
     warnings = [violation for violation in violations if violation.severity is Severity.WARN]
     body = ""
@@ -110,7 +111,7 @@ def _case(name: str, file: str, violations: Sequence[Violation], content: str) -
 
 
 def _told(violation: Violation) -> str:
-    """The whole message, with where the limit stands."""
+    """Return the whole message with the place of the limit."""
     where = "" if violation.budget is None else f" ({visible(violation.budget)}:{violation.line})"
     return sentence(violation, visible) + where
 
@@ -140,5 +141,5 @@ def _text(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without what XML 1.0 cannot hold, and without what a CI log takes for a command."""
+    """Replace characters that XML 1.0 forbids, and text that a CI log takes for a command."""
     return without_commands(visible(text))

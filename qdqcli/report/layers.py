@@ -9,11 +9,11 @@ from qdqcli.result.result import TensorResult
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 1200, 260, 44, 12, 24
 _LOW_SHARE = 0.1
-"""The lowest tenth is drawn in the colour of errors."""
+"""Share of the lowest dots, which are drawn in the colour of errors."""
 
 
 def layers_svg(rows: Sequence[TensorResult], quote: Quote) -> Iterator[str]:
-    """The figure. Tensors that lost nothing, whose SQNR has no number, are at the upper edge."""
+    """Yield the figure. Lossless tensors, whose SQNR has no number, are at the upper edge."""
     values = [row.stats["sqnr_db"] for row in rows]
     known = sorted(value for value in values if value is not None)
     low, high, step = _axis(known)
@@ -42,7 +42,7 @@ def layers_svg(rows: Sequence[TensorResult], quote: Quote) -> Iterator[str]:
 
 
 def _axis(known: Sequence[float]) -> tuple[int, int, int]:
-    """Lower end, upper end and step of whole ticks around the values."""
+    """Return lower bound, upper bound and step of integer ticks around the values."""
     low, high = (known[0], known[-1]) if known else (0.0, 1.0)
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 500, 10_000) if (high - low) / step <= 6)
     bottom, top = floor(low / step) * step, ceil(high / step) * step

@@ -1,4 +1,4 @@
-"""Fits a table into a terminal's width, giving up as little as it can. What it gives up, it says."""
+"""Layout of a table within a terminal's width: drops as little as possible and reports what it drops."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,28 +12,28 @@ from qdqcli.report.table import Column
 
 GAP = "  "
 _MIN_NAME = 28
-"""Cells that columns are dropped for rather than give names less."""
+"""Minimum cells of the name column; other columns are dropped first."""
 
 _DROPPED_FIRST = (
     *("zeroed_fraction", "clipped_fraction", "rmse", "dtype"),
-    *("num_nonfinite", "num_nonfinite_output", "num_degenerate"),  # the warnings speak of them too
+    *("num_nonfinite", "num_nonfinite_output", "num_degenerate"),  # also in the warnings
     *("num_elements", "shape", "max_abs_error", "bits", "lowest", "file"),
 )
 
 
 def cell_len(text: str) -> int:
-    """Cells that a text takes; of most texts it is the number of characters."""
+    """Return the number of cells of a text, mostly its number of characters."""
     return len(text) if text.isascii() else rich_cell_len(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A table on its way to a width."""
+    """A table being fitted to a width."""
 
     columns: Sequence[Column]
-    """The tensors' names first. A name may hold line feeds: it goes on in the next line."""
+    """Columns, the tensors' names first. A name with line feeds continues on the next line."""
     remarks: Sequence[str] = ()
-    """What was said once instead, and what was left out."""
+    """Remarks on shared values, stated once, and on dropped columns."""
     widths: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,16 +49,16 @@ class Layout:
 
     @property
     def least_width(self) -> int:
-        """Cells of a line whose name is cut as far as names should be."""
+        """Cells of a line with the name cut to its minimum."""
         return self.width - max(self.widths[0] - _MIN_NAME, 0)
 
 
 def fit(
     columns: Sequence[Column], sort: str, width: int | None, ellipsis: str, dropped: Sequence[str] = _DROPPED_FIRST
 ) -> Layout:
-    """Make lines of at most `width` cells: say once what all rows share, then drop columns, then cut names.
+    """Make lines of at most `width` cells: state shared values once, then drop columns, then cut names.
 
-    The metric of `sort` stays. Where not even that is enough, lines are wider.
+    The metric of `sort` stays. Where that is not enough, lines are wider.
     """
     layout = Layout(columns=columns)
     if width is None or layout.width <= width:
@@ -72,7 +72,7 @@ def fit(
 
 
 def _without_shared_columns(layout: Layout, sort: str) -> Layout:
-    """Columns of words or of zeros that say the same in each of several rows become a remark."""
+    """Turn columns of equal words or zeros in several rows into a remark."""
     shared = [column for column in layout.columns[1:] if column.name != sort and _is_shared(column)]
     if not shared:
         return layout
@@ -87,7 +87,7 @@ def _is_shared(column: Column) -> bool:
 
 
 def _without_shared_ends(layout: Layout) -> Layout:
-    """First and last words, between dots, that all of several names share become a remark."""
+    """Turn the leading and trailing dotted parts that all of several names share into a remark."""
     names = layout.columns[0].cells
     reversed_names = [name[::-1] for name in names]
     start = "".join(commonprefix(names).rpartition(".")[:2])  # noqa: RUF071  names, not paths
@@ -100,7 +100,7 @@ def _without_shared_ends(layout: Layout) -> Layout:
 
 
 def _without_columns(layout: Layout, names: Sequence[str], width: int) -> Layout:
-    """Columns go, in the order of `names`, until the rest has room."""
+    """Drop columns in the order of `names` until the others fit."""
     gone = []
     for name in names:
         if layout.least_width > width and (dropped := [column for column in layout.columns if column.name == name]):
@@ -115,7 +115,7 @@ def _with_names(layout: Layout, change: Callable[[Sequence[str]], Sequence[str]]
 
 
 def _cut(names: Sequence[str], room: int, ellipsis: str) -> Sequence[str]:
-    """Names of at most `room` cells: cut where most names stay apart; those that do not are broken into lines."""
+    """Cut names to `room` cells where most stay distinct; break the others into lines."""
     heads = (room // 2, room // 3, 0, room - len(ellipsis))
     candidates = [[_cut_name(name, room, ellipsis, head) for name in names] for head in heads]
     best = max(candidates, key=lambda cut: len(set(cut)))  # the first of equals

@@ -1,4 +1,4 @@
-"""A list of tensors and what would happen to each, in every format that a report has."""
+"""Report of a listing: every tensor with the decision on it, in each format."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from csv import writer
@@ -25,19 +25,19 @@ from qdqcli.result.group import naming
 from qdqcli.result.result import header_to_json, range_to_json
 
 LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
-"""The others are of findings, which a listing has none of."""
+"""Formats of a listing. The other report formats are for findings."""
 ORDER = "order"
 LISTING_SORTS = (ORDER, "name", "size", "packed")
-"""What a list may be sorted by: the order of the checkpoint, names, or the largest first."""
+"""Sort orders: the order of the checkpoint, names, or largest first."""
 _DROPPED_FIRST = ("bits", "ranges", "packed", "decided", "num_nonfinite", "input_min", "input_max")
-"""Columns that a narrow terminal does without; dtype, shape and size stay."""
+"""Columns that a narrow terminal drops first; dtype, shape and size stay."""
 _NARROW, _NARROW_REASON = 100, 22
 _NUM_KINDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListingView:
-    """What a table of a listing shows, in which order."""
+    """Rows and order of a listing's table."""
 
     sort: str = ORDER
     top: int | None = None
@@ -45,13 +45,13 @@ class ListingView:
     by: str | None = None
     """One row for each kind of tensor, layer or input (`BY`) instead of each tensor."""
     selected_only: bool = False
-    """Leave out tensors that stay as they are."""
+    """Leave out skipped tensors."""
 
 
 def render(
     listing: Listing, format_name: str, options: ReportOptions, view: ListingView | None = None
 ) -> Iterator[str]:
-    """The listing in one of `LISTING_FORMATS`; the data formats have all tensors, in the checkpoint's order.
+    """Return the listing in one of `LISTING_FORMATS`; the data formats have all tensors, in the checkpoint's order.
 
     Raises:
         UsageError: another format.
@@ -112,7 +112,7 @@ def _markdown(listing: Listing, options: ReportOptions, view: ListingView) -> It
 
 
 def _shown(listing: Listing, view: ListingView, quote: Quote, *, is_narrow: bool = False) -> tuple[list[Column], int]:
-    """The columns of the table and how many rows `top` left out; no columns where there is no row."""
+    """Return the columns of the table and the number of rows that `top` left out; no columns without rows."""
     tensors = _listed(listing, view)
     if view.by is not None:
         groups = _groups(tensors, view.by, listing.inputs, view.sort)
@@ -125,7 +125,7 @@ def _shown(listing: Listing, view: ListingView, quote: Quote, *, is_narrow: bool
 
 
 def _listed(listing: Listing, view: ListingView) -> list[ListedTensor]:
-    """The tensors that are shown: those to quantize first."""
+    """Return the tensors to show: those to quantize first."""
     tensors = [t for t in listing.tensors if isinstance(t.decision, QuantSpec)]
     if not view.selected_only or not tensors:
         tensors += [t for t in listing.tensors if isinstance(t.decision, Skip)]
@@ -180,7 +180,7 @@ def _group_columns(groups: Sequence[_Group], by: str, quote: Quote, *, is_narrow
 
 
 def _kinds(listing: Listing, view: ListingView, quote: Quote, *, is_narrow: bool) -> tuple[list[Column], int]:
-    """The kinds of tensors with the most bytes, where they say more than the tensors; and how many others there are."""
+    """Return the kinds with the most bytes, where they summarize the tensors, and the number of the others."""
     if view.by is not None or listing.command != "inspect":
         return [], 0
     tensors = _listed(listing, view)
@@ -245,7 +245,7 @@ def _columns(tensors: Sequence[ListedTensor], quote: Quote, *, is_narrow: bool =
 
 
 def _becomes(tensor: ListedTensor, quote: Quote, *, is_narrow: bool = False) -> str:
-    """Bits and granularity, or `keep:` and why; at a narrow width in a few words."""
+    """Return bits and granularity, or `keep:` and the reason; abbreviated at a narrow width."""
     if isinstance(tensor.decision, QuantSpec):
         return spec_text(tensor.decision, quote, tensor.source.shape)
     reason = tensor.decision.reason

@@ -1,6 +1,6 @@
-"""The report as GitHub-flavoured Markdown, for pull requests and job summaries: table, summary, what to look into.
+"""GitHub-flavoured Markdown report, for pull requests and job summaries: table, summary, warnings.
 
-Worst tensor first, at most `options.top` rows. Text from the input stands in code spans.
+Worst tensor first, at most `options.top` rows. Text from the input is in code spans.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from qdqcli.result.verdict import Verdict
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """Heading, table, summary, warnings."""
+    """Yield heading, table, summary and warnings."""
     for line in _lines(run, options):
         yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
 

@@ -1,4 +1,4 @@
-"""Metric values as a reader wants them: few digits, units, words where there is no number."""
+"""Metric values for people: few digits, units, words where there is no number."""
 
 from qdqcli.result.group import Group
 from qdqcli.result.result import TensorResult
@@ -10,7 +10,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def metric_text(name: str, value: MetricValue) -> str:
-    """The value of metric `name` without its unit, for a table's cell; a percent sign stays with its number."""
+    """Return the value of metric `name` without its unit, for a table's cell; a percent sign stays with its number."""
     if value is None:
         return NO_NUMBER
     match name:
@@ -26,17 +26,17 @@ def metric_text(name: str, value: MetricValue) -> str:
 
 
 def metric_title(name: str) -> str:
-    """A few words for the metric, without a unit."""
+    """Return a short title of the metric, without a unit."""
     return METRICS[name].title if name in METRICS else name.replace("bits_per_weight", "bits/weight")
 
 
 def metric_unit(name: str) -> str:
-    """` dB` for a metric in decibels, else nothing: the other units are the tensor's own, or none."""
+    """Return ` dB` for a metric in decibels, else nothing: other units are the tensor's own, or none."""
     return " dB" if name in METRICS and METRICS[name].unit == "dB" else ""
 
 
 def row_text(name: str, row: TensorResult | Group) -> str:
-    """A metric of one row: `exact` for the SQNR of one that did not change, degenerate slices with their total."""
+    """Return a metric of one row: `exact` for the SQNR of a lossless one, degenerate slices with their total."""
     if name == "sqnr_db" and row.is_unchanged:
         return EXACT
     text = metric_text(name, row.stats[name])
@@ -44,12 +44,12 @@ def row_text(name: str, row: TensorResult | Group) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`value` in `digits` significant digits, trailing zeros kept; `0` plainly."""
+    """Return `value` in `digits` significant digits, trailing zeros kept; zero as `0`."""
     return f"{value:#.{digits}g}".removesuffix(".") if value else "0"
 
 
 def percent(fraction: float) -> str:
-    """A fraction as a percentage: `0` and `100%` only where it is that."""
+    """Return a fraction as a percentage; `0` and `100%` only where exact."""
     if fraction == 0.0:
         return "0"
     if fraction == 1.0:
@@ -62,12 +62,12 @@ def percent(fraction: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 tensor`, `2,000 tensors`."""
+    """Return `1 tensor`, `2,000 tensors`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def size_text(num_bytes: int) -> str:
-    """Bytes with a decimal unit and three digits: `90.9 MB`."""
+    """Return bytes with a decimal unit and three digits: `90.9 MB`."""
     size, unit = float(num_bytes), 0
     while size >= 999.5 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1

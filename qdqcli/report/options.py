@@ -1,4 +1,4 @@
-"""ReportOptions: what a reader of a report may choose."""
+"""ReportOptions: presentation of a report."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from qdqcli.result.group import BY
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """What a reader may choose. The data formats (JSON, JSONL, CSV) heed `ascii_only` alone."""
+    """Presentation of a report. The data formats (JSON, JSONL, CSV) use `ascii_only` only."""
 
     sort: str = DEFAULT_SORT
-    """The metric whose worst tensor comes first, or `name`."""
+    """The metric to rank by, worst first, or `name`."""
     top: int | None = None
     """Rows to show, the worst ones; None or 0 shows all."""
     by: str | None = None
-    """One row for each kind of tensor, layer or input (`BY`) instead of each tensor; tables and CSV alone."""
+    """One row for each kind of tensor, layer or input (`BY`) instead of each tensor; tables and CSV only."""
     width: int | None = None
     """Terminal cells to fit the table in; None, for files and pipes, is as wide as its content."""
     color: bool = False
-    """Whether the table may hold ANSI colours."""
+    """Allow ANSI colours in the table."""
     ascii_only: bool = False
-    """For an output whose encoding is not a Unicode one."""
+    """Restrict to ASCII, for an output whose encoding is not Unicode."""
     is_brief: bool = False
-    """Whether of a budget that is kept the table shows the verdict alone."""
+    """Show only the verdict where the budget is kept."""
 
     @property
     def ellipsis(self) -> str:

@@ -1,4 +1,4 @@
-"""The order of a report's rows: the worst tensor first."""
+"""Ranking of a report's rows: the worst tensor first."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -12,11 +12,11 @@ from qdqcli.stats.metrics import METRICS, Better, MetricValue
 DEFAULT_SORT = "sqnr_db"
 BY_NAME, BY_SHARE = "name", "share"
 SORTS = (*ROW_STATS, BY_NAME)
-"""What rows may be sorted by."""
+"""Sort keys of rows."""
 
 
 class Measured(Protocol):
-    """What can be ranked: a tensor, or several as one."""
+    """A row that can be ranked: a tensor, or a group of them."""
 
     @property
     def stats(self) -> Mapping[str, MetricValue]: ...
@@ -29,11 +29,11 @@ class Measured(Protocol):
 
 
 def ranked(run: RunResult, sort: str = DEFAULT_SORT, top: int | None = None) -> list[TensorResult]:
-    """The quantized rows, the worst by `sort` first, at most `top` of them (None or 0: all).
+    """Return the quantized rows, the worst by `sort` first, at most `top` of them (None or 0: all).
 
     Worst is the smallest or the largest value, as the metric's `better` says, or the largest magnitude where neither
     is better. Before all numbers come rows that have none because their data could not be measured; after all numbers,
-    rows that lost nothing (`sqnr_db` has no number for them) or hold no element. Ties go by name, then by file.
+    lossless rows (without a number for `sqnr_db`) and empty ones. Ties go by name, then by file.
 
     Raises:
         UsageError: `sort` is neither a metric nor `name`; offers the nearest.
@@ -44,7 +44,7 @@ def ranked(run: RunResult, sort: str = DEFAULT_SORT, top: int | None = None) -> 
 
 
 def ranked_groups(run: RunResult, by: str, sort: str) -> list[Group]:
-    """The groups, the worst by `sort` first; `name` keeps the order of the checkpoint."""
+    """Return the groups, the worst by `sort` first; `name` keeps the order of the checkpoint."""
     check_sort(sort)
     groups = groups_by(run, by)
     if sort != BY_NAME:
@@ -53,7 +53,7 @@ def ranked_groups(run: RunResult, by: str, sort: str) -> list[Group]:
 
 
 def worst(run: RunResult, sort: str) -> TensorResult:
-    """The row that comes first; there must be one."""
+    """Return the row that ranks first; there must be one."""
     return min(run.quantized, key=lambda row: _order(row, sort))
 
 

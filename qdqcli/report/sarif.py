@@ -1,8 +1,8 @@
-"""SARIF 2.1.0, for GitHub's code scanning and for editors: a result for each violation, the worst first.
+"""SARIF 2.1.0 report, for GitHub's code scanning and for editors: a result for each violation, worst first.
 
-A result stands at the line of its limit in the budget, or at the input where there is no budget; a tensor is a logical
-location, and its file a related one. Source: OASIS, Static Analysis Results
-Interchange Format 2.1.0; limits: docs.github.com, SARIF support for code scanning.
+A result points to the line of its limit in the budget, or to the input where there is no budget; a tensor is a logical
+location, and its file a related one. Source: OASIS, Static Analysis Results Interchange Format 2.1.0; limits:
+docs.github.com, SARIF support for code scanning.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from qdqcli.stats.metrics import METRICS, Better, Metric
 from qdqcli.tensors.note import note_to_json
 
 MAX_RESULTS = 5000
-"""GitHub shows no more of a run, and refuses 25,000."""
+"""Maximum results of a run that GitHub shows; it refuses 25,000."""
 _MAX_TEXT = 1000
 _MAX_NAMES = 10
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -30,7 +30,7 @@ _PAGES = {
     "mean_abs_error": "https://en.wikipedia.org/wiki/Mean_absolute_error",
     "cosine_similarity": "https://en.wikipedia.org/wiki/Cosine_similarity",
 }
-"""Rule -> a page that defines it; of the others the op's, whose results they are about."""
+"""Rule -> a page that defines it; other rules link to the op's page."""
 RULES = {
     "missing": ("A tensor of the baseline is not in the run",
                 "Restore the tensor, or write a new baseline with qdq check --write-baseline."),
@@ -51,11 +51,11 @@ RULES = {
     "forbid": ("A tensor is quantized that must not be",
                "Leave it in float with --exclude or a rule with skip; [structure] forbid names it."),
 }  # fmt: skip
-"""Rules that are no metrics: what happened, and what to do."""
+"""Rules other than metrics: problem and remedy."""
 
 
 def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
-    """The log: one run."""
+    """Yield the log of one run."""
     found = list(findings(run, with_waived=True))
     shown = found[:MAX_RESULTS]
     rules = sorted({finding.rule for finding in shown})
@@ -93,7 +93,7 @@ def _rule(name: str) -> dict[str, Any]:
     elif name in METRICS:
         metric = METRICS[name]
         short, text = f"{metric.title}: {metric.formula}", _metric_help(metric)
-    else:  # of a stored report that a later version made
+    else:  # a rule of a stored report from a later version
         short, text = name, "The message says what is wrong."
     page = _PAGES.get(name, _OP)
     return {
@@ -116,7 +116,7 @@ def _metric_help(metric: Metric) -> str:
 
 
 def _result(finding: Finding, key: str, rules: list[str], fallback: str) -> dict[str, Any]:
-    """GitHub refuses a file with a result that has no physical location, and tells alerts apart by the hash alone."""
+    """Return a result. GitHub requires a physical location in each, and tells alerts apart by the hash only."""
     file, line = finding.place
     location: dict[str, Any] = {"physicalLocation": _physical(fallback if file is None else file, line)}
     names = [finding.tensor] if finding.tensor is not None else list(finding.tensors[:_MAX_NAMES])
@@ -146,6 +146,6 @@ def _physical(file: str, line: int) -> dict[str, Any]:
 
 
 def uri_of(file: str) -> str:
-    """A relative path as the URI reference that code hosts want; an absolute one as file:///."""
+    """Return a relative path as the URI reference that code hosts want; an absolute one as file:///."""
     path = quote(PurePath(file).as_posix().encode("utf-8", "backslashreplace"))
     return f"file://{path}" if path.startswith("/") else path

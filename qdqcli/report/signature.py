@@ -1,4 +1,4 @@
-"""Reports that say in their first bytes that `qdq` wrote them, by which an earlier one is told from any other file."""
+"""Signatures: the first bytes by which a report of `qdq` is told from any other file."""
 
 import re
 from pathlib import Path
@@ -13,17 +13,17 @@ _SIGNATURES = {
     "junit": rb'<testsuites name="qdq"',
     "sarif": rb'"driver": \{\s*"name": "qdq"',
 }
-"""By format; the others do not say it."""
+"""Format -> pattern in the first bytes; the other formats have no signature."""
 _HEAD_BYTES = 512
 
 
 def is_signed(path: Path) -> bool:
-    """Whether a report of this name says who wrote it."""
+    """Tell whether the format of this file name has a signature."""
     return format_for(path) in _SIGNATURES
 
 
 def is_report(path: Path) -> bool:
-    """Whether an earlier report has this name: a file of its own, no link to one."""
+    """Tell whether the path is an earlier report with a signature, and not a link."""
     if not is_signed(path) or path.is_symlink():
         return False
     try:

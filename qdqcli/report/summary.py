@@ -1,4 +1,4 @@
-"""What text and Markdown say below the table: facts about the whole run, and what the reader should look into."""
+"""Summary below the table in text and Markdown: facts about the run, and warnings."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ LOWEST, LARGEST, WORST = "lowest SQNR", "largest share", "worst tensor"
 """Labels of the tensors that stand out."""
 
 Fact = tuple[str, str]
-"""Label and value; an empty label goes on with the one above."""
+"""Label and value; an empty label continues the one above."""
 
 _NAMES_SHOWN = 3
 _MANY_BITS = 16
-"""From which more of them do not help a range."""
+"""Number of bits from which more do not help a range."""
 
 
 def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
-    """Counts of tensors, skipped ones by reason, the figures over all quantized elements, then who stands out."""
+    """Yield counts of tensors, skipped ones by reason, totals over all quantized elements, and extreme tensors."""
     summary = run.summary
     is_comparison = any(row.spec is None for row in run.quantized)
     yield "compared" if is_comparison else "quantized", counted(sum(1 for _ in run.quantized), "tensor")
@@ -49,7 +49,7 @@ def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
 
 
 def _standing_out(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
-    """The tensor of the lowest SQNR, the one that holds most of the error, and the worst by another metric."""
+    """Yield the tensor of the lowest SQNR, the one with the largest error share, and the worst by another metric."""
     if len(list(islice(run.quantized, 2))) < 2:
         return
     if (lowest := worst(run, DEFAULT_SORT)).stats[DEFAULT_SORT] is not None:
@@ -62,7 +62,7 @@ def _standing_out(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
 
 
 def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
-    """What makes figures doubtful, with what to do about it."""
+    """Yield reasons to doubt the numbers, with remedies."""
     yield from (note_text(note, quote) for note in run.notes if note.is_warning)
     failed: dict[str, list[str]] = {}
     for row in run.skipped:
@@ -90,7 +90,7 @@ def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
 
 
 def _ways_out(rows: Sequence[TensorResult]) -> str:
-    """What may help tensors with degenerate slices, and is not set already for all of them."""
+    """Return remedies for tensors with degenerate slices that are not set for all of them already."""
     specs = [row.spec for row in rows if row.spec is not None]
     ways = [
         *(["--signed-input"] if any(not spec.signed_input for spec in specs) else []),
@@ -102,17 +102,17 @@ def _ways_out(rows: Sequence[TensorResult]) -> str:
 
 
 def input_notes(run: RunResult, quote: Quote) -> Iterator[str]:
-    """What else the reader should know of the inputs."""
+    """Yield further notes on the inputs."""
     yield from (note_text(note, quote) for note in run.notes if not note.is_warning)
 
 
 def note_text(note: Note, quote: Quote) -> str:
-    """A remark on an input, with the file that it is about."""
+    """Return a note on an input, with its file."""
     return f"{quote(note.file)}: {note.text(quote)}"
 
 
 def notes(run: RunResult, quote: Quote) -> Iterator[str]:
-    """What may not have been meant."""
+    """Yield results that the user may not have intended."""
     if rows := [row for row in run.quantized if row.num_zero_slices]:
         total, zero = sum(row.num_slices for row in rows), sum(row.num_zero_slices for row in rows)
         one = zero == 1
@@ -145,13 +145,13 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def hidden(count: int) -> Iterator[str]:
-    """A line for the rows that `--top` left out."""
+    """Yield a line on the rows that `--top` left out."""
     if count:
         yield f"… and {count:,} more (--top 0 shows all)"
 
 
 def few(names: Sequence[str], quote: Quote) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and the number of the rest."""
     shown = ", ".join(map(quote, names[:_NAMES_SHOWN]))
     return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN:,} more"
 

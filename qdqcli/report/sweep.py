@@ -1,4 +1,4 @@
-"""A sweep in every format that it has: settings side by side, or tensors by settings."""
+"""Report of a sweep in each format: settings side by side, or tensors by settings."""
 
 from collections.abc import Iterator
 from csv import writer
@@ -42,7 +42,7 @@ def render(sweep: Sweep, format_name: str, options: ReportOptions, by: str | Non
 
 
 def columns(sweep: Sweep, quote: Quote) -> list[Column]:
-    """One row per setting: what it costs, what it loses, who stands out."""
+    """Return one row per setting: size, loss and outstanding tensors."""
     marks = [DOMINATED if is_dominated else "" for is_dominated in sweep.dominated()]
     results = sweep.results
     bits = [metric_text("bits_per_weight", result.summary["bits_per_weight"]) for result in results]
@@ -58,12 +58,12 @@ def columns(sweep: Sweep, quote: Quote) -> list[Column]:
 
 
 def stored_bytes(result: RunResult) -> int:
-    """Bytes of all codes and scales, rounded up."""
+    """Return the bytes of all codes and scales, rounded up."""
     return -(-sum(row.stored_bits or 0 for row in result.quantized) // 8)
 
 
 def columns_by_tensor(sweep: Sweep, quote: Quote) -> list[Column]:
-    """One row per tensor that some setting measured: its SQNR under each setting."""
+    """Return one row per tensor that some setting measured: its SQNR under each setting."""
     kept = [number for number, rows in enumerate(zip(*(r.rows for r in sweep.results), strict=True))
             if any(isinstance(row, TensorResult) for row in rows)]  # fmt: skip
     names = [quote(sweep.results[0].rows[number].source.name) for number in kept]
@@ -92,7 +92,7 @@ def _sqnr(result: RunResult) -> str:
 
 
 def _standing_out(result: RunResult, metric: str, quote: Quote) -> str:
-    """The tensor that is worst by a metric, with its value."""
+    """Return the worst tensor by a metric, with its value."""
     if not any(result.quantized):
         return NO_NUMBER
     found = worst(result, metric)

@@ -1,4 +1,4 @@
-"""The table that text and Markdown share: which columns there are, and their cells as strings."""
+"""Table shared by text and Markdown: its columns, and their cells as strings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from qdqcli.result.group import Group, groups_by
 from qdqcli.result.result import RunResult, TensorResult
 
 Quote = Callable[[str], str]
-"""Foreign text -> what the format may show."""
+"""Function that escapes untrusted text for a format."""
 
 MAX_NAME = 120
-"""Characters of a name that are shown; the middle of a longer one is cut out."""
+"""Maximum characters of a name; the middle of a longer one is cut out."""
 
 _MAX_CHANNEL_TABLES, _NUM_CHANNELS = 3, 10
 _METRICS = ("sqnr_db", "share", "max_abs_error", "rmse", "clipped_fraction", "zeroed_fraction")
 _TROUBLES = ("num_nonfinite", "num_nonfinite_output", "num_degenerate")
-"""Columns that are there only when a row has some."""
+"""Columns shown only where a row has a nonzero value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """A column before it has cells: a title, and what makes a row's cell."""
+    """A column without cells: a title, and the function that makes a cell from a row."""
 
     name: str
-    """A metric's name, or a word for what is no metric."""
+    """A metric's name, or the word for another column."""
     title: str
     cell: Callable[[TensorResult], str]
     is_number: bool = False
@@ -39,14 +39,14 @@ class Column:
     """A title and one cell per row, ready to print."""
 
     name: str
-    """As of a `Heading`."""
+    """The name of the `Heading`."""
     title: str
     cells: Sequence[str]
     is_number: bool = False
 
 
 def columns_of(run: RunResult, options: ReportOptions, quote: Quote) -> tuple[list[Column], int]:
-    """The columns of the table that the options ask for, and how many rows `top` left out; none without a row."""
+    """Return the columns of the table that the options select, and the number of rows left out; none without rows."""
     if options.by is not None:
         groups = ranked_groups(run, options.by, options.sort)
         shown = groups[: options.top or None]
@@ -57,16 +57,16 @@ def columns_of(run: RunResult, options: ReportOptions, quote: Quote) -> tuple[li
 
 
 def inputs_table(run: RunResult, options: ReportOptions, quote: Quote) -> list[Column]:
-    """A row for each input of a batch, in their order; no columns for a single one, or where the table has them."""
+    """Return a row for each input of a batch, in order; nothing for a single input, or where the table has them."""
     is_asked = options.by != "input" and len(run.inputs) > 1
     groups = groups_by(run, "input") if is_asked else []
     if run.reported is not None and any(group.reported is None for group in groups):
-        return []  # an earlier report need not have the figures
+        return []  # an earlier report need not have the metrics
     return group_table(groups, "input", DEFAULT_SORT, quote) if len(groups) > 1 else []
 
 
 def channel_tables(run: RunResult, quote: Quote) -> Iterator[tuple[str, list[Column]]]:
-    """The worst channels, or groups, of a few tensors that were measured by channel: a heading and the columns each."""
+    """Yield a heading and the columns of the worst channels, or groups, for a few tensors measured by channel."""
     rows = [row for row in run.quantized if row.channels and row.channels.get("sqnr_db")]
     for row in rows if len(rows) <= _MAX_CHANNEL_TABLES else ():
         channels = row.channels or {}
@@ -81,7 +81,7 @@ def channel_tables(run: RunResult, quote: Quote) -> Iterator[tuple[str, list[Col
                 is_number=True,
             )
             for name in ("sqnr_db", "max_abs_error", "rmse", "input_min", "input_max", "zeroed_fraction")
-            if len(channels.get(name, ())) == len(sqnr)  # a stored report may have less
+            if len(channels.get(name, ())) == len(sqnr)  # a stored report may have fewer
         ]
         numbers = Column(name="tensor", title=noun, cells=[f"{k:,}" for k in worst])
         heading = f"worst {len(worst)} of {len(sqnr):,} {noun}s of {quote(row.source.name)}"
@@ -89,7 +89,7 @@ def channel_tables(run: RunResult, quote: Quote) -> Iterator[tuple[str, list[Col
 
 
 def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:
-    """The columns with their cells, for a table whose widths follow from all of them."""
+    """Return the columns with their cells, whose widths depend on all rows."""
     return [
         Column(
             name=heading.name,
@@ -102,7 +102,7 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
 
 
 def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Heading]:
-    """The columns for `rows`, the tensor's name first; the metric that they are sorted by is among them."""
+    """Return the columns for `rows`, the tensor's name first; the metric of `sort` is included."""
     troubles = _troubles(rows)
     is_quantized = any(row.spec is not None for row in rows)
     unknown = set() if is_quantized else {"clipped_fraction"}
@@ -124,7 +124,7 @@ def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Head
 
 
 def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> list[Column]:
-    """The columns for groups of tensors: what they have in common first, then the metrics of all as one."""
+    """Return the columns for groups of tensors: the shared properties first, then the metrics over the group."""
     troubles = _troubles(groups)
     metrics = ["sqnr_db", "share", "max_abs_error", "rmse", *troubles]
     if any(group.stats["bits_per_weight"] is not None for group in groups):
@@ -149,21 +149,21 @@ def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> li
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """`1536x384`, with `TIMES` between; the middle of a shape with very many dimensions is cut out."""
+    """Return `1536x384`, with `TIMES` between; the middle of a shape with very many dimensions is cut out."""
     return shorten(TIMES.join(map(str, shape)), 24) if shape else "scalar"
 
 
 def dtype_text(row: TensorResult, quote: Quote) -> str:
-    """The dtype; of a comparison both, where they differ."""
+    """Return the dtype; in a comparison both, where they differ."""
     dtype = word(row.source.dtype, quote)
     other = row.source.dtype if row.candidate is None else row.candidate.dtype
     return dtype if other == row.source.dtype else f"{dtype}{ARROW}{word(other, quote)}"
 
 
 def spec_text(spec: QuantSpec | None, quote: Quote, shape: Sequence[int] | None = None) -> str:
-    """Bits, granularity and estimator: `int8`, `uint4 g128`, `int8 axis 0 mse`.
+    """Return bits, granularity and estimator: `int8`, `uint4 g128`, `int8 axis 0 mse`.
 
-    Of a tensor of that shape: groups are shown as they are where its last dimension is shorter than one.
+    With `shape`: shows the actual group size where the last dimension is shorter than a group.
     """
     if spec is None:
         return NO_NUMBER
@@ -180,12 +180,12 @@ def spec_text(spec: QuantSpec | None, quote: Quote, shape: Sequence[int] | None 
 
 
 def group_size_in(shape: Sequence[int], group_size: int) -> int:
-    """Elements of the largest group in a tensor of that shape: groups end where a row ends."""
+    """Return the elements of the largest group in a tensor of that shape: groups end where a row ends."""
     return min(group_size, shape[-1] or group_size) if shape else 1
 
 
 def _troubles(rows: Sequence[TensorResult | Group]) -> list[str]:
-    """Of `_TROUBLES` those that a row has."""
+    """Return the columns of `_TROUBLES` with a nonzero value in some row."""
     return [
         name
         for name in _TROUBLES
@@ -194,7 +194,7 @@ def _troubles(rows: Sequence[TensorResult | Group]) -> list[str]:
 
 
 def _share_names(rows: Sequence[TensorResult]) -> bool:
-    """Whether names alone do not tell the tensors apart."""
+    """Tell whether several tensors share a name."""
     names = {row.source.name for row in rows}
     return len(names) < len(rows) or "" in names
 

@@ -1,4 +1,4 @@
-"""The report for eyes: a table, worst tensor first, then a summary and what to look into.
+"""Text report: a table, worst tensor first, then a summary and warnings.
 
 Nothing from the input is ever parsed as markup: rich renders styles and measures text here, and lays nothing out (its
 tables take 0.7 ms per row, 15 s for a checkpoint of 20,000 tensors).
@@ -37,11 +37,11 @@ _COLUMNS = {
 }
 _SECOND_CELL = "\0"
 _MAX_LINE = 120
-"""Cells of a line of prose where no width is given."""
+"""Maximum cells of a line of prose where no width is given."""
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """The quantized tensors, ranked and cut to `options.top`, then the whole run's summary."""
+    """Yield the quantized tensors, ranked and cut to `options.top`, then the summary of the whole run."""
     for line in _lines(run, options):
         yield (ascii_symbols(line) if options.ascii_only else line) + "\n"
 
@@ -75,7 +75,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 
 def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
-    """Before all else: what does not pass; of a budget that is kept how near it is."""
+    """Yield the verdict: violations first; for a kept budget, its margin."""
     style = _SUCCESS if verdict.passed else _FAILURE
     label, _, rest = headline(run, quote).partition(": ")
     yield f"{_styled(label, style, options)}: {rest}"
@@ -91,7 +91,7 @@ def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOpti
 
 def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[str]:
     advice = [("warning: ", _WARNING, text) for text in warnings(run, quote)]
-    if options.width is None:  # a terminal has them already, from before the work
+    if options.width is None:  # a terminal has shown them before the work
         advice += [("note: ", _NOTE, text) for text in input_notes(run, quote)]
     advice += [("note: ", _NOTE, text) for text in notes(run, quote)]
     for index, (label, style, text) in enumerate(advice):
@@ -100,7 +100,7 @@ def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[st
 
 
 def table_lines(layout: Layout, options: ReportOptions) -> Iterator[str]:
-    """The titles, a rule, the rows."""
+    """Yield the titles, a rule and the rows."""
     titles = [[column.title] for column in layout.columns]
     yield from _rows(layout, titles, options, is_head=True)
     yield _styled("─" * layout.width, _QUIET, options)
@@ -110,7 +110,7 @@ def table_lines(layout: Layout, options: ReportOptions) -> Iterator[str]:
 def _rows(
     layout: Layout, cells: Sequence[Sequence[str]], options: ReportOptions, *, is_head: bool = False
 ) -> Iterator[str]:
-    """A line for each row; more where a name goes on in the next line."""
+    """Yield a line for each row; more where a name continues on the next line."""
     names = [cell.split("\n") for cell in cells[0]]
     columns = [[name for name, *_ in names], *cells[1:]]
     padded = []
@@ -130,9 +130,9 @@ def _cell(text: str, width: int, style: Style | None, options: ReportOptions, *,
 
 
 def _paragraph(label: str, style: Style, text: str, options: ReportOptions) -> Iterator[str]:
-    """`text` beside a label, its further lines indented as far."""
+    """Yield `text` beside a label, with a hanging indent."""
     room = max((options.width or _MAX_LINE) - len(label), 20)
-    # `wrap` counts characters: those that are two cells wide get a second one for the time being.
+    # `wrap` counts characters: two-cell characters get a temporary second one.
     filled = text if text.isascii() else "".join(char + _SECOND_CELL * (cell_len(char) - 1) for char in text)
     lines = wrap(filled, room, break_on_hyphens=False) or [""]
     first, *more = (line.replace(_SECOND_CELL, "") for line in lines)

@@ -1,4 +1,4 @@
-"""The verdict in words, for every format that is read by people."""
+"""Verdict in words, for every format that people read."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ Judged = TypeVar("Judged", Violation, Margin)
 
 
 def with_files(run: RunResult, found: Sequence[Judged]) -> list[Judged]:
-    """The same, with FILE#NAME for a tensor whose name several files have: a pattern for a budget to take."""
+    """Return `found` with FILE#NAME, a pattern for a budget, in place of a name that several files share."""
     holders = holders_of(located(run, run.rows)) if found else {}
     return [
         replace(one, tensor=key_among(one.tensor, FileRef.within(one.file, run.inputs), holders[one.tensor]))
@@ -36,7 +36,7 @@ def with_files(run: RunResult, found: Sequence[Judged]) -> list[Judged]:
 
 
 def headline(run: RunResult, quote: Quote) -> str:
-    """`budget exceeded: 3 errors, 1 warning`, or `budget kept: 40 tensors; nearest its limit: ...`."""
+    """Return `budget exceeded: 3 errors, 1 warning`, or `budget kept: 40 tensors; nearest its limit: ...`."""
     verdict = run.verdict
     assert verdict is not None
     parts = [counted(len(verdict.errors), "error")] if verdict.errors else []
@@ -52,7 +52,7 @@ def headline(run: RunResult, quote: Quote) -> str:
 
 
 def _margin(margin: Margin, quote: Quote) -> str:
-    """`NAME, SQNR 33.02 dB, 3.02 dB above`."""
+    """Return `NAME, SQNR 33.02 dB, 3.02 dB above`."""
     subject = quote(margin.tensor) if margin.tensor is not None else word(origin_title(margin.origin), quote)
     side = "above" if margin.actual > margin.limit else "below"
     distance = f"{significant(margin.margin_db)} dB {side}" if margin.margin_db else "at its limit"
@@ -60,17 +60,17 @@ def _margin(margin: Margin, quote: Quote) -> str:
 
 
 def sentence(violation: Violation, quote: Quote) -> str:
-    """Which tensor, what, and by how much."""
+    """Return tensor, problem and amount of a violation."""
     return f"{subject(violation, quote)}: {predicate(violation, quote)}"
 
 
 def waived_line(violation: Violation, quote: Quote) -> str:
-    """The same, with the reason why it does not count."""
+    """Return the sentence of a violation with the reason of its waiver."""
     return f'{sentence(violation, quote)} (waived: "{quote(violation.waiver or "")}")'
 
 
 def predicate(violation: Violation, quote: Quote) -> str:
-    """What is wrong, without the tensor's name."""
+    """Return the problem without the tensor's name."""
     metric, limit, actual = violation.metric, violation.limit, violation.actual
     if metric in _WHAT:
         return _WHAT[metric]
@@ -103,14 +103,14 @@ def _title(metric: str, quote: Quote) -> str:
 
 
 def origin_title(origin: str) -> str:
-    """What a limit on no tensor in particular is on: `all elements`, `p05 of the tensors`."""
+    """Return the subject of a limit on several tensors: `all elements`, `p05 of the tensors`."""
     if origin == "summary":
         return "all elements"
     return f"{origin.removeprefix('summary.').replace('_', ' ')} of the tensors"
 
 
 def subject(violation: Violation, quote: Quote) -> str:
-    """What a violation is about, in the words of a reader."""
+    """Return the subject of a violation in words."""
     if violation.tensors:
         names = ", ".join(map(quote, violation.tensors[:_NAMES_SHOWN]))
         more = len(violation.tensors) - _NAMES_SHOWN

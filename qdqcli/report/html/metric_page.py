@@ -1,4 +1,4 @@
-"""What each metric is, as Markdown: the README holds this very text, `qdq info --metrics` prints it."""
+"""Definitions of the metrics as Markdown: identical in the README, printed by `qdq info --metrics`."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ measured y is the stored one: the error is that of the file that was written.
 
 
 def metrics_page() -> str:
-    """The definitions, a row for each metric."""
+    """Return the definitions, a row for each metric."""
     return "\n".join([_INTRODUCTION, "| metric | is | unit | better |", "| --- | --- | --- | --- |", *_rows()]) + "\n"
 
 

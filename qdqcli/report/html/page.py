@@ -1,7 +1,7 @@
-"""The report as one HTML file that asks nothing of a network: summary, verdict, SQNR by layer, a table, histograms.
+"""HTML report, one file without network access: summary, verdict, SQNR by layer, a table, histograms.
 
-What is read without a script (and printed) is HTML and SVG made here; `page.js` sorts, filters and draws the pictures
-of a tensor when it is opened, from the data at the page's end; `page.css` has both lights.
+Content that is readable without a script (and printed) is HTML and SVG made here; `page.js` sorts, filters and, when a
+tensor is opened, draws its pictures from the data at the page's end; `page.css` has a light and a dark theme.
 """
 
 from base64 import b64encode
@@ -27,11 +27,11 @@ from qdqcli.stats.metrics import METRICS, Better
 
 _OPEN_VIOLATIONS, _MAX_VIOLATIONS = 10, 200
 _CSP = "default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
-"""The browser runs no script and heeds no style but those with these digests, whatever else a page held."""
+"""Content-Security-Policy: the browser runs only scripts and styles with these digests."""
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """The page; all tensors, sorted by `options.sort`: `--top` is for tables that cannot be filtered."""
+    """Yield the page: all tensors, sorted by `options.sort`; `--top` is for tables that cannot be filtered."""
     for line in _lines(run, options):
         yield (line.encode("ascii", "xmlcharrefreplace").decode("ascii") if options.ascii_only else line) + "\n"
 
@@ -68,7 +68,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 
 def quote(text: str) -> str:
-    """Foreign text, cut and escaped for content and for attributes in quotes."""
+    """Shorten and escape untrusted text for content and for quoted attributes."""
     return html_escape(shorten(visible(text), MAX_NAME).replace("##", "#\\x23")) or NO_NAME
 
 
@@ -170,7 +170,7 @@ def _sort_value(name: str, row: TensorResult, text: str) -> str:
 
 
 def _data(row: TensorResult) -> dict[str, Any]:
-    """What the script draws of a tensor."""
+    """Return the data of a tensor's pictures."""
     data: dict[str, Any] = {
         "stats": [
             row_text(name, row) + (metric_unit(name) if row.stats[name] is not None else "") for name in ROW_STATS
@@ -187,18 +187,18 @@ def _data(row: TensorResult) -> dict[str, Any]:
 
 
 def _range(row: TensorResult) -> list[float]:
-    """What sets the grid, where it can be drawn: an infinite end cannot."""
+    """Return the finite bounds of the range, which can be drawn."""
     ends = [end for end in (row.input_min, row.input_max) if end is not None and isfinite(end)]
     return ends if row.spec is not None and len(ends) == 2 else []
 
 
 def _script_text(value: Any) -> str:
-    """JSON that no HTML parser sees an end, or a comment, in."""
+    """Return JSON without sequences that HTML parsers take for an end tag or a comment."""
     return json_text(value).replace("<", "\\u003c").replace(", ", ",").replace('": ', '":')
 
 
 def _digest(text: str) -> str:
-    """How a Content-Security-Policy names the script or style with this text."""
+    """Return the Content-Security-Policy source of a script or style with this text."""
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 

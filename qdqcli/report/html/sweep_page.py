@@ -1,4 +1,4 @@
-"""The sweep as one HTML file without scripts: settings, rate-distortion curve, heat map of tensors by settings."""
+"""HTML report of a sweep, without scripts: settings, rate-distortion curve, heat map of tensors by settings."""
 
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from qdqcli.result.result import RunResult
 
 _WIDTH, _HEIGHT, _MARGIN = 860, 380, 56
 _LEVELS_DB = (5, 10, 15, 20, 25, 30, 35, 40, 45)
-"""Lower ends of the heat map's levels above the first, in dB of SQNR."""
+"""Lower bounds of the heat map's levels above the first, in dB of SQNR."""
 _STYLE = """
 .curve text{font-size:11px;fill:currentColor}
 .curve .axis{stroke:currentColor;stroke-opacity:.35}
@@ -53,7 +53,7 @@ def page(sweep: Sweep) -> Iterator[str]:
 
 
 def quote(text: str) -> str:
-    """Foreign text, cut and escaped for content and for attributes in quotes."""
+    """Shorten and escape untrusted text for content and for quoted attributes."""
     return html_escape(shorten(visible(text), MAX_NAME).replace("##", "#\\x23")) or NO_NAME
 
 
@@ -83,7 +83,7 @@ def _heat_map(shown: Sequence[Column]) -> Iterator[str]:
 
 
 def _level(cell: str) -> str:
-    """The class of a cell: h0 (below 5 dB) to h9 (45 dB and more); none where there is no number."""
+    """Return the class of a cell: h0 (below 5 dB) to h9 (45 dB and more); none where there is no number."""
     try:
         value = float(cell)
     except ValueError:
@@ -92,7 +92,7 @@ def _level(cell: str) -> str:
 
 
 def _curve(sweep: Sweep) -> Iterator[str]:
-    """Yield an SVG of SQNR over bits per weight; a line joins the settings that none dominates."""
+    """Yield an SVG of SQNR over bits per weight; a line joins the non-dominated settings."""
     points = [
         (found[0], found[1], setting.name, is_dominated)
         for setting, result, is_dominated in zip(sweep.settings, sweep.results, sweep.dominated(), strict=True)
@@ -136,7 +136,7 @@ def _curve(sweep: Sweep) -> Iterator[str]:
 
 
 def _apart(labels: Sequence[tuple[float, float, str]]) -> set[str]:
-    """Names whose labels do not cover one another, from the right; the others show when pointed at."""
+    """Return the names whose labels do not overlap, from the right; others appear on hover."""
     kept: list[tuple[float, float, str]] = []
     for left, top, name in sorted(labels, reverse=True):
         if all(abs(top - other) > 14 or right - left > 110 for right, other, _ in kept):
@@ -145,6 +145,6 @@ def _apart(labels: Sequence[tuple[float, float, str]]) -> set[str]:
 
 
 def _point(result: RunResult) -> tuple[float, float] | None:
-    """(bits per weight, SQNR in dB), where both are numbers."""
+    """Return (bits per weight, SQNR in dB), where both are numbers."""
     bits, sqnr = result.summary["bits_per_weight"], result.summary["sqnr_db"]
     return None if bits is None or sqnr is None or not isfinite(sqnr) else (float(bits), float(sqnr))
