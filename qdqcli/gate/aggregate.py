@@ -1,7 +1,8 @@
 """AGGREGATES: one number for a metric over many tensors, so that a budget can limit it.
 
 A tensor that lost nothing has an SQNR without a number and counts as infinitely good, except in the mean, which leaves
-it out; tensors that could not be measured, or are empty, are left out of all.
+it out; one that lost all of it (zeros that became something) counts as infinitely bad, also in the mean. Tensors that
+could not be measured, or are empty, are left out of all.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +29,11 @@ def _p05(values: Sequence[Weighted]) -> float:
 
 
 def _weighted_mean(values: Sequence[Weighted]) -> float:
+    worst = _worst(values)
+    if not isfinite(worst):  # one lost all, or none lost anything
+        return worst
     known = [(value, elements) for value, elements in values if isfinite(value)]
-    total = sum(elements for _, elements in known)
-    return fsum(value * elements for value, elements in known) / total if total else inf
+    return fsum(value * elements for value, elements in known) / sum(elements for _, elements in known)
 
 
 AGGREGATES: dict[str, Callable[[Sequence[Weighted]], float]] = {
@@ -43,15 +46,20 @@ AGGREGATES: dict[str, Callable[[Sequence[Weighted]], float]] = {
 
 
 def aggregate(name: str, metric: str, rows: Sequence[TensorResult]) -> float | None:
-    """The aggregate of a metric; None where no tensor has a value. Infinite where nothing was lost."""
-    better = METRICS[metric].better if metric in METRICS else Better.LOWER
-    best = inf if better is Better.HIGHER else -inf
+    """The aggregate of a metric; None where no tensor has a value. Infinitely good where nothing was lost."""
+    best = best_of(metric)
     values = []
     for row in rows:
         value = row.stats[metric]
-        if value is None and row.is_exact:
-            value = best
+        if value is None and row.sums.num_measured:
+            value = best if row.is_exact else -best
         if value is not None:
             values.append((value, row.num_elements))
-    values.sort(reverse=better is not Better.HIGHER)
+    values.sort(reverse=best < 0)
     return AGGREGATES[name](values) if values else None
+
+
+def best_of(metric: str) -> float:
+    """What no value of the metric is better than."""
+    better = METRICS[metric].better if metric in METRICS else Better.LOWER
+    return inf if better is Better.HIGHER else -inf

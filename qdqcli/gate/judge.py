@@ -9,7 +9,7 @@ from math import inf, isfinite
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
-from qdqcli.gate.aggregate import aggregate
+from qdqcli.gate.aggregate import aggregate, best_of
 from qdqcli.gate.baseline import compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.excess import excess_db
@@ -114,8 +114,9 @@ class _Limits:
                 return
         else:
             value = aggregate(origin.removeprefix("summary."), limit.metric, list(self.run.quantized))
-            if value is not None and not isfinite(value):  # nothing was lost
+            if value == best_of(limit.metric):  # nothing was lost
                 return
+            value = value if value is None or isfinite(value) else None
         self._check(limit, value, None, origin)
 
     def _check(self, limit: Limit, value: float | None, source: Source | None, origin: str) -> None:

@@ -7,7 +7,7 @@ from time import perf_counter
 import pytest
 
 from qdqcli.errors import UsageError
-from qdqcli.gate.aggregate import aggregate
+from qdqcli.gate.aggregate import AGGREGATES, aggregate
 from qdqcli.gate.judge import judge
 from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.result.result import RunResult
@@ -115,6 +115,16 @@ def test_limits_on_the_whole_run_and_on_aggregates(tmp_path: Path) -> None:
         assert (only.tensor, only.origin) == (None, place)
     assert verdict(tmp_path, run, "[summary.weighted_mean]\nmin_sqnr_db = 44").passed
     assert not verdict(tmp_path, run, "[summary.weighted_mean]\nmin_sqnr_db = 45").passed
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
+@pytest.mark.parametrize("limit", ["min_sqnr_db = -100", "max_relative_l2 = 100"])
+def test_a_tensor_that_lost_all_is_the_worst_in_every_aggregate(tmp_path: Path, name: str, limit: str) -> None:
+    lost_all = quantized("x", [0.0, 0.0], [1.0, 1.0])
+    text = f"[summary.{name}]\n{limit}"
+    (only,) = verdict(tmp_path, run_of(lost_all, EXACT), text).violations
+    assert (only.actual, only.origin) == (None, f"summary.{name}")
+    assert verdict(tmp_path, run_of(EXACT), text).passed
 
 
 def test_aggregates_are_what_a_reader_computes_by_hand() -> None:
