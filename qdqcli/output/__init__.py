@@ -1,1 +1,1 @@
-"""OUTPUT: where it may be written, how it appears, who may write it."""
+"""OUTPUT: placement checks, locks and atomic creation."""

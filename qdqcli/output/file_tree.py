@@ -1,4 +1,4 @@
-"""The files of an output, one or a folder of them: their names, and whether two are the same."""
+"""File tree of an output (one file or a folder): names, and comparison of two files."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from qdqcli.tensors.storage import CHUNK_BYTES, InputFile
 
 
 def files_below(root: Path) -> list[Path]:
-    """The files below a folder, relative to it and sorted; of a file, its own place `.`."""
+    """Return the files below a folder, relative to it and sorted; for a file, just `.`."""
     if not root.is_dir():
         return [Path()]
     found = [Path(parent, name).relative_to(root) for parent, _, names in os.walk(root) for name in names]
@@ -16,7 +16,7 @@ def files_below(root: Path) -> list[Path]:
 
 
 def first_difference(one: Path, other: Path, on_chunk: Callable[[], None] = lambda: None) -> int | None:
-    """The first byte at which two files differ; None where they are equal. `on_chunk` may raise to stop.
+    """Return the first byte offset at which two files differ; None if they are equal. `on_chunk` may raise to stop.
 
     Raises:
         InputError: one of them cannot be read.

@@ -1,4 +1,4 @@
-"""The files that one command reads and writes: none that is written may be one of the others."""
+"""Conflict checks on the files that one command reads and writes: no written file may be one of the others."""
 
 import os
 import stat
@@ -13,21 +13,21 @@ from qdqcli.escape import show_path
 from qdqcli.tensors.checkpoint import Checkpoint
 
 FileId = tuple[int, int]
-"""Device and inode: the same for every spelling of a path and for hard links."""
+"""Device and inode: equal for every spelling of a path and for hard links."""
 
 
 class NamedFile(NamedTuple):
-    """A file of the command line."""
+    """A file named on the command line."""
 
     path: Path
     role: str
-    """What names it: `--report`."""
+    """The option that names it: `--report`."""
     is_appended: bool = False
-    """Whether it is only added to: then it may be anything that takes bytes."""
+    """True if the file is only appended to: then it may be anything that accepts bytes, e.g. a pipe."""
     may_join_input: bool = False
-    """Whether it may be made in an input's folder: the next run will know it for what it is, and not as an input."""
+    """True if it may be created in an input's folder: the next run will not mistake it for an input."""
     is_earlier: bool = False
-    """Whether the file that is there now is known to be such a one."""
+    """True if the existing file is a report of an earlier run."""
 
 
 def check_files(
@@ -37,14 +37,14 @@ def check_files(
     inputs: Sequence[Checkpoint] = (),
     outputs: Sequence[Path] = (),
 ) -> None:
-    """Find out before the work whether each file can be written, and would harm none of the others.
+    """Check before the work that each file can be written without harming any of the others.
 
-    Paths are compared as the file system does: through links of both kinds, and in any spelling of upper and lower
-    case where a file is still to be made. `inputs` are folders and files that nothing may be written to or into, but
-    for what `may_join_input`; `outputs` are OUTPUT and where it is built, in which none of the files may be.
+    Paths are compared as the file system does: through hard and symbolic links, and case-insensitively where a file
+    does not exist yet. Nothing may be written to or into `inputs`, except files with `may_join_input`; no file may be
+    in `outputs`, which are OUTPUT and the folder where it is built.
 
     Raises:
-        UsageError: a file that is another one, lies where it must not, or is not a regular file.
+        UsageError: a file is also another one, is in a forbidden place, or is not a regular file.
         OutputError: no permission to write.
     """
     for file in writes:
@@ -70,23 +70,23 @@ _OTHER = "; choose another name"
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, or would once it is made."""
+    """Tell whether two paths lead to one file, or would once it is created."""
     ids = file_id(one), file_id(other)
     return ids[0] == ids[1] if None not in ids else ids == (None, None) and _future(one) == _future(other)
 
 
 def files_of(checkpoint: Checkpoint) -> list[Path]:
-    """Shards and side files."""
+    """Return the paths of shards and side files."""
     return [shard.path for shard in checkpoint.shards] + [side.path for side in checkpoint.side_files]
 
 
 def ids_of(paths: Iterable[Path]) -> set[FileId]:
-    """Of those that are there."""
+    """Return the ids of the existing paths."""
     return {found for found in map(file_id, paths) if found is not None}
 
 
 def ids_above(path: Path) -> Iterator[FileId]:
-    """The folders that a path lies in."""
+    """Yield the ids of the folders that contain a path."""
     parent = real_path(path.parent)
     for folder in (parent, *parent.parents):
         found = file_id(folder)
@@ -95,12 +95,12 @@ def ids_above(path: Path) -> Iterator[FileId]:
 
 
 def real_path(path: Path) -> Path:
-    """The path without links; as far as it goes where a link leads nowhere or to itself."""
+    """Resolve the path's links; a dangling or circular link is resolved as far as possible."""
     return Path(os.path.realpath(path))
 
 
 def file_id(path: Path) -> FileId | None:
-    """Of what the path leads to; None where that is nothing."""
+    """Return the id of the path's target; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -109,13 +109,13 @@ def file_id(path: Path) -> FileId | None:
 
 
 def _future(path: Path) -> tuple[FileId | None, str]:
-    """Where a file will be, for a disk that does not tell upper from lower case."""
+    """Return the key of a file to be created: folder id and name, case-folded for case-insensitive disks."""
     real = real_path(path)
     return file_id(real.parent), unicodedata.normalize("NFC", real.name).casefold()
 
 
 def _check_outside(file: NamedFile, checkpoint: Checkpoint) -> None:
-    """Refuse a file of an input, and a new one that would be taken for one: by the next run, or one that resumes."""
+    """Refuse a file of an input, and a new file that the next or a resumed run would take for one."""
     shown = f"the input {show_path(checkpoint.path)}"
     root = file_id(checkpoint.path) if checkpoint.is_folder else None
     is_inside = root is not None and root in ids_above(real_path(file.path))

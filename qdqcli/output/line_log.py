@@ -1,6 +1,6 @@
-"""A file of lines that only grows: what was written before a kill is there afterwards, torn lines are not.
+"""Append-only log of lines: complete lines survive a kill, torn ones are dropped.
 
-Each line has a checksum before its text. The first that is torn or damaged ends what counts, with all behind it.
+Each line starts with a checksum. Reading stops at the first torn or damaged line.
 """
 
 import os
@@ -13,7 +13,7 @@ from qdqcli.tensors.storage import output_error, sync_folder
 
 
 class LineLog:
-    """The log at `path`, made if it is not there; `lines` are those that it held when it was opened.
+    """The log at `path`, created if missing; `lines` are those found when it was opened.
 
     Raises:
         OutputError: the system refuses; names the path.
@@ -36,7 +36,7 @@ class LineLog:
             raise output_error(path, error) from error
 
     def append(self, line: str) -> None:
-        """Add one line, with a single write: a kill leaves all of it or a torn one."""
+        """Append one line in a single write: after a kill it is complete or torn."""
         data = _with_checksum(line.encode())
         try:
             if os.write(self._descriptor, data) != len(data):
@@ -45,7 +45,7 @@ class LineLog:
             raise output_error(self.path, error) from error
 
     def clear(self) -> None:
-        """Forget all lines."""
+        """Remove all lines."""
         try:
             os.ftruncate(self._descriptor, 0)
         except OSError as error:
@@ -53,7 +53,7 @@ class LineLog:
         self.lines = []
 
     def sync(self) -> None:
-        """Flush all lines, and the file's name, to the disk."""
+        """Flush all lines and the file's name to disk."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
@@ -71,7 +71,7 @@ def _with_checksum(text: bytes) -> bytes:
 
 
 def _parse(data: bytes) -> tuple[list[str], int]:
-    """The lines up to the first that is not whole, and where they end."""
+    """Return the complete lines up to the first bad one, and the offset of their end."""
     lines: list[str] = []
     end = 0
     for line in data.splitlines(keepends=True):

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""Exclusive lock on a folder."""
 
 import fcntl
 import json
@@ -17,21 +17,21 @@ from qdqcli.tensors.storage import output_error
 _ATTEMPTS = 10
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _FREE = "free"
-"""What a claim says that was given back."""
+"""Content of a released claim."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class FolderLock:
-    """A folder that one process at a time works in, made if it is not there, open to its user alone.
+    """A folder in which one process works at a time; created if missing, private to its user.
 
-    The lock is `flock` on the file `lock`: it falls with the process, however that ends. On a file system without
-    `flock` (Lustre, some NFS) it is the last of the claims `lock.1`, `lock.2`, ..., which are made exclusively and name
-    a process and its machine. A claim that was given back, or whose process was one of this machine and has ended, is
-    passed over; any other stands, and so does a folder without one, but for `break_lock`. A process that is seen to
-    live keeps its claim even then.
+    The lock is `flock` on the file `lock`: the kernel releases it when the process ends. On a file system without
+    `flock` (Lustre, some NFS) it is the last of the claims `lock.1`, `lock.2`, ..., which are created exclusively and
+    name a process and its machine. A claim is ignored if it was released, or if its process ran on this machine and has
+    ended; any other claim holds, and so does a folder without a claim, unless `break_lock` is set. A process known to
+    be alive keeps its claim even then.
 
     Raises:
-        UsageError: another process holds it, the folder is not one that this class made, or belongs to another user.
+        UsageError: another process holds it, this class did not create the folder, or another user owns it.
         OutputError: the system refuses.
     """
 
@@ -50,19 +50,19 @@ class FolderLock:
 
     @classmethod
     def owns(cls, name: str) -> bool:
-        """Whether a file of this name in the folder is the lock's."""
+        """Tell whether a file of this name in the folder belongs to the lock."""
         return name == cls.NAME or name.startswith(f"{cls.NAME}.")
 
     def release(self) -> None:
-        """Let the next process work in the folder."""
+        """Release the lock."""
         if self._claim is not None:
-            with suppress(OSError):  # then the next asks about it
+            with suppress(OSError):  # the next process checks whether this one is alive
                 self._claim.write_text(_FREE)
         os.close(self._descriptor)
 
     def remove(self) -> None:
-        """Remove the emptied folder, then let go."""
-        with suppress(OSError):  # another process may have begun to work in it
+        """Remove the emptied folder, then release the lock."""
+        with suppress(OSError):  # another process may have started to use it
             if all(map(self.owns, os.listdir(self._folder))):  # noqa: PTH208 - names are enough
                 self._remove_claims()
                 (self._folder / self.NAME).unlink()
@@ -70,7 +70,7 @@ class FolderLock:
         os.close(self._descriptor)
 
     def _try_open(self) -> int | None:
-        """The descriptor of the lock that is held; None where another process did something at the same time."""
+        """Return the descriptor of the acquired lock; None after a race with another process."""
         path = self._folder / self.NAME
         try:
             is_new = self._make_folder()
@@ -78,14 +78,14 @@ class FolderLock:
         except FileNotFoundError:
             return None
         except OSError as error:
-            with suppress(OSError):  # a folder that holds something stays
+            with suppress(OSError):  # a folder that is not empty stays
                 self._folder.rmdir()
             raise output_error(path, error) from error
         with ExitStack() as undo:
             undo.callback(os.close, descriptor)
             has_flock = self._flock(descriptor)
             try:
-                # A lock on a file that its last holder has removed keeps nobody out.
+                # A lock on a file that its last holder has unlinked excludes nobody.
                 is_held = path.stat().st_ino == os.fstat(descriptor).st_ino and (
                     self._settle_claims() if has_flock else self._make_claim(is_new=is_new)
                 )
@@ -99,7 +99,7 @@ class FolderLock:
         return None
 
     def _make_folder(self) -> bool:
-        """Make the folder; true if it was not there."""
+        """Create the folder; return True if it did not exist."""
         try:
             self._folder.mkdir(0o700)
         except FileExistsError:
@@ -112,9 +112,9 @@ class FolderLock:
         return True
 
     def _check_private(self) -> None:
-        """Refuse a folder in which another user could put links: writes would follow them.
+        """Refuse a folder in which another user could place links: writes would follow them.
 
-        One that is made now tells what this disk makes of owners and modes: some have none, or make root nobody.
+        A newly created folder shows how this disk maps owners and modes: some have none, or map root to nobody.
         """
         found = self._folder.stat()
         if found.st_uid == os.geteuid() and not found.st_mode & _WRITABLE_BY_OTHERS:
@@ -134,7 +134,7 @@ class FolderLock:
         )
 
     def _flock(self, descriptor: int) -> bool:
-        """Lock the file; false on a file system without locks."""
+        """Lock the file; return False on a file system without locks."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -144,7 +144,7 @@ class FolderLock:
         return True
 
     def _settle_claims(self) -> bool:
-        """Heed the last claim of those who have no `flock`, then remove all: without one they do not come in."""
+        """Respect the last claim of processes without `flock`, then remove all: without a claim they stay out."""
         claims = self._claims()
         if claims:
             self._check_free(claims[max(claims)])
@@ -152,9 +152,9 @@ class FolderLock:
         return True
 
     def _make_claim(self, *, is_new: bool) -> bool:
-        """Make the next claim; false where another process was faster."""
+        """Create the next claim; return False if another process was faster."""
         before = self._claims()
-        if before or not is_new:  # a folder without claims is of one who has `flock`
+        if before or not is_new:  # a folder without claims belongs to a process with `flock`
             self._check_free(before[max(before)] if before else "")
         number = max(before, default=0) + 1
         claim = self._folder / f"{self.NAME}.{number}"
@@ -179,7 +179,7 @@ class FolderLock:
         return True
 
     def _claims(self) -> dict[int, str]:
-        """What each claim says, by its number."""
+        """Return the content of each claim, by its number."""
         paths = {path.suffix[1:]: path for path in self._folder.glob(f"{self.NAME}.*")}
         return {int(number): path.read_text(errors="replace") for number, path in paths.items() if number.isdecimal()}
 
@@ -189,7 +189,7 @@ class FolderLock:
                 (self._folder / f"{self.NAME}.{number}").unlink()
 
     def _check_free(self, claim: str) -> None:
-        """Refuse a claim that somebody holds, or may hold; one that is empty is just being made, or never was."""
+        """Refuse a claim that is, or may be, held; an empty one is just being created, or its creation failed."""
         if claim == _FREE:
             return
         holder = _Holder.parse(claim)
@@ -210,16 +210,16 @@ class FolderLock:
 
 
 class _Holder(NamedTuple):
-    """A process that holds a lock, told from all others that there were and will be."""
+    """A process that holds a lock, identified uniquely across reboots and reused process numbers."""
 
     host: str
     space: str
-    """Of process numbers: this boot of the machine, and the container."""
+    """Scope of process numbers: this boot of the machine, and the container."""
     pid: int
     started: str
-    """In ticks since the boot; empty where the system does not say."""
+    """Start time in ticks since the boot; empty if the system does not report it."""
     since: str
-    """When it took the lock, for messages."""
+    """Time at which it took the lock, for messages."""
 
     @classmethod
     def this(cls) -> Self:
@@ -229,7 +229,7 @@ class _Holder(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """None where the text says nothing of the kind."""
+        """Parse a claim; return None if the text is not one."""
         try:
             holder = cls(**json.loads(text))
         except (ValueError, TypeError):
@@ -240,7 +240,7 @@ class _Holder(NamedTuple):
         return json.dumps(self._asdict())
 
     def is_here(self) -> bool:
-        """Whether its number means something here."""
+        """Tell whether its process number is valid in this scope."""
         return bool(self.space) and (self.host, self.space) == (os.uname().nodename, _space())
 
     def is_alive(self) -> bool:
@@ -251,7 +251,7 @@ class _Holder(NamedTuple):
 
 
 def _space() -> str:
-    """Empty where the system does not say, or differs."""
+    """Return the scope of process numbers; empty if the system does not report it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -260,7 +260,7 @@ def _space() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started; None where it has ended."""
+    """Return when a process started; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

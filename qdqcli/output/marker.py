@@ -1,4 +1,4 @@
-"""The file `qdq.json` in a folder that a run wrote: it says which of the folder's files are the run's."""
+"""The marker `qdq.json` in a folder that a run wrote: lists the run's files in the folder."""
 
 import os
 from pathlib import Path
@@ -11,16 +11,16 @@ from qdqcli.tensors.strict_json import parse_object
 
 MARKER = "qdq.json"
 _MAX_BYTES = 32 << 20
-"""Names and digests of 200,000 files."""
+"""Limit on a marker: names and digests of 200,000 files."""
 
 
 def listed(file: Path) -> str:
-    r"""How a marker names a file of its folder: with slashes, and `\xff` for a byte that is not UTF-8."""
+    r"""Return a file's name as a marker lists it: with slashes, and `\xff` for a byte that is not UTF-8."""
     return os.fsencode(file.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
-    """What the file says; None where it is not there, cannot be read, or is not of a run."""
+    """Return the marker's content; None if it is missing, unreadable or not written by a run."""
     try:
         data = parse_object(read_file(path, _MAX_BYTES))
     except (InputError, MalformedError):
@@ -31,6 +31,6 @@ def read_marker(path: Path) -> dict[str, Any] | None:
 
 
 def marked_files(folder: Path) -> set[str]:
-    """The files that the run wrote of which the folder's marker speaks, as `listed`; none where it has no marker."""
+    """Return the files that the folder's marker lists, in the form of `listed`; empty without a marker."""
     data = read_marker(folder / MARKER)
     return set() if data is None else {MARKER, *data["outputs"]}

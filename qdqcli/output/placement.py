@@ -1,4 +1,4 @@
-"""Whether OUTPUT may be written where it is asked for; looks only, leaves nothing."""
+"""Checks on where OUTPUT may be written; they change nothing on disk."""
 
 import os
 import stat
@@ -24,11 +24,11 @@ def check_placement(
     protected: Sequence[Checkpoint] = (),
     may_exist: bool,
 ) -> None:
-    """Refuse an OUTPUT of `checkpoints` that would harm them, `protected` inputs or something that is there already.
+    """Refuse an OUTPUT of `checkpoints` that would harm them, `protected` inputs or existing files.
 
     Raises:
-        UsageError: `output` has no name or no parent folder, is a folder under a file's name, exists, or is, holds or
-            lies in an input.
+        UsageError: `output` has no name or no parent folder, is a folder named like a file, exists, or is, contains or
+            is inside an input.
         InputError: a side file cannot be read.
         OutputError: the disk has too little space.
     """
@@ -49,7 +49,7 @@ def check_placement(
 
 
 def check_free(output: Path, *, is_folder: bool, may_exist: bool) -> None:
-    """Refuse an OUTPUT that exists, unless it may and is of the kind that takes its place."""
+    """Refuse an existing OUTPUT, unless it may exist and is of the kind that replaces it."""
     try:
         mode = output.lstat().st_mode
         if stat.S_ISLNK(mode) and output.exists():
@@ -69,16 +69,16 @@ def check_free(output: Path, *, is_folder: bool, may_exist: bool) -> None:
 
 
 def anchored(path: Path) -> Path:
-    """The path, made absolute where it leads out of the working folder, which may be in OUTPUT and move with it."""
+    """Return the path, made absolute if it leaves the working folder, which may be inside OUTPUT and move with it."""
     folder, here = real_path(path.parent), real_path(Path())
     return path if path.is_absolute() or here in (folder, *folder.parents) else folder / path.name
 
 
 def _check_disk(output: Path) -> None:
-    """Refuse a mount point, which no rename replaces, and a name among the system's devices and processes.
+    """Refuse a mount point, which no rename can replace, and a path below the system's devices and processes.
 
     Raises:
-        UsageError: it is one.
+        UsageError: OUTPUT is one of these.
     """
     if not output.is_symlink() and real_path(output) in mount_points(output):
         raise UsageError(
@@ -92,7 +92,7 @@ def _check_disk(output: Path) -> None:
 
 
 def _check_apart(checkpoints: Sequence[Checkpoint], output: Path) -> None:
-    """Refuse an OUTPUT that is an input, holds one or lies in one, through links of any kind."""
+    """Refuse an OUTPUT that is, contains or is inside an input, through links of any kind."""
     lies_in = {found for path in (output, real_path(output)) for found in ids_above(path)}
     target = file_id(output)
     for checkpoint in checkpoints:
@@ -103,7 +103,7 @@ def _check_apart(checkpoints: Sequence[Checkpoint], output: Path) -> None:
 
 
 def _protected_ids(checkpoint: Checkpoint) -> set[FileId]:
-    """The files of an input, and every folder that holds one of them, by their real place."""
+    """Return the ids of an input's files and of every folder that contains one of them, with links resolved."""
     paths = (checkpoint.path, *files_of(checkpoint))
     above = {real_path(folder) for path in paths for folder in (path.parent, real_path(path).parent)}
     above |= {parent for folder in above for parent in folder.parents}
@@ -111,7 +111,7 @@ def _protected_ids(checkpoint: Checkpoint) -> set[FileId]:
 
 
 def _check_space(checkpoints: Sequence[Checkpoint], output: Path, partial: Path) -> None:
-    """What an earlier run left in `partial` is removed or gone on with: its space counts as free."""
+    """Check the free space; what an earlier run left in `partial` is removed or continued, so it counts as free."""
     needed = sum(shard.output_bytes for checkpoint in checkpoints for shard in checkpoint.shards)
     for side_file in (side_file for checkpoint in checkpoints for side_file in checkpoint.side_files):
         with side_file.open() as file:
@@ -125,7 +125,7 @@ def _check_space(checkpoints: Sequence[Checkpoint], output: Path, partial: Path)
 
 
 def _bytes_on_disk(folder: Path) -> int:
-    """What the files below a folder take; 0 where it is not there."""
+    """Return the disk usage of the files below a folder; 0 if it does not exist."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

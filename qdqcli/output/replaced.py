@@ -1,4 +1,4 @@
-"""What `--overwrite` may replace: a folder that holds nothing but files of the new output, or of an earlier one."""
+"""Checks for `--overwrite`: it replaces only folders that contain nothing but files of the new or an earlier output."""
 
 import os
 from collections.abc import Collection
@@ -13,14 +13,14 @@ from qdqcli.tensors.storage import output_error
 
 
 def check_replaced(folder: Path, names: Collection[Path]) -> None:
-    """Refuse to replace a folder in which a file or folder would be lost that is nobody's but the user's.
+    """Refuse to replace a folder if that would delete a file or folder of the user's.
 
-    `names` are the files of the new output, relative to the folder; those of an earlier run are listed by its marker.
-    A link that has the folder's name is no more than a link.
+    `names` are the files of the new output, relative to the folder; its marker lists those of an earlier run. If
+    `folder` is a link, only the link is replaced.
 
     Raises:
-        UsageError: names the first file or folder that is neither, or a mount point.
-        OutputError: a folder cannot be read, or what is in it not be removed.
+        UsageError: a file or folder belongs to neither output, or is a mount point; names the first one.
+        OutputError: a folder cannot be read, or its content cannot be removed.
     """
     if folder.is_symlink() or not folder.is_dir():
         return

@@ -1,11 +1,11 @@
-"""The OUTPUT of a run: built beside its place, put there when it is whole.
+"""The OUTPUT of a run: built in a partial folder beside it, moved into place when complete.
 
 The folder `OUTPUT.qdq-partial` holds:
 
-- `lock`: held by the process that builds; a partial folder whose lock is free waits for one that resumes, or is stale;
-- `journal`: of the run, if it keeps one;
+- `lock`: held by the building process; a partial folder with a free lock can be resumed, or is stale;
+- `journal`: the run's journal, if it keeps one;
 - `result`: the file or folder that becomes OUTPUT;
-- `replaced`: what had OUTPUT's name, until it is removed.
+- `replaced`: the previous OUTPUT, until it is removed.
 """
 
 import hashlib
@@ -41,21 +41,21 @@ from qdqcli.tensors.storage import (
 )
 
 _NAME_BYTES = 255
-"""What file systems allow."""
+"""Limit on a name in common file systems."""
 
 
 class OutputTree:
     """Builds the OUTPUT of a batch of checkpoints, in their layout.
 
     One file becomes a file, one folder a folder of the same layout, several inputs a folder with one entry each, named
-    by the last component of the input's path. `protected` are inputs that have no place in OUTPUT, and are kept safe
-    from it like the others. `break_lock` is for `FolderLock`. The constructor only checks. Entering begins; leaving
-    removes the partial folder, unless an error ends a run for which `keep` was called. `create` may be called by
-    several threads, the rest by one.
+    after the last component of the input's path. `protected` are inputs that are not part of OUTPUT but are protected
+    from it like the others. `break_lock` is passed to `FolderLock`. The constructor only checks. Entering the context
+    starts the build; leaving removes the partial folder, unless an error ends a run that called `keep`. `create` is
+    thread-safe, the other methods are not.
 
     Raises:
-        UsageError: OUTPUT exists and `overwrite` is false; is, holds or lies in an input; has no parent folder; another
-            run is writing it; two inputs have one name.
+        UsageError: OUTPUT exists and `overwrite` is false; is, contains or is inside an input; has no parent folder;
+            another run is writing it; two inputs have one name.
         OutputError: the system refuses; too little space.
     """
 
@@ -81,7 +81,7 @@ class OutputTree:
         self._has_written = False
         self._is_kept = False
         self.notes = list(_marker_notes(checkpoints))
-        """What a user should know of OUTPUT."""
+        """Notes for the user on OUTPUT."""
         may_exist = overwrite or resume
         check_placement(checkpoints, self.output, self.partial, protected=protected, may_exist=may_exist)
         if overwrite:
@@ -89,26 +89,26 @@ class OutputTree:
 
     @property
     def journal_path(self) -> Path:
-        """Where a run may keep what a later one needs to go on; gone with the partial folder."""
+        """Path of the journal, from which a later run resumes; removed with the partial folder."""
         return self.partial / "journal"
 
     @property
     def result(self) -> Path:
-        """Where the file or folder is that was built: under OUTPUT's name once it is committed."""
+        """Path of the built file or folder: OUTPUT itself once it is committed."""
         return self.output if self._is_committed else self.partial / "result"
 
     @property
     def has_written(self) -> bool:
-        """Whether OUTPUT got its name from this run."""
+        """True if this run committed OUTPUT."""
         return self._has_written
 
     @property
     def is_committed(self) -> bool:
-        """Whether OUTPUT has its name."""
+        """True if the result has OUTPUT's name."""
         return self._is_committed
 
     def begin(self) -> None:
-        """Make the partial folder and lock it; remove a stale one's content, unless the run resumes."""
+        """Create the partial folder and lock it; remove stale content, unless the run resumes."""
         self._lock = FolderLock(self.partial, break_lock=self._break_lock)
         with ExitStack() as undo:
             undo.callback(self.suspend if self._resume else self.abort)
@@ -123,7 +123,7 @@ class OutputTree:
             undo.pop_all()
 
     def _check_case(self) -> None:
-        """Refuse names that are one to a disk which ignores case: the later of the files would come too late."""
+        """Refuse names that differ only in case on a case-insensitive disk, before anything is written."""
         if not (self.partial / FolderLock.NAME.upper()).exists():
             return
         seen: dict[str, Path] = {}
@@ -136,31 +136,31 @@ class OutputTree:
                 )
 
     def start_anew(self) -> None:
-        """Remove what an earlier run left, which this one cannot go on with."""
+        """Remove the files of an earlier run that this one cannot resume."""
         _empty(self.partial, but=self.journal_path.name)
 
     def sweep(self, but: Collection[Path] = ()) -> None:
-        """Remove what an earlier run left in the place of files, but for those given, with which this one goes on."""
+        """Remove an earlier run's output files except `but`, which this run continues."""
         own = [self.result / name for name in [*self.names(), Path(MARKER)]]
         for path in [*own, *self.partial.rglob(TEMPORARY_PATTERN)]:
             if path not in but and path.is_file():
                 _remove_file(path)
 
     def keep(self) -> None:
-        """From now on: leave what is there to a run that resumes, if an error ends this one."""
+        """From now on, keep the partial folder for a resuming run if an error ends this one."""
         self._is_kept = True
 
     def shard_path(self, checkpoint: Checkpoint, shard: Shard) -> Path:
-        """Where the shard's output lies until `commit`: a file there is whole."""
+        """Return the path of the shard's output until `commit`; a file there is complete."""
         return self._place(checkpoint) / shard.name if checkpoint.is_folder else self._place(checkpoint)
 
     def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:
-        """Whether the shard's file that waits to be finished is there, and as long as it was."""
+        """Tell whether the shard's unfinished file exists with the recorded size."""
         path = self.shard_path(checkpoint, shard).with_name(waiting.name)
         return path.is_file() and path.stat().st_size == waiting.size
 
     def identity_of(self, checkpoint: Checkpoint, shard: Shard) -> FileIdentity | None:
-        """Of the shard's finished output; None where there is none."""
+        """Return the identity of the shard's finished output; None if there is none."""
         try:
             return FileIdentity.of(self.shard_path(checkpoint, shard).stat())
         except OSError:
@@ -169,25 +169,25 @@ class OutputTree:
     def create(
         self, checkpoint: Checkpoint, shard: Shard, reader: ShardReader, unfinished: Waiting | None = None
     ) -> ShardWriter:
-        """Begin the file that takes the shard's place, or go on with it; `reader` is what `shard.open` gave."""
+        """Create or continue the file that replaces the shard; `reader` comes from `shard.open`."""
         path = self.shard_path(checkpoint, shard)
         self._make_folder(checkpoint, path.parent)
         return shard.create(path, reader, unfinished.name if unfinished is not None else None)
 
     def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
-        """Copy what is no shard, links as what they lead to. `on_chunk`, called often, may raise to stop."""
+        """Copy the side files, following links. `on_chunk` is called often and may raise to stop."""
         for checkpoint in self._checkpoints:
             for side_file, target in self._side_files_of(checkpoint):
                 self._make_folder(checkpoint, target.parent)
                 copy_file(side_file.open(), target, on_chunk)
 
     def side_files(self) -> Iterator[tuple[SideFile, Path]]:
-        """Each file that is copied as it is, and where its copy lies."""
+        """Yield each side file and the path of its copy."""
         for checkpoint in self._checkpoints:
             yield from self._side_files_of(checkpoint)
 
     def names(self) -> Iterator[Path]:
-        """The files of the result, relative to it."""
+        """Yield the files of the result, relative to it."""
         for checkpoint in self._checkpoints:
             for shard in checkpoint.shards:
                 yield self.shard_path(checkpoint, shard).relative_to(self.result)
@@ -195,7 +195,7 @@ class OutputTree:
             yield target.relative_to(self.result)
 
     def commit(self) -> None:
-        """Give the result its name. Its files are on the disk already; now their folders and the name are."""
+        """Give the result its name. Its files are flushed already; this flushes the folders and the name."""
         self._check_free()
         if self._overwrite:
             self._check_replaced(self.output)
@@ -228,16 +228,16 @@ class OutputTree:
 
     @property
     def is_folder(self) -> bool:
-        """Whether OUTPUT is one, which has a marker beside its files."""
+        """True if OUTPUT is a folder, which also holds a marker."""
         return self._is_folder
 
     @property
     def provenance_path(self) -> Path:
-        """Where it says how OUTPUT was made: in the folder, or beside the file."""
+        """Path of the provenance record: in the folder, or beside the file."""
         return self.output / MARKER if self._is_folder else self.output.with_name(f"{self.output.name}.{MARKER}")
 
     def write_marker(self, text: str) -> None:
-        """Write the marker of a folder, no more readable than the least readable input."""
+        """Write a folder's marker, readable only where every input is."""
         modes = [checkpoint.path.stat().st_mode for checkpoint in self._checkpoints]
         file = OutputFile(self.result / MARKER, mode=reduce(and_, modes))
         try:
@@ -247,34 +247,34 @@ class OutputTree:
             file.abort()
 
     def may_be_finished(self) -> bool:
-        """For a run that resumes: whether OUTPUT is there, with the files that it should have, and no work is left."""
+        """Tell, when resuming, whether OUTPUT exists with all its files and no work is left."""
         if not self._resume or self.journal_path.exists() or not self.output.exists():
             return False
         marker = [Path(MARKER)] if self._is_folder else []
         return sorted(files_below(self.output)) == sorted([*self.names(), *marker])
 
     def accept(self) -> None:
-        """Take what has OUTPUT's name for the result: it was found to be the same."""
+        """Accept the existing OUTPUT as the result: it was found to be equal."""
         self._is_committed = True
 
     def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:
-        """For a run that resumes one that had built everything: whether OUTPUT is what it built, under its name."""
-        self._is_committed = True  # what still has the result's name is then what OUTPUT replaced
+        """Tell, when resuming a fully built run, whether OUTPUT is its result, already committed."""
+        self._is_committed = True  # if so, `result` holds what OUTPUT replaced
         self._is_committed = os.path.lexists(self.output) and all(
             self.identity_of(checkpoint, shard) == identity for checkpoint, shard, identity in finished
         )
         return self._is_committed
 
     def suspend(self) -> None:
-        """Stop, and leave what was built to a run that resumes."""
+        """Stop, and leave the partial folder to a resuming run."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def abort(self) -> None:
-        """Remove the partial folder; nothing to do after `suspend`."""
+        """Remove the partial folder; a no-op after `suspend`."""
         if self._lock is not None:
-            with suppress(OutputError):  # the error that led here is the one to report
+            with suppress(OutputError):  # report the original error
                 _empty(self.partial)
             self._lock.remove()
             self._lock = None
@@ -301,11 +301,11 @@ class OutputTree:
 
     def _side_files_of(self, checkpoint: Checkpoint) -> Iterator[tuple[SideFile, Path]]:
         for side_file in checkpoint.side_files:
-            if side_file.name != Path(MARKER):  # of an earlier run, whose files these are not
+            if side_file.name != Path(MARKER):  # the marker describes another run's files
                 yield side_file, self._place(checkpoint) / side_file.name
 
     def _make_folder(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """Make a folder of the output, with those above it; what stands for one of the input is no more readable."""
+        """Create a folder of the output and its parents; a copy of an input's folder is not more readable than it."""
         place = self._place(checkpoint)
         if not checkpoint.is_folder or not folder.is_relative_to(place):
             _make_folder(folder)
@@ -326,11 +326,11 @@ class OutputTree:
         return self.partial / "replaced"
 
     def _check_replaced(self, folder: Path) -> None:
-        """Refuse to remove what the new output does not have and no earlier run wrote."""
+        """Refuse to remove files that are neither in the new output nor written by an earlier run."""
         check_replaced(folder, {*self.names(), Path(MARKER)})
 
     def _check_removable(self) -> None:
-        """Refuse to remove what was replaced, and leave it, where somebody has put something into it since."""
+        """Refuse to remove the replaced OUTPUT, and keep it, if someone has added files to it since."""
         try:
             self._check_replaced(self._replaced)
         except QdqError:
@@ -338,14 +338,14 @@ class OutputTree:
             raise
 
     def _put_in_place(self) -> None:
-        """Give the result its name: one that is free, that of a file, or in exchange for a folder's."""
+        """Give the result its name: a free one, that of a file, or that of a folder, by exchange."""
         if not os.path.lexists(self.output):
             rename_new(self.result, self.output)
         elif not self._is_folder:
             self.result.rename(self.output)
         elif exchange(self.result, self.output):
             try:
-                self._check_replaced(self.result)  # what came in the meantime
+                self._check_replaced(self.result)  # files added in the meantime
             except QdqError:
                 exchange(self.result, self.output)
                 raise
@@ -359,7 +359,7 @@ class OutputTree:
                 raise
 
     def _check_same(self) -> None:
-        """What a run that resumes finds under OUTPUT's name may be the result of the run before: then all is done."""
+        """Check, when resuming, that an existing OUTPUT equals the result: then the earlier run had finished."""
         ours, theirs = files_below(self.result), files_below(self.output)
         for file in sorted({*ours} ^ {*theirs}) or ours:
             if file not in theirs or file not in ours:
@@ -368,7 +368,7 @@ class OutputTree:
                 raise _other_output(self.output / file, "has other bytes than the result")
 
     def _restore_replaced(self) -> None:
-        """Put back what a run had moved aside when it was killed between its two renames."""
+        """Restore the OUTPUT that a run had moved aside when it was killed between its two renames."""
         if not os.path.lexists(self._replaced) or os.path.lexists(self.output):
             return
         try:
@@ -383,12 +383,12 @@ class OutputTree:
 
 
 def places_of(output: Path) -> tuple[Path, Path]:
-    """OUTPUT, wherever the working folder moves, and the folder in which it is built."""
+    """Return OUTPUT, independent of moves of the working folder, and the folder in which it is built."""
     return anchored(output), partial_path(anchored(output))
 
 
 def partial_path(output: Path) -> Path:
-    """The folder in which `output` is built: beside it, `.qdq-partial` behind its name or the name's hash."""
+    """Return the folder in which `output` is built: beside it, named after it (or its hash) with `.qdq-partial`."""
     name = f"{output.name}.qdq-partial"
     if len(os.fsencode(name)) > _NAME_BYTES:
         name = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16] + ".qdq-partial"
@@ -396,7 +396,7 @@ def partial_path(output: Path) -> Path:
 
 
 def entry_name(checkpoint: Checkpoint) -> str:
-    """The name of an input's entry in the OUTPUT of several."""
+    """Return the name of an input's entry in the OUTPUT of several inputs."""
     name = checkpoint.path.name
     return name if name not in ("", "..") else Path(os.path.realpath(checkpoint.path)).name
 
@@ -417,10 +417,10 @@ def _check_names(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def _marker_notes(checkpoints: Sequence[Checkpoint]) -> Iterator[Note]:
-    """Of inputs that were written by a run themselves.
+    """Yield notes on inputs that a run wrote.
 
     Raises:
-        UsageError: a file is in the way of the marker.
+        UsageError: a file has the marker's name.
     """
     for side_file in (side_file for checkpoint in checkpoints for side_file in checkpoint.side_files):
         if side_file.name == Path(MARKER):
@@ -444,7 +444,7 @@ def _make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def _empty(partial: Path, but: str = "") -> None:
-    """Remove all but the lock, which comes last: who finds content without a lock takes it for someone else's."""
+    """Remove everything but the lock, which goes last: content without a lock looks like a foreign folder."""
     try:
         for path in partial.iterdir():
             if path.name == but or FolderLock.owns(path.name):
