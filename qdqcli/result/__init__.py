@@ -1,1 +1,1 @@
-"""Results as plain data, and their JSON."""
+"""Results as plain data, and their JSON form."""

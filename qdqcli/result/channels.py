@@ -1,4 +1,4 @@
-"""Metrics of each channel or group of a tensor, of which one tensor may have hundreds of thousands."""
+"""Per-slice metrics of a tensor, which may have hundreds of thousands of channels or groups."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ _shared_names: dict[tuple[str, ...], tuple[str, ...]] = {}
 
 
 class Channels(Mapping[str, Sequence[MetricValue]]):
-    """Metric -> its values, one for each channel or group; kept as float64, in a quarter of the memory of lists.
+    """Metric -> its values, one per channel or group; stored as float64, in a quarter of the memory of lists.
 
     Raises:
         ValueError: the metrics have different numbers of values.

@@ -1,4 +1,4 @@
-"""What became of one tensor's gradients."""
+"""Per-tensor summary of the gradient mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedGradient:
-    """How much of a gradient the range let through."""
+    """Number of gradient elements passed and masked for one tensor."""
 
     name: str
     num_elements: int
     num_outside: int
-    """Elements of the tensor outside its range, NaN among them: their gradient is multiplied by 0."""
+    """Elements outside the tensor's range, including NaN: their gradient is multiplied by 0."""
 
 
 def total_of(rows: Sequence[MaskedGradient]) -> dict[str, int]:
-    """Tensors and their elements, in all."""
+    """Return the totals over all tensors."""
     return {
         "num_tensors": len(rows),
         "num_elements": sum(row.num_elements for row in rows),

@@ -1,4 +1,4 @@
-"""Groups: tensors of one kind, one layer or one input, measured as one."""
+"""Groups of tensors (by kind, layer or input), reported as one row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +17,11 @@ class Group:
     name: str
     rows: Sequence[TensorResult]
     reported: Mapping[str, MetricValue] | None = None
-    """`stats` as an earlier report has them; sums then hold counts and extremes alone."""
+    """`stats` read from an earlier report; sums then hold only counts and extremes."""
 
     @cached_property
     def sums(self) -> ErrorSums:
-        """Over the elements of all its tensors."""
+        """Sums over the elements of all its tensors."""
         return ErrorSums.total(row.sums for row in self.rows)
 
     @cached_property
@@ -33,7 +33,7 @@ class Group:
         bits = [row.stored_bits for row in self.rows]
         known = [number for number in bits if number is not None]
         shares = [row.share for row in self.rows if row.share is not None]
-        if len(known) < len(bits):  # compared, not quantized: nothing is known of a grid
+        if len(known) < len(bits):  # compared, not quantized: the grid is unknown
             metrics["clipped_fraction"] = None
         has_bits = self.num_elements and len(known) == len(bits)
         return metrics | {
@@ -43,12 +43,12 @@ class Group:
 
     @property
     def num_slices(self) -> int:
-        """Ranges in all of its tensors."""
+        """Number of ranges in all of its tensors."""
         return sum(row.num_slices for row in self.rows)
 
     @property
     def num_spoilt_slices(self) -> int:
-        """Degenerate slices that are not all zero."""
+        """Number of degenerate slices that are not all zero."""
         return sum(row.num_spoilt_slices for row in self.rows)
 
     @property
@@ -57,22 +57,22 @@ class Group:
 
     @property
     def is_exact(self) -> bool:
-        """Whether no element changed: SQNR has no number then."""
+        """True if no measured element changed: SQNR is None then."""
         return is_exact(self.sums)
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether no element changed at all."""
+        """True if no element changed: exact, and no finite element became non-finite."""
         return is_unchanged(self.sums)
 
 
 def kind_of(name: str) -> str:
-    """The name with a star for each number of a component: `encoder.layer.*.output.dense.weight`."""
+    """Replace each numeric component by a star: `encoder.layer.*.output.dense.weight`."""
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def layer_of(name: str) -> str:
-    """The name up to its first number (`encoder.layer.3`), or else the module that holds the tensor."""
+    """Return the name up to its first number (`encoder.layer.3`), else the module that holds the tensor."""
     parts = name.split(".")
     for index, part in enumerate(parts):
         if part.isdigit():
@@ -81,7 +81,7 @@ def layer_of(name: str) -> str:
 
 
 def groups_by(run: RunResult, by: str) -> list[Group]:
-    """The quantized tensors in groups, in the order of the first tensor of each; `by` is one of `BY`."""
+    """Group the quantized tensors, in the order of each group's first tensor; `by` is one of `BY`."""
     group_of = naming(by, run.inputs)
     found: dict[str, list[TensorResult]] = {}
     for row in run.quantized:
@@ -91,15 +91,15 @@ def groups_by(run: RunResult, by: str) -> list[Group]:
 
 
 def naming(by: str, inputs: Sequence[str]) -> Callable[[Source], str]:
-    """What tells a tensor's group; `by` is one of `BY`."""
+    """Return the function from a tensor to its group's name; `by` is one of `BY`."""
     return _BY[by](inputs)
 
 
 def part_of(run: RunResult, own: str) -> RunResult:
-    """The run of one of its inputs alone: rows, notes and violations, with figures and shares of its own.
+    """Return the run restricted to one input: its rows, notes and violations, with its own figures and shares.
 
     Raises:
-        UsageError: it is an earlier report, which has no such figures.
+        UsageError: the run was read from a report, which lacks per-input figures.
     """
     if run.reported is not None:
         raise UsageError("an earlier report is shown as a whole; measure again for a report of each input")
@@ -141,4 +141,4 @@ _BY: Mapping[str, Callable[[Sequence[str]], Callable[[Source], str]]] = {
     "input": _input_of,
 }
 BY = tuple(_BY)
-"""What tensors may be grouped by."""
+"""Grouping criteria for tensors."""

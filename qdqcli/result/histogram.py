@@ -1,6 +1,6 @@
-"""Histograms: how often the elements of a tensor, and their errors, fall into each of some bins of equal width.
+"""Histograms of a tensor's elements and of their errors, with bins of equal width.
 
-Counts are integers, and a bin's edges depend on the tensor alone: the same for every number of threads and blocks.
+Counts are integers and bin edges depend only on the tensor: identical for every number of threads and blocks.
 """
 
 from array import array
@@ -11,33 +11,33 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Histogram:
-    """Elements by bin."""
+    """Element counts per bin."""
 
     low: float
-    """Where the first bin begins."""
+    """Lower edge of the first bin."""
     high: float
-    """Where the last bin ends."""
+    """Upper edge of the last bin."""
     counts: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Histograms:
-    """Of one tensor; elements that are not finite, before or after, are left out."""
+    """Histograms of one tensor; elements that are not finite before or after quantization are left out."""
 
     values: Histogram
-    """Of x, from its smallest to its largest."""
+    """Histogram of x, from its minimum to its maximum."""
     errors: Histogram
-    """Of e = y - x, as far to either side as the largest error."""
+    """Histogram of e = y - x, symmetric, up to the largest absolute error."""
 
 
 def compact(counts: Sequence[int]) -> Sequence[int]:
-    """The same counts, each in as few bytes as the largest needs: a list takes 8 and more."""
+    """Store the counts in the narrowest integer type that fits the largest; a list takes 8 bytes or more each."""
     highest = max(counts, default=0)
     return array(next(kind for kind in "BHIQ" if highest < 1 << 8 * array(kind).itemsize), counts)
 
 
 def histograms_to_json(histograms: Histograms) -> dict[str, Any]:
-    """The key `histograms` of a report's tensor."""
+    """Return the key `histograms` of a report's tensor."""
     return {
         name: {"low": part.low, "high": part.high, "counts": list(part.counts)}
         for name, part in (("values", histograms.values), ("errors", histograms.errors))
@@ -45,7 +45,7 @@ def histograms_to_json(histograms: Histograms) -> dict[str, Any]:
 
 
 def histograms_from_json(data: Mapping[str, Any]) -> Histograms:
-    """The inverse; `KeyError`, `TypeError` or `ValueError` where the data is something else."""
+    """Parse the output of `histograms_to_json`; raises `KeyError`, `TypeError` or `ValueError` for other data."""
     return Histograms(values=_histogram(data["values"]), errors=_histogram(data["errors"]))
 
 

@@ -1,6 +1,6 @@
-"""A report in JSON, read back as the RunResult that it was made of.
+"""Reader of JSON reports, as the RunResult that they were written from.
 
-Statistics come back as they were written, to the last bit; the sums behind them do not, only counts and extremes.
+Statistics are restored bit for bit; of the sums behind them only counts and extremes are.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,16 +38,16 @@ from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.strict_json import dict_of
 
 MAX_BYTES = 128 << 20
-"""Size of a stored report; one of 100,000 tensors has 100 MB."""
+"""Maximum size of a stored report; one of 100,000 tensors has 100 MB."""
 _ROWS = "tensors"
 _SPEC_NAMES = tuple(spec_to_json(QuantSpec()))
 
 
 def read_report(path: Path) -> RunResult:
-    """The run that a JSON report tells of: row by row, in little more memory than the rows take.
+    """Read a JSON report row by row, in little more memory than the rows take.
 
     Raises:
-        InputError: no such file, or it is no report of this schema; names the file and the place in it.
+        InputError: missing, or not a report of this schema; names the file and the position in it.
     """
     with InputFile(path) as file, blame(path):
         file.check_size(MAX_BYTES)
@@ -55,16 +55,16 @@ def read_report(path: Path) -> RunResult:
 
 
 def from_json(data: Mapping[str, Any]) -> RunResult:
-    """The inverse of `to_json`.
+    """Parse the output of `to_json`.
 
     Raises:
-        MalformedError: the data is no report; names the place in it.
+        MalformedError: the data is not a report; names the position in it.
     """
     return _read(data.items())
 
 
 class _Streamed:
-    """The members of a report, of which the rows are an iterator."""
+    """The members of a report; the rows are an iterator."""
 
     def __init__(self, stream: JsonStream) -> None:
         self._stream = stream
@@ -77,7 +77,7 @@ class _Streamed:
 
 
 def _read(members: Iterable[tuple[str, Any]]) -> RunResult:
-    """The report with these members; the rows may come as any iterable, and are taken before the next member."""
+    """Build the run from a report's members; rows may be any iterable and are consumed before the next member."""
     head: dict[str, Any] = {}
     rows: list[Row] | None = None
     for key, value in members:
@@ -132,7 +132,7 @@ def _check(check: Check, value: object, where: str = "") -> None:
 def _rows(entries: Iterable[Any]) -> Iterator[Row]:
     if not isinstance(entries, Iterator | list):
         _check(check_of({"type": "array"}), entries, _ROWS)
-    shared: dict[Any, Any] = {}  # what many rows have in common is kept once
+    shared: dict[Any, Any] = {}  # values that many rows share are stored once
     for index, entry in enumerate(entries):
         where = f"{_ROWS}[{index}]"
         _check(_check_row, entry, where)
@@ -147,7 +147,7 @@ def _rows(entries: Iterable[Any]) -> Iterator[Row]:
 
 
 def _note(entry: Mapping[str, Any]) -> Note:
-    """The message is not taken from the report: it follows from the rest."""
+    """Parse a note; its message is derived from the other keys, not read."""
     return Note(
         kind=NoteKind(entry["kind"]),
         file=entry["file"],
@@ -158,12 +158,12 @@ def _note(entry: Mapping[str, Any]) -> Note:
 
 
 def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
-    """The row of an entry that keeps the schema.
+    """Parse a row that matches the schema.
 
     Raises:
-        SpecError: the op does not take the settings, or the shape does not have the axis.
-        ValueError: the metrics of channels do not have one value for each.
-        OverflowError: the shape has more elements than any file.
+        SpecError: the op does not allow the settings, or the shape does not have the axis.
+        ValueError: the metrics of channels do not have one value per slice.
+        OverflowError: the shape has more elements than any file can.
     """
     shape = tuple(entry["shape"])
     num_elements = prod(shape)
@@ -216,7 +216,7 @@ def _candidate(data: Mapping[str, Any], shape: tuple[int, ...]) -> Source:
 
 
 def _num_slices(shape: tuple[int, ...], spec: QuantSpec) -> int:
-    """Of the settings: a report does not say whether a group may be shorter, which only its maker had to know."""
+    """Return the number of slices; assumes that short groups are allowed, since a report does not store that."""
     return Layout.of(shape, spec if spec.group_size is None else replace(spec, ragged_groups=True)).num_slices
 
 
@@ -225,7 +225,7 @@ def _counts_of(stats: Mapping[str, MetricValue]) -> ErrorSums:
     counts: dict[str, Any] = {name: stats[name] for name in names}
     low, high, peak = (stats[name] for name in ("input_min", "input_max", "max_abs_error"))
     measured = counts["num_elements"] - counts["num_nonfinite"] - counts["num_nonfinite_output"]
-    # A peak of nothing measured is no number in a report; of something, only one beyond float64 would be.
+    # The peak of zero measured elements is null in a report; of any others it would be null only beyond float64.
     return ErrorSums(
         **counts,
         input_min=inf if low is None else low,

@@ -1,4 +1,4 @@
-"""What a run found: one row per tensor and a summary, and their JSON (INTERFACE section 5, schema_version 1)."""
+"""Result of a run: one row per tensor and a summary, and their JSON (INTERFACE section 5, schema_version 1)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from qdqcli.tensors.note import Note, note_to_json
 
 SCHEMA_VERSION = 1
 STATS = (*METRICS, "bits_per_weight")
-"""The metrics of a tensor and of all of them, in order."""
+"""Metrics of a tensor and of the whole run, in order."""
 ROW_STATS = (*STATS, "share")
-"""The keys of a row's `stats`, in order."""
+"""Keys of a row's `stats`, in order."""
 
 
 class Source(NamedTuple):
-    """Which tensor a row speaks of."""
+    """The tensor that a row describes."""
 
     name: str
     file: str
-    """The shard, as the user would find it: INPUT and the file's name in it."""
+    """The shard's path as the user knows it: INPUT and the file's name in it."""
     dtype: str
     shape: tuple[int, ...]
 
@@ -35,40 +35,40 @@ class Source(NamedTuple):
 class _Measured(NamedTuple):
     source: Source
     spec: QuantSpec | None
-    """None where two tensors were compared: nothing is known of how one became the other."""
+    """Quantization settings; None for a comparison of two tensors, whose relation is unknown."""
     input_min: float | None
-    """The range that set the grid, before the op adjusts it: the hull, where there are several. None: no number."""
+    """Range that sets the grid, before the op adjusts it; the union of several ranges. None: not a finite number."""
     input_max: float | None
     num_slices: int
-    """Ranges in the tensor: 1, its channels or its groups."""
+    """Number of ranges: 1, the channels or the groups."""
     scale_bits: int
     """Storage bits of one range's scale."""
     sums: ErrorSums
     candidate: Source | None = None
     """The tensor that `source` was compared with."""
     channels: Mapping[str, Sequence[MetricValue]] | None = None
-    """Per slice, by metric, where it was asked for."""
+    """Per-slice values by metric, if requested."""
     histograms: Histograms | None = None
-    """Of the elements and of their errors, where it was asked for."""
+    """Histograms of elements and errors, if requested."""
     reported: Mapping[str, MetricValue] | None = None
-    """`stats` as an earlier report has them; `sums` then holds counts and extremes alone."""
+    """`stats` read from an earlier report; `sums` then holds only counts and extremes."""
     decided_by: Mapping[str, str] | None = None
-    """Setting -> which table of a recipe decided it, where there was a recipe."""
+    """Setting -> the recipe table that decided it; None without a recipe."""
     share: float | None = None
-    """Part of the run's summed squared error, see `with_shares`."""
+    """Share of the run's summed squared error, see `with_shares`."""
     num_zero_slices: int = 0
-    """Degenerate slices that are all zero, and stay so."""
+    """Number of degenerate slices that are all zero and stay so."""
 
 
 class TensorResult(_Measured):
     """A tensor that was quantized, or compared with another, and measured.
 
-    A tuple, as `ErrorSums`; what is computed from it is kept beside it.
+    A tuple, like `ErrorSums`; derived values are cached in attributes.
     """
 
     @property
     def name(self) -> str:
-        """The tensor's."""
+        """Name of the tensor."""
         return self.source.name
 
     @property
@@ -77,14 +77,14 @@ class TensorResult(_Measured):
 
     @property
     def stored_bits(self) -> int | None:
-        """Storage bits of all codes and scales; None where they are not known."""
+        """Storage bits of all codes and scales; None if unknown."""
         if self.spec is None:
             return None
         return self.spec.num_bits * self.sums.num_elements + self.num_slices * self.scale_bits
 
     @property
     def bits_per_weight(self) -> float | None:
-        """Storage bits per element, one scale per range included."""
+        """Storage bits per element, including one scale per range."""
         if not self.sums.num_elements or self.spec is None:
             return None
         return self.spec.num_bits + self.num_slices * self.scale_bits / self.sums.num_elements
@@ -98,36 +98,36 @@ class TensorResult(_Measured):
 
     @property
     def num_spoilt_slices(self) -> int:
-        """Degenerate slices that are not all zero."""
+        """Number of degenerate slices that are not all zero."""
         return self.sums.num_degenerate - self.num_zero_slices
 
     @property
     def is_exact(self) -> bool:
-        """Whether no measured element changed: SQNR has no number then."""
+        """True if no measured element changed: SQNR is None then."""
         return is_exact(self.sums)
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether no element changed at all: exact, and no element that was finite is not any more."""
+        """True if no element changed: exact, and no finite element became non-finite."""
         return is_unchanged(self.sums)
 
 
 class SkippedTensor(NamedTuple):
-    """A tensor that was left as it is, and why."""
+    """A tensor that was not measured, with the reason."""
 
     source: Source
     num_elements: int
     reason: str
     is_failure: bool = False
-    """It should have been measured and could not be: a budget does not let it pass."""
+    """True if measuring failed: a budget does not pass it."""
     is_selected: bool = False
-    """It would have been measured, but for its dtype: a budget may ask for it."""
+    """True if selected but skipped for its dtype: a budget may require it."""
     decided_by: Mapping[str, str] | None = None
-    """What of a recipe leaves it as it is, where there was a recipe."""
+    """Recipe entries that exclude the tensor; None without a recipe."""
 
     @property
     def name(self) -> str:
-        """The tensor's."""
+        """Name of the tensor."""
         return self.source.name
 
 
@@ -136,28 +136,28 @@ Row = TensorResult | SkippedTensor
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """Everything a report needs."""
+    """All data of a report."""
 
     command: str
     inputs: Sequence[str]
     settings: Mapping[str, Any]
-    """The options that decide the result, JSON values."""
+    """Options that determine the result, as JSON values."""
     rows: Sequence[Row]
-    """In the order of the inputs, their files and the data in them."""
+    """Rows in the order of inputs, files and data."""
     notes: Sequence[Note] = ()
-    """What a user should know of the inputs."""
+    """Notes on the inputs for the user."""
     verdict: Verdict | None = None
-    """Where a budget was given."""
+    """Verdict, if a budget was given."""
     device: str | None = None
-    """What computed it, if it was not the CPU; the figures are the same."""
+    """Device that computed the result, if not the CPU; the figures are identical."""
     verification: Verification | None = None
-    """Where the output was read back."""
+    """Verification, if the output was read back."""
     reported: Mapping[str, MetricValue] | None = None
-    """`summary` as an earlier report has it."""
+    """`summary` read from an earlier report."""
     reported_inputs: Mapping[str, Mapping[str, MetricValue]] | None = None
-    """The figures of each input of several, as an earlier report has them."""
+    """Figures of each of several inputs, read from an earlier report."""
     version: str = __version__
-    """Of the program that measured."""
+    """Version of the program that measured."""
 
     @property
     def quantized(self) -> Iterator[TensorResult]:
@@ -169,17 +169,17 @@ class RunResult:
 
     @cached_property
     def sums(self) -> ErrorSums:
-        """Over all quantized elements."""
+        """Sums over all quantized elements."""
         return ErrorSums.total(row.sums for row in self.quantized)
 
     @property
     def is_exact(self) -> bool:
-        """Whether no measured element changed."""
+        """True if no measured element changed."""
         return is_exact(self.sums)
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether no element changed at all, and no tensor failed to be measured."""
+        """True if no element changed and no tensor failed."""
         is_failed = any(row.is_failure for row in self.skipped)
         return is_unchanged(self.sums) and not is_failed
 
@@ -202,7 +202,7 @@ class RunResult:
 
 
 def with_shares(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the part that each has in the summed squared error of all; None where nothing was lost."""
+    """Add to each row its share of the total squared error; None if the total is 0 or infinite."""
     errors = [row.sums.sq_error for row in rows if isinstance(row, TensorResult)]
     total = value_of(expansion([part for error in errors for part in error]))
     return [
@@ -216,17 +216,17 @@ def _share(error: float, total: float) -> float | None:
 
 
 def _known(metrics: dict[str, MetricValue], spec: QuantSpec | None) -> dict[str, MetricValue]:
-    """Without a grid nothing is known of its range."""
+    """Set `clipped_fraction` to None without a grid."""
     return metrics if spec is not None else metrics | {"clipped_fraction": None}
 
 
 def evaluate(sums: ErrorSums) -> dict[str, MetricValue]:
-    """Every metric of `sums`, by name."""
+    """Return every metric of `sums`, by name."""
     return {name: metric.value(sums) for name, metric in METRICS.items()}
 
 
 def to_json(run: RunResult) -> dict[str, Any]:
-    """The report as JSON values: the same for two runs on the same input."""
+    """Return the report as JSON values: identical for two runs on the same input."""
     return (
         header_to_json(run, run.version)
         | {
@@ -238,7 +238,7 @@ def to_json(run: RunResult) -> dict[str, Any]:
 
 
 def judged_to_json(run: RunResult) -> dict[str, Any]:
-    """The keys `by_input`, `run` (which alone may differ between two runs), `verification`, `verdict`, if there."""
+    """Return `by_input`, `run` (the only key that may differ between runs), `verification`, `verdict`, if present."""
     from qdqcli.result.group import groups_by  # imported late: it groups rows of this file
 
     groups = groups_by(run, "input") if len(run.inputs) > 1 else []
@@ -250,12 +250,12 @@ def judged_to_json(run: RunResult) -> dict[str, Any]:
 
 
 def summary_to_json(run: RunResult) -> dict[str, Any]:
-    """The summary, with `exact` where no element changed."""
+    """Return the summary, with `exact` if no element changed."""
     return dict(run.summary) | ({"exact": True} if run.is_unchanged else {})
 
 
 def row_to_json(row: Row) -> dict[str, Any]:
-    """One entry of `tensors`."""
+    """Return one entry of `tensors`."""
     head = {
         "name": row.source.name,
         "file": row.source.file,
@@ -282,7 +282,7 @@ def row_to_json(row: Row) -> dict[str, Any]:
 
 
 class Headed(Protocol):
-    """What every report in JSON begins with: of a run, of a listing."""
+    """Fields common to every JSON report, of a run or a listing."""
 
     @property
     def command(self) -> str: ...
@@ -298,7 +298,7 @@ class Headed(Protocol):
 
 
 def header_to_json(run: Headed, version: str = __version__) -> dict[str, Any]:
-    """What stands before the summary and the rows; a setting that is no finite number is null."""
+    """Return the keys before the summary and the rows; a non-finite setting is null."""
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "qdq", "version": version},
@@ -314,12 +314,12 @@ def _finite(number: float | None) -> float | None:
 
 
 def range_to_json(low: float | None, high: float | None) -> dict[str, Any]:
-    """The key `range`; an end that is no finite number is null."""
+    """Return the key `range`; a non-finite end is null."""
     return {"input_min": _finite(low), "input_max": _finite(high)}
 
 
 def spec_to_json(spec: QuantSpec) -> dict[str, Any]:
-    """The attributes under the op's names."""
+    """Return the attributes under the op's names."""
     return {
         "signed_input": spec.signed_input,
         "num_bits": spec.num_bits,

@@ -1,7 +1,7 @@
-"""The schema of a JSON report: `read.py` checks what it reads by it, and `qdq render --schema` prints it.
+"""Schema of a JSON report: `read.py` validates with it, and `qdq render --schema` prints it.
 
-Keys that it does not name are allowed and ignored, as a later version may write them. Texts are any: whoever shows one
-escapes it. Numbers are those of float64.
+Unknown keys are allowed and ignored, since later versions may write them. Strings may hold any text: code that shows
+one escapes it. Numbers are float64.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ from qdqcli.tensors.tensor import DTYPES
 Schema = dict[str, Any]
 MAX_COUNT = (1 << 63) - 1
 MAX_TEXT = 1 << 20
-"""Characters of a name, a reason, a path."""
+"""Maximum length of a name, reason or path, in characters."""
 _MAX_DB = 20_000
-"""Twice the ratio, in dB, of the largest number of float64 to the smallest, squared as sums are."""
+"""Twice the ratio in dB of float64's largest to smallest number, squared because sums hold squares."""
 _MAX_BINS = 4096
 _WORD_PATTERN = "^[a-z][a-z0-9_.-]*$"
 
@@ -59,7 +59,7 @@ _SETTING: Schema = _SCALAR | {
         "additionalProperties": _SCALAR | {"type": [*_SCALARS, "array"], "items": _SCALAR},
     },
 }
-"""An option's value: a scalar, or a list of scalars or of a recipe's rules."""
+"""Option value: a scalar, or a list of scalars or of recipe rules."""
 
 
 def _metric(name: str) -> Schema:
@@ -252,7 +252,7 @@ HEAD: Schema = _object(
 
 
 def report_schema() -> Schema:
-    """The JSON schema (draft 2020-12) of a whole report."""
+    """Return the JSON schema (draft 2020-12) of a whole report."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A report of qdq",

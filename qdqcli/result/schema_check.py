@@ -1,6 +1,6 @@
-"""Checks of JSON values against a schema of the words that `schema.py` uses; they mean what JSON schema says.
+"""Validation of JSON values against the JSON schema keywords that `schema.py` uses.
 
-One exception: an integer is written without a point, so 8.0 is none.
+One deviation from JSON schema: an integer is written without a decimal point, so 8.0 is not one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,7 @@ from qdqcli.escape import escape_name
 
 Schema = Mapping[str, Any]
 Check = Callable[[Any], None]
-"""Raises `MismatchError`, or returns."""
+"""Validator that returns, or raises `MismatchError`."""
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,),
@@ -33,11 +33,11 @@ _NAMES = {
     "number": "a number",
 }
 _SHOWN = 40
-"""Characters of a value that a message shows."""
+"""Maximum number of characters of a value shown in a message."""
 
 
 class MismatchError(Exception):
-    """What is wrong with a value, and the way to it: `tensors[3].spec.num_bits: found 99, expected ...`."""
+    """A mismatch and the path to it: `tensors[3].spec.num_bits: found 99, expected ...`."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -48,18 +48,18 @@ class MismatchError(Exception):
         return f"{way}: {self.args[0]}" if way else str(self.args[0])
 
     def inside(self, step: str) -> "MismatchError":
-        """The same error, seen from the object or list that holds the value."""
+        """Prepend a step to the path: the object or list that holds the value."""
         self._way.append(step)
         return self
 
 
 def step_to(key: str) -> str:
-    """The way from an object to its member."""
+    """Return the path step from an object to its member."""
     return f".{key}" if key.isidentifier() and key.isascii() else f"['{escape_name(key, _SHOWN)}']"
 
 
 def check_of(schema: Schema) -> Check:
-    """The check of a schema: a function of each Python type that the schema allows."""
+    """Compile a schema to a validator: one function per allowed Python type."""
     kinds = schema.get("type", list(_NAMES))
     kinds = [kinds] if isinstance(kinds, str) else kinds
     checks: dict[type, Check | None] = {kind: _check_of_type(kind, schema) for name in kinds for kind in _TYPES[name]}
@@ -76,7 +76,7 @@ def check_of(schema: Schema) -> Check:
 
 
 def expected(schema: Schema) -> str:
-    """What a value must be: `an integer from 1 to 62`."""
+    """Describe the expected value: `an integer from 1 to 62`."""
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"])) if len(schema["enum"]) > 1 else str(schema["enum"][0])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
@@ -98,12 +98,12 @@ def _mismatch(value: Any, schema: Schema) -> MismatchError:
 def _shown(value: Any) -> str:
     try:
         return escape_name(repr(value[: 2 * _SHOWN] if isinstance(value, str) else value), _SHOWN)
-    except ValueError:  # more digits than Python writes
+    except ValueError:  # more digits than Python formats
         return "an integer of thousands of digits"
 
 
 def _check_of_type(kind: type, schema: Schema) -> Check | None:
-    """The rest of the check of a value whose type is allowed; None where there is no more to it."""
+    """Return the validator of a value of an allowed type; None if the type suffices."""
     if "enum" in schema and kind in (str, int, bool):
         return _check_of_words([word for word in schema["enum"] if type(word) is kind], schema)
     if kind in (int, float) and "minimum" in schema:

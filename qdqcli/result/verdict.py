@@ -1,4 +1,4 @@
-"""Verdict: what a budget says of a run. Plain data that a report carries; `gate/judge.py` makes it."""
+"""Verdict of a budget on a run, as plain data in a report; `gate/judge.py` creates it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,55 +7,55 @@ from typing import Any
 
 WORDS = ("missing", "unexpected", "settings", "failed", "incomplete", "forbid", "min_quantized", "max_bits_per_weight",
          "waiver")  # fmt: skip
-"""What a violation may be about, beside metrics."""
+"""Subjects of violations that are not metrics."""
 
 
 class Severity(StrEnum):
-    """What a violation does to the verdict."""
+    """Effect of a violation on the verdict."""
 
     ERROR = "error"
     WARN = "warn"
-    """It is shown, and the run passes."""
+    """Shown, but the run passes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Violation:
-    """One limit that was exceeded, or one tensor that is not as the baseline has it."""
+    """An exceeded limit, or a tensor that differs from the baseline."""
 
     tensor: str | None
-    """None: the limit is on the whole run."""
+    """Tensor name; None if the limit is on the whole run."""
     file: str | None = None
     metric: str
-    """A metric's name, a key of `[structure]`, or a word for what is no number: see `WORDS`."""
+    """A metric, a key of `[structure]`, or one of `WORDS`."""
     limit: float | str | None
     actual: float | str | None
     severity: Severity = Severity.ERROR
     excess_db: float | None = None
-    """How far over, in dB for every metric: 20 log10(actual / limit) for those that are not in dB. None: no number."""
+    """Excess in dB for every metric: 20 log10(actual / limit) for those not in dB. None if not a number."""
     origin: str
-    """The part of the budget that says so: `limits`, `summary`, `summary.median`, `baseline`, `waivers`, ..."""
+    """Budget section of the limit: `limits`, `summary`, `summary.median`, `baseline`, `waivers`, ..."""
     budget: str | None = None
-    """The file that says so, as the user gave it."""
+    """Budget file, as the user gave it."""
     line: int = 1
-    """Where it does."""
+    """Line in that file."""
     tensors: Sequence[str] = ()
-    """All that it is about, where several tensors have one cause; `tensor` is None then."""
+    """All tensors concerned, if several share one cause; `tensor` is None then."""
     waiver: str | None = None
-    """The reason for which it does not count; of a `waiver`, the reason that it has."""
+    """Reason of the waiver that covers it; of a `waiver`, its own reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Margin:
-    """How near a run is to a limit that it keeps."""
+    """Distance between a run and a limit that it keeps."""
 
     tensor: str | None
-    """None: the limit is on the whole run."""
+    """Tensor name; None if the limit is on the whole run."""
     file: str | None = None
     metric: str
     limit: float
     actual: float
     margin_db: float
-    """How far within, as `Violation.excess_db` is how far over."""
+    """Distance to the limit in dB, measured like `Violation.excess_db`."""
     origin: str
 
 
@@ -64,10 +64,10 @@ class Verdict:
     """The judgement on a run."""
 
     violations: Sequence[Violation]
-    """Those that count: errors first, then by how far over."""
+    """Violations not covered by a waiver: errors first, then by excess."""
     waived: Sequence[Violation] = ()
     nearest: Margin | None = None
-    """Of the tensors that keep their limits the one that is nearest to it; None where no limit is of that kind."""
+    """The tensor closest to a limit that it keeps; None if there is no such limit."""
 
     @property
     def passed(self) -> bool:
@@ -83,7 +83,7 @@ class Verdict:
 
 
 def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
-    """The key `verdict` of a report."""
+    """Return the key `verdict` of a report."""
     return {
         "passed": verdict.passed,
         "violations": [violation_to_json(violation) for violation in verdict.violations],
@@ -93,7 +93,7 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def violation_to_json(violation: Violation) -> dict[str, Any]:
-    """One entry of `violations` or `waived`."""
+    """Return one entry of `violations` or `waived`."""
     entry: dict[str, Any] = {
         "tensor": violation.tensor,
         "file": violation.file,
@@ -111,7 +111,7 @@ def violation_to_json(violation: Violation) -> dict[str, Any]:
 
 
 def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
-    """The inverse of `verdict_to_json`; `KeyError`, `TypeError` or `ValueError` where the data is something else."""
+    """Parse the output of `verdict_to_json`; raises `KeyError`, `TypeError` or `ValueError` for other data."""
     return Verdict(
         violations=[_violation(entry) for entry in data["violations"]],
         waived=[_violation(entry) for entry in data.get("waived", [])],

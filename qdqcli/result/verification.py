@@ -1,4 +1,4 @@
-"""Verification: what was read back of a written output and found right. Plain data that a report carries."""
+"""Verification of a written output that was read back, as plain data in a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Every byte of an output was read back and is what input and settings give."""
+    """Every byte of an output was read back and equals what input and settings give."""
 
     num_bytes: int
     digests: Mapping[str, str]
-    """SHA-256 of each file, by its name in OUTPUT (of a single file: its own)."""
+    """SHA-256 of each file, by its name in OUTPUT (a single file's own name)."""
     num_opened_by_safetensors: int = 0
-    """Files in which the safetensors library found the same tensors."""
+    """Number of files in which the safetensors library found the same tensors."""
 
 
 def verification_to_json(verification: Verification) -> dict[str, Any]:
-    """The key `verification` of a report."""
+    """Return the key `verification` of a report."""
     return {
         "num_files": len(verification.digests),
         "num_bytes": verification.num_bytes,
@@ -27,7 +27,7 @@ def verification_to_json(verification: Verification) -> dict[str, Any]:
 
 
 def verification_from_json(data: Mapping[str, Any]) -> Verification:
-    """The inverse; `KeyError`, `TypeError` or `ValueError` where the data is something else."""
+    """Parse the output of `verification_to_json`; raises `KeyError`, `TypeError` or `ValueError` for other data."""
     digests = {str(name): str(digest) for name, digest in dict(data["sha256"]).items()}
     return Verification(
         num_bytes=int(data["num_bytes"]),
