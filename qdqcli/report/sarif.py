@@ -1,6 +1,6 @@
 """SARIF 2.1.0 report, for GitHub's code scanning and for editors: a result for each violation, worst first.
 
-A result points to the line of its limit in the budget, or to the input where there is no budget; a tensor is a logical
+A result points to the line of its limit in the budget, or to the input without a budget; a tensor is a logical
 location, and its file a related one. Source: OASIS, Static Analysis Results Interchange Format 2.1.0; limits:
 docs.github.com, SARIF support for code scanning.
 """

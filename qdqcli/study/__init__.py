@@ -1,1 +1,1 @@
-"""Questions asked of many settings: sweep, plan, diagnose."""
+"""Studies over many settings: sweep, plan, diagnose."""

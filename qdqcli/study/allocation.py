@@ -1,4 +1,4 @@
-"""Bit allocation: which candidate setting each tensor takes, so that the loss is least within a budget of bits.
+"""Bit allocation: choose one candidate setting per tensor that minimizes the loss within a budget of bits.
 
 The loss of a tensor is its relative squared error, sum e^2 / sum x^2, by default: its sum over the layers is near
 linear in the rise of perplexity at medium bit widths (HIGGS, arXiv 2411.17525). Costs are whole bits: codes, scales, or
@@ -25,24 +25,24 @@ from qdqcli.study.ties import Tie, make_ties
 from qdqcli.tensors.tensor import DTYPES
 
 FLOAT = "float"
-"""The candidate that leaves a tensor as it is."""
+"""Name of the candidate that leaves a tensor as it is."""
 OBJECTIVES = ("relative", "energy", "worst")
 Objective = Literal["relative", "energy", "worst"]
 LOSS_BITS = 52
-"""Losses become integers, in units of 2^-52 of the largest possible loss: no order of addition changes a plan."""
+"""Losses become integers in units of 2^-52 of the largest possible loss: no order of addition changes a plan."""
 _HASH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a plan is asked for."""
+    """Request for a plan."""
 
     objective: Objective = "relative"
     keeps_float: bool = False
-    """Leaving a tensor in float is a candidate."""
+    """True where leaving a tensor in float is a candidate."""
     automatic_ties: bool = True
     importance: Callable[[str], float] = lambda _: 1.0
-    """Factor of a tensor's loss, by its name."""
+    """Tensor name -> factor of its loss."""
     min_bits: Callable[[str], int] = lambda _: 0
     max_bits: Callable[[str], int] = lambda _: 64
 
@@ -52,9 +52,9 @@ class Option:
     """One candidate of one decision."""
 
     candidate: int
-    """Number of the setting; of the number of settings, float."""
+    """Index of the setting; the number of settings stands for float."""
     bits: int
-    """Stored bits of all members, equal tensors once."""
+    """Stored bits of all members; equal tensors count once."""
     loss: float
 
 
@@ -63,17 +63,17 @@ class Decision:
     """Tensors that share a choice, and the candidates that fit all of them."""
 
     tie: Tie
-    """Members are numbers of rows."""
+    """Tie whose members are row indices."""
     options: Sequence[Option]
     num_elements: int
-    """Equal tensors once."""
+    """Number of elements; equal tensors count once."""
     is_pinned: bool = False
-    """The recipe says what becomes of it."""
+    """True where the recipe determines the setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is to be decided, measured."""
+    """Measured candidates of all decisions."""
 
     sweep: Sweep
     decisions: Sequence[Decision]
@@ -81,7 +81,7 @@ class Problem:
 
     @property
     def num_elements(self) -> int:
-        """Elements of all decisions, equal tensors once."""
+        """Elements of all decisions; equal tensors count once."""
         return sum(decision.num_elements for decision in self.decisions)
 
     @cached_property
@@ -91,19 +91,19 @@ class Problem:
         return largest / (1 << LOSS_BITS) or 1.0
 
     def candidates(self) -> list[list[Candidate]]:
-        """The decisions as the solver wants them."""
+        """Return the decisions as input of the solver."""
         return [
             [Candidate(option.bits, round(option.loss / self.unit)) for option in decision.options]
             for decision in self.decisions
         ]
 
     def name_of(self, candidate: int) -> str:
-        """The name of a candidate setting, or float."""
+        """Return the name of a candidate setting, or float."""
         settings = self.sweep.settings
         return settings[candidate].name if candidate < len(settings) else FLOAT
 
     def uniform(self, candidate: int) -> list[int] | None:
-        """The choice that takes one candidate wherever it is not pinned; None where it does not fit everywhere."""
+        """Return the choice of one candidate wherever it is not pinned; None where it does not fit everywhere."""
         choice = []
         for decision in self.decisions:
             found = [k for k, option in enumerate(decision.options) if option.candidate == candidate]
@@ -115,12 +115,12 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """The answer."""
+    """Solution of a problem."""
 
     problem: Problem
     solution: Solution
     budget: int | None
-    """In bits; None where the loss was limited instead."""
+    """Budget in bits; None where the loss was limited instead."""
 
     @property
     def chosen(self) -> Sequence[tuple[Decision, Option]]:
@@ -159,7 +159,7 @@ class Allocation:
         return SkippedTensor(source=source, num_elements=_elements(source.shape), reason="left in float by the plan")
 
     def sqnr_db(self, decision: Decision, option: Option) -> float:
-        """The lowest SQNR of a decision's members; infinite where none changes."""
+        """Return the lowest SQNR of a decision's members; infinite where none changes."""
         if option.candidate >= len(self.problem.sweep.results):
             return inf
         rows = [self.problem.sweep.results[option.candidate].rows[member] for member in decision.tie.members]
@@ -170,7 +170,7 @@ class Allocation:
 def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) -> Problem:
     """Turn measured settings into decisions.
 
-    `plans` and `sweep` are those of the candidate settings, in one order.
+    `plans` and `sweep` are those of the candidate settings, in the same order.
 
     Raises:
         UsageError: a tensor has no candidate, or there is nothing to decide.
@@ -199,7 +199,7 @@ def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) 
 
 
 def _is_pinned(rows: Sequence[Row]) -> bool:
-    """Whether every setting makes the same of a tensor: a rule of the recipe decides it."""
+    """Tell whether a tensor has the same setting in every candidate: a rule of the recipe decides it."""
     specs = {row.spec for row in rows if isinstance(row, TensorResult)}
     return len(specs) == 1 and all(isinstance(row, TensorResult) for row in rows)
 
@@ -253,7 +253,7 @@ def _elements(shape: Sequence[int]) -> int:
 
 
 def duplicates_of(plans: Sequence[Plan], rows: Sequence[Row]) -> list[list[int]]:
-    """Find the numbers of rows whose tensors have equal bytes. Only tensors with equal statistics are read."""
+    """Return groups of row indices whose tensors have equal bytes. Only tensors with equal statistics are read."""
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         if isinstance(row, TensorResult) and row.sums.num_elements:
@@ -282,7 +282,7 @@ def allocate(problem: Problem, budget: int, starts: Sequence[Sequence[int]] = ()
     """Choose a candidate for each decision within a budget of bits; never worse than a uniform candidate that fits.
 
     Raises:
-        UsageError: the budget is below what the smallest candidates need.
+        UsageError: the budget is below the size of the smallest candidates.
     """
     uniform = (problem.uniform(candidate) for candidate in range(len(problem.sweep.settings) + 1))
     known = [*starts, *(choice for choice in uniform if choice is not None)]
@@ -364,7 +364,7 @@ def allocate_for_sqnr(problem: Problem, min_sqnr_db: float) -> Allocation:
 
 
 def _worst_error(problem: Problem, decision: Decision, option: Option) -> float:
-    """The largest relative error of a decision's members, importance left aside."""
+    """Return the largest relative error of a decision's members, ignoring importance."""
     if option.candidate >= len(problem.sweep.results):
         return 0.0
     rows = (problem.sweep.results[option.candidate].rows[member] for member in decision.tie.members)
@@ -372,7 +372,7 @@ def _worst_error(problem: Problem, decision: Decision, option: Option) -> float:
 
 
 def _least_worst(decisions: Sequence[Sequence[Candidate]], budget: int) -> Solution:
-    """The choice whose largest loss is least; with the same largest loss, the smallest."""
+    """Return the choice with the smallest maximum loss; ties go to the smaller size."""
 
     def at(limit: int) -> list[int] | None:
         choice = []

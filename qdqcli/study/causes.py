@@ -1,4 +1,4 @@
-"""Causes: names for what makes the error of a tensor large, each with its threshold and its evidence."""
+"""Causes of a large error of a tensor, each with its threshold and its evidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,33 +27,35 @@ CAUSES = (
     *(NONFINITE, DEGENERATE, ALREADY_QUANTIZED, OUTLIER_ROWS, WRONG_AXIS, HEAVY_TAILS, OUTLIER_ELEMENTS, COARSE_GROUP),
     *(UNUSED_CODES, ASYMMETRIC, DUPLICATE, PLAIN),
 )
-"""In the order of precedence: of several, the first is the verdict."""
+"""Causes in order of precedence: the first that holds is the verdict."""
 
 EXCESS_DB, EXCESS_ONE_DB = 1.0, 3.5
-"""A peak is conspicuous where it is 1 dB, and 3.5 dB by the root of the number of slices, above that of Gaussian data.
-The peak of one slice of 2,000 Gaussian numbers is 3.5 dB above its expectation once in 7,000 draws, 4.5 dB in 300,000.
+"""Excess in dB over the Gaussian peak that makes a peak conspicuous: 1 dB plus 3.5 dB over the root of the number of
+slices. The peak of one slice of 2,000 Gaussian numbers is 3.5 dB above its expectation once in 7,000 draws, 4.5 dB in
+300,000.
 """
 EXPLAINED_DB = 1.0
-"""Outliers explain a peak where the rest has one that is this near to that of Gaussian data, for one slice twice so."""
+"""Outliers explain a peak where the peak without them is this near to the Gaussian one; twice that for one slice."""
 OUTLIER_SHARE = 0.01
-"""More outliers are a heavy tail."""
+"""Largest share of outliers; more are a heavy tail."""
 COLUMNS_SHARE = 0.5
-"""Columns that stand out are the cause where a peak is at most half as conspicuous, in dB, without them."""
+"""Outstanding columns are the cause where, without them, the excess of the peak is at most half, in dB."""
 SMALLEST_SLICE = 16
-"""Shorter slices are no alternative, since their scales cost a bit and more per weight, and have ends by chance."""
+"""Smallest slice to try: scales of shorter ones cost a bit and more per weight, and their bounds are random."""
 AXIS_DB = 3.0
-"""Half a bit: what another axis must gain beyond what shorter slices gain on Gaussian data."""
+"""Minimum gain of another axis beyond the Gaussian gain of shorter slices: half a bit."""
 VARIATION = 0.3
-"""Slices differ in size where their mean |x| deviates by this part of its mean; by chance by 0.2, for 16 elements."""
+"""Relative deviation of the slices' mean |x| from which they differ in size; 16 random elements deviate by 0.2."""
 COARSE_DB = 0.7
-"""What each halving of the slices must gain beyond Gaussian data: 1 dB where that gains 0.3 to 0.7."""
+"""Minimum gain per halving of the slices beyond Gaussian data: 1 dB where Gaussian data gain 0.3 to 0.7."""
 KURTOSIS = 3.2
-"""The median over pieces of 32 is 2.7 for Gaussian data, 3.0 for Student's t with 10 degrees of freedom, 3.6 with 5,
-4.1 for Laplace's distribution. It moves by 0.05 where there are 1,000 pieces."""
+"""Threshold of the median kurtosis over pieces of 32: 2.7 for Gaussian data, 3.0 for Student's t with 10 degrees of
+freedom, 3.6 with 5, 4.1 for Laplace's distribution. It varies by 0.05 over 1,000 pieces.
+"""
 LIKE_GAUSSIAN = 2.9
-"""Below this kurtosis pieces are Gaussian: what is conspicuous is between them."""
+"""Kurtosis below which pieces are Gaussian: an excess then comes from differences between pieces."""
 OFFSET_DB = 1.6
-"""What a zero point would gain beyond Gaussian data: one end of the range is 1.5 times the other."""
+"""Minimum gain of a zero point beyond Gaussian data: one bound of the range is 1.5 times the other."""
 _SHOWN = 3
 
 
@@ -67,26 +69,26 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What is known of a tensor when its causes are looked for."""
+    """Measurements of a tensor, from which causes are found."""
 
     row: TensorResult
-    """Under the given setting."""
+    """Row under the given setting."""
     spec: QuantSpec
     """The given setting, its range taken from the data."""
     profile: Profile
     grid: Grid | None
     others: Sequence[tuple[TensorResult, int]]
-    """The same with another axis or group size alone, and the elements of a slice."""
+    """Rows with only the axis or the group size changed, and the elements of a slice."""
     duplicates: Sequence[str]
     """Names of tensors with equal bytes."""
 
     @property
     def is_conspicuous(self) -> bool:
-        """Whether the peaks are above those of Gaussian data."""
+        """True where the peaks exceed those of Gaussian data."""
         return self.profile.excess_db > EXCESS_DB + EXCESS_ONE_DB / sqrt(max(self.profile.slices.count, 1))
 
     def surplus_db(self, other: TensorResult, size: int) -> float:
-        """What another granularity gains beyond what it would gain on Gaussian data."""
+        """Return the gain in dB of another granularity beyond its gain on Gaussian data."""
         before, after = level(self.row), level(other)
         if before in (inf, -inf) or after in (inf, -inf):
             return 0.0
@@ -94,7 +96,7 @@ class Seen:
 
 
 def level(row: TensorResult) -> float:
-    """The SQNR in dB; infinite where no element changed, minus infinity where none could be measured."""
+    """Return the SQNR in dB; infinite where no element changed, minus infinity where none could be measured."""
     found: MetricValue = row.stats["sqnr_db"]
     if found is not None:
         return float(found)
@@ -102,7 +104,7 @@ def level(row: TensorResult) -> float:
 
 
 def find_causes(seen: Seen) -> list[Finding]:
-    """Return what holds, the verdict first; `plain` where nothing does."""
+    """Return the causes that hold, the verdict first; `plain` where none does."""
     found = [*_spoilt(seen)]
     if seen.grid is not None:
         grid = seen.grid
@@ -140,7 +142,7 @@ def _spoilt(seen: Seen) -> list[Finding]:
 
 
 def _of_peaks(seen: Seen) -> list[Finding]:
-    """Why ranges are wider than Gaussian data would make them."""
+    """Return the causes of ranges wider than those of Gaussian data."""
     profile, size = seen.profile, seen.profile.slice_size
     columns = _indices(profile, "columns")
     is_few = _are_few_elements(seen)
@@ -172,7 +174,7 @@ def _of_peaks(seen: Seen) -> list[Finding]:
 
 
 def _are_few_elements(seen: Seen) -> bool:
-    """Whether nothing is conspicuous without outliers, which are few, and without columns that stand out."""
+    """Tell whether outliers are few and nothing is conspicuous without them and without outstanding columns."""
     profile = seen.profile
     explained = EXPLAINED_DB + EXPLAINED_DB / sqrt(profile.slices.count)
     return (
@@ -199,8 +201,8 @@ def _heavy_tails(profile: Profile) -> Finding:
 
 
 def _across(seen: Seen) -> list[Finding]:
-    """Whether another axis is much better, and whether a few rows alone are the reason."""
-    # Heavy tails grow with the size of slices, whatever the axis, and a peak may be what chance makes of one slice.
+    """Return the finding that another axis is much better, or that a few rows alone are the reason."""
+    # Heavy tails grow with the slice size on any axis, and the peak of a single slice may be due to chance.
     is_doubtful = seen.profile.kurtosis > KURTOSIS or not seen.is_conspicuous
     axes = [
         (seen.surplus_db(row, size), row)
@@ -229,7 +231,7 @@ def _across(seen: Seen) -> list[Finding]:
 
 
 def _is_even(profile: Profile, row: TensorResult) -> bool:
-    """Whether the slices of an axis are of one size."""
+    """Tell whether the slices of an axis have similar sizes (mean |x|)."""
     if row.spec is None or row.spec.axis not in (0, len(row.source.shape) - 1):
         return True
     index = profile.rows if row.spec.axis == 0 else profile.columns
@@ -237,7 +239,7 @@ def _is_even(profile: Profile, row: TensorResult) -> bool:
 
 
 def _of_sides(seen: Seen) -> list[Finding]:
-    """Whether codes of one side are for nothing."""
+    """Return the finding that codes of one sign are wasted."""
     profile, spec = seen.profile, seen.spec
     evidence = {"input_min": profile.low, "input_max": profile.high}
     if not spec.signed_input or profile.low == profile.high:
@@ -251,7 +253,7 @@ def _of_sides(seen: Seen) -> list[Finding]:
 
 
 def _indices(profile: Profile, name: str) -> list[dict[str, Any]]:
-    """The rows or columns that stand out, where they are few: index and size over the median."""
+    """Return the outstanding rows or columns, if few: index and ratio to the median."""
     index = profile.rows if name == "rows" else profile.columns
     if index is None:
         return []

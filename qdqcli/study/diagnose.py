@@ -1,7 +1,7 @@
-"""Diagnosis: why the worst tensors of a run are bad, and what measured changes of their settings gain.
+"""Diagnosis: causes of the error of the worst tensors, and the measured gain of changed settings.
 
-Every change is measured by the op on all elements, on the same read as the profile of the data; each figure is that of
-`qdq stats` with the changed setting. Nothing is estimated.
+Every change is measured by the op on all elements, on the same read as the profile of the data; each number equals that
+of `qdq stats` with the changed setting. Nothing is estimated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,13 +28,13 @@ from qdqcli.study.sweep import held_windows
 from qdqcli.tensors.tensor import TensorInfo
 
 ERROR_SHARE = 0.8
-"""Tensors are diagnosed, those with the largest errors first, until they hold this share of the squared error."""
+"""Share of the squared error to diagnose, in the tensors with the largest errors."""
 MIN_GAIN_DB = 0.1
-"""Less is no remedy: a sixtieth of a bit."""
+"""Minimum gain of a remedy: a sixtieth of a bit."""
 FREE_BITS = 0.1
-"""Changes that add no more bits per weight rank as free: a scale of 16 bits for each row of 160 elements."""
+"""Most bits per weight added by a change that ranks as free: a scale of 16 bits for each row of 160 elements."""
 LOSSLESS_DB = 120.0
-"""More is no gain: float32 has 144 dB."""
+"""SQNR beyond which nothing is gained: float32 has 144 dB."""
 MAX_REMEDIES = 3
 PERCENTILE = 99.9
 EXTRA_BITS = (1, 2)
@@ -43,11 +43,11 @@ _NOT_DIAGNOSED = "not diagnosed"
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """A change of a tensor's settings, measured."""
+    """A measured change of a tensor's settings."""
 
     row: TensorResult
     changes: dict[str, Any]
-    """By key of a recipe."""
+    """Recipe key -> value."""
     gain_db: float
     """Infinite where the change makes the tensor exact, or measurable at all."""
     bits_added: float
@@ -55,34 +55,34 @@ class Remedy:
 
     @property
     def is_useful(self) -> bool:
-        """Whether it gains, or saves bits without a loss."""
+        """True where it gains, or saves bits without a loss."""
         return self.gain_db >= MIN_GAIN_DB or (self.is_lossless and self.bits_added < -FREE_BITS)
 
     @property
     def is_lossless(self) -> bool:
-        """Whether what is left is rounding of the tensor's dtype."""
+        """True where only rounding of the tensor's dtype is left."""
         return level(self.row) >= LOSSLESS_DB
 
     @property
     def worth(self) -> float:
-        """The SQNR in dB as far as it matters."""
+        """The SQNR in dB, capped at `LOSSLESS_DB`."""
         return min(level(self.row), LOSSLESS_DB)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accounting:
-    """SQNR = bits + 4.77 - peak + rest, in dB; the peak is that over the RMS, both as a root of a mean."""
+    """SQNR = bits + 4.77 - peak + rest, in dB; the peak is peak over RMS, both as the root of a mean."""
 
     bits_db: float
     peak_db: float
     gaussian_peak_db: float
-    """What the peak of Gaussian data in slices of this size would be."""
+    """Peak of Gaussian data in slices of this size."""
     rest_db: float | None
     """None where there is no SQNR."""
 
     @property
     def formula_db(self) -> float:
-        """The SQNR of a fine grid whose errors are spread evenly over a step."""
+        """The SQNR of fine quantization with errors uniform over a step."""
         return self.bits_db + UNIFORM_DB - self.peak_db
 
 
@@ -91,17 +91,17 @@ UNIFORM_DB = 10 * log10(3)
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """One tensor."""
+    """Diagnosis of one tensor."""
 
     number: int
-    """Among the rows of the run."""
+    """Index among the rows of the run."""
     row: TensorResult
     findings: Sequence[Finding]
-    """The verdict first."""
+    """Findings, the verdict first."""
     accounting: Accounting
     remedies: Sequence[Remedy]
     together: Remedy | None
-    """The best of all combinations that add no more bits than allowed."""
+    """The best combination of changes that adds no more bits than allowed."""
 
     @property
     def cause(self) -> str:
@@ -120,11 +120,11 @@ class Report:
 
     @property
     def share(self) -> float:
-        """Part of the squared error that the diagnosed tensors hold."""
+        """Share of the squared error in the diagnosed tensors."""
         return fsum(float(d.row.share or 0.0) for d in self.diagnoses)
 
     def shares(self) -> list[tuple[str, int, float]]:
-        """(cause, tensors, part of the squared error), the largest first."""
+        """Return (cause, tensors, share of the squared error), the largest first."""
         found: dict[str, list[float]] = {}
         for diagnosis in self.diagnoses:
             found.setdefault(diagnosis.cause, []).append(float(diagnosis.row.share or 0.0))
@@ -132,7 +132,7 @@ class Report:
         return sorted(rows, key=lambda row: (-row[2], row[0]))
 
     def notes(self) -> dict[QuantSpec | None, str]:
-        """Describe, for comments, the tensors to which changes give each setting: their causes and gains."""
+        """Describe, for comments, the tensors that each changed setting applies to: their causes and gains."""
         found: dict[QuantSpec | None, list[Diagnosis]] = {}
         for diagnosis in self.diagnoses:
             if diagnosis.together is not None:
@@ -141,7 +141,7 @@ class Report:
 
 
 def _note(diagnoses: Sequence[Diagnosis]) -> str:
-    """`3 tensors, heavy-tails: +0.85 to +0.97 dB`."""
+    """Return `3 tensors, heavy-tails: +0.85 to +0.97 dB`."""
     gains = [d.together.gain_db for d in diagnoses if d.together is not None and isfinite(d.together.gain_db)]
     ends = dict.fromkeys(f"{gain:+.2f}" for gain in (min(gains), max(gains))) if gains else {}
     causes = ", ".join(dict.fromkeys(d.cause for d in diagnoses))
@@ -150,10 +150,10 @@ def _note(diagnoses: Sequence[Diagnosis]) -> str:
 
 
 def choose(rows: Sequence[Row], worst: int | None = None, *, takes_all: bool = False) -> list[int]:
-    """Choose the rows to diagnose, by rising number.
+    """Return the indices of the rows to diagnose, ascending.
 
-    With `worst`, so many with the lowest SQNR; else those that hold `ERROR_SHARE` of the squared error, and all whose
-    elements are not finite or whose scale is degenerate.
+    With `worst`, that many with the lowest SQNR; else those that hold `ERROR_SHARE` of the squared error, and all with
+    non-finite elements or degenerate scales.
     """
     measured = [(number, row) for number, row in enumerate(rows) if isinstance(row, TensorResult) and row.num_elements]
     if worst is not None:
@@ -182,7 +182,7 @@ def diagnose(
 ) -> Report:
     """Find causes and measure changes for the rows `numbers` of a run over `plans`.
 
-    `measuring` is told of the bytes of each diagnosed tensor once.
+    `measuring` receives the bytes of each diagnosed tensor once.
     """
     equal = _equal_names(plans, before.rows)
     diagnoses: list[Diagnosis] = []
@@ -204,7 +204,7 @@ def diagnose(
 
 
 def _equal_names(plans: Sequence[Plan], rows: Sequence[Row]) -> dict[int, list[str]]:
-    """The names of the other tensors with the same bytes, by number of row."""
+    """Return row index -> names of the other tensors with the same bytes."""
     return {
         number: [rows[other].source.name for other in equal if other != number]
         for equal in duplicates_of(plans, rows)
@@ -254,7 +254,7 @@ def _diagnose_shard(
 
 
 def _only(plan: Plan, numbers: set[int]) -> Plan:
-    """The plan with all tensors skipped but these."""
+    """Return the plan with all tensors skipped but these."""
     return replace(
         plan,
         resolutions=[
@@ -280,13 +280,13 @@ def _spec(row: TensorResult) -> QuantSpec:
 
 
 def _from_data(spec: QuantSpec) -> QuantSpec:
-    """The setting with a range that is taken from the data."""
+    """Return the setting with a range taken from the data."""
     return replace(spec, range_given=False, given_range=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Trials:
-    """What is tried on one tensor."""
+    """Settings tried on one tensor."""
 
     info: TensorInfo
     row: TensorResult
@@ -294,7 +294,7 @@ class _Trials:
     grid: Grid | None
     specs: Sequence[QuantSpec]
     singles: frozenset[QuantSpec]
-    """Those that change one thing."""
+    """Settings that differ in one change."""
 
     @classmethod
     def of(
@@ -331,7 +331,7 @@ class _Trials:
     def conclude(
         self, number: int, found: Sequence[TensorResult], duplicates: Sequence[str], max_bits_added: float
     ) -> Diagnosis:
-        """Name the causes and rank the remedies."""
+        """Find the causes and rank the remedies."""
         own = _spec(self.row)
         base = _from_data(own)
         others = [
@@ -361,7 +361,7 @@ class _Trials:
         return Remedy(row=row, changes=_changes(_spec(self.row), _spec(row)), gain_db=gain, bits_added=added)
 
     def _accounting(self, spec: QuantSpec) -> Accounting:
-        bits = spec.num_bits + (not spec.signed_input)  # one side alone has all codes
+        bits = spec.num_bits + (not spec.signed_input)  # a single sign uses all codes
         bits_db, peak = bits * 20 * log10(2), self.profile.slices.peak_db
         measured = level(self.row)
         rest = measured - (bits_db + UNIFORM_DB - peak) if isfinite(measured) and isfinite(peak) else None
@@ -370,7 +370,7 @@ class _Trials:
 
 
 def _granularities(base: QuantSpec, info: TensorInfo, workers: Workers) -> Iterator[QuantSpec]:
-    """No axis, each axis with slices long enough, and groups, as far as their ranges fit into memory."""
+    """Yield no axis, each axis with sufficiently long slices, and groups, if their ranges fit into memory."""
     plain = replace(base, axis=WHOLE_TENSOR, group_size=None, ragged_groups=False)
     found = [plain, *(replace(plain, axis=axis) for axis in range(len(info.shape)))]
     found += [replace(plain, group_size=size) for size in GROUP_SIZES]
@@ -389,7 +389,7 @@ def _estimated(spec: QuantSpec, name: str) -> QuantSpec:
 
 
 def _of_grid(base: QuantSpec, grid: Grid, info: TensorInfo) -> Iterator[QuantSpec]:
-    """The settings under which the grid that a tensor lies on may lose nothing."""
+    """Yield the settings that may be lossless on the tensor's grid."""
     if not grid.is_symmetric:
         return
     plain = replace(
@@ -409,17 +409,17 @@ def _of_grid(base: QuantSpec, grid: Grid, info: TensorInfo) -> Iterator[QuantSpe
 
 
 def _rate(info: TensorInfo, spec: QuantSpec, scale_bits: int) -> float:
-    """Bits per weight, as `TensorResult.bits_per_weight` has them."""
+    """Return bits per weight, as in `TensorResult.bits_per_weight`."""
     return spec.num_bits + layout_of(info, spec).num_slices * scale_bits / max(info.num_elements, 1)
 
 
 def _changes(own: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
-    """The settings to change, by key of a recipe."""
+    """Return the settings to change, by recipe key."""
     return difference(own, spec) | ({"range": "data"} if own.range_given and not spec.range_given else {})
 
 
 def _ranked(remedies: Sequence[Remedy]) -> list[Remedy]:
-    """The best three that nothing dominates: what loses nothing, what is as good as free, then by dB per added bit."""
+    """Return the best three non-dominated remedies: lossless ones, then free ones, then by dB per added bit."""
     useful = {(r.worth, r.bits_added): r for r in reversed(remedies) if r.is_useful}
     kept = [one for one in useful.values() if not any(_dominates(other, one) for other in useful.values())]
     free = sorted((r for r in kept if r.bits_added <= FREE_BITS), key=lambda r: (-r.worth, r.bits_added))
@@ -428,7 +428,7 @@ def _ranked(remedies: Sequence[Remedy]) -> list[Remedy]:
 
 
 def _simplest(remedies: Sequence[Remedy]) -> Remedy | None:
-    """Of those that gain most, but for half of what counts as a gain, the one with the fewest bits, then changes."""
+    """Return the remedy with the fewest bits, then changes, among those within half of `MIN_GAIN_DB` of the best."""
     most = max((remedy.worth for remedy in remedies), default=-inf)
     near = [remedy for remedy in remedies if remedy.worth >= most - MIN_GAIN_DB / 2]
     return min(near, key=lambda r: (r.bits_added, len(r.changes), -r.worth), default=None)
@@ -439,7 +439,7 @@ def _per_bit(remedy: Remedy) -> float:
 
 
 def _dominates(one: Remedy, other: Remedy) -> bool:
-    """Whether one adds no more bits and gains as much: as good as, where it adds fewer."""
+    """Tell whether one adds no more bits and gains as much, or, with fewer bits, at most `MIN_GAIN_DB` less."""
     slack = MIN_GAIN_DB if one.bits_added < other.bits_added else 0.0
     mine, its = (one.worth, -one.bits_added), (other.worth, -other.bits_added)
     return mine[0] >= its[0] - slack and mine[1] >= its[1] and mine != its

@@ -1,4 +1,4 @@
-"""Grid: recognises a tensor whose values lie on a grid of integers times a step already, and says which."""
+"""Grid detection: finds tensors whose values already are integers times a step."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,15 +16,16 @@ from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
 MAX_VALUES = 256
-"""A slice with more distinct values has no grid of 8 bits."""
+"""Most distinct values of a slice on a grid of 8 bits."""
 GROUP_SIZES = (256, 128, 64, 32, 16)
 MIN_SHARE = 0.99
 """Share of the slices that must lie on a grid."""
 SAMPLED_SLICES = 64
-"""Slices that are looked at first: few tensors are quantized."""
+"""Slices to sample first: few tensors are quantized already."""
 ROUNDING = {"BF16": (2.0**-8, 63), "F16": (2.0**-11, 255), "F32": (2.0**-23, 255), "F64": (2.0**-23, 255)}
-"""Dtype -> the relative error of a code times a step in it, and the largest code that this error lets tell from its
-neighbours. A grid of 8 bits cannot be told in BF16. F64 tensors come from arithmetic in float32 as a rule."""
+"""Dtype -> the relative rounding error of a code times a step, and the largest code that this error still separates
+from its neighbours. A grid of 8 bits is not detectable in BF16. F64 tensors mostly come from float32 arithmetic.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,25 +34,25 @@ class Grid:
 
     num_bits: int
     is_symmetric: bool
-    """No zero point is needed."""
+    """True where no zero point is needed."""
     signed: bool
     axis: int
     group_size: int | None
     share: float
-    """Part of the slices that lie on it."""
+    """Share of the slices on the grid."""
 
 
 def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> Grid | None:
     """Return the grid with the largest slices; None where there is none, or in Fortran order.
 
-    Slices are the tensor, its rows and groups of 256 to 16. `check` is called now and then and may raise.
+    Slices are the tensor, its rows and groups of 256 to 16. `check` is called regularly and may raise.
     """
     if info.fortran_order or info.num_elements < GROUP_SIZES[-1] or not info.shape:
         return None
     specs = [QuantSpec(), *([QuantSpec(axis=0)] if len(info.shape) > 1 else [])]
     specs += [QuantSpec(group_size=size) for size in GROUP_SIZES]
     specs = [spec for spec in specs if fits(info, spec)]
-    if _sampled(reader, info, specs[-1]) is None:  # what lies on a grid in large slices does so in small ones
+    if _sampled(reader, info, specs[-1]) is None:  # a grid of large slices is one of small slices too
         return None
     for spec in specs:
         codes = _sampled(reader, info, spec)
@@ -63,7 +64,7 @@ def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) 
 
 
 def _sampled(reader: ShardReader, info: TensorInfo, spec: QuantSpec) -> list[int] | None:
-    """The codes of the peaks of some slices, the most frequent first; None where these slices have no grid."""
+    """Return the peak codes of sampled slices, the most frequent first; None where these slices have no grid."""
     layout = layout_of(info, spec)
     dtype = np.dtype(STORAGE[info.dtype.name])
     count = min(SAMPLED_SLICES, layout.num_slices)
@@ -87,7 +88,7 @@ def _sampled(reader: ShardReader, info: TensorInfo, spec: QuantSpec) -> list[int
 
 
 def _peak_code(values: Floats, dtype: str) -> int | None:
-    """The smallest code of the peak with which all values are integers times a step."""
+    """Return the smallest code of the peak for which all values are integers times a step."""
     if len(values) > MAX_VALUES or not np.isfinite(values).all():
         return None
     for code in range(1, ROUNDING[dtype][1] + 1):
@@ -97,7 +98,7 @@ def _peak_code(values: Floats, dtype: str) -> int | None:
 
 
 def _codes(x: Floats, peak_code: int, dtype: str) -> tuple[Floats, NDArray[np.bool_]]:
-    """Codes of slices (slices, elements) whose peak has this code, and which slices lie on that grid.
+    """Return the codes of slices (slices, elements) whose peak has this code, and a mask of the slices on that grid.
 
     Each value allows steps from value / code (1 - rounding) to value / code (1 + rounding); all must share one.
     """
@@ -114,7 +115,7 @@ def _codes(x: Floats, peak_code: int, dtype: str) -> tuple[Floats, NDArray[np.bo
 def _verified(
     reader: ShardReader, info: TensorInfo, spec: QuantSpec, peak_codes: Sequence[int], check: Callable[[], None]
 ) -> Grid | None:
-    """The grid, where all slices but a few lie on it with one of these codes for their peak."""
+    """Return the grid, if nearly all slices lie on it with one of these codes as their peak."""
     layout = layout_of(info, spec)
     if spec.group_size is None:
         slices = _distinct(reader, info, spec, check)

@@ -1,4 +1,4 @@
-"""Chosen settings as an ordinary recipe: few rules, folded patterns, and a check that they decide what was chosen."""
+"""Recipe of chosen settings: few rules with folded patterns, and a check that they reproduce the choice."""
 
 import json
 import re
@@ -33,10 +33,10 @@ class _Member:
     """One decided tensor."""
 
     pattern: str
-    """What matches it alone: its name, with its file where the name occurs in several."""
+    """Pattern that matches only this tensor: its name, with its file where several files share the name."""
     name: str
     spec: QuantSpec | None
-    """None: it stays in float."""
+    """None where it stays in float."""
 
 
 def recipe_text(
@@ -50,9 +50,9 @@ def recipe_text(
     """Return the TOML text of the recipe.
 
     Args:
-        rows: one per tensor of the inputs, measured with what was chosen for it; skipped where it stays in float.
-        numbers: the rows that were decided on.
-        plans: what was decided before: other tensors that they skip stay in float.
+        rows: one per tensor of the inputs, measured with its chosen setting; skipped where it stays in float.
+        numbers: indices of the decided rows.
+        plans: plans before the decision: other tensors that they skip stay in float.
         about: lines for the header.
         min_ndim: that option, where it was given.
         notes: settings -> the comment on the tensors that have them.
@@ -90,7 +90,7 @@ def recipe_text(
 
 
 def plans_of(text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> list[Plan]:
-    """Decide what the written recipe decides, as `--recipe` reads it."""
+    """Return the plans of the written recipe, as `--recipe` reads it."""
     read = parse_recipe(text, "the recipe")
     defaults = dict(read.defaults)
     axis = defaults.pop("axis", NONE)
@@ -106,7 +106,7 @@ def plans_of(text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Pack
 
 
 def check_recipe(rows: Sequence[Row], plans: Sequence[Plan]) -> None:
-    """Make sure that `plans`, made with the written recipe, decide what was chosen for every tensor.
+    """Check that `plans`, made with the written recipe, match the choice for every tensor.
 
     Raises:
         UsageError: they do not; names the tensors.
@@ -124,7 +124,7 @@ def check_recipe(rows: Sequence[Row], plans: Sequence[Plan]) -> None:
 
 
 def _members(rows: Sequence[Row], numbers: Iterable[int], plans: Sequence[Plan]) -> Iterator[_Member]:
-    """The decided tensors, by name."""
+    """Yield the decided tensors, by name."""
     counts = Counter(row.source.name for row in rows)
     tensors = [(plan, tensor) for plan in plans for tensor in plan.shard.tensors]
     for number in sorted(numbers, key=lambda number: rows[number].source):
@@ -174,7 +174,7 @@ def _folded(own: Sequence[_Member], members: Sequence[_Member]) -> list[str]:
 
 
 def _not_selected(plans: Sequence[Plan], decided: set[str], min_ndim: int | None) -> list[str]:
-    """Names of floating-point tensors that the plan does not decide and that its recipe alone would quantize."""
+    """Return names of undecided floating-point tensors that the recipe alone would quantize."""
     return [
         tensor.name
         for plan in plans
@@ -187,7 +187,7 @@ def _not_selected(plans: Sequence[Plan], decided: set[str], min_ndim: int | None
 
 
 def _settings(spec: QuantSpec) -> dict[str, Any]:
-    """All settings of a spec, under the recipe's keys."""
+    """Return all settings of a spec by recipe key."""
     settings: dict[str, Any] = {
         "num_bits": spec.num_bits,
         "signed_input": spec.signed_input,
@@ -211,7 +211,7 @@ def _granularity(spec: QuantSpec) -> dict[str, Any]:
 
 
 def difference(default: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
-    """Return the settings that a rule has to name, by key of a recipe."""
+    """Return the settings that a rule has to name, by recipe key."""
     before, after = _settings(default), _settings(spec)
     changes = {key: value for key, value in after.items() if before.get(key) != value}
     if "axis" in changes and default.group_size is not None:
@@ -226,5 +226,5 @@ def _lines(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string."""
+    """Return a TOML basic string."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

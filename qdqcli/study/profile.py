@@ -1,7 +1,7 @@
-"""Profile: what the elements of a tensor look like to a grid, and what Gaussian data of its size would look like.
+"""Profile: statistics of a tensor's elements that matter for quantization, and those of Gaussian data of its size.
 
-Elements are read in blocks of a fixed size, so that no figure depends on threads or memory. Of slices that end where
-they begin (groups) nothing is kept but sums; of rows, columns and channels a few numbers each.
+Elements are read in blocks of a fixed size, so that no number depends on threads or memory. Contiguous slices (groups)
+leave only sums; rows, columns and channels a few numbers each.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,23 +23,25 @@ from qdqcli.tensors.tensor import TensorInfo
 Floats = NDArray[np.float64]
 
 BLOCK_ELEMENTS = 1 << 18
-"""Elements that are looked at together: 2 MiB in float64."""
+"""Elements of a block: 2 MiB in float64."""
 PIECE = 32
-"""Neighbours whose kurtosis is taken: few enough to have one scale, enough to tell a heavy tail from a Gaussian one."""
+"""Consecutive elements per kurtosis: few enough to share a scale, enough to tell a heavy tail from a Gaussian one."""
 OUTLIER_FACTOR = 1.5
-"""An element is an outlier where it is this much larger than the expected peak of Gaussian data in its slice. For
-slices of 128 that is 4.3 times the RMS, which 0.2 % of such slices reach by chance."""
+"""An outlier is this much larger than the expected peak of Gaussian data in its slice. For slices of 128 that is 4.3
+times the RMS, which 0.2 % of such slices reach by chance.
+"""
 STANDS_OUT, FEW = 3.0, 0.1
-"""A row or column stands out with 3 times the median size: where it shares a range with others, it costs them 9.5 dB,
-1.6 bits. Where more than a tenth of them do, it is the scale that differs."""
+"""An outstanding row or column has 3 times the median size: sharing a range, it costs the others 9.5 dB, 1.6 bits.
+Where more than a tenth of them do, the scale itself varies.
+"""
 MAX_INDICES = 1 << 22
-"""Longer dimensions are not profiled index by index."""
+"""Longest dimension with statistics per index."""
 _SHOWN_PLACES = 3
 _KURTOSIS_BINS = np.geomspace(1.0, PIECE, 2048)
 
 
 def db(ratio: float) -> float:
-    """Return a ratio of energies in decibels; of nothing, minus infinity."""
+    """Return a ratio of energies in decibels; minus infinity for zero."""
     return 10.0 * log10(ratio) if ratio > 0.0 else -inf
 
 
@@ -68,16 +70,16 @@ def gaussian_half_range(size: int) -> float:
 
 @dataclass(kw_only=True)
 class Slices:
-    """Sums over the slices of a tensor, from which peak, range and RMS follow as the elements see them."""
+    """Sums over the slices of a tensor, which give peak, range and RMS, weighted by elements."""
 
     count: int = 0
     peaks: list[float] = field(default_factory=list)
-    """Sums of (elements x squared peak), to be added exactly."""
+    """Terms (elements x squared peak), to be added exactly."""
     half_ranges: list[float] = field(default_factory=list)
     energies: list[float] = field(default_factory=list)
 
     def add(self, sizes: NDArray[np.int64], low: Floats, high: Floats, energy: Floats) -> None:
-        """Take in slices: their elements, extremes and sums of squares."""
+        """Add slices: their elements, extremes and sums of squares."""
         low, high = np.minimum(low, high), np.maximum(low, high)
         self.count += len(sizes)
         self.peaks.append(float(np.sum(sizes * np.maximum(-low, high) ** 2)))
@@ -92,14 +94,14 @@ class Slices:
 
     @property
     def offset_db(self) -> float:
-        """20 log10(peak / half the range): what a zero point could gain on a fine grid."""
+        """20 log10(peak / half the range): the possible gain of a zero point in fine quantization."""
         half = fsum(self.half_ranges)
         return db(fsum(self.peaks) / half) if half else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Rows or columns of a tensor, one number each."""
+    """Statistics per row or column of a tensor."""
 
     peak: Floats
     mean_abs: Floats
@@ -113,53 +115,53 @@ class Index:
 
     @property
     def variation(self) -> float:
-        """The standard deviation of the mean |x| over its mean."""
+        """Standard deviation of the mean |x| over its mean."""
         mean = float(np.mean(self.mean_abs)) if len(self.mean_abs) else 0.0
         return float(np.std(self.mean_abs)) / mean if mean else 0.0
 
     def ratio(self, index: int) -> float:
-        """The mean |x| of one index over the median."""
+        """Return the mean |x| of one index over the median."""
         median = float(np.median(self.mean_abs))
         return float(self.mean_abs[index]) / median if median else inf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a tensor's elements are like, its slices being those of a setting."""
+    """Statistics of a tensor's elements, in the slices of a setting."""
 
     num_elements: int
     low: float
     high: float
-    """Extremes of the finite elements."""
+    """`low` and `high` are the extremes of the finite elements."""
     slice_size: int
-    """Elements of a slice, on average."""
+    """Mean number of elements per slice."""
     slices: Slices
     trimmed: Slices
-    """The same without outliers and without columns that stand out."""
+    """`slices` without outliers and without outstanding columns."""
     num_outliers: int
     outliers: list[tuple[int, ...]]
-    """Indices of the first ones."""
+    """Indices of the first outliers."""
     first_nonfinite: tuple[int, ...] | None
     tiny_slices: list[int]
-    """Numbers of the first slices with a peak of subnormal size."""
+    """Indices of the first slices whose scale would be subnormal."""
     kurtosis: float
-    """Median over pieces of 32 neighbours; 2.7 for Gaussian data."""
+    """Median over pieces of 32 consecutive elements; 2.7 for Gaussian data."""
     rows: Index | None
     columns: Index | None
 
     @property
     def excess_db(self) -> float:
-        """How far the peak is above that of Gaussian data in slices of this size."""
+        """Peak in dB above that of Gaussian data in slices of this size."""
         return self.slices.peak_db - db(gaussian_peak(self.slice_size) ** 2)
 
     @property
     def trimmed_excess_db(self) -> float:
-        """The same without outliers and without columns that stand out."""
+        """`excess_db` without outliers and without outstanding columns."""
         return self.trimmed.peak_db - db(gaussian_peak(self.slice_size) ** 2)
 
     @property
     def offset_db(self) -> float:
-        """What a zero point could gain beyond what it would gain on Gaussian data, outliers left aside."""
+        """Possible gain of a zero point beyond Gaussian data, without outliers."""
         size = max(self.slice_size, 8)
         return self.trimmed.offset_db - db((gaussian_peak(size) / gaussian_half_range(size)) ** 2)
 
@@ -229,7 +231,7 @@ def profile(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Calla
 def blocks(
     reader: ShardReader, info: TensorInfo, layout: Layout, check: Callable[[], None]
 ) -> Iterator[tuple[int, Floats]]:
-    """Yield the elements in the order of the file, as (first element, values); groups are whole."""
+    """Yield the elements in file order, as (first element, values); groups are whole."""
     dtype = np.dtype(STORAGE[info.dtype.name])
     start = 0
     while start < info.num_elements:
@@ -244,17 +246,17 @@ def blocks(
 
 
 def place_of(info: TensorInfo, element: int) -> tuple[int, ...]:
-    """The index of an element, counted in the order of the file."""
+    """Return the index of an element, counted in file order."""
     found = tuple(int(k) for k in np.unravel_index(element, info.stored_shape or (1,)))[: len(info.shape)]
     return found[::-1] if info.fortran_order else found
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Runs:
-    """Neighbours in a block that belong to one slice."""
+    """Consecutive elements of a block that belong to one slice."""
 
     starts: NDArray[np.int64]
-    """In the block."""
+    """Offsets in the block."""
     sizes: NDArray[np.int64]
     slices: NDArray[np.int64]
 
@@ -271,7 +273,7 @@ def _runs(layout: Layout, start: int, stop: int) -> _Runs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """Numbers of each slice."""
+    """Size, extremes and energy of each slice."""
 
     layout: Layout | None
     sizes: NDArray[np.int64]
@@ -301,7 +303,7 @@ class _Kept:
         )
 
     def take(self, start: int, x: Floats) -> None:
-        """Take in a block."""
+        """Add a block."""
         assert self.layout is not None
         runs = _runs(self.layout, start, start + len(x))
         found = _Kept.of_runs(runs, x)
@@ -325,13 +327,13 @@ class _PerIndex:
         return cls(layout_of(info, QuantSpec(axis=axis)))
 
     def take(self, start: int, x: Floats) -> None:
-        """Take in the absolute values of a block."""
+        """Add the absolute values of a block."""
         runs = _runs(self._layout, start, start + len(x))
         np.maximum.at(self._peak, runs.slices, np.maximum.reduceat(x, runs.starts))
         np.add.at(self._sum, runs.slices, np.add.reduceat(x, runs.starts))
 
     def mask(self) -> NDArray[np.bool_] | None:
-        """Which indices stand out; None where none does."""
+        """Return a mask of the outstanding indices; None where there are none."""
         out = self.index().standing_out()
         if not out:
             return None
@@ -340,7 +342,7 @@ class _PerIndex:
         return mask
 
     def spread(self, mask: NDArray[np.bool_], start: int, size: int) -> NDArray[np.bool_]:
-        """The mask of indices for each element of a block."""
+        """Return the mask of indices for each element of a block."""
         runs = _runs(self._layout, start, start + size)
         return np.repeat(mask[runs.slices], runs.sizes)
 
@@ -350,7 +352,7 @@ class _PerIndex:
 
 
 class _Seen:
-    """What one pass over a tensor shows beside its slices."""
+    """Statistics from one pass over a tensor, beyond those of its slices."""
 
     def __init__(self, info: TensorInfo) -> None:
         self._info = info
@@ -361,7 +363,7 @@ class _Seen:
         self.finite: Floats = np.empty(0)
 
     def take(self, start: int, x: Floats) -> None:
-        """Take in a block; `finite` is then the block with zeros for what is no number."""
+        """Add a block; sets `finite` to the block with zeros for non-finite elements."""
         is_finite = np.isfinite(x)
         if not is_finite.all():
             if self.first_nonfinite is None:
@@ -395,7 +397,7 @@ def _tiny(low: Floats, high: Floats, limit: float, first: int) -> list[int]:
 
 
 def fits(info: TensorInfo, spec: QuantSpec) -> bool:
-    """Whether the tensor can take the setting."""
+    """Tell whether the tensor can take the setting."""
     try:
         layout_of(info, spec)
     except (SpecError, UsageError):

@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_STATES = 4_000_000
-"""Sums that the dynamic program may keep in all, 16 bytes each."""
+"""Maximum number of sums kept by the dynamic program, 16 bytes each."""
 
 _SLACK = 1e-9
-"""Relative margin of bounds that are computed in float64: they never prune an optimum."""
+"""Relative margin of bounds computed in float64: they never prune an optimum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to treat a decision."""
+    """One candidate of a decision."""
 
     cost: int
     """Never negative."""
@@ -40,14 +40,14 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """One candidate per decision, and how far from the optimum the choice can be."""
+    """One candidate per decision, and a bound on the distance from the optimum."""
 
     choice: tuple[int, ...]
     """Index of the chosen candidate, per decision."""
     cost: int
     loss: int
     lower_bound: int
-    """No choice within the budget has a smaller loss."""
+    """Lower bound of the loss of any choice within the budget."""
     proof: Literal["exact", "bound"]
     """`exact`: this is the optimum, ties settled; `bound`: the loss exceeds the optimum by at most `gap`."""
 
@@ -111,13 +111,13 @@ class _Option:
     """A candidate that no other of its decision dominates."""
 
     index: int
-    """Among all candidates of the decision."""
+    """Index among all candidates of the decision."""
     cost: int
     loss: int
 
 
 _Group = Sequence[_Option]
-"""Options by rising cost and falling loss."""
+"""Options by ascending cost and descending loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _undominated(candidates: Sequence[Candidate]) -> list[_Option]:
 
 
 def _hull(group: _Group) -> list[int]:
-    """Positions of the options on the lower convex hull of (cost, loss)."""
+    """Return positions of the options on the lower convex hull of (cost, loss)."""
     hull: list[int] = []
     for position, option in enumerate(group):
         while len(hull) > 1:
@@ -155,7 +155,7 @@ def _hull(group: _Group) -> list[int]:
 
 
 def _relax(groups: Sequence[_Group], budget: int) -> tuple[_Multiplier, list[int]]:
-    """Solve with fractional choices allowed: the multiplier, and the choice rounded down."""
+    """Solve the fractional relaxation: returns the multiplier, and the choice rounded down."""
     steps: list[tuple[float, int, int, int]] = []
     for number, group in enumerate(groups):
         for before, after in pairwise(_hull(group)):
@@ -175,13 +175,13 @@ def _relax(groups: Sequence[_Group], budget: int) -> tuple[_Multiplier, list[int
 
 
 def _lower_bound(groups: Sequence[_Group], multiplier: _Multiplier, budget: int) -> int:
-    """Least loss that any choice within the budget can have, by Lagrangian relaxation; exact arithmetic."""
+    """Return a lower bound of the loss of any choice within the budget, by Lagrangian relaxation; exact arithmetic."""
     total = sum(min(o.loss * multiplier.cost + o.cost * multiplier.loss for o in group) for group in groups)
     return max(-(-(total - multiplier.loss * budget) // multiplier.cost), 0)
 
 
 def _fill(groups: Sequence[_Group], positions: list[int], budget: int) -> list[int]:
-    """Spend what is left of the budget on the steps that gain most for their cost."""
+    """Spend the rest of the budget on the steps with the largest gain per cost."""
     positions = list(positions)
     left = budget - _totals(groups, positions)[0]
     while True:
@@ -248,7 +248,7 @@ def _search(
 
 
 def _pareto(costs: NDArray[np.int64], losses: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the non-dominated sums by rising cost and falling loss."""
+    """Return the non-dominated sums by ascending cost and descending loss."""
     order = np.lexsort((losses, costs))
     costs, losses = costs[order], losses[order]
     lowest = np.minimum.accumulate(losses)
@@ -263,7 +263,7 @@ def _has(stage: tuple[NDArray[np.int64], NDArray[np.int64]], cost: int, loss: in
 
 
 def _translate(groups: Sequence[_Group], decisions: Sequence[Sequence[Candidate]], choice: Sequence[int]) -> list[int]:
-    """Return a known choice as positions of options, each at least as good as the candidate that was chosen."""
+    """Return a known choice as positions of options, each at least as good as the chosen candidate."""
     return [
         max(position for position, option in enumerate(group) if option.cost <= candidates[index].cost)
         for group, candidates, index in zip(groups, decisions, choice, strict=True)
@@ -271,7 +271,7 @@ def _translate(groups: Sequence[_Group], decisions: Sequence[Sequence[Candidate]
 
 
 def _totals(groups: Sequence[_Group], positions: Sequence[int]) -> tuple[int, int]:
-    """(cost, loss) of a choice."""
+    """Return (cost, loss) of a choice."""
     chosen = [group[position] for group, position in zip(groups, positions, strict=True)]
     return sum(option.cost for option in chosen), sum(option.loss for option in chosen)
 

@@ -1,7 +1,7 @@
-"""Sweep: many settings measured on one read of each tensor, each as `qdq stats` with that setting measures it.
+"""Sweep: many settings measured on one read of each tensor, each with the result of `qdq stats` under that setting.
 
 Tensors are held in memory, a window of a shard at a time, and every setting is measured on the window before the next
-one is read. A tensor larger than the window is read anew for each setting, from the page cache as a rule.
+one is read. A tensor larger than the window is read again for each setting, mostly from the page cache.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from qdqcli.tensors.packed.recognise import Packed
 from qdqcli.tensors.tensor import TensorInfo
 
 WINDOW_SHARE = 2
-"""The part of `max_memory`, as a divisor, that held tensors may take; buffers have the rest."""
+"""Divisor of `max_memory` that gives the limit of held tensors; buffers have the rest."""
 PIECE_BYTES = 4 << 20
 """Bytes that one worker reads at a time."""
 
@@ -61,7 +61,7 @@ def run_sweep(
 ) -> Sweep:
     """Measure every setting on every tensor.
 
-    `described` are the options that a report names; each result's settings are these with its own setting over them.
+    `described` are the options for the report; each result's settings are these, overridden by its own setting.
     """
     rows: list[list[Row]] = [[] for _ in settings]
     for of_shard in zip(*columns, strict=True):
@@ -76,16 +76,16 @@ def run_sweep(
 
 
 def _measure_windows(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> Iterator[list[list[Row]]]:
-    """Measure one shard, window by window: for each window the rows of every setting."""
+    """Measure one shard, window by window; yields the rows of every setting for each window."""
     each = replace(measuring, on_bytes=lambda done: measuring.on_bytes(done // len(plans)))
     for parts, held in held_windows(plans, workers):
         yield [measure_shard(part, each, workers, held) for part in parts]
 
 
 def held_windows(plans: Sequence[Plan], workers: Workers) -> Iterator[tuple[list[Plan], ShardReader]]:
-    """Yield the plans of one shard cut to a window of neighbours, with a reader that holds what they select.
+    """Yield the plans of one shard cut to a window of consecutive tensors, with a reader that holds the selected ones.
 
-    Together the held tensors have at most half of the workers' memory; the reader passes on a larger one from the file.
+    The held tensors take at most half of the workers' memory; a larger tensor is read from the file.
     """
     shard, limit = plans[0].shard, workers.max_memory // WINDOW_SHARE
     with shard.open() as reader:
@@ -102,7 +102,7 @@ def held_windows(plans: Sequence[Plan], workers: Workers) -> Iterator[tuple[list
 
 
 def _windows(tensors: Sequence[TensorInfo], nbytes: int) -> Iterator[tuple[int, int]]:
-    """Neighbours that together have at most `nbytes`; a larger tensor is alone."""
+    """Yield ranges of consecutive tensors of at most `nbytes` together; a larger tensor is alone."""
     first, size = 0, 0
     for number, tensor in enumerate(tensors):
         if number > first and size + tensor.nbytes > nbytes:
@@ -114,7 +114,7 @@ def _windows(tensors: Sequence[TensorInfo], nbytes: int) -> Iterator[tuple[int, 
 
 
 class _Window:
-    """Some neighbouring tensors of a shard, which stands for the whole of it."""
+    """Consecutive tensors of a shard, with the interface of the shard."""
 
     def __init__(self, shard: Shard, tensors: Sequence[TensorInfo]) -> None:
         self._shard, self.tensors = shard, tensors
@@ -124,7 +124,7 @@ class _Window:
 
 
 class _Held:
-    """A reader of tensors whose bytes are in memory; of others it asks the file."""
+    """Reader of tensors held in memory; reads others from the file."""
 
     def __init__(self, reader: ShardReader, data: Mapping[int, NDArray[np.uint8]]) -> None:
         self._reader, self._data = reader, data

@@ -18,7 +18,7 @@ FUSED = (
     ("in_proj_qkv", "in_proj_z"),
     ("in_proj_a", "in_proj_b"),
 )
-"""Modules of one parent that are fused, by their last name."""
+"""Sibling modules that are fused, by the last part of their names."""
 
 _FUSED_WITH = {name: "+".join(names) for names in FUSED for name in names}
 _EXPERT = re.compile(r"(?P<layer>.*\bexperts)\.\d+\..*")
@@ -29,13 +29,13 @@ class Tie:
     """Tensors that share one choice."""
 
     name: str
-    """For people: the parent and what is fused, or the only member."""
+    """Display name: the parent and the fused modules, or the only member."""
     members: tuple[int, ...]
-    """Numbers of tensors, rising."""
+    """Indices of tensors, ascending."""
 
 
 def fused_key(name: str) -> str | None:
-    """What a tensor shares with those that it is fused with, by its name alone; None where it stands for itself."""
+    """Return a key that fused tensors share, from the name alone; None for a tensor that is not fused."""
     expert = _EXPERT.fullmatch(name)
     if expert is not None:
         return f"{expert['layer']}.*"
@@ -53,14 +53,14 @@ def make_ties(
     apart: Iterable[Callable[[str], bool]] = (),
     duplicates: Iterable[Sequence[int]] = (),
 ) -> list[Tie]:
-    """Put tensors that share one choice together.
+    """Group tensors that share one choice.
 
     Args:
-        names: names of the tensors to decide on; a tie refers to them by number.
+        names: names of the tensors to decide on; a tie refers to them by index.
         automatic: tie what engines fuse, by name.
-        groups: name of a group -> which tensor names it holds, beside the automatic ones.
-        apart: tensor names that are in no tie by name.
-        duplicates: numbers of tensors with equal bytes, tied in any case.
+        groups: name of a group -> predicate on tensor names, in addition to the automatic groups.
+        apart: predicates on tensor names that are never tied by name.
+        duplicates: indices of tensors with equal bytes, always tied.
 
     Returns:
         ties by their first member; every tensor is in exactly one.
