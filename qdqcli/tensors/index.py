@@ -103,20 +103,15 @@ def notes_on_tensors(
         yield Note.of(NoteKind.SUPERSEDED, show_path(path / shard_name), tensors, other)
 
 
-def notes_on_names(folder: Path, indexes: Iterable[str], files: Iterable[str], listed: set[str]) -> Iterator[Note]:
+def notes_on_names(folder: Path, indexes: Iterable[str], files: Sequence[str], listed: set[str]) -> Iterator[Note]:
     """Yield notes on a folder's file names: missing shards, and other checkpoints beside the listed one.
 
     `listed` are the files that one of the `indexes` names.
     """
     rest = [name for name in files if name not in listed]
-    groups: dict[tuple[str, str, str, str], dict[int, str]] = {}
-    for name in rest:
-        if match := _NUMBERED.fullmatch(name):
-            groups.setdefault((match["stem"], match["of"], match["total"], match["variant"]), {})[
-                int(match["number"])
-            ] = name
+    groups, unlisted = _numbered(files), _numbered(rest)
     wholes = {
-        f"{stem[:-1]}{variant}.safetensors": min(found.values()) for (stem, _, _, variant), found in groups.items()
+        f"{stem[:-1]}{variant}.safetensors": min(found.values()) for (stem, _, _, variant), found in unlisted.items()
     }
     for name in indexes:
         if match := _INDEX.fullmatch(name):
@@ -126,8 +121,18 @@ def notes_on_names(folder: Path, indexes: Iterable[str], files: Iterable[str], l
             yield Note.of(NoteKind.STALE, show_path(folder / name), other=wholes[name])
         elif listed and name.endswith(".safetensors"):
             yield Note.of(NoteKind.UNLISTED, show_path(folder / name))
-    for key, found in groups.items():
-        yield from _missing_shards(folder, key, found)
+    for key in unlisted:  # of the others an index says that they are all
+        yield from _missing_shards(folder, key, groups[key])
+
+
+def _numbered(names: Iterable[str]) -> dict[tuple[str, str, str, str], dict[int, str]]:
+    """Return the numbered shards among the names, by what they have in common and by number."""
+    groups: dict[tuple[str, str, str, str], dict[int, str]] = {}
+    for name in names:
+        if match := _NUMBERED.fullmatch(name):
+            key = match["stem"], match["of"], match["total"], match["variant"]
+            groups.setdefault(key, {})[int(match["number"])] = name
+    return groups
 
 
 def _missing_shards(folder: Path, key: tuple[str, ...], found: Mapping[int, str]) -> Iterator[Note]:

@@ -244,6 +244,14 @@ def test_an_index_says_that_shards_are_all(tmp_path: Path) -> None:
     assert open_checkpoint(folder).notes == ()
 
 
+def test_a_shard_that_the_index_leaves_out_is_not_without_its_sibling(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": FIRST, "b": FIRST}}))
+    assert [(note.kind, note.file) for note in open_checkpoint(folder).notes] == [
+        (NoteKind.UNLISTED, str(folder / SECOND))
+    ]
+
+
 @pytest.mark.parametrize("refs", [True, False])
 @pytest.mark.parametrize("above", [True, False])
 def test_a_hub_cache_is_answered_with_its_snapshot(tmp_path: Path, refs: bool, above: bool) -> None:
