@@ -7,7 +7,7 @@ from json import dumps
 
 from qdqcli.report.escape import NO_NAME, visible
 from qdqcli.report.summary import note_text
-from qdqcli.report.verdict import predicate, sentence, subject
+from qdqcli.report.verdict import predicate, sentence, subject, with_files
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Violation
 
@@ -50,9 +50,8 @@ class Finding:
 def findings(run: RunResult, *, with_waived: bool = False) -> Iterator[Finding]:
     """Yield findings, worst first; waived ones last, where requested."""
     if run.verdict is not None:
-        yield from map(_finding, run.verdict.violations)
-        if with_waived:
-            yield from map(_finding, run.verdict.waived)
+        found = [*run.verdict.violations, *(run.verdict.waived if with_waived else ())]
+        yield from map(_finding, found, with_files(run, found))
         return
     for note in run.notes:
         if note.is_warning:
@@ -98,13 +97,14 @@ def fingerprints(found: Iterable[Finding]) -> Iterator[str]:
         yield key if number == 1 else f"{key}-{number}"
 
 
-def _finding(violation: Violation) -> Finding:
+def _finding(violation: Violation, shown: Violation) -> Finding:
+    """Return the finding; `shown` has the tensor's name as messages give it."""
     cause = {"forbid": violation.limit, "waiver": violation.actual, "failed": violation.actual}.get(violation.metric)
     return Finding(
         rule=violation.metric,
         is_error=violation.severity is Severity.ERROR,
-        title=f"{subject(violation, _name)}: {violation.metric}",
-        message=sentence(violation, _name),
+        title=f"{subject(shown, _name)}: {violation.metric}",
+        message=sentence(shown, _name),
         tensor=violation.tensor,
         file=violation.file,
         tensors=violation.tensors,

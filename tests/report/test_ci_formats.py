@@ -311,3 +311,14 @@ def test_no_name_leaves_its_annotation(name: str) -> None:
     assert kind == "error"
     assert "title=" in properties
     assert "limit 30.00 dB" in data or len(name) > 900
+
+
+@pytest.mark.parametrize("name", ["sarif", "github", "gitlab"])
+def test_messages_tell_tensors_of_one_name_apart(name: str) -> None:
+    files = [f"pipe/{folder}/model.safetensors" for folder in ("unet", "vae")]
+    rows = [BAD._replace(source=BAD.source._replace(name="w", file=file)) for file in files]
+    run = replace(run_of(*rows), inputs=["pipe"])
+    found = [replace(violation("w"), file=file) for file in files]
+    text = "".join(formatter(name)(judged(run, *found), ReportOptions()))
+    for folder in ("unet", "vae"):
+        assert f"{folder}/model.safetensors#w: SQNR 20.00 dB" in text
