@@ -1,1 +1,1 @@
-"""May it pass: budgets, baselines and the verdict on a run."""
+"""Quality gate: budgets, baselines and the verdict on a run."""

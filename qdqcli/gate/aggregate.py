@@ -1,8 +1,8 @@
-"""AGGREGATES: one number for a metric over many tensors, so that a budget can limit it.
+"""AGGREGATES: functions that reduce a metric over many tensors to one number, which a budget can limit.
 
-A tensor that lost nothing has an SQNR without a number and counts as infinitely good, except in the mean, which leaves
-it out; one that lost all of it (zeros that became something) counts as infinitely bad, also in the mean. Tensors that
-could not be measured, or are empty, are left out of all.
+A lossless tensor has an undefined SQNR and counts as infinitely good, except in the mean, which leaves it out; a tensor
+that lost everything (zeros that became non-zero) counts as infinitely bad, also in the mean. Tensors that are empty or
+could not be measured are always left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from qdqcli.result.result import TensorResult
 from qdqcli.stats.metrics import METRICS, Better
 
 Weighted = tuple[float, int]
-"""A value and the tensor's elements."""
+"""A value and the tensor's number of elements."""
 
 
 def _worst(values: Sequence[Weighted]) -> float:
@@ -20,7 +20,7 @@ def _worst(values: Sequence[Weighted]) -> float:
 
 
 def _median(values: Sequence[Weighted]) -> float:
-    """The lower of two middle ones is the worse: it is taken."""
+    """Take the worse of the two middle values."""
     return values[(len(values) - 1) // 2][0]
 
 
@@ -30,7 +30,7 @@ def _p05(values: Sequence[Weighted]) -> float:
 
 def _weighted_mean(values: Sequence[Weighted]) -> float:
     worst = _worst(values)
-    if not isfinite(worst):  # one lost all, or none lost anything
+    if not isfinite(worst):  # one tensor lost everything, or none lost anything
         return worst
     known = [(value, elements) for value, elements in values if isfinite(value)]
     return fsum(value * elements for value, elements in known) / sum(elements for _, elements in known)
@@ -42,11 +42,11 @@ AGGREGATES: dict[str, Callable[[Sequence[Weighted]], float]] = {
     "p05": _p05,
     "weighted_mean": _weighted_mean,
 }
-"""Name -> function of (value, elements), the worst first. p05: one tensor in twenty is as bad or worse."""
+"""Name -> function of (value, elements), worst first. p05: one tensor in twenty is as bad or worse."""
 
 
 def aggregate(name: str, metric: str, rows: Sequence[TensorResult]) -> float | None:
-    """The aggregate of a metric; None where no tensor has a value. Infinitely good where nothing was lost."""
+    """Return the aggregate of a metric; None if no tensor has a value. Infinitely good if nothing was lost."""
     best = best_of(metric)
     values = []
     for row in rows:
@@ -60,6 +60,6 @@ def aggregate(name: str, metric: str, rows: Sequence[TensorResult]) -> float | N
 
 
 def best_of(metric: str) -> float:
-    """What no value of the metric is better than."""
+    """Return the bound that no value of the metric exceeds in quality: plus or minus infinity."""
     better = METRICS[metric].better if metric in METRICS else Better.LOWER
     return inf if better is Better.HIGHER else -inf

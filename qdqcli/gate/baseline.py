@@ -1,4 +1,4 @@
-"""Baseline: a run held against an earlier one. One-sided: getting better never fails."""
+"""Comparison of a run with a baseline report. One-sided: an improvement never fails."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,14 +14,14 @@ from qdqcli.result.verdict import Violation
 from qdqcli.stats.metrics import METRICS, Better
 
 DEFAULT_TOLERANCE = Tolerance(metric="sqnr_db", amount=0.0, is_percent=False)
-"""Where a budget names none: reports repeat bit for bit, so no worse at all can be asked for."""
+"""Default of a budget: reports are bit-exact, so any degradation can be refused."""
 ORIGIN = "baseline"
 
 
 def compare_with_baseline(run: RunResult, baseline: RunResult, rule: BaselineRule, source: str) -> Iterator[Violation]:
-    """What became worse by more than the tolerances, and tensors that came, went or changed their settings.
+    """Yield metrics that degraded beyond the tolerances, and tensors that appeared, vanished or changed settings.
 
-    One violation where the whole run has other settings: nothing else can be said then. `source` is the budget.
+    If the settings of the whole run differ, yield only that: the figures are not comparable. `source` is the budget.
     """
     changed = list(differences(comparable(baseline.settings), comparable(run.settings)))
     if changed:
@@ -54,7 +54,7 @@ def _compare(old: Row, new: Row, rule: BaselineRule, source: str) -> Iterator[Vi
 
 
 def _settings(row: Row) -> dict[str, object]:
-    """What decides how a tensor is measured."""
+    """Return the settings that determine how a tensor is measured."""
     fixed: dict[str, object] = {
         "dtype": row.source.dtype,
         "shape": "x".join(map(str, row.source.shape)) or "scalar",
@@ -71,9 +71,9 @@ def _worse(old: TensorResult, new: TensorResult, rule: BaselineRule, source: str
     for tolerance in rule.tolerances or [replace(DEFAULT_TOLERANCE, line=rule.line)]:
         was, now = old.stats[tolerance.metric], new.stats[tolerance.metric]
         if (now is None and (new.is_exact or not new.num_elements)) or (was is None and not old.is_exact):
-            continue  # nothing was lost, or there is nothing to hold it against
+            continue  # nothing was lost, or there is nothing to compare with
         is_higher_better = METRICS[tolerance.metric].better is Better.HIGHER
-        if was is None or now is None:  # lost something where nothing was lost, or cannot be measured any more
+        if was is None or now is None:  # the loss is new, or the metric can no longer be measured
             limit = "exact" if was is None else was
             yield _violation(new, tolerance.metric, limit, now, rule, source, tolerance.line)
             continue

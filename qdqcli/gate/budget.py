@@ -1,6 +1,6 @@
-"""Budget: what a run may lose, read from TOML and checked whole before any work (INTERFACE section 6).
+"""Budget: limits on a run's loss, read from TOML and validated before any work (INTERFACE section 6).
 
-It says nothing of any run yet: `judge.py` applies it, `ratchet.py` tightens it.
+Independent of any run: `judge.py` applies a budget, `ratchet.py` tightens it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,69 +28,69 @@ class Limit:
     metric: str
     is_minimum: bool
     value: float | None
-    """None lifts the limit."""
+    """Bound; None lifts the limit."""
     severity: Severity = Severity.ERROR
     place: Place = ()
-    """The keys that lead to it in the file."""
+    """Path of keys to the limit in the file."""
     line: int = 1
 
     @property
     def key(self) -> str:
-        """The key that sets it."""
+        """Key that sets the limit."""
         return limit_key(self.metric, is_minimum=self.is_minimum)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRule:
-    """Limits for the tensors that match, over those that came before."""
+    """Limits for the matching tensors; later rules override earlier ones."""
 
     patterns: Sequence[str]
-    """None: every tensor."""
+    """Name patterns; an empty sequence matches every tensor."""
     limits: Sequence[Limit]
     severity: Severity | None = None
-    """For the limits of this table; of a table without limits: for all that the tensor has."""
+    """Severity of this table's limits; without limits, of all limits of the matching tensors."""
     allow_nonfinite: bool | None = None
     line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """What must be so of the tensors that are quantized, whatever their data."""
+    """Requirements on which tensors are quantized, regardless of their data."""
 
     min_quantized: float | None = None
-    """Share of the selected elements that are measured."""
+    """Minimum share of the selected elements that are measured."""
     max_bits_per_weight: float | None = None
     patterns: Sequence[str] = ()
-    """Of tensors that must not be quantized."""
+    """Patterns of tensors that must not be quantized."""
     severity: Severity = Severity.ERROR
     lines: Mapping[str, int]
-    """Of its keys; of a pattern under the pattern."""
+    """Line of each key; a pattern has its own line, under the pattern."""
     line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """The settings of the run that the limits come from."""
+    """Settings of the run that the limits were derived from."""
 
     values: Mapping[str, Any]
-    """By key, as `settings.comparable` gives them."""
+    """Values by key, as returned by `settings.comparable`."""
     line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """How much worse than the baseline a metric may be."""
+    """Allowed degradation of a metric relative to the baseline."""
 
     metric: str
     amount: float
     is_percent: bool
-    """Of the baseline's value."""
+    """True if `amount` is a percentage of the baseline's value."""
     line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineRule:
-    """An earlier report that the run is held against."""
+    """The earlier report that the run is compared with."""
 
     path: Path
     tolerances: Sequence[Tolerance]
@@ -100,27 +100,27 @@ class BaselineRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiver:
-    """Violations that do not count until a day has passed."""
+    """Violations that are ignored until an expiry date."""
 
     patterns: Sequence[str]
     reason: str
     until: date
-    """The last day."""
+    """Last day on which the waiver is valid."""
     line: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a run may lose."""
+    """Limits on a run's loss."""
 
     source: str
-    """The file as the user gave it."""
+    """Budget file, as the user gave it."""
     text: str = ""
-    """The text that was read, less a byte order mark."""
+    """Text of the file without a byte order mark."""
     rules: Sequence[TensorRule] = ()
-    """In order; the first is for every tensor."""
+    """Rules in file order; the first applies to every tensor."""
     summary: Mapping[str, Sequence[Limit]]
-    """By what the limit is on: `summary` for all elements together, or an aggregate over tensors."""
+    """Limits by scope: `summary` for all elements together, or an aggregate over tensors."""
     structure: Structure | None = None
     settings: RunSettings | None = None
     baseline: BaselineRule | None = None
@@ -128,7 +128,7 @@ class Budget:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it sets no limit and has no baseline: every run would pass."""
+        """Tell whether the budget has neither limits nor a baseline: every run would pass."""
         limits = [limit for rule in self.rules for limit in rule.limits]
         limits += [limit for of_place in self.summary.values() for limit in of_place]
         structure = self.structure
@@ -140,10 +140,10 @@ class Budget:
 
 
 def read_budget(path: Path) -> Budget:
-    """The budget in a TOML file, or under `[tool.qdq.budget]` of a pyproject.toml.
+    """Read the budget from a TOML file, or from `[tool.qdq.budget]` in a pyproject.toml.
 
     Raises:
-        UsageError: no such file, not TOML, an unknown key (offers the nearest), a value of the wrong kind; names the
+        UsageError: no such file, not TOML, an unknown key (suggests the nearest), a value of the wrong type; names the
             line.
     """
     if path.name != PYPROJECT:
@@ -155,7 +155,7 @@ def read_budget(path: Path) -> Budget:
 
 
 def read_project(path: Path) -> Budget | None:
-    """The budget of a pyproject.toml, where it has one; raises like `read_budget`."""
+    """Read the budget of a pyproject.toml; None if it has none. Raises like `read_budget`."""
     text = read_text(path, "the settings of a project are a TOML file")
     document = Document(show_path(path), text)
     tool = document.data.get("tool")
@@ -170,19 +170,19 @@ def read_project(path: Path) -> Budget | None:
 
 
 def parse_budget(text: str, path: Path) -> Budget:
-    """The budget in a text that is the whole of a file; raises like `read_budget`."""
+    """Parse the whole text of a budget file; raises like `read_budget`."""
     document = Document(show_path(path), text)
     return _Reader(document=document, folder=path.parent).budget(document.check(BUDGET))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """The walk through data that keeps the schema."""
+    """Converts validated data to a budget."""
 
     document: Document
     folder: Path
     base: Place = ()
-    """The table of the budget."""
+    """Path of keys to the budget's table."""
 
     def budget(self, data: Mapping[str, Any]) -> Budget:
         general = TensorRule(

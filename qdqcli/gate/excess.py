@@ -1,15 +1,15 @@
-"""How far a value is beyond its limit, on one scale for all metrics, so that violations can be ranked."""
+"""Distance between a value and its limit, on one scale for all metrics, to rank violations."""
 
 from math import log10
 
 from qdqcli.stats.metrics import METRICS
 
 TINY_DB = 1e-9
-"""What the last bit of a number is shown as, rather than as nothing."""
+"""Minimum distance shown for a violation in the last bit of a number, instead of 0."""
 
 
 def excess_db(metric: str, limit: float, actual: float) -> float | None:
-    """In dB: the difference for a metric in dB, else 20 log10 of the ratio; None where there is no ratio."""
+    """Return the distance in dB: the difference for a dB metric, else 20 log10 of the ratio; None without a ratio."""
     if metric in METRICS and METRICS[metric].unit == "dB":
         return max(abs(actual - limit), TINY_DB)
     if not limit or not actual or (limit < 0) != (actual < 0):

@@ -1,4 +1,4 @@
-"""A budget made from a run: limits for each tensor, for new ones and for the whole, as TOML."""
+"""Budget generation from a run: TOML limits for each tensor, for new tensors and for the whole run."""
 
 from collections.abc import Iterator
 from json import dumps
@@ -16,11 +16,11 @@ from qdqcli.result.result import RunResult
 
 METRIC, KEY = "sqnr_db", "min_sqnr_db"
 _SPECIAL = "*?["
-"""What a glob takes for more than itself."""
+"""Characters with a special meaning in a glob."""
 
 
 def budget_text(run: RunResult, headroom: Headroom) -> str:
-    """The budget: kept by the run itself, whatever the headroom."""
+    """Return the budget's TOML text; the run itself passes it with any headroom."""
     return "\n".join(_lines(run, headroom)) + "\n"
 
 
@@ -63,8 +63,8 @@ def _limit(value: float, headroom: Headroom) -> str:
 
 
 def glob_of(name: str) -> str:
-    """The pattern that matches this name alone."""
-    if not name:  # the empty pattern is none
+    """Return the pattern that matches only this name."""
+    if not name:  # an empty string is not a pattern
         return "re:"
     text = "".join(f"[{char}]" if char in _SPECIAL else char for char in name).replace(SEPARATOR, f"[{SEPARATOR}]")
     return f"[r]{text[1:]}" if text.startswith("re:") else text
@@ -79,5 +79,5 @@ def _toml_value(value: Any) -> str:
 
 
 def toml_text(text: str) -> str:
-    """A basic string of TOML: JSON's, less what TOML has no escape for (a lone surrogate is no Unicode text)."""
+    """Return a TOML basic string: JSON's without the escapes that TOML lacks (a lone surrogate is not Unicode text)."""
     return dumps(text.encode("utf-8", "replace").decode("utf-8"), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""Judge: a run and a budget become a verdict."""
+"""Judgement of a run by a budget."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +23,16 @@ from qdqcli.result.verdict import Margin, Severity, Verdict, Violation
 
 NONFINITE = ("num_nonfinite", "num_nonfinite_output")
 _SHARED = ("settings", "missing", "unexpected", "failed")
-"""Violations that are one where limit and actual value are the same: they have one cause."""
+"""Kinds of violations that are merged if limit and actual value are equal: they have one cause."""
 
 
 def judge(
     run: RunResult, budget: Budget, baseline: RunResult | None, today: date, *, allow_unmatched: bool = False
 ) -> tuple[Verdict, list[str]]:
-    """The verdict, and warnings of patterns that matched nothing.
+    """Return the verdict, and warnings about patterns that matched nothing.
 
     Raises:
-        UsageError: nothing was measured, or with other settings than those of the budget; a pattern matches no measured
+        UsageError: nothing was measured, or the settings differ from those of the budget; a pattern matches no measured
             tensor (a warning with `allow_unmatched`).
     """
     check_settings(budget, run.settings)
@@ -52,7 +52,7 @@ def judge(
 def verdict_of(
     found: Sequence[Violation], run: RunResult, budget: Budget, today: date, nearest: Margin | None = None
 ) -> Verdict:
-    """Violations, those of one cause in one, without those that a waiver covers."""
+    """Build the verdict: merge violations with a common cause and set waived ones apart."""
     counted, waived = _waive(found, run, budget, today)
     return Verdict(
         violations=sorted(_by_cause(counted), key=_rank), waived=sorted(waived, key=_rank), nearest=nearest
@@ -60,7 +60,7 @@ def verdict_of(
 
 
 def limits_of(source: Source, run: RunResult, rules: Tables[TensorRule]) -> tuple[dict[str, Limit], bool]:
-    """By key, the limits that hold for a tensor, and whether elements that are not finite are allowed."""
+    """Return the limits on a tensor, by key, and whether non-finite elements are allowed."""
     limits: dict[str, Limit] = {}
     allow_nonfinite = False
     for rule in rules.of(source.name, FileRef.within(source.file, run.inputs)):
@@ -74,13 +74,13 @@ def limits_of(source: Source, run: RunResult, rules: Tables[TensorRule]) -> tupl
 
 @dataclass(kw_only=True)
 class _Limits:
-    """A run against the limits of a budget."""
+    """Checks a run against the limits of a budget."""
 
     run: RunResult
     budget: Budget
     violations: list[Violation] = field(default_factory=list)
     nearest: Margin | None = None
-    """Of the limits that are kept."""
+    """Smallest margin among the limits that are kept."""
 
     def judge(self) -> None:
         rules = Tables(self.budget.rules, {row.source.name for row in self.run.rows})
@@ -97,13 +97,13 @@ class _Limits:
     def _judge_tensor(self, row: TensorResult, limits: Mapping[str, Limit], allow_nonfinite: bool) -> None:
         if not allow_nonfinite:
             for metric in NONFINITE:
-                if row.stats[metric] and f"max_{metric}" not in limits:  # a limit on the metric allows some
+                if row.stats[metric] and f"max_{metric}" not in limits:  # a limit on the metric replaces this check
                     self._add(row.source, metric, 0, row.stats[metric])
         for limit in limits.values():
             value = row.stats[limit.metric]
             if value is None and (row.is_exact or not row.num_elements):
                 continue
-            if value is None and not row.sums.num_measured:  # allowed, or a violation already
+            if value is None and not row.sums.num_measured:  # allowed, or already a violation
                 continue
             self._check(limit, value, row.source, "limits")
 
@@ -120,7 +120,7 @@ class _Limits:
         self._check(limit, value, None, origin)
 
     def _check(self, limit: Limit, value: float | None, source: Source | None, origin: str) -> None:
-        """Add the violation, or the margin; a metric without a number is beyond every limit."""
+        """Record a violation or a margin; an undefined metric violates every limit."""
         bound = limit.value
         assert bound is not None
         distance = None if value is None else excess_db(limit.metric, bound, value)
@@ -150,7 +150,7 @@ class _Limits:
 
 
 def _nearness(margin: Margin) -> tuple[bool, float, str, str, str]:
-    """Tensors before the whole run."""
+    """Return the sort key of a margin: tensors before the whole run, then by distance."""
     return margin.tensor is None, margin.margin_db, margin.tensor or "", margin.file or "", margin.metric
 
 
@@ -181,13 +181,13 @@ def _waive(
 
 
 def waiver_for(name: str, file: str, run: RunResult, waivers: Tables[Waiver], today: date) -> Waiver | None:
-    """The first waiver that holds for the tensor on that day."""
+    """Return the first waiver for the tensor that is valid on that day."""
     found = waivers.of(name, FileRef.within(file, run.inputs))
     return next((waiver for waiver in found if today <= waiver.until), None)
 
 
 def _by_cause(found: Sequence[Violation]) -> Iterator[Violation]:
-    """The violations, those that share a cause as one."""
+    """Yield the violations, merging those with a common cause."""
     causes: dict[object, list[Violation]] = defaultdict(list)
     for number, violation in enumerate(found):
         is_shared = violation.metric in _SHARED and violation.tensor is not None
@@ -202,7 +202,7 @@ def _by_cause(found: Sequence[Violation]) -> Iterator[Violation]:
 
 
 def _rank(violation: Violation) -> tuple[bool, bool, float, str, str, str]:
-    """What has no number before how far others are over, and a cause of several before one of one tensor."""
+    """Return the sort key: errors, merged violations, then by excess; an undefined excess counts as infinite."""
     over = inf if violation.excess_db is None else violation.excess_db
     place = violation.tensor or "", violation.file or "", violation.metric
     return violation.severity is not Severity.ERROR, not violation.tensors, -over, *place
@@ -211,10 +211,10 @@ def _rank(violation: Violation) -> tuple[bool, bool, float, str, str, str]:
 def check_patterns(
     members: Sequence[Member], budget: Budget, baseline: RunResult | None, *, allow_unmatched: bool
 ) -> list[str]:
-    """Warnings of patterns that match nothing: those of limits must match what is measured, others any tensor.
+    """Return warnings about unmatched patterns: limits must match measured tensors, others any tensor.
 
     Raises:
-        UsageError: there is one, and they are not allowed.
+        UsageError: a pattern is unmatched and `allow_unmatched` is false.
     """
     measured = holders_of((member.name, member.file) for member in members if member.is_measured)
     skipped = holders_of((member.name, member.file) for member in members if not member.is_measured)

@@ -1,4 +1,4 @@
-"""Keys of a budget, and the schemas of their values."""
+"""Budget keys and the schemas of their values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from qdqcli.result.verdict import Severity
 from qdqcli.stats.metrics import METRICS, Better
 
 NO_LIMIT = "none"
-"""The value that lifts a limit for the tensors of a later table."""
+"""Value that lifts a limit for the tensors of a later table."""
 
 
 def limit_key(metric: str, *, is_minimum: bool) -> str:
-    """`min_sqnr_db`; `max_abs_error`, which bears its `max_` already, is its own upper limit."""
+    """Return the key of a limit: `min_sqnr_db`; `max_abs_error` is both metric and key of its upper limit."""
     return metric if metric == "max_abs_error" else f"{'min' if is_minimum else 'max'}_{metric}"
 
 
@@ -29,7 +29,7 @@ LIMIT_KEYS = {
     for is_minimum in (True, False)
     if _better(metric) is not (Better.LOWER if is_minimum else Better.HIGHER)
 }
-"""Key of a limit -> its metric, and whether it is a minimum. A limit on the better side is none."""
+"""Key of a limit -> its metric, and True for a minimum. Only the worse side can be limited."""
 
 TOLERANCE_KEYS = {
     f"{metric.name}_{'drop' if metric.better is Better.HIGHER else 'rise'}{unit}": (metric.name, bool(unit))
@@ -37,7 +37,7 @@ TOLERANCE_KEYS = {
     if metric.better is not Better.NEITHER
     for unit in ("", "_percent")
 }
-"""Key of a tolerance -> its metric, and whether it is a share of the baseline's value in percent."""
+"""Key of a tolerance -> its metric, and True for a percentage of the baseline's value."""
 
 _NUMBER: Schema = {"type": "number"}
 _LIMITS = {
@@ -54,7 +54,7 @@ _WRONG_SIDE = {
     for side in ("min", "max")
     if f"{side}_{metric}" not in LIMIT_KEYS
 }
-"""A limit on the better side is none: it would refuse what got better."""
+"""Keys on the better side are refused: such a limit would fail an improvement."""
 _LIMITS |= _WRONG_SIDE
 _SEVERITY: dict[str, Schema] = {
     "severity": {"enum": [str(word) for word in Severity], "description": "What a violation does; warn lets it pass."}
@@ -87,7 +87,7 @@ RUN_SETTINGS: dict[str, Schema] = {
     "ranges": {"type": "string", "description": "The name of the --ranges file; none: there is none."},
     "rules": {"type": "string", "description": "A digest of the rules of recipes and presets; none: there are none."},
 }  # fmt: skip
-"""Keys of `[settings]`: the options that decide a result, under the names that reports give them."""
+"""Keys of `[settings]`: the options that determine a result, named as in reports."""
 
 BUDGET: Schema = table(
     {
@@ -132,14 +132,14 @@ BUDGET: Schema = table(
 )  # fmt: skip
 
 PROJECT: Schema = table({"budget": BUDGET}, "The settings of qdq in a pyproject.toml.")
-"""`[tool.qdq]`."""
+"""Schema of `[tool.qdq]`."""
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a budget."""
+    """Return the JSON schema of a budget."""
     return published(BUDGET, "Budget of qdq")
 
 
 def limits_in(keys: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """The limits that a table sets: key, metric, whether it is a minimum; in the order of the metrics."""
+    """Return a table's limits in the order of the metrics: key, metric, and True for a minimum."""
     return [(key, metric, is_minimum) for key, (metric, is_minimum) in LIMIT_KEYS.items() if key in keys]

@@ -1,4 +1,4 @@
-"""Ratchet: the limits of a budget file rewritten tighter where a run allows it, never looser."""
+"""Ratchet: tightens the limits of a budget file where a run allows it; never loosens one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from qdqcli.stats.metrics import METRICS
 
 @dataclass(frozen=True, kw_only=True)
 class Headroom:
-    """How much worse than what was measured a limit is set, in dB: for metrics of other units, as an amplitude."""
+    """Slack in dB between a measured value and its limit; as an amplitude ratio for metrics not in dB."""
 
     db: float
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`0.5dB` or `0.5`; ValueError for anything else."""
+        """Parse `0.5dB` or `0.5`; raises ValueError for anything else."""
         db = float(text.lower().removesuffix("db"))
         if not isfinite(db) or db < 0:
             raise ValueError(text)
         return cls(db=db)
 
     def limit(self, metric: str, value: float, *, is_minimum: bool) -> float:
-        """A limit that `value` keeps: two decimals for dB, four digits for the rest, rounded to the lenient side."""
+        """Return a limit that `value` keeps: two decimals for dB, else four digits, rounded to the lenient side."""
         if metric.startswith("num_"):
             return value
         if metric in METRICS and METRICS[metric].unit == "dB":
@@ -44,7 +44,7 @@ class Headroom:
 
 
 def _rounded(value: float, *, is_minimum: bool) -> float:
-    """To four digits, downwards for a minimum; the value itself where the rounding would pass it."""
+    """Round to four digits, down for a minimum; return `value` itself if rounding would pass it."""
     if not value:
         return value
     digits = 3 - floor(log10(abs(value)))
@@ -54,11 +54,11 @@ def _rounded(value: float, *, is_minimum: bool) -> float:
 
 
 def ratchet(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> str:
-    """The text of the budget with limits that the run keeps with room to spare set closer; all else stays as it is."""
+    """Return the budget's text with every limit tightened that the run keeps with slack; the rest is unchanged."""
     tighter = dict(_tighter(budget, run, headroom, today))
     if not tighter:
         return budget.text
-    # Imported late: 40 ms, for this option alone.
+    # Lazy import: 40 ms, needed for this option only.
     import tomlkit
 
     document = tomlkit.parse(budget.text)
@@ -71,7 +71,7 @@ def ratchet(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> 
 
 
 def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> Iterator[tuple[Place, float]]:
-    """Where the limits stand that can be tighter, and their new values."""
+    """Yield path and new value of each limit that can be tightened."""
     for limit, values in _held(budget, run, today):
         if limit.value is None or not values:
             continue
@@ -82,7 +82,7 @@ def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) ->
 
 
 def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, list[float]]]:
-    """Each limit with the values that it holds for."""
+    """Return each limit with the values that it applies to."""
     by_place: dict[Place, tuple[Limit, list[float]]] = {}
     names = {row.source.name for row in run.rows}
     rules, waivers = Tables(budget.rules, names), Tables(budget.waivers, names)

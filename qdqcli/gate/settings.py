@@ -1,4 +1,4 @@
-"""Settings of runs that are held against one another: numbers of other settings say nothing of a change."""
+"""Comparison of run settings: figures measured with different settings are not comparable."""
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -15,10 +15,9 @@ from qdqcli.recipe.keys import NONE
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a report, by key of `RUN_SETTINGS`, so that two that mean the same are equal.
+    """Normalize the settings of a report, by key of `RUN_SETTINGS`: equivalent settings become equal.
 
-    Files count by what they say: of a recipe the rules, as a digest, of ranges the file's name. A setting that the
-    report does not have is left out.
+    A recipe counts as a digest of its rules, a ranges file as its name. A setting that the report lacks is left out.
     """
     found = {key: settings[key] for key in RUN_SETTINGS if key in settings}
     if found.get("axis") == WHOLE_TENSOR:
@@ -37,10 +36,10 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
-    """Make sure that a run is measured as the one that the budget is for.
+    """Check that a run has the settings that the budget was made for.
 
     Raises:
-        UsageError: it is not; names each setting that differs.
+        UsageError: the settings differ; names each one.
     """
     if budget.settings is None:
         return
@@ -55,14 +54,14 @@ def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Key, value before and value now of each setting that both have and that differs."""
+    """Yield key, old and new value of each setting that both have and that differs."""
     for key, value in was.items():
         if key in now and now[key] != value:
             yield key, shown(value), shown(now[key])
 
 
 def shown(value: Any) -> str:
-    """A setting in a message: as a person types it."""
+    """Format a setting for a message, as a user types it."""
     if isinstance(value, list):
         return ", ".join(f"'{escape_name(str(item))}'" for item in value) or NONE
     if value is None:

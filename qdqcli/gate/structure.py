@@ -1,4 +1,4 @@
-"""Structure: what a budget says of the tensors that are quantized, whatever their data."""
+"""Structure rules of a budget: which tensors are quantized, regardless of their data."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -19,22 +19,22 @@ NOT_MEASURED = "not measured: the headers violate the budget already"
 
 
 class Member(NamedTuple):
-    """A tensor that is quantized or left as it is."""
+    """A tensor of a run, quantized or not."""
 
     name: str
     file: FileRef
     num_elements: int
     is_selected: bool
-    """Whether it is to be measured."""
+    """True if it is to be measured."""
     is_quantized: bool
     is_measured: bool
-    """Selected, and not of a kind that cannot be measured."""
+    """True if selected and of a measurable kind."""
     stored_bits: int | None
-    """Of its codes and scales; None where they are not known."""
+    """Storage bits of its codes and scales; None if unknown."""
 
 
 def members_of(run: RunResult) -> Iterator[Member]:
-    """The tensors of a run. What was compared counts as quantized where an element changed."""
+    """Yield the tensors of a run. A compared tensor counts as quantized if an element changed."""
     for row, (name, file) in zip(run.rows, located(run, run.rows), strict=True):
         if isinstance(row, TensorResult):
             is_quantized = row.spec is not None or not row.is_exact
@@ -44,7 +44,7 @@ def members_of(run: RunResult) -> Iterator[Member]:
 
 
 def planned_members(listing: Listing) -> Iterator[Member]:
-    """The tensors of a run before it begins, from the headers alone."""
+    """Yield the tensors of a planned run, from headers only."""
     places = located(listing, listing.tensors)
     for tensor, (name, file) in zip(listing.tensors, places, strict=True):
         is_quantized = isinstance(tensor.decision, QuantSpec)
@@ -54,7 +54,7 @@ def planned_members(listing: Listing) -> Iterator[Member]:
 
 
 def unmeasured(listing: Listing) -> RunResult:
-    """The run as it stands before anything is measured."""
+    """Return the run's state before anything is measured."""
     return RunResult(
         command=listing.command,
         inputs=listing.inputs,
@@ -72,7 +72,7 @@ def unmeasured(listing: Listing) -> RunResult:
 
 
 def judge_structure(members: Sequence[Member], notes: Iterable[Note], budget: Budget) -> Iterator[Violation]:
-    """What of the structure is not as the budget wants it, and parts of the inputs that are not there."""
+    """Yield violations of the structure rules, and missing parts of the inputs."""
     for note in notes:
         if note.kind is NoteKind.INCOMPLETE:
             yield Violation(
