@@ -1,1 +1,1 @@
-"""How a range is chosen when none is given."""
+"""Range estimation: ranges of tensors for which none is given."""

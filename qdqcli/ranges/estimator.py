@@ -1,9 +1,9 @@
-"""The protocol of a range estimator and the registry of them.
+"""Protocol and registry of range estimators.
 
 To add one: a module with a class that keeps the contract, and a line in `ESTIMATORS`.
 
-An estimator knows nothing of axes and files. It sees slices: the elements that share a range, in the tensor's order,
-one after another. Whoever calls it has gathered them (`measure/estimate.py`).
+An estimator knows neither axes nor files. It sees slices: the elements that share a range, contiguous and in the
+tensor's order. The caller gathers them (`measure/estimate.py`).
 """
 
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeSlices:
-    """Neighbouring slices in memory, whole, each one run of at most CHUNK_ELEMENTS elements."""
+    """Adjacent whole slices in memory, each contiguous and of at most CHUNK_ELEMENTS elements."""
 
     x: "NDArray[Any]"
     """Stored elements."""
     start: int
-    """The element of the layout that is x[0]; it begins a slice."""
+    """Index in the layout of x[0], which begins a slice."""
     layout: "Layout"
 
     @property
     def stop(self) -> int:
-        """The element behind the last."""
+        """Index after the last element."""
         return self.start + len(self.x)
 
     @property
@@ -45,45 +45,45 @@ class WholeSlices:
 
     @property
     def place(self) -> tuple[int, int, int, int, int, int, int]:
-        """As the kernels take it: base, start, stop, inner, row, advance, first_slice."""
+        """Kernel arguments: base, start, stop, inner, row, advance, first_slice."""
         return self.start, self.start, self.stop, *self.layout.steps, self.first_slice
 
 
 class LongSlice(Protocol):
-    """The range of one slice of any length, of which parts are seen, all of them once in each pass."""
+    """Range of one slice of any length, which is seen in parts; each pass sees all of them once."""
 
     def see(self, x: "NDArray[Any]", start: int, stop: int) -> None:
-        """Take in the elements [start, stop) of the slice, whose stored form is `x`; `start` begins a chunk."""
+        """Process the elements [start, stop) of the slice, stored in `x`; `start` begins a chunk."""
 
     def finish_pass(self) -> bool:
-        """Whether the range is known; if not, all parts are seen once more. No part may be under way."""
+        """End a pass, with no `see` in progress; return True if the range is known, False to request another pass."""
 
     def ends(self) -> "Floats":
-        """The ends (2, 1) of the range."""
+        """Return the ends of the range, shape (2, 1)."""
 
 
 class RangeEstimator(Protocol):
     """Chooses the ranges of slices from their elements.
 
-    1. A slice's range hangs on its elements, their order and the settings alone: parts may be seen in any order, from
-       several threads at once, and a slice may come in any of the three forms. An exception is `of_patterns`: it may
-       add in another order, and tensors that come so always do.
-    2. Ends are numbers of the arithmetic (see `value.py`), lower <= upper. Elements that are not finite do not count; a
-       slice without any other has the range [0, 0]. Only minmax, which is the op, takes infinities, and gives NaN for
-       a slice of NaN alone.
+    1. A slice's range depends only on its elements, their order and the settings: parts may be seen in any order, from
+       several threads at once, and a slice may come in any of the three forms. Exception: `of_patterns` may add in
+       another order; the same tensors always take that form.
+    2. Ends are numbers of the arithmetic (see `value.py`), lower <= upper. Non-finite elements are ignored; a slice
+       without finite elements has the range [0, 0]. Only minmax, which is the op, includes infinities, and returns NaN
+       for an all-NaN slice.
     3. Memory does not grow with the number of elements.
     """
 
     def __init__(self, spec: "QuantSpec", dtype: str) -> None: ...
 
     def of_slices(self, slices: WholeSlices) -> "Floats":
-        """The ends (2, slices)."""
+        """Return the ends, shape (2, slices)."""
 
     def of_patterns(self, patterns: "PatternHistogram") -> "Floats":
-        """The ends (2, 1) of a slice of 16-bit elements, from their counts."""
+        """Return the ends, shape (2, 1), of a slice of 16-bit elements, from their counts."""
 
     def of_long_slice(self, num_elements: int) -> LongSlice:
-        """A slice that is longer than a chunk, or has a tensor to itself."""
+        """Start a slice that is longer than a chunk, or is a whole tensor."""
 
 
 ESTIMATORS = {
@@ -91,7 +91,7 @@ ESTIMATORS = {
     "percentile": "qdqcli.ranges.percentile:PercentileEstimator",
     "mse": "qdqcli.ranges.mse:MseEstimator",
 }
-"""Name -> the estimator, imported on demand."""
+"""Name -> estimator class, imported on demand."""
 
 
 @cache

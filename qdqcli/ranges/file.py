@@ -1,4 +1,4 @@
-"""Ranges from a file: for each tensor by name, one range or one for each of its slices.
+"""Ranges file: one range per tensor name, or one per slice.
 
 A `.safetensors` file holds `NAME.input_min` and `NAME.input_max`, floating-point scalars or vectors; a JSON file
 `{"NAME": {"input_min": ..., "input_max": ...}}` with numbers or lists of numbers.
@@ -20,16 +20,16 @@ from qdqcli.tensors.strict_json import parse_object
 from qdqcli.tensors.tensor import TensorInfo
 
 Range = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""input_min and input_max: scalars for every slice, or vectors with one value each."""
+"""input_min and input_max: scalars for all slices, or vectors with one value per slice."""
 _ENDS = ("input_min", "input_max")
 
 
 def read_ranges(path: Path) -> dict[str, Range]:
-    """The ranges of all tensors that the file names.
+    """Read the ranges of all tensors in the file.
 
     Raises:
-        InputError: missing, unreadable or malformed, an end without the other, not input_min <= input_max (NaN, too);
-            names the file, the tensor and the channel.
+        InputError: missing, unreadable or malformed, one end without the other, input_min > input_max or NaN; names the
+            file, the tensor and the channel.
     """
     ends = _from_safetensors(path) if path.suffix.lower() == ".safetensors" else _from_json(path)
     with blame(path):
@@ -84,7 +84,7 @@ def _numbers(name: str, end: str, value: Any) -> NDArray[np.float64]:
     except OverflowError:
         raise MalformedError(f"{end} of '{escape_name(name)}' has a number beyond float64") from None
     finite = np.isfinite(numbers.reshape(-1))
-    if not finite.all():  # Python writes NaN and Infinity; the tensor and the channel say more than "is not JSON"
+    if not finite.all():  # Python writes NaN and Infinity: name tensor and channel instead of "is not JSON"
         channel = int(np.argmin(finite))
         where = f" channel {channel}" if numbers.ndim else ""
         raise MalformedError(

@@ -1,4 +1,4 @@
-"""The finite elements of slices: how many, and the smallest and largest of them."""
+"""Count, minimum and maximum of the finite elements of slices."""
 
 from dataclasses import dataclass
 
@@ -13,36 +13,36 @@ from qdqcli.ranges.estimator import WholeSlices
 
 @dataclass(frozen=True, kw_only=True)
 class FiniteElements:
-    """Of each of some slices."""
+    """Count and extremes of the finite elements, per slice."""
 
     dtype: str
     numbers: NDArray[np.int64]
-    """(slices,)."""
+    """Number of finite elements, shape (slices,)."""
     keys: Keys
-    """(2, slices): the order keys of the extremes."""
+    """Order keys of the extremes, shape (2, slices)."""
 
     @property
     def ends(self) -> Floats:
-        """(2, slices); zeros where a slice has no finite element."""
+        """Return the extremes, shape (2, slices); zeros for a slice without finite elements."""
         return ends_or_zeros(self.keys, self.dtype)
 
     @classmethod
     def of(cls, slices: WholeSlices, dtype: str) -> "FiniteElements":
-        """Look at each element once."""
+        """Scan each element once."""
         numbers, keys = np.zeros(slices.num_slices, np.int64), empty_keys(slices.num_slices, dtype)
         ranks.count_finite(slices.x.view(PATTERN[dtype]), *slices.place, *key_limits(dtype), numbers, keys)
         return cls(dtype=dtype, numbers=numbers, keys=keys)
 
 
 def ends_or_zeros(keys: Keys, dtype: str) -> Floats:
-    """The ends (2, slices) of ranges from their keys; zeros where nothing was seen."""
+    """Decode the ends of ranges, shape (2, slices), from their keys; zeros where nothing was seen."""
     return ends_of_keys(np.where(keys[0] <= keys[1], keys, 0).astype(keys.dtype), dtype)
 
 
 def counts_by_key(counts: NDArray[np.int64], dtype: str) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-    """From counts of elements by the upper 16 bits of their pattern: the same bits of their keys in rising order.
+    """Convert counts by the upper 16 bits of the bit pattern to counts by the upper 16 bits of the key, ascending.
 
-    Of the finite elements alone: those bits tell them apart in every dtype.
+    Finite elements only: those bits distinguish them in every dtype.
     """
     bits = np.arange(NUM_PATTERNS, dtype=np.uint16).view(np.int16)
     keys = np.where(bits < 0, bits ^ np.int16(0x7FFF), bits)

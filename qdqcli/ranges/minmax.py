@@ -1,4 +1,4 @@
-"""The range that the elements span: what the op itself does when no range is given."""
+"""Min-max range: the op's own range when none is given."""
 
 from threading import Lock
 from typing import Any
@@ -16,10 +16,10 @@ from qdqcli.ranges.estimator import WholeSlices
 
 
 class MinMax:
-    """Smallest and largest element of each slice, NaN ignored, over the slices [first_slice, first_slice + num_slices).
+    """Minimum and maximum of each slice in [first_slice, first_slice + num_slices), ignoring NaN.
 
-    Parts of the tensor may be seen in any order and from several threads: the result is the same bits. The
-    CPU measures unless a `backend` is given.
+    Parts may be seen in any order and from several threads: the result is bit-identical. Measures on the CPU unless a
+    `backend` is given.
     """
 
     def __init__(
@@ -36,41 +36,41 @@ class MinMax:
         self._merging = Lock()
 
     def see(self, x: NDArray[Any], start: int, stop: int) -> None:
-        """Take in the elements [start, stop), whose stored form is `x`."""
+        """Process the elements [start, stop), stored in `x`."""
         keys = empty_keys(self._keys.shape[1], self._dtype)
         self._backend.measure_range(x, start, stop, self._layout, self._first_slice, keys, self._dtype)
         with self._merging:
             merge_keys(self._keys, keys)
 
     def see_span(self, span: Span) -> int:
-        """Take in elements of a file, of all slices; the element up to which that went well."""
+        """Process elements of a file, of all slices; return the element up to which that succeeded."""
         keys = empty_keys(self._keys.shape[1], self._dtype)
         files = self._backend.files
-        assert files is not None  # spans are of back ends that have them
+        assert files is not None  # spans come only from back ends with file access
         done = files.measure_range(span, self._layout, keys, self._dtype)
         with self._merging:
             merge_keys(self._keys, keys)
         return done
 
     def finish_pass(self) -> bool:
-        """One pass is enough."""
+        """Return True: one pass is enough."""
         return True
 
     def ends(self) -> Floats:
-        """The ends (2, slices) of the ranges; NaN where a slice has no number."""
+        """Return the ends of the ranges, shape (2, slices); NaN for an all-NaN slice."""
         return ends_of_keys(self._keys, self._dtype)
 
 
 class MinMaxEstimator:
-    """The smallest and the largest element, infinities too; NaN is ignored.
+    """Minimum and maximum, including infinities; NaN is ignored.
 
-    The op without a given range takes this range, and does not clamp to it: whoever gives the op no range needs
-    `MinMax` alone.
+    Without a given range the op uses this range and does not clamp to it: callers that pass no range to the op need
+    only `MinMax`.
     """
 
     def __init__(
         self,
-        spec: QuantSpec,  # noqa: ARG002 - the settings do not matter here
+        spec: QuantSpec,  # noqa: ARG002 - the settings have no effect here
         dtype: str,
         backend: Backend | None = None,
     ) -> None:

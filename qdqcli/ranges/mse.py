@@ -1,14 +1,14 @@
-"""The range with the least squared error: a search over 100 shrinking ranges.
+"""MSE range: the range with the least squared error among 100 scaled ranges.
 
-Candidate k = 1 .. 100 is the range of the slice's finite elements with both ends times k / 100, given to the op: in
-float32 (float64 for F64), and rounded to the tensor's dtype where that is the op's arithmetic. One fraction is enough:
-the op's grid hangs on one end, the other one it moves. The candidate whose outputs, as they are stored, have the least
-sum of squared errors over the finite elements is taken, of equals the widest. Number 100 is the whole range: the search
-is never worse than it. Where no candidate has a finite error, that is taken too.
+Candidate k = 1 .. 100 is the range of the slice's finite elements with both ends times k / 100, passed to the op in
+float32 (float64 for F64) and rounded to the tensor's dtype if that is the op's arithmetic. One factor for both ends is
+enough: the op's grid depends on one end, and the op moves the other. The winner has the least sum of squared errors of
+the stored outputs over the finite elements; the widest wins a tie. Candidate 100 is the whole range, so the result is
+never worse than it; it also wins if no candidate has a finite error.
 
-The sum is a float64 in a documented order (`op/search.py`; the chunks of a long slice are added exactly), so the
-choice is the same for all threads and blocks. Most candidates are dropped before they have seen all elements: what they
-have summed up by then exceeds the sum of another. That changes no choice.
+The sum is a float64 in a documented order (`op/search.py`; the chunks of a long slice are added exactly), so the result
+is identical for all threads and blocks. Most candidates are dropped before they have seen all elements, when their
+partial sum exceeds another's total. That never changes the result.
 """
 
 from collections.abc import Iterator
@@ -45,15 +45,15 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS, expansion, value_of
 NUM_CANDIDATES = 100
 _FULL_RANGE = NUM_CANDIDATES - 1
 _SAMPLE_CHUNKS = 8
-"""Chunks of a long slice that all candidates see: enough to guess the best one, few enough to cost little."""
+"""Sample size in chunks of a long slice: enough to guess the best candidate, few enough to be cheap."""
 _KEPT_SUMS = 4096
-"""Sums of chunks that are kept before they are made fewer, without rounding."""
+"""Maximum number of chunk sums stored before they are compacted, exactly, to an expansion."""
 _SLACK = 1 + 2.0**-30
-"""Sums in any order are no further apart: what is dropped by such a sum would not be taken."""
+"""Bound on the ratio of sums in different orders: a candidate dropped by it cannot win."""
 
 
 class MseEstimator:
-    """The best of the candidates by the error of the op itself."""
+    """Best candidate by the error of the op itself."""
 
     def __init__(self, spec: QuantSpec, dtype: str) -> None:
         self.dtype = dtype
@@ -90,31 +90,31 @@ class MseEstimator:
         return _LongSlice(self, num_elements)
 
     def grids(self, ends: Floats) -> Floats:
-        """Those of all candidates (GRID_ROWS, whole lanes) of a slice with these ends (2, 1)."""
+        """Return the grids of all candidates, shape (GRID_ROWS, whole lanes), of a slice with these ends (2, 1)."""
         grids = np.empty((GRID_ROWS, len(self.fractions)), self.fractions.dtype)
         search.make_candidates(ends[0, 0], ends[1, 0], self.fractions, *self.codes, self.like, grids)
         return grids
 
     def shrink(self, ends: Floats, candidates: NDArray[np.int64]) -> Floats:
-        """The ends (2, slices) of these candidates, one for each slice."""
+        """Return the ends, shape (2, slices), of one candidate per slice."""
         return in_arithmetic(ends * self.fractions[candidates], self.like, self.dtype)
 
     def room(self, num_elements: int) -> tuple[Floats, NDArray[np.float64]]:
-        """What the kernels decode a slice into, or a chunk, whichever is shorter."""
+        """Allocate the kernels' scratch buffers for decoding a slice or a chunk, whichever is shorter."""
         size = -(-min(num_elements, CHUNK_ELEMENTS) // LANES) * LANES
         return np.empty(size, self.fractions.dtype), np.empty(size)
 
 
 def least_error(errors: dict[int, float]) -> int:
-    """The candidate with the least error, of equals the last; the full range if no error is finite."""
+    """Return the candidate with the least error, the last on a tie; the full range if no error is finite."""
     finite = [(error, -k) for k, error in errors.items() if error < inf]
     return -min(finite)[1] if finite else _FULL_RANGE
 
 
 class _LongSlice:
-    """A slice in passes: its extremes; a sample, by all candidates; all of it, by the best of these; then by the rest.
+    """A slice in passes: its extremes; all candidates on a sample; the sample's winner on the rest; then the others.
 
-    The candidate that won on the sample is hard to beat: few others have to see everything.
+    The winner of the sample is hard to beat: few others have to see everything.
     """
 
     def __init__(self, estimator: MseEstimator, num_elements: int) -> None:
@@ -123,13 +123,13 @@ class _LongSlice:
         self._sample_step = max(-(-num_chunks // _SAMPLE_CHUNKS), 1)
         self._keys = empty_keys(1, estimator.dtype)
         self._ends: Floats | None = None
-        """Of the finite elements, once they are known."""
+        """Range of the finite elements, once known."""
         self._grids: Floats
         self._stage = self._after_extremes
         self._running = list(range(NUM_CANDIDATES))
-        """Candidates that see the elements of this pass."""
+        """Candidates evaluated in this pass."""
         self._sums: dict[int, list[float]] = {k: [] for k in self._running}
-        """By candidate: of chunks, or of many as an expansion."""
+        """Sums by candidate: one per chunk, compacted to an expansion when there are many."""
         self._limit = inf
         self._best = _FULL_RANGE
         self._merging = Lock()
@@ -145,7 +145,7 @@ class _LongSlice:
             self._try(x[first * CHUNK_ELEMENTS - start : last * CHUNK_ELEMENTS - start])
 
     def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Those of the chunks [first, last) that this pass wants, in runs: the sample, or all but the sample."""
+        """Yield the runs within chunks [first, last) that this pass needs: the sample, or all but the sample."""
         step = self._sample_step
         for sampled in range(first // step * step, last, step):
             begin, end = (sampled, sampled + 1) if self._stage == self._after_sample else (sampled + 1, sampled + step)
@@ -154,7 +154,7 @@ class _LongSlice:
                 yield begin, end
 
     def _try(self, x: NDArray[Any]) -> None:
-        """Add the errors of whole chunks; who has too many goes."""
+        """Add the errors of whole chunks; drop candidates that exceed the limit."""
         estimator = self._estimator
         with self._merging:
             candidates = np.array(self._running, np.int64)
@@ -186,7 +186,7 @@ class _LongSlice:
 
     def _after_sample(self) -> bool:
         self._best = self._least()
-        if self._sample_step == 1:  # that was everything
+        if self._sample_step == 1:  # the sample was the whole slice
             return True
         self._running = [self._best]
         self._stage = self._after_guess

@@ -1,4 +1,4 @@
-"""Ranges to a file, tensor by tensor, as `ranges/file.py` reads them; the file has its name once it is whole."""
+"""Writer of ranges files, as `ranges/file.py` reads them; a file gets its name when it is complete."""
 
 import json
 import os
@@ -24,30 +24,30 @@ class RangeEntry:
 
     name: str
     is_double: bool
-    """Whether its ends are float64, as those of F64 tensors are; else float32."""
+    """True if its ends are float64, as for F64 tensors; else float32."""
     num_ranges: int | None
-    """None: one for the whole tensor, a scalar."""
+    """Number of ranges; None for a scalar range of the whole tensor."""
 
 
 class RangesWriter(Protocol):
-    """Takes the entries in their order."""
+    """Writes the entries in order."""
 
     def write(self, entry: RangeEntry, ends: Floats) -> None:
         """Write the ends (2, ranges) of the next entry.
 
         Raises:
-            UsageError: the format has no such number.
+            UsageError: the format cannot represent a number.
         """
 
     def finish(self) -> None:
-        """Write what comes behind the last entry."""
+        """Write the file's end, after the last entry."""
 
 
 def check_ranges_path(path: Path) -> None:
-    """Make sure that the file's suffix says what it will be.
+    """Check that the file's suffix names a known format.
 
     Raises:
-        UsageError: it is of neither format.
+        UsageError: unknown suffix.
     """
     if path.suffix.lower() not in _WRITERS:
         raise UsageError(
@@ -57,10 +57,10 @@ def check_ranges_path(path: Path) -> None:
 
 @contextmanager
 def create_ranges(path: Path, entries: Sequence[RangeEntry], *, overwrite: bool = False) -> Iterator[RangesWriter]:
-    """A writer for the length of the block; the file is there, whole, when that ends well, and else not at all.
+    """Context manager that yields a writer; the file exists, complete, only if the block succeeds.
 
     Raises:
-        UsageError: two tensors have one name, a name is no text, or the file exists and `overwrite` is false.
+        UsageError: two tensors have one name, a name is not valid text, or the file exists and `overwrite` is false.
         OutputError: the system refuses.
     """
     names = [entry.name for entry in entries]
@@ -83,7 +83,7 @@ def create_ranges(path: Path, entries: Sequence[RangeEntry], *, overwrite: bool 
 
 
 class _Safetensors:
-    """`NAME.input_min` and `NAME.input_max`, scalars or vectors."""
+    """Writes `NAME.input_min` and `NAME.input_max`, scalars or vectors."""
 
     def __init__(self, file: OutputFile, entries: Sequence[RangeEntry]) -> None:
         header: dict[str, Any] = {}
@@ -108,11 +108,11 @@ class _Safetensors:
             self._offset += row.nbytes
 
     def finish(self) -> None:
-        """Nothing is missing."""
+        """Do nothing: the format has no trailer."""
 
 
 class _Json:
-    """`{NAME: {"input_min": ..., "input_max": ...}}`, numbers or lists of numbers, a line for each tensor."""
+    """Writes `{NAME: {"input_min": ..., "input_max": ...}}`, numbers or lists of numbers, one line per tensor."""
 
     def __init__(self, file: OutputFile, entries: Sequence[RangeEntry]) -> None:  # noqa: ARG002 - they come one by one
         self._file, self._offset, self._before = file, 0, "{\n"
@@ -143,4 +143,4 @@ def _type_of(entry: RangeEntry) -> np.dtype[Any]:
 
 
 _WRITERS: Mapping[str, type[_Safetensors] | type[_Json]] = {".safetensors": _Safetensors, ".json": _Json}
-"""By the file's suffix."""
+"""File suffix -> writer."""

@@ -1,9 +1,9 @@
-"""Percentiles: the range leaves out the same share of the smallest and of the largest elements.
+"""Percentile range: excludes the same share of the smallest and of the largest elements.
 
 With percentile P and n finite elements, the upper end is the element of rank ceil(P / 100 * n) in ascending order, the
-lower end the one of the same rank in descending order. So an end is always an element: nothing is interpolated, equal
-elements make no difference, and the range of -x is the range of x turned over. P is the decimal number that was
-written: 99.99 % of 10,000 elements are 9,999 of them. Elements that are not finite do not count; -0 is below +0.
+lower end the element of the same rank in descending order. So an end is always an element: no interpolation, duplicates
+have no effect, and the range of -x is the mirrored range of x. P is exact decimal: 99.99 % of 10,000 elements are
+9,999. Non-finite elements are ignored; -0 ranks below +0.
 
 A slice of n < 100 / (100 - P) elements keeps its extremes: 10,000 for 99.99.
 """
@@ -27,7 +27,7 @@ _DIGIT_BITS = 16
 
 
 class PercentileEstimator:
-    """Elements of given ranks, exactly."""
+    """Exact order statistics."""
 
     def __init__(self, spec: QuantSpec, dtype: str) -> None:
         self._share = Fraction(repr(spec.percentile)) / 100
@@ -51,24 +51,24 @@ class PercentileEstimator:
         found = keys[np.searchsorted(reached, np.array(ranks))]
         return ends_of_keys(found.reshape(2, 1), self._dtype)
 
-    def of_long_slice(self, num_elements: int) -> LongSlice:  # noqa: ARG002 - it counts those that are finite
+    def of_long_slice(self, num_elements: int) -> LongSlice:  # noqa: ARG002 - counts only finite elements
         return _LongSlice(self._share, self._dtype) if self._dtype in ("F32", "F64") else _Patterns(self, self._dtype)
 
 
 def ranks_of(number: int, share: Fraction) -> tuple[int, int]:
-    """The ranks of the lower and the upper end among `number` elements, from 1 on in ascending order."""
+    """Return the ranks of the lower and upper end among `number` elements, from 1 in ascending order."""
     upper = ceil(share * number)
     return number + 1 - upper, upper
 
 
 class _Patterns:
-    """A slice of 16-bit elements: one pass counts all patterns."""
+    """A slice of 16-bit elements: one pass counts all bit patterns."""
 
     def __init__(self, estimator: PercentileEstimator, dtype: str) -> None:
         self._estimator = estimator
         self._counter = PatternCounter(dtype)
 
-    def see(self, x: NDArray[Any], start: int, stop: int) -> None:  # noqa: ARG002 - where does not matter
+    def see(self, x: NDArray[Any], start: int, stop: int) -> None:  # noqa: ARG002 - the position does not matter
         self._counter.see(x)
 
     def finish_pass(self) -> bool:
@@ -79,23 +79,23 @@ class _Patterns:
 
 
 class _LongSlice:
-    """Both keys found digit by digit, 16 bits in a pass: each counts how many elements have which digit.
+    """Radix selection of both keys: each pass counts elements by one 16-bit digit.
 
-    In passes after the first only those count that have the digits found so far.
+    Passes after the first count only elements that match the digits found so far.
     """
 
     def __init__(self, share: Fraction, dtype: str) -> None:
         self._share, self._dtype = share, dtype
         self._shift = 8 * np.dtype(PATTERN[dtype]).itemsize - _DIGIT_BITS
         self._counts = np.zeros((2, NUM_PATTERNS), np.int64)
-        """By the digit as an unsigned number; of the first pass, of the pattern, and all in one row."""
+        """Counts by unsigned digit; in the first pass by digit of the bit pattern, all in one row."""
         self._prefixes: NDArray[np.int64] | None = None
-        """The digits found so far, of the lower and of the upper end."""
+        """Digits found so far, of the lower and of the upper end."""
         self._ranks = np.zeros(2, np.int64)
-        """Of the ends among the elements with these digits."""
+        """Ranks of the ends among the elements with these digits."""
         self._merging = Lock()
 
-    def see(self, x: NDArray[Any], start: int, stop: int) -> None:  # noqa: ARG002 - where does not matter
+    def see(self, x: NDArray[Any], start: int, stop: int) -> None:  # noqa: ARG002 - the position does not matter
         counts = self._first_digits(x) if self._prefixes is None else self._digits(x, self._prefixes)
         with self._merging:
             self._counts[: len(counts)] += counts
@@ -123,7 +123,7 @@ class _LongSlice:
         return self._shift < 0 or not self._ranks.any()
 
     def _find_first_digits(self) -> None:
-        """From counts by the pattern's first digit, which orders like the key once it is made one."""
+        """Find the first digits from counts by the bit pattern's first digit, reordered by key."""
         digits, counts = counts_by_key(self._counts[0], self._dtype)
         reached = np.cumsum(counts)
         self._ranks[:] = ranks_of(int(reached[-1]), self._share) if reached[-1] else (0, 0)
@@ -131,7 +131,7 @@ class _LongSlice:
         self._narrow(digits[found].astype(np.int64), np.stack([reached, reached]), found.tolist())
 
     def _narrow(self, prefixes: NDArray[np.int64], reached: NDArray[np.int64], digits: list[int]) -> None:
-        """Go on among the elements with the digit found."""
+        """Restrict the search to the elements with the digits found."""
         self._prefixes = prefixes
         self._ranks -= [int(row[digit - 1]) if digit else 0 for row, digit in zip(reached, digits, strict=True)]
 

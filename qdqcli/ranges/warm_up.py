@@ -1,4 +1,4 @@
-"""Compile the kernels of the estimators, as `run/warm_up.py` does those that every file goes through."""
+"""Compilation of the estimators' kernels; `run/warm_up.py` compiles the others."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _SHAPE = (2, 33)
 
 
 def warm_up_estimators() -> Iterator[str]:
-    """Compile, an estimator and a dtype at a time; names each before it begins."""
+    """Compile one estimator and dtype at a time; yield the name of each before it begins."""
     yield "putting columns together"
     for pattern in PATTERN.values():
         x = np.zeros(1, pattern)
@@ -30,7 +30,7 @@ def warm_up_estimators() -> Iterator[str]:
 
 
 def _estimate(spec: QuantSpec, dtype: str) -> None:
-    """A range in each of the forms in which slices come."""
+    """Estimate a range of each of the forms of a slice."""
     chosen = estimator(spec.estimator)(spec, dtype)
     x = np.arange(np.prod(_SHAPE), dtype=STORAGE[dtype])
     chosen.of_slices(WholeSlices(x=x, start=0, layout=Layout.of(_SHAPE, QuantSpec(axis=0))))
