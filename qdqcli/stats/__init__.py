@@ -1,1 +1,1 @@
-"""Error statistics: what was lost, as sums that merge and metrics made of them."""
+"""Error statistics: mergeable sums of quantization errors, and the metrics computed from them."""

@@ -1,4 +1,4 @@
-"""METRICS: what a report says of ErrorSums, each with its unit, its formula and which way is better.
+"""METRICS: report metrics computed from ErrorSums, each with unit, formula and direction.
 
 x is the input and y the output, e = y - x; sums run over the elements where both are finite, in the order and to the
 precision of `docs/exactness.md`.
@@ -12,11 +12,11 @@ from math import inf, isfinite, log10, sqrt
 from qdqcli.stats.sums import ErrorSums, Expansion, value_of
 
 MetricValue = float | int | None
-"""None where the metric is not a finite number: nothing was measured, or nothing was lost (`sqnr_db`)."""
+"""Value of a metric; None if it is not finite: nothing was measured, or nothing was lost (`sqnr_db`)."""
 
 
 class Better(StrEnum):
-    """Which way a metric improves."""
+    """Direction in which a metric improves."""
 
     LOWER = "lower"
     HIGHER = "higher"
@@ -29,13 +29,13 @@ class Metric:
 
     name: str
     title: str
-    """A few words for a table's head."""
+    """Short title for a table header."""
     unit: str
-    """`dB`, `elements`, `tensor's unit`, `fraction`, ..."""
+    """Unit: `dB`, `elements`, `tensor's unit`, `fraction`, ..."""
     better: Better
     formula: str
     evaluate: Callable[[ErrorSums], float | int]
-    """May divide by zero or give a number that is not finite: `value` makes None of both."""
+    """Formula; may divide by zero or return a non-finite number: `value` returns None for both."""
 
     def value(self, sums: ErrorSums) -> MetricValue:
         try:
@@ -46,12 +46,12 @@ class Metric:
 
 
 def is_exact(sums: ErrorSums) -> bool:
-    """Whether elements were measured and none of them changed."""
+    """Tell whether elements were measured and none of them changed."""
     return sums.num_measured > 0 and sums.max_abs_error == 0.0
 
 
 def is_unchanged(sums: ErrorSums) -> bool:
-    """Whether no element changed at all: exact, and each that was finite still is."""
+    """Tell whether no element changed: exact, and no finite element became non-finite."""
     return is_exact(sums) and not sums.num_nonfinite_output
 
 
@@ -71,7 +71,7 @@ def _cosine_similarity(sums: ErrorSums) -> float:
     if xx == 0.0 or yy == 0.0:
         return 1.0 if xx == yy else 0.0
     xy = 0.5 * xx + 0.5 * yy - 0.5 * ee
-    return min(max(xy / xx * sqrt(xx / yy), -1.0), 1.0)  # in this order NaN, of infinite sums, stays
+    return min(max(xy / xx * sqrt(xx / yy), -1.0), 1.0)  # argument order: NaN of infinite sums propagates
 
 
 METRICS = {
@@ -211,7 +211,7 @@ METRICS = {
 
 
 class ErrorStats(ErrorSums):
-    """Sums with the metrics that follow from them as properties; None where a metric is no finite number.
+    """Error sums with the metrics as properties; None if a metric is not finite.
 
     Counts and extremes (`num_elements`, `input_min`, `max_abs_error`, ...) are fields.
     """
@@ -249,7 +249,7 @@ class ErrorStats(ErrorSums):
 
     @property
     def sqnr_db(self) -> MetricValue:
-        """10 log10(sum x^2 / sum e^2), in dB; None where no element changed, too."""
+        """10 log10(sum x^2 / sum e^2), in dB; None also if no element changed."""
         return METRICS["sqnr_db"].value(self)
 
     @property

@@ -1,8 +1,8 @@
-"""ErrorSums: what a quantization lost, as counts, extremes and sums that merge in any order to the same bits.
+"""ErrorSums: quantization error as counts, extremes and sums that merge in any order to the same bits.
 
-The kernels add in a fixed order inside a chunk of `CHUNK_ELEMENTS` elements (see `docs/exactness.md`). Beyond a
-chunk nothing is rounded: a sum is kept as an exact expansion, a few floats whose mathematical sum is the sum. So
-threads, buffers, shards and machines cannot change a digit.
+The kernels add in a fixed order within a chunk of `CHUNK_ELEMENTS` elements (see `docs/exactness.md`). Across chunks
+nothing is rounded: a sum is stored as an exact expansion, a few floats whose mathematical sum is the sum. So threads,
+buffers, shards and machines cannot change a digit.
 
 Source: J. R. Shewchuk, Adaptive precision floating-point arithmetic, 1997 (expansions), by way of `math.fsum`.
 """
@@ -14,10 +14,10 @@ from sys import float_info
 from typing import Any, NamedTuple, Self
 
 Expansion = tuple[float, ...]
-"""Floats of falling magnitude whose exact sum is meant; one infinity or NaN where the sum is not finite."""
+"""Floats of decreasing magnitude that represent their exact sum; one infinity or NaN for a non-finite sum."""
 
 CHUNK_ELEMENTS = 65536
-"""Elements, cut from the tensor's first on, whose sums are added in floating point before anything merges."""
+"""Chunk size: elements, counted from the tensor's first, that are summed in floating point before any merge."""
 
 
 class ErrorSums(NamedTuple):
@@ -28,13 +28,13 @@ class ErrorSums(NamedTuple):
 
     num_elements: int = 0
     num_nonfinite: int = 0
-    """x is NaN or infinite."""
+    """Elements with x NaN or infinite."""
     num_nonfinite_output: int = 0
-    """x is finite and y is not. Neither kind enters any field below."""
+    """Elements with x finite and y not. Neither kind enters any field below."""
     num_clipped: int = 0
-    """x is outside the representable range."""
+    """Elements with x outside the representable range."""
     num_zeroed: int = 0
-    """x is not zero and y is."""
+    """Elements with x != 0 and y = 0."""
     num_degenerate: int = 0
     """Slices whose scale is 0, infinite or the dtype's maximum, or that turned finite input into infinities or NaN."""
     input_min: float = inf
@@ -52,38 +52,38 @@ class ErrorSums(NamedTuple):
         return self.num_elements - self.num_nonfinite - self.num_nonfinite_output
 
     def merge(self, other: Self) -> Self:
-        """The sums over the elements of both; the same bits in any order and grouping."""
+        """Return the sums over the elements of both; bit-identical in any order and grouping."""
         return self.total((self, other))
 
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self:
-        """Merge many."""
+        """Merge several sums."""
         columns = zip(cls(), *parts, strict=True)
         return cls(*(fold(column) for fold, column in zip(_FOLDS, columns, strict=True)))
 
 
 def expansion(values: Sequence[float]) -> Expansion:
-    """The exact sum of `values` as an expansion: a function of that sum alone, whatever the order of the values."""
+    """Return the exact sum of `values` as an expansion, which depends on that sum only, not on the values' order."""
     if len(values) == 1:
         return (values[0],) if values[0] else ()
     if not all(map(isfinite, values)):
         return (sum(value for value in values if not isfinite(value)),)
     parts: list[float] = []
     while rest := _rounded_sum((*values, *(-part for part in parts))):
-        # A sum beyond float64 goes on as its largest number and what is missing, so that merging stays exact.
+        # A sum beyond float64 is split into the largest float and the rest, so that merging stays exact.
         parts.append(rest if isfinite(rest) else copysign(float_info.max, rest))
     return tuple(parts)
 
 
 def value_of(parts: Expansion) -> float:
-    """The sum, rounded once."""
+    """Return the sum, rounded once."""
     return _rounded_sum(parts) if len(parts) > 1 else sum(parts, 0.0)
 
 
 def _rounded_sum(values: Sequence[float]) -> float:
     try:
         return fsum(values)
-    except OverflowError:  # a partial sum left the range of float64; the sum itself need not
+    except OverflowError:  # a partial sum overflowed float64; the total may not
         exact = sum(map(Fraction, values), Fraction())
         try:
             return float(exact)
@@ -97,7 +97,7 @@ def _total_expansion(parts: Iterable[Expansion]) -> Expansion:
 
 
 def _least(values: Iterable[float]) -> float:
-    return min(values) + 0.0  # -0 and +0 are one number: which comes first must not show
+    return min(values) + 0.0  # -0 and +0 are equal: their order must not show
 
 
 def _greatest(values: Iterable[float]) -> float:
