@@ -1,7 +1,7 @@
-"""The command's work as Python functions: measure checkpoints and compare, judge and read them.
+"""Python API of the command's work: measure checkpoints, compare, judge and read them.
 
-Functions take what the options of the command take, under the same names and with the same defaults, and raise the
-errors of `errors.py`. Imported by `qdqcli` when a name of it is first used.
+Functions take the options of the matching command, with the same names and defaults, and raise the errors of
+`errors.py`. `qdqcli` imports this module when one of its names is first used.
 """
 
 import json
@@ -55,7 +55,7 @@ from qdqcli.tensors.tensor import TensorInfo
 
 PathLike = str | Path
 _SHOWN = 20
-"""Rows of a report in a notebook."""
+"""Maximum number of rows of a report in a notebook."""
 _DEFAULTS: dict[str, Any] = {
     "num_bits": 8,
     "signed_input": True,
@@ -75,7 +75,7 @@ _DEFAULTS: dict[str, Any] = {
     "exclude": (),
     "min_ndim": None,
 }
-"""The command's."""
+"""Defaults of the command."""
 _NUMPY = {
     **{f"{kind}{bits}": np.dtype(f"{word}{bits}") for kind, word in (("I", "int"), ("U", "uint"))
        for bits in (8, 16, 32, 64)},
@@ -86,39 +86,39 @@ _NUMPY = {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }  # fmt: skip
-"""dtype of safetensors -> of NumPy."""
+"""safetensors dtype name -> NumPy dtype."""
 
 
 class Report:
-    """What was measured: a row for each tensor, and a summary. A notebook shows it as a table."""
+    """Result of a measurement: a row per tensor and a summary. A notebook shows it as a table."""
 
     def __init__(self, result: RunResult) -> None:
         self.result = result
 
     @property
     def summary(self) -> Mapping[str, MetricValue]:
-        """Metric -> value over all quantized elements, and counts of tensors; None where there is no number."""
+        """Metric -> value over all quantized elements, and counts of tensors; None for an undefined metric."""
         return self.result.summary
 
     @property
     def tensors(self) -> Sequence[Row]:
-        """A row for each tensor in the order of the checkpoint: `TensorResult`, or `SkippedTensor` with its reason."""
+        """One row per tensor in checkpoint order: `TensorResult`, or `SkippedTensor` with its reason."""
         return self.result.rows
 
     def worst(self, count: int = 10, sort: str = DEFAULT_SORT) -> list[TensorResult]:
-        """The first `count` rows by a metric's name, or by `share` or `name`.
+        """Return the first `count` rows sorted by a metric, `share` or `name`.
 
         Raises:
-            UsageError: `sort` is none of them; offers the nearest.
+            UsageError: unknown `sort`; suggests the nearest name.
         """
         return ranked(self.result, sort, count)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as `--format json` has it, as JSON values."""
+        """Return the report of `--format json`, as JSON values."""
         return to_json(self.result)
 
     def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
-        """A `pandas.DataFrame` with a row for each quantized tensor, its name as the index.
+        """Return a `pandas.DataFrame` with a row per quantized tensor, indexed by name.
 
         Raises:
             UnavailableError: pandas is not installed.
@@ -140,7 +140,7 @@ class Report:
         """Write the report in the format of the path's suffix: .json, .csv, .md, .html, ...
 
         Raises:
-            UsageError: a suffix of no format.
+            UsageError: unknown suffix.
         """
         target = Path(path)
         pieces = formatter_for(target)(self.result, ReportOptions())
@@ -201,45 +201,45 @@ def measure(
     max_memory: int = DEFAULT_MAX_MEMORY,
     device: str = "cpu",
 ) -> Report:
-    """Measure what quantization loses, as `qdq stats` does; writes nothing.
+    """Measure quantization error like `qdq stats`; writes nothing.
 
-    Arguments are the options of the command; one that is None has the command's default, which is not always that of
-    the op on an array: `compute_dtype` is "float32", and tensors of fewer than two dimensions stay in float.
+    Arguments are the options of the command; None selects the command's default, which may differ from the op's on an
+    array: `compute_dtype` is "float32", and tensors of fewer than two dimensions are not quantized.
 
     Args:
-        path: a .npy, .npz or .safetensors file, or a folder that holds a checkpoint; or several.
-        scheme: bits and granularity by one name, "int4-g128"; the four next override it.
+        path: a .npy, .npz or .safetensors file, or a checkpoint folder; or several of these.
+        scheme: bits and granularity in one name, "int4-g128"; the next four arguments override it.
         num_bits: bits of a code, 8 by default.
-        group_size: neighbours along the last axis that share a range.
-        axis: the dimension whose indices have a range each, "last", or "none" for one range per tensor.
-        signed_input: whether codes are signed.
-        narrow_range: whether signed codes leave out their lowest.
+        group_size: number of neighbours along the last axis that share a range.
+        axis: the dimension whose indices each have a range, "last", or "none" for one range per tensor.
+        signed_input: use signed codes.
+        narrow_range: exclude the lowest signed code.
         round_mode: "HALF_TO_EVEN" or "HALF_UP".
-        ragged_groups: let the last group of a row be shorter.
-        indivisible: "skip" or "channel": what becomes of a tensor that groups do not divide.
+        ragged_groups: allow a shorter last group in each row.
+        indivisible: "skip" or "channel": fallback for a tensor that groups do not divide.
         compute_dtype: "float32" or "native", the arithmetic of 16-bit tensors.
-        input_min: lower end of a range that is given, in the tensors' unit.
-        input_max: its upper end.
+        input_min: lower end of a given range, in the tensors' unit.
+        input_max: upper end of a given range.
         estimator: "minmax", "percentile" or "mse".
-        percentile: with the estimator percentile, e.g. 99.99.
+        percentile: parameter of the estimator "percentile", e.g. 99.99.
         ranges: a file of ranges by tensor.
         recipe: a TOML or JSON file of settings by tensor.
         preset: names of recipes that come with qdq, e.g. "linear-only".
-        include: patterns of names; only these are quantized.
-        exclude: patterns of names that are left alone.
-        min_ndim: leave tensors with fewer dimensions alone.
-        per_channel: measure each channel or group, too.
+        include: name patterns; only these tensors are quantized.
+        exclude: name patterns of tensors that are not quantized.
+        min_ndim: skip tensors with fewer dimensions.
+        per_channel: also measure each channel or group.
         histograms: count elements and errors in bins.
         scale_bits: bits of a range's scale in `bits_per_weight`.
-        allow_unmatched: warn of a pattern that matches nothing, instead of an error.
-        allow_packed: measure what is left in float where weights are quantized already.
-        threads: all cores by default.
+        allow_unmatched: warn about a pattern that matches nothing, instead of raising.
+        allow_packed: measure the remaining float tensors of an already quantized checkpoint.
+        threads: number of threads, all cores by default.
         max_memory: bytes of buffers.
         device: "cpu", "cuda" or "auto".
 
     Raises:
-        UsageError: settings or patterns do not fit one another or the tensors.
-        InputError: a file is missing, unreadable or malformed, or its weights are quantized already.
+        UsageError: settings or patterns contradict each other or do not fit the tensors.
+        InputError: a file is missing, unreadable or malformed, or its weights are already quantized.
         UnavailableError: the device does not work here.
     """
     given = {
@@ -279,24 +279,24 @@ def sweep(
     threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
 ) -> dict[str, Report]:
-    """Measure many settings on one read of each tensor, as `qdq sweep` does.
+    """Measure many settings in one read of each tensor, like `qdq sweep`.
 
     Args:
         path: as for `measure`.
-        schemes: "int8-channel", "int4-g128", ...; by default the settings that people publish.
-        estimators: each scheme is measured with each of them.
-        include: patterns of names; only these are quantized.
-        exclude: patterns of names that are left alone.
-        min_ndim: leave tensors with fewer dimensions alone.
+        schemes: "int8-channel", "int4-g128", ...; commonly published settings by default.
+        estimators: estimators to combine with each scheme.
+        include: name patterns; only these tensors are quantized.
+        exclude: name patterns of tensors that are not quantized.
+        min_ndim: skip tensors with fewer dimensions.
         scale_bits: bits of a range's scale in `bits_per_weight`.
-        threads: all cores by default.
+        threads: number of threads, all cores by default.
         max_memory: bytes of buffers.
 
     Returns:
         Name of a setting (`int4 g128 mse`) -> its report.
 
     Raises:
-        UsageError, InputError: as `measure`.
+        UsageError, InputError: as for `measure`.
     """
     given = {"include": include, "exclude": exclude, "min_ndim": min_ndim}
     request = _request(given, None, None, (), scale_bits)
@@ -324,19 +324,19 @@ def compare(
     threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
 ) -> Report:
-    """Measure what differs between two checkpoints, tensor by tensor, as `qdq compare` does.
+    """Measure the differences between two checkpoints, tensor by tensor, like `qdq compare`.
 
     Args:
-        reference: the checkpoint that errors are against.
-        candidate: the one that is measured.
-        include: patterns of names of `reference`; only these are compared.
-        exclude: patterns of names that are left out.
-        renamings: `OLD=NEW`, for tensors that have other names in `candidate`.
-        threads: all cores by default.
+        reference: the checkpoint that errors are relative to.
+        candidate: the checkpoint that is measured.
+        include: name patterns in `reference`; only these tensors are compared.
+        exclude: name patterns of tensors that are left out.
+        renamings: `OLD=NEW`, for tensors with other names in `candidate`.
+        threads: number of threads, all cores by default.
         max_memory: bytes of buffers.
 
     Raises:
-        UsageError: a pattern matches nothing, or nothing could be compared.
+        UsageError: a pattern matches nothing, or no tensors could be compared.
         InputError: a file is missing, unreadable or malformed.
     """
     selection = Recipe(spec=QuantSpec(), include=_patterns(include), exclude=_patterns(exclude))
@@ -357,17 +357,17 @@ def compare(
 
 
 def check(report: Report, budget: PathLike, *, today: date | None = None, allow_unmatched: bool = False) -> Verdict:
-    """Judge a report by a budget file, as `qdq check` does: `passed`, and `violations` with tensor, metric and limit.
+    """Judge a report by a budget file, like `qdq check`: `passed`, and `violations` with tensor, metric and limit.
 
     Args:
-        report: what was measured.
-        budget: a TOML file; its baseline, if it has one, is read, too.
-        today: the day by which waivers are judged; by default the clock's.
-        allow_unmatched: warn of a pattern that matches nothing, instead of an error.
+        report: the measured report.
+        budget: a TOML file; its baseline, if any, is read too.
+        today: the date for which waivers are judged; today by default.
+        allow_unmatched: warn about a pattern that matches nothing, instead of raising.
 
     Raises:
         UsageError: the budget is malformed, limits nothing, or was made with other settings.
-        InputError: the baseline is no report.
+        InputError: the baseline is not a report.
     """
     rules = read_budget(Path(budget))
     if rules.is_idle:
@@ -395,25 +395,25 @@ class Tensor:
 
     @property
     def dtype(self) -> str:
-        """By safetensors' name: BF16, F32, I64, ..."""
+        """safetensors dtype name: BF16, F32, I64, ..."""
         return self._info.dtype.name
 
     @property
     def file(self) -> Path:
-        """The file that holds it."""
+        """Path of the file that contains the tensor."""
         return self._shard.path
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the data."""
+        """Size of the data in bytes."""
         return self._info.nbytes
 
     def read(self) -> NDArray[Any]:
-        """The data as a new array of `shape`; bfloat16 and FP8 as dtypes of ml_dtypes.
+        """Read the data into a new array of `shape`; bfloat16 and FP8 as dtypes of ml_dtypes.
 
         Raises:
             DTypeError: NumPy has no such dtype.
-            InputError: the file cannot be read, or changed.
+            InputError: the file cannot be read, or has changed.
         """
         info = self._info
         if info.dtype.name not in _NUMPY:
@@ -430,7 +430,7 @@ class Tensor:
 
 
 class Tensors(Sequence[Tensor]):
-    """The tensors of a checkpoint, in the order of its files; found by index or by name."""
+    """The tensors of a checkpoint in file order; indexed by position or name."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.path = checkpoint.path
@@ -455,11 +455,11 @@ class Tensors(Sequence[Tensor]):
 
 
 def open_checkpoint(path: PathLike, *, follow_links: bool = False) -> Tensors:
-    """Read the headers of a .npy, .npz or .safetensors file or of a folder that holds a checkpoint.
+    """Read the headers of a .npy, .npz or .safetensors file or of a checkpoint folder.
 
     Args:
         path: the file or the folder.
-        follow_links: let links lead out of the folder.
+        follow_links: allow links that lead out of the folder.
 
     Raises:
         InputError: missing, unreadable or malformed; names the file.
@@ -485,7 +485,7 @@ def _request(
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as a recipe's `[defaults]` would have them: what is wrong with them is said in the same words."""
+    """Validate the arguments like a recipe's `[defaults]`, with the same error messages."""
     text = json.dumps({"defaults": given}, default=_plain)
     try:
         return dict(parse_recipe(text, "", is_json=True).defaults)
@@ -494,7 +494,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy number as Python's; other objects as text, which no setting takes."""
+    """Convert a NumPy number to Python's; other objects to text, which no setting accepts."""
     return value.item() if isinstance(value, np.generic) else str(value)
 
 

@@ -1,7 +1,7 @@
-"""Every error that `qdq` reports: what went wrong, and the exit code that it owns.
+"""All errors that `qdq` reports, each with its exit code.
 
-Library code raises the narrowest class; `cli/main.py` alone catches. The message says what was found, where, what was
-expected and what to do next. Exit code 1 is missing on purpose: it belongs to a budget that was exceeded.
+Library code raises the narrowest class; only `cli/main.py` catches. A message says what was found, where, what was
+expected and what to do next. Exit code 1 is deliberately absent: it means that a budget was exceeded.
 """
 
 
@@ -11,12 +11,12 @@ class QdqError(Exception):
     exit_code = 70
 
     def advise(self, what: str) -> None:
-        """Add to the message what else can be done."""
+        """Append further advice to the message."""
         self.args = (f"{self}; {what}",)
 
 
 class UsageError(QdqError):
-    """The request cannot be carried out as it was made: options, selection, an output that exists."""
+    """The request cannot be carried out as given: options, selection, an existing output."""
 
     exit_code = 2
 
@@ -26,7 +26,7 @@ class SpecError(UsageError, ValueError):
 
 
 class DTypeError(UsageError, TypeError):
-    """A tensor's dtype is not one that the op takes."""
+    """A tensor's dtype is not supported by the op."""
 
 
 class InputError(QdqError):
@@ -42,13 +42,13 @@ class OutputError(QdqError):
 
 
 class UnavailableError(QdqError):
-    """A back end or an extra that was asked for is not installed or does not work here."""
+    """A requested back end or extra is not installed or does not work here."""
 
     exit_code = 5
 
 
-class Interrupted(QdqError):  # noqa: N818  # not an error of anybody
-    """The run was stopped by a signal; 128 plus the signal's number is the exit code."""
+class Interrupted(QdqError):  # noqa: N818  # not an error
+    """The run was stopped by a signal; the exit code is 128 plus the signal's number."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

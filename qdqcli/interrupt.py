@@ -1,4 +1,4 @@
-"""Interruption: the flag that a signal sets and that work looks at between blocks."""
+"""Interruption: a flag set by signals and checked between blocks."""
 
 from threading import Lock
 
@@ -6,7 +6,7 @@ from qdqcli.errors import Interrupted
 
 
 class Interruption:
-    """Not interrupted until `request` was called.
+    """Interruption flag, clear until `request` is called.
 
     A signal handler that raises can be swallowed inside a C callback, so signals only set this flag.
     """
@@ -16,18 +16,18 @@ class Interruption:
         self._announced = Lock()
 
     def request(self, signal_number: int) -> None:
-        """Ask the work to stop."""
+        """Request that the work stop."""
         self.signal_number = signal_number
 
     def check(self) -> None:
-        """Stop here if that was asked for.
+        """Stop here if requested.
 
         Raises:
-            Interrupted: owns the exit code of the signal.
+            Interrupted: carries the exit code of the signal.
         """
         if self.signal_number is not None:
             raise Interrupted("interrupted; nothing was left under the output's name", self.signal_number)
 
     def announce(self) -> bool:
-        """Whether the caller is the one that tells the user; everyone after the first is not."""
+        """Tell whether the caller should inform the user: True for the first call only."""
         return self._announced.acquire(blocking=False)

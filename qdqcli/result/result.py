@@ -239,7 +239,7 @@ def to_json(run: RunResult) -> dict[str, Any]:
 
 def judged_to_json(run: RunResult) -> dict[str, Any]:
     """Return `by_input`, `run` (the only key that may differ between runs), `verification`, `verdict`, if present."""
-    from qdqcli.result.group import groups_by  # imported late: it groups rows of this file
+    from qdqcli.result.group import groups_by  # lazy: `group` imports this file
 
     groups = groups_by(run, "input") if len(run.inputs) > 1 else []
     by_input = [{"input": group.name, "stats": dict(group.stats)} for group in groups]
