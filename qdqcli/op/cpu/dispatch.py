@@ -293,7 +293,7 @@ def requantize_and_sum(
     went_well = _requantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
         *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None,
-        _streaming_with_sums(total_bytes),         keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
+        _streaming_with_sums(total_bytes), keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None

@@ -37,9 +37,11 @@ from qdqcli.op.jit.vector import (
     load_some,
     minus_mask,
     no_count,
+    prefetch,
     smaller,
     splat_some,
     store,
+    stream,
     tree_sum,
     width,
 )
@@ -51,7 +53,7 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 RUN = 16 * LANES
 """Elements whose terms are added in their own type before they are widened."""
 PIECE = 16 * RUN
-"""Elements that are quantized and then summed while the first cache has them."""
+"""Elements that are quantized, then summed while the first cache has them and fetches the next."""
 _SMALL = 2.0**-100
 """Sums of squares below it may have lost digits to float32's smallest numbers."""
 
@@ -86,21 +88,30 @@ def begin_chunk(terms):
 
 
 @inlined
-def add_runs(x, i, y, j, n, terms):
-    """Add `n` elements, x[i] and y[j] the first: runs of a chunk, the last of which alone may be shorter."""
+def add_runs(x, i, y, j, n, terms, streaming, out, o):
+    """Add `n` elements, x[i] and y[j] the first: runs of a chunk, the last of which alone may be shorter.
+
+    With `streaming`, whole lanes of `y` also go to `out` from out[o] on, past the caches: stores wait for memory while
+    sums are added.
+    """
     for begin in range(0, n, RUN):
         for shift in range(0, LANES, width()):
-            _add_run(x, i + begin, y, j + begin, smaller(RUN, n - begin), shift, terms)
+            size = smaller(RUN, n - begin)
+            _add_run(x, i + begin, y, j + begin, size, shift, terms, streaming, out, o + begin)
 
 
 @always_inlined
-def _add_run(x, i, y, j, size, shift, terms):
+def _add_run(x, i, y, j, size, shift, terms, streaming, out, o):
     """Add width() lanes, from `shift` on, of a run of `size` elements."""
     zero = splat_some(terms.zero)
     lanes = (zero, zero, zero, zero, zero, zero, no_count())
     whole = size // LANES * LANES
     for k in range(shift, whole, LANES):
-        lanes = _add(load_some(x, i + k), load_some(y, j + k), lanes)
+        prefetch(x, i + k + PIECE)
+        stored = load_some(y, j + k)
+        if streaming is not None:
+            stream(out, o + k, stored)
+        lanes = _add(load_some(x, i + k), stored, lanes)
     if whole < size:
         k = whole + shift
         lanes = _add(load_first(x, i + k, size - k), load_first(y, j + k, size - k), lanes)
@@ -175,7 +186,7 @@ def _sum_chunks(x, y, terms, sums):
         first = chunk * CHUNK_ELEMENTS
         size = smaller(CHUNK_ELEMENTS, x.size - first)
         begin_chunk(terms)
-        add_runs(x, first, y, first, size, terms)
+        add_runs(x, first, y, first, size, terms, None, y, first)
         finish_chunk(x, first, size, terms, sums[chunk])
 
 

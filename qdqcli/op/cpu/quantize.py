@@ -171,21 +171,17 @@ def quantize_and_sum(
                 )
                 if clipping:
                     clipped += count_outside_columns(source, i, end, row, grids)
-            add_runs(source, 0, target, 0, end - i, terms)
-            if keep is not None:  # noqa: SIM102
-                if streaming is not None:
-                    _copy_past_caches(piece, y, i - base, end - i)
+            add_runs(source, 0, target, 0, end - i, terms, streaming, y, i - base)
+            if streaming is not None:
+                _store_rest(piece, y, i - base, end - i)
         finish_chunk(x, first - base, last - first, terms, sums[chunk])
         sums[chunk, CLIPPED] = clipped
 
 
 @inlined
-def _copy_past_caches(piece, y, begin, count):
-    """y[begin : begin + count] = piece[:count]."""
-    k = 0
-    while k + LANES <= count:
-        stream(y, begin + k, load(piece, k))
-        k += LANES
+def _store_rest(piece, y, begin, count):
+    """y[begin : begin + count] = piece[:count] for the last lanes, where they are not whole."""
+    k = count // LANES * LANES
     if k < count:
         store_part(y, begin + k, load_part(piece, k, count - k), count - k)
 

@@ -340,6 +340,20 @@ def splat_some(_context, number):
     return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
 
 
+@intrinsic
+def prefetch(_context, array, i):
+    """Let element `i` come into the first cache, for what reads it soon; it may be beyond the array's end."""
+
+    def generate(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[0], *args)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type] + [ir.IntType(32)] * 3)
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _int32(0), _int32(3), _int32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
 def _store(*, past_the_caches: bool) -> Any:
     @intrinsic
     def call(_context, array, i, v):
