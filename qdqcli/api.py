@@ -201,7 +201,7 @@ def measure(
     max_memory: int = DEFAULT_MAX_MEMORY,
     device: str = "cpu",
 ) -> Report:
-    """Measure quantization error like `qdq stats`; writes nothing.
+    """Measure what quantization loses, like `qdq stats`; writes nothing.
 
     Arguments are the options of the command; None selects the command's default, which may differ from the op's on an
     array: `compute_dtype` is "float32", and tensors of fewer than two dimensions are not quantized.

@@ -121,12 +121,12 @@ def notes_on_names(folder: Path, indexes: Iterable[str], files: Sequence[str], l
             yield Note.of(NoteKind.STALE, show_path(folder / name), other=wholes[name])
         elif listed and name.endswith(".safetensors"):
             yield Note.of(NoteKind.UNLISTED, show_path(folder / name))
-    for key in unlisted:  # of the others an index says that they are all
+    for key in unlisted:  # an index lists the others completely
         yield from _missing_shards(folder, key, groups[key])
 
 
 def _numbered(names: Iterable[str]) -> dict[tuple[str, str, str, str], dict[int, str]]:
-    """Return the numbered shards among the names, by what they have in common and by number."""
+    """Group the numbered shards among the names: (stem, of, total, variant) -> number -> name."""
     groups: dict[tuple[str, str, str, str], dict[int, str]] = {}
     for name in names:
         if match := _NUMBERED.fullmatch(name):

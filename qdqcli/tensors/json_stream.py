@@ -139,7 +139,7 @@ class JsonStream:
             char = self._text[self._at : self._at + 1]
             if char not in _BLANKS:
                 return char
-            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it also matches nothing
             if self._at == len(self._text) and not self._read_on():
                 return ""
 
