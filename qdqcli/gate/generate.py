@@ -8,7 +8,7 @@ from typing import Any
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.ratchet import Headroom
 from qdqcli.gate.settings import comparable
-from qdqcli.recipe.file_ref import SEPARATOR, qualified
+from qdqcli.recipe.file_ref import SEPARATOR, qualified, spelling_among
 from qdqcli.recipe.keys import SCHEMA_VERSION
 from qdqcli.recipe.pairing import located
 from qdqcli.recipe.patterns import holders_of
@@ -36,7 +36,7 @@ def _lines(run: RunResult, headroom: Headroom) -> Iterator[str]:
         if value is not None:
             pattern = glob_of(name)
             if len(holders[name]) > 1:
-                pattern = qualified(glob_of(file.relative), pattern)
+                pattern = qualified(glob_of(spelling_among(file, holders[name])), pattern)
             worst[pattern] = min(value, worst.get(pattern, value))
     if worst:
         yield from (

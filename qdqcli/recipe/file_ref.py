@@ -1,7 +1,7 @@
 """FileRef: the file of a tensor, and the FILE of a pattern `FILE#NAME` that separates tensors of one name."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import NamedTuple
@@ -66,12 +66,14 @@ def keys_of(name: str, file: FileRef) -> Iterator[str]:
 
 
 def key_among(name: str, file: FileRef, files: Sequence[FileRef]) -> str:
-    """Return the shortest key for a tensor whose name occurs in all of `files`."""
-    if len(files) == 1:
-        return name
+    """The shortest key for a tensor of one of the `files` that have that name."""
+    return name if len(files) == 1 else qualified(spelling_among(file, files), name)
+
+
+def spelling_among(file: FileRef, files: Iterable[FileRef]) -> str:
+    """The shortest spelling of a file that stands for no other of the `files`."""
     others = {spelling for other in files if other != file for spelling in other.spellings}
-    spelling = next((spelling for spelling in file.spellings if spelling not in others), file.path)
-    return qualified(spelling, name)
+    return next((spelling for spelling in file.spellings if spelling not in others), file.path)
 
 
 @lru_cache(maxsize=4096)

@@ -129,10 +129,11 @@ def test_headroom_is_in_decibels() -> None:
     assert replace(Headroom(db=0.0)).limit("rmse", 0.0, is_minimum=False) == 0.0
 
 
-def test_a_written_budget_has_a_limit_for_each_tensor_of_a_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inputs", [["pipe"], ["pipe/a", "pipe/b"]])
+def test_a_written_budget_has_a_limit_for_each_tensor_of_a_name(tmp_path: Path, inputs: list[str]) -> None:
     rows = [row._replace(source=row.source._replace(name="w[0]", file=f"pipe/{folder}/m.safetensors"))
             for row, folder in ((GOOD, "a"), (BAD, "b"))]  # fmt: skip
-    run = replace(run_of(*rows), inputs=["pipe"])
+    run = replace(run_of(*rows), inputs=inputs)
     path = tmp_path / "b.toml"
     path.write_text(budget_text(run, Headroom(db=0.0)))
     assert 'match = "a/m.safetensors#w[[]0]"\nmin_sqnr_db = 71.' in path.read_text()
