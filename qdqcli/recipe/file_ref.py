@@ -66,12 +66,12 @@ def keys_of(name: str, file: FileRef) -> Iterator[str]:
 
 
 def key_among(name: str, file: FileRef, files: Sequence[FileRef]) -> str:
-    """The shortest key for a tensor of one of the `files` that have that name."""
+    """Return the shortest key for a tensor of one of the `files` that have that name."""
     return name if len(files) == 1 else qualified(spelling_among(file, files), name)
 
 
 def spelling_among(file: FileRef, files: Iterable[FileRef]) -> str:
-    """The shortest spelling of a file that stands for no other of the `files`."""
+    """Return the shortest spelling of a file that matches no other of the `files`."""
     others = {spelling for other in files if other != file for spelling in other.spellings}
     return next((spelling for spelling in file.spellings if spelling not in others), file.path)
 
