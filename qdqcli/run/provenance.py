@@ -103,7 +103,7 @@ class Provenance:
 
 
 def _shown(setting: str, value: Any) -> Any:
-    """Return a JSON value: a file by its name, non-finite numbers replaced."""
+    """Return a JSON value: a file by its name, non-finite numbers as null."""
     if setting in _FILES and value is not None:
         return listed(Path(Path(value).name))
     return None if isinstance(value, float) and not isfinite(value) else value
