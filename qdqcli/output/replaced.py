@@ -33,7 +33,7 @@ def check_replaced(folder: Path, names: Collection[Path]) -> None:
         for name in sorted([*below, *others]):
             found = (path / name).relative_to(folder)
             is_folder = name in below and not (path / name).is_symlink()
-            if listed(found) not in (folders if is_folder else files):
+            if name == _GIT or listed(found) not in (folders if is_folder else files):
                 raise UsageError(
                     f"{show_path(folder / found)}: belongs to no output of qdq, and --overwrite would delete it; move "
                     f"it, or {_ELSEWHERE}"
@@ -46,6 +46,8 @@ def check_replaced(folder: Path, names: Collection[Path]) -> None:
 
 
 _ELSEWHERE = "choose another OUTPUT"
+_GIT = ".git"
+"""No run writes one, whatever a marker that came with the folder lists."""
 
 
 def _refuse(error: OSError) -> NoReturn:

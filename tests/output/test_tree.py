@@ -156,6 +156,15 @@ def test_a_file_that_is_no_marker_allows_nothing(tmp_path: Path, text: str) -> N
     assert thesis.read_bytes() == b"words"
 
 
+def test_a_marker_that_came_with_a_clone_gives_no_repository_away(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "in")
+    head = write(tmp_path / "out" / "sub" / ".git" / "HEAD", b"ref: refs/heads/main")
+    marker = {"tool": {"name": "qdq"}, "outputs": {"sub/.git/HEAD": {}}}
+    write(tmp_path / "out" / "qdq.json", json.dumps(marker).encode())
+    refuse([folder], tmp_path / "out", "sub/.git: belongs to no output", overwrite=True)
+    assert head.exists()
+
+
 FOREIGN = {
     "file": "notes.txt",
     "hidden file": ".env",
