@@ -11,6 +11,7 @@ from typing import NamedTuple
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.storage import link_target
 
 FileId = tuple[int, int]
 """Device and inode: equal for every spelling of a path and for hard links."""
@@ -131,13 +132,13 @@ def _check_outside(file: NamedFile, checkpoint: Checkpoint) -> None:
 
 
 def _check_writable(file: NamedFile) -> None:
-    path = real_path(file.path)
+    path = link_target(file.path)
     folder = show_path(file.path.parent)
     if not path.parent.is_dir():
         kind = OutputError if file.is_appended else UsageError
         raise kind(f"{show_path(file.path)}: there is no folder {folder} for {file.role}; make it first")
     try:
-        mode = path.stat().st_mode
+        mode = file.path.stat().st_mode  # of a pipe, too, whose name in /proc leads nowhere
     except OSError:
         mode = None
     if mode is not None and stat.S_ISDIR(mode):

@@ -1,7 +1,6 @@
 """Writer of ranges files, as `ranges/file.py` reads them; a file gets its name when it is complete."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.op.params import Floats
-from qdqcli.tensors.storage import OutputFile, sweep_temporaries
+from qdqcli.tensors.storage import OutputFile, link_target, sweep_temporaries
 
 _ENDS = ("input_min", "input_max")
 
@@ -70,7 +69,7 @@ def create_ranges(path: Path, entries: Sequence[RangeEntry], *, overwrite: bool 
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"two tensors have the name '{escape_name(twice)}'; estimate their ranges one by one")
-    target = Path(os.path.realpath(path)) if overwrite else path
+    target = link_target(path) if overwrite else path
     sweep_temporaries(target)
     file = OutputFile(target, replaces=overwrite)
     try:

@@ -34,6 +34,10 @@ MAX_TEXT_BYTES = 64 << 20
 
 TEMPORARY_PATTERN = ".qdq-*.tmp"
 """Glob of the temporaries of `OutputFile`; in a folder locked by this process they are stale."""
+_MAX_LINKS = 40
+"""Links in a row that Linux follows."""
+_SHARED = stat.S_ISVTX | stat.S_IWOTH
+"""Mode bits of a folder where all may write, and none remove what is another's."""
 STALE_S = 24 * 3600.0
 """Age in seconds after which a temporary of another machine, whose locks may be invisible here, counts as stale."""
 
@@ -333,9 +337,9 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
     a writable file in a read-only folder.
 
     Raises:
-        OutputError: the system refuses.
+        OutputError: the system refuses, or `link_target`.
     """
-    target = Path(os.path.realpath(path))
+    target = link_target(path)
     if os.path.lexists(target) and (mount_points(target) or not os.access(target.parent, os.W_OK | os.X_OK)):
         _write_in_place(path, pieces)
         return
@@ -349,6 +353,31 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
         output.commit()
     finally:
         output.abort()
+
+
+def link_target(path: Path) -> Path:
+    """Where a file that is written at `path` goes, through links.
+
+    They are read here and not by the system, which would refuse the same with `fs.protected_symlinks`.
+
+    Raises:
+        OutputError: one is another user's, in a folder where all may write (`/tmp`): it could lead into a home.
+    """
+    place = path
+    for _ in range(_MAX_LINKS):
+        if not place.is_symlink():
+            break
+        try:
+            folder, owner, leads_to = place.parent.stat(), place.lstat().st_uid, place.readlink()
+        except OSError as error:  # it is being changed
+            raise output_error(place, error) from error
+        if folder.st_mode & _SHARED == _SHARED and owner not in (os.geteuid(), folder.st_uid):
+            raise OutputError(
+                f"{show_path(place)}: is a link that another user ({owner}) made in a folder where all may write; "
+                "remove it, or choose another name"
+            )
+        place = place.parent / leads_to
+    return Path(os.path.realpath(path))
 
 
 def _write_in_place(path: Path, pieces: Iterable[bytes]) -> None:

@@ -1,6 +1,7 @@
 """Files beside OUTPUT: what they may replace and where they may be. OUTPUT itself is tested with `OutputTree`."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,15 @@ def test_a_file_may_be_writable_in_a_folder_that_is_not(tmp_path: Path, monkeypa
     check_files([], report(path))
     with pytest.raises(OutputError, match="no permission to write"):
         check_files([], report(tmp_path / "new.json"))
+
+
+def test_a_pipe_that_is_standard_output_is_no_file() -> None:
+    """`-o /dev/stdout`: the link in /proc leads to a pipe whose name is nowhere."""
+    with ExitStack() as undo:
+        for end in os.pipe():
+            undo.callback(os.close, end)
+        with pytest.raises(UsageError, match="is not a regular file"):
+            check_files([], report(Path(f"/dev/fd/{end}")))
 
 
 def test_a_page_that_is_added_to_may_be_a_device() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qdqcli.errors import UsageError
+from qdqcli.errors import OutputError, UsageError
 from qdqcli.tensors import rename, storage
 from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.rename import exchange, rename_new
@@ -88,6 +88,27 @@ def test_a_report_goes_through_a_link_and_keeps_the_mode(tmp_path: Path) -> None
     write_file(tmp_path / "new.json", [b"new"])
     assert (tmp_path / "real" / "new.json").read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["new.json", "new.json", "r.json", "r.json", "real"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link of another user")
+def test_nothing_goes_through_a_link_that_another_user_planted(tmp_path: Path) -> None:
+    """In /tmp, from where it may lead into a home; the user's own and the folder's owner's may stand."""
+    shared, victim = tmp_path / "shared", write(tmp_path / "home" / "profile", b"mine")
+    shared.mkdir()
+    shared.chmod(0o1777)
+    chain, planted = shared / "r.json", shared / "next"
+    chain.symlink_to("next")
+    planted.symlink_to(victim)
+    os.chown(planted, 1, 1, follow_symlinks=False)
+    for path in (chain, planted):
+        with pytest.raises(OutputError, match=r"shared/next: is a link that another user \(1\) made in a folder where"):
+            write_file(path, [b"theirs"])
+    assert victim.read_bytes() == b"mine"
+    for mode, owner in ((0o755, 0), (0o1777, 1)):
+        shared.chmod(mode)
+        os.chown(shared, owner, owner)
+        write_file(chain, [b"ours"])
+        assert victim.read_bytes() == b"ours"
 
 
 def test_a_report_that_cannot_be_replaced_is_written_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
