@@ -87,7 +87,8 @@ def _read(members: Iterable[tuple[str, Any]]) -> RunResult:
             _check_version(value)
         if key == _ROWS:
             rows = list(_rows(value))
-        else:
+        elif key in _CHECKS:  # others are dropped: there may be millions
+            _check(_CHECKS[key], value, key)
             head[key] = value
     _check_version(head.get("schema_version"))
     _check(_check_head, head)
@@ -120,6 +121,8 @@ def _check_version(found: object) -> None:
 
 
 _check_head, _check_row = check_of(HEAD), check_of(ROW)
+_CHECKS = {key: check_of(schema) for key, schema in HEAD["properties"].items()}
+"""Check of each head member, made before the next is read."""
 
 
 def _check(check: Check, value: object, where: str = "") -> None:

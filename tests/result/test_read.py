@@ -1,6 +1,7 @@
 """A report in JSON comes back as the run that it tells of."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_a_report_of_a_real_run_comes_back(qdq: Qdq, tiny: Path, tmp_path: Path)
         assert qdq("stats", tiny, *options, "--report", report, "--format", "none").code == 0
         text = report.read_text()
         assert "".join(formatter("json")(read_report(report), ReportOptions())) == text
+
+
+def test_members_that_no_schema_names_take_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    strange = "".join(f'"{number}": "{number}", ' for number in range(200_000))
+    path.write_text("{" + strange + json.dumps(to_json(EVERY_KIND))[1:])
+    tracemalloc.start()
+    try:
+        assert to_json(read_report(path)) == to_json(EVERY_KIND)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
