@@ -149,9 +149,10 @@ class _Limits:
         )  # fmt: skip
 
 
-def _nearness(margin: Margin) -> tuple[bool, float, str, str, str]:
-    """Return the sort key of a margin: tensors before the whole run, then by distance."""
-    return margin.tensor is None, margin.margin_db, margin.tensor or "", margin.file or "", margin.metric
+def _nearness(margin: Margin) -> tuple[bool, bool, float, str, str, str]:
+    """Return the sort key of a margin: counts, often at their limit, last; tensors before the run; by distance."""
+    is_count = margin.metric.startswith("num_")
+    return is_count, margin.tensor is None, margin.margin_db, margin.tensor or "", margin.file or "", margin.metric
 
 
 def _waive(

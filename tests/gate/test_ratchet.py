@@ -12,7 +12,7 @@ from qdqcli.gate.judge import judge
 from qdqcli.gate.ratchet import Headroom, ratchet
 from qdqcli.recipe.patterns import compile_pattern
 from tests.gate.samples import TODAY, budget
-from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, quantized, run_of
+from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, NONFINITE, UNMEASURED, quantized, run_of
 
 NAMES = [name for name in HOSTILE if "\ud800" not in name and "\udcff" not in name]
 
@@ -45,6 +45,20 @@ def test_a_written_budget_takes_hostile_names(tmp_path: Path) -> None:
     path = tmp_path / "b.toml"
     path.write_text(budget_text(run, Headroom(db=0.1)), encoding="utf-8", newline="")
     assert judge(run, read_budget(path), None, TODAY)[0].passed
+
+
+def test_a_written_budget_allows_as_much_that_is_not_finite_as_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "b.toml"
+    path.write_text(budget_text(run_of(GOOD, NONFINITE), Headroom(db=0.5)), encoding="utf-8")
+    kept = judge(run_of(GOOD, NONFINITE), read_budget(path), None, TODAY)[0]
+    assert kept.passed
+    assert kept.nearest is not None
+    assert kept.nearest.metric == "sqnr_db", "counts are at their limits"
+    more = NONFINITE._replace(sums=NONFINITE.sums._replace(num_nonfinite=2))
+    spoilt = UNMEASURED._replace(source=GOOD.source)
+    for run in (run_of(GOOD, more), run_of(spoilt, NONFINITE)):
+        errors = judge(run, read_budget(path), None, TODAY)[0].errors
+        assert "num_nonfinite" in [violation.metric for violation in errors]
 
 
 def test_limits_become_tighter_and_the_rest_of_the_text_stays(tmp_path: Path) -> None:
