@@ -63,8 +63,9 @@ def _values(row: TensorResult) -> Iterator[tuple[str, float]]:
     if value is not None:
         yield KEY, value
     for metric in NONFINITE:
-        if row.stats[metric]:
-            yield limit_key(metric, is_minimum=False), row.stats[metric]
+        number = row.stats[metric]
+        if number:
+            yield limit_key(metric, is_minimum=False), number
 
 
 def _worse(key: str, one: float, other: float) -> float:
