@@ -1,4 +1,4 @@
-"""The op and its error statistics on an array in memory: what `qdq` does to a tensor of a file, without the file."""
+"""Op and error statistics on an array in memory, with the results of `qdq` on a file."""
 
 from dataclasses import replace
 from functools import partial
@@ -29,10 +29,10 @@ from qdqcli.tensors.checkpoint import Place
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
 
 BLOCK_ELEMENTS = 1 << 21
-"""What a thread takes at a time: whole chunks."""
+"""Block of a thread: whole chunks."""
 
 Stored = NDArray[Any]
-"""Elements as the kernels see them, `params.STORAGE`."""
+"""Elements in the storage dtype of the kernels, `params.STORAGE`."""
 
 
 class Settings(TypedDict, total=False):
@@ -56,7 +56,7 @@ def quantize_and_measure(
     given_range: GivenRange | None = None,
     **settings: Unpack[Settings],
 ) -> tuple[NDArray[Any], ErrorStats]:
-    """Quantize and dequantize `input`, and sum what that loses, bit for bit as `qdq run` does with a file.
+    """Quantize and dequantize `input`, and sum the errors, bit for bit as `qdq run` does with a file.
 
     Args:
         input: bfloat16 (ml_dtypes), float16, float32 or float64, any shape; it is not modified.
@@ -77,7 +77,7 @@ def quantize_and_measure(
     if is_on_device(input):
         raise DTypeError("the input is on a device; statistics are for arrays in memory, copy it there first")
     x, dtype = as_array(input)
-    spec = replace(spec or QuantSpec(), **cast(dict[str, Any], settings))  # it takes names of its enums, too
+    spec = replace(spec or QuantSpec(), **cast(dict[str, Any], settings))  # accepts enum names too
     if given_range is not None:
         spec = replace(spec, range_given=True)
     elif spec.range_given:
@@ -102,7 +102,7 @@ def _check_range(given_range: GivenRange | None, layout: Layout) -> None:
 def requantize_and_measure(
     x: Stored, y: Stored, layout: Layout, spec: QuantSpec, given_range: GivenRange | None, dtype: str, workers: Workers
 ) -> ErrorSums:
-    """The same from array to array; `y` begins at a multiple of LANES elements."""
+    """Like `quantize_and_measure`, into an existing `y`; `y` begins at a multiple of LANES elements."""
     if not x.size:
         return ErrorSums()
     blocks = [(start, min(start + BLOCK_ELEMENTS, x.size)) for start in range(0, x.size, BLOCK_ELEMENTS)]
@@ -128,7 +128,7 @@ def requantize_and_measure(
 
     rows = workers.map(finish, blocks)
     lo, hi = hull_of(ends)
-    if spec.is_range_given or not (isfinite(lo) and isfinite(hi)):  # infinities hide the finite ones
+    if spec.is_range_given or not (isfinite(lo) and isfinite(hi)):  # an infinite bound hides the finite extremes
         lo, hi = workers.backend.extremes(x, dtype)
     rows[0][0, [columns.INPUT_MIN, columns.INPUT_MAX]] = lo, hi
     return error_sums(listed(rows), x.size, int(params.degenerate.sum()))
@@ -143,7 +143,7 @@ def _measure_by_patterns(
     info: TensorInfo,
     workers: Workers,
 ) -> ErrorSums:
-    """A large 16-bit array with one range: the counts of its patterns tell all, as they do of a file."""
+    """Measure a large 16-bit array with one range from its pattern counts, as for a file."""
     dtype = info.dtype.name
     histogram = count_patterns(_Memory(x), info, workers)
     ends = given_ends(given_range, 0, 1, dtype, spec.compute_dtype)
@@ -157,14 +157,14 @@ def _measure_by_patterns(
 
 
 def _fits_one_pass(layout: Layout) -> bool:
-    """Whether each slice is a run that is much shorter than a block."""
+    """Tell whether each slice is contiguous and much shorter than a block."""
     return layout.is_contiguous and layout.num_slices > 1 and 4 * layout.inner <= BLOCK_ELEMENTS
 
 
 def _finish_block(
     x: Stored, y: Stored, layout: Layout, spec: QuantSpec, dtype: str, workers: Workers, block: Block
 ) -> BlockPart | None:
-    """Everything for one block; None where its elements or its grids need a closer look."""
+    """Process one block; None where its elements or its qparams need the general kernels."""
     start, stop = block
     lo, hi = layout.whole_slices(start, stop)
     done = workers.backend.requantize_and_sum(
@@ -174,7 +174,7 @@ def _finish_block(
 
 
 def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo, workers: Workers) -> Floats:
-    """The ends (2, slices) of all ranges."""
+    """Return the measured range bounds (2, slices)."""
     dtype = info.dtype.name
     if spec.estimator != DEFAULT_ESTIMATOR or _fits_one_pass(layout):
         return estimate_ends(spec, _Memory(x), info, layout, workers)
@@ -185,7 +185,7 @@ def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo,
         workers.backend.measure_range(x[start:stop], start, stop, layout, 0, keys, dtype)
         return keys
 
-    # Few parts, for the extremes of all slices are put together for each.
+    # Few parts: each merges the extremes of all slices.
     bounds = cuts(x.size, min(2 * workers.num_threads, -(-x.size // CHUNK_ELEMENTS)))
     first, *others = workers.map(measure, list(pairwise(bounds.tolist())))
     for keys in others:
@@ -194,7 +194,7 @@ def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo,
 
 
 class _Memory:
-    """An array as the reader of a tensor."""
+    """Adapter that reads an array like a tensor of a file."""
 
     def __init__(self, x: Stored) -> None:
         self._bytes = x.view(np.uint8).data

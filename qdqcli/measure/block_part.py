@@ -1,4 +1,4 @@
-"""BlockPart: what one block of a tensor adds to its measurement, with what is known of the slices at its edges."""
+"""BlockPart: the measurement of one block of a tensor, with the slices at its edges."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ from qdqcli.op.span import BlockSums
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPart:
-    """What one block adds to the measurement."""
+    """Measurement of one block."""
 
     rows: NDArray[np.float64]
-    """(chunks, SUM_COLUMNS)."""
+    """Sums, shape (chunks, SUM_COLUMNS)."""
     slices: "BlockSlices | None" = None
-    """Where slices are short and the block alone knows of them."""
+    """Set where slices are short, so that only the block measures them."""
     degenerate: Sequence[int] = ()
-    """Else, where outputs are not finite: slices that are degenerate as far as the block's end, or further, shows."""
+    """Otherwise, with non-finite outputs: slices found degenerate up to the block's end, or later."""
 
     def to_json(self) -> dict[str, Any]:
-        """For a run that resumes; sums of each slice are not kept."""
+        """Return JSON values for a resumed run, without the sums per slice."""
         slices = None if self.slices is None else asdict(self.slices)
         return {"rows": b64encode(self.rows.tobytes()).decode(), "slices": slices, "degenerate": self.degenerate}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse."""
+        """Return the part that `to_json` was called on."""
         rows = np.frombuffer(b64decode(data["rows"])).reshape(-1, columns.SUM_COLUMNS)
         slices = data["slices"] and BlockSlices(**data["slices"])
         return cls(rows=rows, slices=slices, degenerate=data["degenerate"])
@@ -41,31 +41,31 @@ class BlockPart:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSlices:
-    """The slices that begin in a block, and the first if it began in the block before."""
+    """The slices that begin in a block, and the first if it began in the previous block."""
 
     hull: Hull
-    """Of their ranges; NaN where none has a number."""
+    """Union of their ranges; NaN where no slice has a number."""
     num_degenerate: int
-    """Of those that begin here, as far as their elements in this block show."""
+    """Number of degenerate slices that begin here, judged by their elements in this block."""
     head_is_degenerate: bool
-    """The slice that began in the block before is."""
+    """True where the slice that began in the previous block is degenerate."""
     tail_is_degenerate: bool
-    """The last slice is."""
+    """True where the last slice is degenerate."""
     rows: NDArray[np.float64] | None
-    """(slices that begin here, SUM_COLUMNS), where they are summed; the whole of each."""
+    """Sums per slice, (slices that begin here, SUM_COLUMNS), over whole slices; None where not requested."""
     degenerate: NDArray[np.bool_] | None
-    """(slices that begin here,), likewise."""
+    """Degenerate slices, (slices that begin here,); None where not requested."""
 
 
 def block_slices(
     ends: Floats, degenerate: NDArray[np.bool_], rows: NDArray[np.float64] | None, *, continues: bool
 ) -> BlockSlices:
-    """Of a block with slices of these ends (2, slices); `continues`: the first began in the block before.
+    """Return the slices of a block from their range bounds (2, slices).
 
-    `rows` (slices, SUM_COLUMNS) are their sums, where they are wanted.
+    `rows` (slices, SUM_COLUMNS) are their sums, where requested; `continues`: the first began in the previous block.
     """
     begin = 1 if continues else 0
-    if rows is not None:  # summed whole here, beyond the block's end too
+    if rows is not None:  # sums of whole slices, beyond the block's end too
         degenerate = degenerate | (rows[:, columns.NONFINITE_OUTPUT] > 0)
     return BlockSlices(
         hull=hull_of(ends),
@@ -78,14 +78,14 @@ def block_slices(
 
 
 def part_of(done: BlockSums, *, continues: bool) -> BlockPart:
-    """What a call that did everything for a block found out; `continues` as in `block_slices`."""
+    """Return the part of a block that one kernel call measured; `continues` as in `block_slices`."""
     slices = block_slices(done.ends, done.degenerate, None, continues=continues)
     done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
     return BlockPart(rows=done.sums, slices=slices)
 
 
 def count_degenerate(slices: Sequence[BlockSlices]) -> int:
-    """The degenerate slices of blocks that follow one another: one that two blocks share counts once."""
+    """Return the number of degenerate slices in consecutive blocks; one shared by two blocks counts once."""
     begun = sum(block.num_degenerate for block in slices)
     continued = sum(block.head_is_degenerate and not before.tail_is_degenerate for before, block in pairwise(slices))
     return begun + continued

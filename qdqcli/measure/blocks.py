@@ -1,4 +1,4 @@
-"""A tensor in blocks: whole chunks, read into a worker's buffer or left to kernels that read for themselves."""
+"""Blocks of a tensor: whole chunks, read into a worker's buffer or by kernels with file access."""
 
 import errno
 import os
@@ -20,17 +20,17 @@ from qdqcli.tensors.tensor import TensorInfo
 Block = tuple[int, int]
 """Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
 GRID_BYTES = 64
-"""Memory for the range and the grid of one slice."""
+"""Bytes for the range and the qparams of one slice."""
 
 
 def blocks_of(info: TensorInfo, workers: Workers) -> list[Block]:
-    """The tensor in blocks, whole chunks each."""
+    """Return the blocks of a tensor, whole chunks each."""
     size, step = info.num_elements, workers.block_elements(info.dtype.bits // 8)
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> NDArray[Any]:
-    """The elements of `block` in this thread's buffer of that name, in the machine's byte order."""
+    """Read the elements of `block` into this thread's buffer of that name, in native byte order."""
     start, stop = block
     x = workers.buffer(name, STORAGE[info.dtype.name], stop - start)
     reader.read_into(info, start * x.itemsize, x.view(np.uint8).data)
@@ -38,7 +38,7 @@ def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: st
 
 
 def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: int) -> None:
-    """Write elements from `start` on in the file's byte order; `y` may be changed."""
+    """Write elements from `start` on in the file's byte order; `y` may be modified."""
     if info.big_endian:
         y.byteswap(inplace=True)
     writer.write(info, start * y.itemsize, y.view(np.uint8).data)
@@ -47,7 +47,7 @@ def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: i
 def span_of(
     reader: ShardReader, writer: ShardWriter | None, info: TensorInfo, workers: Workers, block: Block
 ) -> Span | None:
-    """The block for kernels that read and write for themselves; None where there are none, or not for this file."""
+    """Return the block for kernels with file access; None where the back end or the file does not support it."""
     if workers.backend.files is None:
         return None
     source = None if info.big_endian else reader.place(info)
@@ -67,9 +67,9 @@ def span_of(
 
 
 def check_trouble(trouble: Trouble, reader: ShardReader, writer: ShardWriter | None, info: TensorInfo) -> None:
-    """Say what the system refused to a kernel.
+    """Raise the I/O error that a kernel recorded.
 
-    A call that a signal interrupted, and a file that ended too early, are left to whoever reads the block again.
+    An interrupted call, and a file that ended too early, are left to the caller, who reads the block again.
 
     Raises:
         InputError, OutputError: with the file's path and the system's reason.
@@ -84,7 +84,7 @@ def check_trouble(trouble: Trouble, reader: ShardReader, writer: ShardWriter | N
 
 
 def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_slice: int) -> None:
-    """Refuse a tensor whose ranges, or what is kept of each, do not fit: they are held for the whole tensor."""
+    """Refuse a tensor whose ranges, or sums per slice, do not fit into memory: they are held for the whole tensor."""
     needed = layout.num_slices * bytes_per_slice
     if needed > workers.max_memory:
         per_channel = "leave out --per-channel, " if bytes_per_slice > GRID_BYTES else ""

@@ -1,8 +1,8 @@
-"""The ranges of a stored tensor, as an estimator chooses them; memory does not grow with the tensor.
+"""Range estimation for a stored tensor; memory does not grow with the tensor.
 
-Slices are gathered for the estimator: it sees each as one run. Short ones come whole, many at a time; long ones part by
-part, as often as it asks. Slices that are no runs in the file (an axis behind the first) are put together in memory, as
-many as there is room for, and the tensor is read once for each such set.
+The estimator gets each slice as a contiguous run. Short ones come whole, many at a time; long ones in parts, as often
+as it asks. Slices that are not contiguous in the file (an axis after the first) are gathered in memory, as many as fit,
+and the tensor is read once for each such set.
 """
 
 from collections.abc import Callable
@@ -27,20 +27,20 @@ from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
 _LEAST_ROOM = 8 << 20
-"""Bytes for slices that are put together, however small --max-memory is."""
+"""Minimum bytes for gathered slices, regardless of --max-memory."""
 _LONG_RUN = 1024
-"""Elements of a run that is read by itself; shorter ones are picked out of whole rows."""
+"""Elements from which a run is read on its own; shorter ones are extracted from whole rows."""
 
 
 def has_histogram(info: TensorInfo, layout: Layout) -> bool:
-    """Whether the counts of the tensor's patterns stand for its elements: many of 16 bits, with one range."""
+    """Tell whether pattern counts replace the elements: a large 16-bit tensor with one range."""
     return layout.num_elements >= HISTOGRAM_ELEMENTS and layout.num_slices == 1 and info.dtype.bits == 16
 
 
 def count_patterns(
     reader: ShardReader, info: TensorInfo, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
 ) -> PatternHistogram:
-    """The counts of a tensor's patterns; `on_bytes` is told of the bytes of each finished block."""
+    """Return the pattern counts of a tensor; `on_bytes` receives the bytes of each finished block."""
     counter = workers.backend.pattern_counter(info.dtype.name)
 
     def count(block: Block) -> None:
@@ -58,7 +58,7 @@ def count_patterns(
 
 
 def estimate_ends(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
-    """The ends (2, slices) of the ranges of all slices: the same bits for every number of threads and size of block."""
+    """Return the range bounds (2, slices): the same bits for every number of threads and block size."""
     source = _Source(reader, info, layout, workers)
     if spec.estimator == DEFAULT_ESTIMATOR and not (layout.is_contiguous and source.has_short_runs):
         return source.extremes()
@@ -71,7 +71,7 @@ def estimate_ends(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout
 
 
 def count_zero_slices(reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> int:
-    """Slices all of whose elements, but for NaN, are zero."""
+    """Return the number of slices whose elements, except NaN, are all zero."""
 
     def count(ends: Floats) -> int:
         return int((ends == 0.0).all(axis=0).sum())
@@ -83,14 +83,14 @@ def count_zero_slices(reader: ShardReader, info: TensorInfo, layout: Layout, wor
 
 
 def estimator_of(spec: QuantSpec, dtype: str, workers: Workers) -> RangeEstimator:
-    """The estimator that the settings name; that of the op itself measures on the workers' device, others do not."""
+    """Return the estimator of the settings; only the op's own one measures on the workers' device."""
     if spec.estimator == DEFAULT_ESTIMATOR:
         return MinMaxEstimator(spec, dtype, workers.backend)
     return estimator(spec.estimator)(spec, dtype)
 
 
 def ends_in_memory(chosen: RangeEstimator, x: NDArray[Any], start: int, layout: Layout) -> Floats:
-    """The ends (2, slices) of whole slices, each one run; x[0] is element `start`, which begins a slice."""
+    """Return the range bounds (2, slices) of whole contiguous slices; x[0] is element `start`, which begins a slice."""
     slices = WholeSlices(x=x, start=start, layout=layout)
     if layout.inner <= CHUNK_ELEMENTS or len(x) <= CHUNK_ELEMENTS:
         return chosen.of_slices(slices)
@@ -117,7 +117,7 @@ class _Source:
         self._storage = STORAGE[info.dtype.name]
 
     def extremes(self) -> Floats:
-        """What the op itself takes, of slices that come again in every row or are long runs, in one read."""
+        """Return the min-max ranges of periodic or long contiguous slices, from one read."""
         measured = MinMax(self._layout, self._info.dtype.name, 0, self._layout.num_slices, self._workers.backend)
 
         def see(block: Block) -> None:
@@ -134,15 +134,15 @@ class _Source:
 
     @property
     def has_short_runs(self) -> bool:
-        """Whether slices, one run each, may be read whole, many at a time."""
+        """Tell whether slices, if contiguous, are short enough to read many whole ones at a time."""
         return self._layout.num_slices > 1 and 4 * self._layout.inner <= self._block_elements
 
     def ends_of_short_runs(self, chosen: RangeEstimator) -> Floats:
-        """Of each block the slices that begin in it."""
+        """Return the bounds of short contiguous slices, each with the block that it begins in."""
         return np.concatenate(self.map_short_runs(chosen, lambda ends: ends), axis=1)
 
     def map_short_runs(self, chosen: RangeEstimator, function: Callable[[Floats], Result]) -> list[Result]:
-        """What the function makes of the ends of the slices that begin in each block."""
+        """Apply the function, for each block, to the bounds of the slices that begin in it."""
 
         def ends(block: Block) -> Floats:
             first, last = self._layout.slice_of(block[0]), self._layout.slice_of(block[1] - 1) + 1
@@ -155,7 +155,7 @@ class _Source:
         return self._workers.map(lambda block: function(ends(block)), self._blocks)
 
     def ends_of_long_runs(self, chosen: RangeEstimator) -> Floats:
-        """One slice after another, the parts of each side by side."""
+        """Return the bounds of long contiguous slices, one after another, with the parts of each in parallel."""
 
         def ends(s: int) -> Floats:
             begin = self._layout.start_of(s)
@@ -166,7 +166,7 @@ class _Source:
         return np.concatenate([ends(s) for s in range(self._layout.num_slices)], axis=1)
 
     def ends_of_scattered(self, chosen: RangeEstimator) -> Floats:
-        """Slices of many runs: as many as there is room for are put together, or parts of one that is too large."""
+        """Return the bounds of non-contiguous slices: gathers as many as fit into memory, or parts of a larger one."""
         size, room = self._layout.size_of(0), max(self._workers.max_memory // 2, _LEAST_ROOM)
         fitting = room // (size * np.dtype(self._storage).itemsize)
         if not fitting:
@@ -180,7 +180,7 @@ class _Source:
         return np.concatenate([self._ends_of_stripe(chosen, stripe, size) for stripe in stripes], axis=1)
 
     def _ends_of_stripe(self, chosen: RangeEstimator, slices: range, size: int) -> Floats:
-        """Of neighbouring slices that fit into memory."""
+        """Return the bounds of consecutive slices that fit into memory."""
         num_rows = size // self._layout.inner
         x = np.empty((len(slices), num_rows, self._layout.inner), self._storage)
         step = max(self._block_elements // self._layout.row, 1)
@@ -196,7 +196,7 @@ class _Source:
         return np.concatenate(ends, axis=1)
 
     def _ends_of_long(self, chosen: RangeEstimator, size: int, part: Callable[[int, int], NDArray[Any]]) -> Floats:
-        """Of one slice, whose elements [start, end) are what `part` gives."""
+        """Return the bounds of one slice; `part` returns its elements [start, end)."""
         long_slice = chosen.of_long_slice(size)
         starts = range(0, size, self._block_elements)
 
@@ -210,7 +210,7 @@ class _Source:
                 return long_slice.ends()
 
     def _gather(self, slices: range, first_row: int, last_row: int, out: NDArray[Any]) -> None:
-        """Put the runs of these slices and rows into `out` (slices, rows, inner)."""
+        """Copy the runs of these slices and rows into `out` (slices, rows, inner)."""
         inner, row = self._layout.inner, self._layout.row
         begin, end = slices.start * inner, slices.stop * inner
         if inner >= _LONG_RUN:
@@ -229,7 +229,7 @@ class _Source:
                     out[k : k + len(x) // inner, r - first_row] = x.reshape(-1, inner)
 
     def _gather_columns(self, slices: range, first_row: int, last_row: int, out: NDArray[Any]) -> None:
-        """Put these rows of columns into `out`, which has room for all rows."""
+        """Copy these rows of columns into `out`, which has space for all rows."""
         row, pattern = self._layout.row, PATTERN[self._info.dtype.name]
         x = self._read(first_row * row, last_row * row)
         gather.gather_columns(
@@ -237,7 +237,7 @@ class _Source:
         )
 
     def _gather_part(self, s: int, start: int, end: int) -> NDArray[Any]:
-        """The elements [start, end) of one slice, in a buffer."""
+        """Return the elements [start, end) of one slice, in a buffer."""
         inner = self._layout.inner
         first, last = start // inner, -(-end // inner)
         if inner < _LONG_RUN:
@@ -251,7 +251,7 @@ class _Source:
         return x
 
     def _gather_rows(self, s: int, first_row: int, last_row: int, out: NDArray[Any]) -> None:
-        """As `_gather`, for one slice and any number of rows."""
+        """Copy any number of rows of one slice, see `_gather`."""
         step = max(self._block_elements // self._layout.row, 1)
         for row in range(first_row, last_row, step):
             end = min(row + step, last_row)
@@ -261,7 +261,7 @@ class _Source:
         return read_block(self._reader, self._info, self._workers, "input", (start, stop))
 
     def _read_into(self, start: int, out: NDArray[Any]) -> None:
-        """Fill contiguous room with the elements from `start` on."""
+        """Fill a contiguous buffer with the elements from `start` on."""
         self._reader.read_into(self._info, start * out.itemsize, out.view(np.uint8).data)
         if self._info.big_endian:
             out.byteswap(inplace=True)

@@ -1,4 +1,4 @@
-"""Ranges that were given, not measured."""
+"""Given ranges, as opposed to measured ones."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,7 @@ GivenRange = tuple[ArrayLike, ArrayLike]
 def given_ends(
     given_range: GivenRange | None, first_slice: int, num_slices: int, dtype: str, compute_dtype: ComputeDType
 ) -> Floats | None:
-    """The ends (2, slices) that were given, rounded as the op rounds them; None where they must be measured."""
+    """Return the given range bounds (2, slices), rounded as the op rounds them; None where they must be measured."""
     if given_range is None:
         return None
     ends = np.empty((2, num_slices), float_type(dtype))

@@ -1,4 +1,4 @@
-"""Which elements of a tensor share a range, in the order in which its file stores them."""
+"""Layout of a tensor's slices in the storage order of its file."""
 
 from dataclasses import replace
 
@@ -10,10 +10,10 @@ from qdqcli.tensors.tensor import TensorInfo
 
 
 def layout_of(info: TensorInfo, spec: QuantSpec) -> Layout:
-    """Which elements share a range, in the order in which the file stores them.
+    """Return the layout of a tensor's slices in the storage order of its file.
 
     Raises:
-        UsageError: groups of neighbours along the last axis are not neighbours in the file.
+        UsageError: groups along the last axis are not contiguous in the file.
         SpecError: the tensor has no such axis, or the group size does not divide.
     """
     if not info.fortran_order:

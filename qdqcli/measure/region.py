@@ -1,4 +1,4 @@
-"""A tensor so large that its output becomes durable region by region: a run that resumes goes on in its middle."""
+"""Regions of a large tensor whose output becomes durable one by one: a resumed run continues within the tensor."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from qdqcli.measure.blocks import Block
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Blocks of one tensor that follow one another, and what was found out about them."""
+    """Consecutive blocks of one tensor and their measurements."""
 
     way: str
-    """In which they were worked on: another one, for which less memory may be a reason, asks for other findings."""
+    """Execution strategy; with another one, e.g. for lack of memory, the findings cannot be reused."""
     start: int
     stop: int
     """Elements [start, stop) of the flat tensor."""
     findings: Sequence[Any]
-    """One of each block, as JSON values."""
+    """One entry per block, as JSON values."""
 
 
 class Regions:
-    """The regions of one tensor: those that an earlier run has done, and where this run's are kept.
+    """Regions of one tensor: those that an earlier run finished, and a callback for those of this run.
 
     A region has `size` bytes or little more. `keep` is called with each but the last, whose bytes are written but not
     flushed yet.
@@ -31,11 +31,11 @@ class Regions:
         self._done, self._size, self._keep = done, size, keep
 
     def done(self, way: str) -> Sequence[Region]:
-        """Those that an earlier run has done in that way, from the tensor's first element on."""
+        """Return the regions that an earlier run finished with this strategy, from the tensor's first element on."""
         return self._done if self._done and self._done[0].way == way else ()
 
     def ahead(self, blocks: Sequence[Block], begin: int, itemsize: int) -> Iterator[list[Block]]:
-        """The blocks behind the element `begin`, which is a chunk's first, region by region."""
+        """Yield the blocks from element `begin` on, which is a chunk's first, region by region."""
         region: list[Block] = []
         for start, stop in blocks:
             if stop > begin:
@@ -47,5 +47,5 @@ class Regions:
             yield region
 
     def keep(self, region: Region) -> None:
-        """Let a run that resumes find the region done."""
+        """Record a finished region for a resumed run."""
         self._keep(region)

@@ -1,4 +1,4 @@
-"""Measurement: what was found out about one tensor, made from the rows of sums that the kernels fill."""
+"""Measurement of one tensor, from the rows of sums that the kernels fill."""
 
 from collections.abc import Iterable, Sequence
 from math import isnan, nan
@@ -13,36 +13,36 @@ from qdqcli.op.params import Floats
 from qdqcli.stats.sums import ErrorSums, Expansion, expansion
 
 Hull = tuple[float, float]
-"""The smallest of some minima and the largest of their maxima; NaN where there is none."""
+"""Union of ranges: the smallest minimum and the largest maximum; NaN where there is none."""
 
 
 class Measurement(NamedTuple):
-    """What was found out about one tensor."""
+    """Result of measuring one tensor."""
 
     sums: ErrorSums
     num_slices: int
     hull: Hull = (nan, nan)
-    """Of the ranges of all slices."""
+    """Union of the ranges of all slices."""
     slice_sums: Sequence[ErrorSums] | None = None
 
     @property
     def input_min(self) -> float | None:
-        """The lower end of the hull; None where no slice has a number."""
+        """Lower bound of `hull`; None where no slice has a number."""
         return None if isnan(self.hull[0]) else self.hull[0]
 
     @property
     def input_max(self) -> float | None:
-        """The upper end."""
+        """Upper bound of `hull`; None where no slice has a number."""
         return None if isnan(self.hull[1]) else self.hull[1]
 
 
 def hull_of(ends: Floats) -> Hull:
-    """Of the ranges whose ends (2, slices) are given."""
+    """Return the union of ranges with bounds `ends` (2, slices)."""
     return float(np.fmin.reduce(ends[0])), float(np.fmax.reduce(ends[1]))
 
 
 def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerate: int) -> ErrorSums:
-    """The sums of a tensor's chunks as one mergeable value; beyond a chunk nothing is rounded."""
+    """Merge the sums of a tensor's chunks; sums over chunks are exact."""
     by_column = list(zip(*rows, strict=True))
     sums = [expansion(by_column[column]) for column in range(columns.NUM_SUMS)]
     return ErrorSums(
@@ -64,14 +64,14 @@ def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerat
 
 
 def listed(parts: Iterable[NDArray[np.float64]]) -> list[list[float]]:
-    """The rows of all parts (chunks, SUM_COLUMNS), for `error_sums`."""
+    """Return the rows of all parts (chunks, SUM_COLUMNS), for `error_sums`."""
     return [row for part in parts for row in part.tolist()]
 
 
 def sums_of_each(
     rows: NDArray[np.float64], num_elements: Sequence[int], num_degenerate: Sequence[int]
 ) -> list[ErrorSums]:
-    """The sums of many slices, or small tensors, of one row (SUM_COLUMNS,) each: column by column, to save time."""
+    """Return the sums of many slices or small tensors of one row (SUM_COLUMNS,) each; works by column, for speed."""
 
     def counts(column: int) -> list[int]:
         listed: list[int] = rows[:, column].astype(np.int64).tolist()
@@ -107,7 +107,7 @@ def sums_of_each(
 def slice_sums(
     layout: Layout, rows: NDArray[np.float64] | None, degenerate: NDArray[np.bool_]
 ) -> list[ErrorSums] | None:
-    """The sums of each slice of a tensor, from one row each; None where there are none."""
+    """Return the sums of each slice of a tensor, from one row each; None without rows."""
     if rows is None:
         return None
     sizes = [layout.size_of(s) for s in range(len(rows))]

@@ -1,9 +1,9 @@
-"""One tensor, block by block: range, grid, quantize-dequantize, error sums. Memory does not grow with the tensor.
+"""One tensor, block by block: range, qparams, fake quantization, error sums. Memory does not grow with the tensor.
 
 A block is whole chunks of the tensor. Where every slice is short, a block is read once together with the rest of the
 slices at its edges, and all happens in the buffer. Otherwise a first pass over all blocks finds the ranges and a second
-one reads them again, from the page cache as a rule. A large 16-bit tensor with one range needs no second pass to be
-measured: the counts of its patterns tell all.
+one reads them again, mostly from the page cache. A large 16-bit tensor with one range is measured in a single pass,
+from its pattern counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,25 +44,25 @@ from qdqcli.tensors.tensor import TensorInfo
 
 @dataclass(frozen=True, kw_only=True)
 class TensorJob:
-    """A tensor of an opened shard and what to do with it."""
+    """A tensor of an open shard and the work on it."""
 
     info: TensorInfo
     spec: QuantSpec
     given_range: GivenRange | None = None
-    """Where `spec.range_given`."""
+    """Set with `spec.range_given`."""
     per_slice: bool = False
     """Also sum the errors of each slice."""
     reader: ShardReader
     writer: ShardWriter | None = None
     """None: only measure."""
     on_bytes: Callable[[int], None] = lambda _: None
-    """Told of the bytes of each finished block, from any thread."""
+    """Progress callback: receives the bytes of each finished block; called from any thread."""
     regions: Regions | None = None
-    """Where the output becomes durable region by region; not with `per_slice`."""
+    """Set where the output becomes durable region by region; not with `per_slice`."""
 
 
 def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
-    """Do the job: the same bits for every number of threads and size of block."""
+    """Execute the job: the same bits for every number of threads and block size."""
     layout = layout_of(job.info, job.spec)
     if not layout.num_elements:
         return Measurement(sums=ErrorSums(), num_slices=0)
@@ -78,12 +78,12 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
 
 
 def _has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
-    """Whether the range of a slice is known when its first block is quantized."""
+    """Tell whether the range of a slice is known when its first block is quantized."""
     return layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
 
 
 def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slice: bool) -> None:
-    """Make sure that what is kept for each slice of a tensor fits into memory.
+    """Check that the data kept for each slice of a tensor fits into memory.
 
     Raises:
         UsageError: it does not; says how much is needed.
@@ -95,7 +95,7 @@ def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slic
 
 
 def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
-    """A large 16-bit tensor with one range: one read counts its patterns, from which all else follows."""
+    """Process a large 16-bit tensor with one range: a single read counts its patterns, which give all statistics."""
     dtype = job.info.dtype.name
     only_measured = job.on_bytes if job.writer is None else lambda _: None
     histogram = count_patterns(job.reader, job.info, workers, only_measured)
@@ -116,7 +116,7 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
 def _write_block_quantized(
     job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
 ) -> BlockPart:
-    """Write one block; all that is to be known of it is known already."""
+    """Write one block; its range and statistics are already known."""
     nothing = BlockPart(rows=empty_sums(0))
     span, files = span_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
     if span is not None and files is not None:
@@ -140,12 +140,12 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
     params = workers.backend.quant_params(ends, job.spec, layout, 0, dtype)
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
     finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ends), slice_rows)
-    # A slice's elements are added in the tensor's order: then the blocks come one after another.
+    # With slice sums the blocks run in sequence: a slice's elements are added in the tensor's order.
     if slice_rows is None:
         parts = _map_blocks(job, workers, "two passes", finish, blocks)
     else:
         parts = [workers.map(finish, [block])[0] for block in blocks]
-    for part in parts:  # an earlier run may have found them
+    for part in parts:  # including those of an earlier run
         params.degenerate[list(part.degenerate)] = True
     return Measurement(
         sums=error_sums(listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
@@ -171,7 +171,7 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
 def _map_blocks(
     job: TensorJob, workers: Workers, way: str, finish: Callable[[Block], BlockPart], blocks: Sequence[Block]
 ) -> list[BlockPart]:
-    """What `finish` gives for each block; of a tensor with regions, those that are done have given it already."""
+    """Apply `finish` to each block; finished regions of an earlier run are reused."""
     if job.regions is None:
         return workers.map(finish, blocks)
     itemsize = job.info.dtype.bits // 8
@@ -190,7 +190,7 @@ def _map_blocks(
 
 
 def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> BlockPart:
-    """Everything for one block of a tensor with short slices, from one read."""
+    """Process one block of a tensor with short slices, from one read."""
     start, stop = block
     span = layout.whole_slices(start, stop)
     part = _finish_at_once(job, layout, workers, span, block)
@@ -205,7 +205,7 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
 
 
 def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Block, block: Block) -> BlockPart | None:
-    """In one call of a kernel, which reads the file itself; None where that is not possible."""
+    """Process a block in one call of a kernel with file access; None where that is not possible."""
     files = workers.backend.files
     part = span_of(job.reader, job.writer, job.info, workers, block)
     if part is None or files is None or not _takes_one_call(job):
@@ -225,7 +225,7 @@ def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Bloc
 def _finish_on_device(
     job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
 ) -> BlockPart | None:
-    """The same by a back end that does not read files: one copy to the device and one back; None as above."""
+    """Process a block in one call on the device: one copy to it and one back; None where that is not possible."""
     if workers.backend.files is not None or not _takes_one_call(job):
         return None
     done = workers.backend.requantize_and_sum(
@@ -241,7 +241,7 @@ def _takes_one_call(job: TensorJob) -> bool:
 def _finish_step_by_step(
     job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
 ) -> BlockPart:
-    """The same for a range that is given, elements that are not finite, and sums of each slice."""
+    """Process a block step by step, for a given or estimated range, non-finite elements, and sums per slice."""
     (lo, hi), (start, stop) = span, block
     dtype = job.info.dtype.name
     first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
@@ -267,7 +267,7 @@ def _apply_to_block(
     slice_rows: NDArray[np.float64] | None,
     block: Block,
 ) -> BlockPart:
-    """The second pass over one block; the grids of all slices are known."""
+    """Process one block in the second pass, where the qparams of all slices are known."""
     start, stop = block
     if hull is not None and slice_rows is None:
         rows = _apply_to_span(job, layout, workers, params, block)
@@ -288,7 +288,7 @@ def _apply_to_block(
 def _apply_to_span(
     job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
 ) -> NDArray[np.float64] | None:
-    """The same by a kernel that reads the file itself; None where that is not possible or elements are not finite."""
+    """Process a second-pass block in one call with file access; None where not possible or elements are not finite."""
     span, files = span_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
     if span is None or files is None:
         return None
@@ -311,19 +311,19 @@ def _add_to_slices(
     span: Block,
     slice_rows: NDArray[np.float64],
 ) -> None:
-    """Add the elements of `span`, which are `x`, to the sums of their slices; `y` has only the block's so far."""
+    """Add the elements `x` of `span` to the sums of their slices; `y` holds only the block's elements so far."""
     whole = y if job.writer is not None else np.empty_like(x)
     workers.backend.quantize(x, whole, span[0], *span, layout, params)
     workers.backend.sum_slices(x, whole, span[0], *span, layout, params, slice_rows)
 
 
 def _room_for_output(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
-    """For all that was read if it is written, else none."""
+    """Return an output buffer for everything that was read, empty where nothing is written."""
     return workers.buffer("output", x.dtype.type, 0 if job.writer is None else len(x))
 
 
 def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
-    """Write the block's elements, which begin at y[begin], and tell of them."""
+    """Write the block's elements, which begin at y[begin], and report progress."""
     start, stop = block
     job.on_bytes((stop - start) * y.itemsize)
     if job.writer is not None:
@@ -331,11 +331,11 @@ def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
 
 
 def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
-    """The smallest and the largest element, where measuring the range found them; infinities hide the finite ones."""
+    """Return the extremes of the elements, if measuring the ranges found them; infinite bounds hide finite extremes."""
     lo, hi = hull_of(ends)
     return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 
 def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any], dtype: str, workers: Workers) -> None:
-    """The extremes of the finite elements, into the first row: they merge, so any row will do."""
+    """Store the extremes of the finite elements in the first row: they merge, so any row will do."""
     rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = workers.backend.extremes(x, dtype) if hull is None else hull

@@ -1,4 +1,4 @@
-"""Workers: threads that work on blocks of a tensor, each with buffers of its own that are used again and again."""
+"""Workers: threads that process blocks of a tensor, each with reused buffers of its own."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +20,11 @@ Result = TypeVar("Result")
 
 DEFAULT_MAX_MEMORY = 256 << 20
 LARGEST_BLOCK_BYTES = 4 << 20
-"""Smaller ones cost more in Python than they gain in the caches; the interruption flag is looked at between blocks."""
+"""Smaller blocks lose more to Python than the caches gain; the interruption flag is checked between blocks."""
 
 
 class Workers:
-    """`num_threads` threads; kernels and reads hold no lock, so they run side by side."""
+    """Pool of `num_threads` threads; kernels and reads release the GIL, so they run in parallel."""
 
     def __init__(
         self,
@@ -45,18 +45,18 @@ class Workers:
 
     @property
     def least_memory(self) -> int:
-        """Bytes that buffers take at least, however little is allowed: of one chunk of float32 each."""
+        """Minimum bytes of the buffers, regardless of the limit: one chunk of float32 each."""
         return 3 * self.num_threads * CHUNK_ELEMENTS * 4
 
     def block_elements(self, itemsize: int) -> int:
-        """Elements of a block: whole chunks, at least one."""
+        """Return the elements of a block: whole chunks, at least one."""
         return max(self._block_bytes // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """The results in the order of the items.
+        """Return the results in the order of the items.
 
-        A worker that calls this does the items itself: waiting for the others it could wait for ever. After a failure
-        or an interruption the items not begun are dropped and the first error is raised.
+        A worker that calls this processes the items itself: waiting for the others could deadlock. After a failure or
+        an interruption the items not begun are dropped and the first error is raised.
         """
         items = list(items)
         if len(items) == 1 or hasattr(self._own, "is_worker"):
@@ -64,11 +64,11 @@ class Workers:
         return self.settle([self.submit(function, item) for item in items])
 
     def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-        """Let a worker do it; `settle` or `drop` must follow."""
+        """Submit one item to a worker; `settle` or `drop` must follow."""
         return self._pool.submit(self._checked, function, item)
 
     def settle(self, futures: Sequence[Future[Result]]) -> list[Result]:
-        """The results, in order; after the first error nothing of the others runs any more."""
+        """Return the results, in order; after the first error none of the others runs any more."""
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -76,13 +76,13 @@ class Workers:
             raise
 
     def drop(self, futures: Sequence[Future[Any]]) -> None:
-        """Cancel what has not begun and wait for the rest: buffers and files are theirs until then."""
+        """Cancel what has not begun and wait for the rest, which still uses buffers and files."""
         for future in futures:
             future.cancel()
         wait(futures)
 
     def buffer(self, name: str, dtype: type[np.generic], size: int) -> NDArray[Any]:
-        """This thread's buffer of that name, as `size` elements; what it held before is gone."""
+        """Return this thread's buffer of that name, as `size` elements; its previous content is lost."""
         nbytes = size * np.dtype(dtype).itemsize
         held: NDArray[np.uint8] | None = getattr(self._own, name, None)
         if held is None or held.nbytes < nbytes:
@@ -107,5 +107,5 @@ class Workers:
 
 
 def available_threads() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
