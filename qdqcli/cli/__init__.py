@@ -1,1 +1,1 @@
-"""The command line: the only room that prints, reads the environment or exits."""
+"""Command line: the only room that prints, reads the environment or exits."""

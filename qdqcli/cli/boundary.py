@@ -1,6 +1,6 @@
-"""The one error boundary: every failure becomes one line on stderr and an exit code that is not 1.
+"""Error boundary: every failure becomes one line on stderr and an exit code other than 1.
 
-Exit code 1 is the budget's alone. Imports fail here too, so this file imports nothing that an installation may lack.
+Exit code 1 is reserved for the budget. Imports fail here too, so this file imports only what every installation has.
 """
 
 import errno
@@ -14,21 +14,21 @@ from qdqcli.escape import escape, escape_name
 EXIT_OUTPUT, EXIT_UNAVAILABLE, EXIT_BUG = 4, 5, 70
 _NO_MEMORY = "out of memory; lower --max-memory or --threads"
 BUG_LIMIT = 500
-"""Characters of the message of an error that nobody foresaw; Numba's have thousands."""
+"""Maximum characters of an unexpected error's message; Numba's have thousands."""
 
 
 def report(error: Exception, *, debug: bool) -> int:
-    """Say what went wrong, with `debug` where; the exit code."""
+    """Print the error, with `debug` its traceback; returns the exit code."""
     if debug:
         streams.say("".join(traceback.format_exception(error)).rstrip())
     message, code = _explain(error, debug=debug)
-    # One line: what is quoted from the command line was escaped by nobody yet.
+    # One line, escaped: quotes from the command line are not escaped yet.
     streams.say(f"error: {escape(message)}")
     return code
 
 
 def _explain(error: Exception, *, debug: bool) -> tuple[str, int]:
-    """What to tell the user, and the exit code."""
+    """Return the message for the user and the exit code."""
     match error:
         case QdqError():
             return str(error), error.exit_code
@@ -43,7 +43,7 @@ def _explain(error: Exception, *, debug: bool) -> tuple[str, int]:
             return "the system allows no more threads; lower --threads or raise the limit (ulimit -u)", EXIT_OUTPUT
         case OSError() if error.errno in (errno.EMFILE, errno.ENFILE):
             return "the system allows no more open files; raise the limit (ulimit -n)", EXIT_OUTPUT
-        case OSError() if error.errno is None:  # a shared library: llvmlite's does not load where memory is limited
+        case OSError() if error.errno is None:  # a shared library: llvmlite's fails to load under a memory limit
             what = escape_name(str(error), BUG_LIMIT)
             return f"{what}; reinstall qdqcli, or allow more memory (ulimit -v)", EXIT_UNAVAILABLE
         case FileNotFoundError() if error.filename is None:  # by os.getcwd

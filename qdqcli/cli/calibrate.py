@@ -61,7 +61,7 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     plans = plan_inputs(checkpoints, request, options, session)
     check_selection(plans)
     prepare_libraries()
-    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.run.calibrate import calibrate as estimate
 
     sizes = files_of(plans)
@@ -75,11 +75,11 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
 
 
 def _check_output(output: Path, files: Files, *, overwrite: bool) -> None:
-    """Find out before the work whether the file may be written there.
+    """Check before the work that the file can be written.
 
     Raises:
-        UsageError: its suffix is of no format; it exists, or is another file of the command; its folder is not there.
-        OutputError: its folder cannot be written to.
+        UsageError: its suffix is of no format; it exists, or is another file of the command; its folder does not exist.
+        OutputError: its folder is not writable.
     """
     from qdqcli.output.placement import check_free
     from qdqcli.ranges.output import check_ranges_path

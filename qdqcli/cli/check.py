@@ -1,4 +1,4 @@
-"""`qdq check`: measure, or take a stored report, and judge; exit code 1 is the verdict's alone."""
+"""`qdq check`: measure, or read a stored report, and judge; only the verdict sets exit code 1."""
 
 from typing import Any
 
@@ -55,14 +55,14 @@ JUDGING = (
     *("report_in", "budget", "baseline", "today", "exit_zero", "allow_unmatched"),
     *("write_baseline", "write_budget", "headroom", "ratchet", "overwrite", "format_name", "reports", "sort", "top"),
 )
-"""Options that have a meaning for a stored report."""
+"""Options that apply to a stored report."""
 
 
 def _check_needed(options: opt.Options) -> None:
-    """Refuse an option that would be ignored.
+    """Refuse options without effect.
 
     Raises:
-        UsageError: an option of measuring for a report that is stored, or headroom for nothing that is written.
+        UsageError: a measuring option with a stored report, or headroom with no file to write.
     """
     context = click.get_current_context()
     given = [
@@ -81,7 +81,7 @@ def _check_needed(options: opt.Options) -> None:
 
 
 def _measured(session: Session, inputs: tuple[str, ...], gate: Gate, files: Files, options: opt.Options) -> RunResult:
-    """The run with its verdict; nothing is measured where the headers decide it."""
+    """Return the run with its verdict; nothing is measured where the headers decide it."""
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
     files.check(checkpoints)

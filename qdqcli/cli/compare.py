@@ -1,4 +1,4 @@
-"""`qdq compare`: the same statistics between two checkpoints that are there already."""
+"""`qdq compare`: error statistics between two existing checkpoints."""
 
 from collections import Counter
 from typing import Any
@@ -85,7 +85,7 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
     for warning in warnings:
         session.note(warning)
     prepare_libraries()
-    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.run.compare import compare_entries
 
     total = sum(entry.tensor.nbytes for entry in entries)
@@ -108,7 +108,7 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
 
 
 def _why(run: RunResult) -> str:
-    """Why nothing could be measured: the reasons of failures, or else of what is left out, and their advice once."""
+    """Return why nothing could be measured: the reasons of failures, else of skips, with each advice once."""
     skipped = list(run.skipped)
     reasons = Counter(row.reason.partition("; ")[::2] for row in skipped if row.is_failure) or Counter(
         (row.reason, "") for row in skipped
@@ -119,7 +119,7 @@ def _why(run: RunResult) -> str:
 
 
 def _settings(options: opt.Options) -> dict[str, Any]:
-    """The options that decide the result, as JSON values."""
+    """Return the options that decide the result, as JSON values."""
     return {
         "include": list(options["include"]),
         "exclude": list(options["exclude"]),

@@ -1,4 +1,4 @@
-"""Reports to standard output and to files."""
+"""Delivery of reports to standard output and to files."""
 
 import os
 import shutil
@@ -22,14 +22,14 @@ from qdqcli.result.result import RunResult
 from qdqcli.tensors.storage import output_error, write_file
 
 TERMINAL_ROWS = 20
-"""Shown on a terminal where nobody says how many."""
+"""Default number of rows on a terminal."""
 SUMMARY_ROWS = 100
 SUMMARY_BYTES = 1 << 20
-"""What GitHub takes of a step."""
+"""GitHub's limit per step."""
 
 
 def deliver(run: RunResult, options: Options, session: Session) -> None:
-    """Write the report files, then standard output; says what was written.
+    """Write the report files, then standard output; reports the written files.
 
     Raises:
         OutputError: a report file cannot be written.
@@ -40,7 +40,7 @@ def deliver(run: RunResult, options: Options, session: Session) -> None:
 
 
 def say_written(session: Session, options: Options, *others: str) -> None:
-    """The last line: what was written where, in which time; nothing where nothing was."""
+    """Print the last line: the files written and the time taken; nothing where none was written."""
     written = [*others, *map(show_path, options["reports"])]
     if written:
         *first, last = written
@@ -61,7 +61,7 @@ def deliver_files(run: RunResult, options: Options) -> None:
 
 
 def _by_input(path: Path, run: RunResult) -> Iterator[tuple[Path, RunResult]]:
-    """The report that is asked for, or one of each input where its name has a place for theirs."""
+    """Yield the report with its path, or one per input where the path contains `NAME`."""
     if not is_by_input(path):
         yield path, run
         return
@@ -71,9 +71,9 @@ def _by_input(path: Path, run: RunResult) -> Iterator[tuple[Path, RunResult]]:
 
 
 def show(run: RunResult, options: Options, *, is_gate: bool = False) -> None:
-    """Write the job's page on GitHub, then standard output, which may be closed early.
+    """Write the job summary on GitHub, then standard output, which may be closed early.
 
-    Of a gate that passes, the table is the verdict alone, unless rows are asked for.
+    A gate that passes shows only the verdict, unless rows are requested.
     """
     choice = _choice(options)
     is_brief = is_gate and choice == ReportOptions()
@@ -88,7 +88,7 @@ def _choice(options: Options) -> ReportOptions:
 
 
 def _write_step_summary(run: RunResult, choice: ReportOptions, options: Options) -> None:
-    """Add the report to the page of the job, where GitHub Actions names a file for that.
+    """Append the report to the job summary, where GitHub Actions names a file for it.
 
     Raises:
         OutputError: the file cannot be written.
@@ -107,12 +107,12 @@ def _write_step_summary(run: RunResult, choice: ReportOptions, options: Options)
 
 
 def deliver_listing(listing: Listing, options: Options) -> None:
-    """What is known before any work, to the same places and in the same formats.
+    """Deliver a listing, known before any work, to the same places and in the same formats as a run.
 
     Raises:
         OutputError: a report file cannot be written.
     """
-    # Imported late: it lays out tables, which a run that says nothing never does.
+    # Imported late: it lays out tables, which a run without a table never needs.
     from qdqcli.report.listing import ORDER, ListingView
     from qdqcli.report.listing import render as render_listing
 
@@ -131,7 +131,7 @@ def deliver_listing(listing: Listing, options: Options) -> None:
 
 
 def _listings(path: Path, listing: Listing) -> Iterator[tuple[Path, Listing]]:
-    """The same of a listing."""
+    """Yield the listing with its path, or one per input where the path contains `NAME`."""
     if not is_by_input(path):
         yield path, listing
         return
@@ -142,7 +142,7 @@ def _listings(path: Path, listing: Listing) -> Iterator[tuple[Path, Listing]]:
 
 
 def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], options: Options) -> None:
-    """Write what is no run to the same places: `render` takes a format and what a reader chose.
+    """Deliver other reports to the same places as a run's: `render` takes a format and the report options.
 
     Raises:
         OutputError: a report file cannot be written.
@@ -154,17 +154,17 @@ def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], option
 
 
 def write_report(path: Path, pieces: Iterable[str]) -> None:
-    """Write a whole report or none: its pieces, as they are made."""
+    """Write a report atomically, from pieces as they are produced."""
     write_file(path, (piece.encode() for piece in pieces))
 
 
 def is_terminal() -> bool:
-    """Whether a terminal shows standard output."""
+    """Tell whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def for_terminal(choice: ReportOptions) -> ReportOptions:
-    """The choice, fitted to what standard output can show. NO_COLOR and FORCE_COLOR have their usual meaning."""
+    """Fit the options to the capabilities of standard output. NO_COLOR and FORCE_COLOR have their usual meaning."""
     on_terminal = is_terminal()
     color = bool(os.environ.get("FORCE_COLOR")) or (on_terminal and os.environ.get("TERM") != "dumb")
     return replace(

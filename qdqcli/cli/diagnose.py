@@ -1,4 +1,4 @@
-"""`qdq diagnose`: why the worst tensors are bad, and what measured change would help."""
+"""`qdq diagnose`: causes of the worst errors, and the measured gain of other settings."""
 
 import shlex
 import sys
@@ -78,7 +78,7 @@ def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> No
         session.note(warning)
     check_selection(plans)
     prepare_libraries()
-    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.report.diagnosis import render
     from qdqcli.run.pipeline import Measuring, result_of, run_plans
     from qdqcli.study.diagnose import choose

@@ -1,4 +1,4 @@
-"""The files that a command's options name."""
+"""Files named by the options of a command."""
 
 import os
 from collections import Counter
@@ -17,7 +17,7 @@ from qdqcli.tensors.checkpoint import Checkpoint
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 NAME = "{name}"
-"""In the name of a report: stands for each input."""
+"""Placeholder for the input's name in the path of a report."""
 READS = {
     "recipe": "--recipe",
     "ranges_file": "--ranges",
@@ -33,20 +33,21 @@ WRITES = {
     "write_recipe": "--write-recipe",
     "reports": "--report",
 }
-"""Option, by its parameter's name -> how messages call it. `--ratchet` writes what `--budget` reads; an OUTPUT that
-may be a folder is not among the options, and checked with them."""
+"""Parameter name -> its option in messages. `--ratchet` writes the file that `--budget` reads. An OUTPUT that may be a
+folder is not listed here, but checked with these.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """All files that a command reads and writes, but for INPUT and OUTPUT."""
+    """All files that a command reads and writes, except INPUT and OUTPUT."""
 
     reads: list[NamedFile] = field(default_factory=list)
     writes: list[NamedFile] = field(default_factory=list)
 
     @classmethod
     def of(cls, options: Options) -> Self:
-        """Those that options name, and the job's page on GitHub.
+        """Collect the files that options name, and the job summary on GitHub.
 
         Raises:
             UsageError: the suffix of a report is of no format.
@@ -61,10 +62,10 @@ class Files:
         return files
 
     def less_reports(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """The inputs, less what an earlier run of the same command wrote into their folders.
+        """Return the inputs without reports of an earlier run of the same command in their folders.
 
         Raises:
-            UsageError: two inputs have one name, where reports are to have theirs.
+            UsageError: two inputs have the same name, and reports are named by input.
         """
         self._name_reports(checkpoints)
         reports = ids_of(file.path for file in self.writes if file.is_earlier)
@@ -76,7 +77,7 @@ class Files:
         ]
 
     def _name_reports(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Put the names of the inputs where reports have a place for them."""
+        """Replace `NAME` in report paths by the names of the inputs."""
         if not any(is_by_input(file.path) for file in self.writes if file.role == WRITES["reports"]):
             return
         names = names_of([Path(show_path(checkpoint.path)) for checkpoint in checkpoints])
@@ -91,31 +92,31 @@ class Files:
         ]
 
     def check(self, inputs: Sequence[Checkpoint] = (), outputs: Sequence[Path] = ()) -> None:
-        """Compare each that is written with all others, with the inputs and with OUTPUT; see `check_files`."""
+        """Compare each written file with all others, with the inputs and with OUTPUT; see `check_files`."""
         if inputs:
             self._name_reports(inputs)
         check_files(self.reads, self.writes, inputs=inputs, outputs=outputs)
 
 
 def _signed(file: NamedFile) -> NamedFile:
-    """A report that says who wrote it may join an input: it is known again."""
+    """Mark a report with a signature: it may join an input, since the next run recognises it."""
     if file.role != WRITES["reports"]:
         return file
     return file._replace(may_join_input=is_signed(file.path), is_earlier=is_report(file.path))
 
 
 def is_by_input(path: Path) -> bool:
-    """Whether a report's name has a place for that of each input."""
+    """Tell whether a report's path contains `NAME`."""
     return NAME in path.name
 
 
 def named(path: Path, name: str) -> Path:
-    """The report of the input of that name."""
+    """Return the report path of the input of that name."""
     return path.with_name(path.name.replace(NAME, name))
 
 
 def names_of(inputs: Sequence[Path]) -> list[str]:
-    """The last part of each input's path, which names its report.
+    """Return the last part of each input's path, which names its report.
 
     Raises:
         UsageError: two inputs have the same; one report would replace the other.
@@ -131,28 +132,28 @@ def names_of(inputs: Sequence[Path]) -> list[str]:
 
 
 def formats_of(options: Options) -> list[str]:
-    """The formats of standard output and of the report files."""
+    """Return the formats of standard output and of the report files."""
     return [options["format_name"], *(format_for(path) for path in options["reports"])]
 
 
 def check_by(options: Options) -> None:
-    """Refuse groups that no report would show.
+    """Refuse --by where no report shows groups.
 
     Raises:
-        UsageError: no format that has them was asked for.
+        UsageError: none of the selected formats supports it.
     """
     if options.get("by") is not None and not {*formats_of(options)} & {*BY_FORMATS}:
         raise UsageError(f"--by shows in {', '.join(BY_FORMATS)} alone; choose one with --format or --report")
 
 
 def step_summary(options: Options) -> Path | None:
-    """The job's page, where GitHub Actions names a file for that and the format is for it."""
+    """Return the job summary file that GitHub Actions names, if the format is github."""
     name = os.environ.get(STEP_SUMMARY)
     return Path(name) if name and options.get("format_name") == "github" else None
 
 
 def _named(options: Options, roles: dict[str, str]) -> list[NamedFile]:
-    """The files of these options, each once for each time that it is given."""
+    """Return the files of these options, one entry per value."""
     found = []
     for name, role in roles.items():
         value = options.get(name)

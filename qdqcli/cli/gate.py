@@ -1,4 +1,4 @@
-"""What `check` and `compare` have in common: the budget, its files and the exit code."""
+"""Parts shared by `check` and `compare`: the budget, its files and the exit code."""
 
 import json
 import os
@@ -40,7 +40,7 @@ EXIT_EXCEEDED = 1
 
 
 def parse_headroom(value: str) -> Headroom:
-    """`0.5dB` or `0.5`."""
+    """Parse `0.5dB` or `0.5`."""
     try:
         return Headroom.parse(value)
     except ValueError:
@@ -48,7 +48,7 @@ def parse_headroom(value: str) -> Headroom:
 
 
 def parse_day(value: str) -> date:
-    """A day, as 2027-01-31."""
+    """Parse a date, e.g. 2027-01-31."""
     try:
         return date.fromisoformat(value)
     except ValueError:
@@ -56,7 +56,7 @@ def parse_day(value: str) -> date:
 
 
 def judging_options(function: Function) -> Function:
-    """What the verdict depends on."""
+    """Add the options that the verdict depends on."""
     return apply(
         function,
         click.option("--budget", type=click.Path(path_type=Path), metavar="FILE",
@@ -76,7 +76,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, value: bo
 
 
 def gate_options(function: Function) -> Function:
-    """The same, and the files that are made from what was measured."""
+    """Add the judging options, and those of files made from the measurements."""
     return apply(
         function,
         click.option("--report-in", type=click.Path(path_type=Path), metavar="REPORT.json",
@@ -99,7 +99,7 @@ def gate_options(function: Function) -> Function:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What was asked of the verdict."""
+    """Settings and inputs of the verdict."""
 
     budget: Budget | None
     budget_path: Path | None
@@ -117,8 +117,8 @@ class Gate:
         """Read the budget and the baseline, before any work.
 
         Raises:
-            UsageError: a budget that is none or limits nothing, nothing to do, a file that must not be replaced.
-            InputError: a baseline that is no report.
+            UsageError: a budget that is malformed or limits nothing, nothing to do, a file that must not be replaced.
+            InputError: a baseline that is not a report.
         """
         path, budget = options["budget"], None
         if path is not None:
@@ -154,10 +154,10 @@ class Gate:
         )
 
     def add_files(self, files: Files) -> None:
-        """Add the files that no option names, and check all: pyproject.toml, the budget's baseline, what is tightened.
+        """Add files that no option names (pyproject.toml, the budget's baseline, the budget to tighten), and check all.
 
         Raises:
-            UsageError, OutputError: as `check_files`.
+            UsageError, OutputError: see `check_files`.
         """
         if self.ratchet and self.budget_path is not None:
             files.writes.append(NamedFile(self.budget_path, "--ratchet"))
@@ -169,9 +169,9 @@ class Gate:
         files.check()
 
     def foresee(self, listing: Listing) -> RunResult | None:
-        """The run with its verdict where the headers alone decide it: then nothing is measured.
+        """Return the run with its verdict where the headers alone decide it, so that nothing is measured.
 
-        None where they do not, or where files are to be made of what is measured.
+        None where they do not, or where files are to be made from the measurements.
 
         Raises:
             UsageError: the settings are not those of the budget, or a pattern of it matches nothing.
@@ -190,10 +190,10 @@ class Gate:
         return replace(run, verdict=verdict_of(found, run, self.budget, self.today))
 
     def judge(self, run: RunResult, session: Session) -> RunResult:
-        """The run with its verdict, where there is a budget.
+        """Return the run with its verdict, if there is a budget.
 
         Raises:
-            UsageError: as `gate.judge.judge`.
+            UsageError: see `gate.judge.judge`.
         """
         if self.budget is None:
             return replace(run, verdict=None)
@@ -203,7 +203,7 @@ class Gate:
         return replace(run, verdict=verdict)
 
     def conclude(self, run: RunResult, options: Options, session: Session) -> int:
-        """Write all files and show the report of a judged run; the exit code, which a closed standard output keeps."""
+        """Write all files and show the report of a judged run; returns the exit code, kept if stdout is closed."""
         failed = run.verdict is not None and not run.verdict.passed
         deliver_files(run, options)
         written, following = self.write_files(run, session)
@@ -217,7 +217,7 @@ class Gate:
         return session.exit_code
 
     def write_files(self, run: RunResult, session: Session) -> tuple[list[Path], list[str]]:
-        """Write the baseline, the budget and the tighter budget; those written, and the command to type next.
+        """Write the baseline, the budget and the tightened budget; returns the files written and the next command.
 
         Raises:
             UsageError: the budget changed after it was read.
@@ -244,12 +244,12 @@ class Gate:
 
 
 def _is_measured(run: RunResult) -> bool:
-    """Whether the verdict is on an error that was measured, so that other settings may help."""
+    """Tell whether the verdict is on a measured error, so that other settings may help."""
     return run.verdict is not None and any(violation.metric in METRICS for violation in run.verdict.errors)
 
 
 def _diagnosis(session: Session) -> list[str]:
-    """The command that finds causes and remedies; of a stored report only its name is known."""
+    """Return the command that finds causes and remedies; for a stored report with a placeholder as the model."""
     if any(argument.partition("=")[0] == "--report-in" for argument in session.arguments):
         return ["qdq", "diagnose", "MODEL", "--write-recipe", "fix.toml"]
     values = (
@@ -262,7 +262,7 @@ def _diagnosis(session: Session) -> list[str]:
 
 
 def _of_project(session: Session) -> Budget | None:
-    """The budget of ./pyproject.toml, where it has one."""
+    """Return the budget of ./pyproject.toml, where it has one."""
     path = Path(PYPROJECT)
     budget = read_project(path) if os.path.lexists(path) else None
     if budget is not None:

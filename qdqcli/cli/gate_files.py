@@ -1,4 +1,4 @@
-"""The files that a gate makes of what was measured: none replaces a file of another kind, or one that changed."""
+"""Files that a gate makes from measurements: none replaces a file of another kind, or one that changed."""
 
 import os
 from codecs import BOM_UTF8
@@ -14,10 +14,10 @@ from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file, write_file
 
 
 def rewrite(path: Path, before: str, after: str) -> None:
-    """Write a text in the place of the one that was read.
+    """Replace a text that was read before.
 
     Raises:
-        UsageError: the file has another text now.
+        UsageError: the file has changed since.
     """
     try:
         data = read_file(path, MAX_TEXT_BYTES)
@@ -30,7 +30,7 @@ def rewrite(path: Path, before: str, after: str) -> None:
 
 
 def check_replaceable(path: Path, is_kind: Callable[[Path], str | None], *, is_allowed: bool) -> None:
-    """Make sure that a file is new, or one of the same kind that may be replaced.
+    """Check that a file is new, or one of the same kind that may be replaced.
 
     Raises:
         UsageError: it is not.
@@ -45,7 +45,7 @@ def check_replaceable(path: Path, is_kind: Callable[[Path], str | None], *, is_a
 
 
 def is_report(path: Path) -> str | None:
-    """Why a file is no JSON report."""
+    """Return the reason why a file is not a JSON report; None where it is one."""
     try:
         read_report(path)
     except QdqError as error:
@@ -54,7 +54,7 @@ def is_report(path: Path) -> str | None:
 
 
 def is_budget(path: Path) -> str | None:
-    """Why a file is no budget and nothing else."""
+    """Return the reason why a file is not a budget alone; None where it is one."""
     try:
         budget = parse_budget(read_text(path, "a budget is a TOML file"), path)
     except QdqError as error:
@@ -63,7 +63,7 @@ def is_budget(path: Path) -> str | None:
 
 
 def without(arguments: Sequence[str], *, values: Sequence[str] = (), flags: Sequence[str] = ()) -> list[str]:
-    """Arguments of a command line without some options."""
+    """Return command line arguments without some options."""
     kept = []
     rest = iter(arguments)
     for argument in rest:

@@ -55,7 +55,7 @@ def grad(
     names. OUTPUT has the layout of GRADIENTS; the gradients of the range's ends are zero and not written.
     """
     prepare_libraries()
-    # Imported late: NumPy and Numba, which --help does without.
+    # Imported late: NumPy and Numba, which --help does not need.
     from qdqcli.output.tree import OutputTree
     from qdqcli.run.digest import digest_output
     from qdqcli.run.gradient import differentiate

@@ -1,4 +1,4 @@
-"""Help of a command: examples first, options in groups; `-h` shows those of every day, `--help` all."""
+"""Help of a command: examples first, options in groups; `-h` shows the common ones, `--help` all."""
 
 from collections.abc import Iterator, Sequence
 
@@ -57,7 +57,7 @@ GROUPS = {
     ),
     "Resources": ("threads", "max_memory", "device"),
 }
-"""Title -> parameters, in the order in which they are shown. Those of no group come last."""
+"""Title -> parameters, in display order. Parameters without a group come last."""
 EVERYDAY = (
     *("avg_bits", "target_size", "min_sqnr", "candidates", "min_bits", "group_size"),
     *("output", "scheme", "recipe", "preset", "presets", "include", "exclude", "estimator", "budget", "write_budget"),
@@ -81,7 +81,7 @@ EVERYDAY = (
 
 
 class Command(click.Command):
-    """A command with help in groups, and a short form of it."""
+    """A command with grouped help, and a short form of it."""
 
     def get_help_option_names(self, ctx: click.Context) -> list[str]:
         return [name for name in super().get_help_option_names(ctx) if name != "-h"]
@@ -104,7 +104,7 @@ class Command(click.Command):
                     formatter.write_dl(rows, col_max=30)
 
     def short_help_page(self, ctx: click.Context) -> str:
-        """What it does, examples, the options of every day in a line each."""
+        """Return the short help: description, examples, the common options in a line each."""
         formatter = ctx.make_formatter()
         self.format_usage(ctx, formatter)
         formatter.write_paragraph()
@@ -129,7 +129,7 @@ class Command(click.Command):
 
 
 def _first_sentence(option: click.Option) -> str:
-    """Of the option's help, without what stands behind a colon or in brackets."""
+    """Return the first sentence of the option's help, up to a colon, bracket or semicolon."""
     text = (option.help or "").partition(". ")[0].partition(": ")[0].partition(" (")[0].partition("; ")[0]
     return text.rstrip(".") + "."
 

@@ -1,4 +1,4 @@
-"""The id of a model on the Hugging Face Hub in the place of a path."""
+"""Advice for a model id of the Hugging Face Hub given instead of a path."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from qdqcli.tensors.hub import HUB_ID, repository_name, snapshot_of
 
 
 def advice_on(argument: str) -> str | None:
-    """What to do if `argument`, which is no path, is a model's id; None where it cannot be one."""
+    """Return the advice for `argument`, which is not a path, if it may be a model id; else None."""
     hub_id = re.sub(r"^(hf://|https://huggingface\.co/)", "", argument, flags=re.IGNORECASE)
     if not HUB_ID.fullmatch(hub_id):
         return None
@@ -18,13 +18,13 @@ def advice_on(argument: str) -> str | None:
     if snapshot is not None:
         return f"the model of this id is in the local Hugging Face cache: give {show_path(snapshot)}"
     folder, _, name = hub_id.rpartition("/")
-    if not folder or Path(folder).is_dir() or Path(name).suffix.lower() in FORMATS:  # a file's name with a slip in it
+    if not folder or Path(folder).is_dir() or Path(name).suffix.lower() in FORMATS:  # a mistyped file name
         return None
     return f"if it is a Hugging Face id: hf download {hub_id} --local-dir {name}"
 
 
 def _cache() -> Path:
-    """Where huggingface_hub keeps its cache."""
+    """Return the cache folder of huggingface_hub."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     cache = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME') or f'{home}/huggingface'}/hub"
     return Path(cache).expanduser()

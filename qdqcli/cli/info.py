@@ -1,4 +1,4 @@
-"""`qdq info`: what a bug report and a curious user need."""
+"""`qdq info`: facts on the installation, for bug reports."""
 
 import json
 import platform
@@ -54,10 +54,10 @@ def info(session: Session, /, format_name: str, warmup: bool, metrics: bool) -> 
 
 
 def _warm_up(session: Session) -> None:
-    """A minute or two of compiling, or a second where it was done before.
+    """Compile the kernels: a minute or two, or a second where they are cached.
 
     Raises:
-        OutputError: there is no folder to keep kernels in.
+        OutputError: there is no folder for cached kernels.
     """
     from qdqcli.op.jit.cache import folder
     from qdqcli.ranges.warm_up import warm_up_estimators
@@ -71,7 +71,7 @@ def _warm_up(session: Session) -> None:
 
 
 def gather() -> dict[str, Any]:
-    """Fact -> value, JSON values."""
+    """Return fact -> JSON value."""
     import llvmlite.binding as llvm
     import numba
 
@@ -106,7 +106,7 @@ def _vectors(features: dict[str, bool]) -> str:
 
 
 def _threading_layer(numba: Any) -> str:
-    """Numba decides it when a parallel kernel first runs; or why there is none."""
+    """Return the layer, which Numba chooses when a parallel kernel first runs, or the reason why there is none."""
     import numpy as np
 
     from qdqcli.op.arrays import PARALLEL_ELEMENTS, quantize_and_dequantize_v4
@@ -119,7 +119,7 @@ def _threading_layer(numba: Any) -> str:
 
 
 def _cuda_device() -> str:
-    """Its name, or why there is none."""
+    """Return the name of the device, or the reason why there is none."""
     from qdqcli.op.backend import backend, missing_for_cuda
 
     return missing_for_cuda() or backend("cuda").name

@@ -1,4 +1,4 @@
-"""`qdq inspect`: what is in a checkpoint and what would happen to it."""
+"""`qdq inspect`: list the tensors of a checkpoint and the decision on each."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from qdqcli.tensors.packed.recognise import Packed
 
 
 def _renamed(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    """Answer the option's former name, which in other commands takes a file."""
+    """Explain the new name of an option whose old name takes a file in other commands."""
     if value:
         raise UsageError("inspect has no --ranges; it reads the data with --data")
 
@@ -70,7 +70,7 @@ def inspect(session: Session, /, inputs: tuple[str, ...], data: bool, **options:
 
 
 def _with_ranges(listing: Listing, checkpoints: list[Checkpoint], options: opt.Options, session: Session) -> Listing:
-    """The listing with the extremes of every floating-point tensor, whatever would happen to it."""
+    """Return the listing with the extremes of every floating-point tensor, quantized or skipped."""
     plain = Recipe(spec=QuantSpec(compute_dtype=ComputeDType.FLOAT32))
     plans, _ = make_plans(checkpoints, plain, [Packed()] * len(checkpoints))
     if not any(isinstance(decision, QuantSpec) for plan in plans for decision in plan.decisions):

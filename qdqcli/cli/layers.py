@@ -1,4 +1,4 @@
-"""`--recipe` and `--preset`: recipes laid under the options of the command line."""
+"""`--recipe` and `--preset`: recipes beneath the options of the command line."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,13 +19,13 @@ Options = Mapping[str, Any]
 
 
 def parse_preset(value: str) -> str:
-    """The name of a preset; raises like `check_preset`."""
+    """Parse the name of a preset; raises like `check_preset`."""
     check_preset(value)
     return value
 
 
 def recipe_options(function: Function) -> Function:
-    """Settings by tensor, from files."""
+    """Add the options for settings by tensor, from files."""
     preset_option = click.option(
         "--preset", "presets", multiple=True, type=parse_preset, metavar="NAME",
         shell_complete=lambda _ctx, _parameter, start: [name for name in PRESETS if name.startswith(start)],
@@ -39,7 +39,7 @@ def recipe_options(function: Function) -> Function:
 
 
 def layers_of(options: Options, session: Session) -> Layers:
-    """Read the recipes that are asked for, and lay the options over them.
+    """Read the requested recipes, and merge the options over them.
 
     Raises:
         UsageError: a recipe is malformed.
@@ -56,7 +56,7 @@ def layers_of(options: Options, session: Session) -> Layers:
 
 
 def _read(path: Path) -> RecipeFile:
-    """The recipe in a file; raises like `read_recipe`, with the option to use where the path is a known name."""
+    """Read a recipe; raises like `read_recipe`, with a hint where the path is a preset or a scheme."""
     try:
         return read_recipe(path)
     except UsageError as error:
@@ -67,7 +67,7 @@ def _read(path: Path) -> RecipeFile:
 
 
 def _given(options: Options) -> dict[str, Any]:
-    """The options that stand on the command line."""
+    """Return the options given on the command line."""
     context = click.get_current_context()
     return {
         key: options[key]
@@ -77,7 +77,7 @@ def _given(options: Options) -> dict[str, Any]:
 
 
 def _flag(key: str, value: Any) -> str:
-    """How the command line says it: `--num-bits`, `--unsigned-input`."""
+    """Return the option's spelling on the command line: `--num-bits`, `--unsigned-input`."""
     for parameter in click.get_current_context().command.params:
         if parameter.name == key:
             return parameter.secondary_opts[0] if value is False and parameter.secondary_opts else parameter.opts[0]

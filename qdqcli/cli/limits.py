@@ -1,4 +1,4 @@
-"""Limits and settings under which the libraries that compute would end the process by themselves, or not start."""
+"""Resource limits and settings under which numeric libraries would end the process, or fail to load."""
 
 import os
 import re
@@ -12,14 +12,15 @@ LIMITS = (
     (resource.RLIMIT_AS, 512 << 20, "address space", "-v"),
     (resource.RLIMIT_DATA, 192 << 20, "data", "-d"),
 )
-"""Limit, the least of it in bytes, its name and the option of `ulimit`. NumPy, LLVM and two threads reserve address
-space without using it: 450 MiB did, with 400 LLVM aborted. Compiling takes 140 MiB of data."""
+"""Limit, its minimum in bytes, its name and the option of `ulimit`. NumPy, LLVM and two threads reserve address space
+without using it: 450 MiB sufficed, with 400 LLVM aborted. Compiling takes 140 MiB of data.
+"""
 
 
 def prepare_libraries() -> None:
     """Call before NumPy is imported: with too little memory OpenBLAS calls `exit(1)`, the budget's code.
 
-    OpenBLAS, which nothing here needs, also gets one thread instead of one, with a buffer, for each processor.
+    OpenBLAS, which nothing here needs, also gets a single thread instead of one, with a buffer, per processor.
 
     Raises:
         UnavailableError: a limit is too low to load them, or Numba refuses its settings.
@@ -39,7 +40,7 @@ def _check_numba() -> None:
     """Import Numba, which takes settings from the environment.
 
     Raises:
-        UnavailableError: it does not take one of them.
+        UnavailableError: Numba refuses one of them.
     """
     settings = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
     features = settings.get("NUMBA_CPU_FEATURES", "")
@@ -47,7 +48,7 @@ def _check_numba() -> None:
         raise _refused({"NUMBA_CPU_FEATURES": features})  # LLVM aborts
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Environment variable 'NUMBA_")  # of a value that cannot be parsed
+            warnings.filterwarnings("error", "Environment variable 'NUMBA_")  # for a value that cannot be parsed
             import numba  # noqa: F401
     except (ImportError, OSError, MemoryError):
         raise

@@ -1,4 +1,4 @@
-"""The group of commands, each imported when it is called."""
+"""Command group; each command is imported when it is called."""
 
 import gc
 import os
@@ -21,10 +21,11 @@ from qdqcli.interrupt import Interruption
 
 EXIT_USAGE = 2
 GARBAGE_THRESHOLD = 1_000_000
-"""Objects that are made between two searches for cycles. Rows of a report have none: looking for them after every 700
-takes a quarter of the time of a checkpoint of 20,000 small tensors. What compiling leaves behind is 10 MB."""
+"""GC threshold: allocations between collections. Rows of a report have no cycles: a collection every 700 allocations
+takes a quarter of the time of a checkpoint of 20,000 small tensors. Compiling leaves 10 MB behind.
+"""
 COMPLETION_VARIABLE = "_QDQ_COMPLETE"
-"""How a shell asks for completions: click's convention."""
+"""Variable by which a shell requests completions: click's convention."""
 
 COMMANDS = {
     "run": ("qdqcli.cli.run:run", "Quantize and dequantize checkpoints, write them, report the error."),
@@ -42,7 +43,7 @@ COMMANDS = {
     "info": ("qdqcli.cli.info:info", "Show versions, processor, threads and kernel cache."),
     "help": ("qdqcli.cli.manual:manual", "Show the help of a command, or a page of the manual."),
 }
-"""Name -> where the command is, and its line in `qdq --help`."""
+"""Name -> location of the command, and its line in `qdq --help`."""
 ALIASES = {"quantize": "run"}
 """Names that users of other tools type."""
 
@@ -99,22 +100,22 @@ def cli(ctx: click.Context) -> None:
 
 
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
-    """Run `qdq` with these arguments until done or interrupted; the exit code."""
+    """Run `qdq` with these arguments until done or interrupted; returns the exit code."""
     gc.set_threshold(GARBAGE_THRESHOLD)
     session = Session(interruption=interruption or Interruption(), arguments=arguments)
     streams.prepare()
     code = 0
     try:
-        session.interruption.check()  # signals that came during the imports
+        session.interruption.check()  # signals that arrived during the imports
         code = _invoke(arguments, session)
         sys.stdout.flush()
     except Interrupted as interrupted:
         code = report(interrupted, debug=session.debug) if session.interruption.announce() else interrupted.exit_code
-    except BrokenPipeError:  # the reader of standard output has seen enough; a verdict holds all the same
+    except BrokenPipeError:  # the reader of standard output closed it early; the verdict still holds
         code = session.exit_code
     except Exception as error:  # the boundary: no traceback reaches a user
         code = report(_translated(error), debug=session.debug)
-    except KeyboardInterrupt:  # of a caller who does not listen to signals as `qdq` does
+    except KeyboardInterrupt:  # from a caller without `qdq`'s signal handlers
         session.interruption.request(signal.SIGINT)
     code = _heard(session.interruption, code)
     streams.settle()
@@ -122,7 +123,7 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
 
 
 def _invoke(arguments: Sequence[str], session: Session) -> int:
-    """What `cli.main` does, less its handling of errors, which exits with 1 where a pipe was closed."""
+    """Do the work of `cli.main` without its error handling, which exits with 1 on a closed pipe."""
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
         return _complete(instruction)
@@ -135,7 +136,7 @@ def _invoke(arguments: Sequence[str], session: Session) -> int:
 
 
 def _complete(instruction: str) -> int:
-    """Print what a shell asks for, in its variables."""
+    """Print the completions that a shell requests through its variables."""
     try:
         failed = shell_complete(cli, {}, "qdq", COMPLETION_VARIABLE, instruction)
     except (KeyError, ValueError) as error:
@@ -152,7 +153,7 @@ def _complete(instruction: str) -> int:
 
 
 def _translated(error: Exception) -> Exception:
-    """The error in our own terms: click's would exit with 1 or 2 and two lines."""
+    """Return the error as one of ours: click's would exit with 1 or 2 and print two lines."""
     if isinstance(error, click.UsageError):
         command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
         return _chained(UsageError(f"{error.format_message().rstrip('.')}; see '{command}'"), error)
@@ -167,7 +168,7 @@ def _chained(error: UsageError, cause: Exception) -> UsageError:
 
 
 def _heard(interruption: Interruption, code: int) -> int:
-    """The exit code, or that of a signal that nothing was left to stop for: none is swallowed."""
+    """Return the exit code, or that of a signal received too late to stop any work: none is swallowed."""
     if interruption.signal_number is None or code not in (0, 1):
         return code
     if interruption.announce():

@@ -12,14 +12,14 @@ from qdqcli.escape import escape_name
 
 
 def topics() -> dict[str, str]:
-    """Page of the manual -> its title, in alphabetical order."""
+    """Return page of the manual -> title, in alphabetical order."""
     folder = files("qdqcli").joinpath("docs")
     pages = sorted(page.name for page in folder.iterdir() if page.name.endswith(".md")) if folder.is_dir() else []
     return {page.removesuffix(".md"): _read(page).partition("\n")[0].removeprefix("# ") for page in pages}
 
 
 def page_of(topic: str) -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     return _read(f"{topic}.md")
 
 

@@ -1,4 +1,4 @@
-"""What the commands that measure have in common: open the inputs, decide, measure with a progress bar."""
+"""Steps shared by the measuring commands: open the inputs, decide, measure with a progress bar."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from qdqcli.run.pipeline import Measuring
 
 CHANNEL_BYTES = 300
-"""What the metrics of a channel or a group take of a JSON report, roughly."""
+"""Approximate bytes of a channel's or group's metrics in a JSON report."""
 LARGE_BYTES = 100_000_000
-"""A report larger than this is announced."""
+"""Size in bytes from which a report is announced."""
 
 
 def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> list[Checkpoint]:
-    """Read the headers of all inputs; says what a user should know of them."""
+    """Read the headers of all inputs; prints notes on them."""
     void_dtype = options["void_dtype"]
     void_dtype = void_dtype.upper() if void_dtype else None
     follow_links = options["follow_links"]
@@ -56,7 +56,7 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
 
 
 def say_notes(notes: Sequence[Note], session: Session) -> None:
-    """Say on stderr what a user should know of files."""
+    """Print notes on files to stderr."""
     for note in notes:
         say = session.warn if note.is_warning else session.note
         say(f"{note.file}: {note.text()}")
@@ -86,7 +86,7 @@ def _advise(error: QdqError, argument: str) -> None:
 
 
 def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: Session) -> list[Packed]:
-    """Recognise weights that are quantized already, for each input; notes say that they are left as they are.
+    """Find weights that are quantized already, for each input; notes say that they are left as they are.
 
     Raises:
         InputError: there are some, and the command measures without --allow-packed.
@@ -101,7 +101,7 @@ def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: 
 
 
 def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Options, session: Session) -> list[Plan]:
-    """Decide on every tensor, from the headers alone; says what was let pass.
+    """Decide on every tensor, from the headers alone; prints warnings.
 
     Raises:
         InputError: weights are quantized already, and the command measures without --allow-packed.
@@ -115,7 +115,7 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Op
 
 
 def measure(session: Session, command: str, plans: Sequence[Plan], request: Request, options: Options) -> "RunResult":
-    """Do what the plans say, and write nothing."""
+    """Execute the plans without writing an output."""
     with working(session, plans, request, options) as (measuring, workers, _):
         from qdqcli.run.execute import execute
 
@@ -132,7 +132,7 @@ def working(
     passes: int = 1,
     phase: str = "measuring",
 ) -> "Iterator[tuple[Measuring, Workers, Progress]]":
-    """What is measured and by whom, with a progress bar for so many passes over the data; says how long it took.
+    """Yield measuring settings, workers and a progress bar for `passes` over the data; prints the time taken.
 
     Raises:
         UsageError: nothing is selected, or the ranges of `--ranges` do not fit.
@@ -140,7 +140,7 @@ def working(
     check_selection(plans)
     note_large_report(plans, options, session)
     prepare_libraries()
-    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.run.pipeline import Measuring, check_ranges
 
     ranges = None
@@ -166,7 +166,7 @@ def working(
             advance,
         )
         elapsed = perf_counter() - began
-        speed = f" ({total / 1e9 / elapsed:.2f} GB/s)" if elapsed else ""  # a clock may be made to stand still
+        speed = f" ({total / 1e9 / elapsed:.2f} GB/s)" if elapsed else ""  # the clock may be frozen
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s{speed}, {workers.num_threads} threads, "
                        f"{workers.backend.name}")  # fmt: skip
 
@@ -180,7 +180,7 @@ def reported(
     measuring: "Measuring",
     workers: "Workers",
 ) -> "RunResult":
-    """The rows as a report wants them; see `run.execute.reported`."""
+    """Return the result for a report; see `run.execute.reported`."""
     from qdqcli.run.execute import reported
 
     has = {"has_recipe": request.has_recipe, "has_histograms": wants_histograms(options)}
@@ -188,7 +188,7 @@ def reported(
 
 
 def note_large_report(plans: Sequence[Plan], options: Options, session: Session) -> None:
-    """Say before the work how large a report of very many channels or groups will be."""
+    """Announce the size of a report of very many channels or groups before the work."""
     if not options["per_channel"] or not {"json", "jsonl"} & set(formats_of(options)):
         return
     count = sum(
@@ -205,12 +205,12 @@ def note_large_report(plans: Sequence[Plan], options: Options, session: Session)
 
 
 def wants_histograms(options: Options) -> bool:
-    """Whether somebody will look at them."""
+    """Tell whether a report will show histograms."""
     return bool(options.get("histograms")) or "html" in formats_of(options)
 
 
 def workers_of(options: Options, session: Session) -> "Workers":
-    """The threads and the device that the options ask for.
+    """Return workers for the requested threads and device.
 
     Raises:
         UnavailableError: the device does not work here.
@@ -232,10 +232,10 @@ def workers_of(options: Options, session: Session) -> "Workers":
 
 
 def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:
-    """Name and bytes of each shard, for a progress bar."""
+    """Return name and bytes of each shard, for a progress bar."""
     return [(plan.shard.name, sum(tensor.nbytes for tensor in plan.shard.tensors)) for plan in plans]
 
 
 def listing_of(command: str, plans: Sequence[Plan], request: Request, options: Options) -> Listing:
-    """What would happen to each tensor."""
+    """Return the decision on each tensor as a listing."""
     return Listing.of(command, plans, request.settings, options["scale_bits"], has_recipe=request.has_recipe)

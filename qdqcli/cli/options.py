@@ -1,4 +1,4 @@
-"""Options in groups, and the objects that they become."""
+"""Option groups, and parsers of option values."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +22,14 @@ from qdqcli.result.group import BY
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = Mapping[str, Any]
-"""What click collected, by parameter name."""
+"""Values from click, by parameter name."""
 
 
 # Functions, not classes: `click.ParamType` takes its type argument from click 8.4 on only.
 
 
 def parse_axis(value: str) -> str | int:
-    """`none`, `last` or the index of a dimension."""
+    """Parse `none`, `last` or the index of a dimension."""
     if value in ("none", "last"):
         return value
     try:
@@ -42,7 +42,7 @@ def parse_axis(value: str) -> str | int:
 
 
 def parse_bits(value: str) -> int:
-    """A number of bits; a scheme is answered with the option that takes it."""
+    """Parse a number of bits; the error for a scheme names the option that takes it."""
     try:
         return int(value)
     except ValueError:
@@ -51,7 +51,7 @@ def parse_bits(value: str) -> int:
 
 
 def parse_scheme(value: str) -> str:
-    """The name of a scheme, in any letter case.
+    """Parse the name of a scheme, in any letter case.
 
     Raises:
         UsageError: no scheme has that name.
@@ -64,7 +64,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 
 def parse_size(value: str) -> int:
-    """A number of bytes with an optional unit, binary (MiB) or decimal (MB)."""
+    """Parse a number of bytes with an optional unit, binary (MiB) or decimal (MB)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", value.strip().lower())
     if match is None:
         raise click.BadParameter(f"{value!r} is not a size such as 512MiB or 2GB")
@@ -72,17 +72,17 @@ def parse_size(value: str) -> int:
 
 
 def parse_sort(value: str) -> str:
-    """What rows may be sorted by.
+    """Parse a sort key of rows.
 
     Raises:
-        UsageError: it is nothing of that kind; offers the nearest.
+        UsageError: unknown key; offers the nearest.
     """
     check_sort(value)
     return value
 
 
 def inputs_argument(function: Function) -> Function:
-    """INPUT..., at least one."""
+    """Add INPUT..., at least one."""
     return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path())(function)
 
 
@@ -97,7 +97,7 @@ RANGE = (
 
 
 def given_ranges_option(function: Function) -> Function:
-    """Ranges from a file, for commands that quantize."""
+    """Add ranges from a file, for commands that quantize."""
     text = (
         "Take ranges by tensor: .safetensors with NAME.input_min and NAME.input_max, or JSON {NAME: {input_min, "
         "input_max}}; scalars, or one value per channel or group. FILE#NAME is for the tensor of that file alone."
@@ -106,7 +106,7 @@ def given_ranges_option(function: Function) -> Function:
 
 
 def output_options(layout: str) -> Callable[[Function], Function]:
-    """Where the output goes, in which layout."""
+    """Return a decorator that adds OUTPUT, in the layout named by `layout`."""
     return lambda function: apply(
         function,
         click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUTPUT",
@@ -120,22 +120,22 @@ def output_options(layout: str) -> Callable[[Function], Function]:
 
 
 def gradient_options(function: Function) -> Function:
-    """The attributes on which the op's gradient depends."""
+    """Add the attributes that the op's gradient depends on."""
     return apply(function, *AXIS, *RANGE)
 
 
 def op_options(function: Function) -> Function:
-    """The attributes of the op, under its own names."""
+    """Add the attributes of the op, under its own names."""
     return apply(function, grid_options, *RANGE, estimator_options, arithmetic_option)
 
 
 def estimating_options(function: Function) -> Function:
-    """The same where ranges are only estimated."""
+    """Add the attributes of the op for commands that only estimate ranges."""
     return apply(function, grid_options, estimator_options, arithmetic_option)
 
 
 def grid_options(function: Function) -> Function:
-    """Codes, and which elements share a range."""
+    """Add the options for codes and for the granularity of ranges."""
     return apply(
         function,
         click.option("--scheme", "-s", type=parse_scheme, metavar="SCHEME",
@@ -162,7 +162,7 @@ def grid_options(function: Function) -> Function:
 
 
 def estimator_options(function: Function) -> Function:
-    """How a range is chosen that is not given."""
+    """Add the options for estimating ranges."""
     return apply(
         function,
         click.option("--estimator", type=click.Choice(list(ESTIMATORS)), default=DEFAULT_ESTIMATOR, show_default=True,
@@ -174,7 +174,7 @@ def estimator_options(function: Function) -> Function:
 
 
 def arithmetic_option(function: Function) -> Function:
-    """How 16-bit tensors are computed."""
+    """Add the arithmetic of 16-bit tensors."""
     return apply(
         function,
         click.option("--compute-dtype", type=click.Choice([name.value for name in ComputeDType]), default="float32",
@@ -201,7 +201,7 @@ READING = (
 
 
 def selection_options(function: Function) -> Function:
-    """Which tensors are quantized."""
+    """Add the selection of tensors to quantize."""
     min_ndim = click.option(
         "--min-ndim", type=click.IntRange(min=0), metavar="N",
         show_default="2; 0 for .npy and for inputs without a matrix",
@@ -210,14 +210,14 @@ def selection_options(function: Function) -> Function:
 
 
 def compared_options(function: Function) -> Function:
-    """Which tensors are compared: all, where nothing is said."""
+    """Add the selection of tensors to compare: all by default."""
     min_ndim = click.option("--min-ndim", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                             help="Leave out tensors with fewer dimensions.")  # fmt: skip
     return apply(function, *NAMES, min_ndim, *READING)
 
 
 def format_option(function: Function) -> Function:
-    """The format of standard output."""
+    """Add the format of standard output."""
     formats = [*FORMATTERS, "none"]
     text = f"Choose what standard output gets: {', '.join(formats)}."
     return click.option("--format", "format_name", type=click.Choice(formats), default="table", show_default=True,
@@ -225,7 +225,7 @@ def format_option(function: Function) -> Function:
 
 
 def presentation_options(function: Function) -> Function:
-    """How the report is shown and where it goes."""
+    """Add the presentation and destination of a report."""
     return apply(
         function,
         format_option,
@@ -242,19 +242,19 @@ def presentation_options(function: Function) -> Function:
 
 
 def by_option(function: Function) -> Function:
-    """Tables of groups."""
+    """Add grouping of table rows."""
     text = "Show one row for each kind of tensor, layer or input instead of each tensor (table, markdown and csv)."
     return click.option("--by", type=click.Choice(BY), help=text)(function)
 
 
 def histograms_option(function: Function) -> Function:
-    """What only the HTML report shows."""
+    """Add histograms, which only the HTML report shows."""
     text = "Count values and errors in bins for the HTML report; reads the data once more."
     return click.option("--histograms", is_flag=True, show_default="where .html is written", help=text)(function)
 
 
 def report_options(function: Function) -> Function:
-    """The same, and what it holds."""
+    """Add presentation, destination and content of a report."""
     return apply(
         function,
         presentation_options,
@@ -268,7 +268,7 @@ def report_options(function: Function) -> Function:
 
 
 def destination_options(function: Function) -> Function:
-    """Where a report of another kind than a run's goes."""
+    """Add the destination of a report of another kind than a run's."""
     return apply(
         function,
         format_option,
@@ -279,7 +279,7 @@ def destination_options(function: Function) -> Function:
 
 
 def scale_bits_option(function: Function) -> Function:
-    """What a range costs."""
+    """Add the storage bits of a scale."""
     text = "Count N bits for the scale of each range in bits_per_weight."
     return click.option(
         "--scale-bits", type=click.IntRange(min=0), default=16, show_default=True, metavar="N", help=text
@@ -287,7 +287,7 @@ def scale_bits_option(function: Function) -> Function:
 
 
 def listing_options(function: Function) -> Function:
-    """The same for what is known without quantizing."""
+    """Add the report options of commands that do not quantize."""
     return apply(
         function,
         destination_options,
@@ -307,7 +307,7 @@ def check_formats(options: Options, known: Sequence[str], what: str) -> None:
     """Refuse a format that `what` does not have, before any work.
 
     Raises:
-        UsageError: --format or --report asks for one; names those that there are.
+        UsageError: --format or --report requests one; names the available formats.
     """
     for name in (options["format_name"], *map(format_for, options["reports"])):
         if name not in (*known, "none"):
@@ -315,7 +315,7 @@ def check_formats(options: Options, known: Sequence[str], what: str) -> None:
 
 
 def work_options(function: Function) -> Function:
-    """Threads and memory."""
+    """Add threads and memory."""
     return apply(
         function,
         click.option("--threads", type=click.IntRange(min=1), metavar="N", show_default="all cores",
@@ -326,7 +326,7 @@ def work_options(function: Function) -> Function:
 
 
 def device_option(function: Function) -> Function:
-    """Where the op is computed, for commands that quantize."""
+    """Add the device of the op, for commands that quantize."""
     text = (
         "Compute on the CPU or a CUDA device, with the same results; auto: CUDA where it works. Ranges by --estimator "
         "percentile and mse are chosen on the CPU."
@@ -337,7 +337,7 @@ def device_option(function: Function) -> Function:
 
 
 def talk_options(function: Function) -> Function:
-    """How much is said on stderr."""
+    """Add verbosity on stderr."""
 
     def keep(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
         def callback(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -359,13 +359,13 @@ def talk_options(function: Function) -> Function:
 
 
 def packed_option(function: Function) -> Function:
-    """For commands that refuse weights that are quantized already."""
+    """Add --allow-packed, for commands that refuse already quantized weights."""
     text = "Measure what is left in float where weights are already quantized (FP8, GPTQ, AWQ, ...)."
     return click.option("--allow-packed", is_flag=True, help=text)(function)
 
 
 def measuring_options(function: Function) -> Function:
-    """All that a command takes which quantizes and reports."""
+    """Add all options of a command that quantizes and reports."""
     return apply(
         function,
         op_options,
@@ -381,7 +381,7 @@ def measuring_options(function: Function) -> Function:
 
 
 def request_of(options: Options, session: Session) -> Request:
-    """The recipe that the options describe.
+    """Return the recipe that the options describe.
 
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
@@ -393,7 +393,7 @@ def request_of(options: Options, session: Session) -> Request:
 
 
 def apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:
-    """The function with all decorators, the first outermost."""
+    """Return the function with all decorators, the first outermost."""
     for decorator in reversed(decorators):
         function = decorator(function)
     return function

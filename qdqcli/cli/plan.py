@@ -46,11 +46,11 @@ BACKENDS: Mapping[str, tuple[frozenset[int], frozenset[int] | None]] = {
 """Inference engine -> bits of its integer weights, and its group sizes, where they are limited."""
 MAX_IMPORTANCE_BYTES = 16 << 20
 MAX_FACTOR = 1e30
-"""Beyond it a loss could leave the range of float64."""
+"""Maximum factor: beyond it a loss could leave the range of float64."""
 
 
 def parse_candidates(value: str) -> list[str]:
-    """`int3,int4-g32,float`."""
+    """Parse `int3,int4-g32,float`."""
     names = value.split(",")
     for name in names:
         if name != FLOAT and not is_scheme(name):
@@ -59,7 +59,7 @@ def parse_candidates(value: str) -> list[str]:
 
 
 def parse_average(value: str) -> Fraction:
-    """A number of bits, exactly as it is written."""
+    """Parse a number of bits as an exact fraction."""
     try:
         return Fraction(Decimal(value))
     except (InvalidOperation, ValueError, OverflowError):
@@ -67,7 +67,7 @@ def parse_average(value: str) -> Fraction:
 
 
 def parse_bound(value: str) -> tuple[str, int]:
-    """`3`, or `*embed*=4`."""
+    """Parse `3`, or `*embed*=4`."""
     pattern, _, number = value.rpartition("=")
     if not number.isdecimal():
         raise click.BadParameter(f"{value!r} is not N or PATTERN=N, e.g. '*embed*=4'")
@@ -75,7 +75,7 @@ def parse_bound(value: str) -> tuple[str, int]:
 
 
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The goal, where the recipe goes, and what may be chosen."""
+    """Add the goal, the recipe to write, and the candidates."""
     return opt.apply(
         function,
         click.option("--avg-bits", type=parse_average, metavar="B",
@@ -170,7 +170,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     packed = packed_inputs(checkpoints, options, session)
     importance = _importance(options["importance"])
     prepare_libraries()
-    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.report.allocation import PlanView, render
     from qdqcli.run.pipeline import Measuring, result_of
     from qdqcli.study.allocation import Wanted, decision_of, frontier, make_problem
@@ -211,7 +211,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
 
 
 def candidates_of(options: opt.Options) -> tuple[list[Setting], bool]:
-    """The settings to choose from, and whether float is among them.
+    """Return the candidate settings, and True if float is one of them.
 
     Raises:
         UsageError: the back end stores none of them.
@@ -235,7 +235,7 @@ def candidates_of(options: opt.Options) -> tuple[list[Setting], bool]:
 def _solved(
     problem: "Problem", plans: Sequence[Plan], checkpoints: Sequence[Checkpoint], options: opt.Options
 ) -> "Allocation":
-    """The plan for the one goal that was given."""
+    """Return the plan for the one goal that was given."""
     from qdqcli.study.allocation import allocate, allocate_for_loss, allocate_for_sqnr
 
     if options["max_loss"] is not None:
@@ -257,7 +257,7 @@ def _solved(
 
 
 def _bound(bounds: Sequence[tuple[str, int]], default: int) -> Callable[[str], int]:
-    """The number of the last pattern that matches a name."""
+    """Return a function from names to the number of the last matching pattern."""
     tests = [(compile_pattern(pattern), number) for pattern, number in bounds]
 
     def of(name: str) -> int:
@@ -267,7 +267,7 @@ def _bound(bounds: Sequence[tuple[str, int]], default: int) -> Callable[[str], i
 
 
 def _importance(path: Path | None) -> Callable[[str], float]:
-    """The factor of each tensor's loss.
+    """Return a function from names to the factor of the tensor's loss.
 
     Raises:
         UsageError: not a JSON object of numbers that are not negative.
@@ -303,7 +303,7 @@ def _about(found: "Allocation", checkpoints: Sequence[Checkpoint], options: opt.
 
 
 def _described(options: opt.Options) -> dict[str, Any]:
-    """The plan's own options, as JSON values."""
+    """Return the plan's own options as JSON values."""
     names = ("target_size", "max_loss", "min_sqnr", "candidates", "group_size", "estimator", "objective", "tie",
              "count", "backend")  # fmt: skip
     bounds = {name: [f"{pattern}={number}" for pattern, number in options[name]] for name in ("min_bits", "max_bits")}

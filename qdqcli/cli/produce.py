@@ -1,4 +1,4 @@
-"""The work of `qdq run`: measure, write, read back, and put the output in its place with its provenance."""
+"""Work of `qdq run`: measure, write, read back, and commit the output with its provenance."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,10 +31,10 @@ def produce(
     verify: bool,
     provenance: bool,
 ) -> RunResult:
-    """Do what the plans say; the output has its name afterwards, and a journal until then.
+    """Execute the plans and commit the output; until then it has a journal.
 
-    With `verify` it gets its name only once it has been read back. A folder says how it was made, a file only with
-    `provenance`.
+    With `verify` it is committed only after it has been read back. A folder always has a provenance file, a single file
+    only with `provenance`.
     """
     provenance |= output.is_folder
     passes = 1 + verify + 2 * provenance
@@ -80,11 +80,11 @@ def _written(
     measuring: Measuring,
     workers: Workers,
 ) -> tuple[list[Row], Journal | None]:
-    """The rows, and the journal of an output that was not finished before."""
+    """Return the rows, and the journal of an output that was not finished before."""
     if output.is_committed:
         return run_plans(plans, measuring, workers), None
     settings = {**settings_of(plans, request.settings), "per_channel": options["per_channel"]}
-    for name in ("ranges", "recipe", "rules"):  # files may have other names: what they say counts
+    for name in ("ranges", "recipe", "rules"):  # files may be renamed: only their content counts
         settings.pop(name, None)
     journal = Journal(output, plans, fingerprint_of(plans, settings, measuring.ranges), options["scale_bits"])
     return run_plans(plans, measuring, workers, output, journal), journal
@@ -99,7 +99,7 @@ def _verify(
     journal: Journal | None,
     options: Options,
 ) -> int:
-    """Read the output back, as `verify_output`; what is not as it must be is made again by a run that resumes."""
+    """Read the output back, see `verify_output`; files that differ are made again by a resumed run."""
     try:
         void_dtype = options["void_dtype"]
         return verify_output(plans, rows, measuring, workers, output, void_dtype=void_dtype and void_dtype.upper())

@@ -13,25 +13,25 @@ from qdqcli.cli.session import Session
 from qdqcli.escape import escape_name, without_commands
 
 BAR_BYTES = 32 << 20
-"""Less work than this is done before a progress bar is read."""
+"""Minimum bytes of work for a progress bar."""
 LINE_SECONDS = 30.0
-"""Between two lines in a log."""
+"""Seconds between two lines in a log."""
 _BAR_SECONDS = 0.05
 _NAME_LENGTH = 32
 
 Files = Sequence[tuple[str, int]]
-"""Name and bytes of each file, in the order in which they are worked on."""
+"""Name and bytes of each file, in processing order."""
 
 
 class Display(Protocol):
-    """What shows progress."""
+    """A display of progress."""
 
     def show(self, describe: Callable[[], str], done_bytes: int, *, is_new: bool) -> None:
-        """The bytes that are done; `is_new`: the description has changed."""
+        """Show the finished bytes; `is_new`: the description has changed."""
 
 
 class Progress:
-    """Bytes done so far, in which phase and file. Called with the bytes of each piece of work; from any thread."""
+    """Finished bytes, phase and file. Called with the bytes of each piece of work, from any thread."""
 
     def __init__(self, total_bytes: int, files: Files, phase: str, display: Display) -> None:
         self.total_bytes = total_bytes
@@ -49,13 +49,13 @@ class Progress:
             self._display.show(self._description, self._done, is_new=False)
 
     def begin(self, phase: str) -> None:
-        """Go over the files once more, to do something else."""
+        """Start another pass over the files."""
         with self._lock:
             self._phase, self._phase_start = phase, self._done
             self._display.show(self._description, self._done, is_new=True)
 
     def compiling(self, change: int) -> None:
-        """One kernel more (1), or less (-1), is being compiled: kernels that kernels call are compiled within them."""
+        """Count the kernels being compiled: +1 or -1; compilations nest where a kernel calls another."""
         with self._lock:
             self._num_compiling += change
             self._display.show(self._description, self._done, is_new=True)
@@ -77,7 +77,7 @@ class _Nothing:
 
 
 class _Lines:
-    """A line every `LINE_SECONDS`: logs of batch jobs."""
+    """A line every `LINE_SECONDS`, for logs of batch jobs."""
 
     def __init__(self, session: Session, total_bytes: int) -> None:
         self._session = session
@@ -99,9 +99,9 @@ class _Lines:
 
 @contextmanager
 def progress(session: Session, total_bytes: int, files: Files = (), phase: str = "measuring") -> Iterator[Progress]:
-    """What is told of each piece of work while the block runs.
+    """Yield the callback for finished work.
 
-    A bar where a terminal reads it and the work is long; else a line now and then; nothing where `session` is quiet.
+    Shows a bar on a terminal for long work, else a line now and then; nothing where `session` is quiet.
     """
     with ExitStack() as undo:
         display: Display = _Nothing()
@@ -143,7 +143,7 @@ def _bar(total_bytes: int) -> Iterator[Display]:
 
 @contextmanager
 def _told_of_compiling(tell: Callable[[int], None]) -> Iterator[None]:
-    """Tells when Numba begins to compile a kernel that is not in the cache, and when it is done."""
+    """Report when Numba begins and ends the compilation of a kernel that is not in the cache."""
     from numba.core.event import Event, Listener, install_listener
 
     class Compiling(Listener):
@@ -158,7 +158,7 @@ def _told_of_compiling(tell: Callable[[int], None]) -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `22 s`, `3 min 12 s`, `2 h 5 min`."""
+    """Return `0.4 s`, `22 s`, `3 min 12 s`, `2 h 5 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""`qdq recipe`: what recipes and presets say, whether they are right, and which rule decides over a tensor."""
+"""`qdq recipe`: check, explain and print recipes and presets."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def recipe(ctx: click.Context) -> None:
 
 
 def subject_options(function: opt.Function) -> opt.Function:
-    """All that decides over tensors, as the commands that measure take it."""
+    """Add all options that decide on tensors, as in the measuring commands."""
     return opt.apply(function, FORMAT, opt.op_options, opt.given_ranges_option, opt.selection_options, opt.talk_options)
 
 
@@ -91,7 +91,7 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
     if findings:
         raise UsageError(f"{escape_name(recipe_name)}: {counted(len(findings), 'problem')}")
     if inputs:
-        plan_inputs(checkpoints, request, options, session)  # refuses what tensors cannot take
+        plan_inputs(checkpoints, request, options, session)  # refuses settings that tensors cannot take
     if format_name == "table":
         what = counted(len(request.recipe.rules), "rule")
         what += f", held against {counted(len(tensors), 'tensor')}" if inputs else ""
@@ -141,7 +141,7 @@ def schema() -> None:
 
 
 def _sources(name: str) -> dict[str, Any]:
-    """The options that take the recipe of that name: a file, or else a preset."""
+    """Return the options for the recipe of that name: a file, or else a preset."""
     if name in PRESETS and not Path(name).exists():
         return {"presets": (name,), "recipe": None}
     return {"presets": (), "recipe": Path(name)}

@@ -1,4 +1,4 @@
-"""`qdq render`: an earlier JSON report in another form, without measuring again."""
+"""`qdq render`: a stored JSON report in another format, without measuring again."""
 
 from pathlib import Path
 from typing import Any

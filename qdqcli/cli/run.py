@@ -70,7 +70,7 @@ def run(
     not selected, metadata and all other files are copied byte for byte. OUTPUT appears when it is whole; what is
     interrupted before goes on with --resume.
     """
-    # Imported late: `qdq run --help` does without it.
+    # Imported late: `qdq run --help` does not need it.
     from qdqcli.output.files import NamedFile
     from qdqcli.output.placement import anchored, check_free
     from qdqcli.output.tree import OutputTree, places_of
@@ -96,17 +96,17 @@ def run(
         return
     check_selection(plans)
     prepare_libraries()
-    from qdqcli.cli.produce import produce  # NumPy and Numba take longer than all that may have found an error
+    from qdqcli.cli.produce import produce  # NumPy and Numba take longer than everything that may have found an error
 
     with tree:
         result = produce(session, plans, request, options, tree, verify=verify, provenance=provenance)
-        deliver_files(result, options)  # before the journal goes: a run that is killed here has its report yet
+        deliver_files(result, options)  # before the journal is deleted: a run killed here already has its report
     show(result, options)
     say_written(session, options, *([tree_in_words(tree)] if tree.has_written else []))
 
 
 def tree_in_words(tree: "OutputTree") -> str:
-    """OUTPUT and how large it is."""
+    """Return OUTPUT and its size in words."""
     names = list(tree.names()) if tree.is_folder else []
     sizes = [(tree.output / name).stat().st_size for name in names] or [tree.output.stat().st_size]
     files = f"{counted(len(names), 'file')}, " if tree.is_folder else ""

@@ -1,4 +1,4 @@
-"""What all parts of one call of `qdq` share: the interruption flag, how much to say, and where to say it."""
+"""State shared by one call of `qdq`: interruption flag, verbosity, and messages on stderr."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,28 +20,28 @@ class Session:
     arguments: Sequence[str] = ()
     """The command line, without `qdq`."""
     exit_code: int = 0
-    """Exit code of the command so far: it holds where standard output is closed early, as by `head`."""
+    """Exit code of the command so far: it holds where standard output is closed early, e.g. by `head`."""
     quiet: bool = False
     began: float = field(default_factory=perf_counter)
     verbose: bool = False
 
     def note(self, message: str) -> None:
-        """Say something on stderr, unless quiet."""
+        """Print a note on stderr, unless quiet."""
         if not self.quiet:
             say(f"note: {message}")
 
     def warn(self, message: str) -> None:
-        """Say on stderr what may be wrong, unless quiet."""
+        """Print a warning on stderr, unless quiet."""
         if not self.quiet:
             say(f"warning: {message}")
 
     def tell(self, message: str) -> None:
-        """Say on stderr how the work goes, or went, unless quiet."""
+        """Print progress on stderr, unless quiet."""
         if not self.quiet:
             say(message)
 
     def detail(self, message: str) -> None:
-        """Say something on stderr, if verbose."""
+        """Print a detail on stderr, if verbose."""
         if self.verbose:
             say(message)
 

@@ -1,6 +1,6 @@
-"""Standard output and standard error, whatever they are: terminals, pipes that closed, full disks, nothing.
+"""Standard output and standard error of any kind: terminals, closed pipes, full disks, closed descriptors.
 
-`click.echo` is not used: it writes UTF-8 to an ASCII stream and takes colours out of what goes to a pipe.
+`click.echo` is not used: it writes UTF-8 to an ASCII stream and strips colours from pipes.
 """
 
 import os
@@ -14,7 +14,7 @@ from qdqcli.escape import escape, without_commands
 
 
 def prepare() -> None:
-    """Put `/dev/null` where a stream is closed (`>&-`), and let an ASCII stream show what it can."""
+    """Replace closed streams (`>&-`) by `/dev/null`, and let an ASCII stream escape other characters."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             # In this order each takes the free descriptor that is its own, which no other file should get.
@@ -25,10 +25,10 @@ def prepare() -> None:
 
 
 def _nowhere(mode: str) -> IO[str]:
-    """A stream that is empty and drops what is written."""
+    """Return an empty stream that drops its output."""
     try:
         return open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123
-    except OSError:  # no /dev here, as in a sandbox: anything that can be opened keeps the descriptor
+    except OSError:  # no /dev here, as in a sandbox: anything that can be opened reserves the descriptor
         os.open("/", os.O_RDONLY)
         return StringIO()
 
@@ -43,15 +43,15 @@ def write(text: str) -> None:
 
 
 def write_all(pieces: Iterable[str]) -> None:
-    """Write pieces as they are made; raises as `write`."""
+    """Write pieces as they are made; raises like `write`."""
     for piece in pieces:
         write(piece)
 
 
 def say(text: str) -> None:
-    """Write a line, or several, to standard error; one that is full or closed is no reason to stop.
+    """Write one or more lines to standard error; a full or closed stream is ignored.
 
-    Whatever names and paths are in it: nothing moves the cursor, and no CI system finds a command.
+    Names and paths are escaped: they cannot move the cursor or form a command for a CI system.
     """
     lines = (without_commands(escape(line)) for line in text.split("\n"))
     with suppress(OSError):
@@ -60,7 +60,7 @@ def say(text: str) -> None:
 
 
 def settle() -> None:
-    """Write what is left; what no longer can be is dropped, or else Python makes exit code 120 of it."""
+    """Flush the streams; drops what cannot be written, which Python would turn into exit code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -69,7 +69,7 @@ def settle() -> None:
 
 
 def _abandon(stream: TextIO) -> None:
-    """Lead the stream's descriptor to `/dev/null`: the flush at Python's exit succeeds there."""
+    """Redirect the stream's descriptor to `/dev/null`, so that the flush at Python's exit succeeds."""
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -22,7 +22,7 @@ from qdqcli.recipe.sweep import LADDER, Setting, settings_of
 
 
 def parse_bits_list(value: str) -> list[int]:
-    """`2..8`, `3,4,8` or both mixed."""
+    """Parse `2..8`, `3,4,8` or a mix of both."""
     found: list[int] = []
     for part in value.split(","):
         first, dots, last = part.partition("..")
@@ -34,19 +34,19 @@ def parse_bits_list(value: str) -> list[int]:
 
 
 def parse_axis_list(value: str) -> list[str | int]:
-    """`none,0`."""
+    """Parse `none,0`."""
     return _unique([opt.parse_axis(part) for part in value.split(",")], value)
 
 
 def parse_size_list(value: str) -> list[int]:
-    """`32,64,128`."""
+    """Parse `32,64,128`."""
     if not all(part.isdecimal() and int(part) for part in value.split(",")):
         raise click.BadParameter(f"{value!r} is not a list of group sizes such as 32,64,128")
     return _unique([int(part) for part in value.split(",")], value)
 
 
 def parse_estimator_list(value: str) -> list[str]:
-    """`minmax,mse`."""
+    """Parse `minmax,mse`."""
     known = ", ".join(ESTIMATORS)
     for part in value.split(","):
         if part not in ESTIMATORS:
@@ -61,7 +61,7 @@ def _unique(found: Sequence[Any], value: str) -> list[Any]:
 
 
 def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The settings to combine."""
+    """Add the settings to combine."""
     return opt.apply(
         function,
         click.option("--num-bits", "-b", "bits", type=parse_bits_list, metavar="LIST", show_default="8",
@@ -126,7 +126,7 @@ def sweep(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     files.check(checkpoints)
     packed = packed_inputs(checkpoints, options, session)
     prepare_libraries()
-    # Imported late: NumPy and Numba take longer than everything up to here, which may have found an error.
+    # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.report.sweep import render
     from qdqcli.run.pipeline import Measuring
     from qdqcli.study.sweep import plan_sweep, run_sweep
@@ -148,7 +148,7 @@ def sweep(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
 
 
 def chosen_settings(options: opt.Options) -> list[Setting]:
-    """The settings that the lists and schemes ask for; the ladder where there are none.
+    """Return the settings of the lists and schemes; the ladder where there are none.
 
     Raises:
         UsageError: --percentile without that estimator.
