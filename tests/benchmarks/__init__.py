@@ -1,1 +1,1 @@
-"""What measures speed and memory; no tests."""
+"""Benchmarks of speed and memory; not tests."""

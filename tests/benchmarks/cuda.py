@@ -36,12 +36,12 @@ NUMPY = {"F32": np.float32, "BF16": ml_dtypes.bfloat16}
 COLUMNS = 4096
 SPECS = {"tensor": QuantSpec(), "axis 0": QuantSpec(axis=0), "last axis": QuantSpec(axis=1)}
 GOAL = 0.8
-"""Share of the floor, per tensor and along axis 0."""
+"""Goal: share of the floor, per tensor and along axis 0."""
 COPIES_OF_FLOOR = 1.5
 
 
 class Matrix:
-    """A matrix on the device, room for the result, and the work on it."""
+    """A matrix on the device, space for the result, and the work on it."""
 
     def __init__(self, dtype: str, nbytes: int) -> None:
         rows = nbytes // (COLUMNS * np.dtype(NUMPY[dtype]).itemsize)
@@ -56,7 +56,7 @@ class Matrix:
         self.y.copy_to_device(self.x, self.stream)
 
     def op(self, spec: QuantSpec, *, statistics: bool) -> Callable[[], None]:
-        """The launches of the op, on memory that is there already."""
+        """Return the launches of the op into existing memory."""
         layout, number = Layout.of(self.shape, spec), float_type(self.dtype)
         slices, size = layout.num_slices, self.x.size
         keys = cuda.device_array((2, slices), launch.KEY[self.dtype])
@@ -91,7 +91,7 @@ class Matrix:
         return work
 
     def milliseconds(self, work: Callable[[], None]) -> float:
-        """Of the device, for what `work` puts on the stream."""
+        """Return the device's milliseconds for the launches of `work`."""
         begin, end = cuda.event(), cuda.event()
         begin.record(self.stream)
         work()
@@ -101,7 +101,7 @@ class Matrix:
 
 
 def kernels(nbytes: int, rounds: int) -> Iterator[tuple[str, ...]]:
-    """Rows: what, time, speed in bytes read and written, share of the floor, goal."""
+    """Yield rows: work, time, speed in bytes read and written, share of the floor, goal."""
     for dtype in NUMPY:
         matrix = Matrix(dtype, nbytes)
         works = {f"{dtype} copy": matrix.copy}
@@ -126,7 +126,7 @@ def kernels(nbytes: int, rounds: int) -> Iterator[tuple[str, ...]]:
 
 
 def files(nbytes: int) -> Iterator[tuple[str, ...]]:
-    """Rows of `qdq stats` from start to end, the better of two runs."""
+    """Yield rows of `qdq stats` from start to end, the better of two runs."""
     with temporary_llama(nbytes) as folder:
         for settings in ((), ("--axis", "0", "--min-ndim", "2")):
             for device in ("cuda", "cpu"):

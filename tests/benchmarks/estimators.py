@@ -47,7 +47,7 @@ GOALS = {("mse", "one range"): 15, ("mse", "axis 0"): 40, ("mse", "axis 1"): 40}
 
 
 class Matrix:
-    """A tensor of an opened file, and the two kinds of work on it."""
+    """A tensor of an open file, and the two kinds of work on it."""
 
     def __init__(self, info: TensorInfo, reader: ShardReader, workers: Workers) -> None:
         self.info, self.reader, self.workers = info, reader, workers

@@ -1,4 +1,4 @@
-"""Kernels on a float32 matrix in memory, on all cores, against a copy past the caches and a pass for its extremes."""
+"""Kernels on a float32 matrix in memory, on all cores, against a non-temporal copy and a pass for its extremes."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -18,7 +18,7 @@ from tests.benchmarks.ratios import Table, compare
 
 COLUMNS = 4096
 BLOCK = 1 << 20
-"""Elements that a thread takes at a time: whole rows."""
+"""Block of a thread: whole rows."""
 
 
 @kernel()
@@ -28,7 +28,7 @@ def copy_past_caches(x, y):
 
 
 class Matrix:
-    """Normal values, room for as many, and the work on them, block by block."""
+    """Normal values, space for as many, and the work on them, block by block."""
 
     def __init__(self, rows: int, workers: Workers) -> None:
         self.shape, self.workers = (rows, COLUMNS), workers
@@ -44,7 +44,7 @@ class Matrix:
         self.over_blocks(lambda start, stop: copy_past_caches(self.x[start:stop], self.y[start:stop]))
 
     def measure(self, spec: QuantSpec) -> tuple[Layout, QuantParams]:
-        """The range and the grid of every slice."""
+        """Return the layout, and the qparams of the measured ranges."""
         layout = Layout.of(self.shape, spec)
         keys = empty_keys(layout.num_slices, "F32")
 
@@ -58,7 +58,7 @@ class Matrix:
         return layout, cpu.quant_params(ends_of_keys(keys, "F32"), spec, layout, 0, "F32")
 
     def op(self, spec: QuantSpec) -> None:
-        """The op as the Python API runs it, into memory that is there already."""
+        """Run the op like the Python API, into existing memory."""
         layout, parts = Layout.of(self.shape, spec), 4 * available_threads()
         if cpu.can_fuse(layout, parts):
             cpu.requantize_slices(self.x, self.y, layout, spec, parts, "F32")
@@ -67,7 +67,7 @@ class Matrix:
         cpu.quantize_parts(self.x, self.y, layout, cpu.quant_params(ends, spec, layout, 0, "F32"), parts)
 
     def op_and_sums(self, spec: QuantSpec) -> None:
-        """The op and all statistics as the Python API runs them, into memory that is there already."""
+        """Run the op with all statistics like the Python API, into existing memory."""
         layout = Layout.of(self.shape, spec)
         requantize_and_measure(self.x, self.y, layout, spec, None, "F32", self.workers)
 

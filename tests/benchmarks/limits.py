@@ -48,9 +48,9 @@ SPECS = {NONE: QuantSpec(), FIRST: QuantSpec(axis=0), LAST: QuantSpec(axis=1)}
 SUMS = [*range(NUM_SUMS), MAX_ABS_ERROR, ZEROED]
 """The columns that limits.c fills, in its order."""
 AGAIN = 16
-"""Times that a work in the cache is done in one call, which then costs nothing."""
+"""Repetitions of cached work in one call, to hide the cost of the call."""
 FILE_BYTES, PART_BYTES = 256 << 20, 32 << 20
-"""A file in the page cache, and what a round takes of it, so that the processor's caches do not have it."""
+"""Bytes of a file in the page cache, and of its part per round, so that the processor's caches do not hold it."""
 STRIDES = (64 << 10, 256 << 10, 1 << 20)
 
 
@@ -70,14 +70,14 @@ def count_again(words: Any, tables: Any) -> None:
 
 
 def processor() -> dict[str, str]:
-    """What the system tells of the first one."""
+    """Return the system's facts on the first processor."""
     path = Path("/proc/cpuinfo")
     first = path.read_text().split("\n\n")[0] if path.exists() else ""
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def compiled(folder: str) -> CDLL:
-    """The functions of limits.c."""
+    """Compile and load limits.c."""
     if missing := sorted(NEEDED - set(processor().get("flags", "").split())):
         raise SystemExit(f"limits.c is written for AVX-512; this processor has no {', '.join(missing)}")
     compiler = shutil.which("cc")
@@ -109,7 +109,7 @@ def must_be_same(what: str, theirs: Array, ours: Array) -> None:
 
 
 def pages(count: int, dtype: Any) -> Array:
-    """Zeros from the begin of a page: of arrays that lie 64 bytes further, loads wait for stores at the same place."""
+    """Return page-aligned zeros: in arrays offset by 64 bytes, loads wait for stores at the same place."""
     nbytes = count * np.dtype(dtype).itemsize
     room = np.zeros(nbytes + 4096, np.uint8)
     begin = -room.ctypes.data % 4096
@@ -117,7 +117,7 @@ def pages(count: int, dtype: Any) -> Array:
 
 
 def measured(x: Array, dtype: str) -> QuantParams:
-    """The grid of one range, for the arithmetic that the command line has by default."""
+    """Return the qparams of one range, in the default arithmetic of the command line."""
     spec = QuantSpec(compute_dtype=ComputeDType.FLOAT32)
     layout, keys = Layout.of(x.shape, spec), empty_keys(1, dtype)
     cpu.measure_range(x, 0, x.size, layout, 0, keys, dtype)
@@ -129,7 +129,7 @@ def weights(count: int) -> Array:
 
 
 def in_cache(lib: CDLL, rounds: int) -> None:
-    """With one range: a chunk of float32 and its statistics, and the patterns of as many words of BF16."""
+    """Measure cached work with one range: a float32 chunk with statistics, and patterns of as many BF16 words."""
     x, y, words = pages(CHUNK, np.float32), pages(CHUNK, np.float32), pages(CHUNK, np.uint64)
     x[:], words.view(ml_dtypes.bfloat16)[:] = weights(CHUNK), weights(4 * CHUNK)
     params, sums, theirs = measured(x, "F32"), empty_sums(1), np.zeros((AGAIN, len(SUMS)))
@@ -168,14 +168,14 @@ def in_cache(lib: CDLL, rounds: int) -> None:
 
 
 class CMatrix(Matrix):
-    """The matrix of `in_memory.py`, and the work on it by C."""
+    """The matrix of `in_memory.py`, with the work done in C."""
 
     def __init__(self, rows: int, workers: Workers, lib: CDLL) -> None:
         super().__init__(rows, workers)
         self.lib, self.sums = lib, np.zeros((self.x.size // CHUNK, len(SUMS)))
 
     def c_pass(self, axis: int, write: int, params: QuantParams | None) -> None:
-        """One pass over memory; it measures the ranges of rows itself."""
+        """Run one pass over memory; it measures the ranges of rows itself."""
         grids = None if params is None else params.grids if params.columns is None else params.columns.grids
         scales = [None if grids is None else grids[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
 
@@ -194,7 +194,7 @@ class CMatrix(Matrix):
         )
 
     def check(self, axis: int) -> None:
-        """The sums of all chunks."""
+        """Compare the sums of all chunks."""
         self.c_op_and_sums(axis, CACHED)
         x, y, size, layout = self.x, self.y, self.x.size, Layout.of(self.shape, SPECS[axis])
         if axis == FIRST:
@@ -206,7 +206,7 @@ class CMatrix(Matrix):
 
 
 def in_memory(lib: CDLL, rounds: int, threads: int) -> None:
-    """A matrix that no cache holds; C with both kinds of store."""
+    """Measure a matrix larger than the caches; C with both kinds of store."""
     with Workers(threads) as workers:
         m = CMatrix(2048, workers, lib)
         layout, params = m.measure(SPECS[NONE])
@@ -239,7 +239,7 @@ def in_memory(lib: CDLL, rounds: int, threads: int) -> None:
 
 
 class CachedFile:
-    """BF16 elements in the page cache, another file of that size, and work on one part after another by all threads."""
+    """BF16 elements in the page cache, an output file of that size, and work on part after part by all threads."""
 
     def __init__(self, lib: CDLL, folder: str, threads: int) -> None:
         self.lib, self.pool, self.threads, self.offset = lib, ThreadPoolExecutor(threads), threads, 0
@@ -252,7 +252,7 @@ class CachedFile:
         self.rooms = [(pages(2 * max(STRIDES), np.uint8), pages(1 << 17, np.uint32)) for _ in range(threads)]
 
     def each(self, work: Callable[[int, int, Array, Array], object]) -> None:
-        """work(offset, size, buffer, tables) in all threads; its result says whether it failed."""
+        """Call work(offset, size, buffer, tables) in all threads; a true result is a failure."""
         size, begin = PART_BYTES // self.threads // max(STRIDES) * max(STRIDES), self.offset
         self.offset = (begin + PART_BYTES) % FILE_BYTES
         if any(self.pool.map(lambda k: work(begin + k * size, size, *self.rooms[k]), range(self.threads))):
@@ -296,7 +296,7 @@ class CachedFile:
 
 
 def from_files(lib: CDLL, rounds: int, threads: int) -> None:
-    """Patterns of a BF16 file, and all that `qdq run` does with it: read, count, read again, quantize, write."""
+    """Measure patterns of a BF16 file, and the steps of `qdq run`: read, count, read again, quantize, write."""
     with TemporaryDirectory() as folder:
         f = CachedFile(lib, folder, threads)
         grid = (float(f.params.grids[SCALE, 0]), float(f.params.grids[INVERSE_SCALE, 0]))

@@ -1,10 +1,10 @@
-"""Llama-like checkpoints of a wanted size, made in a few MB of memory at the speed of the disk.
+"""Llama-like checkpoints of a given size, made in a few MB of memory at the speed of the disk.
 
     python tests/benchmarks/make_checkpoint.py OUT --size 2.2GB --shards 3
 
 Names and proportions are a llama's (hidden 4096, intermediate 11008, vocabulary 32000, scaled). The values repeat: one
-pool of normal values, scaled for each kind of tensor and written over and over. It is no sample of a model's
-statistics; see `sample_data` for that.
+pool of normal values, scaled for each kind of tensor and written over and over. The statistics are not those of a real
+model; see `sample_data` for those.
 """
 
 import argparse
@@ -28,7 +28,7 @@ DTYPES = {"BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16), "F3
 SMALL_TENSOR_ELEMENTS = 1024
 
 POOL_ELEMENTS = 1_048_573
-"""Prime, so that rows, of whatever length, begin at different places of the pool."""
+"""Prime, so that rows of any length begin at different offsets of the pool."""
 
 PROJECTION_STDS = {"q": 0.03, "k": 0.03, "v": 0.015, "o": 0.015, "gate": 0.02, "up": 0.02, "down": 0.018}
 """Projection -> standard deviation of its weights, of the order found in trained models."""
@@ -38,7 +38,7 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**2
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """A tensor to be made."""
+    """A tensor to generate."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class Tensor:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `2.2GB` (a power of ten), `64MiB` (a power of two) or a plain number."""
+    """Return the bytes of `2.2GB` (a power of ten), `64MiB` (a power of two) or a plain number."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text)
     if not match or match[2] not in UNITS:
         raise ValueError(f"not a size: {text!r}; expected a number and one of {', '.join(filter(None, UNITS))}")
@@ -59,7 +59,7 @@ def parse_size(text: str) -> int:
 
 
 def layer_tensors(number: int, hidden: int) -> list[Tensor]:
-    """One decoder layer: 4 square projections, 3 of the MLP, 2 norms."""
+    """Return one decoder layer: 4 square projections, 3 of the MLP, 2 norms."""
     intermediate = 11008 * hidden // 4096
     shapes = {f"self_attn.{name}": (hidden, hidden) for name in "qkvo"} | {
         "mlp.gate": (intermediate, hidden),
@@ -79,7 +79,7 @@ def layer_tensors(number: int, hidden: int) -> list[Tensor]:
 
 
 def model_tensors(hidden: int, layers: int, vocabulary: int) -> list[Tensor]:
-    """All tensors of a llama, in the order of its layers."""
+    """Return all tensors of a llama, in the order of its layers."""
     return [
         Tensor(name="model.embed_tokens.weight", shape=(vocabulary, hidden), mean=0.0, std=0.02),
         *(tensor for number in range(layers) for tensor in layer_tensors(number, hidden)),
@@ -89,10 +89,10 @@ def model_tensors(hidden: int, layers: int, vocabulary: int) -> list[Tensor]:
 
 
 def plan_model(num_elements: int, layers: int | None = None) -> list[Tensor]:
-    """The llama that has at most `num_elements`, and less than two rows of its vocabulary fewer.
+    """Return the llama with at most `num_elements`, short of it by less than two rows of its vocabulary.
 
     Without `layers`: the widest that is at least as deep as a llama of its width (4096: 32 layers, 2048: 16, ...). With
-    `layers`: the widest. What whole layers leave over goes to the vocabulary.
+    `layers`: the widest. Elements left over by whole layers go to the vocabulary.
     """
     widths = range(8192, 0, -64) if layers else [2**power for power in range(13, 5, -1)]
     for hidden in widths:
@@ -106,12 +106,12 @@ def plan_model(num_elements: int, layers: int | None = None) -> list[Tensor]:
 
 
 def count(tensors: Iterable[Tensor]) -> int:
-    """Elements of all `tensors`."""
+    """Return the number of elements of all `tensors`."""
     return sum(tensor.num_elements for tensor in tensors)
 
 
 def split(tensors: Sequence[Tensor], shards: int) -> list[list[Tensor]]:
-    """Consecutive tensors in `shards` parts of about one size, none of them empty."""
+    """Split consecutive tensors into `shards` parts of similar size, none of them empty."""
     if not 1 <= shards <= len(tensors):
         raise ValueError(f"{len(tensors)} tensors cannot be split into {shards} shards")
     parts: list[list[Tensor]] = [[]]
@@ -147,13 +147,13 @@ def write_safetensors(path: Path, tensors: Sequence[Tensor], dtype: str, seed: i
 
 
 def _pool_bytes(pool: np.ndarray, tensor: Tensor, dtype: np.dtype) -> memoryview:
-    """The pool with the mean and the standard deviation of `tensor`."""
+    """Return the pool with the mean and the standard deviation of `tensor`."""
     values = pool * np.float32(tensor.std) + np.float32(tensor.mean)
     return memoryview(values.astype(dtype).view(np.uint8))
 
 
 def _write_round(file: BinaryIO, data: memoryview, num_bytes: int, offset: int) -> int:
-    """Write what follows `offset` in `data`, round and round; returns where it stopped."""
+    """Write `num_bytes` from `offset` in `data`, cyclically; returns the end offset."""
     while num_bytes:
         piece = data[offset : offset + num_bytes]
         file.write(piece)
@@ -211,7 +211,7 @@ def temporary_llama(
     seed: int = 0,
     parent: Path | None = None,
 ) -> Iterator[Path]:
-    """The folder of a checkpoint as by `make_llama`, below `parent` (default: the system's); deleted at the end."""
+    """Yield the folder of a checkpoint by `make_llama`, below `parent` (default: the system's); deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="qdq-checkpoint-", dir=parent) as root:
         folder = Path(root) / "model"
         make_llama(folder, num_bytes, shards=shards, dtype=dtype, layers=layers, seed=seed)
@@ -220,7 +220,7 @@ def temporary_llama(
 
 @contextmanager
 def temporary_small_tensors(num_tensors: int, *, dtype: str = "BF16", parent: Path | None = None) -> Iterator[Path]:
-    """The folder of a checkpoint as by `make_small_tensors`; deleted at the end."""
+    """Yield the folder of a checkpoint by `make_small_tensors`; deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="qdq-checkpoint-", dir=parent) as root:
         folder = Path(root) / "model"
         make_small_tensors(folder, num_tensors, dtype=dtype)
@@ -235,7 +235,7 @@ def _size(text: str) -> int:
 
 
 def main() -> None:
-    """Make the checkpoint that the command line asks for."""
+    """Make the checkpoint described by the command line."""
     parser = argparse.ArgumentParser(description="Make a llama-like checkpoint for measurements.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; new or empty")
     what = parser.add_mutually_exclusive_group(required=True)

@@ -27,7 +27,7 @@ from tests.benchmarks.ratios import Table, compare
 
 
 def qdq(*arguments: object) -> None:
-    """A command in this process: what is measured is the work, not the start."""
+    """Run a command in this process, to measure the work without the start."""
     with redirect_stderr(StringIO()) as told:
         code = run([*map(str, arguments), "--format", "none"])
     if code:
@@ -59,7 +59,7 @@ def bare(files: Sequence[Path], target: Path | None = None) -> None:
 
 
 class WrittenOver(storage.OutputFile):
-    """An output that writes over a file of the same size, so that no new pages are what is measured."""
+    """An output that overwrites a file of the same size, to exclude the cost of new pages."""
 
     def __init__(self, path: Path, _unfinished: str | None = None, **_: object) -> None:
         self.path = path
@@ -76,7 +76,7 @@ class WrittenOver(storage.OutputFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """Stands for the output tree."""
+    """Stub of the output tree."""
 
     path: Path
 
@@ -87,14 +87,14 @@ class Folder:
 
 
 def write_over(model: Path, target: Path, recipe: Recipe) -> None:
-    """`qdq run` over files that exist and are cached."""
+    """Do the work of `qdq run` over files that exist and are cached."""
     plans, _ = make_plans([open_checkpoint(model)], recipe)
     with Workers(available_threads()) as workers:
         run_plans(plans, Measuring(), workers, Folder(path=target))
 
 
 def measure_large(table: Table, rounds: int, nbytes: int, of: Callable[[Sequence[float]], float] = median) -> None:
-    plain = QuantSpec(compute_dtype=ComputeDType.FLOAT32)  # as the command line has it
+    plain = QuantSpec(compute_dtype=ComputeDType.FLOAT32)  # as on the command line
     tensor, axis0 = Recipe(spec=plain), Recipe(spec=replace(plain, axis=0), min_ndim=2)
     was, flat.OutputFile = flat.OutputFile, WrittenOver
     with temporary_llama(nbytes, shards=3) as model, TemporaryDirectory(dir=model.parent) as folder:
@@ -132,7 +132,10 @@ def measure_small(table: Table, rounds: int, count: int) -> None:
 
 
 def peak_of(*arguments: object) -> float:
-    """Peak resident memory of a `qdq` process, measured by a small launcher: a child counts what its parent had."""
+    """Return the peak resident memory of a `qdq` process.
+
+    A small launcher starts it, since a child inherits the peak of its parent.
+    """
     launcher = (
         "import os, sys; command = [sys.executable, '-m', 'qdqcli', *sys.argv[1:]];"
         "pid = os.posix_spawn(sys.executable, command, os.environ); print(os.wait4(pid, 0)[2].ru_maxrss)"

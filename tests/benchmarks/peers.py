@@ -33,11 +33,11 @@ from tests.benchmarks.ratios import Work, compare
 
 GOALS = {"TensorFlow, op + statistics": 25, "torch, op + statistics": 40, "NumPy, op + statistics": 50,
          "TensorFlow, last axis, op": 80, "torch, BF16 checkpoint, statistics": 25}  # fmt: skip
-"""How many times faster qdq is meant to be."""
+"""Target ratio of the other library's time to qdq's."""
 
 
 class NumPy:
-    """In NumPy alone, float64 sums."""
+    """NumPy only, float64 sums."""
 
     name = "NumPy"
 
@@ -122,7 +122,7 @@ class Torch:
         return [float(value) for value in (*values, (y == 0).float().mean())]
 
     def job(self, model: Path, output: Path | None) -> None:
-        """Every tensor of the shards: quantized, measured and, with an output, written."""
+        """Quantize and measure every tensor of the shards and, with an output, write it."""
         from safetensors import safe_open
         from safetensors.torch import save_file
 
@@ -212,7 +212,7 @@ def say(what: str, ratio: float) -> None:
 
 
 def on_files(nbytes: int) -> None:
-    """Once each, after a turn on a small checkpoint: torch takes a minute."""
+    """Measure each once, after a warm-up on a small checkpoint: torch takes a minute."""
     torch = _made(Torch, np.zeros((2, 2), np.float32))
     if torch is None:
         return

@@ -1,4 +1,4 @@
-"""Whole processes: what somebody waits for who types a command."""
+"""Whole processes: the waiting time of a user who types a command."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tests.benchmarks.ratios import Table, compare
 
 
 def qdq(*arguments: object, **environment: str) -> None:
-    """A process; bytecode is kept as in any installation, whatever this process was told."""
+    """Run a process; it keeps bytecode as in any installation, regardless of this process."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-m", "qdqcli", *map(str, arguments)]
     subprocess.run(command, check=True, capture_output=True, env=inherited | environment)

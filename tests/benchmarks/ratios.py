@@ -1,4 +1,4 @@
-"""Works timed in turn in one run, and the table of their ratios: no time is compared with one of another run."""
+"""Works timed alternately in one run, and the table of their ratios: times of different runs are never compared."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from qdqcli.op.primitives import target_has
 
 Work = Callable[[], object]
 KEPT = Path(__file__).with_name("short.json")
-"""Ratios of the short form by processor and threads; a ratio that falls by a third from there fails CI."""
+"""Ratios of the short form by processor and threads; CI fails when a ratio falls a third below these."""
 FALL = 1 / 3
 
 
 def compare(rounds: int, of: Callable[[Sequence[float]], float] = median, **works: Work) -> dict[str, float]:
-    """Seconds of each, the median or another figure `of` all, run in turn.
+    """Return the seconds of each work, run alternately: the median, or another statistic `of`.
 
-    The first turn does not count: it compiles and touches memory for the first time.
+    The first round does not count: it compiles and touches memory for the first time.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
@@ -36,22 +36,22 @@ def compare(rounds: int, of: Callable[[Sequence[float]], float] = median, **work
 
 @dataclass(kw_only=True)
 class Table:
-    """What was measured, printed row by row."""
+    """Measurements, printed row by row."""
 
     ratios: dict[str, float] = field(default_factory=dict)
-    """Those of two works of one run, the larger the better: these can be held against another run's."""
+    """Ratios of two works of one run, larger is better: comparable with those of another run."""
 
     def ratio(self, what: str, value: float, goal: float | None = None) -> None:
-        """A row that is a ratio, the larger the better."""
+        """Add a row with a ratio, larger is better."""
         self.ratios[what] = max(value, self.ratios.get(what, 0.0))
         self.value(what, value, goal)
 
     def value(self, what: str, value: float, goal: float | None = None) -> None:
-        """A row of another kind: seconds, megabytes."""
+        """Add a row of another kind: seconds, megabytes."""
         print(f"{what:<66} {value:9.3g}  {'' if goal is None else f'goal {goal:g}'}".rstrip(), flush=True)
 
     def fallen(self, kept: dict[str, float]) -> list[str]:
-        """The ratios that are less than two thirds of what was kept, each a line."""
+        """Return a line for each ratio below two thirds of the stored one."""
         return [
             f"{what}: {self.ratios[what]:.3g}, kept {value:.3g}"
             for what, value in kept.items()
@@ -60,7 +60,7 @@ class Table:
 
 
 def kept_ratios() -> dict[str, float]:
-    """Of this kind of machine; none where it was never measured."""
+    """Return the ratios stored for this kind of machine; empty where it was never measured."""
     kept: dict[str, dict[str, float]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     return kept.get(machine(), {})
 
@@ -73,7 +73,7 @@ def keep(table: Table) -> None:
 
 
 def machine() -> str:
-    """What ratios depend on: the processor as the compiler names it, the width of its vectors, and the threads."""
+    """Return what ratios depend on: the processor as the compiler names it, its vector width, and the threads."""
     name = config.CPU_NAME or llvm.get_host_cpu_name()
     vectors = next((title for feature, title in _VECTORS.items() if target_has(feature)), "other vectors")
     return f"{name}, {vectors}, {available_threads()} threads"

@@ -44,7 +44,7 @@ skip = "embedding or head"
 
 
 def write_checkpoint(path: Path, num_tensors: int) -> list[str]:
-    """A sparse file; the names of its matrices."""
+    """Write a sparse file; returns the names of its matrices."""
     names = ["model.embed_tokens.weight", "lm_head.weight"]
     shapes = [[512, 256], [512, 256]]
     layer = 0
@@ -66,7 +66,7 @@ def write_checkpoint(path: Path, num_tensors: int) -> list[str]:
 
 
 def seconds(rounds: int, *arguments: object) -> float:
-    """Median time of a `qdq` process."""
+    """Return the median time of a `qdq` process."""
     times = []
     for _ in range(rounds):
         began = perf_counter()

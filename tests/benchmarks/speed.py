@@ -23,13 +23,13 @@ from tests.benchmarks.ratios import Table, keep, kept_ratios, machine
 
 
 def measure_shortly(table: Table) -> None:
-    """The best of several: in so short a time a neighbour on the machine would decide about a median."""
+    """Measure the short form: the best of several, since a median over so short a time depends on other processes."""
     measure_kernels(table, 15, 2048, min)
     measure_large(table, 7, parse_size("400MB"), min)
 
 
 def judge(table: Table) -> int:
-    """The exit code of the short form."""
+    """Return the exit code of the short form."""
     kept = kept_ratios()
     if not kept:
         print(f"no ratios are kept for {machine()}, so nothing can be judged; --keep stores these")
