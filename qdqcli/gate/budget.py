@@ -4,7 +4,7 @@ Independent of any run: `judge.py` applies a budget, `ratchet.py` tightens it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,11 @@ class Budget:
             and self.baseline is None
             and (structure is None or not structure.lines)
         )
+
+    @property
+    def has_limits_of_tensors_only(self) -> bool:
+        """Tell whether the budget has limits and all of them are on tensors: whether one holds depends on the run."""
+        return not self.is_idle and replace(self, rules=()).is_idle
 
 
 def read_budget(path: Path) -> Budget:

@@ -32,8 +32,8 @@ def judge(
     """Return the verdict, and warnings about patterns that matched nothing.
 
     Raises:
-        UsageError: nothing was measured, or the settings differ from those of the budget; a pattern matches no measured
-            tensor (a warning with `allow_unmatched`).
+        UsageError: nothing was measured, or no limit holds for what was; the settings differ from those of the budget;
+            a pattern matches no measured tensor (a warning with `allow_unmatched`).
     """
     check_settings(budget, run.settings)
     if not run.sums.num_elements:
@@ -46,6 +46,11 @@ def judge(
     found += limits.violations
     if budget.baseline is not None and baseline is not None:
         found += compare_with_baseline(run, baseline, budget.baseline, budget.source)
+    elif not found and not limits.are_any and budget.has_limits_of_tensors_only:
+        raise UsageError(
+            f"{budget.source}: none of its limits holds for a tensor that was measured, so the run would pass whatever "
+            "it lost; add [limits], or correct [[tensors]]"
+        )
     return verdict_of(found, run, budget, today, limits.nearest), warnings
 
 
@@ -81,6 +86,8 @@ class _Limits:
     violations: list[Violation] = field(default_factory=list)
     nearest: Margin | None = None
     """Smallest margin among the limits that are kept."""
+    are_any: bool = False
+    """Whether a tensor has a limit."""
 
     def judge(self) -> None:
         rules = Tables(self.budget.rules, {row.source.name for row in self.run.rows})
@@ -95,6 +102,7 @@ class _Limits:
                     self._judge_summary(limit, origin)
 
     def _judge_tensor(self, row: TensorResult, limits: Mapping[str, Limit], allow_nonfinite: bool) -> None:
+        self.are_any |= bool(limits)
         if not allow_nonfinite:
             for metric in NONFINITE:
                 if row.stats[metric] and f"max_{metric}" not in limits:  # a limit on the metric replaces this check

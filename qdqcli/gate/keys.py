@@ -108,7 +108,8 @@ BUDGET: Schema = table(
         "settings": table(RUN_SETTINGS, "What was asked of the run that the limits come from: others are not judged."),
         "baseline": table(
             {
-                "file": {"type": "string", "pattern": "\\S", "description": "A JSON report, beside this file."},
+                "file": {"type": "string", "pattern": "\\S", "examples": ["qdq-baseline.json"],
+                         "description": "A JSON report, beside this file."},
                 **_SEVERITY,
                 **{key: {"type": "number", "minimum": 0, "description": f"How much worse {metric} may be."}
                    for key, (metric, _) in TOLERANCE_KEYS.items()},

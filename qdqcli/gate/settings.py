@@ -19,20 +19,28 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     A recipe counts as a digest of its rules, a ranges file as its name. A setting that the report lacks is left out.
     """
-    found = {key: settings[key] for key in RUN_SETTINGS if key in settings}
-    if found.get("axis") == WHOLE_TENSOR:
-        found["axis"] = NONE
-    if found.get("estimator") == "percentile" and found.get("percentile") is None:
-        found["percentile"] = DEFAULT_PERCENTILE
-    if found.get("ranges"):
-        found["ranges"] = PurePath(found["ranges"]).name
-    for key in ("include", "exclude", "map"):
-        if key in found:
-            found[key] = sorted(found[key])
+    found = _normalized({key: settings[key] for key in RUN_SETTINGS if key in settings})
     if "num_bits" in found:
         rules = settings.get("rules")
         found["rules"] = sha256(dumps(rules, sort_keys=True).encode()).hexdigest()[:16] if rules else NONE
-    return {key: NONE if value is None else value for key, value in found.items()}
+    return found
+
+
+def _normalized(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in one spelling, whether a report or a person wrote them."""
+    found = {key: NONE if value is None else value for key, value in settings.items()}
+    if found.get("axis") == WHOLE_TENSOR:
+        found["axis"] = NONE
+    if "round_mode" in found:
+        found["round_mode"] = str(found["round_mode"]).upper()
+    if found.get("estimator") == "percentile" and found.get("percentile", NONE) == NONE:
+        found["percentile"] = DEFAULT_PERCENTILE
+    if "ranges" in found:
+        found["ranges"] = PurePath(found["ranges"]).name
+    for key in ("include", "exclude", "map"):
+        if isinstance(found.get(key), list):
+            found[key] = sorted(found[key])
+    return found
 
 
 def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
@@ -44,7 +52,8 @@ def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
     if budget.settings is None:
         return
     found = "; ".join(
-        f"{key} is {now} and not {was}" for key, was, now in differences(budget.settings.values, comparable(settings))
+        f"{key} is {now} and not {was}"
+        for key, was, now in differences(_normalized(budget.settings.values), comparable(settings))
     )
     if found:
         raise UsageError(

@@ -44,6 +44,7 @@ from tests.gate.samples import budget
         ("[structure]\nmin_quantized = 95", 3, "a number from 0 to 1"),
         ("[structure]\nforbid = ['a',\n're:(']", 4, "not a regular expression"),
         ("[settings]\nnumbits = 4", 3, "the nearest is num_bits"),
+        ("[baseline]\nsqnr_db_drop = 1", 2, r"\[baseline\] has no file; one such as qdq-baseline\.json is needed"),
         ("[[waivers]]\nmatch = 'x'\nreason = 'r'", 2, "has no until; a date such as 2027-01-31 is needed"),
         ("[[waivers]]\nmatch = 'x'\nuntil = 2027-01-31", 2, "has no reason"),
         ("[[waivers]]\nmatch = 'x'\nreason = ' '\nuntil = 2027-01-31", 4, "reason is ' '; it must be a reason"),

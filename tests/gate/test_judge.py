@@ -67,7 +67,7 @@ def test_a_later_table_overrides_the_limits_that_it_names(tmp_path: Path) -> Non
 
 
 def test_a_limit_can_be_lifted_and_a_table_without_limits_sets_the_severity_of_all(tmp_path: Path) -> None:
-    lifted = '[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = "*"\nmin_sqnr_db = "none"'
+    lifted = '[limits]\nmin_sqnr_db = 60\n[[tensors]]\nmatch = "*bad*"\nmin_sqnr_db = "none"'
     assert verdict(tmp_path, run_of(GOOD, BAD), lifted).violations == []
     warned = verdict(tmp_path, run_of(BAD), '[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = "*"\nseverity = "warn"')
     assert warned.passed
@@ -176,6 +176,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path, text: str, m
     run = run_of(GOOD, BAD, SKIPPED)
     with pytest.raises(UsageError, match=message):
         judge(run, budget(tmp_path, text), None, TODAY)
+    text += "\n[summary]\nmin_sqnr_db = 1"
     _, warnings = judge(run, budget(tmp_path, text), None, TODAY, allow_unmatched=True)
     assert len(warnings) == 1
 
@@ -270,6 +271,32 @@ def test_an_incomplete_checkpoint_is_a_violation_and_other_notes_are_none(tmp_pa
     assert (only.metric, only.file) == ("incomplete", "m/incomplete.safetensors")
     start = "m/incomplete.safetensors: shards of the same checkpoint are missing"
     assert sentence(only, str).startswith(f"{start}: 'w', 'v'")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[limits]\nmin_sqnr_db = 90\n[[tensors]]\nmatch = '*'\nmin_sqnr_db = 'none'",
+        "[[tensors]]\nmatch = 'other.*'\nmin_sqnr_db = 90",
+    ],
+)
+def test_limits_that_hold_for_nothing_are_an_error(tmp_path: Path, text: str) -> None:
+    def judged(text: str, run: RunResult) -> Verdict:
+        return judge(run, budget(tmp_path, text), None, TODAY, allow_unmatched=True)[0]
+
+    with pytest.raises(UsageError, match=r"budget\.toml: none of its limits holds"):
+        judged(text, run_of(GOOD, BAD))
+    assert not judged(text, run_of(GOOD, NONFINITE)).passed
+    assert judged(f"{text}\n[summary]\nmin_sqnr_db = 10", run_of(GOOD, BAD)).passed
+    other = GOOD._replace(source=GOOD.source._replace(name="other.a"))
+    assert judged(f"{text}\n[[tensors]]\nmatch = 'other.a'\nmin_sqnr_db = 10", run_of(BAD, other)).passed
+
+
+def test_settings_written_by_hand_may_have_any_spelling(tmp_path: Path) -> None:
+    text = "axis = -1\nround_mode = 'half_up'\ninclude = ['b', 'a']\nestimator = 'percentile'\nranges = './x/r.json'"
+    settings = {"axis": "none", "round_mode": "HALF_UP", "include": ["a", "b"], "estimator": "percentile"}
+    run = replace(run_of(GOOD), settings=settings | {"percentile": 99.99, "ranges": "y/r.json"})
+    assert verdict(tmp_path, run, f"[limits]\nmin_sqnr_db = 1\n[settings]\n{text}").passed
 
 
 def test_other_settings_are_one_error_that_names_the_difference(tmp_path: Path) -> None:
