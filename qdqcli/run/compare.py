@@ -146,9 +146,9 @@ def _compare_packed(entry: Entry, other: Entry, readers: _Readers, workers: Work
     if one is None or two is None:
         side, packed = (_REFERENCE, one) if one is not None else (_CANDIDATE, two)
         assert packed is not None
-        return _failed(entry, f"not measured: packed in the {side.name} ({packed.title}), and codes are not read")
+        return _failed(entry, f"packed in the {side.name} ({packed.title}), and codes are not read")
     if one.format.name != two.format.name or one.parts.keys() != two.parts.keys():
-        return _failed(entry, f"not measured: packed as {one.title}, in the candidate as {two.title}")
+        return _failed(entry, f"packed as {one.title}, in the candidate as {two.title}")
     different = [
         role
         for role, part in one.parts.items()
@@ -157,7 +157,7 @@ def _compare_packed(entry: Entry, other: Entry, readers: _Readers, workers: Work
     ]
     if different:
         roles = " and ".join(different)
-        return _failed(entry, f"not measured: packed on both sides ({one.title}), and {roles} differ")
+        return _failed(entry, f"packed on both sides ({one.title}), and {roles} differ")
     return _skipped(entry, f"{one.title}: equal on both sides")
 
 

@@ -126,7 +126,7 @@ def test_compare_says_what_it_cannot_read_and_calls_nothing_exact(gptq: Path, tm
     for one, two, side in ((reference, gptq, "candidate"), (gptq, reference, "reference")):
         outcome = qdq("compare", one, two, "--format", "json")
         assert outcome.code == 0, outcome.err
-        assert failures(outcome) == {"q.weight": f"not measured: packed in the {side} (GPTQ), and codes are not read"}
+        assert failures(outcome) == {"q.weight": f"packed in the {side} (GPTQ), and codes are not read"}
         assert len(outcome.report["tensors"]) == 2, "scales and zero points are no tensors of their own"
         assert "exact" not in outcome.report["summary"]
     budget = tmp_path / "b.toml"
@@ -158,7 +158,7 @@ def test_packed_weights_on_both_sides_are_equal_or_not_measured(
     }  # fmt: skip
     change(other / "model.safetensors", name, 7)
     outcome = qdq("compare", gptq, other, "--format", "json")
-    assert failures(outcome) == {"q.weight": f"not measured: packed on both sides (GPTQ), and {role} differ"}
+    assert failures(outcome) == {"q.weight": f"packed on both sides (GPTQ), and {role} differ"}
     assert "exact" not in outcome.report["summary"]
 
 
@@ -169,6 +169,6 @@ def test_codes_under_a_floating_point_dtype_are_not_measured(tmp_path: Path, qdq
     one = sparse(tmp_path / "hqq.safetensors", tensors)
     other = sparse(tmp_path / "float.safetensors", {"q.weight": ("BF16", (16, 64)), "w": ("F32", (8, 8))})
     outcome = qdq("compare", one, other, "--format", "json")
-    assert failures(outcome) == {"q.weight": "not measured: packed in the reference (HQQ), and codes are not read"}
+    assert failures(outcome) == {"q.weight": "packed in the reference (HQQ), and codes are not read"}
     same = qdq("compare", one, one, "--format", "json").report["tensors"]
     assert [row.get("reason") for row in same if row["name"] == "q.weight"] == ["HQQ: equal on both sides"]
