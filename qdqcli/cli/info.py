@@ -1,6 +1,5 @@
 """`qdq info`: facts on the installation, for bug reports."""
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -16,6 +15,7 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import OutputError, UnavailableError
 from qdqcli.escape import show_path
+from qdqcli.report.escape import json_text, terminal
 from qdqcli.report.html.metric_page import metrics_page
 
 PACKAGES = ("numba", "llvmlite", "numpy", "ml-dtypes", "safetensors", "click", "rich", "numba-cuda")
@@ -46,11 +46,11 @@ def info(session: Session, /, format_name: str, warmup: bool, metrics: bool) -> 
         _warm_up(session)
     facts = gather()
     if format_name == "json":
-        write(json.dumps(facts, indent=2) + "\n")
+        write(json_text(facts, indent=2) + "\n")
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        write(f"{name.replace('_', ' '):<{width}}  {value if value is not None else 'none'}\n")
+        write(f"{name.replace('_', ' '):<{width}}  {terminal(str(value)) if value is not None else 'none'}\n")
 
 
 def _warm_up(session: Session) -> None:

@@ -82,10 +82,8 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
             session.note(str(finding))
         findings = [finding for finding in findings if not finding.is_unmatched]
     if format_name == "json":
-        write(
-            json.dumps({"recipe": recipe_name, "findings": [finding.to_json() for finding in findings]}, indent=2)
-            + "\n"
-        )
+        found = {"recipe": recipe_name, "findings": [finding.to_json() for finding in findings]}
+        write(escape.json_text(found, indent=2) + "\n")
     else:
         write("".join(f"{escape.terminal(str(finding))}\n" for finding in findings))
     if findings:

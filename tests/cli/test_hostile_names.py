@@ -85,6 +85,17 @@ def test_names_do_no_harm_in_a_listing(
     assert harm_on_stderr(outcome.err) == []
 
 
+@pytest.mark.parametrize("format_name", ["table", "json"])
+def test_names_do_no_harm_where_a_recipe_is_checked(
+    qdq: Qdq, hostile: list[Path], tmp_path: Path, format_name: str
+) -> None:
+    recipe = write(tmp_path / "##[error]::x::.toml", b'[[rules]]\nmatch = "##vso[x]"\nnum_bits = 4\n')
+    outcome = qdq("recipe", "lint", recipe, hostile[0], "--format", format_name)
+    assert outcome.code == 2
+    assert harm_on_stderr(outcome.out) == []
+    assert harm_on_stderr(outcome.err) == []
+
+
 @pytest.mark.parametrize("command", ["stats", "inspect"])
 def test_json_holds_the_names_as_they_are(qdq: Qdq, hostile: list[Path], command: str) -> None:
     rows = qdq(command, hostile[0], "--format", "json").report["tensors"]
