@@ -153,9 +153,14 @@ def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], option
         write_all(render(options["format_name"], for_terminal(ReportOptions(top=0))))
 
 
-def write_report(path: Path, pieces: Iterable[str]) -> None:
-    """Write a report atomically, from pieces as they are produced."""
-    write_file(path, (piece.encode() for piece in pieces))
+def write_report(path: Path, pieces: Iterable[str], *, replaces: bool = True) -> None:
+    """Write a report atomically, from pieces as they are produced.
+
+    Raises:
+        UsageError: the file exists, though it did not when the command began, and `replaces` is false.
+        OutputError: the system refuses.
+    """
+    write_file(path, (piece.encode() for piece in pieces), replaces=replaces)
 
 
 def is_terminal() -> bool:

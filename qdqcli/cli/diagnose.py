@@ -103,7 +103,7 @@ def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> No
         about = [f"Settings with the best changes found by: {shlex.join(['qdq', *sys.argv[1:]])}"]
         text = recipe_text(report.after.rows, decided, plans, about, request.recipe.min_ndim, report.notes())
         check_recipe(report.after.rows, plans_of(text, checkpoints, packed))
-        write_report(output, [text])
+        write_report(output, [text], replaces=options["overwrite"])
     deliver_pieces(lambda name, choice: render(report, name, choice), options)
     if output is not None:
         session.note(

@@ -111,6 +111,7 @@ class Gate:
     write_budget: Path | None = None
     headroom: Headroom
     ratchet: bool = False
+    overwrite: bool = False
 
     @classmethod
     def of(cls, options: Options, session: Session) -> Self:
@@ -151,6 +152,7 @@ class Gate:
             write_budget=options.get("write_budget"),
             headroom=options.get("headroom", Headroom(db=0.0)),
             ratchet=options.get("ratchet", False),
+            overwrite=options.get("overwrite", False),
         )
 
     def add_files(self, files: Files) -> None:
@@ -226,11 +228,12 @@ class Gate:
         written, judging = [], []
         if self.write_baseline is not None:
             measured = replace(run, verdict=None)
-            write_report(self.write_baseline, formatter("json")(measured, ReportOptions()))
+            pieces = formatter("json")(measured, ReportOptions())
+            write_report(self.write_baseline, pieces, replaces=self.overwrite)
             written.append(self.write_baseline)
             judging += ["--baseline", str(self.write_baseline)]
         if self.write_budget is not None:
-            write_report(self.write_budget, [budget_text(run, self.headroom)])
+            write_report(self.write_budget, [budget_text(run, self.headroom)], replaces=self.overwrite)
             written.append(self.write_budget)
             judging += ["--budget", str(self.write_budget)]
         if self.ratchet and self.budget is not None and self.budget_path is not None:

@@ -203,7 +203,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     about = _about(found, checkpoints, options)
     text = recipe_text(found.rows, decided, columns[0], about, min_ndim, notes_of(found))
     check_recipe(found.rows, plans_of(text, checkpoints, packed))
-    write_report(output, [text])
+    write_report(output, [text], replaces=options["overwrite"])
     shown = result_of("plan", columns[0], {**request.settings, **_described(options)}, found.rows)
     view = PlanView(allocation=found, result=shown, frontier=sizes_and_losses, explained=explained)
     deliver_pieces(lambda name, choice: render(view, name, replace(choice, top=options["top"])), options)

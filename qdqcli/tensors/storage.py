@@ -330,21 +330,23 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         return file.read(0, file.size)
 
 
-def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+def write_file(path: Path, pieces: Iterable[bytes], *, replaces: bool = True) -> None:
     """Write a whole file or none, through a link if `path` is one; an existing file keeps its mode.
 
     Removes stale temporaries. A file that cannot be replaced is written in place: a mount point, as in a container, or
     a writable file in a read-only folder.
 
     Raises:
+        UsageError: there is a file and `replaces` is false.
         OutputError: the system refuses, or `link_target`.
     """
     target = link_target(path)
-    if os.path.lexists(target) and (mount_points(target) or not os.access(target.parent, os.W_OK | os.X_OK)):
+    can_rename = not mount_points(target) and os.access(target.parent, os.W_OK | os.X_OK)
+    if replaces and os.path.lexists(target) and not can_rename:
         _write_in_place(path, pieces)
         return
     sweep_temporaries(target)
-    output = OutputFile(target, replaces=True)
+    output = OutputFile(target, replaces=replaces)
     try:
         offset = 0
         for block in _blocks(pieces):

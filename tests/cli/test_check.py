@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from qdqcli.tensors import storage
+from qdqcli.tensors.rename import rename_new
 from tests.cli.test_targets import SAMPLES
 from tests.conftest import Qdq
 from tests.run.checkpoints import NAMES, sample, write_safetensors
@@ -350,6 +352,31 @@ def test_a_budget_is_tightened_where_it_is_and_as_it_is(qdq: Qdq, tiny: Path, tm
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     assert re.fullmatch(rb"\xef\xbb\xbf# ours\r\nlimits.min_sqnr_db = \d\d\.\d+ # why\r\n", real.read_bytes())
+
+
+WRITING = (
+    ("check", "--write-budget"), ("check", "--write-baseline"), ("plan", "--avg-bits", 4, "-o"),
+    ("diagnose", "-b", 4, "--write-recipe"), ("calibrate", "-o"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", WRITING, ids=lambda command: f"{command[0]} {command[-1]}")
+def test_a_file_that_another_process_made_meanwhile_is_not_replaced(
+    qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...]
+) -> None:
+    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((4, 128), "F32", 1)})
+    path = tmp_path / "w.json"
+
+    def write_first(*arguments: Any, **options: Any) -> Any:
+        path.write_text("theirs")
+        return rename_new(*arguments, **options)
+
+    monkeypatch.setattr(storage, "rename_new", write_first)
+    name, *options = command
+    outcome = qdq(name, source, *options, path)
+    assert outcome.code == 2
+    assert f"{path}: exists: another process made it meanwhile" in outcome.error
+    assert path.read_text() == "theirs"
 
 
 @pytest.mark.parametrize("change", [lambda path: path.write_text("[limits]\nmin_sqnr_db = 60\n"), Path.unlink])
