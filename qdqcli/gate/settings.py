@@ -58,7 +58,8 @@ def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
     if found:
         raise UsageError(
             f"{budget.source}:{budget.settings.line}: the budget is for a run with other settings: {found}; measure "
-            "with those of the budget, or write one for these with --write-budget"
+            "with those of the budget, take them out of [settings] to judge by its limits all the same, or write one "
+            "for these with --write-budget"
         )
 
 
@@ -66,7 +67,12 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tupl
     """Yield key, old and new value of each setting that both have and that differs."""
     for key, value in was.items():
         if key in now and now[key] != value:
-            yield key, shown(value), shown(now[key])
+            show = _shown_rules if key == "rules" else shown
+            yield key, show(value), show(now[key])
+
+
+def _shown_rules(digest: Any) -> str:
+    return NONE if digest == NONE else f"a recipe's or preset's ({shown(digest)})"
 
 
 def shown(value: Any) -> str:

@@ -103,6 +103,8 @@ def test_other_rules_of_a_recipe_are_other_settings_and_its_name_is_not(tmp_path
     assert found(tmp_path, run(rules, "b.toml"), run(rules)) == []
     assert found(tmp_path, run(rules), run([{"match": ["a"], "num_bits": 3}])) == [(None, "settings")]
     assert found(tmp_path, run(rules), run([])) == [(None, "settings")]
+    (only,) = verdict(tmp_path, run(rules), "[baseline]\nfile = 'x.json'", baseline=run([])).violations
+    assert str(only.actual).startswith("rules a recipe's or preset's (")
 
 
 def test_what_changed_for_many_tensors_alike_is_one_violation(tmp_path: Path) -> None:
