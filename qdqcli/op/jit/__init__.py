@@ -1,1 +1,1 @@
-"""Kernels as compiled code: vectors, registration, and the cache; all that knows Numba's internals."""
+"""Compiled kernels: vectors, registration and the cache. The only folder that depends on Numba's internals."""

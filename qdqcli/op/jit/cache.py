@@ -1,10 +1,9 @@
-"""Compiled kernels on disk, in a folder of our own: a process that finds them starts in a fraction of the time.
+"""On-disk cache of compiled kernels: a process that finds them starts in a fraction of the time.
 
-Numba's own cache does not notice an edit in another file than the kernel's, fails on a damaged file, and refuses to
-import where no folder is writable. Here the folder's name holds the version and a hash of every source of the room,
-each file its own digest, and whatever cannot be read, loaded or written means compiling without it. The files are
-pickles, which run code when they are loaded: the folder and each file must belong to this user and be closed to
-everyone else's writing.
+Numba's own cache misses edits in files other than the kernel's, fails on a damaged file, and refuses to import where no
+folder is writable. Here the folder's name holds the version and a hash of every source file of `op/`, each file holds
+its own digest, and anything that cannot be read, loaded or written falls back to compiling. The files are pickles,
+which run code when they are loaded: the folder and each file must belong to this user and be writable by nobody else.
 """
 
 import hashlib
@@ -35,7 +34,7 @@ from qdqcli.op.jit.compiler import KernelCompiler
 
 _DIGEST_BYTES = 32
 _LEFTOVER_S = 3600
-"""Age from which a temporary file is one that a killed process left: writing a kernel takes milliseconds."""
+"""Age from which a temporary file counts as left by a killed process: writing a kernel takes milliseconds."""
 
 _CODE_SETTINGS = (
     "BOUNDSCHECK",
@@ -54,14 +53,14 @@ _CODE_SETTINGS = (
     "PARFOR_MAX_TUPLE_SIZE",
     "SLP_VECTORIZE",
 )
-"""Numba's settings (`NUMBA_OPT`, ...) on which the compiled code depends, beside the processor's name and features."""
+"""Numba settings (`NUMBA_OPT`, ...) that affect the compiled code, beside the processor's name and features."""
 
 
 @cache
 def folder() -> Path | None:
-    """Where compiled kernels are kept; None where there is no folder that only this user can write.
+    """Return the cache folder; None if there is none that only this user can write.
 
-    `QDQ_CACHE_DIR` names another place than the user's cache folder; empty, it turns the cache off.
+    `QDQ_CACHE_DIR` overrides the user's cache folder; an empty value turns the cache off.
     """
     root = _root()
     if root is None:
@@ -76,10 +75,10 @@ def folder() -> Path | None:
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` for kernels: IEEE division, no lock held, no contraction, compiled code kept in `folder`.
+    """Return the `numba.njit` decorator for kernels: IEEE division, no GIL, no contraction, code cached in `folder`.
 
     Raises:
-        UnavailableError: Numba is told not to compile.
+        UnavailableError: Numba's compiler is disabled.
     """
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         raise UnavailableError("Numba cannot compile kernels with NUMBA_DISABLE_JIT=1 in the environment; unset it")
@@ -96,7 +95,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 class KernelCache(_Cache):
-    """The compiled signatures of one kernel, a file each."""
+    """Compiled signatures of one kernel, one file each."""
 
     def __init__(self, function: Callable[..., Any], options: str) -> None:
         self._name = function.__qualname__
@@ -108,7 +107,7 @@ class KernelCache(_Cache):
         return None if place is None else str(place)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The compiled signature, or None: not there, damaged or unreadable."""
+        """Return the compiled signature; None if it is missing, damaged or unreadable."""
         _register_runtime()
         path = self._path(sig, target_context.codegen())
         if path is None:
@@ -119,11 +118,11 @@ class KernelCache(_Cache):
             if hashlib.sha256(payload).digest() != digest:
                 return None
             return CompileResult._rebuild(target_context, *_Unpickler(BytesIO(payload)).load())  # type: ignore[no-untyped-call]
-        except Exception:  # a pickle of another Numba can raise anything; compiling needs none of it
+        except Exception:  # a pickle of another Numba version can raise anything; fall back to compiling
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep the compiled signature, if that is possible."""
+        """Save the compiled signature, if possible."""
         path = self._path(sig, data.codegen)
         if path is None or data.library.has_dynamic_globals or any(not lifted.can_cache for lifted in data.lifted):
             return
@@ -148,10 +147,10 @@ class KernelCache(_Cache):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Leaves out modules of Numba whose functions are in a kernel: only interpreted code would look into them."""
+    """Unpickler that skips the Numba modules of functions in a kernel: only interpreted code would use them."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """As asked for, but for the environment of a function."""
+        """Return the requested object, except for a function's environment."""
         return _rebuild_environment if name == _rebuild_env.__name__ else super().find_class(module, name)
 
 
@@ -161,10 +160,10 @@ def _rebuild_environment(module: str, constants: list[Any], name: str) -> Any:
 
 @cache
 def _register_runtime() -> None:
-    """Tell LLVM where the functions in C are that compiled kernels call.
+    """Register with LLVM the addresses of the C functions that compiled kernels call.
 
-    Numba does more before it loads a kernel: it compiles what new kernels are linked with, and imports the rest of
-    itself, which take 0.12 s and 20 MB.
+    Numba does more before it loads a kernel: it compiles code that only new kernels are linked with and imports the
+    rest of itself, at a cost of 0.12 s and 20 MB.
     """
     for name, address in _nrt_python.c_helpers.items():
         llvmlite.binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
@@ -179,7 +178,7 @@ def _root() -> Path | None:
         return Path(base) / "qdqcli"
     try:
         return Path.home() / ".cache" / "qdqcli"
-    except RuntimeError:  # no home
+    except RuntimeError:  # no home directory
         return None
 
 
@@ -196,10 +195,10 @@ def _compiler_key() -> tuple[Any, ...]:
 
 
 def _read_private(path: Path) -> bytes:
-    """The content of a regular file that only this user can write.
+    """Read a regular file that only this user can write.
 
     Raises:
-        OSError: it is a link, or anything else.
+        OSError: it is a link, not a regular file, or not private.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -211,7 +210,7 @@ def _read_private(path: Path) -> bytes:
 
 @cache
 def _sweep(place: Path) -> None:
-    """Remove the temporary files that killed processes left, once in each process that writes."""
+    """Remove temporary files of killed processes, once in each process that writes."""
     with suppress(OSError):
         for path in place.glob("tmp*"):
             if time.time() - path.lstat().st_mtime > _LEFTOVER_S:

@@ -1,10 +1,10 @@
-"""Numba's compiler with less to do: for kernels, and for the functions that only kernels call.
+"""Reduced Numba pass pipelines for kernels and the helpers that only kernels call.
 
-Ordinarily each function that a kernel calls, however small, goes through all passes, is optimized, made into machine
-code, and then optimized once more inside every caller. Here passes without effect are left out, and helpers stay LLVM's
-intermediate code: only a kernel is optimized and made into machine code.
+By default, every function that a kernel calls, however small, runs through all passes, is optimized, compiled to
+machine code, and then optimized again inside each caller. Here passes without effect are skipped and helpers stay LLVM
+IR: only a kernel is optimized and compiled to machine code.
 
-What Numba runs is asked of Numba and only thinned out: a pass that another version adds is run, too.
+The pass list comes from Numba and is only filtered, so passes that a new version adds are run.
 """
 
 from functools import cache, partial
@@ -16,34 +16,34 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager
 
 _NEEDLESS = {
-    "with_lifting",  # there is no `with` in our kernels
-    "inline_closure_likes",  # nor are there closures
+    "with_lifting",  # kernels have no `with` blocks
+    "inline_closure_likes",  # no closures
     "make_function_op_code_to_jit_function",
-    "generic_rewrites",  # nor exceptions, or tuples of several types
+    "generic_rewrites",  # no exceptions, no tuples of mixed types
     "Rewrite dynamic raises",
-    "inline_inlinables",  # nor functions with Numba's option `inline`
+    "inline_inlinables",  # no functions with Numba's option `inline`
     "inline_overloads",
-    "find_literally",  # nor `literally` and `literal_unroll`
+    "find_literally",  # no `literally` or `literal_unroll`
     "literal_unroll",
     "LiteralPropagation",
-    "nopython_rewrites",  # nor expressions of whole arrays
+    "nopython_rewrites",  # no whole-array expressions
     "nopython_supported_feature_validation",
-    "annotate_types",  # nobody asks for the annotation
+    "annotate_types",  # the annotation is unused
     "dump_parfor_diagnostics",
 }
-"""Names of Numba's passes that would find nothing to do. What needs one of them does not compile without it."""
+"""Numba passes that would find nothing to do. Code that needs one of them fails to compile."""
 
 _NEEDLESS_FOR_HELPERS = _NEEDLESS | {
-    "ir_processing",  # lifetimes, which the pass `reconstruct_ssa` finds again
-    "ir_legalization",  # ends of lifetimes, for counting references to arrays, which helpers do not
+    "ir_processing",  # variable lifetimes, which the pass `reconstruct_ssa` computes again
+    "ir_legalization",  # ends of lifetimes, for array reference counts, which helpers do not use
 }
 
 
 class HelperLibrary(JITCodeLibrary):
-    """The code of a helper, neither optimized nor made executable: the libraries that it is linked into see to that."""
+    """Code of a helper, neither optimized nor made executable: that is left to the libraries it is linked into."""
 
     def get_pointer_to_function(self, _name: str) -> int:
-        """Numba asks for the wrapper that Python would call, and there is none."""
+        """Numba asks for the wrapper that Python would call; helpers have none."""
         return 0
 
     def _optimize_functions(self, module: Any) -> None:
@@ -56,10 +56,10 @@ class HelperLibrary(JITCodeLibrary):
 
 
 class KernelLibrary(JITCodeLibrary):
-    """The code of a kernel, optimized once, together with its helpers.
+    """Code of a kernel, optimized once, together with its helpers.
 
-    Numba's own is optimized function by function first, and quickly as a whole so that counts of references meet and
-    cancel: helpers have none.
+    Numba's own library first optimizes each function by itself, and then, cheaply, the whole module so that reference
+    counts cancel: helpers have none.
     """
 
     def _optimize_functions(self, module: Any) -> None:
@@ -73,13 +73,13 @@ class KernelLibrary(JITCodeLibrary):
 
 
 class KernelCompiler(CompilerBase):
-    """Compiles a kernel."""
+    """Compiler of a kernel."""
 
     needless = _NEEDLESS
     library: Any = KernelLibrary
 
     def define_pipelines(self) -> list[Any]:
-        """Numba's list of passes without those that are `needless`, into a `library`."""
+        """Return Numba's passes without the `needless` ones; code goes into a `library`."""
         context = self.state.targetctx
         self.state.targetctx = context.subtarget(get_abi_sizeof=partial(_size, context.target_data))
         self.state.library = self.library(context.codegen(), self.state.func_id.func_qualname)
@@ -94,13 +94,13 @@ class KernelCompiler(CompilerBase):
 
 
 class HelperCompiler(KernelCompiler):
-    """Compiles a function that only compiled code calls, and that neither makes nor returns arrays."""
+    """Compiler of a helper: called from compiled code only, neither creates nor returns arrays."""
 
     needless = _NEEDLESS_FOR_HELPERS
     library = HelperLibrary
 
     def define_pipelines(self) -> list[Any]:
-        """The same, and nothing that could be called."""
+        """Return the kernel's pipelines, with an entry point that cannot be called."""
         passes = super().define_pipelines()
         self.state.targetctx = self.state.targetctx.subtarget(get_executable=_entry_point)
         return passes
@@ -108,10 +108,10 @@ class HelperCompiler(KernelCompiler):
 
 @cache
 def _size(target_data: Any, llvm_type: Any) -> Any:
-    """The bytes of a type; Numba asks LLVM, by a module of its own each time, for every variable."""
+    """Return the size of a type in bytes. Numba would ask LLVM through a new module for every variable."""
     return llvm_type.get_abi_size(target_data)
 
 
 def _entry_point(library: Any, fndesc: Any, env: Any) -> Any:
-    """What Numba knows a compiled function by, of a helper: it cannot be called."""
+    """Placeholder entry point; helpers are never called from Python."""
     return _dynfunc.make_function(fndesc.lookup_module(), fndesc.qualname, "", 0, env, (library,))

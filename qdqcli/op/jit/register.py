@@ -1,4 +1,4 @@
-"""Functions that only compiled code calls: neither Python nor C does, so there are no wrappers for them."""
+"""Helpers and intrinsics callable from compiled code only: no CPython or C wrappers."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,14 +13,14 @@ from qdqcli.op.jit.compiler import HelperCompiler
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 TRIED_FIRST = {"target": "cpu"}
-"""Metadata of a template for one target, which Numba tries before those for all: a dozen for sums of numbers."""
+"""Metadata of a CPU-only template: Numba tries it before the generic ones, of which sums of numbers have a dozen."""
 
 _INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _ON_CPU: Any = {"_nrt": False, "pipeline_class": HelperCompiler}
 
 
 def overload(function: Callable[..., Any], *, strict: bool = True, **options: Any) -> Callable[[Function], Function]:
-    """`numba.extending.overload`, on the CPU by our `HelperCompiler`; other targets have compilers of their own."""
+    """Return the `numba.extending.overload` decorator, using `HelperCompiler` for the CPU and Numba's for others."""
 
     def register(choose: Function) -> Function:
         template = make_overload_template(  # type: ignore[no-untyped-call]
@@ -34,9 +34,9 @@ def overload(function: Callable[..., Any], *, strict: bool = True, **options: An
 
 
 def _remembering(template: Any) -> Any:
-    """The template of an overload, asked once about the same types of arguments.
+    """Make an overload's template resolve each set of argument types only once.
 
-    Numba's own compiles a function anew for callers with other options, and looks into the compiler at every call.
+    Numba's own template compiles a function again for callers with other options and queries the compiler at each call.
     """
     signatures: dict[Any, Any] = {}
 
@@ -51,22 +51,22 @@ def _remembering(template: Any) -> Any:
 
 
 def inlined(function: Function) -> Function:
-    """Let compiled code call `function`; it stays an ordinary function besides."""
+    """Make `function` callable from compiled code; it stays an ordinary Python function."""
     overload(function, strict=False)(lambda *_args: function)
     return function
 
 
 def always_inlined(function: Function) -> Function:
-    """The same, without a call: pairs of lanes are returned through memory otherwise, four times slower."""
+    """Make `function` inlined at every call: otherwise pairs of vectors are returned through memory, 4 times slower."""
     overload(function, strict=False, forceinline=True)(lambda *_args: function)
     return function
 
 
 def intrinsic_for(function: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Let `function` be an instruction on the CPU, where the decorated function gives a signature and its generator.
+    """Lower `function` to an instruction on the CPU; the decorated function returns a signature and its generator.
 
-    It takes a context and the arguments' types, as Numba's `intrinsic` has it, and may answer None. An overload would
-    be a function, which costs some milliseconds for every type of its arguments.
+    It takes a context and the argument types, like a Numba `intrinsic`, and may return None. An overload would be a
+    function, which costs some milliseconds for each set of argument types.
     """
 
     def register(define: Function) -> Function:

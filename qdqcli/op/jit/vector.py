@@ -1,12 +1,12 @@
-"""Lanes: sixteen values side by side, an LLVM vector that Numba code may use like a number.
+"""Vectors of sixteen elements (lanes): LLVM vectors that Numba code can use like numbers.
 
-A small vocabulary: `load`, `store`, `stream`, arithmetic and comparisons by operators (a scalar operand counts for
-every lane), `select`, `rint`, `floor`, `abs` and the bit patterns of `primitives.py`, then across lanes `tree_sum`,
-`least`, `greatest`, `count` and `first_lanes`. The functions of `value.py` take lanes where they take numbers.
+A small vocabulary: `load`, `store`, `stream`, arithmetic and comparison operators (scalars are broadcast), `select`,
+`rint`, `floor`, `abs` and the bit patterns of `primitives.py`; across lanes `tree_sum`, `least`, `greatest`, `count`
+and `first_lanes`. The functions of `value.py` accept vectors wherever they accept numbers.
 
-Why: the vectorizer of LLVM gives up on a loop with sums in a fixed order, and with a float minimum in it (5 to 8 times
-slower; `tests/benchmarks/lanes_against_loops.py` shows it). Sixteen lanes written out are the same additions in the
-same order on SSE, AVX2, AVX-512 and NEON, so the same bits. Multiplication and addition are never contracted.
+Why: LLVM's vectorizer gives up on loops with sums in a fixed order and on loops with a float minimum (5 to 8 times
+slower; see `tests/benchmarks/lanes_against_loops.py`). Sixteen explicit lanes perform the same additions in the same
+order on SSE, AVX2, AVX-512 and NEON, so the bits are the same. Multiply and add are never contracted.
 """
 
 import operator
@@ -36,7 +36,7 @@ _ELEMENTS = {
 
 
 class Lanes(types.Type):
-    """The type of sixteen values of the Numba type `scalar`; of booleans: a mask."""
+    """Type of a vector of sixteen values of the Numba type `scalar`; with booleans it is a mask."""
 
     def __init__(self, scalar: Any, width: int = 16) -> None:
         self.scalar = scalar
@@ -44,7 +44,7 @@ class Lanes(types.Type):
         super().__init__(name=f"Lanes({scalar}, {width})")
 
     def of(self, scalar: Any) -> "Lanes":
-        """As many of another type."""
+        """Return the type with the same number of lanes of another scalar."""
         return Lanes(scalar, self.width)
 
     @property
@@ -57,7 +57,7 @@ class Lanes(types.Type):
 
     @property
     def suffix(self) -> str:
-        """As LLVM's intrinsics spell the type."""
+        """Type suffix of LLVM's intrinsics."""
         return f"v{self.width}{'f' if self.is_float else 'i'}{self.scalar.bitwidth}"
 
 
@@ -73,7 +73,7 @@ F32, F64 = Lanes(types.float32), Lanes(types.float64)
 
 
 def _spread(context: Any, builder: Any, value: Any, kind: Any, lanes: Lanes) -> Any:
-    """`value` as lanes: itself, or a number (converted to the lanes' scalar) in every one."""
+    """Return `value` as a vector: unchanged, or a number, converted to the scalar type, broadcast to all lanes."""
     if isinstance(kind, Lanes):
         return value
     number = context.cast(builder, value, kind, lanes.scalar)
@@ -87,14 +87,14 @@ def _int32(number: int) -> ir.Constant:
 
 
 def _lanes_of(*kinds: Any) -> Lanes | None:
-    """The lanes among the operands, None where all are scalars."""
+    """Return the vector type among the operands; None if all are scalars."""
     return next((kind for kind in kinds if isinstance(kind, Lanes)), None)
 
 
 # ------------------------------------------------------------------ operators
 
 _FREQUENT = {(kind, kind) for kind in (types.int64, types.float32, types.float64)}
-"""Pairs of numbers whose sums are of their type, which need not wait for the dozen templates of numbers either."""
+"""Pairs of numbers whose sum has their own type; they too can skip Numba's dozen templates for numbers."""
 
 
 def _define(
@@ -104,9 +104,9 @@ def _define(
     compares: bool = False,
     scalars: bool = False,
 ) -> None:
-    """Let `function(a, b)` take lanes: `emit(builder, lanes, a, b)` makes the instruction.
+    """Make `function(a, b)` accept vectors: `emit(builder, lanes, a, b)` generates the instruction.
 
-    `scalars`: of `_FREQUENT` operands only the result's type is said, at once; the instruction is Numba's.
+    With `scalars`, `_FREQUENT` operands get their result type at once; the instruction stays Numba's.
     """
 
     @infer_global(function)
@@ -123,7 +123,7 @@ def _define(
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         lanes = _lanes_of(*sig.args)
-        assert lanes is not None  # the template saw to it
+        assert lanes is not None  # ensured by the template
         a, b = (_spread(context, builder, value, kind, lanes) for value, kind in zip(args, sig.args, strict=True))
         return emit(builder, lanes, a, b)
 
@@ -173,7 +173,7 @@ def _llvm_call(name: str, builder: Any, lanes: Lanes, *arguments: Any) -> Any:
 
 
 def _unary(function: Callable[..., Any], name: str) -> None:
-    """Let `function(v)` be LLVM's intrinsic of that name."""
+    """Lower `function(v)` to LLVM's intrinsic `name`."""
 
     @intrinsic_for(function)
     def _typed(_context, v):
@@ -208,7 +208,7 @@ def _constant(_context, number, v):
 
 
 def _cast(lanes: Lanes, result: Lanes, instruction: str) -> Any:
-    """An intrinsic's signature and generator that converts every lane."""
+    """Signature and generator of an intrinsic that converts every lane."""
     return result(lanes), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], result.llvm)
 
 
@@ -265,14 +265,14 @@ def _half_of_float32(_context, v):
 
 @intrinsic
 def as_elements(_context, bits, array):
-    """Patterns as what an array holds; a view of the array that they come from takes Numba a third of a second."""
+    """Reinterpret patterns as elements of `array`; a view of the source array takes Numba a third of a second."""
     lanes = Lanes(array.dtype)
     return lanes(bits, array), lambda _c, builder, _s, args: builder.bitcast(args[0], lanes.llvm)
 
 
 @intrinsic
 def as_wide(_context, v, like):
-    """Lanes of floats, converted to those of float64 if `like` is such lanes."""
+    """Convert a vector of floats to float64 if `like` is a vector of float64."""
     instruction = "bitcast" if v == like else "fpext"
     return like(v, like), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], like.llvm)
 
@@ -300,7 +300,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 @intrinsic
 def load(_context, array, i):
-    """The elements [i, i + LANES) of a contiguous array."""
+    """Load the elements [i, i + LANES) of a contiguous array."""
     lanes = Lanes(array.dtype)
 
     def generate(context, builder, sig, args):
@@ -310,19 +310,19 @@ def load(_context, array, i):
 
 
 def _width() -> int:
-    """Lanes that are worked on at once where many sums are kept: more would not fit into the registers."""
+    """Vector width where many sums are kept: wider vectors would not fit into the registers."""
     return LANES if primitives.target_has("avx512f") else LANES // 2
 
 
 @intrinsic
 def width(_context):
-    """How many lanes `load_some` and `splat_some` give: LANES or half of them."""
+    """Width of the vectors of `load_some` and `splat_some`: LANES or half of it."""
     return types.intp(), lambda _c, _b, _s, _a: ir.Constant(ir.IntType(64), _width())
 
 
 @intrinsic
 def load_some(_context, array, i):
-    """The elements [i, i + width()) of a contiguous array."""
+    """Load the elements [i, i + width()) of a contiguous array."""
     lanes = Lanes(array.dtype, _width())
 
     def generate(context, builder, sig, args):
@@ -335,14 +335,14 @@ def load_some(_context, array, i):
 
 @intrinsic
 def splat_some(_context, number):
-    """The number in width() lanes."""
+    """Broadcast a number to width() lanes."""
     lanes = Lanes(number, _width())
     return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
 
 
 @intrinsic
 def prefetch(_context, array, i):
-    """Let element `i` come into the first cache, for what reads it soon; it may be beyond the array's end."""
+    """Prefetch element `i` into the L1 cache; it may lie beyond the array's end."""
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], *args)
@@ -375,9 +375,9 @@ def _store(*, past_the_caches: bool) -> Any:
 
 
 store = _store(past_the_caches=False)
-"""store(array, i, v): write the lanes to [i, i + LANES) of a contiguous array."""
+"""store(array, i, v): write a vector to [i, i + LANES) of a contiguous array."""
 stream = _store(past_the_caches=True)
-"""As `store`, past the caches; the address must be a multiple of LANES elements."""
+"""stream(array, i, v): non-temporal `store`; the address must be aligned to LANES elements."""
 
 
 @intrinsic
@@ -420,7 +420,7 @@ def _element(_context, array, i):
 
 @inlined
 def load_part(array, i, n):
-    """The elements [i, i + n), at most LANES of them; the element at `i` in the lanes that are left."""
+    """Load the elements [i, i + n), at most LANES; the remaining lanes repeat element `i`."""
     if n >= LANES:
         return load(array, i)
     return _masked_load(array, i, first_lanes(n), _element(array, i))
@@ -428,7 +428,7 @@ def load_part(array, i, n):
 
 @inlined
 def load_first(array, i, n):
-    """The elements [i, i + n) in the first of width() lanes, and zeros; `n` may be negative."""
+    """Load the elements [i, i + n) into the first of width() lanes, zeros elsewhere; `n` may be negative."""
     return _masked_load(array, i, _first_some(n), 0)
 
 
@@ -443,7 +443,7 @@ def store_part(array, i, v, n):
 
 @intrinsic
 def store_mask(_context, array, i, mask):
-    """Write the mask to [i, i + LANES) of a contiguous array of booleans."""
+    """Write a mask to [i, i + LANES) of a contiguous array of booleans."""
     octets = ir.VectorType(ir.IntType(8), LANES)
 
     def generate(context, builder, sig, args):
@@ -457,9 +457,9 @@ def store_mask(_context, array, i, mask):
 
 @intrinsic
 def transpose_tile(_context, x, i, row, out, j, step):
-    """Write LANES rows of LANES elements as columns: out[j + c * step + r] is x[i + r * row + c].
+    """Transpose a tile of LANES rows of LANES elements: out[j + c * step + r] is x[i + r * row + c].
 
-    Both are arrays of one type. Four rounds of shuffles: each deals rows k and k + 8 into rows 2 k and 2 k + 1.
+    Both arrays have one type. Four rounds of shuffles: each deals rows k and k + 8 into rows 2 k and 2 k + 1.
     """
     deals = [
         ir.Constant(I32.llvm, [k // 2 + k % 2 * LANES for k in range(first, first + LANES)]) for first in (0, LANES)
@@ -467,7 +467,7 @@ def transpose_tile(_context, x, i, row, out, j, step):
 
     def generate(context, builder, sig, args):
         def pointer(first: int, k: int) -> Any:
-            """Of row `k` of the array that is argument `first`; its begin and the step between rows follow there."""
+            """Pointer to row `k` of the array `args[first]`, whose start and row step are the next two arguments."""
             array, begin, step = args[first : first + 3]
             index = builder.add(begin, builder.mul(step, ir.Constant(step.type, k)))
             return _pointer(context, builder, sig.args[first], array, index)
@@ -489,14 +489,14 @@ def transpose_tile(_context, x, i, row, out, j, step):
 
 @intrinsic
 def splat(_context, number):
-    """The number in every lane."""
+    """Broadcast a number to all lanes."""
     lanes = Lanes(number)
     return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
 
 
 @intrinsic
 def first_lanes(_context, n):
-    """The mask of the first `n` lanes."""
+    """Mask of the first `n` lanes."""
 
     def generate(context, builder, sig, args):
         index = ir.Constant(I64.llvm, list(range(LANES)))
@@ -507,7 +507,7 @@ def first_lanes(_context, n):
 
 @intrinsic
 def _first_some(_context, n):
-    """The mask of the first `n` of width() lanes."""
+    """Mask of the first `n` of width() lanes."""
     lanes = Lanes(types.int64, _width())
 
     def generate(context, builder, sig, args):
@@ -519,7 +519,7 @@ def _first_some(_context, n):
 
 @intrinsic
 def count(_context, mask):
-    """The number of lanes of a mask that are set."""
+    """Number of set lanes of a mask."""
 
     def generate(_context, builder, _sig, args):
         return builder.zext(builder.ctpop(builder.bitcast(args[0], ir.IntType(mask.width))), ir.IntType(64))
@@ -536,7 +536,7 @@ def no_count(_context):
 
 @intrinsic
 def minus_mask(_context, total, mask):
-    """I32 lanes, one more where the mask is set: a comparison gives -1, which is subtracted."""
+    """Add 1 to the int32 lanes where the mask is set: a comparison gives -1, which is subtracted."""
 
     def generate(_context, builder, _sig, args):
         return builder.sub(args[0], builder.sext(args[1], total.llvm))
@@ -546,7 +546,7 @@ def minus_mask(_context, total, mask):
 
 @intrinsic
 def bits_of_mask(_context, mask):
-    """A mask as an integer: lane k is bit k."""
+    """Return a mask as an integer: lane k is bit k."""
 
     def generate(_context, builder, _sig, args):
         return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), ir.IntType(64))
@@ -556,7 +556,7 @@ def bits_of_mask(_context, mask):
 
 @intrinsic
 def lowest_bit(_context, number):
-    """The place of the lowest bit that is set in an int64 that is not 0."""
+    """Index of the lowest set bit of a nonzero int64."""
 
     def generate(_context, builder, _sig, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
@@ -565,7 +565,7 @@ def lowest_bit(_context, number):
 
 
 def _fold(combine: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
-    """An intrinsic that folds the far half of the lanes onto the near half until one is left: always the same tree."""
+    """Return an intrinsic that reduces the lanes, far half onto near half until one is left: a fixed tree."""
 
     @intrinsic
     def call(_context, v):
@@ -596,7 +596,7 @@ def _keep(sign: str) -> Callable[[Any, Lanes, Any, Any], Any]:
 
 
 def _fold_pairs(keep: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
-    """An intrinsic of two lanes that keeps one of each pair of neighbours: those of the first, then of the second."""
+    """Return an intrinsic of two vectors that keeps one of each pair of neighbours: those of `a`, then of `b`."""
 
     @intrinsic
     def call(_context, a, b):
@@ -614,7 +614,7 @@ def _fold_pairs(keep: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
 
 @intrinsic
 def any_lane(_context, mask):
-    """Whether the mask is set anywhere."""
+    """Tell whether any lane of the mask is set."""
 
     def generate(_context, builder, _sig, args):
         bits = builder.bitcast(args[0], ir.IntType(LANES))
@@ -624,30 +624,30 @@ def any_lane(_context, mask):
 
 
 tree_sum = _fold(_float_or_int("fadd", "add"))
-"""The sum of the lanes: k and k + 8, then k and k + 4, k and k + 2, k and k + 1."""
+"""Sum of the lanes: k and k + 8, then k and k + 4, k and k + 2, k and k + 1."""
 least = _fold(_keep("<"))
-"""The smallest lane."""
+"""Smallest lane."""
 greatest = _fold(_keep(">"))
-"""The largest lane."""
+"""Largest lane."""
 
 least_of_pairs = _fold_pairs(_keep("<"))
-"""The smaller of each two neighbours: eight of `a`, then eight of `b`."""
+"""Smaller of each pair of neighbouring lanes: eight results from `a`, then eight from `b`."""
 greatest_of_pairs = _fold_pairs(_keep(">"))
-"""The larger of them."""
+"""Larger of each pair of neighbouring lanes: eight results from `a`, then eight from `b`."""
 
 
 def smaller(a: Any, b: Any) -> Any:
-    """Lane by lane, `a` where it is less than `b`, else `b`; or of two integers."""
+    """Per lane, `a` where it is less than `b`, else `b`; also for two integers."""
     raise NotImplementedError("for compiled code")
 
 
 def larger(a: Any, b: Any) -> Any:
-    """Lane by lane, `a` where it is greater than `b`, else `b`; or of two integers."""
+    """Per lane, `a` where it is greater than `b`, else `b`; also for two integers."""
     raise NotImplementedError("for compiled code")
 
 
 def _define_for_integers(function: Callable[..., Any], emit: Callable[[Any, Lanes, Any, Any], Any]) -> None:
-    """Let `function(a, b)` take signed integers: of Python's own `min` Numba makes a function, and a loop in it."""
+    """Make `function(a, b)` accept signed integers. Numba compiles Python's own `min` to a function with a loop."""
 
     @infer_global(function)
     class _Template(AbstractTemplate):
