@@ -1,4 +1,4 @@
-"""The CPU as a back end: the functions of `cpu/dispatch.py` on arrays in memory."""
+"""CPU back end: the functions of `cpu/dispatch.py` on arrays in memory."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""The CPU back end: parts of a tensor in, keys, grids, values and error sums out; chooses the loop for a layout.
+"""CPU dispatch: chooses the loop for a layout. Takes parts of a tensor, returns keys, grids, values and error sums.
 
-Slices of at least LANES neighbours are worked on run by run. Shorter ones (an axis that is the last, groups of 4) would
-leave most lanes empty: their grids are spread to one column per element of a row, and rows are worked on instead.
+Slices of at least LANES neighbours are processed run by run. Shorter ones (last axis, groups of 4) would leave most
+lanes empty: their grids are broadcast to one column per element of a row, and whole rows are processed instead.
 """
 
 import numpy as np
@@ -53,20 +53,20 @@ _quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
 _requantize_and_sum = kernel()(cpu_quantize.requantize_and_sum)
 _requantize_slices = kernel()(cpu_parallel.quantize_slices.py_func)
 differentiate = kernel()(cpu_quantize.differentiate)
-"""The loops as kernels: each type of argument that one is called with is compiled once, and kept."""
+"""Kernels: each set of argument types is compiled once and cached."""
 
 _BATCH = 1 << 16
-"""Elements whose range is found just before they are quantized, while a core's cache still has them."""
+"""Elements whose range is measured just before they are quantized, while they are in a core's cache."""
 
 _SHORT_RUN = 16 * LANES
-"""Elements of a run up to which its extremes take longer than going through it."""
+"""Longest run, in elements, whose extremes take longer to reduce across lanes than to scan."""
 
 STREAM_BYTES = 16 << 20
-"""Of an output that no cache keeps for whoever reads it next."""
+"""Output size in bytes from which no cache keeps the output for its next reader."""
 
 
 def is_columnar(layout: Layout) -> bool:
-    """Whether slices are too short for lanes."""
+    """Tell whether slices are shorter than a vector."""
     return layout.inner < LANES
 
 
@@ -84,7 +84,7 @@ def measure_range(x: Stored, start: int, stop: int, layout: Layout, first_slice:
 
 
 def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Keys:
-    """The keys (2, slices) of a whole array, its parts side by side."""
+    """Return the keys (2, slices) of a whole array, measured in parallel parts."""
     bits, limits, bounds = x.view(PATTERN[dtype]), key_limits(dtype), cuts(len(x), num_parts)
     keys = empty_keys(layout.num_slices, dtype)
     if num_parts == 1 or (is_columnar(layout) and layout.is_contiguous):
@@ -101,12 +101,12 @@ def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Keys
 
 
 def _merged(by_part: Keys) -> Keys:
-    """The keys (2, slices) of all parts together."""
+    """Merge the keys of all parts into (2, slices)."""
     return np.stack([by_part[:, 0].min(axis=0), by_part[:, 1].max(axis=0)])
 
 
 def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, num_parts: int) -> None:
-    """Quantize a whole array, its parts side by side."""
+    """Quantize a whole array in parallel parts."""
     if num_parts == 1:
         quantize(x, y, 0, 0, len(x), layout, params)
         return
@@ -114,7 +114,7 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
     streaming = _streaming(y, layout)
     if params.columns is None:
         cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings, streaming)
-    else:  # the first column is that of element 0: all slices are there
+    else:  # column 0 is element 0: all slices are present
         columns = params.columns
         cpu_parallel.quantize_columns(
             x, y, bounds, columns.row, columns.grids, params.any_flushing, *settings, streaming
@@ -122,12 +122,12 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
 
 
 def can_fuse(layout: Layout, num_parts: int) -> bool:
-    """Whether slices are runs short enough to be measured and quantized while the cache holds them."""
+    """Tell whether slices are runs short enough to be measured and quantized while in the cache."""
     return layout.is_contiguous and LANES <= layout.inner <= _BATCH and layout.num_slices >= num_parts
 
 
 def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
-    """Measure and quantize a whole array of such slices, in one pass over memory."""
+    """Measure and quantize a whole array for which `can_fuse` is true, in one pass over memory."""
     bits = x.view(PATTERN[dtype])
     batch = max(_BATCH // layout.inner // LANES, 1) * LANES
     number = float_type(dtype)
@@ -139,7 +139,7 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
     )
     like = like_of(dtype, spec.compute_dtype)
     slices = cuts(layout.num_slices, num_parts)
-    # Numba's OpenMP ends a forked child that runs a parallel kernel, were it for a single part.
+    # Numba's OpenMP kills a forked child that runs a parallel kernel, even with a single part.
     run = cpu_parallel.quantize_slices if num_parts > 1 else _requantize_slices
     run(
         x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, like, number), half_up(spec), like,
@@ -148,13 +148,13 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
 
 
 def _short_runs(layout: Layout) -> Switch:
-    """Whether slices are a few whole lanes each, one behind the other."""
+    """True for short, contiguous runs of whole vectors, one run per slice."""
     is_short = layout.inner <= _SHORT_RUN and layout.inner % LANES == 0 == layout.row % layout.inner
     return True if is_short and layout.is_contiguous else None
 
 
 def _streaming(y: Stored, layout: Layout) -> Switch:
-    """Whether `y` is written past the caches: it is larger than they are, and runs or rows begin at whole lanes."""
+    """True for non-temporal stores to `y`: larger than the caches, with runs or rows aligned to whole vectors."""
     whole_runs = layout.inner % LANES == 0 or is_columnar(layout)
     runs_align = layout.num_slices == 1 or (whole_runs and layout.row % LANES == 0)
     aligned = y.ctypes.data % (LANES * y.itemsize) == 0
@@ -163,19 +163,21 @@ def _streaming(y: Stored, layout: Layout) -> Switch:
 
 
 def _streaming_with_sums(total_bytes: int) -> Switch:
-    """The same for an output of so many bytes whose parts are read once more, to be summed, before they go there."""
+    """True for non-temporal stores to an output of `total_bytes`, of which each part is summed before it is stored."""
     return True if total_bytes and total_bytes >= STREAM_BYTES and writes_whole_lines() else None
 
 
 def writes_whole_lines() -> bool:
-    """Whether lanes of float32 are one store: of several rows in turn, halves of lines past the caches take 3 times as
-    long as ordinary stores on Zen 3, and twice as long from a buffer.
+    """Tell whether a float32 vector is one store.
+
+    On Zen 3, non-temporal stores of half cache lines to several rows in turn take 3 times as long as ordinary stores,
+    and twice as long from a buffer.
     """
     return target_has("avx512f")
 
 
 def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
-    """The grids of the slices from `first_slice` on whose ranges are `ends` (2, slices)."""
+    """Return the grids of the slices from `first_slice` on, whose ranges are `ends` (2, slices)."""
     num_slices = ends.shape[1]
     room = -(-num_slices // LANES) * LANES
     padded = np.zeros((2, room), float_type(dtype))
@@ -212,12 +214,13 @@ def quantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool,
     total_bytes: int = 0,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """`quantize`, and the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
+    """`quantize`, and return the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
 
-    Unless `keep`, nothing is written to `y`. If that is part of an output of `total_bytes`, and these are many, it lies
-    as many elements behind a multiple of LANES as `base` does, and is written past the caches.
+    Without `keep`, nothing is written to `y`. If `y` is part of a large output (`total_bytes`), it must have the
+    alignment of `base`, modulo LANES elements, and is written by non-temporal stores.
 
-    The extremes of the input are not among them. Slices that became infinite or NaN are marked in `params.degenerate`.
+    The sums leave out the extremes of the input. Slices whose output became infinite or NaN are marked in
+    `params.degenerate`.
     """
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     _quantize_and_sum(
@@ -238,7 +241,7 @@ def quantize_and_sum(
 def _look_closer(
     x: Stored, y: Stored, first: int, layout: Layout, params: QuantParams, row: NDArray[np.float64]
 ) -> None:
-    """Sum a chunk, elements from `first` on, again; slices that became infinite or NaN are marked as degenerate."""
+    """Sum a chunk, elements from `first` on, again; mark slices that became infinite or NaN as degenerate."""
     look_closer(x, y, row)
     if row[NONFINITE] or row[NONFINITE_OUTPUT]:
         elements = np.arange(first, first + x.size)
@@ -251,7 +254,7 @@ def _look_closer(
 def sum_place(
     base: int, start: int, stop: int, layout: Layout, params: QuantParams
 ) -> tuple[int, int, int, int, int, int, int]:
-    """What `cpu_quantize.quantize_and_sum` takes from `base` to `first_slice`."""
+    """Arguments `base` to `first_slice` of `cpu_quantize.quantize_and_sum`."""
     if params.columns is None:
         return base, start, stop, *layout.steps, params.first_slice
     base, start, stop, row = params.columns.place(base, start, stop)
@@ -259,14 +262,14 @@ def sum_place(
 
 
 def grids_for_sums(params: QuantParams) -> tuple[Floats, NDArray[np.bool_], Switch, bool]:
-    """What it takes from `grids` to `clipping`."""
+    """Arguments `grids` to `clipping` of `cpu_quantize.quantize_and_sum`."""
     if params.columns is None:
         return params.grids, params.flags, None, params.any_clipping
     return params.columns.grids, params.any_flags, True, params.any_clipping
 
 
 def room_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
-    """What it takes from `piece` to `terms`."""
+    """Scratch buffers: the arguments `piece` and `terms` of `cpu_quantize.quantize_and_sum`."""
     return np.empty(PIECE, x.dtype), terms_of(x, x)
 
 
@@ -275,11 +278,11 @@ def requantize_and_sum(
     total_bytes: int = 0, source: Place | None = None, sink: Place | None = None,
     trouble: NDArray[np.int64] | None = None,
 ) -> BlockSums | None:  # fmt: skip
-    """All of it in one call, where `x` holds whole slices, each one run, whose range is measured.
+    """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
-    With a `source`, the file in which the tensor lies, `x` is only room for them; what becomes of the elements
-    [start, stop) goes to the `sink`; `trouble` notes what the system refuses. None where elements are not finite,
-    slices too short for lanes or the file fails: then step by step.
+    With `source`, the file of the tensor, `x` is only a scratch buffer for these slices; the outputs of the elements
+    [start, stop) are written to `sink`, and `trouble` records a failed system call. Returns None where elements are not
+    finite, slices are shorter than a vector or the file fails: the caller then goes step by step.
     """
     if is_columnar(layout):
         return None
@@ -315,21 +318,21 @@ def sum_slices(
 
 
 def extremes(x: Stored, dtype: str) -> tuple[float, float]:
-    """The smallest and the largest finite element; (inf, -inf) where there is none."""
+    """Smallest and largest finite element; (inf, -inf) where there is none."""
     keys = empty_keys(1, dtype)
     infinity, nothing = key_limits(dtype)
     _measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, keys)
     if -infinity <= keys[0, 0] and keys[1, 0] < infinity:
         lo, hi = ends_of_keys(keys, dtype)[:, 0]
-    else:  # infinities hide the finite ones, or there is no number
+    else:  # infinities hide the finite extremes, or all elements are NaN
         lo, hi = cpu_careful.finite_extremes(x)
     return float(lo), float(hi)
 
 
 def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, NDArray[np.int64]]:
-    """The element of column 0, and the slice of each column of a row, `first_slice` as 0.
+    """Return the element in column 0, and the slice of each column of a row, relative to `first_slice`.
 
-    Slices that come again in every row: a row of the layout. Otherwise all that the slices hold is one row.
+    A row is the layout's row if slices recur in every row. Otherwise it is all elements of the slices.
     """
     if not layout.is_contiguous:
         return 0, np.arange(layout.row) // layout.inner

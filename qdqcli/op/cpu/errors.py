@@ -1,7 +1,7 @@
-"""The CPU's error sums of two arrays: what an element was, `x`, and what it became, `y`; no grids, no layouts.
+"""CPU error sums of two arrays, input `x` and output `y`, without grids or layouts.
 
-`x` and `y` hold stored elements, each of its own dtype (see `value.py`); x[0] and y[0] begin a chunk. The definition of
-the sums and of their order of addition is that of `docs/exactness.md`.
+`x` and `y` hold stored elements, each of its own dtype (see `value.py`); x[0] and y[0] begin a chunk. The sums and
+their order of addition are defined in `docs/exactness.md`.
 """
 
 from typing import Any, NamedTuple
@@ -53,16 +53,16 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 RUN = 16 * LANES
 """Elements whose terms are added in their own type before they are widened."""
 PIECE = 16 * RUN
-"""Elements that are quantized, then summed while the first cache has them and fetches the next."""
+"""Elements that are quantized, then summed while the L1 cache holds them and prefetches the next."""
 _SMALL = 2.0**-100
-"""Sums of squares below it may have lost digits to float32's smallest numbers."""
+"""Sums of squares below it may have lost digits to float32 subnormals."""
 
 
 class Terms(NamedTuple):
-    """The type of the terms, and room for a chunk's sums."""
+    """Type of the terms, and accumulators of a chunk."""
 
     zero: np.floating[Any]
-    """A zero of that type."""
+    """Zero of that type."""
     marking: Switch
     """Extreme chunks are marked: float32 may not hold their terms."""
     totals: NDArray[np.float64]
@@ -70,7 +70,7 @@ class Terms(NamedTuple):
 
 
 def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False) -> Terms:
-    """Terms in float32, or in float64 for elements of float64 and where the chunk is `extreme`."""
+    """Return terms in float32, or in float64 for float64 elements and `extreme` chunks."""
     totals = np.empty(SUM_COLUMNS * LANES)
     if extreme or x.dtype == np.float64 or y.dtype == np.float64:
         return Terms(np.float64(0), None, totals)
@@ -82,17 +82,17 @@ def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False) -> Term
 
 @inlined
 def begin_chunk(terms):
-    """Nothing was added yet."""
+    """Reset the accumulators."""
     for k in range(0, SUM_COLUMNS * LANES, LANES):
         store(terms.totals, k, 0.0)
 
 
 @inlined
 def add_runs(x, i, y, j, n, terms, streaming, out, o):
-    """Add `n` elements, x[i] and y[j] the first: runs of a chunk, the last of which alone may be shorter.
+    """Add `n` elements, from x[i] and y[j] on: runs of a chunk, of which only the last may be shorter.
 
-    With `streaming`, whole lanes of `y` also go to `out` from out[o] on, past the caches: stores wait for memory while
-    sums are added.
+    With `streaming`, whole vectors of `y` are also written to `out` from out[o] on, by non-temporal stores: these wait
+    for memory while sums are added.
     """
     for begin in range(0, n, RUN):
         for shift in range(0, LANES, width()):
@@ -150,7 +150,10 @@ def _widen(totals, k, lanes):
 
 @inlined
 def finish_chunk(x, i, n, terms, row):
-    """Fill the `row` (SUM_COLUMNS,) of the chunk x[i : i + n]; ABS_ERROR is not finite where `look_closer` must."""
+    """Reduce the accumulators into the `row` (SUM_COLUMNS,) of the chunk x[i : i + n].
+
+    ABS_ERROR is not finite where `look_closer` must sum the chunk again.
+    """
     for k in range(NUM_SUMS):
         row[k] = tree_sum(load(terms.totals, k * LANES))
     row[MAX_ABS_ERROR] = greatest(load(terms.totals, MAX_ABS_ERROR * LANES))
@@ -161,7 +164,7 @@ def finish_chunk(x, i, n, terms, row):
 
 @inlined
 def is_extreme(row):
-    """Whether float32 terms may have overflowed or lost digits, or xx + yy - ee, the cosine's, cancels."""
+    """Tell whether float32 terms may have overflowed or lost digits, or the cosine's xx + yy - ee cancels."""
     size, ee, xx, yy = row[ABS_ERROR], row[SQ_ERROR], row[SQ_INPUT], row[SQ_OUTPUT]
     if not (size < np.inf and ee < np.inf and xx < np.inf and yy < np.inf):
         return True
@@ -172,7 +175,7 @@ def is_extreme(row):
 
 @inlined
 def _is_zero(x, i, n):
-    """Whether all elements are zeros, whose sums are right as they are."""
+    """Tell whether all elements are zeros, for which the sums are exact."""
     for k in range(i, i + n, LANES):  # noqa: SIM110 - compiled
         if any_lane(decode(load_part(x, k, i + n - k)) != 0.0):
             return False
@@ -194,7 +197,7 @@ def _sum_chunks(x, y, terms, sums):
 
 
 def error_sums(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
-    """The error sums (chunks, SUM_COLUMNS) of y - x: not the extremes of x, nor how many elements were clipped."""
+    """Return the error sums (chunks, SUM_COLUMNS) of y - x, without the extremes of x and the clip counts."""
     sums = empty_sums(-(-len(x) // CHUNK_ELEMENTS))
     _sum_chunks(x, y, terms_of(x, y), sums)
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
@@ -204,7 +207,7 @@ def error_sums(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def look_closer(x: NDArray[Any], y: NDArray[Any], row: NDArray[np.float64]) -> None:
-    """Sum a chunk again, into its `row`: without elements that are not finite, and in float64 where it is extreme."""
+    """Sum a chunk again into its `row`, without non-finite elements, and in float64 if it is extreme."""
     finite_x, finite_y = np.isfinite(floats_of(x)), np.isfinite(floats_of(y))
     measured = finite_x & finite_y
     row[NONFINITE] = x.size - np.count_nonzero(finite_x)

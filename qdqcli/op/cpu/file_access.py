@@ -1,8 +1,8 @@
-"""Reading and writing a file from compiled code: `pread` and `pwrite` of the C library, without a lock changing hands.
+"""pread/pwrite from compiled code without the GIL.
 
-A thread that goes back to Python for each quarter of a megabyte waits there for the others, tens of microseconds each
-time. A kernel that reads for itself works on blocks that a core's own cache holds, and returns when megabytes are done.
-What goes wrong is only noted, in two numbers: the caller finds the words.
+A thread that returns to Python for each quarter of a megabyte waits there for the others, tens of microseconds each
+time. A kernel that reads for itself works on blocks that fit a core's own cache, and returns after megabytes. Errors
+are returned as (operation, errno) in `trouble`; the caller raises.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from qdqcli.op.span import READING, WRITING
 
 
 def _positional(name: str) -> Any:
-    """call(descriptor, array, done, count, offset): a system call on the array's bytes [done, done + count)."""
+    """Return an intrinsic call(descriptor, array, done, count, offset) on the array's bytes [done, done + count)."""
 
     @intrinsic
     def call(_context, descriptor, array, done, count, offset):
@@ -38,7 +38,7 @@ _pread, _pwrite = _positional("pread"), _positional("pwrite")
 
 @intrinsic
 def _errno(_context):
-    """The number of this thread's last error."""
+    """This thread's errno."""
 
     def generate(_context, builder, _sig, _args):
         integer = ir.IntType(32)
@@ -51,7 +51,7 @@ def _errno(_context):
 
 @inlined
 def read_at(descriptor, offset, array, count, trouble):
-    """Fill the first `count` elements of `array` with the bytes from `offset` on; whether all of them came."""
+    """Fill the first `count` elements of `array` with the bytes from `offset` on; return whether all were read."""
     done, wanted = 0, count * array.itemsize
     while done < wanted:
         got = _pread(descriptor, array, done, wanted - done, offset + done)
@@ -64,7 +64,7 @@ def read_at(descriptor, offset, array, count, trouble):
 
 @inlined
 def write_at(descriptor, offset, array, count, trouble):
-    """Write the first `count` elements of `array` from `offset` on; whether all of them went."""
+    """Write the first `count` elements of `array` from `offset` on; return whether all were written."""
     done, wanted = 0, count * array.itemsize
     while done < wanted:
         got = _pwrite(descriptor, array, done, wanted - done, offset + done)

@@ -1,8 +1,8 @@
-"""The CPU's loops over a tensor that lies in a file: a stride is read, worked on and written while a cache has it.
+"""CPU loops over a tensor in a file: a stride is read, processed and written while it is in the cache.
 
-`source` and `sink` are a descriptor and the byte at which the tensor begins; `x` and `y` are room for a stride, whole
-chunks; `trouble` (2,) takes what went wrong, see `cpu/file_access.py`. Other arguments as in `cpu/ranges.py` and
-`cpu/quantize.py`. Each returns the element up to which all went well; behind it nothing is known.
+`source` and `sink` are (descriptor, byte offset of the tensor); `x` and `y` are scratch buffers for a stride of whole
+chunks; `trouble` (2,) takes errors, see `cpu/file_access.py`. Other arguments as in `cpu/ranges.py` and
+`cpu/quantize.py`. Each kernel returns the element up to which all succeeded; results behind it are undefined.
 """
 
 import numpy as np
@@ -20,20 +20,20 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 @inlined
 def _read(source, x, i, stop, trouble):
-    """Read the stride that begins at element `i`; how many elements came, all of them or none."""
+    """Read the stride that begins at element `i`; return the number of elements read, all or 0."""
     count = smaller(x.size, stop - i)
     return count if read_at(source[0], source[1] + i * x.itemsize, x, count, trouble) else 0
 
 
 @inlined
 def _write(sink, y, i, count, trouble):
-    """Write them; whether that went well."""
+    """Write `count` elements from element `i` on; return whether all were written."""
     return write_at(sink[0], sink[1] + i * y.itemsize, y, count, trouble)
 
 
 @kernel()
 def measure_range(source, x, start, stop, inner, row, advance, first_slice, infinity, nothing, keys, trouble):
-    """Widen `keys` (2, slices) by the elements [start, stop); `x` is of integers."""
+    """Widen `keys` (2, slices) by the elements [start, stop); `x` is a buffer of integers."""
     i = start
     while i < stop:
         count = _read(source, x, i, stop, trouble)
@@ -46,7 +46,7 @@ def measure_range(source, x, start, stop, inner, row, advance, first_slice, infi
 
 @kernel()
 def measure_columns(source, x, start, stop, row, infinity, nothing, keys, trouble):
-    """The same for slices of one column each; element 0 is in column 0."""
+    """Widen `keys` (2, row) for slices of one column each; element 0 is in column 0."""
     i = start
     while i < stop:
         count = _read(source, x, i, stop, trouble)
@@ -59,7 +59,7 @@ def measure_columns(source, x, start, stop, row, infinity, nothing, keys, troubl
 
 @kernel()
 def count_patterns(source, x, start, stop, tables, trouble):
-    """Count the 16-bit patterns of the elements [start, stop), see `cpu/histograms.py`; `x` is of uint64, four each."""
+    """Count the 16-bit patterns of [start, stop), see `cpu/histograms.py`; `x` is uint64, four patterns each."""
     i = start
     while i < stop:
         count = smaller(4 * x.size, stop - i)
@@ -95,7 +95,7 @@ def quantize_and_sum(
     source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping,
     half_up, like, piece, terms, sums, trouble,
 ):  # fmt: skip
-    """The same with error sums; `sink` is None where nothing is written."""
+    """Quantize, dequantize and sum from file to file; with `sink` None nothing is written."""
     i = start
     while i < stop:
         count = _read(source, x, i, stop, trouble)
@@ -107,7 +107,7 @@ def quantize_and_sum(
             x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up,
             like, sink, None, piece, terms, here,
         )  # fmt: skip
-        if sink is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
+        if sink is not None:  # noqa: SIM102  # a separate condition lets Numba prune the branch
             if not _write(sink, y, i, count, trouble):
                 break
         i += count
@@ -119,7 +119,7 @@ def requantize_and_sum_each(
     source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, like, keys, ends, grids, flags,
     piece, terms, sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
-    """Everything for many small tensors from one read; `source` and `sink` are descriptors, see `cpu/spans.py`."""
+    """Measure, quantize and sum many small tensors from one read, see `cpu/spans.py`; `source`, `sink`: descriptors."""
     last = places.shape[0] - 1
     if not read_at(source, offset, x, places[last, 0] + places[last, 1], trouble):
         return

@@ -1,7 +1,7 @@
-"""The CPU's loops over the 65,536 patterns of a 16-bit float: count them once, then sum the errors of any setting.
+"""CPU loops over the 65,536 patterns of a 16-bit float: count them once, then sum the errors of any settings.
 
 Columns of sums as in `columns.py`. Order of addition: pattern p, as an unsigned number, is added in lane p % 16, times
-its count, one pattern after another, all in float64; the lanes are then added pairwise as those of a chunk are.
+its count, one pattern after another, all in float64; the lanes are then reduced pairwise, like those of a chunk.
 """
 
 import numpy as np
@@ -34,8 +34,8 @@ _LOW = np.uint64(0xFFFF)
 def count_in_tables(words, tables):
     """Count the patterns in `words`, four to a uint64, into `tables` (2, 65536) of uint32.
 
-    Two tables in turn: where one value prevails (pruned weights) each count waits for the one before it in a table. A
-    core writes one number to its cache per cycle, so one element per cycle is the limit.
+    Two alternating tables: where one value dominates (pruned weights), each increment waits for the previous one in its
+    table. A core stores to its cache once per cycle, so one element per cycle is the limit.
     """
     one = np.uint32(1)
     even, odd = tables[0], tables[1]
@@ -48,7 +48,7 @@ def count_in_tables(words, tables):
 
 @kernel()
 def count_patterns(words, rest, tables):
-    """The same, and those in `rest`, uint16."""
+    """Count the patterns in `words`, and those in `rest`, uint16."""
     count_in_tables(words, tables)
     for pattern in rest:
         tables[0, pattern] += np.uint32(1)
@@ -56,7 +56,7 @@ def count_patterns(words, rest, tables):
 
 @kernel()
 def sum_patterns(counts, x, y, lo, hi, total):
-    """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and what becomes of each, `y`."""
+    """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and their outputs `y`."""
     lanes = np.zeros((NUM_SUMS, LANES))
     for p in range(counts.size):
         if counts[p] == 0:

@@ -1,7 +1,7 @@
-"""The CPU's loops over whole arrays in memory, a part of the array per thread.
+"""CPU loops over whole arrays in memory, one part of the array per thread.
 
-Entered by one thread at a time: Numba's fallback threading layer aborts the process otherwise. `bounds` (parts + 1) are
-the elements at which the parts begin and end. Files go through threads of our own instead, see `measure/workers.py`.
+Only one thread may enter at a time: otherwise Numba's fallback threading layer aborts the process. `bounds`
+(parts + 1) are the first elements of the parts, then the end. Files use our own threads, see `measure/workers.py`.
 """
 
 from numba import prange
@@ -15,7 +15,7 @@ from qdqcli.op.jit.vector import smaller
 
 @kernel(parallel=True)
 def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
-    """Widen `keys` (parts, 2, slices), of each part its own."""
+    """Widen `keys` (parts, 2, slices), each part its own."""
     for p in prange(bounds.size - 1):
         cpu_range.measure_range(
             x[bounds[p] :], bounds[p], bounds[p], bounds[p + 1], inner, row, advance, 0, infinity, nothing, keys[p]
@@ -24,7 +24,7 @@ def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
 
 @kernel(parallel=True)
 def measure_columns(x, bounds, row, infinity, nothing, keys):
-    """The same for slices of one column each: `keys` (parts, 2, row)."""
+    """Widen `keys` (parts, 2, row) for slices of one column each."""
     for p in prange(bounds.size - 1):
         cpu_range.measure_columns(x, 0, bounds[p], bounds[p + 1], row, infinity, nothing, keys[p])
 
@@ -69,10 +69,10 @@ def quantize_slices(
     grids,
     flags,
 ):
-    """Measure and quantize slices that are one run each, a batch at a time: the data passes the memory bus once.
+    """Measure and quantize slices of one run each, a batch at a time: the data crosses the memory bus once.
 
-    `bits` are the elements of `x` as integers; `slice_bounds` (parts + 1) are slices. The last four are room for a
-    batch of each part, (parts, rows, slices of a batch).
+    `bits` are the elements of `x` as integers; `slice_bounds` (parts + 1) are slices. The last four arguments are
+    scratch buffers for one batch of each part, (parts, rows, slices of a batch).
     """
     batch = keys.shape[2]
     for p in prange(slice_bounds.size - 1):

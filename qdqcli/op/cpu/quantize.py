@@ -1,4 +1,4 @@
-"""The CPU's loops from values to values: quantize and dequantize, alone or together with the error sums; the gradient.
+"""CPU loops for fake quantization, with or without error sums, and for the gradient.
 
 Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py`).
 """
@@ -28,9 +28,9 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 @inlined
 def _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
-    """Lanes of stored elements to the values of what becomes of them, before they are rounded to their dtype."""
+    """Quantize and dequantize a vector of stored elements; the result is not yet rounded to their dtype."""
     v = decode(stored)
-    if flushing:  # for a whole run: a branch that costs nothing
+    if flushing:  # constant within a run: the branch costs nothing
         v = flush(v, like)
     if clamping is not None:
         v = clamp(v, lo, hi)
@@ -43,7 +43,7 @@ def quantize(
 ):
     """Quantize and dequantize the elements of `x` into `y`.
 
-    `streaming` writes past the caches; then y[0] lies at a multiple of LANES elements, and every run is whole lanes.
+    With `streaming` (non-temporal stores), y[0] is aligned to LANES elements and every run is whole vectors.
     """
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
@@ -69,9 +69,9 @@ def quantize(
 
 @inlined
 def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, streaming):
-    """`quantize` for short runs: `grids` (GRID_ROWS, row + LANES) has a column for each of a row, then begins again.
+    """`quantize` for short runs. `grids` (GRID_ROWS, row + LANES) has a column per element of a row, then wraps around.
 
-    With `streaming`, rows are whole lanes, and y[0] lies at a multiple of LANES elements.
+    With `streaming`, rows are whole vectors and y[0] is aligned to LANES elements.
     """
     i = start
     while i < stop:
@@ -90,12 +90,12 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
 
 _WIDE_ROW = 16 * LANES
 _BAND = 4
-"""Rows that are worked on side by side where they are wide: the grids of a column are loaded once for all."""
+"""Wide rows processed together, so that the grids of a column are loaded once for all."""
 
 
 @inlined
 def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like, streaming):
-    """Whole rows, the first at x[begin]."""
+    """Quantize _BAND whole rows, the first at x[begin]."""
     room = grids.shape[1]
     for c in range(0, row, LANES):
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
@@ -112,7 +112,7 @@ def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like, s
 
 @inlined
 def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, like):
-    """The elements [begin, end) of `x`, the first in column `c`."""
+    """Quantize the elements [begin, end) of `x`, the first in column `c`."""
     room = grids.shape[1]
     for i in range(begin, end, LANES):
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
@@ -125,7 +125,7 @@ def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, 
 
 @inlined
 def _next_column(c, row):
-    """The column LANES elements further, begun again behind a row; a remainder would cost as much as all the rest."""
+    """Column LANES elements further, wrapped at the row's end; a modulo would cost as much as all the rest."""
     c += LANES
     while c >= row:
         c -= row
@@ -140,12 +140,12 @@ def quantize_and_sum(
     x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up, like,
     keep, streaming, piece, terms, sums,
 ):  # fmt: skip
-    """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), row 0 the chunk that begins at `start`.
+    """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), whose row 0 is the chunk that begins at `start`.
 
-    With `columns`, `quantize_columns`: then elements are counted from a column 0, and `flags` are those of all slices.
-    Unless `clipping`, no element can be out of range. Only to `keep` them outputs are written to `y`; with `streaming`
-    past the caches: then y[0] lies as many elements behind a multiple of LANES as `base` does. A row whose ABS_ERROR is
-    not finite needs a closer look, see `cpu/errors.py`. The extremes of the input are left alone.
+    With `columns`, `quantize_columns`: elements are then counted from a column 0, and `flags` are those of all slices.
+    Without `clipping`, no element can be out of range. Outputs are written to `y` only with `keep`; with `streaming` by
+    non-temporal stores: `y` then has the alignment of `base`, modulo LANES elements. A row with a non-finite ABS_ERROR
+    must be summed again, see `look_closer` in `cpu/errors.py`. The input extremes are left unset.
     """
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
@@ -155,7 +155,7 @@ def quantize_and_sum(
         for i in range(first, last, PIECE):
             end, source = smaller(i + PIECE, last), x[i - base :]
             target = piece
-            if keep is not None:  # noqa: SIM102  # a condition of its own: Numba then leaves out what is in it
+            if keep is not None:  # noqa: SIM102  # a separate condition lets Numba prune the branch
                 if streaming is None:
                     target = y[i - base :]
             if columns is None:
@@ -180,7 +180,7 @@ def quantize_and_sum(
 
 @inlined
 def _store_rest(piece, y, begin, count):
-    """y[begin : begin + count] = piece[:count] for the last lanes, where they are not whole."""
+    """y[begin : begin + count] = piece[:count] for the last, incomplete vector."""
     k = count // LANES * LANES
     if k < count:
         store_part(y, begin + k, load_part(piece, k, count - k), count - k)
@@ -188,7 +188,7 @@ def _store_rest(piece, y, begin, count):
 
 @inlined
 def count_outside(x, base, start, stop, inner, row, advance, first_slice, grids, flags):
-    """The number of elements outside the range of their slice."""
+    """Number of elements outside the range of their slice."""
     outside = 0
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
@@ -206,7 +206,7 @@ def count_outside(x, base, start, stop, inner, row, advance, first_slice, grids,
 
 @inlined
 def count_outside_columns(x, start, stop, row, grids):
-    """The same for `grids` as in `quantize_columns`; x[0] is element `start`."""
+    """Number of elements out of range, for `grids` as in `quantize_columns`; x[0] is element `start`."""
     room, outside, c = grids.shape[1], 0, start % row
     for k in range(0, stop - start, LANES):
         v = decode(load_part(x, k, stop - start - k))
@@ -221,19 +221,19 @@ def requantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
     half_up, like, short_runs, keep, streaming, keys, ends, grids, flags, piece, terms, sums, trouble,
 ):  # fmt: skip
-    """From elements to error sums in one call, where `x` holds whole slices of one run each, measured themselves.
+    """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
-    `short_runs` says that slices are as `measure_short_runs` takes them. `bits` are the same elements as integers;
-    `keys`, `ends`, `grids` and `flags` are room for the slices. Unless they are None, `x` is filled from `source`, and
-    what is made of the elements [start, stop) goes to `sink`, each a descriptor and the byte at which the tensor
-    begins; `trouble` notes where that fails. False then: nothing is known.
+    `short_runs`: slices are as `measure_short_runs` takes them. `bits` are the elements of `x` as integers; `keys`,
+    `ends`, `grids` and `flags` are scratch buffers for the slices. Unless None, `source` fills `x` and `sink` takes the
+    outputs of the elements [start, stop), each (descriptor, byte offset of the tensor). On failure `trouble` records
+    the error, False is returned and results are undefined.
     """
     for s in range(keys.shape[1]):
         keys[0, s], keys[1, s] = nothing[0], nothing[1]
     size = base + x.size
     num_slices = run_at(size - 1, inner, row, advance)[0] + 1 - first_slice
     shared = clipping = 0
-    known = 0  # slices that have a grid: those of a chunk get it just before, so the cache still holds their elements
+    known = 0  # slices with a grid: those of a chunk get it just before, while the cache still holds their elements
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
         last = smaller(first + CHUNK_ELEMENTS, stop)
@@ -250,7 +250,7 @@ def requantize_and_sum(
             else:
                 measure_short_runs(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             decode_keys(keys, x, known, needed, ends)
-            shared = clipping  # the slices behind the chunk before
+            shared = clipping  # the slices shared with the previous chunk
             clipping = make_grids(ends, known, needed, num_slices, q_min, q_max, False, like, grids, flags)
             known = needed
         here = sums[chunk : chunk + 1]
@@ -267,7 +267,7 @@ def requantize_and_sum(
 
 @inlined
 def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ends, like):
-    """The op's gradient: `gradients` where x is inside `ends` (2, slices); returns the number outside."""
+    """Gradient of the op: `gradients` where x is inside `ends` (2, slices); returns the number of elements outside."""
     outside = 0
     i = start
     run, run_end, left = run_at(start, inner, row, advance)

@@ -1,11 +1,11 @@
-"""The CPU's loops from elements to grids: smallest and largest element of each slice, then the op's range step.
+"""CPU loops from elements to grids: smallest and largest element of each slice, then the op's range step.
 
-Elements come as their bit patterns (int16, int32 or int64), of which `order_key` makes integers that order like the
-floats: minimum and maximum of integers are exact in any order, and a NaN shows as a key beyond infinity's.
+Elements are bit patterns (int16, int32 or int64), which `order_key` turns into integers that order like the floats:
+integer minimum and maximum are exact in any order, and a NaN is a key beyond infinity's.
 
-Kernels work on the elements [start, stop) of a flat tensor, of which `x[0]` is element `base`; slices follow from a
-`Layout` (inner, row, advance), and column 0 of an array of slices is slice `first_slice`. They are serial and hold no
-lock: callers run them in threads of their own. All is lanes: each type of number more costs its share of compiling.
+Kernels work on the elements [start, stop) of a flat tensor; `x[0]` is element `base`. Slices follow from a `Layout`
+(inner, row, advance), and column 0 of an array of slices is slice `first_slice`. Kernels are serial and release the
+GIL: callers run them in their own threads. Vector types only: each extra scalar type adds compile time.
 """
 
 from qdqcli.op.jit.register import always_inlined, inlined
@@ -35,7 +35,7 @@ from qdqcli.op.value import decode, flush, grid, is_degenerate, needs_flush, ord
 
 @inlined
 def run_at(i, inner, row, advance):
-    """The slice of element `i`, the element behind the run of neighbours in it, and what is left of the row there."""
+    """Return the slice of element `i`, the end of its run, and the elements left in the row behind that."""
     column = i % row
     run_end = smaller(column - column % inner + inner, row)
     return i // row * advance + column // inner, i - column + run_end, row - run_end
@@ -43,9 +43,9 @@ def run_at(i, inner, row, advance):
 
 @inlined
 def run_after(s, end, inner, row, advance, left):
-    """As `run_at`, for the element `end` at which the run of slice `s` ended, with `left` of the row behind it.
+    """`run_at` for element `end`, at which the run of slice `s` ended with `left` elements of the row behind it.
 
-    Without divisions: three of them cost more than the work on a group of 32.
+    Avoids divisions: three of them cost more than the work on a group of 32.
     """
     if left:
         s += 1
@@ -57,7 +57,7 @@ def run_after(s, end, inner, row, advance, left):
 
 @inlined
 def start_of(s, inner, row, advance, size):
-    """The first element of a slice that is one run."""
+    """First element of a slice of one run."""
     if advance:
         return smaller(s // advance * row + s % advance * inner, size)
     return smaller(s * inner, size)
@@ -67,7 +67,7 @@ def start_of(s, inner, row, advance, size):
 def measure_range(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
     """Widen `keys` (2, slices) by the smallest and the largest element that is not NaN.
 
-    `infinity` is the key of +inf, `nothing` (2,) the keys of a slice without a number.
+    `infinity` is the key of +inf; `nothing` (2,) are the sentinel keys of a slice without elements other than NaN.
     """
     i = start
     s, run_end, left = run_at(start, inner, row, advance)
@@ -76,7 +76,7 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
         lo, hi = splat(nothing[0]), splat(nothing[1])
         lo1, hi1, lo2, hi2, lo3, hi3 = lo, hi, lo, hi, lo, hi
         at, to = i - base, end - base
-        while at + 4 * LANES <= to:  # four at a time: the minimum of one waits for the one before
+        while at + 4 * LANES <= to:  # four accumulators: each minimum depends on the one before
             a, b = order_key(load(x, at)), order_key(load(x, at + LANES))
             c, d = order_key(load(x, at + 2 * LANES)), order_key(load(x, at + 3 * LANES))
             lo, hi, lo1, hi1 = smaller(a, lo), larger(a, hi), smaller(b, lo1), larger(b, hi1)
@@ -101,7 +101,7 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
 
 @inlined
 def _without_nan(x, at, to, infinity, nothing):
-    """The smallest and the largest key of x[at:to], leaving out NaN."""
+    """Smallest and largest key of x[at:to], ignoring NaN."""
     lo, hi = splat(nothing[0]), splat(nothing[1])
     while at < to:
         key = order_key(load_part(x, at, to - at))
@@ -113,9 +113,9 @@ def _without_nan(x, at, to, infinity, nothing):
 
 @inlined
 def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
-    """`measure_range` for slices of a few whole lanes, one run each and one behind the other: LANES slices at a time.
+    """`measure_range` for contiguous slices of a few whole vectors, one run each: LANES slices at a time.
 
-    `start` begins a slice. The extremes of each slice by itself would take most of the time.
+    `start` begins a slice. Reducing the lanes of each slice separately would take most of the time.
     """
     room, batch = keys.shape[1], LANES * inner
     for i in range(start, stop, batch):
@@ -132,7 +132,7 @@ def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, i
 
 @always_inlined
 def _of_one(x, at, inner):
-    """The extremes of one run, spread over lanes."""
+    """Extremes of one run, per lane."""
     lo = order_key(load(x, at))
     hi = lo
     for i in range(at + LANES, at + inner, LANES):
@@ -143,7 +143,7 @@ def _of_one(x, at, inner):
 
 @always_inlined
 def _of_two(x, at, inner):
-    """Of two runs: eight lanes for each."""
+    """Extremes of two runs, eight lanes each."""
     (lo, hi), (lo1, hi1) = _of_one(x, at, inner), _of_one(x, at + inner, inner)
     return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
 
@@ -162,7 +162,7 @@ def _of_eight(x, at, inner):
 
 @always_inlined
 def _of_sixteen(x, at, inner):
-    """Of sixteen: one lane for each, in their order."""
+    """Extremes of sixteen runs, one lane each, in order."""
     (lo, hi), (lo1, hi1) = _of_eight(x, at, inner), _of_eight(x, at + 8 * inner, inner)
     return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
 
@@ -173,7 +173,7 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
     i = start
     while i < stop:
         column = i % row
-        # a part of a row at either end, and whole rows between, eight at a time: memory is read in eight streams
+        # partial rows at both ends, whole rows between, eight at a time: memory is read in eight streams
         rows = 1 if column or stop - i < row else smaller(8, (stop - i) // row)
         width = smaller(row - column, stop - i)
         j = 0
@@ -196,7 +196,7 @@ def _widen_columns(x, first, step, column, infinity, nothing, keys):
     for r in range(1, 8):
         key = order_key(load(x, first + r * step))
         lo, hi = smaller(key, lo), larger(key, hi)
-    if any_lane((hi > infinity) | (lo < -infinity - 1)):  # a NaN: again, leaving it out
+    if any_lane((hi > infinity) | (lo < -infinity - 1)):  # a NaN: repeat, ignoring it
         _widen_last_columns(x, first, step, 8, LANES, column, infinity, nothing, keys)
         return
     store(keys, column, smaller(lo, load(keys, column)))
@@ -205,7 +205,7 @@ def _widen_columns(x, first, step, column, infinity, nothing, keys):
 
 @inlined
 def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, keys):
-    """The same for at most LANES columns, leaving out NaN."""
+    """Widen `keys` by at most LANES columns of `rows` rows, ignoring NaN."""
     room = keys.shape[1]
     lo, hi = splat(nothing[0]), splat(nothing[1])
     for r in range(rows):
@@ -218,9 +218,9 @@ def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, 
 
 @inlined
 def decode_keys(keys, x, first, last, ends):
-    """The ends (2, slices) of ranges from the keys of elements as in `x`; the keys become patterns.
+    """Decode the keys of the columns [first, last) into `ends` (2, slices); the keys become patterns.
 
-    Of the columns [first, last), as in `make_grids`. A slice without a number has the pattern of a NaN.
+    Elements have the dtype of `x`; columns as in `make_grids`. A slice of NaN only has the pattern of a NaN.
     """
     room = ends.shape[1]
     for s in range(first, last, LANES):
@@ -233,10 +233,10 @@ def decode_keys(keys, x, first, last, ends):
 
 @inlined
 def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, like, grids, flags):
-    """From `ends` (2, slices) of ranges to `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices).
+    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices).
 
-    Of the columns [first, last), whole lanes of them, `num_slices` with a slice. Returns in how many of them elements
-    may be outside the range.
+    Covers the columns [first, last), whole vectors, of which `num_slices` have a slice. Returns the number of slices
+    with elements that may be outside the range.
     """
     room = ends.shape[1]
     clipping = 0

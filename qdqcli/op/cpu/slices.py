@@ -1,4 +1,4 @@
-"""The error sums of each slice by itself, one element at a time in float64, and the extremes of finite elements.
+"""Error sums of each slice, one element at a time in float64, and the extremes of finite elements.
 
 Arguments as in `cpu/ranges.py`.
 """
@@ -38,7 +38,7 @@ def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, grids,
 
 @inlined
 def add_element(stored, out, lo, hi, sums, total):
-    """Add one element to the five `sums` and the rest of `total`."""
+    """Add one element to the five float `sums` and to the other columns of `total`."""
     v, w = decode(stored), decode(out)
     limit = largest(stored)
     if not abs(v) <= limit:
@@ -63,7 +63,7 @@ def add_element(stored, out, lo, hi, sums, total):
 
 @inlined
 def tree(lane):
-    """The sum of the lanes, pairwise from the far half on."""
+    """Pairwise sum of the lanes, far half onto near half."""
     half = LANES // 2
     while half:
         for k in range(half):
@@ -74,7 +74,7 @@ def tree(lane):
 
 @kernel()
 def finite_extremes(x):
-    """The smallest and the largest finite element; (inf, -inf) where there is none."""
+    """Smallest and largest finite element; (inf, -inf) where there is none."""
     lo, hi = np.inf, -np.inf
     for stored in x:
         v = decode(stored)

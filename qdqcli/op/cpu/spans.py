@@ -1,6 +1,6 @@
-"""The CPU back end for a span of a tensor that lies in a file as it is: chooses the loop that reads for itself.
+"""CPU dispatch for a span of a tensor stored uncompressed in a file: chooses the kernel that does its own reads.
 
-Each function returns the element up to which all went well, and notes what the system refused.
+Functions that return an int return the element up to which all succeeded; errors are recorded in `trouble`.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ from qdqcli.op.spec import QuantSpec
 
 
 def requantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: QuantSpec, dtype: str) -> NeighbourSums:
-    """Measure, quantize and sum each of many tensors with at most `max_slices` slices, from one read."""
+    """Measure, quantize and sum many tensors of at most `max_slices` slices each, from one read."""
     x, count = neighbours.x, len(neighbours.places)
     room = -(-max_slices // LANES) * LANES
     bits, number, like = x.view(PATTERN[dtype]), float_type(dtype), like_of(dtype, spec.compute_dtype)
@@ -74,7 +74,7 @@ def quantize(span: Span, layout: Layout, params: QuantParams) -> int:
 
 
 def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDArray[np.float64]) -> int:
-    """The same with the error sums of each chunk, (chunks, SUM_COLUMNS); not finite in ABS_ERROR where elements are."""
+    """Quantize and fill `sums` (chunks, SUM_COLUMNS), file to file; ABS_ERROR is not finite where an element is not."""
     place = sum_place(span.start, span.start, span.stop, layout, params)[1:]
     done = cpu_files.quantize_and_sum(
         span.source, span.sink, span.x, span.y, *place, *grids_for_sums(params), params.clamping, params.half_up,
@@ -86,7 +86,7 @@ def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDAr
 def requantize_and_sum(
     span: Span, x: Stored, y: Stored, base: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool
 ) -> BlockSums | None:
-    """`cpu.requantize_and_sum` of a span, from file to file; `x` and `y` are room for its whole slices."""
+    """`cpu.requantize_and_sum` of a span, from file to file; `x` and `y` are scratch buffers for its whole slices."""
     return cpu.requantize_and_sum(
         x, y, base, span.start, span.stop, layout, spec, dtype, keep=keep,
         source=span.source, sink=span.sink, trouble=span.trouble,
