@@ -27,8 +27,8 @@ def check_placement(
     """Refuse an OUTPUT of `checkpoints` that would harm them, `protected` inputs or existing files.
 
     Raises:
-        UsageError: `output` has no name or no parent folder, is a folder named like a file, exists, or is, contains or
-            is inside an input.
+        UsageError: `output` has no name or no parent folder, is named like a file of another kind, exists, or is,
+            contains or is inside an input.
         InputError: a side file cannot be read.
         OutputError: the disk has too little space.
     """
@@ -42,6 +42,12 @@ def check_placement(
     if is_folder and output.suffix.lower() in FORMATS:
         raise UsageError(
             f"{show_path(output)}: is the name of a file, the output is a folder; choose a name without {output.suffix}"
+        )
+    kind = checkpoints[0].path.suffix.lower()
+    if not is_folder and output.suffix.lower() in {*FORMATS} - {kind}:
+        raise UsageError(
+            f"{show_path(output)}: is the name of another kind of file than the input, whose layout is kept; choose a "
+            f"name that ends with {kind}"
         )
     check_free(output, is_folder=is_folder, may_exist=may_exist)
     _check_disk(output)

@@ -321,6 +321,16 @@ def test_a_folder_is_not_named_like_a_file(qdq: Qdq, tiny: Path, model: Path, tm
         assert not (tmp_path / name).exists()
 
 
+@pytest.mark.parametrize("name", ["out.npz", "OUT.NPY"])
+def test_a_file_is_not_named_like_one_of_another_kind(qdq: Qdq, tiny: Path, tmp_path: Path, name: str) -> None:
+    outcome = qdq("run", tiny, "-o", tmp_path / name)
+    assert outcome.code == 2
+    assert f"{name}: is the name of another kind of file than the input" in outcome.error
+    assert "choose a name that ends with .safetensors" in outcome.error
+    assert not (tmp_path / name).exists()
+    assert qdq("run", tiny, "-o", tmp_path / "out.bin").code == 0
+
+
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
 @pytest.mark.parametrize("way", ["itself", "dots", "symlink", "hardlink"])
 def test_an_output_that_is_the_input_is_refused_always(
