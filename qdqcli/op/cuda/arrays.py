@@ -1,7 +1,7 @@
-"""The op on arrays in the memory of a CUDA device: the elements stay there, and the result is of the caller's kind.
+"""The op on arrays in CUDA device memory: elements stay on the device, and the result is of the caller's array type.
 
-The work is put on the caller's stream and not waited for. Ends of a range are numbers for the host: given as arrays on
-the device they are read from there, which waits.
+Work is enqueued on the caller's stream without waiting for it. Range ends are needed on the host: ends given as device
+arrays are copied from there, which waits.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ _DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF
 
 
 def quantize_and_dequantize(array: Array, input_min: Array, input_max: Array, spec: QuantSpec) -> Array:
-    """The op; arguments are checked as for arrays on the host.
+    """Quantize and dequantize; arguments are checked as for host arrays.
 
     Raises:
-        SpecError, DTypeError: as there.
-        UnavailableError: the device failed, or its memory is not enough.
+        SpecError, DTypeError: as for host arrays.
+        UnavailableError: the device failed or ran out of memory.
     """
     with _Call.on(array) as call:
         layout = Layout.of(call.kind.shape, spec)
@@ -46,7 +46,7 @@ def quantize_and_dequantize(array: Array, input_min: Array, input_max: Array, sp
 def differentiate(
     gradients: Array, array: Array, input_min: Array, input_max: Array, spec: QuantSpec
 ) -> tuple[Array, Array, Array]:
-    """The gradient of the op: (input_backprop, input_min_backprop, input_max_backprop)."""
+    """Return the gradient of the op: (input_backprop, input_min_backprop, input_max_backprop)."""
     with _Call.on(array) as call:
         if not is_on_device(gradients):
             raise DTypeError(f"gradients are a {type(gradients).__name__} on the host; the input is on a CUDA device")
@@ -66,7 +66,7 @@ def differentiate(
 
 
 class _Call:
-    """One call: the input's kind, and memory that lives as long as its work is put on the stream."""
+    """One call: the input's kind, and device memory that lives until all work on it is enqueued."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -77,20 +77,20 @@ class _Call:
     @classmethod
     @contextmanager
     def on(cls, array: Array) -> "Iterator[_Call]":
-        """A call on the array's device, whose failures are told."""
+        """Start a call on the array's device; device failures are raised as `UnavailableError`."""
         with device_errors():
             kind = kind_of(array)
             with cuda.gpus[kind.device]:
                 yield cls(kind)
 
     def end(self, name: str, end: Array) -> NDArray[Any]:
-        """An end of a range, on the host."""
+        """Return an end of a range on the host."""
         if end is None:
             raise SpecError(f"{name} is missing; range_given needs both ends")
         return kind_of(end).to_host(end) if is_on_device(end) else np.asarray(end)
 
     def quantize(self, x: Array, out: Array, layout: Layout, spec: QuantSpec, ends: Floats | None) -> None:
-        """Put the op on the stream."""
+        """Enqueue the op on the stream."""
         size, slices, number, stream = layout.num_elements, layout.num_slices, float_type(self.dtype), self.kind.stream
         device_x, device_out = (self.kind.flat(a, STORAGE[self.dtype], size) for a in (x, out))
         device_ends = self._rows(2, slices, number)
@@ -108,12 +108,12 @@ class _Call:
         )
 
     def differentiate(self, gradients: Kind, out: Array, layout: Layout, ends: Floats) -> None:
-        """Put the gradient on the stream."""
+        """Enqueue the gradient on the stream."""
         size, storage, stream = layout.num_elements, STORAGE[self.dtype], self.kind.stream
         arrays = (gradients.elements(), self.kind.elements(), out)
         device_ends = self._rows(2, layout.num_slices, float_type(self.dtype))
         device_ends.copy_to_device(np.ascontiguousarray(ends), stream)
-        outside = self._rows(1, 1, np.int64)[0]  # counted for nobody, so it begins anywhere
+        outside = self._rows(1, 1, np.int64)[0]  # the count is unused, so it is not initialized
         flat_gradients, flat_x, flat_out = (self.kind.flat(array, storage, size) for array in arrays)
         launch.differentiate(
             flat_gradients, flat_x, flat_out, 0, 0, size, layout, device_ends, self.dtype, outside, stream

@@ -1,8 +1,7 @@
-"""The CUDA back end: parts of a tensor in host memory in, the same values and sums as `cpu/dispatch.py` out.
+"""CUDA back end: takes parts of a tensor in host memory, returns the same values and sums as `cpu/dispatch.py`.
 
-Each thread that calls has a stream and room in device memory of its own, which it uses again and again: while one
-thread reads a file, the copies and kernels of others run. Elements in page-locked memory (`empty`) are copied at the
-bus's speed, without the driver's own buffers in between.
+Each calling thread reuses its own stream and device buffers: while one thread reads a file, the copies and kernels of
+others run. Elements in page-locked memory (`empty`) are copied at bus speed, without the driver's staging buffers.
 """
 
 from collections.abc import Iterator
@@ -34,14 +33,14 @@ DeviceArray = Any
 
 @dataclass(frozen=True, kw_only=True)
 class CudaParams(QuantParams):
-    """Grids in device memory, too."""
+    """Quantization parameters with a copy of grids and flags in device memory."""
 
     device_grids: DeviceArray
     device_flags: DeviceArray
 
     @property
     def settings(self) -> launch.Settings:
-        """As the kernels take them."""
+        """Settings as the kernels take them."""
         return bool(self.clamping), bool(self.half_up), self.like
 
 
@@ -57,7 +56,7 @@ class CudaBackend:
             self.name = _text(getattr(device, "name", "CUDA simulator"))
 
     def empty(self, nbytes: int) -> NDArray[np.uint8]:
-        """A buffer in page-locked host memory."""
+        """Return a buffer in page-locked host memory."""
         with device_errors():
             buffer: NDArray[np.uint8] = cuda.pinned_array(max(nbytes, 1), np.uint8)[:nbytes]
             return buffer
@@ -65,7 +64,7 @@ class CudaBackend:
     def measure_range(
         self, x: Stored, start: int, stop: int, layout: Layout, first_slice: int, keys: Keys, dtype: str
     ) -> None:
-        """As `cpu.measure_range`."""
+        """CUDA version of `cpu.measure_range`."""
         with self._station() as station:
             there = station.room("keys", keys.shape, launch.KEY[dtype])
             launch.clear_keys(there, dtype, station.stream)
@@ -76,7 +75,7 @@ class CudaBackend:
         merge_keys(keys, found.astype(keys.dtype))
 
     def quant_params(self, ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> CudaParams:
-        """As `cpu.quant_params`; the grids, a handful of numbers each, are made on the host and copied."""
+        """CUDA version of `cpu.quant_params`; the grids, a handful of numbers each, are made on the host and copied."""
         params = cpu.quant_params(ends, spec, layout, first_slice, dtype)
         with self._station() as station:
             grids, flags = cuda.to_device(params.grids, station.stream), cuda.to_device(params.flags, station.stream)
@@ -85,7 +84,7 @@ class CudaBackend:
     def quantize(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams
     ) -> None:
-        """As `cpu.quantize`."""
+        """CUDA version of `cpu.quantize`."""
         if start == stop:
             return
         here = slice(start - base, stop - base)
@@ -102,7 +101,7 @@ class CudaBackend:
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams, *, keep: bool,
         total_bytes: int = 0,  # noqa: ARG002 - a device has no such cache
     ) -> NDArray[np.float64]:  # fmt: skip
-        """As `cpu.quantize_and_sum`; each row has the extremes of its chunk."""
+        """CUDA version of `cpu.quantize_and_sum`; each row also has the extremes of its chunk."""
         here = slice(start - base, stop - base)
         with self._station() as station:
             device_x = station.upload("x", x[here])
@@ -116,7 +115,7 @@ class CudaBackend:
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *,
         keep: bool, total_bytes: int = 0,  # noqa: ARG002
     ) -> BlockSums | None:  # fmt: skip
-        """As `cpu.requantize_and_sum` for elements in memory: one copy there, all the work, one copy back."""
+        """CUDA version of `cpu.requantize_and_sum` for elements in memory: one upload, all the work, one download."""
         first_slice = layout.slice_of(base)
         num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
         here = slice(start - base, stop - base)
@@ -148,7 +147,7 @@ class CudaBackend:
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams,
         sums: NDArray[np.float64],
     ) -> None:  # fmt: skip
-        """As `cpu.sum_slices`."""
+        """CUDA version of `cpu.sum_slices`."""
         here = slice(start - base, stop - base)
         with self._station() as station:
             there = station.upload("sums", sums.reshape(-1)).reshape(sums.shape)
@@ -161,7 +160,7 @@ class CudaBackend:
     def differentiate(
         self, gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ends: Floats, dtype: str
     ) -> int:
-        """The op's gradient of the elements from `start` on; the number of them outside their range."""
+        """Gradient of the op for the elements from `start` on; returns the number of them outside their range."""
         if not x.size:
             return 0
         with self._station() as station:
@@ -176,15 +175,15 @@ class CudaBackend:
             return int(station.download(outside)[0])
 
     def extremes(self, x: Stored, dtype: str) -> tuple[float, float]:
-        """The smallest and the largest finite element; (inf, -inf) where there is none: of infinities alone, too."""
+        """Smallest and largest finite element; (inf, -inf) where there is none, also if all are infinite."""
         return cpu.extremes(x, dtype)
 
     def errors(self, x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
-        """As the CPU's, on the CPU: comparing takes less than copying to a device."""
+        """CPU error sums, computed on the CPU: comparing takes less time than copying to a device."""
         return CpuBackend().errors(x, y, dtype)
 
     def pattern_counter(self, dtype: str) -> "CudaPatternCounter":
-        """As `histogram.PatternCounter`."""
+        """CUDA version of `histogram.PatternCounter`."""
         return CudaPatternCounter(self, dtype)
 
     def _sum(
@@ -213,7 +212,7 @@ class CudaBackend:
 
     @contextmanager
     def _station(self) -> Iterator["_Station"]:
-        """This thread's; whatever happens, the device has done with the caller's buffers afterwards."""
+        """Lend this thread's stream and buffers; on exit, even by an error, the caller's buffers are out of use."""
         with device_errors():
             if not hasattr(self._own, "station"):
                 self._own.station = _Station()
@@ -225,7 +224,7 @@ class CudaBackend:
 
 
 class CudaPatternCounter:
-    """Counts patterns in device memory; parts may come from several threads at once."""
+    """Counts patterns in device memory; thread-safe."""
 
     def __init__(self, backend: CudaBackend, dtype: str) -> None:
         self._backend, self._dtype = backend, dtype
@@ -233,27 +232,27 @@ class CudaPatternCounter:
             self._tables = cuda.to_device(np.zeros((launch.NUM_TABLES, NUM_PATTERNS), np.uint64))
 
     def see(self, x: Stored) -> None:
-        """Take in stored elements."""
+        """Count stored elements."""
         if x.size:
             with self._backend._station() as station:
                 launch.count_patterns(station.upload("x", x), self._tables, station.stream)
 
     def histogram(self) -> PatternHistogram:
-        """Everything seen; no part may be under way."""
+        """Return the counts; no `see` may be in progress."""
         with device_errors():
             counts = self._tables.copy_to_host().sum(axis=0).astype(np.int64)
         return PatternHistogram(dtype=self._dtype, counts=counts)
 
 
 class _Station:
-    """What one thread works with: a stream, and room in device memory by name."""
+    """Resources of one thread: a stream, and device buffers by name."""
 
     def __init__(self) -> None:
         self.stream = cuda.stream()
         self._rooms: dict[str, DeviceArray] = {}
 
     def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        """Room for an array; what it held before is gone."""
+        """Return the named buffer with this shape and dtype; its previous content is lost."""
         size = int(np.prod(shape))
         nbytes = max(size, 1) * np.dtype(dtype).itemsize
         held = self._rooms.get(name)
@@ -264,14 +263,14 @@ class _Station:
         return held[:nbytes].view(dtype)[:size].reshape(shape)
 
     def upload(self, name: str, array: NDArray[Any]) -> DeviceArray:
-        """A copy of a flat array, under way on the stream."""
+        """Enqueue a copy of a flat array to the device."""
         there = self.room(name, array.shape, array.dtype)
         if array.size:
             there.copy_to_device(array, self.stream)
         return there
 
     def download(self, there: DeviceArray, array: NDArray[Any] | None = None, *, wait: bool = True) -> NDArray[Any]:
-        """A copy of a contiguous array in host memory, in `array` if that is given."""
+        """Copy a contiguous array to host memory, into `array` if given."""
         if array is None:
             array = np.empty(tuple(there.shape), there.dtype)
         if array.size:

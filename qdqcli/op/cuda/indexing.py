@@ -1,7 +1,7 @@
-"""Where the elements of one launch lie: the way from an element's index to its slice without dividing.
+"""Mapping from the elements of one launch to their slices, without division.
 
-A division of 64-bit integers costs a GPU more than the op itself. Indices of a launch stay below 2^31, where a division
-by a number known beforehand is a product and a shift.
+A division of 64-bit integers costs a GPU more than the op itself. Indices of a launch stay below 2^31, where division
+by a constant is a multiplication and a shift.
 """
 
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from qdqcli.op.jit.register import inlined
 from qdqcli.op.layout import Layout
 
 LAUNCH_ELEMENTS = 1 << 30
-"""At most this many elements in one launch; whole chunks."""
+"""Maximum elements in one launch; whole chunks."""
 ONE_SLICE, TWO_ROWS, MANY_ROWS = range(3)
 
 Place = tuple[int, ...]
-"""What `slice_at` takes, nine numbers: how, then what that way needs."""
+"""Nine numbers for `slice_at`: the method, then its parameters."""
 
 
 @inlined
 def slice_at(i: Any, place: Any) -> Any:
-    """The slice of element `i` of a launch, as a column of its grids."""
+    """Return the slice of element `i` of a launch, as a column of its grids."""
     if place[0] == ONE_SLICE:
         return place[1]
     if place[0] == TWO_ROWS:
@@ -34,7 +34,7 @@ def slice_at(i: Any, place: Any) -> Any:
 
 
 def launches(layout: Layout, start: int, stop: int, first_slice: int) -> Iterator[tuple[int, int, Place]]:
-    """The elements [start, stop) in launches: (start, stop, place), indices in `place` counted from that start.
+    """Split the elements [start, stop) into launches (start, stop, place); indices in `place` count from that start.
 
     Column 0 of the grids is slice `first_slice`.
     """
@@ -44,10 +44,10 @@ def launches(layout: Layout, start: int, stop: int, first_slice: int) -> Iterato
 
 
 def place_of(layout: Layout, start: int, stop: int, first_slice: int) -> Place:
-    """The place of the elements [start, stop), at most LAUNCH_ELEMENTS.
+    """Return the place of the elements [start, stop), at most LAUNCH_ELEMENTS.
 
     Raises:
-        SpecError: groups of more than LAUNCH_ELEMENTS elements, the last of a row shorter.
+        SpecError: groups of more than LAUNCH_ELEMENTS elements, with a shorter last group per row.
     """
     inner, row, advance = layout.steps
     r, column = divmod(start, row)
@@ -56,7 +56,7 @@ def place_of(layout: Layout, start: int, stop: int, first_slice: int) -> Place:
     run_left = min(inner - within, row_left)
     if stop - start <= run_left:
         return (ONE_SLICE, here, *(0,) * 7)
-    if inner > LAUNCH_ELEMENTS:  # the end of this run, and no other
+    if inner > LAUNCH_ELEMENTS:  # at most one run ends in a launch
         if row % inner:
             raise SpecError(f"group_size {inner} with a shorter last group: CUDA takes up to {LAUNCH_ELEMENTS}")
         after = (r + 1) * advance - first_slice if run_left == row_left else here + 1
@@ -67,7 +67,7 @@ def place_of(layout: Layout, start: int, stop: int, first_slice: int) -> Place:
 
 
 def _divisor(number: int) -> tuple[int, int]:
-    """(factor, shift): i // number is (i * factor) >> shift for 0 <= i < 2^31, the product below 2^63.
+    """Return (factor, shift): i // number is (i * factor) >> shift for 0 <= i < 2^31; the product stays below 2^63.
 
     Source: Granlund and Montgomery, Division by invariant integers using multiplication, 1994, theorem 4.2.
     """

@@ -1,7 +1,7 @@
-"""How libraries keep arrays in the memory of a CUDA device: what the op must know to take one and to make one.
+"""Array libraries with CUDA device memory: how the op reads their arrays and creates new ones.
 
-PyTorch and CuPy are known by name, for their streams and for allocators that know these streams; Numba's own arrays and
-others come by `__cuda_array_interface__` or DLPack. To add one: a class that keeps the contract, a line in `KINDS`.
+PyTorch and CuPy are known by name, for their streams and stream-aware allocators; Numba's own arrays and others are
+read through `__cuda_array_interface__` or DLPack. To add one: a class that implements `Kind`, and a line in `KINDS`.
 """
 
 import sys
@@ -19,44 +19,44 @@ DeviceArray = Any
 
 
 class Kind(Protocol):
-    """Made for one array, whose properties it tells.
+    """Adapter for one array and its library.
 
-    Memory that `empty` and `scratch` give may be let go as soon as all work on it is on the stream.
+    Memory from `empty` and `scratch` may be freed as soon as all work on it is enqueued on the stream.
     """
 
     dtype: str
-    """The name of its dtype, `float32` say."""
+    """Name of the array's dtype, e.g. `float32`."""
     shape: tuple[int, ...]
     device: int
     stream: Any
-    """The caller's current stream, as `numba.cuda` knows it."""
+    """The caller's current stream, as a `numba.cuda` stream."""
 
     def __init__(self, array: Array) -> None: ...
 
     def elements(self) -> Array:
-        """The array in C order without gaps: itself, or a copy."""
+        """Return the array, C-contiguous: itself, or a copy."""
 
     def empty(self) -> Array:
-        """A new array of this dtype and shape."""
+        """Return a new array of this dtype and shape."""
 
     def scratch(self, nbytes: int) -> Array:
-        """Bytes of device memory."""
+        """Allocate a scratch buffer in device memory."""
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
-        """A new array of zeros of this dtype."""
+        """Return a new array of zeros of this dtype."""
 
     def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
-        """The memory of what a method above gave, as `size` numbers of `dtype`."""
+        """View memory returned by one of the methods above as `size` elements of `dtype`."""
 
     def finished(self, array: Array) -> Array:
-        """What `empty` gave, as the caller's library knows it."""
+        """Convert an array returned by `empty` to the caller's library."""
 
     def to_host(self, array: Array) -> NDArray[Any]:
-        """A copy of an array of this kind in host memory, in a dtype that NumPy knows."""
+        """Copy an array of this kind to host memory, in a dtype that NumPy knows."""
 
 
 class TorchKind:
-    """A tensor of PyTorch."""
+    """Adapter for PyTorch tensors."""
 
     def __init__(self, array: Array) -> None:
         self._torch = sys.modules["torch"]
@@ -91,7 +91,7 @@ class TorchKind:
 
 
 class CupyKind:
-    """An array of CuPy."""
+    """Adapter for CuPy arrays."""
 
     def __init__(self, array: Array) -> None:
         self._cupy = sys.modules["cupy"]
@@ -128,7 +128,7 @@ class CupyKind:
 
 
 class NumbaKind:
-    """An array of Numba, or of a library that is not known here."""
+    """Adapter for arrays of Numba, or of a library that is not known here."""
 
     def __init__(self, array: Array) -> None:
         self._array = array
@@ -159,7 +159,7 @@ class NumbaKind:
     def finished(self, array: Array) -> Array:
         if self._view is self._array or not hasattr(self._array, "__array_namespace__"):
             return array
-        self.stream.synchronize()  # a library that is not known here does not know this stream
+        self.stream.synchronize()  # an unknown library does not know this stream
         return self._array.__array_namespace__().asarray(array)
 
     def to_host(self, array: Array) -> NDArray[Any]:
@@ -168,11 +168,11 @@ class NumbaKind:
 
 
 KINDS: dict[str, type[Kind]] = {"torch": TorchKind, "cupy": CupyKind}
-"""By the package of the array's type; `NumbaKind` for all others."""
+"""Adapters by the package of the array's type; `NumbaKind` for all others."""
 
 
 def kind_of(array: Array) -> Kind:
-    """What is to be known of an array on a device."""
+    """Return the adapter for an array on a device."""
     return KINDS.get(_package(array), NumbaKind)(array)
 
 

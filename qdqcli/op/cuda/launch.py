@@ -1,6 +1,6 @@
-"""Launches of CUDA's kernels on arrays in device memory: shapes of grids, and loops over what one launch cannot take.
+"""Launches of the CUDA kernels on arrays in device memory: grid shapes, and loops over what exceeds one launch.
 
-Nothing here waits: everything is put on `stream`, in order.
+Nothing here waits: everything is enqueued on `stream`, in order.
 """
 
 from typing import Any
@@ -17,22 +17,22 @@ from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 DeviceArray = Any
-"""An array in device memory, one dimension or rows of slices; `numba.cuda`'s."""
+"""An array of `numba.cuda` in device memory, one-dimensional or rows of slices."""
 Stream = Any
 Settings = tuple[bool, bool, Any]
-"""Whether elements are clamped, whether the round mode is HALF_UP, and the number that names the arithmetic."""
+"""(clamp elements, round mode is HALF_UP, number whose type names the arithmetic)."""
 
 KEY = {"F32": np.int32, "F64": np.int64, "BF16": np.int32, "F16": np.int32}
-"""Order keys on the device: atomic operations know no 16 bits."""
+"""Types of order keys on the device, where atomic operations do not support 16 bits."""
 NUM_TABLES = 8
 """Tables that patterns are counted in, 512 KiB each."""
 
 _SHORT_RUN = 32
-"""Shorter runs of slices that come again in every row are looked at by columns."""
+"""Shorter runs of slices that recur in every row are measured by columns."""
 _RUN_PART = 1 << 14
-"""Elements of a run that a block of threads takes."""
+"""Elements of a run per thread block."""
 _BLOCKS_WANTED = 4096
-"""Enough for any GPU to be busy."""
+"""Enough blocks to keep any GPU busy."""
 
 
 def measure(
@@ -70,7 +70,7 @@ def _measure_by_columns(
     origin = start - start % row
     lines = -(-(stop - origin) // width)
     across = -(-width // COLUMN_THREADS)
-    fewest = 16 * (THREADS // COLUMN_THREADS)  # a block's start and its atomic operations cost as much as some lines
+    fewest = 16 * (THREADS // COLUMN_THREADS)  # starting a block and its atomics costs as much as some lines
     rows_of_block = max(-(-lines * across // _BLOCKS_WANTED), fewest, -(-lines // 65535))
     down = -(-lines // rows_of_block)
     cuda_range.measure_columns[(across, down), THREADS, stream](
@@ -79,20 +79,20 @@ def _measure_by_columns(
 
 
 def clear_keys(keys: DeviceArray, dtype: str, stream: Stream) -> None:
-    """Set `keys` (2, slices) to those of slices without a number."""
+    """Set `keys` (2, slices) to the sentinels of slices without elements other than NaN."""
     kind, (_, nothing) = KEY[dtype], key_limits(dtype)
     cuda_range.clear_keys[_blocks(keys.shape[1]), THREADS, stream](keys, kind(nothing[0]), kind(nothing[1]))
 
 
 def decode_keys(keys: DeviceArray, ends: DeviceArray, dtype: str, stream: Stream) -> None:
-    """The ends (2, slices) of ranges from their keys."""
+    """Decode keys into the `ends` (2, slices) of ranges."""
     cuda_range.decode_keys[_blocks(ends.shape[1]), THREADS, stream](keys, STORAGE[dtype](0), ends)
 
 
 def make_grids(
     ends: DeviceArray, spec: QuantSpec, dtype: str, grids: DeviceArray, flags: DeviceArray, stream: Stream
 ) -> None:
-    """Grids (GRID_ROWS, slices) and flags (FLAG_ROWS, slices) from the ends of ranges."""
+    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices)."""
     like = like_of(dtype, spec.compute_dtype)
     limits = codes(spec, like, float_type(dtype))
     cuda_range.make_grids[_blocks(ends.shape[1]), THREADS, stream](
@@ -116,9 +116,9 @@ def quantize_and_sum(
     x: DeviceArray, y: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int, grids: DeviceArray,
     flags: DeviceArray, settings: Settings, zero: np.floating[Any], sums: DeviceArray, stream: Stream, *, keep: bool,
 ) -> None:  # fmt: skip
-    """The same for x[0] being element `start`, which begins a chunk, and `sums` (chunks, SUM_COLUMNS).
+    """Quantize, and fill `sums` (chunks, SUM_COLUMNS); x[0] is element `start`, which begins a chunk.
 
-    `zero` names the type of the terms.
+    The type of `zero` is that of the terms.
     """
     for first, last, place in launches(layout, start, stop, first_slice):
         chunk, chunks = (first - start) // CHUNK_ELEMENTS, -(-(last - first) // CHUNK_ELEMENTS)
@@ -150,7 +150,7 @@ def differentiate(
     gradients: DeviceArray, x: DeviceArray, out: DeviceArray, base: int, start: int, stop: int, layout: Layout,
     ends: DeviceArray, dtype: str, outside: DeviceArray, stream: Stream,
 ) -> None:  # fmt: skip
-    """The op's gradient of the elements [start, stop); adds the number outside their range to `outside` (1,)."""
+    """Gradient of the op for [start, stop); adds the number of elements outside their range to `outside` (1,)."""
     like = like_of(dtype, ComputeDType.NATIVE)
     for first, last, place in launches(layout, start, stop, 0):
         size = last - first
@@ -164,5 +164,5 @@ def _blocks(threads: int) -> int:
 
 
 def settings_of(spec: QuantSpec, dtype: str) -> Settings:
-    """What the kernels need to know beside the grids."""
+    """Return the kernel settings other than the grids."""
     return bool(spec.is_range_given), spec.round_mode is RoundMode.HALF_UP, like_of(dtype, spec.compute_dtype)

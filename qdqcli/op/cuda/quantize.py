@@ -1,10 +1,10 @@
-"""CUDA's kernels from values to values: quantize and dequantize, alone or with the error sums; patterns; the gradient.
+"""CUDA kernels for fake quantization, with or without error sums; pattern counts; the gradient.
 
-The order of addition is that of `cpu/errors.py`, so the sums are the same bits. A block of threads has a chunk. Each
-thread takes a lane of a run, keeps its sums in registers and puts them into shared memory; then each sum of each lane
-has a thread that adds those of one run after another.
+The order of addition is that of `cpu/errors.py`, so the sums have the same bits. Each thread block takes a chunk. Each
+thread takes a lane of a run, keeps its sums in registers and writes them to shared memory; then one thread per sum and
+lane adds those of one run after another.
 
-`place` tells the slice of an element, see `cuda/indexing.py`.
+`place` maps an element to its slice, see `cuda/indexing.py`.
 """
 
 import numpy as np
@@ -51,16 +51,16 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 TILE = max(THREADS // LANES, 1) * RUN
 """Elements of the runs that a block adds at once."""
 STRANDS = TILE // RUN * LANES
-"""Lanes of these runs, a thread for each on a device."""
+"""Lanes of the runs of a tile, one thread each on a device."""
 ADDERS = NUM_SUMS * LANES
 _NUM_COUNTS = 7
-"""What each thread keeps beside the sums: three extremes and four counts."""
+"""Values per thread beside the sums: three extremes and four counts."""
 _SHARED = max(NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
 
 
 @inlined
 def _requantized(stored, s, grids, flags, clamping, half_up, like):
-    """The pattern of what becomes of a stored element of slice `s`; the conditions are the same for all threads."""
+    """Quantize and dequantize a stored element of slice `s` to a pattern; all threads take the same branches."""
     lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
     v = decode(stored)
     if flags[FLUSHING, s]:
@@ -76,7 +76,7 @@ def _requantized(stored, s, grids, flags, clamping, half_up, like):
 def quantize(x, y, first, n, place, grids, flags, clamping, half_up, like):
     """Quantize and dequantize the elements [first, first + n) of `x` into `y`; `place` counts from `first`."""
     i, step = cuda.grid(1), cuda.gridsize(1)
-    while i + 3 * step < n:  # four loads under way at once
+    while i + 3 * step < n:  # four loads in flight
         a, b, c, d = x[first + i], x[first + i + step], x[first + i + 2 * step], x[first + i + 3 * step]
         j, k, l = i + step, i + 2 * step, i + 3 * step  # noqa: E741
         y[first + i] = narrow(_requantized(a, slice_at(i, place), grids, flags, clamping, half_up, like), a)
@@ -92,9 +92,9 @@ def quantize(x, y, first, n, place, grids, flags, clamping, half_up, like):
 
 @device_kernel
 def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like, zero, sums):
-    """Quantize the `n` elements of `x`, into `y` if `keep`, and fill `sums` (chunks, SUM_COLUMNS), a chunk per block.
+    """Quantize the `n` elements of `x`, into `y` if `keep`, and fill `sums` (chunks, SUM_COLUMNS), one block per chunk.
 
-    `zero` names the type of the terms. Slices that became infinite or NaN are marked in `flags`.
+    The type of `zero` is that of the terms. Slices whose output became infinite or NaN are marked in `flags`.
     """
     shared = cuda.shared.array(_SHARED, np.float64)
     lanes = cuda.shared.array(ADDERS, np.float64)
@@ -183,7 +183,7 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like
 
 @device_kernel
 def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, num_slices, grids, sums):
-    """Add to `sums` (slices, SUM_COLUMNS) the elements [start, stop), one after another: a thread per slice."""
+    """Add the elements [start, stop) to `sums` (slices, SUM_COLUMNS), one after another: one thread per slice."""
     s = cuda.grid(1)
     if s < num_slices:
         own = cuda.local.array(SUM_COLUMNS, np.float64)
@@ -205,9 +205,9 @@ def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, num_sl
 
 @device_kernel
 def count_patterns(patterns, tables):
-    """Count 16-bit patterns into `tables` (tables, 65536) of uint64; blocks take them in turn.
+    """Count 16-bit patterns into `tables` (tables, 65536) of uint64; blocks are assigned to tables in turn.
 
-    Where one value prevails (pruned weights) the counts of one table would wait for one another.
+    With a single table, increments would wait for each other where one value dominates (pruned weights).
     """
     table = cuda.blockIdx.x % tables.shape[0]
     i, step = cuda.grid(1), cuda.gridsize(1)
@@ -218,7 +218,7 @@ def count_patterns(patterns, tables):
 
 @device_kernel
 def differentiate(gradients, x, out, first, n, place, ends, like, outside):
-    """The op's gradient: `gradients` where x is inside `ends` (2, slices); `outside` (1,) counts the others."""
+    """Gradient of the op: `gradients` where x is inside `ends` (2, slices); `outside` (1,) counts the others."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     count = 0
     while i < n:

@@ -1,11 +1,11 @@
-"""CUDA's kernels from elements to grids: smallest and largest element of each slice, then the op's range step.
+"""CUDA kernels from elements to grids: smallest and largest element of each slice, then the op's range step.
 
-As in `cpu/ranges.py`, elements come as bit patterns and become order keys, whose minimum and maximum are exact in any
-order. Here blocks of threads meet in `keys` (2, slices) by atomic operations, which know 32 and 64 bits: the keys of
-16-bit elements are kept in int32.
+As in `cpu/ranges.py`, elements are bit patterns that become order keys, whose minimum and maximum are exact in any
+order. Thread blocks combine their results in `keys` (2, slices) by atomic operations, which exist for 32 and 64 bits:
+keys of 16-bit elements are stored as int32.
 
-`bits[0]` is element `base` of the tensor; column 0 of `keys` is slice `first_slice`. Threads of a block meet in shared
-memory alone, which the simulator has too.
+`bits[0]` is element `base` of the tensor; column 0 of `keys` is slice `first_slice`. Threads of a block communicate
+only through shared memory, which the simulator supports too.
 """
 
 import numpy as np
@@ -17,14 +17,14 @@ from qdqcli.op.primitives import select
 from qdqcli.op.value import flush, grid, is_degenerate, needs_flush, order_key, value_of_key
 
 THREADS = 8 if SIMULATED else 256
-"""Of a block; a power of two. The simulator takes a millisecond for each."""
+"""Threads per block, a power of two. The simulator takes a millisecond for each."""
 COLUMN_THREADS = min(THREADS, 64)
-"""Threads side by side on neighbouring columns; the rest of a block is on other rows."""
+"""Adjacent threads on adjacent columns; the other threads of a block work on other rows."""
 
 
 @inlined
 def _wider(bits, lo, hi, infinity, nothing_lo, nothing_hi):
-    """The smallest and the largest key with one more element; a NaN changes nothing."""
+    """Widen the smallest and the largest key by one element; a NaN changes nothing."""
     key = order_key(bits)
     is_nan = (key > infinity) | (key < -infinity - 1)
     low, high = cast(select(is_nan, nothing_lo, key), lo), cast(select(is_nan, nothing_hi, key), hi)
@@ -33,7 +33,7 @@ def _wider(bits, lo, hi, infinity, nothing_lo, nothing_hi):
 
 @device_kernel
 def clear_keys(keys, nothing_lo, nothing_hi):
-    """Begin: the keys of slices without a number."""
+    """Initialize `keys` to the sentinels of slices without elements other than NaN."""
     s = cuda.grid(1)
     if s < keys.shape[1]:
         keys[0, s], keys[1, s] = nothing_lo, nothing_hi
@@ -46,7 +46,7 @@ def measure_runs(
 ):  # fmt: skip
     """Widen `keys` by the runs from `first_run` on; `width` threads, a power of two, share a part of a run.
 
-    Runs are counted through all rows, `runs_of_row` in each, and cut at `start` and `stop`.
+    Runs are counted across rows, `runs_of_row` in each, and cut at `start` and `stop`.
     """
     low_keys = cuda.shared.array(THREADS, np.int64)
     high_keys = cuda.shared.array(THREADS, np.int64)  # the simulator tells shared arrays apart by their lines
@@ -65,7 +65,7 @@ def measure_runs(
         share = (run_stop - run_start + parts - 1) // parts
         i = run_start + part * share + mine - base
         end = min(run_start + (part + 1) * share, run_stop) - base
-        while i + 3 * width < end:  # four loads under way at once
+        while i + 3 * width < end:  # four loads in flight
             a, b, c, d = bits[i], bits[i + width], bits[i + 2 * width], bits[i + 3 * width]
             lo, hi = _wider(a, lo, hi, infinity, nothing_lo, nothing_hi)
             lo, hi = _wider(b, lo, hi, infinity, nothing_lo, nothing_hi)
@@ -94,10 +94,10 @@ def measure_columns(
     bits, base, start, stop, origin, width, rows_of_block, inner, row, first_slice, infinity, nothing_lo, nothing_hi,
     keys,
 ):  # fmt: skip
-    """Widen `keys` where every row has the same slices, in runs too short for neighbouring threads to share.
+    """Widen `keys` where every row has the same slices, in runs too short to be shared by adjacent threads.
 
-    The tensor is looked at in lines of `width` elements, whole rows, the first of which begins at `origin`; a thread
-    keeps to its column. A block takes COLUMN_THREADS columns and `rows_of_block` lines.
+    The tensor is processed in lines of `width` elements, whole rows, the first at `origin`; each thread stays in its
+    column. A block takes COLUMN_THREADS columns and `rows_of_block` lines.
     """
     low_keys = cuda.shared.array(THREADS, np.int64)
     high_keys = cuda.shared.array(THREADS, np.int64)  # the simulator tells shared arrays apart by their lines
@@ -141,7 +141,7 @@ def measure_columns(
 
 @device_kernel
 def decode_keys(keys, stored, ends):
-    """The ends (2, slices) of ranges from their keys; NaN where a slice has no number.
+    """Decode keys into the `ends` (2, slices) of ranges; NaN for a slice of NaN only.
 
     The type of `stored` is that of the elements.
     """
@@ -155,7 +155,7 @@ def decode_keys(keys, stored, ends):
 
 @device_kernel
 def make_grids(ends, q_min, q_max, range_given, like, grids, flags):
-    """From `ends` (2, slices) of ranges to `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices)."""
+    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices)."""
     s = cuda.grid(1)
     if s < ends.shape[1]:
         least, greatest = ends[0, s], ends[1, s]

@@ -1,7 +1,7 @@
-"""The one place that imports `numba.cuda`: its decorator for kernels, and the primitives as CUDA spells them.
+"""The only importer of `numba.cuda`: the kernel decorator, and CUDA's versions of the primitives.
 
-Imported by `op/backend.py` alone, which sees to it first that there is something to import. Under Numba's simulator the
-kernels are plain Python, and so are the primitives.
+Files of `op/cuda/` import it; whoever imports those first checks `backend.missing_for_cuda`. In Numba's simulator the
+kernels and the primitives are plain Python.
 """
 
 import re
@@ -23,22 +23,21 @@ cuda: Any = _cuda
 """`numba.cuda`."""
 _config: Any = config
 SIMULATED = bool(vars(config)["ENABLE_CUDASIM"])
-"""Whether kernels run in Python, a thread of the operating system for each of CUDA's."""
+"""True where kernels run in Python, with an OS thread for each CUDA thread."""
 
 
 def device_kernel(function: Callable[..., Any]) -> Any:
-    """`numba.cuda.jit` for kernels: no fast math, so IEEE division and subnormals; each type of argument is compiled
-    when it is first launched with.
+    """Compile a kernel by `numba.cuda.jit`, once for each set of argument types, at the first launch.
 
-    NVVM contracts a product and a sum where it finds them side by side, and ptxas does so too where an instruction does
-    not name its rounding: kernels add products with `primitives.add`.
+    No fast math, so IEEE division and subnormals. NVVM contracts an adjacent multiply and add, and so does ptxas for
+    instructions that do not name their rounding: kernels add products with `primitives.add`.
     """
     kernel = cuda.jit(fastmath=False)(function)
     return kernel if SIMULATED else _Kernel(kernel)
 
 
 class _Kernel:
-    """A kernel of which small launches are no mistake: Numba would warn of each."""
+    """Kernel whose small launches are intended: Numba would warn about each."""
 
     _changing = Lock()
 
@@ -47,7 +46,7 @@ class _Kernel:
         self.py_func = kernel.py_func
 
     def __getitem__(self, shape: Any) -> Any:
-        # A filter of warnings would last for the process, and not outlive pytest's own.
+        # A warnings filter would apply to the whole process, and would not outlive pytest's own.
         with self._changing:
             before = _config.CUDA_LOW_OCCUPANCY_WARNINGS
             _config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
@@ -58,7 +57,7 @@ class _Kernel:
 
 
 def cast(number: Any, like: Any) -> Any:
-    """The number in the type of `like`."""
+    """Convert a number to the type of `like`."""
     return like.dtype.type(number)
 
 
@@ -66,7 +65,7 @@ if not SIMULATED:
     from numba.cuda import libdevice
 
     def _in_libdevice(of_float: Any, of_double: Any) -> Any:
-        """The function of that width, by the Numba type of an argument; None for what is no float."""
+        """Choose the libdevice function for the Numba type of an argument; None for types other than floats."""
         return lambda kind: {types.float32: of_float, types.float64: of_double}.get(kind)
 
     _NEAREST = _in_libdevice(libdevice.rintf, libdevice.rint)
@@ -94,16 +93,16 @@ if not SIMULATED:
         return lambda number, like: kind(number)
 
 
-# ------------------------------------------------------------------ what others own
+# ------------------------------------------------------------------ arrays and streams of other libraries
 
 
 def stream_at(handle: int) -> Any:
-    """The stream that another library made; 0 is the default stream."""
+    """Wrap a stream of another library; 0 is the default stream."""
     return cuda.external_stream(handle) if handle else cuda.default_stream()
 
 
 def array_at(address: int, dtype: Any, size: int, owner: Any) -> Any:
-    """Device memory of `owner` as a flat array."""
+    """View device memory of `owner` as a flat array."""
     interface = {
         "shape": (size,),
         "typestr": np.dtype(dtype).str,
@@ -115,7 +114,7 @@ def array_at(address: int, dtype: Any, size: int, owner: Any) -> Any:
 
 
 def array_from_dlpack(array: Any) -> Any:
-    """An array that offers DLPack alone, in C order; what its library put on the default stream is waited for."""
+    """View a C-ordered array that only offers DLPack; its library's work on the default stream is waited for."""
     from cuda.core.utils import StridedMemoryView
 
     view = StridedMemoryView.from_dlpack(array, stream_ptr=0)
@@ -131,16 +130,16 @@ def array_from_dlpack(array: Any) -> Any:
     return cuda.from_cuda_array_interface(interface, owner=view, sync=False)
 
 
-# ------------------------------------------------------------------ what may go wrong
+# ------------------------------------------------------------------ device errors
 
 
 def _device_errors() -> Iterator[type[Exception]]:
-    """The classes in which the driver's, the linker's and the compiler's own failures arrive; the simulator has few."""
+    """Exceptions of the driver, the linker and the compiler; the simulator has few."""
     for name in ("CudaDriverError", "CudaSupportError", "NvvmError", "NvvmSupportError", "CCSupportError"):
         if hasattr(error, name):
             yield getattr(error, name)
     yield from (driver.CudaAPIError, driver.LinkerError)
-    with suppress(ImportError):  # numba-cuda launches by way of this package
+    with suppress(ImportError):  # numba-cuda launches through this package
         from cuda.core._utils.cuda_utils import CUDAError
 
         yield CUDAError
@@ -153,10 +152,10 @@ _TOO_OLD = ("INSUFFICIENT_DRIVER", "UNSUPPORTED_PTX_VERSION", "SYSTEM_DRIVER_MIS
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """Report what fails on the device, or on the way to it, as something that is not available.
+    """Raise failures of the device, or on the way to it, as `UnavailableError`.
 
     Raises:
-        UnavailableError: says why, and what to do.
+        UnavailableError: gives the reason and what to do.
     """
     try:
         yield
@@ -165,7 +164,7 @@ def device_errors() -> Iterator[None]:
 
 
 def explain(failure: Exception) -> str:
-    """One line on a failure of the device: the reason and what to do."""
+    """Describe a device failure in one line: the reason and what to do."""
     found = re.search(r"CUDA_ERROR_(\w+)", str(failure))
     if found is None:
         text = " ".join(str(failure).split()).removeprefix("Error at driver init: ").rstrip(".: ")
