@@ -1,1 +1,1 @@
-"""QuantizeAndDequantizeV4 on arrays; no idea of files."""
+"""QuantizeAndDequantizeV4 on arrays and on parts of tensors; knows no file formats."""

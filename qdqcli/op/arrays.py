@@ -1,4 +1,4 @@
-"""The op on arrays in memory, under the op's own name and signature."""
+"""The op on arrays in memory, with the op's own name and signature."""
 
 import os
 from contextlib import nullcontext
@@ -23,13 +23,13 @@ from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 Array = Any
-"""A NumPy array, or anything with `__array__` or DLPack; on a CUDA device, anything of `op/cuda/interop.py`."""
+"""A NumPy array, or anything with `__array__` or DLPack; on a CUDA device, anything `op/cuda/interop.py` accepts."""
 
 DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.float16): "F16"} | {
     np.dtype(ml_dtypes.bfloat16): "BF16"
 }
 PARALLEL_ELEMENTS = 1 << 17
-"""Smaller arrays are worked on by the calling thread: waking others takes longer."""
+"""Size from which threads are used: below it, waking them takes longer than the work."""
 
 _parallel_region = Lock()
 _importing_process = os.getpid()
@@ -47,29 +47,29 @@ def quantize_and_dequantize_v4(
     axis: int = -1,
     compute_dtype: str = "native",
 ) -> NDArray[Any]:
-    """Quantize `input` and dequantize it again, bit for bit as TensorFlow's QuantizeAndDequantizeV4.
+    """Quantize and dequantize `input`, bit for bit like TensorFlow's QuantizeAndDequantizeV4.
 
     Args:
         input: bfloat16 (ml_dtypes), float16, float32 or float64, any shape; it is not modified.
-        input_min: ends of the range if `range_given`, else ignored: scalars for axis -1, otherwise one value per index
-            along `axis`.
-        input_max: as `input_min`.
-        signed_input: whether codes are signed; the input may be negative in any case.
+        input_min: lower end of the range, used only with `range_given`: a scalar for axis -1, otherwise one value per
+            index along `axis`.
+        input_max: upper end of the range, like `input_min`.
+        signed_input: use signed codes; the input may be negative in any case.
         num_bits: 1 to 61, or 62 for unsigned codes.
-        range_given: take the range from the arguments and clamp to it, instead of measuring it (NaN is ignored).
+        range_given: take the range from the arguments and clamp to it, instead of measuring it (ignoring NaN).
         round_mode: "HALF_TO_EVEN" or "HALF_UP".
         narrow_range: signed codes start at -2^(num_bits-1) + 1; no effect on unsigned ones.
-        axis: -1 for one range (not the last axis), else the dimension whose indices have a range each.
-        compute_dtype: "native", every operation in the input's dtype as the op does it, or "float32": 16-bit input is
+        axis: -1 for one range for the whole tensor (not the last axis), else the dimension with one range per index.
+        compute_dtype: "native", every operation in the input's dtype like the op, or "float32": 16-bit input is
             converted to float32 and the output rounded once. No effect on float32 and float64.
 
     Returns:
-        A new C-contiguous array of the input's shape and dtype. Degenerate ranges follow the formulas, to NaN too. An
-        input on a CUDA device (PyTorch, CuPy, Numba, anything with `__cuda_array_interface__` or DLPack) gives one of
-        the same kind, put on the caller's current stream.
+        A new C-contiguous array of the input's shape and dtype. Degenerate ranges follow the formulas, even to NaN. An
+        input on a CUDA device (PyTorch, CuPy, Numba, anything with `__cuda_array_interface__` or DLPack) gives an array
+        of the same kind, enqueued on the caller's current stream.
 
     Raises:
-        SpecError: (a ValueError) an attribute has a value that the op does not take.
+        SpecError: (a ValueError) an attribute has a value that the op does not accept.
         DTypeError: (a TypeError) the input has another dtype.
         UnavailableError: the input is on a CUDA device, and CUDA does not work here, or the device failed.
     """
@@ -101,24 +101,24 @@ def quantize_and_dequantize_v4_grad(
     input_max: Array,
     axis: int = -1,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The gradient of the op: `gradients` where input_min <= input <= input_max, else 0 times them.
+    """Return the gradient of the op: `gradients` where input_min <= input <= input_max, else 0 times them.
 
-    The range is the one given here, not the adjusted one. For an op that measured its range pass the measured minimum
+    The range is the one given here, not the adjusted one. For an op that measured its range, pass the measured minimum
     and maximum: TensorFlow's own gradient passes the op's ignored arguments instead, which masks nearly everything.
 
     Args:
-        gradients: of the output; dtype and shape of `input`.
+        gradients: gradients of the output; dtype and shape of `input`.
         input: the op's input.
         input_min: scalar for axis -1, else one value per index along `axis`; input_min > input_max or NaN masks all.
-        input_max: as `input_min`.
+        input_max: like `input_min`.
         axis: as in `quantize_and_dequantize_v4`.
 
     Returns:
         (input_backprop, input_min_backprop, input_max_backprop): the last two are zeros of the shape of the ends.
 
     Raises:
-        SpecError: (a ValueError) shapes or axis do not fit.
-        DTypeError: (a TypeError) the input has another dtype, or the gradients' differs.
+        SpecError: (a ValueError) shapes or axis do not match.
+        DTypeError: (a TypeError) the input has another dtype, or `gradients` and `input` differ in dtype.
     """
     if is_on_device(input):
         return cast(
@@ -145,7 +145,7 @@ def quantize_and_dequantize_v4_grad(
 
 
 def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Floats | None, dtype: str) -> NDArray[Any]:
-    """The elements quantized and dequantized in a new array; `ends` (2, slices) where the range is given."""
+    """Quantize and dequantize into a new array; `ends` (2, slices) where the range is given."""
     out = aligned(stored.size, stored.dtype)
     parts = _num_parts(stored.size)
     if not stored.size:
@@ -161,7 +161,7 @@ def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Flo
 
 
 def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A new array that begins at a multiple of LANES elements, as writing past the caches wants it."""
+    """Return a new array aligned to LANES elements, as non-temporal stores require."""
     alignment = LANES * dtype.itemsize
     room = np.empty(size * dtype.itemsize + alignment, np.uint8)
     begin = -room.ctypes.data % alignment
@@ -169,7 +169,7 @@ def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _num_parts(size: int) -> int:
-    """Parts worth giving to threads; 1 in a forked child, where Numba's OpenMP threads do not exist."""
+    """Number of parts for the threads; 1 in a forked child, where Numba's OpenMP threads do not exist."""
     if size < PARALLEL_ELEMENTS or os.getpid() != _importing_process:
         return 1
     try:
@@ -181,10 +181,10 @@ def _num_parts(size: int) -> int:
 
 
 def as_array(array: Array) -> tuple[NDArray[Any], str]:
-    """A NumPy array of the same memory, where that is possible, and its dtype by safetensors' name.
+    """Return a NumPy array, of the same memory where possible, and its dtype by its safetensors name.
 
     Raises:
-        DTypeError: it is no array, or of another dtype than the op takes.
+        DTypeError: it is not an array, or has a dtype that the op does not accept.
     """
     if not isinstance(array, np.ndarray):
         try:
@@ -198,7 +198,7 @@ def as_array(array: Array) -> tuple[NDArray[Any], str]:
 
 
 def _cuda_arrays() -> ModuleType:
-    """The op for arrays on a device, imported when the first of them comes."""
+    """Import the op for device arrays, on first use."""
     reason = missing_for_cuda()
     if reason is not None:
         raise UnavailableError(reason)

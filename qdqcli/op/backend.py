@@ -1,6 +1,6 @@
-"""The protocol of a back end and the registry of them: where parts of a tensor are worked on, CPU or CUDA device.
+"""Protocol and registry of back ends, which process parts of a tensor on the CPU or on a CUDA device.
 
-The same bits come from each. To add one: a class that keeps the contract, and a line in `BACKENDS`.
+All return the same bits. To add one: a class that implements `Backend`, and a line in `BACKENDS`.
 """
 
 from functools import cache
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from qdqcli.op.spec import QuantSpec
 
 AUTO = "auto"
-"""A CUDA device where there is one, else the CPU."""
+"""A CUDA device if there is one, else the CPU."""
 BACKENDS = {"cpu": "qdqcli.op.cpu.backend:CpuBackend", "cuda": "qdqcli.op.cuda.backend:CudaBackend"}
-"""Name -> the back end, imported on demand."""
+"""Name -> back end, imported on demand."""
 
 
 class PatternCounting(Protocol):
     """Counts the patterns of 16-bit elements."""
 
     def see(self, x: "NDArray[Any]") -> None:
-        """Take in stored elements; any thread may call."""
+        """Count stored elements; thread-safe."""
 
     def histogram(self) -> "PatternHistogram":
-        """Everything seen; no part may be under way."""
+        """Return the counts; no `see` may be in progress."""
 
 
 class FileKernels(Protocol):
-    """Kernels that read a span of a tensor for themselves, and write what becomes of it.
+    """Kernels that read a span of a tensor from its file, and write the output.
 
-    Those that give a number give the element up to which all went well; `span.trouble` says what the system refused.
+    A returned int is the element up to which all succeeded; `span.trouble` records a failed system call.
     """
 
     def measure_range(self, span: "Span", layout: "Layout", keys: "Keys", dtype: str) -> int:
@@ -51,37 +51,37 @@ class FileKernels(Protocol):
     def quantize_and_sum(
         self, span: "Span", layout: "Layout", params: "QuantParams", sums: "NDArray[np.float64]"
     ) -> int:
-        """The same for any ranges, with the `sums` of chunks; one whose ABS_ERROR is not finite is to be made again."""
+        """Quantize with any ranges and fill the `sums` of chunks; those with a non-finite ABS_ERROR must be redone."""
 
     def requantize_and_sum(
         self, span: "Span", x: "NDArray[Any]", y: "NDArray[Any]", base: int, layout: "Layout", spec: "QuantSpec",
         dtype: str, *, keep: bool,
     ) -> "BlockSums | None":  # fmt: skip
-        """As `Backend.requantize_and_sum`; `x`, `y` are room for whole slices, of which the first begins at `base`."""
+        """`Backend.requantize_and_sum` of a span; `x`, `y` are scratch buffers for whole slices from `base` on."""
 
     def requantize_and_sum_each(
         self, neighbours: "Neighbours", max_slices: int, spec: "QuantSpec", dtype: str
     ) -> "NeighbourSums":
-        """All of it for many small tensors, with at most `max_slices` slices each, from one read."""
+        """Measure, quantize and sum many small tensors, with at most `max_slices` slices each, from one read."""
 
 
 class Backend(Protocol):
-    """Works on parts of a tensor in host memory: all that is asked of a processor, and all that those above know of it.
+    """Operations on parts of a tensor in host memory: the whole interface between a processor and its callers.
 
     1. Results are the bits of the CPU: keys, values, and sums in the order of addition of `docs/exactness.md`.
-    2. Any thread may call; a method returns when its result is there and the arrays are no longer looked at.
-    3. What fails outside this program (a device, its memory) is an `UnavailableError` that says why.
+    2. All methods are thread-safe; a method returns when its result is there and the arrays are no longer in use.
+    3. Failures outside this program (a device, its memory) raise `UnavailableError` with the reason.
 
-    Elements [start, stop) are those of the flat tensor, of which x[0] and y[0] are element `base`.
+    Elements [start, stop) are those of the flat tensor; x[0] and y[0] are element `base`.
     """
 
     name: str
-    """The processor, for people."""
+    """Display name of the processor."""
     files: FileKernels | None
-    """Kernels that read and write files for themselves, where it has them."""
+    """Kernels that do their own file reads and writes; None if there are none."""
 
     def empty(self, nbytes: int) -> "NDArray[np.uint8]":
-        """A buffer from which elements are taken fastest."""
+        """Return a buffer from which elements are transferred fastest."""
 
     def measure_range(
         self, x: "NDArray[Any]", start: int, stop: int, layout: "Layout", first_slice: int, keys: "Keys", dtype: str
@@ -91,33 +91,33 @@ class Backend(Protocol):
     def quant_params(
         self, ends: "Floats", spec: "QuantSpec", layout: "Layout", first_slice: int, dtype: str
     ) -> "QuantParams":
-        """The grids of the slices from `first_slice` on whose ranges are `ends` (2, slices)."""
+        """Return the grids of the slices from `first_slice` on, whose ranges are `ends` (2, slices)."""
 
     def quantize(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any
     ) -> None:
-        """Quantize and dequantize into `y`; `params` are this back end's."""
+        """Quantize and dequantize into `y`; `params` are from this back end."""
 
     def quantize_and_sum(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any, *,
         keep: bool, total_bytes: int = 0,
     ) -> "NDArray[np.float64]":  # fmt: skip
-        """`quantize` (if `keep`), and the error sums of each chunk, but for the extremes; `start` begins a chunk.
+        """`quantize` (if `keep`), and return the error sums of each chunk, without extremes; `start` begins a chunk.
 
-        Slices that became infinite or NaN are marked in `params.degenerate`. `total_bytes` are those of the
-        output that `y` is part of, where it is in memory: of many, no cache need keep any.
+        Slices whose output became infinite or NaN are marked in `params.degenerate`. `total_bytes` is the size of the
+        output in memory that `y` is part of: a large one need not be kept in any cache.
         """
 
     def requantize_and_sum(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout",
         spec: "QuantSpec", dtype: str, *, keep: bool, total_bytes: int = 0,
     ) -> "BlockSums | None":  # fmt: skip
-        """All of it where `x` holds whole slices whose range is measured; None: do it step by step."""
+        """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step."""
 
     def errors(self, x: "NDArray[Any]", y: "NDArray[Any]", dtype: str) -> "NDArray[np.float64]":
-        """The error sums of each chunk of y - x, which may differ in dtype; clipping is not known.
+        """Return the error sums of each chunk of y - x, which may differ in dtype; clip counts are unknown.
 
-        The first row has the extremes of all of `x`, of the dtype `dtype`.
+        The first row has the extremes of all of `x`, whose dtype is `dtype`.
         """
 
     def sum_slices(
@@ -127,23 +127,23 @@ class Backend(Protocol):
         """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
 
     def extremes(self, x: "NDArray[Any]", dtype: str) -> tuple[float, float]:
-        """The smallest and the largest finite element; (inf, -inf) where there is none."""
+        """Return the smallest and the largest finite element; (inf, -inf) where there is none."""
 
     def differentiate(
         self, gradients: "NDArray[Any]", x: "NDArray[Any]", out: "NDArray[Any]", start: int, layout: "Layout",
         ends: "Floats", dtype: str,
     ) -> int:  # fmt: skip
-        """The op's gradient of the elements from `start` on, into `out`; the number of them outside `ends`."""
+        """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ends`."""
 
     def pattern_counter(self, dtype: str) -> PatternCounting:
-        """A counter of the patterns of a BF16 or F16 tensor."""
+        """Return a counter of the patterns of a BF16 or F16 tensor."""
 
 
 def backend(name: str) -> Backend:
-    """The back end of that name, one of `BACKENDS` or `AUTO`.
+    """Return the back end of that name, one of `BACKENDS` or `AUTO`.
 
     Raises:
-        UnavailableError: it does not work here; says why and what to do.
+        UnavailableError: it does not work here; gives the reason and what to do.
     """
     if name == AUTO:
         name = "cpu" if missing_for_cuda() else "cuda"
@@ -157,7 +157,7 @@ def backend(name: str) -> Backend:
 
 @cache
 def missing_for_cuda() -> str | None:
-    """Why CUDA cannot be used here, and what to do; None where it can."""
+    """Return why CUDA cannot be used here, and what to do; None if it can."""
     from numba.core import config
 
     if vars(config)["ENABLE_CUDASIM"]:

@@ -1,4 +1,4 @@
-"""Elements and their errors counted in bins of equal width: integers, so any order and cut gives the same."""
+"""Counts of elements and errors in bins of equal width: integers, so any order and partition gives the same."""
 
 import numpy as np
 

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
     CLIPPED,
     ZEROED,
 ) = range(12)
-"""The counts are exact in float64."""
+"""Counts are exact in float64."""
 SUM_COLUMNS = 12
 NUM_SUMS = 5
-"""The first columns, which are sums of floats."""
+"""Number of leading columns that are sums of floats."""
 
 
 def empty_sums(rows: int) -> NDArray[np.float64]:
-    """Rows (rows, SUM_COLUMNS) to which nothing was added yet."""
+    """Return initial rows (rows, SUM_COLUMNS) of error sums."""
     sums = np.zeros((rows, SUM_COLUMNS))
     sums[:, INPUT_MIN], sums[:, INPUT_MAX] = np.inf, -np.inf
     return sums

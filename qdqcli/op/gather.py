@@ -1,7 +1,7 @@
-"""The CPU's loop that puts the columns of rows together in memory: a transposition, in tiles of lanes.
+"""CPU loop that gathers the columns of a matrix: a transposition in tiles of LANES x LANES elements.
 
-Sixteen rows are read and written at once, which keeps it near the speed of memory where rows are a power of two of
-bytes apart: element by element they would drive each other out of the cache (four times slower).
+Sixteen rows are read and written at once, which stays close to memory speed where the row stride in bytes is a power of
+two: element by element, rows would evict each other from the cache (four times slower).
 """
 
 from qdqcli.op.jit.cache import kernel
@@ -10,7 +10,7 @@ from qdqcli.op.jit.vector import LANES, transpose_tile
 
 @kernel()
 def gather_columns(x, row, first, num_columns, out, begin, size):
-    """Write columns from `first` on of `x`, whole rows of `row` elements: of column c to out[c * size + begin:]."""
+    """Gather columns of `x` (whole rows of `row` elements), from `first` on: column c to out[c * size + begin:]."""
     num_rows = x.size // row
     tiled_rows, tiled_columns = num_rows // LANES * LANES, num_columns // LANES * LANES
     for c in range(0, tiled_columns, LANES):

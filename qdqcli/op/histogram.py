@@ -1,7 +1,6 @@
-"""PatternHistogram: how often each pattern of a 16-bit float occurs. Range and error sums of any setting follow from
-it.
+"""PatternHistogram: counts of the patterns of a 16-bit float, which give the range and error sums of any settings.
 
-One read of a large BF16 or F16 tensor gives it; what is then asked costs the same for a million elements and a billion.
+A large BF16 or F16 tensor is read once; later queries cost the same for a million elements and a billion.
 """
 
 from collections.abc import Iterator
@@ -24,27 +23,27 @@ from qdqcli.op.spec import QuantSpec
 
 NUM_PATTERNS = 1 << 16
 HISTOGRAM_ELEMENTS = 1 << 19
-"""From this size on a tensor with one range is measured so; below it, going through all patterns takes longer."""
+"""Size from which a tensor with one range is measured by patterns; below it, visiting all patterns takes longer."""
 _PATTERNS = np.arange(NUM_PATTERNS, dtype=np.uint16)
 _COUNTER_LIMIT = 1 << 31
-"""Elements after which 32-bit counters are emptied into 64-bit ones."""
+"""Elements after which 32-bit counters are flushed to 64-bit ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatternHistogram:
-    """Counts of the elements of a tensor, or of a part of it."""
+    """Pattern counts of a tensor or of a part of it."""
 
     dtype: str
     """`BF16` or `F16`."""
     counts: NDArray[np.int64]
-    """(65536,), by the pattern as an unsigned number."""
+    """(65536,), indexed by the pattern as an unsigned number."""
 
     def merge(self, other: Self) -> Self:
-        """The counts of both parts."""
+        """Add the counts of another part."""
         return type(self)(dtype=self.dtype, counts=self.counts + other.counts)
 
     def ends(self) -> Floats:
-        """The ends (2, 1) of the range that the elements span, NaN ignored; NaN where there is no number."""
+        """Return the ends (2, 1) of the range that the elements span, ignoring NaN; NaN if all elements are NaN."""
         stored = _PATTERNS[self.counts > 0].view(STORAGE[self.dtype])
         keys = empty_keys(1, self.dtype)
         if stored.size:
@@ -52,7 +51,7 @@ class PatternHistogram:
         return ends_of_keys(keys, self.dtype)
 
     def error_sums(self, params: QuantParams) -> NDArray[np.float64]:
-        """The error sums (1, SUM_COLUMNS) of the elements with this grid; marks it degenerate where outputs are."""
+        """Return the error sums (1, SUM_COLUMNS) for this grid; mark it degenerate if an output is not finite."""
         x = _PATTERNS.view(STORAGE[self.dtype])
         y = np.empty_like(x)
         cpu.quantize(x, y, 0, 0, NUM_PATTERNS, Layout.of(x.shape, QuantSpec()), params)
@@ -64,7 +63,7 @@ class PatternHistogram:
 
 
 class PatternCounter:
-    """Counts patterns; parts may come from several threads at once, each of which then has tables of its own."""
+    """Thread-safe counter of patterns; concurrent calls use separate tables."""
 
     def __init__(self, dtype: str) -> None:
         self._dtype = dtype
@@ -73,7 +72,7 @@ class PatternCounter:
         self._changing = Lock()
 
     def see(self, x: NDArray[Any]) -> None:
-        """Take in stored elements."""
+        """Count stored elements."""
         patterns = x.view(np.uint16)
         whole = patterns.size // 4 * 4
         with self._tables() as tables:
@@ -81,14 +80,14 @@ class PatternCounter:
             self._count(tables, patterns.size)
 
     def see_span(self, span: Span) -> int:
-        """Take in elements of a file; the element up to which that went well."""
+        """Count elements of a file; return the element up to which all succeeded."""
         with self._tables() as tables:
             done = count_patterns(span, tables.counts)
             self._count(tables, done - span.start)
         return done
 
     def histogram(self) -> PatternHistogram:
-        """Everything seen; no part may be under way."""
+        """Return the counts; no `see` may be in progress."""
         for tables in self._idle:
             self._empty(tables)
         _spare.extend(self._idle)
@@ -109,7 +108,7 @@ class PatternCounter:
             self._empty(tables)
 
     def _empty(self, tables: "_Tables") -> None:
-        both = tables.counts[0] + tables.counts[1]  # of so few elements that 32 bits hold it, and sooner
+        both = tables.counts[0] + tables.counts[1]  # few enough elements to fit 32 bits
         with self._changing:
             self._counts += both
         tables.counts.fill(0)
@@ -132,5 +131,4 @@ def _empty_tables() -> _Tables:
 
 
 _spare: list[_Tables] = []
-"""Empty ones, for the next tensor: half a megabyte of new memory takes as long as counting a hundred thousand elements.
-"""
+"""Empty tables for the next tensor: allocating half a megabyte takes as long as counting 100,000 elements."""

@@ -2,8 +2,8 @@
 
 A slice is the set of elements with one range: the whole tensor, one index along `axis`, or a group of neighbours along
 the last axis. In the tensor's flat C order slices are runs of `inner` neighbours; `row` elements make a row, in which
-the runs follow one another (the last of a row may be shorter). Row after row either repeats the same slices (`axis`) or
-brings new ones (groups): element i belongs to slice `i // row * advance + i % row // inner`.
+the runs follow one another (the last of a row may be shorter). Rows either repeat the same slices (`axis`) or bring new
+ones (groups): element i belongs to slice `i // row * advance + i % row // inner`.
 """
 
 from dataclasses import dataclass
@@ -18,54 +18,54 @@ class Layout:
     """Slices of a flat tensor; `inner` and `row` are at least 1."""
 
     inner: int
-    """Neighbours in one run of a slice."""
+    """Elements in one run of a slice."""
     row: int
-    """Elements after which the pattern of slices begins again."""
+    """Elements per row, after which the pattern of slices repeats."""
     advance: int
-    """New slices that each row brings: 0 where rows repeat the same ones."""
+    """New slices per row; 0 where rows repeat the same slices."""
     num_ranges: int
-    """Ranges that may be given: of an empty tensor, too."""
+    """Number of ranges that can be given, also for an empty tensor."""
     num_elements: int
 
     @property
     def num_slices(self) -> int:
-        """Ranges that elements have: 0 where there are none."""
+        """Number of ranges with elements; 0 for an empty tensor."""
         return self.num_ranges if self.num_elements else 0
 
     @property
     def steps(self) -> tuple[int, int, int]:
-        """(inner, row, advance): what the kernels need to find an element's slice."""
+        """(inner, row, advance), from which kernels compute an element's slice."""
         return self.inner, self.row, self.advance
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether each slice is a single run, so that its range needs no other part of the tensor."""
+        """True where each slice is a single run, so that its range depends on no other part of the tensor."""
         return self.advance > 0 or self.num_elements <= self.row
 
     def slice_of(self, element: int) -> int:
-        """The slice of an element."""
+        """Return the slice of an element."""
         return element // self.row * self.advance + element % self.row // self.inner
 
     def start_of(self, slice_index: int) -> int:
-        """The first element of a slice; past the last slice, the tensor's end."""
+        """Return the first element of a slice; past the last slice, the tensor's end."""
         if slice_index >= self.num_slices:
             return self.num_elements
         rows, run = divmod(slice_index, self.advance) if self.advance else (0, slice_index)
         return rows * self.row + run * self.inner
 
     def whole_slices(self, start: int, stop: int) -> tuple[int, int]:
-        """The elements [start, stop) and the rest of the slices at their edges, where each slice is a single run."""
+        """Widen [start, stop) to whole slices, where each slice is a single run."""
         return self.start_of(self.slice_of(start)), self.start_of(self.slice_of(stop - 1) + 1)
 
     def size_of(self, slice_index: int) -> int:
-        """The number of elements of a slice."""
+        """Return the number of elements of a slice."""
         if self.is_contiguous:
             return self.start_of(slice_index + 1) - self.start_of(slice_index)
         return self.num_elements // self.num_slices
 
     @classmethod
     def of(cls, shape: tuple[int, ...], spec: QuantSpec) -> "Layout":
-        """The layout of a tensor of `shape` in C order.
+        """Return the layout of a tensor of `shape` in C order.
 
         Raises:
             SpecError: the tensor lacks `axis`, or `group_size` does not divide the last dimension.

@@ -1,15 +1,15 @@
-"""Whether an array is in the memory of a CUDA device: asked of every argument of the API, so without importing CUDA."""
+"""Test for arrays in CUDA device memory. It runs for every argument of the API, so it does not import CUDA."""
 
 from typing import Any
 
 import numpy as np
 
 CUDA_DLPACK = (2, 13)
-"""DLPack's numbers for memory of a CUDA device, and for memory that it shares with the host."""
+"""DLPack device types of CUDA memory, and of CUDA memory shared with the host."""
 
 
 def is_on_device(array: Any) -> bool:
-    """Whether the array is on a CUDA device; no for anything that is no array."""
+    """Tell whether an array is on a CUDA device; False for anything that is not an array."""
     if isinstance(array, np.ndarray | np.generic):
         return False
     if getattr(array, "__cuda_ndarray__", False):  # Numba's own

@@ -1,7 +1,7 @@
-"""The few operations on a number that Python, Numba's CPU target and others spell differently.
+"""Operations on a number that Python, Numba's CPU target and other targets implement differently.
 
-Each is an ordinary function (tests and simulators run it) with a Numba overload beside it. The arithmetic made of them
-is in `value.py`. Bit patterns are plain integers in Python and sign-extended ones in Numba.
+Each is an ordinary function (for tests and simulators) with a Numba overload beside it; `value.py` builds on them. Bit
+patterns are plain integers in Python and sign-extended ones in Numba.
 """
 
 from typing import Any
@@ -29,70 +29,70 @@ def floor(v: Number) -> Number:
 
 
 def select(condition: Number, yes: Number, no: Number) -> Number:
-    """Choose `yes` where the condition holds: both are computed, nothing branches."""
+    """Return `yes` where the condition holds, else `no`: both are computed, without a branch."""
     return yes if condition else no
 
 
 def add(a: Number, b: Number) -> Number:
-    """a + b, never contracted with the product that one of them is."""
+    """Return a + b, never contracted with a product that is one of them."""
     return a + b
 
 
 def constant(number: float, v: Number) -> Number:
-    """`number` in the type of `v`, a float32 or float64."""
+    """Convert `number` to the type of `v`, a float32 or float64."""
     return v.dtype.type(number)
 
 
 def bits_of(v: Number) -> Number:
-    """The bit pattern of a float32 or float64."""
+    """Return the bit pattern of a float32 or float64."""
     return int(v.view(np.int32 if v.dtype == np.float32 else np.int64))
 
 
 def float32_of(bits: Number) -> Number:
-    """The float32 whose pattern is the low 32 bits."""
+    """Return the float32 whose pattern is the low 32 bits."""
     return np.uint32(bits & 0xFFFFFFFF).view(np.float32)
 
 
 def float64_of(bits: Number) -> Number:
-    """The float64 whose pattern is the 64 bits."""
+    """Return the float64 whose pattern is the 64 bits."""
     return np.int64(bits).view(np.float64)
 
 
 def widen(stored: Number) -> Number:
-    """A 16-bit pattern with room for what its codec does."""
+    """Widen a 16-bit pattern for the arithmetic of its codec."""
     return int(stored)
 
 
 def narrow(bits: Number, stored: Number) -> Number:
-    """A pattern as the 16-bit integer that `stored` is; a float as it is."""
+    """Narrow a pattern to the 16-bit integer type of `stored`; floats are unchanged."""
     return stored.dtype.type(np.uint16(bits & 0xFFFF).view(stored.dtype)) if stored.dtype.kind in "iu" else bits
 
 
 def float32_of_half(stored: Number) -> Number:
-    """The float32 of a float16 pattern, by the processor, see `converts_halves`."""
+    """Convert a float16 pattern to float32 by an instruction, see `converts_halves`."""
     return stored.view(np.float16).astype(np.float32)
 
 
 def half_of_float32(v: Number) -> Number:
-    """The pattern of a float32 rounded to float16, half to even, likewise; a NaN keeps some payload."""
+    """Convert a float32 to a float16 pattern by an instruction, half to even; a NaN keeps some payload."""
     return int(v.astype(np.float16).view(np.uint16))
 
 
 def widen_to_double(v: Number) -> Number:
-    """A float32 or float64 as float64."""
+    """Convert a float32 or float64 to float64."""
     return np.float64(v)
 
 
 def target_has(feature: str) -> bool:
-    """Whether the processor that kernels are compiled for is known to have a feature, in LLVM's spelling."""
+    """Tell whether the kernels' target processor is known to have a feature, in LLVM's spelling."""
     features: str = cpu_target.target_context.codegen().magic_tuple()[2]
     return f"+{feature}" in features.split(",")
 
 
 def converts_halves(number_type: Any) -> bool:
-    """Whether numbers of this Numba type, lanes that is, have instructions for it.
+    """Tell whether this Numba type, a vector, has instructions for float16 conversion.
 
-    Where there are none, LLVM's conversions end the process: "Symbol not found: __extendhfsf2".
+    Without them, LLVM's fallback aborts the process: "Symbol not found: __extendhfsf2".
     """
     return hasattr(number_type, "scalar") and target_has("f16c")
 

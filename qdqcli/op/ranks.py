@@ -1,7 +1,7 @@
-"""The CPU's loops that find an element by its rank: among the elements of each of many slices, or of one long slice.
+"""CPU loops that select an element by rank: in each of many slices, or in one long slice.
 
-Elements come as patterns, ordered by `order_key` as in `cpu/ranges.py`. Ranks count from 1 among the finite elements.
-All is counting of integers: any order and any cut gives the same.
+Elements are patterns, ordered by `order_key` as in `cpu/ranges.py`. Ranks count from 1 among the finite elements. All
+results are integer counts: any order and any partition gives the same.
 """
 
 import numpy as np
@@ -27,16 +27,16 @@ from qdqcli.op.primitives import select
 from qdqcli.op.value import order_key
 
 _FEW = LANES
-"""Elements among which a key is sought apart from the rest."""
+"""Size of the buffer in which the last candidates for a key are searched."""
 _STEPPED = 2048
-"""Elements that are looked at, at most, to go inwards from an extreme one key after another."""
+"""Maximum number of elements scanned when stepping inwards from an extreme, key by key."""
 _GUESS_BITS = 12
-"""A guess is taken to be as near as this part of all keys."""
+"""A guess is assumed to be within 2^-_GUESS_BITS of the range of keys."""
 
 
 @kernel()
 def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, numbers, keys):
-    """Fill `numbers` (slices,) with how many elements of each slice are finite, `keys` (2, slices) with their extremes.
+    """Fill `numbers` (slices,) with the finite elements of each slice and `keys` (2, slices) with their extremes.
 
     Slices are whole, of one run each; `infinity` and `nothing` as in `cpu_range.measure_range`.
     """
@@ -72,7 +72,7 @@ def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers
                 rank = ranks[target, s]
                 if rank == 1 or rank == number:
                     key = low if rank == 1 else high
-                else:  # slices are alike: the one before is a guess
+                else:  # slices are alike: the previous result is a guess
                     key = _select_rank(x, begin, size, low, high, below, number, rank, guesses[target], few)
                     guesses[target] = key
                 keys[target, s] = key
@@ -81,10 +81,10 @@ def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers
 
 @inlined
 def _select_rank(x, begin, size, low, high, below, number, rank, guess, few):
-    """The key of that rank among the `number` elements with keys in [low, high], `below` others being less.
+    """Return the key of that rank among the `number` elements with keys in [low, high]; `below` elements are less.
 
-    In a short slice by going inwards from the nearer end. Else keys are narrowed down until `few` has room for the
-    elements, and then among these alone.
+    Short slices step inwards from the nearer end. Otherwise keys are narrowed until `few` holds the remaining elements,
+    which are then searched alone.
     """
     from_above = number + 1 - rank
     if smaller(rank, from_above) * size <= _STEPPED:
@@ -101,9 +101,9 @@ def _select_rank(x, begin, size, low, high, below, number, rank, guess, few):
 
 @inlined
 def _step_inwards(x, begin, size, key, last, rank, turned):
-    """The key of that rank from the least one, `key`, on, the greatest being `last`; all `turned` over if that is -1.
+    """Return the key of that rank, stepping up from `key`, the least one, to at most `last`, the greatest.
 
-    Of keys that are not, by complement, the order is the reverse one.
+    With `turned` -1 all keys are complemented, which reverses their order.
     """
     reached = 0
     while True:
@@ -122,10 +122,10 @@ def _step_inwards(x, begin, size, key, last, rank, turned):
 
 @inlined
 def _narrow(x, begin, size, low, high, below, number, rank, guess, enough):
-    """Narrow the keys [low, high] down to at most `enough` elements or one key; `rank` is among all elements.
+    """Narrow the keys [low, high] to at most `enough` elements or one key; `rank` is among all elements.
 
-    From the guess in growing steps until it lies between two of them, then by halves: each counts once. Also returns
-    the number of elements below `low` and of those in between.
+    Gallops from the guess until it brackets the rank, then bisects; each step is one counting pass. Also returns the
+    number of elements below `low` and of those in between.
     """
     up_to = below + number
     middle = smaller(larger(guess, low), high - 1)
@@ -145,7 +145,7 @@ def _narrow(x, begin, size, low, high, below, number, rank, guess, enough):
 
 @inlined
 def _collect(x, begin, size, low, high, few):
-    """Put the elements with keys in [low, high] into `few`."""
+    """Collect the elements with keys in [low, high] in `few`."""
     number = 0
     for at in range(begin, begin + size, LANES):
         left = begin + size - at
@@ -159,7 +159,7 @@ def _collect(x, begin, size, low, high, few):
 
 @inlined
 def _count_up_to(x, begin, size, key):
-    """How many of x[begin : begin + size] are not above `key`."""
+    """Count the elements of x[begin : begin + size] that are not above `key`."""
     number = 0
     whole = size // LANES * LANES
     for at in range(begin, begin + whole, LANES):
@@ -175,9 +175,9 @@ def _count_up_to(x, begin, size, key):
 
 @kernel()
 def count_first_digits(x, shift, tables):
-    """Count the upper 16 bits of patterns, those from `shift` on, into `tables` (2, 65536) of uint32.
+    """Count the upper 16 bits of patterns, from bit `shift` on, into `tables` (2, 65536) of uint32.
 
-    Two tables in turn, see `cpu_patterns.count_in_tables`.
+    Two alternating tables, see `cpu_patterns.count_in_tables`.
     """
     one = np.uint32(1)
     even, odd = tables[0], tables[1]
@@ -191,9 +191,9 @@ def count_first_digits(x, shift, tables):
 
 @kernel()
 def count_digits(x, prefixes, shift, counts):
-    """Count the next digit of keys into `counts` (targets, 65536): of those whose bits above it are the target's.
+    """Count the next digit of keys into `counts` (targets, 65536), where the bits above it match the target's.
 
-    Bits from `shift` on are the digit's, those from `shift` + 16 on are compared with `prefixes` (targets,).
+    The digit starts at bit `shift`; the bits from `shift` + 16 on are compared with `prefixes` (targets,).
     """
     for at in range(0, x.size, LANES):
         lanes = order_key(load_part(x, at, x.size - at)) >> (shift + 16)

@@ -1,12 +1,12 @@
-"""The CPU's loops that search the range of a slice: the squared error of candidates, and which one has the least.
+"""CPU loops for the range search of a slice: squared error of candidates, and the candidate with the least.
 
-A candidate is the range of the slice's finite elements, both ends times a fraction, given to the op. Elements that are
-not finite add nothing. The error of a candidate whose output is not finite is infinite or NaN: it is never the least.
+A candidate is the range of the slice's finite elements, both ends times a fraction, passed to the op. Non-finite
+elements add nothing. A candidate with a non-finite output has an infinite or NaN error and never wins.
 
-Order of addition: of a slice, or of a chunk of a long one, element i is added in lane i % 16, each lane in float64 one
-element after another; the lanes are then added pairwise, see `cpu/quantize.py`. Squares are not negative, so what was
-added so far is never more than the sum: a candidate is dropped as soon as that exceeds the least error yet, and before
-it has begun where the elements that it clips do.
+Order of addition: in a slice, or in a chunk of a long one, element i is added in lane i % 16, each lane in float64, one
+element after another; the lanes are then reduced pairwise, see `cpu/quantize.py`. Squares are not negative, so partial
+sums never exceed the sum: a candidate is dropped as soon as its partial sum exceeds the least error so far, or before
+it starts if the error of its clipped elements does.
 """
 
 import numpy as np
@@ -34,16 +34,16 @@ from qdqcli.op.value import (
 _STRIDE = 64
 """Elements after which a candidate may be dropped."""
 _SLACK = 1 + 2.0**-16
-"""Bounds are sums in float32: 32 squares of differences are right to 40 roundings of 2^-24."""
+"""Bounds are float32 sums: 32 squared differences are accurate to 40 roundings of 2^-24."""
 _SMALL, _LARGE = 1e-30, 1e38
-"""Errors between which a bound is right: squares below lose digits, and one that overflowed is larger than these."""
+"""Errors for which a bound is valid: smaller squares lose digits, and a sum that overflowed is larger."""
 
 
 @inlined
 def _decode_run(x, begin, count, like, v, a):
-    """The values of x[begin : begin + count] as the op takes them, and in float64; zeros for what is not finite.
+    """Decode x[begin : begin + count] as the op takes it, and to float64; non-finite elements become zeros.
 
-    Zeros fill the last lanes too: they have no error.
+    The last vector is padded with zeros too: they have no error.
     """
     for i in range(0, count, LANES):
         stored = load_part(x, begin + i, count - i)
@@ -55,7 +55,7 @@ def _decode_run(x, begin, count, like, v, a):
 
 @inlined
 def _make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
-    """The grids (GRID_ROWS, candidates) of the range [lo, hi] times each fraction; whole lanes of them."""
+    """Fill `grids` (GRID_ROWS, candidates), whole vectors, for the range [lo, hi] times each fraction."""
     room = grids.shape[1]
     for k in range(0, room, LANES):
         share = load(fractions, k)
@@ -69,7 +69,7 @@ def _make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
 
 @inlined
 def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
-    """The error of candidate `k`; infinite once it is more than `limit`, or where the grid is none."""
+    """Return the error of candidate `k`; infinite once it exceeds `limit`, or for a degenerate grid."""
     lo, hi, scale, inverse = grids[MIN_RANGE, k], grids[MAX_RANGE, k], grids[SCALE, k], grids[INVERSE_SCALE, k]
     if not (abs(scale) < np.inf and abs(inverse) < np.inf):
         return np.inf
@@ -88,10 +88,10 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
 
 @inlined
 def _bound_errors(x, v, count, grids, half_up, like, ends, bounds):
-    """Fill `bounds` (candidates,) with what each candidate loses at least, LANES candidates at a time.
+    """Fill `bounds` (candidates,) with a lower bound of each candidate's error, LANES candidates at a time.
 
-    The largest and the smallest element of each lane are elements of their own (`ends` (2, LANES) keeps them); what a
-    candidate clips of them is part of its error.
+    The largest and the smallest element of each lane are distinct elements (kept in `ends` (2, LANES)); the error of
+    clipping them is part of a candidate's error.
     """
     stored, room = load_part(x, 0, 1), grids.shape[1]
     high = low = load(v, 0)
@@ -114,13 +114,13 @@ def _bound_errors(x, v, count, grids, half_up, like, ends, bounds):
 
 @inlined
 def _stored_value(v, stored):
-    """What `v` is when it is stored."""
+    """Round `v` to the stored dtype."""
     return value_of_pattern(number_pattern(v, stored), stored)
 
 
 @inlined
 def _search_run(x, v, a, count, grids, bounds, num_candidates, guess, half_up, like):
-    """The candidate with the least error, of equals the last; the last one, too, where no error is finite."""
+    """Return the candidate with the least error, the last of equals; the last one if no error is finite."""
     best, least = num_candidates - 1, np.inf
     for distance in range(num_candidates):
         for k in (guess + distance, guess - distance):
@@ -136,9 +136,9 @@ def search_slices(
     x, base, start, stop, inner, row, advance, first_slice, ends, fractions, num_candidates, q_min, q_max,
     half_up, like, v, a, best,
 ):  # fmt: skip
-    """Fill `best` (slices,) with the candidate for each slice of x[start:stop], whole slices of one run each.
+    """Fill `best` (slices,) with the best candidate of each slice of x[start:stop], whole slices of one run each.
 
-    `ends` (2, slices) are the ranges of their finite elements; `v` and `a` have room for the longest slice.
+    `ends` (2, slices) are the ranges of their finite elements; `v` and `a` are scratch buffers for the longest slice.
     """
     grids, bounds = np.empty((GRID_ROWS, fractions.size), fractions.dtype), np.empty_like(fractions)
     extremes = np.empty((2, LANES), fractions.dtype)
@@ -147,13 +147,13 @@ def search_slices(
     while i < stop:
         run, end, _ = run_at(i, inner, row, advance)
         s, end = run - first_slice, smaller(end, stop)
-        if ends[0, s] == ends[1, s] == 0:  # all candidates are one
+        if ends[0, s] == ends[1, s] == 0:  # all candidates are equal
             best[s] = num_candidates - 1
             i = end
             continue
         _make_candidates(ends[0, s], ends[1, s], fractions, q_min, q_max, like, grids)
         _decode_run(x, i - base, end - i, like, v, a)
-        # slices are alike: the one before is a guess that drops most candidates early
+        # slices are alike: starting at the previous best drops most candidates early
         _bound_errors(x, v, end - i, grids, half_up, like, extremes, bounds)
         guess = _search_run(x, v, a, end - i, grids, bounds, num_candidates, guess, half_up, like)
         best[s] = guess
@@ -162,16 +162,16 @@ def search_slices(
 
 @kernel()
 def make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
-    """Fill `grids` (GRID_ROWS, candidates), whole lanes of them, with those of the range [lo, hi]."""
+    """Fill `grids` (GRID_ROWS, candidates), whole vectors, for the range [lo, hi]."""
     _make_candidates(lo, hi, fractions, q_min, q_max, like, grids)
 
 
 @kernel()
 def sum_candidates(x, chunk_size, grids, candidates, half_up, like, v, a, limit, spent, errors):
-    """Fill `errors` (candidates, chunks) with the errors of each chunk of `x` with some of the grids.
+    """Fill `errors` (candidates, chunks) with the errors of each chunk of `x` for some of the grids.
 
-    `spent` (candidates,) is what other parts had: one that has more than `limit` altogether is dropped, its error
-    infinite from there on.
+    `spent` (candidates,) is the error in other parts: a candidate whose total exceeds `limit` is dropped, with infinite
+    errors from there on.
     """
     for chunk in range(errors.shape[1]):
         begin = chunk * chunk_size
@@ -187,7 +187,7 @@ def sum_candidates(x, chunk_size, grids, candidates, half_up, like, v, a, limit,
 
 @kernel()
 def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, like, errors):
-    """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float, `occurring` those not 0.
+    """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float; `occurring`: those not 0.
 
     Order of addition as in `cpu_patterns.sum_patterns`.
     """

@@ -1,4 +1,4 @@
-"""Span and its kin: parts of a tensor in a file, for a back end whose kernels read and write for themselves."""
+"""Span and related types: parts of a tensor in a file, for kernels that do their own reads and writes."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,42 +10,42 @@ from qdqcli.op.params import Floats
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 Place = tuple[int, int]
-"""An open descriptor and the byte of its file at which a tensor begins."""
+"""An open descriptor and the byte offset of a tensor in its file."""
 Stored = NDArray[Any]
 """Elements as the kernels see them, `params.STORAGE`."""
 STRIDE_BYTES = 1 << 20
-"""Read, worked on and written at once: a call of the system for less costs more than the second cache gives back."""
+"""Bytes read, processed and written at once: with less, the extra system calls cost more than the L2 cache saves."""
 
 
 def stride_elements(itemsize: int) -> int:
-    """Elements of a stride: whole chunks, at least one."""
+    """Return the elements of a stride: whole chunks, at least one."""
     return max(STRIDE_BYTES // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS
 
 
 READING, WRITING = 0, 1
-"""Which call failed, as `trouble[0]` says beside the error's number in `trouble[1]`."""
+"""Failed call, in `trouble[0]`; `trouble[1]` is its errno."""
 Trouble = NDArray[np.int64]
-"""(2,): READING or WRITING, and the number of the system's error: 0 for none, or where a file ended too early."""
+"""(2,): READING or WRITING, and errno: 0 for no error, or for a file that ended too early."""
 
 
 def no_trouble() -> Trouble:
-    """What kernels note their trouble in."""
+    """Return a fresh error record for kernels."""
     return np.zeros(2, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """Tensors of one dtype that follow one another in a file, each of at most a chunk and of whole runs."""
+    """Adjacent tensors of one dtype in a file, each of at most one chunk and of whole runs."""
 
     source: int
-    """Descriptor."""
+    """File descriptor."""
     sink: int | None
     offset: int
-    """Byte of the file at which the first one begins."""
+    """Byte offset of the first tensor in the file."""
     x: Stored
-    """Room for all that lies between the first and the end of the last."""
+    """Scratch buffer for everything from the start of the first tensor to the end of the last."""
     y: Stored
-    """As much, where there is a sink."""
+    """Scratch buffer of the same size, if there is a sink."""
     places: NDArray[np.int64]
     """(tensors, 5): first element in `x`, number of elements, and the layout's steps."""
     trouble: Trouble = field(default_factory=no_trouble)
@@ -53,10 +53,10 @@ class Neighbours:
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourSums:
-    """What was found out about each of them."""
+    """Results of `requantize_and_sum_each` for each of the neighbours."""
 
     sums: NDArray[np.float64]
-    """(tensors, SUM_COLUMNS), their one chunk's; the extremes are the hull of the ranges."""
+    """(tensors, SUM_COLUMNS), each with one chunk; the extremes are the union of the slice ranges."""
     num_degenerate: NDArray[np.int64]
     """(tensors,)."""
     is_done: NDArray[np.bool_]
@@ -71,7 +71,7 @@ class Span:
     sink: Place | None = None
     """None: nothing is written."""
     x: Stored
-    """Room for a stride, as its other user."""
+    """Scratch buffer for a stride, like `y`."""
     y: Stored
     start: int
     stop: int
@@ -80,7 +80,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSums:
-    """What `requantize_and_sum` found."""
+    """Result of `requantize_and_sum`."""
 
     sums: NDArray[np.float64]
     """(chunks, SUM_COLUMNS)."""

@@ -10,17 +10,17 @@ from qdqcli.errors import SpecError
 MAX_SIGNED_BITS = 61
 MAX_UNSIGNED_BITS = 62
 DEFAULT_ESTIMATOR = "minmax"
-"""The range that the elements span: the op itself."""
+"""The range that the elements span, as in the op itself."""
 DEFAULT_PERCENTILE = 99.99
 WHOLE_TENSOR = -1
-"""The op's own word for "one range for the whole tensor"; not the last axis."""
+"""The op's value for "one range for the whole tensor"; not the last axis."""
 
 
 E = TypeVar("E", bound=StrEnum)
 
 
 class RoundMode(StrEnum):
-    """How a scaled value becomes an integer."""
+    """Rounding of scaled values to integers."""
 
     HALF_TO_EVEN = "HALF_TO_EVEN"
     HALF_UP = "HALF_UP"
@@ -28,7 +28,7 @@ class RoundMode(StrEnum):
 
 
 class ComputeDType(StrEnum):
-    """The arithmetic of bfloat16 and float16 tensors; float32 and float64 tensors know only their own."""
+    """Arithmetic of bfloat16 and float16 tensors; float32 and float64 tensors always use their own."""
 
     NATIVE = "native"
     """Every operation rounded to the tensor's dtype, as TensorFlow runs it."""
@@ -38,32 +38,32 @@ class ComputeDType(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class QuantSpec:
-    """What to do with one tensor. Names and defaults are the op's."""
+    """Quantization settings of one tensor. Names and defaults are the op's."""
 
     num_bits: int = 8
     """Bits of a code: 1 to 61, or 62 unsigned."""
     signed_input: bool = True
-    """Whether codes are signed; elements may be negative in any case."""
+    """Use signed codes; elements may be negative in any case."""
     narrow_range: bool = False
-    """Whether signed codes leave out their lowest, -2^(num_bits-1)."""
+    """Leave out the lowest signed code, -2^(num_bits-1)."""
     round_mode: RoundMode = RoundMode.HALF_TO_EVEN
-    """How ties are rounded."""
+    """Rounding of ties."""
     axis: int = WHOLE_TENSOR
-    """The dimension whose indices have a range each; -1: one range for the whole tensor (not the last axis)."""
+    """Dimension with one range per index; -1: one range for the whole tensor (not the last axis)."""
     group_size: int | None = None
     """Neighbours along the last axis that share a range; excludes `axis`."""
     ragged_groups: bool = False
-    """Whether the last group of a row may be shorter than `group_size`."""
+    """Allow the last group of a row to be shorter than `group_size`."""
     range_given: bool = False
-    """Whether the range is given and clamped to, instead of measured."""
+    """Take a given range and clamp to it, instead of measuring the range."""
     given_range: tuple[float, float] | None = None
-    """The range that is given, where it is one for all slices; None: measured, or given in arrays of its own."""
+    """The given range, if one for all slices; None: measured, or given in separate arrays."""
     compute_dtype: ComputeDType = ComputeDType.NATIVE
-    """The arithmetic of bfloat16 and float16 elements."""
+    """Arithmetic of bfloat16 and float16 elements."""
     estimator: str = DEFAULT_ESTIMATOR
-    """How a range that is not given is chosen: a name in `ranges/estimator.py`."""
+    """Range estimator where no range is given: a name in `ranges/estimator.py`."""
     percentile: float | None = None
-    """For the estimator of that name: the percentage of elements at or below the range's upper end; None: 99.99."""
+    """Percentage of elements at or below the range's upper end, for the estimator `percentile`; None: 99.99."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_bits", _integer("num_bits", self.num_bits))
@@ -92,22 +92,22 @@ class QuantSpec:
 
     @property
     def is_range_given(self) -> bool:
-        """The op's own attribute: an estimator other than minmax gives it a range too, to which it clamps."""
+        """The op's `range_given`: estimators other than minmax also give the op a range, to which it clamps."""
         return self.range_given or self.estimator != DEFAULT_ESTIMATOR
 
     @property
     def quantized_min(self) -> int:
-        """The lowest code."""
+        """Lowest code."""
         return -(1 << (self.num_bits - 1)) + self.narrow_range if self.signed_input else 0
 
     @property
     def quantized_max(self) -> int:
-        """The highest code."""
+        """Highest code."""
         return (1 << (self.num_bits - 1)) - 1 if self.signed_input else (1 << self.num_bits) - 1
 
 
 def _check_range(low: float, high: float) -> None:
-    if not low <= high:  # NaN, too
+    if not low <= high:  # also false for NaN
         raise SpecError(f"input_min is {low} and input_max is {high}; input_min <= input_max must hold")
 
 

@@ -1,14 +1,14 @@
 """The op on one value: codecs, range to grid, value to value. Arithmetic only; no arrays, no loops.
 
-Two types steer every function, so that one text serves all dtypes:
+Two types parametrize every function, so that one implementation serves all dtypes:
 
 - the storage: float32 and float64 are themselves, int16 holds the bits of a bfloat16, uint16 those of a float16;
 - `like`, a number whose type names the arithmetic: float32, float64, int16 (every operation rounded to bfloat16) or
   uint16 (to float16). 16-bit arithmetic happens in float32 and is rounded after each operation, which loses nothing:
   float32 has more than twice their digits.
 
-Compare instead of min and max: two-argument `min` drops a NaN on some targets. Every line is one IEEE operation;
-nothing here may be contracted into a fused multiply-add: CUDA's compiler does that unless the sum is `primitives.add`.
+Compare instead of min and max: two-argument `min` drops a NaN on some targets. Every line is one IEEE operation and
+must not be contracted into a fused multiply-add: CUDA's compiler does that unless the sum is `primitives.add`.
 
 Source: TensorFlow 2.21, QuantizeAndDequantizeV4, as probed; `tests/reference.py` is the independent oracle.
 """
@@ -42,35 +42,35 @@ from qdqcli.op.primitives import (
 
 @inlined
 def decode_bfloat16(bits: Number) -> Number:
-    """The float32 of a bfloat16 pattern."""
+    """Decode a bfloat16 pattern to float32."""
     return float32_of(bits << 16)
 
 
 @inlined
 def encode_bfloat16_number(v: Number) -> Number:
-    """The pattern of a float32 rounded to bfloat16, half to even; a NaN whose low half is 0 remains one."""
+    """Encode a float32 as a bfloat16 pattern, half to even; a NaN with low 16 bits 0 stays NaN."""
     bits = bits_of(v)
     return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
 
 @inlined
 def encode_bfloat16(v: Number) -> Number:
-    """The same, and NaN becomes the quiet positive one."""
+    """Encode a float32 as a bfloat16 pattern, half to even; NaN becomes the positive quiet NaN."""
     return select(v == v, encode_bfloat16_number(v), 0x7FC0)
 
 
 @inlined
 def round_bfloat16(v: Number) -> Number:
-    """A float32 rounded to bfloat16, still as float32."""
+    """Round a float32 to bfloat16, still as float32."""
     return decode_bfloat16(encode_bfloat16(v))
 
 
 @inlined
 def decode_float16(bits: Number) -> Number:
-    """The float32 of a float16 pattern.
+    """Decode a float16 pattern to float32, for targets without F16C instructions.
 
-    The exponent is rebiased by an addition; infinities and NaN take it twice, subnormals are made normal by a
-    subtraction that is exact. For where no F16C instructions are.
+    The exponent is rebiased by an addition, twice for infinities and NaN; subnormals are normalized by an exact
+    subtraction.
     """
     magnitude = (bits & 0x7FFF) << 13
     exponent = magnitude & 0x0F800000
@@ -81,7 +81,7 @@ def decode_float16(bits: Number) -> Number:
 
 @inlined
 def round_float16(v: Number) -> Number:
-    """A float32 rounded to float16, half to even, still as float32; beyond 65504 infinite, subnormals kept.
+    """Round a float32 to float16, half to even, still as float32; infinite beyond 65504, subnormals kept.
 
     Adding 2^13 times the power of two below |v| pushes the digits that float16 lacks off the end of a float32.
     """
@@ -96,7 +96,7 @@ def round_float16(v: Number) -> Number:
 
 @inlined
 def encode_float16_number(v: Number) -> Number:
-    """The pattern of a float32 rounded to float16, half to even; a NaN may become infinite."""
+    """Encode a float32 as a float16 pattern, half to even; a NaN may become infinite."""
     bits = bits_of(round_float16(v))
     magnitude = bits & 0x7FFFFFFF
     half = constant(0.5, v)
@@ -107,19 +107,19 @@ def encode_float16_number(v: Number) -> Number:
 
 @inlined
 def encode_float16(v: Number) -> Number:
-    """The same, and NaN becomes the quiet positive one."""
+    """Encode a float32 as a float16 pattern, half to even; NaN becomes the positive quiet NaN."""
     return select(v == v, encode_float16_number(v), 0x7E00)
 
 
 @inlined
 def canonical(v: Number) -> Number:
-    """`v` with one NaN for all: which payload survives an operation differs between processors."""
+    """Canonicalize NaN: which payload survives an operation differs between processors."""
     return select(v == v, v, constant(np.nan, v))
 
 
 @inlined
 def itself(v: Number) -> Number:
-    """`v`."""
+    """Return `v`."""
     return v
 
 
@@ -127,43 +127,43 @@ def itself(v: Number) -> Number:
 
 
 def decode(stored: Number) -> Number:
-    """The stored element in float32 (float64 for float64)."""
+    """Decode a stored element to float32 (to float64 for float64)."""
     kind = _kind(stored)
     return stored if kind in ("float32", "float64") else _DECODE[kind](widen(stored))
 
 
 def encode(v: Number, stored: Number) -> Number:
-    """`v` in the type of `stored`, rounded half to even."""
+    """Encode `v` in the type of `stored`, rounded half to even."""
     return narrow(pattern(v, stored), stored)
 
 
 def pattern(v: Number, stored: Number) -> Number:
-    """`v` rounded to the type of `stored`, half to even: the bits of a 16-bit float as a wide integer."""
+    """Round `v` to the type of `stored`, half to even: the bits of a 16-bit float as a wide integer."""
     return _ENCODE[_kind(stored)](v)
 
 
 def number_pattern(v: Number, stored: Number) -> Number:
-    """As `pattern`, but a NaN may become another or infinite: for those who look for such later, once for many."""
+    """Like `pattern`, but NaN is not canonicalized and may become infinity: the caller must check for these."""
     return _ENCODE_NUMBER[_kind(stored)](v)
 
 
 def value_of_pattern(wide: Number, stored: Number) -> Number:
-    """The value of a `pattern`; decoding the stored element again would widen what was just narrowed."""
+    """Decode a `pattern`; decoding the stored element again would widen what was just narrowed."""
     return _DECODE[_kind(stored)](wide)
 
 
 def fit(v: Number, like: Number) -> Number:
-    """The result of an operation, rounded to the arithmetic's dtype."""
+    """Round the result of an operation to the arithmetic's dtype."""
     return _FIT[_kind(like)](v)
 
 
 def tiny(like: Number) -> Number:
-    """The smallest normal number of the arithmetic; 0 for float16, which is never flushed."""
+    """Smallest normal number of the arithmetic; 0 for float16, which is never flushed."""
     return _TINY[_kind(like)]
 
 
 def largest(like: Number) -> Number:
-    """The largest finite number of the arithmetic."""
+    """Largest finite number of the arithmetic."""
     return _LARGEST[_kind(like)]
 
 
@@ -171,7 +171,7 @@ _KINDS = {types.float32: "float32", types.float64: "float64", types.int16: "bflo
 
 
 def _numba_kind(number_type: Any) -> str:
-    """The kind of a Numba type, of lanes as of what they hold."""
+    """Return the kind of a Numba type; for a vector, of its scalar."""
     return _KINDS[getattr(number_type, "scalar", number_type)]
 
 
@@ -181,7 +181,7 @@ def _kind(number: Number) -> str:
 
 Unary = Callable[[Any], Any]
 Switch = Literal[True] | None
-"""True or None, on or off: None is a type of its own, so that Numba compiles one side alone."""
+"""True or None, on or off: None is a type of its own, so that Numba compiles only one branch."""
 _DECODE: dict[str, Unary] = {
     "float32": itself,
     "float64": itself,
@@ -288,7 +288,7 @@ def _largest(like):
 
 
 def order_key(bits: Number) -> Number:
-    """An integer that orders floats by their patterns, an int16, int32 or int64; its own inverse.
+    """Map a float's pattern to an int16, int32 or int64 in the order of the floats; its own inverse.
 
     -0 is below +0; a NaN is beyond the infinity of its sign.
     """
@@ -307,7 +307,7 @@ def _order_key(bits: Number, width: int) -> Number:
 
 
 def value_of_key(key: Number, stored: Number) -> Number:
-    """The value of the element that has this order key among elements of the type of `stored`."""
+    """Return the value with this order key among elements of the type of `stored`."""
     pattern_type = np.dtype(f"i{stored.dtype.itemsize}").type
     return decode(order_key(pattern_type(key)).view(stored.dtype))
 
@@ -328,16 +328,16 @@ def _value_of_key(key, stored):
 
 @inlined
 def flush(v: Number, like: Number) -> Number:
-    """A subnormal becomes a zero of the same sign."""
+    """Flush a subnormal to a zero of the same sign."""
     return select(abs(v) < tiny(like), v * constant(0.0, v), v)
 
 
 @inlined
 def quotient(a: Number, b: Number, like: Number) -> Number:
-    """a / b, correctly rounded, then flushed.
+    """Return a / b, correctly rounded, then flushed.
 
-    A quotient that only the coarser spacing of subnormals rounds up to the smallest normal number is flushed too; the
-    product that finds it is exact, a power of two being one of its factors.
+    A quotient that is rounded up to the smallest normal number only by the coarser spacing of subnormals is flushed
+    too; the product that detects it is exact, because one of its factors is a power of two.
     """
     q = fit(a / b, like)
     subnormal = (abs(q) == tiny(like)) & (abs(a) < abs(b) * tiny(like))
@@ -346,11 +346,11 @@ def quotient(a: Number, b: Number, like: Number) -> Number:
 
 @inlined
 def grid(lo: Number, hi: Number, q_min: Number, q_max: Number, like: Number) -> tuple[Number, Number, Number, Number]:
-    """The representable range and the scales of a slice: (min_range, max_range, scale, inverse_scale).
+    """Return the representable range and the scales of a slice: (min_range, max_range, scale, inverse_scale).
 
-    `scale` is in the op's sense, steps per unit, and its inverse is a division of its own. The end that does not decide
-    the scale moves to where its code lies. `lo` and `hi` are flushed; all NaN in a slice gives NaN ends and the largest
-    scale.
+    `scale` is in the op's sense, steps per unit; its inverse is computed by a separate division. The end that does not
+    determine the scale moves to where its code lies. `lo` and `hi` must be flushed; a slice of NaN only gives NaN ends
+    and the largest scale.
     """
     scale_min = select(fit(q_min * lo, like) > constant(0.0, lo), quotient(q_min, lo, like), largest(like))
     scale_max = select(fit(q_max * hi, like) > constant(0.0, hi), quotient(q_max, hi, like), largest(like))
@@ -362,7 +362,7 @@ def grid(lo: Number, hi: Number, q_min: Number, q_max: Number, like: Number) -> 
 
 @inlined
 def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, like: Number) -> Number:
-    """Whether subnormal elements of the slice could show: only a huge scale or a bound at zero makes them."""
+    """True where subnormal elements of the slice can matter: only with a huge scale or a bound at zero."""
     zero = constant(0.0, lo)
     huge = scale >= constant(0.25, lo) / tiny(like)
     return (tiny(like) > zero) & (huge | (range_given & ((lo == zero) | (hi == zero))))
@@ -370,7 +370,7 @@ def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, like: 
 
 @inlined
 def is_degenerate(scale: Number, like: Number) -> Number:
-    """Whether the scale is 0, infinite, NaN or the dtype's maximum: no grid came of the range."""
+    """True where the scale is 0, infinite, NaN or the dtype's maximum: the range gives no usable grid."""
     return (scale <= constant(0.0, scale)) | (scale >= largest(like)) | (scale != scale)
 
 
@@ -379,7 +379,7 @@ def is_degenerate(scale: Number, like: Number) -> Number:
 
 @inlined
 def clamp(v: Number, lo: Number, hi: Number) -> Number:
-    """The upper bound first; NaN stays, and a NaN bound changes nothing."""
+    """Clamp `v`, the upper bound first; NaN is kept, and a NaN bound has no effect."""
     v = select(hi < v, hi, v)
     return select(v < lo, lo, v)
 
@@ -399,7 +399,7 @@ def quantize_half_up(v: Number, scale: Number, inverse: Number, like: Number) ->
 
 @inlined
 def requantize(v: Number, scale: Number, inverse: Number, half_up: Switch, like: Number) -> Number:
-    """Quantize and dequantize in the round mode that `half_up` says."""
+    """Quantize and dequantize; the round mode is HALF_UP if `half_up` is set, else HALF_TO_EVEN."""
     if half_up is not None:
         return quantize_half_up(v, scale, inverse, like)
     return quantize_half_to_even(v, scale, inverse, like)
@@ -407,6 +407,6 @@ def requantize(v: Number, scale: Number, inverse: Number, half_up: Switch, like:
 
 @inlined
 def straight_through(gradient: Number, v: Number, lo: Number, hi: Number, like: Number) -> Number:
-    """The gradient where lo <= v <= hi, else 0 times it: NaN for gradients not finite, -0 for negative ones."""
+    """Return the gradient where lo <= v <= hi, else 0 times it: NaN for non-finite gradients, -0 for negative ones."""
     inside = (v >= lo) & (v <= hi)
     return fit(flush(gradient, like) * select(inside, constant(1.0, v), constant(0.0, v)), like)
