@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -152,6 +153,8 @@ class Document:
 
 def _shown(value: Any) -> str:
     """Return a value as the file spells it."""
+    if isinstance(value, date | time):
+        return value.isoformat()
     try:
         return escape_name(str(value).lower() if isinstance(value, bool) else repr(value))
     except ValueError:  # an integer of more digits than Python converts
