@@ -49,7 +49,7 @@ def is_report(path: Path) -> str | None:
     try:
         read_report(path)
     except QdqError as error:
-        return f"it is no report ({error})"
+        return f"it is not a report ({error})"
     return None
 
 
@@ -58,8 +58,8 @@ def is_budget(path: Path) -> str | None:
     try:
         budget = parse_budget(read_text(path, "a budget is a TOML file"), path)
     except QdqError as error:
-        return f"it is no budget ({error})"
-    return "it is no budget (it sets no limit)" if budget.is_idle else None
+        return f"it is not a budget ({error})"
+    return "it is not a budget (it sets no limit)" if budget.is_idle else None
 
 
 def without(arguments: Sequence[str], *, values: Sequence[str] = (), flags: Sequence[str] = ()) -> list[str]:

@@ -114,7 +114,7 @@ def _read(members: Iterable[tuple[str, Any]]) -> RunResult:
 
 def _check_version(found: object) -> None:
     if found is None:
-        raise MalformedError("is no report of qdq: it has no schema_version; give one that --report FILE.json made")
+        raise MalformedError("is not a report of qdq: it has no schema_version; give one that --report FILE.json made")
     if found != SCHEMA_VERSION or isinstance(found, bool):
         shown = "" if isinstance(found, dict | list) else f" {escape_name(repr(found), 40)}"
         raise MalformedError(f"has schema_version{shown}; this version reads reports with {SCHEMA_VERSION}")

@@ -60,8 +60,8 @@ class Journal:
         lines = [json.loads(line) for line in self._log.lines]
         if lines and (what := difference(lines[0], json.loads(json.dumps(fingerprint)))):
             raise UsageError(
-                f"{show_path(output.partial)}: the interrupted run was another: {what}; give the same input and "
-                "settings, or leave out --resume to begin anew"
+                f"{show_path(output.partial)}: cannot resume: {what}; give the same input and "
+                "settings, or drop --resume to start over"
             )
         self._shards = [Progress() for _ in plans]
         if lines:

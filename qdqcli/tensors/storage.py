@@ -358,7 +358,7 @@ def write_file(path: Path, pieces: Iterable[bytes], *, replaces: bool = True) ->
 
 
 def link_target(path: Path) -> Path:
-    """Where a file that is written at `path` goes, through links.
+    """Return where a file that is written at `path` goes, through links.
 
     They are read here and not by the system, which would refuse the same with `fs.protected_symlinks`.
 

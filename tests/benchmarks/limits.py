@@ -223,7 +223,7 @@ def in_memory(lib: CDLL, rounds: int, threads: int) -> None:
             works[f"ours_{axis}"] = partial(m.op_and_sums, spec)
         t = {name: s * threads / m.x.size * 1e9 for name, s in compare(rounds, min, **works).items()}
     print(f"from memory, threads: {threads}, ns per element and thread")
-    row("  copy past the caches", t["copy"])
+    row("  copy, non-temporal", t["copy"])
     row("  min/max pass", t["range"])
     row("  float32, op + statistics with a known range, nothing written", t["c_only"], t["ours_only"])
     two_passes, of_two = t["range"] + t["copy"], "(min/max pass + copy)"
@@ -234,7 +234,7 @@ def in_memory(lib: CDLL, rounds: int, threads: int) -> None:
     ):
         ours, stores = t[f"ours_{axis}"], [t[f"c_{way}_{axis}"] for way in ("cached", "past")]
         row(f"  {name}: range, op and statistics", stores[0], ours)
-        row("    stored past the caches", stores[1])
+        row("    stored non-temporally", stores[1])
         row(f"    share of {of}", floor / min(stores), floor / ours, goal)
 
 

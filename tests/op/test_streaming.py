@@ -1,4 +1,4 @@
-"""Large outputs are written past the caches and by several threads: the same bits as small ones are made of."""
+"""Large outputs, written with non-temporal stores by several threads: the same bits as small ones."""
 
 import ml_dtypes
 import numpy as np

@@ -180,7 +180,7 @@ def test_a_message_says_where() -> None:
         (("inputs", 0), 1, "inputs[0]: found 1, expected a text"),
         (("tool",), {}, "tool: has no 'version'"),
         (("schema_version",), 2, "has schema_version 2; this version reads reports with 1"),
-        (("schema_version",), None, "is no report of qdq: it has no schema_version"),
+        (("schema_version",), None, "is not a report of qdq: it has no schema_version"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, way: Way, value: object, message: str) -> None:
