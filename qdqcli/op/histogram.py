@@ -39,7 +39,7 @@ class PatternHistogram:
     """(65536,), indexed by the pattern as an unsigned number."""
 
     def merge(self, other: Self) -> Self:
-        """Add the counts of another part."""
+        """Return the counts of both parts together."""
         return type(self)(dtype=self.dtype, counts=self.counts + other.counts)
 
     def ends(self) -> Floats:

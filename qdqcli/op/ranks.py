@@ -1,7 +1,7 @@
 """CPU loops that select an element by rank: in each of many slices, or in one long slice.
 
-Elements are patterns, ordered by `order_key` as in `cpu/ranges.py`. Ranks count from 1 among the finite elements. All
-results are integer counts: any order and any partition gives the same.
+Elements are patterns, ordered by `order_key` as in `cpu/ranges.py`. Ranks count from 1 among the finite elements. Only
+integers are counted: any order and any partition gives the same.
 """
 
 import numpy as np
@@ -36,9 +36,9 @@ _GUESS_BITS = 12
 
 @kernel()
 def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, numbers, keys):
-    """Fill `numbers` (slices,) with the finite elements of each slice and `keys` (2, slices) with their extremes.
+    """Fill `numbers` (slices,) with the count of finite elements and `keys` (2, slices) with their extremes.
 
-    Slices are whole, of one run each; `infinity` and `nothing` as in `cpu_range.measure_range`.
+    Slices are whole, of one run each; `infinity` and `nothing` as in `measure_range` of `cpu/ranges.py`.
     """
     i = start
     while i < stop:
@@ -177,7 +177,7 @@ def _count_up_to(x, begin, size, key):
 def count_first_digits(x, shift, tables):
     """Count the upper 16 bits of patterns, from bit `shift` on, into `tables` (2, 65536) of uint32.
 
-    Two alternating tables, see `cpu_patterns.count_in_tables`.
+    Two alternating tables, see `count_in_tables` in `cpu/histograms.py`.
     """
     one = np.uint32(1)
     even, odd = tables[0], tables[1]

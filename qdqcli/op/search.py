@@ -4,7 +4,7 @@ A candidate is the range of the slice's finite elements, both ends times a fract
 elements add nothing. A candidate with a non-finite output has an infinite or NaN error and never wins.
 
 Order of addition: in a slice, or in a chunk of a long one, element i is added in lane i % 16, each lane in float64, one
-element after another; the lanes are then reduced pairwise, see `cpu/quantize.py`. Squares are not negative, so partial
+element after another; the lanes are then reduced pairwise, see `cpu/errors.py`. Squares are not negative, so partial
 sums never exceed the sum: a candidate is dropped as soon as its partial sum exceeds the least error so far, or before
 it starts if the error of its clipped elements does.
 """
@@ -189,7 +189,7 @@ def sum_candidates(x, chunk_size, grids, candidates, half_up, like, v, a, limit,
 def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, like, errors):
     """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float; `occurring`: those not 0.
 
-    Order of addition as in `cpu_patterns.sum_patterns`.
+    Order of addition as in `sum_patterns` of `cpu/histograms.py`.
     """
     lanes = np.empty(LANES)
     for k in range(num_candidates):

@@ -143,7 +143,7 @@ def pattern(v: Number, stored: Number) -> Number:
 
 
 def number_pattern(v: Number, stored: Number) -> Number:
-    """Like `pattern`, but NaN is not canonicalized and may become infinity: the caller must check for these."""
+    """Like `pattern`, but NaN is not canonicalized and may become infinity: the caller checks, once for many."""
     return _ENCODE_NUMBER[_kind(stored)](v)
 
 
