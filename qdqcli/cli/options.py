@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,14 +62,16 @@ def parse_scheme(value: str) -> str:
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_MAX_SIZE = 1 << 62
 
 
 def parse_size(value: str) -> int:
     """Parse a number of bytes with an optional unit, binary (MiB) or decimal (MB)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", value.strip().lower())
-    if match is None:
+    size = inf if match is None else float(match[1]) * _UNITS[match[2]]
+    if size > _MAX_SIZE:
         raise click.BadParameter(f"{value!r} is not a size such as 512MiB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(size)
 
 
 def parse_sort(value: str) -> str:

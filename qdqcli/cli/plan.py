@@ -3,10 +3,12 @@
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,11 @@ MAX_FACTOR = 1e30
 """Maximum factor: beyond it a loss could leave the range of float64."""
 
 
+_MAX_BITS = 64
+_MAX_DIGITS = 40
+"""Digits after the point of `--avg-bits`: as an exact fraction 1e-999999999 takes minutes."""
+
+
 def parse_candidates(value: str) -> list[str]:
     """Parse `int3,int4-g32,float`."""
     names = value.split(",")
@@ -60,10 +67,19 @@ def parse_candidates(value: str) -> list[str]:
 
 def parse_average(value: str) -> Fraction:
     """Parse a number of bits as an exact fraction."""
-    try:
-        return Fraction(Decimal(value))
-    except (InvalidOperation, ValueError, OverflowError):
-        raise click.BadParameter(f"{value!r} is not a number of bits such as 4.25") from None
+    with suppress(InvalidOperation, ValueError):
+        number = Decimal(value)
+        if 0 <= number <= _MAX_BITS and -int(number.as_tuple().exponent) <= _MAX_DIGITS:
+            return Fraction(number)
+    raise click.BadParameter(f"{value!r} is not a number of bits such as 4.25")
+
+
+def parse_finite(value: str) -> float:
+    """Parse a number that is neither infinite nor NaN."""
+    with suppress(ValueError):
+        if isfinite(number := float(value)):
+            return number
+    raise click.BadParameter(f"{value!r} is not a number such as 0.5")
 
 
 def parse_bound(value: str) -> tuple[str, int]:
@@ -83,8 +99,9 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--target-size", type=opt.parse_size, metavar="SIZE",
                      help="Let the packed checkpoint, with headers and the tensors that stay in float, have at most "
                      "SIZE."),
-        click.option("--max-loss", type=float, metavar="X", help="Take the smallest size whose loss is at most X."),
-        click.option("--min-sqnr", type=float, metavar="DB",
+        click.option("--max-loss", type=parse_finite, metavar="X",
+                     help="Take the smallest size whose loss is at most X."),
+        click.option("--min-sqnr", type=parse_finite, metavar="DB",
                      help="Take the smallest size at which each tensor has DB dB."),
         click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RECIPE",
                      help="Recipe to write (TOML), for --recipe."),

@@ -1,5 +1,6 @@
 """`qdq sweep`: many settings on one read of each tensor, side by side."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,10 +27,10 @@ def parse_bits_list(value: str) -> list[int]:
     found: list[int] = []
     for part in value.split(","):
         first, dots, last = part.partition("..")
-        try:
-            found += range(int(first), int(last) + 1) if dots else [int(first)]
-        except ValueError:
-            raise click.BadParameter(f"{part!r} is not a number of bits or a range such as 2..8") from None
+        ends = [first, last] if dots else [first]
+        if not all(re.fullmatch(r"\d{1,2}", end) for end in ends):
+            raise click.BadParameter(f"{part!r} is not a number of bits or a range such as 2..8")
+        found += range(int(first), int(ends[-1]) + 1)
     return _unique(found, value)
 
 

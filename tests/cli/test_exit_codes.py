@@ -49,6 +49,7 @@ as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write 
         (("--min-ndim", -1), ("--min-ndim",)),
         (("--threads", 0), ("--threads",)),
         (("--max-memory", "lots"), ("--max-memory", "lots")),
+        (("--max-memory", "9" * 400), ("--max-memory", "is not a size")),
         (("--format", "yaml"), ("yaml",)),
         (("--no-such-option",), ("--no-such-option",)),
         (("--num-bit", 4), ("--num-bit", "--num-bits")),

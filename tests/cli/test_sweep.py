@@ -82,6 +82,8 @@ def test_every_format_can_be_written(qdq: Qdq, model: Path, tmp_path: Path) -> N
     [
         (("-b", "four"), "is not a number of bits"),
         (("-b", "8..2"), "holds nothing"),
+        (("-b", "1..999999999"), "is not a number of bits"),
+        (("-b", "-1"), "is not a number of bits"),
         (("-g", "32,0"), "is not a list of group sizes"),
         (("--estimator", "median"), "is not one of minmax"),
         (("--percentile", "99"), "needs --estimator percentile"),
