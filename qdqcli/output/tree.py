@@ -27,6 +27,7 @@ from qdqcli.output.marker import MARKER, read_marker
 from qdqcli.output.placement import anchored, check_free, check_placement
 from qdqcli.output.replaced import check_replaced
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, SideFile, Waiting
+from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.rename import exchange, rename_new
 from qdqcli.tensors.storage import (
@@ -444,7 +445,13 @@ def _make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def _empty(partial: Path, but: str = "") -> None:
-    """Remove everything but the lock, which goes last: content without a lock looks like a foreign folder."""
+    """Remove everything but the lock, which goes last: content without a lock looks like a foreign folder.
+
+    Raises:
+        OutputError: the system refuses, or a disk is mounted below, whose files are no run's.
+    """
+    for mounted in mount_points(partial):
+        raise OutputError(f"{show_path(mounted)}: is a mount point in a folder that is to be removed; unmount it")
     try:
         for path in partial.iterdir():
             if path.name == but or FolderLock.owns(path.name):

@@ -458,6 +458,18 @@ def test_a_stale_partial_folder_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "out.qdq-partial").exists()
 
 
+def test_a_disk_that_is_mounted_in_a_stale_partial_folder_keeps_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_folder(tmp_path / "in")
+    write(tmp_path / "out.qdq-partial" / "lock", b"")
+    kept = write(tmp_path / "out.qdq-partial" / "result" / "disk" / "thesis.txt", b"words")
+    monkeypatch.setattr(tree_module, "mount_points", lambda _: [kept.parent])
+    with pytest.raises(OutputError, match=r"result/disk: is a mount point in a folder that is to be removed"):
+        run([tmp_path / "in"], tmp_path / "out")
+    assert kept.read_bytes() == b"words"
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     checkpoints = [open_checkpoint(model_folder(tmp_path / "in"))]
     thesis = write(tmp_path / "out.qdq-partial" / "thesis.txt", b"words")
