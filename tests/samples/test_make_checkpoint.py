@@ -44,7 +44,7 @@ def test_tool_reads_it_without_a_complaint(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.notes == ()
     assert len(checkpoint.shards) == 2
-    assert [path.name for path in checkpoint.side_files] == ["config.json", "model.safetensors.index.json"]
+    assert [str(file.name) for file in checkpoint.side_files] == ["config.json", "model.safetensors.index.json"]
 
 
 @pytest.mark.parametrize(
