@@ -50,7 +50,7 @@ from qdqcli.stats.metrics import MetricValue
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
-from qdqcli.tensors.packed.recognise import recognise
+from qdqcli.tensors.packed.recognise import recognise_inputs
 from qdqcli.tensors.tensor import TensorInfo
 
 PathLike = str | Path
@@ -250,7 +250,7 @@ def measure(
     }  # fmt: skip
     request = _request(given, ranges, recipe, [preset] if isinstance(preset, str) else preset, scale_bits)
     checkpoints = _opened(path)
-    packed = list(map(recognise, checkpoints))
+    packed = recognise_inputs(checkpoints)
     if not allow_packed:
         for checkpoint, own in zip(checkpoints, packed, strict=True):
             check_unpacked(checkpoint, own)
@@ -306,7 +306,7 @@ def sweep(
             Setting(**settings_of_scheme(scheme), estimator=estimator) for scheme in schemes for estimator in estimators
         ]
     checkpoints = _opened(path)
-    packed = list(map(recognise, checkpoints))
+    packed = recognise_inputs(checkpoints)
     columns, notes = plan_sweep(checkpoints, request.recipe, settings, packed)
     _warn(notes)
     with Workers(threads, max_memory) as workers:

@@ -29,7 +29,7 @@ from qdqcli.recipe.request import Request
 from qdqcli.report.number import counted
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.note import Note
-from qdqcli.tensors.packed.recognise import Packed, recognise
+from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
 
 if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
@@ -91,7 +91,7 @@ def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: 
     Raises:
         InputError: there are some, and the command measures without --allow-packed.
     """
-    packed = list(map(recognise, checkpoints))
+    packed = recognise_inputs(checkpoints)
     for checkpoint, own in zip(checkpoints, packed, strict=True):
         if options.get("allow_packed") is False:
             check_unpacked(checkpoint, own)

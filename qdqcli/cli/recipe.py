@@ -22,7 +22,7 @@ from qdqcli.report import escape
 from qdqcli.report.explanation import render_json, render_table
 from qdqcli.report.number import counted
 from qdqcli.report.options import ReportOptions
-from qdqcli.tensors.packed.recognise import recognise
+from qdqcli.tensors.packed.recognise import recognise_inputs
 
 FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table",
                       show_default=True, help="Choose what standard output gets.")  # fmt: skip
@@ -75,7 +75,7 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
     checkpoints = open_inputs(inputs, options, session)
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
     recipe = request.recipe
-    context = context_of(checkpoints, list(map(recognise, checkpoints)))
+    context = context_of(checkpoints, recognise_inputs(checkpoints))
     findings = recipe.findings(tensors, context) if inputs else recipe.findings_without_tensors()
     if options["allow_unmatched"]:
         for finding in (finding for finding in findings if finding.is_unmatched):

@@ -16,7 +16,7 @@ from qdqcli.result.result import Row, Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.note import Note
 from qdqcli.tensors.packed.format import CODES
-from qdqcli.tensors.packed.recognise import Packed, key_of, recognise
+from qdqcli.tensors.packed.recognise import Packed, key_of, recognise_inputs
 from qdqcli.tensors.tensor import TensorInfo
 
 
@@ -62,7 +62,7 @@ def make_plans(
     Raises:
         UsageError: the selection does not fit the checkpoints, see `Recipe.resolve`.
     """
-    packed = packed if packed is not None else list(map(recognise, checkpoints))
+    packed = packed if packed is not None else recognise_inputs(checkpoints)
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
     context = context_of(checkpoints, packed)
     resolutions, warnings = recipe.resolve(tensors, context, allow_unmatched=allow_unmatched)

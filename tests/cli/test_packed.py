@@ -172,3 +172,25 @@ def test_codes_under_a_floating_point_dtype_are_not_measured(tmp_path: Path, qdq
     assert failures(outcome) == {"q.weight": "packed in the reference (HQQ), and codes are not read"}
     same = qdq("compare", one, one, "--format", "json").report["tensors"]
     assert [row.get("reason") for row in same if row["name"] == "q.weight"] == ["HQQ: equal on both sides"]
+
+
+def test_shards_given_one_by_one_are_one_checkpoint(tmp_path: Path, qdq: Qdq) -> None:
+    sparse(tmp_path / "m" / "a.safetensors", {"w.weight": ("F8_E4M3", (256, 256)), "lm_head.weight": ("F32", (32, 64))})
+    sparse(tmp_path / "m" / "b.safetensors", {"w.weight_scale_inv": ("F32", (2, 2)), "v.weight": ("F32", (8, 64))})
+    shards = sorted((tmp_path / "m").iterdir())
+    outcome = qdq("stats", *shards)
+    assert outcome.code == 3
+    assert "already quantized" in outcome.error
+    report = qdq("stats", *shards, "--allow-packed", "--format", "json").report
+    measured = {row["name"] for row in report["tensors"] if row["status"] == "quantized"}
+    assert measured == {"lm_head.weight", "v.weight"}
+
+
+def test_a_file_is_read_with_the_configuration_beside_it(tmp_path: Path, qdq: Qdq) -> None:
+    codes: Tensors = {"w.odd_codes": ("I32", (16, 64)), "w.odd_scale": ("F32", (16, 4)), "v.weight": ("F32", (8, 64))}
+    path = sparse(tmp_path / "m" / "model.safetensors", codes)
+    assert qdq("stats", path).code == 0
+    (path.parent / "config.json").write_text(json.dumps(declared("brandnew", bits=4)))
+    outcome = qdq("stats", path)
+    assert outcome.code == 3
+    assert "brandnew" in outcome.error

@@ -10,7 +10,7 @@ from qdqcli.tensors.strict_json import parse_object
 MAX_CONFIG_BYTES = 8 << 20
 """Limit on a configuration file; one with the settings of every layer of a large model has 2 MB."""
 
-_CONFIGS = ("hf_quant_config.json", "config.json", "quantize_config.json")
+CONFIGS = ("hf_quant_config.json", "config.json", "quantize_config.json")
 """Configuration files by precedence: the first that declares a method wins."""
 
 _MARKS = {"_quantization_metadata": "comfyui"}
@@ -26,7 +26,7 @@ def declared_methods(checkpoint: Checkpoint) -> Mapping[str, str]:
     side_files = {side_file.name.as_posix(): side_file for side_file in checkpoint.side_files}
     folders = {folder_of(shard) for shard in checkpoint.shards}
     for folder in folders:
-        for name in _CONFIGS:
+        for name in CONFIGS:
             path = f"{folder}/{name}" if folder else name
             method = _method_of(side_files[path]) if path in side_files else None
             if method is not None:

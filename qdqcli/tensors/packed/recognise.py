@@ -1,14 +1,16 @@
 """Recognition of packed weights from a checkpoint's headers and configuration."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
-from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.packed.declaration import declared_methods, folder_of, method_in_header
+from qdqcli.tensors.checkpoint import Checkpoint, SideFile
+from qdqcli.tensors.packed.declaration import CONFIGS, declared_methods, folder_of, method_in_header
 from qdqcli.tensors.packed.format import CODES, FLOATS, PackedFormat, PackedWeight
 from qdqcli.tensors.packed.registry import PACKED
 from qdqcli.tensors.tensor import TensorInfo
@@ -84,6 +86,43 @@ def recognise(checkpoint: Checkpoint) -> Packed:
     parts |= {key_of(weight.parts[CODES]) for weight in weights}
     weights += _unknown([codes for codes in suspects if key_of(codes) not in parts], checkpoint, tensors)
     return Packed(weights=tuple(weights), activation_scales=tuple(_activation_scales(checkpoint, weights, tensors)))
+
+
+def recognise_inputs(checkpoints: Sequence[Checkpoint]) -> list[Packed]:
+    """Find the packed weights of each input.
+
+    Files of one folder that are given one by one are recognised together, with the configuration beside them: codes may
+    have their scales in another shard.
+    """
+    together: dict[Path, list[Checkpoint]] = defaultdict(list)
+    for checkpoint in checkpoints:
+        if not checkpoint.is_folder:
+            together[_folder_beside(checkpoint)].append(checkpoint)
+    found = {folder: recognise(_as_folder(folder, files)) for folder, files in together.items()}
+    return [
+        recognise(checkpoint) if checkpoint.is_folder else _part_of(found[_folder_beside(checkpoint)], checkpoint)
+        for checkpoint in checkpoints
+    ]
+
+
+def _folder_beside(checkpoint: Checkpoint) -> Path:
+    return Path(os.path.realpath(checkpoint.path.parent))
+
+
+def _as_folder(folder: Path, files: Sequence[Checkpoint]) -> Checkpoint:
+    """Return single files as the folder that holds them, with its configuration."""
+    shards = {shard.name: shard for checkpoint in files for shard in checkpoint.shards}
+    configs = [SideFile(folder=folder, name=Path(name)) for name in CONFIGS if (folder / name).is_file()]
+    return Checkpoint(path=folder, is_folder=True, shards=tuple(shards.values()), side_files=configs)
+
+
+def _part_of(packed: Packed, checkpoint: Checkpoint) -> Packed:
+    """Return the weights, and the activation scales, with a part in this input."""
+    shards = {shard.name for shard in checkpoint.shards}
+    return Packed(
+        weights=tuple(w for w in packed.weights if any(part.shard in shards for part in w.parts.values())),
+        activation_scales=tuple(pair for pair in packed.activation_scales if pair[0].shard in shards),
+    )
 
 
 def key_of(tensor: TensorInfo) -> Key:
