@@ -29,7 +29,7 @@ from qdqcli.recipe.request import Request
 from qdqcli.report.number import counted
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.note import Note
-from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
+from qdqcli.tensors.packed.recognise import Packed, key_of, recognise_inputs
 
 if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
@@ -97,7 +97,20 @@ def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: 
             check_unpacked(checkpoint, own)
         if own.weights:
             session.note(f"{packed_in_words(checkpoint, own)}; they are left as they are")
+        _warn_of_bare_codes(checkpoint, own, session)
     return packed
+
+
+def _warn_of_bare_codes(checkpoint: Checkpoint, packed: Packed, session: Session) -> None:
+    """Warn of FP8 and other packed dtypes that belong to no format: a plain cast, which nothing can measure."""
+    bare = [t for t in checkpoint.tensors if t.dtype.is_packed and key_of(t) not in packed.reasons]
+    if bare:
+        share = sum(t.num_elements for t in bare) / sum(t.num_elements for t in checkpoint.tensors)
+        dtypes = ", ".join(sorted({t.dtype.name for t in bare}))
+        session.warn(
+            f"{show_path(checkpoint.path)}: {counted(len(bare), 'tensor')} of {dtypes} already quantized and not "
+            f"measured: {share:.1%} of the elements"
+        )
 
 
 def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Options, session: Session) -> list[Plan]:

@@ -194,3 +194,12 @@ def test_a_file_is_read_with_the_configuration_beside_it(tmp_path: Path, qdq: Qd
     outcome = qdq("stats", path)
     assert outcome.code == 3
     assert "brandnew" in outcome.error
+
+
+def test_a_plain_cast_to_fp8_is_warned_of_wherever_it_is_not_measured(tmp_path: Path, qdq: Qdq) -> None:
+    path = sparse(tmp_path / "m.safetensors", {"a": ("F8_E4M3", (30, 8)), "b": ("F32", (10, 8))})
+    budget = tmp_path / "b.toml"
+    budget.write_text("[limits]\nmax_abs_error = 1\n")
+    for command in (["stats"], ["check", "--budget", budget], ["sweep"]):
+        err = qdq(command[0], path, *command[1:]).err
+        assert "1 tensor of F8_E4M3 already quantized and not measured: 75.0% of the elements" in err
