@@ -15,7 +15,7 @@ from qdqcli import __version__
 from qdqcli.cli import streams
 from qdqcli.cli.boundary import report
 from qdqcli.cli.session import Session
-from qdqcli.errors import Interrupted, UsageError
+from qdqcli.errors import InputError, Interrupted, UsageError
 from qdqcli.escape import escape_name
 from qdqcli.interrupt import Interruption
 
@@ -114,7 +114,9 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
     except BrokenPipeError:  # the reader of standard output closed it early; the verdict still holds
         code = session.exit_code
     except Exception as error:  # the boundary: no traceback reaches a user
-        code = report(_translated(error), debug=session.debug)
+        is_stopped = session.interruption.signal_number is not None and isinstance(error, InputError | UsageError)
+        if not is_stopped:  # else the user has stopped before a file turned out bad: the signal's code counts
+            code = report(_translated(error), debug=session.debug)
     except KeyboardInterrupt:  # from a caller without `qdq`'s signal handlers
         session.interruption.request(signal.SIGINT)
     code = _heard(session.interruption, code)

@@ -15,6 +15,7 @@ import pytest
 
 from qdqcli.cli.main import run
 from qdqcli.cli.signals import GRACE_S
+from qdqcli.errors import InputError
 from qdqcli.interrupt import Interruption
 from tests.cli.process import bytes_read, start_process, wait_until
 from tests.run.checkpoints import sample, write_safetensors, write_sparse
@@ -106,6 +107,25 @@ def test_a_signal_while_a_header_is_parsed_is_heard(tmp_path: Path, number: sign
     assert (process.returncode, out) == (code, "")
     assert err.startswith("error: interrupted")
     assert len(err.splitlines()) == 1
+
+
+@each_signal
+def test_a_signal_before_a_file_turns_out_bad_counts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
+) -> None:
+    interruption = Interruption()
+
+    def refuse(*_: object, **__: object) -> None:
+        interruption.request(number)
+        raise InputError("in.safetensors: is damaged")
+
+    monkeypatch.setattr("qdqcli.cli.inspect.open_inputs", refuse)
+    assert run(["inspect", str(tmp_path)], interruption) == code
+    assert capsys.readouterr().err.startswith("error: interrupted")
 
 
 def test_a_signal_while_files_are_copied_is_heard(tmp_path: Path) -> None:
