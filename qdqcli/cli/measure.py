@@ -85,6 +85,10 @@ def _advise(error: QdqError, argument: str) -> None:
         error.advise(advice)
 
 
+BARE_SHARE = 0.5
+"""Share of an input's elements from which on integer matrices look like weights of an unknown format."""
+
+
 def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: Session) -> list[Packed]:
     """Find weights that are quantized already, for each input; notes say that they are left as they are.
 
@@ -102,15 +106,17 @@ def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: 
 
 
 def _warn_of_bare_codes(checkpoint: Checkpoint, packed: Packed, session: Session) -> None:
-    """Warn of FP8 and other packed dtypes that belong to no format: a plain cast, which nothing can measure."""
-    bare = [t for t in checkpoint.tensors if t.dtype.is_packed and key_of(t) not in packed.reasons]
-    if bare:
-        share = sum(t.num_elements for t in bare) / sum(t.num_elements for t in checkpoint.tensors)
-        dtypes = ", ".join(sorted({t.dtype.name for t in bare}))
-        session.warn(
-            f"{show_path(checkpoint.path)}: {counted(len(bare), 'tensor')} of {dtypes} already quantized and not "
-            f"measured: {share:.1%} of the elements"
-        )
+    """Warn of what may be codes of no known format: FP8 without scales; integer matrices that are most of an input."""
+    left = [t for t in checkpoint.tensors if not t.dtype.is_floating and key_of(t) not in packed.reasons]
+    total = sum(t.num_elements for t in checkpoint.tensors)
+    cast = [t for t in left if t.dtype.is_packed]
+    integers = [t for t in left if t.dtype.is_integer and len(t.shape) > 1]
+    for tensors, words in ((cast, "already quantized and not measured"), (integers, "not measured; are they codes?")):
+        share = sum(t.num_elements for t in tensors) / max(total, 1)
+        if tensors and (tensors is cast or share > BARE_SHARE):
+            dtypes = ", ".join(sorted({t.dtype.name for t in tensors}))
+            count = counted(len(tensors), "tensor")
+            session.warn(f"{show_path(checkpoint.path)}: {count} of {dtypes}, {share:.1%} of the elements: {words}")
 
 
 def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Options, session: Session) -> list[Plan]:

@@ -202,4 +202,11 @@ def test_a_plain_cast_to_fp8_is_warned_of_wherever_it_is_not_measured(tmp_path: 
     budget.write_text("[limits]\nmax_abs_error = 1\n")
     for command in (["stats"], ["check", "--budget", budget], ["sweep"]):
         err = qdq(command[0], path, *command[1:]).err
-        assert "1 tensor of F8_E4M3 already quantized and not measured: 75.0% of the elements" in err
+        assert "1 tensor of F8_E4M3, 75.0% of the elements: already quantized and not measured" in err
+
+
+def test_integer_matrices_that_are_most_of_an_input_are_warned_of(tmp_path: Path, qdq: Qdq) -> None:
+    few = sparse(tmp_path / "few.safetensors", {"position_ids": ("I64", (1, 8)), "w": ("F32", (10, 8))})
+    assert "are they codes" not in qdq("stats", few).err
+    most = sparse(tmp_path / "most.safetensors", {"a.qw": ("I32", (30, 8)), "a.scl": ("F32", (10, 8))})
+    assert "1 tensor of I32, 75.0% of the elements: not measured; are they codes?" in qdq("stats", most).err
