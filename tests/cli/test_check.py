@@ -331,7 +331,7 @@ def test_files_are_replaced_by_their_own_kind_and_with_overwrite_alone(
         for more in ([], ["--overwrite"]):
             outcome = qdq("check", tiny, *BASE, option, path, *more)
             assert outcome.code == 2
-            assert f"{path}: exists and is not replaced: it is no " in outcome.error
+            assert f"{path}: exists and is not replaced: it is not a " in outcome.error
     for option, path in (("--write-budget", "budget.toml"), ("--write-baseline", "report.json")):
         outcome = qdq("check", tiny, *BASE, option, path)
         assert outcome.error == f"error: {path}: exists; --overwrite replaces it"
