@@ -19,10 +19,9 @@ from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
-from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
-from qdqcli.cli.progress import progress
+from qdqcli.cli.measure import open_inputs, packed_inputs
 from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.sweep import measure_settings
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
 from qdqcli.ranges.estimator import ESTIMATORS
@@ -186,23 +185,12 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     files.check(checkpoints)
     packed = packed_inputs(checkpoints, options, session)
     importance = _importance(options["importance"])
-    prepare_libraries()
-    # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
+    columns, swept = measure_settings(session, checkpoints, request, settings, packed, options)
     from qdqcli.report.allocation import PlanView, render
-    from qdqcli.run.pipeline import Measuring, result_of
+    from qdqcli.run.pipeline import result_of
     from qdqcli.study.allocation import Wanted, decision_of, frontier, make_problem
     from qdqcli.study.plan_recipe import check_recipe, notes_of, plans_of, recipe_text
-    from qdqcli.study.sweep import plan_sweep, run_sweep
 
-    columns, warnings = plan_sweep(
-        checkpoints, request.recipe, settings, packed, allow_unmatched=options["allow_unmatched"]
-    )
-    for warning in warnings:
-        session.note(warning)
-    sizes = files_of(columns[0])
-    with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(options, session) as workers:
-        measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
-        swept = run_sweep(columns, settings, measuring, workers, request.settings)
     wanted = Wanted(
         objective=options["objective"],
         keeps_float=keeps_float,

@@ -18,8 +18,12 @@ from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.ranges.estimator import ESTIMATORS
+from qdqcli.recipe.plan import Plan
+from qdqcli.recipe.request import Request
 from qdqcli.recipe.scheme import settings_of_scheme
-from qdqcli.recipe.sweep import LADDER, Setting, settings_of
+from qdqcli.recipe.sweep import LADDER, Setting, Sweep, settings_of
+from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.packed.recognise import Packed
 
 
 def parse_bits_list(value: str) -> list[int]:
@@ -126,13 +130,34 @@ def sweep(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     checkpoints = open_inputs(inputs, options, session)
     files.check(checkpoints)
     packed = packed_inputs(checkpoints, options, session)
+    settings = chosen_settings(options)
+    _, found = measure_settings(session, checkpoints, request, settings, packed, options)
+    from qdqcli.report.sweep import render
+
+    if options["pareto"]:
+        found = found.front()
+    by = "tensor" if options["rows_by"] == "tensor" else None
+    deliver_pieces(lambda format_name, choice: render(found, format_name, choice, by), options)
+
+
+def measure_settings(
+    session: Session,
+    checkpoints: Sequence[Checkpoint],
+    request: Request,
+    settings: Sequence[Setting],
+    packed: Sequence[Packed],
+    options: opt.Options,
+) -> tuple[list[list[Plan]], Sweep]:
+    """Decide on and measure every setting, with a progress bar: plans per setting, and what was measured.
+
+    Raises:
+        UsageError: the selection does not fit the checkpoints, or no setting fits any tensor.
+    """
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
-    from qdqcli.report.sweep import render
     from qdqcli.run.pipeline import Measuring
     from qdqcli.study.sweep import plan_sweep, run_sweep
 
-    settings = chosen_settings(options)
     columns, warnings = plan_sweep(
         checkpoints, request.recipe, settings, packed, allow_unmatched=options["allow_unmatched"]
     )
@@ -141,11 +166,7 @@ def sweep(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     sizes = files_of(columns[0])
     with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(options, session) as workers:
         measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
-        found = run_sweep(columns, settings, measuring, workers, request.settings)
-    if options["pareto"]:
-        found = found.front()
-    by = "tensor" if options["rows_by"] == "tensor" else None
-    deliver_pieces(lambda format_name, choice: render(found, format_name, choice, by), options)
+        return columns, run_sweep(columns, settings, measuring, workers, request.settings)
 
 
 def chosen_settings(options: opt.Options) -> list[Setting]:
