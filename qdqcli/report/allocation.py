@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import fsum, isfinite, log10
 from typing import Any
 
-from qdqcli.report import escape
+from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, metric_text, percent, size_text
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.table import MAX_NAME, Column, Quote
-from qdqcli.report.text import table_lines
+from qdqcli.report.table import Column, Quote
+from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, header_to_json, row_to_json, summary_to_json
 from qdqcli.study.allocation import Allocation, Decision, Option
 
@@ -132,9 +133,7 @@ def answers(view: PlanView, quote: Quote) -> Iterator[str]:
 def _table(view: PlanView, options: ReportOptions) -> Iterator[str]:
     allocation, result = view.allocation, view.result
 
-    def quote(text: str) -> str:
-        shown = escape.terminal(text, ascii_only=options.ascii_only)
-        return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
+    quote = partial(quoted, options=options)
 
     top = _SHOWN if options.top is None else options.top
     layout = fit(columns(allocation, quote, top), "choice", options.width, options.ellipsis)
@@ -150,15 +149,10 @@ def _table(view: PlanView, options: ReportOptions) -> Iterator[str]:
 def _markdown(view: PlanView, options: ReportOptions) -> Iterator[str]:
     allocation, result = view.allocation, view.result
 
-    def quote(text: str) -> str:
-        shown = escape.visible(text, ascii_only=options.ascii_only)
-        return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
+    quote = partial(markdown.quoted, options=options)
 
     shown = columns(allocation, quote, 0)
-    yield f"| {' | '.join(column.title for column in shown)} |"
-    yield f"| {' | '.join('--:' if column.is_number else ':--' for column in shown)} |"
-    for cells in zip(*(column.cells for column in shown), strict=True):
-        yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
+    yield from markdown.table_lines(shown)
     yield ""
     yield from (f"- {fact}" for fact in facts(allocation, result))
     yield from answers(view, quote)

@@ -1,16 +1,17 @@
 """Report of a diagnosis, for people and programs: causes per tensor, their decibels and the measured evidence."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import inf, isfinite
 from textwrap import wrap
 from typing import Any
 
-from qdqcli.report import escape
+from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent, significant
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.table import MAX_NAME, Column, Quote, dtype_text, shape_text, spec_text
-from qdqcli.report.text import table_lines
+from qdqcli.report.table import Column, Quote, dtype_text, shape_text, spec_text
+from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, header_to_json, range_to_json, row_to_json, spec_to_json, summary_to_json
 from qdqcli.study import causes
 from qdqcli.study.causes import Finding, level
@@ -237,9 +238,7 @@ def _title(diagnosis: Diagnosis, quote: Quote) -> str:
 
 
 def _table(report: Report, options: ReportOptions) -> Iterator[str]:
-    def quote(text: str) -> str:
-        shown = escape.terminal(text, ascii_only=options.ascii_only)
-        return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
+    quote = partial(quoted, options=options)
 
     width = max((options.width or _WIDTH) - len(_INDENT) - 2, 40)
     plain = [diagnosis for diagnosis in report.diagnoses if diagnosis.cause == causes.PLAIN]
@@ -289,9 +288,7 @@ def _short(remedy: Remedy) -> str:
 
 
 def _markdown(report: Report, options: ReportOptions) -> Iterator[str]:
-    def quote(text: str) -> str:
-        shown = escape.visible(text, ascii_only=options.ascii_only)
-        return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
+    quote = partial(markdown.quoted, options=options)
 
     yield "| tensor | SQNR | of the error | cause | remedy |"
     yield "| :-- | --: | --: | :-- | :-- |"

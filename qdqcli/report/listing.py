@@ -12,15 +12,15 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import TOO_FEW, Skip
 from qdqcli.recipe.listing import ListedTensor, Listing, listed_to_json
 from qdqcli.recipe.recipe import NO_FLOAT
-from qdqcli.report import escape
+from qdqcli.report import escape, markdown
 from qdqcli.report.explanation import decided_text, ranked_places
 from qdqcli.report.json import document
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import hidden, note_text
-from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
-from qdqcli.report.text import table_lines
+from qdqcli.report.table import Column, Quote, shape_text, spec_text
+from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.group import naming
 from qdqcli.result.result import header_to_json, range_to_json
 
@@ -68,9 +68,7 @@ def render(
 
 
 def _table(listing: Listing, options: ReportOptions, view: ListingView) -> Iterator[str]:
-    def quote(text: str) -> str:
-        shown = escape.terminal(text, ascii_only=options.ascii_only)
-        return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
+    quote = partial(quoted, options=options)
 
     is_narrow = options.width is not None and options.width <= _NARROW
     columns, num_hidden = _shown(listing, view, quote, is_narrow=is_narrow)
@@ -95,16 +93,11 @@ def _fitted(columns: Sequence[Column], options: ReportOptions, more: Iterable[st
 
 
 def _markdown(listing: Listing, options: ReportOptions, view: ListingView) -> Iterator[str]:
-    def quote(text: str) -> str:
-        shown = escape.visible(text, ascii_only=options.ascii_only)
-        return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
+    quote = partial(markdown.quoted, options=options)
 
     columns, num_hidden = _shown(listing, view, quote)
     if columns:
-        yield f"| {' | '.join(column.title for column in columns)} |"
-        yield f"| {' | '.join('--:' if column.is_number else ':--' for column in columns)} |"
-        for cells in zip(*(column.cells for column in columns), strict=True):
-            yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
+        yield from markdown.table_lines(columns)
         yield from (text for line in hidden(num_hidden) for text in ("", line))
         yield ""
     yield from _totals(listing)

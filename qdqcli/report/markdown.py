@@ -22,7 +22,7 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    quote = partial(_quoted, options=options)
+    quote = partial(quoted, options=options)
     yield "## Quantization error"
     yield ""
     yield f"{quote(f'qdq {run.command}')} on {few(run.inputs, quote)}"
@@ -31,17 +31,17 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield from _verdict(run, run.verdict, quote, options)
     columns, num_hidden = columns_of(run, options, quote)
     if columns:
-        yield from _table(columns)
+        yield from table_lines(columns)
         yield from (text for line in hidden(num_hidden) for text in ("", line))
         yield ""
     inputs = inputs_table(run, options, quote)
     if inputs:
-        yield from _table(inputs)
+        yield from table_lines(inputs)
         yield ""
     for heading, channels in channel_tables(run, quote):
         yield f"{heading[0].upper()}{heading[1:]}:"
         yield ""
-        yield from _table(channels)
+        yield from table_lines(channels)
         yield ""
     yield _row(["summary", ""])
     yield _row([":--", ":--"])
@@ -52,7 +52,8 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield from (text for line in advice for text in ("", line))
 
 
-def _table(columns: Sequence[Column]) -> Iterator[str]:
+def table_lines(columns: Sequence[Column]) -> Iterator[str]:
+    """Yield a Markdown table."""
     yield _row([column.title for column in columns])
     yield _row(["--:" if column.is_number else ":--" for column in columns])
     yield from (_row(cells) for cells in zip(*(column.cells for column in columns), strict=True))
@@ -74,6 +75,7 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(map(escape.markdown_cell, cells))} |"
 
 
-def _quoted(text: str, options: ReportOptions) -> str:
+def quoted(text: str, options: ReportOptions) -> str:
+    """Escape and shorten untrusted text for Markdown."""
     shown = escape.visible(text, ascii_only=options.ascii_only)
     return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))

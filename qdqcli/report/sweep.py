@@ -8,13 +8,13 @@ from typing import Any
 
 from qdqcli.errors import UsageError
 from qdqcli.recipe.sweep import Sweep
-from qdqcli.report import escape
+from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import BY_SHARE, DEFAULT_SORT, worst
-from qdqcli.report.table import MAX_NAME, Column, Quote
-from qdqcli.report.text import table_lines
+from qdqcli.report.table import Column, Quote
+from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, TensorResult, header_to_json, row_to_json, summary_to_json
 
 SWEEP_FORMATS = ("table", "json", "jsonl", "csv", "markdown", "html")
@@ -105,9 +105,7 @@ def _chosen(sweep: Sweep, quote: Quote, by: str | None) -> list[Column]:
 
 
 def _table(sweep: Sweep, options: ReportOptions, by: str | None) -> Iterator[str]:
-    def quote(text: str) -> str:
-        shown = escape.terminal(text, ascii_only=options.ascii_only)
-        return escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis)
+    quote = partial(quoted, options=options)
 
     layout = fit(_chosen(sweep, quote, by), "setting", options.width, options.ellipsis)
     yield from table_lines(layout, options)
@@ -130,15 +128,10 @@ def _notes(sweep: Sweep, by: str | None) -> Iterator[str]:
 
 
 def _markdown(sweep: Sweep, options: ReportOptions, by: str | None) -> Iterator[str]:
-    def quote(text: str) -> str:
-        shown = escape.visible(text, ascii_only=options.ascii_only)
-        return escape.markdown(escape.shorten(shown, MAX_NAME, ellipsis=options.ellipsis))
+    quote = partial(markdown.quoted, options=options)
 
     shown = _chosen(sweep, quote, by)
-    yield f"| {' | '.join(column.title for column in shown)} |"
-    yield f"| {' | '.join('--:' if column.is_number else ':--' for column in shown)} |"
-    for cells in zip(*(column.cells for column in shown), strict=True):
-        yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
+    yield from markdown.table_lines(shown)
     yield ""
     yield from _notes(sweep, by)
 

@@ -47,7 +47,7 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 
 
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    quote = partial(_quoted, options=options)
+    quote = partial(quoted, options=options)
     if run.verdict is not None:
         yield from _verdict(run, run.verdict, quote, options)
         if run.verdict.passed and options.is_brief:
@@ -140,7 +140,8 @@ def _paragraph(label: str, style: Style, text: str, options: ReportOptions) -> I
     yield from (" " * len(label) + line for line in more)
 
 
-def _quoted(text: str, options: ReportOptions) -> str:
+def quoted(text: str, options: ReportOptions) -> str:
+    """Escape and shorten untrusted text for a terminal."""
     return shorten(terminal(text, ascii_only=options.ascii_only), MAX_NAME, ellipsis=options.ellipsis)
 
 

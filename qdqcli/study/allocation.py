@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
-from math import fsum, inf, log10
+from math import fsum, inf, log10, prod
 from typing import Literal
 
 from qdqcli.errors import UsageError
@@ -156,7 +156,7 @@ class Allocation:
         if candidate < len(self.problem.sweep.results):
             return self.problem.sweep.results[candidate].rows[member]
         source = self.problem.sweep.results[0].rows[member].source
-        return SkippedTensor(source=source, num_elements=_elements(source.shape), reason="left in float by the plan")
+        return SkippedTensor(source=source, num_elements=prod(source.shape), reason="left in float by the plan")
 
     def sqnr_db(self, decision: Decision, option: Option) -> float:
         """Return the lowest SQNR of a decision's members; infinite where none changes."""
@@ -226,14 +226,14 @@ def _decision(
         options.append(Option(candidate=candidate, bits=bits, loss=loss))
     sources = [tables[0][member].source for member in once]
     if wanted.keeps_float and not is_pinned:
-        bits = sum(DTYPES[source.dtype].bits * _elements(source.shape) for source in sources)
+        bits = sum(DTYPES[source.dtype].bits * prod(source.shape) for source in sources)
         options.append(Option(candidate=len(settings), bits=bits, loss=0.0))
     if not options:
         raise UsageError(
             f"{tie.name}: no candidate is left: the shape, --min-bits and --max-bits forbid all; add one, or --exclude "
             "the tensor"
         )
-    num_elements = sum(_elements(source.shape) for source in sources)
+    num_elements = sum(prod(source.shape) for source in sources)
     return Decision(tie=tie, options=options, num_elements=num_elements, is_pinned=is_pinned)
 
 
@@ -243,13 +243,6 @@ def _loss(row: TensorResult, objective: Objective) -> float:
         return error
     energy = value_of(row.sums.sq_input)
     return error / energy if energy else 0.0
-
-
-def _elements(shape: Sequence[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
 
 
 def duplicates_of(plans: Sequence[Plan], rows: Sequence[Row]) -> list[list[int]]:

@@ -3,14 +3,13 @@
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from html import escape as html_escape
 from importlib.resources import files
 from math import isfinite
 
 from qdqcli.recipe.sweep import Sweep
-from qdqcli.report.escape import NO_NAME, shorten, visible
+from qdqcli.report.html.page import quote
 from qdqcli.report.sweep import columns, columns_by_tensor
-from qdqcli.report.table import MAX_NAME, Column
+from qdqcli.report.table import Column
 from qdqcli.result.result import RunResult
 
 _WIDTH, _HEIGHT, _MARGIN = 860, 380, 56
@@ -50,11 +49,6 @@ def page(sweep: Sweep) -> Iterator[str]:
     yield "<h2>SQNR in dB, tensors by settings</h2>\n"
     yield from _heat_map(columns_by_tensor(sweep, quote))
     yield f"</main>\n<footer>qdq {quote(sweep.results[0].version)}</footer>\n</body>\n</html>\n"
-
-
-def quote(text: str) -> str:
-    """Shorten and escape untrusted text for content and for quoted attributes."""
-    return html_escape(shorten(visible(text), MAX_NAME).replace("##", "#\\x23")) or NO_NAME
 
 
 def _table(shown: Sequence[Column], classes: Sequence[str]) -> Iterator[str]:
