@@ -19,6 +19,7 @@ from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
+from qdqcli.gate.bounds import unjudged, with_bounds
 from qdqcli.gate.budget import PYPROJECT, BaselineRule, Budget, read_budget, read_project
 from qdqcli.gate.generate import budget_text
 from qdqcli.gate.judge import check_patterns, judge, verdict_of
@@ -198,11 +199,11 @@ class Gate:
             UsageError: see `gate.judge.judge`.
         """
         if self.budget is None:
-            return replace(run, verdict=None)
+            return unjudged(run)
         verdict, warnings = judge(run, self.budget, self.baseline, self.today, allow_unmatched=self.allow_unmatched)
         for warning in warnings:
             session.note(warning)
-        return replace(run, verdict=verdict)
+        return with_bounds(replace(run, verdict=verdict), self.budget, self.baseline)
 
     def conclude(self, run: RunResult, options: Options, session: Session) -> int:
         """Write all files and show the report of a judged run; returns the exit code, kept if stdout is closed."""
@@ -227,7 +228,7 @@ class Gate:
         """
         written, judging = [], []
         if self.write_baseline is not None:
-            measured = replace(run, verdict=None)
+            measured = unjudged(run)
             pieces = formatter("json")(measured, ReportOptions())
             write_report(self.write_baseline, pieces, replaces=self.overwrite)
             written.append(self.write_baseline)

@@ -1,6 +1,6 @@
 """Comparison of a run with a baseline report. One-sided: an improvement never fails."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from qdqcli.gate.budget import BaselineRule, Tolerance
@@ -68,19 +68,28 @@ def _settings(row: Row) -> dict[str, object]:
 
 
 def _worse(old: TensorResult, new: TensorResult, rule: BaselineRule, source: str) -> Iterator[Violation]:
-    for tolerance in rule.tolerances or [replace(DEFAULT_TOLERANCE, line=rule.line)]:
+    for tolerance in tolerances_of(rule):
         was, now = old.stats[tolerance.metric], new.stats[tolerance.metric]
         if (now is None and (new.is_exact or not new.num_elements)) or (was is None and not old.is_exact):
             continue  # nothing was lost, or there is nothing to compare with
-        is_higher_better = METRICS[tolerance.metric].better is Better.HIGHER
         if was is None or now is None:  # the loss is new, or the metric can no longer be measured
             limit = "exact" if was is None else was
             yield _violation(new, tolerance.metric, limit, now, rule, source, tolerance.line)
             continue
-        amount = abs(was) * tolerance.amount / 100.0 if tolerance.is_percent else tolerance.amount
-        limit = was - amount if is_higher_better else was + amount
-        if now < limit if is_higher_better else now > limit:
+        limit = allowed(was, tolerance)
+        if now < limit if METRICS[tolerance.metric].better is Better.HIGHER else now > limit:
             yield _violation(new, tolerance.metric, limit, now, rule, source, tolerance.line)
+
+
+def tolerances_of(rule: BaselineRule) -> Sequence[Tolerance]:
+    """Return the tolerances of a budget; the default where it has none."""
+    return rule.tolerances or [replace(DEFAULT_TOLERANCE, line=rule.line)]
+
+
+def allowed(was: float, tolerance: Tolerance) -> float:
+    """Return the limit that a tolerance sets, from the value in the baseline."""
+    amount = abs(was) * tolerance.amount / 100.0 if tolerance.is_percent else tolerance.amount
+    return was - amount if METRICS[tolerance.metric].better is Better.HIGHER else was + amount
 
 
 def _violation(

@@ -19,6 +19,7 @@ from qdqcli.result.result import (
     ROW_STATS,
     SCHEMA_VERSION,
     STATS,
+    Bound,
     Row,
     RunResult,
     SkippedTensor,
@@ -200,6 +201,8 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
         reported=stats,
         decided_by=entry.get("decided_by"),
         num_zero_slices=entry.get("num_zero_slices", 0),
+        bound=Bound(**{name: entry["bound"][name] for name in Bound._fields}) if "bound" in entry else None,
+        baseline_db=entry["baseline"]["sqnr_db"] if "baseline" in entry else None,
     )
 
 

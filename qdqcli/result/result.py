@@ -32,6 +32,15 @@ class Source(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Bound(NamedTuple):
+    """The limit of a budget that leaves a tensor the smallest margin."""
+
+    metric: str
+    limit: float
+    margin_db: float | None
+    """Distance to the limit in dB, negative beyond it; None where it has no number."""
+
+
 class _Measured(NamedTuple):
     source: Source
     spec: QuantSpec | None
@@ -58,6 +67,10 @@ class _Measured(NamedTuple):
     """Share of the run's summed squared error, see `with_shares`."""
     num_zero_slices: int = 0
     """Number of degenerate slices that are all zero and stay so."""
+    bound: Bound | None = None
+    """The budget's limit on this tensor, if any."""
+    baseline_db: float | None = None
+    """SQNR in dB in the baseline report; None without one, or without a number."""
 
 
 class TensorResult(_Measured):
@@ -278,7 +291,9 @@ def row_to_json(row: Row) -> dict[str, Any]:
     zeros = {"num_zero_slices": row.num_zero_slices} if row.num_zero_slices else {}
     channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
     histograms = {} if row.histograms is None else {"histograms": histograms_to_json(row.histograms)}
-    return head | body | zeros | decided_by | histograms | channels
+    bound = {} if row.bound is None else {"bound": row.bound._asdict()}
+    baseline = {} if row.baseline_db is None else {"baseline": {"sqnr_db": row.baseline_db}}
+    return head | body | zeros | bound | baseline | decided_by | histograms | channels
 
 
 class Headed(Protocol):

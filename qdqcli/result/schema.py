@@ -110,6 +110,12 @@ _QUANTIZED = _object(
         "range": _RANGE,
         "stats": _object(_METRICS | _SHARE | _EXACT, STATS),
         "num_zero_slices": _described(_COUNT, "Degenerate slices that are all zero, and stay so."),
+        "bound": _object(
+            {"metric": _WORD, "limit": _NUMBER, "margin_db": _NUMBER_OR_NULL},
+            ("metric", "limit", "margin_db"),
+            description="The limit that leaves the smallest margin, in dB; negative beyond it.",
+        ),
+        "baseline": _object({"sqnr_db": _NUMBER}, ("sqnr_db",), description="Figures of the baseline report."),
         "candidate": _object(
             {"name": _TEXT, "file": _TEXT, "dtype": _DTYPE},
             ("name", "file", "dtype"),

@@ -16,7 +16,7 @@ from qdqcli.report.formatter import FORMATTERS, formatter
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.histogram import Histogram, Histograms
 from qdqcli.result.read import from_json, read_report
-from qdqcli.result.result import ROW_STATS, to_json
+from qdqcli.result.result import ROW_STATS, Bound, to_json
 from qdqcli.result.schema import report_schema
 from qdqcli.result.schema_check import MismatchError, check_of, step_to
 from qdqcli.result.verdict import Margin, Severity, Verdict, Violation
@@ -47,6 +47,8 @@ RUN = replace(
             decided_by={"num_bits": "rule 1 (line 2)"},
             candidate=BAD.source._replace(dtype="F16"),
             num_zero_slices=1,
+            bound=Bound(metric="sqnr_db", limit=30.0, margin_db=-1.5),
+            baseline_db=31.25,
             share=0.5,
         ),
         EXACT._replace(spec=None),
