@@ -464,7 +464,7 @@ def _cosine(sum_xy: float, sum_sq_x: float, sum_sq_y: float) -> float:
 
 CHUNK_ELEMENTS = 65_536
 RUN_ELEMENTS = 256
-LANES = 16
+VECTOR_SIZE = 16
 SUMS = ("sum_error", "sum_abs_error", "sum_sq_error", "sum_sq_input", "sum_sq_output")
 
 
@@ -512,10 +512,10 @@ def is_extreme(_error: float, abs_error: float, ee: float, xx: float, yy: float,
 
 def _lane_sum(term: np.ndarray) -> float:
     padded = np.concatenate([term, np.zeros(-term.size % RUN_ELEMENTS, term.dtype)])
-    lanes = np.zeros(LANES)
+    lanes = np.zeros(VECTOR_SIZE)
     with np.errstate(all="ignore"):
-        for run in padded.reshape(-1, RUN_ELEMENTS // LANES, LANES):
-            total = np.zeros(LANES, term.dtype)
+        for run in padded.reshape(-1, RUN_ELEMENTS // VECTOR_SIZE, VECTOR_SIZE):
+            total = np.zeros(VECTOR_SIZE, term.dtype)
             for row in run:
                 total = total + row
             lanes = lanes + total.astype(np.float64)

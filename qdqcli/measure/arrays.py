@@ -102,7 +102,7 @@ def _check_range(given_range: GivenRange | None, layout: Layout) -> None:
 def requantize_and_measure(
     x: Stored, y: Stored, layout: Layout, spec: QuantSpec, given_range: GivenRange | None, dtype: str, workers: Workers
 ) -> ErrorSums:
-    """Like `quantize_and_measure`, into an existing `y`; `y` begins at a multiple of LANES elements."""
+    """Like `quantize_and_measure`, into an existing `y`; `y` begins at a multiple of VECTOR_SIZE elements."""
     if not x.size:
         return ErrorSums()
     blocks = [(start, min(start + BLOCK_ELEMENTS, x.size)) for start in range(0, x.size, BLOCK_ELEMENTS)]

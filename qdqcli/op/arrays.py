@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qdqcli.errors import DTypeError, SpecError, UnavailableError
 from qdqcli.op.backend import missing_for_cuda
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import STORAGE, Floats, ends_of_keys, given_ends, gradient_ends, like_of
@@ -161,8 +161,8 @@ def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Flo
 
 
 def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a new array aligned to LANES elements, as non-temporal stores require."""
-    alignment = LANES * dtype.itemsize
+    """Return a new array aligned to VECTOR_SIZE elements, as non-temporal stores require."""
+    alignment = VECTOR_SIZE * dtype.itemsize
     room = np.empty(size * dtype.itemsize + alignment, np.uint8)
     begin = -room.ctypes.data % alignment
     return room[begin : begin + size * dtype.itemsize].view(dtype)

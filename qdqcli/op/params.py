@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import SpecError
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.op.value import Switch, fit
@@ -43,7 +43,7 @@ class Columns:
     row: int
     """Elements per row."""
     grids: Floats
-    """(4, row + LANES): wraps around after the last column."""
+    """(4, row + VECTOR_SIZE): wraps around after the last column."""
 
     def place(self, base: int, start: int, stop: int) -> tuple[int, int, int, int]:
         """Return the three elements, counted from column 0, and the row length, as the kernels take them."""
@@ -52,7 +52,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantParams:
-    """Grids of the slices from `first_slice` on; arrays are padded to a multiple of LANES slices."""
+    """Grids of the slices from `first_slice` on; arrays are padded to a multiple of VECTOR_SIZE slices."""
 
     first_slice: int
     num_slices: int
@@ -121,7 +121,7 @@ def _code(code: int, like: str, number: str) -> Any:
 
 def cuts(count: int, parts: int) -> NDArray[np.int64]:
     """Return bounds (parts + 1,) of nearly equal parts of `count` elements, whole vectors except for the last."""
-    bounds = np.arange(parts + 1) * count // parts // LANES * LANES
+    bounds = np.arange(parts + 1) * count // parts // VECTOR_SIZE * VECTOR_SIZE
     bounds[-1] = count
     return bounds
 

@@ -10,23 +10,23 @@ from qdqcli.op.cpu.ranges import run_at
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
-    LANES,
+    VECTOR_SIZE,
     bits_of_mask,
+    broadcast,
     count,
-    first_lanes,
     greatest,
     larger,
     least,
     load,
     load_part,
     lowest_bit,
+    mask_of_first,
     smaller,
-    splat,
 )
 from qdqcli.op.primitives import select
 from qdqcli.op.value import order_key
 
-_FEW = LANES
+_FEW = VECTOR_SIZE
 """Size of the buffer in which the last candidates for a key are searched."""
 _STEPPED = 2048
 """Maximum number of elements scanned when stepping inwards from an extreme, key by key."""
@@ -44,12 +44,12 @@ def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinit
     while i < stop:
         s, end, _ = run_at(i, inner, row, advance)
         end = smaller(end, stop)
-        lo, hi, number = splat(nothing[0]), splat(nothing[1]), 0
-        for at in range(i - base, end - base, LANES):
+        lo, hi, number = broadcast(nothing[0]), broadcast(nothing[1]), 0
+        for at in range(i - base, end - base, VECTOR_SIZE):
             key = order_key(load_part(x, at, end - base - at))
             is_finite = (key < infinity) & (key > -infinity - 1)
             lo, hi = smaller(select(is_finite, key, nothing[0]), lo), larger(select(is_finite, key, nothing[1]), hi)
-            number += count(is_finite & first_lanes(end - base - at))
+            number += count(is_finite & mask_of_first(end - base - at))
         numbers[s - first_slice] = number
         keys[0, s - first_slice], keys[1, s - first_slice] = least(lo), greatest(hi)
         i = end
@@ -109,10 +109,10 @@ def _step_inwards(x, begin, size, key, last, rank, turned):
     while True:
         number = 0
         keys = order_key(load_part(x, begin, size)) ^ turned
-        beyond = select(first_lanes(LANES), last, keys)
-        for at in range(begin, begin + size, LANES):
+        beyond = select(mask_of_first(VECTOR_SIZE), last, keys)
+        for at in range(begin, begin + size, VECTOR_SIZE):
             keys = order_key(load_part(x, at, begin + size - at)) ^ turned
-            number += count((keys == key) & first_lanes(begin + size - at))
+            number += count((keys == key) & mask_of_first(begin + size - at))
             beyond = select(keys > key, smaller(keys, beyond), beyond)
         reached += number
         if reached >= rank:
@@ -147,10 +147,10 @@ def _narrow(x, begin, size, low, high, below, number, rank, guess, enough):
 def _collect(x, begin, size, low, high, few):
     """Collect the elements with keys in [low, high] in `few`."""
     number = 0
-    for at in range(begin, begin + size, LANES):
+    for at in range(begin, begin + size, VECTOR_SIZE):
         left = begin + size - at
         key = order_key(load_part(x, at, left))
-        found = bits_of_mask((key >= low) & (key <= high) & first_lanes(left))
+        found = bits_of_mask((key >= low) & (key <= high) & mask_of_first(left))
         while found:
             few[number] = x[at + lowest_bit(found)]
             number += 1
@@ -161,12 +161,12 @@ def _collect(x, begin, size, low, high, few):
 def _count_up_to(x, begin, size, key):
     """Count the elements of x[begin : begin + size] that are not above `key`."""
     number = 0
-    whole = size // LANES * LANES
-    for at in range(begin, begin + whole, LANES):
+    whole = size // VECTOR_SIZE * VECTOR_SIZE
+    for at in range(begin, begin + whole, VECTOR_SIZE):
         number += count(order_key(load(x, at)) <= key)
     if whole < size:
         last = order_key(load_part(x, begin + whole, size - whole))
-        number += count((last <= key) & first_lanes(size - whole))
+        number += count((last <= key) & mask_of_first(size - whole))
     return number
 
 
@@ -195,11 +195,11 @@ def count_digits(x, prefixes, shift, counts):
 
     The digit starts at bit `shift`; the bits from `shift` + 16 on are compared with `prefixes` (targets,).
     """
-    for at in range(0, x.size, LANES):
-        lanes = order_key(load_part(x, at, x.size - at)) >> (shift + 16)
+    for at in range(0, x.size, VECTOR_SIZE):
+        above = order_key(load_part(x, at, x.size - at)) >> (shift + 16)
         for target in range(prefixes.size):
-            if count(lanes == prefixes[target]):
-                for i in range(at, smaller(at + LANES, x.size)):
+            if count(above == prefixes[target]):
+                for i in range(at, smaller(at + VECTOR_SIZE, x.size)):
                     key = order_key(x[i])
                     if key >> (shift + 16) == prefixes[target]:
                         counts[target, (key >> shift) & 0xFFFF] += 1

@@ -12,10 +12,20 @@ it starts if the error of its clipped elements does.
 import numpy as np
 
 from qdqcli.op.cpu.ranges import run_at
-from qdqcli.op.cpu.slices import tree
+from qdqcli.op.cpu.slices import pairwise_sum_scalar
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.jit.vector import LANES, first_lanes, larger, load, load_part, smaller, splat, store, tree_sum
+from qdqcli.op.jit.vector import (
+    VECTOR_SIZE,
+    broadcast,
+    larger,
+    load,
+    load_part,
+    mask_of_first,
+    pairwise_sum,
+    smaller,
+    store,
+)
 from qdqcli.op.params import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (
@@ -45,10 +55,10 @@ def _decode_run(x, begin, count, like, v, a):
 
     The last vector is padded with zeros too: they have no error.
     """
-    for i in range(0, count, LANES):
+    for i in range(0, count, VECTOR_SIZE):
         stored = load_part(x, begin + i, count - i)
         value = decode(stored)
-        value = select((abs(value) <= largest(stored)) & first_lanes(count - i), value, constant(0.0, value))
+        value = select((abs(value) <= largest(stored)) & mask_of_first(count - i), value, constant(0.0, value))
         store(a, i, widen_to_double(value))
         store(v, i, flush(value, like))
 
@@ -57,7 +67,7 @@ def _decode_run(x, begin, count, like, v, a):
 def _make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
     """Fill `grids` (GRID_ROWS, candidates), whole vectors, for the range [lo, hi] times each fraction."""
     room = grids.shape[1]
-    for k in range(0, room, LANES):
+    for k in range(0, room, VECTOR_SIZE):
         share = load(fractions, k)
         low, high = flush(fit(share * lo, like), like), flush(fit(share * hi, like), like)
         min_range, max_range, scale, inverse = grid(low, high, q_min, q_max, like)
@@ -74,13 +84,13 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
     if not (abs(scale) < np.inf and abs(inverse) < np.inf):
         return np.inf
     stored = load_part(x, 0, 1)  # its type names the dtype
-    total, error = splat(0.0), 0.0
+    total, error = broadcast(0.0), 0.0
     for begin in range(0, count, _STRIDE):
-        for i in range(begin, smaller(begin + _STRIDE, count), LANES):
+        for i in range(begin, smaller(begin + _STRIDE, count), VECTOR_SIZE):
             y = requantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, like)
             e = widen_to_double(_stored_value(y, stored)) - load(a, i)
             total = total + e * e
-        error = tree_sum(total)
+        error = pairwise_sum(total)
         if error > limit:
             return np.inf
     return error
@@ -88,24 +98,24 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
 
 @inlined
 def _bound_errors(x, v, count, grids, half_up, like, ends, bounds):
-    """Fill `bounds` (candidates,) with a lower bound of each candidate's error, LANES candidates at a time.
+    """Fill `bounds` (candidates,) with a lower bound of each candidate's error, VECTOR_SIZE candidates at a time.
 
-    The largest and the smallest element of each lane are distinct elements (kept in `ends` (2, LANES)); the error of
-    clipping them is part of a candidate's error.
+    The largest and the smallest element of each lane are distinct elements (kept in `ends` (2, VECTOR_SIZE)); the error
+    of clipping them is part of a candidate's error.
     """
     stored, room = load_part(x, 0, 1), grids.shape[1]
     high = low = load(v, 0)
-    for i in range(LANES, count, LANES):
+    for i in range(VECTOR_SIZE, count, VECTOR_SIZE):
         high, low = larger(load(v, i), high), smaller(load(v, i), low)
     store(ends, 0, high)
-    store(ends, LANES, low)
-    for k in range(0, room, LANES):
+    store(ends, VECTOR_SIZE, low)
+    for k in range(0, room, VECTOR_SIZE):
         lo, hi = load(grids, MIN_RANGE * room + k), load(grids, MAX_RANGE * room + k)
         scale, inverse = load(grids, SCALE * room + k), load(grids, INVERSE_SCALE * room + k)
         y_lo = _stored_value(requantize(lo, scale, inverse, half_up, like), stored)
         y_hi = _stored_value(requantize(hi, scale, inverse, half_up, like), stored)
-        total = splat(grids.dtype.type(0))
-        for lane in range(LANES):
+        total = broadcast(grids.dtype.type(0))
+        for lane in range(VECTOR_SIZE):
             over, under = y_hi - ends[0, lane], y_lo - ends[1, lane]
             total = total + select(hi < ends[0, lane], over * over, 0.0)
             total = total + select(lo > ends[1, lane], under * under, 0.0)
@@ -141,7 +151,7 @@ def search_slices(
     `ends` (2, slices) are the ranges of their finite elements; `v` and `a` are scratch buffers for the longest slice.
     """
     grids, bounds = np.empty((GRID_ROWS, fractions.size), fractions.dtype), np.empty_like(fractions)
-    extremes = np.empty((2, LANES), fractions.dtype)
+    extremes = np.empty((2, VECTOR_SIZE), fractions.dtype)
     guess = num_candidates - 1
     i = start
     while i < stop:
@@ -191,7 +201,7 @@ def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, like, err
 
     Order of addition as in `sum_patterns` of `cpu/histograms.py`.
     """
-    lanes = np.empty(LANES)
+    lanes = np.empty(VECTOR_SIZE)
     for k in range(num_candidates):
         lo, hi, scale, inverse = grids[MIN_RANGE, k], grids[MAX_RANGE, k], grids[SCALE, k], grids[INVERSE_SCALE, k]
         lanes[:] = 0.0
@@ -200,5 +210,5 @@ def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, like, err
             if abs(v) <= largest(x[p]):
                 y = requantize(clamp(flush(v, like), lo, hi), scale, inverse, half_up, like)
                 e = np.float64(decode(encode(y, x[p]))) - np.float64(v)
-                lanes[p % LANES] += np.float64(counts[p]) * (e * e)
-        errors[k] = tree(lanes)
+                lanes[p % VECTOR_SIZE] += np.float64(counts[p]) * (e * e)
+        errors[k] = pairwise_sum_scalar(lanes)

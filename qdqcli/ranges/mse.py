@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op import search
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     GRID_ROWS,
@@ -61,7 +61,7 @@ class MseEstimator:
         self.like = like_of(dtype, spec.compute_dtype)
         self.half_up: Switch = half_up(spec)
         self.codes = codes(spec, self.like, number)
-        room = -(-NUM_CANDIDATES // LANES) * LANES
+        room = -(-NUM_CANDIDATES // VECTOR_SIZE) * VECTOR_SIZE
         self.fractions = (np.minimum(np.arange(1, room + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
 
     def of_slices(self, slices: WholeSlices) -> Floats:
@@ -90,7 +90,7 @@ class MseEstimator:
         return _LongSlice(self, num_elements)
 
     def grids(self, ends: Floats) -> Floats:
-        """Return the grids of all candidates, shape (GRID_ROWS, whole lanes), of a slice with these ends (2, 1)."""
+        """Return the grids of all candidates, shape (GRID_ROWS, whole vectors), of a slice with these ends (2, 1)."""
         grids = np.empty((GRID_ROWS, len(self.fractions)), self.fractions.dtype)
         search.make_candidates(ends[0, 0], ends[1, 0], self.fractions, *self.codes, self.like, grids)
         return grids
@@ -101,7 +101,7 @@ class MseEstimator:
 
     def room(self, num_elements: int) -> tuple[Floats, NDArray[np.float64]]:
         """Allocate the kernels' scratch buffers for decoding a slice or a chunk, whichever is shorter."""
-        size = -(-min(num_elements, CHUNK_ELEMENTS) // LANES) * LANES
+        size = -(-min(num_elements, CHUNK_ELEMENTS) // VECTOR_SIZE) * VECTOR_SIZE
         return np.empty(size, self.fractions.dtype), np.empty(size)
 
 

@@ -11,7 +11,7 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.op.span import Neighbours
@@ -88,7 +88,7 @@ def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
         return None
     layout = layout_of(info, decision)
     is_small = 0 < layout.num_elements <= CHUNK_ELEMENTS
-    has_runs = layout.inner >= LANES or layout.num_elements < LANES
+    has_runs = layout.inner >= VECTOR_SIZE or layout.num_elements < VECTOR_SIZE
     if not is_small or not layout.is_contiguous or not has_runs:
         return None
     grid = decision.num_bits, decision.signed_input, decision.narrow_range, decision.round_mode, decision.compute_dtype

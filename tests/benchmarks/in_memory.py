@@ -10,7 +10,7 @@ from qdqcli.measure.workers import Workers, available_threads
 from qdqcli.op.arrays import aligned
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.cache import kernel
-from qdqcli.op.jit.vector import LANES, load, stream
+from qdqcli.op.jit.vector import VECTOR_SIZE, load, store_nontemporal
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys, merge_keys
 from qdqcli.op.spec import QuantSpec
@@ -23,8 +23,8 @@ BLOCK = 1 << 20
 
 @kernel()
 def copy_past_caches(x, y):
-    for i in range(0, x.size // LANES * LANES, LANES):
-        stream(y, i, load(x, i))
+    for i in range(0, x.size // VECTOR_SIZE * VECTOR_SIZE, VECTOR_SIZE):
+        store_nontemporal(y, i, load(x, i))
 
 
 class Matrix:

@@ -97,7 +97,7 @@ def test_options_without_a_meaning(qdq: Qdq, weights: Path, options: list[Any], 
 
 
 @pytest.mark.parametrize("name", ["minmax", "percentile", "mse"])
-def test_histograms_of_groups_that_are_shorter_than_lanes(qdq: Qdq, weights: Path, name: str) -> None:
+def test_histograms_of_groups_that_are_shorter_than_a_vector(qdq: Qdq, weights: Path, name: str) -> None:
     options = ("--group-size", 7, "--ragged-groups", "--min-ndim", 0, "--estimator", name, "--histograms")
     report = qdq("stats", weights, *options, "--format", "json").report
     for row in report["tensors"]:

@@ -65,11 +65,11 @@ def test_equals_a_run_over_a_file(tmp_path: Path, spec: QuantSpec, dtype: str, m
         x = sample(shape, dtype)
         write_safetensors(path := tmp_path / "x.safetensors", {"w": x})
         want, sums = from_file(path, spec)
-        for stream_bytes in (1 << 40, 0):
-            monkeypatch.setattr(cpu, "STREAM_BYTES", stream_bytes)
+        for nontemporal_bytes in (1 << 40, 0):
+            monkeypatch.setattr(cpu, "NONTEMPORAL_BYTES", nontemporal_bytes)
             y, found = quantize_and_measure(x, spec)
-            assert_same_bits(y, want, x, (shape, stream_bytes))
-            assert found == sums, (shape, stream_bytes)
+            assert_same_bits(y, want, x, (shape, nontemporal_bytes))
+            assert found == sums, (shape, nontemporal_bytes)
             assert y.shape == shape
             assert y.dtype == x.dtype
 
@@ -80,7 +80,7 @@ def test_elements_that_need_a_closer_look(
     tmp_path: Path, axis: int, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_memory, "BLOCK_ELEMENTS", 1 << 16)
-    monkeypatch.setattr(cpu, "STREAM_BYTES", 0)
+    monkeypatch.setattr(cpu, "NONTEMPORAL_BYTES", 0)
     x = sample((90, 1600), "F32")
     x[40, 7:90] = value
     x[70] = value

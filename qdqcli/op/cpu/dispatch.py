@@ -1,7 +1,8 @@
 """CPU dispatch: chooses the loop for a layout. Takes parts of a tensor, returns keys, grids, values and error sums.
 
-Slices of at least LANES neighbours are processed run by run. Shorter ones (last axis, groups of 4) would leave most
-lanes empty: their grids are broadcast to one column per element of a row, and whole rows are processed instead.
+Slices of at least VECTOR_SIZE neighbours are processed run by run. Shorter ones (last axis, groups of 4) would leave
+most elements of a vector unused: their grids are broadcast to one column per element of a row, and whole rows are
+processed instead.
 """
 
 import numpy as np
@@ -12,10 +13,10 @@ from qdqcli.op.cpu import errors as cpu_errors
 from qdqcli.op.cpu import parallel as cpu_parallel
 from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.cpu import ranges as cpu_range
-from qdqcli.op.cpu import slices as cpu_careful
+from qdqcli.op.cpu import slices as cpu_scalar
 from qdqcli.op.cpu.errors import PIECE, look_closer, terms_of
 from qdqcli.op.jit.cache import kernel
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     DEGENERATE,
@@ -58,16 +59,16 @@ differentiate = kernel()(cpu_quantize.differentiate)
 _BATCH = 1 << 16
 """Elements whose range is measured just before they are quantized, while they are in a core's cache."""
 
-_SHORT_RUN = 16 * LANES
-"""Longest run, in elements, whose extremes take longer to reduce across lanes than to scan."""
+_SHORT_RUN = 16 * VECTOR_SIZE
+"""Longest run, in elements, whose extremes take longer to reduce across a vector than to scan."""
 
-STREAM_BYTES = 16 << 20
+NONTEMPORAL_BYTES = 16 << 20
 """Output size in bytes from which no cache keeps the output for its next reader."""
 
 
 def is_columnar(layout: Layout) -> bool:
     """Tell whether slices are shorter than a vector."""
-    return layout.inner < LANES
+    return layout.inner < VECTOR_SIZE
 
 
 def measure_range(x: Stored, start: int, stop: int, layout: Layout, first_slice: int, keys: Keys, dtype: str) -> None:
@@ -111,25 +112,25 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
         quantize(x, y, 0, 0, len(x), layout, params)
         return
     bounds, settings = cuts(len(x), num_parts), (params.clamping, params.half_up, params.like)
-    streaming = _streaming(y, layout)
+    nontemporal = _nontemporal(y, layout)
     if params.columns is None:
-        cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings, streaming)
+        cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings, nontemporal)
     else:  # column 0 is element 0: all slices are present
         columns = params.columns
         cpu_parallel.quantize_columns(
-            x, y, bounds, columns.row, columns.grids, params.any_flushing, *settings, streaming
+            x, y, bounds, columns.row, columns.grids, params.any_flushing, *settings, nontemporal
         )
 
 
 def can_fuse(layout: Layout, num_parts: int) -> bool:
     """Tell whether slices are runs short enough to be measured and quantized while in the cache."""
-    return layout.is_contiguous and LANES <= layout.inner <= _BATCH and layout.num_slices >= num_parts
+    return layout.is_contiguous and VECTOR_SIZE <= layout.inner <= _BATCH and layout.num_slices >= num_parts
 
 
 def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
     """Measure and quantize a whole array for which `can_fuse` is true, in one pass over memory."""
     bits = x.view(PATTERN[dtype])
-    batch = max(_BATCH // layout.inner // LANES, 1) * LANES
+    batch = max(_BATCH // layout.inner // VECTOR_SIZE, 1) * VECTOR_SIZE
     number = float_type(dtype)
     room = (
         np.empty((num_parts, 2, batch), bits.dtype),
@@ -143,28 +144,28 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
     run = cpu_parallel.quantize_slices if num_parts > 1 else _requantize_slices
     run(
         x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, like, number), half_up(spec), like,
-        _short_runs(layout), _streaming(y, layout), *room,
+        _short_runs(layout), _nontemporal(y, layout), *room,
     )  # fmt: skip
 
 
 def _short_runs(layout: Layout) -> Switch:
     """True for short, contiguous runs of whole vectors, one run per slice."""
-    is_short = layout.inner <= _SHORT_RUN and layout.inner % LANES == 0 == layout.row % layout.inner
+    is_short = layout.inner <= _SHORT_RUN and layout.inner % VECTOR_SIZE == 0 == layout.row % layout.inner
     return True if is_short and layout.is_contiguous else None
 
 
-def _streaming(y: Stored, layout: Layout) -> Switch:
+def _nontemporal(y: Stored, layout: Layout) -> Switch:
     """True for non-temporal stores to `y`: larger than the caches, with runs or rows aligned to whole vectors."""
-    whole_runs = layout.inner % LANES == 0 or is_columnar(layout)
-    runs_align = layout.num_slices == 1 or (whole_runs and layout.row % LANES == 0)
-    aligned = y.ctypes.data % (LANES * y.itemsize) == 0
+    whole_runs = layout.inner % VECTOR_SIZE == 0 or is_columnar(layout)
+    runs_align = layout.num_slices == 1 or (whole_runs and layout.row % VECTOR_SIZE == 0)
+    aligned = y.ctypes.data % (VECTOR_SIZE * y.itemsize) == 0
     in_turn = not is_columnar(layout) or writes_whole_lines()
-    return True if y.nbytes >= STREAM_BYTES and aligned and runs_align and in_turn else None
+    return True if y.nbytes >= NONTEMPORAL_BYTES and aligned and runs_align and in_turn else None
 
 
-def _streaming_with_sums(total_bytes: int) -> Switch:
+def _nontemporal_with_sums(total_bytes: int) -> Switch:
     """True for non-temporal stores to an output of `total_bytes`, of which each part is summed before it is stored."""
-    return True if total_bytes and total_bytes >= STREAM_BYTES and writes_whole_lines() else None
+    return True if total_bytes and total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
 
 
 def writes_whole_lines() -> bool:
@@ -179,7 +180,7 @@ def writes_whole_lines() -> bool:
 def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
     """Return the grids of the slices from `first_slice` on, whose ranges are `ends` (2, slices)."""
     num_slices = ends.shape[1]
-    room = -(-num_slices // LANES) * LANES
+    room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
     padded = np.zeros((2, room), float_type(dtype))
     padded[:, :num_slices] = ends
     grids, flags = np.empty((GRID_ROWS, room), padded.dtype), np.empty((FLAG_ROWS, room), np.bool_)
@@ -217,7 +218,7 @@ def quantize_and_sum(
     """`quantize`, and return the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
 
     Without `keep`, nothing is written to `y`. If `y` is part of a large output (`total_bytes`), it must have the
-    alignment of `base`, modulo LANES elements, and is written by non-temporal stores.
+    alignment of `base`, modulo VECTOR_SIZE elements, and is written by non-temporal stores.
 
     The sums leave out the extremes of the input. Slices whose output became infinite or NaN are marked in
     `params.degenerate`.
@@ -225,7 +226,7 @@ def quantize_and_sum(
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     _quantize_and_sum(
         x, y, *sum_place(base, start, stop, layout, params), *grids_for_sums(params), params.clamping, params.half_up,
-        params.like, keep or None, _streaming_with_sums(total_bytes), *room_for_sums(x), sums,
+        params.like, keep or None, _nontemporal_with_sums(total_bytes), *room_for_sums(x), sums,
     )  # fmt: skip
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
@@ -288,7 +289,7 @@ def requantize_and_sum(
         return None
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
-    room = -(-num_slices // LANES) * LANES
+    room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number, like = x.view(PATTERN[dtype]), float_type(dtype), like_of(dtype, spec.compute_dtype)
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
@@ -296,7 +297,7 @@ def requantize_and_sum(
     went_well = _requantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
         *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None,
-        _streaming_with_sums(total_bytes), keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
+        _nontemporal_with_sums(total_bytes), keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
@@ -314,7 +315,7 @@ def sum_slices(
     sums: NDArray[np.float64],
 ) -> None:
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
-    cpu_careful.sum_slices(x, y, base, start, stop, *layout.steps, params.first_slice, params.grids, sums)
+    cpu_scalar.sum_slices(x, y, base, start, stop, *layout.steps, params.first_slice, params.grids, sums)
 
 
 def extremes(x: Stored, dtype: str) -> tuple[float, float]:
@@ -325,7 +326,7 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     if -infinity <= keys[0, 0] and keys[1, 0] < infinity:
         lo, hi = ends_of_keys(keys, dtype)[:, 0]
     else:  # infinities hide the finite extremes, or all elements are NaN
-        lo, hi = cpu_careful.finite_extremes(x)
+        lo, hi = cpu_scalar.finite_extremes(x)
     return float(lo), float(hi)
 
 
@@ -343,5 +344,5 @@ def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, ND
 
 def _spread(grids: Floats, layout: Layout, first_slice: int, num_slices: int) -> Columns:
     origin, slices = _columns(layout, first_slice, num_slices)
-    around = np.arange(len(slices) + LANES) % len(slices)
+    around = np.arange(len(slices) + VECTOR_SIZE) % len(slices)
     return Columns(origin=origin, row=len(slices), grids=np.ascontiguousarray(grids[:, slices[around]]))

@@ -26,9 +26,10 @@ from qdqcli.op.columns import (
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
-    LANES,
-    any_lane,
+    VECTOR_SIZE,
+    any_true,
     as_wide,
+    broadcast_some,
     greatest,
     larger,
     load,
@@ -37,12 +38,11 @@ from qdqcli.op.jit.vector import (
     load_some,
     minus_mask,
     no_count,
+    pairwise_sum,
     prefetch,
     smaller,
-    splat_some,
     store,
-    stream,
-    tree_sum,
+    store_nontemporal,
     width,
 )
 from qdqcli.op.params import floats_of
@@ -50,7 +50,7 @@ from qdqcli.op.primitives import widen_to_double
 from qdqcli.op.value import Switch, decode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-RUN = 16 * LANES
+RUN = 16 * VECTOR_SIZE
 """Elements whose terms are added in their own type before they are widened."""
 PIECE = 16 * RUN
 """Elements that are quantized, then summed while the L1 cache holds them and prefetches the next."""
@@ -66,12 +66,12 @@ class Terms(NamedTuple):
     marking: Switch
     """Extreme chunks are marked: float32 may not hold their terms."""
     totals: NDArray[np.float64]
-    """(SUM_COLUMNS * LANES,): the lanes of each column."""
+    """(SUM_COLUMNS * VECTOR_SIZE,): the lanes of each column."""
 
 
 def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False) -> Terms:
     """Return terms in float32, or in float64 for float64 elements and `extreme` chunks."""
-    totals = np.empty(SUM_COLUMNS * LANES)
+    totals = np.empty(SUM_COLUMNS * VECTOR_SIZE)
     if extreme or x.dtype == np.float64 or y.dtype == np.float64:
         return Terms(np.float64(0), None, totals)
     return Terms(np.float32(0), True, totals)
@@ -83,52 +83,52 @@ def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False) -> Term
 @inlined
 def begin_chunk(terms):
     """Reset the accumulators."""
-    for k in range(0, SUM_COLUMNS * LANES, LANES):
+    for k in range(0, SUM_COLUMNS * VECTOR_SIZE, VECTOR_SIZE):
         store(terms.totals, k, 0.0)
 
 
 @inlined
-def add_runs(x, i, y, j, n, terms, streaming, out, o):
+def add_runs(x, i, y, j, n, terms, nontemporal, out, o):
     """Add `n` elements, from x[i] and y[j] on: runs of a chunk, of which only the last may be shorter.
 
-    With `streaming`, whole vectors of `y` are also written to `out` from out[o] on, by non-temporal stores: these wait
-    for memory while sums are added.
+    With `nontemporal`, whole vectors of `y` are also written to `out` from out[o] on, by non-temporal stores: these
+    wait for memory while sums are added.
     """
     for begin in range(0, n, RUN):
-        for shift in range(0, LANES, width()):
+        for shift in range(0, VECTOR_SIZE, width()):
             size = smaller(RUN, n - begin)
-            _add_run(x, i + begin, y, j + begin, size, shift, terms, streaming, out, o + begin)
+            _add_run(x, i + begin, y, j + begin, size, shift, terms, nontemporal, out, o + begin)
 
 
 @always_inlined
-def _add_run(x, i, y, j, size, shift, terms, streaming, out, o):
-    """Add width() lanes, from `shift` on, of a run of `size` elements."""
-    zero = splat_some(terms.zero)
-    lanes = (zero, zero, zero, zero, zero, zero, no_count())
-    whole = size // LANES * LANES
-    for k in range(shift, whole, LANES):
+def _add_run(x, i, y, j, size, shift, terms, nontemporal, out, o):
+    """Add the lanes [shift, shift + width()) of a run of `size` elements."""
+    zero = broadcast_some(terms.zero)
+    sums = (zero, zero, zero, zero, zero, zero, no_count())
+    whole = size // VECTOR_SIZE * VECTOR_SIZE
+    for k in range(shift, whole, VECTOR_SIZE):
         prefetch(x, i + k + PIECE)
         stored = load_some(y, j + k)
-        if streaming is not None:
-            stream(out, o + k, stored)
-        lanes = _add(load_some(x, i + k), stored, lanes)
+        if nontemporal is not None:
+            store_nontemporal(out, o + k, stored)
+        sums = _add(load_some(x, i + k), stored, sums)
     if whole < size:
         k = whole + shift
-        lanes = _add(load_first(x, i + k, size - k), load_first(y, j + k, size - k), lanes)
-    error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = lanes
-    _widen(terms.totals, ERROR * LANES + shift, error)
-    _widen(terms.totals, ABS_ERROR * LANES + shift, abs_error)
-    _widen(terms.totals, SQ_ERROR * LANES + shift, sq_error)
-    _widen(terms.totals, SQ_INPUT * LANES + shift, sq_input)
-    _widen(terms.totals, SQ_OUTPUT * LANES + shift, sq_output)
-    _widen(terms.totals, ZEROED * LANES + shift, zeroed)
-    k = MAX_ABS_ERROR * LANES + shift
+        sums = _add(load_first(x, i + k, size - k), load_first(y, j + k, size - k), sums)
+    error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
+    _widen(terms.totals, ERROR * VECTOR_SIZE + shift, error)
+    _widen(terms.totals, ABS_ERROR * VECTOR_SIZE + shift, abs_error)
+    _widen(terms.totals, SQ_ERROR * VECTOR_SIZE + shift, sq_error)
+    _widen(terms.totals, SQ_INPUT * VECTOR_SIZE + shift, sq_input)
+    _widen(terms.totals, SQ_OUTPUT * VECTOR_SIZE + shift, sq_output)
+    _widen(terms.totals, ZEROED * VECTOR_SIZE + shift, zeroed)
+    k = MAX_ABS_ERROR * VECTOR_SIZE + shift
     store(terms.totals, k, larger(widen_to_double(peak), load_some(terms.totals, k)))
 
 
 @always_inlined
-def _add(x, y, lanes):
-    error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = lanes
+def _add(x, y, sums):
+    error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
     v, w = as_wide(decode(x), error), as_wide(decode(y), error)
     e = w - v
     size = abs(e)
@@ -144,8 +144,8 @@ def _add(x, y, lanes):
 
 
 @always_inlined
-def _widen(totals, k, lanes):
-    store(totals, k, load_some(totals, k) + widen_to_double(lanes))
+def _widen(totals, k, values):
+    store(totals, k, load_some(totals, k) + widen_to_double(values))
 
 
 @inlined
@@ -155,9 +155,9 @@ def finish_chunk(x, i, n, terms, row):
     ABS_ERROR is not finite where `look_closer` must sum the chunk again.
     """
     for k in range(NUM_SUMS):
-        row[k] = tree_sum(load(terms.totals, k * LANES))
-    row[MAX_ABS_ERROR] = greatest(load(terms.totals, MAX_ABS_ERROR * LANES))
-    row[ZEROED] = tree_sum(load(terms.totals, ZEROED * LANES))
+        row[k] = pairwise_sum(load(terms.totals, k * VECTOR_SIZE))
+    row[MAX_ABS_ERROR] = greatest(load(terms.totals, MAX_ABS_ERROR * VECTOR_SIZE))
+    row[ZEROED] = pairwise_sum(load(terms.totals, ZEROED * VECTOR_SIZE))
     if terms.marking is not None and is_extreme(row) and (row[ABS_ERROR] > 0 or not _is_zero(x, i, n)):
         row[ABS_ERROR] = np.nan
 
@@ -176,8 +176,8 @@ def is_extreme(row):
 @inlined
 def _is_zero(x, i, n):
     """Tell whether all elements are zeros, for which the sums are exact."""
-    for k in range(i, i + n, LANES):  # noqa: SIM110 - compiled
-        if any_lane(decode(load_part(x, k, i + n - k)) != 0.0):
+    for k in range(i, i + n, VECTOR_SIZE):  # noqa: SIM110 - compiled
+        if any_true(decode(load_part(x, k, i + n - k)) != 0.0):
             return False
     return True
 

@@ -21,10 +21,10 @@ from qdqcli.op.columns import (
     SQ_OUTPUT,
     ZEROED,
 )
-from qdqcli.op.cpu.slices import tree
+from qdqcli.op.cpu.slices import pairwise_sum_scalar
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.value import decode, largest
 
 _LOW = np.uint64(0xFFFF)
@@ -57,7 +57,7 @@ def count_patterns(words, rest, tables):
 @kernel()
 def sum_patterns(counts, x, y, lo, hi, total):
     """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and their outputs `y`."""
-    lanes = np.zeros((NUM_SUMS, LANES))
+    lanes = np.zeros((NUM_SUMS, VECTOR_SIZE))
     for p in range(counts.size):
         if counts[p] == 0:
             continue
@@ -72,7 +72,7 @@ def sum_patterns(counts, x, y, lo, hi, total):
         else:
             a, b = np.float64(v), np.float64(w)
             e = b - a
-            k = p % LANES
+            k = p % VECTOR_SIZE
             lanes[ERROR, k] += times * e
             lanes[ABS_ERROR, k] += times * abs(e)
             lanes[SQ_ERROR, k] += times * (e * e)
@@ -84,4 +84,4 @@ def sum_patterns(counts, x, y, lo, hi, total):
             total[CLIPPED] += times * ((v < lo) | (v > hi))
             total[ZEROED] += times * ((v != 0) & (w == 0))
     for k in range(NUM_SUMS):
-        total[k] = tree(lanes[k])
+        total[k] = pairwise_sum_scalar(lanes[k])

@@ -30,20 +30,34 @@ def measure_columns(x, bounds, row, infinity, nothing, keys):
 
 
 @kernel(parallel=True)
-def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like, streaming):
+def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like, nontemporal):
     """Quantize with the grids of all slices."""
     for p in prange(bounds.size - 1):
         cpu_quantize.quantize(
-            x, y, 0, bounds[p], bounds[p + 1], inner, row, advance, 0, grids, flags, clamping, half_up, like, streaming
+            x,
+            y,
+            0,
+            bounds[p],
+            bounds[p + 1],
+            inner,
+            row,
+            advance,
+            0,
+            grids,
+            flags,
+            clamping,
+            half_up,
+            like,
+            nontemporal,
         )
 
 
 @kernel(parallel=True)
-def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, like, streaming):
+def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, like, nontemporal):
     """Quantize with the grids of all columns."""
     for p in prange(bounds.size - 1):
         cpu_quantize.quantize_columns(
-            x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, like, streaming
+            x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, like, nontemporal
         )
 
 
@@ -63,7 +77,7 @@ def quantize_slices(
     half_up,
     like,
     short_runs,
-    streaming,
+    nontemporal,
     keys,
     ends,
     grids,
@@ -88,5 +102,5 @@ def quantize_slices(
             cpu_range.decode_keys(keys[p], x, 0, batch, ends[p])
             cpu_range.make_grids(ends[p], 0, batch, last - first, q_min, q_max, False, like, grids[p], flags[p])
             cpu_quantize.quantize(
-                x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], None, half_up, like, streaming
+                x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], None, half_up, like, nontemporal
             )

@@ -9,15 +9,15 @@ from qdqcli.op.cpu.file_access import read_at, write_at
 from qdqcli.op.cpu.ranges import decode_keys, make_grids, measure_range, measure_short_runs, run_after, run_at, start_of
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
-    LANES,
+    VECTOR_SIZE,
     count,
-    first_lanes,
     load,
     load_part,
+    mask_of_first,
     smaller,
     store,
+    store_nontemporal,
     store_part,
-    stream,
 )
 from qdqcli.op.params import CLIPPING, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.value import clamp, decode, encode, flush, requantize, straight_through
@@ -39,11 +39,11 @@ def _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, li
 
 @inlined
 def quantize(
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, streaming
+    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, nontemporal
 ):
     """Quantize and dequantize the elements of `x` into `y`.
 
-    With `streaming` (non-temporal stores), y[0] is aligned to LANES elements and every run is whole vectors.
+    With `nontemporal` (non-temporal stores), y[0] is aligned to VECTOR_SIZE elements and every run is whole vectors.
     """
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
@@ -51,14 +51,14 @@ def quantize(
         s, end = run - first_slice, smaller(run_end, stop)
         lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
         flushing = flags[FLUSHING, s]
-        while i + LANES <= end:
+        while i + VECTOR_SIZE <= end:
             stored = load(x, i - base)
             v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            if streaming is None:
+            if nontemporal is None:
                 store(y, i - base, encode(v, stored))
             else:
-                stream(y, i - base, encode(v, stored))
-            i += LANES
+                store_nontemporal(y, i - base, encode(v, stored))
+            i += VECTOR_SIZE
         if i < end:
             stored = load_part(x, i - base, end - i)
             v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
@@ -68,10 +68,11 @@ def quantize(
 
 
 @inlined
-def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, streaming):
-    """`quantize` for short runs. `grids` (GRID_ROWS, row + LANES) has a column per element of a row, then wraps around.
+def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, nontemporal):
+    """`quantize` for short runs. `grids` (GRID_ROWS, row + VECTOR_SIZE) has a column per element of a row, then wraps
+    around.
 
-    With `streaming`, rows are whole vectors and y[0] is aligned to LANES elements.
+    With `nontemporal`, rows are whole vectors and y[0] is aligned to VECTOR_SIZE elements.
     """
     i = start
     while i < stop:
@@ -81,40 +82,40 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
         elif column or i + _BAND * row > stop:
             end = smaller(i - column + row, stop)
         else:
-            _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, like, streaming)
+            _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, like, nontemporal)
             i += _BAND * row
             continue
         _quantize_row(x, y, i - base, end - base, column, row, grids, flushing, clamping, half_up, like)
         i = end
 
 
-_WIDE_ROW = 16 * LANES
+_WIDE_ROW = 16 * VECTOR_SIZE
 _BAND = 4
 """Wide rows processed together, so that the grids of a column are loaded once for all."""
 
 
 @inlined
-def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like, streaming):
+def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like, nontemporal):
     """Quantize _BAND whole rows, the first at x[begin]."""
     room = grids.shape[1]
-    for c in range(0, row, LANES):
+    for c in range(0, row, VECTOR_SIZE):
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
         scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
         for r in range(_BAND):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
             v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
-            if streaming is None:
+            if nontemporal is None:
                 store_part(y, at, encode(v, stored), row - c)
             else:
-                stream(y, at, encode(v, stored))
+                store_nontemporal(y, at, encode(v, stored))
 
 
 @inlined
 def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, like):
     """Quantize the elements [begin, end) of `x`, the first in column `c`."""
     room = grids.shape[1]
-    for i in range(begin, end, LANES):
+    for i in range(begin, end, VECTOR_SIZE):
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
         scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
         stored = load_part(x, i, end - i)
@@ -125,8 +126,8 @@ def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, 
 
 @inlined
 def _next_column(c, row):
-    """Column LANES elements further, wrapped at the row's end; a modulo would cost as much as all the rest."""
-    c += LANES
+    """Column VECTOR_SIZE elements further, wrapped at the row's end; a modulo would cost as much as all the rest."""
+    c += VECTOR_SIZE
     while c >= row:
         c -= row
     return c
@@ -138,14 +139,14 @@ def _next_column(c, row):
 @inlined
 def quantize_and_sum(
     x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up, like,
-    keep, streaming, piece, terms, sums,
+    keep, nontemporal, piece, terms, sums,
 ):  # fmt: skip
     """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), whose row 0 is the chunk that begins at `start`.
 
     With `columns`, `quantize_columns`: elements are then counted from a column 0, and `flags` are those of all slices.
-    Without `clipping`, no element can be out of range. Outputs are written to `y` only with `keep`; with `streaming` by
-    non-temporal stores: `y` then has the alignment of `base`, modulo LANES elements. A row with a non-finite ABS_ERROR
-    must be summed again, see `look_closer` in `cpu/errors.py`. The input extremes are left unset.
+    Without `clipping`, no element can be out of range. Outputs are written to `y` only with `keep`; with `nontemporal`
+    by non-temporal stores: `y` then has the alignment of `base`, modulo VECTOR_SIZE elements. A row with a non-finite
+    ABS_ERROR must be summed again, see `look_closer` in `cpu/errors.py`. The input extremes are left unset.
     """
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
@@ -156,7 +157,7 @@ def quantize_and_sum(
             end, source = smaller(i + PIECE, last), x[i - base :]
             target = piece
             if keep is not None:  # noqa: SIM102  # a separate condition lets Numba prune the branch
-                if streaming is None:
+                if nontemporal is None:
                     target = y[i - base :]
             if columns is None:
                 quantize(
@@ -171,8 +172,8 @@ def quantize_and_sum(
                 )
                 if clipping:
                     clipped += count_outside_columns(source, i, end, row, grids)
-            add_runs(source, 0, target, 0, end - i, terms, streaming, y, i - base)
-            if streaming is not None:
+            add_runs(source, 0, target, 0, end - i, terms, nontemporal, y, i - base)
+            if nontemporal is not None:
                 _store_rest(piece, y, i - base, end - i)
         finish_chunk(x, first - base, last - first, terms, sums[chunk])
         sums[chunk, CLIPPED] = clipped
@@ -181,7 +182,7 @@ def quantize_and_sum(
 @inlined
 def _store_rest(piece, y, begin, count):
     """y[begin : begin + count] = piece[:count] for the last, incomplete vector."""
-    k = count // LANES * LANES
+    k = count // VECTOR_SIZE * VECTOR_SIZE
     if k < count:
         store_part(y, begin + k, load_part(piece, k, count - k), count - k)
 
@@ -196,9 +197,9 @@ def count_outside(x, base, start, stop, inner, row, advance, first_slice, grids,
         s, end = run - first_slice, smaller(run_end, stop)
         if flags[CLIPPING, s]:
             lo, hi = grids[MIN_RANGE, s], grids[MAX_RANGE, s]
-            for k in range(i, end, LANES):
+            for k in range(i, end, VECTOR_SIZE):
                 v = decode(load_part(x, k - base, end - k))
-                outside += count(((v < lo) | (v > hi)) & first_lanes(end - k))
+                outside += count(((v < lo) | (v > hi)) & mask_of_first(end - k))
         i = end
         run, run_end, left = run_after(run, run_end, inner, row, advance, left)
     return outside
@@ -208,10 +209,10 @@ def count_outside(x, base, start, stop, inner, row, advance, first_slice, grids,
 def count_outside_columns(x, start, stop, row, grids):
     """Number of elements out of range, for `grids` as in `quantize_columns`; x[0] is element `start`."""
     room, outside, c = grids.shape[1], 0, start % row
-    for k in range(0, stop - start, LANES):
+    for k in range(0, stop - start, VECTOR_SIZE):
         v = decode(load_part(x, k, stop - start - k))
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
-        outside += count(((v < lo) | (v > hi)) & first_lanes(stop - start - k))
+        outside += count(((v < lo) | (v > hi)) & mask_of_first(stop - start - k))
         c = _next_column(c, row)
     return outside
 
@@ -219,7 +220,7 @@ def count_outside_columns(x, start, stop, row, grids):
 @inlined
 def requantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, like, short_runs, keep, streaming, keys, ends, grids, flags, piece, terms, sums, trouble,
+    half_up, like, short_runs, keep, nontemporal, keys, ends, grids, flags, piece, terms, sums, trouble,
 ):  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
@@ -237,7 +238,7 @@ def requantize_and_sum(
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
         last = smaller(first + CHUNK_ELEMENTS, stop)
-        needed = (run_at(last - 1, inner, row, advance)[0] - first_slice) // LANES * LANES + LANES
+        needed = (run_at(last - 1, inner, row, advance)[0] - first_slice) // VECTOR_SIZE * VECTOR_SIZE + VECTOR_SIZE
         if needed > known:
             begin = start_of(first_slice + known, inner, row, advance, size)
             end = start_of(first_slice + needed, inner, row, advance, size)
@@ -256,7 +257,7 @@ def requantize_and_sum(
         here = sums[chunk : chunk + 1]
         quantize_and_sum(
             x, y, base, first, last, inner, row, advance, first_slice, grids, flags, None, shared + clipping > 0, None,
-            half_up, like, keep, streaming, piece, terms, here,
+            half_up, like, keep, nontemporal, piece, terms, here,
         )  # fmt: skip
         if sink is not None:
             there = sink[1] + first * y.itemsize

@@ -10,11 +10,11 @@ GIL: callers run them in their own threads. Vector types only: each extra scalar
 
 from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
-    LANES,
-    any_lane,
+    VECTOR_SIZE,
+    any_true,
     as_elements,
+    broadcast,
     count,
-    first_lanes,
     greatest,
     greatest_of_pairs,
     larger,
@@ -22,8 +22,8 @@ from qdqcli.op.jit.vector import (
     least_of_pairs,
     load,
     load_part,
+    mask_of_first,
     smaller,
-    splat,
     store,
     store_mask,
     store_part,
@@ -73,19 +73,19 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
     s, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
         end = smaller(run_end, stop)
-        lo, hi = splat(nothing[0]), splat(nothing[1])
+        lo, hi = broadcast(nothing[0]), broadcast(nothing[1])
         lo1, hi1, lo2, hi2, lo3, hi3 = lo, hi, lo, hi, lo, hi
         at, to = i - base, end - base
-        while at + 4 * LANES <= to:  # four accumulators: each minimum depends on the one before
-            a, b = order_key(load(x, at)), order_key(load(x, at + LANES))
-            c, d = order_key(load(x, at + 2 * LANES)), order_key(load(x, at + 3 * LANES))
+        while at + 4 * VECTOR_SIZE <= to:  # four accumulators: each minimum depends on the one before
+            a, b = order_key(load(x, at)), order_key(load(x, at + VECTOR_SIZE))
+            c, d = order_key(load(x, at + 2 * VECTOR_SIZE)), order_key(load(x, at + 3 * VECTOR_SIZE))
             lo, hi, lo1, hi1 = smaller(a, lo), larger(a, hi), smaller(b, lo1), larger(b, hi1)
             lo2, hi2, lo3, hi3 = smaller(c, lo2), larger(c, hi2), smaller(d, lo3), larger(d, hi3)
-            at += 4 * LANES
-        while at + LANES <= to:
+            at += 4 * VECTOR_SIZE
+        while at + VECTOR_SIZE <= to:
             a = order_key(load(x, at))
             lo, hi = smaller(a, lo), larger(a, hi)
-            at += LANES
+            at += VECTOR_SIZE
         if at < to:
             a = order_key(load_part(x, at, to - at))
             lo, hi = smaller(a, lo), larger(a, hi)
@@ -102,26 +102,26 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
 @inlined
 def _without_nan(x, at, to, infinity, nothing):
     """Smallest and largest key of x[at:to], ignoring NaN."""
-    lo, hi = splat(nothing[0]), splat(nothing[1])
+    lo, hi = broadcast(nothing[0]), broadcast(nothing[1])
     while at < to:
         key = order_key(load_part(x, at, to - at))
         is_nan = (key > infinity) | (key < -infinity - 1)
         lo, hi = smaller(select(is_nan, nothing[0], key), lo), larger(select(is_nan, nothing[1], key), hi)
-        at += LANES
+        at += VECTOR_SIZE
     return least(lo), greatest(hi)
 
 
 @inlined
 def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
-    """`measure_range` for contiguous slices of a few whole vectors, one run each: LANES slices at a time.
+    """`measure_range` for contiguous slices of a few whole vectors, one run each: VECTOR_SIZE slices at a time.
 
     `start` begins a slice. Reducing the lanes of each slice separately would take most of the time.
     """
-    room, batch = keys.shape[1], LANES * inner
+    room, batch = keys.shape[1], VECTOR_SIZE * inner
     for i in range(start, stop, batch):
         if i + batch <= stop:
             lo, hi = _of_sixteen(x, i - base, inner)
-            if not any_lane((hi > infinity) | (lo < -infinity - 1)):
+            if not any_true((hi > infinity) | (lo < -infinity - 1)):
                 s = i // inner - first_slice
                 store(keys, s, smaller(lo, load(keys, s)))
                 store(keys, room + s, larger(hi, load(keys, room + s)))
@@ -135,7 +135,7 @@ def _of_one(x, at, inner):
     """Extremes of one run, per lane."""
     lo = order_key(load(x, at))
     hi = lo
-    for i in range(at + LANES, at + inner, LANES):
+    for i in range(at + VECTOR_SIZE, at + inner, VECTOR_SIZE):
         key = order_key(load(x, i))
         lo, hi = smaller(key, lo), larger(key, hi)
     return lo, hi
@@ -178,26 +178,26 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
         width = smaller(row - column, stop - i)
         j = 0
         if rows == 8:
-            while j + LANES <= width:
+            while j + VECTOR_SIZE <= width:
                 _widen_columns(x, i - base + j, row, j, infinity, nothing, keys)
-                j += LANES
+                j += VECTOR_SIZE
         while j < width:
             _widen_last_columns(x, i - base + j, row, rows, width - j, column + j, infinity, nothing, keys)
-            j += LANES
+            j += VECTOR_SIZE
         i += rows * width
 
 
 @inlined
 def _widen_columns(x, first, step, column, infinity, nothing, keys):
-    """Widen `keys` from `column` on by LANES columns of 8 rows, the first at x[first], `step` elements apart."""
+    """Widen `keys` from `column` on by VECTOR_SIZE columns of 8 rows, the first at x[first], `step` elements apart."""
     room = keys.shape[1]
     lo = order_key(load(x, first))
     hi = lo
     for r in range(1, 8):
         key = order_key(load(x, first + r * step))
         lo, hi = smaller(key, lo), larger(key, hi)
-    if any_lane((hi > infinity) | (lo < -infinity - 1)):  # a NaN: repeat, ignoring it
-        _widen_last_columns(x, first, step, 8, LANES, column, infinity, nothing, keys)
+    if any_true((hi > infinity) | (lo < -infinity - 1)):  # a NaN: repeat, ignoring it
+        _widen_last_columns(x, first, step, 8, VECTOR_SIZE, column, infinity, nothing, keys)
         return
     store(keys, column, smaller(lo, load(keys, column)))
     store(keys, room + column, larger(hi, load(keys, room + column)))
@@ -205,9 +205,9 @@ def _widen_columns(x, first, step, column, infinity, nothing, keys):
 
 @inlined
 def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, keys):
-    """Widen `keys` by at most LANES columns of `rows` rows, ignoring NaN."""
+    """Widen `keys` by at most VECTOR_SIZE columns of `rows` rows, ignoring NaN."""
     room = keys.shape[1]
-    lo, hi = splat(nothing[0]), splat(nothing[1])
+    lo, hi = broadcast(nothing[0]), broadcast(nothing[1])
     for r in range(rows):
         key = order_key(load_part(x, first + r * step, width))
         is_nan = (key > infinity) | (key < -infinity - 1)
@@ -223,7 +223,7 @@ def decode_keys(keys, x, first, last, ends):
     Elements have the dtype of `x`; columns as in `make_grids`. A slice of NaN only has the pattern of a NaN.
     """
     room = ends.shape[1]
-    for s in range(first, last, LANES):
+    for s in range(first, last, VECTOR_SIZE):
         lo, hi = order_key(load(keys, s)), order_key(load(keys, room + s))
         store(keys, s, lo)
         store(keys, room + s, hi)
@@ -240,7 +240,7 @@ def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, like, g
     """
     room = ends.shape[1]
     clipping = 0
-    for s in range(first, last, LANES):
+    for s in range(first, last, VECTOR_SIZE):
         measured_lo, measured_hi = load(ends, s), load(ends, room + s)
         lo, hi, scale, inverse = grid(flush(measured_lo, like), flush(measured_hi, like), q_min, q_max, like)
         store(grids, MIN_RANGE * room + s, lo)
@@ -251,5 +251,5 @@ def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, like, g
         clips = range_given | (measured_lo < lo) | (measured_hi > hi)
         store_mask(flags, CLIPPING * room + s, clips)
         store_mask(flags, DEGENERATE * room + s, is_degenerate(scale, like))
-        clipping += count(clips & first_lanes(num_slices - s))
+        clipping += count(clips & mask_of_first(num_slices - s))
     return clipping

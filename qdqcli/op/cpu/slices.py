@@ -21,7 +21,7 @@ from qdqcli.op.columns import (
 )
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.params import MAX_RANGE, MIN_RANGE
 from qdqcli.op.primitives import add
 from qdqcli.op.value import decode, largest
@@ -62,9 +62,9 @@ def add_element(stored, out, lo, hi, sums, total):
 
 
 @inlined
-def tree(lane):
+def pairwise_sum_scalar(lane):
     """Pairwise sum of the lanes, far half onto near half."""
-    half = LANES // 2
+    half = VECTOR_SIZE // 2
     while half:
         for k in range(half):
             lane[k] += lane[k + half]

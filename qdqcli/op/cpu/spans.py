@@ -10,7 +10,7 @@ from qdqcli.op.columns import empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import files as cpu_files
 from qdqcli.op.cpu.dispatch import grids_for_sums, is_columnar, room_for_sums, sum_place
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     FLAG_ROWS,
@@ -33,7 +33,7 @@ from qdqcli.op.spec import QuantSpec
 def requantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: QuantSpec, dtype: str) -> NeighbourSums:
     """Measure, quantize and sum many tensors of at most `max_slices` slices each, from one read."""
     x, count = neighbours.x, len(neighbours.places)
-    room = -(-max_slices // LANES) * LANES
+    room = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number, like = x.view(PATTERN[dtype]), float_type(dtype), like_of(dtype, spec.compute_dtype)
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)

@@ -31,7 +31,7 @@ from qdqcli.op.cuda.indexing import slice_at
 from qdqcli.op.cuda.ranges import THREADS
 from qdqcli.op.cuda.target import cast, cuda, device_kernel
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.params import DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import add, narrow
 from qdqcli.op.value import (
@@ -48,11 +48,11 @@ from qdqcli.op.value import (
 )
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-TILE = max(THREADS // LANES, 1) * RUN
+TILE = max(THREADS // VECTOR_SIZE, 1) * RUN
 """Elements of the runs that a block adds at once."""
-STRANDS = TILE // RUN * LANES
+STRANDS = TILE // RUN * VECTOR_SIZE
 """Lanes of the runs of a tile, one thread each on a device."""
-ADDERS = NUM_SUMS * LANES
+ADDERS = NUM_SUMS * VECTOR_SIZE
 _NUM_COUNTS = 7
 """Values per thread beside the sums: three extremes and four counts."""
 _SHARED = max(NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
@@ -108,8 +108,8 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like
     for tile in range(start, stop, TILE):
         for p in range(t, STRANDS, THREADS):
             error, abs_error, sq_error, sq_input, sq_output = zero, zero, zero, zero, zero
-            first = tile + p // LANES * RUN + p % LANES
-            for i in range(first, min(first + RUN, stop), LANES):
+            first = tile + p // VECTOR_SIZE * RUN + p % VECTOR_SIZE
+            for i in range(first, min(first + RUN, stop), VECTOR_SIZE):
                 stored, s = x[i], slice_at(i, place)
                 out = _requantized(stored, s, grids, flags, clamping, half_up, like)
                 if keep:
@@ -138,14 +138,14 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like
         cuda.syncthreads()
         for p in range(t, ADDERS, THREADS):
             total = lanes[p]
-            for k in range(p // LANES * STRANDS + p % LANES, (p // LANES + 1) * STRANDS, LANES):
+            for k in range(p // VECTOR_SIZE * STRANDS + p % VECTOR_SIZE, (p // VECTOR_SIZE + 1) * STRANDS, VECTOR_SIZE):
                 total += shared[k]
             lanes[p] = total
         cuda.syncthreads()
-    half = LANES // 2
+    half = VECTOR_SIZE // 2
     while half > 0:
         for p in range(t, NUM_SUMS * half, THREADS):
-            k = p // half * LANES + p % half
+            k = p // half * VECTOR_SIZE + p % half
             lanes[k] += lanes[k + half]
         cuda.syncthreads()
         half //= 2
@@ -154,7 +154,7 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like
     shared[5 * THREADS + t], shared[6 * THREADS + t] = clipped, zeroed
     cuda.syncthreads()
     if t < NUM_SUMS:
-        sums[chunk, t] = lanes[t * LANES]
+        sums[chunk, t] = lanes[t * VECTOR_SIZE]
     if t < _NUM_COUNTS:
         kept = shared[t * THREADS]
         for k in range(1, THREADS):

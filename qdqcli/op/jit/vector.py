@@ -1,11 +1,11 @@
-"""Vectors of sixteen elements (lanes): LLVM vectors that Numba code can use like numbers.
+"""Vectors of sixteen elements: LLVM vectors that Numba code can use like numbers.
 
-A small vocabulary: `load`, `store`, `stream`, arithmetic and comparison operators (scalars are broadcast), `select`,
-`rint`, `floor`, `abs` and the bit patterns of `primitives.py`; across lanes `tree_sum`, `least`, `greatest`, `count`
-and `first_lanes`. The functions of `value.py` accept vectors wherever they accept numbers.
+A small vocabulary: `load`, `store`, `store_nontemporal`, arithmetic and comparison operators (scalars are broadcast),
+`select`, `rint`, `floor`, `abs` and the bit patterns of `primitives.py`; across lanes `pairwise_sum`, `least`,
+`greatest`, `count` and `mask_of_first`. The functions of `value.py` accept vectors wherever they accept numbers.
 
 Why: LLVM's vectorizer gives up on loops with sums in a fixed order and on loops with a float minimum (5 to 8 times
-slower; see `tests/benchmarks/lanes_against_loops.py`). Sixteen explicit lanes perform the same additions in the same
+slower; see `tests/benchmarks/vectors_against_loops.py`). Explicit vectors perform the same additions in the same
 order on SSE, AVX2, AVX-512 and NEON, so the bits are the same. Multiply and add are never contracted.
 """
 
@@ -22,7 +22,7 @@ from numba.extending import intrinsic, models, register_model
 from qdqcli.op import primitives
 from qdqcli.op.jit.register import TRIED_FIRST, inlined, intrinsic_for
 
-LANES = 16
+VECTOR_SIZE = 16
 
 _ELEMENTS = {
     types.float32: ir.FloatType(),
@@ -35,17 +35,17 @@ _ELEMENTS = {
 }
 
 
-class Lanes(types.Type):
+class Vector(types.Type):
     """Type of a vector of sixteen values of the Numba type `scalar`; with booleans it is a mask."""
 
     def __init__(self, scalar: Any, width: int = 16) -> None:
         self.scalar = scalar
         self.width = width
-        super().__init__(name=f"Lanes({scalar}, {width})")
+        super().__init__(name=f"Vector({scalar}, {width})")
 
-    def of(self, scalar: Any) -> "Lanes":
-        """Return the type with the same number of lanes of another scalar."""
-        return Lanes(scalar, self.width)
+    def of(self, scalar: Any) -> "Vector":
+        """Return the type with the same width of another scalar."""
+        return Vector(scalar, self.width)
 
     @property
     def llvm(self) -> ir.VectorType:
@@ -61,34 +61,34 @@ class Lanes(types.Type):
         return f"v{self.width}{'f' if self.is_float else 'i'}{self.scalar.bitwidth}"
 
 
-@register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Lanes) -> None:
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector) -> None:
         super().__init__(manager, kind, kind.llvm)
 
 
-MASK = Lanes(types.boolean)
-I32, I64 = Lanes(types.int32), Lanes(types.int64)
-F32, F64 = Lanes(types.float32), Lanes(types.float64)
+MASK = Vector(types.boolean)
+I32, I64 = Vector(types.int32), Vector(types.int64)
+F32, F64 = Vector(types.float32), Vector(types.float64)
 
 
-def _spread(context: Any, builder: Any, value: Any, kind: Any, lanes: Lanes) -> Any:
-    """Return `value` as a vector: unchanged, or a number, converted to the scalar type, broadcast to all lanes."""
-    if isinstance(kind, Lanes):
+def _broadcast(context: Any, builder: Any, value: Any, kind: Any, vector: Vector) -> Any:
+    """Return `value` as a vector: unchanged, or a number, converted to the scalar type, broadcast to all elements."""
+    if isinstance(kind, Vector):
         return value
-    number = context.cast(builder, value, kind, lanes.scalar)
-    one = builder.insert_element(ir.Constant(lanes.llvm, ir.Undefined), number, _int32(0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.width), [0] * lanes.width)
-    return builder.shuffle_vector(one, ir.Constant(lanes.llvm, ir.Undefined), zeros)
+    number = context.cast(builder, value, kind, vector.scalar)
+    one = builder.insert_element(ir.Constant(vector.llvm, ir.Undefined), number, _int32(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.width), [0] * vector.width)
+    return builder.shuffle_vector(one, ir.Constant(vector.llvm, ir.Undefined), zeros)
 
 
 def _int32(number: int) -> ir.Constant:
     return ir.Constant(ir.IntType(32), number)
 
 
-def _lanes_of(*kinds: Any) -> Lanes | None:
+def _vector_of(*kinds: Any) -> Vector | None:
     """Return the vector type among the operands; None if all are scalars."""
-    return next((kind for kind in kinds if isinstance(kind, Lanes)), None)
+    return next((kind for kind in kinds if isinstance(kind, Vector)), None)
 
 
 # ------------------------------------------------------------------ operators
@@ -99,12 +99,12 @@ _FREQUENT = {(kind, kind) for kind in (types.int64, types.float32, types.float64
 
 def _define(
     function: Callable[..., Any],
-    emit: Callable[[Any, Lanes, Any, Any], Any],
+    emit: Callable[[Any, Vector, Any, Any], Any],
     *,
     compares: bool = False,
     scalars: bool = False,
 ) -> None:
-    """Make `function(a, b)` accept vectors: `emit(builder, lanes, a, b)` generates the instruction.
+    """Make `function(a, b)` accept vectors: `emit(builder, vector, a, b)` generates the instruction.
 
     With `scalars`, `_FREQUENT` operands get their result type at once; the instruction stays Numba's.
     """
@@ -114,30 +114,30 @@ def _define(
         metadata = TRIED_FIRST
 
         def generic(self, args: Any, kws: Any) -> Any:
-            lanes = _lanes_of(*args)
-            if lanes is not None and len(args) == 2:
-                return signature(lanes.of(types.boolean) if compares else lanes, *args)
+            vector = _vector_of(*args)
+            if vector is not None and len(args) == 2:
+                return signature(vector.of(types.boolean) if compares else vector, *args)
             if args in _FREQUENT and scalars:
                 return signature(types.boolean if compares else args[0], *args)
             return None
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = _lanes_of(*sig.args)
-        assert lanes is not None  # ensured by the template
-        a, b = (_spread(context, builder, value, kind, lanes) for value, kind in zip(args, sig.args, strict=True))
-        return emit(builder, lanes, a, b)
+        vector = _vector_of(*sig.args)
+        assert vector is not None  # ensured by the template
+        a, b = (_broadcast(context, builder, value, kind, vector) for value, kind in zip(args, sig.args, strict=True))
+        return emit(builder, vector, a, b)
 
-    for pair in ((Lanes, Lanes), (Lanes, types.Any), (types.Any, Lanes)):
+    for pair in ((Vector, Vector), (Vector, types.Any), (types.Any, Vector)):
         lower_builtin(function, *pair)(lower)
 
 
-def _float_or_int(float_name: str, int_name: str) -> Callable[[Any, Lanes, Any, Any], Any]:
-    return lambda builder, lanes, a, b: getattr(builder, float_name if lanes.is_float else int_name)(a, b)
+def _float_or_int(float_name: str, int_name: str) -> Callable[[Any, Vector, Any, Any], Any]:
+    return lambda builder, vector, a, b: getattr(builder, float_name if vector.is_float else int_name)(a, b)
 
 
-def _compare(sign: str) -> Callable[[Any, Lanes, Any, Any], Any]:
-    def emit(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
-        if not lanes.is_float:
+def _compare(sign: str) -> Callable[[Any, Vector, Any, Any], Any]:
+    def emit(builder: Any, vector: Vector, a: Any, b: Any) -> Any:
+        if not vector.is_float:
             return builder.icmp_signed(sign, a, b)
         return builder.fcmp_unordered(sign, a, b) if sign == "!=" else builder.fcmp_ordered(sign, a, b)
 
@@ -160,14 +160,14 @@ for _function, _sign in (
     _define(_function, _compare(_sign), compares=True, scalars=True)
 
 
-# ------------------------------------------------------------------ functions of each lane
+# ------------------------------------------------------------------ functions of each element
 
 
-def _llvm_call(name: str, builder: Any, lanes: Lanes, *arguments: Any) -> Any:
-    full = f"{name}.{lanes.suffix}"
+def _llvm_call(name: str, builder: Any, vector: Vector, *arguments: Any) -> Any:
+    full = f"{name}.{vector.suffix}"
     declared = builder.module.globals.get(full)
     if declared is None:
-        kind = ir.FunctionType(lanes.llvm, [lanes.llvm] * len(arguments))
+        kind = ir.FunctionType(vector.llvm, [vector.llvm] * len(arguments))
         declared = ir.Function(builder.module, kind, full)
     return builder.call(declared, arguments)
 
@@ -177,7 +177,7 @@ def _unary(function: Callable[..., Any], name: str) -> None:
 
     @intrinsic_for(function)
     def _typed(_context, v):
-        if not isinstance(v, Lanes):
+        if not isinstance(v, Vector):
             return None
         return v(v), lambda _c, builder, _s, args: _llvm_call(name, builder, v, *args)
 
@@ -189,53 +189,53 @@ _unary(abs, "llvm.fabs")
 
 @intrinsic_for(primitives.select)
 def _select(_context, mask, yes, no):
-    if not isinstance(mask, Lanes) or not (_lanes_of(yes, no) or yes == no):
+    if not isinstance(mask, Vector) or not (_vector_of(yes, no) or yes == no):
         return None
-    lanes = _lanes_of(yes, no) or mask.of(yes)
+    vector = _vector_of(yes, no) or mask.of(yes)
 
     def generate(context, builder, sig, args):
-        a, b = (_spread(context, builder, v, kind, lanes) for v, kind in zip(args[1:], sig.args[1:], strict=True))
+        a, b = (_broadcast(context, builder, v, kind, vector) for v, kind in zip(args[1:], sig.args[1:], strict=True))
         return builder.select(args[0], a, b)
 
-    return lanes(mask, yes, no), generate
+    return vector(mask, yes, no), generate
 
 
 @intrinsic_for(primitives.constant)
 def _constant(_context, number, v):
-    if not isinstance(v, Lanes):
+    if not isinstance(v, Vector):
         return None
     return v.scalar(number, v), lambda context, builder, _s, args: context.cast(builder, args[0], number, v.scalar)
 
 
-def _cast(lanes: Lanes, result: Lanes, instruction: str) -> Any:
+def _cast(vector: Vector, result: Vector, instruction: str) -> Any:
     """Signature and generator of an intrinsic that converts every lane."""
-    return result(lanes), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], result.llvm)
+    return result(vector), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], result.llvm)
 
 
 @intrinsic_for(primitives.bits_of)
 def _bits_of(_context, v):
     return (
         _cast(v, v.of(types.int32 if v.scalar == types.float32 else types.int64), "bitcast")
-        if isinstance(v, Lanes)
+        if isinstance(v, Vector)
         else None
     )
 
 
 @intrinsic_for(primitives.float32_of)
 def _float32_of(_context, bits):
-    return _cast(bits, bits.of(types.float32), "bitcast") if isinstance(bits, Lanes) else None
+    return _cast(bits, bits.of(types.float32), "bitcast") if isinstance(bits, Vector) else None
 
 
 @intrinsic_for(primitives.widen)
 def _widen(_context, stored):
-    if not isinstance(stored, Lanes):
+    if not isinstance(stored, Vector):
         return None
     return _cast(stored, stored.of(types.int32), "sext" if stored.scalar == types.int16 else "zext")
 
 
 @intrinsic_for(primitives.narrow)
 def _narrow(_context, bits, stored):
-    if not isinstance(stored, Lanes):
+    if not isinstance(stored, Vector):
         return None
 
     def generate(_c, builder, _s, args):
@@ -251,7 +251,7 @@ def _float32_of_half(_context, stored):
             builder.bitcast(args[0], ir.VectorType(ir.HalfType(), stored.width)), stored.of(types.float32).llvm
         )
 
-    return (stored.of(types.float32)(stored), generate) if isinstance(stored, Lanes) else None
+    return (stored.of(types.float32)(stored), generate) if isinstance(stored, Vector) else None
 
 
 @intrinsic_for(primitives.half_of_float32)
@@ -260,14 +260,14 @@ def _half_of_float32(_context, v):
         half = builder.fptrunc(args[0], ir.VectorType(ir.HalfType(), v.width))
         return builder.zext(builder.bitcast(half, v.of(types.uint16).llvm), v.of(types.int32).llvm)
 
-    return (v.of(types.int32)(v), generate) if isinstance(v, Lanes) else None
+    return (v.of(types.int32)(v), generate) if isinstance(v, Vector) else None
 
 
 @intrinsic
 def as_elements(_context, bits, array):
     """Reinterpret patterns as elements of `array`; a view of the source array takes Numba a third of a second."""
-    lanes = Lanes(array.dtype)
-    return lanes(bits, array), lambda _c, builder, _s, args: builder.bitcast(args[0], lanes.llvm)
+    vector = Vector(array.dtype)
+    return vector(bits, array), lambda _c, builder, _s, args: builder.bitcast(args[0], vector.llvm)
 
 
 @intrinsic
@@ -279,7 +279,7 @@ def as_wide(_context, v, like):
 
 @intrinsic_for(primitives.widen_to_double)
 def _widen_to_double(_context, v):
-    if not isinstance(v, Lanes):
+    if not isinstance(v, Vector):
         return None
     if v.scalar == types.int32:
         return _cast(v, v.of(types.float64), "sitofp")
@@ -293,51 +293,51 @@ def _widen_to_double(_context, v):
 # ------------------------------------------------------------------ memory
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, width: int = LANES) -> Any:
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, width: int = VECTOR_SIZE) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), Lanes(array_type.dtype, width).llvm.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), Vector(array_type.dtype, width).llvm.as_pointer())
 
 
 @intrinsic
 def load(_context, array, i):
-    """Load the elements [i, i + LANES) of a contiguous array."""
-    lanes = Lanes(array.dtype)
+    """Load the elements [i, i + VECTOR_SIZE) of a contiguous array."""
+    vector = Vector(array.dtype)
 
     def generate(context, builder, sig, args):
         return builder.load(_pointer(context, builder, sig.args[0], *args), align=array.dtype.bitwidth // 8)
 
-    return lanes(array, types.intp), generate
+    return vector(array, types.intp), generate
 
 
 def _width() -> int:
     """Vector width where many sums are kept: wider vectors would not fit into the registers."""
-    return LANES if primitives.target_has("avx512f") else LANES // 2
+    return VECTOR_SIZE if primitives.target_has("avx512f") else VECTOR_SIZE // 2
 
 
 @intrinsic
 def width(_context):
-    """Width of the vectors of `load_some` and `splat_some`: LANES or half of it."""
+    """Width of the vectors of `load_some` and `broadcast_some`: VECTOR_SIZE or half of it."""
     return types.intp(), lambda _c, _b, _s, _a: ir.Constant(ir.IntType(64), _width())
 
 
 @intrinsic
 def load_some(_context, array, i):
     """Load the elements [i, i + width()) of a contiguous array."""
-    lanes = Lanes(array.dtype, _width())
+    vector = Vector(array.dtype, _width())
 
     def generate(context, builder, sig, args):
         return builder.load(
-            _pointer(context, builder, sig.args[0], *args, lanes.width), align=array.dtype.bitwidth // 8
+            _pointer(context, builder, sig.args[0], *args, vector.width), align=array.dtype.bitwidth // 8
         )
 
-    return lanes(array, types.intp), generate
+    return vector(array, types.intp), generate
 
 
 @intrinsic
-def splat_some(_context, number):
-    """Broadcast a number to width() lanes."""
-    lanes = Lanes(number, _width())
-    return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
+def broadcast_some(_context, number):
+    """Broadcast a number to width() elements."""
+    vector = Vector(number, _width())
+    return vector(number), lambda context, builder, _s, args: _broadcast(context, builder, args[0], number, vector)
 
 
 @intrinsic
@@ -354,18 +354,18 @@ def prefetch(_context, array, i):
     return types.void(array, types.intp), generate
 
 
-def _store(*, past_the_caches: bool) -> Any:
+def _store(*, nontemporal: bool) -> Any:
     @intrinsic
     def call(_context, array, i, v):
-        lanes = v if isinstance(v, Lanes) else Lanes(array.dtype)
-        lanes = lanes.of(array.dtype)
+        vector = v if isinstance(v, Vector) else Vector(array.dtype)
+        vector = vector.of(array.dtype)
         itemsize = array.dtype.bitwidth // 8
 
         def generate(context, builder, sig, args):
-            pointer = _pointer(context, builder, sig.args[0], args[0], args[1], lanes.width)
-            value = _spread(context, builder, args[2], sig.args[2], lanes)
-            written = builder.store(value, pointer, align=itemsize * (lanes.width if past_the_caches else 1))
-            if past_the_caches:
+            pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector.width)
+            value = _broadcast(context, builder, args[2], sig.args[2], vector)
+            written = builder.store(value, pointer, align=itemsize * (vector.width if nontemporal else 1))
+            if nontemporal:
                 written.set_metadata("nontemporal", builder.module.add_metadata([_int32(1)]))
             return context.get_dummy_value()
 
@@ -374,34 +374,34 @@ def _store(*, past_the_caches: bool) -> Any:
     return call
 
 
-store = _store(past_the_caches=False)
-"""store(array, i, v): write a vector to [i, i + LANES) of a contiguous array."""
-stream = _store(past_the_caches=True)
-"""stream(array, i, v): non-temporal `store`; the address must be aligned to LANES elements."""
+store = _store(nontemporal=False)
+"""store(array, i, v): write a vector to [i, i + VECTOR_SIZE) of a contiguous array."""
+store_nontemporal = _store(nontemporal=True)
+"""store_nontemporal(array, i, v): non-temporal `store`; the address must be aligned to VECTOR_SIZE elements."""
 
 
 @intrinsic
-def _masked_load(_context, array, i, mask, others):
-    lanes = mask.of(array.dtype)
+def _load_where(_context, array, i, mask, others):
+    vector = mask.of(array.dtype)
 
     def generate(context, builder, sig, args):
-        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], lanes.width)
-        others = _spread(context, builder, args[3], sig.args[3], lanes)
-        kind = ir.FunctionType(lanes.llvm, [pointer.type, ir.IntType(32), mask.llvm, lanes.llvm])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{lanes.suffix}.p0")
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector.width)
+        others = _broadcast(context, builder, args[3], sig.args[3], vector)
+        kind = ir.FunctionType(vector.llvm, [pointer.type, ir.IntType(32), mask.llvm, vector.llvm])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{vector.suffix}.p0")
         return builder.call(function, [pointer, _int32(array.dtype.bitwidth // 8), args[2], others])
 
-    return lanes(array, types.intp, mask, others), generate
+    return vector(array, types.intp, mask, others), generate
 
 
 @intrinsic
-def _masked_store(_context, array, i, v, mask):
-    lanes = Lanes(array.dtype)
+def _store_where(_context, array, i, v, mask):
+    vector = Vector(array.dtype)
 
     def generate(context, builder, sig, args):
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
-        kind = ir.FunctionType(ir.VoidType(), [lanes.llvm, pointer.type, ir.IntType(32), MASK.llvm])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{lanes.suffix}.p0")
+        kind = ir.FunctionType(ir.VoidType(), [vector.llvm, pointer.type, ir.IntType(32), MASK.llvm])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{vector.suffix}.p0")
         builder.call(function, [args[2], pointer, _int32(array.dtype.bitwidth // 8), args[3]])
         return context.get_dummy_value()
 
@@ -420,31 +420,31 @@ def _element(_context, array, i):
 
 @inlined
 def load_part(array, i, n):
-    """Load the elements [i, i + n), at most LANES; the remaining lanes repeat element `i`."""
-    if n >= LANES:
+    """Load the elements [i, i + n), at most VECTOR_SIZE; the remaining ones repeat element `i`."""
+    if n >= VECTOR_SIZE:
         return load(array, i)
-    return _masked_load(array, i, first_lanes(n), _element(array, i))
+    return _load_where(array, i, mask_of_first(n), _element(array, i))
 
 
 @inlined
 def load_first(array, i, n):
     """Load the elements [i, i + n) into the first of width() lanes, zeros elsewhere; `n` may be negative."""
-    return _masked_load(array, i, _first_some(n), 0)
+    return _load_where(array, i, _first_some(n), 0)
 
 
 @inlined
 def store_part(array, i, v, n):
-    """Write the first `n` lanes, at most LANES, to [i, i + n)."""
-    if n >= LANES:
+    """Write the first `n` lanes, at most VECTOR_SIZE, to [i, i + n)."""
+    if n >= VECTOR_SIZE:
         store(array, i, v)
     else:
-        _masked_store(array, i, v, first_lanes(n))
+        _store_where(array, i, v, mask_of_first(n))
 
 
 @intrinsic
 def store_mask(_context, array, i, mask):
-    """Write a mask to [i, i + LANES) of a contiguous array of booleans."""
-    octets = ir.VectorType(ir.IntType(8), LANES)
+    """Write a mask to [i, i + VECTOR_SIZE) of a contiguous array of booleans."""
+    octets = ir.VectorType(ir.IntType(8), VECTOR_SIZE)
 
     def generate(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -457,12 +457,13 @@ def store_mask(_context, array, i, mask):
 
 @intrinsic
 def transpose_tile(_context, x, i, row, out, j, step):
-    """Transpose a tile of LANES rows of LANES elements: out[j + c * step + r] is x[i + r * row + c].
+    """Transpose a tile of VECTOR_SIZE rows of VECTOR_SIZE elements: out[j + c * step + r] is x[i + r * row + c].
 
     Both arrays have one type. Four rounds of shuffles: each deals rows k and k + 8 into rows 2 k and 2 k + 1.
     """
     deals = [
-        ir.Constant(I32.llvm, [k // 2 + k % 2 * LANES for k in range(first, first + LANES)]) for first in (0, LANES)
+        ir.Constant(I32.llvm, [k // 2 + k % 2 * VECTOR_SIZE for k in range(first, first + VECTOR_SIZE)])
+        for first in (0, VECTOR_SIZE)
     ]
 
     def generate(context, builder, sig, args):
@@ -473,34 +474,34 @@ def transpose_tile(_context, x, i, row, out, j, step):
             return _pointer(context, builder, sig.args[first], array, index)
 
         align = x.dtype.bitwidth // 8
-        rows = [builder.load(pointer(0, k), align=align) for k in range(LANES)]
+        rows = [builder.load(pointer(0, k), align=align) for k in range(VECTOR_SIZE)]
         for _ in range(4):
-            pairs = [(rows[k], rows[k + LANES // 2]) for k in range(LANES // 2)]
+            pairs = [(rows[k], rows[k + VECTOR_SIZE // 2]) for k in range(VECTOR_SIZE // 2)]
             rows = [builder.shuffle_vector(*pair, deal) for pair in pairs for deal in deals]
-        for k in range(LANES):
+        for k in range(VECTOR_SIZE):
             builder.store(rows[k], pointer(3, k), align=align)
         return context.get_dummy_value()
 
     return types.void(x, types.intp, types.intp, out, types.intp, types.intp), generate
 
 
-# ------------------------------------------------------------------ across lanes
+# ------------------------------------------------------------------ across elements
 
 
 @intrinsic
-def splat(_context, number):
-    """Broadcast a number to all lanes."""
-    lanes = Lanes(number)
-    return lanes(number), lambda context, builder, _s, args: _spread(context, builder, args[0], number, lanes)
+def broadcast(_context, number):
+    """Broadcast a number to all elements."""
+    vector = Vector(number)
+    return vector(number), lambda context, builder, _s, args: _broadcast(context, builder, args[0], number, vector)
 
 
 @intrinsic
-def first_lanes(_context, n):
+def mask_of_first(_context, n):
     """Mask of the first `n` lanes."""
 
     def generate(context, builder, sig, args):
-        index = ir.Constant(I64.llvm, list(range(LANES)))
-        return builder.icmp_signed("<", index, _spread(context, builder, args[0], sig.args[0], I64))
+        index = ir.Constant(I64.llvm, list(range(VECTOR_SIZE)))
+        return builder.icmp_signed("<", index, _broadcast(context, builder, args[0], sig.args[0], I64))
 
     return MASK(types.int64), generate
 
@@ -508,13 +509,13 @@ def first_lanes(_context, n):
 @intrinsic
 def _first_some(_context, n):
     """Mask of the first `n` of width() lanes."""
-    lanes = Lanes(types.int64, _width())
+    vector = Vector(types.int64, _width())
 
     def generate(context, builder, sig, args):
-        index = ir.Constant(lanes.llvm, list(range(lanes.width)))
-        return builder.icmp_signed("<", index, _spread(context, builder, args[0], sig.args[0], lanes))
+        index = ir.Constant(vector.llvm, list(range(vector.width)))
+        return builder.icmp_signed("<", index, _broadcast(context, builder, args[0], sig.args[0], vector))
 
-    return lanes.of(types.boolean)(types.int64), generate
+    return vector.of(types.boolean)(types.int64), generate
 
 
 @intrinsic
@@ -530,8 +531,8 @@ def count(_context, mask):
 @intrinsic
 def no_count(_context):
     """Zeros in width() int32 lanes, for `minus_mask`."""
-    lanes = Lanes(types.int32, _width())
-    return lanes(), lambda _c, _b, _s, _a: ir.Constant(lanes.llvm, [0] * lanes.width)
+    vector = Vector(types.int32, _width())
+    return vector(), lambda _c, _b, _s, _a: ir.Constant(vector.llvm, [0] * vector.width)
 
 
 @intrinsic
@@ -549,7 +550,7 @@ def bits_of_mask(_context, mask):
     """Return a mask as an integer: lane k is bit k."""
 
     def generate(_context, builder, _sig, args):
-        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), ir.IntType(64))
+        return builder.zext(builder.bitcast(args[0], ir.IntType(VECTOR_SIZE)), ir.IntType(64))
 
     return types.int64(mask), generate
 
@@ -564,45 +565,48 @@ def lowest_bit(_context, number):
     return types.int64(types.int64), generate
 
 
-def _fold(combine: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
+def _fold(combine: Callable[[Any, Vector, Any, Any], Any]) -> Any:
     """Return an intrinsic that reduces the lanes, far half onto near half until one is left: a fixed tree."""
 
     @intrinsic
     def call(_context, v):
         def generate(_c, builder, _sig, args):
-            (lanes,) = args
-            width = LANES
+            (vector,) = args
+            width = VECTOR_SIZE
             while width > 1:
                 width //= 2
                 near, far = (
                     ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
                     for first in (0, width)
                 )
-                lanes = combine(
-                    builder, v, builder.shuffle_vector(lanes, lanes, near), builder.shuffle_vector(lanes, lanes, far)
+                vector = combine(
+                    builder,
+                    v,
+                    builder.shuffle_vector(vector, vector, near),
+                    builder.shuffle_vector(vector, vector, far),
                 )
-            return builder.extract_element(lanes, _int32(0))
+            return builder.extract_element(vector, _int32(0))
 
         return v.scalar(v), generate
 
     return call
 
 
-def _keep(sign: str) -> Callable[[Any, Lanes, Any, Any], Any]:
-    def emit(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
-        return builder.select(_compare(sign)(builder, lanes, a, b), a, b)
+def _keep(sign: str) -> Callable[[Any, Vector, Any, Any], Any]:
+    def emit(builder: Any, vector: Vector, a: Any, b: Any) -> Any:
+        return builder.select(_compare(sign)(builder, vector, a, b), a, b)
 
     return emit
 
 
-def _fold_pairs(keep: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
+def _fold_pairs(keep: Callable[[Any, Vector, Any, Any], Any]) -> Any:
     """Return an intrinsic of two vectors that keeps one of each pair of neighbours: those of `a`, then of `b`."""
 
     @intrinsic
     def call(_context, a, b):
         def generate(_c, builder, _sig, args):
             evens, odds = (
-                builder.shuffle_vector(*args, ir.Constant(I32.llvm, list(range(first, 2 * LANES, 2))))
+                builder.shuffle_vector(*args, ir.Constant(I32.llvm, list(range(first, 2 * VECTOR_SIZE, 2))))
                 for first in (0, 1)
             )
             return keep(builder, a, evens, odds)
@@ -613,17 +617,17 @@ def _fold_pairs(keep: Callable[[Any, Lanes, Any, Any], Any]) -> Any:
 
 
 @intrinsic
-def any_lane(_context, mask):
+def any_true(_context, mask):
     """Tell whether any lane of the mask is set."""
 
     def generate(_context, builder, _sig, args):
-        bits = builder.bitcast(args[0], ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
+        bits = builder.bitcast(args[0], ir.IntType(VECTOR_SIZE))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(VECTOR_SIZE), 0))
 
     return types.boolean(mask), generate
 
 
-tree_sum = _fold(_float_or_int("fadd", "add"))
+pairwise_sum = _fold(_float_or_int("fadd", "add"))
 """Sum of the lanes: k and k + 8, then k and k + 4, k and k + 2, k and k + 1."""
 least = _fold(_keep("<"))
 """Smallest lane."""
@@ -646,7 +650,7 @@ def larger(a: Any, b: Any) -> Any:
     raise NotImplementedError("for compiled code")
 
 
-def _define_for_integers(function: Callable[..., Any], emit: Callable[[Any, Lanes, Any, Any], Any]) -> None:
+def _define_for_integers(function: Callable[..., Any], emit: Callable[[Any, Vector, Any, Any], Any]) -> None:
     """Make `function(a, b)` accept signed integers. Numba compiles Python's own `min` to a function with a loop."""
 
     @infer_global(function)
@@ -658,7 +662,7 @@ def _define_for_integers(function: Callable[..., Any], emit: Callable[[Any, Lane
             return signature(kind, kind, kind)
 
     def lower(_context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return emit(builder, Lanes(sig.return_type), *args)
+        return emit(builder, Vector(sig.return_type), *args)
 
     lower_builtin(function, types.Integer, types.Integer)(lower)
 

@@ -1,10 +1,10 @@
-"""Why the kernels are written in lanes: the same sums in a plain loop, side by side, as ratios.
+"""Why the kernels are written with vectors: the same sums in a plain loop, side by side, as ratios.
 
-    python tests/benchmarks/lanes_against_loops.py [--elements N]
+    python tests/benchmarks/vectors_against_loops.py [--elements N]
 
-Three versions of quantize, dequantize and the five error sums of a float32 tensor in cache-sized blocks: in lanes (what
-qdq does), in a plain loop with one accumulator per sum, and in a plain loop that keeps the documented order of
-addition. Prints the time of each over that of the lanes, the median of rounds in turn.
+Three versions of quantize, dequantize and the five error sums of a float32 tensor in cache-sized blocks: with vectors
+(what qdq does), in a plain loop with one accumulator per sum, and in a plain loop that keeps the documented order of
+addition. Prints the time of each over that with vectors, the median of rounds in turn.
 """
 
 import argparse
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.cache import kernel
-from qdqcli.op.jit.vector import LANES
+from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import empty_keys, ends_of_keys
 from qdqcli.op.spec import QuantSpec
@@ -51,7 +51,7 @@ def ordered(x, y, scale, inverse, lanes, sums):
         y[i] = np.rint(x[i] * scale) * inverse
         v = np.float64(x[i])
         e = np.float64(y[i]) - v
-        k = i % LANES
+        k = i % VECTOR_SIZE
         lanes[0, k] += e
         lanes[1, k] += abs(e)
         lanes[2, k] += e * e
@@ -74,10 +74,10 @@ def main() -> None:
     cpu.measure_range(x, 0, size, layout, 0, keys, "F32")
     params = cpu.quant_params(ends_of_keys(keys, "F32"), QuantSpec(), layout, 0, "F32")
     scale, inverse = params.grids[2, 0], params.grids[3, 0]
-    sums, lanes = np.empty(SUM_COLUMNS), np.empty((5, LANES))
+    sums, lanes = np.empty(SUM_COLUMNS), np.empty((5, VECTOR_SIZE))
     blocks = [slice(start, start + BLOCK) for start in range(0, size, BLOCK)]
 
-    def in_lanes() -> None:
+    def in_vectors() -> None:
         for block in blocks:
             cpu.quantize_and_sum(x[block], y[block], block.start, block.start, block.stop, layout, params, keep=True)
 
@@ -89,10 +89,10 @@ def main() -> None:
         for block in blocks:
             ordered(x[block], y[block], scale, inverse, lanes, sums)
 
-    versions = {"lanes": in_lanes, "plain loop": in_a_loop, "loop in the documented order": in_an_ordered_loop}
+    versions = {"vectors": in_vectors, "plain loop": in_a_loop, "loop in the documented order": in_an_ordered_loop}
     times = compare(8, **versions)
     for name, seconds in times.items():
-        print(f"{name:<30} {seconds / times['lanes']:5.2f} x, {seconds / size * 1e9:.3f} ns/element")
+        print(f"{name:<30} {seconds / times['vectors']:5.2f} x, {seconds / size * 1e9:.3f} ns/element")
 
 
 if __name__ == "__main__":
