@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qdqcli.op.params import Floats, float_type, in_arithmetic, like_of
+from qdqcli.op.params import Floats, compute_type_of, float_type, in_arithmetic
 from qdqcli.op.spec import ComputeDType
 
 GivenRange = tuple[ArrayLike, ArrayLike]
@@ -17,8 +17,8 @@ def given_ends(
     if given_range is None:
         return None
     ends = np.empty((2, num_slices), float_type(dtype))
-    like = like_of(dtype, compute_dtype)
+    compute_type = compute_type_of(dtype, compute_dtype)
     for row, end in enumerate(given_range):
         part = end if np.ndim(end) == 0 else np.asarray(end)[first_slice : first_slice + num_slices]
-        ends[row] = in_arithmetic(part, like, dtype)
+        ends[row] = in_arithmetic(part, compute_type, dtype)
     return ends

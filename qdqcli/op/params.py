@@ -11,7 +11,7 @@ from qdqcli.errors import SpecError
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
-from qdqcli.op.value import Switch, fit
+from qdqcli.op.value import StaticBool, round_to
 
 Floats = NDArray[Any]
 """float64 for F64 tensors, float32 for the others."""
@@ -61,10 +61,10 @@ class QuantParams:
     flags: NDArray[np.bool_]
     """(3, slices): subnormal elements are flushed; elements may be outside the range; the scale is degenerate."""
     columns: Columns | None
-    clamping: Switch
+    clamping: StaticBool
     """True where the range was given: elements are clamped to it."""
-    half_up: Switch
-    like: np.generic
+    half_up: StaticBool
+    compute_type: np.generic
     """Number whose type names the arithmetic, see `value.py`."""
 
     @cached_property
@@ -89,7 +89,7 @@ class QuantParams:
         return degenerate
 
 
-def like_of(dtype: str, compute_dtype: ComputeDType) -> np.generic:
+def compute_type_of(dtype: str, compute_dtype: ComputeDType) -> np.generic:
     """Return the number whose type names the arithmetic of a tensor of this dtype."""
     storage = STORAGE[dtype]
     return np.float32(0) if compute_dtype is ComputeDType.FLOAT32 and storage is not np.float64 else storage(0)
@@ -102,21 +102,21 @@ def floats_of(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
     return stored.view(np.float16) if stored.dtype == STORAGE["F16"] else stored
 
 
-def half_up(spec: QuantSpec) -> Switch:
+def half_up(spec: QuantSpec) -> StaticBool:
     """True for the round mode HALF_UP."""
     return True if spec.round_mode is RoundMode.HALF_UP else None
 
 
-def codes(spec: QuantSpec, like: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:
+def codes(spec: QuantSpec, compute_type: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:
     """Return the lowest and the highest code as numbers of the arithmetic."""
-    kinds = like.dtype.str, np.dtype(number).str
+    kinds = compute_type.dtype.str, np.dtype(number).str
     return _code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds)
 
 
 @cache
-def _code(code: int, like: str, number: str) -> Any:
+def _code(code: int, compute_type: str, number: str) -> Any:
     with np.errstate(over="ignore"):  # from 16 bits on, float16's highest code is infinite
-        return fit(np.dtype(number).type(code), np.dtype(like).type(0))
+        return round_to(np.dtype(number).type(code), np.dtype(compute_type).type(0))
 
 
 def cuts(count: int, parts: int) -> NDArray[np.int64]:
@@ -175,10 +175,10 @@ def given_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layo
     Raises:
         SpecError: wrong rank or length, or not min <= max in every slice (also for a NaN end).
     """
-    like = like_of(dtype, spec.compute_dtype)
+    compute_type = compute_type_of(dtype, spec.compute_dtype)
     ends = np.empty((2, layout.num_slices), float_type(dtype))
     whole = spec.axis == WHOLE_TENSOR and spec.group_size is None
-    given = [in_arithmetic(end, like, dtype) for end in (input_min, input_max)]
+    given = [in_arithmetic(end, compute_type, dtype) for end in (input_min, input_max)]
     for name, end in zip(("input_min", "input_max"), given, strict=True):
         if whole and end.ndim:
             raise SpecError(f"{name} has shape {list(end.shape)}; a range for the whole tensor is a scalar")
@@ -212,15 +212,15 @@ def gradient_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, l
         if rank and values.size != layout.num_ranges:
             raise SpecError(f"{name} has {values.size} values; dimension {spec.axis} has {layout.num_ranges}")
         if layout.num_slices:
-            ends[row] = in_arithmetic(values, like_of(dtype, ComputeDType.NATIVE), dtype)
+            ends[row] = in_arithmetic(values, compute_type_of(dtype, ComputeDType.NATIVE), dtype)
     return ends
 
 
-def in_arithmetic(end: ArrayLike, like: np.generic, dtype: str) -> Floats:
+def in_arithmetic(end: ArrayLike, compute_type: np.generic, dtype: str) -> Floats:
     """Convert range ends to the float type, rounded like the arithmetic rounds."""
     import ml_dtypes  # only given ranges need it
 
     kinds: dict[str, Any] = {"i2": ml_dtypes.bfloat16, "u2": np.float16}
     with np.errstate(over="ignore"):
-        rounded = np.asarray(end).astype(kinds.get(like.dtype.str[1:], float_type(dtype)))
+        rounded = np.asarray(end).astype(kinds.get(compute_type.dtype.str[1:], float_type(dtype)))
         return rounded.astype(float_type(dtype))

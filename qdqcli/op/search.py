@@ -32,12 +32,12 @@ from qdqcli.op.value import (
     clamp,
     decode,
     encode,
-    fit,
     flush,
     grid,
-    largest,
+    max_finite,
     number_pattern,
     requantize,
+    round_to,
     value_of_pattern,
 )
 
@@ -50,7 +50,7 @@ _SMALL, _LARGE = 1e-30, 1e38
 
 
 @inlined
-def _decode_run(x, begin, count, like, v, a):
+def _decode_run(x, begin, count, compute_type, v, a):
     """Decode x[begin : begin + count] as the op takes it, and to float64; non-finite elements become zeros.
 
     The last vector is padded with zeros too: they have no error.
@@ -58,19 +58,22 @@ def _decode_run(x, begin, count, like, v, a):
     for i in range(0, count, VECTOR_SIZE):
         stored = load_part(x, begin + i, count - i)
         value = decode(stored)
-        value = select((abs(value) <= largest(stored)) & mask_of_first(count - i), value, constant(0.0, value))
+        value = select((abs(value) <= max_finite(stored)) & mask_of_first(count - i), value, constant(0.0, value))
         store(a, i, widen_to_double(value))
-        store(v, i, flush(value, like))
+        store(v, i, flush(value, compute_type))
 
 
 @inlined
-def _make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
+def _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, grids):
     """Fill `grids` (GRID_ROWS, candidates), whole vectors, for the range [lo, hi] times each fraction."""
     room = grids.shape[1]
     for k in range(0, room, VECTOR_SIZE):
         share = load(fractions, k)
-        low, high = flush(fit(share * lo, like), like), flush(fit(share * hi, like), like)
-        min_range, max_range, scale, inverse = grid(low, high, q_min, q_max, like)
+        low, high = (
+            flush(round_to(share * lo, compute_type), compute_type),
+            flush(round_to(share * hi, compute_type), compute_type),
+        )
+        min_range, max_range, scale, inverse = grid(low, high, q_min, q_max, compute_type)
         store(grids, MIN_RANGE * room + k, min_range)
         store(grids, MAX_RANGE * room + k, max_range)
         store(grids, SCALE * room + k, scale)
@@ -78,7 +81,7 @@ def _make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
 
 
 @inlined
-def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
+def _squared_error(x, v, a, count, grids, k, half_up, compute_type, limit):
     """Return the error of candidate `k`; infinite once it exceeds `limit`, or for a degenerate grid."""
     lo, hi, scale, inverse = grids[MIN_RANGE, k], grids[MAX_RANGE, k], grids[SCALE, k], grids[INVERSE_SCALE, k]
     if not (abs(scale) < np.inf and abs(inverse) < np.inf):
@@ -87,7 +90,7 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
     total, error = broadcast(0.0), 0.0
     for begin in range(0, count, _STRIDE):
         for i in range(begin, smaller(begin + _STRIDE, count), VECTOR_SIZE):
-            y = requantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, like)
+            y = requantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, compute_type)
             e = widen_to_double(_stored_value(y, stored)) - load(a, i)
             total = total + e * e
         error = pairwise_sum(total)
@@ -97,7 +100,7 @@ def _squared_error(x, v, a, count, grids, k, half_up, like, limit):
 
 
 @inlined
-def _bound_errors(x, v, count, grids, half_up, like, ends, bounds):
+def _bound_errors(x, v, count, grids, half_up, compute_type, ends, bounds):
     """Fill `bounds` (candidates,) with a lower bound of each candidate's error, VECTOR_SIZE candidates at a time.
 
     The largest and the smallest element of each lane are distinct elements (kept in `ends` (2, VECTOR_SIZE)); the error
@@ -112,8 +115,8 @@ def _bound_errors(x, v, count, grids, half_up, like, ends, bounds):
     for k in range(0, room, VECTOR_SIZE):
         lo, hi = load(grids, MIN_RANGE * room + k), load(grids, MAX_RANGE * room + k)
         scale, inverse = load(grids, SCALE * room + k), load(grids, INVERSE_SCALE * room + k)
-        y_lo = _stored_value(requantize(lo, scale, inverse, half_up, like), stored)
-        y_hi = _stored_value(requantize(hi, scale, inverse, half_up, like), stored)
+        y_lo = _stored_value(requantize(lo, scale, inverse, half_up, compute_type), stored)
+        y_hi = _stored_value(requantize(hi, scale, inverse, half_up, compute_type), stored)
         total = broadcast(grids.dtype.type(0))
         for lane in range(VECTOR_SIZE):
             over, under = y_hi - ends[0, lane], y_lo - ends[1, lane]
@@ -129,13 +132,13 @@ def _stored_value(v, stored):
 
 
 @inlined
-def _search_run(x, v, a, count, grids, bounds, num_candidates, guess, half_up, like):
+def _search_run(x, v, a, count, grids, bounds, num_candidates, guess, half_up, compute_type):
     """Return the candidate with the least error, the last of equals; the last one if no error is finite."""
     best, least = num_candidates - 1, np.inf
     for distance in range(num_candidates):
         for k in (guess + distance, guess - distance):
             if 0 <= k < num_candidates and not (_SMALL < least < _LARGE and bounds[k] > least * _SLACK):
-                error = _squared_error(x, v, a, count, grids, k, half_up, like, least)
+                error = _squared_error(x, v, a, count, grids, k, half_up, compute_type, least)
                 if error < least or (error == least and k > best):
                     best, least = k, error
     return best
@@ -144,7 +147,7 @@ def _search_run(x, v, a, count, grids, bounds, num_candidates, guess, half_up, l
 @kernel()
 def search_slices(
     x, base, start, stop, inner, row, advance, first_slice, ends, fractions, num_candidates, q_min, q_max,
-    half_up, like, v, a, best,
+    half_up, compute_type, v, a, best,
 ):  # fmt: skip
     """Fill `best` (slices,) with the best candidate of each slice of x[start:stop], whole slices of one run each.
 
@@ -161,23 +164,23 @@ def search_slices(
             best[s] = num_candidates - 1
             i = end
             continue
-        _make_candidates(ends[0, s], ends[1, s], fractions, q_min, q_max, like, grids)
-        _decode_run(x, i - base, end - i, like, v, a)
+        _make_candidates(ends[0, s], ends[1, s], fractions, q_min, q_max, compute_type, grids)
+        _decode_run(x, i - base, end - i, compute_type, v, a)
         # slices are alike: starting at the previous best drops most candidates early
-        _bound_errors(x, v, end - i, grids, half_up, like, extremes, bounds)
-        guess = _search_run(x, v, a, end - i, grids, bounds, num_candidates, guess, half_up, like)
+        _bound_errors(x, v, end - i, grids, half_up, compute_type, extremes, bounds)
+        guess = _search_run(x, v, a, end - i, grids, bounds, num_candidates, guess, half_up, compute_type)
         best[s] = guess
         i = end
 
 
 @kernel()
-def make_candidates(lo, hi, fractions, q_min, q_max, like, grids):
+def make_candidates(lo, hi, fractions, q_min, q_max, compute_type, grids):
     """Fill `grids` (GRID_ROWS, candidates), whole vectors, for the range [lo, hi]."""
-    _make_candidates(lo, hi, fractions, q_min, q_max, like, grids)
+    _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, grids)
 
 
 @kernel()
-def sum_candidates(x, chunk_size, grids, candidates, half_up, like, v, a, limit, spent, errors):
+def sum_candidates(x, chunk_size, grids, candidates, half_up, compute_type, v, a, limit, spent, errors):
     """Fill `errors` (candidates, chunks) with the errors of each chunk of `x` for some of the grids.
 
     `spent` (candidates,) is the error in other parts: a candidate whose total exceeds `limit` is dropped, with infinite
@@ -187,16 +190,18 @@ def sum_candidates(x, chunk_size, grids, candidates, half_up, like, v, a, limit,
         begin = chunk * chunk_size
         count = smaller(chunk_size, x.size - begin)
         part = x[begin : begin + count]
-        _decode_run(part, 0, count, like, v, a)
+        _decode_run(part, 0, count, compute_type, v, a)
         for j in range(candidates.size):
             errors[j, chunk] = np.inf
             if not spent[j] > limit:
-                errors[j, chunk] = _squared_error(part, v, a, count, grids, candidates[j], half_up, like, np.inf)
+                errors[j, chunk] = _squared_error(
+                    part, v, a, count, grids, candidates[j], half_up, compute_type, np.inf
+                )
                 spent[j] += errors[j, chunk]
 
 
 @kernel()
-def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, like, errors):
+def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, compute_type, errors):
     """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float; `occurring`: those not 0.
 
     Order of addition as in `sum_patterns` of `cpu/histograms.py`.
@@ -207,8 +212,8 @@ def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, like, err
         lanes[:] = 0.0
         for p in occurring:
             v = decode(x[p])
-            if abs(v) <= largest(x[p]):
-                y = requantize(clamp(flush(v, like), lo, hi), scale, inverse, half_up, like)
+            if abs(v) <= max_finite(x[p]):
+                y = requantize(clamp(flush(v, compute_type), lo, hi), scale, inverse, half_up, compute_type)
                 e = np.float64(decode(encode(y, x[p]))) - np.float64(v)
                 lanes[p % VECTOR_SIZE] += np.float64(counts[p]) * (e * e)
         errors[k] = pairwise_sum_scalar(lanes)

@@ -3,9 +3,9 @@
 Two types parametrize every function, so that one implementation serves all dtypes:
 
 - the storage: float32 and float64 are themselves, int16 holds the bits of a bfloat16, uint16 those of a float16;
-- `like`, a number whose type names the arithmetic: float32, float64, int16 (every operation rounded to bfloat16) or
-  uint16 (to float16). 16-bit arithmetic happens in float32 and is rounded after each operation, which loses nothing:
-  float32 has more than twice their digits.
+- `compute_type`, a number whose type names the arithmetic: float32, float64, int16 (every operation rounded to
+  bfloat16) or uint16 (to float16). 16-bit arithmetic happens in float32 and is rounded after each operation, which
+  loses nothing: float32 has more than twice their digits.
 
 Compare instead of min and max: two-argument `min` drops a NaN on some targets. Every line is one IEEE operation and
 must not be contracted into a fused multiply-add: CUDA's compiler does that unless the sum is `primitives.add`.
@@ -118,12 +118,12 @@ def canonical(v: Number) -> Number:
 
 
 @inlined
-def itself(v: Number) -> Number:
+def identity(v: Number) -> Number:
     """Return `v`."""
     return v
 
 
-# ------------------------------------------------------------------ what depends on the storage or on `like`
+# ------------------------------------------------------------------ what depends on the storage or on `compute_type`
 
 
 def decode(stored: Number) -> Number:
@@ -152,19 +152,19 @@ def value_of_pattern(wide: Number, stored: Number) -> Number:
     return _DECODE[_kind(stored)](wide)
 
 
-def fit(v: Number, like: Number) -> Number:
+def round_to(v: Number, compute_type: Number) -> Number:
     """Round the result of an operation to the arithmetic's dtype."""
-    return _FIT[_kind(like)](v)
+    return _ROUND_TO[_kind(compute_type)](v)
 
 
-def tiny(like: Number) -> Number:
+def min_normal(compute_type: Number) -> Number:
     """Smallest normal number of the arithmetic; 0 for float16, which is never flushed."""
-    return _TINY[_kind(like)]
+    return _TINY[_kind(compute_type)]
 
 
-def largest(like: Number) -> Number:
+def max_finite(compute_type: Number) -> Number:
     """Largest finite number of the arithmetic."""
-    return _LARGEST[_kind(like)]
+    return _LARGEST[_kind(compute_type)]
 
 
 _KINDS = {types.float32: "float32", types.float64: "float64", types.int16: "bfloat16", types.uint16: "float16"}
@@ -180,11 +180,11 @@ def _kind(number: Number) -> str:
 
 
 Unary = Callable[[Any], Any]
-Switch = Literal[True] | None
+StaticBool = Literal[True] | None
 """True or None, on or off: None is a type of its own, so that Numba compiles only one branch."""
 _DECODE: dict[str, Unary] = {
-    "float32": itself,
-    "float64": itself,
+    "float32": identity,
+    "float64": identity,
     "bfloat16": decode_bfloat16,
     "float16": decode_float16,
 }
@@ -195,14 +195,14 @@ _ENCODE: dict[str, Unary] = {
     "float16": encode_float16,
 }
 _ENCODE_NUMBER: dict[str, Unary] = {
-    "float32": itself,
-    "float64": itself,
+    "float32": identity,
+    "float64": identity,
     "bfloat16": encode_bfloat16_number,
     "float16": encode_float16_number,
 }
-_FIT: dict[str, Unary] = {
-    "float32": itself,
-    "float64": itself,
+_ROUND_TO: dict[str, Unary] = {
+    "float32": identity,
+    "float64": identity,
     "bfloat16": round_bfloat16,
     "float16": round_float16,
 }
@@ -263,25 +263,25 @@ def _value_of_pattern(wide, stored):
     return lambda wide, stored: convert(wide)
 
 
-@overload(fit)
-def _fit(v, like):
-    kind = _numba_kind(like)
-    round_to = _FIT[kind]
+@overload(round_to)
+def _round_to(v, compute_type):
+    kind = _numba_kind(compute_type)
+    rounded = _ROUND_TO[kind]
     if kind in ("float32", "float64"):
-        return lambda v, like: v
-    return lambda v, like: round_to(v)
+        return lambda v, compute_type: v
+    return lambda v, compute_type: rounded(v)
 
 
-@overload(tiny)
-def _tiny(like):
-    number = _TINY[_numba_kind(like)]
-    return lambda like: number
+@overload(min_normal)
+def _min_normal(compute_type):
+    number = _TINY[_numba_kind(compute_type)]
+    return lambda compute_type: number
 
 
-@overload(largest)
-def _largest(like):
-    number = _LARGEST[_numba_kind(like)]
-    return lambda like: number
+@overload(max_finite)
+def _max_finite(compute_type):
+    number = _LARGEST[_numba_kind(compute_type)]
+    return lambda compute_type: number
 
 
 # ------------------------------------------------------------------ order
@@ -327,51 +327,61 @@ def _value_of_key(key, stored):
 
 
 @inlined
-def flush(v: Number, like: Number) -> Number:
+def flush(v: Number, compute_type: Number) -> Number:
     """Flush a subnormal to a zero of the same sign."""
-    return select(abs(v) < tiny(like), v * constant(0.0, v), v)
+    return select(abs(v) < min_normal(compute_type), v * constant(0.0, v), v)
 
 
 @inlined
-def quotient(a: Number, b: Number, like: Number) -> Number:
+def quotient(a: Number, b: Number, compute_type: Number) -> Number:
     """Return a / b, correctly rounded, then flushed.
 
     A quotient that is rounded up to the smallest normal number only by the coarser spacing of subnormals is flushed
     too; the product that detects it is exact, because one of its factors is a power of two.
     """
-    q = fit(a / b, like)
-    subnormal = (abs(q) == tiny(like)) & (abs(a) < abs(b) * tiny(like))
-    return select(subnormal, q * constant(0.0, q), flush(q, like))
+    q = round_to(a / b, compute_type)
+    subnormal = (abs(q) == min_normal(compute_type)) & (abs(a) < abs(b) * min_normal(compute_type))
+    return select(subnormal, q * constant(0.0, q), flush(q, compute_type))
 
 
 @inlined
-def grid(lo: Number, hi: Number, q_min: Number, q_max: Number, like: Number) -> tuple[Number, Number, Number, Number]:
+def grid(
+    lo: Number, hi: Number, q_min: Number, q_max: Number, compute_type: Number
+) -> tuple[Number, Number, Number, Number]:
     """Return the representable range and the scales of a slice: (min_range, max_range, scale, inverse_scale).
 
     `scale` is in the op's sense, steps per unit; its inverse is computed by a separate division. The end that does not
     determine the scale moves to where its code lies. `lo` and `hi` must be flushed; a slice of NaN only gives NaN ends
     and the largest scale.
     """
-    scale_min = select(fit(q_min * lo, like) > constant(0.0, lo), quotient(q_min, lo, like), largest(like))
-    scale_max = select(fit(q_max * hi, like) > constant(0.0, hi), quotient(q_max, hi, like), largest(like))
+    scale_min = select(
+        round_to(q_min * lo, compute_type) > constant(0.0, lo),
+        quotient(q_min, lo, compute_type),
+        max_finite(compute_type),
+    )
+    scale_max = select(
+        round_to(q_max * hi, compute_type) > constant(0.0, hi),
+        quotient(q_max, hi, compute_type),
+        max_finite(compute_type),
+    )
     by_min = scale_min < scale_max  # strictly: a tie takes the other side
-    inverse = quotient(select(by_min, lo, hi), select(by_min, q_min, q_max), like)
-    moved = fit(select(by_min, q_max, q_min) * inverse, like)
+    inverse = quotient(select(by_min, lo, hi), select(by_min, q_min, q_max), compute_type)
+    moved = round_to(select(by_min, q_max, q_min) * inverse, compute_type)
     return select(by_min, lo, moved), select(by_min, moved, hi), select(by_min, scale_min, scale_max), inverse
 
 
 @inlined
-def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, like: Number) -> Number:
+def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, compute_type: Number) -> Number:
     """True where subnormal elements of the slice can matter: only with a huge scale or a bound at zero."""
     zero = constant(0.0, lo)
-    huge = scale >= constant(0.25, lo) / tiny(like)
-    return (tiny(like) > zero) & (huge | (range_given & ((lo == zero) | (hi == zero))))
+    huge = scale >= constant(0.25, lo) / min_normal(compute_type)
+    return (min_normal(compute_type) > zero) & (huge | (range_given & ((lo == zero) | (hi == zero))))
 
 
 @inlined
-def is_degenerate(scale: Number, like: Number) -> Number:
+def is_degenerate(scale: Number, compute_type: Number) -> Number:
     """True where the scale is 0, infinite, NaN or the dtype's maximum: the range gives no usable grid."""
-    return (scale <= constant(0.0, scale)) | (scale >= largest(like)) | (scale != scale)
+    return (scale <= constant(0.0, scale)) | (scale >= max_finite(compute_type)) | (scale != scale)
 
 
 # ------------------------------------------------------------------ value to value
@@ -385,28 +395,28 @@ def clamp(v: Number, lo: Number, hi: Number) -> Number:
 
 
 @inlined
-def quantize_half_to_even(v: Number, scale: Number, inverse: Number, like: Number) -> Number:
+def quantize_half_to_even(v: Number, scale: Number, inverse: Number, compute_type: Number) -> Number:
     """Quantize and dequantize, ties to the even code."""
-    return fit(rint(fit(v * scale, like)) * inverse, like)
+    return round_to(rint(round_to(v * scale, compute_type)) * inverse, compute_type)
 
 
 @inlined
-def quantize_half_up(v: Number, scale: Number, inverse: Number, like: Number) -> Number:
+def quantize_half_up(v: Number, scale: Number, inverse: Number, compute_type: Number) -> Number:
     """Quantize and dequantize, code = floor(p + 0.5) with the sum rounded in the arithmetic's dtype."""
-    p = fit(v * scale, like)
-    return fit(floor(fit(add(p, constant(0.5, v)), like)) * inverse, like)
+    p = round_to(v * scale, compute_type)
+    return round_to(floor(round_to(add(p, constant(0.5, v)), compute_type)) * inverse, compute_type)
 
 
 @inlined
-def requantize(v: Number, scale: Number, inverse: Number, half_up: Switch, like: Number) -> Number:
+def requantize(v: Number, scale: Number, inverse: Number, half_up: StaticBool, compute_type: Number) -> Number:
     """Quantize and dequantize; the round mode is HALF_UP if `half_up` is set, else HALF_TO_EVEN."""
     if half_up is not None:
-        return quantize_half_up(v, scale, inverse, like)
-    return quantize_half_to_even(v, scale, inverse, like)
+        return quantize_half_up(v, scale, inverse, compute_type)
+    return quantize_half_to_even(v, scale, inverse, compute_type)
 
 
 @inlined
-def straight_through(gradient: Number, v: Number, lo: Number, hi: Number, like: Number) -> Number:
+def straight_through(gradient: Number, v: Number, lo: Number, hi: Number, compute_type: Number) -> Number:
     """Return the gradient where lo <= v <= hi, else 0 times it: NaN for non-finite gradients, -0 for negative ones."""
     inside = (v >= lo) & (v <= hi)
-    return fit(flush(gradient, like) * select(inside, constant(1.0, v), constant(0.0, v)), like)
+    return round_to(flush(gradient, compute_type) * select(inside, constant(1.0, v), constant(0.0, v)), compute_type)

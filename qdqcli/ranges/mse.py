@@ -28,16 +28,16 @@ from qdqcli.op.params import (
     STORAGE,
     Floats,
     codes,
+    compute_type_of,
     empty_keys,
     ends_of_keys,
     float_type,
     half_up,
     in_arithmetic,
-    like_of,
     merge_keys,
 )
 from qdqcli.op.spec import QuantSpec
-from qdqcli.op.value import Switch
+from qdqcli.op.value import StaticBool
 from qdqcli.ranges.estimator import WholeSlices
 from qdqcli.ranges.finite import FiniteElements, counts_by_key, ends_or_zeros
 from qdqcli.stats.sums import CHUNK_ELEMENTS, expansion, value_of
@@ -58,9 +58,9 @@ class MseEstimator:
     def __init__(self, spec: QuantSpec, dtype: str) -> None:
         self.dtype = dtype
         number = float_type(dtype)
-        self.like = like_of(dtype, spec.compute_dtype)
-        self.half_up: Switch = half_up(spec)
-        self.codes = codes(spec, self.like, number)
+        self.compute_type = compute_type_of(dtype, spec.compute_dtype)
+        self.half_up: StaticBool = half_up(spec)
+        self.codes = codes(spec, self.compute_type, number)
         room = -(-NUM_CANDIDATES // VECTOR_SIZE) * VECTOR_SIZE
         self.fractions = (np.minimum(np.arange(1, room + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
 
@@ -68,7 +68,7 @@ class MseEstimator:
         ends = FiniteElements.of(slices, self.dtype).ends
         best = np.empty(slices.num_slices, np.int64)
         search.search_slices(
-            slices.x, *slices.place, ends, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up, self.like,
+            slices.x, *slices.place, ends, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up, self.compute_type,
             *self.room(len(slices.x)), best,
         )  # fmt: skip
         return self.shrink(ends, best)
@@ -83,7 +83,7 @@ class MseEstimator:
         errors = np.empty(NUM_CANDIDATES)
         grids = self.grids(ends)
         counts, occurring = patterns.counts, np.flatnonzero(patterns.counts)
-        search.sum_patterns(counts, occurring, x, grids, NUM_CANDIDATES, self.half_up, self.like, errors)
+        search.sum_patterns(counts, occurring, x, grids, NUM_CANDIDATES, self.half_up, self.compute_type, errors)
         return self.shrink(ends, np.array([least_error(dict(enumerate(errors.tolist())))]))
 
     def of_long_slice(self, num_elements: int) -> "_LongSlice":
@@ -92,12 +92,12 @@ class MseEstimator:
     def grids(self, ends: Floats) -> Floats:
         """Return the grids of all candidates, shape (GRID_ROWS, whole vectors), of a slice with these ends (2, 1)."""
         grids = np.empty((GRID_ROWS, len(self.fractions)), self.fractions.dtype)
-        search.make_candidates(ends[0, 0], ends[1, 0], self.fractions, *self.codes, self.like, grids)
+        search.make_candidates(ends[0, 0], ends[1, 0], self.fractions, *self.codes, self.compute_type, grids)
         return grids
 
     def shrink(self, ends: Floats, candidates: NDArray[np.int64]) -> Floats:
         """Return the ends, shape (2, slices), of one candidate per slice."""
-        return in_arithmetic(ends * self.fractions[candidates], self.like, self.dtype)
+        return in_arithmetic(ends * self.fractions[candidates], self.compute_type, self.dtype)
 
     def room(self, num_elements: int) -> tuple[Floats, NDArray[np.float64]]:
         """Allocate the kernels' scratch buffers for decoding a slice or a chunk, whichever is shorter."""
@@ -161,8 +161,8 @@ class _LongSlice:
             spent = np.array([sum(self._sums[k]) for k in self._running])
         errors = np.empty((len(candidates), -(-len(x) // CHUNK_ELEMENTS)))
         search.sum_candidates(
-            x, CHUNK_ELEMENTS, self._grids, candidates, estimator.half_up, estimator.like, *estimator.room(len(x)),
-            self._limit, spent, errors,
+            x, CHUNK_ELEMENTS, self._grids, candidates, estimator.half_up, estimator.compute_type,
+            *estimator.room(len(x)), self._limit, spent, errors,
         )  # fmt: skip
         with self._merging:
             for k, sums in zip(candidates.tolist(), errors.tolist(), strict=True):

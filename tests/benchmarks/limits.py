@@ -55,11 +55,13 @@ STRIDES = (64 << 10, 256 << 10, 1 << 20)
 
 
 @kernel()
-def sum_again(x: Any, y: Any, grids: Any, flags: Any, like: Any, piece: Any, terms: Any, keep: Any, sums: Any) -> None:
+def sum_again(
+    x: Any, y: Any, grids: Any, flags: Any, compute_type: Any, piece: Any, terms: Any, keep: Any, sums: Any
+) -> None:
     for _ in range(AGAIN):
         cpu_quantize.quantize_and_sum(  # type: ignore[no-untyped-call]
-            x, y, 0, 0, x.size, x.size, x.size, 0, 0, grids, flags, None, False, None, None, like, keep, None, piece,
-            terms, sums,
+            x, y, 0, 0, x.size, x.size, x.size, 0, 0, grids, flags, None, False, None, None, compute_type, keep, None,
+            piece, terms, sums,
         )  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def in_cache(lib: CDLL, rounds: int) -> None:
     params, sums, theirs = measured(x, "F32"), empty_sums(1), np.zeros((AGAIN, len(SUMS)))
     scales = [params.grids[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
     c_sum = partial(lib.quantize_and_sum, x.ctypes.data, y.ctypes.data, AGAIN, 0, NONE, *scales)
-    our_sum = partial(sum_again, x, y, params.grids, params.flags, params.like, *cpu.room_for_sums(x))
+    our_sum = partial(sum_again, x, y, params.grids, params.flags, params.compute_type, *cpu.room_for_sums(x))
     tables, our_tables = np.zeros((4, 1 << 16), np.uint32), np.zeros((2, 1 << 16), np.uint32)
     ways = ("count_patterns", "count_in_four", "count_by_scatter", "only_store")
     counts: dict[str, Work] = {
@@ -289,7 +291,7 @@ class CachedFile:
             buffers, end, whole = x.view(np.int16).reshape(-1, stride // 2), (at + size) // 2, FILE_BYTES // 2
             place = (self.source, 0), (self.sink, 0), buffers[0], buffers[1], at // 2, end, whole, whole, 0, 0
             p = self.params
-            settings = p.grids, p.flags, None, None, p.like, np.zeros(2, np.int64)
+            settings = p.grids, p.flags, None, None, p.compute_type, np.zeros(2, np.int64)
             return bool(cpu_files.quantize(*place, *settings) < end)
 
         self.each(part)

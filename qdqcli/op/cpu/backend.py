@@ -12,7 +12,7 @@ from qdqcli.op.cpu import spans as cpu_spans
 from qdqcli.op.cpu.errors import error_sums
 from qdqcli.op.histogram import PatternCounter
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, like_of
+from qdqcli.op.params import Floats, compute_type_of
 from qdqcli.op.spec import ComputeDType
 
 
@@ -43,5 +43,7 @@ class CpuBackend:
         self, gradients: NDArray[Any], x: NDArray[Any], out: NDArray[Any], start: int, layout: Layout, ends: Floats,
         dtype: str,
     ) -> int:  # fmt: skip
-        like = like_of(dtype, ComputeDType.NATIVE)
-        return int(cpu.differentiate(gradients, x, out, start, start, start + x.size, *layout.steps, 0, ends, like))
+        compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
+        return int(
+            cpu.differentiate(gradients, x, out, start, start, start + x.size, *layout.steps, 0, ends, compute_type)
+        )

@@ -28,6 +28,7 @@ from qdqcli.op.params import (
     Keys,
     QuantParams,
     codes,
+    compute_type_of,
     cuts,
     empty_keys,
     ends_of_keys,
@@ -35,14 +36,13 @@ from qdqcli.op.params import (
     floats_of,
     half_up,
     key_limits,
-    like_of,
     merge_columns,
     merge_keys,
 )
 from qdqcli.op.primitives import target_has
 from qdqcli.op.span import BlockSums, Place, Stored
 from qdqcli.op.spec import QuantSpec
-from qdqcli.op.value import Switch
+from qdqcli.op.value import StaticBool
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 _measure_range = kernel()(cpu_range.measure_range)
@@ -111,7 +111,7 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
     if num_parts == 1:
         quantize(x, y, 0, 0, len(x), layout, params)
         return
-    bounds, settings = cuts(len(x), num_parts), (params.clamping, params.half_up, params.like)
+    bounds, settings = cuts(len(x), num_parts), (params.clamping, params.half_up, params.compute_type)
     nontemporal = _nontemporal(y, layout)
     if params.columns is None:
         cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings, nontemporal)
@@ -138,23 +138,23 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
         np.empty((num_parts, GRID_ROWS, batch), number),
         np.empty((num_parts, FLAG_ROWS, batch), np.bool_),
     )
-    like = like_of(dtype, spec.compute_dtype)
+    compute_type = compute_type_of(dtype, spec.compute_dtype)
     slices = cuts(layout.num_slices, num_parts)
     # Numba's OpenMP kills a forked child that runs a parallel kernel, even with a single part.
     run = cpu_parallel.quantize_slices if num_parts > 1 else _requantize_slices
     run(
-        x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, like, number), half_up(spec), like,
-        _short_runs(layout), _nontemporal(y, layout), *room,
+        x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, compute_type, number), half_up(spec),
+        compute_type, _short_runs(layout), _nontemporal(y, layout), *room,
     )  # fmt: skip
 
 
-def _short_runs(layout: Layout) -> Switch:
+def _short_runs(layout: Layout) -> StaticBool:
     """True for short, contiguous runs of whole vectors, one run per slice."""
     is_short = layout.inner <= _SHORT_RUN and layout.inner % VECTOR_SIZE == 0 == layout.row % layout.inner
     return True if is_short and layout.is_contiguous else None
 
 
-def _nontemporal(y: Stored, layout: Layout) -> Switch:
+def _nontemporal(y: Stored, layout: Layout) -> StaticBool:
     """True for non-temporal stores to `y`: larger than the caches, with runs or rows aligned to whole vectors."""
     whole_runs = layout.inner % VECTOR_SIZE == 0 or is_columnar(layout)
     runs_align = layout.num_slices == 1 or (whole_runs and layout.row % VECTOR_SIZE == 0)
@@ -163,7 +163,7 @@ def _nontemporal(y: Stored, layout: Layout) -> Switch:
     return True if y.nbytes >= NONTEMPORAL_BYTES and aligned and runs_align and in_turn else None
 
 
-def _nontemporal_with_sums(total_bytes: int) -> Switch:
+def _nontemporal_with_sums(total_bytes: int) -> StaticBool:
     """True for non-temporal stores to an output of `total_bytes`, of which each part is summed before it is stored."""
     return True if total_bytes and total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
 
@@ -184,9 +184,17 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
     padded = np.zeros((2, room), float_type(dtype))
     padded[:, :num_slices] = ends
     grids, flags = np.empty((GRID_ROWS, room), padded.dtype), np.empty((FLAG_ROWS, room), np.bool_)
-    like = like_of(dtype, spec.compute_dtype)
+    compute_type = compute_type_of(dtype, spec.compute_dtype)
     _make_grids(
-        padded, 0, room, num_slices, *codes(spec, like, float_type(dtype)), spec.is_range_given, like, grids, flags
+        padded,
+        0,
+        room,
+        num_slices,
+        *codes(spec, compute_type, float_type(dtype)),
+        spec.is_range_given,
+        compute_type,
+        grids,
+        flags,
     )
     return QuantParams(
         first_slice=first_slice,
@@ -196,13 +204,13 @@ def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int
         columns=_spread(grids, layout, first_slice, num_slices) if is_columnar(layout) else None,
         clamping=spec.is_range_given or None,
         half_up=half_up(spec),
-        like=like,
+        compute_type=compute_type,
     )
 
 
 def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams) -> None:
     """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
-    settings = (params.clamping, params.half_up, params.like)
+    settings = (params.clamping, params.half_up, params.compute_type)
     if params.columns is None:
         place = (base, start, stop, *layout.steps, params.first_slice)
         _quantize(x, y, *place, params.grids, params.flags, *settings, None)
@@ -226,7 +234,7 @@ def quantize_and_sum(
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     _quantize_and_sum(
         x, y, *sum_place(base, start, stop, layout, params), *grids_for_sums(params), params.clamping, params.half_up,
-        params.like, keep or None, _nontemporal_with_sums(total_bytes), *room_for_sums(x), sums,
+        params.compute_type, keep or None, _nontemporal_with_sums(total_bytes), *room_for_sums(x), sums,
     )  # fmt: skip
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
@@ -262,7 +270,7 @@ def sum_place(
     return base, start, stop, row, row, 0, 0
 
 
-def grids_for_sums(params: QuantParams) -> tuple[Floats, NDArray[np.bool_], Switch, bool]:
+def grids_for_sums(params: QuantParams) -> tuple[Floats, NDArray[np.bool_], StaticBool, bool]:
     """Arguments `grids` to `clipping` of `cpu_quantize.quantize_and_sum`."""
     if params.columns is None:
         return params.grids, params.flags, None, params.any_clipping
@@ -290,13 +298,13 @@ def requantize_and_sum(
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
     room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
-    bits, number, like = x.view(PATTERN[dtype]), float_type(dtype), like_of(dtype, spec.compute_dtype)
+    bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     went_well = _requantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
-        *codes(spec, like, number), half_up(spec), like, _short_runs(layout), keep or None,
+        *codes(spec, compute_type, number), half_up(spec), compute_type, _short_runs(layout), keep or None,
         _nontemporal_with_sums(total_bytes), keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():

@@ -47,7 +47,7 @@ from qdqcli.op.jit.vector import (
 )
 from qdqcli.op.params import floats_of
 from qdqcli.op.primitives import widen_to_double
-from qdqcli.op.value import Switch, decode
+from qdqcli.op.value import StaticBool, decode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 RUN = 16 * VECTOR_SIZE
@@ -63,7 +63,7 @@ class Terms(NamedTuple):
 
     zero: np.floating[Any]
     """Zero of that type."""
-    marking: Switch
+    marking: StaticBool
     """Extreme chunks are marked: float32 may not hold their terms."""
     totals: NDArray[np.float64]
     """(SUM_COLUMNS * VECTOR_SIZE,): the lanes of each column."""

@@ -73,7 +73,22 @@ def count_patterns(source, x, start, stop, tables, trouble):
 
 @kernel()
 def quantize(
-    source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, trouble
+    source,
+    sink,
+    x,
+    y,
+    start,
+    stop,
+    inner,
+    row,
+    advance,
+    first_slice,
+    grids,
+    flags,
+    clamping,
+    half_up,
+    compute_type,
+    trouble,
 ):
     """Quantize and dequantize from file to file."""
     i = start
@@ -82,7 +97,7 @@ def quantize(
         if not count:
             break
         cpu_quantize.quantize(
-            x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, None
+            x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, clamping, half_up, compute_type, None
         )
         if not _write(sink, y, i, count, trouble):
             break
@@ -93,7 +108,7 @@ def quantize(
 @kernel()
 def quantize_and_sum(
     source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping,
-    half_up, like, piece, terms, sums, trouble,
+    half_up, compute_type, piece, terms, sums, trouble,
 ):  # fmt: skip
     """Quantize, dequantize and sum from file to file; with `sink` None nothing is written."""
     i = start
@@ -105,7 +120,7 @@ def quantize_and_sum(
         here = sums[chunk : chunk + (count + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS]
         cpu_quantize.quantize_and_sum(
             x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up,
-            like, sink, None, piece, terms, here,
+            compute_type, sink, None, piece, terms, here,
         )  # fmt: skip
         if sink is not None:  # noqa: SIM102  # a separate condition lets Numba prune the branch
             if not _write(sink, y, i, count, trouble):
@@ -116,8 +131,8 @@ def quantize_and_sum(
 
 @kernel()
 def requantize_and_sum_each(
-    source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, like, keys, ends, grids, flags,
-    piece, terms, sums, num_degenerate, is_done, trouble,
+    source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keys, ends, grids,
+    flags, piece, terms, sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
     """Measure, quantize and sum many small tensors from one read, see `cpu/spans.py`; `source`, `sink`: descriptors."""
     last = places.shape[0] - 1
@@ -129,7 +144,7 @@ def requantize_and_sum_each(
         inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
         went_well = cpu_quantize.requantize_and_sum(
             None, None, x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity,
-            nothing, q_min, q_max, half_up, like, None, sink, None, keys, ends, grids, flags, piece, terms,
+            nothing, q_min, q_max, half_up, compute_type, None, sink, None, keys, ends, grids, flags, piece, terms,
             sums[t : t + 1], None,
         )  # fmt: skip
         if went_well and sink is not None:

@@ -25,7 +25,7 @@ from qdqcli.op.cpu.slices import pairwise_sum_scalar
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import VECTOR_SIZE
-from qdqcli.op.value import decode, largest
+from qdqcli.op.value import decode, max_finite
 
 _LOW = np.uint64(0xFFFF)
 
@@ -63,9 +63,9 @@ def sum_patterns(counts, x, y, lo, hi, total):
             continue
         v, w = decode(x[p]), decode(y[p])
         times = np.float64(counts[p])
-        if not abs(v) <= largest(x[p]):
+        if not abs(v) <= max_finite(x[p]):
             total[NONFINITE] += times
-        elif not abs(w) <= largest(x[p]):
+        elif not abs(w) <= max_finite(x[p]):
             total[NONFINITE_OUTPUT] += times
             total[INPUT_MIN] = min(total[INPUT_MIN], np.float64(v))
             total[INPUT_MAX] = max(total[INPUT_MAX], np.float64(v))

@@ -30,7 +30,7 @@ def measure_columns(x, bounds, row, infinity, nothing, keys):
 
 
 @kernel(parallel=True)
-def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, like, nontemporal):
+def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, compute_type, nontemporal):
     """Quantize with the grids of all slices."""
     for p in prange(bounds.size - 1):
         cpu_quantize.quantize(
@@ -47,17 +47,17 @@ def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up,
             flags,
             clamping,
             half_up,
-            like,
+            compute_type,
             nontemporal,
         )
 
 
 @kernel(parallel=True)
-def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, like, nontemporal):
+def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, compute_type, nontemporal):
     """Quantize with the grids of all columns."""
     for p in prange(bounds.size - 1):
         cpu_quantize.quantize_columns(
-            x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, like, nontemporal
+            x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, compute_type, nontemporal
         )
 
 
@@ -75,7 +75,7 @@ def quantize_slices(
     q_min,
     q_max,
     half_up,
-    like,
+    compute_type,
     short_runs,
     nontemporal,
     keys,
@@ -100,7 +100,21 @@ def quantize_slices(
             else:
                 cpu_range.measure_short_runs(*place)
             cpu_range.decode_keys(keys[p], x, 0, batch, ends[p])
-            cpu_range.make_grids(ends[p], 0, batch, last - first, q_min, q_max, False, like, grids[p], flags[p])
+            cpu_range.make_grids(ends[p], 0, batch, last - first, q_min, q_max, False, compute_type, grids[p], flags[p])
             cpu_quantize.quantize(
-                x, y, 0, start, stop, inner, row, advance, first, grids[p], flags[p], None, half_up, like, nontemporal
+                x,
+                y,
+                0,
+                start,
+                stop,
+                inner,
+                row,
+                advance,
+                first,
+                grids[p],
+                flags[p],
+                None,
+                half_up,
+                compute_type,
+                nontemporal,
             )

@@ -27,19 +27,33 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 
 @inlined
-def _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like):
+def _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type):
     """Quantize and dequantize a vector of stored elements; the result is not yet rounded to their dtype."""
     v = decode(stored)
     if flushing:  # constant within a run: the branch costs nothing
-        v = flush(v, like)
+        v = flush(v, compute_type)
     if clamping is not None:
         v = clamp(v, lo, hi)
-    return requantize(v, scale, inverse, half_up, like)
+    return requantize(v, scale, inverse, half_up, compute_type)
 
 
 @inlined
 def quantize(
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, clamping, half_up, like, nontemporal
+    x,
+    y,
+    base,
+    start,
+    stop,
+    inner,
+    row,
+    advance,
+    first_slice,
+    grids,
+    flags,
+    clamping,
+    half_up,
+    compute_type,
+    nontemporal,
 ):
     """Quantize and dequantize the elements of `x` into `y`.
 
@@ -53,7 +67,7 @@ def quantize(
         flushing = flags[FLUSHING, s]
         while i + VECTOR_SIZE <= end:
             stored = load(x, i - base)
-            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
             if nontemporal is None:
                 store(y, i - base, encode(v, stored))
             else:
@@ -61,14 +75,14 @@ def quantize(
             i += VECTOR_SIZE
         if i < end:
             stored = load_part(x, i - base, end - i)
-            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
             store_part(y, i - base, encode(v, stored), end - i)
         i = end
         run, run_end, left = run_after(run, run_end, inner, row, advance, left)
 
 
 @inlined
-def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, like, nontemporal):
+def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, compute_type, nontemporal):
     """`quantize` for short runs. `grids` (GRID_ROWS, row + VECTOR_SIZE) has a column per element of a row, then wraps
     around.
 
@@ -82,10 +96,10 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
         elif column or i + _BAND * row > stop:
             end = smaller(i - column + row, stop)
         else:
-            _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, like, nontemporal)
+            _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, compute_type, nontemporal)
             i += _BAND * row
             continue
-        _quantize_row(x, y, i - base, end - base, column, row, grids, flushing, clamping, half_up, like)
+        _quantize_row(x, y, i - base, end - base, column, row, grids, flushing, clamping, half_up, compute_type)
         i = end
 
 
@@ -95,7 +109,7 @@ _BAND = 4
 
 
 @inlined
-def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like, nontemporal):
+def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, compute_type, nontemporal):
     """Quantize _BAND whole rows, the first at x[begin]."""
     room = grids.shape[1]
     for c in range(0, row, VECTOR_SIZE):
@@ -104,7 +118,7 @@ def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like, n
         for r in range(_BAND):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
-            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
             if nontemporal is None:
                 store_part(y, at, encode(v, stored), row - c)
             else:
@@ -112,14 +126,14 @@ def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, like, n
 
 
 @inlined
-def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, like):
+def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, compute_type):
     """Quantize the elements [begin, end) of `x`, the first in column `c`."""
     room = grids.shape[1]
     for i in range(begin, end, VECTOR_SIZE):
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
         scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
         stored = load_part(x, i, end - i)
-        v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, like)
+        v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
         store_part(y, i, encode(v, stored), end - i)
         c = _next_column(c, row)
 
@@ -138,8 +152,8 @@ def _next_column(c, row):
 
 @inlined
 def quantize_and_sum(
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up, like,
-    keep, nontemporal, piece, terms, sums,
+    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up,
+    compute_type, keep, nontemporal, piece, terms, sums,
 ):  # fmt: skip
     """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), whose row 0 is the chunk that begins at `start`.
 
@@ -161,14 +175,14 @@ def quantize_and_sum(
                     target = y[i - base :]
             if columns is None:
                 quantize(
-                    source, target, i, i, end, inner, row, advance, first_slice, grids, flags, clamping, half_up, like,
-                    None,
+                    source, target, i, i, end, inner, row, advance, first_slice, grids, flags, clamping, half_up,
+                    compute_type, None,
                 )  # fmt: skip
                 if clipping:
                     clipped += count_outside(source, i, i, end, inner, row, advance, first_slice, grids, flags)
             else:
                 quantize_columns(
-                    source, target, i, i, end, row, grids, flags[FLUSHING, 0], clamping, half_up, like, None
+                    source, target, i, i, end, row, grids, flags[FLUSHING, 0], clamping, half_up, compute_type, None
                 )
                 if clipping:
                     clipped += count_outside_columns(source, i, end, row, grids)
@@ -220,7 +234,7 @@ def count_outside_columns(x, start, stop, row, grids):
 @inlined
 def requantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, like, short_runs, keep, nontemporal, keys, ends, grids, flags, piece, terms, sums, trouble,
+    half_up, compute_type, short_runs, keep, nontemporal, keys, ends, grids, flags, piece, terms, sums, trouble,
 ):  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
@@ -252,12 +266,12 @@ def requantize_and_sum(
                 measure_short_runs(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             decode_keys(keys, x, known, needed, ends)
             shared = clipping  # the slices shared with the previous chunk
-            clipping = make_grids(ends, known, needed, num_slices, q_min, q_max, False, like, grids, flags)
+            clipping = make_grids(ends, known, needed, num_slices, q_min, q_max, False, compute_type, grids, flags)
             known = needed
         here = sums[chunk : chunk + 1]
         quantize_and_sum(
             x, y, base, first, last, inner, row, advance, first_slice, grids, flags, None, shared + clipping > 0, None,
-            half_up, like, keep, nontemporal, piece, terms, here,
+            half_up, compute_type, keep, nontemporal, piece, terms, here,
         )  # fmt: skip
         if sink is not None:
             there = sink[1] + first * y.itemsize
@@ -267,17 +281,17 @@ def requantize_and_sum(
 
 
 @inlined
-def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ends, like):
+def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ends, compute_type):
     """Gradient of the op: `gradients` where x is inside `ends` (2, slices); returns the number of elements outside."""
     outside = 0
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
         s, end = run - first_slice, smaller(run_end, stop)
-        lo, hi = flush(ends[0, s], like), flush(ends[1, s], like)
+        lo, hi = flush(ends[0, s], compute_type), flush(ends[1, s], compute_type)
         for j in range(i - base, end - base):
-            v = flush(decode(x[j]), like)
-            out[j] = encode(straight_through(decode(gradients[j]), v, lo, hi, like), x[j])
+            v = flush(decode(x[j]), compute_type)
+            out[j] = encode(straight_through(decode(gradients[j]), v, lo, hi, compute_type), x[j])
             outside += not (v >= lo and v <= hi)
         i = end
         run, run_end, left = run_after(run, run_end, inner, row, advance, left)

@@ -232,7 +232,7 @@ def decode_keys(keys, x, first, last, ends):
 
 
 @inlined
-def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, like, grids, flags):
+def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, compute_type, grids, flags):
     """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices).
 
     Covers the columns [first, last), whole vectors, of which `num_slices` have a slice. Returns the number of slices
@@ -242,14 +242,16 @@ def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, like, g
     clipping = 0
     for s in range(first, last, VECTOR_SIZE):
         measured_lo, measured_hi = load(ends, s), load(ends, room + s)
-        lo, hi, scale, inverse = grid(flush(measured_lo, like), flush(measured_hi, like), q_min, q_max, like)
+        lo, hi, scale, inverse = grid(
+            flush(measured_lo, compute_type), flush(measured_hi, compute_type), q_min, q_max, compute_type
+        )
         store(grids, MIN_RANGE * room + s, lo)
         store(grids, MAX_RANGE * room + s, hi)
         store(grids, SCALE * room + s, scale)
         store(grids, INVERSE_SCALE * room + s, inverse)
-        store_mask(flags, FLUSHING * room + s, needs_flush(lo, hi, scale, range_given, like))
+        store_mask(flags, FLUSHING * room + s, needs_flush(lo, hi, scale, range_given, compute_type))
         clips = range_given | (measured_lo < lo) | (measured_hi > hi)
         store_mask(flags, CLIPPING * room + s, clips)
-        store_mask(flags, DEGENERATE * room + s, is_degenerate(scale, like))
+        store_mask(flags, DEGENERATE * room + s, is_degenerate(scale, compute_type))
         clipping += count(clips & mask_of_first(num_slices - s))
     return clipping

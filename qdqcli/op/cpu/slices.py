@@ -24,7 +24,7 @@ from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.params import MAX_RANGE, MIN_RANGE
 from qdqcli.op.primitives import add
-from qdqcli.op.value import decode, largest
+from qdqcli.op.value import decode, max_finite
 
 
 @kernel()
@@ -40,7 +40,7 @@ def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, grids,
 def add_element(stored, out, lo, hi, sums, total):
     """Add one element to the five float `sums` and to the other columns of `total`."""
     v, w = decode(stored), decode(out)
-    limit = largest(stored)
+    limit = max_finite(stored)
     if not abs(v) <= limit:
         total[NONFINITE] += 1
         return
@@ -78,6 +78,6 @@ def finite_extremes(x):
     lo, hi = np.inf, -np.inf
     for stored in x:
         v = decode(stored)
-        if abs(v) <= largest(stored):
+        if abs(v) <= max_finite(stored):
             lo, hi = min(lo, np.float64(v)), max(hi, np.float64(v))
     return lo, hi

@@ -19,11 +19,11 @@ from qdqcli.op.params import (
     Keys,
     QuantParams,
     codes,
+    compute_type_of,
     empty_keys,
     float_type,
     half_up,
     key_limits,
-    like_of,
     merge_columns,
 )
 from qdqcli.op.span import BlockSums, Neighbours, NeighbourSums, Span, Stored
@@ -34,13 +34,13 @@ def requantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: Quant
     """Measure, quantize and sum many tensors of at most `max_slices` slices each, from one read."""
     x, count = neighbours.x, len(neighbours.places)
     room = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
-    bits, number, like = x.view(PATTERN[dtype]), float_type(dtype), like_of(dtype, spec.compute_dtype)
+    bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums, num_degenerate, is_done = empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     cpu_files.requantize_and_sum_each(
         neighbours.source, neighbours.sink, neighbours.offset, x, bits, neighbours.y, neighbours.places,
-        *key_limits(dtype), *codes(spec, like, number), half_up(spec), like, keys, ends, grids, flags,
+        *key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type, keys, ends, grids, flags,
         *room_for_sums(x), sums, num_degenerate, is_done, neighbours.trouble,
     )  # fmt: skip
     return NeighbourSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)
@@ -68,7 +68,7 @@ def count_patterns(span: Span, tables: NDArray[np.uint32]) -> int:
 
 def quantize(span: Span, layout: Layout, params: QuantParams) -> int:
     """Quantize and dequantize from file to file, with one range."""
-    settings = (params.clamping, params.half_up, params.like)
+    settings = (params.clamping, params.half_up, params.compute_type)
     place = (span.start, span.stop, *layout.steps, 0, params.grids, params.flags)
     return int(cpu_files.quantize(span.source, span.sink, span.x, span.y, *place, *settings, span.trouble))
 
@@ -78,7 +78,7 @@ def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDAr
     place = sum_place(span.start, span.start, span.stop, layout, params)[1:]
     done = cpu_files.quantize_and_sum(
         span.source, span.sink, span.x, span.y, *place, *grids_for_sums(params), params.clamping, params.half_up,
-        params.like, *room_for_sums(span.x), sums, span.trouble,
+        params.compute_type, *room_for_sums(span.x), sums, span.trouble,
     )  # fmt: skip
     return int(done)
 

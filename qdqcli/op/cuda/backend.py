@@ -41,7 +41,7 @@ class CudaParams(QuantParams):
     @property
     def settings(self) -> launch.Settings:
         """Settings as the kernels take them."""
-        return bool(self.clamping), bool(self.half_up), self.like
+        return bool(self.clamping), bool(self.half_up), self.compute_type
 
 
 class CudaBackend:

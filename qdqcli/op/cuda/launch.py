@@ -12,7 +12,7 @@ from qdqcli.op.cuda import ranges as cuda_range
 from qdqcli.op.cuda.indexing import launches
 from qdqcli.op.cuda.ranges import COLUMN_THREADS, THREADS
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import PATTERN, STORAGE, codes, float_type, key_limits, like_of
+from qdqcli.op.params import PATTERN, STORAGE, codes, compute_type_of, float_type, key_limits
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -93,10 +93,10 @@ def make_grids(
     ends: DeviceArray, spec: QuantSpec, dtype: str, grids: DeviceArray, flags: DeviceArray, stream: Stream
 ) -> None:
     """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices)."""
-    like = like_of(dtype, spec.compute_dtype)
-    limits = codes(spec, like, float_type(dtype))
+    compute_type = compute_type_of(dtype, spec.compute_dtype)
+    limits = codes(spec, compute_type, float_type(dtype))
     cuda_range.make_grids[_blocks(ends.shape[1]), THREADS, stream](
-        ends, *limits, bool(spec.is_range_given), like, grids, flags
+        ends, *limits, bool(spec.is_range_given), compute_type, grids, flags
     )
 
 
@@ -151,11 +151,11 @@ def differentiate(
     ends: DeviceArray, dtype: str, outside: DeviceArray, stream: Stream,
 ) -> None:  # fmt: skip
     """Gradient of the op for [start, stop); adds the number of elements outside their range to `outside` (1,)."""
-    like = like_of(dtype, ComputeDType.NATIVE)
+    compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
     for first, last, place in launches(layout, start, stop, 0):
         size = last - first
         cuda_quantize.differentiate[-(-size // (4 * THREADS)), THREADS, stream](
-            gradients, x, out, first - base, size, place, ends, like, outside
+            gradients, x, out, first - base, size, place, ends, compute_type, outside
         )
 
 
@@ -165,4 +165,4 @@ def _blocks(threads: int) -> int:
 
 def settings_of(spec: QuantSpec, dtype: str) -> Settings:
     """Return the kernel settings other than the grids."""
-    return bool(spec.is_range_given), spec.round_mode is RoundMode.HALF_UP, like_of(dtype, spec.compute_dtype)
+    return bool(spec.is_range_given), spec.round_mode is RoundMode.HALF_UP, compute_type_of(dtype, spec.compute_dtype)

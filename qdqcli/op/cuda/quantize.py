@@ -39,7 +39,7 @@ from qdqcli.op.value import (
     decode,
     encode,
     flush,
-    largest,
+    max_finite,
     pattern,
     quantize_half_to_even,
     quantize_half_up,
@@ -59,39 +59,39 @@ _SHARED = max(NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
 
 
 @inlined
-def _requantized(stored, s, grids, flags, clamping, half_up, like):
+def _requantized(stored, s, grids, flags, clamping, half_up, compute_type):
     """Quantize and dequantize a stored element of slice `s` to a pattern; all threads take the same branches."""
     lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
     v = decode(stored)
     if flags[FLUSHING, s]:
-        v = flush(v, like)
+        v = flush(v, compute_type)
     if clamping:
         v = clamp(v, lo, hi)
     if half_up:
-        return pattern(quantize_half_up(v, scale, inverse, like), stored)
-    return pattern(quantize_half_to_even(v, scale, inverse, like), stored)
+        return pattern(quantize_half_up(v, scale, inverse, compute_type), stored)
+    return pattern(quantize_half_to_even(v, scale, inverse, compute_type), stored)
 
 
 @device_kernel
-def quantize(x, y, first, n, place, grids, flags, clamping, half_up, like):
+def quantize(x, y, first, n, place, grids, flags, clamping, half_up, compute_type):
     """Quantize and dequantize the elements [first, first + n) of `x` into `y`; `place` counts from `first`."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     while i + 3 * step < n:  # four loads in flight
         a, b, c, d = x[first + i], x[first + i + step], x[first + i + 2 * step], x[first + i + 3 * step]
         j, k, l = i + step, i + 2 * step, i + 3 * step  # noqa: E741
-        y[first + i] = narrow(_requantized(a, slice_at(i, place), grids, flags, clamping, half_up, like), a)
-        y[first + j] = narrow(_requantized(b, slice_at(j, place), grids, flags, clamping, half_up, like), b)
-        y[first + k] = narrow(_requantized(c, slice_at(k, place), grids, flags, clamping, half_up, like), c)
-        y[first + l] = narrow(_requantized(d, slice_at(l, place), grids, flags, clamping, half_up, like), d)
+        y[first + i] = narrow(_requantized(a, slice_at(i, place), grids, flags, clamping, half_up, compute_type), a)
+        y[first + j] = narrow(_requantized(b, slice_at(j, place), grids, flags, clamping, half_up, compute_type), b)
+        y[first + k] = narrow(_requantized(c, slice_at(k, place), grids, flags, clamping, half_up, compute_type), c)
+        y[first + l] = narrow(_requantized(d, slice_at(l, place), grids, flags, clamping, half_up, compute_type), d)
         i += 4 * step
     while i < n:
         a = x[first + i]
-        y[first + i] = narrow(_requantized(a, slice_at(i, place), grids, flags, clamping, half_up, like), a)
+        y[first + i] = narrow(_requantized(a, slice_at(i, place), grids, flags, clamping, half_up, compute_type), a)
         i += step
 
 
 @device_kernel
-def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like, zero, sums):
+def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, compute_type, zero, sums):
     """Quantize the `n` elements of `x`, into `y` if `keep`, and fill `sums` (chunks, SUM_COLUMNS), one block per chunk.
 
     The type of `zero` is that of the terms. Slices whose output became infinite or NaN are marked in `flags`.
@@ -111,10 +111,10 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, like
             first = tile + p // VECTOR_SIZE * RUN + p % VECTOR_SIZE
             for i in range(first, min(first + RUN, stop), VECTOR_SIZE):
                 stored, s = x[i], slice_at(i, place)
-                out = _requantized(stored, s, grids, flags, clamping, half_up, like)
+                out = _requantized(stored, s, grids, flags, clamping, half_up, compute_type)
                 if keep:
                     y[i] = narrow(out, stored)
-                v, w, limit = decode(stored), value_of_pattern(out, stored), largest(stored)
+                v, w, limit = decode(stored), value_of_pattern(out, stored), max_finite(stored)
                 if not abs(v) <= limit:
                     nonfinite += 1
                     continue
@@ -217,15 +217,15 @@ def count_patterns(patterns, tables):
 
 
 @device_kernel
-def differentiate(gradients, x, out, first, n, place, ends, like, outside):
+def differentiate(gradients, x, out, first, n, place, ends, compute_type, outside):
     """Gradient of the op: `gradients` where x is inside `ends` (2, slices); `outside` (1,) counts the others."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     count = 0
     while i < n:
         s, stored = slice_at(i, place), x[first + i]
-        lo, hi = flush(ends[0, s], like), flush(ends[1, s], like)
-        v = flush(decode(stored), like)
-        out[first + i] = encode(straight_through(decode(gradients[first + i]), v, lo, hi, like), stored)
+        lo, hi = flush(ends[0, s], compute_type), flush(ends[1, s], compute_type)
+        v = flush(decode(stored), compute_type)
+        out[first + i] = encode(straight_through(decode(gradients[first + i]), v, lo, hi, compute_type), stored)
         if not (v >= lo and v <= hi):
             count += 1
         i += step

@@ -154,14 +154,16 @@ def decode_keys(keys, stored, ends):
 
 
 @device_kernel
-def make_grids(ends, q_min, q_max, range_given, like, grids, flags):
+def make_grids(ends, q_min, q_max, range_given, compute_type, grids, flags):
     """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices)."""
     s = cuda.grid(1)
     if s < ends.shape[1]:
         least, greatest = ends[0, s], ends[1, s]
-        lo, hi, scale, inverse = grid(flush(least, like), flush(greatest, like), q_min, q_max, like)
+        lo, hi, scale, inverse = grid(
+            flush(least, compute_type), flush(greatest, compute_type), q_min, q_max, compute_type
+        )
         grids[MIN_RANGE, s], grids[MAX_RANGE, s] = lo, hi
         grids[SCALE, s], grids[INVERSE_SCALE, s] = scale, inverse
-        flags[FLUSHING, s] = needs_flush(lo, hi, scale, range_given, like)
+        flags[FLUSHING, s] = needs_flush(lo, hi, scale, range_given, compute_type)
         flags[CLIPPING, s] = range_given | (least < lo) | (greatest > hi)
-        flags[DEGENERATE, s] = is_degenerate(scale, like)
+        flags[DEGENERATE, s] = is_degenerate(scale, compute_type)

@@ -56,9 +56,9 @@ class _Kernel:
                 _config.CUDA_LOW_OCCUPANCY_WARNINGS = before
 
 
-def cast(number: Any, like: Any) -> Any:
-    """Convert a number to the type of `like`."""
-    return like.dtype.type(number)
+def cast(number: Any, compute_type: Any) -> Any:
+    """Convert a number to the type of `compute_type`."""
+    return compute_type.dtype.type(number)
 
 
 if not SIMULATED:
@@ -88,9 +88,9 @@ if not SIMULATED:
         return exact and (lambda a, b: exact(a, b))
 
     @overload(cast, target="cuda")
-    def _cast(number, like):
-        kind = like
-        return lambda number, like: kind(number)
+    def _cast(number, compute_type):
+        kind = compute_type
+        return lambda number, compute_type: kind(number)
 
 
 # ------------------------------------------------------------------ arrays and streams of other libraries

@@ -271,10 +271,12 @@ def as_elements(_context, bits, array):
 
 
 @intrinsic
-def as_wide(_context, v, like):
-    """Convert a vector of floats to float64 if `like` is a vector of float64."""
-    instruction = "bitcast" if v == like else "fpext"
-    return like(v, like), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], like.llvm)
+def as_wide(_context, v, compute_type):
+    """Convert a vector of floats to float64 if `compute_type` is a vector of float64."""
+    instruction = "bitcast" if v == compute_type else "fpext"
+    return compute_type(v, compute_type), lambda _c, builder, _s, args: getattr(builder, instruction)(
+        args[0], compute_type.llvm
+    )
 
 
 @intrinsic_for(primitives.widen_to_double)
