@@ -89,7 +89,7 @@ def quantize_and_measure(
     stored = np.ascontiguousarray(x).reshape(-1).view(STORAGE[dtype])
     y = aligned(stored.size, stored.dtype)
     with Workers() as workers:
-        sums = requantize_and_measure(stored, y, layout, spec, given_range, dtype, workers)
+        sums = fake_quantize_and_measure(stored, y, layout, spec, given_range, dtype, workers)
     return y.view(x.dtype).reshape(x.shape), ErrorStats(*sums)
 
 
@@ -99,7 +99,7 @@ def _check_range(given_range: GivenRange | None, layout: Layout) -> None:
             raise SpecError(f"{name} has shape {list(np.shape(end))}; it takes a scalar or {layout.num_ranges} values")
 
 
-def requantize_and_measure(
+def fake_quantize_and_measure(
     x: Stored, y: Stored, layout: Layout, spec: QuantSpec, given_range: GivenRange | None, dtype: str, workers: Workers
 ) -> ErrorSums:
     """Like `quantize_and_measure`, into an existing `y`; `y` begins at a multiple of VECTOR_SIZE elements."""
@@ -167,7 +167,7 @@ def _finish_block(
     """Process one block; None where its elements or its qparams need the general kernels."""
     start, stop = block
     lo, hi = layout.whole_slices(start, stop)
-    done = workers.backend.requantize_and_sum(
+    done = workers.backend.fake_quantize_and_sum(
         x[lo:hi], y[lo:hi], lo, start, stop, layout, spec, dtype, keep=True, total_bytes=y.nbytes
     )
     return None if done is None else part_of(done, continues=lo < start)

@@ -212,7 +212,7 @@ def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Bloc
         return None
     x = workers.buffer("input", part.x.dtype.type, span[1] - span[0])
     y = _room_for_output(job, workers, x)
-    done = files.requantize_and_sum(
+    done = files.fake_quantize_and_sum(
         part, x, y, span[0], layout, job.spec, job.info.dtype.name, keep=job.writer is not None
     )
     check_trouble(part.trouble, job.reader, job.writer, job.info)
@@ -228,7 +228,7 @@ def _finish_on_device(
     """Process a block in one call on the device: one copy to it and one back; None where that is not possible."""
     if workers.backend.files is not None or not _takes_one_call(job):
         return None
-    done = workers.backend.requantize_and_sum(
+    done = workers.backend.fake_quantize_and_sum(
         x, y, span[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
     )
     return None if done is None else part_of(done, continues=span[0] < block[0])

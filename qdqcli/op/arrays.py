@@ -91,7 +91,7 @@ def quantize_and_dequantize_v4(
     if range_given:
         ends = given_ends(_given("input_min", input_min), _given("input_max", input_max), spec, layout, dtype)
     stored = np.ascontiguousarray(x).reshape(-1).view(STORAGE[dtype])
-    return requantized(stored, layout, spec, ends, dtype).view(x.dtype).reshape(x.shape)
+    return fake_quantized(stored, layout, spec, ends, dtype).view(x.dtype).reshape(x.shape)
 
 
 def quantize_and_dequantize_v4_grad(
@@ -144,7 +144,9 @@ def quantize_and_dequantize_v4_grad(
     return out.view(x.dtype).reshape(x.shape), zeros[0], zeros[1]
 
 
-def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Floats | None, dtype: str) -> NDArray[Any]:
+def fake_quantized(
+    stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Floats | None, dtype: str
+) -> NDArray[Any]:
     """Quantize and dequantize into a new array; `ends` (2, slices) where the range is given."""
     out = aligned(stored.size, stored.dtype)
     parts = _num_parts(stored.size)
@@ -152,7 +154,7 @@ def requantized(stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Flo
         return out
     with _parallel_region if parts > 1 else nullcontext():
         if ends is None and cpu.can_fuse(layout, parts):
-            cpu.requantize_slices(stored, out, layout, spec, parts, dtype)
+            cpu.fake_quantize_slices(stored, out, layout, spec, parts, dtype)
             return out
         if ends is None:
             ends = ends_of_keys(cpu.measure_parts(stored, layout, parts, dtype), dtype)

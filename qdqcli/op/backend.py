@@ -53,13 +53,13 @@ class FileKernels(Protocol):
     ) -> int:
         """Quantize with any ranges and fill the `sums` of chunks; those with a non-finite ABS_ERROR must be redone."""
 
-    def requantize_and_sum(
+    def fake_quantize_and_sum(
         self, span: "Span", x: "NDArray[Any]", y: "NDArray[Any]", base: int, layout: "Layout", spec: "QuantSpec",
         dtype: str, *, keep: bool,
     ) -> "BlockSums | None":  # fmt: skip
-        """`Backend.requantize_and_sum` of a span; `x`, `y` are scratch buffers for whole slices from `base` on."""
+        """`Backend.fake_quantize_and_sum` of a span; `x`, `y` are scratch buffers for whole slices from `base` on."""
 
-    def requantize_and_sum_each(
+    def fake_quantize_and_sum_each(
         self, neighbours: "Neighbours", max_slices: int, spec: "QuantSpec", dtype: str
     ) -> "NeighbourSums":
         """Measure, quantize and sum many small tensors, with at most `max_slices` slices each, from one read."""
@@ -108,7 +108,7 @@ class Backend(Protocol):
         output in memory that `y` is part of: a large one need not be kept in any cache.
         """
 
-    def requantize_and_sum(
+    def fake_quantize_and_sum(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout",
         spec: "QuantSpec", dtype: str, *, keep: bool, total_bytes: int = 0,
     ) -> "BlockSums | None":  # fmt: skip

@@ -32,11 +32,11 @@ from qdqcli.op.value import (
     clamp,
     decode,
     encode,
+    fake_quantize,
     flush,
     grid,
     max_finite,
     number_pattern,
-    requantize,
     round_to,
     value_of_pattern,
 )
@@ -90,7 +90,7 @@ def _squared_error(x, v, a, count, grids, k, half_up, compute_type, limit):
     total, error = broadcast(0.0), 0.0
     for begin in range(0, count, _STRIDE):
         for i in range(begin, smaller(begin + _STRIDE, count), VECTOR_SIZE):
-            y = requantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, compute_type)
+            y = fake_quantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, compute_type)
             e = widen_to_double(_stored_value(y, stored)) - load(a, i)
             total = total + e * e
         error = pairwise_sum(total)
@@ -115,8 +115,8 @@ def _bound_errors(x, v, count, grids, half_up, compute_type, ends, bounds):
     for k in range(0, room, VECTOR_SIZE):
         lo, hi = load(grids, MIN_RANGE * room + k), load(grids, MAX_RANGE * room + k)
         scale, inverse = load(grids, SCALE * room + k), load(grids, INVERSE_SCALE * room + k)
-        y_lo = _stored_value(requantize(lo, scale, inverse, half_up, compute_type), stored)
-        y_hi = _stored_value(requantize(hi, scale, inverse, half_up, compute_type), stored)
+        y_lo = _stored_value(fake_quantize(lo, scale, inverse, half_up, compute_type), stored)
+        y_hi = _stored_value(fake_quantize(hi, scale, inverse, half_up, compute_type), stored)
         total = broadcast(grids.dtype.type(0))
         for lane in range(VECTOR_SIZE):
             over, under = y_hi - ends[0, lane], y_lo - ends[1, lane]
@@ -213,7 +213,7 @@ def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, compute_t
         for p in occurring:
             v = decode(x[p])
             if abs(v) <= max_finite(x[p]):
-                y = requantize(clamp(flush(v, compute_type), lo, hi), scale, inverse, half_up, compute_type)
+                y = fake_quantize(clamp(flush(v, compute_type), lo, hi), scale, inverse, half_up, compute_type)
                 e = np.float64(decode(encode(y, x[p]))) - np.float64(v)
                 lanes[p % VECTOR_SIZE] += np.float64(counts[p]) * (e * e)
         errors[k] = pairwise_sum_scalar(lanes)

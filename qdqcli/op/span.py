@@ -53,7 +53,7 @@ class Neighbours:
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourSums:
-    """Results of `requantize_and_sum_each` for each of the neighbours."""
+    """Results of `fake_quantize_and_sum_each` for each of the neighbours."""
 
     sums: NDArray[np.float64]
     """(tensors, SUM_COLUMNS), each with one chunk; the extremes are the union of the slice ranges."""
@@ -80,7 +80,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSums:
-    """Result of `requantize_and_sum`."""
+    """Result of `fake_quantize_and_sum`."""
 
     sums: NDArray[np.float64]
     """(chunks, SUM_COLUMNS)."""

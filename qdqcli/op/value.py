@@ -408,7 +408,7 @@ def quantize_half_up(v: Number, scale: Number, inverse: Number, compute_type: Nu
 
 
 @inlined
-def requantize(v: Number, scale: Number, inverse: Number, half_up: StaticBool, compute_type: Number) -> Number:
+def fake_quantize(v: Number, scale: Number, inverse: Number, half_up: StaticBool, compute_type: Number) -> Number:
     """Quantize and dequantize; the round mode is HALF_UP if `half_up` is set, else HALF_TO_EVEN."""
     if half_up is not None:
         return quantize_half_up(v, scale, inverse, compute_type)

@@ -118,7 +118,7 @@ def _measure_run(
         places=np.column_stack([begins, steps]),
     )
     num_slices = [layout.num_slices for layout in layouts]
-    found = files.requantize_and_sum_each(neighbours, max(num_slices), kind.spec, kind.dtype)
+    found = files.fake_quantize_and_sum_each(neighbours, max(num_slices), kind.spec, kind.dtype)
     check_trouble(neighbours.trouble, reader, writer, first)
     sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
     hulls = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)

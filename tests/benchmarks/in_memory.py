@@ -5,7 +5,7 @@ from statistics import median
 
 import numpy as np
 
-from qdqcli.measure.arrays import requantize_and_measure
+from qdqcli.measure.arrays import fake_quantize_and_measure
 from qdqcli.measure.workers import Workers, available_threads
 from qdqcli.op.arrays import aligned
 from qdqcli.op.cpu import dispatch as cpu
@@ -61,7 +61,7 @@ class Matrix:
         """Run the op like the Python API, into existing memory."""
         layout, parts = Layout.of(self.shape, spec), 4 * available_threads()
         if cpu.can_fuse(layout, parts):
-            cpu.requantize_slices(self.x, self.y, layout, spec, parts, "F32")
+            cpu.fake_quantize_slices(self.x, self.y, layout, spec, parts, "F32")
             return
         ends = ends_of_keys(cpu.measure_parts(self.x, layout, parts, "F32"), "F32")
         cpu.quantize_parts(self.x, self.y, layout, cpu.quant_params(ends, spec, layout, 0, "F32"), parts)
@@ -69,7 +69,7 @@ class Matrix:
     def op_and_sums(self, spec: QuantSpec) -> None:
         """Run the op with all statistics like the Python API, into existing memory."""
         layout = Layout.of(self.shape, spec)
-        requantize_and_measure(self.x, self.y, layout, spec, None, "F32", self.workers)
+        fake_quantize_and_measure(self.x, self.y, layout, spec, None, "F32", self.workers)
 
 
 def measure_kernels(

@@ -200,7 +200,7 @@ class CMatrix(Matrix):
         self.c_op_and_sums(axis, CACHED)
         x, y, size, layout = self.x, self.y, self.x.size, Layout.of(self.shape, SPECS[axis])
         if axis == FIRST:
-            found = cpu.requantize_and_sum(x, y, 0, 0, size, layout, SPECS[axis], "F32", keep=True)
+            found = cpu.fake_quantize_and_sum(x, y, 0, 0, size, layout, SPECS[axis], "F32", keep=True)
             ours = empty_sums(0) if found is None else found.sums
         else:
             ours = cpu.quantize_and_sum(x, y, 0, 0, size, *self.measure(SPECS[axis]), keep=True)

@@ -25,7 +25,7 @@ class CpuBackend:
     quant_params = staticmethod(cpu.quant_params)
     quantize = staticmethod(cpu.quantize)
     quantize_and_sum = staticmethod(cpu.quantize_and_sum)
-    requantize_and_sum = staticmethod(cpu.requantize_and_sum)
+    fake_quantize_and_sum = staticmethod(cpu.fake_quantize_and_sum)
     sum_slices = staticmethod(cpu.sum_slices)
     extremes = staticmethod(cpu.extremes)
     pattern_counter = staticmethod(PatternCounter)

@@ -51,8 +51,8 @@ _make_grids = kernel()(cpu_range.make_grids)
 _quantize = kernel()(cpu_quantize.quantize)
 _quantize_columns = kernel()(cpu_quantize.quantize_columns)
 _quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
-_requantize_and_sum = kernel()(cpu_quantize.requantize_and_sum)
-_requantize_slices = kernel()(cpu_parallel.quantize_slices.py_func)
+_fake_quantize_and_sum = kernel()(cpu_quantize.fake_quantize_and_sum)
+_fake_quantize_slices = kernel()(cpu_parallel.quantize_slices.py_func)
 differentiate = kernel()(cpu_quantize.differentiate)
 """Kernels: each set of argument types is compiled once and cached."""
 
@@ -127,7 +127,7 @@ def can_fuse(layout: Layout, num_parts: int) -> bool:
     return layout.is_contiguous and VECTOR_SIZE <= layout.inner <= _BATCH and layout.num_slices >= num_parts
 
 
-def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
+def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
     """Measure and quantize a whole array for which `can_fuse` is true, in one pass over memory."""
     bits = x.view(PATTERN[dtype])
     batch = max(_BATCH // layout.inner // VECTOR_SIZE, 1) * VECTOR_SIZE
@@ -141,7 +141,7 @@ def requantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num
     compute_type = compute_type_of(dtype, spec.compute_dtype)
     slices = cuts(layout.num_slices, num_parts)
     # Numba's OpenMP kills a forked child that runs a parallel kernel, even with a single part.
-    run = cpu_parallel.quantize_slices if num_parts > 1 else _requantize_slices
+    run = cpu_parallel.quantize_slices if num_parts > 1 else _fake_quantize_slices
     run(
         x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, compute_type, number), half_up(spec),
         compute_type, _short_runs(layout), _nontemporal(y, layout), *room,
@@ -282,7 +282,7 @@ def room_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
     return np.empty(PIECE, x.dtype), terms_of(x, x)
 
 
-def requantize_and_sum(
+def fake_quantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
     total_bytes: int = 0, source: Place | None = None, sink: Place | None = None,
     trouble: NDArray[np.int64] | None = None,
@@ -302,7 +302,7 @@ def requantize_and_sum(
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    went_well = _requantize_and_sum(
+    went_well = _fake_quantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
         *codes(spec, compute_type, number), half_up(spec), compute_type, _short_runs(layout), keep or None,
         _nontemporal_with_sums(total_bytes), keys, ends, grids, flags, *room_for_sums(x), sums, trouble,

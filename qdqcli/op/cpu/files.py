@@ -130,7 +130,7 @@ def quantize_and_sum(
 
 
 @kernel()
-def requantize_and_sum_each(
+def fake_quantize_and_sum_each(
     source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keys, ends, grids,
     flags, piece, terms, sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
@@ -142,7 +142,7 @@ def requantize_and_sum_each(
         begin, size = places[t, 0], places[t, 1]
         end = begin + size
         inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
-        went_well = cpu_quantize.requantize_and_sum(
+        went_well = cpu_quantize.fake_quantize_and_sum(
             None, None, x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity,
             nothing, q_min, q_max, half_up, compute_type, None, sink, None, keys, ends, grids, flags, piece, terms,
             sums[t : t + 1], None,

@@ -20,21 +20,21 @@ from qdqcli.op.jit.vector import (
     store_part,
 )
 from qdqcli.op.params import CLIPPING, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
-from qdqcli.op.value import clamp, decode, encode, flush, requantize, straight_through
+from qdqcli.op.value import clamp, decode, encode, fake_quantize, flush, straight_through
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 # ------------------------------------------------------------------ value to value
 
 
 @inlined
-def _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type):
+def _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type):
     """Quantize and dequantize a vector of stored elements; the result is not yet rounded to their dtype."""
     v = decode(stored)
     if flushing:  # constant within a run: the branch costs nothing
         v = flush(v, compute_type)
     if clamping is not None:
         v = clamp(v, lo, hi)
-    return requantize(v, scale, inverse, half_up, compute_type)
+    return fake_quantize(v, scale, inverse, half_up, compute_type)
 
 
 @inlined
@@ -67,7 +67,7 @@ def quantize(
         flushing = flags[FLUSHING, s]
         while i + VECTOR_SIZE <= end:
             stored = load(x, i - base)
-            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
+            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
             if nontemporal is None:
                 store(y, i - base, encode(v, stored))
             else:
@@ -75,7 +75,7 @@ def quantize(
             i += VECTOR_SIZE
         if i < end:
             stored = load_part(x, i - base, end - i)
-            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
+            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
             store_part(y, i - base, encode(v, stored), end - i)
         i = end
         run, run_end, left = run_after(run, run_end, inner, row, advance, left)
@@ -118,7 +118,7 @@ def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, compute
         for r in range(_BAND):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
-            v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
+            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
             if nontemporal is None:
                 store_part(y, at, encode(v, stored), row - c)
             else:
@@ -133,7 +133,7 @@ def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, 
         lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
         scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
         stored = load_part(x, i, end - i)
-        v = _requantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
+        v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
         store_part(y, i, encode(v, stored), end - i)
         c = _next_column(c, row)
 
@@ -232,7 +232,7 @@ def count_outside_columns(x, start, stop, row, grids):
 
 
 @inlined
-def requantize_and_sum(
+def fake_quantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
     half_up, compute_type, short_runs, keep, nontemporal, keys, ends, grids, flags, piece, terms, sums, trouble,
 ):  # fmt: skip

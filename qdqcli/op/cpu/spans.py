@@ -30,7 +30,7 @@ from qdqcli.op.span import BlockSums, Neighbours, NeighbourSums, Span, Stored
 from qdqcli.op.spec import QuantSpec
 
 
-def requantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: QuantSpec, dtype: str) -> NeighbourSums:
+def fake_quantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: QuantSpec, dtype: str) -> NeighbourSums:
     """Measure, quantize and sum many tensors of at most `max_slices` slices each, from one read."""
     x, count = neighbours.x, len(neighbours.places)
     room = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
@@ -38,7 +38,7 @@ def requantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: Quant
     keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums, num_degenerate, is_done = empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_)
-    cpu_files.requantize_and_sum_each(
+    cpu_files.fake_quantize_and_sum_each(
         neighbours.source, neighbours.sink, neighbours.offset, x, bits, neighbours.y, neighbours.places,
         *key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type, keys, ends, grids, flags,
         *room_for_sums(x), sums, num_degenerate, is_done, neighbours.trouble,
@@ -83,11 +83,11 @@ def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDAr
     return int(done)
 
 
-def requantize_and_sum(
+def fake_quantize_and_sum(
     span: Span, x: Stored, y: Stored, base: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool
 ) -> BlockSums | None:
-    """`cpu.requantize_and_sum` of a span, from file to file; `x` and `y` are scratch buffers for its whole slices."""
-    return cpu.requantize_and_sum(
+    """`cpu.fake_quantize_and_sum` of a span, from file to file; `x` and `y` are scratch buffers for its slices."""
+    return cpu.fake_quantize_and_sum(
         x, y, base, span.start, span.stop, layout, spec, dtype, keep=keep,
         source=span.source, sink=span.sink, trouble=span.trouble,
     )  # fmt: skip

@@ -111,11 +111,11 @@ class CudaBackend:
                 params.degenerate[:] |= station.download(params.device_flags)[DEGENERATE, : params.num_slices]
         return sums
 
-    def requantize_and_sum(
+    def fake_quantize_and_sum(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *,
         keep: bool, total_bytes: int = 0,  # noqa: ARG002
     ) -> BlockSums | None:  # fmt: skip
-        """CUDA version of `cpu.requantize_and_sum` for elements in memory: one upload, all the work, one download."""
+        """CUDA version of `cpu.fake_quantize_and_sum` in memory: one upload, all the work, one download."""
         first_slice = layout.slice_of(base)
         num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
         here = slice(start - base, stop - base)

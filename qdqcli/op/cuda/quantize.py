@@ -59,7 +59,7 @@ _SHARED = max(NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
 
 
 @inlined
-def _requantized(stored, s, grids, flags, clamping, half_up, compute_type):
+def _fake_quantized(stored, s, grids, flags, clamping, half_up, compute_type):
     """Quantize and dequantize a stored element of slice `s` to a pattern; all threads take the same branches."""
     lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
     v = decode(stored)
@@ -79,14 +79,14 @@ def quantize(x, y, first, n, place, grids, flags, clamping, half_up, compute_typ
     while i + 3 * step < n:  # four loads in flight
         a, b, c, d = x[first + i], x[first + i + step], x[first + i + 2 * step], x[first + i + 3 * step]
         j, k, l = i + step, i + 2 * step, i + 3 * step  # noqa: E741
-        y[first + i] = narrow(_requantized(a, slice_at(i, place), grids, flags, clamping, half_up, compute_type), a)
-        y[first + j] = narrow(_requantized(b, slice_at(j, place), grids, flags, clamping, half_up, compute_type), b)
-        y[first + k] = narrow(_requantized(c, slice_at(k, place), grids, flags, clamping, half_up, compute_type), c)
-        y[first + l] = narrow(_requantized(d, slice_at(l, place), grids, flags, clamping, half_up, compute_type), d)
+        y[first + i] = narrow(_fake_quantized(a, slice_at(i, place), grids, flags, clamping, half_up, compute_type), a)
+        y[first + j] = narrow(_fake_quantized(b, slice_at(j, place), grids, flags, clamping, half_up, compute_type), b)
+        y[first + k] = narrow(_fake_quantized(c, slice_at(k, place), grids, flags, clamping, half_up, compute_type), c)
+        y[first + l] = narrow(_fake_quantized(d, slice_at(l, place), grids, flags, clamping, half_up, compute_type), d)
         i += 4 * step
     while i < n:
         a = x[first + i]
-        y[first + i] = narrow(_requantized(a, slice_at(i, place), grids, flags, clamping, half_up, compute_type), a)
+        y[first + i] = narrow(_fake_quantized(a, slice_at(i, place), grids, flags, clamping, half_up, compute_type), a)
         i += step
 
 
@@ -111,7 +111,7 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, comp
             first = tile + p // VECTOR_SIZE * RUN + p % VECTOR_SIZE
             for i in range(first, min(first + RUN, stop), VECTOR_SIZE):
                 stored, s = x[i], slice_at(i, place)
-                out = _requantized(stored, s, grids, flags, clamping, half_up, compute_type)
+                out = _fake_quantized(stored, s, grids, flags, clamping, half_up, compute_type)
                 if keep:
                     y[i] = narrow(out, stored)
                 v, w, limit = decode(stored), value_of_pattern(out, stored), max_finite(stored)
