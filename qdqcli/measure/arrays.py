@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from qdqcli.errors import DTypeError, SpecError
 from qdqcli.measure.block_part import BlockPart, count_degenerate, part_of
 from qdqcli.measure.blocks import Block
-from qdqcli.measure.estimate import count_patterns, estimate_ends, estimator_of, has_histogram
-from qdqcli.measure.given_range import GivenRange, given_ends
+from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram
+from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.sums import error_sums, hull_of, listed
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
 from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, cuts, empty_keys, ends_of_keys, merge_keys
+from qdqcli.op.params import STORAGE, Floats, cuts, empty_keys, merge_keys, ranges_of_order_keys
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.metrics import ErrorStats
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
@@ -115,10 +115,10 @@ def fake_quantize_and_measure(
     info = TensorInfo("input", DTYPES[dtype], x.shape, "", 0, x.nbytes)
     if has_histogram(info, layout):
         return _measure_by_patterns(x, y, layout, spec, given_range, info, workers)
-    ends = given_ends(given_range, 0, layout.num_slices, dtype, spec.compute_dtype)
-    if ends is None:
-        ends = _measured_ends(x, layout, spec, info, workers)
-    params = workers.backend.quant_params(ends, spec, layout, 0, dtype)
+    ranges = given_ranges(given_range, 0, layout.num_slices, dtype, spec.compute_dtype)
+    if ranges is None:
+        ranges = _measured_ranges(x, layout, spec, info, workers)
+    params = workers.backend.quant_params(ranges, spec, layout, 0, dtype)
 
     def finish(block: Block) -> NDArray[np.float64]:
         start, stop = block
@@ -127,7 +127,7 @@ def fake_quantize_and_measure(
         )
 
     rows = workers.map(finish, blocks)
-    lo, hi = hull_of(ends)
+    lo, hi = hull_of(ranges)
     if spec.is_range_given or not (isfinite(lo) and isfinite(hi)):  # an infinite bound hides the finite extremes
         lo, hi = workers.backend.extremes(x, dtype)
     rows[0][0, [columns.INPUT_MIN, columns.INPUT_MAX]] = lo, hi
@@ -146,10 +146,10 @@ def _measure_by_patterns(
     """Measure a large 16-bit array with one range from its pattern counts, as for a file."""
     dtype = info.dtype.name
     histogram = count_patterns(_Memory(x), info, workers)
-    ends = given_ends(given_range, 0, 1, dtype, spec.compute_dtype)
-    if ends is None:
-        ends = estimator_of(spec, dtype, workers).of_patterns(histogram)
-    params = workers.backend.quant_params(ends, spec, layout, 0, dtype)
+    ranges = given_ranges(given_range, 0, 1, dtype, spec.compute_dtype)
+    if ranges is None:
+        ranges = estimator_of(spec, dtype, workers).of_patterns(histogram)
+    params = workers.backend.quant_params(ranges, spec, layout, 0, dtype)
     rows = histogram.error_sums(params)
     bounds = cuts(x.size, 2 * workers.num_threads).tolist()
     workers.map(lambda part: workers.backend.quantize(x, y, 0, *part, layout, params), list(pairwise(bounds)))
@@ -173,11 +173,11 @@ def _finish_block(
     return None if done is None else part_of(done, continues=lo < start)
 
 
-def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo, workers: Workers) -> Floats:
+def _measured_ranges(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo, workers: Workers) -> Floats:
     """Return the measured range bounds (2, slices)."""
     dtype = info.dtype.name
     if spec.estimator != DEFAULT_ESTIMATOR or _fits_one_pass(layout):
-        return estimate_ends(spec, _Memory(x), info, layout, workers)
+        return estimate_ranges(spec, _Memory(x), info, layout, workers)
 
     def measure(block: Block) -> NDArray[Any]:
         start, stop = block
@@ -190,7 +190,7 @@ def _measured_ends(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo,
     first, *others = workers.map(measure, list(pairwise(bounds.tolist())))
     for keys in others:
         merge_keys(first, keys)
-    return ends_of_keys(first, dtype)
+    return ranges_of_order_keys(first, dtype)
 
 
 class _Memory:

@@ -58,7 +58,7 @@ class BlockSlices:
 
 
 def block_slices(
-    ends: Floats, degenerate: NDArray[np.bool_], rows: NDArray[np.float64] | None, *, continues: bool
+    ranges: Floats, degenerate: NDArray[np.bool_], rows: NDArray[np.float64] | None, *, continues: bool
 ) -> BlockSlices:
     """Return the slices of a block from their range bounds (2, slices).
 
@@ -68,7 +68,7 @@ def block_slices(
     if rows is not None:  # sums of whole slices, beyond the block's end too
         degenerate = degenerate | (rows[:, columns.NONFINITE_OUTPUT] > 0)
     return BlockSlices(
-        hull=hull_of(ends),
+        hull=hull_of(ranges),
         num_degenerate=int(degenerate[begin:].sum()),
         head_is_degenerate=continues and bool(degenerate[0]),
         tail_is_degenerate=bool(degenerate[-1]),
@@ -79,7 +79,7 @@ def block_slices(
 
 def part_of(done: BlockSums, *, continues: bool) -> BlockPart:
     """Return the part of a block that one kernel call measured; `continues` as in `block_slices`."""
-    slices = block_slices(done.ends, done.degenerate, None, continues=continues)
+    slices = block_slices(done.ranges, done.degenerate, None, continues=continues)
     done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
     return BlockPart(rows=done.sums, slices=slices)
 

@@ -57,7 +57,7 @@ def count_patterns(
     return counter.histogram()
 
 
-def estimate_ends(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
+def estimate_ranges(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
     """Return the range bounds (2, slices): the same bits for every number of threads and block size."""
     source = _Source(reader, info, layout, workers)
     if spec.estimator == DEFAULT_ESTIMATOR and not (layout.is_contiguous and source.has_short_runs):
@@ -66,15 +66,15 @@ def estimate_ends(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout
     if has_histogram(info, layout):
         return chosen.of_patterns(count_patterns(reader, info, workers))
     if not layout.is_contiguous:
-        return source.ends_of_scattered(chosen)
-    return source.ends_of_short_runs(chosen) if source.has_short_runs else source.ends_of_long_runs(chosen)
+        return source.ranges_of_scattered(chosen)
+    return source.ranges_of_short_runs(chosen) if source.has_short_runs else source.ranges_of_long_runs(chosen)
 
 
 def count_zero_slices(reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> int:
     """Return the number of slices whose elements, except NaN, are all zero."""
 
-    def count(ends: Floats) -> int:
-        return int((ends == 0.0).all(axis=0).sum())
+    def count(ranges: Floats) -> int:
+        return int((ranges == 0.0).all(axis=0).sum())
 
     source = _Source(reader, info, layout, workers)
     if not (layout.is_contiguous and source.has_short_runs):
@@ -89,22 +89,22 @@ def estimator_of(spec: QuantSpec, dtype: str, workers: Workers) -> RangeEstimato
     return estimator(spec.estimator)(spec, dtype)
 
 
-def ends_in_memory(chosen: RangeEstimator, x: NDArray[Any], start: int, layout: Layout) -> Floats:
+def ranges_in_memory(chosen: RangeEstimator, x: NDArray[Any], start: int, layout: Layout) -> Floats:
     """Return the range bounds (2, slices) of whole contiguous slices; x[0] is element `start`, which begins a slice."""
     slices = WholeSlices(x=x, start=start, layout=layout)
     if layout.inner <= CHUNK_ELEMENTS or len(x) <= CHUNK_ELEMENTS:
         return chosen.of_slices(slices)
     bounds = [layout.start_of(slices.first_slice + s) - start for s in range(slices.num_slices + 1)]
     runs = [x[begin:end] for begin, end in pairwise(bounds)]
-    return np.concatenate([_ends_of_run(chosen, run) for run in runs], axis=1)
+    return np.concatenate([_range_of_run(chosen, run) for run in runs], axis=1)
 
 
-def _ends_of_run(chosen: RangeEstimator, x: NDArray[Any]) -> Floats:
+def _range_of_run(chosen: RangeEstimator, x: NDArray[Any]) -> Floats:
     long_slice = chosen.of_long_slice(len(x))
     while True:
         long_slice.see(x, 0, len(x))
         if long_slice.finish_pass():
-            return long_slice.ends()
+            return long_slice.ranges()
 
 
 class _Source:
@@ -130,56 +130,57 @@ class _Source:
                 measured.see(self._read(start, stop), start, stop)
 
         self._workers.map(see, self._blocks)
-        return measured.ends()
+        return measured.ranges()
 
     @property
     def has_short_runs(self) -> bool:
         """Tell whether slices, if contiguous, are short enough to read many whole ones at a time."""
         return self._layout.num_slices > 1 and 4 * self._layout.inner <= self._block_elements
 
-    def ends_of_short_runs(self, chosen: RangeEstimator) -> Floats:
+    def ranges_of_short_runs(self, chosen: RangeEstimator) -> Floats:
         """Return the bounds of short contiguous slices, each with the block that it begins in."""
-        return np.concatenate(self.map_short_runs(chosen, lambda ends: ends), axis=1)
+        return np.concatenate(self.map_short_runs(chosen, lambda ranges: ranges), axis=1)
 
     def map_short_runs(self, chosen: RangeEstimator, function: Callable[[Floats], Result]) -> list[Result]:
         """Apply the function, for each block, to the bounds of the slices that begin in it."""
 
-        def ends(block: Block) -> Floats:
+        def ranges(block: Block) -> Floats:
             first, last = self._layout.slice_of(block[0]), self._layout.slice_of(block[1] - 1) + 1
             first += self._layout.start_of(first) < block[0]
             if first == last:
                 return np.empty((2, 0), float_type(self._info.dtype.name))
             start = self._layout.start_of(first)
-            return ends_in_memory(chosen, self._read(start, self._layout.start_of(last)), start, self._layout)
+            return ranges_in_memory(chosen, self._read(start, self._layout.start_of(last)), start, self._layout)
 
-        return self._workers.map(lambda block: function(ends(block)), self._blocks)
+        return self._workers.map(lambda block: function(ranges(block)), self._blocks)
 
-    def ends_of_long_runs(self, chosen: RangeEstimator) -> Floats:
+    def ranges_of_long_runs(self, chosen: RangeEstimator) -> Floats:
         """Return the bounds of long contiguous slices, one after another, with the parts of each in parallel."""
 
-        def ends(s: int) -> Floats:
+        def ranges(s: int) -> Floats:
             begin = self._layout.start_of(s)
-            return self._ends_of_long(
+            return self._ranges_of_long(
                 chosen, self._layout.size_of(s), lambda at, end: self._read(begin + at, begin + end)
             )
 
-        return np.concatenate([ends(s) for s in range(self._layout.num_slices)], axis=1)
+        return np.concatenate([ranges(s) for s in range(self._layout.num_slices)], axis=1)
 
-    def ends_of_scattered(self, chosen: RangeEstimator) -> Floats:
+    def ranges_of_scattered(self, chosen: RangeEstimator) -> Floats:
         """Return the bounds of non-contiguous slices: gathers as many as fit into memory, or parts of a larger one."""
         size, room = self._layout.size_of(0), max(self._workers.max_memory // 2, _LEAST_ROOM)
         fitting = room // (size * np.dtype(self._storage).itemsize)
         if not fitting:
             parts = [
-                self._ends_of_long(chosen, size, partial(self._gather_part, s)) for s in range(self._layout.num_slices)
+                self._ranges_of_long(chosen, size, partial(self._gather_part, s))
+                for s in range(self._layout.num_slices)
             ]
             return np.concatenate(parts, axis=1)
         stripes = [
             range(s, min(s + fitting, self._layout.num_slices)) for s in range(0, self._layout.num_slices, fitting)
         ]
-        return np.concatenate([self._ends_of_stripe(chosen, stripe, size) for stripe in stripes], axis=1)
+        return np.concatenate([self._ranges_of_stripe(chosen, stripe, size) for stripe in stripes], axis=1)
 
-    def _ends_of_stripe(self, chosen: RangeEstimator, slices: range, size: int) -> Floats:
+    def _ranges_of_stripe(self, chosen: RangeEstimator, slices: range, size: int) -> Floats:
         """Return the bounds of consecutive slices that fit into memory."""
         num_rows = size // self._layout.inner
         x = np.empty((len(slices), num_rows, self._layout.inner), self._storage)
@@ -192,10 +193,10 @@ class _Source:
         gathered = Layout(inner=size, row=size, advance=1, num_ranges=len(slices), num_elements=x.size)
         flat, step = x.reshape(-1), max(self._block_elements // (4 * size), 1) * size
         parts = range(0, x.size, step)
-        ends = self._workers.map(lambda at: ends_in_memory(chosen, flat[at : at + step], at, gathered), parts)
-        return np.concatenate(ends, axis=1)
+        ranges = self._workers.map(lambda at: ranges_in_memory(chosen, flat[at : at + step], at, gathered), parts)
+        return np.concatenate(ranges, axis=1)
 
-    def _ends_of_long(self, chosen: RangeEstimator, size: int, part: Callable[[int, int], NDArray[Any]]) -> Floats:
+    def _ranges_of_long(self, chosen: RangeEstimator, size: int, part: Callable[[int, int], NDArray[Any]]) -> Floats:
         """Return the bounds of one slice; `part` returns its elements [start, end)."""
         long_slice = chosen.of_long_slice(size)
         starts = range(0, size, self._block_elements)
@@ -207,7 +208,7 @@ class _Source:
         while True:
             self._workers.map(see, starts)
             if long_slice.finish_pass():
-                return long_slice.ends()
+                return long_slice.ranges()
 
     def _gather(self, slices: range, first_row: int, last_row: int, out: NDArray[Any]) -> None:
         """Copy the runs of these slices and rows into `out` (slices, rows, inner)."""

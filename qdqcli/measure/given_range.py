@@ -10,15 +10,15 @@ GivenRange = tuple[ArrayLike, ArrayLike]
 """input_min and input_max: scalars for every slice, or vectors with one value each."""
 
 
-def given_ends(
+def given_ranges(
     given_range: GivenRange | None, first_slice: int, num_slices: int, dtype: str, compute_dtype: ComputeDType
 ) -> Floats | None:
     """Return the given range bounds (2, slices), rounded as the op rounds them; None where they must be measured."""
     if given_range is None:
         return None
-    ends = np.empty((2, num_slices), float_type(dtype))
+    ranges = np.empty((2, num_slices), float_type(dtype))
     compute_type = compute_type_of(dtype, compute_dtype)
     for row, end in enumerate(given_range):
         part = end if np.ndim(end) == 0 else np.asarray(end)[first_slice : first_slice + num_slices]
-        ends[row] = in_arithmetic(part, compute_type, dtype)
-    return ends
+        ranges[row] = in_arithmetic(part, compute_type, dtype)
+    return ranges

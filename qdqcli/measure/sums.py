@@ -36,9 +36,9 @@ class Measurement(NamedTuple):
         return None if isnan(self.hull[1]) else self.hull[1]
 
 
-def hull_of(ends: Floats) -> Hull:
-    """Return the union of ranges with bounds `ends` (2, slices)."""
-    return float(np.fmin.reduce(ends[0])), float(np.fmax.reduce(ends[1]))
+def hull_of(ranges: Floats) -> Hull:
+    """Return the union of `ranges` (2, slices)."""
+    return float(np.fmin.reduce(ranges[0])), float(np.fmax.reduce(ranges[1]))
 
 
 def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerate: int) -> ErrorSums:

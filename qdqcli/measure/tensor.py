@@ -26,8 +26,8 @@ from qdqcli.measure.blocks import (
     span_of,
     write_block,
 )
-from qdqcli.measure.estimate import count_patterns, ends_in_memory, estimate_ends, estimator_of, has_histogram
-from qdqcli.measure.given_range import GivenRange, given_ends
+from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
+from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.region import Region, Regions
 from qdqcli.measure.sums import Hull, Measurement, error_sums, hull_of, listed, slice_sums
@@ -99,16 +99,16 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
     dtype = job.info.dtype.name
     only_measured = job.on_bytes if job.writer is None else lambda _: None
     histogram = count_patterns(job.reader, job.info, workers, only_measured)
-    ends = given_ends(job.given_range, 0, 1, dtype, job.spec.compute_dtype)
-    if ends is None:
-        ends = estimator_of(job.spec, dtype, workers).of_patterns(histogram)
-    params = workers.backend.quant_params(ends, job.spec, layout, 0, dtype)
+    ranges = given_ranges(job.given_range, 0, 1, dtype, job.spec.compute_dtype)
+    if ranges is None:
+        ranges = estimator_of(job.spec, dtype, workers).of_patterns(histogram)
+    params = workers.backend.quant_params(ranges, job.spec, layout, 0, dtype)
     rows = histogram.error_sums(params)
     if job.writer is not None:
         _map_blocks(job, workers, "patterns", partial(_write_block_quantized, job, layout, workers, params), blocks)
     return Measurement(
         sums=error_sums(rows.tolist(), layout.num_elements, int(params.degenerate.sum())),
-        hull=hull_of(ends),
+        hull=hull_of(ranges),
         num_slices=1,
     )
 
@@ -134,12 +134,12 @@ def _write_block_quantized(
 
 def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
     dtype = job.info.dtype.name
-    ends = given_ends(job.given_range, 0, layout.num_slices, dtype, job.spec.compute_dtype)
-    if ends is None:
-        ends = estimate_ends(job.spec, job.reader, job.info, layout, workers)
-    params = workers.backend.quant_params(ends, job.spec, layout, 0, dtype)
+    ranges = given_ranges(job.given_range, 0, layout.num_slices, dtype, job.spec.compute_dtype)
+    if ranges is None:
+        ranges = estimate_ranges(job.spec, job.reader, job.info, layout, workers)
+    params = workers.backend.quant_params(ranges, job.spec, layout, 0, dtype)
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
-    finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ends), slice_rows)
+    finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ranges), slice_rows)
     # With slice sums the blocks run in sequence: a slice's elements are added in the tensor's order.
     if slice_rows is None:
         parts = _map_blocks(job, workers, "two passes", finish, blocks)
@@ -149,7 +149,7 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
         params.degenerate[list(part.degenerate)] = True
     return Measurement(
         sums=error_sums(listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
-        hull=hull_of(ends),
+        hull=hull_of(ranges),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, slice_rows, params.degenerate),
     )
@@ -245,17 +245,17 @@ def _finish_step_by_step(
     (lo, hi), (start, stop) = span, block
     dtype = job.info.dtype.name
     first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
-    ends = given_ends(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
-    if ends is None:
-        ends = ends_in_memory(estimator_of(job.spec, dtype, workers), x, lo, layout)
-    params = workers.backend.quant_params(ends, job.spec, layout, first, dtype)
+    ranges = given_ranges(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
+    if ranges is None:
+        ranges = ranges_in_memory(estimator_of(job.spec, dtype, workers), x, lo, layout)
+    params = workers.backend.quant_params(ranges, job.spec, layout, first, dtype)
     rows = workers.backend.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
-    _set_extremes(rows, _measured_hull(job, ends), x, dtype, workers)
+    _set_extremes(rows, _measured_hull(job, ranges), x, dtype, workers)
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
         _add_to_slices(job, layout, workers, params, x, y, span, slice_rows)
-    return BlockPart(rows=rows, slices=block_slices(ends, params.degenerate, slice_rows, continues=lo < start))
+    return BlockPart(rows=rows, slices=block_slices(ranges, params.degenerate, slice_rows, continues=lo < start))
 
 
 def _apply_to_block(
@@ -330,9 +330,9 @@ def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
         write_block(job.writer, job.info, y[begin : begin + stop - start], start)
 
 
-def _measured_hull(job: TensorJob, ends: Floats) -> Hull | None:
+def _measured_hull(job: TensorJob, ranges: Floats) -> Hull | None:
     """Return the extremes of the elements, if measuring the ranges found them; infinite bounds hide finite extremes."""
-    lo, hi = hull_of(ends)
+    lo, hi = hull_of(ranges)
     return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 

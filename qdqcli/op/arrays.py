@@ -18,7 +18,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, compute_type_of, ends_of_keys, given_ends, gradient_ends
+from qdqcli.op.params import STORAGE, Floats, compute_type_of, given_ranges, gradient_ranges, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -87,11 +87,11 @@ def quantize_and_dequantize_v4(
     if on_device:
         return cast(NDArray[Any], _cuda_arrays().quantize_and_dequantize(input, input_min, input_max, spec))
     layout = Layout.of(x.shape, spec)
-    ends = None
+    ranges = None
     if range_given:
-        ends = given_ends(_given("input_min", input_min), _given("input_max", input_max), spec, layout, dtype)
+        ranges = given_ranges(_given("input_min", input_min), _given("input_max", input_max), spec, layout, dtype)
     stored = np.ascontiguousarray(x).reshape(-1).view(STORAGE[dtype])
-    return fake_quantized(stored, layout, spec, ends, dtype).view(x.dtype).reshape(x.shape)
+    return fake_quantized(stored, layout, spec, ranges, dtype).view(x.dtype).reshape(x.shape)
 
 
 def quantize_and_dequantize_v4_grad(
@@ -134,31 +134,31 @@ def quantize_and_dequantize_v4_grad(
     if g.shape != x.shape:
         raise SpecError(f"gradients have shape {list(g.shape)}; the input has {list(x.shape)}")
     given = _given("input_min", input_min), _given("input_max", input_max)
-    ends = gradient_ends(*given, spec, layout, dtype)
+    ranges = gradient_ranges(*given, spec, layout, dtype)
     stored, stored_g = (np.ascontiguousarray(array).reshape(-1).view(STORAGE[dtype]) for array in (x, g))
     out = np.empty_like(stored)
     if stored.size:
         compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
-        cpu.differentiate(stored_g, stored, out, 0, 0, out.size, *layout.steps, 0, ends, compute_type)
+        cpu.differentiate(stored_g, stored, out, 0, 0, out.size, *layout.steps, 0, ranges, compute_type)
     zeros = [np.zeros(np.shape(end), x.dtype) for end in (input_min, input_max)]
     return out.view(x.dtype).reshape(x.shape), zeros[0], zeros[1]
 
 
 def fake_quantized(
-    stored: NDArray[Any], layout: Layout, spec: QuantSpec, ends: Floats | None, dtype: str
+    stored: NDArray[Any], layout: Layout, spec: QuantSpec, ranges: Floats | None, dtype: str
 ) -> NDArray[Any]:
-    """Quantize and dequantize into a new array; `ends` (2, slices) where the range is given."""
+    """Quantize and dequantize into a new array; `ranges` (2, slices) where the range is given."""
     out = aligned(stored.size, stored.dtype)
     parts = _num_parts(stored.size)
     if not stored.size:
         return out
     with _parallel_region if parts > 1 else nullcontext():
-        if ends is None and cpu.can_fuse(layout, parts):
+        if ranges is None and cpu.can_fuse(layout, parts):
             cpu.fake_quantize_slices(stored, out, layout, spec, parts, dtype)
             return out
-        if ends is None:
-            ends = ends_of_keys(cpu.measure_parts(stored, layout, parts, dtype), dtype)
-        cpu.quantize_parts(stored, out, layout, cpu.quant_params(ends, spec, layout, 0, dtype), parts)
+        if ranges is None:
+            ranges = ranges_of_order_keys(cpu.measure_parts(stored, layout, parts, dtype), dtype)
+        cpu.quantize_parts(stored, out, layout, cpu.quant_params(ranges, spec, layout, 0, dtype), parts)
     return out
 
 

@@ -89,9 +89,9 @@ class Backend(Protocol):
         """Widen `keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
 
     def quant_params(
-        self, ends: "Floats", spec: "QuantSpec", layout: "Layout", first_slice: int, dtype: str
+        self, ranges: "Floats", spec: "QuantSpec", layout: "Layout", first_slice: int, dtype: str
     ) -> "QuantParams":
-        """Return the grids of the slices from `first_slice` on, whose ranges are `ends` (2, slices)."""
+        """Return the grids of the slices from `first_slice` on, with these `ranges` (2, slices)."""
 
     def quantize(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any
@@ -131,9 +131,9 @@ class Backend(Protocol):
 
     def differentiate(
         self, gradients: "NDArray[Any]", x: "NDArray[Any]", out: "NDArray[Any]", start: int, layout: "Layout",
-        ends: "Floats", dtype: str,
+        ranges: "Floats", dtype: str,
     ) -> int:  # fmt: skip
-        """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ends`."""
+        """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ranges`."""
 
     def pattern_counter(self, dtype: str) -> PatternCounting:
         """Return a counter of the patterns of a BF16 or F16 tensor."""

@@ -17,7 +17,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import histograms as cpu_patterns
 from qdqcli.op.cpu.spans import count_patterns
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_keys, ends_of_keys
+from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_keys, ranges_of_order_keys
 from qdqcli.op.span import Span
 from qdqcli.op.spec import QuantSpec
 
@@ -42,13 +42,13 @@ class PatternHistogram:
         """Return the counts of both parts together."""
         return type(self)(dtype=self.dtype, counts=self.counts + other.counts)
 
-    def ends(self) -> Floats:
-        """Return the ends (2, 1) of the range that the elements span, ignoring NaN; NaN if all elements are NaN."""
+    def ranges(self) -> Floats:
+        """Return the range (2, 1) that the elements span, ignoring NaN; NaN if all elements are NaN."""
         stored = _PATTERNS[self.counts > 0].view(STORAGE[self.dtype])
         keys = empty_keys(1, self.dtype)
         if stored.size:
             cpu.measure_range(stored, 0, stored.size, Layout.of(stored.shape, QuantSpec()), 0, keys, self.dtype)
-        return ends_of_keys(keys, self.dtype)
+        return ranges_of_order_keys(keys, self.dtype)
 
     def error_sums(self, params: QuantParams) -> NDArray[np.float64]:
         """Return the error sums (1, SUM_COLUMNS) for this grid; mark it degenerate if an output is not finite."""

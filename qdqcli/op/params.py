@@ -1,4 +1,4 @@
-"""Kernel arguments other than elements: dtype tables, range keys and ends, grids."""
+"""Kernel arguments other than elements: dtype tables, order keys, ranges, qparams."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -158,25 +158,25 @@ def merge_columns(keys: Keys, by_column: Keys, slices: NDArray[np.int64]) -> Non
     merge_keys(keys, np.array([np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)]))
 
 
-def ends_of_keys(keys: Keys, dtype: str) -> Floats:
-    """Return the ends (2, slices) of the ranges; NaN for a slice without elements other than NaN."""
+def ranges_of_order_keys(keys: Keys, dtype: str) -> Floats:
+    """Return the ranges (2, slices), lower and upper ends; NaN for a slice without elements other than NaN."""
     bits = np.where(keys < 0, keys ^ np.iinfo(keys.dtype).max, keys)
     if dtype == "BF16":
-        ends: Floats = (bits.astype(np.int32) << 16).view(np.float32)
+        ranges: Floats = (bits.astype(np.int32) << 16).view(np.float32)
     else:
-        ends = bits.view(np.float16 if dtype == "F16" else STORAGE[dtype]).astype(float_type(dtype))
-    ends[:, keys[0] > keys[1]] = np.nan
-    return ends
+        ranges = bits.view(np.float16 if dtype == "F16" else STORAGE[dtype]).astype(float_type(dtype))
+    ranges[:, keys[0] > keys[1]] = np.nan
+    return ranges
 
 
-def given_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
-    """Validate given ranges and return their ends (2, slices): scalars for a whole tensor, else one value per slice.
+def given_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
+    """Validate and return given ranges (2, slices): scalars for a whole tensor, else one value per slice.
 
     Raises:
         SpecError: wrong rank or length, or not min <= max in every slice (also for a NaN end).
     """
     compute_type = compute_type_of(dtype, spec.compute_dtype)
-    ends = np.empty((2, layout.num_slices), float_type(dtype))
+    ranges = np.empty((2, layout.num_slices), float_type(dtype))
     whole = spec.axis == WHOLE_TENSOR and spec.group_size is None
     given = [in_arithmetic(end, compute_type, dtype) for end in (input_min, input_max)]
     for name, end in zip(("input_min", "input_max"), given, strict=True):
@@ -193,17 +193,17 @@ def given_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layo
         bad = [end if whole else end[np.argmin(ordered)] for end in given]
         raise SpecError(f"input_min is {bad[0]} and input_max is {bad[1]}{where}; input_min <= input_max must hold")
     if layout.num_slices:
-        ends[0], ends[1] = given
-    return ends
+        ranges[0], ranges[1] = given
+    return ranges
 
 
-def gradient_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
-    """Return the ends (2, slices) for the gradient, which accepts them in any order, and NaN, unlike the op itself.
+def gradient_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
+    """Return the ranges (2, slices) for the gradient, which accepts them in any order, and NaN, unlike the op itself.
 
     Raises:
         SpecError: wrong rank or length.
     """
-    ends = np.empty((2, layout.num_slices), float_type(dtype))
+    ranges = np.empty((2, layout.num_slices), float_type(dtype))
     rank = 0 if spec.axis == WHOLE_TENSOR else 1
     for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
         values = np.asarray(end)
@@ -212,8 +212,8 @@ def gradient_ends(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, l
         if rank and values.size != layout.num_ranges:
             raise SpecError(f"{name} has {values.size} values; dimension {spec.axis} has {layout.num_ranges}")
         if layout.num_slices:
-            ends[row] = in_arithmetic(values, compute_type_of(dtype, ComputeDType.NATIVE), dtype)
-    return ends
+            ranges[row] = in_arithmetic(values, compute_type_of(dtype, ComputeDType.NATIVE), dtype)
+    return ranges
 
 
 def in_arithmetic(end: ArrayLike, compute_type: np.generic, dtype: str) -> Floats:

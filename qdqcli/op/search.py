@@ -100,18 +100,18 @@ def _squared_error(x, v, a, count, grids, k, half_up, compute_type, limit):
 
 
 @inlined
-def _bound_errors(x, v, count, grids, half_up, compute_type, ends, bounds):
+def _bound_errors(x, v, count, grids, half_up, compute_type, extremes, bounds):
     """Fill `bounds` (candidates,) with a lower bound of each candidate's error, VECTOR_SIZE candidates at a time.
 
-    The largest and the smallest element of each lane are distinct elements (kept in `ends` (2, VECTOR_SIZE)); the error
-    of clipping them is part of a candidate's error.
+    The largest and the smallest element of each lane are distinct elements (kept in `extremes` (2, VECTOR_SIZE)); the
+    error of clipping them is part of a candidate's error.
     """
     stored, room = load_part(x, 0, 1), grids.shape[1]
     high = low = load(v, 0)
     for i in range(VECTOR_SIZE, count, VECTOR_SIZE):
         high, low = larger(load(v, i), high), smaller(load(v, i), low)
-    store(ends, 0, high)
-    store(ends, VECTOR_SIZE, low)
+    store(extremes, 0, high)
+    store(extremes, VECTOR_SIZE, low)
     for k in range(0, room, VECTOR_SIZE):
         lo, hi = load(grids, MIN_RANGE * room + k), load(grids, MAX_RANGE * room + k)
         scale, inverse = load(grids, SCALE * room + k), load(grids, INVERSE_SCALE * room + k)
@@ -119,9 +119,9 @@ def _bound_errors(x, v, count, grids, half_up, compute_type, ends, bounds):
         y_hi = _stored_value(fake_quantize(hi, scale, inverse, half_up, compute_type), stored)
         total = broadcast(grids.dtype.type(0))
         for lane in range(VECTOR_SIZE):
-            over, under = y_hi - ends[0, lane], y_lo - ends[1, lane]
-            total = total + select(hi < ends[0, lane], over * over, 0.0)
-            total = total + select(lo > ends[1, lane], under * under, 0.0)
+            over, under = y_hi - extremes[0, lane], y_lo - extremes[1, lane]
+            total = total + select(hi < extremes[0, lane], over * over, 0.0)
+            total = total + select(lo > extremes[1, lane], under * under, 0.0)
         store(bounds, k, total)
 
 
@@ -146,12 +146,12 @@ def _search_run(x, v, a, count, grids, bounds, num_candidates, guess, half_up, c
 
 @kernel()
 def search_slices(
-    x, base, start, stop, inner, row, advance, first_slice, ends, fractions, num_candidates, q_min, q_max,
+    x, base, start, stop, inner, row, advance, first_slice, ranges, fractions, num_candidates, q_min, q_max,
     half_up, compute_type, v, a, best,
 ):  # fmt: skip
     """Fill `best` (slices,) with the best candidate of each slice of x[start:stop], whole slices of one run each.
 
-    `ends` (2, slices) are the ranges of their finite elements; `v` and `a` are scratch buffers for the longest slice.
+    `ranges` (2, slices) are the ranges of their finite elements; `v` and `a` are scratch buffers for the longest slice.
     """
     grids, bounds = np.empty((GRID_ROWS, fractions.size), fractions.dtype), np.empty_like(fractions)
     extremes = np.empty((2, VECTOR_SIZE), fractions.dtype)
@@ -160,11 +160,11 @@ def search_slices(
     while i < stop:
         run, end, _ = run_at(i, inner, row, advance)
         s, end = run - first_slice, smaller(end, stop)
-        if ends[0, s] == ends[1, s] == 0:  # all candidates are equal
+        if ranges[0, s] == ranges[1, s] == 0:  # all candidates are equal
             best[s] = num_candidates - 1
             i = end
             continue
-        _make_candidates(ends[0, s], ends[1, s], fractions, q_min, q_max, compute_type, grids)
+        _make_candidates(ranges[0, s], ranges[1, s], fractions, q_min, q_max, compute_type, grids)
         _decode_run(x, i - base, end - i, compute_type, v, a)
         # slices are alike: starting at the previous best drops most candidates early
         _bound_errors(x, v, end - i, grids, half_up, compute_type, extremes, bounds)

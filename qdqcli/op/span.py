@@ -84,7 +84,7 @@ class BlockSums:
 
     sums: NDArray[np.float64]
     """(chunks, SUM_COLUMNS)."""
-    ends: Floats
+    ranges: Floats
     """(2, slices)."""
     degenerate: NDArray[np.bool_]
     """(slices,)."""

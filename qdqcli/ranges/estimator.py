@@ -58,8 +58,8 @@ class LongSlice(Protocol):
     def finish_pass(self) -> bool:
         """End a pass, with no `see` in progress; return True if the range is known, False to request another pass."""
 
-    def ends(self) -> "Floats":
-        """Return the ends of the range, shape (2, 1)."""
+    def ranges(self) -> "Floats":
+        """Return the range, shape (2, 1)."""
 
 
 class RangeEstimator(Protocol):
@@ -77,10 +77,10 @@ class RangeEstimator(Protocol):
     def __init__(self, spec: "QuantSpec", dtype: str) -> None: ...
 
     def of_slices(self, slices: WholeSlices) -> "Floats":
-        """Return the ends, shape (2, slices)."""
+        """Return the ranges, shape (2, slices)."""
 
     def of_patterns(self, patterns: "PatternHistogram") -> "Floats":
-        """Return the ends, shape (2, 1), of a slice of 16-bit elements, from their counts."""
+        """Return the ranges, shape (2, 1), of a slice of 16-bit elements, from their counts."""
 
     def of_long_slice(self, num_elements: int) -> LongSlice:
         """Start a slice that is longer than a chunk, or is a whole tensor."""

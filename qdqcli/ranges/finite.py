@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op import ranks
 from qdqcli.op.histogram import NUM_PATTERNS
-from qdqcli.op.params import INFINITY, PATTERN, Floats, Keys, empty_keys, ends_of_keys, key_limits
+from qdqcli.op.params import INFINITY, PATTERN, Floats, Keys, empty_keys, key_limits, ranges_of_order_keys
 from qdqcli.ranges.estimator import WholeSlices
 
 
@@ -22,9 +22,9 @@ class FiniteElements:
     """Order keys of the extremes, shape (2, slices)."""
 
     @property
-    def ends(self) -> Floats:
+    def ranges(self) -> Floats:
         """Return the extremes, shape (2, slices); zeros for a slice without finite elements."""
-        return ends_or_zeros(self.keys, self.dtype)
+        return ranges_or_zeros(self.keys, self.dtype)
 
     @classmethod
     def of(cls, slices: WholeSlices, dtype: str) -> "FiniteElements":
@@ -34,9 +34,9 @@ class FiniteElements:
         return cls(dtype=dtype, numbers=numbers, keys=keys)
 
 
-def ends_or_zeros(keys: Keys, dtype: str) -> Floats:
-    """Decode the ends of ranges, shape (2, slices), from their keys; zeros where nothing was seen."""
-    return ends_of_keys(np.where(keys[0] <= keys[1], keys, 0).astype(keys.dtype), dtype)
+def ranges_or_zeros(keys: Keys, dtype: str) -> Floats:
+    """Decode ranges, shape (2, slices), from their keys; zeros where nothing was seen."""
+    return ranges_of_order_keys(np.where(keys[0] <= keys[1], keys, 0).astype(keys.dtype), dtype)
 
 
 def counts_by_key(counts: NDArray[np.int64], dtype: str) -> tuple[NDArray[np.int16], NDArray[np.int64]]:

@@ -9,7 +9,7 @@ from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, empty_keys, ends_of_keys, merge_keys
+from qdqcli.op.params import Floats, empty_keys, merge_keys, ranges_of_order_keys
 from qdqcli.op.span import Span
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import WholeSlices
@@ -56,9 +56,9 @@ class MinMax:
         """Return True: one pass is enough."""
         return True
 
-    def ends(self) -> Floats:
-        """Return the ends of the ranges, shape (2, slices); NaN for an all-NaN slice."""
-        return ends_of_keys(self._keys, self._dtype)
+    def ranges(self) -> Floats:
+        """Return the ranges, shape (2, slices); NaN for an all-NaN slice."""
+        return ranges_of_order_keys(self._keys, self._dtype)
 
 
 class MinMaxEstimator:
@@ -79,10 +79,10 @@ class MinMaxEstimator:
     def of_slices(self, slices: WholeSlices) -> Floats:
         measured = MinMax(slices.layout, self._dtype, slices.first_slice, slices.num_slices, self._backend)
         measured.see(slices.x, slices.start, slices.stop)
-        return measured.ends()
+        return measured.ranges()
 
     def of_patterns(self, patterns: PatternHistogram) -> Floats:
-        return patterns.ends()
+        return patterns.ranges()
 
     def of_long_slice(self, num_elements: int) -> MinMax:
         return MinMax(Layout.of((num_elements,), QuantSpec()), self._dtype, 0, 1, self._backend)

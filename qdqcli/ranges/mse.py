@@ -30,16 +30,16 @@ from qdqcli.op.params import (
     codes,
     compute_type_of,
     empty_keys,
-    ends_of_keys,
     float_type,
     half_up,
     in_arithmetic,
     merge_keys,
+    ranges_of_order_keys,
 )
 from qdqcli.op.spec import QuantSpec
 from qdqcli.op.value import StaticBool
 from qdqcli.ranges.estimator import WholeSlices
-from qdqcli.ranges.finite import FiniteElements, counts_by_key, ends_or_zeros
+from qdqcli.ranges.finite import FiniteElements, counts_by_key, ranges_or_zeros
 from qdqcli.stats.sums import CHUNK_ELEMENTS, expansion, value_of
 
 NUM_CANDIDATES = 100
@@ -65,39 +65,39 @@ class MseEstimator:
         self.fractions = (np.minimum(np.arange(1, room + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
 
     def of_slices(self, slices: WholeSlices) -> Floats:
-        ends = FiniteElements.of(slices, self.dtype).ends
+        ranges = FiniteElements.of(slices, self.dtype).ranges
         best = np.empty(slices.num_slices, np.int64)
         search.search_slices(
-            slices.x, *slices.place, ends, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up, self.compute_type,
+            slices.x, *slices.place, ranges, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up, self.compute_type,
             *self.room(len(slices.x)), best,
         )  # fmt: skip
-        return self.shrink(ends, best)
+        return self.shrink(ranges, best)
 
     def of_patterns(self, patterns: PatternHistogram) -> Floats:
         keys, by_key = counts_by_key(patterns.counts, self.dtype)
         seen = keys[by_key > 0]
         if not seen.size:
             return np.zeros((2, 1), np.float32)
-        ends = ends_of_keys(np.array([[seen[0]], [seen[-1]]]), self.dtype)
+        ranges = ranges_of_order_keys(np.array([[seen[0]], [seen[-1]]]), self.dtype)
         x = np.arange(NUM_PATTERNS, dtype=np.uint16).view(STORAGE[self.dtype])
         errors = np.empty(NUM_CANDIDATES)
-        grids = self.grids(ends)
+        grids = self.grids(ranges)
         counts, occurring = patterns.counts, np.flatnonzero(patterns.counts)
         search.sum_patterns(counts, occurring, x, grids, NUM_CANDIDATES, self.half_up, self.compute_type, errors)
-        return self.shrink(ends, np.array([least_error(dict(enumerate(errors.tolist())))]))
+        return self.shrink(ranges, np.array([least_error(dict(enumerate(errors.tolist())))]))
 
     def of_long_slice(self, num_elements: int) -> "_LongSlice":
         return _LongSlice(self, num_elements)
 
-    def grids(self, ends: Floats) -> Floats:
+    def grids(self, ranges: Floats) -> Floats:
         """Return the grids of all candidates, shape (GRID_ROWS, whole vectors), of a slice with these ends (2, 1)."""
         grids = np.empty((GRID_ROWS, len(self.fractions)), self.fractions.dtype)
-        search.make_candidates(ends[0, 0], ends[1, 0], self.fractions, *self.codes, self.compute_type, grids)
+        search.make_candidates(ranges[0, 0], ranges[1, 0], self.fractions, *self.codes, self.compute_type, grids)
         return grids
 
-    def shrink(self, ends: Floats, candidates: NDArray[np.int64]) -> Floats:
-        """Return the ends, shape (2, slices), of one candidate per slice."""
-        return in_arithmetic(ends * self.fractions[candidates], self.compute_type, self.dtype)
+    def shrink(self, ranges: Floats, candidates: NDArray[np.int64]) -> Floats:
+        """Return the ranges, shape (2, slices), of one candidate per slice."""
+        return in_arithmetic(ranges * self.fractions[candidates], self.compute_type, self.dtype)
 
     def room(self, num_elements: int) -> tuple[Floats, NDArray[np.float64]]:
         """Allocate the kernels' scratch buffers for decoding a slice or a chunk, whichever is shorter."""
@@ -122,7 +122,7 @@ class _LongSlice:
         num_chunks = -(-num_elements // CHUNK_ELEMENTS)
         self._sample_step = max(-(-num_chunks // _SAMPLE_CHUNKS), 1)
         self._keys = empty_keys(1, estimator.dtype)
-        self._ends: Floats | None = None
+        self._ranges: Floats | None = None
         """Range of the finite elements, once known."""
         self._grids: Floats
         self._stage = self._after_extremes
@@ -135,7 +135,7 @@ class _LongSlice:
         self._merging = Lock()
 
     def see(self, x: NDArray[Any], start: int, stop: int) -> None:
-        if self._ends is None:
+        if self._ranges is None:
             whole = WholeSlices(x=x, start=0, layout=Layout.of(x.shape, QuantSpec()))
             found = FiniteElements.of(whole, self._estimator.dtype)
             with self._merging:
@@ -177,10 +177,10 @@ class _LongSlice:
         return self._stage()
 
     def _after_extremes(self) -> bool:
-        self._ends = ends_or_zeros(self._keys, self._estimator.dtype)
-        if not self._ends.any():
+        self._ranges = ranges_or_zeros(self._keys, self._estimator.dtype)
+        if not self._ranges.any():
             return True
-        self._grids = self._estimator.grids(self._ends)
+        self._grids = self._estimator.grids(self._ranges)
         self._stage = self._after_sample
         return False
 
@@ -206,6 +206,6 @@ class _LongSlice:
     def _least(self) -> int:
         return least_error({k: value_of(expansion(self._sums[k])) for k in self._running})
 
-    def ends(self) -> Floats:
-        assert self._ends is not None  # the first pass found them
-        return self._estimator.shrink(self._ends, np.array([self._best]))
+    def ranges(self) -> Floats:
+        assert self._ranges is not None  # the first pass found them
+        return self._estimator.shrink(self._ranges, np.array([self._best]))

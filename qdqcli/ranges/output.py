@@ -31,8 +31,8 @@ class RangeEntry:
 class RangesWriter(Protocol):
     """Writes the entries in order."""
 
-    def write(self, entry: RangeEntry, ends: Floats) -> None:
-        """Write the ends (2, ranges) of the next entry.
+    def write(self, entry: RangeEntry, ranges: Floats) -> None:
+        """Write the ranges (2, num_ranges) of the next entry.
 
         Raises:
             UsageError: the format cannot represent a number.
@@ -101,8 +101,8 @@ class _Safetensors:
         file.resize(self._offset + end)
         file.write(memoryview(len(text).to_bytes(8, "little") + text), 0)
 
-    def write(self, entry: RangeEntry, ends: Floats) -> None:
-        for row in ends.astype(_type_of(entry)):
+    def write(self, entry: RangeEntry, ranges: Floats) -> None:
+        for row in ranges.astype(_type_of(entry)):
             self._file.write(row.data, self._offset)
             self._offset += row.nbytes
 
@@ -116,15 +116,15 @@ class _Json:
     def __init__(self, file: OutputFile, entries: Sequence[RangeEntry]) -> None:  # noqa: ARG002 - they come one by one
         self._file, self._offset, self._before = file, 0, "{\n"
 
-    def write(self, entry: RangeEntry, ends: Floats) -> None:
-        finite = np.isfinite(ends).all(axis=0)
+    def write(self, entry: RangeEntry, ranges: Floats) -> None:
+        finite = np.isfinite(ranges).all(axis=0)
         if not finite.all():
             where = "" if entry.num_ranges is None else f" channel {int(np.argmin(finite))}"
             raise UsageError(
                 f"'{escape_name(entry.name)}'{where} has an infinite range, which JSON cannot say; write .safetensors, "
                 "or take another --estimator, which leaves infinities out"
             )
-        values = ends[:, 0].tolist() if entry.num_ranges is None else ends.tolist()
+        values = ranges[:, 0].tolist() if entry.num_ranges is None else ranges.tolist()
         self._append(f"{self._before}{json.dumps(entry.name)}: {json.dumps(dict(zip(_ENDS, values, strict=True)))}")
         self._before = ",\n"
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
-from qdqcli.op.params import PATTERN, Floats, ends_of_keys, float_type
+from qdqcli.op.params import PATTERN, Floats, float_type, ranges_of_order_keys
 from qdqcli.op.ranks import count_digits, count_first_digits, select_ranks
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import LongSlice, WholeSlices
@@ -40,7 +40,7 @@ class PercentileEstimator:
         select_ranks(
             slices.x.view(PATTERN[self._dtype]), *slices.place, finite.numbers, np.ascontiguousarray(ranks), finite.keys
         )
-        return finite.ends
+        return finite.ranges
 
     def of_patterns(self, patterns: PatternHistogram) -> Floats:
         keys, counts = counts_by_key(patterns.counts, self._dtype)
@@ -49,7 +49,7 @@ class PercentileEstimator:
         if not reached[-1]:
             return np.zeros((2, 1), np.float32)
         found = keys[np.searchsorted(reached, np.array(ranks))]
-        return ends_of_keys(found.reshape(2, 1), self._dtype)
+        return ranges_of_order_keys(found.reshape(2, 1), self._dtype)
 
     def of_long_slice(self, num_elements: int) -> LongSlice:  # noqa: ARG002 - counts only finite elements
         return _LongSlice(self._share, self._dtype) if self._dtype in ("F32", "F64") else _Patterns(self, self._dtype)
@@ -74,7 +74,7 @@ class _Patterns:
     def finish_pass(self) -> bool:
         return True
 
-    def ends(self) -> Floats:
+    def ranges(self) -> Floats:
         return self._estimator.of_patterns(self._counter.histogram())
 
 
@@ -135,7 +135,7 @@ class _LongSlice:
         self._prefixes = prefixes
         self._ranks -= [int(row[digit - 1]) if digit else 0 for row, digit in zip(reached, digits, strict=True)]
 
-    def ends(self) -> Floats:
+    def ranges(self) -> Floats:
         if self._prefixes is None or not self._ranks.any():
             return np.zeros((2, 1), float_type(self._dtype))
-        return ends_of_keys(self._prefixes.astype(PATTERN[self._dtype]).reshape(2, 1), self._dtype)
+        return ranges_of_order_keys(self._prefixes.astype(PATTERN[self._dtype]).reshape(2, 1), self._dtype)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qdqcli.measure.blocks import GRID_BYTES, check_memory
-from qdqcli.measure.estimate import estimate_ends
+from qdqcli.measure.estimate import estimate_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Hull
 from qdqcli.measure.workers import Workers
@@ -60,9 +60,9 @@ def calibrate(
     with create_ranges(path, entries, overwrite=overwrite) as writer:
         for plan, own in by_plan:
             with plan.shard.open() as reader:
-                for (info, _), ends in _estimates(own, reader, workers):
-                    writer.write(next(remaining), ends)
-                    hulls[plan.file.path, info.name] = _hull_of(info, ends)
+                for (info, _), ranges in _estimates(own, reader, workers):
+                    writer.write(next(remaining), ranges)
+                    hulls[plan.file.path, info.name] = _hull_of(info, ranges)
                     on_bytes(info.nbytes)
                 reader.close()
     return hulls
@@ -92,8 +92,8 @@ def _estimates(tasks: Sequence[Task], reader: ShardReader, workers: Workers) -> 
         layout = layout_of(info, spec)
         if not layout.num_elements:
             return np.zeros((2, layout.num_ranges))
-        ends = estimate_ends(spec, reader, info, layout, workers)
-        return np.where(np.isnan(ends), 0, ends)
+        ranges = estimate_ranges(spec, reader, info, layout, workers)
+        return np.where(np.isnan(ranges), 0, ranges)
 
     for is_small, run in groupby(tasks, lambda task: task[0].nbytes <= _SMALL_BYTES):
         alike = list(run)
@@ -103,5 +103,5 @@ def _estimates(tasks: Sequence[Task], reader: ShardReader, workers: Workers) -> 
             yield from zip(batch, workers.map(estimate, batch), strict=True)
 
 
-def _hull_of(info: TensorInfo, ends: Floats) -> Hull:
-    return (float(ends[0].min()), float(ends[1].max())) if info.num_elements else (nan, nan)
+def _hull_of(info: TensorInfo, ranges: Floats) -> Hull:
+    return (float(ranges[0].min()), float(ranges[1].max())) if info.num_elements else (nan, nan)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import GRID_BYTES, Block, blocks_of, read_block
-from qdqcli.measure.estimate import estimate_ends
-from qdqcli.measure.given_range import given_ends
+from qdqcli.measure.estimate import estimate_ranges
+from qdqcli.measure.given_range import given_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.bins import count_bins
@@ -59,10 +59,10 @@ def _histograms(
         return None
     dtype, spec = tensor.dtype.name, row.spec
     given = measuring.range_of(tensor.name, file, spec)
-    ends = given_ends(given, 0, layout.num_slices, dtype, spec.compute_dtype)
-    if ends is None:
-        ends = estimate_ends(spec, reader, tensor, layout, workers)
-    params = workers.backend.quant_params(ends, spec, layout, 0, dtype)
+    ranges = given_ranges(given, 0, layout.num_slices, dtype, spec.compute_dtype)
+    if ranges is None:
+        ranges = estimate_ranges(spec, reader, tensor, layout, workers)
+    params = workers.backend.quant_params(ranges, spec, layout, 0, dtype)
 
     def pair(block: Block) -> Pair:
         x = read_block(reader, tensor, workers, "input", block)

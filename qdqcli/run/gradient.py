@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_size
 from qdqcli.measure.blocks import GRID_BYTES, Block, blocks_of, check_memory, read_block, write_block
-from qdqcli.measure.estimate import estimate_ends
-from qdqcli.measure.given_range import given_ends
+from qdqcli.measure.estimate import estimate_ranges
+from qdqcli.measure.given_range import given_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.layout import Layout
@@ -144,15 +144,15 @@ def _reordered(pair: _Pair, workers: Workers) -> NDArray[Any]:
 def _differentiate_tensor(pair: _Pair, workers: Workers) -> MaskedGradient:
     layout = layout_of(pair.gradients, pair.spec)
     dtype = pair.info.dtype.name
-    ends = given_ends(pair.spec.given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
-    if ends is None:
-        ends = estimate_ends(pair.spec, pair.reader, pair.info, layout_of(pair.info, pair.spec), workers)
+    ranges = given_ranges(pair.spec.given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
+    if ranges is None:
+        ranges = estimate_ranges(pair.spec, pair.reader, pair.info, layout_of(pair.info, pair.spec), workers)
     blocks = blocks_of(pair.gradients, workers)
-    outside = workers.map(partial(_differentiate_block, pair, layout, ends, workers), blocks)
+    outside = workers.map(partial(_differentiate_block, pair, layout, ranges, workers), blocks)
     return MaskedGradient(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))
 
 
-def _differentiate_block(pair: _Pair, layout: Layout, ends: Floats, workers: Workers, block: Block) -> int:
+def _differentiate_block(pair: _Pair, layout: Layout, ranges: Floats, workers: Workers, block: Block) -> int:
     start, stop = block
     if pair.reordered is None:
         x = read_block(pair.reader, pair.info, workers, "input", block)
@@ -160,6 +160,6 @@ def _differentiate_block(pair: _Pair, layout: Layout, ends: Floats, workers: Wor
         x = pair.reordered[start:stop]
     g = read_block(pair.gradients_reader, pair.gradients, workers, "gradients", block)
     out: NDArray[Any] = workers.buffer("output", x.dtype.type, stop - start)
-    outside = workers.backend.differentiate(g, x, out, start, layout, ends, pair.info.dtype.name)
+    outside = workers.backend.differentiate(g, x, out, start, layout, ranges, pair.info.dtype.name)
     write_block(pair.writer, pair.gradients, out, start)
     return outside

@@ -60,15 +60,15 @@ class Matrix:
         layout, number = Layout.of(self.shape, spec), float_type(self.dtype)
         slices, size = layout.num_slices, self.x.size
         keys = cuda.device_array((2, slices), launch.KEY[self.dtype])
-        ends, grids = (cuda.device_array((rows, slices), number) for rows in (2, GRID_ROWS))
+        ranges, grids = (cuda.device_array((rows, slices), number) for rows in (2, GRID_ROWS))
         flags = cuda.device_array((FLAG_ROWS, slices), np.bool_)
         settings = launch.settings_of(spec, self.dtype)
 
         def work() -> None:
             launch.clear_keys(keys, self.dtype, self.stream)
             launch.measure(self.x, 0, 0, size, layout, 0, keys, self.dtype, self.stream)
-            launch.decode_keys(keys, ends, self.dtype, self.stream)
-            launch.make_grids(ends, spec, self.dtype, grids, flags, self.stream)
+            launch.decode_keys(keys, ranges, self.dtype, self.stream)
+            launch.make_grids(ranges, spec, self.dtype, grids, flags, self.stream)
             if statistics:
                 launch.quantize_and_sum(
                     self.x,

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from qdqcli.measure.estimate import estimate_ends
+from qdqcli.measure.estimate import estimate_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.tensor import TensorJob, quantize_tensor
 from qdqcli.measure.workers import Workers
@@ -56,7 +56,7 @@ class Matrix:
         return quantize_tensor(TensorJob(info=self.info, spec=spec, reader=self.reader), self.workers)
 
     def estimate(self, spec: QuantSpec) -> object:
-        return estimate_ends(spec, self.reader, self.info, layout_of(self.info, spec), self.workers)
+        return estimate_ranges(spec, self.reader, self.info, layout_of(self.info, spec), self.workers)
 
     def show(self, title: str, rounds: int) -> None:
         plain = LAYOUTS[title]

@@ -12,7 +12,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.vector import VECTOR_SIZE, load, store_nontemporal
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import QuantParams, empty_keys, ends_of_keys, merge_keys
+from qdqcli.op.params import QuantParams, empty_keys, merge_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 from tests.benchmarks.ratios import Table, compare
 
@@ -55,7 +55,7 @@ class Matrix:
 
         for own in self.over_blocks(part):
             merge_keys(keys, own)
-        return layout, cpu.quant_params(ends_of_keys(keys, "F32"), spec, layout, 0, "F32")
+        return layout, cpu.quant_params(ranges_of_order_keys(keys, "F32"), spec, layout, 0, "F32")
 
     def op(self, spec: QuantSpec) -> None:
         """Run the op like the Python API, into existing memory."""
@@ -63,8 +63,8 @@ class Matrix:
         if cpu.can_fuse(layout, parts):
             cpu.fake_quantize_slices(self.x, self.y, layout, spec, parts, "F32")
             return
-        ends = ends_of_keys(cpu.measure_parts(self.x, layout, parts, "F32"), "F32")
-        cpu.quantize_parts(self.x, self.y, layout, cpu.quant_params(ends, spec, layout, 0, "F32"), parts)
+        ranges = ranges_of_order_keys(cpu.measure_parts(self.x, layout, parts, "F32"), "F32")
+        cpu.quantize_parts(self.x, self.y, layout, cpu.quant_params(ranges, spec, layout, 0, "F32"), parts)
 
     def op_and_sums(self, spec: QuantSpec) -> None:
         """Run the op with all statistics like the Python API, into existing memory."""

@@ -34,7 +34,7 @@ from qdqcli.op.cpu import histograms as cpu_patterns
 from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_keys, ends_of_keys
+from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS as CHUNK
 from tests.benchmarks.in_memory import Matrix
@@ -123,7 +123,7 @@ def measured(x: Array, dtype: str) -> QuantParams:
     spec = QuantSpec(compute_dtype=ComputeDType.FLOAT32)
     layout, keys = Layout.of(x.shape, spec), empty_keys(1, dtype)
     cpu.measure_range(x, 0, x.size, layout, 0, keys, dtype)
-    return cpu.quant_params(ends_of_keys(keys, dtype), spec, layout, 0, dtype)
+    return cpu.quant_params(ranges_of_order_keys(keys, dtype), spec, layout, 0, dtype)
 
 
 def weights(count: int) -> Array:

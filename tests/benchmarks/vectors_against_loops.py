@@ -20,7 +20,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import empty_keys, ends_of_keys
+from qdqcli.op.params import empty_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 from tests.benchmarks.ratios import compare
 
@@ -72,7 +72,7 @@ def main() -> None:
     layout = Layout.of(x.shape, QuantSpec())
     keys = empty_keys(1, "F32")
     cpu.measure_range(x, 0, size, layout, 0, keys, "F32")
-    params = cpu.quant_params(ends_of_keys(keys, "F32"), QuantSpec(), layout, 0, "F32")
+    params = cpu.quant_params(ranges_of_order_keys(keys, "F32"), QuantSpec(), layout, 0, "F32")
     scale, inverse = params.grids[2, 0], params.grids[3, 0]
     sums, lanes = np.empty(SUM_COLUMNS), np.empty((5, VECTOR_SIZE))
     blocks = [slice(start, start + BLOCK) for start in range(0, size, BLOCK)]

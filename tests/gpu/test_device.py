@@ -88,8 +88,10 @@ def test_every_16_bit_pattern(dtype: str, compute_dtype: ComputeDType, round_mod
             forward(finite, num_bits=num_bits, **settings),
             quantize_and_dequantize_v4(finite, num_bits=num_bits, **settings),
         )
-    ends = np.float32(-0.5), np.float32(0.25)
-    assert_same_bits(grad(x[::-1].copy(), x, *ends)[0], quantize_and_dequantize_v4_grad(x[::-1].copy(), x, *ends)[0])
+    ranges = np.float32(-0.5), np.float32(0.25)
+    assert_same_bits(
+        grad(x[::-1].copy(), x, *ranges)[0], quantize_and_dequantize_v4_grad(x[::-1].copy(), x, *ranges)[0]
+    )
 
 
 @pytest.mark.slow
@@ -158,9 +160,9 @@ def test_torch_tensors_stay_on_their_stream() -> None:
             for _ in range(20):  # work that is still under way when the op is put behind it
                 there = there * 1.0
             got = quantize_and_dequantize_v4(there.T, num_bits=4, axis=1)
-            ends = torch.full((300,), -0.5, device="cuda"), torch.full((300,), 0.25, device="cuda")
-            given = quantize_and_dequantize_v4(there, *ends, range_given=True, axis=0)
-            back, *zeros = quantize_and_dequantize_v4_grad(there, there, *ends, axis=0)
+            ranges = torch.full((300,), -0.5, device="cuda"), torch.full((300,), 0.25, device="cuda")
+            given = quantize_and_dequantize_v4(there, *ranges, range_given=True, axis=0)
+            back, *zeros = quantize_and_dequantize_v4_grad(there, there, *ranges, axis=0)
             host = [tensor.float().cpu().numpy().astype(numbers) for tensor in (there, got, given, back)]
         assert type(got) is torch.Tensor
         assert got.is_cuda

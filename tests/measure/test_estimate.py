@@ -45,14 +45,14 @@ def estimated(folder: Path, x: np.ndarray, spec: QuantSpec, *, threads: int = 2,
     (shard,) = open_checkpoint(write_safetensors(folder / "x.safetensors", {"x": x})).shards
     (info,) = shard.tensors
     with shard.open() as reader, Workers(threads, max_memory) as workers:
-        return estimate.estimate_ends(spec, reader, info, layout_of(info, spec), workers)
+        return estimate.estimate_ranges(spec, reader, info, layout_of(info, spec), workers)
 
 
 def expected(x: np.ndarray, spec: QuantSpec, op: Op = quantize_and_dequantize_v4) -> np.ndarray:
     slices = indices_of_slices(x.shape, axis=spec.axis, group_size=spec.group_size)
     parts = [x.reshape(-1)[indices] for indices in slices]
     if spec.estimator == "percentile":
-        ends = [oracle.percentile(part, str(spec.percentile)) for part in parts]
+        ranges = [oracle.percentile(part, str(spec.percentile)) for part in parts]
     else:
         attributes = {
             "num_bits": spec.num_bits,
@@ -60,8 +60,8 @@ def expected(x: np.ndarray, spec: QuantSpec, op: Op = quantize_and_dequantize_v4
             "narrow_range": spec.narrow_range,
             "round_mode": str(spec.round_mode),
         }
-        ends = [oracle.mse(part, op, str(spec.compute_dtype), **attributes) for part in parts]
-    return np.array(ends, np.float64).T.astype(np.float64 if x.dtype == np.float64 else np.float32)
+        ranges = [oracle.mse(part, op, str(spec.compute_dtype), **attributes) for part in parts]
+    return np.array(ranges, np.float64).T.astype(np.float64 if x.dtype == np.float64 else np.float32)
 
 
 def spoiled(shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -136,8 +136,8 @@ def test_the_counts_of_patterns_give_the_same_range(tmp_path: Path, dtype: str) 
         # In another order of addition: only an error that is as small up to rounding may be taken instead.
         got, want = estimated(tmp_path, x, spec), expected(x, spec)
         errors = [
-            oracle.squared_error(x, tuple(ends[:, 0]), quantize_and_dequantize_v4, compute_dtype, num_bits=4)
-            for ends in (got, want)
+            oracle.squared_error(x, tuple(ranges[:, 0]), quantize_and_dequantize_v4, compute_dtype, num_bits=4)
+            for ranges in (got, want)
         ]
         assert errors[0] == pytest.approx(errors[1], rel=1e-12)
 
@@ -148,9 +148,9 @@ def test_a_slice_of_nothing_finite_has_a_range_of_zeros(tmp_path: Path, name: st
         if DTYPES[dtype].kind in "fV" or dtype == "BF16":
             x = np.full((3, CHUNK_ELEMENTS + 5), np.inf, DTYPES[dtype])
             x[1] = 1.0
-            ends = estimated(tmp_path, x, spec_of(name, axis=0))
-            assert not ends[:, [0, 2]].any()
-            assert ends[:, 1].tolist() == [1, 1] or name == "mse"
+            ranges = estimated(tmp_path, x, spec_of(name, axis=0))
+            assert not ranges[:, [0, 2]].any()
+            assert ranges[:, 1].tolist() == [1, 1] or name == "mse"
             assert not estimated(tmp_path, x[0], spec_of(name)).any()
 
 

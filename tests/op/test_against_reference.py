@@ -144,7 +144,7 @@ class Call:
         return self._array(self.gradient_bits).reshape(self.shape)
 
     @property
-    def ends(self) -> tuple[Any, Any]:
+    def ranges(self) -> tuple[Any, Any]:
         """None, NumPy scalars, or vectors."""
         if not self.attrs.get("range_given", True):
             return None, None
@@ -170,9 +170,9 @@ def calls(draw: st.DrawFn, dtype_name: str, compute_dtype: str, *, grad: bool = 
     one_end = st.one_of(element, *elements(dtype).values())
     pairs = st.lists(st.tuples(one_end, one_end), min_size=num_slices, max_size=num_slices)
     if grad:
-        ends = draw(pairs)  # a reversed range and a NaN end are legal here
+        ranges = draw(pairs)  # a reversed range and a NaN end are legal here
         gradients = draw(st.lists(elements(dtype)["anything"], min_size=size, max_size=size))
-        return Call(dtype_name, shape, tuple(values), {"axis": axis}, *_split(ends), tuple(gradients))
+        return Call(dtype_name, shape, tuple(values), {"axis": axis}, *_split(ranges), tuple(gradients))
     signed_input = draw(st.booleans())
     attrs = {
         "signed_input": signed_input,
@@ -192,8 +192,8 @@ def calls(draw: st.DrawFn, dtype_name: str, compute_dtype: str, *, grad: bool = 
         scale_of_power_of_two(dtype, attrs["num_bits"]),
         scale_near_flush(dtype, attrs["num_bits"]),
     )
-    ends = draw(st.lists(drawn_pairs, min_size=num_slices, max_size=num_slices))
-    return Call(dtype_name, shape, tuple(values), attrs, *_split(ends))
+    ranges = draw(st.lists(drawn_pairs, min_size=num_slices, max_size=num_slices))
+    return Call(dtype_name, shape, tuple(values), attrs, *_split(ranges))
 
 
 def _split(pairs: list[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -232,8 +232,8 @@ def scale_near_flush(dtype: np.dtype[Any], num_bits: int) -> st.SearchStrategy[t
 def assert_api_equals_oracle(call: Call) -> None:
     x = call.input
     with np.errstate(all="ignore"):
-        got = quantize_and_dequantize_v4(x, *call.ends, **call.attrs)
-        want = reference.quantize_and_dequantize_v4(call.input, *call.ends, **call.attrs)
+        got = quantize_and_dequantize_v4(x, *call.ranges, **call.attrs)
+        want = reference.quantize_and_dequantize_v4(call.input, *call.ranges, **call.attrs)
     assert_same_bits(got, want, call.input, call)
     assert x.tobytes() == call.input.tobytes(), "the input was changed"
 
@@ -254,8 +254,8 @@ def test_gradient_equals_oracle(dtype: str) -> None:
     @given(calls(dtype, "native", grad=True))
     def run(call: Call) -> None:
         x, g = call.input, call.gradients
-        got = quantize_and_dequantize_v4_grad(g, x, *call.ends, **call.attrs)
-        want = reference.quantize_and_dequantize_v4_grad(call.gradients, call.input, *call.ends, **call.attrs)
+        got = quantize_and_dequantize_v4_grad(g, x, *call.ranges, **call.attrs)
+        want = reference.quantize_and_dequantize_v4_grad(call.gradients, call.input, *call.ranges, **call.attrs)
         for got_one, want_one in zip(got, want, strict=True):
             assert_same_bits(np.asarray(got_one), want_one, call.input, call)
         assert x.tobytes() == call.input.tobytes()
@@ -279,9 +279,9 @@ def test_op_equals_oracle_on_larger_layouts(dtype: str, compute_dtype: str, rang
         x.flat[5] = math.nan
         size = 1 if axis == -1 else shape[axis]
         lo, hi = -random.uniform(0.1, 3, size), random.uniform(0.1, 3, size)
-        ends = [end.astype(DTYPES[dtype]) for end in (lo, hi)]
+        ranges = [end.astype(DTYPES[dtype]) for end in (lo, hi)]
         if axis == -1:
-            ends = [end[0] for end in ends]
+            ranges = [end[0] for end in ranges]
         attrs = {
             "num_bits": (4, 11, 8)[seed % 3],
             "round_mode": ("HALF_TO_EVEN", "HALF_UP")[seed % 2],
@@ -291,9 +291,9 @@ def test_op_equals_oracle_on_larger_layouts(dtype: str, compute_dtype: str, rang
             "signed_input": seed < 4,
         }
         tensor = x.astype(DTYPES[dtype])
-        given_ends = ends if range_given else [None, None]
-        got = quantize_and_dequantize_v4(tensor, *given_ends, **attrs)
-        want = reference.quantize_and_dequantize_v4(tensor, *given_ends, **attrs)
+        given_ranges = ranges if range_given else [None, None]
+        got = quantize_and_dequantize_v4(tensor, *given_ranges, **attrs)
+        want = reference.quantize_and_dequantize_v4(tensor, *given_ranges, **attrs)
         assert_same_bits(got, want, tensor, f"shape {shape}, {attrs}, seed {seed}")
 
 
@@ -369,20 +369,20 @@ def all_patterns(dtype: str) -> np.ndarray:
     return np.arange(65_536).astype(np.uint16).view(DTYPES[dtype])
 
 
-def assert_same_on_all_patterns(dtype: str, ends: tuple[float, float] | None, **attrs: Any) -> None:
+def assert_same_on_all_patterns(dtype: str, ranges: tuple[float, float] | None, **attrs: Any) -> None:
     """With a given range, all 65,536 patterns; measured, those that are finite and at most 300 in magnitude."""
     x = all_patterns(dtype)
     lo_hi: tuple[Any, Any] = (None, None)
-    if ends is None:
+    if ranges is None:
         with np.errstate(invalid="ignore"):
             x = x[np.abs(x.astype(np.float64)) <= 300]
     else:
-        lo, hi = np.array(ends).astype(DTYPES[dtype])
+        lo, hi = np.array(ranges).astype(DTYPES[dtype])
         lo_hi = (lo, hi)
-    attrs["range_given"] = ends is not None
+    attrs["range_given"] = ranges is not None
     got = quantize_and_dequantize_v4(x, *lo_hi, **attrs)
     want = reference.quantize_and_dequantize_v4(x, *lo_hi, **attrs)
-    assert_same_bits(got, want, x, f"ends {ends}, {attrs}")
+    assert_same_bits(got, want, x, f"ends {ranges}, {attrs}")
 
 
 EXHAUSTIVE: list[tuple[tuple[float, float] | None, dict[str, Any]]] = [
@@ -392,13 +392,13 @@ EXHAUSTIVE: list[tuple[tuple[float, float] | None, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("ends", "attrs"), EXHAUSTIVE, ids=["given", "given half up unsigned", "measured half up"])
+@pytest.mark.parametrize(("ranges", "attrs"), EXHAUSTIVE, ids=["given", "given half up unsigned", "measured half up"])
 @pytest.mark.parametrize("compute_dtype", ["native", "float32"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_op_equals_oracle_on_every_16_bit_value(
-    dtype: str, compute_dtype: str, ends: tuple[float, float] | None, attrs: dict[str, Any]
+    dtype: str, compute_dtype: str, ranges: tuple[float, float] | None, attrs: dict[str, Any]
 ) -> None:
-    assert_same_on_all_patterns(dtype, ends, compute_dtype=compute_dtype, **attrs)
+    assert_same_on_all_patterns(dtype, ranges, compute_dtype=compute_dtype, **attrs)
 
 
 @pytest.mark.slow
@@ -409,10 +409,10 @@ def test_op_equals_oracle_on_every_16_bit_value_and_number_of_bits(dtype: str, n
         itertools.product(["native", "float32"], ["HALF_TO_EVEN", "HALF_UP"])
     ):
         signed_input = (i + num_bits) % 2 == 0
-        ends = [(-1.0, 1.0), (-0.3, 7.0), (-300.0, 11.0), None][(i + num_bits // 2) % 4]
+        ranges = [(-1.0, 1.0), (-0.3, 7.0), (-300.0, 11.0), None][(i + num_bits // 2) % 4]
         assert_same_on_all_patterns(
             dtype,
-            ends,
+            ranges,
             num_bits=num_bits,
             signed_input=signed_input,
             round_mode=round_mode,

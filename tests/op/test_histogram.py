@@ -34,7 +34,7 @@ def histogram_of(x: np.ndarray, dtype: str, part: int = 1000) -> PatternHistogra
 
 def measured(histogram: PatternHistogram, spec: QuantSpec) -> np.ndarray:
     layout = Layout.of((int(histogram.counts.sum()),), spec)
-    return histogram.error_sums(cpu.quant_params(histogram.ends(), spec, layout, 0, histogram.dtype))[0]
+    return histogram.error_sums(cpu.quant_params(histogram.ranges(), spec, layout, 0, histogram.dtype))[0]
 
 
 def values(dtype: str) -> np.ndarray:
@@ -87,8 +87,8 @@ def test_ends_are_those_of_the_elements(dtype: str) -> None:
     x = values(dtype)
     with_nan = np.concatenate([x, np.array([np.nan], DTYPES[dtype])])
     expected = [[float(x.min())], [float(x.max())]]
-    assert histogram_of(with_nan, dtype).ends().tolist() == expected
-    assert np.isnan(histogram_of(with_nan[-1:], dtype).ends()).all()
+    assert histogram_of(with_nan, dtype).ranges().tolist() == expected
+    assert np.isnan(histogram_of(with_nan[-1:], dtype).ranges()).all()
 
 
 def test_parts_merge_to_the_whole() -> None:

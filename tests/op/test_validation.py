@@ -90,9 +90,9 @@ def test_other_dtypes_are_a_type_error_that_names_the_four(dtype: Any) -> None:
 
 
 def test_range_given_without_a_range_is_an_error() -> None:
-    for ends in ((None, None), (np.float32(-1), None), (None, np.float32(1))):
+    for ranges in ((None, None), (np.float32(-1), None), (None, np.float32(1))):
         with pytest.raises((ValueError, TypeError), match="input_m"):
-            quantize_and_dequantize_v4(tensor(), *ends, range_given=True)
+            quantize_and_dequantize_v4(tensor(), *ranges, range_given=True)
 
 
 EMPTY_BAD = [name for name in BAD_IDS if not name.startswith(("too", "scalar", "matrix", "input_max alone is too"))]
@@ -178,9 +178,9 @@ BAD_GRADIENT: list[tuple[str, tuple[int, ...], Any, Any, int, str]] = [
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bad_gradient_argument(dtype: str, shape: tuple[int, ...], lo: Any, hi: Any, axis: int, message: str) -> None:
-    ends = (np.array(end, np.float64).astype(DTYPES[dtype])[()] for end in (lo, hi))
+    ranges = (np.array(end, np.float64).astype(DTYPES[dtype])[()] for end in (lo, hi))
     with pytest.raises(ValueError, match=message):
-        quantize_and_dequantize_v4_grad(tensor(dtype, shape), tensor(dtype), *ends, axis=axis)
+        quantize_and_dequantize_v4_grad(tensor(dtype, shape), tensor(dtype), *ranges, axis=axis)
 
 
 def test_gradient_of_another_dtype_is_an_error() -> None:
@@ -238,12 +238,12 @@ def test_memory_layout_does_not_matter(dtype: str, layout: str, axis: int) -> No
     assert_same_bits(x, before)
     lo, hi = np.array([-3, 5]).astype(DTYPES[dtype])
     g = layouts(dtype)["contiguous"]
-    got, _, _ = quantize_and_dequantize_v4_grad(g, x, *(_ends(lo, hi, before, axis)), axis=axis)
-    want, _, _ = reference.quantize_and_dequantize_v4_grad(g, before, *(_ends(lo, hi, before, axis)), axis=axis)
+    got, _, _ = quantize_and_dequantize_v4_grad(g, x, *(_ranges(lo, hi, before, axis)), axis=axis)
+    want, _, _ = reference.quantize_and_dequantize_v4_grad(g, before, *(_ranges(lo, hi, before, axis)), axis=axis)
     assert_same_bits(got, want, before)
 
 
-def _ends(lo: Any, hi: Any, x: np.ndarray, axis: int) -> tuple[Any, Any]:
+def _ranges(lo: Any, hi: Any, x: np.ndarray, axis: int) -> tuple[Any, Any]:
     return (lo, hi) if axis == -1 else (np.full(x.shape[axis], lo), np.full(x.shape[axis], hi))
 
 
@@ -255,8 +255,8 @@ def test_broadcast_input_is_taken_as_it_looks() -> None:
 def test_ends_may_be_python_numbers_zero_d_arrays_or_lists() -> None:
     x = tensor()
     want = quantize_and_dequantize_v4(x, np.float32(-2.5), np.float32(3), range_given=True)
-    for ends in ((-2.5, 3), (np.array(-2.5, np.float32), np.array(3.0, np.float32))):
-        assert_same_bits(quantize_and_dequantize_v4(x, *ends, range_given=True), want)
+    for ranges in ((-2.5, 3), (np.array(-2.5, np.float32), np.array(3.0, np.float32))):
+        assert_same_bits(quantize_and_dequantize_v4(x, *ranges, range_given=True), want)
     lows, highs = np.full(3, -2.5, np.float32), np.full(3, 3.0, np.float32)
     want = quantize_and_dequantize_v4(x, lows, highs, range_given=True, axis=0)
     assert_same_bits(quantize_and_dequantize_v4(x, lows.tolist(), highs.tolist(), range_given=True, axis=0), want)
@@ -265,11 +265,11 @@ def test_ends_may_be_python_numbers_zero_d_arrays_or_lists() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ends_are_rounded_to_the_dtype_of_the_tensor(dtype: str) -> None:
     x = np.array([0.1, 0.05, -0.1, 0.3]).astype(DTYPES[dtype])
-    ends = np.array([-0.1, 0.1]).astype(DTYPES[dtype])
-    want = reference.quantize_and_dequantize_v4(x, *ends, range_given=True)
+    ranges = np.array([-0.1, 0.1]).astype(DTYPES[dtype])
+    want = reference.quantize_and_dequantize_v4(x, *ranges, range_given=True)
     assert_same_bits(quantize_and_dequantize_v4(x, -0.1, 0.1, range_given=True), want, x)
     got, min_backprop, max_backprop = quantize_and_dequantize_v4_grad(x, x, -0.1, 0.1)
-    want, *_ = reference.quantize_and_dequantize_v4_grad(x, x, *ends)
+    want, *_ = reference.quantize_and_dequantize_v4_grad(x, x, *ranges)
     assert_same_bits(got, want, x)
     assert min_backprop.dtype == max_backprop.dtype == DTYPES[dtype]
 

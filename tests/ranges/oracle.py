@@ -33,11 +33,11 @@ def percentile(x: np.ndarray, percent: str) -> Ends:
     return ordered[-rank], ordered[rank - 1]
 
 
-def squared_error(x: np.ndarray, ends: Ends, op: Op, compute_dtype: str, **attributes: Any) -> float:
+def squared_error(x: np.ndarray, ranges: Ends, op: Op, compute_dtype: str, **attributes: Any) -> float:
     """The documented sum of squared errors of a slice; infinite where a finite element becomes something else."""
     wide = x.astype(arithmetic_of(x, compute_dtype))
     with np.errstate(all="ignore"):
-        y = op(wide, *ends, range_given=True, **attributes).astype(x.dtype)
+        y = op(wide, *ranges, range_given=True, **attributes).astype(x.dtype)
     wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
     counted = np.isfinite(wide_x)
     if not np.isfinite(wide_y[counted]).all():
@@ -60,9 +60,9 @@ def _ordered_sum(terms: np.ndarray) -> float:
 def candidates(x: np.ndarray, compute_dtype: str) -> list[Ends]:
     number = np.float64 if x.dtype == np.float64 else np.float32
     found = finite_of(x).astype(number)
-    ends = np.array([found.min(), found.max()])
+    ranges = np.array([found.min(), found.max()])
     with np.errstate(all="ignore"):
-        shrunk = [ends * number(k / 100) for k in range(1, 101)]
+        shrunk = [ranges * number(k / 100) for k in range(1, 101)]
         return [tuple(pair.astype(arithmetic_of(x, compute_dtype))) for pair in shrunk]
 
 
@@ -71,5 +71,5 @@ def mse(x: np.ndarray, op: Op = quantize_and_dequantize_v4, compute_dtype: str =
     if not finite_of(x).size:
         return 0.0, 0.0
     ranges = candidates(x, compute_dtype)
-    errors = [squared_error(x, ends, op, compute_dtype, **attributes) for ends in ranges]
+    errors = [squared_error(x, ranges, op, compute_dtype, **attributes) for ranges in ranges]
     return ranges[max(k for k, error in enumerate(errors) if error == min(errors))]

@@ -32,20 +32,20 @@ def with_specials(dtype: str) -> np.ndarray:
     return x
 
 
-def ends_of(x: np.ndarray, dtype: str, settings: dict[str, Any], parts: list[tuple[int, int]]) -> np.ndarray:
+def ranges_of(x: np.ndarray, dtype: str, settings: dict[str, Any], parts: list[tuple[int, int]]) -> np.ndarray:
     layout = Layout.of(x.shape, QuantSpec(**settings))
     estimate = MinMax(layout, dtype, 0, layout.num_slices)
     stored = x.reshape(-1).view(STORAGE[dtype])
     for start, stop in parts:
         estimate.see(stored[start:stop], start, stop)
-    return estimate.ends()
+    return estimate.ranges()
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("dtype", ORACLE)
 def test_the_ends_are_the_oracles(dtype: str, settings: dict[str, Any]) -> None:
     x = with_specials(dtype)
-    got = ends_of(x, dtype, settings, [(0, x.size)])
+    got = ranges_of(x, dtype, settings, [(0, x.size)])
     flat = [float(v) for v in x.reshape(-1)]
     want = [
         reference.measured_range(ORACLE[dtype], [flat[i] for i in indices])
@@ -58,13 +58,13 @@ def test_the_ends_are_the_oracles(dtype: str, settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", ORACLE)
 def test_parts_in_any_order_change_nothing(dtype: str, settings: dict[str, Any]) -> None:
     x = with_specials(dtype)
-    whole = ends_of(x, dtype, settings, [(0, x.size)])
+    whole = ranges_of(x, dtype, settings, [(0, x.size)])
     rng = np.random.default_rng(12)
     for _ in range(20):
         cuts = sorted({0, x.size, *rng.integers(1, x.size, 6).tolist()})
         parts = list(pairwise(cuts))
         rng.shuffle(parts)
-        assert_same_bits(ends_of(x, dtype, settings, parts), whole)
+        assert_same_bits(ranges_of(x, dtype, settings, parts), whole)
 
 
 def test_threads_change_nothing() -> None:
@@ -75,7 +75,7 @@ def test_threads_change_nothing() -> None:
     parts = list(pairwise([*range(0, flat.size, 7919), flat.size]))
     with Workers(5) as workers:
         workers.map(lambda part: estimate.see(flat[slice(*part)], *part), parts)
-    assert_same_bits(estimate.ends(), np.stack([x.min(axis=0), x.max(axis=0)]))
+    assert_same_bits(estimate.ranges(), np.stack([x.min(axis=0), x.max(axis=0)]))
 
 
 @pytest.mark.parametrize("dtype", ORACLE)
@@ -84,11 +84,11 @@ def test_some_slices_alone(dtype: str) -> None:
     layout = Layout.of(x.shape, QuantSpec(axis=0))
     estimate = MinMax(layout, dtype, 2, 3)
     estimate.see(x.reshape(-1).view(STORAGE[dtype])[14:35], 14, 35)
-    assert estimate.ends().tolist() == [[14, 21, 28], [20, 27, 34]]
+    assert estimate.ranges().tolist() == [[14, 21, 28], [20, 27, 34]]
 
 
 def test_a_slice_that_was_not_seen_has_no_range() -> None:
     x = np.ones(SHAPE, np.float32)
-    ends = ends_of(x, "F32", {"axis": 0}, [(0, 14)])
-    assert ends[:, :2].tolist() == [[1, 1], [1, 1]]
-    assert np.isnan(ends[:, 2:]).all()
+    ranges = ranges_of(x, "F32", {"axis": 0}, [(0, 14)])
+    assert ranges[:, :2].tolist() == [[1, 1], [1, 1]]
+    assert np.isnan(ranges[:, 2:]).all()

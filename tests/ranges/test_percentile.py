@@ -34,12 +34,12 @@ def in_parts(x: np.ndarray, dtype: str, percent: float, step: int) -> np.ndarray
         for start in reversed(range(0, x.size, step)):
             long_slice.see(stored[start : start + step], start, min(start + step, x.size))
         if long_slice.finish_pass():
-            return long_slice.ends()
+            return long_slice.ranges()
 
 
 def expected(x: np.ndarray, percent: float) -> np.ndarray:
-    ends = [oracle.percentile(row, str(percent)) for row in x]
-    return np.array(ends, np.float64).T.astype(np.float64 if x.dtype == np.float64 else np.float32)
+    ranges = [oracle.percentile(row, str(percent)) for row in x]
+    return np.array(ranges, np.float64).T.astype(np.float64 if x.dtype == np.float64 else np.float32)
 
 
 def patterns(shape: tuple[int, int], dtype: str, seed: int) -> np.ndarray:

@@ -36,8 +36,8 @@ def expected_output(
     def call(x: np.ndarray, axis: int) -> np.ndarray:
         if given_range is None:
             return op(x, axis=axis, **attributes)
-        ends = given_range if axis == -1 else [np.full(x.shape[axis], end) for end in given_range]
-        return op(x, *ends, axis=axis, range_given=True, **attributes)
+        ranges = given_range if axis == -1 else [np.full(x.shape[axis], end) for end in given_range]
+        return op(x, *ranges, axis=axis, range_given=True, **attributes)
 
     if group_size is None:
         return call(x, axis)

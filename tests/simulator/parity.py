@@ -10,7 +10,7 @@ import numpy as np
 from qdqcli.op.backend import Backend, backend
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN, empty_sums
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, empty_keys, ends_of_keys, float_type
+from qdqcli.op.params import STORAGE, empty_keys, float_type, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 
 NUMPY = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -57,10 +57,10 @@ def compare(cuda: Backend, spec: QuantSpec, shape: tuple[int, ...], dtype: str, 
         worker.measure_range(x, *everything, 0, keys, dtype)
         found.append(keys)
     assert_same(found[1], found[0], "keys")
-    ends = ends_of_keys(found[0], dtype)
+    ranges = ranges_of_order_keys(found[0], dtype)
     if spec.range_given:
-        ends = np.tile(np.array([[-0.7], [0.9]], float_type(dtype)), layout.num_slices)
-    ours, theirs = (worker.quant_params(ends, spec, layout, 0, dtype) for worker in (cuda, cpu))
+        ranges = np.tile(np.array([[-0.7], [0.9]], float_type(dtype)), layout.num_slices)
+    ours, theirs = (worker.quant_params(ranges, spec, layout, 0, dtype) for worker in (cuda, cpu))
     y, want = np.empty_like(x), np.empty_like(x)
     rows = cuda.quantize_and_sum(x, y, 0, *everything, ours, keep=True)
     want_rows = cpu.quantize_and_sum(x, want, 0, *everything, theirs, keep=True)
@@ -74,7 +74,7 @@ def compare(cuda: Backend, spec: QuantSpec, shape: tuple[int, ...], dtype: str, 
     done = None if spec.range_given else cuda.fake_quantize_and_sum(x, y, 0, *everything, spec, dtype, keep=True)
     if done is not None:
         assert_same(done.sums + 0.0, want_rows + 0.0, "sums at once")
-        assert_same(done.ends, ends, "ends at once")
+        assert_same(done.ranges, ranges, "ranges at once")
         assert_same(done.degenerate, theirs.degenerate, "degenerate slices at once")
         assert_same(y, want, "values at once")
     slices, want_slices = empty_sums(layout.num_slices), empty_sums(layout.num_slices)
@@ -83,7 +83,7 @@ def compare(cuda: Backend, spec: QuantSpec, shape: tuple[int, ...], dtype: str, 
     assert_same(slices, want_slices, "sums of slices")
     gradients, outs = stored(shape, dtype, "nan", 1), (np.empty_like(x), np.empty_like(x))
     outside = [
-        worker.differentiate(gradients, x, out, 0, layout, ends, dtype)
+        worker.differentiate(gradients, x, out, 0, layout, ranges, dtype)
         for worker, out in zip((cuda, cpu), outs, strict=True)
     ]
     assert_same(*outs, "gradients")

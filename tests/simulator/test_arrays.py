@@ -47,9 +47,9 @@ def test_the_result_is_on_the_device_and_the_input_is_unchanged() -> None:
 
 def test_ends_may_be_on_the_device() -> None:
     x = np.linspace(-1, 1, 12, dtype=ml_dtypes.bfloat16).reshape(3, 4)
-    ends = np.array([-0.5, -1, -2], np.float32), np.array([0.5, 0.25, 2], np.float32)
-    got = quantize_and_dequantize_v4(cuda.to_device(x), *map(cuda.to_device, ends), range_given=True, axis=0)
-    assert_same_bits(got.copy_to_host(), quantize_and_dequantize_v4(x, *ends, range_given=True, axis=0))
+    ranges = np.array([-0.5, -1, -2], np.float32), np.array([0.5, 0.25, 2], np.float32)
+    got = quantize_and_dequantize_v4(cuda.to_device(x), *map(cuda.to_device, ranges), range_given=True, axis=0)
+    assert_same_bits(got.copy_to_host(), quantize_and_dequantize_v4(x, *ranges, range_given=True, axis=0))
 
 
 def test_arrays_with_gaps_and_other_dtypes_are_refused() -> None:

@@ -12,7 +12,7 @@ from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cuda import launch as cuda_launch
 from qdqcli.op.cuda.indexing import LAUNCH_ELEMENTS, place_of, slice_at
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import empty_keys, ends_of_keys
+from qdqcli.op.params import empty_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from tests.simulator.parity import ARITHMETICS, NUMPY, SETTINGS, assert_same, compare, stored
@@ -50,8 +50,8 @@ def test_parts_of_a_tensor_give_what_the_whole_gives(dtype: str) -> None:
     for start, stop in ((0, 7), (7, 200), (200, x.size)):
         cuda.measure_range(x[start:stop], start, stop, layout, 0, keys, dtype)
     assert_same(keys, want_keys, "keys")
-    ends = ends_of_keys(keys, dtype)
-    params, want_params = (worker.quant_params(ends, spec, layout, 0, dtype) for worker in (cuda, cpu))
+    ranges = ranges_of_order_keys(keys, dtype)
+    params, want_params = (worker.quant_params(ranges, spec, layout, 0, dtype) for worker in (cuda, cpu))
     y, want = np.zeros_like(x), np.zeros_like(x)
     cuda.quantize(x[5:], y[5:], 5, 17, 301, layout, params)
     cpu.quantize(x[5:], want[5:], 5, 17, 301, layout, want_params)
@@ -74,8 +74,8 @@ def test_sums_of_a_later_chunk() -> None:
     """Element 0 of a launch is not element 0 of the tensor."""
     spec, layout = QuantSpec(num_bits=4, range_given=True), Layout.of((2 * CHUNK_ELEMENTS,), QuantSpec())
     x = stored((130,), "F32", "plain")
-    ends = np.array([[-2.0], [2.0]], np.float32)
-    ours, theirs = (worker.quant_params(ends, spec, layout, 0, "F32") for worker in (cuda, cpu))
+    ranges = np.array([[-2.0], [2.0]], np.float32)
+    ours, theirs = (worker.quant_params(ranges, spec, layout, 0, "F32") for worker in (cuda, cpu))
     start = CHUNK_ELEMENTS
     rows = cuda.quantize_and_sum(x, x, start, start, start + x.size, layout, ours, keep=False)
     want = cpu.quantize_and_sum(x, x, start, start, start + x.size, layout, theirs, keep=False)

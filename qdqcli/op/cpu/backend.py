@@ -40,10 +40,10 @@ class CpuBackend:
         return sums
 
     def differentiate(
-        self, gradients: NDArray[Any], x: NDArray[Any], out: NDArray[Any], start: int, layout: Layout, ends: Floats,
+        self, gradients: NDArray[Any], x: NDArray[Any], out: NDArray[Any], start: int, layout: Layout, ranges: Floats,
         dtype: str,
     ) -> int:  # fmt: skip
         compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
         return int(
-            cpu.differentiate(gradients, x, out, start, start, start + x.size, *layout.steps, 0, ends, compute_type)
+            cpu.differentiate(gradients, x, out, start, start, start + x.size, *layout.steps, 0, ranges, compute_type)
         )

@@ -31,13 +31,13 @@ from qdqcli.op.params import (
     compute_type_of,
     cuts,
     empty_keys,
-    ends_of_keys,
     float_type,
     floats_of,
     half_up,
     key_limits,
     merge_columns,
     merge_keys,
+    ranges_of_order_keys,
 )
 from qdqcli.op.primitives import target_has
 from qdqcli.op.span import BlockSums, Place, Stored
@@ -177,12 +177,12 @@ def writes_whole_lines() -> bool:
     return target_has("avx512f")
 
 
-def quant_params(ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
-    """Return the grids of the slices from `first_slice` on, whose ranges are `ends` (2, slices)."""
-    num_slices = ends.shape[1]
+def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
+    """Return the grids of the slices from `first_slice` on, with these `ranges` (2, slices)."""
+    num_slices = ranges.shape[1]
     room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
     padded = np.zeros((2, room), float_type(dtype))
-    padded[:, :num_slices] = ends
+    padded[:, :num_slices] = ranges
     grids, flags = np.empty((GRID_ROWS, room), padded.dtype), np.empty((FLAG_ROWS, room), np.bool_)
     compute_type = compute_type_of(dtype, spec.compute_dtype)
     _make_grids(
@@ -299,17 +299,17 @@ def fake_quantize_and_sum(
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
     room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
-    keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
+    keys, ranges = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     went_well = _fake_quantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
         *codes(spec, compute_type, number), half_up(spec), compute_type, _short_runs(layout), keep or None,
-        _nontemporal_with_sums(total_bytes), keys, ends, grids, flags, *room_for_sums(x), sums, trouble,
+        _nontemporal_with_sums(total_bytes), keys, ranges, grids, flags, *room_for_sums(x), sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
-    return BlockSums(sums=sums, ends=ends[:, :num_slices], degenerate=flags[DEGENERATE, :num_slices])
+    return BlockSums(sums=sums, ranges=ranges[:, :num_slices], degenerate=flags[DEGENERATE, :num_slices])
 
 
 def sum_slices(
@@ -332,7 +332,7 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     infinity, nothing = key_limits(dtype)
     _measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, keys)
     if -infinity <= keys[0, 0] and keys[1, 0] < infinity:
-        lo, hi = ends_of_keys(keys, dtype)[:, 0]
+        lo, hi = ranges_of_order_keys(keys, dtype)[:, 0]
     else:  # infinities hide the finite extremes, or all elements are NaN
         lo, hi = cpu_scalar.finite_extremes(x)
     return float(lo), float(hi)

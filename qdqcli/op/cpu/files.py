@@ -131,7 +131,7 @@ def quantize_and_sum(
 
 @kernel()
 def fake_quantize_and_sum_each(
-    source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keys, ends, grids,
+    source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keys, ranges, grids,
     flags, piece, terms, sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
     """Measure, quantize and sum many small tensors from one read, see `cpu/spans.py`; `source`, `sink`: descriptors."""
@@ -144,7 +144,7 @@ def fake_quantize_and_sum_each(
         inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
         went_well = cpu_quantize.fake_quantize_and_sum(
             None, None, x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity,
-            nothing, q_min, q_max, half_up, compute_type, None, sink, None, keys, ends, grids, flags, piece, terms,
+            nothing, q_min, q_max, half_up, compute_type, None, sink, None, keys, ranges, grids, flags, piece, terms,
             sums[t : t + 1], None,
         )  # fmt: skip
         if went_well and sink is not None:
@@ -152,8 +152,8 @@ def fake_quantize_and_sum_each(
         if not went_well or not np.isfinite(sums[t, ABS_ERROR]):
             continue
         is_done[t] = True
-        lo, hi = ends[0, 0], ends[1, 0]
+        lo, hi = ranges[0, 0], ranges[1, 0]
         for s in range(cpu_range.run_at(size - 1, inner, row, advance)[0] + 1):
-            lo, hi = min(lo, ends[0, s]), max(hi, ends[1, s])
+            lo, hi = min(lo, ranges[0, s]), max(hi, ranges[1, s])
             num_degenerate[t] += flags[cpu_range.DEGENERATE, s]
         sums[t, INPUT_MIN], sums[t, INPUT_MAX] = lo, hi

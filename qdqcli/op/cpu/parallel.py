@@ -79,7 +79,7 @@ def quantize_slices(
     short_runs,
     nontemporal,
     keys,
-    ends,
+    ranges,
     grids,
     flags,
 ):
@@ -99,8 +99,10 @@ def quantize_slices(
                 cpu_range.measure_range(*place)
             else:
                 cpu_range.measure_short_runs(*place)
-            cpu_range.decode_keys(keys[p], x, 0, batch, ends[p])
-            cpu_range.make_grids(ends[p], 0, batch, last - first, q_min, q_max, False, compute_type, grids[p], flags[p])
+            cpu_range.decode_keys(keys[p], x, 0, batch, ranges[p])
+            cpu_range.make_grids(
+                ranges[p], 0, batch, last - first, q_min, q_max, False, compute_type, grids[p], flags[p]
+            )
             cpu_quantize.quantize(
                 x,
                 y,

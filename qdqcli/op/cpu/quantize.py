@@ -234,14 +234,14 @@ def count_outside_columns(x, start, stop, row, grids):
 @inlined
 def fake_quantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, compute_type, short_runs, keep, nontemporal, keys, ends, grids, flags, piece, terms, sums, trouble,
+    half_up, compute_type, short_runs, keep, nontemporal, keys, ranges, grids, flags, piece, terms, sums, trouble,
 ):  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
     `short_runs`: slices are as `measure_short_runs` takes them. `bits` are the elements of `x` as integers; `keys`,
-    `ends`, `grids` and `flags` are scratch buffers for the slices. Unless None, `source` fills `x` and `sink` takes the
-    outputs of the elements [start, stop), each (descriptor, byte offset of the tensor). On failure `trouble` records
-    the error, False is returned and results are undefined.
+    `ranges`, `grids` and `flags` are scratch buffers for the slices. Unless None, `source` fills `x` and `sink` takes
+    the outputs of the elements [start, stop), each (descriptor, byte offset of the tensor). On failure `trouble`
+    records the error, False is returned and results are undefined.
     """
     for s in range(keys.shape[1]):
         keys[0, s], keys[1, s] = nothing[0], nothing[1]
@@ -264,9 +264,9 @@ def fake_quantize_and_sum(
                 measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
             else:
                 measure_short_runs(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
-            decode_keys(keys, x, known, needed, ends)
+            decode_keys(keys, x, known, needed, ranges)
             shared = clipping  # the slices shared with the previous chunk
-            clipping = make_grids(ends, known, needed, num_slices, q_min, q_max, False, compute_type, grids, flags)
+            clipping = make_grids(ranges, known, needed, num_slices, q_min, q_max, False, compute_type, grids, flags)
             known = needed
         here = sums[chunk : chunk + 1]
         quantize_and_sum(
@@ -281,14 +281,14 @@ def fake_quantize_and_sum(
 
 
 @inlined
-def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ends, compute_type):
-    """Gradient of the op: `gradients` where x is inside `ends` (2, slices); returns the number of elements outside."""
+def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ranges, compute_type):
+    """Gradient of the op: `gradients` where x is inside `ranges` (2, slices); returns the number of elements outside."""
     outside = 0
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
         s, end = run - first_slice, smaller(run_end, stop)
-        lo, hi = flush(ends[0, s], compute_type), flush(ends[1, s], compute_type)
+        lo, hi = flush(ranges[0, s], compute_type), flush(ranges[1, s], compute_type)
         for j in range(i - base, end - base):
             v = flush(decode(x[j]), compute_type)
             out[j] = encode(straight_through(decode(gradients[j]), v, lo, hi, compute_type), x[j])

@@ -217,31 +217,31 @@ def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, 
 
 
 @inlined
-def decode_keys(keys, x, first, last, ends):
-    """Decode the keys of the columns [first, last) into `ends` (2, slices); the keys become patterns.
+def decode_keys(keys, x, first, last, ranges):
+    """Decode the keys of the columns [first, last) into `ranges` (2, slices); the keys become patterns.
 
     Elements have the dtype of `x`; columns as in `make_grids`. A slice of NaN only has the pattern of a NaN.
     """
-    room = ends.shape[1]
+    room = ranges.shape[1]
     for s in range(first, last, VECTOR_SIZE):
         lo, hi = order_key(load(keys, s)), order_key(load(keys, room + s))
         store(keys, s, lo)
         store(keys, room + s, hi)
-        store(ends, s, decode(as_elements(lo, x)))
-        store(ends, room + s, decode(as_elements(hi, x)))
+        store(ranges, s, decode(as_elements(lo, x)))
+        store(ranges, room + s, decode(as_elements(hi, x)))
 
 
 @inlined
-def make_grids(ends, first, last, num_slices, q_min, q_max, range_given, compute_type, grids, flags):
-    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices).
+def make_grids(ranges, first, last, num_slices, q_min, q_max, range_given, compute_type, grids, flags):
+    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices).
 
     Covers the columns [first, last), whole vectors, of which `num_slices` have a slice. Returns the number of slices
     with elements that may be outside the range.
     """
-    room = ends.shape[1]
+    room = ranges.shape[1]
     clipping = 0
     for s in range(first, last, VECTOR_SIZE):
-        measured_lo, measured_hi = load(ends, s), load(ends, room + s)
+        measured_lo, measured_hi = load(ranges, s), load(ranges, room + s)
         lo, hi, scale, inverse = grid(
             flush(measured_lo, compute_type), flush(measured_hi, compute_type), q_min, q_max, compute_type
         )

@@ -35,12 +35,12 @@ def fake_quantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: Qu
     x, count = neighbours.x, len(neighbours.places)
     room = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
-    keys, ends = np.empty((2, room), bits.dtype), np.empty((2, room), number)
+    keys, ranges = np.empty((2, room), bits.dtype), np.empty((2, room), number)
     grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums, num_degenerate, is_done = empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     cpu_files.fake_quantize_and_sum_each(
         neighbours.source, neighbours.sink, neighbours.offset, x, bits, neighbours.y, neighbours.places,
-        *key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type, keys, ends, grids, flags,
+        *key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type, keys, ranges, grids, flags,
         *room_for_sums(x), sums, num_degenerate, is_done, neighbours.trouble,
     )  # fmt: skip
     return NeighbourSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)

@@ -17,7 +17,7 @@ from qdqcli.op.cuda.interop import Array, DeviceArray, Kind, kind_of
 from qdqcli.op.cuda.target import cuda, device_errors
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import FLAG_ROWS, GRID_ROWS, STORAGE, Floats, float_type, given_ends, gradient_ends
+from qdqcli.op.params import FLAG_ROWS, GRID_ROWS, STORAGE, Floats, float_type, given_ranges, gradient_ranges
 from qdqcli.op.spec import QuantSpec
 
 _DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"}
@@ -32,14 +32,14 @@ def quantize_and_dequantize(array: Array, input_min: Array, input_max: Array, sp
     """
     with _Call.on(array) as call:
         layout = Layout.of(call.kind.shape, spec)
-        ends = None
+        ranges = None
         if spec.range_given:
-            ends = given_ends(
+            ranges = given_ranges(
                 call.end("input_min", input_min), call.end("input_max", input_max), spec, layout, call.dtype
             )
         out = call.kind.empty()
         if layout.num_elements:
-            call.quantize(call.kind.elements(), out, layout, spec, ends)
+            call.quantize(call.kind.elements(), out, layout, spec, ranges)
         return call.kind.finished(out)
 
 
@@ -57,10 +57,10 @@ def differentiate(
         if theirs.shape != call.kind.shape:
             raise SpecError(f"gradients have shape {list(theirs.shape)}; the input has {list(call.kind.shape)}")
         given = call.end("input_min", input_min), call.end("input_max", input_max)
-        ends = gradient_ends(*given, spec, layout, call.dtype)
+        ranges = gradient_ranges(*given, spec, layout, call.dtype)
         out = call.kind.empty()
         if layout.num_elements:
-            call.differentiate(theirs, out, layout, ends)
+            call.differentiate(theirs, out, layout, ranges)
         zeros = [call.kind.zeros(np.shape(end)) for end in given]
         return call.kind.finished(out), call.kind.finished(zeros[0]), call.kind.finished(zeros[1])
 
@@ -89,34 +89,34 @@ class _Call:
             raise SpecError(f"{name} is missing; range_given needs both ends")
         return kind_of(end).to_host(end) if is_on_device(end) else np.asarray(end)
 
-    def quantize(self, x: Array, out: Array, layout: Layout, spec: QuantSpec, ends: Floats | None) -> None:
+    def quantize(self, x: Array, out: Array, layout: Layout, spec: QuantSpec, ranges: Floats | None) -> None:
         """Enqueue the op on the stream."""
         size, slices, number, stream = layout.num_elements, layout.num_slices, float_type(self.dtype), self.kind.stream
         device_x, device_out = (self.kind.flat(a, STORAGE[self.dtype], size) for a in (x, out))
-        device_ends = self._rows(2, slices, number)
-        if ends is None:
+        device_ranges = self._rows(2, slices, number)
+        if ranges is None:
             keys = self._rows(2, slices, launch.KEY[self.dtype])
             launch.clear_keys(keys, self.dtype, stream)
             launch.measure(device_x, 0, 0, size, layout, 0, keys, self.dtype, stream)
-            launch.decode_keys(keys, device_ends, self.dtype, stream)
+            launch.decode_keys(keys, device_ranges, self.dtype, stream)
         else:
-            device_ends.copy_to_device(np.ascontiguousarray(ends), stream)
+            device_ranges.copy_to_device(np.ascontiguousarray(ranges), stream)
         grids, flags = self._rows(GRID_ROWS, slices, number), self._rows(FLAG_ROWS, slices, np.bool_)
-        launch.make_grids(device_ends, spec, self.dtype, grids, flags, stream)
+        launch.make_grids(device_ranges, spec, self.dtype, grids, flags, stream)
         launch.quantize(
             device_x, device_out, 0, 0, size, layout, 0, grids, flags, launch.settings_of(spec, self.dtype), stream
         )
 
-    def differentiate(self, gradients: Kind, out: Array, layout: Layout, ends: Floats) -> None:
+    def differentiate(self, gradients: Kind, out: Array, layout: Layout, ranges: Floats) -> None:
         """Enqueue the gradient on the stream."""
         size, storage, stream = layout.num_elements, STORAGE[self.dtype], self.kind.stream
         arrays = (gradients.elements(), self.kind.elements(), out)
-        device_ends = self._rows(2, layout.num_slices, float_type(self.dtype))
-        device_ends.copy_to_device(np.ascontiguousarray(ends), stream)
+        device_ranges = self._rows(2, layout.num_slices, float_type(self.dtype))
+        device_ranges.copy_to_device(np.ascontiguousarray(ranges), stream)
         outside = self._rows(1, 1, np.int64)[0]  # the count is unused, so it is not initialized
         flat_gradients, flat_x, flat_out = (self.kind.flat(array, storage, size) for array in arrays)
         launch.differentiate(
-            flat_gradients, flat_x, flat_out, 0, 0, size, layout, device_ends, self.dtype, outside, stream
+            flat_gradients, flat_x, flat_out, 0, 0, size, layout, device_ranges, self.dtype, outside, stream
         )
 
     def _rows(self, rows: int, columns: int, dtype: Any) -> DeviceArray:

@@ -74,9 +74,9 @@ class CudaBackend:
             found = station.download(there)
         merge_keys(keys, found.astype(keys.dtype))
 
-    def quant_params(self, ends: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> CudaParams:
+    def quant_params(self, ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> CudaParams:
         """CUDA version of `cpu.quant_params`; the grids, a handful of numbers each, are made on the host and copied."""
-        params = cpu.quant_params(ends, spec, layout, first_slice, dtype)
+        params = cpu.quant_params(ranges, spec, layout, first_slice, dtype)
         with self._station() as station:
             grids, flags = cuda.to_device(params.grids, station.stream), cuda.to_device(params.flags, station.stream)
         return CudaParams(**vars(params), device_grids=grids, device_flags=flags)
@@ -121,11 +121,11 @@ class CudaBackend:
         here = slice(start - base, stop - base)
         with self._station() as station:
             stream = station.stream
-            keys, ends, grids, flags = (
+            keys, ranges, grids, flags = (
                 station.room(name, (rows, num_slices), kind)
                 for name, rows, kind in (
                     ("keys", 2, launch.KEY[dtype]),
-                    ("ends", 2, float_type(dtype)),
+                    ("ranges", 2, float_type(dtype)),
                     ("grids", GRID_ROWS, float_type(dtype)),
                     ("flags", FLAG_ROWS, np.bool_),
                 )
@@ -133,14 +133,14 @@ class CudaBackend:
             device_x = station.upload("x", x)
             launch.clear_keys(keys, dtype, stream)
             launch.measure(device_x, base, base, base + len(x), layout, first_slice, keys, dtype, stream)
-            launch.decode_keys(keys, ends, dtype, stream)
-            launch.make_grids(ends, spec, dtype, grids, flags, stream)
+            launch.decode_keys(keys, ranges, dtype, stream)
+            launch.make_grids(ranges, spec, dtype, grids, flags, stream)
             sums = self._sum(station, device_x[here], start, stop, layout, first_slice, grids, flags,
                              launch.settings_of(spec, dtype), y[here] if keep else None)  # fmt: skip
             if sums[:, [NONFINITE, NONFINITE_OUTPUT]].any():
                 return None
             return BlockSums(
-                sums=sums, ends=station.download(ends), degenerate=station.download(flags)[DEGENERATE].copy()
+                sums=sums, ranges=station.download(ranges), degenerate=station.download(flags)[DEGENERATE].copy()
             )
 
     def sum_slices(
@@ -158,18 +158,18 @@ class CudaBackend:
             station.download(there, sums)
 
     def differentiate(
-        self, gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ends: Floats, dtype: str
+        self, gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ranges: Floats, dtype: str
     ) -> int:
         """Gradient of the op for the elements from `start` on; returns the number of them outside their range."""
         if not x.size:
             return 0
         with self._station() as station:
             outside = station.upload("outside", np.zeros(1, np.int64))
-            device_ends = station.upload("ends", np.ascontiguousarray(ends).reshape(-1)).reshape(ends.shape)
+            device_ranges = station.upload("ranges", np.ascontiguousarray(ranges).reshape(-1)).reshape(ranges.shape)
             device_out = station.room("y", x.shape, x.dtype)
             launch.differentiate(
                 station.upload("gradients", gradients), station.upload("x", x), device_out, start, start,
-                start + x.size, layout, device_ends, dtype, outside, station.stream,
+                start + x.size, layout, device_ranges, dtype, outside, station.stream,
             )  # fmt: skip
             station.download(device_out, out)
             return int(station.download(outside)[0])

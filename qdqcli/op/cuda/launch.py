@@ -84,19 +84,19 @@ def clear_keys(keys: DeviceArray, dtype: str, stream: Stream) -> None:
     cuda_range.clear_keys[_blocks(keys.shape[1]), THREADS, stream](keys, kind(nothing[0]), kind(nothing[1]))
 
 
-def decode_keys(keys: DeviceArray, ends: DeviceArray, dtype: str, stream: Stream) -> None:
-    """Decode keys into the `ends` (2, slices) of ranges."""
-    cuda_range.decode_keys[_blocks(ends.shape[1]), THREADS, stream](keys, STORAGE[dtype](0), ends)
+def decode_keys(keys: DeviceArray, ranges: DeviceArray, dtype: str, stream: Stream) -> None:
+    """Decode keys into `ranges` (2, slices)."""
+    cuda_range.decode_keys[_blocks(ranges.shape[1]), THREADS, stream](keys, STORAGE[dtype](0), ranges)
 
 
 def make_grids(
-    ends: DeviceArray, spec: QuantSpec, dtype: str, grids: DeviceArray, flags: DeviceArray, stream: Stream
+    ranges: DeviceArray, spec: QuantSpec, dtype: str, grids: DeviceArray, flags: DeviceArray, stream: Stream
 ) -> None:
-    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices)."""
+    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices)."""
     compute_type = compute_type_of(dtype, spec.compute_dtype)
     limits = codes(spec, compute_type, float_type(dtype))
-    cuda_range.make_grids[_blocks(ends.shape[1]), THREADS, stream](
-        ends, *limits, bool(spec.is_range_given), compute_type, grids, flags
+    cuda_range.make_grids[_blocks(ranges.shape[1]), THREADS, stream](
+        ranges, *limits, bool(spec.is_range_given), compute_type, grids, flags
     )
 
 
@@ -148,14 +148,14 @@ def count_patterns(x: DeviceArray, tables: DeviceArray, stream: Stream) -> None:
 
 def differentiate(
     gradients: DeviceArray, x: DeviceArray, out: DeviceArray, base: int, start: int, stop: int, layout: Layout,
-    ends: DeviceArray, dtype: str, outside: DeviceArray, stream: Stream,
+    ranges: DeviceArray, dtype: str, outside: DeviceArray, stream: Stream,
 ) -> None:  # fmt: skip
     """Gradient of the op for [start, stop); adds the number of elements outside their range to `outside` (1,)."""
     compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
     for first, last, place in launches(layout, start, stop, 0):
         size = last - first
         cuda_quantize.differentiate[-(-size // (4 * THREADS)), THREADS, stream](
-            gradients, x, out, first - base, size, place, ends, compute_type, outside
+            gradients, x, out, first - base, size, place, ranges, compute_type, outside
         )
 
 

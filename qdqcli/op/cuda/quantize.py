@@ -217,13 +217,13 @@ def count_patterns(patterns, tables):
 
 
 @device_kernel
-def differentiate(gradients, x, out, first, n, place, ends, compute_type, outside):
-    """Gradient of the op: `gradients` where x is inside `ends` (2, slices); `outside` (1,) counts the others."""
+def differentiate(gradients, x, out, first, n, place, ranges, compute_type, outside):
+    """Gradient of the op: `gradients` where x is inside `ranges` (2, slices); `outside` (1,) counts the others."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     count = 0
     while i < n:
         s, stored = slice_at(i, place), x[first + i]
-        lo, hi = flush(ends[0, s], compute_type), flush(ends[1, s], compute_type)
+        lo, hi = flush(ranges[0, s], compute_type), flush(ranges[1, s], compute_type)
         v = flush(decode(stored), compute_type)
         out[first + i] = encode(straight_through(decode(gradients[first + i]), v, lo, hi, compute_type), stored)
         if not (v >= lo and v <= hi):

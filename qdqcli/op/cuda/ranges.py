@@ -140,25 +140,25 @@ def measure_columns(
 
 
 @device_kernel
-def decode_keys(keys, stored, ends):
-    """Decode keys into the `ends` (2, slices) of ranges; NaN for a slice of NaN only.
+def decode_keys(keys, stored, ranges):
+    """Decode keys into `ranges` (2, slices); NaN for a slice of NaN only.
 
     The type of `stored` is that of the elements.
     """
     s = cuda.grid(1)
-    if s < ends.shape[1]:
+    if s < ranges.shape[1]:
         some = keys[0, s] <= keys[1, s]
         for end in range(2):
             v = value_of_key(keys[end, s], stored)
-            ends[end, s] = select(some, v, cast(np.nan, v))
+            ranges[end, s] = select(some, v, cast(np.nan, v))
 
 
 @device_kernel
-def make_grids(ends, q_min, q_max, range_given, compute_type, grids, flags):
-    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ends` (2, slices)."""
+def make_grids(ranges, q_min, q_max, range_given, compute_type, grids, flags):
+    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices)."""
     s = cuda.grid(1)
-    if s < ends.shape[1]:
-        least, greatest = ends[0, s], ends[1, s]
+    if s < ranges.shape[1]:
+        least, greatest = ranges[0, s], ranges[1, s]
         lo, hi, scale, inverse = grid(
             flush(least, compute_type), flush(greatest, compute_type), q_min, q_max, compute_type
         )
