@@ -131,8 +131,8 @@ def quantize_and_sum(
 
 @kernel()
 def fake_quantize_and_sum_each(
-    source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keys, ranges, grids,
-    flags, piece, terms, sums, num_degenerate, is_done, trouble,
+    source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keys, ranges,
+    grids, flags, piece, terms, sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
     """Measure, quantize and sum many small tensors from one read, see `cpu/spans.py`; `source`, `sink`: descriptors."""
     last = places.shape[0] - 1

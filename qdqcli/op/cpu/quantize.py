@@ -282,7 +282,7 @@ def fake_quantize_and_sum(
 
 @inlined
 def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ranges, compute_type):
-    """Gradient of the op: `gradients` where x is inside `ranges` (2, slices); returns the number of elements outside."""
+    """Gradient of the op: `gradients` where x is inside `ranges` (2, slices); returns the number outside."""
     outside = 0
     i = start
     run, run_end, left = run_at(start, inner, row, advance)
