@@ -22,7 +22,7 @@ from qdqcli.gate.budget import read_budget
 from qdqcli.gate.judge import judge
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.op.backend import backend
-from qdqcli.op.spec import QuantSpec
+from qdqcli.op.spec import QuantSpec, axis_text
 from qdqcli.ranges.file import read_ranges
 from qdqcli.recipe.file import parse_recipe, read_recipe
 from qdqcli.recipe.keys import ERROR
@@ -175,7 +175,7 @@ def measure(
     scheme: str | None = None,
     num_bits: int | None = None,
     group_size: int | None = None,
-    axis: int | str | None = None,
+    axis: int | str | tuple[int, int] | None = None,
     signed_input: bool | None = None,
     narrow_range: bool | None = None,
     round_mode: str | None = None,
@@ -211,7 +211,8 @@ def measure(
         scheme: bits and granularity in one name, "int4-g128"; the next four arguments override it.
         num_bits: bits of a code, 8 by default.
         group_size: number of neighbours along the last axis that share a range.
-        axis: the dimension whose indices each have a range, "last", or "none" for one range per tensor.
+        axis: the dimension whose indices each have a range, or two neighbours, (0, 1); "last"; "channel" (0, and 0,1
+            for stacked experts); or "none" for one range per tensor.
         signed_input: use signed codes.
         narrow_range: exclude the lowest signed code.
         round_mode: "HALF_TO_EVEN" or "HALF_UP".
@@ -243,7 +244,8 @@ def measure(
         UnavailableError: the device does not work here.
     """
     given = {
-        "scheme": scheme, "num_bits": num_bits, "group_size": group_size, "axis": axis, "signed_input": signed_input,
+        "scheme": scheme, "num_bits": num_bits, "group_size": group_size,
+        "axis": axis_text(axis) if isinstance(axis, tuple) else axis, "signed_input": signed_input,
         "narrow_range": narrow_range, "round_mode": round_mode, "ragged_groups": ragged_groups,
         "indivisible": indivisible, "compute_dtype": compute_dtype, "input_min": input_min, "input_max": input_max,
         "estimator": estimator, "percentile": percentile, "min_ndim": min_ndim, "include": include, "exclude": exclude,

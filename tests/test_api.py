@@ -138,9 +138,9 @@ def test_compare_and_sweep(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(qdqcli.UsageError, match="matches none"):
         qdqcli.compare(tiny, out, include="nope")
     found = qdqcli.sweep(tiny, ["int4-channel", "int8-tensor"], estimators=["minmax", "mse"])
-    assert list(found) == ["int4 axis 0", "int4 axis 0 mse", "int8 tensor", "int8 tensor mse"]
+    assert list(found) == ["int4 channel", "int4 channel mse", "int8 tensor", "int8 tensor mse"]
     alone = qdqcli.measure(tiny, scheme="int4-channel", estimator="mse")
-    assert found["int4 axis 0 mse"].to_json()["tensors"] == alone.to_json()["tensors"]
+    assert found["int4 channel mse"].to_json()["tensors"] == alone.to_json()["tensors"]
     assert len(qdqcli.sweep(tiny)) == 17
 
 

@@ -14,7 +14,8 @@ from qdqcli.errors import UsageError
 from qdqcli.op.backend import AUTO, BACKENDS
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
-from qdqcli.recipe.keys import CHANNEL, ERROR, SKIP
+from qdqcli.recipe.axis import CHANNEL, LAST, NONE, PAIR_PATTERN
+from qdqcli.recipe.keys import ERROR, SKIP
 from qdqcli.recipe.request import Request, request_from
 from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, format_for
@@ -30,13 +31,15 @@ Options = Mapping[str, Any]
 
 
 def parse_axis(value: str) -> str | int:
-    """Parse `none`, `last` or the index of a dimension."""
-    if value in ("none", "last"):
+    """Parse `none`, `last`, `channel`, the index of a dimension or those of two neighbours, `0,1`."""
+    if value in (NONE, LAST, CHANNEL) or re.fullmatch(PAIR_PATTERN, value):
         return value
     try:
         axis = int(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not none, last or the index of a dimension") from None
+        raise click.BadParameter(
+            f"{value!r} is not none, last, channel, the index of a dimension or a pair such as 0,1"
+        ) from None
     if axis < WHOLE_TENSOR:
         raise click.BadParameter(f"{axis} is negative: count dimensions from 0, or give last or none")
     return axis
@@ -90,8 +93,9 @@ def inputs_argument(function: Function) -> Function:
 
 
 AXIS = (
-    click.option("--axis", type=parse_axis, default="none", show_default=True, metavar="none|last|N",
-                 help="Use one range for each index along this dimension; none: one for the tensor."),
+    click.option("--axis", type=parse_axis, default="none", show_default=True, metavar="none|last|channel|N|N,M",
+                 help="Use one range for each index along this dimension; none: one for the tensor; 0,1: one for each "
+                 "expert and row of stacked experts; channel: 0, or 0,1 where three dimensions hold experts."),
 )  # fmt: skip
 RANGE = (
     click.option("--input-min", type=float, metavar="X", help="Set the lower end of the range, instead of the data's."),
@@ -143,8 +147,8 @@ def grid_options(function: Function) -> Function:
         function,
         click.option("--scheme", "-s", type=parse_scheme, metavar="SCHEME",
                      shell_complete=lambda _ctx, _parameter, start: [s for s in SCHEMES if s.startswith(start)],
-                     help="Bits and granularity by one name: [u]intN, [u]intN-tensor, [u]intN-channel (axis 0) or "
-                     "[u]intN-gM (groups of M), e.g. int4-g128. Options below override it."),
+                     help="Bits and granularity by one name: [u]intN, [u]intN-tensor, [u]intN-channel (--axis "
+                     "channel) or [u]intN-gM (groups of M), e.g. int4-g128. Options below override it."),
         click.option("--num-bits", "-b", type=parse_bits, default=8, show_default=True, metavar="N",
                      help="Use codes of N bits: 1 to 61, or 62 unsigned."),
         click.option("--signed-input/--unsigned-input", default=True, show_default="signed",

@@ -39,8 +39,8 @@ def parse_bits_list(value: str) -> list[int]:
 
 
 def parse_axis_list(value: str) -> list[str | int]:
-    """Parse `none,0`."""
-    return _unique([opt.parse_axis(part) for part in value.split(",")], value)
+    """Parse `none,0,0+1`: a pair has a plus sign here."""
+    return _unique([opt.parse_axis(part.replace("+", ",")) for part in value.split(",")], value)
 
 
 def parse_size_list(value: str) -> list[int]:
@@ -72,7 +72,8 @@ def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--num-bits", "-b", "bits", type=parse_bits_list, metavar="LIST", show_default="8",
                      help="Bits of a code: 2..8, or 3,4,8."),
         click.option("--axis", "axes", type=parse_axis_list, metavar="LIST",
-                     help="One range per index along these dimensions, each by itself: none,0,last."),
+                     help="One range per index along these dimensions, each by itself: none,0,last; a pair with a "
+                     "plus sign: 0+1."),
         click.option("--group-size", "-g", "group_sizes", type=parse_size_list, metavar="LIST",
                      help="Groups along the last axis: 32,64,128."),
         click.option("--estimator", "estimators", type=parse_estimator_list, metavar="LIST", show_default="minmax",

@@ -6,8 +6,7 @@ from dataclasses import replace
 from qdqcli.gate.budget import BaselineRule, Tolerance
 from qdqcli.gate.excess import excess_db
 from qdqcli.gate.settings import comparable, differences, shown
-from qdqcli.op.spec import WHOLE_TENSOR
-from qdqcli.recipe.keys import NONE
+from qdqcli.recipe.axis import word_of
 from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, spec_to_json
 from qdqcli.result.verdict import Violation
@@ -64,7 +63,7 @@ def _settings(row: Row) -> dict[str, object]:
     if row.spec is None:
         return fixed
     spec = spec_to_json(row.spec)
-    return fixed | spec | ({"axis": NONE} if spec["axis"] == WHOLE_TENSOR else {})
+    return fixed | spec | {"axis": word_of(row.spec.axis)}
 
 
 def _worse(old: TensorResult, new: TensorResult, rule: BaselineRule, source: str) -> Iterator[Violation]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qdqcli.gate.aggregate import AGGREGATES
-from qdqcli.recipe.keys import NONE, SETTINGS, VERSION
+from qdqcli.recipe.axis import NONE
+from qdqcli.recipe.keys import SETTINGS, VERSION
 from qdqcli.recipe.schema import PATTERNS, Schema, either, published, refused, table, tables
 from qdqcli.result.result import STATS
 from qdqcli.result.verdict import Severity

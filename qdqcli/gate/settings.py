@@ -11,7 +11,7 @@ from qdqcli.escape import escape_name
 from qdqcli.gate.budget import Budget
 from qdqcli.gate.keys import RUN_SETTINGS
 from qdqcli.op.spec import DEFAULT_PERCENTILE, WHOLE_TENSOR
-from qdqcli.recipe.keys import NONE
+from qdqcli.recipe.axis import NONE
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """Layout: which elements of a tensor share a range.
 
 A slice is the set of elements with one range: the whole tensor, one index along `axis`, or a group of neighbours along
-the last axis. In the tensor's flat C order slices are runs of `inner` neighbours; `row` elements make a row, in which
-the runs follow one another (the last of a row may be shorter). Rows either repeat the same slices (`axis`) or bring new
-ones (groups): element i belongs to slice `i // row * advance + i % row // inner`.
+the last axis. Two neighbouring axes count as one dimension. In the tensor's flat C order slices are runs of `inner`
+neighbours; `row` elements make a row, in which the runs follow one another (the last of a row may be shorter). Rows
+either repeat the same slices (`axis`) or bring new ones (groups): element i belongs to slice
+`i // row * advance + i % row // inner`.
 """
 
 from dataclasses import dataclass
 from math import prod
 
 from qdqcli.errors import SpecError
-from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec, axis_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +76,11 @@ class Layout:
             return cls._of_groups(shape, size, spec.group_size, spec.ragged_groups)
         if spec.axis == WHOLE_TENSOR:
             return cls(inner=max(size, 1), row=max(size, 1), advance=0, num_ranges=1, num_elements=size)
-        if spec.axis >= len(shape):
-            raise SpecError(f"axis is {spec.axis}; a tensor of shape {list(shape)} has rank {len(shape)}")
-        inner = max(prod(shape[spec.axis + 1 :]), 1)
-        channels = shape[spec.axis]
+        first, last = spec.axes
+        if last >= len(shape):
+            raise SpecError(f"axis is {axis_text(spec.axis)}; a tensor of shape {list(shape)} has rank {len(shape)}")
+        inner = max(prod(shape[last + 1 :]), 1)
+        channels = prod(shape[first : last + 1])
         return cls(
             inner=inner,
             row=max(inner * channels, 1),

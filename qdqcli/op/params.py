@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from qdqcli.errors import SpecError
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
-from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
+from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode, axis_text
 from qdqcli.op.value import StaticBool, round_to
 
 Floats = NDArray[Any]
@@ -208,9 +208,9 @@ def gradient_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec,
     for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
         values = np.asarray(end)
         if values.ndim != rank:
-            raise SpecError(f"{name} has rank {values.ndim}; axis {spec.axis} takes rank {rank}")
+            raise SpecError(f"{name} has rank {values.ndim}; axis {axis_text(spec.axis)} takes rank {rank}")
         if rank and values.size != layout.num_ranges:
-            raise SpecError(f"{name} has {values.size} values; dimension {spec.axis} has {layout.num_ranges}")
+            raise SpecError(f"{name} has {values.size} values; axis {axis_text(spec.axis)} has {layout.num_ranges}")
         if layout.num_slices:
             ranges[row] = in_arithmetic(values, compute_type_of(dtype, ComputeDType.NATIVE), dtype)
     return ranges

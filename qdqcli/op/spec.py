@@ -48,8 +48,11 @@ class QuantSpec:
     """Leave out the lowest signed code, -2^(num_bits-1)."""
     round_mode: RoundMode = RoundMode.HALF_TO_EVEN
     """Rounding of ties."""
-    axis: int = WHOLE_TENSOR
-    """Dimension with one range per index; -1: one range for the whole tensor (not the last axis)."""
+    axis: int | tuple[int, int] = WHOLE_TENSOR
+    """Dimension with one range per index; -1: one range for the whole tensor (not the last axis).
+
+    Two neighbouring dimensions, (0, 1): one range per pair of indices, as if they were merged into one dimension.
+    """
     group_size: int | None = None
     """Neighbours along the last axis that share a range; excludes `axis`."""
     ragged_groups: bool = False
@@ -67,28 +70,29 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_bits", _integer("num_bits", self.num_bits))
-        object.__setattr__(self, "axis", _integer("axis", self.axis))
         limit = MAX_SIGNED_BITS if self.signed_input else MAX_UNSIGNED_BITS
         if not 1 <= self.num_bits <= limit:
             sign = "signed" if self.signed_input else "unsigned"
             raise SpecError(f"num_bits is {self.num_bits}; {sign} input takes 1 to {limit}")
         object.__setattr__(self, "round_mode", _member(RoundMode, "round_mode", self.round_mode))
         object.__setattr__(self, "compute_dtype", _member(ComputeDType, "compute_dtype", self.compute_dtype))
-        if self.axis < WHOLE_TENSOR:
-            raise SpecError(
-                f"axis is {self.axis}; it must be -1 (one range for the whole tensor) or a dimension's index"
-            )
+        object.__setattr__(self, "axis", _axis(self.axis))
         if self.group_size is not None:
             object.__setattr__(self, "group_size", _integer("group_size", self.group_size))
             if self.group_size < 1:
                 per_row = "; for one range per row: --axis 0" if self.group_size == -1 else ""
                 raise SpecError(f"group_size is {self.group_size}; a group has at least 1 element{per_row}")
             if self.axis != WHOLE_TENSOR:
-                raise SpecError(f"group_size {self.group_size} excludes axis {self.axis}; give one of them")
+                raise SpecError(f"group_size {self.group_size} excludes axis {axis_text(self.axis)}; give one of them")
         object.__setattr__(self, "percentile", _percentile(self.percentile))
         if self.given_range is not None:
             _check_range(*self.given_range)
             object.__setattr__(self, "range_given", True)
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """The first and the last of the dimensions along which ranges differ."""
+        return self.axis if isinstance(self.axis, tuple) else (self.axis, self.axis)
 
     @property
     def is_range_given(self) -> bool:
@@ -109,6 +113,25 @@ class QuantSpec:
 def _check_range(low: float, high: float) -> None:
     if not low <= high:  # also false for NaN
         raise SpecError(f"input_min is {low} and input_max is {high}; input_min <= input_max must hold")
+
+
+def axis_text(axis: int | tuple[int, int]) -> str:
+    """Return the axis as the option takes it: `0`, `0,1`."""
+    return f"{axis[0]},{axis[1]}" if isinstance(axis, tuple) else str(axis)
+
+
+def _axis(value: int | tuple[int, int]) -> int | tuple[int, int]:
+    if not isinstance(value, tuple | list):
+        axis = _integer("axis", value)
+        if axis < WHOLE_TENSOR:
+            raise SpecError(f"axis is {axis}; it must be -1 (one range for the whole tensor) or a dimension's index")
+        return axis
+    pair = tuple(_integer("axis", part) for part in value)
+    if len(pair) != 2 or pair[0] < 0 or pair[1] != pair[0] + 1:
+        raise SpecError(
+            f"axis is {','.join(map(str, pair))}; a pair is two neighbouring dimensions in order, such as 0,1"
+        )
+    return pair[0], pair[1]
 
 
 def _integer(name: str, value: int) -> int:

@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any
 
 from qdqcli.errors import SpecError
-from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
-from qdqcli.recipe.keys import ERROR, NONE, SETTINGS, SKIP
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.axis import CHANNEL, NONE, axis_of, word_of
+from qdqcli.recipe.keys import ERROR, SETTINGS, SKIP
 from qdqcli.recipe.rule import Rule, Setting, Settings, apply_rule
 
-LAST = "last"
 TOO_FEW = "fewer than"
 """Start of the reason for a skip by `min_ndim`."""
 
@@ -59,13 +59,16 @@ class Resolution:
 
 
 def base_settings(
-    spec: QuantSpec, min_ndim: int, indivisible: str, *, last_axis: bool, places: Mapping[str, Sequence[str]]
+    spec: QuantSpec, min_ndim: int, indivisible: str, *, axis: str | None, places: Mapping[str, Sequence[str]]
 ) -> Settings:
-    """Return the settings before any rule, common to all tensors."""
+    """Return the settings before any rule, common to all tensors.
+
+    `axis` is `last` or `channel` where the axis depends on the tensor.
+    """
     low, high = spec.given_range or (None, None)
     values: dict[str, Any] = {key: getattr(spec, key) for key in SETTINGS if hasattr(spec, key)}
     values |= {
-        "axis": LAST if last_axis else NONE if spec.axis == WHOLE_TENSOR else spec.axis,
+        "axis": axis or word_of(spec.axis),
         "input_min": low,
         "input_max": high,
         "percentile": spec.percentile if spec.estimator == "percentile" else None,
@@ -77,8 +80,10 @@ def base_settings(
     return {key: Setting(value=value, places=tuple(places.get(key, ()))) for key, value in values.items()}
 
 
-def resolve(base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int) -> Resolution:
-    """Apply the rules that match a tensor of `ndim` dimensions, in order.
+def resolve(
+    base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int, *, is_stacked: bool = False
+) -> Resolution:
+    """Apply the rules that match a tensor of `ndim` dimensions, in order; `is_stacked` where it holds several experts.
 
     `spec` holds the settings of `base` and is returned unchanged where no rule matches.
     """
@@ -90,7 +95,7 @@ def resolve(base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int) -
         reason = f"{TOO_FEW} {settings['min_ndim'].value} dimensions"
         return _skipped(settings, "min_ndim", reason, rules, ())
     try:
-        decision = _spec(settings, spec, ndim)
+        decision = _spec(settings, spec, ndim, is_stacked=is_stacked)
     except SpecError as error:  # the op takes each value, but not their combination
         text = f"leaves {{tensors}} with settings that the op refuses: {error}"
         problems = problems or [Problem(rule=rules[-1], text=text)]
@@ -98,7 +103,7 @@ def resolve(base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int) -
     return Resolution(decision=decision, settings=settings, rules=rules, problems=problems)
 
 
-def divided(resolution: Resolution, shape: tuple[int, ...]) -> Resolution:
+def divided(resolution: Resolution, shape: tuple[int, ...], *, is_stacked: bool) -> Resolution:
     """Return the resolution for one shape: applies `indivisible` where groups do not divide its last dimension."""
     spec, settings = resolution.decision, resolution.settings
     if not isinstance(spec, QuantSpec) or spec.group_size is None or spec.ragged_groups:
@@ -110,9 +115,9 @@ def divided(resolution: Resolution, shape: tuple[int, ...]) -> Resolution:
         reason = f"group_size {spec.group_size} does not divide the last dimension"
         return replace(resolution, decision=Skip(reason=reason), settings={"indivisible": way})
     place = way.places[-1] if way.places else "--indivisible"
-    axis = 0 if len(shape) > 1 else WHOLE_TENSOR
+    axis = axis_of(CHANNEL if len(shape) > 1 else NONE, len(shape), is_stacked=is_stacked)
     changed = {
-        "axis": settings["axis"].over(NONE if axis == WHOLE_TENSOR else axis, place),
+        "axis": settings["axis"].over(word_of(axis), place),
         "group_size": settings["group_size"].over(None, place),
     }
     return replace(resolution, decision=replace(spec, group_size=None, axis=axis), settings={**settings, **changed})
@@ -124,10 +129,9 @@ def _skipped(
     return Resolution(decision=Skip(reason=reason), settings={key: settings[key]}, rules=rules, problems=problems)
 
 
-def _spec(settings: Settings, spec: QuantSpec, ndim: int) -> QuantSpec:
+def _spec(settings: Settings, spec: QuantSpec, ndim: int, *, is_stacked: bool) -> QuantSpec:
     values = {key: setting.value for key, setting in settings.items()}
-    axis = values["axis"]
-    values["axis"] = {NONE: WHOLE_TENSOR, LAST: max(ndim - 1, 0)}.get(axis, axis)
+    values["axis"] = axis_of(values["axis"], ndim, is_stacked=is_stacked)
     low, high = values.pop("input_min"), values.pop("input_max")
     is_from_file = values.pop("ranges") is not None
     del values["skip"], values["min_ndim"], values["indivisible"]

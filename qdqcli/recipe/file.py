@@ -10,8 +10,9 @@ from typing import Any
 
 from qdqcli.escape import show_path
 from qdqcli.op.spec import WHOLE_TENSOR
+from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.document import Document, read_text
-from qdqcli.recipe.keys import NONE, RECIPE, SELECTION, SETTINGS
+from qdqcli.recipe.keys import RECIPE, SELECTION, SETTINGS
 from qdqcli.recipe.lines import Path as Place
 from qdqcli.recipe.rule import Rule, listed_keys, overridden
 from qdqcli.recipe.scheme import settings_of_scheme

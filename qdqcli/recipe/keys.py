@@ -5,16 +5,14 @@ from typing import Any
 
 from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR, ComputeDType, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
+from qdqcli.recipe.axis import CHANNEL, LAST, NONE, PAIR_PATTERN
 from qdqcli.recipe.schema import PATTERNS, Schema, either, published, table, tables
 from qdqcli.recipe.scheme import EXAMPLES, SCHEME_PATTERN
 
 SCHEMA_VERSION = 1
 VERSION: Schema = {"enum": [SCHEMA_VERSION], "description": "The version of the schema; may be left out."}
-NONE = "none"
-"""For `axis`: one range per tensor. For `group_size`: no groups, overriding an earlier table."""
-
-ERROR, SKIP, CHANNEL = "error", "skip", "channel"
-"""Values of `indivisible`: treatment of a tensor that does not divide into groups."""
+ERROR, SKIP = "error", "skip"
+"""Values of `indivisible`, with `channel`: treatment of a tensor that does not divide into groups."""
 _ROUND_MODES = [str(mode) for mode in RoundMode]
 
 SETTINGS: dict[str, Schema] = {
@@ -23,8 +21,10 @@ SETTINGS: dict[str, Schema] = {
     "signed_input": {"type": "boolean", "description": "Whether codes have a sign."},
     "narrow_range": {"type": "boolean", "description": "Whether the lowest signed code is left out."},
     "round_mode": {"enum": [*_ROUND_MODES, *map(str.lower, _ROUND_MODES)], "description": "How ties are rounded."},
-    "axis": either({"enum": [NONE, "last"]}, {"type": "integer", "minimum": WHOLE_TENSOR},
-                    description="The dimension along which each index has its own range; none: one for the tensor."),
+    "axis": either({"enum": [NONE, LAST, CHANNEL]}, {"type": "integer", "minimum": WHOLE_TENSOR},
+                    {"type": "string", "pattern": PAIR_PATTERN, "examples": ["0,1"]},
+                    description="The dimension along which each index has its own range; none: one for the tensor; "
+                    "0,1: one for each pair of indices; channel: 0, or 0,1 for stacked experts."),
     "group_size": either({"enum": [NONE]}, {"type": "integer", "minimum": 1},
                           description="Neighbours along the last axis that share a range; none: no groups after all."),
     "ragged_groups": {"type": "boolean", "description": "Whether the last group of a row may be shorter."},

@@ -8,6 +8,7 @@ from typing import Self
 from qdqcli.errors import SpecError, UsageError
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.axis import holds_stacked_experts
 from qdqcli.recipe.decision import TOO_FEW, Decision, Resolution, Skip, base_settings, divided, resolve
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.findings import Finding, findings_of
@@ -58,9 +59,9 @@ class Recipe:
     """Selection and settings for the tensors of a checkpoint."""
 
     spec: QuantSpec
-    """Settings of every selected tensor before any rule; its axis is ignored with `last_axis`."""
-    last_axis: bool = False
-    """Use the last axis of each tensor."""
+    """Settings of every selected tensor before any rule."""
+    axis: str | None = None
+    """`last` or `channel`: the axis depends on the tensor; None: it is that of `spec`."""
     include: Sequence[str] = ()
     """Patterns; empty selects every tensor."""
     exclude: Sequence[str] = ()
@@ -139,17 +140,18 @@ class Recipe:
         """Apply the rules to each tensor, selected or not. Tensors of a kind share a resolution."""
         min_ndims = context.min_ndims if self.min_ndim is None else [self.min_ndim] * len(tensors)
         bases = {
-            least: base_settings(self.spec, least, self.indivisible, last_axis=self.last_axis, places=self.places)
+            least: base_settings(self.spec, least, self.indivisible, axis=self.axis, places=self.places)
             for least in set(min_ndims)
         }
-        known: dict[tuple[Skip | None, tuple[int, ...], int, int], Resolution] = {}
+        known: dict[tuple[Skip | None, tuple[int, ...], int, int, bool], Resolution] = {}
 
         def resolved(tensor: TensorInfo, file: FileRef, untouched: Skip | None, least: int) -> Resolution:
-            kind = untouched, numbers(tensor.name, file) if self.rules else (), len(tensor.shape), least
+            ndim, is_stacked = len(tensor.shape), holds_stacked_experts(tensor.name, len(tensor.shape))
+            kind = untouched, numbers(tensor.name, file) if self.rules else (), ndim, least, is_stacked
             found = known.get(kind)
             if found is None:
                 rules = [self.rules[number] for number in kind[1]]
-                found = resolve(bases[least], self.spec, rules, kind[2])
+                found = resolve(bases[least], self.spec, rules, ndim, is_stacked=is_stacked)
                 if untouched is not None:
                     is_selected = untouched.is_selected and isinstance(found.decision, QuantSpec)
                     skip = replace(untouched, is_selected=is_selected)
@@ -253,7 +255,8 @@ def _divided(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -
     def of_shape(tensor: TensorInfo, resolution: Resolution) -> Resolution:
         kind = id(resolution), tensor.shape
         if kind not in known:
-            known[kind] = divided(resolution, tensor.shape)
+            is_stacked = holds_stacked_experts(tensor.name, len(tensor.shape))
+            known[kind] = divided(resolution, tensor.shape, is_stacked=is_stacked)
         return known[kind]
 
     return list(map(of_shape, tensors, resolutions))

@@ -9,6 +9,7 @@ from typing import Any
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
 from qdqcli.recipe import keys
+from qdqcli.recipe.axis import depends_on_tensor, fixed_axis
 from qdqcli.recipe.file import RecipeFile
 from qdqcli.recipe.keys import ERROR
 from qdqcli.recipe.recipe import Recipe
@@ -131,13 +132,13 @@ def request_from(layers: Layers) -> Request:
     attributes = {name: options[name] for name in ATTRIBUTES if name in options}
     spec = QuantSpec(
         **attributes,
-        axis=axis if isinstance(axis, int) else WHOLE_TENSOR,
+        axis=fixed_axis(axis),
         range_given=given_range is not None or ranges_file is not None,
         given_range=given_range,
     )
     recipe = Recipe(
         spec=spec,
-        last_axis=axis == "last",
+        axis=axis if depends_on_tensor(axis) else None,
         include=options["include"],
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],

@@ -7,7 +7,8 @@ from typing import Any
 
 from qdqcli.escape import escape_name
 from qdqcli.op.spec import DEFAULT_ESTIMATOR
-from qdqcli.recipe.keys import ERROR, NONE
+from qdqcli.recipe.axis import NONE
+from qdqcli.recipe.keys import ERROR
 
 Changes = Mapping[str, Any]
 """Recipe key -> value; a group size of None means no groups."""

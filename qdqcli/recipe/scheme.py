@@ -6,6 +6,7 @@ from typing import Any
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
+from qdqcli.recipe.axis import CHANNEL
 
 SCHEME_PATTERN = r"^u?int([1-9]|[1-5][0-9]|6[0-2])(-(tensor|channel|g[1-9][0-9]*))?$"
 SCHEMES = ("int8-channel", "int8-tensor", "int8-g128", "int4-channel", "int4-g128", "int4-g64", "int4-g32", "int3-g128")
@@ -39,5 +40,5 @@ def settings_of_scheme(name: str) -> Mapping[str, Any]:
         case "t":
             return settings | {"axis": "none", "group_size": None}
         case "c":
-            return settings | {"axis": 0, "group_size": None}
+            return settings | {"axis": CHANNEL, "group_size": None}
     return settings | {"axis": "none", "group_size": int(granularity[1:])}

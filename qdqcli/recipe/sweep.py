@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from qdqcli.op.spec import WHOLE_TENSOR
+from qdqcli.recipe.axis import CHANNEL, depends_on_tensor, fixed_axis
 from qdqcli.recipe.keys import SKIP
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.result.result import RunResult
@@ -17,7 +17,7 @@ class Setting:
 
     num_bits: int
     axis: str | int = "none"
-    """`none`, `last` or the index of a dimension."""
+    """`none`, `last`, `channel`, the index of a dimension, or two: `0,1`."""
     group_size: int | None = None
     """Excludes `axis`."""
     estimator: str = "minmax"
@@ -27,12 +27,12 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Short name: `int4 g128 mse`, `int8 axis 0`, `int8 tensor`."""
+        """Short name: `int4 g128 mse`, `int8 channel`, `int8 axis 0`, `int8 tensor`."""
         words = [f"{'' if self.signed_input else 'u'}int{self.num_bits}"]
         if self.group_size is not None:
             words.append(f"g{self.group_size}")
         else:
-            words.append("tensor" if self.axis == "none" else f"axis {self.axis}")
+            words.append({"none": "tensor", CHANNEL: CHANNEL}.get(str(self.axis), f"axis {self.axis}"))
         if self.estimator != "minmax":
             words.append(self.estimator if self.percentile is None else f"p{self.percentile:g}")
         return " ".join(words)
@@ -43,12 +43,13 @@ class Setting:
             recipe.spec,
             num_bits=self.num_bits,
             signed_input=self.signed_input,
-            axis=self.axis if isinstance(self.axis, int) else WHOLE_TENSOR,
+            axis=fixed_axis(self.axis),
             group_size=self.group_size,
             estimator=self.estimator,
             percentile=self.percentile,
         )
-        return replace(recipe, spec=spec, last_axis=self.axis == "last", indivisible=SKIP, skips_misfits=True)
+        axis = str(self.axis) if depends_on_tensor(self.axis) else None
+        return replace(recipe, spec=spec, axis=axis, indivisible=SKIP, skips_misfits=True)
 
     def to_json(self) -> dict[str, Any]:
         """Return the setting under the options' names."""
@@ -79,8 +80,8 @@ def settings_of(
 
 
 LADDER = [
-    Setting(num_bits=8, axis=0),
-    *settings_of([4, 3], [0], [128, 64, 32], ["minmax", "mse"]),
+    Setting(num_bits=8, axis=CHANNEL),
+    *settings_of([4, 3], [CHANNEL], [128, 64, 32], ["minmax", "mse"]),
 ]
 """Commonly published settings, for a sweep without options."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec, axis_text
 from qdqcli.report.escape import ARROW, TIMES, shorten, word
 from qdqcli.report.number import NO_NUMBER, metric_text, metric_title, metric_unit, row_text
 from qdqcli.report.options import ReportOptions
@@ -173,7 +173,7 @@ def spec_text(spec: QuantSpec | None, quote: Quote, shape: Sequence[int] | None 
     if spec.group_size is not None:
         words.append(f"g{spec.group_size if shape is None else group_size_in(shape, spec.group_size)}")
     elif spec.axis != WHOLE_TENSOR:
-        words.append(f"axis {spec.axis}")
+        words.append(f"axis {axis_text(spec.axis)}")
     if spec.estimator != DEFAULT_ESTIMATOR:
         words.append(f"p{spec.percentile:g}" if spec.estimator == "percentile" else word(spec.estimator, quote))
     return " ".join(words)

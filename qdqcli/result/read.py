@@ -210,6 +210,8 @@ def _spec(data: Mapping[str, Any] | None, shared: dict[Any, Any]) -> QuantSpec |
     if data is None:
         return None
     attributes = {name: data[name] for name in _SPEC_NAMES if name in data}
+    if isinstance(attributes["axis"], list):
+        attributes["axis"] = tuple(attributes["axis"])
     key = tuple(attributes.items())
     if key not in shared:
         shared[key] = QuantSpec(**attributes)

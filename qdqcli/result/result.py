@@ -341,7 +341,7 @@ def spec_to_json(spec: QuantSpec) -> dict[str, Any]:
         "range_given": spec.is_range_given,
         "round_mode": str(spec.round_mode),
         "narrow_range": spec.narrow_range,
-        "axis": spec.axis,
+        "axis": list(spec.axis) if isinstance(spec.axis, tuple) else spec.axis,
         "group_size": spec.group_size,
         "compute_dtype": str(spec.compute_dtype),
         "estimator": spec.estimator,

@@ -84,7 +84,10 @@ _SPEC: Schema = _object(
         "range_given": {"type": "boolean"},
         "round_mode": {"type": "string", "enum": [str(mode) for mode in RoundMode]},
         "narrow_range": {"type": "boolean"},
-        "axis": {"type": "integer", "minimum": WHOLE_TENSOR, "maximum": MAX_DIMENSIONS - 1},
+        "axis": {
+            "type": ["integer", "array"], "minimum": WHOLE_TENSOR, "maximum": MAX_DIMENSIONS - 1,
+            "items": {"type": "integer", "minimum": 0, "maximum": MAX_DIMENSIONS - 1}, "maxItems": 2,
+        },
         "group_size": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_COUNT},
         "compute_dtype": {"type": "string", "enum": [str(name) for name in ComputeDType]},
         "estimator": {"type": "string", "enum": list(ESTIMATORS)},

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from math import inf, log2, sqrt
 from typing import Any
 
-from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.axis import word_of
 from qdqcli.result.result import TensorResult
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.study.grid import Grid
@@ -112,7 +113,7 @@ def find_causes(seen: Seen) -> list[Finding]:
             "num_bits": grid.num_bits,
             "symmetric": grid.is_symmetric,
             "signed_input": grid.signed,
-            "axis": "none" if grid.axis == WHOLE_TENSOR else grid.axis,
+            "axis": word_of(grid.axis),
             "group_size": grid.group_size,
             "slices": grid.share,
         }
@@ -222,7 +223,7 @@ def _across(seen: Seen) -> list[Finding]:
             evidence = {"count": len(out), "rows": _indices(profile, "rows"), "gain_db": gain}
             return [Finding(cause=OUTLIER_ROWS, evidence=evidence)]
     evidence = {
-        "axis": "none" if best.spec.axis == WHOLE_TENSOR else best.spec.axis,
+        "axis": word_of(best.spec.axis),
         "gain_db": gain,
         "gaussian_gain_db": gain - surplus if surplus < gain else 0.0,
         "columns": _indices(profile, "columns"),

@@ -373,6 +373,7 @@ def _granularities(base: QuantSpec, info: TensorInfo, workers: Workers) -> Itera
     """Yield no axis, each axis with sufficiently long slices, and groups, if their ranges fit into memory."""
     plain = replace(base, axis=WHOLE_TENSOR, group_size=None, ragged_groups=False)
     found = [plain, *(replace(plain, axis=axis) for axis in range(len(info.shape)))]
+    found += [replace(plain, axis=(0, 1))] if len(info.shape) > 2 else []
     found += [replace(plain, group_size=size) for size in GROUP_SIZES]
     for spec in found:
         if fits(info, spec):

@@ -36,7 +36,7 @@ class Grid:
     is_symmetric: bool
     """True where no zero point is needed."""
     signed: bool
-    axis: int
+    axis: int | tuple[int, int]
     group_size: int | None
     share: float
     """Share of the slices on the grid."""

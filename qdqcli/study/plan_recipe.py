@@ -10,11 +10,11 @@ from typing import Any
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape
-from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.axis import NONE, depends_on_tensor, fixed_axis, word_of
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.file import parse_recipe
 from qdqcli.recipe.file_ref import SEPARATOR, qualified
-from qdqcli.recipe.keys import NONE
 from qdqcli.recipe.patterns import compile_pattern, listed
 from qdqcli.recipe.plan import Plan, make_plans
 from qdqcli.recipe.recipe import Recipe
@@ -98,10 +98,10 @@ def plans_of(text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Pack
     low, high = defaults.pop("input_min", None), defaults.pop("input_max", None)
     spec = QuantSpec(
         **defaults,
-        axis=axis if isinstance(axis, int) else WHOLE_TENSOR,
+        axis=fixed_axis(axis),
         given_range=None if low is None else (low, high),
     )
-    recipe = Recipe(spec=spec, last_axis=axis == "last", min_ndim=min_ndim, rules=read.rules)
+    recipe = Recipe(spec=spec, axis=axis if depends_on_tensor(axis) else None, min_ndim=min_ndim, rules=read.rules)
     return make_plans(checkpoints, recipe, packed)[0]
 
 
@@ -207,7 +207,7 @@ def _settings(spec: QuantSpec) -> dict[str, Any]:
 def _granularity(spec: QuantSpec) -> dict[str, Any]:
     if spec.group_size is not None:
         return {"group_size": spec.group_size, **({"ragged_groups": True} if spec.ragged_groups else {})}
-    return {"axis": NONE if spec.axis == WHOLE_TENSOR else spec.axis}
+    return {"axis": word_of(spec.axis)}
 
 
 def difference(default: QuantSpec, spec: QuantSpec) -> dict[str, Any]:

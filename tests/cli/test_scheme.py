@@ -28,7 +28,7 @@ def specs(outcome: Outcome) -> dict[str, tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("scheme", "options"),
     [
-        ("int8-channel", ("--num-bits", 8, "--axis", 0)),
+        ("int8-channel", ("--num-bits", 8, "--axis", "channel")),
         ("int4-g4", ("--num-bits", 4, "--group-size", 4)),
         ("uint8-tensor", ("--unsigned-input",)),
         ("UINT3", ("--num-bits", 3, "--unsigned-input")),

@@ -37,7 +37,7 @@ def test_every_combination_is_a_row_and_equals_stats(qdq: Qdq, model: Path) -> N
 def test_without_lists_it_takes_the_ladder_that_people_publish(qdq: Qdq, model: Path) -> None:
     outcome = qdq("sweep", model)
     assert outcome.code == 0
-    assert outcome.out.splitlines()[2].split()[:3] == ["int8", "axis", "0"]
+    assert outcome.out.splitlines()[2].split()[:2] == ["int8", "channel"]
     assert "int4 g32 mse" in outcome.out
     assert "a shape forbids some" in outcome.out
 

@@ -213,12 +213,12 @@ def test_ragged_groups_lift_the_error_of_a_group_size() -> None:
 
 def test_the_last_axis_is_each_tensors_own() -> None:
     tensors = [tensor("a", (2, 3, 4)), tensor("b", (2, 3)), tensor("c", (2,))]
-    decisions, _ = Recipe(spec=SPEC, last_axis=True).decide(tensors)
+    decisions, _ = Recipe(spec=SPEC, axis="last").decide(tensors)
     assert [decision.axis for decision in decisions if isinstance(decision, QuantSpec)] == [2, 1, 0]
 
 
 def test_a_scalar_has_no_last_axis() -> None:
-    message = refusal([tensor("a"), tensor("s", ())], last_axis=True)
+    message = refusal([tensor("a"), tensor("s", ())], axis="last")
     assert "'s'" in message
     assert "--min-ndim" in message
 

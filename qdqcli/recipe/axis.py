@@ -1,0 +1,50 @@
+"""Axis: spellings of recipes and options, `none`, `last`, `channel`, `0` or `0,1`, and the op's axis of each."""
+
+import re
+
+from qdqcli.op.spec import WHOLE_TENSOR, axis_text
+
+NONE = "none"
+"""One range per tensor. For `group_size`: no groups, overriding an earlier table."""
+LAST = "last"
+CHANNEL = "channel"
+"""The output channels of a weight: dimension 0; 0,1 of stacked experts. Also a value of `indivisible`."""
+PAIR_PATTERN = r"^(0|[1-9][0-9]?),(0|[1-9][0-9]?)$"
+
+Axis = int | tuple[int, int]
+
+
+def depends_on_tensor(word: str | int) -> bool:
+    """Tell whether the word stands for a dimension that depends on the tensor."""
+    return word in (LAST, CHANNEL)
+
+
+def fixed_axis(word: str | int) -> Axis:
+    """Return the op's axis of a word; that of a whole tensor where it depends on the tensor."""
+    if isinstance(word, int):
+        return word
+    if re.fullmatch(PAIR_PATTERN, word):
+        first, _, last = word.partition(",")
+        return int(first), int(last)
+    return WHOLE_TENSOR
+
+
+def word_of(axis: Axis) -> str | int:
+    """Return the word for an axis of the op."""
+    if isinstance(axis, int):
+        return NONE if axis == WHOLE_TENSOR else axis
+    return axis_text(axis)
+
+
+def axis_of(word: str | int, ndim: int, *, is_stacked: bool) -> Axis:
+    """Return the op's axis for a tensor of `ndim` dimensions."""
+    if word == LAST:
+        return max(ndim - 1, 0)
+    if word == CHANNEL:
+        return (0, 1) if is_stacked else 0
+    return fixed_axis(word)
+
+
+def holds_stacked_experts(name: str, ndim: int) -> bool:
+    """Tell whether a tensor holds the matrices of several experts, [experts, out, in], by its name."""
+    return ndim == 3 and "experts" in name
