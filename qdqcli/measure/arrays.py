@@ -21,7 +21,7 @@ from qdqcli.op import columns
 from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, cuts, empty_keys, merge_keys, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, Floats, cuts, empty_order_keys, merge_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.metrics import ErrorStats
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
@@ -181,15 +181,15 @@ def _measured_ranges(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInf
 
     def measure(block: Block) -> NDArray[Any]:
         start, stop = block
-        keys = empty_keys(layout.num_slices, dtype)
-        workers.backend.measure_range(x[start:stop], start, stop, layout, 0, keys, dtype)
-        return keys
+        order_keys = empty_order_keys(layout.num_slices, dtype)
+        workers.backend.measure_range(x[start:stop], start, stop, layout, 0, order_keys, dtype)
+        return order_keys
 
     # Few parts: each merges the extremes of all slices.
     bounds = cuts(x.size, min(2 * workers.num_threads, -(-x.size // CHUNK_ELEMENTS)))
     first, *others = workers.map(measure, list(pairwise(bounds.tolist())))
-    for keys in others:
-        merge_keys(first, keys)
+    for order_keys in others:
+        merge_order_keys(first, order_keys)
     return ranges_of_order_keys(first, dtype)
 
 

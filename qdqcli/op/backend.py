@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout
-    from qdqcli.op.params import Floats, Keys, QuantParams
+    from qdqcli.op.params import Floats, QuantParams
     from qdqcli.op.span import BlockSums, Neighbours, NeighbourSums, Span
     from qdqcli.op.spec import QuantSpec
 
@@ -42,8 +42,8 @@ class FileKernels(Protocol):
     A returned int is the element up to which all succeeded; `span.trouble` records a failed system call.
     """
 
-    def measure_range(self, span: "Span", layout: "Layout", keys: "Keys", dtype: str) -> int:
-        """Widen the `keys` (2, slices) of the whole tensor."""
+    def measure_range(self, span: "Span", layout: "Layout", order_keys: "OrderKeys", dtype: str) -> int:
+        """Widen the `order_keys` (2, slices) of the whole tensor."""
 
     def quantize(self, span: "Span", layout: "Layout", params: "QuantParams") -> int:
         """Quantize and dequantize from file to file, with one range."""
@@ -84,14 +84,21 @@ class Backend(Protocol):
         """Return a buffer from which elements are transferred fastest."""
 
     def measure_range(
-        self, x: "NDArray[Any]", start: int, stop: int, layout: "Layout", first_slice: int, keys: "Keys", dtype: str
+        self,
+        x: "NDArray[Any]",
+        start: int,
+        stop: int,
+        layout: "Layout",
+        first_slice: int,
+        order_keys: "OrderKeys",
+        dtype: str,
     ) -> None:
-        """Widen `keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
+        """Widen `order_keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
 
     def quant_params(
         self, ranges: "Floats", spec: "QuantSpec", layout: "Layout", first_slice: int, dtype: str
     ) -> "QuantParams":
-        """Return the grids of the slices from `first_slice` on, with these `ranges` (2, slices)."""
+        """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
 
     def quantize(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any

@@ -17,7 +17,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import histograms as cpu_patterns
 from qdqcli.op.cpu.spans import count_patterns
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_keys, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.span import Span
 from qdqcli.op.spec import QuantSpec
 
@@ -45,18 +45,18 @@ class PatternHistogram:
     def ranges(self) -> Floats:
         """Return the range (2, 1) that the elements span, ignoring NaN; NaN if all elements are NaN."""
         stored = _PATTERNS[self.counts > 0].view(STORAGE[self.dtype])
-        keys = empty_keys(1, self.dtype)
+        order_keys = empty_order_keys(1, self.dtype)
         if stored.size:
-            cpu.measure_range(stored, 0, stored.size, Layout.of(stored.shape, QuantSpec()), 0, keys, self.dtype)
-        return ranges_of_order_keys(keys, self.dtype)
+            cpu.measure_range(stored, 0, stored.size, Layout.of(stored.shape, QuantSpec()), 0, order_keys, self.dtype)
+        return ranges_of_order_keys(order_keys, self.dtype)
 
     def error_sums(self, params: QuantParams) -> NDArray[np.float64]:
-        """Return the error sums (1, SUM_COLUMNS) for this grid; mark it degenerate if an output is not finite."""
+        """Return the error sums (1, SUM_COLUMNS) for these qparams; mark it degenerate if an output is not finite."""
         x = _PATTERNS.view(STORAGE[self.dtype])
         y = np.empty_like(x)
         cpu.quantize(x, y, 0, 0, NUM_PATTERNS, Layout.of(x.shape, QuantSpec()), params)
         sums = empty_sums(1)
-        lo, hi = params.grids[0, 0], params.grids[1, 0]
+        lo, hi = params.qparams[0, 0], params.qparams[1, 0]
         cpu_patterns.sum_patterns(self.counts, x, y, lo, hi, sums[0])
         params.degenerate[0] |= sums[0, NONFINITE_OUTPUT] > 0
         return sums

@@ -15,7 +15,7 @@ from qdqcli.op.value import StaticBool, round_to
 
 Floats = NDArray[Any]
 """float64 for F64 tensors, float32 for the others."""
-Keys = NDArray[Any]
+OrderKeys = NDArray[Any]
 """Order keys (2, slices) of the smallest and largest element: int16, int32 or int64, of the dtype's width."""
 
 STORAGE: dict[str, type[np.generic]] = {"F32": np.float32, "F64": np.float64, "BF16": np.int16, "F16": np.uint16}
@@ -27,8 +27,8 @@ INFINITY = {"F32": 0x7F800000, "F64": 0x7FF0000000000000, "BF16": 0x7F80, "F16":
 
 
 MIN_RANGE, MAX_RANGE, SCALE, INVERSE_SCALE = range(4)
-"""Rows of a grid, one column per slice."""
-GRID_ROWS = 4
+"""Rows of qparams, one column per slice."""
+QPARAM_ROWS = 4
 FLUSHING, CLIPPING, DEGENERATE = range(3)
 """Rows of the flags, one column per slice."""
 FLAG_ROWS = 3
@@ -42,7 +42,7 @@ class Columns:
     """Element in column 0 of some row."""
     row: int
     """Elements per row."""
-    grids: Floats
+    qparams: Floats
     """(4, row + VECTOR_SIZE): wraps around after the last column."""
 
     def place(self, base: int, start: int, stop: int) -> tuple[int, int, int, int]:
@@ -56,7 +56,7 @@ class QuantParams:
 
     first_slice: int
     num_slices: int
-    grids: Floats
+    qparams: Floats
     """(4, slices): min_range, max_range, scale (steps per unit, the op's sense), inverse_scale."""
     flags: NDArray[np.bool_]
     """(3, slices): subnormal elements are flushed; elements may be outside the range; the scale is degenerate."""
@@ -132,40 +132,42 @@ def float_type(dtype: str) -> type[np.generic]:
 
 
 @cache
-def key_limits(dtype: str) -> tuple[np.signedinteger[Any], Keys]:
+def order_key_limits(dtype: str) -> tuple[np.signedinteger[Any], OrderKeys]:
     """Return the order key of +inf, and the sentinel keys (2,) of a slice without elements other than NaN."""
     limits = np.iinfo(PATTERN[dtype])
     return PATTERN[dtype](INFINITY[dtype]), np.array([limits.max, limits.min], PATTERN[dtype])
 
 
-def empty_keys(num_slices: int, dtype: str) -> Keys:
+def empty_order_keys(num_slices: int, dtype: str) -> OrderKeys:
     """Return sentinel keys, for ranges without elements yet; keys are merged by minimum and maximum."""
     limits = np.iinfo(PATTERN[dtype])
-    keys = np.empty((2, num_slices), PATTERN[dtype])
-    keys[0], keys[1] = limits.max, limits.min
-    return keys
+    order_keys = np.empty((2, num_slices), PATTERN[dtype])
+    order_keys[0], order_keys[1] = limits.max, limits.min
+    return order_keys
 
 
-def merge_keys(keys: Keys, other: Keys) -> None:
-    """Widen `keys` by the ranges of `other`, slice by slice."""
-    np.minimum(keys[0], other[0], out=keys[0])
-    np.maximum(keys[1], other[1], out=keys[1])
+def merge_order_keys(order_keys: OrderKeys, other: OrderKeys) -> None:
+    """Widen `order_keys` by the ranges of `other`, slice by slice."""
+    np.minimum(order_keys[0], other[0], out=order_keys[0])
+    np.maximum(order_keys[1], other[1], out=order_keys[1])
 
 
-def merge_columns(keys: Keys, by_column: Keys, slices: NDArray[np.int64]) -> None:
-    """Widen `keys` by columns; `slices`, ascending without gaps, is the slice of each column."""
+def merge_columns(order_keys: OrderKeys, by_column: OrderKeys, slices: NDArray[np.int64]) -> None:
+    """Widen `order_keys` by columns; `slices`, ascending without gaps, is the slice of each column."""
     begins = np.flatnonzero(np.diff(slices, prepend=-1))
-    merge_keys(keys, np.array([np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)]))
+    merge_order_keys(
+        order_keys, np.array([np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)])
+    )
 
 
-def ranges_of_order_keys(keys: Keys, dtype: str) -> Floats:
+def ranges_of_order_keys(order_keys: OrderKeys, dtype: str) -> Floats:
     """Return the ranges (2, slices), lower and upper ends; NaN for a slice without elements other than NaN."""
-    bits = np.where(keys < 0, keys ^ np.iinfo(keys.dtype).max, keys)
+    bits = np.where(order_keys < 0, order_keys ^ np.iinfo(order_keys.dtype).max, order_keys)
     if dtype == "BF16":
         ranges: Floats = (bits.astype(np.int32) << 16).view(np.float32)
     else:
         ranges = bits.view(np.float16 if dtype == "F16" else STORAGE[dtype]).astype(float_type(dtype))
-    ranges[:, keys[0] > keys[1]] = np.nan
+    ranges[:, order_keys[0] > order_keys[1]] = np.nan
     return ranges
 
 

@@ -35,8 +35,8 @@ _GUESS_BITS = 12
 
 
 @kernel()
-def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, numbers, keys):
-    """Fill `numbers` (slices,) with the count of finite elements and `keys` (2, slices) with their extremes.
+def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, numbers, order_keys):
+    """Fill `numbers` (slices,) with the count of finite elements and `order_keys` (2, slices) with their extremes.
 
     Slices are whole, of one run each; `infinity` and `nothing` as in `measure_range` of `cpu/ranges.py`.
     """
@@ -51,13 +51,13 @@ def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinit
             lo, hi = smaller(select(is_finite, key, nothing[0]), lo), larger(select(is_finite, key, nothing[1]), hi)
             number += count(is_finite & mask_of_first(end - base - at))
         numbers[s - first_slice] = number
-        keys[0, s - first_slice], keys[1, s - first_slice] = least(lo), greatest(hi)
+        order_keys[0, s - first_slice], order_keys[1, s - first_slice] = least(lo), greatest(hi)
         i = end
 
 
 @kernel()
-def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers, ranks, keys):
-    """Narrow `keys` (2, slices), the extremes, to the keys of the elements of `ranks` (2, slices) among `numbers`."""
+def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers, ranks, order_keys):
+    """Narrow `order_keys` (2, slices), the extremes, to the keys of `ranks` (2, slices) among `numbers`."""
     few = np.empty(_FEW, x.dtype)
     guesses = np.zeros(2, np.int64)
     i = start
@@ -65,7 +65,7 @@ def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers
         run, end, _ = run_at(i, inner, row, advance)
         s, end = run - first_slice, smaller(end, stop)
         if numbers[s] > 0:
-            low, high, number = np.int64(keys[0, s]), np.int64(keys[1, s]), numbers[s]
+            low, high, number = np.int64(order_keys[0, s]), np.int64(order_keys[1, s]), numbers[s]
             begin, size = i - base, end - i
             below = 0 if number == size else _count_up_to(x, begin, size, low - 1)  # negative infinities and NaN
             for target in range(2):
@@ -75,7 +75,7 @@ def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers
                 else:  # slices are alike: the previous result is a guess
                     key = _select_rank(x, begin, size, low, high, below, number, rank, guesses[target], few)
                     guesses[target] = key
-                keys[target, s] = key
+                order_keys[target, s] = key
         i = end
 
 
@@ -108,12 +108,12 @@ def _step_inwards(x, begin, size, key, last, rank, turned):
     reached = 0
     while True:
         number = 0
-        keys = order_key(load_part(x, begin, size)) ^ turned
-        beyond = select(mask_of_first(VECTOR_SIZE), last, keys)
+        order_keys = order_key(load_part(x, begin, size)) ^ turned
+        beyond = select(mask_of_first(VECTOR_SIZE), last, order_keys)
         for at in range(begin, begin + size, VECTOR_SIZE):
-            keys = order_key(load_part(x, at, begin + size - at)) ^ turned
-            number += count((keys == key) & mask_of_first(begin + size - at))
-            beyond = select(keys > key, smaller(keys, beyond), beyond)
+            order_keys = order_key(load_part(x, at, begin + size - at)) ^ turned
+            number += count((order_keys == key) & mask_of_first(begin + size - at))
+            beyond = select(order_keys > key, smaller(order_keys, beyond), beyond)
         reached += number
         if reached >= rank:
             return key

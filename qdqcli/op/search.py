@@ -26,7 +26,7 @@ from qdqcli.op.jit.vector import (
     smaller,
     store,
 )
-from qdqcli.op.params import GRID_ROWS, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
+from qdqcli.op.params import INVERSE_SCALE, MAX_RANGE, MIN_RANGE, QPARAM_ROWS, SCALE
 from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (
     clamp,
@@ -34,9 +34,9 @@ from qdqcli.op.value import (
     encode,
     fake_quantize,
     flush,
-    grid,
     max_finite,
     number_pattern,
+    qparams_of_range,
     round_to,
     value_of_pattern,
 )
@@ -64,26 +64,26 @@ def _decode_run(x, begin, count, compute_type, v, a):
 
 
 @inlined
-def _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, grids):
-    """Fill `grids` (GRID_ROWS, candidates), whole vectors, for the range [lo, hi] times each fraction."""
-    room = grids.shape[1]
+def _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, qparams):
+    """Fill `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi] times each fraction."""
+    room = qparams.shape[1]
     for k in range(0, room, VECTOR_SIZE):
         share = load(fractions, k)
         low, high = (
             flush(round_to(share * lo, compute_type), compute_type),
             flush(round_to(share * hi, compute_type), compute_type),
         )
-        min_range, max_range, scale, inverse = grid(low, high, q_min, q_max, compute_type)
-        store(grids, MIN_RANGE * room + k, min_range)
-        store(grids, MAX_RANGE * room + k, max_range)
-        store(grids, SCALE * room + k, scale)
-        store(grids, INVERSE_SCALE * room + k, inverse)
+        min_range, max_range, scale, inverse = qparams_of_range(low, high, q_min, q_max, compute_type)
+        store(qparams, MIN_RANGE * room + k, min_range)
+        store(qparams, MAX_RANGE * room + k, max_range)
+        store(qparams, SCALE * room + k, scale)
+        store(qparams, INVERSE_SCALE * room + k, inverse)
 
 
 @inlined
-def _squared_error(x, v, a, count, grids, k, half_up, compute_type, limit):
-    """Return the error of candidate `k`; infinite once it exceeds `limit`, or for a degenerate grid."""
-    lo, hi, scale, inverse = grids[MIN_RANGE, k], grids[MAX_RANGE, k], grids[SCALE, k], grids[INVERSE_SCALE, k]
+def _squared_error(x, v, a, count, qparams, k, half_up, compute_type, limit):
+    """Return the error of candidate `k`; infinite once it exceeds `limit`, or for a degenerate scale."""
+    lo, hi, scale, inverse = qparams[MIN_RANGE, k], qparams[MAX_RANGE, k], qparams[SCALE, k], qparams[INVERSE_SCALE, k]
     if not (abs(scale) < np.inf and abs(inverse) < np.inf):
         return np.inf
     stored = load_part(x, 0, 1)  # its type names the dtype
@@ -100,24 +100,24 @@ def _squared_error(x, v, a, count, grids, k, half_up, compute_type, limit):
 
 
 @inlined
-def _bound_errors(x, v, count, grids, half_up, compute_type, extremes, bounds):
+def _bound_errors(x, v, count, qparams, half_up, compute_type, extremes, bounds):
     """Fill `bounds` (candidates,) with a lower bound of each candidate's error, VECTOR_SIZE candidates at a time.
 
     The largest and the smallest element of each lane are distinct elements (kept in `extremes` (2, VECTOR_SIZE)); the
     error of clipping them is part of a candidate's error.
     """
-    stored, room = load_part(x, 0, 1), grids.shape[1]
+    stored, room = load_part(x, 0, 1), qparams.shape[1]
     high = low = load(v, 0)
     for i in range(VECTOR_SIZE, count, VECTOR_SIZE):
         high, low = larger(load(v, i), high), smaller(load(v, i), low)
     store(extremes, 0, high)
     store(extremes, VECTOR_SIZE, low)
     for k in range(0, room, VECTOR_SIZE):
-        lo, hi = load(grids, MIN_RANGE * room + k), load(grids, MAX_RANGE * room + k)
-        scale, inverse = load(grids, SCALE * room + k), load(grids, INVERSE_SCALE * room + k)
+        lo, hi = load(qparams, MIN_RANGE * room + k), load(qparams, MAX_RANGE * room + k)
+        scale, inverse = load(qparams, SCALE * room + k), load(qparams, INVERSE_SCALE * room + k)
         y_lo = _stored_value(fake_quantize(lo, scale, inverse, half_up, compute_type), stored)
         y_hi = _stored_value(fake_quantize(hi, scale, inverse, half_up, compute_type), stored)
-        total = broadcast(grids.dtype.type(0))
+        total = broadcast(qparams.dtype.type(0))
         for lane in range(VECTOR_SIZE):
             over, under = y_hi - extremes[0, lane], y_lo - extremes[1, lane]
             total = total + select(hi < extremes[0, lane], over * over, 0.0)
@@ -132,13 +132,13 @@ def _stored_value(v, stored):
 
 
 @inlined
-def _search_run(x, v, a, count, grids, bounds, num_candidates, guess, half_up, compute_type):
+def _search_run(x, v, a, count, qparams, bounds, num_candidates, guess, half_up, compute_type):
     """Return the candidate with the least error, the last of equals; the last one if no error is finite."""
     best, least = num_candidates - 1, np.inf
     for distance in range(num_candidates):
         for k in (guess + distance, guess - distance):
             if 0 <= k < num_candidates and not (_SMALL < least < _LARGE and bounds[k] > least * _SLACK):
-                error = _squared_error(x, v, a, count, grids, k, half_up, compute_type, least)
+                error = _squared_error(x, v, a, count, qparams, k, half_up, compute_type, least)
                 if error < least or (error == least and k > best):
                     best, least = k, error
     return best
@@ -153,7 +153,7 @@ def search_slices(
 
     `ranges` (2, slices) are the ranges of their finite elements; `v` and `a` are scratch buffers for the longest slice.
     """
-    grids, bounds = np.empty((GRID_ROWS, fractions.size), fractions.dtype), np.empty_like(fractions)
+    qparams, bounds = np.empty((QPARAM_ROWS, fractions.size), fractions.dtype), np.empty_like(fractions)
     extremes = np.empty((2, VECTOR_SIZE), fractions.dtype)
     guess = num_candidates - 1
     i = start
@@ -164,24 +164,24 @@ def search_slices(
             best[s] = num_candidates - 1
             i = end
             continue
-        _make_candidates(ranges[0, s], ranges[1, s], fractions, q_min, q_max, compute_type, grids)
+        _make_candidates(ranges[0, s], ranges[1, s], fractions, q_min, q_max, compute_type, qparams)
         _decode_run(x, i - base, end - i, compute_type, v, a)
         # slices are alike: starting at the previous best drops most candidates early
-        _bound_errors(x, v, end - i, grids, half_up, compute_type, extremes, bounds)
-        guess = _search_run(x, v, a, end - i, grids, bounds, num_candidates, guess, half_up, compute_type)
+        _bound_errors(x, v, end - i, qparams, half_up, compute_type, extremes, bounds)
+        guess = _search_run(x, v, a, end - i, qparams, bounds, num_candidates, guess, half_up, compute_type)
         best[s] = guess
         i = end
 
 
 @kernel()
-def make_candidates(lo, hi, fractions, q_min, q_max, compute_type, grids):
-    """Fill `grids` (GRID_ROWS, candidates), whole vectors, for the range [lo, hi]."""
-    _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, grids)
+def make_candidates(lo, hi, fractions, q_min, q_max, compute_type, qparams):
+    """Fill `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi]."""
+    _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, qparams)
 
 
 @kernel()
-def sum_candidates(x, chunk_size, grids, candidates, half_up, compute_type, v, a, limit, spent, errors):
-    """Fill `errors` (candidates, chunks) with the errors of each chunk of `x` for some of the grids.
+def sum_candidates(x, chunk_size, qparams, candidates, half_up, compute_type, v, a, limit, spent, errors):
+    """Fill `errors` (candidates, chunks) with the errors of each chunk of `x` for some of the qparams.
 
     `spent` (candidates,) is the error in other parts: a candidate whose total exceeds `limit` is dropped, with infinite
     errors from there on.
@@ -195,20 +195,25 @@ def sum_candidates(x, chunk_size, grids, candidates, half_up, compute_type, v, a
             errors[j, chunk] = np.inf
             if not spent[j] > limit:
                 errors[j, chunk] = _squared_error(
-                    part, v, a, count, grids, candidates[j], half_up, compute_type, np.inf
+                    part, v, a, count, qparams, candidates[j], half_up, compute_type, np.inf
                 )
                 spent[j] += errors[j, chunk]
 
 
 @kernel()
-def sum_patterns(counts, occurring, x, grids, num_candidates, half_up, compute_type, errors):
+def sum_patterns(counts, occurring, x, qparams, num_candidates, half_up, compute_type, errors):
     """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float; `occurring`: those not 0.
 
     Order of addition as in `sum_patterns` of `cpu/histograms.py`.
     """
     lanes = np.empty(VECTOR_SIZE)
     for k in range(num_candidates):
-        lo, hi, scale, inverse = grids[MIN_RANGE, k], grids[MAX_RANGE, k], grids[SCALE, k], grids[INVERSE_SCALE, k]
+        lo, hi, scale, inverse = (
+            qparams[MIN_RANGE, k],
+            qparams[MAX_RANGE, k],
+            qparams[SCALE, k],
+            qparams[INVERSE_SCALE, k],
+        )
         lanes[:] = 0.0
         for p in occurring:
             v = decode(x[p])

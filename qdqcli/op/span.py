@@ -60,7 +60,7 @@ class NeighbourSums:
     num_degenerate: NDArray[np.int64]
     """(tensors,)."""
     is_done: NDArray[np.bool_]
-    """(tensors,): False where elements are not finite, a grid is degenerate or the file fails."""
+    """(tensors,): False where elements are not finite, a scale is degenerate or the file fails."""
 
 
 @dataclass(frozen=True, kw_only=True)

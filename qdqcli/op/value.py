@@ -1,4 +1,4 @@
-"""The op on one value: codecs, range to grid, value to value. Arithmetic only; no arrays, no loops.
+"""The op on one value: codecs, range to qparams, value to value. Arithmetic only; no arrays, no loops.
 
 Two types parametrize every function, so that one implementation serves all dtypes:
 
@@ -323,7 +323,7 @@ def _value_of_key(key, stored):
     return lambda key, stored: convert(order_key(np.int16(key)))
 
 
-# ------------------------------------------------------------------ range to grid
+# ------------------------------------------------------------------ range to qparams
 
 
 @inlined
@@ -345,7 +345,7 @@ def quotient(a: Number, b: Number, compute_type: Number) -> Number:
 
 
 @inlined
-def grid(
+def qparams_of_range(
     lo: Number, hi: Number, q_min: Number, q_max: Number, compute_type: Number
 ) -> tuple[Number, Number, Number, Number]:
     """Return the representable range and the scales of a slice: (min_range, max_range, scale, inverse_scale).
@@ -380,7 +380,7 @@ def needs_flush(lo: Number, hi: Number, scale: Number, range_given: bool, comput
 
 @inlined
 def is_degenerate(scale: Number, compute_type: Number) -> Number:
-    """True where the scale is 0, infinite, NaN or the dtype's maximum: the range gives no usable grid."""
+    """True where the scale is 0, infinite, NaN or the dtype's maximum: the range gives no usable scale."""
     return (scale <= constant(0.0, scale)) | (scale >= max_finite(compute_type)) | (scale != scale)
 
 

@@ -9,7 +9,7 @@ from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, empty_keys, merge_keys, ranges_of_order_keys
+from qdqcli.op.params import Floats, empty_order_keys, merge_order_keys, ranges_of_order_keys
 from qdqcli.op.span import Span
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import WholeSlices
@@ -32,24 +32,24 @@ class MinMax:
     ) -> None:
         self._backend = backend or backends.backend("cpu")
         self._layout, self._dtype, self._first_slice = layout, dtype, first_slice
-        self._keys = empty_keys(num_slices, dtype)
+        self._order_keys = empty_order_keys(num_slices, dtype)
         self._merging = Lock()
 
     def see(self, x: NDArray[Any], start: int, stop: int) -> None:
         """Process the elements [start, stop), stored in `x`."""
-        keys = empty_keys(self._keys.shape[1], self._dtype)
-        self._backend.measure_range(x, start, stop, self._layout, self._first_slice, keys, self._dtype)
+        order_keys = empty_order_keys(self._order_keys.shape[1], self._dtype)
+        self._backend.measure_range(x, start, stop, self._layout, self._first_slice, order_keys, self._dtype)
         with self._merging:
-            merge_keys(self._keys, keys)
+            merge_order_keys(self._order_keys, order_keys)
 
     def see_span(self, span: Span) -> int:
         """Process elements of a file, of all slices; return the element up to which that succeeded."""
-        keys = empty_keys(self._keys.shape[1], self._dtype)
+        order_keys = empty_order_keys(self._order_keys.shape[1], self._dtype)
         files = self._backend.files
         assert files is not None  # spans come only from back ends with file access
-        done = files.measure_range(span, self._layout, keys, self._dtype)
+        done = files.measure_range(span, self._layout, order_keys, self._dtype)
         with self._merging:
-            merge_keys(self._keys, keys)
+            merge_order_keys(self._order_keys, order_keys)
         return done
 
     def finish_pass(self) -> bool:
@@ -58,7 +58,7 @@ class MinMax:
 
     def ranges(self) -> Floats:
         """Return the ranges, shape (2, slices); NaN for an all-NaN slice."""
-        return ranges_of_order_keys(self._keys, self._dtype)
+        return ranges_of_order_keys(self._order_keys, self._dtype)
 
 
 class MinMaxEstimator:

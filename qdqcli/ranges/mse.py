@@ -2,7 +2,7 @@
 
 Candidate k = 1 .. 100 is the range of the slice's finite elements with both ends times k / 100, passed to the op in
 float32 (float64 for F64) and rounded to the tensor's dtype if that is the op's arithmetic. One factor for both ends is
-enough: the op's grid depends on one end, and the op moves the other. The winner has the least sum of squared errors of
+enough: the op's scale depends on one end, and the op moves the other. The winner has the least sum of squared errors of
 the stored outputs over the finite elements; the widest wins a tie. Candidate 100 is the whole range, so the result is
 never worse than it; it also wins if no candidate has a finite error.
 
@@ -24,16 +24,16 @@ from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
-    GRID_ROWS,
+    QPARAM_ROWS,
     STORAGE,
     Floats,
     codes,
     compute_type_of,
-    empty_keys,
+    empty_order_keys,
     float_type,
     half_up,
     in_arithmetic,
-    merge_keys,
+    merge_order_keys,
     ranges_of_order_keys,
 )
 from qdqcli.op.spec import QuantSpec
@@ -74,26 +74,26 @@ class MseEstimator:
         return self.shrink(ranges, best)
 
     def of_patterns(self, patterns: PatternHistogram) -> Floats:
-        keys, by_key = counts_by_key(patterns.counts, self.dtype)
-        seen = keys[by_key > 0]
+        order_keys, by_key = counts_by_key(patterns.counts, self.dtype)
+        seen = order_keys[by_key > 0]
         if not seen.size:
             return np.zeros((2, 1), np.float32)
         ranges = ranges_of_order_keys(np.array([[seen[0]], [seen[-1]]]), self.dtype)
         x = np.arange(NUM_PATTERNS, dtype=np.uint16).view(STORAGE[self.dtype])
         errors = np.empty(NUM_CANDIDATES)
-        grids = self.grids(ranges)
+        qparams = self.qparams(ranges)
         counts, occurring = patterns.counts, np.flatnonzero(patterns.counts)
-        search.sum_patterns(counts, occurring, x, grids, NUM_CANDIDATES, self.half_up, self.compute_type, errors)
+        search.sum_patterns(counts, occurring, x, qparams, NUM_CANDIDATES, self.half_up, self.compute_type, errors)
         return self.shrink(ranges, np.array([least_error(dict(enumerate(errors.tolist())))]))
 
     def of_long_slice(self, num_elements: int) -> "_LongSlice":
         return _LongSlice(self, num_elements)
 
-    def grids(self, ranges: Floats) -> Floats:
-        """Return the grids of all candidates, shape (GRID_ROWS, whole vectors), of a slice with these ends (2, 1)."""
-        grids = np.empty((GRID_ROWS, len(self.fractions)), self.fractions.dtype)
-        search.make_candidates(ranges[0, 0], ranges[1, 0], self.fractions, *self.codes, self.compute_type, grids)
-        return grids
+    def qparams(self, ranges: Floats) -> Floats:
+        """Return all candidates, shape (QPARAM_ROWS, whole vectors), of a slice with this range (2, 1)."""
+        qparams = np.empty((QPARAM_ROWS, len(self.fractions)), self.fractions.dtype)
+        search.make_candidates(ranges[0, 0], ranges[1, 0], self.fractions, *self.codes, self.compute_type, qparams)
+        return qparams
 
     def shrink(self, ranges: Floats, candidates: NDArray[np.int64]) -> Floats:
         """Return the ranges, shape (2, slices), of one candidate per slice."""
@@ -121,10 +121,10 @@ class _LongSlice:
         self._estimator = estimator
         num_chunks = -(-num_elements // CHUNK_ELEMENTS)
         self._sample_step = max(-(-num_chunks // _SAMPLE_CHUNKS), 1)
-        self._keys = empty_keys(1, estimator.dtype)
+        self._order_keys = empty_order_keys(1, estimator.dtype)
         self._ranges: Floats | None = None
         """Range of the finite elements, once known."""
-        self._grids: Floats
+        self._qparams: Floats
         self._stage = self._after_extremes
         self._running = list(range(NUM_CANDIDATES))
         """Candidates evaluated in this pass."""
@@ -139,7 +139,7 @@ class _LongSlice:
             whole = WholeSlices(x=x, start=0, layout=Layout.of(x.shape, QuantSpec()))
             found = FiniteElements.of(whole, self._estimator.dtype)
             with self._merging:
-                merge_keys(self._keys, found.keys)
+                merge_order_keys(self._order_keys, found.order_keys)
             return
         for first, last in self._chunks(start // CHUNK_ELEMENTS, -(-stop // CHUNK_ELEMENTS)):
             self._try(x[first * CHUNK_ELEMENTS - start : last * CHUNK_ELEMENTS - start])
@@ -161,7 +161,7 @@ class _LongSlice:
             spent = np.array([sum(self._sums[k]) for k in self._running])
         errors = np.empty((len(candidates), -(-len(x) // CHUNK_ELEMENTS)))
         search.sum_candidates(
-            x, CHUNK_ELEMENTS, self._grids, candidates, estimator.half_up, estimator.compute_type,
+            x, CHUNK_ELEMENTS, self._qparams, candidates, estimator.half_up, estimator.compute_type,
             *estimator.room(len(x)), self._limit, spent, errors,
         )  # fmt: skip
         with self._merging:
@@ -177,10 +177,10 @@ class _LongSlice:
         return self._stage()
 
     def _after_extremes(self) -> bool:
-        self._ranges = ranges_or_zeros(self._keys, self._estimator.dtype)
+        self._ranges = ranges_or_zeros(self._order_keys, self._estimator.dtype)
         if not self._ranges.any():
             return True
-        self._grids = self._estimator.grids(self._ranges)
+        self._qparams = self._estimator.qparams(self._ranges)
         self._stage = self._after_sample
         return False
 

@@ -38,17 +38,21 @@ class PercentileEstimator:
         numbers, which = np.unique(finite.numbers, return_inverse=True)
         ranks = np.array([ranks_of(int(number), self._share) for number in numbers], np.int64).T[:, which]
         select_ranks(
-            slices.x.view(PATTERN[self._dtype]), *slices.place, finite.numbers, np.ascontiguousarray(ranks), finite.keys
+            slices.x.view(PATTERN[self._dtype]),
+            *slices.place,
+            finite.numbers,
+            np.ascontiguousarray(ranks),
+            finite.order_keys,
         )
         return finite.ranges
 
     def of_patterns(self, patterns: PatternHistogram) -> Floats:
-        keys, counts = counts_by_key(patterns.counts, self._dtype)
+        order_keys, counts = counts_by_key(patterns.counts, self._dtype)
         reached = np.cumsum(counts)
         ranks = ranks_of(int(reached[-1]), self._share)
         if not reached[-1]:
             return np.zeros((2, 1), np.float32)
-        found = keys[np.searchsorted(reached, np.array(ranks))]
+        found = order_keys[np.searchsorted(reached, np.array(ranks))]
         return ranges_of_order_keys(found.reshape(2, 1), self._dtype)
 
     def of_long_slice(self, num_elements: int) -> LongSlice:  # noqa: ARG002 - counts only finite elements

@@ -91,8 +91,14 @@ def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
     has_runs = layout.inner >= VECTOR_SIZE or layout.num_elements < VECTOR_SIZE
     if not is_small or not layout.is_contiguous or not has_runs:
         return None
-    grid = decision.num_bits, decision.signed_input, decision.narrow_range, decision.round_mode, decision.compute_dtype
-    return _Kind(layout, decision, info.dtype.name, info.dtype.bits // 8, (info.dtype.name, *grid))
+    settings = (
+        decision.num_bits,
+        decision.signed_input,
+        decision.narrow_range,
+        decision.round_mode,
+        decision.compute_dtype,
+    )
+    return _Kind(layout, decision, info.dtype.name, info.dtype.bits // 8, (info.dtype.name, *settings))
 
 
 def _measure_run(

@@ -27,7 +27,7 @@ from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import cuda
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import FLAG_ROWS, GRID_ROWS, STORAGE, float_type
+from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, float_type
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from tests.benchmarks.make_checkpoint import parse_size, temporary_llama
@@ -59,16 +59,16 @@ class Matrix:
         """Return the launches of the op into existing memory."""
         layout, number = Layout.of(self.shape, spec), float_type(self.dtype)
         slices, size = layout.num_slices, self.x.size
-        keys = cuda.device_array((2, slices), launch.KEY[self.dtype])
-        ranges, grids = (cuda.device_array((rows, slices), number) for rows in (2, GRID_ROWS))
+        order_keys = cuda.device_array((2, slices), launch.KEY[self.dtype])
+        ranges, qparams = (cuda.device_array((rows, slices), number) for rows in (2, QPARAM_ROWS))
         flags = cuda.device_array((FLAG_ROWS, slices), np.bool_)
         settings = launch.settings_of(spec, self.dtype)
 
         def work() -> None:
-            launch.clear_keys(keys, self.dtype, self.stream)
-            launch.measure(self.x, 0, 0, size, layout, 0, keys, self.dtype, self.stream)
-            launch.decode_keys(keys, ranges, self.dtype, self.stream)
-            launch.make_grids(ranges, spec, self.dtype, grids, flags, self.stream)
+            launch.clear_order_keys(order_keys, self.dtype, self.stream)
+            launch.measure(self.x, 0, 0, size, layout, 0, order_keys, self.dtype, self.stream)
+            launch.decode_order_keys(order_keys, ranges, self.dtype, self.stream)
+            launch.make_qparams(ranges, spec, self.dtype, qparams, flags, self.stream)
             if statistics:
                 launch.quantize_and_sum(
                     self.x,
@@ -77,7 +77,7 @@ class Matrix:
                     size,
                     layout,
                     0,
-                    grids,
+                    qparams,
                     flags,
                     settings,
                     np.float32(0),
@@ -86,7 +86,7 @@ class Matrix:
                     keep=True,
                 )
             else:
-                launch.quantize(self.x, self.y, 0, 0, size, layout, 0, grids, flags, settings, self.stream)
+                launch.quantize(self.x, self.y, 0, 0, size, layout, 0, qparams, flags, settings, self.stream)
 
         return work
 

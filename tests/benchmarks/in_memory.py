@@ -12,7 +12,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.vector import VECTOR_SIZE, load, store_nontemporal
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import QuantParams, empty_keys, merge_keys, ranges_of_order_keys
+from qdqcli.op.params import QuantParams, empty_order_keys, merge_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 from tests.benchmarks.ratios import Table, compare
 
@@ -46,16 +46,16 @@ class Matrix:
     def measure(self, spec: QuantSpec) -> tuple[Layout, QuantParams]:
         """Return the layout, and the qparams of the measured ranges."""
         layout = Layout.of(self.shape, spec)
-        keys = empty_keys(layout.num_slices, "F32")
+        order_keys = empty_order_keys(layout.num_slices, "F32")
 
         def part(start: int, stop: int) -> np.ndarray:
-            own = empty_keys(layout.num_slices, "F32")
+            own = empty_order_keys(layout.num_slices, "F32")
             cpu.measure_range(self.x[start:stop], start, stop, layout, 0, own, "F32")
             return own
 
         for own in self.over_blocks(part):
-            merge_keys(keys, own)
-        return layout, cpu.quant_params(ranges_of_order_keys(keys, "F32"), spec, layout, 0, "F32")
+            merge_order_keys(order_keys, own)
+        return layout, cpu.quant_params(ranges_of_order_keys(order_keys, "F32"), spec, layout, 0, "F32")
 
     def op(self, spec: QuantSpec) -> None:
         """Run the op like the Python API, into existing memory."""

@@ -34,7 +34,7 @@ from qdqcli.op.cpu import histograms as cpu_patterns
 from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_keys, ranges_of_order_keys
+from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS as CHUNK
 from tests.benchmarks.in_memory import Matrix
@@ -56,11 +56,11 @@ STRIDES = (64 << 10, 256 << 10, 1 << 20)
 
 @kernel()
 def sum_again(
-    x: Any, y: Any, grids: Any, flags: Any, compute_type: Any, piece: Any, terms: Any, keep: Any, sums: Any
+    x: Any, y: Any, qparams: Any, flags: Any, compute_type: Any, piece: Any, terms: Any, keep: Any, sums: Any
 ) -> None:
     for _ in range(AGAIN):
         cpu_quantize.quantize_and_sum(  # type: ignore[no-untyped-call]
-            x, y, 0, 0, x.size, x.size, x.size, 0, 0, grids, flags, None, False, None, None, compute_type, keep, None,
+            x, y, 0, 0, x.size, x.size, x.size, 0, 0, qparams, flags, None, False, None, None, compute_type, keep, None,
             piece, terms, sums,
         )  # fmt: skip
 
@@ -121,9 +121,9 @@ def pages(count: int, dtype: Any) -> Array:
 def measured(x: Array, dtype: str) -> QuantParams:
     """Return the qparams of one range, in the default arithmetic of the command line."""
     spec = QuantSpec(compute_dtype=ComputeDType.FLOAT32)
-    layout, keys = Layout.of(x.shape, spec), empty_keys(1, dtype)
-    cpu.measure_range(x, 0, x.size, layout, 0, keys, dtype)
-    return cpu.quant_params(ranges_of_order_keys(keys, dtype), spec, layout, 0, dtype)
+    layout, order_keys = Layout.of(x.shape, spec), empty_order_keys(1, dtype)
+    cpu.measure_range(x, 0, x.size, layout, 0, order_keys, dtype)
+    return cpu.quant_params(ranges_of_order_keys(order_keys, dtype), spec, layout, 0, dtype)
 
 
 def weights(count: int) -> Array:
@@ -135,9 +135,9 @@ def in_cache(lib: CDLL, rounds: int) -> None:
     x, y, words = pages(CHUNK, np.float32), pages(CHUNK, np.float32), pages(CHUNK, np.uint64)
     x[:], words.view(ml_dtypes.bfloat16)[:] = weights(CHUNK), weights(4 * CHUNK)
     params, sums, theirs = measured(x, "F32"), empty_sums(1), np.zeros((AGAIN, len(SUMS)))
-    scales = [params.grids[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
+    scales = [params.qparams[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
     c_sum = partial(lib.quantize_and_sum, x.ctypes.data, y.ctypes.data, AGAIN, 0, NONE, *scales)
-    our_sum = partial(sum_again, x, y, params.grids, params.flags, params.compute_type, *cpu.room_for_sums(x))
+    our_sum = partial(sum_again, x, y, params.qparams, params.flags, params.compute_type, *cpu.room_for_sums(x))
     tables, our_tables = np.zeros((4, 1 << 16), np.uint32), np.zeros((2, 1 << 16), np.uint32)
     ways = ("count_patterns", "count_in_four", "count_by_scatter", "only_store")
     counts: dict[str, Work] = {
@@ -178,8 +178,8 @@ class CMatrix(Matrix):
 
     def c_pass(self, axis: int, write: int, params: QuantParams | None) -> None:
         """Run one pass over memory; it measures the ranges of rows itself."""
-        grids = None if params is None else params.grids if params.columns is None else params.columns.grids
-        scales = [None if grids is None else grids[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
+        qparams = None if params is None else params.qparams if params.columns is None else params.columns.qparams
+        scales = [None if qparams is None else qparams[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
 
         def part(start: int, stop: int) -> None:
             x, y, out = (a.ctypes.data for a in (self.x[start:], self.y[start:], self.sums[start // CHUNK :]))
@@ -273,9 +273,11 @@ class CachedFile:
     def map(self, stride: int) -> None:
         self.each(lambda at, size, _, tables: self.lib.map_file(self.source, at, size, stride, tables.ctypes.data))
 
-    def rewrite(self, stride: int, *grid: float) -> None:
+    def rewrite(self, stride: int, *qparams: float) -> None:
         self.each(
-            lambda at, size, x, _: self.lib.rewrite_file(self.source, self.sink, at, size, x.ctypes.data, stride, *grid)
+            lambda at, size, x, _: self.lib.rewrite_file(
+                self.source, self.sink, at, size, x.ctypes.data, stride, *qparams
+            )
         )
 
     def our_count(self, stride: int) -> None:
@@ -291,7 +293,7 @@ class CachedFile:
             buffers, end, whole = x.view(np.int16).reshape(-1, stride // 2), (at + size) // 2, FILE_BYTES // 2
             place = (self.source, 0), (self.sink, 0), buffers[0], buffers[1], at // 2, end, whole, whole, 0, 0
             p = self.params
-            settings = p.grids, p.flags, None, None, p.compute_type, np.zeros(2, np.int64)
+            settings = p.qparams, p.flags, None, None, p.compute_type, np.zeros(2, np.int64)
             return bool(cpu_files.quantize(*place, *settings) < end)
 
         self.each(part)
@@ -301,12 +303,12 @@ def from_files(lib: CDLL, rounds: int, threads: int) -> None:
     """Measure patterns of a BF16 file, and the steps of `qdq run`: read, count, read again, quantize, write."""
     with TemporaryDirectory() as folder:
         f = CachedFile(lib, folder, threads)
-        grid = (float(f.params.grids[SCALE, 0]), float(f.params.grids[INVERSE_SCALE, 0]))
+        qparams = (float(f.params.qparams[SCALE, 0]), float(f.params.qparams[INVERSE_SCALE, 0]))
         works: dict[str, Work] = {"map": partial(f.map, 4 << 20)}
         for s in STRIDES:
             works |= {f"read{s}": partial(f.read, s), f"copy{s}": partial(f.rewrite, s, 0.0, 0.0)}
             works |= {f"count{s}": partial(f.count, s), f"our_count{s}": partial(f.our_count, s)}
-            works |= {f"op{s}": partial(f.rewrite, s, *grid), f"our_op{s}": partial(f.our_rewrite, s)}
+            works |= {f"op{s}": partial(f.rewrite, s, *qparams), f"our_op{s}": partial(f.our_rewrite, s)}
         speed = {name: PART_BYTES / seconds / 1e9 for name, seconds in compare(rounds, min, **works).items()}
         f.pool.shutdown()
     print(f"a BF16 file in the page cache, threads: {threads}, GB/s")

@@ -20,7 +20,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import empty_keys, ranges_of_order_keys
+from qdqcli.op.params import empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 from tests.benchmarks.ratios import compare
 
@@ -70,10 +70,10 @@ def main() -> None:
     x = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     y = np.empty_like(x)
     layout = Layout.of(x.shape, QuantSpec())
-    keys = empty_keys(1, "F32")
-    cpu.measure_range(x, 0, size, layout, 0, keys, "F32")
-    params = cpu.quant_params(ranges_of_order_keys(keys, "F32"), QuantSpec(), layout, 0, "F32")
-    scale, inverse = params.grids[2, 0], params.grids[3, 0]
+    order_keys = empty_order_keys(1, "F32")
+    cpu.measure_range(x, 0, size, layout, 0, order_keys, "F32")
+    params = cpu.quant_params(ranges_of_order_keys(order_keys, "F32"), QuantSpec(), layout, 0, "F32")
+    scale, inverse = params.qparams[2, 0], params.qparams[3, 0]
     sums, lanes = np.empty(SUM_COLUMNS), np.empty((5, VECTOR_SIZE))
     blocks = [slice(start, start + BLOCK) for start in range(0, size, BLOCK)]
 

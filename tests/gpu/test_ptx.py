@@ -28,7 +28,13 @@ ARITHMETICS = [(dtype, ComputeDType.NATIVE) for dtype in STORAGE] + [
     ("F16", ComputeDType.FLOAT32),
 ]
 KERNELS = {
-    "qdqcli.op.cuda.ranges": ("clear_keys", "measure_runs", "measure_columns", "decode_keys", "make_grids"),
+    "qdqcli.op.cuda.ranges": (
+        "clear_order_keys",
+        "measure_runs",
+        "measure_columns",
+        "decode_order_keys",
+        "make_qparams",
+    ),
     "qdqcli.op.cuda.quantize": ("quantize", "quantize_and_sum", "sum_slices", "count_patterns", "differentiate"),
 }
 
@@ -76,19 +82,19 @@ def launch_all(dtype: str, compute_dtype: ComputeDType) -> None:
     spec = QuantSpec(axis=1, compute_dtype=compute_dtype)
     x = np.zeros(4 * 6, STORAGE[dtype])
     layout, number = Layout.of((4, 6), spec), float_type(dtype)
-    keys, ranges = np.zeros((2, 6), launch.KEY[dtype]), np.zeros((2, 6), number)
-    grids, flags = np.zeros((4, 6), number), np.zeros((3, 6), np.bool_)
+    order_keys, ranges = np.zeros((2, 6), launch.KEY[dtype]), np.zeros((2, 6), number)
+    qparams, flags = np.zeros((4, 6), number), np.zeros((3, 6), np.bool_)
     everything, settings = (0, 0, x.size, layout), launch.settings_of(spec, dtype)
-    launch.clear_keys(keys, dtype, None)
-    launch.measure(x, *everything, 0, keys, dtype, None)
-    launch.measure(x, 0, 0, x.size, Layout.of((4, 6), QuantSpec(axis=0)), 0, keys, dtype, None)
-    launch.decode_keys(keys, ranges, dtype, None)
-    launch.make_grids(ranges, spec, dtype, grids, flags, None)
-    launch.quantize(x, x, *everything, 0, grids, flags, settings, None)
+    launch.clear_order_keys(order_keys, dtype, None)
+    launch.measure(x, *everything, 0, order_keys, dtype, None)
+    launch.measure(x, 0, 0, x.size, Layout.of((4, 6), QuantSpec(axis=0)), 0, order_keys, dtype, None)
+    launch.decode_order_keys(order_keys, ranges, dtype, None)
+    launch.make_qparams(ranges, spec, dtype, qparams, flags, None)
+    launch.quantize(x, x, *everything, 0, qparams, flags, settings, None)
     zero = float_type(dtype)(0)
     sums = empty_sums(1)
-    launch.quantize_and_sum(x, x, 0, x.size, layout, 0, grids, flags, settings, zero, sums, None, keep=True)
-    launch.sum_slices(x, x, *everything, 0, grids, empty_sums(6), None)
+    launch.quantize_and_sum(x, x, 0, x.size, layout, 0, qparams, flags, settings, zero, sums, None, keep=True)
+    launch.sum_slices(x, x, *everything, 0, qparams, empty_sums(6), None)
     launch.differentiate(x, x, x, *everything, ranges, dtype, np.zeros(1, np.int64), None)
     if x.itemsize == 2:
         launch.count_patterns(x, np.zeros((launch.NUM_TABLES, 1 << 16), np.uint64), None)

@@ -230,10 +230,12 @@ def test_statistics_are_those_of_the_file_that_was_written(
     y, measured = quantize_array(tmp_path, x, num_bits=4, compute_dtype=compute_dtype, **settings)
     axis = settings.get("axis", -1)
     ends = settings.get("given_range", (None, None))
-    grid = reference.representable_range(
+    represented = reference.representable_range(
         x, *ends, num_bits=4, axis=axis, range_given="given_range" in settings, compute_dtype=str(compute_dtype)
     )
-    assert_metrics_agree(measured.sums, reference.error_statistics(x, y, grid.min_range, grid.max_range, axis))
+    assert_metrics_agree(
+        measured.sums, reference.error_statistics(x, y, represented.min_range, represented.max_range, axis)
+    )
     assert sums_by_name(measured.sums) == reference.ordered_sums(x, y)
 
 

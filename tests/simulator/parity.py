@@ -10,7 +10,7 @@ import numpy as np
 from qdqcli.op.backend import Backend, backend
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN, empty_sums
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, empty_keys, float_type, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, empty_order_keys, float_type, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 
 NUMPY = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -47,16 +47,16 @@ def assert_same(got: Any, want: Any, what: object) -> None:
 
 
 def compare(cuda: Backend, spec: QuantSpec, shape: tuple[int, ...], dtype: str, kind: str) -> None:
-    """Keys, grids, values, sums and gradients of one tensor by `cuda` and by the CPU."""
+    """Keys, qparams, values, sums and gradients of one tensor by `cuda` and by the CPU."""
     cpu = backend("cpu")
     x, layout = stored(shape, dtype, kind), Layout.of(shape, spec)
     everything = (0, x.size, layout)
     found = []
     for worker in (cpu, cuda):
-        keys = empty_keys(layout.num_slices, dtype)
-        worker.measure_range(x, *everything, 0, keys, dtype)
-        found.append(keys)
-    assert_same(found[1], found[0], "keys")
+        order_keys = empty_order_keys(layout.num_slices, dtype)
+        worker.measure_range(x, *everything, 0, order_keys, dtype)
+        found.append(order_keys)
+    assert_same(found[1], found[0], "order keys")
     ranges = ranges_of_order_keys(found[0], dtype)
     if spec.range_given:
         ranges = np.tile(np.array([[-0.7], [0.9]], float_type(dtype)), layout.num_slices)

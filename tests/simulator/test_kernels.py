@@ -1,4 +1,4 @@
-"""Every CUDA kernel against the CPU's, bit for bit, on a few hundred elements: keys, grids, values, sums, gradients."""
+"""Every CUDA kernel against the CPU's, bit for bit, on a few hundred elements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cuda import launch as cuda_launch
 from qdqcli.op.cuda.indexing import LAUNCH_ELEMENTS, place_of, slice_at
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import empty_keys, ranges_of_order_keys
+from qdqcli.op.params import empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from tests.simulator.parity import ARITHMETICS, NUMPY, SETTINGS, assert_same, compare, stored
@@ -45,12 +45,12 @@ def test_every_kernel_gives_the_bits_of_the_cpu(
 def test_parts_of_a_tensor_give_what_the_whole_gives(dtype: str) -> None:
     shape, spec = (3, 40, 3), QuantSpec(axis=1, num_bits=5)
     x, layout = stored(shape, dtype, "plain"), Layout.of(shape, spec)
-    keys, want_keys = empty_keys(40, dtype), empty_keys(40, dtype)
-    cpu.measure_range(x, 0, x.size, layout, 0, want_keys, dtype)
+    order_keys, want_order_keys = empty_order_keys(40, dtype), empty_order_keys(40, dtype)
+    cpu.measure_range(x, 0, x.size, layout, 0, want_order_keys, dtype)
     for start, stop in ((0, 7), (7, 200), (200, x.size)):
-        cuda.measure_range(x[start:stop], start, stop, layout, 0, keys, dtype)
-    assert_same(keys, want_keys, "keys")
-    ranges = ranges_of_order_keys(keys, dtype)
+        cuda.measure_range(x[start:stop], start, stop, layout, 0, order_keys, dtype)
+    assert_same(order_keys, want_order_keys, "order keys")
+    ranges = ranges_of_order_keys(order_keys, dtype)
     params, want_params = (worker.quant_params(ranges, spec, layout, 0, dtype) for worker in (cuda, cpu))
     y, want = np.zeros_like(x), np.zeros_like(x)
     cuda.quantize(x[5:], y[5:], 5, 17, 301, layout, params)
@@ -113,7 +113,7 @@ def test_wide_runs_are_shared_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(cuda_launch, "_RUN_PART", 50)
     layout = Layout.of((2, 210), QuantSpec(axis=0))
     x = stored((2, 210), "F32", "nan")
-    keys, want = empty_keys(2, "F32"), empty_keys(2, "F32")
-    cuda.measure_range(x, 0, x.size, layout, 0, keys, "F32")
+    order_keys, want = empty_order_keys(2, "F32"), empty_order_keys(2, "F32")
+    cuda.measure_range(x, 0, x.size, layout, 0, order_keys, "F32")
     cpu.measure_range(x, 0, x.size, layout, 0, want, "F32")
-    assert_same(keys, want, "keys")
+    assert_same(order_keys, want, "order keys")

@@ -1,7 +1,7 @@
-"""CPU dispatch: chooses the loop for a layout. Takes parts of a tensor, returns keys, grids, values and error sums.
+"""CPU dispatch: chooses the loop for a layout. Takes parts of a tensor, returns keys, qparams, values and error sums.
 
 Slices of at least VECTOR_SIZE neighbours are processed run by run. Shorter ones (last axis, groups of 4) would leave
-most elements of a vector unused: their grids are broadcast to one column per element of a row, and whole rows are
+most elements of a vector unused: their qparams are broadcast to one column per element of a row, and whole rows are
 processed instead.
 """
 
@@ -21,22 +21,22 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     DEGENERATE,
     FLAG_ROWS,
-    GRID_ROWS,
     PATTERN,
+    QPARAM_ROWS,
     Columns,
     Floats,
-    Keys,
+    OrderKeys,
     QuantParams,
     codes,
     compute_type_of,
     cuts,
-    empty_keys,
+    empty_order_keys,
     float_type,
     floats_of,
     half_up,
-    key_limits,
     merge_columns,
-    merge_keys,
+    merge_order_keys,
+    order_key_limits,
     ranges_of_order_keys,
 )
 from qdqcli.op.primitives import target_has
@@ -47,7 +47,7 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 _measure_range = kernel()(cpu_range.measure_range)
 _measure_columns = kernel()(cpu_range.measure_columns)
-_make_grids = kernel()(cpu_range.make_grids)
+_make_qparams = kernel()(cpu_range.make_qparams)
 _quantize = kernel()(cpu_quantize.quantize)
 _quantize_columns = kernel()(cpu_quantize.quantize_columns)
 _quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
@@ -71,37 +71,39 @@ def is_columnar(layout: Layout) -> bool:
     return layout.inner < VECTOR_SIZE
 
 
-def measure_range(x: Stored, start: int, stop: int, layout: Layout, first_slice: int, keys: Keys, dtype: str) -> None:
-    """Widen `keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
-    bits, limits = x.view(PATTERN[dtype]), key_limits(dtype)
+def measure_range(
+    x: Stored, start: int, stop: int, layout: Layout, first_slice: int, order_keys: OrderKeys, dtype: str
+) -> None:
+    """Widen `order_keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
+    bits, limits = x.view(PATTERN[dtype]), order_key_limits(dtype)
     if not is_columnar(layout):
-        _measure_range(bits, start, start, stop, *layout.steps, first_slice, *limits, keys)
+        _measure_range(bits, start, start, stop, *layout.steps, first_slice, *limits, order_keys)
         return
-    origin, slices = _columns(layout, first_slice, keys.shape[1])
-    by_column = empty_keys(len(slices), dtype)
+    origin, slices = _columns(layout, first_slice, order_keys.shape[1])
+    by_column = empty_order_keys(len(slices), dtype)
     here, there = start - origin, stop - origin
     _measure_columns(bits, here, here, there, len(slices), *limits, by_column)
-    merge_columns(keys, by_column, slices)
+    merge_columns(order_keys, by_column, slices)
 
 
-def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Keys:
+def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> OrderKeys:
     """Return the keys (2, slices) of a whole array, measured in parallel parts."""
-    bits, limits, bounds = x.view(PATTERN[dtype]), key_limits(dtype), cuts(len(x), num_parts)
-    keys = empty_keys(layout.num_slices, dtype)
+    bits, limits, bounds = x.view(PATTERN[dtype]), order_key_limits(dtype), cuts(len(x), num_parts)
+    order_keys = empty_order_keys(layout.num_slices, dtype)
     if num_parts == 1 or (is_columnar(layout) and layout.is_contiguous):
-        measure_range(x, 0, len(x), layout, 0, keys, dtype)
+        measure_range(x, 0, len(x), layout, 0, order_keys, dtype)
     elif not is_columnar(layout):
-        by_part = np.stack([keys] * num_parts)
+        by_part = np.stack([order_keys] * num_parts)
         cpu_parallel.measure_range(bits, bounds, *layout.steps, *limits, by_part)
-        merge_keys(keys, _merged(by_part))
+        merge_order_keys(order_keys, _merged(by_part))
     else:
-        by_part = np.stack([empty_keys(layout.row, dtype)] * num_parts)
+        by_part = np.stack([empty_order_keys(layout.row, dtype)] * num_parts)
         cpu_parallel.measure_columns(bits, bounds, layout.row, *limits, by_part)
-        merge_columns(keys, _merged(by_part), np.arange(layout.row) // layout.inner)
-    return keys
+        merge_columns(order_keys, _merged(by_part), np.arange(layout.row) // layout.inner)
+    return order_keys
 
 
-def _merged(by_part: Keys) -> Keys:
+def _merged(by_part: OrderKeys) -> OrderKeys:
     """Merge the keys of all parts into (2, slices)."""
     return np.stack([by_part[:, 0].min(axis=0), by_part[:, 1].max(axis=0)])
 
@@ -114,11 +116,11 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
     bounds, settings = cuts(len(x), num_parts), (params.clamping, params.half_up, params.compute_type)
     nontemporal = _nontemporal(y, layout)
     if params.columns is None:
-        cpu_parallel.quantize(x, y, bounds, *layout.steps, params.grids, params.flags, *settings, nontemporal)
+        cpu_parallel.quantize(x, y, bounds, *layout.steps, params.qparams, params.flags, *settings, nontemporal)
     else:  # column 0 is element 0: all slices are present
         columns = params.columns
         cpu_parallel.quantize_columns(
-            x, y, bounds, columns.row, columns.grids, params.any_flushing, *settings, nontemporal
+            x, y, bounds, columns.row, columns.qparams, params.any_flushing, *settings, nontemporal
         )
 
 
@@ -135,7 +137,7 @@ def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, 
     room = (
         np.empty((num_parts, 2, batch), bits.dtype),
         np.empty((num_parts, 2, batch), number),
-        np.empty((num_parts, GRID_ROWS, batch), number),
+        np.empty((num_parts, QPARAM_ROWS, batch), number),
         np.empty((num_parts, FLAG_ROWS, batch), np.bool_),
     )
     compute_type = compute_type_of(dtype, spec.compute_dtype)
@@ -143,7 +145,7 @@ def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, 
     # Numba's OpenMP kills a forked child that runs a parallel kernel, even with a single part.
     run = cpu_parallel.quantize_slices if num_parts > 1 else _fake_quantize_slices
     run(
-        x, bits, y, slices, *layout.steps, *key_limits(dtype), *codes(spec, compute_type, number), half_up(spec),
+        x, bits, y, slices, *layout.steps, *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec),
         compute_type, _short_runs(layout), _nontemporal(y, layout), *room,
     )  # fmt: skip
 
@@ -178,14 +180,14 @@ def writes_whole_lines() -> bool:
 
 
 def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
-    """Return the grids of the slices from `first_slice` on, with these `ranges` (2, slices)."""
+    """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
     num_slices = ranges.shape[1]
     room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
     padded = np.zeros((2, room), float_type(dtype))
     padded[:, :num_slices] = ranges
-    grids, flags = np.empty((GRID_ROWS, room), padded.dtype), np.empty((FLAG_ROWS, room), np.bool_)
+    qparams, flags = np.empty((QPARAM_ROWS, room), padded.dtype), np.empty((FLAG_ROWS, room), np.bool_)
     compute_type = compute_type_of(dtype, spec.compute_dtype)
-    _make_grids(
+    _make_qparams(
         padded,
         0,
         room,
@@ -193,15 +195,15 @@ def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: i
         *codes(spec, compute_type, float_type(dtype)),
         spec.is_range_given,
         compute_type,
-        grids,
+        qparams,
         flags,
     )
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
-        grids=grids,
+        qparams=qparams,
         flags=flags,
-        columns=_spread(grids, layout, first_slice, num_slices) if is_columnar(layout) else None,
+        columns=_spread(qparams, layout, first_slice, num_slices) if is_columnar(layout) else None,
         clamping=spec.is_range_given or None,
         half_up=half_up(spec),
         compute_type=compute_type,
@@ -213,10 +215,10 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
     settings = (params.clamping, params.half_up, params.compute_type)
     if params.columns is None:
         place = (base, start, stop, *layout.steps, params.first_slice)
-        _quantize(x, y, *place, params.grids, params.flags, *settings, None)
+        _quantize(x, y, *place, params.qparams, params.flags, *settings, None)
         return
     shifted = params.columns.place(base, start, stop)
-    _quantize_columns(x, y, *shifted, params.columns.grids, params.any_flushing, *settings, None)
+    _quantize_columns(x, y, *shifted, params.columns.qparams, params.any_flushing, *settings, None)
 
 
 def quantize_and_sum(
@@ -233,7 +235,7 @@ def quantize_and_sum(
     """
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     _quantize_and_sum(
-        x, y, *sum_place(base, start, stop, layout, params), *grids_for_sums(params), params.clamping, params.half_up,
+        x, y, *sum_place(base, start, stop, layout, params), *qparams_for_sums(params), params.clamping, params.half_up,
         params.compute_type, keep or None, _nontemporal_with_sums(total_bytes), *room_for_sums(x), sums,
     )  # fmt: skip
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
@@ -255,7 +257,7 @@ def _look_closer(
     if row[NONFINITE] or row[NONFINITE_OUTPUT]:
         elements = np.arange(first, first + x.size)
         slices = elements // layout.row * layout.advance + elements % layout.row // layout.inner - params.first_slice
-        v, w, (lo, hi) = floats_of(x), floats_of(y), params.grids[:2, slices]
+        v, w, (lo, hi) = floats_of(x), floats_of(y), params.qparams[:2, slices]
         params.degenerate[slices[np.isfinite(v) & ~np.isfinite(w)]] = True
         row[CLIPPED] = np.count_nonzero(((v < lo) | (v > hi)) & np.isfinite(v) & np.isfinite(w))
 
@@ -270,11 +272,11 @@ def sum_place(
     return base, start, stop, row, row, 0, 0
 
 
-def grids_for_sums(params: QuantParams) -> tuple[Floats, NDArray[np.bool_], StaticBool, bool]:
-    """Arguments `grids` to `clipping` of `cpu_quantize.quantize_and_sum`."""
+def qparams_for_sums(params: QuantParams) -> tuple[Floats, NDArray[np.bool_], StaticBool, bool]:
+    """Arguments `qparams` to `clipping` of `cpu_quantize.quantize_and_sum`."""
     if params.columns is None:
-        return params.grids, params.flags, None, params.any_clipping
-    return params.columns.grids, params.any_flags, True, params.any_clipping
+        return params.qparams, params.flags, None, params.any_clipping
+    return params.columns.qparams, params.any_flags, True, params.any_clipping
 
 
 def room_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
@@ -299,13 +301,13 @@ def fake_quantize_and_sum(
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
     room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
-    keys, ranges = np.empty((2, room), bits.dtype), np.empty((2, room), number)
-    grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
+    order_keys, ranges = np.empty((2, room), bits.dtype), np.empty((2, room), number)
+    qparams, flags = np.empty((QPARAM_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     went_well = _fake_quantize_and_sum(
-        source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *key_limits(dtype),
+        source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *order_key_limits(dtype),
         *codes(spec, compute_type, number), half_up(spec), compute_type, _short_runs(layout), keep or None,
-        _nontemporal_with_sums(total_bytes), keys, ranges, grids, flags, *room_for_sums(x), sums, trouble,
+        _nontemporal_with_sums(total_bytes), order_keys, ranges, qparams, flags, *room_for_sums(x), sums, trouble,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
@@ -323,16 +325,16 @@ def sum_slices(
     sums: NDArray[np.float64],
 ) -> None:
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
-    cpu_scalar.sum_slices(x, y, base, start, stop, *layout.steps, params.first_slice, params.grids, sums)
+    cpu_scalar.sum_slices(x, y, base, start, stop, *layout.steps, params.first_slice, params.qparams, sums)
 
 
 def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     """Smallest and largest finite element; (inf, -inf) where there is none."""
-    keys = empty_keys(1, dtype)
-    infinity, nothing = key_limits(dtype)
-    _measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, keys)
-    if -infinity <= keys[0, 0] and keys[1, 0] < infinity:
-        lo, hi = ranges_of_order_keys(keys, dtype)[:, 0]
+    order_keys = empty_order_keys(1, dtype)
+    infinity, nothing = order_key_limits(dtype)
+    _measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, order_keys)
+    if -infinity <= order_keys[0, 0] and order_keys[1, 0] < infinity:
+        lo, hi = ranges_of_order_keys(order_keys, dtype)[:, 0]
     else:  # infinities hide the finite extremes, or all elements are NaN
         lo, hi = cpu_scalar.finite_extremes(x)
     return float(lo), float(hi)
@@ -350,7 +352,7 @@ def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, ND
     return origin, elements // layout.row * layout.advance + elements % layout.row // layout.inner - first_slice
 
 
-def _spread(grids: Floats, layout: Layout, first_slice: int, num_slices: int) -> Columns:
+def _spread(qparams: Floats, layout: Layout, first_slice: int, num_slices: int) -> Columns:
     origin, slices = _columns(layout, first_slice, num_slices)
     around = np.arange(len(slices) + VECTOR_SIZE) % len(slices)
-    return Columns(origin=origin, row=len(slices), grids=np.ascontiguousarray(grids[:, slices[around]]))
+    return Columns(origin=origin, row=len(slices), qparams=np.ascontiguousarray(qparams[:, slices[around]]))

@@ -1,4 +1,4 @@
-"""CPU error sums of two arrays, input `x` and output `y`, without grids or layouts.
+"""CPU error sums of two arrays, input `x` and output `y`, without qparams or layouts.
 
 `x` and `y` hold stored elements, each of its own dtype (see `value.py`); x[0] and y[0] begin a chunk. The sums and
 their order of addition are defined in `docs/exactness.md`.

@@ -32,27 +32,27 @@ def _write(sink, y, i, count, trouble):
 
 
 @kernel()
-def measure_range(source, x, start, stop, inner, row, advance, first_slice, infinity, nothing, keys, trouble):
-    """Widen `keys` (2, slices) by the elements [start, stop); `x` is a buffer of integers."""
+def measure_range(source, x, start, stop, inner, row, advance, first_slice, infinity, nothing, order_keys, trouble):
+    """Widen `order_keys` (2, slices) by the elements [start, stop); `x` is a buffer of integers."""
     i = start
     while i < stop:
         count = _read(source, x, i, stop, trouble)
         if not count:
             break
-        cpu_range.measure_range(x, i, i, i + count, inner, row, advance, first_slice, infinity, nothing, keys)
+        cpu_range.measure_range(x, i, i, i + count, inner, row, advance, first_slice, infinity, nothing, order_keys)
         i += count
     return i
 
 
 @kernel()
-def measure_columns(source, x, start, stop, row, infinity, nothing, keys, trouble):
-    """Widen `keys` (2, row) for slices of one column each; element 0 is in column 0."""
+def measure_columns(source, x, start, stop, row, infinity, nothing, order_keys, trouble):
+    """Widen `order_keys` (2, row) for slices of one column each; element 0 is in column 0."""
     i = start
     while i < stop:
         count = _read(source, x, i, stop, trouble)
         if not count:
             break
-        cpu_range.measure_columns(x, i, i, i + count, row, infinity, nothing, keys)
+        cpu_range.measure_columns(x, i, i, i + count, row, infinity, nothing, order_keys)
         i += count
     return i
 
@@ -83,7 +83,7 @@ def quantize(
     row,
     advance,
     first_slice,
-    grids,
+    qparams,
     flags,
     clamping,
     half_up,
@@ -97,7 +97,21 @@ def quantize(
         if not count:
             break
         cpu_quantize.quantize(
-            x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, clamping, half_up, compute_type, None
+            x,
+            y,
+            i,
+            i,
+            i + count,
+            inner,
+            row,
+            advance,
+            first_slice,
+            qparams,
+            flags,
+            clamping,
+            half_up,
+            compute_type,
+            None,
         )
         if not _write(sink, y, i, count, trouble):
             break
@@ -107,7 +121,7 @@ def quantize(
 
 @kernel()
 def quantize_and_sum(
-    source, sink, x, y, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping,
+    source, sink, x, y, start, stop, inner, row, advance, first_slice, qparams, flags, columns, clipping, clamping,
     half_up, compute_type, piece, terms, sums, trouble,
 ):  # fmt: skip
     """Quantize, dequantize and sum from file to file; with `sink` None nothing is written."""
@@ -119,8 +133,8 @@ def quantize_and_sum(
         chunk = (i - start) // CHUNK_ELEMENTS
         here = sums[chunk : chunk + (count + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS]
         cpu_quantize.quantize_and_sum(
-            x, y, i, i, i + count, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up,
-            compute_type, sink, None, piece, terms, here,
+            x, y, i, i, i + count, inner, row, advance, first_slice, qparams, flags, columns, clipping, clamping,
+            half_up, compute_type, sink, None, piece, terms, here,
         )  # fmt: skip
         if sink is not None:  # noqa: SIM102  # a separate condition lets Numba prune the branch
             if not _write(sink, y, i, count, trouble):
@@ -131,8 +145,8 @@ def quantize_and_sum(
 
 @kernel()
 def fake_quantize_and_sum_each(
-    source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keys, ranges,
-    grids, flags, piece, terms, sums, num_degenerate, is_done, trouble,
+    source, sink, offset, x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, order_keys,
+    ranges, qparams, flags, piece, terms, sums, num_degenerate, is_done, trouble,
 ):  # fmt: skip
     """Measure, quantize and sum many small tensors from one read, see `cpu/spans.py`; `source`, `sink`: descriptors."""
     last = places.shape[0] - 1
@@ -144,8 +158,8 @@ def fake_quantize_and_sum_each(
         inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
         went_well = cpu_quantize.fake_quantize_and_sum(
             None, None, x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity,
-            nothing, q_min, q_max, half_up, compute_type, None, sink, None, keys, ranges, grids, flags, piece, terms,
-            sums[t : t + 1], None,
+            nothing, q_min, q_max, half_up, compute_type, None, sink, None, order_keys, ranges, qparams, flags, piece,
+            terms, sums[t : t + 1], None,
         )  # fmt: skip
         if went_well and sink is not None:
             went_well = write_at(sink, offset + begin * y.itemsize, y[begin:end], size, trouble)

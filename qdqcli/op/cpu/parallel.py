@@ -14,24 +14,34 @@ from qdqcli.op.jit.vector import smaller
 
 
 @kernel(parallel=True)
-def measure_range(x, bounds, inner, row, advance, infinity, nothing, keys):
-    """Widen `keys` (parts, 2, slices), each part its own."""
+def measure_range(x, bounds, inner, row, advance, infinity, nothing, order_keys):
+    """Widen `order_keys` (parts, 2, slices), each part its own."""
     for p in prange(bounds.size - 1):
         cpu_range.measure_range(
-            x[bounds[p] :], bounds[p], bounds[p], bounds[p + 1], inner, row, advance, 0, infinity, nothing, keys[p]
+            x[bounds[p] :],
+            bounds[p],
+            bounds[p],
+            bounds[p + 1],
+            inner,
+            row,
+            advance,
+            0,
+            infinity,
+            nothing,
+            order_keys[p],
         )
 
 
 @kernel(parallel=True)
-def measure_columns(x, bounds, row, infinity, nothing, keys):
-    """Widen `keys` (parts, 2, row) for slices of one column each."""
+def measure_columns(x, bounds, row, infinity, nothing, order_keys):
+    """Widen `order_keys` (parts, 2, row) for slices of one column each."""
     for p in prange(bounds.size - 1):
-        cpu_range.measure_columns(x, 0, bounds[p], bounds[p + 1], row, infinity, nothing, keys[p])
+        cpu_range.measure_columns(x, 0, bounds[p], bounds[p + 1], row, infinity, nothing, order_keys[p])
 
 
 @kernel(parallel=True)
-def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up, compute_type, nontemporal):
-    """Quantize with the grids of all slices."""
+def quantize(x, y, bounds, inner, row, advance, qparams, flags, clamping, half_up, compute_type, nontemporal):
+    """Quantize with the qparams of all slices."""
     for p in prange(bounds.size - 1):
         cpu_quantize.quantize(
             x,
@@ -43,7 +53,7 @@ def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up,
             row,
             advance,
             0,
-            grids,
+            qparams,
             flags,
             clamping,
             half_up,
@@ -53,11 +63,11 @@ def quantize(x, y, bounds, inner, row, advance, grids, flags, clamping, half_up,
 
 
 @kernel(parallel=True)
-def quantize_columns(x, y, bounds, row, grids, flushing, clamping, half_up, compute_type, nontemporal):
-    """Quantize with the grids of all columns."""
+def quantize_columns(x, y, bounds, row, qparams, flushing, clamping, half_up, compute_type, nontemporal):
+    """Quantize with the qparams of all columns."""
     for p in prange(bounds.size - 1):
         cpu_quantize.quantize_columns(
-            x, y, 0, bounds[p], bounds[p + 1], row, grids, flushing, clamping, half_up, compute_type, nontemporal
+            x, y, 0, bounds[p], bounds[p + 1], row, qparams, flushing, clamping, half_up, compute_type, nontemporal
         )
 
 
@@ -78,9 +88,9 @@ def quantize_slices(
     compute_type,
     short_runs,
     nontemporal,
-    keys,
+    order_keys,
     ranges,
-    grids,
+    qparams,
     flags,
 ):
     """Measure and quantize slices of one run each, a batch at a time: the data crosses the memory bus once.
@@ -88,20 +98,20 @@ def quantize_slices(
     `bits` are the elements of `x` as integers; `slice_bounds` (parts + 1) are slices. The last four arguments are
     scratch buffers for one batch of each part, (parts, rows, slices of a batch).
     """
-    batch = keys.shape[2]
+    batch = order_keys.shape[2]
     for p in prange(slice_bounds.size - 1):
         for first in range(slice_bounds[p], slice_bounds[p + 1], batch):
             last = smaller(first + batch, slice_bounds[p + 1])
             start, stop = start_of(first, inner, row, advance, x.size), start_of(last, inner, row, advance, x.size)
-            keys[p, 0], keys[p, 1] = nothing[0], nothing[1]
-            place = (bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, keys[p])
+            order_keys[p, 0], order_keys[p, 1] = nothing[0], nothing[1]
+            place = (bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, order_keys[p])
             if short_runs is None:
                 cpu_range.measure_range(*place)
             else:
                 cpu_range.measure_short_runs(*place)
-            cpu_range.decode_keys(keys[p], x, 0, batch, ranges[p])
-            cpu_range.make_grids(
-                ranges[p], 0, batch, last - first, q_min, q_max, False, compute_type, grids[p], flags[p]
+            cpu_range.decode_order_keys(order_keys[p], x, 0, batch, ranges[p])
+            cpu_range.make_qparams(
+                ranges[p], 0, batch, last - first, q_min, q_max, False, compute_type, qparams[p], flags[p]
             )
             cpu_quantize.quantize(
                 x,
@@ -113,7 +123,7 @@ def quantize_slices(
                 row,
                 advance,
                 first,
-                grids[p],
+                qparams[p],
                 flags[p],
                 None,
                 half_up,

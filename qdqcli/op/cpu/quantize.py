@@ -6,7 +6,15 @@ Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py
 from qdqcli.op.columns import CLIPPED
 from qdqcli.op.cpu.errors import PIECE, add_runs, begin_chunk, finish_chunk
 from qdqcli.op.cpu.file_access import read_at, write_at
-from qdqcli.op.cpu.ranges import decode_keys, make_grids, measure_range, measure_short_runs, run_after, run_at, start_of
+from qdqcli.op.cpu.ranges import (
+    decode_order_keys,
+    make_qparams,
+    measure_range,
+    measure_short_runs,
+    run_after,
+    run_at,
+    start_of,
+)
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
     VECTOR_SIZE,
@@ -48,7 +56,7 @@ def quantize(
     row,
     advance,
     first_slice,
-    grids,
+    qparams,
     flags,
     clamping,
     half_up,
@@ -63,7 +71,12 @@ def quantize(
     run, run_end, left = run_at(start, inner, row, advance)
     while i < stop:
         s, end = run - first_slice, smaller(run_end, stop)
-        lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
+        lo, hi, scale, inverse = (
+            qparams[MIN_RANGE, s],
+            qparams[MAX_RANGE, s],
+            qparams[SCALE, s],
+            qparams[INVERSE_SCALE, s],
+        )
         flushing = flags[FLUSHING, s]
         while i + VECTOR_SIZE <= end:
             stored = load(x, i - base)
@@ -82,9 +95,9 @@ def quantize(
 
 
 @inlined
-def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, half_up, compute_type, nontemporal):
-    """`quantize` for short runs. `grids` (GRID_ROWS, row + VECTOR_SIZE) has a column per element of a row, then wraps
-    around.
+def quantize_columns(x, y, base, start, stop, row, qparams, flushing, clamping, half_up, compute_type, nontemporal):
+    """`quantize` for short runs. `qparams` (QPARAM_ROWS, row + VECTOR_SIZE) has a column per element of a row, then
+    wraps around.
 
     With `nontemporal`, rows are whole vectors and y[0] is aligned to VECTOR_SIZE elements.
     """
@@ -96,25 +109,25 @@ def quantize_columns(x, y, base, start, stop, row, grids, flushing, clamping, ha
         elif column or i + _BAND * row > stop:
             end = smaller(i - column + row, stop)
         else:
-            _quantize_band(x, y, i - base, row, grids, flushing, clamping, half_up, compute_type, nontemporal)
+            _quantize_band(x, y, i - base, row, qparams, flushing, clamping, half_up, compute_type, nontemporal)
             i += _BAND * row
             continue
-        _quantize_row(x, y, i - base, end - base, column, row, grids, flushing, clamping, half_up, compute_type)
+        _quantize_row(x, y, i - base, end - base, column, row, qparams, flushing, clamping, half_up, compute_type)
         i = end
 
 
 _WIDE_ROW = 16 * VECTOR_SIZE
 _BAND = 4
-"""Wide rows processed together, so that the grids of a column are loaded once for all."""
+"""Wide rows processed together, so that the qparams of a column are loaded once for all."""
 
 
 @inlined
-def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, compute_type, nontemporal):
+def _quantize_band(x, y, begin, row, qparams, flushing, clamping, half_up, compute_type, nontemporal):
     """Quantize _BAND whole rows, the first at x[begin]."""
-    room = grids.shape[1]
+    room = qparams.shape[1]
     for c in range(0, row, VECTOR_SIZE):
-        lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
-        scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
+        lo, hi = load(qparams, MIN_RANGE * room + c), load(qparams, MAX_RANGE * room + c)
+        scale, inverse = load(qparams, SCALE * room + c), load(qparams, INVERSE_SCALE * room + c)
         for r in range(_BAND):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
@@ -126,12 +139,12 @@ def _quantize_band(x, y, begin, row, grids, flushing, clamping, half_up, compute
 
 
 @inlined
-def _quantize_row(x, y, begin, end, c, row, grids, flushing, clamping, half_up, compute_type):
+def _quantize_row(x, y, begin, end, c, row, qparams, flushing, clamping, half_up, compute_type):
     """Quantize the elements [begin, end) of `x`, the first in column `c`."""
-    room = grids.shape[1]
+    room = qparams.shape[1]
     for i in range(begin, end, VECTOR_SIZE):
-        lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
-        scale, inverse = load(grids, SCALE * room + c), load(grids, INVERSE_SCALE * room + c)
+        lo, hi = load(qparams, MIN_RANGE * room + c), load(qparams, MAX_RANGE * room + c)
+        scale, inverse = load(qparams, SCALE * room + c), load(qparams, INVERSE_SCALE * room + c)
         stored = load_part(x, i, end - i)
         v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
         store_part(y, i, encode(v, stored), end - i)
@@ -152,7 +165,7 @@ def _next_column(c, row):
 
 @inlined
 def quantize_and_sum(
-    x, y, base, start, stop, inner, row, advance, first_slice, grids, flags, columns, clipping, clamping, half_up,
+    x, y, base, start, stop, inner, row, advance, first_slice, qparams, flags, columns, clipping, clamping, half_up,
     compute_type, keep, nontemporal, piece, terms, sums,
 ):  # fmt: skip
     """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), whose row 0 is the chunk that begins at `start`.
@@ -175,17 +188,17 @@ def quantize_and_sum(
                     target = y[i - base :]
             if columns is None:
                 quantize(
-                    source, target, i, i, end, inner, row, advance, first_slice, grids, flags, clamping, half_up,
+                    source, target, i, i, end, inner, row, advance, first_slice, qparams, flags, clamping, half_up,
                     compute_type, None,
                 )  # fmt: skip
                 if clipping:
-                    clipped += count_outside(source, i, i, end, inner, row, advance, first_slice, grids, flags)
+                    clipped += count_outside(source, i, i, end, inner, row, advance, first_slice, qparams, flags)
             else:
                 quantize_columns(
-                    source, target, i, i, end, row, grids, flags[FLUSHING, 0], clamping, half_up, compute_type, None
+                    source, target, i, i, end, row, qparams, flags[FLUSHING, 0], clamping, half_up, compute_type, None
                 )
                 if clipping:
-                    clipped += count_outside_columns(source, i, end, row, grids)
+                    clipped += count_outside_columns(source, i, end, row, qparams)
             add_runs(source, 0, target, 0, end - i, terms, nontemporal, y, i - base)
             if nontemporal is not None:
                 _store_rest(piece, y, i - base, end - i)
@@ -202,7 +215,7 @@ def _store_rest(piece, y, begin, count):
 
 
 @inlined
-def count_outside(x, base, start, stop, inner, row, advance, first_slice, grids, flags):
+def count_outside(x, base, start, stop, inner, row, advance, first_slice, qparams, flags):
     """Number of elements outside the range of their slice."""
     outside = 0
     i = start
@@ -210,7 +223,7 @@ def count_outside(x, base, start, stop, inner, row, advance, first_slice, grids,
     while i < stop:
         s, end = run - first_slice, smaller(run_end, stop)
         if flags[CLIPPING, s]:
-            lo, hi = grids[MIN_RANGE, s], grids[MAX_RANGE, s]
+            lo, hi = qparams[MIN_RANGE, s], qparams[MAX_RANGE, s]
             for k in range(i, end, VECTOR_SIZE):
                 v = decode(load_part(x, k - base, end - k))
                 outside += count(((v < lo) | (v > hi)) & mask_of_first(end - k))
@@ -220,12 +233,12 @@ def count_outside(x, base, start, stop, inner, row, advance, first_slice, grids,
 
 
 @inlined
-def count_outside_columns(x, start, stop, row, grids):
-    """Number of elements out of range, for `grids` as in `quantize_columns`; x[0] is element `start`."""
-    room, outside, c = grids.shape[1], 0, start % row
+def count_outside_columns(x, start, stop, row, qparams):
+    """Number of elements out of range, for `qparams` as in `quantize_columns`; x[0] is element `start`."""
+    room, outside, c = qparams.shape[1], 0, start % row
     for k in range(0, stop - start, VECTOR_SIZE):
         v = decode(load_part(x, k, stop - start - k))
-        lo, hi = load(grids, MIN_RANGE * room + c), load(grids, MAX_RANGE * room + c)
+        lo, hi = load(qparams, MIN_RANGE * room + c), load(qparams, MAX_RANGE * room + c)
         outside += count(((v < lo) | (v > hi)) & mask_of_first(stop - start - k))
         c = _next_column(c, row)
     return outside
@@ -234,21 +247,22 @@ def count_outside_columns(x, start, stop, row, grids):
 @inlined
 def fake_quantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, compute_type, short_runs, keep, nontemporal, keys, ranges, grids, flags, piece, terms, sums, trouble,
+    half_up, compute_type, short_runs, keep, nontemporal, order_keys, ranges, qparams, flags, piece, terms, sums,
+    trouble,
 ):  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
-    `short_runs`: slices are as `measure_short_runs` takes them. `bits` are the elements of `x` as integers; `keys`,
-    `ranges`, `grids` and `flags` are scratch buffers for the slices. Unless None, `source` fills `x` and `sink` takes
-    the outputs of the elements [start, stop), each (descriptor, byte offset of the tensor). On failure `trouble`
-    records the error, False is returned and results are undefined.
+    `short_runs`: slices are as `measure_short_runs` takes them. `bits` are the elements of `x` as integers;
+    `order_keys`, `ranges`, `qparams` and `flags` are scratch buffers for the slices. Unless None, `source` fills `x`
+    and `sink` takes the outputs of the elements [start, stop), each (descriptor, byte offset of the tensor). On failure
+    `trouble` records the error, False is returned and results are undefined.
     """
-    for s in range(keys.shape[1]):
-        keys[0, s], keys[1, s] = nothing[0], nothing[1]
+    for s in range(order_keys.shape[1]):
+        order_keys[0, s], order_keys[1, s] = nothing[0], nothing[1]
     size = base + x.size
     num_slices = run_at(size - 1, inner, row, advance)[0] + 1 - first_slice
     shared = clipping = 0
-    known = 0  # slices with a grid: those of a chunk get it just before, while the cache still holds their elements
+    known = 0  # slices with qparams: those of a chunk get it just before, while the cache still holds their elements
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
         last = smaller(first + CHUNK_ELEMENTS, stop)
@@ -261,17 +275,21 @@ def fake_quantize_and_sum(
                 if not read_at(source[0], there, x[begin - base :], end - begin, trouble):
                     return False
             if short_runs is None:
-                measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
+                measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, order_keys)
             else:
-                measure_short_runs(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, keys)
-            decode_keys(keys, x, known, needed, ranges)
+                measure_short_runs(
+                    bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, order_keys
+                )
+            decode_order_keys(order_keys, x, known, needed, ranges)
             shared = clipping  # the slices shared with the previous chunk
-            clipping = make_grids(ranges, known, needed, num_slices, q_min, q_max, False, compute_type, grids, flags)
+            clipping = make_qparams(
+                ranges, known, needed, num_slices, q_min, q_max, False, compute_type, qparams, flags
+            )
             known = needed
         here = sums[chunk : chunk + 1]
         quantize_and_sum(
-            x, y, base, first, last, inner, row, advance, first_slice, grids, flags, None, shared + clipping > 0, None,
-            half_up, compute_type, keep, nontemporal, piece, terms, here,
+            x, y, base, first, last, inner, row, advance, first_slice, qparams, flags, None, shared + clipping > 0,
+            None, half_up, compute_type, keep, nontemporal, piece, terms, here,
         )  # fmt: skip
         if sink is not None:
             there = sink[1] + first * y.itemsize

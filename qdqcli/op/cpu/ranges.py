@@ -1,4 +1,4 @@
-"""CPU loops from elements to grids: smallest and largest element of each slice, then the op's range step.
+"""CPU loops from elements to qparams: smallest and largest element of each slice, then the op's range step.
 
 Elements are bit patterns (int16, int32 or int64), which `order_key` turns into integers that order like the floats:
 integer minimum and maximum are exact in any order, and a NaN is a key beyond infinity's.
@@ -30,7 +30,7 @@ from qdqcli.op.jit.vector import (
 )
 from qdqcli.op.params import CLIPPING, DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import select
-from qdqcli.op.value import decode, flush, grid, is_degenerate, needs_flush, order_key
+from qdqcli.op.value import decode, flush, is_degenerate, needs_flush, order_key, qparams_of_range
 
 
 @inlined
@@ -64,8 +64,8 @@ def start_of(s, inner, row, advance, size):
 
 
 @inlined
-def measure_range(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
-    """Widen `keys` (2, slices) by the smallest and the largest element that is not NaN.
+def measure_range(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, order_keys):
+    """Widen `order_keys` (2, slices) by the smallest and the largest element that is not NaN.
 
     `infinity` is the key of +inf; `nothing` (2,) are the sentinel keys of a slice without elements other than NaN.
     """
@@ -93,8 +93,8 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
         greatest_key = greatest(larger(larger(hi, hi1), larger(hi2, hi3)))
         if greatest_key > infinity or least_key < -infinity - 1:
             least_key, greatest_key = _without_nan(x, i - base, to, infinity, nothing)
-        keys[0, s - first_slice] = smaller(keys[0, s - first_slice], least_key)
-        keys[1, s - first_slice] = larger(keys[1, s - first_slice], greatest_key)
+        order_keys[0, s - first_slice] = smaller(order_keys[0, s - first_slice], least_key)
+        order_keys[1, s - first_slice] = larger(order_keys[1, s - first_slice], greatest_key)
         i = end
         s, run_end, left = run_after(s, run_end, inner, row, advance, left)
 
@@ -112,22 +112,22 @@ def _without_nan(x, at, to, infinity, nothing):
 
 
 @inlined
-def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, keys):
+def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, order_keys):
     """`measure_range` for contiguous slices of a few whole vectors, one run each: VECTOR_SIZE slices at a time.
 
     `start` begins a slice. Reducing the lanes of each slice separately would take most of the time.
     """
-    room, batch = keys.shape[1], VECTOR_SIZE * inner
+    room, batch = order_keys.shape[1], VECTOR_SIZE * inner
     for i in range(start, stop, batch):
         if i + batch <= stop:
             lo, hi = _of_sixteen(x, i - base, inner)
             if not any_true((hi > infinity) | (lo < -infinity - 1)):
                 s = i // inner - first_slice
-                store(keys, s, smaller(lo, load(keys, s)))
-                store(keys, room + s, larger(hi, load(keys, room + s)))
+                store(order_keys, s, smaller(lo, load(order_keys, s)))
+                store(order_keys, room + s, larger(hi, load(order_keys, room + s)))
                 continue
         end = smaller(i + batch, stop)
-        measure_range(x, base, i, end, inner, row, advance, first_slice, infinity, nothing, keys)
+        measure_range(x, base, i, end, inner, row, advance, first_slice, infinity, nothing, order_keys)
 
 
 @always_inlined
@@ -168,8 +168,8 @@ def _of_sixteen(x, at, inner):
 
 
 @inlined
-def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
-    """`measure_range` for slices of one column each: `keys` (2, row), rows of `row` elements."""
+def measure_columns(x, base, start, stop, row, infinity, nothing, order_keys):
+    """`measure_range` for slices of one column each: `order_keys` (2, row), rows of `row` elements."""
     i = start
     while i < stop:
         column = i % row
@@ -179,61 +179,61 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, keys):
         j = 0
         if rows == 8:
             while j + VECTOR_SIZE <= width:
-                _widen_columns(x, i - base + j, row, j, infinity, nothing, keys)
+                _widen_columns(x, i - base + j, row, j, infinity, nothing, order_keys)
                 j += VECTOR_SIZE
         while j < width:
-            _widen_last_columns(x, i - base + j, row, rows, width - j, column + j, infinity, nothing, keys)
+            _widen_last_columns(x, i - base + j, row, rows, width - j, column + j, infinity, nothing, order_keys)
             j += VECTOR_SIZE
         i += rows * width
 
 
 @inlined
-def _widen_columns(x, first, step, column, infinity, nothing, keys):
-    """Widen `keys` from `column` on by VECTOR_SIZE columns of 8 rows, the first at x[first], `step` elements apart."""
-    room = keys.shape[1]
+def _widen_columns(x, first, step, column, infinity, nothing, order_keys):
+    """Widen `order_keys` by VECTOR_SIZE columns of 8 rows from `column` on, the first at x[first], `step` apart."""
+    room = order_keys.shape[1]
     lo = order_key(load(x, first))
     hi = lo
     for r in range(1, 8):
         key = order_key(load(x, first + r * step))
         lo, hi = smaller(key, lo), larger(key, hi)
     if any_true((hi > infinity) | (lo < -infinity - 1)):  # a NaN: repeat, ignoring it
-        _widen_last_columns(x, first, step, 8, VECTOR_SIZE, column, infinity, nothing, keys)
+        _widen_last_columns(x, first, step, 8, VECTOR_SIZE, column, infinity, nothing, order_keys)
         return
-    store(keys, column, smaller(lo, load(keys, column)))
-    store(keys, room + column, larger(hi, load(keys, room + column)))
+    store(order_keys, column, smaller(lo, load(order_keys, column)))
+    store(order_keys, room + column, larger(hi, load(order_keys, room + column)))
 
 
 @inlined
-def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, keys):
-    """Widen `keys` by at most VECTOR_SIZE columns of `rows` rows, ignoring NaN."""
-    room = keys.shape[1]
+def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, order_keys):
+    """Widen `order_keys` by at most VECTOR_SIZE columns of `rows` rows, ignoring NaN."""
+    room = order_keys.shape[1]
     lo, hi = broadcast(nothing[0]), broadcast(nothing[1])
     for r in range(rows):
         key = order_key(load_part(x, first + r * step, width))
         is_nan = (key > infinity) | (key < -infinity - 1)
         lo, hi = smaller(select(is_nan, nothing[0], key), lo), larger(select(is_nan, nothing[1], key), hi)
-    store_part(keys, column, smaller(lo, load_part(keys, column, width)), width)
-    store_part(keys, room + column, larger(hi, load_part(keys, room + column, width)), width)
+    store_part(order_keys, column, smaller(lo, load_part(order_keys, column, width)), width)
+    store_part(order_keys, room + column, larger(hi, load_part(order_keys, room + column, width)), width)
 
 
 @inlined
-def decode_keys(keys, x, first, last, ranges):
+def decode_order_keys(order_keys, x, first, last, ranges):
     """Decode the keys of the columns [first, last) into `ranges` (2, slices); the keys become patterns.
 
-    Elements have the dtype of `x`; columns as in `make_grids`. A slice of NaN only has the pattern of a NaN.
+    Elements have the dtype of `x`; columns as in `make_qparams`. A slice of NaN only has the pattern of a NaN.
     """
     room = ranges.shape[1]
     for s in range(first, last, VECTOR_SIZE):
-        lo, hi = order_key(load(keys, s)), order_key(load(keys, room + s))
-        store(keys, s, lo)
-        store(keys, room + s, hi)
+        lo, hi = order_key(load(order_keys, s)), order_key(load(order_keys, room + s))
+        store(order_keys, s, lo)
+        store(order_keys, room + s, hi)
         store(ranges, s, decode(as_elements(lo, x)))
         store(ranges, room + s, decode(as_elements(hi, x)))
 
 
 @inlined
-def make_grids(ranges, first, last, num_slices, q_min, q_max, range_given, compute_type, grids, flags):
-    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices).
+def make_qparams(ranges, first, last, num_slices, q_min, q_max, range_given, compute_type, qparams, flags):
+    """Fill `qparams` (QPARAM_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices).
 
     Covers the columns [first, last), whole vectors, of which `num_slices` have a slice. Returns the number of slices
     with elements that may be outside the range.
@@ -242,13 +242,13 @@ def make_grids(ranges, first, last, num_slices, q_min, q_max, range_given, compu
     clipping = 0
     for s in range(first, last, VECTOR_SIZE):
         measured_lo, measured_hi = load(ranges, s), load(ranges, room + s)
-        lo, hi, scale, inverse = grid(
+        lo, hi, scale, inverse = qparams_of_range(
             flush(measured_lo, compute_type), flush(measured_hi, compute_type), q_min, q_max, compute_type
         )
-        store(grids, MIN_RANGE * room + s, lo)
-        store(grids, MAX_RANGE * room + s, hi)
-        store(grids, SCALE * room + s, scale)
-        store(grids, INVERSE_SCALE * room + s, inverse)
+        store(qparams, MIN_RANGE * room + s, lo)
+        store(qparams, MAX_RANGE * room + s, hi)
+        store(qparams, SCALE * room + s, scale)
+        store(qparams, INVERSE_SCALE * room + s, inverse)
         store_mask(flags, FLUSHING * room + s, needs_flush(lo, hi, scale, range_given, compute_type))
         clips = range_given | (measured_lo < lo) | (measured_hi > hi)
         store_mask(flags, CLIPPING * room + s, clips)

@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 from qdqcli.op.columns import empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import files as cpu_files
-from qdqcli.op.cpu.dispatch import grids_for_sums, is_columnar, room_for_sums, sum_place
+from qdqcli.op.cpu.dispatch import is_columnar, qparams_for_sums, room_for_sums, sum_place
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     FLAG_ROWS,
-    GRID_ROWS,
     PATTERN,
-    Keys,
+    QPARAM_ROWS,
+    OrderKeys,
     QuantParams,
     codes,
     compute_type_of,
-    empty_keys,
+    empty_order_keys,
     float_type,
     half_up,
-    key_limits,
     merge_columns,
+    order_key_limits,
 )
 from qdqcli.op.span import BlockSums, Neighbours, NeighbourSums, Span, Stored
 from qdqcli.op.spec import QuantSpec
@@ -35,28 +35,28 @@ def fake_quantize_and_sum_each(neighbours: Neighbours, max_slices: int, spec: Qu
     x, count = neighbours.x, len(neighbours.places)
     room = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
-    keys, ranges = np.empty((2, room), bits.dtype), np.empty((2, room), number)
-    grids, flags = np.empty((GRID_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
+    order_keys, ranges = np.empty((2, room), bits.dtype), np.empty((2, room), number)
+    qparams, flags = np.empty((QPARAM_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
     sums, num_degenerate, is_done = empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     cpu_files.fake_quantize_and_sum_each(
         neighbours.source, neighbours.sink, neighbours.offset, x, bits, neighbours.y, neighbours.places,
-        *key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type, keys, ranges, grids, flags,
-        *room_for_sums(x), sums, num_degenerate, is_done, neighbours.trouble,
+        *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type, order_keys, ranges,
+        qparams, flags, *room_for_sums(x), sums, num_degenerate, is_done, neighbours.trouble,
     )  # fmt: skip
     return NeighbourSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)
 
 
-def measure_range(span: Span, layout: Layout, keys: Keys, dtype: str) -> int:
-    """Widen the `keys` (2, slices) of the whole tensor."""
-    x, limits = span.x.view(PATTERN[dtype]), key_limits(dtype)
+def measure_range(span: Span, layout: Layout, order_keys: OrderKeys, dtype: str) -> int:
+    """Widen the `order_keys` (2, slices) of the whole tensor."""
+    x, limits = span.x.view(PATTERN[dtype]), order_key_limits(dtype)
     if not is_columnar(layout):
         place = (span.start, span.stop, *layout.steps, 0)
-        return int(cpu_files.measure_range(span.source, x, *place, *limits, keys, span.trouble))
-    by_column = empty_keys(layout.row, dtype)
+        return int(cpu_files.measure_range(span.source, x, *place, *limits, order_keys, span.trouble))
+    by_column = empty_order_keys(layout.row, dtype)
     done = int(
         cpu_files.measure_columns(span.source, x, span.start, span.stop, layout.row, *limits, by_column, span.trouble)
     )
-    merge_columns(keys, by_column, np.arange(layout.row) // layout.inner)
+    merge_columns(order_keys, by_column, np.arange(layout.row) // layout.inner)
     return done
 
 
@@ -69,7 +69,7 @@ def count_patterns(span: Span, tables: NDArray[np.uint32]) -> int:
 def quantize(span: Span, layout: Layout, params: QuantParams) -> int:
     """Quantize and dequantize from file to file, with one range."""
     settings = (params.clamping, params.half_up, params.compute_type)
-    place = (span.start, span.stop, *layout.steps, 0, params.grids, params.flags)
+    place = (span.start, span.stop, *layout.steps, 0, params.qparams, params.flags)
     return int(cpu_files.quantize(span.source, span.sink, span.x, span.y, *place, *settings, span.trouble))
 
 
@@ -77,7 +77,7 @@ def quantize_and_sum(span: Span, layout: Layout, params: QuantParams, sums: NDAr
     """Quantize and fill `sums` (chunks, SUM_COLUMNS), file to file; ABS_ERROR is not finite where an element is not."""
     place = sum_place(span.start, span.start, span.stop, layout, params)[1:]
     done = cpu_files.quantize_and_sum(
-        span.source, span.sink, span.x, span.y, *place, *grids_for_sums(params), params.clamping, params.half_up,
+        span.source, span.sink, span.x, span.y, *place, *qparams_for_sums(params), params.clamping, params.half_up,
         params.compute_type, *room_for_sums(span.x), sums, span.trouble,
     )  # fmt: skip
     return int(done)

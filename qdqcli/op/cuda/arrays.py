@@ -17,7 +17,7 @@ from qdqcli.op.cuda.interop import Array, DeviceArray, Kind, kind_of
 from qdqcli.op.cuda.target import cuda, device_errors
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import FLAG_ROWS, GRID_ROWS, STORAGE, Floats, float_type, given_ranges, gradient_ranges
+from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, Floats, float_type, given_ranges, gradient_ranges
 from qdqcli.op.spec import QuantSpec
 
 _DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"}
@@ -95,16 +95,16 @@ class _Call:
         device_x, device_out = (self.kind.flat(a, STORAGE[self.dtype], size) for a in (x, out))
         device_ranges = self._rows(2, slices, number)
         if ranges is None:
-            keys = self._rows(2, slices, launch.KEY[self.dtype])
-            launch.clear_keys(keys, self.dtype, stream)
-            launch.measure(device_x, 0, 0, size, layout, 0, keys, self.dtype, stream)
-            launch.decode_keys(keys, device_ranges, self.dtype, stream)
+            order_keys = self._rows(2, slices, launch.KEY[self.dtype])
+            launch.clear_order_keys(order_keys, self.dtype, stream)
+            launch.measure(device_x, 0, 0, size, layout, 0, order_keys, self.dtype, stream)
+            launch.decode_order_keys(order_keys, device_ranges, self.dtype, stream)
         else:
             device_ranges.copy_to_device(np.ascontiguousarray(ranges), stream)
-        grids, flags = self._rows(GRID_ROWS, slices, number), self._rows(FLAG_ROWS, slices, np.bool_)
-        launch.make_grids(device_ranges, spec, self.dtype, grids, flags, stream)
+        qparams, flags = self._rows(QPARAM_ROWS, slices, number), self._rows(FLAG_ROWS, slices, np.bool_)
+        launch.make_qparams(device_ranges, spec, self.dtype, qparams, flags, stream)
         launch.quantize(
-            device_x, device_out, 0, 0, size, layout, 0, grids, flags, launch.settings_of(spec, self.dtype), stream
+            device_x, device_out, 0, 0, size, layout, 0, qparams, flags, launch.settings_of(spec, self.dtype), stream
         )
 
     def differentiate(self, gradients: Kind, out: Array, layout: Layout, ranges: Floats) -> None:

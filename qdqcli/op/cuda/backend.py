@@ -21,7 +21,16 @@ from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import cuda, device_errors
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import DEGENERATE, FLAG_ROWS, GRID_ROWS, Floats, Keys, QuantParams, float_type, merge_keys
+from qdqcli.op.params import (
+    DEGENERATE,
+    FLAG_ROWS,
+    QPARAM_ROWS,
+    Floats,
+    OrderKeys,
+    QuantParams,
+    float_type,
+    merge_order_keys,
+)
 from qdqcli.op.span import BlockSums
 from qdqcli.op.spec import QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -33,9 +42,9 @@ DeviceArray = Any
 
 @dataclass(frozen=True, kw_only=True)
 class CudaParams(QuantParams):
-    """Quantization parameters with a copy of grids and flags in device memory."""
+    """Quantization parameters with a copy of qparams and flags in device memory."""
 
-    device_grids: DeviceArray
+    device_qparams: DeviceArray
     device_flags: DeviceArray
 
     @property
@@ -62,24 +71,27 @@ class CudaBackend:
             return buffer
 
     def measure_range(
-        self, x: Stored, start: int, stop: int, layout: Layout, first_slice: int, keys: Keys, dtype: str
+        self, x: Stored, start: int, stop: int, layout: Layout, first_slice: int, order_keys: OrderKeys, dtype: str
     ) -> None:
         """CUDA version of `cpu.measure_range`."""
         with self._station() as station:
-            there = station.room("keys", keys.shape, launch.KEY[dtype])
-            launch.clear_keys(there, dtype, station.stream)
+            there = station.room("order_keys", order_keys.shape, launch.KEY[dtype])
+            launch.clear_order_keys(there, dtype, station.stream)
             launch.measure(
                 station.upload("x", x), start, start, stop, layout, first_slice, there, dtype, station.stream
             )
             found = station.download(there)
-        merge_keys(keys, found.astype(keys.dtype))
+        merge_order_keys(order_keys, found.astype(order_keys.dtype))
 
     def quant_params(self, ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> CudaParams:
-        """CUDA version of `cpu.quant_params`; the grids, a handful of numbers each, are made on the host and copied."""
+        """CUDA version of `cpu.quant_params`: computed on the host, a handful of numbers per slice, and copied."""
         params = cpu.quant_params(ranges, spec, layout, first_slice, dtype)
         with self._station() as station:
-            grids, flags = cuda.to_device(params.grids, station.stream), cuda.to_device(params.flags, station.stream)
-        return CudaParams(**vars(params), device_grids=grids, device_flags=flags)
+            qparams, flags = (
+                cuda.to_device(params.qparams, station.stream),
+                cuda.to_device(params.flags, station.stream),
+            )
+        return CudaParams(**vars(params), device_qparams=qparams, device_flags=flags)
 
     def quantize(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams
@@ -92,7 +104,7 @@ class CudaBackend:
             device_x = station.upload("x", x[here])
             device_y = station.room("y", device_x.shape, x.dtype)
             launch.quantize(
-                device_x, device_y, start, start, stop, layout, params.first_slice, params.device_grids,
+                device_x, device_y, start, start, stop, layout, params.first_slice, params.device_qparams,
                 params.device_flags, params.settings, station.stream,
             )  # fmt: skip
             station.download(device_y, y[here])
@@ -105,7 +117,7 @@ class CudaBackend:
         here = slice(start - base, stop - base)
         with self._station() as station:
             device_x = station.upload("x", x[here])
-            sums = self._sum(station, device_x, start, stop, layout, params.first_slice, params.device_grids,
+            sums = self._sum(station, device_x, start, stop, layout, params.first_slice, params.device_qparams,
                              params.device_flags, params.settings, y[here] if keep else None)  # fmt: skip
             if sums[:, NONFINITE_OUTPUT].any():
                 params.degenerate[:] |= station.download(params.device_flags)[DEGENERATE, : params.num_slices]
@@ -121,21 +133,21 @@ class CudaBackend:
         here = slice(start - base, stop - base)
         with self._station() as station:
             stream = station.stream
-            keys, ranges, grids, flags = (
+            order_keys, ranges, qparams, flags = (
                 station.room(name, (rows, num_slices), kind)
                 for name, rows, kind in (
-                    ("keys", 2, launch.KEY[dtype]),
+                    ("order_keys", 2, launch.KEY[dtype]),
                     ("ranges", 2, float_type(dtype)),
-                    ("grids", GRID_ROWS, float_type(dtype)),
+                    ("qparams", QPARAM_ROWS, float_type(dtype)),
                     ("flags", FLAG_ROWS, np.bool_),
                 )
             )
             device_x = station.upload("x", x)
-            launch.clear_keys(keys, dtype, stream)
-            launch.measure(device_x, base, base, base + len(x), layout, first_slice, keys, dtype, stream)
-            launch.decode_keys(keys, ranges, dtype, stream)
-            launch.make_grids(ranges, spec, dtype, grids, flags, stream)
-            sums = self._sum(station, device_x[here], start, stop, layout, first_slice, grids, flags,
+            launch.clear_order_keys(order_keys, dtype, stream)
+            launch.measure(device_x, base, base, base + len(x), layout, first_slice, order_keys, dtype, stream)
+            launch.decode_order_keys(order_keys, ranges, dtype, stream)
+            launch.make_qparams(ranges, spec, dtype, qparams, flags, stream)
+            sums = self._sum(station, device_x[here], start, stop, layout, first_slice, qparams, flags,
                              launch.settings_of(spec, dtype), y[here] if keep else None)  # fmt: skip
             if sums[:, [NONFINITE, NONFINITE_OUTPUT]].any():
                 return None
@@ -153,7 +165,7 @@ class CudaBackend:
             there = station.upload("sums", sums.reshape(-1)).reshape(sums.shape)
             launch.sum_slices(
                 station.upload("x", x[here]), station.upload("y", y[here]), start, start, stop, layout,
-                params.first_slice, params.device_grids, there, station.stream,
+                params.first_slice, params.device_qparams, there, station.stream,
             )  # fmt: skip
             station.download(there, sums)
 
@@ -188,14 +200,14 @@ class CudaBackend:
 
     def _sum(
         self, station: "_Station", x: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int,
-        grids: DeviceArray, flags: DeviceArray, settings: launch.Settings, y: Stored | None,
+        qparams: DeviceArray, flags: DeviceArray, settings: launch.Settings, y: Stored | None,
     ) -> NDArray[np.float64]:  # fmt: skip
         chunks = -(-(stop - start) // CHUNK_ELEMENTS)
         sums = station.room("sums", (chunks, SUM_COLUMNS), np.float64)
         device_y = x if y is None else station.room("y", x.shape, x.dtype)
         zero = np.float64(0) if x.dtype == np.float64 else np.float32(0)
         launch.quantize_and_sum(
-            x, device_y, start, stop, layout, first_slice, grids, flags, settings, zero, sums, station.stream,
+            x, device_y, start, stop, layout, first_slice, qparams, flags, settings, zero, sums, station.stream,
             keep=y is not None,
         )  # fmt: skip
         if y is not None:
@@ -204,7 +216,7 @@ class CudaBackend:
         extreme = [chunk for chunk, row in enumerate(rows) if isinstance(zero, np.float32) and is_extreme(row)]  # type: ignore[no-untyped-call]
         if extreme:
             launch.quantize_and_sum(
-                x, x, start, stop, layout, first_slice, grids, flags, settings, np.float64(0), sums, station.stream,
+                x, x, start, stop, layout, first_slice, qparams, flags, settings, np.float64(0), sums, station.stream,
                 keep=False,
             )  # fmt: skip
             rows[extreme] = station.download(sums)[extreme]

@@ -21,7 +21,7 @@ Place = tuple[int, ...]
 
 @inlined
 def slice_at(i: Any, place: Any) -> Any:
-    """Return the slice of element `i` of a launch, as a column of its grids."""
+    """Return the slice of element `i` of a launch, as a column of its qparams."""
     if place[0] == ONE_SLICE:
         return place[1]
     if place[0] == TWO_ROWS:
@@ -36,7 +36,7 @@ def slice_at(i: Any, place: Any) -> Any:
 def launches(layout: Layout, start: int, stop: int, first_slice: int) -> Iterator[tuple[int, int, Place]]:
     """Split the elements [start, stop) into launches (start, stop, place); indices in `place` count from that start.
 
-    Column 0 of the grids is slice `first_slice`.
+    Column 0 of the qparams is slice `first_slice`.
     """
     for first in range(start, stop, LAUNCH_ELEMENTS):
         last = min(first + LAUNCH_ELEMENTS, stop)

@@ -12,7 +12,7 @@ from qdqcli.op.cuda import ranges as cuda_range
 from qdqcli.op.cuda.indexing import launches
 from qdqcli.op.cuda.ranges import COLUMN_THREADS, THREADS
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import PATTERN, STORAGE, codes, compute_type_of, float_type, key_limits
+from qdqcli.op.params import PATTERN, STORAGE, codes, compute_type_of, float_type, order_key_limits
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -36,18 +36,18 @@ _BLOCKS_WANTED = 4096
 
 
 def measure(
-    x: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int, keys: DeviceArray, dtype: str,
-    stream: Stream,
+    x: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int, order_keys: DeviceArray,
+    dtype: str, stream: Stream,
 ) -> None:  # fmt: skip
-    """Widen `keys` (2, slices from `first_slice` on) by the elements [start, stop); x[0] is element `base`."""
+    """Widen `order_keys` (2, slices from `first_slice` on) by the elements [start, stop); x[0] is element `base`."""
     bits, key = x.view(PATTERN[dtype]), KEY[dtype]
-    infinity, nothing = key_limits(dtype)
+    infinity, nothing = order_key_limits(dtype)
     limits = (key(infinity), key(nothing[0]), key(nothing[1]))
     if stop <= start:
         return
     inner, row, advance = layout.steps
     if advance == 0 and inner < _SHORT_RUN and layout.num_elements > row:
-        _measure_by_columns(bits, base, start, stop, inner, row, first_slice, limits, keys, stream)
+        _measure_by_columns(bits, base, start, stop, inner, row, first_slice, limits, order_keys, stream)
         return
     runs_of_row = -(-row // inner)
     first_run = start // row * runs_of_row + start % row // inner
@@ -58,13 +58,13 @@ def measure(
     blocks = -(-num_runs * parts * width // THREADS)
     cuda_range.measure_runs[blocks, THREADS, stream](
         bits, base, start, stop, first_run, num_runs, parts, inner, row, runs_of_row, advance, first_slice, *limits,
-        width, keys,
+        width, order_keys,
     )  # fmt: skip
 
 
 def _measure_by_columns(
     bits: DeviceArray, base: int, start: int, stop: int, inner: int, row: int, first_slice: int,
-    limits: tuple[Any, Any, Any], keys: DeviceArray, stream: Stream,
+    limits: tuple[Any, Any, Any], order_keys: DeviceArray, stream: Stream,
 ) -> None:  # fmt: skip
     width = row * -(-COLUMN_THREADS // row)
     origin = start - start % row
@@ -74,46 +74,48 @@ def _measure_by_columns(
     rows_of_block = max(-(-lines * across // _BLOCKS_WANTED), fewest, -(-lines // 65535))
     down = -(-lines // rows_of_block)
     cuda_range.measure_columns[(across, down), THREADS, stream](
-        bits, base, start, stop, origin, width, rows_of_block, inner, row, first_slice, *limits, keys
+        bits, base, start, stop, origin, width, rows_of_block, inner, row, first_slice, *limits, order_keys
     )
 
 
-def clear_keys(keys: DeviceArray, dtype: str, stream: Stream) -> None:
-    """Set `keys` (2, slices) to the sentinels of slices without elements other than NaN."""
-    kind, (_, nothing) = KEY[dtype], key_limits(dtype)
-    cuda_range.clear_keys[_blocks(keys.shape[1]), THREADS, stream](keys, kind(nothing[0]), kind(nothing[1]))
+def clear_order_keys(order_keys: DeviceArray, dtype: str, stream: Stream) -> None:
+    """Set `order_keys` (2, slices) to the sentinels of slices without elements other than NaN."""
+    kind, (_, nothing) = KEY[dtype], order_key_limits(dtype)
+    cuda_range.clear_order_keys[_blocks(order_keys.shape[1]), THREADS, stream](
+        order_keys, kind(nothing[0]), kind(nothing[1])
+    )
 
 
-def decode_keys(keys: DeviceArray, ranges: DeviceArray, dtype: str, stream: Stream) -> None:
+def decode_order_keys(order_keys: DeviceArray, ranges: DeviceArray, dtype: str, stream: Stream) -> None:
     """Decode keys into `ranges` (2, slices)."""
-    cuda_range.decode_keys[_blocks(ranges.shape[1]), THREADS, stream](keys, STORAGE[dtype](0), ranges)
+    cuda_range.decode_order_keys[_blocks(ranges.shape[1]), THREADS, stream](order_keys, STORAGE[dtype](0), ranges)
 
 
-def make_grids(
-    ranges: DeviceArray, spec: QuantSpec, dtype: str, grids: DeviceArray, flags: DeviceArray, stream: Stream
+def make_qparams(
+    ranges: DeviceArray, spec: QuantSpec, dtype: str, qparams: DeviceArray, flags: DeviceArray, stream: Stream
 ) -> None:
-    """Fill `grids` (GRID_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices)."""
+    """Fill `qparams` (QPARAM_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices)."""
     compute_type = compute_type_of(dtype, spec.compute_dtype)
     limits = codes(spec, compute_type, float_type(dtype))
-    cuda_range.make_grids[_blocks(ranges.shape[1]), THREADS, stream](
-        ranges, *limits, bool(spec.is_range_given), compute_type, grids, flags
+    cuda_range.make_qparams[_blocks(ranges.shape[1]), THREADS, stream](
+        ranges, *limits, bool(spec.is_range_given), compute_type, qparams, flags
     )
 
 
 def quantize(
     x: DeviceArray, y: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int,
-    grids: DeviceArray, flags: DeviceArray, settings: Settings, stream: Stream,
+    qparams: DeviceArray, flags: DeviceArray, settings: Settings, stream: Stream,
 ) -> None:  # fmt: skip
     """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
     for first, last, place in launches(layout, start, stop, first_slice):
         size = last - first
         cuda_quantize.quantize[-(-size // (4 * THREADS)), THREADS, stream](
-            x, y, first - base, size, place, grids, flags, *settings
+            x, y, first - base, size, place, qparams, flags, *settings
         )
 
 
 def quantize_and_sum(
-    x: DeviceArray, y: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int, grids: DeviceArray,
+    x: DeviceArray, y: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int, qparams: DeviceArray,
     flags: DeviceArray, settings: Settings, zero: np.floating[Any], sums: DeviceArray, stream: Stream, *, keep: bool,
 ) -> None:  # fmt: skip
     """Quantize, and fill `sums` (chunks, SUM_COLUMNS); x[0] is element `start`, which begins a chunk.
@@ -124,19 +126,19 @@ def quantize_and_sum(
         chunk, chunks = (first - start) // CHUNK_ELEMENTS, -(-(last - first) // CHUNK_ELEMENTS)
         here = slice(first - start, last - start)
         cuda_quantize.quantize_and_sum[chunks, THREADS, stream](
-            x[here], y[here] if keep else y, keep, last - first, place, grids, flags, *settings, zero,
+            x[here], y[here] if keep else y, keep, last - first, place, qparams, flags, *settings, zero,
             sums[chunk : chunk + chunks],
         )  # fmt: skip
 
 
 def sum_slices(
     x: DeviceArray, y: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int,
-    grids: DeviceArray, sums: DeviceArray, stream: Stream,
+    qparams: DeviceArray, sums: DeviceArray, stream: Stream,
 ) -> None:  # fmt: skip
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
     num_slices = sums.shape[0]
     cuda_quantize.sum_slices[_blocks(num_slices), THREADS, stream](
-        x, y, base, start, stop, *layout.steps, first_slice, num_slices, grids, sums
+        x, y, base, start, stop, *layout.steps, first_slice, num_slices, qparams, sums
     )
 
 
@@ -164,5 +166,5 @@ def _blocks(threads: int) -> int:
 
 
 def settings_of(spec: QuantSpec, dtype: str) -> Settings:
-    """Return the kernel settings other than the grids."""
+    """Return the kernel settings other than the qparams."""
     return bool(spec.is_range_given), spec.round_mode is RoundMode.HALF_UP, compute_type_of(dtype, spec.compute_dtype)

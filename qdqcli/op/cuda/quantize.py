@@ -59,9 +59,9 @@ _SHARED = max(NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
 
 
 @inlined
-def _fake_quantized(stored, s, grids, flags, clamping, half_up, compute_type):
+def _fake_quantized(stored, s, qparams, flags, clamping, half_up, compute_type):
     """Quantize and dequantize a stored element of slice `s` to a pattern; all threads take the same branches."""
-    lo, hi, scale, inverse = grids[MIN_RANGE, s], grids[MAX_RANGE, s], grids[SCALE, s], grids[INVERSE_SCALE, s]
+    lo, hi, scale, inverse = qparams[MIN_RANGE, s], qparams[MAX_RANGE, s], qparams[SCALE, s], qparams[INVERSE_SCALE, s]
     v = decode(stored)
     if flags[FLUSHING, s]:
         v = flush(v, compute_type)
@@ -73,25 +73,35 @@ def _fake_quantized(stored, s, grids, flags, clamping, half_up, compute_type):
 
 
 @device_kernel
-def quantize(x, y, first, n, place, grids, flags, clamping, half_up, compute_type):
+def quantize(x, y, first, n, place, qparams, flags, clamping, half_up, compute_type):
     """Quantize and dequantize the elements [first, first + n) of `x` into `y`; `place` counts from `first`."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     while i + 3 * step < n:  # four loads in flight
         a, b, c, d = x[first + i], x[first + i + step], x[first + i + 2 * step], x[first + i + 3 * step]
         j, k, l = i + step, i + 2 * step, i + 3 * step  # noqa: E741
-        y[first + i] = narrow(_fake_quantized(a, slice_at(i, place), grids, flags, clamping, half_up, compute_type), a)
-        y[first + j] = narrow(_fake_quantized(b, slice_at(j, place), grids, flags, clamping, half_up, compute_type), b)
-        y[first + k] = narrow(_fake_quantized(c, slice_at(k, place), grids, flags, clamping, half_up, compute_type), c)
-        y[first + l] = narrow(_fake_quantized(d, slice_at(l, place), grids, flags, clamping, half_up, compute_type), d)
+        y[first + i] = narrow(
+            _fake_quantized(a, slice_at(i, place), qparams, flags, clamping, half_up, compute_type), a
+        )
+        y[first + j] = narrow(
+            _fake_quantized(b, slice_at(j, place), qparams, flags, clamping, half_up, compute_type), b
+        )
+        y[first + k] = narrow(
+            _fake_quantized(c, slice_at(k, place), qparams, flags, clamping, half_up, compute_type), c
+        )
+        y[first + l] = narrow(
+            _fake_quantized(d, slice_at(l, place), qparams, flags, clamping, half_up, compute_type), d
+        )
         i += 4 * step
     while i < n:
         a = x[first + i]
-        y[first + i] = narrow(_fake_quantized(a, slice_at(i, place), grids, flags, clamping, half_up, compute_type), a)
+        y[first + i] = narrow(
+            _fake_quantized(a, slice_at(i, place), qparams, flags, clamping, half_up, compute_type), a
+        )
         i += step
 
 
 @device_kernel
-def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, compute_type, zero, sums):
+def quantize_and_sum(x, y, keep, n, place, qparams, flags, clamping, half_up, compute_type, zero, sums):
     """Quantize the `n` elements of `x`, into `y` if `keep`, and fill `sums` (chunks, SUM_COLUMNS), one block per chunk.
 
     The type of `zero` is that of the terms. Slices whose output became infinite or NaN are marked in `flags`.
@@ -111,7 +121,7 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, comp
             first = tile + p // VECTOR_SIZE * RUN + p % VECTOR_SIZE
             for i in range(first, min(first + RUN, stop), VECTOR_SIZE):
                 stored, s = x[i], slice_at(i, place)
-                out = _fake_quantized(stored, s, grids, flags, clamping, half_up, compute_type)
+                out = _fake_quantized(stored, s, qparams, flags, clamping, half_up, compute_type)
                 if keep:
                     y[i] = narrow(out, stored)
                 v, w, limit = decode(stored), value_of_pattern(out, stored), max_finite(stored)
@@ -128,7 +138,7 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, comp
                 error, abs_error = error + e, abs_error + abs(e)
                 sq_error, sq_input, sq_output = add(sq_error, e * e), add(sq_input, a * a), add(sq_output, b * b)
                 peak = max(peak, np.float64(abs(e)))
-                if v < grids[MIN_RANGE, s] or v > grids[MAX_RANGE, s]:
+                if v < qparams[MIN_RANGE, s] or v > qparams[MAX_RANGE, s]:
                     clipped += 1
                 if w == 0 and v != 0:
                     zeroed += 1
@@ -182,7 +192,7 @@ def quantize_and_sum(x, y, keep, n, place, grids, flags, clamping, half_up, comp
 
 
 @device_kernel
-def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, num_slices, grids, sums):
+def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, num_slices, qparams, sums):
     """Add the elements [start, stop) to `sums` (slices, SUM_COLUMNS), one after another: one thread per slice."""
     s = cuda.grid(1)
     if s < num_slices:
@@ -197,7 +207,7 @@ def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, num_sl
             run_start = r * row + k * inner
             run_stop = min(run_start + inner, (r + 1) * row, stop)
             for i in range(max(run_start, start) - base, run_stop - base):
-                add_element(x[i], y[i], grids[MIN_RANGE, s], grids[MAX_RANGE, s], own, own)
+                add_element(x[i], y[i], qparams[MIN_RANGE, s], qparams[MAX_RANGE, s], own, own)
             r += 1
         for k in range(SUM_COLUMNS):
             sums[s, k] = own[k]
