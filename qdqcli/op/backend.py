@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout
-    from qdqcli.op.params import Floats, QuantParams
+    from qdqcli.op.params import Floats, OrderKeys, QuantParams
     from qdqcli.op.span import BlockSums, Neighbours, NeighbourSums, Span
     from qdqcli.op.spec import QuantSpec
 
