@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.files import Files
@@ -14,7 +15,9 @@ from qdqcli.cli.measure import files_of, open_inputs, wants_histograms, workers_
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
+from qdqcli.gate.settings import shown
 from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.keys import NONE
 from qdqcli.recipe.pairing import entries_of, labels
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, inputs_of, make_plans, notes_of
@@ -56,6 +59,7 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     files.check()
     gate = Gate.of(options, session)
     gate.add_files(files)
+    options |= _selection_of(gate, session)
     selection = Recipe(
         spec=QuantSpec(), include=options["include"], exclude=options["exclude"], min_ndim=options["min_ndim"]
     )
@@ -64,6 +68,22 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     files.check([plan.checkpoint for plan in (*ours[:1], *theirs[:1])])
     run = gate.judge(_measured(session, ours, theirs, options), session)
     return gate.conclude(run, options, session)
+
+
+def _selection_of(gate: Gate, session: Session) -> dict[str, Any]:
+    """Return the selection that the budget was made with, for the options that the command line leaves out."""
+    context = click.get_current_context()
+    values = {} if gate.budget is None or gate.budget.settings is None else gate.budget.settings.values
+    found = {
+        key: values[key]
+        for key in ("min_ndim", "include", "exclude")
+        if values.get(key, NONE) not in (NONE, []) and context.get_parameter_source(key) is ParameterSource.DEFAULT
+    }
+    if found:
+        source = gate.budget.source if gate.budget is not None else ""
+        words = ", ".join(f"{key} = {shown(value)}" for key, value in found.items())
+        session.note(f"{source}: the selection is that of its [settings]: {words}")
+    return found
 
 
 def _plans(path: str, recipe: Recipe, options: opt.Options, session: Session) -> list[Plan]:

@@ -10,6 +10,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
+from qdqcli.cli.gate_files import check_replaceable, is_recipe
 from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
@@ -67,8 +68,8 @@ def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> No
         raise UsageError("--overwrite is for the recipe that is written; add --write-recipe FILE")
     files = Files.of(options)
     files.check()
-    if output is not None and output.exists() and not options["overwrite"]:
-        raise UsageError(f"{show_path(output)}: exists; choose another name or pass --overwrite to replace it")
+    if output is not None:
+        check_replaceable(output, is_recipe, is_allowed=options["overwrite"])
     request = opt.request_of(options, session)
     checkpoints = open_inputs(inputs, options, session)
     files.check(checkpoints)

@@ -9,6 +9,7 @@ from qdqcli.errors import InputError, QdqError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.gate.budget import parse_budget
 from qdqcli.recipe.document import read_text
+from qdqcli.recipe.file import read_recipe
 from qdqcli.result.read import read_report
 from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file, write_file
 
@@ -41,7 +42,7 @@ def check_replaceable(path: Path, is_kind: Callable[[Path], str | None], *, is_a
     if reason is not None:
         raise UsageError(f"{show_path(path)}: exists and is not replaced: {reason}; choose another name")
     if not is_allowed:
-        raise UsageError(f"{show_path(path)}: exists; --overwrite replaces it")
+        raise UsageError(f"{show_path(path)}: exists; choose another name or pass --overwrite to replace it")
 
 
 def is_report(path: Path) -> str | None:
@@ -60,6 +61,15 @@ def is_budget(path: Path) -> str | None:
     except QdqError as error:
         return f"it is not a budget ({error})"
     return "it is not a budget (it sets no limit)" if budget.is_idle else None
+
+
+def is_recipe(path: Path) -> str | None:
+    """Return the reason why a file is not a recipe; None where it is one."""
+    try:
+        read_recipe(path)
+    except QdqError as error:
+        return f"it is not a recipe ({error})"
+    return None
 
 
 def without(arguments: Sequence[str], *, values: Sequence[str] = (), flags: Sequence[str] = ()) -> list[str]:

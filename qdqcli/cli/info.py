@@ -3,6 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
+from time import perf_counter
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from qdqcli import __version__
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import talk_options
+from qdqcli.cli.progress import counting, duration
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import OutputError, UnavailableError
@@ -60,14 +62,17 @@ def _warm_up(session: Session) -> None:
         OutputError: there is no folder for cached kernels.
     """
     from qdqcli.op.jit.cache import folder
-    from qdqcli.ranges.warm_up import warm_up_estimators
-    from qdqcli.run.warm_up import warm_up
+    from qdqcli.ranges import warm_up as estimators
+    from qdqcli.run import warm_up as kernels
 
-    if folder() is None:
+    cache = folder()
+    if cache is None:
         raise OutputError("the kernel cache has no folder that only this user can write; name one in QDQ_CACHE_DIR")
-    for step in chain(warm_up(), warm_up_estimators()):
-        session.interruption.check()
-        session.note(f"compiling for {step}")
+    with counting(session, len(kernels.STEPS) + len(estimators.STEPS)) as begin:
+        for step in chain(kernels.warm_up(), estimators.warm_up_estimators()):
+            session.interruption.check()
+            begin(f"compiling for {step}")
+    session.tell(f"compiled the kernels into {show_path(cache)} in {duration(perf_counter() - session.began)}")
 
 
 def gather() -> dict[str, Any]:

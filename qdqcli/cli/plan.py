@@ -17,6 +17,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
+from qdqcli.cli.gate_files import check_replaceable, is_recipe
 from qdqcli.cli.help import Command
 from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.measure import open_inputs, packed_inputs
@@ -175,8 +176,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     files = Files.of(options)
     files.check()
     output = options["output"]
-    if output.exists() and not options["overwrite"]:
-        raise UsageError(f"{show_path(output)}: exists; choose another name or pass --overwrite to replace it")
+    check_replaceable(output, is_recipe, is_allowed=options["overwrite"])
     settings, keeps_float = candidates_of(options)
     base = {"num_bits": 8, "axis": "none", "group_size": None, "signed_input": True, "narrow_range": False,
             "round_mode": "HALF_TO_EVEN", "percentile": None}  # fmt: skip

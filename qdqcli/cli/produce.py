@@ -84,7 +84,7 @@ def _written(
     if output.is_committed:
         return run_plans(plans, measuring, workers), None
     settings = {**settings_of(plans, request.settings), "per_channel": options["per_channel"]}
-    for name in ("ranges", "recipe", "rules"):  # files may be renamed: only their content counts
+    for name in ("ranges", "ranges_digest", "recipe", "rules"):  # files may be renamed: only their content counts
         settings.pop(name, None)
     journal = Journal(output, plans, fingerprint_of(plans, settings, measuring.ranges), options["scale_bits"])
     return run_plans(plans, measuring, workers, output, journal), journal

@@ -157,6 +157,43 @@ def _told_of_compiling(tell: Callable[[int], None]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def counting(session: Session, total: int) -> Iterator[Callable[[str], None]]:
+    """Yield the callback that begins the next of `total` steps, by its description.
+
+    Shows a bar on a terminal, else a line now and then; nothing where `session` is quiet.
+    """
+    if session.quiet or not sys.stderr.isatty():
+        yield _counted_lines(session, total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        task = bar.add_task("", total=total, completed=-1)
+        yield lambda description: bar.update(task, description=description, advance=1)
+
+
+def _counted_lines(session: Session, total: int) -> Callable[[str], None]:
+    last = monotonic()
+    count = 0
+
+    def begin(description: str) -> None:
+        nonlocal last, count
+        count += 1
+        if monotonic() - last >= LINE_SECONDS:
+            last = monotonic()
+            session.tell(f"{description}: {count} of {total}")
+
+    return begin
+
+
 def duration(seconds: float) -> str:
     """Return `0.4 s`, `22 s`, `3 min 12 s`, `2 h 5 min`."""
     if seconds < 9.95:

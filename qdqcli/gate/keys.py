@@ -85,7 +85,7 @@ RUN_SETTINGS: dict[str, Schema] = {
     "exclude": {**_TEXTS, "description": "The --exclude patterns."},
     "map": {**_TEXTS, "description": "The --map of a comparison."},
     "scale_bits": {"type": "integer", "minimum": 0, "description": "The --scale-bits of the runs."},
-    "ranges": {"type": "string", "description": "The name of the --ranges file; none: there is none."},
+    "ranges": {"type": "string", "description": "A digest of the --ranges file, or its name; none: there is none."},
     "rules": {"type": "string", "description": "A digest of the rules of recipes and presets; none: there are none."},
 }  # fmt: skip
 """Keys of `[settings]`: the options that determine a result, named as in reports."""

@@ -13,17 +13,29 @@ from qdqcli.gate.keys import RUN_SETTINGS
 from qdqcli.op.spec import DEFAULT_PERCENTILE, WHOLE_TENSOR
 from qdqcli.recipe.axis import NONE
 
+_DIGEST = "sha256:"
+
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Normalize the settings of a report, by key of `RUN_SETTINGS`: equivalent settings become equal.
 
-    A recipe counts as a digest of its rules, a ranges file as its name. A setting that the report lacks is left out.
+    A recipe counts as a digest of its rules, without their lines; a ranges file as a digest of its content. A setting
+    that the report lacks is left out.
     """
     found = _normalized({key: settings[key] for key in RUN_SETTINGS if key in settings})
+    if "ranges_digest" in settings:
+        found["ranges"] = f"{_DIGEST}{settings['ranges_digest']}"
     if "num_bits" in found:
-        rules = settings.get("rules")
+        rules = _without_lines(settings.get("rules"))
         found["rules"] = sha256(dumps(rules, sort_keys=True).encode()).hexdigest()[:16] if rules else NONE
     return found
+
+
+def _without_lines(rules: Any) -> Any:
+    """Return the rules of a report, from whoever wrote it, without the lines where they stand in a recipe."""
+    if not isinstance(rules, list):
+        return rules
+    return [{**rule, "place": None} if isinstance(rule, dict) else rule for rule in rules]
 
 
 def _normalized(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,10 +63,10 @@ def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
     """
     if budget.settings is None:
         return
-    found = "; ".join(
-        f"{key} is {now} and not {was}"
-        for key, was, now in differences(_normalized(budget.settings.values), comparable(settings))
-    )
+    was, now = _normalized(budget.settings.values), comparable(settings)
+    if "ranges" in settings and not str(was.get("ranges")).startswith(_DIGEST):  # a name, written by hand
+        now |= _normalized({"ranges": settings["ranges"]})
+    found = "; ".join(f"{key} is {new} and not {old}" for key, old, new in differences(was, now))
     if found:
         raise UsageError(
             f"{budget.source}:{budget.settings.line}: the budget is for a run with other settings: {found}; measure "

@@ -1,6 +1,7 @@
 """Compilation of the estimators' kernels; `run/warm_up.py` compiles the others."""
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 
@@ -12,21 +13,21 @@ from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS, WholeSlices, estimator
 
 _SHAPE = (2, 33)
+STEPS = list(product(ESTIMATORS, STORAGE))
+"""Estimators with each dtype, compiled in this order."""
 
 
 def warm_up_estimators() -> Iterator[str]:
-    """Compile one estimator and dtype at a time; yield the name of each before it begins."""
-    yield "putting columns together"
+    """Compile the kernels of each of `STEPS`; yields the name of each before it starts."""
     for pattern in PATTERN.values():
         x = np.zeros(1, pattern)
         gather_columns(x, 1, 0, 1, x, 0, 1)
-    for name in ESTIMATORS:
-        for dtype in STORAGE:
-            yield f"{dtype}, estimator {name}"
-            for compute_dtype in ComputeDType if dtype in ("BF16", "F16") else (ComputeDType.NATIVE,):
-                for round_mode in RoundMode:
-                    spec = QuantSpec(estimator=name, compute_dtype=compute_dtype, round_mode=round_mode)
-                    _estimate(spec, dtype)
+    for name, dtype in STEPS:
+        yield f"{dtype}, estimator {name}"
+        for compute_dtype in ComputeDType if dtype in ("BF16", "F16") else (ComputeDType.NATIVE,):
+            for round_mode in RoundMode:
+                spec = QuantSpec(estimator=name, compute_dtype=compute_dtype, round_mode=round_mode)
+                _estimate(spec, dtype)
 
 
 def _estimate(spec: QuantSpec, dtype: str) -> None:

@@ -16,7 +16,7 @@ from qdqcli.recipe.lines import Path as Place
 from qdqcli.recipe.lines import json_lines, toml_lines
 from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.recipe.schema import Schema, is_valid, known_keys, tables_of, words_for
-from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file
+from qdqcli.tensors.storage import MAX_TEXT_BYTES, is_pipe, read_file, read_pipe
 from qdqcli.tensors.strict_json import parse_object
 
 _LINE = re.compile(r" \(at line (\d+), column \d+\)$")
@@ -25,8 +25,8 @@ Tables = Mapping[str, Schema]
 """Tables of a file by name, to suggest where an unknown key belongs."""
 
 
-def read_text(path: Path, what: str) -> str:
-    """Return the text of a file with its line endings, without a byte order mark.
+def read_text(path: Path, what: str, *, may_be_pipe: bool = False) -> str:
+    """Return the text of a file, or of a pipe where that may be, with its line endings, without a byte order mark.
 
     `what` tells the user in errors what the file should be.
 
@@ -34,7 +34,8 @@ def read_text(path: Path, what: str) -> str:
         UsageError: no such file, not a regular file, too large, not UTF-8.
     """
     try:
-        return read_file(path, MAX_TEXT_BYTES).decode("utf-8-sig")
+        read = read_pipe if may_be_pipe and is_pipe(path) else read_file
+        return read(path, MAX_TEXT_BYTES).decode("utf-8-sig")
     except InputError as error:
         raise UsageError(f"{error}; {what}") from None
     except UnicodeDecodeError as error:

@@ -46,7 +46,7 @@ def read_recipe(path: Path) -> RecipeFile:
         UsageError: no such file, malformed, an unknown key (offers the nearest), a value of the wrong kind; names the
             line.
     """
-    text = read_text(path, "a recipe is a TOML or JSON file")
+    text = read_text(path, "a recipe is a TOML or JSON file", may_be_pipe=True)
     is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
     return parse_recipe(text, show_path(path), is_json=is_json)
 

@@ -15,6 +15,7 @@ from qdqcli.recipe.keys import ERROR
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rule import Rule, displaced, rule_to_json
 from qdqcli.recipe.scheme import settings_of_scheme
+from qdqcli.tensors.storage import digest_of
 
 Options = Mapping[str, Any]
 """Parameter name -> value."""
@@ -149,7 +150,7 @@ def request_from(layers: Layers) -> Request:
     return Request(
         recipe=recipe,
         ranges_file=ranges_file,
-        settings={**_settings(options), **layers.settings},
+        settings={**_settings(options), **_ranges_digest(ranges_file), **layers.settings},
         has_recipe=bool(layers.settings),
     )
 
@@ -173,6 +174,15 @@ def _settings(options: Options) -> dict[str, Any]:
         name.removesuffix("_file"): list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str | Path) else v
         for name, v in values.items()
     }
+
+
+def _ranges_digest(path: Path | None) -> dict[str, str]:
+    """Return the digest of the ranges file, by which runs are compared: a name says nothing of the content.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return {} if path is None else {"ranges_digest": digest_of(path)}
 
 
 def _check_estimator(options: Options, *, is_range_given: bool) -> None:

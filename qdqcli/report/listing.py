@@ -18,7 +18,7 @@ from qdqcli.report.json import document
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, size_text
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.summary import hidden, note_text
+from qdqcli.report.summary import hidden, note_text, short_groups
 from qdqcli.report.table import Column, Quote, shape_text, spec_text
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.group import naming
@@ -78,8 +78,8 @@ def _table(listing: Listing, options: ReportOptions, view: ListingView) -> Itera
     if kinds:
         more = [f"… and {counted(num_more, 'more kind')} (--by kind shows all)"] if num_more else []
         yield from _fitted(kinds, options, more)
-    for line in _totals(listing):
-        yield from wrap(line, options.width or len(line))
+    for line in (*_totals(listing), *_short_groups(listing, quote)):
+        yield from wrap(line, options.width or len(line) + 1) or [""]
     if options.width is None:  # a terminal has them already
         yield from _notes(listing, quote)
 
@@ -101,6 +101,7 @@ def _markdown(listing: Listing, options: ReportOptions, view: ListingView) -> It
         yield from (text for line in hidden(num_hidden) for text in ("", line))
         yield ""
     yield from _totals(listing)
+    yield from _short_groups(listing, quote)
     yield from _notes(listing, quote)
 
 
@@ -182,6 +183,13 @@ def _kinds(listing: Listing, view: ListingView, quote: Quote, *, is_narrow: bool
         return [], 0
     columns = _group_columns(groups[:_NUM_KINDS], "kind", quote, is_narrow=is_narrow)
     return columns, max(len(groups) - _NUM_KINDS, 0)
+
+
+def _short_groups(listing: Listing, quote: Quote) -> Iterator[str]:
+    decided = [(t.source, t.decision) for t in listing.tensors if isinstance(t.decision, QuantSpec)]
+    for text in short_groups(decided, quote):
+        yield ""
+        yield f"note: {text}"
 
 
 def _notes(listing: Listing, quote: Quote) -> Iterator[str]:

@@ -1,13 +1,14 @@
 """Summary below the table in text and Markdown: facts about the run, and warnings."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from qdqcli.op.spec import QuantSpec
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, row_text, significant
 from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, worst
 from qdqcli.report.table import Quote, group_size_in
-from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.result.result import RunResult, Source, TensorResult
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.note import Note
 
@@ -25,8 +26,12 @@ _MANY_BITS = 16
 def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
     """Yield counts of tensors, skipped ones by reason, totals over all quantized elements, and extreme tensors."""
     summary = run.summary
-    is_comparison = any(row.spec is None for row in run.quantized)
-    yield "compared" if is_comparison else "quantized", counted(sum(1 for _ in run.quantized), "tensor")
+    compared = [row for row in run.quantized if row.spec is None]
+    yield "compared" if compared else "quantized", counted(sum(1 for _ in run.quantized), "tensor")
+    num_equal = sum(row.is_unchanged for row in compared)
+    if num_equal:
+        left_out = ", left out of the figures below" * (num_equal < len(compared))
+        yield "equal", f"{counted(num_equal, 'tensor')}{left_out}"
     reasons = Counter(row.reason for row in run.skipped if not row.is_failure)
     for index, (reason, count) in enumerate(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))):
         yield "" if index else "skipped", f"{counted(count, 'tensor')}: {quote(reason)}"
@@ -72,9 +77,10 @@ def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
         yield f"not measured: {few(names, quote)}: {quote(reason)}"
     if rows := _with_some(run, "num_nonfinite"):
         measured = [row for row in rows if row.spec is not None and not row.spec.is_range_given]
+        count = sum(row.sums.num_nonfinite for row in rows)
         advice = ". An infinity also spoils the range of its slice: give one (--input-min and --input-max, or --ranges)"
         yield (
-            f"the input has {counted(run.sums.num_nonfinite, 'NaN or infinite element')}, in {_names(rows, quote)}; "
+            f"the input has {counted(count, 'NaN or infinite element')}, in {_names(rows, quote)}; "
             f"left out of all other figures{advice if measured else ''}"
         )
     if rows := _with_some(run, "num_nonfinite_output"):
@@ -120,23 +126,24 @@ def notes(run: RunResult, quote: Quote) -> Iterator[str]:
             f"{zero:,} of {counted(total, 'slice')} (tensor, channel or group) {'is' if one else 'are'} all zero and "
             f"{'stays' if one else 'stay'} so, in {_names(rows, quote)}"
         )
-    if rows := [row for row in run.quantized if _has_short_groups(row)]:
-        sizes = sorted({group_size_in(row.source.shape, _group_size(row)) for row in rows})
-        asked = sorted({_group_size(row) for row in rows})
+    yield from short_groups(((row.source, row.spec) for row in run.quantized), quote)
+
+
+def short_groups(tensors: Iterable[tuple[Source, QuantSpec | None]], quote: Quote) -> Iterator[str]:
+    """Yield a note on tensors whose last dimension is shorter than a group, such as the kernels of a convolution."""
+    found = [
+        (source.name, size, spec.group_size)
+        for source, spec in tensors
+        if spec is not None
+        and spec.group_size is not None
+        and (size := group_size_in(source.shape, spec.group_size)) < spec.group_size
+    ]
+    if found:
+        names, sizes, asked = zip(*found, strict=True)
         yield (
-            f"groups of {_listed(sizes)} elements, not {_listed(asked)}, in {_names(rows, quote)}: groups end with the "
-            "last dimension"
+            f"groups of {_listed(sorted({*sizes}))} elements, not {_listed(sorted({*asked}))}, in {few(names, quote)}: "
+            "groups end with the last dimension"
         )
-
-
-def _has_short_groups(row: TensorResult) -> bool:
-    return bool(row.spec and row.spec.group_size) and group_size_in(row.source.shape, _group_size(row)) < _group_size(
-        row
-    )
-
-
-def _group_size(row: TensorResult) -> int:
-    return 0 if row.spec is None else row.spec.group_size or 0
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from qdqcli.errors import UsageError
-from qdqcli.result.result import RunResult, Source, TensorResult, evaluate, with_shares
+from qdqcli.result.result import RunResult, Source, TensorResult, evaluate, total_of, with_shares
 from qdqcli.stats.metrics import MetricValue, is_exact, is_unchanged
 from qdqcli.stats.sums import ErrorSums
 
@@ -21,8 +21,8 @@ class Group:
 
     @cached_property
     def sums(self) -> ErrorSums:
-        """Sums over the elements of all its tensors."""
-        return ErrorSums.total(row.sums for row in self.rows)
+        """Sums over the elements of its tensors, see `total_of`."""
+        return total_of(self.rows)
 
     @cached_property
     def stats(self) -> Mapping[str, MetricValue]:

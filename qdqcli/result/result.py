@@ -182,8 +182,8 @@ class RunResult:
 
     @cached_property
     def sums(self) -> ErrorSums:
-        """Sums over all quantized elements."""
-        return ErrorSums.total(row.sums for row in self.quantized)
+        """Sums over all quantized elements; in a comparison, over the tensors that differ."""
+        return total_of(list(self.quantized))
 
     @property
     def is_exact(self) -> bool:
@@ -212,6 +212,12 @@ class RunResult:
         mean_bits = sum(known) / self.sums.num_elements if self.sums.num_elements and len(known) == len(bits) else None
         metrics = _known(evaluate(self.sums), quantized[0].spec) if quantized else evaluate(self.sums)
         return counts | metrics | {"bits_per_weight": mean_bits}
+
+
+def total_of(rows: Sequence[TensorResult]) -> ErrorSums:
+    """Return the sums over all tensors; in a comparison equal ones count only where no tensor differs."""
+    differing = [row.sums for row in rows if row.spec is not None or not row.is_unchanged]
+    return ErrorSums.total(differing or (row.sums for row in rows))
 
 
 def with_shares(rows: Sequence[Row]) -> list[Row]:

@@ -75,7 +75,7 @@ class Provenance:
 
     def _head(self) -> dict[str, Any]:
         """Return everything that is known without reading whole files."""
-        settings = {name: _shown(name, value) for name, value in self.settings.items()}
+        settings = {name: _shown(name, value) for name, value in self.settings.items() if name != "ranges_digest"}
         recipe = {name: settings.pop(name) for name in _RECIPE if name in settings}
         decisions = hashlib.sha256("".join(digest_of_decisions(plan.decisions) for plan in self.plans).encode())
         return {

@@ -5,7 +5,7 @@ HALF_UP has kernels of its own, compiled by the first run that uses it.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -43,19 +43,27 @@ _ESTIMATORS = ("minmax", "percentile")
 """A range other than the measured one needs clamping kernels; estimated and given ranges share them."""
 
 
+STEPS: Sequence[tuple[str, ComputeDType | None]] = [
+    (dtype, compute_dtype)
+    for dtype in STORAGE
+    for compute_dtype in (*(ComputeDType if dtype in ("BF16", "F16") else (ComputeDType.NATIVE,)), None)
+]
+"""Dtypes with each compute dtype; None for comparisons."""
+
+
 def warm_up() -> Iterator[str]:
-    """Compile the kernels of each dtype and compute dtype; yields the name of each before it starts."""
+    """Compile the kernels of each of `STEPS`; yields the name of each before it starts."""
     with TemporaryDirectory(prefix="qdq-warmup-") as folder, Workers(1) as workers:
         path = Path(folder) / "x.safetensors"
-        for dtype in STORAGE:
+        for dtype, compute_dtype in STEPS:
+            yield f"{dtype}, {'comparisons' if compute_dtype is None else f'arithmetic {compute_dtype}'}"
             _write(path, dtype)
             checkpoint = open_checkpoint(path)
-            for compute_dtype in ComputeDType if dtype in ("BF16", "F16") else (ComputeDType.NATIVE,):
-                yield f"{dtype}, arithmetic {compute_dtype}"
-                for spec, name in product(_SPECS, _ESTIMATORS):
-                    _quantize(checkpoint, replace(spec, compute_dtype=compute_dtype, estimator=name), workers)
-            yield f"{dtype}, comparisons"
-            _compare(checkpoint, workers)
+            if compute_dtype is None:
+                _compare(checkpoint, workers)
+                continue
+            for spec, name in product(_SPECS, _ESTIMATORS):
+                _quantize(checkpoint, replace(spec, compute_dtype=compute_dtype, estimator=name), workers)
 
 
 def _write(path: Path, dtype: str) -> None:

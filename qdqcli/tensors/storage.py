@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import select
 import shutil
 import stat
 import tempfile
@@ -31,6 +32,8 @@ CHUNK_BYTES = 1 << 20
 
 MAX_TEXT_BYTES = 64 << 20
 """Maximum size of a recipe or a budget; limits for each of 100,000 tensors take 15 MB."""
+PIPE_SECONDS = 5.0
+"""Seconds without data after which a pipe's writer is given up."""
 
 TEMPORARY_PATTERN = ".qdq-*.tmp"
 """Glob of the temporaries of `OutputFile`; in a folder locked by this process they are stale."""
@@ -328,6 +331,53 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     with InputFile(path) as file:
         file.check_size(max_bytes)
         return file.read(0, file.size)
+
+
+def is_pipe(path: Path) -> bool:
+    """Tell whether the path leads to a pipe, such as the shell's `<(command)`."""
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def read_pipe(path: Path, max_bytes: int) -> bytes:
+    """Read a pipe to its end.
+
+    Raises:
+        InputError: it cannot be read, has more than `max_bytes`, or nothing comes for `PIPE_SECONDS`.
+    """
+    data = bytearray()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise input_error(path, error) from error
+    try:
+        while len(data) <= max_bytes:
+            if not select.select([descriptor], [], [], PIPE_SECONDS)[0]:
+                raise InputError(f"{show_path(path)}: nothing came through this pipe for {PIPE_SECONDS} s; give a file")
+            piece = os.read(descriptor, CHUNK_BYTES)
+            if not piece:
+                return bytes(data)
+            data += piece
+    except OSError as error:
+        raise input_error(path, error) from error
+    finally:
+        os.close(descriptor)
+    raise InputError(f"{show_path(path)}: more than {max_bytes} bytes came through this pipe; at most these are read")
+
+
+def digest_of(path: Path) -> str:
+    """Return the first half of a file's SHA-256, in hexadecimal.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with InputFile(path) as file:
+        for piece in file.pieces(0, file.size):
+            digest.update(piece)
+    return digest.hexdigest()[:32]
 
 
 def write_file(path: Path, pieces: Iterable[bytes], *, replaces: bool = True) -> None:

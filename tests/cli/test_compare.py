@@ -249,3 +249,27 @@ def test_a_comparison_that_measures_nothing_is_an_error(qdq: Qdq, tiny: Path, tm
     assert outcome.code == 2
     assert "nothing was measured: 8 tensors: the candidate has no tensor of this name" in outcome.error
     assert qdq("compare", tiny, tiny, "--include", "mask").code == 2
+
+
+def test_equal_tensors_are_counted_and_left_out_of_the_figures(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    made = qdq("run", model, "-o", tmp_path / "out", "--num-bits", 4, "--format", "json").report["summary"]
+    outcome = qdq("compare", model, tmp_path / "out", "--format", "json")
+    for metric in ("sqnr_db", "num_elements", "rmse", "cosine_similarity"):
+        assert outcome.report["summary"][metric] == made[metric]
+    assert "left out of the figures below" in qdq("compare", model, tmp_path / "out").out
+    same = qdq("compare", model, model, "--format", "json").report["summary"]
+    assert same["exact"]
+    assert same["num_elements"] > made["num_elements"], "where all are equal, all are counted"
+
+
+def test_a_budget_of_check_needs_no_further_options(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    budget = tmp_path / "b.toml"
+    settings = ("--num-bits", 4, "--exclude", "layer.0.*", "--min-ndim", 2)
+    assert qdq("check", model, *settings, "--write-budget", budget).code == 0
+    assert qdq("run", model, "-o", tmp_path / "out", *settings).code == 0
+    outcome = qdq("compare", model, tmp_path / "out", "--budget", budget)
+    assert outcome.code == 0, outcome.err
+    assert "min_ndim = 2, exclude = 'layer.0.*'" in outcome.err
+    refused = qdq("compare", model, tmp_path / "out", "--budget", budget, "--min-ndim", 1)
+    assert refused.code == 2
+    assert "min_ndim is 1 and not 2" in refused.error

@@ -166,8 +166,10 @@ def test_what_cannot_be_diagnosed_is_a_usage_error(
 def test_a_recipe_that_exists_is_not_replaced_unasked(qdq: Qdq, model: Path, tmp_path: Path) -> None:
     fix = tmp_path / "fix.toml"
     fix.write_text("mine")
-    outcome = qdq("diagnose", model, "--write-recipe", fix)
+    outcome = qdq("diagnose", model, "--write-recipe", fix, "--overwrite")
     assert outcome.code == 2
     assert fix.read_text() == "mine"
+    fix.write_text("")
+    assert "pass --overwrite" in qdq("diagnose", model, "--write-recipe", fix).error
     assert qdq("diagnose", model, "--write-recipe", fix, "--overwrite").code == 0
     assert "schema = 1" in fix.read_text()

@@ -193,3 +193,9 @@ def test_a_narrow_terminal_keeps_dtype_shape_and_size(
 def test_the_former_name_of_data_is_answered(qdq: Qdq, tiny: Path) -> None:
     outcome = qdq("inspect", tiny, "--ranges")
     assert (outcome.code, "--data" in outcome.error) == (2, True)
+
+
+def test_groups_that_end_with_a_short_dimension_are_noted(qdq: Qdq, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "conv.safetensors", {"conv": sample((4, 3, 3, 3)), "fc": sample((4, 8))})
+    shown = qdq("inspect", path, "--group-size", 8, "--ragged-groups").out
+    assert "note: groups of 3 elements, not 8, in conv: groups end with the last dimension" in shown

@@ -193,11 +193,17 @@ def test_what_cannot_be_planned_is_a_usage_error(
 
 
 def test_a_recipe_that_exists_is_not_replaced_unasked(qdq: Qdq, model: Path, tmp_path: Path) -> None:
-    (tmp_path / "plan.toml").write_text("mine")
-    outcome = qdq("plan", model, "-o", tmp_path / "plan.toml", "--avg-bits", "4")
-    assert outcome.code == 2
-    assert "pass --overwrite" in outcome.error
-    assert (tmp_path / "plan.toml").read_text() == "mine"
+    recipe = tmp_path / "plan.toml"
+    for text, options, words in (
+        ("", (), "pass --overwrite"),
+        ("mine", ("--overwrite",), "it is not a recipe"),
+        ("[project]\nname = 'x'\n", ("--overwrite",), "it is not a recipe"),
+    ):
+        recipe.write_text(text)
+        outcome = qdq("plan", model, "-o", recipe, "--avg-bits", "4", *options)
+        assert outcome.code == 2
+        assert words in outcome.error
+        assert recipe.read_text() == text
 
 
 @pytest.mark.parametrize(

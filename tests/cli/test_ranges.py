@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qdqcli import quantize_and_dequantize_v4
+from tests.conftest import Qdq
 from tests.op.bits import assert_same_bits
 from tests.run.checkpoints import read_safetensors, sample, write_safetensors
 
@@ -175,3 +176,19 @@ def test_a_folder_is_no_ranges_file(qdq: Any, tmp_path: Path, weights: Path) -> 
     for name in ("empty.safetensors", "two.safetensors", "r.json"):
         result = qdq("stats", weights, "--ranges", tmp_path / name)
         assert (result.code, name in result.error) == (3, True), result.err
+
+
+def test_a_budget_knows_the_ranges_by_their_content(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    ranges, budget = tmp_path / "r.json", tmp_path / "b.toml"
+    settings = ("--axis", 0, "--min-ndim", 2)
+    assert qdq("calibrate", model, "-o", ranges, *settings).code == 0
+    assert qdq("check", model, *settings, "--ranges", ranges, "--write-budget", budget).code == 0
+    renamed = ranges.rename(tmp_path / "other.json")
+    assert qdq("check", model, *settings, "--ranges", renamed, "--budget", budget).code == 0
+    assert qdq("calibrate", model, "-o", ranges, *settings, "--estimator", "mse", "--num-bits", 4).code == 0
+    refused = qdq("check", model, *settings, "--ranges", ranges, "--budget", budget)
+    assert refused.code == 2
+    assert "ranges is sha256:" in refused.error
+    by_hand = budget.read_text().splitlines()
+    budget.write_text("\n".join('ranges = "r.json"' if line.startswith("ranges") else line for line in by_hand))
+    assert qdq("check", model, *settings, "--ranges", ranges, "--budget", budget).code in (0, 1), "a name by hand"

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from qdqcli import quantize_and_dequantize_v4
 from qdqcli.recipe.preset import PRESETS, preset_text
 from qdqcli.report.escape import TIMES
+from qdqcli.tensors import storage
 from tests.cli.process import environment
 from tests.cli.test_resume import KILLED, stopped
 from tests.conftest import Qdq
@@ -479,3 +482,26 @@ def test_help_of_a_subcommand(qdq: Qdq, name: str) -> None:
     outcome = qdq("recipe", name, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.startswith(f"Usage: qdq recipe {name} ")
+
+
+def test_a_recipe_through_a_pipe(qdq: Qdq, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write(text: str) -> None:
+        with pipe.open("w") as file:
+            file.write(text)
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(write, "[defaults]\nnum_bits = 3\n")
+        outcome = qdq("stats", tiny, "--recipe", pipe, "--format", "json")
+    assert outcome.report["settings"]["num_bits"] == 3
+    with ThreadPoolExecutor() as pool:
+        pool.submit(write, "[defaults]\nnum_bitz = 3\n")
+        outcome = qdq("stats", tiny, "--recipe", pipe)
+    assert f"{pipe}:2: unknown key" in outcome.error
+    monkeypatch.setattr(storage, "PIPE_SECONDS", 0.01)
+    with os.fdopen(os.open(pipe, os.O_RDWR)):  # a writer that says nothing
+        outcome = qdq("stats", tiny, "--recipe", pipe)
+    assert outcome.code == 2
+    assert "nothing came through this pipe" in outcome.error
