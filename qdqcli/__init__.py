@@ -2,11 +2,13 @@
 
     report = qdqcli.measure("model", scheme="int4-g128")          # as `qdq stats`; a file or a folder
     report.summary["sqnr_db"], report.worst(10)
+    qdqcli.run("model", "model-int4", scheme="int4-g128")         # as `qdq run`; returns the report
     y, sums = qdqcli.quantize_and_measure(weights, num_bits=4, axis=0)
     y = qdqcli.quantize_and_dequantize_v4(weights, num_bits=4)     # the op itself, with its own defaults
 
-`measure`, `sweep`, `compare`, `check` and `open_checkpoint` work on checkpoints, the others on arrays. All errors are a
-`QdqError`. Names are imported when they are first used: importing the package loads neither NumPy nor Numba.
+`measure`, `run` (or `quantize`), `sweep`, `compare`, `check` and `open_checkpoint` work on checkpoints, the others on
+arrays. All errors are a `QdqError`. Names are imported when they are first used: importing the package loads neither
+NumPy nor Numba.
 """
 
 import sys
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from qdqcli.api import compare as compare
     from qdqcli.api import measure as measure
     from qdqcli.api import open_checkpoint as open_checkpoint
+    from qdqcli.api import quantize as quantize
+    from qdqcli.api import run as run
     from qdqcli.api import sweep as sweep
     from qdqcli.errors import DTypeError as DTypeError
     from qdqcli.errors import InputError as InputError
@@ -41,6 +45,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "measure": "qdqcli.api",
+    "run": "qdqcli.api",
+    "quantize": "qdqcli.api",
     "sweep": "qdqcli.api",
     "compare": "qdqcli.api",
     "check": "qdqcli.api",
@@ -69,10 +75,10 @@ __all__ = ["__version__", *_PUBLIC]
 
 
 class _Package(ModuleType):
-    """Keeps `qdqcli.measure` the function: importing the room of that name would bind the room instead."""
+    """Keeps `qdqcli.measure` and `qdqcli.run` the functions: importing the rooms would bind these instead."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if not (name == "measure" and isinstance(value, ModuleType)):
+        if not (name in ("measure", "run") and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

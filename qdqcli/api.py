@@ -6,11 +6,13 @@ Functions take the options of the matching command, with the same names and defa
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from html import escape as html_escape
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypedDict, Unpack
 
 import ml_dtypes
 import numpy as np
@@ -23,9 +25,10 @@ from qdqcli.gate.judge import judge
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec, axis_text
-from qdqcli.ranges.file import read_ranges
+from qdqcli.output.files import NamedFile, check_files
+from qdqcli.output.tree import OutputTree, places_of
 from qdqcli.recipe.file import parse_recipe, read_recipe
-from qdqcli.recipe.keys import ERROR
+from qdqcli.recipe.keys import ERROR, REAL
 from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, inputs_of, make_plans, notes_of
 from qdqcli.recipe.preset import preset as preset_of
@@ -44,8 +47,8 @@ from qdqcli.result.read import read_report
 from qdqcli.result.result import Row, RunResult, TensorResult, row_to_json, to_json, with_shares
 from qdqcli.result.verdict import Verdict
 from qdqcli.run.compare import compare_entries
-from qdqcli.run.execute import execute
-from qdqcli.run.pipeline import Measuring, check_ranges
+from qdqcli.run.execute import Destination, Job, execute, execute_run, ranges_of
+from qdqcli.run.pipeline import Measuring
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
@@ -169,6 +172,36 @@ class Report:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}<table>{summary}</table>"
 
 
+class Settings(TypedDict, total=False):
+    """Settings and selection of `measure` and `run`, which `measure` documents."""
+
+    scheme: str | None
+    num_bits: int | None
+    group_size: int | None
+    axis: int | str | tuple[int, int] | None
+    signed_input: bool | None
+    narrow_range: bool | None
+    round_mode: str | None
+    ragged_groups: bool | None
+    indivisible: str | None
+    compute_dtype: str | None
+    input_min: float | None
+    input_max: float | None
+    estimator: str | None
+    percentile: float | None
+    ranges: PathLike | None
+    recipe: PathLike | None
+    preset: str | Sequence[str]
+    include: str | Sequence[str] | None
+    exclude: str | Sequence[str] | None
+    min_ndim: int | None
+    per_channel: bool
+    histograms: bool
+    scale_bits: int
+    allow_unmatched: bool
+    allow_packed: bool
+
+
 def measure(
     path: PathLike | Sequence[PathLike],
     *,
@@ -243,30 +276,103 @@ def measure(
         InputError: a file is missing, unreadable or malformed, or its weights are already quantized.
         UnavailableError: the device does not work here.
     """
-    given = {
-        "scheme": scheme, "num_bits": num_bits, "group_size": group_size,
-        "axis": axis_text(axis) if isinstance(axis, tuple) else axis, "signed_input": signed_input,
-        "narrow_range": narrow_range, "round_mode": round_mode, "ragged_groups": ragged_groups,
-        "indivisible": indivisible, "compute_dtype": compute_dtype, "input_min": input_min, "input_max": input_max,
-        "estimator": estimator, "percentile": percentile, "min_ndim": min_ndim, "include": include, "exclude": exclude,
-    }  # fmt: skip
-    request = _request(given, ranges, recipe, [preset] if isinstance(preset, str) else preset, scale_bits)
-    checkpoints = _opened(path)
-    packed = recognise_inputs(checkpoints)
-    if not allow_packed:
-        for checkpoint, own in zip(checkpoints, packed, strict=True):
-            check_unpacked(checkpoint, own)
-    plans, notes = make_plans(checkpoints, request.recipe, packed, allow_unmatched=allow_unmatched)
-    check_selection(plans)
-    given_ranges = None
-    if request.ranges_file is not None:
-        given_ranges = read_ranges(request.ranges_file)
-        notes += check_ranges(plans, given_ranges, show_path(request.ranges_file), allow_unmatched=allow_unmatched)
+    settings = Settings(
+        scheme=scheme, num_bits=num_bits, group_size=group_size, axis=axis, signed_input=signed_input,
+        narrow_range=narrow_range, round_mode=round_mode, ragged_groups=ragged_groups, indivisible=indivisible,
+        compute_dtype=compute_dtype, input_min=input_min, input_max=input_max, estimator=estimator,
+        percentile=percentile, ranges=ranges, recipe=recipe, preset=preset, include=include, exclude=exclude,
+        min_ndim=min_ndim, per_channel=per_channel, histograms=histograms, scale_bits=scale_bits,
+        allow_unmatched=allow_unmatched, allow_packed=allow_packed,
+    )  # fmt: skip
+    job, notes = _job("stats", _opened(path), settings)
     _warn(notes)
     with Workers(threads, max_memory, backend=backend(device)) as workers:
-        measuring = Measuring(ranges=given_ranges, per_slice=per_channel, scale_bits=scale_bits)
-        has = {"has_recipe": request.has_recipe, "has_histograms": histograms}
-        return Report(execute("stats", plans, request.settings, measuring, workers, **has))
+        return Report(execute(job, workers))
+
+
+def run(
+    path: PathLike | Sequence[PathLike],
+    output: PathLike,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    verify: bool = False,
+    provenance: bool = False,
+    break_lock: bool = False,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    device: str = "cpu",
+    on_progress: Callable[[str, int, int], None] | None = None,
+    **settings: Unpack[Settings],
+) -> Report:
+    """Quantize and dequantize tensors and write them in the same layout, like `qdq run`.
+
+    `output` appears when it is whole. An error, or Ctrl-C, leaves nothing under its name; `resume` goes on from there.
+
+    Args:
+        path: a .npy, .npz or .safetensors file, or a checkpoint folder; or several of these.
+        output: file or folder to write; of several inputs, a folder with an entry each.
+        overwrite: replace an existing `output`, once the new one is whole.
+        resume: go on with an interrupted run on the same input with the same settings, or start one.
+        verify: read the output back before it gets its name.
+        provenance: write OUTPUT.qdq.json beside a file; a folder always has qdq.json.
+        break_lock: ignore the lock of a run that has ended, on a disk that cannot tell.
+        threads: number of threads, all cores by default.
+        max_memory: bytes of buffers.
+        device: "cpu", "cuda" or "auto".
+        on_progress: receives the phase ("quantizing", "verifying", "hashing"), the bytes finished and the total;
+            called from any thread.
+        settings: the settings and the selection of `measure`, e.g. `scheme="int4-g128"`.
+
+    Raises:
+        UsageError: as for `measure`; `output` exists or is an input; another run is writing it.
+        InputError: a file is missing, unreadable or malformed, or has changed.
+        OutputError: `output` cannot be written, or differs from what was written.
+        UnavailableError: the device does not work here.
+    """
+    for name in settings.keys() - Settings.__annotations__.keys():
+        raise TypeError(f"run() got an unexpected keyword argument '{name}'")
+    checkpoints = _opened(path)
+    job, notes = _job("run", checkpoints, settings)
+    _warn(notes)
+    target = Path(output)
+    reads = [(settings.get("recipe"), "recipe"), (settings.get("ranges"), "ranges")]
+    files = [NamedFile(Path(file), role) for file, role in reads if file is not None]
+    check_files(files, [], inputs=checkpoints, outputs=places_of(target))
+    tree = OutputTree(checkpoints, target, overwrite=overwrite, resume=resume, break_lock=break_lock)
+    destination = Destination(tree=tree, verify=verify, provenance=provenance)
+    if provenance and not tree.is_folder:
+        tree.check_provenance()
+    num_bytes = sum(tensor.nbytes for checkpoint in checkpoints for tensor in checkpoint.tensors)
+    progress = _Progress(on_progress, num_bytes * destination.num_passes)
+    job = replace(job, measuring=replace(job.measuring, on_bytes=progress))
+    with tree, Workers(threads, max_memory, backend=backend(device)) as workers:
+        progress.begin("quantizing")
+        return Report(execute_run(job, destination, workers, progress))
+
+
+quantize = run
+
+
+class _Progress:
+    """Progress of `run` for a callback."""
+
+    def __init__(self, tell: Callable[[str, int, int], None] | None, total_bytes: int) -> None:
+        self._tell = tell
+        self._total = total_bytes
+        self._done = 0
+        self._phase = ""
+        self._lock = Lock()
+
+    def __call__(self, num_bytes: int) -> None:
+        if self._tell is not None:
+            with self._lock:
+                self._done += num_bytes
+                self._tell(self._phase, self._done, self._total)
+
+    def begin(self, phase: str) -> None:
+        self._phase = phase
+        self(0)
 
 
 def sweep(
@@ -469,6 +575,33 @@ def open_checkpoint(path: PathLike, *, follow_links: bool = False) -> Tensors:
     return Tensors(open_headers(Path(path), follow_links=follow_links))
 
 
+def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) -> tuple[Job, list[str]]:
+    """Decide on every tensor; also returns warnings.
+
+    Raises:
+        UsageError: settings or patterns contradict each other or do not fit the tensors.
+        InputError: the weights of an input are already quantized.
+    """
+    given: dict[str, Any] = {name: settings.get(name) for name in (*_DEFAULTS, "scheme") if name != "ranges_file"}
+    if isinstance(given["axis"], tuple):
+        given["axis"] = axis_text(given["axis"])
+    preset = settings.get("preset", ())
+    scale_bits, allow_unmatched = settings.get("scale_bits", 16), settings.get("allow_unmatched", False)
+    presets = [preset] if isinstance(preset, str) else preset
+    request = _request(given, settings.get("ranges"), settings.get("recipe"), presets, scale_bits)
+    packed = recognise_inputs(checkpoints)
+    if not settings.get("allow_packed"):
+        for checkpoint, own in zip(checkpoints, packed, strict=True):
+            check_unpacked(checkpoint, own)
+    plans, notes = make_plans(checkpoints, request.recipe, packed, allow_unmatched=allow_unmatched)
+    check_selection(plans)
+    ranges, warnings = ranges_of(plans, request, allow_unmatched=allow_unmatched)
+    measuring = Measuring(ranges=ranges, per_slice=settings.get("per_channel", False), scale_bits=scale_bits)
+    has_histograms = settings.get("histograms", False)
+    job = Job(command=command, plans=plans, request=request, measuring=measuring, has_histograms=has_histograms)
+    return job, notes + warnings
+
+
 def _request(
     given: Mapping[str, Any],
     ranges: PathLike | None,
@@ -490,9 +623,11 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Validate the arguments like a recipe's `[defaults]`, with the same error messages."""
     text = json.dumps({"defaults": given}, default=_plain)
     try:
-        return dict(parse_recipe(text, "", is_json=True).defaults)
+        checked = parse_recipe(text, "", is_json=True).defaults
     except UsageError as error:
         raise UsageError(str(error).removeprefix(":1: ").removeprefix("[defaults]: ")) from None
+    # As on the command line: the outputs record `99.0`, and a resumed run compares it.
+    return {key: float(value) if key in REAL else value for key, value in checked.items()}
 
 
 def _plain(value: Any) -> Any:

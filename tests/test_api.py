@@ -1,6 +1,7 @@
 """The package's public names: typed, documented, and the same figures as the command's."""
 
 import importlib.util
+import inspect
 import subprocess
 import sys
 from datetime import date
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 import qdqcli
+from qdqcli.api import Settings
+from tests.cli.test_output import contents
 from tests.conftest import TINY, Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
@@ -27,8 +30,12 @@ def test_a_public_name_is_listed_and_documented(name: str) -> None:
         assert value.__doc__.strip()[0].isupper()
 
 
-def test_the_room_called_measure_does_not_hide_the_function() -> None:
-    script = "import qdqcli.measure.arrays, qdqcli; assert qdqcli.measure.__doc__.startswith('Measure what'); print(1)"
+def test_rooms_do_not_hide_the_functions_of_their_names() -> None:
+    script = (
+        "import qdqcli.measure.arrays, qdqcli.run.pipeline, qdqcli; "
+        "assert qdqcli.measure.__doc__.startswith('Measure what'); "
+        "assert qdqcli.run.__doc__.startswith('Quantize and dequantize'); print(1)"
+    )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
@@ -68,6 +75,74 @@ def test_measure_is_stats(qdq: Qdq, model: Path, arguments: dict[str, Any], opti
     assert found["tensors"] == expected["tensors"]
     assert found["summary"] == expected["summary"] == report.summary
     assert found["settings"] == expected["settings"]
+
+
+def test_settings_are_the_arguments_of_measure() -> None:
+    own = {"path", "threads", "max_memory", "device"}
+    assert inspect.signature(qdqcli.measure).parameters.keys() - own == Settings.__annotations__.keys()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'bits'"):
+        qdqcli.run("x", "y", bits=4)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("arguments", "options"), SETTINGS, ids=str)
+@pytest.mark.parametrize("kind", ["folder", "file", "batch"])
+def test_run_gives_the_output_and_the_report_of_the_command(
+    qdq: Qdq, model: Path, tiny: Path, tmp_path: Path, arguments: dict[str, Any], options: tuple[object, ...], kind: str
+) -> None:
+    inputs = {"folder": [model], "file": [tiny], "batch": [model, tiny]}[kind]
+    name = "out.safetensors" if kind == "file" else "out"
+    flags = ("--verify", "--provenance", "--format", "json")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    outcome = qdq("run", *inputs, "-o", tmp_path / "one" / name, *options, *flags)
+    assert outcome.code == 0, outcome.err
+    report = qdqcli.run(inputs, tmp_path / "two" / name, verify=True, provenance=True, **arguments)
+    found, expected = report.to_json(), outcome.report
+    for data in (found, expected):
+        for row in data["tensors"]:
+            row.pop("decided_by", None)  # argument names there, options here
+    assert found == expected
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_run_reports_progress_and_resumes(model: Path, tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    first = qdqcli.run(model, tmp_path / "out", verify=True, on_progress=lambda *call: calls.append(call))
+    assert list(dict.fromkeys(phase for phase, _, _ in calls)) == ["quantizing", "verifying", "hashing"]
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
+    with pytest.raises(qdqcli.UsageError, match="exists"):
+        qdqcli.run(model, tmp_path / "out")
+    before = contents(tmp_path)
+    again = qdqcli.run(model, tmp_path / "out", resume=True)
+    assert contents(tmp_path) == before
+    assert again.to_json()["tensors"] == first.to_json()["tensors"]
+
+
+def test_an_interrupted_run_leaves_no_output_and_goes_on(model: Path, tmp_path: Path) -> None:
+    qdqcli.quantize(model, tmp_path / "whole")
+
+    def stop(_phase: str, done: int, total: int) -> None:
+        if done > 0.4 * total / 3:  # of three passes: within the second file
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        qdqcli.run(model, tmp_path / "out", on_progress=stop, threads=1)
+    assert not (tmp_path / "out").exists()
+    qdqcli.run(model, tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not list(tmp_path.glob("*.qdq-partial"))
+
+
+def test_run_harms_no_file_that_it_reads(tiny: Path, model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "out" / "recipe.toml"
+    qdqcli.run(model, recipe.parent)
+    recipe.write_text("[defaults]\nnum_bits = 5\n")
+    with pytest.raises(qdqcli.UsageError, match="recipe is or lies in the output"):
+        qdqcli.run(model, recipe.parent, recipe=recipe, overwrite=True)
+    assert recipe.exists()
+    (tmp_path / "out.safetensors.qdq.json").write_text("{}")
+    with pytest.raises(qdqcli.UsageError, match=r"out\.safetensors\.qdq\.json"):
+        qdqcli.run(tiny, tmp_path / "out.safetensors", provenance=True)
 
 
 def test_a_recipe_and_ranges(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:

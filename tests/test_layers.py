@@ -93,7 +93,7 @@ def test_this_test_sees_imports_inside_functions_and_names_in_registries() -> No
     found = {module for _, module in imports_of(PACKAGE / "cli" / "main.py")}
     assert "qdqcli.cli.stats" in found
     assert "qdqcli.errors" in found
-    assert "qdqcli.run.pipeline" in {module for _, module in imports_of(PACKAGE / "cli" / "measure.py")}
+    assert "qdqcli.run.execute" in {module for _, module in imports_of(PACKAGE / "cli" / "measure.py")}
 
 
 @pytest.mark.parametrize("path", [path for path in INSIDE if path.relative_to(PACKAGE).parts[0] != "cli"], ids=relative)

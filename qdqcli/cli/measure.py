@@ -33,7 +33,8 @@ from qdqcli.tensors.packed.recognise import Packed, key_of, recognise_inputs
 
 if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
-    from qdqcli.result.result import Row, RunResult
+    from qdqcli.result.result import RunResult
+    from qdqcli.run.execute import Job
     from qdqcli.run.pipeline import Measuring
 
 CHANNEL_BYTES = 300
@@ -138,8 +139,15 @@ def measure(session: Session, command: str, plans: Sequence[Plan], request: Requ
     with working(session, plans, request, options) as (measuring, workers, _):
         from qdqcli.run.execute import execute
 
-        has = {"has_recipe": request.has_recipe, "has_histograms": wants_histograms(options)}
-        return execute(command, plans, request.settings, measuring, workers, **has)
+        return execute(job_of(command, plans, request, options, measuring), workers)
+
+
+def job_of(command: str, plans: Sequence[Plan], request: Request, options: Options, measuring: "Measuring") -> "Job":
+    """Return what the options ask of the planned inputs."""
+    from qdqcli.run.execute import Job
+
+    has_histograms = wants_histograms(options)
+    return Job(command=command, plans=plans, request=request, measuring=measuring, has_histograms=has_histograms)
 
 
 @contextmanager
@@ -160,16 +168,12 @@ def working(
     note_large_report(plans, options, session)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
-    from qdqcli.run.pipeline import Measuring, check_ranges
+    from qdqcli.run.execute import ranges_of
+    from qdqcli.run.pipeline import Measuring
 
-    ranges = None
-    if request.ranges_file is not None:
-        from qdqcli.ranges.file import read_ranges
-
-        ranges = read_ranges(request.ranges_file)
-        source = show_path(request.ranges_file)
-        for warning in check_ranges(plans, ranges, source, allow_unmatched=options["allow_unmatched"]):
-            session.note(warning)
+    ranges, warnings = ranges_of(plans, request, allow_unmatched=options["allow_unmatched"])
+    for warning in warnings:
+        session.note(warning)
     sizes = files_of(plans)
     total = sum(size for _, size in sizes)
     began = perf_counter()
@@ -188,22 +192,6 @@ def working(
         speed = f" ({total / 1e9 / elapsed:.2f} GB/s)" if elapsed else ""  # the clock may be frozen
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s{speed}, {workers.num_threads} threads, "
                        f"{workers.backend.name}")  # fmt: skip
-
-
-def reported(
-    command: str,
-    plans: Sequence[Plan],
-    request: Request,
-    options: Options,
-    rows: "Sequence[Row]",
-    measuring: "Measuring",
-    workers: "Workers",
-) -> "RunResult":
-    """Return the result for a report; see `run.execute.reported`."""
-    from qdqcli.run.execute import reported
-
-    has = {"has_recipe": request.has_recipe, "has_histograms": wants_histograms(options)}
-    return reported(command, plans, request.settings, rows, measuring, workers, **has)
 
 
 def note_large_report(plans: Sequence[Plan], options: Options, session: Session) -> None:

@@ -10,7 +10,7 @@ from qdqcli.cli.deliver import deliver_files, deliver_listing, say_written, show
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs, say_notes
+from qdqcli.cli.measure import job_of, listing_of, open_inputs, plan_inputs, say_notes, working
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
@@ -72,7 +72,7 @@ def run(
     """
     # Imported late: `qdq run --help` does not need it.
     from qdqcli.output.files import NamedFile
-    from qdqcli.output.placement import anchored, check_free
+    from qdqcli.output.placement import anchored
     from qdqcli.output.tree import OutputTree, places_of
 
     if dry_run and verify:
@@ -87,7 +87,7 @@ def run(
     tree = OutputTree(checkpoints, output, overwrite=overwrite, resume=resume, break_lock=break_lock)
     say_notes(tree.notes, session)
     if provenance and not tree.is_folder:
-        check_free(tree.provenance_path, is_folder=False, may_exist=overwrite or resume)
+        tree.check_provenance()
         files.writes.append(NamedFile(tree.provenance_path, "--provenance"))
         files.check(checkpoints)
     if dry_run:
@@ -96,10 +96,24 @@ def run(
         return
     check_selection(plans)
     prepare_libraries()
-    from qdqcli.cli.produce import produce  # NumPy and Numba take longer than everything that may have found an error
+    # NumPy and Numba take longer than everything that may have found an error.
+    from qdqcli.run.execute import Destination, execute_run
 
+    destination = Destination(
+        tree=tree,
+        verify=verify,
+        provenance=provenance,
+        void_dtype=options["void_dtype"] and options["void_dtype"].upper(),
+        needs_rows=bool(options["reports"]) or options["format_name"] != "none",
+    )
     with tree:
-        result = produce(session, plans, request, options, tree, verify=verify, provenance=provenance)
+        with working(session, plans, request, options, destination.num_passes, "quantizing") as (
+            measuring,
+            workers,
+            progress,
+        ):
+            job = job_of("run", plans, request, options, measuring)
+            result = execute_run(job, destination, workers, progress, session.note)
         deliver_files(result, options)  # before the journal is deleted: a run killed here already has its report
     show(result, options)
     say_written(session, options, *([tree_in_words(tree)] if tree.has_written else []))

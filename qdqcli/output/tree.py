@@ -237,6 +237,14 @@ class OutputTree:
         """Path of the provenance record: in the folder, or beside the file."""
         return self.output / MARKER if self._is_folder else self.output.with_name(f"{self.output.name}.{MARKER}")
 
+    def check_provenance(self) -> None:
+        """Check that the provenance file beside a single file may be written.
+
+        Raises:
+            UsageError: it exists, and the run neither overwrites nor resumes.
+        """
+        check_free(self.provenance_path, is_folder=False, may_exist=self._overwrite or self._resume)
+
     def write_marker(self, text: str) -> None:
         """Write a folder's marker, readable only where every input is."""
         modes = [checkpoint.path.stat().st_mode for checkpoint in self._checkpoints]

@@ -41,6 +41,8 @@ SETTINGS: dict[str, Schema] = {
     "min_ndim": {"type": "integer", "minimum": 0, "description": "Tensors with fewer dimensions are left as they are."},
 }  # fmt: skip
 """Keys of `[defaults]` and of rules, named like the options."""
+REAL = frozenset(key for key, schema in SETTINGS.items() if schema.get("type") == "number")
+"""Keys whose values are real numbers."""
 
 SHORT: dict[str, Schema] = {
     "scheme": {"type": "string", "pattern": SCHEME_PATTERN, "examples": list(EXAMPLES),

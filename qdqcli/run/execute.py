@@ -1,48 +1,165 @@
-"""Measurement of plans, for the command line and for Python."""
+"""Work of the measuring commands, for the command line and for Python. Prints nothing and reads no environment."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
-from qdqcli.recipe.plan import Plan, with_decisions
-from qdqcli.result.result import Row, RunResult
+from qdqcli.output.tree import OutputTree
+from qdqcli.ranges.file import read_ranges
+from qdqcli.recipe.plan import Plan, settings_of, with_decisions
+from qdqcli.recipe.request import Request
+from qdqcli.result.result import Row, RunResult, summary_to_json
 from qdqcli.run.count import with_histograms
-from qdqcli.run.pipeline import Measuring, result_of, run_plans
+from qdqcli.run.digest import VerificationError, digest_output
+from qdqcli.run.fingerprint import fingerprint_of
+from qdqcli.run.journal import Journal
+from qdqcli.run.pipeline import Measuring, Ranges, check_ranges, result_of, run_plans
+from qdqcli.run.provenance import Provenance
+from qdqcli.run.verify import verification_of, verify_output
+from qdqcli.tensors.storage import write_file
 
 
-def execute(
-    command: str,
-    plans: Sequence[Plan],
-    settings: Mapping[str, Any],
-    measuring: Measuring,
+class Progress(Protocol):
+    """A listener that counts the bytes of finished work, from any thread."""
+
+    def __call__(self, num_bytes: int) -> None: ...
+
+    def begin(self, phase: str) -> None:
+        """Start another pass over the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A measuring command on planned inputs."""
+
+    command: str
+    plans: Sequence[Plan]
+    request: Request
+    """Recipe and settings; a report names them."""
+    measuring: Measuring
+    has_histograms: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """OUTPUT of a run, and what is made certain of it."""
+
+    tree: OutputTree
+    verify: bool = False
+    """Read the output back before it gets its name."""
+    provenance: bool = False
+    """Write the provenance file of a single file; a folder always has one."""
+    void_dtype: str | None = None
+    """dtype of `.npy` elements of an unnamed kind."""
+    needs_rows: bool = True
+    """Measure again for the report if OUTPUT is finished already."""
+
+    @property
+    def has_provenance(self) -> bool:
+        return self.provenance or self.tree.is_folder
+
+    @property
+    def num_passes(self) -> int:
+        """Number of times that the bytes of the inputs are read or hashed."""
+        return 1 + self.verify + 2 * self.has_provenance
+
+
+def ranges_of(plans: Sequence[Plan], request: Request, *, allow_unmatched: bool) -> tuple[Ranges | None, list[str]]:
+    """Return the ranges of `--ranges`, if given, and warnings.
+
+    Raises:
+        UsageError: the ranges do not fit the tensors, see `check_ranges`.
+    """
+    if request.ranges_file is None:
+        return None, []
+    ranges = read_ranges(request.ranges_file)
+    return ranges, check_ranges(plans, ranges, show_path(request.ranges_file), allow_unmatched=allow_unmatched)
+
+
+def execute(job: Job, workers: Workers) -> RunResult:
+    """Measure every selected tensor and write nothing."""
+    return _result(job, run_plans(job.plans, job.measuring, workers), workers)
+
+
+def execute_run(
+    job: Job,
+    destination: Destination,
     workers: Workers,
-    *,
-    has_recipe: bool = False,
-    has_histograms: bool = False,
+    progress: Progress,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> RunResult:
-    """Measure every selected tensor and write nothing; `settings` are the options for the report."""
-    rows = run_plans(plans, measuring, workers)
-    return reported(
-        command, plans, settings, rows, measuring, workers, has_recipe=has_recipe, has_histograms=has_histograms
+    """Quantize into the entered output tree and commit it; until then it has a journal. `on_note` gets messages.
+
+    Raises:
+        VerificationError: the written output differs from what the job gives.
+        QdqError: see `run_plans` and `OutputTree`.
+    """
+    output, measuring = destination.tree, job.measuring
+    made = Provenance(
+        command=job.command,
+        plans=job.plans,
+        inputs=list({id(plan.checkpoint): plan.checkpoint for plan in job.plans}.values()),
+        settings=settings_of(job.plans, job.request.settings),
+        ranges=measuring.ranges,
     )
+    if output.may_be_finished() and made.recognises(output, workers):
+        output.accept()
+        on_note(f"{show_path(output.output)}: is finished already, nothing is written")
+        if not (destination.verify or destination.needs_rows):
+            return result_of(job.command, job.plans, job.request.settings, [])
+    rows, journal = _written(job, output, workers)
+    num_opened = 0
+    if destination.verify:
+        progress.begin("verifying")
+        num_opened = _verify(job, rows, destination, workers, journal)
+    result = _result(job, rows, workers)
+    result = replace(result, notes=[*result.notes, *output.notes])
+    if destination.verify or destination.has_provenance:
+        progress.begin("hashing")
+        digests = digest_output(output.result, output.names(), workers, measuring.on_bytes)
+        if destination.verify:
+            result = replace(result, verification=verification_of(output, digests, num_opened))
+        text = made.text(output, digests, summary_to_json(result), workers, measuring.on_bytes)
+    if output.is_folder and not output.is_committed:
+        output.write_marker(text)
+    if not output.is_committed:
+        output.commit()
+    if destination.has_provenance and not output.is_folder:
+        write_file(output.provenance_path, [text.encode()])
+    return result
 
 
-def reported(
-    command: str,
-    plans: Sequence[Plan],
-    settings: Mapping[str, Any],
-    rows: Sequence[Row],
-    measuring: Measuring,
-    workers: Workers,
-    *,
-    has_recipe: bool,
-    has_histograms: bool,
-) -> RunResult:
+def _result(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:
     """Return the result for a report: rows with histograms and deciding tables, where requested."""
-    if has_histograms:
-        rows = list(with_histograms(plans, rows, measuring, workers))
-    if has_recipe:
-        rows = with_decisions(plans, rows)
+    if job.has_histograms:
+        rows = list(with_histograms(job.plans, rows, job.measuring, workers))
+    if job.request.has_recipe:
+        rows = with_decisions(job.plans, rows)
     device = None if workers.backend.name == "cpu" else workers.backend.name
-    return replace(result_of(command, plans, settings, rows), device=device)
+    return replace(result_of(job.command, job.plans, job.request.settings, rows), device=device)
+
+
+def _written(job: Job, output: OutputTree, workers: Workers) -> tuple[list[Row], Journal | None]:
+    """Return the rows, and the journal of an output that was not finished before."""
+    plans, measuring = job.plans, job.measuring
+    if output.is_committed:
+        return run_plans(plans, measuring, workers), None
+    settings = {**settings_of(plans, job.request.settings), "per_channel": measuring.per_slice}
+    for name in ("ranges", "ranges_digest", "recipe", "rules"):  # files may be renamed: only their content counts
+        settings.pop(name, None)
+    journal = Journal(output, plans, fingerprint_of(plans, settings, measuring.ranges), measuring.scale_bits)
+    return run_plans(plans, measuring, workers, output, journal), journal
+
+
+def _verify(job: Job, rows: Sequence[Row], destination: Destination, workers: Workers, journal: Journal | None) -> int:
+    """Read the output back, see `verify_output`; files that differ are made again by a resumed run."""
+    output = destination.tree
+    try:
+        return verify_output(job.plans, rows, job.measuring, workers, output, void_dtype=destination.void_dtype)
+    except VerificationError as error:
+        if error.plan is not None and journal is not None and not output.is_committed:
+            journal.add_damaged(error.plan)
+            error.advise("--resume makes the file again")
+        raise

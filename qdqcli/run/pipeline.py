@@ -45,12 +45,15 @@ done.
 """
 
 
+Ranges = Mapping[str, GivenRange]
+"""Ranges from a file, by name or FILE#NAME."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
     """Settings of the measurement and the given ranges."""
 
-    ranges: Mapping[str, GivenRange] | None = None
-    """Ranges from a file, by name or FILE#NAME."""
+    ranges: Ranges | None = None
     per_slice: bool = False
     scale_bits: int = 16
     on_bytes: Callable[[int], None] = lambda _: None
@@ -63,9 +66,7 @@ class Measuring:
         return self.ranges[next(key for key in keys_of(name, file) if key in self.ranges)]
 
 
-def check_ranges(
-    plans: Sequence[Plan], ranges: Mapping[str, GivenRange], source: str, *, allow_unmatched: bool
-) -> list[str]:
+def check_ranges(plans: Sequence[Plan], ranges: Ranges, source: str, *, allow_unmatched: bool) -> list[str]:
     """Check that the ranges of the file `source` and the quantized tensors match; returns warnings.
 
     Raises:

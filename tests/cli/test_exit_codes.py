@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import qdqcli
+from qdqcli.run import pipeline
 from tests.cli.process import environment, run_process
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
@@ -293,7 +294,7 @@ def fail_as_a_bug(*_: object) -> None:
 
 
 def test_a_bug_is_exit_code_70_with_version_and_advice(qdq: Qdq, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qdqcli.run.pipeline.quantize_tensor", fail_as_a_bug)
+    monkeypatch.setattr(pipeline, "quantize_tensor", fail_as_a_bug)
     outcome = qdq("stats", tiny)
     assert outcome.code == 70
     for word in (qdqcli.__version__, "KeyError", "the unexpected", "report", "--debug"):
@@ -302,7 +303,7 @@ def test_a_bug_is_exit_code_70_with_version_and_advice(qdq: Qdq, tiny: Path, mon
 
 
 def test_debug_shows_the_traceback_of_a_bug(qdq: Qdq, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qdqcli.run.pipeline.quantize_tensor", fail_as_a_bug)
+    monkeypatch.setattr(pipeline, "quantize_tensor", fail_as_a_bug)
     outcome = qdq("stats", tiny, "--debug")
     assert outcome.code == 70
     assert "Traceback" in outcome.err
@@ -324,7 +325,7 @@ def test_a_message_of_a_bug_stays_one_line(qdq: Qdq, tiny: Path, monkeypatch: py
     def fail(*_: object) -> None:
         raise RuntimeError("first\nsecond\x1b[2J")
 
-    monkeypatch.setattr("qdqcli.run.pipeline.quantize_tensor", fail)
+    monkeypatch.setattr(pipeline, "quantize_tensor", fail)
     outcome = qdq("stats", tiny)
     assert outcome.code == 70
     assert len(outcome.err.splitlines()) == 1
@@ -341,7 +342,7 @@ def test_lack_of_memory_is_not_exit_code_1(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("qdqcli.run.pipeline.quantize_tensor", fail)
+    monkeypatch.setattr(pipeline, "quantize_tensor", fail)
     outcome = qdq("stats", tiny)
     assert outcome.code == 4
     assert "--max-memory" in outcome.error
@@ -351,5 +352,5 @@ def test_a_keyboard_interrupt_is_130(qdq: Qdq, tiny: Path, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qdqcli.run.pipeline.quantize_tensor", fail)
+    monkeypatch.setattr(pipeline, "quantize_tensor", fail)
     assert qdq("stats", tiny).code == 130

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from qdqcli import quantize_and_dequantize_v4
+from qdqcli.run import pipeline
 from tests.cli.process import run_process
 from tests.conftest import TINY, TINY_FLOATS, Qdq
 from tests.op.bits import assert_same_bits
@@ -405,7 +406,7 @@ def test_a_failed_run_leaves_what_was_there(
     def fail(*_: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("qdqcli.run.pipeline.quantize_tensor", fail)
+    monkeypatch.setattr(pipeline, "quantize_tensor", fail)
     assert qdq("run", tiny, "-o", output, "--min-ndim", 0, "--overwrite").code == 70
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "tiny.safetensors"]
