@@ -17,7 +17,7 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.gate.settings import shown
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.keys import NONE
+from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.pairing import entries_of, labels
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, inputs_of, make_plans, notes_of
