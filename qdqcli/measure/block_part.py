@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.sums import Hull, hull_of
 from qdqcli.op import columns
+from qdqcli.op.file_range import BlockSums
 from qdqcli.op.params import Floats
-from qdqcli.op.span import BlockSums
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import Workers
+from qdqcli.op.file_range import READING, FileRange, IoStatus, stride_elements
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
-from qdqcli.op.span import READING, Span, Trouble, stride_elements
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.storage import input_error, output_error
 from qdqcli.tensors.tensor import TensorInfo
@@ -44,9 +44,9 @@ def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: i
     writer.write(info, start * y.itemsize, y.view(np.uint8).data)
 
 
-def span_of(
+def file_range_of(
     reader: ShardReader, writer: ShardWriter | None, info: TensorInfo, workers: Workers, block: Block
-) -> Span | None:
+) -> FileRange | None:
     """Return the block for kernels with file access; None where the back end or the file does not support it."""
     if workers.backend.files is None:
         return None
@@ -56,7 +56,7 @@ def span_of(
         return None
     storage, (start, stop) = STORAGE[info.dtype.name], block
     room = min(stride_elements(np.dtype(storage).itemsize), stop - start)
-    return Span(
+    return FileRange(
         source=(source.descriptor, source.offset),
         sink=None if sink is None else (sink.descriptor, sink.offset),
         x=workers.buffer("input", storage, room),
@@ -66,7 +66,7 @@ def span_of(
     )
 
 
-def check_trouble(trouble: Trouble, reader: ShardReader, writer: ShardWriter | None, info: TensorInfo) -> None:
+def check_io_status(io_status: IoStatus, reader: ShardReader, writer: ShardWriter | None, info: TensorInfo) -> None:
     """Raise the I/O error that a kernel recorded.
 
     An interrupted call, and a file that ended too early, are left to the caller, who reads the block again.
@@ -74,7 +74,7 @@ def check_trouble(trouble: Trouble, reader: ShardReader, writer: ShardWriter | N
     Raises:
         InputError, OutputError: with the file's path and the system's reason.
     """
-    call, number = trouble.tolist()
+    call, number = io_status.tolist()
     if number in (0, errno.EINTR):
         return
     error = OSError(number, os.strerror(number))

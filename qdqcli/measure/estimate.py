@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.measure.blocks import Block, blocks_of, check_trouble, read_block, span_of
+from qdqcli.measure.blocks import Block, blocks_of, check_io_status, file_range_of, read_block
 from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import gather
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter, PatternHistogram
@@ -45,10 +45,10 @@ def count_patterns(
 
     def count(block: Block) -> None:
         start, stop = block
-        span = span_of(reader, None, info, workers, block)
-        if span is not None and isinstance(counter, PatternCounter):
-            start = counter.see_span(span)
-            check_trouble(span.trouble, reader, None, info)
+        file_range = file_range_of(reader, None, info, workers, block)
+        if file_range is not None and isinstance(counter, PatternCounter):
+            start = counter.see_file_range(file_range)
+            check_io_status(file_range.io_status, reader, None, info)
         if start < stop:
             counter.see(read_block(reader, info, workers, "input", (start, stop)))
         on_bytes(2 * (stop - block[0]))
@@ -122,10 +122,10 @@ class _Source:
 
         def see(block: Block) -> None:
             start, stop = block
-            span = span_of(self._reader, None, self._info, self._workers, block)
-            if span is not None:
-                start = measured.see_span(span)
-                check_trouble(span.trouble, self._reader, None, self._info)
+            file_range = file_range_of(self._reader, None, self._info, self._workers, block)
+            if file_range is not None:
+                start = measured.see_file_range(file_range)
+                check_io_status(file_range.io_status, self._reader, None, self._info)
             if start < stop:
                 measured.see(self._read(start, stop), start, stop)
 

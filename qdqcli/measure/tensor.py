@@ -20,10 +20,10 @@ from qdqcli.measure.blocks import (
     GRID_BYTES,
     Block,
     blocks_of,
+    check_io_status,
     check_memory,
-    check_trouble,
+    file_range_of,
     read_block,
-    span_of,
     write_block,
 )
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
@@ -118,11 +118,11 @@ def _write_block_quantized(
 ) -> BlockPart:
     """Write one block; its range and statistics are already known."""
     nothing = BlockPart(rows=empty_sums(0))
-    span, files = span_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
-    if span is not None and files is not None:
-        done = files.quantize(span, layout, params)
-        check_trouble(span.trouble, job.reader, job.writer, job.info)
-        if done == span.stop:
+    file_range, files = file_range_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
+    if file_range is not None and files is not None:
+        done = files.quantize(file_range, layout, params)
+        check_io_status(file_range.io_status, job.reader, job.writer, job.info)
+        if done == file_range.stop:
             job.on_bytes(2 * (block[1] - block[0]))
             return nothing
     x = read_block(job.reader, job.info, workers, "input", block)
@@ -192,46 +192,48 @@ def _map_blocks(
 def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> BlockPart:
     """Process one block of a tensor with short slices, from one read."""
     start, stop = block
-    span = layout.whole_slices(start, stop)
-    part = _finish_at_once(job, layout, workers, span, block)
+    file_range = layout.whole_slices(start, stop)
+    part = _finish_at_once(job, layout, workers, file_range, block)
     if part is None:
-        x = read_block(job.reader, job.info, workers, "input", span)
+        x = read_block(job.reader, job.info, workers, "input", file_range)
         y = _room_for_output(job, workers, x)
-        part = _finish_on_device(job, layout, workers, x, y, span, block)
+        part = _finish_on_device(job, layout, workers, x, y, file_range, block)
         if part is None:
-            part = _finish_step_by_step(job, layout, workers, x, y, span, block)
-        _finish(job, y, start - span[0], block)
+            part = _finish_step_by_step(job, layout, workers, x, y, file_range, block)
+        _finish(job, y, start - file_range[0], block)
     return part
 
 
-def _finish_at_once(job: TensorJob, layout: Layout, workers: Workers, span: Block, block: Block) -> BlockPart | None:
+def _finish_at_once(
+    job: TensorJob, layout: Layout, workers: Workers, file_range: Block, block: Block
+) -> BlockPart | None:
     """Process a block in one call of a kernel with file access; None where that is not possible."""
     files = workers.backend.files
-    part = span_of(job.reader, job.writer, job.info, workers, block)
+    part = file_range_of(job.reader, job.writer, job.info, workers, block)
     if part is None or files is None or not _takes_one_call(job):
         return None
-    x = workers.buffer("input", part.x.dtype.type, span[1] - span[0])
+    x = workers.buffer("input", part.x.dtype.type, file_range[1] - file_range[0])
     y = _room_for_output(job, workers, x)
     done = files.fake_quantize_and_sum(
-        part, x, y, span[0], layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+        part, x, y, file_range[0], layout, job.spec, job.info.dtype.name, keep=job.writer is not None
     )
-    check_trouble(part.trouble, job.reader, job.writer, job.info)
+    check_io_status(part.io_status, job.reader, job.writer, job.info)
     if done is None:
         return None
     job.on_bytes((block[1] - block[0]) * x.itemsize)
-    return part_of(done, continues=span[0] < block[0])
+    return part_of(done, continues=file_range[0] < block[0])
 
 
 def _finish_on_device(
-    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], file_range: Block, block: Block
 ) -> BlockPart | None:
     """Process a block in one call on the device: one copy to it and one back; None where that is not possible."""
     if workers.backend.files is not None or not _takes_one_call(job):
         return None
     done = workers.backend.fake_quantize_and_sum(
-        x, y, span[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+        x, y, file_range[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
     )
-    return None if done is None else part_of(done, continues=span[0] < block[0])
+    return None if done is None else part_of(done, continues=file_range[0] < block[0])
 
 
 def _takes_one_call(job: TensorJob) -> bool:
@@ -239,10 +241,10 @@ def _takes_one_call(job: TensorJob) -> bool:
 
 
 def _finish_step_by_step(
-    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], file_range: Block, block: Block
 ) -> BlockPart:
     """Process a block step by step, for a given or estimated range, non-finite elements, and sums per slice."""
-    (lo, hi), (start, stop) = span, block
+    (lo, hi), (start, stop) = file_range, block
     dtype = job.info.dtype.name
     first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
     ranges = given_ranges(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
@@ -254,7 +256,7 @@ def _finish_step_by_step(
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
-        _add_to_slices(job, layout, workers, params, x, y, span, slice_rows)
+        _add_to_slices(job, layout, workers, params, x, y, file_range, slice_rows)
     return BlockPart(rows=rows, slices=block_slices(ranges, params.degenerate, slice_rows, continues=lo < start))
 
 
@@ -270,7 +272,7 @@ def _apply_to_block(
     """Process one block in the second pass, where the qparams of all slices are known."""
     start, stop = block
     if hull is not None and slice_rows is None:
-        rows = _apply_to_span(job, layout, workers, params, block)
+        rows = _apply_to_file_range(job, layout, workers, params, block)
         if rows is not None:
             rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = hull
             return BlockPart(rows=rows)
@@ -285,19 +287,19 @@ def _apply_to_block(
     return BlockPart(rows=rows, degenerate=np.flatnonzero(params.degenerate).tolist() if has_spoilt else ())
 
 
-def _apply_to_span(
+def _apply_to_file_range(
     job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
 ) -> NDArray[np.float64] | None:
     """Process a second-pass block in one call with file access; None where not possible or elements are not finite."""
-    span, files = span_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
-    if span is None or files is None:
+    file_range, files = file_range_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
+    if file_range is None or files is None:
         return None
-    rows = empty_sums(-(-(span.stop - span.start) // CHUNK_ELEMENTS))
-    done = files.quantize_and_sum(span, layout, params, rows)
-    check_trouble(span.trouble, job.reader, job.writer, job.info)
-    if done < span.stop or not np.isfinite(rows[:, columns.ABS_ERROR]).all():
+    rows = empty_sums(-(-(file_range.stop - file_range.start) // CHUNK_ELEMENTS))
+    done = files.quantize_and_sum(file_range, layout, params, rows)
+    check_io_status(file_range.io_status, job.reader, job.writer, job.info)
+    if done < file_range.stop or not np.isfinite(rows[:, columns.ABS_ERROR]).all():
         return None
-    job.on_bytes((span.stop - span.start) * span.x.itemsize)
+    job.on_bytes((file_range.stop - file_range.start) * file_range.x.itemsize)
     return rows
 
 
@@ -308,13 +310,13 @@ def _add_to_slices(
     params: QuantParams,
     x: NDArray[Any],
     y: NDArray[Any],
-    span: Block,
+    file_range: Block,
     slice_rows: NDArray[np.float64],
 ) -> None:
-    """Add the elements `x` of `span` to the sums of their slices; `y` holds only the block's elements so far."""
+    """Add the elements `x` of `file_range` to the sums of their slices; `y` holds only the block's elements so far."""
     whole = y if job.writer is not None else np.empty_like(x)
-    workers.backend.quantize(x, whole, span[0], *span, layout, params)
-    workers.backend.sum_slices(x, whole, span[0], *span, layout, params, slice_rows)
+    workers.backend.quantize(x, whole, file_range[0], *file_range, layout, params)
+    workers.backend.sum_slices(x, whole, file_range[0], *file_range, layout, params, slice_rows)
 
 
 def _room_for_output(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:

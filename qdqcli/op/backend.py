@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from qdqcli.op.file_range import Batch, BatchSums, BlockSums, FileRange
     from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout
     from qdqcli.op.params import Floats, OrderKeys, QuantParams
-    from qdqcli.op.span import BlockSums, Neighbours, NeighbourSums, Span
     from qdqcli.op.spec import QuantSpec
 
 AUTO = "auto"
@@ -37,31 +37,29 @@ class PatternCounting(Protocol):
 
 
 class FileKernels(Protocol):
-    """Kernels that read a span of a tensor from its file, and write the output.
+    """Kernels that read a range of a tensor from its file, and write the output.
 
-    A returned int is the element up to which all succeeded; `span.trouble` records a failed system call.
+    A returned int is the element up to which all succeeded; `file_range.io_status` records a failed system call.
     """
 
-    def measure_range(self, span: "Span", layout: "Layout", order_keys: "OrderKeys", dtype: str) -> int:
+    def measure_range(self, file_range: "FileRange", layout: "Layout", order_keys: "OrderKeys", dtype: str) -> int:
         """Widen the `order_keys` (2, slices) of the whole tensor."""
 
-    def quantize(self, span: "Span", layout: "Layout", params: "QuantParams") -> int:
+    def quantize(self, file_range: "FileRange", layout: "Layout", params: "QuantParams") -> int:
         """Quantize and dequantize from file to file, with one range."""
 
     def quantize_and_sum(
-        self, span: "Span", layout: "Layout", params: "QuantParams", sums: "NDArray[np.float64]"
+        self, file_range: "FileRange", layout: "Layout", params: "QuantParams", sums: "NDArray[np.float64]"
     ) -> int:
         """Quantize with any ranges and fill the `sums` of chunks; those with a non-finite ABS_ERROR must be redone."""
 
     def fake_quantize_and_sum(
-        self, span: "Span", x: "NDArray[Any]", y: "NDArray[Any]", base: int, layout: "Layout", spec: "QuantSpec",
-        dtype: str, *, keep: bool,
+        self, file_range: "FileRange", x: "NDArray[Any]", y: "NDArray[Any]", base: int, layout: "Layout",
+        spec: "QuantSpec", dtype: str, *, keep: bool,
     ) -> "BlockSums | None":  # fmt: skip
-        """`Backend.fake_quantize_and_sum` of a span; `x`, `y` are scratch buffers for whole slices from `base` on."""
+        """`Backend.fake_quantize_and_sum`; `x`, `y` are scratch buffers for whole slices from `base` on."""
 
-    def fake_quantize_and_sum_each(
-        self, neighbours: "Neighbours", max_slices: int, spec: "QuantSpec", dtype: str
-    ) -> "NeighbourSums":
+    def fake_quantize_and_sum_each(self, batch: "Batch", max_slices: int, spec: "QuantSpec", dtype: str) -> "BatchSums":
         """Measure, quantize and sum many small tensors, with at most `max_slices` slices each, from one read."""
 
 

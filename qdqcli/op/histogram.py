@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from qdqcli.op.columns import NONFINITE_OUTPUT, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import histograms as cpu_patterns
-from qdqcli.op.cpu.spans import count_patterns
+from qdqcli.op.cpu.file_ranges import count_patterns
+from qdqcli.op.file_range import FileRange
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_order_keys, ranges_of_order_keys
-from qdqcli.op.span import Span
 from qdqcli.op.spec import QuantSpec
 
 NUM_PATTERNS = 1 << 16
@@ -79,11 +79,11 @@ class PatternCounter:
             cpu_patterns.count_patterns(patterns[:whole].view(np.uint64), patterns[whole:], tables.counts)
             self._count(tables, patterns.size)
 
-    def see_span(self, span: Span) -> int:
+    def see_file_range(self, file_range: FileRange) -> int:
         """Count elements of a file; return the element up to which all succeeded."""
         with self._tables() as tables:
-            done = count_patterns(span, tables.counts)
-            self._count(tables, done - span.start)
+            done = count_patterns(file_range, tables.counts)
+            self._count(tables, done - file_range.start)
         return done
 
     def histogram(self) -> PatternHistogram:

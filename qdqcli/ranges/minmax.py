@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
+from qdqcli.op.file_range import FileRange
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, empty_order_keys, merge_order_keys, ranges_of_order_keys
-from qdqcli.op.span import Span
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import WholeSlices
 
@@ -42,12 +42,12 @@ class MinMax:
         with self._merging:
             merge_order_keys(self._order_keys, order_keys)
 
-    def see_span(self, span: Span) -> int:
+    def see_file_range(self, file_range: FileRange) -> int:
         """Process elements of a file, of all slices; return the element up to which that succeeded."""
         order_keys = empty_order_keys(self._order_keys.shape[1], self._dtype)
         files = self._backend.files
-        assert files is not None  # spans come only from back ends with file access
-        done = files.measure_range(span, self._layout, order_keys, self._dtype)
+        assert files is not None  # file ranges come only from back ends with file access
+        done = files.measure_range(file_range, self._layout, order_keys, self._dtype)
         with self._merging:
             merge_order_keys(self._order_keys, order_keys)
         return done

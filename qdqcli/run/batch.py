@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qdqcli.measure.blocks import check_trouble
+from qdqcli.measure.blocks import check_io_status
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
+from qdqcli.op.file_range import Batch
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
-from qdqcli.op.span import Neighbours
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.recipe.decision import Decision
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -39,7 +39,7 @@ Member = tuple[int, TensorInfo, _Kind]
 """Task index, tensor and kind."""
 
 
-def measure_neighbours(
+def measure_batch(
     tasks: Sequence[Task], reader: ShardReader, writer: ShardWriter | None, workers: Workers
 ) -> list[Measurement | None]:
     """Measure (and write) the tensors that fit into batches; None for each tensor left to the caller.
@@ -115,7 +115,7 @@ def _measure_run(
     layouts = [kind.layout for _, _, kind in run]
     begins = [(info.start - first.start) // kind.itemsize for _, info, _ in run]
     steps = [(layout.num_elements, layout.inner, layout.row, layout.advance) for layout in layouts]
-    neighbours = Neighbours(
+    batch = Batch(
         source=source.descriptor,
         sink=None if sink is None else sink.descriptor,
         offset=source.offset,
@@ -124,8 +124,8 @@ def _measure_run(
         places=np.column_stack([begins, steps]),
     )
     num_slices = [layout.num_slices for layout in layouts]
-    found = files.fake_quantize_and_sum_each(neighbours, max(num_slices), kind.spec, kind.dtype)
-    check_trouble(neighbours.trouble, reader, writer, first)
+    found = files.fake_quantize_and_sum_each(batch, max(num_slices), kind.spec, kind.dtype)
+    check_io_status(batch.io_status, reader, writer, first)
     sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
     hulls = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)
     measured = list(map(Measurement, sums, num_slices, hulls))

@@ -26,7 +26,7 @@ from qdqcli.recipe.patterns import Holders, holders_of, listed, nearest_names
 from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
 from qdqcli.result.channels import Channels
 from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, with_shares
-from qdqcli.run.batch import measure_neighbours
+from qdqcli.run.batch import measure_batch
 from qdqcli.run.journal import Journal, Progress
 from qdqcli.stats.metrics import METRICS
 from qdqcli.stats.sums import ErrorSums
@@ -367,7 +367,7 @@ class _ShardJob:
         """Measure the small tensors of the batch in one kernel call; None where that is not possible."""
         if len(batch) < 2 or self.measuring.per_slice or self.workers.backend.files is None:
             return None
-        measured = measure_neighbours(batch, self.reader, self.writer, self.workers)
+        measured = measure_batch(batch, self.reader, self.writer, self.workers)
         done = sum(tensor.nbytes for (tensor, _), found in zip(batch, measured, strict=True) if found is not None)
         self.measuring.on_bytes(done)
         return measured

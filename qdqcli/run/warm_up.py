@@ -28,8 +28,8 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
 
 _SHAPES = {
-    "neighbour": (2, 64),
-    "other neighbour": (2, 64),
+    "small tensor": (2, 64),
+    "other small tensor": (2, 64),
     "large": (CHUNK_ELEMENTS // 32, 64),
     "counted": (HISTOGRAM_ELEMENTS // 512, 512),
     "not finite": (CHUNK_ELEMENTS // 32, 64),

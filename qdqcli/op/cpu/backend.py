@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qdqcli.op.backend import FileKernels
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.cpu import spans as cpu_spans
+from qdqcli.op.cpu import file_ranges as cpu_file_ranges
 from qdqcli.op.cpu.errors import error_sums
 from qdqcli.op.histogram import PatternCounter
 from qdqcli.op.layout import Layout
@@ -20,7 +20,7 @@ class CpuBackend:
     """Numba's CPU target; methods as in `backend.Backend`."""
 
     name = "cpu"
-    files: FileKernels = cpu_spans
+    files: FileKernels = cpu_file_ranges
     measure_range = staticmethod(cpu.measure_range)
     quant_params = staticmethod(cpu.quant_params)
     quantize = staticmethod(cpu.quantize)

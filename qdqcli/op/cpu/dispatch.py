@@ -15,6 +15,7 @@ from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.cpu import ranges as cpu_range
 from qdqcli.op.cpu import slices as cpu_scalar
 from qdqcli.op.cpu.errors import PIECE, look_closer, terms_of
+from qdqcli.op.file_range import BlockSums, Place, Stored
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
@@ -40,7 +41,6 @@ from qdqcli.op.params import (
     ranges_of_order_keys,
 )
 from qdqcli.op.primitives import target_has
-from qdqcli.op.span import BlockSums, Place, Stored
 from qdqcli.op.spec import QuantSpec
 from qdqcli.op.value import StaticBool
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -287,13 +287,13 @@ def room_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
 def fake_quantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
     total_bytes: int = 0, source: Place | None = None, sink: Place | None = None,
-    trouble: NDArray[np.int64] | None = None,
+    io_status: NDArray[np.int64] | None = None,
 ) -> BlockSums | None:  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
     With `source`, the file of the tensor, `x` is only a scratch buffer for these slices; the outputs of the elements
-    [start, stop) are written to `sink`, and `trouble` records a failed system call. Returns None where elements are not
-    finite, slices are shorter than a vector or the file fails: the caller then goes step by step.
+    [start, stop) are written to `sink`, and `io_status` records a failed system call. Returns None where elements are
+    not finite, slices are shorter than a vector or the file fails: the caller then goes step by step.
     """
     if is_columnar(layout):
         return None
@@ -307,7 +307,7 @@ def fake_quantize_and_sum(
     went_well = _fake_quantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *order_key_limits(dtype),
         *codes(spec, compute_type, number), half_up(spec), compute_type, _short_runs(layout), keep or None,
-        _nontemporal_with_sums(total_bytes), order_keys, ranges, qparams, flags, *room_for_sums(x), sums, trouble,
+        _nontemporal_with_sums(total_bytes), order_keys, ranges, qparams, flags, *room_for_sums(x), sums, io_status,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None

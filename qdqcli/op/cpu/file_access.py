@@ -2,7 +2,7 @@
 
 A thread that returns to Python for each quarter of a megabyte waits there for the others, tens of microseconds each
 time. A kernel that reads for itself works on blocks that fit a core's own cache, and returns after megabytes. Errors
-are returned as (operation, errno) in `trouble`; the caller raises.
+are returned as (operation, errno) in `io_status`; the caller raises.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from qdqcli.op.file_range import READING, WRITING
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.span import READING, WRITING
 
 
 def _positional(name: str) -> Any:
@@ -50,26 +50,26 @@ def _errno(_context):
 
 
 @inlined
-def read_at(descriptor, offset, array, count, trouble):
+def read_at(descriptor, offset, array, count, io_status):
     """Fill the first `count` elements of `array` with the bytes from `offset` on; return whether all were read."""
     done, wanted = 0, count * array.itemsize
     while done < wanted:
         got = _pread(descriptor, array, done, wanted - done, offset + done)
         if got <= 0:
-            trouble[0], trouble[1] = READING, _errno() if got < 0 else 0
+            io_status[0], io_status[1] = READING, _errno() if got < 0 else 0
             return False
         done += got
     return True
 
 
 @inlined
-def write_at(descriptor, offset, array, count, trouble):
+def write_at(descriptor, offset, array, count, io_status):
     """Write the first `count` elements of `array` from `offset` on; return whether all were written."""
     done, wanted = 0, count * array.itemsize
     while done < wanted:
         got = _pwrite(descriptor, array, done, wanted - done, offset + done)
         if got <= 0:
-            trouble[0], trouble[1] = WRITING, _errno() if got < 0 else 0
+            io_status[0], io_status[1] = WRITING, _errno() if got < 0 else 0
             return False
         done += got
     return True

@@ -248,14 +248,14 @@ def count_outside_columns(x, start, stop, row, qparams):
 def fake_quantize_and_sum(
     source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
     half_up, compute_type, short_runs, keep, nontemporal, order_keys, ranges, qparams, flags, piece, terms, sums,
-    trouble,
+    io_status,
 ):  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
     `short_runs`: slices are as `measure_short_runs` takes them. `bits` are the elements of `x` as integers;
     `order_keys`, `ranges`, `qparams` and `flags` are scratch buffers for the slices. Unless None, `source` fills `x`
     and `sink` takes the outputs of the elements [start, stop), each (descriptor, byte offset of the tensor). On failure
-    `trouble` records the error, False is returned and results are undefined.
+    `io_status` records the error, False is returned and results are undefined.
     """
     for s in range(order_keys.shape[1]):
         order_keys[0, s], order_keys[1, s] = nothing[0], nothing[1]
@@ -272,7 +272,7 @@ def fake_quantize_and_sum(
             end = start_of(first_slice + needed, inner, row, advance, size)
             if source is not None:
                 there = source[1] + begin * x.itemsize
-                if not read_at(source[0], there, x[begin - base :], end - begin, trouble):
+                if not read_at(source[0], there, x[begin - base :], end - begin, io_status):
                     return False
             if short_runs is None:
                 measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, order_keys)
@@ -293,7 +293,7 @@ def fake_quantize_and_sum(
         )  # fmt: skip
         if sink is not None:
             there = sink[1] + first * y.itemsize
-            if not write_at(sink[0], there, y[first - base :], last - first, trouble):
+            if not write_at(sink[0], there, y[first - base :], last - first, io_status):
                 return False
     return True
 

@@ -19,6 +19,7 @@ from qdqcli.op.cpu.backend import CpuBackend
 from qdqcli.op.cpu.errors import is_extreme
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import cuda, device_errors
+from qdqcli.op.file_range import BlockSums
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
@@ -31,7 +32,6 @@ from qdqcli.op.params import (
     float_type,
     merge_order_keys,
 )
-from qdqcli.op.span import BlockSums
 from qdqcli.op.spec import QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 

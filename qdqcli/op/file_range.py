@@ -1,4 +1,4 @@
-"""Span and related types: parts of a tensor in a file, for kernels that do their own reads and writes."""
+"""File ranges and batches: parts of a tensor in a file, for kernels that do their own reads and writes."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,18 +23,18 @@ def stride_elements(itemsize: int) -> int:
 
 
 READING, WRITING = 0, 1
-"""Failed call, in `trouble[0]`; `trouble[1]` is its errno."""
-Trouble = NDArray[np.int64]
+"""Failed call, in `io_status[0]`; `io_status[1]` is its errno."""
+IoStatus = NDArray[np.int64]
 """(2,): READING or WRITING, and errno: 0 for no error, or for a file that ended too early."""
 
 
-def no_trouble() -> Trouble:
+def no_io_error() -> IoStatus:
     """Return a fresh error record for kernels."""
     return np.zeros(2, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
+class Batch:
     """Adjacent tensors of one dtype in a file, each of at most one chunk and of whole runs."""
 
     source: int
@@ -48,12 +48,12 @@ class Neighbours:
     """Scratch buffer of the same size, if there is a sink."""
     places: NDArray[np.int64]
     """(tensors, 5): first element in `x`, number of elements, and the layout's steps."""
-    trouble: Trouble = field(default_factory=no_trouble)
+    io_status: IoStatus = field(default_factory=no_io_error)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighbourSums:
-    """Results of `fake_quantize_and_sum_each` for each of the neighbours."""
+class BatchSums:
+    """Results of `fake_quantize_and_sum_each` for each tensor of a batch."""
 
     sums: NDArray[np.float64]
     """(tensors, SUM_COLUMNS), each with one chunk; the extremes are the union of the slice ranges."""
@@ -64,7 +64,7 @@ class NeighbourSums:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class FileRange:
     """Elements [start, stop) of a tensor; `start` begins a chunk."""
 
     source: Place
@@ -75,7 +75,7 @@ class Span:
     y: Stored
     start: int
     stop: int
-    trouble: Trouble = field(default_factory=no_trouble)
+    io_status: IoStatus = field(default_factory=no_io_error)
 
 
 @dataclass(frozen=True, kw_only=True)
