@@ -136,10 +136,17 @@ def _markdown(sweep: Sweep, options: ReportOptions, by: str | None) -> Iterator[
     yield from _notes(sweep, by)
 
 
+def common_settings(sweep: Sweep) -> dict[str, Any]:
+    """Return the settings that do not differ between the columns of a sweep."""
+    return {
+        k: v for k, v in header_to_json(sweep.results[0])["settings"].items() if k not in sweep.settings[0].to_json()
+    }
+
+
 def sweep_to_json(sweep: Sweep) -> Iterator[tuple[str, Any]]:
     """Yield the top-level keys of the JSON report; `results` has one entry per setting."""
     head = header_to_json(sweep.results[0])
-    head["settings"] = {k: v for k, v in head["settings"].items() if k not in sweep.settings[0].to_json()}
+    head["settings"] = common_settings(sweep)
     yield from head.items()
     yield (
         "results",

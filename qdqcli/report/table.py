@@ -103,16 +103,15 @@ def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]
 
 def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Heading]:
     """Return the columns for `rows`, the tensor's name first; the metric of `sort` is included."""
-    troubles = _troubles(rows)
     is_quantized = any(row.spec is not None for row in rows)
     unknown = set() if is_quantized else {"clipped_fraction"}
     if all(row.stats[BY_SHARE] is None for row in rows):
         unknown.add(BY_SHARE)
-    metrics = [name for name in (*_METRICS, *troubles) if name not in unknown]
+    metrics = [name for name in (*_METRICS, *troubles(rows)) if name not in unknown]
     if sort not in (*metrics, BY_NAME):
         metrics.append(sort)
     found = [Heading(name="tensor", title="tensor", cell=lambda row: quote(row.source.name))]
-    if _share_names(rows):
+    if share_names(rows):
         found.append(Heading(name="file", title="file", cell=lambda row: quote(row.source.file)))
     found += [
         Heading(name="shape", title="shape", cell=lambda row: shape_text(row.source.shape), is_number=True),
@@ -125,8 +124,7 @@ def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Head
 
 def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> list[Column]:
     """Return the columns for groups of tensors: the shared properties first, then the metrics over the group."""
-    troubles = _troubles(groups)
-    metrics = ["sqnr_db", "share", "max_abs_error", "rmse", *troubles]
+    metrics = ["sqnr_db", "share", "max_abs_error", "rmse", *troubles(groups)]
     if any(group.stats["bits_per_weight"] is not None for group in groups):
         metrics.insert(0, "bits_per_weight")
     if sort not in (*metrics, BY_NAME):
@@ -184,7 +182,7 @@ def group_size_in(shape: Sequence[int], group_size: int) -> int:
     return min(group_size, shape[-1] or group_size) if shape else 1
 
 
-def _troubles(rows: Sequence[TensorResult | Group]) -> list[str]:
+def troubles(rows: Sequence[TensorResult | Group]) -> list[str]:
     """Return the columns of `_TROUBLES` with a nonzero value in some row."""
     return [
         name
@@ -193,7 +191,7 @@ def _troubles(rows: Sequence[TensorResult | Group]) -> list[str]:
     ]
 
 
-def _share_names(rows: Sequence[TensorResult]) -> bool:
+def share_names(rows: Sequence[TensorResult]) -> bool:
     """Tell whether several tensors share a name."""
     names = {row.source.name for row in rows}
     return len(names) < len(rows) or "" in names

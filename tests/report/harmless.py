@@ -13,10 +13,10 @@ from markdown_it import MarkdownIt
 _FORMULA = re.compile(r"[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?|-?inf|nan", re.IGNORECASE)
 _TAGS = {
-    *("a", "body", "button", "circle", "code", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer"),
-    *("h1", "h2", "head", "header", "html", "input", "label", "li", "line", "main", "meta", "ol", "p", "script"),
-    *("section", "span", "strong", "style", "summary", "svg", "table", "tbody", "td", "text", "th", "thead", "title"),
-    *("tr", "ul"),
+    *("body", "caption", "circle", "code", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer", "h1"),
+    *("h2", "h3", "head", "header", "html", "li", "line", "main", "meta", "noscript", "ol", "p", "path", "pre"),
+    *("script", "section", "span", "strong", "style", "summary", "svg", "table", "tbody", "td", "text", "th", "thead"),
+    *("title", "tr", "ul"),
 }
 """Elements of the HTML page."""
 _SCRIPTS = 2

@@ -1,75 +1,92 @@
-"""HTML report, one file without network access: summary, verdict, SQNR by layer, a table, histograms.
+"""HTML report of a run: verdict, what to do, sizes, SQNR by layer, all tensors with their pictures, how it was made.
 
-Content that is readable without a script (and printed) is HTML and SVG made here; `page.js` sorts, filters and, when a
-tensor is opened, draws its pictures from the data at the page's end; `page.css` has a light and a dark theme.
+What is readable without a script (and printed) is HTML and SVG made here; `page.js` makes the rows of the table from
+the data at the page's end, sorts, filters and draws an opened tensor; `page.css` has a light and a dark theme.
 """
 
-from base64 import b64encode
-from collections.abc import Iterator, Sequence
-from hashlib import sha256
-from html import escape as html_escape
-from importlib.resources import files
-from math import isfinite
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 
-from qdqcli.report.channel import error_by_channel
-from qdqcli.report.escape import NO_NAME, json_text, shorten, visible
-from qdqcli.report.layers import layers_svg
-from qdqcli.report.number import metric_title, metric_unit, row_text
+from qdqcli.report.escape import visible
+from qdqcli.report.html.advice import advice
+from qdqcli.report.html.document import document
+from qdqcli.report.html.grid import Field, Form, Grid, grid_html, shared
+from qdqcli.report.html.layers import chart_by_layer, matrix
+from qdqcli.report.html.made import bytes_of, made, packed_bytes_of
+from qdqcli.report.html.markup import plain, quote, static_table
+from qdqcli.report.html.pictures import pictures
+from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, metric_title, metric_unit, percent, row_text, size_text
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.ranking import ranked
-from qdqcli.report.summary import LARGEST, LOWEST, WORST, facts, few, input_notes, notes, warnings
-from qdqcli.report.table import MAX_NAME, headings
+from qdqcli.report.ranking import BY_SHARE, DEFAULT_SORT, ranked, worst
+from qdqcli.report.summary import LARGEST, LOWEST, facts, input_notes, notes, warnings
+from qdqcli.report.table import dtype_text, inputs_table, shape_text, share_names, spec_text, troubles
 from qdqcli.report.verdict import headline, sentence, waived_line, with_files
+from qdqcli.result.group import naming
 from qdqcli.result.result import ROW_STATS, RunResult, TensorResult
 from qdqcli.result.verdict import Severity, Verdict, Violation
 from qdqcli.stats.metrics import METRICS, Better
 
 _OPEN_VIOLATIONS, _MAX_VIOLATIONS = 10, 200
-_CSP = "default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
-"""Content-Security-Policy: the browser runs only scripts and styles with these digests."""
+_OPEN_INPUTS = 3
+"""Number of inputs whose charts are open at first."""
+_LARGEST = "largest share of the error"
+_SHOWN = ("share", "max_abs_error", "rmse", "clipped_fraction", "zeroed_fraction")
+"""Metrics in the table beside the SQNR; the others are shown for an opened tensor."""
+_FORMS: Mapping[str, Form] = {
+    "sqnr_db": "db",
+    "cosine_similarity": "fixed6",
+    "bits_per_weight": "fixed3",
+    **dict.fromkeys(("share", "clipped_fraction", "zeroed_fraction"), "percent"),
+    **dict.fromkeys(("num_elements", "num_nonfinite", "num_nonfinite_output", "num_degenerate"), "count"),
+}  # fmt: skip
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
     """Yield the page: all tensors, sorted by `options.sort`; `--top` is for tables that cannot be filtered."""
-    for line in _lines(run, options):
-        yield (line.encode("ascii", "xmlcharrefreplace").decode("ascii") if options.ascii_only else line) + "\n"
+    rows = list(run.quantized)
+    states = _states(run, rows)
+    grid = _grid(run, rows, states, options.sort)
+    main = _main(run, grid, states, options)
+    for piece in document("Quantization error", run.command, run.inputs, run.version, main, grid):
+        yield piece.encode("ascii", "xmlcharrefreplace").decode("ascii") if options.ascii_only else piece
 
 
-def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    rows = ranked(run, options.sort)
-    style, script = f"\n{_asset('page.css')}", f"\n{_asset('page.js')}"
-    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    policy = _CSP.format(style=_digest(style), script=_digest(script))
-    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    yield f"<title>Quantization error: {quote(run.inputs[0]) if run.inputs else ''}</title>"
-    yield f"<style>{style}</style>\n</head>\n<body>"
-    yield f"<header><h1>Quantization error</h1>\n<div class=quiet><code>qdq {quote(run.command)}</code> on "
-    yield f"{few(run.inputs, quote)}</div></header>\n<main>"
+def _main(run: RunResult, grid: Grid[TensorResult], states: Sequence[str], options: ReportOptions) -> Iterator[str]:
     if run.verdict is not None:
         yield from _verdict(run, run.verdict)
-    yield from _cards(run, options.sort)
+    yield from _cards(run, states)
+    yield from advice(run, states)
     yield from (f'<p class="warn">Warning: {text}.</p>' for text in warnings(run, quote))
     yield from (f"<p class=quiet>Note: {text}.</p>" for text in (*input_notes(run, quote), *notes(run, quote)))
-    in_order = list(run.quantized)
-    if in_order:
-        number_of = {id(row): index for index, row in enumerate(in_order)}
-        yield "<h2>SQNR by layer, in the order of the checkpoint</h2>"
-        yield from layers_svg(in_order, quote)
-        yield from _table(run, rows, number_of, options.sort)
-    yield f"</main>\n<footer>qdq {quote(run.version)}. e = y - x, in the tensor's own unit.</footer>"
-    titles = _script_text([metric_title(name) for name in ROW_STATS])
-    yield f'<script type="application/json" id="data">{{"metrics":{titles},"tensors":['
-    for index, row in enumerate(in_order):
-        yield ("," if index else "") + _script_text(_data(row))
-    yield "]}</script>"
-    yield f"<script>{script}</script>\n</body>\n</html>"
+    if inputs := inputs_table(run, options, quote):
+        yield "<h2>Inputs</h2>"
+        yield from static_table(inputs)
+    if grid.rows:
+        yield from _by_input(run, grid.rows, states)
+        yield '<h2 id="all">Tensors</h2>'
+        yield from grid_html(grid)
+    yield from made(run)
 
 
-def quote(text: str) -> str:
-    """Shorten and escape untrusted text for content and for quoted attributes."""
-    return html_escape(shorten(visible(text), MAX_NAME).replace("##", "#\\x23")) or NO_NAME
+def _by_input(run: RunResult, rows: Sequence[TensorResult], states: Sequence[str]) -> Iterator[str]:
+    """Yield chart and matrix of each input."""
+    if len(run.inputs) < 2:
+        yield "<section><h2>SQNR by layer</h2>"
+        yield from chart_by_layer(rows, states, 0)
+        yield from matrix(rows, states)
+        yield "</section>"
+        return
+    input_of = naming("input", run.inputs)
+    yield "<h2>SQNR by layer</h2>"
+    first = 0
+    for number, (name, own) in enumerate(groupby(rows, key=lambda row: input_of(row.source))):
+        part = list(own)
+        yield f"<details{' open' if number < _OPEN_INPUTS else ''}><summary><h3>{quote(name)}</h3></summary>"
+        yield from chart_by_layer(part, states[first : first + len(part)], first)
+        yield from matrix(part, states[first : first + len(part)])
+        yield "</details>"
+        first += len(part)
 
 
 def _verdict(run: RunResult, verdict: Verdict) -> Iterator[str]:
@@ -100,107 +117,135 @@ def _list_of(violations: Sequence[Violation], *, start: int) -> Iterator[str]:
     yield "</ol>"
 
 
-def _cards(run: RunResult, sort: str) -> Iterator[str]:
+def _cards(run: RunResult, states: Sequence[str]) -> Iterator[str]:
+    """Yield the figures of the whole run, each with a remark."""
+    known = dict(facts(run, DEFAULT_SORT, quote))
+    cards = []
+    if "SQNR" in known:
+        cards.append(("SQNR of all elements", known["SQNR"], ""))
+    if run.verdict is not None and states:
+        passed = sum(state not in ("error", "warn") for state in states)
+        cards.append(("tensors that pass", percent(passed / len(states)), f"{passed:,} of {len(states):,}"))
+    for label, title, metric, unit in ((LOWEST, LOWEST, DEFAULT_SORT, " dB"), (LARGEST, _LARGEST, BY_SHARE, "")):
+        if label in known:
+            found = worst(run, metric)
+            cards.append((title, row_text(metric, found) + unit, quote(found.source.name)))
+    cards += _sizes(run)
+    for label in ("quantized", "compared", "elements"):
+        if label in known:
+            cards.append((label, known[label], ""))
     yield '<dl class="cards">'
-    remarks = []
-    for label, value in facts(run, sort, quote):
-        if label in ("skipped", "", LOWEST, LARGEST, WORST):
-            remarks.append(f"{label or 'skipped'}: {value}")
-        else:
-            yield f"<div><dt>{label}</dt><dd>{value}</dd></div>"
+    for title, value, remark in cards:
+        more = f"<dd class=quiet>{remark}</dd>" if remark else ""
+        yield f"<div><dt>{title}</dt><dd>{value}</dd>{more}</div>"
     yield "</dl>"
-    yield from (f'<div class="quiet">{remark[0].upper()}{remark[1:]}</div>' for remark in remarks)
+    label = ""
+    for key, value in facts(run, DEFAULT_SORT, quote):
+        label = key or label
+        if label in ("skipped", "verified"):
+            yield f"<div class=quiet>{label.capitalize()}: {value}</div>"
 
 
-def _table(run: RunResult, rows: Sequence[TensorResult], number_of: dict[int, int], sort: str) -> Iterator[str]:
-    columns = headings(rows, sort, quote)
-    yield '<h2 id="all">Tensors</h2>\n<div class="tools" hidden>'
-    yield '<input id="filter" type="search" placeholder="Filter: words of name, shape, dtype, settings" '
-    yield 'aria-label="Filter tensors">'
-    if run.verdict is not None and run.verdict.violations:
-        yield '<label><input id="failing" type="checkbox"> with violations only</label>'
-    yield '<span id="shown" class="quiet" aria-live="polite"></span></div>\n<div class="scroll"><table id="tensors">'
-    heads = []
-    for column in columns:
-        kind = "number" if column.is_number else "text"
-        better = METRICS[column.name].better if column.name in METRICS else Better.LOWER
-        worst = "ascending" if better is Better.HIGHER else "descending"
-        now = f' aria-sort="{worst}"' if column.name == sort else ""
-        heads.append(
-            f'<th scope="col" class="{kind}" data-kind="{kind}" data-worst="{worst}"{now}>'
-            f"<button>{html_escape(column.title)}</button></th>"
-        )
-    yield f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>"
-    complaints = _complaints(run.verdict)
-    for row in rows:
-        index = number_of[id(row)]
-        cells = []
-        for column in columns:
-            text = column.cell(row)
-            if column.name == "tensor":
-                cells.append(
-                    f'<td class="name" data-value="{quote(row.source.name)}">'
-                    f'<button aria-expanded="false">{text}</button></td>'
-                )
-            else:
-                value = _sort_value(column.name, row, text)
-                cells.append(f'<td{" class=number" if column.is_number else ""} data-value="{value}">{text}</td>')
-        name = row.source.name
-        kind = complaints.get((name, row.source.file), complaints.get((name, None), ""))
-        yield f'<tr id="t{index}" data-index="{index}"{kind}>{"".join(cells)}</tr>'
-    yield "</tbody></table></div>"
+def _sizes(run: RunResult) -> Iterator[tuple[str, str, str]]:
+    bits = run.summary["bits_per_weight"]
+    if bits is None:
+        return
+    before, after = sum(map(bytes_of, run.rows)), sum(map(packed_bytes_of, run.rows))
+    if before and after:
+        yield "size, packed", size_text(after), f"now {size_text(before)}: {before / after:.2f} times as much"
+    yield "bits/weight", metric_text("bits_per_weight", bits), "scales included"
 
 
-def _complaints(verdict: Verdict | None) -> dict[tuple[str | None, str | None], str]:
+def _states(run: RunResult, rows: Sequence[TensorResult]) -> list[str]:
+    """Return the verdict on each row: the worst of its violations, `waived`, or nothing."""
+    if run.verdict is None:
+        return [""] * len(rows)
     found: dict[tuple[str | None, str | None], str] = {}
-    for violation in () if verdict is None else reversed(verdict.violations):
-        kind = ' class="violated"' if violation.severity is Severity.ERROR else ' class="warned"'
-        for name in violation.tensors or (violation.tensor,):
-            found[name, violation.file] = kind
-    return found
+    errors, warned = run.verdict.errors, run.verdict.warnings
+    for state, violations in (("waived", run.verdict.waived), ("warn", warned), ("error", errors)):
+        for violation in violations:
+            for name in violation.tensors or (violation.tensor,):
+                found[name, violation.file] = state
+    names = [(row.source.name, row.source.file) for row in rows]
+    return [found.get((name, file), found.get((name, None), "")) for name, file in names]
 
 
-def _sort_value(name: str, row: TensorResult, text: str) -> str:
-    if name == "shape":
-        return str(row.num_elements)
-    if name not in ROW_STATS:
-        return text
-    value = row.stats[name]
-    return "" if value is None else repr(value)
+def _grid(run: RunResult, rows: Sequence[TensorResult], states: Sequence[str], sort: str) -> Grid[TensorResult]:
+    number_of = {id(row): index for index, row in enumerate(rows)}
+    state_of = {id(row): state for row, state in zip(rows, states, strict=True)}
+    fields, in_every_row = shared(_fields(run, rows, state_of, sort), rows, ["tensor", "sqnr_db", "verdict", sort])
+    return Grid(
+        noun="tensors",
+        rows=rows,
+        order=[number_of[id(row)] for row in ranked(run, sort)],
+        fields=fields,
+        in_every_row=in_every_row,
+        sort="tensor" if sort == "name" else sort,
+        details=lambda index: pictures(rows[index]),
+    )
 
 
-def _data(row: TensorResult) -> dict[str, Any]:
-    """Return the data of a tensor's pictures."""
-    data: dict[str, Any] = {
-        "stats": [
-            row_text(name, row) + (metric_unit(name) if row.stats[name] is not None else "") for name in ROW_STATS
-        ],
-        "range": _range(row),
-        "ranges": row.num_slices,
-    }
-    if row.histograms is not None:
-        for name, part in (("values", row.histograms.values), ("errors", row.histograms.errors)):
-            data[name] = [part.low, part.high, list(part.counts)]
-    if row.channels is not None and "rmse" in row.channels:
-        data["channels"] = error_by_channel(row.channels)
-    return data
+def _fields(
+    run: RunResult, rows: Sequence[TensorResult], state_of: Mapping[int, str], sort: str
+) -> Iterator[Field[TensorResult]]:
+    """Yield the columns; the SQNR is beside the name, where a phone shows it."""
+    text = partial(Field[TensorResult], form="text", worst="ascending")
+    yield text(name="tensor", title="tensor", value=lambda row: plain(row.source.name))
+    yield _metric("sqnr_db")
+    if run.verdict is not None:
+        yield text(name="verdict", title="verdict", value=lambda row: state_of[id(row)])
+    if any(row.bound is not None for row in rows):
+        yield from _of_limits(rows)
+    if any(row.baseline_db is not None for row in rows):
+        yield Field(name="before", title="before dB", form="db", worst="ascending", value=lambda row: row.baseline_db)
+        yield Field(name="change", title="change dB", form="signed", worst="ascending", value=_change)
+    if len(run.inputs) > 1:
+        input_of = naming("input", run.inputs)
+        yield text(name="input", title="input", value=lambda row: plain(input_of(row.source)))
+    shown = [name for name in _SHOWN if any(row.stats[name] is not None for row in rows)]
+    yield from map(_metric, shown)
+    if share_names(rows):
+        yield text(name="file", title="file", value=lambda row: plain(row.source.file))
+    if any(row.spec is not None for row in rows):
+        yield text(name="bits", title="bits", value=lambda row: spec_text(row.spec, visible, row.source.shape))
+    yield text(name="shape", title="shape", value=lambda row: shape_text(row.source.shape))
+    yield text(name="dtype", title="dtype", value=lambda row: dtype_text(row, visible))
+    special = [*troubles(rows), *([sort] if sort in ROW_STATS else [])]
+    for name in ROW_STATS:
+        if name != "sqnr_db" and name not in shown:
+            yield _metric(name, is_shown=name in special)
 
 
-def _range(row: TensorResult) -> list[float]:
-    """Return the finite bounds of the range, which can be drawn."""
-    ends = [end for end in (row.input_min, row.input_max) if end is not None and isfinite(end)]
-    return ends if row.spec is not None and len(ends) == 2 else []
+def _metric(name: str, *, is_shown: bool = True) -> Field[TensorResult]:
+    better = METRICS[name].better if name in METRICS else Better.LOWER
+    return Field(
+        name=name,
+        title=metric_title(name) + metric_unit(name),
+        form=_FORMS.get(name, "digits"),
+        value=lambda row: EXACT if name == "sqnr_db" and row.is_unchanged else row.stats[name],
+        worst="ascending" if better is Better.HIGHER else "descending",
+        is_shown=is_shown,
+    )
 
 
-def _script_text(value: Any) -> str:
-    """Return JSON without sequences that HTML parsers take for an end tag or a comment."""
-    return json_text(value).replace("<", "\\u003c").replace(", ", ",").replace('": ', '":')
+def _of_limits(rows: Sequence[TensorResult]) -> Iterator[Field[TensorResult]]:
+    """Yield limit and margin of each tensor's nearest limit; the limit names its metric unless all are of the SQNR."""
+    metrics = {row.bound.metric for row in rows if row.bound is not None}
+    if metrics == {"sqnr_db"}:
+        yield Field(name="limit", title="limit dB", form="db", value=lambda row: row.bound and row.bound.limit)
+    else:
+        yield Field(name="limit", title="limit", form="text", worst="ascending", value=_limit_text)
+    yield Field(name="margin", title="margin dB", form="signed", worst="ascending",
+                value=lambda row: row.bound and row.bound.margin_db)  # fmt: skip
 
 
-def _digest(text: str) -> str:
-    """Return the Content-Security-Policy source of a script or style with this text."""
-    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+def _limit_text(row: TensorResult) -> str:
+    if row.bound is None:
+        return NO_NUMBER
+    value = metric_text(row.bound.metric, row.bound.limit)
+    return f"{visible(metric_title(row.bound.metric))} {value}{metric_unit(row.bound.metric)}"
 
 
-def _asset(name: str) -> str:
-    return files("qdqcli.report.html").joinpath(name).read_text(encoding="ascii")
+def _change(row: TensorResult) -> float | None:
+    value = row.stats["sqnr_db"]
+    return None if value is None or row.baseline_db is None else value - row.baseline_db

@@ -1,0 +1,104 @@
+"""Advice on a budget that is not kept: the tensors that fail, by kind, and the commands to type."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from qdqcli.recipe.patterns import compile_pattern
+from qdqcli.report.escape import json_text, shorten
+from qdqcli.report.html.made import MAX_WORD, bytes_of, code, command_of, packed_bytes_of
+from qdqcli.report.html.markup import in_html, quote, static_table
+from qdqcli.report.number import NO_NUMBER, counted, percent, size_text
+from qdqcli.report.table import Column
+from qdqcli.result.group import kind_of
+from qdqcli.result.result import RunResult, TensorResult
+
+_MEASURING = ("check", "stats", "run")
+_KINDS, _PATTERNS = 10, 12
+
+
+def advice(run: RunResult, states: Sequence[str]) -> Iterator[str]:
+    """Yield the section for the tensors with an error or a warning; nothing without any. `states`: one per tensor."""
+    failing = [row for row, state in zip(run.quantized, states, strict=True) if state in ("error", "warn")]
+    if not failing:
+        return
+    kinds: dict[str, list[TensorResult]] = {}
+    for row in failing:
+        kinds.setdefault(kind_of(row.source.name), []).append(row)
+    ranked = sorted(kinds.items(), key=lambda item: -_share(item[1]))
+    shown = dict(ranked[:_KINDS])
+    yield '<section class="advice"><h2>What to do</h2>'
+    of = sum(1 for _ in run.quantized)
+    fail, share = "fails" if len(failing) == 1 else "fail", percent(_share(failing))
+    yield f"<p>{len(failing):,} of {counted(of, 'tensor')} {fail}, with {share} of the squared error:</p>"
+    yield from static_table(_columns(run, shown))
+    if len(ranked) > len(shown):
+        yield f"<p class=quiet>and {counted(len(ranked) - len(shown), 'more kind')} of tensors</p>"
+    if run.command in _MEASURING:
+        yield from _commands(run, failing, [p for name, rows in ranked for p in _patterns(run, name, rows)])
+    yield "</section>"
+
+
+def _columns(run: RunResult, kinds: dict[str, list[TensorResult]]) -> list[Column]:
+    totals: dict[str, int] = {}
+    for row in run.quantized:
+        kind = kind_of(row.source.name)
+        totals[kind] = totals.get(kind, 0) + 1
+    missing = [[-row.bound.margin_db for row in rows if row.bound is not None and row.bound.margin_db is not None]
+               for rows in kinds.values()]  # fmt: skip
+    cells = {
+        "tensors that fail": [quote(name if len(rows) > 1 else rows[0].source.name) for name, rows in kinds.items()],
+        "how many": [f"{len(rows):,} of {totals[name]:,}" for name, rows in kinds.items()],
+        "missing dB, up to": [f"{max(own):.2f}" if own and max(own) > 0 else NO_NUMBER for own in missing],
+        "share of the error": [percent(_share(rows)) for rows in kinds.values()],
+    }
+    return [
+        Column(name=title, title=title, cells=own, is_number=bool(n)) for n, (title, own) in enumerate(cells.items())
+    ]
+
+
+def _commands(run: RunResult, failing: Sequence[TensorResult], patterns: Sequence[str]) -> Iterator[str]:
+    few = patterns[:_PATTERNS]
+    chosen = [word for pattern in few for word in ("--include", pattern)]
+    yield '<dl class="steps">'
+    yield "<dt>Why they fail, and what other settings would gain, each measured; the best as a recipe:</dt>"
+    yield _typed(code(command_of(run, "diagnose", [*chosen, "--write-recipe", "fix.toml"])))
+    if needed := _needed(run):
+        least = repr(max(needed))
+        yield f"<dt>The fewest bits at which every tensor has {least} dB, as a recipe:</dt>"
+        plan = ["qdq", "plan", *run.inputs, "--min-sqnr", least, "-o", "plan.toml"]
+        yield _typed(code(plan))
+    added = sum(bytes_of(row) - packed_bytes_of(row) for row in failing)
+    excluded = [word for pattern in few for word in ("--exclude", pattern)]
+    yield f"<dt>Leave them in float, which adds {size_text(max(added, 0))}:</dt>"
+    yield _typed(code(command_of(run, run.command, excluded)))
+    yield "<dt>Accept them for a time, in the budget:</dt>"
+    names = ", ".join(json_text(shorten(pattern, MAX_WORD)) for pattern in few)
+    yield _typed(in_html(f"[[waivers]]\nmatch = [{names}]\nreason = '...'\nuntil = YYYY-MM-DD"))
+    yield "</dl>"
+
+
+def _needed(run: RunResult) -> list[float]:
+    """Return the limits on the SQNR that are not kept; none where another metric fails, too."""
+    found = () if run.verdict is None else run.verdict.violations
+    of_tensors = [one for one in found if one.tensor is not None and one.origin == "limits"]
+    limits = [one.limit for one in of_tensors if one.metric == "sqnr_db" and isinstance(one.limit, int | float)]
+    return limits if len(limits) == len(of_tensors) else []
+
+
+def _typed(text: str) -> str:
+    return f"<dd><pre><code>{text}</code></pre></dd>"
+
+
+def _patterns(run: RunResult, kind: str, rows: Sequence[TensorResult]) -> list[str]:
+    """Return patterns that match the rows and no other tensor: one for the kind if possible, else names."""
+    names = {row.source.name for row in rows}
+    numbers = re.escape(kind).replace(r"\.\*", r"\.\d+").replace(r"\*\.", r"\d+\.")
+    for pattern in (kind, f"re:{numbers}") if len(names) > 1 else ():
+        matches = compile_pattern(pattern)
+        if {row.source.name for row in run.rows if matches(row.source.name)} == names:
+            return [pattern]
+    return sorted(names)
+
+
+def _share(rows: Sequence[TensorResult]) -> float:
+    return min(sum(row.stats["share"] or 0.0 for row in rows), 1.0)

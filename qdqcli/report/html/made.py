@@ -1,0 +1,121 @@
+"""How a page's figures were made: the command to type again, the settings, the inputs."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from qdqcli.report.escape import shorten, visible
+from qdqcli.report.html.markup import in_html, quote
+from qdqcli.report.number import counted, size_text
+from qdqcli.result.group import naming
+from qdqcli.result.result import Row, RunResult, SkippedTensor
+from qdqcli.tensors.tensor import DTYPES
+
+MAX_WORD = 1000
+"""Longest word of a command line; the middle of a longer one is cut out."""
+_PLAIN: Mapping[str, Any] = {
+    "narrow_range": False, "round_mode": "HALF_TO_EVEN", "ragged_groups": False, "indivisible": "error",
+    "input_min": None, "input_max": None, "ranges": None, "compute_dtype": "float32", "estimator": "minmax",
+    "percentile": None, "include": [], "exclude": [], "scale_bits": 16,
+}  # fmt: skip
+"""Setting -> its default on the command line."""
+
+
+def made(run: RunResult, options: Sequence[str] | None = ()) -> Iterator[str]:
+    """Yield the section; `options` are those of the command beside the settings, None where no command is known."""
+    yield '<section class="made"><h2 id="made">How this was made</h2>\n<dl class="facts">'
+    yield from (f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in _terms(run))
+    yield "</dl>"
+    if options is not None:
+        yield f"<pre><code>{code(command_of(run, run.command, options))}</code></pre>"
+    yield f'<details><summary>All {len(run.settings)} settings</summary><dl class="facts">'
+    for name, value in run.settings.items():
+        yield f"<div><dt>{quote(name)}</dt><dd>{quote(_shown(value))}</dd></div>"
+    yield "</dl></details>"
+    digests = {} if run.verification is None else run.verification.digests
+    if digests:
+        yield f"<details><summary>SHA-256 of {counted(len(digests), 'written file')}</summary><ul class=digests>"
+        yield from (f"<li><code>{quote(digest)}</code> {quote(name)}</li>" for name, digest in digests.items())
+        yield "</ul></details>"
+    yield "</section>"
+
+
+def command_of(run: RunResult, command: str, options: Sequence[str] = ()) -> list[str]:
+    """Return a command line that measures with the settings of a run."""
+    inputs = [name if not name.startswith("-") else f"./{name}" for name in run.inputs]
+    return ["qdq", command, *inputs, *_options(run.settings), *options]
+
+
+def code(words: Sequence[str]) -> str:
+    """Return a command line as HTML, quoted for a shell; a very long word is cut."""
+    return in_html(shlex.join(shorten(visible(word), MAX_WORD) for word in words))
+
+
+def bytes_of(row: Row) -> int:
+    """Return the bytes of a tensor's data as stored; 0 for an unknown dtype."""
+    known = DTYPES.get(row.source.dtype)
+    return 0 if known is None else -(-known.bits * row.num_elements // 8)
+
+
+def packed_bytes_of(row: Row) -> int:
+    """Return the bytes of a tensor's codes and scales, or of its data where it is not quantized."""
+    if isinstance(row, SkippedTensor) or row.stored_bits is None:
+        return bytes_of(row)
+    return -(-row.stored_bits // 8)
+
+
+def _terms(run: RunResult) -> Iterator[tuple[str, str]]:
+    yield "version", f"qdq {quote(run.version)}"
+    if run.settings.get("recipe"):
+        yield "recipe", quote(str(run.settings["recipe"]))
+    if run.device is not None:
+        yield "computed on", quote(run.device)
+    input_of = naming("input", run.inputs)
+    for name, own in groupby(run.rows, key=lambda row: input_of(row.source)):
+        rows = list(own)
+        files = len({row.source.file for row in rows})
+        size = sum(map(bytes_of, rows))
+        held = f"{counted(len(rows), 'tensor')} in {counted(files, 'file')}"
+        yield quote(name), f"{held}, {size:,} bytes ({size_text(size)})"
+
+
+def _options(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the options that differ from the command's defaults."""
+    if settings.get("recipe"):
+        yield from ("--recipe", str(settings["recipe"]))
+    for name in settings.get("presets") or ():
+        yield from ("--preset", str(name))
+    yield from scheme_options(settings)
+    for key, default in _PLAIN.items():
+        value, option = settings.get(key, default), f"--{key.replace('_', '-')}"
+        if value in (default, str(default).lower()) and type(value) is type(default):
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            yield from [option] if one is True else [] if one is None else [option, str(one)]
+    if settings.get("min_ndim") not in (None, 2):
+        yield from ("--min-ndim", str(settings["min_ndim"]))
+
+
+def scheme_options(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield bits and granularity as options."""
+    if not isinstance(settings.get("num_bits"), int):
+        return
+    name = f"{'' if settings.get('signed_input', True) else 'u'}int{settings['num_bits']}"
+    axis, group_size = settings.get("axis", "none"), settings.get("group_size")
+    if isinstance(group_size, int):
+        yield from ("--scheme", f"{name}-g{group_size}")
+    elif axis in ("none", 0, -1):
+        yield from ("--scheme", f"{name}-{'channel' if axis == 0 else 'tensor'}")
+    else:
+        yield from ("--scheme", name, "--axis", str(axis))
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, dict):
+        return "; ".join(f"{key} = {_shown(one)}" for key, one in value.items())
+    return str(value).lower() if isinstance(value, bool) else str(value)
