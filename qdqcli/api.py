@@ -30,7 +30,7 @@ from qdqcli.output.tree import OutputTree, places_of
 from qdqcli.recipe.file import parse_recipe, read_recipe
 from qdqcli.recipe.keys import ERROR, REAL
 from qdqcli.recipe.pairing import entries_of
-from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, inputs_of, make_plans, notes_of
+from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, decoded_inputs, inputs_of, make_plans, notes_of
 from qdqcli.recipe.preset import preset as preset_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
@@ -53,7 +53,7 @@ from qdqcli.stats.metrics import MetricValue
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
-from qdqcli.tensors.packed.recognise import recognise_inputs
+from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
 from qdqcli.tensors.tensor import TensorInfo
 
 PathLike = str | Path
@@ -641,7 +641,8 @@ def _opened(path: PathLike | Sequence[PathLike]) -> list[Checkpoint]:
 
 
 def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:
-    plans, notes = make_plans(_opened(path), recipe)
+    views = decoded_inputs(_opened(path))
+    plans, notes = make_plans(views, recipe, [Packed()] * len(views))
     _warn(notes)
     return plans
 

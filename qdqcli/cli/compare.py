@@ -20,11 +20,12 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.pairing import entries_of, labels
 from qdqcli.recipe.patterns import listed
-from qdqcli.recipe.plan import Plan, inputs_of, make_plans, notes_of
+from qdqcli.recipe.plan import Plan, decoded_inputs, inputs_of, make_plans, notes_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
 from qdqcli.report.number import counted
 from qdqcli.result.result import RunResult, with_shares
+from qdqcli.tensors.packed.recognise import Packed
 
 
 @click.command(
@@ -53,7 +54,10 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
 
     Errors are those of CANDIDATE against REFERENCE. Names must be equal, or made so with --map; files, shards and
     dtypes may differ. Where several files have a tensor of one name, their files or folders must have the same paths. A
-    budget does not let pass what cannot be measured: missing tensors, other shapes, packed weights (GPTQ, FP8, ...).
+    budget does not let pass what cannot be measured: missing tensors, other shapes.
+
+    Weights that are quantized already (compressed-tensors, FP8, ...) are decoded, on either side: their rows say
+    format, bits, group and the SQNR that plain rounding would give; see 'qdq help packed'.
     """
     files = Files.of(options)
     files.check()
@@ -90,7 +94,8 @@ def _plans(path: str, recipe: Recipe, options: opt.Options, session: Session) ->
     checkpoints = open_inputs([path], options, session)
     if len(checkpoints) != 1:
         raise UsageError(f"{path}: {len(checkpoints)} inputs; compare takes one on each side")
-    plans, warnings = make_plans(checkpoints, recipe, allow_unmatched=options["allow_unmatched"])
+    views = decoded_inputs(checkpoints)
+    plans, warnings = make_plans(views, recipe, [Packed()], allow_unmatched=options["allow_unmatched"])
     for warning in warnings:
         session.note(warning)
     return plans

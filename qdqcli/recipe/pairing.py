@@ -9,8 +9,8 @@ from qdqcli.recipe.file_ref import FileRef, key_among
 from qdqcli.recipe.patterns import holders_of
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import Headed, Row, RunResult, Source
-from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import key_of
+from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.tensor import TensorInfo
 
 Located = tuple[str, FileRef]
@@ -77,14 +77,11 @@ class Entry(NamedTuple):
     """A tensor of a checkpoint, to be paired with one of another."""
 
     name: str
-    """For a packed weight: its name in a float checkpoint."""
     plan: Plan
     tensor: TensorInfo
-    """For a packed weight: its codes."""
     decision: Decision
-    packed: PackedWeight | None = None
-    is_activation_scale: bool = False
-    """True for an activation scale of a packed weight, which has no counterpart in a float checkpoint."""
+    storage: Storage | None = None
+    """Storage of a packed weight that appears decoded."""
 
     @property
     def located(self) -> Located:
@@ -92,20 +89,10 @@ class Entry(NamedTuple):
 
 
 def entries_of(plans: Sequence[Plan]) -> list[Entry]:
-    """Return the tensors of checkpoints: one entry per packed weight, none for tensors that an index supersedes."""
-    return [entry for plan in plans for entry in _entries(plan)]
-
-
-def _entries(plan: Plan) -> Iterator[Entry]:
-    packed, superseded = plan.packed, plan.checkpoint.superseded
-    weights = {key_of(weight.parts[CODES]): weight for weight in packed.weights}
-    scales = {key_of(tensor) for tensor, _ in packed.activation_scales}
-    for tensor, decision in plan.tensors:
-        key = key_of(tensor)
-        if key in superseded:
-            continue
-        weight = weights.get(key)
-        if weight is not None:
-            yield Entry(weight.name, plan, tensor, decision, weight)
-        elif key in scales or key not in packed.reasons:
-            yield Entry(tensor.name, plan, tensor, decision, is_activation_scale=key in scales)
+    """Return the tensors of checkpoints, except those that an index supersedes."""
+    return [
+        Entry(tensor.name, plan, tensor, decision, plan.checkpoint.storage.get(key_of(tensor)))
+        for plan in plans
+        for tensor, decision in plan.tensors
+        if key_of(tensor) not in plan.checkpoint.superseded
+    ]

@@ -16,6 +16,7 @@ from qdqcli.result.result import Row, Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.note import Note
 from qdqcli.tensors.packed.format import CODES
+from qdqcli.tensors.packed.inputs import decode_inputs
 from qdqcli.tensors.packed.recognise import Packed, key_of, recognise_inputs
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -136,6 +137,20 @@ def check_unpacked(checkpoint: Checkpoint, packed: Packed) -> None:
             f"{packed_in_words(checkpoint, packed)}; give the checkpoint in float, or --allow-packed to measure only "
             "what is left in float"
         )
+
+
+def decoded_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> list[Checkpoint]:
+    """Return the checkpoints with their packed weights decoded.
+
+    Raises:
+        InputError: a weight is damaged, or in a format that is recognised but not decoded; says which.
+    """
+    views, packed = decode_inputs(checkpoints, dtype)
+    for checkpoint, rest in zip(checkpoints, packed, strict=True):
+        if rest.weights:
+            problem = next((weight.problem for weight in rest.weights if weight.problem), "its codes are not decoded")
+            raise InputError(f"{packed_in_words(checkpoint, rest)}: {problem}; 'qdq help packed' lists what is decoded")
+    return views
 
 
 def with_decisions(plans: Sequence[Plan], rows: Sequence[Row]) -> list[Row]:

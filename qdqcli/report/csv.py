@@ -14,9 +14,11 @@ from qdqcli.report.escape import csv_cell
 from qdqcli.report.explanation import decided_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.group import BY, Group, groups_by
+from qdqcli.result.packing import PACKING_KEYS
 from qdqcli.result.result import ROW_STATS, Row, RunResult, SkippedTensor, row_to_json, spec_to_json
 
 _SPEC = tuple(spec_to_json(QuantSpec()))
+_PACKED = tuple(f"packed_{name}" for name in PACKING_KEYS)
 COLUMNS = (
     *("name", "file", "dtype", "shape", "status", "reason"),
     *_SPEC,
@@ -24,6 +26,7 @@ COLUMNS = (
     *ROW_STATS,
     "exact",
     "decided_by",
+    *_PACKED,
 )
 """`range_*` is the range that sets the qparams; `input_min` and `input_max` are those of the data."""
 
@@ -54,7 +57,8 @@ def _cells(row: Row) -> dict[str, Any]:
     if isinstance(row, SkippedTensor):
         return head | {"num_elements": row.num_elements}
     ranges = {f"range_{key}": value for key, value in data["range"].items()}
-    return {**head, **(data["spec"] or {}), **ranges, "exact": False, **data["stats"]}
+    packed = {f"packed_{key}": value for key, value in data.get("packed", {}).items()}
+    return {**head, **(data["spec"] or {}), **ranges, "exact": False, **data["stats"], **packed}
 
 
 def _line(cells: Iterable[Any], options: ReportOptions) -> str:

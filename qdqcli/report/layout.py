@@ -17,7 +17,7 @@ _MIN_NAME = 28
 _DROPPED_FIRST = (
     *("zeroed_fraction", "clipped_fraction", "rmse", "dtype"),
     *("num_nonfinite", "num_nonfinite_output", "num_degenerate"),  # also in the warnings
-    *("num_elements", "shape", "max_abs_error", "bits", "lowest", "file"),
+    *("num_elements", "shape", "max_abs_error", "group", "bits", "lowest", "file", "format"),
 )
 
 

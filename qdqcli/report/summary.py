@@ -47,10 +47,31 @@ def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
     yield "elements", metric_text("num_elements", summary["num_elements"])
     if summary["bits_per_weight"] is not None:
         yield "bits/weight", metric_text("bits_per_weight", summary["bits_per_weight"])
+    yield from _coverage(run, quote)
     yield "SQNR", _sqnr(run)
     yield "RMSE", _four_digits(summary["rmse"])
     yield "max |e|", _four_digits(summary["max_abs_error"])
     yield from _standing_out(run, sort, quote)
+
+
+def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
+    """Yield which weights of a comparison are packed, in which formats, and which are left in float."""
+    packed = [row for row in run.quantized if row.packing is not None]
+    if not packed:
+        return
+    left = [row for row in run.quantized if row.packing is None and len(row.source.shape) > 1]
+    formats = Counter(row.packing.storage.format for row in packed if row.packing is not None)
+    bits = sum(row.stored_bits or 0 for row in packed) / max(sum(row.num_elements for row in packed), 1)
+    names = ", ".join(quote(name) for name, _ in formats.most_common())
+    yield (
+        "packed",
+        (
+            f"{len(packed):,} of {counted(len(packed) + len(left), 'weight')}: {names}, "
+            f"{metric_text('bits_per_weight', bits)} bits per weight"
+        ),
+    )
+    if left:
+        yield "left in float", few([row.source.name for row in left], quote)
 
 
 def _standing_out(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec, axis_text
 from qdqcli.report.escape import ARROW, TIMES, shorten, word
@@ -9,6 +10,7 @@ from qdqcli.report.number import NO_NUMBER, metric_text, metric_title, metric_un
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, ranked, ranked_groups
 from qdqcli.result.group import Group, groups_by
+from qdqcli.result.packing import Packing
 from qdqcli.result.result import RunResult, TensorResult
 
 Quote = Callable[[str], str]
@@ -119,7 +121,38 @@ def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Head
     ]
     if is_quantized:
         found.append(Heading(name="bits", title="bits", cell=lambda row: spec_text(row.spec, quote, row.source.shape)))
-    return [*found, *map(_metric_heading, metrics)]
+    found += map(_metric_heading, metrics)
+    return _with_packing(found, quote) if any(row.packing is not None for row in rows) else found
+
+
+def _with_packing(headings: Sequence[Heading], quote: Quote) -> list[Heading]:
+    """Add how packed weights are stored, before the metrics, and the expected SQNR beside the measured one."""
+
+    def heading(name: str, title: str, text: Callable[[Packing, TensorResult], str], *, is_number: bool) -> Heading:
+        def cell(row: TensorResult) -> str:
+            return NO_NUMBER if row.packing is None else text(row.packing, row)
+
+        return Heading(name=name, title=title, cell=cell, is_number=is_number)
+
+    after = next(index for index, found in enumerate(headings) if found.name == "sqnr_db")
+    return [
+        *headings[:after],
+        heading("format", "format", lambda found, _: quote(found.storage.format), is_number=False),
+        heading("bits", "bits", lambda found, _: str(found.storage.grid.bits), is_number=True),
+        heading("group", "group", lambda found, row: group_text(found, row.source.shape), is_number=True),
+        headings[after],
+        heading("expected", "expected dB", lambda found, _: metric_text("sqnr_db", found.expected_sqnr_db),
+                is_number=True),
+        *headings[after + 1 :],
+    ]  # fmt: skip
+
+
+def group_text(packing: Packing, shape: Sequence[int]) -> str:
+    """Return what shares a scale: `tensor`, `row`, `128` columns, or a block of `128x128`."""
+    height, width = packing.storage.grid.block
+    if width == (shape[-1] if shape else 1):
+        return "row" if height == 1 else "tensor" if height == prod(shape[:-1]) else f"{height} rows"
+    return f"{width}" if height == 1 else f"{height}{TIMES}{width}"
 
 
 def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> list[Column]:

@@ -15,6 +15,7 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
 from qdqcli.result.channels import Channels
 from qdqcli.result.histogram import histograms_from_json
+from qdqcli.result.packing import packing_from_json
 from qdqcli.result.result import (
     ROW_STATS,
     SCHEMA_VERSION,
@@ -203,6 +204,7 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
         num_zero_slices=entry.get("num_zero_slices", 0),
         bound=Bound(**{name: entry["bound"][name] for name in Bound._fields}) if "bound" in entry else None,
         baseline_db=entry["baseline"]["sqnr_db"] if "baseline" in entry else None,
+        packing=packing_from_json(entry["packed"]) if "packed" in entry else None,
     )
 
 

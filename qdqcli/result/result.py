@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
 from qdqcli.result.histogram import Histograms, histograms_to_json
+from qdqcli.result.packing import Packing, packing_to_json
 from qdqcli.result.verdict import Verdict, verdict_to_json
 from qdqcli.result.verification import Verification, verification_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue, is_exact, is_unchanged
@@ -71,6 +72,8 @@ class _Measured(NamedTuple):
     """The budget's limit on this tensor, if any."""
     baseline_db: float | None = None
     """SQNR in dB in the baseline report; None without one, or without a number."""
+    packing: Packing | None = None
+    """Findings on a weight that is packed on one side of a comparison, or on both."""
 
 
 class TensorResult(_Measured):
@@ -91,14 +94,20 @@ class TensorResult(_Measured):
     @property
     def stored_bits(self) -> int | None:
         """Storage bits of all codes and scales; None if unknown."""
+        if self.packing is not None:
+            return 8 * self.packing.storage.nbytes
         if self.spec is None:
             return None
         return self.spec.num_bits * self.sums.num_elements + self.num_slices * self.scale_bits
 
     @property
     def bits_per_weight(self) -> float | None:
-        """Storage bits per element, including one scale per range."""
-        if not self.sums.num_elements or self.spec is None:
+        """Storage bits per element, scales included."""
+        if not self.sums.num_elements:
+            return None
+        if self.packing is not None:
+            return 8 * self.packing.storage.nbytes / self.sums.num_elements
+        if self.spec is None:
             return None
         return self.spec.num_bits + self.num_slices * self.scale_bits / self.sums.num_elements
 
@@ -294,6 +303,8 @@ def row_to_json(row: Row) -> dict[str, Any]:
     if row.candidate is not None:
         other = row.candidate
         body["candidate"] = {"name": other.name, "file": other.file, "dtype": other.dtype}
+    if row.packing is not None:
+        body["packed"] = packing_to_json(row.packing)
     zeros = {"num_zero_slices": row.num_zero_slices} if row.num_zero_slices else {}
     channels = {} if row.channels is None else {"channels": {name: list(v) for name, v in row.channels.items()}}
     histograms = {} if row.histograms is None else {"histograms": histograms_to_json(row.histograms)}

@@ -10,6 +10,7 @@ from typing import Any
 
 from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR, ComputeDType, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
+from qdqcli.result.packing import PACKING_KEYS
 from qdqcli.result.result import SCHEMA_VERSION, STATS
 from qdqcli.result.verdict import Severity
 from qdqcli.stats.metrics import METRICS
@@ -123,6 +124,22 @@ _QUANTIZED = _object(
             {"name": _TEXT, "file": _TEXT, "dtype": _DTYPE},
             ("name", "file", "dtype"),
             description="The tensor that this one was compared with.",
+        ),
+        "packed": _object(
+            {
+                "format": _TEXT,
+                "bits": {"type": "integer", "minimum": 1, "maximum": 64},
+                "block_rows": _described(_COUNT, "Rows, of the last two dimensions, that share a scale."),
+                "block_columns": _described(_COUNT, "Columns that share a scale."),
+                "is_integer": _described({"type": "boolean"}, "Evenly spaced values; else FP8, FP4 or a code book."),
+                "is_symmetric": {"type": "boolean"},
+                "num_bytes": _described(_COUNT, "Codes, scales and all other parts."),
+                "expected_sqnr_db": _described(
+                    _DECIBELS, "SQNR of the op with the same bits and groups; null where it has no such grid."
+                ),
+            },
+            PACKING_KEYS,
+            description="How the weight is stored, where one side of a comparison is packed.",
         ),
         "channels": _object(
             {name: _list(_METRICS[name]) for name in METRICS},

@@ -1,15 +1,16 @@
 """Comparison of two existing checkpoints, tensor by tensor: statistics of the difference.
 
-A tensor without a counterpart, one of another shape, and a weight that is packed on one side only, are failed rows:
-nothing of them could be measured.
+A tensor without a counterpart and one of another shape are failed rows: nothing of them could be measured. Packed
+weights are compared as what they decode to.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from math import prod
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -18,15 +19,20 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.sums import error_sums, listed
+from qdqcli.measure.tensor import TensorJob, quantize_tensor
 from qdqcli.measure.workers import Workers
 from qdqcli.op.params import floats_of
+from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.pairing import Entry, counterparts
 from qdqcli.recipe.plan import Plan, file_of, source_of
+from qdqcli.result.packing import Packing
 from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
+from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.packed.storage import Grid
 from qdqcli.tensors.tensor import TensorInfo
 
 
@@ -65,13 +71,13 @@ def compare_entries(
             for entry, other in of_shard:
                 workers.interruption.check()
                 count = there[names[entry.name]]
-                rows += _compare(entry, other, count, readers, workers, histograms=histograms)
+                rows.append(_compare(entry, other, count, readers, workers, histograms=histograms))
                 on_bytes(entry.tensor.nbytes)
             readers.close()
     here = Counter(names[entry.name] for entry in ours)
     taken = set(numbers)
     for number, entry in enumerate(theirs):
-        if number not in taken and not entry.is_activation_scale:
+        if number not in taken:
             rows.append(_missing(entry, here[entry.name], _CANDIDATE))
     return rows
 
@@ -83,14 +89,11 @@ class _Readers:
         self._stack = ExitStack()
         self._readers: dict[str, ShardReader] = {}
 
-    def of(self, plan: Plan, tensor: TensorInfo) -> ShardReader:
-        """Return the reader of the shard, of the plan's checkpoint, that holds the tensor."""
-        shard = plan.shard
-        if shard.name != tensor.shard:
-            shard = next(shard for shard in plan.checkpoint.shards if shard.name == tensor.shard)
-        file = str(shard.path)  # hashing the shard itself would hash all its tensors
+    def of(self, plan: Plan) -> ShardReader:
+        """Return the reader of the plan's shard."""
+        file = str(plan.shard.path)  # hashing the shard itself would hash all its tensors
         if file not in self._readers:
-            self._readers[file] = self._stack.enter_context(shard.open())
+            self._readers[file] = self._stack.enter_context(plan.shard.open())
         return self._readers[file]
 
     def close(self) -> None:
@@ -109,56 +112,34 @@ class _Readers:
 
 def _compare(
     entry: Entry, other: Entry | None, count: int, readers: _Readers, workers: Workers, *, histograms: bool
-) -> Iterator[Row]:
-    """Yield the row of a reference entry; nothing for an activation scale without a counterpart."""
-    is_float = entry.tensor.dtype.is_floating and entry.packed is None and not entry.is_activation_scale
+) -> Row:
+    """Return the row of a reference entry."""
+    is_float = entry.tensor.dtype.is_floating
     if isinstance(entry.decision, Skip) and is_float:
-        yield _skipped(entry, entry.decision.reason)
-    elif other is None:
-        if not entry.is_activation_scale:
-            yield _missing(entry, count, _REFERENCE)
-    elif entry.packed is not None or other.packed is not None:
-        yield _compare_packed(entry, other, readers, workers)
-    elif (difference := _difference(entry.tensor, other.tensor)) is not None:
-        yield _failed(entry, difference)
-    else:
-        pair = _pair(entry, entry.tensor, other, other.tensor, readers)
-        yield (
-            _measured(entry, other, pair, workers, histograms=histograms)
-            if is_float
-            else _equality(entry, pair, workers)
-        )
+        return _skipped(entry, entry.decision.reason)
+    if other is None:
+        return _missing(entry, count, _REFERENCE)
+    if (difference := _difference(entry.tensor, other.tensor)) is not None:
+        return _failed(entry, difference)
+    pair = _Pair(
+        tensor=entry.tensor,
+        reader=readers.of(entry.plan),
+        other=other.tensor,
+        other_reader=readers.of(other.plan),
+    )
+    return (
+        _measured(entry, other, pair, workers, histograms=histograms) if is_float else _equality(entry, pair, workers)
+    )
 
 
 def _missing(entry: Entry, count: int, side: _Side) -> SkippedTensor:
     """Return the row of an entry without a counterpart, where the other side has `count` tensors of its name."""
-    what = f" ({entry.packed.title})" if entry.packed is not None else ""
+    what = f" ({entry.storage.format})" if entry.storage is not None else ""
     if count:
         return _failed(
             entry, f"the {side.other} has {count} of this name, none of them in a file or folder of the same path"
         )
     return _failed(entry, f"the {side.other} has no tensor of this name{what}; --map OLD=NEW renames")
-
-
-def _compare_packed(entry: Entry, other: Entry, readers: _Readers, workers: Workers) -> SkippedTensor:
-    """Return the row of packed weights: they are not decoded, only compared byte for byte."""
-    one, two = entry.packed, other.packed
-    if one is None or two is None:
-        side, packed = (_REFERENCE, one) if one is not None else (_CANDIDATE, two)
-        assert packed is not None
-        return _failed(entry, f"packed in the {side.name} ({packed.title}), and codes are not read")
-    if one.format.name != two.format.name or one.parts.keys() != two.parts.keys():
-        return _failed(entry, f"packed as {one.title}, in the candidate as {two.title}")
-    different = [
-        role
-        for role, part in one.parts.items()
-        if _difference(part, two.parts[role]) is not None
-        or not _is_equal(_pair(entry, part, other, two.parts[role], readers), workers)
-    ]
-    if different:
-        roles = " and ".join(different)
-        return _failed(entry, f"packed on both sides ({one.title}), and {roles} differ")
-    return _skipped(entry, f"{one.title}: equal on both sides")
 
 
 def _equality(entry: Entry, pair: "_Pair", workers: Workers) -> SkippedTensor:
@@ -182,6 +163,7 @@ def _measured(entry: Entry, other: Entry, pair: "_Pair", workers: Workers, *, hi
         num_slices=1,
         scale_bits=0,
         sums=sums,
+        packing=_packing(entry, other, pair, workers),
     )
     if not histograms or not entry.tensor.num_elements:
         return row
@@ -189,13 +171,39 @@ def _measured(entry: Entry, other: Entry, pair: "_Pair", workers: Workers, *, hi
     return row._replace(histograms=counted)
 
 
-def _pair(entry: Entry, tensor: TensorInfo, other: Entry, theirs: TensorInfo, readers: _Readers) -> "_Pair":
-    return _Pair(
-        tensor=tensor,
-        reader=readers.of(entry.plan, tensor),
-        other=theirs,
-        other_reader=readers.of(other.plan, theirs),
-    )
+def _packing(entry: Entry, other: Entry, pair: "_Pair", workers: Workers) -> Packing | None:
+    """Return the findings on a packed weight, the candidate's where both sides are packed."""
+    storage = other.storage or entry.storage
+    if storage is None:
+        return None
+    expected = None
+    if (entry.storage is None) != (other.storage is None):
+        info, reader = (pair.other, pair.other_reader) if other.storage is None else (pair.tensor, pair.reader)
+        expected = _expected_sqnr(storage.grid, info, reader, workers)
+    return Packing(storage, expected)
+
+
+def _expected_sqnr(grid: Grid, info: TensorInfo, reader: ShardReader, workers: Workers) -> MetricValue:
+    """Return the SQNR of the op on the weight in float, at the bits and groups of the grid; None without one."""
+    spec = spec_of(grid, info.shape)
+    if spec is None:
+        return None
+    measured = quantize_tensor(TensorJob(info=info, spec=spec, reader=reader), workers)
+    return METRICS["sqnr_db"].value(measured.sums)
+
+
+def spec_of(grid: Grid, shape: tuple[int, ...]) -> QuantSpec | None:
+    """Return the op's settings with the bits and groups of a packed weight; None where it has no such grid."""
+    height, width = grid.block
+    if not grid.is_integer or grid.bits < 2 or not shape:  # one bit, signed, has a single value
+        return None
+    if height == prod(shape[:-1]) and width == shape[-1]:
+        return QuantSpec(num_bits=grid.bits)
+    if height > 1:
+        return None
+    if width == shape[-1] and len(shape) == 2:
+        return QuantSpec(num_bits=grid.bits, axis=0)
+    return QuantSpec(num_bits=grid.bits, group_size=width, ragged_groups=True)
 
 
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, Self
 from qdqcli.errors import InputError, UnavailableError, UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.root import CheckpointRoot
 from qdqcli.tensors.signature import SNIFF_BYTES, describe, is_pointer
 from qdqcli.tensors.storage import FileIdentity, InputFile, input_error
@@ -170,6 +171,8 @@ class Checkpoint:
     """Notes for the user, e.g. a shard that the index does not list."""
     superseded: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """(shard, tensor) -> the shard that the index assigns that tensor to: loaders ignore the copy in this shard."""
+    storage: Mapping[tuple[str, str], Storage] = field(default_factory=dict)
+    """(shard, tensor) -> storage of a packed weight that appears decoded, see `packed/decoded.py`."""
 
     @property
     def tensors(self) -> Iterator[TensorInfo]:

@@ -1,13 +1,12 @@
 """Weights that are quantized already: refused by name, and never touched."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import Outcome, Qdq
+from tests.conftest import Qdq
 from tests.tensors.packed.samples import SAMPLES, Sample, Tensors, declared, sparse, write
 
 GPTQ: Tensors = {
@@ -107,71 +106,19 @@ def test_recipe_explain_says_so(gptq: Path, qdq: Qdq) -> None:
     assert "already quantized: GPTQ scale" in outcome.out
 
 
-def change(path: Path, name: str, byte: int) -> None:
-    """Change the first byte of a tensor."""
-    header_bytes = int.from_bytes(path.read_bytes()[:8], "little")
-    header = json.loads(path.read_bytes()[8 : 8 + header_bytes])
-    with path.open("r+b") as file:
-        file.seek(8 + header_bytes + header[name]["data_offsets"][0])
-        file.write(bytes([byte]))
-
-
-def failures(outcome: Outcome) -> dict[str, str]:
-    return {row["name"]: row["reason"] for row in outcome.report["tensors"] if row["status"] == "failed"}
-
-
-def test_compare_says_what_it_cannot_read_and_calls_nothing_exact(gptq: Path, tmp_path: Path, qdq: Qdq) -> None:
-    tensors: Tensors = {"q.weight": ("BF16", (64, 128)), "lm_head.weight": ("F32", (32, 64))}
-    reference = sparse(tmp_path / "bf16.safetensors", tensors)
-    for one, two, side in ((reference, gptq, "candidate"), (gptq, reference, "reference")):
-        outcome = qdq("compare", one, two, "--format", "json")
-        assert outcome.code == 0, outcome.err
-        assert failures(outcome) == {"q.weight": f"packed in the {side} (GPTQ), and codes are not read"}
-        assert len(outcome.report["tensors"]) == 2, "scales and zero points are no tensors of their own"
-        assert "exact" not in outcome.report["summary"]
-    budget = tmp_path / "b.toml"
-    budget.write_text("schema = 1\n[limits]\nmin_sqnr_db = 1\n")
-    judged = qdq("compare", gptq, reference, "--budget", budget, "--format", "json")
-    assert judged.code == 1
-    assert "q.weight" in {violation["tensor"] for violation in judged.report["verdict"]["violations"]}
-
-
-def test_compare_of_nothing_but_packed_weights_measures_nothing(gptq: Path, tmp_path: Path, qdq: Qdq) -> None:
-    reference = sparse(tmp_path / "bf16.safetensors", {"w": ("BF16", (64, 128))})
-    outcome = qdq("compare", reference, gptq)
-    assert outcome.code == 2
-    assert "nothing was measured: " in outcome.error
-    assert "1 tensor: the reference has no tensor of this name (GPTQ)" in outcome.error
-
-
-@pytest.mark.parametrize(("name", "role"), [("q.scales", "scale"), ("q.qweight", "codes"), ("q.qzeros", "zero point")])
-def test_packed_weights_on_both_sides_are_equal_or_not_measured(
-    gptq: Path, tmp_path: Path, qdq: Qdq, name: str, role: str
-) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(gptq, other)
-    outcome = qdq("compare", gptq, other, "--format", "json")
-    assert outcome.report["summary"]["exact"] is True
-    reasons = {row["name"]: row.get("reason") for row in outcome.report["tensors"]}
-    assert reasons == {
-        "q.weight": "GPTQ: equal on both sides", "q.input_scale": "F32: equal on both sides", "lm_head.weight": None,
-    }  # fmt: skip
-    change(other / "model.safetensors", name, 7)
-    outcome = qdq("compare", gptq, other, "--format", "json")
-    assert failures(outcome) == {"q.weight": f"packed on both sides (GPTQ), and {role} differ"}
-    assert "exact" not in outcome.report["summary"]
-
-
-def test_codes_under_a_floating_point_dtype_are_not_measured(tmp_path: Path, qdq: Qdq) -> None:
+def test_compare_refuses_what_is_not_decoded(tmp_path: Path, qdq: Qdq) -> None:
     tensors: Tensors = {
         "q.W_q": ("BF16", (8, 64)), "q.scale": ("BF16", (32, 1)), "q.zero": ("BF16", (32, 1)), "w": ("F32", (8, 8)),
     }  # fmt: skip
-    one = sparse(tmp_path / "hqq.safetensors", tensors)
-    other = sparse(tmp_path / "float.safetensors", {"q.weight": ("BF16", (16, 64)), "w": ("F32", (8, 8))})
-    outcome = qdq("compare", one, other, "--format", "json")
-    assert failures(outcome) == {"q.weight": "packed in the reference (HQQ), and codes are not read"}
-    same = qdq("compare", one, one, "--format", "json").report["tensors"]
-    assert [row.get("reason") for row in same if row["name"] == "q.weight"] == ["HQQ: equal on both sides"]
+    packed = sparse(tmp_path / "hqq.safetensors", tensors)
+    reference = sparse(tmp_path / "float.safetensors", {"q.weight": ("BF16", (16, 64)), "w": ("F32", (8, 8))})
+    for one, two in ((reference, packed), (packed, reference), (packed, packed)):
+        outcome = qdq("compare", one, two)
+        assert outcome.code == 3
+        assert outcome.error == (
+            f"error: {packed}: already quantized: 1 weight in HQQ ('q.weight'): its codes are not decoded; "
+            "'qdq help packed' lists what is decoded"
+        )
 
 
 def test_shards_given_one_by_one_are_one_checkpoint(tmp_path: Path, qdq: Qdq) -> None:

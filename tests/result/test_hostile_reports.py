@@ -15,6 +15,7 @@ from qdqcli.escape import MalformedError
 from qdqcli.report.formatter import FORMATTERS, formatter
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.histogram import Histogram, Histograms
+from qdqcli.result.packing import Packing
 from qdqcli.result.read import from_json, read_report
 from qdqcli.result.result import ROW_STATS, Bound, to_json
 from qdqcli.result.schema import report_schema
@@ -22,6 +23,7 @@ from qdqcli.result.schema_check import MismatchError, check_of, step_to
 from qdqcli.result.verdict import Margin, Severity, Verdict, Violation
 from qdqcli.result.verification import Verification
 from qdqcli.stats.metrics import METRICS
+from qdqcli.tensors.packed.storage import Grid, Storage
 from tests.conftest import Qdq
 from tests.report.harmless import harm
 from tests.report.samples import BAD, EXACT, NOTES, SKIPPED, run_of, skipped
@@ -49,6 +51,7 @@ RUN = replace(
             num_zero_slices=1,
             bound=Bound(metric="sqnr_db", limit=30.0, margin_db=-1.5),
             baseline_db=31.25,
+            packing=Packing(Storage("GPTQ", Grid(4, (1, 128)), 600), 18.5),
             share=0.5,
         ),
         EXACT._replace(spec=None),

@@ -1,6 +1,8 @@
 """Quantization declared by a checkpoint: `quantization_config` and equivalent keys."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError
@@ -13,24 +15,36 @@ MAX_CONFIG_BYTES = 8 << 20
 CONFIGS = ("hf_quant_config.json", "config.json", "quantize_config.json")
 """Configuration files by precedence: the first that declares a method wins."""
 
+DECLARING_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Keys of `config.json` whose object declares the quantization."""
+
 _MARKS = {"_quantization_metadata": "comfyui"}
 """Metadata key -> the method that it declares."""
 
 
-def declared_methods(checkpoint: Checkpoint) -> Mapping[str, str]:
-    """Map folders, relative to the checkpoint ("" is its root), to `quant_method` in lower case; `mlx` for MLX's key.
+class Declaration(NamedTuple):
+    """Quantization of a checkpoint, as its configuration declares it."""
+
+    method: str
+    """`quant_method` in lower case; `mlx` for MLX's key."""
+    config: Mapping[str, Any] = MappingProxyType({})
+    """The object that declares it."""
+
+
+def declarations(checkpoint: Checkpoint) -> Mapping[str, Declaration]:
+    """Map folders, relative to the checkpoint ("" is its root), to what their configuration declares.
 
     An unreadable configuration is ignored: tensors are recognised without one.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Declaration] = {}
     side_files = {side_file.name.as_posix(): side_file for side_file in checkpoint.side_files}
     folders = {folder_of(shard) for shard in checkpoint.shards}
     for folder in folders:
         for name in CONFIGS:
             path = f"{folder}/{name}" if folder else name
-            method = _method_of(side_files[path]) if path in side_files else None
-            if method is not None:
-                found[folder] = method
+            declared = _declaration_of(side_files[path]) if path in side_files else None
+            if declared is not None:
+                found[folder] = declared
                 break
     return found
 
@@ -40,36 +54,37 @@ def folder_of(shard: Shard) -> str:
     return shard.name.rpartition("/")[0]
 
 
-def method_in_header(shard: Shard) -> str | None:
-    """Return the method declared in the shard's own metadata."""
-    return next((method for key, method in _MARKS.items() if key in shard.marks), None)
+def declaration_in_header(shard: Shard) -> Declaration | None:
+    """Return the declaration in the shard's own metadata."""
+    return next((Declaration(method) for key, method in _MARKS.items() if key in shard.marks), None)
 
 
-def _method_of(side_file: SideFile) -> str | None:
+def _declaration_of(side_file: SideFile) -> Declaration | None:
     config = _read(side_file)
     if side_file.name.name == "hf_quant_config.json":
-        return "modelopt" if "quantization" in config else None
+        declared = config.get("quantization")
+        return Declaration("modelopt", declared) if isinstance(declared, Mapping) else None
     if side_file.name.name == "quantize_config.json":
-        return "gptq" if "bits" in config else None
-    return next(_methods(config), None)
+        return Declaration("gptq", config) if "bits" in config else None
+    return next(_declarations(config), None)
 
 
-def _methods(config: Mapping[str, object]) -> Iterator[str]:
-    """Yield the methods of the model and of its parts (`text_config`)."""
+def _declarations(config: Mapping[str, Any]) -> Iterator[Declaration]:
+    """Yield the declarations of the model and of its parts (`text_config`)."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     for part in parts:
-        for key in ("quantization_config", "compression_config", "quantization"):
+        for key in DECLARING_KEYS:
             declared = part.get(key)
             if not isinstance(declared, Mapping):
                 continue
             method = declared.get("quant_method")
             if isinstance(method, str):
-                yield method.lower()
+                yield Declaration(method.lower(), declared)
             elif "group_size" in declared and "bits" in declared:
-                yield "mlx"
+                yield Declaration("mlx", declared)
 
 
-def _read(side_file: SideFile) -> Mapping[str, object]:
+def _read(side_file: SideFile) -> Mapping[str, Any]:
     try:
         with side_file.open() as file:
             return parse_object(file.read(0, file.size)) if file.size <= MAX_CONFIG_BYTES else {}

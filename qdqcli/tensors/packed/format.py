@@ -3,12 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from qdqcli.tensors.tensor import TensorInfo
 
 CODES = "codes"
 SCALE = "scale"
+ZERO_POINT = "zero point"
+GLOBAL_SCALE = "global scale"
+GROUP_INDEX = "group index"
+CODE_BOOK = "code book"
 
 Shape = tuple[int, ...]
 Parts = Mapping[str, TensorInfo]
@@ -44,6 +49,8 @@ class PackedFormat:
     """Match only if declared: another format has the same tensors."""
     fits: Callable[[Parts], bool] = lambda _: True
     """Predicate on the shapes of the parts."""
+    decoder: str | None = None
+    """`module:attribute` of the function that makes a `Decoder` of a weight; None: the codes are not decoded."""
 
 
 class PackedWeight(NamedTuple):
@@ -53,6 +60,10 @@ class PackedWeight(NamedTuple):
     """Name in a float checkpoint."""
     format: PackedFormat
     parts: Parts
+    config: Mapping[str, Any] = MappingProxyType({})
+    """Declaration of the quantization: `quantization_config` or the equivalent of the folder."""
+    problem: str | None = None
+    """Reason why codes of a declared method fit none of its formats."""
 
     @property
     def title(self) -> str:
@@ -92,10 +103,10 @@ def granularity(codes: Shape, scale: Shape) -> str | None:
         return "matrix"
     if len(scale) != len(codes) or scale[:-2] != codes[:-2] or 0 in scale:
         return None
-    height, width = (_block(c, s) for c, s in zip(codes[-2:], scale[-2:], strict=True))
+    height, width = (codes_per_scale(c, s) for c, s in zip(codes[-2:], scale[-2:], strict=True))
     return f"group of {width}" if height == 1 else f"{height}x{width} block"
 
 
-def _block(codes: int, scales: int) -> int:
+def codes_per_scale(codes: int, scales: int) -> int:
     """Return the codes per scale: a power of two if one fits, since the last block may be shorter."""
     return next((1 << n for n in range(codes.bit_length()) if -(-codes // (1 << n)) == scales), -(-codes // scales))

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from qdqcli.escape import escape_name
 from qdqcli.tensors.checkpoint import Checkpoint, SideFile
-from qdqcli.tensors.packed.declaration import CONFIGS, declared_methods, folder_of, method_in_header
+from qdqcli.tensors.packed.declaration import (
+    CONFIGS,
+    Declaration,
+    declaration_in_header,
+    declarations,
+    folder_of,
+)
 from qdqcli.tensors.packed.format import CODES, FLOATS, PackedFormat, PackedWeight
 from qdqcli.tensors.packed.registry import PACKED
 from qdqcli.tensors.tensor import TensorInfo
@@ -80,7 +88,8 @@ def recognise(checkpoint: Checkpoint) -> Packed:
     if not suspects:
         return Packed()
     tensors = _Tensors(checkpoint)
-    weights = [found for codes in suspects if (found := _weight_of(codes, tensors)) is not None]
+    weights = [found._replace(config=tensors.config(codes)) for codes in suspects
+               if (found := _weight_of(codes, tensors)) is not None]  # fmt: skip
     parts = {key_of(part) for weight in weights for role, part in weight.parts.items() if role != CODES}
     weights = [weight for weight in weights if key_of(weight.parts[CODES]) not in parts]
     parts |= {key_of(weight.parts[CODES]) for weight in weights}
@@ -141,8 +150,8 @@ class _Tensors:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._folders = {shard.name: folder_of(shard) for shard in checkpoint.shards}
-        self._methods = declared_methods(checkpoint)
-        self._headers = {shard.name: method_in_header(shard) for shard in checkpoint.shards}
+        self._declared = declarations(checkpoint)
+        self._headers = {shard.name: declaration_in_header(shard) for shard in checkpoint.shards}
         self._found: dict[tuple[str, str], list[TensorInfo]] = defaultdict(list)
         for tensor in checkpoint.tensors:
             self._found[self._folders[tensor.shard], tensor.name].append(tensor)
@@ -152,9 +161,19 @@ class _Tensors:
     def folder(self, tensor: TensorInfo) -> str:
         return self._folders[tensor.shard]
 
+    def declaration(self, tensor: TensorInfo) -> Declaration | None:
+        """Return the declaration of the file, its folder or the checkpoint."""
+        return self._headers[tensor.shard] or self._declared.get(self.folder(tensor), self._declared.get(""))
+
     def method(self, tensor: TensorInfo) -> str | None:
         """Return the declared `quant_method` of the file, its folder or the checkpoint."""
-        return self._headers[tensor.shard] or self._methods.get(self.folder(tensor), self._methods.get(""))
+        declared = self.declaration(tensor)
+        return None if declared is None else declared.method
+
+    def config(self, tensor: TensorInfo) -> Mapping[str, Any]:
+        """Return the object that declares the quantization of the tensor's file; empty without one."""
+        declared = self.declaration(tensor)
+        return {} if declared is None else declared.config
 
     def find(self, name: str, beside: TensorInfo) -> TensorInfo | None:
         """Return the tensor of that name in the same file, else in the same folder."""
@@ -223,7 +242,8 @@ def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _T
         if method is not None and len(codes.shape) > 1 and not is_buffer:
             name = codes.name.rpartition(".")[0] or codes.name
             layout = PackedFormat(name=f"{method}, unknown layout", codes="", dtypes=(codes.dtype.name,))
-            modules.setdefault((tensors.folder(codes), name), PackedWeight(name, layout, {CODES: codes}))
+            weight = PackedWeight(name, layout, {CODES: codes}, problem=_problem(codes, method, tensors))
+            modules.setdefault((tensors.folder(codes), name), weight)
     if not modules:
         return []
     found: dict[tuple[str, str], dict[str, TensorInfo]] = defaultdict(dict)
@@ -234,6 +254,26 @@ def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _T
             if module is not None:
                 found[module][tensor.name.removeprefix(f"{module[1]}.")] = tensor
     return [weight._replace(parts={**found[module], **weight.parts}) for module, weight in modules.items()]
+
+
+def _problem(codes: TensorInfo, method: str, tensors: _Tensors) -> str:
+    """Return why the codes fit no format of their declared method: the parts that the nearest one misses."""
+    reasons: list[tuple[int, str]] = []
+    for known in PACKED:
+        if method not in known.methods or codes.dtype.name not in known.dtypes or not codes.name.endswith(known.codes):
+            continue
+        stem = codes.name.removesuffix(known.codes)
+        needed = {stem + part.suffix: part for part in known.parts if not part.is_optional}
+        found = {name: tensors.find(name, codes) for name in needed}
+        lost = [name for name, tensor in found.items() if tensor is None]
+        wrong = [tensor for name, tensor in found.items() if tensor and tensor.dtype.name not in needed[name].dtypes]
+        reason = "the shapes of its parts do not fit each other"
+        if wrong:
+            reason = f"'{escape_name(wrong[0].name)}' has dtype {wrong[0].dtype.name}"
+        if lost:
+            reason = f"there is no '{escape_name(lost[0])}'"
+        reasons.append((len(lost) + len(wrong), f"'{escape_name(codes.name)}' is no {known.name}: {reason}"))
+    return min(reasons)[1] if reasons else f"'{escape_name(codes.name)}' is in no known layout of {method}"
 
 
 def _modules_of(name: str) -> Iterator[str]:

@@ -7,12 +7,21 @@ ComfyUI, exllamav3, HQQ, optimum-quanto, Quark.
 
 from dataclasses import replace
 
-from qdqcli.tensors.packed.format import CODES, FLOATS, FP8, SCALE, PackedFormat, Part, Parts, scales_on_grid
+from qdqcli.tensors.packed.format import (
+    CODE_BOOK,
+    CODES,
+    FLOATS,
+    FP8,
+    GLOBAL_SCALE,
+    GROUP_INDEX,
+    SCALE,
+    ZERO_POINT,
+    PackedFormat,
+    Part,
+    Parts,
+    scales_on_grid,
+)
 
-ZERO_POINT = "zero point"
-GLOBAL_SCALE = "global scale"
-GROUP_INDEX = "group index"
-CODE_BOOK = "code book"
 E8M0 = ("U8", "F8_E8M0")
 
 
@@ -70,6 +79,7 @@ FP8_SCALE = PackedFormat(
 INT8_SCALE = PackedFormat(
     name="compressed-tensors int-quantized", methods=_CT, codes=".weight", dtypes=("I8",), fits=scales_on_grid,
     parts=(_SCALE, _may(ZERO_POINT, ".weight_zero_point", "I8", "I32", *FLOATS)),
+    decoder="qdqcli.tensors.packed.scaled:plain",
 )  # fmt: skip
 _COMFY = ("comfyui",)
 _MARK = _part("format", ".comfy_quant", "U8")
@@ -96,6 +106,7 @@ PACKED: tuple[PackedFormat, ...] = (
         name="compressed-tensors pack-quantized", methods=_CT, codes=".weight_packed", dtypes=("I32",),
         parts=(_SCALE, _may("shape", ".weight_shape", "I64", "I32"),
                _may(ZERO_POINT, ".weight_zero_point", "I32", "I8"), _may(GROUP_INDEX, ".weight_g_idx", "I32")),
+        decoder="qdqcli.tensors.packed.compressed_tensors:pack_quantized",
     ),
     PackedFormat(
         name="compressed-tensors marlin-24", methods=_CT, codes=".weight_packed", dtypes=("I32",),
@@ -104,19 +115,22 @@ PACKED: tuple[PackedFormat, ...] = (
     PackedFormat(
         name="compressed-tensors nvfp4-pack-quantized", methods=_CT, codes=".weight_packed", dtypes=("U8",),
         parts=(_part(SCALE, ".weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, ".weight_global_scale", "F32")),
-        fits=scales_on_grid,
+        fits=scales_on_grid, decoder="qdqcli.tensors.packed.scaled:nvfp4_inverse",
     ),
     PackedFormat(
         name="compressed-tensors mxfp4-pack-quantized", methods=_CT, codes=".weight_packed", dtypes=("U8",),
         parts=(_part(SCALE, ".weight_scale", *E8M0),), fits=scales_on_grid,
+        decoder="qdqcli.tensors.packed.scaled:mxfp4",
     ),
     PackedFormat(
         name="compressed-tensors mxfp8-quantized", methods=_CT, codes=".weight", dtypes=FP8,
-        parts=(_part(SCALE, ".weight_scale", "U8"),), fits=scales_on_grid,
+        parts=(_part(SCALE, ".weight_scale", *E8M0),), fits=scales_on_grid,
+        decoder="qdqcli.tensors.packed.scaled:mxfp8",
     ),
     PackedFormat(
         name="compressed-tensors float-quantized", methods=_CT, codes=".weight", dtypes=FP8, is_declared=True,
         parts=(_SCALE, _may(ZERO_POINT, ".weight_zero_point", *FP8)), fits=scales_on_grid,
+        decoder="qdqcli.tensors.packed.scaled:plain",
     ),
     GPTQ,
     AWQ,

@@ -1,0 +1,41 @@
+"""Packed side of a comparison: how the weight is stored, and what plain rounding to the same grid would lose."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from qdqcli.stats.metrics import MetricValue
+from qdqcli.tensors.packed.storage import Grid, Storage
+
+
+class Packing(NamedTuple):
+    """Findings on a weight that is packed in one of two checkpoints."""
+
+    storage: Storage
+    expected_sqnr_db: MetricValue = None
+    """SQNR of the op on the weight in float, with the same bits and groups; None where the op has no such grid."""
+
+
+def packing_to_json(packing: Packing) -> dict[str, Any]:
+    """Return the key `packed` of a row."""
+    grid = packing.storage.grid
+    return {
+        "format": packing.storage.format,
+        "bits": grid.bits,
+        "block_rows": grid.block[0],
+        "block_columns": grid.block[1],
+        "is_integer": grid.is_integer,
+        "is_symmetric": grid.is_symmetric,
+        "num_bytes": packing.storage.nbytes,
+        "expected_sqnr_db": packing.expected_sqnr_db,
+    }
+
+
+def packing_from_json(data: Mapping[str, Any]) -> Packing:
+    """Parse the key `packed` of a row that matches the schema."""
+    block = data["block_rows"], data["block_columns"]
+    grid = Grid(data["bits"], block, is_integer=data["is_integer"], is_symmetric=data["is_symmetric"])
+    return Packing(Storage(data["format"], grid, data["num_bytes"]), data["expected_sqnr_db"])
+
+
+PACKING_KEYS = tuple(packing_to_json(Packing(Storage("", Grid(1, (1, 1)), 0))))
+"""Keys of the object `packed`."""

@@ -1,0 +1,184 @@
+"""Weights of compressed-tensors: integers packed into 32-bit words.
+
+Source: compressed-tensors 0.20, `compressors/pack_quantized`; words without codes that cross two of them, before 0.17.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from qdqcli.tensors.packed.bits import look_up, scale_groups, spread, unpack, unpack_padded
+from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
+from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, ZERO_POINT, PackedWeight
+from qdqcli.tensors.packed.scales import ScaleGrid
+from qdqcli.tensors.packed.storage import Grid
+
+_SHAPE = "shape"
+_WORD = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packing:
+    """Layout of codes in 32-bit words."""
+
+    bits: int
+    is_dense: bool
+    """Codes may cross words; else the bits that are left in a word are padding."""
+
+    def words(self, count: int) -> int:
+        """Return the words that hold `count` codes."""
+        return -(-count * self.bits // _WORD) if self.is_dense else -(-count // (_WORD // self.bits))
+
+    def codes(self, words: Stored, count: int) -> Stored:
+        """Return the first `count` codes of each row of words."""
+        return (unpack if self.is_dense else unpack_padded)(words, self.bits, count)
+
+    @property
+    def aligned(self) -> int:
+        """Number of codes after which a word begins."""
+        return _WORD if self.is_dense else _WORD // self.bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PackQuantized:
+    """Integers in 32-bit words along the rows; zero points in words along the columns."""
+
+    shape: tuple[int, ...]
+    grid: Grid
+    packing: _Packing
+    scales: ScaleGrid
+
+    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
+        width, bits = self.shape[-1], self.packing.bits
+        values = np.arange(1 << bits, dtype=np.float32) - (1 << (bits - 1))
+        words = parts.rows(CODES, start, stop)
+        found = look_up(words, values, width) if bits in (4, 8) else values.take(self.packing.codes(words, width))
+        scales = self.scales.rows(parts, start, stop)
+        index = _group_index(parts, scales.shape[1])
+        if ZERO_POINT in parts:
+            zeros = self._zero_points(parts, start, stop)
+            found = found - (spread(zeros, self.scales.block[1], width) if index is None else zeros[:, index])
+        if index is not None:
+            return found * scales[:, index]
+        return scale_groups(np.ascontiguousarray(found), scales, self.scales.block[1])
+
+    def _zero_points(self, parts: Parts, start: int, stop: int) -> Floats:
+        """Return the zero points of rows [start, stop), a column per group."""
+        packing = self.packing
+        begin = start - start % packing.aligned
+        words = parts.whole(ZERO_POINT)[packing.words(begin) : packing.words(stop)]
+        codes = packing.codes(np.ascontiguousarray(words.T), stop - begin)[:, start - begin :]
+        return codes.T.astype(np.float32) - np.float32(1 << (packing.bits - 1))
+
+
+def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of integers packed into 32-bit words.
+
+    Raises:
+        InputError: the parts contradict each other or the configuration; names the tensor.
+    """
+    *lead, words = weight.parts[CODES].shape
+    scheme = dict(_weights_scheme(weight))
+    shape = _shape_of(weight, parts, scheme)
+    if not lead or prod(shape[:-1]) != prod(lead):
+        raise damaged(weight, CODES, f"{prod(lead)} rows, but its {_SHAPE} is {list(shape)}")
+    packing = _packing_of(weight, shape[-1], words, scheme)
+    group = scheme.get("group_size")
+    block = (1, group) if isinstance(group, int) and group > 0 else None
+    scales = ScaleGrid.of(weight, shape, block=block)
+    if block is not None and scales.block[1] != min(block[1], shape[-1]):
+        raise damaged(weight, SCALE, f"groups of {block[1]} are declared, but a scale is of {scales.block[1]} columns")
+    groups = -(-shape[-1] // scales.block[1])
+    if ZERO_POINT in parts:
+        if len(shape) > 2:
+            raise damaged(weight, ZERO_POINT, "zero points of a weight of more than two dimensions are not decoded")
+        check_shape(weight, ZERO_POINT, (packing.words(shape[0]), groups))
+    check_shape(weight, GROUP_INDEX, shape[-1:])
+    grid = Grid(packing.bits, scales.block, is_symmetric=ZERO_POINT not in parts)
+    return _PackQuantized(shape=shape, grid=grid, packing=packing, scales=scales)
+
+
+def _group_index(parts: Parts, groups: int) -> Stored | None:
+    """Return the group of each column; None where groups are neighbours.
+
+    Raises:
+        InputError: an index has no group; names the tensor.
+    """
+    if GROUP_INDEX not in parts:
+        return None
+    index = parts.whole(GROUP_INDEX)
+    if (index == -1).all():
+        return None
+    if index.min() < 0 or index.max() >= groups:
+        found = index.max() if index.max() >= groups else index.min()
+        raise parts.damaged(GROUP_INDEX, f"index {found} of a group; there are {groups}")
+    return index
+
+
+def _shape_of(weight: PackedWeight, parts: Parts, scheme: Mapping[str, Any]) -> tuple[int, ...]:
+    *lead, words = weight.parts[CODES].shape
+    if _SHAPE in parts:
+        if weight.parts[_SHAPE].num_elements != len(lead) + 1:
+            raise damaged(weight, _SHAPE, f"{weight.parts[_SHAPE].num_elements} sizes of a weight with {len(lead) + 1}")
+        shape = tuple(int(size) for size in parts.whole(_SHAPE))
+        if min(shape) < 1:
+            raise damaged(weight, _SHAPE, f"it is {list(shape)}")
+        return shape
+    bits = scheme.get("num_bits")
+    if not isinstance(bits, int) or not 1 <= bits <= 8:
+        raise damaged(weight, CODES, "neither a shape beside it nor num_bits in the configuration")
+    return (*lead, words * _WORD // bits)
+
+
+def _packing_of(weight: PackedWeight, width: int, words: int, scheme: Mapping[str, Any]) -> _Packing:
+    """Return the layout, from the number of words in a row and the declared bits, if any."""
+    declared = scheme.get("num_bits")
+    fitting = [
+        packing
+        for bits in ([declared] if isinstance(declared, int) else range(1, 9))
+        for is_dense in (True, False)
+        if 1 <= bits <= 8 and (packing := _Packing(bits=bits, is_dense=is_dense)).words(width) == words
+    ]
+    if not fitting:
+        bits_text = f"codes of {declared} bits" if declared is not None else "codes of 1 to 8 bits"
+        raise damaged(weight, CODES, f"{words} words in a row do not hold {width} {bits_text}")
+    if len({packing.bits for packing in fitting}) > 1:
+        bits_text = " or ".join(dict.fromkeys(str(packing.bits) for packing in fitting))
+        raise damaged(
+            weight, CODES, f"{words} words in a row hold {width} codes of {bits_text} bits; the configuration is needed"
+        )
+    return fitting[0]
+
+
+def _weights_scheme(weight: PackedWeight) -> Mapping[str, Any]:
+    """Return the `weights` object of the configuration's group that targets the weight; empty where none is known.
+
+    A group that names the module counts before one that names a class; of several with classes only what all say.
+    """
+    groups = weight.config.get("config_groups")
+    found = [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
+    module = weight.name.removesuffix(".weight")
+    named = [group for group in found if any(_names(target, module) for target in _targets(group))]
+    schemes = [scheme for group in named[:1] or found if isinstance(scheme := group.get("weights"), Mapping)]
+    if not schemes:
+        return {}
+    return {key: value for key, value in schemes[0].items() if all(scheme.get(key) == value for scheme in schemes)}
+
+
+def _targets(group: Mapping[str, Any]) -> Iterator[str]:
+    targets = group.get("targets")
+    yield from (target for target in targets if isinstance(target, str)) if isinstance(targets, list) else ()
+
+
+def _names(target: str, module: str) -> bool:
+    """Tell whether a target of a group names the module."""
+    if not target.startswith("re:"):
+        return target == module
+    try:
+        return re.match(target[3:], module) is not None
+    except re.error:
+        return False

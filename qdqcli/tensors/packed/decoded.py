@@ -1,0 +1,237 @@
+"""Decoded view of a checkpoint: packed weights appear as float tensors, under the names of a float checkpoint.
+
+Codes, scales and other parts disappear, and so do the scales of activations. A read decodes the rows that it needs, so
+that memory does not grow with the weight.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import ml_dtypes
+import numpy as np
+
+from qdqcli.errors import InputError
+from qdqcli.escape import escape_name, show_path
+from qdqcli.tensors.checkpoint import Checkpoint, Place, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, num_rows
+from qdqcli.tensors.packed.format import CODES, PackedWeight
+from qdqcli.tensors.packed.recognise import Packed, key_of
+from qdqcli.tensors.packed.storage import Storage
+from qdqcli.tensors.storage import FileIdentity
+from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range
+
+STEP_ELEMENTS = 1 << 18
+"""Elements decoded at once: what NumPy needs in between stays in a core's cache."""
+
+OUTPUT_DTYPES: Mapping[str, type[Any]] = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
+"""Dtypes of decoded weights; values are rounded from float32 to nearest, ties to even."""
+
+
+class DecodedWeight(NamedTuple):
+    """A packed weight with its decoder, and the tensor that it appears as."""
+
+    weight: PackedWeight
+    decoder: Decoder
+    info: TensorInfo
+
+
+def decode(
+    checkpoint: Checkpoint, packed: Packed, shards: Mapping[str, Shard], dtype: str
+) -> tuple[Checkpoint, Packed]:
+    """Return the decoded view, and the packed weights whose format is not decoded: they stay as they are.
+
+    `shards` holds all shards, by name, that may hold parts.
+
+    Raises:
+        InputError: the parts of a weight contradict each other; names the tensor.
+    """
+    weights = [weight for weight in packed.weights if weight.format.decoder is not None]
+    if not weights:
+        return checkpoint, packed
+    gone = {key_of(part) for weight in weights for part in weight.parts.values()}
+    gone |= {key_of(tensor) for tensor, _ in packed.activation_scales}
+    own = {shard.name for shard in checkpoint.shards}
+    current = [
+        weight
+        for weight in weights
+        if weight.parts[CODES].shard in own and key_of(weight.parts[CODES]) not in checkpoint.superseded
+    ]
+    with Readers(shards) as readers:
+        decoded = {key_of(weight.parts[CODES]): _open(weight, readers, dtype) for weight in current}
+        readers.close()
+    view = replace(
+        checkpoint,
+        shards=[_decoded(shard, shards, decoded, gone) for shard in checkpoint.shards],
+        storage={key_of(found.info): _storage(found) for found in decoded.values()},
+    )
+    rest = tuple(weight for weight in packed.weights if weight.format.decoder is None)
+    return view, Packed(weights=rest, activation_scales=packed.activation_scales if rest else ())
+
+
+def _open(weight: PackedWeight, readers: "Readers", dtype: str) -> DecodedWeight:
+    module, attribute = str(weight.format.decoder).split(":")
+    decoder: Decoder = getattr(import_module(module), attribute)(weight, Parts(weight, readers.of, PartCache()))
+    codes, kind = weight.parts[CODES], DTYPES[dtype]
+    elements = num_rows(decoder.shape) * decoder.shape[-1]
+    info = TensorInfo(weight.name, kind, decoder.shape, codes.shard, codes.start, elements * kind.bits // 8)
+    return DecodedWeight(weight, decoder, info)
+
+
+def _storage(found: DecodedWeight) -> Storage:
+    nbytes = sum(part.nbytes for part in found.weight.parts.values())
+    return Storage(found.weight.title, found.decoder.grid, nbytes)
+
+
+def _decoded(
+    shard: Shard, shards: Mapping[str, Shard], decoded: Mapping[tuple[str, str], DecodedWeight], gone: set[Any]
+) -> Shard:
+    """Return the view of one shard; the shard itself where nothing of it is packed.
+
+    Raises:
+        InputError: a weight has the name of another tensor of its file.
+    """
+    own: dict[str, DecodedWeight] = {}
+    tensors: list[TensorInfo] = []
+    for tensor in shard.tensors:
+        key = key_of(tensor)
+        if key in decoded:
+            found = decoded[key]
+            own[found.info.name] = found
+            tensors.append(found.info)
+        elif key not in gone:
+            tensors.append(tensor)
+    if len(tensors) == len(shard.tensors) and not own:
+        return shard
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        name = next(tensor.name for tensor in shard.tensors if tensor.name in own and key_of(tensor) not in decoded)
+        raise InputError(
+            f"{show_path(shard.path)}: tensor '{escape_name(name)}' is there twice: in float, and packed as "
+            f"{own[name].weight.format.name}; one of them must go"
+        )
+    return DecodedShard(base=shard, shards=shards, tensors=tuple(tensors), decoded=own)
+
+
+class Readers:
+    """Readers of the shards of a checkpoint, opened when they are first needed."""
+
+    def __init__(self, shards: Mapping[str, Shard]) -> None:
+        self._shards = shards
+        self._stack = ExitStack()
+        self._lock = Lock()
+        self._open: dict[str, ShardReader] = {}
+
+    def of(self, name: str) -> ShardReader:
+        """Return the reader of the shard of that name."""
+        with self._lock:
+            if name not in self._open:
+                self._open[name] = self._stack.enter_context(self._shards[name].open())
+            return self._open[name]
+
+    def close(self) -> None:
+        """Close the shards; raises where a file has changed meanwhile."""
+        for reader in self._open.values():
+            reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedShard:
+    """A `Shard` whose packed weights are decoded as they are read."""
+
+    base: Shard
+    shards: Mapping[str, Shard]
+    """All shards of the checkpoint by name: the scales of a weight may be in another one."""
+    tensors: tuple[TensorInfo, ...]
+    decoded: Mapping[str, DecodedWeight]
+    """Name -> packed weight."""
+
+    @property
+    def path(self) -> Path:
+        return self.base.path
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    @property
+    def identity(self) -> FileIdentity:
+        return self.base.identity
+
+    @property
+    def marks(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def output_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def open(self) -> "DecodedReader":
+        return DecodedReader(self)
+
+    def header_digest(self) -> str:
+        own = repr([(tensor.name, tensor.dtype.name, tensor.shape) for tensor in self.tensors])
+        return hashlib.sha256((self.base.header_digest() + own).encode()).hexdigest()
+
+    def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> ShardWriter:
+        raise NotImplementedError
+
+
+class DecodedReader:
+    """Decodes packed weights, and reads all other tensors from their file."""
+
+    def __init__(self, shard: DecodedShard) -> None:
+        self._shard = shard
+        self._readers = Readers(shard.shards)
+        self._cache = PartCache()
+        self._base = self._readers.of(shard.name)
+
+    def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
+        found = self._shard.decoded.get(tensor.name)
+        if found is None:
+            self._base.read_into(tensor, start, buffer)
+            return
+        check_range(tensor, start, buffer.nbytes)
+        if not buffer.nbytes:
+            return
+        itemsize = tensor.dtype.bits // 8
+        out = np.frombuffer(buffer, OUTPUT_DTYPES[tensor.dtype.name])
+        first, width = start // itemsize, tensor.shape[-1]
+        parts = Parts(found.weight, self._readers.of, self._cache)
+        begin, end = first // width, -(-(first + len(out)) // width)
+        step = max(STEP_ELEMENTS // width, 1)
+        for row in range(begin, end, step):
+            until = min(row + step, end)
+            values = found.decoder.rows(parts, row, until).reshape(-1)
+            skip = max(first - row * width, 0)
+            values = values[skip : first + len(out) - row * width]
+            at = row * width + skip - first
+            with np.errstate(over="ignore"):  # float16 has a smaller range: its infinities are counted
+                out[at : at + len(values)] = values
+
+    def place(self, tensor: TensorInfo) -> Place | None:
+        return None if tensor.name in self._shard.decoded else self._base.place(tensor)
+
+    def close(self) -> None:
+        self._readers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._readers.__exit__(kind, error, traceback)

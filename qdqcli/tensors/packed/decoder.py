@@ -1,0 +1,161 @@
+"""Decoder protocol: the values of a packed weight, row by row, read from its parts."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from math import prod
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.errors import InputError
+from qdqcli.escape import escape_name
+from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.packed.format import CODES, PackedWeight
+from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.values import NUMPY, as_float32
+from qdqcli.tensors.tensor import TensorInfo
+
+Floats = NDArray[np.float32]
+Stored = NDArray[Any]
+"""Elements as stored: integers, or the bytes of a dtype of `NUMPY`."""
+
+CACHED_BYTES = 64 << 20
+"""Parts kept in memory between the rows of a weight: scales, and codes that are packed along the columns."""
+
+
+class Decoder(Protocol):
+    """The values of one packed weight.
+
+    1. A value is what the format defines, in float32, its product of code and scale rounded once.
+    2. `rows` may be called from several threads and takes memory in proportion to the rows.
+    3. A part that contradicts another is an `InputError` that names its tensor; shapes are checked when it is made.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight in a float checkpoint."""
+
+    @property
+    def grid(self) -> Grid:
+        """Bits, and the block of the last two dimensions that shares a scale."""
+
+    def rows(self, parts: "Parts", start: int, stop: int) -> Floats:
+        """Return rows [start, stop) of the weight as a matrix: its last dimension by the product of the others."""
+
+
+class Key(NamedTuple):
+    """A part of an open checkpoint."""
+
+    shard: str
+    name: str
+
+
+class PartCache:
+    """Whole parts that were read, up to `CACHED_BYTES`; the least recently used go first."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._arrays: OrderedDict[Key, Stored] = OrderedDict()
+
+    def get(self, key: Key, read: Callable[[], Stored]) -> Stored:
+        """Return the array, reading it where it is not kept."""
+        with self._lock:
+            if key not in self._arrays:
+                self._arrays[key] = read()
+                while len(self._arrays) > 1 and sum(array.nbytes for array in self._arrays.values()) > CACHED_BYTES:
+                    self._arrays.popitem(last=False)
+            self._arrays.move_to_end(key)
+            return self._arrays[key]
+
+
+class Parts:
+    """Reader of the parts of one packed weight, by role."""
+
+    def __init__(self, weight: PackedWeight, reader_of: Callable[[str], ShardReader], cache: PartCache) -> None:
+        self.weight = weight
+        self._reader_of = reader_of
+        self._cache = cache
+
+    def __contains__(self, role: str) -> bool:
+        return role in self.weight.parts
+
+    def info(self, role: str) -> TensorInfo:
+        """Return the header record of a part."""
+        return self.weight.parts[role]
+
+    def whole(self, role: str) -> Stored:
+        """Return a whole part, in its shape."""
+        info = self.info(role)
+        return self._cache.get(Key(info.shard, info.name), lambda: self._read(info, 0, info.num_elements)).reshape(
+            info.shape
+        )
+
+    def floats(self, role: str) -> Floats:
+        """Return a whole part as float32."""
+        return as_float32(self.whole(role), self.info(role).dtype.name)
+
+    def rows(self, role: str, start: int, stop: int, width: int | None = None) -> Stored:
+        """Return rows [start, stop) of a part as a matrix of that width, by default its last dimension."""
+        info = self.info(role)
+        if width is None:
+            width = info.shape[-1] if info.shape else 1
+        return self._read(info, start * width, stop * width).reshape(stop - start, width)
+
+    def columns(self, role: str, start: int, stop: int) -> Stored:
+        """Return columns [start, stop) of a matrix; a large one is read row by row."""
+        info = self.info(role)
+        height, width = info.shape
+        if info.nbytes <= CACHED_BYTES // 2:
+            return self.whole(role)[:, start:stop]
+        out = np.empty((height, stop - start), NUMPY[info.dtype.name])
+        reader = self._reader_of(info.shard)
+        for row in range(height):
+            reader.read_into(info, (row * width + start) * out.itemsize, out[row].view(np.uint8).data)
+        return out
+
+    def damaged(self, role: str, problem: str) -> InputError:
+        """Return the error on a part."""
+        return damaged(self.weight, role, problem)
+
+    def check_finite(self, values: Floats, role: str = "scale") -> Floats:
+        """Return scales as they are.
+
+        Raises:
+            InputError: one is NaN or infinite; names the tensor.
+        """
+        if not np.isfinite(values).all():
+            raise self.damaged(role, "NaN or infinite elements; the weight cannot be decoded")
+        return values
+
+    def _read(self, info: TensorInfo, start: int, stop: int) -> Stored:
+        out = np.empty(stop - start, NUMPY[info.dtype.name])
+        self._reader_of(info.shard).read_into(info, start * out.itemsize, out.view(np.uint8).data)
+        return out
+
+
+def damaged(weight: PackedWeight, role: str, problem: str) -> InputError:
+    """Return the error on a part of a packed weight: it names the tensor, its file and the format."""
+    info = weight.parts.get(role, weight.parts[CODES])
+    return InputError(
+        f"{escape_name(info.shard)}: tensor '{escape_name(info.name)}', {role} of {weight.format.name}: {problem}"
+    )
+
+
+def check_shape(weight: PackedWeight, role: str, *expected: Sequence[int]) -> None:
+    """Check the shape of a part, where it is there.
+
+    Raises:
+        InputError: it is none of the expected ones; names the tensor.
+    """
+    info = weight.parts.get(role)
+    if info is not None and info.shape not in map(tuple, expected):
+        wanted = " or ".join("x".join(map(str, shape)) or "scalar" for shape in expected)
+        found = "x".join(map(str, info.shape)) or "scalar"
+        raise damaged(weight, role, f"its shape is {found}, expected {wanted}")
+
+
+def num_rows(shape: Sequence[int]) -> int:
+    """Return the rows of a weight as a matrix."""
+    return prod(shape[:-1])

@@ -1,0 +1,34 @@
+"""Inputs with their packed weights decoded; imports NumPy only where some are packed."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from qdqcli.tensors.checkpoint import Checkpoint, Shard
+from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
+
+
+def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tuple[list[Checkpoint], list[Packed]]:
+    """Return the decoded view of each input, and its weights in a format that is recognised but not decoded.
+
+    Raises:
+        InputError: the parts of a weight contradict each other; names the tensor.
+    """
+    packed = recognise_inputs(checkpoints)
+    if not any(own.weights for own in packed):
+        return list(checkpoints), packed
+    from qdqcli.tensors.packed.decoded import decode
+
+    shards: dict[Path, dict[str, Shard]] = {}
+    for checkpoint in checkpoints:
+        shards.setdefault(_folder(checkpoint), {}).update({shard.name: shard for shard in checkpoint.shards})
+    views = [
+        decode(checkpoint, own, shards[_folder(checkpoint)], dtype)
+        for checkpoint, own in zip(checkpoints, packed, strict=True)
+    ]
+    return [view for view, _ in views], [rest for _, rest in views]
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    """Return the folder of an input: files of one folder hold parts of each other's weights."""
+    return Path(os.path.realpath(checkpoint.path if checkpoint.is_folder else checkpoint.path.parent))

@@ -1,0 +1,103 @@
+"""Weights stored row by row as 8-bit or 4-bit codes, each times the scale of its tensor, row, group or block.
+
+Integers and FP8, one code per byte; FP4 (E2M1), two codes per byte, low nibble first. Scales are floating-point numbers
+or powers of two (E8M0); a global scale, where there is one, is combined with them in float32 first, as libraries do.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qdqcli.tensors.packed.bits import look_up, scale_groups, spread
+from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, damaged
+from qdqcli.tensors.packed.format import CODES, GLOBAL_SCALE, ZERO_POINT, PackedWeight
+from qdqcli.tensors.packed.scales import ScaleGrid
+from qdqcli.tensors.packed.storage import Block, Grid
+from qdqcli.tensors.packed.values import E2M1, table
+
+_MX, _NV = 32, 16
+"""Codes that share a scale in MXFP4 and MXFP8, and in NVFP4."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """Codes whose values a table gives."""
+
+    shape: tuple[int, ...]
+    grid: Grid
+    values: Floats
+    """Value of each code: 16 or 256."""
+    scales: ScaleGrid
+    zero_points: ScaleGrid | None = None
+    divides: bool = False
+    """The global scale divides."""
+
+    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
+        width = self.shape[-1]
+        found = look_up(parts.rows(CODES, start, stop), self.values, width)
+        if self.zero_points is not None:
+            zeros = self.zero_points.rows(parts, start, stop)
+            found = found - (zeros if zeros.shape[1] == 1 else spread(zeros, self.zero_points.block[1], width))
+        return scale_groups(found, self._scales(parts, start, stop), self.scales.block[1])
+
+    def _scales(self, parts: Parts, start: int, stop: int) -> Floats:
+        scales = self.scales.rows(parts, start, stop)
+        if GLOBAL_SCALE not in parts:
+            return scales
+        factor = parts.check_finite(parts.floats(GLOBAL_SCALE).reshape(()), GLOBAL_SCALE)
+        if self.divides and not factor:
+            raise parts.damaged(GLOBAL_SCALE, "it is 0 and divides")
+        return scales / factor if self.divides else scales * factor
+
+
+def plain(weight: PackedWeight, parts: Parts, block: Block | None = None) -> Decoder:
+    """Return the decoder of a code per byte: I8 or FP8; blocks of that size where it is known.
+
+    Raises:
+        InputError: the parts contradict each other; names the tensor.
+    """
+    codes = weight.parts[CODES]
+    is_integer = codes.dtype.name == "I8"
+    values = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32) if is_integer else table(codes.dtype.name)
+    if not codes.shape:
+        raise damaged(weight, CODES, "a weight without dimensions")
+    scales = ScaleGrid.of(weight, codes.shape, block=block)
+    zeros = ScaleGrid.of(weight, codes.shape, ZERO_POINT, scales.block) if ZERO_POINT in parts else None
+    grid = Grid(8, scales.block, is_integer=is_integer, is_symmetric=zeros is None)
+    return Scaled(shape=codes.shape, grid=grid, values=values, scales=scales, zero_points=zeros)
+
+
+def mxfp8(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of FP8 with a power of two per 32 codes."""
+    return plain(weight, parts, (1, _MX))
+
+
+def mxfp4(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of FP4 with a power of two per 32 codes."""
+    del parts
+    return _fp4(weight, _MX, divides=False)
+
+
+def nvfp4(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of FP4 with a scale per 16 codes, times one for the tensor."""
+    _check_global(weight, parts)
+    return _fp4(weight, _NV, divides=False)
+
+
+def nvfp4_inverse(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of FP4 with a scale per 16 codes, divided by one for the tensor (compressed-tensors)."""
+    _check_global(weight, parts)
+    return _fp4(weight, _NV, divides=True)
+
+
+def _fp4(weight: PackedWeight, group: int, *, divides: bool) -> Decoder:
+    *lead, nbytes = weight.parts[CODES].shape
+    shape = (*lead, 2 * nbytes)
+    scales = ScaleGrid.of(weight, shape, block=(1, group))
+    grid = Grid(4, scales.block, is_integer=False)
+    return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, divides=divides)
+
+
+def _check_global(weight: PackedWeight, parts: Parts) -> None:
+    if weight.parts[GLOBAL_SCALE].num_elements != 1:
+        raise damaged(weight, GLOBAL_SCALE, f"it has {parts.info(GLOBAL_SCALE).num_elements} elements, expected 1")

@@ -1,0 +1,144 @@
+"""The decoded view of a checkpoint, and packed weights whose parts are damaged."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qdqcli.tensors.checkpoint import open_checkpoint
+from qdqcli.tensors.packed import decoded as view
+from tests.conftest import Qdq
+from tests.tensors.packed.golden import GOLDEN, Change, Stored, array_of, arrays, changed, decoded, load, save
+
+PACK = GOLDEN / "compressed-tensors-pack-quantized"
+Tensors = dict[str, Stored]
+
+
+def without(name: str) -> Change:
+    return lambda tensors: tensors.pop(name)
+
+
+def shaped(name: str, *shape: int) -> Change:
+    def change(tensors: Tensors) -> None:
+        dtype, _, data = tensors[name]
+        tensors[name] = dtype, shape, data[: len(data) * int(np.prod(shape)) // int(np.prod(tensors[name][1]))]
+
+    return change
+
+
+def element(name: str, dtype: str, index: int, value: Any) -> Change:
+    def change(tensors: Tensors) -> None:
+        array = array_of(tensors[name], dtype)
+        array.flat[index] = value
+        tensors[name] = (*tensors[name][:2], array.tobytes())
+
+    return change
+
+
+ORDER = "b4actorder.weight_g_idx"
+DAMAGED: list[tuple[str, Change, str, str]] = [
+    ("pack-quantized", without("b4.weight_scale"), "b4.weight_packed", "there is no 'b4.weight_scale'"),
+    ("pack-quantized", shaped("b4.weight_scale", 5, 1), "b4.weight_scale", "groups of 32 are declared"),
+    ("pack-quantized", shaped("b4.weight_scale", 3, 2), "b4.weight_scale", "its shape is 3x2, which does not fit"),
+    ("pack-quantized", element("b4.weight_scale", "<f4", 3, np.nan), "b4.weight_scale", "NaN or infinite elements"),
+    ("pack-quantized", element("b4.weight_shape", "<i8", 1, 65), "b4.weight_packed", "8 words in a row do not hold 65"),
+    ("pack-quantized", element("b4.weight_shape", "<i8", 0, -5), "b4.weight_shape", "it is [-5, 64]"),
+    ("pack-quantized", element("b4.weight_shape", "<i8", 0, 6), "b4.weight_packed", "5 rows, but its shape is [6, 64]"),
+    ("pack-quantized", shaped("b4.weight_shape", 1), "b4.weight_shape", "1 sizes of a weight with 2"),
+    ("pack-quantized", element(ORDER, "<i4", 3, 2), ORDER, "index 2 of a group; there are 2"),
+    ("pack-quantized", element(ORDER, "<i4", 3, -2), ORDER, "index -2 of a group; there are 2"),
+    ("pack-quantized", shaped(ORDER, 63), ORDER, "its shape is 63, expected 64"),
+    ("pack-quantized", shaped("b4asymmetric.weight_zero_point", 4, 2), "b4asymmetric.weight_zero_point",
+     "its shape is 4x2, expected 5x2"),
+    ("nvfp4", element("a.weight_scale", "u1", 4, 0x7F), "a.weight_scale", "NaN or infinite elements"),
+    ("nvfp4", element("a.weight_global_scale", "<f4", 0, 0), "a.weight_global_scale", "it is 0 and divides"),
+    ("nvfp4", element("a.weight_global_scale", "<f4", 0, np.inf), "a.weight_global_scale", "NaN or infinite"),
+    ("mxfp4", element("a.weight_scale", "u1", 4, 0xFF), "a.weight_scale", "NaN or infinite elements"),
+]  # fmt: skip
+"""Golden checkpoint of compressed-tensors, damage, and the tensor and the reason that the error names."""
+
+
+@pytest.mark.parametrize(("name", "change", "tensor", "reason"), DAMAGED)
+def test_a_damaged_part_is_named(tmp_path: Path, qdq: Qdq, name: str, change: Change, tensor: str, reason: str) -> None:
+    folder = GOLDEN / f"compressed-tensors-{name}"
+    outcome = qdq("compare", folder / "original.safetensors", changed(folder, tmp_path / "packed", change))
+    assert outcome.code == 3, outcome.err
+    assert f"'{tensor}'" in outcome.error
+    assert reason in outcome.error
+
+
+def test_a_shard_with_scales_that_is_missing_is_named(tmp_path: Path, qdq: Qdq) -> None:
+    folder = split(tmp_path / "packed", lambda name: name == "b4.weight_scale")
+    (folder / "b.safetensors").unlink()
+    outcome = qdq("compare", PACK / "original.safetensors", folder)
+    assert outcome.code == 3
+    assert "b.safetensors" in outcome.error
+
+
+def split(folder: Path, is_second: Callable[[str], bool]) -> Path:
+    """A golden checkpoint in two shards with an index."""
+    changed(PACK, folder, lambda _: None)
+    tensors = load(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {name: "b.safetensors" if is_second(name) else "a.safetensors" for name in tensors}
+    for file in set(names.values()):
+        save(folder / file, {name: tensors[name] for name in tensors if names[name] == file})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return folder
+
+
+def test_parts_may_be_in_another_shard(tmp_path: Path) -> None:
+    found = arrays(decoded(split(tmp_path / "packed", lambda name: name.endswith(("_scale", "_g_idx")))))
+    expected = arrays(decoded(PACK / "packed"))
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert np.array_equal(found[name], values)
+
+
+def test_a_read_of_any_piece_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks begin and end within rows, and rows are decoded a few at a time."""
+    monkeypatch.setattr(view, "STEP_ELEMENTS", 150)
+    checkpoint = decoded(PACK / "packed")
+    expected = arrays(checkpoint)
+    (shard,) = checkpoint.shards
+    with shard.open() as reader:
+        for info in shard.tensors:
+            whole = expected[info.name].tobytes()
+            for start, stop in (
+                (0, 4),
+                (4, 260),
+                (252, 260),
+                (100, info.nbytes),
+                (info.nbytes - 4, info.nbytes),
+                (8, 8),
+            ):
+                piece = bytearray(stop - start)
+                reader.read_into(info, start, memoryview(piece))
+                assert piece == whole[start:stop]
+
+
+def test_a_weight_that_is_there_twice_is_refused(tmp_path: Path, qdq: Qdq) -> None:
+    def add(tensors: Tensors) -> None:
+        tensors["b4.weight"] = "F32", (5, 64), bytes(5 * 64 * 4)
+
+    outcome = qdq("compare", PACK / "original.safetensors", changed(PACK, tmp_path / "packed", add))
+    assert outcome.code == 3
+    assert "tensor 'b4.weight' is there twice: in float, and packed as compressed-tensors" in outcome.error
+
+
+def test_without_a_configuration_the_width_tells_the_bits(tmp_path: Path) -> None:
+    layers = ("b2", "b3", "b4", "b5", "b6")
+
+    def keep(tensors: Tensors) -> None:
+        for name in [name for name in tensors if name.split(".")[0] not in layers]:
+            del tensors[name]
+
+    folder = changed(PACK, tmp_path / "packed", keep)
+    (folder / "config.json").unlink()
+    found, expected = arrays(decoded(folder)), arrays(open_checkpoint(PACK / "decoded.safetensors"))
+    assert len(found) == len(layers)
+    for name, values in found.items():
+        assert np.array_equal(values, expected[name])
