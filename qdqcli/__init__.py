@@ -6,9 +6,9 @@
     y, sums = qdqcli.quantize_and_measure(weights, num_bits=4, axis=0)
     y = qdqcli.quantize_and_dequantize_v4(weights, num_bits=4)     # the op itself, with its own defaults
 
-`measure`, `run` (or `quantize`), `sweep`, `compare`, `check` and `open_checkpoint` work on checkpoints, the others on
-arrays. All errors are a `QdqError`. Names are imported when they are first used: importing the package loads neither
-NumPy nor Numba.
+`measure`, `run` (or `quantize`), `sweep`, `plan`, `diagnose`, `compare`, `check` and `open_checkpoint` work on
+checkpoints, the others on arrays. All errors are a `QdqError`. Names are imported when they are first used: importing
+the package loads neither NumPy nor Numba.
 """
 
 import sys
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from qdqcli.api import open_checkpoint as open_checkpoint
     from qdqcli.api import quantize as quantize
     from qdqcli.api import run as run
-    from qdqcli.api import sweep as sweep
     from qdqcli.errors import DTypeError as DTypeError
     from qdqcli.errors import InputError as InputError
     from qdqcli.errors import QdqError as QdqError
@@ -40,6 +39,12 @@ if TYPE_CHECKING:
     from qdqcli.stats.metrics import METRICS as METRICS
     from qdqcli.stats.metrics import ErrorStats as ErrorStats
     from qdqcli.stats.sums import ErrorSums as ErrorSums
+    from qdqcli.studies import DiagnosisReport as DiagnosisReport
+    from qdqcli.studies import PlanReport as PlanReport
+    from qdqcli.studies import SweepReport as SweepReport
+    from qdqcli.studies import diagnose as diagnose
+    from qdqcli.studies import plan as plan
+    from qdqcli.studies import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -47,12 +52,17 @@ _PUBLIC = {
     "measure": "qdqcli.api",
     "run": "qdqcli.api",
     "quantize": "qdqcli.api",
-    "sweep": "qdqcli.api",
+    "sweep": "qdqcli.studies",
+    "plan": "qdqcli.studies",
+    "diagnose": "qdqcli.studies",
     "compare": "qdqcli.api",
     "check": "qdqcli.api",
     "open_checkpoint": "qdqcli.api",
     "Report": "qdqcli.api",
     "Tensor": "qdqcli.api",
+    "SweepReport": "qdqcli.studies",
+    "PlanReport": "qdqcli.studies",
+    "DiagnosisReport": "qdqcli.studies",
     "quantize_and_dequantize_v4": "qdqcli.op.arrays",
     "quantize_and_dequantize_v4_grad": "qdqcli.op.arrays",
     "quantize_and_measure": "qdqcli.measure.arrays",

@@ -35,8 +35,6 @@ from qdqcli.recipe.preset import preset as preset_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
 from qdqcli.recipe.request import Request, lay, request_from
-from qdqcli.recipe.scheme import settings_of_scheme
-from qdqcli.recipe.sweep import LADDER, Setting
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import formatter, formatter_for
 from qdqcli.report.options import ReportOptions
@@ -50,7 +48,6 @@ from qdqcli.run.compare import compare_entries
 from qdqcli.run.execute import Destination, Job, execute, execute_run, ranges_of
 from qdqcli.run.pipeline import Measuring
 from qdqcli.stats.metrics import MetricValue
-from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
@@ -126,10 +123,6 @@ class Report:
         Raises:
             UnavailableError: pandas is not installed.
         """
-        try:
-            import pandas  # type: ignore[import-untyped, import-not-found, unused-ignore]
-        except ImportError:
-            raise UnavailableError("to_pandas needs pandas; install it: pip install pandas") from None
         records = []
         for row in self.result.quantized:
             data = row_to_json(row)
@@ -137,7 +130,7 @@ class Report:
             records.append({"name": row.name, "dtype": row.source.dtype, "shape": shape, **(data["spec"] or {}),
                             **{f"range_{key}": value for key, value in data["range"].items()},
                             **row.stats})  # fmt: skip
-        return pandas.DataFrame.from_records(records, index="name")
+        return pandas_frame(records, "name")
 
     def save(self, path: PathLike) -> None:
         """Write the report in the format of the path's suffix: .json, .csv, .md, .html, ...
@@ -200,6 +193,19 @@ class Settings(TypedDict, total=False):
     scale_bits: int
     allow_unmatched: bool
     allow_packed: bool
+
+
+def pandas_frame(records: Sequence[Mapping[str, Any]], index: str) -> Any:  # a DataFrame; pandas is not required
+    """Return a DataFrame with a row per record.
+
+    Raises:
+        UnavailableError: pandas is not installed.
+    """
+    try:
+        import pandas  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError:
+        raise UnavailableError("to_pandas needs pandas; install it: pip install pandas") from None
+    return pandas.DataFrame.from_records(records, index=index)
 
 
 def measure(
@@ -284,8 +290,8 @@ def measure(
         min_ndim=min_ndim, per_channel=per_channel, histograms=histograms, scale_bits=scale_bits,
         allow_unmatched=allow_unmatched, allow_packed=allow_packed,
     )  # fmt: skip
-    job, notes = _job("stats", _opened(path), settings)
-    _warn(notes)
+    job, notes = _job("stats", open_all(path), settings)
+    warn_all(notes)
     with Workers(threads, max_memory, backend=backend(device)) as workers:
         return Report(execute(job, workers))
 
@@ -332,9 +338,9 @@ def run(
     """
     for name in settings.keys() - Settings.__annotations__.keys():
         raise TypeError(f"run() got an unexpected keyword argument '{name}'")
-    checkpoints = _opened(path)
+    checkpoints = open_all(path)
     job, notes = _job("run", checkpoints, settings)
-    _warn(notes)
+    warn_all(notes)
     target = Path(output)
     reads = [(settings.get("recipe"), "recipe"), (settings.get("ranges"), "ranges")]
     files = [NamedFile(Path(file), role) for file, role in reads if file is not None]
@@ -375,53 +381,6 @@ class _Progress:
         self(0)
 
 
-def sweep(
-    path: PathLike | Sequence[PathLike],
-    schemes: Sequence[str] | None = None,
-    *,
-    estimators: Sequence[str] = ("minmax",),
-    include: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] | None = None,
-    min_ndim: int | None = None,
-    scale_bits: int = 16,
-    threads: int | None = None,
-    max_memory: int = DEFAULT_MAX_MEMORY,
-) -> dict[str, Report]:
-    """Measure many settings in one read of each tensor, like `qdq sweep`.
-
-    Args:
-        path: as for `measure`.
-        schemes: "int8-channel", "int4-g128", ...; commonly published settings by default.
-        estimators: estimators to combine with each scheme.
-        include: name patterns; only these tensors are quantized.
-        exclude: name patterns of tensors that are not quantized.
-        min_ndim: skip tensors with fewer dimensions.
-        scale_bits: bits of a range's scale in `bits_per_weight`.
-        threads: number of threads, all cores by default.
-        max_memory: bytes of buffers.
-
-    Returns:
-        Name of a setting (`int4 g128 mse`) -> its report.
-
-    Raises:
-        UsageError, InputError: as for `measure`.
-    """
-    given = {"include": include, "exclude": exclude, "min_ndim": min_ndim}
-    request = _request(given, None, None, (), scale_bits)
-    settings = LADDER
-    if schemes is not None:
-        settings = [
-            Setting(**settings_of_scheme(scheme), estimator=estimator) for scheme in schemes for estimator in estimators
-        ]
-    checkpoints = _opened(path)
-    packed = recognise_inputs(checkpoints)
-    columns, notes = plan_sweep(checkpoints, request.recipe, settings, packed)
-    _warn(notes)
-    with Workers(threads, max_memory) as workers:
-        found = run_sweep(columns, settings, Measuring(scale_bits=scale_bits), workers, request.settings)
-    return {setting.name: Report(run) for setting, run in zip(settings, found.results, strict=True)}
-
-
 def compare(
     reference: PathLike,
     candidate: PathLike,
@@ -453,7 +412,7 @@ def compare(
     names, notes = new_names(
         list(dict.fromkeys(e.name for e in entries)), list(map(Renaming.parse, renamings)), allow_unmatched=False
     )
-    _warn(notes)
+    warn_all(notes)
     with Workers(threads, max_memory) as workers:
         rows = compare_entries(entries, others, names, workers)
     run = RunResult(command="compare", inputs=inputs_of([*ours, *theirs]), settings={"map": list(renamings)},
@@ -483,7 +442,7 @@ def check(report: Report, budget: PathLike, *, today: date | None = None, allow_
     baseline = None if rules.baseline is None else read_report(rules.baseline.path)
     day = today or date.today()
     verdict, notes = judge(report.result, rules, baseline, day, allow_unmatched=allow_unmatched)
-    _warn(notes)
+    warn_all(notes)
     return verdict
 
 
@@ -583,16 +542,11 @@ def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) ->
         InputError: the weights of an input are already quantized.
     """
     given: dict[str, Any] = {name: settings.get(name) for name in (*_DEFAULTS, "scheme") if name != "ranges_file"}
-    if isinstance(given["axis"], tuple):
-        given["axis"] = axis_text(given["axis"])
     preset = settings.get("preset", ())
     scale_bits, allow_unmatched = settings.get("scale_bits", 16), settings.get("allow_unmatched", False)
     presets = [preset] if isinstance(preset, str) else preset
-    request = _request(given, settings.get("ranges"), settings.get("recipe"), presets, scale_bits)
-    packed = recognise_inputs(checkpoints)
-    if not settings.get("allow_packed"):
-        for checkpoint, own in zip(checkpoints, packed, strict=True):
-            check_unpacked(checkpoint, own)
+    request = request_of(given, settings.get("ranges"), settings.get("recipe"), presets, scale_bits)
+    packed = recognised(checkpoints, allow_packed=settings.get("allow_packed", False))
     plans, notes = make_plans(checkpoints, request.recipe, packed, allow_unmatched=allow_unmatched)
     check_selection(plans)
     ranges, warnings = ranges_of(plans, request, allow_unmatched=allow_unmatched)
@@ -602,14 +556,16 @@ def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) ->
     return job, notes + warnings
 
 
-def _request(
+def request_of(
     given: Mapping[str, Any],
     ranges: PathLike | None,
     recipe: PathLike | None,
     presets: Sequence[str],
     scale_bits: int,
 ) -> Request:
-    settings = _checked({key: value for key, value in given.items() if value is not None})
+    """Return the request that keyword arguments describe; None stands for the command's default."""
+    settings = _checked({key: axis_text(value) if key == "axis" and isinstance(value, tuple) else value
+                         for key, value in given.items() if value is not None})  # fmt: skip
     if ranges is not None:
         settings["ranges_file"] = Path(ranges)
     sources = [*map(preset_of, presets), *([] if recipe is None else [read_recipe(Path(recipe))])]
@@ -635,15 +591,29 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
-def _opened(path: PathLike | Sequence[PathLike]) -> list[Checkpoint]:
+def recognised(checkpoints: Sequence[Checkpoint], *, allow_packed: bool) -> list[Packed]:
+    """Return what is known of packed weights in the checkpoints.
+
+    Raises:
+        InputError: weights are already quantized, unless `allow_packed`.
+    """
+    packed = recognise_inputs(checkpoints)
+    if not allow_packed:
+        for checkpoint, own in zip(checkpoints, packed, strict=True):
+            check_unpacked(checkpoint, own)
+    return packed
+
+
+def open_all(path: PathLike | Sequence[PathLike]) -> list[Checkpoint]:
+    """Read the headers of one or several inputs."""
     paths = [path] if isinstance(path, str | Path) else path
     return [open_headers(Path(one)) for one in paths]
 
 
 def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:
-    views = decoded_inputs(_opened(path))
+    views = decoded_inputs(open_all(path))
     plans, notes = make_plans(views, recipe, [Packed()] * len(views))
-    _warn(notes)
+    warn_all(notes)
     return plans
 
 
@@ -651,6 +621,7 @@ def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _warn(notes: Sequence[str]) -> None:
+def warn_all(notes: Sequence[str], stacklevel: int = 3) -> None:
+    """Warn of each note, as a line of the caller of the public function."""
     for note in notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=stacklevel)

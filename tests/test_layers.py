@@ -13,6 +13,7 @@ import qdqcli
 
 FLOORS = [
     {"cli"},
+    {"studies"},
     {"api"},
     {"report"},
     {"study"},

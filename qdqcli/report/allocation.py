@@ -159,41 +159,47 @@ def _markdown(view: PlanView, options: ReportOptions) -> Iterator[str]:
 
 
 def _json(view: PlanView, _options: ReportOptions) -> Iterator[str]:
+    yield escape.json_text(to_json(view), indent=2)
+
+
+def to_json(view: PlanView) -> dict[str, Any]:
+    """Return the report: every decision with all its candidates, and the rows of the chosen settings."""
+    allocation, result = view.allocation, view.result
     points = [{"bits": found.bits, "bits_per_weight": found.bits_per_weight, "loss": found.loss,
                "proof": found.solution.proof} for found in view.frontier]  # fmt: skip
-    yield escape.json_text(to_json(view.allocation, view.result) | ({"frontier": points} if points else {}), indent=2)
-
-
-def to_json(allocation: Allocation, result: RunResult) -> dict[str, Any]:
-    """Return the report: every decision with all its candidates, and the rows of the chosen settings."""
     problem, solution = allocation.problem, allocation.solution
     names = [row.source.name for row in allocation.rows]
-    return header_to_json(result) | {
-        "objective": problem.objective,
-        "loss": allocation.loss,
-        "lower_bound": solution.lower_bound * problem.unit,
-        "gap": solution.gap,
-        "proof": solution.proof,
-        "budget_bits": allocation.budget,
-        "bits": allocation.bits,
-        "bits_per_weight": allocation.bits_per_weight,
-        "decisions": [
-            {
-                "name": decision.tie.name,
-                "tensors": [names[member] for member in decision.tie.members],
-                "num_elements": decision.num_elements,
-                "pinned": decision.is_pinned,
-                "choice": problem.name_of(option.candidate),
-                "candidates": [_option_to_json(allocation, decision, other) for other in decision.options],
-            }
-            for decision, option in allocation.chosen
-        ],
-        "summary": summary_to_json(result),
-        "tensors": [row_to_json(row) for row in result.rows],
-    }
+    return (
+        header_to_json(result)
+        | {
+            "objective": problem.objective,
+            "loss": allocation.loss,
+            "lower_bound": solution.lower_bound * problem.unit,
+            "gap": solution.gap,
+            "proof": solution.proof,
+            "budget_bits": allocation.budget,
+            "bits": allocation.bits,
+            "bits_per_weight": allocation.bits_per_weight,
+            "decisions": [
+                {
+                    "name": decision.tie.name,
+                    "tensors": [names[member] for member in decision.tie.members],
+                    "num_elements": decision.num_elements,
+                    "pinned": decision.is_pinned,
+                    "choice": problem.name_of(option.candidate),
+                    "candidates": [option_to_json(allocation, decision, other) for other in decision.options],
+                }
+                for decision, option in allocation.chosen
+            ],
+            "summary": summary_to_json(result),
+            "tensors": [row_to_json(row) for row in result.rows],
+        }
+        | ({"frontier": points} if points else {})
+    )
 
 
-def _option_to_json(allocation: Allocation, decision: Decision, option: Option) -> dict[str, Any]:
+def option_to_json(allocation: Allocation, decision: Decision, option: Option) -> dict[str, Any]:
+    """Return a candidate of a decision with what it costs and loses."""
     lowest = allocation.sqnr_db(decision, option)
     return {
         "name": allocation.problem.name_of(option.candidate),

@@ -259,6 +259,24 @@ def _table(report: Report, options: ReportOptions) -> Iterator[str]:
     yield from facts(report)
 
 
+def columns(report: Report, quote: Quote) -> list[Column]:
+    """Return a row per diagnosed tensor: SQNR, share of the error, verdict, remedies and the best combination."""
+    found = report.diagnoses
+
+    def combined(diagnosis: Diagnosis) -> str:
+        return "" if diagnosis.together is None else quote(_short(diagnosis.together))
+
+    return [
+        Column(name="tensor", title="tensor", cells=[quote(d.row.source.name) for d in found]),
+        Column(name="sqnr", title="SQNR", cells=[sqnr_text(level(d.row)) for d in found], is_number=True),
+        Column(name="share", title="of the error", is_number=True,
+               cells=[NO_NUMBER if d.row.share is None else percent(d.row.share) for d in found]),
+        Column(name="cause", title="cause", cells=[", ".join(f.cause for f in d.findings) for d in found]),
+        Column(name="remedies", title="remedies", cells=[quote("; ".join(map(_short, d.remedies))) for d in found]),
+        Column(name="together", title="together", cells=list(map(combined, found))),
+    ]  # fmt: skip
+
+
 def _plain_columns(plain: Sequence[Diagnosis], quote: Quote) -> list[Column]:
     """Return the columns of tensors without findings: measurements only."""
     titles = ("SQNR", "share", "peak/RMS", "rest", "remedies")

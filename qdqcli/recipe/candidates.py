@@ -1,0 +1,63 @@
+"""Candidates of a bit allocation: settings by their scheme, and what inference engines store."""
+
+from collections.abc import Mapping, Sequence
+
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+from qdqcli.recipe.scheme import is_scheme, settings_of_scheme
+from qdqcli.recipe.sweep import Setting
+
+FLOAT = "float"
+"""Name of the candidate that leaves a tensor as it is."""
+DEFAULT_CANDIDATES = ("int2", "int3", "int4", "int5", "int6", "int8")
+DEFAULT_GROUP_SIZE = 128
+ANY = "any"
+"""The back end that stores everything."""
+BACKENDS: Mapping[str, tuple[frozenset[int], frozenset[int] | None]] = {
+    "vllm": (frozenset({4, 8}), None),
+    "gptq": (frozenset({2, 3, 4, 8}), None),
+    "awq": (frozenset({4}), None),
+    "mlx": (frozenset({2, 3, 4, 5, 6, 8}), frozenset({32, 64, 128})),
+}
+"""Inference engine -> bits of its integer weights, and its group sizes, where they are limited."""
+
+
+def check_candidates(names: Sequence[str]) -> None:
+    """Check that each name is a scheme or `float`.
+
+    Raises:
+        UsageError: one is not, or there is none.
+    """
+    if not names:
+        raise UsageError("there are no candidates; give some, e.g. int3,int4,int8")
+    for name in names:
+        if name != FLOAT and not is_scheme(name):
+            raise UsageError(f"'{escape_name(name)}' is not a candidate such as int4, int4-g32, int8-channel or float")
+
+
+def candidates_of(names: Sequence[str], group_size: int, estimator: str, engine: str) -> tuple[list[Setting], bool]:
+    """Return the candidate settings, and True if float is one of them.
+
+    Args:
+        names: schemes, and `float` to leave a tensor as it is.
+        group_size: group size of schemes that name no granularity.
+        estimator: estimator of all candidates.
+        engine: a key of `BACKENDS`, or `any`.
+
+    Raises:
+        UsageError: a name is no candidate, or the engine stores none of them.
+    """
+    check_candidates(names)
+    settings = []
+    for name in names:
+        if name != FLOAT:
+            changes = dict(settings_of_scheme(name))
+            if "axis" not in changes:
+                changes["group_size"] = group_size
+            settings.append(Setting(**changes, estimator=estimator))
+    if engine != ANY:
+        bits, groups = BACKENDS[engine]
+        settings = [s for s in settings if s.num_bits in bits and (groups is None or s.group_size in groups)]
+    if not settings:
+        raise UsageError(f"none of {', '.join(names)} is left for the back end {engine}; add candidates")
+    return list(dict.fromkeys(settings)), FLOAT in names

@@ -1,0 +1,548 @@
+"""Python API of sweep, plan and diagnose: the work of the commands, with their options and defaults.
+
+`qdqcli` imports this module when one of its names is first used.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from html import escape as html_escape
+from pathlib import Path
+from typing import Any
+
+from qdqcli.api import PathLike, Report, open_all, pandas_frame, recognised, request_of, warn_all
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
+from qdqcli.op.backend import backend as op_backend
+from qdqcli.recipe.candidates import ANY, DEFAULT_CANDIDATES, DEFAULT_GROUP_SIZE, candidates_of
+from qdqcli.recipe.goal import Goal
+from qdqcli.recipe.plan import Plan, check_selection, make_plans
+from qdqcli.recipe.scheme import settings_of_scheme
+from qdqcli.recipe.sweep import LADDER, Setting, Sweep
+from qdqcli.report import allocation as plan_report
+from qdqcli.report import diagnosis as diagnosis_report
+from qdqcli.report import sweep as sweep_report
+from qdqcli.report.escape import visible
+from qdqcli.report.options import ReportOptions
+from qdqcli.report.table import Column
+from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.run.pipeline import Measuring, result_of, run_plans
+from qdqcli.stats.metrics import MetricValue
+from qdqcli.study.allocation import Allocation, Objective, Wanted, decision_of, frontier, make_problem
+from qdqcli.study.diagnose import FREE_BITS, choose
+from qdqcli.study.diagnose import Report as Diagnoses
+from qdqcli.study.diagnose import diagnose as find_causes
+from qdqcli.study.plan_recipe import check_recipe, plans_of, recipe_text
+from qdqcli.study.planning import bound_of, checked_importance, importance_of, reach, read_importance, recipe_of
+from qdqcli.study.sweep import plan_sweep, run_sweep
+from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.packed.recognise import Packed
+
+_SHOWN = 20
+"""Maximum number of decisions of a plan in a notebook."""
+
+
+class SweepReport(Mapping[str, Report]):
+    """Result of a sweep: name of a setting (`int4 g128 mse`) -> its report. A notebook shows it as a table."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.result = sweep
+        self._reports = {s.name: Report(run) for s, run in zip(sweep.settings, sweep.results, strict=True)}
+
+    def __getitem__(self, name: str) -> Report:
+        return self._reports[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reports)
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+    def front(self) -> "SweepReport":
+        """Return the settings that no other dominates: no setting has fewer bits and a higher SQNR."""
+        return SweepReport(self.result.front())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report of `qdq sweep --format json`, as JSON values."""
+        return dict(sweep_report.sweep_to_json(self.result))
+
+    def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
+        """Return a `pandas.DataFrame` with a row per setting, indexed by its name.
+
+        Raises:
+            UnavailableError: pandas is not installed.
+        """
+        records = [
+            {
+                **entry["setting"],
+                "dominated": entry["dominated"],
+                "stored_bytes": entry["stored_bytes"],
+                **entry["summary"],
+            }
+            for entry in self.to_json()["results"]
+        ]
+        return pandas_frame(records, "name")
+
+    def save(self, path: PathLike) -> None:
+        """Write the report in the format of the path's suffix: .json, .jsonl, .csv, .md or .html.
+
+        Raises:
+            UsageError: unknown suffix.
+        """
+        _save(path, sweep_report.SWEEP_FORMATS, lambda name: sweep_report.render(self.result, name, ReportOptions()))
+
+    def __str__(self) -> str:
+        return "".join(sweep_report.render(self.result, "table", ReportOptions()))
+
+    def __repr__(self) -> str:
+        return f"<SweepReport of {_inputs(self.result.results[0])}: {len(self)} settings>"
+
+    def _repr_html_(self) -> str:
+        return _html_table(sweep_report.columns(self.result, visible))
+
+
+class PlanReport:
+    """A bit allocation: its recipe, size and loss, and a decision per tensor. A notebook shows it as a table."""
+
+    def __init__(self, view: plan_report.PlanView, recipe: str) -> None:
+        self.view = view
+        self.recipe = recipe
+        """The recipe, as `qdq plan` writes it (TOML)."""
+
+    @property
+    def result(self) -> Allocation:
+        """Decisions with all candidates, and the solution."""
+        return self.view.allocation
+
+    @property
+    def report(self) -> Report:
+        """The rows of all tensors under their chosen settings, those of `qdq stats --recipe`."""
+        return Report(self.view.result)
+
+    @property
+    def summary(self) -> Mapping[str, MetricValue]:
+        """Metric -> value over all quantized elements under the plan."""
+        return self.view.result.summary
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per planned weight, scales included."""
+        return self.result.bits_per_weight
+
+    @property
+    def loss(self) -> float:
+        """The objective's value: a sum, or for "worst" the largest relative squared error of a tensor."""
+        return self.result.loss
+
+    def frontier(self, count: int = 20) -> list[tuple[float, float]]:
+        """Return (bits per weight, loss) of the best allocations at `count` sizes, ascending.
+
+        Raises:
+            UsageError: fewer than two sizes.
+        """
+        if count < 2:
+            raise UsageError(f"count is {count}; a frontier has at least 2 sizes")
+        return [(found.bits_per_weight, found.loss) for found in frontier(self.result.problem, count)]
+
+    def explain(self, tensor: str) -> list[dict[str, Any]]:
+        """Return the candidates of a tensor's decision, as JSON values, each with `chosen`.
+
+        Raises:
+            UsageError: no planned tensor has that name; offers the nearest.
+        """
+        decision, chosen = decision_of(self.result, tensor)
+        return [
+            {**plan_report.option_to_json(self.result, decision, option), "chosen": option is chosen}
+            for option in decision.options
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report of `qdq plan --format json`, as JSON values."""
+        return plan_report.to_json(self.view)
+
+    def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
+        """Return a `pandas.DataFrame` with a row per planned tensor, indexed by name.
+
+        Raises:
+            UnavailableError: pandas is not installed.
+        """
+        records = []
+        for decision, option in self.result.chosen:
+            shared = {"decision": decision.tie.name, "choice": self.result.problem.name_of(option.candidate)}
+            for member in decision.tie.members:
+                row = self.result.rows[member]
+                stats = dict(row.stats) if isinstance(row, TensorResult) else {}
+                records.append({"name": row.source.name, **shared, **stats})
+        return pandas_frame(records, "name")
+
+    def save(self, path: PathLike) -> None:
+        """Write the recipe (.toml), or the report in the format of the path's suffix: .json or .md.
+
+        Raises:
+            UsageError: unknown suffix.
+        """
+        if Path(path).suffix == ".toml":
+            Path(path).write_text(self.recipe, encoding="utf-8")
+            return
+        _save(path, plan_report.ALLOCATION_FORMATS, lambda name: plan_report.render(self.view, name, ReportOptions()))
+
+    def __str__(self) -> str:
+        return "".join(plan_report.render(self.view, "table", ReportOptions()))
+
+    def __repr__(self) -> str:
+        found = self.result
+        return (
+            f"<PlanReport of {_inputs(self.view.result)}: {found.bits_per_weight:.4f} bits per weight, {found.loss=}>"
+        )
+
+    def _repr_html_(self) -> str:
+        facts = [fact.split(maxsplit=1) for fact in plan_report.facts(self.result, self.view.result)]
+        return _html_table(plan_report.columns(self.result, visible, _SHOWN)) + _html_facts(facts)
+
+
+class DiagnosisReport:
+    """Causes of the worst errors and measured changes. A notebook shows it as a table."""
+
+    def __init__(self, found: Diagnoses, recipe: str) -> None:
+        self.result = found
+        self.recipe = recipe
+        """The settings with the best changes as a recipe, as `qdq diagnose --write-recipe` writes it (TOML)."""
+
+    @property
+    def before(self) -> Report:
+        """The rows of all tensors under the given settings."""
+        return Report(self.result.before)
+
+    @property
+    def after(self) -> Report:
+        """The rows of all tensors under the recipe."""
+        return Report(self.result.after)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report of `qdq diagnose --format json`, as JSON values."""
+        return diagnosis_report.to_json(self.result)
+
+    def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
+        """Return a `pandas.DataFrame` with a row per remedy, indexed by tensor; a tensor without one has one row.
+
+        Raises:
+            UnavailableError: pandas is not installed.
+        """
+        records = []
+        for entry in self.to_json()["diagnoses"]:
+            head = {key: entry[key] for key in ("tensor", "cause", "measured_db", "formula_db")}
+            remedies = entry["remedies"] or [{}]
+            keys = ("gain_db", "bits_added", "sqnr_db", "bits_per_weight")
+            records += [
+                {**head, "change": diagnosis_report.change_text(one.get("settings", {})),
+                 **{key: one.get(key) for key in keys}}
+                for one in remedies
+            ]  # fmt: skip
+        return pandas_frame(records, "tensor")
+
+    def save(self, path: PathLike) -> None:
+        """Write the recipe (.toml), or the report in the format of the path's suffix: .json or .md.
+
+        Raises:
+            UsageError: unknown suffix.
+        """
+        if Path(path).suffix == ".toml":
+            Path(path).write_text(self.recipe, encoding="utf-8")
+            return
+        formats = diagnosis_report.DIAGNOSIS_FORMATS
+        _save(path, formats, lambda name: diagnosis_report.render(self.result, name, ReportOptions()))
+
+    def __str__(self) -> str:
+        return "".join(diagnosis_report.render(self.result, "table", ReportOptions()))
+
+    def __repr__(self) -> str:
+        return f"<DiagnosisReport of {_inputs(self.result.before)}: {len(self.result.diagnoses)} tensors>"
+
+    def _repr_html_(self) -> str:
+        facts = [("", fact) for fact in diagnosis_report.facts(self.result)]
+        return _html_table(diagnosis_report.columns(self.result, visible)) + _html_facts(facts)
+
+
+def sweep(
+    path: PathLike | Sequence[PathLike],
+    schemes: Sequence[str] | None = None,
+    *,
+    estimators: Sequence[str] = ("minmax",),
+    recipe: PathLike | None = None,
+    preset: str | Sequence[str] = (),
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    min_ndim: int | None = None,
+    compute_dtype: str | None = None,
+    scale_bits: int = 16,
+    allow_packed: bool = False,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    device: str = "cpu",
+) -> SweepReport:
+    """Measure many settings in one read of each tensor, like `qdq sweep`.
+
+    Args:
+        path: a .npy, .npz or .safetensors file, or a checkpoint folder; or several of these.
+        schemes: "int8-channel", "int4-g128", ...; commonly published settings by default.
+        estimators: estimators to combine with each scheme.
+        recipe: settings by tensor; what its rules set holds under every scheme.
+        preset: names of recipes that come with qdq, e.g. "linear-only".
+        include: name patterns; only these tensors are quantized.
+        exclude: name patterns of tensors that are not quantized.
+        min_ndim: skip tensors with fewer dimensions.
+        compute_dtype: "float32" or "native", the arithmetic of 16-bit tensors.
+        scale_bits: bits of a range's scale in the figures of size.
+        allow_packed: measure the remaining float tensors of an already quantized checkpoint.
+        threads: number of threads, all cores by default.
+        max_memory: bytes of buffers.
+        device: "cpu", "cuda" or "auto".
+
+    Returns:
+        Name of a setting (`int4 g128 mse`) -> its report.
+
+    Raises:
+        UsageError, InputError, UnavailableError: as for `measure`.
+    """
+    settings: Sequence[Setting] = LADDER
+    if schemes is not None:
+        settings = list(dict.fromkeys(
+            Setting(**settings_of_scheme(scheme), estimator=estimator) for scheme in schemes for estimator in estimators
+        ))  # fmt: skip
+    opened = _Opened(path, allow_packed=allow_packed)
+    given = {"include": include, "exclude": exclude, "min_ndim": min_ndim, "compute_dtype": compute_dtype}
+    request = request_of(given, None, recipe, _names(preset), scale_bits)
+    return SweepReport(opened.measured(request, settings, scale_bits, threads, max_memory, device)[1])
+
+
+def plan(
+    path: PathLike | Sequence[PathLike],
+    *,
+    avg_bits: float | str | None = None,
+    target_size: int | None = None,
+    max_loss: float | None = None,
+    min_sqnr: float | None = None,
+    candidates: Sequence[str] = DEFAULT_CANDIDATES,
+    group_size: int = DEFAULT_GROUP_SIZE,
+    estimator: str = "minmax",
+    objective: Objective = "relative",
+    importance: PathLike | Mapping[str, float] | None = None,
+    tie: str = "auto",
+    min_bits: int | Mapping[str, int] | None = None,
+    max_bits: int | Mapping[str, int] | None = None,
+    count: str = "selected",
+    backend: str = ANY,
+    recipe: PathLike | None = None,
+    preset: str | Sequence[str] = (),
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    min_ndim: int | None = None,
+    compute_dtype: str | None = None,
+    scale_bits: int = 16,
+    allow_packed: bool = False,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    device: str = "cpu",
+) -> PlanReport:
+    """Choose bits for each tensor under a budget, like `qdq plan`; `save("plan.toml")` writes the recipe.
+
+    Args:
+        path: a .npy, .npz or .safetensors file, or a checkpoint folder; or several of these.
+        avg_bits: at most these bits per weight, scales included. One of this and the next three is given.
+        target_size: at most these bytes for the packed checkpoint.
+        max_loss: the smallest size whose loss is at most this.
+        min_sqnr: the smallest size at which each tensor has this SQNR in dB.
+        candidates: settings to choose from: schemes, and "float".
+        group_size: group size of candidates that name no granularity.
+        estimator: estimator of all candidates.
+        objective: "relative", "energy" or "worst".
+        importance: pattern -> factor of the losses of the tensors that match, or a JSON file of it.
+        tie: "auto" or "none".
+        min_bits: at least these bits, for all tensors or by pattern.
+        max_bits: at most these bits, for all tensors or by pattern.
+        count: "selected" or "all": the weights that `avg_bits` counts.
+        backend: the inference engine that stores the result.
+        recipe: settings by tensor; what its rules set is not decided.
+        preset: names of recipes that come with qdq, e.g. "linear-only".
+        include: name patterns; only these tensors are quantized.
+        exclude: name patterns of tensors that are not quantized.
+        min_ndim: skip tensors with fewer dimensions.
+        compute_dtype: "float32" or "native", the arithmetic of 16-bit tensors.
+        scale_bits: bits of a range's scale in the figures of size.
+        allow_packed: measure the remaining float tensors of an already quantized checkpoint.
+        threads: number of threads, all cores by default.
+        max_memory: bytes of buffers.
+        device: "cpu", "cuda" or "auto".
+
+    Raises:
+        UsageError: no allocation keeps the goal, or an argument is out of its range.
+        InputError, UnavailableError: as for `measure`.
+    """
+    average = None if avg_bits is None else Fraction(str(avg_bits))
+    goal = Goal(avg_bits=average, target_size=target_size, max_loss=max_loss, min_sqnr_db=min_sqnr,
+                counts_all=_one_of("count", count, ("selected", "all")) == "all")  # fmt: skip
+    if importance is None:
+        factors = {}
+    elif isinstance(importance, Mapping):
+        factors = checked_importance(importance, "importance")
+    else:
+        factors = read_importance(Path(importance))
+    settings, keeps_float = candidates_of(candidates, group_size, estimator, backend)
+    wanted = Wanted(
+        objective=objective,
+        keeps_float=keeps_float,
+        automatic_ties=_one_of("tie", tie, ("auto", "none")) == "auto",
+        importance=importance_of(factors),
+        min_bits=bound_of(_bounds(min_bits), 0),
+        max_bits=bound_of(_bounds(max_bits), 64),
+    )
+    opened = _Opened(path, allow_packed=allow_packed)
+    given = {"include": include, "exclude": exclude, "min_ndim": min_ndim, "compute_dtype": compute_dtype}
+    request = request_of(given, None, recipe, _names(preset), scale_bits)
+    plans, swept = opened.measured(request, settings, scale_bits, threads, max_memory, device)
+    found = reach(make_problem(plans, swept, wanted), goal, plans[0], opened.checkpoints)
+    text = recipe_of(found, plans[0], opened.checkpoints, opened.packed, command="qdqcli.plan",
+                     min_ndim=request.recipe.min_ndim)  # fmt: skip
+    described = {**request.settings, "objective": objective, "candidates": list(candidates)}
+    return PlanReport(
+        plan_report.PlanView(allocation=found, result=result_of("plan", plans[0], described, found.rows)), text
+    )
+
+
+def diagnose(
+    path: PathLike | Sequence[PathLike],
+    *,
+    scheme: str | None = None,
+    num_bits: int | None = None,
+    group_size: int | None = None,
+    axis: int | str | tuple[int, int] | None = None,
+    estimator: str | None = None,
+    worst: int | None = None,
+    every: bool = False,
+    max_bits_added: float = FREE_BITS,
+    recipe: PathLike | None = None,
+    preset: str | Sequence[str] = (),
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    min_ndim: int | None = None,
+    compute_dtype: str | None = None,
+    scale_bits: int = 16,
+    allow_packed: bool = False,
+    threads: int | None = None,
+    max_memory: int = DEFAULT_MAX_MEMORY,
+    device: str = "cpu",
+) -> DiagnosisReport:
+    """Say why the worst tensors are bad and measure what other settings gain, like `qdq diagnose`.
+
+    Args:
+        path: a .npy, .npz or .safetensors file, or a checkpoint folder; or several of these.
+        scheme: bits and granularity in one name, "int4-g128"; the next three arguments override it.
+        num_bits: bits of a code, 8 by default.
+        group_size: number of neighbours along the last axis that share a range.
+        axis: as for `measure`.
+        estimator: "minmax", "percentile" or "mse".
+        worst: diagnose this many tensors with the lowest SQNR; by default those with 80 % of the squared error.
+        every: diagnose all quantized tensors; so does `include`.
+        max_bits_added: combine changes that add up to these bits per weight to a tensor.
+        recipe: a TOML or JSON file of settings by tensor.
+        preset: names of recipes that come with qdq, e.g. "linear-only".
+        include: name patterns; only these tensors are quantized.
+        exclude: name patterns of tensors that are not quantized.
+        min_ndim: skip tensors with fewer dimensions.
+        compute_dtype: "float32" or "native", the arithmetic of 16-bit tensors.
+        scale_bits: bits of a range's scale in the figures of size.
+        allow_packed: measure the remaining float tensors of an already quantized checkpoint.
+        threads: number of threads, all cores by default.
+        max_memory: bytes of buffers.
+        device: "cpu", "cuda" or "auto".
+
+    Raises:
+        UsageError, InputError, UnavailableError: as for `measure`.
+    """
+    given = {"scheme": scheme, "num_bits": num_bits, "group_size": group_size, "axis": axis, "estimator": estimator,
+             "include": include, "exclude": exclude, "min_ndim": min_ndim, "compute_dtype": compute_dtype}  # fmt: skip
+    request = request_of(given, None, recipe, _names(preset), scale_bits)
+    opened = _Opened(path, allow_packed=allow_packed)
+    plans, notes = make_plans(opened.checkpoints, request.recipe, opened.packed)
+    warn_all(notes)
+    check_selection(plans)
+    measuring = Measuring(scale_bits=scale_bits)
+    with Workers(threads, max_memory, backend=op_backend(device)) as workers:
+        before = result_of("diagnose", plans, request.settings, run_plans(plans, measuring, workers))
+        numbers = choose(before.rows, worst, takes_all=every or include is not None)
+        found = find_causes(plans, before, numbers, measuring, workers, max_bits_added)
+    after = found.after.rows
+    decided = [number for number, row in enumerate(after) if isinstance(row, TensorResult)]
+    about = ["Settings with the best changes found by: qdqcli.diagnose"]
+    text = recipe_text(after, decided, plans, about, request.recipe.min_ndim, found.notes())
+    check_recipe(after, plans_of(text, opened.checkpoints, opened.packed))
+    return DiagnosisReport(found, text)
+
+
+class _Opened:
+    """Checkpoints with their headers read."""
+
+    def __init__(self, path: PathLike | Sequence[PathLike], *, allow_packed: bool) -> None:
+        self.checkpoints: Sequence[Checkpoint] = open_all(path)
+        self.packed: Sequence[Packed] = recognised(self.checkpoints, allow_packed=allow_packed)
+
+    def measured(
+        self,
+        request: Any,
+        settings: Sequence[Setting],
+        scale_bits: int,
+        threads: int | None,
+        max_memory: int,
+        device: str,
+    ) -> tuple[list[list[Plan]], Sweep]:
+        """Return the plans of every setting, and what was measured."""
+        columns, notes = plan_sweep(self.checkpoints, request.recipe, settings, self.packed)
+        warn_all(notes, 4)
+        with Workers(threads, max_memory, backend=op_backend(device)) as workers:
+            return columns, run_sweep(columns, settings, Measuring(scale_bits=scale_bits), workers, request.settings)
+
+
+def _names(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _bounds(value: int | Mapping[str, int] | None) -> list[tuple[str, int]]:
+    """Return (pattern, bits) of a bound."""
+    if value is None:
+        return []
+    return list(value.items()) if isinstance(value, Mapping) else [("*", value)]
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise UsageError(f"{name} is '{escape_name(value)}'; it must be one of {', '.join(known)}")
+    return value
+
+
+def _save(path: PathLike, formats: Sequence[str], render: Any) -> None:
+    suffixes = {".md": "markdown", ".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".html": "html"}
+    name = suffixes.get(Path(path).suffix)
+    if name not in formats:
+        known = ", ".join(suffix for suffix, known in suffixes.items() if known in formats)
+        raise UsageError(f"'{escape_name(str(path))}': has no suffix of {known}")
+    Path(path).write_text("".join(render(name)), encoding="utf-8")
+
+
+def _inputs(result: RunResult) -> str:
+    return ", ".join(map(escape_name, result.inputs))
+
+
+def _quote(text: str) -> str:
+    return html_escape(visible(text))
+
+
+def _html_table(columns: Sequence[Column]) -> str:
+    head = "".join(f"<th>{_quote(column.title)}</th>" for column in columns)
+    rows = zip(*(column.cells for column in columns), strict=True)
+    body = "".join(f"<tr>{''.join(f'<td>{_quote(cell)}</td>' for cell in cells)}</tr>" for cells in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_facts(facts: Iterable[Sequence[str]]) -> str:
+    rows = "".join(f"<tr><th>{_quote(label)}</th><td>{_quote(text)}</td></tr>" for label, text in facts)
+    return f"<table>{rows}</table>"
