@@ -536,11 +536,11 @@ def _exact_sum(values: list[float]) -> float:
         return INF if exact > 0 else -INF
 
 
-def room_for(metric: str, expected: dict[str, float]) -> float:
+def tolerance_for(metric: str, expected: dict[str, float]) -> float:
     """How far a metric made of `ordered_sums` may be from that of `error_statistics`, whose sums are float64's.
 
     Sums of float32 terms are off by at most 18 x 2^-24 = 1.1e-6: a product and an error are rounded once each, and 15
-    terms are added before they are widened. The sum of e cancels, so that its room is a share of the sum of |e|.
+    terms are added before they are widened. The sum of e cancels, so that its tolerance is a share of the sum of |e|.
     """
     if metric == "sqnr_db":
         return 1e-5

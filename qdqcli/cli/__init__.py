@@ -1,1 +1,1 @@
-"""Command line: the only room that prints, reads the environment or exits."""
+"""Command line: the only package that prints, reads the environment or exits."""

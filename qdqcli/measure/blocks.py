@@ -55,12 +55,12 @@ def file_range_of(
     if source is None or (sink is None and writer is not None):
         return None
     storage, (start, stop) = STORAGE[info.dtype.name], block
-    room = min(stride_elements(np.dtype(storage).itemsize), stop - start)
+    capacity = min(stride_elements(np.dtype(storage).itemsize), stop - start)
     return FileRange(
         source=(source.descriptor, source.offset),
         sink=None if sink is None else (sink.descriptor, sink.offset),
-        x=workers.buffer("input", storage, room),
-        y=workers.buffer("output", storage, 0 if writer is None else room),
+        x=workers.buffer("input", storage, capacity),
+        y=workers.buffer("output", storage, 0 if writer is None else capacity),
         start=start,
         stop=stop,
     )

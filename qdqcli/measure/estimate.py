@@ -26,7 +26,7 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
-_LEAST_ROOM = 8 << 20
+_MIN_SCRATCH_BYTES = 8 << 20
 """Minimum bytes for gathered slices, regardless of --max-memory."""
 _LONG_RUN = 1024
 """Elements from which a run is read on its own; shorter ones are extracted from whole rows."""
@@ -167,8 +167,8 @@ class _Source:
 
     def ranges_of_scattered(self, chosen: RangeEstimator) -> Floats:
         """Return the bounds of non-contiguous slices: gathers as many as fit into memory, or parts of a larger one."""
-        size, room = self._layout.size_of(0), max(self._workers.max_memory // 2, _LEAST_ROOM)
-        fitting = room // (size * np.dtype(self._storage).itemsize)
+        size, scratch_bytes = self._layout.size_of(0), max(self._workers.max_memory // 2, _MIN_SCRATCH_BYTES)
+        fitting = scratch_bytes // (size * np.dtype(self._storage).itemsize)
         if not fitting:
             parts = [
                 self._ranges_of_long(chosen, size, partial(self._gather_part, s))

@@ -126,7 +126,7 @@ def _write_block_quantized(
             job.on_bytes(2 * (block[1] - block[0]))
             return nothing
     x = read_block(job.reader, job.info, workers, "input", block)
-    y = _room_for_output(job, workers, x)
+    y = _output_scratch(job, workers, x)
     workers.backend.quantize(x, y, block[0], *block, layout, params)
     _finish(job, y, 0, block)
     return nothing
@@ -196,7 +196,7 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
     part = _finish_at_once(job, layout, workers, file_range, block)
     if part is None:
         x = read_block(job.reader, job.info, workers, "input", file_range)
-        y = _room_for_output(job, workers, x)
+        y = _output_scratch(job, workers, x)
         part = _finish_on_device(job, layout, workers, x, y, file_range, block)
         if part is None:
             part = _finish_step_by_step(job, layout, workers, x, y, file_range, block)
@@ -213,7 +213,7 @@ def _finish_at_once(
     if part is None or files is None or not _takes_one_call(job):
         return None
     x = workers.buffer("input", part.x.dtype.type, file_range[1] - file_range[0])
-    y = _room_for_output(job, workers, x)
+    y = _output_scratch(job, workers, x)
     done = files.fake_quantize_and_sum(
         part, x, y, file_range[0], layout, job.spec, job.info.dtype.name, keep=job.writer is not None
     )
@@ -277,7 +277,7 @@ def _apply_to_block(
             rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = hull
             return BlockPart(rows=rows)
     x = read_block(job.reader, job.info, workers, "input", block)
-    y = _room_for_output(job, workers, x)
+    y = _output_scratch(job, workers, x)
     rows = workers.backend.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
     _set_extremes(rows, hull, x, job.info.dtype.name, workers)
     if slice_rows is not None:
@@ -319,7 +319,7 @@ def _add_to_slices(
     workers.backend.sum_slices(x, whole, file_range[0], *file_range, layout, params, slice_rows)
 
 
-def _room_for_output(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
+def _output_scratch(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
     """Return an output buffer for everything that was read, empty where nothing is written."""
     return workers.buffer("output", x.dtype.type, 0 if job.writer is None else len(x))
 

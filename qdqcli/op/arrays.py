@@ -165,9 +165,9 @@ def fake_quantized(
 def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a new array aligned to VECTOR_SIZE elements, as non-temporal stores require."""
     alignment = VECTOR_SIZE * dtype.itemsize
-    room = np.empty(size * dtype.itemsize + alignment, np.uint8)
-    begin = -room.ctypes.data % alignment
-    return room[begin : begin + size * dtype.itemsize].view(dtype)
+    buffer = np.empty(size * dtype.itemsize + alignment, np.uint8)
+    begin = -buffer.ctypes.data % alignment
+    return buffer[begin : begin + size * dtype.itemsize].view(dtype)
 
 
 def _num_parts(size: int) -> int:

@@ -66,18 +66,18 @@ def _decode_run(x, begin, count, compute_type, v, a):
 @inlined
 def _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, qparams):
     """Fill `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi] times each fraction."""
-    room = qparams.shape[1]
-    for k in range(0, room, VECTOR_SIZE):
+    capacity = qparams.shape[1]
+    for k in range(0, capacity, VECTOR_SIZE):
         share = load(fractions, k)
         low, high = (
             flush(round_to(share * lo, compute_type), compute_type),
             flush(round_to(share * hi, compute_type), compute_type),
         )
         min_range, max_range, scale, inverse = qparams_of_range(low, high, q_min, q_max, compute_type)
-        store(qparams, MIN_RANGE * room + k, min_range)
-        store(qparams, MAX_RANGE * room + k, max_range)
-        store(qparams, SCALE * room + k, scale)
-        store(qparams, INVERSE_SCALE * room + k, inverse)
+        store(qparams, MIN_RANGE * capacity + k, min_range)
+        store(qparams, MAX_RANGE * capacity + k, max_range)
+        store(qparams, SCALE * capacity + k, scale)
+        store(qparams, INVERSE_SCALE * capacity + k, inverse)
 
 
 @inlined
@@ -106,15 +106,15 @@ def _bound_errors(x, v, count, qparams, half_up, compute_type, extremes, bounds)
     The largest and the smallest element of each lane are distinct elements (kept in `extremes` (2, VECTOR_SIZE)); the
     error of clipping them is part of a candidate's error.
     """
-    stored, room = load_part(x, 0, 1), qparams.shape[1]
+    stored, capacity = load_part(x, 0, 1), qparams.shape[1]
     high = low = load(v, 0)
     for i in range(VECTOR_SIZE, count, VECTOR_SIZE):
         high, low = larger(load(v, i), high), smaller(load(v, i), low)
     store(extremes, 0, high)
     store(extremes, VECTOR_SIZE, low)
-    for k in range(0, room, VECTOR_SIZE):
-        lo, hi = load(qparams, MIN_RANGE * room + k), load(qparams, MAX_RANGE * room + k)
-        scale, inverse = load(qparams, SCALE * room + k), load(qparams, INVERSE_SCALE * room + k)
+    for k in range(0, capacity, VECTOR_SIZE):
+        lo, hi = load(qparams, MIN_RANGE * capacity + k), load(qparams, MAX_RANGE * capacity + k)
+        scale, inverse = load(qparams, SCALE * capacity + k), load(qparams, INVERSE_SCALE * capacity + k)
         y_lo = _stored_value(fake_quantize(lo, scale, inverse, half_up, compute_type), stored)
         y_hi = _stored_value(fake_quantize(hi, scale, inverse, half_up, compute_type), stored)
         total = broadcast(qparams.dtype.type(0))

@@ -61,15 +61,15 @@ class MseEstimator:
         self.compute_type = compute_type_of(dtype, spec.compute_dtype)
         self.half_up: StaticBool = half_up(spec)
         self.codes = codes(spec, self.compute_type, number)
-        room = -(-NUM_CANDIDATES // VECTOR_SIZE) * VECTOR_SIZE
-        self.fractions = (np.minimum(np.arange(1, room + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
+        padded = -(-NUM_CANDIDATES // VECTOR_SIZE) * VECTOR_SIZE
+        self.fractions = (np.minimum(np.arange(1, padded + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
 
     def of_slices(self, slices: WholeSlices) -> Floats:
         ranges = FiniteElements.of(slices, self.dtype).ranges
         best = np.empty(slices.num_slices, np.int64)
         search.search_slices(
             slices.x, *slices.place, ranges, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up,
-            self.compute_type, *self.room(len(slices.x)), best,
+            self.compute_type, *self.scratch(len(slices.x)), best,
         )  # fmt: skip
         return self.shrink(ranges, best)
 
@@ -99,7 +99,7 @@ class MseEstimator:
         """Return the ranges, shape (2, slices), of one candidate per slice."""
         return in_arithmetic(ranges * self.fractions[candidates], self.compute_type, self.dtype)
 
-    def room(self, num_elements: int) -> tuple[Floats, NDArray[np.float64]]:
+    def scratch(self, num_elements: int) -> tuple[Floats, NDArray[np.float64]]:
         """Allocate the kernels' scratch buffers for decoding a slice or a chunk, whichever is shorter."""
         size = -(-min(num_elements, CHUNK_ELEMENTS) // VECTOR_SIZE) * VECTOR_SIZE
         return np.empty(size, self.fractions.dtype), np.empty(size)
@@ -162,7 +162,7 @@ class _LongSlice:
         errors = np.empty((len(candidates), -(-len(x) // CHUNK_ELEMENTS)))
         search.sum_candidates(
             x, CHUNK_ELEMENTS, self._qparams, candidates, estimator.half_up, estimator.compute_type,
-            *estimator.room(len(x)), self._limit, spent, errors,
+            *estimator.scratch(len(x)), self._limit, spent, errors,
         )  # fmt: skip
         with self._merging:
             for k, sums in zip(candidates.tolist(), errors.tolist(), strict=True):

@@ -67,8 +67,12 @@ def fit(
     if layout.width > width:
         layout = _without_shared_ends(layout)
     layout = _without_columns(layout, [name for name in dropped if name != sort], width)
-    room = layout.widths[0] - (layout.width - width)
-    return layout if layout.width <= width else _with_names(layout, partial(_cut, room=max(room, 8), ellipsis=ellipsis))
+    available = layout.widths[0] - (layout.width - width)
+    return (
+        layout
+        if layout.width <= width
+        else _with_names(layout, partial(_cut, available=max(available, 8), ellipsis=ellipsis))
+    )
 
 
 def _without_shared_columns(layout: Layout, sort: str) -> Layout:
@@ -114,25 +118,26 @@ def _with_names(layout: Layout, change: Callable[[Sequence[str]], Sequence[str]]
     return replace(layout, columns=[replace(names, cells=change(names.cells)), *layout.columns[1:]])
 
 
-def _cut(names: Sequence[str], room: int, ellipsis: str) -> Sequence[str]:
-    """Cut names to `room` cells where most stay distinct; break the others into lines."""
-    heads = (room // 2, room // 3, 0, room - len(ellipsis))
-    candidates = [[_cut_name(name, room, ellipsis, head) for name in names] for head in heads]
+def _cut(names: Sequence[str], available: int, ellipsis: str) -> Sequence[str]:
+    """Cut names to `available` cells where most stay distinct; break the others into lines."""
+    heads = (available // 2, available // 3, 0, available - len(ellipsis))
+    candidates = [[_cut_name(name, available, ellipsis, head) for name in names] for head in heads]
     best = max(candidates, key=lambda cut: len(set(cut)))  # the first of equals
     full_names: dict[str, set[str]] = {}
     for short, name in zip(best, names, strict=True):
         full_names.setdefault(short, set()).add(name)
     return [
-        short if len(full_names[short]) == 1 else _broken(name, room) for short, name in zip(best, names, strict=True)
+        short if len(full_names[short]) == 1 else _broken(name, available)
+        for short, name in zip(best, names, strict=True)
     ]
 
 
-def _cut_name(name: str, room: int, ellipsis: str, head: int) -> str:
-    length = room
-    while cell_len(short := shorten(name, length, ellipsis=ellipsis, head=head)) > room and length > 1:
+def _cut_name(name: str, available: int, ellipsis: str, head: int) -> str:
+    length = available
+    while cell_len(short := shorten(name, length, ellipsis=ellipsis, head=head)) > available and length > 1:
         length -= 1  # characters that are two cells wide
     return short
 
 
-def _broken(name: str, room: int) -> str:
-    return "\n".join(name[start : start + room] for start in range(0, len(name), room))
+def _broken(name: str, available: int) -> str:
+    return "\n".join(name[start : start + available] for start in range(0, len(name), available))

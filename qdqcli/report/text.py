@@ -131,10 +131,10 @@ def _cell(text: str, width: int, style: Style | None, options: ReportOptions, *,
 
 def _paragraph(label: str, style: Style, text: str, options: ReportOptions) -> Iterator[str]:
     """Yield `text` beside a label, with a hanging indent."""
-    room = max((options.width or _MAX_LINE) - len(label), 20)
+    available = max((options.width or _MAX_LINE) - len(label), 20)
     # `wrap` counts characters: two-cell characters get a temporary second one.
     filled = text if text.isascii() else "".join(char + _SECOND_CELL * (cell_len(char) - 1) for char in text)
-    lines = wrap(filled, room, break_on_hyphens=False) or [""]
+    lines = wrap(filled, available, break_on_hyphens=False) or [""]
     first, *more = (line.replace(_SECOND_CELL, "") for line in lines)
     yield _styled(label, style, options) + first
     yield from (" " * len(label) + line for line in more)

@@ -111,7 +111,7 @@ def _measure_run(
     if files is None or source is None or (writer is not None and sink is None):
         return [None] * len(run)
     storage = STORAGE[kind.dtype]
-    room = (last.start + last.nbytes - first.start) // kind.itemsize
+    capacity = (last.start + last.nbytes - first.start) // kind.itemsize
     layouts = [kind.layout for _, _, kind in run]
     begins = [(info.start - first.start) // kind.itemsize for _, info, _ in run]
     steps = [(layout.num_elements, layout.inner, layout.row, layout.advance) for layout in layouts]
@@ -119,8 +119,8 @@ def _measure_run(
         source=source.descriptor,
         sink=None if sink is None else sink.descriptor,
         offset=source.offset,
-        x=workers.buffer("input", storage, room),
-        y=workers.buffer("output", storage, 0 if sink is None else room),
+        x=workers.buffer("input", storage, capacity),
+        y=workers.buffer("output", storage, 0 if sink is None else capacity),
         places=np.column_stack([begins, steps]),
     )
     num_slices = [layout.num_slices for layout in layouts]

@@ -11,7 +11,7 @@ from re import compile as compile_regex
 from typing import Any
 
 from qdqcli.escape import MalformedError, escape_name
-from qdqcli.tensors.strict_json import check_room, decoder, without_surrogates
+from qdqcli.tensors.strict_json import check_parse_memory, decoder, without_surrogates
 
 WINDOW_BYTES = 1 << 20
 """Bytes read at a time: many values, parsed in milliseconds. A longer value makes the window grow."""
@@ -37,7 +37,7 @@ class JsonStream:
 
     Raises:
         MalformedError: (every method) not UTF-8, not JSON, nested too deeply, or a single value that would take more
-            memory than `strict_json.MAX_ROOM`.
+            memory than `strict_json.MAX_MEMORY`.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class JsonStream:
         self._text = "".join(parts)
         self._at = 0
         if len(self._text) > 2 * WINDOW_BYTES:
-            check_room(self._text)
+            check_parse_memory(self._text)
         self._has_escapes = "\\u" in self._text and not self._surrogates
         self._decode_value = decoder(self._text, self._make_object, surrogates=self._surrogates).raw_decode
         return True

@@ -13,7 +13,7 @@ from qdqcli.escape import MalformedError, escape_name
 
 Pairs = tuple[tuple[str, object], ...]
 """An object as key-value pairs, before duplicate keys are checked."""
-MAX_ROOM = 160 << 20
+MAX_MEMORY = 160 << 20
 """Approximate limit on the memory, in bytes, of the values of one text or stream window: 160 MiB. Nested lists take 40
 times the memory of their text; an index of 32 MiB, with two names for each tensor, takes 100 MiB."""
 
@@ -23,11 +23,11 @@ def parse_object(data: bytes, parse_constant: Callable[[str], object] | None = N
 
     Raises:
         MalformedError: not UTF-8, not JSON, not an object, a duplicate key, nested too deeply, or more values than
-            `MAX_ROOM` holds.
+            `MAX_MEMORY` holds.
     """
     try:
         text = data.decode("utf-8")
-        check_room(text)
+        check_parse_memory(text)
         value = decoder(text, dict_of, parse_constant).decode(text)
     except UnicodeDecodeError as error:
         raise MalformedError(f"is not UTF-8 at byte {error.start}") from error
@@ -56,15 +56,17 @@ def decoder(
     )
 
 
-def check_room(text: str) -> None:
-    """Refuse a text whose values would need more memory than `MAX_ROOM`, before they are parsed.
+def check_parse_memory(text: str) -> None:
+    """Refuse a text whose values would need more memory than `MAX_MEMORY`, before they are parsed.
 
     Raises:
-        MalformedError: the estimate exceeds `MAX_ROOM`.
+        MalformedError: the estimate exceeds `MAX_MEMORY`.
     """
-    room = text.__sizeof__() + 32 * (text.count(",") + text.count('"')) + 64 * (text.count("[") + text.count("{"))
-    if room > MAX_ROOM:
-        raise MalformedError(f"would take about {room >> 20} MiB of memory; at most {MAX_ROOM >> 20} are given to it")
+    memory = text.__sizeof__() + 32 * (text.count(",") + text.count('"')) + 64 * (text.count("[") + text.count("{"))
+    if memory > MAX_MEMORY:
+        raise MalformedError(
+            f"would take about {memory >> 20} MiB of memory; at most {MAX_MEMORY >> 20} are given to it"
+        )
 
 
 def object_of(pairs: Pairs) -> dict[str, object]:

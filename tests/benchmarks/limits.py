@@ -113,9 +113,9 @@ def must_be_same(what: str, theirs: Array, ours: Array) -> None:
 def pages(count: int, dtype: Any) -> Array:
     """Return page-aligned zeros: in arrays offset by 64 bytes, loads wait for stores at the same place."""
     nbytes = count * np.dtype(dtype).itemsize
-    room = np.zeros(nbytes + 4096, np.uint8)
-    begin = -room.ctypes.data % 4096
-    return room[begin : begin + nbytes].view(dtype)
+    buffer = np.zeros(nbytes + 4096, np.uint8)
+    begin = -buffer.ctypes.data % 4096
+    return buffer[begin : begin + nbytes].view(dtype)
 
 
 def measured(x: Array, dtype: str) -> QuantParams:
@@ -137,7 +137,7 @@ def in_cache(lib: CDLL, rounds: int) -> None:
     params, sums, theirs = measured(x, "F32"), empty_sums(1), np.zeros((AGAIN, len(SUMS)))
     scales = [params.qparams[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
     c_sum = partial(lib.quantize_and_sum, x.ctypes.data, y.ctypes.data, AGAIN, 0, NONE, *scales)
-    our_sum = partial(sum_again, x, y, params.qparams, params.flags, params.compute_type, *cpu.room_for_sums(x))
+    our_sum = partial(sum_again, x, y, params.qparams, params.flags, params.compute_type, *cpu.scratch_for_sums(x))
     tables, our_tables = np.zeros((4, 1 << 16), np.uint32), np.zeros((2, 1 << 16), np.uint32)
     ways = ("count_patterns", "count_in_four", "count_by_scatter", "only_store")
     counts: dict[str, Work] = {

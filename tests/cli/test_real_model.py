@@ -108,7 +108,7 @@ def test_the_report_agrees_with_numpy_on_the_written_file(minilm: Path, quantize
         for metric in ("input_min", "input_max", "max_abs_error", "mean_abs_error", "rmse", "sqnr_db", "relative_l2",
                        "cosine_similarity", "zeroed_fraction"):  # fmt: skip
             assert entry["stats"][metric] == pytest.approx(
-                expected[metric], rel=1e-11, abs=reference.room_for(metric, expected)
+                expected[metric], rel=1e-11, abs=reference.tolerance_for(metric, expected)
             ), (entry["name"], metric)
         signal += float((x.astype(np.float64) ** 2).sum())
         noise += float(((y.astype(np.float64) - x.astype(np.float64)) ** 2).sum())

@@ -76,14 +76,17 @@ def test_the_report_speaks_of_the_file_that_was_written(qdq: Qdq, tiny: Path, tm
         ys.append(y.astype(np.float64).ravel())
         expected = reference.error_statistics(x, y)
         for metric in ("max_abs_error", "rmse", "zeroed_fraction"):
-            room = reference.room_for(metric, expected)
-            assert entry["stats"][metric] == pytest.approx(expected[metric], rel=0, abs=room), (entry["name"], metric)
+            tolerance = reference.tolerance_for(metric, expected)
+            assert entry["stats"][metric] == pytest.approx(expected[metric], rel=0, abs=tolerance), (
+                entry["name"],
+                metric,
+            )
         if not entry["stats"].get("exact"):
             assert entry["stats"]["sqnr_db"] == pytest.approx(expected["sqnr_db"], rel=0, abs=1e-5)
     whole = reference.error_statistics(np.concatenate(xs), np.concatenate(ys))
     for metric in ("sqnr_db", "mse", "max_abs_error", "cosine_similarity", "mean_abs_error"):
-        room = reference.room_for(metric, whole)
-        assert report["summary"][metric] == pytest.approx(whole[metric], rel=0, abs=room), metric
+        tolerance = reference.tolerance_for(metric, whole)
+        assert report["summary"][metric] == pytest.approx(whole[metric], rel=0, abs=tolerance), metric
 
 
 def test_an_exact_tensor_has_no_sqnr_and_says_so(qdq: Qdq, ranked_file: Path) -> None:

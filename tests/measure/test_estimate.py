@@ -121,7 +121,7 @@ def test_neither_blocks_nor_threads_nor_memory_change_a_bit(
     spec = spec_of(estimator, num_bits=4, percentile=99.9, **layout)
     want = expected(x, spec)
     assert_same_bits(estimated(tmp_path, x, spec, threads=3), want)
-    monkeypatch.setattr(estimate, "_LEAST_ROOM", 100_000)  # too little for a long column
+    monkeypatch.setattr(estimate, "_MIN_SCRATCH_BYTES", 100_000)  # too little for a long column
     assert_same_bits(estimated(tmp_path, x, spec, threads=1, max_memory=1), want)
 
 

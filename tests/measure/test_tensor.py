@@ -93,7 +93,7 @@ def assert_metrics_agree(sums: ErrorSums, expected: dict[str, float]) -> None:
         if not np.isfinite(want):
             assert got is None, name
             continue
-        assert got == pytest.approx(want, rel=0, abs=reference.room_for(name, expected)), name
+        assert got == pytest.approx(want, rel=0, abs=reference.tolerance_for(name, expected)), name
 
 
 # The bits that are written

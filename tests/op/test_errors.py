@@ -175,8 +175,10 @@ def assert_within_bounds(x: np.ndarray, y: np.ndarray, sums: ErrorSums, case: ob
         assert METRICS["sqnr_db"].value(sums) == pytest.approx(10 * (log10(xx) - log10(ee)), rel=0, abs=1e-5), case
     if yy and xx:
         product = sqrt(xx) * sqrt(yy)
-        room = 1.1e-6 * (xx + yy + ee) / (2 * product)  # at most 3e-4, unless y is nothing beside x
-        assert METRICS["cosine_similarity"].value(sums) == pytest.approx(fsum(x * y) / product, rel=0, abs=room), case
+        tolerance = 1.1e-6 * (xx + yy + ee) / (2 * product)  # at most 3e-4, unless y is nothing beside x
+        assert METRICS["cosine_similarity"].value(sums) == pytest.approx(fsum(x * y) / product, rel=0, abs=tolerance), (
+            case
+        )
 
 
 @pytest.mark.parametrize("end", [1e-7, 3e-8])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qdqcli.escape import MalformedError
 from qdqcli.tensors import json_stream
 from qdqcli.tensors.json_stream import JsonStream
-from qdqcli.tensors.strict_json import MAX_ROOM, dict_of, parse_object
+from qdqcli.tensors.strict_json import MAX_MEMORY, dict_of, parse_object
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 LEAVES = (
@@ -119,5 +119,5 @@ def test_a_value_that_would_take_too_much_memory_is_not_made(unit: bytes) -> Non
     stream = JsonStream(pieces(b'{"x":"' if unit == b"a" else b'{"x":[', unit), dict_of)
     (key,) = (next(stream.members()),)
     assert key == "x"
-    with pytest.raises(MalformedError, match=f"at most {MAX_ROOM >> 20}"):
+    with pytest.raises(MalformedError, match=f"at most {MAX_MEMORY >> 20}"):
         stream.value()

@@ -134,7 +134,7 @@ def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, 
     bits = x.view(PATTERN[dtype])
     batch = max(_BATCH // layout.inner // VECTOR_SIZE, 1) * VECTOR_SIZE
     number = float_type(dtype)
-    room = (
+    scratch = (
         np.empty((num_parts, 2, batch), bits.dtype),
         np.empty((num_parts, 2, batch), number),
         np.empty((num_parts, QPARAM_ROWS, batch), number),
@@ -146,7 +146,7 @@ def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, 
     run = cpu_parallel.quantize_slices if num_parts > 1 else _fake_quantize_slices
     run(
         x, bits, y, slices, *layout.steps, *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec),
-        compute_type, _short_runs(layout), _nontemporal(y, layout), *room,
+        compute_type, _short_runs(layout), _nontemporal(y, layout), *scratch,
     )  # fmt: skip
 
 
@@ -182,15 +182,15 @@ def writes_whole_lines() -> bool:
 def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
     """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
     num_slices = ranges.shape[1]
-    room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
-    padded = np.zeros((2, room), float_type(dtype))
+    capacity = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
+    padded = np.zeros((2, capacity), float_type(dtype))
     padded[:, :num_slices] = ranges
-    qparams, flags = np.empty((QPARAM_ROWS, room), padded.dtype), np.empty((FLAG_ROWS, room), np.bool_)
+    qparams, flags = np.empty((QPARAM_ROWS, capacity), padded.dtype), np.empty((FLAG_ROWS, capacity), np.bool_)
     compute_type = compute_type_of(dtype, spec.compute_dtype)
     _make_qparams(
         padded,
         0,
-        room,
+        capacity,
         num_slices,
         *codes(spec, compute_type, float_type(dtype)),
         spec.is_range_given,
@@ -236,7 +236,7 @@ def quantize_and_sum(
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     _quantize_and_sum(
         x, y, *sum_place(base, start, stop, layout, params), *qparams_for_sums(params), params.clamping, params.half_up,
-        params.compute_type, keep or None, _nontemporal_with_sums(total_bytes), *room_for_sums(x), sums,
+        params.compute_type, keep or None, _nontemporal_with_sums(total_bytes), *scratch_for_sums(x), sums,
     )  # fmt: skip
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
@@ -279,7 +279,7 @@ def qparams_for_sums(params: QuantParams) -> tuple[Floats, NDArray[np.bool_], St
     return params.columns.qparams, params.any_flags, True, params.any_clipping
 
 
-def room_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
+def scratch_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
     """Scratch buffers: the arguments `piece` and `terms` of `cpu_quantize.quantize_and_sum`."""
     return np.empty(PIECE, x.dtype), terms_of(x, x)
 
@@ -299,15 +299,15 @@ def fake_quantize_and_sum(
         return None
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
-    room = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
+    capacity = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
-    order_keys, ranges = np.empty((2, room), bits.dtype), np.empty((2, room), number)
-    qparams, flags = np.empty((QPARAM_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
+    order_keys, ranges = np.empty((2, capacity), bits.dtype), np.empty((2, capacity), number)
+    qparams, flags = np.empty((QPARAM_ROWS, capacity), number), np.empty((FLAG_ROWS, capacity), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     went_well = _fake_quantize_and_sum(
         source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *order_key_limits(dtype),
         *codes(spec, compute_type, number), half_up(spec), compute_type, _short_runs(layout), keep or None,
-        _nontemporal_with_sums(total_bytes), order_keys, ranges, qparams, flags, *room_for_sums(x), sums, io_status,
+        _nontemporal_with_sums(total_bytes), order_keys, ranges, qparams, flags, *scratch_for_sums(x), sums, io_status,
     )  # fmt: skip
     if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
         return None

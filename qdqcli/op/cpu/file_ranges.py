@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from qdqcli.op.columns import empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import files as cpu_files
-from qdqcli.op.cpu.dispatch import is_columnar, qparams_for_sums, room_for_sums, sum_place
+from qdqcli.op.cpu.dispatch import is_columnar, qparams_for_sums, scratch_for_sums, sum_place
 from qdqcli.op.file_range import Batch, BatchSums, BlockSums, FileRange, Stored
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
@@ -33,15 +33,15 @@ from qdqcli.op.spec import QuantSpec
 def fake_quantize_and_sum_each(batch: Batch, max_slices: int, spec: QuantSpec, dtype: str) -> BatchSums:
     """Measure, quantize and sum many tensors of at most `max_slices` slices each, from one read."""
     x, count = batch.x, len(batch.places)
-    room = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
+    capacity = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
-    order_keys, ranges = np.empty((2, room), bits.dtype), np.empty((2, room), number)
-    qparams, flags = np.empty((QPARAM_ROWS, room), number), np.empty((FLAG_ROWS, room), np.bool_)
+    order_keys, ranges = np.empty((2, capacity), bits.dtype), np.empty((2, capacity), number)
+    qparams, flags = np.empty((QPARAM_ROWS, capacity), number), np.empty((FLAG_ROWS, capacity), np.bool_)
     sums, num_degenerate, is_done = empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     cpu_files.fake_quantize_and_sum_each(
         batch.source, batch.sink, batch.offset, x, bits, batch.y, batch.places,
         *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type, order_keys, ranges,
-        qparams, flags, *room_for_sums(x), sums, num_degenerate, is_done, batch.io_status,
+        qparams, flags, *scratch_for_sums(x), sums, num_degenerate, is_done, batch.io_status,
     )  # fmt: skip
     return BatchSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)
 
@@ -95,7 +95,8 @@ def quantize_and_sum(file_range: FileRange, layout: Layout, params: QuantParams,
     place = sum_place(file_range.start, file_range.start, file_range.stop, layout, params)[1:]
     done = cpu_files.quantize_and_sum(
         file_range.source, file_range.sink, file_range.x, file_range.y, *place, *qparams_for_sums(params),
-        params.clamping, params.half_up, params.compute_type, *room_for_sums(file_range.x), sums, file_range.io_status,
+        params.clamping, params.half_up, params.compute_type, *scratch_for_sums(file_range.x), sums,
+        file_range.io_status,
     )  # fmt: skip
     return int(done)
 

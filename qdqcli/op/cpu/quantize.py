@@ -124,10 +124,10 @@ _BAND = 4
 @inlined
 def _quantize_band(x, y, begin, row, qparams, flushing, clamping, half_up, compute_type, nontemporal):
     """Quantize _BAND whole rows, the first at x[begin]."""
-    room = qparams.shape[1]
+    capacity = qparams.shape[1]
     for c in range(0, row, VECTOR_SIZE):
-        lo, hi = load(qparams, MIN_RANGE * room + c), load(qparams, MAX_RANGE * room + c)
-        scale, inverse = load(qparams, SCALE * room + c), load(qparams, INVERSE_SCALE * room + c)
+        lo, hi = load(qparams, MIN_RANGE * capacity + c), load(qparams, MAX_RANGE * capacity + c)
+        scale, inverse = load(qparams, SCALE * capacity + c), load(qparams, INVERSE_SCALE * capacity + c)
         for r in range(_BAND):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
@@ -141,10 +141,10 @@ def _quantize_band(x, y, begin, row, qparams, flushing, clamping, half_up, compu
 @inlined
 def _quantize_row(x, y, begin, end, c, row, qparams, flushing, clamping, half_up, compute_type):
     """Quantize the elements [begin, end) of `x`, the first in column `c`."""
-    room = qparams.shape[1]
+    capacity = qparams.shape[1]
     for i in range(begin, end, VECTOR_SIZE):
-        lo, hi = load(qparams, MIN_RANGE * room + c), load(qparams, MAX_RANGE * room + c)
-        scale, inverse = load(qparams, SCALE * room + c), load(qparams, INVERSE_SCALE * room + c)
+        lo, hi = load(qparams, MIN_RANGE * capacity + c), load(qparams, MAX_RANGE * capacity + c)
+        scale, inverse = load(qparams, SCALE * capacity + c), load(qparams, INVERSE_SCALE * capacity + c)
         stored = load_part(x, i, end - i)
         v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
         store_part(y, i, encode(v, stored), end - i)
@@ -235,10 +235,10 @@ def count_outside(x, base, start, stop, inner, row, advance, first_slice, qparam
 @inlined
 def count_outside_columns(x, start, stop, row, qparams):
     """Number of elements out of range, for `qparams` as in `quantize_columns`; x[0] is element `start`."""
-    room, outside, c = qparams.shape[1], 0, start % row
+    capacity, outside, c = qparams.shape[1], 0, start % row
     for k in range(0, stop - start, VECTOR_SIZE):
         v = decode(load_part(x, k, stop - start - k))
-        lo, hi = load(qparams, MIN_RANGE * room + c), load(qparams, MAX_RANGE * room + c)
+        lo, hi = load(qparams, MIN_RANGE * capacity + c), load(qparams, MAX_RANGE * capacity + c)
         outside += count(((v < lo) | (v > hi)) & mask_of_first(stop - start - k))
         c = _next_column(c, row)
     return outside

@@ -117,14 +117,14 @@ def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, i
 
     `start` begins a slice. Reducing the lanes of each slice separately would take most of the time.
     """
-    room, batch = order_keys.shape[1], VECTOR_SIZE * inner
+    capacity, batch = order_keys.shape[1], VECTOR_SIZE * inner
     for i in range(start, stop, batch):
         if i + batch <= stop:
             lo, hi = _of_sixteen(x, i - base, inner)
             if not any_true((hi > infinity) | (lo < -infinity - 1)):
                 s = i // inner - first_slice
                 store(order_keys, s, smaller(lo, load(order_keys, s)))
-                store(order_keys, room + s, larger(hi, load(order_keys, room + s)))
+                store(order_keys, capacity + s, larger(hi, load(order_keys, capacity + s)))
                 continue
         end = smaller(i + batch, stop)
         measure_range(x, base, i, end, inner, row, advance, first_slice, infinity, nothing, order_keys)
@@ -190,7 +190,7 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, order_keys):
 @inlined
 def _widen_columns(x, first, step, column, infinity, nothing, order_keys):
     """Widen `order_keys` by VECTOR_SIZE columns of 8 rows from `column` on, the first at x[first], `step` apart."""
-    room = order_keys.shape[1]
+    capacity = order_keys.shape[1]
     lo = order_key(load(x, first))
     hi = lo
     for r in range(1, 8):
@@ -200,20 +200,20 @@ def _widen_columns(x, first, step, column, infinity, nothing, order_keys):
         _widen_last_columns(x, first, step, 8, VECTOR_SIZE, column, infinity, nothing, order_keys)
         return
     store(order_keys, column, smaller(lo, load(order_keys, column)))
-    store(order_keys, room + column, larger(hi, load(order_keys, room + column)))
+    store(order_keys, capacity + column, larger(hi, load(order_keys, capacity + column)))
 
 
 @inlined
 def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, order_keys):
     """Widen `order_keys` by at most VECTOR_SIZE columns of `rows` rows, ignoring NaN."""
-    room = order_keys.shape[1]
+    capacity = order_keys.shape[1]
     lo, hi = broadcast(nothing[0]), broadcast(nothing[1])
     for r in range(rows):
         key = order_key(load_part(x, first + r * step, width))
         is_nan = (key > infinity) | (key < -infinity - 1)
         lo, hi = smaller(select(is_nan, nothing[0], key), lo), larger(select(is_nan, nothing[1], key), hi)
     store_part(order_keys, column, smaller(lo, load_part(order_keys, column, width)), width)
-    store_part(order_keys, room + column, larger(hi, load_part(order_keys, room + column, width)), width)
+    store_part(order_keys, capacity + column, larger(hi, load_part(order_keys, capacity + column, width)), width)
 
 
 @inlined
@@ -222,13 +222,13 @@ def decode_order_keys(order_keys, x, first, last, ranges):
 
     Elements have the dtype of `x`; columns as in `make_qparams`. A slice of NaN only has the pattern of a NaN.
     """
-    room = ranges.shape[1]
+    capacity = ranges.shape[1]
     for s in range(first, last, VECTOR_SIZE):
-        lo, hi = order_key(load(order_keys, s)), order_key(load(order_keys, room + s))
+        lo, hi = order_key(load(order_keys, s)), order_key(load(order_keys, capacity + s))
         store(order_keys, s, lo)
-        store(order_keys, room + s, hi)
+        store(order_keys, capacity + s, hi)
         store(ranges, s, decode(as_elements(lo, x)))
-        store(ranges, room + s, decode(as_elements(hi, x)))
+        store(ranges, capacity + s, decode(as_elements(hi, x)))
 
 
 @inlined
@@ -238,20 +238,20 @@ def make_qparams(ranges, first, last, num_slices, q_min, q_max, range_given, com
     Covers the columns [first, last), whole vectors, of which `num_slices` have a slice. Returns the number of slices
     with elements that may be outside the range.
     """
-    room = ranges.shape[1]
+    capacity = ranges.shape[1]
     clipping = 0
     for s in range(first, last, VECTOR_SIZE):
-        measured_lo, measured_hi = load(ranges, s), load(ranges, room + s)
+        measured_lo, measured_hi = load(ranges, s), load(ranges, capacity + s)
         lo, hi, scale, inverse = qparams_of_range(
             flush(measured_lo, compute_type), flush(measured_hi, compute_type), q_min, q_max, compute_type
         )
-        store(qparams, MIN_RANGE * room + s, lo)
-        store(qparams, MAX_RANGE * room + s, hi)
-        store(qparams, SCALE * room + s, scale)
-        store(qparams, INVERSE_SCALE * room + s, inverse)
-        store_mask(flags, FLUSHING * room + s, needs_flush(lo, hi, scale, range_given, compute_type))
+        store(qparams, MIN_RANGE * capacity + s, lo)
+        store(qparams, MAX_RANGE * capacity + s, hi)
+        store(qparams, SCALE * capacity + s, scale)
+        store(qparams, INVERSE_SCALE * capacity + s, inverse)
+        store_mask(flags, FLUSHING * capacity + s, needs_flush(lo, hi, scale, range_given, compute_type))
         clips = range_given | (measured_lo < lo) | (measured_hi > hi)
-        store_mask(flags, CLIPPING * room + s, clips)
-        store_mask(flags, DEGENERATE * room + s, is_degenerate(scale, compute_type))
+        store_mask(flags, CLIPPING * capacity + s, clips)
+        store_mask(flags, DEGENERATE * capacity + s, is_degenerate(scale, compute_type))
         clipping += count(clips & mask_of_first(num_slices - s))
     return clipping

@@ -75,7 +75,7 @@ class CudaBackend:
     ) -> None:
         """CUDA version of `cpu.measure_range`."""
         with self._station() as station:
-            there = station.room("order_keys", order_keys.shape, launch.KEY[dtype])
+            there = station.scratch("order_keys", order_keys.shape, launch.KEY[dtype])
             launch.clear_order_keys(there, dtype, station.stream)
             launch.measure(
                 station.upload("x", x), start, start, stop, layout, first_slice, there, dtype, station.stream
@@ -102,7 +102,7 @@ class CudaBackend:
         here = slice(start - base, stop - base)
         with self._station() as station:
             device_x = station.upload("x", x[here])
-            device_y = station.room("y", device_x.shape, x.dtype)
+            device_y = station.scratch("y", device_x.shape, x.dtype)
             launch.quantize(
                 device_x, device_y, start, start, stop, layout, params.first_slice, params.device_qparams,
                 params.device_flags, params.settings, station.stream,
@@ -134,7 +134,7 @@ class CudaBackend:
         with self._station() as station:
             stream = station.stream
             order_keys, ranges, qparams, flags = (
-                station.room(name, (rows, num_slices), kind)
+                station.scratch(name, (rows, num_slices), kind)
                 for name, rows, kind in (
                     ("order_keys", 2, launch.KEY[dtype]),
                     ("ranges", 2, float_type(dtype)),
@@ -178,7 +178,7 @@ class CudaBackend:
         with self._station() as station:
             outside = station.upload("outside", np.zeros(1, np.int64))
             device_ranges = station.upload("ranges", np.ascontiguousarray(ranges).reshape(-1)).reshape(ranges.shape)
-            device_out = station.room("y", x.shape, x.dtype)
+            device_out = station.scratch("y", x.shape, x.dtype)
             launch.differentiate(
                 station.upload("gradients", gradients), station.upload("x", x), device_out, start, start,
                 start + x.size, layout, device_ranges, dtype, outside, station.stream,
@@ -203,8 +203,8 @@ class CudaBackend:
         qparams: DeviceArray, flags: DeviceArray, settings: launch.Settings, y: Stored | None,
     ) -> NDArray[np.float64]:  # fmt: skip
         chunks = -(-(stop - start) // CHUNK_ELEMENTS)
-        sums = station.room("sums", (chunks, SUM_COLUMNS), np.float64)
-        device_y = x if y is None else station.room("y", x.shape, x.dtype)
+        sums = station.scratch("sums", (chunks, SUM_COLUMNS), np.float64)
+        device_y = x if y is None else station.scratch("y", x.shape, x.dtype)
         zero = np.float64(0) if x.dtype == np.float64 else np.float32(0)
         launch.quantize_and_sum(
             x, device_y, start, stop, layout, first_slice, qparams, flags, settings, zero, sums, station.stream,
@@ -263,7 +263,7 @@ class _Station:
         self.stream = cuda.stream()
         self._rooms: dict[str, DeviceArray] = {}
 
-    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return the named buffer with this shape and dtype; its previous content is lost."""
         size = int(np.prod(shape))
         nbytes = max(size, 1) * np.dtype(dtype).itemsize
@@ -276,7 +276,7 @@ class _Station:
 
     def upload(self, name: str, array: NDArray[Any]) -> DeviceArray:
         """Enqueue a copy of a flat array to the device."""
-        there = self.room(name, array.shape, array.dtype)
+        there = self.scratch(name, array.shape, array.dtype)
         if array.size:
             there.copy_to_device(array, self.stream)
         return there
