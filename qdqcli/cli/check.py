@@ -1,11 +1,13 @@
 """`qdq check`: measure, or read a stored report, and judge; only the verdict sets exit code 1."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.batch import failure_notes, run_inputs
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, gate_options
 from qdqcli.cli.help import Command
@@ -26,6 +28,7 @@ Examples:
   qdq check --report-in report.json --budget budget.toml --report verdict.xml""",
 )
 @click.argument("inputs", metavar="[INPUT...]", nargs=-1, type=click.Path())
+@opt.keep_going_option
 @gate_options
 @opt.measuring_options
 @pass_session
@@ -48,7 +51,8 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
         run = gate.judge(read_report(options["report_in"]), session)
     else:
         run = _measured(session, inputs, gate, files, options)
-    return gate.conclude(run, options, session)
+    session.exit_code = gate.conclude(run, options, session)
+    return session.conclude()
 
 
 JUDGING = (
@@ -87,5 +91,9 @@ def _measured(session: Session, inputs: tuple[str, ...], gate: Gate, files: File
     files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
     check_selection(plans)
-    foreseen = gate.foresee(listing_of("check", plans, request, options))
-    return foreseen or gate.judge(measure(session, "check", plans, request, options), session)
+    listing = listing_of("check", plans, request, options)
+    foreseen = gate.foresee(listing)
+    if foreseen is not None:
+        return replace(foreseen, notes=[*failure_notes(session), *foreseen.notes])
+    run = run_inputs(session, plans, lambda own: measure(session, "check", own, request, options))
+    return gate.judge(run, session)

@@ -19,6 +19,7 @@ from qdqcli.report.formatter import format_for, formatter, formatter_for
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.group import naming, part_of
 from qdqcli.result.result import RunResult
+from qdqcli.tensors.note import NoteKind
 from qdqcli.tensors.storage import output_error, write_file
 
 TERMINAL_ROWS = 20
@@ -65,8 +66,9 @@ def _by_input(path: Path, run: RunResult) -> Iterator[tuple[Path, RunResult]]:
     if not is_by_input(path):
         yield path, run
         return
-    names = names_of([Path(name) for name in run.inputs])
-    for own, name in zip(run.inputs, names, strict=True):
+    failed = {note.file for note in run.notes if note.kind is NoteKind.FAILED}
+    inputs = [own for own in run.inputs if own not in failed]
+    for own, name in zip(inputs, names_of(list(map(Path, inputs))), strict=True):
         yield named(path, name), part_of(run, own)
 
 

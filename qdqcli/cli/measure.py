@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from qdqcli.cli.batch import none_left
 from qdqcli.cli.files import formats_of
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
@@ -48,12 +49,24 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
     void_dtype = options["void_dtype"]
     void_dtype = void_dtype.upper() if void_dtype else None
     follow_links = options["follow_links"]
-    checkpoints = [
-        _open(path, void_dtype, follow_links=follow_links) for argument in inputs for path in _expand(argument)
-    ]
+    checkpoints = []
+    for path in _paths(inputs, session):
+        with session.attempt(show_path(path)):
+            checkpoints.append(_open(path, void_dtype, follow_links=follow_links))
+    if not checkpoints and session.failures:
+        raise none_left(session)
     for checkpoint in checkpoints:
         say_notes(checkpoint.notes, session)
     return checkpoints
+
+
+def _paths(inputs: Sequence[str], session: Session) -> Iterator[Path]:
+    for argument in inputs:
+        paths: list[Path] = []
+        with session.attempt(argument):
+            paths = _expand(argument)
+        session.inputs += [show_path(path) for path in paths] or [argument]
+        yield from paths
 
 
 def say_notes(notes: Sequence[Note], session: Session) -> None:
@@ -98,7 +111,7 @@ def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: 
     """
     packed = recognise_inputs(checkpoints)
     for checkpoint, own in zip(checkpoints, packed, strict=True):
-        if options.get("allow_packed") is False:
+        if options.get("allow_packed") is False and not session.keeps_going:
             check_unpacked(checkpoint, own)
         if own.weights:
             session.note(f"{packed_in_words(checkpoint, own)}; they are left as they are")
@@ -128,10 +141,31 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Op
         UsageError: the selection or the settings do not fit the checkpoints.
     """
     packed = packed_inputs(checkpoints, options, session)
-    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=options["allow_unmatched"])
+    pairs = [pair for pair in zip(checkpoints, packed, strict=True) if _is_plannable(*pair, request, options, session)]
+    if not pairs and session.failures:
+        raise none_left(session)
+    plans, warnings = make_plans(
+        [checkpoint for checkpoint, _ in pairs],
+        request.recipe,
+        [own for _, own in pairs],
+        allow_unmatched=options["allow_unmatched"],
+    )
     for warning in warnings:
         session.note(warning)
     return plans
+
+
+def _is_plannable(checkpoint: Checkpoint, packed: Packed, request: Request, options: Options, session: Session) -> bool:
+    """Tell whether the settings fit an input; without --keep-going the plan of all inputs tells."""
+    name = show_path(checkpoint.path)
+    if session.keeps_going:
+        with session.attempt(name):
+            if options.get("allow_packed") is False:
+                check_unpacked(checkpoint, packed)
+            # A pattern need not match in each input: the plan of all inputs tells whether it matches in one.
+            plans, _ = make_plans([checkpoint], request.recipe, [packed], allow_unmatched=True)
+            check_selection(plans)
+    return name not in session.failures
 
 
 def measure(session: Session, command: str, plans: Sequence[Plan], request: Request, options: Options) -> "RunResult":

@@ -321,6 +321,16 @@ def check_formats(options: Options, known: Sequence[str], what: str) -> None:
             raise UsageError(f"{what} has no {name} form; choose one of {', '.join(known)}")
 
 
+def keep_going_option(function: Function) -> Function:
+    """Add --keep-going, for commands that take several inputs."""
+
+    def keep(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        ctx.ensure_object(Session).keeps_going = value
+
+    text = "Go on with the other inputs where one fails; the exit code is that of the first failure."
+    return click.option("--keep-going", is_flag=True, expose_value=False, callback=keep, help=text)(function)
+
+
 def work_options(function: Function) -> Function:
     """Add threads and memory."""
     return apply(

@@ -1,11 +1,15 @@
 """`qdq run`: quantize and dequantize, write the same layout, report."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.batch import DONE, FINISHED, run_inputs
 from qdqcli.cli.deliver import deliver_files, deliver_listing, say_written, show
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
@@ -14,8 +18,11 @@ from qdqcli.cli.measure import job_of, listing_of, open_inputs, plan_inputs, say
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
-from qdqcli.recipe.plan import check_selection
+from qdqcli.recipe.plan import Plan, check_selection
 from qdqcli.report.number import counted, size_text
+from qdqcli.result.result import RunResult
+from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.storage import output_error
 
 if TYPE_CHECKING:
     from qdqcli.output.tree import OutputTree
@@ -32,7 +39,8 @@ Examples:
   qdq run MODEL_FOLDER -o OUT --scheme int8-channel --dry-run""",
 )
 @opt.inputs_argument
-@opt.output_options("the input's layout; of several inputs, a folder of entries")
+@opt.output_options("the input's layout; of several inputs, or with --keep-going, a folder of entries")
+@opt.keep_going_option
 @click.option(
     "--resume",
     is_flag=True,
@@ -63,7 +71,7 @@ def run(
     provenance: bool,
     dry_run: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Quantize and dequantize tensors, write them in the same layout, report the error.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Tensors that are
@@ -71,9 +79,7 @@ def run(
     interrupted before goes on with --resume.
     """
     # Imported late: `qdq run --help` does not need it.
-    from qdqcli.output.files import NamedFile
     from qdqcli.output.placement import anchored
-    from qdqcli.output.tree import OutputTree, places_of
 
     if dry_run and verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
@@ -83,40 +89,109 @@ def run(
     request = opt.request_of(options, session)
     checkpoints = files.less_reports(open_inputs(inputs, options, session))
     plans = plan_inputs(checkpoints, request, options, session)
-    files.check(checkpoints, places_of(output))
-    tree = OutputTree(checkpoints, output, overwrite=overwrite, resume=resume, break_lock=break_lock)
-    say_notes(tree.notes, session)
-    if provenance and not tree.is_folder:
-        tree.check_provenance()
-        files.writes.append(NamedFile(tree.provenance_path, "--provenance"))
-        files.check(checkpoints)
+    outputs = _Outputs(
+        session=session,
+        files=files,
+        inputs=list({id(plan.checkpoint): plan.checkpoint for plan in plans}.values()),
+        output=anchored(output),
+        provenance=provenance,
+        flags={"overwrite": overwrite, "resume": resume, "break_lock": break_lock},
+    )
+    tree = outputs.whole()
     if dry_run:
         deliver_listing(listing_of("run", plans, request, options), options)
         session.note(f"dry run: {show_path(output)} was not written")
-        return
+        return session.conclude()
     check_selection(plans)
     prepare_libraries()
     # NumPy and Numba take longer than everything that may have found an error.
     from qdqcli.run.execute import Destination, execute_run
 
-    destination = Destination(
-        tree=tree,
-        verify=verify,
-        provenance=provenance,
-        void_dtype=options["void_dtype"] and options["void_dtype"].upper(),
-        needs_rows=bool(options["reports"]) or options["format_name"] != "none",
-    )
-    with tree:
-        with working(session, plans, request, options, destination.num_passes, "quantizing") as (
-            measuring,
-            workers,
-            progress,
-        ):
-            job = job_of("run", plans, request, options, measuring)
-            result = execute_run(job, destination, workers, progress, session.note)
-        deliver_files(result, options)  # before the journal is deleted: a run killed here already has its report
+    trees: list[OutputTree] = []
+
+    def work(own: Sequence[Plan]) -> RunResult:
+        own_tree = tree or outputs.entry(own[0].checkpoint)
+        destination = Destination(
+            tree=own_tree,
+            verify=verify,
+            provenance=provenance,
+            void_dtype=options["void_dtype"] and options["void_dtype"].upper(),
+            needs_rows=bool(options["reports"]) or options["format_name"] != "none",
+        )
+        with own_tree:
+            with working(session, own, request, options, destination.num_passes, "quantizing") as (
+                measuring,
+                workers,
+                progress,
+            ):
+                job = job_of("run", own, request, options, measuring)
+                result = execute_run(job, destination, workers, progress, session.note)
+            if tree is not None:
+                deliver_files(result, options)  # before the journal is deleted: a run killed here has its report
+        trees.append(own_tree)
+        return result
+
+    try:
+        result = run_inputs(session, plans, work, lambda: DONE if trees[-1].has_written else FINISHED)
+    finally:
+        outputs.leave()
+    if tree is None:
+        deliver_files(result, options)
     show(result, options)
-    say_written(session, options, *([tree_in_words(tree)] if tree.has_written else []))
+    say_written(session, options, *(tree_in_words(one) for one in trees if one.has_written))
+    return session.conclude()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    """The trees that are written: one for all inputs or, with --keep-going, an entry of OUTPUT for each."""
+
+    session: Session
+    files: Files
+    inputs: Sequence[Checkpoint]
+    output: Path
+    provenance: bool
+    flags: Mapping[str, bool]
+
+    def whole(self) -> "OutputTree | None":
+        """Return the tree of all inputs; None where each has its own."""
+        from qdqcli.output.tree import check_names, places_of
+
+        self.files.check(self.inputs, places_of(self.output))
+        if not self.session.keeps_going:
+            return self._tree(self.inputs, self.output)
+        check_names(self.inputs)
+        return None
+
+    def entry(self, own: Checkpoint) -> "OutputTree":
+        """Return the tree of one input; makes the folder that holds all entries."""
+        from qdqcli.output.tree import entry_name
+
+        try:
+            self.output.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise UsageError(f"{show_path(self.output)}: is a file; with --keep-going OUTPUT is a folder") from None
+        except OSError as error:
+            raise output_error(self.output, error) from error
+        return self._tree([own], self.output / entry_name(own))
+
+    def leave(self) -> None:
+        """Remove the folder of entries where it has none."""
+        if self.session.keeps_going:
+            with suppress(OSError):
+                self.output.rmdir()
+
+    def _tree(self, own: Sequence[Checkpoint], place: Path) -> "OutputTree":
+        from qdqcli.output.files import NamedFile
+        from qdqcli.output.tree import OutputTree
+
+        tree = OutputTree(own, place, protected=self.inputs, **self.flags)
+        say_notes(tree.notes, self.session)
+        if self.provenance and not tree.is_folder:
+            tree.check_provenance()
+            self.files.writes.append(NamedFile(tree.provenance_path, "--provenance"))
+            self.files.check(self.inputs)
+        return tree
 
 
 def tree_in_words(tree: "OutputTree") -> str:

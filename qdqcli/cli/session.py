@@ -1,12 +1,14 @@
 """State shared by one call of `qdq`: interruption flag, verbosity, and messages on stderr."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import click
 
 from qdqcli.cli.streams import say
+from qdqcli.errors import Interrupted, QdqError
 from qdqcli.interrupt import Interruption
 
 
@@ -22,8 +24,36 @@ class Session:
     exit_code: int = 0
     """Exit code of the command so far: it holds where standard output is closed early, e.g. by `head`."""
     quiet: bool = False
+    keeps_going: bool = False
+    """Go on with the other inputs where one fails."""
+    inputs: list[str] = field(default_factory=list)
+    """The inputs so far, as the user finds them."""
+    failures: dict[str, QdqError] = field(default_factory=dict)
+    """Input -> its failure."""
     began: float = field(default_factory=perf_counter)
     verbose: bool = False
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Work on one input: with `keeps_going`, record its failure instead of raising."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except QdqError as error:
+            if not self.keeps_going:
+                raise
+            self.failures[name] = error
+            self.warn(f"{name}: failed: {str(error).removeprefix(f'{name}: ')}")
+
+    def conclude(self) -> int:
+        """Tell which inputs failed; returns the exit code of the first failure."""
+        if self.failures:
+            first, *others = [name for name in self.inputs if name in self.failures]
+            names = ", ".join([first, *others])
+            say(f"error: {len(self.failures)} of {len(self.inputs)} inputs failed: {names}")
+            self.exit_code = self.failures[first].exit_code
+        return self.exit_code
 
     def note(self, message: str) -> None:
         """Print a note on stderr, unless quiet."""

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.batch import run_inputs
 from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
@@ -21,9 +22,10 @@ Examples:
   qdq stats MODEL_FOLDER --scheme int8-channel --exclude '*embed*' --report report.json""",
 )
 @opt.inputs_argument
+@opt.keep_going_option
 @opt.measuring_options
 @pass_session
-def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
+def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     """Measure what quantization loses; writes no tensors.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes.
@@ -34,4 +36,6 @@ def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     checkpoints = open_inputs(inputs, options, session)
     files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, options, session)
-    deliver(measure(session, "stats", plans, request, options), options, session)
+    run = run_inputs(session, plans, lambda own: measure(session, "stats", own, request, options))
+    deliver(run, options, session)
+    return session.conclude()

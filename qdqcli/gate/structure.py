@@ -79,6 +79,10 @@ def judge_structure(members: Sequence[Member], notes: Iterable[Note], budget: Bu
                 tensor=None, file=note.file, metric=str(note.kind), limit=None, actual=listed(note.names),
                 origin=ORIGIN, budget=budget.source,
             )  # fmt: skip
+        elif note.kind is NoteKind.FAILED:
+            yield Violation(
+                tensor=None, file=note.file, metric=str(note.kind), limit=None, actual=note.other, origin=ORIGIN,
+            )  # fmt: skip
     if budget.structure is not None:
         yield from _judge(members, budget.structure, budget.source)
 

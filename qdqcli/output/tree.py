@@ -70,7 +70,7 @@ class OutputTree:
         resume: bool = False,
         break_lock: bool = False,
     ) -> None:
-        _check_names(checkpoints)
+        check_names(checkpoints)
         self.output, self.partial = places_of(output)
         self._checkpoints = checkpoints
         self._overwrite = overwrite
@@ -410,7 +410,12 @@ def entry_name(checkpoint: Checkpoint) -> str:
     return name if name not in ("", "..") else Path(os.path.realpath(checkpoint.path)).name
 
 
-def _check_names(checkpoints: Sequence[Checkpoint]) -> None:
+def check_names(checkpoints: Sequence[Checkpoint]) -> None:
+    """Check that the inputs have different names in OUTPUT.
+
+    Raises:
+        UsageError: they do not, or there is no input.
+    """
     if not checkpoints:
         raise UsageError("there is no input; give at least one")
     owners: dict[str, Checkpoint] = {}

@@ -10,6 +10,7 @@ from qdqcli.report.summary import note_text
 from qdqcli.report.verdict import predicate, sentence, subject, with_files
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Violation
+from qdqcli.tensors.note import NoteKind
 
 TROUBLES = {
     "num_nonfinite": "elements of the input that are NaN or infinite",
@@ -57,7 +58,7 @@ def findings(run: RunResult, *, with_waived: bool = False) -> Iterator[Finding]:
         if note.is_warning:
             yield Finding(
                 rule=note.kind,
-                is_error=False,
+                is_error=note.kind is NoteKind.FAILED,
                 title=f"{_name(note.file)}: {note.kind}",
                 message=note_text(note, _name),
                 tensor=None,

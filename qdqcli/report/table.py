@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec, axis_text
 from qdqcli.report.escape import ARROW, TIMES, shorten, word
-from qdqcli.report.number import NO_NUMBER, metric_text, metric_title, metric_unit, row_text
+from qdqcli.report.number import NO_NUMBER, metric_text, metric_title, metric_unit, row_text, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, ranked, ranked_groups
 from qdqcli.result.group import Group, groups_by
@@ -59,12 +60,53 @@ def columns_of(run: RunResult, options: ReportOptions, quote: Quote) -> tuple[li
 
 
 def inputs_table(run: RunResult, options: ReportOptions, quote: Quote) -> list[Column]:
-    """Return a row for each input of a batch, in order; nothing for a single input, or where the table has them."""
+    """Return a row for each input of a batch, in order; nothing for a single input, or where the table has them.
+
+    Inputs that were worked on one by one have size, time and state.
+    """
+    if run.input_runs:
+        return _input_runs_table(run, quote)
     is_asked = options.by != "input" and len(run.inputs) > 1
     groups = groups_by(run, "input") if is_asked else []
     if run.reported is not None and any(group.reported is None for group in groups):
         return []  # an earlier report need not have the metrics
     return group_table(groups, "input", DEFAULT_SORT, quote) if len(groups) > 1 else []
+
+
+def _input_runs_table(run: RunResult, quote: Quote) -> list[Column]:
+    groups = {group.name: group for group in groups_by(run, "input")}
+    if run.reported is not None and any(group.reported is None for group in groups.values()) and len(groups) > 1:
+        return []
+
+    def cells(of_group: Callable[[Group], str]) -> list[str]:
+        return [of_group(groups[own.name]) if own.name in groups else NO_NUMBER for own in run.input_runs]
+
+    sizes = [NO_NUMBER if own.num_bytes is None else size_text(own.num_bytes) for own in run.input_runs]
+    times = [f"{own.seconds:.1f} s" for own in run.input_runs]
+    figures = ("bits_per_weight", "sqnr_db")
+    return [
+        Column(name="tensor", title="input", cells=[quote(own.name) for own in run.input_runs]),
+        Column(name="count", title="tensors", cells=cells(lambda group: f"{len(group.rows):,}"), is_number=True),
+        *(
+            Column(
+                name=name,
+                title=metric_title(name) + metric_unit(name),
+                cells=cells(partial(row_text, name)),
+                is_number=True,
+            )
+            for name in figures
+        ),
+        Column(name="lowest", title="lowest", cells=cells(_lowest), is_number=True),
+        Column(name="size", title="size", cells=sizes, is_number=True),
+        Column(name="time", title="time", cells=times, is_number=True),
+        Column(name="state", title="state", cells=[word(own.state, quote) for own in run.input_runs]),
+    ]
+
+
+def _lowest(group: Group) -> str:
+    """Return the lowest SQNR of a group's tensors."""
+    known = [value for row in group.rows if (value := row.stats["sqnr_db"]) is not None]
+    return metric_text("sqnr_db", min(known, default=None))
 
 
 def channel_tables(run: RunResult, quote: Quote) -> Iterator[tuple[str, list[Column]]]:
@@ -163,14 +205,10 @@ def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> li
     if sort not in (*metrics, BY_NAME):
         metrics.append(sort)
 
-    def lowest(group: Group) -> str:
-        known = [value for row in group.rows if (value := row.stats["sqnr_db"]) is not None]
-        return metric_text("sqnr_db", min(known, default=None))
-
     counts = [f"{len(group.rows):,}" for group in groups]
     columns = [_metric_column(name, groups) for name in metrics]
     after = next(index for index, column in enumerate(columns) if column.name == "sqnr_db") + 1
-    columns.insert(after, Column(name="lowest", title="lowest", cells=list(map(lowest, groups)), is_number=True))
+    columns.insert(after, Column(name="lowest", title="lowest", cells=list(map(_lowest, groups)), is_number=True))
     return [
         Column(name="tensor", title=by, cells=[quote(group.name) for group in groups]),
         Column(name="count", title="tensors", cells=counts, is_number=True),

@@ -5,6 +5,7 @@ tables take 0.7 ms per row, 15 s for a checkpoint of 20,000 tensors).
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from textwrap import wrap
 
@@ -19,6 +20,7 @@ from qdqcli.report.table import MAX_NAME, Quote, channel_tables, columns_of, inp
 from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Verdict
+from qdqcli.tensors.note import NoteKind
 
 _HEAD = Style(bold=True)
 _QUIET = Style(dim=True)
@@ -90,8 +92,10 @@ def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOpti
 
 
 def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[str]:
-    advice = [("warning: ", _WARNING, text) for text in warnings(run, quote)]
-    if options.width is None:  # a terminal has shown them before the work
+    is_terminal = options.width is not None  # which has shown notes on inputs before the table
+    shown = replace(run, notes=[note for note in run.notes if note.kind is not NoteKind.FAILED]) if is_terminal else run
+    advice = [("warning: ", _WARNING, text) for text in warnings(shown, quote)]
+    if not is_terminal:
         advice += [("note: ", _NOTE, text) for text in input_notes(run, quote)]
     advice += [("note: ", _NOTE, text) for text in notes(run, quote)]
     for index, (label, style, text) in enumerate(advice):

@@ -13,6 +13,7 @@ from qdqcli.report.table import Quote
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Margin, Violation
 from qdqcli.stats.metrics import METRICS, Better
+from qdqcli.tensors.note import quoted_prose
 
 _NAMES_SHOWN = 3
 _WHAT = {
@@ -80,7 +81,7 @@ def predicate(violation: Violation, quote: Quote) -> str:
                 f"measured with other settings than the baseline: {quote(str(actual))} instead of {quote(str(limit))}"
             )
         case "failed":
-            return f"could not be measured: {quote(str(actual))}"
+            return f"could not be measured: {quoted_prose(str(actual), quote)}"
         case "incomplete":
             return f"shards of the same checkpoint are missing: {quote(str(actual))}"
         case "forbid":
@@ -122,7 +123,7 @@ def subject(violation: Violation, quote: Quote) -> str:
             return "the run"
         case "waiver":
             return quote(str(violation.actual))
-        case "incomplete":
+        case "incomplete" | "failed":
             return quote(violation.file or "")
         case "forbid":
             return quote(str(violation.limit))

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from qdqcli.errors import UsageError
-from qdqcli.result.result import RunResult, Source, TensorResult, evaluate, total_of, with_shares
+from qdqcli.result.result import InputRun, RunResult, Source, TensorResult, evaluate, total_of, with_shares
+from qdqcli.result.verification import Verification
 from qdqcli.stats.metrics import MetricValue, is_exact, is_unchanged
 from qdqcli.stats.sums import ErrorSums
+from qdqcli.tensors.note import Note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,34 @@ def part_of(run: RunResult, own: str) -> RunResult:
         inputs=[own],
         rows=with_shares([row for row in run.rows if belongs(row.source.file)]),
         notes=[note for note in run.notes if belongs(note.file)],
+        input_runs=(),
         verdict=verdict,
+    )
+
+
+def merged(runs: Sequence[RunResult], inputs: Sequence[InputRun], failures: Sequence[Note]) -> RunResult:
+    """Return the results of inputs that were worked on one by one as one result; the inverse of `part_of`.
+
+    `failures` are notes on the inputs without a result; there must be a result.
+    """
+    first = runs[0]
+    verified = [run.verification for run in runs if run.verification is not None]
+    digests = {name: digest for one in verified for name, digest in one.digests.items()}
+    min_ndims = {run.settings.get("min_ndim") for run in runs}
+    return replace(
+        first,
+        inputs=[own.name for own in inputs],
+        settings={**first.settings, "min_ndim": first.settings.get("min_ndim") if len(min_ndims) == 1 else None},
+        rows=with_shares([row for run in runs for row in run.rows]),
+        notes=[*failures, *(note for run in runs for note in run.notes)],
+        verification=Verification(
+            num_bytes=sum(one.num_bytes for one in verified),
+            digests=digests,
+            num_opened_by_safetensors=sum(one.num_opened_by_safetensors for one in verified),
+        )
+        if verified
+        else None,
+        input_runs=inputs,
     )
 
 

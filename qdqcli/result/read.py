@@ -21,6 +21,7 @@ from qdqcli.result.result import (
     SCHEMA_VERSION,
     STATS,
     Bound,
+    InputRun,
     Row,
     RunResult,
     SkippedTensor,
@@ -105,6 +106,9 @@ def _read(members: Iterable[tuple[str, Any]]) -> RunResult:
         rows=[row._replace(scale_bits=scale_bits) if isinstance(row, TensorResult) else row for row in rows],
         verdict=verdict_from_json(head["verdict"]) if "verdict" in head else None,
         device=head.get("run", {}).get("device"),
+        input_runs=[
+            InputRun(*(entry[key] for key in InputRun._fields)) for entry in head.get("run", {}).get("inputs", ())
+        ],
         verification=verification_from_json(head["verification"]) if "verification" in head else None,
         reported={name: head["summary"][name] for name in (*COUNTED, *STATS)},
         reported_inputs={

@@ -76,6 +76,17 @@ class _Measured(NamedTuple):
     """Findings on a weight that is packed on one side of a comparison, or on both."""
 
 
+class InputRun(NamedTuple):
+    """One input of a batch whose inputs were worked on one by one."""
+
+    name: str
+    num_bytes: int | None
+    """Size of its tensors; None where its headers could not be read."""
+    seconds: float
+    state: str
+    """`done`, `finished before`, or `failed`."""
+
+
 class TensorResult(_Measured):
     """A tensor that was quantized, or compared with another, and measured.
 
@@ -178,6 +189,8 @@ class RunResult:
     """`summary` read from an earlier report."""
     reported_inputs: Mapping[str, Mapping[str, MetricValue]] | None = None
     """Figures of each of several inputs, read from an earlier report."""
+    input_runs: Sequence[InputRun] = ()
+    """Each input, where they were worked on one by one."""
     version: str = __version__
     """Version of the program that measured."""
 
@@ -271,7 +284,10 @@ def judged_to_json(run: RunResult) -> dict[str, Any]:
 
     groups = groups_by(run, "input") if len(run.inputs) > 1 else []
     by_input = [{"input": group.name, "stats": dict(group.stats)} for group in groups]
-    computed = {} if run.device is None else {"run": {"device": run.device}}
+    computed: dict[str, Any] = {} if run.device is None else {"device": run.device}
+    if run.input_runs:
+        computed["inputs"] = [own._asdict() for own in run.input_runs]
+    computed = {"run": computed} if computed else {}
     verification = {} if run.verification is None else {"verification": verification_to_json(run.verification)}
     inputs = {"by_input": by_input} if len(by_input) > 1 else {}
     return inputs | computed | verification | ({} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)})

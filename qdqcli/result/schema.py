@@ -248,7 +248,24 @@ HEAD: Schema = _object(
             _list(_object({"input": _TEXT, "stats": _object(_METRICS | _SHARE, STATS)}, ("input", "stats"))),
             "The figures of each input of several.",
         ),
-        "run": _object({"device": _TEXT}, (), description="What may differ between two runs on the same input."),
+        "run": _object(
+            {
+                "device": _TEXT,
+                "inputs": _list(
+                    _object(
+                        {
+                            "name": _TEXT,
+                            "num_bytes": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_COUNT},
+                            "seconds": {"type": "number", "minimum": 0, "maximum": MAX_COUNT},
+                            "state": _TEXT,
+                        },
+                        ("name", "num_bytes", "seconds", "state"),
+                    )
+                ),
+            },
+            (),
+            description="What may differ between two runs on the same input.",
+        ),
         "verification": _object(
             {
                 "num_files": _COUNT,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from textwrap import wrap
 from typing import Any, NamedTuple, Self
 
 from qdqcli.escape import escape_name
@@ -11,6 +12,7 @@ MAX_NAMES = 10
 
 _NAMES_SHOWN = 3
 _NAME_LIMIT = 60
+_PROSE_WIDTH = 100
 
 
 class NoteKind(StrEnum):
@@ -34,6 +36,8 @@ class NoteKind(StrEnum):
     """A followed link that leaves the checkpoint, to `other`."""
     SIMULATED = "simulated"
     """The `qdq.json` of an earlier run's output: not copied, OUTPUT gets its own."""
+    FAILED = "failed"
+    """An input of a batch that failed, for the reason `other`; the others were worked on."""
     UNNAMED_DTYPE = "unnamed-dtype"
     """Arrays (`names`) of unnamed 2-byte elements, or of 16-bit integers only, which may be bfloat16."""
 
@@ -59,7 +63,7 @@ class Note(NamedTuple):
     @property
     def is_warning(self) -> bool:
         """True if the figures or the output may not be those of the intended checkpoint."""
-        return self.kind in (NoteKind.STALE, NoteKind.INCOMPLETE)
+        return self.kind in (NoteKind.STALE, NoteKind.INCOMPLETE, NoteKind.FAILED)
 
     def text(self, quote: Callable[[str], str] = lambda name: f"'{escape_name(name, _NAME_LIMIT)}'") -> str:
         """Return the message without the file's name; `quote` formats the names."""
@@ -72,6 +76,7 @@ class Note(NamedTuple):
             shards=_counted(self.num_names, "shard"),
             arrays=_counted(self.num_names, "array"),
             other=quote(self.other or ""),
+            reason=quoted_prose(self.other or "", quote),
         )
 
 
@@ -87,9 +92,15 @@ _SENTENCES = {
     "be incomplete",
     NoteKind.LINK: "a link leads out of the checkpoint, to {other}; followed",
     NoteKind.SIMULATED: "not copied: the input was written by qdq run, its values are quantized already",
+    NoteKind.FAILED: "failed: {reason}",
     NoteKind.UNNAMED_DTYPE: "copied as they are: {arrays} of unnamed or integer 2-byte elements (|V2, U16, I16); "
     "bfloat16 is stored like this: pass --dtype bf16 if they are",
 }
+
+
+def quoted_prose(text: str, quote: Callable[[str], str]) -> str:
+    """Quote a sentence piece by piece: `quote` would shorten it in the middle, like a name."""
+    return " ".join(map(quote, wrap(text, _PROSE_WIDTH)))
 
 
 def note_to_json(note: Note) -> dict[str, Any]:

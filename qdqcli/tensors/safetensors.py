@@ -79,7 +79,9 @@ def _header_bytes(file: InputFile) -> int:
 
 def _with_hint(message: str, first: bytes) -> str:
     found = describe(first, expected="a .safetensors file")
-    return f"{message}; {found or 'the download may be incomplete, or it is another kind of file'}"
+    if found is None:
+        return f"{message}; the download may be incomplete, or it is another kind of file"
+    return f"{found.removeprefix('it ')} ({message})"
 
 
 def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[tuple[TensorInfo, ...], frozenset[str]]:

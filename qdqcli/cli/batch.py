@@ -1,0 +1,63 @@
+"""Batches of inputs: all at once, or with --keep-going one by one, where one that fails stops no other."""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from qdqcli.cli.session import Session
+from qdqcli.errors import QdqError
+from qdqcli.escape import show_path
+from qdqcli.recipe.plan import Plan
+from qdqcli.result.group import merged
+from qdqcli.result.result import InputRun, RunResult
+from qdqcli.tensors.note import Note, NoteKind
+
+DONE, FAILED, FINISHED = "done", "failed", "finished before"
+
+
+def run_inputs(
+    session: Session,
+    plans: Sequence[Plan],
+    work: Callable[[Sequence[Plan]], RunResult],
+    state: Callable[[], str] = lambda: DONE,
+) -> RunResult:
+    """Return the result of `work` on all plans at once, or with --keep-going on those of each input.
+
+    `state` tells the state of the input that was last worked on.
+
+    Raises:
+        QdqError: with --keep-going, the failure of the first input, where none is left.
+    """
+    if not session.keeps_going:
+        return work(plans)
+    own_plans: dict[str, list[Plan]] = {}
+    for plan in plans:
+        own_plans.setdefault(show_path(plan.checkpoint.path), []).append(plan)
+    runs, inputs = [], []
+    for name in dict.fromkeys(session.inputs):
+        own, began, reached = own_plans.get(name), perf_counter(), FAILED
+        if own is not None:
+            with session.attempt(name):
+                runs.append(work(own))
+                reached = state()
+        size = None if own is None else sum(tensor.nbytes for plan in own for tensor in plan.shard.tensors)
+        inputs.append(InputRun(name, size, perf_counter() - began, reached))
+    if not runs:
+        raise none_left(session)
+    return merged(runs, inputs, failure_notes(session))
+
+
+def failure_notes(session: Session) -> list[Note]:
+    """Return a note on each input that failed."""
+    return [
+        Note(NoteKind.FAILED, name, other=str(session.failures[name]).removeprefix(f"{name}: "))
+        for name in session.inputs
+        if name in session.failures
+    ]
+
+
+def none_left(session: Session) -> QdqError:
+    """Return the error for a batch all of whose inputs failed."""
+    first = next(session.failures[name] for name in session.inputs if name in session.failures)
+    if len(session.inputs) > 1:
+        first.args = (f"all {len(session.inputs)} inputs failed, the first of them: {first}",)
+    return first
