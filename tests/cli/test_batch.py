@@ -57,6 +57,7 @@ def test_a_report_for_each_input(
         alone = qdq("stats", f"hub/{key}", "--format", "json").report
         for row in own["tensors"]:
             del row["histograms"]  # for the page
+            row.pop("bound", None)  # of a verdict
         assert own["inputs"] == [f"hub/{key}"]
         assert (own["tensors"], own["summary"]) == (alone["tensors"], alone["summary"])
         assert (tmp_path / f"{key}.html").exists()
