@@ -21,18 +21,14 @@ from qdqcli.op import columns
 from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, cuts, empty_order_keys, merge_order_keys, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, Floats, Stored, cuts, empty_order_keys, merge_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.metrics import ErrorStats
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
-from qdqcli.tensors.checkpoint import Place
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
 
 BLOCK_ELEMENTS = 1 << 21
 """Block of a thread: whole chunks."""
-
-Stored = NDArray[Any]
-"""Elements in the storage dtype of the kernels, `params.STORAGE`."""
 
 
 class Settings(TypedDict, total=False):
@@ -110,7 +106,7 @@ def fake_quantize_and_measure(
         parts = workers.map(partial(_finish_block, x, y, layout, spec, dtype, workers), blocks)
         known = [part for part in parts if part is not None]
         if len(known) == len(parts):
-            slices = [part.slices for part in known if part.slices is not None]
+            slices = [part.slices for part in known]
             return error_sums(listed(part.rows for part in known), x.size, count_degenerate(slices))
     info = TensorInfo("input", DTYPES[dtype], x.shape, "", 0, x.nbytes)
     if has_histogram(info, layout):
@@ -202,8 +198,8 @@ class _Memory:
     def read_into(self, _tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         buffer[:] = self._bytes[start : start + buffer.nbytes]
 
-    def place(self, _tensor: TensorInfo) -> Place | None:
-        return None
+    def read_neighbours(self, _first: TensorInfo, _buffer: memoryview) -> bool:
+        return False
 
     def close(self) -> None: ...
 

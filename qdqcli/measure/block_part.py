@@ -1,17 +1,15 @@
-"""BlockPart: the measurement of one block of a tensor, with the slices at its edges."""
+"""BlockPart: the measurement of one block of a tensor of short slices, with the slices at its edges."""
 
-from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.measure.sums import Hull, hull_of
 from qdqcli.op import columns
-from qdqcli.op.file_range import BlockSums
+from qdqcli.op.columns import BlockSums
 from qdqcli.op.params import Floats
 
 
@@ -21,22 +19,7 @@ class BlockPart:
 
     rows: NDArray[np.float64]
     """Sums, shape (chunks, SUM_COLUMNS)."""
-    slices: "BlockSlices | None" = None
-    """Set where slices are short, so that only the block measures them."""
-    degenerate: Sequence[int] = ()
-    """Otherwise, with non-finite outputs: slices found degenerate up to the block's end, or later."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON values for a resumed run, without the sums per slice."""
-        slices = None if self.slices is None else asdict(self.slices)
-        return {"rows": b64encode(self.rows.tobytes()).decode(), "slices": slices, "degenerate": self.degenerate}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return the part that `to_json` was called on."""
-        rows = np.frombuffer(b64decode(data["rows"])).reshape(-1, columns.SUM_COLUMNS)
-        slices = data["slices"] and BlockSlices(**data["slices"])
-        return cls(rows=rows, slices=slices, degenerate=data["degenerate"])
+    slices: "BlockSlices"
 
 
 @dataclass(frozen=True, kw_only=True)

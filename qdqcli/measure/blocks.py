@@ -1,7 +1,5 @@
-"""Blocks of a tensor: whole chunks, read into a worker's buffer or by kernels with file access."""
+"""Blocks of a tensor: whole chunks, read into a worker's buffer."""
 
-import errno
-import os
 from typing import Any
 
 import numpy as np
@@ -10,11 +8,9 @@ from numpy.typing import NDArray
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import Workers
-from qdqcli.op.file_range import READING, FileRange, IoStatus, stride_elements
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
-from qdqcli.tensors.storage import input_error, output_error
 from qdqcli.tensors.tensor import TensorInfo
 
 Block = tuple[int, int]
@@ -42,45 +38,6 @@ def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: i
     if info.big_endian:
         y.byteswap(inplace=True)
     writer.write(info, start * y.itemsize, y.view(np.uint8).data)
-
-
-def file_range_of(
-    reader: ShardReader, writer: ShardWriter | None, info: TensorInfo, workers: Workers, block: Block
-) -> FileRange | None:
-    """Return the block for kernels with file access; None where the back end or the file does not support it."""
-    if workers.backend.files is None:
-        return None
-    source = None if info.big_endian else reader.place(info)
-    sink = None if writer is None else writer.place(info)
-    if source is None or (sink is None and writer is not None):
-        return None
-    storage, (start, stop) = STORAGE[info.dtype.name], block
-    capacity = min(stride_elements(np.dtype(storage).itemsize), stop - start)
-    return FileRange(
-        source=(source.descriptor, source.offset),
-        sink=None if sink is None else (sink.descriptor, sink.offset),
-        x=workers.buffer("input", storage, capacity),
-        y=workers.buffer("output", storage, 0 if writer is None else capacity),
-        start=start,
-        stop=stop,
-    )
-
-
-def check_io_status(io_status: IoStatus, reader: ShardReader, writer: ShardWriter | None, info: TensorInfo) -> None:
-    """Raise the I/O error that a kernel recorded.
-
-    An interrupted call, and a file that ended too early, are left to the caller, who reads the block again.
-
-    Raises:
-        InputError, OutputError: with the file's path and the system's reason.
-    """
-    call, number = io_status.tolist()
-    if number in (0, errno.EINTR):
-        return
-    error = OSError(number, os.strerror(number))
-    place = reader.place(info) if call == READING or writer is None else writer.place(info)
-    if place is not None:
-        raise input_error(place.path, error) if call == READING else output_error(place.path, error)
 
 
 def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_slice: int) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.measure.blocks import Block, blocks_of, check_io_status, file_range_of, read_block
+from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import gather
-from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternCounter, PatternHistogram
+from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import PATTERN, STORAGE, Floats, float_type
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
@@ -44,14 +44,9 @@ def count_patterns(
     counter = workers.backend.pattern_counter(info.dtype.name)
 
     def count(block: Block) -> None:
-        start, stop = block
-        file_range = file_range_of(reader, None, info, workers, block)
-        if file_range is not None and isinstance(counter, PatternCounter):
-            start = counter.see_file_range(file_range)
-            check_io_status(file_range.io_status, reader, None, info)
-        if start < stop:
-            counter.see(read_block(reader, info, workers, "input", (start, stop)))
-        on_bytes(2 * (stop - block[0]))
+        x = read_block(reader, info, workers, "input", block)
+        counter.see(x)
+        on_bytes(x.nbytes)
 
     workers.map(count, blocks_of(info, workers))
     return counter.histogram()
@@ -121,13 +116,7 @@ class _Source:
         measured = MinMax(self._layout, self._info.dtype.name, 0, self._layout.num_slices, self._workers.backend)
 
         def see(block: Block) -> None:
-            start, stop = block
-            file_range = file_range_of(self._reader, None, self._info, self._workers, block)
-            if file_range is not None:
-                start = measured.see_file_range(file_range)
-                check_io_status(file_range.io_status, self._reader, None, self._info)
-            if start < stop:
-                measured.see(self._read(start, stop), start, stop)
+            measured.see(self._read(*block), *block)
 
         self._workers.map(see, self._blocks)
         return measured.ranges()

@@ -20,16 +20,13 @@ from qdqcli.measure.blocks import (
     GRID_BYTES,
     Block,
     blocks_of,
-    check_io_status,
     check_memory,
-    file_range_of,
     read_block,
     write_block,
 )
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
 from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.region import Region, Regions
 from qdqcli.measure.sums import Hull, Measurement, error_sums, hull_of, listed, slice_sums
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
@@ -37,7 +34,7 @@ from qdqcli.op.columns import empty_sums
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, QuantParams
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
-from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
+from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -57,8 +54,6 @@ class TensorJob:
     """None: only measure."""
     on_bytes: Callable[[int], None] = lambda _: None
     """Progress callback: receives the bytes of each finished block; called from any thread."""
-    regions: Regions | None = None
-    """Set where the output becomes durable region by region; not with `per_slice`."""
 
 
 def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
@@ -105,7 +100,7 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
     params = workers.backend.quant_params(ranges, job.spec, layout, 0, dtype)
     rows = histogram.error_sums(params)
     if job.writer is not None:
-        _map_blocks(job, workers, "patterns", partial(_write_block_quantized, job, layout, workers, params), blocks)
+        workers.map(partial(_write_block_quantized, job, layout, workers, params), blocks)
     return Measurement(
         sums=error_sums(rows.tolist(), layout.num_elements, int(params.degenerate.sum())),
         hull=hull_of(ranges),
@@ -113,23 +108,12 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
     )
 
 
-def _write_block_quantized(
-    job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
-) -> BlockPart:
+def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block) -> None:
     """Write one block; its range and statistics are already known."""
-    nothing = BlockPart(rows=empty_sums(0))
-    file_range, files = file_range_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
-    if file_range is not None and files is not None:
-        done = files.quantize(file_range, layout, params)
-        check_io_status(file_range.io_status, job.reader, job.writer, job.info)
-        if done == file_range.stop:
-            job.on_bytes(2 * (block[1] - block[0]))
-            return nothing
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _output_scratch(job, workers, x)
     workers.backend.quantize(x, y, block[0], *block, layout, params)
     _finish(job, y, 0, block)
-    return nothing
 
 
 def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
@@ -141,14 +125,9 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
     finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ranges), slice_rows)
     # With slice sums the blocks run in sequence: a slice's elements are added in the tensor's order.
-    if slice_rows is None:
-        parts = _map_blocks(job, workers, "two passes", finish, blocks)
-    else:
-        parts = [workers.map(finish, [block])[0] for block in blocks]
-    for part in parts:  # including those of an earlier run
-        params.degenerate[list(part.degenerate)] = True
+    rows = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
     return Measurement(
-        sums=error_sums(listed(part.rows for part in parts), layout.num_elements, int(params.degenerate.sum())),
+        sums=error_sums(listed(rows), layout.num_elements, int(params.degenerate.sum())),
         hull=hull_of(ranges),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, slice_rows, params.degenerate),
@@ -156,8 +135,8 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
 
 
 def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
-    parts = _map_blocks(job, workers, "one pass", partial(_finish_block, job, layout, workers), blocks)
-    slices = [part.slices for part in parts if part.slices is not None]
+    parts = workers.map(partial(_finish_block, job, layout, workers), blocks)
+    slices = [part.slices for part in parts]
     rows = [block.rows for block in slices if block.rows is not None]
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
     return Measurement(
@@ -168,72 +147,29 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
     )
 
 
-def _map_blocks(
-    job: TensorJob, workers: Workers, way: str, finish: Callable[[Block], BlockPart], blocks: Sequence[Block]
-) -> list[BlockPart]:
-    """Apply `finish` to each block; finished regions of an earlier run are reused."""
-    if job.regions is None:
-        return workers.map(finish, blocks)
-    itemsize = job.info.dtype.bits // 8
-    done = job.regions.done(way)
-    parts = [BlockPart.from_json(finding) for region in done for finding in region.findings]
-    begin = done[-1].stop if done else 0
-    job.on_bytes(begin * itemsize)
-    for region in job.regions.ahead(blocks, begin, itemsize):
-        found = workers.map(finish, region)
-        parts += found
-        start, stop = region[0][0], region[-1][1]
-        if stop < job.info.num_elements:
-            findings = [part.to_json() for part in found]
-            job.regions.keep(Region(way=way, start=start, stop=stop, findings=findings))
-    return parts
-
-
 def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> BlockPart:
     """Process one block of a tensor with short slices, from one read."""
     start, stop = block
-    file_range = layout.whole_slices(start, stop)
-    part = _finish_at_once(job, layout, workers, file_range, block)
+    span = layout.whole_slices(start, stop)
+    x = read_block(job.reader, job.info, workers, "input", span)
+    y = _output_scratch(job, workers, x)
+    part = _finish_in_one_call(job, layout, workers, x, y, span, block)
     if part is None:
-        x = read_block(job.reader, job.info, workers, "input", file_range)
-        y = _output_scratch(job, workers, x)
-        part = _finish_on_device(job, layout, workers, x, y, file_range, block)
-        if part is None:
-            part = _finish_step_by_step(job, layout, workers, x, y, file_range, block)
-        _finish(job, y, start - file_range[0], block)
+        part = _finish_step_by_step(job, layout, workers, x, y, span, block)
+    _finish(job, y, start - span[0], block)
     return part
 
 
-def _finish_at_once(
-    job: TensorJob, layout: Layout, workers: Workers, file_range: Block, block: Block
+def _finish_in_one_call(
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
 ) -> BlockPart | None:
-    """Process a block in one call of a kernel with file access; None where that is not possible."""
-    files = workers.backend.files
-    part = file_range_of(job.reader, job.writer, job.info, workers, block)
-    if part is None or files is None or not _takes_one_call(job):
-        return None
-    x = workers.buffer("input", part.x.dtype.type, file_range[1] - file_range[0])
-    y = _output_scratch(job, workers, x)
-    done = files.fake_quantize_and_sum(
-        part, x, y, file_range[0], layout, job.spec, job.info.dtype.name, keep=job.writer is not None
-    )
-    check_io_status(part.io_status, job.reader, job.writer, job.info)
-    if done is None:
-        return None
-    job.on_bytes((block[1] - block[0]) * x.itemsize)
-    return part_of(done, continues=file_range[0] < block[0])
-
-
-def _finish_on_device(
-    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], file_range: Block, block: Block
-) -> BlockPart | None:
-    """Process a block in one call on the device: one copy to it and one back; None where that is not possible."""
-    if workers.backend.files is not None or not _takes_one_call(job):
+    """Process a block in one call; None where that is not possible."""
+    if not _takes_one_call(job):
         return None
     done = workers.backend.fake_quantize_and_sum(
-        x, y, file_range[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+        x, y, span[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
     )
-    return None if done is None else part_of(done, continues=file_range[0] < block[0])
+    return None if done is None else part_of(done, continues=span[0] < block[0])
 
 
 def _takes_one_call(job: TensorJob) -> bool:
@@ -241,10 +177,10 @@ def _takes_one_call(job: TensorJob) -> bool:
 
 
 def _finish_step_by_step(
-    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], file_range: Block, block: Block
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
 ) -> BlockPart:
     """Process a block step by step, for a given or estimated range, non-finite elements, and sums per slice."""
-    (lo, hi), (start, stop) = file_range, block
+    (lo, hi), (start, stop) = span, block
     dtype = job.info.dtype.name
     first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
     ranges = given_ranges(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
@@ -256,7 +192,7 @@ def _finish_step_by_step(
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
-        _add_to_slices(job, layout, workers, params, x, y, file_range, slice_rows)
+        _add_to_slices(job, layout, workers, params, x, y, span, slice_rows)
     return BlockPart(rows=rows, slices=block_slices(ranges, params.degenerate, slice_rows, continues=lo < start))
 
 
@@ -268,14 +204,9 @@ def _apply_to_block(
     hull: Hull | None,
     slice_rows: NDArray[np.float64] | None,
     block: Block,
-) -> BlockPart:
-    """Process one block in the second pass, where the qparams of all slices are known."""
+) -> NDArray[np.float64]:
+    """Process one block in the second pass, where the qparams of all slices are known; return its rows of sums."""
     start, stop = block
-    if hull is not None and slice_rows is None:
-        rows = _apply_to_file_range(job, layout, workers, params, block)
-        if rows is not None:
-            rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = hull
-            return BlockPart(rows=rows)
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _output_scratch(job, workers, x)
     rows = workers.backend.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
@@ -283,23 +214,6 @@ def _apply_to_block(
     if slice_rows is not None:
         _add_to_slices(job, layout, workers, params, x, y, block, slice_rows)
     _finish(job, y, 0, block)
-    has_spoilt = job.regions is not None and rows[:, columns.NONFINITE_OUTPUT].any()
-    return BlockPart(rows=rows, degenerate=np.flatnonzero(params.degenerate).tolist() if has_spoilt else ())
-
-
-def _apply_to_file_range(
-    job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block
-) -> NDArray[np.float64] | None:
-    """Process a second-pass block in one call with file access; None where not possible or elements are not finite."""
-    file_range, files = file_range_of(job.reader, job.writer, job.info, workers, block), workers.backend.files
-    if file_range is None or files is None:
-        return None
-    rows = empty_sums(-(-(file_range.stop - file_range.start) // CHUNK_ELEMENTS))
-    done = files.quantize_and_sum(file_range, layout, params, rows)
-    check_io_status(file_range.io_status, job.reader, job.writer, job.info)
-    if done < file_range.stop or not np.isfinite(rows[:, columns.ABS_ERROR]).all():
-        return None
-    job.on_bytes((file_range.stop - file_range.start) * file_range.x.itemsize)
     return rows
 
 
@@ -310,13 +224,13 @@ def _add_to_slices(
     params: QuantParams,
     x: NDArray[Any],
     y: NDArray[Any],
-    file_range: Block,
+    span: Block,
     slice_rows: NDArray[np.float64],
 ) -> None:
-    """Add the elements `x` of `file_range` to the sums of their slices; `y` holds only the block's elements so far."""
+    """Add the elements `x` of `span` to the sums of their slices; `y` holds only the block's elements so far."""
     whole = y if job.writer is not None else np.empty_like(x)
-    workers.backend.quantize(x, whole, file_range[0], *file_range, layout, params)
-    workers.backend.sum_slices(x, whole, file_range[0], *file_range, layout, params, slice_rows)
+    workers.backend.quantize(x, whole, span[0], *span, layout, params)
+    workers.backend.sum_slices(x, whole, span[0], *span, layout, params, slice_rows)
 
 
 def _output_scratch(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:

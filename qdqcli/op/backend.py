@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from qdqcli.op.file_range import Batch, BatchSums, BlockSums, FileRange
+    from qdqcli.op.columns import BatchSums, BlockSums
     from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout
     from qdqcli.op.params import Floats, OrderKeys, QuantParams
@@ -36,33 +36,6 @@ class PatternCounting(Protocol):
         """Return the counts; no `see` may be in progress."""
 
 
-class FileKernels(Protocol):
-    """Kernels that read a range of a tensor from its file, and write the output.
-
-    A returned int is the element up to which all succeeded; `file_range.io_status` records a failed system call.
-    """
-
-    def measure_range(self, file_range: "FileRange", layout: "Layout", order_keys: "OrderKeys", dtype: str) -> int:
-        """Widen the `order_keys` (2, slices) of the whole tensor."""
-
-    def quantize(self, file_range: "FileRange", layout: "Layout", params: "QuantParams") -> int:
-        """Quantize and dequantize from file to file, with one range."""
-
-    def quantize_and_sum(
-        self, file_range: "FileRange", layout: "Layout", params: "QuantParams", sums: "NDArray[np.float64]"
-    ) -> int:
-        """Quantize with any ranges and fill the `sums` of chunks; those with a non-finite ABS_ERROR must be redone."""
-
-    def fake_quantize_and_sum(
-        self, file_range: "FileRange", x: "NDArray[Any]", y: "NDArray[Any]", base: int, layout: "Layout",
-        spec: "QuantSpec", dtype: str, *, keep: bool,
-    ) -> "BlockSums | None":  # fmt: skip
-        """`Backend.fake_quantize_and_sum`; `x`, `y` are scratch buffers for whole slices from `base` on."""
-
-    def fake_quantize_and_sum_each(self, batch: "Batch", max_slices: int, spec: "QuantSpec", dtype: str) -> "BatchSums":
-        """Measure, quantize and sum many small tensors, with at most `max_slices` slices each, from one read."""
-
-
 class Backend(Protocol):
     """Operations on parts of a tensor in host memory: the whole interface between a processor and its callers.
 
@@ -75,8 +48,8 @@ class Backend(Protocol):
 
     name: str
     """Display name of the processor."""
-    files: FileKernels | None
-    """Kernels that do their own file reads and writes; None if there are none."""
+    takes_batches: bool
+    """True where `fake_quantize_and_sum_each` is implemented."""
 
     def empty(self, nbytes: int) -> "NDArray[np.uint8]":
         """Return a buffer from which elements are transferred fastest."""
@@ -118,6 +91,15 @@ class Backend(Protocol):
         spec: "QuantSpec", dtype: str, *, keep: bool, total_bytes: int = 0,
     ) -> "BlockSums | None":  # fmt: skip
         """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step."""
+
+    def fake_quantize_and_sum_each(
+        self, x: "NDArray[Any]", y: "NDArray[Any]", places: "NDArray[np.int64]", max_slices: int, spec: "QuantSpec",
+        dtype: str, *, keep: bool,
+    ) -> "BatchSums":  # fmt: skip
+        """`fake_quantize_and_sum` for many tensors of at most a chunk and `max_slices` slices, which are parts of `x`.
+
+        `places` (tensors, 5): first element, number of elements, and the layout's steps.
+        """
 
     def errors(self, x: "NDArray[Any]", y: "NDArray[Any]", dtype: str) -> "NDArray[np.float64]":
         """Return the error sums of each chunk of y - x, which may differ in dtype; clip counts are unknown.

@@ -1,5 +1,8 @@
 """Columns of error sums: one row per chunk or slice, as the kernels fill them."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,3 +31,27 @@ def empty_sums(rows: int) -> NDArray[np.float64]:
     sums = np.zeros((rows, SUM_COLUMNS))
     sums[:, INPUT_MIN], sums[:, INPUT_MAX] = np.inf, -np.inf
     return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSums:
+    """Ranges and error sums of whole slices of one tensor."""
+
+    sums: NDArray[np.float64]
+    """(chunks, SUM_COLUMNS)."""
+    ranges: NDArray[Any]
+    """(2, slices)."""
+    degenerate: NDArray[np.bool_]
+    """(slices,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSums:
+    """Error sums of each tensor of a batch."""
+
+    sums: NDArray[np.float64]
+    """(tensors, SUM_COLUMNS), each with one chunk; the extremes are the union of the slice ranges."""
+    num_degenerate: NDArray[np.int64]
+    """(tensors,)."""
+    is_done: NDArray[np.bool_]
+    """(tensors,): False where elements are not finite or a grid is degenerate."""

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from qdqcli.op.columns import NONFINITE_OUTPUT, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import histograms as cpu_patterns
-from qdqcli.op.cpu.file_ranges import count_patterns
-from qdqcli.op.file_range import FileRange
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
@@ -77,14 +75,9 @@ class PatternCounter:
         whole = patterns.size // 4 * 4
         with self._tables() as tables:
             cpu_patterns.count_patterns(patterns[:whole].view(np.uint64), patterns[whole:], tables.counts)
-            self._count(tables, patterns.size)
-
-    def see_file_range(self, file_range: FileRange) -> int:
-        """Count elements of a file; return the element up to which all succeeded."""
-        with self._tables() as tables:
-            done = count_patterns(file_range, tables.counts)
-            self._count(tables, done - file_range.start)
-        return done
+            tables.num_elements += patterns.size
+            if tables.num_elements >= _COUNTER_LIMIT:
+                self._empty(tables)
 
     def histogram(self) -> PatternHistogram:
         """Return the counts; no `see` may be in progress."""
@@ -101,11 +94,6 @@ class PatternCounter:
         yield tables
         with self._changing:
             self._idle.append(tables)
-
-    def _count(self, tables: "_Tables", num_elements: int) -> None:
-        tables.num_elements += num_elements
-        if tables.num_elements >= _COUNTER_LIMIT:
-            self._empty(tables)
 
     def _empty(self, tables: "_Tables") -> None:
         both = tables.counts[0] + tables.counts[1]  # few enough elements to fit 32 bits

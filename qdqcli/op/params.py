@@ -15,6 +15,8 @@ from qdqcli.op.value import StaticBool, round_to
 
 Floats = NDArray[Any]
 """float64 for F64 tensors, float32 for the others."""
+Stored = NDArray[Any]
+"""Elements as the kernels see them, `STORAGE`."""
 OrderKeys = NDArray[Any]
 """Order keys (2, slices) of the smallest and largest element: int16, int32 or int64, of the dtype's width."""
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
-from qdqcli.op.file_range import FileRange
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, empty_order_keys, merge_order_keys, ranges_of_order_keys
@@ -41,16 +40,6 @@ class MinMax:
         self._backend.measure_range(x, start, stop, self._layout, self._first_slice, order_keys, self._dtype)
         with self._merging:
             merge_order_keys(self._order_keys, order_keys)
-
-    def see_file_range(self, file_range: FileRange) -> int:
-        """Process elements of a file, of all slices; return the element up to which that succeeded."""
-        order_keys = empty_order_keys(self._order_keys.shape[1], self._dtype)
-        files = self._backend.files
-        assert files is not None  # file ranges come only from back ends with file access
-        done = files.measure_range(file_range, self._layout, order_keys, self._dtype)
-        with self._merging:
-            merge_order_keys(self._order_keys, order_keys)
-        return done
 
     def finish_pass(self) -> bool:
         """Return True: one pass is enough."""

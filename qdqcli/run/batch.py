@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qdqcli.measure.blocks import check_io_status
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.file_range import Batch
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
@@ -106,26 +104,25 @@ def _measure_run(
 ) -> Sequence[Measurement | None]:
     """Measure one batch; None for each tensor whose elements or qparams need the general kernels."""
     (_, first, kind), (_, last, _) = run[0], run[-1]
-    source, sink = reader.place(first), None if writer is None else writer.place(first)
-    files = workers.backend.files
-    if files is None or source is None or (writer is not None and sink is None):
-        return [None] * len(run)
     storage = STORAGE[kind.dtype]
     capacity = (last.start + last.nbytes - first.start) // kind.itemsize
+    x, y = (
+        workers.buffer("input", storage, capacity),
+        workers.buffer("output", storage, 0 if writer is None else capacity),
+    )
+    if not reader.read_neighbours(first, x.view(np.uint8).data):
+        return [None] * len(run)
     layouts = [kind.layout for _, _, kind in run]
     begins = [(info.start - first.start) // kind.itemsize for _, info, _ in run]
     steps = [(layout.num_elements, layout.inner, layout.row, layout.advance) for layout in layouts]
-    batch = Batch(
-        source=source.descriptor,
-        sink=None if sink is None else sink.descriptor,
-        offset=source.offset,
-        x=workers.buffer("input", storage, capacity),
-        y=workers.buffer("output", storage, 0 if sink is None else capacity),
-        places=np.column_stack([begins, steps]),
-    )
     num_slices = [layout.num_slices for layout in layouts]
-    found = files.fake_quantize_and_sum_each(batch, max(num_slices), kind.spec, kind.dtype)
-    check_io_status(batch.io_status, reader, writer, first)
+    found = workers.backend.fake_quantize_and_sum_each(
+        x, y, np.column_stack([begins, steps]), max(num_slices), kind.spec, kind.dtype, keep=writer is not None
+    )
+    if writer is not None:
+        for (_, info, _), begin, is_done in zip(run, begins, found.is_done.tolist(), strict=True):
+            if is_done:
+                writer.write(info, 0, y[begin : begin + info.num_elements].view(np.uint8).data)
     sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
     hulls = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)
     measured = list(map(Measurement, sums, num_slices, hulls))

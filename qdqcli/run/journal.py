@@ -1,8 +1,8 @@
 """Journal of a run: its fingerprint and its finished work, with the rows, so that a later run can resume.
 
-The first line is the fingerprint. Then comes a line for each flushed part of a large file (tensors, or a region of
-one), one for each finished file, and a last one once all is built. A line is written only after the data that it
-reports was flushed to the disk; a line lost in a power cut only means that its file is made again.
+The first line is the fingerprint. Then comes a line for each flushed part of a large file (whole tensors),
+one for each finished file, and a last one once all is built. A line is written only after the data that it reports was
+flushed to the disk; a line lost in a power cut only means that its file is made again.
 """
 
 import json
@@ -13,7 +13,6 @@ from typing import Any
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
-from qdqcli.measure.region import Region
 from qdqcli.output.line_log import LineLog
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.plan import Plan
@@ -30,10 +29,8 @@ class Progress:
 
     records: list[Mapping[str, Any]] = field(default_factory=list)
     """Records of the rows of its first tensors."""
-    regions: list[Region] = field(default_factory=list)
-    """Finished regions of the tensor after those, in order."""
     unfinished: Waiting | None = None
-    """The unfinished file that holds these tensors and regions; None if there is none."""
+    """The unfinished file that holds these tensors; None if there is none."""
     finished: FileIdentity | None = None
     """Identity of the finished file, which holds all tensors; None until it is finished."""
 
@@ -85,7 +82,7 @@ class Journal:
     @property
     def has_progress(self) -> bool:
         """True where a later run could resume from something."""
-        return any(shard.records or shard.regions for shard in self._shards)
+        return any(shard.records for shard in self._shards)
 
     def progress(self, index: int) -> Progress:
         """Return the finished work on the shard at `index`."""
@@ -101,13 +98,6 @@ class Journal:
     def add_part(self, index: int, rows: Sequence[Row], waiting: Waiting) -> None:
         """Record that the shard's next tensors are on the disk, in an unfinished file."""
         self._add({"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting}, rows)
-        self._log.sync()
-
-    def add_region(self, index: int, region: Region, waiting: Waiting) -> None:
-        """Record that a region of the shard's next tensor is on the disk, in an unfinished file."""
-        self._add(
-            {"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting, "region": asdict(region)}
-        )
         self._log.sync()
 
     def add_shard(self, index: int, rows: Sequence[Row], finished: FileIdentity) -> None:
@@ -139,7 +129,7 @@ class Journal:
         self._log.append(json.dumps(line, separators=(",", ":")))
 
     def _learn(self, line: Mapping[str, Any]) -> None:
-        """Apply a line: one that starts at the first tensor, or at a tensor's first element, replaces older entries."""
+        """Apply a line: one that starts at the first tensor replaces older entries."""
         if "built" in line:
             self._is_built = True
             return
@@ -148,15 +138,9 @@ class Journal:
             self._is_built = False
             return
         shard = self._shards[line["shard"]]
-        region = Region(**line["region"]) if "region" in line else None
         if line["first"] == 0:
             shard.records = []
-        if region is None:
-            shard.records.append(line)
-        if region is None or region.start == 0:
-            shard.regions = []
-        if region is not None:
-            shard.regions.append(region)
+        shard.records.append(line)
         shard.unfinished = Waiting(*line["unfinished"]) if "unfinished" in line else None
         shard.finished = FileIdentity(**line["finished"]) if "finished" in line else None
 

@@ -14,7 +14,6 @@ from qdqcli.errors import QdqError, UsageError
 from qdqcli.measure.estimate import count_zero_slices
 from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.region import Region, Regions
 from qdqcli.measure.sums import Measurement
 from qdqcli.measure.tensor import TensorJob, check_slices, quantize_tensor
 from qdqcli.measure.workers import Workers
@@ -40,9 +39,7 @@ SPREAD_BYTES = 32 << 20
 TINY_BYTES = 64 << 10
 """Tensors smaller than this gain nothing from a second thread."""
 PART_BYTES = 512 << 20
-"""Bytes flushed to the disk together: tensors of a large file, or a region of a larger tensor. A resumed run finds them
-done.
-"""
+"""Bytes of a large file flushed to the disk together, whole tensors: a resumed run finds them done."""
 
 
 Ranges = Mapping[str, GivenRange]
@@ -189,7 +186,7 @@ def _run_plan(
     with ExitStack() as undo:
         reader = undo.enter_context(plan.shard.open())
         writer = None if output is None else output.create(plan.checkpoint, plan.shard, reader, done.unfinished)
-        parts = None if journal is None or writer is None else _Parts(index, plan, writer, journal)
+        parts = None if journal is None or writer is None else _Parts(index, writer, journal)
         if writer is not None:
             undo.callback(writer.abort if parts is None else parts.leave)
         job = _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer, parts=parts)
@@ -216,13 +213,9 @@ def measure_shard(
 class _Parts:
     """Shard output that becomes durable part by part. A part is flushed while the next one is computed."""
 
-    def __init__(self, index: int, plan: Plan, writer: ShardWriter, journal: Journal) -> None:
-        self._tensors = plan.shard.tensors
+    def __init__(self, index: int, writer: ShardWriter, journal: Journal) -> None:
         self._index, self._writer, self._journal = index, writer, journal
-        progress = journal.progress(index)
-        self._first, self._done = progress.num_rows, list(progress.regions)
         self._rows: list[Row] = []
-        self._region: Region | None = None
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="qdq-flush")
         self._flushing: Future[Waiting | None] | None = None
 
@@ -232,26 +225,12 @@ class _Parts:
         self._rows += rows
         self._flushing = self._flusher.submit(self._writer.sync)
 
-    def regions(self, tensor: TensorInfo) -> Regions:
-        """Return the regions of a large tensor, each of which is a part."""
-        is_begun = tensor == self._tensors[self._first]
-        return Regions(self._done if is_begun else (), PART_BYTES, self._flush_region)
-
-    def _flush_region(self, region: Region) -> None:
-        self.flush([])
-        self._region = region
-
     def settle(self) -> None:
         """Wait for the flush, and record in the journal what is on the disk."""
         if self._flushing is None:
             return
         waiting, self._flushing = self._flushing.result(), None
-        region, self._region = self._region, None
-        if waiting is None:
-            return
-        if region is not None:
-            self._journal.add_region(self._index, region, waiting)
-        else:
+        if waiting is not None:
             self._journal.add_part(self._index, self._rows, waiting)
             self._rows = []
 
@@ -321,9 +300,6 @@ class _ShardJob:
         part: list[list[Task]] = []
         nbytes = 0
         for batch in batches:
-            if part and _is_large(batch[0][0]):  # a part of its own: its regions start after finished work
-                yield part
-                part, nbytes = [], 0
             part.append(batch)
             nbytes += sum(tensor.nbytes for tensor, _ in batch)
             if nbytes >= PART_BYTES:
@@ -365,7 +341,7 @@ class _ShardJob:
 
     def _measure_at_once(self, batch: Sequence[Task]) -> list[Measurement | None] | None:
         """Measure the small tensors of the batch in one kernel call; None where that is not possible."""
-        if len(batch) < 2 or self.measuring.per_slice or self.workers.backend.files is None:
+        if len(batch) < 2 or self.measuring.per_slice or not self.workers.backend.takes_batches:
             return None
         measured = measure_batch(batch, self.reader, self.writer, self.workers)
         done = sum(tensor.nbytes for (tensor, _), found in zip(batch, measured, strict=True) if found is not None)
@@ -393,7 +369,6 @@ class _ShardJob:
             reader=self.reader,
             writer=self.writer,
             on_bytes=self.measuring.on_bytes,
-            regions=self._regions(tensor),
         )
         row = _row(source, decision, quantize_tensor(job, self.workers), self.measuring)
         return self._noting_zeros(tensor, decision, row)
@@ -407,17 +382,6 @@ class _ShardJob:
             return row
         num_zero = count_zero_slices(self.reader, tensor, layout_of(tensor, spec), self.workers)
         return row._replace(num_zero_slices=num_zero)
-
-    def _regions(self, tensor: TensorInfo) -> Regions | None:
-        """Return the regions of a tensor that becomes durable region by region; not available with sums per slice."""
-        if self.parts is None or self.measuring.per_slice or not _is_large(tensor):
-            return None
-        return self.parts.regions(tensor)
-
-
-def _is_large(tensor: TensorInfo) -> bool:
-    """Tell whether the tensor exceeds one part, so that it is flushed in regions."""
-    return tensor.nbytes > PART_BYTES
 
 
 def _is_tiny(batch: Sequence[Task]) -> bool:

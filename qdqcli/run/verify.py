@@ -124,9 +124,6 @@ class _Comparison:
             name = escape_name(tensor.name)
             raise VerificationError(self._path, f"tensor '{name}' is not what it must be at its byte {place}")
 
-    def place(self, tensor: TensorInfo) -> None:  # noqa: ARG002 - kernels must not write for themselves here
-        return None
-
     def sync(self) -> None:
         return None
 

@@ -19,7 +19,7 @@ from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Setting, Sweep
 from qdqcli.result.result import Row
 from qdqcli.run.pipeline import Measuring, measure_shard, result_of
-from qdqcli.tensors.checkpoint import Checkpoint, Place, Shard, ShardReader
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader
 from qdqcli.tensors.packed.recognise import Packed
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -149,8 +149,8 @@ class _Held:
         to = np.frombuffer(buffer.cast("B"), np.uint8)
         np.copyto(to, held[start : start + len(to)])
 
-    def place(self, tensor: TensorInfo) -> Place | None:
-        return self._reader.place(tensor) if tensor.start not in self._data else None
+    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:
+        return first.start not in self._data and self._reader.read_neighbours(first, buffer)
 
     def close(self) -> None: ...
 

@@ -25,17 +25,6 @@ from qdqcli.tensors.tensor import DTYPES, TensorInfo
 from qdqcli.tensors.unread import describe_unread
 
 
-class Place(NamedTuple):
-    """Position of a tensor's raw bytes in a file, for kernels that do their own I/O."""
-
-    descriptor: int
-    """Descriptor of a regular file; open as long as the reader or writer is."""
-    offset: int
-    """Byte offset of the tensor in the file."""
-    path: Path
-    """Path for messages."""
-
-
 class Waiting(NamedTuple):
     """An unfinished file that a later process can complete."""
 
@@ -56,8 +45,11 @@ class ShardReader(Protocol):
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         """Fill `buffer` (contiguous, native type) with the tensor's bytes, beginning at byte `start` of the tensor."""
 
-    def place(self, tensor: TensorInfo) -> Place | None:
-        """Return where the tensor can be read directly; None if only `read_into` can read it."""
+    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:
+        """Fill `buffer` with the bytes of a tensor and of those behind it, as far as it goes.
+
+        Returns False, with nothing read, where `start` of a tensor is no position in one file.
+        """
 
     def close(self) -> None: ...
 
@@ -82,9 +74,6 @@ class ShardWriter(Protocol):
 
     def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = ...) -> None:
         """Copy the tensor byte for byte from the input; `on_chunk` is called before each piece and may raise."""
-
-    def place(self, tensor: TensorInfo) -> Place | None:
-        """Return where the tensor can be written directly; None if only `write` can write it."""
 
     def sync(self) -> Waiting | None:
         """Flush everything written so far to disk; return the unfinished file, None if it cannot be resumed."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qdqcli.tensors.checkpoint import Place, ShardReader, Waiting
+from qdqcli.tensors.checkpoint import ShardReader, Waiting
 from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile
 from qdqcli.tensors.tensor import TensorInfo, check_range
 
@@ -58,8 +58,9 @@ class FlatReader:
         check_range(tensor, start, buffer.nbytes)
         self.file.read_into(buffer, tensor.start + start)
 
-    def place(self, tensor: TensorInfo) -> Place:
-        return Place(self.file.descriptor, tensor.start, self.file.path)
+    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:
+        self.file.read_into(buffer, first.start)
+        return True
 
     def close(self) -> None:
         self.file.close()
@@ -91,9 +92,6 @@ class FlatWriter:
 
     def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
         self._copy(tensor.start, tensor.nbytes, on_chunk)
-
-    def place(self, tensor: TensorInfo) -> Place:
-        return Place(self._file.descriptor, tensor.start, self._file.path)
 
     def sync(self) -> Waiting:
         return Waiting(name=self._file.sync(), size=self._source.size)

@@ -114,8 +114,8 @@ class NpzReader:
                     return
             self._file.read_into(buffer, member.start + tensor.start + start)
 
-    def place(self, tensor: TensorInfo) -> None:  # noqa: ARG002 - members are compressed or have a CRC to check
-        return None
+    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002 - each is a member
+        return False
 
     @property
     def mode(self) -> int:
@@ -184,9 +184,6 @@ class NpzWriter:
             part = buffer[: tensor.nbytes - start]
             self._reader.read_into(tensor, start, part)
             self.write(tensor, start, part)
-
-    def place(self, tensor: TensorInfo) -> None:  # noqa: ARG002 - members are packed at the end
-        return None
 
     def sync(self) -> None:
         return None

@@ -131,11 +131,6 @@ class InputFile:
     def size(self) -> int:
         return self.identity.size
 
-    @property
-    def descriptor(self) -> int:
-        """Descriptor for positional reads; -1 once closed."""
-        return self._descriptor
-
     def check_size(self, max_bytes: int) -> None:
         """Raise `InputError` if the file is larger than `max_bytes`."""
         if self.size > max_bytes:
@@ -235,11 +230,6 @@ class OutputFile:
             self._descriptor = self._open_locked(unfinished, 0o666 & private_mode(mode))
         except OSError as error:
             raise output_error(path, error) from error
-
-    @property
-    def descriptor(self) -> int:
-        """Descriptor for positional writes; -1 once closed."""
-        return self._descriptor
 
     def resize(self, size: int) -> None:
         """Set the file's final size in bytes; unwritten ranges read as zeros."""

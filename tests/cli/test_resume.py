@@ -78,58 +78,6 @@ def test_what_is_finished_is_not_done_again(qdq: Qdq, model: Path, tmp_path: Pat
         assert data[header] == byte
 
 
-LARGE = {
-    "one pass": ({"w": sample((3000, 256))}, ("--axis", 0)),
-    "two passes": ({"w": sample((3000, 256))}, ()),
-    "two passes over channels": ({"w": sample((3000, 256))}, ("--axis", 1)),
-    "a range that is given": ({"w": sample((3000, 256))}, ("--input-min", -1, "--input-max", 1)),
-    "patterns": ({"w": sample((3000, 256), "BF16")}, ("--input-min", -1, "--input-max", 1)),
-    "in the middle": (
-        {"a": sample((9,)), "b": np.arange(9), "w": sample((3000, 256)), "z": sample((9,))},
-        ("--axis", 0),
-    ),
-}
-"""Files with a tensor of 12 blocks, and a way to work on it."""
-LITTLE = ("--max-memory", "64kB", "--format", "json")
-
-
-@pytest.mark.usefixtures("parts")
-@pytest.mark.parametrize("way", LARGE)
-def test_a_tensor_goes_on_from_the_region_that_was_reached(qdq: Qdq, tmp_path: Path, way: str) -> None:
-    """A mark left in a region that is done is still there afterwards, and all else is as if nothing had happened."""
-    tensors, settings = LARGE[way]
-    source, output = write_safetensors(tmp_path / "in.safetensors", tensors), tmp_path / "out.safetensors"
-    whole = qdq("run", source, "-o", tmp_path / "whole.safetensors", *settings, *LITTLE)
-    arguments = ("run", source, "-o", output, *settings, *LITTLE)
-    assert stopped(9, signal.SIGKILL, *arguments).returncode == KILLED
-    (unfinished,) = partial_of(output).glob(".qdq-*.tmp")
-    data = bytearray(unfinished.read_bytes())
-    place = source.read_bytes().index(tensors["w"].tobytes()) + 4 * 65_536 * tensors["w"].itemsize  # the fifth block
-    data[place] ^= 0xFF
-    unfinished.write_bytes(data)
-    again = qdq(*arguments, "--resume")
-    assert (again.code, again.out) == (0, whole.out)
-    got, want = bytearray(output.read_bytes()), (tmp_path / "whole.safetensors").read_bytes()
-    assert got[place] == data[place] == want[place] ^ 0xFF
-    got[place] ^= 0xFF
-    assert got == want
-
-
-@pytest.mark.usefixtures("parts")
-def test_regions_of_another_way_to_work_are_made_again(qdq: Qdq, tmp_path: Path) -> None:
-    """With little memory a slice of 200,000 elements is longer than a block, with more it is not."""
-    source, output = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
-    slices = sample((4, 200_000))
-    slices[0, :2] = -100, 100  # an end of the range that the first region alone has
-    write_safetensors(source, {"w": slices})
-    whole = qdq("run", source, "-o", tmp_path / "whole.safetensors", "--axis", 0, "--format", "json")
-    arguments = ("run", source, "-o", output, "--axis", 0, "--format", "json")
-    assert stopped(6, signal.SIGKILL, *arguments, "--max-memory", "1kB").returncode == KILLED
-    again = qdq(*arguments, "--resume", "--max-memory", "32MB")
-    assert (again.code, again.out) == (0, whole.out)
-    assert output.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
-
-
 def test_a_finished_file_that_was_changed_is_made_again(qdq: Qdq, model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     qdq("run", model, "-o", tmp_path / "whole", *SETTINGS)

@@ -3,8 +3,6 @@
 And the promise on which everything else rests: neither the size of a block nor the number of threads changes a bit.
 """
 
-import json
-from dataclasses import asdict
 from functools import cache
 from math import isnan
 from pathlib import Path
@@ -17,7 +15,6 @@ from qdqcli import quantize_and_dequantize_v4
 from qdqcli.errors import Interrupted, UsageError
 from qdqcli.interrupt import Interruption
 from qdqcli.measure import workers as workers_module
-from qdqcli.measure.region import Region, Regions
 from qdqcli.measure.sums import Measurement, error_sums, sums_of_each
 from qdqcli.measure.tensor import TensorJob, quantize_tensor
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
@@ -44,7 +41,6 @@ def quantize(
     void_dtype: str | None = None,
     given_range: tuple[float, float] | None = None,
     per_slice: bool = False,
-    regions: Regions | None = None,
     **attributes: Any,
 ) -> Measurement:
     """The only tensor of the file at `path`, written to `output`."""
@@ -60,7 +56,6 @@ def quantize(
                 per_slice=per_slice,
                 reader=reader,
                 writer=writer,
-                regions=regions,
             )
             measured = quantize_tensor(job, workers)
             if writer is not None:
@@ -480,24 +475,6 @@ def test_a_degenerate_column_is_counted_once_over_all_blocks(
     monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
     _, measured = quantize_array(tmp_path, x, axis=1)
     assert measured.sums.num_degenerate == 2
-
-
-@pytest.mark.parametrize("axis", [-1, 1])
-def test_a_slice_that_an_earlier_run_found_degenerate_is_counted(
-    tmp_path: Path, axis: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = sample((3001, 100), "F32", 9)
-    x[3, 5] = np.finfo(np.float32).max  # infinite after quantization, which the first region alone shows
-    monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", 1)
-    path, output = write_safetensors(tmp_path / "in.safetensors", {"w": x}), tmp_path / "out.safetensors"
-    kept: list[Region] = []
-    whole = quantize(path, output, axis=axis, regions=Regions((), 1, kept.append))
-    assert len(kept) > 2
-    done = [Region(**json.loads(json.dumps(asdict(region)))) for region in kept[:2]]
-    output.unlink()
-    resumed = quantize(path, output, axis=axis, regions=Regions(done, 1, lambda _: None))
-    assert whole.sums.num_degenerate == 1
-    assert resumed == whole
 
 
 # Limits

@@ -5,10 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.backend import FileKernels
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.cpu import file_ranges as cpu_file_ranges
 from qdqcli.op.cpu.errors import error_sums
 from qdqcli.op.histogram import PatternCounter
 from qdqcli.op.layout import Layout
@@ -20,12 +18,13 @@ class CpuBackend:
     """Numba's CPU target; methods as in `backend.Backend`."""
 
     name = "cpu"
-    files: FileKernels = cpu_file_ranges
+    takes_batches = True
     measure_range = staticmethod(cpu.measure_range)
     quant_params = staticmethod(cpu.quant_params)
     quantize = staticmethod(cpu.quantize)
     quantize_and_sum = staticmethod(cpu.quantize_and_sum)
     fake_quantize_and_sum = staticmethod(cpu.fake_quantize_and_sum)
+    fake_quantize_and_sum_each = staticmethod(cpu.fake_quantize_and_sum_each)
     sum_slices = staticmethod(cpu.sum_slices)
     extremes = staticmethod(cpu.extremes)
     pattern_counter = staticmethod(PatternCounter)

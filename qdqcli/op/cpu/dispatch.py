@@ -8,14 +8,13 @@ processed instead.
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.columns import ABS_ERROR, CLIPPED, NONFINITE, NONFINITE_OUTPUT, empty_sums
+from qdqcli.op.columns import ABS_ERROR, CLIPPED, NONFINITE, NONFINITE_OUTPUT, BatchSums, BlockSums, empty_sums
 from qdqcli.op.cpu import errors as cpu_errors
 from qdqcli.op.cpu import parallel as cpu_parallel
 from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.cpu import ranges as cpu_range
 from qdqcli.op.cpu import slices as cpu_scalar
 from qdqcli.op.cpu.errors import PIECE, look_closer, terms_of
-from qdqcli.op.file_range import BlockSums, Place, Stored
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
@@ -28,6 +27,7 @@ from qdqcli.op.params import (
     Floats,
     OrderKeys,
     QuantParams,
+    Stored,
     codes,
     compute_type_of,
     cuts,
@@ -52,6 +52,7 @@ _quantize = kernel()(cpu_quantize.quantize)
 _quantize_columns = kernel()(cpu_quantize.quantize_columns)
 _quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
 _fake_quantize_and_sum = kernel()(cpu_quantize.fake_quantize_and_sum)
+_fake_quantize_and_sum_each = kernel()(cpu_quantize.fake_quantize_and_sum_each)
 _fake_quantize_slices = kernel()(cpu_parallel.quantize_slices.py_func)
 differentiate = kernel()(cpu_quantize.differentiate)
 """Kernels: each set of argument types is compiled once and cached."""
@@ -286,14 +287,11 @@ def scratch_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
 
 def fake_quantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
-    total_bytes: int = 0, source: Place | None = None, sink: Place | None = None,
-    io_status: NDArray[np.int64] | None = None,
+    total_bytes: int = 0,
 ) -> BlockSums | None:  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
-    With `source`, the file of the tensor, `x` is only a scratch buffer for these slices; the outputs of the elements
-    [start, stop) are written to `sink`, and `io_status` records a failed system call. Returns None where elements are
-    not finite, slices are shorter than a vector or the file fails: the caller then goes step by step.
+    Returns None where elements are not finite or slices are shorter than a vector: the caller then goes step by step.
     """
     if is_columnar(layout):
         return None
@@ -304,14 +302,34 @@ def fake_quantize_and_sum(
     order_keys, ranges = np.empty((2, capacity), bits.dtype), np.empty((2, capacity), number)
     qparams, flags = np.empty((QPARAM_ROWS, capacity), number), np.empty((FLAG_ROWS, capacity), np.bool_)
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    went_well = _fake_quantize_and_sum(
-        source, sink, x, bits, y, base, start, stop, *layout.steps, first_slice, *order_key_limits(dtype),
+    _fake_quantize_and_sum(
+        x, bits, y, base, start, stop, *layout.steps, first_slice, *order_key_limits(dtype),
         *codes(spec, compute_type, number), half_up(spec), compute_type, _short_runs(layout), keep or None,
-        _nontemporal_with_sums(total_bytes), order_keys, ranges, qparams, flags, *scratch_for_sums(x), sums, io_status,
+        _nontemporal_with_sums(total_bytes), order_keys, ranges, qparams, flags, *scratch_for_sums(x), sums,
     )  # fmt: skip
-    if not went_well or not np.isfinite(sums[:, ABS_ERROR]).all():
+    if not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
     return BlockSums(sums=sums, ranges=ranges[:, :num_slices], degenerate=flags[DEGENERATE, :num_slices])
+
+
+def fake_quantize_and_sum_each(
+    x: Stored, y: Stored, places: NDArray[np.int64], max_slices: int, spec: QuantSpec, dtype: str, *, keep: bool
+) -> BatchSums:
+    """`fake_quantize_and_sum` for many tensors of at most `max_slices` slices each, which are parts of `x`.
+
+    `places` (tensors, 5): first element, number of elements, and the layout's steps.
+    """
+    count, capacity = len(places), -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
+    bits, number = x.view(PATTERN[dtype]), float_type(dtype)
+    compute_type = compute_type_of(dtype, spec.compute_dtype)
+    order_keys, ranges = np.empty((2, capacity), bits.dtype), np.empty((2, capacity), number)
+    qparams, flags = np.empty((QPARAM_ROWS, capacity), number), np.empty((FLAG_ROWS, capacity), np.bool_)
+    sums, num_degenerate, is_done = empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_)
+    _fake_quantize_and_sum_each(
+        x, bits, y, places, *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type,
+        keep or None, order_keys, ranges, qparams, flags, *scratch_for_sums(x), sums, num_degenerate, is_done,
+    )  # fmt: skip
+    return BatchSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)
 
 
 def sum_slices(

@@ -3,9 +3,10 @@
 Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py`).
 """
 
-from qdqcli.op.columns import CLIPPED
+import numpy as np
+
+from qdqcli.op.columns import ABS_ERROR, CLIPPED, INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu.errors import PIECE, add_runs, begin_chunk, finish_chunk
-from qdqcli.op.cpu.file_access import read_at, write_at
 from qdqcli.op.cpu.ranges import (
     decode_order_keys,
     make_qparams,
@@ -27,7 +28,7 @@ from qdqcli.op.jit.vector import (
     store_nontemporal,
     store_part,
 )
-from qdqcli.op.params import CLIPPING, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
+from qdqcli.op.params import CLIPPING, DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.value import clamp, decode, encode, fake_quantize, flush, straight_through
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -246,16 +247,13 @@ def count_outside_columns(x, start, stop, row, qparams):
 
 @inlined
 def fake_quantize_and_sum(
-    source, sink, x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max,
-    half_up, compute_type, short_runs, keep, nontemporal, order_keys, ranges, qparams, flags, piece, terms, sums,
-    io_status,
+    x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max, half_up,
+    compute_type, short_runs, keep, nontemporal, order_keys, ranges, qparams, flags, piece, terms, sums,
 ):  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
     `short_runs`: slices are as `measure_short_runs` takes them. `bits` are the elements of `x` as integers;
-    `order_keys`, `ranges`, `qparams` and `flags` are scratch buffers for the slices. Unless None, `source` fills `x`
-    and `sink` takes the outputs of the elements [start, stop), each (descriptor, byte offset of the tensor). On failure
-    `io_status` records the error, False is returned and results are undefined.
+    `order_keys`, `ranges`, `qparams` and `flags` are scratch buffers for the slices.
     """
     for s in range(order_keys.shape[1]):
         order_keys[0, s], order_keys[1, s] = nothing[0], nothing[1]
@@ -270,10 +268,6 @@ def fake_quantize_and_sum(
         if needed > known:
             begin = start_of(first_slice + known, inner, row, advance, size)
             end = start_of(first_slice + needed, inner, row, advance, size)
-            if source is not None:
-                there = source[1] + begin * x.itemsize
-                if not read_at(source[0], there, x[begin - base :], end - begin, io_status):
-                    return False
             if short_runs is None:
                 measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, order_keys)
             else:
@@ -291,11 +285,32 @@ def fake_quantize_and_sum(
             x, y, base, first, last, inner, row, advance, first_slice, qparams, flags, None, shared + clipping > 0,
             None, half_up, compute_type, keep, nontemporal, piece, terms, here,
         )  # fmt: skip
-        if sink is not None:
-            there = sink[1] + first * y.itemsize
-            if not write_at(sink[0], there, y[first - base :], last - first, io_status):
-                return False
-    return True
+
+
+@inlined
+def fake_quantize_and_sum_each(
+    x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keep, order_keys, ranges, qparams,
+    flags, piece, terms, sums, num_degenerate, is_done,
+):  # fmt: skip
+    """`fake_quantize_and_sum` for many tensors of at most a chunk each, which are parts of `x`.
+
+    `places` (tensors, 5): first element, number of elements, and the layout's steps.
+    """
+    for t in range(places.shape[0]):
+        begin, size = places[t, 0], places[t, 1]
+        end = begin + size
+        inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
+        fake_quantize_and_sum(
+            x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity, nothing, q_min,
+            q_max, half_up, compute_type, None, keep, None, order_keys, ranges, qparams, flags, piece, terms,
+            sums[t : t + 1],
+        )  # fmt: skip
+        is_done[t] = abs(sums[t, ABS_ERROR]) < np.inf
+        lo, hi = ranges[0, 0], ranges[1, 0]
+        for s in range(run_at(size - 1, inner, row, advance)[0] + 1):
+            lo, hi = min(lo, ranges[0, s]), max(hi, ranges[1, s])
+            num_degenerate[t] += flags[DEGENERATE, s]
+        sums[t, INPUT_MIN], sums[t, INPUT_MAX] = lo, hi
 
 
 @inlined

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.columns import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS
+from qdqcli.op.columns import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS, BlockSums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu.backend import CpuBackend
 from qdqcli.op.cpu.errors import is_extreme
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import cuda, device_errors
-from qdqcli.op.file_range import BlockSums
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
@@ -29,14 +28,13 @@ from qdqcli.op.params import (
     Floats,
     OrderKeys,
     QuantParams,
+    Stored,
     float_type,
     merge_order_keys,
 )
 from qdqcli.op.spec import QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-Stored = NDArray[Any]
-"""Elements as the kernels see them, `params.STORAGE`."""
 DeviceArray = Any
 
 
@@ -56,7 +54,7 @@ class CudaParams(QuantParams):
 class CudaBackend:
     """The current CUDA device; methods as in `backend.Backend`."""
 
-    files = None
+    takes_batches = False
 
     def __init__(self) -> None:
         self._own = local()

@@ -19,7 +19,7 @@ import numpy as np
 
 from qdqcli.errors import InputError
 from qdqcli.escape import escape_name, show_path
-from qdqcli.tensors.checkpoint import Checkpoint, Place, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
 from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, num_rows
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import Packed, key_of
@@ -222,8 +222,8 @@ class DecodedReader:
             with np.errstate(over="ignore"):  # float16 has a smaller range: its infinities are counted
                 out[at : at + len(values)] = values
 
-    def place(self, tensor: TensorInfo) -> Place | None:
-        return None if tensor.name in self._shard.decoded else self._base.place(tensor)
+    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:
+        return not self._shard.decoded and self._base.read_neighbours(first, buffer)
 
     def close(self) -> None:
         self._readers.close()
