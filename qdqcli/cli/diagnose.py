@@ -21,7 +21,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.recipe.plan import check_selection, make_plans
 
-FORMATS = ("table", "json", "markdown")
+FORMATS = ("table", "json", "markdown", "html")
 
 
 @click.command(

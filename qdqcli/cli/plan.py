@@ -162,7 +162,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
         min_sqnr_db=options["min_sqnr"],
         counts_all=options["count"] == "all",
     )
-    opt.check_formats(options, ("table", "json", "markdown"), "a plan")
+    opt.check_formats(options, ("table", "json", "markdown", "html"), "a plan")
     files = Files.of(options)
     files.check()
     output = options["output"]

@@ -15,7 +15,7 @@ from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, header_to_json, row_to_json, summary_to_json
 from qdqcli.study.allocation import Allocation, Decision, Option
 
-ALLOCATION_FORMATS = ("table", "json", "markdown")
+ALLOCATION_FORMATS = ("table", "json", "markdown", "html")
 _SHOWN = 20
 
 
@@ -34,6 +34,11 @@ class PlanView:
 
 def render(view: PlanView, format_name: str, options: ReportOptions) -> Iterator[str]:
     """Yield the plan in one of `ALLOCATION_FORMATS`."""
+    if format_name == "html":
+        from qdqcli.report.html.plan_page import page
+
+        yield from page(view)
+        return
     make = {"table": _table, "markdown": _markdown, "json": _json}[format_name]
     for line in make(view, options):
         yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
@@ -78,16 +83,23 @@ def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
     )
     yield f"proof         {gap}"
     for candidate in range(len(problem.sweep.settings)):
-        choice = problem.uniform(candidate)
-        if choice is None:
-            continue
-        options = [d.options[k] for d, k in zip(problem.decisions, choice, strict=True)]
-        bits, losses = sum(option.bits for option in options), [option.loss for option in options]
-        loss = max(losses) if problem.objective == "worst" else fsum(losses)
-        rate = bits / max(problem.num_elements, 1)
-        yield f"uniform       {problem.name_of(candidate)}: {rate:.4f} bits/weight, {_loss_text(allocation, loss)}"
+        if (found := uniform(allocation, candidate)) is not None:
+            rate, loss = found
+            yield f"uniform       {problem.name_of(candidate)}: {rate:.4f} bits/weight, {_loss_text(allocation, loss)}"
     sqnr = result.summary["sqnr_db"]
     yield f"SQNR          {EXACT if sqnr is None else metric_text('sqnr_db', sqnr) + ' dB'} over all quantized elements"
+
+
+def uniform(allocation: Allocation, candidate: int) -> tuple[float, float] | None:
+    """Return bits per weight and loss of one candidate for all tensors; None where it does not fit some."""
+    problem = allocation.problem
+    choice = problem.uniform(candidate)
+    if choice is None:
+        return None
+    options = [d.options[k] for d, k in zip(problem.decisions, choice, strict=True)]
+    bits, losses = sum(option.bits for option in options), [option.loss for option in options]
+    loss = max(losses) if problem.objective == "worst" else fsum(losses)
+    return bits / max(problem.num_elements, 1), loss
 
 
 def _next_step(allocation: Allocation, left: int) -> str:

@@ -17,7 +17,7 @@ from qdqcli.study import causes
 from qdqcli.study.causes import Finding, level
 from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Report
 
-DIAGNOSIS_FORMATS = ("table", "json", "markdown")
+DIAGNOSIS_FORMATS = ("table", "json", "markdown", "html")
 _WIDTH = 120
 _INDENT = " " * 11
 _OPTIONS = {
@@ -31,6 +31,11 @@ _OPTIONS = {
 
 def render(report: Report, format_name: str, options: ReportOptions) -> Iterator[str]:
     """Yield the diagnosis in one of `DIAGNOSIS_FORMATS`."""
+    if format_name == "html":
+        from qdqcli.report.html.diagnosis_page import page
+
+        yield from page(report)
+        return
     make = {"table": _table, "markdown": _markdown, "json": _json}[format_name]
     for line in make(report, options):
         yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
@@ -195,12 +200,13 @@ def facts(report: Report) -> Iterator[str]:
         return
     bits = [float(found["bits_per_weight"] or 0.0) for found in (before, after)]
     yield (
-        f"with {limit} to {counted(changed, 'tensor')}: {_overall(report.before)} -> {_overall(report.after)}, "
+        f"with {limit} to {counted(changed, 'tensor')}: {overall_text(report.before)} -> {overall_text(report.after)}, "
         f"{bits[1] - bits[0]:+.3f} bits per weight"
     )
 
 
-def _overall(result: RunResult) -> str:
+def overall_text(result: RunResult) -> str:
+    """Return the SQNR of a whole run with its unit."""
     if result.is_exact and result.sums.num_measured:
         return EXACT
     return metric_text("sqnr_db", result.summary["sqnr_db"]) + " dB"

@@ -150,7 +150,7 @@ def test_a_range_that_is_given_gives_way_to_that_of_the_data(qdq: Qdq, model: Pa
         (("--worst", 3, "--all"), "--worst excludes --all"),
         (("--worst", 0), "0 is not in the range"),
         (("--overwrite",), "add --write-recipe FILE"),
-        (("--format", "html"), "a diagnosis has no html form"),
+        (("--format", "sarif"), "a diagnosis has no sarif form"),
         (("--max-bits-added", -1), "is not in the range"),
         (("-g", 48), "--indivisible"),
     ],

@@ -63,7 +63,7 @@ def test_names_do_no_harm_in_a_report(
         assert harm(format_name, (tmp_path / f"r{suffix}").read_bytes().decode()) == []
 
 
-@pytest.mark.parametrize("format_name", ["table", "json", "markdown"])
+@pytest.mark.parametrize("format_name", ["table", "json", "markdown", "html"])
 def test_names_do_no_harm_in_a_diagnosis(qdq: Qdq, hostile: list[Path], tmp_path: Path, format_name: str) -> None:
     recipe = ("--write-recipe", tmp_path / "fix.toml")
     outcome = qdq("diagnose", hostile[0], "-b", 4, "--all", "--format", format_name, *recipe)

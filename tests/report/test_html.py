@@ -272,7 +272,8 @@ def test_what_to_do_names_what_fails_its_share_and_commands() -> None:
     chosen = ["model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight"]
     assert diagnose[:2] == ["qdq", "diagnose"]
     assert [word for word in diagnose if word in chosen] == chosen
-    assert plan == ["qdq", "plan", "m.safetensors", "--min-sqnr", "30.0", "-o", "plan.toml"]
+    assert plan[:3] == ["qdq", "plan", "m.safetensors"]
+    assert plan[-4:] == ["--min-sqnr", "30.0", "-o", "plan.toml"]
     assert check[-4:] == ["--exclude", chosen[0], "--exclude", chosen[1]]
     assert "[[waivers]]" in said
 

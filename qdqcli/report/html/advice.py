@@ -1,7 +1,9 @@
 """Advice on a budget that is not kept: the tensors that fail, by kind, and the commands to type."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.report.escape import json_text, shorten
@@ -13,6 +15,9 @@ from qdqcli.result.group import kind_of
 from qdqcli.result.result import RunResult, TensorResult
 
 _MEASURING = ("check", "stats", "run")
+_OF_PLANS = ("recipe", "presets", "include", "exclude", "min_ndim", "scale_bits", "compute_dtype")
+"""Settings that are options of `qdq plan`, too."""
+_BITS = (2, 3, 4, 5, 6, 8, 10, 12)
 _KINDS, _PATTERNS = 10, 12
 
 
@@ -62,11 +67,13 @@ def _commands(run: RunResult, failing: Sequence[TensorResult], patterns: Sequenc
     yield '<dl class="steps">'
     yield "<dt>Why they fail, and what other settings would gain, each measured; the best as a recipe:</dt>"
     yield _typed(code(command_of(run, "diagnose", [*chosen, "--write-recipe", "fix.toml"])))
-    if needed := _needed(run):
+    needed, grids = _needed(run), _candidates(run.settings)
+    if needed and grids:
         least = repr(max(needed))
         yield f"<dt>The fewest bits at which every tensor has {least} dB, as a recipe:</dt>"
-        plan = ["qdq", "plan", *run.inputs, "--min-sqnr", least, "-o", "plan.toml"]
-        yield _typed(code(plan))
+        kept = {key: value for key, value in run.settings.items() if key in _OF_PLANS}
+        goal = [*grids, "--min-sqnr", least, "-o", "plan.toml"]
+        yield _typed(code(command_of(replace(run, settings=kept), "plan", goal)))
     added = sum(bytes_of(row) - packed_bytes_of(row) for row in failing)
     excluded = [word for pattern in few for word in ("--exclude", pattern)]
     yield f"<dt>Leave them in float, which adds {size_text(max(added, 0))}:</dt>"
@@ -75,6 +82,14 @@ def _commands(run: RunResult, failing: Sequence[TensorResult], patterns: Sequenc
     names = ", ".join(json_text(shorten(pattern, MAX_WORD)) for pattern in few)
     yield _typed(in_html(f"[[waivers]]\nmatch = [{names}]\nreason = '...'\nuntil = YYYY-MM-DD"))
     yield "</dl>"
+
+
+def _candidates(settings: Mapping[str, Any]) -> list[str]:
+    """Return options of `qdq plan` for candidates with the granularity of a run; none where there are no such."""
+    if isinstance(settings.get("group_size"), int):
+        return ["--group-size", str(settings["group_size"])]
+    granularity = {"none": "tensor", 0: "channel"}.get(settings.get("axis"))
+    return [] if granularity is None else ["--candidates", ",".join(f"int{n}-{granularity}" for n in _BITS)]
 
 
 def _needed(run: RunResult) -> list[float]:

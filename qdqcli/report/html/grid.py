@@ -12,8 +12,11 @@ from typing import Generic, Literal, TypeVar
 from qdqcli.report.html.markup import in_html, script_text
 from qdqcli.report.number import EXACT, NO_NUMBER, percent, significant
 
-Form = Literal["text", "db", "signed", "percent", "count", "fixed3", "fixed6", "digits"]
-"""How a value is shown; `signed` is dB with a sign, `digits` three significant ones. The script knows the same."""
+Form = Literal["text", "prose", "db", "signed", "signed3", "percent", "count", "fixed3", "fixed6", "digits"]
+"""How a value is shown: `prose` on lines of its own, `signed` with a sign, `digits` three significant ones.
+
+The script has the same functions.
+"""
 Value = str | float | None
 """None: no number. Text in a column of numbers, as `exact`, ranks above all numbers."""
 T = TypeVar("T")
@@ -122,7 +125,7 @@ def rounded(form: Form, value: Value) -> Value:
     if value is None or isinstance(value, str | int):
         return value
     match form:
-        case "db" | "signed" | "fixed3":
+        case "db" | "signed" | "signed3" | "fixed3":
             return round(value, 6)
         case "fixed6":
             return round(value, 7)
@@ -140,6 +143,8 @@ def show(form: Form, value: Value) -> str:
             return f"{value:.2f}"
         case "signed":
             return f"{value:+.2f}"
+        case "signed3":
+            return f"{value:+.3f}"
         case "percent":
             return percent(value)
         case "fixed3":

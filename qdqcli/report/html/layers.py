@@ -1,7 +1,8 @@
 """SQNR by layer: a chart with a dot for each tensor in the order of the checkpoint, and a matrix layer by kind."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from qdqcli.report.html.chart import SPAN, Axis, Tick, chart, dots
 from qdqcli.report.html.grid import levels_of, shade
@@ -48,53 +49,66 @@ def chart_by_layer(rows: Sequence[TensorResult], states: Sequence[str], first: i
 
 def matrix(rows: Sequence[TensorResult], states: Sequence[str]) -> Iterator[str]:
     """Yield a table of the lowest SQNR by kind of tensor and layer; nothing where names have no layers."""
-    cells: dict[str, dict[int, tuple[float | None, str, str]]] = {}
-    for row, state in zip(rows, states, strict=True):
-        layer = layer_of(row.source.name)
+    marks = [Mark(row.source.name, _sqnr(row), state) for row, state in zip(rows, states, strict=True)]
+    yield from matrix_of(marks, "SQNR in dB", EXACT, digits=1)
+
+
+class Mark(NamedTuple):
+    """A tensor in a matrix."""
+
+    name: str
+    value: float | None
+    state: str = ""
+    """One of `STATES`."""
+
+
+class _Cell(NamedTuple):
+    value: float | None
+    state: str
+    layer: str
+
+
+def matrix_of(marks: Iterable[Mark], title: str, without: str, *, digits: int) -> Iterator[str]:
+    """Yield a table by kind of tensor and layer; nothing where names have no layers.
+
+    A cell has the lowest value of its tensors, or `without` where none has a number.
+    """
+    kinds: dict[str, dict[int, _Cell]] = {}
+    for mark in marks:
+        layer = layer_of(mark.name)
         number = layer.rpartition(".")[2]
         if not (number.isascii() and number.isdigit() and len(number) < 6):
             continue
-        own = cells.setdefault(kind_of(row.source.name), {})
-        value, before, _ = own.get(int(number), (None, "", ""))
-        found = _sqnr(row)
-        known = [one for one in (found, value) if one is not None]
-        own[int(number)] = min(known, default=None), max(state, before, key=STATES.index), layer
-    columns = sorted({number for own in cells.values() for number in own})
-    if not 2 <= len(columns) <= _MAX_LAYERS or not 2 <= len(cells) <= _MAX_KINDS:
+        own = kinds.setdefault(kind_of(mark.name), {})
+        before = own.get(int(number), _Cell(None, "", layer))
+        known = [value for value in (mark.value, before.value) if value is not None]
+        state = max(mark.state, before.state, key=STATES.index)
+        own[int(number)] = _Cell(min(known, default=None), state, layer)
+    columns = sorted({number for own in kinds.values() for number in own})
+    if not 2 <= len(columns) <= _MAX_LAYERS or not 2 <= len(kinds) <= _MAX_KINDS:
         return
-    levels = levels_of(value for own in cells.values() for value, _, _ in own.values())
-    stems = {kind.partition("*.")[0] for kind in cells}
+    levels = levels_of(cell.value for own in kinds.values() for cell in own.values())
+    stems = {kind.partition("*.")[0] for kind in kinds}
     stem = stems.pop() if len(stems) == 1 else ""
     of = f" in <code>{quote(stem)}*</code>" if stem else ""
-    yield f'<div class="scroll"><table class="matrix"><caption>SQNR in dB by kind of tensor and layer{of}, the lowest '
+    yield f'<div class="scroll"><table class="matrix"><caption>{title} by kind of tensor and layer{of}, the lowest '
     yield 'where several share a cell; darker is lower</caption>\n<thead><tr><th scope="col" class="text">kind</th>'
     yield "".join(f'<th scope="col" class="number">{number}</th>' for number in columns)
     yield "</tr></thead>\n<tbody>"
-    digits = 1 if len(columns) <= 40 else 0
-    for kind, own in cells.items():
+    for kind, own in kinds.items():
         label = kind.removeprefix(f"{stem}*.") if stem else kind
-        yield f'<tr><th scope="row" class="name">{quote(label)}</th>{_cells(kind, own, columns, levels, digits)}</tr>'
+        cells = [_cell_html(kind, own.get(number), levels, without, digits) for number in columns]
+        yield f'<tr><th scope="row" class="name">{quote(label)}</th>{"".join(cells)}</tr>'
     yield "</tbody></table></div>"
 
 
-def _cells(
-    kind: str,
-    own: Mapping[int, tuple[float | None, str, str]],
-    columns: Sequence[int],
-    levels: Sequence[float],
-    digits: int,
-) -> str:
-    found = []
-    for number in columns:
-        if number not in own:
-            found.append("<td></td>")
-            continue
-        value, state, layer = own[number]
-        words = f"{layer}. {kind.partition('*.')[2].replace('*', ' ')}"
-        text = EXACT if value is None else f"{value:.{digits}f}"
-        kinds = f"number {state or shade(levels, value)}".rstrip()
-        found.append(f'<td class="{kinds}" data-words="{quote(words)}">{text}</td>')
-    return "".join(found)
+def _cell_html(kind: str, cell: _Cell | None, levels: Sequence[float], without: str, digits: int) -> str:
+    if cell is None:
+        return "<td></td>"
+    words = quote(f"{cell.layer}. {kind.partition('*.')[2].replace('*', ' ')}")
+    text = without if cell.value is None else f"{cell.value:.{digits}f}"
+    shown = cell.state or shade(levels, cell.value)
+    return f'<td class="number {shown}" data-words="{words}">{text}</td>'
 
 
 def _limit_line(limits: Sequence[float | None], axis: Axis) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """How a page's figures were made: the command to type again, the settings, the inputs."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -22,13 +23,18 @@ _PLAIN: Mapping[str, Any] = {
 """Setting -> its default on the command line."""
 
 
-def made(run: RunResult, options: Sequence[str] | None = ()) -> Iterator[str]:
-    """Yield the section; `options` are those of the command beside the settings, None where no command is known."""
-    yield '<section class="made"><h2 id="made">How this was made</h2>\n<dl class="facts">'
+def made(run: RunResult, options: Sequence[str] | None = (), measuring: Collection[str] | None = None) -> Iterator[str]:
+    """Yield the section.
+
+    `options` are those of the command beside the settings, None where no command is known; `measuring` names the
+    settings that are options of every measuring command, by default all.
+    """
+    yield '<section class="made"><h2 id="made">How this was made</h2>\n<dl class="terms">'
     yield from (f"<div><dt>{term}</dt><dd>{value}</dd></div>" for term, value in _terms(run))
     yield "</dl>"
     if options is not None:
-        yield f"<pre><code>{code(command_of(run, run.command, options))}</code></pre>"
+        own = {key: value for key, value in run.settings.items() if measuring is None or key in measuring}
+        yield f"<pre><code>{code(command_of(replace(run, settings=own), run.command, options))}</code></pre>"
     yield f'<details><summary>All {len(run.settings)} settings</summary><dl class="facts">'
     for name, value in run.settings.items():
         yield f"<div><dt>{quote(name)}</dt><dd>{quote(_shown(value))}</dd></div>"

@@ -1,6 +1,6 @@
 """Untrusted text in HTML and in the page's data, and small tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape as html_escape
 from typing import Any
 
@@ -37,6 +37,15 @@ def static_table(shown: Sequence[Column]) -> Iterator[str]:
         tds = "".join(f'<td class="{_kind(c)}">{cell}</td>' for c, cell in zip(shown[1:], cells, strict=True))
         yield f'<tr><th scope="row" class="name">{name}</th>{tds}</tr>'
     yield "</tbody></table></div>"
+
+
+def cards_html(cards: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield figures that stand out: title, value and remark, all escaped already."""
+    yield '<dl class="cards">'
+    for title, value, remark in cards:
+        more = f"<dd class=quiet>{remark}</dd>" if remark else ""
+        yield f"<div><dt>{title}</dt><dd>{value}</dd>{more}</div>"
+    yield "</dl>"
 
 
 def _kind(column: Column) -> str:

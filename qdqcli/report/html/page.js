@@ -31,6 +31,7 @@
     text: String, digits, percent,
     db: (value) => value.toFixed(2),
     signed: (value) => (value < 0 ? "" : "+") + value.toFixed(2),
+    signed3: (value) => (value < 0 ? "" : "+") + value.toFixed(3),
     count: (value) => value.toLocaleString("en"),
     fixed3: (value) => value.toFixed(3),
     fixed6: (value) => value.toFixed(6),
@@ -219,7 +220,7 @@
     return found;
   };
   const detail = (index) => {
-    const facts = element("dl", { class: "facts" }, ...hidden.map((column) => element("div", {},
+    const facts = element("dl", { class: "facts" }, ...hidden.map((column) => element("div", { class: column.form },
       element("dt", {}, column.title), element("dd", {}, show(column.form, column.at_(index))))));
     const pictures = drawn(index);
     const said = pictures.length ? element("div", { class: "pictures" }, ...pictures)

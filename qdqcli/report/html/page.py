@@ -14,7 +14,7 @@ from qdqcli.report.html.document import document
 from qdqcli.report.html.grid import Field, Form, Grid, grid_html, shared
 from qdqcli.report.html.layers import chart_by_layer, matrix
 from qdqcli.report.html.made import bytes_of, made, packed_bytes_of
-from qdqcli.report.html.markup import plain, quote, static_table
+from qdqcli.report.html.markup import cards_html, plain, quote, static_table
 from qdqcli.report.html.pictures import pictures
 from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, metric_title, metric_unit, percent, row_text, size_text
 from qdqcli.report.options import ReportOptions
@@ -134,11 +134,7 @@ def _cards(run: RunResult, states: Sequence[str]) -> Iterator[str]:
     for label in ("quantized", "compared", "elements"):
         if label in known:
             cards.append((label, known[label], ""))
-    yield '<dl class="cards">'
-    for title, value, remark in cards:
-        more = f"<dd class=quiet>{remark}</dd>" if remark else ""
-        yield f"<div><dt>{title}</dt><dd>{value}</dd>{more}</div>"
-    yield "</dl>"
+    yield from cards_html(cards)
     label = ""
     for key, value in facts(run, DEFAULT_SORT, quote):
         label = key or label
