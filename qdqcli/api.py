@@ -34,7 +34,7 @@ from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, decoded_in
 from qdqcli.recipe.preset import preset as preset_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
-from qdqcli.recipe.request import Request, lay, request_from
+from qdqcli.recipe.request import Request, merge_options, request_from
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import formatter, formatter_for
 from qdqcli.report.options import ReportOptions
@@ -572,7 +572,7 @@ def request_of(
     options = {**_DEFAULTS, "scale_bits": scale_bits}
     flags = {key: key.removesuffix("_file") for key in settings}
     path = None if recipe is None else Path(recipe)
-    return request_from(lay(options, sources, settings, flags, presets=presets, recipe=path))
+    return request_from(merge_options(options, sources, settings, flags, presets=presets, recipe=path))
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:

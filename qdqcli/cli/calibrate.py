@@ -9,9 +9,9 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
-from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, listing_of, open_inputs, plan_inputs, workers_of
+from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.escape import show_path
@@ -44,7 +44,7 @@ Examples:
 @opt.packed_option
 @opt.listing_options
 @opt.work_options
-@opt.talk_options
+@opt.verbosity_options
 @pass_session
 def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwrite: bool, **options: Any) -> None:
     """Estimate the ranges of tensors and store them in a file that --ranges takes.
@@ -67,10 +67,10 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
     sizes = files_of(plans)
     total = sum(size for _, size in sizes)
     with progress(session, total, sizes, "estimating") as advance, workers_of(options, session) as workers:
-        hulls = estimate(plans, output, workers, advance, overwrite=overwrite)
-    deliver_listing(with_estimates(listing_of("calibrate", plans, request, options), hulls), options)
+        overall_ranges = estimate(plans, output, workers, advance, overwrite=overwrite)
+    deliver_listing(with_estimates(listing_of("calibrate", plans, request, options), overall_ranges), options)
     session.note(
-        f"{show_path(output)} has the ranges of {counted(len(hulls), 'tensor')}, for --ranges with the same settings"
+        f"{show_path(output)} has the ranges of {counted(len(overall_ranges), 'tensor')}, for --ranges with the same settings"
     )
 
 

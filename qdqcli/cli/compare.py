@@ -47,7 +47,7 @@ Examples:
 @opt.by_option
 @opt.histograms_option
 @opt.work_options
-@opt.talk_options
+@opt.verbosity_options
 @pass_session
 def compare(session: Session, /, reference: str, candidate: str, **options: Any) -> int:
     """Measure what differs between two checkpoints, tensor by tensor.

@@ -12,9 +12,9 @@ from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
 from qdqcli.cli.help import Command
-from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
+from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -50,7 +50,7 @@ Examples:
 @opt.scale_bits_option
 @opt.work_options
 @opt.device_option
-@opt.talk_options
+@opt.verbosity_options
 @pass_session
 def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     """Say why the worst tensors are bad, and measure what other settings gain.

@@ -35,7 +35,7 @@ Examples:
               show_default=True, help="Choose what standard output gets.")  # fmt: skip
 @opt.work_options
 @opt.device_option
-@opt.talk_options
+@opt.verbosity_options
 @pass_session
 def grad(
     session: Session,
@@ -70,13 +70,13 @@ def grad(
     tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite, break_lock=break_lock)
     say_notes(tree.notes, session)
     with tree, workers_of(options, session) as workers:
-        masked = differentiate(plans, checkpoints[1], workers, tree)
+        summaries = differentiate(plans, checkpoints[1], workers, tree)
         if tree.is_folder:
             made = Provenance(command="grad", plans=plans, inputs=checkpoints, settings=request.settings)
             digests = digest_output(tree.result, tree.names(), workers)
-            tree.write_marker(made.text(tree, digests, total_of(masked), workers))
+            tree.write_marker(made.text(tree, digests, total_of(summaries), workers))
         tree.commit()
     if format_name == "json":
-        write(json_text([vars(row) for row in masked], indent=2) + "\n")
+        write(json_text([vars(row) for row in summaries], indent=2) + "\n")
     elif format_name == "table":
-        write(render(masked))
+        write(render(summaries))

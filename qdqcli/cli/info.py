@@ -11,7 +11,7 @@ import click
 from qdqcli import __version__
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.options import talk_options
+from qdqcli.cli.options import verbosity_options
 from qdqcli.cli.progress import counting, duration
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
@@ -36,7 +36,7 @@ Examples:
               help="Choose what standard output gets.")  # fmt: skip
 @click.option("--warmup", is_flag=True, help="Compile the kernels into the cache, so that no later run has to.")
 @click.option("--metrics", is_flag=True, help="Show what each metric is and which way it is better, as Markdown.")
-@talk_options
+@verbosity_options
 @pass_session
 def info(session: Session, /, format_name: str, warmup: bool, metrics: bool) -> None:
     """Show versions, processor, threads, threading layer, kernel cache and CUDA devices."""

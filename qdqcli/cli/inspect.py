@@ -8,8 +8,8 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
-from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
+from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import ComputeDType, QuantSpec
@@ -48,7 +48,7 @@ Examples:
 @opt.selection_options
 @opt.listing_options
 @opt.work_options
-@opt.talk_options
+@opt.verbosity_options
 @pass_session
 def inspect(session: Session, /, inputs: tuple[str, ...], data: bool, **options: Any) -> None:
     """List tensors: dtype, shape, size, and what `run` with the same options would do to each.

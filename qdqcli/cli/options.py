@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from qdqcli.cli.layers import layers_of, recipe_options
+from qdqcli.cli.option_sources import option_sources_of, recipe_options
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.op.backend import AUTO, BACKENDS
@@ -353,7 +353,7 @@ def device_option(function: Function) -> Function:
     )
 
 
-def talk_options(function: Function) -> Function:
+def verbosity_options(function: Function) -> Function:
     """Add verbosity on stderr."""
 
     def keep(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
@@ -393,7 +393,7 @@ def measuring_options(function: Function) -> Function:
         report_options,
         work_options,
         device_option,
-        talk_options,
+        verbosity_options,
     )
 
 
@@ -403,10 +403,10 @@ def request_of(options: Options, session: Session) -> Request:
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
     """
-    layers = layers_of(options, session)
-    if layers.options["axis"] == WHOLE_TENSOR:
+    sources = option_sources_of(options, session)
+    if sources.options["axis"] == WHOLE_TENSOR:
         session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
-    return request_from(layers)
+    return request_from(sources)
 
 
 def apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:

@@ -18,9 +18,9 @@ from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
 from qdqcli.cli.help import Command
-from qdqcli.cli.layers import recipe_options
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, packed_inputs
+from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.sweep import measure_settings
 from qdqcli.errors import UsageError
@@ -146,7 +146,7 @@ Examples:
 @opt.scale_bits_option
 @opt.work_options
 @opt.device_option
-@opt.talk_options
+@opt.verbosity_options
 @pass_session
 def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     """Choose bits for each tensor under a budget, and write the choice as a recipe.

@@ -53,7 +53,9 @@ def recipe(ctx: click.Context) -> None:
 
 def subject_options(function: opt.Function) -> opt.Function:
     """Add all options that decide on tensors, as in the measuring commands."""
-    return opt.apply(function, FORMAT, opt.op_options, opt.given_ranges_option, opt.selection_options, opt.talk_options)
+    return opt.apply(
+        function, FORMAT, opt.op_options, opt.given_ranges_option, opt.selection_options, opt.verbosity_options
+    )
 
 
 RECIPE = click.argument("recipe_name", metavar="RECIPE", type=click.Path())

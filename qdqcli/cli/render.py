@@ -29,7 +29,7 @@ Examples:
 @click.argument("report_in", metavar="[REPORT.json]", type=click.Path(path_type=Path), required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a report instead.")
 @opt.presentation_options
-@opt.talk_options
+@opt.verbosity_options
 @pass_session
 def render(session: Session, /, report_in: Path | None, **options: Any) -> None:
     """Show a JSON report as a table, or write it in other formats.

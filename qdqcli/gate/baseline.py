@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from qdqcli.gate.budget import BaselineRule, Tolerance
-from qdqcli.gate.excess import excess_db
+from qdqcli.gate.margin import margin_db
 from qdqcli.gate.settings import comparable, differences, shown
 from qdqcli.recipe.axis import word_of
 from qdqcli.recipe.pairing import counterparts, located
@@ -102,7 +102,7 @@ def _violation(
 ) -> Violation:
     over = None
     if isinstance(limit, int | float) and isinstance(actual, int | float):
-        over = excess_db(metric, limit, actual)
+        over = margin_db(metric, limit, actual)
     return Violation(
         tensor=row.source.name,
         file=row.source.file,

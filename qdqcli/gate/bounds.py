@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from qdqcli.gate.baseline import allowed, tolerances_of
 from qdqcli.gate.budget import BaselineRule, Budget
-from qdqcli.gate.excess import excess_db
 from qdqcli.gate.judge import limits_of
+from qdqcli.gate.margin import margin_db
 from qdqcli.gate.settings import comparable, differences
 from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.recipe.patterns import Tables
@@ -65,6 +65,6 @@ def _bound(row: TensorResult, metric: str, limit: float | None, is_minimum: bool
         return None
     if value == limit:
         return Bound(metric, limit, 0.0)
-    distance = excess_db(metric, limit, value)
+    distance = margin_db(metric, limit, value)
     is_kept = value > limit if is_minimum else value < limit
     return Bound(metric, limit, distance if distance is None or is_kept else -distance)

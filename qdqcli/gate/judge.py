@@ -12,7 +12,7 @@ from qdqcli.escape import escape_name
 from qdqcli.gate.aggregate import aggregate, best_of
 from qdqcli.gate.baseline import compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
-from qdqcli.gate.excess import excess_db
+from qdqcli.gate.margin import margin_db
 from qdqcli.gate.settings import check_settings
 from qdqcli.gate.structure import Member, judge_structure, members_of
 from qdqcli.recipe.file_ref import FileRef
@@ -131,7 +131,7 @@ class _Limits:
         """Record a violation or a margin; an undefined metric violates every limit."""
         bound = limit.value
         assert bound is not None
-        distance = None if value is None else excess_db(limit.metric, bound, value)
+        distance = None if value is None else margin_db(limit.metric, bound, value)
         name, file = (None, None) if source is None else (source.name, source.file)
         if value is None or (value < bound if limit.is_minimum else value > bound):
             self.violations.append(

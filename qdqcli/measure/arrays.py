@@ -15,7 +15,7 @@ from qdqcli.measure.block_part import BlockPart, count_degenerate, part_of
 from qdqcli.measure.blocks import Block
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram
 from qdqcli.measure.given_range import GivenRange, given_ranges
-from qdqcli.measure.sums import error_sums, hull_of, listed
+from qdqcli.measure.sums import error_sums, listed, overall_range_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
 from qdqcli.op.arrays import Array, aligned, as_array
@@ -123,7 +123,7 @@ def fake_quantize_and_measure(
         )
 
     rows = workers.map(finish, blocks)
-    lo, hi = hull_of(ranges)
+    lo, hi = overall_range_of(ranges)
     if spec.is_range_given or not (isfinite(lo) and isfinite(hi)):  # an infinite bound hides the finite extremes
         lo, hi = workers.backend.extremes(x, dtype)
     rows[0][0, [columns.INPUT_MIN, columns.INPUT_MAX]] = lo, hi

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.measure.sums import Hull, hull_of
+from qdqcli.measure.sums import OverallRange, overall_range_of
 from qdqcli.op import columns
 from qdqcli.op.columns import BlockSums
 from qdqcli.op.params import Floats
@@ -26,7 +26,7 @@ class BlockPart:
 class BlockSlices:
     """The slices that begin in a block, and the first if it began in the previous block."""
 
-    hull: Hull
+    overall_range: OverallRange
     """Union of their ranges; NaN where no slice has a number."""
     num_degenerate: int
     """Number of degenerate slices that begin here, judged by their elements in this block."""
@@ -51,7 +51,7 @@ def block_slices(
     if rows is not None:  # sums of whole slices, beyond the block's end too
         degenerate = degenerate | (rows[:, columns.NONFINITE_OUTPUT] > 0)
     return BlockSlices(
-        hull=hull_of(ranges),
+        overall_range=overall_range_of(ranges),
         num_degenerate=int(degenerate[begin:].sum()),
         head_is_degenerate=continues and bool(degenerate[0]),
         tail_is_degenerate=bool(degenerate[-1]),
@@ -63,7 +63,7 @@ def block_slices(
 def part_of(done: BlockSums, *, continues: bool) -> BlockPart:
     """Return the part of a block that one kernel call measured; `continues` as in `block_slices`."""
     slices = block_slices(done.ranges, done.degenerate, None, continues=continues)
-    done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.hull
+    done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.overall_range
     return BlockPart(rows=done.sums, slices=slices)
 
 

@@ -12,7 +12,7 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats
 from qdqcli.stats.sums import ErrorSums, Expansion, expansion
 
-Hull = tuple[float, float]
+OverallRange = tuple[float, float]
 """Union of ranges: the smallest minimum and the largest maximum; NaN where there is none."""
 
 
@@ -21,22 +21,22 @@ class Measurement(NamedTuple):
 
     sums: ErrorSums
     num_slices: int
-    hull: Hull = (nan, nan)
+    overall_range: OverallRange = (nan, nan)
     """Union of the ranges of all slices."""
     slice_sums: Sequence[ErrorSums] | None = None
 
     @property
     def input_min(self) -> float | None:
-        """Lower bound of `hull`; None where no slice has a number."""
-        return None if isnan(self.hull[0]) else self.hull[0]
+        """Lower bound of `overall_range`; None where no slice has a number."""
+        return None if isnan(self.overall_range[0]) else self.overall_range[0]
 
     @property
     def input_max(self) -> float | None:
-        """Upper bound of `hull`; None where no slice has a number."""
-        return None if isnan(self.hull[1]) else self.hull[1]
+        """Upper bound of `overall_range`; None where no slice has a number."""
+        return None if isnan(self.overall_range[1]) else self.overall_range[1]
 
 
-def hull_of(ranges: Floats) -> Hull:
+def overall_range_of(ranges: Floats) -> OverallRange:
     """Return the union of `ranges` (2, slices)."""
     return float(np.fmin.reduce(ranges[0])), float(np.fmax.reduce(ranges[1]))
 

@@ -27,7 +27,7 @@ from qdqcli.measure.blocks import (
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
 from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.sums import Hull, Measurement, error_sums, hull_of, listed, slice_sums
+from qdqcli.measure.sums import OverallRange, Measurement, error_sums, overall_range_of, listed, slice_sums
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
 from qdqcli.op.columns import empty_sums
@@ -103,7 +103,7 @@ def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, bloc
         workers.map(partial(_write_block_quantized, job, layout, workers, params), blocks)
     return Measurement(
         sums=error_sums(rows.tolist(), layout.num_elements, int(params.degenerate.sum())),
-        hull=hull_of(ranges),
+        overall_range=overall_range_of(ranges),
         num_slices=1,
     )
 
@@ -123,12 +123,12 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
         ranges = estimate_ranges(job.spec, job.reader, job.info, layout, workers)
     params = workers.backend.quant_params(ranges, job.spec, layout, 0, dtype)
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
-    finish = partial(_apply_to_block, job, layout, workers, params, _measured_hull(job, ranges), slice_rows)
+    finish = partial(_apply_to_block, job, layout, workers, params, _measured_overall_range(job, ranges), slice_rows)
     # With slice sums the blocks run in sequence: a slice's elements are added in the tensor's order.
     rows = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
     return Measurement(
         sums=error_sums(listed(rows), layout.num_elements, int(params.degenerate.sum())),
-        hull=hull_of(ranges),
+        overall_range=overall_range_of(ranges),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, slice_rows, params.degenerate),
     )
@@ -141,7 +141,7 @@ def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, bloc
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
     return Measurement(
         sums=error_sums(listed(part.rows for part in parts), layout.num_elements, count_degenerate(slices)),
-        hull=hull_of(np.array([block.hull for block in slices]).T),
+        overall_range=overall_range_of(np.array([block.overall_range for block in slices]).T),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
     )
@@ -188,7 +188,7 @@ def _finish_step_by_step(
         ranges = ranges_in_memory(estimator_of(job.spec, dtype, workers), x, lo, layout)
     params = workers.backend.quant_params(ranges, job.spec, layout, first, dtype)
     rows = workers.backend.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
-    _set_extremes(rows, _measured_hull(job, ranges), x, dtype, workers)
+    _set_extremes(rows, _measured_overall_range(job, ranges), x, dtype, workers)
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
@@ -201,7 +201,7 @@ def _apply_to_block(
     layout: Layout,
     workers: Workers,
     params: QuantParams,
-    hull: Hull | None,
+    overall_range: OverallRange | None,
     slice_rows: NDArray[np.float64] | None,
     block: Block,
 ) -> NDArray[np.float64]:
@@ -210,7 +210,7 @@ def _apply_to_block(
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _output_scratch(job, workers, x)
     rows = workers.backend.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
-    _set_extremes(rows, hull, x, job.info.dtype.name, workers)
+    _set_extremes(rows, overall_range, x, job.info.dtype.name, workers)
     if slice_rows is not None:
         _add_to_slices(job, layout, workers, params, x, y, block, slice_rows)
     _finish(job, y, 0, block)
@@ -246,12 +246,12 @@ def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
         write_block(job.writer, job.info, y[begin : begin + stop - start], start)
 
 
-def _measured_hull(job: TensorJob, ranges: Floats) -> Hull | None:
+def _measured_overall_range(job: TensorJob, ranges: Floats) -> OverallRange | None:
     """Return the extremes of the elements, if measuring the ranges found them; infinite bounds hide finite extremes."""
-    lo, hi = hull_of(ranges)
+    lo, hi = overall_range_of(ranges)
     return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 
-def _set_extremes(rows: NDArray[np.float64], hull: Hull | None, x: NDArray[Any], dtype: str, workers: Workers) -> None:
+def _set_extremes(rows: NDArray[np.float64], overall_range: OverallRange | None, x: NDArray[Any], dtype: str, workers: Workers) -> None:
     """Store the extremes of the finite elements in the first row: they merge, so any row will do."""
-    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = workers.backend.extremes(x, dtype) if hull is None else hull
+    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = workers.backend.extremes(x, dtype) if overall_range is None else overall_range

@@ -130,10 +130,10 @@ def with_ranges(listing: Listing, run: RunResult) -> Listing:
     return replace(listing, tensors=tensors)
 
 
-def with_estimates(listing: Listing, hulls: Mapping[tuple[str, str], tuple[float, float]]) -> Listing:
+def with_estimates(listing: Listing, overall_ranges: Mapping[tuple[str, str], tuple[float, float]]) -> Listing:
     """Return the listing with the overall estimated ranges, keyed by (file, name) of a tensor."""
     tensors = [
-        replace(tensor, estimated=hulls.get((tensor.source.file, tensor.source.name)))
+        replace(tensor, estimated=overall_ranges.get((tensor.source.file, tensor.source.name)))
         if isinstance(tensor.decision, QuantSpec)
         else tensor
         for tensor in listing.tensors

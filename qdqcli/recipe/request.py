@@ -34,7 +34,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layers:
+class OptionSources:
     """The options merged with the recipes beneath them."""
 
     options: Options
@@ -46,7 +46,7 @@ class Layers:
     """The recipes as JSON values, for a report."""
 
 
-def lay(
+def merge_options(
     options: Options,
     sources: Sequence[RecipeFile],
     given: Mapping[str, Any],
@@ -54,40 +54,40 @@ def lay(
     *,
     presets: Sequence[str] = (),
     recipe: Path | None = None,
-) -> Layers:
+) -> OptionSources:
     """Merge recipes, a scheme and the given options over the option defaults, in this order.
 
     `flags` maps each given option to its name in reports.
     """
-    laid = _Laid(options=dict(options), places={})
+    merged = _Merged(options=dict(options), places={})
     for source in sources:
-        laid.lay(source.defaults, dict.fromkeys((*keys.SETTINGS, *keys.SELECTION), source.place))
+        merged.apply(source.defaults, dict.fromkeys((*keys.SETTINGS, *keys.SELECTION), source.place))
     if options.get("scheme") is not None:
         settings = settings_of_scheme(options["scheme"])
-        laid.lay(settings, dict.fromkeys(settings, "--scheme"))
-    laid.lay(given, flags)
+        merged.apply(settings, dict.fromkeys(settings, "--scheme"))
+    merged.apply(given, flags)
     if not sources:
-        return Layers(options=laid.options)
+        return OptionSources(options=merged.options)
     rules = [rule for source in sources for rule in source.rules]
     described = {
         "presets": list(presets),
         "recipe": None if recipe is None else str(recipe),
         "rules": list(map(rule_to_json, rules)),
     }
-    places = {key.removesuffix("_file"): found for key, found in laid.places.items()}
-    return Layers(options=laid.options, rules=rules, places=places, settings=described)
+    places = {key.removesuffix("_file"): found for key, found in merged.places.items()}
+    return OptionSources(options=merged.options, rules=rules, places=places, settings=described)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Laid:
+class _Merged:
     """Options being merged: a table replaces the settings that it names and those that these exclude."""
 
     options: dict[str, Any]
     places: dict[str, tuple[str, ...]]
 
-    def lay(self, changes: Mapping[str, Any], place: Mapping[str, str]) -> None:
-        laid = {key: (value, key) for key, value in changes.items()}
-        for key, (value, because) in (_replaced(changes) | laid).items():
+    def apply(self, changes: Mapping[str, Any], place: Mapping[str, str]) -> None:
+        merged = {key: (value, key) for key, value in changes.items()}
+        for key, (value, because) in (_replaced(changes) | merged).items():
             if key in changes or self.options.get(key) != value:
                 self.options[key] = value
                 self.places[key] = (*self.places.get(key, ()), place[because])
@@ -106,13 +106,13 @@ def _replaced(changes: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def request_from(layers: Layers) -> Request:
+def request_from(sources: OptionSources) -> Request:
     """Return the recipe that the options describe.
 
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
     """
-    options = layers.options
+    options = sources.options
     given_range = _given_range(options.get("input_min"), options.get("input_max"))
     ranges_file = options.get("ranges_file")
     if given_range is not None and ranges_file is not None:
@@ -120,7 +120,7 @@ def request_from(layers: Layers) -> Request:
     axis, group_size = options["axis"], options.get("group_size")
     if group_size is not None and axis not in ("none", WHOLE_TENSOR):
         raise UsageError(f"--group-size excludes --axis {axis}; give one of them")
-    set_by_rules = {key for rule in layers.rules for key in rule.changes}
+    set_by_rules = {key for rule in sources.rules for key in rule.changes}
     if options.get("ragged_groups") and group_size is None and "group_size" not in set_by_rules:
         raise UsageError("--ragged-groups needs --group-size")
     if options.get("indivisible", ERROR) != ERROR:
@@ -144,14 +144,14 @@ def request_from(layers: Layers) -> Request:
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],
         indivisible=options.get("indivisible", ERROR),
-        rules=layers.rules,
-        places=layers.places,
+        rules=sources.rules,
+        places=sources.places,
     )
     return Request(
         recipe=recipe,
         ranges_file=ranges_file,
-        settings={**_settings(options), **_ranges_digest(ranges_file), **layers.settings},
-        has_recipe=bool(layers.settings),
+        settings={**_settings(options), **_ranges_digest(ranges_file), **sources.settings},
+        has_recipe=bool(sources.settings),
     )
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from qdqcli.report.escape import shorten, terminal
 from qdqcli.report.number import counted, percent
 from qdqcli.report.table import MAX_NAME
-from qdqcli.result.gradient import MaskedGradient
+from qdqcli.result.gradient import GradientSummary
 
 
-def render(rows: Sequence[MaskedGradient]) -> str:
+def render(rows: Sequence[GradientSummary]) -> str:
     """Return a line per tensor, in file order, and a total."""
     names = [shorten(terminal(row.name), MAX_NAME) for row in rows]
     width = max(map(len, ("tensor", *names)))

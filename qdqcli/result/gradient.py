@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedGradient:
+class GradientSummary:
     """Number of gradient elements passed and masked for one tensor."""
 
     name: str
@@ -14,7 +14,7 @@ class MaskedGradient:
     """Elements outside the tensor's range, including NaN: their gradient is multiplied by 0."""
 
 
-def total_of(rows: Sequence[MaskedGradient]) -> dict[str, int]:
+def total_of(rows: Sequence[GradientSummary]) -> dict[str, int]:
     """Return the totals over all tensors."""
     return {
         "num_tensors": len(rows),

@@ -124,8 +124,8 @@ def _measure_run(
             if is_done:
                 writer.write(info, 0, y[begin : begin + info.num_elements].view(np.uint8).data)
     sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
-    hulls = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)
-    measured = list(map(Measurement, sums, num_slices, hulls))
+    overall_ranges = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)
+    measured = list(map(Measurement, sums, num_slices, overall_ranges))
     if found.is_done.all():
         return measured
     return [each if is_done else None for each, is_done in zip(measured, found.is_done.tolist(), strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 from qdqcli.measure.blocks import GRID_BYTES, check_memory
 from qdqcli.measure.estimate import estimate_ranges
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.sums import Hull
+from qdqcli.measure.sums import OverallRange
 from qdqcli.measure.workers import Workers
 from qdqcli.op.params import Floats
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
@@ -37,7 +37,7 @@ def calibrate(
     on_bytes: Callable[[int], None] = lambda _: None,
     *,
     overwrite: bool = False,
-) -> Mapping[tuple[str, str], Hull]:
+) -> Mapping[tuple[str, str], OverallRange]:
     """Write the ranges of all tensors to be quantized; returns the overall range by (file, name).
 
     Where several files have a tensor of one name, its key in the ranges file is FILE#NAME.
@@ -56,16 +56,16 @@ def calibrate(
     holders = holders_of((entry.name, entry.plan.file) for entry in entries_of(plans))
     entries = [_entry(info, spec, plan, holders) for plan, own in by_plan for info, spec in own]
     remaining = iter(entries)
-    hulls: dict[tuple[str, str], Hull] = {}
+    overall_ranges: dict[tuple[str, str], OverallRange] = {}
     with create_ranges(path, entries, overwrite=overwrite) as writer:
         for plan, own in by_plan:
             with plan.shard.open() as reader:
                 for (info, _), ranges in _estimates(own, reader, workers):
                     writer.write(next(remaining), ranges)
-                    hulls[plan.file.path, info.name] = _hull_of(info, ranges)
+                    overall_ranges[plan.file.path, info.name] = _overall_range_of(info, ranges)
                     on_bytes(info.nbytes)
                 reader.close()
-    return hulls
+    return overall_ranges
 
 
 def _estimated_tensors(plan: Plan) -> Iterator[Task]:
@@ -103,5 +103,5 @@ def _estimates(tasks: Sequence[Task], reader: ShardReader, workers: Workers) -> 
             yield from zip(batch, workers.map(estimate, batch), strict=True)
 
 
-def _hull_of(info: TensorInfo, ranges: Floats) -> Hull:
+def _overall_range_of(info: TensorInfo, ranges: Floats) -> OverallRange:
     return (float(ranges[0].min()), float(ranges[1].max())) if info.num_elements else (nan, nan)

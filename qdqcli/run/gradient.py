@@ -22,7 +22,7 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan
-from qdqcli.result.gradient import MaskedGradient
+from qdqcli.result.gradient import GradientSummary
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -46,7 +46,7 @@ def differentiate(
     original: Checkpoint,
     workers: Workers,
     output: OutputTree,
-) -> list[MaskedGradient]:
+) -> list[GradientSummary]:
     """Write input_backprop, in the layout of the gradients, for each tensor that the plans select.
 
     A range that is not given is measured on the quantized tensor. The gradients of its bounds are zero and not written.
@@ -58,9 +58,9 @@ def differentiate(
     shards = _counterparts(plans, original)
     for plan in plans:
         _check_pairs(plan, shards, workers)
-    masked = [result for plan in plans for result in _run_plan(plan, shards, workers, output)]
+    summaries = [result for plan in plans for result in _run_plan(plan, shards, workers, output)]
     output.copy_side_files(workers.interruption.check)
-    return masked
+    return summaries
 
 
 Shards = dict[str, tuple[Shard, TensorInfo]]
@@ -98,7 +98,7 @@ def _check_pairs(plan: Plan, shards: Shards, workers: Workers) -> None:
         check_memory(info, layout_of(info, decision), workers, GRID_BYTES)
 
 
-def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) -> Iterator[MaskedGradient]:
+def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) -> Iterator[GradientSummary]:
     with ExitStack() as undo:
         gradients_reader = undo.enter_context(plan.shard.open())
         writer = output.create(plan.checkpoint, plan.shard, gradients_reader)
@@ -141,7 +141,7 @@ def _reordered(pair: _Pair, workers: Workers) -> NDArray[Any]:
     return np.ascontiguousarray(x.reshape(pair.info.stored_shape).T).reshape(-1)
 
 
-def _differentiate_tensor(pair: _Pair, workers: Workers) -> MaskedGradient:
+def _differentiate_tensor(pair: _Pair, workers: Workers) -> GradientSummary:
     layout = layout_of(pair.gradients, pair.spec)
     dtype = pair.info.dtype.name
     ranges = given_ranges(pair.spec.given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
@@ -149,7 +149,7 @@ def _differentiate_tensor(pair: _Pair, workers: Workers) -> MaskedGradient:
         ranges = estimate_ranges(pair.spec, pair.reader, pair.info, layout_of(pair.info, pair.spec), workers)
     blocks = blocks_of(pair.gradients, workers)
     outside = workers.map(partial(_differentiate_block, pair, layout, ranges, workers), blocks)
-    return MaskedGradient(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))
+    return GradientSummary(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))
 
 
 def _differentiate_block(pair: _Pair, layout: Layout, ranges: Floats, workers: Workers, block: Block) -> int:

@@ -111,9 +111,9 @@ def test_the_report_has_the_hull_of_the_ranges(qdq: Qdq, weights: Path, tmp_path
     assert got.report["command"] == "calibrate"
     assert "r.safetensors has the ranges of 1 tensor, for --ranges" in got.err
     assert (row["spec"]["estimator"], row["num_ranges"]) == ("mse", 30)
-    hull = {"input_min": stored["F32.input_min"].min(), "input_max": stored["F32.input_max"].max()}
-    assert row["range"] == hull
-    assert f"{float(hull['input_min'])},{float(hull['input_max'])}" in report.read_text()
+    overall_range = {"input_min": stored["F32.input_min"].min(), "input_max": stored["F32.input_max"].max()}
+    assert row["range"] == overall_range
+    assert f"{float(overall_range['input_min'])},{float(overall_range['input_max'])}" in report.read_text()
     table = qdq("calibrate", weights, "-o", ranges, "--overwrite", *options).out
     assert "highest max" in table
     assert "int4 axis 0 mse      30 " in table

@@ -12,7 +12,7 @@ from qdqcli.errors import UsageError
 from qdqcli.recipe.file import RecipeFile, read_recipe
 from qdqcli.recipe.keys import SELECTION, SETTINGS
 from qdqcli.recipe.preset import PRESETS, check_preset, option_for, preset
-from qdqcli.recipe.request import Layers, lay
+from qdqcli.recipe.request import OptionSources, merge_options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = Mapping[str, Any]
@@ -38,7 +38,7 @@ def recipe_options(function: Function) -> Function:
     return recipe_option(preset_option(function))
 
 
-def layers_of(options: Options, session: Session) -> Layers:
+def option_sources_of(options: Options, session: Session) -> OptionSources:
     """Read the requested recipes, and merge the options over them.
 
     Raises:
@@ -49,10 +49,10 @@ def layers_of(options: Options, session: Session) -> Layers:
     for note in (note for source in sources for note in source.notes):
         session.note(note)
     if not sources and options.get("scheme") is None:
-        return Layers(options=options)
+        return OptionSources(options=options)
     given = _given(options)
     flags = {key: _flag(key, value) for key, value in given.items()}
-    return lay(options, sources, given, flags, presets=names, recipe=recipe)
+    return merge_options(options, sources, given, flags, presets=names, recipe=recipe)
 
 
 def _read(path: Path) -> RecipeFile:

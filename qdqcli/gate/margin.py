@@ -8,7 +8,7 @@ TINY_DB = 1e-9
 """Minimum distance shown for a violation in the last bit of a number, instead of 0."""
 
 
-def excess_db(metric: str, limit: float, actual: float) -> float | None:
+def margin_db(metric: str, limit: float, actual: float) -> float | None:
     """Return the distance in dB: the difference for a dB metric, else 20 log10 of the ratio; None without a ratio."""
     if metric in METRICS and METRICS[metric].unit == "dB":
         return max(abs(actual - limit), TINY_DB)
