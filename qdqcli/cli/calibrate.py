@@ -70,7 +70,8 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
         overall_ranges = estimate(plans, output, workers, advance, overwrite=overwrite)
     deliver_listing(with_estimates(listing_of("calibrate", plans, request, options), overall_ranges), options)
     session.note(
-        f"{show_path(output)} has the ranges of {counted(len(overall_ranges), 'tensor')}, for --ranges with the same settings"
+        f"{show_path(output)} has the ranges of {counted(len(overall_ranges), 'tensor')}, "
+        "for --ranges with the same settings"
     )
 
 
