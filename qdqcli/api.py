@@ -26,7 +26,7 @@ from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec, axis_text
 from qdqcli.output.files import NamedFile, check_files
-from qdqcli.output.tree import OutputTree, places_of
+from qdqcli.output.tree import OutputTree, output_paths
 from qdqcli.recipe.file import parse_recipe, read_recipe
 from qdqcli.recipe.keys import ERROR, REAL
 from qdqcli.recipe.pairing import entries_of
@@ -344,7 +344,7 @@ def run(
     target = Path(output)
     reads = [(settings.get("recipe"), "recipe"), (settings.get("ranges"), "ranges")]
     files = [NamedFile(Path(file), role) for file, role in reads if file is not None]
-    check_files(files, [], inputs=checkpoints, outputs=places_of(target))
+    check_files(files, [], inputs=checkpoints, outputs=output_paths(target))
     tree = OutputTree(checkpoints, target, overwrite=overwrite, resume=resume, break_lock=break_lock)
     destination = Destination(tree=tree, verify=verify, provenance=provenance)
     if provenance and not tree.is_folder:

@@ -155,9 +155,9 @@ class _Outputs:
 
     def whole(self) -> "OutputTree | None":
         """Return the tree of all inputs; None where each has its own."""
-        from qdqcli.output.tree import check_names, places_of
+        from qdqcli.output.tree import check_names, output_paths
 
-        self.files.check(self.inputs, places_of(self.output))
+        self.files.check(self.inputs, output_paths(self.output))
         if not self.session.keeps_going:
             return self._tree(self.inputs, self.output)
         check_names(self.inputs)
@@ -181,11 +181,11 @@ class _Outputs:
             with suppress(OSError):
                 self.output.rmdir()
 
-    def _tree(self, own: Sequence[Checkpoint], place: Path) -> "OutputTree":
+    def _tree(self, own: Sequence[Checkpoint], output: Path) -> "OutputTree":
         from qdqcli.output.files import NamedFile
         from qdqcli.output.tree import OutputTree
 
-        tree = OutputTree(own, place, protected=self.inputs, **self.flags)
+        tree = OutputTree(own, output, protected=self.inputs, **self.flags)
         say_notes(tree.notes, self.session)
         if self.provenance and not tree.is_folder:
             tree.check_provenance()

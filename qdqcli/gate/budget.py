@@ -14,11 +14,11 @@ from qdqcli.escape import show_path
 from qdqcli.gate.aggregate import AGGREGATES
 from qdqcli.gate.keys import BUDGET, NO_LIMIT, PROJECT, TOLERANCE_KEYS, limit_key, limits_in
 from qdqcli.recipe.document import Document, read_text
-from qdqcli.recipe.lines import Path as Place
+from qdqcli.recipe.lines import KeyPath
 from qdqcli.result.verdict import Severity
 
 PYPROJECT = "pyproject.toml"
-_IN_PYPROJECT: Place = ("tool", "qdq")
+_IN_PYPROJECT: KeyPath = ("tool", "qdq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Limit:
     value: float | None
     """Bound; None lifts the limit."""
     severity: Severity = Severity.ERROR
-    place: Place = ()
+    key_path: KeyPath = ()
     """Path of keys to the limit in the file."""
     line: int = 1
 
@@ -130,7 +130,7 @@ class Budget:
     def is_idle(self) -> bool:
         """Tell whether the budget has neither limits nor a baseline: every run would pass."""
         limits = [limit for rule in self.rules for limit in rule.limits]
-        limits += [limit for of_place in self.summary.values() for limit in of_place]
+        limits += [limit for of_path in self.summary.values() for limit in of_path]
         structure = self.structure
         return (
             all(limit.value is None for limit in limits)
@@ -186,7 +186,7 @@ class _Reader:
 
     document: Document
     folder: Path
-    base: Place = ()
+    base: KeyPath = ()
     """Path of keys to the budget's table."""
 
     def budget(self, data: Mapping[str, Any]) -> Budget:
@@ -255,7 +255,7 @@ class _Reader:
             line=self.line("waivers", number),
         )
 
-    def limits(self, table: Mapping[str, Any], *place: str | int) -> list[Limit]:
+    def limits(self, table: Mapping[str, Any], *key_path: str | int) -> list[Limit]:
         severity = _severity(table)
         return [
             Limit(
@@ -263,18 +263,18 @@ class _Reader:
                 is_minimum=is_minimum,
                 value=None if table[key] == NO_LIMIT else table[key],
                 severity=severity,
-                place=(*self.base, *place, key),
-                line=self.line(*place, key),
+                key_path=(*self.base, *key_path, key),
+                line=self.line(*key_path, key),
             )
             for key, metric, is_minimum in limits_in(table)
         ]
 
-    def patterns(self, table: Mapping[str, Any], *place: str | int) -> tuple[str, ...]:
-        *of_table, _ = place
-        return self.document.patterns(table, (*self.base, *place), self.document.name((*self.base, *of_table)))
+    def patterns(self, table: Mapping[str, Any], *key_path: str | int) -> tuple[str, ...]:
+        *of_table, _ = key_path
+        return self.document.patterns(table, (*self.base, *key_path), self.document.name((*self.base, *of_table)))
 
-    def line(self, *place: str | int) -> int:
-        return self.document.line((*self.base, *place))
+    def line(self, *key_path: str | int) -> int:
+        return self.document.line((*self.base, *key_path))
 
 
 def _severity(table: Mapping[str, Any]) -> Severity:

@@ -213,8 +213,8 @@ def _by_cause(found: Sequence[Violation]) -> Iterator[Violation]:
 def _rank(violation: Violation) -> tuple[bool, bool, float, str, str, str]:
     """Return the sort key: errors, merged violations, then by excess; an undefined excess counts as infinite."""
     over = inf if violation.excess_db is None else violation.excess_db
-    place = violation.tensor or "", violation.file or "", violation.metric
-    return violation.severity is not Severity.ERROR, not violation.tensors, -over, *place
+    tie_break = violation.tensor or "", violation.file or "", violation.metric
+    return violation.severity is not Severity.ERROR, not violation.tensors, -over, *tie_break
 
 
 def check_patterns(

@@ -9,7 +9,7 @@ from typing import Any, Self
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.budget import Budget, Limit
 from qdqcli.gate.judge import limits_of, waiver_for
-from qdqcli.recipe.lines import Path as Place
+from qdqcli.recipe.lines import KeyPath
 from qdqcli.recipe.patterns import Tables
 from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS
@@ -70,7 +70,7 @@ def ratchet(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> 
     return tomlkit.dumps(document)
 
 
-def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> Iterator[tuple[Place, float]]:
+def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) -> Iterator[tuple[KeyPath, float]]:
     """Yield path and new value of each limit that can be tightened."""
     for limit, values in _held(budget, run, today):
         if limit.value is None or not values:
@@ -78,12 +78,12 @@ def _tighter(budget: Budget, run: RunResult, headroom: Headroom, today: date) ->
         worst = min(values) if limit.is_minimum else max(values)
         new = headroom.limit(limit.metric, worst, is_minimum=limit.is_minimum)
         if new > limit.value if limit.is_minimum else new < limit.value:
-            yield limit.place, new
+            yield limit.key_path, new
 
 
 def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, list[float]]]:
     """Return each limit with the values that it applies to."""
-    by_place: dict[Place, tuple[Limit, list[float]]] = {}
+    by_key_path: dict[KeyPath, tuple[Limit, list[float]]] = {}
     names = {row.source.name for row in run.rows}
     rules, waivers = Tables(budget.rules, names), Tables(budget.waivers, names)
     for row in run.quantized:
@@ -91,16 +91,16 @@ def _held(budget: Budget, run: RunResult, today: date) -> Iterator[tuple[Limit, 
             continue
         for limit in limits_of(row.source, run, rules)[0].values():
             value = row.stats[limit.metric]
-            _, values = by_place.setdefault(limit.place, (limit, []))
+            _, values = by_key_path.setdefault(limit.key_path, (limit, []))
             if value is not None:
                 values.append(value)
-    yield from by_place.values()
+    yield from by_key_path.values()
     rows = list(run.quantized)
-    for place, limits in budget.summary.items():
+    for table, limits in budget.summary.items():
         for limit in limits:
             value = (
                 run.summary[limit.metric]
-                if place == "summary"
-                else aggregate(place.removeprefix("summary."), limit.metric, rows)
+                if table == "summary"
+                else aggregate(table.removeprefix("summary."), limit.metric, rows)
             )
             yield limit, [] if value is None or not isfinite(value) else [value]

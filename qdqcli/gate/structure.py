@@ -45,8 +45,8 @@ def members_of(run: RunResult) -> Iterator[Member]:
 
 def planned_members(listing: Listing) -> Iterator[Member]:
     """Yield the tensors of a planned run, from headers only."""
-    places = located(listing, listing.tensors)
-    for tensor, (name, file) in zip(listing.tensors, places, strict=True):
+    locations = located(listing, listing.tensors)
+    for tensor, (name, file) in zip(listing.tensors, locations, strict=True):
         is_quantized = isinstance(tensor.decision, QuantSpec)
         is_selected = not isinstance(tensor.decision, Skip) or tensor.decision.is_selected
         bits = tensor.quantized_bits if is_quantized else None

@@ -27,7 +27,7 @@ from qdqcli.measure.blocks import (
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
 from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.sums import OverallRange, Measurement, error_sums, overall_range_of, listed, slice_sums
+from qdqcli.measure.sums import Measurement, OverallRange, error_sums, listed, overall_range_of, slice_sums
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
 from qdqcli.op.columns import empty_sums
@@ -252,6 +252,10 @@ def _measured_overall_range(job: TensorJob, ranges: Floats) -> OverallRange | No
     return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 
-def _set_extremes(rows: NDArray[np.float64], overall_range: OverallRange | None, x: NDArray[Any], dtype: str, workers: Workers) -> None:
+def _set_extremes(
+    rows: NDArray[np.float64], overall_range: OverallRange | None, x: NDArray[Any], dtype: str, workers: Workers
+) -> None:
     """Store the extremes of the finite elements in the first row: they merge, so any row will do."""
-    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = workers.backend.extremes(x, dtype) if overall_range is None else overall_range
+    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = (
+        workers.backend.extremes(x, dtype) if overall_range is None else overall_range
+    )

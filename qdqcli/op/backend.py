@@ -93,12 +93,12 @@ class Backend(Protocol):
         """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step."""
 
     def fake_quantize_and_sum_each(
-        self, x: "NDArray[Any]", y: "NDArray[Any]", places: "NDArray[np.int64]", max_slices: int, spec: "QuantSpec",
+        self, x: "NDArray[Any]", y: "NDArray[Any]", layouts: "NDArray[np.int64]", max_slices: int, spec: "QuantSpec",
         dtype: str, *, keep: bool,
     ) -> "BatchSums":  # fmt: skip
         """`fake_quantize_and_sum` for many tensors of at most a chunk and `max_slices` slices, which are parts of `x`.
 
-        `places` (tensors, 5): first element, number of elements, and the layout's steps.
+        `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
         """
 
     def errors(self, x: "NDArray[Any]", y: "NDArray[Any]", dtype: str) -> "NDArray[np.float64]":

@@ -47,7 +47,7 @@ class Columns:
     qparams: Floats
     """(4, row + VECTOR_SIZE): wraps around after the last column."""
 
-    def place(self, base: int, start: int, stop: int) -> tuple[int, int, int, int]:
+    def indices(self, base: int, start: int, stop: int) -> tuple[int, int, int, int]:
         """Return the three elements, counted from column 0, and the row length, as the kernels take them."""
         return base - self.origin, start - self.origin, stop - self.origin, self.row
 

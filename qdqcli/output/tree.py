@@ -71,7 +71,7 @@ class OutputTree:
         break_lock: bool = False,
     ) -> None:
         check_names(checkpoints)
-        self.output, self.partial = places_of(output)
+        self.output, self.partial = output_paths(output)
         self._checkpoints = checkpoints
         self._overwrite = overwrite
         self._resume = resume
@@ -153,7 +153,7 @@ class OutputTree:
 
     def shard_path(self, checkpoint: Checkpoint, shard: Shard) -> Path:
         """Return the path of the shard's output until `commit`; a file there is complete."""
-        return self._place(checkpoint) / shard.name if checkpoint.is_folder else self._place(checkpoint)
+        return self._target(checkpoint) / shard.name if checkpoint.is_folder else self._target(checkpoint)
 
     def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:
         """Tell whether the shard's unfinished file exists with the recorded size."""
@@ -305,25 +305,25 @@ class OutputTree:
         finally:
             self.abort()
 
-    def _place(self, checkpoint: Checkpoint) -> Path:
+    def _target(self, checkpoint: Checkpoint) -> Path:
         return self.result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self.result
 
     def _side_files_of(self, checkpoint: Checkpoint) -> Iterator[tuple[SideFile, Path]]:
         for side_file in checkpoint.side_files:
             if side_file.name != Path(MARKER):  # the marker describes another run's files
-                yield side_file, self._place(checkpoint) / side_file.name
+                yield side_file, self._target(checkpoint) / side_file.name
 
     def _make_folder(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Create a folder of the output and its parents; a copy of an input's folder is not more readable than it."""
-        place = self._place(checkpoint)
-        if not checkpoint.is_folder or not folder.is_relative_to(place):
+        target = self._target(checkpoint)
+        if not checkpoint.is_folder or not folder.is_relative_to(target):
             _make_folder(folder)
             return
-        if folder == place:
+        if folder == target:
             _make_folder(folder.parent)
         else:
             self._make_folder(checkpoint, folder.parent)
-        original = checkpoint.path / folder.relative_to(place)
+        original = checkpoint.path / folder.relative_to(target)
         try:
             mode = original.stat().st_mode
         except OSError as error:
@@ -391,7 +391,7 @@ class OutputTree:
             )
 
 
-def places_of(output: Path) -> tuple[Path, Path]:
+def output_paths(output: Path) -> tuple[Path, Path]:
     """Return OUTPUT, independent of moves of the working folder, and the folder in which it is built."""
     return anchored(output), partial_path(anchored(output))
 

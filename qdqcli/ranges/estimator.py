@@ -44,7 +44,7 @@ class WholeSlices:
         return self.layout.slice_of(self.stop - 1) + 1 - self.first_slice
 
     @property
-    def place(self) -> tuple[int, int, int, int, int, int, int]:
+    def indices(self) -> tuple[int, int, int, int, int, int, int]:
         """Kernel arguments: base, start, stop, inner, row, advance, first_slice."""
         return self.start, self.start, self.stop, *self.layout.steps, self.first_slice
 

@@ -68,7 +68,7 @@ class MseEstimator:
         ranges = FiniteElements.of(slices, self.dtype).ranges
         best = np.empty(slices.num_slices, np.int64)
         search.search_slices(
-            slices.x, *slices.place, ranges, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up,
+            slices.x, *slices.indices, ranges, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up,
             self.compute_type, *self.scratch(len(slices.x)), best,
         )  # fmt: skip
         return self.shrink(ranges, best)

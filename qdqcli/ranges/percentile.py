@@ -39,7 +39,7 @@ class PercentileEstimator:
         ranks = np.array([ranks_of(int(number), self._share) for number in numbers], np.int64).T[:, which]
         select_ranks(
             slices.x.view(PATTERN[self._dtype]),
-            *slices.place,
+            *slices.indices,
             finite.numbers,
             np.ascontiguousarray(ranks),
             finite.order_keys,

@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
-from qdqcli.recipe.lines import Path as Place
-from qdqcli.recipe.lines import json_lines, toml_lines
+from qdqcli.recipe.lines import KeyPath, json_lines, toml_lines
 from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.recipe.schema import Schema, is_valid, known_keys, tables_of, words_for
 from qdqcli.tensors.storage import MAX_TEXT_BYTES, is_pipe, read_file, read_pipe
@@ -70,86 +69,86 @@ class Document:
             raise UsageError(f"{self.source}: nested too deeply") from None
 
     @cached_property
-    def _lines(self) -> Mapping[Place, int]:
+    def _lines(self) -> Mapping[KeyPath, int]:
         return json_lines(self.text) if self.is_json else toml_lines(self.text)
 
-    def line(self, place: Place) -> int:
+    def line(self, key_path: KeyPath) -> int:
         """Return the line of a key, else the first line inside it, else the line of its table."""
-        while place:
-            if place in self._lines:
-                return self._lines[place]
-            inside = [line for path, line in self._lines.items() if path[: len(place)] == place]
+        while key_path:
+            if key_path in self._lines:
+                return self._lines[key_path]
+            inside = [line for path, line in self._lines.items() if path[: len(key_path)] == key_path]
             if inside:
                 return min(inside)
-            place = place[:-1]
+            key_path = key_path[:-1]
         return 1
 
-    def fail(self, place: Place, message: str) -> NoReturn:
-        """Raise a UsageError that names the line of `place`."""
-        raise UsageError(f"{self.source}:{self.line(place)}: {message}")
+    def fail(self, key_path: KeyPath, message: str) -> NoReturn:
+        """Raise a UsageError that names the line of `key_path`."""
+        raise UsageError(f"{self.source}:{self.line(key_path)}: {message}")
 
-    def check(self, schema: Schema, place: Place = ()) -> Mapping[str, Any]:
-        """Return the table at `place`, validated against its schema.
+    def check(self, schema: Schema, key_path: KeyPath = ()) -> Mapping[str, Any]:
+        """Return the table at `key_path`, validated against its schema.
 
         Raises:
             UsageError: an unknown key (offers the nearest), a value of the wrong kind, a missing key.
         """
         value: Any = self.data
-        for key in place:
+        for key in key_path:
             value = value[key]
-        tables = dict(tables_of(schema, "".join(f"{part}." for part in place)))
-        self._check_table(value, schema, place, self.name(place) if place else "", tables)
+        tables = dict(tables_of(schema, "".join(f"{part}." for part in key_path)))
+        self._check_table(value, schema, key_path, self.name(key_path) if key_path else "", tables)
         found: Mapping[str, Any] = value
         return found
 
-    def name(self, place: Place) -> str:
+    def name(self, key_path: KeyPath) -> str:
         """Return the name of a table for messages: `[limits]`, `[[tensors]] 2`."""
-        dotted = ".".join(part for part in place if isinstance(part, str))
-        return f"[[{dotted}]] {place[-1] + 1}" if isinstance(place[-1], int) else f"[{dotted}]"
+        dotted = ".".join(part for part in key_path if isinstance(part, str))
+        return f"[[{dotted}]] {key_path[-1] + 1}" if isinstance(key_path[-1], int) else f"[{dotted}]"
 
-    def patterns(self, table: Mapping[str, Any], place: Place, name: str) -> tuple[str, ...]:
-        """Return the patterns at `place`, one or a list; each one compiles."""
-        value = table[str(place[-1])]
+    def patterns(self, table: Mapping[str, Any], key_path: KeyPath, name: str) -> tuple[str, ...]:
+        """Return the patterns at `key_path`, one or a list; each one compiles."""
+        value = table[str(key_path[-1])]
         patterns = (value,) if isinstance(value, str) else tuple(value)
         for index, pattern in enumerate(patterns):
             try:
                 compile_pattern(pattern)
             except UsageError as error:
-                self.fail((*place, index) if (*place, index) in self._lines else place, f"{name}: {error}")
+                self.fail((*key_path, index) if (*key_path, index) in self._lines else key_path, f"{name}: {error}")
         return patterns
 
-    def _check_table(self, value: Any, schema: Schema, place: Place, name: str, tables: Tables) -> None:
+    def _check_table(self, value: Any, schema: Schema, key_path: KeyPath, name: str, tables: Tables) -> None:
         known = known_keys(schema)
         properties = schema["properties"]
         for key in value:
             of_key = properties.get(key)
             where = f" in {name}" if name else ""
             if of_key is None:
-                self.fail((*place, key), f"unknown key '{escape_name(key)}'{where}; {_offer(key, known, tables)}")
+                self.fail((*key_path, key), f"unknown key '{escape_name(key)}'{where}; {_offer(key, known, tables)}")
             if "not" in of_key:
-                self.fail((*place, key), f"{key}{where}: {of_key['description']}")
-            self._check(value[key], of_key, (*place, key), name, tables)
+                self.fail((*key_path, key), f"{key}{where}: {of_key['description']}")
+            self._check(value[key], of_key, (*key_path, key), name, tables)
         for key in schema.get("required", ()):
             if key not in value:
                 needed = properties[key]
-                self.fail(place, f"{name or 'the file'} has no {key}; {words_for(needed)} is needed")
+                self.fail(key_path, f"{name or 'the file'} has no {key}; {words_for(needed)} is needed")
 
-    def _check(self, value: Any, schema: Schema, place: Place, table: str, tables: Tables) -> None:
+    def _check(self, value: Any, schema: Schema, key_path: KeyPath, table: str, tables: Tables) -> None:
         if schema.get("type") == "object":
             if not isinstance(value, dict):
-                self.fail(place, f"{place[-1]} must be a table, {self.name(place)}")
-            self._check_table(value, schema, place, self.name(place), tables)
+                self.fail(key_path, f"{key_path[-1]} must be a table, {self.name(key_path)}")
+            self._check_table(value, schema, key_path, self.name(key_path), tables)
         elif "properties" in schema.get("items", {}):
             if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-                self.fail(place, f"{place[-1]} must be tables, [{self.name(place)}]")
+                self.fail(key_path, f"{key_path[-1]} must be tables, [{self.name(key_path)}]")
             for index, item in enumerate(value):
-                name = self.name((*place, index))
+                name = self.name((*key_path, index))
                 if "title" in schema["items"]:
                     name = f"{schema['items']['title']} {index + 1}"
-                self._check_table(item, schema["items"], (*place, index), name, tables)
+                self._check_table(item, schema["items"], (*key_path, index), name, tables)
         elif not is_valid(value, schema):
             prefix = f"{table}: " if table else ""
-            self.fail(place, f"{prefix}{place[-1]} is {_shown(value)}; it must be {words_for(schema)}")
+            self.fail(key_path, f"{prefix}{key_path[-1]} is {_shown(value)}; it must be {words_for(schema)}")
 
 
 def _shown(value: Any) -> str:

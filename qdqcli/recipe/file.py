@@ -13,7 +13,7 @@ from qdqcli.op.spec import WHOLE_TENSOR
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.keys import RECIPE, SELECTION, SETTINGS
-from qdqcli.recipe.lines import Path as Place
+from qdqcli.recipe.lines import KeyPath
 from qdqcli.recipe.rule import Rule, listed_keys, overridden
 from qdqcli.recipe.scheme import settings_of_scheme
 
@@ -76,24 +76,24 @@ class _Reader:
         )
 
     def defaults(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        place: Place = ("defaults",)
-        values = self.settings(table, place, "[defaults]")
+        key_path: KeyPath = ("defaults",)
+        values = self.settings(table, key_path, "[defaults]")
         for key in SELECTION:
             if key in table:
-                values[key] = self.document.patterns(table, (*place, key), "[defaults]")
+                values[key] = self.document.patterns(table, (*key_path, key), "[defaults]")
         return values
 
     def rule(self, table: Mapping[str, Any], index: int) -> Rule:
-        place: Place = ("rules", index)
+        key_path: KeyPath = ("rules", index)
         name = f"rule {index + 1}"
-        patterns = self.document.patterns(table, (*place, "match"), name)
-        changes = self.settings(table, place, name)
+        patterns = self.document.patterns(table, (*key_path, "match"), name)
+        changes = self.settings(table, key_path, name)
         skip = table.get("skip")
         if not changes and skip is None:
-            self.document.fail(place, f"{name} names no setting; give it one, or skip with a reason")
+            self.document.fail(key_path, f"{name} names no setting; give it one, or skip with a reason")
         if isinstance(skip, str) and changes:
             message = f"{name} skips its tensors and sets {listed_keys(changes)}; leave one of the two out"
-            self.document.fail(place, message)
+            self.document.fail(key_path, message)
         return Rule(
             patterns=patterns,
             changes=changes,
@@ -102,28 +102,28 @@ class _Reader:
             is_optional=table.get("optional", False),
             source=self.document.source,
             number=index + 1,
-            line=self.document.line(place),
+            line=self.document.line(key_path),
             prefix=self.prefix,
         )
 
-    def settings(self, table: Mapping[str, Any], place: Place, name: str) -> dict[str, Any]:
+    def settings(self, table: Mapping[str, Any], key_path: KeyPath, name: str) -> dict[str, Any]:
         fail = self.document.fail
         values: dict[str, Any] = {}
         for key, value in table.items():
             if key not in SETTINGS:
                 continue
             if key == "axis" and value == WHOLE_TENSOR:
-                line = f"{self.document.source}:{self.document.line((*place, key))}"
+                line = f"{self.document.source}:{self.document.line((*key_path, key))}"
                 self.notes.append(f'{line}: axis -1 is the op\'s word for "none"; the last axis is "last"')
             values[key] = _plain(key, value)
         if values.get("group_size") is not None and values.get("axis", NONE) != NONE:
-            fail((*place, "axis"), f"{name} sets axis and group_size, which exclude each other; leave one out")
+            fail((*key_path, "axis"), f"{name} sets axis and group_size, which exclude each other; leave one out")
         if ("input_min" in values) != ("input_max" in values):
-            fail(place, f"{name} sets one end of a range; input_min and input_max belong together")
+            fail(key_path, f"{name} sets one end of a range; input_min and input_max belong together")
         if values.get("input_min", 0) > values.get("input_max", 0):
-            fail((*place, "input_min"), f"{name}: input_min is above input_max; min <= max must hold")
+            fail((*key_path, "input_min"), f"{name}: input_min is above input_max; min <= max must hold")
         if "input_min" in values and "estimator" in values:
-            fail((*place, "estimator"), f"{name} gives a range and an estimator of ranges; leave one out")
+            fail((*key_path, "estimator"), f"{name} gives a range and an estimator of ranges; leave one out")
         return overridden(settings_of_scheme(table["scheme"]), values) if "scheme" in table else values
 
 

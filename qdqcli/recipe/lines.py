@@ -6,7 +6,7 @@ The text must be well-formed: the parser has reported errors before.
 import re
 from json import loads
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Keys and indices from the top: `("rules", 0, "match")`."""
 
 _TOKEN = re.compile(
@@ -23,12 +23,12 @@ _KEY_PART = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'[^']*'" r"""|[^.\s"']+""")
 _ENDS = frozenset("],}\n")
 
 
-def toml_lines(text: str) -> dict[Path, int]:
+def toml_lines(text: str) -> dict[KeyPath, int]:
     """Return the line, counted from 1, of each key, table and array element."""
     return _Walk(text, "=").toml()
 
 
-def json_lines(text: str) -> dict[Path, int]:
+def json_lines(text: str) -> dict[KeyPath, int]:
     """Return the line, counted from 1, of each key and array element."""
     walk = _Walk(text, ":")
     walk.value(())
@@ -40,7 +40,7 @@ class _Walk:
         self._separator = separator
         self._tokens: list[tuple[str, int]] = []
         self._at = 0
-        self.lines: dict[Path, int] = {}
+        self.lines: dict[KeyPath, int] = {}
         line = 1
         for match in _TOKEN.finditer(text):
             token = match[0]
@@ -48,9 +48,9 @@ class _Walk:
                 self._tokens.append((token, line))
             line += token.count("\n")
 
-    def toml(self) -> dict[Path, int]:
-        table: Path = ()
-        lengths: dict[Path, int] = {}
+    def toml(self) -> dict[KeyPath, int]:
+        table: KeyPath = ()
+        lengths: dict[KeyPath, int] = {}
         """Length so far of each array of tables."""
         while self._skip("\n"):
             line = self._tokens[self._at][1]
@@ -69,7 +69,7 @@ class _Walk:
             self.lines[table] = line
         return self.lines
 
-    def value(self, path: Path) -> None:
+    def value(self, path: KeyPath) -> None:
         self._skip("\n")
         opening = self._peek()
         if opening not in ("[", "{"):
@@ -87,7 +87,7 @@ class _Walk:
             number += 1
         self._at += 1
 
-    def _pair(self, table: Path) -> None:
+    def _pair(self, table: KeyPath) -> None:
         line = self._tokens[self._at][1]
         path = table
         for part in self._key(self._separator):
@@ -114,7 +114,7 @@ class _Walk:
         return self._at < len(self._tokens)
 
 
-def _inside(table: Path, keys: list[str], lengths: dict[Path, int]) -> Path:
+def _inside(table: KeyPath, keys: list[str], lengths: dict[KeyPath, int]) -> KeyPath:
     """Return the path of the named table; for an array of tables, of its last element so far."""
     for key in keys:
         table = (*table, key)

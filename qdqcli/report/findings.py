@@ -43,7 +43,7 @@ class Finding:
     """Reason of the waiver; None where the finding counts."""
 
     @property
-    def place(self) -> tuple[str | None, int]:
+    def location(self) -> tuple[str | None, int]:
         """File and line to fix: of the limit, else of the input."""
         return (self.budget, self.line) if self.budget is not None else (self.file, 1)
 

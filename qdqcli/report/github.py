@@ -35,19 +35,21 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
 def _annotations(kind: str, found: Sequence[Finding], options: ReportOptions) -> Iterator[str]:
     shown = found if len(found) <= SHOWN else found[: SHOWN - 1]
     for finding in shown:
-        yield _command(kind, finding.title, finding.message, options, _place(finding))
+        yield _command(kind, finding.title, finding.message, options, _location(finding))
     if len(shown) < len(found):
         yield _command(kind, "qdq", f"and {counted(len(found) - len(shown), f'more {kind}')} of this run", options)
 
 
-def _command(kind: str, title: str, message: str, options: ReportOptions, place: tuple[str, int] | None = None) -> str:
-    where = "" if place is None else f"file={_property(place[0], options)},line={place[1]},"
+def _command(
+    kind: str, title: str, message: str, options: ReportOptions, location: tuple[str, int] | None = None
+) -> str:
+    where = "" if location is None else f"file={_property(location[0], options)},line={location[1]},"
     return f"::{kind} {where}title={_property(title, options)}::{_data(message, options)}\n"
 
 
-def _place(finding: Finding) -> tuple[str, int] | None:
+def _location(finding: Finding) -> tuple[str, int] | None:
     """Return file and line for GitHub to link, None for an absolute path, which it cannot link."""
-    file, line = finding.place
+    file, line = finding.location
     return None if file is None or file.startswith("/") else (visible(file), line)
 
 

@@ -25,7 +25,7 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
 
 
 def _issue(finding: Finding, key: str, fallback: str) -> dict[str, object]:
-    file, line = finding.place
+    file, line = finding.location
     return {
         "description": shorten(finding.message, _MAX_TEXT),
         "check_name": finding.rule,

@@ -117,7 +117,7 @@ def _metric_help(metric: Metric) -> str:
 
 def _result(finding: Finding, key: str, rules: list[str], fallback: str) -> dict[str, Any]:
     """Return a result. GitHub requires a physical location in each, and tells alerts apart by the hash only."""
-    file, line = finding.place
+    file, line = finding.location
     location: dict[str, Any] = {"physicalLocation": _physical(fallback if file is None else file, line)}
     names = [finding.tensor] if finding.tensor is not None else list(finding.tensors[:_MAX_NAMES])
     if names:
@@ -133,8 +133,8 @@ def _result(finding: Finding, key: str, rules: list[str], fallback: str) -> dict
         "partialFingerprints": {"primaryLocationLineHash": key, "qdq/v2": key},
     }
     if finding.file is not None and finding.file != file:
-        place = {"id": 1, "physicalLocation": _physical(finding.file, 1), "message": {"text": "the input"}}
-        result["relatedLocations"] = [place]
+        input_location = {"id": 1, "physicalLocation": _physical(finding.file, 1), "message": {"text": "the input"}}
+        result["relatedLocations"] = [input_location]
     if finding.justification is not None:
         text = shorten(visible(finding.justification), _MAX_TEXT)
         result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": text}]

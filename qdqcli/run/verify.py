@@ -60,9 +60,9 @@ def verify_output(
     for side_file, target in output.side_files():
         forget_cached(target)
         with blamed_on_output(target):
-            place = first_difference(side_file.path, target, workers.interruption.check)
-        if place is not None:
-            raise VerificationError(target, f"byte {place} is not that of {show_path(side_file.path)}")
+            offset = first_difference(side_file.path, target, workers.interruption.check)
+        if offset is not None:
+            raise VerificationError(target, f"byte {offset} is not that of {show_path(side_file.path)}")
     return num_opened
 
 
@@ -120,9 +120,9 @@ class _Comparison:
         with blamed_on_output(self._path):
             self._written.read_into(tensor, start, memoryview(found))
         if found != expected:
-            place = start + next(i for i, byte in enumerate(expected) if byte != found[i])
+            offset = start + next(i for i, byte in enumerate(expected) if byte != found[i])
             name = escape_name(tensor.name)
-            raise VerificationError(self._path, f"tensor '{name}' is not what it must be at its byte {place}")
+            raise VerificationError(self._path, f"tensor '{name}' is not what it must be at its byte {offset}")
 
     def sync(self) -> None:
         return None

@@ -190,7 +190,7 @@ def _outliers(profile: Profile) -> Finding:
     evidence = {
         "count": profile.num_outliers,
         "share": profile.num_outliers / profile.num_elements,
-        "first": [list(place) for place in profile.outliers],
+        "first": [list(index) for index in profile.outliers],
         "columns": _indices(profile, "columns"),
         "excess_db_without": profile.trimmed_excess_db,
     }

@@ -36,7 +36,7 @@ Where more than a tenth of them do, the scale itself varies.
 """
 MAX_INDICES = 1 << 22
 """Longest dimension with statistics per index."""
-_SHOWN_PLACES = 3
+_SHOWN_POSITIONS = 3
 _KURTOSIS_BINS = np.geomspace(1.0, PIECE, 2048)
 
 
@@ -180,7 +180,7 @@ def profile(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Calla
     size = max(round(layout.num_elements / max(layout.num_slices, 1)), 1)
     factor = OUTLIER_FACTOR * gaussian_peak(size)
     outliers = 0
-    places: list[tuple[int, ...]] = []
+    positions: list[tuple[int, ...]] = []
     tiny_slices: list[int] = []
     again = None if kept is None else _Kept.of(layout)
     columns = None if seen.columns is None else seen.columns.mask()
@@ -200,7 +200,7 @@ def profile(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Calla
         out = np.abs(x) > np.repeat(factor * rms, runs.sizes)
         found = np.flatnonzero(out)
         outliers += len(found)
-        places += [place_of(info, start + int(k)) for k in found[: _SHOWN_PLACES - len(places)]]
+        positions += [index_of(info, start + int(k)) for k in found[: _SHOWN_POSITIONS - len(positions)]]
         if columns is not None and seen.columns is not None:
             out |= seen.columns.spread(columns, start, len(x))
         x[out] = 0.0
@@ -219,9 +219,9 @@ def profile(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Calla
         slices=slices,
         trimmed=trimmed,
         num_outliers=outliers,
-        outliers=places,
+        outliers=positions,
         first_nonfinite=seen.first_nonfinite,
-        tiny_slices=tiny_slices[:_SHOWN_PLACES],
+        tiny_slices=tiny_slices[:_SHOWN_POSITIONS],
         kurtosis=seen.kurtosis,
         rows=seen.rows.index() if seen.rows is not None else None,
         columns=seen.columns.index() if seen.columns is not None else None,
@@ -245,7 +245,7 @@ def blocks(
         start = stop
 
 
-def place_of(info: TensorInfo, element: int) -> tuple[int, ...]:
+def index_of(info: TensorInfo, element: int) -> tuple[int, ...]:
     """Return the index of an element, counted in file order."""
     found = tuple(int(k) for k in np.unravel_index(element, info.stored_shape or (1,)))[: len(info.shape)]
     return found[::-1] if info.fortran_order else found
@@ -367,7 +367,7 @@ class _Seen:
         is_finite = np.isfinite(x)
         if not is_finite.all():
             if self.first_nonfinite is None:
-                self.first_nonfinite = place_of(self._info, start + int(np.argmin(is_finite)))
+                self.first_nonfinite = index_of(self._info, start + int(np.argmin(is_finite)))
             x = np.where(is_finite, x, 0.0)
         self.finite = x
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
@@ -393,7 +393,7 @@ class _Seen:
 
 def _tiny(low: Floats, high: Floats, limit: float, first: int) -> list[int]:
     peak = np.maximum(-low, high)
-    return [first + int(k) for k in np.flatnonzero((peak > 0) & (peak < limit))[:_SHOWN_PLACES]]
+    return [first + int(k) for k in np.flatnonzero((peak > 0) & (peak < limit))[:_SHOWN_POSITIONS]]
 
 
 def fits(info: TensorInfo, spec: QuantSpec) -> bool:

@@ -225,22 +225,22 @@ def _search(
     cheapest = np.cumsum([0, *(groups[number][kept[number][0]].cost for number in core)], dtype=np.int64)
     stages = [(np.zeros(1, np.int64), np.zeros(1, np.int64))]
     num_states, suffix_least = 0, 0.0
-    for place in range(len(core) - 1, -1, -1):
-        options = [groups[core[place]][position] for position in kept[core[place]]]
-        suffix_least += least[core[place]]
+    for index in range(len(core) - 1, -1, -1):
+        options = [groups[core[index]][position] for position in kept[core[index]]]
+        suffix_least += least[core[index]]
         costs = np.concatenate([stages[-1][0] + option.cost for option in options])
         losses = np.concatenate([stages[-1][1] + option.loss for option in options])
-        useful = (costs <= left - cheapest[place]) & (losses + price * costs - suffix_least <= slack)
+        useful = (costs <= left - cheapest[index]) & (losses + price * costs - suffix_least <= slack)
         stages.append(_pareto(costs[useful], losses[useful]))
         num_states += len(stages[-1][0])
         if num_states > max_states:
             return None
     stages.reverse()
     cost, loss = int(stages[0][0][-1]), int(stages[0][1][-1])
-    for place, number in enumerate(core):
+    for index, number in enumerate(core):
         for position in sorted(kept[number], key=lambda position: groups[number][position].index):
             option = groups[number][position]
-            if _has(stages[place + 1], cost - option.cost, loss - option.loss):
+            if _has(stages[index + 1], cost - option.cost, loss - option.loss):
                 chosen[number] = position
                 cost, loss = cost - option.cost, loss - option.loss
                 break
@@ -258,8 +258,8 @@ def _pareto(costs: NDArray[np.int64], losses: NDArray[np.int64]) -> tuple[NDArra
 
 def _has(stage: tuple[NDArray[np.int64], NDArray[np.int64]], cost: int, loss: int) -> bool:
     costs, losses = stage
-    place = int(np.searchsorted(costs, cost))
-    return place < len(costs) and int(costs[place]) == cost and int(losses[place]) == loss
+    index = int(np.searchsorted(costs, cost))
+    return index < len(costs) and int(costs[index]) == cost and int(losses[index]) == loss
 
 
 def _translate(groups: Sequence[_Group], decisions: Sequence[Sequence[Candidate]], choice: Sequence[int]) -> list[int]:

@@ -178,9 +178,9 @@ class _Walk:
         if not any(ground[: len(self._outside)] == self._outside for ground in self._grounds):
             raise _LeavesError(self._target)
 
-    def _leave(self, place: tuple[str, ...]) -> None:
+    def _leave(self, folders: tuple[str, ...]) -> None:
         self._close()
-        self._ground, self._outside = self._grounds.get(place), place
+        self._ground, self._outside = self._grounds.get(folders), folders
 
     def _close(self) -> None:
         while self._opened:

@@ -405,20 +405,20 @@ def link_target(path: Path) -> Path:
     Raises:
         OutputError: one is another user's, in a folder where all may write (`/tmp`): it could lead into a home.
     """
-    place = path
+    link = path
     for _ in range(_MAX_LINKS):
-        if not place.is_symlink():
+        if not link.is_symlink():
             break
         try:
-            folder, owner, leads_to = place.parent.stat(), place.lstat().st_uid, place.readlink()
+            folder, owner, leads_to = link.parent.stat(), link.lstat().st_uid, link.readlink()
         except OSError as error:  # it is being changed
-            raise output_error(place, error) from error
+            raise output_error(link, error) from error
         if folder.st_mode & _SHARED == _SHARED and owner not in (os.geteuid(), folder.st_uid):
             raise OutputError(
-                f"{show_path(place)}: is a link that another user ({owner}) made in a folder where all may write; "
+                f"{show_path(link)}: is a link that another user ({owner}) made in a folder where all may write; "
                 "remove it, or choose another name"
             )
-        place = place.parent / leads_to
+        link = link.parent / leads_to
     return Path(os.path.realpath(path))
 
 

@@ -283,18 +283,18 @@ class CachedFile:
     def our_count(self, stride: int) -> None:
         def part(at: int, size: int, x: Array, tables: Array) -> bool:
             words, end = x[:stride].view(np.uint64), (at + size) // 2
-            place = (self.source, 0), words, at // 2, end, tables.reshape(2, -1)
-            return bool(cpu_files.count_patterns(*place, np.zeros(2, np.int64)) < end)
+            indices = (self.source, 0), words, at // 2, end, tables.reshape(2, -1)
+            return bool(cpu_files.count_patterns(*indices, np.zeros(2, np.int64)) < end)
 
         self.each(part)
 
     def our_rewrite(self, stride: int) -> None:
         def part(at: int, size: int, x: Array, _: Array) -> bool:
             buffers, end, whole = x.view(np.int16).reshape(-1, stride // 2), (at + size) // 2, FILE_BYTES // 2
-            place = (self.source, 0), (self.sink, 0), buffers[0], buffers[1], at // 2, end, whole, whole, 0, 0
+            indices = (self.source, 0), (self.sink, 0), buffers[0], buffers[1], at // 2, end, whole, whole, 0, 0
             p = self.params
             settings = p.qparams, p.flags, None, None, p.compute_type, np.zeros(2, np.int64)
-            return bool(cpu_files.quantize(*place, *settings) < end)
+            return bool(cpu_files.quantize(*indices, *settings) < end)
 
         self.each(part)
 

@@ -20,10 +20,10 @@ from qdqcli.op.jit.cache import kernel
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of this test's own."""
-    place = tmp_path / "cache"
-    place.mkdir(mode=0o700)
-    monkeypatch.setattr(kernel_cache, "folder", lambda: place)
-    return place
+    directory = tmp_path / "cache"
+    directory.mkdir(mode=0o700)
+    monkeypatch.setattr(kernel_cache, "folder", lambda: directory)
+    return directory
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from qdqcli.op.backend import backend
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cuda import launch as cuda_launch
-from qdqcli.op.cuda.indexing import LAUNCH_ELEMENTS, place_of, slice_at
+from qdqcli.op.cuda.indexing import LAUNCH_ELEMENTS, slice_at, slice_map_of
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
@@ -101,12 +101,12 @@ def test_the_slice_of_an_element_is_found_without_division(layout: Layout) -> No
     for _ in range(50):
         start = int(random.integers(0, layout.num_elements))
         stop = min(start + int(random.integers(1, LAUNCH_ELEMENTS + 1)), layout.num_elements)
-        place = place_of(layout, start, stop, layout.slice_of(start) if layout.is_contiguous else 0)
+        slice_map = slice_map_of(layout, start, stop, layout.slice_of(start) if layout.is_contiguous else 0)
         first = layout.slice_of(start) if layout.is_contiguous else 0
         inside = [0, stop - start - 1, *random.integers(0, stop - start, 20).tolist()]
         edges = [e - start + d for e in range(start - start % layout.row, stop, layout.row) for d in (-1, 0)][:40]
         for i in inside + [e for e in edges if 0 <= e < stop - start]:
-            assert slice_at(i, place) == layout.slice_of(start + i) - first, (start, stop, i)
+            assert slice_at(i, slice_map) == layout.slice_of(start + i) - first, (start, stop, i)
 
 
 def test_wide_runs_are_shared_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,10 +215,10 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
     """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
     settings = (params.clamping, params.half_up, params.compute_type)
     if params.columns is None:
-        place = (base, start, stop, *layout.steps, params.first_slice)
-        _quantize(x, y, *place, params.qparams, params.flags, *settings, None)
+        indices = (base, start, stop, *layout.steps, params.first_slice)
+        _quantize(x, y, *indices, params.qparams, params.flags, *settings, None)
         return
-    shifted = params.columns.place(base, start, stop)
+    shifted = params.columns.indices(base, start, stop)
     _quantize_columns(x, y, *shifted, params.columns.qparams, params.any_flushing, *settings, None)
 
 
@@ -236,8 +236,9 @@ def quantize_and_sum(
     """
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     _quantize_and_sum(
-        x, y, *sum_place(base, start, stop, layout, params), *qparams_for_sums(params), params.clamping, params.half_up,
-        params.compute_type, keep or None, _nontemporal_with_sums(total_bytes), *scratch_for_sums(x), sums,
+        x, y, *sum_indices(base, start, stop, layout, params), *qparams_for_sums(params), params.clamping,
+        params.half_up, params.compute_type, keep or None, _nontemporal_with_sums(total_bytes), *scratch_for_sums(x),
+        sums,
     )  # fmt: skip
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
@@ -263,13 +264,13 @@ def _look_closer(
         row[CLIPPED] = np.count_nonzero(((v < lo) | (v > hi)) & np.isfinite(v) & np.isfinite(w))
 
 
-def sum_place(
+def sum_indices(
     base: int, start: int, stop: int, layout: Layout, params: QuantParams
 ) -> tuple[int, int, int, int, int, int, int]:
     """Arguments `base` to `first_slice` of `cpu_quantize.quantize_and_sum`."""
     if params.columns is None:
         return base, start, stop, *layout.steps, params.first_slice
-    base, start, stop, row = params.columns.place(base, start, stop)
+    base, start, stop, row = params.columns.indices(base, start, stop)
     return base, start, stop, row, row, 0, 0
 
 
@@ -313,20 +314,20 @@ def fake_quantize_and_sum(
 
 
 def fake_quantize_and_sum_each(
-    x: Stored, y: Stored, places: NDArray[np.int64], max_slices: int, spec: QuantSpec, dtype: str, *, keep: bool
+    x: Stored, y: Stored, layouts: NDArray[np.int64], max_slices: int, spec: QuantSpec, dtype: str, *, keep: bool
 ) -> BatchSums:
     """`fake_quantize_and_sum` for many tensors of at most `max_slices` slices each, which are parts of `x`.
 
-    `places` (tensors, 5): first element, number of elements, and the layout's steps.
+    `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
-    count, capacity = len(places), -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
+    count, capacity = len(layouts), -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
     bits, number = x.view(PATTERN[dtype]), float_type(dtype)
     compute_type = compute_type_of(dtype, spec.compute_dtype)
     order_keys, ranges = np.empty((2, capacity), bits.dtype), np.empty((2, capacity), number)
     qparams, flags = np.empty((QPARAM_ROWS, capacity), number), np.empty((FLAG_ROWS, capacity), np.bool_)
     sums, num_degenerate, is_done = empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     _fake_quantize_and_sum_each(
-        x, bits, y, places, *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type,
+        x, bits, y, layouts, *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type,
         keep or None, order_keys, ranges, qparams, flags, *scratch_for_sums(x), sums, num_degenerate, is_done,
     )  # fmt: skip
     return BatchSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)

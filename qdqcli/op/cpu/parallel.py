@@ -104,11 +104,11 @@ def quantize_slices(
             last = smaller(first + batch, slice_bounds[p + 1])
             start, stop = start_of(first, inner, row, advance, x.size), start_of(last, inner, row, advance, x.size)
             order_keys[p, 0], order_keys[p, 1] = nothing[0], nothing[1]
-            place = (bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, order_keys[p])
+            indices = (bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, order_keys[p])
             if short_runs is None:
-                cpu_range.measure_range(*place)
+                cpu_range.measure_range(*indices)
             else:
-                cpu_range.measure_short_runs(*place)
+                cpu_range.measure_short_runs(*indices)
             cpu_range.decode_order_keys(order_keys[p], x, 0, batch, ranges[p])
             cpu_range.make_qparams(
                 ranges[p], 0, batch, last - first, q_min, q_max, False, compute_type, qparams[p], flags[p]

@@ -289,17 +289,17 @@ def fake_quantize_and_sum(
 
 @inlined
 def fake_quantize_and_sum_each(
-    x, bits, y, places, infinity, nothing, q_min, q_max, half_up, compute_type, keep, order_keys, ranges, qparams,
+    x, bits, y, layouts, infinity, nothing, q_min, q_max, half_up, compute_type, keep, order_keys, ranges, qparams,
     flags, piece, terms, sums, num_degenerate, is_done,
 ):  # fmt: skip
     """`fake_quantize_and_sum` for many tensors of at most a chunk each, which are parts of `x`.
 
-    `places` (tensors, 5): first element, number of elements, and the layout's steps.
+    `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
-    for t in range(places.shape[0]):
-        begin, size = places[t, 0], places[t, 1]
+    for t in range(layouts.shape[0]):
+        begin, size = layouts[t, 0], layouts[t, 1]
         end = begin + size
-        inner, row, advance = places[t, 2], places[t, 3], places[t, 4]
+        inner, row, advance = layouts[t, 2], layouts[t, 3], layouts[t, 4]
         fake_quantize_and_sum(
             x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity, nothing, q_min,
             q_max, half_up, compute_type, None, keep, None, order_keys, ranges, qparams, flags, piece, terms,

@@ -15,36 +15,37 @@ LAUNCH_ELEMENTS = 1 << 30
 """Maximum elements in one launch; whole chunks."""
 ONE_SLICE, TWO_ROWS, MANY_ROWS = range(3)
 
-Place = tuple[int, ...]
+SliceMap = tuple[int, ...]
 """Nine numbers for `slice_at`: the method, then its parameters."""
 
 
 @inlined
-def slice_at(i: Any, place: Any) -> Any:
+def slice_at(i: Any, slice_map: Any) -> Any:
     """Return the slice of element `i` of a launch, as a column of its qparams."""
-    if place[0] == ONE_SLICE:
-        return place[1]
-    if place[0] == TWO_ROWS:
-        if i < place[3]:
-            return place[1] + (((place[2] + i) * place[7]) >> place[8])
-        return place[4] + (((i - place[3]) * place[7]) >> place[8])
-    position = place[2] + i
-    r = (position * place[4]) >> place[5]
-    return place[1] + r * place[6] + (((position - r * place[3]) * place[7]) >> place[8])
+    if slice_map[0] == ONE_SLICE:
+        return slice_map[1]
+    if slice_map[0] == TWO_ROWS:
+        if i < slice_map[3]:
+            return slice_map[1] + (((slice_map[2] + i) * slice_map[7]) >> slice_map[8])
+        return slice_map[4] + (((i - slice_map[3]) * slice_map[7]) >> slice_map[8])
+    position = slice_map[2] + i
+    r = (position * slice_map[4]) >> slice_map[5]
+    return slice_map[1] + r * slice_map[6] + (((position - r * slice_map[3]) * slice_map[7]) >> slice_map[8])
 
 
-def launches(layout: Layout, start: int, stop: int, first_slice: int) -> Iterator[tuple[int, int, Place]]:
-    """Split the elements [start, stop) into launches (start, stop, place); indices in `place` count from that start.
+def launches(layout: Layout, start: int, stop: int, first_slice: int) -> Iterator[tuple[int, int, SliceMap]]:
+    """Split the elements [start, stop) into launches (start, stop, slice_map); indices in `slice_map` count from that
+    start.
 
     Column 0 of the qparams is slice `first_slice`.
     """
     for first in range(start, stop, LAUNCH_ELEMENTS):
         last = min(first + LAUNCH_ELEMENTS, stop)
-        yield first, last, place_of(layout, first, last, first_slice)
+        yield first, last, slice_map_of(layout, first, last, first_slice)
 
 
-def place_of(layout: Layout, start: int, stop: int, first_slice: int) -> Place:
-    """Return the place of the elements [start, stop), at most LAUNCH_ELEMENTS.
+def slice_map_of(layout: Layout, start: int, stop: int, first_slice: int) -> SliceMap:
+    """Return the slice map of the elements [start, stop), at most LAUNCH_ELEMENTS.
 
     Raises:
         SpecError: groups of more than LAUNCH_ELEMENTS elements, with a shorter last group per row.

@@ -107,10 +107,10 @@ def quantize(
     qparams: DeviceArray, flags: DeviceArray, settings: Settings, stream: Stream,
 ) -> None:  # fmt: skip
     """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
-    for first, last, place in launches(layout, start, stop, first_slice):
+    for first, last, slice_map in launches(layout, start, stop, first_slice):
         size = last - first
         cuda_quantize.quantize[-(-size // (4 * THREADS)), THREADS, stream](
-            x, y, first - base, size, place, qparams, flags, *settings
+            x, y, first - base, size, slice_map, qparams, flags, *settings
         )
 
 
@@ -122,11 +122,11 @@ def quantize_and_sum(
 
     The type of `zero` is that of the terms.
     """
-    for first, last, place in launches(layout, start, stop, first_slice):
+    for first, last, slice_map in launches(layout, start, stop, first_slice):
         chunk, chunks = (first - start) // CHUNK_ELEMENTS, -(-(last - first) // CHUNK_ELEMENTS)
         here = slice(first - start, last - start)
         cuda_quantize.quantize_and_sum[chunks, THREADS, stream](
-            x[here], y[here] if keep else y, keep, last - first, place, qparams, flags, *settings, zero,
+            x[here], y[here] if keep else y, keep, last - first, slice_map, qparams, flags, *settings, zero,
             sums[chunk : chunk + chunks],
         )  # fmt: skip
 
@@ -154,10 +154,10 @@ def differentiate(
 ) -> None:  # fmt: skip
     """Gradient of the op for [start, stop); adds the number of elements outside their range to `outside` (1,)."""
     compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
-    for first, last, place in launches(layout, start, stop, 0):
+    for first, last, slice_map in launches(layout, start, stop, 0):
         size = last - first
         cuda_quantize.differentiate[-(-size // (4 * THREADS)), THREADS, stream](
-            gradients, x, out, first - base, size, place, ranges, compute_type, outside
+            gradients, x, out, first - base, size, slice_map, ranges, compute_type, outside
         )
 
 

@@ -4,7 +4,7 @@ The order of addition is that of `cpu/errors.py`, so the sums have the same bits
 thread takes a lane of a run, keeps its sums in registers and writes them to shared memory; then one thread per sum and
 lane adds those of one run after another.
 
-`place` maps an element to its slice, see `cuda/indexing.py`.
+`slice_map` maps an element to its slice, see `cuda/indexing.py`.
 """
 
 import numpy as np
@@ -73,35 +73,35 @@ def _fake_quantized(stored, s, qparams, flags, clamping, half_up, compute_type):
 
 
 @device_kernel
-def quantize(x, y, first, n, place, qparams, flags, clamping, half_up, compute_type):
-    """Quantize and dequantize the elements [first, first + n) of `x` into `y`; `place` counts from `first`."""
+def quantize(x, y, first, n, slice_map, qparams, flags, clamping, half_up, compute_type):
+    """Quantize and dequantize the elements [first, first + n) of `x` into `y`; `slice_map` counts from `first`."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     while i + 3 * step < n:  # four loads in flight
         a, b, c, d = x[first + i], x[first + i + step], x[first + i + 2 * step], x[first + i + 3 * step]
         j, k, l = i + step, i + 2 * step, i + 3 * step  # noqa: E741
         y[first + i] = narrow(
-            _fake_quantized(a, slice_at(i, place), qparams, flags, clamping, half_up, compute_type), a
+            _fake_quantized(a, slice_at(i, slice_map), qparams, flags, clamping, half_up, compute_type), a
         )
         y[first + j] = narrow(
-            _fake_quantized(b, slice_at(j, place), qparams, flags, clamping, half_up, compute_type), b
+            _fake_quantized(b, slice_at(j, slice_map), qparams, flags, clamping, half_up, compute_type), b
         )
         y[first + k] = narrow(
-            _fake_quantized(c, slice_at(k, place), qparams, flags, clamping, half_up, compute_type), c
+            _fake_quantized(c, slice_at(k, slice_map), qparams, flags, clamping, half_up, compute_type), c
         )
         y[first + l] = narrow(
-            _fake_quantized(d, slice_at(l, place), qparams, flags, clamping, half_up, compute_type), d
+            _fake_quantized(d, slice_at(l, slice_map), qparams, flags, clamping, half_up, compute_type), d
         )
         i += 4 * step
     while i < n:
         a = x[first + i]
         y[first + i] = narrow(
-            _fake_quantized(a, slice_at(i, place), qparams, flags, clamping, half_up, compute_type), a
+            _fake_quantized(a, slice_at(i, slice_map), qparams, flags, clamping, half_up, compute_type), a
         )
         i += step
 
 
 @device_kernel
-def quantize_and_sum(x, y, keep, n, place, qparams, flags, clamping, half_up, compute_type, zero, sums):
+def quantize_and_sum(x, y, keep, n, slice_map, qparams, flags, clamping, half_up, compute_type, zero, sums):
     """Quantize the `n` elements of `x`, into `y` if `keep`, and fill `sums` (chunks, SUM_COLUMNS), one block per chunk.
 
     The type of `zero` is that of the terms. Slices whose output became infinite or NaN are marked in `flags`.
@@ -120,7 +120,7 @@ def quantize_and_sum(x, y, keep, n, place, qparams, flags, clamping, half_up, co
             error, abs_error, sq_error, sq_input, sq_output = zero, zero, zero, zero, zero
             first = tile + p // VECTOR_SIZE * RUN + p % VECTOR_SIZE
             for i in range(first, min(first + RUN, stop), VECTOR_SIZE):
-                stored, s = x[i], slice_at(i, place)
+                stored, s = x[i], slice_at(i, slice_map)
                 out = _fake_quantized(stored, s, qparams, flags, clamping, half_up, compute_type)
                 if keep:
                     y[i] = narrow(out, stored)
@@ -227,12 +227,12 @@ def count_patterns(patterns, tables):
 
 
 @device_kernel
-def differentiate(gradients, x, out, first, n, place, ranges, compute_type, outside):
+def differentiate(gradients, x, out, first, n, slice_map, ranges, compute_type, outside):
     """Gradient of the op: `gradients` where x is inside `ranges` (2, slices); `outside` (1,) counts the others."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     count = 0
     while i < n:
-        s, stored = slice_at(i, place), x[first + i]
+        s, stored = slice_at(i, slice_map), x[first + i]
         lo, hi = flush(ranges[0, s], compute_type), flush(ranges[1, s], compute_type)
         v = flush(decode(stored), compute_type)
         out[first + i] = encode(straight_through(decode(gradients[first + i]), v, lo, hi, compute_type), stored)

@@ -65,11 +65,11 @@ def folder() -> Path | None:
     root = _root()
     if root is None:
         return None
-    place = root / f"kernels-{__version__}-{_source_hash()}"
+    directory = root / f"kernels-{__version__}-{_source_hash()}"
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place.mkdir(mode=0o700, exist_ok=True)
-        return place if _is_private(root) and _is_private(place) else None
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return directory if _is_private(root) and _is_private(directory) else None
     except OSError:
         return None
 
@@ -103,8 +103,8 @@ class KernelCache(_Cache):
 
     @property
     def cache_path(self) -> str | None:
-        place = folder()
-        return None if place is None else str(place)
+        directory = folder()
+        return None if directory is None else str(directory)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled signature; None if it is missing, damaged or unreadable."""
@@ -141,9 +141,13 @@ class KernelCache(_Cache):
     def flush(self) -> None: ...
 
     def _path(self, sig: Any, codegen: Any) -> Path | None:
-        place = folder()
+        directory = folder()
         key = repr((self._name, self._options, sig, codegen.magic_tuple(), _compiler_key()))
-        return None if place is None else place / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
+        return (
+            None
+            if directory is None
+            else directory / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
+        )
 
 
 class _Unpickler(pickle.Unpickler):
@@ -209,16 +213,16 @@ def _read_private(path: Path) -> bytes:
 
 
 @cache
-def _sweep(place: Path) -> None:
+def _sweep(directory: Path) -> None:
     """Remove temporary files of killed processes, once in each process that writes."""
     with suppress(OSError):
-        for path in place.glob("tmp*"):
+        for path in directory.glob("tmp*"):
             if time.time() - path.lstat().st_mtime > _LEFTOVER_S:
                 path.unlink(missing_ok=True)
 
 
-def _is_private(place: Path) -> bool:
-    status = place.lstat()
+def _is_private(directory: Path) -> bool:
+    status = directory.lstat()
     return stat.S_ISDIR(status.st_mode) and _is_ours(status)
 
 

@@ -120,5 +120,5 @@ def _labelled(points: Sequence[Point], along: Callable[[float], float], axis: Ax
         if all(abs(x - other) > 0.12 or abs(y - height) > 0.07 for other, height in taken):
             taken.append((x, y))
             end = x > 0.5
-            place = f'dx="{-9 if end else 9}" text-anchor="{"end" if end else "start"}"'
-            yield f'<text class="label" x="{x:.2%}" y="{y:.2%}" dy="-.5em" {place}>{point.label}</text>'
+            anchor = f'dx="{-9 if end else 9}" text-anchor="{"end" if end else "start"}"'
+            yield f'<text class="label" x="{x:.2%}" y="{y:.2%}" dy="-.5em" {anchor}>{point.label}</text>'
