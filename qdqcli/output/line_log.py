@@ -66,6 +66,16 @@ class LineLog:
             self._descriptor = -1
 
 
+def first_line(path: Path) -> str | None:
+    """Return the first line of a log; None if there is no log, or no complete line."""
+    try:
+        with path.open("rb") as file:
+            lines, _ = _parse(file.readline())
+    except OSError:
+        return None
+    return lines[0] if lines else None
+
+
 def _with_checksum(text: bytes) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 

@@ -4,6 +4,7 @@ The folder `OUTPUT.qdq-partial` holds:
 
 - `lock`: held by the building process; a partial folder with a free lock can be resumed, or is stale;
 - `journal`: the run's journal, if it keeps one;
+- `rows`: the rows of shards that other processes make, a file each;
 - `result`: the file or folder that becomes OUTPUT;
 - `replaced`: the previous OUTPUT, until it is removed.
 """
@@ -93,6 +94,10 @@ class OutputTree:
         """Path of the journal, from which a later run resumes; removed with the partial folder."""
         return self.partial / "journal"
 
+    def rows_path(self, index: int) -> Path:
+        """Return the path of the rows that another process writes beside the shard at `index`."""
+        return self.partial / "rows" / f"{index}.json"
+
     @property
     def result(self) -> Path:
         """Path of the built file or folder: OUTPUT itself once it is committed."""
@@ -174,6 +179,13 @@ class OutputTree:
         path = self.shard_path(checkpoint, shard)
         self._make_folder(checkpoint, path.parent)
         return shard.create(path, reader, unfinished.name if unfinished is not None else None)
+
+    def prepare(self) -> None:
+        """Create the folders that other processes write shards and rows to."""
+        _make_folder(self.rows_path(0).parent)
+        for checkpoint in self._checkpoints:
+            for shard in checkpoint.shards:
+                self._make_folder(checkpoint, self.shard_path(checkpoint, shard).parent)
 
     def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Copy the side files, following links. `on_chunk` is called often and may raise to stop."""

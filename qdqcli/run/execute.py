@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from qdqcli.escape import show_path
@@ -13,9 +14,10 @@ from qdqcli.recipe.request import Request
 from qdqcli.result.result import Row, RunResult, summary_to_json
 from qdqcli.run.count import with_histograms
 from qdqcli.run.digest import VerificationError, digest_output
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.fingerprint import fingerprint_of
 from qdqcli.run.journal import Journal
-from qdqcli.run.pipeline import Measuring, Ranges, check_ranges, result_of, run_plans
+from qdqcli.run.pipeline import Measuring, Ranges, ShardRunner, check_ranges, result_of, run_plans
 from qdqcli.run.provenance import Provenance
 from qdqcli.run.verify import verification_of, verify_output
 from qdqcli.tensors.storage import write_file
@@ -40,6 +42,14 @@ class Job:
     """Recipe and settings; a report names them."""
     measuring: Measuring
     has_histograms: bool = False
+    distribution: Distribution | None = None
+    """Where shards run; None: here."""
+
+    @property
+    def run_shards(self) -> ShardRunner | None:
+        if self.distribution is None:
+            return None
+        return partial(self.distribution.run_shards, self.plans, self.measuring)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +90,7 @@ def ranges_of(plans: Sequence[Plan], request: Request, *, allow_unmatched: bool)
 
 def execute(job: Job, workers: Workers) -> RunResult:
     """Measure every selected tensor and write nothing."""
-    return _result(job, run_plans(job.plans, job.measuring, workers), workers)
+    return _result(job, run_plans(job.plans, job.measuring, workers, run_shards=job.run_shards), workers)
 
 
 def execute_run(
@@ -145,12 +155,12 @@ def _written(job: Job, output: OutputTree, workers: Workers) -> tuple[list[Row],
     """Return the rows, and the journal of an output that was not finished before."""
     plans, measuring = job.plans, job.measuring
     if output.is_committed:
-        return run_plans(plans, measuring, workers), None
+        return run_plans(plans, measuring, workers, run_shards=job.run_shards), None
     settings = {**settings_of(plans, job.request.settings), "per_channel": measuring.per_slice}
     for name in ("ranges", "ranges_digest", "recipe", "rules"):  # files may be renamed: only their content counts
         settings.pop(name, None)
     journal = Journal(output, plans, fingerprint_of(plans, settings, measuring.ranges), measuring.scale_bits)
-    return run_plans(plans, measuring, workers, output, journal), journal
+    return run_plans(plans, measuring, workers, output, journal, job.run_shards), journal
 
 
 def _verify(job: Job, rows: Sequence[Row], destination: Destination, workers: Workers, journal: Journal | None) -> int:

@@ -5,22 +5,83 @@ one for each finished file, and a last one once all is built. A line is written 
 flushed to the disk; a line lost in a power cut only means that its file is made again.
 """
 
+import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qdqcli.errors import UsageError
+from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path
-from qdqcli.output.line_log import LineLog
+from qdqcli.output.line_log import LineLog, first_line
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
 from qdqcli.run.record import record_rows, restore_rows
 from qdqcli.tensors.checkpoint import Waiting
-from qdqcli.tensors.storage import FileIdentity
+from qdqcli.tensors.storage import FileIdentity, output_error, read_file, sync_folder, write_file
+
+
+def run_id_of(fingerprint: Fingerprint) -> str:
+    """Return a hash of the run's input and settings."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where another process puts the output of a shard, and its rows."""
+
+    path: Path
+    """The finished file; its folder exists."""
+    rows: Path
+    """The file of the rows; its folder exists."""
+    journal: Path
+    """The journal of the run that builds the output now."""
+    run_id: str
+    """Hash of the run's input and settings, by which another run is told."""
+
+    def finished(self) -> Mapping[str, Any] | None:
+        """Return size and record of the finished output; None if it is not there, or of another run."""
+        try:
+            found = json.loads(read_file(self.rows, sys.maxsize))
+            size = self.path.stat().st_size
+        except (InputError, OSError, ValueError):
+            return None
+        is_ours = isinstance(found, dict) and (found.get("run"), found.get("size")) == (self.run_id, size)
+        return found if is_ours else None
+
+    def publish(self, own: Path, record: Mapping[str, Any]) -> int:
+        """Give the complete file `own` its name, whoever else has made it meanwhile, and then write the rows.
+
+        Returns:
+            The size of the output in bytes.
+
+        Raises:
+            OutputError: the system refuses, or another run has begun to build the output.
+        """
+        line = first_line(self.journal)
+        if line is None or run_id_of(json.loads(line)) != self.run_id:
+            own.unlink(missing_ok=True)
+            raise OutputError(f"{show_path(self.path)}: is built by another run now; its own run has ended")
+        try:
+            size = own.stat().st_size
+            own.replace(self.path)
+        except OSError as error:
+            own.unlink(missing_ok=True)
+            raise output_error(self.path, error) from error
+        sync_folder(self.path.parent)
+        text = json.dumps({"run": self.run_id, "size": size, "record": record}, separators=(",", ":"))
+        write_file(self.rows, [text.encode()])
+        return size
+
+
+def target_of(output: OutputTree, index: int, plan: Plan, run_id: str) -> Target:
+    """Return where the shard at `index` goes."""
+    path, rows = output.shard_path(plan.checkpoint, plan.shard), output.rows_path(index)
+    return Target(path=path.absolute(), rows=rows.absolute(), journal=output.journal_path.absolute(), run_id=run_id)
 
 
 @dataclass(kw_only=True)
@@ -53,6 +114,8 @@ class Journal:
         self._log = LineLog(output.journal_path)
         self.is_committed = False
         """True where the earlier run already renamed its output to OUTPUT."""
+        self.run_id = run_id_of(fingerprint)
+        """Identifies rows that other processes wrote for the same run."""
         self._is_built = False
         lines = [json.loads(line) for line in self._log.lines]
         if lines and (what := difference(lines[0], json.loads(json.dumps(fingerprint)))):
@@ -72,6 +135,8 @@ class Journal:
         )
         if not self.is_committed:
             self._forget_what_is_gone(plans)
+            if lines:
+                self._collect(plans)
             output.sweep(but=set(self._kept_files(plans)))
 
     @property
@@ -97,12 +162,12 @@ class Journal:
 
     def add_part(self, index: int, rows: Sequence[Row], waiting: Waiting) -> None:
         """Record that the shard's next tensors are on the disk, in an unfinished file."""
-        self._add({"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting}, rows)
+        self._add({"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting}, record_rows(rows))
         self._log.sync()
 
-    def add_shard(self, index: int, rows: Sequence[Row], finished: FileIdentity) -> None:
-        """Record that the shard's output is finished; `rows` are those since its last part."""
-        self._add({"shard": index, "first": self._shards[index].num_rows, "finished": asdict(finished)}, rows)
+    def add_shard(self, index: int, record: Mapping[str, Any], finished: FileIdentity) -> None:
+        """Record that the shard's output is finished; `record` is of the rows since its last part."""
+        self._add({"shard": index, "first": self._shards[index].num_rows, "finished": asdict(finished)}, record)
         self._log.sync()  # the rows are as durable as the shard
 
     def add_damaged(self, index: int) -> None:
@@ -119,8 +184,8 @@ class Journal:
     def close(self) -> None:
         self._log.close()
 
-    def _add(self, head: dict[str, Any], rows: Sequence[Row] = ()) -> None:
-        line = head | record_rows(rows)
+    def _add(self, head: dict[str, Any], record: Mapping[str, Any]) -> None:
+        line = {**head, **record}
         self._append(line)
         self._learn(line)
         self._output.keep()
@@ -152,6 +217,19 @@ class Journal:
                 yield path
             elif shard.unfinished is not None:
                 yield path.with_name(shard.unfinished.name)
+
+    def target(self, index: int, plan: Plan) -> Target:
+        """Return where another process puts the shard at `index`."""
+        return target_of(self._output, index, plan, self.run_id)
+
+    def _collect(self, plans: Sequence[Plan]) -> None:
+        """Take over the shards that other processes have finished for this run."""
+        for i, plan in enumerate(plans):
+            found = None if self._shards[i].finished is not None else self.target(i, plan).finished()
+            identity = self._output.identity_of(plan.checkpoint, plan.shard)
+            if found is not None and identity is not None and identity.size == found["size"]:
+                self._shards[i] = Progress()
+                self.add_shard(i, found["record"], identity)
 
     def _forget_what_is_gone(self, plans: Sequence[Plan]) -> None:
         """Drop the progress of files that are missing or changed, so that they are made again."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -26,7 +26,9 @@ from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, 
 from qdqcli.result.channels import Channels
 from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, with_shares
 from qdqcli.run.batch import measure_batch
+from qdqcli.run.driver import Inline, drive
 from qdqcli.run.journal import Journal, Progress
+from qdqcli.run.record import record_rows
 from qdqcli.stats.metrics import METRICS
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting
@@ -44,6 +46,10 @@ PART_BYTES = 512 << 20
 
 Ranges = Mapping[str, GivenRange]
 """Ranges from a file, by name or FILE#NAME."""
+
+
+ShardRunner = Callable[[OutputTree | None, Journal | None], Mapping[int, list[Row]]]
+"""Runs every shard that the journal does not have as finished; returns the rows of all by index of the plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,21 +125,23 @@ def run_plans(
     workers: Workers,
     output: OutputTree | None = None,
     journal: Journal | None = None,
+    run_shards: ShardRunner | None = None,
 ) -> list[Row]:
     """Execute the plans; with an output, write its shards, each whole, and copy side files.
 
-    With a journal, finished work is not repeated, and new work is recorded.
+    With a journal, finished work is not repeated, and new work is recorded. `run_shards` runs them elsewhere.
 
     Raises:
         QdqError: what failed, with the file; the caller's output tree removes what was built.
     """
     _check_memory(plans, measuring, workers)
+    run_shards = run_shards or partial(_run_here, plans, measuring, workers)
     if journal is None:
-        return _run_all(plans, measuring, workers, output, None)
+        return _run_all(output, None, workers, run_shards)
     if journal.is_committed:
         return [row for i, plan in enumerate(plans) for row in journal.rows(i, plan)]
     try:
-        rows = _run_all(plans, measuring, workers, output, journal)
+        rows = _run_all(output, journal, workers, run_shards)
         journal.add_built()
     except QdqError as error:
         if journal.has_progress:
@@ -167,12 +175,30 @@ def _check_memory(plans: Sequence[Plan], measuring: Measuring, workers: Workers)
 
 
 def _run_all(
-    plans: Sequence[Plan], measuring: Measuring, workers: Workers, output: OutputTree | None, journal: Journal | None
+    output: OutputTree | None, journal: Journal | None, workers: Workers, run_shards: ShardRunner
 ) -> list[Row]:
-    rows = [row for i, plan in enumerate(plans) for row in _run_plan(i, plan, measuring, workers, output, journal)]
+    found = run_shards(output, journal)
     if output is not None:
         output.copy_side_files(workers.interruption.check)
-    return rows
+    return [row for _, rows in sorted(found.items()) for row in rows]
+
+
+def _run_here(
+    plans: Sequence[Plan],
+    measuring: Measuring,
+    workers: Workers,
+    output: OutputTree | None,
+    journal: Journal | None,
+) -> dict[int, list[Row]]:
+    """Run one shard after the other; each is shared by the threads."""
+    found: dict[int, list[Row]] = {}
+
+    def run(index: int) -> list[Row]:
+        return _run_plan(index, plans[index], measuring, workers, output, journal)
+
+    tasks = [(i, i) for i in range(len(plans))]
+    drive(run, tasks, Inline(), found.__setitem__, workers.interruption, max_failures=1)
+    return found
 
 
 def _run_plan(
@@ -199,7 +225,7 @@ def _run_plan(
         if journal is not None and output is not None:
             finished = output.identity_of(plan.checkpoint, plan.shard)
             if finished is not None:
-                journal.add_shard(index, rows[journal.progress(index).num_rows :], finished)
+                journal.add_shard(index, record_rows(rows[journal.progress(index).num_rows :]), finished)
         return rows
 
 

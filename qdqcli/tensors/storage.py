@@ -300,8 +300,7 @@ class OutputFile:
     def _open_locked(self, unfinished: str | None, mode: int) -> int:
         """Open and lock the temporary; retry if it was swept before it was locked."""
         while True:
-            name = unfinished or f".qdq-{_digest_of(self.path)}-{_machine()}{secrets.token_hex(4)}.tmp"
-            self._temporary = self.path.with_name(name)
+            self._temporary = self.path.with_name(unfinished) if unfinished else temporary_of(self.path)
             # The kernel applies the umask; querying the umask would set it for every thread.
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_NOFOLLOW if unfinished else os.O_CREAT | os.O_EXCL)
             descriptor = os.open(self._temporary, flags, mode)
@@ -453,6 +452,11 @@ def _copy_attributes(path: Path, descriptor: int) -> None:
         with suppress(PermissionError):
             os.fchown(descriptor, status.st_uid, status.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+
+def temporary_of(path: Path) -> Path:
+    """Return a new name for a temporary of `path`, in its folder."""
+    return path.with_name(f".qdq-{_digest_of(path)}-{_machine()}{secrets.token_hex(4)}.tmp")
 
 
 def sweep_temporaries(path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Driver of a run's tasks: a window of submitted tasks, retries, and what becomes of the others after a failure.
+
+Every way to run shards goes through it: in this process one after the other, elsewhere many at once.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, Protocol, TypeVar
+
+from qdqcli.errors import Interrupted, QdqError
+from qdqcli.interrupt import Interruption
+
+Result = TypeVar("Result")
+
+MAX_ATTEMPTS = 4
+"""Attempts at a task that fails for a reason that may pass, as on a network file system."""
+MAX_FAILURES = 4
+"""Failed tasks after which no other begins: what they have in common is not a single file."""
+CHECK_S = 0.2
+"""Seconds between two looks at the interruption flag."""
+
+
+class TransientError(Exception):
+    """A failure of the environment, which another attempt may not meet."""
+
+    def __init__(self, error: QdqError) -> None:
+        super().__init__(str(error))
+        self.error = error
+        """The error for the user if no attempt succeeds."""
+
+
+class Executor(Protocol):
+    """Runs pure functions somewhere; knows nothing of tensors.
+
+    1. A function may run more than once, on several machines at the same time.
+    2. A future whose result was lost runs again, or raises a `QdqError` that says what happened.
+    """
+
+    @property
+    def slots(self) -> int:
+        """Number of tasks worth having in flight."""
+
+    def submit(self, function: Callable[..., Result], /, *args: Any) -> Future[Result]: ...
+
+
+class Inline:
+    """Executor that runs each task at once, in the calling thread. What is not a failure of the task passes through."""
+
+    slots = 1
+
+    def submit(self, function: Callable[..., Result], /, *args: Any) -> Future[Result]:
+        future: Future[Result] = Future()
+        try:
+            future.set_result(function(*args))
+        except Interrupted:
+            raise
+        except (QdqError, TransientError) as error:
+            future.set_exception(error)
+        return future
+
+
+def drive(
+    function: Callable[..., Result],
+    tasks: Sequence[tuple[int, Any]],
+    executor: Executor,
+    receive: Callable[[int, Result], None],
+    interruption: Interruption,
+    max_failures: int = MAX_FAILURES,
+) -> None:
+    """Run `function` on the argument of each (index, argument); `receive` gets index and result, once per task.
+
+    A failed task does not stop the others before there are `max_failures`. `receive` may raise like the task.
+
+    Raises:
+        QdqError: the failure of the first task in order, once no other runs. A task that raises `TransientError` is
+            repeated before.
+    """
+    waiting, attempts = deque(tasks), Counter[int]()
+    running: dict[Future[Result], tuple[int, Any]] = {}
+    failures: dict[int, QdqError] = {}
+    try:
+        while running or (waiting and len(failures) < max_failures):
+            while waiting and len(running) < executor.slots and len(failures) < max_failures:
+                interruption.check()
+                task = waiting.popleft()
+                running[executor.submit(function, task[1])] = task
+            finished = [future for future in running if future.done()]
+            for future in finished or wait(running, CHECK_S, FIRST_COMPLETED).done:
+                task = running.pop(future)
+                attempts[task[0]] += 1
+                try:
+                    receive(task[0], future.result())
+                except TransientError as error:
+                    if attempts[task[0]] < MAX_ATTEMPTS:
+                        waiting.append(task)
+                    else:
+                        failures[task[0]] = error.error
+                except QdqError as error:
+                    failures[task[0]] = error
+            interruption.check()
+    finally:
+        for future in running:
+            future.cancel()
+    if failures:
+        raise failures[min(failures)]
