@@ -31,6 +31,7 @@ from qdqcli.measure.sums import Measurement, OverallRange, error_sums, listed, o
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
 from qdqcli.op.columns import empty_sums
+from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import Floats, QuantParams
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
@@ -68,11 +69,11 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     if has_histogram(job.info, layout):
         return _quantize_by_patterns(job, layout, workers, blocks)
     check_slices(job.info, layout, workers, per_slice=job.per_slice)
-    in_passes = _quantize_in_one_pass if _has_one_pass(layout, blocks) else _quantize_in_two_passes
+    in_passes = _quantize_in_one_pass if has_one_pass(layout, blocks) else _quantize_in_two_passes
     return in_passes(job, layout, workers, blocks)
 
 
-def _has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
+def has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
     """Tell whether the range of a slice is known when its first block is quantized."""
     return layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
 
@@ -85,27 +86,36 @@ def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slic
     """
     if not layout.num_elements or has_histogram(info, layout) or layout.num_slices == 1:
         return
-    for_range = 0 if _has_one_pass(layout, blocks_of(info, workers)) else GRID_BYTES
+    for_range = 0 if has_one_pass(layout, blocks_of(info, workers)) else GRID_BYTES
     check_memory(info, layout, workers, for_range + (3 * 8 * columns.SUM_COLUMNS if per_slice else 0))
 
 
 def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
     """Process a large 16-bit tensor with one range: a single read counts its patterns, which give all statistics."""
-    dtype = job.info.dtype.name
     only_measured = job.on_bytes if job.writer is None else lambda _: None
     histogram = count_patterns(job.reader, job.info, workers, only_measured)
-    ranges = given_ranges(job.given_range, 0, 1, dtype, job.spec.compute_dtype)
-    if ranges is None:
-        ranges = estimator_of(job.spec, dtype, workers).of_patterns(histogram)
-    params = workers.backend.quant_params(ranges, job.spec, layout, 0, dtype)
-    rows = histogram.error_sums(params)
+    measured, params = measured_by_patterns(histogram, job.spec, job.given_range, layout, job.info, workers)
     if job.writer is not None:
         workers.map(partial(_write_block_quantized, job, layout, workers, params), blocks)
-    return Measurement(
-        sums=error_sums(rows.tolist(), layout.num_elements, int(params.degenerate.sum())),
-        overall_range=overall_range_of(ranges),
-        num_slices=1,
-    )
+    return measured
+
+
+def measured_by_patterns(
+    histogram: PatternHistogram,
+    spec: QuantSpec,
+    given_range: GivenRange | None,
+    layout: Layout,
+    info: TensorInfo,
+    workers: Workers,
+) -> tuple[Measurement, QuantParams]:
+    """Return the measurement of a tensor with these pattern counts, and its qparams."""
+    dtype = info.dtype.name
+    ranges = given_ranges(given_range, 0, 1, dtype, spec.compute_dtype)
+    if ranges is None:
+        ranges = estimator_of(spec, dtype, workers).of_patterns(histogram)
+    params = workers.backend.quant_params(ranges, spec, layout, 0, dtype)
+    sums = error_sums(histogram.error_sums(params).tolist(), layout.num_elements, int(params.degenerate.sum()))
+    return Measurement(sums=sums, overall_range=overall_range_of(ranges), num_slices=1), params
 
 
 def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block) -> None:
@@ -123,9 +133,22 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
         ranges = estimate_ranges(job.spec, job.reader, job.info, layout, workers)
     params = workers.backend.quant_params(ranges, job.spec, layout, 0, dtype)
     slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
-    finish = partial(_apply_to_block, job, layout, workers, params, _measured_overall_range(job, ranges), slice_rows)
+    finish = partial(
+        _apply_to_block, job, layout, workers, params, measured_overall_range(job.spec, ranges), slice_rows
+    )
     # With slice sums the blocks run in sequence: a slice's elements are added in the tensor's order.
     rows = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
+    return measured_in_two_passes(layout, rows, ranges, params, slice_rows)
+
+
+def measured_in_two_passes(
+    layout: Layout,
+    rows: Sequence[NDArray[np.float64]],
+    ranges: Floats,
+    params: QuantParams,
+    slice_rows: NDArray[np.float64] | None = None,
+) -> Measurement:
+    """Return the measurement of a tensor from the sums of its blocks, whose qparams were known."""
     return Measurement(
         sums=error_sums(listed(rows), layout.num_elements, int(params.degenerate.sum())),
         overall_range=overall_range_of(ranges),
@@ -135,7 +158,11 @@ def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, bl
 
 
 def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
-    parts = workers.map(partial(_finish_block, job, layout, workers), blocks)
+    return measured_in_one_pass(layout, workers.map(partial(_finish_block, job, layout, workers), blocks))
+
+
+def measured_in_one_pass(layout: Layout, parts: Sequence[BlockPart]) -> Measurement:
+    """Return the measurement of a tensor whose blocks measured the ranges of their slices."""
     slices = [part.slices for part in parts]
     rows = [block.rows for block in slices if block.rows is not None]
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
@@ -188,7 +215,7 @@ def _finish_step_by_step(
         ranges = ranges_in_memory(estimator_of(job.spec, dtype, workers), x, lo, layout)
     params = workers.backend.quant_params(ranges, job.spec, layout, first, dtype)
     rows = workers.backend.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
-    _set_extremes(rows, _measured_overall_range(job, ranges), x, dtype, workers)
+    _set_extremes(rows, measured_overall_range(job.spec, ranges), x, dtype, workers)
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
@@ -246,10 +273,10 @@ def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
         write_block(job.writer, job.info, y[begin : begin + stop - start], start)
 
 
-def _measured_overall_range(job: TensorJob, ranges: Floats) -> OverallRange | None:
+def measured_overall_range(spec: QuantSpec, ranges: Floats) -> OverallRange | None:
     """Return the extremes of the elements, if measuring the ranges found them; infinite bounds hide finite extremes."""
     lo, hi = overall_range_of(ranges)
-    return (lo, hi) if not job.spec.is_range_given and isfinite(lo) and isfinite(hi) else None
+    return (lo, hi) if not spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 
 def _set_extremes(

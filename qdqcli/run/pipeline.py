@@ -16,7 +16,7 @@ from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement
 from qdqcli.measure.tensor import TensorJob, check_slices, quantize_tensor
-from qdqcli.measure.workers import Workers
+from qdqcli.measure.workers import Item, Result, Workers
 from qdqcli.op.spec import QuantSpec
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Decision, Skip
@@ -215,7 +215,7 @@ def _run_plan(
         parts = None if journal is None or writer is None else _Parts(index, writer, journal)
         if writer is not None:
             undo.callback(writer.abort if parts is None else parts.leave)
-        job = _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer, parts=parts)
+        job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer, parts=parts)
         rows += job.run(len(rows))
         if parts is not None:
             parts.settle()
@@ -233,7 +233,7 @@ def measure_shard(
     plan: Plan, measuring: Measuring, workers: Workers, reader: ShardReader, writer: ShardWriter | None = None
 ) -> list[Row]:
     """Measure one shard; quantized tensors go to the writer, if there is one, which is not committed."""
-    return _ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer).run()
+    return ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer).run()
 
 
 class _Parts:
@@ -273,7 +273,7 @@ Task = tuple[TensorInfo, Decision]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ShardJob:
+class ShardJob:
     """Tensors of an open shard. Small ones are processed one batch per worker; large ones are shared by all workers."""
 
     plan: Plan
@@ -298,7 +298,7 @@ class _ShardJob:
         """Return the rows in the order of the shard's tensors, from index `first` on."""
         rows: list[Row] = []
         flushed = 0
-        for part in self._in_parts(self._batches(first)):
+        for part in self._in_parts(self.batches(first)):
             if self.parts is not None and rows:
                 self.parts.flush(rows[flushed:])
                 flushed = len(rows)
@@ -306,17 +306,24 @@ class _ShardJob:
         return rows
 
     def _run_batches(self, batches: Iterable[Sequence[Task]]) -> list[Row]:
-        futures: list[Future[list[Row]]] = []
+        return [row for rows in self.map(lambda batch: batch, self._run_batch, batches) for row in rows]
+
+    def map(
+        self, batch_of: Callable[[Item], Sequence[Task]], function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> list[Result]:
+        """Apply a function to items, in workers where that is faster; `batch_of` returns an item's tensors."""
+        futures: list[Future[Result]] = []
         try:
-            for batch in batches:
+            for item in items:
+                batch = batch_of(item)
                 if self._is_spread(batch[0][0]) or _is_tiny(batch):
-                    futures.append(_done(self._run_batch(batch)))  # in this thread, not in a worker
+                    futures.append(_done(function(item)))  # in this thread, not in a worker
                 else:
-                    futures.append(self.workers.submit(self._run_batch, batch))
+                    futures.append(self.workers.submit(function, item))
         except BaseException:
             self.workers.drop(futures)
             raise
-        return [row for rows in self.workers.settle(futures) for row in rows]
+        return self.workers.settle(futures)
 
     def _in_parts(self, batches: Iterable[list[Task]]) -> Iterator[Iterable[list[Task]]]:
         """Yield all batches at once or, where the output becomes durable part by part, PART_BYTES at a time."""
@@ -334,7 +341,7 @@ class _ShardJob:
         if part:
             yield part
 
-    def _batches(self, first: int = 0) -> Iterator[list[Task]]:
+    def batches(self, first: int = 0) -> Iterator[list[Task]]:
         """Yield consecutive tensors of up to BATCH_BYTES in total: a task costs as much as the work on 100 kB."""
         batch: list[Task] = []
         nbytes = 0
@@ -353,19 +360,18 @@ class _ShardJob:
         return tensor.nbytes > max(min(fair_share, SPREAD_BYTES), BATCH_BYTES)
 
     def _run_batch(self, batch: Sequence[Task]) -> list[Row]:
-        measured = self._measure_at_once(batch)
+        measured = self.measure_at_once(batch)
         if measured is None:
-            return [self._run_tensor(tensor, decision) for tensor, decision in batch]
+            return [self.run_tensor(tensor, decision) for tensor, decision in batch]
         self.workers.interruption.check()
-        file, measuring = self.source_file, self.measuring
         return [
-            self._run_tensor(tensor, decision)
+            self.run_tensor(tensor, decision)
             if found is None or isinstance(decision, Skip)
-            else self._noting_zeros(tensor, decision, _row(source_of(file, tensor), decision, found, measuring))
+            else self.row_of(tensor, decision, found)
             for (tensor, decision), found in zip(batch, measured, strict=True)
         ]
 
-    def _measure_at_once(self, batch: Sequence[Task]) -> list[Measurement | None] | None:
+    def measure_at_once(self, batch: Sequence[Task]) -> list[Measurement | None] | None:
         """Measure the small tensors of the batch in one kernel call; None where that is not possible."""
         if len(batch) < 2 or self.measuring.per_slice or not self.workers.backend.takes_batches:
             return None
@@ -374,7 +380,7 @@ class _ShardJob:
         self.measuring.on_bytes(done)
         return measured
 
-    def _run_tensor(self, tensor: TensorInfo, decision: Decision) -> Row:
+    def run_tensor(self, tensor: TensorInfo, decision: Decision) -> Row:
         self.workers.interruption.check()
         source = source_of(self.source_file, tensor)
         if isinstance(decision, Skip):
@@ -390,20 +396,24 @@ class _ShardJob:
         job = TensorJob(
             info=tensor,
             spec=decision,
-            given_range=self.measuring.range_of(tensor.name, self.plan.file, decision),
+            given_range=self.given_range(tensor, decision),
             per_slice=self.measuring.per_slice,
             reader=self.reader,
             writer=self.writer,
             on_bytes=self.measuring.on_bytes,
         )
-        row = _row(source, decision, quantize_tensor(job, self.workers), self.measuring)
-        return self._noting_zeros(tensor, decision, row)
+        return self.row_of(tensor, decision, quantize_tensor(job, self.workers))
 
-    def _noting_zeros(self, tensor: TensorInfo, spec: QuantSpec, row: TensorResult) -> TensorResult:
-        """Return the row with the number of all-zero slices, which are degenerate but lose nothing.
+    def given_range(self, tensor: TensorInfo, spec: QuantSpec) -> GivenRange | None:
+        """Return the given range of a tensor; None where it is measured."""
+        return self.measuring.range_of(tensor.name, self.plan.file, spec)
+
+    def row_of(self, tensor: TensorInfo, spec: QuantSpec, measured: Measurement) -> TensorResult:
+        """Return the row of a measured tensor, with the number of all-zero slices: degenerate, but they lose nothing.
 
         They are rare: the tensor is read once more rather than counted by every kernel. One bit turns zeros into NaN.
         """
+        row = _row(source_of(self.source_file, tensor), spec, measured, self.measuring)
         if not row.sums.num_degenerate or spec.range_given or not spec.quantized_max:
             return row
         num_zero = count_zero_slices(self.reader, tensor, layout_of(tensor, spec), self.workers)
@@ -415,9 +425,9 @@ def _is_tiny(batch: Sequence[Task]) -> bool:
     return sum(tensor.nbytes for tensor, _ in batch) < TINY_BYTES * len(batch)
 
 
-def _done(rows: list[Row]) -> Future[list[Row]]:
-    future: Future[list[Row]] = Future()
-    future.set_result(rows)
+def _done(result: Result) -> Future[Result]:
+    future: Future[Result] = Future()
+    future.set_result(result)
     return future
 
 

@@ -6,25 +6,25 @@ of `qdq stats` with the changed setting. Nothing is estimated.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 from math import fsum, inf, isfinite, log10
 from typing import Any
 
 from qdqcli.measure.blocks import GRID_BYTES
 from qdqcli.measure.layout import layout_of
+from qdqcli.measure.settings import measure_settings
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, MAX_SIGNED_BITS, WHOLE_TENSOR, QuantSpec
-from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import Row, RunResult, TensorResult, with_shares
-from qdqcli.run.pipeline import Measuring, measure_shard
+from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.stats.sums import value_of
 from qdqcli.study.allocation import duplicates_of
 from qdqcli.study.causes import SMALLEST_SLICE, Finding, Seen, find_causes, level
 from qdqcli.study.grid import GROUP_SIZES, Grid, find_grid
 from qdqcli.study.plan_recipe import difference
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile
-from qdqcli.study.sweep import held_windows
+from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
 ERROR_SHARE = 0.8
@@ -38,7 +38,8 @@ LOSSLESS_DB = 120.0
 MAX_REMEDIES = 3
 PERCENTILE = 99.9
 EXTRA_BITS = (1, 2)
-_NOT_DIAGNOSED = "not diagnosed"
+_SIDE_BY_SIDE_BYTES = 8 << 20
+"""Tensors of up to this size are diagnosed side by side, larger ones by all workers together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,56 +223,25 @@ def _diagnose_shard(
     workers: Workers,
     max_bits_added: float,
 ) -> Iterator[Diagnosis]:
-    silent = replace(measuring, on_bytes=lambda _: None)
-    wanted = set(own)
-    at = 0
-    for (part,), held in held_windows([_only(plan, wanted)], workers):
-        chosen = [k for k, decision in enumerate(part.decisions) if not isinstance(decision, Skip)]
-        measured = [rows[at + k] for k in chosen]
+    reader: ShardReader
+    with plan.shard.open() as reader:
 
-        def look(k: int, part: Plan = part, held: Any = held, at: int = at) -> tuple[Profile, Grid | None]:
-            info, row = part.shard.tensors[k], rows[at + k]
+        def diagnosed(k: int) -> Diagnosis:
+            info, row = plan.shard.tensors[k], rows[k]
             assert isinstance(row, TensorResult)
             check = workers.interruption.check
-            return profile(held, info, _from_data(_spec(row)), check), find_grid(held, info, check)
+            looked = profile(reader, info, _from_data(_spec(row)), check), find_grid(reader, info, check)
+            trials = _Trials.of(info, row, looked, max_bits_added, workers)
+            job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=None)
+            settings = [(spec, job.given_range(info, spec)) for spec in trials.specs]
+            measured = measure_settings(info, settings, reader, workers, measuring.on_bytes)
+            found = [job.row_of(info, spec, each) for spec, each in zip(trials.specs, measured, strict=True)]
+            return trials.conclude(first + k, found, equal.get(first + k, []), max_bits_added)
 
-        looks = workers.map(look, chosen)
-        tried = {
-            k: _Trials.of(part.shard.tensors[k], row, looked, max_bits_added, workers)
-            for k, row, looked in zip(chosen, measured, looks, strict=True)
-            if isinstance(row, TensorResult)
-        }
-        found: dict[int, list[TensorResult]] = {k: [] for k in chosen}
-        for turn in range(max((len(trials.specs) for trials in tried.values()), default=0)):
-            specs = {k: trials.specs[turn] for k, trials in tried.items() if turn < len(trials.specs)}
-            for k, row in enumerate(measure_shard(_with_specs(part, specs), silent, workers, held)):
-                if k in specs and isinstance(row, TensorResult):
-                    found[k].append(row)
-        for k, trials in tried.items():
-            measuring.on_bytes(part.shard.tensors[k].nbytes)
-            yield trials.conclude(first + at + k, found[k], equal.get(first + at + k, []), max_bits_added)
-        at += len(part.shard.tensors)
-
-
-def _only(plan: Plan, numbers: set[int]) -> Plan:
-    """Return the plan with all tensors skipped but these."""
-    return replace(
-        plan,
-        resolutions=[
-            found if k in numbers else replace(found, decision=Skip(reason=_NOT_DIAGNOSED))
-            for k, found in enumerate(plan.resolutions)
-        ],
-    )
-
-
-def _with_specs(plan: Plan, specs: dict[int, QuantSpec]) -> Plan:
-    return replace(
-        plan,
-        resolutions=[
-            replace(found, decision=specs.get(k, Skip(reason=_NOT_DIAGNOSED)))
-            for k, found in enumerate(plan.resolutions)
-        ],
-    )
+        for is_small, group in groupby(own, lambda k: plan.shard.tensors[k].nbytes <= _SIDE_BY_SIDE_BYTES):
+            numbers = list(group)
+            yield from workers.map(diagnosed, numbers) if is_small else map(diagnosed, numbers)
+        reader.close()  # raises if the input changed meanwhile
 
 
 def _spec(row: TensorResult) -> QuantSpec:

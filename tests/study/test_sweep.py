@@ -18,6 +18,7 @@ from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
 SETTINGS = settings_of([3, 4, 8], ["none", 0], [32], ["minmax", "mse"])
+MORE = settings_of([4, 5], ["none", "last", "channel"], [16], ["percentile"])
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for k, dtype in enumerate(("F32", "BF16", "F16", "F64"))
         for j, shape in enumerate([(5, 32), (40, 97), (600, 256)])
     }
-    return write_safetensors(
-        tmp_path_factory.mktemp("sweep") / "model.safetensors", tensors | {"bias": sample((9,), "F32", 1)}
-    )
+    spoilt, zeros = sample((64, 96), "F32", 1), sample((64, 96), "BF16", 2)
+    spoilt[3, 5], spoilt[7, 2] = np.nan, np.inf
+    zeros[:9] = 0
+    tensors |= {
+        "spoilt": spoilt,
+        "zeros": zeros,
+        "experts": sample((4, 16, 96), "F32", 3),
+        "patterns": sample((640, 1024), "BF16", 4),
+        "bias": sample((9,), "F32", 1),
+    }
+    return write_safetensors(tmp_path_factory.mktemp("sweep") / "model.safetensors", tensors)
+
+
+@pytest.fixture(scope="module")
+def swept(checkpoint: Path) -> Sweep:
+    """All settings at once; the memory lets a block have one chunk."""
+    return sweep_of(checkpoint, [*SETTINGS, *MORE], max_memory=1 << 20)
 
 
 def sweep_of(path: Path, settings: list[Setting], max_memory: int = 64 << 20, threads: int = 2) -> Sweep:
@@ -47,10 +62,9 @@ def options_of(setting: Setting) -> list[object]:
     return ["-b", setting.num_bits, *granularity, "--estimator", setting.estimator]
 
 
-@pytest.mark.parametrize("number", range(len(SETTINGS)), ids=[setting.name for setting in SETTINGS])
-def test_a_cell_equals_stats_to_the_last_digit(checkpoint: Path, qdq: Qdq, number: int) -> None:
-    setting = SETTINGS[number]
-    result = sweep_of(checkpoint, [SETTINGS[0], setting]).results[1]
+@pytest.mark.parametrize("number", range(len([*SETTINGS, *MORE])), ids=[s.name for s in (*SETTINGS, *MORE)])
+def test_a_cell_equals_stats_to_the_last_digit(checkpoint: Path, swept: Sweep, qdq: Qdq, number: int) -> None:
+    setting, result = swept.settings[number], swept.results[number]
     found = json.loads(json.dumps(to_json(result)))
     expected = qdq("stats", checkpoint, *options_of(setting), "--format", "json", "--quiet").report
     assert found["summary"] == expected["summary"]
@@ -83,5 +97,5 @@ def test_a_setting_that_another_beats_is_dominated(checkpoint: Path) -> None:
 
 def test_names_are_short_and_tell_all_apart() -> None:
     names = [setting.name for setting in (*LADDER, *SETTINGS)]
-    assert names[:3] == ["int8 axis 0", "int4 axis 0", "int4 axis 0 mse"]
+    assert names[:3] == ["int8 channel", "int4 channel", "int4 channel mse"]
     assert len({setting.name for setting in LADDER}) == len(LADDER)
