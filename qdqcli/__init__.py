@@ -16,6 +16,7 @@ from types import ModuleType
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to import than all the rest here
 if TYPE_CHECKING:
+    from qdqcli.api import Judgement as Judgement
     from qdqcli.api import Report as Report
     from qdqcli.api import Tensor as Tensor
     from qdqcli.api import check as check
@@ -59,6 +60,7 @@ _PUBLIC = {
     "check": "qdqcli.api",
     "open_checkpoint": "qdqcli.api",
     "Report": "qdqcli.api",
+    "Judgement": "qdqcli.api",
     "Tensor": "qdqcli.api",
     "SweepReport": "qdqcli.studies",
     "PlanReport": "qdqcli.studies",

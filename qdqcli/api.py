@@ -7,7 +7,7 @@ Functions take the options of the matching command, with the same names and defa
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from html import escape as html_escape
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, UnavailableError, UsageError
 from qdqcli.escape import escape_name, show_path
+from qdqcli.gate.bounds import with_bounds
 from qdqcli.gate.budget import read_budget
 from qdqcli.gate.judge import judge
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
@@ -41,6 +42,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import DEFAULT_SORT, ranked
 from qdqcli.report.summary import facts
 from qdqcli.report.table import columns_of
+from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.read import read_report
 from qdqcli.result.result import Row, RunResult, TensorResult, row_to_json, to_json, with_shares
 from qdqcli.result.verdict import Verdict
@@ -151,16 +153,13 @@ class Report:
         return f"<Report of {inputs}: {s['num_quantized']} tensors, sqnr_db={s['sqnr_db']}>"
 
     def _repr_html_(self) -> str:
-        def quote(text: str) -> str:
-            return html_escape(visible(text))
-
-        columns, hidden = columns_of(self.result, ReportOptions(top=_SHOWN), quote)
-        head = "".join(f"<th>{quote(column.title)}</th>" for column in columns)
+        columns, hidden = columns_of(self.result, ReportOptions(top=_SHOWN), _quoted)
+        head = "".join(f"<th>{_quoted(column.title)}</th>" for column in columns)
         rows = zip(*(column.cells for column in columns), strict=True)
         body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
         more = f"<p>{hidden:,} more</p>" if hidden else ""
         summary = "".join(
-            f"<tr><th>{label}</th><td>{value}</td></tr>" for label, value in facts(self.result, DEFAULT_SORT, quote)
+            f"<tr><th>{label}</th><td>{value}</td></tr>" for label, value in facts(self.result, DEFAULT_SORT, _quoted)
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}<table>{summary}</table>"
 
@@ -423,7 +422,22 @@ def compare(
     return Report(run)
 
 
-def check(report: Report, budget: PathLike, *, today: date | None = None, allow_unmatched: bool = False) -> Verdict:
+@dataclass(frozen=True, kw_only=True)
+class Judgement(Verdict):
+    """A verdict with the report that it is on. A notebook shows the verdict."""
+
+    report: Report
+    """The judged report: its rows have their limits and margins, and its page (`save("check.html")`) the verdict."""
+
+    def _repr_html_(self) -> str:
+        run = self.report.result
+        items = [f"<li>{one.severity}: {sentence(one, _quoted)}</li>" for one in with_files(run, self.violations)]
+        items += [f"<li>{waived_line(one, _quoted)}</li>" for one in with_files(run, self.waived)]
+        more = f"<li>{len(items) - _SHOWN:,} more</li>" if len(items) > _SHOWN else ""
+        return f"<p><strong>{headline(run, _quoted)}</strong></p><ul>{''.join(items[:_SHOWN])}{more}</ul>"
+
+
+def check(report: Report, budget: PathLike, *, today: date | None = None, allow_unmatched: bool = False) -> Judgement:
     """Judge a report by a budget file, like `qdq check`: `passed`, and `violations` with tensor, metric and limit.
 
     Args:
@@ -443,7 +457,9 @@ def check(report: Report, budget: PathLike, *, today: date | None = None, allow_
     day = today or date.today()
     verdict, notes = judge(report.result, rules, baseline, day, allow_unmatched=allow_unmatched)
     warn_all(notes)
-    return verdict
+    judged = with_bounds(replace(report.result, command="check", verdict=verdict), rules, baseline)
+    parts = {field.name: getattr(verdict, field.name) for field in fields(verdict)}
+    return Judgement(**parts, report=Report(judged))
 
 
 class Tensor:
@@ -615,6 +631,11 @@ def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:
     plans, notes = make_plans(views, recipe, [Packed()] * len(views))
     warn_all(notes)
     return plans
+
+
+def _quoted(text: str) -> str:
+    """Escape untrusted text for HTML."""
+    return html_escape(visible(text))
 
 
 def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -277,3 +277,20 @@ def test_every_field_of_a_spec_is_described() -> None:
     fields = [number for number, line in enumerate(lines) if line.startswith("    ") and ": " in line and " = " in line]
     described = [number for number in fields[:12] if lines[number + 1].startswith('    """')]
     assert described == fields[:12]
+
+
+def test_a_judgement_shows_itself_and_has_the_judged_report(tmp_path: Path) -> None:
+    model = write_safetensors(
+        tmp_path / "m.safetensors", {"a.<b>.weight": sample((8, 32)), "b.weight": sample((8, 32))}
+    )
+    report = qdqcli.measure(model, num_bits=4)
+    budget = tmp_path / "budget.toml"
+    budget.write_text("[limits]\nmin_sqnr_db = 60\n")
+    found = qdqcli.check(report, budget)
+    assert not found.passed
+    assert "budget exceeded: 2 errors" in found._repr_html_()
+    assert "<b>" not in found._repr_html_()
+    assert [row.bound.limit for row in found.report.worst(2) if row.bound is not None] == [60, 60]
+    found.report.save(tmp_path / "check.html")
+    assert "What to do" in (tmp_path / "check.html").read_text(encoding="utf-8")
+    assert report.result.verdict is None, "the report that was judged stays as it is"

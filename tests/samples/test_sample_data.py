@@ -16,7 +16,8 @@ OUTLIERS = [7, 58, 101]
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Path below the folder -> bytes, of the data files alone."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".md", ".pyc"))
+    others = (".py", ".md", ".pyc", ".ipynb")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in others)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

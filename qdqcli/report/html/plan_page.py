@@ -55,7 +55,9 @@ def _main(view: PlanView, grid: Grid[Pair]) -> Iterator[str]:
         yield f"<h2>Candidates</h2>\n<pre>{chr(10).join(answers(asked, quote)).strip()}</pre>"
     settings = {key: value for key, value in view.result.settings.items() if key not in _BASE}
     run = replace(view.result, settings=settings)
-    yield from made(run, [*_options(settings), "-o", "plan.toml"], settings.keys() - _PLAIN.keys())
+    has_goal = any(settings.get(goal) is not None for goal in _GOALS)  # Python's plans keep none
+    options = [*_options(settings), "-o", "plan.toml"] if has_goal else None
+    yield from made(run, options, settings.keys() - _PLAIN.keys())
 
 
 def _cards(view: PlanView) -> Iterator[tuple[str, str, str]]:
