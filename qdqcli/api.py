@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from qdqcli.errors import DTypeError, UnavailableError, UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.gate.bounds import with_bounds
-from qdqcli.gate.budget import read_budget
 from qdqcli.gate.judge import judge
+from qdqcli.gate.project import read_budget
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec, axis_text

@@ -12,6 +12,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, gate_options
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.recipe.plan import check_selection
@@ -23,11 +24,12 @@ from qdqcli.result.result import RunResult
     cls=Command,
     epilog="""\b
 Examples:
+  qdq check
   qdq check MODEL_FOLDER --scheme int8-channel --budget budget.toml
   qdq check MODEL_FOLDER --scheme int4-g128 --write-budget int4.toml --headroom 0.5dB
   qdq check --report-in report.json --budget budget.toml --report verdict.xml""",
 )
-@click.argument("inputs", metavar="[INPUT...]", nargs=-1, type=click.Path())
+@project_inputs
 @opt.keep_going_option
 @gate_options
 @opt.measuring_options
@@ -35,17 +37,18 @@ Examples:
 def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     """Measure like stats and judge by a budget; exit code 1 when it is exceeded.
 
-    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without --budget,
-    [tool.qdq.budget] of ./pyproject.toml is taken.
+    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without INPUT, or
+    without --budget, the nearest qdq.toml, or pyproject.toml with [tool.qdq], is taken.
     """
-    if bool(inputs) == (options["report_in"] is not None):
+    if inputs and options["report_in"] is not None:
         raise UsageError("give INPUT, or --report-in REPORT.json to judge what was measured before")
     _check_needed(options)
+    inputs = with_project(inputs, options, session, is_gate=True)
     files = Files.of(options)
     files.check()
     gate = Gate.of(options, session)
     if gate.budget is None and not (options["write_baseline"] or options["write_budget"]):
-        raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE")
+        raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE or 'qdq init'")
     gate.add_files(files)
     if options["report_in"] is not None:
         run = gate.judge(read_report(options["report_in"]), session)
@@ -56,7 +59,7 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
 
 
 JUDGING = (
-    *("report_in", "budget", "baseline", "today", "exit_zero", "allow_unmatched"),
+    *("config", "report_in", "budget", "baseline", "today", "exit_zero", "allow_unmatched"),
     *("write_baseline", "write_budget", "headroom", "ratchet", "overwrite", "format_name", "reports", "sort", "top"),
 )
 """Options that apply to a stored report."""

@@ -16,6 +16,7 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
@@ -32,7 +33,7 @@ Examples:
   qdq diagnose MODEL_FOLDER --scheme int8-channel --worst 10
   qdq diagnose MODEL_FOLDER -s int4-g128 --max-bits-added 0.25 --write-recipe fix.toml""",
 )
-@opt.inputs_argument
+@project_inputs
 @click.option("--worst", type=click.IntRange(min=1), metavar="N", help="Diagnose the N tensors with the lowest SQNR.",
               show_default="those with the largest errors, until they hold 80% of the squared error")  # fmt: skip
 @click.option("--all", "diagnoses_all", is_flag=True, help="Diagnose all tensors that are quantized.")
@@ -66,6 +67,7 @@ def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> No
     output = options["write_recipe"]
     if options["overwrite"] and output is None:
         raise UsageError("--overwrite is for the recipe that is written; add --write-recipe FILE")
+    inputs = with_project(inputs, options, session, reports_tensors=False)
     files = Files.of(options)
     files.check()
     if output is not None:

@@ -19,6 +19,7 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 NAME = "{name}"
 """Placeholder for the input's name in the path of a report."""
 READS = {
+    "config": "the project file",
     "recipe": "--recipe",
     "ranges_file": "--ranges",
     "budget": "--budget",

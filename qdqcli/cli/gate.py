@@ -1,7 +1,6 @@
 """Parts shared by `check` and `compare`: the budget, its files and the exit code."""
 
 import json
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,10 +19,11 @@ from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.gate.bounds import unjudged, with_bounds
-from qdqcli.gate.budget import PYPROJECT, BaselineRule, Budget, read_budget, read_project
+from qdqcli.gate.budget import BaselineRule, Budget
 from qdqcli.gate.generate import budget_text
 from qdqcli.gate.judge import check_patterns, judge, verdict_of
 from qdqcli.gate.keys import json_schema
+from qdqcli.gate.project import read_budget
 from qdqcli.gate.ratchet import Headroom, ratchet
 from qdqcli.gate.settings import check_settings
 from qdqcli.gate.structure import judge_structure, planned_members, unmeasured
@@ -61,7 +61,7 @@ def judging_options(function: Function) -> Function:
     return apply(
         function,
         click.option("--budget", type=click.Path(path_type=Path), metavar="FILE",
-                     help="Judge by this TOML file, or by [tool.qdq.budget] of a pyproject.toml."),
+                     help="Judge by this TOML file, or by the budget of a qdq.toml or pyproject.toml."),
         click.option("--baseline", type=click.Path(path_type=Path), metavar="REPORT.json",
                      help="Compare with this baseline report, instead of the budget's own."),
         click.option("--today", type=parse_day, metavar="DAY", show_default="the clock's",
@@ -125,8 +125,8 @@ class Gate:
         path, budget = options["budget"], None
         if path is not None:
             budget = read_budget(path)
-        elif (budget := _of_project(session)) is not None:
-            path = Path(PYPROJECT)
+        elif session.project is not None and session.project.budget is not None:
+            path, budget = session.project.path, session.project.budget
         if options["baseline"] is not None:
             rule = BaselineRule(path=options["baseline"], tolerances=())
             if budget is not None and budget.baseline is not None:
@@ -263,12 +263,3 @@ def _diagnosis(session: Session) -> list[str]:
     flags = ("--exit-zero", "--ratchet", "--overwrite", "--per-channel", "--histograms")
     arguments = without(session.arguments[1:], values=values, flags=flags)
     return ["qdq", "diagnose", *arguments, "--write-recipe", "fix.toml"]
-
-
-def _of_project(session: Session) -> Budget | None:
-    """Return the budget of ./pyproject.toml, where it has one."""
-    path = Path(PYPROJECT)
-    budget = read_project(path) if os.path.lexists(path) else None
-    if budget is not None:
-        session.note("the budget is [tool.qdq.budget] of ./pyproject.toml")
-    return budget

@@ -15,8 +15,9 @@ from qdqcli.cli.options import verbosity_options
 from qdqcli.cli.progress import counting, duration
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
-from qdqcli.errors import OutputError, UnavailableError
+from qdqcli.errors import OutputError, QdqError, UnavailableError
 from qdqcli.escape import show_path
+from qdqcli.gate.project import find_project
 from qdqcli.report.escape import json_text, terminal
 from qdqcli.report.html.metric_page import metrics_page
 
@@ -95,7 +96,17 @@ def gather() -> dict[str, Any]:
         "threading_layer": _threading_layer(numba),
         "kernel_cache": None if kernels is None else show_path(kernels),
         "cuda": _cuda_device(),
+        "project_file": _project_file(),
     }
+
+
+def _project_file() -> str | None:
+    """Return the file that commands without INPUT take here, or the reason why it cannot be read."""
+    try:
+        path = find_project()
+    except QdqError as error:
+        return str(error)
+    return None if path is None else show_path(path)
 
 
 def _installed(package: str) -> str | None:

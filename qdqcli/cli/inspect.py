@@ -10,6 +10,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
 from qdqcli.cli.option_sources import recipe_options
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import ComputeDType, QuantSpec
@@ -36,7 +37,7 @@ Examples:
   qdq inspect MODEL_FOLDER --preset linear-only --scheme int4-g128
   qdq inspect model.safetensors --data --format json""",
 )
-@opt.inputs_argument
+@project_inputs
 @click.option(
     "--data",
     is_flag=True,
@@ -55,6 +56,7 @@ def inspect(session: Session, /, inputs: tuple[str, ...], data: bool, **options:
 
     Reads headers only, unless --data is given.
     """
+    inputs = with_project(inputs, options, session, reports_tensors=False)
     files = Files.of(options)
     files.check()
     request = opt.request_of(options, session)

@@ -36,6 +36,7 @@ COMMANDS = {
     "sweep": ("qdqcli.cli.sweep:sweep", "Measure many settings on one read of each tensor."),
     "diagnose": ("qdqcli.cli.diagnose:diagnose", "Say why the worst tensors are bad, and what would help."),
     "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
+    "init": ("qdqcli.cli.init:init", "Write qdq.toml, for a bare 'qdq check'; print a job for CI."),
     "calibrate": ("qdqcli.cli.calibrate:calibrate", "Estimate ranges and store them for --ranges."),
     "recipe": ("qdqcli.cli.recipe:recipe", "Check recipes, explain them, print presets and the schema."),
     "render": ("qdqcli.cli.render:render", "Show an earlier JSON report in any format, without measuring again."),

@@ -46,6 +46,9 @@ def option_sources_of(options: Options, session: Session) -> OptionSources:
     """
     recipe, names = options.get("recipe"), options.get("presets", ())
     sources = [*map(preset, names), *([] if recipe is None else [_read(recipe)])]
+    if session.project is not None and session.project.settings is not None:
+        sources.append(session.project.settings)
+        recipe = session.project.path
     for note in (note for source in sources for note in source.notes):
         session.note(note)
     if not sources and options.get("scheme") is None:

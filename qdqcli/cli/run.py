@@ -15,6 +15,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import job_of, listing_of, open_inputs, plan_inputs, say_notes, working
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
@@ -38,7 +39,7 @@ Examples:
   qdq run weights.npy -o clipped.npy --input-min -1 --input-max 1 --report loss.csv
   qdq run MODEL_FOLDER -o OUT --scheme int8-channel --dry-run""",
 )
-@opt.inputs_argument
+@project_inputs
 @opt.output_options("the input's layout; of several inputs, or with --keep-going, a folder of entries")
 @opt.keep_going_option
 @click.option(
@@ -83,6 +84,7 @@ def run(
 
     if dry_run and verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
+    inputs = with_project(inputs, options, session)
     options["reports"] = tuple(map(anchored, options["reports"]))
     files = Files.of(options)
     files.check()

@@ -4,12 +4,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import click
 
 from qdqcli.cli.streams import say
 from qdqcli.errors import Interrupted, QdqError
 from qdqcli.interrupt import Interruption
+
+if TYPE_CHECKING:
+    from qdqcli.gate.project import Project
 
 
 @dataclass(kw_only=True)
@@ -24,6 +28,8 @@ class Session:
     exit_code: int = 0
     """Exit code of the command so far: it holds where standard output is closed early, e.g. by `head`."""
     quiet: bool = False
+    project: "Project | None" = None
+    """The project file, where it is used."""
     keeps_going: bool = False
     """Go on with the other inputs where one fails."""
     inputs: list[str] = field(default_factory=list)

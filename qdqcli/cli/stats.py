@@ -10,6 +10,7 @@ from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 
 
@@ -21,15 +22,17 @@ Examples:
   qdq stats MODEL_FOLDER --scheme int4-g128
   qdq stats MODEL_FOLDER --scheme int8-channel --exclude '*embed*' --report report.json""",
 )
-@opt.inputs_argument
+@project_inputs
 @opt.keep_going_option
 @opt.measuring_options
 @pass_session
 def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     """Measure what quantization loses; writes no tensors.
 
-    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes.
+    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without it, the
+    nearest qdq.toml, or pyproject.toml with [tool.qdq], names model and settings.
     """
+    inputs = with_project(inputs, options, session)
     files = Files.of(options)
     files.check()
     request = opt.request_of(options, session)

@@ -9,16 +9,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.gate.aggregate import AGGREGATES
-from qdqcli.gate.keys import BUDGET, NO_LIMIT, PROJECT, TOLERANCE_KEYS, limit_key, limits_in
-from qdqcli.recipe.document import Document, read_text
+from qdqcli.gate.keys import BUDGET, NO_LIMIT, TOLERANCE_KEYS, limit_key, limits_in
+from qdqcli.recipe.document import Document
 from qdqcli.recipe.lines import KeyPath
 from qdqcli.result.verdict import Severity
-
-PYPROJECT = "pyproject.toml"
-_IN_PYPROJECT: KeyPath = ("tool", "qdq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,40 +140,19 @@ class Budget:
         return not self.is_idle and replace(self, rules=()).is_idle
 
 
-def read_budget(path: Path) -> Budget:
-    """Read the budget from a TOML file, or from `[tool.qdq.budget]` in a pyproject.toml.
+def parse_budget(text: str, path: Path) -> Budget:
+    """Parse the whole text of a budget file.
 
     Raises:
-        UsageError: no such file, not TOML, an unknown key (suggests the nearest), a value of the wrong type; names the
-            line.
+        UsageError: not TOML, an unknown key (suggests the nearest), a value of the wrong type; names the line.
     """
-    if path.name != PYPROJECT:
-        return parse_budget(read_text(path, "a budget is a TOML file"), path)
-    budget = read_project(path)
-    if budget is None:
-        raise UsageError(f"{show_path(path)}: has no [tool.qdq.budget]; add it, or name another file")
-    return budget
-
-
-def read_project(path: Path) -> Budget | None:
-    """Read the budget of a pyproject.toml; None if it has none. Raises like `read_budget`."""
-    text = read_text(path, "the settings of a project are a TOML file")
     document = Document(show_path(path), text)
-    tool = document.data.get("tool")
-    if not isinstance(tool, dict) or "qdq" not in tool:
-        return None
-    if not isinstance(tool["qdq"], dict):
-        document.fail(_IN_PYPROJECT, "qdq must be a table, [tool.qdq]")
-    settings = document.check(PROJECT, _IN_PYPROJECT)
-    if "budget" not in settings:
-        return None
-    return _Reader(document=document, folder=path.parent, base=(*_IN_PYPROJECT, "budget")).budget(settings["budget"])
+    return budget_in(document, document.check(BUDGET), path.parent)
 
 
-def parse_budget(text: str, path: Path) -> Budget:
-    """Parse the whole text of a budget file; raises like `read_budget`."""
-    document = Document(show_path(path), text)
-    return _Reader(document=document, folder=path.parent).budget(document.check(BUDGET))
+def budget_in(document: Document, table: Mapping[str, Any], folder: Path, base: KeyPath = ()) -> Budget:
+    """Convert the valid table at `base` to a budget; its files are relative to `folder`."""
+    return _Reader(document=document, folder=folder, base=base).budget(table)
 
 
 @dataclass(frozen=True, kw_only=True)

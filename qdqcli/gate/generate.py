@@ -45,7 +45,7 @@ def _lines(run: RunResult, headroom: Headroom) -> Iterator[str]:
     elif run.is_exact:
         yield from ("", "[limits] # no element changed", "max_abs_error = 0")
     yield from ("", "[settings] # a run with others is not judged")
-    yield from (f"{key} = {_toml_value(value)}" for key, value in comparable(run.settings).items())
+    yield from (f"{key} = {toml_value(value)}" for key, value in comparable(run.settings).items())
     total = run.summary[METRIC]
     if total is not None:
         yield from ("", "[summary]", _limit(KEY, total, headroom))
@@ -85,9 +85,10 @@ def glob_of(name: str) -> str:
     return f"[r]{text[1:]}" if text.startswith("re:") else text
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return a setting as TOML."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_toml_value, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     return toml_text(value) if isinstance(value, str) else repr(value)

@@ -133,9 +133,6 @@ BUDGET: Schema = table(
     "What a run may lose.",
 )  # fmt: skip
 
-PROJECT: Schema = table({"budget": BUDGET}, "The settings of qdq in a pyproject.toml.")
-"""Schema of `[tool.qdq]`."""
-
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a budget."""

@@ -14,7 +14,7 @@ from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
 from qdqcli.recipe.lines import KeyPath, json_lines, toml_lines
 from qdqcli.recipe.patterns import compile_pattern
-from qdqcli.recipe.schema import Schema, is_valid, known_keys, tables_of, words_for
+from qdqcli.recipe.schema import Schema, is_valid, known_keys, of_table, tables_of, words_for
 from qdqcli.tensors.storage import MAX_TEXT_BYTES, is_pipe, read_file, read_pipe
 from qdqcli.tensors.strict_json import parse_object
 
@@ -134,6 +134,8 @@ class Document:
                 self.fail(key_path, f"{name or 'the file'} has no {key}; {words_for(needed)} is needed")
 
     def _check(self, value: Any, schema: Schema, key_path: KeyPath, table: str, tables: Tables) -> None:
+        if isinstance(value, dict):
+            schema = of_table(schema)
         if schema.get("type") == "object":
             if not isinstance(value, dict):
                 self.fail(key_path, f"{key_path[-1]} must be a table, {self.name(key_path)}")
@@ -164,12 +166,13 @@ def _shown(value: Any) -> str:
 def _offer(key: str, known: Sequence[str], tables: Tables) -> str:
     """Suggest a key for an unknown one: from its table, or from another."""
     word = key.lower().replace("-", "_")[:100]
-    if nearest := get_close_matches(word, known, n=1, cutoff=0.5):
-        return f"the nearest is {nearest[0]}"
     elsewhere: dict[str, list[str]] = {}
     for name, table in tables.items():
         for other in known_keys(table):
             elsewhere.setdefault(other, []).append(name)
+    nearest = get_close_matches(word, known, n=1, cutoff=0.5)
+    if nearest and word not in elsewhere:
+        return f"the nearest is {nearest[0]}"
     if nearest := get_close_matches(word, elsewhere, n=1):
         return f"the nearest is {nearest[0]}, which stands in {' or '.join(elsewhere[nearest[0]][:3])}"
     return f"known are {', '.join(known)}"

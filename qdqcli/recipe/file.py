@@ -12,7 +12,7 @@ from qdqcli.escape import show_path
 from qdqcli.op.spec import WHOLE_TENSOR
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.document import Document, read_text
-from qdqcli.recipe.keys import RECIPE, SELECTION, SETTINGS
+from qdqcli.recipe.keys import RECIPE, SELECTION, SETTINGS, SHORT
 from qdqcli.recipe.lines import KeyPath
 from qdqcli.recipe.rule import Rule, listed_keys, overridden
 from qdqcli.recipe.scheme import settings_of_scheme
@@ -24,19 +24,14 @@ class RecipeFile:
 
     source: str
     """The file, as the user gave it, or `preset NAME`."""
-    prefix: str = ""
-    """Prefix that distinguishes its tables from those of another file."""
+    place: str = "[defaults]"
+    """Name of the table of its defaults in reports."""
     description: str = ""
     defaults: Mapping[str, Any]
     """Key -> value; a group size of None means no groups, patterns are tuples."""
     rules: Sequence[Rule]
     notes: Sequence[str] = ()
     """Notes on the recipe for the user."""
-
-    @property
-    def place(self) -> str:
-        """Name of its `[defaults]` table in reports."""
-        return f"{self.prefix}[defaults]"
 
 
 def read_recipe(path: Path) -> RecipeFile:
@@ -56,35 +51,54 @@ def parse_recipe(text: str, source: str, *, is_json: bool = False, prefix: str =
     return _Reader(document=Document(source, text, is_json), prefix=prefix).recipe()
 
 
+def recipe_in(document: Document, table: Mapping[str, Any], base: KeyPath) -> RecipeFile | None:
+    """Return the settings and rules in a valid table, at `base`, of another file; None where it has none."""
+    if not {*SHORT, *SETTINGS, *SELECTION, "rules"} & {*table}:
+        return None
+    reader = _Reader(document=document, base=base)
+    return RecipeFile(
+        source=document.source,
+        place=document.source,
+        defaults=reader.defaults(table, base, document.name(base) if base else "the file"),
+        rules=reader.rules(table),
+        notes=reader.notes,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
     """Walk through valid data: checks what a schema cannot say in a helpful message."""
 
     document: Document
-    prefix: str
+    prefix: str = ""
+    """Prefix that distinguishes its tables from those of another file."""
+    base: KeyPath = ()
+    """Path of keys to the table of the rules."""
     notes: list[str] = field(default_factory=list)
 
     def recipe(self) -> RecipeFile:
         data = self.document.check(RECIPE)
         return RecipeFile(
             source=self.document.source,
-            prefix=self.prefix,
+            place=f"{self.prefix}[defaults]",
             description=data.get("description", ""),
-            defaults=self.defaults(data.get("defaults", {})),
-            rules=[self.rule(table, number) for number, table in enumerate(data.get("rules", []))],
+            defaults=self.defaults(data.get("defaults", {}), ("defaults",), "[defaults]"),
+            rules=self.rules(data),
             notes=self.notes,
         )
 
-    def defaults(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        key_path: KeyPath = ("defaults",)
-        values = self.settings(table, key_path, "[defaults]")
+    def defaults(self, table: Mapping[str, Any], key_path: KeyPath, name: str) -> dict[str, Any]:
+        values = self.settings(table, key_path, name)
         for key in SELECTION:
             if key in table:
-                values[key] = self.document.patterns(table, (*key_path, key), "[defaults]")
+                values[key] = self.document.patterns(table, (*key_path, key), name)
         return values
 
+    def rules(self, table: Mapping[str, Any]) -> list[Rule]:
+        return [self.rule(rule, number) for number, rule in enumerate(table.get("rules", []))]
+
     def rule(self, table: Mapping[str, Any], index: int) -> Rule:
-        key_path: KeyPath = ("rules", index)
+        key_path: KeyPath = (*self.base, "rules", index)
         name = f"rule {index + 1}"
         patterns = self.document.patterns(table, (*key_path, "match"), name)
         changes = self.settings(table, key_path, name)

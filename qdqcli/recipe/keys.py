@@ -89,12 +89,14 @@ def _rule() -> Schema:
     return rule
 
 
+RULES = tables(_rule(), "In order: a later rule overrides the settings that it names.")
+
 RECIPE: Schema = table(
     {
         "schema": VERSION,
         "description": {"type": "string", "description": "What the recipe is for."},
         "defaults": _with_settings(SELECTION, "For all tensors; options on the command line override it."),
-        "rules": tables(_rule(), "In order: a later rule overrides the settings that it names."),
+        "rules": RULES,
     },
     "Settings by tensor.",
 )

@@ -38,6 +38,11 @@ def refused(description: str) -> Schema:
     return {"not": {}, "description": description}
 
 
+def of_table(schema: Schema) -> Schema:
+    """Return the schema for a table, of a value that may also be something else."""
+    return next((part for part in schema.get("anyOf", ()) if part.get("type") == "object"), schema)
+
+
 def known_keys(schema: Schema) -> list[str]:
     """Return the keys that a table may have."""
     return [key for key, of_key in schema["properties"].items() if "not" not in of_key]
@@ -47,6 +52,7 @@ def tables_of(schema: Schema, name: str = "") -> Iterator[tuple[str, Schema]]:
     """Yield every table below `schema` with its name in TOML: `[summary.p05]`, `[[rules]]`."""
     for key, of_key in schema["properties"].items():
         inner = f"{name}{key}"
+        of_key = of_table(of_key)
         if of_key.get("type") == "object":
             yield f"[{inner}]", of_key
             yield from tables_of(of_key, f"{inner}.")
@@ -63,6 +69,8 @@ def is_valid(value: Any, schema: Schema) -> bool:
     match schema["type"]:
         case "boolean":
             return isinstance(value, bool)
+        case "object":
+            return False  # tables are checked key by key
         case "string" if schema.get("format") == "date":
             return _is_date(value)
         case "string":
@@ -108,6 +116,7 @@ def words_for(schema: Schema) -> str:
         "boolean": "true or false",
         "string": _words_for_text(schema),
         "array": "a list of them",
+        "object": "a table",
         "integer": "an integer",
         "number": "a number",
     }[schema["type"]]  # fmt: skip

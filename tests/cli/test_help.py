@@ -35,7 +35,7 @@ def test_help_lists_the_commands(qdq: Qdq, flag: str) -> None:
 
 def test_help_says_what_cannot_be_left_out(qdq: Qdq) -> None:
     assert qdq("--help").out.startswith("Usage: qdq [OPTIONS] COMMAND [ARGS]...\n")
-    assert qdq("run", "--help").out.startswith("Usage: qdq run -o OUTPUT [OPTIONS] INPUT...\n")
+    assert qdq("run", "--help").out.startswith("Usage: qdq run -o OUTPUT [OPTIONS] [INPUT...]\n")
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
@@ -132,6 +132,8 @@ def test_every_example_works(
     write_safetensors(tmp_path / "model.safetensors", tensors)
     (tmp_path / "budget.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 3\n")
     (tmp_path / "recipe.toml").write_text('schema = 1\n[[rules]]\nmatch = "layer.*"\nnum_bits = 4\n')
+    if example == "qdq check":
+        assert qdq("init", "MODEL_FOLDER").code == 0
     if "report.json" in shlex.split(example)[2:4]:
         assert qdq("stats", "MODEL_FOLDER", "--report", "report.json", "--format", "none").code == 0
     np.save("weights.npy", sample((4, 6)))

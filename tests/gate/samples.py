@@ -3,8 +3,9 @@
 from datetime import date
 from pathlib import Path
 
-from qdqcli.gate.budget import Budget, read_budget
+from qdqcli.gate.budget import Budget
 from qdqcli.gate.judge import judge
+from qdqcli.gate.project import read_budget
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Verdict
 

@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 
 from qdqcli.errors import UsageError
-from qdqcli.gate.budget import parse_budget, read_budget
+from qdqcli.gate.budget import parse_budget
 from qdqcli.gate.keys import LIMIT_KEYS, RUN_SETTINGS, STRUCTURE, json_schema
+from qdqcli.gate.project import read_budget
 from qdqcli.recipe.request import SETTINGS
 from qdqcli.recipe.schema import tables_of
 from qdqcli.stats.metrics import METRICS
@@ -79,7 +80,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
         ("[tool.qdq.limits]\nmin_sqnr_db = 3", 1, r"unknown key 'limits' in \[tool.qdq\]"),
         ("tool.qdq.budget.limits.min_snqr_db = 3", 1, r"in \[tool.qdq.budget.limits\]; the nearest is min_sqnr_db"),
         ("[tool]\nqdq = 3", 2, r"qdq must be a table"),
-        ("[tool.qdq]\nbudget = 3", 2, r"budget must be a table, \[tool.qdq.budget\]"),
+        ("[tool.qdq]\nbudget = 3", 2, r"\[tool.qdq\]: budget is 3; it must be a text or a table"),
         ("[tool.qdq.budget]\n[[tool.qdq.budget.tensors]]\nmax_mse = 3", 2, r"\[\[tool.qdq.budget.tensors\]\] 1"),
     ],
 )
@@ -163,7 +164,7 @@ def test_a_file_that_is_missing_or_has_no_budget(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_budget(tmp_path / "b.toml")
     (tmp_path / "pyproject.toml").write_text("[tool.other]\nx = 1\n")
-    with pytest.raises(UsageError, match=r"has no \[tool.qdq.budget\]"):
+    with pytest.raises(UsageError, match=r"has no \[tool.qdq\]"):
         read_budget(tmp_path / "pyproject.toml")
 
 

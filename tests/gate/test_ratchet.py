@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qdqcli.gate.budget import read_budget
 from qdqcli.gate.generate import budget_text, glob_of
 from qdqcli.gate.judge import judge
+from qdqcli.gate.project import read_budget
 from qdqcli.gate.ratchet import Headroom, ratchet
 from qdqcli.recipe.patterns import compile_pattern
 from tests.gate.samples import TODAY, budget

@@ -169,9 +169,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes | None, words: 
 def test_a_pipe_without_a_writer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "r.toml")
     monkeypatch.setattr(storage, "PIPE_SECONDS", 0.01)
-    with pytest.raises(
-        UsageError, match=r"r.toml: nothing came through this pipe for 0.01 s; give a file; a recipe is"
-    ):
+    with pytest.raises(UsageError, match=r"r.toml: nothing came through this pipe for 0.01 s; give a file"):
         read_recipe(tmp_path / "r.toml")
 
 
