@@ -1,16 +1,17 @@
-"""Check the language of the project: docstrings that open as the field writes them, no word of the old idiom.
+"""Check the language of the project: docstrings, texts and names in the words of the field.
 
     python .ci/words.py [FILE ...]
 
 Without arguments all tracked Python and Markdown files are read. Prints a line for each finding; exit status 1 when
 there is any. A docstring's first line is a noun phrase or a verb, never a relative clause, and the field's terms stand
-instead of paraphrases.
+instead of paraphrases. codespell, beside it, finds typos.
 """
 
 import ast
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +19,51 @@ OPENING = re.compile(r"(What|Whether|Of|The same|Where|As|In which|Whose|Nothing
 """First words of a docstring that is a relative clause or a fragment."""
 
 WORDS = {
-    r"begin anew": "start over",
-    r"hold (it|the run|them) against": "compare with",
+    r"\banew\b": "again, or: start over",
+    r"\bh(o|e)ld (it|the run|them)? ?against\b": "compare with, check against",
     r"past the caches": "non-temporal",
-    r"\bit is no (report|budget|recipe)\b": "it is not a ...",
+    r"\b(it )?is no (report|budget|recipe|day|range|headroom)\b": "not a ..., invalid ...: expected ...",
     r"\bby seven of ten\b": "70 %",
+    r"\bfor eyes\b": "for readers",
+    r"\bspelt\b": "spelled",
+    r"\bwhoever\b": "name the subject",
 }
-"""Pattern -> what to write instead."""
+"""Pattern -> what to write instead, in comments, strings and pages."""
+
+KERNELS = ("qdqcli/op/", "qdqcli/measure/", "qdqcli/ranges/", "qdqcli/run/")
+EVERYWHERE = ("qdqcli/", "tests/")
+NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "careful": ("scalar", EVERYWHERE),
+    "ends": ("ranges", ("qdqcli/op/", "qdqcli/measure/")),
+    "grid": ("qparams", ("qdqcli/op/cpu/", "qdqcli/measure/", "qdqcli/ranges/")),
+    "grids": ("qparams", KERNELS),
+    "hull": ("overall_range", KERNELS),
+    "layers": ("OptionSources", ("qdqcli/cli/", "qdqcli/recipe/")),
+    "masked": ("gradient", ("qdqcli/cli/", "qdqcli/run/", "qdqcli/op/")),
+    "neighbour": ("batch", KERNELS),
+    "neighbours": ("batch", KERNELS),
+    "place": ("location, index, offset, directory", KERNELS + ("qdqcli/tensors/", "qdqcli/output/", "qdqcli/study/")),
+    "requantize": ("fake_quantize", EVERYWHERE),
+    "room": ("capacity, scratch, available", ("qdqcli/",)),
+    "span": ("file range, block", KERNELS),
+    "splat": ("broadcast", EVERYWHERE),
+    "streaming": ("nontemporal", KERNELS),
+    "switch": ("StaticBool", ("qdqcli/op/",)),
+    "talk": ("verbosity", EVERYWHERE),
+    "trouble": ("io_status", KERNELS),
+}
+"""Word of a name -> what to call it, and the folders where the word has another meaning or none."""
+
+
+def name_findings(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, problem) of the names in a Python file."""
+    banned = {word: better for word, (better, folders) in NAMES.items() if path.as_posix().startswith(folders)}
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.NAME and not token.string.startswith("test_"):
+                for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", token.string.replace("in_place", "")):
+                    if word.lower() in banned:
+                        yield token.start[0], f"name '{token.string}': write {banned[word.lower()]}"
 
 
 def findings(path: Path) -> Iterator[tuple[int, str]]:
@@ -34,6 +73,8 @@ def findings(path: Path) -> Iterator[tuple[int, str]]:
         for pattern, better in WORDS.items():
             if found := re.search(pattern, line, re.IGNORECASE):
                 yield number, f"'{found[0]}': write {better}"
+    if path.suffix == ".py":
+        yield from name_findings(path)
     if path.suffix == ".py" and path.parts[0] == "qdqcli":
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):

@@ -133,15 +133,15 @@ def gradient_options(function: Function) -> Function:
 
 def op_options(function: Function) -> Function:
     """Add the attributes of the op, under its own names."""
-    return apply(function, grid_options, *RANGE, estimator_options, arithmetic_option)
+    return apply(function, granularity_options, *RANGE, estimator_options, arithmetic_option)
 
 
 def estimating_options(function: Function) -> Function:
     """Add the attributes of the op for commands that only estimate ranges."""
-    return apply(function, grid_options, estimator_options, arithmetic_option)
+    return apply(function, granularity_options, estimator_options, arithmetic_option)
 
 
-def grid_options(function: Function) -> Function:
+def granularity_options(function: Function) -> Function:
     """Add the options for codes and for the granularity of ranges."""
     return apply(
         function,

@@ -69,7 +69,7 @@ RECIPE = click.argument("recipe_name", metavar="RECIPE", type=click.Path())
 def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_name: str, **options: Any) -> None:
     """Find all that is wrong with RECIPE, a file or a preset's name.
 
-    With MODEL, held against its tensors: rules that match nothing, that decide nothing, that contradict one another,
+    With MODEL, checked against its tensors: rules that match nothing, that decide nothing, that contradict one another,
     settings that tensors cannot take. Exit code 2 where something is found.
     """
     options |= _sources(recipe_name)
@@ -94,7 +94,7 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
         plan_inputs(checkpoints, request, options, session)  # refuses settings that tensors cannot take
     if format_name == "table":
         what = counted(len(request.recipe.rules), "rule")
-        what += f", held against {counted(len(tensors), 'tensor')}" if inputs else ""
+        what += f", checked against {counted(len(tensors), 'tensor')}" if inputs else ""
         write(f"{escape.terminal(recipe_name)}: nothing wrong with {what}\n")
 
 

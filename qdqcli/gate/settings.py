@@ -32,7 +32,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_lines(rules: Any) -> Any:
-    """Return the rules of a report, from whoever wrote it, without the lines where they stand in a recipe."""
+    """Return the rules of a report of any origin, without the lines where they stand in a recipe."""
     if not isinstance(rules, list):
         return rules
     return [{**rule, "place": None} if isinstance(rule, dict) else rule for rule in rules]

@@ -198,7 +198,7 @@ class _Memory:
     def read_into(self, _tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         buffer[:] = self._bytes[start : start + buffer.nbytes]
 
-    def read_neighbours(self, _first: TensorInfo, _buffer: memoryview) -> bool:
+    def read_batch(self, _first: TensorInfo, _buffer: memoryview) -> bool:
         return False
 
     def close(self) -> None: ...

@@ -15,7 +15,7 @@ from qdqcli.tensors.tensor import TensorInfo
 
 Block = tuple[int, int]
 """Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
-GRID_BYTES = 64
+QPARAM_BYTES = 64
 """Bytes for the range and the qparams of one slice."""
 
 
@@ -44,7 +44,7 @@ def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_s
     """Refuse a tensor whose ranges, or sums per slice, do not fit into memory: they are held for the whole tensor."""
     needed = layout.num_slices * bytes_per_slice
     if needed > workers.max_memory:
-        per_channel = "leave out --per-channel, " if bytes_per_slice > GRID_BYTES else ""
+        per_channel = "leave out --per-channel, " if bytes_per_slice > QPARAM_BYTES else ""
         least = -(-needed // (1 << 20))
         raise UsageError(
             f"'{escape_name(info.name)}' has {layout.num_slices:,} ranges, for which {least} MiB of memory are needed; "

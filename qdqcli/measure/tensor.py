@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.block_part import BlockPart, block_slices, count_degenerate, part_of
 from qdqcli.measure.blocks import (
-    GRID_BYTES,
+    QPARAM_BYTES,
     Block,
     blocks_of,
     check_memory,
@@ -86,7 +86,7 @@ def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slic
     """
     if not layout.num_elements or has_histogram(info, layout) or layout.num_slices == 1:
         return
-    for_range = 0 if has_one_pass(layout, blocks_of(info, workers)) else GRID_BYTES
+    for_range = 0 if has_one_pass(layout, blocks_of(info, workers)) else QPARAM_BYTES
     check_memory(info, layout, workers, for_range + (3 * 8 * columns.SUM_COLUMNS if per_slice else 0))
 
 
@@ -177,26 +177,26 @@ def measured_in_one_pass(layout: Layout, parts: Sequence[BlockPart]) -> Measurem
 def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> BlockPart:
     """Process one block of a tensor with short slices, from one read."""
     start, stop = block
-    span = layout.whole_slices(start, stop)
-    x = read_block(job.reader, job.info, workers, "input", span)
+    extended = layout.whole_slices(start, stop)
+    x = read_block(job.reader, job.info, workers, "input", extended)
     y = _output_scratch(job, workers, x)
-    part = _finish_in_one_call(job, layout, workers, x, y, span, block)
+    part = _finish_in_one_call(job, layout, workers, x, y, extended, block)
     if part is None:
-        part = _finish_step_by_step(job, layout, workers, x, y, span, block)
-    _finish(job, y, start - span[0], block)
+        part = _finish_step_by_step(job, layout, workers, x, y, extended, block)
+    _finish(job, y, start - extended[0], block)
     return part
 
 
 def _finish_in_one_call(
-    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], extended: Block, block: Block
 ) -> BlockPart | None:
     """Process a block in one call; None where that is not possible."""
     if not _takes_one_call(job):
         return None
     done = workers.backend.fake_quantize_and_sum(
-        x, y, span[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+        x, y, extended[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
     )
-    return None if done is None else part_of(done, continues=span[0] < block[0])
+    return None if done is None else part_of(done, continues=extended[0] < block[0])
 
 
 def _takes_one_call(job: TensorJob) -> bool:
@@ -204,10 +204,10 @@ def _takes_one_call(job: TensorJob) -> bool:
 
 
 def _finish_step_by_step(
-    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], span: Block, block: Block
+    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], extended: Block, block: Block
 ) -> BlockPart:
     """Process a block step by step, for a given or estimated range, non-finite elements, and sums per slice."""
-    (lo, hi), (start, stop) = span, block
+    (lo, hi), (start, stop) = extended, block
     dtype = job.info.dtype.name
     first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
     ranges = given_ranges(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
@@ -219,7 +219,7 @@ def _finish_step_by_step(
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
-        _add_to_slices(job, layout, workers, params, x, y, span, slice_rows)
+        _add_to_slices(job, layout, workers, params, x, y, extended, slice_rows)
     return BlockPart(rows=rows, slices=block_slices(ranges, params.degenerate, slice_rows, continues=lo < start))
 
 
@@ -251,13 +251,13 @@ def _add_to_slices(
     params: QuantParams,
     x: NDArray[Any],
     y: NDArray[Any],
-    span: Block,
+    extended: Block,
     slice_rows: NDArray[np.float64],
 ) -> None:
-    """Add the elements `x` of `span` to the sums of their slices; `y` holds only the block's elements so far."""
+    """Add the elements `x` of `extended` to the sums of their slices; `y` holds only the block's elements so far."""
     whole = y if job.writer is not None else np.empty_like(x)
-    workers.backend.quantize(x, whole, span[0], *span, layout, params)
-    workers.backend.sum_slices(x, whole, span[0], *span, layout, params, slice_rows)
+    workers.backend.quantize(x, whole, extended[0], *extended, layout, params)
+    workers.backend.sum_slices(x, whole, extended[0], *extended, layout, params, slice_rows)
 
 
 def _output_scratch(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:

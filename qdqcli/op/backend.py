@@ -159,5 +159,5 @@ def missing_for_cuda() -> str | None:
     except UnavailableError as error:
         return str(error)
     except ImportError as error:
-        return f"numba-cuda does not work here ({error}); install it anew: pip install 'qdqcli[cuda]'"
+        return f"numba-cuda does not work here ({error}); reinstall it: pip install 'qdqcli[cuda]'"
     return None

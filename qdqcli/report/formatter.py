@@ -64,7 +64,7 @@ def formatter(name: str) -> Formatter:
     """
     if name not in FORMATTERS:
         nearest = get_close_matches(name, FORMATTERS, n=1) or FORMATTERS
-        raise UsageError(f"there is no report format {name!r}; try {', '.join(nearest)}")
+        raise UsageError(f"unknown report format {name!r}; try {', '.join(nearest)}")
     module, attribute = FORMATTERS[name].split(":")
     render: Formatter = getattr(import_module(module), attribute)
     return render

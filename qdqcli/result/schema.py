@@ -101,7 +101,7 @@ _SPEC: Schema = _object(
 _RANGE = _object(
     {"input_min": _NUMBER_OR_NULL, "input_max": _NUMBER_OR_NULL},
     ("input_min", "input_max"),
-    description="The range that set the grid; the hull of those of all channels or groups.",
+    description="The range that set the grid; the union of those of all channels or groups.",
 )
 _HISTOGRAM = _object(
     {"low": _NUMBER, "high": _NUMBER, "counts": _list(_COUNT, maxItems=_MAX_BINS)}, ("low", "high", "counts")

@@ -30,7 +30,7 @@ class _Kind(NamedTuple):
     dtype: str
     itemsize: int
     common: tuple[object, ...]
-    """Properties equal within a batch: the dtype, and the settings that the qparams depend on besides the range."""
+    """Properties equal within a batch: the dtype, and the settings other than the range that the qparams depend on."""
 
 
 Member = tuple[int, TensorInfo, _Kind]
@@ -110,7 +110,7 @@ def _measure_run(
         workers.buffer("input", storage, capacity),
         workers.buffer("output", storage, 0 if writer is None else capacity),
     )
-    if not reader.read_neighbours(first, x.view(np.uint8).data):
+    if not reader.read_batch(first, x.view(np.uint8).data):
         return [None] * len(run)
     layouts = [kind.layout for _, _, kind in run]
     begins = [(info.start - first.start) // kind.itemsize for _, info, _ in run]

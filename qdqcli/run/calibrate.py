@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qdqcli.measure.blocks import GRID_BYTES, check_memory
+from qdqcli.measure.blocks import QPARAM_BYTES, check_memory
 from qdqcli.measure.estimate import estimate_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import OverallRange
@@ -52,7 +52,7 @@ def calibrate(
     by_plan = [(plan, list(_estimated_tensors(plan))) for plan in plans]
     tasks = [task for _, tasks in by_plan for task in tasks]
     for info, layout in sorted(((info, layout_of(info, spec)) for info, spec in tasks), key=lambda t: -t[1].num_slices):
-        check_memory(info, layout, workers, GRID_BYTES)
+        check_memory(info, layout, workers, QPARAM_BYTES)
     holders = holders_of((entry.name, entry.plan.file) for entry in entries_of(plans))
     entries = [_entry(info, spec, plan, holders) for plan, own in by_plan for info, spec in own]
     remaining = iter(entries)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.measure.blocks import GRID_BYTES, Block, blocks_of, read_block
+from qdqcli.measure.blocks import QPARAM_BYTES, Block, blocks_of, read_block
 from qdqcli.measure.estimate import estimate_ranges
 from qdqcli.measure.given_range import given_ranges
 from qdqcli.measure.layout import layout_of
@@ -53,7 +53,7 @@ def _histograms(
     workers: Workers,
 ) -> Histograms | None:
     layout = layout_of(tensor, row.spec) if row.spec is not None else None
-    if row.spec is None or layout is None or layout.num_slices * GRID_BYTES > workers.max_memory:
+    if row.spec is None or layout is None or layout.num_slices * QPARAM_BYTES > workers.max_memory:
         return None
     if _limits(row.stats) is None:  # before estimating ranges in vain
         return None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_size
-from qdqcli.measure.blocks import GRID_BYTES, Block, blocks_of, check_memory, read_block, write_block
+from qdqcli.measure.blocks import QPARAM_BYTES, Block, blocks_of, check_memory, read_block, write_block
 from qdqcli.measure.estimate import estimate_ranges
 from qdqcli.measure.given_range import given_ranges
 from qdqcli.measure.layout import layout_of
@@ -95,7 +95,7 @@ def _check_pairs(plan: Plan, shards: Shards, workers: Workers) -> None:
                 f"'{name}': one of GRADIENTS and INPUT is in Fortran order, and {show_size(2 * info.nbytes)} are "
                 "needed to change that; save both in one order, or raise --max-memory"
             )
-        check_memory(info, layout_of(info, decision), workers, GRID_BYTES)
+        check_memory(info, layout_of(info, decision), workers, QPARAM_BYTES)
 
 
 def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) -> Iterator[GradientSummary]:

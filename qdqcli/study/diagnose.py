@@ -10,7 +10,7 @@ from itertools import groupby, product
 from math import fsum, inf, isfinite, log10
 from typing import Any
 
-from qdqcli.measure.blocks import GRID_BYTES
+from qdqcli.measure.blocks import QPARAM_BYTES
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.settings import measure_settings
 from qdqcli.measure.workers import Workers
@@ -348,7 +348,7 @@ def _granularities(base: QuantSpec, info: TensorInfo, workers: Workers) -> Itera
     for spec in found:
         if fits(info, spec):
             layout = layout_of(info, spec)
-            is_held = layout.is_contiguous or layout.num_slices * GRID_BYTES <= workers.max_memory
+            is_held = layout.is_contiguous or layout.num_slices * QPARAM_BYTES <= workers.max_memory
             if is_held and layout.num_slices * SMALLEST_SLICE <= max(layout.num_elements, SMALLEST_SLICE):
                 yield spec
 

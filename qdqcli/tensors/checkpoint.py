@@ -45,7 +45,7 @@ class ShardReader(Protocol):
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         """Fill `buffer` (contiguous, native type) with the tensor's bytes, beginning at byte `start` of the tensor."""
 
-    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:
+    def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:
         """Fill `buffer` with the bytes of a tensor and of those behind it, as far as it goes.
 
         Returns False, with nothing read, where `start` of a tensor is no position in one file.

@@ -58,7 +58,7 @@ class FlatReader:
         check_range(tensor, start, buffer.nbytes)
         self.file.read_into(buffer, tensor.start + start)
 
-    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:
+    def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:
         self.file.read_into(buffer, first.start)
         return True
 

@@ -114,7 +114,7 @@ class NpzReader:
                     return
             self._file.read_into(buffer, member.start + tensor.start + start)
 
-    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002 - each is a member
+    def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002 - each is a member
         return False
 
     @property

@@ -1,8 +1,8 @@
 """Name resolution in a checkpoint's folder: links may not lead out of it.
 
-A link comes from whoever made the checkpoint, and the output copies its target: a link to `~/.ssh/id_rsa` would publish
-the key. So every link, intermediate ones included, must stay in the folder or lead into the `blobs` of the Hub cache
-that contains the folder.
+A link comes from the author of the checkpoint, and the output copies its target: a link to `~/.ssh/id_rsa` would
+publish the key. So every link, intermediate ones included, must stay in the folder or lead into the `blobs` of the Hub
+cache that contains the folder.
 
 Names are resolved here, component by component on descriptors: left to the system, a folder could be replaced by a link
 between check and open. Code that opens the file later compares its identity with the one found here.

@@ -102,7 +102,7 @@ def test_threads_and_memory_change_no_byte(qdq: Qdq, tmp_path: Path) -> None:
     assert made[0].read_bytes() == made[1].read_bytes()
 
 
-def test_the_report_has_the_hull_of_the_ranges(qdq: Qdq, weights: Path, tmp_path: Path) -> None:
+def test_the_report_has_the_union_of_the_ranges(qdq: Qdq, weights: Path, tmp_path: Path) -> None:
     ranges, report = tmp_path / "r.safetensors", tmp_path / "r.csv"
     options = ("--axis", 0, "--estimator", "mse", "--num-bits", 4, "--include", "F32", "--report", report)
     got = qdq("calibrate", weights, "-o", ranges, *options, "--format", "json")

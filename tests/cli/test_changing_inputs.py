@@ -1,4 +1,4 @@
-"""Inputs that are cut, extended, replaced, touched or removed while they are read: exit code 3, whoever reads."""
+"""Inputs that are cut, extended, replaced, touched or removed while they are read: exit code 3 from every command."""
 
 import os
 import shutil

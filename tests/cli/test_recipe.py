@@ -328,7 +328,7 @@ def test_lint_without_a_model(qdq: Qdq, recipe: Path) -> None:
 
 
 def test_lint_says_what_tensors_cannot_take(qdq: Qdq, source: Path, recipe: Path) -> None:
-    assert qdq("recipe", "lint", recipe, source).out.endswith("nothing wrong with 2 rules, held against 7 tensors\n")
+    assert qdq("recipe", "lint", recipe, source).out.endswith("nothing wrong with 2 rules, checked against 7 tensors\n")
     assert "does not divide" in qdq("recipe", "lint", recipe, source, "--group-size", 5).error
 
 

@@ -234,7 +234,7 @@ def test_statistics_are_those_of_the_file_that_was_written(
     assert sums_by_name(measured.sums) == reference.ordered_sums(x, y)
 
 
-def test_the_range_is_the_hull_of_the_slices_and_ignores_nan(tmp_path: Path) -> None:
+def test_the_range_is_the_union_of_the_slices_and_ignores_nan(tmp_path: Path) -> None:
     x = np.array([[np.nan, 1.0, 2.0], [-3.0, np.nan, 0.5]], np.float32)
     for axis in (-1, 0, 1):
         _, measured = quantize_array(tmp_path, x, axis=axis)

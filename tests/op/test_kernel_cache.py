@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fresh_key() -> Iterator[None]:
-    """The compiler's versions and settings are looked at anew, now and after the test."""
+    """The compiler's versions and settings are read again, now and after the test."""
     kernel_cache._compiler_key.cache_clear()
     yield
     kernel_cache._compiler_key.cache_clear()

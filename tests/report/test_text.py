@@ -1,4 +1,4 @@
-"""The table for eyes: at several widths, in ASCII, with and without colour."""
+"""The table for readers: at several widths, in ASCII, with and without colour."""
 
 from dataclasses import replace
 from re import sub

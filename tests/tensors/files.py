@@ -90,7 +90,7 @@ def read_all(checkpoint: Checkpoint) -> None:
 
 
 def rewrite(shard: Shard, path: Path) -> Path:
-    """Write the shard anew: every other tensor copied, the rest written in pieces from the last to the first."""
+    """Write the shard again: every other tensor copied, the rest written in pieces from the last to the first."""
     contents = read_shard(shard)
     with shard.open() as reader:
         writer = shard.create(path, reader)

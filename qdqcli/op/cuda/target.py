@@ -1,6 +1,6 @@
 """The only importer of `numba.cuda`: the kernel decorator, and CUDA's versions of the primitives.
 
-Files of `op/cuda/` import it; whoever imports those first checks `backend.missing_for_cuda`. In Numba's simulator the
+Files of `op/cuda/` import it; to import those, first check `backend.missing_for_cuda`. In Numba's simulator the
 kernels and the primitives are plain Python.
 """
 

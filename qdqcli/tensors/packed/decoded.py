@@ -222,8 +222,8 @@ class DecodedReader:
             with np.errstate(over="ignore"):  # float16 has a smaller range: its infinities are counted
                 out[at : at + len(values)] = values
 
-    def read_neighbours(self, first: TensorInfo, buffer: memoryview) -> bool:
-        return not self._shard.decoded and self._base.read_neighbours(first, buffer)
+    def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:
+        return not self._shard.decoded and self._base.read_batch(first, buffer)
 
     def close(self) -> None:
         self._readers.close()
