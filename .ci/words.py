@@ -42,7 +42,7 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "masked": ("gradient", ("qdqcli/cli/", "qdqcli/run/", "qdqcli/op/")),
     "neighbour": ("batch", KERNELS),
     "neighbours": ("batch", KERNELS),
-    "place": ("location, index, offset, directory", KERNELS + ("qdqcli/tensors/", "qdqcli/output/", "qdqcli/study/")),
+    "place": ("location, index, offset, directory", (*KERNELS, "qdqcli/tensors/", "qdqcli/output/", "qdqcli/study/")),
     "requantize": ("fake_quantize", EVERYWHERE),
     "room": ("capacity, scratch, available", ("qdqcli/",)),
     "span": ("file range, block", KERNELS),
