@@ -24,7 +24,7 @@ SEEN_PAUSE_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """Where shards run, and what each may use there."""
+    """Executor of the shards, and the resources of each."""
 
     executor: Executor
     resources: Resources

@@ -32,7 +32,7 @@ def run_id_of(fingerprint: Fingerprint) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where another process puts the output of a shard, and its rows."""
+    """Target for another process: the output of a shard, and its rows."""
 
     path: Path
     """The finished file; its folder exists."""
@@ -54,7 +54,8 @@ class Target:
         return found if is_ours else None
 
     def publish(self, own: Path, record: Mapping[str, Any]) -> int:
-        """Give the complete file `own` its name, whoever else has made it meanwhile, and then write the rows.
+        """Give the complete file `own` its name, even where another process has made it meanwhile, and then write the
+        rows.
 
         Returns:
             The size of the output in bytes.

@@ -33,7 +33,7 @@ TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, e
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Threads, memory and device of whoever processes a shard."""
+    """Threads, memory and device of the process that works on a shard."""
 
     threads: int | None = None
     """Number of threads; None: one per core."""

@@ -229,7 +229,7 @@ def test_what_always_fails_ends_the_run_with_its_error(source: Path, tmp_path: P
         run(source, tmp_path / "far", fake)
     assert fake.num_calls <= 4 * NUM_SHARDS
     assert not (tmp_path / "far").exists()
-    qdqcli.run(source, tmp_path / "far")  # begins anew in the folder that is left
+    qdqcli.run(source, tmp_path / "far")  # starts over in the folder that is left
     assert not list(tmp_path.glob("*.qdq-partial"))
 
 
