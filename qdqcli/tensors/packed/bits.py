@@ -49,19 +49,27 @@ def swap_nibbles(stored: Bytes) -> Bytes:
     return swapped
 
 
-def spread(scales: Floats, size: int, count: int) -> Floats:
-    """Return one scale per column: each stands for `size` columns, the last for those that are left of `count`."""
-    return np.repeat(scales, size, axis=-1)[..., :count]
+def dequantize(
+    codes: Floats, scales: Floats, zero_points: Floats | None, size: int, index: NDArray[Any] | None = None
+) -> Floats:
+    """Return (code - zero point) * scale; may change `codes`.
 
-
-def scale_groups(values: Floats, scales: Floats, size: int) -> Floats:
-    """Multiply values (rows, columns) in place by one scale per group of `size` columns (rows, groups)."""
-    count = values.shape[1]
-    if scales.shape[1] == 1:
-        values *= scales
-    elif count % size == 0 and values.flags.c_contiguous:
-        grouped = values.reshape(len(values), -1, size)
+    Scales and zero points have a column per group of `size` neighbouring columns, or, with `index`, a column that
+    `index` names for each column of the codes.
+    """
+    if zero_points is not None and zero_points.any():
+        codes = codes - _spread(zero_points, size, codes.shape[1], index)
+    if index is None and scales.shape[1] > 1 and codes.shape[1] % size == 0:
+        grouped = np.ascontiguousarray(codes).reshape(len(codes), -1, size)
         grouped *= scales[:, :, None]
-    else:
-        values *= spread(scales, size, count)
+        return grouped.reshape(codes.shape)
+    values: Floats = codes * _spread(scales, size, codes.shape[1], index)
     return values
+
+
+def _spread(columns: Floats, size: int, count: int, index: NDArray[Any] | None) -> Floats:
+    """Return one column per code, or a single one that holds for all."""
+    if columns.shape[1] == 1:
+        return columns
+    found: Floats = columns[:, index] if index is not None else np.repeat(columns, size, axis=1)[:, :count]
+    return found

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import look_up, scale_groups, spread, unpack, unpack_padded
+from qdqcli.tensors.packed.bits import dequantize, look_up, unpack, unpack_padded
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, ZERO_POINT, PackedWeight
-from qdqcli.tensors.packed.scales import ScaleGrid
+from qdqcli.tensors.packed.scales import ScaleGrid, group_index
 from qdqcli.tensors.packed.storage import Grid
 
 _SHAPE = "shape"
@@ -58,13 +58,9 @@ class _PackQuantized:
         words = parts.rows(CODES, start, stop)
         found = look_up(words, values, width) if bits in (4, 8) else values.take(self.packing.codes(words, width))
         scales = self.scales.rows(parts, start, stop)
-        index = _group_index(parts, scales.shape[1])
-        if ZERO_POINT in parts:
-            zeros = self._zero_points(parts, start, stop)
-            found = found - (spread(zeros, self.scales.block[1], width) if index is None else zeros[:, index])
-        if index is not None:
-            return found * scales[:, index]
-        return scale_groups(np.ascontiguousarray(found), scales, self.scales.block[1])
+        zeros = self._zero_points(parts, start, stop) if ZERO_POINT in parts else None
+        index = group_index(parts, scales.shape[1], self.scales.block[1])
+        return dequantize(found, scales, zeros, self.scales.block[1], index)
 
     def _zero_points(self, parts: Parts, start: int, stop: int) -> Floats:
         """Return the zero points of rows [start, stop), a column per group."""
@@ -100,23 +96,6 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
     check_shape(weight, GROUP_INDEX, shape[-1:])
     grid = Grid(packing.bits, scales.block, is_symmetric=ZERO_POINT not in parts)
     return _PackQuantized(shape=shape, grid=grid, packing=packing, scales=scales)
-
-
-def _group_index(parts: Parts, groups: int) -> Stored | None:
-    """Return the group of each column; None where groups are neighbours.
-
-    Raises:
-        InputError: an index has no group; names the tensor.
-    """
-    if GROUP_INDEX not in parts:
-        return None
-    index = parts.whole(GROUP_INDEX)
-    if (index == -1).all():
-        return None
-    if index.min() < 0 or index.max() >= groups:
-        found = index.max() if index.max() >= groups else index.min()
-        raise parts.damaged(GROUP_INDEX, f"index {found} of a group; there are {groups}")
-    return index
 
 
 def _shape_of(weight: PackedWeight, parts: Parts, scheme: Mapping[str, Any]) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 Stored = NDArray[Any]
 """Elements as stored: integers, or the bytes of a dtype of `NUMPY`."""
 
-CACHED_BYTES = 64 << 20
+CACHED_BYTES = 128 << 20
 """Parts kept in memory between the rows of a weight: scales, and codes that are packed along the columns."""
 
 
@@ -103,11 +103,17 @@ class Parts:
             width = info.shape[-1] if info.shape else 1
         return self._read(info, start * width, stop * width).reshape(stop - start, width)
 
+    def matrix(self, role: str, index: int, height: int) -> Stored:
+        """Return one matrix, kept in memory, of a part that is a stack of matrices with that many rows."""
+        info = self.info(role)
+        key = Key(info.shard, f"{info.name}\n{index}")
+        return self._cache.get(key, lambda: self.rows(role, index * height, (index + 1) * height))
+
     def columns(self, role: str, start: int, stop: int) -> Stored:
         """Return columns [start, stop) of a matrix; a large one is read row by row."""
         info = self.info(role)
         height, width = info.shape
-        if info.nbytes <= CACHED_BYTES // 2:
+        if info.nbytes <= CACHED_BYTES:
             return self.whole(role)[:, start:stop]
         out = np.empty((height, stop - start), NUMPY[info.dtype.name])
         reader = self._reader_of(info.shard)

@@ -14,6 +14,7 @@ ZERO_POINT = "zero point"
 GLOBAL_SCALE = "global scale"
 GROUP_INDEX = "group index"
 CODE_BOOK = "code book"
+INPUT_SCALE = "input channel scale"
 
 Shape = tuple[int, ...]
 Parts = Mapping[str, TensorInfo]

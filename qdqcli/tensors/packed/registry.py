@@ -14,6 +14,7 @@ from qdqcli.tensors.packed.format import (
     FP8,
     GLOBAL_SCALE,
     GROUP_INDEX,
+    INPUT_SCALE,
     SCALE,
     ZERO_POINT,
     PackedFormat,
@@ -62,19 +63,23 @@ _CT = ("compressed-tensors",)
 GPTQ = PackedFormat(
     name="GPTQ", methods=("gptq",), codes=".qweight", dtypes=("I32",), fits=_is_gptq,
     parts=(_part(SCALE, ".scales", *FLOATS), _may(ZERO_POINT, ".qzeros", "I32"), _may(GROUP_INDEX, ".g_idx", "I32")),
+    decoder="qdqcli.tensors.packed.gptq:gptq",
 )  # fmt: skip
 AWQ = PackedFormat(
     name="AWQ", methods=("awq",), codes=".qweight", dtypes=("I32",), fits=_is_awq,
     parts=(_part(SCALE, ".scales", *FLOATS), _part(ZERO_POINT, ".qzeros", "I32")),
+    decoder="qdqcli.tensors.packed.awq:awq",
 )  # fmt: skip
 NVFP4 = PackedFormat(
     name="ModelOpt NVFP4", methods=("modelopt",), codes=".weight", dtypes=("U8",), fits=scales_on_grid,
     parts=(_part(SCALE, ".weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, ".weight_scale_2", "F32"),
-           _may("input channel scale", ".pre_quant_scale", *FLOATS)),
+           _may(INPUT_SCALE, ".pre_quant_scale", *FLOATS)),
+    decoder="qdqcli.tensors.packed.scaled:nvfp4",
 )  # fmt: skip
 FP8_SCALE = PackedFormat(
     name="FP8", methods=("fp8", "fbgemm_fp8"), codes="", weight="", dtypes=FP8, fits=scales_on_grid,
     parts=(_part(SCALE, "_scale", *FLOATS, "F8_E8M0"),),
+    decoder="qdqcli.tensors.packed.scaled:fp8",
 )  # fmt: skip
 INT8_SCALE = PackedFormat(
     name="compressed-tensors int-quantized", methods=_CT, codes=".weight", dtypes=("I8",), fits=scales_on_grid,
@@ -93,13 +98,16 @@ PACKED: tuple[PackedFormat, ...] = (
         name="ComfyUI NVFP4", methods=_COMFY, codes=".weight", dtypes=("U8",),
         parts=(_part(SCALE, ".weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, ".weight_scale_2", "F32"), _MARK),
     ),
-    replace(NVFP4, name="ComfyUI NVFP4", methods=_COMFY, is_declared=True, fits=lambda _: True),  # scales are swizzled
+    replace(NVFP4, name="ComfyUI NVFP4", methods=_COMFY, is_declared=True, fits=lambda _: True,  # scales are swizzled
+            decoder=None),
     PackedFormat(
         name="ComfyUI", methods=_COMFY, codes=".weight", dtypes=(*FP8, "I8", "U8"),
+        decoder="qdqcli.tensors.packed.scaled:comfyui",
         parts=(_part(SCALE, ".weight_scale", *FLOATS, *E8M0), _MARK),
     ),
     PackedFormat(
         name="ComfyUI", methods=_COMFY, codes=".weight", dtypes=(*FP8, "I8", "U8"), is_declared=True,
+        decoder="qdqcli.tensors.packed.scaled:comfyui",
         parts=(_part(SCALE, ".weight_scale", *FLOATS, *E8M0),),
     ),
     PackedFormat(
@@ -134,7 +142,8 @@ PACKED: tuple[PackedFormat, ...] = (
     ),
     GPTQ,
     AWQ,
-    replace(GPTQ, name="auto-round, GPTQ packing", methods=("auto-round",), is_declared=True),
+    replace(GPTQ, name="auto-round, GPTQ packing", methods=("auto-round",), is_declared=True,
+            decoder="qdqcli.tensors.packed.gptq:auto_round"),
     replace(AWQ, name="auto-round, AWQ packing", methods=("auto-round",), is_declared=True),
     PackedFormat(
         name="bitsandbytes 4-bit", methods=("bitsandbytes",), codes=".weight", dtypes=("U8",),
@@ -143,29 +152,35 @@ PACKED: tuple[PackedFormat, ...] = (
                _may("code book of scales", ".weight.nested_quant_map", "F32"),
                _may("format", ".weight.quant_state.bitsandbytes__nf4", "U8"),
                _may("format", ".weight.quant_state.bitsandbytes__fp4", "U8")),
+    decoder="qdqcli.tensors.packed.bitsandbytes:four_bits",
     ),
     PackedFormat(
         name="bitsandbytes int8", methods=("bitsandbytes",), codes=".weight", dtypes=("I8",), fits=_is_row_scale,
         parts=(_part(SCALE, ".SCB", "F32"), _may("format", ".weight_format", "U8")),
+    decoder="qdqcli.tensors.packed.scaled:bitsandbytes_int8",
     ),
     PackedFormat(
         name="gpt-oss MXFP4", methods=("mxfp4",), codes="_blocks", weight="", dtypes=("U8",), fits=_is_mxfp4,
         parts=(_part(SCALE, "_scales", *E8M0),),
+    decoder="qdqcli.tensors.packed.gpt_oss:mxfp4",
     ),
     PackedFormat(
         name="MLX", methods=("mlx",), codes=".weight", dtypes=("U32",), fits=scales_on_grid,
         parts=(_part(SCALE, ".scales", *FLOATS, "U8"), _may("offset", ".biases", *FLOATS)),
+    decoder="qdqcli.tensors.packed.mlx:mlx",
     ),
     PackedFormat(
         name="DeepSeek V4", methods=("fp8",), codes=".weight", dtypes=("F8_E4M3", "I8"), fits=scales_on_grid,
         parts=(_part(SCALE, ".scale", "F8_E8M0"),),
+    decoder="qdqcli.tensors.packed.scaled:deepseek_v4",
     ),
     PackedFormat(
         name="ComfyUI", methods=_COMFY, codes=".weight", dtypes=FP8, fits=scales_on_grid,
+        decoder="qdqcli.tensors.packed.scaled:comfyui",
         parts=(_part(SCALE, ".scale_weight", *FLOATS),),
     ),
     NVFP4,
-    replace(NVFP4, codes="", weight="", fits=lambda _: True,  # fused experts, codes packed along the second axis
+    replace(NVFP4, codes="", weight="", fits=lambda _: True, decoder=None,  # experts, packed along axis 1
             parts=(_part(SCALE, "_weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, "_weight_scale_2", "F32"))),
     replace(FP8_SCALE, name="ModelOpt FP8", methods=("modelopt",), is_declared=True),
     replace(FP8_SCALE, name="ModelOpt FP8", methods=("modelopt",), parts=(_part(SCALE, "_weight_scale", *FLOATS),)),
@@ -181,6 +196,7 @@ PACKED: tuple[PackedFormat, ...] = (
     FP8_SCALE,
     PackedFormat(
         name="Mistral FP8", codes=".weight", dtypes=FP8, parts=(_part(SCALE, ".qscale_weight", *FLOATS),),
+    decoder="qdqcli.tensors.packed.scaled:fp8",
         fits=scales_on_grid,
     ),
     INT8_SCALE,
@@ -194,6 +210,7 @@ PACKED: tuple[PackedFormat, ...] = (
                _may(ZERO_POINT, "._weight_zero_point", "I8", "U8", "I32", *FLOATS),
                _may(GLOBAL_SCALE, "._weight_per_tensor_scale", "F32"),
                _may("scale and zero point", "._weight_scale_and_zero", *FLOATS)),
+    decoder="qdqcli.tensors.packed.scaled:torchao",
     ),
     PackedFormat(
         name="EXL3", methods=("exl3",), codes=".trellis", dtypes=("I16",),
@@ -217,7 +234,7 @@ PACKED: tuple[PackedFormat, ...] = (
         parts=(_part(CODE_BOOK, ".centroids.weight", *FLOATS),
                _may("residual code book", ".res_centroids.weight", *FLOATS),
                _may("outliers' code book", ".outlier_centroids.weight", *FLOATS),
-               _may("input channel scale", ".weight_scale", *FLOATS),
+               _may(INPUT_SCALE, ".weight_scale", *FLOATS),
                _may("offset", ".weight_bias", *FLOATS)),
     ),
     PackedFormat(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import look_up, scale_groups, spread
-from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, damaged
-from qdqcli.tensors.packed.format import CODES, GLOBAL_SCALE, ZERO_POINT, PackedWeight
+from qdqcli.tensors.packed.bits import dequantize, look_up
+from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
+from qdqcli.tensors.packed.format import CODES, FP8, GLOBAL_SCALE, INPUT_SCALE, SCALE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import ScaleGrid
 from qdqcli.tensors.packed.storage import Block, Grid
 from qdqcli.tensors.packed.values import E2M1, table
@@ -31,14 +31,19 @@ class Scaled:
     zero_points: ScaleGrid | None = None
     divides: bool = False
     """The global scale divides."""
+    factor: float = 1.0
+    """Constant by which each product is multiplied."""
 
     def rows(self, parts: Parts, start: int, stop: int) -> Floats:
         width = self.shape[-1]
         found = look_up(parts.rows(CODES, start, stop), self.values, width)
-        if self.zero_points is not None:
-            zeros = self.zero_points.rows(parts, start, stop)
-            found = found - (zeros if zeros.shape[1] == 1 else spread(zeros, self.zero_points.block[1], width))
-        return scale_groups(found, self._scales(parts, start, stop), self.scales.block[1])
+        zeros = None if self.zero_points is None else self.zero_points.rows(parts, start, stop)
+        found = dequantize(found, self._scales(parts, start, stop), zeros, self.scales.block[1])
+        if self.factor != 1.0:
+            found *= np.float32(self.factor)
+        if INPUT_SCALE in parts:
+            found *= parts.check_finite(parts.floats(INPUT_SCALE).reshape(1, -1), INPUT_SCALE)
+        return found
 
     def _scales(self, parts: Parts, start: int, stop: int) -> Floats:
         scales = self.scales.rows(parts, start, stop)
@@ -50,26 +55,67 @@ class Scaled:
         return scales / factor if self.divides else scales * factor
 
 
-def plain(weight: PackedWeight, parts: Parts, block: Block | None = None) -> Decoder:
-    """Return the decoder of a code per byte: I8 or FP8; blocks of that size where it is known.
+def plain(
+    weight: PackedWeight, parts: Parts, *, block: Block | None = None, bits: int | None = 8, factor: float = 1.0
+) -> Decoder:
+    """Return the decoder of a code per byte: I8 or FP8.
+
+    `block` is the size of a block where it is known, and `bits` None where integers may use fewer than 8.
 
     Raises:
         InputError: the parts contradict each other; names the tensor.
     """
     codes = weight.parts[CODES]
-    is_integer = codes.dtype.name == "I8"
-    values = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32) if is_integer else table(codes.dtype.name)
+    if codes.dtype.name == "I8":
+        values = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)
+    elif codes.dtype.name in FP8:
+        values = table(codes.dtype.name)
+    else:
+        raise damaged(weight, CODES, f"a layout of {codes.dtype.name}; a code per byte, I8 or FP8, is decoded")
+    is_integer = codes.dtype.name == "I8" and bits is not None
     if not codes.shape:
         raise damaged(weight, CODES, "a weight without dimensions")
     scales = ScaleGrid.of(weight, codes.shape, block=block)
-    zeros = ScaleGrid.of(weight, codes.shape, ZERO_POINT, scales.block) if ZERO_POINT in parts else None
+    zeros = ScaleGrid.of(weight, codes.shape, ZERO_POINT, block=scales.block) if ZERO_POINT in parts else None
     grid = Grid(8, scales.block, is_integer=is_integer, is_symmetric=zeros is None)
-    return Scaled(shape=codes.shape, grid=grid, values=values, scales=scales, zero_points=zeros)
+    return Scaled(shape=codes.shape, grid=grid, values=values, scales=scales, zero_points=zeros, factor=factor)
+
+
+def torchao(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of Int8Tensor, Float8Tensor and IntxUnpackedToInt8Tensor; other types hold kernel layouts."""
+    if SCALE not in parts:
+        raise damaged(weight, CODES, "no scale beside it")
+    return plain(weight, parts, bits=None)
+
+
+def comfyui(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of FP8 and INT8 with a scale per tensor or row; MXFP8 has its scales in a kernel's order."""
+    if weight.parts[SCALE].dtype.name in ("U8", "F8_E8M0"):
+        raise damaged(weight, SCALE, "scales in the order of a kernel's tiles are not decoded")
+    return plain(weight, parts)
+
+
+def fp8(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of FP8 with a scale per tensor, row or block, of the size that the configuration declares."""
+    match weight.config.get("weight_block_size"):
+        case [int(height), int(width)] if min(height, width) > 0 and weight.parts[SCALE].num_elements > 1:
+            return plain(weight, parts, block=(height, width))
+    return plain(weight, parts)
+
+
+def deepseek_v4(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of FP8 with a power of two per block, or of two FP4 codes per byte with one per 32."""
+    return mxfp4(weight, parts) if weight.parts[CODES].dtype.name == "I8" else fp8(weight, parts)
+
+
+def bitsandbytes_int8(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of LLM.int8: the largest magnitude of each row is 127."""
+    return plain(weight, parts, factor=7.874015718698502e-3)  # 1/127 as bitsandbytes multiplies it
 
 
 def mxfp8(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of FP8 with a power of two per 32 codes."""
-    return plain(weight, parts, (1, _MX))
+    return plain(weight, parts, block=(1, _MX))
 
 
 def mxfp4(weight: PackedWeight, parts: Parts) -> Decoder:
@@ -95,6 +141,8 @@ def _fp4(weight: PackedWeight, group: int, *, divides: bool) -> Decoder:
     shape = (*lead, 2 * nbytes)
     scales = ScaleGrid.of(weight, shape, block=(1, group))
     grid = Grid(4, scales.block, is_integer=False)
+    if INPUT_SCALE in weight.parts:
+        check_shape(weight, INPUT_SCALE, shape[-1:])
     return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, divides=divides)
 
 

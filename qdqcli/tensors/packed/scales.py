@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qdqcli.tensors.packed.decoder import Floats, Parts, damaged
-from qdqcli.tensors.packed.format import SCALE, PackedWeight, codes_per_scale
+from qdqcli.tensors.packed.format import GROUP_INDEX, SCALE, PackedWeight, codes_per_scale
 from qdqcli.tensors.packed.storage import Block
 from qdqcli.tensors.packed.values import as_float32
 
@@ -21,6 +22,8 @@ class ScaleGrid:
     width: int
     block: Block
     """Rows and columns that share a scale; the last block may be smaller."""
+    dtype: str
+    """Dtype of the elements, which may be stored as bytes."""
 
     @property
     def groups(self) -> int:
@@ -29,27 +32,41 @@ class ScaleGrid:
 
     @classmethod
     def of(
-        cls, weight: PackedWeight, shape: tuple[int, ...], role: str = SCALE, block: Block | None = None
+        cls,
+        weight: PackedWeight,
+        shape: tuple[int, ...],
+        role: str = SCALE,
+        *,
+        block: Block | None = None,
+        dtype: str | None = None,
     ) -> "ScaleGrid":
-        """Find the grid of a weight of that shape, of blocks of that size where it is known.
+        """Find the grid over a weight of that shape, of blocks of that size where it is known.
+
+        `dtype` is that of scales stored as bytes, by default powers of two (E8M0).
 
         Raises:
             InputError: the shape of the scales does not fit that of the weight; names the tensor.
         """
-        found = weight.parts[role].shape
-        height, width = (shape[-2] if len(shape) > 1 else 1), (shape[-1] if shape else 1)
-        matrices, lead = prod(shape[:-2]), found[:-2] if len(found) > 1 else ()
+        info = weight.parts[role]
+        found, height, width = info.shape, shape[-2] if len(shape) > 1 else 1, shape[-1]
+        if dtype is None:
+            dtype = "F8_E8M0" if role == SCALE and info.dtype.name == "U8" else info.dtype.name
+        matrices = prod(shape[:-2])
+
+        def grid(*block: int) -> "ScaleGrid":
+            return cls(role=role, height=height, width=width, block=(block[0], block[1]), dtype=dtype)
+
         if prod(found) == 1:
-            return cls(role=role, width=width, height=height * matrices, block=(height * matrices, width))
-        if found == shape[:-1] or found in ((*shape[:-1], 1), (height * matrices, 1)):
-            return cls(role=role, width=width, height=height, block=(1, width))
-        if prod(lead) == matrices and found[-2:] == (1, 1):
-            return cls(role=role, width=width, height=height, block=(height, width))
-        if block is None and len(found) > 1 and all(0 < n <= m for n, m in zip(found[-2:], shape[-2:], strict=True)):
-            block = codes_per_scale(height, found[-2]), codes_per_scale(width, found[-1])
-        sizes = None if block is None else (-(-height // block[0]), -(-width // block[1]))
-        if block is not None and len(found) > 1 and prod(lead) == matrices and found[-2:] == sizes:
-            return cls(role=role, width=width, height=height, block=block)
+            return cls(role=role, height=height * matrices, width=width, block=(height * matrices, width), dtype=dtype)
+        if found in (shape[:-1], (*shape[:-1], 1), (height * matrices, 1)):
+            return grid(1, width)
+        if len(found) > 1 and prod(found[:-2]) == matrices:
+            if found[-2:] == (1, 1):
+                return grid(height, width)
+            if block is None and all(0 < n <= m for n, m in zip(found[-2:], (height, width), strict=True)):
+                block = codes_per_scale(height, found[-2]), codes_per_scale(width, found[-1])
+            if block is not None and found[-2:] == (-(-height // block[0]), -(-width // block[1])):
+                return grid(*block)
         of = f"one per block of {block[0]}x{block[1]}" if block is not None else "one for the tensor, a row or a block"
         text = "x".join(map(str, found)) or "scalar"
         raise damaged(
@@ -62,7 +79,7 @@ class ScaleGrid:
         Raises:
             InputError: a scale is NaN or infinite; names the tensor.
         """
-        dtype, tall = parts.info(self.role).dtype.name, self.block[0]
+        tall = self.block[0]
         if tall == 1:
             stored = parts.rows(self.role, start, stop, self.groups)
         else:
@@ -73,6 +90,21 @@ class ScaleGrid:
             stored = whole[rows // self.height * -(-self.height // tall) + rows % self.height // tall]
             if len(whole) == 1:
                 stored = stored[:1]
-        if dtype == "U8" and self.role == SCALE:
-            dtype = "F8_E8M0"
-        return parts.check_finite(as_float32(stored.reshape(len(stored), -1), dtype), self.role)
+        return parts.check_finite(as_float32(stored.reshape(len(stored), -1), self.dtype), self.role)
+
+
+def group_index(parts: Parts, groups: int, size: int) -> NDArray[np.int32] | None:
+    """Return the group of each column, as act-order permutes them; None where groups are `size` neighbours.
+
+    Raises:
+        InputError: an index has no group; names the tensor.
+    """
+    if GROUP_INDEX not in parts:
+        return None
+    index = parts.whole(GROUP_INDEX)
+    if (index == -1).all() or np.array_equal(index, np.arange(len(index)) // size):
+        return None
+    if index.min() < 0 or index.max() >= groups:
+        found = index.max() if index.max() >= groups else index.min()
+        raise parts.damaged(GROUP_INDEX, f"index {found} of a group; there are {groups}")
+    return index

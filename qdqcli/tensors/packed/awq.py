@@ -1,0 +1,61 @@
+"""AWQ: 4-bit integers of a transposed weight, eight outputs in a word.
+
+Source: AutoAWQ 0.2.9, `modules/linear/gemm.py`. The nibbles of a word, low first, hold outputs 0 2 4 6 1 3 5 7.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qdqcli.tensors.packed.bits import look_up
+from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
+from qdqcli.tensors.packed.format import CODES, SCALE, ZERO_POINT, PackedWeight
+from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.values import as_float32
+
+_NIBBLES = np.arange(16, dtype=np.float32)
+_PLACES = np.array([0, 4, 1, 5, 2, 6, 3, 7])
+"""Output of a word -> its nibble."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Awq:
+    """Words along the output dimension; scales of (groups, outputs)."""
+
+    shape: tuple[int, ...]
+    grid: Grid
+
+    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
+        inputs, size = self.shape[1], self.grid.block[1]
+        scales = parts.check_finite(as_float32(parts.columns(SCALE, start, stop), parts.info(SCALE).dtype.name))
+        found = self._codes(parts, CODES, start, stop)
+        zeros = self._codes(parts, ZERO_POINT, start, stop)
+        grouped = found.reshape(inputs // size, size, stop - start)
+        values = (grouped - zeros[:, None]) * scales[:, None]
+        return np.ascontiguousarray(values.reshape(inputs, -1).T)
+
+    def _codes(self, parts: Parts, role: str, start: int, stop: int) -> Floats:
+        """Return the codes of outputs [start, stop), a column each."""
+        begin, end = start // 8, -(-stop // 8)
+        words = parts.columns(role, begin, end)
+        codes = look_up(words, _NIBBLES, 8 * (end - begin)).reshape(len(words), -1, 8)[:, :, _PLACES]
+        found: Floats = codes.reshape(len(words), -1)[:, start - 8 * begin : stop - 8 * begin]
+        return np.ascontiguousarray(found)
+
+
+def awq(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of the layout `gemm`.
+
+    Raises:
+        InputError: another layout, or the parts contradict each other; names the tensor.
+    """
+    del parts
+    (inputs, words), (groups, _) = weight.parts[CODES].shape, weight.parts[SCALE].shape
+    bits, layout = weight.config.get("bits", 4), str(weight.config.get("version", "gemm")).lower()
+    if bits != 4 or layout != "gemm":
+        raise damaged(weight, CODES, f"{bits} bits in layout '{layout}'; 4 bits in 'gemm' are decoded")
+    if not groups or inputs % groups:
+        raise damaged(weight, SCALE, f"{groups} groups do not divide {inputs} inputs")
+    check_shape(weight, SCALE, (groups, 8 * words))
+    check_shape(weight, ZERO_POINT, (groups, words))
+    return _Awq(shape=(8 * words, inputs), grid=Grid(4, (1, inputs // groups), is_symmetric=False))

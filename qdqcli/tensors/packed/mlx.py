@@ -1,0 +1,85 @@
+"""MLX: codes in 32-bit words, dense and low bits first; affine, or floating-point in the modes mxfp4, mxfp8, nvfp4.
+
+Source: mlx 0.32, `quantize` and `dequantize`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qdqcli.tensors.packed.bits import dequantize, look_up, unpack
+from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
+from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
+from qdqcli.tensors.packed.scaled import Scaled
+from qdqcli.tensors.packed.scales import ScaleGrid
+from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.values import E2M1, table
+
+_OFFSET = "offset"
+_WORD = 32
+_MODES = {4: (4, 32, "F8_E8M0"), 8: (8, 32, "F8_E8M0"), 2: (4, 16, "F8_E4M3")}
+"""Words per scale -> bits, codes per scale and dtype of the scale: mxfp4, mxfp8, nvfp4."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Affine:
+    """Unsigned codes, times the scale of their group, plus its offset."""
+
+    shape: tuple[int, ...]
+    grid: Grid
+    scales: ScaleGrid
+    offsets: ScaleGrid
+
+    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
+        width, bits, size = self.shape[-1], self.grid.bits, self.grid.block[1]
+        words = parts.rows(CODES, start, stop)
+        values = np.arange(1 << bits, dtype=np.float32)
+        found = look_up(words, values, width) if bits in (4, 8) else values.take(unpack(words, bits, width))
+        found = dequantize(found, self.scales.rows(parts, start, stop), None, size)
+        found += np.repeat(self.offsets.rows(parts, start, stop), size, axis=1)
+        return found
+
+
+def mlx(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of the weight's mode.
+
+    Raises:
+        InputError: the parts contradict each other or the configuration; names the tensor.
+    """
+    *lead, words = weight.parts[CODES].shape
+    groups = weight.parts[SCALE].shape[-1]
+    if weight.parts[SCALE].dtype.name == "U8":
+        return _floating(weight, words, groups)
+    if _OFFSET not in parts:
+        raise damaged(weight, CODES, "no biases beside it")
+    size = _settings(weight).get("group_size")
+    if not isinstance(size, int) or size < 1 or not groups:
+        raise damaged(weight, CODES, f"the group_size of the configuration, which says the bits, is {size!r}")
+    shape = (*lead, groups * size)
+    bits, rest = divmod(words * _WORD, shape[-1])
+    if rest or not 1 <= bits <= 8:
+        raise damaged(weight, CODES, f"{words} words in a row do not hold {groups} groups of {size}")
+    check_shape(weight, _OFFSET, weight.parts[SCALE].shape)
+    scales, offsets = (ScaleGrid.of(weight, shape, role, block=(1, size)) for role in (SCALE, _OFFSET))
+    grid = Grid(bits, (1, size), is_symmetric=False)
+    return _Affine(shape=shape, grid=grid, scales=scales, offsets=offsets)
+
+
+def _floating(weight: PackedWeight, words: int, groups: int) -> Decoder:
+    """Return the decoder of mxfp4, mxfp8 or nvfp4: the number of words per scale tells which."""
+    mode = _MODES.get(words // groups if groups and words % groups == 0 else 0)
+    if mode is None:
+        raise damaged(weight, CODES, f"{words} words in a row and {groups} scales are neither mxfp4, mxfp8 nor nvfp4")
+    bits, size, dtype = mode
+    shape = (*weight.parts[CODES].shape[:-1], groups * size)
+    scales = ScaleGrid.of(weight, shape, block=(1, size), dtype=dtype)
+    values = E2M1 if bits == 4 else table("F8_E4M3")
+    return Scaled(shape=shape, grid=Grid(bits, scales.block, is_integer=False), values=values, scales=scales)
+
+
+def _settings(weight: PackedWeight) -> Mapping[str, Any]:
+    """Return the settings of the weight's module, else those of the model."""
+    own = weight.config.get(weight.name.removesuffix(".weight"))
+    return own if isinstance(own, Mapping) else weight.config

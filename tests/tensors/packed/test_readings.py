@@ -1,0 +1,91 @@
+"""Formats whose library does not run here, against an independent reading in NumPy of the published layout."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.tensors.packed.golden import Stored, arrays, decoded, save
+
+RNG = np.random.default_rng(20261129)
+E2M1 = np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+FP8 = RNG.integers(0, 0x7F, (10, 64), dtype=np.uint8) | (RNG.integers(0, 2, (10, 64), dtype=np.uint8) << 7)
+VALUES = FP8.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+POWERS = RNG.integers(110, 130, (10, 2), dtype=np.uint8)
+NIBBLES = RNG.integers(0, 256, (10, 32), dtype=np.uint8)
+INT8 = RNG.integers(-128, 128, (10, 64), dtype=np.int8)
+
+
+def stored(dtype: str, array: NDArray[Any]) -> Stored:
+    return dtype, array.shape, array.tobytes()
+
+
+def scale(*shape: int) -> NDArray[np.float32]:
+    return RNG.uniform(0.001, 0.01, shape).astype(np.float32)
+
+
+ONE, ROW, BLOCK, INPUT = scale(), scale(10, 1), scale(3, 4), scale(64)
+POWER = 2.0 ** (POWERS.astype(np.float32) - 127)
+FP4 = E2M1[np.stack([NIBBLES & 15, NIBBLES >> 4], -1).reshape(10, 64)]
+TILES = np.repeat(np.repeat(BLOCK, 4, 0), 16, 1)[:10]
+
+READINGS: dict[str, tuple[dict[str, Stored], dict[str, Any], NDArray[np.float32]]] = {
+    "DeepSeek V4, FP8 with powers of two": (
+        {"a.weight": stored("F8_E4M3", FP8), "a.scale": stored("F8_E8M0", POWERS)},
+        {"quant_method": "fp8"},
+        VALUES * np.repeat(POWER, 32, 1),
+    ),
+    "DeepSeek V4, FP4 in bytes": (
+        {"a.weight": stored("I8", NIBBLES), "a.scale": stored("F8_E8M0", POWERS)},
+        {"quant_method": "fp8"},
+        FP4 * np.repeat(POWER, 32, 1),
+    ),
+    "FP8, blocks at the edge are smaller": (
+        {"a.weight": stored("F8_E4M3", FP8), "a.weight_scale_inv": stored("F32", BLOCK)},
+        {"quant_method": "fp8", "weight_block_size": [4, 16]},
+        VALUES * TILES,
+    ),
+    "FP8, undeclared": (
+        {"a.weight": stored("F8_E4M3", FP8), "a.weight_scale": stored("F32", ROW)},
+        {},
+        VALUES * ROW,
+    ),
+    "Mistral FP8": (
+        {"a.weight": stored("F8_E4M3", FP8), "a.qscale_weight": stored("F32", ONE)},
+        {},
+        VALUES * ONE,
+    ),
+    "ComfyUI, scale_weight": (
+        {"a.weight": stored("F8_E4M3", FP8), "a.scale_weight": stored("F32", ONE.reshape(1))},
+        {},
+        VALUES * ONE,
+    ),
+    "ComfyUI, weight_scale with a mark": (
+        {"a.weight": stored("I8", INT8), "a.weight_scale": stored("F32", ROW),
+         "a.comfy_quant": stored("U8", np.frombuffer(b'{"format": "int8"}', np.uint8))},
+        {},
+        INT8.astype(np.float32) * ROW,
+    ),
+    "ModelOpt NVFP4 with AWQ": (
+        {"a.weight": stored("U8", NIBBLES), "a.weight_scale": stored("F8_E4M3", FP8[:, :4] & 0x7F),
+         "a.weight_scale_2": stored("F32", ONE), "a.pre_quant_scale": stored("F32", INPUT)},
+        {"quant_method": "modelopt"},
+        FP4 * np.repeat(np.abs(VALUES[:, :4]) * ONE, 16, 1) * INPUT,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_a_weight_is_what_the_layout_says(tmp_path: Path, name: str) -> None:
+    tensors, config, expected = READINGS[name]
+    (tmp_path / "m").mkdir()
+    save(tmp_path / "m" / "model.safetensors", tensors)
+    if config:
+        (tmp_path / "m" / "config.json").write_text(json.dumps({"quantization_config": config}))
+    found = arrays(decoded(tmp_path / "m"))
+    assert list(found) == ["a.weight"]
+    assert np.array_equal(found["a.weight"], expected)
