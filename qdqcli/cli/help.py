@@ -1,6 +1,6 @@
 """Help of a command: examples first, options in groups; `-h` shows the common ones, `--help` all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
@@ -78,6 +78,11 @@ EVERYDAY = (
     *("worst", "diagnoses_all", "max_bits_added", "write_recipe"),
 )
 """Parameters that `-h` shows."""
+
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return the completion, in a shell, of a parameter that takes one of `names`."""
+    return lambda _context, _parameter, start: [name for name in names() if name.startswith(start)]
 
 
 class Command(click.Command):

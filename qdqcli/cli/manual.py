@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import click
 
-from qdqcli.cli.help import Command
+from qdqcli.cli.help import Command, completing
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
@@ -27,6 +27,13 @@ def _read(page: str) -> str:
     return files("qdqcli").joinpath("docs", page).read_text(encoding="utf-8")
 
 
+def _names() -> list[str]:
+    """Return the topics and the commands."""
+    from qdqcli.cli.main import COMMANDS  # late: it imports this file for the command
+
+    return [*topics(), *COMMANDS]
+
+
 @click.command(
     "help",
     cls=Command,
@@ -36,7 +43,7 @@ Examples:
   qdq help stats
   qdq help recipe lint""",
 )
-@click.argument("words", metavar="[COMMAND|TOPIC]", nargs=-1)
+@click.argument("words", metavar="[COMMAND|TOPIC]", nargs=-1, shell_complete=completing(_names))
 @click.pass_context
 def manual(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Show the help of a command or a page of the manual; without a name, list both."""

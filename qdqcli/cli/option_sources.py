@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from qdqcli.cli.help import completing
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.recipe.file import RecipeFile, read_recipe
@@ -28,7 +29,7 @@ def recipe_options(function: Function) -> Function:
     """Add the options for settings by tensor, from files."""
     preset_option = click.option(
         "--preset", "presets", multiple=True, type=parse_preset, metavar="NAME",
-        shell_complete=lambda _ctx, _parameter, start: [name for name in PRESETS if name.startswith(start)],
+        shell_complete=completing(lambda: PRESETS),
         help=f"Take a recipe that comes with qdq, under --recipe: {', '.join(PRESETS)} leaves norms, biases, "
         "embeddings, output heads and routers in float. Repeatable; 'qdq recipe show NAME' prints it.")  # fmt: skip
     recipe_option = click.option(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qdqcli.cli.help import completing
 from qdqcli.cli.option_sources import option_sources_of, recipe_options
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
@@ -146,7 +147,7 @@ def granularity_options(function: Function) -> Function:
     return apply(
         function,
         click.option("--scheme", "-s", type=parse_scheme, metavar="SCHEME",
-                     shell_complete=lambda _ctx, _parameter, start: [s for s in SCHEMES if s.startswith(start)],
+                     shell_complete=completing(lambda: SCHEMES),
                      help="Bits and granularity by one name: [u]intN, [u]intN-tensor, [u]intN-channel (--axis "
                      "channel) or [u]intN-gM (groups of M), e.g. int4-g128. Options below override it."),
         click.option("--num-bits", "-b", type=parse_bits, default=8, show_default=True, metavar="N",
@@ -240,7 +241,7 @@ def presentation_options(function: Function) -> Function:
                      help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too; {{name}} in it: one for each "
                      "input. Repeatable."),
         click.option("--sort", type=parse_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
-                     shell_complete=lambda _ctx, _parameter, start: [name for name in SORTS if name.startswith(start)],
+                     shell_complete=completing(lambda: SORTS),
                      help="Show the worst tensor by this metric first; share: the one that holds most of the squared "
                      "error; name: in alphabetical order."),
         click.option("--top", type=click.IntRange(min=0), metavar="N", show_default="20 on a terminal, all elsewhere",

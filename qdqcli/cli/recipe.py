@@ -9,6 +9,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli import streams
 from qdqcli.cli.deliver import for_terminal
+from qdqcli.cli.help import completing
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write, write_all
@@ -124,7 +125,7 @@ def explain(
 
 
 @recipe.command(short_help="List presets, or print one to copy and change.")
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=completing(lambda: PRESETS))
 def show(name: str | None) -> None:
     """Print the preset NAME as a recipe to copy and change; without NAME, list them."""
     if name is None:

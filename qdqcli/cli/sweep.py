@@ -10,7 +10,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces
 from qdqcli.cli.files import Files
-from qdqcli.cli.help import Command
+from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
@@ -20,7 +20,7 @@ from qdqcli.errors import UsageError
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.request import Request
-from qdqcli.recipe.scheme import settings_of_scheme
+from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep, settings_of
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
@@ -79,6 +79,7 @@ def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--estimator", "estimators", type=parse_estimator_list, metavar="LIST", show_default="minmax",
                      help=f"How ranges are chosen: any of {','.join(ESTIMATORS)}."),
         click.option("--scheme", "-s", "schemes", type=opt.parse_scheme, multiple=True, metavar="SCHEME",
+                     shell_complete=completing(lambda: SCHEMES),
                      help="A setting by its name, e.g. int4-g128, beside the combinations. Repeatable."),
         click.option("--unsigned-input", is_flag=True, help="Use codes without a sign in the combinations."),
         click.option("--percentile", type=float, metavar="P", show_default="99.99",

@@ -167,6 +167,10 @@ def test_completion_that_fails_is_not_exit_code_1() -> None:
         ("qdq stats --preset lin", "linear-only"),
         ("qdq stats --scheme int4-g1", "int4-g128"),
         ("qdq stats --compute-dtype n", "native"),
+        ("qdq sweep model --scheme int4-g", "int4-g128"),
+        ("qdq help ga", "gate"),
+        ("qdq help sw", "sweep"),
+        ("qdq recipe show lin", "linear-only"),
     ],
 )
 def test_completion(words: str, expected: str) -> None:
