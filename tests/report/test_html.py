@@ -230,7 +230,7 @@ def test_cards_have_sizes_and_the_share_of_tensors_that_pass() -> None:
     assert "tensors that pass 75.00% 6 of 8" in re.sub(r"\s+", " ", text)
     assert "tensors that pass" not in page(plain(8))
     big = GOOD._replace(sums=GOOD.sums._replace(num_elements=4_000_000))
-    assert "4 MB</dd><dd class=quiet>now 8 MB: 2.00 times as much" in page(run_of(big))
+    assert "4 MB</dd><dd class=quiet>before: 8 MB, 2.00 times as much" in page(run_of(big))
 
 
 def test_the_matrix_has_the_worst_of_a_kind_and_layer() -> None:
@@ -295,6 +295,21 @@ def test_a_pattern_matches_what_fails_and_nothing_else() -> None:
     assert "--include 'l.*.b.a.w'" in commands(failing("l.0.b.a.w", "l.1.b.a.w", "l.2.b.a.w", of=names))[0]
     assert r"--include 're:l\.\d+\.a\.w'" in commands(failing("l.0.a.w", "l.1.a.w", "l.2.a.w", of=names))[0]
     assert "--include l.0.a.w --include l.2.a.w" in commands(failing("l.0.a.w", "l.2.a.w", of=names))[0]
+
+
+def test_commands_name_a_dozen_patterns_at_most() -> None:
+    names = [f"{chr(97 + n // 26)}{chr(97 + n % 26)}.w" for n in range(30)]
+    assert len(commands(failing(*names[:12], of=names))) == 3
+    (few,) = commands(failing(*names[:13], of=names))[:1]
+    assert "--include" not in few
+    assert "[[waivers]]" not in advice(failing(*names[:13], of=names))
+
+
+def test_numbers_of_layers_come_first_below_a_chart() -> None:
+    names = ["model.embed.weight", *(f"model.layers.{n // 5}.{kind}" for n, kind in enumerate(KINDS * 3)), "lm_head"]
+    rows = [GOOD._replace(source=GOOD.source._replace(name=name)) for name in names]
+    ticks = re.findall(r'<text class="tick([^"]*)"[^>]*>(\w+)<', page(run_of(*rows)))
+    assert [label for _, label in ticks] == ["0", "1", "2"]
 
 
 def test_how_it_was_made_is_said() -> None:

@@ -19,6 +19,7 @@ _OF_PLANS = ("recipe", "presets", "include", "exclude", "min_ndim", "scale_bits"
 """Settings that are options of `qdq plan`, too."""
 _BITS = (2, 3, 4, 5, 6, 8, 10, 12)
 _KINDS, _PATTERNS = 10, 12
+"""Most kinds that are listed, and most patterns in a command."""
 
 
 def advice(run: RunResult, states: Sequence[str]) -> Iterator[str]:
@@ -62,11 +63,12 @@ def _columns(run: RunResult, kinds: dict[str, list[TensorResult]]) -> list[Colum
 
 
 def _commands(run: RunResult, failing: Sequence[TensorResult], patterns: Sequence[str]) -> Iterator[str]:
-    few = patterns[:_PATTERNS]
-    chosen = [word for pattern in few for word in ("--include", pattern)]
+    """Yield commands about the failing tensors; those that would have to name too many of them are left out."""
+    named = patterns if len(patterns) <= _PATTERNS else ()
     yield '<dl class="steps">'
     yield "<dt>Why they fail, and what other settings would gain, each measured; the best as a recipe:</dt>"
-    yield _typed(code(command_of(run, "diagnose", [*chosen, "--write-recipe", "fix.toml"])))
+    chosen = replace(run, settings={**run.settings, "include": named or run.settings.get("include", ())})
+    yield _typed(code(command_of(chosen, "diagnose", ["--write-recipe", "fix.toml"])))
     needed, grids = _needed(run), _candidates(run.settings)
     if needed and grids:
         least = repr(max(needed))
@@ -74,13 +76,14 @@ def _commands(run: RunResult, failing: Sequence[TensorResult], patterns: Sequenc
         kept = {key: value for key, value in run.settings.items() if key in _OF_PLANS}
         goal = [*grids, "--min-sqnr", least, "-o", "plan.toml"]
         yield _typed(code(command_of(replace(run, settings=kept), "plan", goal)))
-    added = sum(bytes_of(row) - packed_bytes_of(row) for row in failing)
-    excluded = [word for pattern in few for word in ("--exclude", pattern)]
-    yield f"<dt>Leave them in float, which adds {size_text(max(added, 0))}:</dt>"
-    yield _typed(code(command_of(run, run.command, excluded)))
-    yield "<dt>Accept them for a time, in the budget:</dt>"
-    names = ", ".join(json_text(shorten(pattern, MAX_WORD)) for pattern in few)
-    yield _typed(in_html(f"[[waivers]]\nmatch = [{names}]\nreason = '...'\nuntil = YYYY-MM-DD"))
+    if named:
+        added = sum(bytes_of(row) - packed_bytes_of(row) for row in failing)
+        yield f"<dt>Leave them in float, which adds {size_text(max(added, 0))}:</dt>"
+        excluded = [word for pattern in named for word in ("--exclude", pattern)]
+        yield _typed(code(command_of(run, run.command, excluded)))
+        yield "<dt>Accept them for a time, in the budget:</dt>"
+        names = ", ".join(json_text(shorten(pattern, MAX_WORD)) for pattern in named)
+        yield _typed(in_html(f"[[waivers]]\nmatch = [{names}]\nreason = '...'\nuntil = YYYY-MM-DD"))
     yield "</dl>"
 
 

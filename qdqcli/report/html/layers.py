@@ -42,9 +42,10 @@ def chart_by_layer(rows: Sequence[TensorResult], states: Sequence[str], first: i
     yield '<p class="tip quiet" aria-live="polite"></p>'
     keys = [f'<span class="{state or "plain"}">{_WORDS[state]}</span>' for state in reversed(STATES) if state in states]
     legend = f"; {', '.join(keys)}" if is_judged and len(keys) > 1 else ""
+    edge = "; at the upper edge: nothing was lost, or nothing could be measured" if None in values else ""
     dashed = "; dashed: the limit" if any(limit is not None for limit in limits) else ""
-    yield "<figcaption>SQNR in dB, higher is better, in the order of the checkpoint; at the upper edge: nothing was "
-    yield f"lost, or nothing could be measured{dashed}{legend}</figcaption></figure>"
+    yield "<figcaption>SQNR in dB, higher is better, in the order of the checkpoint"
+    yield f"{edge}{dashed}{legend}</figcaption></figure>"
 
 
 def matrix(rows: Sequence[TensorResult], states: Sequence[str]) -> Iterator[str]:
@@ -128,17 +129,20 @@ def _ticks(rows: Sequence[TensorResult]) -> Iterator[Tick]:
     starts = []
     for label, group in groupby(enumerate(rows), key=lambda pair: _label(pair[1].source.name)):
         starts.append((next(group)[0] / len(rows), label))
-    wide_from, narrow_from = 0.0, 0.0
-    for at, label in starts:
-        needed = 7 * min(len(label), 16) + 10
-        if at < wide_from:
-            continue
-        wide_from = at + needed / _WIDE
-        is_wide_only = at < narrow_from or at + needed / _NARROW > 1
-        if not is_wide_only:
-            narrow_from = at + needed / _NARROW
-        if at + needed / _WIDE <= 1:
+    on_wide: list[tuple[float, float]] = []
+    on_narrow: list[tuple[float, float]] = []
+    for at, label in sorted(starts, key=lambda start: not start[1].isdigit()):  # numbers of layers first
+        pixels = 7 * min(len(label), 16) + 10
+        wide, narrow = (at, at + pixels / _WIDE), (at, at + pixels / _NARROW)
+        if _is_free(wide, on_wide):
+            on_wide.append(wide)
+            is_wide_only = not _is_free(narrow, on_narrow)
+            on_narrow += [] if is_wide_only else [narrow]
             yield Tick(at=at, label=quote(label[:16]), is_wide_only=is_wide_only)
+
+
+def _is_free(place: tuple[float, float], taken: Sequence[tuple[float, float]]) -> bool:
+    return place[1] <= 1 and all(place[1] <= start or end <= place[0] for start, end in taken)
 
 
 def _label(name: str) -> str:

@@ -95,9 +95,9 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     yield from scheme_options(settings)
     for key, default in _PLAIN.items():
         value, option = settings.get(key, default), f"--{key.replace('_', '-')}"
-        if value in (default, str(default).lower()) and type(value) is type(default):
+        if value == default:
             continue
-        for one in value if isinstance(value, list) else [value]:
+        for one in value if isinstance(value, list | tuple) else [value]:
             yield from [option] if one is True else [] if one is None else [option, str(one)]
     if settings.get("min_ndim") not in (None, 2):
         yield from ("--min-ndim", str(settings["min_ndim"]))

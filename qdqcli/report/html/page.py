@@ -71,22 +71,25 @@ def _main(run: RunResult, grid: Grid[TensorResult], states: Sequence[str], optio
 
 def _by_input(run: RunResult, rows: Sequence[TensorResult], states: Sequence[str]) -> Iterator[str]:
     """Yield chart and matrix of each input."""
+    yield "<h2>SQNR by layer</h2>"
     if len(run.inputs) < 2:
-        yield "<section><h2>SQNR by layer</h2>"
-        yield from chart_by_layer(rows, states, 0)
-        yield from matrix(rows, states)
-        yield "</section>"
+        yield from _by_layer(rows, states, 0)
         return
     input_of = naming("input", run.inputs)
-    yield "<h2>SQNR by layer</h2>"
     first = 0
     for number, (name, own) in enumerate(groupby(rows, key=lambda row: input_of(row.source))):
         part = list(own)
         yield f"<details{' open' if number < _OPEN_INPUTS else ''}><summary><h3>{quote(name)}</h3></summary>"
-        yield from chart_by_layer(part, states[first : first + len(part)], first)
-        yield from matrix(part, states[first : first + len(part)])
+        yield from _by_layer(part, states[first : first + len(part)], first)
         yield "</details>"
         first += len(part)
+
+
+def _by_layer(rows: Sequence[TensorResult], states: Sequence[str], first: int) -> Iterator[str]:
+    yield '<div class="beside">'
+    yield from chart_by_layer(rows, states, first)
+    yield from matrix(rows, states)
+    yield "</div>"
 
 
 def _verdict(run: RunResult, verdict: Verdict) -> Iterator[str]:
@@ -131,9 +134,10 @@ def _cards(run: RunResult, states: Sequence[str]) -> Iterator[str]:
             found = worst(run, metric)
             cards.append((title, row_text(metric, found) + unit, quote(found.source.name)))
     cards += _sizes(run)
-    for label in ("quantized", "compared", "elements"):
+    for label in ("quantized", "compared"):
         if label in known:
-            cards.append((label, known[label], ""))
+            elements = f"{known['elements']} elements" if "elements" in known else ""
+            cards.append((label, known[label], elements))
     yield from cards_html(cards)
     label = ""
     for key, value in facts(run, DEFAULT_SORT, quote):
@@ -148,7 +152,7 @@ def _sizes(run: RunResult) -> Iterator[tuple[str, str, str]]:
         return
     before, after = sum(map(bytes_of, run.rows)), sum(map(packed_bytes_of, run.rows))
     if before and after:
-        yield "size, packed", size_text(after), f"now {size_text(before)}: {before / after:.2f} times as much"
+        yield "size, packed", size_text(after), f"before: {size_text(before)}, {before / after:.2f} times as much"
     yield "bits/weight", metric_text("bits_per_weight", bits), "scales included"
 
 

@@ -115,7 +115,7 @@ def _grid(view: PlanView) -> Grid[Pair]:
     fields: list[Field[Pair]] = [
         Field(name="tensor", title="decision", form="text", worst="ascending",
               value=lambda pair: plain(pair[0].tie.name)),
-        Field(name="sqnr_db", title="lowest SQNR dB", form="db", worst="ascending", value=sqnr),
+        Field(name="sqnr_db", title="SQNR dB", form="db", worst="ascending", value=sqnr),
         Field(name="choice", title="choice", form="text", worst="ascending", value=choice),
         Field(name="count", title="tensors", form="count", value=lambda pair: len(pair[0].tie.members)),
         Field(name="elements", title="weights", form="count", value=lambda pair: pair[0].num_elements),
