@@ -21,7 +21,16 @@ from qdqcli.op import columns
 from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, Stored, cuts, empty_order_keys, merge_order_keys, ranges_of_order_keys
+from qdqcli.op.params import (
+    STORAGE,
+    Floats,
+    Stored,
+    cuts,
+    empty_order_keys,
+    merge_order_keys,
+    ranges_of_order_keys,
+    real_numbers,
+)
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.metrics import ErrorStats
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
@@ -91,8 +100,9 @@ def quantize_and_measure(
 
 def _check_range(given_range: GivenRange | None, layout: Layout) -> None:
     for name, end in zip(("input_min", "input_max"), given_range or (), strict=False):
-        if np.ndim(end) > 1 or (np.ndim(end) and np.size(end) != layout.num_ranges):
-            raise SpecError(f"{name} has shape {list(np.shape(end))}; it takes a scalar or {layout.num_ranges} values")
+        values = real_numbers(name, end)
+        if values.ndim > 1 or (values.ndim and values.size != layout.num_ranges):
+            raise SpecError(f"{name} has shape {list(values.shape)}; it takes a scalar or {layout.num_ranges} values")
 
 
 def fake_quantize_and_measure(

@@ -77,18 +77,18 @@ def quantize_and_dequantize_v4(
     x, dtype = (input, "") if on_device else as_array(input)
     spec = QuantSpec(
         num_bits=num_bits,
-        signed_input=bool(signed_input),
-        narrow_range=bool(narrow_range),
+        signed_input=signed_input,
+        narrow_range=narrow_range,
         round_mode=cast(RoundMode, round_mode),
         axis=axis,
-        range_given=bool(range_given),
+        range_given=range_given,
         compute_dtype=cast(ComputeDType, compute_dtype),
     )
     if on_device:
         return cast(NDArray[Any], _cuda_arrays().quantize_and_dequantize(input, input_min, input_max, spec))
     layout = Layout.of(x.shape, spec)
     ranges = None
-    if range_given:
+    if spec.range_given:
         ranges = given_ranges(_given("input_min", input_min), _given("input_max", input_max), spec, layout, dtype)
     stored = np.ascontiguousarray(x).reshape(-1).view(STORAGE[dtype])
     return fake_quantized(stored, layout, spec, ranges, dtype).view(x.dtype).reshape(x.shape)

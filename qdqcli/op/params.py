@@ -177,12 +177,13 @@ def given_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, la
     """Validate and return given ranges (2, slices): scalars for a whole tensor, else one value per slice.
 
     Raises:
-        SpecError: wrong rank or length, or not min <= max in every slice (also for a NaN end).
+        SpecError: not real numbers, wrong rank or length, or not min <= max in every slice (also for a NaN end).
     """
     compute_type = compute_type_of(dtype, spec.compute_dtype)
     ranges = np.empty((2, layout.num_slices), float_type(dtype))
     whole = spec.axis == WHOLE_TENSOR and spec.group_size is None
-    given = [in_arithmetic(end, compute_type, dtype) for end in (input_min, input_max)]
+    bounds = {"input_min": input_min, "input_max": input_max}
+    given = [in_arithmetic(real_numbers(name, end), compute_type, dtype) for name, end in bounds.items()]
     for name, end in zip(("input_min", "input_max"), given, strict=True):
         if whole and end.ndim:
             raise SpecError(f"{name} has shape {list(end.shape)}; a range for the whole tensor is a scalar")
@@ -205,12 +206,12 @@ def gradient_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec,
     """Return the ranges (2, slices) for the gradient, which accepts them in any order, and NaN, unlike the op itself.
 
     Raises:
-        SpecError: wrong rank or length.
+        SpecError: not real numbers, wrong rank or length.
     """
     ranges = np.empty((2, layout.num_slices), float_type(dtype))
     rank = 0 if spec.axis == WHOLE_TENSOR else 1
     for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
-        values = np.asarray(end)
+        values = real_numbers(name, end)
         if values.ndim != rank:
             raise SpecError(f"{name} has rank {values.ndim}; axis {axis_text(spec.axis)} takes rank {rank}")
         if rank and values.size != layout.num_ranges:
@@ -218,6 +219,20 @@ def gradient_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec,
         if layout.num_slices:
             ranges[row] = in_arithmetic(values, compute_type_of(dtype, ComputeDType.NATIVE), dtype)
     return ranges
+
+
+def real_numbers(name: str, end: ArrayLike) -> NDArray[Any]:
+    """Return an end of ranges as an array.
+
+    Raises:
+        SpecError: a value is not a real number: a text, a boolean, a complex number.
+    """
+    values = np.asarray(end)
+    if values.dtype.kind == "O" and all(isinstance(value, int) for value in values.flat):  # beyond 64 bits
+        return values.astype(np.float64)
+    if values.dtype.kind not in "iuf" and "float" not in values.dtype.name:  # bfloat16 has a kind of its own
+        raise SpecError(f"{name} is {end!r}; it must be a real number, or an array of them")
+    return values
 
 
 def in_arithmetic(end: ArrayLike, compute_type: np.generic, dtype: str) -> Floats:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Real
 from operator import index
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qdqcli.errors import SpecError
 
@@ -69,6 +70,8 @@ class QuantSpec:
     """Percentage of elements at or below the range's upper end, for the estimator `percentile`; None: 99.99."""
 
     def __post_init__(self) -> None:
+        for name, default in _FLAGS.items():
+            object.__setattr__(self, name, _boolean(name, getattr(self, name), default))
         object.__setattr__(self, "num_bits", _integer("num_bits", self.num_bits))
         limit = MAX_SIGNED_BITS if self.signed_input else MAX_UNSIGNED_BITS
         if not 1 <= self.num_bits <= limit:
@@ -110,7 +113,22 @@ class QuantSpec:
         return (1 << (self.num_bits - 1)) - 1 if self.signed_input else (1 << self.num_bits) - 1
 
 
-def _check_range(low: float, high: float) -> None:
+_FLAGS = {"signed_input": True, "narrow_range": False, "ragged_groups": False, "range_given": False}
+"""Boolean attributes with their defaults."""
+
+
+def _boolean(name: str, value: Any, default: bool) -> bool:
+    if value is None:
+        return default
+    if isinstance(value, bool) or (getattr(value, "dtype", None) == "bool" and not value.shape):  # NumPy's too
+        return bool(value)
+    raise SpecError(f"{name} is {value!r}; it must be True or False")
+
+
+def _check_range(low: Any, high: Any) -> None:
+    for name, end in (("input_min", low), ("input_max", high)):
+        if isinstance(end, bool) or not (isinstance(end, Real) or "float" in str(getattr(end, "dtype", ""))):
+            raise SpecError(f"{name} is {end!r}; it must be a real number")
     if not low <= high:  # also false for NaN
         raise SpecError(f"input_min is {low} and input_max is {high}; input_min <= input_max must hold")
 

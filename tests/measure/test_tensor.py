@@ -265,6 +265,10 @@ def test_elements_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -
     assert measured.slice_sums is not None
     assert [row.num_nonfinite for row in measured.slice_sums] == [0, 1, 0, 1, 0, 1]
     assert [row.num_nonfinite_output for row in measured.slice_sums] == [0, 0, 0, 9, 0, 9]
+    finite = np.where(np.isfinite(x), x, np.nan)  # also elements whose output is not finite
+    assert [row.input_min for row in measured.slice_sums] == np.nanmin(finite, 1).tolist()
+    assert [row.input_max for row in measured.slice_sums] == np.nanmax(finite, 1).tolist()
+    assert (measured.sums.input_min, measured.sums.input_max) == (np.nanmin(finite), np.nanmax(finite))
     assert [row.num_degenerate for row in measured.slice_sums] == [0, 0, 0, 1, 0, 1]
 
 

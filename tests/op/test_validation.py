@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qdqcli import quantize_and_dequantize_v4, quantize_and_dequantize_v4_grad
+from qdqcli import QuantSpec, quantize_and_dequantize_v4, quantize_and_dequantize_v4_grad, quantize_and_measure
 from tests import reference
 from tests.op.bits import assert_same_bits
 
@@ -281,6 +281,36 @@ def test_ends_are_rounded_to_the_dtype_of_the_tensor(dtype: str) -> None:
 def test_an_attribute_of_another_type_is_an_error(name: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=name):
         quantize_and_dequantize_v4(tensor(), **{name: value})
+
+
+@pytest.mark.parametrize("value", ["False", "True", 0, 1, 0.0, [], np.array([True])])
+@pytest.mark.parametrize("name", ["signed_input", "narrow_range", "range_given"])
+def test_a_boolean_attribute_takes_booleans_only(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} is .*; it must be True or False"):
+        quantize_and_dequantize_v4(tensor(), -1, 1, **{name: value})
+
+
+def test_a_boolean_attribute_may_be_numpy_s_or_none_for_the_default() -> None:
+    want = quantize_and_dequantize_v4(tensor(), num_bits=3, narrow_range=True)
+    got = quantize_and_dequantize_v4(tensor(), signed_input=None, num_bits=3, narrow_range=np.bool_(True))
+    assert_same_bits(got, want, tensor(), "narrow range")
+
+
+@pytest.mark.parametrize("end", ["-1", True, -1j, np.array("2020-01-01", "M8[D]"), [object()]])
+def test_the_ends_of_a_range_are_real_numbers(end: Any) -> None:
+    with pytest.raises(ValueError, match=r"input_min is .*; it must be a real number"):
+        quantize_and_dequantize_v4(tensor(), end, 1, range_given=True)
+    with pytest.raises(ValueError, match=r"input_min is .*; it must be a real number"):
+        quantize_and_dequantize_v4_grad(tensor(), tensor(), end, 1)
+    with pytest.raises(ValueError, match=r"input_min is .*; it must be a real number"):
+        quantize_and_measure(tensor(), given_range=(end, 1))
+    with pytest.raises(ValueError, match=r"input_min is .*; it must be a real number"):
+        QuantSpec(given_range=(end, 1))
+
+
+def test_the_ends_of_a_range_may_be_integers_of_any_size() -> None:
+    got = quantize_and_dequantize_v4(tensor(), -(10**30), 10**30, range_given=True)
+    assert_same_bits(got, quantize_and_dequantize_v4(tensor(), -1e30, 1e30, range_given=True), tensor(), "1e30")
 
 
 def test_attributes_may_be_numpy_integers() -> None:
