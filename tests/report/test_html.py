@@ -492,17 +492,20 @@ def test_the_caption_says_range_levels_and_what_is_clipped(
     assert browser.run("document.querySelectorAll('.clipped').length") == 2
 
 
-def test_the_chart_opens_a_tensor_by_mouse_and_by_keys(opened: Browser) -> None:
-    opened.run("(p => { const b = p.getBoundingClientRect(); p.dispatchEvent(new MouseEvent('click', "
-               "{clientX: b.left + b.width * 7.5 / 33, clientY: b.top + b.height / 2, bubbles: true})) })"
-               "(document.querySelector('svg.plot'))")  # fmt: skip
-    assert opened.run("document.querySelector('#t7 button').ariaExpanded") == "true"
+def test_the_chart_opens_a_tensor_by_keys_and_by_mouse(opened: Browser) -> None:
     opened.run("document.querySelector('svg.plot').focus()")
     opened.press("Home")
     opened.press("ArrowRight")
     assert opened.run("document.querySelector('.tip').textContent").startswith(f"{named(1)}: ")
     opened.press("Enter")
     assert opened.run("document.activeElement.closest('tr').id") == "t1"
+    opened.run("document.querySelector('svg.plot').focus()")
+    for _ in range(6):
+        opened.press("ArrowRight")
+    opened.run("(box => document.querySelector('svg.plot').dispatchEvent(new MouseEvent('click', {bubbles: true, "
+               "clientX: box.left + box.width / 2, clientY: box.top + box.height / 2})))"
+               "(document.querySelector('.cursor').getBoundingClientRect())")  # fmt: skip
+    assert opened.run("document.querySelector('#t7 button').ariaExpanded") == "true"
 
 
 def test_a_cell_of_the_matrix_shows_its_tensors(opened: Browser) -> None:
