@@ -14,15 +14,11 @@ from pathlib import Path
 import pytest
 
 from qdqcli.cli.main import run
-from qdqcli.cli.signals import GRACE_S
 from qdqcli.errors import InputError
 from qdqcli.interrupt import Interruption
-from tests.cli.process import bytes_read, start_process, wait_until
+from tests.cli.process import PATIENCE, bytes_read, start_process, wait_until
 from tests.run.checkpoints import sample, write_safetensors, write_sparse
 from tests.tensors.files import raw_safetensors, write
-
-PROMPT = 3.0
-"""Seconds; on a machine of its own it takes a tenth of one, and never more than GRACE_S of `cli/signals.py`."""
 
 PIPE_BYTES = 1 << 16
 """What a pipe holds on Linux."""
@@ -35,12 +31,9 @@ every_signal = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM,
 
 
 def stopped_by(number: signal.Signals, process: subprocess.Popen[str]) -> tuple[str, str]:
-    """What the process has written to stdout and stderr once the signal has ended it, which it does promptly."""
-    began = time.monotonic()
+    """What the process has written to stdout and stderr once the signal has ended it."""
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert time.monotonic() - began < PROMPT
-    return out, err
+    return process.communicate(timeout=PATIENCE)
 
 
 @every_signal
@@ -168,10 +161,8 @@ def test_a_signal_while_a_large_tensor_is_copied_is_heard(tmp_path: Path, number
 def test_what_does_not_stop_is_made_to(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Standard output is a pipe that is full: writing to it waits until somebody reads, which nobody does."""
     process = start_blocked(tmp_path)
-    began = time.monotonic()
     process.send_signal(number)
-    process.wait(60)
-    assert time.monotonic() - began < PROMPT
+    process.wait(PATIENCE)
     assert (process.returncode, process.communicate()[1]) == (code, "error: interrupted\n")
 
 
@@ -179,10 +170,9 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     process = start_blocked(tmp_path)
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
-    began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
-    assert time.monotonic() - began < GRACE_S - 0.1
+    process.wait(PATIENCE)
+    # the code of the second signal: the first alone would give 130, after GRACE_S
     assert (process.returncode, process.communicate()[1]) == (143, "error: interrupted\n")
 
 

@@ -1,7 +1,7 @@
 """Threads that share work: order, errors, buffers, interruption."""
 
 from threading import Event, Lock, get_ident, main_thread
-from time import monotonic, sleep
+from time import sleep
 
 import numpy as np
 import pytest
@@ -124,12 +124,10 @@ def test_an_interruption_stops_the_work_at_the_next_item() -> None:
             interruption.request(15)
         sleep(0.02)
 
-    start = monotonic()
     with Workers(2, interruption=interruption) as workers, pytest.raises(Interrupted) as raised:
         workers.map(work, range(1000))
     assert len(begun) <= 5
     assert raised.value.exit_code == 143
-    assert monotonic() - start < 5
 
 
 def test_a_buffer_is_used_again_where_it_is_large_enough() -> None:
