@@ -32,6 +32,7 @@ COMMANDS = {
     "stats": ("qdqcli.cli.stats:stats", "Measure the error without writing tensors."),
     "check": ("qdqcli.cli.check:check", "Measure and judge by a budget: exit code 1 when it is exceeded."),
     "compare": ("qdqcli.cli.compare:compare", "Measure what differs between two checkpoints."),
+    "decode": ("qdqcli.cli.decode:decode", "Write a packed checkpoint (GPTQ, AWQ, FP8, ...) as BF16, F16 or F32."),
     "plan": ("qdqcli.cli.plan:plan", "Choose bits per tensor under a budget; write a recipe."),
     "sweep": ("qdqcli.cli.sweep:sweep", "Measure many settings on one read of each tensor."),
     "diagnose": ("qdqcli.cli.diagnose:diagnose", "Say why the worst tensors are bad, and what would help."),

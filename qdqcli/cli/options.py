@@ -199,10 +199,12 @@ NAMES = (
     click.option("--exclude", multiple=True, metavar="PATTERN",
                  help="Leave matching tensors as they are; wins over --include. Repeatable."),
 )  # fmt: skip
+follow_links_option = click.option(
+    "--follow-links", is_flag=True, help="Follow links that lead out of the folder of a checkpoint; each is noted."
+)
 READING = (
     click.option("--allow-unmatched", is_flag=True, help="Only warn of a pattern that matches nothing."),
-    click.option("--follow-links", is_flag=True,
-                 help="Follow links that lead out of the folder of a checkpoint; each is noted."),
+    follow_links_option,
     click.option("--dtype", "void_dtype", type=click.Choice(["bf16"], case_sensitive=False),
                  help="Read .npy elements of the unnamed 2-byte kind (|V2), and 16-bit integers, as this."),
 )  # fmt: skip

@@ -82,7 +82,7 @@ class Provenance:
             "schema_version": SCHEMA_VERSION,
             "tool": {"name": "qdq", "version": __version__},
             "command": self.command,
-            "simulated": True,
+            "simulated": self.command != "decode",
             "settings": settings,
             "recipe": recipe or None,
             "ranges_sha256": None if self.ranges is None else digest_of_ranges(self.ranges),

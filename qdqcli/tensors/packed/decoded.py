@@ -5,7 +5,9 @@ that memory does not grow with the weight.
 """
 
 import hashlib
-from collections.abc import Mapping
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -19,12 +21,12 @@ import numpy as np
 
 from qdqcli.errors import InputError
 from qdqcli.escape import escape_name, show_path
-from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, Waiting
 from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, num_rows
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import Packed, key_of
 from qdqcli.tensors.packed.storage import Storage
-from qdqcli.tensors.storage import FileIdentity
+from qdqcli.tensors.storage import FileIdentity, OutputFile
 from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range
 
 STEP_ELEMENTS = 1 << 18
@@ -98,24 +100,41 @@ def _decoded(
         InputError: a weight has the name of another tensor of its file.
     """
     own: dict[str, DecodedWeight] = {}
-    tensors: list[TensorInfo] = []
+    stored: dict[str, TensorInfo] = {}
     for tensor in shard.tensors:
         key = key_of(tensor)
         if key in decoded:
-            found = decoded[key]
-            own[found.info.name] = found
-            tensors.append(found.info)
+            own[decoded[key].info.name] = decoded[key]
         elif key not in gone:
-            tensors.append(tensor)
-    if len(tensors) == len(shard.tensors) and not own:
+            stored[tensor.name] = tensor
+    if len(stored) == len(shard.tensors):
         return shard
-    if len({tensor.name for tensor in tensors}) < len(tensors):
-        name = next(tensor.name for tensor in shard.tensors if tensor.name in own and key_of(tensor) not in decoded)
+    for name in own.keys() & stored.keys():
         raise InputError(
             f"{show_path(shard.path)}: tensor '{escape_name(name)}' is there twice: in float, and packed as "
             f"{own[name].weight.format.name}; one of them must go"
         )
-    return DecodedShard(base=shard, shards=shards, tensors=tuple(tensors), decoded=own)
+    header, tensors = _layout([*(found.info for found in own.values()), *stored.values()])
+    return DecodedShard(base=shard, shards=shards, header=header, tensors=tensors, decoded=own, stored=stored)
+
+
+def _layout(tensors: Sequence[TensorInfo]) -> tuple[bytes, tuple[TensorInfo, ...]]:
+    """Return the header of a safetensors file with these tensors, and the tensors at their offsets in it.
+
+    Wide elements come first, as the library writes them: every tensor is then aligned.
+    """
+    ordered = sorted(tensors, key=lambda tensor: (-tensor.dtype.bits, tensor.shard, tensor.start))
+    records: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in ordered:
+        offsets = [end, end + tensor.nbytes]
+        records[tensor.name] = {"dtype": tensor.dtype.name, "shape": list(tensor.shape), "data_offsets": offsets}
+        end += tensor.nbytes
+    text = json.dumps(records, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    starts = (8 + len(text) + records[tensor.name]["data_offsets"][0] for tensor in ordered)
+    placed = tuple(tensor._replace(start=start) for tensor, start in zip(ordered, starts, strict=True))
+    return struct.pack("<Q", len(text)) + text, placed
 
 
 class Readers:
@@ -150,14 +169,19 @@ class Readers:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedShard:
-    """A `Shard` whose packed weights are decoded as they are read."""
+    """A `Shard` whose packed weights are decoded as they are read; written, it is a safetensors file of its tensors."""
 
     base: Shard
     shards: Mapping[str, Shard]
-    """All shards of the checkpoint by name: the scales of a weight may be in another one."""
+    """Shards by name that may hold parts: the scales of a weight may be in another one."""
+    header: bytes
+    """First bytes of the file that it is written as."""
     tensors: tuple[TensorInfo, ...]
+    """Tensors, at their offsets in that file."""
     decoded: Mapping[str, DecodedWeight]
     """Name -> packed weight."""
+    stored: Mapping[str, TensorInfo]
+    """Name -> tensor of the base that stays as it is."""
 
     @property
     def path(self) -> Path:
@@ -177,17 +201,16 @@ class DecodedShard:
 
     @property
     def output_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
+        return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
 
     def open(self) -> "DecodedReader":
         return DecodedReader(self)
 
     def header_digest(self) -> str:
-        own = repr([(tensor.name, tensor.dtype.name, tensor.shape) for tensor in self.tensors])
-        return hashlib.sha256((self.base.header_digest() + own).encode()).hexdigest()
+        return hashlib.sha256(self.header).hexdigest()
 
-    def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> ShardWriter:
-        raise NotImplementedError
+    def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> "DecodedWriter":
+        return DecodedWriter(path, self, reader, unfinished)
 
 
 class DecodedReader:
@@ -202,7 +225,7 @@ class DecodedReader:
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         found = self._shard.decoded.get(tensor.name)
         if found is None:
-            self._base.read_into(tensor, start, buffer)
+            self._base.read_into(self._shard.stored[tensor.name], start, buffer)
             return
         check_range(tensor, start, buffer.nbytes)
         if not buffer.nbytes:
@@ -222,8 +245,8 @@ class DecodedReader:
             with np.errstate(over="ignore"):  # float16 has a smaller range: its infinities are counted
                 out[at : at + len(values)] = values
 
-    def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:
-        return not self._shard.decoded and self._base.read_batch(first, buffer)
+    def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002
+        return False
 
     def close(self) -> None:
         self._readers.close()
@@ -235,3 +258,41 @@ class DecodedReader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._readers.__exit__(kind, error, traceback)
+
+
+class DecodedWriter:
+    """Writes the decoded view of a shard as a safetensors file."""
+
+    def __init__(self, path: Path, shard: DecodedShard, reader: ShardReader, unfinished: str | None) -> None:
+        self._shard, self._reader = shard, reader
+        self._file = OutputFile(path, unfinished, mode=shard.path.stat().st_mode)
+        with ExitStack() as undo:
+            undo.callback(self._file.suspend if unfinished else self._file.abort)
+            self._file.resize(shard.output_bytes)
+            self._file.write(memoryview(shard.header), 0)
+            undo.pop_all()
+
+    def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
+        check_range(tensor, start, data.nbytes)
+        self._file.write(data, tensor.start + start)
+
+    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
+        step = STEP_ELEMENTS * tensor.dtype.bits // 8
+        buffer = memoryview(bytearray(min(step, tensor.nbytes)))
+        for start in range(0, tensor.nbytes, step):
+            on_chunk()
+            part = buffer[: min(step, tensor.nbytes - start)]
+            self._reader.read_into(tensor, start, part)
+            self._file.write(part, tensor.start + start)
+
+    def sync(self) -> Waiting:
+        return Waiting(name=self._file.sync(), size=self._shard.output_bytes)
+
+    def commit(self) -> None:
+        self._file.commit()
+
+    def suspend(self) -> None:
+        self._file.suspend()
+
+    def abort(self) -> None:
+        self._file.abort()

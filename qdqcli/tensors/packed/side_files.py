@@ -1,0 +1,88 @@
+"""Side files of a decoded checkpoint: the configuration without its quantization, the index with the decoded names."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from qdqcli.escape import MalformedError, blame
+from qdqcli.tensors.checkpoint import Checkpoint, SideFile
+from qdqcli.tensors.index import MAX_INDEX_BYTES, is_index
+from qdqcli.tensors.packed.declaration import DECLARING_KEYS, MAX_CONFIG_BYTES
+from qdqcli.tensors.strict_json import parse_object
+
+_DROPPED = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Files that hold nothing but a declaration of the quantization."""
+_TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+@contextmanager
+def rewritten(view: Checkpoint, dtype: str) -> Iterator[Checkpoint]:
+    """Yield the decoded view with side files that describe it, kept in a temporary folder.
+
+    Their modification times are those of the originals, by which an interrupted run is recognised.
+    """
+    with TemporaryDirectory(prefix="qdq-decode-") as folder:
+        yield replace(view, side_files=list(_rewritten(view, dtype, Path(folder))))
+
+
+def _rewritten(view: Checkpoint, dtype: str, folder: Path) -> Iterator[SideFile]:
+    for side_file in view.side_files:
+        name = side_file.name
+        if name.name in _DROPPED:
+            continue
+        if name.name == "config.json":
+            data = _config(_read(side_file, MAX_CONFIG_BYTES), dtype)
+        elif is_index(name.name):
+            data = _index(_read(side_file, MAX_INDEX_BYTES), view, name.parent)
+        else:
+            yield side_file
+            continue
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        with side_file.open() as file:
+            os.utime(path, ns=(file.identity.mtime_ns, file.identity.mtime_ns))
+        yield SideFile(folder=folder, name=name)
+
+
+def _read(side_file: SideFile, limit: int) -> dict[str, Any]:
+    with side_file.open() as file, blame(side_file.path):
+        if file.size > limit:
+            raise MalformedError(f"has {file.size} bytes; at most {limit} are read")
+        return dict(parse_object(file.read(0, file.size)))
+
+
+def _config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return a configuration, and those of the model's parts, without quantization and with the dtype."""
+    kept = {key: value for key, value in config.items() if key not in DECLARING_KEYS}
+    for key, value in kept.items():
+        if key in ("torch_dtype", "dtype") and isinstance(value, str):
+            kept[key] = _TORCH[dtype]
+        elif isinstance(value, dict):
+            kept[key] = _config(value, dtype)
+    return kept
+
+
+def _index(index: Mapping[str, Any], view: Checkpoint, folder: Path) -> dict[str, Any]:
+    """Return the index with the tensors that its shards have now."""
+    listed: Sequence[str] = list(dict.fromkeys(index["weight_map"].values()))
+    shards = {str(folder / name): name for name in listed}
+    found = [
+        (tensor, shards[shard.name])
+        for shard in view.shards
+        if shard.name in shards
+        for tensor in shard.tensors
+        if (shard.name, tensor.name) not in view.superseded
+    ]
+    size = {"total_size": sum(tensor.nbytes for tensor, _ in found)}
+    metadata = index.get("metadata")
+    return {
+        **index,
+        "metadata": {**metadata, **size} if isinstance(metadata, Mapping) else size,
+        "weight_map": {tensor.name: shard for tensor, shard in sorted(found)},
+    }
