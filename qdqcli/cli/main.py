@@ -48,6 +48,20 @@ COMMANDS = {
 """Name -> location of the command, and its line in `qdq --help`."""
 ALIASES = {"quantize": "run"}
 """Names that users of other tools type."""
+_WORDS = {
+    "--bits": "--num-bits",
+    "--nbits": "--num-bits",
+    "--wbits": "--num-bits",
+    "--q-bits": "--num-bits",
+    "--granularity": "--scheme",
+    "--observer": "--estimator",
+    "--calibration": "--estimator",
+    "--ignore": "--exclude",
+    "--out": "--output",
+    "--out-dir": "--output",
+    "--output-dir": "--output",
+}
+"""Options of other tools -> those that do the same here."""
 
 
 class LazyGroup(click.Group):
@@ -68,6 +82,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = (*COMMANDS, *ALIASES)
+        if args[0] == "version":
+            ctx.fail("there is no command 'version'; 'qdq --version' shows it")
         nearest = get_close_matches(args[0], known, n=1)
         if nearest and args[0] not in known and not ctx.resilient_parsing:
             ctx.fail(f"there is no command '{args[0]}'; the nearest is '{nearest[0]}'")
@@ -158,6 +174,11 @@ def _complete(instruction: str) -> int:
 
 def _translated(error: Exception) -> Exception:
     """Return the error as one of ours: click's would exit with 1 or 2 and print two lines."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        known = {name for parameter in error.ctx.command.params for name in parameter.opts}
+        if _WORDS.get(error.option_name) in known:
+            same = [_WORDS[error.option_name]]
+            error = click.NoSuchOption(error.option_name, possibilities=same, ctx=error.ctx)
     if isinstance(error, click.UsageError):
         command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
         return _chained(UsageError(f"{error.format_message().rstrip('.')}; see '{command}'"), error)

@@ -84,8 +84,7 @@ def parse_sort(value: str) -> str:
     Raises:
         UsageError: unknown key; offers the nearest.
     """
-    check_sort(value)
-    return value
+    return check_sort(value)
 
 
 def inputs_argument(function: Function) -> Function:
@@ -245,7 +244,7 @@ def presentation_options(function: Function) -> Function:
         click.option("--sort", type=parse_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
                      shell_complete=completing(lambda: SORTS),
                      help="Show the worst tensor by this metric first; share: the one that holds most of the squared "
-                     "error; name: in alphabetical order."),
+                     "error; size: the largest; name: in alphabetical order."),
         click.option("--top", type=click.IntRange(min=0), metavar="N", show_default="20 on a terminal, all elsewhere",
                      help="Show the first N tensors; 0: all."),
     )  # fmt: skip

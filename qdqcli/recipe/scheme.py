@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from qdqcli.errors import UsageError
@@ -28,9 +29,12 @@ def settings_of_scheme(name: str) -> Mapping[str, Any]:
         UsageError: no scheme has that name.
     """
     if not is_scheme(name):
+        nearest = get_close_matches(name[:40], SCHEMES, n=1, cutoff=0.75)
+        offer = f"; did you mean {nearest[0]}" if nearest else ""
         raise UsageError(
-            f"'{escape_name(name)}' is not a scheme: expected [u]intN, [u]intN-tensor, [u]intN-channel or [u]intN-gM, "
-            f"e.g. {', '.join(EXAMPLES[:3])}; only linear symmetric integers are simulated, not FP8, NF4, MX or GGUF"
+            f"'{escape_name(name)}' is not a scheme{offer}; expected [u]intN, [u]intN-tensor, [u]intN-channel or "
+            f"[u]intN-gM, e.g. {', '.join(EXAMPLES[:3])}; only linear symmetric integers are simulated, not FP8, NF4, "
+            "MX or GGUF"
         )
     code, _, granularity = name.partition("-")
     settings = {"num_bits": int(code.removeprefix("u").removeprefix("int")), "signed_input": not code.startswith("u")}

@@ -31,7 +31,7 @@ class ReportOptions:
         return "..." if self.ascii_only else "…"
 
     def __post_init__(self) -> None:
-        check_sort(self.sort)
+        object.__setattr__(self, "sort", check_sort(self.sort))
         if self.by is not None and self.by not in BY:
             raise UsageError(f"tensors cannot be grouped by {self.by!r}; try {', '.join(BY)}")
         if self.top is not None and self.top < 0:

@@ -10,8 +10,9 @@ from qdqcli.result.result import ROW_STATS, RunResult, TensorResult
 from qdqcli.stats.metrics import METRICS, Better, MetricValue
 
 DEFAULT_SORT = "sqnr_db"
-BY_NAME, BY_SHARE = "name", "share"
-SORTS = (*ROW_STATS, BY_NAME)
+BY_NAME, BY_SHARE, BY_SIZE = "name", "share", "num_elements"
+_ALIASES = {"size": BY_SIZE}
+SORTS = (*ROW_STATS, BY_NAME, *_ALIASES)
 """Sort keys of rows."""
 
 
@@ -38,14 +39,14 @@ def ranked(run: RunResult, sort: str = DEFAULT_SORT, top: int | None = None) -> 
     Raises:
         UsageError: `sort` is neither a metric nor `name`; offers the nearest.
     """
-    check_sort(sort)
+    sort = check_sort(sort)
     rows = sorted(run.quantized, key=lambda row: _order(row, sort))
     return rows[:top] if top else rows
 
 
 def ranked_groups(run: RunResult, by: str, sort: str) -> list[Group]:
     """Return the groups, the worst by `sort` first; `name` keeps the order of the checkpoint."""
-    check_sort(sort)
+    sort = check_sort(sort)
     groups = groups_by(run, by)
     if sort != BY_NAME:
         groups.sort(key=lambda group: (*_badness(group, sort), group.name))
@@ -57,11 +58,16 @@ def worst(run: RunResult, sort: str) -> TensorResult:
     return min(run.quantized, key=lambda row: _order(row, sort))
 
 
-def check_sort(sort: str) -> None:
-    """Raise UsageError, with the nearest names, unless rows can be sorted by `sort`."""
+def check_sort(sort: str) -> str:
+    """Return the metric, `share` or `name` that a sort key stands for.
+
+    Raises:
+        UsageError: rows cannot be sorted by `sort`; offers the nearest.
+    """
     if sort not in SORTS:
         nearest = get_close_matches(sort, SORTS, cutoff=0.5) or SORTS
         raise UsageError(f"cannot sort by {sort!r}; try {', '.join(nearest)}")
+    return _ALIASES.get(sort, sort)
 
 
 def _order(row: TensorResult, sort: str) -> tuple[int, float, str, str]:

@@ -6,7 +6,7 @@ from itertools import islice
 
 from qdqcli.op.spec import QuantSpec
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, row_text, significant
-from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, worst
+from qdqcli.report.ranking import BY_NAME, BY_SHARE, BY_SIZE, DEFAULT_SORT, worst
 from qdqcli.report.table import Quote, group_size_in
 from qdqcli.result.result import RunResult, Source, TensorResult
 from qdqcli.stats.metrics import MetricValue
@@ -82,7 +82,7 @@ def _standing_out(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
         yield LOWEST, f"{quote(lowest.source.name)}, {row_text(DEFAULT_SORT, lowest)} dB"
     if (largest := worst(run, BY_SHARE)).stats[BY_SHARE] is not None:
         yield LARGEST, f"{quote(largest.source.name)}, {row_text(BY_SHARE, largest)} of the squared error"
-    if sort not in (DEFAULT_SORT, BY_SHARE, BY_NAME):
+    if sort not in (DEFAULT_SORT, BY_SHARE, BY_NAME, BY_SIZE):
         found = worst(run, sort)
         yield WORST, f"{quote(found.source.name)}, {_verdict(found, sort)}"
 

@@ -9,7 +9,7 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec, axis_text
 from qdqcli.report.escape import ARROW, TIMES, shorten, word
 from qdqcli.report.number import NO_NUMBER, metric_text, metric_title, metric_unit, row_text, size_text
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.ranking import BY_NAME, BY_SHARE, DEFAULT_SORT, ranked, ranked_groups
+from qdqcli.report.ranking import BY_NAME, BY_SHARE, BY_SIZE, DEFAULT_SORT, ranked, ranked_groups
 from qdqcli.result.group import Group, groups_by
 from qdqcli.result.packing import Packing
 from qdqcli.result.result import RunResult, TensorResult
@@ -202,7 +202,7 @@ def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> li
     metrics = ["sqnr_db", "share", "max_abs_error", "rmse", *troubles(groups)]
     if any(group.stats["bits_per_weight"] is not None for group in groups):
         metrics.insert(0, "bits_per_weight")
-    if sort not in (*metrics, BY_NAME):
+    if sort not in (*metrics, BY_NAME, BY_SIZE):
         metrics.append(sort)
 
     counts = [f"{len(group.rows):,}" for group in groups]

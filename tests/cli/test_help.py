@@ -184,3 +184,28 @@ def test_completion(words: str, expected: str) -> None:
 def test_completion_of_files(words: str) -> None:
     variables = {"_QDQ_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     assert run_process(env=environment(**variables)).stdout.splitlines() == ["file,mod"]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (("stats", "x", "--bits", 4), "Did you mean '--num-bits'?"),
+        (("run", "x", "--out", "y"), "Did you mean '--output'?"),
+        (("check", "x", "--ignore", "y"), "Did you mean '--exclude'?"),
+        (("info", "--bits", 4), "No such option '--bits'"),
+        (("version",), "'qdq --version' shows it"),
+        (("stats", "x", "-s", "int4g128"), "did you mean int4-g128"),
+    ],
+)
+def test_words_of_other_tools_are_answered(qdq: Qdq, words: tuple[object, ...], answer: str) -> None:
+    outcome = qdq(*words)
+    assert outcome.code == 2
+    assert answer in outcome.error
+
+
+def test_sorted_by_size(qdq: Qdq, tmp_path: Path) -> None:
+    tensors = {"small": sample((2, 2)), "large": sample((8, 8), seed=1), "medium": sample((4, 4), seed=2)}
+    path = write_safetensors(tmp_path / "m.safetensors", tensors)
+    for options in ((), ("--by", "kind")):
+        lines = qdq("stats", path, "--sort", "size", *options).out.splitlines()
+        assert [line.split()[0] for line in lines[2:5]] == ["large", "medium", "small"]
