@@ -29,13 +29,13 @@ from qdqcli.op.spec import QuantSpec, axis_text
 from qdqcli.output.files import NamedFile, check_files
 from qdqcli.output.tree import OutputTree, output_paths
 from qdqcli.recipe.file import parse_recipe, read_recipe
-from qdqcli.recipe.keys import ERROR, REAL
+from qdqcli.recipe.keys import REAL
 from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, decoded_inputs, inputs_of, make_plans, notes_of
 from qdqcli.recipe.preset import preset as preset_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
-from qdqcli.recipe.request import Request, merge_options, request_from
+from qdqcli.recipe.request import DEFAULTS, Request, merge_options, request_from
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import formatter, formatter_for
 from qdqcli.report.options import ReportOptions
@@ -58,26 +58,6 @@ from qdqcli.tensors.tensor import TensorInfo
 PathLike = str | Path
 _SHOWN = 20
 """Maximum number of rows of a report in a notebook."""
-_DEFAULTS: dict[str, Any] = {
-    "num_bits": 8,
-    "signed_input": True,
-    "narrow_range": False,
-    "round_mode": "HALF_TO_EVEN",
-    "axis": "none",
-    "group_size": None,
-    "ragged_groups": False,
-    "indivisible": ERROR,
-    "input_min": None,
-    "input_max": None,
-    "ranges_file": None,
-    "compute_dtype": "float32",
-    "estimator": "minmax",
-    "percentile": None,
-    "include": (),
-    "exclude": (),
-    "min_ndim": None,
-}
-"""Defaults of the command."""
 _NUMPY = {
     **{f"{kind}{bits}": np.dtype(f"{word}{bits}") for kind, word in (("I", "int"), ("U", "uint"))
        for bits in (8, 16, 32, 64)},
@@ -557,7 +537,7 @@ def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) ->
         UsageError: settings or patterns contradict each other or do not fit the tensors.
         InputError: the weights of an input are already quantized.
     """
-    given: dict[str, Any] = {name: settings.get(name) for name in (*_DEFAULTS, "scheme") if name != "ranges_file"}
+    given: dict[str, Any] = {name: settings.get(name) for name in (*DEFAULTS, "scheme") if name != "ranges_file"}
     preset = settings.get("preset", ())
     scale_bits, allow_unmatched = settings.get("scale_bits", 16), settings.get("allow_unmatched", False)
     presets = [preset] if isinstance(preset, str) else preset
@@ -585,7 +565,7 @@ def request_of(
     if ranges is not None:
         settings["ranges_file"] = Path(ranges)
     sources = [*map(preset_of, presets), *([] if recipe is None else [read_recipe(Path(recipe))])]
-    options = {**_DEFAULTS, "scale_bits": scale_bits}
+    options = {**DEFAULTS, "scale_bits": scale_bits}
     flags = {key: key.removesuffix("_file") for key in settings}
     path = None if recipe is None else Path(recipe)
     return request_from(merge_options(options, sources, settings, flags, presets=presets, recipe=path))

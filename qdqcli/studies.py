@@ -28,12 +28,13 @@ from qdqcli.report.table import Column
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.run.pipeline import Measuring, result_of, run_plans
 from qdqcli.stats.metrics import MetricValue
-from qdqcli.study.allocation import Allocation, Objective, Wanted, decision_of, frontier, make_problem
+from qdqcli.study.allocation import Allocation, Objective, decision_of, frontier
 from qdqcli.study.diagnose import FREE_BITS, choose
 from qdqcli.study.diagnose import Report as Diagnoses
 from qdqcli.study.diagnose import diagnose as find_causes
+from qdqcli.study.importance import NO_IMPORTANCE, importance_from, read_importance
 from qdqcli.study.plan_recipe import check_recipe, plans_of, recipe_text
-from qdqcli.study.planning import bound_of, checked_importance, importance_of, reach, read_importance, recipe_of
+from qdqcli.study.planning import AUTO, NO_TIES, Order, plan_bits, recipe_of
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
@@ -327,11 +328,12 @@ def plan(
     estimator: str = "minmax",
     objective: Objective = "relative",
     importance: PathLike | Mapping[str, float] | None = None,
-    tie: str = "auto",
+    tie: PathLike = "auto",
     min_bits: int | Mapping[str, int] | None = None,
     max_bits: int | Mapping[str, int] | None = None,
     count: str = "selected",
     backend: str = ANY,
+    against: PathLike | None = None,
     recipe: PathLike | None = None,
     preset: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
@@ -356,12 +358,14 @@ def plan(
         group_size: group size of candidates that name no granularity.
         estimator: estimator of all candidates.
         objective: "relative", "energy" or "worst".
-        importance: pattern -> factor of the losses of the tensors that match, or a JSON file of it.
-        tie: "auto" or "none".
+        importance: pattern -> factor of the losses of the tensors that match, or a file of it: JSON, or .npz or
+            .safetensors, which may have a vector per tensor with a factor per input channel.
+        tie: "auto", "none" or a TOML file with [[together]] and [[apart]] tables.
         min_bits: at least these bits, for all tensors or by pattern.
         max_bits: at most these bits, for all tensors or by pattern.
         count: "selected" or "all": the weights that `avg_bits` counts.
         backend: the inference engine that stores the result.
+        against: recipe of an earlier plan; this one is no worse, if that one keeps the goal.
         recipe: settings by tensor; what its rules set is not decided.
         preset: names of recipes that come with qdq, e.g. "linear-only".
         include: name patterns; only these tensors are quantized.
@@ -381,31 +385,38 @@ def plan(
     average = None if avg_bits is None else Fraction(str(avg_bits))
     goal = Goal(avg_bits=average, target_size=target_size, max_loss=max_loss, min_sqnr_db=min_sqnr,
                 counts_all=_one_of("count", count, ("selected", "all")) == "all")  # fmt: skip
-    if importance is None:
-        factors = {}
-    elif isinstance(importance, Mapping):
-        factors = checked_importance(importance, "importance")
-    else:
+    factors = NO_IMPORTANCE
+    if isinstance(importance, Mapping):
+        factors = importance_from(importance, "importance")
+    elif importance is not None:
         factors = read_importance(Path(importance))
     settings, keeps_float = candidates_of(candidates, group_size, estimator, backend)
-    wanted = Wanted(
-        objective=objective,
-        keeps_float=keeps_float,
-        automatic_ties=_one_of("tie", tie, ("auto", "none")) == "auto",
-        importance=importance_of(factors),
-        min_bits=bound_of(_bounds(min_bits), 0),
-        max_bits=bound_of(_bounds(max_bits), 64),
-    )
     opened = _Opened(path, allow_packed=allow_packed)
     given = {"include": include, "exclude": exclude, "min_ndim": min_ndim, "compute_dtype": compute_dtype}
     request = request_of(given, None, recipe, _names(preset), scale_bits)
+    order = Order(
+        goal=goal,
+        objective=objective,
+        keeps_float=keeps_float,
+        importance=factors,
+        tie=tie if tie in (AUTO, NO_TIES) else Path(tie),
+        min_bits=_bounds(min_bits),
+        max_bits=_bounds(max_bits),
+        recipe=request.recipe if request.has_recipe else None,
+        against=None if against is None else Path(against),
+    )
     plans, swept = opened.measured(request, settings, scale_bits, threads, max_memory, device)
-    found = reach(make_problem(plans, swept, wanted), goal, plans[0], opened.checkpoints)
+    with Workers(threads, max_memory, backend=op_backend(device)) as workers:
+        planned = plan_bits(order, plans, swept, opened.checkpoints, opened.packed, workers)
+    found = planned.allocation
     text = recipe_of(found, plans[0], opened.checkpoints, opened.packed, command="qdqcli.plan",
                      min_ndim=request.recipe.min_ndim)  # fmt: skip
     described = {**request.settings, "objective": objective, "candidates": list(candidates)}
     return PlanReport(
-        plan_report.PlanView(allocation=found, result=result_of("plan", plans[0], described, found.rows)), text
+        plan_report.PlanView(
+            allocation=found, result=result_of("plan", plans[0], described, found.rows), against=planned.against
+        ),
+        text,
     )
 
 

@@ -67,7 +67,7 @@ def test_a_plan_is_the_commands_plan(qdq: Qdq, model: Path, tmp_path: Path) -> N
         ({"avg_bits": 1}, "the floor of these candidates"),
         ({"avg_bits": 4, "candidates": ["nf4"]}, "'nf4' is not a candidate"),
         ({"avg_bits": 4, "candidates": []}, "no candidates"),
-        ({"avg_bits": 4, "tie": "some"}, "tie is 'some'"),
+        ({"avg_bits": 4, "tie": "some"}, "some: No such file"),
         ({"avg_bits": 4, "importance": {"*": -1}}, "expected a number from 0"),
     ],
 )

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, packed_inputs
+from qdqcli.cli.measure import open_inputs, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.sweep import measure_settings
@@ -33,9 +33,16 @@ from qdqcli.recipe.candidates import (
     DEFAULT_GROUP_SIZE,
     candidates_of,
     check_candidates,
+    stored_by,
 )
 from qdqcli.recipe.goal import Goal
+from qdqcli.recipe.sweep import Setting
 
+if TYPE_CHECKING:
+    from qdqcli.study.saved import SavedSweep
+
+AUTO, NO_TIES = "auto", "none"
+TIES = (AUTO, NO_TIES)
 _MAX_BITS = 64
 _MAX_DIGITS = 40
 """Digits after the point of `--avg-bits`: as an exact fraction 1e-999999999 takes minutes."""
@@ -92,7 +99,7 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RECIPE",
                      help="Recipe to write (TOML), for --recipe."),
         click.option("--overwrite", is_flag=True, help="Replace RECIPE if it exists."),
-        click.option("--candidates", type=parse_candidates, default=",".join(DEFAULT_CANDIDATES), show_default=True,
+        click.option("--candidates", type=parse_candidates, show_default=",".join(DEFAULT_CANDIDATES),
                      metavar="LIST", help="Settings to choose from: schemes, and float to leave a tensor as it is."),
         click.option("--group-size", "-g", type=click.IntRange(min=1), default=DEFAULT_GROUP_SIZE, show_default=True,
                      metavar="N", help="Group size of candidates that name no granularity."),
@@ -102,10 +109,16 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
                      show_default=True, help="Minimise the sum of relative squared errors of the tensors, the sum of "
                      "squared errors, or the largest relative error."),
         click.option("--importance", type=click.Path(path_type=Path), metavar="FILE",
-                     help="Multiply losses by numbers from this JSON file: {PATTERN: number}, the last match counts."),
-        click.option("--tie", type=click.Choice(["auto", "none"]), default="auto", show_default=True,
+                     help="Multiply losses by numbers from this file: JSON {PATTERN: number}, the last match counts; "
+                     "or .npz or .safetensors with a number per tensor, or a vector with one per input channel."),
+        click.option("--tie", default=AUTO, show_default=True, metavar="auto|none|FILE",
                      help="Give tensors that engines fuse (q/k/v, gate/up, routed experts) one choice; none: only "
-                     "equal ones."),
+                     "equal ones; FILE (TOML): also those in its [[together]] tables, not those in [[apart]]."),
+        click.option("--from", "saved_sweep", type=click.Path(path_type=Path), metavar="SWEEP.json",
+                     help="Take the measurements from this report of qdq sweep; unless --candidates is "
+                     "given, its settings are the candidates."),
+        click.option("--against", type=click.Path(path_type=Path), metavar="RECIPE",
+                     help="Be no worse than this earlier plan, if it fits the budget, and show it beside."),
         click.option("--min-bits", type=parse_bound, multiple=True, metavar="[PATTERN=]N",
                      help="Choose at least N bits for tensors that match. Repeatable."),
         click.option("--max-bits", type=parse_bound, multiple=True, metavar="[PATTERN=]N",
@@ -167,8 +180,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     files.check()
     output = options["output"]
     check_replaceable(output, is_recipe, is_allowed=options["overwrite"])
-    names = options["candidates"], options["group_size"], options["estimator"], options["backend"]
-    settings, keeps_float = candidates_of(*names)
+    settings, keeps_float, saved = _candidates(options)
     base = {"num_bits": 8, "axis": "none", "group_size": None, "signed_input": True, "narrow_range": False,
             "round_mode": "HALF_TO_EVEN", "percentile": None}  # fmt: skip
     request = opt.request_of({**options, **base}, session)
@@ -178,21 +190,26 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     prepare_libraries()
     from qdqcli.report.allocation import PlanView, render
     from qdqcli.run.pipeline import result_of
-    from qdqcli.study.allocation import Wanted, decision_of, frontier, make_problem
-    from qdqcli.study.planning import bound_of, importance_of, reach, read_importance, recipe_of
+    from qdqcli.study.allocation import decision_of, frontier
+    from qdqcli.study.importance import NO_IMPORTANCE, read_importance
+    from qdqcli.study.planning import Order, plan_bits, recipe_of
 
-    wanted = Wanted(
+    order = Order(
+        goal=goal,
         objective=options["objective"],
         keeps_float=keeps_float,
-        automatic_ties=options["tie"] == "auto",
-        importance=importance_of({} if options["importance"] is None else read_importance(options["importance"])),
-        min_bits=bound_of(options["min_bits"], 0),
-        max_bits=bound_of(options["max_bits"], 64),
+        importance=NO_IMPORTANCE if options["importance"] is None else read_importance(options["importance"]),
+        tie=options["tie"] if options["tie"] in TIES else Path(options["tie"]),
+        min_bits=options["min_bits"],
+        max_bits=options["max_bits"],
+        recipe=request.recipe if request.has_recipe else None,
+        against=options["against"],
     )
-    columns, swept = measure_settings(session, checkpoints, request, settings, packed, options)
-    problem = make_problem(columns, swept, wanted)
-    found = reach(problem, goal, columns[0], checkpoints)
-    sizes_and_losses = [] if options["frontier"] is None else frontier(problem, options["frontier"])
+    columns, swept = measure_settings(session, checkpoints, request, settings, packed, options, saved)
+    with workers_of(options, session) as workers:
+        planned = plan_bits(order, columns, swept, checkpoints, packed, workers)
+    found = planned.allocation
+    sizes_and_losses = [] if options["frontier"] is None else frontier(found.problem, options["frontier"])
     explained = [decision_of(found, name) for name in options["explain"]]
     text = recipe_of(
         found,
@@ -204,9 +221,29 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     )
     write_report(output, [text], replaces=options["overwrite"])
     shown = result_of("plan", columns[0], {**request.settings, **_described(options)}, found.rows)
-    view = PlanView(allocation=found, result=shown, frontier=sizes_and_losses, explained=explained)
+    view = PlanView(allocation=found, result=shown, frontier=sizes_and_losses, explained=explained,
+                    against=planned.against)  # fmt: skip
     deliver_pieces(lambda name, choice: render(view, name, replace(choice, top=options["top"])), options)
     session.note(f"{show_path(output)}: written; 'qdq stats MODEL --recipe {output.name}' gives the plan's figures")
+
+
+def _candidates(options: opt.Options) -> "tuple[list[Setting], bool, SavedSweep | None]":
+    """Return the candidate settings, True if float is one of them, and the saved sweep that has their results."""
+    names = options["candidates"]
+    if options["saved_sweep"] is None:
+        own = names or list(DEFAULT_CANDIDATES)
+        return *candidates_of(own, options["group_size"], options["estimator"], options["backend"]), None
+    prepare_libraries()
+    from qdqcli.study.saved import read_sweep
+
+    saved = read_sweep(options["saved_sweep"])
+    if options["scale_bits"] != saved.scale_bits:
+        raise UsageError(f"--from: the sweep has --scale-bits {saved.scale_bits}; give the same")
+    if names is None:
+        settings, keeps_float = stored_by(options["backend"], saved.settings), False
+    else:
+        settings, keeps_float = candidates_of(names, options["group_size"], options["estimator"], options["backend"])
+    return settings, keeps_float, saved.selected(settings)
 
 
 def _described(options: opt.Options) -> dict[str, Any]:
@@ -214,6 +251,6 @@ def _described(options: opt.Options) -> dict[str, Any]:
     names = ("target_size", "max_loss", "min_sqnr", "candidates", "group_size", "estimator", "objective", "tie",
              "count", "backend")  # fmt: skip
     bounds = {name: [f"{pattern}={number}" for pattern, number in options[name]] for name in ("min_bits", "max_bits")}
+    paths = {name: None if options[name] is None else str(options[name]) for name in ("importance", "against")}
     average = None if options["avg_bits"] is None else float(options["avg_bits"])
-    importance = None if options["importance"] is None else str(options["importance"])
-    return {"avg_bits": average, "importance": importance, **{name: options[name] for name in names}, **bounds}
+    return {"avg_bits": average, **paths, **{name: options[name] for name in names}, **bounds}

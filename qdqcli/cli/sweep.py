@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep, settings_of
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
+
+if TYPE_CHECKING:
+    from qdqcli.study.saved import SavedSweep
 
 
 def parse_bits_list(value: str) -> list[int]:
@@ -149,8 +152,9 @@ def measure_settings(
     settings: Sequence[Setting],
     packed: Sequence[Packed],
     options: opt.Options,
+    saved: "SavedSweep | None" = None,
 ) -> tuple[list[list[Plan]], Sweep]:
-    """Decide on and measure every setting, with a progress bar: plans per setting, and what was measured.
+    """Decide on and measure every setting, with a progress bar: plans per setting, and what was measured, or saved.
 
     Raises:
         UsageError: the selection does not fit the checkpoints, or no setting fits any tensor.
@@ -165,6 +169,8 @@ def measure_settings(
     )
     for warning in warnings:
         session.note(warning)
+    if saved is not None:
+        return columns, saved.restore(columns, request.settings)
     sizes = files_of(columns[0])
     with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(options, session) as workers:
         measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)

@@ -55,9 +55,20 @@ def candidates_of(names: Sequence[str], group_size: int, estimator: str, engine:
             if "axis" not in changes:
                 changes["group_size"] = group_size
             settings.append(Setting(**changes, estimator=estimator))
+    return stored_by(engine, list(dict.fromkeys(settings)), names), FLOAT in names
+
+
+def stored_by(engine: str, settings: Sequence[Setting], names: Sequence[str] = ()) -> list[Setting]:
+    """Return the settings that an inference engine stores.
+
+    Raises:
+        UsageError: it stores none of them.
+    """
+    kept = list(settings)
     if engine != ANY:
         bits, groups = BACKENDS[engine]
-        settings = [s for s in settings if s.num_bits in bits and (groups is None or s.group_size in groups)]
-    if not settings:
-        raise UsageError(f"none of {', '.join(names)} is left for the back end {engine}; add candidates")
-    return list(dict.fromkeys(settings)), FLOAT in names
+        kept = [s for s in kept if s.num_bits in bits and (groups is None or s.group_size in groups)]
+    if not kept:
+        shown = ", ".join(names or [setting.name for setting in settings])
+        raise UsageError(f"none of {shown} is left for the back end {engine}; add candidates")
+    return kept

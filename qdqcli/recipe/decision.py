@@ -8,7 +8,7 @@ from typing import Any
 from qdqcli.errors import SpecError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.axis import CHANNEL, NONE, axis_of, word_of
-from qdqcli.recipe.keys import ERROR, SETTINGS, SKIP
+from qdqcli.recipe.keys import ERROR, PLANNING, SETTINGS, SKIP
 from qdqcli.recipe.rule import Rule, Setting, Settings, apply_rule
 
 TOO_FEW = "fewer than"
@@ -134,7 +134,8 @@ def _spec(settings: Settings, spec: QuantSpec, ndim: int, *, is_stacked: bool) -
     values["axis"] = axis_of(values["axis"], ndim, is_stacked=is_stacked)
     low, high = values.pop("input_min"), values.pop("input_max")
     is_from_file = values.pop("ranges") is not None
-    del values["skip"], values["min_ndim"], values["indivisible"]
+    for key in ("skip", "min_ndim", "indivisible", *PLANNING):
+        values.pop(key, None)
     return replace(
         spec, **values, range_given=is_from_file or low is not None, given_range=None if low is None else (low, high)
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qdqcli.escape import show_path
-from qdqcli.op.spec import WHOLE_TENSOR
+from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.document import Document, read_text
-from qdqcli.recipe.keys import RECIPE, SELECTION, SETTINGS, SHORT
+from qdqcli.recipe.keys import PLANNING, RECIPE, SELECTION, SETTINGS, SHORT
 from qdqcli.recipe.lines import KeyPath
 from qdqcli.recipe.rule import Rule, listed_keys, overridden
 from qdqcli.recipe.scheme import settings_of_scheme
@@ -124,7 +124,7 @@ class _Reader:
         fail = self.document.fail
         values: dict[str, Any] = {}
         for key, value in table.items():
-            if key not in SETTINGS:
+            if key not in SETTINGS and key not in PLANNING:
                 continue
             if key == "axis" and value == WHOLE_TENSOR:
                 line = f"{self.document.source}:{self.document.line((*key_path, key))}"
@@ -132,6 +132,8 @@ class _Reader:
             values[key] = _plain(key, value)
         if values.get("group_size") is not None and values.get("axis", NONE) != NONE:
             fail((*key_path, "axis"), f"{name} sets axis and group_size, which exclude each other; leave one out")
+        if values.get("min_bits", 0) > values.get("max_bits", MAX_UNSIGNED_BITS):
+            fail((*key_path, "min_bits"), f"{name}: min_bits is above max_bits")
         if ("input_min" in values) != ("input_max" in values):
             fail(key_path, f"{name} sets one end of a range; input_min and input_max belong together")
         if values.get("input_min", 0) > values.get("input_max", 0):

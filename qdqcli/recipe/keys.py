@@ -56,6 +56,14 @@ SELECTION: dict[str, Schema] = {
 }
 """Keys of `[defaults]` only."""
 
+PLANNING: dict[str, Schema] = {
+    "min_bits": {"type": "integer", "minimum": 1, "maximum": MAX_UNSIGNED_BITS,
+                 "description": "The fewest bits that qdq plan may choose."},
+    "max_bits": {"type": "integer", "minimum": 1, "maximum": MAX_UNSIGNED_BITS,
+                 "description": "The most bits that qdq plan may choose."},
+}  # fmt: skip
+"""Keys of rules that only `qdq plan` reads."""
+
 RULE: dict[str, Schema] = {
     "match": either(*PATTERNS, description="Globs on the whole tensor name, or re: and a regular expression."),
     "skip": either({"type": "string", "pattern": "\\S"}, {"enum": [False]},
@@ -80,11 +88,13 @@ def _with_settings(keys: Mapping[str, Schema], description: str, **words: Any) -
 
 
 def _rule() -> Schema:
-    rule = _with_settings(RULE, "What holds for tensors that match, over what came before.", title="rule")
-    rule |= {"required": ["match"], "anyOf": [{"required": [key]} for key in (*SHORT, *SETTINGS, "skip")]}
+    rule = _with_settings(
+        {**RULE, **PLANNING}, "What holds for tensors that match, over what came before.", title="rule"
+    )
+    rule |= {"required": ["match"], "anyOf": [{"required": [key]} for key in (*SHORT, *SETTINGS, *PLANNING, "skip")]}
     rule["allOf"] += [
         {"if": {"properties": {"skip": {"type": "string"}}, "required": ["skip"]},
-         "then": {"properties": dict.fromkeys((*SHORT, *SETTINGS), False)}},
+         "then": {"properties": dict.fromkeys((*SHORT, *SETTINGS, *PLANNING), False)}},
     ]  # fmt: skip
     return rule
 

@@ -21,6 +21,28 @@ Options = Mapping[str, Any]
 """Parameter name -> value."""
 
 
+DEFAULTS: Options = {
+    "num_bits": 8,
+    "signed_input": True,
+    "narrow_range": False,
+    "round_mode": "HALF_TO_EVEN",
+    "axis": "none",
+    "group_size": None,
+    "ragged_groups": False,
+    "indivisible": ERROR,
+    "input_min": None,
+    "input_max": None,
+    "ranges_file": None,
+    "compute_dtype": "float32",
+    "estimator": "minmax",
+    "percentile": None,
+    "include": (),
+    "exclude": (),
+    "min_ndim": None,
+}
+"""Defaults of the options."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Recipe and settings of a measuring command, from its options."""

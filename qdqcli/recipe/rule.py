@@ -101,7 +101,7 @@ def apply_rule(settings: Settings, rule: Rule) -> Iterator[str]:
     if "estimator" in changes and settings["ranges"].value is not None:
         settings["ranges"] = settings["ranges"].over(None, rule.place)
     for key, value in changes.items():
-        settings[key] = settings[key].over(value, rule.place)
+        settings[key] = settings.get(key, Setting(value=None)).over(value, rule.place)
     if changes.get("ragged_groups") and settings["group_size"].value is None:
         yield "sets ragged_groups for {tensors}, where no group_size holds; set it too"
     if changes.get("indivisible", ERROR) != ERROR and settings["group_size"].value is None:

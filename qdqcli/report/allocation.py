@@ -8,12 +8,12 @@ from typing import Any
 
 from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
-from qdqcli.report.number import EXACT, metric_text, percent, size_text
+from qdqcli.report.number import EXACT, counted, metric_text, percent, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.table import Column, Quote
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, header_to_json, row_to_json, summary_to_json
-from qdqcli.study.allocation import Allocation, Decision, Option
+from qdqcli.study.allocation import Allocation, Decision, Option, Problem
 
 ALLOCATION_FORMATS = ("table", "json", "markdown", "html")
 _SHOWN = 20
@@ -30,6 +30,8 @@ class PlanView:
     """Optimal plans at several sizes, ascending."""
     explained: Sequence[tuple[Decision, Option]] = ()
     """Decisions whose candidates are shown, with the choice."""
+    against: Sequence[int] | None = None
+    """Choice of the earlier plan that this one was made against."""
 
 
 def render(view: PlanView, format_name: str, options: ReportOptions) -> Iterator[str]:
@@ -92,10 +94,12 @@ def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
 
 def uniform(allocation: Allocation, candidate: int) -> tuple[float, float] | None:
     """Return bits per weight and loss of one candidate for all tensors; None where it does not fit some."""
-    problem = allocation.problem
-    choice = problem.uniform(candidate)
-    if choice is None:
-        return None
+    choice = allocation.problem.uniform(candidate)
+    return None if choice is None else rate_and_loss(allocation.problem, choice)
+
+
+def rate_and_loss(problem: Problem, choice: Sequence[int]) -> tuple[float, float]:
+    """Return bits per weight and loss of a choice."""
     options = [d.options[k] for d, k in zip(problem.decisions, choice, strict=True)]
     bits, losses = sum(option.bits for option in options), [option.loss for option in options]
     loss = max(losses) if problem.objective == "worst" else fsum(losses)
@@ -123,7 +127,14 @@ def _loss_text(allocation: Allocation, loss: float) -> str:
 
 
 def answers(view: PlanView, quote: Quote) -> Iterator[str]:
-    """Yield the frontier and the explanations, where requested."""
+    """Yield the earlier plan, the frontier and the explanations, where requested."""
+    if view.against is not None:
+        rate, loss = rate_and_loss(view.allocation.problem, view.against)
+        moved = sum(a != b for a, b in zip(view.against, view.allocation.solution.choice, strict=True))
+        yield (
+            f"against       {rate:.4f} bits/weight, {_loss_text(view.allocation, loss)}; "
+            f"{counted(moved, 'decision')} of it changed"
+        )
     if view.frontier:
         yield ""
         yield "frontier      bits/weight, size, loss"

@@ -16,6 +16,7 @@ from qdqcli.report.ranking import BY_SHARE, DEFAULT_SORT, worst
 from qdqcli.report.table import Column, Quote
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, TensorResult, header_to_json, row_to_json, summary_to_json
+from qdqcli.study.saved import sums_to_json
 
 SWEEP_FORMATS = ("table", "json", "jsonl", "csv", "markdown", "html")
 DOMINATED = "dominated"
@@ -144,7 +145,7 @@ def common_settings(sweep: Sweep) -> dict[str, Any]:
 
 
 def sweep_to_json(sweep: Sweep) -> Iterator[tuple[str, Any]]:
-    """Yield the top-level keys of the JSON report; `results` has one entry per setting."""
+    """Yield the keys of the JSON report: `results` has one entry per setting, with `sums` for `plan --from`."""
     head = header_to_json(sweep.results[0])
     head["settings"] = common_settings(sweep)
     yield from head.items()
@@ -157,6 +158,7 @@ def sweep_to_json(sweep: Sweep) -> Iterator[tuple[str, Any]]:
                 "stored_bytes": stored_bytes(result),
                 "summary": summary_to_json(result),
                 "tensors": [row_to_json(row) for row in result.rows],
+                "sums": sums_to_json(result),
             }
             for setting, result, is_dominated in zip(sweep.settings, sweep.results, sweep.dominated(), strict=True)
         ],

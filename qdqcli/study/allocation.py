@@ -6,8 +6,8 @@ the tensor's own dtype where it stays in float; equal tensors are stored, and co
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from math import fsum, inf, log10, prod
@@ -15,10 +15,12 @@ from typing import Literal
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
+from qdqcli.op.spec import QuantSpec
+from qdqcli.recipe.decision import Decision as Decided
 from qdqcli.recipe.patterns import nearest_names
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.sweep import Setting, Sweep
-from qdqcli.result.result import Row, SkippedTensor, TensorResult
+from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult
 from qdqcli.stats.sums import value_of
 from qdqcli.study.solver import Candidate, InfeasibleError, Solution, solve
 from qdqcli.study.ties import Tie, make_ties
@@ -41,10 +43,17 @@ class Wanted:
     keeps_float: bool = False
     """True where leaving a tensor in float is a candidate."""
     automatic_ties: bool = True
+    groups: Sequence[frozenset[str]] = ()
+    """Names of tensors that share a choice, in addition."""
+    apart: frozenset[str] = frozenset()
+    """Names of tensors without automatic ties."""
     importance: Callable[[str], float] = lambda _: 1.0
     """Tensor name -> factor of its loss."""
-    min_bits: Callable[[str], int] = lambda _: 0
-    max_bits: Callable[[str], int] = lambda _: 64
+    weighted: Mapping[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+    """(row, candidate) -> sums of squared errors and of squared elements, where input channels are weighted."""
+    min_bits: Callable[[int, str], int] = lambda _number, _name: 0
+    """Row and name of a tensor -> the fewest bits."""
+    max_bits: Callable[[int, str], int] = lambda _number, _name: 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +176,40 @@ class Allocation:
         return min((float(db) for db in found if db is not None), default=inf)
 
 
+def selected_names(sweep: Sweep) -> list[str]:
+    """Return the names of the tensors to plan: those that some candidate fits."""
+    return [sweep.results[0].rows[number].source.name for number in _selected(sweep)]
+
+
+def _selected(sweep: Sweep) -> list[int]:
+    tables = (result.rows for result in sweep.results)
+    return [n for n, rows in enumerate(zip(*tables, strict=True)) if any(isinstance(row, TensorResult) for row in rows)]
+
+
+def choice_of(problem: Problem, decisions: Sequence[Decided]) -> tuple[list[int], list[str]]:
+    """Return the options that give every tensor the settings of a recipe, and the names of tensors without one.
+
+    `decisions` are those of the recipe, one per tensor of the inputs.
+    """
+    results = problem.sweep.results
+    choice, missing = [], []
+    for decision in problem.decisions:
+        wanted = [d if isinstance(d := decisions[member], QuantSpec) else None for member in decision.tie.members]
+        found = [
+            k
+            for k, option in enumerate(decision.options)
+            if wanted == [_spec_of(results, option.candidate, member) for member in decision.tie.members]
+        ]
+        choice.append(found[0] if found else 0)
+        missing += [] if found else [decision.tie.name]
+    return choice, missing
+
+
+def _spec_of(results: Sequence[RunResult], candidate: int, member: int) -> QuantSpec | None:
+    row = results[candidate].rows[member] if candidate < len(results) else None
+    return row.spec if isinstance(row, TensorResult) else None
+
+
 def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) -> Problem:
     """Turn measured settings into decisions.
 
@@ -176,18 +219,24 @@ def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) 
         UsageError: a tensor has no candidate, or there is nothing to decide.
     """
     tables = [result.rows for result in sweep.results]
-    selected = [n for n, rows in enumerate(zip(*tables, strict=True)) if any(isinstance(r, TensorResult) for r in rows)]
+    selected = _selected(sweep)
     if not selected:
         raise UsageError("there is nothing to plan: no candidate setting fits any selected tensor")
     selected.sort(key=lambda number: (tables[0][number].source.name, tables[0][number].source.file))
     names = [tables[0][number].source.name for number in selected]
     pinned = {n for n in selected if len(sweep.settings) > 1 and _is_pinned([rows[n] for rows in tables])}
     equal = duplicates_of(plans[0], [tables[0][number] for number in selected])
+    numbers_held = {k for k, n in enumerate(selected) if n in pinned}
+    held = {names[k] for k in numbers_held}
+    groups = [group - held for group in wanted.groups]
     ties = make_ties(
         names,
         automatic=wanted.automatic_ties,
-        apart=[{names[k] for k, n in enumerate(selected) if n in pinned}.__contains__],
-        duplicates=equal,
+        groups={f"{min(group)} and {len(group) - 1} more": group.__contains__ for group in groups if len(group) > 1},
+        apart=[held.__contains__, wanted.apart.__contains__],
+        duplicates=[
+            part for group in equal for part in _apart(group, {k for k, n in enumerate(selected) if n in pinned})
+        ],
     )
     copies = {number for numbers in equal for number in numbers[1:]}
     decisions = []
@@ -196,6 +245,11 @@ def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) 
         once = [selected[member] for member in tie.members if member not in copies]
         decisions.append(_decision(rows, once, tables, sweep.settings, wanted, is_pinned=rows.members[0] in pinned))
     return Problem(sweep=sweep, decisions=decisions, objective=wanted.objective)
+
+
+def _apart(group: Sequence[int], pinned: Container[int]) -> list[list[int]]:
+    """Split a group into the pinned tensors and the others."""
+    return [[k for k in group if (k in pinned) == is_pinned] for is_pinned in (True, False)]
 
 
 def _is_pinned(rows: Sequence[Row]) -> bool:
@@ -214,13 +268,16 @@ def _decision(
     is_pinned: bool,
 ) -> Decision:
     names = [tables[0][member].source.name for member in tie.members]
-    least, most = max(map(wanted.min_bits, names)), min(map(wanted.max_bits, names))
+    least, most = max(map(wanted.min_bits, tie.members, names)), min(map(wanted.max_bits, tie.members, names))
     options = []
     for candidate, rows in enumerate(tables[:1] if is_pinned else tables):
         measured = [row for row in (rows[member] for member in tie.members) if isinstance(row, TensorResult)]
         if len(measured) < len(tie.members) or not (is_pinned or least <= settings[candidate].num_bits <= most):
             continue
-        losses = [wanted.importance(row.source.name) * _loss(row, wanted.objective) for row in measured]
+        losses = [
+            wanted.importance(row.source.name) * _loss(row, wanted.objective, wanted.weighted.get((member, candidate)))
+            for member, row in zip(tie.members, measured, strict=True)
+        ]
         bits = sum(row.stored_bits or 0 for row in (rows[member] for member in once) if isinstance(row, TensorResult))
         loss = max(losses) if wanted.objective == "worst" else fsum(losses)
         options.append(Option(candidate=candidate, bits=bits, loss=loss))
@@ -237,11 +294,10 @@ def _decision(
     return Decision(tie=tie, options=options, num_elements=num_elements, is_pinned=is_pinned)
 
 
-def _loss(row: TensorResult, objective: Objective) -> float:
-    error = value_of(row.sums.sq_error)
+def _loss(row: TensorResult, objective: Objective, weighted: tuple[float, float] | None = None) -> float:
+    error, energy = weighted or (value_of(row.sums.sq_error), value_of(row.sums.sq_input))
     if objective == "energy":
         return error
-    energy = value_of(row.sums.sq_input)
     return error / energy if energy else 0.0
 
 

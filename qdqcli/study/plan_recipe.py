@@ -11,13 +11,13 @@ from typing import Any
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.axis import NONE, depends_on_tensor, fixed_axis, word_of
+from qdqcli.recipe.axis import NONE, word_of
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.file import parse_recipe
 from qdqcli.recipe.file_ref import SEPARATOR, qualified
 from qdqcli.recipe.patterns import compile_pattern, listed
 from qdqcli.recipe.plan import Plan, make_plans
-from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.request import DEFAULTS, merge_options, request_from
 from qdqcli.result.result import Row, TensorResult
 from qdqcli.study.allocation import Allocation, Decision, Option
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -89,20 +89,12 @@ def recipe_text(
     return "\n".join(lines) + "\n"
 
 
-def plans_of(text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> list[Plan]:
-    """Return the plans of the written recipe, as `--recipe` reads it."""
-    read = parse_recipe(text, "the recipe")
-    defaults = dict(read.defaults)
-    axis = defaults.pop("axis", NONE)
-    min_ndim = defaults.pop("min_ndim", None)
-    low, high = defaults.pop("input_min", None), defaults.pop("input_max", None)
-    spec = QuantSpec(
-        **defaults,
-        axis=fixed_axis(axis),
-        given_range=None if low is None else (low, high),
-    )
-    recipe = Recipe(spec=spec, axis=axis if depends_on_tensor(axis) else None, min_ndim=min_ndim, rules=read.rules)
-    return make_plans(checkpoints, recipe, packed)[0]
+def plans_of(
+    text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed], source: str = "the recipe"
+) -> list[Plan]:
+    """Return the plans of a recipe from its text, as `--recipe` reads it."""
+    read = parse_recipe(text, source)
+    return make_plans(checkpoints, request_from(merge_options(DEFAULTS, [read], {}, {})).recipe, packed)[0]
 
 
 def check_recipe(rows: Sequence[Row], plans: Sequence[Plan]) -> None:

@@ -1,28 +1,117 @@
 """Planning: from the goal of a bit allocation to its recipe, for the command and for Python."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from qdqcli.errors import InputError, UsageError
-from qdqcli.escape import MalformedError, escape_name, show_path
+from qdqcli.errors import UsageError
+from qdqcli.escape import show_path
+from qdqcli.measure.workers import Workers
+from qdqcli.op.spec import MAX_UNSIGNED_BITS
+from qdqcli.recipe.document import read_text
 from qdqcli.recipe.goal import Goal
-from qdqcli.recipe.patterns import compile_pattern
-from qdqcli.recipe.plan import Plan
-from qdqcli.study.allocation import Allocation, Problem, allocate, allocate_for_loss, allocate_for_sqnr
+from qdqcli.recipe.patterns import compile_pattern, listed
+from qdqcli.recipe.plan import Plan, make_plans
+from qdqcli.recipe.recipe import Recipe
+from qdqcli.recipe.sweep import Sweep
+from qdqcli.recipe.tie_file import NamedTies, read_ties
+from qdqcli.study.allocation import (
+    Allocation,
+    Objective,
+    Problem,
+    Wanted,
+    allocate,
+    allocate_for_loss,
+    allocate_for_sqnr,
+    choice_of,
+    make_problem,
+    selected_names,
+)
+from qdqcli.study.importance import NO_IMPORTANCE, Importance
 from qdqcli.study.plan_recipe import check_recipe, notes_of, plans_of, recipe_text
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
-from qdqcli.tensors.storage import read_file
-from qdqcli.tensors.strict_json import parse_object
 
-MAX_IMPORTANCE_BYTES = 16 << 20
-MAX_FACTOR = 1e30
-"""Maximum factor: beyond it a loss could leave the range of float64."""
+AUTO, NO_TIES = "auto", "none"
+"""Values of `tie`."""
+Bounds = Sequence[tuple[str, int]]
+"""(pattern, bits); the last match counts."""
 
 
-def reach(problem: Problem, goal: Goal, plans: Sequence[Plan], checkpoints: Sequence[Checkpoint]) -> Allocation:
-    """Return the best allocation that keeps the goal.
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is asked of a plan."""
+
+    goal: Goal
+    objective: Objective = "relative"
+    keeps_float: bool = False
+    """True where leaving a tensor in float is a candidate."""
+    importance: Importance = NO_IMPORTANCE
+    tie: str | Path = AUTO
+    """`auto`, `none`, or a file beside the automatic ties."""
+    min_bits: Bounds = ()
+    max_bits: Bounds = ()
+    recipe: Recipe | None = None
+    """The recipe as given, if any: the plan is no worse."""
+    against: Path | None = None
+    """An earlier plan: this one is no worse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A plan, and the choice of an earlier one that it was made against."""
+
+    allocation: Allocation
+    against: Sequence[int] | None = None
+
+
+def plan_bits(
+    order: Order,
+    columns: Sequence[Sequence[Plan]],
+    sweep: Sweep,
+    checkpoints: Sequence[Checkpoint],
+    packed: Sequence[Packed],
+    workers: Workers,
+) -> Planned:
+    """Return the best allocation for measured candidates.
+
+    `columns` are the plans of each candidate, `sweep` what was measured under them.
+
+    Raises:
+        UsageError: no allocation keeps the goal, or a name in the order's files matches no tensor.
+    """
+    plans = columns[0]
+    names = selected_names(sweep)
+    order.importance.check(names)
+    ties = read_ties(order.tie, names) if isinstance(order.tie, Path) else NamedTies()
+    wanted = Wanted(
+        objective=order.objective,
+        keeps_float=order.keeps_float,
+        automatic_ties=order.tie != NO_TIES,
+        groups=ties.groups,
+        apart=ties.apart,
+        importance=order.importance.of,
+        weighted=order.importance.weighted(plans, sweep, workers),
+        min_bits=bound_of(order.min_bits, plans, "min_bits", max, 0),
+        max_bits=bound_of(order.max_bits, plans, "max_bits", min, MAX_UNSIGNED_BITS),
+    )
+    problem = make_problem(columns, sweep, wanted)
+    against = None if order.against is None else choice_against(problem, order.against, checkpoints, packed)
+    starts = [] if against is None else [against]
+    if order.recipe is not None:
+        starts += starts_of(problem, checkpoints, packed, order.recipe)
+    return Planned(allocation=reach(problem, order.goal, plans, checkpoints, starts), against=against)
+
+
+def reach(
+    problem: Problem,
+    goal: Goal,
+    plans: Sequence[Plan],
+    checkpoints: Sequence[Checkpoint],
+    starts: Sequence[Sequence[int]] = (),
+) -> Allocation:
+    """Return the best allocation that keeps the goal; within a budget, never worse than one of `starts` that fits.
 
     Raises:
         UsageError: none keeps it; names the floor.
@@ -38,12 +127,12 @@ def reach(problem: Problem, goal: Goal, plans: Sequence[Plan], checkpoints: Sequ
     if goal.target_size is not None:
         data = sum(tensor.nbytes for tensor in tensors)
         overhead = sum(shard.output_bytes for checkpoint in checkpoints for shard in checkpoint.shards) - data
-        return allocate(problem, 8 * (goal.target_size - overhead) - other_bits)
+        return allocate(problem, 8 * (goal.target_size - overhead) - other_bits, starts)
     assert goal.avg_bits is not None
     if not goal.counts_all:
-        return allocate(problem, int(goal.avg_bits * problem.num_elements))
+        return allocate(problem, int(goal.avg_bits * problem.num_elements), starts)
     num_elements = problem.num_elements + sum(tensor.num_elements for tensor in others)
-    return allocate(problem, int(goal.avg_bits * num_elements) - other_bits)
+    return allocate(problem, int(goal.avg_bits * num_elements) - other_bits, starts)
 
 
 def recipe_of(
@@ -74,44 +163,50 @@ def recipe_of(
     return text
 
 
-def bound_of(bounds: Sequence[tuple[str, int]], default: int) -> Callable[[str], int]:
-    """Return a function from names to the number of the last matching pattern."""
-    tests = [(compile_pattern(pattern), number) for pattern, number in bounds]
+def bound_of(
+    bounds: Bounds, plans: Sequence[Plan], key: str, strictest: Callable[[int, int], int], default: int
+) -> Callable[[int, str], int]:
+    """Return the bound of a tensor, by row and name: the strictest of the options' and the recipe's.
 
-    def of(name: str) -> int:
-        return next((number for matches, number in reversed(tests) if matches(name)), default)
+    Args:
+        bounds: those of the options.
+        plans: of any candidate; their rules hold the recipe's bounds.
+        key: the recipe key.
+        strictest: `max` for lower bounds, `min` for upper ones.
+        default: where there is none.
+    """  # fmt: skip
+    tests = [(compile_pattern(pattern), number) for pattern, number in bounds]
+    by_recipe = [resolution.settings.get(key) for plan in plans for resolution in plan.resolutions]
+
+    def of(row: int, name: str) -> int:
+        found = next((number for matches, number in reversed(tests) if matches(name)), default)
+        setting = by_recipe[row]
+        return found if setting is None or setting.value is None else strictest(found, setting.value)
 
     return of
 
 
-def read_importance(path: Path) -> dict[str, float]:
-    """Return pattern -> factor of the losses of the tensors that match.
+def starts_of(
+    problem: Problem, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed], recipe: Recipe
+) -> list[list[int]]:
+    """Return the choice of a recipe as given, if the candidates have all its settings."""
+    plans, _ = make_plans(checkpoints, replace(recipe, skips_misfits=True), packed, allow_unmatched=True)
+    choice, missing = choice_of(problem, [decision for plan in plans for decision in plan.decisions])
+    return [] if missing else [choice]
+
+
+def choice_against(
+    problem: Problem, path: Path, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]
+) -> list[int]:
+    """Return the choice of an earlier plan's recipe.
 
     Raises:
-        UsageError: not a JSON object of numbers that are not negative.
+        UsageError: not a recipe, or it gives a tensor settings that no candidate has.
     """
-    try:
-        data = parse_object(read_file(path, MAX_IMPORTANCE_BYTES))
-    except InputError as error:
-        raise UsageError(f"{error}; expected JSON {{PATTERN: number}}") from None
-    except MalformedError as error:
-        raise UsageError(f"{show_path(path)}: {error}; expected JSON {{PATTERN: number}}") from None
-    return checked_importance(data, show_path(path))
-
-
-def checked_importance(data: Mapping[str, object], source: str) -> dict[str, float]:
-    """Return the factors as floats.
-
-    Raises:
-        UsageError: one is not a number from 0 to `MAX_FACTOR`.
-    """
-    for pattern, number in data.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= MAX_FACTOR:
-            raise UsageError(f"{source}: '{escape_name(pattern)}': expected a number from 0 to {MAX_FACTOR:g}")
-    return {pattern: float(number) for pattern, number in data.items() if isinstance(number, int | float)}
-
-
-def importance_of(factors: Mapping[str, float]) -> Callable[[str], float]:
-    """Return a function from names to the factor of the last matching pattern; 1 where none matches."""
-    tests = [(compile_pattern(pattern), factor) for pattern, factor in factors.items()]
-    return lambda name: next((factor for matches, factor in reversed(tests) if matches(name)), 1.0)
+    plans = plans_of(read_text(path, "an earlier plan is a recipe"), checkpoints, packed, show_path(path))
+    choice, missing = choice_of(problem, [decision for plan in plans for decision in plan.decisions])
+    if missing:
+        raise UsageError(
+            f"--against {show_path(path)}: gives {listed(missing)} settings that no candidate has; add them"
+        )
+    return choice

@@ -10,7 +10,7 @@ import pytest
 
 from qdqcli.errors import UsageError
 from qdqcli.recipe.file import RecipeFile, parse_recipe, read_recipe
-from qdqcli.recipe.keys import RULE, SELECTION, SETTINGS, SHORT, json_schema
+from qdqcli.recipe.keys import PLANNING, RULE, SELECTION, SETTINGS, SHORT, json_schema
 from qdqcli.recipe.preset import PRESETS, preset_text
 from qdqcli.tensors import storage
 
@@ -229,7 +229,7 @@ def test_the_schema_is_one_and_describes_every_key() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     for keys, part in ((SHORT | SETTINGS | SELECTION, schema["properties"]["defaults"]),
-                       (SHORT | SETTINGS | RULE, schema["properties"]["rules"]["items"])):  # fmt: skip
+                       (SHORT | SETTINGS | PLANNING | RULE, schema["properties"]["rules"]["items"])):  # fmt: skip
         assert set(part["properties"]) == set(keys)
         assert all(entry["description"].endswith(".") for entry in part["properties"].values())
 
