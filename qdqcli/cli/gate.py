@@ -205,12 +205,16 @@ class Gate:
             session.note(warning)
         return with_bounds(replace(run, verdict=verdict), self.budget, self.baseline)
 
+    def exit_code(self, run: RunResult) -> int:
+        """Return the exit code of a judged run."""
+        return EXIT_EXCEEDED if _has_failed(run) and not self.exit_zero else 0
+
     def conclude(self, run: RunResult, options: Options, session: Session) -> int:
         """Write all files and show the report of a judged run; returns the exit code, kept if stdout is closed."""
-        failed = run.verdict is not None and not run.verdict.passed
+        failed = _has_failed(run)
         deliver_files(run, options)
         written, following = self.write_files(run, session)
-        session.exit_code = EXIT_EXCEEDED if failed and not self.exit_zero else 0
+        session.exit_code = self.exit_code(run)
         show(run, options, is_gate=True)
         say_written(session, options, *map(show_path, written))
         if following:
@@ -245,6 +249,10 @@ class Gate:
         others = ("--write-baseline", "--write-budget", "--headroom", "--baseline", "--budget")
         call = ["qdq", *without(session.arguments, values=others, flags=("--overwrite", "--ratchet")), *judging]
         return written, call if judging else []
+
+
+def _has_failed(run: RunResult) -> bool:
+    return run.verdict is not None and not run.verdict.passed
 
 
 def _is_measured(run: RunResult) -> bool:

@@ -29,6 +29,7 @@ COMPLETION_VARIABLE = "_QDQ_COMPLETE"
 
 COMMANDS = {
     "run": ("qdqcli.cli.run:run", "Quantize and dequantize checkpoints, write them, report the error."),
+    "finish": ("qdqcli.cli.finish:finish", "Commit the output of a run in parts, report, and judge."),
     "stats": ("qdqcli.cli.stats:stats", "Measure the error without writing tensors."),
     "check": ("qdqcli.cli.check:check", "Measure and judge by a budget: exit code 1 when it is exceeded."),
     "compare": ("qdqcli.cli.compare:compare", "Measure what differs between two checkpoints."),

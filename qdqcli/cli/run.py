@@ -12,9 +12,11 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.batch import DONE, FINISHED, run_inputs
 from qdqcli.cli.deliver import deliver_files, deliver_listing, say_written, show
 from qdqcli.cli.files import Files
+from qdqcli.cli.gate import Gate
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import job_of, listing_of, open_inputs, plan_inputs, say_notes, working
+from qdqcli.cli.part import check_part_options, parse_part, run_part
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -37,7 +39,8 @@ Examples:
   qdq run model.safetensors -o model-int8.safetensors
   qdq run MODEL_FOLDER -o MODEL_INT4 --scheme int4-g128
   qdq run weights.npy -o clipped.npy --input-min -1 --input-max 1 --report loss.csv
-  qdq run MODEL_FOLDER -o OUT --scheme int8-channel --dry-run""",
+  qdq run MODEL_FOLDER -o OUT --scheme int8-channel --dry-run
+  qdq run MODEL_FOLDER -o OUT --scheme int8-channel --part 3/16""",
 )
 @project_inputs
 @opt.output_options("the input's layout; of several inputs, or with --keep-going, a folder of entries")
@@ -58,11 +61,30 @@ Examples:
     help="Say beside a file, too, how it was made: OUTPUT.qdq.json. A folder always gets qdq.json.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor; write nothing.")
+@click.option(
+    "--part",
+    type=parse_part,
+    metavar="I/N",
+    help="Make only part I of N, beside other processes; 'qdq finish OUTPUT' does the rest. auto: the task of a Slurm "
+    "array or of a Kubernetes indexed job.",
+)
 @opt.measuring_options
 @pass_session
-def run(
+def run(session: Session, /, part: tuple[int, int] | None, **options: Any) -> int:
+    """Quantize and dequantize tensors, write them in the same layout, report the error.
+
+    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Tensors that are
+    not selected, metadata and all other files are copied byte for byte. OUTPUT appears when it is whole; what is
+    interrupted before goes on with --resume.
+    """
+    if part is not None:
+        check_part_options()
+    return quantize(session, part=part, **options)
+
+
+def quantize(
     session: Session,
-    /,
+    *,
     inputs: tuple[str, ...],
     output: Path,
     overwrite: bool,
@@ -71,23 +93,24 @@ def run(
     verify: bool,
     provenance: bool,
     dry_run: bool,
+    part: tuple[int, int] | None,
+    gate: Gate | None = None,
+    must_be_complete: bool = False,
     **options: Any,
 ) -> int:
-    """Quantize and dequantize tensors, write them in the same layout, report the error.
-
-    INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Tensors that are
-    not selected, metadata and all other files are copied byte for byte. OUTPUT appears when it is whole; what is
-    interrupted before goes on with --resume.
-    """
+    """Do the work of `qdq run`, of one part of it, or with `must_be_complete` of its last step."""
     # Imported late: `qdq run --help` does not need it.
     from qdqcli.output.placement import anchored
 
     if dry_run and verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
-    inputs = with_project(inputs, options, session)
+    own_reports = must_be_complete and bool(options["reports"])
+    inputs = with_project(inputs, options, session, reports_tensors=not own_reports)
     options["reports"] = tuple(map(anchored, options["reports"]))
     files = Files.of(options)
     files.check()
+    if gate is not None:
+        gate.add_files(files)
     request = opt.request_of(options, session)
     checkpoints = files.less_reports(open_inputs(inputs, options, session))
     plans = plan_inputs(checkpoints, request, options, session)
@@ -97,7 +120,12 @@ def run(
         inputs=list({id(plan.checkpoint): plan.checkpoint for plan in plans}.values()),
         output=anchored(output),
         provenance=provenance,
-        flags={"overwrite": overwrite, "resume": resume, "break_lock": break_lock},
+        flags={
+            "overwrite": overwrite,
+            "resume": resume and part is None,
+            "break_lock": break_lock,
+            "is_part": part is not None,
+        },
     )
     tree = outputs.whole()
     if dry_run:
@@ -106,6 +134,9 @@ def run(
         return session.conclude()
     check_selection(plans)
     prepare_libraries()
+    if part is not None and tree is not None:
+        run_part(session, part, plans, request, options, tree)
+        return session.conclude()
     # NumPy and Numba take longer than everything that may have found an error.
     from qdqcli.run.execute import Destination, execute_run
 
@@ -118,7 +149,8 @@ def run(
             verify=verify,
             provenance=provenance,
             void_dtype=options["void_dtype"] and options["void_dtype"].upper(),
-            needs_rows=bool(options["reports"]) or options["format_name"] != "none",
+            needs_rows=bool(options["reports"]) or options["format_name"] != "none" or gate is not None,
+            must_be_complete=must_be_complete,
         )
         with own_tree:
             with working(session, own, request, options, destination.num_passes, "quantizing") as (
@@ -128,6 +160,8 @@ def run(
             ):
                 job = job_of("run", own, request, options, measuring)
                 result = execute_run(job, destination, workers, progress, session.note)
+            if gate is not None:
+                result = gate.judge(result, session)
             if tree is not None:
                 deliver_files(result, options)  # before the journal is deleted: a run killed here has its report
         trees.append(own_tree)
@@ -139,7 +173,9 @@ def run(
         outputs.leave()
     if tree is None:
         deliver_files(result, options)
-    show(result, options)
+    if gate is not None:
+        session.exit_code = gate.exit_code(result)
+    show(result, options, is_gate=gate is not None)
     say_written(session, options, *(tree_in_words(one) for one in trees if one.has_written))
     return session.conclude()
 

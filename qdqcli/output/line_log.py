@@ -37,7 +37,7 @@ class LineLog:
 
     def append(self, line: str) -> None:
         """Append one line in a single write: after a kill it is complete or torn."""
-        data = _with_checksum(line.encode())
+        data = line_of(line)
         try:
             if os.write(self._descriptor, data) != len(data):
                 raise OutputError(f"{show_path(self.path)}: a line was cut short; the disk may be full")
@@ -74,6 +74,19 @@ def first_line(path: Path) -> str | None:
     except OSError:
         return None
     return lines[0] if lines else None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the complete lines of a log; none if there is no log."""
+    try:
+        return _parse(path.read_bytes())[0]
+    except OSError:
+        return []
+
+
+def line_of(text: str) -> bytes:
+    """Return the bytes of a line of a log."""
+    return _with_checksum(text.encode())
 
 
 def _with_checksum(text: bytes) -> bytes:

@@ -30,6 +30,9 @@ class FolderLock:
     ended; any other claim holds, and so does a folder without a claim, unless `break_lock` is set. A process known to
     be alive keeps its claim even then.
 
+    With `is_shared` several processes hold it at once, and exclude those that hold it alone. Without `flock` nothing
+    shows that they still do.
+
     Raises:
         UsageError: another process holds it, this class did not create the folder, or another user owns it.
         OutputError: the system refuses.
@@ -37,8 +40,9 @@ class FolderLock:
 
     NAME = "lock"
 
-    def __init__(self, folder: Path, *, break_lock: bool = False) -> None:
+    def __init__(self, folder: Path, *, break_lock: bool = False, is_shared: bool = False) -> None:
         self._folder = folder
+        self._is_shared = is_shared
         self._break_lock = break_lock
         self._claim: Path | None = None
         for _ in range(_ATTEMPTS):
@@ -136,7 +140,7 @@ class FolderLock:
     def _flock(self, descriptor: int) -> bool:
         """Lock the file; return False on a file system without locks."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if self._is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise self._held() from None
         except OSError:
@@ -154,6 +158,11 @@ class FolderLock:
     def _make_claim(self, *, is_new: bool) -> bool:
         """Create the next claim; return False if another process was faster."""
         before = self._claims()
+        if self._is_shared:
+            self._check_free(before[max(before)] if before else _FREE)
+            if not before:
+                (self._folder / f"{self.NAME}.1").write_text(_FREE)  # a later process may claim the folder alone
+            return True
         if before or not is_new:  # a folder without claims belongs to a process with `flock`
             self._check_free(before[max(before)] if before else "")
         number = max(before, default=0) + 1

@@ -42,6 +42,8 @@ from qdqcli.tensors.storage import (
     sync_folder,
 )
 
+JOURNAL = "journal"
+"""Name of the journal in the partial folder."""
 _NAME_BYTES = 255
 """Limit on a name in common file systems."""
 
@@ -51,7 +53,8 @@ class OutputTree:
 
     One file becomes a file, one folder a folder of the same layout, several inputs a folder with one entry each, named
     after the last component of the input's path. `protected` are inputs that are not part of OUTPUT but are protected
-    from it like the others. `break_lock` is passed to `FolderLock`. The constructor only checks. Entering the context
+    from it like the others. `break_lock` is passed to `FolderLock`. `is_part`: several processes build at once and
+    none commits. The constructor only checks. Entering the context
     starts the build; leaving removes the partial folder, unless an error ends a run that called `keep`. `create` is
     thread-safe, the other methods are not.
 
@@ -70,6 +73,7 @@ class OutputTree:
         overwrite: bool = False,
         resume: bool = False,
         break_lock: bool = False,
+        is_part: bool = False,
     ) -> None:
         check_names(checkpoints)
         self.output, self.partial = output_paths(output)
@@ -77,6 +81,7 @@ class OutputTree:
         self._overwrite = overwrite
         self._resume = resume
         self._break_lock = break_lock
+        self._is_part = is_part
         self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
         self._lock: FolderLock | None = None
         self._is_committed = False
@@ -92,7 +97,7 @@ class OutputTree:
     @property
     def journal_path(self) -> Path:
         """Path of the journal, from which a later run resumes; removed with the partial folder."""
-        return self.partial / "journal"
+        return self.partial / JOURNAL
 
     def rows_path(self, index: int) -> Path:
         """Return the path of the rows that another process writes beside the shard at `index`."""
@@ -115,8 +120,14 @@ class OutputTree:
 
     def begin(self) -> None:
         """Create the partial folder and lock it; remove stale content, unless the run resumes."""
-        self._lock = FolderLock(self.partial, break_lock=self._break_lock)
+        self._lock = FolderLock(self.partial, break_lock=self._break_lock, is_shared=self._is_part)
         with ExitStack() as undo:
+            if self._is_part:
+                undo.callback(self.suspend)
+                self._check_case()
+                self._check_free()
+                undo.pop_all()
+                return
             undo.callback(self.suspend if self._resume else self.abort)
             self._check_case()
             self._restore_replaced()
@@ -140,6 +151,17 @@ class OutputTree:
                     f"{show_path(self.output / name)}: differs from {show_path(other)} in upper and lower case alone, "
                     "which this disk does not tell apart; choose an OUTPUT on another disk"
                 )
+
+    def check_unused(self) -> None:
+        """Check that the partial folder holds nothing, as before the first part.
+
+        Raises:
+            UsageError: it holds what another run left.
+        """
+        if self.result.exists():
+            raise UsageError(
+                f"{show_path(self.partial)}: holds what another run left; remove it, or finish that run first"
+            )
 
     def start_anew(self) -> None:
         """Remove the files of an earlier run that this one cannot resume."""
@@ -307,7 +329,7 @@ class OutputTree:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None and self._is_kept:
+        if self._is_part or (error is not None and self._is_kept):
             self.suspend()
             return
         try:

@@ -15,7 +15,7 @@ from qdqcli.result.result import Row, RunResult, summary_to_json
 from qdqcli.run.count import with_histograms
 from qdqcli.run.digest import VerificationError, digest_output
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.fingerprint import fingerprint_of
+from qdqcli.run.fingerprint import Fingerprint, fingerprint_of
 from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring, Ranges, ShardRunner, check_ranges, result_of, run_plans
 from qdqcli.run.provenance import Provenance
@@ -65,6 +65,8 @@ class Destination:
     """dtype of `.npy` elements of an unnamed kind."""
     needs_rows: bool = True
     """Measure again for the report if OUTPUT is finished already."""
+    must_be_complete: bool = False
+    """Make no shard: all were made in parts."""
 
     @property
     def has_provenance(self) -> bool:
@@ -119,7 +121,7 @@ def execute_run(
         on_note(f"{show_path(output.output)}: is finished already, nothing is written")
         if not (destination.verify or destination.needs_rows):
             return result_of(job.command, job.plans, job.request.settings, [])
-    rows, journal = _written(job, output, workers)
+    rows, journal = _written(job, destination, workers)
     num_opened = 0
     if destination.verify:
         progress.begin("verifying")
@@ -151,15 +153,23 @@ def _result(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:
     return replace(result_of(job.command, job.plans, job.request.settings, rows), device=device)
 
 
-def _written(job: Job, output: OutputTree, workers: Workers) -> tuple[list[Row], Journal | None]:
-    """Return the rows, and the journal of an output that was not finished before."""
-    plans, measuring = job.plans, job.measuring
-    if output.is_committed:
-        return run_plans(plans, measuring, workers, run_shards=job.run_shards), None
-    settings = {**settings_of(plans, job.request.settings), "per_channel": measuring.per_slice}
+def fingerprint_of_job(job: Job) -> Fingerprint:
+    """Return everything that the output and the statistics depend on."""
+    settings = {**settings_of(job.plans, job.request.settings), "per_channel": job.measuring.per_slice}
     for name in ("ranges", "ranges_digest", "recipe", "rules"):  # files may be renamed: only their content counts
         settings.pop(name, None)
-    journal = Journal(output, plans, fingerprint_of(plans, settings, measuring.ranges), measuring.scale_bits)
+    return fingerprint_of(job.plans, settings, job.measuring.ranges)
+
+
+def _written(job: Job, destination: Destination, workers: Workers) -> tuple[list[Row], Journal | None]:
+    """Return the rows, and the journal of an output that was not finished before."""
+    plans, measuring, output = job.plans, job.measuring, destination.tree
+    if output.is_committed:
+        return run_plans(plans, measuring, workers, run_shards=job.run_shards), None
+    journal = Journal(output, plans, fingerprint_of_job(job), measuring.scale_bits)
+    if destination.must_be_complete:
+        output.keep()
+        journal.check_complete(plans)
     return run_plans(plans, measuring, workers, output, journal, job.run_shards), journal
 
 

@@ -9,15 +9,17 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path
-from qdqcli.output.line_log import LineLog, first_line
-from qdqcli.output.tree import OutputTree
-from qdqcli.recipe.plan import Plan
+from qdqcli.output.line_log import LineLog, first_line, line_of, read_lines
+from qdqcli.output.tree import JOURNAL, OutputTree
+from qdqcli.recipe.patterns import listed
+from qdqcli.recipe.plan import Plan, file_of
 from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
 from qdqcli.run.record import record_rows, restore_rows
@@ -28,6 +30,45 @@ from qdqcli.tensors.storage import FileIdentity, output_error, read_file, sync_f
 def run_id_of(fingerprint: Fingerprint) -> str:
     """Return a hash of the run's input and settings."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Command(NamedTuple):
+    """The command line of the parts of a run, by which the last step repeats their settings."""
+
+    arguments: Sequence[str]
+    """Arguments of `qdq run`."""
+    folder: str
+    """The folder in which they hold."""
+
+
+def join(output: OutputTree, fingerprint: Fingerprint, command: Command) -> str:
+    """Begin the journal of a run in parts, or join the one that is there; returns the run id.
+
+    Raises:
+        UsageError: the journal is of another input, of other settings, or of a run that is not in parts.
+        OutputError: the system refuses.
+    """
+    path = output.journal_path
+    if first_line(path) is None:
+        output.check_unused()
+        lines = (fingerprint, {"command": command._asdict()})
+        with suppress(UsageError):  # another part was faster
+            write_file(path, [line_of(json.dumps(line)) for line in lines], replaces=False)
+    found = [json.loads(line) for line in read_lines(path)]
+    if found and (what := difference(found[0], json.loads(json.dumps(fingerprint)))):
+        raise UsageError(
+            f"{show_path(output.partial)}: cannot join the other parts: {what}; give all parts the same input and "
+            "settings"
+        )
+    if len(found) < 2 or "command" not in found[1]:
+        raise UsageError(f"{show_path(output.partial)}: was begun without --part; go on with --resume, without --part")
+    return run_id_of(fingerprint)
+
+
+def command_of(partial: Path) -> Command | None:
+    """Return the command line of the parts that build in the folder; None if there are none."""
+    lines = [json.loads(line) for line in read_lines(partial / JOURNAL)[:2]]
+    return Command(**lines[1]["command"]) if len(lines) == 2 and "command" in lines[1] else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +186,19 @@ class Journal:
         """Number of finished files."""
         return sum(shard.finished is not None for shard in self._shards)
 
+    def check_complete(self, plans: Sequence[Plan]) -> None:
+        """Check that every shard is finished.
+
+        Raises:
+            OutputError: some are not; names them.
+        """
+        missing = [file_of(plan) for plan, shard in zip(plans, self._shards, strict=True) if shard.finished is None]
+        if missing:
+            raise OutputError(
+                f"{show_path(self._output.output)}: {len(missing)} of {len(plans)} files are not made yet, "
+                f"{listed(missing)}; run their parts again (what is done is skipped), then qdq finish"
+            )
+
     @property
     def has_progress(self) -> bool:
         """True where a later run could resume from something."""
@@ -196,6 +250,8 @@ class Journal:
 
     def _learn(self, line: Mapping[str, Any]) -> None:
         """Apply a line: one that starts at the first tensor replaces older entries."""
+        if "command" in line:
+            return
         if "built" in line:
             self._is_built = True
             return

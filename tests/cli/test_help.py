@@ -136,6 +136,8 @@ def test_every_example_works(
         assert qdq("init", "MODEL_FOLDER").code == 0
     if "report.json" in shlex.split(example)[2:4]:
         assert qdq("stats", "MODEL_FOLDER", "--report", "report.json", "--format", "none").code == 0
+    if name == "finish":
+        assert qdq("run", "MODEL_FOLDER", "-o", "MODEL_INT4", "--scheme", "int4-g128", "--part", "1/1").code == 0
     np.save("weights.npy", sample((4, 6)))
     np.save("gradients.npy", sample((4, 6)))
     arguments = shlex.split(example.partition(" > ")[0])[1:]

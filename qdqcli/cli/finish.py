@@ -1,0 +1,63 @@
+"""`qdq finish`: the last step of a run in parts."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.gate import Gate, judging_options
+from qdqcli.cli.help import Command
+from qdqcli.cli.limits import prepare_libraries
+from qdqcli.cli.part import given_command
+from qdqcli.cli.run import quantize
+from qdqcli.cli.run import run as run_command
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import OutputError
+from qdqcli.escape import show_path
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  qdq finish MODEL_INT4
+  qdq finish MODEL_INT4 --report loss.html --budget budget.toml""",
+)
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Read the output back before it gets its name.")
+@click.option("--provenance", is_flag=True, help="Say beside a file, too, how it was made: OUTPUT.qdq.json.")
+@click.option("--break-lock", is_flag=True, help="Go on where a process that has ended left its lock (no flock).")
+@judging_options
+@opt.presentation_options
+@opt.by_option
+@opt.histograms_option
+@opt.work_options
+@opt.verbosity_options
+@pass_session
+def finish(session: Session, /, output: Path, **options: Any) -> int:
+    """Commit the OUTPUT of a run in parts, report, and judge.
+
+    Checks that 'qdq run INPUT -o OUTPUT --part I/N' has made every file, with the same input and settings, and gives
+    OUTPUT its name. The report is that of a run in one piece. With --budget, exit code 1 when it is exceeded: OUTPUT is
+    there all the same.
+    """
+    from qdqcli.output.placement import anchored
+
+    prepare_libraries()
+    command = given_command(output)
+    own = {**options, "reports": tuple(path.absolute() for path in options["reports"])}
+    own |= {name: path.absolute() for name in ("budget", "baseline") if (path := options[name]) is not None}
+    output = anchored(output).absolute()
+    try:
+        os.chdir(command.folder)  # the parts' paths hold there
+    except OSError as error:
+        raise OutputError(
+            f"{show_path(Path(command.folder))}: {error.strerror}; the parts ran here; finish where it is seen"
+        ) from error
+    context = run_command.make_context("run", list(command.arguments), parent=click.get_current_context().parent)
+    with context.scope(cleanup=False):
+        settings = {**context.params, **own, "output": output, "part": None, "resume": True}
+        gate = Gate.of(settings, session) if own["budget"] or own["baseline"] else None
+        return quantize(session, gate=gate, must_be_complete=True, **settings)

@@ -1,0 +1,70 @@
+"""Parts of a run: which shards each makes, and the work of one."""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qdqcli.measure.workers import Workers
+from qdqcli.output.tree import OutputTree
+from qdqcli.run.driver import Inline, drive
+from qdqcli.run.execute import Job, fingerprint_of_job
+from qdqcli.run.journal import Command, join, target_of
+from qdqcli.run.shard import Resources, ShardResult, job_of, process_shard
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of `count` processes that share the shards of a run."""
+
+    number: int
+    """From 1 to `count`."""
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def choose(self, sizes: Sequence[int]) -> list[int]:
+        """Return the indices of this part's shards, in order: parts have about as many bytes, the same on each call."""
+        parts = [(0, number) for number in range(1, self.count + 1)]
+        chosen = []
+        for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+            nbytes, number = heapq.heappop(parts)
+            heapq.heappush(parts, (nbytes + sizes[index], number))
+            if number == self.number:
+                chosen.append(index)
+        return sorted(chosen)
+
+
+def execute_part(
+    job: Job, indices: Sequence[int], tree: OutputTree, workers: Workers, command: Command, void_dtype: str | None
+) -> int:
+    """Make the shards with these indices that are not there yet; returns how many were.
+
+    The tree was entered as a part. A shard that fails does not stop the others.
+
+    Raises:
+        UsageError: the parts before had another input or other settings.
+        QdqError: the failure of the first shard in order.
+    """
+    run_id = join(tree, fingerprint_of_job(job), command)
+    tree.prepare()
+    resources = Resources(max_memory=workers.max_memory)
+    num_found = 0
+    tasks = []
+    for index in indices:
+        plan = job.plans[index]
+        target = target_of(tree, index, plan, run_id)
+        num_found += target.finished() is not None
+        tasks.append((index, job_of(plan, job.measuring, resources, target, void_dtype)))
+
+    def receive(_index: int, result: ShardResult) -> None:
+        result.check()
+
+    drive(
+        lambda shard: process_shard(shard, workers, job.measuring.on_bytes),
+        tasks,
+        Inline(),
+        receive,
+        workers.interruption,
+    )
+    return num_found
