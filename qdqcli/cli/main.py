@@ -177,9 +177,9 @@ def _translated(error: Exception) -> Exception:
     """Return the error as one of ours: click's would exit with 1 or 2 and print two lines."""
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         known = {name for parameter in error.ctx.command.params for name in parameter.opts}
-        if _WORDS.get(error.option_name) in known:
-            same = [_WORDS[error.option_name]]
-            error = click.NoSuchOption(error.option_name, possibilities=same, ctx=error.ctx)
+        same = _WORDS.get(error.option_name)
+        if same in known:
+            error = click.UsageError(f"No such option '{error.option_name}'. Did you mean '{same}'?", error.ctx)
     if isinstance(error, click.UsageError):
         command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
         return _chained(UsageError(f"{error.format_message().rstrip('.')}; see '{command}'"), error)

@@ -46,8 +46,8 @@ def test_every_order_is_one_of_all_quantized_rows(sort: str) -> None:
     assert sorted(names(rows)) == names(ranked(EVERY_KIND, "name"))
 
 
-def test_all_metrics_and_the_name_can_be_sorted_by() -> None:
-    assert set(SORTS) == {*METRICS, *STATS, "share", "name"}
+def test_all_metrics_name_and_size_can_be_sorted_by() -> None:
+    assert set(SORTS) == {*METRICS, *STATS, "share", "name", "size"}
 
 
 @pytest.mark.parametrize(("top", "count"), [(None, 7), (0, 7), (2, 2), (99, 7)])
@@ -58,5 +58,5 @@ def test_top_keeps_the_worst(top: int | None, count: int) -> None:
 def test_an_unknown_order_gets_the_nearest_or_all() -> None:
     with pytest.raises(UsageError, match="'rms'; try rmse"):
         ranked(EVERY_KIND, "rms")
-    with pytest.raises(UsageError, match=r"'quux'; try num_elements, .*, name$"):
+    with pytest.raises(UsageError, match=r"'quux'; try num_elements, .*, name, size$"):
         ranked(EVERY_KIND, "quux")
