@@ -320,6 +320,14 @@ def test_how_it_was_made_is_said() -> None:
     assert "3 tensors in 1 file, 12 bytes" in made
 
 
+@pytest.mark.parametrize("value", [None, [], [[1]], {"a": 1}, "x", 1e300, True, -1], ids=str)
+def test_settings_of_any_kind_make_a_page(value: object) -> None:
+    """A report may come from a later version, or from nobody's."""
+    names = ("num_bits", "axis", "group_size", "include", "presets", "recipe", "min_ndim", "signed_input", "percentile")
+    for name in names:
+        assert "What to do" in page(replace(many(5), settings={"num_bits": 4, "axis": 0, name: value}))
+
+
 # Pictures
 
 
@@ -346,6 +354,12 @@ def test_a_range_that_cannot_be_drawn_is_left_out(end: float | None) -> None:
     details = grid(run_of(*rows))["details"]
     assert "range" in details["0"]
     assert "range" not in details["1"]
+
+
+def test_a_limit_beyond_any_sqnr_is_not_drawn() -> None:
+    run = run_of(*(GOOD._replace(bound=Bound("sqnr_db", limit, None)) for limit in (1e300, -1e300, 60.0)))
+    assert 'data-low="60"' in page(run)
+    assert page(run).count('class="limit"') == 1
 
 
 def test_shades_are_dark_where_a_value_is_low() -> None:
@@ -490,6 +504,13 @@ def test_the_caption_says_range_levels_and_what_is_clipped(
     ticks = browser.run("document.querySelectorAll('.level').length")
     assert ticks == (16 if bits == 4 else 0)
     assert browser.run("document.querySelectorAll('.clipped').length") == 2
+
+
+def test_a_comparison_has_no_grid_and_its_pictures_are_drawn_all_the_same(browser: Browser, tmp_path: Path) -> None:
+    of(browser, tmp_path, run_of(GOOD._replace(spec=None, histograms=HISTOGRAMS)), "t0")
+    captions = browser.run("[...document.querySelectorAll('tr.more figcaption')].map(e => e.textContent)")
+    assert captions == ["Weights, log scale", "Errors e = y - x, log scale"]
+    assert browser.errors == []
 
 
 def test_the_chart_opens_a_tensor_by_keys_and_by_mouse(opened: Browser) -> None:

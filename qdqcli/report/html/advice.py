@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from qdqcli.recipe.patterns import compile_pattern
@@ -40,7 +41,8 @@ def advice(run: RunResult, states: Sequence[str]) -> Iterator[str]:
     if len(ranked) > len(shown):
         yield f"<p class=quiet>and {counted(len(ranked) - len(shown), 'more kind')} of tensors</p>"
     if run.command in _MEASURING:
-        yield from _commands(run, failing, [p for name, rows in ranked for p in _patterns(run, name, rows)])
+        patterns = (pattern for name, rows in ranked for pattern in _patterns(run, name, rows))
+        yield from _commands(run, failing, list(islice(patterns, _PATTERNS + 1)))
     yield "</section>"
 
 
@@ -91,8 +93,9 @@ def _candidates(settings: Mapping[str, Any]) -> list[str]:
     """Return options of `qdq plan` for candidates with the granularity of a run; none where there are no such."""
     if isinstance(settings.get("group_size"), int):
         return ["--group-size", str(settings["group_size"])]
-    granularity = {"none": "tensor", 0: "channel"}.get(settings.get("axis"))
-    return [] if granularity is None else ["--candidates", ",".join(f"int{n}-{granularity}" for n in _BITS)]
+    axis = settings.get("axis")
+    granularity = "tensor" if axis == "none" else "channel" if axis == 0 else ""
+    return [] if not granularity else ["--candidates", ",".join(f"int{n}-{granularity}" for n in _BITS)]
 
 
 def _needed(run: RunResult) -> list[float]:

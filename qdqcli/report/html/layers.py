@@ -18,13 +18,15 @@ _WIDE, _NARROW = 700, 330
 """Least widths of a chart in pixels, on a desktop and on a phone."""
 _SMALL_DOTS = 600
 """Number of tensors from which dots are small."""
+_MAX_DB = 1000
+"""Largest limit that is drawn: float32 has 144 dB."""
 _MAX_LAYERS, _MAX_KINDS = 200, 60
 
 
 def chart_by_layer(rows: Sequence[TensorResult], states: Sequence[str], first: int) -> Iterator[str]:
     """Yield the figure; `first` is the index of its first tensor in the table. Lossless tensors are at the top."""
     values = [_sqnr(row) for row in rows]
-    limits = [row.bound.limit if row.bound is not None and row.bound.metric == "sqnr_db" else None for row in rows]
+    limits = [_limit(row) for row in rows]
     axis = Axis.around([value for value in (*values, *limits) if value is not None])
     is_judged = any(states) or any(limit is not None for limit in limits)
     count = len(rows)
@@ -149,6 +151,12 @@ def _label(name: str) -> str:
     """Return a layer's number, else the first component of a name."""
     number = layer_of(name).rpartition(".")[2]
     return number if number.isdigit() else name.partition(".")[0]
+
+
+def _limit(row: TensorResult) -> float | None:
+    """Return the limit on the SQNR, if any that can be drawn."""
+    bound = row.bound
+    return bound.limit if bound is not None and bound.metric == "sqnr_db" and abs(bound.limit) <= _MAX_DB else None
 
 
 def _sqnr(row: TensorResult) -> float | None:

@@ -90,17 +90,21 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield the options that differ from the command's defaults."""
     if settings.get("recipe"):
         yield from ("--recipe", str(settings["recipe"]))
-    for name in settings.get("presets") or ():
+    for name in _each(settings.get("presets")):
         yield from ("--preset", str(name))
     yield from scheme_options(settings)
     for key, default in _PLAIN.items():
         value, option = settings.get(key, default), f"--{key.replace('_', '-')}"
         if value == default:
             continue
-        for one in value if isinstance(value, list | tuple) else [value]:
-            yield from [option] if one is True else [] if one is None else [option, str(one)]
+        for one in _each(value):
+            yield from [option] if one is True else [option, str(one)]
     if settings.get("min_ndim") not in (None, 2):
         yield from ("--min-ndim", str(settings["min_ndim"]))
+
+
+def _each(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def scheme_options(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -191,8 +191,8 @@
   const drawn = (index) => {
     const tensor = grid.details?.[index];
     if (!tensor) return [];
-    const found = [], { step, codes, range } = tensor;
-    const isOne = tensor.slices === 1, whose = isOne ? "" : ` of the widest of ${many(tensor.slices, "ranges")}`;
+    const found = [], { step, codes, range, slices = 1 } = tensor; // no grid where two checkpoints were compared
+    const whose = slices === 1 ? "" : ` of the widest of ${many(slices, "ranges")}`;
     if (tensor.values) {
       const [low, high] = tensor.values, clipped = clippedShare(index);
       const inside = (x) => x >= LEFT - 1 && x <= LEFT + WIDTH + 1;
