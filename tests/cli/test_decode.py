@@ -91,11 +91,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, qdq: Qdq, lines: int) -> Non
     assert qdq("decode", packed, "-o", tmp_path / "whole").code == 0
     arguments = ["decode", str(packed), "-o", str(tmp_path / "out"), "--threads", "1"]
     number = str(int(signal.SIGTERM))
-    stopped = subprocess.run(
-        [sys.executable, interrupted.__file__, str(lines), number, "small", *arguments],
-        capture_output=True,
-        timeout=100,
-    )
+    command = [sys.executable, interrupted.__file__, str(lines), number, "small", *arguments]
+    stopped = subprocess.run(command, capture_output=True, timeout=100)
     assert stopped.returncode == 143, stopped.stderr
     assert not (tmp_path / "out").exists()
     outcome = qdq(*arguments, "--resume")
@@ -114,6 +111,7 @@ def test_other_settings_do_not_resume(tmp_path: Path, qdq: Qdq) -> None:
     outcome = qdq(*arguments, "--dtype", "f32", "--resume")
     assert outcome.code == 2
     assert "dtype was bf16 and is f32" in outcome.error
+    assert qdq(*arguments, "--resume").code == 0
 
 
 def test_what_there_is_not_to_decode(tmp_path: Path, qdq: Qdq) -> None:

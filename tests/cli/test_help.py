@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from qdqcli.cli.main import COMMANDS, cli
 from tests.cli.process import environment, run_process
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
+from tests.tensors.packed.golden import GOLDEN
 
 MEASURING = ("run", "stats", "check", "compare", "inspect", "calibrate")
 
@@ -130,6 +132,7 @@ def test_every_example_works(
     for folder in ("MODEL_FOLDER", "GRADIENTS_FOLDER"):
         write_safetensors(tmp_path / folder / "model.safetensors", tensors)
     write_safetensors(tmp_path / "model.safetensors", tensors)
+    shutil.copytree(GOLDEN / "gptq" / "packed", tmp_path / "PACKED_FOLDER")
     (tmp_path / "budget.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 3\n")
     (tmp_path / "recipe.toml").write_text('schema = 1\n[[rules]]\nmatch = "layer.*"\nnum_bits = 4\n')
     if example == "qdq check":
