@@ -41,7 +41,7 @@ Bounds = Sequence[tuple[str, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is asked of a plan."""
+    """Request of a plan."""
 
     goal: Goal
     objective: Objective = "relative"
