@@ -1,9 +1,10 @@
-"""The walk of one tensor: functions, files and frames of `qdq stats FILE --axis 0`, counted by a profile hook.
+"""The walk of one tensor: functions, files and frames of `qdq stats FILE --axis 0 --format none`, counted by a profile
+hook.
 
     python tests/benchmarks/walk.py [--list] [--root FOLDER]
 
 The input is one F32 matrix, the first call is not counted (it compiles), and only functions of `qdqcli` are: those of
-the thread that runs the command and of its workers. Frames are the deepest stack from the command to a kernel's caller.
+the thread that runs the command and of its workers. Frames are the deepest stack of them.
 `--root` counts another checkout, to compare.
 """
 
@@ -64,7 +65,7 @@ def main() -> None:
                 threading.setprofile(hook)
                 sys.setprofile(hook)
             with redirect_stdout(io.StringIO()):
-                code = run(["stats", str(file), "--axis", "0", "--quiet"])
+                code = run(["stats", str(file), "--axis", "0", "--format", "none", "--quiet"])
             sys.setprofile(None)
             threading.setprofile(None)
             if code:
