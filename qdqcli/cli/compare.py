@@ -1,12 +1,14 @@
 """`qdq compare`: error statistics between two existing checkpoints."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import for_terminal, say_written, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, judging_options
 from qdqcli.cli.help import Command
@@ -14,16 +16,23 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, wants_histograms, workers_of
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.streams import write_all
 from qdqcli.errors import UsageError
-from qdqcli.gate.settings import shown
+from qdqcli.escape import show_path
+from qdqcli.gate.settings import comparable, differences, shown
 from qdqcli.op.spec import QuantSpec
+from qdqcli.output.files import NamedFile
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.pairing import entries_of, labels
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, decoded_inputs, inputs_of, make_plans, notes_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
+from qdqcli.report.changes import FORMATS, Changes, render
+from qdqcli.report.formatter import format_for
 from qdqcli.report.number import counted
+from qdqcli.report.options import ReportOptions
+from qdqcli.result.read import read_report
 from qdqcli.result.result import RunResult, with_shares
 from qdqcli.tensors.packed.recognise import Packed
 
@@ -34,7 +43,8 @@ from qdqcli.tensors.packed.recognise import Packed
 Examples:
   qdq compare MODEL_FOLDER MODEL_FOLDER
   qdq compare MODEL_FOLDER model.safetensors --min-ndim 2 --budget budget.toml
-  qdq compare MODEL_FOLDER model.safetensors --map 'layer.*=layer.*' --report difference.json""",
+  qdq compare MODEL_FOLDER model.safetensors --map 'layer.*=layer.*' --report difference.json
+  qdq compare before.json after.json""",
 )
 @click.argument("reference", metavar="REFERENCE", type=click.Path())
 @click.argument("candidate", metavar="CANDIDATE", type=click.Path())
@@ -56,9 +66,18 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     dtypes may differ. Where several files have a tensor of one name, their files or folders must have the same paths. A
     budget does not let pass what cannot be measured: missing tensors, other shapes.
 
+    Two JSON reports are shown side by side: the SQNR of each tensor before and after, the largest loss first.
+
     Weights that are quantized already (compressed-tensors, FP8, ...) are decoded, on either side: their rows say
     format, bits, group and the SQNR that plain rounding would give; see 'qdq help packed'.
     """
+    are_reports = [Path(side).suffix.lower() == ".json" for side in (reference, candidate)]
+    if any(are_reports):
+        if not all(are_reports):
+            raise UsageError("give two checkpoints, or two JSON reports")
+        _compare_reports(Path(reference), Path(candidate), options)
+        say_written(session, options)
+        return 0
     files = Files.of(options)
     files.check()
     gate = Gate.of(options, session)
@@ -72,6 +91,36 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     files.check([plan.checkpoint for plan in (*ours[:1], *theirs[:1])])
     run = gate.judge(_measured(session, ours, theirs, options), session)
     return gate.conclude(run, options, session)
+
+
+def _compare_reports(before: Path, after: Path, options: opt.Options) -> None:
+    """Show two JSON reports side by side.
+
+    Raises:
+        UsageError: an option that only checkpoints take.
+        InputError: a file is not a report.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if is_given and parameter.expose_value and parameter.name not in _OF_REPORTS:
+            judging = "'qdq check --report-in AFTER --baseline BEFORE' judges a report"
+            raise UsageError(f"{parameter.opts[0]} is for checkpoints; {judging}")
+    opt.check_formats(options, FORMATS, "a comparison of reports")
+    files = Files.of(options)
+    files.reads.extend(NamedFile(path, "a report to compare") for path in (before, after))
+    files.check()
+    old, new = read_report(before), read_report(after)
+    settings = list(differences(comparable(old.settings), comparable(new.settings)))
+    changes = Changes.of(old, new, (show_path(before), show_path(after)), settings)
+    for path in options["reports"]:
+        write_report(path, render(changes, format_for(path), ReportOptions()))
+    if options["format_name"] != "none":
+        write_all(render(changes, options["format_name"], for_terminal(ReportOptions(top=options["top"]))))
+
+
+_OF_REPORTS = ("reference", "candidate", "format_name", "reports", "top")
+"""Parameters that apply to a comparison of two reports."""
 
 
 def _selection_of(gate: Gate, session: Session) -> dict[str, Any]:

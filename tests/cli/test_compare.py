@@ -273,3 +273,51 @@ def test_a_budget_of_check_needs_no_further_options(qdq: Qdq, model: Path, tmp_p
     refused = qdq("compare", model, tmp_path / "out", "--budget", budget, "--min-ndim", 1)
     assert refused.code == 2
     assert "min_ndim is 1 and not 2" in refused.error
+
+
+@pytest.fixture
+def reports(qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Reports of one model at 4 bits, with one tensor at 8 bits, and without another."""
+    monkeypatch.chdir(tmp_path)
+    tensors = {name: sample((8, 8), seed=seed) for seed, name in enumerate(("a", "b", "c"))}
+    path = write_safetensors(tmp_path / "m.safetensors", tensors)
+    (tmp_path / "r.toml").write_text("[[rules]]\nmatch = 'b'\nnum_bits = 8\n")
+    assert qdq("stats", path, "-b", 4, "--report", "before.json").code == 0
+    assert qdq("stats", path, "-b", 4, "--recipe", "r.toml", "--exclude", "c", "--report", "after.json").code == 0
+    return tmp_path
+
+
+def test_two_reports_side_by_side(qdq: Qdq, reports: Path) -> None:
+    before, after = (json.loads((reports / f"{name}.json").read_text()) for name in ("before", "after"))
+    outcome = qdq("compare", "before.json", "after.json", "--format", "json", "--report", "c.csv", "--report", "c.md")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.startswith("wrote c.csv and c.md in ")
+    found = {row["name"]: row for row in outcome.report["tensors"]}
+    was, now = ({row["name"]: row.get("stats") for row in side["tensors"]} for side in (before, after))
+    assert found["a"]["change_db"] == 0
+    assert found["b"]["change_db"] == now["b"]["sqnr_db"] - was["b"]["sqnr_db"] > 20
+    assert (found["c"]["before"]["stats"], found["c"]["after"]) == (was["c"], None)
+    assert outcome.report["summary"]["after"]["sqnr_db"] == after["summary"]["sqnr_db"]
+    assert {entry["name"] for entry in outcome.report["settings"]} == {"exclude", "rules"}
+    shown = qdq("compare", "before.json", "after.json").out
+    assert [line.split()[0] for line in shown.splitlines()[2:4]] == ["b", "c"], "equal ones are counted"
+    assert "tensors        2 in both, 1 of them with the same SQNR, 1 only before" in shown
+    assert "exclude        none before, 'c' after" in shown
+    cells = next(line for line in (reports / "c.csv").read_text().splitlines() if line.startswith("b,")).split(",")
+    assert list(map(float, cells[2:4])) == [was["b"]["sqnr_db"], now["b"]["sqnr_db"]]
+    assert "3 in both, 3 of them with the same SQNR" in qdq("compare", "before.json", "before.json").out
+
+
+def test_reports_and_checkpoints_do_not_mix(qdq: Qdq, reports: Path) -> None:
+    for arguments, words in (
+        (("before.json", "m.safetensors"), "give two checkpoints, or two JSON reports"),
+        (("before.json", "after.json", "--budget", "b.toml"), "--budget is for checkpoints"),
+        (("before.json", "after.json", "--include", "a"), "--include is for checkpoints"),
+        (("before.json", "after.json", "--format", "html"), "has no html form"),
+        (("before.json", "after.json", "--report", "before.json"), "before.json"),
+    ):
+        outcome = qdq("compare", *arguments)
+        assert outcome.code == 2
+        assert words in outcome.error
+    (reports / "x.json").write_text("{}")
+    assert qdq("compare", "x.json", "after.json").code == 3

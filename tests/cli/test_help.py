@@ -135,6 +135,9 @@ def test_every_example_works(
     shutil.copytree(GOLDEN / "gptq" / "packed", tmp_path / "PACKED_FOLDER")
     (tmp_path / "budget.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 3\n")
     (tmp_path / "recipe.toml").write_text('schema = 1\n[[rules]]\nmatch = "layer.*"\nnum_bits = 4\n')
+    if "before.json" in example:
+        for report in ("before.json", "after.json"):
+            assert qdq("stats", "MODEL_FOLDER", "--report", report, "--format", "none").code == 0
     if example == "qdq check":
         assert qdq("init", "MODEL_FOLDER").code == 0
     if "report.json" in shlex.split(example)[2:4]:

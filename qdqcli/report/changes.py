@@ -1,0 +1,201 @@
+"""Report of two earlier reports side by side: how the SQNR of each tensor changed, the largest loss first."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from csv import writer
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from math import inf, isfinite
+from typing import Any
+
+from qdqcli import __version__
+from qdqcli.recipe.pairing import counterparts, located
+from qdqcli.report import escape, markdown
+from qdqcli.report.layout import fit
+from qdqcli.report.number import NO_NUMBER, metric_text, row_text
+from qdqcli.report.options import ReportOptions
+from qdqcli.report.summary import hidden
+from qdqcli.report.table import Column, Quote, spec_text
+from qdqcli.report.text import quoted, table_lines
+from qdqcli.result.result import SCHEMA_VERSION, RunResult, Source, TensorResult, row_to_json
+
+FORMATS = ("table", "json", "csv", "markdown")
+SQNR, BITS = "sqnr_db", "bits_per_weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One tensor in two reports; None where one did not measure it."""
+
+    before: TensorResult | None
+    after: TensorResult | None
+
+    @property
+    def source(self) -> Source:
+        row = self.after or self.before
+        assert row is not None
+        return row.source
+
+    @property
+    def db(self) -> float | None:
+        """Gain in dB, negative for a loss; infinite from or to a lossless tensor; None where it is not in both."""
+        was, now = _sqnr(self.before), _sqnr(self.after)
+        if was is None or now is None:
+            return None
+        return 0.0 if was == now else now - was
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Two reports, with their tensors paired."""
+
+    before: RunResult
+    after: RunResult
+    names: tuple[str, str]
+    """The two files, as the user gave them."""
+    settings: Sequence[tuple[str, str, str]]
+    """Name, old and new value of each setting that differs."""
+    rows: Sequence[Change]
+
+    @classmethod
+    def of(
+        cls, before: RunResult, after: RunResult, names: tuple[str, str], settings: Sequence[tuple[str, str, str]]
+    ) -> "Changes":
+        """Pair the measured tensors, the largest loss first."""
+        old, new = list(before.quantized), list(after.quantized)
+        numbers = counterparts(list(located(after, new)), list(located(before, old)))
+        rows = [
+            Change(before=None if number is None else old[number], after=row)
+            for row, number in zip(new, numbers, strict=True)
+        ]
+        rows += [Change(before=row, after=None) for number, row in enumerate(old) if number not in set(numbers)]
+        rows.sort(key=lambda change: (change.db is None, change.db or 0.0, change.source.name))
+        return cls(before=before, after=after, names=names, settings=settings, rows=rows)
+
+
+def render(changes: Changes, format_name: str, options: ReportOptions) -> Iterator[str]:
+    """Yield the report in one of `FORMATS`; csv and json have all tensors."""
+    lines = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}[format_name](changes, options)
+    for line in lines:
+        yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
+
+
+def _sqnr(row: TensorResult | None) -> float | None:
+    if row is None:
+        return None
+    value = row.stats[SQNR]
+    return float(value) if value is not None else inf if row.is_unchanged else None
+
+
+def _columns(rows: Sequence[Change], quote: Quote) -> list[Column]:
+    def cells(of_row: Callable[[TensorResult], str], *, is_after: bool) -> list[str]:
+        found = [change.after if is_after else change.before for change in rows]
+        return [NO_NUMBER if row is None else of_row(row) for row in found]
+
+    def bits(row: TensorResult) -> str:
+        return spec_text(row.spec, quote, row.source.shape)
+
+    was, now = cells(bits, is_after=False), cells(bits, is_after=True)
+    are_equal = was == now
+    columns = [Column(name="tensor", title="tensor", cells=[quote(change.source.name) for change in rows])]
+    if not are_equal:
+        columns.append(Column(name="bits", title="bits before", cells=was))
+    columns.append(Column(name="bits after", title="bits" if are_equal else "bits after", cells=now))
+    sqnr = partial(row_text, SQNR)
+    return [
+        *columns,
+        Column(name="before", title="SQNR dB before", cells=cells(sqnr, is_after=False), is_number=True),
+        Column(name=SQNR, title="after", cells=cells(sqnr, is_after=True), is_number=True),
+        Column(name="change", title="change", cells=[_signed(change.db) for change in rows], is_number=True),
+        Column(name="share", title="share", cells=cells(partial(row_text, "share"), is_after=True), is_number=True),
+    ]
+
+
+def _signed(db: float | None) -> str:
+    if db is None or not isfinite(db):
+        return NO_NUMBER
+    return f"{db:+.2f}" if round(db, 2) else "0"
+
+
+def _facts(changes: Changes, quote: Quote) -> Iterator[tuple[str, str]]:
+    before, after = changes.before.summary, changes.after.summary
+    both = sum(change.before is not None and change.after is not None for change in changes.rows)
+    only = [sum(change.after is None for change in changes.rows), sum(change.before is None for change in changes.rows)]
+    equal = sum(change.db == 0 for change in changes.rows)
+    parts = [f"{both:,} in both, {equal:,} of them with the same SQNR"]
+    parts += [f"{number:,} only {side}" for number, side in zip(only, ("before", "after"), strict=True) if number]
+    yield "tensors", ", ".join(parts)
+    for title, metric, unit in (("bits/weight", BITS, ""), ("SQNR", SQNR, " dB")):
+        was, now = before[metric], after[metric]
+        change = "" if was is None or now is None else f" ({now - was:+.2f}{unit})"
+        yield title, f"{metric_text(metric, was)} before, {metric_text(metric, now)}{unit} after{change}"
+    for name, old, new in changes.settings:
+        yield quote(name), f"{quote(old)} before, {quote(new)} after"
+
+
+def _shown(changes: Changes, options: ReportOptions) -> tuple[Sequence[Change], int]:
+    """Return the rows that changed, at most `top`, and the number of those left out."""
+    changed = [change for change in changes.rows if change.db != 0]
+    top = changed[: options.top or None]
+    return top, len(changed) - len(top)
+
+
+def _table(changes: Changes, options: ReportOptions) -> Iterator[str]:
+    quote = partial(quoted, options=options)
+    rows, num_hidden = _shown(changes, options)
+    if rows:
+        layout = fit(_columns(rows, quote), "change", options.width, options.ellipsis)
+        yield from table_lines(layout, options)
+        yield from (*hidden(num_hidden), *layout.remarks, "")
+    yield from (f"{title:<14} {text}" for title, text in _facts(changes, quote))
+
+
+def _markdown(changes: Changes, options: ReportOptions) -> Iterator[str]:
+    quote = partial(markdown.quoted, options=options)
+    rows, num_hidden = _shown(changes, options)
+    if rows:
+        yield from markdown.table_lines(_columns(rows, quote))
+        yield from ("", *(line for remark in hidden(num_hidden) for line in (remark, "")))
+    yield from (f"- {title}: {text}" for title, text in _facts(changes, quote))
+
+
+def _json(changes: Changes, _options: ReportOptions) -> Iterator[str]:
+    yield escape.json_text(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "tool": {"name": "qdq", "version": __version__},
+            "command": "compare",
+            "inputs": list(changes.names),
+            "settings": [{"name": name, "before": old, "after": new} for name, old, new in changes.settings],
+            "summary": {"before": dict(changes.before.summary), "after": dict(changes.after.summary)},
+            "tensors": [
+                {"name": change.source.name, "file": change.source.file, "change_db": _finite(change.db),
+                 "before": _side(change.before), "after": _side(change.after)}
+                for change in changes.rows
+            ],
+        },
+        indent=2,
+    )  # fmt: skip
+
+
+def _side(row: TensorResult | None) -> Mapping[str, Any] | None:
+    if row is None:
+        return None
+    data = row_to_json(row)
+    return {"spec": data["spec"], "stats": data["stats"]}
+
+
+def _finite(db: float | None) -> float | None:
+    return db if db is not None and isfinite(db) else None
+
+
+def _csv(changes: Changes, options: ReportOptions) -> Iterator[str]:
+    text = partial(escape.csv_cell, ascii_only=options.ascii_only)
+    yield "name,file,sqnr_db_before,sqnr_db_after,change_db,bits_per_weight_before,bits_per_weight_after"
+    for change in changes.rows:
+        sides = (change.before, change.after)
+        figures = [None if row is None else row.stats[metric] for metric in (SQNR, BITS) for row in sides]
+        buffer = StringIO()
+        cells = [text(change.source.name), text(change.source.file), *figures[:2], _finite(change.db), *figures[2:]]
+        writer(buffer, lineterminator="").writerow(cells)
+        yield buffer.getvalue()
