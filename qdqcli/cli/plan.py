@@ -251,6 +251,7 @@ def _described(options: opt.Options) -> dict[str, Any]:
     names = ("target_size", "max_loss", "min_sqnr", "candidates", "group_size", "estimator", "objective", "tie",
              "count", "backend")  # fmt: skip
     bounds = {name: [f"{pattern}={number}" for pattern, number in options[name]] for name in ("min_bits", "max_bits")}
-    paths = {name: None if options[name] is None else str(options[name]) for name in ("importance", "against")}
+    files = {"importance": "importance", "against": "against", "from": "saved_sweep"}
+    paths = {name: None if options[key] is None else str(options[key]) for name, key in files.items()}
     average = None if options["avg_bits"] is None else float(options["avg_bits"])
     return {"avg_bits": average, **paths, **{name: options[name] for name in names}, **bounds}

@@ -51,6 +51,8 @@ def made(page: str) -> list[str]:
         ("diagnose", "-s", "int4-g32"),
         ("diagnose", "-b", "3", "--max-bits-added", "0.5", "--include", "layers.1.*"),
         ("plan", "--avg-bits", "4.5", "-g", "32"),
+        ("plan", "--avg-bits", "4.5", "-g", "32", "--against", "earlier.toml"),
+        ("plan", "--avg-bits", "4.5", "--from", "sweep.json"),
         ("plan", "--min-sqnr", "12.5", "--candidates", "int3-g16,int8,float", "--min-bits", "*q_proj*=8",
          "--objective", "worst", "--tie", "none"),
     ],
@@ -58,6 +60,10 @@ def made(page: str) -> list[str]:
 )  # fmt: skip
 def test_the_command_that_a_page_names_makes_the_same_page(qdq: Qdq, model: Path, given: tuple[str, ...]) -> None:
     Path("r.toml").write_text('[[rules]]\nmatch = "*.o_proj.weight"\nnum_bits = 4\n')
+    if "--against" in given:
+        assert qdq("plan", model, "--avg-bits", 3.75, "-g", 32, "-o", "earlier.toml").code == 0
+    if "--from" in given:
+        assert qdq("sweep", model, "-b", "3,4,6", "-g", 32, "--report", "sweep.json").code == 0
     output = ("-o", "plan.toml", "--overwrite") if given[0] == "plan" else ()
     assert qdq(given[0], model, *given[1:], *output, "--report", "a.html", "--format", "none").code == 0
     first = Path("a.html").read_text()

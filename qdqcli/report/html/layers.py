@@ -20,6 +20,8 @@ _SMALL_DOTS = 600
 """Number of tensors from which dots are small."""
 _MAX_DB = 1000
 """Largest limit that is drawn: float32 has 144 dB."""
+_ROOMY = 30
+"""Most layers whose cells have decimals."""
 _MAX_LAYERS, _MAX_KINDS = 200, 60
 
 
@@ -46,8 +48,8 @@ def chart_by_layer(rows: Sequence[TensorResult], states: Sequence[str], first: i
     legend = f"; {', '.join(keys)}" if is_judged and len(keys) > 1 else ""
     edge = "; at the upper edge: nothing was lost, or nothing could be measured" if None in values else ""
     dashed = "; dashed: the limit" if any(limit is not None for limit in limits) else ""
-    yield "<figcaption>SQNR in dB, higher is better, in the order of the checkpoint"
-    yield f"{edge}{dashed}{legend}</figcaption></figure>"
+    order = "SQNR in dB, higher is better, in the order of the checkpoint"
+    yield f"<figcaption>{order}{edge}{dashed}{legend}</figcaption></figure>"
 
 
 def matrix(rows: Sequence[TensorResult], states: Sequence[str]) -> Iterator[str]:
@@ -100,7 +102,8 @@ def matrix_of(marks: Iterable[Mark], title: str, without: str, *, digits: int) -
     yield "</tr></thead>\n<tbody>"
     for kind, own in kinds.items():
         label = kind.removeprefix(f"{stem}*.") if stem else kind
-        cells = [_cell_html(kind, own.get(number), levels, without, digits) for number in columns]
+        places = digits if len(columns) <= _ROOMY else 0
+        cells = [_cell_html(kind, own.get(number), levels, without, places) for number in columns]
         yield f'<tr><th scope="row" class="name">{quote(label)}</th>{"".join(cells)}</tr>'
     yield "</tbody></table></div>"
 

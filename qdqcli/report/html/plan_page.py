@@ -5,14 +5,14 @@ from dataclasses import replace
 from math import fsum, isfinite, log10
 from typing import Any
 
-from qdqcli.report.allocation import PlanView, answers, uniform
+from qdqcli.report.allocation import PlanView, answers, rate_and_loss, uniform
 from qdqcli.report.html.chart import Point, scatter
 from qdqcli.report.html.document import document
 from qdqcli.report.html.grid import Field, Grid, grid_html
 from qdqcli.report.html.layers import Mark, matrix_of
 from qdqcli.report.html.made import made
 from qdqcli.report.html.markup import cards_html, plain, quote
-from qdqcli.report.number import EXACT, metric_text, size_text
+from qdqcli.report.number import EXACT, counted, metric_text, size_text
 from qdqcli.result.result import TensorResult
 from qdqcli.study.allocation import FLOAT, Decision, Option, frontier
 
@@ -24,9 +24,8 @@ _LOSSES = {
     "worst": "largest relative squared error of a tensor",
 }
 _PLAIN: Mapping[str, Any] = {
-    **dict.fromkeys((*_GOALS, "importance")), "group_size": 128, "estimator": "minmax", "objective": "relative",
-    "tie": "auto", "count": "selected", "backend": "any", "min_bits": [], "max_bits": [],
-    "candidates": ["int2", "int3", "int4", "int5", "int6", "int8"],
+    **dict.fromkeys((*_GOALS, "candidates", "importance", "from", "against")), "group_size": 128, "estimator": "minmax",
+    "objective": "relative", "tie": "auto", "count": "selected", "backend": "any", "min_bits": [], "max_bits": [],
 }  # fmt: skip
 """Option of the command -> its default."""
 _BASE = ("num_bits", "axis", "signed_input")
@@ -51,7 +50,7 @@ def _main(view: PlanView, grid: Grid[Pair]) -> Iterator[str]:
     yield "<h2>Decisions</h2>"
     yield from grid_html(grid)
     if view.explained:
-        asked = replace(view, frontier=())
+        asked = replace(view, frontier=(), against=None)
         yield f"<h2>Candidates</h2>\n<pre>{chr(10).join(answers(asked, quote)).strip()}</pre>"
     settings = {key: value for key, value in view.result.settings.items() if key not in _BASE}
     run = replace(view.result, settings=settings)
@@ -68,6 +67,10 @@ def _cards(view: PlanView) -> Iterator[tuple[str, str, str]]:
         yield "unused", f"{allocation.budget - allocation.bits:,} bits", f"of a budget of {allocation.budget:,}"
     sqnr = view.result.summary["sqnr_db"]
     yield "SQNR of all elements", EXACT if sqnr is None else f"{metric_text('sqnr_db', sqnr)} dB", ""
+    if view.against is not None:
+        rate, loss = rate_and_loss(problem, view.against)
+        moved = sum(a != b for a, b in zip(view.against, allocation.solution.choice, strict=True))
+        yield "earlier plan", f"{rate:.4f} bits", f"loss {loss:.6g}; {counted(moved, 'decision')} changed"
     yield "loss", f"{allocation.loss:.6g}", _LOSSES[problem.objective]
     is_exact = allocation.solution.proof == "exact"
     of = "no choice within the budget loses less" if is_exact else "of the least loss"
@@ -83,6 +86,9 @@ def _points(view: PlanView) -> tuple[list[Point], list[tuple[float, float]]]:
         for own in [uniform(allocation, candidate)]
         if own is not None and own[1]
     ]
+    if view.against is not None:
+        rate, loss = rate_and_loss(problem, view.against)
+        found += [Point(x=rate, y=-10 * log10(loss), label="earlier plan", is_faint=True)] if loss else []
     if allocation.loss:
         own = Point(x=allocation.bits_per_weight, y=-10 * log10(allocation.loss), label="this plan", is_chosen=True)
         found.append(own)
