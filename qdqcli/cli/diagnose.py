@@ -47,6 +47,7 @@ Examples:
 @recipe_options
 @opt.selection_options
 @opt.packed_option
+@opt.from_packed_option
 @opt.destination_options
 @opt.scale_bits_option
 @opt.work_options

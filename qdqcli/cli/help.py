@@ -30,7 +30,8 @@ GROUPS = {
         *("ragged_groups", "indivisible", "compute_dtype", "recipe", "preset", "presets"),
     ),
     "Which tensors": (
-        *("include", "exclude", "min_ndim", "allow_unmatched", "allow_packed", "follow_links", "renamings"),
+        *("include", "exclude", "min_ndim", "allow_unmatched", "allow_packed", "from_packed", "follow_links"),
+        "renamings",
         "void_dtype",
     ),
     "Ranges": ("estimator", "estimators", "percentile", "input_min", "input_max", "ranges_file"),

@@ -47,6 +47,7 @@ Examples:
 @opt.op_options
 @recipe_options
 @opt.selection_options
+@opt.from_packed_option
 @opt.listing_options
 @opt.work_options
 @opt.verbosity_options

@@ -23,6 +23,7 @@ from qdqcli.recipe.plan import (
     Plan,
     check_selection,
     check_unpacked,
+    decoded_inputs,
     make_plans,
     packed_in_words,
 )
@@ -57,7 +58,7 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
         raise none_left(session)
     for checkpoint in checkpoints:
         say_notes(checkpoint.notes, session)
-    return checkpoints
+    return decoded_inputs(checkpoints) if options.get("from_packed") else checkpoints
 
 
 def _paths(inputs: Sequence[str], session: Session) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -383,6 +384,12 @@ def packed_option(function: Function) -> Function:
     return click.option("--allow-packed", is_flag=True, help=text)(function)
 
 
+def from_packed_option(function: Function) -> Function:
+    """Add --from-packed, for commands that only read."""
+    text = "Decode weights that are already quantized, and take what they decode to for the weights."
+    return click.option("--from-packed", is_flag=True, help=text)(function)
+
+
 def measuring_options(function: Function) -> Function:
     """Add all options of a command that quantizes and reports."""
     return apply(
@@ -408,7 +415,10 @@ def request_of(options: Options, session: Session) -> Request:
     sources = option_sources_of(options, session)
     if sources.options["axis"] == WHOLE_TENSOR:
         session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
-    return request_from(sources)
+    request = request_from(sources)
+    if not options.get("from_packed"):
+        return request
+    return replace(request, settings={**request.settings, "from_packed": True})
 
 
 def apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:

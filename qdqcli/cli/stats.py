@@ -25,6 +25,7 @@ Examples:
 @project_inputs
 @opt.keep_going_option
 @opt.measuring_options
+@opt.from_packed_option
 @pass_session
 def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     """Measure what quantization loses; writes no tensors.

@@ -109,6 +109,7 @@ Examples:
 @recipe_options
 @opt.selection_options
 @opt.packed_option
+@opt.from_packed_option
 @click.option("--by", "rows_by", type=click.Choice(["setting", "tensor"]), default="setting", show_default=True,
               help="Show a row per setting, or per tensor with its SQNR under each setting.")  # fmt: skip
 @click.option("--pareto", is_flag=True, help="Show only settings that no other dominates.")

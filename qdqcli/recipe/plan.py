@@ -134,8 +134,8 @@ def check_unpacked(checkpoint: Checkpoint, packed: Packed) -> None:
     """
     if packed.weights:
         raise InputError(
-            f"{packed_in_words(checkpoint, packed)}; give the checkpoint in float, or --allow-packed to measure only "
-            "what is left in float"
+            f"{packed_in_words(checkpoint, packed)}; qdq decode writes it in float, qdq compare holds it against the "
+            "original, --allow-packed measures only what is left in float"
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Qdq
+from tests.tensors.packed.golden import GOLDEN, changed
 from tests.tensors.packed.samples import SAMPLES, Sample, Tensors, declared, sparse, write
 
 GPTQ: Tensors = {
@@ -42,8 +43,8 @@ def test_what_measures_refuses_packed_weights(gptq: Path, tmp_path: Path, qdq: Q
     outcome = qdq(command, gptq, *more.get(command, []))
     assert outcome.code == 3
     assert outcome.error == (
-        f"error: {gptq}: already quantized: 1 weight in GPTQ ('q.weight'); give the checkpoint in float, or "
-        "--allow-packed to measure only what is left in float"
+        f"error: {gptq}: already quantized: 1 weight in GPTQ ('q.weight'); qdq decode writes it in float, "
+        "qdq compare holds it against the original, --allow-packed measures only what is left in float"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gptq"]
 
@@ -157,3 +158,33 @@ def test_integer_matrices_that_are_most_of_an_input_are_warned_of(tmp_path: Path
     assert "are they codes" not in qdq("stats", few).err
     most = sparse(tmp_path / "most.safetensors", {"a.qw": ("I32", (30, 8)), "a.scl": ("F32", (10, 8))})
     assert "1 tensor of I32, 75.0% of the elements: not measured; are they codes?" in qdq("stats", most).err
+
+
+@pytest.mark.parametrize("command", ["stats", "inspect", "sweep", "diagnose"])
+@pytest.mark.parametrize("folder", [GOLDEN / "gptq", GOLDEN / "fp8-blocks"], ids=lambda folder: folder.name)
+def test_from_packed_measures_what_weights_decode_to(qdq: Qdq, command: str, folder: Path) -> None:
+    more = ["--group-size", 32] if command != "sweep" else ["--group-size", 32, "--num-bits", 4]
+    packed = qdq(command, folder / "packed", "--from-packed", *more, "--format", "json")
+    assert packed.code == 0, packed.err
+    decoded = qdq(command, folder / "decoded.safetensors", *more, "--format", "json")
+    one, two = (each.report for each in (packed, decoded))
+    assert one["settings"].pop("from_packed") is True
+    assert without_files(one) == without_files(two)
+
+
+def without_files(value: object) -> object:
+    """A report without what names its input, and with its lists of tensors by name."""
+    if isinstance(value, dict):
+        return {key: without_files(inner) for key, inner in value.items() if key not in ("file", "inputs", "input")}
+    if isinstance(value, list):
+        found = list(map(without_files, value))
+        is_of_tensors = all(isinstance(inner, dict) and "name" in inner for inner in value)
+        return sorted(found, key=lambda inner: str(inner["name"])) if is_of_tensors else found  # type: ignore[index]
+    return value
+
+
+def test_from_packed_names_what_is_damaged(tmp_path: Path, qdq: Qdq) -> None:
+    folder = changed(GOLDEN / "gptq", tmp_path / "packed", lambda tensors: tensors.pop("b4.scales"))
+    outcome = qdq("stats", folder, "--from-packed")
+    assert outcome.code == 3
+    assert "'b4.qweight' is no GPTQ: there is no 'b4.scales'" in outcome.error

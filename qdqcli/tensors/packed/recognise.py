@@ -243,7 +243,8 @@ def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _T
             name = codes.name.rpartition(".")[0] or codes.name
             layout = PackedFormat(name=f"{method}, unknown layout", codes="", dtypes=(codes.dtype.name,))
             weight = PackedWeight(name, layout, {CODES: codes}, problem=_problem(codes, method, tensors))
-            modules.setdefault((tensors.folder(codes), name), weight)
+            if modules.setdefault((tensors.folder(codes), name), weight).problem is None:
+                modules[tensors.folder(codes), name] = weight
     if not modules:
         return []
     found: dict[tuple[str, str], dict[str, TensorInfo]] = defaultdict(dict)
@@ -256,8 +257,8 @@ def _unknown(suspects: Sequence[TensorInfo], checkpoint: Checkpoint, tensors: _T
     return [weight._replace(parts={**found[module], **weight.parts}) for module, weight in modules.items()]
 
 
-def _problem(codes: TensorInfo, method: str, tensors: _Tensors) -> str:
-    """Return why the codes fit no format of their declared method: the parts that the nearest one misses."""
+def _problem(codes: TensorInfo, method: str, tensors: _Tensors) -> str | None:
+    """Return why the codes fit no format of their declared method: the part that the nearest one misses."""
     reasons: list[tuple[int, str]] = []
     for known in PACKED:
         if method not in known.methods or codes.dtype.name not in known.dtypes or not codes.name.endswith(known.codes):
@@ -273,7 +274,7 @@ def _problem(codes: TensorInfo, method: str, tensors: _Tensors) -> str:
         if lost:
             reason = f"there is no '{escape_name(lost[0])}'"
         reasons.append((len(lost) + len(wrong), f"'{escape_name(codes.name)}' is no {known.name}: {reason}"))
-    return min(reasons)[1] if reasons else f"'{escape_name(codes.name)}' is in no known layout of {method}"
+    return min(reasons)[1] if reasons else None
 
 
 def _modules_of(name: str) -> Iterator[str]:
