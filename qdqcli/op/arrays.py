@@ -18,7 +18,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, compute_type_of, given_ranges, gradient_ranges, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, Floats, given_ranges, gradient_ranges, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -138,8 +138,7 @@ def quantize_and_dequantize_v4_grad(
     stored, stored_g = (np.ascontiguousarray(array).reshape(-1).view(STORAGE[dtype]) for array in (x, g))
     out = np.empty_like(stored)
     if stored.size:
-        compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
-        cpu.differentiate(stored_g, stored, out, 0, 0, out.size, *layout.steps, 0, ranges, compute_type)
+        cpu.differentiate(stored_g, stored, out, 0, layout, ranges, dtype)
     zeros = [np.zeros(np.shape(end), x.dtype) for end in (input_min, input_max)]
     return out.view(x.dtype).reshape(x.shape), zeros[0], zeros[1]
 

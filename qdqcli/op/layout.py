@@ -9,9 +9,29 @@ either repeat the same slices (`axis`) or bring new ones (groups): element i bel
 
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from qdqcli.errors import SpecError
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec, axis_text
+
+
+class Elements(NamedTuple):
+    """Elements [start, stop) of the flat tensor, as kernels take them: the first one of an array is element `base`."""
+
+    base: int
+    start: int
+    stop: int
+
+
+class Steps(NamedTuple):
+    """A layout as kernels take it: column s of an array of slices is slice `first_slice` + s."""
+
+    inner: int
+    row: int
+    advance: int
+    first_slice: int
+    end: int
+    """Element at which the last slice ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +53,9 @@ class Layout:
         """Number of ranges with elements; 0 for an empty tensor."""
         return self.num_ranges if self.num_elements else 0
 
-    @property
-    def steps(self) -> tuple[int, int, int]:
-        """(inner, row, advance), from which kernels compute an element's slice."""
-        return self.inner, self.row, self.advance
+    def steps(self, first_slice: int = 0, end: int | None = None) -> Steps:
+        """Return the steps from which kernels compute an element's slice; `end`: of the last slice there."""
+        return Steps(self.inner, self.row, self.advance, first_slice, self.num_elements if end is None else end)
 
     @property
     def is_contiguous(self) -> bool:

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import SpecError
 from qdqcli.op.jit.vector import VECTOR_SIZE
-from qdqcli.op.layout import Layout
+from qdqcli.op.layout import Elements, Layout, Steps
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode, axis_text
 from qdqcli.op.value import StaticBool, round_to
 
@@ -47,9 +47,45 @@ class Columns:
     qparams: Floats
     """(4, row + VECTOR_SIZE): wraps around after the last column."""
 
-    def indices(self, base: int, start: int, stop: int) -> tuple[int, int, int, int]:
-        """Return the three elements, counted from column 0, and the row length, as the kernels take them."""
-        return base - self.origin, start - self.origin, stop - self.origin, self.row
+
+class OrderKeyLimits(NamedTuple):
+    """Bounds of order keys."""
+
+    infinity: Any
+    """Key of +inf; NaNs are beyond it."""
+    nothing_lo: Any
+    """Smallest key of a slice without elements other than NaN: the greatest there is."""
+    nothing_hi: Any
+
+
+class Codes(NamedTuple):
+    """Lowest and highest code, as numbers of the arithmetic."""
+
+    q_min: Any
+    q_max: Any
+
+
+class Op(NamedTuple):
+    """Settings of the op besides its qparams."""
+
+    clamping: StaticBool
+    """True where the range was given: elements are clamped to it."""
+    half_up: StaticBool
+    compute_type: Any
+    """Number whose type names the arithmetic, see `value.py`."""
+
+
+class Qparams(NamedTuple):
+    """Qparams as kernels take them."""
+
+    values: Floats
+    """(QPARAM_ROWS, slices), or (QPARAM_ROWS, row + VECTOR_SIZE) with `columns`."""
+    flags: NDArray[np.bool_]
+    """(FLAG_ROWS, slices), or (FLAG_ROWS, 1) with `columns`: those that any slice has."""
+    columns: bool | None
+    """True for slices shorter than a vector: a column per element of a row, which then wraps around."""
+    clipping: bool
+    """False where no element can be out of range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,26 +99,23 @@ class QuantParams:
     flags: NDArray[np.bool_]
     """(3, slices): subnormal elements are flushed; elements may be outside the range; the scale is degenerate."""
     columns: Columns | None
-    clamping: StaticBool
-    """True where the range was given: elements are clamped to it."""
-    half_up: StaticBool
-    compute_type: np.generic
-    """Number whose type names the arithmetic, see `value.py`."""
+    op: Op
 
     @cached_property
-    def any_flags(self) -> NDArray[np.bool_]:
-        """(3, 1): the flags that any slice has."""
-        return np.asarray(self.flags[:, : self.num_slices].any(axis=1, keepdims=True))
+    def as_qparams(self) -> Qparams:
+        """The qparams as kernels take them. Flushing all slices where one flushes subnormals changes nothing."""
+        any_flags = np.asarray(self.flags[:, : self.num_slices].any(axis=1, keepdims=True))
+        clipping = bool(any_flags[CLIPPING, 0])
+        if self.columns is None:
+            return Qparams(self.qparams, self.flags, None, clipping)
+        return Qparams(self.columns.qparams, any_flags, True, clipping)
 
-    @cached_property
-    def any_flushing(self) -> bool:
-        """True if any slice flushes subnormals; flushing the others too changes nothing."""
-        return bool(self.flags[0, : self.num_slices].any())
-
-    @cached_property
-    def any_clipping(self) -> bool:
-        """True if elements may be outside the range of some slice."""
-        return bool(self.flags[1, : self.num_slices].any())
+    def arguments(self, elements: Elements, layout: Layout) -> tuple[Elements, Steps, Qparams]:
+        """Return the arguments `elements`, `steps` and `qparams` of kernels; columns count from a column 0."""
+        if self.columns is None:
+            return elements, layout.steps(self.first_slice), self.as_qparams
+        row, origin = self.columns.row, self.columns.origin
+        return Elements(*(i - origin for i in elements)), Steps(row, row, 0, 0, 0), self.as_qparams
 
     @property
     def degenerate(self) -> NDArray[np.bool_]:
@@ -109,10 +142,15 @@ def half_up(spec: QuantSpec) -> StaticBool:
     return True if spec.round_mode is RoundMode.HALF_UP else None
 
 
-def codes(spec: QuantSpec, compute_type: np.generic, number: type[np.generic]) -> tuple[np.generic, np.generic]:
+def op_of(spec: QuantSpec, dtype: str) -> Op:
+    """Return the settings of the op besides its qparams."""
+    return Op(spec.is_range_given or None, half_up(spec), compute_type_of(dtype, spec.compute_dtype))
+
+
+def codes(spec: QuantSpec, dtype: str) -> Codes:
     """Return the lowest and the highest code as numbers of the arithmetic."""
-    kinds = compute_type.dtype.str, np.dtype(number).str
-    return _code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds)
+    kinds = compute_type_of(dtype, spec.compute_dtype).dtype.str, np.dtype(float_type(dtype)).str
+    return Codes(_code(spec.quantized_min, *kinds), _code(spec.quantized_max, *kinds))
 
 
 @cache
@@ -134,10 +172,10 @@ def float_type(dtype: str) -> type[np.generic]:
 
 
 @cache
-def order_key_limits(dtype: str) -> tuple[np.signedinteger[Any], OrderKeys]:
-    """Return the order key of +inf, and the sentinel keys (2,) of a slice without elements other than NaN."""
+def order_key_limits(dtype: str) -> OrderKeyLimits:
+    """Return the bounds of order keys, in their type."""
     limits = np.iinfo(PATTERN[dtype])
-    return PATTERN[dtype](INFINITY[dtype]), np.array([limits.max, limits.min], PATTERN[dtype])
+    return OrderKeyLimits(*map(PATTERN[dtype], (INFINITY[dtype], limits.max, limits.min)))
 
 
 def empty_order_keys(num_slices: int, dtype: str) -> OrderKeys:

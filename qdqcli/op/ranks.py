@@ -35,72 +35,73 @@ _GUESS_BITS = 12
 
 
 @kernel()
-def count_finite(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, numbers, order_keys):
+def count_finite(x, elements, steps, limits, numbers, order_keys):
     """Fill `numbers` (slices,) with the count of finite elements and `order_keys` (2, slices) with their extremes.
 
-    Slices are whole, of one run each; `infinity` and `nothing` as in `measure_range` of `cpu/ranges.py`.
+    Slices are whole, of one run each.
     """
-    i = start
+    base, i, stop = elements
     while i < stop:
-        s, end, _ = run_at(i, inner, row, advance)
+        s, end, _ = run_at(i, steps)
         end = smaller(end, stop)
-        lo, hi, number = broadcast(nothing[0]), broadcast(nothing[1]), 0
+        lo, hi, number = broadcast(limits.nothing_lo), broadcast(limits.nothing_hi), 0
         for at in range(i - base, end - base, VECTOR_SIZE):
             key = order_key(load_part(x, at, end - base - at))
-            is_finite = (key < infinity) & (key > -infinity - 1)
-            lo, hi = smaller(select(is_finite, key, nothing[0]), lo), larger(select(is_finite, key, nothing[1]), hi)
+            is_finite = (key < limits.infinity) & (key > -limits.infinity - 1)
+            lo = smaller(select(is_finite, key, limits.nothing_lo), lo)
+            hi = larger(select(is_finite, key, limits.nothing_hi), hi)
             number += count(is_finite & mask_of_first(end - base - at))
-        numbers[s - first_slice] = number
-        order_keys[0, s - first_slice], order_keys[1, s - first_slice] = least(lo), greatest(hi)
+        numbers[s] = number
+        order_keys[0, s], order_keys[1, s] = least(lo), greatest(hi)
         i = end
 
 
 @kernel()
-def select_ranks(x, base, start, stop, inner, row, advance, first_slice, numbers, ranks, order_keys):
+def select_ranks(x, elements, steps, numbers, ranks, order_keys):
     """Narrow `order_keys` (2, slices), the extremes, to the keys of `ranks` (2, slices) among `numbers`."""
     few = np.empty(_FEW, x.dtype)
     guesses = np.zeros(2, np.int64)
-    i = start
+    base, i, stop = elements
     while i < stop:
-        run, end, _ = run_at(i, inner, row, advance)
-        s, end = run - first_slice, smaller(end, stop)
+        s, end, _ = run_at(i, steps)
+        end = smaller(end, stop)
         if numbers[s] > 0:
             low, high, number = np.int64(order_keys[0, s]), np.int64(order_keys[1, s]), numbers[s]
-            begin, size = i - base, end - i
-            below = 0 if number == size else _count_up_to(x, begin, size, low - 1)  # negative infinities and NaN
+            run = x[i - base : end - base]
+            below = 0 if number == run.size else _count_up_to(run, low - 1)  # negative infinities and NaN
             for target in range(2):
                 rank = ranks[target, s]
                 if rank == 1 or rank == number:
                     key = low if rank == 1 else high
                 else:  # slices are alike: the previous result is a guess
-                    key = _select_rank(x, begin, size, low, high, below, number, rank, guesses[target], few)
+                    key = _select_rank(run, low, high, below, number, rank, guesses[target], few)
                     guesses[target] = key
                 order_keys[target, s] = key
         i = end
 
 
 @inlined
-def _select_rank(x, begin, size, low, high, below, number, rank, guess, few):
+def _select_rank(x, low, high, below, number, rank, guess, few):
     """Return the key of that rank among the `number` elements with keys in [low, high]; `below` elements are less.
 
     Short slices step inwards from the nearer end. Otherwise keys are narrowed until `few` holds the remaining elements,
     which are then searched alone.
     """
     from_above = number + 1 - rank
-    if smaller(rank, from_above) * size <= _STEPPED:
+    if smaller(rank, from_above) * x.size <= _STEPPED:
         if rank < from_above:
-            return _step_inwards(x, begin, size, low, high, rank, 0)
-        return ~_step_inwards(x, begin, size, ~high, ~low, from_above, -1)
-    low, high, less, number = _narrow(x, begin, size, low, high, below, number, below + rank, guess, few.size)
+            return _step_inwards(x, low, high, rank, 0)
+        return ~_step_inwards(x, ~high, ~low, from_above, -1)
+    low, high, less, number = _narrow(x, low, high, below, number, below + rank, guess, few.size)
     if low < high:
-        _collect(x, begin, size, low, high, few)
+        _collect(x, low, high, few)
         middle = (low >> 1) + (high >> 1)
-        low, _, _, _ = _narrow(few, 0, number, low, high, 0, number, below + rank - less, middle, 0)
+        low, _, _, _ = _narrow(few[:number], low, high, 0, number, below + rank - less, middle, 0)
     return low
 
 
 @inlined
-def _step_inwards(x, begin, size, key, last, rank, turned):
+def _step_inwards(x, key, last, rank, turned):
     """Return the key of that rank, stepping up from `key`, the least one, to at most `last`, the greatest.
 
     With `turned` -1 all keys are complemented, which reverses their order.
@@ -108,11 +109,11 @@ def _step_inwards(x, begin, size, key, last, rank, turned):
     reached = 0
     while True:
         number = 0
-        order_keys = order_key(load_part(x, begin, size)) ^ turned
+        order_keys = order_key(load_part(x, 0, x.size)) ^ turned
         beyond = select(mask_of_first(VECTOR_SIZE), last, order_keys)
-        for at in range(begin, begin + size, VECTOR_SIZE):
-            order_keys = order_key(load_part(x, at, begin + size - at)) ^ turned
-            number += count((order_keys == key) & mask_of_first(begin + size - at))
+        for at in range(0, x.size, VECTOR_SIZE):
+            order_keys = order_key(load_part(x, at, x.size - at)) ^ turned
+            number += count((order_keys == key) & mask_of_first(x.size - at))
             beyond = select(order_keys > key, smaller(order_keys, beyond), beyond)
         reached += number
         if reached >= rank:
@@ -121,7 +122,7 @@ def _step_inwards(x, begin, size, key, last, rank, turned):
 
 
 @inlined
-def _narrow(x, begin, size, low, high, below, number, rank, guess, enough):
+def _narrow(x, low, high, below, number, rank, guess, enough):
     """Narrow the keys [low, high] to at most `enough` elements or one key; `rank` is among all elements.
 
     Gallops from the guess until it brackets the rank, then bisects; each step is one counting pass. Also returns the
@@ -131,7 +132,7 @@ def _narrow(x, begin, size, low, high, below, number, rank, guess, enough):
     middle = smaller(larger(guess, low), high - 1)
     step = larger((high >> _GUESS_BITS) - (low >> _GUESS_BITS), 1)
     while low < high and up_to - below > enough:
-        reached = _count_up_to(x, begin, size, middle)
+        reached = _count_up_to(x, middle)
         if reached >= rank:
             high, up_to = middle, reached
         else:
@@ -144,11 +145,11 @@ def _narrow(x, begin, size, low, high, below, number, rank, guess, enough):
 
 
 @inlined
-def _collect(x, begin, size, low, high, few):
+def _collect(x, low, high, few):
     """Collect the elements with keys in [low, high] in `few`."""
     number = 0
-    for at in range(begin, begin + size, VECTOR_SIZE):
-        left = begin + size - at
+    for at in range(0, x.size, VECTOR_SIZE):
+        left = x.size - at
         key = order_key(load_part(x, at, left))
         found = bits_of_mask((key >= low) & (key <= high) & mask_of_first(left))
         while found:
@@ -158,15 +159,15 @@ def _collect(x, begin, size, low, high, few):
 
 
 @inlined
-def _count_up_to(x, begin, size, key):
-    """Count the elements of x[begin : begin + size] that are not above `key`."""
+def _count_up_to(x, key):
+    """Count the elements that are not above `key`."""
     number = 0
-    whole = size // VECTOR_SIZE * VECTOR_SIZE
-    for at in range(begin, begin + whole, VECTOR_SIZE):
+    whole = x.size // VECTOR_SIZE * VECTOR_SIZE
+    for at in range(0, whole, VECTOR_SIZE):
         number += count(order_key(load(x, at)) <= key)
-    if whole < size:
-        last = order_key(load_part(x, begin + whole, size - whole))
-        number += count((last <= key) & mask_of_first(size - whole))
+    if whole < x.size:
+        last = order_key(load_part(x, whole, x.size - whole))
+        number += count((last <= key) & mask_of_first(x.size - whole))
     return number
 
 

@@ -9,7 +9,10 @@ sums never exceed the sum: a candidate is dropped as soon as its partial sum exc
 it starts if the error of its clipped elements does.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from qdqcli.op.cpu.ranges import run_at
 from qdqcli.op.cpu.slices import pairwise_sum_scalar
@@ -26,7 +29,7 @@ from qdqcli.op.jit.vector import (
     smaller,
     store,
 )
-from qdqcli.op.params import INVERSE_SCALE, MAX_RANGE, MIN_RANGE, QPARAM_ROWS, SCALE
+from qdqcli.op.params import INVERSE_SCALE, MAX_RANGE, MIN_RANGE, QPARAM_ROWS, SCALE, Codes, Floats
 from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (
     clamp,
@@ -40,7 +43,9 @@ from qdqcli.op.value import (
     round_to,
     value_of_pattern,
 )
+from qdqcli.stats.sums import CHUNK_ELEMENTS
 
+NUM_CANDIDATES = 100
 _STRIDE = 64
 """Elements after which a candidate may be dropped."""
 _SLACK = 1 + 2.0**-16
@@ -49,9 +54,32 @@ _SMALL, _LARGE = 1e-30, 1e38
 """Errors for which a bound is valid: smaller squares lose digits, and a sum that overflowed is larger."""
 
 
+class Candidates(NamedTuple):
+    """Candidates of any slice."""
+
+    fractions: Floats
+    """(candidates,), whole vectors, of which NUM_CANDIDATES count."""
+    codes: Codes
+
+
+class Scratch(NamedTuple):
+    """Buffers for the elements of a slice or a chunk, whole vectors."""
+
+    v: Floats
+    """Elements as the op takes them."""
+    a: NDArray[np.float64]
+    """Elements as they are."""
+
+
 @inlined
-def _decode_run(x, begin, count, compute_type, v, a):
-    """Decode x[begin : begin + count] as the op takes it, and to float64; non-finite elements become zeros.
+def _quantized(v, lo, hi, scale, inverse, op):
+    """Quantize and dequantize, clamped to the range."""
+    return fake_quantize(clamp(v, lo, hi), scale, inverse, op.half_up, op.compute_type)
+
+
+@inlined
+def _decode_run(x, begin, count, compute_type, scratch):
+    """Decode x[begin : begin + count] to `scratch`; non-finite elements become zeros.
 
     The last vector is padded with zeros too: they have no error.
     """
@@ -59,21 +87,21 @@ def _decode_run(x, begin, count, compute_type, v, a):
         stored = load_part(x, begin + i, count - i)
         value = decode(stored)
         value = select((abs(value) <= max_finite(stored)) & mask_of_first(count - i), value, constant(0.0, value))
-        store(a, i, widen_to_double(value))
-        store(v, i, flush(value, compute_type))
+        store(scratch.a, i, widen_to_double(value))
+        store(scratch.v, i, flush(value, compute_type))
 
 
 @inlined
-def _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, qparams):
+def _make_candidates(lo, hi, candidates, compute_type, qparams):
     """Fill `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi] times each fraction."""
-    capacity = qparams.shape[1]
+    capacity, codes = qparams.shape[1], candidates.codes
     for k in range(0, capacity, VECTOR_SIZE):
-        share = load(fractions, k)
+        share = load(candidates.fractions, k)
         low, high = (
             flush(round_to(share * lo, compute_type), compute_type),
             flush(round_to(share * hi, compute_type), compute_type),
         )
-        min_range, max_range, scale, inverse = qparams_of_range(low, high, q_min, q_max, compute_type)
+        min_range, max_range, scale, inverse = qparams_of_range(low, high, codes.q_min, codes.q_max, compute_type)
         store(qparams, MIN_RANGE * capacity + k, min_range)
         store(qparams, MAX_RANGE * capacity + k, max_range)
         store(qparams, SCALE * capacity + k, scale)
@@ -81,7 +109,7 @@ def _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, qparams):
 
 
 @inlined
-def _squared_error(x, v, a, count, qparams, k, half_up, compute_type, limit):
+def _squared_error(x, scratch, count, qparams, k, op, limit):
     """Return the error of candidate `k`; infinite once it exceeds `limit`, or for a degenerate scale."""
     lo, hi, scale, inverse = qparams[MIN_RANGE, k], qparams[MAX_RANGE, k], qparams[SCALE, k], qparams[INVERSE_SCALE, k]
     if not (abs(scale) < np.inf and abs(inverse) < np.inf):
@@ -90,8 +118,8 @@ def _squared_error(x, v, a, count, qparams, k, half_up, compute_type, limit):
     total, error = broadcast(0.0), 0.0
     for begin in range(0, count, _STRIDE):
         for i in range(begin, smaller(begin + _STRIDE, count), VECTOR_SIZE):
-            y = fake_quantize(clamp(load(v, i), lo, hi), scale, inverse, half_up, compute_type)
-            e = widen_to_double(_stored_value(y, stored)) - load(a, i)
+            y = _quantized(load(scratch.v, i), lo, hi, scale, inverse, op)
+            e = widen_to_double(_stored_value(y, stored)) - load(scratch.a, i)
             total = total + e * e
         error = pairwise_sum(total)
         if error > limit:
@@ -100,7 +128,7 @@ def _squared_error(x, v, a, count, qparams, k, half_up, compute_type, limit):
 
 
 @inlined
-def _bound_errors(x, v, count, qparams, half_up, compute_type, extremes, bounds):
+def _bound_errors(x, v, count, qparams, op, extremes, bounds):
     """Fill `bounds` (candidates,) with a lower bound of each candidate's error, VECTOR_SIZE candidates at a time.
 
     The largest and the smallest element of each lane are distinct elements (kept in `extremes` (2, VECTOR_SIZE)); the
@@ -115,8 +143,8 @@ def _bound_errors(x, v, count, qparams, half_up, compute_type, extremes, bounds)
     for k in range(0, capacity, VECTOR_SIZE):
         lo, hi = load(qparams, MIN_RANGE * capacity + k), load(qparams, MAX_RANGE * capacity + k)
         scale, inverse = load(qparams, SCALE * capacity + k), load(qparams, INVERSE_SCALE * capacity + k)
-        y_lo = _stored_value(fake_quantize(lo, scale, inverse, half_up, compute_type), stored)
-        y_hi = _stored_value(fake_quantize(hi, scale, inverse, half_up, compute_type), stored)
+        y_lo = _stored_value(fake_quantize(lo, scale, inverse, op.half_up, op.compute_type), stored)
+        y_hi = _stored_value(fake_quantize(hi, scale, inverse, op.half_up, op.compute_type), stored)
         total = broadcast(qparams.dtype.type(0))
         for lane in range(VECTOR_SIZE):
             over, under = y_hi - extremes[0, lane], y_lo - extremes[1, lane]
@@ -132,82 +160,78 @@ def _stored_value(v, stored):
 
 
 @inlined
-def _search_run(x, v, a, count, qparams, bounds, num_candidates, guess, half_up, compute_type):
+def _search_run(x, scratch, count, qparams, bounds, guess, op):
     """Return the candidate with the least error, the last of equals; the last one if no error is finite."""
-    best, least = num_candidates - 1, np.inf
-    for distance in range(num_candidates):
+    best, least = NUM_CANDIDATES - 1, np.inf
+    for distance in range(NUM_CANDIDATES):
         for k in (guess + distance, guess - distance):
-            if 0 <= k < num_candidates and not (_SMALL < least < _LARGE and bounds[k] > least * _SLACK):
-                error = _squared_error(x, v, a, count, qparams, k, half_up, compute_type, least)
+            if 0 <= k < NUM_CANDIDATES and not (_SMALL < least < _LARGE and bounds[k] > least * _SLACK):
+                error = _squared_error(x, scratch, count, qparams, k, op, least)
                 if error < least or (error == least and k > best):
                     best, least = k, error
     return best
 
 
 @kernel()
-def search_slices(
-    x, base, start, stop, inner, row, advance, first_slice, ranges, fractions, num_candidates, q_min, q_max,
-    half_up, compute_type, v, a, best,
-):  # fmt: skip
-    """Fill `best` (slices,) with the best candidate of each slice of x[start:stop], whole slices of one run each.
+def search_slices(x, elements, steps, ranges, candidates, op, scratch, best):
+    """Fill `best` (slices,) with the best candidate of each of some whole slices of one run each.
 
-    `ranges` (2, slices) are the ranges of their finite elements; `v` and `a` are scratch buffers for the longest slice.
+    `ranges` (2, slices) are the ranges of their finite elements; the `scratch` buffers hold the longest slice.
     """
+    fractions = candidates.fractions
     qparams, bounds = np.empty((QPARAM_ROWS, fractions.size), fractions.dtype), np.empty_like(fractions)
     extremes = np.empty((2, VECTOR_SIZE), fractions.dtype)
-    guess = num_candidates - 1
-    i = start
+    guess = NUM_CANDIDATES - 1
+    base, i, stop = elements
     while i < stop:
-        run, end, _ = run_at(i, inner, row, advance)
-        s, end = run - first_slice, smaller(end, stop)
+        s, end, _ = run_at(i, steps)
+        end = smaller(end, stop)
         if ranges[0, s] == ranges[1, s] == 0:  # all candidates are equal
-            best[s] = num_candidates - 1
+            best[s] = NUM_CANDIDATES - 1
             i = end
             continue
-        _make_candidates(ranges[0, s], ranges[1, s], fractions, q_min, q_max, compute_type, qparams)
-        _decode_run(x, i - base, end - i, compute_type, v, a)
+        _make_candidates(ranges[0, s], ranges[1, s], candidates, op.compute_type, qparams)
+        _decode_run(x, i - base, end - i, op.compute_type, scratch)
         # slices are alike: starting at the previous best drops most candidates early
-        _bound_errors(x, v, end - i, qparams, half_up, compute_type, extremes, bounds)
-        guess = _search_run(x, v, a, end - i, qparams, bounds, num_candidates, guess, half_up, compute_type)
+        _bound_errors(x, scratch.v, end - i, qparams, op, extremes, bounds)
+        guess = _search_run(x, scratch, end - i, qparams, bounds, guess, op)
         best[s] = guess
         i = end
 
 
 @kernel()
-def make_candidates(lo, hi, fractions, q_min, q_max, compute_type, qparams):
+def make_candidates(lo, hi, candidates, compute_type, qparams):
     """Fill `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi]."""
-    _make_candidates(lo, hi, fractions, q_min, q_max, compute_type, qparams)
+    _make_candidates(lo, hi, candidates, compute_type, qparams)
 
 
 @kernel()
-def sum_candidates(x, chunk_size, qparams, candidates, half_up, compute_type, v, a, limit, spent, errors):
+def sum_candidates(x, qparams, candidates, op, scratch, limit, spent, errors):
     """Fill `errors` (candidates, chunks) with the errors of each chunk of `x` for some of the qparams.
 
     `spent` (candidates,) is the error in other parts: a candidate whose total exceeds `limit` is dropped, with infinite
     errors from there on.
     """
     for chunk in range(errors.shape[1]):
-        begin = chunk * chunk_size
-        count = smaller(chunk_size, x.size - begin)
+        begin = chunk * CHUNK_ELEMENTS
+        count = smaller(CHUNK_ELEMENTS, x.size - begin)
         part = x[begin : begin + count]
-        _decode_run(part, 0, count, compute_type, v, a)
+        _decode_run(part, 0, count, op.compute_type, scratch)
         for j in range(candidates.size):
             errors[j, chunk] = np.inf
             if not spent[j] > limit:
-                errors[j, chunk] = _squared_error(
-                    part, v, a, count, qparams, candidates[j], half_up, compute_type, np.inf
-                )
+                errors[j, chunk] = _squared_error(part, scratch, count, qparams, candidates[j], op, np.inf)
                 spent[j] += errors[j, chunk]
 
 
 @kernel()
-def sum_patterns(counts, occurring, x, qparams, num_candidates, half_up, compute_type, errors):
+def sum_patterns(counts, occurring, x, qparams, op, errors):
     """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float; `occurring`: those not 0.
 
     Order of addition as in `sum_patterns` of `cpu/histograms.py`.
     """
     lanes = np.empty(VECTOR_SIZE)
-    for k in range(num_candidates):
+    for k in range(NUM_CANDIDATES):
         lo, hi, scale, inverse = (
             qparams[MIN_RANGE, k],
             qparams[MAX_RANGE, k],
@@ -218,7 +242,7 @@ def sum_patterns(counts, occurring, x, qparams, num_candidates, half_up, compute
         for p in occurring:
             v = decode(x[p])
             if abs(v) <= max_finite(x[p]):
-                y = fake_quantize(clamp(flush(v, compute_type), lo, hi), scale, inverse, half_up, compute_type)
+                y = _quantized(flush(v, op.compute_type), lo, hi, scale, inverse, op)
                 e = np.float64(decode(encode(y, x[p]))) - np.float64(v)
                 lanes[p % VECTOR_SIZE] += np.float64(counts[p]) * (e * e)
         errors[k] = pairwise_sum_scalar(lanes)

@@ -11,11 +11,13 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qdqcli.op.layout import Elements
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qdqcli.op.histogram import PatternHistogram
-    from qdqcli.op.layout import Layout
+    from qdqcli.op.layout import Layout, Steps
     from qdqcli.op.params import Floats
     from qdqcli.op.spec import QuantSpec
 
@@ -44,9 +46,9 @@ class WholeSlices:
         return self.layout.slice_of(self.stop - 1) + 1 - self.first_slice
 
     @property
-    def indices(self) -> tuple[int, int, int, int, int, int, int]:
-        """Kernel arguments: base, start, stop, inner, row, advance, first_slice."""
-        return self.start, self.start, self.stop, *self.layout.steps, self.first_slice
+    def indices(self) -> "tuple[Elements, Steps]":
+        """Kernel arguments `elements` and `steps`."""
+        return Elements(self.start, self.start, self.stop), self.layout.steps(self.first_slice, self.stop)
 
 
 class LongSlice(Protocol):

@@ -38,9 +38,7 @@ class FiniteElements:
     def of(cls, slices: WholeSlices, dtype: str) -> "FiniteElements":
         """Scan each element once."""
         numbers, order_keys = np.zeros(slices.num_slices, np.int64), empty_order_keys(slices.num_slices, dtype)
-        ranks.count_finite(
-            slices.x.view(PATTERN[dtype]), *slices.indices, *order_key_limits(dtype), numbers, order_keys
-        )
+        ranks.count_finite(slices.x.view(PATTERN[dtype]), *slices.indices, order_key_limits(dtype), numbers, order_keys)
         return cls(dtype=dtype, numbers=numbers, order_keys=order_keys)
 
 

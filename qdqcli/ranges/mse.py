@@ -28,21 +28,19 @@ from qdqcli.op.params import (
     STORAGE,
     Floats,
     codes,
-    compute_type_of,
     empty_order_keys,
     float_type,
-    half_up,
     in_arithmetic,
     merge_order_keys,
+    op_of,
     ranges_of_order_keys,
 )
+from qdqcli.op.search import NUM_CANDIDATES, Candidates, Scratch
 from qdqcli.op.spec import QuantSpec
-from qdqcli.op.value import StaticBool
 from qdqcli.ranges.estimator import WholeSlices
 from qdqcli.ranges.finite import FiniteElements, counts_by_key, ranges_or_zeros
 from qdqcli.stats.sums import CHUNK_ELEMENTS, expansion, value_of
 
-NUM_CANDIDATES = 100
 _FULL_RANGE = NUM_CANDIDATES - 1
 _SAMPLE_CHUNKS = 8
 """Sample size in chunks of a long slice: enough to guess the best candidate, few enough to be cheap."""
@@ -58,19 +56,17 @@ class MseEstimator:
     def __init__(self, spec: QuantSpec, dtype: str) -> None:
         self.dtype = dtype
         number = float_type(dtype)
-        self.compute_type = compute_type_of(dtype, spec.compute_dtype)
-        self.half_up: StaticBool = half_up(spec)
-        self.codes = codes(spec, self.compute_type, number)
+        self.op = op_of(spec, dtype)
         padded = -(-NUM_CANDIDATES // VECTOR_SIZE) * VECTOR_SIZE
-        self.fractions = (np.minimum(np.arange(1, padded + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
+        fractions = (np.minimum(np.arange(1, padded + 1), NUM_CANDIDATES) / NUM_CANDIDATES).astype(number)
+        self.candidates = Candidates(fractions, codes(spec, dtype))
 
     def of_slices(self, slices: WholeSlices) -> Floats:
         ranges = FiniteElements.of(slices, self.dtype).ranges
         best = np.empty(slices.num_slices, np.int64)
         search.search_slices(
-            slices.x, *slices.indices, ranges, self.fractions, NUM_CANDIDATES, *self.codes, self.half_up,
-            self.compute_type, *self.scratch(len(slices.x)), best,
-        )  # fmt: skip
+            slices.x, *slices.indices, ranges, self.candidates, self.op, self.scratch(len(slices.x)), best
+        )
         return self.shrink(ranges, best)
 
     def of_patterns(self, patterns: PatternHistogram) -> Floats:
@@ -83,7 +79,7 @@ class MseEstimator:
         errors = np.empty(NUM_CANDIDATES)
         qparams = self.qparams(ranges)
         counts, occurring = patterns.counts, np.flatnonzero(patterns.counts)
-        search.sum_patterns(counts, occurring, x, qparams, NUM_CANDIDATES, self.half_up, self.compute_type, errors)
+        search.sum_patterns(counts, occurring, x, qparams, self.op, errors)
         return self.shrink(ranges, np.array([least_error(dict(enumerate(errors.tolist())))]))
 
     def of_long_slice(self, num_elements: int) -> "_LongSlice":
@@ -91,18 +87,19 @@ class MseEstimator:
 
     def qparams(self, ranges: Floats) -> Floats:
         """Return all candidates, shape (QPARAM_ROWS, whole vectors), of a slice with this range (2, 1)."""
-        qparams = np.empty((QPARAM_ROWS, len(self.fractions)), self.fractions.dtype)
-        search.make_candidates(ranges[0, 0], ranges[1, 0], self.fractions, *self.codes, self.compute_type, qparams)
+        fractions = self.candidates.fractions
+        qparams = np.empty((QPARAM_ROWS, len(fractions)), fractions.dtype)
+        search.make_candidates(ranges[0, 0], ranges[1, 0], self.candidates, self.op.compute_type, qparams)
         return qparams
 
     def shrink(self, ranges: Floats, candidates: NDArray[np.int64]) -> Floats:
         """Return the ranges, shape (2, slices), of one candidate per slice."""
-        return in_arithmetic(ranges * self.fractions[candidates], self.compute_type, self.dtype)
+        return in_arithmetic(ranges * self.candidates.fractions[candidates], self.op.compute_type, self.dtype)
 
-    def scratch(self, num_elements: int) -> tuple[Floats, NDArray[np.float64]]:
+    def scratch(self, num_elements: int) -> Scratch:
         """Allocate the kernels' scratch buffers for decoding a slice or a chunk, whichever is shorter."""
         size = -(-min(num_elements, CHUNK_ELEMENTS) // VECTOR_SIZE) * VECTOR_SIZE
-        return np.empty(size, self.fractions.dtype), np.empty(size)
+        return Scratch(np.empty(size, self.candidates.fractions.dtype), np.empty(size))
 
 
 def least_error(errors: dict[int, float]) -> int:
@@ -161,9 +158,8 @@ class _LongSlice:
             spent = np.array([sum(self._sums[k]) for k in self._running])
         errors = np.empty((len(candidates), -(-len(x) // CHUNK_ELEMENTS)))
         search.sum_candidates(
-            x, CHUNK_ELEMENTS, self._qparams, candidates, estimator.half_up, estimator.compute_type,
-            *estimator.scratch(len(x)), self._limit, spent, errors,
-        )  # fmt: skip
+            x, self._qparams, candidates, estimator.op, estimator.scratch(len(x)), self._limit, spent, errors
+        )
         with self._merging:
             for k, sums in zip(candidates.tolist(), errors.tolist(), strict=True):
                 mine = self._sums[k]

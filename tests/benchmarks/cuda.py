@@ -27,7 +27,7 @@ from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import cuda
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, float_type
+from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, float_type, op_of
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from tests.benchmarks.make_checkpoint import parse_size, temporary_llama
@@ -62,7 +62,7 @@ class Matrix:
         order_keys = cuda.device_array((2, slices), launch.KEY[self.dtype])
         ranges, qparams = (cuda.device_array((rows, slices), number) for rows in (2, QPARAM_ROWS))
         flags = cuda.device_array((FLAG_ROWS, slices), np.bool_)
-        settings = launch.settings_of(spec, self.dtype)
+        settings = op_of(spec, self.dtype)
 
         def work() -> None:
             launch.clear_order_keys(order_keys, self.dtype, self.stream)

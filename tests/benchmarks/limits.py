@@ -29,11 +29,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from qdqcli.measure.workers import Workers, available_threads
 from qdqcli.op.columns import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.cpu import files as cpu_files
 from qdqcli.op.cpu import histograms as cpu_patterns
 from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.jit.cache import kernel
-from qdqcli.op.layout import Layout
+from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS as CHUNK
@@ -51,18 +50,16 @@ AGAIN = 16
 """Repetitions of cached work in one call, to hide the cost of the call."""
 FILE_BYTES, PART_BYTES = 256 << 20, 32 << 20
 """Bytes of a file in the page cache, and of its part per round, so that the processor's caches do not hold it."""
-STRIDES = (64 << 10, 256 << 10, 1 << 20)
+STRIDES = (256 << 10, 1 << 20, 4 << 20)
+NO_PATTERNS = np.empty(0, np.uint16)
 
 
 @kernel()
-def sum_again(
-    x: Any, y: Any, qparams: Any, flags: Any, compute_type: Any, piece: Any, terms: Any, keep: Any, sums: Any
-) -> None:
+def sum_again(x: Any, y: Any, steps: Any, qparams: Any, op: Any, summing: Any, sums: Any) -> None:
     for _ in range(AGAIN):
         cpu_quantize.quantize_and_sum(  # type: ignore[no-untyped-call]
-            x, y, 0, 0, x.size, x.size, x.size, 0, 0, qparams, flags, None, False, None, None, compute_type, keep, None,
-            piece, terms, sums,
-        )  # fmt: skip
+            x, y, Elements(0, 0, x.size), steps, qparams, op, summing, sums
+        )
 
 
 @kernel()
@@ -137,7 +134,11 @@ def in_cache(lib: CDLL, rounds: int) -> None:
     params, sums, theirs = measured(x, "F32"), empty_sums(1), np.zeros((AGAIN, len(SUMS)))
     scales = [params.qparams[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
     c_sum = partial(lib.quantize_and_sum, x.ctypes.data, y.ctypes.data, AGAIN, 0, NONE, *scales)
-    our_sum = partial(sum_again, x, y, params.qparams, params.flags, params.compute_type, *cpu.scratch_for_sums(x))
+    steps, qparams = Layout.of(x.shape, QuantSpec()).steps(), params.as_qparams._replace(clipping=False)
+
+    def our_sum(sums: Array, *, keep: bool) -> None:
+        sum_again(x, y, steps, qparams, params.op, cpu.summing_of(x, keep=keep), sums)
+
     tables, our_tables = np.zeros((4, 1 << 16), np.uint32), np.zeros((2, 1 << 16), np.uint32)
     ways = ("count_patterns", "count_in_four", "count_by_scatter", "only_store")
     counts: dict[str, Work] = {
@@ -152,9 +153,9 @@ def in_cache(lib: CDLL, rounds: int) -> None:
         rounds,
         min,
         c=partial(c_sum, NOWHERE, theirs.ctypes.data),
-        ours=partial(our_sum, None, sums),
+        ours=partial(our_sum, sums, keep=False),
         c_writes=partial(c_sum, CACHED, theirs.ctypes.data),
-        our_writes=partial(our_sum, True, sums),
+        our_writes=partial(our_sum, sums, keep=True),
         our_count=partial(count_again, words, our_tables),
         **counts,
     )
@@ -282,19 +283,21 @@ class CachedFile:
 
     def our_count(self, stride: int) -> None:
         def part(at: int, size: int, x: Array, tables: Array) -> bool:
-            words, end = x[:stride].view(np.uint64), (at + size) // 2
-            indices = (self.source, 0), words, at // 2, end, tables.reshape(2, -1)
-            return bool(cpu_files.count_patterns(*indices, np.zeros(2, np.int64)) < end)
+            for offset in range(at, at + size, stride):
+                got = os.preadv(self.source, [x[:stride]], offset)
+                cpu_patterns.count_patterns(x[:got].view(np.uint64), NO_PATTERNS, tables.reshape(2, -1))
+            return False
 
         self.each(part)
 
     def our_rewrite(self, stride: int) -> None:
         def part(at: int, size: int, x: Array, _: Array) -> bool:
-            buffers, end, whole = x.view(np.int16).reshape(-1, stride // 2), (at + size) // 2, FILE_BYTES // 2
-            indices = (self.source, 0), (self.sink, 0), buffers[0], buffers[1], at // 2, end, whole, whole, 0, 0
-            p = self.params
-            settings = p.qparams, p.flags, None, None, p.compute_type, np.zeros(2, np.int64)
-            return bool(cpu_files.quantize(*indices, *settings) < end)
+            source, sink = x.view(np.int16).reshape(-1, stride // 2)[:2]
+            for offset in range(at, at + size, stride):
+                os.preadv(self.source, [source], offset)
+                cpu.quantize(source, sink, 0, 0, len(source), Layout.of(source.shape, QuantSpec()), self.params)
+                os.pwritev(self.sink, [sink], offset)
+            return False
 
         self.each(part)
 

@@ -17,7 +17,7 @@ import pytest
 
 from qdqcli.op.columns import empty_sums
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, float_type
+from qdqcli.op.params import STORAGE, float_type, op_of
 from qdqcli.op.spec import ComputeDType, QuantSpec
 
 pytestmark = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="needs the extra cuda")
@@ -84,7 +84,7 @@ def launch_all(dtype: str, compute_dtype: ComputeDType) -> None:
     layout, number = Layout.of((4, 6), spec), float_type(dtype)
     order_keys, ranges = np.zeros((2, 6), launch.KEY[dtype]), np.zeros((2, 6), number)
     qparams, flags = np.zeros((4, 6), number), np.zeros((3, 6), np.bool_)
-    everything, settings = (0, 0, x.size, layout), launch.settings_of(spec, dtype)
+    everything, settings = (0, 0, x.size, layout), op_of(spec, dtype)
     launch.clear_order_keys(order_keys, dtype, None)
     launch.measure(x, *everything, 0, order_keys, dtype, None)
     launch.measure(x, 0, 0, x.size, Layout.of((4, 6), QuantSpec(axis=0)), 0, order_keys, dtype, None)

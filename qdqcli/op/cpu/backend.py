@@ -9,9 +9,6 @@ from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu.errors import error_sums
 from qdqcli.op.histogram import PatternCounter
-from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, compute_type_of
-from qdqcli.op.spec import ComputeDType
 
 
 class CpuBackend:
@@ -27,6 +24,7 @@ class CpuBackend:
     fake_quantize_and_sum_each = staticmethod(cpu.fake_quantize_and_sum_each)
     sum_slices = staticmethod(cpu.sum_slices)
     extremes = staticmethod(cpu.extremes)
+    differentiate = staticmethod(cpu.differentiate)
     pattern_counter = staticmethod(PatternCounter)
 
     def empty(self, nbytes: int) -> NDArray[np.uint8]:
@@ -37,12 +35,3 @@ class CpuBackend:
         if x.size:
             sums[0, [INPUT_MIN, INPUT_MAX]] = cpu.extremes(x, dtype)
         return sums
-
-    def differentiate(
-        self, gradients: NDArray[Any], x: NDArray[Any], out: NDArray[Any], start: int, layout: Layout, ranges: Floats,
-        dtype: str,
-    ) -> int:  # fmt: skip
-        compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
-        return int(
-            cpu.differentiate(gradients, x, out, start, start, start + x.size, *layout.steps, 0, ranges, compute_type)
-        )

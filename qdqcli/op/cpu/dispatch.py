@@ -5,27 +5,31 @@ most elements of a vector unused: their qparams are broadcast to one column per 
 processed instead.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, NONFINITE, NONFINITE_OUTPUT, BatchSums, BlockSums, empty_sums
-from qdqcli.op.cpu import errors as cpu_errors
 from qdqcli.op.cpu import parallel as cpu_parallel
 from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.cpu import ranges as cpu_range
 from qdqcli.op.cpu import slices as cpu_scalar
 from qdqcli.op.cpu.errors import PIECE, look_closer, terms_of
+from qdqcli.op.cpu.quantize import Batch, Measuring, Summing
 from qdqcli.op.jit.cache import kernel
 from qdqcli.op.jit.vector import VECTOR_SIZE
-from qdqcli.op.layout import Layout
+from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import (
     DEGENERATE,
     FLAG_ROWS,
+    INFINITY,
     PATTERN,
     QPARAM_ROWS,
     Columns,
     Floats,
     OrderKeys,
+    Qparams,
     QuantParams,
     Stored,
     codes,
@@ -34,14 +38,14 @@ from qdqcli.op.params import (
     empty_order_keys,
     float_type,
     floats_of,
-    half_up,
     merge_columns,
     merge_order_keys,
+    op_of,
     order_key_limits,
     ranges_of_order_keys,
 )
 from qdqcli.op.primitives import target_has
-from qdqcli.op.spec import QuantSpec
+from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.op.value import StaticBool
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -49,12 +53,11 @@ _measure_range = kernel()(cpu_range.measure_range)
 _measure_columns = kernel()(cpu_range.measure_columns)
 _make_qparams = kernel()(cpu_range.make_qparams)
 _quantize = kernel()(cpu_quantize.quantize)
-_quantize_columns = kernel()(cpu_quantize.quantize_columns)
 _quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
 _fake_quantize_and_sum = kernel()(cpu_quantize.fake_quantize_and_sum)
 _fake_quantize_and_sum_each = kernel()(cpu_quantize.fake_quantize_and_sum_each)
 _fake_quantize_slices = kernel()(cpu_parallel.quantize_slices.py_func)
-differentiate = kernel()(cpu_quantize.differentiate)
+_differentiate = kernel()(cpu_quantize.differentiate)
 """Kernels: each set of argument types is compiled once and cached."""
 
 _BATCH = 1 << 16
@@ -78,12 +81,12 @@ def measure_range(
     """Widen `order_keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
     bits, limits = x.view(PATTERN[dtype]), order_key_limits(dtype)
     if not is_columnar(layout):
-        _measure_range(bits, start, start, stop, *layout.steps, first_slice, *limits, order_keys)
+        _measure_range(bits, Elements(start, start, stop), layout.steps(first_slice), limits, order_keys)
         return
     origin, slices = _columns(layout, first_slice, order_keys.shape[1])
     by_column = empty_order_keys(len(slices), dtype)
-    here, there = start - origin, stop - origin
-    _measure_columns(bits, here, here, there, len(slices), *limits, by_column)
+    here = Elements(start - origin, start - origin, stop - origin)
+    _measure_columns(bits, here, len(slices), limits, by_column)
     merge_columns(order_keys, by_column, slices)
 
 
@@ -95,11 +98,11 @@ def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Orde
         measure_range(x, 0, len(x), layout, 0, order_keys, dtype)
     elif not is_columnar(layout):
         by_part = np.stack([order_keys] * num_parts)
-        cpu_parallel.measure_range(bits, bounds, *layout.steps, *limits, by_part)
+        cpu_parallel.measure_range(bits, bounds, layout.steps(), limits, by_part)
         merge_order_keys(order_keys, _merged(by_part))
     else:
         by_part = np.stack([empty_order_keys(layout.row, dtype)] * num_parts)
-        cpu_parallel.measure_columns(bits, bounds, layout.row, *limits, by_part)
+        cpu_parallel.measure_columns(bits, bounds, layout.row, limits, by_part)
         merge_columns(order_keys, _merged(by_part), np.arange(layout.row) // layout.inner)
     return order_keys
 
@@ -114,15 +117,9 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
     if num_parts == 1:
         quantize(x, y, 0, 0, len(x), layout, params)
         return
-    bounds, settings = cuts(len(x), num_parts), (params.clamping, params.half_up, params.compute_type)
-    nontemporal = _nontemporal(y, layout)
-    if params.columns is None:
-        cpu_parallel.quantize(x, y, bounds, *layout.steps, params.qparams, params.flags, *settings, nontemporal)
-    else:  # column 0 is element 0: all slices are present
-        columns = params.columns
-        cpu_parallel.quantize_columns(
-            x, y, bounds, columns.row, columns.qparams, params.any_flushing, *settings, nontemporal
-        )
+    # column 0 is element 0: all slices are present
+    elements, steps, qparams = params.arguments(Elements(0, 0, len(x)), layout)
+    cpu_parallel.quantize(x, y, cuts(elements.stop, num_parts), steps, qparams, params.op, _nontemporal(y, layout))
 
 
 def can_fuse(layout: Layout, num_parts: int) -> bool:
@@ -132,23 +129,39 @@ def can_fuse(layout: Layout, num_parts: int) -> bool:
 
 def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
     """Measure and quantize a whole array for which `can_fuse` is true, in one pass over memory."""
-    bits = x.view(PATTERN[dtype])
     batch = max(_BATCH // layout.inner // VECTOR_SIZE, 1) * VECTOR_SIZE
-    number = float_type(dtype)
-    scratch = (
-        np.empty((num_parts, 2, batch), bits.dtype),
-        np.empty((num_parts, 2, batch), number),
-        np.empty((num_parts, QPARAM_ROWS, batch), number),
-        np.empty((num_parts, FLAG_ROWS, batch), np.bool_),
-    )
-    compute_type = compute_type_of(dtype, spec.compute_dtype)
+    measuring = _measuring(x, (num_parts,), batch, layout, spec, dtype)
     slices = cuts(layout.num_slices, num_parts)
     # Numba's OpenMP kills a forked child that runs a parallel kernel, even with a single part.
     run = cpu_parallel.quantize_slices if num_parts > 1 else _fake_quantize_slices
-    run(
-        x, bits, y, slices, *layout.steps, *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec),
-        compute_type, _short_runs(layout), _nontemporal(y, layout), *scratch,
-    )  # fmt: skip
+    run(x, y, slices, layout.steps(), measuring, op_of(spec, dtype), _nontemporal(y, layout))
+
+
+def _measuring(
+    x: Stored, parts: tuple[int, ...], max_slices: int, layout: Layout | None, spec: QuantSpec, dtype: str
+) -> Measuring:
+    """Return how slices are measured, with scratch buffers of shape (*parts, rows, slices)."""
+    capacity = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
+
+    def scratch(rows: int, kind: type[np.generic]) -> NDArray[Any]:
+        return np.empty((*parts, rows, capacity), kind)
+
+    return Measuring(
+        bits=x.view(PATTERN[dtype]),
+        **order_key_limits(dtype)._asdict(),
+        **codes(spec, dtype)._asdict(),
+        short_runs=None if layout is None else _short_runs(layout),
+        order_keys=scratch(2, PATTERN[dtype]),
+        ranges=scratch(2, float_type(dtype)),
+        values=scratch(QPARAM_ROWS, float_type(dtype)),
+        flags=scratch(FLAG_ROWS, np.bool_),
+    )
+
+
+def summing_of(x: Stored, *, keep: bool, total_bytes: int = 0) -> Summing:
+    """Return how outputs are kept and summed; parts of a large output are summed before they are stored."""
+    nontemporal: StaticBool = True if total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
+    return Summing(keep, nontemporal, np.empty(PIECE, x.dtype), terms_of(x, x))
 
 
 def _short_runs(layout: Layout) -> StaticBool:
@@ -166,11 +179,6 @@ def _nontemporal(y: Stored, layout: Layout) -> StaticBool:
     return True if y.nbytes >= NONTEMPORAL_BYTES and aligned and runs_align and in_turn else None
 
 
-def _nontemporal_with_sums(total_bytes: int) -> StaticBool:
-    """True for non-temporal stores to an output of `total_bytes`, of which each part is summed before it is stored."""
-    return True if total_bytes and total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
-
-
 def writes_whole_lines() -> bool:
     """Tell whether a float32 vector is one store.
 
@@ -186,40 +194,23 @@ def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: i
     capacity = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
     padded = np.zeros((2, capacity), float_type(dtype))
     padded[:, :num_slices] = ranges
-    qparams, flags = np.empty((QPARAM_ROWS, capacity), padded.dtype), np.empty((FLAG_ROWS, capacity), np.bool_)
-    compute_type = compute_type_of(dtype, spec.compute_dtype)
-    _make_qparams(
-        padded,
-        0,
-        capacity,
-        num_slices,
-        *codes(spec, compute_type, float_type(dtype)),
-        spec.is_range_given,
-        compute_type,
-        qparams,
-        flags,
-    )
+    values, flags = np.empty((QPARAM_ROWS, capacity), padded.dtype), np.empty((FLAG_ROWS, capacity), np.bool_)
+    op, qparams = op_of(spec, dtype), Qparams(values, flags, None, True)
+    given = spec.is_range_given
+    _make_qparams(padded, 0, capacity, num_slices, codes(spec, dtype), given, op.compute_type, qparams)
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
-        qparams=qparams,
+        qparams=values,
         flags=flags,
-        columns=_spread(qparams, layout, first_slice, num_slices) if is_columnar(layout) else None,
-        clamping=spec.is_range_given or None,
-        half_up=half_up(spec),
-        compute_type=compute_type,
+        columns=_spread(values, layout, first_slice, num_slices) if is_columnar(layout) else None,
+        op=op,
     )
 
 
 def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams) -> None:
     """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
-    settings = (params.clamping, params.half_up, params.compute_type)
-    if params.columns is None:
-        indices = (base, start, stop, *layout.steps, params.first_slice)
-        _quantize(x, y, *indices, params.qparams, params.flags, *settings, None)
-        return
-    shifted = params.columns.indices(base, start, stop)
-    _quantize_columns(x, y, *shifted, params.columns.qparams, params.any_flushing, *settings, None)
+    _quantize(x, y, *params.arguments(Elements(base, start, stop), layout), params.op, None)
 
 
 def quantize_and_sum(
@@ -235,11 +226,8 @@ def quantize_and_sum(
     `params.degenerate`.
     """
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    _quantize_and_sum(
-        x, y, *sum_indices(base, start, stop, layout, params), *qparams_for_sums(params), params.clamping,
-        params.half_up, params.compute_type, keep or None, _nontemporal_with_sums(total_bytes), *scratch_for_sums(x),
-        sums,
-    )  # fmt: skip
+    summing = summing_of(x, keep=keep, total_bytes=total_bytes)
+    _quantize_and_sum(x, y, *params.arguments(Elements(base, start, stop), layout), params.op, summing, sums)
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
@@ -264,28 +252,6 @@ def _look_closer(
         row[CLIPPED] = np.count_nonzero(((v < lo) | (v > hi)) & np.isfinite(v) & np.isfinite(w))
 
 
-def sum_indices(
-    base: int, start: int, stop: int, layout: Layout, params: QuantParams
-) -> tuple[int, int, int, int, int, int, int]:
-    """Arguments `base` to `first_slice` of `cpu_quantize.quantize_and_sum`."""
-    if params.columns is None:
-        return base, start, stop, *layout.steps, params.first_slice
-    base, start, stop, row = params.columns.indices(base, start, stop)
-    return base, start, stop, row, row, 0, 0
-
-
-def qparams_for_sums(params: QuantParams) -> tuple[Floats, NDArray[np.bool_], StaticBool, bool]:
-    """Arguments `qparams` to `clipping` of `cpu_quantize.quantize_and_sum`."""
-    if params.columns is None:
-        return params.qparams, params.flags, None, params.any_clipping
-    return params.columns.qparams, params.any_flags, True, params.any_clipping
-
-
-def scratch_for_sums(x: Stored) -> tuple[Stored, cpu_errors.Terms]:
-    """Scratch buffers: the arguments `piece` and `terms` of `cpu_quantize.quantize_and_sum`."""
-    return np.empty(PIECE, x.dtype), terms_of(x, x)
-
-
 def fake_quantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
     total_bytes: int = 0,
@@ -298,19 +264,16 @@ def fake_quantize_and_sum(
         return None
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
-    capacity = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
-    bits, number, compute_type = x.view(PATTERN[dtype]), float_type(dtype), compute_type_of(dtype, spec.compute_dtype)
-    order_keys, ranges = np.empty((2, capacity), bits.dtype), np.empty((2, capacity), number)
-    qparams, flags = np.empty((QPARAM_ROWS, capacity), number), np.empty((FLAG_ROWS, capacity), np.bool_)
-    sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    _fake_quantize_and_sum(
-        x, bits, y, base, start, stop, *layout.steps, first_slice, *order_key_limits(dtype),
-        *codes(spec, compute_type, number), half_up(spec), compute_type, _short_runs(layout), keep or None,
-        _nontemporal_with_sums(total_bytes), order_keys, ranges, qparams, flags, *scratch_for_sums(x), sums,
-    )  # fmt: skip
+    steps, measuring = layout.steps(first_slice, base + len(x)), _measuring(x, (), num_slices, layout, spec, dtype)
+    summing, sums = summing_of(x, keep=keep, total_bytes=total_bytes), empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
+    _fake_quantize_and_sum(x, y, Elements(base, start, stop), steps, measuring, op_of(spec, dtype), summing, sums)
     if not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
-    return BlockSums(sums=sums, ranges=ranges[:, :num_slices], degenerate=flags[DEGENERATE, :num_slices])
+    return BlockSums(
+        sums=sums,
+        ranges=measuring.ranges[:, :num_slices],
+        degenerate=measuring.flags[DEGENERATE, :num_slices],
+    )
 
 
 def fake_quantize_and_sum_each(
@@ -320,17 +283,11 @@ def fake_quantize_and_sum_each(
 
     `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
-    count, capacity = len(layouts), -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
-    bits, number = x.view(PATTERN[dtype]), float_type(dtype)
-    compute_type = compute_type_of(dtype, spec.compute_dtype)
-    order_keys, ranges = np.empty((2, capacity), bits.dtype), np.empty((2, capacity), number)
-    qparams, flags = np.empty((QPARAM_ROWS, capacity), number), np.empty((FLAG_ROWS, capacity), np.bool_)
-    sums, num_degenerate, is_done = empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_)
-    _fake_quantize_and_sum_each(
-        x, bits, y, layouts, *order_key_limits(dtype), *codes(spec, compute_type, number), half_up(spec), compute_type,
-        keep or None, order_keys, ranges, qparams, flags, *scratch_for_sums(x), sums, num_degenerate, is_done,
-    )  # fmt: skip
-    return BatchSums(sums=sums, num_degenerate=num_degenerate, is_done=is_done)
+    count, measuring = len(layouts), _measuring(x, (), max_slices, None, spec, dtype)
+    batch = Batch(empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_))
+    summing = summing_of(x, keep=keep)
+    _fake_quantize_and_sum_each(x, y, layouts, measuring, op_of(spec, dtype), summing, batch)
+    return BatchSums(**batch._asdict())
 
 
 def sum_slices(
@@ -344,15 +301,24 @@ def sum_slices(
     sums: NDArray[np.float64],
 ) -> None:
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
-    cpu_scalar.sum_slices(x, y, base, start, stop, *layout.steps, params.first_slice, params.qparams, sums)
+    cpu_scalar.sum_slices(x, y, Elements(base, start, stop), layout.steps(params.first_slice), params.qparams, sums)
+
+
+def differentiate(
+    gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ranges: Floats, dtype: str
+) -> int:
+    """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ranges`."""
+    compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
+    elements = Elements(start, start, start + x.size)
+    return int(_differentiate(gradients, x, out, elements, layout.steps(), ranges, compute_type))
 
 
 def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     """Smallest and largest finite element; (inf, -inf) where there is none."""
     order_keys = empty_order_keys(1, dtype)
-    infinity, nothing = order_key_limits(dtype)
-    _measure_range(x.view(PATTERN[dtype]), 0, 0, len(x), len(x), len(x), 0, 0, infinity, nothing, order_keys)
-    if -infinity <= order_keys[0, 0] and order_keys[1, 0] < infinity:
+    whole = Layout.of(x.shape, QuantSpec())
+    measure_range(x, 0, len(x), whole, 0, order_keys, dtype)
+    if -INFINITY[dtype] <= order_keys[0, 0] and order_keys[1, 0] < INFINITY[dtype]:
         lo, hi = ranges_of_order_keys(order_keys, dtype)[:, 0]
     else:  # infinities hide the finite extremes, or all elements are NaN
         lo, hi = cpu_scalar.finite_extremes(x)

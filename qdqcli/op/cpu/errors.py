@@ -88,33 +88,33 @@ def begin_chunk(terms):
 
 
 @inlined
-def add_runs(x, i, y, j, n, terms, nontemporal, out, o):
-    """Add `n` elements, from x[i] and y[j] on: runs of a chunk, of which only the last may be shorter.
+def add_runs(x, y, n, terms, nontemporal, out):
+    """Add the first `n` elements: runs of a chunk, of which only the last may be shorter.
 
-    With `nontemporal`, whole vectors of `y` are also written to `out` from out[o] on, by non-temporal stores: these
-    wait for memory while sums are added.
+    With `nontemporal`, whole vectors of `y` are also written to `out`, by non-temporal stores: these wait for memory
+    while sums are added.
     """
     for begin in range(0, n, RUN):
         for shift in range(0, VECTOR_SIZE, width()):
-            size = smaller(RUN, n - begin)
-            _add_run(x, i + begin, y, j + begin, size, shift, terms, nontemporal, out, o + begin)
+            _add_run(x, y, begin, smaller(RUN, n - begin), shift, terms, nontemporal, out)
 
 
 @always_inlined
-def _add_run(x, i, y, j, size, shift, terms, nontemporal, out, o):
+def _add_run(x, y, begin, size, shift, terms, nontemporal, out):
     """Add the lanes [shift, shift + width()) of a run of `size` elements."""
     zero = broadcast_some(terms.zero)
     sums = (zero, zero, zero, zero, zero, zero, no_count())
-    whole = size // VECTOR_SIZE * VECTOR_SIZE
-    for k in range(shift, whole, VECTOR_SIZE):
-        prefetch(x, i + k + PIECE)
-        stored = load_some(y, j + k)
+    whole = begin + size // VECTOR_SIZE * VECTOR_SIZE
+    for k in range(begin + shift, whole, VECTOR_SIZE):
+        prefetch(x, k + PIECE)
+        stored = load_some(y, k)
         if nontemporal is not None:
-            store_nontemporal(out, o + k, stored)
-        sums = _add(load_some(x, i + k), stored, sums)
-    if whole < size:
+            store_nontemporal(out, k, stored)
+        sums = _add(load_some(x, k), stored, sums)
+    if whole < begin + size:
         k = whole + shift
-        sums = _add(load_first(x, i + k, size - k), load_first(y, j + k, size - k), sums)
+        left = begin + size - k
+        sums = _add(load_first(x, k, left), load_first(y, k, left), sums)
     error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
     _widen(terms.totals, ERROR * VECTOR_SIZE + shift, error)
     _widen(terms.totals, ABS_ERROR * VECTOR_SIZE + shift, abs_error)
@@ -189,7 +189,7 @@ def _sum_chunks(x, y, terms, sums):
         first = chunk * CHUNK_ELEMENTS
         size = smaller(CHUNK_ELEMENTS, x.size - first)
         begin_chunk(terms)
-        add_runs(x, first, y, first, size, terms, None, y, first)
+        add_runs(x[first:], y[first:], size, terms, None, y)
         finish_chunk(x, first, size, terms, sums[chunk])
 
 

@@ -10,123 +10,54 @@ from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.cpu import ranges as cpu_range
 from qdqcli.op.cpu.ranges import start_of
 from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import smaller
+from qdqcli.op.layout import Elements, Steps
+from qdqcli.op.params import Qparams
 
 
 @kernel(parallel=True)
-def measure_range(x, bounds, inner, row, advance, infinity, nothing, order_keys):
+def measure_range(x, bounds, steps, limits, order_keys):
     """Widen `order_keys` (parts, 2, slices), each part its own."""
     for p in prange(bounds.size - 1):
-        cpu_range.measure_range(
-            x[bounds[p] :],
-            bounds[p],
-            bounds[p],
-            bounds[p + 1],
-            inner,
-            row,
-            advance,
-            0,
-            infinity,
-            nothing,
-            order_keys[p],
-        )
+        cpu_range.measure_range(x, Elements(0, bounds[p], bounds[p + 1]), steps, limits, order_keys[p])
 
 
 @kernel(parallel=True)
-def measure_columns(x, bounds, row, infinity, nothing, order_keys):
+def measure_columns(x, bounds, row, limits, order_keys):
     """Widen `order_keys` (parts, 2, row) for slices of one column each."""
     for p in prange(bounds.size - 1):
-        cpu_range.measure_columns(x, 0, bounds[p], bounds[p + 1], row, infinity, nothing, order_keys[p])
+        cpu_range.measure_columns(x, Elements(0, bounds[p], bounds[p + 1]), row, limits, order_keys[p])
 
 
 @kernel(parallel=True)
-def quantize(x, y, bounds, inner, row, advance, qparams, flags, clamping, half_up, compute_type, nontemporal):
-    """Quantize with the qparams of all slices."""
+def quantize(x, y, bounds, steps, qparams, op, nontemporal):
+    """Quantize with the qparams of all slices; column 0 is element 0."""
     for p in prange(bounds.size - 1):
-        cpu_quantize.quantize(
-            x,
-            y,
-            0,
-            bounds[p],
-            bounds[p + 1],
-            inner,
-            row,
-            advance,
-            0,
-            qparams,
-            flags,
-            clamping,
-            half_up,
-            compute_type,
-            nontemporal,
-        )
+        cpu_quantize.quantize(x, y, Elements(0, bounds[p], bounds[p + 1]), steps, qparams, op, nontemporal)
 
 
 @kernel(parallel=True)
-def quantize_columns(x, y, bounds, row, qparams, flushing, clamping, half_up, compute_type, nontemporal):
-    """Quantize with the qparams of all columns."""
-    for p in prange(bounds.size - 1):
-        cpu_quantize.quantize_columns(
-            x, y, 0, bounds[p], bounds[p + 1], row, qparams, flushing, clamping, half_up, compute_type, nontemporal
-        )
-
-
-@kernel(parallel=True)
-def quantize_slices(
-    x,
-    bits,
-    y,
-    slice_bounds,
-    inner,
-    row,
-    advance,
-    infinity,
-    nothing,
-    q_min,
-    q_max,
-    half_up,
-    compute_type,
-    short_runs,
-    nontemporal,
-    order_keys,
-    ranges,
-    qparams,
-    flags,
-):
+def quantize_slices(x, y, bounds, steps, measuring, op, nontemporal):
     """Measure and quantize slices of one run each, a batch at a time: the data crosses the memory bus once.
 
-    `bits` are the elements of `x` as integers; `slice_bounds` (parts + 1) are slices. The last four arguments are
-    scratch buffers for one batch of each part, (parts, rows, slices of a batch).
+    `bounds` are slices here, and the scratch buffers in `measuring` are (parts, rows, slices of a batch).
     """
-    batch = order_keys.shape[2]
-    for p in prange(slice_bounds.size - 1):
-        for first in range(slice_bounds[p], slice_bounds[p + 1], batch):
-            last = smaller(first + batch, slice_bounds[p + 1])
-            start, stop = start_of(first, inner, row, advance, x.size), start_of(last, inner, row, advance, x.size)
-            order_keys[p, 0], order_keys[p, 1] = nothing[0], nothing[1]
-            indices = (bits[start:], start, start, stop, inner, row, advance, first, infinity, nothing, order_keys[p])
-            if short_runs is None:
-                cpu_range.measure_range(*indices)
-            else:
-                cpu_range.measure_short_runs(*indices)
-            cpu_range.decode_order_keys(order_keys[p], x, 0, batch, ranges[p])
-            cpu_range.make_qparams(
-                ranges[p], 0, batch, last - first, q_min, q_max, False, compute_type, qparams[p], flags[p]
-            )
-            cpu_quantize.quantize(
-                x,
-                y,
-                0,
-                start,
-                stop,
-                inner,
-                row,
-                advance,
-                first,
-                qparams[p],
-                flags[p],
-                None,
-                half_up,
-                compute_type,
-                nontemporal,
-            )
+    for p in prange(bounds.size - 1):
+        _quantize_part(x, y, bounds[p : p + 2], steps, measuring, op, nontemporal, p)
+
+
+@inlined
+def _quantize_part(x, y, bounds, steps, measuring, op, nontemporal, p):
+    batch = measuring.order_keys.shape[2]
+    order_keys, ranges = measuring.order_keys[p], measuring.ranges[p]
+    qparams = Qparams(measuring.values[p], measuring.flags[p], None, False)
+    for first in range(bounds[0], bounds[1], batch):
+        last = smaller(first + batch, bounds[1])
+        here = Elements(0, start_of(first, steps), start_of(last, steps))
+        there = Steps(steps.inner, steps.row, steps.advance, first, steps.end)
+        order_keys[0], order_keys[1] = measuring.nothing_lo, measuring.nothing_hi
+        cpu_quantize.measure(measuring.bits, here, there, measuring, order_keys, measuring.short_runs)
+        cpu_range.decode_order_keys(order_keys, x, 0, batch, ranges)
+        cpu_range.make_qparams(ranges, 0, batch, last - first, measuring, False, op.compute_type, qparams)
+        cpu_quantize.quantize(x, y, here, there, qparams, op, nontemporal)

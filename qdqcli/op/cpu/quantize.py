@@ -3,10 +3,13 @@
 Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py`).
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, INPUT_MAX, INPUT_MIN
-from qdqcli.op.cpu.errors import PIECE, add_runs, begin_chunk, finish_chunk
+from qdqcli.op.cpu.errors import PIECE, Terms, add_runs, begin_chunk, finish_chunk
 from qdqcli.op.cpu.ranges import (
     decode_order_keys,
     make_qparams,
@@ -16,7 +19,7 @@ from qdqcli.op.cpu.ranges import (
     run_at,
     start_of,
 )
-from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
     VECTOR_SIZE,
     count,
@@ -24,85 +27,144 @@ from qdqcli.op.jit.vector import (
     load_part,
     mask_of_first,
     smaller,
-    store,
     store_nontemporal,
     store_part,
 )
-from qdqcli.op.params import CLIPPING, DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
-from qdqcli.op.value import clamp, decode, encode, fake_quantize, flush, straight_through
+from qdqcli.op.layout import Elements, Steps
+from qdqcli.op.params import (
+    CLIPPING,
+    DEGENERATE,
+    FLUSHING,
+    INVERSE_SCALE,
+    MAX_RANGE,
+    MIN_RANGE,
+    SCALE,
+    Floats,
+    OrderKeys,
+    Qparams,
+    Stored,
+)
+from qdqcli.op.value import StaticBool, clamp, decode, encode, fake_quantize, flush, straight_through
 from qdqcli.stats.sums import CHUNK_ELEMENTS
+
+_WIDE_ROW = 16 * VECTOR_SIZE
+_BAND = 4
+"""Wide rows processed together, so that the qparams of a column are loaded once for all."""
+
+
+class Summing(NamedTuple):
+    """How outputs are kept and summed."""
+
+    keep: bool
+    """False: nothing is written to `y`."""
+    nontemporal: StaticBool
+    """True: `y` is written by non-temporal stores; it has the alignment of `base`, modulo VECTOR_SIZE elements."""
+    piece: Stored
+    """(PIECE,): scratch buffer for outputs."""
+    terms: Terms
+
+
+class Measuring(NamedTuple):
+    """How slices are measured, and scratch buffers for them.
+
+    Flat, since Numba's parallel loops take no tuples of tuples; kernels also take it for `OrderKeyLimits` and `Codes`.
+    """
+
+    bits: NDArray[Any]
+    """Elements as integers."""
+    infinity: Any
+    nothing_lo: Any
+    nothing_hi: Any
+    q_min: Any
+    q_max: Any
+    short_runs: StaticBool
+    """True for slices as `measure_short_runs` takes them."""
+    order_keys: OrderKeys
+    ranges: Floats
+    values: Floats
+    flags: NDArray[np.bool_]
+
+
+class Batch(NamedTuple):
+    """Results for each tensor of a batch."""
+
+    sums: NDArray[np.float64]
+    """(tensors, SUM_COLUMNS)."""
+    num_degenerate: NDArray[np.int64]
+    is_done: NDArray[np.bool_]
+
 
 # ------------------------------------------------------------------ value to value
 
 
 @inlined
-def _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type):
+def _fake_quantized(stored, lo, hi, scale, inverse, flushing, op):
     """Quantize and dequantize a vector of stored elements; the result is not yet rounded to their dtype."""
     v = decode(stored)
     if flushing:  # constant within a run: the branch costs nothing
-        v = flush(v, compute_type)
-    if clamping is not None:
-        v = clamp(v, lo, hi)
-    return fake_quantize(v, scale, inverse, half_up, compute_type)
+        v = flush(v, op.compute_type)
+    return fake_quantize(_clamped(v, lo, hi, op.clamping), scale, inverse, op.half_up, op.compute_type)
 
 
 @inlined
-def quantize(
-    x,
-    y,
-    base,
-    start,
-    stop,
-    inner,
-    row,
-    advance,
-    first_slice,
-    qparams,
-    flags,
-    clamping,
-    half_up,
-    compute_type,
-    nontemporal,
-):
+def _clamped(v, lo, hi, clamping):
+    if clamping is None:
+        return v
+    return clamp(v, lo, hi)
+
+
+@inlined
+def _store(y, at, v, count, nontemporal):
+    """Write the first `count` elements of a vector; non-temporal stores write all of it."""
+    if nontemporal is None:
+        store_part(y, at, v, count)
+    else:
+        store_nontemporal(y, at, v)
+
+
+@inlined
+def quantize(x, y, elements, steps, qparams, op, nontemporal):
     """Quantize and dequantize the elements of `x` into `y`.
 
-    With `nontemporal` (non-temporal stores), y[0] is aligned to VECTOR_SIZE elements and every run is whole vectors.
+    With `nontemporal` (non-temporal stores), y[0] is aligned to VECTOR_SIZE elements and every run, or row of columns,
+    is whole vectors.
     """
-    i = start
-    run, run_end, left = run_at(start, inner, row, advance)
+    _quantize(x, y, elements, steps, qparams, op, nontemporal, qparams.columns)
+
+
+@inlined
+def _quantize(x, y, elements, steps, qparams, op, nontemporal, columns):
+    if columns is None:  # of an argument, so that Numba compiles only one of them
+        _quantize_runs(x, y, elements, steps, qparams, op, nontemporal)
+    else:
+        _quantize_columns(x, y, elements, steps.row, qparams, op, nontemporal)
+
+
+@inlined
+def _quantize_runs(x, y, elements, steps, qparams, op, nontemporal):
+    values = qparams.values
+    base, i, stop = elements
+    s, run_end, left = run_at(i, steps)
     while i < stop:
-        s, end = run - first_slice, smaller(run_end, stop)
-        lo, hi, scale, inverse = (
-            qparams[MIN_RANGE, s],
-            qparams[MAX_RANGE, s],
-            qparams[SCALE, s],
-            qparams[INVERSE_SCALE, s],
-        )
-        flushing = flags[FLUSHING, s]
+        end = smaller(run_end, stop)
+        lo, hi, scale, inverse = values[MIN_RANGE, s], values[MAX_RANGE, s], values[SCALE, s], values[INVERSE_SCALE, s]
+        flushing = qparams.flags[FLUSHING, s]
         while i + VECTOR_SIZE <= end:
             stored = load(x, i - base)
-            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
-            if nontemporal is None:
-                store(y, i - base, encode(v, stored))
-            else:
-                store_nontemporal(y, i - base, encode(v, stored))
+            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+            _store(y, i - base, encode(v, stored), VECTOR_SIZE, nontemporal)
             i += VECTOR_SIZE
         if i < end:
             stored = load_part(x, i - base, end - i)
-            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
+            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
             store_part(y, i - base, encode(v, stored), end - i)
         i = end
-        run, run_end, left = run_after(run, run_end, inner, row, advance, left)
+        s, run_end, left = run_after(s, run_end, steps, left)
 
 
 @inlined
-def quantize_columns(x, y, base, start, stop, row, qparams, flushing, clamping, half_up, compute_type, nontemporal):
-    """`quantize` for short runs. `qparams` (QPARAM_ROWS, row + VECTOR_SIZE) has a column per element of a row, then
-    wraps around.
-
-    With `nontemporal`, rows are whole vectors and y[0] is aligned to VECTOR_SIZE elements.
-    """
-    i = start
+def _quantize_columns(x, y, elements, row, qparams, op, nontemporal):
+    base, i, stop = elements
     while i < stop:
         column = i % row
         if row < _WIDE_ROW:
@@ -110,46 +172,44 @@ def quantize_columns(x, y, base, start, stop, row, qparams, flushing, clamping, 
         elif column or i + _BAND * row > stop:
             end = smaller(i - column + row, stop)
         else:
-            _quantize_band(x, y, i - base, row, qparams, flushing, clamping, half_up, compute_type, nontemporal)
+            _quantize_band(x, y, i - base, row, qparams, op, nontemporal)
             i += _BAND * row
             continue
-        _quantize_row(x, y, i - base, end - base, column, row, qparams, flushing, clamping, half_up, compute_type)
+        _quantize_row(x, y, i - base, end - base, column, row, qparams, op)
         i = end
 
 
-_WIDE_ROW = 16 * VECTOR_SIZE
-_BAND = 4
-"""Wide rows processed together, so that the qparams of a column are loaded once for all."""
-
-
 @inlined
-def _quantize_band(x, y, begin, row, qparams, flushing, clamping, half_up, compute_type, nontemporal):
+def _quantize_band(x, y, begin, row, qparams, op, nontemporal):
     """Quantize _BAND whole rows, the first at x[begin]."""
-    capacity = qparams.shape[1]
+    flushing = qparams.flags[FLUSHING, 0]
     for c in range(0, row, VECTOR_SIZE):
-        lo, hi = load(qparams, MIN_RANGE * capacity + c), load(qparams, MAX_RANGE * capacity + c)
-        scale, inverse = load(qparams, SCALE * capacity + c), load(qparams, INVERSE_SCALE * capacity + c)
+        lo, hi, scale, inverse = _column(qparams.values, c)
         for r in range(_BAND):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
-            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
-            if nontemporal is None:
-                store_part(y, at, encode(v, stored), row - c)
-            else:
-                store_nontemporal(y, at, encode(v, stored))
+            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+            _store(y, at, encode(v, stored), row - c, nontemporal)
 
 
 @inlined
-def _quantize_row(x, y, begin, end, c, row, qparams, flushing, clamping, half_up, compute_type):
+def _quantize_row(x, y, begin, end, c, row, qparams, op):
     """Quantize the elements [begin, end) of `x`, the first in column `c`."""
-    capacity = qparams.shape[1]
+    flushing = qparams.flags[FLUSHING, 0]
     for i in range(begin, end, VECTOR_SIZE):
-        lo, hi = load(qparams, MIN_RANGE * capacity + c), load(qparams, MAX_RANGE * capacity + c)
-        scale, inverse = load(qparams, SCALE * capacity + c), load(qparams, INVERSE_SCALE * capacity + c)
+        lo, hi, scale, inverse = _column(qparams.values, c)
         stored = load_part(x, i, end - i)
-        v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, clamping, half_up, compute_type)
+        v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
         store_part(y, i, encode(v, stored), end - i)
         c = _next_column(c, row)
+
+
+@always_inlined
+def _column(values, c):
+    """Qparams of the columns [c, c + VECTOR_SIZE)."""
+    capacity = values.shape[1]
+    lo, hi = load(values, MIN_RANGE * capacity + c), load(values, MAX_RANGE * capacity + c)
+    return lo, hi, load(values, SCALE * capacity + c), load(values, INVERSE_SCALE * capacity + c)
 
 
 @inlined
@@ -165,167 +225,151 @@ def _next_column(c, row):
 
 
 @inlined
-def quantize_and_sum(
-    x, y, base, start, stop, inner, row, advance, first_slice, qparams, flags, columns, clipping, clamping, half_up,
-    compute_type, keep, nontemporal, piece, terms, sums,
-):  # fmt: skip
-    """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), whose row 0 is the chunk that begins at `start`.
+def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
+    """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), whose row 0 is the chunk that begins at the first element.
 
-    With `columns`, `quantize_columns`: elements are then counted from a column 0, and `flags` are those of all slices.
-    Without `clipping`, no element can be out of range. Outputs are written to `y` only with `keep`; with `nontemporal`
-    by non-temporal stores: `y` then has the alignment of `base`, modulo VECTOR_SIZE elements. A row with a non-finite
-    ABS_ERROR must be summed again, see `look_closer` in `cpu/errors.py`. The input extremes are left unset.
+    A row with a non-finite ABS_ERROR must be summed again, see `look_closer` in `cpu/errors.py`. The input extremes are
+    left unset.
     """
+    base, start, stop = elements
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
         last = smaller(first + CHUNK_ELEMENTS, stop)
         clipped = 0
-        begin_chunk(terms)
+        begin_chunk(summing.terms)
         for i in range(first, last, PIECE):
-            end, source = smaller(i + PIECE, last), x[i - base :]
-            target = piece
-            if keep is not None:  # noqa: SIM102  # a separate condition lets Numba prune the branch
-                if nontemporal is None:
-                    target = y[i - base :]
-            if columns is None:
-                quantize(
-                    source, target, i, i, end, inner, row, advance, first_slice, qparams, flags, clamping, half_up,
-                    compute_type, None,
-                )  # fmt: skip
-                if clipping:
-                    clipped += count_outside(source, i, i, end, inner, row, advance, first_slice, qparams, flags)
-            else:
-                quantize_columns(
-                    source, target, i, i, end, row, qparams, flags[FLUSHING, 0], clamping, half_up, compute_type, None
-                )
-                if clipping:
-                    clipped += count_outside_columns(source, i, end, row, qparams)
-            add_runs(source, 0, target, 0, end - i, terms, nontemporal, y, i - base)
-            if nontemporal is not None:
-                _store_rest(piece, y, i - base, end - i)
-        finish_chunk(x, first - base, last - first, terms, sums[chunk])
+            source, here = x[i - base :], Elements(i, i, smaller(i + PIECE, last))
+            target = y[i - base :] if summing.keep and summing.nontemporal is None else summing.piece
+            quantize(source, target, here, steps, qparams, op, None)
+            if qparams.clipping:
+                clipped += _count_outside(source, here, steps, qparams, qparams.columns)
+            _add_piece(source, target, y, i - base, here.stop - i, summing.terms, summing.nontemporal)
+        finish_chunk(x, first - base, last - first, summing.terms, sums[chunk])
         sums[chunk, CLIPPED] = clipped
 
 
 @inlined
-def _store_rest(piece, y, begin, count):
-    """y[begin : begin + count] = piece[:count] for the last, incomplete vector."""
-    k = count // VECTOR_SIZE * VECTOR_SIZE
-    if k < count:
-        store_part(y, begin + k, load_part(piece, k, count - k), count - k)
+def _add_piece(x, piece, y, begin, count, terms, nontemporal):
+    """Add `count` elements, and with `nontemporal` write the outputs in `piece` to y[begin:]."""
+    if nontemporal is None:
+        add_runs(x, piece, count, terms, None, piece)
+    else:
+        add_runs(x, piece, count, terms, nontemporal, y[begin:])
+        k = count // VECTOR_SIZE * VECTOR_SIZE
+        if k < count:  # the last, incomplete vector
+            store_part(y, begin + k, load_part(piece, k, count - k), count - k)
 
 
 @inlined
-def count_outside(x, base, start, stop, inner, row, advance, first_slice, qparams, flags):
+def _count_outside(x, elements, steps, qparams, columns):
     """Number of elements outside the range of their slice."""
+    if columns is None:
+        return _count_outside_runs(x, elements, steps, qparams)
+    return _count_outside_columns(x, elements, steps.row, qparams.values)
+
+
+@inlined
+def _count_outside_runs(x, elements, steps, qparams):
     outside = 0
-    i = start
-    run, run_end, left = run_at(start, inner, row, advance)
+    base, i, stop = elements
+    s, run_end, left = run_at(i, steps)
     while i < stop:
-        s, end = run - first_slice, smaller(run_end, stop)
-        if flags[CLIPPING, s]:
-            lo, hi = qparams[MIN_RANGE, s], qparams[MAX_RANGE, s]
+        end = smaller(run_end, stop)
+        if qparams.flags[CLIPPING, s]:
+            lo, hi = qparams.values[MIN_RANGE, s], qparams.values[MAX_RANGE, s]
             for k in range(i, end, VECTOR_SIZE):
-                v = decode(load_part(x, k - base, end - k))
-                outside += count(((v < lo) | (v > hi)) & mask_of_first(end - k))
+                outside += _count_vector_outside(x, k - base, end - k, lo, hi)
         i = end
-        run, run_end, left = run_after(run, run_end, inner, row, advance, left)
+        s, run_end, left = run_after(s, run_end, steps, left)
     return outside
 
 
 @inlined
-def count_outside_columns(x, start, stop, row, qparams):
-    """Number of elements out of range, for `qparams` as in `quantize_columns`; x[0] is element `start`."""
-    capacity, outside, c = qparams.shape[1], 0, start % row
-    for k in range(0, stop - start, VECTOR_SIZE):
-        v = decode(load_part(x, k, stop - start - k))
-        lo, hi = load(qparams, MIN_RANGE * capacity + c), load(qparams, MAX_RANGE * capacity + c)
-        outside += count(((v < lo) | (v > hi)) & mask_of_first(stop - start - k))
+def _count_outside_columns(x, elements, row, values):
+    base, start, stop = elements
+    capacity, outside, c = values.shape[1], 0, start % row
+    for k in range(start, stop, VECTOR_SIZE):
+        lo, hi = load(values, MIN_RANGE * capacity + c), load(values, MAX_RANGE * capacity + c)
+        outside += _count_vector_outside(x, k - base, stop - k, lo, hi)
         c = _next_column(c, row)
     return outside
 
 
 @inlined
-def fake_quantize_and_sum(
-    x, bits, y, base, start, stop, inner, row, advance, first_slice, infinity, nothing, q_min, q_max, half_up,
-    compute_type, short_runs, keep, nontemporal, order_keys, ranges, qparams, flags, piece, terms, sums,
-):  # fmt: skip
-    """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
+def _count_vector_outside(x, at, left, lo, hi):
+    v = decode(load_part(x, at, left))
+    return count(((v < lo) | (v > hi)) & mask_of_first(left))
 
-    `short_runs`: slices are as `measure_short_runs` takes them. `bits` are the elements of `x` as integers;
-    `order_keys`, `ranges`, `qparams` and `flags` are scratch buffers for the slices.
+
+@inlined
+def fake_quantize_and_sum(x, y, elements, steps, measuring, op, summing, sums):
+    """Measure, quantize and sum in one call, where `x` holds whole slices of one run each, up to `steps.end`.
+
+    `op` does not clamp.
     """
+    order_keys, ranges = measuring.order_keys, measuring.ranges
     for s in range(order_keys.shape[1]):
-        order_keys[0, s], order_keys[1, s] = nothing[0], nothing[1]
-    size = base + x.size
-    num_slices = run_at(size - 1, inner, row, advance)[0] + 1 - first_slice
+        order_keys[0, s], order_keys[1, s] = measuring.nothing_lo, measuring.nothing_hi
+    base, start, stop = elements
+    num_slices = run_at(steps.end - 1, steps)[0] + 1
     shared = clipping = 0
     known = 0  # slices with qparams: those of a chunk get it just before, while the cache still holds their elements
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
         last = smaller(first + CHUNK_ELEMENTS, stop)
-        needed = (run_at(last - 1, inner, row, advance)[0] - first_slice) // VECTOR_SIZE * VECTOR_SIZE + VECTOR_SIZE
+        needed = run_at(last - 1, steps)[0] // VECTOR_SIZE * VECTOR_SIZE + VECTOR_SIZE
         if needed > known:
-            begin = start_of(first_slice + known, inner, row, advance, size)
-            end = start_of(first_slice + needed, inner, row, advance, size)
-            if short_runs is None:
-                measure_range(bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, order_keys)
-            else:
-                measure_short_runs(
-                    bits, base, begin, end, inner, row, advance, first_slice, infinity, nothing, order_keys
-                )
+            new = Elements(base, start_of(known, steps), start_of(needed, steps))
+            measure(measuring.bits, new, steps, measuring, order_keys, measuring.short_runs)
             decode_order_keys(order_keys, x, known, needed, ranges)
             shared = clipping  # the slices shared with the previous chunk
-            clipping = make_qparams(
-                ranges, known, needed, num_slices, q_min, q_max, False, compute_type, qparams, flags
-            )
+            clipping = make_qparams(ranges, known, needed, num_slices, measuring, False, op.compute_type, measuring)
             known = needed
-        here = sums[chunk : chunk + 1]
-        quantize_and_sum(
-            x, y, base, first, last, inner, row, advance, first_slice, qparams, flags, None, shared + clipping > 0,
-            None, half_up, compute_type, keep, nontemporal, piece, terms, here,
-        )  # fmt: skip
+        here = Qparams(measuring.values, measuring.flags, None, shared + clipping > 0)
+        quantize_and_sum(x, y, Elements(base, first, last), steps, here, op, summing, sums[chunk : chunk + 1])
 
 
 @inlined
-def fake_quantize_and_sum_each(
-    x, bits, y, layouts, infinity, nothing, q_min, q_max, half_up, compute_type, keep, order_keys, ranges, qparams,
-    flags, piece, terms, sums, num_degenerate, is_done,
-):  # fmt: skip
+def measure(bits, elements, steps, limits, order_keys, short_runs):
+    """Widen `order_keys` (2, slices) by whole slices of one run each."""
+    if short_runs is None:
+        measure_range(bits, elements, steps, limits, order_keys)
+    else:
+        measure_short_runs(bits, elements, steps, limits, order_keys)
+
+
+@inlined
+def fake_quantize_and_sum_each(x, y, layouts, measuring, op, summing, batch):
     """`fake_quantize_and_sum` for many tensors of at most a chunk each, which are parts of `x`.
 
     `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
     for t in range(layouts.shape[0]):
         begin, size = layouts[t, 0], layouts[t, 1]
-        end = begin + size
-        inner, row, advance = layouts[t, 2], layouts[t, 3], layouts[t, 4]
-        fake_quantize_and_sum(
-            x[begin:end], bits[begin:end], y[begin:end], 0, 0, size, inner, row, advance, 0, infinity, nothing, q_min,
-            q_max, half_up, compute_type, None, keep, None, order_keys, ranges, qparams, flags, piece, terms,
-            sums[t : t + 1],
-        )  # fmt: skip
-        is_done[t] = abs(sums[t, ABS_ERROR]) < np.inf
-        lo, hi = ranges[0, 0], ranges[1, 0]
-        for s in range(run_at(size - 1, inner, row, advance)[0] + 1):
-            lo, hi = min(lo, ranges[0, s]), max(hi, ranges[1, s])
-            num_degenerate[t] += flags[DEGENERATE, s]
-        sums[t, INPUT_MIN], sums[t, INPUT_MAX] = lo, hi
+        steps = Steps(layouts[t, 2], layouts[t, 3], layouts[t, 4], 0, size)
+        row = batch.sums[t]
+        fake_quantize_and_sum(x, y, Elements(-begin, 0, size), steps, measuring, op, summing, batch.sums[t : t + 1])
+        batch.is_done[t] = abs(row[ABS_ERROR]) < np.inf
+        lo, hi = measuring.ranges[0, 0], measuring.ranges[1, 0]
+        for s in range(run_at(size - 1, steps)[0] + 1):
+            lo, hi = min(lo, measuring.ranges[0, s]), max(hi, measuring.ranges[1, s])
+            batch.num_degenerate[t] += measuring.flags[DEGENERATE, s]
+        row[INPUT_MIN], row[INPUT_MAX] = lo, hi
 
 
 @inlined
-def differentiate(gradients, x, out, base, start, stop, inner, row, advance, first_slice, ranges, compute_type):
+def differentiate(gradients, x, out, elements, steps, ranges, compute_type):
     """Gradient of the op: `gradients` where x is inside `ranges` (2, slices); returns the number outside."""
     outside = 0
-    i = start
-    run, run_end, left = run_at(start, inner, row, advance)
+    base, i, stop = elements
+    s, run_end, left = run_at(i, steps)
     while i < stop:
-        s, end = run - first_slice, smaller(run_end, stop)
+        end = smaller(run_end, stop)
         lo, hi = flush(ranges[0, s], compute_type), flush(ranges[1, s], compute_type)
         for j in range(i - base, end - base):
             v = flush(decode(x[j]), compute_type)
             out[j] = encode(straight_through(decode(gradients[j]), v, lo, hi, compute_type), x[j])
             outside += not (v >= lo and v <= hi)
         i = end
-        run, run_end, left = run_after(run, run_end, inner, row, advance, left)
+        s, run_end, left = run_after(s, run_end, steps, left)
     return outside

@@ -3,9 +3,8 @@
 Elements are bit patterns (int16, int32 or int64), which `order_key` turns into integers that order like the floats:
 integer minimum and maximum are exact in any order, and a NaN is a key beyond infinity's.
 
-Kernels work on the elements [start, stop) of a flat tensor; `x[0]` is element `base`. Slices follow from a `Layout`
-(inner, row, advance), and column 0 of an array of slices is slice `first_slice`. Kernels are serial and release the
-GIL: callers run them in their own threads. Vector types only: each extra scalar type adds compile time.
+Kernels work on some `elements` of a flat tensor, whose slices follow from `steps` (see `op/layout.py`). They are serial
+and release the GIL: callers run them in their own threads. Vector types only: each extra scalar type adds compile time.
 """
 
 from qdqcli.op.jit.register import always_inlined, inlined
@@ -28,21 +27,23 @@ from qdqcli.op.jit.vector import (
     store_mask,
     store_part,
 )
+from qdqcli.op.layout import Elements
 from qdqcli.op.params import CLIPPING, DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import select
 from qdqcli.op.value import decode, flush, is_degenerate, needs_flush, order_key, qparams_of_range
 
 
 @inlined
-def run_at(i, inner, row, advance):
+def run_at(i, steps):
     """Return the slice of element `i`, the end of its run, and the elements left in the row behind that."""
+    inner, row = steps.inner, steps.row
     column = i % row
     run_end = smaller(column - column % inner + inner, row)
-    return i // row * advance + column // inner, i - column + run_end, row - run_end
+    return i // row * steps.advance + column // inner - steps.first_slice, i - column + run_end, row - run_end
 
 
 @inlined
-def run_after(s, end, inner, row, advance, left):
+def run_after(s, end, steps, left):
     """`run_at` for element `end`, at which the run of slice `s` ended with `left` elements of the row behind it.
 
     Avoids divisions: three of them cost more than the work on a group of 32.
@@ -50,30 +51,28 @@ def run_after(s, end, inner, row, advance, left):
     if left:
         s += 1
     else:
-        s, left = s + 1 if advance else 0, row
-    size = smaller(inner, left)
+        s, left = s + 1 if steps.advance else -steps.first_slice, steps.row
+    size = smaller(steps.inner, left)
     return s, end + size, left - size
 
 
 @inlined
-def start_of(s, inner, row, advance, size):
+def start_of(s, steps):
     """First element of a slice of one run."""
-    if advance:
-        return smaller(s // advance * row + s % advance * inner, size)
-    return smaller(s * inner, size)
+    number = s + steps.first_slice
+    if steps.advance:
+        return smaller(number // steps.advance * steps.row + number % steps.advance * steps.inner, steps.end)
+    return smaller(number * steps.inner, steps.end)
 
 
 @inlined
-def measure_range(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, order_keys):
-    """Widen `order_keys` (2, slices) by the smallest and the largest element that is not NaN.
-
-    `infinity` is the key of +inf; `nothing` (2,) are the sentinel keys of a slice without elements other than NaN.
-    """
-    i = start
-    s, run_end, left = run_at(start, inner, row, advance)
+def measure_range(x, elements, steps, limits, order_keys):
+    """Widen `order_keys` (2, slices) by the smallest and the largest element that is not NaN."""
+    base, i, stop = elements
+    s, run_end, left = run_at(i, steps)
     while i < stop:
         end = smaller(run_end, stop)
-        lo, hi = broadcast(nothing[0]), broadcast(nothing[1])
+        lo, hi = broadcast(limits.nothing_lo), broadcast(limits.nothing_hi)
         lo1, hi1, lo2, hi2, lo3, hi3 = lo, hi, lo, hi, lo, hi
         at, to = i - base, end - base
         while at + 4 * VECTOR_SIZE <= to:  # four accumulators: each minimum depends on the one before
@@ -91,43 +90,54 @@ def measure_range(x, base, start, stop, inner, row, advance, first_slice, infini
             lo, hi = smaller(a, lo), larger(a, hi)
         least_key = least(smaller(smaller(lo, lo1), smaller(lo2, lo3)))
         greatest_key = greatest(larger(larger(hi, hi1), larger(hi2, hi3)))
-        if greatest_key > infinity or least_key < -infinity - 1:
-            least_key, greatest_key = _without_nan(x, i - base, to, infinity, nothing)
-        order_keys[0, s - first_slice] = smaller(order_keys[0, s - first_slice], least_key)
-        order_keys[1, s - first_slice] = larger(order_keys[1, s - first_slice], greatest_key)
+        if greatest_key > limits.infinity or least_key < -limits.infinity - 1:
+            least_key, greatest_key = _without_nan(x, i - base, to, limits)
+        order_keys[0, s] = smaller(order_keys[0, s], least_key)
+        order_keys[1, s] = larger(order_keys[1, s], greatest_key)
         i = end
-        s, run_end, left = run_after(s, run_end, inner, row, advance, left)
+        s, run_end, left = run_after(s, run_end, steps, left)
 
 
 @inlined
-def _without_nan(x, at, to, infinity, nothing):
+def _without_nan(x, at, to, limits):
     """Smallest and largest key of x[at:to], ignoring NaN."""
-    lo, hi = broadcast(nothing[0]), broadcast(nothing[1])
+    lo, hi = broadcast(limits.nothing_lo), broadcast(limits.nothing_hi)
     while at < to:
-        key = order_key(load_part(x, at, to - at))
-        is_nan = (key > infinity) | (key < -infinity - 1)
-        lo, hi = smaller(select(is_nan, nothing[0], key), lo), larger(select(is_nan, nothing[1], key), hi)
+        lo, hi = _widened(order_key(load_part(x, at, to - at)), lo, hi, limits)
         at += VECTOR_SIZE
     return least(lo), greatest(hi)
 
 
 @inlined
-def measure_short_runs(x, base, start, stop, inner, row, advance, first_slice, infinity, nothing, order_keys):
+def _widened(key, lo, hi, limits):
+    """Widen the smallest and the largest key of each lane, ignoring NaN."""
+    is_nan = _is_beyond(key, key, limits)
+    return smaller(select(is_nan, limits.nothing_lo, key), lo), larger(select(is_nan, limits.nothing_hi, key), hi)
+
+
+@inlined
+def _is_beyond(lo, hi, limits):
+    """Tell whether a NaN is among the keys with these extremes."""
+    return (hi > limits.infinity) | (lo < -limits.infinity - 1)
+
+
+@inlined
+def measure_short_runs(x, elements, steps, limits, order_keys):
     """`measure_range` for contiguous slices of a few whole vectors, one run each: VECTOR_SIZE slices at a time.
 
     `start` begins a slice. Reducing the lanes of each slice separately would take most of the time.
     """
-    capacity, batch = order_keys.shape[1], VECTOR_SIZE * inner
+    base, start, stop = elements
+    capacity, batch = order_keys.shape[1], VECTOR_SIZE * steps.inner
     for i in range(start, stop, batch):
         if i + batch <= stop:
-            lo, hi = _of_sixteen(x, i - base, inner)
-            if not any_true((hi > infinity) | (lo < -infinity - 1)):
-                s = i // inner - first_slice
+            lo, hi = _of_sixteen(x, i - base, steps.inner)
+            if not any_true(_is_beyond(lo, hi, limits)):
+                s = i // steps.inner - steps.first_slice
                 store(order_keys, s, smaller(lo, load(order_keys, s)))
                 store(order_keys, capacity + s, larger(hi, load(order_keys, capacity + s)))
                 continue
-        end = smaller(i + batch, stop)
-        measure_range(x, base, i, end, inner, row, advance, first_slice, infinity, nothing, order_keys)
+        measure_range(x, Elements(base, i, smaller(i + batch, stop)), steps, limits, order_keys)
 
 
 @always_inlined
@@ -168,9 +178,9 @@ def _of_sixteen(x, at, inner):
 
 
 @inlined
-def measure_columns(x, base, start, stop, row, infinity, nothing, order_keys):
+def measure_columns(x, elements, row, limits, order_keys):
     """`measure_range` for slices of one column each: `order_keys` (2, row), rows of `row` elements."""
-    i = start
+    base, i, stop = elements
     while i < stop:
         column = i % row
         # partial rows at both ends, whole rows between, eight at a time: memory is read in eight streams
@@ -179,16 +189,16 @@ def measure_columns(x, base, start, stop, row, infinity, nothing, order_keys):
         j = 0
         if rows == 8:
             while j + VECTOR_SIZE <= width:
-                _widen_columns(x, i - base + j, row, j, infinity, nothing, order_keys)
+                _widen_columns(x, i - base + j, row, j, limits, order_keys)
                 j += VECTOR_SIZE
         while j < width:
-            _widen_last_columns(x, i - base + j, row, rows, width - j, column + j, infinity, nothing, order_keys)
+            _widen_last_columns(x, i - base + j, row, rows, width - j, column + j, limits, order_keys)
             j += VECTOR_SIZE
         i += rows * width
 
 
 @inlined
-def _widen_columns(x, first, step, column, infinity, nothing, order_keys):
+def _widen_columns(x, first, step, column, limits, order_keys):
     """Widen `order_keys` by VECTOR_SIZE columns of 8 rows from `column` on, the first at x[first], `step` apart."""
     capacity = order_keys.shape[1]
     lo = order_key(load(x, first))
@@ -196,22 +206,20 @@ def _widen_columns(x, first, step, column, infinity, nothing, order_keys):
     for r in range(1, 8):
         key = order_key(load(x, first + r * step))
         lo, hi = smaller(key, lo), larger(key, hi)
-    if any_true((hi > infinity) | (lo < -infinity - 1)):  # a NaN: repeat, ignoring it
-        _widen_last_columns(x, first, step, 8, VECTOR_SIZE, column, infinity, nothing, order_keys)
+    if any_true(_is_beyond(lo, hi, limits)):  # a NaN: repeat, ignoring it
+        _widen_last_columns(x, first, step, 8, VECTOR_SIZE, column, limits, order_keys)
         return
     store(order_keys, column, smaller(lo, load(order_keys, column)))
     store(order_keys, capacity + column, larger(hi, load(order_keys, capacity + column)))
 
 
 @inlined
-def _widen_last_columns(x, first, step, rows, width, column, infinity, nothing, order_keys):
+def _widen_last_columns(x, first, step, rows, width, column, limits, order_keys):
     """Widen `order_keys` by at most VECTOR_SIZE columns of `rows` rows, ignoring NaN."""
     capacity = order_keys.shape[1]
-    lo, hi = broadcast(nothing[0]), broadcast(nothing[1])
+    lo, hi = broadcast(limits.nothing_lo), broadcast(limits.nothing_hi)
     for r in range(rows):
-        key = order_key(load_part(x, first + r * step, width))
-        is_nan = (key > infinity) | (key < -infinity - 1)
-        lo, hi = smaller(select(is_nan, nothing[0], key), lo), larger(select(is_nan, nothing[1], key), hi)
+        lo, hi = _widened(order_key(load_part(x, first + r * step, width)), lo, hi, limits)
     store_part(order_keys, column, smaller(lo, load_part(order_keys, column, width)), width)
     store_part(order_keys, capacity + column, larger(hi, load_part(order_keys, capacity + column, width)), width)
 
@@ -232,23 +240,23 @@ def decode_order_keys(order_keys, x, first, last, ranges):
 
 
 @inlined
-def make_qparams(ranges, first, last, num_slices, q_min, q_max, range_given, compute_type, qparams, flags):
-    """Fill `qparams` (QPARAM_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices).
+def make_qparams(ranges, first, last, num_slices, codes, range_given, compute_type, qparams):
+    """Fill the values and the flags of `qparams` from `ranges` (2, slices).
 
     Covers the columns [first, last), whole vectors, of which `num_slices` have a slice. Returns the number of slices
     with elements that may be outside the range.
     """
-    capacity = ranges.shape[1]
+    capacity, values, flags = ranges.shape[1], qparams.values, qparams.flags
     clipping = 0
     for s in range(first, last, VECTOR_SIZE):
         measured_lo, measured_hi = load(ranges, s), load(ranges, capacity + s)
         lo, hi, scale, inverse = qparams_of_range(
-            flush(measured_lo, compute_type), flush(measured_hi, compute_type), q_min, q_max, compute_type
+            flush(measured_lo, compute_type), flush(measured_hi, compute_type), codes.q_min, codes.q_max, compute_type
         )
-        store(qparams, MIN_RANGE * capacity + s, lo)
-        store(qparams, MAX_RANGE * capacity + s, hi)
-        store(qparams, SCALE * capacity + s, scale)
-        store(qparams, INVERSE_SCALE * capacity + s, inverse)
+        store(values, MIN_RANGE * capacity + s, lo)
+        store(values, MAX_RANGE * capacity + s, hi)
+        store(values, SCALE * capacity + s, scale)
+        store(values, INVERSE_SCALE * capacity + s, inverse)
         store_mask(flags, FLUSHING * capacity + s, needs_flush(lo, hi, scale, range_given, compute_type))
         clips = range_given | (measured_lo < lo) | (measured_hi > hi)
         store_mask(flags, CLIPPING * capacity + s, clips)

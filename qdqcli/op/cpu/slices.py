@@ -28,11 +28,11 @@ from qdqcli.op.value import decode, max_finite
 
 
 @kernel()
-def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, qparams, sums):
+def sum_slices(x, y, elements, steps, qparams, sums):
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
-    for i in range(start, stop):
-        s = i // row * advance + i % row // inner - first_slice
-        here = i - base
+    for i in range(elements.start, elements.stop):
+        s = i // steps.row * steps.advance + i % steps.row // steps.inner - steps.first_slice
+        here = i - elements.base
         add_element(x[here], y[here], qparams[MIN_RANGE, s], qparams[MAX_RANGE, s], sums[s], sums[s])
 
 

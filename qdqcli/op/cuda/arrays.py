@@ -17,7 +17,7 @@ from qdqcli.op.cuda.interop import Array, DeviceArray, Kind, kind_of
 from qdqcli.op.cuda.target import cuda, device_errors
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, Floats, float_type, given_ranges, gradient_ranges
+from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, Floats, float_type, given_ranges, gradient_ranges, op_of
 from qdqcli.op.spec import QuantSpec
 
 _DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"}
@@ -103,9 +103,7 @@ class _Call:
             device_ranges.copy_to_device(np.ascontiguousarray(ranges), stream)
         qparams, flags = self._rows(QPARAM_ROWS, slices, number), self._rows(FLAG_ROWS, slices, np.bool_)
         launch.make_qparams(device_ranges, spec, self.dtype, qparams, flags, stream)
-        launch.quantize(
-            device_x, device_out, 0, 0, size, layout, 0, qparams, flags, launch.settings_of(spec, self.dtype), stream
-        )
+        launch.quantize(device_x, device_out, 0, 0, size, layout, 0, qparams, flags, op_of(spec, self.dtype), stream)
 
     def differentiate(self, gradients: Kind, out: Array, layout: Layout, ranges: Floats) -> None:
         """Enqueue the gradient on the stream."""

@@ -26,11 +26,13 @@ from qdqcli.op.params import (
     FLAG_ROWS,
     QPARAM_ROWS,
     Floats,
+    Op,
     OrderKeys,
     QuantParams,
     Stored,
     float_type,
     merge_order_keys,
+    op_of,
 )
 from qdqcli.op.spec import QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -44,11 +46,6 @@ class CudaParams(QuantParams):
 
     device_qparams: DeviceArray
     device_flags: DeviceArray
-
-    @property
-    def settings(self) -> launch.Settings:
-        """Settings as the kernels take them."""
-        return bool(self.clamping), bool(self.half_up), self.compute_type
 
 
 class CudaBackend:
@@ -103,7 +100,7 @@ class CudaBackend:
             device_y = station.scratch("y", device_x.shape, x.dtype)
             launch.quantize(
                 device_x, device_y, start, start, stop, layout, params.first_slice, params.device_qparams,
-                params.device_flags, params.settings, station.stream,
+                params.device_flags, params.op, station.stream,
             )  # fmt: skip
             station.download(device_y, y[here])
 
@@ -116,7 +113,7 @@ class CudaBackend:
         with self._station() as station:
             device_x = station.upload("x", x[here])
             sums = self._sum(station, device_x, start, stop, layout, params.first_slice, params.device_qparams,
-                             params.device_flags, params.settings, y[here] if keep else None)  # fmt: skip
+                             params.device_flags, params.op, y[here] if keep else None)  # fmt: skip
             if sums[:, NONFINITE_OUTPUT].any():
                 params.degenerate[:] |= station.download(params.device_flags)[DEGENERATE, : params.num_slices]
         return sums
@@ -146,7 +143,7 @@ class CudaBackend:
             launch.decode_order_keys(order_keys, ranges, dtype, stream)
             launch.make_qparams(ranges, spec, dtype, qparams, flags, stream)
             sums = self._sum(station, device_x[here], start, stop, layout, first_slice, qparams, flags,
-                             launch.settings_of(spec, dtype), y[here] if keep else None)  # fmt: skip
+                             op_of(spec, dtype), y[here] if keep else None)  # fmt: skip
             if sums[:, [NONFINITE, NONFINITE_OUTPUT]].any():
                 return None
             return BlockSums(
@@ -198,14 +195,14 @@ class CudaBackend:
 
     def _sum(
         self, station: "_Station", x: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int,
-        qparams: DeviceArray, flags: DeviceArray, settings: launch.Settings, y: Stored | None,
+        qparams: DeviceArray, flags: DeviceArray, op: Op, y: Stored | None,
     ) -> NDArray[np.float64]:  # fmt: skip
         chunks = -(-(stop - start) // CHUNK_ELEMENTS)
         sums = station.scratch("sums", (chunks, SUM_COLUMNS), np.float64)
         device_y = x if y is None else station.scratch("y", x.shape, x.dtype)
         zero = np.float64(0) if x.dtype == np.float64 else np.float32(0)
         launch.quantize_and_sum(
-            x, device_y, start, stop, layout, first_slice, qparams, flags, settings, zero, sums, station.stream,
+            x, device_y, start, stop, layout, first_slice, qparams, flags, op, zero, sums, station.stream,
             keep=y is not None,
         )  # fmt: skip
         if y is not None:
@@ -214,7 +211,7 @@ class CudaBackend:
         extreme = [chunk for chunk, row in enumerate(rows) if isinstance(zero, np.float32) and is_extreme(row)]  # type: ignore[no-untyped-call]
         if extreme:
             launch.quantize_and_sum(
-                x, x, start, stop, layout, first_slice, qparams, flags, settings, np.float64(0), sums, station.stream,
+                x, x, start, stop, layout, first_slice, qparams, flags, op, np.float64(0), sums, station.stream,
                 keep=False,
             )  # fmt: skip
             rows[extreme] = station.download(sums)[extreme]

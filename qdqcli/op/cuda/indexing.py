@@ -50,7 +50,7 @@ def slice_map_of(layout: Layout, start: int, stop: int, first_slice: int) -> Sli
     Raises:
         SpecError: groups of more than LAUNCH_ELEMENTS elements, with a shorter last group per row.
     """
-    inner, row, advance = layout.steps
+    inner, row, advance = layout.inner, layout.row, layout.advance
     r, column = divmod(start, row)
     run, within = divmod(column, inner)
     here, row_left = r * advance + run - first_slice, row - column

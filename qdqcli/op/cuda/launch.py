@@ -10,17 +10,25 @@ import numpy as np
 from qdqcli.op.cuda import quantize as cuda_quantize
 from qdqcli.op.cuda import ranges as cuda_range
 from qdqcli.op.cuda.indexing import launches
-from qdqcli.op.cuda.ranges import COLUMN_THREADS, THREADS
-from qdqcli.op.layout import Layout
-from qdqcli.op.params import PATTERN, STORAGE, codes, compute_type_of, float_type, order_key_limits
-from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
+from qdqcli.op.cuda.ranges import COLUMN_THREADS, THREADS, Lines, Runs
+from qdqcli.op.layout import Elements, Layout, Steps
+from qdqcli.op.params import (
+    PATTERN,
+    STORAGE,
+    Op,
+    OrderKeyLimits,
+    Qparams,
+    codes,
+    compute_type_of,
+    op_of,
+    order_key_limits,
+)
+from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 DeviceArray = Any
 """An array of `numba.cuda` in device memory, one-dimensional or rows of slices."""
 Stream = Any
-Settings = tuple[bool, bool, Any]
-"""(clamp elements, round mode is HALF_UP, number whose type names the arithmetic)."""
 
 KEY = {"F32": np.int32, "F64": np.int64, "BF16": np.int32, "F16": np.int32}
 """Types of order keys on the device, where atomic operations do not support 16 bits."""
@@ -41,13 +49,13 @@ def measure(
 ) -> None:  # fmt: skip
     """Widen `order_keys` (2, slices from `first_slice` on) by the elements [start, stop); x[0] is element `base`."""
     bits, key = x.view(PATTERN[dtype]), KEY[dtype]
-    infinity, nothing = order_key_limits(dtype)
-    limits = (key(infinity), key(nothing[0]), key(nothing[1]))
+    limits, elements = OrderKeyLimits(*map(key, order_key_limits(dtype))), Elements(base, start, stop)
     if stop <= start:
         return
-    inner, row, advance = layout.steps
-    if advance == 0 and inner < _SHORT_RUN and layout.num_elements > row:
-        _measure_by_columns(bits, base, start, stop, inner, row, first_slice, limits, order_keys, stream)
+    steps = layout.steps(first_slice)
+    inner, row = steps.inner, steps.row
+    if steps.advance == 0 and inner < _SHORT_RUN and layout.num_elements > row:
+        _measure_by_columns(bits, elements, steps, limits, order_keys, stream)
         return
     runs_of_row = -(-row // inner)
     first_run = start // row * runs_of_row + start % row // inner
@@ -57,33 +65,29 @@ def measure(
     width = min(THREADS, 1 << max(longest // 4, 1).bit_length() - 1)
     blocks = -(-num_runs * parts * width // THREADS)
     cuda_range.measure_runs[blocks, THREADS, stream](
-        bits, base, start, stop, first_run, num_runs, parts, inner, row, runs_of_row, advance, first_slice, *limits,
-        width, order_keys,
-    )  # fmt: skip
+        bits, elements, Runs(first_run, num_runs, runs_of_row, parts, width), steps, limits, order_keys
+    )
 
 
 def _measure_by_columns(
-    bits: DeviceArray, base: int, start: int, stop: int, inner: int, row: int, first_slice: int,
-    limits: tuple[Any, Any, Any], order_keys: DeviceArray, stream: Stream,
-) -> None:  # fmt: skip
-    width = row * -(-COLUMN_THREADS // row)
-    origin = start - start % row
-    lines = -(-(stop - origin) // width)
+    bits: DeviceArray, elements: Elements, steps: Steps, limits: OrderKeyLimits, order_keys: DeviceArray, stream: Stream
+) -> None:
+    width = steps.row * -(-COLUMN_THREADS // steps.row)
+    origin = elements.start - elements.start % steps.row
+    lines = -(-(elements.stop - origin) // width)
     across = -(-width // COLUMN_THREADS)
     fewest = 16 * (THREADS // COLUMN_THREADS)  # starting a block and its atomics costs as much as some lines
     rows_of_block = max(-(-lines * across // _BLOCKS_WANTED), fewest, -(-lines // 65535))
     down = -(-lines // rows_of_block)
     cuda_range.measure_columns[(across, down), THREADS, stream](
-        bits, base, start, stop, origin, width, rows_of_block, inner, row, first_slice, *limits, order_keys
+        bits, elements, Lines(origin, width, rows_of_block), steps, limits, order_keys
     )
 
 
 def clear_order_keys(order_keys: DeviceArray, dtype: str, stream: Stream) -> None:
     """Set `order_keys` (2, slices) to the sentinels of slices without elements other than NaN."""
-    kind, (_, nothing) = KEY[dtype], order_key_limits(dtype)
-    cuda_range.clear_order_keys[_blocks(order_keys.shape[1]), THREADS, stream](
-        order_keys, kind(nothing[0]), kind(nothing[1])
-    )
+    limits = OrderKeyLimits(*map(KEY[dtype], order_key_limits(dtype)))
+    cuda_range.clear_order_keys[_blocks(order_keys.shape[1]), THREADS, stream](order_keys, limits)
 
 
 def decode_order_keys(order_keys: DeviceArray, ranges: DeviceArray, dtype: str, stream: Stream) -> None:
@@ -95,28 +99,26 @@ def make_qparams(
     ranges: DeviceArray, spec: QuantSpec, dtype: str, qparams: DeviceArray, flags: DeviceArray, stream: Stream
 ) -> None:
     """Fill `qparams` (QPARAM_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices)."""
-    compute_type = compute_type_of(dtype, spec.compute_dtype)
-    limits = codes(spec, compute_type, float_type(dtype))
     cuda_range.make_qparams[_blocks(ranges.shape[1]), THREADS, stream](
-        ranges, *limits, bool(spec.is_range_given), compute_type, qparams, flags
+        ranges, codes(spec, dtype), _switched(op_of(spec, dtype)), qparams, flags
     )
 
 
 def quantize(
     x: DeviceArray, y: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int,
-    qparams: DeviceArray, flags: DeviceArray, settings: Settings, stream: Stream,
+    qparams: DeviceArray, flags: DeviceArray, op: Op, stream: Stream,
 ) -> None:  # fmt: skip
     """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
     for first, last, slice_map in launches(layout, start, stop, first_slice):
         size = last - first
         cuda_quantize.quantize[-(-size // (4 * THREADS)), THREADS, stream](
-            x, y, first - base, size, slice_map, qparams, flags, *settings
+            x, y, first - base, size, slice_map, Qparams(qparams, flags, False, True), _switched(op)
         )
 
 
 def quantize_and_sum(
     x: DeviceArray, y: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int, qparams: DeviceArray,
-    flags: DeviceArray, settings: Settings, zero: np.floating[Any], sums: DeviceArray, stream: Stream, *, keep: bool,
+    flags: DeviceArray, op: Op, zero: np.floating[Any], sums: DeviceArray, stream: Stream, *, keep: bool,
 ) -> None:  # fmt: skip
     """Quantize, and fill `sums` (chunks, SUM_COLUMNS); x[0] is element `start`, which begins a chunk.
 
@@ -126,7 +128,7 @@ def quantize_and_sum(
         chunk, chunks = (first - start) // CHUNK_ELEMENTS, -(-(last - first) // CHUNK_ELEMENTS)
         here = slice(first - start, last - start)
         cuda_quantize.quantize_and_sum[chunks, THREADS, stream](
-            x[here], y[here] if keep else y, keep, last - first, slice_map, qparams, flags, *settings, zero,
+            x[here], y[here] if keep else y, keep, slice_map, Qparams(qparams, flags, False, True), _switched(op), zero,
             sums[chunk : chunk + chunks],
         )  # fmt: skip
 
@@ -136,9 +138,8 @@ def sum_slices(
     qparams: DeviceArray, sums: DeviceArray, stream: Stream,
 ) -> None:  # fmt: skip
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
-    num_slices = sums.shape[0]
-    cuda_quantize.sum_slices[_blocks(num_slices), THREADS, stream](
-        x, y, base, start, stop, *layout.steps, first_slice, num_slices, qparams, sums
+    cuda_quantize.sum_slices[_blocks(sums.shape[0]), THREADS, stream](
+        x, y, Elements(base, start, stop), layout.steps(first_slice), qparams, sums
     )
 
 
@@ -155,16 +156,16 @@ def differentiate(
     """Gradient of the op for [start, stop); adds the number of elements outside their range to `outside` (1,)."""
     compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
     for first, last, slice_map in launches(layout, start, stop, 0):
-        size = last - first
-        cuda_quantize.differentiate[-(-size // (4 * THREADS)), THREADS, stream](
-            gradients, x, out, first - base, size, slice_map, ranges, compute_type, outside
+        here = slice(first - base, last - base)
+        cuda_quantize.differentiate[-(-(last - first) // (4 * THREADS)), THREADS, stream](
+            gradients[here], x[here], out[here], slice_map, ranges, compute_type, outside
         )
+
+
+def _switched(op: Op) -> Any:
+    """Return the settings with booleans that kernels ask at run time: compiling takes longer than asking."""
+    return Op(bool(op.clamping), bool(op.half_up), op.compute_type)  # type: ignore[arg-type]
 
 
 def _blocks(threads: int) -> int:
     return -(-threads // THREADS)
-
-
-def settings_of(spec: QuantSpec, dtype: str) -> Settings:
-    """Return the kernel settings other than the qparams."""
-    return bool(spec.is_range_given), spec.round_mode is RoundMode.HALF_UP, compute_type_of(dtype, spec.compute_dtype)

@@ -59,50 +59,41 @@ _SHARED = max(NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
 
 
 @inlined
-def _fake_quantized(stored, s, qparams, flags, clamping, half_up, compute_type):
+def _fake_quantized(stored, s, qparams, op):
     """Quantize and dequantize a stored element of slice `s` to a pattern; all threads take the same branches."""
-    lo, hi, scale, inverse = qparams[MIN_RANGE, s], qparams[MAX_RANGE, s], qparams[SCALE, s], qparams[INVERSE_SCALE, s]
+    compute_type, values = op.compute_type, qparams.values
+    lo, hi, scale, inverse = values[MIN_RANGE, s], values[MAX_RANGE, s], values[SCALE, s], values[INVERSE_SCALE, s]
     v = decode(stored)
-    if flags[FLUSHING, s]:
+    if qparams.flags[FLUSHING, s]:
         v = flush(v, compute_type)
-    if clamping:
+    if op.clamping:
         v = clamp(v, lo, hi)
-    if half_up:
+    if op.half_up:
         return pattern(quantize_half_up(v, scale, inverse, compute_type), stored)
     return pattern(quantize_half_to_even(v, scale, inverse, compute_type), stored)
 
 
 @device_kernel
-def quantize(x, y, first, n, slice_map, qparams, flags, clamping, half_up, compute_type):
+def quantize(x, y, first, n, slice_map, qparams, op):
     """Quantize and dequantize the elements [first, first + n) of `x` into `y`; `slice_map` counts from `first`."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     while i + 3 * step < n:  # four loads in flight
         a, b, c, d = x[first + i], x[first + i + step], x[first + i + 2 * step], x[first + i + 3 * step]
         j, k, l = i + step, i + 2 * step, i + 3 * step  # noqa: E741
-        y[first + i] = narrow(
-            _fake_quantized(a, slice_at(i, slice_map), qparams, flags, clamping, half_up, compute_type), a
-        )
-        y[first + j] = narrow(
-            _fake_quantized(b, slice_at(j, slice_map), qparams, flags, clamping, half_up, compute_type), b
-        )
-        y[first + k] = narrow(
-            _fake_quantized(c, slice_at(k, slice_map), qparams, flags, clamping, half_up, compute_type), c
-        )
-        y[first + l] = narrow(
-            _fake_quantized(d, slice_at(l, slice_map), qparams, flags, clamping, half_up, compute_type), d
-        )
+        y[first + i] = narrow(_fake_quantized(a, slice_at(i, slice_map), qparams, op), a)
+        y[first + j] = narrow(_fake_quantized(b, slice_at(j, slice_map), qparams, op), b)
+        y[first + k] = narrow(_fake_quantized(c, slice_at(k, slice_map), qparams, op), c)
+        y[first + l] = narrow(_fake_quantized(d, slice_at(l, slice_map), qparams, op), d)
         i += 4 * step
     while i < n:
         a = x[first + i]
-        y[first + i] = narrow(
-            _fake_quantized(a, slice_at(i, slice_map), qparams, flags, clamping, half_up, compute_type), a
-        )
+        y[first + i] = narrow(_fake_quantized(a, slice_at(i, slice_map), qparams, op), a)
         i += step
 
 
 @device_kernel
-def quantize_and_sum(x, y, keep, n, slice_map, qparams, flags, clamping, half_up, compute_type, zero, sums):
-    """Quantize the `n` elements of `x`, into `y` if `keep`, and fill `sums` (chunks, SUM_COLUMNS), one block per chunk.
+def quantize_and_sum(x, y, keep, slice_map, qparams, op, zero, sums):
+    """Quantize the elements of `x`, into `y` if `keep`, and fill `sums` (chunks, SUM_COLUMNS), one block per chunk.
 
     The type of `zero` is that of the terms. Slices whose output became infinite or NaN are marked in `flags`.
     """
@@ -110,7 +101,7 @@ def quantize_and_sum(x, y, keep, n, slice_map, qparams, flags, clamping, half_up
     lanes = cuda.shared.array(ADDERS, np.float64)
     t, chunk = cuda.threadIdx.x, cuda.blockIdx.x
     start = chunk * CHUNK_ELEMENTS
-    stop = min(start + CHUNK_ELEMENTS, n)
+    stop = min(start + CHUNK_ELEMENTS, x.size)
     peak, lo, hi = 0.0, np.inf, -np.inf
     nonfinite, nonfinite_output, clipped, zeroed = 0, 0, 0, 0
     for p in range(t, ADDERS, THREADS):
@@ -121,7 +112,7 @@ def quantize_and_sum(x, y, keep, n, slice_map, qparams, flags, clamping, half_up
             first = tile + p // VECTOR_SIZE * RUN + p % VECTOR_SIZE
             for i in range(first, min(first + RUN, stop), VECTOR_SIZE):
                 stored, s = x[i], slice_at(i, slice_map)
-                out = _fake_quantized(stored, s, qparams, flags, clamping, half_up, compute_type)
+                out = _fake_quantized(stored, s, qparams, op)
                 if keep:
                     y[i] = narrow(out, stored)
                 v, w, limit = decode(stored), value_of_pattern(out, stored), max_finite(stored)
@@ -131,14 +122,14 @@ def quantize_and_sum(x, y, keep, n, slice_map, qparams, flags, clamping, half_up
                 lo, hi = min(lo, np.float64(v)), max(hi, np.float64(v))
                 if not abs(w) <= limit:
                     nonfinite_output += 1
-                    flags[DEGENERATE, s] = True
+                    qparams.flags[DEGENERATE, s] = True
                     continue
                 a, b = cast(v, zero), cast(w, zero)
                 e = add(b, -a)
                 error, abs_error = error + e, abs_error + abs(e)
                 sq_error, sq_input, sq_output = add(sq_error, e * e), add(sq_input, a * a), add(sq_output, b * b)
                 peak = max(peak, np.float64(abs(e)))
-                if v < qparams[MIN_RANGE, s] or v > qparams[MAX_RANGE, s]:
+                if v < qparams.values[MIN_RANGE, s] or v > qparams.values[MAX_RANGE, s]:
                     clipped += 1
                 if w == 0 and v != 0:
                     zeroed += 1
@@ -192,14 +183,16 @@ def quantize_and_sum(x, y, keep, n, slice_map, qparams, flags, clamping, half_up
 
 
 @device_kernel
-def sum_slices(x, y, base, start, stop, inner, row, advance, first_slice, num_slices, qparams, sums):
+def sum_slices(x, y, elements, steps, qparams, sums):
     """Add the elements [start, stop) to `sums` (slices, SUM_COLUMNS), one after another: one thread per slice."""
     s = cuda.grid(1)
-    if s < num_slices:
+    if s < sums.shape[0]:
+        base, start, stop = elements
+        inner, row, advance = steps.inner, steps.row, steps.advance
         own = cuda.local.array(SUM_COLUMNS, np.float64)
         for k in range(SUM_COLUMNS):
             own[k] = sums[s, k]
-        r, last_row, k = start // row, (stop - 1) // row, s + first_slice
+        r, last_row, k = start // row, (stop - 1) // row, s + steps.first_slice
         if advance > 0:
             r, k = k // advance, k % advance
             last_row = r
@@ -227,15 +220,15 @@ def count_patterns(patterns, tables):
 
 
 @device_kernel
-def differentiate(gradients, x, out, first, n, slice_map, ranges, compute_type, outside):
+def differentiate(gradients, x, out, slice_map, ranges, compute_type, outside):
     """Gradient of the op: `gradients` where x is inside `ranges` (2, slices); `outside` (1,) counts the others."""
     i, step = cuda.grid(1), cuda.gridsize(1)
     count = 0
-    while i < n:
-        s, stored = slice_at(i, slice_map), x[first + i]
+    while i < x.size:
+        s, stored = slice_at(i, slice_map), x[i]
         lo, hi = flush(ranges[0, s], compute_type), flush(ranges[1, s], compute_type)
         v = flush(decode(stored), compute_type)
-        out[first + i] = encode(straight_through(decode(gradients[first + i]), v, lo, hi, compute_type), stored)
+        out[i] = encode(straight_through(decode(gradients[i]), v, lo, hi, compute_type), stored)
         if not (v >= lo and v <= hi):
             count += 1
         i += step

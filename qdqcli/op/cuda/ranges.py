@@ -8,6 +8,8 @@ bits: keys of 16-bit elements are stored as int32.
 communicate only through shared memory, which the simulator supports too.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from qdqcli.op.cuda.target import SIMULATED, cast, cuda, device_kernel
@@ -16,6 +18,31 @@ from qdqcli.op.params import CLIPPING, DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_
 from qdqcli.op.primitives import select
 from qdqcli.op.value import flush, is_degenerate, needs_flush, order_key, qparams_of_range, value_of_key
 
+
+class Runs(NamedTuple):
+    """Runs of a launch, counted across rows."""
+
+    first: int
+    num_runs: int
+    of_row: int
+    """Runs per row."""
+    parts: int
+    """Parts of a run, which are measured separately."""
+    width: int
+    """Threads that share a part, a power of two."""
+
+
+class Lines(NamedTuple):
+    """Lines of whole rows that a tensor is cut into."""
+
+    origin: int
+    """First element of the first line."""
+    width: int
+    """Elements of a line."""
+    of_block: int
+    """Lines per thread block."""
+
+
 THREADS = 8 if SIMULATED else 256
 """Threads per block, a power of two. The simulator takes a millisecond for each."""
 COLUMN_THREADS = min(THREADS, 64)
@@ -23,42 +50,41 @@ COLUMN_THREADS = min(THREADS, 64)
 
 
 @inlined
-def _wider(bits, lo, hi, infinity, nothing_lo, nothing_hi):
+def _wider(bits, lo, hi, limits):
     """Widen the smallest and the largest key by one element; a NaN changes nothing."""
     key = order_key(bits)
-    is_nan = (key > infinity) | (key < -infinity - 1)
-    low, high = cast(select(is_nan, nothing_lo, key), lo), cast(select(is_nan, nothing_hi, key), hi)
+    is_nan = (key > limits.infinity) | (key < -limits.infinity - 1)
+    low = cast(select(is_nan, limits.nothing_lo, key), lo)
+    high = cast(select(is_nan, limits.nothing_hi, key), hi)
     return select(low < lo, low, lo), select(high > hi, high, hi)
 
 
 @device_kernel
-def clear_order_keys(order_keys, nothing_lo, nothing_hi):
+def clear_order_keys(order_keys, limits):
     """Initialize `order_keys` to the sentinels of slices without elements other than NaN."""
     s = cuda.grid(1)
     if s < order_keys.shape[1]:
-        order_keys[0, s], order_keys[1, s] = nothing_lo, nothing_hi
+        order_keys[0, s], order_keys[1, s] = limits.nothing_lo, limits.nothing_hi
 
 
 @device_kernel
 def measure_runs(
-    bits, base, start, stop, first_run, num_runs, parts, inner, row, runs_of_row, advance, first_slice, infinity,
-    nothing_lo, nothing_hi, width, order_keys,
+    bits, elements, runs, steps, limits, order_keys,
 ):  # fmt: skip
-    """Widen `order_keys` by the runs from `first_run` on; `width` threads, a power of two, share a part of a run.
-
-    Runs are counted across rows, `runs_of_row` in each, and cut at `start` and `stop`.
-    """
+    """Widen `order_keys` by runs, which are cut at the ends of `elements`."""
+    base, start, stop = elements
+    inner, row, parts, width = steps.inner, steps.row, runs.parts, runs.width
     low_order_keys = cuda.shared.array(THREADS, np.int64)
     high_order_keys = cuda.shared.array(THREADS, np.int64)  # the simulator tells shared arrays apart by their lines
     t = cuda.threadIdx.x
     mine = t % width
     task = cuda.blockIdx.x * (THREADS // width) + t // width
-    lo, hi = nothing_lo, nothing_hi
+    lo, hi = limits.nothing_lo, limits.nothing_hi
     s = -1
-    if task < num_runs * parts:
-        run, part = first_run + task // parts, task % parts
-        r, k = run // runs_of_row, run % runs_of_row
-        s = r * advance + k - first_slice
+    if task < runs.num_runs * parts:
+        run, part = runs.first + task // parts, task % parts
+        r, k = run // runs.of_row, run % runs.of_row
+        s = r * steps.advance + k - steps.first_slice
         run_start = r * row + k * inner
         run_stop = min(run_start + inner, (r + 1) * row, stop)
         run_start = max(run_start, start)
@@ -67,13 +93,13 @@ def measure_runs(
         end = min(run_start + (part + 1) * share, run_stop) - base
         while i + 3 * width < end:  # four loads in flight
             a, b, c, d = bits[i], bits[i + width], bits[i + 2 * width], bits[i + 3 * width]
-            lo, hi = _wider(a, lo, hi, infinity, nothing_lo, nothing_hi)
-            lo, hi = _wider(b, lo, hi, infinity, nothing_lo, nothing_hi)
-            lo, hi = _wider(c, lo, hi, infinity, nothing_lo, nothing_hi)
-            lo, hi = _wider(d, lo, hi, infinity, nothing_lo, nothing_hi)
+            lo, hi = _wider(a, lo, hi, limits)
+            lo, hi = _wider(b, lo, hi, limits)
+            lo, hi = _wider(c, lo, hi, limits)
+            lo, hi = _wider(d, lo, hi, limits)
             i += 4 * width
         while i < end:
-            lo, hi = _wider(bits[i], lo, hi, infinity, nothing_lo, nothing_hi)
+            lo, hi = _wider(bits[i], lo, hi, limits)
             i += width
     low_order_keys[t], high_order_keys[t] = lo, hi
     cuda.syncthreads()
@@ -91,21 +117,21 @@ def measure_runs(
 
 @device_kernel
 def measure_columns(
-    bits, base, start, stop, origin, width, rows_of_block, inner, row, first_slice, infinity, nothing_lo, nothing_hi,
-    order_keys,
+    bits, elements, lines, steps, limits, order_keys,
 ):  # fmt: skip
     """Widen `order_keys` where every row has the same slices, in runs too short to be shared by adjacent threads.
 
-    The tensor is processed in lines of `width` elements, whole rows, the first at `origin`; each thread stays in its
-    column. A block takes COLUMN_THREADS columns and `rows_of_block` lines.
+    Each thread stays in its column of the lines. A block takes COLUMN_THREADS columns and `lines.of_block` lines.
     """
+    base, start, stop = elements
+    width, rows_of_block, origin = lines.width, lines.of_block, lines.origin
     low_order_keys = cuda.shared.array(THREADS, np.int64)
     high_order_keys = cuda.shared.array(THREADS, np.int64)  # the simulator tells shared arrays apart by their lines
     t = cuda.threadIdx.x
     across = t % COLUMN_THREADS
     column = cuda.blockIdx.x * COLUMN_THREADS + across
     first = cuda.blockIdx.y * rows_of_block
-    lo, hi = nothing_lo, nothing_hi
+    lo, hi = limits.nothing_lo, limits.nothing_hi
     if column < width:
         step = THREADS // COLUMN_THREADS * width
         i = origin + (first + t // COLUMN_THREADS) * width + column
@@ -115,13 +141,13 @@ def measure_columns(
         while i + 3 * step < end:
             a, b = bits[i - base], bits[i + step - base]
             c, d = bits[i + 2 * step - base], bits[i + 3 * step - base]
-            lo, hi = _wider(a, lo, hi, infinity, nothing_lo, nothing_hi)
-            lo, hi = _wider(b, lo, hi, infinity, nothing_lo, nothing_hi)
-            lo, hi = _wider(c, lo, hi, infinity, nothing_lo, nothing_hi)
-            lo, hi = _wider(d, lo, hi, infinity, nothing_lo, nothing_hi)
+            lo, hi = _wider(a, lo, hi, limits)
+            lo, hi = _wider(b, lo, hi, limits)
+            lo, hi = _wider(c, lo, hi, limits)
+            lo, hi = _wider(d, lo, hi, limits)
             i += 4 * step
         while i < end:
-            lo, hi = _wider(bits[i - base], lo, hi, infinity, nothing_lo, nothing_hi)
+            lo, hi = _wider(bits[i - base], lo, hi, limits)
             i += step
     low_order_keys[t], high_order_keys[t] = lo, hi
     cuda.syncthreads()
@@ -134,7 +160,7 @@ def measure_columns(
         cuda.syncthreads()
         half //= 2
     if t < COLUMN_THREADS and column < width:
-        s = column % row // inner - first_slice
+        s = column % steps.row // steps.inner - steps.first_slice
         cuda.atomic.min(order_keys, (0, s), cast(low_order_keys[t], lo))
         cuda.atomic.max(order_keys, (1, s), cast(high_order_keys[t], hi))
 
@@ -154,16 +180,16 @@ def decode_order_keys(order_keys, stored, ranges):
 
 
 @device_kernel
-def make_qparams(ranges, q_min, q_max, range_given, compute_type, qparams, flags):
+def make_qparams(ranges, codes, op, qparams, flags):
     """Fill `qparams` (QPARAM_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices)."""
-    s = cuda.grid(1)
+    s, compute_type = cuda.grid(1), op.compute_type
     if s < ranges.shape[1]:
         least, greatest = ranges[0, s], ranges[1, s]
         lo, hi, scale, inverse = qparams_of_range(
-            flush(least, compute_type), flush(greatest, compute_type), q_min, q_max, compute_type
+            flush(least, compute_type), flush(greatest, compute_type), codes.q_min, codes.q_max, compute_type
         )
         qparams[MIN_RANGE, s], qparams[MAX_RANGE, s] = lo, hi
         qparams[SCALE, s], qparams[INVERSE_SCALE, s] = scale, inverse
-        flags[FLUSHING, s] = needs_flush(lo, hi, scale, range_given, compute_type)
-        flags[CLIPPING, s] = range_given | (least < lo) | (greatest > hi)
+        flags[FLUSHING, s] = needs_flush(lo, hi, scale, op.clamping, compute_type)
+        flags[CLIPPING, s] = op.clamping | (least < lo) | (greatest > hi)
         flags[DEGENERATE, s] = is_degenerate(scale, compute_type)
