@@ -165,8 +165,14 @@ def _degenerate_text(found: Mapping[str, Any]) -> str:
 def _grid_text(found: Mapping[str, Any]) -> str:
     slices = (
         f"groups of {found['group_size']}" if found["group_size"] else
+        f"blocks of {found['block']}x{found['block']}" if found["block"] else
         "the whole tensor" if found["axis"] == "none" else "each row"
     )  # fmt: skip
+    if found["values"] != "int":
+        return (
+            f"its values are {found['values']} numbers times a scale for {slices} already ({percent(found['slices'])} "
+            "fit): quantizing them again adds its own error"
+        )
     kind = f"{'' if found['signed_input'] else 'u'}int{found['num_bits']}"
     zero = "symmetric" if found["symmetric"] else "with a zero point, which the op has not"
     return f"its values lie on a grid already: {kind}, {zero}, one step for {slices} ({percent(found['slices'])} fit)"

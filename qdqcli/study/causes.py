@@ -115,6 +115,8 @@ def find_causes(seen: Seen) -> list[Finding]:
             "signed_input": grid.signed,
             "axis": word_of(grid.axis),
             "group_size": grid.group_size,
+            "values": grid.values,
+            "block": grid.block,
             "slices": grid.share,
         }
         found.append(Finding(cause=ALREADY_QUANTIZED, evidence=evidence))

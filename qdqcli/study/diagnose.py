@@ -21,7 +21,7 @@ from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.stats.sums import value_of
 from qdqcli.study.allocation import duplicates_of
 from qdqcli.study.causes import SMALLEST_SLICE, Finding, Seen, find_causes, level
-from qdqcli.study.grid import GROUP_SIZES, Grid, find_grid
+from qdqcli.study.grid import GROUP_SIZES, INTEGERS, Grid, find_grid
 from qdqcli.study.plan_recipe import difference
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile
 from qdqcli.tensors.checkpoint import ShardReader
@@ -361,7 +361,7 @@ def _estimated(spec: QuantSpec, name: str) -> QuantSpec:
 
 def _of_grid(base: QuantSpec, grid: Grid, info: TensorInfo) -> Iterator[QuantSpec]:
     """Yield the settings that may be lossless on the tensor's grid."""
-    if not grid.is_symmetric:
+    if not grid.is_symmetric or grid.values != INTEGERS:
         return
     plain = replace(
         base,

@@ -1,4 +1,4 @@
-"""Grid detection: finds tensors whose values already are integers times a step."""
+"""Grid detection: finds tensors whose values already are integers, or FP8 or FP4 numbers, times a step."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.params import STORAGE, floats_of
-from qdqcli.op.spec import QuantSpec
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.study.float_grid import BLOCK, VALUES, find_float_grid
 from qdqcli.study.profile import BLOCK_ELEMENTS, Floats, blocks, fits
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
@@ -22,6 +23,8 @@ MIN_SHARE = 0.99
 """Share of the slices that must lie on a grid."""
 SAMPLED_SLICES = 64
 """Slices to sample first: few tensors are quantized already."""
+INTEGERS = "int"
+E2M1_BITS = VALUES["E2M1"][0]
 ROUNDING = {"BF16": (2.0**-8, 63), "F16": (2.0**-11, 255), "F32": (2.0**-23, 255), "F64": (2.0**-23, 255)}
 """Dtype -> the relative rounding error of a code times a step, and the largest code that this error still separates
 from its neighbours. A grid of 8 bits is not detectable in BF16. F64 tensors mostly come from float32 arithmetic.
@@ -38,12 +41,40 @@ class Grid:
     signed: bool
     axis: int | tuple[int, int]
     group_size: int | None
+    values: str = INTEGERS
+    """`int`, or the format of the values: `E4M3`, `E2M1`."""
+    block: int | None = None
+    """Rows and columns of a block, where blocks are the slices."""
     share: float
     """Share of the slices on the grid."""
 
 
 def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> Grid | None:
-    """Return the grid with the largest slices; None where there is none, or in Fortran order.
+    """Return the grid of integers, E4M3 or E2M1 values; None where there is none, or in Fortran order.
+
+    Few integers are E2M1 values too, and those are integers of 5 bits: the grid with fewer bits is meant.
+    """
+    found = _find_integers(reader, info, check)
+    if found is not None and found.num_bits <= E2M1_BITS:
+        return found
+    floats = find_float_grid(reader, info, check)
+    if floats is None or (found is not None and found.num_bits <= floats[1]):
+        return found
+    values, bits, spec, share = floats
+    return Grid(
+        num_bits=bits,
+        is_symmetric=True,
+        signed=True,
+        axis=WHOLE_TENSOR if spec is None else spec.axis,
+        group_size=None if spec is None else spec.group_size,
+        values=values,
+        block=BLOCK if spec is None else None,
+        share=share,
+    )
+
+
+def _find_integers(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> Grid | None:
+    """Return the grid of integers with the largest slices.
 
     Slices are the tensor, its rows and groups of 256 to 16. `check` is called regularly and may raise.
     """

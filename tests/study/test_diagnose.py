@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -198,6 +199,30 @@ def test_a_grid_is_recognised_in_any_dtype_with_its_slices(
     assert (evidence["group_size"], evidence["axis"]) == (group_size, "none" if group_size else 0)
     # With the zero point the codes are 1 to 8: four bits without a sign.
     assert (evidence["num_bits"], evidence["signed_input"]) == ((4, False) if zero_point else (3, True))
+
+
+@pytest.mark.parametrize("dtype", ["<f4", BF16], ids=str)
+@pytest.mark.parametrize("slices", ["tensor", "rows", "groups of 32", "groups of 16", "blocks"])
+@pytest.mark.parametrize("values", ["E4M3", "E2M1"])
+def test_a_grid_of_float_values_is_recognised(tmp_path: Path, values: str, slices: str, dtype: Any) -> None:
+    random = np.random.default_rng(4)
+    kind = {"E4M3": ml_dtypes.float8_e4m3fn, "E2M1": ml_dtypes.float4_e2m1fn}[values]
+    x, largest = random.standard_normal((ROWS, COLUMNS)), float(ml_dtypes.finfo(kind).max)
+    height, width = {"tensor": (ROWS, COLUMNS), "rows": (1, COLUMNS), "groups of 32": (1, 32), "groups of 16": (1, 16),
+                     "blocks": (128, 128)}[slices]  # fmt: skip
+    shape = ROWS // height, COLUMNS // width, height, width
+    tiles = x.reshape(shape[0], shape[2], shape[1], shape[3]).swapaxes(1, 2)
+    scale = np.abs(tiles).max(axis=(2, 3), keepdims=True) / largest * random.uniform(1, 1.2, (*shape[:2], 1, 1))
+    scale = scale.astype(dtype).astype("f8")
+    tiles = np.clip(tiles / scale, -largest, largest).astype(kind).astype("f8") * scale
+    w = tiles.swapaxes(1, 2).reshape(ROWS, COLUMNS).astype(dtype)
+    (found,) = report_of(write_safetensors(tmp_path / "w.safetensors", {"w": w}), num_bits=8, axis=0).diagnoses
+    assert found.cause == "already-quantized"
+    evidence = found.findings[0].evidence
+    assert evidence["values"] == values
+    expected = {"tensor": ("none", None, None), "rows": (0, None, None), "groups of 32": ("none", 32, None),
+                "groups of 16": ("none", 16, None), "blocks": ("none", None, 128)}  # fmt: skip
+    assert (evidence["axis"], evidence["group_size"], evidence["block"]) == expected[slices]
 
 
 def test_an_affine_grid_needs_its_zero_point(tmp_path: Path) -> None:
