@@ -25,7 +25,7 @@ from qdqcli.result.read import from_json
 from qdqcli.result.result import Bound, Row, RunResult, TensorResult, to_json
 from qdqcli.result.verdict import Severity, Verdict, Violation
 from tests.report.chromium import Browser, chromium
-from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, hostile_run, quantized, run_of
+from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, HOSTILE, UNMEASURED, hostile_run, quantized, run_of
 
 HISTOGRAMS = Histograms(
     values=Histogram(low=-0.25, high=0.5, counts=[1000 * i % 7919 for i in range(64)]),
@@ -243,6 +243,13 @@ def test_the_matrix_has_the_worst_of_a_kind_and_layer() -> None:
     assert {kind for kind, *_ in cells} >= {"error", "warn", "waived"}
     assert "<code>model.layers.*</code>" in table
     assert '<table class="matrix">' not in page(run_of(GOOD, BAD)), "names without layers"
+
+
+def test_the_matrix_tells_what_lost_nothing_from_what_could_not_be_measured() -> None:
+    kinds = (EXACT, UNMEASURED, GOOD, BAD)
+    rows = [row._replace(source=row.source._replace(name=f"l.{n % 2}.{'ab'[n // 2]}.w")) for n, row in enumerate(kinds)]
+    cells = re.findall(r'<td class="[^"]*" data-words="[^"]*">([^<]*)</td>', page(run_of(*rows)))
+    assert cells == ["exact", "-", f"{GOOD.stats['sqnr_db']:.1f}", f"{BAD.stats['sqnr_db']:.1f}"]
 
 
 def test_several_inputs_have_a_section_each_and_a_row_each() -> None:

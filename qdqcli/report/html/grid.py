@@ -79,7 +79,7 @@ def grid_html(grid: Grid[T]) -> Iterator[str]:
     hidden = len(grid.order) - STATIC_ROWS
     more = f"The first {STATIC_ROWS} of {len(grid.order):,} {grid.noun}; " if hidden > 0 else ""
     yield f"<noscript><p class=quiet>{more}sorting, filters and pictures need JavaScript.</p></noscript>"
-    yield '<div class="scroll"><table id="rows">\n<thead><tr>'
+    yield f'<div class="scroll" tabindex="0"><table id="rows" aria-label="{html_escape(grid.noun)}">\n<thead><tr>'
     shown = [column for column in grid.fields if column.is_shown]
     for column in shown:
         now = f' aria-sort="{column.worst}"' if column.name == grid.sort else ""

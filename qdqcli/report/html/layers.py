@@ -7,7 +7,7 @@ from typing import NamedTuple
 from qdqcli.report.html.chart import SPAN, Axis, Tick, chart, dots
 from qdqcli.report.html.grid import levels_of, shade
 from qdqcli.report.html.markup import quote
-from qdqcli.report.number import EXACT
+from qdqcli.report.number import EXACT, NO_NUMBER
 from qdqcli.result.group import kind_of, layer_of
 from qdqcli.result.result import TensorResult
 
@@ -54,8 +54,11 @@ def chart_by_layer(rows: Sequence[TensorResult], states: Sequence[str], first: i
 
 def matrix(rows: Sequence[TensorResult], states: Sequence[str]) -> Iterator[str]:
     """Yield a table of the lowest SQNR by kind of tensor and layer; nothing where names have no layers."""
-    marks = [Mark(row.source.name, _sqnr(row), state) for row, state in zip(rows, states, strict=True)]
-    yield from matrix_of(marks, "SQNR in dB", EXACT, digits=1)
+    marks = (
+        Mark(row.source.name, _sqnr(row), EXACT if row.is_unchanged else NO_NUMBER, state)
+        for row, state in zip(rows, states, strict=True)
+    )
+    yield from matrix_of(marks, "SQNR in dB", digits=1)
 
 
 class Mark(NamedTuple):
@@ -63,21 +66,21 @@ class Mark(NamedTuple):
 
     name: str
     value: float | None
+    without: str
+    """Text where the value is None."""
     state: str = ""
     """One of `STATES`."""
 
 
 class _Cell(NamedTuple):
     value: float | None
+    without: str
     state: str
     layer: str
 
 
-def matrix_of(marks: Iterable[Mark], title: str, without: str, *, digits: int) -> Iterator[str]:
-    """Yield a table by kind of tensor and layer; nothing where names have no layers.
-
-    A cell has the lowest value of its tensors, or `without` where none has a number.
-    """
+def matrix_of(marks: Iterable[Mark], title: str, *, digits: int) -> Iterator[str]:
+    """Yield a table by kind of tensor and layer, the lowest of a cell's values; nothing where names have no layers."""
     kinds: dict[str, dict[int, _Cell]] = {}
     for mark in marks:
         layer = layer_of(mark.name)
@@ -85,10 +88,10 @@ def matrix_of(marks: Iterable[Mark], title: str, without: str, *, digits: int) -
         if not (number.isascii() and number.isdigit() and len(number) < 6):
             continue
         own = kinds.setdefault(kind_of(mark.name), {})
-        before = own.get(int(number), _Cell(None, "", layer))
+        before = own.get(int(number), _Cell(None, mark.without, "", layer))
         known = [value for value in (mark.value, before.value) if value is not None]
         state = max(mark.state, before.state, key=STATES.index)
-        own[int(number)] = _Cell(min(known, default=None), state, layer)
+        own[int(number)] = _Cell(min(known, default=None), mark.without, state, layer)
     columns = sorted({number for own in kinds.values() for number in own})
     if not 2 <= len(columns) <= _MAX_LAYERS or not 2 <= len(kinds) <= _MAX_KINDS:
         return
@@ -96,23 +99,24 @@ def matrix_of(marks: Iterable[Mark], title: str, without: str, *, digits: int) -
     stems = {kind.partition("*.")[0] for kind in kinds}
     stem = stems.pop() if len(stems) == 1 else ""
     of = f" in <code>{quote(stem)}*</code>" if stem else ""
-    yield f'<div class="scroll"><table class="matrix"><caption>{title} by kind of tensor and layer{of}, the lowest '
-    yield 'where several share a cell; darker is lower</caption>\n<thead><tr><th scope="col" class="text">kind</th>'
+    yield '<div class="scroll" tabindex="0"><table class="matrix">'
+    yield f"<caption>{title} by kind of tensor and layer{of}, the lowest where several share a cell; darker is lower"
+    yield '</caption>\n<thead><tr><th scope="col" class="text">kind</th>'
     yield "".join(f'<th scope="col" class="number">{number}</th>' for number in columns)
     yield "</tr></thead>\n<tbody>"
     for kind, own in kinds.items():
         label = kind.removeprefix(f"{stem}*.") if stem else kind
         places = digits if len(columns) <= _ROOMY else 0
-        cells = [_cell_html(kind, own.get(number), levels, without, places) for number in columns]
+        cells = [_cell_html(kind, own.get(number), levels, places) for number in columns]
         yield f'<tr><th scope="row" class="name">{quote(label)}</th>{"".join(cells)}</tr>'
     yield "</tbody></table></div>"
 
 
-def _cell_html(kind: str, cell: _Cell | None, levels: Sequence[float], without: str, digits: int) -> str:
+def _cell_html(kind: str, cell: _Cell | None, levels: Sequence[float], digits: int) -> str:
     if cell is None:
         return "<td></td>"
     words = quote(f"{cell.layer}. {kind.partition('*.')[2].replace('*', ' ')}")
-    text = without if cell.value is None else f"{cell.value:.{digits}f}"
+    text = cell.without if cell.value is None else f"{cell.value:.{digits}f}"
     shown = cell.state or shade(levels, cell.value)
     return f'<td class="number {shown}" data-words="{words}">{text}</td>'
 

@@ -30,7 +30,7 @@ def script_text(value: Any) -> str:
 
 def static_table(shown: Sequence[Column]) -> Iterator[str]:
     """Yield a small table whose cells are escaped already; its first column heads the rows."""
-    yield '<div class="scroll"><table>\n<thead><tr>'
+    yield '<div class="scroll" tabindex="0"><table>\n<thead><tr>'
     yield "".join(f'<th scope="col" class="{_kind(column)}">{column.title}</th>' for column in shown)
     yield "</tr></thead>\n<tbody>"
     for name, *cells in zip(*(column.cells for column in shown), strict=True):

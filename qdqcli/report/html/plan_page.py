@@ -46,7 +46,7 @@ def _main(view: PlanView, grid: Grid[Pair]) -> Iterator[str]:
     points, curve = _points(view)
     yield from scatter(points, curve, "-10 log10 of the loss, more is better,")
     yield "<h2>Bits by layer</h2>"
-    yield from matrix_of(_marks(view), "Bits", FLOAT, digits=0)
+    yield from matrix_of(_marks(view), "Bits", digits=0)
     yield "<h2>Decisions</h2>"
     yield from grid_html(grid)
     if view.explained:
@@ -101,7 +101,7 @@ def _marks(view: PlanView) -> Iterator[Mark]:
     for decision, _ in view.allocation.chosen:
         for row in (rows[member] for member in decision.tie.members):
             bits = row.spec.num_bits if isinstance(row, TensorResult) and row.spec is not None else None
-            yield Mark(row.source.name, bits)
+            yield Mark(row.source.name, bits, FLOAT)
 
 
 def _grid(view: PlanView) -> Grid[Pair]:

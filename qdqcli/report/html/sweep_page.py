@@ -25,7 +25,8 @@ def page(sweep: Sweep) -> Iterator[str]:
 
 def _main(sweep: Sweep, grid: Grid[int]) -> Iterator[str]:
     yield "<h2>Settings</h2>"
-    yield from static_table(columns(sweep, quote))
+    named, *others = columns(sweep, quote)
+    yield from static_table([named, *sorted(others, key=lambda column: column.name != "sqnr")])  # for a phone
     yield "<h2>Error and size</h2>"
     points = _points(sweep)
     yield from scatter(points, [(point.x, point.y) for point in points if not point.is_faint], "SQNR in dB")
