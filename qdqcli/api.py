@@ -28,10 +28,12 @@ from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec, axis_text
 from qdqcli.output.files import NamedFile, check_files
 from qdqcli.output.tree import OutputTree, output_paths
-from qdqcli.recipe.file import parse_recipe, read_recipe
+from qdqcli.recipe.file import RecipeFile, parse_recipe, read_recipe
 from qdqcli.recipe.keys import REAL
 from qdqcli.recipe.pairing import entries_of
+from qdqcli.recipe.patterns import nearest_names
 from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, decoded_inputs, inputs_of, make_plans, notes_of
+from qdqcli.recipe.preset import option_for
 from qdqcli.recipe.preset import preset as preset_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
@@ -53,6 +55,7 @@ from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
+from qdqcli.tensors.storage import write_file
 from qdqcli.tensors.tensor import TensorInfo
 
 PathLike = str | Path
@@ -119,10 +122,11 @@ class Report:
 
         Raises:
             UsageError: unknown suffix.
+            OutputError: the file cannot be written.
         """
-        target = Path(path)
+        target = _path(path)
         pieces = formatter_for(target)(self.result, ReportOptions())
-        target.write_text("".join(pieces), encoding="utf-8")
+        write_file(target, (piece.encode() for piece in pieces))
 
     def __str__(self) -> str:
         return "".join(formatter("table")(self.result, ReportOptions(top=_SHOWN)))
@@ -430,7 +434,9 @@ def check(report: Report, budget: PathLike, *, today: date | None = None, allow_
         UsageError: the budget is malformed, limits nothing, or was made with other settings.
         InputError: the baseline is not a report.
     """
-    rules = read_budget(Path(budget))
+    if not isinstance(report, Report):
+        raise UsageError(f"{report!r}: not a report; give what qdqcli.measure returns")
+    rules = read_budget(_path(budget))
     if rules.is_idle:
         raise UsageError(f"{rules.source}: sets no limit and has no baseline; there is nothing to judge by")
     baseline = None if rules.baseline is None else read_report(rules.baseline.path)
@@ -510,7 +516,7 @@ class Tensors(Sequence[Tensor]):
             return self._tensors[key]
         found = [tensor for tensor in self._tensors if tensor.name == key]
         if not found:
-            raise KeyError(key)
+            raise KeyError(f"{key}{nearest_names(key, [tensor.name for tensor in self._tensors])}")
         return found[0]
 
     def __repr__(self) -> str:
@@ -527,7 +533,7 @@ def open_checkpoint(path: PathLike, *, follow_links: bool = False) -> Tensors:
     Raises:
         InputError: missing, unreadable or malformed; names the file.
     """
-    return Tensors(open_headers(Path(path), follow_links=follow_links))
+    return Tensors(open_headers(_path(path), follow_links=follow_links))
 
 
 def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) -> tuple[Job, list[str]]:
@@ -564,11 +570,21 @@ def request_of(
                          for key, value in given.items() if value is not None})  # fmt: skip
     if ranges is not None:
         settings["ranges_file"] = Path(ranges)
-    sources = [*map(preset_of, presets), *([] if recipe is None else [read_recipe(Path(recipe))])]
+    sources = [*map(preset_of, presets), *([] if recipe is None else [_recipe(_path(recipe))])]
     options = {**DEFAULTS, "scale_bits": scale_bits}
     flags = {key: key.removesuffix("_file") for key in settings}
     path = None if recipe is None else Path(recipe)
     return request_from(merge_options(options, sources, settings, flags, presets=presets, recipe=path))
+
+
+def _recipe(path: Path) -> RecipeFile:
+    try:
+        return read_recipe(path)
+    except UsageError as error:
+        hint = option_for(str(path))
+        if hint is not None and not path.exists():
+            error.advise(hint)
+        raise
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -577,7 +593,8 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     try:
         checked = parse_recipe(text, "", is_json=True).defaults
     except UsageError as error:
-        raise UsageError(str(error).removeprefix(":1: ").removeprefix("[defaults]: ")) from None
+        message = str(error).removeprefix(":1: ").removeprefix("[defaults]: ")
+        raise UsageError(message.replace("[defaults]", "the call")) from None
     # As on the command line: the outputs record `99.0`, and a resumed run compares it.
     return {key: float(value) if key in REAL else value for key, value in checked.items()}
 
@@ -602,8 +619,14 @@ def recognised(checkpoints: Sequence[Checkpoint], *, allow_packed: bool) -> list
 
 def open_all(path: PathLike | Sequence[PathLike]) -> list[Checkpoint]:
     """Read the headers of one or several inputs."""
-    paths = [path] if isinstance(path, str | Path) else path
-    return [open_headers(Path(one)) for one in paths]
+    paths = path if isinstance(path, Sequence) and not isinstance(path, str) else [path]
+    return [open_headers(_path(one)) for one in paths]
+
+
+def _path(value: PathLike) -> Path:
+    if not isinstance(value, str | Path):
+        raise UsageError(f"{value!r}: not a path; give a str or a pathlib.Path")
+    return Path(value)
 
 
 def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:

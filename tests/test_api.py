@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 from datetime import date
@@ -14,6 +15,7 @@ import pytest
 
 import qdqcli
 from qdqcli.api import Settings
+from qdqcli.errors import OutputError, UsageError
 from tests.cli.test_output import contents
 from tests.conftest import TINY, Qdq
 from tests.run.checkpoints import sample, write_safetensors
@@ -294,3 +296,22 @@ def test_a_judgement_shows_itself_and_has_the_judged_report(tmp_path: Path) -> N
     found.report.save(tmp_path / "check.html")
     assert "What to do" in (tmp_path / "check.html").read_text(encoding="utf-8")
     assert report.result.verdict is None, "the report that was judged stays as it is"
+
+
+def test_mistakes_are_answered_in_words(tiny: Path, tmp_path: Path) -> None:
+    report = qdqcli.measure(tiny)
+    for call, error, words in (
+        (lambda: qdqcli.measure(3), UsageError, "3: not a path"),
+        (lambda: qdqcli.open_checkpoint(None), UsageError, "None: not a path"),
+        (lambda: qdqcli.measure(tiny, device="gpu"), UsageError, "it must be cpu, cuda or auto"),
+        (lambda: qdqcli.measure(tiny, threads=0), UsageError, "threads is 0"),
+        (lambda: qdqcli.measure(tiny, max_memory="1GB"), UsageError, "a number of bytes"),
+        (lambda: qdqcli.measure(tiny, axis=0, group_size=2), UsageError, "the call sets axis and group_size"),
+        (lambda: qdqcli.measure(tiny, recipe="linear-only"), UsageError, "it is a preset"),
+        (lambda: qdqcli.check(tiny, "b.toml"), UsageError, "not a report"),
+        (lambda: qdqcli.open_checkpoint(tiny)["embde"], KeyError, "'embed'"),
+        (lambda: report.save(tmp_path / "no" / "r.json"), OutputError, "No such file"),
+        (lambda: report.worst(3, "sqnr"), UsageError, "try sqnr_db"),
+    ):
+        with pytest.raises(error, match=re.escape(words)):
+            call()

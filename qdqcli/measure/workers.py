@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.errors import UsageError
 from qdqcli.interrupt import Interruption
 from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
@@ -33,6 +34,10 @@ class Workers:
         interruption: Interruption | None = None,
         backend: Backend | None = None,
     ) -> None:
+        for name, value in (("threads", num_threads), ("max_memory", max_memory)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                unit = " of bytes" if name == "max_memory" else ""
+                raise UsageError(f"{name} is {value!r}; it must be a number{unit}, at least 1")
         self.num_threads = num_threads or available_threads()
         self.max_memory = max_memory
         self.interruption = interruption or Interruption()

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qdqcli.errors import UnavailableError
+from qdqcli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,12 +131,15 @@ def backend(name: str) -> Backend:
 
     Raises:
         UnavailableError: it does not work here; gives the reason and what to do.
+        UsageError: there is none.
     """
     if name == AUTO:
         name = "cpu" if missing_for_cuda() else "cuda"
     reason = missing_for_cuda() if name == "cuda" else None
     if reason is not None:
         raise UnavailableError(reason)
+    if name not in BACKENDS:
+        raise UsageError(f"there is no device {name!r}; it must be {', '.join(BACKENDS)} or {AUTO}")
     module, attribute = BACKENDS[name].split(":")
     found: Backend = getattr(import_module(module), attribute)()
     return found
