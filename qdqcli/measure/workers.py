@@ -34,10 +34,10 @@ class Workers:
         interruption: Interruption | None = None,
         backend: Backend | None = None,
     ) -> None:
-        for name, value in (("threads", num_threads), ("max_memory", max_memory)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+        for name, value, least in (("threads", num_threads, 1), ("max_memory", max_memory, 0)):
+            if value is not None and (not isinstance(value, int) or value < least):
                 unit = " of bytes" if name == "max_memory" else ""
-                raise UsageError(f"{name} is {value!r}; it must be a number{unit}, at least 1")
+                raise UsageError(f"{name} is {value!r}; it must be a number{unit}, at least {least}")
         self.num_threads = num_threads or available_threads()
         self.max_memory = max_memory
         self.interruption = interruption or Interruption()
