@@ -6,8 +6,9 @@ from typing import Any
 from qdqcli.gate.aggregate import AGGREGATES
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.keys import SETTINGS, VERSION
-from qdqcli.recipe.schema import PATTERNS, Schema, either, published, refused, table, tables
+from qdqcli.recipe.schema import PATTERNS, either, published, refused, table, tables
 from qdqcli.result.result import STATS
+from qdqcli.result.schema_check import Schema
 from qdqcli.result.verdict import Severity
 from qdqcli.stats.metrics import METRICS, Better
 
@@ -121,7 +122,8 @@ BUDGET: Schema = table(
         "waivers": tables(
             table(
                 _MATCH | {
-                    "reason": {"type": "string", "pattern": "\\S", "description": "Why violations do not count."},
+                    "reason": {"type": "string", "title": "a reason", "pattern": "\\S",
+                               "description": "Why violations do not count."},
                     "until": {"type": "string", "format": "date", "description": "The last day."},
                 },
                 "Violations that do not count until a day has passed.",

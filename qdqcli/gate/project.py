@@ -17,7 +17,8 @@ from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.file import RecipeFile, recipe_in
 from qdqcli.recipe.keys import RULES, SELECTION, SETTINGS, SHORT, VERSION
 from qdqcli.recipe.lines import KeyPath
-from qdqcli.recipe.schema import PATTERN, PATTERNS, Schema, either, published, table
+from qdqcli.recipe.schema import PATTERN, PATTERNS, either, published, table
+from qdqcli.result.schema_check import Schema
 
 PROJECT_FILE, PYPROJECT = "qdq.toml", "pyproject.toml"
 _IN_PYPROJECT: KeyPath = ("tool", "qdq")

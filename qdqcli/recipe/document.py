@@ -14,7 +14,8 @@ from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
 from qdqcli.recipe.lines import KeyPath, json_lines, toml_lines
 from qdqcli.recipe.patterns import compile_pattern
-from qdqcli.recipe.schema import Schema, is_valid, known_keys, of_table, tables_of, words_for
+from qdqcli.recipe.schema import known_keys, of_table, tables_of
+from qdqcli.result.schema_check import Schema, expected, is_valid
 from qdqcli.tensors.storage import MAX_TEXT_BYTES, is_pipe, read_file, read_pipe
 from qdqcli.tensors.strict_json import parse_object
 
@@ -131,7 +132,7 @@ class Document:
         for key in schema.get("required", ()):
             if key not in value:
                 needed = properties[key]
-                self.fail(key_path, f"{name or 'the file'} has no {key}; {words_for(needed)} is needed")
+                self.fail(key_path, f"{name or 'the file'} has no {key}; {expected(needed)} is needed")
 
     def _check(self, value: Any, schema: Schema, key_path: KeyPath, table: str, tables: Tables) -> None:
         if isinstance(value, dict):
@@ -150,7 +151,7 @@ class Document:
                 self._check_table(item, schema["items"], (*key_path, index), name, tables)
         elif not is_valid(value, schema):
             prefix = f"{table}: " if table else ""
-            self.fail(key_path, f"{prefix}{key_path[-1]} is {_shown(value)}; it must be {words_for(schema)}")
+            self.fail(key_path, f"{prefix}{key_path[-1]} is {_shown(value)}; it must be {expected(schema)}")
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from qdqcli.escape import show_path
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.patterns import compile_pattern
-from qdqcli.recipe.schema import PATTERNS, Schema, either, table, tables
+from qdqcli.recipe.schema import PATTERNS, either, table, tables
+from qdqcli.result.schema_check import Schema
 
 _MATCH = {"match": either(*PATTERNS, description="Globs on the whole tensor name, or re: and a regular expression.")}
 _TOGETHER = {**_MATCH, "by_layer": {"type": "boolean", "description": "Whether each layer has a group of its own."}}

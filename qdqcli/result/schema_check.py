@@ -1,10 +1,13 @@
-"""Validation of JSON values against the JSON schema keywords that `schema.py` uses.
+"""Validation of values from JSON and TOML against JSON schema: the keywords that the schemas of our files use.
 
-One deviation from JSON schema: an integer is written without a decimal point, so 8.0 is not one.
+Reports deviate in one point: an integer is written without a decimal point, so 8.0 is not one. Numbers are finite.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from functools import partial
 from re import compile as compile_regex
+from sys import float_info
 from types import NoneType
 from typing import Any
 
@@ -32,6 +35,8 @@ _NAMES = {
     "integer": "an integer",
     "number": "a number",
 }
+_FEW = 3
+"""Maximum number of words of a closed set that are shown with `or`."""
 _SHOWN = 40
 """Maximum number of characters of a value shown in a message."""
 
@@ -58,11 +63,11 @@ def step_to(key: str) -> str:
     return f".{key}" if key.isidentifier() and key.isascii() else f"['{escape_name(key, _SHOWN)}']"
 
 
-def check_of(schema: Schema) -> Check:
-    """Compile a schema to a validator: one function per allowed Python type."""
-    kinds = schema.get("type", list(_NAMES))
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    checks: dict[type, Check | None] = {kind: _check_of_type(kind, schema) for name in kinds for kind in _TYPES[name]}
+def check_of(schema: Schema, *, whole_floats: bool = False) -> Check:
+    """Compile a schema to a validator: one function per allowed Python type; with `whole_floats`, 8.0 is an integer."""
+    if "anyOf" in schema:
+        return partial(_check_any, [check_of(part, whole_floats=whole_floats) for part in schema["anyOf"]], schema)
+    checks = {kind: _check_of_type(kind, schema) for kind in _types_of(schema, whole_floats)}
 
     def refuse(value: Any) -> None:
         raise _mismatch(value, schema)
@@ -75,18 +80,64 @@ def check_of(schema: Schema) -> Check:
     return check
 
 
+def is_valid(value: Any, schema: Schema) -> bool:
+    """Tell whether a value of a TOML or JSON file is valid: 8.0 is an integer, a date may be a text."""
+    try:
+        check_of(schema, whole_floats=True)(value)
+    except MismatchError:
+        return False
+    return True
+
+
 def expected(schema: Schema) -> str:
     """Describe the expected value: `an integer from 1 to 62`."""
+    if "anyOf" in schema:
+        return " or ".join(map(expected, schema["anyOf"])).replace(" or a list", " or a list of them")
     if "enum" in schema:
-        return "one of " + ", ".join(map(str, schema["enum"])) if len(schema["enum"]) > 1 else str(schema["enum"][0])
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    words = " or ".join(_NAMES[kind] for kind in kinds)
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        words += f" from {low} to {high}"
-    if "pattern" in schema:
+        shown = [f'"{word}"' if isinstance(word, str) else str(word).lower() for word in schema["enum"]]
+        return f"one of {', '.join(map(str, schema['enum']))}" if len(shown) > _FEW else " or ".join(shown)
+    if "examples" in schema:
+        return f"one such as {', '.join(schema['examples'])}"
+    if schema.get("additionalProperties") is False:
+        return "a table"
+    if schema.get("format") == "date":
+        return "a date such as 2027-01-31"
+    words = schema.get("title") or " or ".join(_NAMES[kind] for kind in _kinds_of(schema))
+    if "pattern" in schema and "title" not in schema:
         words += f" that matches {schema['pattern']}"
-    return words
+    more_than, low, high = (schema.get(word) for word in ("exclusiveMinimum", "minimum", "maximum"))
+    if more_than is not None:
+        return f"{words} above {more_than} and up to {high}"
+    if low is None or low == -float_info.max:
+        return words
+    return f"{words} from {low} on" if high is None else f"{words} from {low} to {high}"
+
+
+def _kinds_of(schema: Schema) -> list[str]:
+    kinds = schema.get("type", list(_NAMES))
+    return [kinds] if isinstance(kinds, str) else kinds
+
+
+def _types_of(schema: Schema, whole_floats: bool) -> Iterable[type]:
+    """Yield the Python types of allowed values."""
+    if "enum" in schema and "type" not in schema:
+        yield from map(type, schema["enum"])
+        return
+    for kind in _kinds_of(schema):
+        yield from _TYPES[kind]
+        if kind == "integer" and whole_floats:
+            yield float
+        if kind == "string" and schema.get("format") == "date":
+            yield date
+
+
+def _check_any(checks: Iterable[Check], schema: Schema, value: Any) -> None:
+    for check in checks:
+        try:
+            return check(value)
+        except MismatchError:
+            continue
+    raise _mismatch(value, schema)
 
 
 def _mismatch(value: Any, schema: Schema) -> MismatchError:
@@ -106,11 +157,13 @@ def _check_of_type(kind: type, schema: Schema) -> Check | None:
     """Return the validator of a value of an allowed type; None if the type suffices."""
     if "enum" in schema and kind in (str, int, bool):
         return _check_of_words([word for word in schema["enum"] if type(word) is kind], schema)
-    if kind in (int, float) and "minimum" in schema:
+    if kind in (int, float):
         return _check_of_number(schema)
-    if kind is str and schema.keys() & {"maxLength", "pattern"}:
+    if kind is str and schema.get("format") == "date":
+        return partial(_check_date, schema)
+    if kind is str and schema.keys() & {"minLength", "maxLength", "pattern"}:
         return _check_of_text(schema)
-    if kind is list and schema.keys() & {"items", "maxItems"}:
+    if kind is list and schema.keys() & {"items", "minItems", "maxItems"}:
         return _check_of_list(schema)
     if kind is dict:
         return _check_of_object(schema)
@@ -128,35 +181,46 @@ def _check_of_words(words: Iterable[object], schema: Schema) -> Check:
 
 
 def _check_of_number(schema: Schema) -> Check:
-    low, high = schema["minimum"], schema["maximum"]
+    low, high = schema.get("minimum", -float_info.max), schema.get("maximum", float_info.max)
+    more_than = schema.get("exclusiveMinimum")
+    is_whole = _kinds_of(schema) == ["integer"]
 
     def check(value: Any) -> None:
-        if not low <= value <= high:
+        if not low <= value <= high or (more_than is not None and value <= more_than) or (is_whole and value % 1):
             raise _mismatch(value, schema)
 
     return check
 
 
+def _check_date(schema: Schema, value: str) -> None:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        raise _mismatch(value, schema) from None
+
+
 def _check_of_text(schema: Schema) -> Check:
-    longest = schema["maxLength"]
+    least, longest = schema.get("minLength", 0), schema.get("maxLength")
     matches = compile_regex(schema.get("pattern", "")).search
 
     def check(value: Any) -> None:
-        if len(value) > longest:
+        if longest is not None and len(value) > longest:
             raise MismatchError(f"found {len(value)} characters, expected at most {longest}")
-        if not matches(value):
+        if len(value) < least or not matches(value):
             raise _mismatch(value, schema)
 
     return check
 
 
 def _check_of_list(schema: Schema) -> Check:
-    most = schema.get("maxItems")
+    least, most = schema.get("minItems", 0), schema.get("maxItems")
     check_item = check_of(schema.get("items", {}))
 
     def check(value: Any) -> None:
         if most is not None and len(value) > most:
             raise MismatchError(f"found {len(value)} items, expected at most {most}")
+        if len(value) < least:
+            raise MismatchError(f"found {len(value)} items, expected at least {least}")
         for index, item in enumerate(value):
             try:
                 check_item(item)
@@ -169,7 +233,8 @@ def _check_of_list(schema: Schema) -> Check:
 def _check_of_object(schema: Schema) -> Check:
     required = schema.get("required", ())
     members = {key: check_of(of_key) for key, of_key in schema.get("properties", {}).items()}
-    check_other = check_of(schema["additionalProperties"]) if "additionalProperties" in schema else None
+    others = schema.get("additionalProperties", {})  # False: none
+    check_other = check_of(others or {"enum": []}) if "additionalProperties" in schema else None
     check_key = check_of(schema["propertyNames"]) if "propertyNames" in schema else None
     branches = [check_of(schema[word]) for word in ("if", "then", "else")] if "if" in schema else None
 

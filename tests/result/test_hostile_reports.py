@@ -179,7 +179,7 @@ def test_a_message_says_where() -> None:
         (("tensors", 0, "stats", "mse"), 10**400, "tensors[0].stats.mse: found 1000000000"),
         (("tensors", 0, "stats", "mse"), "nan", "tensors[0].stats.mse: found 'nan', expected a number or null"),
         (("tensors", 0, "dtype"), "<b>", "tensors[0].dtype: found '<b>', expected one of BOOL, "),
-        (("tensors", 0, "spec", "estimator"), "best", "expected one of minmax, percentile, mse"),
+        (("tensors", 0, "spec", "estimator"), "best", 'expected "minmax" or "percentile" or "mse"'),
         (("verdict", "violations", 1, "severity"), "fatal", "verdict.violations[1].severity: found 'fatal'"),
         (("tensors",), {}, "tensors: found an object, expected a list"),
         (("inputs", 0), 1, "inputs[0]: found 1, expected a text"),
