@@ -8,6 +8,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, metric_unit, row_text, significant
 from qdqcli.report.ranking import BY_NAME, BY_SHARE, BY_SIZE, DEFAULT_SORT, worst
 from qdqcli.report.table import Quote, group_size_in
+from qdqcli.result.group import kind_of
 from qdqcli.result.result import RunResult, Source, TensorResult
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.note import Note
@@ -70,8 +71,32 @@ def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
             f"{metric_text('bits_per_weight', bits)} bits per weight"
         ),
     )
+    known = [row.packing.is_idempotent for row in packed if row.packing and row.packing.is_idempotent is not None]
+    if known:
+        changed = len(known) - sum(known)
+        yield "quantized again", f"{changed:,} of {counted(len(known), 'weight')} would change, at its bits and groups"
     if left:
         yield "left in float", few([row.source.name for row in left], quote)
+
+
+def _slips(run: RunResult, quote: Quote) -> Iterator[str]:
+    """Yield the slips of writers and readers that explain a low SQNR, each with its weights."""
+    found: dict[str, list[TensorResult]] = {}
+    for row in run.quantized:
+        if row.packing is not None and row.packing.slip is not None:
+            found.setdefault(row.packing.slip, []).append(row)
+    for slip, rows in found.items():
+        after = [row.packing.slip_sqnr_db for row in rows if row.packing and row.packing.slip_sqnr_db is not None]
+        undone = f"; {metric_text('sqnr_db', min(after))} dB or more once that is undone" if after else ""
+        yield f"{_names(rows, quote)}: {quote(slip)}{undone}"
+
+
+def _half_packed(run: RunResult, quote: Quote) -> Iterator[str]:
+    """Yield the weights that are left in float though others of their kind, in other layers, are packed."""
+    packed = {kind_of(row.source.name) for row in run.quantized if row.packing is not None}
+    left = [row for row in run.quantized if row.packing is None and kind_of(row.source.name) in packed]
+    if left:
+        yield f"{_names(left, quote)}: left in float, though others of the kind are packed"
 
 
 def _standing_out(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
@@ -96,6 +121,7 @@ def warnings(run: RunResult, quote: Quote) -> Iterator[str]:
             failed.setdefault(row.reason, []).append(row.source.name)
     for reason, names in failed.items():
         yield f"not measured: {few(names, quote)}: {quote(reason)}"
+    yield from _slips(run, quote)
     if rows := _with_some(run, "num_nonfinite"):
         measured = [row for row in rows if row.spec is not None and not row.spec.is_range_given]
         count = sum(row.sums.num_nonfinite for row in rows)
@@ -140,6 +166,7 @@ def note_text(note: Note, quote: Quote) -> str:
 
 def notes(run: RunResult, quote: Quote) -> Iterator[str]:
     """Yield results that the user may not have intended."""
+    yield from _half_packed(run, quote)
     if rows := [row for row in run.quantized if row.num_zero_slices]:
         total, zero = sum(row.num_slices for row in rows), sum(row.num_zero_slices for row in rows)
         one = zero == 1

@@ -13,6 +13,12 @@ class Packing(NamedTuple):
     storage: Storage
     expected_sqnr_db: MetricValue = None
     """SQNR of the op on the weight in float, with the same bits and groups; None where the op has no such grid."""
+    is_idempotent: bool | None = None
+    """True if the op, at the same bits and groups, gives the decoded weight back; None where it has no such grid."""
+    slip: str | None = None
+    """Slip of a writer or reader that explains a low SQNR."""
+    slip_sqnr_db: float | None = None
+    """SQNR of a sample of rows once the slip is undone."""
 
 
 def packing_to_json(packing: Packing) -> dict[str, Any]:
@@ -27,6 +33,9 @@ def packing_to_json(packing: Packing) -> dict[str, Any]:
         "is_symmetric": grid.is_symmetric,
         "num_bytes": packing.storage.nbytes,
         "expected_sqnr_db": packing.expected_sqnr_db,
+        "is_idempotent": packing.is_idempotent,
+        "slip": packing.slip,
+        "slip_sqnr_db": packing.slip_sqnr_db,
     }
 
 
@@ -34,7 +43,8 @@ def packing_from_json(data: Mapping[str, Any]) -> Packing:
     """Parse the key `packed` of a row that matches the schema."""
     block = data["block_rows"], data["block_columns"]
     grid = Grid(data["bits"], block, is_integer=data["is_integer"], is_symmetric=data["is_symmetric"])
-    return Packing(Storage(data["format"], grid, data["num_bytes"]), data["expected_sqnr_db"])
+    storage = Storage(data["format"], grid, data["num_bytes"])
+    return Packing(storage, *(data[key] for key in ("expected_sqnr_db", "is_idempotent", "slip", "slip_sqnr_db")))
 
 
 PACKING_KEYS = tuple(packing_to_json(Packing(Storage("", Grid(1, (1, 1)), 0))))

@@ -137,6 +137,11 @@ _QUANTIZED = _object(
                 "expected_sqnr_db": _described(
                     _DECIBELS, "SQNR of the op with the same bits and groups; null where it has no such grid."
                 ),
+                "is_idempotent": _described(
+                    {"type": ["boolean", "null"]}, "The op at the same bits and groups gives the decoded weight back."
+                ),
+                "slip": _described(_TEXT_OR_NULL, "A slip of a writer or reader that explains a low SQNR."),
+                "slip_sqnr_db": _described(_DECIBELS, "SQNR of a sample of rows once the slip is undone."),
             },
             PACKING_KEYS,
             description="How the weight is stored, where one side of a comparison is packed.",

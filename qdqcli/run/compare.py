@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from math import prod
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -19,20 +18,17 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.sums import error_sums, listed
-from qdqcli.measure.tensor import TensorJob, quantize_tensor
 from qdqcli.measure.workers import Workers
 from qdqcli.op.params import floats_of
-from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.pairing import Entry, counterparts
 from qdqcli.recipe.plan import Plan, file_of, source_of
 from qdqcli.result.packing import Packing
 from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
-from qdqcli.stats.metrics import METRICS, MetricValue
+from qdqcli.run.packing import findings
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
-from qdqcli.tensors.packed.storage import Grid
 from qdqcli.tensors.tensor import TensorInfo
 
 
@@ -163,47 +159,21 @@ def _measured(entry: Entry, other: Entry, pair: "_Pair", workers: Workers, *, hi
         num_slices=1,
         scale_bits=0,
         sums=sums,
-        packing=_packing(entry, other, pair, workers),
     )
+    row = row._replace(packing=_packing(entry, other, pair, row, workers))
     if not histograms or not entry.tensor.num_elements:
         return row
     counted = count_pairs(partial(_read, pair, workers), _blocks(pair, workers), row.stats, workers)
     return row._replace(histograms=counted)
 
 
-def _packing(entry: Entry, other: Entry, pair: "_Pair", workers: Workers) -> Packing | None:
+def _packing(entry: Entry, other: Entry, pair: "_Pair", row: TensorResult, workers: Workers) -> Packing | None:
     """Return the findings on a packed weight, the candidate's where both sides are packed."""
-    storage = other.storage or entry.storage
-    if storage is None:
-        return None
-    expected = None
-    if (entry.storage is None) != (other.storage is None):
-        info, reader = (pair.other, pair.other_reader) if other.storage is None else (pair.tensor, pair.reader)
-        expected = _expected_sqnr(storage.grid, info, reader, workers)
-    return Packing(storage, expected)
-
-
-def _expected_sqnr(grid: Grid, info: TensorInfo, reader: ShardReader, workers: Workers) -> MetricValue:
-    """Return the SQNR of the op on the weight in float, at the bits and groups of the grid; None without one."""
-    spec = spec_of(grid, info.shape)
-    if spec is None:
-        return None
-    measured = quantize_tensor(TensorJob(info=info, spec=spec, reader=reader), workers)
-    return METRICS["sqnr_db"].value(measured.sums)
-
-
-def spec_of(grid: Grid, shape: tuple[int, ...]) -> QuantSpec | None:
-    """Return the op's settings with the bits and groups of a packed weight; None where it has no such grid."""
-    height, width = grid.block
-    if not grid.is_integer or grid.bits < 2 or not shape:  # one bit, signed, has a single value
-        return None
-    if height == prod(shape[:-1]) and width == shape[-1]:
-        return QuantSpec(num_bits=grid.bits)
-    if height > 1:
-        return None
-    if width == shape[-1] and len(shape) == 2:
-        return QuantSpec(num_bits=grid.bits, axis=0)
-    return QuantSpec(num_bits=grid.bits, group_size=width, ragged_groups=True)
+    ours, theirs = (pair.tensor, pair.reader), (pair.other, pair.other_reader)
+    sqnr = row.stats["sqnr_db"]
+    if other.storage is not None:
+        return findings(other.storage, theirs, ours if entry.storage is None else None, sqnr, workers)
+    return None if entry.storage is None else findings(entry.storage, ours, theirs, sqnr, workers)
 
 
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:

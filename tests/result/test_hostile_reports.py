@@ -51,7 +51,7 @@ RUN = replace(
             num_zero_slices=1,
             bound=Bound(metric="sqnr_db", limit=30.0, margin_db=-1.5),
             baseline_db=31.25,
-            packing=Packing(Storage("GPTQ", Grid(4, (1, 128)), 600), 18.5),
+            packing=Packing(Storage("GPTQ", Grid(4, (1, 128)), 600), 18.5, True, "transposed", 20.0),
             share=0.5,
         ),
         EXACT._replace(spec=None),

@@ -1,0 +1,93 @@
+"""Findings on a packed weight: the SQNR of plain rounding, whether a second quantization changes it, and slips."""
+
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.measure.arrays import quantize_and_measure
+from qdqcli.measure.tensor import TensorJob, quantize_tensor
+from qdqcli.measure.workers import Workers
+from qdqcli.op.params import STORAGE, floats_of
+from qdqcli.op.spec import QuantSpec
+from qdqcli.result.packing import Packing
+from qdqcli.run.slips import Slip, find_slip
+from qdqcli.stats.metrics import METRICS, MetricValue
+from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.packed.storage import Grid, Storage
+from qdqcli.tensors.tensor import TensorInfo
+
+SAMPLE_ELEMENTS, SAMPLE_ROWS = 1 << 20, 256
+"""Rows from the first on that slips and a second quantization are looked for in: at most so many."""
+_SUSPECT_DB = 3.0
+"""A weight this far below the expected SQNR, or without one below this per bit, is examined for slips."""
+
+_SAME = 1e-5
+"""Difference, as a share of the largest magnitude, below which two decoded values have one code."""
+
+Part = tuple[TensorInfo, ShardReader]
+"""A tensor and the reader of its shard."""
+
+
+def findings(storage: Storage, packed: Part, original: Part | None, sqnr: MetricValue, workers: Workers) -> Packing:
+    """Return the findings on a packed weight, and on its difference from the original, if that is in float."""
+    grid, info = storage.grid, packed[0]
+    spec = spec_of(grid, info.shape)
+    rows = sample_of(*packed)
+    is_idempotent = None if spec is None or not grid.is_symmetric else _is_idempotent(rows, spec)
+    if original is None:
+        return Packing(storage, is_idempotent=is_idempotent)
+    expected = None if spec is None else _expected_sqnr(spec, original, workers)
+    slip = _slip(sample_of(*original), rows, grid, sqnr, expected)
+    return Packing(
+        storage,
+        expected_sqnr_db=expected,
+        is_idempotent=is_idempotent,
+        slip=None if slip is None else slip.text,
+        slip_sqnr_db=None if slip is None else slip.sqnr_db,
+    )
+
+
+def spec_of(grid: Grid, shape: tuple[int, ...]) -> QuantSpec | None:
+    """Return the op's settings with the bits and groups of a packed weight; None where it has no such grid."""
+    height, width = grid.block
+    if not grid.is_integer or grid.bits < 2 or not prod(shape):  # one bit, signed, has a single value
+        return None
+    if height == prod(shape[:-1]) and width == shape[-1]:
+        return QuantSpec(num_bits=grid.bits)
+    if height > 1:
+        return None
+    if width == shape[-1] and len(shape) == 2:
+        return QuantSpec(num_bits=grid.bits, axis=0)
+    return QuantSpec(num_bits=grid.bits, group_size=width, ragged_groups=True)
+
+
+def sample_of(info: TensorInfo, reader: ShardReader) -> NDArray[np.float32]:
+    """Return the first rows of a tensor as float32."""
+    width = max(info.shape[-1], 1)
+    count = min(prod(info.shape[:-1]), max(min(SAMPLE_ELEMENTS // width, SAMPLE_ROWS), 1))
+    stored = np.empty(count * width, STORAGE[info.dtype.name])
+    reader.read_into(info, 0, stored.view(np.uint8).data)
+    rows: NDArray[np.float32] = floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float32)
+    return rows.reshape(count, width)
+
+
+def _expected_sqnr(spec: QuantSpec, original: Part, workers: Workers) -> MetricValue:
+    info, reader = original
+    measured = quantize_tensor(TensorJob(info=info, spec=spec, reader=reader), workers)
+    return METRICS["sqnr_db"].value(measured.sums)
+
+
+def _is_idempotent(rows: NDArray[np.float32], spec: QuantSpec) -> bool:
+    """Tell whether the op gives the rows back, but for float32's rounding: their codes survive."""
+    again = quantize_and_measure(rows, spec)[0]
+    return bool(np.abs(again - rows).max() <= _SAME * np.abs(rows).max())
+
+
+def _slip(
+    x: NDArray[np.float32], y: NDArray[np.float32], grid: Grid, sqnr: MetricValue, expected: MetricValue
+) -> Slip | None:
+    least = _SUSPECT_DB * grid.bits if expected is None else expected - _SUSPECT_DB
+    if sqnr is None or sqnr >= least:
+        return None
+    return find_slip(x.astype(np.float64), y.astype(np.float64), grid)

@@ -1,0 +1,167 @@
+"""Systematic slips of a writer or reader of packed weights, recognised by what undoes them.
+
+Each hypothesis turns the decoded rows into what they would be without one slip. It holds if the result is nearer to
+the original by `GAIN_DB`, and near at all. Of several that hold, the one that comes nearest is named, and the simpler
+one of two that are close.
+"""
+
+from collections.abc import Callable
+from math import inf, isfinite
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdqcli.tensors.packed.storage import Grid
+
+Rows = NDArray[np.float64]
+"""Rows of a weight: of the original, or decoded."""
+
+GAIN_DB = 6.0
+"""Least gain, in dB of SQNR, for which a slip is named."""
+LEAST_DB = 8.0
+"""Least SQNR, in dB, that is left once a slip is undone."""
+_CLOSE_DB = 1.0
+_MIN_ROWS = 8
+"""Rows from which a factor per column is no mere fit to noise."""
+
+
+class Slip(NamedTuple):
+    """A slip that fits the numbers."""
+
+    text: str
+    sqnr_db: float | None
+    """SQNR once it is undone; None where it cannot be undone."""
+
+
+def sqnr_db(x: Rows, y: Rows) -> float:
+    """Return the SQNR of y against x, in dB."""
+    signal, noise = float(np.vdot(x, x)), float(np.sum((x - y) ** 2))
+    return 10 * float(np.log10(signal / noise)) if signal and noise else inf if signal else -inf
+
+
+def find_slip(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+    """Return the slip that fits rows `x` of the original and `y` as decoded; None if none does."""
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and x.any() and y.any()):
+        return None
+    before = sqnr_db(x, y)
+    best: Slip | None = None
+    for hypothesis in _HYPOTHESES:
+        found = hypothesis(x, y, grid)
+        if found is None or found.sqnr_db is None or not isfinite(found.sqnr_db):
+            continue
+        least = max(before + GAIN_DB, LEAST_DB)
+        if best is not None and best.sqnr_db is not None:
+            least = best.sqnr_db + _CLOSE_DB
+        if found.sqnr_db >= least:
+            best = found
+    return best or _rotated(x, y)
+
+
+def _factor(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+    factor = float(np.vdot(x, y) / np.vdot(x, x))
+    if abs(factor - 1) < 0.01 or not factor:
+        return None
+    return Slip(f"a constant factor of {factor:.3g}", sqnr_db(x, y / factor))
+
+
+def _nibbles(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+    if grid.bits != 4 or y.shape[1] % 2:
+        return None
+    swapped = y.reshape(len(y), -1, 2)[:, :, ::-1].reshape(y.shape)
+    return Slip("nibbles of each byte swapped", sqnr_db(x, swapped))
+
+
+def _transposed(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+    size = min(x.shape)
+    if size < 2:
+        return None
+    return Slip("transposed", sqnr_db(x[:size, :size], y[:size, :size].T))
+
+
+def _permuted(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+    """Match each row to the row of the original with the most similar direction."""
+    norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+    if not (norms[0].all() and norms[1].all()):
+        return None
+    nearest = np.argmax((x / norms[0][:, None]) @ (y / norms[1][:, None]).T, axis=1)
+    if len(np.unique(nearest)) < len(x) or np.array_equal(nearest, np.arange(len(x))):
+        return None
+    return Slip("rows permuted", sqnr_db(x, y[nearest]))
+
+
+def _scale_power(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+    """Fit a factor per block: one that falls with a power of the block's size tells of an inverted or squared scale."""
+    one, two = _blocks(x, grid), _blocks(y, grid)
+    sizes, dots = np.abs(two).max(axis=-1).ravel(), (one * two).sum(axis=-1).ravel()
+    powers = (two * two).sum(axis=-1).ravel()
+    known = (sizes > 0) & (dots > 0)
+    if known.sum() < _MIN_ROWS:
+        return None
+    factors = dots[known] / powers[known]
+    logs = np.log(sizes[known])
+    if np.std(logs) < 0.05:
+        return None
+    slope = float(np.polyfit(logs, np.log(factors), 1)[0])
+    name = next(
+        (name for name, power in (("inverted", -2.0), ("squared", -0.5)) if abs(slope / power - 1) < 0.15), None
+    )
+    if name is None:
+        return None
+    undone = np.zeros(known.shape)
+    undone[known] = factors
+    return Slip(f"scales {name}", sqnr_db(one, two * undone.reshape(two.shape[:-1])[..., None]))
+
+
+def _zero_point(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+    """Fit an offset per block: one step of the grid tells of a zero point that is off by one."""
+    if not grid.is_integer:
+        return None
+    one, two = _blocks(x, grid), _blocks(y, grid)
+    offsets = (one - two).mean(axis=-1)
+    gaps = np.diff(np.sort(two, axis=-1), axis=-1)
+    steps = np.where(gaps > 1e-6 * np.abs(two).max(axis=-1, keepdims=True), gaps, inf).min(axis=-1, initial=inf)
+    known = np.isfinite(steps) & (steps > 0)
+    if not known.any():
+        return None
+    moved = np.round(np.median(offsets[known] / steps[known]))
+    if abs(moved) != 1:
+        return None
+    shifted = two + moved * np.where(known, steps, 0.0)[..., None]
+    return Slip("zero points off by one", sqnr_db(one, shifted))
+
+
+def _input_scale(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+    """Fit a factor per input channel, as AWQ and SmoothQuant move it into the layer before."""
+    if len(x) < _MIN_ROWS:
+        return None
+    squares = (x * x).sum(axis=0)
+    factors = (x * y).sum(axis=0) / np.where(squares > 0, squares, 1.0)
+    if (factors <= 0).any():
+        return None
+    return Slip("scaled per input channel by the layer before (AWQ, SmoothQuant)", sqnr_db(x, y / factors))
+
+
+def _rotated(x: Rows, y: Rows) -> Slip | None:
+    """Compare norms and directions of rows: a rotation of the inputs keeps the norms alone."""
+    norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+    known = (norms[0] > 0) & (norms[1] > 0)
+    if known.sum() < _MIN_ROWS:
+        return None
+    ratios = norms[1][known] / norms[0][known]
+    cosines = (x * y).sum(axis=1)[known] / (norms[0][known] * norms[1][known])
+    if np.abs(ratios - 1).max() > 0.1 or np.abs(np.median(cosines)) > 0.3:
+        return None
+    return Slip("rotated (QuaRot, SpinQuant): each row has its length, but another direction", None)
+
+
+def _blocks(rows: Rows, grid: Grid) -> Rows:
+    """Return rows as (rows, blocks, columns of a block); rows of a block are not joined."""
+    width = grid.block[1] if rows.shape[1] % grid.block[1] == 0 else rows.shape[1]
+    return rows.reshape(len(rows), -1, width)
+
+
+_HYPOTHESES: tuple[Callable[[Rows, Rows, Grid], Slip | None], ...] = (
+    _factor, _nibbles, _transposed, _permuted, _zero_point, _scale_power, _input_scale,
+)  # fmt: skip
+"""From the simplest on."""

@@ -1,0 +1,142 @@
+"""Slips of writers and readers of packed weights: each is recognised in a file that has exactly this slip."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qdqcli.op.arrays import quantize_and_dequantize_v4
+from qdqcli.run.slips import find_slip
+from qdqcli.tensors.packed.storage import Grid
+from tests.conftest import Qdq
+from tests.tensors.packed.golden import Stored, save
+
+RNG = np.random.default_rng(7)
+ROWS, COLUMNS, GROUP = 64, 128, 32
+Array = NDArray[np.float32]
+
+
+def original() -> Array:
+    """A square-free weight whose groups differ in size, as trained ones do."""
+    sizes = np.exp(RNG.normal(0, 0.6, (ROWS, COLUMNS // GROUP, 1)))
+    values = 0.02 * sizes * RNG.standard_normal((ROWS, COLUMNS // GROUP, GROUP))
+    return values.reshape(ROWS, COLUMNS).astype(np.float32)
+
+
+X = original()
+GROUPS = X.reshape(ROWS, -1, GROUP)
+SCALES = np.abs(GROUPS).max(-1, keepdims=True) / np.float32(7)
+CODES = np.clip(np.round(GROUPS / SCALES), -8, 7).astype(np.int32)
+INPUT_SCALE = np.exp(RNG.normal(0, 0.4, COLUMNS)).astype(np.float32)
+ORTHOGONAL = np.linalg.qr(RNG.standard_normal((COLUMNS, COLUMNS)))[0].astype(np.float32)
+
+
+def quantized(x: Array) -> tuple[NDArray[np.int32], Array]:
+    """Codes and scales of the weight (rows, groups, columns)."""
+    groups = x.reshape(ROWS, -1, GROUP)
+    scales = np.abs(groups).max(-1, keepdims=True) / np.float32(7)
+    return np.clip(np.round(groups / scales), -8, 7).astype(np.int32), scales
+
+
+def permuted(codes: NDArray[np.int32], scales: Array) -> tuple[NDArray[np.int32], Array]:
+    """Rows of two halves interleaved, as tools do for the rotary embedding of q and k."""
+    order = np.arange(ROWS).reshape(2, -1).T.ravel()
+    return codes[order], scales[order]
+
+
+SLIPS: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
+    "inverted": (lambda: (CODES, 1 / SCALES), "scales inverted"),
+    "squared": (lambda: (CODES, SCALES**2), "scales squared"),
+    "nibbles": (lambda: (CODES.reshape(ROWS, -1, GROUP // 2, 2)[..., ::-1].reshape(CODES.shape), SCALES),
+                "nibbles of each byte swapped"),
+    "zero point": (lambda: (np.minimum(CODES + 1, 7), SCALES), "zero points off by one"),
+    "rows": (lambda: permuted(CODES, SCALES), "rows permuted"),
+    "factor": (lambda: (CODES, SCALES * np.float32(1.25)), "a constant factor of 1.2"),
+    "previous layer": (lambda: quantized(X * INPUT_SCALE), "scaled per input channel by the layer before"),
+    "rotated": (lambda: quantized(X @ ORTHOGONAL), "rotated (QuaRot, SpinQuant)"),
+    "transposed": (lambda: quantized(np.block([[X[:, :ROWS].T, X[:, ROWS:]]])), "transposed"),
+}  # fmt: skip
+"""Codes and scales that a file with this slip holds, and what `compare` says."""
+
+
+def packed(folder: Path, codes: NDArray[np.int32], scales: Array) -> Path:
+    """The weight as compressed-tensors packs it."""
+    nibbles = (codes.reshape(ROWS, -1) + 8).astype(np.uint8)
+    words = (nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)).tobytes()
+    tensors: dict[str, Stored] = {
+        "a.weight_packed": ("I32", (ROWS, COLUMNS // 8), words),
+        "a.weight_scale": ("F32", (ROWS, COLUMNS // GROUP), scales.astype("<f4").tobytes()),
+        "a.weight_shape": ("I64", (2,), np.array([ROWS, COLUMNS], "<i8").tobytes()),
+    }
+    folder.mkdir()
+    save(folder / "model.safetensors", tensors)
+    scheme = {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": GROUP, "symmetric": True}}
+    config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"g": scheme}}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def compared(tmp_path: Path, qdq: Qdq, x: Array, codes: NDArray[np.int32], scales: Array) -> tuple[Any, str]:
+    save(tmp_path / "original.safetensors", {"a.weight": ("F32", x.shape, x.astype("<f4").tobytes())})
+    folder = packed(tmp_path / "packed", codes, scales)
+    report = qdq("compare", tmp_path / "original.safetensors", folder, "--report", tmp_path / "r.json")
+    assert report.code == 0, report.err
+    (row,) = json.loads((tmp_path / "r.json").read_text())["tensors"]
+    return row["packed"], report.out
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_slip_is_named(tmp_path: Path, qdq: Qdq, name: str) -> None:
+    make, text = SLIPS[name]
+    found, shown = compared(tmp_path, qdq, X, *make())
+    assert found["slip"] is not None
+    assert found["slip"].startswith(text)
+    assert text in shown.replace("\n", " ") or "warning" in shown
+    if name != "rotated":
+        assert found["slip_sqnr_db"] > 10
+
+
+def test_a_weight_without_a_slip_has_none(tmp_path: Path, qdq: Qdq) -> None:
+    found, _ = compared(tmp_path, qdq, X, CODES, SCALES)
+    assert found["slip"] is None
+    assert found["slip_sqnr_db"] is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_and_other_weights_are_no_slip(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((64, 128))
+    for y in (x + rng.standard_normal(x.shape), rng.standard_normal(x.shape) * rng.uniform(2, 5), x * 0, x + np.inf):
+        assert find_slip(x, y, Grid(4, (1, 32))) is None
+
+
+def test_what_a_second_quantization_does(tmp_path: Path, qdq: Qdq) -> None:
+    """The op's own grid survives; one whose largest codes are not used does not."""
+    y = quantize_and_dequantize_v4(X.reshape(-1, GROUP), 0.0, 0.0, num_bits=4, axis=0).reshape(GROUPS.shape)
+    scales = np.maximum(y.max(-1, keepdims=True) / np.float32(7), -y.min(-1, keepdims=True) / np.float32(8))
+    (tmp_path / "a").mkdir()
+    same, shown = compared(tmp_path / "a", qdq, X, np.round(y / scales).astype(np.int32), scales)
+    assert same["is_idempotent"] is True
+    assert "0 of 1 weight would change" in shown
+    (tmp_path / "b").mkdir()
+    other, _ = compared(tmp_path / "b", qdq, X, np.clip(CODES, -5, 5), SCALES)
+    assert other["is_idempotent"] is False
+
+
+def test_weights_of_one_kind_that_are_packed_in_some_layers_only(tmp_path: Path, qdq: Qdq) -> None:
+    folder = packed(tmp_path / "packed", CODES, SCALES)
+    from tests.tensors.packed.golden import load
+
+    tensors = {name.replace("a.", "layers.0.q."): value for name, value in load(folder / "model.safetensors").items()}
+    plain: Stored = ("F32", X.shape, X.astype("<f4").tobytes())
+    save(folder / "model.safetensors", {**tensors, "layers.1.q.weight": plain, "head.weight": plain})
+    both = {f"layers.{i}.q.weight": plain for i in range(2)}
+    save(tmp_path / "original.safetensors", {**both, "head.weight": plain})
+    outcome = qdq("compare", tmp_path / "original.safetensors", folder)
+    text = " ".join(outcome.out.split())
+    assert "layers.1.q.weight: left in float, though others of the kind are packed" in text
+    assert "head.weight: left" not in text
