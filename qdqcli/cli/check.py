@@ -42,6 +42,8 @@ def check(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
     """
     if inputs and options["report_in"] is not None:
         raise UsageError("give INPUT, or --report-in REPORT.json to judge what was measured before")
+    if session.keeps_going and options["report_in"] is not None:
+        raise UsageError("--keep-going has no meaning with --report-in: the report was measured before")
     _check_needed(options)
     inputs = with_project(inputs, options, session, is_gate=True)
     files = Files.of(options)

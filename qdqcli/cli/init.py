@@ -21,6 +21,7 @@ from qdqcli.errors import UsageError
 from qdqcli.gate.project import PROJECT_FILE, PYPROJECT, find_project, json_schema, parse_project
 from qdqcli.gate.ratchet import Headroom
 from qdqcli.gate.starter import project_text
+from qdqcli.op.spec import axis_text
 from qdqcli.recipe.keys import SELECTION, SETTINGS, SHORT
 from qdqcli.result.result import RunResult
 
@@ -105,8 +106,7 @@ def init(session: Session, /, models: tuple[str, ...], headroom: Headroom, **opt
     }
     if not given:
         given["scheme"] = options["scheme"] = DEFAULT_SCHEME
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    settings = {key: _plain(key, value) for key, value in given.items()}
     run = _measured(session, models, options) if models else None
     text = project_text(models or [DEFAULT_MODEL], settings, run, headroom)
     parse_project(text, Path(PROJECT_FILE))
@@ -123,6 +123,13 @@ _KEYS: Mapping[str, str] = {
     "ranges": "ranges_file",
 }
 """Key of the file -> parameter."""
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Return the value of an option as the file has it."""
+    if key == "axis" and isinstance(value, tuple):
+        return axis_text(value)
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
 def _check_new() -> None:

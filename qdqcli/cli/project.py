@@ -46,7 +46,7 @@ def with_project(
     is_bare = not inputs and options.get("report_in") is None
     is_named = _is_given("config", ParameterSource.COMMANDLINE)
     needs_budget = is_gate and options["budget"] is None
-    name = options["config"]
+    name = options["config"] or None  # an empty variable names no file
     options["config"] = None
     path = None
     if name != NO_FILE and (is_bare or is_named or needs_budget):

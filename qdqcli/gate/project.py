@@ -4,6 +4,7 @@ Paths in it are relative to its folder. `cli/project.py` puts it beneath the opt
 """
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +67,19 @@ def find_project(start: Path | None = None) -> Path | None:
     Above the working folder only files of its owner, of this user or of root count: others must not choose what is
     measured, or where reports are written.
     """
-    here = Path.cwd() if start is None else start
-    owners = {os.getuid(), 0, here.stat().st_uid}
+    try:
+        here = Path.cwd() if start is None else start
+        owners = {os.getuid(), 0, here.stat().st_uid}
+    except OSError:  # the working folder was removed
+        return None
     for number, folder in enumerate((here, *here.parents)):
         for name in (PROJECT_FILE, PYPROJECT):
             path = folder / name
-            if not path.is_file() or (number and path.stat().st_uid not in owners):
+            try:
+                status = path.stat()
+            except OSError:  # mostly not there, or a folder above that this user may not search
+                continue
+            if not stat.S_ISREG(status.st_mode) or (number and status.st_uid not in owners):
                 continue
             shown = Path(*[".."] * number, name) if start is None else path
             if name == PROJECT_FILE or _has_table(shown):

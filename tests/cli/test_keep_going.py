@@ -120,6 +120,8 @@ def test_a_pattern_must_match_in_one_input_only(qdq: Qdq) -> None:
 
 @pytest.mark.usefixtures("hub")
 def test_all_inputs_fail(qdq: Qdq) -> None:
+    outcome = qdq("check", "--report-in", "r.json", "--keep-going")
+    assert (outcome.code, "no meaning with --report-in" in outcome.error) == (2, True)
     for inputs in (("hub/b", "hub/e", "missing"), ("hub/c", "hub/b"), ("hub/c",)):
         outcome = qdq("run", *inputs, "-o", "out", *SETTINGS)
         assert outcome.code == (3 if inputs[0] == "hub/b" else 2)
