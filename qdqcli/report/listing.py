@@ -27,8 +27,6 @@ from qdqcli.result.result import header_to_json, range_to_json
 LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 """Formats of a listing. The other report formats are for findings."""
 ORDER = "order"
-LISTING_SORTS = (ORDER, "name", "size", "packed")
-"""Sort orders: the order of the checkpoint, names, or largest first."""
 _DROPPED_FIRST = ("bits", "ranges", "packed", "decided", "num_nonfinite", "input_min", "input_max")
 """Columns that a narrow terminal drops first; dtype, shape and size stay."""
 _NARROW, _NARROW_REASON = 100, 22

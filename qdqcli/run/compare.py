@@ -6,12 +6,10 @@ weights are compared as what they decode to.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +20,14 @@ from qdqcli.measure.workers import Workers
 from qdqcli.op.params import floats_of
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.pairing import Entry, counterparts
-from qdqcli.recipe.plan import Plan, file_of, source_of
+from qdqcli.recipe.plan import file_of, source_of
 from qdqcli.result.packing import Packing
 from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
 from qdqcli.run.packing import findings
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.tensor import TensorInfo
 
 
@@ -63,7 +62,7 @@ def compare_entries(
     there = Counter(entry.name for entry in theirs)
     rows: list[Row] = []
     for _, of_shard in groupby(pairs, lambda pair: id(pair[0].plan)):
-        with _Readers() as readers:
+        with OpenShards() as readers:
             for entry, other in of_shard:
                 workers.interruption.check()
                 count = there[names[entry.name]]
@@ -78,36 +77,8 @@ def compare_entries(
     return rows
 
 
-class _Readers:
-    """Open shards of both sides."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._readers: dict[str, ShardReader] = {}
-
-    def of(self, plan: Plan) -> ShardReader:
-        """Return the reader of the plan's shard."""
-        file = str(plan.shard.path)  # hashing the shard itself would hash all its tensors
-        if file not in self._readers:
-            self._readers[file] = self._stack.enter_context(plan.shard.open())
-        return self._readers[file]
-
-    def close(self) -> None:
-        """Close the shards; raises where a file has changed meanwhile."""
-        for reader in self._readers.values():
-            reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
-
-
 def _compare(
-    entry: Entry, other: Entry | None, count: int, readers: _Readers, workers: Workers, *, histograms: bool
+    entry: Entry, other: Entry | None, count: int, readers: OpenShards, workers: Workers, *, histograms: bool
 ) -> Row:
     """Return the row of a reference entry."""
     is_float = entry.tensor.dtype.is_floating
@@ -119,9 +90,9 @@ def _compare(
         return _failed(entry, difference)
     pair = _Pair(
         tensor=entry.tensor,
-        reader=readers.of(entry.plan),
+        reader=readers.reader_of(entry.plan.shard),
         other=other.tensor,
-        other_reader=readers.of(other.plan),
+        other_reader=readers.reader_of(other.plan.shard),
     )
     return (
         _measured(entry, other, pair, workers, histograms=histograms) if is_float else _equality(entry, pair, workers)

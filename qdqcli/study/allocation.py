@@ -28,7 +28,6 @@ from qdqcli.tensors.tensor import DTYPES
 
 FLOAT = "float"
 """Name of the candidate that leaves a tensor as it is."""
-OBJECTIVES = ("relative", "energy", "worst")
 Objective = Literal["relative", "energy", "worst"]
 LOSS_BITS = 52
 """Losses become integers in units of 2^-52 of the largest possible loss: no order of addition changes a plan."""

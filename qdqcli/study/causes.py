@@ -24,12 +24,6 @@ UNUSED_CODES = "unused-codes"
 ASYMMETRIC = "asymmetric"
 DUPLICATE = "duplicate"
 PLAIN = "plain"
-CAUSES = (
-    *(NONFINITE, DEGENERATE, ALREADY_QUANTIZED, OUTLIER_ROWS, WRONG_AXIS, HEAVY_TAILS, OUTLIER_ELEMENTS, COARSE_GROUP),
-    *(UNUSED_CODES, ASYMMETRIC, DUPLICATE, PLAIN),
-)
-"""Causes in order of precedence: the first that holds is the verdict."""
-
 EXCESS_DB, EXCESS_ONE_DB = 1.0, 3.5
 """Excess in dB over the Gaussian peak that makes a peak conspicuous: 1 dB plus 3.5 dB over the root of the number of
 slices. The peak of one slice of 2,000 Gaussian numbers is 3.5 dB above its expectation once in 7,000 draws, 4.5 dB in

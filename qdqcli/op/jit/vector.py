@@ -69,7 +69,6 @@ class _VectorModel(models.PrimitiveModel):
 
 MASK = Vector(types.boolean)
 I32, I64 = Vector(types.int32), Vector(types.int64)
-F32, F64 = Vector(types.float32), Vector(types.float64)
 
 
 def _broadcast(context: Any, builder: Any, value: Any, kind: Any, vector: Vector) -> Any:

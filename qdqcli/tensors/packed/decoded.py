@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -22,6 +21,7 @@ import numpy as np
 from qdqcli.errors import InputError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, Waiting
+from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, num_rows
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import Packed, key_of
@@ -65,8 +65,9 @@ def decode(
         for weight in weights
         if weight.parts[CODES].shard in own and key_of(weight.parts[CODES]) not in checkpoint.superseded
     ]
-    with Readers(shards) as readers:
-        decoded = {key_of(weight.parts[CODES]): _open(weight, readers, dtype) for weight in current}
+    with OpenShards() as readers:
+        reader_of = readers.by_name(shards)
+        decoded = {key_of(weight.parts[CODES]): _open(weight, reader_of, dtype) for weight in current}
         readers.close()
     view = replace(
         checkpoint,
@@ -77,9 +78,9 @@ def decode(
     return view, Packed(weights=rest, activation_scales=packed.activation_scales if rest else ())
 
 
-def _open(weight: PackedWeight, readers: "Readers", dtype: str) -> DecodedWeight:
+def _open(weight: PackedWeight, reader_of: Callable[[str], ShardReader], dtype: str) -> DecodedWeight:
     module, attribute = str(weight.format.decoder).split(":")
-    decoder: Decoder = getattr(import_module(module), attribute)(weight, Parts(weight, readers.of, PartCache()))
+    decoder: Decoder = getattr(import_module(module), attribute)(weight, Parts(weight, reader_of, PartCache()))
     codes, kind = weight.parts[CODES], DTYPES[dtype]
     elements = num_rows(decoder.shape) * decoder.shape[-1]
     info = TensorInfo(weight.name, kind, decoder.shape, codes.shard, codes.start, elements * kind.bits // 8)
@@ -137,36 +138,6 @@ def _layout(tensors: Sequence[TensorInfo]) -> tuple[bytes, tuple[TensorInfo, ...
     return struct.pack("<Q", len(text)) + text, placed
 
 
-class Readers:
-    """Readers of the shards of a checkpoint, opened when they are first needed."""
-
-    def __init__(self, shards: Mapping[str, Shard]) -> None:
-        self._shards = shards
-        self._stack = ExitStack()
-        self._lock = Lock()
-        self._open: dict[str, ShardReader] = {}
-
-    def of(self, name: str) -> ShardReader:
-        """Return the reader of the shard of that name."""
-        with self._lock:
-            if name not in self._open:
-                self._open[name] = self._stack.enter_context(self._shards[name].open())
-            return self._open[name]
-
-    def close(self) -> None:
-        """Close the shards; raises where a file has changed meanwhile."""
-        for reader in self._open.values():
-            reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
-
-
 @dataclass(frozen=True, kw_only=True)
 class DecodedShard:
     """A `Shard` whose packed weights are decoded as they are read; written, it is a safetensors file of its tensors."""
@@ -218,9 +189,10 @@ class DecodedReader:
 
     def __init__(self, shard: DecodedShard) -> None:
         self._shard = shard
-        self._readers = Readers(shard.shards)
+        self._readers = OpenShards()
+        self._reader_of = self._readers.by_name(shard.shards)
         self._cache = PartCache()
-        self._base = self._readers.of(shard.name)
+        self._base = self._reader_of(shard.name)
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         found = self._shard.decoded.get(tensor.name)
@@ -233,7 +205,7 @@ class DecodedReader:
         itemsize = tensor.dtype.bits // 8
         out = np.frombuffer(buffer, OUTPUT_DTYPES[tensor.dtype.name])
         first, width = start // itemsize, tensor.shape[-1]
-        parts = Parts(found.weight, self._readers.of, self._cache)
+        parts = Parts(found.weight, self._reader_of, self._cache)
         begin, end = first // width, -(-(first + len(out)) // width)
         step = max(STEP_ELEMENTS // width, 1)
         for row in range(begin, end, step):
