@@ -153,6 +153,9 @@ def quantize(
             must_be_complete=must_be_complete,
         )
         with own_tree:
+            if own_tree.discarded_bytes is not None:
+                discarded = f"an interrupted run was discarded ({size_text(own_tree.discarded_bytes)} of output)"
+                session.note(f"{show_path(own_tree.output)}: {discarded}; --resume would have gone on with it")
             with working(session, own, request, options, destination.num_passes, "quantizing") as (
                 measuring,
                 workers,

@@ -87,6 +87,8 @@ class OutputTree:
         self._is_committed = False
         self._has_written = False
         self._is_kept = False
+        self.discarded_bytes: int | None = None
+        """Bytes of an interrupted run's files that were removed when this one began; None where there was none."""
         self.notes = list(_marker_notes(checkpoints))
         """Notes for the user on OUTPUT."""
         may_exist = overwrite or resume
@@ -136,6 +138,9 @@ class OutputTree:
             if self._resume:
                 self._is_kept = self.journal_path.exists()
             else:
+                if self.journal_path.exists():
+                    files = (self.partial / name for name in files_below(self.partial))
+                    self.discarded_bytes = sum(path.lstat().st_size for path in files if path != self.journal_path)
                 _empty(self.partial)
             undo.pop_all()
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -218,8 +219,12 @@ def fail(number: int) -> None:
 def test_without_resume_a_run_begins_anew(qdq: Qdq, model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     stopped(4, signal.SIGKILL, "run", model, "-o", output, *SETTINGS)
-    assert qdq("run", model, "-o", output, "--num-bits", 3).code == 0
-    qdq("run", model, "-o", tmp_path / "whole", "--num-bits", 3)
+    outcome = qdq("run", model, "-o", output, "--num-bits", 3)
+    assert outcome.code == 0
+    assert re.search(
+        r"note: \S+/out: an interrupted run was discarded \(\d+ B of output\); --resume would", outcome.err
+    )
+    assert "discarded" not in qdq("run", model, "-o", tmp_path / "whole", "--num-bits", 3).err
     assert contents(output) == contents(tmp_path / "whole")
 
 
