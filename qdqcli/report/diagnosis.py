@@ -15,7 +15,7 @@ from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, header_to_json, range_to_json, row_to_json, spec_to_json, summary_to_json
 from qdqcli.study import causes
 from qdqcli.study.causes import Finding, level
-from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Report
+from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Report, RowsInFloat
 
 DIAGNOSIS_FORMATS = ("table", "json", "markdown", "html")
 _WIDTH = 120
@@ -228,6 +228,11 @@ def _lines(diagnosis: Diagnosis, quote: Quote) -> Iterator[tuple[str, str]]:
         yield "accounting", accounting_text(accounting, level(diagnosis.row))
     for number, remedy in enumerate(diagnosis.remedies):
         yield ("remedies" if not number else ""), _remedy_line(remedy)
+    kept = diagnosis.rows_in_float
+    if kept is not None:
+        rows = f"row{'s' * (len(kept.rows) > 1)} {', '.join(map(str, kept.rows[:3]))}{' ...' * (len(kept.rows) > 3)}"
+        gain = f"{kept.gain_db:+.2f} dB" if isfinite(kept.gain_db) else EXACT
+        yield "outside", f"{gain:>9}  {f'{kept.bits_added:+.3f} bits':>11}  {rows} left in float, which no recipe says"
     together = diagnosis.together
     if together is not None and all(together.row is not remedy.row for remedy in diagnosis.remedies):
         yield "together", _remedy_line(together)
@@ -260,7 +265,11 @@ def _table(report: Report, options: ReportOptions) -> Iterator[str]:
         yield _title(diagnosis, quote)
         for label, text in _lines(diagnosis, quote):
             # A remedy keeps its columns; it is short.
-            parts = [text] if label in ("remedies", "", "together") else wrap(text, width, break_on_hyphens=False)
+            parts = (
+                [text]
+                if label in ("remedies", "", "together", "outside")
+                else wrap(text, width, break_on_hyphens=False)
+            )
             for number, part in enumerate(parts):
                 yield f"  {label if not number else '':{len(_INDENT)}}{part}"
         yield ""
@@ -369,6 +378,16 @@ def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         },
         "remedies": [_remedy_to_json(remedy) for remedy in diagnosis.remedies],
         "together": None if diagnosis.together is None else _remedy_to_json(diagnosis.together),
+        **({} if diagnosis.rows_in_float is None else {"rows_in_float": _rows_to_json(diagnosis.rows_in_float)}),
+    }
+
+
+def _rows_to_json(kept: RowsInFloat) -> dict[str, Any]:
+    return {
+        "rows": list(kept.rows),
+        "sqnr_db": _number(kept.sqnr_db),
+        "gain_db": _number(kept.gain_db),
+        "bits_added": kept.bits_added,
     }
 
 

@@ -21,6 +21,7 @@ from qdqcli.recipe.patterns import nearest_names
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.sweep import Setting, Sweep
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult
+from qdqcli.stats.metrics import METRICS
 from qdqcli.stats.sums import value_of
 from qdqcli.study.solver import Candidate, InfeasibleError, Solution, solve
 from qdqcli.study.ties import Tie, make_ties
@@ -55,7 +56,7 @@ class Wanted:
     max_bits: Callable[[int, str], int] = lambda _number, _name: 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
     """One candidate of one decision."""
 
@@ -66,7 +67,7 @@ class Option:
     loss: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """Tensors that share a choice, and the candidates that fit all of them."""
 
@@ -171,7 +172,7 @@ class Allocation:
         if option.candidate >= len(self.problem.sweep.results):
             return inf
         rows = [self.problem.sweep.results[option.candidate].rows[member] for member in decision.tie.members]
-        found = [row.stats["sqnr_db"] for row in rows if isinstance(row, TensorResult)]
+        found = [METRICS["sqnr_db"].value(row.sums) for row in rows if isinstance(row, TensorResult)]
         return min((float(db) for db in found if db is not None), default=inf)
 
 

@@ -10,6 +10,8 @@ from itertools import groupby, product
 from math import fsum, inf, isfinite, log10
 from typing import Any
 
+import numpy as np
+
 from qdqcli.measure.blocks import QPARAM_BYTES
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.settings import measure_settings
@@ -20,7 +22,7 @@ from qdqcli.result.result import Row, RunResult, TensorResult, with_shares
 from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.stats.sums import value_of
 from qdqcli.study.allocation import duplicates_of
-from qdqcli.study.causes import SMALLEST_SLICE, Finding, Seen, find_causes, level
+from qdqcli.study.causes import OUTLIER_ROWS, SMALLEST_SLICE, Finding, Seen, find_causes, level
 from qdqcli.study.grid import GROUP_SIZES, INTEGERS, Grid, find_grid
 from qdqcli.study.plan_recipe import difference
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile
@@ -36,6 +38,8 @@ FREE_BITS = 0.1
 LOSSLESS_DB = 120.0
 """SQNR beyond which nothing is gained: float32 has 144 dB."""
 MAX_REMEDIES = 3
+MAX_ROWS_SHARE = 0.01
+"""Most rows to leave in float."""
 PERCENTILE = 99.9
 EXTRA_BITS = (1, 2)
 _SIDE_BY_SIDE_BYTES = 8 << 20
@@ -91,6 +95,17 @@ UNIFORM_DB = 10 * log10(3)
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowsInFloat:
+    """The tensor with its outstanding rows left in float, which no recipe can say; measured by the op."""
+
+    rows: Sequence[int]
+    sqnr_db: float
+    gain_db: float
+    bits_added: float
+    """Bits per weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """Diagnosis of one tensor."""
 
@@ -103,6 +118,8 @@ class Diagnosis:
     remedies: Sequence[Remedy]
     together: Remedy | None
     """The best combination of changes that adds no more bits than allowed."""
+    rows_in_float: RowsInFloat | None = None
+    """Set where a few outstanding rows are the cause."""
 
     @property
     def cause(self) -> str:
@@ -236,12 +253,50 @@ def _diagnose_shard(
             settings = [(spec, job.given_range(info, spec)) for spec in trials.specs]
             measured = measure_settings(info, settings, reader, workers, measuring.on_bytes)
             found = [job.row_of(info, spec, each) for spec, each in zip(trials.specs, measured, strict=True)]
-            return trials.conclude(first + k, found, equal.get(first + k, []), max_bits_added)
+            diagnosis = trials.conclude(first + k, found, equal.get(first + k, []), max_bits_added)
+            if diagnosis.cause != OUTLIER_ROWS:
+                return diagnosis
+            return replace(diagnosis, rows_in_float=_rows_in_float(reader, info, row, looked[0], workers))
 
         for is_small, group in groupby(own, lambda k: plan.shard.tensors[k].nbytes <= _SIDE_BY_SIDE_BYTES):
             numbers = list(group)
             yield from workers.map(diagnosed, numbers) if is_small else map(diagnosed, numbers)
         reader.close()  # raises if the input changed meanwhile
+
+
+def _rows_in_float(
+    reader: ShardReader, info: TensorInfo, row: TensorResult, found: Profile, workers: Workers
+) -> RowsInFloat | None:
+    """Measure the tensor without its outstanding rows, at most 1 % of all: zeros in their place widen no range."""
+    rows = [] if found.rows is None else found.rows.standing_out()
+    if not rows or len(rows) > max(MAX_ROWS_SHARE * info.shape[0], 1) or info.fortran_order:
+        return None
+    spec = _from_data(_spec(row))
+    (measured,) = measure_settings(info, [(spec, None)], _WithoutRows(reader, info, rows), workers)
+    energy, error = value_of(row.sums.sq_input), value_of(measured.sums.sq_error)
+    after = db(energy / error) if error else inf
+    share = len(rows) / info.shape[0]
+    return RowsInFloat(
+        rows=rows, sqnr_db=after, gain_db=after - level(row), bits_added=share * (info.dtype.bits - spec.num_bits)
+    )
+
+
+class _WithoutRows:
+    """Reader of a tensor with zeros in the place of some rows."""
+
+    def __init__(self, reader: ShardReader, info: TensorInfo, rows: Sequence[int]) -> None:
+        self._reader = reader
+        size = info.nbytes // info.shape[0]
+        self._spans = [(row * size, (row + 1) * size) for row in rows]
+
+    def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
+        self._reader.read_into(tensor, start, buffer)
+        data = np.frombuffer(buffer, np.uint8)
+        for first, last in self._spans:
+            data[max(first - start, 0) : max(last - start, 0)] = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
 
 
 def _spec(row: TensorResult) -> QuantSpec:

@@ -24,7 +24,7 @@ _FUSED_WITH = {name: "+".join(names) for names in FUSED for name in names}
 _EXPERT = re.compile(r"(?P<layer>.*\bexperts)\.\d+\..*")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tie:
     """Tensors that share one choice."""
 

@@ -247,3 +247,24 @@ def test_a_decision_is_explained_by_its_candidates(qdq: Qdq, model: Path, tmp_pa
     outcome = qdq("plan", model, "-o", tmp_path / "q.toml", "--avg-bits", "4.3", "--explain", name + "s")
     assert outcome.code == 2
     assert name in outcome.error
+
+
+def test_the_size_is_that_of_a_reference_packer(qdq: Qdq, model: Path) -> None:
+    """Codes packed bit by bit and scales of 16 bits, and what `inspect` says of the written recipe."""
+    report = plan(qdq, model, "--avg-bits", "4.3", "--tie", "none", "--candidates", "int2,int3,int5,int8")
+    specs = {row["name"]: row["spec"] for row in report["tensors"] if row["status"] == "quantized"}
+    packed = 0
+    for name, x in tensors().items():
+        if name in specs and name != "lm_head.weight":  # equal to the embedding: stored once
+            bits, size = specs[name]["num_bits"], specs[name]["group_size"]
+            groups = x.reshape(-1, size)
+            scales = (np.abs(groups).max(axis=1, keepdims=True) / 2 ** (bits - 1)).astype("<f2")
+            codes = np.clip(np.rint(groups / scales), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int8)
+            planes = [(codes >> bit) & 1 for bit in range(bits)]
+            packed += len(np.packbits(np.stack(planes).astype(np.uint8)).tobytes()) + scales.nbytes
+    assert 8 * packed == report["bits"]
+    inspected = qdq("inspect", model, "--recipe", model.parent / "plan.toml", "--format", "json").report
+    rows = [row for row in inspected["tensors"] if row["status"] == "quantized"]
+    assert {row["name"]: row["spec"] for row in rows} == specs
+    once = [row["stats"] for row in rows if row["name"] != "lm_head.weight"]
+    assert sum(stats["bits_per_weight"] * stats["num_elements"] for stats in once) == report["bits"]

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from qdqcli import quantize_and_measure
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.plan import make_plans
@@ -138,6 +139,24 @@ def test_a_cause_is_found_alone_and_the_first_remedy_reaches_what_is_possible(ca
     assert case.evidence(dict(found.findings[0].evidence)), found.findings[0].evidence
     reached = level(found.remedies[0].row) if found.remedies else -np.inf
     assert reached >= case.possible(x) - 0.2  # a positive peak has 127 codes
+
+
+@pytest.mark.parametrize("dtype", ["<f4", BF16], ids=str)
+def test_outstanding_rows_are_measured_in_float(tmp_path: Path, dtype: Any) -> None:
+    x = np.random.default_rng(5).standard_normal((1200, COLUMNS))
+    x[[17, 80, 1100]] *= 20
+    w = x.astype(dtype)
+    path = write_safetensors(tmp_path / "w.safetensors", {"w": w})
+    (found,) = report_of(path, num_bits=4, axis=-1, max_memory=1 << 20).diagnoses
+    kept = found.rows_in_float
+    assert kept is not None
+    assert sorted(kept.rows) == [17, 80, 1100]
+    rest = np.delete(w, kept.rows, axis=0)
+    y, _ = quantize_and_measure(rest, num_bits=4, compute_dtype="float32")
+    error = ((y.astype("f8") - rest.astype("f8")) ** 2).sum()
+    assert kept.sqnr_db == pytest.approx(10 * np.log10((w.astype("f8") ** 2).sum() / error), abs=1e-6)
+    assert kept.gain_db == kept.sqnr_db - level(found.row)
+    assert kept.bits_added == 3 / 1200 * (w.dtype.itemsize * 8 - 4)
 
 
 def test_equal_tensors_are_duplicates_by_name(tmp_path: Path) -> None:
