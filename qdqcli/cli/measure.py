@@ -15,7 +15,7 @@ from qdqcli.cli.options import Options
 from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
-from qdqcli.escape import show_path
+from qdqcli.escape import escape, show_path
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.listing import Listing
@@ -64,9 +64,9 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
 def _paths(inputs: Sequence[str], session: Session) -> Iterator[Path]:
     for argument in inputs:
         paths: list[Path] = []
-        with session.attempt(argument):
+        with session.attempt(escape(argument)):
             paths = _expand(argument)
-        session.inputs += [show_path(path) for path in paths] or [argument]
+        session.inputs += [show_path(path) for path in paths] or [escape(argument)]
         yield from paths
 
 

@@ -134,3 +134,13 @@ def test_without_it_the_first_failure_ends_the_batch(qdq: Qdq) -> None:
     outcome = qdq("run", "hub/*", "-o", "out", *SETTINGS[:-1])
     assert outcome.code == 3
     assert not Path("out").exists()
+
+
+def test_names_are_harmless(qdq: Qdq, hub: Path) -> None:
+    (hub / "x\x1b[31m\n").mkdir()
+    outcome = qdq("stats", "hub/*", "no\x1b[31m\n*", *SETTINGS)
+    assert outcome.code == 3
+    assert "\x1b" not in outcome.out + outcome.err
+    assert "x\\x1b[31m\\n: failed: " in outcome.err
+    assert "no\\x1b[31m\\n*: failed: " in outcome.err
+    assert [line.partition(": ")[0] for line in outcome.err.splitlines()] == ["warning"] * 5 + ["error"]

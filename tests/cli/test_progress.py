@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qdqcli.cli import progress as module
-from qdqcli.cli.progress import Progress, duration
+from qdqcli.cli.progress import Progress, counting, duration
+from qdqcli.cli.session import Session
 from tests.conftest import Qdq
 
 
@@ -81,3 +82,14 @@ def test_the_last_line_says_what_was_written(qdq: Qdq, model: Path, tiny: Path, 
     assert qdq("stats", tiny).err == ""
     check = qdq("check", tiny, "--write-budget", tmp_path / "b.toml", "--report", tmp_path / "c.json").err
     assert re.search(r"^wrote \S*b\.toml and \S*c\.json in [\d.]+ s$", check, re.M)
+
+
+def test_steps_are_counted_in_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    session = Session()
+    monkeypatch.setattr(session, "tell", told.append)
+    with counting(session, 3) as begin:
+        begin("compiling for F32")
+        monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+        begin("compiling for F64")
+    assert told == ["compiling for F64: 2 of 3"]
