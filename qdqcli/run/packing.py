@@ -17,8 +17,11 @@ from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.packed.storage import Grid, Storage
 from qdqcli.tensors.tensor import TensorInfo
 
-SAMPLE_ELEMENTS, SAMPLE_ROWS = 1 << 20, 256
+_SAMPLE_ROWS = 256
 """Rows from the first on that slips and a second quantization are looked for in: at most so many."""
+_SLIP_ELEMENTS, _SLIP_COLUMNS = 1 << 20, 1024
+_AGAIN_ELEMENTS = 1 << 17
+"""Elements of the sample, and the columns of them that slips are looked for in."""
 _SUSPECT_DB = 3.0
 """A weight this far below the expected SQNR, or without one below this per bit, is examined for slips."""
 
@@ -33,12 +36,13 @@ def findings(storage: Storage, packed: Part, original: Part | None, sqnr: Metric
     """Return the findings on a packed weight, and on its difference from the original, if that is in float."""
     grid, info = storage.grid, packed[0]
     spec = spec_of(grid, info.shape)
-    rows = sample_of(*packed)
-    is_idempotent = None if spec is None or not grid.is_symmetric else _is_idempotent(rows, spec)
+    is_idempotent = None
+    if spec is not None and grid.is_symmetric:
+        is_idempotent = _is_idempotent(sample_of(*packed, _AGAIN_ELEMENTS), spec)
     if original is None:
         return Packing(storage, is_idempotent=is_idempotent)
     expected = None if spec is None else _expected_sqnr(spec, original, workers)
-    slip = _slip(sample_of(*original), rows, grid, sqnr, expected)
+    slip = _slip(packed, original, grid, sqnr, expected)
     return Packing(
         storage,
         expected_sqnr_db=expected,
@@ -62,10 +66,10 @@ def spec_of(grid: Grid, shape: tuple[int, ...]) -> QuantSpec | None:
     return QuantSpec(num_bits=grid.bits, group_size=width, ragged_groups=True)
 
 
-def sample_of(info: TensorInfo, reader: ShardReader) -> NDArray[np.float32]:
-    """Return the first rows of a tensor as float32."""
+def sample_of(info: TensorInfo, reader: ShardReader, elements: int) -> NDArray[np.float32]:
+    """Return the first rows of a tensor as float32, at most about so many elements."""
     width = max(info.shape[-1], 1)
-    count = min(prod(info.shape[:-1]), max(min(SAMPLE_ELEMENTS // width, SAMPLE_ROWS), 1))
+    count = min(prod(info.shape[:-1]), max(min(elements // width, _SAMPLE_ROWS), 1))
     stored = np.empty(count * width, STORAGE[info.dtype.name])
     reader.read_into(info, 0, stored.view(np.uint8).data)
     rows: NDArray[np.float32] = floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float32)
@@ -84,10 +88,11 @@ def _is_idempotent(rows: NDArray[np.float32], spec: QuantSpec) -> bool:
     return bool(np.abs(again - rows).max() <= _SAME * np.abs(rows).max())
 
 
-def _slip(
-    x: NDArray[np.float32], y: NDArray[np.float32], grid: Grid, sqnr: MetricValue, expected: MetricValue
-) -> Slip | None:
+def _slip(packed: Part, original: Part, grid: Grid, sqnr: MetricValue, expected: MetricValue) -> Slip | None:
     least = _SUSPECT_DB * grid.bits if expected is None else expected - _SUSPECT_DB
     if sqnr is None or sqnr >= least:
         return None
-    return find_slip(x.astype(np.float64), y.astype(np.float64), grid)
+    x, y = (sample_of(*part, _SLIP_ELEMENTS) for part in (original, packed))
+    width = grid.block[1]
+    columns = _SLIP_COLUMNS // width * width or width  # whole blocks
+    return find_slip(x[:, :columns].astype(np.float64), y[:, :columns].astype(np.float64), grid)

@@ -103,7 +103,7 @@ def _shape_of(weight: PackedWeight, parts: Parts, scheme: Mapping[str, Any]) -> 
     if _SHAPE in parts:
         if weight.parts[_SHAPE].num_elements != len(lead) + 1:
             raise damaged(weight, _SHAPE, f"{weight.parts[_SHAPE].num_elements} sizes of a weight with {len(lead) + 1}")
-        shape = tuple(int(size) for size in parts.whole(_SHAPE))
+        shape = tuple(int(size) for size in parts.whole(_SHAPE).reshape(-1))
         if min(shape) < 1:
             raise damaged(weight, _SHAPE, f"it is {list(shape)}")
         return shape

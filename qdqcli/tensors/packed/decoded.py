@@ -208,13 +208,14 @@ class DecodedReader:
         parts = Parts(found.weight, self._reader_of, self._cache)
         begin, end = first // width, -(-(first + len(out)) // width)
         step = max(STEP_ELEMENTS // width, 1)
-        for row in range(begin, end, step):
-            until = min(row + step, end)
-            values = found.decoder.rows(parts, row, until).reshape(-1)
-            skip = max(first - row * width, 0)
-            values = values[skip : first + len(out) - row * width]
-            at = row * width + skip - first
-            with np.errstate(over="ignore"):  # float16 has a smaller range: its infinities are counted
+        # Products beyond float32, and values beyond float16, are infinite: statistics count them.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for row in range(begin, end, step):
+                until = min(row + step, end)
+                values = found.decoder.rows(parts, row, until).reshape(-1)
+                skip = max(first - row * width, 0)
+                values = values[skip : first + len(out) - row * width]
+                at = row * width + skip - first
                 out[at : at + len(values)] = values
 
     def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002
