@@ -56,7 +56,7 @@ GROUPS = {
         ),
         *("scale_bits", "schema"),
     ),
-    "Resources": ("threads", "max_memory", "device"),
+    "Resources": ("threads", "max_memory", "device", "dask"),
 }
 """Title -> parameters, in display order. Parameters without a group come last."""
 EVERYDAY = (

@@ -15,7 +15,7 @@ from qdqcli.cli.options import Options
 from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
-from qdqcli.escape import escape, show_path
+from qdqcli.escape import escape, escape_name, show_path
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.listing import Listing
@@ -35,7 +35,9 @@ from qdqcli.tensors.packed.recognise import Packed, key_of, recognise_inputs
 
 if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
+    from qdqcli.output.tree import OutputTree
     from qdqcli.result.result import RunResult
+    from qdqcli.run.distribute import Distribution
     from qdqcli.run.execute import Job
     from qdqcli.run.pipeline import Measuring
 
@@ -174,15 +176,66 @@ def measure(session: Session, command: str, plans: Sequence[Plan], request: Requ
     with working(session, plans, request, options) as (measuring, workers, _):
         from qdqcli.run.execute import execute
 
-        return execute(job_of(command, plans, request, options, measuring), workers)
+        with distribution_of(session, plans, options) as distribution:
+            return execute(job_of(command, plans, request, options, measuring, distribution), workers)
 
 
-def job_of(command: str, plans: Sequence[Plan], request: Request, options: Options, measuring: "Measuring") -> "Job":
+def job_of(
+    command: str,
+    plans: Sequence[Plan],
+    request: Request,
+    options: Options,
+    measuring: "Measuring",
+    distribution: "Distribution | None" = None,
+) -> "Job":
     """Return what the options ask of the planned inputs."""
     from qdqcli.run.execute import Job
 
-    has_histograms = wants_histograms(options)
-    return Job(command=command, plans=plans, request=request, measuring=measuring, has_histograms=has_histograms)
+    return Job(
+        command=command,
+        plans=plans,
+        request=request,
+        measuring=measuring,
+        has_histograms=wants_histograms(options),
+        distribution=distribution,
+    )
+
+
+@contextmanager
+def distribution_of(
+    session: Session, plans: Sequence[Plan], options: Options, output: "OutputTree | None" = None
+) -> "Iterator[Distribution | None]":
+    """Yield the cluster of --dask, whose workers have been checked; None without the option.
+
+    Raises:
+        UnavailableError, InputError, OutputError: see `Dask`.
+    """
+    if not options.get("dask"):
+        yield None
+        return
+    # Imported late: distributed takes longer than all the rest.
+    from qdqcli.run.cluster import Dask, is_exposed
+    from qdqcli.run.distribute import Distribution
+    from qdqcli.run.shard import Resources
+
+    address = options["dask"]
+    if is_exposed(address):
+        session.warn(
+            f"--dask {escape_name(address)}: anyone who reaches this scheduler can run code as its user; tls:// "
+            "encrypts, see qdq help scale"
+        )
+    void_dtype = options["void_dtype"] and options["void_dtype"].upper()
+    resources = Resources(
+        threads=options["threads"] or 1, max_memory=options["max_memory"], device=options.get("device", "cpu")
+    )
+    cluster = Dask(address, resources)
+    try:
+        cluster.preflight(plans, void_dtype, output)
+        yield Distribution(
+            executor=cluster, resources=resources, interruption=session.interruption, void_dtype=void_dtype
+        )
+    finally:
+        cluster.close()
 
 
 @contextmanager

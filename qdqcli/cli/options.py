@@ -345,6 +345,15 @@ def work_options(function: Function) -> Function:
     )  # fmt: skip
 
 
+def dask_option(function: Function) -> Function:
+    """Add the cluster, for commands that work shard by shard."""
+    text = (
+        "Work on a Dask cluster: the address of its scheduler (tcp://HOST:PORT, tls://HOST:PORT), its scheduler file "
+        "(.json), or local: processes on this machine. Each task uses --threads, 1 by default."
+    )
+    return click.option("--dask", metavar="ADDRESS|local", help=text)(function)
+
+
 def device_option(function: Function) -> Function:
     """Add the device of the op, for commands that quantize."""
     text = (
@@ -402,6 +411,7 @@ def measuring_options(function: Function) -> Function:
         report_options,
         work_options,
         device_option,
+        dask_option,
         verbosity_options,
     )
 

@@ -92,6 +92,8 @@ def check_part_options() -> None:
         UsageError: names the option.
     """
     context = click.get_current_context()
+    if _is_given(context, "dask"):
+        raise UsageError("--dask and --part are two ways to share the work; give one of them")
     for parameter in context.command.params:
         if parameter.name in LAST_STEP and _is_given(context, parameter.name):
             raise UsageError(f"{parameter.opts[0]} is not for a part; give it to qdq finish, or leave out --part")

@@ -15,7 +15,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import job_of, listing_of, open_inputs, plan_inputs, say_notes, working
+from qdqcli.cli.measure import distribution_of, job_of, listing_of, open_inputs, plan_inputs, say_notes, working
 from qdqcli.cli.part import check_part_options, parse_part, run_part
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
@@ -156,12 +156,15 @@ def quantize(
             if own_tree.discarded_bytes is not None:
                 discarded = f"an interrupted run was discarded ({size_text(own_tree.discarded_bytes)} of output)"
                 session.note(f"{show_path(own_tree.output)}: {discarded}; --resume would have gone on with it")
-            with working(session, own, request, options, destination.num_passes, "quantizing") as (
-                measuring,
-                workers,
-                progress,
+            with (
+                working(session, own, request, options, destination.num_passes, "quantizing") as (
+                    measuring,
+                    workers,
+                    progress,
+                ),
+                distribution_of(session, own, options, own_tree) as distribution,
             ):
-                job = job_of("run", own, request, options, measuring)
+                job = job_of("run", own, request, options, measuring, distribution)
                 result = execute_run(job, destination, workers, progress, session.note)
             if gate is not None:
                 result = gate.judge(result, session)

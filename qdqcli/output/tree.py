@@ -9,6 +9,7 @@ The folder `OUTPUT.qdq-partial` holds:
 - `replaced`: the previous OUTPUT, until it is removed.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -44,6 +45,7 @@ from qdqcli.tensors.storage import (
 
 JOURNAL = "journal"
 """Name of the journal in the partial folder."""
+_ATTEMPTS = 10
 _NAME_BYTES = 255
 """Limit on a name in common file systems."""
 
@@ -240,7 +242,11 @@ class OutputTree:
         if self._overwrite:
             self._check_replaced(self.output)
         if self._is_folder:
-            for name in sorted({*files_below(self.result)} - {*self.names(), Path(MARKER)}):
+            own = {*self.names(), Path(MARKER)}
+            for path in self.result.rglob(TEMPORARY_PATTERN):  # of a worker that outlived its run
+                if path.relative_to(self.result) not in own:
+                    _remove_file(path)
+            for name in sorted({*files_below(self.result)} - own):
                 raise OutputError(
                     f"{show_path(self.result / name)}: is no part of the output; remove {show_path(self.partial)} and "
                     "run again"
@@ -509,11 +515,24 @@ def _empty(partial: Path, but: str = "") -> None:
             if path.name == but or FolderLock.owns(path.name):
                 continue
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _remove_folder(path)
             else:
                 path.unlink()
     except OSError as error:
         raise _not_removed(partial, error) from error
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder, into which a worker that outlived its run may still write."""
+    for _ in range(_ATTEMPTS):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        else:
+            return
+    shutil.rmtree(path)
 
 
 def _remove_file(path: Path) -> None:

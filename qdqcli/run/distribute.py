@@ -14,7 +14,7 @@ from qdqcli.run.driver import Executor, drive
 from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import restore_rows
-from qdqcli.run.shard import Resources, ShardJob, ShardResult, job_of, process_shard
+from qdqcli.run.shard import Resources, ShardResult, ShardTask, job_of, process_shard
 from qdqcli.tensors.storage import FileIdentity
 
 SEEN_ATTEMPTS = 50
@@ -40,7 +40,7 @@ class Distribution:
             QdqError: the failure of the first shard in order; the others are finished, or kept for a resumed run.
         """
         found: dict[int, list[Row]] = {}
-        tasks: list[tuple[int, ShardJob]] = []
+        tasks: list[tuple[int, ShardTask]] = []
         if output is not None:
             output.prepare()
             output.keep()  # whatever ends this run, others may still be writing

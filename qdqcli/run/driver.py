@@ -25,7 +25,7 @@ class TransientError(Exception):
     """A failure of the environment, which another attempt may not meet."""
 
     def __init__(self, error: QdqError) -> None:
-        super().__init__(str(error))
+        super().__init__(error)
         self.error = error
         """The error for the user if no attempt succeeds."""
 
@@ -43,6 +43,9 @@ class Executor(Protocol):
 
     def submit(self, function: Callable[..., Result], /, *args: Any) -> Future[Result]: ...
 
+    def check(self) -> None:
+        """Raise a `QdqError` if nothing can run any more; called while tasks are awaited."""
+
 
 class Inline:
     """Executor that runs each task at once, in the calling thread. What is not a failure of the task passes through."""
@@ -58,6 +61,8 @@ class Inline:
         except (QdqError, TransientError) as error:
             future.set_exception(error)
         return future
+
+    def check(self) -> None: ...
 
 
 def drive(
@@ -99,6 +104,7 @@ def drive(
                 except QdqError as error:
                     failures[task[0]] = error
             interruption.check()
+            executor.check()
     finally:
         for future in running:
             future.cancel()

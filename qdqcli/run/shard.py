@@ -43,7 +43,7 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardJob:
+class ShardTask:
     """A shard, what is done to its tensors, and where the output goes. Less than a header: decisions are shared."""
 
     path: Path
@@ -87,7 +87,7 @@ class ShardResult:
 
 def job_of(
     plan: Plan, measuring: Measuring, resources: Resources, target: Target | None, void_dtype: str | None
-) -> ShardJob:
+) -> ShardTask:
     """Return the job that does what the plan says.
 
     Raises:
@@ -98,7 +98,7 @@ def job_of(
         for tensor, spec in plan.tensors
         if isinstance(spec, QuantSpec) and (found := measuring.range_of(tensor.name, plan.file, spec)) is not None
     }
-    return ShardJob(
+    return ShardTask(
         path=plan.shard.path.absolute(),
         name=plan.shard.name,
         void_dtype=void_dtype,
@@ -115,7 +115,7 @@ def job_of(
 
 
 def process_shard(
-    job: ShardJob, workers: Workers | None = None, on_bytes: Callable[[int], None] = lambda _: None
+    job: ShardTask, workers: Workers | None = None, on_bytes: Callable[[int], None] = lambda _: None
 ) -> ShardResult:
     """Measure the shard and write its output, if it has a target; `workers` are made for it where not given.
 
@@ -143,7 +143,7 @@ def process_shard(
         return ShardResult(error=(OutputError.__name__, message))
 
 
-def _process(job: ShardJob, workers: Workers, on_bytes: Callable[[int], None]) -> ShardResult:
+def _process(job: ShardTask, workers: Workers, on_bytes: Callable[[int], None]) -> ShardResult:
     plan = _plan(job)
     measuring = Measuring(ranges=job.ranges, per_slice=job.per_slice, scale_bits=job.scale_bits, on_bytes=on_bytes)
     with plan.shard.open() as reader:
@@ -163,7 +163,7 @@ def _process(job: ShardJob, workers: Workers, on_bytes: Callable[[int], None]) -
     return ShardResult(record=record, size=job.target.publish(own, record))
 
 
-def _plan(job: ShardJob) -> Plan:
+def _plan(job: ShardTask) -> Plan:
     """Read the header again and return the plan, once the file is found to be the one that was planned.
 
     Raises:

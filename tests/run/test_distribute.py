@@ -47,11 +47,13 @@ class Fake:
         twice, failing, lost = (self._random.random() < chance for chance in self._chances)
         return self._pool.submit(self._run, travelled, twice, failing, lost)
 
+    def check(self) -> None: ...
+
     def _run(self, travelled: bytes, twice: bool, failing: bool, lost: bool) -> Any:
         function, args = pickle.loads(travelled)
         other = self._again(travelled) if twice else None
         if failing:
-            raise TransientError(qdqcli.InputError("the network failed"))
+            raise pickle.loads(pickle.dumps(TransientError(qdqcli.InputError("the network failed"))))
         result = function(*args)
         if lost:
             result = function(*args)

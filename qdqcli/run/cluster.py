@@ -1,0 +1,321 @@
+"""Executor on a Dask cluster: an existing one by its address, or worker processes on this machine.
+
+Only functions, a shard's job and its rows travel. A task runs again elsewhere when its worker is lost: Dask's work.
+"""
+
+import logging
+import re
+import secrets
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any, TypeVar
+
+import numpy as np
+
+from qdqcli import __version__
+from qdqcli.errors import InputError, OutputError, QdqError, UnavailableError
+from qdqcli.escape import escape_name, show_path
+from qdqcli.measure.arrays import quantize_and_measure
+from qdqcli.measure.workers import available_threads
+from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.plan import Plan
+from qdqcli.run.driver import TransientError
+from qdqcli.run.shard import Resources
+from qdqcli.tensors.checkpoint import open_file
+
+Result = TypeVar("Result")
+
+LOCAL = "local"
+CONNECT_S = 10.0
+NO_WORKER_S = 30.0
+"""Seconds without any worker after which a run ends: one that is started again takes a second or two."""
+LOOK_S = 1.0
+TASKS_PER_THREAD = 2
+"""Tasks in flight per thread of a worker: the next one waits at the scheduler."""
+WORKER_BYTES = 1 << 30
+"""Memory of a local worker beside its buffers; Dask ends one that takes more, and starts another."""
+_LOGGERS = ("distributed", "tornado", "asyncio")
+
+
+class Dask:
+    """Executor whose tasks run on the workers of a Dask cluster, a thread each unless told otherwise.
+
+    Raises:
+        UnavailableError: distributed is not installed, there is no scheduler at the address, or it has no workers.
+    """
+
+    def __init__(self, address: str, resources: Resources) -> None:
+        try:
+            distributed: Any = import_module("distributed")  # its types are incomplete
+        except ImportError as error:
+            raise UnavailableError(
+                f"--dask needs the package distributed ({error}); install it: pip install 'qdqcli[dask]'"
+            ) from None
+        self._killed: type[Exception] = distributed.scheduler.KilledWorker
+        self._address = address
+        self._tasks: set[Any] = set()
+        self._num_threads: int = 0
+        self._seen = self._looked = monotonic()
+        with ExitStack() as undo:
+            undo.enter_context(_quiet())
+            where = _start(undo, distributed, resources) if address == LOCAL else {"address": address}
+            if address.endswith(".json"):
+                where = {"scheduler_file": address}
+            try:
+                self._client = undo.enter_context(distributed.Client(**where, timeout=CONNECT_S, set_as_default=False))
+                self._client.wait_for_workers(1, timeout=CONNECT_S)
+                self._num_threads = sum(self._client.nthreads().values())
+            except (OSError, TimeoutError, ValueError) as error:
+                raise UnavailableError(
+                    f"--dask {escape_name(address)}: no Dask scheduler with workers answers there "
+                    f"({escape_name(str(error), 120)}); check the address, and that 'dask worker' was started"
+                ) from error
+            self._undo = undo.pop_all()
+
+    @property
+    def slots(self) -> int:
+        return max(TASKS_PER_THREAD * self._num_threads, 1)
+
+    def submit(self, function: Callable[..., Result], /, *args: Any) -> Future[Result]:
+        future: Future[Result] = Future()
+        name = getattr(args[0], "path", None)
+        try:
+            task = self._client.submit(function, *args, pure=False)
+        except (OSError, RuntimeError) as error:
+            raise self._lost("the scheduler does not answer") from error
+        self._tasks.add(task)  # Dask drops a task that nobody refers to
+        task.add_done_callback(lambda done: self._settle(done, future, name))
+        return future
+
+    def check(self) -> None:
+        """Check now and then that the cluster still has workers.
+
+        Raises:
+            OutputError: it has had none for a while.
+        """
+        now = monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        try:
+            self._num_threads = sum(self._client.nthreads().values())
+        except (OSError, TimeoutError, RuntimeError) as error:
+            raise self._lost("the scheduler does not answer") from error
+        if self._num_threads:
+            self._seen = now
+        elif now - self._seen > NO_WORKER_S:
+            raise self._lost(f"there has been no worker for {NO_WORKER_S:.0f} s")
+
+    def preflight(self, plans: Sequence[Plan], void_dtype: str | None, output: OutputTree | None) -> None:
+        """Check every worker: version, numbers, the first shard of each input, and OUTPUT.
+
+        One worker of each machine goes first, so that kernels are compiled once there.
+
+        Raises:
+            UnavailableError: a worker cannot run the tasks, or has another version or other numbers.
+            InputError: a worker does not see the inputs.
+            OutputError: a worker cannot write to OUTPUT, or its file is not seen here.
+        """
+        own = _Probe.of_plans(plans, void_dtype, None)
+        expected = own.run()
+        folder = None
+        if output is not None:
+            output.prepare()
+            folder = output.rows_path(0).parent.absolute()
+        seen_hosts: set[str] = set()
+        first: list[str] = []
+        others: list[str] = []
+        for worker in self._client.nthreads():
+            host = worker.rpartition(":")[0]
+            (others if host in seen_hosts else first).append(worker)
+            seen_hosts.add(host)
+        for workers in (first, others):
+            probes = {worker: _Probe.of_plans(plans, void_dtype, folder) for worker in workers}
+            futures = {
+                worker: self._client.submit(probe.run, workers=[worker], pure=False, allow_other_workers=False)
+                for worker, probe in probes.items()
+            }
+            for worker, future in futures.items():
+                _compare(worker, _answer(worker, future), expected, probes[worker].file)
+
+    def close(self) -> None:
+        """Leave the cluster, and end the workers that were started here. Tasks that have not begun are dropped."""
+        with suppress(Exception):  # the scheduler may be gone
+            self._client.cancel(list(self._tasks))
+        with suppress(Exception):
+            self._undo.close()
+
+    def _settle(self, task: Any, future: Future[Any], path: Path | None) -> None:
+        """Pass on the result of a finished task, or its failure as an error for the user; runs in a thread of Dask."""
+        self._tasks.discard(task)
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            if task.status in ("cancelled", "lost"):
+                raise self._lost("the connection to the scheduler was lost")
+            future.set_result(task.result())
+        except self._killed:
+            name = "a task" if path is None else show_path(path)
+            future.set_exception(
+                OutputError(
+                    f"{name}: ended every worker that worked on it; they may have too little memory: lower "
+                    "--max-memory, or give workers more"
+                )
+            )
+        except (QdqError, TransientError) as error:
+            future.set_exception(error)
+        except BaseException as error:
+            is_of_dask = isinstance(error, OSError) or type(error).__module__.startswith(("distributed", "tornado"))
+            future.set_exception(TransientError(self._lost(escape_name(str(error), 120))) if is_of_dask else error)
+
+    def _lost(self, what: str) -> OutputError:
+        return OutputError(f"--dask {escape_name(self._address)}: {what}")
+
+
+def is_exposed(address: str) -> bool:
+    """Tell whether other machines reach the scheduler without encryption: they can run code there."""
+    match = re.fullmatch(r"(?:(\w+)://)?(\[[^\]]*\]|[^:/]*)(?::\d+)?/?", address)
+    if address == LOCAL or match is None or match[1] not in (None, "tcp"):
+        return False
+    return not re.fullmatch(r"localhost|127(\.\d+){3}|\[::1\]", match[2])
+
+
+def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str, Any]:
+    """Start a scheduler and workers on this machine, that only it can reach."""
+    threads = resources.threads or 1
+    scratch = undo.enter_context(TemporaryDirectory(prefix="qdq-dask-"))
+    cluster = distributed.LocalCluster(
+        n_workers=max(available_threads() // threads, 1),
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=WORKER_BYTES + resources.max_memory,
+        local_directory=scratch,
+        silence_logs=logging.CRITICAL,
+    )
+    undo.enter_context(cluster)
+    return {"address": cluster}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the libraries: their tracebacks about lost workers say nothing that the error does not."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Findings of a probe."""
+
+    version: str
+    numbers: str
+    inputs: str
+    """Empty, or what is wrong with an input."""
+    output: str
+    """Empty, or why OUTPUT cannot be written."""
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A look at the version, the numbers and the files of a machine."""
+
+    shards: Sequence[tuple[Path, str, int, int, str]]
+    """Path, name, size, modification time and header hash of the first shard of each input."""
+    void_dtype: str | None
+    file: Path | None
+    """A file to write beside the output."""
+
+    @classmethod
+    def of_plans(cls, plans: Sequence[Plan], void_dtype: str | None, folder: Path | None) -> "_Probe":
+        firsts = {id(plan.checkpoint): plan.shard for plan in reversed(plans)}
+        shards = [
+            (shard.path.absolute(), shard.name, shard.identity.size, shard.identity.mtime_ns, shard.header_digest())
+            for shard in firsts.values()
+        ]
+        file = None if folder is None else folder / f".qdq-probe-{secrets.token_hex(8)}.tmp"
+        return cls(shards, void_dtype, file)
+
+    def run(self) -> _Answer:
+        x = np.linspace(-3.0, 5.0, 4096, dtype=np.float32).reshape(16, 256)
+        hashed = sha256()
+        for group_size in (None, 32):
+            y, sums = quantize_and_measure(x, num_bits=4, group_size=group_size)
+            hashed.update(np.asarray(y).tobytes() + repr(sums).encode())
+        return _Answer(__version__, hashed.hexdigest(), self._inputs(), self._output())
+
+    def _inputs(self) -> str:
+        for path, name, *expected in self.shards:
+            try:
+                shard = open_file(path, name, self.void_dtype)
+            except QdqError as error:
+                return str(error)
+            if [shard.identity.size, shard.identity.mtime_ns, shard.header_digest()] != expected:
+                return f"{show_path(path)}: is another file there"
+        return ""
+
+    def _output(self) -> str:
+        try:
+            if self.file is not None:
+                self.file.write_bytes(b"qdq")
+        except OSError as error:
+            return f"{show_path(self.file.parent if self.file else Path())}: {error.strerror}"
+        return ""
+
+
+def _answer(worker: str, future: Any) -> _Answer:
+    try:
+        answer = future.result(timeout=PREFLIGHT_S)
+    except Exception as error:
+        raise UnavailableError(
+            f"worker {escape_name(worker)}: cannot run qdq ({escape_name(f'{type(error).__name__}: {error}', 160)}); "
+            f"install qdqcli {__version__} there"
+        ) from error
+    assert isinstance(answer, _Answer)
+    return answer
+
+
+PREFLIGHT_S = 300.0
+"""Seconds for a worker's first task: it may have to compile."""
+
+
+def _compare(worker: str, found: _Answer, expected: _Answer, file: Path | None) -> None:
+    name = f"worker {escape_name(worker)}"
+    if found.version != expected.version:
+        raise UnavailableError(
+            f"{name}: has qdqcli {found.version}, this is {expected.version}; install the same there"
+        )
+    if found.numbers != expected.numbers:
+        raise UnavailableError(
+            f"{name}: computes other numbers than this machine; compare 'qdq info' of both, and install the same "
+            "versions of Numba and NumPy"
+        )
+    if found.inputs:
+        raise InputError(f"{name}: {found.inputs}; INPUT must be on a disk that all machines share")
+    if found.output:
+        raise OutputError(f"{name}: {found.output}; OUTPUT must be on a disk that all machines share")
+    if file is not None:
+        try:
+            file.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"{name}: what it writes to {show_path(file.parent)} is not seen here; OUTPUT must be on a disk "
+                "that all machines share"
+            ) from error

@@ -1,0 +1,305 @@
+"""`--dask` with a real scheduler and real workers on loopback: the bytes and the report of a local run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qdqcli.run import cluster, distribute
+from qdqcli.run.cluster import _Answer, _compare, is_exposed
+from qdqcli.run.shard import ShardResult, ShardTask, process_shard
+from tests.cli.test_output import contents
+from tests.conftest import Qdq
+from tests.run.checkpoints import sample, write_safetensors
+
+pytest.importorskip("distributed")
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # sockets of the library's, closed by its thread
+ROOT = Path(__file__).parents[2]
+SECONDS = 120.0
+NUM_SHARDS = 8
+SETTINGS = ("--scheme", "int4-g16", "--max-memory", "16MiB")
+
+
+class Cluster:
+    """A scheduler and workers as users start them, each a process."""
+
+    def __init__(self, folder: Path, num_workers: int = 2) -> None:
+        self.file = folder / "scheduler.json"
+        self._folder = folder
+        arguments = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", self.file, "--no-dashboard"]
+        self.scheduler = self._start(*arguments)
+        self.workers = [self.add_worker() for _ in range(num_workers)]
+
+    def add_worker(self) -> subprocess.Popen[bytes]:
+        return self._start("worker", "--scheduler-file", self.file, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+
+    @property
+    def address(self) -> str:
+        return str(json.loads(self.file.read_text())["address"])
+
+    def _start(self, *arguments: object) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dask", *map(str, arguments)]
+        environment = {**os.environ, "DASK_TEMPORARY_DIRECTORY": str(self._folder)}
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def close(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def cluster_in(folder: Path, num_workers: int = 2) -> Iterator[Cluster]:
+    folder.mkdir(exist_ok=True)
+    started = Cluster(folder, num_workers)
+    try:
+        wait_until(lambda: started.file.exists() and started.file.stat().st_size > 0)
+        yield started
+    finally:
+        started.close()
+
+
+def wait_until(condition: Any) -> None:
+    end = monotonic() + SECONDS
+    while not condition():
+        assert monotonic() < end, "too slow"
+        sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster_in(tmp_path_factory.mktemp("dask")) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 60.0)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    for i in range(NUM_SHARDS):
+        write_safetensors(folder / f"model-{i}.safetensors", {f"{i}.w": sample((64, 512), ["F32", "BF16"][i % 2], i)})
+    np.save(folder / "extra.npy", sample((16, 16)))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_bytes_and_reports_are_those_of_a_local_run(
+    qdq: Qdq, shared: Cluster, source: Path, model: Path, tmp_path: Path
+) -> None:
+    options = ("--format", "json", "--per-channel")
+    for inputs, settings in (([source], SETTINGS), ([model, source], ("--axis", "0", "--estimator", "mse"))):
+        expected = qdq("run", *inputs, "-o", tmp_path / "local", *settings, *options, "--verify", "--overwrite")
+        far = ("run", *inputs, "-o", tmp_path / "far", *settings, *options, "--verify", "--overwrite")
+        found = qdq(*far, "--dask", shared.file)
+        assert (found.code, expected.code) == (0, 0), found.err
+        assert found.report == expected.report
+        assert contents(tmp_path / "far") == contents(tmp_path / "local")
+    (tmp_path / "budget.toml").write_text("[limits]\nmin_sqnr_db = 60\n")
+    for command in (("stats", source), ("check", source, "--budget", tmp_path / "budget.toml")):
+        expected = qdq(*command, *SETTINGS, "--format", "json")
+        found = qdq(*command, *SETTINGS, "--format", "json", "--dask", shared.address)
+        assert (found.code, found.out) == (expected.code, expected.out), found.err
+        assert found.code == (command[0] == "check")
+
+
+def test_workers_on_this_machine(qdq: Qdq, source: Path, tmp_path: Path) -> None:
+    assert qdq("run", source, "-o", tmp_path / "local", *SETTINGS).code == 0
+    command = [sys.executable, "-m", "qdqcli", "run", source, "-o", tmp_path / "far", *SETTINGS, "--dask", "local"]
+    done = subprocess.run([*command, "-q"], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert contents(tmp_path / "far") == contents(tmp_path / "local")
+
+
+def poisoned(job: ShardTask) -> ShardResult:
+    """A shard that ends every worker that works on it, as one too large for their memory."""
+    if job.name == "model-3.safetensors":
+        os._exit(9)
+    return process_shard(job)
+
+
+def held(job: ShardTask) -> ShardResult:
+    """A task that takes long enough to be met by a kill."""
+    sleep(0.3)
+    return process_shard(job)
+
+
+def test_a_shard_that_no_worker_survives_costs_only_itself(
+    qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert qdq("run", source, "-o", tmp_path / "local", *SETTINGS).code == 0
+    arguments = ("run", source, "-o", tmp_path / "far", *SETTINGS)
+    with cluster_in(tmp_path / "dask", 6) as started:
+        with monkeypatch.context() as patched:
+            patched.setattr(distribute, "process_shard", poisoned)
+            failed = qdq(*arguments, "--dask", started.file)
+        assert failed.code == 4, failed.err
+        assert "model-3.safetensors: ended every worker that worked on it" in failed.error
+        assert failed.error.endswith(f"{NUM_SHARDS} of {NUM_SHARDS + 1} files are finished, --resume goes on from here")
+        assert not (tmp_path / "far").exists()
+        again = qdq(*arguments, "--dask", started.file, "--resume")
+    assert again.code == 0, again.err
+    assert contents(tmp_path / "far") == contents(tmp_path / "local")
+
+
+LOSSES = ["a worker", "all workers", "the scheduler"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_lost_in_the_middle_of_a_run(
+    qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, seed: int
+) -> None:
+    lose(qdq, source, tmp_path, monkeypatch, loss, seed)
+
+
+def test_a_worker_lost_in_the_middle_of_a_run(
+    qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(qdq, source, tmp_path, monkeypatch, "a worker", 1)
+
+
+def lose(qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, seed: int) -> None:
+    assert qdq("run", source, "-o", tmp_path / "local", *SETTINGS).code == 0
+    arguments = ("run", source, "-o", tmp_path / "far", *SETTINGS)
+    rows = tmp_path / "far.qdq-partial" / "rows"
+    with cluster_in(tmp_path / "dask") as started:
+        lost = {"a worker": started.workers[:1], "all workers": started.workers, "the scheduler": [started.scheduler]}
+        received = distribute.restore_rows
+        num_received = 0
+
+        def count(*values: Any) -> Any:
+            nonlocal num_received
+            num_received += 1
+            if num_received == 1 + 2 * seed:
+                for process in lost[loss]:
+                    process.kill()
+            return received(*values)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(distribute, "restore_rows", count)
+            patched.setattr(distribute, "process_shard", held)
+            patched.setattr(cluster, "NO_WORKER_S", 2.0)
+            outcome = qdq(*arguments, "--dask", started.file)
+    assert "Traceback" not in outcome.err
+    if loss == "a worker":
+        assert outcome.code == 0, outcome.err
+    else:
+        assert outcome.code == 4, outcome.err
+        assert "files are finished, --resume goes on from here" in outcome.error
+        assert rows.is_dir()
+        assert not (tmp_path / "far").exists()
+        assert qdq(*arguments, "--resume").code == 0
+    assert contents(tmp_path / "far") == contents(tmp_path / "local")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_the_driver_is_stopped(qdq: Qdq, source: Path, tmp_path: Path, number: int, num_rows: int) -> None:
+    slow = (*SETTINGS, "--estimator", "mse")
+    for i in range(NUM_SHARDS):
+        path = source / f"model-{i}.safetensors"
+        write_safetensors(path, {f"{i}.w": sample((512, 1024), "F32", i)})
+    assert qdq("run", source, "-o", tmp_path / "local", *slow).code == 0
+    command = [sys.executable, "-m", "qdqcli", "run", source, "-o", tmp_path / "far", *slow, "--dask", "local"]
+    rows = tmp_path / "far.qdq-partial" / "rows"
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: driver.poll() is not None or len(list(rows.glob("*.json"))) >= num_rows)
+    os.killpg(driver.pid, number) if number == signal.SIGINT else driver.kill()
+    _, error = driver.communicate(timeout=120)
+    if number == signal.SIGINT:
+        assert driver.returncode == 130, error
+        lines = [line for line in error.splitlines() if not line.startswith("quantizing")]
+        assert len(lines) == 1, error
+        assert lines[0].startswith("error: interrupted")
+    wait_until(lambda: not workers_below(driver.pid))
+    assert qdq("run", source, "-o", tmp_path / "far", *slow, "--resume").code == 0
+    assert contents(tmp_path / "far") == contents(tmp_path / "local")
+
+
+def workers_below(session: int) -> Sequence[int]:
+    """Processes of that session that still live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[3] == str(session) and fields[0] not in "ZX":
+            found.append(int(path.name))
+    return found
+
+
+def test_errors_before_the_work(
+    qdq: Qdq, source: Path, shared: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("run", source, "-o", tmp_path / "far", *SETTINGS)
+    both = qdq(*arguments, "--dask", "local", "--part", "1/2")
+    assert (both.code, "--dask and --part are two ways" in both.error) == (2, True)
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "CONNECT_S", 0.5)
+        nobody = qdq(*arguments, "--dask", "tcp://127.0.0.1:9")
+        assert (nobody.code, "no Dask scheduler with workers answers there" in nobody.error) == (5, True)
+        patched.setitem(sys.modules, "distributed", None)
+        missing = qdq(*arguments, "--dask", "local")
+        assert (missing.code, "pip install 'qdqcli[dask]'" in missing.error) == (5, True)
+    monkeypatch.setattr(cluster, "__version__", "0.0.1")
+    other = qdq(*arguments, "--dask", shared.file)
+    assert (other.code, "has qdqcli 0.1.0, this is 0.0.1; install the same" in other.error) == (5, True)
+    assert not list(tmp_path.glob("far*"))
+
+
+FOUND = _Answer("1", "a", "", "")
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "words"),
+    [
+        (_Answer("2", "a", "", ""), 5, "worker tcp://h:1: has qdqcli 2, this is 1"),
+        (_Answer("1", "b", "", ""), 5, "computes other numbers than this machine"),
+        (_Answer("1", "a", "m: is another file there", ""), 3, "INPUT must be on a disk that all machines share"),
+        (_Answer("1", "a", "", "out: Permission denied"), 4, "OUTPUT must be on a disk that all machines share"),
+        (FOUND, 4, "is not seen here"),
+    ],
+)
+def test_preflight(tmp_path: Path, found: _Answer, code: int, words: str) -> None:
+    with pytest.raises(cluster.QdqError, match=words) as raised:
+        _compare("tcp://h:1", found, FOUND, tmp_path / "no")
+    assert raised.value.exit_code == code
+    (tmp_path / "probe").write_text("")
+    _compare("tcp://h:1", FOUND, FOUND, tmp_path / "probe")
+    assert not (tmp_path / "probe").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "exposed"),
+    [
+        ("local", False),
+        ("tcp://127.0.0.1:8786", False),
+        ("localhost:8786", False),
+        ("tcp://[::1]:8786", False),
+        ("tls://node7:8786", False),
+        ("/data/scheduler.json", False),
+        ("tcp://node7:8786", True),
+        ("node7:8786", True),
+        ("tcp://10.0.0.7:8786", True),
+    ],
+)
+def test_an_address_that_others_can_reach_is_warned_of(address: str, exposed: bool) -> None:
+    assert is_exposed(address) == exposed
