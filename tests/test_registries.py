@@ -210,7 +210,7 @@ def test_an_estimator(name: str) -> None:
             break
     counts = np.bincount(stored.view(np.uint16), minlength=NUM_PATTERNS)
     by_patterns = estimate.of_patterns(PatternHistogram(dtype="BF16", counts=counts))
-    assert long_slice.ends().tolist() == by_patterns.tolist()
+    assert long_slice.ranges().tolist() == by_patterns.tolist()
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

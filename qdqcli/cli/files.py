@@ -26,6 +26,8 @@ READS = {
     "baseline": "--baseline",
     "report_in": "the stored report",
     "importance": "--importance",
+    "against": "--against",
+    "saved_sweep": "--from",
 }
 WRITES = {
     "output": "-o",

@@ -20,7 +20,7 @@ NO_FILE = "none"
 def project_inputs(function: Function) -> Function:
     """Add INPUT..., which a project file may name, and --config."""
     config = click.option(
-        "--config", metavar="FILE", envvar="QDQ_CONFIG", show_envvar=True,
+        "--config", type=click.Path(), metavar="FILE", envvar="QDQ_CONFIG", show_envvar=True,
         help="Take what the command line leaves out from this file; none: from no file. By default, without INPUT, "
         "from the nearest qdq.toml, or pyproject.toml with [tool.qdq].")  # fmt: skip
     return click.argument("inputs", metavar="[INPUT...]", nargs=-1, type=click.Path())(config(function))
@@ -53,7 +53,8 @@ def with_project(
         path = find_project() if name is None else Path(name)
     if path is None:
         if is_bare:
-            raise UsageError(f"give INPUT, or a {PROJECT_FILE} that names the model: 'qdq init MODEL' writes one")
+            message = f"give INPUT, or a {PROJECT_FILE} that names the model, which 'qdq init MODEL' writes"
+            click.get_current_context().fail(message)
         return inputs
     project = read_project(path)
     has_budget = project.budget is not None or project.budget_file is not None

@@ -171,7 +171,7 @@ def test_what_is_missing_is_told(qdq: Qdq, folder: Path) -> None:
     assert "No such file" in qdq("stats", "--config", "none.toml").error
     (folder / "qdq.toml").unlink()
     for command in COMMANDS:
-        assert "give INPUT, or a qdq.toml that names the model: 'qdq init MODEL' writes one" in qdq(*command).error
+        assert "give INPUT, or a qdq.toml that names the model, which 'qdq init MODEL' writes" in qdq(*command).error
 
 
 def test_files_of_strangers_above_are_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -438,7 +438,7 @@ def test_the_file_of_minus_o_is_none_of_the_others(
 
 def test_every_option_that_names_a_file_is_compared() -> None:
     """A new command's as well: its options stand in one of the tables, or are INPUT and OUTPUT."""
-    inputs = {"inputs", "reference", "candidate", "gradients", "input_", "model", "recipe_name"}
+    inputs = {"inputs", "reference", "candidate", "gradients", "input_", "model", "models", "recipe_name"}
     found = set()
     for where, _ in COMMANDS.values():
         module, name = where.split(":")
