@@ -19,6 +19,7 @@ from qdqcli.recipe.goal import Goal
 from qdqcli.recipe.plan import Plan, check_selection, make_plans
 from qdqcli.recipe.scheme import settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep
+from qdqcli.recipe.tie_file import read_ties
 from qdqcli.report import allocation as plan_report
 from qdqcli.report import diagnosis as diagnosis_report
 from qdqcli.report import sweep as sweep_report
@@ -399,7 +400,7 @@ def plan(
         objective=objective,
         keeps_float=keeps_float,
         importance=factors,
-        tie=tie if tie in (AUTO, NO_TIES) else Path(tie),
+        tie=tie if tie in (AUTO, NO_TIES) else read_ties(Path(tie)),
         min_bits=_bounds(min_bits),
         max_bits=_bounds(max_bits),
         recipe=request.recipe if request.has_recipe else None,

@@ -26,8 +26,9 @@ READS = {
     "baseline": "--baseline",
     "report_in": "the stored report",
     "importance": "--importance",
-    "against": "--against",
+    "tie_file": "--tie",
     "saved_sweep": "--from",
+    "against": "--against",
 }
 WRITES = {
     "output": "-o",

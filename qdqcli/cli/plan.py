@@ -35,8 +35,10 @@ from qdqcli.recipe.candidates import (
     check_candidates,
     stored_by,
 )
+from qdqcli.recipe.file import read_recipe
 from qdqcli.recipe.goal import Goal
 from qdqcli.recipe.sweep import Setting
+from qdqcli.recipe.tie_file import read_ties
 
 if TYPE_CHECKING:
     from qdqcli.study.saved import SavedSweep
@@ -176,7 +178,8 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
         counts_all=options["count"] == "all",
     )
     opt.check_formats(options, ("table", "json", "markdown", "html"), "a plan")
-    files = Files.of(options)
+    tie_file = None if options["tie"] in TIES else Path(options["tie"])
+    files = Files.of({**options, "tie_file": tie_file})
     files.check()
     output = options["output"]
     check_replaceable(output, is_recipe, is_allowed=options["overwrite"])
@@ -194,12 +197,14 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     from qdqcli.study.importance import NO_IMPORTANCE, read_importance
     from qdqcli.study.planning import Order, plan_bits, recipe_of
 
+    if options["against"] is not None:
+        read_recipe(options["against"])  # what is wrong with it is said before the work
     order = Order(
         goal=goal,
         objective=options["objective"],
         keeps_float=keeps_float,
         importance=NO_IMPORTANCE if options["importance"] is None else read_importance(options["importance"]),
-        tie=options["tie"] if options["tie"] in TIES else Path(options["tie"]),
+        tie=options["tie"] if tie_file is None else read_ties(tie_file),
         min_bits=options["min_bits"],
         max_bits=options["max_bits"],
         recipe=request.recipe if request.has_recipe else None,

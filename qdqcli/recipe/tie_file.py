@@ -40,15 +40,25 @@ class NamedTies:
     apart: frozenset[str] = frozenset()
 
 
-def read_ties(path: Path, names: Sequence[str]) -> NamedTies:
-    """Read the file, for these tensor names.
+def read_ties(path: Path) -> Document:
+    """Read the file and check its keys.
 
     Raises:
-        UsageError: missing, malformed, or a group of fewer than two tensors; names the line.
+        UsageError: missing or malformed; names the line.
     """
     text = read_text(path, "ties are a TOML file with [[together]] and [[apart]] tables")
     document = Document(show_path(path), text)
-    data = document.check(TIES)
+    document.check(TIES)
+    return document
+
+
+def ties_among(document: Document, names: Sequence[str]) -> NamedTies:
+    """Return the ties of these tensors.
+
+    Raises:
+        UsageError: a group of fewer than two tensors, or a pattern of exceptions that matches none; names the line.
+    """
+    data = document.data
     groups: list[frozenset[str]] = []
     for index, entry in enumerate(data.get("together", [])):
         place = ("together", index)

@@ -9,13 +9,13 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import MAX_UNSIGNED_BITS
-from qdqcli.recipe.document import read_text
+from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.goal import Goal
 from qdqcli.recipe.patterns import compile_pattern, listed
 from qdqcli.recipe.plan import Plan, make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Sweep
-from qdqcli.recipe.tie_file import NamedTies, read_ties
+from qdqcli.recipe.tie_file import NamedTies, ties_among
 from qdqcli.study.allocation import (
     Allocation,
     Objective,
@@ -48,7 +48,7 @@ class Order:
     keeps_float: bool = False
     """True where leaving a tensor in float is a candidate."""
     importance: Importance = NO_IMPORTANCE
-    tie: str | Path = AUTO
+    tie: str | Document = AUTO
     """`auto`, `none`, or a file beside the automatic ties."""
     min_bits: Bounds = ()
     max_bits: Bounds = ()
@@ -84,7 +84,7 @@ def plan_bits(
     plans = columns[0]
     names = selected_names(sweep)
     order.importance.check(names)
-    ties = read_ties(order.tie, names) if isinstance(order.tie, Path) else NamedTies()
+    ties = ties_among(order.tie, names) if isinstance(order.tie, Document) else NamedTies()
     wanted = Wanted(
         objective=order.objective,
         keeps_float=order.keeps_float,
