@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 AUTO, NO_TIES = "auto", "none"
 TIES = (AUTO, NO_TIES)
+LARGEST_GAP = 0.001
+"""Gap to the optimum beyond which a plan comes with a warning."""
 _MAX_BITS = 64
 _MAX_DIGITS = 40
 """Digits after the point of `--avg-bits`: as an exact fraction 1e-999999999 takes minutes."""
@@ -214,6 +216,8 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     with workers_of(options, session) as workers:
         planned = plan_bits(order, columns, swept, checkpoints, packed, workers)
     found = planned.allocation
+    if found.solution.gap > LARGEST_GAP:
+        session.note(f"warning: the plan may lose up to {found.solution.gap:.2%} more than the best one")
     sizes_and_losses = [] if options["frontier"] is None else frontier(found.problem, options["frontier"])
     explained = [decision_of(found, name) for name in options["explain"]]
     text = recipe_of(

@@ -18,6 +18,7 @@ BACKENDS: Mapping[str, tuple[frozenset[int], frozenset[int] | None]] = {
     "gptq": (frozenset({2, 3, 4, 8}), None),
     "awq": (frozenset({4}), None),
     "mlx": (frozenset({2, 3, 4, 5, 6, 8}), frozenset({32, 64, 128})),
+    "gguf": (frozenset({4, 5, 8}), frozenset({32})),  # Q4_0, Q5_0, Q8_0
 }
 """Inference engine -> bits of its integer weights, and its group sizes, where they are limited."""
 
@@ -58,6 +59,10 @@ def candidates_of(names: Sequence[str], group_size: int, estimator: str, engine:
     return stored_by(engine, list(dict.fromkeys(settings)), names), FLOAT in names
 
 
+def _listed(sizes: frozenset[int]) -> str:
+    return " or ".join(map(str, sorted(sizes)))
+
+
 def stored_by(engine: str, settings: Sequence[Setting], names: Sequence[str] = ()) -> list[Setting]:
     """Return the settings that an inference engine stores.
 
@@ -70,5 +75,7 @@ def stored_by(engine: str, settings: Sequence[Setting], names: Sequence[str] = (
         kept = [s for s in kept if s.num_bits in bits and (groups is None or s.group_size in groups)]
     if not kept:
         shown = ", ".join(names or [setting.name for setting in settings])
-        raise UsageError(f"none of {shown} is left for the back end {engine}; add candidates")
+        bits, groups = BACKENDS.get(engine, (frozenset(), None))
+        stores = f"int{', int'.join(map(str, sorted(bits)))}" + (f" in groups of {_listed(groups)}" if groups else "")
+        raise UsageError(f"none of {shown} is left: {engine} stores {stores}; add candidates, or change --group-size")
     return kept

@@ -84,12 +84,26 @@ def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
         else f"within {solution.gap:.2%} of the least"
     )
     yield f"proof         {gap}"
+    if (extreme := _extreme(allocation)) is not None:
+        yield f"note          nothing was decided: {extreme}"
     for candidate in range(len(problem.sweep.settings)):
         if (found := uniform(allocation, candidate)) is not None:
             rate, loss = found
             yield f"uniform       {problem.name_of(candidate)}: {rate:.4f} bits/weight, {_loss_text(allocation, loss)}"
     sqnr = result.summary["sqnr_db"]
     yield f"SQNR          {EXACT if sqnr is None else metric_text('sqnr_db', sqnr) + ' dB'} over all quantized elements"
+
+
+def _extreme(allocation: Allocation) -> str | None:
+    """Return the reason why a plan decides nothing; None where it does."""
+    free = [(decision.options, option) for decision, option in allocation.chosen if len(decision.options) > 1]
+    if not free:
+        return "no tensor has two candidates"
+    if all(option.bits == min(other.bits for other in options) for options, option in free):
+        return "all tensors have their smallest candidate"
+    if all(option.loss == min(other.loss for other in options) for options, option in free):
+        return "all tensors have their best candidate; fewer bits may lose as little"
+    return None
 
 
 def uniform(allocation: Allocation, candidate: int) -> tuple[float, float] | None:

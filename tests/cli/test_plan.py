@@ -268,3 +268,26 @@ def test_the_size_is_that_of_a_reference_packer(qdq: Qdq, model: Path) -> None:
     assert {row["name"]: row["spec"] for row in rows} == specs
     once = [row["stats"] for row in rows if row["name"] != "lm_head.weight"]
     assert sum(stats["bits_per_weight"] * stats["num_elements"] for stats in once) == report["bits"]
+
+
+def test_a_plan_at_the_floor_or_the_ceiling_decides_nothing(qdq: Qdq, model: Path) -> None:
+    output = model.parent / "plan.toml"
+    for average, words in (("2.125", "smallest candidate"), ("9", "best candidate"), ("4", None)):
+        shown = qdq("plan", model, "--avg-bits", average, "-o", output, "--overwrite").out
+        assert ("nothing was decided" in shown) is (words is not None)
+        assert words is None or words in shown
+
+
+def test_a_gap_is_a_warning(qdq: Qdq, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qdqcli.cli.plan.LARGEST_GAP", -1.0)
+    outcome = qdq("plan", model, "--avg-bits", "4", "-o", model.parent / "plan.toml")
+    assert outcome.code == 0
+    assert "warning: the plan may lose up to 0.00% more than the best one" in outcome.err
+
+
+def test_an_engine_says_what_it_stores(qdq: Qdq, model: Path) -> None:
+    outcome = qdq("plan", model, "--avg-bits", "4", "--backend", "gguf", "-o", model.parent / "plan.toml")
+    assert outcome.code == 2
+    assert "gguf stores int4, int5, int8 in groups of 32" in outcome.error
+    report = plan(qdq, model, "--avg-bits", "5", "--backend", "gguf", "-g", 32)
+    assert set(bits_of(report).values()) <= {4, 5, 8}
