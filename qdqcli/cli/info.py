@@ -15,7 +15,7 @@ from qdqcli.cli.options import verbosity_options
 from qdqcli.cli.progress import counting, duration
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
-from qdqcli.errors import OutputError, QdqError, UnavailableError
+from qdqcli.errors import OutputError, QdqError
 from qdqcli.escape import show_path
 from qdqcli.gate.project import find_project
 from qdqcli.report.escape import json_text, terminal
@@ -40,7 +40,7 @@ Examples:
 @verbosity_options
 @pass_session
 def info(session: Session, /, format_name: str, warmup: bool, metrics: bool) -> None:
-    """Show versions, processor, threads, threading layer, kernel cache and CUDA devices."""
+    """Show versions, processor, threads, kernel cache and CUDA devices."""
     if metrics:
         write(metrics_page())
         return
@@ -79,10 +79,9 @@ def _warm_up(session: Session) -> None:
 def gather() -> dict[str, Any]:
     """Return fact -> JSON value."""
     import llvmlite.binding as llvm
-    import numba
 
-    from qdqcli.measure.workers import available_threads
     from qdqcli.op.jit.cache import folder
+    from qdqcli.op.threads import available_threads
 
     kernels = folder()
     return {
@@ -93,7 +92,6 @@ def gather() -> dict[str, Any]:
         "processor": llvm.get_host_cpu_name(),
         "vectors": _vectors(dict(llvm.get_host_cpu_features())),
         "threads": available_threads(),
-        "threading_layer": _threading_layer(numba),
         "kernel_cache": None if kernels is None else show_path(kernels),
         "cuda": _cuda_device(),
         "project_file": _project_file(),
@@ -119,19 +117,6 @@ def _installed(package: str) -> str | None:
 def _vectors(features: dict[str, bool]) -> str:
     known = ("avx512f", "avx2", "f16c", "fma", "sse2", "neon")
     return " ".join(name for name in known if features.get(name)) or "none that is known"
-
-
-def _threading_layer(numba: Any) -> str:
-    """Return the layer, which Numba chooses when a parallel kernel first runs, or the reason why there is none."""
-    import numpy as np
-
-    from qdqcli.op.arrays import PARALLEL_ELEMENTS, quantize_and_dequantize_v4
-
-    try:
-        quantize_and_dequantize_v4(np.zeros(2 * PARALLEL_ELEMENTS, np.float32))
-    except UnavailableError as error:
-        return str(error)
-    return str(numba.threading_layer())
 
 
 def _cuda_device() -> str:

@@ -110,7 +110,9 @@ def progress(session: Session, total_bytes: int, files: Files = (), phase: str =
             display = undo.enter_context(_bar(total_bytes)) if is_watched else _Lines(session, total_bytes)
         shown = Progress(total_bytes, files, phase, display)
         if not session.quiet:
-            undo.enter_context(_told_of_compiling(shown.compiling))
+            from qdqcli.op.jit.kernel import watch_compiling  # NumPy
+
+            undo.enter_context(watch_compiling(shown.compiling))
             shown.begin(phase)
         yield shown
 
@@ -139,22 +141,6 @@ def _bar(total_bytes: int) -> Iterator[Display]:
                     bar.update(task, description=describe(), completed=done_bytes)
 
         yield Bar()
-
-
-@contextmanager
-def _told_of_compiling(tell: Callable[[int], None]) -> Iterator[None]:
-    """Report when Numba begins and ends the compilation of a kernel that is not in the cache."""
-    from numba.core.event import Event, Listener, install_listener
-
-    class Compiling(Listener):
-        def on_start(self, event: Event) -> None:  # noqa: ARG002
-            tell(1)
-
-        def on_end(self, event: Event) -> None:  # noqa: ARG002
-            tell(-1)
-
-    with install_listener("numba:compile", Compiling()):
-        yield
 
 
 @contextmanager

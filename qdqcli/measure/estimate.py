@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.workers import Result, Workers
-from qdqcli.op import gather
+from qdqcli.op import kernels
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import PATTERN, STORAGE, Floats, float_type
@@ -222,7 +222,7 @@ class _Source:
         """Copy these rows of columns into `out`, which has space for all rows."""
         row, pattern = self._layout.row, PATTERN[self._info.dtype.name]
         x = self._read(first_row * row, last_row * row)
-        gather.gather_columns(
+        kernels.gather_columns(
             x.view(pattern), row, slices.start, len(slices), out.reshape(-1).view(pattern), first_row, out.shape[1]
         )
 

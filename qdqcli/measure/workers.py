@@ -1,6 +1,5 @@
 """Workers: threads that process blocks of a tensor, each with reused buffers of its own."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import local
@@ -14,6 +13,7 @@ from qdqcli.errors import UsageError
 from qdqcli.interrupt import Interruption
 from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
+from qdqcli.op.threads import available_threads
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 Item = TypeVar("Item")
@@ -109,8 +109,3 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
-
-
-def available_threads() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,25 +1,22 @@
 """The op on arrays in memory, with the op's own name and signature."""
 
-import os
-from contextlib import nullcontext
 from importlib import import_module
-from threading import Lock
 from types import ModuleType
 from typing import Any, cast
 
 import ml_dtypes
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError, UnavailableError
 from qdqcli.op.backend import missing_for_cuda
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.jit.vector import VECTOR_SIZE
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import STORAGE, Floats, given_ranges, gradient_ranges, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
+from qdqcli.op.threads import available_threads
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 Array = Any
@@ -28,11 +25,8 @@ Array = Any
 DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.float16): "F16"} | {
     np.dtype(ml_dtypes.bfloat16): "BF16"
 }
-PARALLEL_ELEMENTS = 1 << 17
+PARALLEL_ELEMENTS = 1 << 19
 """Size from which threads are used: below it, waking them takes longer than the work."""
-
-_parallel_region = Lock()
-_importing_process = os.getpid()
 
 
 def quantize_and_dequantize_v4(
@@ -151,13 +145,12 @@ def fake_quantized(
     parts = _num_parts(stored.size)
     if not stored.size:
         return out
-    with _parallel_region if parts > 1 else nullcontext():
-        if ranges is None and cpu.can_fuse(layout, parts):
-            cpu.fake_quantize_slices(stored, out, layout, spec, parts, dtype)
-            return out
-        if ranges is None:
-            ranges = ranges_of_order_keys(cpu.measure_parts(stored, layout, parts, dtype), dtype)
-        cpu.quantize_parts(stored, out, layout, cpu.quant_params(ranges, spec, layout, 0, dtype), parts)
+    if ranges is None and cpu.can_fuse(layout, parts):
+        cpu.fake_quantize_slices(stored, out, layout, spec, parts, dtype)
+        return out
+    if ranges is None:
+        ranges = ranges_of_order_keys(cpu.measure_parts(stored, layout, parts, dtype), dtype)
+    cpu.quantize_parts(stored, out, layout, cpu.quant_params(ranges, spec, layout, 0, dtype), parts)
     return out
 
 
@@ -170,15 +163,8 @@ def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _num_parts(size: int) -> int:
-    """Number of parts for the threads; 1 in a forked child, where Numba's OpenMP threads do not exist."""
-    if size < PARALLEL_ELEMENTS or os.getpid() != _importing_process:
-        return 1
-    try:
-        num_threads = int(numba.get_num_threads())  # the first call starts them
-    except ValueError as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise UnavailableError(f"Numba starts no threads: {reason}; unset NUMBA_THREADING_LAYER") from error
-    return min(4 * num_threads, size // CHUNK_ELEMENTS)
+    """Number of parts for the threads."""
+    return 1 if size < PARALLEL_ELEMENTS else min(4 * available_threads(), size // CHUNK_ELEMENTS)
 
 
 def as_array(array: Array) -> tuple[NDArray[Any], str]:

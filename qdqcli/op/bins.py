@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from qdqcli.op.jit.cache import kernel
 from qdqcli.op.value import decode, max_finite
 
 
-@kernel()
 def count_bins(x, y, low, bins_per_unit, error_low, error_bins_per_unit, values, errors):
     """Add to `values` and `errors` the stored elements that are finite in both `x` and `y`."""
     for i in range(x.size):

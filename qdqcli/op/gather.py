@@ -4,11 +4,10 @@ Sixteen rows are read and written at once, which stays close to memory speed whe
 two: element by element, rows would evict each other from the cache (four times slower).
 """
 
-from qdqcli.op.jit.cache import kernel
-from qdqcli.op.jit.vector import VECTOR_SIZE, transpose_tile
+from qdqcli.op.jit.kernel import VECTOR_SIZE
+from qdqcli.op.jit.vector import transpose_tile
 
 
-@kernel()
 def gather_columns(x, row, first, num_columns, out, begin, size):
     """Gather columns of `x` (whole rows of `row` elements), from `first` on: column c to out[c * size + begin:]."""
     num_rows = x.size // row

@@ -12,9 +12,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.columns import NONFINITE_OUTPUT, empty_sums
+from qdqcli.op import kernels
+from qdqcli.op.columns import NONFINITE_OUTPUT, NUM_SUMS, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.cpu import histograms as cpu_patterns
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
@@ -55,7 +56,7 @@ class PatternHistogram:
         cpu.quantize(x, y, 0, 0, NUM_PATTERNS, Layout.of(x.shape, QuantSpec()), params)
         sums = empty_sums(1)
         lo, hi = params.qparams[0, 0], params.qparams[1, 0]
-        cpu_patterns.sum_patterns(self.counts, x, y, lo, hi, sums[0])
+        kernels.sum_patterns(self.counts, x, y, lo, hi, np.zeros((NUM_SUMS, VECTOR_SIZE)), sums[0])
         params.degenerate[0] |= sums[0, NONFINITE_OUTPUT] > 0
         return sums
 
@@ -74,7 +75,7 @@ class PatternCounter:
         patterns = x.view(np.uint16)
         whole = patterns.size // 4 * 4
         with self._tables() as tables:
-            cpu_patterns.count_patterns(patterns[:whole].view(np.uint64), patterns[whole:], tables.counts)
+            kernels.count_patterns(patterns[:whole].view(np.uint64), patterns[whole:], tables.counts)
             tables.num_elements += patterns.size
             if tables.num_elements >= _COUNTER_LIMIT:
                 self._empty(tables)

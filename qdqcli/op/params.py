@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qdqcli.errors import SpecError
-from qdqcli.op.jit.vector import VECTOR_SIZE
+from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.layout import Elements, Layout, Steps
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode, axis_text
-from qdqcli.op.value import StaticBool, round_to
 
 Floats = NDArray[Any]
 """float64 for F64 tensors, float32 for the others."""
@@ -155,8 +154,7 @@ def codes(spec: QuantSpec, dtype: str) -> Codes:
 
 @cache
 def _code(code: int, compute_type: str, number: str) -> Any:
-    with np.errstate(over="ignore"):  # from 16 bits on, float16's highest code is infinite
-        return round_to(np.dtype(number).type(code), np.dtype(compute_type).type(0))
+    return _rounded(np.dtype(number).type(code), np.dtype(compute_type), np.dtype(number))[()]
 
 
 def cuts(count: int, parts: int) -> NDArray[np.int64]:
@@ -275,9 +273,15 @@ def real_numbers(name: str, end: ArrayLike) -> NDArray[Any]:
 
 def in_arithmetic(end: ArrayLike, compute_type: np.generic, dtype: str) -> Floats:
     """Convert range ends to the float type, rounded like the arithmetic rounds."""
-    import ml_dtypes  # only given ranges need it
+    return _rounded(np.asarray(end), compute_type.dtype, np.dtype(float_type(dtype)))
 
-    kinds: dict[str, Any] = {"i2": ml_dtypes.bfloat16, "u2": np.float16}
-    with np.errstate(over="ignore"):
-        rounded = np.asarray(end).astype(kinds.get(compute_type.dtype.str[1:], float_type(dtype)))
-        return rounded.astype(float_type(dtype))
+
+def _rounded(values: Any, compute_type: np.dtype[Any], number: np.dtype[Any]) -> Floats:
+    """Convert to the type `number`, rounded to the arithmetic's type."""
+    kind: Any = np.float16 if compute_type.type is STORAGE["F16"] else number
+    if compute_type.type is STORAGE["BF16"]:
+        import ml_dtypes  # nothing else needs it
+
+        kind = ml_dtypes.bfloat16
+    with np.errstate(over="ignore"):  # from 16 bits on, float16's highest code is infinite
+        return np.asarray(values.astype(kind).astype(number))

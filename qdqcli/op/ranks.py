@@ -7,10 +7,9 @@ integers are counted: any order and any partition gives the same.
 import numpy as np
 
 from qdqcli.op.cpu.ranges import run_at
-from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
-    VECTOR_SIZE,
     bits_of_mask,
     broadcast,
     count,
@@ -26,15 +25,12 @@ from qdqcli.op.jit.vector import (
 from qdqcli.op.primitives import select
 from qdqcli.op.value import order_key
 
-_FEW = VECTOR_SIZE
-"""Size of the buffer in which the last candidates for a key are searched."""
 _STEPPED = 2048
 """Maximum number of elements scanned when stepping inwards from an extreme, key by key."""
 _GUESS_BITS = 12
 """A guess is assumed to be within 2^-_GUESS_BITS of the range of keys."""
 
 
-@kernel()
 def count_finite(x, elements, steps, limits, numbers, order_keys):
     """Fill `numbers` (slices,) with the count of finite elements and `order_keys` (2, slices) with their extremes.
 
@@ -56,11 +52,12 @@ def count_finite(x, elements, steps, limits, numbers, order_keys):
         i = end
 
 
-@kernel()
-def select_ranks(x, elements, steps, numbers, ranks, order_keys):
-    """Narrow `order_keys` (2, slices), the extremes, to the keys of `ranks` (2, slices) among `numbers`."""
-    few = np.empty(_FEW, x.dtype)
-    guesses = np.zeros(2, np.int64)
+def select_ranks(x, elements, steps, numbers, ranks, scratch, order_keys):
+    """Narrow `order_keys` (2, slices), the extremes, to the keys of `ranks` (2, slices) among `numbers`.
+
+    `scratch` are a buffer for elements (VECTOR_SIZE,) and zeros (2,).
+    """
+    few, guesses = scratch
     base, i, stop = elements
     while i < stop:
         s, end, _ = run_at(i, steps)
@@ -174,7 +171,6 @@ def _count_up_to(x, key):
 # ------------------------------------------------------------------ one long slice, 16 bits of the keys at a time
 
 
-@kernel()
 def count_first_digits(x, shift, tables):
     """Count the upper 16 bits of patterns, from bit `shift` on, into `tables` (2, 65536) of uint32.
 
@@ -190,7 +186,6 @@ def count_first_digits(x, shift, tables):
         even[(x[whole] >> shift) & 0xFFFF] += one
 
 
-@kernel()
 def count_digits(x, prefixes, shift, counts):
     """Count the next digit of keys into `counts` (targets, 65536), where the bits above it match the target's.
 

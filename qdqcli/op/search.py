@@ -9,17 +9,14 @@ sums never exceed the sum: a candidate is dropped as soon as its partial sum exc
 it starts if the error of its clipped elements does.
 """
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
+from qdqcli.op.arguments import NUM_CANDIDATES
 from qdqcli.op.cpu.ranges import run_at
 from qdqcli.op.cpu.slices import pairwise_sum_scalar
-from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
-    VECTOR_SIZE,
     broadcast,
     larger,
     load,
@@ -29,7 +26,7 @@ from qdqcli.op.jit.vector import (
     smaller,
     store,
 )
-from qdqcli.op.params import INVERSE_SCALE, MAX_RANGE, MIN_RANGE, QPARAM_ROWS, SCALE, Codes, Floats
+from qdqcli.op.params import INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (
     clamp,
@@ -45,30 +42,12 @@ from qdqcli.op.value import (
 )
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-NUM_CANDIDATES = 100
 _STRIDE = 64
 """Elements after which a candidate may be dropped."""
 _SLACK = 1 + 2.0**-16
 """Bounds are float32 sums: 32 squared differences are accurate to 40 roundings of 2^-24."""
 _SMALL, _LARGE = 1e-30, 1e38
 """Errors for which a bound is valid: smaller squares lose digits, and a sum that overflowed is larger."""
-
-
-class Candidates(NamedTuple):
-    """Candidates of any slice."""
-
-    fractions: Floats
-    """(candidates,), whole vectors, of which NUM_CANDIDATES count."""
-    codes: Codes
-
-
-class Scratch(NamedTuple):
-    """Buffers for the elements of a slice or a chunk, whole vectors."""
-
-    v: Floats
-    """Elements as the op takes them."""
-    a: NDArray[np.float64]
-    """Elements as they are."""
 
 
 @inlined
@@ -172,15 +151,12 @@ def _search_run(x, scratch, count, qparams, bounds, guess, op):
     return best
 
 
-@kernel()
 def search_slices(x, elements, steps, ranges, candidates, op, scratch, best):
     """Fill `best` (slices,) with the best candidate of each of some whole slices of one run each.
 
     `ranges` (2, slices) are the ranges of their finite elements; the `scratch` buffers hold the longest slice.
     """
-    fractions = candidates.fractions
-    qparams, bounds = np.empty((QPARAM_ROWS, fractions.size), fractions.dtype), np.empty_like(fractions)
-    extremes = np.empty((2, VECTOR_SIZE), fractions.dtype)
+    qparams, bounds, extremes = scratch.qparams, scratch.bounds, scratch.extremes
     guess = NUM_CANDIDATES - 1
     base, i, stop = elements
     while i < stop:
@@ -199,13 +175,11 @@ def search_slices(x, elements, steps, ranges, candidates, op, scratch, best):
         i = end
 
 
-@kernel()
 def make_candidates(lo, hi, candidates, compute_type, qparams):
     """Fill `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi]."""
     _make_candidates(lo, hi, candidates, compute_type, qparams)
 
 
-@kernel()
 def sum_candidates(x, qparams, candidates, op, scratch, limit, spent, errors):
     """Fill `errors` (candidates, chunks) with the errors of each chunk of `x` for some of the qparams.
 
@@ -224,13 +198,11 @@ def sum_candidates(x, qparams, candidates, op, scratch, limit, spent, errors):
                 spent[j] += errors[j, chunk]
 
 
-@kernel()
-def sum_patterns(counts, occurring, x, qparams, op, errors):
+def sum_patterns(counts, occurring, x, qparams, op, lanes, errors):
     """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float; `occurring`: those not 0.
 
-    Order of addition as in `sum_patterns` of `cpu/histograms.py`.
+    Order of addition as in `sum_patterns` of `cpu/histograms.py`; `lanes` (VECTOR_SIZE,) is a scratch buffer.
     """
-    lanes = np.empty(VECTOR_SIZE)
     for k in range(NUM_CANDIDATES):
         lo, hi, scale, inverse = (
             qparams[MIN_RANGE, k],

@@ -14,11 +14,12 @@ Source: TensorFlow 2.21, QuantizeAndDequantizeV4, as probed; `tests/reference.py
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numba.core import types
 
+from qdqcli.op.jit.kernel import StaticBool
 from qdqcli.op.jit.register import inlined, overload
 from qdqcli.op.primitives import (
     Number,
@@ -180,8 +181,6 @@ def _kind(number: Number) -> str:
 
 
 Unary = Callable[[Any], Any]
-StaticBool = Literal[True] | None
-"""True or None, on or off: None is a type of its own, so that Numba compiles only one branch."""
 _DECODE: dict[str, Unary] = {
     "float32": identity,
     "float64": identity,

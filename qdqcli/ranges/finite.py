@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import ranks
+from qdqcli.op import kernels
 from qdqcli.op.histogram import NUM_PATTERNS
 from qdqcli.op.params import (
     INFINITY,
@@ -38,7 +38,9 @@ class FiniteElements:
     def of(cls, slices: WholeSlices, dtype: str) -> "FiniteElements":
         """Scan each element once."""
         numbers, order_keys = np.zeros(slices.num_slices, np.int64), empty_order_keys(slices.num_slices, dtype)
-        ranks.count_finite(slices.x.view(PATTERN[dtype]), *slices.indices, order_key_limits(dtype), numbers, order_keys)
+        kernels.count_finite(
+            slices.x.view(PATTERN[dtype]), *slices.indices, order_key_limits(dtype), numbers, order_keys
+        )
         return cls(dtype=dtype, numbers=numbers, order_keys=order_keys)
 
 

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op import search
+from qdqcli.op import kernels
+from qdqcli.op.arguments import NUM_CANDIDATES, Candidates, SearchScratch
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
-from qdqcli.op.jit.vector import VECTOR_SIZE
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import (
     QPARAM_ROWS,
@@ -35,7 +36,6 @@ from qdqcli.op.params import (
     op_of,
     ranges_of_order_keys,
 )
-from qdqcli.op.search import NUM_CANDIDATES, Candidates, Scratch
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import WholeSlices
 from qdqcli.ranges.finite import FiniteElements, counts_by_key, ranges_or_zeros
@@ -64,7 +64,7 @@ class MseEstimator:
     def of_slices(self, slices: WholeSlices) -> Floats:
         ranges = FiniteElements.of(slices, self.dtype).ranges
         best = np.empty(slices.num_slices, np.int64)
-        search.search_slices(
+        kernels.search_slices(
             slices.x, *slices.indices, ranges, self.candidates, self.op, self.scratch(len(slices.x)), best
         )
         return self.shrink(ranges, best)
@@ -79,7 +79,8 @@ class MseEstimator:
         errors = np.empty(NUM_CANDIDATES)
         qparams = self.qparams(ranges)
         counts, occurring = patterns.counts, np.flatnonzero(patterns.counts)
-        search.sum_patterns(counts, occurring, x, qparams, self.op, errors)
+        lanes = np.empty(VECTOR_SIZE)
+        kernels.sum_candidates_of_patterns(counts, occurring, x, qparams, self.op, lanes, errors)
         return self.shrink(ranges, np.array([least_error(dict(enumerate(errors.tolist())))]))
 
     def of_long_slice(self, num_elements: int) -> "_LongSlice":
@@ -89,17 +90,24 @@ class MseEstimator:
         """Return all candidates, shape (QPARAM_ROWS, whole vectors), of a slice with this range (2, 1)."""
         fractions = self.candidates.fractions
         qparams = np.empty((QPARAM_ROWS, len(fractions)), fractions.dtype)
-        search.make_candidates(ranges[0, 0], ranges[1, 0], self.candidates, self.op.compute_type, qparams)
+        kernels.make_candidates(ranges[0, 0], ranges[1, 0], self.candidates, self.op.compute_type, qparams)
         return qparams
 
     def shrink(self, ranges: Floats, candidates: NDArray[np.int64]) -> Floats:
         """Return the ranges, shape (2, slices), of one candidate per slice."""
         return in_arithmetic(ranges * self.candidates.fractions[candidates], self.op.compute_type, self.dtype)
 
-    def scratch(self, num_elements: int) -> Scratch:
+    def scratch(self, num_elements: int) -> SearchScratch:
         """Allocate the kernels' scratch buffers for decoding a slice or a chunk, whichever is shorter."""
         size = -(-min(num_elements, CHUNK_ELEMENTS) // VECTOR_SIZE) * VECTOR_SIZE
-        return Scratch(np.empty(size, self.candidates.fractions.dtype), np.empty(size))
+        fractions = self.candidates.fractions
+        return SearchScratch(
+            v=np.empty(size, fractions.dtype),
+            a=np.empty(size),
+            qparams=np.empty((QPARAM_ROWS, len(fractions)), fractions.dtype),
+            bounds=np.empty_like(fractions),
+            extremes=np.empty((2, VECTOR_SIZE), fractions.dtype),
+        )
 
 
 def least_error(errors: dict[int, float]) -> int:
@@ -157,7 +165,7 @@ class _LongSlice:
             candidates = np.array(self._running, np.int64)
             spent = np.array([sum(self._sums[k]) for k in self._running])
         errors = np.empty((len(candidates), -(-len(x) // CHUNK_ELEMENTS)))
-        search.sum_candidates(
+        kernels.sum_candidates(
             x, self._qparams, candidates, estimator.op, estimator.scratch(len(x)), self._limit, spent, errors
         )
         with self._merging:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.op import kernels
 from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.params import PATTERN, Floats, float_type, ranges_of_order_keys
-from qdqcli.op.ranks import count_digits, count_first_digits, select_ranks
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import LongSlice, WholeSlices
 from qdqcli.ranges.finite import FiniteElements, counts_by_key
@@ -37,13 +38,9 @@ class PercentileEstimator:
         finite = FiniteElements.of(slices, self._dtype)
         numbers, which = np.unique(finite.numbers, return_inverse=True)
         ranks = np.array([ranks_of(int(number), self._share) for number in numbers], np.int64).T[:, which]
-        select_ranks(
-            slices.x.view(PATTERN[self._dtype]),
-            *slices.indices,
-            finite.numbers,
-            np.ascontiguousarray(ranks),
-            finite.order_keys,
-        )
+        bits, ranks = slices.x.view(PATTERN[self._dtype]), np.ascontiguousarray(ranks)
+        scratch = np.empty(VECTOR_SIZE, bits.dtype), np.zeros(2, np.int64)
+        kernels.select_ranks(bits, *slices.indices, finite.numbers, ranks, scratch, finite.order_keys)
         return finite.ranges
 
     def of_patterns(self, patterns: PatternHistogram) -> Floats:
@@ -106,13 +103,13 @@ class _LongSlice:
 
     def _first_digits(self, x: NDArray[Any]) -> NDArray[np.int64]:
         tables = np.zeros((2, NUM_PATTERNS), np.uint32)
-        count_first_digits(x.view(PATTERN[self._dtype]), self._shift, tables)
+        kernels.count_first_digits(x.view(PATTERN[self._dtype]), self._shift, tables)
         counts: NDArray[np.int64] = tables.sum(axis=0, dtype=np.int64).reshape(1, -1)
         return counts
 
     def _digits(self, x: NDArray[Any], prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
         counts = np.zeros((len(prefixes), NUM_PATTERNS), np.int64)
-        count_digits(x.view(PATTERN[self._dtype]), prefixes, self._shift, counts)
+        kernels.count_digits(x.view(PATTERN[self._dtype]), prefixes, self._shift, counts)
         return counts
 
     def finish_pass(self) -> bool:

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from qdqcli.op.gather import gather_columns
+from qdqcli.op import kernels
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import PATTERN, STORAGE
@@ -21,7 +21,7 @@ def warm_up_estimators() -> Iterator[str]:
     """Compile the kernels of each of `STEPS`; yields the name of each before it starts."""
     for pattern in PATTERN.values():
         x = np.zeros(1, pattern)
-        gather_columns(x, 1, 0, 1, x, 0, 1)
+        kernels.gather_columns(x, 1, 0, 1, x, 0, 1)
     for name, dtype in STEPS:
         yield f"{dtype}, estimator {name}"
         for compute_dtype in ComputeDType if dtype in ("BF16", "F16") else (ComputeDType.NATIVE,):

@@ -10,7 +10,7 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.jit.vector import VECTOR_SIZE
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec

@@ -24,7 +24,7 @@ from qdqcli import __version__
 from qdqcli.errors import InputError, OutputError, QdqError, UnavailableError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.measure.arrays import quantize_and_measure
-from qdqcli.measure.workers import available_threads
+from qdqcli.op.threads import available_threads
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.plan import Plan
 from qdqcli.run.driver import TransientError

@@ -15,7 +15,7 @@ from qdqcli.measure.estimate import estimate_ranges
 from qdqcli.measure.given_range import given_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
-from qdqcli.op.bins import count_bins
+from qdqcli.op import kernels
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.histogram import Histogram, Histograms, compact
@@ -89,7 +89,7 @@ def count_pairs(
 
     def count(block: Block) -> NDArray[np.int64]:
         counts = np.zeros((2, BINS), np.int64)
-        count_bins(*pair(block), low, scales[0], -peak, scales[1], *counts)
+        kernels.count_bins(*pair(block), low, scales[0], -peak, scales[1], *counts)
         return counts
 
     values, errors = np.sum(workers.map(count, blocks), axis=0).tolist()

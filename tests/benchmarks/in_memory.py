@@ -6,14 +6,16 @@ from statistics import median
 import numpy as np
 
 from qdqcli.measure.arrays import fake_quantize_and_measure
-from qdqcli.measure.workers import Workers, available_threads
+from qdqcli.measure.workers import Workers
 from qdqcli.op.arrays import aligned
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.jit.cache import kernel
-from qdqcli.op.jit.vector import VECTOR_SIZE, load, store_nontemporal
+from qdqcli.op.jit.compiler import jit
+from qdqcli.op.jit.kernel import VECTOR_SIZE
+from qdqcli.op.jit.vector import load, store_nontemporal
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import QuantParams, empty_order_keys, merge_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
+from qdqcli.op.threads import available_threads
 from tests.benchmarks.ratios import Table, compare
 
 COLUMNS = 4096
@@ -21,7 +23,7 @@ BLOCK = 1 << 20
 """Block of a thread: whole rows."""
 
 
-@kernel()
+@jit
 def copy_past_caches(x, y):
     for i in range(0, x.size // VECTOR_SIZE * VECTOR_SIZE, VECTOR_SIZE):
         store_nontemporal(y, i, load(x, i))

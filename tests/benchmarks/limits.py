@@ -26,15 +26,16 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from qdqcli.measure.workers import Workers, available_threads
+from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import histograms as cpu_patterns
 from qdqcli.op.cpu import quantize as cpu_quantize
-from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.compiler import jit
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.op.threads import available_threads
 from qdqcli.stats.sums import CHUNK_ELEMENTS as CHUNK
 from tests.benchmarks.in_memory import Matrix
 from tests.benchmarks.ratios import Work, compare, machine
@@ -54,7 +55,7 @@ STRIDES = (256 << 10, 1 << 20, 4 << 20)
 NO_PATTERNS = np.empty(0, np.uint16)
 
 
-@kernel()
+@jit
 def sum_again(x: Any, y: Any, steps: Any, qparams: Any, op: Any, summing: Any, sums: Any) -> None:
     for _ in range(AGAIN):
         cpu_quantize.quantize_and_sum(  # type: ignore[no-untyped-call]
@@ -62,7 +63,7 @@ def sum_again(x: Any, y: Any, steps: Any, qparams: Any, op: Any, summing: Any, s
         )
 
 
-@kernel()
+@jit
 def count_again(words: Any, tables: Any) -> None:
     for _ in range(AGAIN):
         cpu_patterns.count_in_tables(words, tables)  # type: ignore[no-untyped-call]

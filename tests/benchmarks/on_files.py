@@ -15,8 +15,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from qdqcli.cli.main import run
-from qdqcli.measure.workers import Workers, available_threads
+from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import ComputeDType, QuantSpec
+from qdqcli.op.threads import available_threads
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.run.pipeline import Measuring, run_plans

@@ -24,8 +24,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from qdqcli.measure.workers import Workers, available_threads
+from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
+from qdqcli.op.threads import available_threads
 from tests.benchmarks.in_memory import COLUMNS, Matrix
 from tests.benchmarks.make_checkpoint import parse_size, temporary_llama
 from tests.benchmarks.on_files import qdq

@@ -10,8 +10,8 @@ from time import perf_counter
 import llvmlite.binding as llvm
 from numba.core import config
 
-from qdqcli.measure.workers import available_threads
-from qdqcli.op.primitives import target_has
+from qdqcli.op.jit.cache import host_has
+from qdqcli.op.threads import available_threads
 
 Work = Callable[[], object]
 KEPT = Path(__file__).with_name("short.json")
@@ -75,7 +75,7 @@ def keep(table: Table) -> None:
 def machine() -> str:
     """Return what ratios depend on: the processor as the compiler names it, its vector width, and the threads."""
     name = config.CPU_NAME or llvm.get_host_cpu_name()
-    vectors = next((title for feature, title in _VECTORS.items() if target_has(feature)), "other vectors")
+    vectors = next((title for feature, title in _VECTORS.items() if host_has(feature)), "other vectors")
     return f"{name}, {vectors}, {available_threads()} threads"
 
 

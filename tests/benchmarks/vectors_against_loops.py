@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.jit.cache import kernel
-from qdqcli.op.jit.vector import VECTOR_SIZE
+from qdqcli.op.jit.compiler import jit
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
@@ -27,7 +27,7 @@ from tests.benchmarks.ratios import compare
 BLOCK = 65536
 
 
-@kernel()
+@jit
 def plain(x, y, scale, inverse, sums):
     e_sum = a_sum = e2_sum = x2_sum = ex_sum = peak = 0.0
     for i in range(x.size):
@@ -43,7 +43,7 @@ def plain(x, y, scale, inverse, sums):
     sums[0], sums[1], sums[2], sums[3], sums[4], sums[5] = e_sum, a_sum, e2_sum, x2_sum, ex_sum, peak
 
 
-@kernel()
+@jit
 def ordered(x, y, scale, inverse, lanes, sums):
     lanes[:] = 0.0
     peak = 0.0

@@ -9,7 +9,8 @@ import pytest
 from qdqcli.errors import Interrupted
 from qdqcli.interrupt import Interruption
 from qdqcli.measure import workers as workers_module
-from qdqcli.measure.workers import Workers, available_threads
+from qdqcli.measure.workers import Workers
+from qdqcli.op.threads import available_threads
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 

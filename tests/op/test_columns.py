@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qdqcli.op.gather import gather_columns
+from qdqcli.op.kernels import gather_columns
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64])

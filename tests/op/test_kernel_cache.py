@@ -2,47 +2,50 @@
 
 import hashlib
 import os
-import pickle
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
+import numpy as np
 import pytest
 
-from qdqcli.errors import UnavailableError
 from qdqcli.op.jit import cache as kernel_cache
-from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit import image, kernel
+from qdqcli.op.jit.kernel import Kernel, copied_head, watch_compiling
+from tests.op.small_kernels import Inner, Outer
+
+DIGEST_BYTES = 32
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of this test's own."""
-    directory = tmp_path / "cache"
-    directory.mkdir(mode=0o700)
-    monkeypatch.setattr(kernel_cache, "folder", lambda: directory)
-    return directory
+    place = tmp_path / "cache"
+    place.mkdir(mode=0o700)
+    monkeypatch.setattr(kernel_cache, "folder", lambda: place)
+    return place
 
 
 @pytest.fixture
-def fresh_key() -> Iterator[None]:
-    """The compiler's versions and settings are read again, now and after the test."""
-    kernel_cache._compiler_key.cache_clear()
+def host() -> Iterator[None]:
+    """Processor and versions are read again, now and after the test."""
+    for cached in (kernel_cache.host_key, kernel_cache.processor):
+        cached.cache_clear()
     yield
-    kernel_cache._compiler_key.cache_clear()
+    for cached in (kernel_cache.host_key, kernel_cache.processor):
+        cached.cache_clear()
 
 
-def num_loaded() -> int:
-    """Loads from the cache that a kernel needs in a new process: 1, or 0 where it was compiled."""
-
-    @kernel()
-    def doubled(x: float) -> float:
-        return 2.0 * x
-
-    assert doubled(3.5) == 7.0
-    return sum(doubled.stats.cache_hits.values())
+def num_compiled(name: str = "double") -> int:
+    """Compilations that a kernel needs in a new process: 0 where it was loaded."""
+    compiled: list[int] = []
+    x, out = np.arange(5.0), np.empty(5)
+    with watch_compiling(compiled.append):
+        Kernel(f"tests.op.small_kernels:{name}")(x, out)
+    assert out.tolist() == ([0.0, 2.0, 4.0, 6.0, 8.0] if name == "double" else [4.0, 3.0, 2.0, 1.0, 0.0])
+    return compiled.count(1)
 
 
 def only_file(cache: Path) -> Path:
@@ -51,9 +54,9 @@ def only_file(cache: Path) -> Path:
 
 
 def test_a_second_process_loads_the_kernel(cache: Path) -> None:
-    assert num_loaded() == 0
+    assert num_compiled() == 1
     assert only_file(cache).stat().st_mode & 0o777 == 0o600
-    assert num_loaded() == 1
+    assert num_compiled() == 0
 
 
 def link(path: Path) -> None:
@@ -65,8 +68,20 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def with_digest(payload: bytes) -> Callable[[Path], Any]:
-    return lambda path: path.write_bytes(hashlib.sha256(payload).digest() + payload)
+def change(edit: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
+    """A file with another payload, and the digest of that."""
+
+    def plant(path: Path) -> None:
+        payload = edit(path.read_bytes()[DIGEST_BYTES:])
+        path.write_bytes(hashlib.sha256(payload).digest() + payload)
+
+    return plant
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
 
 
 PLANTED: dict[str, Callable[[Path], Any]] = {
@@ -74,9 +89,16 @@ PLANTED: dict[str, Callable[[Path], Any]] = {
     "writable for all": lambda path: path.chmod(0o602),
     "a link": link,
     "a pipe": pipe,
-    "another value": with_digest(pickle.dumps(5)),
-    "a missing module": with_digest(b"cno.such.module\nname\n."),
-    "no pickle": with_digest(b"\xff"),
+    "a flipped bit": flip,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "another kernel's": change(lambda payload: payload.replace(b"small_kernels:double", b"small_kernels:triple")),
+    "no image": change(lambda payload: payload.split(b"\n")[0] + b"\n"),
+    "an image without a header": change(lambda payload: payload.split(b"\n")[0] + b"\nx\ny"),
+    "an entry outside": change(lambda payload: payload.replace(b'"start": ', b'"start": 9')),
+    "an unknown function": change(
+        lambda payload: payload.replace(b'"imports": []', b'"imports": ["no_such_function"]')
+    ),
 }
 
 
@@ -84,34 +106,58 @@ PLANTED: dict[str, Callable[[Path], Any]] = {
 def test_a_file_that_is_not_private_or_cannot_be_loaded_is_compiled_anew(
     cache: Path, plant: Callable[[Path], Any]
 ) -> None:
-    num_loaded()
+    num_compiled()
+    before = only_file(cache).read_bytes()
     plant(only_file(cache))
-    assert num_loaded() == 0
-    assert only_file(cache).is_file()
+    assert num_compiled() == 1
     assert not only_file(cache).is_symlink()
-    assert num_loaded() == 1
+    assert only_file(cache).read_bytes() == before
+    assert num_compiled() == 0
 
 
 def test_a_file_of_another_user_is_not_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    num_loaded()
+    num_compiled()
     monkeypatch.setattr(os, "geteuid", lambda: only_file(cache).stat().st_uid + 1)
-    assert num_loaded() == 0
+    assert num_compiled() == 1
 
 
-@pytest.mark.usefixtures("fresh_key")
-@pytest.mark.parametrize(("setting", "value"), [("OPT", 1), ("BOUNDSCHECK", 1), ("LOOP_VECTORIZE", 0)])
-def test_code_of_other_settings_is_another_file(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: int
+def another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_cache, "processor", lambda: (("model name", "another"), ("flags", "sse2")))
+
+
+def another_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_cache, "version_of", lambda package: f"{package} another")
+
+
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize("differ", [another_processor, another_numba])
+def test_code_of_another_processor_or_compiler_is_another_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, differ: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    num_loaded()
-    kernel_cache._compiler_key.cache_clear()
-    monkeypatch.setattr(numba.config, setting, value)
-    assert num_loaded() == 0
+    num_compiled()
+    kernel_cache.host_key.cache_clear()
+    with monkeypatch.context() as patch:
+        differ(patch)
+        assert num_compiled() == 1
+        assert num_compiled() == 0
     assert len(list(cache.glob("*.bin"))) == 2
 
 
-def test_code_of_another_python_is_another_file() -> None:
-    assert {numba.__version__, sys.implementation.cache_tag} <= set(kernel_cache._compiler_key()[:2])
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize(("setting", "value"), [("OPT", "1"), ("BOUNDSCHECK", "1"), ("CPU_NAME", "generic")])
+def test_code_of_other_settings_is_another_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+) -> None:
+    num_compiled()
+    kernel_cache.host_key.cache_clear()
+    monkeypatch.setenv(f"NUMBA_{setting}", value)
+    assert num_compiled() == 1
+    assert len(list(cache.glob("*.bin"))) == 2
+
+
+def test_the_version_of_a_package_is_known_without_importing_it() -> None:
+    assert kernel_cache.version_of("numba") != kernel_cache.version_of("llvmlite") != ""
+    assert kernel_cache.version_of("no_such_package") == ""
 
 
 def test_temporaries_of_killed_processes_are_swept(cache: Path) -> None:
@@ -120,12 +166,92 @@ def test_temporaries_of_killed_processes_are_swept(cache: Path) -> None:
         path.write_bytes(b"x")
     a_day_ago = time.time() - 86400
     os.utime(old, (a_day_ago, a_day_ago))
-    num_loaded()
+    num_compiled()
     assert not old.exists()
     assert new.exists()
 
 
-def test_numba_that_may_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
-    with pytest.raises(UnavailableError, match="NUMBA_DISABLE_JIT"):
-        kernel()
+@pytest.mark.parametrize("place", [None, Path("/proc/self/nowhere")])
+def test_without_a_folder_to_write_kernels_are_compiled_in_memory(
+    monkeypatch: pytest.MonkeyPatch, place: Path | None
+) -> None:
+    monkeypatch.setattr(kernel_cache, "folder", lambda: place)
+    assert num_compiled() == 1
+    assert num_compiled() == 1
+
+
+def test_threads_that_need_one_kernel_compile_it_once(cache: Path) -> None:
+    compiled: list[int] = []
+    double = Kernel("tests.op.small_kernels:double")
+    outputs = [np.empty(100) for _ in range(8)]
+    threads = [threading.Thread(target=double, args=(np.ones(100), out)) for out in outputs]
+    with watch_compiling(compiled.append):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert compiled.count(1) == 1
+    assert all((out == 2).all() for out in outputs)
+    assert only_file(cache).exists()
+
+
+def test_a_kernel_that_needs_numba_at_run_time_is_compiled_in_each_process(cache: Path) -> None:
+    assert num_compiled("allocate") == 1
+    assert num_compiled("allocate") == 1
+    assert not list(cache.glob("*.bin"))
+
+
+# ------------------------------------------------------------------ arguments
+
+NUMBERS = (7, np.int64(-(2**40)), np.int16(-3), np.float32(0.1), np.uint16(65535))
+EXPECTED = [7.0, -(2.0**40), -3.0, float(np.float32(0.1)), 65535.0, 1.0, 1.0, 26.0 + 230.0, 1.0, 2.0 * 1.5 + 5 - 9]
+
+
+def arguments() -> list[Any]:
+    outer = Outer(inner=Inner(values=np.array([1, 2]), factor=np.float32(1.5)), missing=None, place=(5, 9))
+    matrix = np.arange(20, 26, dtype=np.int32).reshape(2, 3) + 1
+    return [*NUMBERS, True, np.True_, matrix, np.array([False, False, True]), outer]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_numbers_arrays_and_tuples_arrive(cache: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool) -> None:
+    if not in_place:
+        monkeypatch.setattr(kernel, "head_of", copied_head)
+    out = np.zeros(10)
+    assert Kernel("tests.op.small_kernels:everything")(*arguments(), out) == 10
+    assert out.tolist() == EXPECTED
+    assert only_file(cache).exists()
+
+
+@pytest.mark.usefixtures("cache")
+def test_none_selects_the_branch() -> None:
+    out = np.zeros(10)
+    args = arguments()
+    args[5] = None
+    Kernel("tests.op.small_kernels:everything")(*args, out)
+    assert out.tolist() == [*EXPECTED[:5], 0.0, *EXPECTED[6:]]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"), [(np.zeros((4, 4)).T[1:], "C-contiguous"), ("text", "found str"), ([1], "found list")]
+)
+def test_other_arguments_are_refused(argument: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Kernel("tests.op.small_kernels:double")(argument, np.zeros(1))
+
+
+# ------------------------------------------------------------------ images
+
+
+def test_an_object_for_another_processor_is_loaded_by_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On x86-64, LLVM loads the object that is linked into an image otherwise."""
+    monkeypatch.setattr(image, "_X86_64", -1)
+    built = kernel.compile_image("tests.op.small_kernels:double", ("float64[1]", "float64[1]"))
+    assert b'"entry"' in built.split(b"\n")[0]
+    monkeypatch.setattr(kernel_cache, "read", lambda *_: built)
+    assert num_compiled() == 0
+
+
+def test_what_is_not_an_object_is_refused() -> None:
+    with pytest.raises(image.ImageError, match="ELF"):
+        image.link(b"\x7fELF\x01\x01" + bytes(100), "f")

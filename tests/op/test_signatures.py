@@ -7,17 +7,23 @@ from pathlib import Path
 import pytest
 
 import qdqcli.op
+from qdqcli.op import kernels
+from qdqcli.op.jit.kernel import Kernel
 
 MAX_PARAMETERS = 8
-COMPILED = {"inlined", "always_inlined", "kernel", "device_kernel", "_device_kernel", "njit"}
+COMPILED = {"inlined", "always_inlined", "device_kernel", "_device_kernel", "njit"}
+KERNELS = {kernel.source for kernel in vars(kernels).values() if isinstance(kernel, Kernel)}
 FOLDER = Path(qdqcli.op.__file__).parent
 
 
 def compiled_functions() -> Iterator[tuple[str, int]]:
-    """Yield the name and the number of parameters of each function that a decorator compiles."""
+    """Yield the name and the number of parameters of each kernel, and of each function that a decorator compiles."""
     for path in sorted(FOLDER.rglob("*.py")):
+        module = ".".join(("qdqcli", "op", *path.relative_to(FOLDER).with_suffix("").parts))
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and any(_name(each) in COMPILED for each in node.decorator_list):
+            if isinstance(node, ast.FunctionDef) and (
+                f"{module}:{node.name}" in KERNELS or any(_name(each) in COMPILED for each in node.decorator_list)
+            ):
                 yield f"{path.relative_to(FOLDER)}:{node.name}", len(node.args.args) + len(node.args.kwonlyargs)
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.cpu.errors import error_sums
+from qdqcli.op.cpu.sums import error_sums
 from qdqcli.op.histogram import PatternCounter
 
 

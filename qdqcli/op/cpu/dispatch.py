@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.op import kernels
+from qdqcli.op.arguments import PIECE, Batch, Measuring, Summing, terms_of
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, NONFINITE, NONFINITE_OUTPUT, BatchSums, BlockSums, empty_sums
-from qdqcli.op.cpu import parallel as cpu_parallel
-from qdqcli.op.cpu import quantize as cpu_quantize
-from qdqcli.op.cpu import ranges as cpu_range
-from qdqcli.op.cpu import slices as cpu_scalar
-from qdqcli.op.cpu.errors import PIECE, look_closer, terms_of
-from qdqcli.op.cpu.quantize import Batch, Measuring, Summing
-from qdqcli.op.jit.cache import kernel
-from qdqcli.op.jit.vector import VECTOR_SIZE
+from qdqcli.op.cpu.sums import look_closer
+from qdqcli.op.jit.cache import host_has
+from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import (
     DEGENERATE,
@@ -44,21 +41,9 @@ from qdqcli.op.params import (
     order_key_limits,
     ranges_of_order_keys,
 )
-from qdqcli.op.primitives import target_has
 from qdqcli.op.spec import ComputeDType, QuantSpec
-from qdqcli.op.value import StaticBool
+from qdqcli.op.threads import run_parts
 from qdqcli.stats.sums import CHUNK_ELEMENTS
-
-_measure_range = kernel()(cpu_range.measure_range)
-_measure_columns = kernel()(cpu_range.measure_columns)
-_make_qparams = kernel()(cpu_range.make_qparams)
-_quantize = kernel()(cpu_quantize.quantize)
-_quantize_and_sum = kernel()(cpu_quantize.quantize_and_sum)
-_fake_quantize_and_sum = kernel()(cpu_quantize.fake_quantize_and_sum)
-_fake_quantize_and_sum_each = kernel()(cpu_quantize.fake_quantize_and_sum_each)
-_fake_quantize_slices = kernel()(cpu_parallel.quantize_slices.py_func)
-_differentiate = kernel()(cpu_quantize.differentiate)
-"""Kernels: each set of argument types is compiled once and cached."""
 
 _BATCH = 1 << 16
 """Elements whose range is measured just before they are quantized, while they are in a core's cache."""
@@ -81,12 +66,12 @@ def measure_range(
     """Widen `order_keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
     bits, limits = x.view(PATTERN[dtype]), order_key_limits(dtype)
     if not is_columnar(layout):
-        _measure_range(bits, Elements(start, start, stop), layout.steps(first_slice), limits, order_keys)
+        kernels.measure_range(bits, Elements(start, start, stop), layout.steps(first_slice), limits, order_keys)
         return
     origin, slices = _columns(layout, first_slice, order_keys.shape[1])
     by_column = empty_order_keys(len(slices), dtype)
     here = Elements(start - origin, start - origin, stop - origin)
-    _measure_columns(bits, here, len(slices), limits, by_column)
+    kernels.measure_columns(bits, here, len(slices), limits, by_column)
     merge_columns(order_keys, by_column, slices)
 
 
@@ -98,11 +83,21 @@ def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Orde
         measure_range(x, 0, len(x), layout, 0, order_keys, dtype)
     elif not is_columnar(layout):
         by_part = np.stack([order_keys] * num_parts)
-        cpu_parallel.measure_range(bits, bounds, layout.steps(), limits, by_part)
+
+        def measure(part: int) -> None:
+            elements = Elements(0, *bounds[part : part + 2].tolist())
+            kernels.measure_range(bits, elements, layout.steps(), limits, by_part[part])
+
+        run_parts(measure, num_parts)
         merge_order_keys(order_keys, _merged(by_part))
     else:
         by_part = np.stack([empty_order_keys(layout.row, dtype)] * num_parts)
-        cpu_parallel.measure_columns(bits, bounds, layout.row, limits, by_part)
+
+        def measure(part: int) -> None:
+            elements = Elements(0, *bounds[part : part + 2].tolist())
+            kernels.measure_columns(bits, elements, layout.row, limits, by_part[part])
+
+        run_parts(measure, num_parts)
         merge_columns(order_keys, _merged(by_part), np.arange(layout.row) // layout.inner)
     return order_keys
 
@@ -119,7 +114,13 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
         return
     # column 0 is element 0: all slices are present
     elements, steps, qparams = params.arguments(Elements(0, 0, len(x)), layout)
-    cpu_parallel.quantize(x, y, cuts(elements.stop, num_parts), steps, qparams, params.op, _nontemporal(y, layout))
+    bounds, nontemporal = cuts(elements.stop, num_parts), _nontemporal(y, layout)
+
+    def quantize_part(part: int) -> None:
+        here = Elements(0, *bounds[part : part + 2].tolist())
+        kernels.quantize(x, y, here, steps, qparams, params.op, nontemporal)
+
+    run_parts(quantize_part, num_parts)
 
 
 def can_fuse(layout: Layout, num_parts: int) -> bool:
@@ -130,21 +131,22 @@ def can_fuse(layout: Layout, num_parts: int) -> bool:
 def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
     """Measure and quantize a whole array for which `can_fuse` is true, in one pass over memory."""
     batch = max(_BATCH // layout.inner // VECTOR_SIZE, 1) * VECTOR_SIZE
-    measuring = _measuring(x, (num_parts,), batch, layout, spec, dtype)
-    slices = cuts(layout.num_slices, num_parts)
-    # Numba's OpenMP kills a forked child that runs a parallel kernel, even with a single part.
-    run = cpu_parallel.quantize_slices if num_parts > 1 else _fake_quantize_slices
-    run(x, y, slices, layout.steps(), measuring, op_of(spec, dtype), _nontemporal(y, layout))
+    bounds, nontemporal = cuts(layout.num_slices, num_parts), _nontemporal(y, layout)
+
+    def quantize_part(part: int) -> None:
+        measuring = _measuring(x, batch, layout, spec, dtype)
+        first, last = bounds[part : part + 2].tolist()
+        kernels.fake_quantize_slices(x, y, first, last, layout.steps(), measuring, op_of(spec, dtype), nontemporal)
+
+    run_parts(quantize_part, num_parts)
 
 
-def _measuring(
-    x: Stored, parts: tuple[int, ...], max_slices: int, layout: Layout | None, spec: QuantSpec, dtype: str
-) -> Measuring:
-    """Return how slices are measured, with scratch buffers of shape (*parts, rows, slices)."""
+def _measuring(x: Stored, max_slices: int, layout: Layout | None, spec: QuantSpec, dtype: str) -> Measuring:
+    """Return how slices are measured, with scratch buffers of shape (rows, slices)."""
     capacity = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
 
     def scratch(rows: int, kind: type[np.generic]) -> NDArray[Any]:
-        return np.empty((*parts, rows, capacity), kind)
+        return np.empty((rows, capacity), kind)
 
     return Measuring(
         bits=x.view(PATTERN[dtype]),
@@ -185,7 +187,7 @@ def writes_whole_lines() -> bool:
     On Zen 3, non-temporal stores of half cache lines to several rows in turn take 3 times as long as ordinary stores,
     and twice as long from a buffer.
     """
-    return target_has("avx512f")
+    return host_has("avx512f")
 
 
 def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
@@ -197,7 +199,7 @@ def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: i
     values, flags = np.empty((QPARAM_ROWS, capacity), padded.dtype), np.empty((FLAG_ROWS, capacity), np.bool_)
     op, qparams = op_of(spec, dtype), Qparams(values, flags, None, True)
     given = spec.is_range_given
-    _make_qparams(padded, 0, capacity, num_slices, codes(spec, dtype), given, op.compute_type, qparams)
+    kernels.make_qparams(padded, 0, capacity, num_slices, codes(spec, dtype), given, op.compute_type, qparams)
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
@@ -210,7 +212,7 @@ def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: i
 
 def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams) -> None:
     """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
-    _quantize(x, y, *params.arguments(Elements(base, start, stop), layout), params.op, None)
+    kernels.quantize(x, y, *params.arguments(Elements(base, start, stop), layout), params.op, None)
 
 
 def quantize_and_sum(
@@ -227,7 +229,7 @@ def quantize_and_sum(
     """
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     summing = summing_of(x, keep=keep, total_bytes=total_bytes)
-    _quantize_and_sum(x, y, *params.arguments(Elements(base, start, stop), layout), params.op, summing, sums)
+    kernels.quantize_and_sum(x, y, *params.arguments(Elements(base, start, stop), layout), params.op, summing, sums)
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
@@ -264,9 +266,11 @@ def fake_quantize_and_sum(
         return None
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
-    steps, measuring = layout.steps(first_slice, base + len(x)), _measuring(x, (), num_slices, layout, spec, dtype)
+    steps, measuring = layout.steps(first_slice, base + len(x)), _measuring(x, num_slices, layout, spec, dtype)
     summing, sums = summing_of(x, keep=keep, total_bytes=total_bytes), empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    _fake_quantize_and_sum(x, y, Elements(base, start, stop), steps, measuring, op_of(spec, dtype), summing, sums)
+    kernels.fake_quantize_and_sum(
+        x, y, Elements(base, start, stop), steps, measuring, op_of(spec, dtype), summing, sums
+    )
     if not np.isfinite(sums[:, ABS_ERROR]).all():
         return None
     return BlockSums(
@@ -283,10 +287,10 @@ def fake_quantize_and_sum_each(
 
     `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
-    count, measuring = len(layouts), _measuring(x, (), max_slices, None, spec, dtype)
+    count, measuring = len(layouts), _measuring(x, max_slices, None, spec, dtype)
     batch = Batch(empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_))
     summing = summing_of(x, keep=keep)
-    _fake_quantize_and_sum_each(x, y, layouts, measuring, op_of(spec, dtype), summing, batch)
+    kernels.fake_quantize_and_sum_each(x, y, layouts, measuring, op_of(spec, dtype), summing, batch)
     return BatchSums(**batch._asdict())
 
 
@@ -301,7 +305,7 @@ def sum_slices(
     sums: NDArray[np.float64],
 ) -> None:
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
-    cpu_scalar.sum_slices(x, y, Elements(base, start, stop), layout.steps(params.first_slice), params.qparams, sums)
+    kernels.sum_slices(x, y, Elements(base, start, stop), layout.steps(params.first_slice), params.qparams, sums)
 
 
 def differentiate(
@@ -310,7 +314,7 @@ def differentiate(
     """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ranges`."""
     compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
     elements = Elements(start, start, start + x.size)
-    return int(_differentiate(gradients, x, out, elements, layout.steps(), ranges, compute_type))
+    return int(kernels.differentiate(gradients, x, out, elements, layout.steps(), ranges, compute_type))
 
 
 def extremes(x: Stored, dtype: str) -> tuple[float, float]:
@@ -321,7 +325,9 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     if -INFINITY[dtype] <= order_keys[0, 0] and order_keys[1, 0] < INFINITY[dtype]:
         lo, hi = ranges_of_order_keys(order_keys, dtype)[:, 0]
     else:  # infinities hide the finite extremes, or all elements are NaN
-        lo, hi = cpu_scalar.finite_extremes(x)
+        lo_hi = np.empty(2)
+        kernels.finite_extremes(x, lo_hi)
+        lo, hi = lo_hi
     return float(lo), float(hi)
 
 

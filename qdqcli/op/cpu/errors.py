@@ -4,29 +4,23 @@
 their order of addition are defined in `docs/exactness.md`.
 """
 
-from typing import Any, NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
+from qdqcli.op.arguments import PIECE, RUN
 from qdqcli.op.columns import (
     ABS_ERROR,
     ERROR,
     MAX_ABS_ERROR,
-    NONFINITE,
-    NONFINITE_OUTPUT,
     NUM_SUMS,
     SQ_ERROR,
     SQ_INPUT,
     SQ_OUTPUT,
     SUM_COLUMNS,
     ZEROED,
-    empty_sums,
 )
-from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
-    VECTOR_SIZE,
     any_true,
     as_wide,
     broadcast_some,
@@ -45,39 +39,12 @@ from qdqcli.op.jit.vector import (
     store_nontemporal,
     width,
 )
-from qdqcli.op.params import floats_of
 from qdqcli.op.primitives import widen_to_double
-from qdqcli.op.value import StaticBool, decode
+from qdqcli.op.value import decode
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-RUN = 16 * VECTOR_SIZE
-"""Elements whose terms are added in their own type before they are widened."""
-PIECE = 16 * RUN
-"""Elements that are quantized, then summed while the L1 cache holds them and prefetches the next."""
 _SMALL = 2.0**-100
 """Sums of squares below it may have lost digits to float32 subnormals."""
-
-
-class Terms(NamedTuple):
-    """Type of the terms, and accumulators of a chunk."""
-
-    zero: np.floating[Any]
-    """Zero of that type."""
-    marking: StaticBool
-    """Extreme chunks are marked: float32 may not hold their terms."""
-    totals: NDArray[np.float64]
-    """(SUM_COLUMNS * VECTOR_SIZE,): the lanes of each column."""
-
-
-def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False) -> Terms:
-    """Return terms in float32, or in float64 for float64 elements and `extreme` chunks."""
-    totals = np.empty(SUM_COLUMNS * VECTOR_SIZE)
-    if extreme or x.dtype == np.float64 or y.dtype == np.float64:
-        return Terms(np.float64(0), None, totals)
-    return Terms(np.float32(0), True, totals)
-
-
-# ------------------------------------------------------------------ compiled
 
 
 @inlined
@@ -182,8 +149,7 @@ def _is_zero(x, i, n):
     return True
 
 
-@kernel()
-def _sum_chunks(x, y, terms, sums):
+def sum_chunks(x, y, terms, sums):
     """Fill `sums` (chunks, SUM_COLUMNS)."""
     for chunk in range(sums.shape[0]):
         first = chunk * CHUNK_ELEMENTS
@@ -191,29 +157,3 @@ def _sum_chunks(x, y, terms, sums):
         begin_chunk(terms)
         add_runs(x[first:], y[first:], size, terms, None, y)
         finish_chunk(x, first, size, terms, sums[chunk])
-
-
-# ------------------------------------------------------------------ called from Python
-
-
-def error_sums(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the error sums (chunks, SUM_COLUMNS) of y - x, without the extremes of x and the clip counts."""
-    sums = empty_sums(-(-len(x) // CHUNK_ELEMENTS))
-    _sum_chunks(x, y, terms_of(x, y), sums)
-    for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
-        part = slice(chunk * CHUNK_ELEMENTS, (chunk + 1) * CHUNK_ELEMENTS)
-        look_closer(x[part], y[part], sums[chunk])
-    return sums
-
-
-def look_closer(x: NDArray[Any], y: NDArray[Any], row: NDArray[np.float64]) -> None:
-    """Sum a chunk again into its `row`, without non-finite elements, and in float64 if it is extreme."""
-    finite_x, finite_y = np.isfinite(floats_of(x)), np.isfinite(floats_of(y))
-    measured = finite_x & finite_y
-    row[NONFINITE] = x.size - np.count_nonzero(finite_x)
-    row[NONFINITE_OUTPUT] = np.count_nonzero(finite_x & ~finite_y)
-    x, y = np.where(measured, x, x.dtype.type(0)), np.where(measured, y, y.dtype.type(0))
-    for extreme in (False, True):
-        _sum_chunks(x, y, terms_of(x, y, extreme=extreme), row[None])
-        if not np.isnan(row[ABS_ERROR]):
-            break

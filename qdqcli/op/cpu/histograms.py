@@ -22,9 +22,8 @@ from qdqcli.op.columns import (
     ZEROED,
 )
 from qdqcli.op.cpu.slices import pairwise_sum_scalar
-from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.value import decode, max_finite
 
 _LOW = np.uint64(0xFFFF)
@@ -46,7 +45,6 @@ def count_in_tables(words, tables):
         odd[word >> np.uint64(48)] += one
 
 
-@kernel()
 def count_patterns(words, rest, tables):
     """Count the patterns in `words`, and those in `rest`, uint16."""
     count_in_tables(words, tables)
@@ -54,10 +52,11 @@ def count_patterns(words, rest, tables):
         tables[0, pattern] += np.uint32(1)
 
 
-@kernel()
-def sum_patterns(counts, x, y, lo, hi, total):
-    """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and their outputs `y`."""
-    lanes = np.zeros((NUM_SUMS, VECTOR_SIZE))
+def sum_patterns(counts, x, y, lo, hi, lanes, total):
+    """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and their outputs `y`.
+
+    `lanes` (NUM_SUMS, VECTOR_SIZE) are zeros.
+    """
     for p in range(counts.size):
         if counts[p] == 0:
             continue

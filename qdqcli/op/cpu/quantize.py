@@ -3,13 +3,11 @@
 Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py`).
 """
 
-from typing import Any, NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
+from qdqcli.op.arguments import PIECE
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, INPUT_MAX, INPUT_MIN
-from qdqcli.op.cpu.errors import PIECE, Terms, add_runs, begin_chunk, finish_chunk
+from qdqcli.op.cpu.errors import add_runs, begin_chunk, finish_chunk
 from qdqcli.op.cpu.ranges import (
     decode_order_keys,
     make_qparams,
@@ -19,9 +17,9 @@ from qdqcli.op.cpu.ranges import (
     run_at,
     start_of,
 )
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
-    VECTOR_SIZE,
     count,
     load,
     load_part,
@@ -39,59 +37,14 @@ from qdqcli.op.params import (
     MAX_RANGE,
     MIN_RANGE,
     SCALE,
-    Floats,
-    OrderKeys,
     Qparams,
-    Stored,
 )
-from qdqcli.op.value import StaticBool, clamp, decode, encode, fake_quantize, flush, straight_through
+from qdqcli.op.value import clamp, decode, encode, fake_quantize, flush, straight_through
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 _WIDE_ROW = 16 * VECTOR_SIZE
 _BAND = 4
 """Wide rows processed together, so that the qparams of a column are loaded once for all."""
-
-
-class Summing(NamedTuple):
-    """How outputs are kept and summed."""
-
-    keep: bool
-    """False: nothing is written to `y`."""
-    nontemporal: StaticBool
-    """True: `y` is written by non-temporal stores; it has the alignment of `base`, modulo VECTOR_SIZE elements."""
-    piece: Stored
-    """(PIECE,): scratch buffer for outputs."""
-    terms: Terms
-
-
-class Measuring(NamedTuple):
-    """How slices are measured, and scratch buffers for them.
-
-    Flat, since Numba's parallel loops take no tuples of tuples; kernels also take it for `OrderKeyLimits` and `Codes`.
-    """
-
-    bits: NDArray[Any]
-    """Elements as integers."""
-    infinity: Any
-    nothing_lo: Any
-    nothing_hi: Any
-    q_min: Any
-    q_max: Any
-    short_runs: StaticBool
-    """True for slices as `measure_short_runs` takes them."""
-    order_keys: OrderKeys
-    ranges: Floats
-    values: Floats
-    flags: NDArray[np.bool_]
-
-
-class Batch(NamedTuple):
-    """Results for each tensor of a batch."""
-
-    sums: NDArray[np.float64]
-    """(tensors, SUM_COLUMNS)."""
-    num_degenerate: NDArray[np.int64]
-    is_done: NDArray[np.bool_]
 
 
 # ------------------------------------------------------------------ value to value
@@ -355,6 +308,26 @@ def fake_quantize_and_sum_each(x, y, layouts, measuring, op, summing, batch):
             lo, hi = min(lo, measuring.ranges[0, s]), max(hi, measuring.ranges[1, s])
             batch.num_degenerate[t] += measuring.flags[DEGENERATE, s]
         row[INPUT_MIN], row[INPUT_MAX] = lo, hi
+
+
+@inlined
+def fake_quantize_slices(x, y, first, last, steps, measuring, op, nontemporal):
+    """Measure and quantize slices of one run each, a batch at a time: the data crosses the memory bus once.
+
+    The scratch buffers of `measuring` are (rows, slices of a batch).
+    """
+    order_keys, batch = measuring.order_keys, measuring.order_keys.shape[1]
+    qparams = Qparams(measuring.values, measuring.flags, None, False)
+    while first < last:  # a range with this step would raise where it is 0
+        end = smaller(first + batch, last)
+        here = Elements(0, start_of(first, steps), start_of(end, steps))
+        there = Steps(steps.inner, steps.row, steps.advance, first, steps.end)
+        order_keys[0], order_keys[1] = measuring.nothing_lo, measuring.nothing_hi
+        measure(measuring.bits, here, there, measuring, order_keys, measuring.short_runs)
+        decode_order_keys(order_keys, x, 0, batch, measuring.ranges)
+        make_qparams(measuring.ranges, 0, batch, end - first, measuring, False, op.compute_type, qparams)
+        quantize(x, y, here, there, qparams, op, nontemporal)
+        first = end
 
 
 @inlined

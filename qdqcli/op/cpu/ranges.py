@@ -7,9 +7,9 @@ Kernels work on some `elements` of a flat tensor, whose slices follow from `step
 and release the GIL: callers run them in their own threads. Vector types only: each extra scalar type adds compile time.
 """
 
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
-    VECTOR_SIZE,
     any_true,
     as_elements,
     broadcast,
@@ -129,7 +129,9 @@ def measure_short_runs(x, elements, steps, limits, order_keys):
     """
     base, start, stop = elements
     capacity, batch = order_keys.shape[1], VECTOR_SIZE * steps.inner
-    for i in range(start, stop, batch):
+    i = start - batch
+    while i + batch < stop:  # a range with this step would raise where it is 0
+        i += batch
         if i + batch <= stop:
             lo, hi = _of_sixteen(x, i - base, steps.inner)
             if not any_true(_is_beyond(lo, hi, limits)):

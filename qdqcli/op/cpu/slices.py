@@ -19,15 +19,13 @@ from qdqcli.op.columns import (
     SQ_OUTPUT,
     ZEROED,
 )
-from qdqcli.op.jit.cache import kernel
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.params import MAX_RANGE, MIN_RANGE
 from qdqcli.op.primitives import add
 from qdqcli.op.value import decode, max_finite
 
 
-@kernel()
 def sum_slices(x, y, elements, steps, qparams, sums):
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
     for i in range(elements.start, elements.stop):
@@ -72,12 +70,11 @@ def pairwise_sum_scalar(lane):
     return lane[0]
 
 
-@kernel()
-def finite_extremes(x):
-    """Smallest and largest finite element; (inf, -inf) where there is none."""
+def finite_extremes(x, extremes):
+    """Fill `extremes` (2,) with the smallest and the largest finite element; (inf, -inf) where there is none."""
     lo, hi = np.inf, -np.inf
     for stored in x:
         v = decode(stored)
         if abs(v) <= max_finite(stored):
             lo, hi = min(lo, np.float64(v)), max(hi, np.float64(v))
-    return lo, hi
+    extremes[0], extremes[1] = lo, hi

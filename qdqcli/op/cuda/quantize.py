@@ -9,6 +9,7 @@ lane adds those of one run after another.
 
 import numpy as np
 
+from qdqcli.op.arguments import RUN
 from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
@@ -25,13 +26,12 @@ from qdqcli.op.columns import (
     SUM_COLUMNS,
     ZEROED,
 )
-from qdqcli.op.cpu.errors import RUN
 from qdqcli.op.cpu.slices import add_element
 from qdqcli.op.cuda.indexing import slice_at
 from qdqcli.op.cuda.ranges import THREADS
 from qdqcli.op.cuda.target import cast, cuda, device_kernel
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.jit.vector import VECTOR_SIZE
 from qdqcli.op.params import DEGENERATE, FLUSHING, INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import add, narrow
 from qdqcli.op.value import (

@@ -1,36 +1,25 @@
-"""On-disk cache of compiled kernels: a process that finds them starts in a fraction of the time.
+"""On-disk cache of kernels as machine code: a process that finds them compiles nothing and imports no compiler.
 
-Numba's own cache misses edits in files other than the kernel's, fails on a damaged file, and refuses to import where no
-folder is writable. Here the folder's name holds the version and a hash of every source file of `op/`, each file holds
-its own digest, and anything that cannot be read, loaded or written falls back to compiling. The files are pickles,
-which run code when they are loaded: the folder and each file must belong to this user and be writable by nobody else.
+The folder's name holds the version and a hash of every source file of `op/`. Each file holds its own digest, then the
+manifest that it was looked up by: kernel, types of the arguments, processor, version and settings of Numba. Anything
+that cannot be read, loaded or written falls back to compiling. Machine code runs when it is called: the folder and each
+file must belong to this user and be writable by nobody else.
 """
 
 import hashlib
+import importlib.util
+import json
 import os
-import pickle
+import platform
 import stat
-import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-import llvmlite.binding
-import numba
-from numba.core.caching import _Cache
-from numba.core.compiler import CompileResult
-from numba.core.environment import _rebuild_env
-from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
-from numba.core.serialize import dumps
-
 from qdqcli import __version__
-from qdqcli.errors import UnavailableError
-from qdqcli.op.jit.compiler import KernelCompiler
 
 _DIGEST_BYTES = 32
 _LEFTOVER_S = 3600
@@ -38,22 +27,21 @@ _LEFTOVER_S = 3600
 
 _CODE_SETTINGS = (
     "BOUNDSCHECK",
-    "DEBUGINFO_DEFAULT",
-    "DEBUG_ARRAY_OPT_RUNTIME",
-    "DEBUG_NRT",
+    "CPU_FEATURES",
+    "CPU_NAME",
+    "DEBUGINFO",
     "DISABLE_INTEL_SVML",
     "ENABLE_AVX",
-    "ENABLE_PROFILING",
-    "EXTEND_VARIABLE_LIFETIMES",
-    "LLVM_REFPRUNE_FLAGS",
-    "LLVM_REFPRUNE_PASS",
     "LOOP_VECTORIZE",
-    "NRT_STATS",
     "OPT",
-    "PARFOR_MAX_TUPLE_SIZE",
     "SLP_VECTORIZE",
 )
-"""Numba settings (`NUMBA_OPT`, ...) that affect the compiled code, beside the processor's name and features."""
+"""Numba settings (`NUMBA_OPT`, ...) that affect the compiled code."""
+_PROCESSOR_FACTS = {
+    "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
+    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
+}  # fmt: skip
+"""Lines of /proc/cpuinfo by which LLVM tells processors and their instructions apart."""
 
 
 @cache
@@ -74,103 +62,80 @@ def folder() -> Path | None:
         return None
 
 
-def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return the `numba.njit` decorator for kernels: IEEE division, no GIL, no contraction, code cached in `folder`.
-
-    Raises:
-        UnavailableError: Numba's compiler is disabled.
-    """
-    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-        raise UnavailableError("Numba cannot compile kernels with NUMBA_DISABLE_JIT=1 in the environment; unset it")
-    chosen: Any = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True} | options
-    if not options.get("parallel"):
-        chosen["pipeline_class"] = KernelCompiler
-
-    def compile_lazily(function: Callable[..., Any]) -> Any:
-        dispatcher: Any = numba.njit(**chosen)(function)
-        dispatcher._cache = KernelCache(function, repr(sorted(chosen.items())))
-        return dispatcher
-
-    return compile_lazily
+def read(kernel: str, kinds: Any) -> bytes | None:
+    """Return the stored image of a kernel for these types; None if it is missing, damaged or not private."""
+    directory = folder()
+    if directory is None:
+        return None
+    manifest = _manifest(kernel, kinds)
+    try:
+        content = _read_private(_path(directory, kernel, manifest))
+    except OSError:
+        return None
+    digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(payload).digest() != digest or not payload.startswith(manifest):
+        return None
+    return payload[len(manifest) :]
 
 
-class KernelCache(_Cache):
-    """Compiled signatures of one kernel, one file each."""
-
-    def __init__(self, function: Callable[..., Any], options: str) -> None:
-        self._name = function.__qualname__
-        self._options = options
-
-    @property
-    def cache_path(self) -> str | None:
-        directory = folder()
-        return None if directory is None else str(directory)
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled signature; None if it is missing, damaged or unreadable."""
-        _register_runtime()
-        path = self._path(sig, target_context.codegen())
-        if path is None:
-            return None
-        try:
-            content = _read_private(path)
-            digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-            if hashlib.sha256(payload).digest() != digest:
-                return None
-            return CompileResult._rebuild(target_context, *_Unpickler(BytesIO(payload)).load())  # type: ignore[no-untyped-call]
-        except Exception:  # a pickle of another Numba version can raise anything; fall back to compiling
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Save the compiled signature, if possible."""
-        path = self._path(sig, data.codegen)
-        if path is None or data.library.has_dynamic_globals or any(not lifted.can_cache for lifted in data.lifted):
-            return
-        payload = dumps(data._reduce())  # type: ignore[no-untyped-call]
-        _sweep(path.parent)
-        with suppress(OSError), ExitStack() as cleanup:
-            with NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                cleanup.callback(Path(file.name).unlink, missing_ok=True)
-                file.write(hashlib.sha256(payload).digest() + payload)
-            Path(file.name).replace(path)
-
-    def enable(self) -> None: ...
-
-    def disable(self) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def _path(self, sig: Any, codegen: Any) -> Path | None:
-        directory = folder()
-        key = repr((self._name, self._options, sig, codegen.magic_tuple(), _compiler_key()))
-        return (
-            None
-            if directory is None
-            else directory / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
-        )
+def write(kernel: str, kinds: Any, image: bytes) -> None:
+    """Store the image of a kernel, if possible."""
+    directory = folder()
+    if directory is None:
+        return
+    manifest = _manifest(kernel, kinds)
+    payload = manifest + image
+    _sweep(directory)
+    with suppress(OSError), ExitStack() as cleanup:
+        with NamedTemporaryFile(dir=directory, delete=False) as file:
+            cleanup.callback(Path(file.name).unlink, missing_ok=True)
+            file.write(hashlib.sha256(payload).digest() + payload)
+        Path(file.name).replace(_path(directory, kernel, manifest))
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickler that skips the Numba modules of functions in a kernel: only interpreted code would use them."""
+def host_has(feature: str) -> bool:
+    """Tell whether the processor that kernels are compiled for has a feature, in LLVM's spelling."""
+    chosen = os.environ.get("NUMBA_CPU_FEATURES")
+    if chosen is not None:
+        return f"+{feature}" in chosen.split(",")
+    return feature in dict(processor()).get("flags", "").split()
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the requested object, except for a function's environment."""
-        return _rebuild_environment if name == _rebuild_env.__name__ else super().find_class(module, name)
+
+def _path(directory: Path, kernel: str, manifest: bytes) -> Path:
+    return directory / f"{kernel.split(':')[1]}-{hashlib.sha256(manifest).hexdigest()[:24]}.bin"
 
 
-def _rebuild_environment(module: str, constants: list[Any], name: str) -> Any:
-    return _rebuild_env(module if module in sys.modules else __name__, constants, name)  # type: ignore[no-untyped-call]
+def _manifest(kernel: str, kinds: Any) -> bytes:
+    return json.dumps([kernel, kinds, host_key()]).encode() + b"\n"
 
 
 @cache
-def _register_runtime() -> None:
-    """Register with LLVM the addresses of the C functions that compiled kernels call.
+def host_key() -> list[Any]:
+    """Return what compiled code depends on beside its source: processor, compiler and settings."""
+    settings = {name: value for name in _CODE_SETTINGS if (value := os.environ.get(f"NUMBA_{name}")) is not None}
+    facts = hashlib.sha256(repr(processor()).encode()).hexdigest()
+    return [platform.machine(), facts, version_of("numba"), version_of("llvmlite"), settings]
 
-    Numba does more before it loads a kernel: it compiles code that only new kernels are linked with and imports the
-    rest of itself, at a cost of 0.12 s and 20 MB.
-    """
-    for name, address in _nrt_python.c_helpers.items():
-        llvmlite.binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
+
+@cache
+def processor() -> tuple[tuple[str, str], ...]:
+    """Return name and features of the first processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # read in part
+            first = file.read(1 << 14).split("\n\n")[0]
+    except OSError:
+        return ()
+    facts = (line.partition(":") for line in first.splitlines())
+    return tuple((name.strip(), value.strip()) for name, _, value in facts if name.strip() in _PROCESSOR_FACTS)
+
+
+def version_of(package: str) -> str:
+    """Return a hash of the file in which a package keeps its version, without importing it."""
+    with suppress(ImportError, OSError, ValueError):
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            return hashlib.sha256(Path(spec.origin).with_name("_version.py").read_bytes()).hexdigest()[:16]
+    return ""
 
 
 def _root() -> Path | None:
@@ -189,13 +154,6 @@ def _root() -> Path | None:
 def _source_hash() -> str:
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-
-
-@cache
-def _compiler_key() -> tuple[Any, ...]:
-    """Versions and settings that the compiled code depends on."""
-    settings = [(name, repr(getattr(numba.config, name, None))) for name in _CODE_SETTINGS]
-    return numba.__version__, sys.implementation.cache_tag, settings
 
 
 def _read_private(path: Path) -> bytes:

@@ -1,117 +1,174 @@
-"""Reduced Numba pass pipelines for kernels and the helpers that only kernels call.
+"""Compiler of kernels, by Numba: imported only where a kernel is not in the cache.
 
-By default, every function that a kernel calls, however small, runs through all passes, is optimized, compiled to
-machine code, and then optimized again inside each caller. Here passes without effect are skipped and helpers stay LLVM
-IR: only a kernel is optimized and compiled to machine code.
-
-The pass list comes from Numba and is only filtered, so passes that a new version adds are run.
+A kernel is wrapped in a C function of one argument, a pointer to the words of `kernel.py`, compiled by `numba.cfunc`,
+whose LLVM IR becomes an object file. A kernel raises no exceptions and allocates no arrays, so that nothing of Numba is
+left in it; where something is, the kernel is compiled by `numba.njit` instead, in each process again.
 """
 
-from functools import cache, partial
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any
 
-from numba import _dynfunc  # type: ignore[attr-defined]
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import PassManager
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, overload
 
-_NEEDLESS = {
-    "with_lifting",  # kernels have no `with` blocks
-    "inline_closure_likes",  # no closures
-    "make_function_op_code_to_jit_function",
-    "generic_rewrites",  # no exceptions, no tuples of mixed types
-    "Rewrite dynamic raises",
-    "inline_inlinables",  # no functions with Numba's option `inline`
-    "inline_overloads",
-    "find_literally",  # no `literally` or `literal_unroll`
-    "literal_unroll",
-    "LiteralPropagation",
-    "nopython_rewrites",  # no whole-array expressions
-    "nopython_supported_feature_validation",
-    "annotate_types",  # the annotation is unused
-    "dump_parfor_diagnostics",
-}
-"""Numba passes that would find nothing to do. Code that needs one of them fails to compile."""
+from qdqcli.op.jit.pipeline import options
 
-_NEEDLESS_FOR_HELPERS = _NEEDLESS | {
-    "ir_processing",  # variable lifetimes, which the pass `reconstruct_ssa` computes again
-    "ir_legalization",  # ends of lifetimes, for array reference counts, which helpers do not use
-}
+Kinds = tuple[Any, ...]
+"""Types of arguments as in `kernel.py`."""
+
+_WORD = ir.IntType(64)
+_DATA, _SIZES = 0, 2
+"""Words of an array's head: the pointers to its elements and to its sizes."""
 
 
-class HelperLibrary(JITCodeLibrary):
-    """Code of a helper, neither optimized nor made executable: that is left to the libraries it is linked into."""
-
-    def get_pointer_to_function(self, _name: str) -> int:
-        """Numba asks for the wrapper that Python would call; helpers have none."""
-        return 0
-
-    def _optimize_functions(self, module: Any) -> None:
-        module.data_layout = self._codegen._data_layout
-
-    def _optimize_final_module(self) -> None: ...
-
-    def _finalize_final_module(self) -> None:
-        self._finalized = True
-
-
-class KernelLibrary(JITCodeLibrary):
-    """Code of a kernel, optimized once, together with its helpers.
-
-    Numba's own library first optimizes each function by itself, and then, cheaply, the whole module so that reference
-    counts cancel: helpers have none.
-    """
-
-    def _optimize_functions(self, module: Any) -> None:
-        module.data_layout = self._codegen._data_layout
-
-    def _optimize_final_module(self) -> None:
-        codegen: Any = self._codegen
-        manager = codegen._module_pass_manager()
-        passes, *builder = manager if isinstance(manager, tuple) else (manager,)  # a builder from Numba 0.62 on
-        passes.run(self._final_module, *builder)
-
-
-class KernelCompiler(CompilerBase):
-    """Compiler of a kernel."""
-
-    needless = _NEEDLESS
-    library: Any = KernelLibrary
-
-    def define_pipelines(self) -> list[Any]:
-        """Return Numba's passes without the `needless` ones; code goes into a `library`."""
-        context = self.state.targetctx
-        self.state.targetctx = context.subtarget(get_abi_sizeof=partial(_size, context.target_data))
-        self.state.library = self.library(context.codegen(), self.state.func_id.func_qualname)
-        self.state.library.enable_object_caching()
-        builder: Any = DefaultPassBuilder
-        passes: Any = PassManager("thinned out")  # type: ignore[no-untyped-call]
-        for step, description in builder.define_nopython_pipeline(self.state).passes:
-            if step.name() not in self.needless:
-                passes.add_pass(step, description)
-        passes.finalize()
-        return [passes]
-
-
-class HelperCompiler(KernelCompiler):
-    """Compiler of a helper: called from compiled code only, neither creates nor returns arrays."""
-
-    needless = _NEEDLESS_FOR_HELPERS
-    library = HelperLibrary
-
-    def define_pipelines(self) -> list[Any]:
-        """Return the kernel's pipelines, with an entry point that cannot be called."""
-        passes = super().define_pipelines()
-        self.state.targetctx = self.state.targetctx.subtarget(get_executable=_entry_point)
-        return passes
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a function by `numba.njit`: IEEE division, no GIL, no contraction."""
+    return numba.njit(error_model="numpy", nogil=True, forceinline=True, **options())(function)
 
 
 @cache
-def _size(target_data: Any, llvm_type: Any) -> Any:
-    """Return the size of a type in bytes. Numba would ask LLVM through a new module for every variable."""
-    return llvm_type.get_abi_size(target_data)
+def jitted(source: str) -> Any:
+    """Return a kernel, `module:function`, as Numba compiles it for Python."""
+    return jit(_named(source))
 
 
-def _entry_point(library: Any, fndesc: Any, env: Any) -> Any:
-    """Placeholder entry point; helpers are never called from Python."""
-    return _dynfunc.make_function(fndesc.lookup_module(), fndesc.qualname, "", 0, env, (library,))
+def native_object(source: str, kinds: Kinds) -> tuple[bytes, str]:
+    """Compile a kernel; return the object file and the name of its function."""
+    kernel, arguments = jitted(source), _reader(tuple(map(_numba_type, kinds)))
+
+    def entry(words: Any) -> Any:
+        return _result(kernel(*arguments(words)))
+
+    compiled = numba.cfunc(types.int64(types.voidptr), error_model="numpy", **options())(entry)
+    return _object_code(compiled.inspect_llvm(), compiled.native_name), compiled.native_name
+
+
+def _object_code(text: str, entry: str) -> bytes:
+    """Compile LLVM IR to position-independent code in which `entry` alone is visible.
+
+    What handles the errors of a function that has none is removed first: its return code is a constant.
+    """
+    module = llvm.parse_assembly(text)
+    for function in module.functions:
+        if not function.is_declaration and function.name != entry:
+            function.linkage = "internal"
+    processor = {"cpu": _setting("CPU_NAME") or llvm.get_host_cpu_name(), "features": _features()}
+    target = llvm.Target.from_triple(module.triple)
+    machine = target.create_target_machine(**processor, opt=3, reloc="pic", codemodel="small")
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_ipsccp_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3)))
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def _setting(name: str) -> Any:
+    return getattr(numba.config, name, None)
+
+
+def _features() -> str:
+    chosen = _setting("CPU_FEATURES")
+    return llvm.get_host_cpu_features().flatten() if chosen is None else str(chosen)
+
+
+def _named(source: str) -> Callable[..., Any]:
+    module, name = source.split(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+# ------------------------------------------------------------------ arguments
+
+
+def _numba_type(kind: Any) -> Any:
+    if kind is None:
+        return types.none
+    if isinstance(kind, tuple):
+        inside = list(map(_numba_type, kind[1:]))
+        return types.NamedTuple(inside, _named(kind[0])) if kind[0] else types.Tuple(inside)
+    name, _, ndim = kind.partition("[")
+    number = numba.from_dtype(np.dtype(name))
+    return types.Array(number, int(ndim[:-1]), "C") if ndim else number
+
+
+def _reader(kinds: tuple[Any, ...]) -> Any:
+    """Return an intrinsic that reads arguments of these types from a pointer to their words."""
+    together = types.Tuple(kinds)
+
+    @intrinsic
+    def arguments(_context: Any, words: Any) -> Any:
+        def generate(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+            return _Words(context, builder, args[0]).read(together)
+
+        return together(words), generate
+
+    return arguments
+
+
+class _Words:
+    """Generates the code that reads one argument after another."""
+
+    def __init__(self, context: Any, builder: Any, pointer: Any) -> None:
+        self._context, self._builder = context, builder
+        self._words = builder.bitcast(pointer, _WORD.as_pointer())
+        self._done = 0
+
+    def read(self, kind: Any) -> Any:
+        """Read an argument of this Numba type."""
+        builder = self._builder
+        if isinstance(kind, (types.Tuple, types.UniTuple, types.NamedTuple, types.NamedUniTuple)):
+            return self._context.make_tuple(builder, kind, [self.read(inside) for inside in kind.types])
+        if isinstance(kind, types.NoneType):
+            return self._context.get_dummy_value()
+        word = self._at(self._words, self._done)
+        self._done += 1
+        if isinstance(kind, types.Array):
+            return self._array(kind, builder.inttoptr(word, _WORD.as_pointer()))
+        if isinstance(kind, types.Float):
+            number = builder.bitcast(word, ir.DoubleType())
+            return number if kind == types.float64 else builder.fptrunc(number, ir.FloatType())
+        if kind == types.boolean:
+            return builder.trunc(word, ir.IntType(1))
+        return word if kind.bitwidth == _WORD.width else builder.trunc(word, ir.IntType(kind.bitwidth))
+
+    def _at(self, pointer: Any, k: int) -> Any:
+        return self._builder.load(self._builder.gep(pointer, [_word(k)]))
+
+    def _array(self, kind: Any, head: Any) -> Any:
+        builder, array = self._builder, self._context.make_array(kind)(self._context, self._builder)
+        sizes = builder.inttoptr(self._at(head, _SIZES), _WORD.as_pointer())
+        shape = [self._at(sizes, k) for k in range(kind.ndim)]
+        itemsize = _word(np.dtype(str(kind.dtype)).itemsize)
+        strides = [itemsize]
+        for size in shape[:0:-1]:
+            strides.insert(0, builder.mul(strides[0], size))
+        array.data = builder.inttoptr(self._at(head, _DATA), array.data.type)
+        array.shape, array.strides = cgutils.pack_array(builder, shape), cgutils.pack_array(builder, strides)
+        array.itemsize, array.nitems = itemsize, builder.udiv(builder.mul(strides[0], shape[0]), itemsize)
+        for owner in ("meminfo", "parent"):
+            setattr(array, owner, cgutils.get_null_value(getattr(array, owner).type))
+        return array._getvalue()
+
+
+def _word(number: int) -> Any:
+    return ir.Constant(_WORD, number)
+
+
+def _result(value):
+    """Convert what a kernel returns, a number or None."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(_result)
+def _result_of(value):
+    if isinstance(value, types.NoneType):
+        return lambda value: 0  # noqa: ARG005
+    return lambda value: np.int64(value)

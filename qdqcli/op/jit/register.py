@@ -8,7 +8,7 @@ from numba.core import types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, make_overload_template
 
-from qdqcli.op.jit.compiler import HelperCompiler
+from qdqcli.op.jit.pipeline import options as pipeline_options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -16,11 +16,11 @@ TRIED_FIRST = {"target": "cpu"}
 """Metadata of a CPU-only template: Numba tries it before the generic ones, of which sums of numbers have a dozen."""
 
 _INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_ON_CPU: Any = {"_nrt": False, "pipeline_class": HelperCompiler}
+_ON_CPU: Any = {"_nrt": False} | pipeline_options()
 
 
 def overload(function: Callable[..., Any], *, strict: bool = True, **options: Any) -> Callable[[Function], Function]:
-    """Return the `numba.extending.overload` decorator, using `HelperCompiler` for the CPU and Numba's for others."""
+    """Return the `numba.extending.overload` decorator, using `pipeline.py` for the CPU and Numba's own for others."""
 
     def register(choose: Function) -> Function:
         template = make_overload_template(  # type: ignore[no-untyped-call]

@@ -20,9 +20,8 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 from qdqcli.op import primitives
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import TRIED_FIRST, inlined, intrinsic_for
-
-VECTOR_SIZE = 16
 
 _ELEMENTS = {
     types.float32: ir.FloatType(),
@@ -92,21 +91,14 @@ def _vector_of(*kinds: Any) -> Vector | None:
 
 # ------------------------------------------------------------------ operators
 
-_FREQUENT = {(kind, kind) for kind in (types.int64, types.float32, types.float64)}
-"""Pairs of numbers whose sum has their own type; they too can skip Numba's dozen templates for numbers."""
-
 
 def _define(
     function: Callable[..., Any],
     emit: Callable[[Any, Vector, Any, Any], Any],
     *,
     compares: bool = False,
-    scalars: bool = False,
 ) -> None:
-    """Make `function(a, b)` accept vectors: `emit(builder, vector, a, b)` generates the instruction.
-
-    With `scalars`, `_FREQUENT` operands get their result type at once; the instruction stays Numba's.
-    """
+    """Make `function(a, b)` accept vectors: `emit(builder, vector, a, b)` generates the instruction."""
 
     @infer_global(function)
     class _Template(AbstractTemplate):
@@ -116,8 +108,6 @@ def _define(
             vector = _vector_of(*args)
             if vector is not None and len(args) == 2:
                 return signature(vector.of(types.boolean) if compares else vector, *args)
-            if args in _FREQUENT and scalars:
-                return signature(types.boolean if compares else args[0], *args)
             return None
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -143,9 +133,9 @@ def _compare(sign: str) -> Callable[[Any, Vector, Any, Any], Any]:
     return emit
 
 
-_define(operator.add, _float_or_int("fadd", "add"), scalars=True)
-_define(operator.sub, _float_or_int("fsub", "sub"), scalars=True)
-_define(operator.mul, _float_or_int("fmul", "mul"), scalars=True)
+_define(operator.add, _float_or_int("fadd", "add"))
+_define(operator.sub, _float_or_int("fsub", "sub"))
+_define(operator.mul, _float_or_int("fmul", "mul"))
 _define(operator.truediv, lambda builder, _, a, b: builder.fdiv(a, b))
 _define(operator.and_, lambda builder, _, a, b: builder.and_(a, b))
 _define(operator.or_, lambda builder, _, a, b: builder.or_(a, b))
@@ -156,7 +146,7 @@ for _function, _sign in (
     (operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "=="),
     (operator.ne, "!="),
 ):  # fmt: skip
-    _define(_function, _compare(_sign), compares=True, scalars=True)
+    _define(_function, _compare(_sign), compares=True)
 
 
 # ------------------------------------------------------------------ functions of each element
