@@ -17,7 +17,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.result.histogram import Histogram, Histograms
 from qdqcli.result.packing import Packing
 from qdqcli.result.read import from_json, read_report
-from qdqcli.result.result import ROW_STATS, Bound, to_json
+from qdqcli.result.result import ROW_STATS, Bound, InputRun, to_json
 from qdqcli.result.schema import report_schema
 from qdqcli.result.schema_check import MismatchError, check_of, step_to
 from qdqcli.result.verdict import Margin, Severity, Verdict, Violation
@@ -73,6 +73,7 @@ RUN = replace(
     ),
     verification=Verification(num_bytes=9, digests={"m.safetensors": "0" * 64}),
     device="NVIDIA H100",
+    input_runs=[InputRun(name="m", num_bytes=9, seconds=1.5, state="done")],
 )  # fmt: skip
 REPORT: dict[str, Any] = json.loads(json.dumps(to_json(RUN)))
 """Every key that a report can have."""

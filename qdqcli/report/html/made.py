@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from math import ceil
 from typing import Any
 
 from qdqcli.report.escape import shorten, visible
@@ -64,11 +65,14 @@ def bytes_of(row: Row) -> int:
     return 0 if known is None else -(-known.bits * row.num_elements // 8)
 
 
+_MAX_BITS = 1 << 63
+"""More than any tensor has; a stored report may hold any number."""
+
+
 def packed_bytes_of(row: Row) -> int:
     """Return the bytes of a tensor's codes and scales, or of its data where it is not quantized."""
-    if isinstance(row, SkippedTensor) or row.stored_bits is None:
-        return bytes_of(row)
-    return -(-row.stored_bits // 8)
+    bits = None if isinstance(row, SkippedTensor) else row.stats["bits_per_weight"]  # also in a stored report
+    return bytes_of(row) if bits is None else ceil(round(min(bits * row.num_elements, _MAX_BITS), 3) / 8)
 
 
 def _terms(run: RunResult) -> Iterator[tuple[str, str]]:
