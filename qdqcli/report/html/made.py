@@ -72,7 +72,7 @@ _MAX_BITS = 1 << 63
 def packed_bytes_of(row: Row) -> int:
     """Return the bytes of a tensor's codes and scales, or of its data where it is not quantized."""
     bits = None if isinstance(row, SkippedTensor) else row.stats["bits_per_weight"]  # also in a stored report
-    return bytes_of(row) if bits is None else ceil(round(min(bits * row.num_elements, _MAX_BITS), 3) / 8)
+    return bytes_of(row) if bits is None else ceil(round(max(0, min(bits * row.num_elements, _MAX_BITS)), 3) / 8)
 
 
 def _terms(run: RunResult) -> Iterator[tuple[str, str]]:

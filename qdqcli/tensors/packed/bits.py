@@ -25,8 +25,8 @@ def unpack(stored: NDArray[Any], bits: int, count: int) -> Bytes:
     if whole < groups:
         words[:, whole, : data.shape[1] - whole * bits] = data[:, whole * bits :]
     codes = np.empty((height, groups, 8), np.uint8)
-    for place in range(8):
-        codes[:, :, place] = (words.view("<u8")[:, :, 0] >> np.uint64(place * bits)) & np.uint64((1 << bits) - 1)
+    for index in range(8):
+        codes[:, :, index] = (words.view("<u8")[:, :, 0] >> np.uint64(index * bits)) & np.uint64((1 << bits) - 1)
     return codes.reshape(height, -1)[:, :count]
 
 
