@@ -38,13 +38,11 @@ from qdqcli.recipe.candidates import (
 from qdqcli.recipe.file import read_recipe
 from qdqcli.recipe.goal import Goal
 from qdqcli.recipe.sweep import Setting
-from qdqcli.recipe.tie_file import read_ties
+from qdqcli.recipe.tie_file import AUTO, NO_TIES, read_ties
 
 if TYPE_CHECKING:
     from qdqcli.study.saved import SavedSweep
 
-AUTO, NO_TIES = "auto", "none"
-TIES = (AUTO, NO_TIES)
 LARGEST_GAP = 0.001
 """Gap to the optimum beyond which a plan comes with a warning."""
 _MAX_BITS = 64
@@ -180,7 +178,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
         counts_all=options["count"] == "all",
     )
     opt.check_formats(options, ("table", "json", "markdown", "html"), "a plan")
-    tie_file = None if options["tie"] in TIES else Path(options["tie"])
+    tie_file = None if options["tie"] in (AUTO, NO_TIES) else Path(options["tie"])
     files = Files.of({**options, "tie_file": tie_file})
     files.check()
     output = options["output"]

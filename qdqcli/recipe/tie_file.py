@@ -20,6 +20,8 @@ from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.recipe.schema import PATTERNS, either, table, tables
 from qdqcli.result.schema_check import Schema
 
+AUTO, NO_TIES = "auto", "none"
+"""Ties without a file: by name, or only of equal tensors."""
 _MATCH = {"match": either(*PATTERNS, description="Globs on the whole tensor name, or re: and a regular expression.")}
 _TOGETHER = {**_MATCH, "by_layer": {"type": "boolean", "description": "Whether each layer has a group of its own."}}
 TIES: Schema = table(

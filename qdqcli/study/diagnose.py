@@ -23,7 +23,8 @@ from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.stats.sums import value_of
 from qdqcli.study.allocation import duplicates_of
 from qdqcli.study.causes import OUTLIER_ROWS, SMALLEST_SLICE, Finding, Seen, find_causes, level
-from qdqcli.study.grid import GROUP_SIZES, INTEGERS, Grid, find_grid
+from qdqcli.study.float_grid import GROUP_SIZES
+from qdqcli.study.grid import INTEGERS, Grid, find_grid
 from qdqcli.study.plan_recipe import difference
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile
 from qdqcli.tensors.checkpoint import ShardReader

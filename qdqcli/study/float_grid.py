@@ -19,8 +19,9 @@ from qdqcli.tensors.tensor import TensorInfo
 BLOCK = 128
 """Rows and columns of a block."""
 MAX_VALUES = 256
-"""More distinct values than 8 bits have are no grid of these."""
+"""Most distinct values of a slice on a grid of 8 bits."""
 MIN_SHARE = 0.99
+"""Share of the slices that must lie on a grid."""
 SAMPLED, VERIFIED = 32, 1 << 16
 """Most slices to look at first, and for the verdict: one takes 20 microseconds."""
 GROUP_SIZES = (256, 128, 64, 32, 16)

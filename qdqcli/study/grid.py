@@ -11,16 +11,11 @@ from numpy.typing import NDArray
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
-from qdqcli.study.float_grid import BLOCK, VALUES, find_float_grid
+from qdqcli.study.float_grid import BLOCK, GROUP_SIZES, MAX_VALUES, MIN_SHARE, VALUES, find_float_grid
 from qdqcli.study.profile import BLOCK_ELEMENTS, Floats, blocks, fits
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
-MAX_VALUES = 256
-"""Most distinct values of a slice on a grid of 8 bits."""
-GROUP_SIZES = (256, 128, 64, 32, 16)
-MIN_SHARE = 0.99
-"""Share of the slices that must lie on a grid."""
 SAMPLED_SLICES = 64
 """Slices to sample first: few tensors are quantized already."""
 INTEGERS = "int"

@@ -15,7 +15,7 @@ from qdqcli.recipe.patterns import compile_pattern, listed
 from qdqcli.recipe.plan import Plan, make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Sweep
-from qdqcli.recipe.tie_file import NamedTies, ties_among
+from qdqcli.recipe.tie_file import AUTO, NO_TIES, NamedTies, ties_among
 from qdqcli.study.allocation import (
     Allocation,
     Objective,
@@ -33,8 +33,6 @@ from qdqcli.study.plan_recipe import check_recipe, notes_of, plans_of, recipe_te
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 
-AUTO, NO_TIES = "auto", "none"
-"""Values of `tie`."""
 Bounds = Sequence[tuple[str, int]]
 """(pattern, bits); the last match counts."""
 
