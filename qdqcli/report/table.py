@@ -164,10 +164,12 @@ def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Head
     if is_quantized:
         found.append(Heading(name="bits", title="bits", cell=lambda row: spec_text(row.spec, quote, row.source.shape)))
     found += map(_metric_heading, metrics)
-    return _with_packing(found, quote) if any(row.packing is not None for row in rows) else found
+    packed = [row.packing for row in rows if row.packing is not None]
+    has_expected = any(packing.expected_sqnr_db is not None for packing in packed)
+    return _with_packing(found, quote, has_expected=has_expected) if packed else found
 
 
-def _with_packing(headings: Sequence[Heading], quote: Quote) -> list[Heading]:
+def _with_packing(headings: Sequence[Heading], quote: Quote, *, has_expected: bool) -> list[Heading]:
     """Add how packed weights are stored, before the metrics, and the expected SQNR beside the measured one."""
 
     def heading(name: str, title: str, text: Callable[[Packing, TensorResult], str], *, is_number: bool) -> Heading:
@@ -177,16 +179,17 @@ def _with_packing(headings: Sequence[Heading], quote: Quote) -> list[Heading]:
         return Heading(name=name, title=title, cell=cell, is_number=is_number)
 
     after = next(index for index, found in enumerate(headings) if found.name == "sqnr_db")
+    expected = heading("expected", "expected dB", lambda found, _: metric_text("sqnr_db", found.expected_sqnr_db),
+                       is_number=True)  # fmt: skip
     return [
         *headings[:after],
         heading("format", "format", lambda found, _: quote(found.storage.format), is_number=False),
         heading("bits", "bits", lambda found, _: str(found.storage.grid.bits), is_number=True),
         heading("group", "group", lambda found, row: group_text(found, row.source.shape), is_number=True),
         headings[after],
-        heading("expected", "expected dB", lambda found, _: metric_text("sqnr_db", found.expected_sqnr_db),
-                is_number=True),
+        *([expected] if has_expected else []),
         *headings[after + 1 :],
-    ]  # fmt: skip
+    ]
 
 
 def group_text(packing: Packing, shape: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ What is readable without a script (and printed) is HTML and SVG made here; `page
 the data at the page's end, sorts, filters and draws an opened tensor; `page.css` has a light and a dark theme.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -20,9 +20,10 @@ from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, metric_title, me
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import BY_SHARE, DEFAULT_SORT, ranked, worst
 from qdqcli.report.summary import LARGEST, LOWEST, facts, input_notes, notes, warnings
-from qdqcli.report.table import dtype_text, inputs_table, shape_text, share_names, spec_text, troubles
+from qdqcli.report.table import dtype_text, group_text, inputs_table, shape_text, share_names, spec_text, troubles
 from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.group import naming
+from qdqcli.result.packing import Packing
 from qdqcli.result.result import ROW_STATS, RunResult, TensorResult
 from qdqcli.result.verdict import Severity, Verdict, Violation
 from qdqcli.stats.metrics import METRICS, Better
@@ -196,6 +197,8 @@ def _fields(
         yield text(name="verdict", title="verdict", value=lambda row: state_of[id(row)])
     if any(row.bound is not None for row in rows):
         yield from _of_limits(rows)
+    if any(row.packing is not None for row in rows):
+        yield from _of_packing()
     if any(row.baseline_db is not None for row in rows):
         yield Field(name="before", title="before dB", form="db", worst="ascending", value=lambda row: row.baseline_db)
         yield Field(name="change", title="change dB", form="signed", worst="ascending", value=_change)
@@ -237,6 +240,23 @@ def _of_limits(rows: Sequence[TensorResult]) -> Iterator[Field[TensorResult]]:
         yield Field(name="limit", title="limit", form="text", worst="ascending", value=_limit_text)
     yield Field(name="margin", title="margin dB", form="signed", worst="ascending",
                 value=lambda row: row.bound and row.bound.margin_db)  # fmt: skip
+
+
+def _of_packing() -> Iterator[Field[TensorResult]]:
+    """Yield how packed weights are stored, and the SQNR that plain rounding would give."""
+    texts: dict[str, Callable[[Packing, TensorResult], str]] = {
+        "format": lambda packing, _: plain(packing.storage.format),
+        "bits": lambda packing, _: str(packing.storage.grid.bits),
+        "group": lambda packing, row: group_text(packing, row.source.shape),
+    }
+
+    def value_of(text: Callable[[Packing, TensorResult], str]) -> Callable[[TensorResult], str]:
+        return lambda row: NO_NUMBER if row.packing is None else text(row.packing, row)
+
+    yield Field(name="expected", title="expected dB", form="db", worst="ascending",
+                value=lambda row: row.packing and row.packing.expected_sqnr_db)  # fmt: skip
+    for name, text in texts.items():
+        yield Field(name=name, title=name, form="text", worst="ascending", value=value_of(text))
 
 
 def _limit_text(row: TensorResult) -> str:

@@ -14,7 +14,7 @@ from qdqcli.tensors.packed.storage import Grid
 from qdqcli.tensors.packed.values import as_float32
 
 _NIBBLES = np.arange(16, dtype=np.float32)
-_PLACES = np.array([0, 4, 1, 5, 2, 6, 3, 7])
+_NIBBLE_OF = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 """Output of a word -> its nibble."""
 
 
@@ -38,7 +38,7 @@ class _Awq:
         """Return the codes of outputs [start, stop), a column each."""
         begin, end = start // 8, -(-stop // 8)
         words = parts.columns(role, begin, end)
-        codes = look_up(words, _NIBBLES, 8 * (end - begin)).reshape(len(words), -1, 8)[:, :, _PLACES]
+        codes = look_up(words, _NIBBLES, 8 * (end - begin)).reshape(len(words), -1, 8)[:, :, _NIBBLE_OF]
         found: Floats = codes.reshape(len(words), -1)[:, start - 8 * begin : stop - 8 * begin]
         return np.ascontiguousarray(found)
 
@@ -47,7 +47,7 @@ def awq(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of the layout `gemm`.
 
     Raises:
-        InputError: another layout, or the parts contradict each other; names the tensor.
+        MalformedError: another layout, or the parts contradict each other; names the tensor.
     """
     del parts
     (inputs, words), (groups, _) = weight.parts[CODES].shape, weight.parts[SCALE].shape

@@ -59,7 +59,7 @@ def four_bits(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of NF4 and FP4, with scales as numbers or as codes.
 
     Raises:
-        InputError: the parts contradict each other; names the tensor.
+        MalformedError: the parts contradict each other; names the tensor.
     """
     if _FORMAT not in parts:
         raise damaged(weight, CODES, "no quant_state beside it, which says the shape")

@@ -75,7 +75,7 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of integers packed into 32-bit words.
 
     Raises:
-        InputError: the parts contradict each other or the configuration; names the tensor.
+        MalformedError: the parts contradict each other or the configuration; names the tensor.
     """
     *lead, words = weight.parts[CODES].shape
     scheme = dict(_weights_scheme(weight))

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from qdqcli.errors import InputError
-from qdqcli.escape import escape_name, show_path
+from qdqcli.escape import blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, Waiting
 from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, num_rows
@@ -67,7 +67,11 @@ def decode(
     ]
     with OpenShards() as readers:
         reader_of = readers.by_name(shards)
-        decoded = {key_of(weight.parts[CODES]): _open(weight, reader_of, dtype) for weight in current}
+        decoded = {}
+        for weight in current:
+            codes = weight.parts[CODES]
+            with blame(shards[codes.shard].path):
+                decoded[key_of(codes)] = _open(weight, reader_of, dtype)
         readers.close()
     view = replace(
         checkpoint,
@@ -209,7 +213,7 @@ class DecodedReader:
         begin, end = first // width, -(-(first + len(out)) // width)
         step = max(STEP_ELEMENTS // width, 1)
         # Products beyond float32, and values beyond float16, are infinite: statistics count them.
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"), blame(self._shard.path):
             for row in range(begin, end, step):
                 until = min(row + step, end)
                 values = found.decoder.rows(parts, row, until).reshape(-1)

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.errors import InputError
-from qdqcli.escape import escape_name
+from qdqcli.escape import MalformedError, escape_name
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.storage import Grid
@@ -30,7 +29,7 @@ class Decoder(Protocol):
 
     1. A value is what the format defines, in float32, its product of code and scale rounded once.
     2. `rows` may be called from several threads and takes memory in proportion to the rows.
-    3. A part that contradicts another is an `InputError` that names its tensor; shapes are checked when it is made.
+    3. A part that contradicts another is a `MalformedError` that names its tensor; shapes are checked when it is made.
     """
 
     @property
@@ -121,7 +120,7 @@ class Parts:
             reader.read_into(info, (row * width + start) * out.itemsize, out[row].view(np.uint8).data)
         return out
 
-    def damaged(self, role: str, problem: str) -> InputError:
+    def damaged(self, role: str, problem: str) -> MalformedError:
         """Return the error on a part."""
         return damaged(self.weight, role, problem)
 
@@ -129,7 +128,7 @@ class Parts:
         """Return scales as they are.
 
         Raises:
-            InputError: one is NaN or infinite; names the tensor.
+            MalformedError: one is NaN or infinite; names the tensor.
         """
         if not np.isfinite(values).all():
             raise self.damaged(role, "NaN or infinite elements; the weight cannot be decoded")
@@ -141,19 +140,18 @@ class Parts:
         return out
 
 
-def damaged(weight: PackedWeight, role: str, problem: str) -> InputError:
-    """Return the error on a part of a packed weight: it names the tensor, its file and the format."""
+def damaged(weight: PackedWeight, role: str, problem: str) -> MalformedError:
+    """Return the error on a part of a packed weight: it names the tensor and the format; `blame` adds the file."""
     info = weight.parts.get(role, weight.parts[CODES])
-    return InputError(
-        f"{escape_name(info.shard)}: tensor '{escape_name(info.name)}', {role} of {weight.format.name}: {problem}"
-    )
+    where = "" if info.shard == weight.parts[CODES].shard else f" in {escape_name(info.shard)}"
+    return MalformedError(f"tensor '{escape_name(info.name)}'{where}, {role} of {weight.format.name}: {problem}")
 
 
 def check_shape(weight: PackedWeight, role: str, *expected: Sequence[int]) -> None:
     """Check the shape of a part, where it is there.
 
     Raises:
-        InputError: it is none of the expected ones; names the tensor.
+        MalformedError: it is none of the expected ones; names the tensor.
     """
     info = weight.parts.get(role)
     if info is not None and info.shape not in map(tuple, expected):

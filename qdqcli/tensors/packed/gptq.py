@@ -54,7 +54,7 @@ def gptq(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of GPTQ, versions 1 and 2 of the format.
 
     Raises:
-        InputError: the parts contradict each other, or the codes are in bit planes; names the tensor.
+        MalformedError: the parts contradict each other, or the codes are in bit planes; names the tensor.
     """
     layout = str(weight.config.get("checkpoint_format", "gptq"))
     if layout not in ("gptq", "gptq_v2"):
@@ -66,7 +66,7 @@ def auto_round(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of auto-round's own packing, which follows GPTQ, and of its exports for GPTQ kernels.
 
     Raises:
-        InputError: the parts contradict each other; names the tensor.
+        MalformedError: the parts contradict each other; names the tensor.
     """
     packing = str(weight.config.get("packing_format", "auto_round:auto_gptq"))
     return _decoder(weight, parts, zero_offset=int("gptq" in packing and "gptqmodel" not in packing))

@@ -46,7 +46,7 @@ def mlx(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of the weight's mode.
 
     Raises:
-        InputError: the parts contradict each other or the configuration; names the tensor.
+        MalformedError: the parts contradict each other or the configuration; names the tensor.
     """
     *lead, words = weight.parts[CODES].shape
     groups = weight.parts[SCALE].shape[-1]

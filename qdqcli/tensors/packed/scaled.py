@@ -63,7 +63,7 @@ def plain(
     `block` is the size of a block where it is known, and `bits` None where integers may use fewer than 8.
 
     Raises:
-        InputError: the parts contradict each other; names the tensor.
+        MalformedError: the parts contradict each other; names the tensor.
     """
     codes = weight.parts[CODES]
     if codes.dtype.name == "I8":

@@ -45,7 +45,7 @@ class ScaleGrid:
         `dtype` is that of scales stored as bytes, by default powers of two (E8M0).
 
         Raises:
-            InputError: the shape of the scales does not fit that of the weight; names the tensor.
+            MalformedError: the shape of the scales does not fit that of the weight; names the tensor.
         """
         info = weight.parts[role]
         found, height, width = info.shape, shape[-2] if len(shape) > 1 else 1, shape[-1]
@@ -77,7 +77,7 @@ class ScaleGrid:
         """Return the scales of rows [start, stop): (rows, groups), or (1, 1) where the tensor has one.
 
         Raises:
-            InputError: a scale is NaN or infinite; names the tensor.
+            MalformedError: a scale is NaN or infinite; names the tensor.
         """
         tall = self.block[0]
         if tall == 1:
@@ -97,7 +97,7 @@ def group_index(parts: Parts, groups: int, size: int) -> NDArray[np.int32] | Non
     """Return the group of each column, as act-order permutes them; None where groups are `size` neighbours.
 
     Raises:
-        InputError: an index has no group; names the tensor.
+        MalformedError: an index has no group; names the tensor.
     """
     if GROUP_INDEX not in parts:
         return None
