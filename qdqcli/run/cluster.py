@@ -4,8 +4,10 @@ Only functions, a shard's job and its rows travel. A task runs again elsewhere w
 """
 
 import logging
+import os
 import re
 import secrets
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -13,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -192,17 +195,38 @@ def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str,
     """Start a scheduler and workers on this machine, that only it can reach."""
     threads = resources.threads or 1
     scratch = undo.enter_context(TemporaryDirectory(prefix="qdq-dask-"))
-    cluster = distributed.LocalCluster(
-        n_workers=max(available_threads() // threads, 1),
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address=None,
-        memory_limit=WORKER_BYTES + resources.max_memory,
-        local_directory=scratch,
-        silence_logs=logging.CRITICAL,
-    )
+    with _silent_children():
+        cluster = distributed.LocalCluster(
+            n_workers=max(available_threads() // threads, 1),
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=WORKER_BYTES + resources.max_memory,
+            local_directory=scratch,
+            silence_logs=logging.CRITICAL,
+        )
     undo.enter_context(cluster)
     return {"address": cluster}
+
+
+@contextmanager
+def _silent_children() -> Iterator[None]:
+    """Let processes that are started here ignore Ctrl-C in the terminal, and say nothing when this one ends at once.
+
+    They, and the threads that start others later, inherit the blocked signal; this thread gets what came meanwhile.
+    """
+    warned = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    resource_tracker.ensure_running()  # now: it unblocks the signal in the thread that starts it
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if warned is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = warned
 
 
 @contextmanager
