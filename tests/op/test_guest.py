@@ -21,9 +21,10 @@ for code in theirs.inspect_llvm().values():
     print(re.sub(r"0x[0-9a-f]+|\\d{6,}|B\\d+v\\d+|\\[\\d+ x i8\\]", "NUMBER", code))
 """
 KERNEL = """
-import numpy as np
+import qdqcli.op.cpu.quantize
+import qdqcli.op.search
 from qdqcli.op.jit.kernel import compile_image
-compile_image("qdqcli.op.cpu.ranges:measure_columns", ("int32[1]", *["int64"] * 4, "int32", "int32[1]", "int32[2]"))
+compile_image("tests.op.small_kernels:double", ("float64[1]", "float64[1]"))
 """
 
 

@@ -61,11 +61,15 @@ def _object_code(text: str, entry: str) -> bytes:
     processor = {"cpu": _setting("CPU_NAME") or llvm.get_host_cpu_name(), "features": _features()}
     target = llvm.Target.from_triple(module.triple)
     machine = target.create_target_machine(**processor, opt=3, reloc="pic", codemodel="small")
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
     passes = llvm.create_new_module_pass_manager()
-    passes.add_ipsccp_pass()
-    passes.add_simplify_cfg_pass()
-    passes.add_global_dead_code_eliminate_pass()
-    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3)))
+    if hasattr(passes, "add_ipsccp_pass"):
+        passes.add_ipsccp_pass()
+        passes.add_simplify_cfg_pass()
+        passes.add_global_dead_code_eliminate_pass()
+    else:  # before llvmlite 0.45: all passes, which takes longer
+        passes = builder.getModulePassManager()
+    passes.run(module, builder)
     code: bytes = machine.emit_object(module)
     return code
 
