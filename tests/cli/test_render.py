@@ -64,9 +64,7 @@ def test_the_job_summary_is_added_to(qdq: Qdq, report: Path, tmp_path: Path, mon
     assert qdq("render", report, "--format", "github").code == 4
 
 
-@pytest.mark.parametrize(
-    ("option", "code"), [("render", 3), ("--report-in", 3), ("--baseline", 3), ("--recipe", 2), ("--ranges", 3)]
-)
+@pytest.mark.parametrize(("option", "code"), [("render", 3), ("--report-in", 3), ("--baseline", 3), ("--ranges", 3)])
 def test_a_pipe_is_refused_without_waiting_for_a_writer(
     qdq: Qdq, tiny: Path, tmp_path: Path, option: str, code: int
 ) -> None:
