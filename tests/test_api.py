@@ -19,6 +19,7 @@ from qdqcli.errors import OutputError, UsageError
 from tests.cli.test_output import contents
 from tests.conftest import TINY, Qdq
 from tests.run.checkpoints import sample, write_safetensors
+from tests.tensors.packed.golden import GOLDEN
 
 NAMES = [name for name in qdqcli.__all__ if name != "__version__"]
 
@@ -214,6 +215,11 @@ def test_compare_and_sweep(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
     assert report.to_json()["tensors"] == expected["tensors"]
     with pytest.raises(qdqcli.UsageError, match="matches none"):
         qdqcli.compare(tiny, out, include="nope")
+    packed = GOLDEN / "gptq"
+    report = qdqcli.compare(packed / "original.safetensors", packed / "packed")
+    expected = qdq("compare", packed / "original.safetensors", packed / "packed", "--format", "json").report
+    assert report.to_json()["tensors"] == expected["tensors"]
+    assert all(row["packed"]["format"] == "GPTQ" for row in expected["tensors"])
     found = qdqcli.sweep(tiny, ["int4-channel", "int8-tensor"], estimators=["minmax", "mse"])
     assert list(found) == ["int4 channel", "int4 channel mse", "int8 tensor", "int8 tensor mse"]
     alone = qdqcli.measure(tiny, scheme="int4-channel", estimator="mse")

@@ -19,6 +19,9 @@ from qdqcli.tensors.packed.storage import Grid
 
 _SHAPE = "shape"
 _WORD = 32
+_MAX_NAME, _MAX_REPEATS = 300, 3
+_REPEATS = re.compile(r"[*+{]")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +157,15 @@ def _targets(group: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _names(target: str, module: str) -> bool:
-    """Tell whether a target of a group names the module."""
+    """Tell whether a target of a group names the module.
+
+    A pattern that could take very long, which only a hostile configuration has, names none.
+    """
     if not target.startswith("re:"):
         return target == module
+    is_long = max(len(target), len(module)) > _MAX_NAME
+    if is_long or len(_REPEATS.findall(target)) > _MAX_REPEATS or _REPEATED_GROUP.search(target):
+        return False
     try:
         return re.match(target[3:], module) is not None
     except re.error:

@@ -142,3 +142,29 @@ def test_without_a_configuration_the_width_tells_the_bits(tmp_path: Path) -> Non
     assert len(found) == len(layers)
     for name, values in found.items():
         assert np.array_equal(values, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("target", "is_right"), [("re:.*b3$", True), ("re:(b+)+$|" + "(x*)*" * 20, False), ("re:[", False)]
+)
+def test_targets_that_are_patterns(tmp_path: Path, target: str, is_right: bool) -> None:
+    """The two layers have 3 and 4 bits, which the width tells where no pattern does."""
+
+    def keep(tensors: Tensors) -> None:
+        for name in [name for name in tensors if not name.startswith(("b3.", "b4."))]:
+            del tensors[name]
+
+    def retarget(config: Any) -> None:
+        groups = config["quantization_config"]["config_groups"]
+        for name, group in list(groups.items()):
+            if group["targets"] == ["b3"]:
+                group["targets"] = [target]
+                group["weights"]["num_bits"] = 3 if is_right else 8
+            elif group["targets"] != ["b4"]:
+                del groups[name]
+
+    folder = changed(PACK, tmp_path / "packed", keep, retarget)
+    found, expected = arrays(decoded(folder)), arrays(open_checkpoint(PACK / "decoded.safetensors"))
+    assert found.keys() == {"b3.weight", "b4.weight"}
+    for name, values in found.items():
+        assert np.array_equal(values, expected[name])
