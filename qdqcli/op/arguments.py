@@ -13,6 +13,8 @@ RUN = 16 * VECTOR_SIZE
 """Elements whose terms are added in their own type before they are widened."""
 PIECE = 16 * RUN
 """Elements that are quantized, then summed while the L1 cache holds them and prefetches the next."""
+SHORT_PIECE_BYTES = 4 << 10
+"""Piece of a tensor read from memory: with PIECE, x, y and the next x of float32 would fill an L1 cache of 32 KiB."""
 NUM_CANDIDATES = 100
 """Scaled ranges that the search of a range tries."""
 
@@ -26,14 +28,16 @@ class Terms(NamedTuple):
     """Extreme chunks are marked: float32 may not hold their terms."""
     totals: NDArray[np.float64]
     """(SUM_COLUMNS * VECTOR_SIZE,): the lanes of each column."""
+    ahead: int
+    """Elements of x that are prefetched."""
 
 
-def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False) -> Terms:
+def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False, ahead: int = PIECE) -> Terms:
     """Return terms in float32, or in float64 for float64 elements and `extreme` chunks."""
     totals = np.empty(SUM_COLUMNS * VECTOR_SIZE)
     if extreme or x.dtype == np.float64 or y.dtype == np.float64:
-        return Terms(np.float64(0), None, totals)
-    return Terms(np.float32(0), True, totals)
+        return Terms(np.float64(0), None, totals, ahead)
+    return Terms(np.float32(0), True, totals, ahead)
 
 
 class Summing(NamedTuple):
@@ -44,7 +48,7 @@ class Summing(NamedTuple):
     nontemporal: StaticBool
     """True: `y` is written by non-temporal stores; it has the alignment of `base`, modulo VECTOR_SIZE elements."""
     piece: Stored
-    """(PIECE,): scratch buffer for outputs."""
+    """Scratch buffer for the outputs of a piece, whole runs."""
     terms: Terms
 
 

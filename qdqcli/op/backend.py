@@ -78,19 +78,21 @@ class Backend(Protocol):
 
     def quantize_and_sum(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any, *,
-        keep: bool, total_bytes: int = 0,
+        keep: bool,
     ) -> "NDArray[np.float64]":  # fmt: skip
         """`quantize` (if `keep`), and return the error sums of each chunk, without extremes; `start` begins a chunk.
 
-        Slices whose output became infinite or NaN are marked in `params.degenerate`. `total_bytes` is the size of the
-        output in memory that `y` is part of: a large one need not be kept in any cache.
+        Slices whose output became infinite or NaN are marked in `params.degenerate`.
         """
 
     def fake_quantize_and_sum(
         self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout",
         spec: "QuantSpec", dtype: str, *, keep: bool, total_bytes: int = 0,
     ) -> "BlockSums | None":  # fmt: skip
-        """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step."""
+        """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step.
+
+        `total_bytes` is the size of the output in memory that `y` is part of: no cache need keep a large one.
+        """
 
     def fake_quantize_and_sum_each(
         self, x: "NDArray[Any]", y: "NDArray[Any]", layouts: "NDArray[np.int64]", max_slices: int, spec: "QuantSpec",

@@ -4,7 +4,7 @@ Candidate k = 1 .. 100 is the range of the slice's finite elements with both end
 float32 (float64 for F64) and rounded to the tensor's dtype if that is the op's arithmetic. One factor for both ends is
 enough: the op's scale depends on one end, and the op moves the other. The winner has the least sum of squared errors of
 the stored outputs over the finite elements; the widest wins a tie. Candidate 100 is the whole range, so the result is
-never worse than it; it also wins if no candidate has a finite error.
+never worse than it; it also wins if no candidate has a finite error. -0 is below +0.
 
 The sum is a float64 in a documented order (`op/search.py`; the chunks of a long slice are added exactly), so the result
 is identical for all threads and blocks. Most candidates are dropped before they have seen all elements, when their

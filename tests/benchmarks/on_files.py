@@ -107,6 +107,8 @@ def measure_large(table: Table, rounds: int, nbytes: int, of: Callable[[Sequence
             read=lambda: bare(shards),
             stats=lambda: qdq("stats", model),
             axis0=lambda: qdq("stats", model, "--axis", 0, "--min-ndim", 2),
+            last=lambda: qdq("stats", model, "--axis", "last", "--min-ndim", 2),
+            groups=lambda: qdq("stats", model, "--group-size", 64, "--min-ndim", 2),
             copy=lambda: bare(shards, target),
             over=partial(write_over, model, target, tensor),
             over_axis0=partial(write_over, model, target, axis0),
@@ -118,6 +120,8 @@ def measure_large(table: Table, rounds: int, nbytes: int, of: Callable[[Sequence
     table.value("  the same in GB/s", gigabytes / t["stats"], 12.0)
     table.ratio("BF16 checkpoint, stats with axis 0, share of a bare read", t["read"] / t["axis0"])
     table.value("  the same in GB/s", gigabytes / t["axis0"])
+    table.ratio("BF16 checkpoint, stats with the last axis, share of a bare read", t["read"] / t["last"])
+    table.ratio("BF16 checkpoint, stats with groups of 64, share of a bare read", t["read"] / t["groups"])
     table.ratio("BF16 checkpoint, run over cached files, share of a bare copy", t["copy"] / t["over"], 0.65)
     table.ratio("  the same with axis 0", t["copy"] / t["over_axis0"], 0.65)
     table.value("peak memory of stats on it, MB", peak, 160)

@@ -159,10 +159,13 @@ SCALES = [1e-38, 1e-22, 1e-15, 1e-3, 1.0, 1e18, 1e30]
 
 @pytest.mark.parametrize(
     ("dtype", "scale"),
-    [(dtype, scale) for dtype in ("F32", "BF16", "F64") for scale in SCALES] + [("F16", 1e-3), ("F16", 1.0)],
+    [(dtype, scale) for dtype in ("F32", "BF16", "F16", "F64") for scale in SCALES],
 )
 def test_the_search_takes_what_brute_force_takes_at_every_scale(tmp_path: Path, dtype: str, scale: float) -> None:
-    """What is dropped unseen, by what it clips, is never the best: one sign, outliers, plateaus, few elements."""
+    """What is dropped unseen, by what it clips, is never the best: one sign, outliers, plateaus, few elements.
+
+    Of F16, the small scales are zeros of both signs, and the large ones infinite.
+    """
     rng = np.random.default_rng(6)
     rows = [rng.standard_t(3, 130), abs(rng.standard_normal(130)), -abs(rng.standard_normal(130)),
             np.where(np.arange(130) == 40, 50.0, rng.standard_normal(130)), np.repeat([1.0, -1.0], 65),

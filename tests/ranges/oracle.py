@@ -22,15 +22,20 @@ def finite_of(x: np.ndarray) -> np.ndarray:
         return x[np.isfinite(x.astype(np.float64))]
 
 
+def ordered(finite: np.ndarray) -> np.ndarray:
+    """Ascending, with -0 before +0."""
+    wide = finite.astype(np.float64)
+    return finite[np.lexsort((~np.signbit(wide), wide))]
+
+
 def percentile(x: np.ndarray, percent: str) -> Ends:
     """The element of rank ceil(P / 100 * n), and the one of the same rank from above."""
     finite = finite_of(x)
     if not finite.size:
         return 0.0, 0.0
-    wide = finite.astype(np.float64)
-    ordered = finite[np.lexsort((~np.signbit(wide), wide))]  # -0 before +0
-    rank = ceil(Fraction(percent) / 100 * len(ordered))
-    return ordered[-rank], ordered[rank - 1]
+    by_rank = ordered(finite)
+    rank = ceil(Fraction(percent) / 100 * len(by_rank))
+    return by_rank[-rank], by_rank[rank - 1]
 
 
 def squared_error(x: np.ndarray, ranges: Ends, op: Op, compute_dtype: str, **attributes: Any) -> float:
@@ -59,8 +64,7 @@ def _ordered_sum(terms: np.ndarray) -> float:
 
 def candidates(x: np.ndarray, compute_dtype: str) -> list[Ends]:
     number = np.float64 if x.dtype == np.float64 else np.float32
-    found = finite_of(x).astype(number)
-    ranges = np.array([found.min(), found.max()])
+    ranges = ordered(finite_of(x))[[0, -1]].astype(number)
     with np.errstate(all="ignore"):
         shrunk = [ranges * number(k / 100) for k in range(1, 101)]
         return [tuple(pair.astype(arithmetic_of(x, compute_dtype))) for pair in shrunk]

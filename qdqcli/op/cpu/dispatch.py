@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
-from qdqcli.op.arguments import PIECE, Batch, Measuring, Summing, terms_of
+from qdqcli.op.arguments import PIECE, SHORT_PIECE_BYTES, Batch, Measuring, Summing, terms_of
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, NONFINITE, NONFINITE_OUTPUT, BatchSums, BlockSums, empty_sums
 from qdqcli.op.cpu.sums import look_closer
 from qdqcli.op.jit.cache import host_has
@@ -160,10 +160,9 @@ def _measuring(x: Stored, max_slices: int, layout: Layout | None, spec: QuantSpe
     )
 
 
-def summing_of(x: Stored, *, keep: bool, total_bytes: int = 0) -> Summing:
-    """Return how outputs are kept and summed; parts of a large output are summed before they are stored."""
-    nontemporal: StaticBool = True if total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
-    return Summing(keep, nontemporal, np.empty(PIECE, x.dtype), terms_of(x, x))
+def summing_of(x: Stored, *, keep: bool, piece: int = PIECE, nontemporal: StaticBool = None) -> Summing:
+    """Return how outputs are kept and summed, `piece` elements at a time."""
+    return Summing(keep, nontemporal, np.empty(piece, x.dtype), terms_of(x, x, ahead=piece))
 
 
 def _short_runs(layout: Layout) -> StaticBool:
@@ -216,19 +215,15 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
 
 
 def quantize_and_sum(
-    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool,
-    total_bytes: int = 0,
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool
 ) -> NDArray[np.float64]:  # fmt: skip
     """`quantize`, and return the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
 
-    Without `keep`, nothing is written to `y`. If `y` is part of a large output (`total_bytes`), it must have the
-    alignment of `base`, modulo VECTOR_SIZE elements, and is written by non-temporal stores.
-
-    The sums leave out the extremes of the input. Slices whose output became infinite or NaN are marked in
-    `params.degenerate`.
+    Without `keep`, nothing is written to `y`. The sums leave out the extremes of the input. Slices whose output became
+    infinite or NaN are marked in `params.degenerate`.
     """
     sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    summing = summing_of(x, keep=keep, total_bytes=total_bytes)
+    summing = summing_of(x, keep=keep, piece=SHORT_PIECE_BYTES // x.itemsize)
     kernels.quantize_and_sum(x, y, *params.arguments(Elements(base, start, stop), layout), params.op, summing, sums)
     for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
         first = start + int(chunk) * CHUNK_ELEMENTS
@@ -260,6 +255,9 @@ def fake_quantize_and_sum(
 ) -> BlockSums | None:  # fmt: skip
     """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
 
+    Parts `y` of a large output (`total_bytes`) are written by non-temporal stores; they have the alignment of `base`,
+    modulo VECTOR_SIZE elements. With a known range these cost 15 %: elements are then read from memory at that time.
+
     Returns None where elements are not finite or slices are shorter than a vector: the caller then goes step by step.
     """
     if is_columnar(layout):
@@ -267,7 +265,8 @@ def fake_quantize_and_sum(
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
     steps, measuring = layout.steps(first_slice, base + len(x)), _measuring(x, num_slices, layout, spec, dtype)
-    summing, sums = summing_of(x, keep=keep, total_bytes=total_bytes), empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
+    nontemporal: StaticBool = True if total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
+    summing, sums = summing_of(x, keep=keep, nontemporal=nontemporal), empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
     kernels.fake_quantize_and_sum(
         x, y, Elements(base, start, stop), steps, measuring, op_of(spec, dtype), summing, sums
     )

@@ -6,18 +6,8 @@ their order of addition are defined in `docs/exactness.md`.
 
 import numpy as np
 
-from qdqcli.op.arguments import PIECE, RUN
-from qdqcli.op.columns import (
-    ABS_ERROR,
-    ERROR,
-    MAX_ABS_ERROR,
-    NUM_SUMS,
-    SQ_ERROR,
-    SQ_INPUT,
-    SQ_OUTPUT,
-    SUM_COLUMNS,
-    ZEROED,
-)
+from qdqcli.op import columns
+from qdqcli.op.arguments import RUN
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
@@ -50,7 +40,7 @@ _SMALL = 2.0**-100
 @inlined
 def begin_chunk(terms):
     """Reset the accumulators."""
-    for k in range(0, SUM_COLUMNS * VECTOR_SIZE, VECTOR_SIZE):
+    for k in range(0, columns.SUM_COLUMNS * VECTOR_SIZE, VECTOR_SIZE):
         store(terms.totals, k, 0.0)
 
 
@@ -73,7 +63,7 @@ def _add_run(x, y, begin, size, shift, terms, nontemporal, out):
     sums = (zero, zero, zero, zero, zero, zero, no_count())
     whole = begin + size // VECTOR_SIZE * VECTOR_SIZE
     for k in range(begin + shift, whole, VECTOR_SIZE):
-        prefetch(x, k + PIECE)
+        prefetch(x, k + terms.ahead)
         stored = load_some(y, k)
         if nontemporal is not None:
             store_nontemporal(out, k, stored)
@@ -83,13 +73,13 @@ def _add_run(x, y, begin, size, shift, terms, nontemporal, out):
         left = begin + size - k
         sums = _add(load_first(x, k, left), load_first(y, k, left), sums)
     error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
-    _widen(terms.totals, ERROR * VECTOR_SIZE + shift, error)
-    _widen(terms.totals, ABS_ERROR * VECTOR_SIZE + shift, abs_error)
-    _widen(terms.totals, SQ_ERROR * VECTOR_SIZE + shift, sq_error)
-    _widen(terms.totals, SQ_INPUT * VECTOR_SIZE + shift, sq_input)
-    _widen(terms.totals, SQ_OUTPUT * VECTOR_SIZE + shift, sq_output)
-    _widen(terms.totals, ZEROED * VECTOR_SIZE + shift, zeroed)
-    k = MAX_ABS_ERROR * VECTOR_SIZE + shift
+    _widen(terms.totals, columns.ERROR * VECTOR_SIZE + shift, error)
+    _widen(terms.totals, columns.ABS_ERROR * VECTOR_SIZE + shift, abs_error)
+    _widen(terms.totals, columns.SQ_ERROR * VECTOR_SIZE + shift, sq_error)
+    _widen(terms.totals, columns.SQ_INPUT * VECTOR_SIZE + shift, sq_input)
+    _widen(terms.totals, columns.SQ_OUTPUT * VECTOR_SIZE + shift, sq_output)
+    _widen(terms.totals, columns.ZEROED * VECTOR_SIZE + shift, zeroed)
+    k = columns.MAX_ABS_ERROR * VECTOR_SIZE + shift
     store(terms.totals, k, larger(widen_to_double(peak), load_some(terms.totals, k)))
 
 
@@ -121,21 +111,21 @@ def finish_chunk(x, i, n, terms, row):
 
     ABS_ERROR is not finite where `look_closer` must sum the chunk again.
     """
-    for k in range(NUM_SUMS):
+    for k in range(columns.NUM_SUMS):
         row[k] = pairwise_sum(load(terms.totals, k * VECTOR_SIZE))
-    row[MAX_ABS_ERROR] = greatest(load(terms.totals, MAX_ABS_ERROR * VECTOR_SIZE))
-    row[ZEROED] = pairwise_sum(load(terms.totals, ZEROED * VECTOR_SIZE))
-    if terms.marking is not None and is_extreme(row) and (row[ABS_ERROR] > 0 or not _is_zero(x, i, n)):
-        row[ABS_ERROR] = np.nan
+    row[columns.MAX_ABS_ERROR] = greatest(load(terms.totals, columns.MAX_ABS_ERROR * VECTOR_SIZE))
+    row[columns.ZEROED] = pairwise_sum(load(terms.totals, columns.ZEROED * VECTOR_SIZE))
+    if terms.marking is not None and is_extreme(row) and (row[columns.ABS_ERROR] > 0 or not _is_zero(x, i, n)):
+        row[columns.ABS_ERROR] = np.nan
 
 
 @inlined
 def is_extreme(row):
     """Tell whether float32 terms may have overflowed or lost digits, or the cosine's xx + yy - ee cancels."""
-    size, ee, xx, yy = row[ABS_ERROR], row[SQ_ERROR], row[SQ_INPUT], row[SQ_OUTPUT]
+    size, ee, xx, yy = row[columns.ABS_ERROR], row[columns.SQ_ERROR], row[columns.SQ_INPUT], row[columns.SQ_OUTPUT]
     if not (size < np.inf and ee < np.inf and xx < np.inf and yy < np.inf):
         return True
-    if xx < _SMALL or (ee < _SMALL and row[MAX_ABS_ERROR] > 0) or (yy < _SMALL and ee != xx):
+    if xx < _SMALL or (ee < _SMALL and row[columns.MAX_ABS_ERROR] > 0) or (yy < _SMALL and ee != xx):
         return True
     return yy > 0 and xx + yy - ee < (xx if xx > yy else yy) / 128
 

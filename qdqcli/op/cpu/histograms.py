@@ -6,21 +6,7 @@ its count, one pattern after another, all in float64; the lanes are then reduced
 
 import numpy as np
 
-from qdqcli.op.columns import (
-    ABS_ERROR,
-    CLIPPED,
-    ERROR,
-    INPUT_MAX,
-    INPUT_MIN,
-    MAX_ABS_ERROR,
-    NONFINITE,
-    NONFINITE_OUTPUT,
-    NUM_SUMS,
-    SQ_ERROR,
-    SQ_INPUT,
-    SQ_OUTPUT,
-    ZEROED,
-)
+from qdqcli.op import columns
 from qdqcli.op.cpu.slices import pairwise_sum_scalar
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
@@ -63,24 +49,24 @@ def sum_patterns(counts, x, y, lo, hi, lanes, total):
         v, w = decode(x[p]), decode(y[p])
         times = np.float64(counts[p])
         if not abs(v) <= max_finite(x[p]):
-            total[NONFINITE] += times
+            total[columns.NONFINITE] += times
         elif not abs(w) <= max_finite(x[p]):
-            total[NONFINITE_OUTPUT] += times
-            total[INPUT_MIN] = min(total[INPUT_MIN], np.float64(v))
-            total[INPUT_MAX] = max(total[INPUT_MAX], np.float64(v))
+            total[columns.NONFINITE_OUTPUT] += times
+            total[columns.INPUT_MIN] = min(total[columns.INPUT_MIN], np.float64(v))
+            total[columns.INPUT_MAX] = max(total[columns.INPUT_MAX], np.float64(v))
         else:
             a, b = np.float64(v), np.float64(w)
             e = b - a
             k = p % VECTOR_SIZE
-            lanes[ERROR, k] += times * e
-            lanes[ABS_ERROR, k] += times * abs(e)
-            lanes[SQ_ERROR, k] += times * (e * e)
-            lanes[SQ_INPUT, k] += times * (a * a)
-            lanes[SQ_OUTPUT, k] += times * (b * b)
-            total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
-            total[INPUT_MIN] = min(total[INPUT_MIN], a)
-            total[INPUT_MAX] = max(total[INPUT_MAX], a)
-            total[CLIPPED] += times * ((v < lo) | (v > hi))
-            total[ZEROED] += times * ((v != 0) & (w == 0))
-    for k in range(NUM_SUMS):
+            lanes[columns.ERROR, k] += times * e
+            lanes[columns.ABS_ERROR, k] += times * abs(e)
+            lanes[columns.SQ_ERROR, k] += times * (e * e)
+            lanes[columns.SQ_INPUT, k] += times * (a * a)
+            lanes[columns.SQ_OUTPUT, k] += times * (b * b)
+            total[columns.MAX_ABS_ERROR] = max(total[columns.MAX_ABS_ERROR], abs(e))
+            total[columns.INPUT_MIN] = min(total[columns.INPUT_MIN], a)
+            total[columns.INPUT_MAX] = max(total[columns.INPUT_MAX], a)
+            total[columns.CLIPPED] += times * ((v < lo) | (v > hi))
+            total[columns.ZEROED] += times * ((v != 0) & (w == 0))
+    for k in range(columns.NUM_SUMS):
         total[k] = pairwise_sum_scalar(lanes[k])

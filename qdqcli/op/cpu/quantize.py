@@ -5,7 +5,6 @@ Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py
 
 import numpy as np
 
-from qdqcli.op.arguments import PIECE
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu.errors import add_runs, begin_chunk, finish_chunk
 from qdqcli.op.cpu.ranges import (
@@ -190,8 +189,8 @@ def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
         last = smaller(first + CHUNK_ELEMENTS, stop)
         clipped = 0
         begin_chunk(summing.terms)
-        for i in range(first, last, PIECE):
-            source, here = x[i - base :], Elements(i, i, smaller(i + PIECE, last))
+        for i in range(first, last, summing.piece.size):
+            source, here = x[i - base :], Elements(i, i, smaller(i + summing.piece.size, last))
             target = y[i - base :] if summing.keep and summing.nontemporal is None else summing.piece
             quantize(source, target, here, steps, qparams, op, None)
             if qparams.clipping:

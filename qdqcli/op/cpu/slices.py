@@ -5,20 +5,7 @@ Arguments as in `cpu/ranges.py`.
 
 import numpy as np
 
-from qdqcli.op.columns import (
-    ABS_ERROR,
-    CLIPPED,
-    ERROR,
-    INPUT_MAX,
-    INPUT_MIN,
-    MAX_ABS_ERROR,
-    NONFINITE,
-    NONFINITE_OUTPUT,
-    SQ_ERROR,
-    SQ_INPUT,
-    SQ_OUTPUT,
-    ZEROED,
-)
+from qdqcli.op import columns
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.params import MAX_RANGE, MIN_RANGE
@@ -40,23 +27,23 @@ def add_element(stored, out, lo, hi, sums, total):
     v, w = decode(stored), decode(out)
     limit = max_finite(stored)
     if not abs(v) <= limit:
-        total[NONFINITE] += 1
+        total[columns.NONFINITE] += 1
         return
     a, b = np.float64(v), np.float64(w)
-    total[INPUT_MIN] = min(total[INPUT_MIN], a)
-    total[INPUT_MAX] = max(total[INPUT_MAX], a)
+    total[columns.INPUT_MIN] = min(total[columns.INPUT_MIN], a)
+    total[columns.INPUT_MAX] = max(total[columns.INPUT_MAX], a)
     if not abs(w) <= limit:
-        total[NONFINITE_OUTPUT] += 1
+        total[columns.NONFINITE_OUTPUT] += 1
         return
     e = add(b, -a)
-    sums[ERROR] += e
-    sums[ABS_ERROR] += abs(e)
-    sums[SQ_ERROR] = add(sums[SQ_ERROR], e * e)
-    sums[SQ_INPUT] = add(sums[SQ_INPUT], a * a)
-    sums[SQ_OUTPUT] = add(sums[SQ_OUTPUT], b * b)
-    total[MAX_ABS_ERROR] = max(total[MAX_ABS_ERROR], abs(e))
-    total[CLIPPED] += (v < lo) | (v > hi)
-    total[ZEROED] += (v != 0) & (w == 0)
+    sums[columns.ERROR] += e
+    sums[columns.ABS_ERROR] += abs(e)
+    sums[columns.SQ_ERROR] = add(sums[columns.SQ_ERROR], e * e)
+    sums[columns.SQ_INPUT] = add(sums[columns.SQ_INPUT], a * a)
+    sums[columns.SQ_OUTPUT] = add(sums[columns.SQ_OUTPUT], b * b)
+    total[columns.MAX_ABS_ERROR] = max(total[columns.MAX_ABS_ERROR], abs(e))
+    total[columns.CLIPPED] += (v < lo) | (v > hi)
+    total[columns.ZEROED] += (v != 0) & (w == 0)
 
 
 @inlined

@@ -105,8 +105,7 @@ class CudaBackend:
             station.download(device_y, y[here])
 
     def quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams, *, keep: bool,
-        total_bytes: int = 0,  # noqa: ARG002 - a device has no such cache
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams, *, keep: bool
     ) -> NDArray[np.float64]:  # fmt: skip
         """CUDA version of `cpu.quantize_and_sum`; each row also has the extremes of its chunk."""
         here = slice(start - base, stop - base)
@@ -120,7 +119,7 @@ class CudaBackend:
 
     def fake_quantize_and_sum(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *,
-        keep: bool, total_bytes: int = 0,  # noqa: ARG002
+        keep: bool, total_bytes: int = 0,  # noqa: ARG002 - a device has no such cache
     ) -> BlockSums | None:  # fmt: skip
         """CUDA version of `cpu.fake_quantize_and_sum` in memory: one upload, all the work, one download."""
         first_slice = layout.slice_of(base)

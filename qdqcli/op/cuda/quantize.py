@@ -9,23 +9,8 @@ lane adds those of one run after another.
 
 import numpy as np
 
+from qdqcli.op import columns
 from qdqcli.op.arguments import RUN
-from qdqcli.op.columns import (
-    ABS_ERROR,
-    CLIPPED,
-    ERROR,
-    INPUT_MAX,
-    INPUT_MIN,
-    MAX_ABS_ERROR,
-    NONFINITE,
-    NONFINITE_OUTPUT,
-    NUM_SUMS,
-    SQ_ERROR,
-    SQ_INPUT,
-    SQ_OUTPUT,
-    SUM_COLUMNS,
-    ZEROED,
-)
 from qdqcli.op.cpu.slices import add_element
 from qdqcli.op.cuda.indexing import slice_at
 from qdqcli.op.cuda.ranges import THREADS
@@ -52,10 +37,10 @@ TILE = max(THREADS // VECTOR_SIZE, 1) * RUN
 """Elements of the runs that a block adds at once."""
 STRANDS = TILE // RUN * VECTOR_SIZE
 """Lanes of the runs of a tile, one thread each on a device."""
-ADDERS = NUM_SUMS * VECTOR_SIZE
+ADDERS = columns.NUM_SUMS * VECTOR_SIZE
 _NUM_COUNTS = 7
 """Values per thread beside the sums: three extremes and four counts."""
-_SHARED = max(NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
+_SHARED = max(columns.NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
 
 
 @inlined
@@ -133,9 +118,9 @@ def quantize_and_sum(x, y, keep, slice_map, qparams, op, zero, sums):
                     clipped += 1
                 if w == 0 and v != 0:
                     zeroed += 1
-            shared[ERROR * STRANDS + p], shared[ABS_ERROR * STRANDS + p] = error, abs_error
-            shared[SQ_ERROR * STRANDS + p], shared[SQ_INPUT * STRANDS + p] = sq_error, sq_input
-            shared[SQ_OUTPUT * STRANDS + p] = sq_output
+            shared[columns.ERROR * STRANDS + p], shared[columns.ABS_ERROR * STRANDS + p] = error, abs_error
+            shared[columns.SQ_ERROR * STRANDS + p], shared[columns.SQ_INPUT * STRANDS + p] = sq_error, sq_input
+            shared[columns.SQ_OUTPUT * STRANDS + p] = sq_output
         cuda.syncthreads()
         for p in range(t, ADDERS, THREADS):
             total = lanes[p]
@@ -145,7 +130,7 @@ def quantize_and_sum(x, y, keep, slice_map, qparams, op, zero, sums):
         cuda.syncthreads()
     half = VECTOR_SIZE // 2
     while half > 0:
-        for p in range(t, NUM_SUMS * half, THREADS):
+        for p in range(t, columns.NUM_SUMS * half, THREADS):
             k = p // half * VECTOR_SIZE + p % half
             lanes[k] += lanes[k + half]
         cuda.syncthreads()
@@ -154,7 +139,7 @@ def quantize_and_sum(x, y, keep, slice_map, qparams, op, zero, sums):
     shared[3 * THREADS + t], shared[4 * THREADS + t] = nonfinite, nonfinite_output
     shared[5 * THREADS + t], shared[6 * THREADS + t] = clipped, zeroed
     cuda.syncthreads()
-    if t < NUM_SUMS:
+    if t < columns.NUM_SUMS:
         sums[chunk, t] = lanes[t * VECTOR_SIZE]
     if t < _NUM_COUNTS:
         kept = shared[t * THREADS]
@@ -166,19 +151,19 @@ def quantize_and_sum(x, y, keep, slice_map, qparams, op, zero, sums):
                 kept = min(kept, other)
             else:
                 kept += other
-        column = MAX_ABS_ERROR
+        column = columns.MAX_ABS_ERROR
         if t == 1:
-            column = INPUT_MIN
+            column = columns.INPUT_MIN
         elif t == 2:
-            column = INPUT_MAX
+            column = columns.INPUT_MAX
         elif t == 3:
-            column = NONFINITE
+            column = columns.NONFINITE
         elif t == 4:
-            column = NONFINITE_OUTPUT
+            column = columns.NONFINITE_OUTPUT
         elif t == 5:
-            column = CLIPPED
+            column = columns.CLIPPED
         elif t == 6:
-            column = ZEROED
+            column = columns.ZEROED
         sums[chunk, column] = kept
 
 
@@ -189,8 +174,8 @@ def sum_slices(x, y, elements, steps, qparams, sums):
     if s < sums.shape[0]:
         base, start, stop = elements
         inner, row, advance = steps.inner, steps.row, steps.advance
-        own = cuda.local.array(SUM_COLUMNS, np.float64)
-        for k in range(SUM_COLUMNS):
+        own = cuda.local.array(columns.SUM_COLUMNS, np.float64)
+        for k in range(columns.SUM_COLUMNS):
             own[k] = sums[s, k]
         r, last_row, k = start // row, (stop - 1) // row, s + steps.first_slice
         if advance > 0:
@@ -202,7 +187,7 @@ def sum_slices(x, y, elements, steps, qparams, sums):
             for i in range(max(run_start, start) - base, run_stop - base):
                 add_element(x[i], y[i], qparams[MIN_RANGE, s], qparams[MAX_RANGE, s], own, own)
             r += 1
-        for k in range(SUM_COLUMNS):
+        for k in range(columns.SUM_COLUMNS):
             sums[s, k] = own[k]
 
 
