@@ -10,13 +10,11 @@ import hashlib
 import importlib.util
 import json
 import os
-import platform
 import stat
 import time
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from qdqcli import __version__
@@ -80,6 +78,8 @@ def read(kernel: str, kinds: Any) -> bytes | None:
 
 def write(kernel: str, kinds: Any, image: bytes) -> None:
     """Store the image of a kernel, if possible."""
+    from tempfile import NamedTemporaryFile  # only where something is compiled
+
     directory = folder()
     if directory is None:
         return
@@ -114,7 +114,7 @@ def host_key() -> list[Any]:
     """Return what compiled code depends on beside its source: processor, compiler and settings."""
     settings = {name: value for name in _CODE_SETTINGS if (value := os.environ.get(f"NUMBA_{name}")) is not None}
     facts = hashlib.sha256(repr(processor()).encode()).hexdigest()
-    return [platform.machine(), facts, version_of("numba"), version_of("llvmlite"), settings]
+    return [os.uname().machine, facts, version_of("numba"), version_of("llvmlite"), settings]
 
 
 @cache
