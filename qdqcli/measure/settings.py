@@ -3,7 +3,7 @@
 Settings that differ in the grid alone share their ranges. The figures are those of `quantize_tensor` with each setting.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.measure.block_part import BlockPart, block_slices
-from qdqcli.measure.blocks import Block, blocks_of, read_block
+from qdqcli.measure.blocks import QPARAM_BYTES, Block, blocks_of, read_block
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
 from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
@@ -46,12 +46,18 @@ def measure_settings(
 ) -> list[Measurement]:
     """Measure a tensor under each setting, with its given range if any; the same bits as one after another.
 
-    `on_bytes` receives the bytes of the tensor once.
+    The tensor is read again for settings whose ranges do not fit into memory together with those before. `on_bytes`
+    receives the bytes of the tensor once.
     """
-    columns_ = [_Column(spec=spec, given=given, layout=layout_of(info, spec)) for spec, given in settings]
     if not info.num_elements:
         return [Measurement(sums=ErrorSums(), num_slices=0) for _ in settings]
-    return _Tensor(info, reader, workers).measure(columns_, on_bytes)
+    tensor = _Tensor(info, reader, workers)
+    found: list[Measurement] = []
+    for together in tensor.in_memory(
+        [_Column(spec=s, given=given, layout=layout_of(info, s)) for s, given in settings]
+    ):
+        found += tensor.measure(together, (lambda _: None) if found else on_bytes)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +94,19 @@ class _Tensor:
         self._info, self._reader, self._workers = info, reader, workers
         self._dtype = info.dtype.name
         self._blocks = blocks_of(info, workers)
+
+    def in_memory(self, settings: Sequence[_Column]) -> Iterator[list[_Column]]:
+        """Yield runs of settings whose ranges and qparams fit into memory together."""
+        together: list[_Column] = []
+        num_slices = 0
+        for column in settings:
+            needed = 0 if has_one_pass(column.layout, self._blocks) else column.layout.num_slices
+            if together and (num_slices + needed) * QPARAM_BYTES > self._workers.max_memory:
+                yield together
+                together, num_slices = [], 0
+            together.append(column)
+            num_slices += needed
+        yield together
 
     def measure(self, settings: Sequence[_Column], on_bytes: Callable[[int], None]) -> list[Measurement]:
         """Return the measurement under each setting."""

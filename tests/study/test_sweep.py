@@ -78,6 +78,13 @@ def test_neither_memory_nor_threads_change_a_digit(checkpoint: Path) -> None:
     assert [to_json(result) for result in least.results] == [to_json(result) for result in most.results]
 
 
+def test_settings_whose_ranges_do_not_fit_together_take_another_read(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "w.safetensors", {"w": sample((40, 30_000), "F32", 1)})
+    settings = settings_of([3, 4, 5, 6], ["last"], [], ["minmax"])
+    least = sweep_of(path, settings, max_memory=5 << 20, threads=1)  # 64 bytes for a range: 2 settings at a time
+    assert [to_json(r) for r in least.results] == [to_json(r) for r in sweep_of(path, settings).results]
+
+
 def test_what_a_shape_forbids_is_a_cell_with_a_reason(checkpoint: Path) -> None:
     (result,) = sweep_of(checkpoint, [Setting(num_bits=4, group_size=32)]).results
     reasons = {row.source.name: row.reason for row in result.skipped}
