@@ -138,6 +138,7 @@ def held(job: ShardTask) -> ShardResult:
     return process_shard(job)
 
 
+@pytest.mark.faults
 def test_a_shard_that_no_worker_survives_costs_only_itself(
     qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
