@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 SLURM = "SLURM_ARRAY_TASK"
 INDEX, COMPLETIONS = "JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"
-LAST_STEP = (
-    *("verify", "dry_run", "keep_going", "provenance", "reports", "format_name", "sort", "top", "by", "histograms"),
-)
+LAST_STEP = ("verify", "provenance", "reports", "format_name", "sort", "top", "by", "histograms")
 """Parameters of `qdq run` that belong to the last step, `qdq finish`."""
+WHOLE = ("dry_run", "keep_going")
+"""Parameters that only a run in one piece has."""
 
 
 def parse_part(value: str) -> tuple[int, int]:
@@ -95,8 +95,9 @@ def check_part_options() -> None:
     if _is_given(context, "dask"):
         raise UsageError("--dask and --part are two ways to share the work; give one of them")
     for parameter in context.command.params:
-        if parameter.name in LAST_STEP and _is_given(context, parameter.name):
-            raise UsageError(f"{parameter.opts[0]} is not for a part; give it to qdq finish, or leave out --part")
+        if parameter.name in (*LAST_STEP, *WHOLE) and _is_given(context, parameter.name):
+            advice = "give it to qdq finish, or leave out --part" if parameter.name in LAST_STEP else "leave out one"
+            raise UsageError(f"{parameter.opts[0]} is not for a part; {advice}")
 
 
 def _is_given(context: click.Context, name: str) -> bool:

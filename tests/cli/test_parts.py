@@ -178,7 +178,7 @@ def test_other_settings_and_inputs_are_refused(qdq: Qdq, sharded: Path, tmp_path
         (("--part", "auto"), "neither SLURM_ARRAY_TASK_ID (a Slurm array) nor JOB_COMPLETION_INDEX"),
         (("--part", "1/2", "--report", "x.json"), "--report is not for a part; give it to qdq finish"),
         (("--part", "1/2", "--verify"), "--verify is not for a part"),
-        (("--part", "1/2", "--keep-going"), "--keep-going is not for a part"),
+        (("--part", "1/2", "--keep-going"), "--keep-going is not for a part; leave out one"),
     ],
 )
 def test_usage(qdq: Qdq, tiny: Path, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
