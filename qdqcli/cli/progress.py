@@ -11,6 +11,7 @@ from typing import Protocol
 
 from qdqcli.cli.session import Session
 from qdqcli.escape import escape_name, without_commands
+from qdqcli.report.number import size_text
 
 BAR_BYTES = 32 << 20
 """Minimum bytes of work for a progress bar."""
@@ -93,7 +94,7 @@ class _Lines:
         done = min(done_bytes, self._total)
         left = f", {duration((self._total - done) / speed)} left" if speed else ""
         self._session.tell(
-            f"{describe()}: {done / 1e9:.2f} of {self._total / 1e9:.2f} GB, {speed / 1e6:.0f} MB/s{left}"
+            f"{describe()}: {size_text(done)} of {size_text(self._total)}, {size_text(int(speed))}/s{left}"
         )
 
 
