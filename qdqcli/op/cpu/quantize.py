@@ -189,13 +189,15 @@ def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
         last = smaller(first + CHUNK_ELEMENTS, stop)
         clipped = 0
         begin_chunk(summing.terms)
-        for i in range(first, last, summing.piece.size):
+        i = first
+        while i < last:  # a range with this step would raise where it is 0, and the kernel not be stored
             source, here = x[i - base :], Elements(i, i, smaller(i + summing.piece.size, last))
             target = y[i - base :] if summing.keep and summing.nontemporal is None else summing.piece
             quantize(source, target, here, steps, qparams, op, None)
             if qparams.clipping:
                 clipped += _count_outside(source, here, steps, qparams, qparams.columns)
             _add_piece(source, target, y, i - base, here.stop - i, summing.terms, summing.nontemporal)
+            i = here.stop
         finish_chunk(x, first - base, last - first, summing.terms, sums[chunk])
         sums[chunk, CLIPPED] = clipped
 
