@@ -33,6 +33,7 @@ from qdqcli.op.value import (
 )
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
+_SUM_COLUMNS = columns.SUM_COLUMNS  # a size must be a global of this file: an attribute is no constant to Numba
 TILE = max(THREADS // VECTOR_SIZE, 1) * RUN
 """Elements of the runs that a block adds at once."""
 STRANDS = TILE // RUN * VECTOR_SIZE
@@ -174,7 +175,7 @@ def sum_slices(x, y, elements, steps, qparams, sums):
     if s < sums.shape[0]:
         base, start, stop = elements
         inner, row, advance = steps.inner, steps.row, steps.advance
-        own = cuda.local.array(columns.SUM_COLUMNS, np.float64)
+        own = cuda.local.array(_SUM_COLUMNS, np.float64)
         for k in range(columns.SUM_COLUMNS):
             own[k] = sums[s, k]
         r, last_row, k = start // row, (stop - 1) // row, s + steps.first_slice
