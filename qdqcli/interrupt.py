@@ -26,7 +26,7 @@ class Interruption:
             Interrupted: carries the exit code of the signal.
         """
         if self.signal_number is not None:
-            raise Interrupted("interrupted; nothing was left under the output's name", self.signal_number)
+            raise Interrupted("interrupted", self.signal_number)
 
     def announce(self) -> bool:
         """Tell whether the caller should inform the user: True for the first call only."""

@@ -16,6 +16,7 @@ from qdqcli.cli.streams import write_all
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import Listing
 from qdqcli.report.formatter import format_for, formatter, formatter_for
+from qdqcli.report.number import counted
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.group import naming, part_of
 from qdqcli.result.result import RunResult
@@ -42,7 +43,14 @@ def deliver(run: RunResult, options: Options, session: Session) -> None:
 
 def say_written(session: Session, options: Options, *others: str) -> None:
     """Print the last line: the files written and the time taken; nothing where none was written."""
-    written = [*others, *map(show_path, options["reports"])]
+    count = counted(len(session.inputs) - len(session.failures), "input")
+    written = [
+        *others,
+        *(
+            f"{show_path(path)} for {count}" if session.inputs and is_by_input(path) else show_path(path)
+            for path in options["reports"]
+        ),
+    ]
     if written:
         *first, last = written
         names = f"{', '.join(first)} and {last}" if first else last

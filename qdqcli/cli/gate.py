@@ -23,7 +23,7 @@ from qdqcli.gate.budget import BaselineRule, Budget
 from qdqcli.gate.generate import budget_text
 from qdqcli.gate.judge import check_patterns, judge, verdict_of
 from qdqcli.gate.keys import json_schema
-from qdqcli.gate.project import read_budget
+from qdqcli.gate.project import PROJECT_FILE, PYPROJECT, read_budget
 from qdqcli.gate.ratchet import Headroom, ratchet
 from qdqcli.gate.settings import check_settings
 from qdqcli.gate.structure import judge_structure, planned_members, unmeasured
@@ -133,9 +133,11 @@ class Gate:
                 rule = replace(budget.baseline, path=options["baseline"])
             budget = replace(budget or Budget(source=show_path(options["baseline"]), summary={}), baseline=rule)
         if budget is not None and budget.is_idle:
+            within = {PROJECT_FILE: "budget.", PYPROJECT: "tool.qdq.budget."}.get(Path(budget.source).name, "")
+            *first, last = (f"[{within}{name}]" for name in ("limits", "summary", "structure", "baseline"))
             raise UsageError(
-                f"{budget.source}: sets no limit and has no baseline, so every run would pass; add [limits], "
-                "[summary], [structure] or [baseline]"
+                f"{budget.source}: sets no limit and has no baseline, so every run would pass; add {', '.join(first)} "
+                f"or {last}"
             )
         if options.get("ratchet") and path is None:
             raise UsageError("--ratchet tightens a budget; give --budget FILE")

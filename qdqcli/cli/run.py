@@ -19,7 +19,7 @@ from qdqcli.cli.measure import distribution_of, job_of, listing_of, open_inputs,
 from qdqcli.cli.part import check_part_options, parse_part, run_part
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
-from qdqcli.errors import UsageError
+from qdqcli.errors import Interrupted, UsageError
 from qdqcli.escape import show_path
 from qdqcli.recipe.plan import Plan, check_selection
 from qdqcli.report.number import counted, size_text
@@ -175,6 +175,10 @@ def quantize(
 
     try:
         result = run_inputs(session, plans, work, lambda: DONE if trees[-1].has_written else FINISHED)
+    except Interrupted as error:
+        if tree is None and trees:
+            error.advise(f"{len(trees)} of {len(session.inputs)} inputs are done, --resume keeps them")
+        raise
     finally:
         outputs.leave()
     if tree is None:

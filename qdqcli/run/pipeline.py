@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from qdqcli.errors import QdqError, UsageError
+from qdqcli.errors import Interrupted, QdqError, UsageError
+from qdqcli.escape import show_path
 from qdqcli.measure.estimate import count_zero_slices
 from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.layout import layout_of
@@ -144,6 +145,8 @@ def run_plans(
         rows = _run_all(output, journal, workers, run_shards)
         journal.add_built()
     except QdqError as error:
+        if output is not None and isinstance(error, Interrupted):
+            error.advise(f"{show_path(output.output)} was not written")
         if journal.has_progress:
             error.advise(f"{journal.num_finished} of {len(plans)} files are finished, --resume goes on from here")
         raise

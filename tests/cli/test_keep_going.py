@@ -1,10 +1,14 @@
 """`--keep-going`: an input that fails stops no other, and is told of everywhere."""
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from qdqcli.errors import Interrupted
+from qdqcli.run import execute
 from tests.conftest import Outcome, Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
@@ -144,3 +148,23 @@ def test_names_are_harmless(qdq: Qdq, hub: Path) -> None:
     assert "x\\x1b[31m\\n: failed: " in outcome.err
     assert "no\\x1b[31m\\n*: failed: " in outcome.err
     assert [line.partition(": ")[0] for line in outcome.err.splitlines()] == ["warning"] * 5 + ["error"]
+
+
+@pytest.mark.usefixtures("hub")
+def test_an_interrupted_batch_tells_which_part_is_done(qdq: Qdq, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = execute.execute_run
+
+    def second_stops(*arguments: Any) -> Any:
+        if Path("out/a").exists():
+            raise Interrupted("interrupted", signal.SIGINT)
+        return whole(*arguments)
+
+    command = ("run", "hub/a", "hub/d", "-o", "out", *SETTINGS, "--report", "of-{name}.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(execute, "execute_run", second_stops)
+        outcome = qdq(*command)
+    assert (outcome.code, outcome.error) == (130, "error: interrupted; 1 of 2 inputs are done, --resume keeps them")
+    assert [path.name for path in Path("out").iterdir()] == ["a"]
+    outcome = qdq(*command, "--resume")
+    assert "out/a: is finished already" in outcome.err
+    assert "and of-{name}.json for 2 inputs in " in outcome.err

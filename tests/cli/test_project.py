@@ -240,3 +240,14 @@ def test_init_without_a_model_and_for_gitlab(qdq: Qdq, folder: Path) -> None:
     (folder / "qdq.toml").unlink()
     (folder / "pyproject.toml").write_text("[tool.qdq]\n")
     assert "pyproject.toml: has [tool.qdq] already" in qdq("init").error
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("name", "within"), [("qdq.toml", ""), ("pyproject.toml", "tool.qdq.")])
+def test_an_idle_budget_names_the_tables_of_its_file(qdq: Qdq, name: str, within: str) -> None:
+    Path("qdq.toml").unlink()
+    table = f"[{within.removesuffix('.')}]\n" if within else ""
+    Path(name).write_text(f"{table}model = 'm.safetensors'\n[{within}budget]\n")
+    outcome = qdq("check")
+    assert outcome.code == 2
+    assert f"; add [{within}budget.limits], [{within}budget.summary], " in outcome.error
