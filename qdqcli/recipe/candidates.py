@@ -69,6 +69,8 @@ def stored_by(engine: str, settings: Sequence[Setting], names: Sequence[str] = (
     Raises:
         UsageError: it stores none of them.
     """
+    if not settings:
+        raise UsageError("there is no setting among the candidates; add a scheme such as int4-g128")
     kept = list(settings)
     if engine != ANY:
         bits, groups = BACKENDS[engine]

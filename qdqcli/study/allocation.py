@@ -32,6 +32,12 @@ FLOAT = "float"
 Objective = Literal["relative", "energy", "worst"]
 LOSS_BITS = 52
 """Losses become integers in units of 2^-52 of the largest possible loss: no order of addition changes a plan."""
+MAX_LOSS = 1 << 62
+"""More units than all decisions lose together."""
+LOWEST_DB = -3000.0
+"""An SQNR that every tensor has: below it, the error relative to the energy leaves float64."""
+_LARGEST = 1e300
+"""Largest loss of a tensor: sums over all stay finite."""
 _HASH_BYTES = 4 << 20
 
 
@@ -278,11 +284,17 @@ def _decision(
             wanted.importance(row.source.name) * _loss(row, wanted.objective, wanted.weighted.get((member, candidate)))
             for member, row in zip(tie.members, measured, strict=True)
         ]
+        if not all(loss <= _LARGEST for loss in losses):  # NaN is not
+            raise UsageError(
+                f"{tie.name}: its squares leave the range of float64, so that no loss can be told; --exclude it, or "
+                "scale it"
+            )
         bits = sum(row.stored_bits or 0 for row in (rows[member] for member in once) if isinstance(row, TensorResult))
         loss = max(losses) if wanted.objective == "worst" else fsum(losses)
         options.append(Option(candidate=candidate, bits=bits, loss=loss))
     sources = [tables[0][member].source for member in once]
-    if wanted.keeps_float and not is_pinned:
+    widths = [DTYPES[tables[0][member].source.dtype].bits for member in tie.members]
+    if wanted.keeps_float and not is_pinned and max(widths) <= most:
         bits = sum(DTYPES[source.dtype].bits * prod(source.shape) for source in sources)
         options.append(Option(candidate=len(settings), bits=bits, loss=0.0))
     if not options:
@@ -371,21 +383,44 @@ def decision_of(allocation: Allocation, name: str) -> tuple[Decision, Option]:
 
 
 def allocate_for_loss(problem: Problem, max_loss: float) -> Allocation:
-    """Choose the smallest size whose summed loss stays within `max_loss`.
+    """Choose the smallest size whose loss stays within `max_loss`.
 
     Raises:
         UsageError: not even the best candidates reach it.
     """
+    if problem.objective == "worst":
+        return _allocate_for_worst(problem, max_loss)
     table = problem.candidates()
     exchanged = [[Candidate(option.loss, option.cost) for option in options] for options in table]
     try:
-        found = solve(exchanged, int(max_loss / problem.unit))
+        found = solve(exchanged, int(min(max_loss / problem.unit, MAX_LOSS)))
     except InfeasibleError as error:
-        raise UsageError(
-            f"the least loss of these candidates is {error.floor * problem.unit:.6g}; allow larger candidates, "
-            "or more loss"
-        ) from None
+        raise _loses_more(error.floor * problem.unit) from None
     solution = replace(found, cost=found.loss, loss=found.cost, lower_bound=found.cost)
+    return Allocation(problem=problem, solution=solution, budget=None)
+
+
+def _loses_more(least: float) -> UsageError:
+    return UsageError(f"the least loss of these candidates is {least:.6g}; allow larger candidates, or more loss")
+
+
+def _allocate_for_worst(problem: Problem, max_loss: float) -> Allocation:
+    """Choose the smallest candidate of each decision whose own loss stays within `max_loss`."""
+    least = max(min(option.loss for option in decision.options) for decision in problem.decisions)
+    if least > max_loss:
+        raise _loses_more(least)
+    fits = [[k for k, o in enumerate(decision.options) if o.loss <= max_loss] for decision in problem.decisions]
+    return _smallest(problem, fits)
+
+
+def _smallest(problem: Problem, fits: Sequence[Sequence[int]]) -> Allocation:
+    """Return the smallest options among those that fit; ties go to the smaller loss."""
+    table = problem.candidates()
+    pairs = list(zip(table, fits, strict=True))
+    choice = [min(own, key=lambda k: (options[k].cost, options[k].loss, k)) for options, own in pairs]
+    chosen = [options[k] for options, k in zip(table, choice, strict=True)]
+    cost, loss = sum(c.cost for c in chosen), sum(c.loss for c in chosen)
+    solution = Solution(choice=tuple(choice), cost=cost, loss=loss, lower_bound=loss, proof="exact")
     return Allocation(problem=problem, solution=solution, budget=None)
 
 
@@ -395,8 +430,8 @@ def allocate_for_sqnr(problem: Problem, min_sqnr_db: float) -> Allocation:
     Raises:
         UsageError: a tensor does not reach it with any candidate.
     """
-    limit = 10 ** (-min_sqnr_db / 10)
-    choice = []
+    limit = 10 ** (-max(min_sqnr_db, LOWEST_DB) / 10)
+    found = []
     for decision in problem.decisions:
         fits = [k for k, option in enumerate(decision.options) if _worst_error(problem, decision, option) <= limit]
         if not fits:
@@ -405,11 +440,8 @@ def allocate_for_sqnr(problem: Problem, min_sqnr_db: float) -> Allocation:
                 f"{decision.tie.name}: reaches {-10 * log10(best):.2f} dB with its best candidate, less than "
                 f"{min_sqnr_db:g} dB; allow larger candidates, or --exclude it"
             )
-        choice.append(min(fits, key=lambda k: (decision.options[k].bits, decision.options[k].loss, k)))
-    chosen = [options[k] for options, k in zip(problem.candidates(), choice, strict=True)]
-    cost, loss = sum(c.cost for c in chosen), sum(c.loss for c in chosen)
-    solution = Solution(choice=tuple(choice), cost=cost, loss=loss, lower_bound=loss, proof="exact")
-    return Allocation(problem=problem, solution=solution, budget=None)
+        found.append(fits)
+    return _smallest(problem, found)
 
 
 def _worst_error(problem: Problem, decision: Decision, option: Option) -> float:

@@ -8,7 +8,6 @@ from pathlib import Path
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
-from qdqcli.op.spec import MAX_UNSIGNED_BITS
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.goal import Goal
 from qdqcli.recipe.patterns import compile_pattern, listed
@@ -35,6 +34,10 @@ from qdqcli.tensors.packed.recognise import Packed
 
 Bounds = Sequence[tuple[str, int]]
 """(pattern, bits); the last match counts."""
+
+
+UNBOUNDED = 64
+"""Bits of the widest dtype: no candidate has more, float neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ def plan_bits(
         importance=order.importance.of,
         weighted=order.importance.weighted(plans, sweep, workers),
         min_bits=bound_of(order.min_bits, plans, "min_bits", max, 0),
-        max_bits=bound_of(order.max_bits, plans, "max_bits", min, MAX_UNSIGNED_BITS),
+        max_bits=bound_of(order.max_bits, plans, "max_bits", min, UNBOUNDED),
     )
     problem = make_problem(columns, sweep, wanted)
     against = None if order.against is None else choice_against(problem, order.against, checkpoints, packed)

@@ -177,6 +177,8 @@ def test_patterns_fold_over_layers(qdq: Qdq, model: Path, tmp_path: Path) -> Non
         (("--min-sqnr", "inf"), "is not a number such as"),
         (("--min-sqnr", "300"), "with its best candidate"),
         (("--max-loss", "1e-12"), "the least loss of these candidates"),
+        (("--max-loss", "1e-12", "--objective", "worst"), "the least loss of these candidates"),
+        (("--avg-bits", "4", "--candidates", "float"), "there is no setting among the candidates"),
         (("--avg-bits", "4", "--candidates", "fp8"), "is not a candidate"),
         (("--avg-bits", "4", "--candidates", "int5", "--backend", "awq"), "none of int5 is left"),
         (("--avg-bits", "4", "--min-bits", "9"), "no candidate is left"),
@@ -190,6 +192,36 @@ def test_what_cannot_be_planned_is_a_usage_error(
     assert outcome.code == 2
     assert words in outcome.error
     assert not (tmp_path / "plan.toml").exists()
+
+
+@pytest.mark.parametrize("goal", [("--max-loss", "1e308"), ("--min-sqnr", "-5000")])
+def test_a_goal_that_everything_keeps_gives_the_smallest_candidates(
+    qdq: Qdq, model: Path, goal: tuple[str, str]
+) -> None:
+    assert set(bits_of(plan(qdq, model, *goal, "--candidates", "int2,int4")).values()) == {2}
+
+
+def test_a_limit_of_the_worst_loss_holds_for_each_decision_by_itself(qdq: Qdq, model: Path) -> None:
+    candidates = "--candidates", "int3,int4,int6,int8"
+    by_loss = plan(qdq, model, "--max-loss", "0.01", "--objective", "worst", *candidates, "--tie", "none")
+    by_sqnr = plan(qdq, model, "--min-sqnr", "20", *candidates, "--tie", "none")  # a relative error of 0.01
+    assert bits_of(by_loss) == bits_of(by_sqnr)
+    assert by_loss["loss"] <= 0.01
+
+
+def test_the_upper_bound_of_bits_holds_for_float_too(qdq: Qdq, model: Path) -> None:
+    most = "--max-bits", "*down*=4"
+    report = plan(qdq, model, "--avg-bits", "30", "--candidates", "int4,float", *most)
+    assert {bits for name, bits in bits_of(report).items() if "down" in name} == {4}
+    assert sum("down" in name for name in bits_of(report)) == LAYERS
+
+
+def test_a_tensor_whose_squares_overflow_is_named(qdq: Qdq, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((4, 128))
+    model = write_safetensors(tmp_path / "m.safetensors", {"huge": values * 1e300, "usual": values})
+    outcome = qdq("plan", model, "--avg-bits", "5", "-o", tmp_path / "plan.toml")
+    assert outcome.code == 2
+    assert "huge: its squares leave the range of float64" in outcome.error
 
 
 def test_a_recipe_that_exists_is_not_replaced_unasked(qdq: Qdq, model: Path, tmp_path: Path) -> None:
