@@ -285,6 +285,16 @@ def test_what_to_do_names_what_fails_its_share_and_commands() -> None:
     assert "[[waivers]]" in said
 
 
+def test_commands_take_a_project_file_as_such() -> None:
+    run = many(30)
+    for name in ("../qdq.toml", "pyproject.toml"):
+        own = commands(replace(run, settings={**run.settings, "recipe": name}))
+        diagnose, plan, check = map(shlex.split, own)
+        assert diagnose[diagnose.index("--config") + 1] == check[check.index("--config") + 1] == name
+        assert name not in plan
+        assert not any("--recipe" in words for words in (diagnose, plan, check))
+
+
 def test_there_is_nothing_to_do_where_nothing_fails() -> None:
     assert advice(plain(5)) == ""
     assert advice(replace(many(5), verdict=Verdict(violations=[]))) == ""

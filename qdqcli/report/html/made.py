@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import ceil
+from pathlib import PurePath
 from typing import Any
 
 from qdqcli.report.escape import shorten, visible
@@ -22,6 +23,9 @@ _PLAIN: Mapping[str, Any] = {
     "percentile": None, "include": [], "exclude": [], "scale_bits": 16,
 }  # fmt: skip
 """Setting -> its default on the command line."""
+_PROJECT_FILES = ("qdq.toml", "pyproject.toml")
+_WITHOUT_CONFIG = ("plan", "sweep", "calibrate")
+"""Commands that take no project file."""
 
 
 def made(run: RunResult, options: Sequence[str] | None = (), measuring: Collection[str] | None = None) -> Iterator[str]:
@@ -51,7 +55,7 @@ def made(run: RunResult, options: Sequence[str] | None = (), measuring: Collecti
 def command_of(run: RunResult, command: str, options: Sequence[str] = ()) -> list[str]:
     """Return a command line that measures with the settings of a run."""
     inputs = [name if not name.startswith("-") else f"./{name}" for name in run.inputs]
-    return ["qdq", command, *inputs, *_options(run.settings), *options]
+    return ["qdq", command, *inputs, *_options(run.settings, command), *options]
 
 
 def code(words: Sequence[str]) -> str:
@@ -90,10 +94,14 @@ def _terms(run: RunResult) -> Iterator[tuple[str, str]]:
         yield quote(name), f"{held}, {size:,} bytes ({size_text(size)})"
 
 
-def _options(settings: Mapping[str, Any]) -> Iterator[str]:
+def _options(settings: Mapping[str, Any], command: str) -> Iterator[str]:
     """Yield the options that differ from the command's defaults."""
-    if settings.get("recipe"):
-        yield from ("--recipe", str(settings["recipe"]))
+    recipe = str(settings.get("recipe") or "")
+    if PurePath(recipe).name in _PROJECT_FILES:
+        if command not in _WITHOUT_CONFIG:
+            yield from ("--config", recipe)
+    elif recipe:
+        yield from ("--recipe", recipe)
     for name in _each(settings.get("presets")):
         yield from ("--preset", str(name))
     yield from scheme_options(settings)
