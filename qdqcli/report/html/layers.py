@@ -100,7 +100,7 @@ def matrix_of(marks: Iterable[Mark], title: str, *, digits: int) -> Iterator[str
     stem = stems.pop() if len(stems) == 1 else ""
     of = f" in <code>{quote(stem)}*</code>" if stem else ""
     yield '<div class="scroll" tabindex="0"><table class="matrix">'
-    yield f"<caption>{title} by kind of tensor and layer{of}, the lowest where several share a cell; more color is lower"
+    yield f"<caption>{title} by kind of tensor and layer{of}, the lowest where several share a cell; bluer is lower"
     yield '</caption>\n<thead><tr><th scope="col" class="text">kind</th>'
     yield "".join(f'<th scope="col" class="number">{number}</th>' for number in columns)
     yield "</tr></thead>\n<tbody>"
