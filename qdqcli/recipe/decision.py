@@ -22,6 +22,8 @@ class Skip:
     reason: str
     is_selected: bool = False
     """True where it holds weights that would be quantized if possible: a budget may limit how many are left out."""
+    is_misfit: bool = False
+    """True where the tensor's shape forbids its settings."""
 
 
 Decision = QuantSpec | Skip
@@ -113,7 +115,7 @@ def divided(resolution: Resolution, shape: tuple[int, ...], *, is_stacked: bool)
         return resolution
     if way.value == SKIP:
         reason = f"group_size {spec.group_size} does not divide the last dimension"
-        return replace(resolution, decision=Skip(reason=reason), settings={"indivisible": way})
+        return replace(resolution, decision=Skip(reason=reason, is_misfit=True), settings={"indivisible": way})
     place = way.places[-1] if way.places else "--indivisible"
     axis = axis_of(CHANNEL if len(shape) > 1 else NONE, len(shape), is_stacked=is_stacked)
     changed = {

@@ -296,7 +296,7 @@ def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resoluti
 def _fitting(tensor: TensorInfo, resolution: Resolution) -> Resolution:
     """Return the resolution, or a skip with the reason why the tensor cannot take it."""
     error = _misfit(tensor, resolution)
-    return resolution if error is None else replace(resolution, decision=Skip(reason=str(error)))
+    return resolution if error is None else replace(resolution, decision=Skip(reason=str(error), is_misfit=True))
 
 
 def _misfit(tensor: TensorInfo, resolution: Resolution) -> UsageError | None:

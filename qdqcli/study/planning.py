@@ -8,6 +8,7 @@ from pathlib import Path
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
+from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.goal import Goal
 from qdqcli.recipe.patterns import compile_pattern, listed
@@ -83,6 +84,8 @@ def plan_bits(
         UsageError: no allocation keeps the goal, or a name in the order's files matches no tensor.
     """
     plans = columns[0]
+    if not order.keeps_float:
+        check_fits(columns)
     names = selected_names(sweep)
     order.importance.check(names)
     ties = ties_among(order.tie, names) if isinstance(order.tie, Document) else NamedTies()
@@ -103,6 +106,26 @@ def plan_bits(
     if order.recipe is not None:
         starts += starts_of(problem, checkpoints, packed, order.recipe)
     return Planned(allocation=reach(problem, order.goal, plans, checkpoints, starts), against=against)
+
+
+def check_fits(columns: Sequence[Sequence[Plan]]) -> None:
+    """Check that no tensor is left out because its shape forbids every candidate; `columns` as in `plan_bits`.
+
+    Raises:
+        UsageError: one is; names the tensors.
+    """
+    tables = [[pair for plan in plans for pair in plan.tensors] for plans in columns]
+    misfits: dict[str, str] = {}
+    for cells in zip(*tables, strict=True):
+        skips = [decision for _, decision in cells if isinstance(decision, Skip)]
+        reasons = [skip.reason for skip in skips if skip.is_misfit]
+        if reasons and len(skips) == len(cells):
+            misfits[cells[0][0].name] = reasons[0]
+    if misfits:
+        raise UsageError(
+            f"{listed(list(misfits))}: no candidate fits: {next(iter(misfits.values()))}; add one such as "
+            "int4-channel, or float to leave them as they are, or --exclude them"
+        )
 
 
 def reach(

@@ -216,6 +216,18 @@ def test_the_upper_bound_of_bits_holds_for_float_too(qdq: Qdq, model: Path) -> N
     assert sum("down" in name for name in bits_of(report)) == LAYERS
 
 
+def test_a_tensor_that_no_candidate_fits_is_not_left_out_silently(qdq: Qdq, tmp_path: Path) -> None:
+    values = {"odd.weight": weights(1, 8, 0.2)[:, :97].copy(), "usual.weight": weights(2, 8, 0.2)}
+    model = write_safetensors(tmp_path / "m.safetensors", values)
+    command = "plan", model, "--avg-bits", "5", "-o", tmp_path / "plan.toml"
+    outcome = qdq(*command)
+    assert outcome.code == 2
+    assert "'odd.weight': no candidate fits: group_size 128 does not divide the last dimension" in outcome.error
+    assert qdq(*command, "--exclude", "odd.weight").code == 0
+    fitting = qdq(*command, "--candidates", "int4,int4-channel", "--overwrite", "--format", "json")
+    assert set(bits_of(fitting.report)) == set(values)
+
+
 def test_a_tensor_whose_squares_overflow_is_named(qdq: Qdq, tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((4, 128))
     model = write_safetensors(tmp_path / "m.safetensors", {"huge": values * 1e300, "usual": values})
