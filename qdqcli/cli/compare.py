@@ -46,8 +46,8 @@ Examples:
   qdq compare MODEL_FOLDER model.safetensors --map 'layer.*=layer.*' --report difference.json
   qdq compare before.json after.json""",
 )
-@click.argument("reference", metavar="REFERENCE", type=click.Path())
-@click.argument("candidate", metavar="CANDIDATE", type=click.Path())
+@click.argument("reference", metavar="REFERENCE", type=click.Path(readable=False))
+@click.argument("candidate", metavar="CANDIDATE", type=click.Path(readable=False))
 @click.option("--map", "renamings", multiple=True, metavar="OLD=NEW",
               help="Take tensor OLD of REFERENCE for NEW of CANDIDATE: globs, whose wildcards NEW repeats in order, or "
               "re:REGEX=TEMPLATE. The first that matches counts. Repeatable.")  # fmt: skip

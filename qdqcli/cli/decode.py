@@ -37,7 +37,7 @@ Examples:
   qdq decode PACKED_FOLDER -o DECODED
   qdq decode PACKED_FOLDER -o DECODED_F32 --dtype f32 --verify""",
 )
-@click.argument("input_", metavar="INPUT", type=click.Path())
+@click.argument("input_", metavar="INPUT", type=click.Path(readable=False))
 @opt.output_options("the input's layout")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="bf16", show_default=True,
               help="Dtype of decoded weights; all other tensors keep theirs.")  # fmt: skip

@@ -26,8 +26,8 @@ Examples:
   qdq grad gradients.npy weights.npy -o input_backprop.npy --input-min -1 --input-max 1
   qdq grad GRADIENTS_FOLDER MODEL_FOLDER -o OUT --axis 0""",
 )
-@click.argument("gradients", metavar="GRADIENTS", type=click.Path())
-@click.argument("input_", metavar="INPUT", type=click.Path())
+@click.argument("gradients", metavar="GRADIENTS", type=click.Path(readable=False))
+@click.argument("input_", metavar="INPUT", type=click.Path(readable=False))
 @opt.output_options("the layout of GRADIENTS")
 @opt.gradient_options
 @opt.selection_options

@@ -78,7 +78,7 @@ Examples:
   qdq init MODEL_FOLDER --scheme int4-g128 --exclude '*embed*'
   qdq init --schema""",
 )
-@click.argument("models", metavar="[MODEL...]", nargs=-1, type=click.Path())
+@click.argument("models", metavar="[MODEL...]", nargs=-1, type=click.Path(readable=False))
 @click.option("--headroom", type=parse_headroom, default="0.5dB", show_default=True, metavar="X",
               help="Slack added to the limits that are written.")  # fmt: skip
 @click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=_print_schema,

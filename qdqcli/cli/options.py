@@ -90,7 +90,9 @@ def parse_sort(value: str) -> str:
 
 def inputs_argument(function: Function) -> Function:
     """Add INPUT..., at least one."""
-    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path())(function)
+    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(readable=False))(
+        function
+    )
 
 
 AXIS = (

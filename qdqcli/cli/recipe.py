@@ -64,7 +64,7 @@ RECIPE = click.argument("recipe_name", metavar="RECIPE", type=click.Path())
 
 @recipe.command(short_help="Find what is wrong with a recipe.")
 @RECIPE
-@click.argument("inputs", metavar="[MODEL...]", nargs=-1, type=click.Path())
+@click.argument("inputs", metavar="[MODEL...]", nargs=-1, type=click.Path(readable=False))
 @subject_options
 @pass_session
 def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_name: str, **options: Any) -> None:
@@ -101,7 +101,7 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
 
 @recipe.command(short_help="Say which rule decides what of each tensor.")
 @RECIPE
-@click.argument("model", metavar="MODEL", type=click.Path())
+@click.argument("model", metavar="MODEL", type=click.Path(readable=False))
 @click.argument("name", metavar="[NAME]", required=False)
 @subject_options
 @pass_session

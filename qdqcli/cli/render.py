@@ -26,7 +26,7 @@ Examples:
   qdq render report.json --format none --report report.html --report report.xml
   qdq render --schema > report.schema.json""",
 )
-@click.argument("report_in", metavar="[REPORT.json]", type=click.Path(path_type=Path), required=False)
+@click.argument("report_in", metavar="[REPORT.json]", type=click.Path(path_type=Path, readable=False), required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a report instead.")
 @opt.presentation_options
 @opt.verbosity_options

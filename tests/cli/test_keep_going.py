@@ -1,6 +1,7 @@
 """`--keep-going`: an input that fails stops no other, and is told of everywhere."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,15 @@ def test_an_interrupted_batch_tells_which_part_is_done(qdq: Qdq, monkeypatch: py
     outcome = qdq(*command, "--resume")
     assert "out/a: is finished already" in outcome.err
     assert "and of-{name}.json for 2 inputs in " in outcome.err
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("command", ["stats", "inspect", "sweep", "init", "compare"])
+def test_an_unreadable_input_is_no_mistake_of_usage(qdq: Qdq, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    def may(path: Any, mode: int, **_: Any) -> bool:
+        return mode != os.R_OK and Path(path).exists()
+
+    monkeypatch.setattr(os, "access", may)  # what a reader without root's rights is told
+    outcome = qdq(command, "hub/b", *(["hub/a"] if command == "compare" else []))
+    assert outcome.code == 3
+    assert outcome.error.startswith("error: hub/b/model.safetensors: is a Git LFS pointer")
