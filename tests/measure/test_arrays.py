@@ -65,7 +65,7 @@ def test_equals_a_run_over_a_file(tmp_path: Path, spec: QuantSpec, dtype: str, m
         x = sample(shape, dtype)
         write_safetensors(path := tmp_path / "x.safetensors", {"w": x})
         want, sums = from_file(path, spec)
-        for nontemporal_bytes in (1 << 40, 0):
+        for nontemporal_bytes in (1 << 40, 1):
             monkeypatch.setattr(cpu, "NONTEMPORAL_BYTES", nontemporal_bytes)
             y, found = quantize_and_measure(x, spec)
             assert_same_bits(y, want, x, (shape, nontemporal_bytes))
@@ -80,7 +80,7 @@ def test_elements_that_need_a_closer_look(
     tmp_path: Path, axis: int, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_memory, "BLOCK_ELEMENTS", 1 << 16)
-    monkeypatch.setattr(cpu, "NONTEMPORAL_BYTES", 0)
+    monkeypatch.setattr(cpu, "NONTEMPORAL_BYTES", 1)
     x = sample((90, 1600), "F32")
     x[40, 7:90] = value
     x[70] = value

@@ -18,7 +18,7 @@ def header(descr: str = "'<f4'", order: str = "False", shape: str = "(2,)", more
 
 REFUSED = {
     "does not begin as": b"",
-    "never loaded: convert": b"\x80\x04\x95",
+    "never loaded; convert": b"\x80\x04\x95",
     "inside the header": b"\x93NUMPY",
     "version 1.1": npy_with_header(header(), bytes(8), (1, 1)),
     "version 9.0": npy_with_header(header(), bytes(8), (9, 0)),
