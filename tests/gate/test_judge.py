@@ -266,12 +266,15 @@ def test_the_structure(tmp_path: Path, rule: str, run: RunResult, words: str | N
         assert all(words in sentence(violation, str) for violation in found if words)
 
 
-def test_an_incomplete_checkpoint_is_a_violation_and_other_notes_are_none(tmp_path: Path) -> None:
+def test_incomplete_checkpoints_and_failed_inputs_are_violations_and_other_notes_are_none(tmp_path: Path) -> None:
     result = verdict(tmp_path, replace(run_of(GOOD), notes=NOTES), "[limits]\nmin_sqnr_db = 1")
-    (only,) = result.violations
-    assert (only.metric, only.file) == ("incomplete", "m/incomplete.safetensors")
+    found = {violation.metric: violation for violation in result.violations}
+    assert {metric: violation.file for metric, violation in found.items()} == {
+        "incomplete": "m/incomplete.safetensors",
+        "failed": "m/failed.safetensors",
+    }
     start = "m/incomplete.safetensors: shards of the same checkpoint are missing"
-    assert sentence(only, str).startswith(f"{start}: 'w', 'v'")
+    assert sentence(found["incomplete"], str).startswith(f"{start}: 'w', 'v'")
 
 
 @pytest.mark.parametrize(
