@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qdqcli.errors import UsageError
 from qdqcli.measure.blocks import QPARAM_BYTES
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.settings import measure_settings
@@ -26,7 +27,7 @@ from qdqcli.study.causes import OUTLIER_ROWS, SMALLEST_SLICE, Finding, Seen, fin
 from qdqcli.study.float_grid import GROUP_SIZES
 from qdqcli.study.grid import INTEGERS, Grid, find_grid
 from qdqcli.study.plan_recipe import difference
-from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile
+from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile, total_of
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -181,7 +182,7 @@ def choose(rows: Sequence[Row], worst: int | None = None, *, takes_all: bool = F
         return [number for number, _ in measured]
     ranked = sorted(measured, key=lambda pair: (-value_of(pair[1].sums.sq_error), pair[1].source))
     errors = [value_of(row.sums.sq_error) for _, row in ranked]
-    total, held, chosen = fsum(errors), 0.0, set()
+    total, held, chosen = total_of(errors), 0.0, set()
     for (number, _), error in zip(ranked, errors, strict=True):
         if held < ERROR_SHARE * total:
             chosen.add(number)
@@ -202,7 +203,12 @@ def diagnose(
     """Find causes and measure changes for the rows `numbers` of a run over `plans`.
 
     `measuring` receives the bytes of each diagnosed tensor once.
+
+    Raises:
+        UsageError: `max_bits_added` is negative or NaN.
     """
+    if not max_bits_added >= 0:
+        raise UsageError(f"max_bits_added is {max_bits_added}; it must be a number from 0")
     equal = _equal_names(plans, before.rows)
     diagnoses: list[Diagnosis] = []
     first = 0
@@ -244,6 +250,7 @@ def _diagnose_shard(
     reader: ShardReader
     with plan.shard.open() as reader:
 
+        @np.errstate(over="ignore", invalid="ignore")  # of float64 near its limit: squares are infinite
         def diagnosed(k: int) -> Diagnosis:
             info, row = plan.shard.tensors[k], rows[k]
             assert isinstance(row, TensorResult)

@@ -4,7 +4,7 @@ Elements are read in blocks of a fixed size, so that no number depends on thread
 leave only sums; rows, columns and channels a few numbers each.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import erf, fsum, inf, log10, sqrt
@@ -43,6 +43,14 @@ _KURTOSIS_BINS = np.geomspace(1.0, PIECE, 2048)
 def db(ratio: float) -> float:
     """Return a ratio of energies in decibels; minus infinity for zero."""
     return 10.0 * log10(ratio) if ratio > 0.0 else -inf
+
+
+def total_of(energies: Sequence[float]) -> float:
+    """Return the exact sum of energies, rounded once; infinite beyond float64."""
+    try:
+        return fsum(energies)
+    except OverflowError:
+        return inf
 
 
 @cache
@@ -89,14 +97,14 @@ class Slices:
     @property
     def peak_db(self) -> float:
         """20 log10(peak / RMS): both as the root of a mean over all elements."""
-        energy = fsum(self.energies)
-        return db(fsum(self.peaks) / energy) if energy else -inf
+        energy = total_of(self.energies)
+        return db(total_of(self.peaks) / energy) if energy else -inf
 
     @property
     def offset_db(self) -> float:
         """20 log10(peak / half the range): the possible gain of a zero point in fine quantization."""
-        half = fsum(self.half_ranges)
-        return db(fsum(self.peaks) / half) if half else 0.0
+        half = total_of(self.half_ranges)
+        return db(total_of(self.peaks) / half) if half else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

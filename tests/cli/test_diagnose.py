@@ -144,6 +144,14 @@ def test_a_range_that_is_given_gives_way_to_that_of_the_data(qdq: Qdq, model: Pa
     assert after["summary"] == report["after"]
 
 
+def test_squares_beyond_float64_are_no_bug(qdq: Qdq, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    huge = {"a": random.uniform(-1, 1, (8192, 512)) * 1e151, "b": random.standard_normal((8, 128)) * 1e300}
+    outcome = qdq("diagnose", write_safetensors(tmp_path / "m.safetensors", huge), "-b", 4, "-g", 128, "--all")
+    assert outcome.code == 0
+    assert "Warning" not in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -152,6 +160,7 @@ def test_a_range_that_is_given_gives_way_to_that_of_the_data(qdq: Qdq, model: Pa
         (("--overwrite",), "add --write-recipe FILE"),
         (("--format", "sarif"), "a diagnosis has no sarif form"),
         (("--max-bits-added", -1), "is not in the range"),
+        (("--max-bits-added", "nan"), "max_bits_added is nan"),
         (("-g", 48), "--indivisible"),
     ],
 )
