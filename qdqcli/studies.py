@@ -383,7 +383,7 @@ def plan(
         UsageError: no allocation keeps the goal, or an argument is out of its range.
         InputError, UnavailableError: as for `measure`.
     """
-    average = None if avg_bits is None else Fraction(str(avg_bits))
+    average = None if avg_bits is None else _fraction("avg_bits", avg_bits)
     goal = Goal(avg_bits=average, target_size=target_size, max_loss=max_loss, min_sqnr_db=min_sqnr,
                 counts_all=_one_of("count", count, ("selected", "all")) == "all")  # fmt: skip
     factors = NO_IMPORTANCE
@@ -523,6 +523,13 @@ def _bounds(value: int | Mapping[str, int] | None) -> list[tuple[str, int]]:
     if value is None:
         return []
     return list(value.items()) if isinstance(value, Mapping) else [("*", value)]
+
+
+def _fraction(name: str, value: float | str) -> Fraction:
+    try:
+        return Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{name} is {value!r}; it must be a number, such as 4.125") from None
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> str:

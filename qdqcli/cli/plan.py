@@ -129,8 +129,8 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
                      help="Let --avg-bits count the weights that are planned, or all of the checkpoint."),
         click.option("--backend", type=click.Choice([ANY, *BACKENDS]), default=ANY, show_default=True,
                      help="Choose only from what this inference engine stores."),
-        click.option("--frontier", type=click.IntRange(min=2), metavar="N",
-                     help="Show the best loss at N sizes, from the smallest to the largest, too."),
+        click.option("--frontier", type=click.IntRange(2, 1000), metavar="N",
+                     help="Show the best loss at N sizes, up to 1,000, from the smallest to the largest, too."),
         click.option("--explain", multiple=True, metavar="TENSOR",
                      help="Show all candidates of this tensor's decision with what they cost and lose. Repeatable."),
     )  # fmt: skip

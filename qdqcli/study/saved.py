@@ -7,10 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from qdqcli.errors import InputError, UsageError
+from qdqcli.errors import InputError, SpecError, UsageError
 from qdqcli.escape import blame, escape_name, show_path
+from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan
+from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Setting, Sweep
 from qdqcli.result.result import Row, RunResult, spec_to_json
 from qdqcli.run.pipeline import result_of
@@ -96,7 +98,9 @@ def read_sweep(path: Path) -> SavedSweep:
         settings = []
         for result in data["results"]:
             known = {key: value for key, value in result["setting"].items() if key != "name"}
-            settings.append(Setting(**known))
+            setting = Setting(**known)
+            setting.apply(Recipe(spec=QuantSpec()))  # a SpecError where it cannot be
+            settings.append(setting)
             if not isinstance(result["tensors"], list) or not isinstance(result["sums"], list):
                 raise TypeError
         scale_bits = data["settings"]["scale_bits"]
@@ -110,6 +114,8 @@ def _of_report(path: Path) -> Iterator[None]:
     """Turn errors of access to unexpected data into an InputError."""
     try:
         yield
+    except SpecError as error:
+        raise InputError(f"{show_path(path)}: {error}; write it with 'qdq sweep MODEL --report sweep.json'") from None
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError):

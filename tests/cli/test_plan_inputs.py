@@ -48,6 +48,7 @@ def test_a_saved_sweep_gives_the_plan_of_a_measurement(qdq: Qdq, model: Path) ->
         (lambda data: data["results"][0]["tensors"].pop(), (), 2, "tensors, the input"),
         (lambda data: data["results"][1]["tensors"][0].update(shape=[1]), (), 2, "has another shape"),
         (lambda data: data["results"][1]["setting"].update(x=1), (), 3, "is not a JSON report of qdq sweep"),
+        (lambda data: data["results"][0]["setting"].update(num_bits="4"), (), 3, "sweep.json: num_bits is '4'"),
         (lambda data: data.clear(), (), 3, "is not a JSON report of qdq sweep"),
     ],
 )
