@@ -110,9 +110,9 @@ def _lowest(group: Group) -> str:
 
 
 def channel_tables(run: RunResult, quote: Quote) -> Iterator[tuple[str, list[Column]]]:
-    """Yield a heading and the columns of the worst channels, or groups, for a few tensors measured by channel."""
-    rows = [row for row in run.quantized if row.channels and row.channels.get("sqnr_db")]
-    for row in rows if len(rows) <= _MAX_CHANNEL_TABLES else ():
+    """Yield a heading and the columns of the worst channels, or groups, for the worst tensors measured by channel."""
+    rows = [row for row in ranked(run) if row.channels and row.channels.get("sqnr_db")]
+    for row in rows[:_MAX_CHANNEL_TABLES]:
         channels = row.channels or {}
         sqnr = channels["sqnr_db"]
         worst = sorted(range(len(sqnr)), key=lambda k: (sqnr[k] is None, sqnr[k], k))[:_NUM_CHANNELS]
