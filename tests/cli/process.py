@@ -1,6 +1,7 @@
 """`qdq` as a process of its own, where streams, signals, memory or imports matter."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,11 +35,17 @@ def run_process(
     )
 
 
+def heed_signals() -> None:
+    """Undo what a shell does with the signals of commands in the background, and `nohup`."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start_process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """Start `qdq`."""
+    """Start `qdq`, which heeds signals."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
-        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_signals} | options),
         encoding="utf-8",
         env=environment(),
     )

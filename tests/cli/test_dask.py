@@ -17,6 +17,7 @@ import pytest
 from qdqcli.run import cluster, distribute
 from qdqcli.run.cluster import _Answer, _compare, is_exposed
 from qdqcli.run.shard import ShardResult, ShardTask, process_shard
+from tests.cli.process import heed_signals
 from tests.cli.test_output import contents
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
@@ -220,7 +221,9 @@ def test_the_driver_is_stopped(qdq: Qdq, source: Path, tmp_path: Path, number: i
     assert qdq("run", source, "-o", tmp_path / "local", *slow).code == 0
     command = [sys.executable, "-m", "qdqcli", "run", source, "-o", tmp_path / "far", *slow, "--dask", "local"]
     rows = tmp_path / "far.qdq-partial" / "rows"
-    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    driver = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_signals
+    )
     wait_until(lambda: driver.poll() is not None or len(list(rows.glob("*.json"))) >= num_rows)
     os.killpg(driver.pid, number) if number == signal.SIGINT else driver.kill()
     _, error = driver.communicate(timeout=120)
