@@ -517,7 +517,7 @@ def _empty(partial: Path, but: str = "") -> None:
             if path.is_dir() and not path.is_symlink():
                 _remove_folder(path)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)  # a worker that outlived its run may have renamed it
     except OSError as error:
         raise _not_removed(partial, error) from error
 

@@ -57,7 +57,7 @@ def test_every_field_of_a_row_is_recorded_or_known_otherwise() -> None:
     """A new field of a row must go into the journal, or a run that resumes loses it."""
     recorded = {"input_min", "input_max", "num_slices", "num_zero_slices", "sums", "channels"}
     in_the_plan = {"source", "spec", "scale_bits"}
-    of_other_commands = {"candidate", "reported"}
-    added_at_the_end = {"histograms", "decided_by", "share"}
+    of_other_commands = {"candidate", "packing", "reported"}
+    added_at_the_end = {"baseline_db", "bound", "decided_by", "histograms", "share"}
     names = set(TensorResult._fields)
     assert names == recorded | in_the_plan | of_other_commands | added_at_the_end
