@@ -78,6 +78,8 @@ def _decoder(weight: PackedWeight, parts: Parts, *, zero_offset: int) -> Decoder
     inputs = weight.parts[GROUP_INDEX].num_elements if GROUP_INDEX in parts else words * _WORD // bits
     if words != -(-inputs * bits // _WORD):
         raise damaged(weight, CODES, f"{words} words in a column do not hold {inputs} codes of {bits} bits")
+    if not groups or not inputs:
+        raise damaged(weight, SCALE, f"{groups} groups for {inputs} inputs")
     check_shape(weight, GROUP_INDEX, (inputs,))
     check_shape(weight, ZERO_POINT, (groups, -(-outputs * bits // _WORD)))
     size = _declared(weight).get("group_size")
