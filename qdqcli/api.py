@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
-from html import escape as html_escape
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypedDict, Unpack
@@ -40,6 +39,7 @@ from qdqcli.recipe.rename import Renaming, new_names
 from qdqcli.recipe.request import DEFAULTS, Request, merge_options, request_from
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import formatter, formatter_for
+from qdqcli.report.html.notebook import facts_html, quoted, table_html
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import DEFAULT_SORT, ranked
 from qdqcli.report.summary import facts
@@ -124,7 +124,7 @@ class Report:
             UsageError: unknown suffix.
             OutputError: the file cannot be written.
         """
-        target = _path(path)
+        target = path_of(path)
         pieces = formatter_for(target)(self.result, ReportOptions())
         write_file(target, (piece.encode() for piece in pieces))
 
@@ -137,15 +137,9 @@ class Report:
         return f"<Report of {inputs}: {s['num_quantized']} tensors, sqnr_db={s['sqnr_db']}>"
 
     def _repr_html_(self) -> str:
-        columns, hidden = columns_of(self.result, ReportOptions(top=_SHOWN), _quoted)
-        head = "".join(f"<th>{_quoted(column.title)}</th>" for column in columns)
-        rows = zip(*(column.cells for column in columns), strict=True)
-        body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
+        columns, hidden = columns_of(self.result, ReportOptions(top=_SHOWN), visible)
         more = f"<p>{hidden:,} more</p>" if hidden else ""
-        summary = "".join(
-            f"<tr><th>{label}</th><td>{value}</td></tr>" for label, value in facts(self.result, DEFAULT_SORT, _quoted)
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}<table>{summary}</table>"
+        return table_html(columns) + more + facts_html(facts(self.result, DEFAULT_SORT, visible))
 
 
 class Settings(TypedDict, total=False):
@@ -415,10 +409,10 @@ class Judgement(Verdict):
 
     def _repr_html_(self) -> str:
         run = self.report.result
-        items = [f"<li>{one.severity}: {sentence(one, _quoted)}</li>" for one in with_files(run, self.violations)]
-        items += [f"<li>{waived_line(one, _quoted)}</li>" for one in with_files(run, self.waived)]
+        items = [f"<li>{one.severity}: {sentence(one, quoted)}</li>" for one in with_files(run, self.violations)]
+        items += [f"<li>{waived_line(one, quoted)}</li>" for one in with_files(run, self.waived)]
         more = f"<li>{len(items) - _SHOWN:,} more</li>" if len(items) > _SHOWN else ""
-        return f"<p><strong>{headline(run, _quoted)}</strong></p><ul>{''.join(items[:_SHOWN])}{more}</ul>"
+        return f"<p><strong>{headline(run, quoted)}</strong></p><ul>{''.join(items[:_SHOWN])}{more}</ul>"
 
 
 def check(report: Report, budget: PathLike, *, today: date | None = None, allow_unmatched: bool = False) -> Judgement:
@@ -436,7 +430,7 @@ def check(report: Report, budget: PathLike, *, today: date | None = None, allow_
     """
     if not isinstance(report, Report):
         raise UsageError(f"{report!r}: not a report; give what qdqcli.measure returns")
-    rules = read_budget(_path(budget))
+    rules = read_budget(path_of(budget))
     if rules.is_idle:
         raise UsageError(f"{rules.source}: sets no limit and has no baseline; there is nothing to judge by")
     baseline = None if rules.baseline is None else read_report(rules.baseline.path)
@@ -533,7 +527,7 @@ def open_checkpoint(path: PathLike, *, follow_links: bool = False) -> Tensors:
     Raises:
         InputError: missing, unreadable or malformed; names the file.
     """
-    return Tensors(open_headers(_path(path), follow_links=follow_links))
+    return Tensors(open_headers(path_of(path), follow_links=follow_links))
 
 
 def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) -> tuple[Job, list[str]]:
@@ -570,7 +564,7 @@ def request_of(
                          for key, value in given.items() if value is not None})  # fmt: skip
     if ranges is not None:
         settings["ranges_file"] = Path(ranges)
-    sources = [*map(preset_of, presets), *([] if recipe is None else [_recipe(_path(recipe))])]
+    sources = [*map(preset_of, presets), *([] if recipe is None else [_recipe(path_of(recipe))])]
     options = {**DEFAULTS, "scale_bits": scale_bits}
     flags = {key: key.removesuffix("_file") for key in settings}
     path = None if recipe is None else Path(recipe)
@@ -620,10 +614,11 @@ def recognised(checkpoints: Sequence[Checkpoint], *, allow_packed: bool) -> list
 def open_all(path: PathLike | Sequence[PathLike]) -> list[Checkpoint]:
     """Read the headers of one or several inputs."""
     paths = path if isinstance(path, Sequence) and not isinstance(path, str) else [path]
-    return [open_headers(_path(one)) for one in paths]
+    return [open_headers(path_of(one)) for one in paths]
 
 
-def _path(value: PathLike) -> Path:
+def path_of(value: PathLike) -> Path:
+    """Return the path; raises UsageError for what is none."""
     if not isinstance(value, str | Path):
         raise UsageError(f"{value!r}: not a path; give a str or a pathlib.Path")
     return Path(value)
@@ -634,11 +629,6 @@ def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:
     plans, notes = make_plans(views, recipe, [Packed()] * len(views))
     warn_all(notes)
     return plans
-
-
-def _quoted(text: str) -> str:
-    """Escape untrusted text for HTML."""
-    return html_escape(visible(text))
 
 
 def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -3,13 +3,12 @@
 `qdqcli` imports this module when one of its names is first used.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from html import escape as html_escape
 from pathlib import Path
 from typing import Any
 
-from qdqcli.api import PathLike, Report, open_all, pandas_frame, recognised, request_of, warn_all
+from qdqcli.api import PathLike, Report, open_all, pandas_frame, path_of, recognised, request_of, warn_all
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
@@ -24,8 +23,9 @@ from qdqcli.report import allocation as plan_report
 from qdqcli.report import diagnosis as diagnosis_report
 from qdqcli.report import sweep as sweep_report
 from qdqcli.report.escape import visible
+from qdqcli.report.formatter import REPORT_SUFFIXES
+from qdqcli.report.html.notebook import facts_html, table_html
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.table import Column
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.run.pipeline import Measuring, result_of, run_plans
 from qdqcli.stats.metrics import MetricValue
@@ -39,9 +39,12 @@ from qdqcli.study.planning import Order, plan_bits, recipe_of
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
+from qdqcli.tensors.storage import write_file
 
 _SHOWN = 20
 """Maximum number of decisions of a plan in a notebook."""
+_SUFFIXES = (".md", ".json", ".jsonl", ".csv", ".html")
+"""Suffixes of reports, as far as each kind has them."""
 
 
 class SweepReport(Mapping[str, Report]):
@@ -90,6 +93,7 @@ class SweepReport(Mapping[str, Report]):
 
         Raises:
             UsageError: unknown suffix.
+            OutputError: the file cannot be written.
         """
         _save(path, sweep_report.SWEEP_FORMATS, lambda name: sweep_report.render(self.result, name, ReportOptions()))
 
@@ -100,7 +104,7 @@ class SweepReport(Mapping[str, Report]):
         return f"<SweepReport of {_inputs(self.result.results[0])}: {len(self)} settings>"
 
     def _repr_html_(self) -> str:
-        return _html_table(sweep_report.columns(self.result, visible))
+        return table_html(sweep_report.columns(self.result, visible))
 
 
 class PlanReport:
@@ -182,11 +186,10 @@ class PlanReport:
 
         Raises:
             UsageError: unknown suffix.
+            OutputError: the file cannot be written.
         """
-        if Path(path).suffix == ".toml":
-            Path(path).write_text(self.recipe, encoding="utf-8")
-            return
-        _save(path, plan_report.ALLOCATION_FORMATS, lambda name: plan_report.render(self.view, name, ReportOptions()))
+        formats = plan_report.ALLOCATION_FORMATS
+        _save(path, formats, lambda name: plan_report.render(self.view, name, ReportOptions()), self.recipe)
 
     def __str__(self) -> str:
         return "".join(plan_report.render(self.view, "table", ReportOptions()))
@@ -199,7 +202,7 @@ class PlanReport:
 
     def _repr_html_(self) -> str:
         facts = [fact.split(maxsplit=1) for fact in plan_report.facts(self.result, self.view.result)]
-        return _html_table(plan_report.columns(self.result, visible, _SHOWN)) + _html_facts(facts)
+        return table_html(plan_report.columns(self.result, visible, _SHOWN)) + facts_html(facts)
 
 
 class DiagnosisReport:
@@ -247,12 +250,10 @@ class DiagnosisReport:
 
         Raises:
             UsageError: unknown suffix.
+            OutputError: the file cannot be written.
         """
-        if Path(path).suffix == ".toml":
-            Path(path).write_text(self.recipe, encoding="utf-8")
-            return
         formats = diagnosis_report.DIAGNOSIS_FORMATS
-        _save(path, formats, lambda name: diagnosis_report.render(self.result, name, ReportOptions()))
+        _save(path, formats, lambda name: diagnosis_report.render(self.result, name, ReportOptions()), self.recipe)
 
     def __str__(self) -> str:
         return "".join(diagnosis_report.render(self.result, "table", ReportOptions()))
@@ -262,7 +263,7 @@ class DiagnosisReport:
 
     def _repr_html_(self) -> str:
         facts = [("", fact) for fact in diagnosis_report.facts(self.result)]
-        return _html_table(diagnosis_report.columns(self.result, visible)) + _html_facts(facts)
+        return table_html(diagnosis_report.columns(self.result, visible)) + facts_html(facts)
 
 
 def sweep(
@@ -538,30 +539,17 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> str:
     return value
 
 
-def _save(path: PathLike, formats: Sequence[str], render: Any) -> None:
-    suffixes = {".md": "markdown", ".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".html": "html"}
-    name = suffixes.get(Path(path).suffix)
-    if name not in formats:
-        known = ", ".join(suffix for suffix, known in suffixes.items() if known in formats)
-        raise UsageError(f"'{escape_name(str(path))}': has no suffix of {known}")
-    Path(path).write_text("".join(render(name)), encoding="utf-8")
+def _save(path: PathLike, formats: Sequence[str], render: Callable[[str], Iterable[str]], recipe: str = "") -> None:
+    """Write the recipe, if there is one and the suffix is .toml, or a report in the format of the suffix."""
+    target = path_of(path)
+    pieces: Iterable[str] = [recipe]
+    if not recipe or target.suffix != ".toml":
+        known = [suffix for suffix in _SUFFIXES if REPORT_SUFFIXES[suffix] in formats]
+        if target.suffix not in known:
+            raise UsageError(f"'{escape_name(str(path))}': has no suffix of {', '.join(known)}")
+        pieces = render(REPORT_SUFFIXES[target.suffix])
+    write_file(target, (piece.encode() for piece in pieces))
 
 
 def _inputs(result: RunResult) -> str:
     return ", ".join(map(escape_name, result.inputs))
-
-
-def _quote(text: str) -> str:
-    return html_escape(visible(text))
-
-
-def _html_table(columns: Sequence[Column]) -> str:
-    head = "".join(f"<th>{_quote(column.title)}</th>" for column in columns)
-    rows = zip(*(column.cells for column in columns), strict=True)
-    body = "".join(f"<tr>{''.join(f'<td>{_quote(cell)}</td>' for cell in cells)}</tr>" for cells in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _html_facts(facts: Iterable[Sequence[str]]) -> str:
-    rows = "".join(f"<tr><th>{_quote(label)}</th><td>{_quote(text)}</td></tr>" for label, text in facts)
-    return f"<table>{rows}</table>"

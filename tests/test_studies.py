@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import qdqcli
+from qdqcli.errors import OutputError
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
@@ -36,6 +37,8 @@ def test_a_sweep_is_a_mapping_of_reports_and_the_commands_report(qdq: Qdq, model
     assert json.loads((tmp_path / "sweep.json").read_text())["results"] == expected["results"]
     with pytest.raises(qdqcli.UsageError, match=r"suffix of \.md"):
         found.save(tmp_path / "sweep.xml")
+    with pytest.raises(OutputError):
+        found.save(tmp_path / "none" / "sweep.md")
 
 
 def test_a_plan_is_the_commands_plan(qdq: Qdq, model: Path, tmp_path: Path) -> None:
