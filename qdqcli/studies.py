@@ -14,7 +14,7 @@ from qdqcli.escape import escape_name
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.op.backend import backend as op_backend
 from qdqcli.recipe.candidates import ANY, DEFAULT_CANDIDATES, DEFAULT_GROUP_SIZE, candidates_of
-from qdqcli.recipe.goal import Goal
+from qdqcli.recipe.goal import Goal, exact_bits
 from qdqcli.recipe.plan import Plan, check_selection, make_plans
 from qdqcli.recipe.scheme import settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep
@@ -384,7 +384,7 @@ def plan(
         UsageError: no allocation keeps the goal, or an argument is out of its range.
         InputError, UnavailableError: as for `measure`.
     """
-    average = None if avg_bits is None else _fraction("avg_bits", avg_bits)
+    average = None if avg_bits is None else _exact("avg_bits", avg_bits)
     goal = Goal(avg_bits=average, target_size=target_size, max_loss=max_loss, min_sqnr_db=min_sqnr,
                 counts_all=_one_of("count", count, ("selected", "all")) == "all")  # fmt: skip
     factors = NO_IMPORTANCE
@@ -526,11 +526,11 @@ def _bounds(value: int | Mapping[str, int] | None) -> list[tuple[str, int]]:
     return list(value.items()) if isinstance(value, Mapping) else [("*", value)]
 
 
-def _fraction(name: str, value: float | str) -> Fraction:
-    try:
-        return Fraction(str(value))
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"{name} is {value!r}; it must be a number, such as 4.125") from None
+def _exact(name: str, value: float | str) -> Fraction:
+    number = exact_bits(value)
+    if number is None:
+        raise UsageError(f"{name} is {value!r}; it must be a number of bits such as 4.125")
+    return number
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> str:

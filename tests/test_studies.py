@@ -69,6 +69,7 @@ def test_a_plan_is_the_commands_plan(qdq: Qdq, model: Path, tmp_path: Path) -> N
         ({"avg_bits": 4, "max_loss": 1}, "give one of"),
         ({"avg_bits": 1}, "the floor of these candidates"),
         ({"avg_bits": "x"}, "avg_bits is 'x'; it must be a number"),
+        ({"avg_bits": "1e-999999999"}, "avg_bits is '1e-999999999'; it must be a number"),
         ({"avg_bits": 4, "candidates": ["nf4"]}, "'nf4' is not a candidate"),
         ({"avg_bits": 4, "candidates": []}, "no candidates"),
         ({"avg_bits": 4, "tie": "some"}, "some: No such file"),

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
@@ -36,7 +35,7 @@ from qdqcli.recipe.candidates import (
     stored_by,
 )
 from qdqcli.recipe.file import read_recipe
-from qdqcli.recipe.goal import Goal
+from qdqcli.recipe.goal import Goal, exact_bits
 from qdqcli.recipe.sweep import Setting
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, read_ties
 
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
 
 LARGEST_GAP = 0.001
 """Gap to the optimum beyond which a plan comes with a warning."""
-_MAX_BITS = 64
-_MAX_DIGITS = 40
-"""Digits after the point of `--avg-bits`: as an exact fraction 1e-999999999 takes minutes."""
 
 
 def parse_candidates(value: str) -> list[str]:
@@ -62,11 +58,10 @@ def parse_candidates(value: str) -> list[str]:
 
 def parse_average(value: str) -> Fraction:
     """Parse a number of bits as an exact fraction."""
-    with suppress(InvalidOperation, ValueError):
-        number = Decimal(value)
-        if 0 <= number <= _MAX_BITS and -int(number.as_tuple().exponent) <= _MAX_DIGITS:
-            return Fraction(number)
-    raise click.BadParameter(f"{value!r} is not a number of bits such as 4.25")
+    number = exact_bits(value)
+    if number is None:
+        raise click.BadParameter(f"{value!r} is not a number of bits such as 4.25")
+    return number
 
 
 def parse_finite(value: str) -> float:

@@ -1,9 +1,24 @@
 """Goal: the bound that a bit allocation keeps."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from qdqcli.errors import UsageError
+
+_MAX_BITS = 64
+_MAX_DIGITS = 40
+"""Digits after the point of a number of bits: as an exact fraction 1e-999999999 takes minutes."""
+
+
+def exact_bits(value: float | str) -> Fraction | None:
+    """Return a number of bits, such as 4.125, as an exact fraction; None if it is not one."""
+    with suppress(InvalidOperation, ValueError):
+        number = Decimal(str(value))
+        if 0 <= number <= _MAX_BITS and -int(number.as_tuple().exponent) <= _MAX_DIGITS:
+            return Fraction(number)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
