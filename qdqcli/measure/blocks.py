@@ -9,7 +9,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import Workers
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE
+from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -31,6 +31,15 @@ def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: st
     x = workers.buffer(name, STORAGE[info.dtype.name], stop - start)
     reader.read_into(info, start * x.itemsize, x.view(np.uint8).data)
     return x.byteswap(inplace=True) if info.big_endian else x
+
+
+def read_floats(reader: ShardReader, info: TensorInfo, block: Block) -> NDArray[np.float64]:
+    """Read the elements of `block` as float64, into an array of their own."""
+    start, stop = block
+    stored: NDArray[Any] = np.empty(stop - start, STORAGE[info.dtype.name])
+    if stored.size:
+        reader.read_into(info, start * stored.itemsize, stored.view(np.uint8).data)
+    return floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64)
 
 
 def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: int) -> None:

@@ -7,10 +7,9 @@ formats have them.
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qdqcli.measure.blocks import read_floats
 from qdqcli.measure.layout import layout_of
-from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.study.profile import Floats, blocks, fits
 from qdqcli.tensors.checkpoint import ShardReader
@@ -114,11 +113,8 @@ def _slices(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Calla
 def _blocks(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> Iterator[Floats]:
     """Yield the distinct magnitudes of each block of a matrix; those at its edges are smaller."""
     rows, columns = info.shape
-    storage = np.dtype(STORAGE[info.dtype.name])
     for first in range(0, rows, BLOCK):
         check()
-        stored: NDArray[np.generic] = np.empty(min(BLOCK, rows - first) * columns, storage)
-        reader.read_into(info, first * columns * storage.itemsize, stored.view(np.uint8).data)
-        band = np.abs(floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64))
+        band = np.abs(read_floats(reader, info, (first * columns, min(first + BLOCK, rows) * columns)))
         for block in np.split(band.reshape(-1, columns), range(BLOCK, columns, BLOCK), axis=1):
             yield np.unique(block)

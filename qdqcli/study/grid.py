@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.measure.blocks import read_floats
 from qdqcli.measure.layout import layout_of
-from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.study.float_grid import BLOCK, GROUP_SIZES, MAX_VALUES, MIN_SHARE, VALUES, find_float_grid
 from qdqcli.study.profile import BLOCK_ELEMENTS, Floats, blocks, fits
@@ -92,16 +92,13 @@ def _find_integers(reader: ShardReader, info: TensorInfo, check: Callable[[], No
 def _sampled(reader: ShardReader, info: TensorInfo, spec: QuantSpec) -> list[int] | None:
     """Return the peak codes of sampled slices, the most frequent first; None where these slices have no grid."""
     layout = layout_of(info, spec)
-    dtype = np.dtype(STORAGE[info.dtype.name])
     count = min(SAMPLED_SLICES, layout.num_slices)
     found: Counter[int] = Counter()
     misses = 0
     for number in range(count):
         at = number * layout.num_slices // count
         start, size = layout.start_of(at), min(layout.size_of(at), BLOCK_ELEMENTS)
-        stored = np.empty(size, dtype)
-        reader.read_into(info, start * dtype.itemsize, stored.view(np.uint8).data)
-        values = np.unique(floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64))
+        values = np.unique(read_floats(reader, info, (start, start + size)))
         if len(values) < 2:
             continue  # a constant lies on any grid
         code = _peak_code(values, info.dtype.name)

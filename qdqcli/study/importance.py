@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
 from qdqcli.measure.arrays import fake_quantize_and_measure
-from qdqcli.measure.blocks import read_block
+from qdqcli.measure.blocks import read_block, read_floats
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.arrays import aligned
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, floats_of
+from qdqcli.op.params import floats_of
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.recipe.patterns import compile_pattern, listed, nearest_names
 from qdqcli.recipe.plan import Plan
@@ -201,10 +201,7 @@ def _from_arrays(path: Path) -> Importance:
                         f"{show_path(path)}: '{escape_name(info.name)}' is {info.dtype.name} {list(info.shape)}; "
                         "expected a number, or a vector of one per input channel"
                     )
-                stored = np.empty(info.num_elements, STORAGE[info.dtype.name])
-                if info.nbytes:
-                    reader.read_into(info, 0, stored.view(np.uint8).data)
-                values = floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64)
+                values = read_floats(reader, info, (0, info.num_elements))
                 if not ((values >= 0) & (values <= MAX_FACTOR)).all():
                     raise UsageError(
                         f"{show_path(path)}: '{escape_name(info.name)}': expected numbers from 0 to {MAX_FACTOR:g}"

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import SpecError, UsageError
+from qdqcli.measure.blocks import read_floats
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
@@ -240,16 +240,13 @@ def blocks(
     reader: ShardReader, info: TensorInfo, layout: Layout, check: Callable[[], None]
 ) -> Iterator[tuple[int, Floats]]:
     """Yield the elements in file order, as (first element, values); groups are whole."""
-    dtype = np.dtype(STORAGE[info.dtype.name])
     start = 0
     while start < info.num_elements:
         check()
         stop = min(start + BLOCK_ELEMENTS, info.num_elements)
         if layout.advance and stop < info.num_elements:
             stop = layout.whole_slices(start, stop)[1]
-        stored = np.empty(stop - start, dtype)
-        reader.read_into(info, start * dtype.itemsize, stored.view(np.uint8).data)
-        yield start, floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64)
+        yield start, read_floats(reader, info, (start, stop))
         start = stop
 
 
