@@ -36,6 +36,18 @@ PEAKS = 9
 """Values to try as a slice's largest: an octave, beyond which a power of two in the scale says the same."""
 
 
+def slicings(info: TensorInfo) -> list[QuantSpec]:
+    """Return settings whose slices may have a grid, the largest slices first; none for small and Fortran-order tensors.
+
+    Slices are the tensor, its rows and groups of 256 to 16.
+    """
+    if info.fortran_order or not info.shape or info.num_elements < GROUP_SIZES[-1]:
+        return []
+    specs = [QuantSpec(), *([QuantSpec(axis=0)] if len(info.shape) > 1 else [])]
+    specs += [QuantSpec(group_size=size) for size in GROUP_SIZES]
+    return [spec for spec in specs if fits(info, spec)]
+
+
 def find_float_grid(
     reader: ShardReader, info: TensorInfo, check: Callable[[], None]
 ) -> tuple[str, int, QuantSpec | None, float] | None:
@@ -43,11 +55,9 @@ def find_float_grid(
 
     Slices are None for blocks. `check` is called regularly and may raise.
     """
-    if info.fortran_order or not info.shape or info.num_elements < GROUP_SIZES[-1]:
+    specs: list[QuantSpec | None] = [*slicings(info)]
+    if not specs:
         return None
-    specs: list[QuantSpec | None] = [QuantSpec(), *([QuantSpec(axis=0)] if len(info.shape) > 1 else [])]
-    specs += [QuantSpec(group_size=size) for size in GROUP_SIZES]
-    specs = [spec for spec in specs if spec is not None and fits(info, spec)]
     if len(info.shape) == 2 and min(info.shape) >= BLOCK:
         specs.insert(2, None)
     for name, (bits, values) in VALUES.items():

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from qdqcli.measure.blocks import read_floats
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
-from qdqcli.study.float_grid import BLOCK, GROUP_SIZES, MAX_VALUES, MIN_SHARE, VALUES, find_float_grid
-from qdqcli.study.profile import BLOCK_ELEMENTS, Floats, blocks, fits
+from qdqcli.study.float_grid import BLOCK, MAX_VALUES, MIN_SHARE, VALUES, find_float_grid, slicings
+from qdqcli.study.profile import BLOCK_ELEMENTS, Floats, blocks
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -69,16 +69,9 @@ def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) 
 
 
 def _find_integers(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> Grid | None:
-    """Return the grid of integers with the largest slices.
-
-    Slices are the tensor, its rows and groups of 256 to 16. `check` is called regularly and may raise.
-    """
-    if info.fortran_order or info.num_elements < GROUP_SIZES[-1] or not info.shape:
-        return None
-    specs = [QuantSpec(), *([QuantSpec(axis=0)] if len(info.shape) > 1 else [])]
-    specs += [QuantSpec(group_size=size) for size in GROUP_SIZES]
-    specs = [spec for spec in specs if fits(info, spec)]
-    if _sampled(reader, info, specs[-1]) is None:  # a grid of large slices is one of small slices too
+    """Return the grid of integers with the largest of `slicings`; `check` is called regularly and may raise."""
+    specs = slicings(info)
+    if not specs or _sampled(reader, info, specs[-1]) is None:  # a grid of large slices is one of small slices too
         return None
     for spec in specs:
         codes = _sampled(reader, info, spec)
