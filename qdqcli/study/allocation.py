@@ -29,6 +29,8 @@ from qdqcli.tensors.tensor import DTYPES
 
 FLOAT = "float"
 """Name of the candidate that leaves a tensor as it is."""
+LEFT_IN_FLOAT = "left in float by the plan"
+"""Reason of such a tensor to be skipped."""
 Objective = Literal["relative", "energy", "worst"]
 LOSS_BITS = 52
 """Losses become integers in units of 2^-52 of the largest possible loss: no order of addition changes a plan."""
@@ -171,7 +173,7 @@ class Allocation:
         if candidate < len(self.problem.sweep.results):
             return self.problem.sweep.results[candidate].rows[member]
         source = self.problem.sweep.results[0].rows[member].source
-        return SkippedTensor(source=source, num_elements=prod(source.shape), reason="left in float by the plan")
+        return SkippedTensor(source=source, num_elements=prod(source.shape), reason=LEFT_IN_FLOAT)
 
     def sqnr_db(self, decision: Decision, option: Option) -> float:
         """Return the lowest SQNR of a decision's members; infinite where none changes."""
@@ -240,9 +242,7 @@ def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) 
         automatic=wanted.automatic_ties,
         groups={f"{min(group)} and {len(group) - 1} more": group.__contains__ for group in groups if len(group) > 1},
         apart=[held.__contains__, wanted.apart.__contains__],
-        duplicates=[
-            part for group in equal for part in _apart(group, {k for k, n in enumerate(selected) if n in pinned})
-        ],
+        duplicates=[part for group in equal for part in _apart(group, numbers_held)],
     )
     copies = {number for numbers in equal for number in numbers[1:]}
     decisions = []

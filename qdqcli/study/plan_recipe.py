@@ -19,12 +19,11 @@ from qdqcli.recipe.patterns import compile_pattern, listed
 from qdqcli.recipe.plan import Plan, make_plans
 from qdqcli.recipe.request import DEFAULTS, merge_options, request_from
 from qdqcli.result.result import Row, TensorResult
-from qdqcli.study.allocation import Allocation, Decision, Option
+from qdqcli.study.allocation import LEFT_IN_FLOAT, Allocation, Decision, Option
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_LEFT_IN_FLOAT = "left in float by the plan"
 _NOT_SELECTED = "not selected"
 
 
@@ -81,7 +80,7 @@ def recipe_text(
         if spec in notes:
             lines.append(f"# {notes[spec]}")
         lines += ["match = [", *(f"    {_quoted(pattern)}," for pattern in patterns), "]"]
-        lines += _lines(difference(default, spec)) if spec is not None else [f"skip = {_quoted(_LEFT_IN_FLOAT)}"]
+        lines += _lines(difference(default, spec)) if spec is not None else [f"skip = {_quoted(LEFT_IN_FLOAT)}"]
     idle = _not_selected(plans, decided, min_ndim)
     if idle:
         lines += ["", "[[rules]]", "match = [", *(f"    {_quoted(p)}," for p in idle), "]"]
