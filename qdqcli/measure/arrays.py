@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from math import isfinite
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack, cast
 
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 from qdqcli.errors import DTypeError, SpecError
 from qdqcli.measure.block_part import BlockPart, count_degenerate, part_of
 from qdqcli.measure.blocks import Block
-from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram
+from qdqcli.measure.estimate import count_patterns, estimate_ranges, has_histogram
 from qdqcli.measure.given_range import GivenRange, given_ranges
-from qdqcli.measure.sums import error_sums, listed, overall_range_of
+from qdqcli.measure.sums import error_sums, listed
+from qdqcli.measure.tensor import measured_by_patterns, measured_overall_range, set_extremes
 from qdqcli.measure.workers import Workers
-from qdqcli.op import columns
 from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
@@ -133,10 +132,7 @@ def fake_quantize_and_measure(
         )
 
     rows = workers.map(finish, blocks)
-    lo, hi = overall_range_of(ranges)
-    if spec.is_range_given or not (isfinite(lo) and isfinite(hi)):  # an infinite bound hides the finite extremes
-        lo, hi = workers.backend.extremes(x, dtype)
-    rows[0][0, [columns.INPUT_MIN, columns.INPUT_MAX]] = lo, hi
+    set_extremes(rows[0], measured_overall_range(spec, ranges), x, dtype, workers)
     return error_sums(listed(rows), x.size, int(params.degenerate.sum()))
 
 
@@ -150,16 +146,11 @@ def _measure_by_patterns(
     workers: Workers,
 ) -> ErrorSums:
     """Measure a large 16-bit array with one range from its pattern counts, as for a file."""
-    dtype = info.dtype.name
     histogram = count_patterns(_Memory(x), info, workers)
-    ranges = given_ranges(given_range, 0, 1, dtype, spec.compute_dtype)
-    if ranges is None:
-        ranges = estimator_of(spec, dtype, workers).of_patterns(histogram)
-    params = workers.backend.quant_params(ranges, spec, layout, 0, dtype)
-    rows = histogram.error_sums(params)
+    measured, params = measured_by_patterns(histogram, spec, given_range, layout, info, workers)
     bounds = cuts(x.size, 2 * workers.num_threads).tolist()
     workers.map(lambda part: workers.backend.quantize(x, y, 0, *part, layout, params), list(pairwise(bounds)))
-    return error_sums(rows.tolist(), x.size, int(params.degenerate.sum()))
+    return measured.sums
 
 
 def _fits_one_pass(layout: Layout) -> bool:

@@ -215,7 +215,7 @@ def _finish_step_by_step(
         ranges = ranges_in_memory(estimator_of(job.spec, dtype, workers), x, lo, layout)
     params = workers.backend.quant_params(ranges, job.spec, layout, first, dtype)
     rows = workers.backend.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
-    _set_extremes(rows, measured_overall_range(job.spec, ranges), x, dtype, workers)
+    set_extremes(rows, measured_overall_range(job.spec, ranges), x, dtype, workers)
     slice_rows = None
     if job.per_slice:
         slice_rows = empty_sums(num_slices)
@@ -237,7 +237,7 @@ def _apply_to_block(
     x = read_block(job.reader, job.info, workers, "input", block)
     y = _output_scratch(job, workers, x)
     rows = workers.backend.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
-    _set_extremes(rows, overall_range, x, job.info.dtype.name, workers)
+    set_extremes(rows, overall_range, x, job.info.dtype.name, workers)
     if slice_rows is not None:
         _add_to_slices(job, layout, workers, params, x, y, block, slice_rows)
     _finish(job, y, 0, block)
@@ -279,7 +279,7 @@ def measured_overall_range(spec: QuantSpec, ranges: Floats) -> OverallRange | No
     return (lo, hi) if not spec.is_range_given and isfinite(lo) and isfinite(hi) else None
 
 
-def _set_extremes(
+def set_extremes(
     rows: NDArray[np.float64], overall_range: OverallRange | None, x: NDArray[Any], dtype: str, workers: Workers
 ) -> None:
     """Store the extremes of the finite elements in the first row: they merge, so any row will do."""
