@@ -37,11 +37,15 @@ def unpack_padded(words: NDArray[Any], bits: int, count: int) -> Bytes:
     return codes.astype(np.uint8).reshape(len(words), -1)[:, :count]
 
 
-def look_up(stored: NDArray[Any], values: Floats, count: int) -> Floats:
-    """Return the values of the first `count` codes of each row; 16 or 256 values stand for codes of 4 or 8 bits.
+def look_up(stored: NDArray[Any], values: Floats, count: int, *, is_dense: bool = True) -> Floats:
+    """Return the values of the first `count` codes of each row; `values` has one for each code, 16 for 4 bits.
 
-    4-bit codes are stored low nibble first. Two bytes are looked up at once, which halves the indices.
+    Codes are stored low bits first, as `unpack` reads them, or `unpack_padded` where they are not dense. Of 4 and 8
+    bits two bytes are looked up at once, which halves the indices.
     """
+    bits = len(values).bit_length() - 1
+    if bits not in (4, 8):
+        return values.take((unpack if is_dense else unpack_padded)(stored, bits, count))
     data = np.ascontiguousarray(stored).view(np.uint8)
     if data.shape[1] % 2:
         data = np.pad(data, ((0, 0), (0, 1)))

@@ -59,7 +59,7 @@ class _PackQuantized:
         width, bits = self.shape[-1], self.packing.bits
         values = np.arange(1 << bits, dtype=np.float32) - (1 << (bits - 1))
         words = parts.rows(CODES, start, stop)
-        found = look_up(words, values, width) if bits in (4, 8) else values.take(self.packing.codes(words, width))
+        found = look_up(words, values, width, is_dense=self.packing.is_dense)
         scales = self.scales.rows(parts, start, stop)
         zeros = self._zero_points(parts, start, stop) if ZERO_POINT in parts else None
         index = group_index(parts, scales.shape[1], self.scales.block[1])

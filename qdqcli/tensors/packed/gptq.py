@@ -33,7 +33,7 @@ class _Gptq:
         width, bits = self.shape[1], self.grid.bits
         words = np.ascontiguousarray(parts.columns(CODES, start, stop).T)
         values = np.arange(1 << bits, dtype=np.float32)
-        found = look_up(words, values, width) if bits in (4, 8) else values.take(unpack(words, bits, width))
+        found = look_up(words, values, width)
         stored = parts.columns(SCALE, start, stop).T
         scales = parts.check_finite(as_float32(stored, parts.info(SCALE).dtype.name))
         index = group_index(parts, scales.shape[1], self.grid.block[1])

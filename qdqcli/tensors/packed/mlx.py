@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import dequantize, look_up, unpack
+from qdqcli.tensors.packed.bits import dequantize, look_up
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
 from qdqcli.tensors.packed.scaled import Scaled
@@ -36,8 +36,7 @@ class _Affine:
         width, bits, size = self.shape[-1], self.grid.bits, self.grid.block[1]
         words = parts.rows(CODES, start, stop)
         values = np.arange(1 << bits, dtype=np.float32)
-        found = look_up(words, values, width) if bits in (4, 8) else values.take(unpack(words, bits, width))
-        found = dequantize(found, self.scales.rows(parts, start, stop), None, size)
+        found = dequantize(look_up(words, values, width), self.scales.rows(parts, start, stop), None, size)
         found += np.repeat(self.offsets.rows(parts, start, stop), size, axis=1)
         return found
 
