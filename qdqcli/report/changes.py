@@ -1,16 +1,15 @@
 """Report of two earlier reports side by side: how the SQNR of each tensor changed, the largest loss first."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from csv import writer
 from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from math import inf, isfinite
 from typing import Any
 
 from qdqcli import __version__
 from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.report import escape, markdown
+from qdqcli.report.csv import csv_line
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, metric_text, row_text
 from qdqcli.report.options import ReportOptions
@@ -195,7 +194,5 @@ def _csv(changes: Changes, options: ReportOptions) -> Iterator[str]:
     for change in changes.rows:
         sides = (change.before, change.after)
         figures = [None if row is None else row.stats[metric] for metric in (SQNR, BITS) for row in sides]
-        buffer = StringIO()
-        cells = [text(change.source.name), text(change.source.file), *figures[:2], _finite(change.db), *figures[2:]]
-        writer(buffer, lineterminator="").writerow(cells)
-        yield buffer.getvalue()
+        names = text(change.source.name), text(change.source.file)
+        yield csv_line((*names, *figures[:2], _finite(change.db), *figures[2:]))

@@ -61,10 +61,15 @@ def _cells(row: Row) -> dict[str, Any]:
     return {**head, **(data["spec"] or {}), **ranges, "exact": False, **data["stats"], **packed}
 
 
-def _line(cells: Iterable[Any], options: ReportOptions) -> str:
+def csv_line(cells: Iterable[str | int | float | None]) -> str:
+    """Return a line of CSV, without its end; None is an empty cell."""
     buffer = StringIO()
-    writer(buffer, lineterminator="\n").writerow([_cell(cell, options) for cell in cells])
+    writer(buffer, lineterminator="").writerow(cells)
     return buffer.getvalue()
+
+
+def _line(cells: Iterable[Any], options: ReportOptions) -> str:
+    return csv_line(_cell(cell, options) for cell in cells) + "\n"
 
 
 def _cell(value: Any, options: ReportOptions) -> str | int | float | None:

@@ -1,10 +1,8 @@
 """Report of a listing: every tensor with the decision on it, in each format."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from csv import writer
 from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from textwrap import wrap
 
 from qdqcli.errors import UsageError
@@ -13,6 +11,7 @@ from qdqcli.recipe.decision import TOO_FEW, Skip
 from qdqcli.recipe.listing import ListedTensor, Listing, listed_to_json
 from qdqcli.recipe.recipe import NO_FLOAT
 from qdqcli.report import escape, markdown
+from qdqcli.report.csv import csv_line
 from qdqcli.report.explanation import decided_text, ranked_places
 from qdqcli.report.json import document
 from qdqcli.report.layout import fit
@@ -291,8 +290,7 @@ def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
     yield ",".join(columns)
     for tensor in listing.tensors:
         is_quantized = isinstance(tensor.decision, QuantSpec)
-        buffer = StringIO()
-        writer(buffer, lineterminator="").writerow(
+        yield csv_line(
             [
                 text(tensor.source.name),
                 text(tensor.source.file),
@@ -313,4 +311,3 @@ def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
                 *(range_to_json(*(tensor.estimated or (None, None))).values()),
             ]
         )
-        yield buffer.getvalue()

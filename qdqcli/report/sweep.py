@@ -1,14 +1,13 @@
 """Report of a sweep in each format: settings side by side, or tensors by settings."""
 
 from collections.abc import Iterator
-from csv import writer
 from functools import partial
-from io import StringIO
 from typing import Any
 
 from qdqcli.errors import UsageError
 from qdqcli.recipe.sweep import Sweep
 from qdqcli.report import escape, markdown
+from qdqcli.report.csv import csv_line
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, size_text
 from qdqcli.report.options import ReportOptions
@@ -190,8 +189,5 @@ def _csv(sweep: Sweep, options: ReportOptions, _by: str | None) -> Iterator[str]
                 found = "quantized", None, *(row.stats[name] for name in _CSV_STATS)
             else:
                 found = "skipped", text(row.reason), *[None] * len(_CSV_STATS)
-            buffer = StringIO()
-            writer(buffer, lineterminator="").writerow(
-                [setting.name, *setting.to_json().values(), text(row.source.name), text(row.source.file), *found]
-            )
-            yield buffer.getvalue()
+            names = text(row.source.name), text(row.source.file)
+            yield csv_line((setting.name, *setting.to_json().values(), *names, *found))
