@@ -123,7 +123,8 @@ def _list_of(violations: Sequence[Violation], *, start: int) -> Iterator[str]:
 
 def _cards(run: RunResult, states: Sequence[str]) -> Iterator[str]:
     """Yield the figures of the whole run, each with a remark."""
-    known = dict(facts(run, DEFAULT_SORT, quote))
+    found = list(facts(run, DEFAULT_SORT, quote))
+    known = dict(found)
     cards = []
     if "SQNR" in known:
         cards.append(("SQNR of all elements", known["SQNR"], ""))
@@ -132,8 +133,8 @@ def _cards(run: RunResult, states: Sequence[str]) -> Iterator[str]:
         cards.append(("tensors that pass", percent(passed / len(states)), f"{passed:,} of {len(states):,}"))
     for label, title, metric, unit in ((LOWEST, LOWEST, DEFAULT_SORT, " dB"), (LARGEST, _LARGEST, BY_SHARE, "")):
         if label in known:
-            found = worst(run, metric)
-            cards.append((title, row_text(metric, found) + unit, quote(found.source.name)))
+            row = worst(run, metric)
+            cards.append((title, row_text(metric, row) + unit, quote(row.source.name)))
     cards += _sizes(run)
     for label in ("quantized", "compared"):
         if label in known:
@@ -141,7 +142,7 @@ def _cards(run: RunResult, states: Sequence[str]) -> Iterator[str]:
             cards.append((label, known[label], elements))
     yield from cards_html(cards)
     label = ""
-    for key, value in facts(run, DEFAULT_SORT, quote):
+    for key, value in found:
         label = key or label
         if label in ("skipped", "verified"):
             yield f"<div class=quiet>{label.capitalize()}: {value}</div>"
