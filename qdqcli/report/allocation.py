@@ -12,7 +12,7 @@ from qdqcli.report.number import EXACT, counted, metric_text, percent, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.table import Column, Quote
 from qdqcli.report.text import quoted, table_lines
-from qdqcli.result.result import RunResult, header_to_json, row_to_json, summary_to_json
+from qdqcli.result.result import RunResult, finite, header_to_json, row_to_json, summary_to_json
 from qdqcli.study.allocation import Allocation, Decision, Option, Problem
 
 ALLOCATION_FORMATS = ("table", "json", "markdown", "html")
@@ -242,5 +242,5 @@ def option_to_json(allocation: Allocation, decision: Decision, option: Option) -
         "name": allocation.problem.name_of(option.candidate),
         "bits": option.bits,
         "loss": option.loss,
-        "lowest_sqnr_db": lowest if isfinite(lowest) else None,
+        "lowest_sqnr_db": finite(lowest),
     }

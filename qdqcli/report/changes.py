@@ -16,7 +16,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import hidden
 from qdqcli.report.table import Column, Quote, spec_text
 from qdqcli.report.text import quoted, table_lines
-from qdqcli.result.result import SCHEMA_VERSION, RunResult, Source, TensorResult, row_to_json
+from qdqcli.result.result import SCHEMA_VERSION, RunResult, Source, TensorResult, finite, row_to_json
 
 FORMATS = ("table", "json", "csv", "markdown")
 SQNR, BITS = "sqnr_db", "bits_per_weight"
@@ -168,7 +168,7 @@ def _json(changes: Changes, _options: ReportOptions) -> Iterator[str]:
             "settings": [{"name": name, "before": old, "after": new} for name, old, new in changes.settings],
             "summary": {"before": dict(changes.before.summary), "after": dict(changes.after.summary)},
             "tensors": [
-                {"name": change.source.name, "file": change.source.file, "change_db": _finite(change.db),
+                {"name": change.source.name, "file": change.source.file, "change_db": finite(change.db),
                  "before": _side(change.before), "after": _side(change.after)}
                 for change in changes.rows
             ],
@@ -184,10 +184,6 @@ def _side(row: TensorResult | None) -> Mapping[str, Any] | None:
     return {"spec": data["spec"], "stats": data["stats"]}
 
 
-def _finite(db: float | None) -> float | None:
-    return db if db is not None and isfinite(db) else None
-
-
 def _csv(changes: Changes, options: ReportOptions) -> Iterator[str]:
     text = partial(escape.csv_cell, ascii_only=options.ascii_only)
     yield "name,file,sqnr_db_before,sqnr_db_after,change_db,bits_per_weight_before,bits_per_weight_after"
@@ -195,4 +191,4 @@ def _csv(changes: Changes, options: ReportOptions) -> Iterator[str]:
         sides = (change.before, change.after)
         figures = [None if row is None else row.stats[metric] for metric in (SQNR, BITS) for row in sides]
         names = text(change.source.name), text(change.source.file)
-        yield csv_line((*names, *figures[:2], _finite(change.db), *figures[2:]))
+        yield csv_line((*names, *figures[:2], finite(change.db), *figures[2:]))

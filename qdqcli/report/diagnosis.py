@@ -12,7 +12,15 @@ from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.table import Column, Quote, dtype_text, shape_text, spec_text
 from qdqcli.report.text import quoted, table_lines
-from qdqcli.result.result import RunResult, header_to_json, range_to_json, row_to_json, spec_to_json, summary_to_json
+from qdqcli.result.result import (
+    RunResult,
+    finite,
+    header_to_json,
+    range_to_json,
+    row_to_json,
+    spec_to_json,
+    summary_to_json,
+)
 from qdqcli.study import causes
 from qdqcli.study.causes import Finding, level
 from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Report, RowsInFloat
@@ -367,12 +375,12 @@ def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "cause": first.cause,
         "evidence": dict(first.evidence),
         "also": [{"cause": found.cause, "evidence": dict(found.evidence)} for found in diagnosis.findings[1:]],
-        "measured_db": _number(level(diagnosis.row)),
-        "formula_db": _number(accounting.formula_db),
+        "measured_db": finite(level(diagnosis.row)),
+        "formula_db": finite(accounting.formula_db),
         "accounting": {
             "bits_db": accounting.bits_db,
             "uniform_db": UNIFORM_DB,
-            "peak_db": _number(accounting.peak_db),
+            "peak_db": finite(accounting.peak_db),
             "gaussian_peak_db": accounting.gaussian_peak_db,
             "rest_db": accounting.rest_db,
         },
@@ -385,8 +393,8 @@ def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
 def _rows_to_json(kept: RowsInFloat) -> dict[str, Any]:
     return {
         "rows": list(kept.rows),
-        "sqnr_db": _number(kept.sqnr_db),
-        "gain_db": _number(kept.gain_db),
+        "sqnr_db": finite(kept.sqnr_db),
+        "gain_db": finite(kept.gain_db),
         "bits_added": kept.bits_added,
     }
 
@@ -397,13 +405,9 @@ def _remedy_to_json(remedy: Remedy) -> dict[str, Any]:
         "settings": remedy.changes,
         "spec": None if row.spec is None else spec_to_json(row.spec),
         "range": range_to_json(row.input_min, row.input_max),
-        "sqnr_db": _number(level(row)),
-        "gain_db": _number(remedy.gain_db),
+        "sqnr_db": finite(level(row)),
+        "gain_db": finite(remedy.gain_db),
         "bits_per_weight": row.bits_per_weight,
         "bits_added": remedy.bits_added,
         **({"exact": True} if row.is_unchanged else {}),
     }
-
-
-def _number(value: float) -> float | None:
-    return value if isfinite(value) else None

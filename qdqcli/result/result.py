@@ -352,18 +352,19 @@ def header_to_json(run: Headed, version: str = __version__) -> dict[str, Any]:
         "tool": {"name": "qdq", "version": version},
         "command": run.command,
         "inputs": list(run.inputs),
-        "settings": {name: _finite(v) if isinstance(v, float) else v for name, v in run.settings.items()},
+        "settings": {name: finite(v) if isinstance(v, float) else v for name, v in run.settings.items()},
         "notes": [note_to_json(note) for note in run.notes],
     }
 
 
-def _finite(number: float | None) -> float | None:
+def finite(number: float | None) -> float | None:
+    """Return the number, or None where it is NaN or infinite, which JSON cannot say."""
     return number if number is not None and isfinite(number) else None
 
 
 def range_to_json(low: float | None, high: float | None) -> dict[str, Any]:
     """Return the key `range`; a non-finite end is null."""
-    return {"input_min": _finite(low), "input_max": _finite(high)}
+    return {"input_min": finite(low), "input_max": finite(high)}
 
 
 def spec_to_json(spec: QuantSpec) -> dict[str, Any]:
