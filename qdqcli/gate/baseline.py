@@ -11,6 +11,7 @@ from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, spec_to_json
 from qdqcli.result.verdict import Violation
 from qdqcli.stats.metrics import METRICS, Better
+from qdqcli.tensors.tensor import plain_shape
 
 DEFAULT_TOLERANCE = Tolerance(metric="sqnr_db", amount=0.0, is_percent=False)
 """Default of a budget: reports are bit-exact, so any degradation can be refused."""
@@ -56,7 +57,7 @@ def _settings(row: Row) -> dict[str, object]:
     """Return the settings that determine how a tensor is measured."""
     fixed: dict[str, object] = {
         "dtype": row.source.dtype,
-        "shape": "x".join(map(str, row.source.shape)) or "scalar",
+        "shape": plain_shape(row.source.shape),
     }
     if isinstance(row, SkippedTensor):
         return fixed | {"skipped:": row.reason}

@@ -16,6 +16,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.result.group import BY, Group, groups_by
 from qdqcli.result.packing import PACKING_KEYS
 from qdqcli.result.result import ROW_STATS, Row, RunResult, SkippedTensor, row_to_json, spec_to_json
+from qdqcli.tensors.tensor import plain_shape
 
 _SPEC = tuple(spec_to_json(QuantSpec()))
 _PACKED = tuple(f"packed_{name}" for name in PACKING_KEYS)
@@ -52,7 +53,7 @@ def _cells(row: Row) -> dict[str, Any]:
     """Return column -> value; a missing column is an empty cell."""
     data = row_to_json(row)
     head: dict[str, Any] = {key: data.get(key) for key in ("name", "file", "dtype", "status", "reason")}
-    head["shape"] = "x".join(map(str, row.source.shape)) or "scalar"
+    head["shape"] = plain_shape(row.source.shape)
     head["decided_by"] = decided_text(row.decided_by, str) if row.decided_by else None
     if isinstance(row, SkippedTensor):
         return head | {"num_elements": row.num_elements}

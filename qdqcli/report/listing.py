@@ -22,6 +22,7 @@ from qdqcli.report.table import Column, Quote, shape_text, spec_text
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.group import naming
 from qdqcli.result.result import header_to_json, range_to_json
+from qdqcli.tensors.tensor import plain_shape
 
 LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 """Formats of a listing. The other report formats are for findings."""
@@ -295,7 +296,7 @@ def _csv(listing: Listing, options: ReportOptions) -> Iterator[str]:
                 text(tensor.source.name),
                 text(tensor.source.file),
                 text(tensor.source.dtype),
-                "x".join(map(str, tensor.source.shape)) or "scalar",
+                plain_shape(tensor.source.shape),
                 tensor.num_bytes,
                 tensor.num_elements,
                 "quantized" if is_quantized else "skipped",

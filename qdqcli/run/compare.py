@@ -28,7 +28,7 @@ from qdqcli.run.packing import findings
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.open_shards import OpenShards
-from qdqcli.tensors.tensor import TensorInfo
+from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
 
 class _Side(NamedTuple):
@@ -150,7 +150,7 @@ def _packing(entry: Entry, other: Entry, pair: "_Pair", row: TensorResult, worke
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:
     """Return the reason why two tensors cannot be compared element by element; None where they can."""
     if tensor.shape != other.shape:
-        return f"its shape is {_shape(tensor)}, in the candidate {_shape(other)}"
+        return f"its shape is {plain_shape(tensor.shape)}, in the candidate {plain_shape(other.shape)}"
     if tensor.dtype.is_floating != other.dtype.is_floating or (
         not tensor.dtype.is_floating and tensor.dtype.name != other.dtype.name
     ):
@@ -158,10 +158,6 @@ def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:
     if len(tensor.shape) > 1 and tensor.fortran_order != other.fortran_order:
         return "it is in Fortran order on one side only; save both in one order"
     return None
-
-
-def _shape(tensor: TensorInfo) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def _source(entry: Entry) -> Source:

@@ -1,5 +1,6 @@
 """Tensor metadata from a header: name, dtype, shape and location of the bytes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -88,6 +89,11 @@ class TensorInfo(NamedTuple):
     def stored_shape(self) -> tuple[int, ...]:
         """Shape whose C order is the byte order: reversed for Fortran order."""
         return self.shape[::-1] if self.fortran_order else self.shape
+
+
+def plain_shape(shape: Sequence[int]) -> str:
+    """Return `1536x384`, or `scalar`."""
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def check_range(tensor: TensorInfo, start: int, length: int) -> None:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from qdqcli.escape import MalformedError, escape_name
 from qdqcli.tensors.checkpoint import ShardReader
-from qdqcli.tensors.packed.format import CODES, PackedWeight
+from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
 from qdqcli.tensors.packed.storage import Grid
 from qdqcli.tensors.packed.values import NUMPY, as_float32
-from qdqcli.tensors.tensor import TensorInfo
+from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
 Floats = NDArray[np.float32]
 Stored = NDArray[Any]
@@ -124,7 +124,7 @@ class Parts:
         """Return the error on a part."""
         return damaged(self.weight, role, problem)
 
-    def check_finite(self, values: Floats, role: str = "scale") -> Floats:
+    def check_finite(self, values: Floats, role: str = SCALE) -> Floats:
         """Return scales as they are.
 
         Raises:
@@ -155,9 +155,8 @@ def check_shape(weight: PackedWeight, role: str, *expected: Sequence[int]) -> No
     """
     info = weight.parts.get(role)
     if info is not None and info.shape not in map(tuple, expected):
-        wanted = " or ".join("x".join(map(str, shape)) or "scalar" for shape in expected)
-        found = "x".join(map(str, info.shape)) or "scalar"
-        raise damaged(weight, role, f"its shape is {found}, expected {wanted}")
+        wanted = " or ".join(map(plain_shape, expected))
+        raise damaged(weight, role, f"its shape is {plain_shape(info.shape)}, expected {wanted}")
 
 
 def num_rows(shape: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ from qdqcli.tensors.packed.decoder import Floats, Parts, damaged
 from qdqcli.tensors.packed.format import GROUP_INDEX, SCALE, PackedWeight, codes_per_scale
 from qdqcli.tensors.packed.storage import Block
 from qdqcli.tensors.packed.values import as_float32
+from qdqcli.tensors.tensor import plain_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +69,8 @@ class ScaleGrid:
             if block is not None and found[-2:] == (-(-height // block[0]), -(-width // block[1])):
                 return grid(*block)
         of = f"one per block of {block[0]}x{block[1]}" if block is not None else "one for the tensor, a row or a block"
-        text = "x".join(map(str, found)) or "scalar"
-        raise damaged(
-            weight, role, f"its shape is {text}, which does not fit a weight of {'x'.join(map(str, shape))} ({of})"
-        )
+        fitting = f"which does not fit a weight of {plain_shape(shape)} ({of})"
+        raise damaged(weight, role, f"its shape is {plain_shape(found)}, {fitting}")
 
     def rows(self, parts: Parts, start: int, stop: int) -> Floats:
         """Return the scales of rows [start, stop): (rows, groups), or (1, 1) where the tensor has one.
