@@ -71,13 +71,12 @@ def stored_by(engine: str, settings: Sequence[Setting], names: Sequence[str] = (
     """
     if not settings:
         raise UsageError("there is no setting among the candidates; add a scheme such as int4-g128")
-    kept = list(settings)
-    if engine != ANY:
-        bits, groups = BACKENDS[engine]
-        kept = [s for s in kept if s.num_bits in bits and (groups is None or s.group_size in groups)]
+    if engine == ANY:
+        return list(settings)
+    bits, groups = BACKENDS[engine]
+    kept = [s for s in settings if s.num_bits in bits and (groups is None or s.group_size in groups)]
     if not kept:
         shown = ", ".join(names or [setting.name for setting in settings])
-        bits, groups = BACKENDS.get(engine, (frozenset(), None))
         stores = f"int{', int'.join(map(str, sorted(bits)))}" + (f" in groups of {_listed(groups)}" if groups else "")
         raise UsageError(f"none of {shown} is left: {engine} stores {stores}; add candidates, or change --group-size")
     return kept
