@@ -21,7 +21,6 @@ from qdqcli.errors import UsageError
 from qdqcli.gate.project import PROJECT_FILE, PYPROJECT, find_project, json_schema, parse_project
 from qdqcli.gate.ratchet import Headroom
 from qdqcli.gate.starter import project_text
-from qdqcli.op.spec import axis_text
 from qdqcli.recipe.keys import SELECTION, SETTINGS, SHORT
 from qdqcli.result.result import RunResult
 
@@ -106,7 +105,7 @@ def init(session: Session, /, models: tuple[str, ...], headroom: Headroom, **opt
     }
     if not given:
         given["scheme"] = options["scheme"] = DEFAULT_SCHEME
-    settings = {key: _plain(key, value) for key, value in given.items()}
+    settings = {key: _plain(value) for key, value in given.items()}
     run = _measured(session, models, options) if models else None
     text = project_text(models or [DEFAULT_MODEL], settings, run, headroom)
     parse_project(text, Path(PROJECT_FILE))
@@ -125,10 +124,8 @@ _KEYS: Mapping[str, str] = {
 """Key of the file -> parameter."""
 
 
-def _plain(key: str, value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Return the value of an option as the file has it."""
-    if key == "axis" and isinstance(value, tuple):
-        return axis_text(value)
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
