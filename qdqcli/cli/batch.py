@@ -39,7 +39,7 @@ def run_inputs(
             with session.attempt(name):
                 runs.append(work(own))
                 reached = state()
-        size = None if own is None else sum(tensor.nbytes for plan in own for tensor in plan.shard.tensors)
+        size = None if own is None else sum(plan.nbytes for plan in own)
         inputs.append(InputRun(name, size, perf_counter() - began, reached))
     if not runs:
         raise none_left(session)

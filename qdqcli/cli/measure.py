@@ -328,7 +328,7 @@ def workers_of(options: Options, session: Session) -> "Workers":
 
 def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:
     """Return name and bytes of each shard, for a progress bar."""
-    return [(plan.shard.name, sum(tensor.nbytes for tensor in plan.shard.tensors)) for plan in plans]
+    return [(plan.shard.name, plan.nbytes) for plan in plans]
 
 
 def listing_of(command: str, plans: Sequence[Plan], request: Request, options: Options) -> Listing:

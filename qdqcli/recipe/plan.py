@@ -44,6 +44,11 @@ class Plan:
         """The shard, as patterns see it."""
         return FileRef(file_of(self), self.shard.name.count("/") + 1)
 
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all tensors of the shard."""
+        return sum(tensor.nbytes for tensor in self.shard.tensors)
+
     @property
     def tensors(self) -> Iterator[tuple[TensorInfo, Decision]]:
         return zip(self.shard.tensors, self.decisions, strict=True)

@@ -47,7 +47,7 @@ class Distribution:
         for i, plan in enumerate(plans):
             if journal is not None and journal.progress(i).finished is not None:
                 found[i] = journal.rows(i, plan)
-                measuring.on_bytes(_bytes_of(plan))
+                measuring.on_bytes(plan.nbytes)
                 continue
             target = None if journal is None else journal.target(i, plan)
             tasks.append((i, job_of(plan, measuring, self.resources, target, self.void_dtype)))
@@ -58,7 +58,7 @@ class Distribution:
             if output is not None and journal is not None:
                 journal.add_shard(index, result.record, _seen(output, plan, result.size, self.interruption))
             found[index] = restore_rows(result.record, plan, 0, measuring.scale_bits)
-            measuring.on_bytes(_bytes_of(plan))
+            measuring.on_bytes(plan.nbytes)
 
         drive(process_shard, tasks, self.executor, receive, self.interruption)
         return found
@@ -80,7 +80,3 @@ def _seen(output: OutputTree, plan: Plan, size: int | None, interruption: Interr
         f"{show_path(output.shard_path(plan.checkpoint, plan.shard))}: was written elsewhere and is not here (size "
         f"{size} expected); OUTPUT must be on a disk that all machines share"
     )
-
-
-def _bytes_of(plan: Plan) -> int:
-    return sum(tensor.nbytes for tensor in plan.shard.tensors)

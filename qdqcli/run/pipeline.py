@@ -288,11 +288,6 @@ class ShardJob:
     """Set where the output becomes durable part by part."""
 
     @cached_property
-    def total_bytes(self) -> int:
-        """Bytes of all tensors of the shard."""
-        return sum(tensor.nbytes for tensor in self.plan.shard.tensors)
-
-    @cached_property
     def source_file(self) -> str:
         """File name in the rows."""
         return file_of(self.plan)
@@ -359,7 +354,7 @@ class ShardJob:
 
     def _is_spread(self, tensor: TensorInfo) -> bool:
         """Tell whether all workers share the tensor: a single one would still be busy when the others are done."""
-        fair_share = self.total_bytes // (4 * self.workers.num_threads)
+        fair_share = self.plan.nbytes // (4 * self.workers.num_threads)
         return tensor.nbytes > max(min(fair_share, SPREAD_BYTES), BATCH_BYTES)
 
     def _run_batch(self, batch: Sequence[Task]) -> list[Row]:
