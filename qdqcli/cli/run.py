@@ -21,7 +21,7 @@ from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import Interrupted, UsageError
 from qdqcli.escape import show_path
-from qdqcli.recipe.plan import Plan, check_selection
+from qdqcli.recipe.plan import Plan, check_selection, checkpoints_of
 from qdqcli.report.number import counted, size_text
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -117,7 +117,7 @@ def quantize(
     outputs = _Outputs(
         session=session,
         files=files,
-        inputs=list({id(plan.checkpoint): plan.checkpoint for plan in plans}.values()),
+        inputs=checkpoints_of(plans),
         output=anchored(output),
         provenance=provenance,
         flags={

@@ -173,6 +173,11 @@ def check_selection(plans: Sequence[Plan]) -> None:
     check_selected([decision for plan in plans for decision in plan.decisions], ", ".join(inputs_of(plans)))
 
 
+def checkpoints_of(plans: Sequence[Plan]) -> list[Checkpoint]:
+    """Return the unique checkpoints, in order."""
+    return list({id(plan.checkpoint): plan.checkpoint for plan in plans}.values())
+
+
 def inputs_of(plans: Sequence[Plan]) -> list[str]:
     """Return the unique input paths, as the user finds them."""
     return list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans))

@@ -9,7 +9,7 @@ from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
 from qdqcli.ranges.file import read_ranges
-from qdqcli.recipe.plan import Plan, settings_of, with_decisions
+from qdqcli.recipe.plan import Plan, checkpoints_of, settings_of, with_decisions
 from qdqcli.recipe.request import Request
 from qdqcli.result.result import Row, RunResult, summary_to_json
 from qdqcli.run.count import with_histograms
@@ -112,7 +112,7 @@ def execute_run(
     made = Provenance(
         command=job.command,
         plans=job.plans,
-        inputs=list({id(plan.checkpoint): plan.checkpoint for plan in job.plans}.values()),
+        inputs=checkpoints_of(job.plans),
         settings=settings_of(job.plans, job.request.settings),
         ranges=measuring.ranges,
     )

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from qdqcli import __version__
 from qdqcli.escape import escape, escape_name
 from qdqcli.recipe.decision import Decision
-from qdqcli.recipe.plan import Plan
+from qdqcli.recipe.plan import Plan, checkpoints_of
 from qdqcli.tensors.checkpoint import SideFile
 from qdqcli.tensors.storage import FileIdentity
 
@@ -35,7 +35,7 @@ def fingerprint_of(
     Raises:
         InputError: a file cannot be read.
     """
-    checkpoints = list({id(plan.checkpoint): plan.checkpoint for plan in plans}.values())
+    checkpoints = checkpoints_of(plans)
     number = {id(checkpoint): i + 1 for i, checkpoint in enumerate(checkpoints)}
     return {
         "form": FORM,
