@@ -6,7 +6,7 @@ from typing import Any
 from qdqcli.gate.aggregate import AGGREGATES
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.keys import SETTINGS, VERSION
-from qdqcli.recipe.schema import PATTERNS, either, published, refused, table, tables
+from qdqcli.recipe.schema import MATCH, PATTERNS, either, published, refused, table, tables
 from qdqcli.result.result import STATS
 from qdqcli.result.schema_check import Schema
 from qdqcli.result.verdict import Severity
@@ -64,9 +64,7 @@ _SEVERITY: dict[str, Schema] = {
 _NONFINITE: dict[str, Schema] = {
     "allow_nonfinite": {"type": "boolean", "description": "Whether elements may be NaN or infinite."}
 }
-_MATCH: dict[str, Schema] = {
-    "match": either(*PATTERNS, description="Globs on the whole tensor name, or re: and a regular expression.")
-}
+_MATCH: dict[str, Schema] = {"match": MATCH}
 
 STRUCTURE: dict[str, Schema] = {
     "min_quantized": {"type": "number", "minimum": 0, "maximum": 1,

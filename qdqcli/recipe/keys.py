@@ -6,7 +6,7 @@ from typing import Any
 from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR, ComputeDType, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.axis import CHANNEL, LAST, NONE, PAIR_PATTERN
-from qdqcli.recipe.schema import PATTERNS, either, published, table, tables
+from qdqcli.recipe.schema import MATCH, PATTERNS, either, published, table, tables
 from qdqcli.recipe.scheme import EXAMPLES, SCHEME_PATTERN
 from qdqcli.result.schema_check import Schema
 
@@ -66,7 +66,7 @@ PLANNING: dict[str, Schema] = {
 """Keys of rules that only `qdq plan` reads."""
 
 RULE: dict[str, Schema] = {
-    "match": either(*PATTERNS, description="Globs on the whole tensor name, or re: and a regular expression."),
+    "match": MATCH,
     "skip": either({"type": "string", "title": "a reason", "pattern": "\\S"}, {"enum": [False]},
                     description="Leave the tensors as they are, for this reason; false lifts an earlier rule's skip."),
     "optional": {"type": "boolean", "description": "Whether the rule may match nothing."},

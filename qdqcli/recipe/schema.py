@@ -18,6 +18,10 @@ def either(*schemas: Schema, description: str) -> Schema:
     return {"anyOf": list(schemas), "description": description}
 
 
+MATCH = either(*PATTERNS, description="Globs on the whole tensor name, or re: and a regular expression.")
+"""Key `match` of a table on tensors."""
+
+
 def table(properties: Mapping[str, Schema], description: str, **words: Any) -> dict[str, Any]:
     """Return the schema of a table with these keys and no others."""
     return {

@@ -17,12 +17,12 @@ from pathlib import Path
 from qdqcli.escape import show_path
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.patterns import compile_pattern
-from qdqcli.recipe.schema import PATTERNS, either, table, tables
+from qdqcli.recipe.schema import MATCH, table, tables
 from qdqcli.result.schema_check import Schema
 
 AUTO, NO_TIES = "auto", "none"
 """Ties without a file: by name, or only of equal tensors."""
-_MATCH = {"match": either(*PATTERNS, description="Globs on the whole tensor name, or re: and a regular expression.")}
+_MATCH = {"match": MATCH}
 _TOGETHER = {**_MATCH, "by_layer": {"type": "boolean", "description": "Whether each layer has a group of its own."}}
 TIES: Schema = table(
     {
