@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.batch import failure_notes, run_inputs
@@ -12,6 +11,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, gate_options
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
+from qdqcli.cli.option_sources import given_parameters
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
@@ -73,13 +73,7 @@ def _check_needed(options: opt.Options) -> None:
     Raises:
         UsageError: a measuring option with a stored report, or headroom with no file to write.
     """
-    context = click.get_current_context()
-    given = [
-        parameter
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    ]
-    for parameter in given:
+    for parameter in given_parameters():
         flag = parameter.opts[0]
         if options["report_in"] is not None and parameter.name not in JUDGING and parameter.expose_value:
             raise UsageError(f"{flag} has no meaning with --report-in: the report was measured before")

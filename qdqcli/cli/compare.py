@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import for_terminal, say_written, write_report
@@ -14,6 +13,7 @@ from qdqcli.cli.gate import Gate, judging_options
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, wants_histograms, workers_of
+from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write_all
@@ -100,10 +100,8 @@ def _compare_reports(before: Path, after: Path, options: opt.Options) -> None:
         UsageError: an option that only checkpoints take.
         InputError: a file is not a report.
     """
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if is_given and parameter.expose_value and parameter.name not in _OF_REPORTS:
+    for parameter in given_parameters():
+        if parameter.expose_value and parameter.name not in _OF_REPORTS:
             judging = "'qdq check --report-in AFTER --baseline BEFORE' judges a report"
             raise UsageError(f"{parameter.opts[0]} is for checkpoints; {judging}")
     opt.check_formats(options, FORMATS, "a comparison of reports")
@@ -125,12 +123,11 @@ _OF_REPORTS = ("reference", "candidate", "format_name", "reports", "top")
 
 def _selection_of(gate: Gate, session: Session) -> dict[str, Any]:
     """Return the selection that the budget was made with, for the options that the command line leaves out."""
-    context = click.get_current_context()
     values = {} if gate.budget is None or gate.budget.settings is None else gate.budget.settings.values
     found = {
         key: values[key]
         for key in ("min_ndim", "include", "exclude")
-        if values.get(key, NONE) not in (NONE, []) and context.get_parameter_source(key) is ParameterSource.DEFAULT
+        if values.get(key, NONE) not in (NONE, []) and not is_given(key)
     }
     if found:
         source = gate.budget.source if gate.budget is not None else ""

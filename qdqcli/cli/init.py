@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import say_written, write_report
 from qdqcli.cli.gate import parse_headroom
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
-from qdqcli.cli.option_sources import recipe_options
+from qdqcli.cli.option_sources import is_given, recipe_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
@@ -97,12 +96,7 @@ def init(session: Session, /, models: tuple[str, ...], headroom: Headroom, **opt
     headroom. Without MODEL nothing is measured. Then 'qdq check' alone is the gate.
     """
     _check_new()
-    context = click.get_current_context()
-    given = {
-        key: options[name]
-        for key, name in _KEYS.items()
-        if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
-    }
+    given = {key: options[name] for key, name in _KEYS.items() if is_given(name)}
     if not given:
         given["scheme"] = options["scheme"] = DEFAULT_SCHEME
     settings = {key: _plain(value) for key, value in given.items()}

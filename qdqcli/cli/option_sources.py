@@ -72,12 +72,22 @@ def _read(path: Path) -> RecipeFile:
 
 def _given(options: Options) -> dict[str, Any]:
     """Return the options given on the command line."""
+    return {key: options[key] for key in (*SETTINGS, *SELECTION, "ranges_file") if key in options and is_given(key)}
+
+
+def is_given(name: str) -> bool:
+    """Tell whether the call gives a parameter, on the command line or in the environment."""
+    return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+
+
+def given_parameters() -> list[click.Parameter]:
+    """Return the parameters that the command line gives, in the order of the command's."""
     context = click.get_current_context()
-    return {
-        key: options[key]
-        for key in (*SETTINGS, *SELECTION, "ranges_file")
-        if key in options and context.get_parameter_source(key) not in (None, ParameterSource.DEFAULT)
-    }
+    return [
+        parameter
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
 
 
 def _flag(key: str, value: Any) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from qdqcli.cli.measure import working
+from qdqcli.cli.option_sources import given_parameters
 from qdqcli.cli.options import Options
 from qdqcli.cli.progress import duration
 from qdqcli.cli.session import Session
@@ -91,17 +91,13 @@ def check_part_options() -> None:
     Raises:
         UsageError: names the option.
     """
-    context = click.get_current_context()
-    if _is_given(context, "dask"):
+    given = given_parameters()
+    if any(parameter.name == "dask" for parameter in given):
         raise UsageError("--dask and --part are two ways to share the work; give one of them")
-    for parameter in context.command.params:
-        if parameter.name in (*LAST_STEP, *WHOLE) and _is_given(context, parameter.name):
+    for parameter in given:
+        if parameter.name in (*LAST_STEP, *WHOLE):
             advice = "give it to qdq finish, or leave out --part" if parameter.name in LAST_STEP else "leave out one"
             raise UsageError(f"{parameter.opts[0]} is not for a part; {advice}")
-
-
-def _is_given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def run_part(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
+from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
@@ -44,7 +44,7 @@ def with_project(
         UsageError: there is neither INPUT nor a project file, or the file is malformed.
     """
     is_bare = not inputs and options.get("report_in") is None
-    is_named = _is_given("config", ParameterSource.COMMANDLINE)
+    is_named = any(parameter.name == "config" for parameter in given_parameters())
     needs_budget = is_gate and options["budget"] is None
     name = options["config"] or None  # an empty variable names no file
     options["config"] = None
@@ -67,26 +67,21 @@ def with_project(
             raise UsageError(f'{show_path(path)}: names no model; add model = "FOLDER", or give INPUT')
         inputs = tuple(project.models)
         taken.append(f"model {', '.join(inputs)!r}")
-    if _is_given("recipe"):
+    if is_given("recipe"):
         project = replace(project, settings=None)
     if options.get("report_in") is None:
         for key, value in (("recipe", project.recipe), ("presets", project.presets), ("ranges_file", project.ranges)):
-            if value and key in options and not _is_given(key):
+            if value and key in options and not is_given(key):
                 options[key] = value
                 taken.append(key.partition("_")[0])
         if project.settings is not None:
             taken.append("settings")
-    if is_gate and not _is_given("budget") and has_budget:
+    if is_gate and not is_given("budget") and has_budget:
         options["budget"] = project.budget_file
         taken.append("budget")
-    if is_bare and reports_tensors and project.reports and not _is_given("reports"):
+    if is_bare and reports_tensors and project.reports and not is_given("reports"):
         options["reports"] = tuple(project.reports)
         taken.append("reports")
     session.project = project
     session.note(f"{show_path(path)}: {', '.join(taken) or 'nothing for this command'}")
     return inputs
-
-
-def _is_given(key: str, *sources: ParameterSource) -> bool:
-    source = click.get_current_context().get_parameter_source(key)
-    return source in sources if sources else source not in (None, ParameterSource.DEFAULT)
