@@ -82,13 +82,14 @@ def find_project(start: Path | None = None) -> Path | None:
             if not stat.S_ISREG(status.st_mode) or (number and status.st_uid not in owners):
                 continue
             shown = Path(*[".."] * number, name) if start is None else path
-            if name == PROJECT_FILE or _has_table(shown):
+            if name == PROJECT_FILE or _has_table(Document(show_path(shown), read_text(shown, _WHAT))):
                 return shown
     return None
 
 
-def _has_table(path: Path) -> bool:
-    tool = Document(show_path(path), read_text(path, _WHAT)).data.get("tool")
+def _has_table(document: Document) -> bool:
+    """Tell whether a pyproject.toml has something under `tool.qdq`."""
+    tool = document.data.get("tool")
     return isinstance(tool, dict) and "qdq" in tool
 
 
@@ -108,10 +109,9 @@ def parse_project(text: str, path: Path) -> Project:
     base: KeyPath = ()
     if path.name == PYPROJECT:
         base = _IN_PYPROJECT
-        tool = document.data.get("tool")
-        if not isinstance(tool, dict) or "qdq" not in tool:
+        if not _has_table(document):
             raise UsageError(f"{show_path(path)}: has no [tool.qdq]; add it, or name another file")
-        if not isinstance(tool["qdq"], dict):
+        if not isinstance(document.data["tool"]["qdq"], dict):
             document.fail(base, "qdq must be a table, [tool.qdq]")
     return _project(document, document.check(PROJECT, base), base, path)
 
