@@ -49,8 +49,7 @@ LARGE_BYTES = 100_000_000
 
 def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> list[Checkpoint]:
     """Read the headers of all inputs; prints notes on them."""
-    void_dtype = options["void_dtype"]
-    void_dtype = void_dtype.upper() if void_dtype else None
+    void_dtype = void_dtype_of(options)
     follow_links = options["follow_links"]
     checkpoints = []
     for path in _paths(inputs, session):
@@ -61,6 +60,12 @@ def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> li
     for checkpoint in checkpoints:
         say_notes(checkpoint.notes, session)
     return decoded_inputs(checkpoints) if options.get("from_packed") else checkpoints
+
+
+def void_dtype_of(options: Options) -> str | None:
+    """Return the dtype of `.npy` elements of an unnamed kind, from --dtype."""
+    name = options["void_dtype"]
+    return name.upper() if name else None
 
 
 def _paths(inputs: Sequence[str], session: Session) -> Iterator[Path]:
@@ -224,7 +229,7 @@ def distribution_of(
             f"--dask {escape_name(address)}: anyone who reaches this scheduler can run code as its user; tls:// "
             "encrypts, see qdq help scale"
         )
-    void_dtype = options["void_dtype"] and options["void_dtype"].upper()
+    void_dtype = void_dtype_of(options)
     resources = Resources(
         threads=options["threads"] or 1, max_memory=options["max_memory"], device=options.get("device", "cpu")
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qdqcli.cli.measure import working
+from qdqcli.cli.measure import job_of, void_dtype_of, working
 from qdqcli.cli.option_sources import given_parameters
 from qdqcli.cli.options import Options
 from qdqcli.cli.progress import duration
@@ -109,7 +109,6 @@ def run_part(
     tree: "OutputTree",
 ) -> None:
     """Make the shards of one part."""
-    from qdqcli.cli.measure import job_of
     from qdqcli.run.journal import Command
     from qdqcli.run.parts import Part, execute_part
 
@@ -121,8 +120,7 @@ def run_part(
         with tree, working(session, [plans[i] for i in indices], request, options, phase="quantizing") as working_here:
             measuring, workers, _ = working_here
             job = job_of("run", plans, request, options, measuring)
-            void_dtype = options["void_dtype"] and options["void_dtype"].upper()
-            num_found = execute_part(job, indices, tree, workers, command, void_dtype)
+            num_found = execute_part(job, indices, tree, workers, command, void_dtype_of(options))
     _say_made(session, own, len(indices), num_found, tree)
 
 

@@ -15,7 +15,16 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import distribution_of, job_of, listing_of, open_inputs, plan_inputs, say_notes, working
+from qdqcli.cli.measure import (
+    distribution_of,
+    job_of,
+    listing_of,
+    open_inputs,
+    plan_inputs,
+    say_notes,
+    void_dtype_of,
+    working,
+)
 from qdqcli.cli.part import check_part_options, parse_part, run_part
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
@@ -148,7 +157,7 @@ def quantize(
             tree=own_tree,
             verify=verify,
             provenance=provenance,
-            void_dtype=options["void_dtype"] and options["void_dtype"].upper(),
+            void_dtype=void_dtype_of(options),
             needs_rows=bool(options["reports"]) or options["format_name"] != "none" or gate is not None,
             must_be_complete=must_be_complete,
         )
