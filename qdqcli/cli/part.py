@@ -5,7 +5,8 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,7 @@ from qdqcli.report.number import counted
 
 if TYPE_CHECKING:
     from qdqcli.output.tree import OutputTree
+    from qdqcli.run.journal import Command
     from qdqcli.run.parts import Part
 
 SLURM = "SLURM_ARRAY_TASK"
@@ -125,8 +127,6 @@ def run_part(
 
 
 def _say_made(session: Session, part: "Part", num_files: int, num_found: int, tree: "OutputTree") -> None:
-    from time import perf_counter
-
     before = f", {num_found} of them before" if num_found else ""
     finish = escape(shlex.join(["qdq", "finish", str(tree.output)]))
     session.tell(
@@ -135,7 +135,7 @@ def _say_made(session: Session, part: "Part", num_files: int, num_found: int, tr
     )
 
 
-def given_command(output: Path) -> Any:
+def given_command(output: Path) -> "Command":
     """Return the command line of the parts of OUTPUT.
 
     Raises:
