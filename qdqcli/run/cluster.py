@@ -296,11 +296,12 @@ class _Probe:
         return ""
 
     def _output(self) -> str:
+        if self.file is None:
+            return ""
         try:
-            if self.file is not None:
-                self.file.write_bytes(b"qdq")
+            self.file.write_bytes(b"qdq")
         except OSError as error:
-            return f"{show_path(self.file.parent if self.file else Path())}: {error.strerror}"
+            return f"{show_path(self.file.parent)}: {error.strerror}"
         return ""
 
 
