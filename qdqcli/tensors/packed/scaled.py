@@ -56,11 +56,11 @@ class Scaled:
 
 
 def plain(
-    weight: PackedWeight, parts: Parts, *, block: Block | None = None, bits: int | None = 8, factor: float = 1.0
+    weight: PackedWeight, parts: Parts, *, block: Block | None = None, has_8_bits: bool = True, factor: float = 1.0
 ) -> Decoder:
     """Return the decoder of a code per byte: I8 or FP8.
 
-    `block` is the size of a block where it is known, and `bits` None where integers may use fewer than 8.
+    `block` is the size of a block where it is known; `has_8_bits` is False where integers may use fewer.
 
     Raises:
         MalformedError: the parts contradict each other; names the tensor.
@@ -72,7 +72,7 @@ def plain(
         values = table(codes.dtype.name)
     else:
         raise damaged(weight, CODES, f"a layout of {codes.dtype.name}; a code per byte, I8 or FP8, is decoded")
-    is_integer = codes.dtype.name == "I8" and bits is not None
+    is_integer = codes.dtype.name == "I8" and has_8_bits
     if not codes.shape:
         raise damaged(weight, CODES, "a weight without dimensions")
     scales = ScaleGrid.of(weight, codes.shape, block=block)
@@ -85,7 +85,7 @@ def torchao(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of Int8Tensor, Float8Tensor and IntxUnpackedToInt8Tensor; other types hold kernel layouts."""
     if SCALE not in parts:
         raise damaged(weight, CODES, "no scale beside it")
-    return plain(weight, parts, bits=None)
+    return plain(weight, parts, has_8_bits=False)
 
 
 def comfyui(weight: PackedWeight, parts: Parts) -> Decoder:
