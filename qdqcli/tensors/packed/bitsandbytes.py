@@ -14,11 +14,18 @@ import numpy as np
 from qdqcli.escape import MalformedError
 from qdqcli.tensors.packed.bits import look_up, swap_nibbles
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
-from qdqcli.tensors.packed.format import CODE_BOOK, CODES, SCALE, PackedWeight
+from qdqcli.tensors.packed.format import (
+    BOOK_OF_SCALES,
+    CODE_BOOK,
+    CODES,
+    FORMAT,
+    SCALE,
+    SCALE_OF_SCALES,
+    PackedWeight,
+)
 from qdqcli.tensors.packed.storage import Grid
 from qdqcli.tensors.strict_json import parse_object
 
-_FORMAT, _NESTED_SCALE, _NESTED_BOOK = "format", "scale of scales", "code book of scales"
 _NESTED_CODES = 256
 
 
@@ -49,8 +56,8 @@ class _FourBits:
     def _scales(self, parts: Parts, first: int, last: int) -> Floats:
         stored = parts.rows(SCALE, first, last, 1)[:, 0]
         if self.nested_size:
-            book = parts.check_finite(parts.floats(_NESTED_BOOK), _NESTED_BOOK)
-            outer = parts.check_finite(parts.floats(_NESTED_SCALE), _NESTED_SCALE)
+            book = parts.check_finite(parts.floats(BOOK_OF_SCALES), BOOK_OF_SCALES)
+            outer = parts.check_finite(parts.floats(SCALE_OF_SCALES), SCALE_OF_SCALES)
             stored = book[stored] * outer[np.arange(first, last) // self.nested_size] + np.float32(self.offset)
         return parts.check_finite(stored)
 
@@ -61,7 +68,7 @@ def four_bits(weight: PackedWeight, parts: Parts) -> Decoder:
     Raises:
         MalformedError: the parts contradict each other; names the tensor.
     """
-    if _FORMAT not in parts:
+    if FORMAT not in parts:
         raise damaged(weight, CODES, "no quant_state beside it, which says the shape")
     state = _state(weight, parts)
     shape, size = _shape(weight, state), _number(weight, state, "blocksize")
@@ -75,33 +82,33 @@ def four_bits(weight: PackedWeight, parts: Parts) -> Decoder:
     grid = Grid(4, (1, size), is_integer=False)
     if weight.parts[SCALE].dtype.name != "U8":
         return _FourBits(shape=shape, grid=grid, size=size)
-    if not {_NESTED_SCALE, _NESTED_BOOK} <= weight.parts.keys():
+    if not {SCALE_OF_SCALES, BOOK_OF_SCALES} <= weight.parts.keys():
         raise damaged(weight, SCALE, "its codes have no scale of scales or no code book")
     nested = _number(weight, state, "nested_blocksize")
-    check_shape(weight, _NESTED_SCALE, (-(-blocks // nested),))
-    check_shape(weight, _NESTED_BOOK, (_NESTED_CODES,))
+    check_shape(weight, SCALE_OF_SCALES, (-(-blocks // nested),))
+    check_shape(weight, BOOK_OF_SCALES, (_NESTED_CODES,))
     offset = state.get("nested_offset")
     if not isinstance(offset, int | float) or not isfinite(offset):
-        raise damaged(weight, _FORMAT, f"nested_offset is {offset!r}")
+        raise damaged(weight, FORMAT, f"nested_offset is {offset!r}")
     return _FourBits(shape=shape, grid=grid, size=size, nested_size=nested, offset=offset)
 
 
 def _state(weight: PackedWeight, parts: Parts) -> Mapping[str, Any]:
     try:
-        return parse_object(parts.whole(_FORMAT).tobytes())
+        return parse_object(parts.whole(FORMAT).tobytes())
     except MalformedError as error:
-        raise damaged(weight, _FORMAT, str(error)) from error
+        raise damaged(weight, FORMAT, str(error)) from error
 
 
 def _shape(weight: PackedWeight, state: Mapping[str, Any]) -> tuple[int, ...]:
     match state.get("shape"):
         case [*sizes] if sizes and all(isinstance(size, int) and size > 0 for size in sizes):
             return tuple(sizes)
-    raise damaged(weight, _FORMAT, f"shape is {state.get('shape')!r}")
+    raise damaged(weight, FORMAT, f"shape is {state.get('shape')!r}")
 
 
 def _number(weight: PackedWeight, state: Mapping[str, Any], key: str) -> int:
     value = state.get(key)
     if not isinstance(value, int) or value < 1:
-        raise damaged(weight, _FORMAT, f"{key} is {value!r}")
+        raise damaged(weight, FORMAT, f"{key} is {value!r}")
     return value

@@ -13,11 +13,10 @@ import numpy as np
 
 from qdqcli.tensors.packed.bits import dequantize, look_up, unpack, unpack_padded
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
-from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, ZERO_POINT, PackedWeight
+from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, SHAPE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import ScaleGrid, group_index
 from qdqcli.tensors.packed.storage import Grid
 
-_SHAPE = "shape"
 _WORD = 32
 _MAX_NAME, _MAX_REPEATS = 300, 3
 _REPEATS = re.compile(r"[*+{]")
@@ -84,7 +83,7 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
     scheme = dict(_weights_scheme(weight))
     shape = _shape_of(weight, parts, scheme)
     if not lead or prod(shape[:-1]) != prod(lead):
-        raise damaged(weight, CODES, f"{prod(lead)} rows, but its {_SHAPE} is {list(shape)}")
+        raise damaged(weight, CODES, f"{prod(lead)} rows, but its {SHAPE} is {list(shape)}")
     packing = _packing_of(weight, shape[-1], words, scheme)
     group = scheme.get("group_size")
     block = (1, group) if isinstance(group, int) and group > 0 else None
@@ -103,12 +102,12 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
 
 def _shape_of(weight: PackedWeight, parts: Parts, scheme: Mapping[str, Any]) -> tuple[int, ...]:
     *lead, words = weight.parts[CODES].shape
-    if _SHAPE in parts:
-        if weight.parts[_SHAPE].num_elements != len(lead) + 1:
-            raise damaged(weight, _SHAPE, f"{weight.parts[_SHAPE].num_elements} sizes of a weight with {len(lead) + 1}")
-        shape = tuple(int(size) for size in parts.whole(_SHAPE).reshape(-1))
+    if SHAPE in parts:
+        if weight.parts[SHAPE].num_elements != len(lead) + 1:
+            raise damaged(weight, SHAPE, f"{weight.parts[SHAPE].num_elements} sizes of a weight with {len(lead) + 1}")
+        shape = tuple(int(size) for size in parts.whole(SHAPE).reshape(-1))
         if min(shape) < 1:
-            raise damaged(weight, _SHAPE, f"it is {list(shape)}")
+            raise damaged(weight, SHAPE, f"it is {list(shape)}")
         return shape
     bits = scheme.get("num_bits")
     if not isinstance(bits, int) or not 1 <= bits <= 8:

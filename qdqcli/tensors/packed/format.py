@@ -15,6 +15,11 @@ GLOBAL_SCALE = "global scale"
 GROUP_INDEX = "group index"
 CODE_BOOK = "code book"
 INPUT_SCALE = "input channel scale"
+OFFSET = "offset"
+SHAPE = "shape"
+FORMAT = "format"
+SCALE_OF_SCALES = "scale of scales"
+BOOK_OF_SCALES = "code book of scales"
 
 Shape = tuple[int, ...]
 Parts = Mapping[str, TensorInfo]
@@ -78,6 +83,8 @@ class PackedWeight(NamedTuple):
 
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 FLOATS = ("F32", "BF16", "F16")
+E8M0 = ("U8", "F8_E8M0")
+"""Dtypes of scales that are powers of two; libraries also store them as bytes."""
 
 
 def is_grid(codes: Shape, scale: Shape) -> bool:

@@ -11,13 +11,12 @@ import numpy as np
 
 from qdqcli.tensors.packed.bits import dequantize, look_up
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
-from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
+from qdqcli.tensors.packed.format import CODES, OFFSET, SCALE, PackedWeight
 from qdqcli.tensors.packed.scaled import Scaled
 from qdqcli.tensors.packed.scales import ScaleGrid
 from qdqcli.tensors.packed.storage import Grid
 from qdqcli.tensors.packed.values import E2M1, table
 
-_OFFSET = "offset"
 _WORD = 32
 _MODES = {4: (4, 32, "F8_E8M0"), 8: (8, 32, "F8_E8M0"), 2: (4, 16, "F8_E4M3")}
 """Words per scale -> bits, codes per scale and dtype of the scale: mxfp4, mxfp8, nvfp4."""
@@ -51,7 +50,7 @@ def mlx(weight: PackedWeight, parts: Parts) -> Decoder:
     groups = weight.parts[SCALE].shape[-1]
     if weight.parts[SCALE].dtype.name == "U8":
         return _floating(weight, words, groups)
-    if _OFFSET not in parts:
+    if OFFSET not in parts:
         raise damaged(weight, CODES, "no biases beside it")
     size = _settings(weight).get("group_size")
     if not isinstance(size, int) or size < 1 or not groups:
@@ -60,8 +59,8 @@ def mlx(weight: PackedWeight, parts: Parts) -> Decoder:
     bits, rest = divmod(words * _WORD, shape[-1])
     if rest or not 1 <= bits <= 8:
         raise damaged(weight, CODES, f"{words} words in a row do not hold {groups} groups of {size}")
-    check_shape(weight, _OFFSET, weight.parts[SCALE].shape)
-    scales, offsets = (ScaleGrid.of(weight, shape, role, block=(1, size)) for role in (SCALE, _OFFSET))
+    check_shape(weight, OFFSET, weight.parts[SCALE].shape)
+    scales, offsets = (ScaleGrid.of(weight, shape, role, block=(1, size)) for role in (SCALE, OFFSET))
     grid = Grid(bits, (1, size), is_symmetric=False)
     return _Affine(shape=shape, grid=grid, scales=scales, offsets=offsets)
 

@@ -8,22 +8,26 @@ ComfyUI, exllamav3, HQQ, optimum-quanto, Quark.
 from dataclasses import replace
 
 from qdqcli.tensors.packed.format import (
+    BOOK_OF_SCALES,
     CODE_BOOK,
     CODES,
+    E8M0,
     FLOATS,
+    FORMAT,
     FP8,
     GLOBAL_SCALE,
     GROUP_INDEX,
     INPUT_SCALE,
+    OFFSET,
     SCALE,
+    SCALE_OF_SCALES,
+    SHAPE,
     ZERO_POINT,
     PackedFormat,
     Part,
     Parts,
     scales_on_grid,
 )
-
-E8M0 = ("U8", "F8_E8M0")
 
 
 def _part(role: str, suffix: str, *dtypes: str) -> Part:
@@ -87,7 +91,7 @@ INT8_SCALE = PackedFormat(
     decoder="qdqcli.tensors.packed.scaled:plain",
 )  # fmt: skip
 _COMFY = ("comfyui",)
-_MARK = _part("format", ".comfy_quant", "U8")
+_MARK = _part(FORMAT, ".comfy_quant", "U8")
 _QUANTO = PackedFormat(
     name="quanto", methods=("quanto",), codes=".weight._data", dtypes=("I8", "U8", *FP8),
     parts=(_part(SCALE, ".weight._scale", *FLOATS), _may(ZERO_POINT, ".weight._shift", "I8", "U8", *FLOATS)),
@@ -112,7 +116,7 @@ PACKED: tuple[PackedFormat, ...] = (
     ),
     PackedFormat(
         name="compressed-tensors pack-quantized", methods=_CT, codes=".weight_packed", dtypes=("I32",),
-        parts=(_SCALE, _may("shape", ".weight_shape", "I64", "I32"),
+        parts=(_SCALE, _may(SHAPE, ".weight_shape", "I64", "I32"),
                _may(ZERO_POINT, ".weight_zero_point", "I32", "I8"), _may(GROUP_INDEX, ".weight_g_idx", "I32")),
         decoder="qdqcli.tensors.packed.compressed_tensors:pack_quantized",
     ),
@@ -148,15 +152,15 @@ PACKED: tuple[PackedFormat, ...] = (
     PackedFormat(
         name="bitsandbytes 4-bit", methods=("bitsandbytes",), codes=".weight", dtypes=("U8",),
         parts=(_part(SCALE, ".weight.absmax", "F32", "U8"), _part(CODE_BOOK, ".weight.quant_map", "F32"),
-               _may("scale of scales", ".weight.nested_absmax", "F32"),
-               _may("code book of scales", ".weight.nested_quant_map", "F32"),
-               _may("format", ".weight.quant_state.bitsandbytes__nf4", "U8"),
-               _may("format", ".weight.quant_state.bitsandbytes__fp4", "U8")),
+               _may(SCALE_OF_SCALES, ".weight.nested_absmax", "F32"),
+               _may(BOOK_OF_SCALES, ".weight.nested_quant_map", "F32"),
+               _may(FORMAT, ".weight.quant_state.bitsandbytes__nf4", "U8"),
+               _may(FORMAT, ".weight.quant_state.bitsandbytes__fp4", "U8")),
     decoder="qdqcli.tensors.packed.bitsandbytes:four_bits",
     ),
     PackedFormat(
         name="bitsandbytes int8", methods=("bitsandbytes",), codes=".weight", dtypes=("I8",), fits=_is_row_scale,
-        parts=(_part(SCALE, ".SCB", "F32"), _may("format", ".weight_format", "U8")),
+        parts=(_part(SCALE, ".SCB", "F32"), _may(FORMAT, ".weight_format", "U8")),
     decoder="qdqcli.tensors.packed.scaled:bitsandbytes_int8",
     ),
     PackedFormat(
@@ -166,7 +170,7 @@ PACKED: tuple[PackedFormat, ...] = (
     ),
     PackedFormat(
         name="MLX", methods=("mlx",), codes=".weight", dtypes=("U32",), fits=scales_on_grid,
-        parts=(_part(SCALE, ".scales", *FLOATS, "U8"), _may("offset", ".biases", *FLOATS)),
+        parts=(_part(SCALE, ".scales", *FLOATS, "U8"), _may(OFFSET, ".biases", *FLOATS)),
     decoder="qdqcli.tensors.packed.mlx:mlx",
     ),
     PackedFormat(
@@ -219,7 +223,7 @@ PACKED: tuple[PackedFormat, ...] = (
     ),
     PackedFormat(
         name="EXL2", methods=("exl2",), codes=".q_weight", dtypes=("I32",),
-        parts=(_part(SCALE, ".q_scale", "I32"), _part("scale of scales", ".q_scale_max", "F16"),
+        parts=(_part(SCALE, ".q_scale", "I32"), _part(SCALE_OF_SCALES, ".q_scale_max", "F16"),
                _may("groups", ".q_groups", "I16"), _may(GROUP_INDEX, ".q_invperm", "I32", "I16")),
     ),
     PackedFormat(
@@ -235,7 +239,7 @@ PACKED: tuple[PackedFormat, ...] = (
                _may("residual code book", ".res_centroids.weight", *FLOATS),
                _may("outliers' code book", ".outlier_centroids.weight", *FLOATS),
                _may(INPUT_SCALE, ".weight_scale", *FLOATS),
-               _may("offset", ".weight_bias", *FLOATS)),
+               _may(OFFSET, ".weight_bias", *FLOATS)),
     ),
     PackedFormat(
         name="HQQ", methods=("hqq",), codes=".W_q", dtypes=("U8", "I32", "I8", *FLOATS),

@@ -10,7 +10,7 @@ import numpy as np
 
 from qdqcli.tensors.packed.bits import dequantize, look_up
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
-from qdqcli.tensors.packed.format import CODES, FP8, GLOBAL_SCALE, INPUT_SCALE, SCALE, ZERO_POINT, PackedWeight
+from qdqcli.tensors.packed.format import CODES, E8M0, FP8, GLOBAL_SCALE, INPUT_SCALE, SCALE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import ScaleGrid
 from qdqcli.tensors.packed.storage import Block, Grid
 from qdqcli.tensors.packed.values import E2M1, table
@@ -90,7 +90,7 @@ def torchao(weight: PackedWeight, parts: Parts) -> Decoder:
 
 def comfyui(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of FP8 and INT8 with a scale per tensor or row; MXFP8 has its scales in a kernel's order."""
-    if weight.parts[SCALE].dtype.name in ("U8", "F8_E8M0"):
+    if weight.parts[SCALE].dtype.name in E8M0:
         raise damaged(weight, SCALE, "scales in the order of a kernel's tiles are not decoded")
     return plain(weight, parts)
 
