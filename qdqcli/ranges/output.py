@@ -12,6 +12,7 @@ import numpy as np
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.op.params import Floats
+from qdqcli.tensors.safetensors import header_of
 from qdqcli.tensors.storage import OutputFile, link_target, sweep_temporaries
 
 _ENDS = ("input_min", "input_max")
@@ -95,11 +96,10 @@ class _Safetensors:
                     "shape": [] if entry.num_ranges is None else [entry.num_ranges],
                     "data_offsets": [begin, end],
                 }
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._file, self._offset = file, 8 + len(text)
+        first = header_of(header)
+        self._file, self._offset = file, len(first)
         file.resize(self._offset + end)
-        file.write(memoryview(len(text).to_bytes(8, "little") + text), 0)
+        file.write(memoryview(first), 0)
 
     def write(self, entry: RangeEntry, ranges: Floats) -> None:
         for row in ranges.astype(_type_of(entry)):

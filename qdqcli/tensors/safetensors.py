@@ -1,12 +1,13 @@
-"""Strict reader of `.safetensors` headers.
+"""Strict reader of `.safetensors` headers, and their writer.
 
 Source: the format specification and safetensors 0.8, `tensor.rs`. Stricter than the library where it violates the
 specification: no duplicate keys, a tensor's record is an object, a dtype is a string. Limits: a header of 32 MiB
 instead of 100 MB, 64 dimensions.
 """
 
+import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from operator import attrgetter
@@ -82,6 +83,13 @@ def _with_hint(message: str, first: bytes) -> str:
     if found is None:
         return f"{message}; the download may be incomplete, or it is another kind of file"
     return f"{found.removeprefix('it ')} ({message})"
+
+
+def header_of(records: Mapping[str, object]) -> bytes:
+    """Return the first bytes of a file with these records, padded so that the data is aligned."""
+    text = json.dumps(records, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[tuple[TensorInfo, ...], frozenset[str]]:

@@ -5,8 +5,6 @@ that memory does not grow with the weight.
 """
 
 import hashlib
-import json
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, num_rows
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import Packed, key_of
 from qdqcli.tensors.packed.storage import Storage
+from qdqcli.tensors.safetensors import header_of
 from qdqcli.tensors.storage import FileIdentity, OutputFile
 from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range
 
@@ -135,11 +134,10 @@ def _layout(tensors: Sequence[TensorInfo]) -> tuple[bytes, tuple[TensorInfo, ...
         offsets = [end, end + tensor.nbytes]
         records[tensor.name] = {"dtype": tensor.dtype.name, "shape": list(tensor.shape), "data_offsets": offsets}
         end += tensor.nbytes
-    text = json.dumps(records, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    starts = (8 + len(text) + records[tensor.name]["data_offsets"][0] for tensor in ordered)
+    header = header_of(records)
+    starts = (len(header) + records[tensor.name]["data_offsets"][0] for tensor in ordered)
     placed = tuple(tensor._replace(start=start) for tensor, start in zip(ordered, starts, strict=True))
-    return struct.pack("<Q", len(text)) + text, placed
+    return header, placed
 
 
 @dataclass(frozen=True, kw_only=True)
