@@ -28,6 +28,7 @@ from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Rep
 DIAGNOSIS_FORMATS = ("table", "json", "markdown", "html")
 _WIDTH = 120
 _INDENT = " " * 11
+NO_REMEDY = "none of those tried gains 0.1 dB"
 _OPTIONS = {
     "num_bits": "--num-bits",
     "axis": "--axis",
@@ -241,11 +242,17 @@ def _lines(diagnosis: Diagnosis, quote: Quote) -> Iterator[tuple[str, str]]:
         rows = f"row{'s' * (len(kept.rows) > 1)} {', '.join(map(str, kept.rows[:3]))}{' ...' * (len(kept.rows) > 3)}"
         gain = f"{kept.gain_db:+.2f} dB" if isfinite(kept.gain_db) else EXACT
         yield "outside", f"{gain:>9}  {f'{kept.bits_added:+.3f} bits':>11}  {rows} left in float, which no recipe says"
-    together = diagnosis.together
-    if together is not None and all(together.row is not remedy.row for remedy in diagnosis.remedies):
-        yield "together", _remedy_line(together)
-    if not diagnosis.remedies and together is None:
-        yield "remedies", "none of those tried gains 0.1 dB"
+    combination = combination_of(diagnosis)
+    if combination is not None:
+        yield "together", _remedy_line(combination)
+    if not diagnosis.remedies and combination is None:
+        yield "remedies", NO_REMEDY
+
+
+def combination_of(diagnosis: Diagnosis) -> Remedy | None:
+    """Return the best combination of changes where it is none of the remedies."""
+    best = diagnosis.together
+    return best if best is None or all(best.row is not remedy.row for remedy in diagnosis.remedies) else None
 
 
 def _remedy_line(remedy: Remedy) -> str:

@@ -5,7 +5,9 @@ from functools import partial
 from math import isfinite
 
 from qdqcli.report.diagnosis import (
+    NO_REMEDY,
     accounting_text,
+    combination_of,
     facts,
     finding_text,
     overall_text,
@@ -24,7 +26,6 @@ from qdqcli.study.diagnose import FREE_BITS, Diagnosis, Remedy, Report
 
 _SECTIONS = 20
 """Most tensors that are described in full above the table, whose rows open."""
-_NO_REMEDY = "none of those tried gains 0.1 dB"
 
 
 def page(report: Report) -> Iterator[str]:
@@ -104,15 +105,14 @@ def _section(found: Diagnosis) -> Iterator[str]:
             ]
         )
     else:
-        yield f"<p>Remedies: {_NO_REMEDY}.</p>"
+        yield f"<p>Remedies: {NO_REMEDY}.</p>"
     yield "</section>"
 
 
 def _remedies(found: Diagnosis) -> list[Remedy]:
     """Return the ranked remedies, and the combination where it is another one."""
-    together = found.together
-    is_other = together is not None and all(together.row is not remedy.row for remedy in found.remedies)
-    return [*found.remedies, *([together] if is_other and together is not None else [])]
+    combination = combination_of(found)
+    return [*found.remedies, *([] if combination is None else [combination])]
 
 
 def _grid(report: Report) -> Grid[Diagnosis]:
@@ -157,5 +157,5 @@ def _accounting(found: Diagnosis) -> str:
 def _prices(found: Diagnosis) -> str:
     return (
         "; ".join(f"{change}: {gain}, {price}" for gain, price, change in map(remedy_text, _remedies(found)))
-        or _NO_REMEDY
+        or NO_REMEDY
     )
