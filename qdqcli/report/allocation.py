@@ -33,6 +33,12 @@ class PlanView:
     against: Sequence[int] | None = None
     """Choice of the earlier plan that this one was made against."""
 
+    @property
+    def num_changed(self) -> int:
+        """Number of decisions that differ from the earlier plan."""
+        choice = self.allocation.solution.choice
+        return 0 if self.against is None else sum(a != b for a, b in zip(self.against, choice, strict=True))
+
 
 def render(view: PlanView, format_name: str, options: ReportOptions) -> Iterator[str]:
     """Yield the plan in one of `ALLOCATION_FORMATS`."""
@@ -144,10 +150,9 @@ def answers(view: PlanView, quote: Quote) -> Iterator[str]:
     """Yield the earlier plan, the frontier and the explanations, where requested."""
     if view.against is not None:
         rate, loss = rate_and_loss(view.allocation.problem, view.against)
-        moved = sum(a != b for a, b in zip(view.against, view.allocation.solution.choice, strict=True))
         yield (
             f"against       {rate:.4f} bits/weight, {_loss_text(view.allocation, loss)}; "
-            f"{counted(moved, 'decision')} of it changed"
+            f"{counted(view.num_changed, 'decision')} of it changed"
         )
     if view.frontier:
         yield ""

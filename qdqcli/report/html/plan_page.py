@@ -69,8 +69,7 @@ def _cards(view: PlanView) -> Iterator[tuple[str, str, str]]:
     yield "SQNR of all elements", EXACT if sqnr is None else f"{metric_text('sqnr_db', sqnr)} dB", ""
     if view.against is not None:
         rate, loss = rate_and_loss(problem, view.against)
-        moved = sum(a != b for a, b in zip(view.against, allocation.solution.choice, strict=True))
-        yield "earlier plan", f"{rate:.4f} bits", f"loss {loss:.6g}; {counted(moved, 'decision')} changed"
+        yield "earlier plan", f"{rate:.4f} bits", f"loss {loss:.6g}; {counted(view.num_changed, 'decision')} changed"
     yield "loss", f"{allocation.loss:.6g}", _LOSSES[problem.objective]
     is_exact = allocation.solution.proof == "exact"
     of = "no choice within the budget loses less" if is_exact else "of the least loss"
