@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from qdqcli.tensors.checkpoint import open_checkpoint
-from tests.cli import interrupted
+from tests.cli.test_resume import stopped
 from tests.conftest import Qdq
 from tests.tensors.packed.golden import FOLDERS, GOLDEN, NUMPY, Stored, arrays, changed, load
 from tests.tensors.packed.test_decoded import split
@@ -90,10 +88,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, qdq: Qdq, lines: int) -> Non
     packed = split(tmp_path / "packed", lambda name: name.startswith("b4"))
     assert qdq("decode", packed, "-o", tmp_path / "whole").code == 0
     arguments = ["decode", str(packed), "-o", str(tmp_path / "out"), "--threads", "1"]
-    number = str(int(signal.SIGTERM))
-    command = [sys.executable, interrupted.__file__, str(lines), number, "small", *arguments]
-    stopped = subprocess.run(command, capture_output=True, timeout=100)
-    assert stopped.returncode == 143, stopped.stderr
+    first = stopped(lines, signal.SIGTERM, *arguments)
+    assert first.returncode == 143, first.stderr
     assert not (tmp_path / "out").exists()
     outcome = qdq(*arguments, "--resume")
     assert outcome.code == 0, outcome.err
@@ -104,10 +100,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, qdq: Qdq, lines: int) -> Non
 
 def test_other_settings_do_not_resume(tmp_path: Path, qdq: Qdq) -> None:
     arguments = ["decode", str(PACK / "packed"), "-o", str(tmp_path / "out")]
-    subprocess.run(
-        [sys.executable, interrupted.__file__, "2", str(int(signal.SIGTERM)), "small", *arguments],
-        capture_output=True, timeout=100,
-    )  # fmt: skip
+    stopped(2, signal.SIGTERM, *arguments)
     outcome = qdq(*arguments, "--dtype", "f32", "--resume")
     assert outcome.code == 2
     assert "dtype was bf16 and is f32" in outcome.error
