@@ -5,7 +5,7 @@ rounded to what is shown and a little more, so that 8,000 rows take less than 2 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from html import escape as html_escape
 from typing import Generic, Literal, TypeVar
 
@@ -57,7 +57,7 @@ class Grid(Generic[T]):
     """Name of the column that `order` goes by."""
     in_every_row: Sequence[str] = ()
     """Titles with values that all rows share."""
-    details: Callable[[int], Iterator[str]] | None = field(default=None)
+    details: Callable[[int], Iterator[str]] | None = None
     """Yields the JSON of an opened row's pictures, by index; None: rows do not open."""
 
 
