@@ -62,7 +62,8 @@ def test_sweep_and_plan_take_it(qdq: Qdq, stacked: Path, tmp_path: Path) -> None
     assert [result["setting"]["name"] for result in swept] == ["int4 axis 0", "int4 axis 0,1"]
     assert figures(swept[1]) == expected != figures(swept[0])
     plan = tmp_path / "plan.toml"
-    assert qdq("plan", stacked, "--candidates", "int4-channel,int8-channel", "--avg-bits", 5, "-o", plan, *options)
+    candidates = ("--candidates", "int4-channel,int8-channel")
+    assert qdq("plan", stacked, *candidates, "--avg-bits", 5, "-o", plan, *options).code == 0
     assert 'axis = "0,1"' in plan.read_text()
     assert figures(qdq("stats", stacked, "--recipe", plan, "--format", "json").report) == expected
 
