@@ -105,7 +105,7 @@ def test_an_output_that_cannot_be_read_back_is_not_verified(
     assert number > 1
 
 
-@pytest.mark.parametrize("call", ["pread64", "preadv2", "pwrite64"])
+@pytest.mark.parametrize("call", ["preadv2", "pwrite64"])
 def test_a_call_that_is_interrupted_is_made_again(
     qdq: Qdq, tmp_path: Path, varied: Path, call: str, every_fault: bool
 ) -> None:
