@@ -528,7 +528,7 @@ def _remove_folder(path: Path) -> None:
         try:
             shutil.rmtree(path)
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # a file was made, or renamed, meanwhile
                 raise
         else:
             return
