@@ -56,7 +56,7 @@ from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
 from qdqcli.tensors.storage import write_file
-from qdqcli.tensors.tensor import TensorInfo
+from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
 PathLike = str | Path
 _SHOWN = 20
@@ -111,7 +111,7 @@ class Report:
         records = []
         for row in self.result.quantized:
             data = row_to_json(row)
-            shape = "x".join(map(str, row.source.shape)) or "scalar"
+            shape = plain_shape(row.source.shape)
             records.append({"name": row.name, "dtype": row.source.dtype, "shape": shape, **(data["spec"] or {}),
                             **{f"range_{key}": value for key, value in data["range"].items()},
                             **row.stats})  # fmt: skip
