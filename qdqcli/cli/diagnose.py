@@ -1,7 +1,6 @@
 """`qdq diagnose`: causes of the worst errors, and the measured gain of other settings."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> No
             report = find(plans, before, numbers, measuring, workers, options["max_bits_added"])
     if output is not None:
         decided = [number for number, row in enumerate(report.after.rows) if not hasattr(row, "reason")]
-        about = [f"Settings with the best changes found by: {shlex.join(['qdq', *sys.argv[1:]])}"]
+        about = [f"Settings with the best changes found by: {shlex.join(['qdq', *session.arguments])}"]
         text = recipe_text(report.after.rows, decided, plans, about, request.recipe.min_ndim, report.notes())
         check_recipe(report.after.rows, plans_of(text, checkpoints, packed))
         write_report(output, [text], replaces=options["overwrite"])

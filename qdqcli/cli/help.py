@@ -1,10 +1,14 @@
 """Help of a command: examples first, options in groups; `-h` shows the common ones, `--help` all."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import click
 
+from qdqcli.cli.environment import name_variable, take
+from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
+from qdqcli.errors import UsageError
 
 GROUPS = {
     "Goal": ("avg_bits", "target_size", "max_loss", "min_sqnr"),
@@ -95,6 +99,17 @@ class Command(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)
         return [*params, _SHORT_HELP] if _SHORT_HELP not in params else params
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            name_variable(error, ctx)
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        take(ctx.ensure_object(Session), ctx)
+        return super().invoke(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)

@@ -1,5 +1,6 @@
 """`qdq info`: facts on the installation, for bug reports."""
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from qdqcli import __version__
+from qdqcli.cli.environment import PREFIX
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import verbosity_options
@@ -95,6 +97,7 @@ def gather() -> dict[str, Any]:
         "kernel_cache": None if kernels is None else show_path(kernels),
         "cuda": _cuda_device(),
         "project_file": _project_file(),
+        "environment": ", ".join(name for name in sorted(os.environ) if name.startswith(f"{PREFIX}_")) or None,
     }
 
 

@@ -14,6 +14,7 @@ from click.shell_completion import shell_complete
 from qdqcli import __version__
 from qdqcli.cli import streams
 from qdqcli.cli.boundary import report
+from qdqcli.cli.environment import bind, is_set, source_of
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, Interrupted, UsageError
 from qdqcli.escape import escape_name
@@ -77,6 +78,7 @@ class LazyGroup(click.Group):
             return None
         module, attribute = COMMANDS[name][0].split(":")
         command: click.Command = getattr(import_module(module), attribute)
+        bind(command, name)
         return command
 
     def resolve_command(
@@ -180,6 +182,9 @@ def _translated(error: Exception) -> Exception:
         same = _WORDS.get(error.option_name)
         if same in known:
             error = click.UsageError(f"No such option '{error.option_name}'. Did you mean '{same}'?", error.ctx)
+    if isinstance(error, click.BadParameter) and error.param is not None and error.ctx is not None:
+        in_environment = is_set(error.param, error.ctx)
+        error.param_hint = source_of(error.param) if in_environment else " / ".join(map(repr, error.param.opts))
     if isinstance(error, click.UsageError):
         command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
         return _chained(UsageError(f"{error.format_message().rstrip('.')}; see '{command}'"), error)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from qdqcli.cli.environment import SHARED, is_set
 from qdqcli.cli.help import completing
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
@@ -81,12 +82,13 @@ def is_given(name: str) -> bool:
 
 
 def given_parameters() -> list[click.Parameter]:
-    """Return the parameters that the command line gives, in the order of the command's."""
+    """Return the parameters that the call gives, in the order of the command's, without those for all commands."""
     context = click.get_current_context()
     return [
         parameter
         for parameter in context.command.params
         if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        or (parameter.name not in SHARED and is_set(parameter, context))
     ]
 
 

@@ -341,9 +341,10 @@ def work_options(function: Function) -> Function:
     return apply(
         function,
         click.option("--threads", type=click.IntRange(min=1), metavar="N", show_default="all cores",
-                     help="Use N threads."),
+                     show_envvar=True, help="Use N threads."),
         click.option("--max-memory", type=parse_size, default="256MiB", show_default=True, metavar="SIZE",
-                     help="Use this much memory for buffers, on top of about 300 MB for the program."),
+                     show_envvar=True, help="Use this much memory for buffers, on top of about 300 MB for the "
+                     "program."),
     )  # fmt: skip
 
 
@@ -362,9 +363,8 @@ def device_option(function: Function) -> Function:
         "Compute on the CPU or a CUDA device, with the same results; auto: CUDA where it works. Ranges by --estimator "
         "percentile and mse are chosen on the CPU."
     )
-    return click.option("--device", type=click.Choice([*BACKENDS, AUTO]), default="cpu", show_default=True, help=text)(
-        function
-    )
+    return click.option("--device", type=click.Choice([*BACKENDS, AUTO]), default="cpu", show_default=True,
+                        show_envvar=True, help=text)(function)  # fmt: skip
 
 
 def verbosity_options(function: Function) -> Function:

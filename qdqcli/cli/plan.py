@@ -1,7 +1,6 @@
 """`qdq plan`: choose bits per tensor under a size or error budget, write a recipe."""
 
 import shlex
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -218,7 +217,7 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
         columns[0],
         checkpoints,
         packed,
-        command=shlex.join(["qdq", *sys.argv[1:]]),
+        command=shlex.join(["qdq", *session.arguments]),
         min_ndim=request.recipe.min_ndim,
     )
     write_report(output, [text], replaces=options["overwrite"])

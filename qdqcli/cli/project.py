@@ -20,7 +20,7 @@ NO_FILE = "none"
 def project_inputs(function: Function) -> Function:
     """Add INPUT..., which a project file may name, and --config."""
     config = click.option(
-        "--config", type=click.Path(), metavar="FILE", envvar="QDQ_CONFIG", show_envvar=True,
+        "--config", type=click.Path(), metavar="FILE", show_envvar=True,
         help="Take what the command line leaves out from this file; none: from no file. By default, without INPUT, "
         "from the nearest qdq.toml, or pyproject.toml with [tool.qdq].")  # fmt: skip
     return click.argument("inputs", metavar="[INPUT...]", nargs=-1, type=click.Path(readable=False))(config(function))

@@ -9,7 +9,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli import streams
 from qdqcli.cli.deliver import for_terminal
-from qdqcli.cli.help import completing
+from qdqcli.cli.help import Command, completing
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write, write_all
@@ -29,7 +29,14 @@ FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "js
                       show_default=True, help="Choose what standard output gets.")  # fmt: skip
 
 
+class RecipeGroup(click.Group):
+    """A group whose commands have grouped help."""
+
+    command_class = Command
+
+
 @click.group(
+    cls=RecipeGroup,
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
     epilog="""\b

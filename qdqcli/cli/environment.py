@@ -1,0 +1,97 @@
+"""`QDQ_*` variables: options from the environment, beneath the command line and above files.
+
+`--num-bits` of `qdq stats` is QDQ_STATS_NUM_BITS, as click names them; what belongs to the machine (`SHARED`) also has
+one name for all commands, QDQ_THREADS.
+"""
+
+import os
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+import click
+from click.core import ParameterSource
+
+from qdqcli.cli.session import Session
+from qdqcli.errors import UsageError
+
+PREFIX = "QDQ"
+SHARED = ("threads", "max_memory", "device", "config", "quiet", "verbose", "debug")
+"""Options with one variable for all commands."""
+OTHERS = ("QDQ_CACHE_DIR",)
+"""Variables of no option."""
+NEAR = 0.8
+"""Similarity from which a name is taken for a misspelt one."""
+
+
+def bind(command: click.Command, *words: str) -> None:
+    """Give each option of a command its variables, and those of its subcommands theirs."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and (parameter.name in SHARED or not parameter.is_eager):
+            parameter.envvar = [_variable(parameter, *words)]
+            if parameter.name in SHARED:
+                parameter.envvar.append(_variable(parameter))
+    if isinstance(command, click.Group):
+        for name, subcommand in command.commands.items():
+            bind(subcommand, *words, name)
+
+
+def _variable(option: click.Option, *words: str) -> str:
+    name = max(option.opts, key=len).lstrip("-")
+    return "_".join([PREFIX, *words, name]).upper().replace("-", "_")
+
+
+def variables_of(option: click.Parameter) -> list[str]:
+    """Return the names under which an option is looked up, the first that is set counts."""
+    return [] if option.envvar is None else [option.envvar] if isinstance(option.envvar, str) else [*option.envvar]
+
+
+def source_of(option: click.Parameter) -> str:
+    """Return the variable that sets an option."""
+    return next(name for name in variables_of(option) if os.environ.get(name))
+
+
+def options_set(ctx: click.Context) -> Iterator[click.Option]:
+    """Yield the options that the environment sets in this call."""
+    for option in ctx.command.params:
+        if isinstance(option, click.Option) and is_set(option, ctx):
+            yield option
+
+
+def is_set(option: click.Parameter, ctx: click.Context) -> bool:
+    """Tell whether the environment sets an option in this call."""
+    return ctx.get_parameter_source(option.name or "") is ParameterSource.ENVIRONMENT
+
+
+def name_variable(error: UsageError, ctx: click.Context) -> None:
+    """Begin the message of an error with the variable whose value could not be parsed, if it was one."""
+    for option in options_set(ctx):
+        if option.expose_value and option.name not in ctx.params:
+            error.args = (f"{source_of(option)}: {error}",)
+
+
+def take(session: Session, ctx: click.Context) -> None:
+    """Tell what the environment sets, and add it to the session's command line; warn of misspelt variables."""
+    found = [option for option in options_set(ctx) if option.name not in SHARED]
+    if found:
+        session.note(f"taken from the environment: {', '.join(map(source_of, found))}")
+    depth = len(ctx.command_path.split()) - 1
+    words = [word for option in found for word in _words(option, ctx)]
+    session.arguments = [*session.arguments[:depth], *words, *session.arguments[depth:]]
+    known = [*OTHERS, *(name for option in ctx.command.params for name in variables_of(option))]
+    own = "_".join([PREFIX, *ctx.command_path.split()[1:], ""]).upper()
+    for name in sorted(os.environ):
+        if name.startswith(own) and name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=NEAR)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"see '{ctx.command_path} --help'"
+            session.warn(f"{name}: {ctx.command_path} has no option of this name; {hint}")
+
+
+def _words(option: click.Option, ctx: click.Context) -> Iterator[str]:
+    """Yield the option as the command line would give it."""
+    text = os.environ[source_of(option)]
+    if option.is_flag:
+        is_on = click.BOOL.convert(text, option, ctx)
+        yield from option.opts[-1:] if is_on else option.secondary_opts[-1:]
+        return
+    for value in option.type.split_envvar_value(text) if option.multiple else [text]:
+        yield from (max(option.opts, key=len), value)
