@@ -4,14 +4,15 @@ The folder `OUTPUT.qdq-partial` holds:
 
 - `lock`: held by the building process; a partial folder with a free lock can be resumed, or is stale;
 - `journal`: the run's journal, if it keeps one;
-- `rows`: the rows of shards that other processes make, a file each;
+- `run-TOKEN`: there while other processes may add shards for the run of that token;
+- `rows`: the rows of shards that other processes make, a file each, and shards until they are complete;
 - `result`: the file or folder that becomes OUTPUT;
 - `replaced`: the previous OUTPUT, until it is removed.
 """
 
-import errno
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -41,11 +42,12 @@ from qdqcli.tensors.storage import (
     output_error,
     private_mode,
     sync_folder,
+    temporary_of,
 )
 
 JOURNAL = "journal"
 """Name of the journal in the partial folder."""
-_ATTEMPTS = 10
+_TOKEN, _ROWS = "run-", "rows"
 _NAME_BYTES = 255
 """Limit on a name in common file systems."""
 
@@ -91,6 +93,8 @@ class OutputTree:
         self._is_kept = False
         self.discarded_bytes: int | None = None
         """Bytes of an interrupted run's files that were removed when this one began; None where there was none."""
+        self.token_path = self.partial / f"{_TOKEN}{secrets.token_hex(8)}"
+        """Path of the file without which other processes add no shard for this run."""
         self.notes = list(_marker_notes(checkpoints))
         """Notes for the user on OUTPUT."""
         may_exist = overwrite or resume
@@ -105,7 +109,7 @@ class OutputTree:
 
     def rows_path(self, index: int) -> Path:
         """Return the path of the rows that another process writes beside the shard at `index`."""
-        return self.partial / "rows" / f"{index}.json"
+        return self.partial / _ROWS / f"{index}.json"
 
     @property
     def result(self) -> Path:
@@ -140,10 +144,9 @@ class OutputTree:
             if self._resume:
                 self._is_kept = self.journal_path.exists()
             else:
-                if self.journal_path.exists():
-                    files = (self.partial / name for name in files_below(self.partial))
-                    self.discarded_bytes = sum(path.lstat().st_size for path in files if path != self.journal_path)
-                _empty(self.partial)
+                is_interrupted = self.journal_path.exists()
+                num_bytes = _empty(self.partial)
+                self.discarded_bytes = num_bytes if is_interrupted else None
             undo.pop_all()
 
     def _check_case(self) -> None:
@@ -177,7 +180,7 @@ class OutputTree:
     def sweep(self, but: Collection[Path] = ()) -> None:
         """Remove an earlier run's output files except `but`, which this run continues."""
         own = [self.result / name for name in [*self.names(), Path(MARKER)]]
-        for path in [*own, *self.partial.rglob(TEMPORARY_PATTERN)]:
+        for path in [*own, *self.result.rglob(TEMPORARY_PATTERN)]:
             if path not in but and path.is_file():
                 _remove_file(path)
 
@@ -209,9 +212,21 @@ class OutputTree:
         self._make_folder(checkpoint, path.parent)
         return shard.create(path, reader, unfinished.name if unfinished is not None else None)
 
+    def disown(self) -> None:
+        """Let no process that outlived an earlier run add a shard from now on.
+
+        Such a process completes its files in the folder of rows, looks for its token, and renames them. Without the
+        token it stops, and once its files are gone it can rename none.
+        """
+        _disown(self.partial)
+
     def prepare(self) -> None:
-        """Create the folders that other processes write shards and rows to."""
+        """Let other processes add shards for this run, and create the folders that they write to."""
         _make_folder(self.rows_path(0).parent)
+        try:
+            self.token_path.touch()
+        except OSError as error:
+            raise output_error(self.token_path, error) from error
         for checkpoint in self._checkpoints:
             for shard in checkpoint.shards:
                 self._make_folder(checkpoint, self.shard_path(checkpoint, shard).parent)
@@ -238,14 +253,12 @@ class OutputTree:
 
     def commit(self) -> None:
         """Give the result its name. Its files are flushed already; this flushes the folders and the name."""
+        self.disown()
         self._check_free()
         if self._overwrite:
             self._check_replaced(self.output)
         if self._is_folder:
             own = {*self.names(), Path(MARKER)}
-            for path in self.result.rglob(TEMPORARY_PATTERN):  # of a worker that outlived its run
-                if path.relative_to(self.result) not in own:
-                    _remove_file(path)
             for name in sorted({*files_below(self.result)} - own):
                 raise OutputError(
                     f"{show_path(self.result / name)}: is no part of the output; remove {show_path(self.partial)} and "
@@ -502,42 +515,49 @@ def _make_folder(folder: Path, mode: int = 0o777) -> None:
         raise output_error(folder, error) from error
 
 
-def _empty(partial: Path, but: str = "") -> None:
+def _disown(partial: Path) -> None:
+    try:
+        for pattern in (f"{_TOKEN}*", f"{_ROWS}/{TEMPORARY_PATTERN}"):
+            for path in partial.glob(pattern):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_removed(partial, error) from error
+
+
+def _empty(partial: Path, but: str = "") -> int:
     """Remove everything but the lock, which goes last: content without a lock looks like a foreign folder.
+
+    Folders are renamed first: nobody adds a file to a folder of unknown name while it is removed.
+
+    Returns:
+        The bytes of the files that were removed, without the journal's.
 
     Raises:
         OutputError: the system refuses, or a disk is mounted below, whose files are no run's.
     """
     for mounted in mount_points(partial):
         raise OutputError(f"{show_path(mounted)}: is a mount point in a folder that is to be removed; unmount it")
+    _disown(partial)
+    num_bytes = 0
     try:
         for path in partial.iterdir():
             if path.name == but or FolderLock.owns(path.name):
                 continue
             if path.is_dir() and not path.is_symlink():
-                _remove_folder(path)
+                removed = path.rename(temporary_of(path))
+                num_bytes += sum((removed / name).lstat().st_size for name in files_below(removed))
+                shutil.rmtree(removed)
             else:
-                path.unlink(missing_ok=True)  # a worker that outlived its run may have renamed it
+                num_bytes += path.lstat().st_size if path.name != JOURNAL else 0
+                path.unlink()
     except OSError as error:
         raise _not_removed(partial, error) from error
-
-
-def _remove_folder(path: Path) -> None:
-    """Remove a folder, into which a worker that outlived its run may still write."""
-    for _ in range(_ATTEMPTS):
-        try:
-            shutil.rmtree(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # a file was made, or renamed, meanwhile
-                raise
-        else:
-            return
-    shutil.rmtree(path)
+    return num_bytes
 
 
 def _remove_file(path: Path) -> None:
     try:
-        path.unlink()
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise _not_removed(path, error) from error
 

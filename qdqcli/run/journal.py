@@ -24,7 +24,7 @@ from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
 from qdqcli.run.record import record_rows, restore_rows
 from qdqcli.tensors.checkpoint import Waiting
-from qdqcli.tensors.storage import FileIdentity, output_error, read_file, sync_folder, write_file
+from qdqcli.tensors.storage import FileIdentity, OutputFile, output_error, read_file, sync_folder, write_file
 
 
 def run_id_of(fingerprint: Fingerprint) -> str:
@@ -78,11 +78,11 @@ class Target:
     path: Path
     """The finished file; its folder exists."""
     rows: Path
-    """The file of the rows; its folder exists."""
-    journal: Path
-    """The journal of the run that builds the output now."""
+    """The file of the rows; its folder exists, and holds the output until it is complete."""
+    token: Path
+    """A file that is there while the run that this target is of builds the output."""
     run_id: str
-    """Hash of the run's input and settings, by which another run is told."""
+    """Hash of the run's input and settings, by which rows of another run are told."""
 
     def finished(self) -> Mapping[str, Any] | None:
         """Return size and record of the finished output; None if it is not there, or of another run."""
@@ -94,9 +94,13 @@ class Target:
         is_ours = isinstance(found, dict) and (found.get("run"), found.get("size")) == (self.run_id, size)
         return found if is_ours else None
 
+    def check_run(self) -> None:
+        """Raise `OutputError` if the run has ended."""
+        if not self.token.exists():
+            raise OutputError(f"{show_path(self.path)}: is built by another run now; its own run has ended")
+
     def publish(self, own: Path, record: Mapping[str, Any]) -> int:
-        """Give the complete file `own` its name, even where another process has made it meanwhile, and then write the
-        rows.
+        """Give the complete file `own` its name, even where another process has made it meanwhile, and then the rows.
 
         Returns:
             The size of the output in bytes.
@@ -104,26 +108,34 @@ class Target:
         Raises:
             OutputError: the system refuses, or another run has begun to build the output.
         """
-        line = first_line(self.journal)
-        if line is None or run_id_of(json.loads(line)) != self.run_id:
-            own.unlink(missing_ok=True)
-            raise OutputError(f"{show_path(self.path)}: is built by another run now; its own run has ended")
+        rows = OutputFile(self.rows, replaces=True)
         try:
             size = own.stat().st_size
+            rows.write(memoryview(_json({"run": self.run_id, "size": size, "record": record}).encode()), 0)
+            self.check_run()  # a run that begins after this removes both files before it goes on
             own.replace(self.path)
+            sync_folder(self.path.parent)
+            rows.commit()
         except OSError as error:
-            own.unlink(missing_ok=True)
             raise output_error(self.path, error) from error
-        sync_folder(self.path.parent)
-        text = json.dumps({"run": self.run_id, "size": size, "record": record}, separators=(",", ":"))
-        write_file(self.rows, [text.encode()])
+        finally:
+            rows.abort()
+            own.unlink(missing_ok=True)
         return size
 
 
 def target_of(output: OutputTree, index: int, plan: Plan, run_id: str) -> Target:
     """Return where the shard at `index` goes."""
-    path, rows = output.shard_path(plan.checkpoint, plan.shard), output.rows_path(index)
-    return Target(path=path.absolute(), rows=rows.absolute(), journal=output.journal_path.absolute(), run_id=run_id)
+    return Target(
+        path=output.shard_path(plan.checkpoint, plan.shard).absolute(),
+        rows=output.rows_path(index).absolute(),
+        token=output.token_path.absolute(),
+        run_id=run_id,
+    )
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 @dataclass(kw_only=True)
@@ -166,6 +178,7 @@ class Journal:
                 "settings, or drop --resume to start over"
             )
         self._shards = [Progress() for _ in plans]
+        output.disown()
         if lines:
             for line in lines[1:]:
                 self._learn(line)
@@ -246,7 +259,7 @@ class Journal:
         self._output.keep()
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._log.append(json.dumps(line, separators=(",", ":")))
+        self._log.append(_json(line))
 
     def _learn(self, line: Mapping[str, Any]) -> None:
         """Apply a line: one that starts at the first tensor replaces older entries."""

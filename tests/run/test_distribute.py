@@ -22,6 +22,7 @@ from qdqcli.run import distribute
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError, drive
 from qdqcli.run.execute import Destination, execute, execute_run
+from qdqcli.run.journal import Target
 from qdqcli.run.shard import Resources, process_shard
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.cli.test_output import contents
@@ -289,6 +290,40 @@ def test_rows_of_another_run_are_not_taken(source: Path, tmp_path: Path) -> None
     run(source, tmp_path / "far", Fake(0), resume=True, num_bits=8)
     qdqcli.run(source, tmp_path / "local", num_bits=8)
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_worker_that_looked_before_the_next_run_began_adds_nothing_to_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """The worker finds its run, sleeps while another run of the same settings begins, and then renames its files."""
+    jobs: list[Any] = []
+
+    class Recording(Stopping):
+        def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+            jobs.append(args[0])
+            return super().submit(function, *args)
+
+    with pytest.raises(QdqError):
+        run(source, tmp_path / "far", Recording(2, QdqError("gone")))
+    partial = tmp_path / "far.qdq-partial"
+    (partial / "rows" / "1.json").unlink()
+    check = Target.check_run
+    before: dict[Any, Any] = {}
+
+    def sleep(target: Target) -> None:
+        check(target)
+        if len(list((partial / "rows").glob("*.tmp"))) == 2:
+            monkeypatch.setattr(Target, "check_run", check)
+            with pytest.raises(QdqError):
+                run(source, tmp_path / "far", Stopping(0, QdqError("gone")), resume=resume)
+            before.update(contents(partial))
+
+    monkeypatch.setattr(Target, "check_run", sleep)
+    with pytest.raises(QdqError, match="No such file"):
+        process_shard(jobs[1]).check()
+    assert before
+    assert contents(partial) == before
 
 
 def test_a_job_is_small_and_a_table_travels_once(tmp_path: Path) -> None:
