@@ -37,6 +37,7 @@ from qdqcli.recipe.preset import preset as preset_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
 from qdqcli.recipe.request import DEFAULTS, Request, merge_options, request_from
+from qdqcli.recipe.request import Settings as RecipeSettings
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import formatter, formatter_for
 from qdqcli.report.html.notebook import facts_html, quoted, table_html
@@ -565,7 +566,7 @@ def request_of(
     if ranges is not None:
         settings["ranges_file"] = Path(ranges)
     sources = [*map(preset_of, presets), *([] if recipe is None else [_recipe(path_of(recipe))])]
-    options = {**DEFAULTS, "scale_bits": scale_bits}
+    options: RecipeSettings = {**DEFAULTS, "scale_bits": scale_bits}
     flags = {key: key.removesuffix("_file") for key in settings}
     path = None if recipe is None else Path(recipe)
     return request_from(merge_options(options, sources, settings, flags, presets=presets, recipe=path))

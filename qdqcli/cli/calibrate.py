@@ -1,13 +1,13 @@
 """`qdq calibrate`: estimate ranges and store them for `--ranges`."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, listing_of, open_inputs, plan_inputs, workers_of
@@ -17,6 +17,7 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import with_estimates
 from qdqcli.recipe.plan import check_selection
+from qdqcli.recipe.request import Settings
 from qdqcli.report.number import counted
 
 
@@ -46,19 +47,30 @@ Examples:
 @opt.work_options
 @opt.verbosity_options
 @pass_session
-def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwrite: bool, **options: Any) -> None:
+@grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+def calibrate(
+    session: Session,
+    /,
+    inputs: tuple[str, ...],
+    output: Path,
+    overwrite: bool,
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> None:
     """Estimate the ranges of tensors and store them in a file that --ranges takes.
 
     With settings that are otherwise the same, the file gives `run` and `stats` what the estimator would give them.
     minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
     codes.
     """
-    files = Files.of({**options, "output": output})
+    files = Files.of(session, report, settings, {"output": output})
     _check_output(output, files, overwrite=overwrite)
-    request = opt.request_of(options, session)
-    checkpoints = open_inputs(inputs, options, session)
+    request = opt.request_of(settings, session)
+    checkpoints = open_inputs(inputs, reading, session)
     files.check(checkpoints)
-    plans = plan_inputs(checkpoints, request, options, session)
+    plans = plan_inputs(checkpoints, request, reading, session)
     check_selection(plans)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
@@ -66,9 +78,10 @@ def calibrate(session: Session, /, inputs: tuple[str, ...], output: Path, overwr
 
     sizes = files_of(plans)
     total = sum(size for _, size in sizes)
-    with progress(session, total, sizes, "estimating") as advance, workers_of(options, session) as workers:
+    with progress(session, total, sizes, "estimating") as advance, workers_of(resources, session) as workers:
         overall_ranges = estimate(plans, output, workers, advance, overwrite=overwrite)
-    deliver_listing(with_estimates(listing_of("calibrate", plans, request, options), overall_ranges), options)
+    listing = with_estimates(listing_of("calibrate", plans, request), overall_ranges)
+    deliver_listing(listing, report, has_include=bool(settings["include"]))
     session.note(
         f"{show_path(output)} has the ranges of {counted(len(overall_ranges), 'tensor')}, "
         "for --ranges with the same settings"

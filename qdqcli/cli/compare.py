@@ -1,18 +1,20 @@
 """`qdq compare`: error statistics between two existing checkpoints."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import for_terminal, say_written, write_report
 from qdqcli.cli.files import Files
-from qdqcli.cli.gate import Gate, judging_options
+from qdqcli.cli.gate import Gate, Judging, judging_options
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, open_inputs, wants_histograms, workers_of
+from qdqcli.cli.measure import files_of, open_inputs, workers_of
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
@@ -28,6 +30,7 @@ from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, decoded_inputs, inputs_of, make_plans, notes_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
+from qdqcli.recipe.request import Settings
 from qdqcli.report.changes import FORMATS, Changes, render
 from qdqcli.report.formatter import format_for
 from qdqcli.report.number import counted
@@ -59,7 +62,19 @@ Examples:
 @opt.work_options
 @opt.verbosity_options
 @pass_session
-def compare(session: Session, /, reference: str, candidate: str, **options: Any) -> int:
+@grouped(asked=Judging, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+def compare(
+    session: Session,
+    /,
+    reference: str,
+    candidate: str,
+    renamings: tuple[str, ...],
+    asked: Judging,
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> int:
     """Measure what differs between two checkpoints, tensor by tensor.
 
     Errors are those of CANDIDATE against REFERENCE. Names must be equal, or made so with --map; files, shards and
@@ -75,25 +90,25 @@ def compare(session: Session, /, reference: str, candidate: str, **options: Any)
     if any(are_reports):
         if not all(are_reports):
             raise UsageError("give two checkpoints, or two JSON reports")
-        _compare_reports(Path(reference), Path(candidate), options)
-        say_written(session, options)
+        _compare_reports(Path(reference), Path(candidate), report, session)
+        say_written(session, report)
         return 0
-    files = Files.of(options)
+    files = Files.of(session, report, settings, asked)
     files.check()
-    gate = Gate.of(options, session)
+    gate = Gate.of(asked, reading, session)
     gate.add_files(files)
-    options |= _selection_of(gate, session)
+    settings = cast(Settings, {**settings, **_selection_of(gate, session)})
     selection = Recipe(
-        spec=QuantSpec(), include=options["include"], exclude=options["exclude"], min_ndim=options["min_ndim"]
+        spec=QuantSpec(), include=settings["include"], exclude=settings["exclude"], min_ndim=settings["min_ndim"]
     )
-    ours = _plans(reference, selection, options, session)
-    theirs = _plans(candidate, Recipe(spec=QuantSpec()), options, session)
+    ours = _plans(reference, selection, reading, session)
+    theirs = _plans(candidate, Recipe(spec=QuantSpec()), reading, session)
     files.check([plan.checkpoint for plan in (*ours[:1], *theirs[:1])])
-    run = gate.judge(_measured(session, ours, theirs, options), session)
-    return gate.conclude(run, options, session)
+    run = gate.judge(_measured(session, ours, theirs, renamings, settings, reading, report, resources), session)
+    return gate.conclude(run, report, session)
 
 
-def _compare_reports(before: Path, after: Path, options: opt.Options) -> None:
+def _compare_reports(before: Path, after: Path, report: ReportRequest, session: Session) -> None:
     """Show two JSON reports side by side.
 
     Raises:
@@ -104,24 +119,24 @@ def _compare_reports(before: Path, after: Path, options: opt.Options) -> None:
         if parameter.expose_value and parameter.name not in _OF_REPORTS:
             judging = "'qdq check --report-in AFTER --baseline BEFORE' judges a report"
             raise UsageError(f"{parameter.opts[0]} is for checkpoints; {judging}")
-    opt.check_formats(options, FORMATS, "a comparison of reports")
-    files = Files.of(options)
+    opt.check_formats(report, FORMATS, "a comparison of reports")
+    files = Files.of(session, report)
     files.reads.extend(NamedFile(path, "a report to compare") for path in (before, after))
     files.check()
     old, new = read_report(before), read_report(after)
     settings = list(differences(comparable(old.settings), comparable(new.settings)))
     changes = Changes.of(old, new, (show_path(before), show_path(after)), settings)
-    for path in options["reports"]:
+    for path in report.reports:
         write_report(path, render(changes, format_for(path), ReportOptions()))
-    if options["format_name"] != "none":
-        write_all(render(changes, options["format_name"], for_terminal(ReportOptions(top=options["top"]))))
+    if report.format_name != "none":
+        write_all(render(changes, report.format_name, for_terminal(ReportOptions(top=report.top))))
 
 
 _OF_REPORTS = ("reference", "candidate", "format_name", "reports", "top")
 """Parameters that apply to a comparison of two reports."""
 
 
-def _selection_of(gate: Gate, session: Session) -> dict[str, Any]:
+def _selection_of(gate: Gate, session: Session) -> dict[str, object]:
     """Return the selection that the budget was made with, for the options that the command line leaves out."""
     values = {} if gate.budget is None or gate.budget.settings is None else gate.budget.settings.values
     found = {
@@ -136,22 +151,32 @@ def _selection_of(gate: Gate, session: Session) -> dict[str, Any]:
     return found
 
 
-def _plans(path: str, recipe: Recipe, options: opt.Options, session: Session) -> list[Plan]:
-    checkpoints = open_inputs([path], options, session)
+def _plans(path: str, recipe: Recipe, reading: Reading, session: Session) -> list[Plan]:
+    checkpoints = open_inputs([path], reading, session)
     if len(checkpoints) != 1:
         raise UsageError(f"{path}: {len(checkpoints)} inputs; compare takes one on each side")
     views = decoded_inputs(checkpoints)
-    plans, warnings = make_plans(views, recipe, [Packed()], allow_unmatched=options["allow_unmatched"])
+    plans, warnings = make_plans(views, recipe, [Packed()], allow_unmatched=reading.allow_unmatched)
     for warning in warnings:
         session.note(warning)
     return plans
 
 
-def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: opt.Options) -> RunResult:
-    renamings = [Renaming.parse(text) for text in options["renamings"]]
+def _measured(
+    session: Session,
+    ours: list[Plan],
+    theirs: list[Plan],
+    renamings: Sequence[str],
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> RunResult:
     entries, others = entries_of(ours), entries_of(theirs)
     names, warnings = new_names(
-        list(dict.fromkeys(entry.name for entry in entries)), renamings, allow_unmatched=options["allow_unmatched"]
+        list(dict.fromkeys(entry.name for entry in entries)),
+        list(map(Renaming.parse, renamings)),
+        allow_unmatched=reading.allow_unmatched,
     )
     for warning in warnings:
         session.note(warning)
@@ -160,13 +185,17 @@ def _measured(session: Session, ours: list[Plan], theirs: list[Plan], options: o
     from qdqcli.run.compare import compare_entries
 
     total = sum(entry.tensor.nbytes for entry in entries)
-    with progress(session, total, files_of(ours), "comparing") as advance, workers_of(options, session) as workers:
-        histograms = wants_histograms(options)
-        rows = compare_entries(entries, others, names, workers, advance, histograms=histograms)
+    with progress(session, total, files_of(ours), "comparing") as advance, workers_of(resources, session) as workers:
+        rows = compare_entries(entries, others, names, workers, advance, histograms=report.has_histograms)
     run = RunResult(
         command="compare",
         inputs=[*inputs_of(ours), *inputs_of(theirs)],
-        settings=_settings(options),
+        settings={
+            "include": list(settings["include"]),
+            "exclude": list(settings["exclude"]),
+            "min_ndim": settings["min_ndim"],
+            "map": list(renamings),
+        },
         rows=with_shares(rows),
         notes=notes_of([*ours, *theirs]),
     )
@@ -187,13 +216,3 @@ def _why(run: RunResult) -> str:
     advice = dict.fromkeys(advice for _, advice in reasons if advice)
     found = [f"{counted(count, 'tensor')}: {why}" for (why, _), count in reasons.items()]
     return "; ".join([*found, *advice]) or "there are no tensors"
-
-
-def _settings(options: opt.Options) -> dict[str, Any]:
-    """Return the options that decide the result, as JSON values."""
-    return {
-        "include": list(options["include"]),
-        "exclude": list(options["exclude"]),
-        "min_ndim": options["min_ndim"],
-        "map": list(options["renamings"]),
-    }

@@ -1,13 +1,14 @@
 """`qdq decode`: write a packed checkpoint as BF16, F16 or F32."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import say_written
 from qdqcli.cli.files import Files
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, say_notes, workers_of
@@ -47,6 +48,7 @@ Examples:
 @opt.work_options
 @opt.verbosity_options
 @pass_session
+@grouped(reading=Reading, resources=Resources)
 def decode(
     session: Session,
     /,
@@ -57,7 +59,8 @@ def decode(
     break_lock: bool,
     resume: bool,
     verify: bool,
-    **options: Any,
+    reading: Reading,
+    resources: Resources,
 ) -> int:
     """Write a packed checkpoint (GPTQ, AWQ, FP8, ...) as a float checkpoint.
 
@@ -69,9 +72,9 @@ def decode(
     from qdqcli.output.placement import anchored
     from qdqcli.output.tree import OutputTree, output_paths
 
-    options |= {"reports": (), "format_name": "none", "void_dtype": None}
-    files = Files.of(options)
-    checkpoints = open_inputs([input_], options, session)
+    report = ReportRequest(format_name="none")
+    files = Files.of(session, report)
+    checkpoints = open_inputs([input_], reading, session)
     if len(checkpoints) != 1:
         raise UsageError(f"{input_}: {len(checkpoints)} inputs; decode takes one")
     (view,) = decoded_inputs(checkpoints, DTYPES[dtype])
@@ -85,15 +88,15 @@ def decode(
         tree = OutputTree([whole], anchored(output), overwrite=overwrite, resume=resume, break_lock=break_lock)
         say_notes(tree.notes, session)
         with tree:
-            _write(session, whole, tree, options, dtype, verify=verify)
+            _write(session, whole, tree, resources, dtype, verify=verify)
     formats = ", ".join(dict.fromkeys(storage.format for storage in view.storage.values()))
     session.note(f"decoded {counted(len(view.storage), 'weight')} in {formats} to {dtype}")
-    say_written(session, options, *([tree_in_words(tree)] if tree.has_written else []))
+    say_written(session, report, *([tree_in_words(tree)] if tree.has_written else []))
     return session.conclude()
 
 
 def _write(
-    session: Session, view: Checkpoint, tree: "OutputTree", options: opt.Options, dtype: str, *, verify: bool
+    session: Session, view: Checkpoint, tree: "OutputTree", resources: Resources, dtype: str, *, verify: bool
 ) -> None:
     """Write the decoded view as a run writes its output, in which every tensor is a copy of what the view reads."""
     from qdqcli.op.spec import QuantSpec
@@ -106,6 +109,6 @@ def _write(
     destination = Destination(tree=tree, verify=verify, needs_rows=False)
     sizes = files_of(plans)
     total = sum(size for _, size in sizes) * destination.num_passes
-    with progress(session, total, sizes, "decoding") as advance, workers_of(options, session) as workers:
+    with progress(session, total, sizes, "decoding") as advance, workers_of(resources, session) as workers:
         job = Job(command="decode", plans=plans, request=request, measuring=Measuring(on_bytes=advance))
         execute_run(job, destination, workers, advance, session.note)

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from qdqcli.cli.files import is_by_input, named, names_of, step_summary
-from qdqcli.cli.options import Options
+from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.progress import duration
 from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write_all
@@ -30,25 +30,25 @@ SUMMARY_BYTES = 1 << 20
 """GitHub's limit per step."""
 
 
-def deliver(run: RunResult, options: Options, session: Session) -> None:
+def deliver(run: RunResult, report: ReportRequest, session: Session) -> None:
     """Write the report files, then standard output; reports the written files.
 
     Raises:
         OutputError: a report file cannot be written.
     """
-    deliver_files(run, options)
-    show(run, options)
-    say_written(session, options)
+    deliver_files(run, report)
+    show(run, report)
+    say_written(session, report)
 
 
-def say_written(session: Session, options: Options, *others: str) -> None:
+def say_written(session: Session, report: ReportRequest, *others: str) -> None:
     """Print the last line: the files written and the time taken; nothing where none was written."""
     count = counted(len(session.inputs) - len(session.failures), "input")
     written = [
         *others,
         *(
             f"{show_path(path)} for {count}" if session.inputs and is_by_input(path) else show_path(path)
-            for path in options["reports"]
+            for path in report.reports
         ),
     ]
     if written:
@@ -57,14 +57,14 @@ def say_written(session: Session, options: Options, *others: str) -> None:
         session.tell(f"wrote {names} in {duration(perf_counter() - session.began)}")
 
 
-def deliver_files(run: RunResult, options: Options) -> None:
+def deliver_files(run: RunResult, report: ReportRequest) -> None:
     """Write the report files.
 
     Raises:
         OutputError: one cannot be written.
     """
-    choice = _choice(options)
-    for path in options["reports"]:
+    choice = _choice(report)
+    for path in report.reports:
         for own_path, own_run in _by_input(path, run):
             write_report(own_path, formatter_for(path)(own_run, choice))
 
@@ -80,30 +80,30 @@ def _by_input(path: Path, run: RunResult) -> Iterator[tuple[Path, RunResult]]:
         yield named(path, name), part_of(run, own)
 
 
-def show(run: RunResult, options: Options, *, is_gate: bool = False) -> None:
+def show(run: RunResult, report: ReportRequest, *, is_gate: bool = False) -> None:
     """Write the job summary on GitHub, then standard output, which may be closed early.
 
     A gate that passes shows only the verdict, unless rows are requested.
     """
-    choice = _choice(options)
+    choice = _choice(report)
     is_brief = is_gate and choice == ReportOptions()
     choice = replace(choice, is_brief=is_brief)
-    _write_step_summary(run, choice, options)
-    if options["format_name"] != "none":
-        write_all(formatter(options["format_name"])(run, for_terminal(choice)))
+    _write_step_summary(run, choice, report)
+    if report.format_name != "none":
+        write_all(formatter(report.format_name)(run, for_terminal(choice)))
 
 
-def _choice(options: Options) -> ReportOptions:
-    return ReportOptions(sort=options["sort"], top=options["top"], by=options.get("by"))
+def _choice(report: ReportRequest) -> ReportOptions:
+    return ReportOptions(sort=report.sort, top=report.top, by=report.by)
 
 
-def _write_step_summary(run: RunResult, choice: ReportOptions, options: Options) -> None:
+def _write_step_summary(run: RunResult, choice: ReportOptions, report: ReportRequest) -> None:
     """Append the report to the job summary, where GitHub Actions names a file for it.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    path = step_summary(options)
+    path = step_summary(report)
     if path is None:
         return
     text = "".join(formatter("markdown")(run, replace(choice, top=choice.top or SUMMARY_ROWS)))
@@ -116,28 +116,28 @@ def _write_step_summary(run: RunResult, choice: ReportOptions, options: Options)
         raise output_error(path, error) from error
 
 
-def deliver_listing(listing: Listing, options: Options) -> None:
+def deliver_listing(listing: Listing, report: ReportRequest, *, has_include: bool) -> None:
     """Deliver a listing, known before any work, to the same places and in the same formats as a run.
 
     Raises:
         OutputError: a report file cannot be written.
     """
     # Imported late: it lays out tables, which a run without a table never needs.
-    from qdqcli.report.listing import ORDER, ListingView
+    from qdqcli.report.listing import ListingView
     from qdqcli.report.listing import render as render_listing
 
     view = ListingView(
-        sort=options.get("list_sort", ORDER),
-        top=options["top"],
-        by=options.get("by"),
-        selected_only=bool(options["include"]) and not options.get("lists_all"),
+        sort=report.list_sort,
+        top=report.top,
+        by=report.by,
+        selected_only=has_include and not report.lists_all,
     )
-    for path in options["reports"]:
+    for path in report.reports:
         for own_path, own in _listings(path, listing):
             write_report(own_path, render_listing(own, format_for(path), ReportOptions(), view))
-    if options["format_name"] != "none":
+    if report.format_name != "none":
         choice = for_terminal(ReportOptions(top=view.top))
-        write_all(render_listing(listing, options["format_name"], choice, replace(view, top=choice.top)))
+        write_all(render_listing(listing, report.format_name, choice, replace(view, top=choice.top)))
 
 
 def _listings(path: Path, listing: Listing) -> Iterator[tuple[Path, Listing]]:
@@ -151,16 +151,16 @@ def _listings(path: Path, listing: Listing) -> Iterator[tuple[Path, Listing]]:
         yield named(path, name), replace(listing, inputs=[own], tensors=tensors)
 
 
-def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], options: Options) -> None:
+def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], report: ReportRequest) -> None:
     """Deliver other reports to the same places as a run's: `render` takes a format and the report options.
 
     Raises:
         OutputError: a report file cannot be written.
     """
-    for path in options["reports"]:
+    for path in report.reports:
         write_report(path, render(format_for(path), ReportOptions()))
-    if options["format_name"] != "none":
-        write_all(render(options["format_name"], for_terminal(ReportOptions(top=0))))
+    if report.format_name != "none":
+        write_all(render(report.format_name, for_terminal(ReportOptions(top=0))))
 
 
 def write_report(path: Path, pieces: Iterable[str], *, replaces: bool = True) -> None:

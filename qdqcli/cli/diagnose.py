@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,6 +9,7 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
@@ -20,6 +20,7 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.recipe.plan import check_selection, make_plans
+from qdqcli.recipe.request import Settings
 
 FORMATS = ("table", "json", "markdown", "html")
 
@@ -53,7 +54,22 @@ Examples:
 @opt.device_option
 @opt.verbosity_options
 @pass_session
-def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
+@grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+def diagnose(
+    session: Session,
+    /,
+    inputs: tuple[str, ...],
+    config: str | None,
+    worst: int | None,
+    diagnoses_all: bool,
+    max_bits_added: float,
+    write_recipe: Path | None,
+    overwrite: bool,
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> None:
     """Say why the worst tensors are bad, and measure what other settings gain.
 
     Each tensor gets a cause by name with its evidence, the accounting of its SQNR, and up to three changes of its
@@ -61,22 +77,21 @@ def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> No
     by the op on all elements; it is the difference of two runs of `qdq stats`. Tensors that --include names are all
     diagnosed.
     """
-    opt.check_formats(options, FORMATS, "a diagnosis")
-    if options["worst"] is not None and options["diagnoses_all"]:
+    opt.check_formats(report, FORMATS, "a diagnosis")
+    if worst is not None and diagnoses_all:
         raise UsageError("--worst excludes --all; give one of them")
-    output = options["write_recipe"]
-    if options["overwrite"] and output is None:
+    if overwrite and write_recipe is None:
         raise UsageError("--overwrite is for the recipe that is written; add --write-recipe FILE")
-    inputs = with_project(inputs, options, session, reports_tensors=False)
-    files = Files.of(options)
+    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
+    files = Files.of(session, report, settings, {"write_recipe": write_recipe})
     files.check()
-    if output is not None:
-        check_replaceable(output, is_recipe, is_allowed=options["overwrite"])
-    request = opt.request_of(options, session)
-    checkpoints = open_inputs(inputs, options, session)
+    if write_recipe is not None:
+        check_replaceable(write_recipe, is_recipe, is_allowed=overwrite)
+    request = opt.request_of(settings, session, from_packed=reading.from_packed)
+    checkpoints = open_inputs(inputs, reading, session)
     files.check(checkpoints)
-    packed = packed_inputs(checkpoints, options, session)
-    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=options["allow_unmatched"])
+    packed = packed_inputs(checkpoints, reading, session)
+    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=reading.allow_unmatched)
     for warning in warnings:
         session.note(warning)
     check_selection(plans)
@@ -89,29 +104,28 @@ def diagnose(session: Session, /, inputs: tuple[str, ...], **options: Any) -> No
     from qdqcli.study.plan_recipe import check_recipe, plans_of, recipe_text
 
     sizes = files_of(plans)
-    with workers_of(options, session) as workers:
+    with workers_of(resources, session) as workers:
         with progress(session, sum(size for _, size in sizes), sizes) as advance:
-            measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
+            measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
             rows = run_plans(plans, measuring, workers)
         before = result_of("diagnose", plans, request.settings, rows)
-        takes_all = options["diagnoses_all"] or bool(options["include"])
-        numbers = choose(before.rows, options["worst"], takes_all=takes_all)
+        numbers = choose(before.rows, worst, takes_all=diagnoses_all or bool(settings["include"]))
         tensors = [tensor for plan in plans for tensor in plan.shard.tensors]
         total = sum(tensors[number].nbytes for number in numbers)
         with progress(session, total, phase="trying other settings") as advance:
-            measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
-            report = find(plans, before, numbers, measuring, workers, options["max_bits_added"])
-    if output is not None:
-        decided = [number for number, row in enumerate(report.after.rows) if not hasattr(row, "reason")]
+            measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
+            found = find(plans, before, numbers, measuring, workers, max_bits_added)
+    if write_recipe is not None:
+        decided = [number for number, row in enumerate(found.after.rows) if not hasattr(row, "reason")]
         about = [f"Settings with the best changes found by: {shlex.join(['qdq', *session.arguments])}"]
-        text = recipe_text(report.after.rows, decided, plans, about, request.recipe.min_ndim, report.notes())
-        check_recipe(report.after.rows, plans_of(text, checkpoints, packed))
-        write_report(output, [text], replaces=options["overwrite"])
-    deliver_pieces(lambda name, choice: render(report, name, choice), options)
-    if output is not None:
+        text = recipe_text(found.after.rows, decided, plans, about, request.recipe.min_ndim, found.notes())
+        check_recipe(found.after.rows, plans_of(text, checkpoints, packed))
+        write_report(write_recipe, [text], replaces=overwrite)
+    deliver_pieces(lambda name, choice: render(found, name, choice), report)
+    if write_recipe is not None:
         session.note(
-            f"{show_path(output)}: written; 'qdq stats MODEL --recipe {escape(output.name)}' gives the figures of the "
-            "last line"
+            f"{show_path(write_recipe)}: written; 'qdq stats MODEL --recipe {escape(write_recipe.name)}' gives the "
+            "figures of the last line"
         )
-    elif any(found.together is not None for found in report.diagnoses):
+    elif any(one.together is not None for one in found.diagnoses):
         session.note("--write-recipe fix.toml writes these changes as a recipe, for --recipe")

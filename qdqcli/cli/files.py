@@ -2,16 +2,17 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from qdqcli.cli.options import Options
+from qdqcli.cli.groups import ReportRequest
+from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.output.files import NamedFile, check_files, file_id, ids_of
-from qdqcli.report.formatter import BY_FORMATS, format_for, formatter_for
+from qdqcli.report.formatter import BY_FORMATS, formatter_for
 from qdqcli.report.signature import is_report, is_signed
 from qdqcli.tensors.checkpoint import Checkpoint
 
@@ -50,17 +51,21 @@ class Files:
     writes: list[NamedFile] = field(default_factory=list)
 
     @classmethod
-    def of(cls, options: Options) -> Self:
-        """Collect the files that options name, and the job summary on GitHub.
+    def of(cls, session: Session, report: ReportRequest, *groups: object) -> Self:
+        """Collect the files that groups of options name, the project file, and the job summary on GitHub.
 
         Raises:
-            UsageError: the suffix of a report is of no format.
+            UsageError: the suffix of a report is of no format; --by, where no format shows groups.
         """
-        for path in options.get("reports", ()):
+        for path in report.reports:
             formatter_for(path)
-        check_by(options)
-        files = cls(reads=_named(options, READS), writes=list(map(_signed, _named(options, WRITES))))
-        summary = step_summary(options)
+        if report.by is not None and not {*report.formats} & {*BY_FORMATS}:
+            raise UsageError(f"--by shows in {', '.join(BY_FORMATS)} alone; choose one with --format or --report")
+        values: dict[str, object] = {"config": None if session.project is None else session.project.path}
+        for group in (report, *groups):
+            values |= group if isinstance(group, dict) else vars(group)
+        files = cls(reads=_named(values, READS), writes=list(map(_signed, _named(values, WRITES))))
+        summary = step_summary(report)
         if summary is not None:
             files.writes.append(NamedFile(summary, STEP_SUMMARY, is_appended=True))
         return files
@@ -135,32 +140,17 @@ def names_of(inputs: Sequence[Path]) -> list[str]:
     return names
 
 
-def formats_of(options: Options) -> list[str]:
-    """Return the formats of standard output and of the report files."""
-    return [options["format_name"], *(format_for(path) for path in options["reports"])]
-
-
-def check_by(options: Options) -> None:
-    """Refuse --by where no report shows groups.
-
-    Raises:
-        UsageError: none of the selected formats supports it.
-    """
-    if options.get("by") is not None and not {*formats_of(options)} & {*BY_FORMATS}:
-        raise UsageError(f"--by shows in {', '.join(BY_FORMATS)} alone; choose one with --format or --report")
-
-
-def step_summary(options: Options) -> Path | None:
+def step_summary(report: ReportRequest) -> Path | None:
     """Return the job summary file that GitHub Actions names, if the format is github."""
     name = os.environ.get(STEP_SUMMARY)
-    return Path(name) if name and options.get("format_name") == "github" else None
+    return Path(name) if name and report.format_name == "github" else None
 
 
-def _named(options: Options, roles: dict[str, str]) -> list[NamedFile]:
+def _named(values: Mapping[str, object], roles: Mapping[str, str]) -> list[NamedFile]:
     """Return the files of these options, one entry per value."""
     found = []
     for name, role in roles.items():
-        value = options.get(name)
+        value = values.get(name)
         paths = value if isinstance(value, tuple | list) else [value]
-        found += [NamedFile(path, role) for path in paths if path is not None]
+        found += [NamedFile(path, role) for path in paths if isinstance(path, Path)]
     return found

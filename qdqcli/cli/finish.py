@@ -1,21 +1,24 @@
 """`qdq finish`: the last step of a run in parts."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.gate import Gate, judging_options
+from qdqcli.cli.gate import Gate, Judging, judging_options
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, gathered, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.part import given_command
-from qdqcli.cli.run import quantize
+from qdqcli.cli.project import with_project
+from qdqcli.cli.run import Writing, quantize
 from qdqcli.cli.run import run as run_command
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import OutputError
 from qdqcli.escape import show_path
+from qdqcli.recipe.request import Settings
 
 
 @click.command(
@@ -36,7 +39,18 @@ Examples:
 @opt.work_options
 @opt.verbosity_options
 @pass_session
-def finish(session: Session, /, output: Path, **options: Any) -> int:
+@grouped(asked=Judging, report=ReportRequest, resources=Resources)
+def finish(
+    session: Session,
+    /,
+    output: Path,
+    verify: bool,
+    provenance: bool,
+    break_lock: bool,
+    asked: Judging,
+    report: ReportRequest,
+    resources: Resources,
+) -> int:
     """Commit the OUTPUT of a run in parts, report, and judge.
 
     Checks that 'qdq run INPUT -o OUTPUT --part I/N' has made every file, with the same input and settings, and gives
@@ -47,8 +61,8 @@ def finish(session: Session, /, output: Path, **options: Any) -> int:
 
     prepare_libraries()
     command = given_command(output)
-    own = {**options, "reports": tuple(path.absolute() for path in options["reports"])}
-    own |= {name: path.absolute() for name in ("budget", "baseline") if (path := options[name]) is not None}
+    report = replace(report, reports=tuple(path.absolute() for path in report.reports))
+    budget, baseline = (None if path is None else path.absolute() for path in (asked.budget, asked.baseline))
     output = anchored(output).absolute()
     try:
         os.chdir(command.folder)  # the parts' paths hold there
@@ -58,6 +72,20 @@ def finish(session: Session, /, output: Path, **options: Any) -> int:
         ) from error
     context = run_command.make_context("run", list(command.arguments), parent=click.get_current_context().parent)
     with context.scope(cleanup=False):
-        settings = {**context.params, **own, "output": output, "part": None, "resume": True}
-        gate = Gate.of(settings, session) if own["budget"] or own["baseline"] else None
-        return quantize(session, gate=gate, must_be_complete=True, **settings)
+        of_parts = context.params
+        reading, settings = gathered(Reading, of_parts), gathered(Settings, of_parts)
+        gate = None
+        if budget or baseline:
+            gate = Gate.of(replace(asked, budget=budget, baseline=baseline), reading, session)
+        report = replace(report, per_channel=of_parts["per_channel"])
+        resources = replace(resources, device=of_parts["device"], dask=of_parts["dask"])
+        inputs, settings, report = with_project(
+            of_parts["inputs"], of_parts["config"], settings, report, session, reports_tensors=not report.reports
+        )
+        writing = replace(
+            gathered(Writing, {**of_parts, "output": output}),
+            verify=verify, provenance=provenance, break_lock=break_lock, part=None, resume=True,
+        )  # fmt: skip
+        return quantize(
+            session, inputs, writing, settings, reading, report, resources, gate=gate, must_be_complete=True
+        )

@@ -13,7 +13,8 @@ import click
 from qdqcli.cli.deliver import deliver_files, say_written, show, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_budget, is_report, rewrite, without
-from qdqcli.cli.options import Options, apply
+from qdqcli.cli.groups import Reading, ReportRequest
+from qdqcli.cli.options import apply
 from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
@@ -38,6 +39,7 @@ from qdqcli.stats.metrics import METRICS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 EXIT_EXCEEDED = 1
+NO_HEADROOM = Headroom(db=0.0)
 
 
 def parse_headroom(value: str) -> Headroom:
@@ -99,39 +101,52 @@ def gate_options(function: Function) -> Function:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Options of the verdict, and of the files made from the measurements."""
+
+    budget: Path | None
+    baseline: Path | None
+    today: date | None
+    exit_zero: bool
+    report_in: Path | None = None
+    write_baseline: Path | None = None
+    write_budget: Path | None = None
+    headroom: Headroom = NO_HEADROOM
+    ratchet: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gate:
     """Settings and inputs of the verdict."""
 
+    asked: Judging
     budget: Budget | None
     budget_path: Path | None
     baseline: RunResult | None
     today: date
     allow_unmatched: bool
-    exit_zero: bool
-    write_baseline: Path | None = None
-    write_budget: Path | None = None
-    headroom: Headroom
-    ratchet: bool = False
-    overwrite: bool = False
 
     @classmethod
-    def of(cls, options: Options, session: Session) -> Self:
+    def of(cls, asked: Judging, reading: Reading, session: Session) -> Self:
         """Read the budget and the baseline, before any work.
 
         Raises:
             UsageError: a budget that is malformed or limits nothing, nothing to do, a file that must not be replaced.
             InputError: a baseline that is not a report.
         """
-        path, budget = options["budget"], None
+        path, budget, project = asked.budget, None, session.project
+        if path is None and project is not None:
+            path = project.budget_file
         if path is not None:
             budget = read_budget(path)
-        elif session.project is not None and session.project.budget is not None:
-            path, budget = session.project.path, session.project.budget
-        if options["baseline"] is not None:
-            rule = BaselineRule(path=options["baseline"], tolerances=())
+        elif project is not None and project.budget is not None:
+            path, budget = project.path, project.budget
+        if asked.baseline is not None:
+            rule = BaselineRule(path=asked.baseline, tolerances=())
             if budget is not None and budget.baseline is not None:
-                rule = replace(budget.baseline, path=options["baseline"])
-            budget = replace(budget or Budget(source=show_path(options["baseline"]), summary={}), baseline=rule)
+                rule = replace(budget.baseline, path=asked.baseline)
+            budget = replace(budget or Budget(source=show_path(asked.baseline), summary={}), baseline=rule)
         if budget is not None and budget.is_idle:
             within = {PROJECT_FILE: "budget.", PYPROJECT: "tool.qdq.budget."}.get(Path(budget.source).name, "")
             *first, last = (f"[{within}{name}]" for name in ("limits", "summary", "structure", "baseline"))
@@ -139,23 +154,18 @@ class Gate:
                 f"{budget.source}: sets no limit and has no baseline, so every run would pass; add {', '.join(first)} "
                 f"or {last}"
             )
-        if options.get("ratchet") and path is None:
+        if asked.ratchet and path is None:
             raise UsageError("--ratchet tightens a budget; give --budget FILE")
-        for name, kind in (("write_baseline", is_report), ("write_budget", is_budget)):
-            if options.get(name) is not None:
-                check_replaceable(options[name], kind, is_allowed=options["overwrite"])
+        for written, kind in ((asked.write_baseline, is_report), (asked.write_budget, is_budget)):
+            if written is not None:
+                check_replaceable(written, kind, is_allowed=asked.overwrite)
         return cls(
+            asked=asked,
             budget=budget,
             budget_path=path,
             baseline=None if budget is None or budget.baseline is None else read_report(budget.baseline.path),
-            today=options["today"] or date.today(),  # the user's day
-            allow_unmatched=options["allow_unmatched"],
-            exit_zero=options["exit_zero"],
-            write_baseline=options.get("write_baseline"),
-            write_budget=options.get("write_budget"),
-            headroom=options.get("headroom", Headroom(db=0.0)),
-            ratchet=options.get("ratchet", False),
-            overwrite=options.get("overwrite", False),
+            today=asked.today or date.today(),  # the user's day
+            allow_unmatched=reading.allow_unmatched,
         )
 
     def add_files(self, files: Files) -> None:
@@ -164,7 +174,7 @@ class Gate:
         Raises:
             UsageError, OutputError: see `check_files`.
         """
-        if self.ratchet and self.budget_path is not None:
+        if self.asked.ratchet and self.budget_path is not None:
             files.writes.append(NamedFile(self.budget_path, "--ratchet"))
             files.reads[:] = [file for file in files.reads if file.path != self.budget_path]
         elif self.budget_path is not None:
@@ -186,7 +196,7 @@ class Gate:
         check_settings(self.budget, listing.settings)
         members = list(planned_members(listing))
         check_patterns(members, self.budget, self.baseline, allow_unmatched=self.allow_unmatched)
-        if self.write_baseline is not None or self.write_budget is not None or self.ratchet:
+        if self.asked.write_baseline is not None or self.asked.write_budget is not None or self.asked.ratchet:
             return None
         found = list(judge_structure(members, listing.notes, self.budget))
         if all(violation.severity is not Severity.ERROR for violation in found):
@@ -209,16 +219,16 @@ class Gate:
 
     def exit_code(self, run: RunResult) -> int:
         """Return the exit code of a judged run."""
-        return EXIT_EXCEEDED if _has_failed(run) and not self.exit_zero else 0
+        return EXIT_EXCEEDED if _has_failed(run) and not self.asked.exit_zero else 0
 
-    def conclude(self, run: RunResult, options: Options, session: Session) -> int:
+    def conclude(self, run: RunResult, report: ReportRequest, session: Session) -> int:
         """Write all files and show the report of a judged run; returns the exit code, kept if stdout is closed."""
         failed = _has_failed(run)
-        deliver_files(run, options)
+        deliver_files(run, report)
         written, following = self.write_files(run, session)
         session.exit_code = self.exit_code(run)
-        show(run, options, is_gate=True)
-        say_written(session, options, *map(show_path, written))
+        show(run, report, is_gate=True)
+        say_written(session, report, *map(show_path, written))
         if following:
             session.tell(f"next: {escape(shlex.join(following))}")
         elif failed and run.command == "check" and _is_measured(run):
@@ -233,18 +243,20 @@ class Gate:
             OutputError: a file cannot be written.
         """
         written, judging = [], []
-        if self.write_baseline is not None:
+        if self.asked.write_baseline is not None:
             measured = unjudged(run)
             pieces = formatter("json")(measured, ReportOptions())
-            write_report(self.write_baseline, pieces, replaces=self.overwrite)
-            written.append(self.write_baseline)
-            judging += ["--baseline", str(self.write_baseline)]
-        if self.write_budget is not None:
-            write_report(self.write_budget, [budget_text(run, self.headroom)], replaces=self.overwrite)
-            written.append(self.write_budget)
-            judging += ["--budget", str(self.write_budget)]
-        if self.ratchet and self.budget is not None and self.budget_path is not None:
-            after = ratchet(self.budget, run, self.headroom, self.today)
+            write_report(self.asked.write_baseline, pieces, replaces=self.asked.overwrite)
+            written.append(self.asked.write_baseline)
+            judging += ["--baseline", str(self.asked.write_baseline)]
+        if self.asked.write_budget is not None:
+            write_report(
+                self.asked.write_budget, [budget_text(run, self.asked.headroom)], replaces=self.asked.overwrite
+            )
+            written.append(self.asked.write_budget)
+            judging += ["--budget", str(self.asked.write_budget)]
+        if self.asked.ratchet and self.budget is not None and self.budget_path is not None:
+            after = ratchet(self.budget, run, self.asked.headroom, self.today)
             if after != self.budget.text:
                 rewrite(self.budget_path, self.budget.text, after)
                 written.append(self.budget_path)

@@ -1,11 +1,11 @@
 """`qdq grad`: the op's gradient, from files to files."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.groups import Reading, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, plan_inputs, say_notes, workers_of
@@ -13,6 +13,7 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.recipe.plan import check_selection
+from qdqcli.recipe.request import Settings
 from qdqcli.report.escape import json_text
 from qdqcli.report.gradients import render
 from qdqcli.result.gradient import total_of
@@ -37,6 +38,7 @@ Examples:
 @opt.device_option
 @opt.verbosity_options
 @pass_session
+@grouped(settings=Settings, reading=Reading, resources=Resources)
 def grad(
     session: Session,
     /,
@@ -46,7 +48,9 @@ def grad(
     overwrite: bool,
     break_lock: bool,
     format_name: str,
-    **options: Any,
+    settings: Settings,
+    reading: Reading,
+    resources: Resources,
 ) -> None:
     """Compute the gradient of QuantizeAndDequantizeV4 with respect to its input.
 
@@ -61,15 +65,15 @@ def grad(
     from qdqcli.run.gradient import differentiate
     from qdqcli.run.provenance import Provenance
 
-    request = opt.request_of(options, session)
-    checkpoints = open_inputs([gradients, input_], options, session)
+    request = opt.request_of(settings, session)
+    checkpoints = open_inputs([gradients, input_], reading, session)
     if len(checkpoints) != 2:
         raise UsageError("GRADIENTS and INPUT are one file or folder each")
-    plans = plan_inputs(checkpoints[:1], request, options, session)
+    plans = plan_inputs(checkpoints[:1], request, reading, session)
     check_selection(plans)
     tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite, break_lock=break_lock)
     say_notes(tree.notes, session)
-    with tree, workers_of(options, session) as workers:
+    with tree, workers_of(resources, session) as workers:
         summaries = differentiate(plans, checkpoints[1], workers, tree)
         if tree.is_folder:
             made = Provenance(command="grad", plans=plans, inputs=checkpoints, settings=request.settings)

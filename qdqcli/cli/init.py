@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import say_written, write_report
 from qdqcli.cli.gate import parse_headroom
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.option_sources import is_given, recipe_options
@@ -21,7 +21,7 @@ from qdqcli.gate.project import PROJECT_FILE, PYPROJECT, find_project, json_sche
 from qdqcli.gate.ratchet import Headroom
 from qdqcli.gate.starter import project_text
 from qdqcli.recipe.keys import SELECTION, SETTINGS, SHORT
-from qdqcli.result.result import RunResult
+from qdqcli.recipe.request import Settings
 
 DEFAULT_SCHEME = "int8-channel"
 DEFAULT_MODEL = "model"
@@ -89,23 +89,36 @@ Examples:
 @opt.work_options
 @opt.verbosity_options
 @pass_session
-def init(session: Session, /, models: tuple[str, ...], headroom: Headroom, **options: Any) -> None:
+@grouped(settings=Settings, reading=Reading, resources=Resources)
+def init(
+    session: Session,
+    /,
+    models: tuple[str, ...],
+    headroom: Headroom,
+    settings: Settings,
+    reading: Reading,
+    resources: Resources,
+) -> None:
     """Write qdq.toml: model, settings and a budget that the model keeps; print a job for CI.
 
     MODEL is measured with the settings given (int8-channel by default), and the limits are what it has, less the
     headroom. Without MODEL nothing is measured. Then 'qdq check' alone is the gate.
     """
     _check_new()
-    given = {key: options[name] for key, name in _KEYS.items() if is_given(name)}
-    if not given:
-        given["scheme"] = options["scheme"] = DEFAULT_SCHEME
-    settings = {key: _plain(value) for key, value in given.items()}
-    run = _measured(session, models, options) if models else None
-    text = project_text(models or [DEFAULT_MODEL], settings, run, headroom)
+    if not any(map(is_given, _KEYS.values())):
+        settings = {**settings, "scheme": DEFAULT_SCHEME}
+    values: Mapping[str, object] = settings
+    given = {key: _plain(values[name]) for key, name in _KEYS.items() if is_given(name)}
+    run = None
+    if models:
+        request = opt.request_of(settings, session)
+        plans = plan_inputs(open_inputs(models, reading, session), request, reading, session)
+        run = measure(session, "stats", plans, request, reading, ReportRequest(), resources)
+    text = project_text(models or [DEFAULT_MODEL], given or {"scheme": DEFAULT_SCHEME}, run, headroom)
     parse_project(text, Path(PROJECT_FILE))
     write_report(Path(PROJECT_FILE), [text], replaces=False)
     write(JOBS["gitlab" if os.path.lexists(GITLAB) else "github"])
-    say_written(session, {"reports": ()}, PROJECT_FILE)
+    say_written(session, ReportRequest(), PROJECT_FILE)
     session.tell("next: qdq check" if models else f"next: name the model in {PROJECT_FILE}, then: qdq check")
 
 
@@ -118,7 +131,7 @@ _KEYS: Mapping[str, str] = {
 """Key of the file -> parameter."""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return the value of an option as the file has it."""
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
@@ -133,12 +146,3 @@ def _check_new() -> None:
         raise UsageError(f"{PROJECT_FILE}: exists; edit it, or move it away")
     if find_project() == Path(PYPROJECT):
         raise UsageError(f"{PYPROJECT}: has [tool.qdq] already, which {PROJECT_FILE} would hide; edit it")
-
-
-def _measured(session: Session, models: tuple[str, ...], options: Mapping[str, Any]) -> RunResult:
-    """Measure the model like `qdq stats`."""
-    defaults = {"per_channel": False, "scale_bits": 16, "format_name": "none", "reports": (), "device": "cpu"}
-    options = {**options, **defaults}
-    request = opt.request_of(options, session)
-    plans = plan_inputs(open_inputs(models, options, session), request, options, session)
-    return measure(session, "stats", plans, request, options)

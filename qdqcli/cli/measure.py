@@ -8,10 +8,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from qdqcli.cli.batch import none_left
-from qdqcli.cli.files import formats_of
+from qdqcli.cli.groups import Reading, ReportRequest, Resources
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.options import Options
 from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from qdqcli.output.tree import OutputTree
     from qdqcli.result.result import RunResult
     from qdqcli.run.distribute import Distribution
-    from qdqcli.run.execute import Job
     from qdqcli.run.pipeline import Measuring
 
 CHANNEL_BYTES = 300
@@ -47,25 +45,17 @@ LARGE_BYTES = 100_000_000
 """Size in bytes from which a report is announced."""
 
 
-def open_inputs(inputs: Sequence[str], options: Options, session: Session) -> list[Checkpoint]:
+def open_inputs(inputs: Sequence[str], reading: Reading, session: Session) -> list[Checkpoint]:
     """Read the headers of all inputs; prints notes on them."""
-    void_dtype = void_dtype_of(options)
-    follow_links = options["follow_links"]
     checkpoints = []
     for path in _paths(inputs, session):
         with session.attempt(show_path(path)):
-            checkpoints.append(_open(path, void_dtype, follow_links=follow_links))
+            checkpoints.append(_open(path, reading))
     if not checkpoints and session.failures:
         raise none_left(session)
     for checkpoint in checkpoints:
         say_notes(checkpoint.notes, session)
-    return decoded_inputs(checkpoints) if options.get("from_packed") else checkpoints
-
-
-def void_dtype_of(options: Options) -> str | None:
-    """Return the dtype of `.npy` elements of an unnamed kind, from --dtype."""
-    name = options["void_dtype"]
-    return name.upper() if name else None
+    return decoded_inputs(checkpoints) if reading.from_packed else checkpoints
 
 
 def _paths(inputs: Sequence[str], session: Session) -> Iterator[Path]:
@@ -84,9 +74,9 @@ def say_notes(notes: Sequence[Note], session: Session) -> None:
         say(f"{note.file}: {note.text()}")
 
 
-def _open(path: Path, void_dtype: str | None, *, follow_links: bool) -> Checkpoint:
+def _open(path: Path, reading: Reading) -> Checkpoint:
     try:
-        return open_checkpoint(path, void_dtype=void_dtype, follow_links=follow_links)
+        return open_checkpoint(path, void_dtype=reading.void_dtype, follow_links=reading.follow_links)
     except InputError as error:
         if not os.path.lexists(path):
             _advise(error, str(path))
@@ -111,7 +101,7 @@ BARE_SHARE = 0.5
 """Share of an input's elements from which on integer matrices look like weights of an unknown format."""
 
 
-def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: Session) -> list[Packed]:
+def packed_inputs(checkpoints: Sequence[Checkpoint], reading: Reading, session: Session) -> list[Packed]:
     """Find weights that are quantized already, for each input; notes say that they are left as they are.
 
     Raises:
@@ -119,7 +109,7 @@ def packed_inputs(checkpoints: Sequence[Checkpoint], options: Options, session: 
     """
     packed = recognise_inputs(checkpoints)
     for checkpoint, own in zip(checkpoints, packed, strict=True):
-        if options.get("allow_packed") is False and not session.keeps_going:
+        if reading.allow_packed is False and not session.keeps_going:
             check_unpacked(checkpoint, own)
         if own.weights:
             session.note(f"{packed_in_words(checkpoint, own)}; they are left as they are")
@@ -141,34 +131,34 @@ def _warn_of_bare_codes(checkpoint: Checkpoint, packed: Packed, session: Session
             session.warn(f"{show_path(checkpoint.path)}: {count} of {dtypes}, {share:.1%} of the elements: {words}")
 
 
-def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, options: Options, session: Session) -> list[Plan]:
+def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, reading: Reading, session: Session) -> list[Plan]:
     """Decide on every tensor, from the headers alone; prints warnings.
 
     Raises:
         InputError: weights are quantized already, and the command measures without --allow-packed.
         UsageError: the selection or the settings do not fit the checkpoints.
     """
-    packed = packed_inputs(checkpoints, options, session)
-    pairs = [pair for pair in zip(checkpoints, packed, strict=True) if _is_plannable(*pair, request, options, session)]
+    packed = packed_inputs(checkpoints, reading, session)
+    pairs = [pair for pair in zip(checkpoints, packed, strict=True) if _is_plannable(*pair, request, reading, session)]
     if not pairs and session.failures:
         raise none_left(session)
     plans, warnings = make_plans(
         [checkpoint for checkpoint, _ in pairs],
         request.recipe,
         [own for _, own in pairs],
-        allow_unmatched=options["allow_unmatched"],
+        allow_unmatched=reading.allow_unmatched,
     )
     for warning in warnings:
         session.note(warning)
     return plans
 
 
-def _is_plannable(checkpoint: Checkpoint, packed: Packed, request: Request, options: Options, session: Session) -> bool:
+def _is_plannable(checkpoint: Checkpoint, packed: Packed, request: Request, reading: Reading, session: Session) -> bool:
     """Tell whether the settings fit an input; without --keep-going the plan of all inputs tells."""
     name = show_path(checkpoint.path)
     if session.keeps_going:
         with session.attempt(name):
-            if options.get("allow_packed") is False:
+            if reading.allow_packed is False:
                 check_unpacked(checkpoint, packed)
             # A pattern need not match in each input: the plan of all inputs tells whether it matches in one.
             plans, _ = make_plans([checkpoint], request.recipe, [packed], allow_unmatched=True)
@@ -176,68 +166,58 @@ def _is_plannable(checkpoint: Checkpoint, packed: Packed, request: Request, opti
     return name not in session.failures
 
 
-def measure(session: Session, command: str, plans: Sequence[Plan], request: Request, options: Options) -> "RunResult":
-    """Execute the plans without writing an output."""
-    with working(session, plans, request, options) as (measuring, workers, _):
-        from qdqcli.run.execute import execute
-
-        with distribution_of(session, plans, options) as distribution:
-            return execute(job_of(command, plans, request, options, measuring, distribution), workers)
-
-
-def job_of(
+def measure(
+    session: Session,
     command: str,
     plans: Sequence[Plan],
     request: Request,
-    options: Options,
-    measuring: "Measuring",
-    distribution: "Distribution | None" = None,
-) -> "Job":
-    """Return what the options ask of the planned inputs."""
-    from qdqcli.run.execute import Job
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> "RunResult":
+    """Execute the plans without writing an output."""
+    with working(session, plans, request, reading, report, resources) as (measuring, workers, _):
+        from qdqcli.run.execute import Job, execute
 
-    return Job(
-        command=command,
-        plans=plans,
-        request=request,
-        measuring=measuring,
-        has_histograms=wants_histograms(options),
-        distribution=distribution,
-    )
+        with distribution_of(session, plans, reading, resources) as distribution:
+            job = Job(command=command, plans=plans, request=request, measuring=measuring,
+                      has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
+            return execute(job, workers)
 
 
 @contextmanager
 def distribution_of(
-    session: Session, plans: Sequence[Plan], options: Options, output: "OutputTree | None" = None
+    session: Session,
+    plans: Sequence[Plan],
+    reading: Reading,
+    resources: Resources,
+    output: "OutputTree | None" = None,
 ) -> "Iterator[Distribution | None]":
     """Yield the cluster of --dask, whose workers have been checked; None without the option.
 
     Raises:
         UnavailableError, InputError, OutputError: see `Dask`.
     """
-    if not options.get("dask"):
+    if resources.dask is None:
         yield None
         return
     # Imported late: distributed takes longer than all the rest.
     from qdqcli.run.cluster import Dask, is_exposed
     from qdqcli.run.distribute import Distribution
-    from qdqcli.run.shard import Resources
+    from qdqcli.run.shard import Resources as ShardResources
 
-    address = options["dask"]
+    address = resources.dask
     if is_exposed(address):
         session.warn(
             f"--dask {escape_name(address)}: anyone who reaches this scheduler can run code as its user; tls:// "
             "encrypts, see qdq help scale"
         )
-    void_dtype = void_dtype_of(options)
-    resources = Resources(
-        threads=options["threads"] or 1, max_memory=options["max_memory"], device=options.get("device", "cpu")
-    )
-    cluster = Dask(address, resources)
+    own = ShardResources(threads=resources.threads or 1, max_memory=resources.max_memory, device=resources.device)
+    cluster = Dask(address, own)
     try:
-        cluster.preflight(plans, void_dtype, output)
+        cluster.preflight(plans, reading.void_dtype, output)
         yield Distribution(
-            executor=cluster, resources=resources, interruption=session.interruption, void_dtype=void_dtype
+            executor=cluster, resources=own, interruption=session.interruption, void_dtype=reading.void_dtype
         )
     finally:
         cluster.close()
@@ -248,7 +228,9 @@ def working(
     session: Session,
     plans: Sequence[Plan],
     request: Request,
-    options: Options,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
     passes: int = 1,
     phase: str = "measuring",
 ) -> "Iterator[tuple[Measuring, Workers, Progress]]":
@@ -258,24 +240,24 @@ def working(
         UsageError: nothing is selected, or the ranges of `--ranges` do not fit.
     """
     check_selection(plans)
-    note_large_report(plans, options, session)
+    note_large_report(plans, report, session)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.run.execute import ranges_of
     from qdqcli.run.pipeline import Measuring
 
-    ranges, warnings = ranges_of(plans, request, allow_unmatched=options["allow_unmatched"])
+    ranges, warnings = ranges_of(plans, request, allow_unmatched=reading.allow_unmatched)
     for warning in warnings:
         session.note(warning)
     sizes = files_of(plans)
     total = sum(size for _, size in sizes)
     began = perf_counter()
-    with progress(session, total * passes, sizes, phase) as advance, workers_of(options, session) as workers:
+    with progress(session, total * passes, sizes, phase) as advance, workers_of(resources, session) as workers:
         yield (
             Measuring(
                 ranges=ranges,
-                per_slice=options["per_channel"],
-                scale_bits=options["scale_bits"],
+                per_slice=report.per_channel,
+                scale_bits=request.scale_bits,
                 on_bytes=advance,
             ),
             workers,
@@ -287,9 +269,9 @@ def working(
                        f"{workers.backend.name}")  # fmt: skip
 
 
-def note_large_report(plans: Sequence[Plan], options: Options, session: Session) -> None:
+def note_large_report(plans: Sequence[Plan], report: ReportRequest, session: Session) -> None:
     """Announce the size of a report of very many channels or groups before the work."""
-    if not options["per_channel"] or not {"json", "jsonl"} & set(formats_of(options)):
+    if not report.per_channel or not {"json", "jsonl"} & {*report.formats}:
         return
     count = sum(
         layout_of(tensor, decision).num_slices
@@ -304,12 +286,7 @@ def note_large_report(plans: Sequence[Plan], options: Options, session: Session)
         )
 
 
-def wants_histograms(options: Options) -> bool:
-    """Tell whether a report will show histograms."""
-    return bool(options.get("histograms")) or "html" in formats_of(options)
-
-
-def workers_of(options: Options, session: Session) -> "Workers":
+def workers_of(resources: Resources, session: Session) -> "Workers":
     """Return workers for the requested threads and device.
 
     Raises:
@@ -318,14 +295,14 @@ def workers_of(options: Options, session: Session) -> "Workers":
     from qdqcli.measure.workers import Workers
     from qdqcli.op.backend import backend
 
-    chosen = backend(options.get("device", "cpu"))
+    chosen = backend(resources.device)
     if chosen.name != "cpu":
         session.note(f"computing on {chosen.name}")
-    workers = Workers(options["threads"], options["max_memory"], session.interruption, chosen)
-    if options["max_memory"] < workers.least_memory:
+    workers = Workers(resources.threads, resources.max_memory, session.interruption, chosen)
+    if resources.max_memory < workers.least_memory:
         threads = counted(workers.num_threads, "thread")
         session.note(
-            f"--max-memory {options['max_memory']} is less than the buffers of {threads} take: "
+            f"--max-memory {resources.max_memory} is less than the buffers of {threads} take: "
             f"{workers.least_memory >> 10}KiB is the least"
         )
     return workers
@@ -336,6 +313,6 @@ def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:
     return [(plan.shard.name, plan.nbytes) for plan in plans]
 
 
-def listing_of(command: str, plans: Sequence[Plan], request: Request, options: Options) -> Listing:
+def listing_of(command: str, plans: Sequence[Plan], request: Request) -> Listing:
     """Return the decision on each tensor as a listing."""
-    return Listing.of(command, plans, request.settings, options["scale_bits"], has_recipe=request.has_recipe)
+    return Listing.of(command, plans, request.settings, request.scale_bits, has_recipe=request.has_recipe)

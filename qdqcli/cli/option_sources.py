@@ -11,13 +11,12 @@ from qdqcli.cli.environment import SHARED, is_set
 from qdqcli.cli.help import completing
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
+from qdqcli.recipe import keys
 from qdqcli.recipe.file import RecipeFile, read_recipe
-from qdqcli.recipe.keys import SELECTION, SETTINGS
 from qdqcli.recipe.preset import PRESETS, check_preset, option_for, preset
-from qdqcli.recipe.request import OptionSources, merge_options
+from qdqcli.recipe.request import OptionSources, Settings, merge_options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Options = Mapping[str, Any]
 
 
 def parse_preset(value: str) -> str:
@@ -40,7 +39,7 @@ def recipe_options(function: Function) -> Function:
     return recipe_option(preset_option(function))
 
 
-def option_sources_of(options: Options, session: Session) -> OptionSources:
+def option_sources_of(options: Settings, session: Session) -> OptionSources:
     """Read the requested recipes, and merge the options over them.
 
     Raises:
@@ -55,7 +54,9 @@ def option_sources_of(options: Options, session: Session) -> OptionSources:
         session.note(note)
     if not sources and options.get("scheme") is None:
         return OptionSources(options=options)
-    given = _given(options)
+    values: Mapping[str, object] = options
+    names_of_settings = (*keys.SETTINGS, *keys.SELECTION, "ranges_file")
+    given = {key: values[key] for key in names_of_settings if key in values and is_given(key)}
     flags = {key: _flag(key, value) for key, value in given.items()}
     return merge_options(options, sources, given, flags, presets=names, recipe=recipe)
 
@@ -69,11 +70,6 @@ def _read(path: Path) -> RecipeFile:
         if hint is None or path.exists():
             raise
         raise UsageError(f"{error}; {hint}") from None
-
-
-def _given(options: Options) -> dict[str, Any]:
-    """Return the options given on the command line."""
-    return {key: options[key] for key in (*SETTINGS, *SELECTION, "ranges_file") if key in options and is_given(key)}
 
 
 def is_given(name: str) -> bool:
@@ -92,7 +88,7 @@ def given_parameters() -> list[click.Parameter]:
     ]
 
 
-def _flag(key: str, value: Any) -> str:
+def _flag(key: str, value: object) -> str:
     """Return the option's spelling on the command line: `--num-bits`, `--unsigned-input`."""
     for parameter in click.get_current_context().command.params:
         if parameter.name == key:

@@ -1,7 +1,7 @@
 """Option groups, and parsers of option values."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.help import completing
 from qdqcli.cli.option_sources import option_sources_of, recipe_options
 from qdqcli.cli.session import Session
@@ -18,15 +19,13 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, RoundM
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.axis import CHANNEL, LAST, NONE, PAIR_PATTERN
 from qdqcli.recipe.keys import ERROR, SKIP
-from qdqcli.recipe.request import Request, request_from
+from qdqcli.recipe.request import Request, Settings, request_from
 from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
-from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, format_for
+from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.ranking import DEFAULT_SORT, SORTS, check_sort
 from qdqcli.result.group import BY
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Options = Mapping[str, Any]
-"""Values from click, by parameter name."""
 
 
 # Functions, not classes: `click.ParamType` takes its type argument from click 8.4 on only.
@@ -208,6 +207,7 @@ READING = (
     click.option("--allow-unmatched", is_flag=True, help="Only warn of a pattern that matches nothing."),
     follow_links_option,
     click.option("--dtype", "void_dtype", type=click.Choice(["bf16"], case_sensitive=False),
+                 callback=lambda _context, _parameter, name: name and name.upper(),
                  help="Read .npy elements of the unnamed 2-byte kind (|V2), and 16-bit integers, as this."),
 )  # fmt: skip
 
@@ -315,13 +315,13 @@ def listing_options(function: Function) -> Function:
     )  # fmt: skip
 
 
-def check_formats(options: Options, known: Sequence[str], what: str) -> None:
+def check_formats(report: ReportRequest, known: Sequence[str], what: str) -> None:
     """Refuse a format that `what` does not have, before any work.
 
     Raises:
         UsageError: --format or --report requests one; names the available formats.
     """
-    for name in (options["format_name"], *map(format_for, options["reports"])):
+    for name in report.formats:
         if name not in (*known, "none"):
             raise UsageError(f"{what} has no {name} form; choose one of {', '.join(known)}")
 
@@ -418,17 +418,17 @@ def measuring_options(function: Function) -> Function:
     )
 
 
-def request_of(options: Options, session: Session) -> Request:
+def request_of(settings: Settings, session: Session, *, from_packed: bool = False) -> Request:
     """Return the recipe that the options describe.
 
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
     """
-    sources = option_sources_of(options, session)
+    sources = option_sources_of(settings, session)
     if sources.options["axis"] == WHOLE_TENSOR:
         session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
     request = request_from(sources)
-    if not options.get("from_packed"):
+    if not from_packed:
         return request
     return replace(request, settings={**request.settings, "from_packed": True})
 

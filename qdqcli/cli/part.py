@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qdqcli.cli.measure import job_of, void_dtype_of, working
+from qdqcli.cli.groups import Reading, ReportRequest, Resources
+from qdqcli.cli.measure import working
 from qdqcli.cli.option_sources import given_parameters
-from qdqcli.cli.options import Options
 from qdqcli.cli.progress import duration
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
@@ -107,10 +107,13 @@ def run_part(
     part: tuple[int, int],
     plans: Sequence[Plan],
     request: Request,
-    options: Options,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
     tree: "OutputTree",
 ) -> None:
     """Make the shards of one part."""
+    from qdqcli.run.execute import Job
     from qdqcli.run.journal import Command
     from qdqcli.run.parts import Part, execute_part
 
@@ -119,10 +122,17 @@ def run_part(
     command = Command(arguments=list(session.arguments[1:]), folder=str(Path.cwd()))
     num_found = 0
     if indices:
-        with tree, working(session, [plans[i] for i in indices], request, options, phase="quantizing") as working_here:
-            measuring, workers, _ = working_here
-            job = job_of("run", plans, request, options, measuring)
-            num_found = execute_part(job, indices, tree, workers, command, void_dtype_of(options))
+        chosen = [plans[i] for i in indices]
+        with (
+            tree,
+            working(session, chosen, request, reading, report, resources, phase="quantizing") as (
+                measuring,
+                workers,
+                _,
+            ),
+        ):
+            job = Job(command="run", plans=plans, request=request, measuring=measuring)
+            num_found = execute_part(job, indices, tree, workers, command, reading.void_dtype)
     _say_made(session, own, len(indices), num_found, tree)
 
 

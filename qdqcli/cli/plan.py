@@ -1,9 +1,9 @@
 """`qdq plan`: choose bits per tensor under a size or error budget, write a recipe."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
@@ -15,6 +15,7 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, packed_inputs, workers_of
@@ -35,14 +36,46 @@ from qdqcli.recipe.candidates import (
 )
 from qdqcli.recipe.file import read_recipe
 from qdqcli.recipe.goal import Goal, exact_bits
+from qdqcli.recipe.request import Settings
 from qdqcli.recipe.sweep import Setting
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, read_ties
 
 if TYPE_CHECKING:
+    from qdqcli.study.allocation import Objective
     from qdqcli.study.saved import SavedSweep
 
 LARGEST_GAP = 0.001
 """Gap to the optimum beyond which a plan comes with a warning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """Goal, candidates and constraints of a plan, and what is shown of it."""
+
+    avg_bits: Fraction | None
+    target_size: int | None
+    max_loss: float | None
+    min_sqnr: float | None
+    output: Path
+    overwrite: bool
+    candidates: Sequence[str] | None
+    group_size: int
+    estimator: str
+    objective: "Objective"
+    importance: Path | None
+    tie: str
+    saved_sweep: Path | None
+    against: Path | None
+    min_bits: Sequence[tuple[str, int]]
+    max_bits: Sequence[tuple[str, int]]
+    count: str
+    backend: str
+    frontier: int | None
+    explain: Sequence[str]
+
+    @property
+    def tie_file(self) -> Path | None:
+        return None if self.tie in (AUTO, NO_TIES) else Path(self.tie)
 
 
 def parse_candidates(value: str) -> list[str]:
@@ -157,7 +190,17 @@ Examples:
 @opt.device_option
 @opt.verbosity_options
 @pass_session
-def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
+@grouped(asked=Planning, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+def plan(
+    session: Session,
+    /,
+    inputs: tuple[str, ...],
+    asked: Planning,
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> None:
     """Choose bits for each tensor under a budget, and write the choice as a recipe.
 
     Every candidate is measured on every tensor by the op, on one read; the choice is then solved exactly, or the gap to
@@ -165,25 +208,23 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     orders plans by what is known of perplexity; it does not predict the quality of a model, which has to be measured.
     """
     goal = Goal(
-        avg_bits=options["avg_bits"],
-        target_size=options["target_size"],
-        max_loss=options["max_loss"],
-        min_sqnr_db=options["min_sqnr"],
-        counts_all=options["count"] == "all",
+        avg_bits=asked.avg_bits,
+        target_size=asked.target_size,
+        max_loss=asked.max_loss,
+        min_sqnr_db=asked.min_sqnr,
+        counts_all=asked.count == "all",
     )
-    opt.check_formats(options, ("table", "json", "markdown", "html"), "a plan")
-    tie_file = None if options["tie"] in (AUTO, NO_TIES) else Path(options["tie"])
-    files = Files.of({**options, "tie_file": tie_file})
+    opt.check_formats(report, ("table", "json", "markdown", "html"), "a plan")
+    files = Files.of(session, report, settings, asked, {"tie_file": asked.tie_file})
     files.check()
-    output = options["output"]
-    check_replaceable(output, is_recipe, is_allowed=options["overwrite"])
-    settings, keeps_float, saved = _candidates(options)
-    base = {"num_bits": 8, "axis": "none", "group_size": None, "signed_input": True, "narrow_range": False,
-            "round_mode": "HALF_TO_EVEN", "percentile": None}  # fmt: skip
-    request = opt.request_of({**options, **base}, session)
-    checkpoints = open_inputs(inputs, options, session)
+    check_replaceable(asked.output, is_recipe, is_allowed=asked.overwrite)
+    candidates, keeps_float, saved = _candidates(asked, settings["scale_bits"])
+    request = opt.request_of({**settings, "num_bits": 8, "axis": "none", "group_size": None, "signed_input": True,
+                              "narrow_range": False, "round_mode": "HALF_TO_EVEN", "percentile": None},
+                             session)  # fmt: skip
+    checkpoints = open_inputs(inputs, reading, session)
     files.check(checkpoints)
-    packed = packed_inputs(checkpoints, options, session)
+    packed = packed_inputs(checkpoints, reading, session)
     prepare_libraries()
     from qdqcli.report.allocation import PlanView, render
     from qdqcli.run.pipeline import result_of
@@ -191,27 +232,27 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     from qdqcli.study.importance import NO_IMPORTANCE, read_importance
     from qdqcli.study.planning import Order, plan_bits, recipe_of
 
-    if options["against"] is not None:
-        read_recipe(options["against"])  # what is wrong with it is said before the work
+    if asked.against is not None:
+        read_recipe(asked.against)  # what is wrong with it is said before the work
     order = Order(
         goal=goal,
-        objective=options["objective"],
+        objective=asked.objective,
         keeps_float=keeps_float,
-        importance=NO_IMPORTANCE if options["importance"] is None else read_importance(options["importance"]),
-        tie=options["tie"] if tie_file is None else read_ties(tie_file),
-        min_bits=options["min_bits"],
-        max_bits=options["max_bits"],
+        importance=NO_IMPORTANCE if asked.importance is None else read_importance(asked.importance),
+        tie=asked.tie if asked.tie_file is None else read_ties(asked.tie_file),
+        min_bits=asked.min_bits,
+        max_bits=asked.max_bits,
         recipe=request.recipe if request.has_recipe else None,
-        against=options["against"],
+        against=asked.against,
     )
-    columns, swept = measure_settings(session, checkpoints, request, settings, packed, options, saved)
-    with workers_of(options, session) as workers:
+    columns, swept = measure_settings(session, checkpoints, request, candidates, packed, reading, resources, saved)
+    with workers_of(resources, session) as workers:
         planned = plan_bits(order, columns, swept, checkpoints, packed, workers)
     found = planned.allocation
     if found.solution.gap > LARGEST_GAP:
         session.note(f"warning: the plan may lose up to {found.solution.gap:.2%} more than the best one")
-    sizes_and_losses = [] if options["frontier"] is None else frontier(found.problem, options["frontier"])
-    explained = [decision_of(found, name) for name in options["explain"]]
+    sizes_and_losses = [] if asked.frontier is None else frontier(found.problem, asked.frontier)
+    explained = [decision_of(found, name) for name in asked.explain]
     text = recipe_of(
         found,
         columns[0],
@@ -220,39 +261,43 @@ def plan(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
         command=shlex.join(["qdq", *session.arguments]),
         min_ndim=request.recipe.min_ndim,
     )
-    write_report(output, [text], replaces=options["overwrite"])
-    shown = result_of("plan", columns[0], {**request.settings, **_described(options)}, found.rows)
+    write_report(asked.output, [text], replaces=asked.overwrite)
+    shown = result_of("plan", columns[0], {**request.settings, **_described(asked)}, found.rows)
     view = PlanView(allocation=found, result=shown, frontier=sizes_and_losses, explained=explained,
                     against=planned.against)  # fmt: skip
-    deliver_pieces(lambda name, choice: render(view, name, replace(choice, top=options["top"])), options)
-    session.note(f"{show_path(output)}: written; 'qdq stats MODEL --recipe {output.name}' gives the plan's figures")
+    deliver_pieces(lambda name, choice: render(view, name, replace(choice, top=report.top)), report)
+    session.note(
+        f"{show_path(asked.output)}: written; 'qdq stats MODEL --recipe {asked.output.name}' gives the plan's figures"
+    )
 
 
-def _candidates(options: opt.Options) -> "tuple[list[Setting], bool, SavedSweep | None]":
+def _candidates(asked: Planning, scale_bits: int) -> "tuple[list[Setting], bool, SavedSweep | None]":
     """Return the candidate settings, True if float is one of them, and the saved sweep that has their results."""
-    names = options["candidates"]
-    if options["saved_sweep"] is None:
-        own = names or list(DEFAULT_CANDIDATES)
-        return *candidates_of(own, options["group_size"], options["estimator"], options["backend"]), None
+    names = asked.candidates
+    if asked.saved_sweep is None:
+        own = names or DEFAULT_CANDIDATES
+        return *candidates_of(own, asked.group_size, asked.estimator, asked.backend), None
     prepare_libraries()
     from qdqcli.study.saved import read_sweep
 
-    saved = read_sweep(options["saved_sweep"])
-    if options["scale_bits"] != saved.scale_bits:
+    saved = read_sweep(asked.saved_sweep)
+    if scale_bits != saved.scale_bits:
         raise UsageError(f"--from: the sweep has --scale-bits {saved.scale_bits}; give the same")
     if names is None:
-        settings, keeps_float = stored_by(options["backend"], saved.settings), False
+        settings, keeps_float = stored_by(asked.backend, saved.settings), False
     else:
-        settings, keeps_float = candidates_of(names, options["group_size"], options["estimator"], options["backend"])
+        settings, keeps_float = candidates_of(names, asked.group_size, asked.estimator, asked.backend)
     return settings, keeps_float, saved.selected(settings)
 
 
-def _described(options: opt.Options) -> dict[str, Any]:
+def _described(asked: Planning) -> dict[str, object]:
     """Return the plan's own options as JSON values."""
     names = ("target_size", "max_loss", "min_sqnr", "candidates", "group_size", "estimator", "objective", "tie",
              "count", "backend")  # fmt: skip
-    bounds = {name: [f"{pattern}={number}" for pattern, number in options[name]] for name in ("min_bits", "max_bits")}
+    bounds = {
+        name: [f"{pattern}={number}" for pattern, number in getattr(asked, name)] for name in ("min_bits", "max_bits")
+    }
     files = {"importance": "importance", "against": "against", "from": "saved_sweep"}
-    paths = {name: None if options[key] is None else str(options[key]) for name, key in files.items()}
-    average = None if options["avg_bits"] is None else float(options["avg_bits"])
-    return {"avg_bits": average, **paths, **{name: options[name] for name in names}, **bounds}
+    paths = {name: None if getattr(asked, key) is None else str(getattr(asked, key)) for name, key in files.items()}
+    average = None if asked.avg_bits is None else float(asked.avg_bits)
+    return {"avg_bits": average, **paths, **{name: getattr(asked, name) for name in names}, **bounds}

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
+from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.gate.project import PROJECT_FILE, find_project, read_project
+from qdqcli.recipe.request import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 NO_FILE = "none"
@@ -28,13 +30,15 @@ def project_inputs(function: Function) -> Function:
 
 def with_project(
     inputs: tuple[str, ...],
-    options: dict[str, Any],
+    config: str | None,
+    settings: Settings,
+    report: ReportRequest,
     session: Session,
     *,
     is_gate: bool = False,
     reports_tensors: bool = True,
-) -> tuple[str, ...]:
-    """Complete the options by the project file, and return the inputs.
+) -> tuple[tuple[str, ...], Settings, ReportRequest]:
+    """Return the inputs, the settings and the report, completed by the project file, which the session then has.
 
     It is taken where no INPUT is given, or --config is; by a gate also for its budget, with the settings that belong to
     it. INPUT takes the place of its model and reports, each option that of its key. Its reports are those of commands
@@ -43,11 +47,11 @@ def with_project(
     Raises:
         UsageError: there is neither INPUT nor a project file, or the file is malformed.
     """
-    is_bare = not inputs and options.get("report_in") is None
+    is_stored = is_given("report_in")
+    is_bare = not inputs and not is_stored
     is_named = any(parameter.name == "config" for parameter in given_parameters())
-    needs_budget = is_gate and options["budget"] is None
-    name = options["config"] or None  # an empty variable names no file
-    options["config"] = None
+    needs_budget = is_gate and not is_given("budget")
+    name = config or None  # an empty variable names no file
     path = None
     if name != NO_FILE and (is_bare or is_named or needs_budget):
         path = find_project() if name is None else Path(name)
@@ -55,12 +59,11 @@ def with_project(
         if is_bare:
             message = f"give INPUT, or a {PROJECT_FILE} that names the model, which 'qdq init MODEL' writes"
             click.get_current_context().fail(message)
-        return inputs
+        return inputs, settings, report
     project = read_project(path)
     has_budget = project.budget is not None or project.budget_file is not None
     if not (is_bare or is_named or has_budget):
-        return inputs
-    options["config"] = path
+        return inputs, settings, report
     taken = []
     if is_bare:
         if not project.models:
@@ -69,19 +72,18 @@ def with_project(
         taken.append(f"model {', '.join(inputs)!r}")
     if is_given("recipe"):
         project = replace(project, settings=None)
-    if options.get("report_in") is None:
-        for key, value in (("recipe", project.recipe), ("presets", project.presets), ("ranges_file", project.ranges)):
-            if value and key in options and not is_given(key):
-                options[key] = value
-                taken.append(key.partition("_")[0])
+    if not is_stored:
+        found: Settings = {"recipe": project.recipe, "presets": project.presets, "ranges_file": project.ranges}
+        added = [key for key, value in found.items() if value and key in settings and not is_given(key)]
+        settings = cast(Settings, {**settings, **{key: value for key, value in found.items() if key in added}})
+        taken += [key.partition("_")[0] for key in added]
         if project.settings is not None:
             taken.append("settings")
     if is_gate and not is_given("budget") and has_budget:
-        options["budget"] = project.budget_file
         taken.append("budget")
     if is_bare and reports_tensors and project.reports and not is_given("reports"):
-        options["reports"] = tuple(project.reports)
+        report = replace(report, reports=tuple(project.reports))
         taken.append("reports")
     session.project = project
     session.note(f"{show_path(path)}: {', '.join(taken) or 'nothing for this command'}")
-    return inputs
+    return inputs, settings, report

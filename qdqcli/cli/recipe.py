@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli import streams
 from qdqcli.cli.deliver import for_terminal
+from qdqcli.cli.groups import Reading, grouped
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
@@ -19,6 +19,7 @@ from qdqcli.recipe.explanation import Explanation
 from qdqcli.recipe.keys import json_schema
 from qdqcli.recipe.plan import context_of
 from qdqcli.recipe.preset import PRESETS, preset, preset_text
+from qdqcli.recipe.request import Settings
 from qdqcli.report import escape
 from qdqcli.report.explanation import render_json, render_table
 from qdqcli.report.number import counted
@@ -74,20 +75,28 @@ RECIPE = click.argument("recipe_name", metavar="RECIPE", type=click.Path())
 @click.argument("inputs", metavar="[MODEL...]", nargs=-1, type=click.Path(readable=False))
 @subject_options
 @pass_session
-def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_name: str, **options: Any) -> None:
+@grouped(settings=Settings, reading=Reading)
+def lint(
+    session: Session,
+    /,
+    recipe_name: str,
+    inputs: tuple[str, ...],
+    format_name: str,
+    settings: Settings,
+    reading: Reading,
+) -> None:
     """Find all that is wrong with RECIPE, a file or a preset's name.
 
     With MODEL, checked against its tensors: rules that match nothing, that decide nothing, that contradict one another,
     settings that tensors cannot take. Exit code 2 where something is found.
     """
-    options |= _sources(recipe_name)
-    request = opt.request_of(options, session)
-    checkpoints = open_inputs(inputs, options, session)
+    request = opt.request_of(_with_recipe(settings, recipe_name), session)
+    checkpoints = open_inputs(inputs, reading, session)
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
     recipe = request.recipe
     context = context_of(checkpoints, recognise_inputs(checkpoints))
     findings = recipe.findings(tensors, context) if inputs else recipe.findings_without_tensors()
-    if options["allow_unmatched"]:
+    if reading.allow_unmatched:
         for finding in (finding for finding in findings if finding.is_unmatched):
             session.note(str(finding))
         findings = [finding for finding in findings if not finding.is_unmatched]
@@ -99,7 +108,7 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
     if findings:
         raise UsageError(f"{escape_name(recipe_name)}: {counted(len(findings), 'problem')}")
     if inputs:
-        plan_inputs(checkpoints, request, options, session)  # refuses settings that tensors cannot take
+        plan_inputs(checkpoints, request, reading, session)  # refuses settings that tensors cannot take
     if format_name == "table":
         what = counted(len(request.recipe.rules), "rule")
         what += f", checked against {counted(len(tensors), 'tensor')}" if inputs else ""
@@ -112,18 +121,25 @@ def lint(session: Session, /, recipe_name: str, inputs: tuple[str, ...], format_
 @click.argument("name", metavar="[NAME]", required=False)
 @subject_options
 @pass_session
+@grouped(settings=Settings, reading=Reading)
 def explain(
-    session: Session, /, recipe_name: str, model: str, name: str | None, format_name: str, **options: Any
+    session: Session,
+    /,
+    recipe_name: str,
+    model: str,
+    name: str | None,
+    format_name: str,
+    settings: Settings,
+    reading: Reading,
 ) -> None:
     """Say which rule of RECIPE, a file or a preset's name, decides what of each tensor of MODEL.
 
     NAME, a tensor's name or a pattern, shows every setting and what it overrides. Reads headers only. Options of the op
     and of the selection have the effect that they have in run.
     """
-    options |= _sources(recipe_name)
-    request = opt.request_of(options, session)
-    checkpoints = open_inputs([model], options, session)
-    plans = plan_inputs(checkpoints, request, options, session)
+    request = opt.request_of(_with_recipe(settings, recipe_name), session)
+    checkpoints = open_inputs([model], reading, session)
+    plans = plan_inputs(checkpoints, request, reading, session)
     explanation = Explanation.of("recipe explain", plans, request.settings, name)
     if format_name == "json":
         write_all(render_json(explanation))
@@ -148,8 +164,8 @@ def schema() -> None:
     write(json.dumps(json_schema(), indent=2) + "\n")
 
 
-def _sources(name: str) -> dict[str, Any]:
-    """Return the options for the recipe of that name: a file, or else a preset."""
+def _with_recipe(settings: Settings, name: str) -> Settings:
+    """Return the settings with the recipe of that name: a file, or else a preset."""
     if name in PRESETS and not Path(name).exists():
-        return {"presets": (name,), "recipe": None}
-    return {"presets": (), "recipe": Path(name)}
+        return {**settings, "presets": (name,)}
+    return {**settings, "recipe": Path(name)}

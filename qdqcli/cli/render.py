@@ -1,13 +1,13 @@
 """`qdq render`: a stored JSON report in another format, without measuring again."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
+from qdqcli.cli.groups import ReportRequest, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
@@ -31,16 +31,17 @@ Examples:
 @opt.presentation_options
 @opt.verbosity_options
 @pass_session
-def render(session: Session, /, report_in: Path | None, **options: Any) -> None:
+@grouped(report=ReportRequest)
+def render(session: Session, /, report_in: Path | None, schema: bool, report: ReportRequest) -> None:
     """Show a JSON report as a table, or write it in other formats.
 
     REPORT.json was made with --report FILE.json or --format json. Its verdict is shown, and does not decide the exit
     code: qdq check --report-in does.
     """
-    if options.pop("schema"):
+    if schema:
         write(json_text(report_schema(), indent=2) + "\n")
         return
     if report_in is None:
         raise UsageError("give REPORT.json, a report that --report FILE.json made")
-    Files.of({**options, "report_in": report_in}).check()
-    deliver(read_report(report_in), options, session)
+    Files.of(session, report, {"report_in": report_in}).check()
+    deliver(read_report(report_in), report, session)

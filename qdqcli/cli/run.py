@@ -1,10 +1,10 @@
 """`qdq run`: quantize and dequantize, write the same layout, report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,16 +13,15 @@ from qdqcli.cli.batch import DONE, FINISHED, run_inputs
 from qdqcli.cli.deliver import deliver_files, deliver_listing, say_written, show
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import (
     distribution_of,
-    job_of,
     listing_of,
     open_inputs,
     plan_inputs,
     say_notes,
-    void_dtype_of,
     working,
 )
 from qdqcli.cli.part import check_part_options, parse_part, run_part
@@ -31,6 +30,7 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import Interrupted, UsageError
 from qdqcli.escape import show_path
 from qdqcli.recipe.plan import Plan, check_selection, checkpoints_of
+from qdqcli.recipe.request import Settings
 from qdqcli.report.number import counted, size_text
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -38,6 +38,21 @@ from qdqcli.tensors.storage import output_error
 
 if TYPE_CHECKING:
     from qdqcli.output.tree import OutputTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """OUTPUT, and how it is written."""
+
+    output: Path
+    overwrite: bool
+    break_lock: bool
+    resume: bool
+    verify: bool
+    provenance: bool
+    dry_run: bool
+    part: tuple[int, int] | None
+    """Number and count of the parts."""
 
 
 @click.command(
@@ -79,75 +94,75 @@ Examples:
 )
 @opt.measuring_options
 @pass_session
-def run(session: Session, /, part: tuple[int, int] | None, **options: Any) -> int:
+@grouped(asked=Writing, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+def run(
+    session: Session,
+    /,
+    inputs: tuple[str, ...],
+    config: str | None,
+    asked: Writing,
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> int:
     """Quantize and dequantize tensors, write them in the same layout, report the error.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Tensors that are
     not selected, metadata and all other files are copied byte for byte. OUTPUT appears when it is whole; what is
     interrupted before goes on with --resume.
     """
-    if part is not None:
+    if asked.part is not None:
         check_part_options()
-    return quantize(session, part=part, **options)
+    inputs, settings, report = with_project(inputs, config, settings, report, session)
+    return quantize(session, inputs, asked, settings, reading, report, resources)
 
 
 def quantize(
     session: Session,
-    *,
     inputs: tuple[str, ...],
-    output: Path,
-    overwrite: bool,
-    break_lock: bool,
-    resume: bool,
-    verify: bool,
-    provenance: bool,
-    dry_run: bool,
-    part: tuple[int, int] | None,
+    asked: Writing,
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+    *,
     gate: Gate | None = None,
     must_be_complete: bool = False,
-    **options: Any,
 ) -> int:
     """Do the work of `qdq run`, of one part of it, or with `must_be_complete` of its last step."""
     # Imported late: `qdq run --help` does not need it.
     from qdqcli.output.placement import anchored
 
-    if dry_run and verify:
+    if asked.dry_run and asked.verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
-    own_reports = must_be_complete and bool(options["reports"])
-    inputs = with_project(inputs, options, session, reports_tensors=not own_reports)
-    options["reports"] = tuple(map(anchored, options["reports"]))
-    files = Files.of(options)
+    report = replace(report, reports=tuple(map(anchored, report.reports)))
+    files = Files.of(session, report, settings)
     files.check()
     if gate is not None:
         gate.add_files(files)
-    request = opt.request_of(options, session)
-    checkpoints = files.less_reports(open_inputs(inputs, options, session))
-    plans = plan_inputs(checkpoints, request, options, session)
+    request = opt.request_of(settings, session)
+    checkpoints = files.less_reports(open_inputs(inputs, reading, session))
+    plans = plan_inputs(checkpoints, request, reading, session)
     outputs = _Outputs(
         session=session,
         files=files,
         inputs=checkpoints_of(plans),
-        output=anchored(output),
-        provenance=provenance,
-        flags={
-            "overwrite": overwrite,
-            "resume": resume and part is None,
-            "break_lock": break_lock,
-            "is_part": part is not None,
-        },
+        output=anchored(asked.output),
+        asked=asked,
     )
     tree = outputs.whole()
-    if dry_run:
-        deliver_listing(listing_of("run", plans, request, options), options)
-        session.note(f"dry run: {show_path(output)} was not written")
+    if asked.dry_run:
+        deliver_listing(listing_of("run", plans, request), report, has_include=bool(settings.get("include")))
+        session.note(f"dry run: {show_path(asked.output)} was not written")
         return session.conclude()
     check_selection(plans)
     prepare_libraries()
-    if part is not None and tree is not None:
-        run_part(session, part, plans, request, options, tree)
+    if asked.part is not None and tree is not None:
+        run_part(session, asked.part, plans, request, reading, report, resources, tree)
         return session.conclude()
     # NumPy and Numba take longer than everything that may have found an error.
-    from qdqcli.run.execute import Destination, execute_run
+    from qdqcli.run.execute import Destination, Job, execute_run
 
     trees: list[OutputTree] = []
 
@@ -155,10 +170,10 @@ def quantize(
         own_tree = tree or outputs.entry(own[0].checkpoint)
         destination = Destination(
             tree=own_tree,
-            verify=verify,
-            provenance=provenance,
-            void_dtype=void_dtype_of(options),
-            needs_rows=bool(options["reports"]) or options["format_name"] != "none" or gate is not None,
+            verify=asked.verify,
+            provenance=asked.provenance,
+            void_dtype=reading.void_dtype,
+            needs_rows=bool(report.reports) or report.format_name != "none" or gate is not None,
             must_be_complete=must_be_complete,
         )
         with own_tree:
@@ -166,19 +181,20 @@ def quantize(
                 discarded = f"an interrupted run was discarded ({size_text(own_tree.discarded_bytes)} of output)"
                 session.note(f"{show_path(own_tree.output)}: {discarded}; --resume would have gone on with it")
             with (
-                working(session, own, request, options, destination.num_passes, "quantizing") as (
+                working(session, own, request, reading, report, resources, destination.num_passes, "quantizing") as (
                     measuring,
                     workers,
                     progress,
                 ),
-                distribution_of(session, own, options, own_tree) as distribution,
+                distribution_of(session, own, reading, resources, own_tree) as distribution,
             ):
-                job = job_of("run", own, request, options, measuring, distribution)
+                job = Job(command="run", plans=own, request=request, measuring=measuring,
+                          has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
                 result = execute_run(job, destination, workers, progress, session.note)
             if gate is not None:
                 result = gate.judge(result, session)
             if tree is not None:
-                deliver_files(result, options)  # before the journal is deleted: a run killed here has its report
+                deliver_files(result, report)  # before the journal is deleted: a run killed here has its report
         trees.append(own_tree)
         return result
 
@@ -191,11 +207,11 @@ def quantize(
     finally:
         outputs.leave()
     if tree is None:
-        deliver_files(result, options)
+        deliver_files(result, report)
     if gate is not None:
         session.exit_code = gate.exit_code(result)
-    show(result, options, is_gate=gate is not None)
-    say_written(session, options, *(tree_in_words(one) for one in trees if one.has_written))
+    show(result, report, is_gate=gate is not None)
+    say_written(session, report, *(tree_in_words(one) for one in trees if one.has_written))
     return session.conclude()
 
 
@@ -207,8 +223,7 @@ class _Outputs:
     files: Files
     inputs: Sequence[Checkpoint]
     output: Path
-    provenance: bool
-    flags: Mapping[str, bool]
+    asked: "Writing"
 
     def whole(self) -> "OutputTree | None":
         """Return the tree of all inputs; None where each has its own."""
@@ -242,9 +257,12 @@ class _Outputs:
         from qdqcli.output.files import NamedFile
         from qdqcli.output.tree import OutputTree
 
-        tree = OutputTree(own, output, protected=self.inputs, **self.flags)
+        asked, is_part = self.asked, self.asked.part is not None
+        tree = OutputTree(own, output, protected=self.inputs, overwrite=asked.overwrite,
+                          resume=asked.resume and not is_part, break_lock=asked.break_lock,
+                          is_part=is_part)  # fmt: skip
         say_notes(tree.notes, self.session)
-        if self.provenance and not tree.is_folder:
+        if asked.provenance and not tree.is_folder:
             tree.check_provenance()
             self.files.writes.append(NamedFile(tree.provenance_path, "--provenance"))
             self.files.check(self.inputs)

@@ -1,17 +1,17 @@
 """`qdq stats`: measure, write no tensors."""
 
-from typing import Any
-
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.batch import run_inputs
 from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
+from qdqcli.recipe.request import Settings
 
 
 @click.command(
@@ -27,19 +27,29 @@ Examples:
 @opt.measuring_options
 @opt.from_packed_option
 @pass_session
-def stats(session: Session, /, inputs: tuple[str, ...], **options: Any) -> int:
+@grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+def stats(
+    session: Session,
+    /,
+    inputs: tuple[str, ...],
+    config: str | None,
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> int:
     """Measure what quantization loses; writes no tensors.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without it, the
     nearest qdq.toml, or pyproject.toml with [tool.qdq], names model and settings.
     """
-    inputs = with_project(inputs, options, session)
-    files = Files.of(options)
+    inputs, settings, report = with_project(inputs, config, settings, report, session)
+    files = Files.of(session, report, settings)
     files.check()
-    request = opt.request_of(options, session)
-    checkpoints = open_inputs(inputs, options, session)
+    request = opt.request_of(settings, session, from_packed=reading.from_packed)
+    checkpoints = open_inputs(inputs, reading, session)
     files.check(checkpoints)
-    plans = plan_inputs(checkpoints, request, options, session)
-    run = run_inputs(session, plans, lambda own: measure(session, "stats", own, request, options))
-    deliver(run, options, session)
+    plans = plan_inputs(checkpoints, request, reading, session)
+    run = run_inputs(session, plans, lambda own: measure(session, "stats", own, request, reading, report, resources))
+    deliver(run, report, session)
     return session.conclude()

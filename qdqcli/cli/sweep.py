@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces
 from qdqcli.cli.files import Files
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
@@ -19,7 +20,7 @@ from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.plan import Plan
-from qdqcli.recipe.request import Request
+from qdqcli.recipe.request import Request, Settings
 from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep, settings_of
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -27,6 +28,22 @@ from qdqcli.tensors.packed.recognise import Packed
 
 if TYPE_CHECKING:
     from qdqcli.study.saved import SavedSweep
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """Settings to combine."""
+
+    bits: Sequence[int] | None
+    axes: Sequence[str | int] | None
+    group_sizes: Sequence[int] | None
+    estimators: Sequence[str] | None
+    schemes: Sequence[str]
+    unsigned_input: bool
+    percentile: float | None
 
 
 def parse_bits_list(value: str) -> list[int]:
@@ -62,7 +79,7 @@ def parse_estimator_list(value: str) -> list[str]:
     return _unique(value.split(","), value)
 
 
-def _unique(found: Sequence[Any], value: str) -> list[Any]:
+def _unique(found: Sequence[Item], value: str) -> list[Item]:
     if not found:
         raise click.BadParameter(f"{value!r} holds nothing")
     return list(dict.fromkeys(found))
@@ -119,7 +136,19 @@ Examples:
 @opt.device_option
 @opt.verbosity_options
 @pass_session
-def sweep(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
+@grouped(lists=Lists, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+def sweep(
+    session: Session,
+    /,
+    inputs: tuple[str, ...],
+    lists: Lists,
+    rows_by: str,
+    pareto: bool,
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> None:
     """Measure many settings on one read of each tensor; writes no tensors.
 
     Every combination of the lists is a setting; its figures are those of `qdq stats` with that setting. Without a list:
@@ -128,22 +157,23 @@ def sweep(session: Session, /, inputs: tuple[str, ...], **options: Any) -> None:
     """
     from qdqcli.report.sweep import SWEEP_FORMATS
 
-    files = Files.of(options)
+    files = Files.of(session, report, settings)
     files.check()
-    opt.check_formats(options, SWEEP_FORMATS, "a sweep")
-    request = opt.request_of({**options, "num_bits": 8, "axis": "none", "group_size": None, "estimator": "minmax",
-                              "signed_input": True, "percentile": None}, session)  # fmt: skip
-    checkpoints = open_inputs(inputs, options, session)
+    opt.check_formats(report, SWEEP_FORMATS, "a sweep")
+    request = opt.request_of({**settings, "num_bits": 8, "axis": "none", "group_size": None, "estimator": "minmax",
+                              "signed_input": True, "percentile": None}, session,
+                              from_packed=reading.from_packed)  # fmt: skip
+    checkpoints = open_inputs(inputs, reading, session)
     files.check(checkpoints)
-    packed = packed_inputs(checkpoints, options, session)
-    settings = chosen_settings(options)
-    _, found = measure_settings(session, checkpoints, request, settings, packed, options)
+    packed = packed_inputs(checkpoints, reading, session)
+    columns = chosen_settings(lists)
+    _, found = measure_settings(session, checkpoints, request, columns, packed, reading, resources)
     from qdqcli.report.sweep import render
 
-    if options["pareto"]:
+    if pareto:
         found = found.front()
-    by = "tensor" if options["rows_by"] == "tensor" else None
-    deliver_pieces(lambda format_name, choice: render(found, format_name, choice, by), options)
+    by = "tensor" if rows_by == "tensor" else None
+    deliver_pieces(lambda format_name, choice: render(found, format_name, choice, by), report)
 
 
 def measure_settings(
@@ -152,7 +182,8 @@ def measure_settings(
     request: Request,
     settings: Sequence[Setting],
     packed: Sequence[Packed],
-    options: opt.Options,
+    reading: Reading,
+    resources: Resources,
     saved: "SavedSweep | None" = None,
 ) -> tuple[list[list[Plan]], Sweep]:
     """Decide on and measure every setting, with a progress bar: plans per setting, and what was measured, or saved.
@@ -166,40 +197,39 @@ def measure_settings(
     from qdqcli.study.sweep import plan_sweep, run_sweep
 
     columns, warnings = plan_sweep(
-        checkpoints, request.recipe, settings, packed, allow_unmatched=options["allow_unmatched"]
+        checkpoints, request.recipe, settings, packed, allow_unmatched=reading.allow_unmatched
     )
     for warning in warnings:
         session.note(warning)
     if saved is not None:
         return columns, saved.restore(columns, request.settings)
     sizes = files_of(columns[0])
-    with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(options, session) as workers:
-        measuring = Measuring(scale_bits=options["scale_bits"], on_bytes=advance)
+    with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(resources, session) as workers:
+        measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
         return columns, run_sweep(columns, settings, measuring, workers, request.settings)
 
 
-def chosen_settings(options: opt.Options) -> list[Setting]:
+def chosen_settings(lists: Lists) -> list[Setting]:
     """Return the settings of the lists and schemes; the ladder where there are none.
 
     Raises:
         UsageError: --percentile without that estimator.
     """
-    lists = [options[name] for name in ("bits", "axes", "group_sizes", "estimators")]
-    estimators = options["estimators"] or ["minmax"]
-    if options["percentile"] is not None and "percentile" not in estimators:
+    bits, axes, group_sizes, is_signed = lists.bits, lists.axes, lists.group_sizes, not lists.unsigned_input
+    estimators = lists.estimators or ["minmax"]
+    if lists.percentile is not None and "percentile" not in estimators:
         raise UsageError("--percentile needs --estimator percentile")
-    if not any(lists) and not options["schemes"]:
-        return [replace(setting, signed_input=not options["unsigned_input"]) for setting in LADDER]
-    bits, axes, group_sizes, _ = lists
+    if not (bits or axes or group_sizes or lists.estimators or lists.schemes):
+        return [replace(setting, signed_input=is_signed) for setting in LADDER]
     settings = []
-    if bits or axes or group_sizes or not options["schemes"]:
-        granularity = (axes or [], group_sizes or []) if axes or group_sizes else (["none"], [])
-        settings = settings_of(bits or [8], *granularity, estimators, signed_input=not options["unsigned_input"])
-    for scheme in options["schemes"]:
+    if bits or axes or group_sizes or not lists.schemes:
+        if not axes and not group_sizes:
+            axes = ["none"]
+        settings = settings_of(bits or [8], axes or [], group_sizes or [], estimators, signed_input=is_signed)
+    for scheme in lists.schemes:
         settings += [Setting(**settings_of_scheme(scheme), estimator=estimator) for estimator in estimators]
-    percentile = options["percentile"]
     settings = [
-        replace(setting, percentile=percentile) if setting.estimator == "percentile" else setting
+        replace(setting, percentile=lists.percentile) if setting.estimator == "percentile" else setting
         for setting in settings
     ]
     return list(dict.fromkeys(settings))

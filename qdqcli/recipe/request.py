@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from qdqcli.errors import UsageError
-from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.recipe import keys
 from qdqcli.recipe.axis import depends_on_tensor, fixed_axis
 from qdqcli.recipe.file import RecipeFile
@@ -17,11 +17,34 @@ from qdqcli.recipe.rule import Rule, displaced, rule_to_json
 from qdqcli.recipe.scheme import settings_of_scheme
 from qdqcli.tensors.storage import digest_of
 
-Options = Mapping[str, Any]
-"""Parameter name -> value."""
+
+class Settings(TypedDict, total=False):
+    """Options that decide on tensors, as far as a command has them."""
+
+    scheme: str | None
+    num_bits: int
+    signed_input: bool
+    narrow_range: bool
+    round_mode: str
+    axis: str | int
+    group_size: int | None
+    ragged_groups: bool
+    indivisible: str
+    input_min: float | None
+    input_max: float | None
+    ranges_file: Path | None
+    compute_dtype: str
+    estimator: str
+    percentile: float | None
+    include: Sequence[str]
+    exclude: Sequence[str]
+    min_ndim: int | None
+    scale_bits: int
+    recipe: Path | None
+    presets: Sequence[str]
 
 
-DEFAULTS: Options = {
+DEFAULTS: Settings = {
     "num_bits": 8,
     "signed_input": True,
     "narrow_range": False,
@@ -49,8 +72,10 @@ class Request:
 
     recipe: Recipe
     ranges_file: Path | None
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     """The options that decide the result, as JSON values."""
+    scale_bits: int = 16
+    """Bits that the scale of a range takes, in the figures of size."""
     has_recipe: bool = False
     """True where a report names the table that decided each setting."""
 
@@ -59,19 +84,19 @@ class Request:
 class OptionSources:
     """The options merged with the recipes beneath them."""
 
-    options: Options
+    options: Settings
     """Merged options, as if all had been given on the command line."""
     rules: Sequence[Rule] = ()
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Key -> its origins, the effective one last."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """The recipes as JSON values, for a report."""
 
 
 def merge_options(
-    options: Options,
+    options: Settings,
     sources: Sequence[RecipeFile],
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     flags: Mapping[str, str],
     *,
     presets: Sequence[str] = (),
@@ -84,30 +109,31 @@ def merge_options(
     merged = _Merged(options=dict(options), places={})
     for source in sources:
         merged.apply(source.defaults, dict.fromkeys((*keys.SETTINGS, *keys.SELECTION), source.place))
-    if options.get("scheme") is not None:
-        settings = settings_of_scheme(options["scheme"])
+    if (scheme := options.get("scheme")) is not None:
+        settings = settings_of_scheme(scheme)
         merged.apply(settings, dict.fromkeys(settings, "--scheme"))
     merged.apply(given, flags)
+    found = cast(Settings, merged.options)
     if not sources:
-        return OptionSources(options=merged.options)
+        return OptionSources(options=found)
     rules = [rule for source in sources for rule in source.rules]
     described = {
         "presets": list(presets),
         "recipe": None if recipe is None else str(recipe),
         "rules": list(map(rule_to_json, rules)),
     }
-    places = {key.removesuffix("_file"): found for key, found in merged.places.items()}
-    return OptionSources(options=merged.options, rules=rules, places=places, settings=described)
+    places = {key.removesuffix("_file"): origins for key, origins in merged.places.items()}
+    return OptionSources(options=found, rules=rules, places=places, settings=described)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Merged:
     """Options being merged: a table replaces the settings that it names and those that these exclude."""
 
-    options: dict[str, Any]
+    options: dict[str, object]
     places: dict[str, tuple[str, ...]]
 
-    def apply(self, changes: Mapping[str, Any], place: Mapping[str, str]) -> None:
+    def apply(self, changes: Mapping[str, object], place: Mapping[str, str]) -> None:
         merged = {key: (value, key) for key, value in changes.items()}
         for key, (value, because) in (_replaced(changes) | merged).items():
             if key in changes or self.options.get(key) != value:
@@ -115,7 +141,7 @@ class _Merged:
                 self.places[key] = (*self.places.get(key, ()), place[because])
 
 
-def _replaced(changes: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+def _replaced(changes: Mapping[str, object]) -> dict[str, tuple[object, str]]:
     """Return the settings that a later table displaces: key -> (new value, the setting that displaces it)."""
     found = displaced(changes)
     if "axis" in changes and "group_size" not in changes:
@@ -152,16 +178,23 @@ def request_from(sources: OptionSources) -> Request:
             raise UsageError("--ragged-groups excludes --indivisible: with it groups divide every tensor")
     if "estimator" not in set_by_rules:
         _check_estimator(options, is_range_given=given_range is not None or ranges_file is not None)
-    attributes = {name: options[name] for name in ATTRIBUTES if name in options}
     spec = QuantSpec(
-        **attributes,
+        num_bits=options.get("num_bits", 8),
+        signed_input=options.get("signed_input", True),
+        narrow_range=options.get("narrow_range", False),
+        round_mode=RoundMode(options.get("round_mode", RoundMode.HALF_TO_EVEN)),
         axis=fixed_axis(axis),
+        group_size=group_size,
+        ragged_groups=options.get("ragged_groups", False),
+        compute_dtype=ComputeDType(options.get("compute_dtype", ComputeDType.NATIVE)),
+        estimator=options.get("estimator", DEFAULT_ESTIMATOR),
+        percentile=options.get("percentile"),
         range_given=given_range is not None or ranges_file is not None,
         given_range=given_range,
     )
     recipe = Recipe(
         spec=spec,
-        axis=axis if depends_on_tensor(axis) else None,
+        axis=str(axis) if depends_on_tensor(axis) else None,
         include=options["include"],
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],
@@ -173,15 +206,11 @@ def request_from(sources: OptionSources) -> Request:
         recipe=recipe,
         ranges_file=ranges_file,
         settings={**_settings(options), **_ranges_digest(ranges_file), **sources.settings},
+        scale_bits=options.get("scale_bits", 16),
         has_recipe=bool(sources.settings),
     )
 
 
-ATTRIBUTES = (
-    "num_bits", "signed_input", "narrow_range", "round_mode", "group_size", "ragged_groups", "compute_dtype",
-    "estimator", "percentile",
-)  # fmt: skip
-"""Options passed unchanged to the op's attributes."""
 SETTINGS = (
     "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "indivisible",
     "input_min", "input_max", "ranges_file", "compute_dtype", "estimator", "percentile", "include", "exclude",
@@ -190,7 +219,7 @@ SETTINGS = (
 """Options that decide the numbers of a report, and that it names."""
 
 
-def _settings(options: Options) -> dict[str, Any]:
+def _settings(options: Mapping[str, object]) -> dict[str, object]:
     values = {name: options[name] for name in SETTINGS if name in options}
     return {
         name.removesuffix("_file"): list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str | Path) else v
@@ -207,7 +236,7 @@ def _ranges_digest(path: Path | None) -> dict[str, str]:
     return {} if path is None else {"ranges_digest": digest_of(path)}
 
 
-def _check_estimator(options: Options, *, is_range_given: bool) -> None:
+def _check_estimator(options: Settings, *, is_range_given: bool) -> None:
     """Refuse an estimator where ranges are given, and --percentile with another estimator."""
     name = options.get("estimator", DEFAULT_ESTIMATOR)
     if is_range_given and name != DEFAULT_ESTIMATOR:
