@@ -143,7 +143,20 @@ class Report:
         return table_html(columns) + more + facts_html(facts(self.result, DEFAULT_SORT, visible))
 
 
-class Settings(TypedDict, total=False):
+class Selection(TypedDict, total=False):
+    """Tensors to quantize and what all commands decide on them, as `measure` documents it."""
+
+    recipe: PathLike | None
+    preset: str | Sequence[str]
+    include: str | Sequence[str] | None
+    exclude: str | Sequence[str] | None
+    min_ndim: int | None
+    compute_dtype: str | None
+    scale_bits: int
+    allow_packed: bool
+
+
+class Settings(Selection, total=False):
     """Settings and selection of `measure` and `run`, which `measure` documents."""
 
     scheme: str | None
@@ -155,22 +168,14 @@ class Settings(TypedDict, total=False):
     round_mode: str | None
     ragged_groups: bool | None
     indivisible: str | None
-    compute_dtype: str | None
     input_min: float | None
     input_max: float | None
     estimator: str | None
     percentile: float | None
     ranges: PathLike | None
-    recipe: PathLike | None
-    preset: str | Sequence[str]
-    include: str | Sequence[str] | None
-    exclude: str | Sequence[str] | None
-    min_ndim: int | None
     per_channel: bool
     histograms: bool
-    scale_bits: int
     allow_unmatched: bool
-    allow_packed: bool
 
 
 def pandas_frame(records: Sequence[Mapping[str, Any]], index: str) -> Any:  # a DataFrame; pandas is not required
@@ -314,8 +319,7 @@ def run(
         OutputError: `output` cannot be written, or differs from what was written.
         UnavailableError: the device does not work here.
     """
-    for name in settings.keys() - Settings.__annotations__.keys():
-        raise TypeError(f"run() got an unexpected keyword argument '{name}'")
+    check_keywords("run", settings, Settings)
     checkpoints = open_all(path)
     job, notes = _job("run", checkpoints, settings)
     warn_all(notes)
@@ -539,10 +543,9 @@ def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) ->
         InputError: the weights of an input are already quantized.
     """
     given: dict[str, Any] = {name: settings.get(name) for name in (*DEFAULTS, "scheme") if name != "ranges_file"}
-    preset = settings.get("preset", ())
     scale_bits, allow_unmatched = settings.get("scale_bits", 16), settings.get("allow_unmatched", False)
-    presets = [preset] if isinstance(preset, str) else preset
-    request = request_of(given, settings.get("ranges"), settings.get("recipe"), presets, scale_bits)
+    preset = settings.get("preset", ())
+    request = request_of(given, settings.get("ranges"), settings.get("recipe"), preset, scale_bits)
     packed = recognised(checkpoints, allow_packed=settings.get("allow_packed", False))
     plans, notes = make_plans(checkpoints, request.recipe, packed, allow_unmatched=allow_unmatched)
     check_selection(plans)
@@ -557,10 +560,11 @@ def request_of(
     given: Mapping[str, Any],
     ranges: PathLike | None,
     recipe: PathLike | None,
-    presets: Sequence[str],
+    preset: str | Sequence[str],
     scale_bits: int,
 ) -> Request:
     """Return the request that keyword arguments describe; None stands for the command's default."""
+    presets = [preset] if isinstance(preset, str) else preset
     settings = _checked({key: axis_text(value) if key == "axis" and isinstance(value, tuple) else value
                          for key, value in given.items() if value is not None})  # fmt: skip
     if ranges is not None:
@@ -630,6 +634,16 @@ def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:
     plans, notes = make_plans(views, recipe, [Packed()] * len(views))
     warn_all(notes)
     return plans
+
+
+def check_keywords(function: str, given: Mapping[str, object], known: type) -> None:
+    """Refuse keyword arguments that a TypedDict lacks.
+
+    Raises:
+        TypeError: as Python does for a function without them.
+    """
+    for name in given.keys() - known.__annotations__.keys():
+        raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
 
 
 def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:

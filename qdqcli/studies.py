@@ -6,9 +6,21 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Unpack
 
-from qdqcli.api import PathLike, Report, open_all, pandas_frame, path_of, recognised, request_of, warn_all
+from qdqcli.api import (
+    PathLike,
+    Report,
+    Selection,
+    check_keywords,
+    open_all,
+    pandas_frame,
+    path_of,
+    recognised,
+    request_of,
+    warn_all,
+)
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
@@ -266,22 +278,20 @@ class DiagnosisReport:
         return table_html(diagnosis_report.columns(self.result, visible)) + facts_html(facts)
 
 
+class Shared(Selection, total=False):
+    """Keyword arguments of all studies, which `measure` documents."""
+
+    threads: int | None
+    max_memory: int
+    device: str
+
+
 def sweep(
     path: PathLike | Sequence[PathLike],
     schemes: Sequence[str] | None = None,
     *,
     estimators: Sequence[str] = ("minmax",),
-    recipe: PathLike | None = None,
-    preset: str | Sequence[str] = (),
-    include: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] | None = None,
-    min_ndim: int | None = None,
-    compute_dtype: str | None = None,
-    scale_bits: int = 16,
-    allow_packed: bool = False,
-    threads: int | None = None,
-    max_memory: int = DEFAULT_MAX_MEMORY,
-    device: str = "cpu",
+    **shared: Unpack[Shared],
 ) -> SweepReport:
     """Measure many settings in one read of each tensor, like `qdq sweep`.
 
@@ -289,17 +299,8 @@ def sweep(
         path: a .npy, .npz or .safetensors file, or a checkpoint folder; or several of these.
         schemes: "int8-channel", "int4-g128", ...; commonly published settings by default.
         estimators: estimators to combine with each scheme.
-        recipe: settings by tensor; what its rules set holds under every scheme.
-        preset: names of recipes that come with qdq, e.g. "linear-only".
-        include: name patterns; only these tensors are quantized.
-        exclude: name patterns of tensors that are not quantized.
-        min_ndim: skip tensors with fewer dimensions.
-        compute_dtype: "float32" or "native", the arithmetic of 16-bit tensors.
-        scale_bits: bits of a range's scale in the figures of size.
-        allow_packed: measure the remaining float tensors of an already quantized checkpoint.
-        threads: number of threads, all cores by default.
-        max_memory: bytes of buffers.
-        device: "cpu", "cuda" or "auto".
+        shared: selection, threads, memory and device as for `measure`; what the rules of `recipe` set holds under every
+            scheme.
 
     Returns:
         Name of a setting (`int4 g128 mse`) -> its report.
@@ -312,10 +313,7 @@ def sweep(
         settings = list(dict.fromkeys(
             Setting(**settings_of_scheme(scheme), estimator=estimator) for scheme in schemes for estimator in estimators
         ))  # fmt: skip
-    opened = _Opened(path, allow_packed=allow_packed)
-    given = {"include": include, "exclude": exclude, "min_ndim": min_ndim, "compute_dtype": compute_dtype}
-    request = request_of(given, None, recipe, _names(preset), scale_bits)
-    return SweepReport(opened.measured(request, settings, scale_bits, threads, max_memory, device)[1])
+    return SweepReport(_Study("sweep", path, shared).measured(settings)[1])
 
 
 def plan(
@@ -336,17 +334,7 @@ def plan(
     count: str = "selected",
     backend: str = ANY,
     against: PathLike | None = None,
-    recipe: PathLike | None = None,
-    preset: str | Sequence[str] = (),
-    include: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] | None = None,
-    min_ndim: int | None = None,
-    compute_dtype: str | None = None,
-    scale_bits: int = 16,
-    allow_packed: bool = False,
-    threads: int | None = None,
-    max_memory: int = DEFAULT_MAX_MEMORY,
-    device: str = "cpu",
+    **shared: Unpack[Shared],
 ) -> PlanReport:
     """Choose bits for each tensor under a budget, like `qdq plan`; `save("plan.toml")` writes the recipe.
 
@@ -368,17 +356,7 @@ def plan(
         count: "selected" or "all": the weights that `avg_bits` counts.
         backend: the inference engine that stores the result.
         against: recipe of an earlier plan; this one is no worse, if that one keeps the goal.
-        recipe: settings by tensor; what its rules set is not decided.
-        preset: names of recipes that come with qdq, e.g. "linear-only".
-        include: name patterns; only these tensors are quantized.
-        exclude: name patterns of tensors that are not quantized.
-        min_ndim: skip tensors with fewer dimensions.
-        compute_dtype: "float32" or "native", the arithmetic of 16-bit tensors.
-        scale_bits: bits of a range's scale in the figures of size.
-        allow_packed: measure the remaining float tensors of an already quantized checkpoint.
-        threads: number of threads, all cores by default.
-        max_memory: bytes of buffers.
-        device: "cpu", "cuda" or "auto".
+        shared: selection, threads, memory and device as for `measure`; what the rules of `recipe` set is not decided.
 
     Raises:
         UsageError: no allocation keeps the goal, or an argument is out of its range.
@@ -393,9 +371,8 @@ def plan(
     elif importance is not None:
         factors = read_importance(Path(importance))
     settings, keeps_float = candidates_of(candidates, group_size, estimator, backend)
-    opened = _Opened(path, allow_packed=allow_packed)
-    given = {"include": include, "exclude": exclude, "min_ndim": min_ndim, "compute_dtype": compute_dtype}
-    request = request_of(given, None, recipe, _names(preset), scale_bits)
+    study = _Study("plan", path, shared)
+    request = study.request
     order = Order(
         goal=goal,
         objective=objective,
@@ -407,11 +384,11 @@ def plan(
         recipe=request.recipe if request.has_recipe else None,
         against=None if against is None else Path(against),
     )
-    plans, swept = opened.measured(request, settings, scale_bits, threads, max_memory, device)
-    with Workers(threads, max_memory, backend=op_backend(device)) as workers:
-        planned = plan_bits(order, plans, swept, opened.checkpoints, opened.packed, workers)
+    plans, swept = study.measured(settings)
+    with study.workers() as workers:
+        planned = plan_bits(order, plans, swept, study.checkpoints, study.packed, workers)
     found = planned.allocation
-    text = recipe_of(found, plans[0], opened.checkpoints, opened.packed, command="qdqcli.plan",
+    text = recipe_of(found, plans[0], study.checkpoints, study.packed, command="qdqcli.plan",
                      min_ndim=request.recipe.min_ndim)  # fmt: skip
     described = {**request.settings, "objective": objective, "candidates": list(candidates)}
     return PlanReport(
@@ -433,17 +410,7 @@ def diagnose(
     worst: int | None = None,
     every: bool = False,
     max_bits_added: float = FREE_BITS,
-    recipe: PathLike | None = None,
-    preset: str | Sequence[str] = (),
-    include: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] | None = None,
-    min_ndim: int | None = None,
-    compute_dtype: str | None = None,
-    scale_bits: int = 16,
-    allow_packed: bool = False,
-    threads: int | None = None,
-    max_memory: int = DEFAULT_MAX_MEMORY,
-    device: str = "cpu",
+    **shared: Unpack[Shared],
 ) -> DiagnosisReport:
     """Say why the worst tensors are bad and measure what other settings gain, like `qdq diagnose`.
 
@@ -457,66 +424,61 @@ def diagnose(
         worst: diagnose this many tensors with the lowest SQNR; by default those with 80 % of the squared error.
         every: diagnose all quantized tensors; so does `include`.
         max_bits_added: combine changes that add up to these bits per weight to a tensor.
-        recipe: a TOML or JSON file of settings by tensor.
-        preset: names of recipes that come with qdq, e.g. "linear-only".
-        include: name patterns; only these tensors are quantized.
-        exclude: name patterns of tensors that are not quantized.
-        min_ndim: skip tensors with fewer dimensions.
-        compute_dtype: "float32" or "native", the arithmetic of 16-bit tensors.
-        scale_bits: bits of a range's scale in the figures of size.
-        allow_packed: measure the remaining float tensors of an already quantized checkpoint.
-        threads: number of threads, all cores by default.
-        max_memory: bytes of buffers.
-        device: "cpu", "cuda" or "auto".
+        shared: recipe, selection, threads, memory and device as for `measure`.
 
     Raises:
         UsageError, InputError, UnavailableError: as for `measure`.
     """
-    given = {"scheme": scheme, "num_bits": num_bits, "group_size": group_size, "axis": axis, "estimator": estimator,
-             "include": include, "exclude": exclude, "min_ndim": min_ndim, "compute_dtype": compute_dtype}  # fmt: skip
-    request = request_of(given, None, recipe, _names(preset), scale_bits)
-    opened = _Opened(path, allow_packed=allow_packed)
-    plans, notes = make_plans(opened.checkpoints, request.recipe, opened.packed)
+    given = {"scheme": scheme, "num_bits": num_bits, "group_size": group_size, "axis": axis, "estimator": estimator}
+    study = _Study("diagnose", path, shared, given)
+    request = study.request
+    plans, notes = make_plans(study.checkpoints, request.recipe, study.packed)
     warn_all(notes)
     check_selection(plans)
-    measuring = Measuring(scale_bits=scale_bits)
-    with Workers(threads, max_memory, backend=op_backend(device)) as workers:
+    measuring = Measuring(scale_bits=request.scale_bits)
+    with study.workers() as workers:
         before = result_of("diagnose", plans, request.settings, run_plans(plans, measuring, workers))
-        numbers = choose(before.rows, worst, takes_all=every or include is not None)
+        numbers = choose(before.rows, worst, takes_all=every or shared.get("include") is not None)
         found = find_causes(plans, before, numbers, measuring, workers, max_bits_added)
     after = found.after.rows
     decided = [number for number, row in enumerate(after) if isinstance(row, TensorResult)]
     about = ["Settings with the best changes found by: qdqcli.diagnose"]
     text = recipe_text(after, decided, plans, about, request.recipe.min_ndim, found.notes())
-    check_recipe(after, plans_of(text, opened.checkpoints, opened.packed))
+    check_recipe(after, plans_of(text, study.checkpoints, study.packed))
     return DiagnosisReport(found, text)
 
 
-class _Opened:
-    """Checkpoints with their headers read."""
+class _Study:
+    """Checkpoints with their headers read, and what the keyword arguments ask of them."""
 
-    def __init__(self, path: PathLike | Sequence[PathLike], *, allow_packed: bool) -> None:
-        self.checkpoints: Sequence[Checkpoint] = open_all(path)
-        self.packed: Sequence[Packed] = recognised(self.checkpoints, allow_packed=allow_packed)
-
-    def measured(
+    def __init__(
         self,
-        request: Any,
-        settings: Sequence[Setting],
-        scale_bits: int,
-        threads: int | None,
-        max_memory: int,
-        device: str,
-    ) -> tuple[list[list[Plan]], Sweep]:
+        function: str,
+        path: PathLike | Sequence[PathLike],
+        shared: Shared,
+        settings: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        check_keywords(function, shared, Shared)
+        self.checkpoints: Sequence[Checkpoint] = open_all(path)
+        self.packed: Sequence[Packed] = recognised(self.checkpoints, allow_packed=shared.get("allow_packed", False))
+        selection = {name: shared.get(name) for name in ("include", "exclude", "min_ndim", "compute_dtype")}
+        preset, scale_bits = shared.get("preset", ()), shared.get("scale_bits", 16)
+        self.request = request_of({**settings, **selection}, None, shared.get("recipe"), preset, scale_bits)
+        self._shared = shared
+
+    def workers(self) -> Workers:
+        """Return the workers for the threads, the memory and the device."""
+        shared = self._shared
+        memory = shared.get("max_memory", DEFAULT_MAX_MEMORY)
+        return Workers(shared.get("threads"), memory, backend=op_backend(shared.get("device", "cpu")))
+
+    def measured(self, settings: Sequence[Setting]) -> tuple[list[list[Plan]], Sweep]:
         """Return the plans of every setting, and what was measured."""
-        columns, notes = plan_sweep(self.checkpoints, request.recipe, settings, self.packed)
+        columns, notes = plan_sweep(self.checkpoints, self.request.recipe, settings, self.packed)
         warn_all(notes, 4)
-        with Workers(threads, max_memory, backend=op_backend(device)) as workers:
-            return columns, run_sweep(columns, settings, Measuring(scale_bits=scale_bits), workers, request.settings)
-
-
-def _names(value: str | Sequence[str]) -> Sequence[str]:
-    return [value] if isinstance(value, str) else value
+        with self.workers() as workers:
+            measuring = Measuring(scale_bits=self.request.scale_bits)
+            return columns, run_sweep(columns, settings, measuring, workers, self.request.settings)
 
 
 def _bounds(value: int | Mapping[str, int] | None) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ def test_settings_are_the_arguments_of_measure() -> None:
     assert inspect.signature(qdqcli.measure).parameters.keys() - own == Settings.__annotations__.keys()
     with pytest.raises(TypeError, match="unexpected keyword argument 'bits'"):
         qdqcli.run("x", "y", bits=4)  # type: ignore[call-arg]
+    for study in (qdqcli.sweep, partial(qdqcli.plan, avg_bits=4), qdqcli.diagnose):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'bits'"):
+            study("x", bits=4)
 
 
 @pytest.mark.parametrize(("arguments", "options"), SETTINGS, ids=str)
