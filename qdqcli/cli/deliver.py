@@ -94,7 +94,7 @@ def show(run: RunResult, report: ReportRequest, *, is_gate: bool = False) -> Non
 
 
 def _choice(report: ReportRequest) -> ReportOptions:
-    return ReportOptions(sort=report.sort, top=report.top, by=report.by)
+    return ReportOptions(sort=report.sort, top=report.top, by=report.by, base_model=report.base_model)
 
 
 def _write_step_summary(run: RunResult, choice: ReportOptions, report: ReportRequest) -> None:

@@ -42,6 +42,8 @@ class ReportRequest:
     histograms: bool = False
     list_sort: str = "order"
     """Order of a listing."""
+    base_model: str | None = None
+    """The model's id on the hub, for a model card."""
     lists_all: bool = False
     """List tensors that are not selected, too."""
 

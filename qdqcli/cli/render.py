@@ -1,5 +1,6 @@
 """`qdq render`: a stored JSON report in another format, without measuring again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,10 +10,12 @@ from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
 from qdqcli.cli.groups import ReportRequest, grouped
 from qdqcli.cli.help import Command
+from qdqcli.cli.option_sources import is_given
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.report.escape import json_text
+from qdqcli.report.model_card import hub_id
 from qdqcli.result.read import read_report
 from qdqcli.result.schema import report_schema
 
@@ -24,15 +27,26 @@ Examples:
   qdq render report.json
   qdq render report.json --sort max_abs_error --top 20 --format markdown
   qdq render report.json --format none --report report.html --report report.xml
+  qdq render report.json --for model-card --base-model ORG/NAME > README.md
   qdq render --schema > report.schema.json""",
 )
 @click.argument("report_in", metavar="[REPORT.json]", type=click.Path(path_type=Path, readable=False), required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a report instead.")
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["model-card"]),
+    help="Choose what standard output gets by its use; model-card: Markdown with front matter for the hub.",
+)
+@click.option("--base-model", metavar="ORG/NAME", help="Name the original model in a model card, as the hub has it.")
 @opt.presentation_options
+@opt.by_option
 @opt.verbosity_options
 @pass_session
 @grouped(report=ReportRequest)
-def render(session: Session, /, report_in: Path | None, schema: bool, report: ReportRequest) -> None:
+def render(
+    session: Session, /, report_in: Path | None, schema: bool, purpose: str | None, report: ReportRequest
+) -> None:
     """Show a JSON report as a table, or write it in other formats.
 
     REPORT.json was made with --report FILE.json or --format json. Its verdict is shown, and does not decide the exit
@@ -43,5 +57,15 @@ def render(session: Session, /, report_in: Path | None, schema: bool, report: Re
         return
     if report_in is None:
         raise UsageError("give REPORT.json, a report that --report FILE.json made")
+    if purpose is not None:
+        if is_given("format_name") and report.format_name != purpose:
+            raise UsageError(f"give --for {purpose} or --format {report.format_name}: both are for standard output")
+        report = replace(report, format_name=purpose)
+    makes_card = "model-card" in report.formats
+    if report.base_model is not None and not makes_card:
+        raise UsageError("--base-model is for a model card; add --for model-card")
     Files.of(session, report, {"report_in": report_in}).check()
-    deliver(read_report(report_in), report, session)
+    run = read_report(report_in)
+    deliver(run, report, session)
+    if makes_card and report.base_model is None and hub_id(run) is None:
+        session.note("base_model is the name of the input; --base-model ORG/NAME gives the model's id on the hub")

@@ -37,10 +37,12 @@ FORMATTERS = {
     "gitlab": "qdqcli.report.gitlab:render",
     "junit": "qdqcli.report.junit:render",
     "sarif": "qdqcli.report.sarif:render",
+    "badge": "qdqcli.report.badge:render",
+    "model-card": "qdqcli.report.model_card:render",
 }
 """Format -> the `Formatter`, imported on demand."""
 
-BY_FORMATS = ("table", "markdown", "csv")
+BY_FORMATS = ("table", "markdown", "csv", "model-card")
 """Formats that support `ReportOptions.by`."""
 
 REPORT_SUFFIXES = {
@@ -52,6 +54,8 @@ REPORT_SUFFIXES = {
     ".xml": "junit",
     ".sarif": "sarif",
     ".gitlab.json": "gitlab",
+    ".badge.json": "badge",
+    ".card.md": "model-card",
 }
 """Suffix of a report file, in lower case -> its format."""
 
@@ -76,7 +80,7 @@ def format_for(path: PurePath) -> str:
     Raises:
         UsageError: the suffix belongs to no format.
     """
-    both, last = "".join(path.suffixes[-2:]).lower(), path.suffix.lower()
+    both, last = f".{'.'.join(path.name.lower().split('.')[-2:])}", path.suffix.lower()  # badge.json, x.badge.json
     suffix = both if both in REPORT_SUFFIXES else last
     if suffix not in REPORT_SUFFIXES:
         raise UsageError(f"report {str(path)!r}: its suffix must be one of {', '.join(REPORT_SUFFIXES)}")

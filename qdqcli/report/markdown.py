@@ -3,12 +3,12 @@
 Worst tensor first, at most `options.top` rows. Text from the input is in code spans.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from qdqcli.report import escape
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.summary import facts, few, hidden, input_notes, notes, warnings
+from qdqcli.report.summary import Fact, facts, few, hidden, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, Column, Quote, channel_tables, columns_of, inputs_table
 from qdqcli.report.verdict import headline, sentence, waived_line, with_files
 from qdqcli.result.result import RunResult
@@ -28,7 +28,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
     yield f"{quote(f'qdq {run.command}')} on {few(run.inputs, quote)}"
     yield ""
     if run.verdict is not None:
-        yield from _verdict(run, run.verdict, quote, options)
+        yield from verdict_lines(run, run.verdict, quote, options)
     columns, num_hidden = columns_of(run, options, quote)
     if columns:
         yield from table_lines(columns)
@@ -43,10 +43,7 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield ""
         yield from table_lines(channels)
         yield ""
-    yield _row(["summary", ""])
-    yield _row([":--", ":--"])
-    for label, value in facts(run, options.sort, quote):
-        yield _row([label, value])
+    yield from summary_lines(facts(run, options.sort, quote))
     advice = [f"**Warning:** {text}." for text in warnings(run, quote)]
     advice += [f"**Note:** {text}." for text in (*input_notes(run, quote), *notes(run, quote))]
     yield from (text for line in advice for text in ("", line))
@@ -59,7 +56,15 @@ def table_lines(columns: Sequence[Column]) -> Iterator[str]:
     yield from (_row(cells) for cells in zip(*(column.cells for column in columns), strict=True))
 
 
-def _verdict(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
+def summary_lines(found: Iterable[Fact]) -> Iterator[str]:
+    """Yield a Markdown table of labels and values."""
+    yield _row(["summary", ""])
+    yield _row([":--", ":--"])
+    yield from (_row(fact) for fact in found)
+
+
+def verdict_lines(run: RunResult, verdict: Verdict, quote: Quote, options: ReportOptions) -> Iterator[str]:
+    """Yield the verdict and the first violations."""
     yield f"**{headline(run, quote)}**"
     yield ""
     for violation in with_files(run, verdict.violations[: options.top or None]):

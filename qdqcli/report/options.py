@@ -17,6 +17,8 @@ class ReportOptions:
     """Rows to show, the worst ones; None or 0 shows all."""
     by: str | None = None
     """One row for each kind of tensor, layer or input (`BY`) instead of each tensor; tables and CSV only."""
+    base_model: str | None = None
+    """The model's id on the hub, for a model card; None: as the input's path tells."""
     width: int | None = None
     """Terminal cells to fit the table in; None, for files and pipes, is as wide as its content."""
     color: bool = False

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import nan
 
 from qdqcli.errors import UsageError
 from qdqcli.result.result import InputRun, RunResult, Source, TensorResult, evaluate, total_of, with_shares
@@ -23,8 +24,8 @@ class Group:
 
     @cached_property
     def sums(self) -> ErrorSums:
-        """Sums over the elements of its tensors, see `total_of`."""
-        return total_of(self.rows)
+        """Sums over the elements of its tensors, see `total_of`; of an earlier report's, see `_restored`."""
+        return total_of([row if row.reported is None else row._replace(sums=_restored(row)) for row in self.rows])
 
     @cached_property
     def stats(self) -> Mapping[str, MetricValue]:
@@ -66,6 +67,25 @@ class Group:
     def is_unchanged(self) -> bool:
         """True if no element changed: exact, and no finite element became non-finite."""
         return is_unchanged(self.sums)
+
+
+def _restored(row: TensorResult) -> ErrorSums:
+    """Return a row's sums from its metrics in an earlier report, but for rounding; NaN where those do not tell one."""
+    stats, n = row.stats, row.sums.num_measured
+    sq_error, ratio = _times(stats["mse"], n), stats["relative_l2"]
+    return row.sums._replace(
+        error=(_times(stats["mean_error"], n),),
+        abs_error=(_times(stats["mean_abs_error"], n),),
+        sq_error=(sq_error,),
+        sq_input=(sq_error / ratio**2 if ratio else nan if n else 0.0,),
+        sq_output=(nan if n else 0.0,),
+        num_clipped=round(n * (stats["clipped_fraction"] or 0)),
+        num_zeroed=round(n * (stats["zeroed_fraction"] or 0)),
+    )
+
+
+def _times(mean: MetricValue, count: int) -> float:
+    return nan if mean is None and count else (mean or 0.0) * count
 
 
 def kind_of(name: str) -> str:

@@ -204,6 +204,7 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
         channels=Channels(entry["channels"]) if "channels" in entry else None,
         histograms=None if histograms is None else histograms_from_json(histograms),
         reported=stats,
+        share=stats["share"],
         decided_by=entry.get("decided_by"),
         num_zero_slices=entry.get("num_zero_slices", 0),
         bound=Bound(**{name: entry["bound"][name] for name in Bound._fields}) if "bound" in entry else None,

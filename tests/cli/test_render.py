@@ -34,6 +34,17 @@ def test_a_table_of_a_stored_report(qdq: Qdq, report: Path) -> None:
     assert shown.out.startswith("budget exceeded")
 
 
+def test_groups_of_a_stored_report(qdq: Qdq, tiny: Path, report: Path, tmp_path: Path) -> None:
+    for by in ("kind", "layer", "input"):
+        budget = ("--budget", tmp_path / "b.toml", "--by", by, "--format", "csv")
+        assert qdq("check", "--report-in", report, *budget).out.startswith(f"{by},")
+        assert qdq("render", report, "--by", by, "--format", "markdown").code == 0
+    measured = qdq("stats", tiny, "--by", "layer", "--format", "markdown").out
+    rows = [line for line in measured.splitlines() if line.startswith(("| `layer", "| `wide"))]
+    assert len(rows) == 3
+    assert set(rows) <= set(qdq("render", report, "--by", "layer", "--format", "markdown").out.splitlines())
+
+
 @pytest.mark.parametrize(("content", "code"), [(None, 3), ("{}", 3), ("[1]", 3), ('{"schema_version": 7}', 3)])
 def test_what_is_no_report(qdq: Qdq, tmp_path: Path, content: str | None, code: int) -> None:
     path = tmp_path / "x.json"

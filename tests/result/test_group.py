@@ -1,11 +1,14 @@
 """Shares of the squared error, and groups of tensors measured as one."""
 
+import json
+
 import pytest
 
 from qdqcli.result.group import groups_by, kind_of, layer_of
-from qdqcli.result.result import ROW_STATS, RunResult, TensorResult, with_shares
+from qdqcli.result.read import from_json
+from qdqcli.result.result import ROW_STATS, RunResult, TensorResult, to_json, with_shares
 from qdqcli.stats.metrics import METRICS
-from tests.report.samples import BAD, EVERY_KIND, EXACT, GOOD, quantized, run_of, skipped
+from tests.report.samples import BAD, EMPTY, EVERY_KIND, EXACT, GOOD, quantized, run_of, skipped
 from tests.stats.samples import measured
 
 
@@ -64,3 +67,24 @@ def test_inputs_are_told_apart_by_whole_names() -> None:
     assert [(group.name, len(group.rows)) for group in groups_by(run, "input")] == [
         ("m", 1), ("m2", 1), ("x.npy", 1), ("m.safetensors", 2)
     ]  # fmt: skip
+
+
+def test_groups_of_an_earlier_report_have_the_figures_of_the_measurement() -> None:
+    rows = [
+        quantized("l.0.w", [1.0, -2.0, 3.0], [1.25, -2.0, 3.0]),
+        quantized("l.1.w", [5.0, 1e-3], [4.0, 0.0]),
+        quantized("same.0", [1.0], [1.0]),
+        quantized("half.0", [1.0], [1.0]),
+        quantized("half.1", [1.0], [1.5]),
+        EMPTY,
+    ]
+    run = run_of(*with_shares(rows))
+    stored = from_json(json.loads(json.dumps(to_json(run))))
+    for measured_group, group in zip(groups_by(run, "kind"), groups_by(stored, "kind"), strict=True):
+        is_hidden = group.name == "half.*"  # nothing tells the energy of a tensor that did not change
+        unknown = {"cosine_similarity", *({"sqnr_db", "relative_l2"} if is_hidden else ())}
+        for name in {*ROW_STATS} - unknown - {"bits_per_weight"}:  # the samples' slices are made up
+            found, expected = group.stats[name], measured_group.stats[name]
+            assert found == (None if expected is None else pytest.approx(expected, rel=1e-12)), (group.name, name)
+        if is_hidden:
+            assert [group.stats[name] for name in sorted(unknown)] == [None] * 3

@@ -7,8 +7,9 @@ from itertools import islice
 from typing import Any
 
 from qdqcli.recipe.patterns import compile_pattern
+from qdqcli.report.command import command_of
 from qdqcli.report.escape import json_text, shorten
-from qdqcli.report.html.made import MAX_WORD, bytes_of, code, command_of, packed_bytes_of
+from qdqcli.report.html.made import MAX_WORD, bytes_of, code, packed_bytes_of
 from qdqcli.report.html.markup import in_html, quote, static_table
 from qdqcli.report.number import NO_NUMBER, counted, percent, size_text
 from qdqcli.report.table import Column

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from math import isfinite
 
+from qdqcli.report.command import command_of
 from qdqcli.report.diagnosis import (
     NO_REMEDY,
     accounting_text,
@@ -17,7 +18,7 @@ from qdqcli.report.diagnosis import (
 from qdqcli.report.escape import visible
 from qdqcli.report.html.document import document
 from qdqcli.report.html.grid import Field, Grid, Value, grid_html
-from qdqcli.report.html.made import code, command_of, made
+from qdqcli.report.html.made import code, made
 from qdqcli.report.html.markup import cards_html, in_html, plain, quote, static_table
 from qdqcli.report.number import EXACT, counted, percent
 from qdqcli.report.table import Column, dtype_text, shape_text, spec_text

@@ -1,13 +1,13 @@
 """How a page's figures were made: the command to type again, the settings, the inputs."""
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import ceil
-from pathlib import PurePath
 from typing import Any
 
+from qdqcli.report.command import command_of
 from qdqcli.report.escape import shorten, visible
 from qdqcli.report.html.markup import in_html, quote
 from qdqcli.report.number import counted, size_text
@@ -17,15 +17,6 @@ from qdqcli.tensors.tensor import DTYPES
 
 MAX_WORD = 1000
 """Longest word of a command line; the middle of a longer one is cut out."""
-_PLAIN: Mapping[str, Any] = {
-    "narrow_range": False, "round_mode": "HALF_TO_EVEN", "ragged_groups": False, "indivisible": "error",
-    "input_min": None, "input_max": None, "ranges": None, "compute_dtype": "float32", "estimator": "minmax",
-    "percentile": None, "include": [], "exclude": [], "scale_bits": 16,
-}  # fmt: skip
-"""Setting -> its default on the command line."""
-_PROJECT_FILES = ("qdq.toml", "pyproject.toml")
-_WITHOUT_CONFIG = ("plan", "sweep", "calibrate")
-"""Commands that take no project file."""
 
 
 def made(run: RunResult, options: Sequence[str] | None = (), measuring: Collection[str] | None = None) -> Iterator[str]:
@@ -50,12 +41,6 @@ def made(run: RunResult, options: Sequence[str] | None = (), measuring: Collecti
         yield from (f"<li><code>{quote(digest)}</code> {quote(name)}</li>" for name, digest in digests.items())
         yield "</ul></details>"
     yield "</section>"
-
-
-def command_of(run: RunResult, command: str, options: Sequence[str] = ()) -> list[str]:
-    """Return a command line that measures with the settings of a run."""
-    inputs = [name if not name.startswith("-") else f"./{name}" for name in run.inputs]
-    return ["qdq", command, *inputs, *_options(run.settings, command), *options]
 
 
 def code(words: Sequence[str]) -> str:
@@ -92,45 +77,6 @@ def _terms(run: RunResult) -> Iterator[tuple[str, str]]:
         size = sum(map(bytes_of, rows))
         held = f"{counted(len(rows), 'tensor')} in {counted(files, 'file')}"
         yield quote(name), f"{held}, {size:,} bytes ({size_text(size)})"
-
-
-def _options(settings: Mapping[str, Any], command: str) -> Iterator[str]:
-    """Yield the options that differ from the command's defaults."""
-    recipe = str(settings.get("recipe") or "")
-    if PurePath(recipe).name in _PROJECT_FILES:
-        if command not in _WITHOUT_CONFIG:
-            yield from ("--config", recipe)
-    elif recipe:
-        yield from ("--recipe", recipe)
-    for name in _each(settings.get("presets")):
-        yield from ("--preset", str(name))
-    yield from scheme_options(settings)
-    for key, default in _PLAIN.items():
-        value, option = settings.get(key, default), f"--{key.replace('_', '-')}"
-        if value == default:
-            continue
-        for one in _each(value):
-            yield from [option] if one is True else [option, str(one)]
-    if settings.get("min_ndim") not in (None, 2):
-        yield from ("--min-ndim", str(settings["min_ndim"]))
-
-
-def _each(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else [] if value is None else [value]
-
-
-def scheme_options(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield bits and granularity as options."""
-    if not isinstance(settings.get("num_bits"), int):
-        return
-    name = f"{'' if settings.get('signed_input', True) else 'u'}int{settings['num_bits']}"
-    axis, group_size = settings.get("axis", "none"), settings.get("group_size")
-    if isinstance(group_size, int):
-        yield from ("--scheme", f"{name}-g{group_size}")
-    elif axis in ("none", 0, -1):
-        yield from ("--scheme", f"{name}-{'channel' if axis == 0 else 'tensor'}")
-    else:
-        yield from ("--scheme", name, "--axis", str(axis))
 
 
 def _shown(value: Any) -> str:

@@ -6,10 +6,11 @@ from functools import partial
 from math import isfinite
 
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep
+from qdqcli.report.command import scheme_options
 from qdqcli.report.html.chart import Point, scatter
 from qdqcli.report.html.document import document
 from qdqcli.report.html.grid import Field, Grid, Value, grid_html, levels_of
-from qdqcli.report.html.made import made, scheme_options
+from qdqcli.report.html.made import made
 from qdqcli.report.html.markup import plain, quote, static_table
 from qdqcli.report.number import EXACT
 from qdqcli.report.sweep import columns, common_settings

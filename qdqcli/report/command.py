@@ -1,0 +1,72 @@
+"""Command line that measures with the settings of a run, to type again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from qdqcli.recipe.keys import SELECTION, SETTINGS
+from qdqcli.result.result import RunResult
+
+_PLAIN: Mapping[str, Any] = {
+    "narrow_range": False, "round_mode": "HALF_TO_EVEN", "ragged_groups": False, "indivisible": "error",
+    "input_min": None, "input_max": None, "ranges": None, "compute_dtype": "float32", "estimator": "minmax",
+    "percentile": None, "include": [], "exclude": [], "scale_bits": 16,
+}  # fmt: skip
+"""Setting -> its default on the command line."""
+_PROJECT_FILES = ("qdq.toml", "pyproject.toml")
+_WITHOUT_CONFIG = ("plan", "sweep", "calibrate")
+"""Commands that take no project file."""
+
+
+def command_of(run: RunResult, command: str, options: Sequence[str] = ()) -> list[str]:
+    """Return a command line that measures with the settings of a run."""
+    inputs = [name if not name.startswith("-") else f"./{name}" for name in run.inputs]
+    return ["qdq", command, *inputs, *_options(run.settings, command), *options]
+
+
+def _options(settings: Mapping[str, Any], command: str) -> Iterator[str]:
+    """Yield the options that differ from the command's defaults."""
+    recipe = str(settings.get("recipe") or "")
+    if PurePath(recipe).name in _PROJECT_FILES:
+        if command not in _WITHOUT_CONFIG:
+            yield from ("--config", recipe)
+    elif recipe:
+        yield from ("--recipe", recipe)
+    for name in _each(settings.get("presets")):
+        yield from ("--preset", str(name))
+    yield from scheme_options(settings)
+    for key, default in _PLAIN.items():
+        value, option = settings.get(key, default), f"--{key.replace('_', '-')}"
+        if value == default:
+            continue
+        for one in _each(value):
+            yield from [option] if one is True else [option, str(one)]
+    if settings.get("min_ndim") not in (None, 2):
+        yield from ("--min-ndim", str(settings["min_ndim"]))
+
+
+def _each(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+def settings_given(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a recipe's [defaults] that differ from the command's defaults, by key."""
+    defaults = {"num_bits": None, "signed_input": True, "axis": "none", "group_size": None, **_PLAIN, "min_ndim": 2}
+    for key, default in defaults.items():
+        value = settings.get(key, default)
+        if value not in (default, None) and key in (*SETTINGS, *SELECTION):
+            yield key, value
+
+
+def scheme_options(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield bits and granularity as options."""
+    if not isinstance(settings.get("num_bits"), int):
+        return
+    name = f"{'' if settings.get('signed_input', True) else 'u'}int{settings['num_bits']}"
+    axis, group_size = settings.get("axis", "none"), settings.get("group_size")
+    if isinstance(group_size, int):
+        yield from ("--scheme", f"{name}-g{group_size}")
+    elif axis in ("none", 0, -1):
+        yield from ("--scheme", f"{name}-{'channel' if axis == 0 else 'tensor'}")
+    else:
+        yield from ("--scheme", name, "--axis", str(axis))
