@@ -25,6 +25,7 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
 from qdqcli.tensors.checkpoint import FORMATS, open_checkpoint
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
+from tests.tensors.packed.gguf_files import write_gguf
 
 
 def load(target: str) -> Any:
@@ -71,9 +72,14 @@ def make(suffix: str, folder: Path) -> Path:
             np.save(path, x)
         case ".npz":
             np.savez(path, made=x)
+        case ".gguf":
+            write_gguf(path, {"made": x})
         case _:
             raise AssertionError(f"tell this test how to make a {suffix} file")
     return path
+
+
+WRITTEN = [suffix for suffix in FORMATS if suffix != ".gguf"]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -87,13 +93,15 @@ def test_a_file_format(suffix: str, tmp_path: Path) -> None:
         data = bytearray(tensor.nbytes)
         reader.read_into(tensor, 0, memoryview(data))
         assert bytes(data) == sample((4, 6)).tobytes()
+        if suffix not in WRITTEN:
+            return
         writer = shard.create(tmp_path / f"copy{suffix}", reader)
         writer.copy(tensor)
         writer.commit()
     assert (tmp_path / f"copy{suffix}").read_bytes() == path.read_bytes() or suffix == ".npz"
 
 
-@pytest.mark.parametrize("suffix", [*FORMATS, *map(str.upper, FORMATS)])
+@pytest.mark.parametrize("suffix", [*WRITTEN, *map(str.upper, WRITTEN)])
 def test_the_command_line_takes_a_file_of_every_format(qdq: Qdq, tmp_path: Path, suffix: str) -> None:
     path = make(suffix.lower(), tmp_path)
     path = path.rename(path.with_suffix(suffix))

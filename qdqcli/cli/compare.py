@@ -47,6 +47,7 @@ Examples:
   qdq compare MODEL_FOLDER MODEL_FOLDER
   qdq compare MODEL_FOLDER model.safetensors --min-ndim 2 --budget budget.toml
   qdq compare MODEL_FOLDER model.safetensors --map 'layer.*=layer.*' --report difference.json
+  qdq compare MODEL_FOLDER model-Q4_K_M.gguf
   qdq compare before.json after.json""",
 )
 @click.argument("reference", metavar="REFERENCE", type=click.Path(readable=False))
@@ -83,7 +84,7 @@ def compare(
 
     Two JSON reports are shown side by side: the SQNR of each tensor before and after, the largest loss first.
 
-    Weights that are quantized already (compressed-tensors, FP8, ...) are decoded, on either side: their rows say
+    Weights that are quantized already (compressed-tensors, FP8, GGUF, ...) are decoded, on either side: their rows say
     format, bits, group and the SQNR that plain rounding would give; see 'qdq help packed'.
     """
     are_reports = [Path(side).suffix.lower() == ".json" for side in (reference, candidate)]

@@ -62,7 +62,7 @@ def decode(
     reading: Reading,
     resources: Resources,
 ) -> int:
-    """Write a packed checkpoint (GPTQ, AWQ, FP8, ...) as a float checkpoint.
+    """Write a packed checkpoint (GPTQ, AWQ, FP8, GGUF, ...) as a float checkpoint.
 
     OUTPUT is what loaders of the original read: weights under their names, no quantization in config.json, an index of
     the new tensors, and a copy of everything else. Values are decoded in float32 and rounded once to --dtype. 'qdq help
@@ -78,7 +78,7 @@ def decode(
     if len(checkpoints) != 1:
         raise UsageError(f"{input_}: {len(checkpoints)} inputs; decode takes one")
     (view,) = decoded_inputs(checkpoints, DTYPES[dtype])
-    if not view.storage:
+    if all(shard in checkpoints[0].shards for shard in view.shards):
         raise UsageError(f"{show_path(view.path)}: no packed weights; there is nothing to decode")
     files.check(checkpoints, output_paths(anchored(output)))
     prepare_libraries()
@@ -89,7 +89,7 @@ def decode(
         say_notes(tree.notes, session)
         with tree:
             _write(session, whole, tree, resources, dtype, verify=verify)
-    formats = ", ".join(dict.fromkeys(storage.format for storage in view.storage.values()))
+    formats = ", ".join(dict.fromkeys(storage.format for storage in view.storage.values())) or "GGUF"
     session.note(f"decoded {counted(len(view.storage), 'weight')} in {formats} to {dtype}")
     say_written(session, report, *([tree_in_words(tree)] if tree.has_written else []))
     return session.conclude()

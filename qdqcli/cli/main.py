@@ -110,7 +110,7 @@ def cli(ctx: click.Context) -> None:
     """Simulate the quantization of model weights, and measure what is lost.
 
     Integers: linear, symmetric, no zero point, exactly as TensorFlow's QuantizeAndDequantizeV4. Not simulated: FP8,
-    NF4, MX and GGUF types. Reads .npy, .npz and safetensors checkpoints.
+    NF4, MX and GGUF types. Reads .npy, .npz, safetensors and GGUF checkpoints.
 
     How to read an SQNR: a bit is worth 6 dB; int8 per channel gives some 40 dB, plain int4 17 to 20 dB, and below 12 dB
     a tensor is in trouble. The model's own accuracy must still be measured.

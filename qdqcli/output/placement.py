@@ -43,7 +43,7 @@ def check_placement(
         raise UsageError(
             f"{show_path(output)}: is the name of a file, the output is a folder; choose a name without {output.suffix}"
         )
-    kind = checkpoints[0].path.suffix.lower()
+    kind = Path(checkpoints[0].shards[0].output_name).suffix.lower() if not is_folder else ""
     if not is_folder and output.suffix.lower() in {*FORMATS} - {kind}:
         raise UsageError(
             f"{show_path(output)}: is the name of another kind of file than the input, whose layout is kept; choose a "

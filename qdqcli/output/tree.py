@@ -190,7 +190,7 @@ class OutputTree:
 
     def shard_path(self, checkpoint: Checkpoint, shard: Shard) -> Path:
         """Return the path of the shard's output until `commit`; a file there is complete."""
-        return self._target(checkpoint) / shard.name if checkpoint.is_folder else self._target(checkpoint)
+        return self._target(checkpoint) / shard.output_name if checkpoint.is_folder else self._target(checkpoint)
 
     def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:
         """Tell whether the shard's unfinished file exists with the recorded size."""

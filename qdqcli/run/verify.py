@@ -87,7 +87,7 @@ def _check_names(output: OutputTree) -> None:
 
 def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers, void_dtype: str | None) -> list[Row]:
     with blamed_on_output(path):
-        written = open_as(plan.shard.path.suffix, path, plan.shard.name, void_dtype)
+        written = open_as(Path(plan.shard.output_name).suffix, path, plan.shard.name, void_dtype)
         if list(written.tensors) != list(plan.shard.tensors) or written.header_digest() != plan.shard.header_digest():
             raise VerificationError(path, "its header is not that of the input")
     with plan.shard.open() as source, written.open() as readable:

@@ -96,6 +96,10 @@ class Shard(Protocol):
         """File name relative to the checkpoint, with forward slashes."""
 
     @property
+    def output_name(self) -> str:
+        """Name, relative to the output, of the file that replaces it."""
+
+    @property
     def tensors(self) -> Sequence[TensorInfo]:
         """The tensors in file order."""
 
@@ -173,6 +177,7 @@ FORMATS = {
     ".safetensors": "qdqcli.tensors.safetensors:open_safetensors",
     ".npy": "qdqcli.tensors.npy:open_npy",
     ".npz": "qdqcli.tensors.npz:open_npz",
+    ".gguf": "qdqcli.tensors.gguf:open_gguf",
 }
 """File suffix -> function that opens one file of that format as a `Shard`."""
 

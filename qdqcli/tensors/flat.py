@@ -32,6 +32,10 @@ class FlatShard:
     """Metadata keys that mark packed weights."""
 
     @property
+    def output_name(self) -> str:
+        return self.name
+
+    @property
     def output_bytes(self) -> int:
         return self.identity.size
 

@@ -42,6 +42,10 @@ class NpzShard:
     identity: FileIdentity
 
     @property
+    def output_name(self) -> str:
+        return self.name
+
+    @property
     def marks(self) -> frozenset[str]:
         """Empty: an archive has no metadata."""
         return frozenset()

@@ -1,10 +1,11 @@
 """Checkpoint folders: which files hold tensors, and consistency of indexes and shards.
 
 Read in each folder, at every depth: every `.safetensors` file, whether indexed or not, and, without an index, every
-file of the other known formats. Everything else is a side file and copied unchanged: configurations, tokenizers,
-indexes, `.npy` files beside an index, weights in unread formats. Links, also to folders, count as their targets. Only
-`.git` and `.cache`, which are not part of a checkpoint, are left out, with a note. Several files may have a tensor of
-the same name: an index says which shard counts; without one, the file name distinguishes them.
+file of the other known formats; `.gguf` files only where nothing else is. Everything else is a side file and copied
+unchanged: configurations, tokenizers, indexes, `.npy` files beside an index, weights in unread formats. Links, also to
+folders, count as their targets. Only `.git` and `.cache`, which are not part of a checkpoint, are left out, with a
+note. Several files may have a tensor of the same name: an index says which shard counts; without one, the file name
+distinguishes them.
 """
 
 import os
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qdqcli.errors import InputError
-from qdqcli.escape import show_path
+from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.checkpoint import FORMATS, Checkpoint, Shard, SideFile, open_file, void_notes
+from qdqcli.tensors.gguf_names import model_of
 from qdqcli.tensors.hub import is_repository, repository_error
 from qdqcli.tensors.index import (
     INDEX_PATTERN,
@@ -69,6 +71,7 @@ def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool
     with CheckpointRoot(path, follow_links=follow_links) as root:
         found = _Findings(root=root)
         _walk(found)
+    _sort_gguf(found)
     if not found.weights:
         unread = describe_unread(found.side_files)
         looked_for = ", ".join(f"*{suffix}" for suffix in FORMATS)
@@ -89,6 +92,22 @@ def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool
         notes=(*notes, *(note for shard in shards for note in void_notes(shard))),
         superseded=superseded,
     )
+
+
+def _sort_gguf(found: _Findings) -> None:
+    """Leave GGUF files beside other weights unread: they are another copy of the model, as a rule.
+
+    Raises:
+        InputError: the folder holds several GGUF models and nothing else.
+    """
+    files = [name for name in found.weights if suffix_of(name) == ".gguf"]
+    if len(files) < len(found.weights):
+        found.weights = [name for name in found.weights if name not in files]
+        found.side_files += files
+        found.notes += [Note.of(NoteKind.UNREAD, show_path(found.root.path / name)) for name in files]
+    elif len({model_of(name) for name in files}) > 1:
+        shown = ", ".join(f"'{escape_name(name)}'" for name in files[:3])
+        raise InputError(f"{show_path(found.root.path)}: {len(files)} GGUF models ({shown}); give one of the files")
 
 
 def _open_shards(found: _Findings, void_dtype: str | None) -> Iterator[Shard]:

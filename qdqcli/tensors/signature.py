@@ -15,7 +15,7 @@ _SIGNATURES = (
         "it is a zip archive; name it .npz if it holds arrays, a torch archive is never loaded",
     ),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "it is compressed; unpack it first"),
-    (rb"GGUF", "it is a GGUF file, a format that is not read; convert it to .safetensors"),
+    (rb"GGUF", "it is a GGUF file; name it so"),
     (rb"\x89HDF", "it is an HDF5 file, a format that is not read; convert it to .safetensors"),
     (rb".{5}\0{3}\s*\{", "it is a .safetensors file; name it so"),
     (rb"\0+\Z", "its first bytes are all zero: it was preallocated and never written; copy or download it again"),

@@ -15,11 +15,13 @@ class DType:
     """Bits per element; 4 and 6 occur."""
     is_floating: bool = False
     """True for the op's input dtypes: BF16, F16, F32 and F64. Every other dtype is copied as bytes."""
+    is_block: bool = False
+    """True for GGUF's blocks of codes with their scales."""
 
     @property
     def is_packed(self) -> bool:
-        """True for dtypes of codes or scales of quantized weights: FP8, FP6 and FP4."""
-        return self.name.startswith("F") and self.bits <= 8
+        """True for dtypes of codes or scales of quantized weights: FP8, FP6, FP4 and GGUF's blocks."""
+        return self.is_block or (self.name.startswith("F") and self.bits <= 8)
 
     @property
     def is_integer(self) -> bool:

@@ -19,10 +19,6 @@ FORMATS = {
     ".pt": _PICKLE,
     ".pth": _PICKLE,
     ".ckpt": _PICKLE,
-    ".gguf": (
-        "a GGUF file, a format that is not read",
-        "take the .safetensors checkpoint that it was made from",
-    ),
     ".onnx": (
         "an ONNX model, a format that is not read",
         'save its initializers: numpy.savez("weights.npz", **{t.name: onnx.numpy_helper.to_array(t) for t in '

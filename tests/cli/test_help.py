@@ -16,6 +16,7 @@ from qdqcli.cli.main import COMMANDS, cli
 from tests.cli.process import environment, run_process
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
+from tests.tensors.packed.gguf_files import write_gguf
 from tests.tensors.packed.golden import GOLDEN
 
 MEASURING = ("run", "stats", "check", "compare", "inspect", "calibrate")
@@ -132,6 +133,7 @@ def test_every_example_works(
     for folder in ("MODEL_FOLDER", "GRADIENTS_FOLDER"):
         write_safetensors(tmp_path / folder / "model.safetensors", tensors)
     write_safetensors(tmp_path / "model.safetensors", tensors)
+    write_gguf(tmp_path / "model-Q4_K_M.gguf", tensors)
     shutil.copytree(GOLDEN / "gptq" / "packed", tmp_path / "PACKED_FOLDER")
     (tmp_path / "budget.toml").write_text("schema = 1\n[limits]\nmin_sqnr_db = 3\n")
     (tmp_path / "recipe.toml").write_text('schema = 1\n[[rules]]\nmatch = "layer.*"\nnum_bits = 4\n')

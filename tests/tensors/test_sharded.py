@@ -274,7 +274,6 @@ def test_a_hub_cache_is_answered_with_its_snapshot(tmp_path: Path, refs: bool, a
     ("name", "hint"),
     [
         ("pytorch_model.bin", "save_pretrained"),
-        ("model.gguf", "GGUF"),
         ("unet/model.ONNX", "numpy.savez"),
         ("tf_model.h5", "get_weights"),
         ("flax_model.msgpack", "from_flax"),

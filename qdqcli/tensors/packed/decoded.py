@@ -19,6 +19,7 @@ import numpy as np
 from qdqcli.errors import InputError
 from qdqcli.escape import blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, Waiting
+from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, num_rows
 from qdqcli.tensors.packed.format import CODES, PackedWeight
@@ -54,8 +55,6 @@ def decode(
         InputError: the parts of a weight contradict each other; names the tensor.
     """
     weights = [weight for weight in packed.weights if weight.format.decoder is not None]
-    if not weights:
-        return checkpoint, packed
     gone = {key_of(part) for weight in weights for part in weight.parts.values()}
     gone |= {key_of(tensor) for tensor, _ in packed.activation_scales}
     own = {shard.name for shard in checkpoint.shards}
@@ -111,7 +110,7 @@ def _decoded(
             own[decoded[key].info.name] = decoded[key]
         elif key not in gone:
             stored[tensor.name] = tensor
-    if len(stored) == len(shard.tensors):
+    if len(stored) == len(shard.tensors) and not isinstance(shard, GgufShard):
         return shard
     for name in own.keys() & stored.keys():
         raise InputError(
@@ -163,6 +162,12 @@ class DecodedShard:
     @property
     def name(self) -> str:
         return self.base.name
+
+    @property
+    def output_name(self) -> str:
+        """Name of a safetensors file, where the base is a GGUF file."""
+        name = Path(self.base.name)
+        return (name.with_suffix(".safetensors") if isinstance(self.base, GgufShard) else name).as_posix()
 
     @property
     def identity(self) -> FileIdentity:

@@ -102,6 +102,14 @@ class Parts:
             width = info.shape[-1] if info.shape else 1
         return self._read(info, start * width, stop * width).reshape(stop - start, width)
 
+    def row_bytes(self, role: str, start: int, stop: int) -> Stored:
+        """Return rows [start, stop) of a part of blocks as bytes, a row each."""
+        info = self.info(role)
+        width = info.nbytes // num_rows(info.shape)
+        out = np.empty((stop - start, width), np.uint8)
+        self._reader_of(info.shard).read_into(info, start * width, out.data.cast("B"))
+        return out
+
     def matrix(self, role: str, index: int, height: int) -> Stored:
         """Return one matrix, kept in memory, of a part that is a stack of matrices with that many rows."""
         info = self.info(role)

@@ -73,8 +73,10 @@ class PackedWeight(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Format name, with the scale granularity if there is one code per weight."""
+        """Format name with the type of GGUF's blocks, or the scale granularity if there is one code per weight."""
         codes, scale = self.parts[CODES], self.parts.get(SCALE)
+        if codes.dtype.is_block:
+            return f"{self.format.name} {codes.dtype.name}"
         if scale is None or not (codes.dtype.name in FP8 or (codes.dtype.name == "I8" and scale.dtype.is_floating)):
             return self.format.name
         what = granularity(codes.shape, scale.shape)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
+from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
 
 
@@ -15,7 +16,8 @@ def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tupl
         InputError: the parts of a weight contradict each other; names the tensor.
     """
     packed = recognise_inputs(checkpoints)
-    if not any(own.weights for own in packed):
+    has_gguf = any(isinstance(shard, GgufShard) for checkpoint in checkpoints for shard in checkpoint.shards)
+    if not has_gguf and not any(own.weights for own in packed):
         return list(checkpoints), packed
     from qdqcli.tensors.packed.decoded import decode
 

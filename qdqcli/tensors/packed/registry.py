@@ -7,6 +7,7 @@ ComfyUI, exllamav3, HQQ, optimum-quanto, Quark.
 
 from dataclasses import replace
 
+from qdqcli.tensors.gguf import QUANTIZED
 from qdqcli.tensors.packed.format import (
     BOOK_OF_SCALES,
     CODE_BOOK,
@@ -67,28 +68,28 @@ _CT = ("compressed-tensors",)
 GPTQ = PackedFormat(
     name="GPTQ", methods=("gptq",), codes=".qweight", dtypes=("I32",), fits=_is_gptq,
     parts=(_part(SCALE, ".scales", *FLOATS), _may(ZERO_POINT, ".qzeros", "I32"), _may(GROUP_INDEX, ".g_idx", "I32")),
-    decoder="qdqcli.tensors.packed.gptq:gptq",
+        decoder="qdqcli.tensors.packed.gptq:gptq",
 )  # fmt: skip
 AWQ = PackedFormat(
     name="AWQ", methods=("awq",), codes=".qweight", dtypes=("I32",), fits=_is_awq,
     parts=(_part(SCALE, ".scales", *FLOATS), _part(ZERO_POINT, ".qzeros", "I32")),
-    decoder="qdqcli.tensors.packed.awq:awq",
+        decoder="qdqcli.tensors.packed.awq:awq",
 )  # fmt: skip
 NVFP4 = PackedFormat(
     name="ModelOpt NVFP4", methods=("modelopt",), codes=".weight", dtypes=("U8",), fits=scales_on_grid,
     parts=(_part(SCALE, ".weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, ".weight_scale_2", "F32"),
            _may(INPUT_SCALE, ".pre_quant_scale", *FLOATS)),
-    decoder="qdqcli.tensors.packed.scaled:nvfp4",
+        decoder="qdqcli.tensors.packed.scaled:nvfp4",
 )  # fmt: skip
 FP8_SCALE = PackedFormat(
     name="FP8", methods=("fp8", "fbgemm_fp8"), codes="", weight="", dtypes=FP8, fits=scales_on_grid,
     parts=(_part(SCALE, "_scale", *FLOATS, "F8_E8M0"),),
-    decoder="qdqcli.tensors.packed.scaled:fp8",
+        decoder="qdqcli.tensors.packed.scaled:fp8",
 )  # fmt: skip
 INT8_SCALE = PackedFormat(
     name="compressed-tensors int-quantized", methods=_CT, codes=".weight", dtypes=("I8",), fits=scales_on_grid,
     parts=(_SCALE, _may(ZERO_POINT, ".weight_zero_point", "I8", "I32", *FLOATS)),
-    decoder="qdqcli.tensors.packed.scaled:plain",
+        decoder="qdqcli.tensors.packed.scaled:plain",
 )  # fmt: skip
 _COMFY = ("comfyui",)
 _MARK = _part(FORMAT, ".comfy_quant", "U8")
@@ -98,6 +99,9 @@ _QUANTO = PackedFormat(
 )  # fmt: skip
 
 PACKED: tuple[PackedFormat, ...] = (
+    PackedFormat(
+        name="GGUF", codes="", weight="", dtypes=tuple(QUANTIZED), decoder="qdqcli.tensors.packed.gguf:blocks",
+    ),
     PackedFormat(
         name="ComfyUI NVFP4", methods=_COMFY, codes=".weight", dtypes=("U8",),
         parts=(_part(SCALE, ".weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, ".weight_scale_2", "F32"), _MARK),
@@ -156,27 +160,27 @@ PACKED: tuple[PackedFormat, ...] = (
                _may(BOOK_OF_SCALES, ".weight.nested_quant_map", "F32"),
                _may(FORMAT, ".weight.quant_state.bitsandbytes__nf4", "U8"),
                _may(FORMAT, ".weight.quant_state.bitsandbytes__fp4", "U8")),
-    decoder="qdqcli.tensors.packed.bitsandbytes:four_bits",
+        decoder="qdqcli.tensors.packed.bitsandbytes:four_bits",
     ),
     PackedFormat(
         name="bitsandbytes int8", methods=("bitsandbytes",), codes=".weight", dtypes=("I8",), fits=_is_row_scale,
         parts=(_part(SCALE, ".SCB", "F32"), _may(FORMAT, ".weight_format", "U8")),
-    decoder="qdqcli.tensors.packed.scaled:bitsandbytes_int8",
+        decoder="qdqcli.tensors.packed.scaled:bitsandbytes_int8",
     ),
     PackedFormat(
         name="gpt-oss MXFP4", methods=("mxfp4",), codes="_blocks", weight="", dtypes=("U8",), fits=_is_mxfp4,
         parts=(_part(SCALE, "_scales", *E8M0),),
-    decoder="qdqcli.tensors.packed.gpt_oss:mxfp4",
+        decoder="qdqcli.tensors.packed.gpt_oss:mxfp4",
     ),
     PackedFormat(
         name="MLX", methods=("mlx",), codes=".weight", dtypes=("U32",), fits=scales_on_grid,
         parts=(_part(SCALE, ".scales", *FLOATS, "U8"), _may(OFFSET, ".biases", *FLOATS)),
-    decoder="qdqcli.tensors.packed.mlx:mlx",
+        decoder="qdqcli.tensors.packed.mlx:mlx",
     ),
     PackedFormat(
         name="DeepSeek V4", methods=("fp8",), codes=".weight", dtypes=("F8_E4M3", "I8"), fits=scales_on_grid,
         parts=(_part(SCALE, ".scale", "F8_E8M0"),),
-    decoder="qdqcli.tensors.packed.scaled:deepseek_v4",
+        decoder="qdqcli.tensors.packed.scaled:deepseek_v4",
     ),
     PackedFormat(
         name="ComfyUI", methods=_COMFY, codes=".weight", dtypes=FP8, fits=scales_on_grid,
@@ -200,7 +204,7 @@ PACKED: tuple[PackedFormat, ...] = (
     FP8_SCALE,
     PackedFormat(
         name="Mistral FP8", codes=".weight", dtypes=FP8, parts=(_part(SCALE, ".qscale_weight", *FLOATS),),
-    decoder="qdqcli.tensors.packed.scaled:fp8",
+        decoder="qdqcli.tensors.packed.scaled:fp8",
         fits=scales_on_grid,
     ),
     INT8_SCALE,
@@ -214,7 +218,7 @@ PACKED: tuple[PackedFormat, ...] = (
                _may(ZERO_POINT, "._weight_zero_point", "I8", "U8", "I32", *FLOATS),
                _may(GLOBAL_SCALE, "._weight_per_tensor_scale", "F32"),
                _may("scale and zero point", "._weight_scale_and_zero", *FLOATS)),
-    decoder="qdqcli.tensors.packed.scaled:torchao",
+        decoder="qdqcli.tensors.packed.scaled:torchao",
     ),
     PackedFormat(
         name="EXL3", methods=("exl3",), codes=".trellis", dtypes=("I16",),

@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from qdqcli.escape import MalformedError, blame
-from qdqcli.tensors.checkpoint import Checkpoint, SideFile
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.index import MAX_INDEX_BYTES, is_index
 from qdqcli.tensors.packed.declaration import DECLARING_KEYS, MAX_CONFIG_BYTES
+from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.strict_json import parse_object
 
 _DROPPED = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
@@ -42,12 +43,20 @@ def _rewritten(view: Checkpoint, dtype: str, folder: Path) -> Iterator[SideFile]
         else:
             yield side_file
             continue
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        with side_file.open() as file:
-            os.utime(path, ns=(file.identity.mtime_ns, file.identity.mtime_ns))
-        yield SideFile(folder=folder, name=name)
+        yield _written(folder, name, data, side_file)
+    if len(view.shards) > 1 and all(shard.output_name != shard.name for shard in view.shards):
+        names = {tensor.name: shard.output_name for shard in view.shards for tensor in shard.tensors}
+        yield _written(folder, Path("model.safetensors.index.json"), {"weight_map": names}, view.shards[0])
+
+
+def _written(folder: Path, name: Path, data: Mapping[str, Any], original: SideFile | Shard) -> SideFile:
+    """Return a side file with the modification time of the file that it is made of."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    with original.open() if isinstance(original, SideFile) else InputFile(original.path) as file:
+        os.utime(path, ns=(file.identity.mtime_ns, file.identity.mtime_ns))
+    return SideFile(folder=folder, name=name)
 
 
 def _read(side_file: SideFile, limit: int) -> dict[str, Any]:
