@@ -27,6 +27,7 @@ from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec, axis_text
 from qdqcli.output.files import NamedFile, check_files
 from qdqcli.output.tree import OutputTree, output_paths
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.file import RecipeFile, parse_recipe, read_recipe
 from qdqcli.recipe.keys import REAL
 from qdqcli.recipe.pairing import entries_of
@@ -99,7 +100,7 @@ class Report:
         """
         return ranked(self.result, sort, count)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the report of `--format json`, as JSON values."""
         return to_json(self.result)
 
@@ -178,7 +179,7 @@ class Settings(Selection, total=False):
     allow_unmatched: bool
 
 
-def pandas_frame(records: Sequence[Mapping[str, Any]], index: str) -> Any:  # a DataFrame; pandas is not required
+def pandas_frame(records: Sequence[Mapping[str, object]], index: str) -> Any:  # a DataFrame; pandas is not required
     """Return a DataFrame with a row per record.
 
     Raises:
@@ -542,7 +543,7 @@ def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) ->
         UsageError: settings or patterns contradict each other or do not fit the tensors.
         InputError: the weights of an input are already quantized.
     """
-    given: dict[str, Any] = {name: settings.get(name) for name in (*DEFAULTS, "scheme") if name != "ranges_file"}
+    given: dict[str, object] = {name: settings.get(name) for name in (*DEFAULTS, "scheme") if name != "ranges_file"}
     scale_bits, allow_unmatched = settings.get("scale_bits", 16), settings.get("allow_unmatched", False)
     preset = settings.get("preset", ())
     request = request_of(given, settings.get("ranges"), settings.get("recipe"), preset, scale_bits)
@@ -557,7 +558,7 @@ def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) ->
 
 
 def request_of(
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     ranges: PathLike | None,
     recipe: PathLike | None,
     preset: str | Sequence[str],
@@ -586,7 +587,7 @@ def _recipe(path: Path) -> RecipeFile:
         raise
 
 
-def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(given: Mapping[str, object]) -> JsonObject:
     """Validate the arguments like a recipe's `[defaults]`, with the same error messages."""
     text = json.dumps({"defaults": given}, default=_plain)
     try:
@@ -598,7 +599,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: float(value) if key in REAL else value for key, value in checked.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Convert a NumPy number to Python's; other objects to text, which no setting accepts."""
     return value.item() if isinstance(value, np.generic) else str(value)
 

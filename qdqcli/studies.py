@@ -25,6 +25,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.op.backend import backend as op_backend
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.candidates import ANY, DEFAULT_CANDIDATES, DEFAULT_GROUP_SIZE, candidates_of
 from qdqcli.recipe.goal import Goal, exact_bits
 from qdqcli.recipe.plan import Plan, check_selection, make_plans
@@ -79,7 +80,7 @@ class SweepReport(Mapping[str, Report]):
         """Return the settings that no other dominates: no setting has fewer bits and a higher SQNR."""
         return SweepReport(self.result.front())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the report of `qdq sweep --format json`, as JSON values."""
         return dict(sweep_report.sweep_to_json(self.result))
 
@@ -162,7 +163,7 @@ class PlanReport:
             raise UsageError(f"count is {count}; a frontier has at least 2 sizes")
         return [(found.bits_per_weight, found.loss) for found in frontier(self.result.problem, count)]
 
-    def explain(self, tensor: str) -> list[dict[str, Any]]:
+    def explain(self, tensor: str) -> list[JsonObject]:
         """Return the candidates of a tensor's decision, as JSON values, each with `chosen`.
 
         Raises:
@@ -174,7 +175,7 @@ class PlanReport:
             for option in decision.options
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the report of `qdq plan --format json`, as JSON values."""
         return plan_report.to_json(self.view)
 
@@ -235,7 +236,7 @@ class DiagnosisReport:
         """The rows of all tensors under the recipe."""
         return Report(self.result.after)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the report of `qdq diagnose --format json`, as JSON values."""
         return diagnosis_report.to_json(self.result)
 

@@ -25,7 +25,7 @@ FLOORS = [
     {"op", "tensors"},
     {"stats"},
     {"escape", "interrupt"},
-    {"errors"},
+    {"errors", "plain"},
 ]
 """From the top. Rooms of one floor do not know each other."""
 

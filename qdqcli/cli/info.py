@@ -5,7 +5,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from time import perf_counter
-from typing import Any
 
 import click
 
@@ -78,7 +77,7 @@ def _warm_up(session: Session) -> None:
     session.tell(f"compiled the kernels into {show_path(cache)} in {duration(perf_counter() - session.began)}")
 
 
-def gather() -> dict[str, Any]:
+def gather() -> dict[str, object]:
     """Return fact -> JSON value."""
     import llvmlite.binding as llvm
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from qdqcli.escape import show_path
 from qdqcli.gate.aggregate import AGGREGATES
 from qdqcli.gate.keys import BUDGET, NO_LIMIT, TOLERANCE_KEYS, limit_key, limits_in
+from qdqcli.plain import Parsed
 from qdqcli.recipe.document import Document
 from qdqcli.recipe.lines import KeyPath
 from qdqcli.result.verdict import Severity
@@ -68,7 +68,7 @@ class Structure:
 class RunSettings:
     """Settings of the run that the limits were derived from."""
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     """Values by key, as returned by `settings.comparable`."""
     line: int = 1
 
@@ -150,7 +150,7 @@ def parse_budget(text: str, path: Path) -> Budget:
     return budget_in(document, document.check(BUDGET), path.parent)
 
 
-def budget_in(document: Document, table: Mapping[str, Any], folder: Path, base: KeyPath = ()) -> Budget:
+def budget_in(document: Document, table: Parsed, folder: Path, base: KeyPath = ()) -> Budget:
     """Convert the valid table at `base` to a budget; its files are relative to `folder`."""
     return _Reader(document=document, folder=folder, base=base).budget(table)
 
@@ -164,7 +164,7 @@ class _Reader:
     base: KeyPath = ()
     """Path of keys to the budget's table."""
 
-    def budget(self, data: Mapping[str, Any]) -> Budget:
+    def budget(self, data: Parsed) -> Budget:
         general = TensorRule(
             patterns=(),
             limits=self.limits(data.get("limits", {}), "limits"),
@@ -181,7 +181,7 @@ class _Reader:
             waivers=[self.waiver(table, number) for number, table in enumerate(data.get("waivers", []))],
         )
 
-    def rule(self, table: Mapping[str, Any], number: int) -> TensorRule:
+    def rule(self, table: Parsed, number: int) -> TensorRule:
         return TensorRule(
             patterns=self.patterns(table, "tensors", number, "match"),
             limits=self.limits(table, "tensors", number),
@@ -190,13 +190,13 @@ class _Reader:
             line=self.line("tensors", number),
         )
 
-    def summary(self, table: Mapping[str, Any]) -> dict[str, Sequence[Limit]]:
+    def summary(self, table: Parsed) -> dict[str, Sequence[Limit]]:
         found: dict[str, Sequence[Limit]] = {"summary": self.limits(table, "summary")}
         for name in AGGREGATES:
             found[f"summary.{name}"] = self.limits(table.get(name, {}), "summary", name)
         return found
 
-    def structure(self, table: Mapping[str, Any]) -> Structure:
+    def structure(self, table: Parsed) -> Structure:
         patterns = self.patterns(table, "structure", "forbid") if "forbid" in table else ()
         lines = {key: self.line("structure", key) for key in table if key != "severity"}
         lines |= {pattern: self.line("structure", "forbid", index) for index, pattern in enumerate(patterns)}
@@ -209,7 +209,7 @@ class _Reader:
             line=self.line("structure"),
         )
 
-    def baseline(self, table: Mapping[str, Any]) -> BaselineRule:
+    def baseline(self, table: Parsed) -> BaselineRule:
         return BaselineRule(
             path=self.folder / table["file"],
             tolerances=[
@@ -221,7 +221,7 @@ class _Reader:
             line=self.line("baseline"),
         )
 
-    def waiver(self, table: Mapping[str, Any], number: int) -> Waiver:
+    def waiver(self, table: Parsed, number: int) -> Waiver:
         until = table["until"]
         return Waiver(
             patterns=self.patterns(table, "waivers", number, "match"),
@@ -230,7 +230,7 @@ class _Reader:
             line=self.line("waivers", number),
         )
 
-    def limits(self, table: Mapping[str, Any], *key_path: str | int) -> list[Limit]:
+    def limits(self, table: Parsed, *key_path: str | int) -> list[Limit]:
         severity = _severity(table)
         return [
             Limit(
@@ -244,7 +244,7 @@ class _Reader:
             for key, metric, is_minimum in limits_in(table)
         ]
 
-    def patterns(self, table: Mapping[str, Any], *key_path: str | int) -> tuple[str, ...]:
+    def patterns(self, table: Parsed, *key_path: str | int) -> tuple[str, ...]:
         *of_table, _ = key_path
         return self.document.patterns(table, (*self.base, *key_path), self.document.name((*self.base, *of_table)))
 
@@ -252,5 +252,5 @@ class _Reader:
         return self.document.line((*self.base, *key_path))
 
 
-def _severity(table: Mapping[str, Any]) -> Severity:
+def _severity(table: Parsed) -> Severity:
     return Severity(table.get("severity", Severity.ERROR))

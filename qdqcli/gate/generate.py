@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from json import dumps
 from math import isfinite
-from typing import Any
 
 from qdqcli.gate.aggregate import aggregate
 from qdqcli.gate.judge import NONFINITE
@@ -85,7 +84,7 @@ def glob_of(name: str) -> str:
     return f"[r]{text[1:]}" if text.startswith("re:") else text
 
 
-def toml_value(value: Any) -> str:
+def toml_value(value: object) -> str:
     """Return a setting as TOML."""
     if isinstance(value, list):
         return f"[{', '.join(map(toml_value, value))}]"

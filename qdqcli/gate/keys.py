@@ -1,9 +1,7 @@
 """Budget keys and the schemas of their values."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from qdqcli.gate.aggregate import AGGREGATES
+from qdqcli.plain import JsonObject, Parsed
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.keys import SETTINGS, VERSION
 from qdqcli.recipe.schema import MATCH, PATTERNS, either, published, refused, table, tables
@@ -134,11 +132,11 @@ BUDGET: Schema = table(
 )  # fmt: skip
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonObject:
     """Return the JSON schema of a budget."""
     return published(BUDGET, "Budget of qdq")
 
 
-def limits_in(keys: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+def limits_in(keys: Parsed) -> list[tuple[str, str, bool]]:
     """Return a table's limits in the order of the metrics: key, metric, and True for a minimum."""
     return [(key, metric, is_minimum) for key, (metric, is_minimum) in LIMIT_KEYS.items() if key in keys]

@@ -5,15 +5,15 @@ Paths in it are relative to its folder. `cli/project.py` puts it beneath the opt
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.gate.budget import Budget, budget_in, parse_budget
 from qdqcli.gate.keys import BUDGET
+from qdqcli.plain import Parsed
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.file import RecipeFile, recipe_in
 from qdqcli.recipe.keys import RULES, SELECTION, SETTINGS, SHORT, VERSION
@@ -116,7 +116,7 @@ def parse_project(text: str, path: Path) -> Project:
     return _project(document, document.check(PROJECT, base), base, path)
 
 
-def _project(document: Document, data: Mapping[str, Any], base: KeyPath, path: Path) -> Project:
+def _project(document: Document, data: Parsed, base: KeyPath, path: Path) -> Project:
     folder = path.parent
     settings = recipe_in(document, data, base)
     if settings is not None and "recipe" in data:
@@ -153,7 +153,7 @@ def read_budget(path: Path) -> Budget:
     return project.budget
 
 
-def _listed(value: Any) -> list[str]:
+def _listed(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
@@ -170,6 +170,6 @@ def _report(document: Document, base: KeyPath, folder: Path, name: str) -> Path:
     return path
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """Return the JSON schema of a project file."""
     return published(PROJECT, "Project of qdq")

@@ -16,7 +16,7 @@ from qdqcli.recipe.axis import NONE
 _DIGEST = "sha256:"
 
 
-def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(settings: Mapping[str, object]) -> dict[str, object]:
     """Normalize the settings of a report, by key of `RUN_SETTINGS`: equivalent settings become equal.
 
     A recipe counts as a digest of its rules, without their lines; a ranges file as a digest of its content. A setting
@@ -31,14 +31,14 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _without_lines(rules: Any) -> Any:
+def _without_lines(rules: object) -> Any:
     """Return the rules of a report of any origin, without the lines where they stand in a recipe."""
     if not isinstance(rules, list):
         return rules
     return [{**rule, "place": None} if isinstance(rule, dict) else rule for rule in rules]
 
 
-def _normalized(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _normalized(settings: Mapping[str, object]) -> dict[str, object]:
     """Return the settings in one spelling, whether a report or a person wrote them."""
     found = {key: NONE if value is None else value for key, value in settings.items()}
     if found.get("axis") == WHOLE_TENSOR:
@@ -48,14 +48,14 @@ def _normalized(settings: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("estimator") == "percentile" and found.get("percentile", NONE) == NONE:
         found["percentile"] = DEFAULT_PERCENTILE
     if "ranges" in found:
-        found["ranges"] = PurePath(found["ranges"]).name
+        found["ranges"] = PurePath(str(found["ranges"])).name
     for key in ("include", "exclude", "map"):
-        if isinstance(found.get(key), list):
-            found[key] = sorted(found[key])
+        if isinstance(patterns := found.get(key), list):
+            found[key] = sorted(patterns)
     return found
 
 
-def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
+def check_settings(budget: Budget, settings: Mapping[str, object]) -> None:
     """Check that a run has the settings that the budget was made for.
 
     Raises:
@@ -75,7 +75,7 @@ def check_settings(budget: Budget, settings: Mapping[str, Any]) -> None:
         )
 
 
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def differences(was: Mapping[str, object], now: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
     """Yield key, old and new value of each setting that both have and that differs."""
     for key, value in was.items():
         if key in now and now[key] != value:
@@ -83,11 +83,11 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tupl
             yield key, show(value), show(now[key])
 
 
-def _shown_rules(digest: Any) -> str:
+def _shown_rules(digest: object) -> str:
     return NONE if digest == NONE else f"a recipe's or preset's ({shown(digest)})"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Format a setting for a message, as a user types it."""
     if isinstance(value, list):
         return ", ".join(f"'{escape_name(str(item))}'" for item in value) or NONE

@@ -1,7 +1,6 @@
 """Text of a new project file, with limits that a first run keeps."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from qdqcli.gate.generate import METRIC, toml_text, toml_value
 from qdqcli.gate.ratchet import Headroom
@@ -11,13 +10,15 @@ TROUBLE_DB = 12.0
 """SQNR below which a tensor is in trouble: a limit where nothing was measured."""
 
 
-def project_text(models: Sequence[str], settings: Mapping[str, Any], run: RunResult | None, headroom: Headroom) -> str:
+def project_text(
+    models: Sequence[str], settings: Mapping[str, object], run: RunResult | None, headroom: Headroom
+) -> str:
     """Return the TOML text of a project file; `run` is its first run, which keeps its budget."""
     return "\n".join(_lines(models, settings, run, headroom)) + "\n"
 
 
 def _lines(
-    models: Sequence[str], settings: Mapping[str, Any], run: RunResult | None, headroom: Headroom
+    models: Sequence[str], settings: Mapping[str, object], run: RunResult | None, headroom: Headroom
 ) -> Iterator[str]:
     yield "# Settings of qdq: 'qdq check' measures the model and judges it by the budget. 'qdq stats' and 'qdq run'"
     yield "# take the same model and settings; options of the command line override them. More: qdq help gate"

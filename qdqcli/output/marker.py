@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError
+from qdqcli.plain import JsonObject
 from qdqcli.tensors.storage import read_file
 from qdqcli.tensors.strict_json import parse_object
 
@@ -19,7 +19,7 @@ def listed(file: Path) -> str:
     return os.fsencode(file.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def read_marker(path: Path) -> dict[str, Any] | None:
+def read_marker(path: Path) -> JsonObject | None:
     """Return the marker's content; None if it is missing, unreadable or not written by a run."""
     try:
         data = parse_object(read_file(path, _MAX_BYTES))

@@ -52,9 +52,9 @@ def candidates_of(names: Sequence[str], group_size: int, estimator: str, engine:
     settings = []
     for name in names:
         if name != FLOAT:
-            changes = dict(settings_of_scheme(name))
+            changes = settings_of_scheme(name)
             if "axis" not in changes:
-                changes["group_size"] = group_size
+                changes = {**changes, "group_size": group_size}
             settings.append(Setting(**changes, estimator=estimator))
     return stored_by(engine, list(dict.fromkeys(settings)), names), FLOAT in names
 

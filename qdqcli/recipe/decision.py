@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from qdqcli.errors import SpecError
 from qdqcli.op.spec import QuantSpec
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.axis import CHANNEL, NONE, axis_of, word_of
 from qdqcli.recipe.keys import ERROR, PLANNING, SETTINGS, SKIP
 from qdqcli.recipe.rule import Rule, Setting, Settings, apply_rule
@@ -68,7 +68,7 @@ def base_settings(
     `axis` is `last` or `channel` where the axis depends on the tensor.
     """
     low, high = spec.given_range or (None, None)
-    values: dict[str, Any] = {key: getattr(spec, key) for key in SETTINGS if hasattr(spec, key)}
+    values: JsonObject = {key: getattr(spec, key) for key in SETTINGS if hasattr(spec, key)}
     values |= {
         "axis": axis or word_of(spec.axis),
         "input_min": low,

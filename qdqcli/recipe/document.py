@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
+from qdqcli.plain import Parsed
 from qdqcli.recipe.lines import KeyPath, json_lines, toml_lines
 from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.recipe.schema import known_keys, of_table, tables_of
@@ -52,7 +53,7 @@ class Document:
     is_json: bool = False
 
     @cached_property
-    def data(self) -> Mapping[str, Any]:
+    def data(self) -> Parsed:
         """The top-level table.
 
         Raises:
@@ -88,7 +89,7 @@ class Document:
         """Raise a UsageError that names the line of `key_path`."""
         raise UsageError(f"{self.source}:{self.line(key_path)}: {message}")
 
-    def check(self, schema: Schema, key_path: KeyPath = ()) -> Mapping[str, Any]:
+    def check(self, schema: Schema, key_path: KeyPath = ()) -> Parsed:
         """Return the table at `key_path`, validated against its schema.
 
         Raises:
@@ -99,7 +100,7 @@ class Document:
             value = value[key]
         tables = dict(tables_of(schema, "".join(f"{part}." for part in key_path)))
         self._check_table(value, schema, key_path, self.name(key_path) if key_path else "", tables)
-        found: Mapping[str, Any] = value
+        found: Parsed = value
         return found
 
     def name(self, key_path: KeyPath) -> str:
@@ -107,7 +108,7 @@ class Document:
         dotted = ".".join(part for part in key_path if isinstance(part, str))
         return f"[[{dotted}]] {key_path[-1] + 1}" if isinstance(key_path[-1], int) else f"[{dotted}]"
 
-    def patterns(self, table: Mapping[str, Any], key_path: KeyPath, name: str) -> tuple[str, ...]:
+    def patterns(self, table: Parsed, key_path: KeyPath, name: str) -> tuple[str, ...]:
         """Return the patterns at `key_path`, one or a list; each one compiles."""
         value = table[str(key_path[-1])]
         patterns = (value,) if isinstance(value, str) else tuple(value)

@@ -41,7 +41,7 @@ class Explanation:
 
     command: str
     inputs: Sequence[str]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     tensors: Sequence[ExplainedTensor]
     notes: Sequence[Note] = ()
     """Notes on the inputs for the user."""
@@ -49,7 +49,7 @@ class Explanation:
     """True where the tensors were asked for by name."""
 
     @classmethod
-    def of(cls, command: str, plans: Sequence[Plan], settings: Mapping[str, Any], pattern: str | None) -> Self:
+    def of(cls, command: str, plans: Sequence[Plan], settings: Mapping[str, object], pattern: str | None) -> Self:
         """Explain the matching tensors, or all.
 
         Raises:
@@ -82,13 +82,13 @@ def explanation_summary(explanation: Explanation) -> dict[str, int]:
     return {"num_tensors": total, "num_quantized": quantized, "num_skipped": total - quantized}
 
 
-def head_to_json(explained: ExplainedTensor) -> dict[str, Any]:
+def head_to_json(explained: ExplainedTensor) -> dict[str, object]:
     """Return the identity of a tensor (name, file, dtype, shape) as JSON values."""
     tensor = explained.tensor
     return {"name": tensor.name, "file": explained.file, "dtype": tensor.dtype.name, "shape": list(tensor.shape)}
 
 
-def resolution_to_json(resolution: Resolution) -> dict[str, Any]:
+def resolution_to_json(resolution: Resolution) -> dict[str, object]:
     """Return a resolution, shared by many tensors, as JSON values."""
     decision = resolution.decision
     reason = {"reason": decision.reason} if isinstance(decision, Skip) else {}

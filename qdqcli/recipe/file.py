@@ -3,13 +3,13 @@
 It knows no tensors: `recipe.py` applies it to them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from qdqcli.escape import show_path
 from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR
+from qdqcli.plain import JsonObject, Parsed
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.keys import PLANNING, RECIPE, SELECTION, SETTINGS, SHORT
@@ -27,7 +27,7 @@ class RecipeFile:
     place: str = "[defaults]"
     """Name of the table of its defaults in reports."""
     description: str = ""
-    defaults: Mapping[str, Any]
+    defaults: Parsed
     """Key -> value; a group size of None means no groups, patterns are tuples."""
     rules: Sequence[Rule]
     notes: Sequence[str] = ()
@@ -51,7 +51,7 @@ def parse_recipe(text: str, source: str, *, is_json: bool = False, prefix: str =
     return _Reader(document=Document(source, text, is_json), prefix=prefix).recipe()
 
 
-def recipe_in(document: Document, table: Mapping[str, Any], base: KeyPath) -> RecipeFile | None:
+def recipe_in(document: Document, table: Parsed, base: KeyPath) -> RecipeFile | None:
     """Return the settings and rules in a valid table, at `base`, of another file; None where it has none."""
     if not {*SHORT, *SETTINGS, *SELECTION, "rules"} & {*table}:
         return None
@@ -87,17 +87,17 @@ class _Reader:
             notes=self.notes,
         )
 
-    def defaults(self, table: Mapping[str, Any], key_path: KeyPath, name: str) -> dict[str, Any]:
+    def defaults(self, table: Parsed, key_path: KeyPath, name: str) -> dict[str, object]:
         values = self.settings(table, key_path, name)
         for key in SELECTION:
             if key in table:
                 values[key] = self.document.patterns(table, (*key_path, key), name)
         return values
 
-    def rules(self, table: Mapping[str, Any]) -> list[Rule]:
+    def rules(self, table: Parsed) -> list[Rule]:
         return [self.rule(rule, number) for number, rule in enumerate(table.get("rules", []))]
 
-    def rule(self, table: Mapping[str, Any], index: int) -> Rule:
+    def rule(self, table: Parsed, index: int) -> Rule:
         key_path: KeyPath = (*self.base, "rules", index)
         name = f"rule {index + 1}"
         patterns = self.document.patterns(table, (*key_path, "match"), name)
@@ -120,9 +120,9 @@ class _Reader:
             prefix=self.prefix,
         )
 
-    def settings(self, table: Mapping[str, Any], key_path: KeyPath, name: str) -> dict[str, Any]:
+    def settings(self, table: Parsed, key_path: KeyPath, name: str) -> JsonObject:
         fail = self.document.fail
-        values: dict[str, Any] = {}
+        values: JsonObject = {}
         for key, value in table.items():
             if key not in SETTINGS and key not in PLANNING:
                 continue
@@ -143,7 +143,7 @@ class _Reader:
         return overridden(settings_of_scheme(table["scheme"]), values) if "scheme" in table else values
 
 
-def _plain(key: str, value: Any) -> Any:
+def _plain(key: str, value: object) -> object:
     """Return the value as the program represents it."""
     match key:
         case "group_size" if value == NONE:
@@ -153,5 +153,5 @@ def _plain(key: str, value: Any) -> Any:
         case "num_bits" | "axis" | "group_size" | "min_ndim" if isinstance(value, float):
             return int(value)
         case "round_mode":
-            return value.upper()
+            return str(value).upper()
     return value

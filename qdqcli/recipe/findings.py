@@ -6,7 +6,6 @@ does something else than it says.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qdqcli.recipe.decision import Resolution, Skip
 from qdqcli.recipe.patterns import Holders, listed, matches_any, unmatched
@@ -26,7 +25,7 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.rule.where}: {self.text}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the finding as JSON values."""
         kind = "unmatched" if self.is_unmatched else "error"
         return {"source": self.rule.source, "line": self.rule.line, "rule": self.rule.number, "kind": kind,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR, ComputeDType, RoundMode
+from qdqcli.plain import JsonObject
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.axis import CHANNEL, LAST, NONE, PAIR_PATTERN
 from qdqcli.recipe.schema import MATCH, PATTERNS, either, published, table, tables
@@ -74,7 +75,7 @@ RULE: dict[str, Schema] = {
 """Keys of rules only."""
 
 
-def _with_settings(keys: Mapping[str, Schema], description: str, **words: Any) -> dict[str, Any]:
+def _with_settings(keys: Mapping[str, Schema], description: str, **words: Any) -> JsonObject:
     """Return the schema of a table that may contain quantization settings."""
     granular = {"axis": {"not": {"enum": [NONE, WHOLE_TENSOR]}}, "group_size": {"type": "integer"}}
     return (
@@ -113,6 +114,6 @@ RECIPE: Schema = table(
 )
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonObject:
     """Return the JSON schema of a recipe."""
     return published(RECIPE, "Recipe of qdq")

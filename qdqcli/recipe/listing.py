@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
@@ -72,7 +72,7 @@ class Listing:
 
     command: str
     inputs: Sequence[str]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     tensors: Sequence[ListedTensor]
     notes: Sequence[Note] = ()
     """Notes on the inputs for the user."""
@@ -82,7 +82,7 @@ class Listing:
         cls,
         command: str,
         plans: Sequence[Plan],
-        settings: Mapping[str, Any],
+        settings: Mapping[str, object],
         scale_bits: int,
         *,
         has_recipe: bool = False,
@@ -141,7 +141,7 @@ def with_estimates(listing: Listing, overall_ranges: Mapping[tuple[str, str], tu
     return replace(listing, tensors=tensors)
 
 
-def listed_to_json(tensor: ListedTensor) -> dict[str, Any]:
+def listed_to_json(tensor: ListedTensor) -> dict[str, object]:
     """Return a tensor as JSON values under a report's keys; `num_quantized_bytes` counts packed codes and scales."""
     source, decision = tensor.source, tensor.decision
     head = {

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 from qdqcli.errors import InputError
 from qdqcli.escape import show_path
@@ -117,7 +116,7 @@ def default_min_ndim(checkpoint: Checkpoint, packed: Packed) -> int:
     return DEFAULT_MIN_NDIM if (has_matrix or packed.weights) and not is_array else 0
 
 
-def settings_of(plans: Sequence[Plan], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def settings_of(plans: Sequence[Plan], settings: Mapping[str, object]) -> Mapping[str, object]:
     """Return the settings for reports: with the effective `min_ndim`, or null where it differs between inputs."""
     if "min_ndim" not in settings:
         return settings

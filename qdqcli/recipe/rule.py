@@ -10,7 +10,7 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR
 from qdqcli.recipe.axis import NONE
 from qdqcli.recipe.keys import ERROR
 
-Changes = Mapping[str, Any]
+Changes = Mapping[str, object]
 """Recipe key -> value; a group size of None means no groups."""
 
 
@@ -54,7 +54,7 @@ class Setting:
     places: tuple[str, ...] = ()
     """Its origins, the effective one last; empty for a built-in default."""
 
-    def over(self, value: Any, place: str) -> "Setting":
+    def over(self, value: object, place: str) -> "Setting":
         """Return a setting with a new value that overrides this one."""
         return Setting(value=value, places=(*self.places, place))
 
@@ -63,9 +63,9 @@ Settings = dict[str, Setting]
 """Recipe key -> setting, plus `skip` (the reason or None) and `ranges` (True where a file gives the ranges)."""
 
 
-def displaced(changes: Changes) -> dict[str, tuple[Any, str]]:
+def displaced(changes: Changes) -> dict[str, tuple[object, str]]:
     """Return the settings that `changes` exclude: key -> (new value, the setting that displaces it)."""
-    found: dict[str, tuple[Any, str]] = {}
+    found: dict[str, tuple[object, str]] = {}
     if changes.get("group_size") is not None and "axis" not in changes:
         found["axis"] = NONE, "group_size"
     if "input_min" in changes:
@@ -75,7 +75,7 @@ def displaced(changes: Changes) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def overridden(under: Changes, over: Changes) -> dict[str, Any]:
+def overridden(under: Changes, over: Changes) -> dict[str, object]:
     """Merge two tables: a setting of `over` displaces those of `under` that it excludes."""
     displaces = {key: value for key, (value, _) in displaced(over).items() if key in under}
     if over.get("axis", NONE) != NONE and under.get("group_size") is not None:
@@ -135,7 +135,7 @@ def listed_keys(changes: Changes) -> str:
     return " and ".join([", ".join(keys[:-1])] * (len(keys) > 1) + keys[-1:])
 
 
-def rule_to_json(rule: Rule) -> dict[str, Any]:
+def rule_to_json(rule: Rule) -> dict[str, object]:
     """Return the rule as a JSON recipe has it, with its place."""
     skip = {"skip": rule.skip} if rule.skip is not None else {"skip": False} if rule.lifts_skip else {}
     optional = {"optional": True} if rule.is_optional else {}
@@ -143,5 +143,5 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
     return {"place": rule.place, "match": list(rule.patterns), **changes, **skip, **optional}
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value

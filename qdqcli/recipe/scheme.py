@@ -1,9 +1,8 @@
 """Schemes: short names for bits and granularity, e.g. `int8-channel`, `int4-g128`."""
 
 import re
-from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import TypedDict
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
@@ -20,7 +19,16 @@ def is_scheme(text: str) -> bool:
     return re.fullmatch(SCHEME_PATTERN, text) is not None
 
 
-def settings_of_scheme(name: str) -> Mapping[str, Any]:
+class SchemeSettings(TypedDict, total=False):
+    """Settings of a scheme, by recipe key."""
+
+    num_bits: int
+    signed_input: bool
+    axis: str
+    group_size: int | None
+
+
+def settings_of_scheme(name: str) -> SchemeSettings:
     """Return the settings of a scheme by recipe key.
 
     Bits and sign; with a granularity also axis and group size, one of which is none.
@@ -37,12 +45,15 @@ def settings_of_scheme(name: str) -> Mapping[str, Any]:
             "MX or GGUF"
         )
     code, _, granularity = name.partition("-")
-    settings = {"num_bits": int(code.removeprefix("u").removeprefix("int")), "signed_input": not code.startswith("u")}
+    settings: SchemeSettings = {
+        "num_bits": int(code.removeprefix("u").removeprefix("int")),
+        "signed_input": not code.startswith("u"),
+    }
     match granularity[:1]:
         case "":
             return settings
         case "t":
-            return settings | {"axis": "none", "group_size": None}
+            return {**settings, "axis": "none", "group_size": None}
         case "c":
-            return settings | {"axis": CHANNEL, "group_size": None}
-    return settings | {"axis": "none", "group_size": int(granularity[1:])}
+            return {**settings, "axis": CHANNEL, "group_size": None}
+    return {**settings, "axis": "none", "group_size": int(granularity[1:])}

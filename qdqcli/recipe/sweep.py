@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.axis import CHANNEL, depends_on_tensor, fixed_axis
 from qdqcli.recipe.keys import SKIP
 from qdqcli.recipe.recipe import Recipe
@@ -51,7 +51,7 @@ class Setting:
         axis = str(self.axis) if depends_on_tensor(self.axis) else None
         return replace(recipe, spec=spec, axis=axis, indivisible=SKIP, skips_misfits=True)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the setting under the options' names."""
         return {
             "num_bits": self.num_bits,
@@ -72,7 +72,7 @@ def settings_of(
     signed_input: bool = True,
 ) -> list[Setting]:
     """Return every combination: bits first, then granularities (axes, then groups), then estimators."""
-    granularities: list[dict[str, Any]] = [*({"axis": a} for a in axes), *({"group_size": g} for g in group_sizes)]
+    granularities: list[JsonObject] = [*({"axis": a} for a in axes), *({"group_size": g} for g in group_sizes)]
     return [
         Setting(num_bits=bits, estimator=estimator, signed_input=signed_input, **granularity)
         for bits, granularity, estimator in product(num_bits, granularities, estimators)

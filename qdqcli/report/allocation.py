@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import fsum, isfinite, log10
-from typing import Any
 
 from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
@@ -204,7 +203,7 @@ def _json(view: PlanView, _options: ReportOptions) -> Iterator[str]:
     yield escape.json_text(to_json(view), indent=2)
 
 
-def to_json(view: PlanView) -> dict[str, Any]:
+def to_json(view: PlanView) -> dict[str, object]:
     """Return the report: every decision with all its candidates, and the rows of the chosen settings."""
     allocation, result = view.allocation, view.result
     points = [{"bits": found.bits, "bits_per_weight": found.bits_per_weight, "loss": found.loss,
@@ -240,7 +239,7 @@ def to_json(view: PlanView) -> dict[str, Any]:
     )
 
 
-def option_to_json(allocation: Allocation, decision: Decision, option: Option) -> dict[str, Any]:
+def option_to_json(allocation: Allocation, decision: Decision, option: Option) -> dict[str, object]:
     """Return a candidate of a decision with what it costs and loses."""
     lowest = allocation.sqnr_db(decision, option)
     return {

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
-from typing import Any
 
 from qdqcli import __version__
 from qdqcli.recipe.pairing import counterparts, located
@@ -177,7 +176,7 @@ def _json(changes: Changes, _options: ReportOptions) -> Iterator[str]:
     )  # fmt: skip
 
 
-def _side(row: TensorResult | None) -> Mapping[str, Any] | None:
+def _side(row: TensorResult | None) -> Mapping[str, object] | None:
     if row is None:
         return None
     data = row_to_json(row)

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any
 
 from qdqcli.stats.metrics import MetricValue
 
 MAX_BARS = 128
 
 
-def error_by_channel(channels: Mapping[str, Sequence[MetricValue]]) -> dict[str, Any]:
+def error_by_channel(channels: Mapping[str, Sequence[MetricValue]]) -> dict[str, object]:
     """Return RMSE per channel in three digits; beyond MAX_BARS, the worst of every `step` consecutive channels."""
     rmse = channels["rmse"]
     step = max(ceil(len(rmse) / MAX_BARS), 1)

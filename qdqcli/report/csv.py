@@ -7,7 +7,6 @@ the JSON report has the exact bytes of a hostile name. `--sort` and `--top` do n
 from collections.abc import Iterable, Iterator
 from csv import writer
 from io import StringIO
-from typing import Any
 
 from qdqcli.op.spec import QuantSpec
 from qdqcli.report.escape import csv_cell
@@ -44,15 +43,15 @@ def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield _line([cells.get(column) for column in columns], options)
 
 
-def _group_cells(group: Group) -> dict[str, Any]:
+def _group_cells(group: Group) -> dict[str, object]:
     names = dict.fromkeys(BY, group.name)
     return {**names, "num_tensors": len(group.rows), **group.stats, "exact": group.is_unchanged}
 
 
-def _cells(row: Row) -> dict[str, Any]:
+def _cells(row: Row) -> dict[str, object]:
     """Return column -> value; a missing column is an empty cell."""
     data = row_to_json(row)
-    head: dict[str, Any] = {key: data.get(key) for key in ("name", "file", "dtype", "status", "reason")}
+    head: dict[str, object] = {key: data.get(key) for key in ("name", "file", "dtype", "status", "reason")}
     head["shape"] = plain_shape(row.source.shape)
     head["decided_by"] = decided_text(row.decided_by, str) if row.decided_by else None
     if isinstance(row, SkippedTensor):
@@ -69,11 +68,11 @@ def csv_line(cells: Iterable[str | int | float | None]) -> str:
     return buffer.getvalue()
 
 
-def _line(cells: Iterable[Any], options: ReportOptions) -> str:
+def _line(cells: Iterable[object], options: ReportOptions) -> str:
     return csv_line(_cell(cell, options) for cell in cells) + "\n"
 
 
-def _cell(value: Any, options: ReportOptions) -> str | int | float | None:
+def _cell(value: object, options: ReportOptions) -> str | int | float | None:
     match value:
         case bool():
             return "true" if value else "false"

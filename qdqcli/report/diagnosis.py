@@ -1,11 +1,11 @@
 """Report of a diagnosis, for people and programs: causes per tensor, their decibels and the measured evidence."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from math import inf, isfinite
 from textwrap import wrap
-from typing import Any
 
+from qdqcli.plain import JsonObject, Parsed
 from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent, significant
@@ -50,7 +50,7 @@ def render(report: Report, format_name: str, options: ReportOptions) -> Iterator
         yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
 
 
-def change_text(changes: Mapping[str, Any]) -> str:
+def change_text(changes: Parsed) -> str:
     """Return the changes as options: `--group-size 64 --estimator mse`."""
     words = [f"{option} {changes[key]}" for key, option in _OPTIONS.items() if changes.get(key) not in (None, "none")]
     if changes.get("axis") == "none" or (changes.get("group_size") == "none" and "axis" not in changes):
@@ -153,7 +153,7 @@ def finding_text(finding: Finding, diagnosis: Diagnosis, quote: Quote) -> str:
     return "behaves like Gaussian data of this size: nothing stands out"
 
 
-def _gaussian_text(found: Mapping[str, Any]) -> str:
+def _gaussian_text(found: Parsed) -> str:
     """Return the part of a gain that Gaussian data would have too."""
     gaussian = found["gaussian_gain_db"]
     if abs(gaussian) < 0.005:
@@ -161,7 +161,7 @@ def _gaussian_text(found: Mapping[str, Any]) -> str:
     return f", where Gaussian data would {'gain' if gaussian > 0 else 'lose'} {abs(gaussian):.2f}"
 
 
-def _degenerate_text(found: Mapping[str, Any]) -> str:
+def _degenerate_text(found: Parsed) -> str:
     count, first = found["slices"], found["subnormal_slices"]
     where = f" (number {', '.join(map(str, first))}{' ...' * (count > len(first))})" if first else ""
     have = "have" if count > 1 else "has"
@@ -171,7 +171,7 @@ def _degenerate_text(found: Mapping[str, Any]) -> str:
     )
 
 
-def _grid_text(found: Mapping[str, Any]) -> str:
+def _grid_text(found: Parsed) -> str:
     slices = (
         f"groups of {found['group_size']}" if found["group_size"] else
         f"blocks of {found['block']}x{found['block']}" if found["block"] else
@@ -187,7 +187,7 @@ def _grid_text(found: Mapping[str, Any]) -> str:
     return f"its values lie on a grid already: {kind}, {zero}, one step for {slices} ({percent(found['slices'])} fit)"
 
 
-def _index_text(noun: str, found: Sequence[Mapping[str, Any]], count: int = 0) -> str:
+def _index_text(noun: str, found: Sequence[Parsed], count: int = 0) -> str:
     """Return `rows 17 (20x the median), 3 (8.1x), ...`."""
     shown = ", ".join(
         f"{entry['index']} ({significant(entry['ratio'], 2)}x{' the median size' if not k else ''})"
@@ -361,7 +361,7 @@ def _json(report: Report, _options: ReportOptions) -> Iterator[str]:
     yield escape.json_text(to_json(report), indent=2)
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: Report) -> JsonObject:
     """Return the report; `tensors` are the rows of the run under the given settings."""
     return header_to_json(report.before) | {
         "summary": summary_to_json(report.before),
@@ -374,7 +374,7 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
+def _diagnosis_to_json(diagnosis: Diagnosis) -> JsonObject:
     accounting, first = diagnosis.accounting, diagnosis.findings[0]
     return {
         "tensor": diagnosis.row.source.name,
@@ -397,7 +397,7 @@ def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _rows_to_json(kept: RowsInFloat) -> dict[str, Any]:
+def _rows_to_json(kept: RowsInFloat) -> JsonObject:
     return {
         "rows": list(kept.rows),
         "sqnr_db": finite(kept.sqnr_db),
@@ -406,7 +406,7 @@ def _rows_to_json(kept: RowsInFloat) -> dict[str, Any]:
     }
 
 
-def _remedy_to_json(remedy: Remedy) -> dict[str, Any]:
+def _remedy_to_json(remedy: Remedy) -> JsonObject:
     row = remedy.row
     return {
         "settings": remedy.changes,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from json import JSONEncoder, dumps
 from re import compile as compile_regex
 from re import findall
-from typing import Any
 
 from qdqcli.escape import without_commands
 
@@ -45,7 +44,7 @@ def terminal(text: str, *, ascii_only: bool = False) -> str:
     return without_commands(visible(text, ascii_only=ascii_only)) or NO_NAME
 
 
-def json_text(value: Any, *, indent: int | None = None) -> str:
+def json_text(value: object, *, indent: int | None = None) -> str:
     r"""Return strict JSON in ASCII; the second of two `#` is escaped, as in `##vso[`.
 
     Lossless, lone surrogates included. A `#` occurs in strings only.
@@ -53,7 +52,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     return dumps(value, allow_nan=False, indent=indent).replace("##", "#\\u0023")
 
 
-def json_pieces(value: Any, *, indent: int | None = None) -> Iterator[str]:
+def json_pieces(value: object, *, indent: int | None = None) -> Iterator[str]:
     """Yield the text of `json_text` in pieces, one per value."""
     pieces = JSONEncoder(allow_nan=False, indent=indent).iterencode(value)
     return (piece.replace("##", "#\\u0023") for piece in pieces)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from qdqcli.recipe.decision import Resolution, Skip
 from qdqcli.recipe.explanation import (
@@ -110,7 +109,7 @@ def _becomes(resolution: Resolution, quote: Quote) -> str:
     return f"keep: {quote(decision.reason)}" if isinstance(decision, Skip) else spec_text(decision, quote)
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     match value:
         case None:
             return "none"

@@ -5,7 +5,6 @@ apply.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from qdqcli.report.escape import json_pieces, json_text
 from qdqcli.report.options import ReportOptions
@@ -26,7 +25,7 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     yield from document(head, map(row_pieces, run.rows), judged_to_json(run))
 
 
-def document(head: Mapping[str, Any], rows: Iterable[Iterable[str]], tail: Mapping[str, Any]) -> Iterator[str]:
+def document(head: Mapping[str, object], rows: Iterable[Iterable[str]], tail: Mapping[str, object]) -> Iterator[str]:
     """Yield a JSON object: the members of `head`, `tensors` with one line per row, the members of `tail`."""
     yield "{\n"
     for key, value in head.items():

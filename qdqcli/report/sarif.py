@@ -7,7 +7,6 @@ docs.github.com, SARIF support for code scanning.
 
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
 from urllib.parse import quote
 
 from qdqcli.report.escape import json_pieces, shorten, visible
@@ -64,11 +63,11 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
         "version": run.version,
         "rules": [_rule(name) for name in rules],
     }
-    properties: dict[str, Any] = {"left_out": len(found) - len(shown)} if len(shown) < len(found) else {}
+    properties: dict[str, object] = {"left_out": len(found) - len(shown)} if len(shown) < len(found) else {}
     if run.notes:
         properties["notes"] = [note_to_json(note) for note in run.notes]
     fallback = next(iter(run.inputs), "qdq")
-    log: dict[str, Any] = {
+    log: dict[str, object] = {
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [
@@ -87,7 +86,7 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     yield "\n"
 
 
-def _rule(name: str) -> dict[str, Any]:
+def _rule(name: str) -> dict[str, object]:
     if name in RULES:
         short, text = RULES[name]
     elif name in METRICS:
@@ -115,16 +114,16 @@ def _metric_help(metric: Metric) -> str:
     )
 
 
-def _result(finding: Finding, key: str, rules: list[str], fallback: str) -> dict[str, Any]:
+def _result(finding: Finding, key: str, rules: list[str], fallback: str) -> dict[str, object]:
     """Return a result. GitHub requires a physical location in each, and tells alerts apart by the hash only."""
     file, line = finding.location
-    location: dict[str, Any] = {"physicalLocation": _physical(fallback if file is None else file, line)}
+    location: dict[str, object] = {"physicalLocation": _physical(fallback if file is None else file, line)}
     names = [finding.tensor] if finding.tensor is not None else list(finding.tensors[:_MAX_NAMES])
     if names:
         location["logicalLocations"] = [
             {"fullyQualifiedName": shorten(visible(name), _MAX_TEXT), "kind": "variable"} for name in names
         ]
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "ruleId": finding.rule,
         "ruleIndex": rules.index(finding.rule),
         "level": "error" if finding.is_error else "warning",
@@ -141,7 +140,7 @@ def _result(finding: Finding, key: str, rules: list[str], fallback: str) -> dict
     return result
 
 
-def _physical(file: str, line: int) -> dict[str, Any]:
+def _physical(file: str, line: int) -> dict[str, object]:
     return {"artifactLocation": {"uri": uri_of(file)}, "region": {"startLine": line}}
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from qdqcli.errors import UsageError
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.sweep import Sweep
 from qdqcli.report import escape, markdown
 from qdqcli.report.csv import csv_line
@@ -136,7 +137,7 @@ def _markdown(sweep: Sweep, options: ReportOptions, by: str | None) -> Iterator[
     yield from _notes(sweep, by)
 
 
-def common_settings(sweep: Sweep) -> dict[str, Any]:
+def common_settings(sweep: Sweep) -> JsonObject:
     """Return the settings that do not differ between the columns of a sweep."""
     return {
         k: v for k, v in header_to_json(sweep.results[0])["settings"].items() if k not in sweep.settings[0].to_json()

@@ -4,9 +4,10 @@ Counts are integers and bin edges depend only on the tensor: identical for every
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from qdqcli.plain import Parsed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +37,7 @@ def compact(counts: Sequence[int]) -> Sequence[int]:
     return array(next(kind for kind in "BHIQ" if highest < 1 << 8 * array(kind).itemsize), counts)
 
 
-def histograms_to_json(histograms: Histograms) -> dict[str, Any]:
+def histograms_to_json(histograms: Histograms) -> dict[str, object]:
     """Return the key `histograms` of a report's tensor."""
     return {
         name: {"low": part.low, "high": part.high, "counts": list(part.counts)}
@@ -44,10 +45,10 @@ def histograms_to_json(histograms: Histograms) -> dict[str, Any]:
     }
 
 
-def histograms_from_json(data: Mapping[str, Any]) -> Histograms:
+def histograms_from_json(data: Parsed) -> Histograms:
     """Parse the output of `histograms_to_json`; raises `KeyError`, `TypeError` or `ValueError` for other data."""
     return Histograms(values=_histogram(data["values"]), errors=_histogram(data["errors"]))
 
 
-def _histogram(data: Mapping[str, Any]) -> Histogram:
+def _histogram(data: Parsed) -> Histogram:
     return Histogram(low=float(data["low"]), high=float(data["high"]), counts=compact(data["counts"]))

@@ -1,8 +1,8 @@
 """Packed side of a comparison: how the weight is stored, and what plain rounding to the same grid would lose."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from qdqcli.plain import Parsed
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.packed.storage import Grid, Storage
 
@@ -21,7 +21,7 @@ class Packing(NamedTuple):
     """SQNR of a sample of rows once the slip is undone."""
 
 
-def packing_to_json(packing: Packing) -> dict[str, Any]:
+def packing_to_json(packing: Packing) -> dict[str, object]:
     """Return the key `packed` of a row."""
     grid = packing.storage.grid
     return {
@@ -39,7 +39,7 @@ def packing_to_json(packing: Packing) -> dict[str, Any]:
     }
 
 
-def packing_from_json(data: Mapping[str, Any]) -> Packing:
+def packing_from_json(data: Parsed) -> Packing:
     """Parse the key `packed` of a row that matches the schema."""
     block = data["block_rows"], data["block_columns"]
     grid = Grid(data["bits"], block, is_integer=data["is_integer"], is_symmetric=data["is_symmetric"])

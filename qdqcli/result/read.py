@@ -13,6 +13,7 @@ from qdqcli.errors import SpecError
 from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
+from qdqcli.plain import Parsed
 from qdqcli.result.channels import Channels
 from qdqcli.result.histogram import histograms_from_json
 from qdqcli.result.packing import packing_from_json
@@ -57,7 +58,7 @@ def read_report(path: Path) -> RunResult:
         return _read(_Streamed(JsonStream(file.pieces(0, file.size), dict_of, surrogates=True)))
 
 
-def from_json(data: Mapping[str, Any]) -> RunResult:
+def from_json(data: Parsed) -> RunResult:
     """Parse the output of `to_json`.
 
     Raises:
@@ -126,6 +127,8 @@ def _check_version(found: object) -> None:
         raise MalformedError(f"has schema_version{shown}; this version reads reports with {SCHEMA_VERSION}")
 
 
+Shared = dict[object, Any]
+"""Values that many rows share, stored once."""
 _check_head, _check_row = check_of(HEAD), check_of(ROW)
 _CHECKS = {key: check_of(schema) for key, schema in HEAD["properties"].items()}
 """Check of each head member, made before the next is read."""
@@ -138,10 +141,10 @@ def _check(check: Check, value: object, where: str = "") -> None:
         raise MalformedError(str(error.inside(where)) if where else str(error)) from None
 
 
-def _rows(entries: Iterable[Any]) -> Iterator[Row]:
+def _rows(entries: Iterable[Parsed]) -> Iterator[Row]:
     if not isinstance(entries, Iterator | list):
         _check(check_of({"type": "array"}), entries, _ROWS)
-    shared: dict[Any, Any] = {}  # values that many rows share are stored once
+    shared: Shared = {}
     for index, entry in enumerate(entries):
         where = f"{_ROWS}[{index}]"
         _check(_check_row, entry, where)
@@ -155,7 +158,7 @@ def _rows(entries: Iterable[Any]) -> Iterator[Row]:
             raise MalformedError(f"{where}.shape: the number of elements does not fit in 63 bits") from None
 
 
-def _note(entry: Mapping[str, Any]) -> Note:
+def _note(entry: Parsed) -> Note:
     """Parse a note; its message is derived from the other keys, not read."""
     return Note(
         kind=NoteKind(entry["kind"]),
@@ -166,7 +169,7 @@ def _note(entry: Mapping[str, Any]) -> Note:
     )
 
 
-def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
+def _row(entry: Parsed, shared: Shared) -> Row:
     """Parse a row that matches the schema.
 
     Raises:
@@ -178,13 +181,13 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
     num_elements = prod(shape)
     if num_elements > MAX_COUNT:
         raise OverflowError
-    file, dtype = (shared.setdefault(entry[name], entry[name]) for name in ("file", "dtype"))
+    file, dtype = (_shared(shared, entry[name]) for name in ("file", "dtype"))
     source = Source(name=entry["name"], file=file, dtype=dtype, shape=shape)
     if entry["status"] != "quantized":
         return SkippedTensor(
             source=source,
             num_elements=num_elements,
-            reason=shared.setdefault(entry["reason"], entry["reason"]),
+            reason=_shared(shared, entry["reason"]),
             is_failure=entry["status"] == "failed",
             is_selected=entry.get("selected") is True,
             decided_by=entry.get("decided_by"),
@@ -213,7 +216,12 @@ def _row(entry: Mapping[str, Any], shared: dict[Any, Any]) -> Row:
     )
 
 
-def _spec(data: Mapping[str, Any] | None, shared: dict[Any, Any]) -> QuantSpec | None:
+def _shared(shared: Shared, text: str) -> str:
+    found: str = shared.setdefault(text, text)
+    return found
+
+
+def _spec(data: Parsed | None, shared: Shared) -> QuantSpec | None:
     if data is None:
         return None
     attributes = {name: data[name] for name in _SPEC_NAMES if name in data}
@@ -226,7 +234,7 @@ def _spec(data: Mapping[str, Any] | None, shared: dict[Any, Any]) -> QuantSpec |
     return found
 
 
-def _candidate(data: Mapping[str, Any], shape: tuple[int, ...]) -> Source:
+def _candidate(data: Parsed, shape: tuple[int, ...]) -> Source:
     return Source(name=data["name"], file=data["file"], dtype=data["dtype"], shape=shape)
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
+from qdqcli.plain import JsonObject
 from qdqcli.result.histogram import Histograms, histograms_to_json
 from qdqcli.result.packing import Packing, packing_to_json
 from qdqcli.result.verdict import Verdict, verdict_to_json
@@ -173,7 +174,7 @@ class RunResult:
 
     command: str
     inputs: Sequence[str]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     """Options that determine the result, as JSON values."""
     rows: Sequence[Row]
     """Rows in the order of inputs, files and data."""
@@ -266,7 +267,7 @@ def evaluate(sums: ErrorSums) -> dict[str, MetricValue]:
     return {name: metric.value(sums) for name, metric in METRICS.items()}
 
 
-def to_json(run: RunResult) -> dict[str, Any]:
+def to_json(run: RunResult) -> JsonObject:
     """Return the report as JSON values: identical for two runs on the same input."""
     return (
         header_to_json(run, run.version)
@@ -278,13 +279,13 @@ def to_json(run: RunResult) -> dict[str, Any]:
     )
 
 
-def judged_to_json(run: RunResult) -> dict[str, Any]:
+def judged_to_json(run: RunResult) -> dict[str, object]:
     """Return `by_input`, `run` (the only key that may differ between runs), `verification`, `verdict`, if present."""
     from qdqcli.result.group import groups_by  # lazy: `group` imports this file
 
     groups = groups_by(run, "input") if len(run.inputs) > 1 else []
     by_input = [{"input": group.name, "stats": dict(group.stats)} for group in groups]
-    computed: dict[str, Any] = {} if run.device is None else {"device": run.device}
+    computed: dict[str, object] = {} if run.device is None else {"device": run.device}
     if run.input_runs:
         computed["inputs"] = [own._asdict() for own in run.input_runs]
     computed = {"run": computed} if computed else {}
@@ -293,24 +294,24 @@ def judged_to_json(run: RunResult) -> dict[str, Any]:
     return inputs | computed | verification | ({} if run.verdict is None else {"verdict": verdict_to_json(run.verdict)})
 
 
-def summary_to_json(run: RunResult) -> dict[str, Any]:
+def summary_to_json(run: RunResult) -> dict[str, object]:
     """Return the summary, with `exact` if no element changed."""
-    return dict(run.summary) | ({"exact": True} if run.is_unchanged else {})
+    return {**run.summary, **({"exact": True} if run.is_unchanged else {})}
 
 
-def row_to_json(row: Row) -> dict[str, Any]:
+def row_to_json(row: Row) -> JsonObject:
     """Return one entry of `tensors`."""
-    head = {
+    head: dict[str, object] = {
         "name": row.source.name,
         "file": row.source.file,
         "dtype": row.source.dtype,
         "shape": list(row.source.shape),
     }
-    decided_by = {} if row.decided_by is None else {"decided_by": dict(row.decided_by)}
+    decided_by: dict[str, object] = {} if row.decided_by is None else {"decided_by": dict(row.decided_by)}
     if isinstance(row, SkippedTensor):
         status = {"status": "failed" if row.is_failure else "skipped", "reason": row.reason}
-        return head | status | ({"selected": True} if row.is_selected else {}) | decided_by
-    body = {
+        return {**head, **status, **({"selected": True} if row.is_selected else {}), **decided_by}
+    body: dict[str, object] = {
         "status": "quantized",
         "spec": None if row.spec is None else spec_to_json(row.spec),
         "range": range_to_json(row.input_min, row.input_max),
@@ -326,7 +327,7 @@ def row_to_json(row: Row) -> dict[str, Any]:
     histograms = {} if row.histograms is None else {"histograms": histograms_to_json(row.histograms)}
     bound = {} if row.bound is None else {"bound": row.bound._asdict()}
     baseline = {} if row.baseline_db is None else {"baseline": {"sqnr_db": row.baseline_db}}
-    return head | body | zeros | bound | baseline | decided_by | histograms | channels
+    return {**head, **body, **zeros, **bound, **baseline, **decided_by, **histograms, **channels}
 
 
 class Headed(Protocol):
@@ -339,13 +340,13 @@ class Headed(Protocol):
     def inputs(self) -> Sequence[str]: ...
 
     @property
-    def settings(self) -> Mapping[str, Any]: ...
+    def settings(self) -> Mapping[str, object]: ...
 
     @property
     def notes(self) -> Sequence[Note]: ...
 
 
-def header_to_json(run: Headed, version: str = __version__) -> dict[str, Any]:
+def header_to_json(run: Headed, version: str = __version__) -> JsonObject:
     """Return the keys before the summary and the rows; a non-finite setting is null."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -362,12 +363,12 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and isfinite(number) else None
 
 
-def range_to_json(low: float | None, high: float | None) -> dict[str, Any]:
+def range_to_json(low: float | None, high: float | None) -> JsonObject:
     """Return the key `range`; a non-finite end is null."""
     return {"input_min": finite(low), "input_max": finite(high)}
 
 
-def spec_to_json(spec: QuantSpec) -> dict[str, Any]:
+def spec_to_json(spec: QuantSpec) -> JsonObject:
     """Return the attributes under the op's names."""
     return {
         "signed_input": spec.signed_input,

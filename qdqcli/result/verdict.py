@@ -1,9 +1,10 @@
 """Verdict of a budget on a run, as plain data in a report; `gate/judge.py` creates it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+
+from qdqcli.plain import Parsed
 
 WORDS = ("missing", "unexpected", "settings", "failed", "incomplete", "forbid", "min_quantized", "max_bits_per_weight",
          "waiver")  # fmt: skip
@@ -82,7 +83,7 @@ class Verdict:
         return [violation for violation in self.violations if violation.severity is Severity.WARN]
 
 
-def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+def verdict_to_json(verdict: Verdict) -> dict[str, object]:
     """Return the key `verdict` of a report."""
     return {
         "passed": verdict.passed,
@@ -92,9 +93,9 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def violation_to_json(violation: Violation) -> dict[str, Any]:
+def violation_to_json(violation: Violation) -> dict[str, object]:
     """Return one entry of `violations` or `waived`."""
-    entry: dict[str, Any] = {
+    entry: dict[str, object] = {
         "tensor": violation.tensor,
         "file": violation.file,
         "metric": violation.metric,
@@ -110,7 +111,7 @@ def violation_to_json(violation: Violation) -> dict[str, Any]:
     return entry | ({} if violation.waiver is None else {"reason": violation.waiver})
 
 
-def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+def verdict_from_json(data: Parsed) -> Verdict:
     """Parse the output of `verdict_to_json`; raises `KeyError`, `TypeError` or `ValueError` for other data."""
     return Verdict(
         violations=[_violation(entry) for entry in data["violations"]],
@@ -119,7 +120,7 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
     )
 
 
-def _margin(entry: Mapping[str, Any]) -> Margin:
+def _margin(entry: Parsed) -> Margin:
     return Margin(
         tensor=entry["tensor"],
         file=entry.get("file"),
@@ -131,7 +132,7 @@ def _margin(entry: Mapping[str, Any]) -> Margin:
     )
 
 
-def _violation(entry: Mapping[str, Any]) -> Violation:
+def _violation(entry: Parsed) -> Violation:
     return Violation(
         tensor=entry["tensor"],
         file=entry.get("file"),

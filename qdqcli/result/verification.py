@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from qdqcli.plain import Parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Verification:
     """Number of files in which the safetensors library found the same tensors."""
 
 
-def verification_to_json(verification: Verification) -> dict[str, Any]:
+def verification_to_json(verification: Verification) -> dict[str, object]:
     """Return the key `verification` of a report."""
     return {
         "num_files": len(verification.digests),
@@ -26,7 +27,7 @@ def verification_to_json(verification: Verification) -> dict[str, Any]:
     }
 
 
-def verification_from_json(data: Mapping[str, Any]) -> Verification:
+def verification_from_json(data: Parsed) -> Verification:
     """Parse the output of `verification_to_json`; raises `KeyError`, `TypeError` or `ValueError` for other data."""
     digests = {str(name): str(digest) for name, digest in dict(data["sha256"]).items()}
     return Verification(

@@ -2,19 +2,19 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from qdqcli import __version__
 from qdqcli.escape import escape, escape_name
+from qdqcli.plain import Parsed
 from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.plan import Plan, checkpoints_of
 from qdqcli.tensors.checkpoint import SideFile
 from qdqcli.tensors.storage import FileIdentity
 
-Fingerprint = Mapping[str, Any]
+Fingerprint = Parsed
 """JSON values; the settings by name, the files by input and name."""
 
 FORM = 2
@@ -25,7 +25,7 @@ FORM = 2
 
 def fingerprint_of(
     plans: Sequence[Plan],
-    settings: Mapping[str, Any],
+    settings: Parsed,
     ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None,
 ) -> Fingerprint:
     """Return everything that the output and the statistics depend on.

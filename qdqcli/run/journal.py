@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.output.line_log import LineLog, first_line, line_of, read_lines
 from qdqcli.output.tree import JOURNAL, OutputTree
+from qdqcli.plain import Parsed
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, file_of
 from qdqcli.result.result import Row
@@ -84,7 +85,7 @@ class Target:
     run_id: str
     """Hash of the run's input and settings, by which rows of another run are told."""
 
-    def finished(self) -> Mapping[str, Any] | None:
+    def finished(self) -> Parsed | None:
         """Return size and record of the finished output; None if it is not there, or of another run."""
         try:
             found = json.loads(read_file(self.rows, sys.maxsize))
@@ -99,7 +100,7 @@ class Target:
         if not self.token.exists():
             raise OutputError(f"{show_path(self.path)}: is built by another run now; its own run has ended")
 
-    def publish(self, own: Path, record: Mapping[str, Any]) -> int:
+    def publish(self, own: Path, record: Parsed) -> int:
         """Give the complete file `own` its name, even where another process has made it meanwhile, and then the rows.
 
         Returns:
@@ -134,7 +135,7 @@ def target_of(output: OutputTree, index: int, plan: Plan, run_id: str) -> Target
     )
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def _json(value: Mapping[str, object]) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -142,7 +143,7 @@ def _json(value: Mapping[str, Any]) -> str:
 class Progress:
     """Finished work of an earlier run on one shard."""
 
-    records: list[Mapping[str, Any]] = field(default_factory=list)
+    records: list[Parsed] = field(default_factory=list)
     """Records of the rows of its first tensors."""
     unfinished: Waiting | None = None
     """The unfinished file that holds these tensors; None if there is none."""
@@ -233,7 +234,7 @@ class Journal:
         self._add({"shard": index, "first": self._shards[index].num_rows, "unfinished": waiting}, record_rows(rows))
         self._log.sync()
 
-    def add_shard(self, index: int, record: Mapping[str, Any], finished: FileIdentity) -> None:
+    def add_shard(self, index: int, record: Parsed, finished: FileIdentity) -> None:
         """Record that the shard's output is finished; `record` is of the rows since its last part."""
         self._add({"shard": index, "first": self._shards[index].num_rows, "finished": asdict(finished)}, record)
         self._log.sync()  # the rows are as durable as the shard
@@ -252,16 +253,16 @@ class Journal:
     def close(self) -> None:
         self._log.close()
 
-    def _add(self, head: dict[str, Any], record: Mapping[str, Any]) -> None:
+    def _add(self, head: dict[str, object], record: Parsed) -> None:
         line = {**head, **record}
         self._append(line)
         self._learn(line)
         self._output.keep()
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _append(self, line: Parsed) -> None:
         self._log.append(_json(line))
 
-    def _learn(self, line: Mapping[str, Any]) -> None:
+    def _learn(self, line: Parsed) -> None:
         """Apply a line: one that starts at the first tensor replaces older entries."""
         if "command" in line:
             return

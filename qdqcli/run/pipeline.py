@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -153,7 +152,7 @@ def run_plans(
     return rows
 
 
-def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, Any], rows: Sequence[Row]) -> RunResult:
+def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, object], rows: Sequence[Row]) -> RunResult:
     """Return the rows as a RunResult under the names of their inputs."""
     return RunResult(
         command=command,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -37,7 +36,7 @@ class Provenance:
     command: str
     plans: Sequence[Plan]
     inputs: Sequence[Checkpoint]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     """Settings as in a report."""
     ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None
     """Ranges from `--ranges`."""
@@ -46,7 +45,7 @@ class Provenance:
         self,
         output: OutputTree,
         digests: Digests,
-        summary: Mapping[str, Any],
+        summary: Mapping[str, object],
         workers: Workers,
         on_bytes: OnBytes = lambda _: None,
     ) -> str:
@@ -73,7 +72,7 @@ class Provenance:
         outputs = _outputs(output, digest_output(output.output, output.names(), workers))
         return bool(found["outputs"] == outputs)
 
-    def _head(self) -> dict[str, Any]:
+    def _head(self) -> dict[str, object]:
         """Return everything that is known without reading whole files."""
         settings = {name: _shown(name, value) for name, value in self.settings.items() if name != "ranges_digest"}
         recipe = {name: settings.pop(name) for name in _RECIPE if name in settings}
@@ -89,7 +88,7 @@ class Provenance:
             "decisions_sha256": decisions.hexdigest(),
         }
 
-    def _inputs(self, workers: Workers, on_bytes: OnBytes = lambda _: None) -> list[dict[str, Any]]:
+    def _inputs(self, workers: Workers, on_bytes: OnBytes = lambda _: None) -> list[dict[str, object]]:
         return [
             {
                 "name": listed(Path(entry_name(checkpoint))),
@@ -102,14 +101,14 @@ class Provenance:
         ]
 
 
-def _shown(setting: str, value: Any) -> Any:
+def _shown(setting: str, value: object) -> object:
     """Return a JSON value: a file by its name, non-finite numbers as null."""
     if setting in _FILES and value is not None:
-        return listed(Path(Path(value).name))
+        return listed(Path(Path(str(value)).name))
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def _outputs(output: OutputTree, digests: Digests) -> dict[str, Any]:
+def _outputs(output: OutputTree, digests: Digests) -> dict[str, object]:
     return {
         listed(name if output.is_folder else Path(output.output.name)): digest._asdict()
         for name, digest in digests.items()

@@ -6,13 +6,13 @@ write than a small tensor takes to measure.
 
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import isnan, nan
 from operator import attrgetter
-from typing import Any
 
+from qdqcli.plain import JsonObject, Parsed
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan, file_of, source_of
 from qdqcli.result.channels import Channels
@@ -34,7 +34,7 @@ class _Numbers:
     floats: list[float] = field(default_factory=list)
 
 
-def record_rows(rows: Sequence[Row]) -> dict[str, Any]:
+def record_rows(rows: Sequence[Row]) -> JsonObject:
     """Return the rows as JSON values."""
     numbers = _Numbers()
     channels = {}
@@ -47,7 +47,7 @@ def record_rows(rows: Sequence[Row]) -> dict[str, Any]:
     return {"rows": len(rows)} | packed | ({"channels": channels} if channels else {})
 
 
-def restore_rows(record: Mapping[str, Any], plan: Plan, first: int, scale_bits: int) -> list[Row]:
+def restore_rows(record: Parsed, plan: Plan, first: int, scale_bits: int) -> list[Row]:
     """Return the recorded rows of the plan's tensors from index `first` on."""
     ints, floats = array("q", b64decode(record["ints"])), array("d", b64decode(record["floats"]))
     numbers = iter(ints), iter(floats)
@@ -91,14 +91,14 @@ def _write(row: TensorResult, numbers: _Numbers) -> None:
         floats.extend(parts)
 
 
-def _read(ints: Iterator[int], floats: Iterator[float]) -> dict[str, Any]:
+def _read(ints: Iterator[int], floats: Iterator[float]) -> JsonObject:
     num_slices, num_zero_slices = next(ints), next(ints)
     counts = {name: next(ints) for name in _COUNTS}
     lengths = {name: next(ints) for name in _EXPANSIONS}
     low, high = (None if isnan(end) else end for end in (next(floats), next(floats)))
     extremes = {name: next(floats) for name in _EXTREMES}
     expansions = {name: tuple(islice(floats, lengths[name])) for name in _EXPANSIONS}
-    numbers: dict[str, Any] = {**counts, **extremes, **expansions}
+    numbers: JsonObject = {**counts, **extremes, **expansions}
     return {
         "num_slices": num_slices,
         "num_zero_slices": num_zero_slices,

@@ -8,7 +8,6 @@ import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from qdqcli import errors
 from qdqcli.errors import InputError, OutputError, QdqError
@@ -18,6 +17,7 @@ from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec
+from qdqcli.plain import Parsed
 from qdqcli.recipe.decision import Decision, Resolution
 from qdqcli.recipe.plan import Plan
 from qdqcli.run.driver import TransientError
@@ -71,7 +71,7 @@ class ShardTask:
 class ShardResult:
     """Outcome of a job. An error is a value: it would be the same elsewhere, so no engine should try again."""
 
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Parsed = field(default_factory=dict)
     """The rows, see `record_rows`."""
     size: int | None = None
     """Size of the output in bytes; None where none was written."""

@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,7 @@ def _write(path: Path, dtype: str) -> None:
     """Write a safetensors file: ones, a few zeros, and in one tensor a NaN."""
     number = STORAGE[dtype]
     one, nan = {"BF16": (0x3F80, 0x7FC0), "F16": (0x3C00, 0x7E00)}.get(dtype, (1, np.nan))
-    header: dict[str, Any] = {}
+    header: dict[str, object] = {}
     data = b""
     for name, shape in _SHAPES.items():
         x = np.full(shape, one, number)

@@ -1,11 +1,11 @@
 """Causes of a large error of a tensor, each with its threshold and its evidence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, log2, sqrt
-from typing import Any
 
 from qdqcli.op.spec import QuantSpec
+from qdqcli.plain import Parsed
 from qdqcli.recipe.axis import word_of
 from qdqcli.result.result import TensorResult
 from qdqcli.stats.metrics import MetricValue
@@ -59,7 +59,7 @@ class Finding:
     """A cause that holds, with its evidence as JSON values."""
 
     cause: str
-    evidence: Mapping[str, Any]
+    evidence: Parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +249,7 @@ def _of_sides(seen: Seen) -> list[Finding]:
     return []
 
 
-def _indices(profile: Profile, name: str) -> list[dict[str, Any]]:
+def _indices(profile: Profile, name: str) -> list[dict[str, object]]:
     """Return the outstanding rows or columns, if few: index and ratio to the median."""
     index = profile.rows if name == "rows" else profile.columns
     if index is None:

@@ -53,7 +53,7 @@ class Remedy:
     """A measured change of a tensor's settings."""
 
     row: TensorResult
-    changes: dict[str, Any]
+    changes: dict[str, object]
     """Recipe key -> value."""
     gain_db: float
     """Infinite where the change makes the tensor exact, or measurable at all."""
@@ -447,7 +447,7 @@ def _rate(info: TensorInfo, spec: QuantSpec, scale_bits: int) -> float:
     return spec.num_bits + layout_of(info, spec).num_slices * scale_bits / max(info.num_elements, 1)
 
 
-def _changes(own: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
+def _changes(own: QuantSpec, spec: QuantSpec) -> dict[str, object]:
     """Return the settings to change, by recipe key."""
     return difference(own, spec) | ({"range": "data"} if own.range_given and not spec.range_given else {})
 

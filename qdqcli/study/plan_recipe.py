@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
-from typing import Any
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape
@@ -177,9 +176,9 @@ def _not_selected(plans: Sequence[Plan], decided: set[str], min_ndim: int | None
     ]
 
 
-def _settings(spec: QuantSpec) -> dict[str, Any]:
+def _settings(spec: QuantSpec) -> dict[str, object]:
     """Return all settings of a spec by recipe key."""
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "num_bits": spec.num_bits,
         "signed_input": spec.signed_input,
         "narrow_range": spec.narrow_range,
@@ -195,13 +194,13 @@ def _settings(spec: QuantSpec) -> dict[str, Any]:
     return settings
 
 
-def _granularity(spec: QuantSpec) -> dict[str, Any]:
+def _granularity(spec: QuantSpec) -> dict[str, object]:
     if spec.group_size is not None:
         return {"group_size": spec.group_size, **({"ragged_groups": True} if spec.ragged_groups else {})}
     return {"axis": word_of(spec.axis)}
 
 
-def difference(default: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
+def difference(default: QuantSpec, spec: QuantSpec) -> dict[str, object]:
     """Return the settings that a rule has to name, by recipe key."""
     before, after = _settings(default), _settings(spec)
     changes = {key: value for key, value in after.items() if before.get(key) != value}
@@ -212,7 +211,7 @@ def difference(default: QuantSpec, spec: QuantSpec) -> dict[str, Any]:
     return changes
 
 
-def _lines(settings: Mapping[str, Any]) -> list[str]:
+def _lines(settings: Mapping[str, object]) -> list[str]:
     return [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
 
 

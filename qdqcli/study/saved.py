@@ -10,6 +10,7 @@ from typing import Any
 from qdqcli.errors import InputError, SpecError, UsageError
 from qdqcli.escape import blame, escape_name, show_path
 from qdqcli.op.spec import QuantSpec
+from qdqcli.plain import Parsed
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.recipe import Recipe
@@ -24,7 +25,7 @@ MAX_BYTES = 1 << 30
 """Maximum size of a saved sweep."""
 
 
-def sums_to_json(result: RunResult) -> list[dict[str, Any]]:
+def sums_to_json(result: RunResult) -> list[dict[str, object]]:
     """Return the exact sums of all rows, packed, one record per file with tensors."""
     return [record_rows(list(rows)) for _, rows in groupby(result.rows, key=lambda row: row.source.file)]
 
@@ -35,7 +36,7 @@ class SavedSweep:
 
     path: Path
     settings: Sequence[Setting]
-    results: Sequence[Mapping[str, Any]]
+    results: Sequence[Parsed]
     scale_bits: int
 
     def selected(self, settings: Sequence[Setting]) -> "SavedSweep":
@@ -52,7 +53,7 @@ class SavedSweep:
         results = [self.results[self.settings.index(setting)] for setting in settings]
         return SavedSweep(path=self.path, settings=settings, results=results, scale_bits=self.scale_bits)
 
-    def restore(self, columns: Sequence[Sequence[Plan]], described: Mapping[str, Any]) -> Sweep:
+    def restore(self, columns: Sequence[Sequence[Plan]], described: Mapping[str, object]) -> Sweep:
         """Return the sweep as `run_sweep` would measure it; `columns` are the plans of each setting.
 
         Raises:
@@ -65,7 +66,7 @@ class SavedSweep:
             found.append(result_of("sweep", plans, {**described, **setting.to_json()}, rows))
         return Sweep(settings=self.settings, results=found)
 
-    def _rows(self, setting: Setting, plans: Sequence[Plan], result: Mapping[str, Any]) -> Iterator[Row]:
+    def _rows(self, setting: Setting, plans: Sequence[Plan], result: Parsed) -> Iterator[Row]:
         kept = [plan for plan in plans if plan.shard.tensors]
         tensors = [pair for plan in kept for pair in plan.tensors]
         if len(tensors) != len(result["tensors"]) or len(kept) != len(result["sums"]):

@@ -1,7 +1,6 @@
 """Sweep: many settings measured on one read of each tensor, each with the result of `qdq stats` under that setting."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from qdqcli.measure.workers import Workers
 from qdqcli.recipe.plan import Plan, check_selection, make_plans
@@ -42,7 +41,7 @@ def run_sweep(
     settings: Sequence[Setting],
     measuring: Measuring,
     workers: Workers,
-    described: Mapping[str, Any],
+    described: Mapping[str, object],
 ) -> Sweep:
     """Measure every setting on every tensor.
 

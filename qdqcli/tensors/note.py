@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from textwrap import wrap
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from qdqcli.escape import escape_name
 
@@ -103,7 +103,7 @@ def quoted_prose(text: str, quote: Callable[[str], str]) -> str:
     return " ".join(map(quote, wrap(text, _PROSE_WIDTH)))
 
 
-def note_to_json(note: Note) -> dict[str, Any]:
+def note_to_json(note: Note) -> dict[str, object]:
     """One entry of `notes` in a report."""
     return {
         "kind": str(note.kind),

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.report.command import command_of
@@ -90,7 +89,7 @@ def _commands(run: RunResult, failing: Sequence[TensorResult], patterns: Sequenc
     yield "</dl>"
 
 
-def _candidates(settings: Mapping[str, Any]) -> list[str]:
+def _candidates(settings: Mapping[str, object]) -> list[str]:
     """Return options of `qdq plan` for candidates with the granularity of a run; none where there are no such."""
     if isinstance(settings.get("group_size"), int):
         return ["--group-size", str(settings["group_size"])]

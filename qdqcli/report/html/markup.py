@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape as html_escape
-from typing import Any
 
 from qdqcli.report.escape import NO_NAME, json_text, shorten, visible
 from qdqcli.report.table import MAX_NAME, Column
@@ -23,7 +22,7 @@ def in_html(text: str) -> str:
     return html_escape(text.replace("##", "#\\x23"))
 
 
-def script_text(value: Any) -> str:
+def script_text(value: object) -> str:
     """Return JSON without sequences that HTML parsers take for an end tag or a comment."""
     return json_text(value).replace("<", "\\u003c").replace(", ", ",").replace('": ', '":')
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from math import isfinite
-from typing import Any
 
 from qdqcli.report.channel import error_by_channel
 from qdqcli.report.html.markup import script_text
@@ -11,7 +10,7 @@ from qdqcli.result.result import TensorResult
 
 def pictures(row: TensorResult) -> Iterator[str]:
     """Yield the JSON of one tensor's pictures; nothing where none were measured."""
-    data: dict[str, Any] = {}
+    data: dict[str, object] = {}
     if row.histograms is not None:
         for name, part in (("values", row.histograms.values), ("errors", row.histograms.errors)):
             data[name] = [part.low, part.high, list(part.counts)]
@@ -22,7 +21,7 @@ def pictures(row: TensorResult) -> Iterator[str]:
         yield script_text(data)
 
 
-def grid_of(row: TensorResult) -> dict[str, Any]:
+def grid_of(row: TensorResult) -> dict[str, object]:
     """Return range, step and lowest level of the widest of a tensor's grids, to be drawn; {} without a finite range.
 
     As in the op, the side that needs the larger step sets it, and zero is a level.
@@ -32,7 +31,7 @@ def grid_of(row: TensorResult) -> dict[str, Any]:
         return {}
     lowest, highest = spec.quantized_min, spec.quantized_max
     steps = [end / code for end, code in ((low, lowest), (high, highest)) if code and end / code > 0]
-    found: dict[str, Any] = {"range": [low, high], "slices": row.num_slices}
+    found: dict[str, object] = {"range": [low, high], "slices": row.num_slices}
     if steps and isfinite(max(steps)):
         found |= {"step": max(steps), "codes": [lowest, highest]}
     return found

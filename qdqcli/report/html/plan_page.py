@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import fsum, isfinite, log10
-from typing import Any
 
+from qdqcli.plain import Parsed
 from qdqcli.report.allocation import PlanView, answers, rate_and_loss, uniform
 from qdqcli.report.html.chart import Point, scatter
 from qdqcli.report.html.document import document
@@ -23,7 +23,7 @@ _LOSSES = {
     "energy": "sum of squared errors",
     "worst": "largest relative squared error of a tensor",
 }
-_PLAIN: Mapping[str, Any] = {
+_PLAIN: Mapping[str, object] = {
     **dict.fromkeys((*_GOALS, "candidates", "importance", "from", "against")), "group_size": 128, "estimator": "minmax",
     "objective": "relative", "tie": "auto", "count": "selected", "backend": "any", "min_bits": [], "max_bits": [],
 }  # fmt: skip
@@ -133,7 +133,7 @@ def _grid(view: PlanView) -> Grid[Pair]:
     return Grid(noun="decisions", rows=rows, order=order, fields=fields, sort="share")
 
 
-def _options(settings: Mapping[str, Any]) -> Iterator[str]:
+def _options(settings: Parsed) -> Iterator[str]:
     """Yield the command's own options that differ from its defaults."""
     for key, default in _PLAIN.items():
         value, option = settings.get(key, default), f"--{key.replace('_', '-')}"
