@@ -134,8 +134,9 @@ class Command(click.Command):
         self.format_epilog(ctx, formatter)
         options = [o for _, grouped in self._grouped(ctx) for o in grouped if o.name in EVERYDAY]
         rows = [(row[0], _first_sentence(o)) for o in options if (row := o.get_help_record(ctx)) is not None]
-        with formatter.section("Options of every day"):
-            formatter.write_dl(rows, col_max=30)
+        if rows:
+            with formatter.section("Options of every day"):
+                formatter.write_dl(rows, col_max=30)
         formatter.write_paragraph()
         formatter.write_text(f"All options: {ctx.command_path} --help")
         return formatter.getvalue()

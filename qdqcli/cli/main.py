@@ -39,6 +39,7 @@ COMMANDS = {
     "sweep": ("qdqcli.cli.sweep:sweep", "Measure many settings on one read of each tensor."),
     "diagnose": ("qdqcli.cli.diagnose:diagnose", "Say why the worst tensors are bad, and what would help."),
     "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
+    "demo": ("qdqcli.cli.demo:demo", "Write a small checkpoint to try the commands on."),
     "init": ("qdqcli.cli.init:init", "Write qdq.toml, for a bare 'qdq check'; print a job for CI."),
     "calibrate": ("qdqcli.cli.calibrate:calibrate", "Estimate ranges and store them for --ranges."),
     "recipe": ("qdqcli.cli.recipe:recipe", "Check recipes, explain them, print presets and the schema."),

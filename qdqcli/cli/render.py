@@ -19,6 +19,9 @@ from qdqcli.report.model_card import hub_id
 from qdqcli.result.read import read_report
 from qdqcli.result.schema import report_schema
 
+PURPOSES = {"model-card": "card"}
+"""Use of a report -> its format."""
+
 
 @click.command(
     cls=Command,
@@ -35,7 +38,7 @@ Examples:
 @click.option(
     "--for",
     "purpose",
-    type=click.Choice(["model-card"]),
+    type=click.Choice(list(PURPOSES)),
     help="Choose what standard output gets by its use; model-card: Markdown with front matter for the hub.",
 )
 @click.option("--base-model", metavar="ORG/NAME", help="Name the original model in a model card, as the hub has it.")
@@ -58,10 +61,10 @@ def render(
     if report_in is None:
         raise UsageError("give REPORT.json, a report that --report FILE.json made")
     if purpose is not None:
-        if is_given("format_name") and report.format_name != purpose:
+        if is_given("format_name") and report.format_name != PURPOSES[purpose]:
             raise UsageError(f"give --for {purpose} or --format {report.format_name}: both are for standard output")
-        report = replace(report, format_name=purpose)
-    makes_card = "model-card" in report.formats
+        report = replace(report, format_name=PURPOSES[purpose])
+    makes_card = "card" in report.formats
     if report.base_model is not None and not makes_card:
         raise UsageError("--base-model is for a model card; add --for model-card")
     Files.of(session, report, {"report_in": report_in}).check()

@@ -38,11 +38,11 @@ FORMATTERS = {
     "junit": "qdqcli.report.junit:render",
     "sarif": "qdqcli.report.sarif:render",
     "badge": "qdqcli.report.badge:render",
-    "model-card": "qdqcli.report.model_card:render",
+    "card": "qdqcli.report.model_card:render",
 }
 """Format -> the `Formatter`, imported on demand."""
 
-BY_FORMATS = ("table", "markdown", "csv", "model-card")
+BY_FORMATS = ("table", "markdown", "csv", "card")
 """Formats that support `ReportOptions.by`."""
 
 REPORT_SUFFIXES = {
@@ -55,7 +55,7 @@ REPORT_SUFFIXES = {
     ".sarif": "sarif",
     ".gitlab.json": "gitlab",
     ".badge.json": "badge",
-    ".card.md": "model-card",
+    ".card.md": "card",
 }
 """Suffix of a report file, in lower case -> its format."""
 

@@ -64,6 +64,11 @@ def test_short_help_has_examples_and_fits_a_screen(qdq: Qdq, name: str) -> None:
     assert {"--scheme", "--include", "--report"} <= set(re.findall(r"--[\w-]+", outcome.out)) or name == "compare"
 
 
+def test_every_command_has_short_help(qdq: Qdq) -> None:
+    for name in COMMANDS:
+        assert qdq(name, "-h").out.startswith(f"Usage: qdq {name} "), name
+
+
 @pytest.mark.parametrize("name", MEASURING)
 def test_long_help_is_in_groups_with_examples_before_them(qdq: Qdq, name: str) -> None:
     out = qdq(name, "--help").out

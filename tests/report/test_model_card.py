@@ -30,7 +30,7 @@ skip = "kept \\"in\\" float"
 
 
 def card(run: RunResult, options: ReportOptions | None = None) -> str:
-    return "".join(formatter("model-card")(run, options or ReportOptions()))
+    return "".join(formatter("card")(run, options or ReportOptions()))
 
 
 def front_matter(text: str) -> dict[str, Any]:
