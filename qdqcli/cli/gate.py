@@ -2,18 +2,17 @@
 
 import json
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import click
 
 from qdqcli.cli.deliver import deliver_files, say_written, show, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_budget, is_report, rewrite, without
-from qdqcli.cli.groups import Reading, ReportRequest
+from qdqcli.cli.groups import Function, Reading, ReportRequest
 from qdqcli.cli.options import apply
 from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
@@ -37,7 +36,6 @@ from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity
 from qdqcli.stats.metrics import METRICS
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 EXIT_EXCEEDED = 1
 NO_HEADROOM = Headroom(db=0.0)
 

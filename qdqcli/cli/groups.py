@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qdqcli.report.formatter import format_for
 from qdqcli.report.ranking import DEFAULT_SORT
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Group = TypeVar("Group")
 Result = TypeVar("Result")
 

@@ -1,13 +1,13 @@
 """`--recipe` and `--preset`: recipes beneath the options of the command line."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from qdqcli.cli.environment import SHARED, is_set
+from qdqcli.cli.groups import Function
 from qdqcli.cli.help import completing
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
@@ -15,8 +15,6 @@ from qdqcli.recipe import keys
 from qdqcli.recipe.file import RecipeFile, read_recipe
 from qdqcli.recipe.preset import PRESETS, check_preset, option_for, preset
 from qdqcli.recipe.request import OptionSources, Settings, merge_options
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def parse_preset(value: str) -> str:

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
-from qdqcli.cli.groups import ReportRequest
+from qdqcli.cli.groups import Function, ReportRequest
 from qdqcli.cli.help import completing
 from qdqcli.cli.option_sources import option_sources_of, recipe_options
 from qdqcli.cli.session import Session
@@ -24,9 +23,6 @@ from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.ranking import DEFAULT_SORT, SORTS, check_sort
 from qdqcli.result.group import BY
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
 
 # Functions, not classes: `click.ParamType` takes its type argument from click 8.4 on only.
 

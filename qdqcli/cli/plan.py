@@ -1,13 +1,13 @@
 """`qdq plan`: choose bits per tensor under a size or error budget, write a recipe."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,7 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
+from qdqcli.cli.groups import Function, Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, packed_inputs, workers_of
@@ -112,7 +112,7 @@ def parse_bound(value: str) -> tuple[str, int]:
     return pattern or "*", int(number)
 
 
-def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def plan_options(function: Function) -> Function:
     """Add the goal, the recipe to write, and the candidates."""
     return opt.apply(
         function,

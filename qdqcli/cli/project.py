@@ -1,13 +1,12 @@
 """`qdq.toml` beneath the command line: what the options leave out."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import click
 
-from qdqcli.cli.groups import ReportRequest
+from qdqcli.cli.groups import Function, ReportRequest
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
@@ -15,7 +14,6 @@ from qdqcli.escape import show_path
 from qdqcli.gate.project import PROJECT_FILE, find_project, read_project
 from qdqcli.recipe.request import Settings
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 NO_FILE = "none"
 
 

@@ -8,7 +8,7 @@ import click
 from qdqcli.cli import options as opt
 from qdqcli.cli import streams
 from qdqcli.cli.deliver import for_terminal
-from qdqcli.cli.groups import Reading, grouped
+from qdqcli.cli.groups import Function, Reading, grouped
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.session import Session, pass_session
@@ -60,7 +60,7 @@ def recipe(ctx: click.Context) -> None:
         ctx.exit(UsageError.exit_code)
 
 
-def subject_options(function: opt.Function) -> opt.Function:
+def subject_options(function: Function) -> Function:
     """Add all options that decide on tensors, as in the measuring commands."""
     return opt.apply(
         function, FORMAT, opt.op_options, opt.given_ranges_option, opt.selection_options, opt.verbosity_options

@@ -1,16 +1,16 @@
 """`qdq sweep`: many settings on one read of each tensor, side by side."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import deliver_pieces
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
+from qdqcli.cli.groups import Function, Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
@@ -85,7 +85,7 @@ def _unique(found: Sequence[Item], value: str) -> list[Item]:
     return list(dict.fromkeys(found))
 
 
-def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def sweep_options(function: Function) -> Function:
     """Add the settings to combine."""
     return opt.apply(
         function,

@@ -1,7 +1,5 @@
 """Blocks of a tensor: whole chunks, read into a worker's buffer."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +7,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import Workers
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, floats_of
+from qdqcli.op.params import STORAGE, Stored, floats_of
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -25,7 +23,7 @@ def blocks_of(info: TensorInfo, workers: Workers) -> list[Block]:
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> NDArray[Any]:
+def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> Stored:
     """Read the elements of `block` into this thread's buffer of that name, in native byte order."""
     start, stop = block
     x = workers.buffer(name, STORAGE[info.dtype.name], stop - start)
@@ -36,13 +34,13 @@ def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: st
 def read_floats(reader: ShardReader, info: TensorInfo, block: Block) -> NDArray[np.float64]:
     """Read the elements of `block` as float64, into an array of their own."""
     start, stop = block
-    stored: NDArray[Any] = np.empty(stop - start, STORAGE[info.dtype.name])
+    stored: Stored = np.empty(stop - start, STORAGE[info.dtype.name])
     if stored.size:
         reader.read_into(info, start * stored.itemsize, stored.view(np.uint8).data)
     return floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64)
 
 
-def write_block(writer: ShardWriter, info: TensorInfo, y: NDArray[Any], start: int) -> None:
+def write_block(writer: ShardWriter, info: TensorInfo, y: Stored, start: int) -> None:
     """Write elements from `start` on in the file's byte order; `y` may be modified."""
     if info.big_endian:
         y.byteswap(inplace=True)

@@ -8,17 +8,15 @@ and the tensor is read once for each such set.
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import kernels
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import PATTERN, STORAGE, Floats, float_type
+from qdqcli.op.params import PATTERN, STORAGE, Floats, Stored, float_type
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.ranges.estimator import RangeEstimator, WholeSlices, estimator
 from qdqcli.ranges.minmax import MinMax, MinMaxEstimator
@@ -84,7 +82,7 @@ def estimator_of(spec: QuantSpec, dtype: str, workers: Workers) -> RangeEstimato
     return estimator(spec.estimator)(spec, dtype)
 
 
-def ranges_in_memory(chosen: RangeEstimator, x: NDArray[Any], start: int, layout: Layout) -> Floats:
+def ranges_in_memory(chosen: RangeEstimator, x: Stored, start: int, layout: Layout) -> Floats:
     """Return the range bounds (2, slices) of whole contiguous slices; x[0] is element `start`, which begins a slice."""
     slices = WholeSlices(x=x, start=start, layout=layout)
     if layout.inner <= CHUNK_ELEMENTS or len(x) <= CHUNK_ELEMENTS:
@@ -94,7 +92,7 @@ def ranges_in_memory(chosen: RangeEstimator, x: NDArray[Any], start: int, layout
     return np.concatenate([_range_of_run(chosen, run) for run in runs], axis=1)
 
 
-def _range_of_run(chosen: RangeEstimator, x: NDArray[Any]) -> Floats:
+def _range_of_run(chosen: RangeEstimator, x: Stored) -> Floats:
     long_slice = chosen.of_long_slice(len(x))
     while True:
         long_slice.see(x, 0, len(x))
@@ -185,7 +183,7 @@ class _Source:
         ranges = self._workers.map(lambda at: ranges_in_memory(chosen, flat[at : at + step], at, gathered), parts)
         return np.concatenate(ranges, axis=1)
 
-    def _ranges_of_long(self, chosen: RangeEstimator, size: int, part: Callable[[int, int], NDArray[Any]]) -> Floats:
+    def _ranges_of_long(self, chosen: RangeEstimator, size: int, part: Callable[[int, int], Stored]) -> Floats:
         """Return the bounds of one slice; `part` returns its elements [start, end)."""
         long_slice = chosen.of_long_slice(size)
         starts = range(0, size, self._block_elements)
@@ -199,7 +197,7 @@ class _Source:
             if long_slice.finish_pass():
                 return long_slice.ranges()
 
-    def _gather(self, slices: range, first_row: int, last_row: int, out: NDArray[Any]) -> None:
+    def _gather(self, slices: range, first_row: int, last_row: int, out: Stored) -> None:
         """Copy the runs of these slices and rows into `out` (slices, rows, inner)."""
         inner, row = self._layout.inner, self._layout.row
         begin, end = slices.start * inner, slices.stop * inner
@@ -218,7 +216,7 @@ class _Source:
                     k = (at - begin) // inner
                     out[k : k + len(x) // inner, r - first_row] = x.reshape(-1, inner)
 
-    def _gather_columns(self, slices: range, first_row: int, last_row: int, out: NDArray[Any]) -> None:
+    def _gather_columns(self, slices: range, first_row: int, last_row: int, out: Stored) -> None:
         """Copy these rows of columns into `out`, which has space for all rows."""
         row, pattern = self._layout.row, PATTERN[self._info.dtype.name]
         x = self._read(first_row * row, last_row * row)
@@ -226,7 +224,7 @@ class _Source:
             x.view(pattern), row, slices.start, len(slices), out.reshape(-1).view(pattern), first_row, out.shape[1]
         )
 
-    def _gather_part(self, s: int, start: int, end: int) -> NDArray[Any]:
+    def _gather_part(self, s: int, start: int, end: int) -> Stored:
         """Return the elements [start, end) of one slice, in a buffer."""
         inner = self._layout.inner
         first, last = start // inner, -(-end // inner)
@@ -240,17 +238,17 @@ class _Source:
             self._read_into(r * self._layout.row + s * inner + at - r * inner, x[at - start : to - start])
         return x
 
-    def _gather_rows(self, s: int, first_row: int, last_row: int, out: NDArray[Any]) -> None:
+    def _gather_rows(self, s: int, first_row: int, last_row: int, out: Stored) -> None:
         """Copy any number of rows of one slice, see `_gather`."""
         step = max(self._block_elements // self._layout.row, 1)
         for row in range(first_row, last_row, step):
             end = min(row + step, last_row)
             self._gather(range(s, s + 1), row, end, out[:, row - first_row : end - first_row])
 
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
+    def _read(self, start: int, stop: int) -> Stored:
         return read_block(self._reader, self._info, self._workers, "input", (start, stop))
 
-    def _read_into(self, start: int, out: NDArray[Any]) -> None:
+    def _read_into(self, start: int, out: Stored) -> None:
         """Fill a contiguous buffer with the elements from `start` on."""
         self._reader.read_into(self._info, start * out.itemsize, out.view(np.uint8).data)
         if self._info.big_endian:

@@ -5,7 +5,6 @@ Settings that differ in the grid alone share their ranges. The figures are those
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from qdqcli.measure.tensor import (
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, QuantParams
+from qdqcli.op.params import STORAGE, Floats, QuantParams, Stored
 from qdqcli.op.spec import QuantSpec, RoundMode
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
@@ -190,7 +189,7 @@ class _Tensor:
                 parts.append(BlockPart(rows=rows, slices=slices))
         return parts
 
-    def _known_of_block(self, column: _Column, by_key: dict[object, Floats], x: NDArray[Any], first: int) -> _Known:
+    def _known_of_block(self, column: _Column, by_key: dict[object, Floats], x: Stored, first: int) -> _Known:
         """Return ranges and qparams of the whole slices `x`, which begin at element `first`."""
         layout, spec, key = column.layout, column.spec, column.ranges_key
         number = layout.slice_of(first)

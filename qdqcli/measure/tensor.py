@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ from qdqcli.op import columns
 from qdqcli.op.columns import empty_sums
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, QuantParams
+from qdqcli.op.params import Floats, QuantParams, Stored
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
@@ -188,7 +187,7 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
 
 
 def _finish_in_one_call(
-    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], extended: Block, block: Block
+    job: TensorJob, layout: Layout, workers: Workers, x: Stored, y: Stored, extended: Block, block: Block
 ) -> BlockPart | None:
     """Process a block in one call; None where that is not possible."""
     if not _takes_one_call(job):
@@ -204,7 +203,7 @@ def _takes_one_call(job: TensorJob) -> bool:
 
 
 def _finish_step_by_step(
-    job: TensorJob, layout: Layout, workers: Workers, x: NDArray[Any], y: NDArray[Any], extended: Block, block: Block
+    job: TensorJob, layout: Layout, workers: Workers, x: Stored, y: Stored, extended: Block, block: Block
 ) -> BlockPart:
     """Process a block step by step, for a given or estimated range, non-finite elements, and sums per slice."""
     (lo, hi), (start, stop) = extended, block
@@ -249,8 +248,8 @@ def _add_to_slices(
     layout: Layout,
     workers: Workers,
     params: QuantParams,
-    x: NDArray[Any],
-    y: NDArray[Any],
+    x: Stored,
+    y: Stored,
     extended: Block,
     slice_rows: NDArray[np.float64],
 ) -> None:
@@ -260,12 +259,12 @@ def _add_to_slices(
     workers.backend.sum_slices(x, whole, extended[0], *extended, layout, params, slice_rows)
 
 
-def _output_scratch(job: TensorJob, workers: Workers, x: NDArray[Any]) -> NDArray[Any]:
+def _output_scratch(job: TensorJob, workers: Workers, x: Stored) -> Stored:
     """Return an output buffer for everything that was read, empty where nothing is written."""
     return workers.buffer("output", x.dtype.type, 0 if job.writer is None else len(x))
 
 
-def _finish(job: TensorJob, y: NDArray[Any], begin: int, block: Block) -> None:
+def _finish(job: TensorJob, y: Stored, begin: int, block: Block) -> None:
     """Write the block's elements, which begin at y[begin], and report progress."""
     start, stop = block
     job.on_bytes((stop - start) * y.itemsize)
@@ -280,7 +279,7 @@ def measured_overall_range(spec: QuantSpec, ranges: Floats) -> OverallRange | No
 
 
 def set_extremes(
-    rows: NDArray[np.float64], overall_range: OverallRange | None, x: NDArray[Any], dtype: str, workers: Workers
+    rows: NDArray[np.float64], overall_range: OverallRange | None, x: Stored, dtype: str, workers: Workers
 ) -> None:
     """Store the extremes of the finite elements in the first row: they merge, so any row will do."""
     rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = (

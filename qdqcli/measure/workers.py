@@ -13,6 +13,7 @@ from qdqcli.errors import UsageError
 from qdqcli.interrupt import Interruption
 from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
+from qdqcli.op.params import Stored
 from qdqcli.op.threads import available_threads
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -86,7 +87,7 @@ class Workers:
             future.cancel()
         wait(futures)
 
-    def buffer(self, name: str, dtype: type[np.generic], size: int) -> NDArray[Any]:
+    def buffer(self, name: str, dtype: type[np.generic], size: int) -> Stored:
         """Return this thread's buffer of that name, as `size` elements; its previous content is lost."""
         nbytes = size * np.dtype(dtype).itemsize
         held: NDArray[np.uint8] | None = getattr(self._own, name, None)

@@ -32,7 +32,7 @@ class Terms(NamedTuple):
     """Elements of x that are prefetched."""
 
 
-def terms_of(x: NDArray[Any], y: NDArray[Any], *, extreme: bool = False, ahead: int = PIECE) -> Terms:
+def terms_of(x: Stored, y: Stored, *, extreme: bool = False, ahead: int = PIECE) -> Terms:
     """Return terms in float32, or in float64 for float64 elements and `extreme` chunks."""
     totals = np.empty(SUM_COLUMNS * VECTOR_SIZE)
     if extreme or x.dtype == np.float64 or y.dtype == np.float64:
@@ -55,7 +55,7 @@ class Summing(NamedTuple):
 class Measuring(NamedTuple):
     """How slices are measured, and scratch buffers for them; kernels also take it for `OrderKeyLimits` and `Codes`."""
 
-    bits: NDArray[Any]
+    bits: Stored
     """Elements as integers."""
     infinity: Any
     nothing_lo: Any

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qdqcli.op.columns import BatchSums, BlockSums
     from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout
-    from qdqcli.op.params import Floats, OrderKeys, QuantParams
+    from qdqcli.op.params import Floats, OrderKeys, QuantParams, Stored
     from qdqcli.op.spec import QuantSpec
 
 AUTO = "auto"
@@ -29,7 +29,7 @@ BACKENDS = {"cpu": "qdqcli.op.cpu.backend:CpuBackend", "cuda": "qdqcli.op.cuda.b
 class PatternCounting(Protocol):
     """Counts the patterns of 16-bit elements."""
 
-    def see(self, x: "NDArray[Any]") -> None:
+    def see(self, x: "Stored") -> None:
         """Count stored elements; thread-safe."""
 
     def histogram(self) -> "PatternHistogram":
@@ -56,7 +56,7 @@ class Backend(Protocol):
 
     def measure_range(
         self,
-        x: "NDArray[Any]",
+        x: "Stored",
         start: int,
         stop: int,
         layout: "Layout",
@@ -72,12 +72,12 @@ class Backend(Protocol):
         """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
 
     def quantize(
-        self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any
+        self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout", params: Any
     ) -> None:
         """Quantize and dequantize into `y`; `params` are from this back end."""
 
     def quantize_and_sum(
-        self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any, *,
+        self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout", params: Any, *,
         keep: bool,
     ) -> "NDArray[np.float64]":  # fmt: skip
         """`quantize` (if `keep`), and return the error sums of each chunk, without extremes; `start` begins a chunk.
@@ -86,7 +86,7 @@ class Backend(Protocol):
         """
 
     def fake_quantize_and_sum(
-        self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout",
+        self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout",
         spec: "QuantSpec", dtype: str, *, keep: bool, total_bytes: int = 0,
     ) -> "BlockSums | None":  # fmt: skip
         """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step.
@@ -95,7 +95,7 @@ class Backend(Protocol):
         """
 
     def fake_quantize_and_sum_each(
-        self, x: "NDArray[Any]", y: "NDArray[Any]", layouts: "NDArray[np.int64]", max_slices: int, spec: "QuantSpec",
+        self, x: "Stored", y: "Stored", layouts: "NDArray[np.int64]", max_slices: int, spec: "QuantSpec",
         dtype: str, *, keep: bool,
     ) -> "BatchSums":  # fmt: skip
         """`fake_quantize_and_sum` for many tensors of at most a chunk and `max_slices` slices, which are parts of `x`.
@@ -103,23 +103,23 @@ class Backend(Protocol):
         `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
         """
 
-    def errors(self, x: "NDArray[Any]", y: "NDArray[Any]", dtype: str) -> "NDArray[np.float64]":
+    def errors(self, x: "Stored", y: "Stored", dtype: str) -> "NDArray[np.float64]":
         """Return the error sums of each chunk of y - x, which may differ in dtype; clip counts are unknown.
 
         The first row has the extremes of all of `x`, whose dtype is `dtype`.
         """
 
     def sum_slices(
-        self, x: "NDArray[Any]", y: "NDArray[Any]", base: int, start: int, stop: int, layout: "Layout", params: Any,
+        self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout", params: Any,
         sums: "NDArray[np.float64]",
     ) -> None:  # fmt: skip
         """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
 
-    def extremes(self, x: "NDArray[Any]", dtype: str) -> tuple[float, float]:
+    def extremes(self, x: "Stored", dtype: str) -> tuple[float, float]:
         """Return the smallest and the largest finite element; (inf, -inf) where there is none."""
 
     def differentiate(
-        self, gradients: "NDArray[Any]", x: "NDArray[Any]", out: "NDArray[Any]", start: int, layout: "Layout",
+        self, gradients: "Stored", x: "Stored", out: "Stored", start: int, layout: "Layout",
         ranges: "Floats", dtype: str,
     ) -> int:  # fmt: skip
         """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ranges`."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from qdqcli.op.columns import NONFINITE_OUTPUT, NUM_SUMS, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, QuantParams, empty_order_keys, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, Floats, QuantParams, Stored, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 
 NUM_PATTERNS = 1 << 16
@@ -70,7 +70,7 @@ class PatternCounter:
         self._idle: list[_Tables] = []
         self._changing = Lock()
 
-    def see(self, x: NDArray[Any]) -> None:
+    def see(self, x: Stored) -> None:
         """Count stored elements."""
         patterns = x.view(np.uint16)
         whole = patterns.size // 4 * 4

@@ -9,16 +9,14 @@ tensor's order. The caller gathers them (`measure/estimate.py`).
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qdqcli.op.layout import Elements
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout, Steps
-    from qdqcli.op.params import Floats
+    from qdqcli.op.params import Floats, Stored
     from qdqcli.op.spec import QuantSpec
 
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 class WholeSlices:
     """Adjacent whole slices in memory, each contiguous and of at most CHUNK_ELEMENTS elements."""
 
-    x: "NDArray[Any]"
+    x: "Stored"
     """Stored elements."""
     start: int
     """Index in the layout of x[0], which begins a slice."""
@@ -54,7 +52,7 @@ class WholeSlices:
 class LongSlice(Protocol):
     """Range of one slice of any length, which is seen in parts; each pass sees all of them once."""
 
-    def see(self, x: "NDArray[Any]", start: int, stop: int) -> None:
+    def see(self, x: "Stored", start: int, stop: int) -> None:
         """Process the elements [start, stop) of the slice, stored in `x`; `start` begins a chunk."""
 
     def finish_pass(self) -> bool:

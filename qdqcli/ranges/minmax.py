@@ -1,15 +1,12 @@
 """Min-max range: the op's own range when none is given."""
 
 from threading import Lock
-from typing import Any
-
-from numpy.typing import NDArray
 
 from qdqcli.op import backend as backends
 from qdqcli.op.backend import Backend
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, empty_order_keys, merge_order_keys, ranges_of_order_keys
+from qdqcli.op.params import Floats, Stored, empty_order_keys, merge_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import WholeSlices
 
@@ -34,7 +31,7 @@ class MinMax:
         self._order_keys = empty_order_keys(num_slices, dtype)
         self._merging = Lock()
 
-    def see(self, x: NDArray[Any], start: int, stop: int) -> None:
+    def see(self, x: Stored, start: int, stop: int) -> None:
         """Process the elements [start, stop), stored in `x`."""
         order_keys = empty_order_keys(self._order_keys.shape[1], self._dtype)
         self._backend.measure_range(x, start, stop, self._layout, self._first_slice, order_keys, self._dtype)

@@ -14,7 +14,6 @@ partial sum exceeds another's total. That never changes the result.
 from collections.abc import Iterator
 from math import inf
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from qdqcli.op.params import (
     QPARAM_ROWS,
     STORAGE,
     Floats,
+    Stored,
     codes,
     empty_order_keys,
     float_type,
@@ -139,7 +139,7 @@ class _LongSlice:
         self._best = _FULL_RANGE
         self._merging = Lock()
 
-    def see(self, x: NDArray[Any], start: int, stop: int) -> None:
+    def see(self, x: Stored, start: int, stop: int) -> None:
         if self._ranges is None:
             whole = WholeSlices(x=x, start=0, layout=Layout.of(x.shape, QuantSpec()))
             found = FiniteElements.of(whole, self._estimator.dtype)
@@ -158,7 +158,7 @@ class _LongSlice:
             if begin < end:
                 yield begin, end
 
-    def _try(self, x: NDArray[Any]) -> None:
+    def _try(self, x: Stored) -> None:
         """Add the errors of whole chunks; drop candidates that exceed the limit."""
         estimator = self._estimator
         with self._merging:

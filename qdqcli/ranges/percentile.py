@@ -11,7 +11,6 @@ A slice of n < 100 / (100 - P) elements keeps its extremes: 10,000 for 99.99.
 from fractions import Fraction
 from math import ceil
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from qdqcli.op import kernels
 from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.params import PATTERN, Floats, float_type, ranges_of_order_keys
+from qdqcli.op.params import PATTERN, Floats, Stored, float_type, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import LongSlice, WholeSlices
 from qdqcli.ranges.finite import FiniteElements, counts_by_key
@@ -69,7 +68,7 @@ class _Patterns:
         self._estimator = estimator
         self._counter = PatternCounter(dtype)
 
-    def see(self, x: NDArray[Any], start: int, stop: int) -> None:  # noqa: ARG002 - the position does not matter
+    def see(self, x: Stored, start: int, stop: int) -> None:  # noqa: ARG002 - the position does not matter
         self._counter.see(x)
 
     def finish_pass(self) -> bool:
@@ -96,18 +95,18 @@ class _LongSlice:
         """Ranks of the ends among the elements with these digits."""
         self._merging = Lock()
 
-    def see(self, x: NDArray[Any], start: int, stop: int) -> None:  # noqa: ARG002 - the position does not matter
+    def see(self, x: Stored, start: int, stop: int) -> None:  # noqa: ARG002 - the position does not matter
         counts = self._first_digits(x) if self._prefixes is None else self._digits(x, self._prefixes)
         with self._merging:
             self._counts[: len(counts)] += counts
 
-    def _first_digits(self, x: NDArray[Any]) -> NDArray[np.int64]:
+    def _first_digits(self, x: Stored) -> NDArray[np.int64]:
         tables = np.zeros((2, NUM_PATTERNS), np.uint32)
         kernels.count_first_digits(x.view(PATTERN[self._dtype]), self._shift, tables)
         counts: NDArray[np.int64] = tables.sum(axis=0, dtype=np.int64).reshape(1, -1)
         return counts
 
-    def _digits(self, x: NDArray[Any], prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _digits(self, x: Stored, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
         counts = np.zeros((len(prefixes), NUM_PATTERNS), np.int64)
         kernels.count_digits(x.view(PATTERN[self._dtype]), prefixes, self._shift, counts)
         return counts

@@ -5,7 +5,6 @@ Works block by block; a tensor whose ranges do not fit into memory at once has n
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from qdqcli.measure.given_range import given_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op import kernels
+from qdqcli.op.params import Stored
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.histogram import Histogram, Histograms, compact
@@ -73,7 +73,7 @@ def _histograms(
     return count_pairs(pair, blocks_of(tensor, workers), row.stats, workers)
 
 
-Pair = tuple[NDArray[Any], NDArray[Any]]
+Pair = tuple[Stored, Stored]
 """The elements of a block before and after quantization, in the storage dtype."""
 
 

@@ -4,10 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_size
@@ -17,7 +15,7 @@ from qdqcli.measure.given_range import given_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats
+from qdqcli.op.params import STORAGE, Floats, Stored
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Skip
@@ -37,7 +35,7 @@ class _Pair:
     reader: ShardReader
     spec: QuantSpec
     writer: ShardWriter
-    reordered: NDArray[Any] | None = None
+    reordered: Stored | None = None
     """All elements of the quantized tensor in the memory order of the gradients, where the orders differ."""
 
 
@@ -132,7 +130,7 @@ def _is_reordered(gradients: TensorInfo, info: TensorInfo) -> bool:
     return gradients.fortran_order != info.fortran_order and len(info.shape) > 1
 
 
-def _reordered(pair: _Pair, workers: Workers) -> NDArray[Any]:
+def _reordered(pair: _Pair, workers: Workers) -> Stored:
     """Return `_Pair.reordered`; takes twice the tensor's size."""
     x = np.empty(pair.info.num_elements, STORAGE[pair.info.dtype.name])
     for start, stop in blocks_of(pair.info, workers):
@@ -159,7 +157,7 @@ def _differentiate_block(pair: _Pair, layout: Layout, ranges: Floats, workers: W
     else:
         x = pair.reordered[start:stop]
     g = read_block(pair.gradients_reader, pair.gradients, workers, "gradients", block)
-    out: NDArray[Any] = workers.buffer("output", x.dtype.type, stop - start)
+    out: Stored = workers.buffer("output", x.dtype.type, stop - start)
     outside = workers.backend.differentiate(g, x, out, start, layout, ranges, pair.info.dtype.name)
     write_block(pair.writer, pair.gradients, out, start)
     return outside

@@ -1,7 +1,5 @@
 """CPU back end: the functions of `cpu/dispatch.py` on arrays in memory."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +7,7 @@ from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu.sums import error_sums
 from qdqcli.op.histogram import PatternCounter
+from qdqcli.op.params import Stored
 
 
 class CpuBackend:
@@ -30,7 +29,7 @@ class CpuBackend:
     def empty(self, nbytes: int) -> NDArray[np.uint8]:
         return np.empty(nbytes, np.uint8)
 
-    def errors(self, x: NDArray[Any], y: NDArray[Any], dtype: str) -> NDArray[np.float64]:
+    def errors(self, x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
         sums = error_sums(x, y)
         if x.size:
             sums[0, [INPUT_MIN, INPUT_MAX]] = cpu.extremes(x, dtype)

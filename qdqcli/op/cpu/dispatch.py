@@ -5,8 +5,6 @@ most elements of a vector unused: their qparams are broadcast to one column per 
 processed instead.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -145,7 +143,7 @@ def _measuring(x: Stored, max_slices: int, layout: Layout | None, spec: QuantSpe
     """Return how slices are measured, with scratch buffers of shape (rows, slices)."""
     capacity = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
 
-    def scratch(rows: int, kind: type[np.generic]) -> NDArray[Any]:
+    def scratch(rows: int, kind: type[np.generic]) -> Stored:
         return np.empty((rows, capacity), kind)
 
     return Measuring(

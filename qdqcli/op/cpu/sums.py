@@ -1,18 +1,16 @@
 """Error sums of two arrays in memory, by the loops of `cpu/errors.py`."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
 from qdqcli.op.arguments import terms_of
 from qdqcli.op.columns import ABS_ERROR, NONFINITE, NONFINITE_OUTPUT, empty_sums
-from qdqcli.op.params import floats_of
+from qdqcli.op.params import Stored, floats_of
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 
-def error_sums(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+def error_sums(x: Stored, y: Stored) -> NDArray[np.float64]:
     """Return the error sums (chunks, SUM_COLUMNS) of y - x, without the extremes of x and the clip counts."""
     sums = empty_sums(-(-len(x) // CHUNK_ELEMENTS))
     kernels.sum_chunks(x, y, terms_of(x, y), sums)
@@ -22,7 +20,7 @@ def error_sums(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
     return sums
 
 
-def look_closer(x: NDArray[Any], y: NDArray[Any], row: NDArray[np.float64]) -> None:
+def look_closer(x: Stored, y: Stored, row: NDArray[np.float64]) -> None:
     """Sum a chunk again into its `row`, without non-finite elements, and in float64 if it is extreme."""
     finite_x, finite_y = np.isfinite(floats_of(x)), np.isfinite(floats_of(y))
     measured = finite_x & finite_y
