@@ -7,6 +7,7 @@ Functions take the options of the matching command, with the same names and defa
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
@@ -51,8 +52,10 @@ from qdqcli.result.read import read_report
 from qdqcli.result.result import Row, RunResult, TensorResult, row_to_json, to_json, with_shares
 from qdqcli.result.verdict import Verdict
 from qdqcli.run.compare import compare_entries
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.execute import Destination, Job, execute, execute_run, ranges_of
 from qdqcli.run.pipeline import Measuring
+from qdqcli.run.shard import Resources
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
@@ -223,6 +226,7 @@ def measure(
     threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
     device: str = "cpu",
+    dask: str | None = None,
 ) -> Report:
     """Measure what quantization loses, like `qdq stats`; writes nothing.
 
@@ -260,11 +264,13 @@ def measure(
         threads: number of threads, all cores by default.
         max_memory: bytes of buffers.
         device: "cpu", "cuda" or "auto".
+        dask: address of a Dask scheduler, its scheduler file, or "local": work on its workers; `threads` (1 by default)
+            and `max_memory` are those of a task.
 
     Raises:
         UsageError: settings or patterns contradict each other or do not fit the tensors.
         InputError: a file is missing, unreadable or malformed, or its weights are already quantized.
-        UnavailableError: the device does not work here.
+        UnavailableError: the device does not work here, or no cluster answers.
     """
     settings = Settings(
         scheme=scheme, num_bits=num_bits, group_size=group_size, axis=axis, signed_input=signed_input,
@@ -276,8 +282,11 @@ def measure(
     )  # fmt: skip
     job, notes = _job("stats", open_all(path), settings)
     warn_all(notes)
-    with Workers(threads, max_memory, backend=backend(device)) as workers:
-        return Report(execute(job, workers))
+    with (
+        cluster_of(dask, threads, max_memory, device) as distribution,
+        Workers(threads, max_memory, backend=backend(device)) as workers,
+    ):
+        return Report(execute(replace(job, distribution=distribution), workers))
 
 
 def run(
@@ -292,6 +301,7 @@ def run(
     threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
     device: str = "cpu",
+    dask: str | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
     **settings: Unpack[Settings],
 ) -> Report:
@@ -310,6 +320,7 @@ def run(
         threads: number of threads, all cores by default.
         max_memory: bytes of buffers.
         device: "cpu", "cuda" or "auto".
+        dask: as for `measure`.
         on_progress: receives the phase ("quantizing", "verifying", "hashing"), the bytes finished and the total;
             called from any thread.
         settings: the settings and the selection of `measure`, e.g. `scheme="int4-g128"`.
@@ -335,9 +346,13 @@ def run(
     num_bytes = sum(tensor.nbytes for checkpoint in checkpoints for tensor in checkpoint.tensors)
     progress = _Progress(on_progress, num_bytes * destination.num_passes)
     job = replace(job, measuring=replace(job.measuring, on_bytes=progress))
-    with tree, Workers(threads, max_memory, backend=backend(device)) as workers:
+    with (
+        cluster_of(dask, threads, max_memory, device) as distribution,
+        tree,
+        Workers(threads, max_memory, backend=backend(device)) as workers,
+    ):
         progress.begin("quantizing")
-        return Report(execute_run(job, destination, workers, progress))
+        return Report(execute_run(replace(job, distribution=distribution), destination, workers, progress))
 
 
 quantize = run
@@ -373,6 +388,7 @@ def compare(
     renamings: Sequence[str] = (),
     threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
+    dask: str | None = None,
 ) -> Report:
     """Measure the differences between two checkpoints, tensor by tensor, like `qdq compare`.
 
@@ -384,6 +400,7 @@ def compare(
         renamings: `OLD=NEW`, for tensors with other names in `candidate`.
         threads: number of threads, all cores by default.
         max_memory: bytes of buffers.
+        dask: as for `measure`.
 
     Raises:
         UsageError: a pattern matches nothing, or no tensors could be compared.
@@ -396,8 +413,8 @@ def compare(
         list(dict.fromkeys(e.name for e in entries)), list(map(Renaming.parse, renamings)), allow_unmatched=False
     )
     warn_all(notes)
-    with Workers(threads, max_memory) as workers:
-        rows = compare_entries(entries, others, names, workers)
+    with cluster_of(dask, threads, max_memory) as distribution, Workers(threads, max_memory) as workers:
+        rows = compare_entries(entries, others, names, workers, distribution=distribution)
     run = RunResult(command="compare", inputs=inputs_of([*ours, *theirs]), settings={"map": list(renamings)},
                     rows=with_shares(rows), notes=notes_of([*ours, *theirs]))  # fmt: skip
     if not any(run.quantized):
@@ -649,6 +666,27 @@ def check_keywords(function: str, given: Mapping[str, object], known: type) -> N
 
 def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+@contextmanager
+def cluster_of(
+    address: str | None, threads: int | None, max_memory: int, device: str = "cpu"
+) -> Iterator[Distribution | None]:
+    """Yield the cluster at the address; None without one.
+
+    Raises:
+        UnavailableError: no cluster answers there.
+    """
+    if address is None:
+        yield None
+        return
+    from qdqcli.run.cluster import cluster_at, risk_of  # only where it is used
+
+    risk = risk_of(address)
+    if risk is not None:
+        warn_all([risk], 6)
+    with cluster_at(address, Resources(threads=threads or 1, max_memory=max_memory, device=device)) as distribution:
+        yield distribution
 
 
 def warn_all(notes: Sequence[str], stacklevel: int = 3) -> None:

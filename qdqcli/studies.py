@@ -4,7 +4,9 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Unpack
@@ -14,6 +16,7 @@ from qdqcli.api import (
     Report,
     Selection,
     check_keywords,
+    cluster_of,
     open_all,
     pandas_frame,
     path_of,
@@ -40,6 +43,7 @@ from qdqcli.report.formatter import REPORT_SUFFIXES
 from qdqcli.report.html.notebook import facts_html, table_html
 from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.pipeline import Measuring, result_of, run_plans
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.study.allocation import Allocation, Objective, decision_of, frontier
@@ -282,6 +286,7 @@ class DiagnosisReport:
 class Shared(Selection, total=False):
     """Keyword arguments of all studies, which `measure` documents."""
 
+    dask: str | None
     threads: int | None
     max_memory: int
     device: str
@@ -300,8 +305,8 @@ def sweep(
         path: a .npy, .npz or .safetensors file, or a checkpoint folder; or several of these.
         schemes: "int8-channel", "int4-g128", ...; commonly published settings by default.
         estimators: estimators to combine with each scheme.
-        shared: selection, threads, memory and device as for `measure`; what the rules of `recipe` set holds under every
-            scheme.
+        shared: selection, threads, memory, device and cluster as for `measure`; what the rules of `recipe` set holds
+            under every scheme.
 
     Returns:
         Name of a setting (`int4 g128 mse`) -> its report.
@@ -357,7 +362,8 @@ def plan(
         count: "selected" or "all": the weights that `avg_bits` counts.
         backend: the inference engine that stores the result.
         against: recipe of an earlier plan; this one is no worse, if that one keeps the goal.
-        shared: selection, threads, memory and device as for `measure`; what the rules of `recipe` set is not decided.
+        shared: selection, threads, memory, device and cluster as for `measure`; what the rules of `recipe` set is not
+            decided.
 
     Raises:
         UsageError: no allocation keeps the goal, or an argument is out of its range.
@@ -425,7 +431,7 @@ def diagnose(
         worst: diagnose this many tensors with the lowest SQNR; by default those with 80 % of the squared error.
         every: diagnose all quantized tensors; so does `include`.
         max_bits_added: combine changes that add up to these bits per weight to a tensor.
-        shared: recipe, selection, threads, memory and device as for `measure`.
+        shared: recipe, selection, threads, memory, device and cluster as for `measure`.
 
     Raises:
         UsageError, InputError, UnavailableError: as for `measure`.
@@ -437,8 +443,10 @@ def diagnose(
     warn_all(notes)
     check_selection(plans)
     measuring = Measuring(scale_bits=request.scale_bits)
-    with study.workers() as workers:
-        before = result_of("diagnose", plans, request.settings, run_plans(plans, measuring, workers))
+    with study.cluster() as distribution, study.workers() as workers:
+        run_shards = None if distribution is None else partial(distribution.run_shards, plans, measuring)
+        rows = run_plans(plans, measuring, workers, run_shards=run_shards)
+        before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=every or shared.get("include") is not None)
         found = find_causes(plans, before, numbers, measuring, workers, max_bits_added)
     after = found.after.rows
@@ -473,13 +481,19 @@ class _Study:
         memory = shared.get("max_memory", DEFAULT_MAX_MEMORY)
         return Workers(shared.get("threads"), memory, backend=op_backend(shared.get("device", "cpu")))
 
+    def cluster(self) -> AbstractContextManager[Distribution | None]:
+        """Return the cluster, or None, as a context manager."""
+        shared = self._shared
+        memory = shared.get("max_memory", DEFAULT_MAX_MEMORY)
+        return cluster_of(shared.get("dask"), shared.get("threads"), memory, shared.get("device", "cpu"))
+
     def measured(self, settings: Sequence[Setting]) -> tuple[list[list[Plan]], Sweep]:
         """Return the plans of every setting, and what was measured."""
         columns, notes = plan_sweep(self.checkpoints, self.request.recipe, settings, self.packed)
         warn_all(notes, 4)
-        with self.workers() as workers:
+        with self.cluster() as distribution, self.workers() as workers:
             measuring = Measuring(scale_bits=self.request.scale_bits)
-            return columns, run_sweep(columns, settings, measuring, workers, self.request.settings)
+            return columns, run_sweep(columns, settings, measuring, workers, self.request.settings, distribution)
 
 
 def _bounds(value: int | Mapping[str, int] | None) -> list[tuple[str, int]]:

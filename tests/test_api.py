@@ -82,7 +82,7 @@ def test_measure_is_stats(qdq: Qdq, model: Path, arguments: dict[str, Any], opti
 
 
 def test_settings_are_the_arguments_of_measure() -> None:
-    own = {"path", "threads", "max_memory", "device"}
+    own = {"path", "threads", "max_memory", "device", "dask"}
     assert inspect.signature(qdqcli.measure).parameters.keys() - own == Settings.__annotations__.keys()
     with pytest.raises(TypeError, match="unexpected keyword argument 'bits'"):
         qdqcli.run("x", "y", bits=4)  # type: ignore[call-arg]

@@ -10,7 +10,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, listing_of, open_inputs, plan_inputs, workers_of
+from qdqcli.cli.measure import cluster_of, files_of, listing_of, open_inputs, plan_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
@@ -45,6 +45,7 @@ Examples:
 @opt.packed_option
 @opt.listing_options
 @opt.work_options
+@opt.dask_option
 @opt.verbosity_options
 @pass_session
 @grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
@@ -78,8 +79,12 @@ def calibrate(
 
     sizes = files_of(plans)
     total = sum(size for _, size in sizes)
-    with progress(session, total, sizes, "estimating") as advance, workers_of(resources, session) as workers:
-        overall_ranges = estimate(plans, output, workers, advance, overwrite=overwrite)
+    with (
+        cluster_of(session, reading, resources) as distribution,
+        progress(session, total, sizes, "estimating") as advance,
+        workers_of(resources, session) as workers,
+    ):
+        overall_ranges = estimate(plans, output, workers, advance, overwrite=overwrite, distribution=distribution)
     listing = with_estimates(listing_of("calibrate", plans, request), overall_ranges)
     deliver_listing(listing, report, has_include=bool(settings["include"]))
     session.note(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.batch import failure_notes, run_inputs
+from qdqcli.cli.batch import failure_notes
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, Judging, gate_options
 from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
@@ -75,10 +75,7 @@ def check(
         if foreseen is not None:
             run = replace(foreseen, notes=[*failure_notes(session), *foreseen.notes])
         else:
-            run = run_inputs(
-                session, plans, lambda own: measure(session, "check", own, request, reading, report, resources)
-            )
-            run = gate.judge(run, session)
+            run = gate.judge(measure(session, "check", plans, request, reading, report, resources), session)
     session.exit_code = gate.conclude(run, report, session)
     return session.conclude()
 

@@ -14,7 +14,7 @@ from qdqcli.cli.gate import Gate, Judging, judging_options
 from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, open_inputs, workers_of
+from qdqcli.cli.measure import cluster_of, files_of, open_inputs, workers_of
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
@@ -61,6 +61,7 @@ Examples:
 @opt.by_option
 @opt.histograms_option
 @opt.work_options
+@opt.dask_option
 @opt.verbosity_options
 @pass_session
 @grouped(asked=Judging, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
@@ -186,8 +187,14 @@ def _measured(
     from qdqcli.run.compare import compare_entries
 
     total = sum(entry.tensor.nbytes for entry in entries)
-    with progress(session, total, files_of(ours), "comparing") as advance, workers_of(resources, session) as workers:
-        rows = compare_entries(entries, others, names, workers, advance, histograms=report.has_histograms)
+    with (
+        cluster_of(session, reading, resources) as distribution,
+        progress(session, total, files_of(ours), "comparing") as advance,
+        workers_of(resources, session) as workers,
+    ):
+        rows = compare_entries(
+            entries, others, names, workers, advance, histograms=report.has_histograms, distribution=distribution
+        )
     run = RunResult(
         command="compare",
         inputs=[*inputs_of(ours), *inputs_of(theirs)],

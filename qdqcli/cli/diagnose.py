@@ -1,6 +1,7 @@
 """`qdq diagnose`: causes of the worst errors, and the measured gain of other settings."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from qdqcli.cli.gate_files import check_replaceable, is_recipe
 from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
+from qdqcli.cli.measure import cluster_of, files_of, open_inputs, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
@@ -52,6 +53,7 @@ Examples:
 @opt.scale_bits_option
 @opt.work_options
 @opt.device_option
+@opt.dask_option
 @opt.verbosity_options
 @pass_session
 @grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
@@ -105,9 +107,13 @@ def diagnose(
 
     sizes = files_of(plans)
     with workers_of(resources, session) as workers:
-        with progress(session, sum(size for _, size in sizes), sizes) as advance:
+        with (
+            cluster_of(session, reading, resources) as distribution,
+            progress(session, sum(size for _, size in sizes), sizes) as advance,
+        ):
             measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
-            rows = run_plans(plans, measuring, workers)
+            run_shards = None if distribution is None else partial(distribution.run_shards, plans, measuring)
+            rows = run_plans(plans, measuring, workers, run_shards=run_shards)
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=diagnoses_all or bool(settings["include"]))
         tensors = [tensor for plan in plans for tensor in plan.shard.tensors]

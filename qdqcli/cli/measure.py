@@ -7,14 +7,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from qdqcli.cli.batch import none_left
+from qdqcli.cli.batch import none_left, run_inputs
 from qdqcli.cli.groups import Reading, ReportRequest, Resources
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
-from qdqcli.escape import escape, escape_name, show_path
+from qdqcli.escape import escape, show_path
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.listing import Listing
@@ -34,7 +34,6 @@ from qdqcli.tensors.packed.recognise import Packed, key_of, recognise_inputs
 
 if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
-    from qdqcli.output.tree import OutputTree
     from qdqcli.result.result import RunResult
     from qdqcli.run.distribute import Distribution
     from qdqcli.run.pipeline import Measuring
@@ -175,52 +174,43 @@ def measure(
     report: ReportRequest,
     resources: Resources,
 ) -> "RunResult":
-    """Execute the plans without writing an output."""
-    with working(session, plans, request, reading, report, resources) as (measuring, workers, _):
-        from qdqcli.run.execute import Job, execute
+    """Execute the plans without writing an output; with --keep-going, those of each input by themselves."""
 
-        with distribution_of(session, plans, reading, resources) as distribution:
-            job = Job(command=command, plans=plans, request=request, measuring=measuring,
+    def work(own: Sequence[Plan]) -> "RunResult":
+        with working(session, own, request, reading, report, resources) as (measuring, workers, _):
+            from qdqcli.run.execute import Job, execute
+
+            job = Job(command=command, plans=own, request=request, measuring=measuring,
                       has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
             return execute(job, workers)
 
+    with cluster_of(session, reading, resources) as distribution:
+        return run_inputs(session, plans, work)
+
 
 @contextmanager
-def distribution_of(
-    session: Session,
-    plans: Sequence[Plan],
-    reading: Reading,
-    resources: Resources,
-    output: "OutputTree | None" = None,
-) -> "Iterator[Distribution | None]":
-    """Yield the cluster of --dask, whose workers have been checked; None without the option.
+def cluster_of(session: Session, reading: Reading, resources: Resources) -> "Iterator[Distribution | None]":
+    """Yield the cluster of --dask for all the work of a command; None without the option.
 
     Raises:
-        UnavailableError, InputError, OutputError: see `Dask`.
+        UnavailableError: see `Dask`.
     """
     if resources.dask is None:
         yield None
         return
+    prepare_libraries()
     # Imported late: distributed takes longer than all the rest.
-    from qdqcli.run.cluster import Dask, is_exposed
-    from qdqcli.run.distribute import Distribution
-    from qdqcli.run.shard import Resources as ShardResources
+    from qdqcli.run.cluster import cluster_at, risk_of
+    from qdqcli.run.shard import Opening
+    from qdqcli.run.shard import Resources as OfTask
 
-    address = resources.dask
-    if is_exposed(address):
-        session.warn(
-            f"--dask {escape_name(address)}: anyone who reaches this scheduler can run code as its user; tls:// "
-            "encrypts, see qdq help scale"
-        )
-    own = ShardResources(threads=resources.threads or 1, max_memory=resources.max_memory, device=resources.device)
-    cluster = Dask(address, own)
-    try:
-        cluster.preflight(plans, reading.void_dtype, output)
-        yield Distribution(
-            executor=cluster, resources=own, interruption=session.interruption, void_dtype=reading.void_dtype
-        )
-    finally:
-        cluster.close()
+    risk = risk_of(resources.dask)
+    if risk is not None:
+        session.warn(risk)
+    of_task = OfTask(threads=resources.threads or 1, max_memory=resources.max_memory, device=resources.device)
+    opening = Opening(void_dtype=reading.void_dtype, follow_links=reading.follow_links)
+    with cluster_at(resources.dask, of_task, opening, session.interruption) as distribution:
+        yield distribution
 
 
 @contextmanager

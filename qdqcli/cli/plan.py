@@ -188,6 +188,7 @@ Examples:
 @opt.scale_bits_option
 @opt.work_options
 @opt.device_option
+@opt.dask_option
 @opt.verbosity_options
 @pass_session
 @grouped(asked=Planning, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)

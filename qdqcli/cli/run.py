@@ -17,7 +17,7 @@ from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import (
-    distribution_of,
+    cluster_of,
     listing_of,
     open_inputs,
     plan_inputs,
@@ -180,13 +180,10 @@ def quantize(
             if own_tree.discarded_bytes is not None:
                 discarded = f"an interrupted run was discarded ({size_text(own_tree.discarded_bytes)} of output)"
                 session.note(f"{show_path(own_tree.output)}: {discarded}; --resume would have gone on with it")
-            with (
-                working(session, own, request, reading, report, resources, destination.num_passes, "quantizing") as (
-                    measuring,
-                    workers,
-                    progress,
-                ),
-                distribution_of(session, own, reading, resources, own_tree) as distribution,
+            with working(session, own, request, reading, report, resources, destination.num_passes, "quantizing") as (
+                measuring,
+                workers,
+                progress,
             ):
                 job = Job(command="run", plans=own, request=request, measuring=measuring,
                           has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
@@ -199,7 +196,8 @@ def quantize(
         return result
 
     try:
-        result = run_inputs(session, plans, work, lambda: DONE if trees[-1].has_written else FINISHED)
+        with cluster_of(session, reading, resources) as distribution:
+            result = run_inputs(session, plans, work, lambda: DONE if trees[-1].has_written else FINISHED)
     except Interrupted as error:
         if tree is None and trees:
             error.advise(f"{len(trees)} of {len(session.inputs)} inputs are done, --resume keeps them")

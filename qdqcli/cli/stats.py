@@ -3,7 +3,6 @@
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.batch import run_inputs
 from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
 from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
@@ -50,6 +49,5 @@ def stats(
     checkpoints = open_inputs(inputs, reading, session)
     files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, reading, session)
-    run = run_inputs(session, plans, lambda own: measure(session, "stats", own, request, reading, report, resources))
-    deliver(run, report, session)
+    deliver(measure(session, "stats", plans, request, reading, report, resources), report, session)
     return session.conclude()

@@ -13,7 +13,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.groups import Function, Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
+from qdqcli.cli.measure import cluster_of, files_of, open_inputs, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session, pass_session
@@ -134,6 +134,7 @@ Examples:
 @opt.scale_bits_option
 @opt.work_options
 @opt.device_option
+@opt.dask_option
 @opt.verbosity_options
 @pass_session
 @grouped(lists=Lists, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
@@ -204,9 +205,13 @@ def measure_settings(
     if saved is not None:
         return columns, saved.restore(columns, request.settings)
     sizes = files_of(columns[0])
-    with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(resources, session) as workers:
+    with (
+        cluster_of(session, reading, resources) as distribution,
+        progress(session, sum(size for _, size in sizes), sizes) as advance,
+        workers_of(resources, session) as workers,
+    ):
         measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
-        return columns, run_sweep(columns, settings, measuring, workers, request.settings)
+        return columns, run_sweep(columns, settings, measuring, workers, request.settings, distribution)
 
 
 def chosen_settings(lists: Lists) -> list[Setting]:

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -447,6 +447,27 @@ class OutputTree:
                 f"{show_path(self.output)}: a run was stopped while it replaced this; it has been put back; "
                 "choose another OUTPUT or pass --overwrite to replace it"
             )
+
+
+@contextmanager
+def working_folder(output: Path) -> Iterator[Path]:
+    """Yield an empty folder, locked and beside `output`, for files of other processes; it is removed in the end.
+
+    Raises:
+        UsageError: another process works there.
+        OutputError: the system refuses.
+    """
+    partial = partial_path(anchored(output))
+    lock = FolderLock(partial)
+    try:
+        _empty(partial)
+        folder = partial / secrets.token_hex(8)  # unknown to processes that outlived an earlier run
+        _make_folder(folder)
+        yield folder
+    finally:
+        with suppress(OutputError):  # report the original error
+            _empty(partial)
+        lock.remove()
 
 
 def output_paths(output: Path) -> tuple[Path, Path]:

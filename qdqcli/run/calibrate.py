@@ -1,6 +1,8 @@
 """Calibration: estimate the ranges of checkpoints into a ranges file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import groupby
 from math import nan
 from pathlib import Path
@@ -14,12 +16,17 @@ from qdqcli.measure.sums import OverallRange
 from qdqcli.measure.workers import Workers
 from qdqcli.op.params import Floats
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
+from qdqcli.output.tree import working_folder
 from qdqcli.ranges.output import RangeEntry, create_ranges
+from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.file_ref import key_among
 from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.patterns import Holders, holders_of
 from qdqcli.recipe.plan import Plan
+from qdqcli.run.distribute import Distribution
+from qdqcli.run.shard import Outcome, Resources, ShardRef, outcome_of, plans_of
 from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.storage import InputFile, write_file
 from qdqcli.tensors.tensor import TensorInfo
 
 _SMALL_BYTES = 256 << 10
@@ -37,8 +44,11 @@ def calibrate(
     on_bytes: Callable[[int], None] = lambda _: None,
     *,
     overwrite: bool = False,
+    distribution: Distribution | None = None,
 ) -> Mapping[tuple[str, str], OverallRange]:
     """Write the ranges of all tensors to be quantized; returns the overall range by (file, name).
+
+    They are estimated here, or where `distribution` says.
 
     Where several files have a tensor of one name, its key in the ranges file is FILE#NAME.
 
@@ -57,15 +67,90 @@ def calibrate(
     entries = [_entry(info, spec, plan, holders) for plan, own in by_plan for info, spec in own]
     remaining = iter(entries)
     overall_ranges: dict[tuple[str, str], OverallRange] = {}
-    with create_ranges(path, entries, overwrite=overwrite) as writer:
-        for plan, own in by_plan:
-            with plan.shard.open() as reader:
-                for (info, _), ranges in _estimates(own, reader, workers):
-                    writer.write(next(remaining), ranges)
-                    overall_ranges[plan.file.path, info.name] = _overall_range_of(info, ranges)
-                    on_bytes(info.nbytes)
-                reader.close()
+    with ExitStack() as stack:
+        writer = stack.enter_context(create_ranges(path, entries, overwrite=overwrite))
+        found: Iterator[Iterator[Floats]]
+        if distribution is None:
+            found = (_estimates_here(plan, own, workers, on_bytes) for plan, own in by_plan)
+        else:
+            folder = stack.enter_context(working_folder(path))
+            found = _estimates_elsewhere(by_plan, folder, distribution, on_bytes)
+        for (plan, own), estimates in zip(by_plan, found, strict=True):
+            for (info, _), ranges in zip(own, estimates, strict=True):
+                writer.write(next(remaining), ranges)
+                overall_ranges[plan.file.path, info.name] = _overall_range_of(info, ranges)
     return overall_ranges
+
+
+def _estimates_here(
+    plan: Plan, tasks: Sequence[Task], workers: Workers, on_bytes: Callable[[int], None]
+) -> Iterator[Floats]:
+    """Yield the ranges of each tensor of a shard."""
+    with plan.shard.open() as reader:
+        for (info, _), ranges in _estimates(tasks, reader, workers):
+            yield ranges
+            on_bytes(info.nbytes)
+        reader.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateTask:
+    """A shard whose ranges another process estimates, and the file that gets them."""
+
+    shard: ShardRef
+    decisions: Sequence[Decision]
+    """One decision per tensor."""
+    resources: Resources
+    ranges: Path
+    """A new file: the ranges (2, ranges) of the tensors one after the other, as float64."""
+
+    @property
+    def path(self) -> Path:
+        return self.shard.path
+
+
+def process_estimates(task: EstimateTask) -> Outcome[int]:
+    """Estimate the ranges of the shard's tensors into the file; returns its size in bytes. Idempotent."""
+
+    def work() -> int:
+        (plan,) = plans_of(task.shard, [task.decisions])
+        with task.resources.workers() as workers:
+            estimates = _estimates_here(plan, list(_estimated_tensors(plan)), workers, lambda _: None)
+            write_file(task.ranges, (ranges.astype(np.float64).tobytes() for ranges in estimates))
+        return task.ranges.stat().st_size
+
+    return outcome_of(task.path, work)
+
+
+def _estimates_elsewhere(
+    by_plan: Sequence[tuple[Plan, Sequence[Task]]],
+    folder: Path,
+    distribution: Distribution,
+    on_bytes: Callable[[int], None],
+) -> Iterator[Iterator[Floats]]:
+    """Yield for each shard the ranges of its tensors, once other processes have estimated all."""
+    plans = [plan for plan, own in by_plan if own]
+    distribution.preflight(plans, folder=folder)
+    files = [folder / f"{index}.ranges" for index in range(len(plans))]
+    tasks = [
+        EstimateTask(shard=ref, decisions=plan.decisions, resources=distribution.resources, ranges=file.absolute())
+        for plan, ref, file in zip(plans, distribution.refs(plans), files, strict=True)
+    ]
+    distribution.run(process_estimates, list(enumerate(tasks)), lambda index, _: on_bytes(plans[index].nbytes))
+    remaining = iter(files)
+    for _, own in by_plan:
+        yield _read_estimates(next(remaining), own) if own else iter(())
+
+
+def _read_estimates(path: Path, tasks: Sequence[Task]) -> Iterator[Floats]:
+    with InputFile(path) as file:
+        offset = 0
+        for info, spec in tasks:
+            ranges = np.empty((2, layout_of(info, spec).num_ranges))
+            if ranges.size:
+                file.read_into(ranges.data, offset)
+            offset += ranges.nbytes
+            yield ranges
 
 
 def _estimated_tensors(plan: Plan) -> Iterator[Task]:

@@ -26,13 +26,12 @@ import numpy as np
 from qdqcli import __version__
 from qdqcli.errors import InputError, OutputError, QdqError, UnavailableError
 from qdqcli.escape import escape_name, show_path
+from qdqcli.interrupt import Interruption
 from qdqcli.measure.arrays import quantize_and_measure
 from qdqcli.op.threads import available_threads
-from qdqcli.output.tree import OutputTree
-from qdqcli.recipe.plan import Plan
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError
-from qdqcli.run.shard import Resources
-from qdqcli.tensors.checkpoint import open_file
+from qdqcli.run.shard import AS_THEY_ARE, Opening, Resources, ShardRef
 
 Result = TypeVar("Result")
 
@@ -117,8 +116,8 @@ class Dask:
         elif now - self._seen > NO_WORKER_S:
             raise self._lost(f"there has been no worker for {NO_WORKER_S:.0f} s")
 
-    def preflight(self, plans: Sequence[Plan], void_dtype: str | None, output: OutputTree | None) -> None:
-        """Check every worker: version, numbers, the first shard of each input, and OUTPUT.
+    def preflight(self, shards: Sequence[ShardRef], folder: Path | None) -> None:
+        """Check every worker: version, numbers, these shards, and the folder of OUTPUT.
 
         One worker of each machine goes first, so that kernels are compiled once there.
 
@@ -127,12 +126,7 @@ class Dask:
             InputError: a worker does not see the inputs.
             OutputError: a worker cannot write to OUTPUT, or its file is not seen here.
         """
-        own = _Probe.of_plans(plans, void_dtype, None)
-        expected = own.run()
-        folder = None
-        if output is not None:
-            output.prepare()
-            folder = output.rows_path(0).parent.absolute()
+        expected = _Probe(shards, None).run()
         seen_hosts: set[str] = set()
         first: list[str] = []
         others: list[str] = []
@@ -141,7 +135,7 @@ class Dask:
             (others if host in seen_hosts else first).append(worker)
             seen_hosts.add(host)
         for workers in (first, others):
-            probes = {worker: _Probe.of_plans(plans, void_dtype, folder) for worker in workers}
+            probes = {worker: _Probe.beside(shards, folder) for worker in workers}
             futures = {
                 worker: self._client.submit(probe.run, workers=[worker], pure=False, allow_other_workers=False)
                 for worker, probe in probes.items()
@@ -183,12 +177,37 @@ class Dask:
         return OutputError(f"--dask {escape_name(self._address)}: {what}")
 
 
-def is_exposed(address: str) -> bool:
-    """Tell whether other machines reach the scheduler without encryption: they can run code there."""
+@contextmanager
+def cluster_at(
+    address: str | None,
+    resources: Resources,
+    opening: Opening = AS_THEY_ARE,
+    interruption: Interruption | None = None,
+) -> Iterator[Distribution | None]:
+    """Yield the distribution of work on a cluster, see `Dask`, and leave it in the end; None without an address."""
+    if address is None:
+        yield None
+        return
+    cluster = Dask(address, resources)
+    try:
+        yield Distribution(
+            executor=cluster, resources=resources, interruption=interruption or Interruption(), opening=opening
+        )
+    finally:
+        cluster.close()
+
+
+def risk_of(address: str) -> str | None:
+    """Return a warning where other machines reach the scheduler without encryption; None where they do not."""
     match = re.fullmatch(r"(?:(\w+)://)?(\[[^\]]*\]|[^:/]*)(?::\d+)?/?", address)
     if address == LOCAL or match is None or match[1] not in (None, "tcp"):
-        return False
-    return not re.fullmatch(r"localhost|127(\.\d+){3}|\[::1\]", match[2])
+        return None
+    if re.fullmatch(r"localhost|127(\.\d+){3}|\[::1\]", match[2]):
+        return None
+    return (
+        f"--dask {escape_name(address)}: anyone who reaches this scheduler can run code as its user; tls:// encrypts, "
+        "see qdq help scale"
+    )
 
 
 def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str, Any]:
@@ -261,21 +280,14 @@ class _Answer:
 class _Probe:
     """A look at the version, the numbers and the files of a machine."""
 
-    shards: Sequence[tuple[Path, str, int, int, str]]
-    """Path, name, size, modification time and header hash of the first shard of each input."""
-    void_dtype: str | None
+    shards: Sequence[ShardRef]
+    """The first shard of each input."""
     file: Path | None
     """A file to write beside the output."""
 
     @classmethod
-    def of_plans(cls, plans: Sequence[Plan], void_dtype: str | None, folder: Path | None) -> "_Probe":
-        firsts = {id(plan.checkpoint): plan.shard for plan in reversed(plans)}
-        shards = [
-            (shard.path.absolute(), shard.name, shard.identity.size, shard.identity.mtime_ns, shard.header_digest())
-            for shard in firsts.values()
-        ]
-        file = None if folder is None else folder / f".qdq-probe-{secrets.token_hex(8)}.tmp"
-        return cls(shards, void_dtype, file)
+    def beside(cls, shards: Sequence[ShardRef], folder: Path | None) -> "_Probe":
+        return cls(shards, None if folder is None else folder.absolute() / f".qdq-probe-{secrets.token_hex(8)}.tmp")
 
     def run(self) -> _Answer:
         x = np.linspace(-3.0, 5.0, 4096, dtype=np.float32).reshape(16, 256)
@@ -286,13 +298,11 @@ class _Probe:
         return _Answer(__version__, hashed.hexdigest(), self._inputs(), self._output())
 
     def _inputs(self) -> str:
-        for path, name, *expected in self.shards:
+        for shard in self.shards:
             try:
-                shard = open_file(path, name, self.void_dtype)
+                shard.open()
             except QdqError as error:
                 return str(error)
-            if [shard.identity.size, shard.identity.mtime_ns, shard.header_digest()] != expected:
-                return f"{show_path(path)}: is another file there"
         return ""
 
     def _output(self) -> str:

@@ -5,10 +5,11 @@ weights are compared as what they decode to.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +19,20 @@ from qdqcli.measure.blocks import Block, blocks_of, read_block
 from qdqcli.measure.sums import error_sums, listed
 from qdqcli.measure.workers import Workers
 from qdqcli.op.params import floats_of
+from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.pairing import Entry, counterparts
-from qdqcli.recipe.plan import file_of, source_of
+from qdqcli.recipe.plan import Plan, file_of, source_of
 from qdqcli.result.packing import Packing
 from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.packing import findings
+from qdqcli.run.shard import Outcome, Resources, ShardRef, outcome_of
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.open_shards import OpenShards
+from qdqcli.tensors.packed.recognise import key_of
 from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
 
@@ -38,6 +43,8 @@ class _Side(NamedTuple):
     other: str
 
 
+_Numbered = tuple[int, Entry, Entry]
+"""Index of an entry of the reference, the entry, and its counterpart."""
 _REFERENCE, _CANDIDATE = _Side("reference", "candidate"), _Side("candidate", "reference")
 
 
@@ -49,26 +56,31 @@ def compare_entries(
     on_bytes: Callable[[int], None] = lambda _: None,
     *,
     histograms: bool = False,
+    distribution: Distribution | None = None,
 ) -> list[Row]:
     """Return a row for each tensor of the reference, then one for each tensor of the candidate without a counterpart.
 
     `names` maps names in the reference to names in the candidate. The plans of the reference decide which tensors are
-    skipped.
+    skipped. Tensors are compared here, or where `distribution` says.
     """
     numbers = counterparts(
         [(names[entry.name], entry.plan.file) for entry in ours], [entry.located for entry in theirs]
     )
     pairs = [(entry, None if number is None else theirs[number]) for entry, number in zip(ours, numbers, strict=True)]
     there = Counter(entry.name for entry in theirs)
-    rows: list[Row] = []
-    for _, of_shard in groupby(pairs, lambda pair: id(pair[0].plan)):
-        with OpenShards() as readers:
-            for entry, other in of_shard:
-                workers.interruption.check()
-                count = there[names[entry.name]]
-                rows.append(_compare(entry, other, count, readers, workers, histograms=histograms))
-                on_bytes(entry.tensor.nbytes)
-            readers.close()
+    found = [_known(entry, other, there[names[entry.name]]) for entry, other in pairs]
+    on_bytes(sum(entry.tensor.nbytes for (entry, _), row in zip(pairs, found, strict=True) if row is not None))
+    left = [(k, entry, other) for k, (entry, other) in enumerate(pairs) if found[k] is None and other is not None]
+    by_shard = [list(same) for _, same in groupby(left, lambda pair: id(pair[1].plan))]
+    measured: Iterable[list[Row]]
+    if distribution is not None:
+        measured = _elsewhere(by_shard, distribution, on_bytes, histograms=histograms)
+    else:
+        measured = (_compare_shard(pairs, workers, on_bytes, histograms=histograms) for pairs in by_shard)
+    for of_shard, new in zip(by_shard, measured, strict=True):
+        for (k, _, _), row in zip(of_shard, new, strict=True):
+            found[k] = row
+    rows = [row for row in found if row is not None]
     here = Counter(names[entry.name] for entry in ours)
     taken = set(numbers)
     for number, entry in enumerate(theirs):
@@ -77,26 +89,123 @@ def compare_entries(
     return rows
 
 
-def _compare(
-    entry: Entry, other: Entry | None, count: int, readers: OpenShards, workers: Workers, *, histograms: bool
-) -> Row:
-    """Return the row of a reference entry."""
-    is_float = entry.tensor.dtype.is_floating
-    if isinstance(entry.decision, Skip) and is_float:
+@dataclass(frozen=True, kw_only=True)
+class CompareTask:
+    """Tensors of a shard and their counterparts, for another process."""
+
+    shard: ShardRef
+    others: Sequence[ShardRef]
+    pairs: Sequence[tuple[str, int, str]]
+    """Name in the shard; which of the others has the counterpart, and its name there."""
+    histograms: bool
+    resources: Resources
+
+    @property
+    def path(self) -> Path:
+        return self.shard.path
+
+
+def process_pairs(task: CompareTask) -> Outcome[list[Row]]:
+    """Compare the tensors of the shard with their counterparts; returns a row for each."""
+
+    def work() -> list[Row]:
+        ours, *others = (_entries_by_name(ref) for ref in (task.shard, *task.others))
+        pairs = [(k, ours[name], others[n][other]) for k, (name, n, other) in enumerate(task.pairs)]
+        with task.resources.workers() as workers:
+            return _compare_shard(pairs, workers, lambda _: None, histograms=task.histograms)
+
+    return outcome_of(task.path, work)
+
+
+def _entries_by_name(ref: ShardRef) -> Mapping[str, Entry]:
+    checkpoint = ref.open()
+    (shard,) = checkpoint.shards
+    plan = Plan(checkpoint=checkpoint, shard=shard, resolutions=[])
+    storage = checkpoint.storage
+    return {info.name: Entry(info.name, plan, info, QuantSpec(), storage.get(key_of(info))) for info in shard.tensors}
+
+
+def _elsewhere(
+    by_shard: Sequence[Sequence[_Numbered]],
+    distribution: Distribution,
+    on_bytes: Callable[[int], None],
+    *,
+    histograms: bool,
+) -> list[list[Row]]:
+    """Compare the tensors of each shard in another process; returns their rows."""
+    sides = [
+        list({id(entry.plan): entry.plan for pairs in by_shard for entry in side(pairs)}.values())
+        for side in (_references, _candidates)
+    ]
+    distribution.preflight(*sides)
+    refs = {id(plan): ref for plans in sides for plan, ref in zip(plans, distribution.refs(plans), strict=True)}
+    tasks = []
+    for pairs in by_shard:
+        order = {key: n for n, key in enumerate(dict.fromkeys(id(other.plan) for other in _candidates(pairs)))}
+        tasks.append(
+            CompareTask(
+                shard=refs[id(pairs[0][1].plan)],
+                others=[refs[key] for key in order],
+                pairs=[(entry.tensor.name, order[id(other.plan)], other.tensor.name) for _, entry, other in pairs],
+                histograms=histograms,
+                resources=distribution.resources,
+            )
+        )
+    found: dict[int, list[Row]] = {}
+
+    def receive(index: int, rows: Sequence[Row]) -> None:
+        pairs = by_shard[index]
+        found[index] = [_named(row, *pair[1:]) for row, pair in zip(rows, pairs, strict=True)]
+        on_bytes(sum(entry.tensor.nbytes for _, entry, _ in pairs))
+
+    distribution.run(process_pairs, list(enumerate(tasks)), receive)
+    return [found[index] for index in range(len(tasks))]
+
+
+def _references(pairs: Sequence[_Numbered]) -> list[Entry]:
+    return [entry for _, entry, _ in pairs]
+
+
+def _candidates(pairs: Sequence[_Numbered]) -> list[Entry]:
+    return [other for _, _, other in pairs]
+
+
+def _named(row: Row, entry: Entry, other: Entry) -> Row:
+    """Return the row under the names that the tensors have here."""
+    named = row._replace(source=_source(entry))
+    return named._replace(candidate=_source(other)) if isinstance(named, TensorResult) else named
+
+
+def _compare_shard(
+    pairs: Sequence[_Numbered], workers: Workers, on_bytes: Callable[[int], None], *, histograms: bool
+) -> list[Row]:
+    """Compare tensors of one shard with their counterparts."""
+    rows = []
+    with OpenShards() as readers:
+        for _, entry, other in pairs:
+            workers.interruption.check()
+            pair = _Pair(
+                tensor=entry.tensor,
+                reader=readers.reader_of(entry.plan.shard),
+                other=other.tensor,
+                other_reader=readers.reader_of(other.plan.shard),
+            )
+            is_float = entry.tensor.dtype.is_floating
+            compare = partial(_measured, histograms=histograms) if is_float else _equality
+            rows.append(compare(entry, other, pair, workers))
+            on_bytes(entry.tensor.nbytes)
+        readers.close()
+    return rows
+
+
+def _known(entry: Entry, other: Entry | None, count: int) -> Row | None:
+    """Return the row of a reference entry where the headers tell it."""
+    if isinstance(entry.decision, Skip) and entry.tensor.dtype.is_floating:
         return _skipped(entry, entry.decision.reason)
     if other is None:
         return _missing(entry, count, _REFERENCE)
-    if (difference := _difference(entry.tensor, other.tensor)) is not None:
-        return _failed(entry, difference)
-    pair = _Pair(
-        tensor=entry.tensor,
-        reader=readers.reader_of(entry.plan.shard),
-        other=other.tensor,
-        other_reader=readers.reader_of(other.plan.shard),
-    )
-    return (
-        _measured(entry, other, pair, workers, histograms=histograms) if is_float else _equality(entry, pair, workers)
-    )
+    difference = _difference(entry.tensor, other.tensor)
+    return None if difference is None else _failed(entry, difference)
 
 
 def _missing(entry: Entry, count: int, side: _Side) -> SkippedTensor:
@@ -109,7 +218,7 @@ def _missing(entry: Entry, count: int, side: _Side) -> SkippedTensor:
     return _failed(entry, f"the {side.other} has no tensor of this name{what}; --map OLD=NEW renames")
 
 
-def _equality(entry: Entry, pair: "_Pair", workers: Workers) -> SkippedTensor:
+def _equality(entry: Entry, other: Entry, pair: "_Pair", workers: Workers) -> SkippedTensor:  # noqa: ARG001
     """Return the row of tensors that are compared for equality only, mostly integers."""
     dtype = entry.tensor.dtype.name
     if pair.tensor.dtype.name == pair.other.dtype.name and _is_equal(pair, workers):

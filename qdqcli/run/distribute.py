@@ -1,35 +1,85 @@
-"""Shards of a run on other processes or machines, collected in the order of the shards."""
+"""Work on shards by other processes or machines, collected in the order of the shards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import sleep
+from typing import Protocol, TypeVar
 
 from qdqcli.errors import OutputError
 from qdqcli.escape import show_path
 from qdqcli.interrupt import Interruption
 from qdqcli.output.tree import OutputTree
-from qdqcli.recipe.plan import Plan
+from qdqcli.recipe.plan import Plan, checkpoints_of
 from qdqcli.result.result import Row
 from qdqcli.run.driver import Executor, drive
 from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import restore_rows
-from qdqcli.run.shard import Resources, ShardResult, ShardTask, job_of, process_shard
+from qdqcli.run.shard import AS_THEY_ARE, Made, Opening, Outcome, Resources, ShardRef, ShardTask, process_shard, task_of
 from qdqcli.tensors.storage import FileIdentity
+
+Task = TypeVar("Task")
+Value = TypeVar("Value")
 
 SEEN_ATTEMPTS = 50
 SEEN_PAUSE_S = 0.2
 """A network file system may show a new file, or its size, seconds after another machine wrote it."""
 
 
+class Cluster(Executor, Protocol):
+    """Executor on other processes or machines."""
+
+    def preflight(self, shards: Sequence[ShardRef], folder: Path | None) -> None:
+        """Check that each process sees the shards, can write to `folder`, and computes the same numbers.
+
+        Raises:
+            QdqError: one does not; names it.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
     """Executor of the shards, and the resources of each."""
 
-    executor: Executor
+    executor: Cluster
     resources: Resources
     interruption: Interruption
-    void_dtype: str | None = None
+    opening: Opening = AS_THEY_ARE
+
+    def refs(self, plans: Sequence[Plan]) -> list[ShardRef]:
+        """Return the shards of plans of all inputs that were opened together, as other processes find them.
+
+        Raises:
+            InputError: a shard cannot be read.
+        """
+        inputs = checkpoints_of(plans)
+        return [
+            ShardRef.of(plan.shard, sorted(inputs, key=lambda one: one is not plan.checkpoint), self.opening)
+            for plan in plans
+        ]
+
+    def preflight(self, *sides: Sequence[Plan], folder: Path | None = None) -> None:
+        """Check before the work that every process sees the inputs, and can write to `folder`.
+
+        Raises:
+            QdqError: one cannot; says why.
+        """
+        firsts = [list({id(plan.checkpoint): plan for plan in reversed(plans)}.values()) for plans in sides]
+        self.executor.preflight([ref for plans in firsts for ref in self.refs(plans)], folder)
+
+    def run(
+        self,
+        function: Callable[[Task], Outcome[Value]],
+        tasks: Sequence[tuple[int, Task]],
+        receive: Callable[[int, Value], None],
+    ) -> None:
+        """Run `function` on each task, given with its index; `receive` gets index and result.
+
+        Raises:
+            QdqError: the failure of the first task in order, once no other runs.
+        """
+        drive(function, tasks, self.executor, lambda index, outcome: receive(index, outcome.get()), self.interruption)
 
     def run_shards(
         self, plans: Sequence[Plan], measuring: Measuring, output: OutputTree | None, journal: Journal | None
@@ -43,24 +93,25 @@ class Distribution:
         tasks: list[tuple[int, ShardTask]] = []
         if output is not None:
             output.prepare()
+        self.preflight(plans, folder=None if output is None else output.rows_path(0).parent)
+        if output is not None:
             output.keep()  # whatever ends this run, others may still be writing
-        for i, plan in enumerate(plans):
+        for i, (plan, ref) in enumerate(zip(plans, self.refs(plans), strict=True)):
             if journal is not None and journal.progress(i).finished is not None:
                 found[i] = journal.rows(i, plan)
                 measuring.on_bytes(plan.nbytes)
                 continue
             target = None if journal is None else journal.target(i, plan)
-            tasks.append((i, job_of(plan, measuring, self.resources, target, self.void_dtype)))
+            tasks.append((i, task_of(plan, measuring, self.resources, target, ref)))
 
-        def receive(index: int, result: ShardResult) -> None:
-            result.check()
+        def receive(index: int, made: Made) -> None:
             plan = plans[index]
             if output is not None and journal is not None:
-                journal.add_shard(index, result.record, _seen(output, plan, result.size, self.interruption))
-            found[index] = restore_rows(result.record, plan, 0, measuring.scale_bits)
+                journal.add_shard(index, made.record, _seen(output, plan, made.size, self.interruption))
+            found[index] = restore_rows(made.record, plan, 0, measuring.scale_bits)
             measuring.on_bytes(plan.nbytes)
 
-        drive(process_shard, tasks, self.executor, receive, self.interruption)
+        self.run(process_shard, tasks, receive)
         return found
 
 

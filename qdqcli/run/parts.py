@@ -9,7 +9,7 @@ from qdqcli.output.tree import OutputTree
 from qdqcli.run.driver import Inline, drive
 from qdqcli.run.execute import Job, fingerprint_of_job
 from qdqcli.run.journal import Command, join, target_of
-from qdqcli.run.shard import Resources, ShardResult, job_of, process_shard
+from qdqcli.run.shard import Made, Opening, Outcome, Resources, ShardRef, process_shard, task_of
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,24 @@ def execute_part(
     run_id = join(tree, fingerprint_of_job(job), command)
     tree.prepare()
     resources = Resources(max_memory=workers.max_memory)
-    num_found = 0
     tasks = []
     for index in indices:
         plan = job.plans[index]
         target = target_of(tree, index, plan, run_id)
-        num_found += target.finished() is not None
-        tasks.append((index, job_of(plan, job.measuring, resources, target, void_dtype)))
+        if target.finished() is not None:
+            job.measuring.on_bytes(plan.nbytes)
+            continue
+        shard = ShardRef.of(plan.shard, [plan.checkpoint], Opening(void_dtype=void_dtype))
+        tasks.append((index, task_of(plan, job.measuring, resources, target, shard)))
 
-    def receive(_index: int, result: ShardResult) -> None:
-        result.check()
+    def receive(_index: int, outcome: Outcome[Made]) -> None:
+        outcome.get()
 
     drive(
-        lambda shard: process_shard(shard, workers, job.measuring.on_bytes),
+        lambda task: process_shard(task, workers, job.measuring.on_bytes),
         tasks,
         Inline(),
         receive,
         workers.interruption,
     )
-    return num_found
+    return len(indices) - len(tasks)

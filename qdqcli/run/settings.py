@@ -1,14 +1,73 @@
 """Many settings of one shard, measured on one read of each tensor; each with the rows of a run under that setting."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from qdqcli.measure.settings import measure_settings
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
+from qdqcli.plain import Parsed
+from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import Row, TensorResult
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.pipeline import Measuring, ShardJob, Task
+from qdqcli.run.record import record_rows, restore_rows
+from qdqcli.run.shard import Outcome, Resources, ShardRef, outcome_of, plans_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsTask:
+    """A shard and the decisions under each setting, for another process."""
+
+    shard: ShardRef
+    columns: Sequence[Sequence[Decision]]
+    """A decision per tensor, for each setting."""
+    scale_bits: int
+    resources: Resources
+
+    @property
+    def path(self) -> Path:
+        return self.shard.path
+
+
+def process_settings(task: SettingsTask) -> Outcome[list[Parsed]]:
+    """Measure the shard under each setting; returns the rows of each, see `record_rows`."""
+
+    def work() -> list[Parsed]:
+        with task.resources.workers() as workers:
+            plans = plans_of(task.shard, task.columns)
+            return [record_rows(rows) for rows in measure_shard_settings(plans, Measuring(), workers)]
+
+    return outcome_of(task.path, work)
+
+
+def measure_settings_elsewhere(
+    columns: Sequence[Sequence[Plan]], measuring: Measuring, distribution: Distribution
+) -> list[list[list[Row]]]:
+    """Measure each shard in another process under its plans, one per setting; returns the rows by shard and setting."""
+    of_shards = list(zip(*columns, strict=True))
+    distribution.preflight(columns[0])
+    tasks = [
+        SettingsTask(
+            shard=ref,
+            columns=[plan.decisions for plan in plans],
+            scale_bits=measuring.scale_bits,
+            resources=distribution.resources,
+        )
+        for ref, plans in zip(distribution.refs(columns[0]), of_shards, strict=True)
+    ]
+    found: dict[int, list[list[Row]]] = {}
+
+    def receive(index: int, records: Sequence[Parsed]) -> None:
+        plans = of_shards[index]
+        rows = [restore_rows(*pair, 0, measuring.scale_bits) for pair in zip(records, plans, strict=True)]
+        found[index] = _shared(rows)
+        measuring.on_bytes(plans[0].nbytes)
+
+    distribution.run(process_settings, list(enumerate(tasks)), receive)
+    return [found[index] for index in range(len(tasks))]
 
 
 def measure_shard_settings(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> list[list[Row]]:
@@ -43,22 +102,29 @@ def _run_batch(jobs: Sequence[ShardJob], batches: Sequence[Sequence[Task]], meas
             measured |= dict(zip(left, found_each, strict=True))
         else:
             measuring.on_bytes(tensor.nbytes)
-        first: TensorResult | None = None
         for n, spec in specs.items():
-            if isinstance(spec, QuantSpec):
-                row = jobs[n].row_of(tensor, spec, measured[n])
-                first = first or row
-                rows[n].append(_sharing(row, first))
-            else:
-                rows[n].append(jobs[n].run_tensor(tensor, spec))
-    return rows
+            own = jobs[n]
+            row = own.row_of(tensor, spec, measured[n]) if isinstance(spec, QuantSpec) else own.run_tensor(tensor, spec)
+            rows[n].append(row)
+    return _shared(rows)
 
 
-def _sharing(row: TensorResult, other: TensorResult) -> TensorResult:
+def _shared(rows: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """Return the rows of each setting; those of one tensor share what is equal."""
+    by_tensor = []
+    for of_tensor in zip(*rows, strict=True):
+        first = next((row for row in of_tensor if isinstance(row, TensorResult)), None)
+        by_tensor.append([_sharing(row, first) if isinstance(row, TensorResult) else row for row in of_tensor])
+    return [list(column) for column in zip(*by_tensor, strict=True)] or [[] for _ in rows]
+
+
+def _sharing(row: TensorResult, other: TensorResult | None) -> TensorResult:
     """Return the row with the objects of another setting's row that say the same: a fifth of its memory."""
+    if other is None or row is other:
+        return row
     sums, same = row.sums, other.sums
     of_input = sums.sq_input, sums.input_min, sums.input_max
-    if row is other or of_input != (same.sq_input, same.input_min, same.input_max):
+    if of_input != (same.sq_input, same.input_min, same.input_max):
         return row
     sums = sums._replace(sq_input=same.sq_input, input_min=same.input_min, input_max=same.input_max)
     return row._replace(source=other.source, sums=sums)

@@ -1,13 +1,15 @@
-"""Quantization of one shard by itself: what travels to another process or machine, and what comes back.
+"""Work on one shard by itself: what travels to another process or machine, and what comes back.
 
 `process_shard` is idempotent: the shard's output and the file of its rows are complete or not there, a second call
 finds them and returns the same, and two calls at once write the same bytes. Tensors do not travel.
 """
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from qdqcli import errors
 from qdqcli.errors import InputError, OutputError, QdqError
@@ -19,13 +21,16 @@ from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec
 from qdqcli.plain import Parsed
 from qdqcli.recipe.decision import Decision, Resolution
-from qdqcli.recipe.plan import Plan
+from qdqcli.recipe.plan import Plan, decoded_inputs
 from qdqcli.run.driver import TransientError
 from qdqcli.run.journal import Target
 from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
-from qdqcli.tensors.checkpoint import Checkpoint, open_file
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, open_checkpoint, open_file
+from qdqcli.tensors.packed.decoded import DecodedShard
 from qdqcli.tensors.storage import temporary_of
+
+Value = TypeVar("Value")
 
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOLINK, errno.EREMOTEIO})
 """Errors of a network file system that another attempt may not meet."""
@@ -41,21 +46,125 @@ class Resources:
     """Bytes of buffers."""
     device: str = "cpu"
 
+    @contextmanager
+    def workers(self) -> Iterator[Workers]:
+        """Yield workers with these resources, which nothing interrupts."""
+        with Workers(self.threads, self.max_memory, Interruption(), backend(self.device)) as workers:
+            yield workers
+
 
 @dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """A shard, what is done to its tensors, and where the output goes. Less than a header: decisions are shared."""
+class Opening:
+    """Options with which the inputs were opened."""
+
+    void_dtype: str | None = None
+    """dtype of `.npy` elements of an unnamed kind."""
+    follow_links: bool = False
+    """Allow links that lead out of a folder."""
+
+
+AS_THEY_ARE = Opening()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRef:
+    """A shard as another process finds it. Smaller than a header."""
 
     path: Path
     """Absolute path of the file."""
     name: str
     """Name in the checkpoint, for rows of the same shard."""
-    void_dtype: str | None
     size: int
     """Size in bytes."""
     mtime_ns: int
     header: str
     """Hash of the header."""
+    opening: Opening
+    decoded: Sequence[Path] = ()
+    """Absolute paths of the checkpoints, this shard's first, whose packed weights appear decoded; empty: none do."""
+
+    @classmethod
+    def of(cls, shard: Shard, checkpoints: Sequence[Checkpoint], opening: Opening) -> "ShardRef":
+        """Return the reference to a shard of the first checkpoint; the others may hold parts of its weights."""
+        decoded = [checkpoint.path.absolute() for checkpoint in checkpoints] if isinstance(shard, DecodedShard) else []
+        return cls(
+            path=shard.path.absolute(),
+            name=shard.name,
+            size=shard.identity.size,
+            mtime_ns=shard.identity.mtime_ns,
+            header=shard.header_digest(),
+            opening=opening,
+            decoded=decoded,
+        )
+
+    def open(self) -> Checkpoint:
+        """Read the header again; returns a checkpoint of this shard.
+
+        Raises:
+            InputError: it cannot be read, or the file is not the one that was planned.
+        """
+        if self.decoded:
+            view = self._view()
+            shard = next(shard for shard in view.shards if shard.name == self.name)
+        else:
+            shard = open_file(self.path, self.name, self.opening.void_dtype)
+            view = Checkpoint(path=self.path, is_folder=False, shards=(shard,))
+        identity = shard.identity
+        if (identity.size, identity.mtime_ns, shard.header_digest()) != (self.size, self.mtime_ns, self.header):
+            raise InputError(f"{show_path(self.path)}: changed after it was first looked at; start again")
+        return replace(view, shards=(shard,))
+
+    def _view(self) -> Checkpoint:
+        """Return the checkpoint with its packed weights decoded."""
+        opening = self.opening
+        inputs = [
+            open_checkpoint(path, void_dtype=opening.void_dtype, follow_links=opening.follow_links)
+            for path in self.decoded
+        ]
+        return decoded_inputs(inputs)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Generic[Value]):
+    """Result of a task. An error is a value: it would be the same elsewhere, so no engine should try again."""
+
+    value: Value | None = None
+    error: tuple[str, str] | None = None
+    """Class and message of the error."""
+
+    def get(self) -> Value:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            kind, message = self.error
+            raise getattr(errors, kind, QdqError)(message)
+        assert self.value is not None
+        return self.value
+
+
+def outcome_of(path: Path, work: Callable[[], Value]) -> Outcome[Value]:
+    """Return the result of the work on a file, or its error.
+
+    Raises:
+        TransientError: the environment failed; another attempt may succeed.
+    """
+    try:
+        return Outcome(value=work())
+    except errors.Interrupted:
+        raise
+    except QdqError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in TRANSIENT:
+            raise TransientError(error) from error
+        return Outcome(error=(type(error).__name__, str(error)))
+    except MemoryError:
+        message = f"{show_path(path)}: out of memory; lower --max-memory or --threads"
+        return Outcome(error=(OutputError.__name__, message))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """A shard, what is done to its tensors, and where the output goes. Less than a header: decisions are shared."""
+
+    shard: ShardRef
     decisions: Sequence[Decision]
     """One decision per tensor."""
     ranges: Mapping[str, GivenRange]
@@ -66,29 +175,25 @@ class ShardTask:
     target: Target | None
     """None: measure and write nothing."""
 
+    @property
+    def path(self) -> Path:
+        return self.shard.path
+
 
 @dataclass(frozen=True, kw_only=True)
-class ShardResult:
-    """Outcome of a job. An error is a value: it would be the same elsewhere, so no engine should try again."""
+class Made:
+    """Work done on a shard."""
 
-    record: Parsed = field(default_factory=dict)
+    record: Parsed
     """The rows, see `record_rows`."""
     size: int | None = None
     """Size of the output in bytes; None where none was written."""
-    error: tuple[str, str] | None = None
-    """Class and message of the error."""
-
-    def check(self) -> None:
-        """Raise the error, if there is one."""
-        if self.error is not None:
-            kind, message = self.error
-            raise getattr(errors, kind, QdqError)(message)
 
 
-def job_of(
-    plan: Plan, measuring: Measuring, resources: Resources, target: Target | None, void_dtype: str | None
+def task_of(
+    plan: Plan, measuring: Measuring, resources: Resources, target: Target | None, shard: ShardRef
 ) -> ShardTask:
-    """Return the job that does what the plan says.
+    """Return the task that does what the plan says.
 
     Raises:
         InputError: the shard cannot be read.
@@ -99,12 +204,7 @@ def job_of(
         if isinstance(spec, QuantSpec) and (found := measuring.range_of(tensor.name, plan.file, spec)) is not None
     }
     return ShardTask(
-        path=plan.shard.path.absolute(),
-        name=plan.shard.name,
-        void_dtype=void_dtype,
-        size=plan.shard.identity.size,
-        mtime_ns=plan.shard.identity.mtime_ns,
-        header=plan.shard.header_digest(),
+        shard=shard,
         decisions=plan.decisions,
         ranges=ranges,
         per_slice=measuring.per_slice,
@@ -115,44 +215,37 @@ def job_of(
 
 
 def process_shard(
-    job: ShardTask, workers: Workers | None = None, on_bytes: Callable[[int], None] = lambda _: None
-) -> ShardResult:
+    task: ShardTask, workers: Workers | None = None, on_bytes: Callable[[int], None] = lambda _: None
+) -> Outcome[Made]:
     """Measure the shard and write its output, if it has a target; `workers` are made for it where not given.
 
     Raises:
         TransientError: the environment failed; another attempt may succeed.
     """
-    try:
-        found = None if job.target is None else job.target.finished()
+
+    def work() -> Made:
+        found = None if task.target is None else task.target.finished()
         if found is not None:
-            on_bytes(job.size)
-            return ShardResult(record=found["record"], size=found["size"])
+            on_bytes(task.shard.size)
+            return Made(record=found["record"], size=found["size"])
         if workers is not None:
-            return _process(job, workers, on_bytes)
-        resources = job.resources
-        with Workers(resources.threads, resources.max_memory, Interruption(), backend(resources.device)) as own:
-            return _process(job, own, on_bytes)
-    except errors.Interrupted:
-        raise
-    except QdqError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in TRANSIENT:
-            raise TransientError(error) from error
-        return ShardResult(error=(type(error).__name__, str(error)))
-    except MemoryError:
-        message = f"{show_path(job.path)}: out of memory; lower --max-memory or --threads"
-        return ShardResult(error=(OutputError.__name__, message))
+            return _process(task, workers, on_bytes)
+        with task.resources.workers() as own:
+            return _process(task, own, on_bytes)
+
+    return outcome_of(task.path, work)
 
 
-def _process(job: ShardTask, workers: Workers, on_bytes: Callable[[int], None]) -> ShardResult:
-    plan = _plan(job)
-    measuring = Measuring(ranges=job.ranges, per_slice=job.per_slice, scale_bits=job.scale_bits, on_bytes=on_bytes)
+def _process(task: ShardTask, workers: Workers, on_bytes: Callable[[int], None]) -> Made:
+    (plan,) = plans_of(task.shard, [task.decisions])
+    measuring = Measuring(ranges=task.ranges, per_slice=task.per_slice, scale_bits=task.scale_bits, on_bytes=on_bytes)
     with plan.shard.open() as reader:
-        if job.target is None:
+        if task.target is None:
             rows = measure_shard(plan, measuring, workers, reader)
             reader.close()
-            return ShardResult(record=record_rows(rows))
-        job.target.check_run()
-        own = temporary_of(job.target.rows)
+            return Made(record=record_rows(rows))
+        task.target.check_run()
+        own = temporary_of(task.target.rows)
         writer = plan.shard.create(own, reader)
         try:
             rows = measure_shard(plan, measuring, workers, reader, writer)
@@ -161,21 +254,18 @@ def _process(job: ShardTask, workers: Workers, on_bytes: Callable[[int], None]) 
         finally:
             writer.abort()
     record = record_rows(rows)
-    return ShardResult(record=record, size=job.target.publish(own, record))
+    return Made(record=record, size=task.target.publish(own, record))
 
 
-def _plan(job: ShardTask) -> Plan:
-    """Read the header again and return the plan, once the file is found to be the one that was planned.
+def plans_of(shard: ShardRef, columns: Sequence[Sequence[Decision]]) -> list[Plan]:
+    """Read the shard's header again and return its plans, one for each column of decisions.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not the file that was planned.
     """
-    shard = open_file(job.path, job.name, job.void_dtype)
-    identity = shard.identity
-    if (identity.size, identity.mtime_ns, shard.header_digest()) != (job.size, job.mtime_ns, job.header):
-        raise InputError(f"{show_path(job.path)}: changed after it was first looked at; start again")
-    checkpoint = Checkpoint(path=job.path, is_folder=False, shards=(shard,))
-    resolutions = {id(decision): Resolution(decision=decision, settings={}) for decision in job.decisions}
-    return Plan(
-        checkpoint=checkpoint, shard=shard, resolutions=[resolutions[id(decision)] for decision in job.decisions]
-    )
+    found = shard.open()
+    resolutions = {id(one): Resolution(decision=one, settings={}) for decisions in columns for one in decisions}
+    return [
+        Plan(checkpoint=found, shard=found.shards[0], resolutions=[resolutions[id(one)] for one in decisions])
+        for decisions in columns
+    ]

@@ -1,14 +1,15 @@
 """Sweep: many settings measured on one read of each tensor, each with the result of `qdq stats` under that setting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from qdqcli.measure.workers import Workers
 from qdqcli.recipe.plan import Plan, check_selection, make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Setting, Sweep
 from qdqcli.result.result import Row
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.pipeline import Measuring, result_of
-from qdqcli.run.settings import measure_shard_settings
+from qdqcli.run.settings import measure_settings_elsewhere, measure_shard_settings
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 
@@ -42,14 +43,20 @@ def run_sweep(
     measuring: Measuring,
     workers: Workers,
     described: Mapping[str, object],
+    distribution: Distribution | None = None,
 ) -> Sweep:
-    """Measure every setting on every tensor.
+    """Measure every setting on every tensor, here or where `distribution` says.
 
     `described` are the options for the report; each result's settings are these, overridden by its own setting.
     """
     rows: list[list[Row]] = [[] for _ in settings]
-    for of_shard in zip(*columns, strict=True):
-        for own, new in zip(rows, measure_shard_settings(of_shard, measuring, workers), strict=True):
+    found: Iterable[Sequence[list[Row]]] = (
+        (measure_shard_settings(plans, measuring, workers) for plans in zip(*columns, strict=True))
+        if distribution is None
+        else measure_settings_elsewhere(columns, measuring, distribution)
+    )
+    for of_shard in found:
+        for own, new in zip(rows, of_shard, strict=True):
             own += new
     results = [
         result_of("sweep", plans, {**described, **setting.to_json()}, own)

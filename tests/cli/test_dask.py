@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import qdqcli
 from qdqcli.run import cluster, distribute
-from qdqcli.run.cluster import _Answer, _compare, is_exposed
-from qdqcli.run.shard import ShardResult, ShardTask, process_shard
+from qdqcli.run.cluster import _Answer, _compare, risk_of
+from qdqcli.run.shard import Made, Outcome, ShardTask, process_shard
 from tests.cli.process import heed_signals
 from tests.cli.test_output import contents
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
+from tests.tensors.packed.golden import GOLDEN
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # sockets of the library's, closed by its thread
@@ -118,6 +120,81 @@ def test_bytes_and_reports_are_those_of_a_local_run(
         assert found.code == (command[0] == "check")
 
 
+def test_studies_are_those_of_a_local_run(qdq: Qdq, shared: Cluster, source: Path, model: Path, tmp_path: Path) -> None:
+    options = ("--format", "json", "--max-memory", "16MiB")
+    assert qdq("run", source, "-o", tmp_path / "int4", *SETTINGS).code == 0
+    plan = ("plan", source, "-o", tmp_path / "plan.toml", "--overwrite", "--avg-bits", "6", "--group-size", "16")
+    diagnose = ("diagnose", source, "--num-bits", "4")
+    sweep = ("sweep", model, source, "--scheme", "int4-channel", "--scheme", "int3-g16", "--estimator", "minmax,mse")
+    compare = ("compare", source, tmp_path / "int4", "--report", tmp_path / "page.html")
+    for command in (sweep, compare, plan, diagnose):
+        expected = qdq(*command, *options)
+        pages = {path: path.read_bytes() for path in tmp_path.glob("*.html")}
+        found = qdq(*command, *options, "--dask", shared.file)
+        assert (found.code, found.out) == (expected.code, expected.out), found.err
+        assert found.code == 0
+        assert {path: path.read_bytes() for path in tmp_path.glob("*.html")} == pages
+    for suffix in ("safetensors", "json"):
+        calibrate = ("calibrate", model, source, "--scheme", "int4-channel", "--estimator", "mse", *options, "-o")
+        expected = qdq(*calibrate, tmp_path / f"here.{suffix}")
+        found = qdq(*calibrate, tmp_path / f"there.{suffix}", "--dask", shared.file)
+        assert (found.code, expected.code, found.out) == (0, 0, expected.out), (found.err, expected.err)
+        assert (tmp_path / f"there.{suffix}").read_bytes() == (tmp_path / f"here.{suffix}").read_bytes()
+    assert not list(tmp_path.glob("*.qdq-partial"))
+
+
+def test_packed_weights_are_decoded_by_the_workers(qdq: Qdq, shared: Cluster) -> None:
+    folder = GOLDEN / "gptq"
+    for command in (
+        ("stats", folder / "packed", "--from-packed"),
+        ("compare", folder / "decoded.safetensors", folder / "packed"),
+    ):
+        expected = qdq(*command, "--format", "json")
+        found = qdq(*command, "--format", "json", "--dask", shared.file)
+        assert (found.code, found.out) == (expected.code, expected.out), found.err
+        assert found.code == 0
+
+
+def test_the_same_in_python(shared: Cluster, source: Path, tmp_path: Path) -> None:
+    address = str(shared.file)
+    settings: Any = {"scheme": "int4-g16", "max_memory": 16 << 20}
+    here = qdqcli.run(source, tmp_path / "here", **settings)
+    there = qdqcli.run(source, tmp_path / "there", dask=address, **settings)
+    assert (
+        there.to_json()
+        == here.to_json()
+        == qdqcli.measure(source, dask=address, **settings).to_json() | {"command": "run"}
+    )
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    pair = source, tmp_path / "here"
+    assert qdqcli.compare(*pair, dask=address).to_json() == qdqcli.compare(*pair).to_json()
+    schemes = ["int4-channel", "int8"]
+    assert qdqcli.sweep(source, schemes, dask=address).to_json() == qdqcli.sweep(source, schemes).to_json()
+
+
+def test_a_batch_has_one_cluster(
+    qdq: Qdq, shared: Cluster, source: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+    start = cluster.Dask.__init__
+
+    def count(self: cluster.Dask, *arguments: Any) -> None:
+        starts.append(arguments)
+        start(self, *arguments)
+
+    monkeypatch.setattr(cluster.Dask, "__init__", count)
+    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    inputs = (source, tmp_path / "broken.safetensors", model)
+    options = ("--keep-going", "--num-bits", "4", "--max-memory", "16MiB")
+    assert qdq("run", *inputs, "-o", tmp_path / "here", *options).code == 3
+    found = qdq("run", *inputs, "-o", tmp_path / "there", *options, "--dask", shared.file)
+    assert found.code == 3, found.err
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert len(starts) == 1
+    assert qdq("stats", *inputs, *options, "--dask", shared.file).code == 3
+    assert len(starts) == 2
+
+
 def test_workers_on_this_machine(qdq: Qdq, source: Path, tmp_path: Path) -> None:
     assert qdq("run", source, "-o", tmp_path / "local", *SETTINGS).code == 0
     command = [sys.executable, "-m", "qdqcli", "run", source, "-o", tmp_path / "far", *SETTINGS, "--dask", "local"]
@@ -126,14 +203,14 @@ def test_workers_on_this_machine(qdq: Qdq, source: Path, tmp_path: Path) -> None
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
 
 
-def poisoned(job: ShardTask) -> ShardResult:
+def poisoned(job: ShardTask) -> Outcome[Made]:
     """A shard that ends every worker that works on it, as one too large for their memory."""
-    if job.name == "model-3.safetensors":
+    if job.shard.name == "model-3.safetensors":
         os._exit(9)
     return process_shard(job)
 
 
-def held(job: ShardTask) -> ShardResult:
+def held(job: ShardTask) -> Outcome[Made]:
     """A task that takes long enough to be met by a kill."""
     sleep(0.3)
     return process_shard(job)
@@ -306,4 +383,4 @@ def test_preflight(tmp_path: Path, found: _Answer, code: int, words: str) -> Non
     ],
 )
 def test_an_address_that_others_can_reach_is_warned_of(address: str, exposed: bool) -> None:
-    assert is_exposed(address) == exposed
+    assert (risk_of(address) is not None) == exposed

@@ -50,6 +50,8 @@ class Fake:
 
     def check(self) -> None: ...
 
+    def preflight(self, *_: Any) -> None: ...
+
     def _run(self, travelled: bytes, twice: bool, failing: bool, lost: bool) -> Any:
         function, args = pickle.loads(travelled)
         other = self._again(travelled) if twice else None
@@ -213,8 +215,8 @@ def test_a_bad_shard_costs_only_itself(source: Path, tmp_path: Path) -> None:
 
         def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
             (job,) = args
-            if job.name == "model-1.safetensors":
-                args = (replace(job, header="0"),)
+            if job.shard.name == "model-1.safetensors":
+                args = (replace(job, shard=replace(job.shard, header="0")),)
             return super().submit(function, *args)
 
     with pytest.raises(qdqcli.InputError, match=r"model-1\.safetensors: changed after .* 5 of 6 files are finished"):
@@ -285,7 +287,7 @@ def test_rows_of_another_run_are_not_taken(source: Path, tmp_path: Path) -> None
         run(source, tmp_path / "far", Stopping(1, QdqError("gone")), num_bits=8)
     before = contents(tmp_path / "far.qdq-partial")
     with pytest.raises(QdqError, match="is built by another run now"):
-        process_shard(jobs[1]).check()  # of the first run, in the folder of the second
+        process_shard(jobs[1]).get()  # of the first run, in the folder of the second
     assert contents(tmp_path / "far.qdq-partial") == before
     run(source, tmp_path / "far", Fake(0), resume=True, num_bits=8)
     qdqcli.run(source, tmp_path / "local", num_bits=8)
@@ -321,7 +323,7 @@ def test_a_worker_that_looked_before_the_next_run_began_adds_nothing_to_it(
 
     monkeypatch.setattr(Target, "check_run", sleep)
     with pytest.raises(QdqError, match="No such file"):
-        process_shard(jobs[1]).check()
+        process_shard(jobs[1]).get()
     assert before
     assert contents(partial) == before
 
