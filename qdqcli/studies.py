@@ -35,6 +35,7 @@ from qdqcli.recipe.plan import Plan, check_selection, make_plans
 from qdqcli.recipe.scheme import settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, read_ties
+from qdqcli.recipe.toml_text import plans_of
 from qdqcli.report import allocation as plan_report
 from qdqcli.report import diagnosis as diagnosis_report
 from qdqcli.report import sweep as sweep_report
@@ -51,7 +52,7 @@ from qdqcli.study.diagnose import FREE_BITS, choose
 from qdqcli.study.diagnose import Report as Diagnoses
 from qdqcli.study.diagnose import diagnose as find_causes
 from qdqcli.study.importance import NO_IMPORTANCE, importance_from, read_importance
-from qdqcli.study.plan_recipe import check_recipe, plans_of, recipe_text
+from qdqcli.study.plan_recipe import check_recipe, recipe_text
 from qdqcli.study.planning import Order, plan_bits, recipe_of
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint

@@ -22,6 +22,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.recipe.plan import check_selection, make_plans
 from qdqcli.recipe.request import Settings
+from qdqcli.recipe.toml_text import plans_of
 
 FORMATS = ("table", "json", "markdown", "html")
 
@@ -103,7 +104,7 @@ def diagnose(
     from qdqcli.run.pipeline import Measuring, result_of, run_plans
     from qdqcli.study.diagnose import choose
     from qdqcli.study.diagnose import diagnose as find
-    from qdqcli.study.plan_recipe import check_recipe, plans_of, recipe_text
+    from qdqcli.study.plan_recipe import check_recipe, recipe_text
 
     sizes = files_of(plans)
     with workers_of(resources, session) as workers:

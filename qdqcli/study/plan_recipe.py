@@ -1,28 +1,22 @@
 """Recipe of chosen settings: few rules with folded patterns, and a check that they reproduce the choice."""
 
-import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
 
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.axis import NONE, word_of
 from qdqcli.recipe.decision import Skip
-from qdqcli.recipe.file import parse_recipe
-from qdqcli.recipe.file_ref import SEPARATOR, qualified
-from qdqcli.recipe.patterns import compile_pattern, listed
-from qdqcli.recipe.plan import Plan, make_plans
-from qdqcli.recipe.request import DEFAULTS, merge_options, request_from
+from qdqcli.recipe.file_ref import qualified
+from qdqcli.recipe.folding import folded_globs
+from qdqcli.recipe.patterns import listed
+from qdqcli.recipe.plan import Plan
+from qdqcli.recipe.toml_text import comment_lines, rule_lines, setting_lines
 from qdqcli.result.result import Row, TensorResult
 from qdqcli.study.allocation import LEFT_IN_FLOAT, Allocation, Decision, Option
-from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.packed.recognise import Packed
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _NOT_SELECTED = "not selected"
 
 
@@ -63,8 +57,7 @@ def recipe_text(
     default = _most_common(member.spec for member in members if member.spec is not None)
     if default is None:
         raise UsageError("the plan leaves every tensor in float; allow fewer bits than float has")
-    lines = [f"# {escape(line)}" for line in about]
-    lines += ["schema = 1", "", "[defaults]", *_lines(_settings(default))]
+    lines = [*comment_lines(about), "schema = 1", "", "[defaults]", *setting_lines(_settings(default))]
     if min_ndim is not None:
         lines.append(f"min_ndim = {min_ndim}")
     if default in notes:
@@ -74,25 +67,14 @@ def recipe_text(
         if member.spec != default:
             by_spec[member.spec].append(member)
     for spec, own in by_spec.items():
-        patterns = _folded(own, members)
-        lines += ["", "[[rules]]"]
-        if spec in notes:
-            lines.append(f"# {notes[spec]}")
-        lines += ["match = [", *(f"    {_quoted(pattern)}," for pattern in patterns), "]"]
-        lines += _lines(difference(default, spec)) if spec is not None else [f"skip = {_quoted(LEFT_IN_FLOAT)}"]
+        theirs = {member.name for member in members} - {member.name for member in own}
+        patterns = folded_globs([member.pattern for member in own], theirs)
+        settings = difference(default, spec) if spec is not None else {"skip": LEFT_IN_FLOAT}
+        lines += rule_lines(patterns, settings, [notes[spec]] if spec in notes else [])
     idle = _not_selected(plans, decided, min_ndim)
     if idle:
-        lines += ["", "[[rules]]", "match = [", *(f"    {_quoted(p)}," for p in idle), "]"]
-        lines.append(f"skip = {_quoted(_NOT_SELECTED)}")
+        lines += rule_lines(idle, {"skip": _NOT_SELECTED})
     return "\n".join(lines) + "\n"
-
-
-def plans_of(
-    text: str, checkpoints: Sequence[Checkpoint], packed: Sequence[Packed], source: str = "the recipe"
-) -> list[Plan]:
-    """Return the plans of a recipe from its text, as `--recipe` reads it."""
-    read = parse_recipe(text, source)
-    return make_plans(checkpoints, request_from(merge_options(DEFAULTS, [read], {}, {})).recipe, packed)[0]
 
 
 def check_recipe(rows: Sequence[Row], plans: Sequence[Plan]) -> None:
@@ -146,23 +128,6 @@ def notes_of(allocation: Allocation) -> dict[QuantSpec | None, str]:
     return found
 
 
-def _folded(own: Sequence[_Member], members: Sequence[_Member]) -> list[str]:
-    """Return patterns for `own`: a glob over layer numbers where it matches no other decided tensor."""
-    globs: dict[str, list[_Member]] = defaultdict(list)
-    for member in own:
-        plain = not set(member.pattern) & set("*?[")
-        globs[_NUMBER.sub("*", member.pattern) if plain else member.pattern].append(member)
-    theirs = {member.name for member in members} - {member.name for member in own}
-    patterns = []
-    for glob, matched in globs.items():
-        matches = compile_pattern(glob)
-        if len(matched) == 1 or SEPARATOR in glob or any(matches(name) for name in theirs):
-            patterns += [member.pattern for member in matched]
-        else:
-            patterns.append(glob)
-    return patterns
-
-
 def _not_selected(plans: Sequence[Plan], decided: set[str], min_ndim: int | None) -> list[str]:
     """Return names of undecided floating-point tensors that the recipe alone would quantize."""
     return [
@@ -209,12 +174,3 @@ def difference(default: QuantSpec, spec: QuantSpec) -> dict[str, object]:
     if default.ragged_groups and not spec.ragged_groups:
         changes["ragged_groups"] = False
     return changes
-
-
-def _lines(settings: Mapping[str, object]) -> list[str]:
-    return [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-
-
-def _quoted(text: str) -> str:
-    """Return a TOML basic string."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

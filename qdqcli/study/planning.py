@@ -16,6 +16,7 @@ from qdqcli.recipe.plan import Plan, make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Sweep
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, NamedTies, ties_among
+from qdqcli.recipe.toml_text import plans_of
 from qdqcli.study.allocation import (
     Allocation,
     Objective,
@@ -29,7 +30,7 @@ from qdqcli.study.allocation import (
     selected_names,
 )
 from qdqcli.study.importance import NO_IMPORTANCE, Importance
-from qdqcli.study.plan_recipe import check_recipe, notes_of, plans_of, recipe_text
+from qdqcli.study.plan_recipe import check_recipe, notes_of, recipe_text
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 
