@@ -17,7 +17,7 @@ FLOORS = [
     {"api"},
     {"report"},
     {"study"},
-    {"run", "gate"},
+    {"run", "gate", "dialects"},
     {"recipe"},
     {"measure"},
     {"result", "output"},
@@ -130,7 +130,7 @@ def modules_after(code: str, *arguments: str) -> set[str]:
     return set(process.stdout.splitlines()[-1].split())
 
 
-HEAVY = {"numpy", "numba", "llvmlite", "ml_dtypes", "safetensors", "tomlkit"}
+HEAVY = {"numpy", "numba", "llvmlite", "ml_dtypes", "safetensors", "tomlkit", "yaml"}
 
 
 def test_importing_the_package_costs_nothing() -> None:

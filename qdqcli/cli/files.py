@@ -30,6 +30,7 @@ READS = {
     "tie_file": "--tie",
     "saved_sweep": "--from",
     "against": "--against",
+    "foreign": "FILE",
 }
 WRITES = {
     "output": "-o",

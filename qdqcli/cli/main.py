@@ -42,7 +42,7 @@ COMMANDS = {
     "demo": ("qdqcli.cli.demo:demo", "Write a small checkpoint to try the commands on."),
     "init": ("qdqcli.cli.init:init", "Write qdq.toml, for a bare 'qdq check'; print a job for CI."),
     "calibrate": ("qdqcli.cli.calibrate:calibrate", "Estimate ranges and store them for --ranges."),
-    "recipe": ("qdqcli.cli.recipe:recipe", "Check recipes, explain them, print presets and the schema."),
+    "recipe": ("qdqcli.cli.recipe:recipe", "Check recipes, explain them, write and read those of other tools."),
     "render": ("qdqcli.cli.render:render", "Show an earlier JSON report in any format, without measuring again."),
     "grad": ("qdqcli.cli.grad:grad", "Compute the op's gradient for files of gradients."),
     "info": ("qdqcli.cli.info:info", "Show versions, processor, threads and kernel cache."),

@@ -208,6 +208,11 @@ READING = (
 )  # fmt: skip
 
 
+def reading_options(function: Function) -> Function:
+    """Add how inputs are read, for commands that select no tensors."""
+    return apply(function, *READING[1:])
+
+
 def selection_options(function: Function) -> Function:
     """Add the selection of tensors to quantize."""
     min_ndim = click.option(

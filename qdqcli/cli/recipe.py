@@ -1,16 +1,17 @@
 """`qdq recipe`: check, explain and print recipes and presets."""
 
 import json
-from pathlib import Path
 
 import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli import streams
 from qdqcli.cli.deliver import for_terminal
+from qdqcli.cli.dialects import export, import_
 from qdqcli.cli.groups import Function, Reading, grouped
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.measure import open_inputs, plan_inputs
+from qdqcli.cli.option_sources import with_recipe
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write, write_all
 from qdqcli.errors import UsageError
@@ -46,11 +47,13 @@ Examples:
   qdq recipe show linear-only
   qdq recipe lint recipe.toml MODEL_FOLDER
   qdq recipe explain recipe.toml MODEL_FOLDER 'layer.*'
+  qdq recipe export linear-only MODEL_FOLDER --scheme int4-g128 --to llm-compressor
+  qdq recipe import PACKED_FOLDER MODEL_FOLDER
   qdq recipe schema""",
 )
 @click.pass_context
 def recipe(ctx: click.Context) -> None:
-    """Check a recipe, say which rule decides over a tensor, print presets and the schema.
+    """Check a recipe, say which rule decides over a tensor, write it for another tool or read that of one.
 
     A recipe is a TOML or JSON file: [defaults] for all tensors, then [[rules]] in order, each with a pattern on names
     (match) and settings under the options' names, or a reason to skip. --recipe FILE takes it.
@@ -90,7 +93,7 @@ def lint(
     With MODEL, checked against its tensors: rules that match nothing, that decide nothing, that contradict one another,
     settings that tensors cannot take. Exit code 2 where something is found.
     """
-    request = opt.request_of(_with_recipe(settings, recipe_name), session)
+    request = opt.request_of(with_recipe(settings, recipe_name), session)
     checkpoints = open_inputs(inputs, reading, session)
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
     recipe = request.recipe
@@ -137,7 +140,7 @@ def explain(
     NAME, a tensor's name or a pattern, shows every setting and what it overrides. Reads headers only. Options of the op
     and of the selection have the effect that they have in run.
     """
-    request = opt.request_of(_with_recipe(settings, recipe_name), session)
+    request = opt.request_of(with_recipe(settings, recipe_name), session)
     checkpoints = open_inputs([model], reading, session)
     plans = plan_inputs(checkpoints, request, reading, session)
     explanation = Explanation.of("recipe explain", plans, request.settings, name)
@@ -164,8 +167,5 @@ def schema() -> None:
     write(json.dumps(json_schema(), indent=2) + "\n")
 
 
-def _with_recipe(settings: Settings, name: str) -> Settings:
-    """Return the settings with the recipe of that name: a file, or else a preset."""
-    if name in PRESETS and not Path(name).exists():
-        return {**settings, "presets": (name,)}
-    return {**settings, "recipe": Path(name)}
+recipe.add_command(export)
+recipe.add_command(import_)

@@ -43,6 +43,12 @@ def folded_regexes(own: Collection[str], others: Collection[str]) -> list[str]:
     return [_expression(box, by_length[len(box) - 1]) for box in fewest]
 
 
+def plain_name(expression: str, own: Collection[str]) -> str | None:
+    """Return the only one of `own` that a folded expression matches; None where it matches several."""
+    name = re.sub(r"\\(.)", r"\1", expression)
+    return name if name in own else None
+
+
 def _merged(boxes: Sequence[Box], *, reverse: bool) -> list[Box]:
     """Join boxes that differ in one component, component by component."""
     last = max(map(len, boxes), default=0)

@@ -39,5 +39,7 @@ def plans_of(
 
 
 def _quoted(text: str) -> str:
-    """Return a TOML basic string."""
+    """Return a TOML string: a literal one where that saves escapes, as in regular expressions."""
+    if "\\" in text and "'" not in text and text.isprintable():
+        return f"'{text}'"
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

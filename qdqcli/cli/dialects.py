@@ -1,0 +1,174 @@
+"""`qdq recipe export` and `qdq recipe import`: recipes of other tools."""
+
+from pathlib import Path
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import say_written, write_report
+from qdqcli.cli.files import Files
+from qdqcli.cli.gate_files import check_replaceable, is_recipe
+from qdqcli.cli.groups import Reading, ReportRequest, grouped
+from qdqcli.cli.help import Command
+from qdqcli.cli.measure import open_inputs, plan_inputs
+from qdqcli.cli.option_sources import with_recipe
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.streams import write
+from qdqcli.dialects.dialect import DIALECTS, dialect
+from qdqcli.errors import UsageError
+from qdqcli.escape import show_path
+from qdqcli.gate.project import PROJECT_FILE, find_project, read_project
+from qdqcli.recipe.file import parse_recipe
+from qdqcli.recipe.request import Settings
+from qdqcli.recipe.toml_text import plans_of
+from qdqcli.tensors.packed.recognise import recognise_inputs
+
+MODEL = click.argument("model", metavar="[MODEL]", required=False, type=click.Path(readable=False))
+
+
+def _output(function: opt.Function) -> opt.Function:
+    """Add the file to write."""
+    return opt.apply(
+        function,
+        click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", show_default="standard output",
+                     help="File to write."),
+        click.option("--overwrite", is_flag=True, help="Replace FILE if it exists."),
+    )  # fmt: skip
+
+
+@click.command(
+    cls=Command,
+    short_help="Write a recipe for another tool.",
+    epilog="""\b
+Examples:
+  qdq recipe export plan.toml MODEL_FOLDER --to llm-compressor -o recipe.yaml
+  qdq recipe export linear-only MODEL_FOLDER --scheme int4-g128 --to mlx""",
+)
+@click.argument("recipe_name", metavar="RECIPE", type=click.Path())
+@MODEL
+@click.option("--to", "target", required=True, type=click.Choice(list(DIALECTS)), help="The tool that reads the file.")
+@_output
+@opt.op_options
+@opt.selection_options
+@opt.verbosity_options
+@pass_session
+@grouped(settings=Settings, reading=Reading)
+def export(
+    session: Session,
+    /,
+    recipe_name: str,
+    model: str | None,
+    target: str,
+    output: Path | None,
+    overwrite: bool,
+    settings: Settings,
+    reading: Reading,
+) -> None:
+    """Write RECIPE, a file or a preset's name, for another tool, so that each weight of MODEL becomes the same there.
+
+    The file has few patterns that match no other weight, and is read back by the tool's own rules before it is written.
+    What the tool cannot be told is refused with the tensor and the reason. MODEL is that of qdq.toml unless given.
+    Reads headers only.
+    """
+    from qdqcli.dialects.export import exported
+
+    settings = with_recipe(settings, recipe_name)
+    files = Files.of(session, ReportRequest(), settings, {"output": output})
+    files.check()
+    if output is not None:
+        check_replaceable(output, lambda _path: None, is_allowed=overwrite)
+    request = opt.request_of(settings, session)
+    checkpoints = open_inputs([_model(model, session)], reading, session)
+    files.check(checkpoints)
+    plans = plan_inputs(checkpoints, request, reading, session)
+    own = dialect(target)
+    text, words = exported(own, plans, checkpoints, recognise_inputs(checkpoints))
+    _deliver(session, output, text, replaces=overwrite)
+    session.note(words)
+    session.note(f"use: {own.usage}")
+
+
+@click.command(
+    "import",
+    cls=Command,
+    short_help="Read another tool's recipe, or a quantized model's.",
+    epilog="""\b
+Examples:
+  qdq recipe import PACKED_FOLDER MODEL_FOLDER -o imported.toml
+  qdq stats MODEL_FOLDER --recipe imported.toml""",
+)
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@MODEL
+@_output
+@opt.reading_options
+@opt.verbosity_options
+@pass_session
+@grouped(reading=Reading)
+def import_(
+    session: Session, /, file: Path, model: str | None, output: Path | None, overwrite: bool, reading: Reading
+) -> None:
+    """Read FILE, the recipe of another tool or the config.json of a quantized model, as a recipe of qdq.
+
+    Takes quantization_config (compressed-tensors, GPTQ, AWQ, auto-round, torchao, ModelOpt), the quantization of MLX,
+    YAML of llm-compressor and ModelOpt, and tensor-type files of llama.cpp. With MODEL the patterns become those of its
+    tensors, and what matches nothing is said. What the op does not have (zero points, float formats, codebooks) is said
+    too, in a comment and here.
+    """
+    from qdqcli.dialects.imported import fitted, in_words, recipe_text
+    from qdqcli.dialects.reading import read_foreign
+    from qdqcli.dialects.weight import weights_of
+
+    files = Files.of(session, ReportRequest(), {"output": output, "foreign": file})
+    files.check()
+    if output is not None:
+        check_replaceable(output, is_recipe, is_allowed=overwrite)
+    checkpoints = open_inputs([model], reading, session) if model is not None else []
+    files.check(checkpoints)
+    tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors if tensor.dtype.is_floating]
+    imported = read_foreign(file, [tensor.name for tensor in tensors])
+    if tensors:
+        imported, warnings = fitted(imported, tensors)
+        for warning in warnings:
+            session.warn(warning)
+    text = recipe_text(imported, [f"Imported from {show_path(file)} ({imported.title}) by qdq recipe import."])
+    parse_recipe(text, show_path(file))
+    for note in dict.fromkeys([*imported.notes, *(rule.comment for rule in imported.rules if rule.comment)]):
+        session.warn(note)
+    words = ""
+    if tensors:
+        try:
+            plans = plans_of(text, checkpoints, recognise_inputs(checkpoints))
+            words = in_words([weight.format for weight in weights_of(plans) if weight.is_matrix])
+        except UsageError as error:
+            session.warn(f"does not fit the model yet: {error}")
+    _deliver(session, output, text, replaces=overwrite)
+    if words:
+        session.note(words)
+    if output is not None:
+        measured = "MODEL" if model is None else show_path(Path(model))
+        session.note(f"next: qdq stats {measured} --recipe {show_path(output)}")
+
+
+def _model(model: str | None, session: Session) -> str:
+    """Return the model, or that of the project file.
+
+    Raises:
+        UsageError: neither names one.
+    """
+    if model is not None:
+        return model
+    path = find_project()
+    models = read_project(path).models if path is not None else ()
+    if path is None or len(models) != 1:
+        raise UsageError(f"patterns are written for the tensors of a model: give MODEL, or name one in {PROJECT_FILE}")
+    session.note(f"{show_path(path)}: model {models[0]!r}")
+    return models[0]
+
+
+def _deliver(session: Session, output: Path | None, text: str, *, replaces: bool) -> None:
+    """Write the text to the file, or to standard output."""
+    if output is None:
+        write(text)
+        return
+    write_report(output, [text], replaces=replaces)
+    say_written(session, ReportRequest(), show_path(output))

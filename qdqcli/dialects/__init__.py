@@ -1,0 +1,1 @@
+"""Recipes of other tools: written from a recipe, and read as one."""

@@ -1,0 +1,160 @@
+"""Imported: the recipe of another tool as rules on tensor names, and its text as a recipe of `qdq`."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qdqcli.dialects import match
+from qdqcli.dialects.weight import WeightFormat
+from qdqcli.errors import UsageError
+from qdqcli.recipe.folding import folded_globs, folded_regexes, plain_name
+from qdqcli.recipe.patterns import compile_pattern, listed
+from qdqcli.recipe.preset import preset
+from qdqcli.recipe.toml_text import comment_lines, rule_lines, setting_lines
+from qdqcli.tensors.tensor import TensorInfo
+
+EVERYTHING = ("*",)
+NO_MODULE = r"re:.*(?<!\.weight)"
+"""Tensors that are not the weight of a module: biases, stacked experts, buffers."""
+OUTPUT_HEAD, ROUTER, EMBEDDING = "output head", "router", "embedding"
+_NO_LINEAR = (EMBEDDING, "state space", "norm", "bias")
+"""Reasons in the preset `linear-only` for tensors that are no matrices of linear layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedRule:
+    """Format of the tensors that the patterns match, over what came before."""
+
+    patterns: Sequence[str]
+    format: WeightFormat | None = None
+    """None: they stay in float."""
+    reason: str = ""
+    """Reason for float."""
+    origin: str = ""
+    """Entry of the file, for comments."""
+    comment: str = ""
+    """Loss of meaning: what the op cannot say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What a file says on the weights of a model."""
+
+    title: str
+    """The kind of file."""
+    rules: Sequence[ImportedRule]
+    """In order: a later rule overrides an earlier one."""
+    notes: Sequence[str] = ()
+    """What is lost, or assumed."""
+    skips_indivisible: bool = False
+    """True where the tool leaves weights in float that groups do not divide."""
+
+
+def patterns_of(*reasons: str) -> list[str]:
+    """Return the patterns of the preset `linear-only` for these reasons."""
+    return [pattern for rule in preset("linear-only").rules if rule.skip in reasons for pattern in rule.patterns]
+
+
+def linear_layers(base: WeightFormat | None, *others: str, origin: str = "", comment: str = "") -> list[ImportedRule]:
+    """Return rules that give `base` to all linear layers, as their names tell; `others` are reasons to skip more."""
+    reasons = (*_NO_LINEAR, *others)
+    return [
+        ImportedRule(patterns=EVERYTHING, format=base, origin=origin, comment=comment, reason=comment or "not named"),
+        ImportedRule(patterns=[NO_MODULE], reason="not the weight of a module"),
+        *(ImportedRule(patterns=patterns_of(reason), reason=reason) for reason in reasons),
+    ]
+
+
+def joined(rules: Sequence[ImportedRule]) -> list[ImportedRule]:
+    """Join successive rules that differ in their patterns alone."""
+    found: list[ImportedRule] = []
+    for rule in rules:
+        if found and replace(rule, patterns=found[-1].patterns) == found[-1]:
+            found[-1] = replace(rule, patterns=[*found[-1].patterns, *rule.patterns])
+        else:
+            found.append(rule)
+    return found
+
+
+def recipe_text(imported: Imported, about: Sequence[str]) -> str:
+    """Return the TOML text of a recipe.
+
+    Raises:
+        UsageError: the file quantizes nothing to integers.
+    """
+    formats = [rule.format for rule in imported.rules if rule.format is not None]
+    if not formats:
+        reasons = dict.fromkeys(rule.comment for rule in imported.rules if rule.comment)
+        raise UsageError(f"{imported.title}: no weight in integers: {'; '.join(reasons) or 'it names none'}")
+    first, *rest = imported.rules
+    has_base = first.format is not None and tuple(first.patterns) == EVERYTHING
+    base = first if has_base else ImportedRule(patterns=EVERYTHING, format=Counter(formats).most_common(1)[0][0])
+    lines = [*comment_lines([*about, *imported.notes]), "schema = 1", "", "[defaults]"]
+    lines += [*comment_lines(filter(None, (base.origin, base.comment)))]
+    lines += setting_lines(_settings(base.format))
+    lines += setting_lines({"min_ndim": 2} | ({"indivisible": "skip"} if imported.skips_indivisible else {}))
+    has_skip = False
+    for rule in joined(rest if has_base else imported.rules):
+        has_skip = has_skip or rule.format is None
+        settings: Mapping[str, Any] = {"skip": rule.reason or rule.comment}
+        if rule.format is not None:
+            settings = _settings(rule.format, base.format) | ({"skip": False} if has_skip else {})
+        comments = filter(None, (rule.origin, rule.comment))
+        lines += rule_lines(rule.patterns, {**settings, "optional": True}, comments)
+    return "\n".join(lines) + "\n"
+
+
+def _settings(own: WeightFormat | None, base: WeightFormat | None = None) -> dict[str, Any]:
+    """Return the settings of a format by recipe key; `base` holds where nothing is said."""
+    assert own is not None
+    changes = {"scheme": own.scheme}
+    if own.estimator != (base.estimator if base is not None else "minmax"):
+        changes["estimator"] = own.estimator
+    return changes
+
+
+def fitted(imported: Imported, tensors: Sequence[TensorInfo]) -> tuple[Imported, list[str]]:
+    """Return the rules for matrices of the model, with few patterns, and warnings on patterns that match no tensor.
+
+    Raises:
+        UsageError: no pattern of the file matches any.
+    """
+    names = dict.fromkeys(tensor.name for tensor in tensors)
+    matrices = dict.fromkeys(tensor.name for tensor in tensors if len(tensor.shape) > 1)
+    rules: list[ImportedRule] = []
+    idle: list[str] = []
+    used = False
+    for rule in joined(imported.rules):
+        own: dict[str, None] = {}
+        for pattern in rule.patterns:
+            matches = compile_pattern(pattern, names)
+            found = [pattern] if pattern in names else list(filter(matches, names))
+            used = used or bool(rule.origin and found)
+            if rule.origin and not found:
+                idle.append(match.shown(pattern))
+            own |= dict.fromkeys(name for name in found if name in matrices)
+        if own:
+            by_name = rule.origin and tuple(rule.patterns) != EVERYTHING
+            rules.append(replace(rule, patterns=_few(list(own), matrices)) if by_name else rule)
+    if not used:
+        raise UsageError(
+            f"{imported.title}: the file names no tensor of the model: none matches {listed(idle, 3)}; the model has "
+            f"{listed(list(matrices), 3)}"
+        )
+    return replace(imported, rules=rules), [f"{listed(idle)}: in the file, but not in the model"] if idle else []
+
+
+def _few(own: Sequence[str], names: Collection[str]) -> list[str]:
+    """Return few patterns for names: globs, or regular expressions where these are fewer."""
+    others = set(names) - set(own)
+    globs = folded_globs(own, others)
+    expressions = [plain_name(found, own) or f"re:{found}" for found in folded_regexes(own, others)]
+    return globs if len(globs) <= len(expressions) else expressions
+
+
+def in_words(formats: Sequence[WeightFormat | None]) -> str:
+    """Count formats for a message: `36 int4-g128, 1 int8-channel, 67 in float`."""
+    counts = Counter("in float" if own is None else str(own) for own in formats)
+    counted: Iterator[str] = (f"{count:,} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+    return ", ".join(counted)

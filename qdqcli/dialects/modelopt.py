@@ -1,0 +1,111 @@
+"""ModelOpt: a PTQ recipe with an ordered list of quantizers, and the configurations of models that it exports.
+
+Quantizers are named MODULE.weight_quantizer and matched by globs (fnmatch); a later entry wins. Source: ModelOpt 0.47,
+torch/quantization/conversion.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qdqcli.dialects import match
+from qdqcli.dialects.compressed_tensors import NO_INTEGERS
+from qdqcli.dialects.dialect import Dialect, as_yaml, by_format
+from qdqcli.dialects.imported import EMBEDDING, EVERYTHING, Imported, ImportedRule, linear_layers, patterns_of
+from qdqcli.dialects.table import Table
+from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
+from qdqcli.recipe.folding import folded_globs
+
+_QUANTIZER = "_quantizer"
+_EMBEDDING_CLASS = "nn.Embedding"
+
+
+def write(weights: Sequence[Weight]) -> dict[str, Any]:
+    """Return the content of a recipe: everything off, then the weights by format."""
+    names = {weight.name for weight in weights}
+    entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    for own, modules in by_format(weights).items():
+        if own is not None:
+            tensors = [f"{module}.weight" for module in modules]
+            entries += [{"quantizer_name": glob + _QUANTIZER, "cfg": _arguments(own)}
+                        for glob in folded_globs(tensors, names - set(tensors))]  # fmt: skip
+    return {"metadata": {"recipe_type": "ptq", "description": "Written by qdq recipe export."},
+            "quantize": {"algorithm": "max", "quant_cfg": entries}}  # fmt: skip
+
+
+def _arguments(own: WeightFormat) -> dict[str, Any]:
+    if isinstance(own.scale, int):
+        return {"num_bits": own.num_bits, "block_sizes": {-1: own.scale, "type": "static"}}
+    return {"num_bits": own.num_bits, "axis": 0 if own.scale == CHANNEL else None}
+
+
+def read_recipe(recipe: Table) -> Imported:
+    """Read a PTQ recipe; its `$import` of other files is not followed."""
+    rules = [ImportedRule(patterns=EVERYTHING, reason="not named")]
+    notes = []
+    for entry in recipe.table("quantize").tables("quant_cfg"):
+        if "$import" in entry:
+            notes.append(f"not followed: $import {entry.text('$import')}")
+            continue
+        glob = entry.text("quantizer_name")
+        pattern = match.on_weights(glob)
+        if pattern is None:
+            continue
+        parent = entry.text("parent_class", default="")
+        if parent and parent != _EMBEDDING_CLASS:
+            notes.append(f"left out: {glob} of the class {parent}, which names do not tell")
+            continue
+        patterns = patterns_of(EMBEDDING) if parent else [pattern]
+        if "cfg" in entry and entry.flag("enable", default=True):
+            own, comment = _format_of(entry)
+            rules.append(
+                ImportedRule(patterns=patterns, format=own, comment=comment, reason=comment, origin="quant_cfg")
+            )
+        elif not entry.flag("enable", default=True):
+            rules.append(ImportedRule(patterns=patterns, reason="disabled", origin="quant_cfg"))
+    return Imported(title="ModelOpt", rules=rules, notes=notes)
+
+
+def _format_of(entry: Table) -> tuple[WeightFormat | None, str]:
+    if not isinstance(entry.data["cfg"], dict):
+        return None, f"a sequence of quantizers {NO_INTEGERS}"
+    cfg = entry.table("cfg")
+    if "$import" in cfg or not isinstance(cfg.data.get("num_bits", 8), int):
+        return None, f"{cfg.data.get('$import', cfg.data.get('num_bits'))} {NO_INTEGERS}"
+    bits = cfg.bits("num_bits", default=8)
+    blocks: Mapping[Any, Any] = cfg.table("block_sizes").data  # YAML has -1, JSON "-1"
+    size = blocks.get(-1, blocks.get("-1"))
+    if isinstance(size, int) and size > 0:
+        return WeightFormat(num_bits=bits, scale=size), ""
+    if blocks:
+        return None, f"blocks other than along the last axis {NO_INTEGERS}"
+    return WeightFormat(num_bits=bits, scale=TENSOR if cfg.data.get("axis") is None else CHANNEL), ""
+
+
+def read_config(config: Table) -> Imported:
+    """Read hf_quant_config.json, or a `quantization_config` of ModelOpt."""
+    algorithm = config.text("quant_algo", default="?").upper()
+    size = config.integer("group_size", default=128)
+    own: WeightFormat | None = None
+    comment = ""
+    if algorithm.startswith(("W4A16", "W4A8", "INT4")):
+        own = WeightFormat(num_bits=4, scale=size)
+    elif algorithm.startswith(("W8A16", "W8A8", "INT8")):
+        own = WeightFormat(num_bits=8, scale=CHANNEL)
+    else:
+        comment = f"{algorithm} {NO_INTEGERS}"
+    rules = linear_layers(own, origin=f"quant_algo: {algorithm}", comment=comment)
+    excluded = config.texts("exclude_modules", "ignore")
+    if excluded:
+        patterns = [match.on_module(glob) for glob in excluded]
+        rules.append(ImportedRule(patterns=patterns, reason="exclude_modules", origin="exclude_modules"))
+    return Imported(title="ModelOpt", rules=rules)
+
+
+MODELOPT = Dialect(
+    title="ModelOpt",
+    bits=range(2, 9),
+    takes_convolutions=True,
+    write=write,
+    dump=as_yaml,
+    usage="a PTQ recipe; mtq.quantize(model, yaml.safe_load(open(FILE))['quantize']) takes it too",
+)

@@ -1,0 +1,116 @@
+"""Reading of another tool's recipe: the kind of a file is told by its content."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qdqcli.dialects import auto_round, compressed_tensors, gptqmodel, llama_cpp, mlx, modelopt, torchao
+from qdqcli.dialects.imported import Imported
+from qdqcli.dialects.table import Table
+from qdqcli.errors import UsageError
+from qdqcli.escape import MalformedError, escape_name, show_path
+from qdqcli.recipe.document import read_text
+from qdqcli.tensors.strict_json import parse_object
+
+_WHAT = (
+    "expected a config.json with quantization_config or quantization, hf_quant_config.json, a recipe of "
+    "llm-compressor or ModelOpt, a config of auto-round, GPTQModel or torchao, or a tensor-type file of llama.cpp"
+)
+_CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json")
+METHODS = {
+    "compressed-tensors": compressed_tensors.read_config,
+    "gptq": gptqmodel.read,
+    "awq": gptqmodel.read,
+    "auto-round": auto_round.read,
+    "intel/auto-round": auto_round.read,
+    "torchao": torchao.read_hub,
+    "modelopt": modelopt.read_config,
+}
+"""`quant_method` -> reader of a `quantization_config`."""
+
+
+def read_foreign(path: Path, names: Collection[str] = ()) -> Imported:
+    """Read a recipe of another tool, or the configuration of a quantized model; `names` are those of MODEL's tensors.
+
+    Raises:
+        UsageError: no such file, of no known kind, or malformed.
+    """
+    if path.is_dir():
+        found = [path / name for name in _CONFIGS if (path / name).is_file()]
+        if not found:
+            raise UsageError(f"{show_path(path)}: a folder without {', '.join(_CONFIGS)}")
+        path = found[0]
+    return parse_foreign(read_text(path, _WHAT, may_be_pipe=True), show_path(path), names)
+
+
+def parse_foreign(text: str, source: str, names: Collection[str] = ()) -> Imported:
+    """Read a recipe from its text; raises like `read_foreign`."""
+    lines = llama_cpp.parse(text)
+    if lines is not None:
+        return llama_cpp.read(lines, names, f"{source}: ")
+    data = _object(text, source)
+    found = _of_config(data, source) or _of_recipe(data, source)
+    if found is None:
+        keys = ", ".join(escape_name(str(key), 30) for key in list(data)[:6])
+        raise UsageError(f"{source}: no recipe of a tool that is known, with the keys {keys or '(none)'}; {_WHAT}")
+    return found
+
+
+def _object(text: str, source: str) -> Mapping[str, Any]:
+    """Return the object of a JSON or YAML file."""
+    try:
+        data = parse_object(text.encode()) if text.lstrip().startswith("{") else yaml.safe_load(text)
+    except MalformedError as error:
+        raise UsageError(f"{source}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{source}:{mark.line + 1}" if mark is not None else source
+        raise UsageError(f"{where}: not YAML: {escape_name(error.problem or 'malformed')}; {_WHAT}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"{source}: not YAML: {escape_name(str(error))}; {_WHAT}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{source}: holds no object; {_WHAT}")
+    return data
+
+
+def _of_config(data: Mapping[str, Any], source: str) -> Imported | None:
+    """Read a config.json of a model, or what stands in one."""
+    top = Table(data, f"{source}: ")
+    quantization = data.get("quantization")
+    if isinstance(quantization, dict):
+        inner = top.table("quantization")
+        return modelopt.read_config(inner) if "quant_algo" in inner else mlx.read(inner)
+    if isinstance(data.get("quantization_config"), dict):
+        return _of_method(top.table("quantization_config"))
+    for key in ("text_config", "llm_config", "thinker_config"):  # models of several modalities
+        if isinstance(data.get(key), dict) and "quantization_config" in data[key]:
+            return _of_method(top.table(key).table("quantization_config"))
+    return _of_method(top) if "quant_method" in data else None
+
+
+def _of_method(config: Table) -> Imported:
+    if "config_groups" in config and config.text("quant_method", default="") != "modelopt":
+        return compressed_tensors.read_config(config)
+    method = config.text("quant_method").lower()
+    if method not in METHODS:
+        raise UsageError(f"{config.where}quant_method is {escape_name(method)}: its weights are not integers with a "
+                         f"scale per group, or it says nothing of them; known are {', '.join(METHODS)}")  # fmt: skip
+    return METHODS[method](config)
+
+
+def _of_recipe(data: Mapping[str, Any], source: str) -> Imported | None:
+    """Read a recipe or the arguments of a tool."""
+    table = Table(data, f"{source}: ")
+    if isinstance(data.get("quantize"), dict):
+        return modelopt.read_recipe(table)
+    if "config_groups" in data:
+        return compressed_tensors.read_config(table)
+    if "layer_config" in data:
+        return auto_round.read(table)
+    if "_type" in data:
+        return torchao.read(table)
+    if ("bits" in data or "w_bit" in data) and {"group_size", "q_group_size", "dynamic"} & {*data}:
+        return gptqmodel.read(table)
+    return compressed_tensors.read_recipe(data, f"{source}: ")

@@ -1,0 +1,85 @@
+"""Table: typed access to a file of another tool; unknown keys are left alone, values of a wrong kind are errors."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
+
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True)
+class Table:
+    """An object of a JSON or YAML file."""
+
+    data: Mapping[str, Any]
+    where: str
+    """The file, and the path of keys to this object, for messages."""
+
+    def __contains__(self, key: str) -> bool:
+        return self.data.get(key) is not None
+
+    def fail(self, key: str, expected: str) -> NoReturn:
+        """Raise a UsageError on the value of a key."""
+        found = f"is {escape_name(repr(self.data[key]), 60)}" if key in self.data else "is missing"
+        raise UsageError(f"{self.where}{escape_name(key)} {found}; expected {expected}")
+
+    def _value(self, keys: Sequence[str], kind: type | tuple[type, ...], default: Any, expected: str) -> Any:
+        for key in keys:
+            value = self.data.get(key)
+            if value is not None:
+                if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+                    self.fail(key, expected)
+                return value
+        if default is _ABSENT:
+            self.fail(keys[0], expected)
+        return default
+
+    def integer(self, *keys: str, default: Any = _ABSENT) -> int:
+        """Return the integer under the first of the keys that is there."""
+        found: int = self._value(keys, int, default, "an integer")
+        return found
+
+    def bits(self, *keys: str, default: Any = _ABSENT) -> int:
+        """Return a number of bits: 1 to 61, or 16 and more for float."""
+        found = self.integer(*keys, default=default)
+        if not 1 <= found <= 61:
+            self.fail(next((key for key in keys if key in self), keys[0]), "a number of bits")
+        return found
+
+    def text(self, *keys: str, default: Any = _ABSENT) -> str:
+        """Return the text under the first of the keys that is there."""
+        found: str = self._value(keys, str, default, "a text")
+        return found
+
+    def flag(self, *keys: str, default: Any = _ABSENT) -> bool:
+        """Return the boolean under the first of the keys that is there."""
+        found: bool = self._value(keys, bool, default, "true or false")
+        return found
+
+    def texts(self, *keys: str) -> list[str]:
+        """Return the list of texts, or the one text, under the first of the keys that is there; empty without one."""
+        value = self._value(keys, (str, list, tuple), (), "a list of texts")
+        found = [value] if isinstance(value, str) else list(value)
+        if not all(isinstance(item, str) and item for item in found):
+            self.fail(next(key for key in keys if key in self), "a list of texts")
+        return found
+
+    def table(self, key: str) -> "Table":
+        """Return the object under a key; an empty one without it."""
+        return Table(self._value([key], dict, {}, "an object"), f"{self.where}{escape_name(key)}.")
+
+    def tables(self, key: str) -> "list[Table]":
+        """Return the list of objects under a key; empty without it."""
+        found = self._value([key], list, [], "a list of objects")
+        if not all(isinstance(item, dict) for item in found):
+            self.fail(key, "a list of objects")
+        return [Table(item, f"{self.where}{escape_name(key)}[{number}].") for number, item in enumerate(found)]
+
+    def items(self) -> "Iterator[tuple[str, Table]]":
+        """Yield the values that are objects, by key."""
+        for key, value in self.data.items():
+            if isinstance(key, str) and isinstance(value, dict):
+                yield key, self.table(key)

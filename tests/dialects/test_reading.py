@@ -1,0 +1,224 @@
+"""Recipes of other tools and configurations of published models, as recipes of `qdq`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qdqcli.dialects.reading import METHODS
+from tests.conftest import Qdq
+from tests.dialects.test_round_trips import decisions
+
+INT4_128 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128, "dynamic": False}
+FP8 = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}
+UP, HEAD, EMBEDDING = "model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.embed_tokens.weight"
+QUERY, DOWN = "model.layers.2.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
+INT4 = (4, "none", 128, "minmax")
+INT8 = (8, "channel", None, "minmax")
+
+
+def hub(**config: Any) -> dict[str, Any]:
+    return {"model_type": "llama", "quantization_config": config}
+
+
+def group(targets: list[str], weights: dict[str, Any]) -> dict[str, Any]:
+    return {"targets": targets, "weights": weights, "input_activations": None}
+
+
+COMPRESSED = hub(
+    quant_method="compressed-tensors",
+    config_groups={"group_0": group(["Linear"], INT4_128)},
+    ignore=["lm_head", "re:.*down_proj"],
+)
+ORDERED = hub(
+    quant_method="compressed-tensors",
+    config_groups={  # an exact name before an expression, the first by letter, before a class
+        "group_0": group(["Linear"], INT4_128),
+        "group_1": group(["re:model.*q_proj$", QUERY.removesuffix(".weight")], INT4_128 | {"num_bits": 8}),
+        "group_2": group(["re:.*proj$"], INT4_128 | {"num_bits": 6}),
+    },
+)
+FIXED = {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {"group_size": None}}
+CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "compressed-tensors": (COMPRESSED, {UP: INT4, HEAD: None, DOWN: None, EMBEDDING: None}, ""),
+    "compressed-tensors, order": (ORDERED, {QUERY: (8, "none", 128, "minmax"), UP: (6, "none", 128, "minmax"),
+                                            HEAD: INT4}, ""),
+    "compressed-tensors, float": (
+        hub(quant_method="compressed-tensors",
+            config_groups={"group_0": group(["re:.*self_attn.*"], FP8), "group_1": group(["re:.*mlp.*"], INT4_128)}),
+        {UP: INT4, QUERY: None, HEAD: None}, "8-bit floats in the file: not simulated, left in float"),
+    "compressed-tensors, named": (hub(quant_method="compressed-tensors", config_groups={"W8A8": ["Linear"]}),
+                                  {UP: INT8, HEAD: INT8}, ""),
+    "gptq": (hub(quant_method="gptq", bits=4, group_size=128, sym=True, desc_act=False),
+             {UP: INT4, HEAD: None, EMBEDDING: None}, ""),
+    "gptq, dynamic": (
+        hub(quant_method="gptq", bits=4, group_size=128, sym=False, lm_head=True,
+            dynamic={r"-:.*down_proj": {}, r".*\.0\..*": {"bits": 8, "group_size": -1}, r"+:.*up_proj": {"bits": 3}}),
+        {UP: INT8, HEAD: INT4, DOWN: None}, "asymmetric (integer zero points) in the file; symmetric here"),
+    "awq": (hub(quant_method="awq", w_bit=4, q_group_size=128, zero_point=True, modules_to_not_convert=["self_attn"]),
+            {UP: INT4, QUERY: None, HEAD: None}, "asymmetric"),
+    "auto-round": (
+        hub(quant_method="auto-round", bits=4, group_size=128, sym=True, data_type="int",
+            block_name_to_quantize="model.layers",
+            extra_config={"model.layers.1.mlp.down_proj": {"bits": 16, "data_type": "float"}, "q_proj": {"bits": 8}}),
+        {UP: INT4, DOWN: None, QUERY: (8, "none", 128, "minmax"), HEAD: None}, ""),
+    "torchao": (hub(quant_method="torchao", quant_type={"default": FIXED}, modules_to_not_convert=["lm_head"]),
+                {UP: INT8, HEAD: None, EMBEDDING: None}, ""),
+    "torchao, by name": (
+        {"_type": "ModuleFqnToConfig", "_data": {"module_fqn_to_config": {
+            "_default": FIXED, "re:.*up_proj": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 128}},
+            DOWN: None}}},
+        {UP: INT4, DOWN: None, QUERY: INT8}, "asymmetric"),
+    "torchao, before": (hub(quant_method="torchao", quant_type="int4_weight_only",
+                            quant_type_kwargs={"group_size": 64}),
+                        {UP: (4, "none", 64, "minmax")}, "asymmetric"),
+    "modelopt": (hub(quant_method="modelopt", quant_algo="W4A16_AWQ", group_size=128,
+                     ignore=["lm_head", "*self_attn*"]),
+                 {UP: INT4, QUERY: None, HEAD: None}, ""),
+    "hf_quant_config": ({"producer": {"name": "modelopt"}, "quantization": {
+        "quant_algo": "W8A16", "exclude_modules": ["lm_head"]}}, {UP: INT8, HEAD: None}, ""),
+    "mlx": (
+        {"quantization": {"group_size": 64, "bits": 4, "mode": "affine", "lm_head": False,
+                          "model.layers.1.mlp.down_proj": {"group_size": 32, "bits": 6}}},
+        {UP: (4, "none", 64, "minmax"), DOWN: (6, "none", 32, "minmax"), HEAD: None,
+         EMBEDDING: (4, "none", 64, "minmax")}, "mode affine has an offset beside each scale"),
+    "text_config": ({"text_config": COMPRESSED}, {UP: INT4, HEAD: None}, ""),
+}  # fmt: skip
+YAML = {
+    "groups": (
+        {"quant_stage": {"quant_modifiers": {
+            "SmoothQuantModifier": {"smoothing_strength": 0.8},
+            "GPTQModifier": {"ignore": ["lm_head"], "config_groups": {"group_0": group(["Linear"], INT4_128 | {
+                "observer": "mse"})}}}}},
+        {UP: (4, "none", 128, "mse"), HEAD: None}, ""),
+    "scheme": ({"default_stage": {"default_modifiers": {"AWQModifier": {
+        "targets": ["Linear"], "scheme": "W4A16_ASYM", "ignore": ["re:.*lm_head"]}}}},
+        {UP: INT4, HEAD: None}, "asymmetric"),
+    "schemes": ({"GPTQModifier": {"scheme": {"W8A8": ["re:.*self_attn.*"], "W4A16": ["re:.*mlp.*"]}}},
+                {UP: INT4, QUERY: INT8, HEAD: None}, ""),
+    "modelopt": (
+        {"quantize": {"quant_cfg": [
+            {"quantizer_name": "*", "enable": False},
+            {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": 4, "block_sizes": {-1: 128, "type": "static"}}},
+            {"quantizer_name": "*input_quantizer", "enable": False},
+            {"quantizer_name": "*down_proj*", "cfg": {"num_bits": [4, 3], "axis": 0}},
+            {"parent_class": "nn.BatchNorm2d", "quantizer_name": "*", "enable": False},
+            {"quantizer_name": "*lm_head*", "enable": False}]}},
+        {UP: INT4, HEAD: None, DOWN: None}, "left out: * of the class nn.BatchNorm2d"),
+}  # fmt: skip
+LINES = "token_embd=q8_0 ATTN_Q=q8_0\nblk\\.[0-1]\\.ffn=q4_K\nffn_(up|down)=iq4_nl\noutput\\.weight=f16\n"
+
+
+def imported(qdq: Qdq, text: str, model: Path | None, folder: Path) -> tuple[Path, str]:
+    source, recipe = folder / "foreign", folder / "imported.toml"
+    source.write_text(text)
+    outcome = qdq("recipe", "import", source, *([] if model is None else [model]), "-o", recipe, "--overwrite")
+    assert outcome.code == 0, outcome.err
+    return recipe, outcome.err
+
+
+def check(qdq: Qdq, text: str, expected: dict[str, Any], note: str, model: Path, folder: Path) -> None:
+    for given in (model, None):
+        recipe, err = imported(qdq, text, given, folder)
+        found = decisions(qdq, recipe, model)
+        assert {name: found[name] for name in expected} == expected
+        if note:
+            assert f"warning: {note}" in err
+            assert f"# {note}" in recipe.read_text()
+        else:
+            assert "warning" not in err
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_configuration_of_a_published_model(qdq: Qdq, decoder: Path, tmp_path: Path, name: str) -> None:
+    config, expected, note = CASES[name]
+    check(qdq, json.dumps(config), expected, note, decoder, tmp_path)
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_recipe_in_yaml(qdq: Qdq, decoder: Path, tmp_path: Path, name: str) -> None:
+    data, expected, note = YAML[name]
+    check(qdq, yaml.safe_dump(data), expected, note, decoder, tmp_path)
+
+
+def test_every_method_has_a_case() -> None:
+    methods = {
+        data["quantization_config"]["quant_method"] for data, _, _ in CASES.values() if "quantization_config" in data
+    }
+    assert methods | {"intel/auto-round"} == set(METHODS)
+
+
+def test_types_of_tensors_in_a_gguf_file(qdq: Qdq, decoder: Path, tmp_path: Path) -> None:
+    recipe, err = imported(qdq, LINES, decoder, tmp_path)
+    found = decisions(qdq, recipe, decoder)
+    assert found[QUERY] == found[EMBEDDING] == (8, "none", 32, "minmax")
+    assert found[UP] == found[DOWN] == (4, "none", 32, "minmax")
+    assert found["model.layers.2.mlp.up_proj.weight"] is None
+    assert found[HEAD] is None
+    assert found["model.layers.0.self_attn.k_proj.weight"] is None
+    assert "warning: q4_k has an offset beside each scale" in err
+    assert "warning: iq4_nl in the file: not simulated, left in float" in err
+    outcome = qdq("recipe", "import", tmp_path / "foreign")
+    assert "its patterns are on names of a GGUF file; give MODEL" in outcome.error
+
+
+def test_a_folder_stands_for_its_configuration_and_stats_takes_the_recipe(
+    qdq: Qdq, decoder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "config.json").write_text(json.dumps(COMPRESSED))
+    outcome = qdq("recipe", "import", tmp_path / "published", decoder)
+    assert "18 int4-g128, 5 in float" in outcome.err
+    recipe = tmp_path / "imported.toml"
+    recipe.write_text(outcome.out)
+    assert qdq("stats", decoder, "--recipe", recipe, "--format", "json").report["summary"]["num_quantized"] == 18
+
+
+def test_what_matches_nothing_is_said(qdq: Qdq, decoder: Path, tmp_path: Path) -> None:
+    config = COMPRESSED["quantization_config"] | {"ignore": ["lm_head", "visual.proj", "re:.*norm$"]}
+    _, err = imported(qdq, json.dumps(config), decoder, tmp_path)
+    assert "warning: 'visual.proj': in the file, but not in the model" in err
+    (tmp_path / "foreign").write_text(json.dumps(hub(quant_method="compressed-tensors", config_groups={
+        "group_0": group(["re:transformer.*"], INT4_128)})))  # fmt: skip
+    outcome = qdq("recipe", "import", tmp_path / "foreign", decoder)
+    assert outcome.code == 2
+    assert "the file names no tensor of the model: none matches 're:transformer.*'" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "no recipe of a tool that is known, with the keys (none); expected a config.json with"),
+        ('{"model_type": "llama"}', "with the keys model_type"),
+        ("[1, 2]", "holds no object"),
+        ("{", "is not JSON"),
+        ("a: [", "not YAML: expected the node content"),
+        ("a: \x00", "not YAML"),
+        (json.dumps(hub(quant_method="bitsandbytes")), "quant_method is bitsandbytes"),
+        (json.dumps(hub(bits=4)), "quantization_config.quant_method is missing; expected a text"),
+        (json.dumps(hub(quant_method="gptq", bits="four")), "quantization_config.bits is 'four'; expected an integer"),
+        (json.dumps(hub(quant_method="gptq", bits=True)), "quantization_config.bits is True; expected an integer"),
+        (json.dumps(hub(quant_method="gptq", bits=0)), "quantization_config.bits is 0; expected a number of bits"),
+        (json.dumps(hub(quant_method="gptq", bits=4, dynamic=[1])), "config.dynamic is [1]; expected an object"),
+        (json.dumps(hub(quant_method="gptq", bits=4, dynamic={"a(": {}})), "is not a regular expression"),
+        (json.dumps(hub(quant_method="compressed-tensors", config_groups={})), "config_groups is {}; expected groups"),
+        (json.dumps(hub(quant_method="compressed-tensors", config_groups={"g": group(["Linear"], FP8)})),
+         "compressed-tensors: no weight in integers: 8-bit floats in the file"),
+        (json.dumps(hub(quant_method="modelopt", quant_algo="NVFP4")), "no weight in integers: NVFP4 in the file"),
+        ('{"quant_method": "torchao", "quant_type": "float8"}', "quant_type is 'float8'; expected a weight-only type"),
+        ("GPTQModifier: {scheme: W99}", "'W99' is not a known scheme such as W4A16"),
+        ("attn=q4_0", "its patterns are on names of a GGUF file"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read(qdq: Qdq, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "foreign").write_text(text)
+    outcome = qdq("recipe", "import", tmp_path / "foreign")
+    assert outcome.code == 2
+    assert message in outcome.error
+
+
+def test_a_file_that_is_not_there(qdq: Qdq, tmp_path: Path) -> None:
+    assert "expected a config.json" in qdq("recipe", "import", tmp_path / "none").error
+    assert "a folder without config.json" in qdq("recipe", "import", tmp_path).error
