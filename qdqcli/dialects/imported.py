@@ -39,7 +39,7 @@ class ImportedRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What a file says on the weights of a model."""
+    """Content of a file on the weights of a model."""
 
     title: str
     """The kind of file."""
