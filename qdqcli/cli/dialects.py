@@ -8,7 +8,7 @@ from qdqcli.cli import options as opt
 from qdqcli.cli.deliver import say_written, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
-from qdqcli.cli.groups import Reading, ReportRequest, grouped
+from qdqcli.cli.groups import Function, Reading, ReportRequest, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.option_sources import with_recipe
@@ -26,7 +26,7 @@ from qdqcli.tensors.packed.recognise import recognise_inputs
 MODEL = click.argument("model", metavar="[MODEL]", required=False, type=click.Path(readable=False))
 
 
-def _output(function: opt.Function) -> opt.Function:
+def _output(function: Function) -> Function:
     """Add the file to write."""
     return opt.apply(
         function,
