@@ -22,6 +22,11 @@ def double(x, out):
         out[i] = 2 * x[i]
 
 
+def reverse(x, out):
+    for i in range(x.size):
+        out[i] = x[x.size - 1 - i]
+
+
 def everything(number, wide, narrow, single, unsigned, switch, flag, matrix, bools, outer, out):
     out[0], out[1], out[2], out[3], out[4] = number, wide, narrow, single, unsigned
     out[5] = 1 if switch is not None else 0

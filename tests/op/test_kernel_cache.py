@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qdqcli.op.jit import cache as kernel_cache
-from qdqcli.op.jit import image, kernel
+from qdqcli.op.jit import compiler, image, kernel, pipeline
 from qdqcli.op.jit.kernel import Kernel, copied_head, watch_compiling
 from tests.op.small_kernels import Inner, Outer
 
@@ -192,6 +192,17 @@ def test_threads_that_need_one_kernel_compile_it_once(cache: Path) -> None:
             thread.join()
     assert compiled.count(1) == 1
     assert all((out == 2).all() for out in outputs)
+    assert only_file(cache).exists()
+
+
+def test_where_the_reduced_pipeline_fails_numbas_own_compiles(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "is_reduced", True)
+    monkeypatch.delattr(pipeline, "_linked")
+    compiler.choose_pipeline.cache_clear()
+    assert num_compiled("reverse") == 1
+    assert not pipeline.is_reduced
+    monkeypatch.undo()
+    compiler.choose_pipeline.cache_clear()
     assert only_file(cache).exists()
 
 

@@ -17,7 +17,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
-from qdqcli.op.jit.pipeline import options
+from qdqcli.op.jit import pipeline
+from qdqcli.op.jit.image import ImageError, link, load
+from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import smaller
 
 Kinds = tuple[Any, ...]
 """Types of arguments as in `kernel.py`."""
@@ -27,33 +30,59 @@ _DATA, _SIZES = 0, 2
 """Words of an array's head: the pointers to its elements and to its sizes."""
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """Compile a function by `numba.njit`: IEEE division, no GIL, no contraction."""
-    return numba.njit(error_model="numpy", nogil=True, forceinline=True, **options())(function)
-
-
 @cache
-def jitted(source: str) -> Any:
-    """Return a kernel, `module:function`, as Numba compiles it for Python."""
-    return jit(_named(source))
+def jitted(source: str, **options: Any) -> Any:
+    """Return a kernel, `module:function`, as Numba compiles it for Python: IEEE division, no GIL, no contraction."""
+    return numba.njit(error_model="numpy", nogil=True, forceinline=True, **options)(_named(source))
 
 
 def native_object(source: str, kinds: Kinds) -> tuple[bytes, str]:
-    """Compile a kernel; return the object file and the name of its function."""
-    kernel, arguments = jitted(source), _reader(tuple(map(_numba_type, kinds)))
+    """Compile a kernel; return the object file and the name of its function.
+
+    Raises:
+        ImageError: it needs Numba at run time.
+    """
+    choose_pipeline()
+    try:
+        return _native_object(source, kinds)
+    except numba.core.errors.NumbaError as error:
+        raise ImageError(str(error)) from error
+
+
+@cache
+def choose_pipeline() -> None:
+    """Try the reduced pipeline on a small kernel, and choose Numba's own where anything fails."""
+    pipeline.is_reduced = True
+    try:
+        run = load(link(*_native_object(f"{__name__}:_probe", ("int64",))))
+        pipeline.is_reduced = run((20).to_bytes(8, "little")) == 42
+    except Exception:  # of any part of another Numba
+        pipeline.is_reduced = False
+
+
+def _probe(number):
+    return smaller(_successor(number), 1000) * 2
+
+
+@inlined
+def _successor(number):
+    return number + 1
+
+
+def _native_object(source: str, kinds: Kinds) -> tuple[bytes, str]:
+    kernel = jitted(source, pipeline_class=pipeline.KernelCompiler)
+    arguments = _reader(tuple(map(_numba_type, kinds)))
 
     def entry(words: Any) -> Any:
         return _result(kernel(*arguments(words)))
 
-    compiled = numba.cfunc(types.int64(types.voidptr), error_model="numpy", **options())(entry)
+    compile_entry = numba.cfunc(types.int64(types.voidptr), error_model="numpy", pipeline_class=pipeline.KernelCompiler)
+    compiled = compile_entry(entry)
     return _object_code(compiled.inspect_llvm(), compiled.native_name), compiled.native_name
 
 
 def _object_code(text: str, entry: str) -> bytes:
-    """Compile LLVM IR to position-independent code in which `entry` alone is visible.
-
-    What handles the errors of a function that has none is removed first: its return code is a constant.
-    """
+    """Optimize LLVM IR and compile it to position-independent code in which `entry` alone is visible."""
     module = llvm.parse_assembly(text)
     for function in module.functions:
         if not function.is_declaration and function.name != entry:
@@ -61,17 +90,16 @@ def _object_code(text: str, entry: str) -> bytes:
     processor = {"cpu": _setting("CPU_NAME") or llvm.get_host_cpu_name(), "features": _features()}
     target = llvm.Target.from_triple(module.triple)
     machine = target.create_target_machine(**processor, opt=3, reloc="pic", codemodel="small")
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-    passes = llvm.create_new_module_pass_manager()
-    if hasattr(passes, "add_ipsccp_pass"):
-        passes.add_ipsccp_pass()
-        passes.add_simplify_cfg_pass()
-        passes.add_global_dead_code_eliminate_pass()
-    else:  # before llvmlite 0.45: all passes, which takes longer
-        passes = builder.getModulePassManager()
-    passes.run(module, builder)
+    _optimize(module, machine)
+    if any(function.is_declaration and function.name.startswith("PyErr_") for function in module.functions):
+        _optimize(module, machine)  # return codes that inlining has made constants: nothing handles errors now
     code: bytes = machine.emit_object(module)
     return code
+
+
+def _optimize(module: Any, machine: Any) -> None:
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=int(_setting("OPT"))))
+    builder.getModulePassManager().run(module, builder)
 
 
 def _setting(name: str) -> Any:

@@ -1,11 +1,21 @@
-"""Reduced Numba pass pipelines for kernels and the helpers that only kernels call, where Numba allows them.
+"""Numba's pipeline for kernels, with less to do.
 
-Passes that find nothing to do in a kernel are left out, which saves a quarter of the time to compile. The pass list
-comes from Numba and is only filtered, so passes that a new version adds are run. Custom pipelines are documented in
-Numba's manual; where a version lacks their parts, its own pipeline does the same work.
+By default, every function that a kernel calls, however small, runs through all passes, is optimized, compiled to
+machine code, and then optimized again inside each caller. Here passes without effect are skipped and functions stay
+LLVM IR: only a whole kernel is optimized, by `compiler.py`. That takes a third of the time.
+
+The pass list comes from Numba and is only filtered, so passes that a new version adds are run. Custom pipelines are
+documented in Numba's manual, but not their library of code and not `no_compile`: `compiler.py` tries them once, on a
+small kernel, and sets `is_reduced` to false where they fail.
 """
 
 from typing import Any
+
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import PassManager
+
+is_reduced = True
+"""False: kernels are compiled by Numba's own pipeline."""
 
 _NEEDLESS = {
     "with_lifting",  # kernels have no `with` blocks
@@ -25,28 +35,58 @@ _NEEDLESS = {
 }
 """Numba passes that would find nothing to do. Code that needs one of them fails to compile."""
 
-try:
-    from numba.core.compiler import CompilerBase, DefaultPassBuilder
-    from numba.core.compiler_machinery import PassManager
-except ImportError:
-    _compiler_class: Any = None
-else:
 
-    class KernelCompiler(CompilerBase):
-        """Numba's pipeline without the `_NEEDLESS` passes."""
+class KernelCompiler(CompilerBase):
+    """Compiler of a kernel and of the functions that it calls."""
 
-        def define_pipelines(self) -> list[Any]:
-            builder: Any = DefaultPassBuilder
-            passes: Any = PassManager("kernels")  # type: ignore[no-untyped-call]
-            for step, description in builder.define_nopython_pipeline(self.state).passes:
-                if step.name() not in _NEEDLESS:
-                    passes.add_pass(step, description)
-            passes.finalize()
-            return [passes]
+    def __init__(self, typing: Any, target: Any, library: Any, args: Any, result: Any, flags: Any, names: Any) -> None:
+        if is_reduced:
+            flags.no_compile, flags.nrt = True, False
+        super().__init__(typing, target, library, args, result, flags, names)  # type: ignore[no-untyped-call]
 
-    _compiler_class = KernelCompiler
+    def define_pipelines(self) -> list[Any]:
+        """Return Numba's pipeline, without the `_NEEDLESS` passes and machine code where that is possible."""
+        builder: Any = DefaultPassBuilder
+        whole = builder.define_nopython_pipeline(self.state)
+        if not is_reduced:
+            return [whole]
+        self.state.library = _linked_library(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+        passes: Any = PassManager("kernels")  # type: ignore[no-untyped-call]
+        for step, description in whole.passes:
+            if step.name() not in _NEEDLESS:
+                passes.add_pass(step, description)
+        passes.finalize()
+        return [passes]
+
+    def compile_extra(self, func: Any) -> Any:
+        """Compile a function; others can call it, but not Python."""
+        result = super().compile_extra(func)  # type: ignore[no-untyped-call]
+        if not is_reduced:
+            return result
+        entry: Any = [].append  # a dispatcher stores a built-in function, and finds the code by it: no other is equal
+        result.target_context.insert_user_function(entry, result.fndesc, [result.library])
+        return result._replace(entry_point=entry)
 
 
-def options() -> dict[str, Any]:
-    """Return the options of `numba.njit` that choose the pipeline."""
-    return {"pipeline_class": _compiler_class} if _compiler_class else {}
+def _linked_library(codegen: Any, name: str) -> Any:
+    """Return a library of code that is neither optimized nor made executable, only linked into others."""
+    library = codegen.create_library(name)
+    library.__class__ = _linked(type(library))
+    return library
+
+
+def _linked(base: Any) -> Any:
+    class Linked(base):  # type: ignore[misc]
+        def get_pointer_to_function(self, _name: str) -> int:
+            self._ensure_finalized()
+            return 0
+
+        def _optimize_functions(self, module: Any) -> None:
+            module.data_layout = self._codegen._data_layout
+
+        def _optimize_final_module(self) -> None: ...
+
+        def _finalize_final_module(self) -> None:
+            self._finalized = True
+
+    return Linked

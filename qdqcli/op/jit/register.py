@@ -8,7 +8,7 @@ from numba.core import types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, make_overload_template
 
-from qdqcli.op.jit.pipeline import options as pipeline_options
+from qdqcli.op.jit.pipeline import KernelCompiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -16,7 +16,7 @@ TRIED_FIRST = {"target": "cpu"}
 """Metadata of a CPU-only template: Numba tries it before the generic ones, of which sums of numbers have a dozen."""
 
 _INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_ON_CPU: Any = {"_nrt": False} | pipeline_options()
+_ON_CPU: Any = {"_nrt": False, "pipeline_class": KernelCompiler}
 
 
 def overload(function: Callable[..., Any], *, strict: bool = True, **options: Any) -> Callable[[Function], Function]:
