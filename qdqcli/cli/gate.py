@@ -259,8 +259,8 @@ class Gate:
                 rewrite(self.budget_path, self.budget.text, after)
                 written.append(self.budget_path)
         others = ("--write-baseline", "--write-budget", "--headroom", "--baseline", "--budget")
-        call = ["qdq", *without(session.arguments, values=others, flags=("--overwrite", "--ratchet")), *judging]
-        return written, call if judging else []
+        call = without(session.arguments, values=others, flags=("--overwrite", "--ratchet"), added=judging)
+        return written, ["qdq", *call] if judging else []
 
 
 def _has_failed(run: RunResult) -> bool:
@@ -281,5 +281,5 @@ def _diagnosis(session: Session) -> list[str]:
         *("--format", "--sort", "--top", "--by", "--ranges", "--input-min", "--input-max"),
     )
     flags = ("--exit-zero", "--ratchet", "--overwrite", "--per-channel", "--histograms")
-    arguments = without(session.arguments[1:], values=values, flags=flags)
-    return ["qdq", "diagnose", *arguments, "--write-recipe", "fix.toml"]
+    added = ["--write-recipe", "fix.toml"]
+    return ["qdq", "diagnose", *without(session.arguments[1:], values=values, flags=flags, added=added)]

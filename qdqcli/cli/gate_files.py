@@ -72,13 +72,16 @@ def is_recipe(path: Path) -> str | None:
     return None
 
 
-def without(arguments: Sequence[str], *, values: Sequence[str] = (), flags: Sequence[str] = ()) -> list[str]:
-    """Return command line arguments without some options."""
-    kept = []
+def without(
+    arguments: Sequence[str], *, values: Sequence[str] = (), flags: Sequence[str] = (), added: Sequence[str] = ()
+) -> list[str]:
+    """Return command line arguments without some options, and with others, before a `--` that ends the options."""
+    kept: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         if argument in values:
             next(rest, None)
         elif argument not in flags and argument.partition("=")[0] not in values:
             kept.append(argument)
-    return kept
+    end = kept.index("--") if "--" in kept else len(kept)
+    return [*kept[:end], *added, *kept[end:]]

@@ -17,6 +17,7 @@ from qdqcli.cli.streams import write, write_all
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.recipe.explanation import Explanation
+from qdqcli.recipe.findings import Finding
 from qdqcli.recipe.keys import json_schema
 from qdqcli.recipe.plan import context_of
 from qdqcli.recipe.preset import PRESETS, preset, preset_text
@@ -25,6 +26,7 @@ from qdqcli.report import escape
 from qdqcli.report.explanation import render_json, render_table
 from qdqcli.report.number import counted
 from qdqcli.report.options import ReportOptions
+from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import recognise_inputs
 
 FORMAT = click.option("--format", "format_name", type=click.Choice(["table", "json"]), default="table",
@@ -70,52 +72,72 @@ def subject_options(function: Function) -> Function:
     )
 
 
+RECIPE_SUFFIXES = (".toml", ".json")
 RECIPE = click.argument("recipe_name", metavar="RECIPE", type=click.Path())
 
 
-@recipe.command(short_help="Find what is wrong with a recipe.")
-@RECIPE
-@click.argument("inputs", metavar="[MODEL...]", nargs=-1, type=click.Path(readable=False))
+@recipe.command(short_help="Find what is wrong with recipes.")
+@click.argument("names", metavar="RECIPE... [MODEL...]", nargs=-1, required=True, type=click.Path(readable=False))
 @subject_options
 @pass_session
 @grouped(settings=Settings, reading=Reading)
 def lint(
     session: Session,
     /,
-    recipe_name: str,
-    inputs: tuple[str, ...],
+    names: tuple[str, ...],
     format_name: str,
     settings: Settings,
     reading: Reading,
 ) -> None:
-    """Find all that is wrong with RECIPE, a file or a preset's name.
+    """Find all that is wrong with RECIPE, a .toml or .json file or a preset's name.
 
     With MODEL, checked against its tensors: rules that match nothing, that decide nothing, that contradict one another,
     settings that tensors cannot take. Exit code 2 where something is found.
     """
-    request = opt.request_of(with_recipe(settings, recipe_name), session)
-    checkpoints = open_inputs(inputs, reading, session)
-    tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
+    recipes = [name for name in names if name.lower().endswith(RECIPE_SUFFIXES) or name in PRESETS] or [names[0]]
+    checkpoints = open_inputs([name for name in names if name not in recipes], reading, session)
+    found, failures = [], []
+    for name in recipes:
+        try:
+            findings, checked = _lint(session, checkpoints, with_recipe(settings, name), reading)
+        except UsageError as error:
+            failures.append(error)
+            continue
+        found.append({"recipe": name, "findings": [finding.to_json() for finding in findings]})
+        if format_name == "table":
+            write("".join(f"{escape.terminal(str(finding))}\n" for finding in findings))
+            if not findings:
+                write(f"{escape.terminal(name)}: nothing wrong with {checked}\n")
+        if findings:
+            failures.append(UsageError(f"{escape_name(name)}: {counted(len(findings), 'problem')}"))
+    if format_name == "json" and found:
+        write(escape.json_text(found[0] if len(recipes) == 1 else found, indent=2) + "\n")
+    if failures:
+        raise failures[0] if len(failures) == 1 else UsageError("; ".join(map(str, failures)))
+
+
+def _lint(
+    session: Session, checkpoints: list[Checkpoint], settings: Settings, reading: Reading
+) -> tuple[list[Finding], str]:
+    """Return what is wrong with a recipe, and what was checked, in words.
+
+    Raises:
+        UsageError: the recipe is malformed, or tensors cannot take a setting.
+    """
+    request = opt.request_of(settings, session)
     recipe = request.recipe
+    tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
     context = context_of(checkpoints, recognise_inputs(checkpoints))
-    findings = recipe.findings(tensors, context) if inputs else recipe.findings_without_tensors()
+    findings = recipe.findings(tensors, context) if checkpoints else recipe.findings_without_tensors()
     if reading.allow_unmatched:
         for finding in (finding for finding in findings if finding.is_unmatched):
             session.note(str(finding))
         findings = [finding for finding in findings if not finding.is_unmatched]
-    if format_name == "json":
-        found = {"recipe": recipe_name, "findings": [finding.to_json() for finding in findings]}
-        write(escape.json_text(found, indent=2) + "\n")
-    else:
-        write("".join(f"{escape.terminal(str(finding))}\n" for finding in findings))
-    if findings:
-        raise UsageError(f"{escape_name(recipe_name)}: {counted(len(findings), 'problem')}")
-    if inputs:
+    if not findings and checkpoints:
         plan_inputs(checkpoints, request, reading, session)  # refuses settings that tensors cannot take
-    if format_name == "table":
-        what = counted(len(request.recipe.rules), "rule")
-        what += f", checked against {counted(len(tensors), 'tensor')}" if inputs else ""
-        write(f"{escape.terminal(recipe_name)}: nothing wrong with {what}\n")
+    checked = counted(len(recipe.rules), "rule")
+    checked += f", checked against {counted(len(tensors), 'tensor')}" if checkpoints else ""
+    return list(findings), checked
 
 
 @recipe.command(short_help="Say which rule decides what of each tensor.")

@@ -456,3 +456,10 @@ def test_a_baseline_is_the_same_bytes_on_every_processor(tmp_path: Path) -> None
         texts.add(path.read_bytes())
     assert list((tmp_path / "kernels").rglob("*.bin"))
     assert len(texts) == 1
+
+
+def test_the_next_command_has_its_options_before_the_end_of_options(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    budget = tmp_path / "b.toml"
+    budget.write_text("[limits]\nmin_sqnr_db = 200\n")
+    outcome = qdq("check", "--budget", budget, "--", tiny)
+    assert outcome.err.endswith(f"qdq diagnose --write-recipe fix.toml -- {tiny}\n")

@@ -25,7 +25,7 @@ from tests.cli.test_output import contents
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
-PAGE = Path(__file__).parents[2] / "qdqcli" / "docs" / "scale.md"
+PAGE = Path(__file__).parents[2] / "qdqcli" / "docs" / "ci.md"
 SETTINGS = ("--scheme", "int4-g4", "--indivisible", "channel")
 
 

@@ -332,6 +332,20 @@ def test_lint_says_what_tensors_cannot_take(qdq: Qdq, source: Path, recipe: Path
     assert "does not divide" in qdq("recipe", "lint", recipe, source, "--group-size", 5).error
 
 
+def test_lint_of_several_recipes_tells_of_all(qdq: Qdq, source: Path, recipe: Path, tmp_path: Path) -> None:
+    bad, worse = tmp_path / "bad.toml", tmp_path / "worse.json"
+    bad.write_text(RECIPE + '[[rules]]\nmatch = "*.nrom.*"\nskip = "x"\n')
+    worse.write_text('{"rules": [{"match": "*", "num_bit": 4}]}')
+    assert qdq("recipe", "lint", recipe, recipe, source).out.count("nothing wrong with 2 rules") == 2
+    outcome = qdq("recipe", "lint", recipe, bad, worse, source)
+    assert outcome.code == 2
+    assert f"{recipe}: nothing wrong" in outcome.out
+    assert outcome.error.startswith(f"error: {bad}: 1 problem; {worse}:1: ")
+    assert "num_bits" in outcome.error
+    found = json.loads(qdq("recipe", "lint", recipe, bad, source, "--format", "json").out)
+    assert [(one["recipe"], len(one["findings"])) for one in found] == [(str(recipe), 0), (str(bad), 1)]
+
+
 # qdq recipe explain
 
 
