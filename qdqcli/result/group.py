@@ -77,7 +77,7 @@ def _restored(row: TensorResult) -> ErrorSums:
         error=(_times(stats["mean_error"], n),),
         abs_error=(_times(stats["mean_abs_error"], n),),
         sq_error=(sq_error,),
-        sq_input=(sq_error / ratio**2 if ratio else nan if n else 0.0,),
+        sq_input=(sq_error / ratio / ratio if ratio else nan if n else 0.0,),
         sq_output=(nan if n else 0.0,),
         num_clipped=round(n * (stats["clipped_fraction"] or 0)),
         num_zeroed=round(n * (stats["zeroed_fraction"] or 0)),

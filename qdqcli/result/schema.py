@@ -53,28 +53,34 @@ _SCALARS = ("number", "string", "boolean", "null")
 _SCALAR: Schema = {"type": list(_SCALARS), "maxLength": MAX_TEXT, **_LIMITS}
 _SETTING: Schema = _SCALAR | {
     "type": [*_SCALARS, "array"],
-    "items": _SCALAR
-    | {
-        "type": [*_SCALARS, "array", "object"],
-        "items": _SCALAR,
+    "items": _SCALAR | {"type": [*_SCALARS, "array"], "items": _SCALAR},
+}
+"""Option value: a scalar, or a list of scalars or of lists of scalars."""
+_RULES: Schema = {
+    "type": ["array", "null"],
+    "items": {
+        "type": "object",
         "additionalProperties": _SCALAR | {"type": [*_SCALARS, "array"], "items": _SCALAR},
     },
+    "description": "The rules of the recipe.",
 }
-"""Option value: a scalar, or a list of scalars or of recipe rules."""
+
+
+_FRACTION: Schema = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+_OF_UNIT = {"elements": _COUNT, "slices": _COUNT, "dB": _DECIBELS}
 
 
 def _metric(name: str) -> Schema:
     unit = METRICS[name].unit if name in METRICS else ""
     formula = METRICS[name].formula if name in METRICS else "storage bits per element, scales included"
-    of_unit = {"elements": _COUNT, "slices": _COUNT, "dB": _DECIBELS}.get(unit, _NUMBER_OR_NULL)
+    of_unit = _FRACTION if name.endswith("_fraction") else _OF_UNIT.get(unit, _NUMBER_OR_NULL)
     return _described(of_unit, formula)
 
 
 _METRICS = {name: _metric(name) for name in STATS}
 _EXACT = {"exact": {"type": "boolean", "enum": [True], "description": "No element changed."}}
 _SHARE: dict[str, Schema] = {
-    "share": {"type": ["number", "null"], "minimum": 0, "maximum": 1,
-              "description": "sum e^2 over that of all quantized tensors"},
+    "share": {**_FRACTION, "description": "sum e^2 over that of all quantized tensors"},
 }  # fmt: skip
 COUNTED = ("num_tensors", "num_quantized", "num_skipped")
 _SUMMARY = _object(dict.fromkeys(COUNTED, _COUNT) | _METRICS | _EXACT, [*COUNTED, *STATS])
@@ -230,6 +236,7 @@ HEAD: Schema = _object(
                 "scale_bits": {"type": "integer", "minimum": 0, "maximum": 1 << 31},
                 **dict.fromkeys(("include", "exclude", "map", "presets"), _list(_TEXT)),
                 **dict.fromkeys(("ranges", "recipe"), _TEXT_OR_NULL),
+                "rules": _RULES,
             },
             "additionalProperties": _SETTING,
             "description": "The options that decide the result.",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import yaml
 from markdown_it import MarkdownIt
 
 _FORMULA = re.compile(r"[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
@@ -107,6 +108,16 @@ def _junit(text: str) -> Iterator[str]:
         yield f"<{root.tag}>"
 
 
+def _model_card(text: str) -> Iterator[str]:
+    before, front_matter, card = text.split("---\n", 2)
+    if before or not isinstance(yaml.safe_load(front_matter), dict):
+        yield f"no front matter: {front_matter[:60]!r}"
+    title, body = card.lstrip("\n").split("\n\n", 1)
+    if not title.startswith("# "):
+        yield f"no title: {title[:60]!r}"
+    yield from _markdown(body)
+
+
 CHECKS: dict[str, Callable[[str], Iterator[str]]] = {
     "table": _table,
     "json": _json,
@@ -118,4 +129,6 @@ CHECKS: dict[str, Callable[[str], Iterator[str]]] = {
     "gitlab": _json,
     "junit": _junit,
     "sarif": _json,
+    "badge": _json,
+    "card": _model_card,
 }

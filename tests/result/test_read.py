@@ -29,14 +29,14 @@ JUDGED = replace(
 
 
 def consistent(run: RunResult) -> RunResult:
-    """The run with as many ranges as follow from shapes and settings: a report does not say how many there are."""
+    """The run with the ranges and scales that follow from shapes and settings: a report does not count them."""
     rows = [
         row._replace(num_slices=1 if row.spec is None else row.source.shape[0])
         if isinstance(row, TensorResult)
         else row
         for row in run.rows
     ]
-    return replace(run, rows=rows)
+    return replace(run, rows=rows, settings={**run.settings, "scale_bits": 16})
 
 
 ON_DEVICE = replace(run_of(GOOD), device="NVIDIA H100 80GB HBM3")
