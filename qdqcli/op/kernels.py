@@ -18,6 +18,7 @@ count_patterns = Kernel("qdqcli.op.cpu.histograms:count_patterns")
 sum_patterns = Kernel("qdqcli.op.cpu.histograms:sum_patterns")
 count_bins = Kernel("qdqcli.op.bins:count_bins")
 gather_columns = Kernel("qdqcli.op.gather:gather_columns")
+dequantize = Kernel("qdqcli.op.dequantize:dequantize")
 
 
 count_finite = Kernel("qdqcli.op.ranks:count_finite")

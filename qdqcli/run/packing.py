@@ -5,14 +5,16 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.measure.arrays import quantize_and_measure
+from qdqcli.measure.arrays import fake_quantize_and_measure, quantize_and_measure
 from qdqcli.measure.tensor import TensorJob, quantize_tensor
 from qdqcli.measure.workers import Workers
+from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, floats_of
-from qdqcli.op.spec import QuantSpec
+from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.result.packing import Packing
 from qdqcli.run.slips import Slip, find_slip
 from qdqcli.stats.metrics import METRICS, MetricValue
+from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.packed.storage import Grid, Storage
 from qdqcli.tensors.tensor import TensorInfo
@@ -20,8 +22,11 @@ from qdqcli.tensors.tensor import TensorInfo
 _SAMPLE_ROWS = 256
 """Rows from the first on that slips and a second quantization are looked for in: at most so many."""
 _SLIP_ELEMENTS, _SLIP_COLUMNS = 1 << 20, 1024
+"""Elements of the sample for slips, and the columns of them that these are looked for in."""
 _AGAIN_ELEMENTS = 1 << 17
-"""Elements of the sample, and the columns of them that slips are looked for in."""
+"""Elements of the sample for a second quantization."""
+_BLOCKS, _BLOCK_ELEMENTS = 16, 1 << 18
+"""Blocks of rows of a larger weight on which plain rounding is measured, evenly spread, and the elements of each."""
 _SUSPECT_DB = 3.0
 """A weight this far below the expected SQNR, or without one below this per bit, is examined for slips."""
 
@@ -77,9 +82,24 @@ def sample_of(info: TensorInfo, reader: ShardReader, elements: int) -> NDArray[n
 
 
 def _expected_sqnr(spec: QuantSpec, original: Part, workers: Workers) -> MetricValue:
+    """Return the SQNR of plain rounding, for a weight of more than `_BLOCKS` blocks measured on these."""
     info, reader = original
-    measured = quantize_tensor(TensorJob(info=info, spec=spec, reader=reader), workers)
-    return METRICS["sqnr_db"].value(measured.sums)
+    rows = max(_BLOCK_ELEMENTS // max(info.shape[-1], 1), 1)
+    left = prod(info.shape[:-1]) - rows * _BLOCKS
+    if left <= 0 or (spec.axis == WHOLE_TENSOR and not spec.group_size) or info.big_endian:
+        return METRICS["sqnr_db"].value(quantize_tensor(TensorJob(info=info, spec=spec, reader=reader), workers).sums)
+    starts = [number * rows + left * number // (_BLOCKS - 1) for number in range(_BLOCKS)]
+    parts = workers.map(lambda start: _rounded(spec, original, start, rows, workers), starts)
+    return METRICS["sqnr_db"].value(ErrorSums.total(parts))
+
+
+def _rounded(spec: QuantSpec, original: Part, start: int, rows: int, workers: Workers) -> ErrorSums:
+    """Return the sums of plain rounding of some rows, each of which has scales of its own."""
+    info, reader = original
+    shape = rows, info.shape[-1]
+    x, y = (workers.buffer(name, STORAGE[info.dtype.name], prod(shape)) for name in ("input", "output"))
+    reader.read_into(info, start * shape[1] * x.itemsize, x.view(np.uint8).data)
+    return fake_quantize_and_measure(x, y, Layout.of(shape, spec), spec, None, info.dtype.name, workers)
 
 
 def _is_idempotent(rows: NDArray[np.float32], spec: QuantSpec) -> bool:

@@ -25,6 +25,7 @@ from qdqcli.run.compare import compare_entries
 from qdqcli.run.pipeline import Measuring, run_plans
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
+from qdqcli.tensors.packed.bits import dequantize
 
 _SHAPES = {
     "small tensor": (2, 64),
@@ -52,6 +53,8 @@ STEPS: Sequence[tuple[str, ComputeDType | None]] = [
 
 def warm_up() -> Iterator[str]:
     """Compile the kernels of each of `STEPS`; yields the name of each before it starts."""
+    out = np.empty((1, 2), np.float32)
+    dequantize(np.zeros((1, 1), np.uint8), np.zeros(16, np.float32), np.ones((1, 1), np.float32), size=2, out=out)
     with TemporaryDirectory(prefix="qdq-warmup-") as folder, Workers(1) as workers:
         path = Path(folder) / "x.safetensors"
         for dtype, compute_dtype in STEPS:

@@ -24,6 +24,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.warm_up import _estimate
 from qdqcli.run.warm_up import _SHAPES, _compare, _quantize
 from qdqcli.tensors.checkpoint import open_checkpoint
+from qdqcli.tensors.packed.bits import dequantize
 
 SPECS = {
     "F32": [QuantSpec(), QuantSpec(axis=1)],
@@ -78,6 +79,7 @@ def call_op() -> None:
     quantize_and_dequantize_v4(x, axis=0)
     quantize_and_dequantize_v4(x, axis=1)
     quantize_and_dequantize_v4_grad(x, x, -1.0, 1.0)
+    dequantize(np.zeros((2, 4), np.uint8), np.ones(16, np.float32), x[:2, :2], size=4, out=np.zeros((2, 8), np.float32))
     kernels.gather_columns(x.reshape(-1), 32, 3, 20, np.zeros(20 * len(x), np.float32), 0, len(x))
 
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qdqcli.op.arrays import quantize_and_dequantize_v4
+from qdqcli.run import packing
 from qdqcli.run.slips import find_slip
 from qdqcli.tensors.packed.storage import Grid
 from tests.conftest import Qdq
@@ -112,6 +113,18 @@ def test_noise_and_other_weights_are_no_slip(seed: int) -> None:
     x = rng.standard_normal((64, 128))
     for y in (x + rng.standard_normal(x.shape), rng.standard_normal(x.shape) * rng.uniform(2, 5), x * 0, x + np.inf):
         assert find_slip(x, y, Grid(4, (1, 32))) is None
+
+
+def test_plain_rounding_of_a_large_weight_is_measured_on_some_rows(
+    tmp_path: Path, qdq: Qdq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_BLOCK_ELEMENTS", 2 * COLUMNS)
+    found, _ = compared(tmp_path, qdq, X, CODES, SCALES)
+    rows = np.array([2 * i + (ROWS - 32) * i // 15 + row for i in range(16) for row in range(2)])
+    assert len(set(rows)) == 32
+    x = X[rows].astype(np.float64)
+    y = quantize_and_dequantize_v4(X[rows].reshape(-1, GROUP), 0.0, 0.0, num_bits=4, axis=0).reshape(x.shape)
+    assert found["expected_sqnr_db"] == pytest.approx(10 * np.log10((x**2).sum() / ((x - y) ** 2).sum()), abs=1e-4)
 
 
 def test_what_a_second_quantization_does(tmp_path: Path, qdq: Qdq) -> None:

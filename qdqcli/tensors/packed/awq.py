@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import look_up
+from qdqcli.tensors.packed.bits import Bytes, dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, SCALE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.storage import Grid
 from qdqcli.tensors.packed.values import as_float32
 
-_NIBBLES = np.arange(16, dtype=np.float32)
-_NIBBLE_OF = np.array([0, 4, 1, 5, 2, 6, 3, 7])
+_BYTES = np.arange(256, dtype=np.float32)
+_NIBBLE_OF = (0, 4, 1, 5, 2, 6, 3, 7)
 """Output of a word -> its nibble."""
 
 
@@ -25,22 +25,20 @@ class _Awq:
     shape: tuple[int, ...]
     grid: Grid
 
-    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
-        inputs, size = self.shape[1], self.grid.block[1]
-        scales = parts.check_finite(as_float32(parts.columns(SCALE, start, stop), parts.info(SCALE).dtype.name))
-        found = self._codes(parts, CODES, start, stop)
-        zeros = self._codes(parts, ZERO_POINT, start, stop)
-        grouped = found.reshape(inputs // size, size, stop - start)
-        values = (grouped - zeros[:, None]) * scales[:, None]
-        return np.ascontiguousarray(values.reshape(inputs, -1).T)
+    def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
+        size = self.grid.block[1]
+        scales = parts.check_finite(as_float32(parts.columns(SCALE, start, stop).T, parts.info(SCALE).dtype.name))
+        codes, zeros = (self._codes(parts, role, start, stop) for role in (CODES, ZERO_POINT))
+        dequantize(codes, _BYTES, scales, zeros.astype(np.float32), size=size, out=out)
 
-    def _codes(self, parts: Parts, role: str, start: int, stop: int) -> Floats:
-        """Return the codes of outputs [start, stop), a column each."""
+    def _codes(self, parts: Parts, role: str, start: int, stop: int) -> Bytes:
+        """Return the codes of outputs [start, stop), a row of bytes each."""
         begin, end = start // 8, -(-stop // 8)
-        words = parts.columns(role, begin, end)
-        codes = look_up(words, _NIBBLES, 8 * (end - begin)).reshape(len(words), -1, 8)[:, :, _NIBBLE_OF]
-        found: Floats = codes.reshape(len(words), -1)[:, start - 8 * begin : stop - 8 * begin]
-        return np.ascontiguousarray(found)
+        words = parts.transposed(role, begin, end).view(np.uint32)
+        codes = np.empty((len(words), 8, words.shape[1]), np.uint8)
+        for output, nibble in enumerate(_NIBBLE_OF):
+            np.bitwise_and(words >> np.uint32(4 * nibble), 15, out=codes[:, output], casting="unsafe")
+        return codes.reshape(-1, words.shape[1])[start - 8 * begin : stop - 8 * begin]
 
 
 def awq(weight: PackedWeight, parts: Parts) -> Decoder:

@@ -1,13 +1,16 @@
-"""Codes of 1 to 8 bits in bytes or words, as values of a table."""
+"""Codes of 1 to 8 bits in bytes or words, and the values that they stand for."""
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qdqcli.op import kernels
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+_ZERO = np.zeros((1, 1), np.float32)
+_NO_INDEX = np.empty(0, np.int32)
 
 
 def unpack(stored: NDArray[Any], bits: int, count: int) -> Bytes:
@@ -37,33 +40,6 @@ def unpack_padded(words: NDArray[Any], bits: int, count: int) -> Bytes:
     return codes.astype(np.uint8).reshape(len(words), -1)[:, :count]
 
 
-def look_up(stored: NDArray[Any], values: Floats, count: int, *, is_dense: bool = True) -> Floats:
-    """Return the values of the first `count` codes of each row; `values` has one for each code, 16 for 4 bits.
-
-    Codes are stored low bits first, as `unpack` reads them, or `unpack_padded` where they are not dense. Of 4 and 8
-    bits two bytes are looked up at once, which halves the indices.
-    """
-    bits = len(values).bit_length() - 1
-    if bits not in (4, 8):
-        return values.take((unpack if is_dense else unpack_padded)(stored, bits, count))
-    data = np.ascontiguousarray(stored).view(np.uint8)
-    if data.shape[1] % 2:
-        data = np.pad(data, ((0, 0), (0, 1)))
-    found: Floats = _of_two_bytes(values.tobytes()).take(data.view("<u2"), mode="wrap").view(np.float32)
-    return found[:, :count]
-
-
-@lru_cache(maxsize=8)
-def _of_two_bytes(values: bytes) -> NDArray[Any]:
-    """Return the values of the codes in each pair of bytes: four float32 as one element, or two."""
-    table = np.frombuffer(values, np.float32)
-    bits = 4 if len(table) == 16 else 8
-    shifts = np.arange(0, 16, bits, dtype=np.uint32)
-    codes = (np.arange(1 << 16, dtype=np.uint32)[:, None] >> shifts) & np.uint32(len(table) - 1)
-    found: NDArray[Any] = table[codes].view(np.complex128 if bits == 4 else np.uint64)[:, 0]
-    return found
-
-
 def swap_nibbles(stored: Bytes) -> Bytes:
     """Return bytes whose nibbles are swapped."""
     swapped: Bytes = np.bitwise_or(stored << 4, stored >> 4)
@@ -71,26 +47,32 @@ def swap_nibbles(stored: Bytes) -> Bytes:
 
 
 def dequantize(
-    codes: Floats, scales: Floats, zero_points: Floats | None, size: int, index: NDArray[Any] | None = None
-) -> Floats:
-    """Return (code - zero point) * scale; may change `codes`.
+    stored: NDArray[Any],
+    values: Floats,
+    scales: Floats,
+    zero_points: Floats | None = None,
+    *,
+    size: int,
+    index: NDArray[np.int32] | None = None,
+    is_dense: bool = True,
+    out: Floats,
+) -> None:
+    """Fill `out` (rows, columns) with (value - zero point) * scale of the codes of each row.
 
-    Scales and zero points have a column per group of `size` neighbouring columns, or, with `index`, a column that
-    `index` names for each column of the codes.
+    `values` has one for each code. Codes are stored low bits first, as `unpack` reads them, or `unpack_padded` where
+    they are not dense. Scales and zero points have a row per row or one for all, and a column per `size` columns; with
+    `index`, which names a column of theirs for each code, in that one.
     """
-    if zero_points is not None and zero_points.any():
-        codes = codes - _spread(zero_points, size, codes.shape[1], index)
-    if index is None and scales.shape[1] > 1 and codes.shape[1] % size == 0:
-        grouped = np.ascontiguousarray(codes).reshape(len(codes), -1, size)
-        grouped *= scales[:, :, None]
-        return grouped.reshape(codes.shape)
-    values: Floats = codes * _spread(scales, size, codes.shape[1], index)
-    return values
-
-
-def _spread(columns: Floats, size: int, count: int, index: NDArray[Any] | None) -> Floats:
-    """Return one column per code, or a single one that holds for all."""
-    if columns.shape[1] == 1:
-        return columns
-    found: Floats = columns[:, index] if index is not None else np.repeat(columns, size, axis=1)[:, :count]
-    return found
+    data = np.ascontiguousarray(stored).view(np.uint8)
+    bits, (rows, count) = len(values).bit_length() - 1, out.shape
+    per_word, groups = 0 if is_dense else 32 // bits, -(-count // size)
+    zero_points = _ZERO if zero_points is None else zero_points
+    if len(data) != rows or data.shape[1] < (-(-count // per_word) * 4 if per_word else -(-count * bits // 8)):
+        raise ValueError(f"bytes of shape {data.shape} for {rows} rows of {count} codes of {bits} bits")
+    for each in (scales, zero_points):
+        if len(each) not in (1, rows) or (index is None and each.shape[1] not in (1, groups)):
+            raise ValueError(f"scales of shape {each.shape} for {rows} rows of {groups} groups")
+    kernels.dequantize(
+        data, bits, per_word, values, np.ascontiguousarray(scales), np.ascontiguousarray(zero_points), size,
+        _NO_INDEX if index is None else index, np.empty(values.size, np.float32), out,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qdqcli.escape import MalformedError
-from qdqcli.tensors.packed.bits import look_up, swap_nibbles
+from qdqcli.tensors.packed.bits import dequantize, swap_nibbles
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import (
     BOOK_OF_SCALES,
@@ -42,16 +42,16 @@ class _FourBits:
     offset: float = 0.0
     """What is added to each decoded scale."""
 
-    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
+    def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         width, count = self.shape[-1], prod(self.shape)
         first, last = start * width // self.size, -(-stop * width // self.size)
         begin, end = first * self.size, min(last * self.size, count)
         book = parts.check_finite(parts.floats(CODE_BOOK), CODE_BOOK)
         stored = parts.rows(CODES, begin // 2, -(-end // 2), 1).reshape(1, -1)
-        values = look_up(swap_nibbles(stored), book, end - begin)[0]
-        scales = np.repeat(self._scales(parts, first, last), self.size)[: end - begin]
-        found: Floats = values * scales
-        return found[start * width - begin : stop * width - begin].reshape(-1, width)
+        scales = self._scales(parts, first, last).reshape(1, -1)
+        found = np.empty((1, end - begin), np.float32)
+        dequantize(swap_nibbles(stored), book, scales, size=self.size, out=found)
+        out[:] = found[0, start * width - begin : stop * width - begin].reshape(-1, width)
 
     def _scales(self, parts: Parts, first: int, last: int) -> Floats:
         stored = parts.rows(SCALE, first, last, 1)[:, 0]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import dequantize, look_up, unpack, unpack_padded
+from qdqcli.tensors.packed.bits import dequantize, unpack, unpack_padded
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, SHAPE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import ScaleGrid, group_index
@@ -54,15 +54,15 @@ class _PackQuantized:
     packing: _Packing
     scales: ScaleGrid
 
-    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
-        width, bits = self.shape[-1], self.packing.bits
+    def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
+        bits = self.packing.bits
         values = np.arange(1 << bits, dtype=np.float32) - (1 << (bits - 1))
         words = parts.rows(CODES, start, stop)
-        found = look_up(words, values, width, is_dense=self.packing.is_dense)
         scales = self.scales.rows(parts, start, stop)
         zeros = self._zero_points(parts, start, stop) if ZERO_POINT in parts else None
         index = group_index(parts, scales.shape[1], self.scales.block[1])
-        return dequantize(found, scales, zeros, self.scales.block[1], index)
+        size, is_dense = self.scales.block[1], self.packing.is_dense
+        dequantize(words, values, scales, zeros, size=size, index=index, is_dense=is_dense, out=out)
 
     def _zero_points(self, parts: Parts, start: int, stop: int) -> Floats:
         """Return the zero points of rows [start, stop), a column per group."""

@@ -5,7 +5,7 @@ that memory does not grow with the weight.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -29,7 +29,7 @@ from qdqcli.tensors.safetensors import header_of
 from qdqcli.tensors.storage import FileIdentity, OutputFile
 from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range
 
-STEP_ELEMENTS = 1 << 18
+STEP_ELEMENTS = 1 << 19
 """Elements decoded at once: what NumPy needs in between stays in a core's cache."""
 
 OUTPUT_DTYPES: Mapping[str, type[Any]] = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
@@ -191,6 +191,16 @@ class DecodedShard:
         return DecodedWriter(path, self, reader, unfinished)
 
 
+def _row_blocks(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield the rows that hold elements [first, last), some at once; those that begin or end outside are alone."""
+    row, step = first // width, max(STEP_ELEMENTS // width, 1)
+    while row * width < last:
+        is_cut = row * width < first
+        until = row + 1 if is_cut else max(min(row + step, last // width), row + 1)
+        yield row, until
+        row = until
+
+
 class DecodedReader:
     """Decodes packed weights, and reads all other tensors from their file."""
 
@@ -209,21 +219,19 @@ class DecodedReader:
         check_range(tensor, start, buffer.nbytes)
         if not buffer.nbytes:
             return
-        itemsize = tensor.dtype.bits // 8
         out = np.frombuffer(buffer, OUTPUT_DTYPES[tensor.dtype.name])
-        first, width = start // itemsize, tensor.shape[-1]
+        first, width = start // out.itemsize, tensor.shape[-1]
         parts = Parts(found.weight, self._reader_of, self._cache)
-        begin, end = first // width, -(-(first + len(out)) // width)
-        step = max(STEP_ELEMENTS // width, 1)
         # Products beyond float32, and values beyond float16, are infinite: statistics count them.
         with np.errstate(over="ignore", invalid="ignore"), blame(self._shard.path):
-            for row in range(begin, end, step):
-                until = min(row + step, end)
-                values = found.decoder.rows(parts, row, until).reshape(-1)
-                skip = max(first - row * width, 0)
-                values = values[skip : first + len(out) - row * width]
-                at = row * width + skip - first
-                out[at : at + len(values)] = values
+            for row, until in _row_blocks(first, first + len(out), width):
+                begin, end = row * width - first, until * width - first
+                if begin >= 0 and end <= len(out) and out.dtype == np.float32:
+                    found.decoder.rows(parts, row, until, out[begin:end].reshape(-1, width))
+                else:
+                    rows = np.empty((until - row, width), np.float32)
+                    found.decoder.rows(parts, row, until, rows)
+                    out[max(begin, 0) : end] = rows.reshape(-1)[max(-begin, 0) : len(out) - begin]
 
     def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002
         return False

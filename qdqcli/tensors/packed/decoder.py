@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.escape import MalformedError, escape_name
+from qdqcli.op import kernels
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
 from qdqcli.tensors.packed.storage import Grid
@@ -40,8 +41,8 @@ class Decoder(Protocol):
     def grid(self) -> Grid:
         """Bits, and the block of the last two dimensions that shares a scale."""
 
-    def rows(self, parts: "Parts", start: int, stop: int) -> Floats:
-        """Return rows [start, stop) of the weight as a matrix: its last dimension by the product of the others."""
+    def rows(self, parts: "Parts", start: int, stop: int, out: Floats) -> None:
+        """Fill `out` with rows [start, stop) of the weight as a matrix, which has its last dimension as columns."""
 
 
 class Key(NamedTuple):
@@ -51,22 +52,41 @@ class Key(NamedTuple):
     name: str
 
 
+class _Whole:
+    """A part, read by the first thread that needs it while others wait."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._array: Stored | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._array is None else self._array.nbytes
+
+    def get(self, read: Callable[[], Stored]) -> Stored:
+        with self._lock:
+            if self._array is None:
+                self._array = read()
+            return self._array
+
+
 class PartCache:
     """Whole parts that were read, up to `CACHED_BYTES`; the least recently used go first."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._arrays: OrderedDict[Key, Stored] = OrderedDict()
+        self._parts: OrderedDict[Key, _Whole] = OrderedDict()
 
     def get(self, key: Key, read: Callable[[], Stored]) -> Stored:
         """Return the array, reading it where it is not kept."""
         with self._lock:
-            if key not in self._arrays:
-                self._arrays[key] = read()
-                while len(self._arrays) > 1 and sum(array.nbytes for array in self._arrays.values()) > CACHED_BYTES:
-                    self._arrays.popitem(last=False)
-            self._arrays.move_to_end(key)
-            return self._arrays[key]
+            part = self._parts.setdefault(key, _Whole())
+            self._parts.move_to_end(key)
+        array = part.get(read)
+        with self._lock:
+            while len(self._parts) > 1 and sum(part.nbytes for part in self._parts.values()) > CACHED_BYTES:
+                self._parts.popitem(last=False)
+        return array
 
 
 class Parts:
@@ -126,6 +146,17 @@ class Parts:
         reader = self._reader_of(info.shard)
         for row in range(height):
             reader.read_into(info, (row * width + start) * out.itemsize, out[row].view(np.uint8).data)
+        return out
+
+    def transposed(self, role: str, start: int, stop: int) -> Stored:
+        """Return columns [start, stop) of a matrix as contiguous rows."""
+        info = self.info(role)
+        height, width = info.shape
+        if info.dtype.bits != 32 or info.nbytes > CACHED_BYTES:
+            return np.ascontiguousarray(self.columns(role, start, stop).T)
+        out = np.empty((stop - start, height), NUMPY[info.dtype.name])
+        stored = self.whole(role).reshape(-1).view(np.int32)
+        kernels.gather_columns(stored, width, start, stop - start, out.reshape(-1).view(np.int32), 0, height)
         return out
 
     def damaged(self, role: str, problem: str) -> MalformedError:

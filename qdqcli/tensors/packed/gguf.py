@@ -19,12 +19,10 @@ class _Blocks:
     grid: Grid
     kind: str
 
-    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
+    def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         package = _package()
-        found: Floats = package.quants.dequantize(
-            parts.row_bytes(CODES, start, stop), package.GGMLQuantizationType[self.kind]
-        )
-        return parts.check_finite(found, CODES)
+        stored, kind = parts.row_bytes(CODES, start, stop), package.GGMLQuantizationType[self.kind]
+        out[:] = parts.check_finite(package.quants.dequantize(stored, kind), CODES)
 
 
 def blocks(weight: PackedWeight, parts: Parts) -> Decoder:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import look_up
+from qdqcli.tensors.packed.bits import dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts
 from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
 from qdqcli.tensors.packed.storage import Grid
@@ -23,24 +23,21 @@ class _Experts:
     shape: tuple[int, ...]
     grid: Grid
 
-    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
+    def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         inputs = self.shape[-2]
-        found = [
-            self._matrix(parts, index, max(start - index * inputs, 0), min(stop - index * inputs, inputs))
-            for index in range(start // inputs, -(-stop // inputs))
-        ]
-        return np.concatenate(found) if len(found) > 1 else found[0]
+        for index in range(start // inputs, -(-stop // inputs)):
+            begin, end = max(start, index * inputs), min(stop, (index + 1) * inputs)
+            self._matrix(parts, index, begin - index * inputs, end - index * inputs, out[begin - start : end - start])
 
-    def _matrix(self, parts: Parts, index: int, start: int, stop: int) -> Floats:
-        """Return rows [start, stop) of one expert's matrix."""
+    def _matrix(self, parts: Parts, index: int, start: int, stop: int, out: Floats) -> None:
+        """Fill `out` with rows [start, stop) of one expert's matrix."""
         inputs, outputs = self.shape[-2:]
         groups, first, last = inputs // _GROUP, start // _GROUP, -(-stop // _GROUP)
         codes = parts.matrix(CODES, index, outputs * groups).reshape(outputs, groups, -1)[:, first:last]
         scales = as_float32(parts.matrix(SCALE, index, outputs)[:, first:last], "F8_E8M0")
-        values = look_up(codes.reshape(outputs, -1), E2M1, (last - first) * _GROUP)
-        grouped = values.reshape(outputs, -1, _GROUP) * parts.check_finite(scales)[:, :, None]
-        begin = first * _GROUP
-        return np.ascontiguousarray(grouped.reshape(outputs, -1)[:, start - begin : stop - begin].T)
+        found = np.empty((outputs, (last - first) * _GROUP), np.float32)
+        dequantize(codes.reshape(outputs, -1), E2M1, parts.check_finite(scales), size=_GROUP, out=found)
+        out[:] = found[:, start - first * _GROUP : stop - first * _GROUP].T
 
 
 def mxfp4(weight: PackedWeight, parts: Parts) -> Decoder:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import dequantize, look_up, unpack
+from qdqcli.tensors.packed.bits import dequantize, unpack
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import group_index
@@ -29,15 +29,14 @@ class _Gptq:
     zero_offset: int
     """What is added to a stored zero point."""
 
-    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
-        width, bits = self.shape[1], self.grid.bits
-        words = np.ascontiguousarray(parts.columns(CODES, start, stop).T)
-        values = np.arange(1 << bits, dtype=np.float32)
-        found = look_up(words, values, width)
+    def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
+        words = parts.transposed(CODES, start, stop)
+        values = np.arange(1 << self.grid.bits, dtype=np.float32)
         stored = parts.columns(SCALE, start, stop).T
         scales = parts.check_finite(as_float32(stored, parts.info(SCALE).dtype.name))
         index = group_index(parts, scales.shape[1], self.grid.block[1])
-        return dequantize(found, scales, self._zero_points(parts, start, stop), self.grid.block[1], index)
+        zeros = self._zero_points(parts, start, stop)
+        dequantize(words, values, scales, zeros, size=self.grid.block[1], index=index, out=out)
 
     def _zero_points(self, parts: Parts, start: int, stop: int) -> Floats:
         """Return the zero points of rows [start, stop), a column per group."""

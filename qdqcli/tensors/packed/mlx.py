@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import dequantize, look_up
+from qdqcli.tensors.packed.bits import dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, OFFSET, SCALE, PackedWeight
 from qdqcli.tensors.packed.scaled import Scaled
@@ -31,13 +31,10 @@ class _Affine:
     scales: ScaleGrid
     offsets: ScaleGrid
 
-    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
-        width, bits, size = self.shape[-1], self.grid.bits, self.grid.block[1]
-        words = parts.rows(CODES, start, stop)
-        values = np.arange(1 << bits, dtype=np.float32)
-        found = dequantize(look_up(words, values, width), self.scales.rows(parts, start, stop), None, size)
-        found += np.repeat(self.offsets.rows(parts, start, stop), size, axis=1)
-        return found
+    def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
+        values, size = np.arange(1 << self.grid.bits, dtype=np.float32), self.grid.block[1]
+        dequantize(parts.rows(CODES, start, stop), values, self.scales.rows(parts, start, stop), size=size, out=out)
+        out += np.repeat(self.offsets.rows(parts, start, stop), size, axis=1)
 
 
 def mlx(weight: PackedWeight, parts: Parts) -> Decoder:

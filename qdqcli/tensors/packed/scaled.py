@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import dequantize, look_up
+from qdqcli.tensors.packed.bits import dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, E8M0, FP8, GLOBAL_SCALE, INPUT_SCALE, SCALE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import ScaleGrid
@@ -34,16 +34,14 @@ class Scaled:
     factor: float = 1.0
     """Constant by which each product is multiplied."""
 
-    def rows(self, parts: Parts, start: int, stop: int) -> Floats:
-        width = self.shape[-1]
-        found = look_up(parts.rows(CODES, start, stop), self.values, width)
+    def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         zeros = None if self.zero_points is None else self.zero_points.rows(parts, start, stop)
-        found = dequantize(found, self._scales(parts, start, stop), zeros, self.scales.block[1])
+        scales, size = self._scales(parts, start, stop), self.scales.block[1]
+        dequantize(parts.rows(CODES, start, stop), self.values, scales, zeros, size=size, out=out)
         if self.factor != 1.0:
-            found *= np.float32(self.factor)
+            out *= np.float32(self.factor)
         if INPUT_SCALE in parts:
-            found *= parts.check_finite(parts.floats(INPUT_SCALE).reshape(1, -1), INPUT_SCALE)
-        return found
+            out *= parts.check_finite(parts.floats(INPUT_SCALE).reshape(1, -1), INPUT_SCALE)
 
     def _scales(self, parts: Parts, start: int, stop: int) -> Floats:
         scales = self.scales.rows(parts, start, stop)
