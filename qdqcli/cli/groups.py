@@ -73,7 +73,7 @@ class Resources:
 
 def gathered(group: type[Group], values: Mapping[str, object]) -> Group:
     """Return the group of those values that are its fields; a command may lack options that have a default."""
-    return group(**{name: values[name] for name in fields_of(group) if name in values})
+    return group(**{name: values[name] for name in group.__annotations__ if name in values})
 
 
 def grouped(**groups: type[object]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
@@ -83,14 +83,9 @@ def grouped(**groups: type[object]) -> Callable[[Callable[..., Result]], Callabl
         @wraps(function)
         def call(*arguments: object, **values: object) -> Result:
             objects = {name: gathered(group, values) for name, group in groups.items()}
-            known = {name for group in groups.values() for name in fields_of(group)}
+            known = {name for group in groups.values() for name in group.__annotations__}
             return function(*arguments, **objects, **{name: v for name, v in values.items() if name not in known})
 
         return call
 
     return decorate
-
-
-def fields_of(group: type[object]) -> list[str]:
-    """Return the field names of a dataclass or a TypedDict."""
-    return list(group.__annotations__)

@@ -138,9 +138,11 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, reading: Re
         UsageError: the selection or the settings do not fit the checkpoints.
     """
     packed = packed_inputs(checkpoints, reading, session)
-    pairs = [pair for pair in zip(checkpoints, packed, strict=True) if _is_plannable(*pair, request, reading, session)]
-    if not pairs and session.failures:
-        raise none_left(session)
+    pairs = list(zip(checkpoints, packed, strict=True))
+    if session.keeps_going:
+        pairs = [pair for pair in pairs if _is_plannable(*pair, request, reading, session)]
+        if not pairs and session.failures:
+            raise none_left(session)
     plans, warnings = make_plans(
         [checkpoint for checkpoint, _ in pairs],
         request.recipe,
@@ -153,15 +155,14 @@ def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, reading: Re
 
 
 def _is_plannable(checkpoint: Checkpoint, packed: Packed, request: Request, reading: Reading, session: Session) -> bool:
-    """Tell whether the settings fit an input; without --keep-going the plan of all inputs tells."""
+    """Tell whether the settings fit an input of many; records why not."""
     name = show_path(checkpoint.path)
-    if session.keeps_going:
-        with session.attempt(name):
-            if reading.allow_packed is False:
-                check_unpacked(checkpoint, packed)
-            # A pattern need not match in each input: the plan of all inputs tells whether it matches in one.
-            plans, _ = make_plans([checkpoint], request.recipe, [packed], allow_unmatched=True)
-            check_selection(plans)
+    with session.attempt(name):
+        if reading.allow_packed is False:
+            check_unpacked(checkpoint, packed)
+        # A pattern need not match in each input: the plan of all inputs tells whether it matches in one.
+        plans, _ = make_plans([checkpoint], request.recipe, [packed], allow_unmatched=True)
+        check_selection(plans)
     return name not in session.failures
 
 

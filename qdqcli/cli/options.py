@@ -74,15 +74,6 @@ def parse_size(value: str) -> int:
     return int(size)
 
 
-def parse_sort(value: str) -> str:
-    """Parse a sort key of rows.
-
-    Raises:
-        UsageError: unknown key; offers the nearest.
-    """
-    return check_sort(value)
-
-
 def inputs_argument(function: Function) -> Function:
     """Add INPUT..., at least one."""
     return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(readable=False))(
@@ -245,7 +236,7 @@ def presentation_options(function: Function) -> Function:
         click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
                      help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too; {{name}} in it: one for each "
                      "input. Repeatable."),
-        click.option("--sort", type=parse_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
+        click.option("--sort", type=check_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
                      shell_complete=completing(lambda: SORTS),
                      help="Show the worst tensor by this metric first; share: the one that holds most of the squared "
                      "error; size: the largest; name: in alphabetical order."),

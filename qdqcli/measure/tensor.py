@@ -68,8 +68,9 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     if has_histogram(job.info, layout):
         return _quantize_by_patterns(job, layout, workers, blocks)
     check_slices(job.info, layout, workers, per_slice=job.per_slice)
-    in_passes = _quantize_in_one_pass if has_one_pass(layout, blocks) else _quantize_in_two_passes
-    return in_passes(job, layout, workers, blocks)
+    if has_one_pass(layout, blocks):
+        return measured_in_one_pass(layout, workers.map(partial(_finish_block, job, layout, workers), blocks))
+    return _quantize_in_two_passes(job, layout, workers, blocks)
 
 
 def has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
@@ -156,10 +157,6 @@ def measured_in_two_passes(
     )
 
 
-def _quantize_in_one_pass(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
-    return measured_in_one_pass(layout, workers.map(partial(_finish_block, job, layout, workers), blocks))
-
-
 def measured_in_one_pass(layout: Layout, parts: Sequence[BlockPart]) -> Measurement:
     """Return the measurement of a tensor whose blocks measured the ranges of their slices."""
     slices = [part.slices for part in parts]
@@ -179,27 +176,17 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
     extended = layout.whole_slices(start, stop)
     x = read_block(job.reader, job.info, workers, "input", extended)
     y = _output_scratch(job, workers, x)
-    part = _finish_in_one_call(job, layout, workers, x, y, extended, block)
-    if part is None:
+    done = None
+    if job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR:
+        done = workers.backend.fake_quantize_and_sum(
+            x, y, extended[0], start, stop, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+        )
+    if done is None:
         part = _finish_step_by_step(job, layout, workers, x, y, extended, block)
+    else:
+        part = part_of(done, continues=extended[0] < start)
     _finish(job, y, start - extended[0], block)
     return part
-
-
-def _finish_in_one_call(
-    job: TensorJob, layout: Layout, workers: Workers, x: Stored, y: Stored, extended: Block, block: Block
-) -> BlockPart | None:
-    """Process a block in one call; None where that is not possible."""
-    if not _takes_one_call(job):
-        return None
-    done = workers.backend.fake_quantize_and_sum(
-        x, y, extended[0], *block, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
-    )
-    return None if done is None else part_of(done, continues=extended[0] < block[0])
-
-
-def _takes_one_call(job: TensorJob) -> bool:
-    return job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR
 
 
 def _finish_step_by_step(

@@ -44,7 +44,8 @@ class Workers:
         self.interruption = interruption or Interruption()
         self.backend = backend or backends.backend("cpu")
         self._own = local()
-        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="qdq", initializer=self._become_worker)
+        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="qdq", initializer=setattr,
+                                        initargs=(self._own, "is_worker", True))  # fmt: skip
         # A worker holds an input buffer of one and a half blocks (a block and the slices that reach beyond it) and an
         # output buffer of the same size.
         self._block_bytes = min(LARGEST_BLOCK_BYTES, max_memory // (3 * self.num_threads))
@@ -95,9 +96,6 @@ class Workers:
             held = self.backend.empty(nbytes)
             setattr(self._own, name, held)
         return held[:nbytes].view(dtype)
-
-    def _become_worker(self) -> None:
-        self._own.is_worker = True
 
     def _checked(self, function: Callable[[Item], Result], item: Item) -> Result:
         self.interruption.check()

@@ -9,7 +9,7 @@ from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Resolution, Skip
 from qdqcli.recipe.patterns import compile_pattern, holders_of, matches_any, unmatched
-from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of
+from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
 from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -60,7 +60,7 @@ class Explanation:
             raise UsageError(unmatched(pattern, holders))
         is_asked = None if pattern is None else compile_pattern(pattern, holders)
         tensors = [
-            ExplainedTensor(tensor=tensor, file=file_of(plan), resolution=resolution)
+            ExplainedTensor(tensor=tensor, file=plan.file.path, resolution=resolution)
             for plan in plans
             for tensor, resolution in zip(plan.shard.tensors, plan.resolutions, strict=True)
             if is_asked is None or is_asked(tensor.name, plan.file)

@@ -7,7 +7,7 @@ from typing import Self
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Resolution, Skip
-from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
+from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
 from qdqcli.result.result import RunResult, Source, TensorResult, range_to_json, spec_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.tensors.note import Note
@@ -89,8 +89,8 @@ class Listing:
     ) -> Self:
         """List the tensors of the plans; with a recipe, also the tables that decided each setting."""
         tensors = [
-            ListedTensor.of(source_of(file, tensor), tensor, resolution, scale_bits, has_recipe=has_recipe)
-            for file, plan in ((file_of(plan), plan) for plan in plans)
+            ListedTensor.of(plan.source_of(tensor), tensor, resolution, scale_bits, has_recipe=has_recipe)
+            for plan in plans
             for tensor, resolution in zip(plan.shard.tensors, plan.resolutions, strict=True)
         ]
         return cls(

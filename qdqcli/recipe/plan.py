@@ -40,8 +40,8 @@ class Plan:
 
     @cached_property
     def file(self) -> FileRef:
-        """The shard, as patterns see it."""
-        return FileRef(file_of(self), self.shard.name.count("/") + 1)
+        """The shard, as reports show it and as patterns see it."""
+        return _file_of(self.checkpoint, self.shard)
 
     @cached_property
     def nbytes(self) -> int:
@@ -51,6 +51,10 @@ class Plan:
     @property
     def tensors(self) -> Iterator[tuple[TensorInfo, Decision]]:
         return zip(self.shard.tensors, self.decisions, strict=True)
+
+    def source_of(self, tensor: TensorInfo) -> Source:
+        """Return the source of a tensor of the shard, for its row."""
+        return Source(tensor.name, self.file.path, tensor.dtype.name, tensor.shape)
 
 
 def make_plans(
@@ -98,8 +102,7 @@ def context_of(checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> C
         known |= {key: Skip(reason=f"superseded: the index takes it from {shard}")
                   for key, shard in checkpoint.superseded.items()}  # fmt: skip
         for shard in checkpoint.shards:
-            file = FileRef(_shown(checkpoint, shard), shard.name.count("/") + 1)
-            files += [file] * len(shard.tensors)
+            files += [_file_of(checkpoint, shard)] * len(shard.tensors)
             min_ndims += [min_ndim] * len(shard.tensors)
             untouched += [known.get(key_of(tensor)) or why_untouched(tensor.dtype) for tensor in shard.tensors]
     return Context(files=files, untouched=untouched, min_ndims=min_ndims)
@@ -187,15 +190,6 @@ def notes_of(plans: Sequence[Plan]) -> list[Note]:
     return list(dict.fromkeys(note for plan in plans for note in plan.checkpoint.notes))
 
 
-def file_of(plan: Plan) -> str:
-    """Return the path of the shard, as the user finds it."""
-    return _shown(plan.checkpoint, plan.shard)
-
-
-def _shown(checkpoint: Checkpoint, shard: Shard) -> str:
-    return show_path(checkpoint.path / shard.name if checkpoint.is_folder else checkpoint.path)
-
-
-def source_of(file: str, tensor: TensorInfo) -> Source:
-    """Return the source of a row's tensor; `file` is the result of `file_of`."""
-    return Source(tensor.name, file, tensor.dtype.name, tensor.shape)
+def _file_of(checkpoint: Checkpoint, shard: Shard) -> FileRef:
+    path = checkpoint.path / shard.name if checkpoint.is_folder else checkpoint.path
+    return FileRef(show_path(path), shard.name.count("/") + 1)

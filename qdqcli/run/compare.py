@@ -22,7 +22,7 @@ from qdqcli.op.params import floats_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.pairing import Entry, counterparts
-from qdqcli.recipe.plan import Plan, file_of, source_of
+from qdqcli.recipe.plan import Plan
 from qdqcli.result.packing import Packing
 from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
@@ -270,7 +270,7 @@ def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:
 
 
 def _source(entry: Entry) -> Source:
-    return source_of(file_of(entry.plan), entry.tensor)._replace(name=entry.name)
+    return entry.plan.source_of(entry.tensor)._replace(name=entry.name)
 
 
 def _skipped(entry: Entry, reason: str) -> SkippedTensor:

@@ -20,7 +20,7 @@ from qdqcli.output.line_log import LineLog, first_line, line_of, read_lines
 from qdqcli.output.tree import JOURNAL, OutputTree
 from qdqcli.plain import Parsed
 from qdqcli.recipe.patterns import listed
-from qdqcli.recipe.plan import Plan, file_of
+from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
 from qdqcli.run.record import record_rows, restore_rows
@@ -206,7 +206,7 @@ class Journal:
         Raises:
             OutputError: some are not; names them.
         """
-        missing = [file_of(plan) for plan, shard in zip(plans, self._shards, strict=True) if shard.finished is None]
+        missing = [plan.file.path for plan, shard in zip(plans, self._shards, strict=True) if shard.finished is None]
         if missing:
             raise OutputError(
                 f"{show_path(self._output.output)}: {len(missing)} of {len(plans)} files are not made yet, "

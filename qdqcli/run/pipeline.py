@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 
@@ -22,15 +22,14 @@ from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Decision, Skip
 from qdqcli.recipe.file_ref import FileRef, keys_of, split_pattern
 from qdqcli.recipe.patterns import Holders, holders_of, listed, nearest_names
-from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, settings_of, source_of
+from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
 from qdqcli.result.channels import Channels
-from qdqcli.result.result import Row, RunResult, SkippedTensor, Source, TensorResult, with_shares
+from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, with_shares
 from qdqcli.run.batch import measure_batch
 from qdqcli.run.driver import Inline, drive
 from qdqcli.run.journal import Journal, Progress
 from qdqcli.run.record import record_rows
 from qdqcli.stats.metrics import METRICS
-from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -135,21 +134,21 @@ def run_plans(
         QdqError: what failed, with the file; the caller's output tree removes what was built.
     """
     _check_memory(plans, measuring, workers)
-    run_shards = run_shards or partial(_run_here, plans, measuring, workers)
-    if journal is None:
-        return _run_all(output, None, workers, run_shards)
-    if journal.is_committed:
+    if journal is not None and journal.is_committed:
         return [row for i, plan in enumerate(plans) for row in journal.rows(i, plan)]
     try:
-        rows = _run_all(output, journal, workers, run_shards)
-        journal.add_built()
+        found = (run_shards or partial(_run_here, plans, measuring, workers))(output, journal)
+        if output is not None:
+            output.copy_side_files(workers.interruption.check)
+        if journal is not None:
+            journal.add_built()
     except QdqError as error:
         if output is not None and isinstance(error, Interrupted):
             error.advise(f"{show_path(output.output)} was not written")
-        if journal.has_progress:
+        if journal is not None and journal.has_progress:
             error.advise(f"{journal.num_finished} of {len(plans)} files are finished, --resume goes on from here")
         raise
-    return rows
+    return [row for _, rows in sorted(found.items()) for row in rows]
 
 
 def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, object], rows: Sequence[Row]) -> RunResult:
@@ -176,15 +175,6 @@ def _check_memory(plans: Sequence[Plan], measuring: Measuring, workers: Workers)
         check_slices(tensor, layout, workers, per_slice=measuring.per_slice)
 
 
-def _run_all(
-    output: OutputTree | None, journal: Journal | None, workers: Workers, run_shards: ShardRunner
-) -> list[Row]:
-    found = run_shards(output, journal)
-    if output is not None:
-        output.copy_side_files(workers.interruption.check)
-    return [row for _, rows in sorted(found.items()) for row in rows]
-
-
 def _run_here(
     plans: Sequence[Plan],
     measuring: Measuring,
@@ -194,18 +184,19 @@ def _run_here(
 ) -> dict[int, list[Row]]:
     """Run one shard after the other; each is shared by the threads."""
     found: dict[int, list[Row]] = {}
-
-    def run(index: int) -> list[Row]:
-        return _run_plan(index, plans[index], measuring, workers, output, journal)
-
-    tasks = [(i, i) for i in range(len(plans))]
-    drive(run, tasks, Inline(), found.__setitem__, workers.interruption, max_failures=1)
+    run = partial(_run_plan, measuring, workers, output, journal)
+    drive(run, list(enumerate(enumerate(plans))), Inline(), found.__setitem__, workers.interruption, max_failures=1)
     return found
 
 
 def _run_plan(
-    index: int, plan: Plan, measuring: Measuring, workers: Workers, output: OutputTree | None, journal: Journal | None
+    measuring: Measuring,
+    workers: Workers,
+    output: OutputTree | None,
+    journal: Journal | None,
+    numbered: tuple[int, Plan],
 ) -> list[Row]:
+    index, plan = numbered
     done = Progress() if journal is None else journal.progress(index)
     rows = [] if journal is None else journal.rows(index, plan)
     measuring.on_bytes(sum(tensor.nbytes for tensor in plan.shard.tensors[: len(rows)]))
@@ -286,11 +277,6 @@ class ShardJob:
     parts: _Parts | None = None
     """Set where the output becomes durable part by part."""
 
-    @cached_property
-    def source_file(self) -> str:
-        """File name in the rows."""
-        return file_of(self.plan)
-
     def run(self, first: int = 0) -> list[Row]:
         """Return the rows in the order of the shard's tensors, from index `first` on."""
         rows: list[Row] = []
@@ -299,11 +285,8 @@ class ShardJob:
             if self.parts is not None and rows:
                 self.parts.flush(rows[flushed:])
                 flushed = len(rows)
-            rows += self._run_batches(part)
+            rows += chain.from_iterable(self.map(lambda batch: batch, self._run_batch, part))
         return rows
-
-    def _run_batches(self, batches: Iterable[Sequence[Task]]) -> list[Row]:
-        return [row for rows in self.map(lambda batch: batch, self._run_batch, batches) for row in rows]
 
     def map(
         self, batch_of: Callable[[Item], Sequence[Task]], function: Callable[[Item], Result], items: Iterable[Item]
@@ -379,13 +362,12 @@ class ShardJob:
 
     def run_tensor(self, tensor: TensorInfo, decision: Decision) -> Row:
         self.workers.interruption.check()
-        source = source_of(self.source_file, tensor)
         if isinstance(decision, Skip):
             if self.writer is not None:
                 self.writer.copy(tensor, self.workers.interruption.check)
             self.measuring.on_bytes(tensor.nbytes)
             return SkippedTensor(
-                source=source,
+                source=self.plan.source_of(tensor),
                 num_elements=tensor.num_elements,
                 reason=decision.reason,
                 is_selected=decision.is_selected,
@@ -410,7 +392,22 @@ class ShardJob:
 
         They are rare: the tensor is read once more rather than counted by every kernel. One bit turns zeros into NaN.
         """
-        row = _row(source_of(self.source_file, tensor), spec, measured, self.measuring)
+        channels = None
+        if self.measuring.per_slice:
+            # Without slice sums, the tensor is its only slice or, if it is empty, has none.
+            slices = [measured.sums] * measured.num_slices if measured.slice_sums is None else measured.slice_sums
+            channels = Channels({name: map(metric.value, slices) for name, metric in METRICS.items()})
+        row = TensorResult(
+            self.plan.source_of(tensor),
+            spec,
+            measured.input_min,
+            measured.input_max,
+            measured.num_slices,
+            self.measuring.scale_bits,
+            measured.sums,
+            None,
+            channels,
+        )
         if not row.sums.num_degenerate or spec.range_given or not spec.quantized_max:
             return row
         num_zero = count_zero_slices(self.reader, tensor, layout_of(tensor, spec), self.workers)
@@ -426,26 +423,3 @@ def _done(result: Result) -> Future[Result]:
     future: Future[Result] = Future()
     future.set_result(result)
     return future
-
-
-def _row(source: Source, spec: QuantSpec, measured: Measurement, measuring: Measuring) -> TensorResult:
-    channels = None
-    if measuring.per_slice:
-        # Without slice sums, the tensor is its only slice or, if it is empty, has none.
-        slices = [measured.sums] * measured.num_slices if measured.slice_sums is None else measured.slice_sums
-        channels = _by_metric(slices)
-    return TensorResult(
-        source,
-        spec,
-        measured.input_min,
-        measured.input_max,
-        measured.num_slices,
-        measuring.scale_bits,
-        measured.sums,
-        None,
-        channels,
-    )
-
-
-def _by_metric(slices: Sequence[ErrorSums]) -> Channels:
-    return Channels({name: map(metric.value, slices) for name, metric in METRICS.items()})

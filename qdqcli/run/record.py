@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from qdqcli.plain import JsonObject, Parsed
 from qdqcli.recipe.decision import Skip
-from qdqcli.recipe.plan import Plan, file_of, source_of
+from qdqcli.recipe.plan import Plan
 from qdqcli.result.channels import Channels
 from qdqcli.result.result import Row, SkippedTensor, TensorResult
 from qdqcli.stats.sums import ErrorSums
@@ -51,10 +51,9 @@ def restore_rows(record: Parsed, plan: Plan, first: int, scale_bits: int) -> lis
     """Return the recorded rows of the plan's tensors from index `first` on."""
     ints, floats = array("q", b64decode(record["ints"])), array("d", b64decode(record["floats"]))
     numbers = iter(ints), iter(floats)
-    file = file_of(plan)
     rows: list[Row] = []
     for i, (tensor, decision) in enumerate(islice(plan.tensors, first, first + record["rows"])):
-        source = source_of(file, tensor)
+        source = plan.source_of(tensor)
         if isinstance(decision, Skip):
             rows.append(
                 SkippedTensor(
