@@ -37,6 +37,7 @@ COMMANDS = {
     "decode": ("qdqcli.cli.decode:decode", "Write a packed checkpoint (GPTQ, AWQ, FP8, ...) as BF16, F16 or F32."),
     "plan": ("qdqcli.cli.plan:plan", "Choose bits per tensor under a budget; write a recipe."),
     "sweep": ("qdqcli.cli.sweep:sweep", "Measure many settings on one read of each tensor."),
+    "conventions": ("qdqcli.cli.conventions:conventions", "Compare the scale conventions of other libraries."),
     "diagnose": ("qdqcli.cli.diagnose:diagnose", "Say why the worst tensors are bad, and what would help."),
     "inspect": ("qdqcli.cli.inspect:inspect", "List tensors and what would happen to each."),
     "demo": ("qdqcli.cli.demo:demo", "Write a small checkpoint to try the commands on."),

@@ -1,0 +1,96 @@
+"""`qdq conventions`: the same tensors under the scale conventions of other libraries."""
+
+from collections.abc import Sequence
+
+import click
+
+from qdqcli.cli import options as opt
+from qdqcli.cli.deliver import deliver_pieces, say_written
+from qdqcli.cli.files import Files
+from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
+from qdqcli.cli.help import Command, completing
+from qdqcli.cli.limits import prepare_libraries
+from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
+from qdqcli.cli.progress import progress
+from qdqcli.cli.session import Session, pass_session
+from qdqcli.errors import UsageError
+from qdqcli.recipe.request import Settings
+from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
+from qdqcli.recipe.sweep import Setting
+
+DEFAULT_SCHEMES = ("int4-channel", "int4-g128", "int4-g32")
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  qdq conventions MODEL_FOLDER
+  qdq conventions MODEL_FOLDER --scheme int8-channel --report conventions.json""",
+)
+@opt.inputs_argument
+@click.option("--scheme", "-s", "schemes", type=opt.parse_scheme, multiple=True, metavar="SCHEME",
+              default=DEFAULT_SCHEMES, show_default=",".join(DEFAULT_SCHEMES),
+              shell_complete=completing(lambda: SCHEMES),
+              help="Bits and granularity, signed, at most 8 bits. Repeatable.")  # fmt: skip
+@opt.selection_options
+@opt.packed_option
+@opt.from_packed_option
+@opt.destination_options
+@opt.work_options
+@opt.verbosity_options
+@pass_session
+@grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+def conventions(
+    session: Session,
+    /,
+    inputs: tuple[str, ...],
+    schemes: Sequence[str],
+    settings: Settings,
+    reading: Reading,
+    report: ReportRequest,
+    resources: Resources,
+) -> None:
+    """Compare the scale conventions of the field on the same tensors; writes no tensors.
+
+    Libraries that agree on bits and groups still choose scales and round in ways of their own: PyTorch,
+    compressed-tensors, ONNX Runtime, GGUF's Q4_0 and Q4_1. Each is computed with its own arithmetic, in float32, and
+    set beside this op: SQNR, its mean difference over the tensors, and the share of elements with another value.
+    """
+    from qdqcli.report.conventions import FORMATS, render
+
+    files = Files.of(session, report, settings)
+    files.check()
+    opt.check_formats(report, FORMATS, "a comparison of conventions")
+    columns = _settings_of(schemes)
+    request = opt.request_of({**settings, "num_bits": 8, "axis": "none", "group_size": None}, session,
+                             from_packed=reading.from_packed)  # fmt: skip
+    checkpoints = open_inputs(inputs, reading, session)
+    files.check(checkpoints)
+    packed = packed_inputs(checkpoints, reading, session)
+    prepare_libraries()
+    # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
+    from qdqcli.study.conventions import run_lab
+    from qdqcli.study.sweep import plan_sweep
+
+    plans, warnings = plan_sweep(checkpoints, request.recipe, columns, packed, allow_unmatched=reading.allow_unmatched)
+    for warning in warnings:
+        session.note(warning)
+    sizes = files_of(plans[0])
+    with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(resources, session) as workers:
+        lab = run_lab(plans, columns, workers, request.settings, advance)
+    deliver_pieces(lambda format_name, choice: render(lab, format_name, choice), report)
+    say_written(session, report)
+
+
+def _settings_of(schemes: Sequence[str]) -> list[Setting]:
+    """Return the settings of the schemes.
+
+    Raises:
+        UsageError: one is unsigned, or has more bits than the libraries.
+    """
+    found = [Setting(**settings_of_scheme(name)) for name in dict.fromkeys(schemes)]
+    for setting in found:
+        if not setting.signed_input or not 2 <= setting.num_bits <= 8:
+            raise UsageError(f"--scheme {setting.name}: the conventions are of signed integers with 2 to 8 bits")
+    return found

@@ -1,0 +1,125 @@
+"""Report of the convention lab: conventions side by side under each setting."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from qdqcli.errors import UsageError
+from qdqcli.plain import JsonObject
+from qdqcli.report import escape, markdown
+from qdqcli.report.layout import fit
+from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent
+from qdqcli.report.options import ReportOptions
+from qdqcli.report.table import Column
+from qdqcli.report.text import table_lines
+from qdqcli.result.result import finite, header_to_json
+from qdqcli.study.conventions import Comparison, Lab, Loss, Measured
+
+FORMATS = ("table", "json", "markdown")
+_DROPPED_FIRST = ("library", "range", "scale")
+
+
+def render(lab: Lab, format_name: str, options: ReportOptions) -> Iterator[str]:
+    """Yield the report in one of `FORMATS`.
+
+    Raises:
+        UsageError: another format.
+    """
+    makers: Mapping[str, Callable[[Lab, ReportOptions], Iterator[str]]] = {
+        "table": _table, "markdown": _markdown, "json": _json,
+    }  # fmt: skip
+    if format_name not in makers:
+        raise UsageError(f"conventions have no {format_name} form; choose one of {', '.join(FORMATS)}")
+    for line in makers[format_name](lab, options):
+        yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
+
+
+def columns_of(lab: Lab, number: int) -> list[Column]:
+    """Return one row per convention under setting `number`."""
+    found = lab.comparisons(number)
+    bits = lab.columns[number].num_bits
+    numbers = partial(Column, is_number=True)
+    return [
+        Column(name="convention", title=lab.columns[number].name, cells=[c.convention.name for c in found]),
+        Column(name="scale", title="scale", cells=[c.convention.formula(bits) for c in found]),
+        Column(name="library", title="arithmetic of", cells=[c.convention.library for c in found]),
+        numbers(name="sqnr", title="SQNR dB", cells=[_sqnr(c.total) for c in found]),
+        numbers(name="gain", title="mean dB", cells=[_gain(c.mean_gain) for c in found]),
+        numbers(name="range", title="lowest to highest", cells=list(map(_range, found))),
+        numbers(name="differ", title="differ", cells=[percent(c.total.share_different) for c in found]),
+    ]
+
+
+def _sqnr(loss: Loss) -> str:
+    return EXACT if loss.errors == 0 else metric_text("sqnr_db", finite(loss.sqnr_db))
+
+
+def _gain(gain: float | None) -> str:
+    return NO_NUMBER if gain is None else f"{gain:+.2f}"
+
+
+def _range(comparison: Comparison) -> str:
+    gains = comparison.gains
+    return f"{_gain(min(gains))} to {_gain(max(gains))}" if gains else NO_NUMBER
+
+
+def _table(lab: Lab, options: ReportOptions) -> Iterator[str]:
+    for number in range(len(lab.columns)):
+        layout = fit(columns_of(lab, number), "gain", options.width, options.ellipsis, _DROPPED_FIRST)
+        yield from table_lines(layout, options)
+        yield from layout.remarks
+        yield ""
+    yield from _notes(lab)
+
+
+def _markdown(lab: Lab, _options: ReportOptions) -> Iterator[str]:
+    for number in range(len(lab.columns)):
+        yield from markdown.table_lines(columns_of(lab, number))
+        yield ""
+    yield from _notes(lab)
+
+
+def _notes(lab: Lab) -> Iterator[str]:
+    counts = [sum(isinstance(row, Measured) for row in rows) for rows in lab.rows]
+    told = ", ".join(f"{setting.name}: {count:,}" for setting, count in zip(lab.columns, counts, strict=True))
+    yield counted(counts[0], "tensor") if len(set(counts)) == 1 else f"tensors: {told}"
+    yield "mean dB: SQNR less that of this op, mean over the tensors; differ: share of elements with another value"
+
+
+def _json(lab: Lab, _options: ReportOptions) -> Iterator[str]:
+    head = header_to_json(lab)
+    results: list[JsonObject] = [
+        {
+            "setting": {"name": setting.name, **setting.to_json()},
+            "conventions": [_comparison_to_json(c, setting.num_bits) for c in lab.comparisons(number)],
+            "tensors": [
+                {"name": row.source.name, "file": row.source.file, **_row_to_json(row)} for row in lab.rows[number]
+            ],
+        }
+        for number, setting in enumerate(lab.columns)
+    ]
+    yield escape.json_text({**head, "results": results}, indent=2)
+
+
+def _comparison_to_json(comparison: Comparison, num_bits: int) -> JsonObject:
+    gains = comparison.gains
+    return {
+        "name": comparison.convention.name,
+        "scale": comparison.convention.formula(num_bits),
+        "library": comparison.convention.library,
+        **_loss_to_json(comparison.total),
+        "mean_gain_db": comparison.mean_gain,
+        "lowest_gain_db": min(gains, default=None),
+        "highest_gain_db": max(gains, default=None),
+    }
+
+
+def _row_to_json(row: object) -> JsonObject:
+    if not isinstance(row, Measured):
+        return {"status": "skipped", "reason": getattr(row, "reason", "")}
+    losses = {convention.name: _loss_to_json(loss) for convention, loss in row.losses}
+    return {"status": "measured", "num_elements": row.losses[0][1].count, "conventions": losses}
+
+
+def _loss_to_json(loss: Loss) -> JsonObject:
+    exact = {"exact": True} if loss.errors == 0 else {}
+    return {"sqnr_db": finite(loss.sqnr_db), **exact, "share_different": loss.share_different}

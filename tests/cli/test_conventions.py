@@ -1,0 +1,103 @@
+"""`qdq conventions`: the scale conventions of other libraries beside this op."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qdqcli.study import conventions as lab
+from qdqcli.study.convention import CONVENTIONS
+from tests.conftest import Qdq
+from tests.run.checkpoints import sample, write_safetensors
+
+NAMES = [convention.name for convention in CONVENTIONS]
+TENSORS = {
+    "a.weight": sample((24, 64), seed=1),
+    "b.weight": sample((8, 128), "BF16", seed=2),
+    "odd.weight": sample((4, 33), "F16", seed=3),
+    "bias": sample((64,), seed=4),
+    "nan.weight": np.full((2, 32), np.nan, np.float32),
+    "zero.weight": np.zeros((4, 32), np.float32),
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_safetensors(tmp_path / "model.safetensors", TENSORS)
+
+
+def results(qdq: Qdq, *arguments: object) -> list[dict[str, Any]]:
+    outcome = qdq("conventions", *arguments, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    found: list[dict[str, Any]] = outcome.report["results"]
+    return found
+
+
+def test_figures_are_those_of_the_arithmetic(qdq: Qdq, model: Path) -> None:
+    by_setting = {result["setting"]["name"]: result for result in results(qdq, model)}
+    assert list(by_setting) == ["int4 channel", "int4 g128", "int4 g32"]
+    x = TENSORS["a.weight"].reshape(-1, 32)
+    rows = {row["name"]: row for row in by_setting["int4 g32"]["tensors"]}
+    own = lab.OP.apply(x, 4)
+    for convention in CONVENTIONS:
+        y = convention.apply(x, 4)
+        exact = x.astype(np.float64)
+        sqnr_db = 10 * np.log10((exact**2).sum() / ((y - exact) ** 2).sum())
+        found = rows["a.weight"]["conventions"][convention.name]
+        assert found["sqnr_db"] == pytest.approx(sqnr_db, rel=1e-12)
+        assert found["share_different"] == (y != own).mean()
+    assert rows["odd.weight"]["status"] == "skipped"
+    assert "does not divide" in rows["odd.weight"]["reason"] or "33" in rows["odd.weight"]["reason"]
+    assert rows["nan.weight"]["reason"] == lab.NOT_FINITE
+    assert rows["bias"]["status"] == "skipped"
+    zero = rows["zero.weight"]["conventions"]["full-torch"]
+    assert zero == {"sqnr_db": None, "exact": True, "share_different": 0.0}
+    gains = {c["name"]: c["mean_gain_db"] for c in by_setting["int4 g32"]["conventions"]}
+    assert list(gains) == ["op", *NAMES]
+    assert gains["op"] == 0.0
+    expected = [rows[name]["conventions"]["gguf-q4_0"]["sqnr_db"] - rows[name]["conventions"]["op"]["sqnr_db"]
+                for name in ("a.weight", "b.weight")]  # fmt: skip
+    assert gains["gguf-q4_0"] == pytest.approx(np.mean(expected))
+    assert "gguf-q4_0" not in {c["name"] for c in by_setting["int4 g128"]["conventions"]}
+
+
+def test_this_op_has_the_figures_of_stats(qdq: Qdq, model: Path) -> None:
+    (result,) = results(qdq, model, "-s", "int8-channel", "--include", "a.weight")
+    report = qdq("stats", model, "-s", "int8-channel", "--include", "a.weight", "--format", "json").report
+    assert result["conventions"][0]["sqnr_db"] == pytest.approx(report["summary"]["sqnr_db"], abs=1e-5)
+    assert result["conventions"][0]["scale"] == "max(max(x) / 127, min(x) / -128)"
+
+
+def test_blocks_and_threads_change_nothing(qdq: Qdq, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab, "BLOCK_ELEMENTS", 256)
+    one, two = (qdq("conventions", model, "--threads", count, "--format", "json") for count in (1, 2))
+    assert one.out == two.out
+    blocks = results(qdq, model, "-s", "int4-g32")[0]["conventions"]
+    monkeypatch.undo()
+    whole = results(qdq, model, "-s", "int4-g32")[0]["conventions"]
+    for split, joined in zip(blocks, whole, strict=True):
+        assert split["share_different"] == joined["share_different"]
+        assert split["sqnr_db"] == pytest.approx(joined["sqnr_db"], rel=1e-12)
+
+
+def test_a_slice_that_does_not_fit_is_refused_with_the_memory_that_it_needs(
+    qdq: Qdq, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "BLOCK_ELEMENTS", 256)
+    outcome = qdq("conventions", model, "-s", "int4-tensor", "--max-memory", "1KiB", "--threads", 1)
+    assert outcome.code == 2
+    assert "'a.weight': 1,536 elements share a scale, for which 1 MiB of memory are needed" in outcome.error
+
+
+def test_tables_and_what_is_refused(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    report = tmp_path / "conventions.md"
+    outcome = qdq("conventions", model, "--report", report)
+    assert outcome.code == 0
+    assert [line.split()[0] for line in outcome.out.splitlines() if "gguf Q4_" in line] == ["gguf-q4_0", "gguf-q4_1"]
+    assert outcome.out.splitlines()[-2] == "tensors: int4 channel: 4, int4 g128: 1, int4 g32: 3"
+    assert "| full-torch |" in report.read_text()
+    assert f"wrote {report}" in outcome.err
+    assert "2 to 8 bits" in qdq("conventions", model, "-s", "uint4-g32").error
+    assert "2 to 8 bits" in qdq("conventions", model, "-s", "int16-channel").error
+    assert "csv" in qdq("conventions", model, "--format", "csv").error

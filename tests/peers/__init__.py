@@ -1,0 +1,1 @@
+"""What the libraries themselves compute and read, in an environment made for it."""
