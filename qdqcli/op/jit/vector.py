@@ -10,13 +10,14 @@ order on SSE, AVX2, AVX-512 and NEON, so the bits are the same. Multiply and add
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.base import BaseContext
 from numba.core.imputils import lower_builtin
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.core.typing.templates import AbstractTemplate, Signature, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
 from qdqcli.op import primitives
@@ -42,7 +43,7 @@ class Vector(types.Type):
         self.width = width
         super().__init__(name=f"Vector({scalar}, {width})")
 
-    def of(self, scalar: Any) -> "Vector":
+    def of(self, scalar: types.Type) -> "Vector":
         """Return the type with the same width of another scalar."""
         return Vector(scalar, self.width)
 
@@ -62,15 +63,20 @@ class Vector(types.Type):
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Vector) -> None:
+    def __init__(self, manager: object, kind: Vector) -> None:
         super().__init__(manager, kind, kind.llvm)
 
 
+Emit = Callable[[ir.IRBuilder, Vector, ir.Value, ir.Value], ir.Value]
+"""Generates the instruction for two operands."""
+Types = Sequence[types.Type]
 MASK = Vector(types.boolean)
 I32, I64 = Vector(types.int32), Vector(types.int64)
 
 
-def _broadcast(context: Any, builder: Any, value: Any, kind: Any, vector: Vector) -> Any:
+def _broadcast(
+    context: BaseContext, builder: ir.IRBuilder, value: ir.Value, kind: types.Type, vector: Vector
+) -> ir.Value:
     """Return `value` as a vector: unchanged, or a number, converted to the scalar type, broadcast to all elements."""
     if isinstance(kind, Vector):
         return value
@@ -84,7 +90,7 @@ def _int32(number: int) -> ir.Constant:
     return ir.Constant(ir.IntType(32), number)
 
 
-def _vector_of(*kinds: Any) -> Vector | None:
+def _vector_of(*kinds: types.Type) -> Vector | None:
     """Return the vector type among the operands; None if all are scalars."""
     return next((kind for kind in kinds if isinstance(kind, Vector)), None)
 
@@ -93,8 +99,8 @@ def _vector_of(*kinds: Any) -> Vector | None:
 
 
 def _define(
-    function: Callable[..., Any],
-    emit: Callable[[Any, Vector, Any, Any], Any],
+    function: Callable[..., object],
+    emit: Emit,
     *,
     compares: bool = False,
 ) -> None:
@@ -104,13 +110,14 @@ def _define(
     class _Template(AbstractTemplate):
         metadata = TRIED_FIRST
 
-        def generic(self, args: Any, kws: Any) -> Any:
+        def generic(self, args: Types, kws: Mapping[str, types.Type]) -> Signature | None:
             vector = _vector_of(*args)
-            if vector is not None and len(args) == 2:
-                return signature(vector.of(types.boolean) if compares else vector, *args)
-            return None
+            if vector is None or len(args) != 2:
+                return None
+            found: Signature = signature(vector.of(types.boolean) if compares else vector, *args)
+            return found
 
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def lower(context: BaseContext, builder: ir.IRBuilder, sig: Signature, args: Sequence[ir.Value]) -> ir.Value:
         vector = _vector_of(*sig.args)
         assert vector is not None  # ensured by the template
         a, b = (_broadcast(context, builder, value, kind, vector) for value, kind in zip(args, sig.args, strict=True))
@@ -120,12 +127,12 @@ def _define(
         lower_builtin(function, *pair)(lower)
 
 
-def _float_or_int(float_name: str, int_name: str) -> Callable[[Any, Vector, Any, Any], Any]:
+def _float_or_int(float_name: str, int_name: str) -> Emit:
     return lambda builder, vector, a, b: getattr(builder, float_name if vector.is_float else int_name)(a, b)
 
 
-def _compare(sign: str) -> Callable[[Any, Vector, Any, Any], Any]:
-    def emit(builder: Any, vector: Vector, a: Any, b: Any) -> Any:
+def _compare(sign: str) -> Emit:
+    def emit(builder: ir.IRBuilder, vector: Vector, a: ir.Value, b: ir.Value) -> ir.Value:
         if not vector.is_float:
             return builder.icmp_signed(sign, a, b)
         return builder.fcmp_unordered(sign, a, b) if sign == "!=" else builder.fcmp_ordered(sign, a, b)
@@ -152,7 +159,7 @@ for _function, _sign in (
 # ------------------------------------------------------------------ functions of each element
 
 
-def _llvm_call(name: str, builder: Any, vector: Vector, *arguments: Any) -> Any:
+def _llvm_call(name: str, builder: ir.IRBuilder, vector: Vector, *arguments: ir.Value) -> ir.Value:
     full = f"{name}.{vector.suffix}"
     declared = builder.module.globals.get(full)
     if declared is None:
@@ -161,7 +168,7 @@ def _llvm_call(name: str, builder: Any, vector: Vector, *arguments: Any) -> Any:
     return builder.call(declared, arguments)
 
 
-def _unary(function: Callable[..., Any], name: str) -> None:
+def _unary(function: Callable[..., object], name: str) -> None:
     """Lower `function(v)` to LLVM's intrinsic `name`."""
 
     @intrinsic_for(function)
@@ -284,7 +291,14 @@ def _widen_to_double(_context, v):
 # ------------------------------------------------------------------ memory
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, width: int = VECTOR_SIZE) -> Any:
+def _pointer(
+    context: BaseContext,
+    builder: ir.IRBuilder,
+    array_type: types.Array,
+    array: ir.Value,
+    index: ir.Value,
+    width: int = VECTOR_SIZE,
+) -> ir.Value:
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), Vector(array_type.dtype, width).llvm.as_pointer())
 
@@ -458,7 +472,7 @@ def transpose_tile(_context, x, i, row, out, j, step):
     ]
 
     def generate(context, builder, sig, args):
-        def pointer(first: int, k: int) -> Any:
+        def pointer(first: int, k: int) -> ir.Value:
             """Pointer to row `k` of the array `args[first]`, whose start and row step are the next two arguments."""
             array, begin, step = args[first : first + 3]
             index = builder.add(begin, builder.mul(step, ir.Constant(step.type, k)))
@@ -556,7 +570,7 @@ def lowest_bit(_context, number):
     return types.int64(types.int64), generate
 
 
-def _fold(combine: Callable[[Any, Vector, Any, Any], Any]) -> Any:
+def _fold(combine: Emit) -> Any:
     """Return an intrinsic that reduces the lanes, far half onto near half until one is left: a fixed tree."""
 
     @intrinsic
@@ -583,14 +597,14 @@ def _fold(combine: Callable[[Any, Vector, Any, Any], Any]) -> Any:
     return call
 
 
-def _keep(sign: str) -> Callable[[Any, Vector, Any, Any], Any]:
-    def emit(builder: Any, vector: Vector, a: Any, b: Any) -> Any:
+def _keep(sign: str) -> Emit:
+    def emit(builder: ir.IRBuilder, vector: Vector, a: ir.Value, b: ir.Value) -> ir.Value:
         return builder.select(_compare(sign)(builder, vector, a, b), a, b)
 
     return emit
 
 
-def _fold_pairs(keep: Callable[[Any, Vector, Any, Any], Any]) -> Any:
+def _fold_pairs(keep: Emit) -> Any:
     """Return an intrinsic of two vectors that keeps one of each pair of neighbours: those of `a`, then of `b`."""
 
     @intrinsic
@@ -631,28 +645,29 @@ greatest_of_pairs = _fold_pairs(_keep(">"))
 """Larger of each pair of neighbouring lanes: eight results from `a`, then eight from `b`."""
 
 
-def smaller(a: Any, b: Any) -> Any:
+def smaller(a: ir.Value, b: ir.Value) -> ir.Value:
     """Per lane, `a` where it is less than `b`, else `b`; also for two integers."""
     raise NotImplementedError("for compiled code")
 
 
-def larger(a: Any, b: Any) -> Any:
+def larger(a: ir.Value, b: ir.Value) -> ir.Value:
     """Per lane, `a` where it is greater than `b`, else `b`; also for two integers."""
     raise NotImplementedError("for compiled code")
 
 
-def _define_for_integers(function: Callable[..., Any], emit: Callable[[Any, Vector, Any, Any], Any]) -> None:
+def _define_for_integers(function: Callable[..., object], emit: Emit) -> None:
     """Make `function(a, b)` accept signed integers. Numba compiles Python's own `min` to a function with a loop."""
 
     @infer_global(function)
     class _Template(AbstractTemplate):
-        def generic(self, args: Any, kws: Any) -> Any:
+        def generic(self, args: Types, kws: Mapping[str, types.Type]) -> Signature | None:
             if not all(kind in types.signed_domain for kind in args):
                 return None
             kind = self.context.unify_types(*args)
-            return signature(kind, kind, kind)
+            found: Signature = signature(kind, kind, kind)
+            return found
 
-    def lower(_context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def lower(_context: BaseContext, builder: ir.IRBuilder, sig: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return emit(builder, Vector(sig.return_type), *args)
 
     lower_builtin(function, types.Integer, types.Integer)(lower)
