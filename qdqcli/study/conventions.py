@@ -13,7 +13,7 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
-from qdqcli.recipe.plan import Plan, file_of, inputs_of, notes_of, source_of
+from qdqcli.recipe.plan import Plan, inputs_of, notes_of
 from qdqcli.recipe.sweep import Setting
 from qdqcli.result.result import Source
 from qdqcli.study.convention import CONVENTIONS, F32, OP, Convention
@@ -137,7 +137,7 @@ def run_lab(
         with plans[0].shard.open() as reader:
             for decided in zip(*(plan.tensors for plan in plans), strict=True):
                 for own, (info, decision) in zip(rows, decided, strict=True):
-                    source = source_of(file_of(plans[0]), info)
+                    source = plans[0].source_of(info)
                     if isinstance(decision, Skip):
                         own.append(Skipped(source=source, reason=decision.reason))
                     else:
