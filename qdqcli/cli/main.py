@@ -19,6 +19,7 @@ from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, Interrupted, UsageError
 from qdqcli.escape import escape_name
 from qdqcli.interrupt import Interruption
+from qdqcli.tensors.remote_path import shown_arguments
 
 EXIT_USAGE = 2
 GARBAGE_THRESHOLD = 1_000_000
@@ -125,7 +126,7 @@ def cli(ctx: click.Context) -> None:
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
     """Run `qdq` with these arguments until done or interrupted; returns the exit code."""
     gc.set_threshold(GARBAGE_THRESHOLD)
-    session = Session(interruption=interruption or Interruption(), arguments=arguments)
+    session = Session(interruption=interruption or Interruption(), arguments=shown_arguments(arguments))
     streams.prepare()
     code = 0
     try:

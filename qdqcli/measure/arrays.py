@@ -1,5 +1,6 @@
 """Op and error statistics on an array in memory, with the results of `qdq` on a file."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -201,6 +202,8 @@ class _Memory:
 
     def read_batch(self, _first: TensorInfo, _buffer: memoryview) -> bool:
         return False
+
+    def read_ahead(self, _tensors: Iterable[TensorInfo], _max_bytes: int) -> None: ...
 
     def close(self) -> None: ...
 

@@ -55,6 +55,11 @@ class Workers:
         """Minimum bytes of the buffers, regardless of the limit: one chunk of float32 each."""
         return 3 * self.num_threads * CHUNK_ELEMENTS * 4
 
+    @property
+    def spare_memory(self) -> int:
+        """Bytes of `max_memory` that the buffers leave to what is read ahead."""
+        return max(self.max_memory - 3 * self.num_threads * self._block_bytes, 0)
+
     def block_elements(self, itemsize: int) -> int:
         """Return the elements of a block: whole chunks, at least one."""
         return max(self._block_bytes // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.storage import link_target
+from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.storage import link_target, real_path
 
 FileId = tuple[int, int]
 """Device and inode: equal for every spelling of a path and for hard links."""
@@ -95,13 +96,10 @@ def ids_above(path: Path) -> Iterator[FileId]:
             yield found
 
 
-def real_path(path: Path) -> Path:
-    """Resolve the path's links; a dangling or circular link is resolved as far as possible."""
-    return Path(os.path.realpath(path))
-
-
 def file_id(path: Path) -> FileId | None:
-    """Return the id of the path's target; None if it does not exist."""
+    """Return the id of the path's target; None if it does not exist. A remote path is told by its name."""
+    if isinstance(path, RemotePath):
+        return -1, hash(path)
     try:
         status = path.stat()
     except OSError:

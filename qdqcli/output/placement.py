@@ -8,10 +8,10 @@ from pathlib import Path
 
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path, show_size
-from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of, real_path
+from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of
 from qdqcli.tensors.checkpoint import FORMATS, Checkpoint
 from qdqcli.tensors.mount import mount_points
-from qdqcli.tensors.storage import free_bytes, output_error
+from qdqcli.tensors.storage import free_bytes, output_error, real_path
 
 ROOT = Path("/")
 

@@ -32,6 +32,7 @@ from qdqcli.output.replaced import check_replaced
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, SideFile, Waiting
 from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.rename import exchange, rename_new
 from qdqcli.tensors.storage import (
     TEMPORARY_PATTERN,
@@ -305,7 +306,7 @@ class OutputTree:
 
     def write_marker(self, text: str) -> None:
         """Write a folder's marker, readable only where every input is."""
-        modes = [checkpoint.path.stat().st_mode for checkpoint in self._checkpoints]
+        modes = [_mode_of(checkpoint.path) for checkpoint in self._checkpoints]
         file = OutputFile(self.result / MARKER, mode=reduce(and_, modes))
         try:
             file.write(memoryview(text.encode()), 0)
@@ -381,12 +382,7 @@ class OutputTree:
             _make_folder(folder.parent)
         else:
             self._make_folder(checkpoint, folder.parent)
-        original = checkpoint.path / folder.relative_to(target)
-        try:
-            mode = original.stat().st_mode
-        except OSError as error:
-            raise input_error(original, error) from error
-        _make_folder(folder, mode)
+        _make_folder(folder, _mode_of(checkpoint.path / folder.relative_to(target)))
 
     @property
     def _replaced(self) -> Path:
@@ -527,6 +523,16 @@ def _other_output(path: Path, what: str) -> UsageError:
         f"{show_path(path)}: {what}: OUTPUT exists and is not what this run gives; choose another OUTPUT or pass "
         "--overwrite to replace it"
     )
+
+
+def _mode_of(path: Path) -> int:
+    """Return the permissions of an input; a store has none that a file could have."""
+    if isinstance(path, RemotePath):
+        return 0o777
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        raise input_error(path, error) from error
 
 
 def _make_folder(folder: Path, mode: int = 0o777) -> None:

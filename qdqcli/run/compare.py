@@ -30,7 +30,7 @@ from qdqcli.run.distribute import Distribution
 from qdqcli.run.packing import findings
 from qdqcli.run.shard import Outcome, Resources, ShardRef, outcome_of
 from qdqcli.stats.sums import ErrorSums
-from qdqcli.tensors.checkpoint import ShardReader
+from qdqcli.tensors.checkpoint import Shard, ShardReader
 from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.packed.recognise import key_of
 from qdqcli.tensors.tensor import TensorInfo, plain_shape
@@ -182,6 +182,7 @@ def _compare_shard(
     """Compare tensors of one shard with their counterparts."""
     rows = []
     with OpenShards() as readers:
+        _read_ahead(pairs, readers, workers)
         for _, entry, other in pairs:
             workers.interruption.check()
             pair = _Pair(
@@ -196,6 +197,16 @@ def _compare_shard(
             on_bytes(entry.tensor.nbytes)
         readers.close()
     return rows
+
+
+def _read_ahead(pairs: Sequence[_Numbered], readers: OpenShards, workers: Workers) -> None:
+    """Say which tensors of the open shards will be read."""
+    found: dict[int, tuple[Shard, list[TensorInfo]]] = {}
+    for _, *sides in pairs:
+        for entry in sides:
+            found.setdefault(id(entry.plan), (entry.plan.shard, []))[1].append(entry.tensor)
+    for shard, tensors in found.values():
+        readers.reader_of(shard).read_ahead(tensors, workers.spare_memory // len(found))
 
 
 def _known(entry: Entry, other: Entry | None, count: int) -> Row | None:

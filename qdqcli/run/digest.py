@@ -89,6 +89,7 @@ def _digest(open_file: Callable[[], InputFile], workers: Workers, on_bytes: Call
     hasher = hashlib.sha256()
     with open_file() as file:
         buffer = memoryview(bytearray(min(CHUNK_BYTES, file.size)))
+        file.read_ahead([(0, file.size)], workers.spare_memory // workers.num_threads)
         for offset in range(0, file.size, CHUNK_BYTES):
             workers.interruption.check()
             part = buffer[: min(CHUNK_BYTES, file.size - offset)]

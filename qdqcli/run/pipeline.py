@@ -279,6 +279,7 @@ class ShardJob:
 
     def run(self, first: int = 0) -> list[Row]:
         """Return the rows in the order of the shard's tensors, from index `first` on."""
+        self.read_ahead(first)
         rows: list[Row] = []
         flushed = 0
         for part in self._in_parts(self.batches(first)):
@@ -287,6 +288,17 @@ class ShardJob:
                 flushed = len(rows)
             rows += chain.from_iterable(self.map(lambda batch: batch, self._run_batch, part))
         return rows
+
+    def read_ahead(self, first: int = 0) -> None:
+        """Say which tensors will be read."""
+        self.reader.read_ahead(
+            (
+                tensor
+                for tensor, decision in islice(self.plan.tensors, first, None)
+                if self.writer is not None or not isinstance(decision, Skip)
+            ),
+            self.workers.spare_memory,
+        )
 
     def map(
         self, batch_of: Callable[[Item], Sequence[Task]], function: Callable[[Item], Result], items: Iterable[Item]

@@ -6,19 +6,19 @@ To add a file format: a module with an `open_*` function that returns a `Shard`,
 import glob
 import importlib
 import os
-import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-from qdqcli.errors import InputError, UnavailableError, UsageError
+from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.packed.storage import Storage
-from qdqcli.tensors.root import CheckpointRoot
+from qdqcli.tensors.remote_path import RemotePath, is_url, path_from
+from qdqcli.tensors.root import root_of
 from qdqcli.tensors.signature import SNIFF_BYTES, describe, is_pointer
 from qdqcli.tensors.storage import FileIdentity, InputFile, input_error
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
@@ -49,6 +49,12 @@ class ShardReader(Protocol):
         """Fill `buffer` with the bytes of a tensor and of those behind it, as far as it goes.
 
         Returns False, with nothing read, where `start` of a tensor is no position in one file.
+        """
+
+    def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
+        """Say which tensors will be read, in this order: a remote file is requested before it is needed.
+
+        It takes at most `max_bytes` of memory.
         """
 
     def close(self) -> None: ...
@@ -145,7 +151,7 @@ class SideFile:
         Raises:
             InputError: the file is missing, not regular, or behind a link that leaves the folder.
         """
-        with CheckpointRoot(self.folder, follow_links=self.follow_links) as root:
+        with root_of(self.folder, follow_links=self.follow_links) as root:
             found = root.look_up(str(self.name))
             return InputFile(self.path, expected=FileIdentity.of(found.status))
 
@@ -195,7 +201,7 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
     if void_dtype is not None and void_dtype not in DTYPES:
         raise UsageError(f"dtype '{escape_name(void_dtype)}' is not one of {', '.join(DTYPES)}")
     try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        is_folder = _is_folder(path)
     except OSError as error:
         raise input_error(path, error) from error
     if is_folder:
@@ -205,6 +211,12 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
         return open_folder(path, void_dtype, follow_links=follow_links)
     shard = open_file(path, path.name, void_dtype)
     return Checkpoint(path=path, is_folder=False, shards=(shard,), notes=tuple(void_notes(shard)))
+
+
+def _is_folder(path: Path) -> bool:
+    if isinstance(path, RemotePath):  # the name of a file saves a request
+        return path.suffix.lower() not in FORMATS and path.is_dir()
+    return stat.S_ISDIR(path.stat().st_mode)
 
 
 def open_file(path: Path, name: str, void_dtype: str | None = None) -> Shard:
@@ -246,13 +258,12 @@ def void_notes(shard: Shard) -> Iterator[Note]:
 
 
 def expand_inputs(arguments: Sequence[str]) -> list[Path]:
-    """Return the paths that INPUT arguments name: a path unchanged, a quoted glob as its sorted matches.
+    """Return the paths that INPUT arguments name: a path or URL unchanged, a quoted glob as its sorted matches.
 
     An existing path is never expanded, even if its name contains glob characters.
 
     Raises:
-        InputError: a glob that matches nothing, an empty argument.
-        UnavailableError: a URL, which this version cannot read.
+        InputError: a glob that matches nothing, an empty argument, a URL that cannot be read.
     """
     return [path for argument in arguments for path in _expand(argument)]
 
@@ -262,10 +273,8 @@ def _expand(argument: str) -> list[Path]:
         raise InputError("INPUT is empty; give the path of a file or folder")
     if os.path.lexists(argument):
         return [Path(argument)]
-    if re.match(r"(s3|gs|hf|https?)://", argument, re.IGNORECASE):
-        raise UnavailableError(
-            f"{escape_name(argument)}: remote inputs are not supported by this version; download it and give the path"
-        )
+    if is_url(argument):
+        return [path_from(argument)]
     if not glob.has_magic(argument):
         return [Path(argument)]
     # `glob.glob`, not `Path.glob`: patterns may be absolute.

@@ -5,7 +5,7 @@ construction, the size is known before the first byte, and threads may write in 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,9 @@ class FlatReader:
         self.file.read_into(buffer, first.start)
         return True
 
+    def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
+        self.file.read_ahead([(tensor.start, tensor.start + tensor.nbytes) for tensor in tensors], max_bytes)
+
     def close(self) -> None:
         self.file.close()
 
@@ -97,8 +100,9 @@ class FlatWriter:
     def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
         self._copy(tensor.start, tensor.nbytes, on_chunk)
 
-    def sync(self) -> Waiting:
-        return Waiting(name=self._file.sync(), size=self._source.size)
+    def sync(self) -> Waiting | None:
+        name = self._file.sync()
+        return None if name is None else Waiting(name=name, size=self._source.size)
 
     def commit(self) -> None:
         self._source.check_unchanged()

@@ -14,7 +14,7 @@ from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import Shard
 from qdqcli.tensors.note import MAX_NAMES, Note, NoteKind
-from qdqcli.tensors.storage import FileIdentity, InputFile
+from qdqcli.tensors.storage import FileIdentity, InputFile, lexists
 from qdqcli.tensors.strict_json import parse_object
 
 INDEX_PATTERN = "*.safetensors.index*.json"
@@ -53,7 +53,7 @@ def read_index(path: Path, identity: FileIdentity) -> Index:
         for tensor, shard in weight_map.items():
             _check_shard_name(tensor, shard)
         for shard in sorted(set(weight_map.values())):
-            if not os.path.lexists(path.parent / shard):
+            if not lexists(path.parent / shard):
                 raise MalformedError(
                     f"names the shard '{escape_name(shard)}', which is not there; the download may be incomplete"
                 )

@@ -10,7 +10,7 @@ import threading
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,11 @@ class NpzReader:
 
     def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002 - each is a member
         return False
+
+    def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
+        members = [self._members[tensor.name] for tensor in tensors]
+        spans = [(member.start, member.start + member.info.compress_size) for member in members]
+        self._file.read_ahead(spans, max_bytes)
 
     @property
     def mode(self) -> int:

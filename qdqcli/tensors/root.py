@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from qdqcli.errors import InputError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.hub import BLOBS, SNAPSHOTS
+from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import input_error
 
 MAX_LINKS = 40
@@ -36,6 +37,40 @@ class Found(NamedTuple):
     status: os.stat_result
     left_to: str | None
     """Target of a link that leaves the checkpoint; None if there is none."""
+
+
+class Root(Protocol):
+    """A checkpoint's folder, in which names are looked up."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def look_up(self, name: str) -> Found:
+        """Return the target of `name`, which is relative to the folder; raises `InputError` where it has none."""
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the sorted names in a folder below, whose prefix is empty or ends with a slash."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+def root_of(path: Path, *, follow_links: bool = False) -> Root:
+    """Return the folder at `path`, here or in a store; `follow_links` is for `CheckpointRoot`.
+
+    Raises:
+        InputError: the folder cannot be opened.
+    """
+    if not isinstance(path, RemotePath):
+        return CheckpointRoot(path, follow_links=follow_links)
+    from qdqcli.tensors.remote_root import RemoteRoot  # lazy: local folders do not need it
+
+    return RemoteRoot(path)
 
 
 class CheckpointRoot:
@@ -90,6 +125,14 @@ class CheckpointRoot:
                 raise input_error(path, error) from error
         except OSError as error:
             raise input_error(self.path / name, error) from error
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the sorted names in a folder below."""
+        folder = self.path / prefix
+        try:
+            return sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
+        except OSError as error:
+            raise input_error(folder, error) from error
 
     def close(self) -> None:
         while self._grounds:

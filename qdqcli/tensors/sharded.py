@@ -8,7 +8,6 @@ note. Several files may have a tensor of the same name: an index says which shar
 distinguishes them.
 """
 
-import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,8 +30,9 @@ from qdqcli.tensors.index import (
 )
 from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.npy import ObjectArrayError
-from qdqcli.tensors.root import CheckpointRoot
-from qdqcli.tensors.storage import FileIdentity, input_error
+from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.root import Root, root_of
+from qdqcli.tensors.storage import FileIdentity
 from qdqcli.tensors.unread import FORMATS as UNREAD
 from qdqcli.tensors.unread import describe_unread, suffix_of
 
@@ -42,12 +42,15 @@ _SKIPPED = (".git", ".cache")
 MAX_WAYS = 16
 """Maximum number of link paths to one folder: without a limit 30 folders could have 10^9 names."""
 
+HEADS_AT_ONCE = 64
+"""Shards of a store whose first bytes are requested before the first is opened."""
+
 
 @dataclass(kw_only=True)
 class _Findings:
     """Results of the folder walk so far; names are relative to the folder."""
 
-    root: CheckpointRoot
+    root: Root
     weights: list[str] = field(default_factory=list)
     side_files: list[str] = field(default_factory=list)
     identities: dict[str, FileIdentity] = field(default_factory=dict)
@@ -68,7 +71,7 @@ def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool
         InputError: nothing to read, malformed data, or a forbidden link out of the folder (see `CheckpointRoot`); names
             the file.
     """
-    with CheckpointRoot(path, follow_links=follow_links) as root:
+    with root_of(path, follow_links=follow_links) as root:
         found = _Findings(root=root)
         _walk(found)
     _sort_gguf(found)
@@ -114,7 +117,11 @@ def _open_shards(found: _Findings, void_dtype: str | None) -> Iterator[Shard]:
     """Open the weight files; arrays of Python objects become side files, unless there is no other weight file."""
     path = found.root.path
     names = sorted(found.weights)
-    for name in names:
+    for i, name in enumerate(names):
+        if isinstance(path, RemotePath) and i % HEADS_AT_ONCE == 0:
+            from qdqcli.tensors.remote import learn_heads  # lazy: local folders do not need it
+
+            learn_heads([path / later for later in names[i : i + HEADS_AT_ONCE]])
         try:
             yield _open_shard(path / name, name, void_dtype, found.identities[name])
         except InputError as error:
@@ -177,11 +184,7 @@ def _list(prefix: str, found: _Findings) -> tuple[list[str], list[str]]:
     """Return the folders to enter and the files, both sorted; add notes on skipped folders and outside links."""
     folder = found.root.path / prefix
     folders, files = [], []
-    try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
-    except OSError as error:
-        raise input_error(folder, error) from error
-    for name in names:
+    for name in found.root.names(prefix):
         if name in _SKIPPED:
             found.notes.append(Note.of(NoteKind.LEFT_OUT, show_path(folder / name)))
             continue

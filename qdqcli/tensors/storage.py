@@ -1,7 +1,8 @@
-"""Local files: positional reads that detect changes, and writes that appear under their name only when complete.
+"""Files: positional reads that detect changes, and writes that appear under their name only when complete.
 
 The only file of the package that opens data (`lock.py` opens a lock, `line_log.py` a journal). Nothing is
-memory-mapped: truncating a mapped file ends the process with SIGBUS, where `preadv` gives an ordinary error.
+memory-mapped: truncating a mapped file ends the process with SIGBUS, where `preadv` gives an ordinary error. A
+`RemotePath` leads to an object in a store, which `remote_file.py` reads.
 """
 
 import errno
@@ -14,17 +15,18 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path, show_size
 from qdqcli.tensors.mount import mount_points
+from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.rename import rename_new
 
 CHUNK_BYTES = 1 << 20
@@ -34,6 +36,9 @@ MAX_TEXT_BYTES = 64 << 20
 """Maximum size of a recipe or a budget; limits for each of 100,000 tensors take 15 MB."""
 PIPE_SECONDS = 5.0
 """Seconds without data after which a pipe's writer is given up."""
+
+Span = tuple[int, int]
+"""The offset of the first byte, and of the byte behind the last."""
 
 TEMPORARY_PATTERN = ".qdq-*.tmp"
 """Glob of the temporaries of `OutputFile`; in a folder locked by this process they are stale."""
@@ -50,6 +55,7 @@ _INPUT_HINTS = {
     errno.EACCES: "check its permissions",
     errno.ELOOP: "the link leads back to itself",
     errno.EIO: "the disk or the network failed",
+    errno.ETIMEDOUT: "check the address and the network",
     errno.ESTALE: "the server no longer has the file; start again",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
@@ -61,6 +67,7 @@ _OUTPUT_HINTS = {
     errno.EPERM: "choose an OUTPUT in a folder that you may write to",
     errno.EROFS: "choose an OUTPUT on a disk that can be written",
     errno.EIO: "the disk or the network failed",
+    errno.ETIMEDOUT: "check the address and the network",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 
@@ -102,6 +109,55 @@ class FileIdentity:
         return self == other and self.device == other.device
 
 
+class _Opened(Protocol):
+    """An opened file. Reads may come from several threads at once; failures are `OSError`."""
+
+    def status(self) -> os.stat_result:
+        """Return the status of the opened file."""
+
+    def status_by_name(self) -> os.stat_result:
+        """Return the status of the file that has its name now."""
+
+    def read(self, view: memoryview, offset: int) -> int:
+        """Fill the view, or its begin, with bytes from `offset` on; return their number, 0 at the end of the file."""
+
+    def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _LocalFile:
+    """A file of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def status(self) -> os.stat_result:
+        return os.fstat(self._descriptor)
+
+    def status_by_name(self) -> os.stat_result:
+        return self._path.stat()
+
+    def read(self, view: memoryview, offset: int) -> int:
+        return os.preadv(self._descriptor, [view], offset)
+
+    def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None:
+        """Do nothing: the system reads ahead."""
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _open(path: Path, *, is_expected: bool) -> _Opened:
+    if not isinstance(path, RemotePath):
+        return _LocalFile(path)
+    from qdqcli.tensors.remote_file import RemoteFile  # lazy: local files do not need it
+
+    return RemoteFile(path, is_expected=is_expected)
+
+
 class InputFile:
     """A regular file, opened for positional reads from several threads at once.
 
@@ -112,11 +168,10 @@ class InputFile:
     def __init__(self, path: Path, *, expected: FileIdentity | None = None) -> None:
         self.path = path
         try:
-            # O_NONBLOCK: opening a named pipe must not wait for a writer.
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._file: _Opened | None = _open(path, is_expected=expected is not None)
         except OSError as error:
             raise input_error(path, error) from error
-        status = self._status()
+        status = self._status(self._file)
         self.identity = FileIdentity.of(status)
         self.mode = stat.S_IMODE(status.st_mode)
         if not stat.S_ISREG(status.st_mode):
@@ -140,9 +195,11 @@ class InputFile:
         """Fill the whole buffer with the bytes from `offset` on."""
         view = as_bytes(buffer)
         done = 0
+        file = self._file
+        assert file is not None, "read after close"
         while done < len(view):
             try:
-                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+                count = file.read(view[done:], offset + done)
             except OSError as error:
                 raise input_error(self.path, error) from error
             if count == 0:
@@ -163,17 +220,22 @@ class InputFile:
         for start in range(offset, offset + length, CHUNK_BYTES):
             yield self.read(start, min(CHUNK_BYTES, offset + length - start))
 
+    def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None:
+        """Say which bytes will be read, in about this order; a store sends them before they are needed."""
+        if self._file is not None:
+            self._file.read_ahead(spans, max_bytes)
+
     def check_unchanged(self) -> None:
         """Check that size and modification time are those at opening, and that the path still leads to this file.
 
         A no-op once closed.
         """
-        if self._descriptor < 0:
+        if self._file is None:
             return
-        if FileIdentity.of(self._status()) != self.identity:
+        if FileIdentity.of(self._status(self._file)) != self.identity:
             raise InputError(f"{show_path(self.path)}: changed while being read; start again")
         try:
-            named = FileIdentity.of(self.path.stat())
+            named = FileIdentity.of(self._file.status_by_name())
         except OSError as error:
             raise InputError(f"{show_path(self.path)}: was removed while being read; start again") from error
         if named != self.identity:
@@ -185,17 +247,17 @@ class InputFile:
         finally:
             self._release()
 
-    def _status(self) -> os.stat_result:
+    def _status(self, file: _Opened) -> os.stat_result:
         try:
-            return os.fstat(self._descriptor)
+            return file.status()
         except OSError as error:  # a file that its server has lost
             self._release()
             raise input_error(self.path, error) from error
 
     def _release(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +274,8 @@ class InputFile:
 class OutputFile:
     """A new file, written at any offset by several threads, that gets its name in `commit`.
 
-    Until then it is a temporary in the same folder, locked so that `sweep_temporaries` leaves it alone. The temporary's
+    An object of a store is collected in an unnamed file of the system's temporary folder, and sent in `commit`. Any
+    other is until then a temporary in the same folder, locked so that `sweep_temporaries` leaves it alone. Its
     name is a hash, since the final name may fill the 255 bytes that file systems allow. `unfinished` is the name of a
     temporary of an earlier process to continue. `mode` is that of the source file: the output gets the umask's mode
     minus the permissions that the source denies. An existing file is replaced only with `replaces`; its mode and, where
@@ -227,16 +290,24 @@ class OutputFile:
         self._replaces = replaces
         self._temporary = path
         try:
-            self._descriptor = self._open_locked(unfinished, 0o666 & private_mode(mode))
+            if isinstance(path, RemotePath):
+                self._descriptor = _open_unnamed(self._blamed)
+            else:
+                self._descriptor = self._open_locked(unfinished, 0o666 & private_mode(mode))
         except OSError as error:
-            raise output_error(path, error) from error
+            raise output_error(self._blamed, error) from error
+
+    @property
+    def _blamed(self) -> Path:
+        """The path whose disk is to blame before `commit`."""
+        return Path(tempfile.gettempdir()) if isinstance(self.path, RemotePath) else self.path
 
     def resize(self, size: int) -> None:
         """Set the file's final size in bytes; unwritten ranges read as zeros."""
         try:
             os.ftruncate(self._descriptor, size)
         except OSError as error:
-            raise output_error(self.path, error) from error
+            raise output_error(self._blamed, error) from error
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of `data` from `offset` on."""
@@ -246,10 +317,12 @@ class OutputFile:
             try:
                 done += os.pwrite(self._descriptor, view[done:], offset + done)
             except OSError as error:
-                raise output_error(self.path, error) from error
+                raise output_error(self._blamed, error) from error
 
-    def sync(self) -> str:
-        """Flush the data and the temporary's name to disk; return that name."""
+    def sync(self) -> str | None:
+        """Flush the data and the temporary's name to disk; return that name, None if no later process finds it."""
+        if isinstance(self.path, RemotePath):
+            return None
         try:
             os.fsync(self._descriptor)
         except OSError as error:
@@ -263,6 +336,9 @@ class OutputFile:
         Raises:
             UsageError: the name was taken meanwhile, possibly in another spelling that the disk considers equal.
         """
+        if isinstance(self.path, RemotePath):
+            self._upload(self.path)
+            return
         try:
             if self._replaces:
                 _copy_attributes(self.path, self._descriptor)
@@ -293,8 +369,18 @@ class OutputFile:
     def abort(self) -> None:
         """Remove the temporary; a no-op after `commit`."""
         if self._descriptor >= 0:
-            with suppress(OSError):  # report the first error; the next run sweeps
-                self._temporary.unlink()
+            if not isinstance(self.path, RemotePath):
+                with suppress(OSError):  # report the first error; the next run sweeps
+                    self._temporary.unlink()
+            self.suspend()
+
+    def _upload(self, path: RemotePath) -> None:
+        try:
+            with os.fdopen(os.dup(self._descriptor), "rb") as file:
+                path.store.upload(path, file, os.fstat(self._descriptor).st_size)
+        except OSError as error:
+            raise output_error(path, error) from error
+        finally:
             self.suspend()
 
     def _open_locked(self, unfinished: str | None, mode: int) -> int:
@@ -311,6 +397,11 @@ class OutputFile:
             os.close(descriptor)
 
 
+def _open_unnamed(folder: Path) -> int:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.dup(file.fileno())
+
+
 def read_file(path: Path, max_bytes: int) -> bytes:
     """Read the whole content of a small file: a recipe, a budget.
 
@@ -320,6 +411,20 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     with InputFile(path) as file:
         file.check_size(max_bytes)
         return file.read(0, file.size)
+
+
+def real_path(path: Path) -> Path:
+    """Resolve the path's links; a dangling or circular link is resolved as far as possible."""
+    return path if isinstance(path, RemotePath) else Path(os.path.realpath(path))
+
+
+def lexists(path: Path) -> bool:
+    """Tell whether there is a file, a folder or a link of this name."""
+    if not isinstance(path, RemotePath):
+        return os.path.lexists(path)
+    from qdqcli.tensors.remote import known  # lazy: local files do not need it
+
+    return known(path) is not None or path.exists()
 
 
 def is_pipe(path: Path) -> bool:
@@ -379,6 +484,9 @@ def write_file(path: Path, pieces: Iterable[bytes], *, replaces: bool = True) ->
         UsageError: there is a file and `replaces` is false.
         OutputError: the system refuses, or `link_target`.
     """
+    if isinstance(path, RemotePath):
+        _write_object(path, b"".join(pieces), replaces=replaces)
+        return
     target = link_target(path)
     can_rename = not mount_points(target) and os.access(target.parent, os.W_OK | os.X_OK)
     if replaces and os.path.lexists(target) and not can_rename:
@@ -394,6 +502,15 @@ def write_file(path: Path, pieces: Iterable[bytes], *, replaces: bool = True) ->
         output.commit()
     finally:
         output.abort()
+
+
+def _write_object(path: RemotePath, data: bytes, *, replaces: bool) -> None:
+    try:
+        (path.store.put if replaces else path.store.create)(path, data)
+    except FileExistsError as error:
+        raise UsageError(f"{show_path(path)}: exists: another process made it; choose another name") from error
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def link_target(path: Path) -> Path:
@@ -499,7 +616,8 @@ class Spool:
 
     def __init__(self, folder: Path | None = None) -> None:
         try:
-            self.folder = folder or Path(tempfile.gettempdir())
+            is_local = folder is not None and not isinstance(folder, RemotePath)
+            self.folder = folder if folder is not None and is_local else Path(tempfile.gettempdir())
             self._file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115 - closed in close()
         except OSError as error:
             raise output_error(folder or Path(os.environ.get("TMPDIR", "/tmp")), error) from error
@@ -550,6 +668,7 @@ def copy_file(file: InputFile, target: Path, on_chunk: Callable[[], None] = lamb
         output = OutputFile(target, mode=file.mode)
         try:
             buffer = memoryview(bytearray(min(CHUNK_BYTES, file.size)))
+            file.read_ahead([(0, file.size)], 64 * CHUNK_BYTES)
             for offset in range(0, file.size, CHUNK_BYTES):
                 on_chunk()
                 part = buffer[: min(CHUNK_BYTES, file.size - offset)]
@@ -574,6 +693,8 @@ def forget_cached(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's directory entries to disk."""
+    if isinstance(folder, RemotePath):
+        return
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -269,13 +269,6 @@ def test_a_full_disk_leaves_nothing_in_the_cache_of_kernels(tmp_path: Path) -> N
 # 5: what is not there
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/model", "https://example.org/m.safetensors", "hf://org/model"])
-def test_a_remote_input_is_exit_code_5(qdq: Qdq, url: str) -> None:
-    outcome = qdq("stats", url)
-    assert outcome.code == 5
-    assert url in outcome.error
-
-
 def test_a_package_that_is_missing_is_exit_code_5(qdq: Qdq, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'numba'", name="numba")

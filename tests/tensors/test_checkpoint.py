@@ -1,4 +1,5 @@
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdqcli.errors import InputError, UnavailableError, UsageError
+from qdqcli.errors import InputError, UsageError
 from qdqcli.tensors.checkpoint import FORMATS, expand_inputs, open_checkpoint
 from tests.tensors.files import npy_bytes, safetensors_bytes, write
 
@@ -70,10 +71,21 @@ def test_a_missing_path_is_left_for_opening_to_report(tmp_path: Path) -> None:
     assert expand_inputs([str(tmp_path / "gone")]) == [tmp_path / "gone"]
 
 
-@pytest.mark.parametrize("url", ["s3://b/k", "gs://b/k", "hf://org/model", "HTTPS://host/x.npy"])
-def test_a_url_is_not_available(url: str) -> None:
-    with pytest.raises(UnavailableError, match="remote inputs are not supported by this version"):
-        expand_inputs([url])
+@pytest.mark.parametrize(
+    ("url", "shown", "name"),
+    [
+        ("s3://b/k/", "s3://b/k", "k"),
+        ("GS://b/a b/k.npy", "gs://b/a b/k.npy", "k.npy"),
+        ("az://b", "az://b", "b"),
+        ("HTTPS://me:password@host:1/a%20b/x.npy?sig=1#f", "https://host:1/a%20b/x.npy", "x.npy"),
+    ],
+)
+def test_a_url_is_a_path_that_shows_no_secret(url: str, shown: str, name: str) -> None:
+    (path,) = expand_inputs([url])
+    assert (str(path), path.name, os.fspath(path)) == (shown, name, shown)
+    assert str(path / "x") == f"{shown}/x"
+    assert (path / "a" / "x").relative_to(path) == Path("a/x")
+    assert pickle.loads(pickle.dumps(path)) == path
 
 
 def test_an_empty_argument_is_refused() -> None:

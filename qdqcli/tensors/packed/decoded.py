@@ -5,7 +5,7 @@ that memory does not grow with the weight.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -236,6 +236,9 @@ class DecodedReader:
     def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002
         return False
 
+    def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
+        """Do nothing: a weight has parts in several files."""
+
     def close(self) -> None:
         self._readers.close()
 
@@ -273,8 +276,9 @@ class DecodedWriter:
             self._reader.read_into(tensor, start, part)
             self._file.write(part, tensor.start + start)
 
-    def sync(self) -> Waiting:
-        return Waiting(name=self._file.sync(), size=self._shard.output_bytes)
+    def sync(self) -> Waiting | None:
+        name = self._file.sync()
+        return None if name is None else Waiting(name=name, size=self._shard.output_bytes)
 
     def commit(self) -> None:
         self._file.commit()

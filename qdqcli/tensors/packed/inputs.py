@@ -1,12 +1,12 @@
 """Inputs with their packed weights decoded; imports NumPy only where some are packed."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
+from qdqcli.tensors.storage import real_path
 
 
 def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tuple[list[Checkpoint], list[Packed]]:
@@ -33,4 +33,4 @@ def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tupl
 
 def _folder(checkpoint: Checkpoint) -> Path:
     """Return the folder of an input: files of one folder hold parts of each other's weights."""
-    return Path(os.path.realpath(checkpoint.path if checkpoint.is_folder else checkpoint.path.parent))
+    return real_path(checkpoint.path if checkpoint.is_folder else checkpoint.path.parent)

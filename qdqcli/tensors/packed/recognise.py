@@ -1,6 +1,5 @@
 """Recognition of packed weights from a checkpoint's headers and configuration."""
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -21,6 +20,7 @@ from qdqcli.tensors.packed.declaration import (
 )
 from qdqcli.tensors.packed.format import CODES, FLOATS, PackedFormat, PackedWeight
 from qdqcli.tensors.packed.registry import PACKED
+from qdqcli.tensors.storage import real_path
 from qdqcli.tensors.tensor import TensorInfo
 
 Key = tuple[str, str]
@@ -115,7 +115,7 @@ def recognise_inputs(checkpoints: Sequence[Checkpoint]) -> list[Packed]:
 
 
 def _folder_beside(checkpoint: Checkpoint) -> Path:
-    return Path(os.path.realpath(checkpoint.path.parent))
+    return real_path(checkpoint.path.parent)
 
 
 def _as_folder(folder: Path, files: Sequence[Checkpoint]) -> Checkpoint:

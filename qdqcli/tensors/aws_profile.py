@@ -1,0 +1,89 @@
+"""Settings of S3 from where the tools of AWS keep them: the environment, and the profiles in `~/.aws`.
+
+obstore reads the environment and the machine's metadata service, but no profiles. A profile with keys is read here;
+one that says how to get keys (a role, a single sign-on) is left to boto3, where that is installed.
+"""
+
+import os
+from configparser import ConfigParser
+from configparser import Error as ConfigError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qdqcli.errors import UnavailableError
+from qdqcli.escape import escape_name
+
+_KEYS = {
+    "aws_access_key_id": "access_key_id",
+    "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+    "region": "region",
+    "endpoint_url": "endpoint",
+}
+"""Name in a profile -> name of the store's setting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Options:
+    """Options of obstore beyond those that it finds itself."""
+
+    store_options: dict[str, Any] = field(default_factory=dict)
+    client_options: dict[str, Any] = field(default_factory=dict)
+
+
+def s3_options() -> S3Options:
+    """Return the options that the environment and the profile add.
+
+    Raises:
+        UnavailableError: the profile is missing, or needs boto3.
+    """
+    found = _profile_settings()
+    config = {name: found[key] for key, name in _KEYS.items() if key in found}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or config.get("endpoint", "")
+    config |= {"endpoint": endpoint} if endpoint else {}
+    if os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        config.pop("region", None)
+    if "AWS_ACCESS_KEY_ID" in os.environ:
+        for name in ("access_key_id", "secret_access_key", "session_token"):
+            config.pop(name, None)
+    return S3Options(
+        store_options={"config": config} | _provider(found),
+        client_options={"allow_http": True} if endpoint.lower().startswith("http://") else {},
+    )
+
+
+def _profile_settings() -> dict[str, str]:
+    """Return the settings of the profile, the default one if none is chosen."""
+    name = os.environ.get("AWS_PROFILE") or "default"
+    found: dict[str, str] = {}
+    for variable, file, section in (
+        ("AWS_CONFIG_FILE", "config", name if name == "default" else f"profile {name}"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "credentials", name),
+    ):
+        parser = ConfigParser(interpolation=None, strict=False)
+        try:
+            parser.read(Path(os.environ.get(variable) or f"~/.aws/{file}").expanduser(), encoding="utf-8")
+        except (OSError, ConfigError, UnicodeDecodeError):
+            continue
+        if parser.has_section(section):
+            found |= dict(parser.items(section))
+    if not found and os.environ.get("AWS_PROFILE"):
+        raise UnavailableError(f"AWS_PROFILE: there is no profile '{escape_name(name)}' in ~/.aws; correct its name")
+    return found
+
+
+def _provider(profile: dict[str, str]) -> dict[str, Any]:
+    """Return the option that gets keys as the profile says, where it has none itself."""
+    if "AWS_ACCESS_KEY_ID" in os.environ or "aws_access_key_id" in profile:
+        return {}
+    if not any(key in profile for key in ("role_arn", "sso_session", "sso_start_url", "credential_process")):
+        return {}
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ModuleNotFoundError:
+        raise UnavailableError(
+            "the profile of ~/.aws has no keys but says how to get them, which needs the package boto3; pip install "
+            "boto3, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from None
+    return {"credential_provider": Boto3CredentialProvider()}

@@ -1,0 +1,67 @@
+"""The objects below a prefix as a checkpoint's folder. A store has no links: nothing leads out of it."""
+
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+from qdqcli.errors import InputError
+from qdqcli.escape import escape_name, show_path
+from qdqcli.tensors.remote import folder_status, known, learn
+from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.root import Found
+from qdqcli.tensors.storage import input_error
+
+
+class RemoteRoot:
+    """The folder at `path`, which is listed once, when it is first needed."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self.path = path
+
+    def look_up(self, name: str) -> Found:
+        """Return the status of an object or a folder.
+
+        Raises:
+            InputError: there is neither.
+        """
+        path = self.path / name
+        described = known(path)
+        if described is not None:
+            return Found(described.status, None)
+        if not name or name.strip("/") in self._folders:
+            return Found(folder_status(path.key), None)
+        try:
+            return Found(path.stat(), None)
+        except OSError as error:
+            raise input_error(path, error) from error
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of the files and folders in one folder, whose prefix is empty or ends with a slash."""
+        return self._folders.get(prefix.strip("/"), [])
+
+    @cached_property
+    def _folders(self) -> dict[str, list[str]]:
+        """Names in each folder, by its name."""
+        try:
+            objects = self.path.store.objects(self.path)
+        except OSError as error:
+            raise input_error(self.path, error) from error
+        found: dict[str, set[str]] = {}
+        for name, described in objects.items():
+            parts = name.split("/")
+            if any(part in ("", ".", "..") for part in parts):
+                raise InputError(f"{show_path(self.path)}: the object '{escape_name(name)}' is not named like a file")
+            learn(self.path / name, described)
+            for depth, part in enumerate(parts):
+                found.setdefault("/".join(parts[:depth]), set()).add(part)
+        return {folder: sorted(names) for folder, names in found.items()}
+
+    def close(self) -> None:
+        """Do nothing: nothing is open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...

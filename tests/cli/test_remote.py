@@ -1,0 +1,313 @@
+"""Checkpoints in object stores, on web servers and in the Hub's cache: as if they were here."""
+
+import http.server
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdqcli.tensors import remote
+from tests.cli.object_server import BUCKET, ObjectServer, RangeHandler, Request
+from tests.conftest import TINY, Outcome, Qdq
+from tests.run.checkpoints import header_of, sample, write_safetensors
+
+pytest.importorskip("obstore", reason="the extra remote is not installed")
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[ObjectServer]:
+    pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    server = ObjectServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(running: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectServer:
+    """An empty bucket, which the environment leads to."""
+    for name, value in running.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+    running.reset()
+    _forget()
+    return running
+
+
+def _forget() -> None:
+    """Forget what this process knows of stores and objects."""
+    remote._known.clear()
+    remote._remote.cache_clear()
+    remote._store_of.cache_clear()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is gone is given up soon."""
+    monkeypatch.setattr(remote, "RETRY_S", 0.5)
+
+
+def ranges(server: ObjectServer, path: str) -> list[tuple[int, int]]:
+    return [request.range for request in server.requests if request.path == path and request.range is not None]
+
+
+def results(outcome: Outcome, place: object) -> str:
+    """A report, without what names the input or differs from run to run."""
+    assert outcome.code == 0, outcome.err
+    report = outcome.report
+    report.pop("run", None)
+    return json.dumps(report).replace(str(place), "INPUT")
+
+
+CANDIDATES = ("--candidates", "int4-tensor,int8-tensor")
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stats", "--scheme", "int4-g2", "--include", "*mlp*", "--per-channel"],
+        ["inspect", "--data"],
+        ["sweep", "--scheme", "int8-tensor", "--scheme", "int4-tensor"],
+        ["diagnose", "--num-bits", "4"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_report_on_a_bucket_is_that_on_a_folder(
+    qdq: Qdq, server: ObjectServer, model: Path, command: list[str]
+) -> None:
+    url = server.put(model, "some/model")
+    name, *options = command
+    there = qdq(name, url, *options, "--format", "json")
+    assert results(there, url) == results(qdq(name, model, *options, "--format", "json"), model)
+
+
+def test_a_plan_and_a_comparison_read_a_bucket(qdq: Qdq, server: ObjectServer, model: Path, tmp_path: Path) -> None:
+    url = server.put(model, "model")
+    for place, name in ((url, "there"), (model, "here")):
+        assert qdq("plan", place, "-o", tmp_path / f"{name}.toml", "--avg-bits", "9", *CANDIDATES).code == 0
+    recipes = [(tmp_path / f"{name}.toml").read_text() for name in ("there", "here")]
+    assert recipes[0].replace(url, "X").replace("there.toml", "here.toml") == recipes[1].replace(str(model), "X")
+    report = qdq("compare", url, model, "--format", "json").report
+    assert all(row["stats"].get("exact") for row in report["tensors"] if row["status"] == "quantized")
+
+
+def test_a_gate_reads_a_bucket(qdq: Qdq, server: ObjectServer, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.toml").write_text("[limits]\nmin_sqnr_db = 90\n")
+    outcome = qdq("check", server.put(tiny, "w.safetensors"), "--budget", tmp_path / "b.toml")
+    assert outcome.code == 1
+
+
+def test_stats_reads_the_header_once_and_only_the_tensors_that_it_measures(
+    qdq: Qdq, server: ObjectServer, tmp_path: Path
+) -> None:
+    tensors = {"a": sample((512, 256)), "left": np.zeros((1024, 1024), np.float32), "b": sample((512, 256), seed=1)}
+    path = write_safetensors(tmp_path / "w.safetensors", tensors)
+    url = server.put(path, "w.safetensors")
+    assert qdq("stats", url, "--exclude", "left").code == 0
+    head, *data = ranges(server, "w.safetensors")
+    assert head == (0, remote.HEAD_BYTES - 1)
+    start = len(header_of(path))
+    sizes = [array.nbytes for array in tensors.values()]
+    assert sorted(data) == [(start, start + sizes[0] - 1), (start + sum(sizes[:2]), start + sum(sizes) - 1)]
+    assert all(request.is_guarded for request in server.requests if request.range in data)
+
+
+@pytest.mark.parametrize("memory", ["1KiB", "64MiB"])
+def test_what_is_read_ahead_fits_the_memory_and_gives_the_same(
+    qdq: Qdq, server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str
+) -> None:
+    """Pieces far smaller than a tensor, two passes over each, and hardly room for two pieces."""
+    monkeypatch.setattr("qdqcli.tensors.remote_file.PIECE_BYTES", 40_000)
+    monkeypatch.setattr("qdqcli.tensors.remote_file.LEAST_PIECE_BYTES", 40_000)
+    path = write_safetensors(tmp_path / "w.safetensors", {f"w{i}": sample((300, 400), seed=i) for i in range(3)})
+    url = server.put(path, "w.safetensors")
+    options = ("--num-bits", "4", "--format", "json", "--max-memory", memory)
+    assert results(qdq("stats", url, *options), url) == results(qdq("stats", path, *options), path)
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_named(qdq: Qdq, server: ObjectServer, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "w.safetensors", {"w": sample((300, 400))})
+    other = write_safetensors(tmp_path / "other.safetensors", {"w": sample((300, 400), seed=1)})
+    url = server.put(path, "w.safetensors")
+
+    def replace(request: Request) -> None:
+        if request.range is not None and request.range[0]:
+            server.put(other, "w.safetensors")
+
+    server.answer = replace
+    outcome = qdq("stats", url)
+    assert outcome.code == 3
+    assert f"{url}: was replaced while being read" in outcome.error
+
+
+def test_a_server_that_is_gone_for_a_while_is_waited_for(qdq: Qdq, server: ObjectServer, tiny: Path) -> None:
+    url = server.put(tiny, "w.safetensors")
+    failures = iter([503, 500, 503])
+    server.answer = lambda _: next(failures, None)
+    assert qdq("stats", url).code == 0
+    assert next(failures, None) is None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_gone_for_good_is_an_error_of_the_input(qdq: Qdq, server: ObjectServer, tiny: Path) -> None:
+    url = server.put(tiny, "w.safetensors")
+    server.answer = lambda _: 503
+    outcome = qdq("stats", url)
+    assert outcome.code == 3
+    assert f"{url}: the server answers 503, tried for 0.5 s" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("s3://bucket/none.safetensors", "there is no such object"),
+        ("s3://bucket/none", "there is no such object"),
+        ("s3://none/w.safetensors", "there is no such bucket"),
+        ("s3://", "names no bucket"),
+        ("ftp://host/w.safetensors", "URLs of this kind are not read"),
+        ("https://host/", "names no file"),
+    ],
+)
+def test_what_is_not_there_is_named(qdq: Qdq, server: ObjectServer, name: str, what: str) -> None:  # noqa: ARG001
+    outcome = qdq("stats", name)
+    assert outcome.code == 3
+    assert f"{name}: {what}" in outcome.error
+
+
+def test_the_name_of_an_object_leads_nowhere_else(qdq: Qdq, server: ObjectServer, tiny: Path) -> None:
+    server.put(tiny, "m/w.safetensors")
+    server.put(tiny, "m/a//b.safetensors")
+    outcome = qdq("stats", f"s3://{BUCKET}/m")
+    assert outcome.code == 3
+    assert "is not named like a file" in outcome.error
+
+
+def test_without_the_extra_the_message_names_it(qdq: Qdq, monkeypatch: pytest.MonkeyPatch) -> None:
+    _forget()
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    outcome = qdq("stats", "s3://bucket/w.safetensors")
+    assert outcome.code == 5
+    assert "pip install 'qdqcli[remote]'" in outcome.error
+
+
+# Credentials
+
+
+def test_a_profile_gives_the_keys(
+    qdq: Qdq, server: ObjectServer, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.put(tiny, "w.safetensors")
+    for name in server.environment:
+        monkeypatch.delenv(name)
+    (tmp_path / "aws-credentials").write_text("[lab]\naws_access_key_id = K\naws_secret_access_key = S\n")
+    (tmp_path / "aws-config").write_text(f"[profile lab]\nregion = us-east-1\nendpoint_url = {server.url}\n")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    assert qdq("stats", url).code == 0
+    _forget()
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    outcome = qdq("stats", url)
+    assert outcome.code == 5
+    assert "there is no profile 'none'" in outcome.error
+
+
+@pytest.mark.usefixtures("impatient")
+def test_no_message_shows_a_key(qdq: Qdq, server: ObjectServer, tiny: Path) -> None:
+    url = server.put(tiny, "w.safetensors")
+    for status in (400, 403, 500):
+        server.answer = lambda _, status=status: status
+        outcome = qdq("stats", url, "--verbose")
+        assert outcome.code == 3
+        assert "AKIAOFATEST" not in outcome.err
+        assert server.url not in outcome.err
+
+
+# Web servers
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    root = tmp_path / "www"
+    root.mkdir()
+    monkeypatch.setattr(RangeHandler, "root", root, raising=False)
+    monkeypatch.setattr(RangeHandler, "asked", [])
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RangeHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _forget()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_of_a_web_server_is_measured_as_here(qdq: Qdq, web: str, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "www" / "a b.safetensors", TINY)
+    url = f"{web}/a%20b.safetensors"
+    path.rename(path.with_name("a%20b.safetensors"))
+    there = results(qdq("stats", url, "--format", "json"), url)
+    here = path.with_name("a%20b.safetensors")
+    assert there == results(qdq("stats", here, "--format", "json"), here)
+    assert RangeHandler.asked.count("GET /a%20b.safetensors") == 2
+
+
+def test_the_query_of_a_signed_url_is_never_shown(
+    qdq: Qdq, web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RangeHandler, "key", "SECRET")
+    write_safetensors(tmp_path / "www" / "w.safetensors", {"w": sample((8, 8))})
+    arguments = ("stats", f"{web}/w.safetensors?key=SECRET", "--verbose", "--format", "json")
+    outcome = qdq(*arguments, "--report", tmp_path / "r.html")
+    assert outcome.code == 0
+    recipe = tmp_path / "plan.toml"
+    assert qdq("plan", arguments[1], "-o", recipe, "--avg-bits", "9", *CANDIDATES).code == 0
+    assert outcome.report["inputs"] == [f"{web}/w.safetensors"]
+    monkeypatch.setattr(RangeHandler, "key", "another")
+    _forget()
+    failed = qdq(*arguments)
+    assert failed.code == 3
+    shown = outcome.out + outcome.err + failed.err + (tmp_path / "r.html").read_text() + recipe.read_text()
+    assert "SECRET" not in shown
+
+
+# The cache of the Hub
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A snapshot as huggingface_hub lays it out: links to blobs."""
+    repository = tmp_path / "hub" / "models--org--name"
+    snapshot = repository / "snapshots" / "c0ffee"
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True)
+    write_safetensors(repository / "blobs" / "b1", TINY)
+    (snapshot / "model.safetensors").symlink_to("../../blobs/b1")
+    (repository / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return snapshot
+
+
+@pytest.mark.parametrize("name", ["org/name", "org/name@main", "org/name@c0ffee", "org/name/model.safetensors"])
+def test_the_cache_of_the_hub_serves_its_urls(qdq: Qdq, cached: Path, name: str) -> None:
+    outcome = qdq("stats", f"hf://{name}", "--format", "json")
+    place = cached / "model.safetensors" if name.endswith("safetensors") else cached
+    assert results(outcome, place) == results(qdq("stats", place, "--format", "json"), place)
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize(
+    ("name", "code", "what"),
+    [
+        ("org/other", 5, "hf download org/other"),
+        ("org/name@v2", 5, "hf download org/name --revision v2"),
+        ("../name", 3, "is no name of a model"),
+    ],
+)
+def test_what_the_cache_has_not_is_said(qdq: Qdq, name: str, code: int, what: str) -> None:
+    outcome = qdq("stats", f"hf://{name}")
+    assert outcome.code == code
+    assert what in outcome.error
