@@ -184,7 +184,11 @@ def _grid_text(found: Parsed) -> str:
         )
     kind = f"{'' if found['signed_input'] else 'u'}int{found['num_bits']}"
     zero = "symmetric" if found["symmetric"] else "with a zero point, which the op has not"
-    return f"its values lie on a grid already: {kind}, {zero}, one step for {slices} ({percent(found['slices'])} fit)"
+    again = {True: ": quantized so again, it loses nothing", False: ": quantized so again, it changes", None: ""}
+    return (
+        f"its values lie on a grid already: {kind}, {slices}, {zero} ({percent(found['slices'])} fit)"
+        f"{again[found['is_idempotent']]}"
+    )
 
 
 def _index_text(noun: str, found: Sequence[Parsed], count: int = 0) -> str:

@@ -71,10 +71,12 @@ def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
             f"{metric_text('bits_per_weight', bits)} bits per weight"
         ),
     )
-    known = [row.packing.is_idempotent for row in packed if row.packing and row.packing.is_idempotent is not None]
+    known = [row.packing for row in packed if row.packing and row.packing.is_idempotent is not None]
     if known:
-        changed = len(known) - sum(known)
-        yield "quantized again", f"{changed:,} of {counted(len(known), 'weight')} would change, at its bits and groups"
+        kept = [packing.storage.grid for packing in known if packing.is_idempotent]
+        kinds = {f"int{grid.bits}, groups of {grid.block[1]}, symmetric" for grid in kept}
+        kind = f"{kinds.pop()}: " if len(kinds) == 1 else ""
+        yield "again", f"{kind}{len(kept):,} of {counted(len(known), 'weight')} unchanged when quantized so again"
     if left:
         yield "left in float", few([row.source.name for row in left], quote)
 

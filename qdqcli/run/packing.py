@@ -1,5 +1,6 @@
 """Findings on a packed weight: the SQNR of plain rounding, whether a second quantization changes it, and slips."""
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -103,9 +104,13 @@ def _rounded(spec: QuantSpec, original: Part, start: int, rows: int, workers: Wo
 
 
 def _is_idempotent(rows: NDArray[np.float32], spec: QuantSpec) -> bool:
-    """Tell whether the op gives the rows back, but for float32's rounding: their codes survive."""
-    again = quantize_and_measure(rows, spec)[0]
-    return bool(np.abs(again - rows).max() <= _SAME * np.abs(rows).max())
+    """Tell whether the op gives the rows back, but for float32's rounding: their codes survive.
+
+    A narrow range is tried as well: writers may use as many negative codes as positive ones.
+    """
+    least = _SAME * np.abs(rows).max()
+    again = (quantize_and_measure(rows, replace(spec, narrow_range=narrow))[0] for narrow in (False, True))
+    return any(bool(np.abs(values - rows).max() <= least) for values in again)
 
 
 def _slip(packed: Part, original: Part, grid: Grid, sqnr: MetricValue, expected: MetricValue) -> Slip | None:

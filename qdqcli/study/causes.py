@@ -76,6 +76,8 @@ class Seen:
     """Rows with only the axis or the group size changed, and the elements of a slice."""
     duplicates: Sequence[str]
     """Names of tensors with equal bytes."""
+    is_idempotent: bool | None = None
+    """True if the op, at the bits and slices of the grid, gives the tensor back; None where it has no such grid."""
 
     @property
     def is_conspicuous(self) -> bool:
@@ -112,6 +114,7 @@ def find_causes(seen: Seen) -> list[Finding]:
             "values": grid.values,
             "block": grid.block,
             "slices": grid.share,
+            "is_idempotent": seen.is_idempotent,
         }
         found.append(Finding(cause=ALREADY_QUANTIZED, evidence=evidence))
     elif seen.profile.slices.count and level(seen.row) != inf:

@@ -24,7 +24,7 @@ from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.stats.sums import value_of
 from qdqcli.study.allocation import duplicates_of
 from qdqcli.study.causes import OUTLIER_ROWS, SMALLEST_SLICE, Finding, Seen, find_causes, level
-from qdqcli.study.float_grid import GROUP_SIZES
+from qdqcli.study.float_grid import GROUP_SIZES, ROUNDING
 from qdqcli.study.grid import INTEGERS, Grid, find_grid
 from qdqcli.study.plan_recipe import difference
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile, total_of
@@ -39,6 +39,8 @@ FREE_BITS = 0.1
 """Most bits per weight added by a change that ranks as free: a scale of 16 bits for each row of 160 elements."""
 LOSSLESS_DB = 120.0
 """SQNR beyond which nothing is gained: float32 has 144 dB."""
+ROUNDINGS_DB = 3.0
+"""Room for two roundings to the tensor's dtype, of values and of the scale, where codes stay as they are."""
 MAX_REMEDIES = 3
 MAX_ROWS_SHARE = 0.01
 """Most rows to leave in float."""
@@ -373,7 +375,13 @@ class _Trials:
             if replace(_spec(row), axis=base.axis, group_size=base.group_size, ragged_groups=base.ragged_groups) == base
             and _spec(row) != base
         ]
-        seen = Seen(row=self.row, spec=base, profile=self.profile, grid=self.grid, others=others, duplicates=duplicates)
+        on_grid = () if self.grid is None else tuple(_of_grid(base, self.grid, self.info))
+        rounded = min(db(ROUNDING[self.info.dtype.name] ** -2) - ROUNDINGS_DB, LOSSLESS_DB)
+        again = [level(row) >= rounded for row in (self.row, *found) if _spec(row) in on_grid]
+        seen = Seen(
+            row=self.row, spec=base, profile=self.profile, grid=self.grid, others=others, duplicates=duplicates,
+            is_idempotent=any(again) if again else None,
+        )  # fmt: skip
         tried = [self._remedy(row) for row in found]
         singles = [remedy for remedy in tried if _spec(remedy.row) in self.singles]
         fitting = [remedy for remedy in tried if remedy.bits_added <= max_bits_added]

@@ -134,10 +134,13 @@ def test_what_a_second_quantization_does(tmp_path: Path, qdq: Qdq) -> None:
     (tmp_path / "a").mkdir()
     same, shown = compared(tmp_path / "a", qdq, X, np.round(y / scales).astype(np.int32), scales)
     assert same["is_idempotent"] is True
-    assert "0 of 1 weight would change" in shown
+    assert "int4, groups of 32, symmetric: 1 of 1 weight unchanged when quantized so again" in shown
     (tmp_path / "b").mkdir()
     other, _ = compared(tmp_path / "b", qdq, X, np.clip(CODES, -5, 5), SCALES)
     assert other["is_idempotent"] is False
+    (tmp_path / "c").mkdir()
+    narrow, _ = compared(tmp_path / "c", qdq, X, np.clip(CODES, -7, 7), SCALES)
+    assert narrow["is_idempotent"] is True
 
 
 def test_weights_of_one_kind_that_are_packed_in_some_layers_only(tmp_path: Path, qdq: Qdq) -> None:

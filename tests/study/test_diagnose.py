@@ -218,6 +218,7 @@ def test_a_grid_is_recognised_in_any_dtype_with_its_slices(
     assert (evidence["group_size"], evidence["axis"]) == (group_size, "none" if group_size else 0)
     # With the zero point the codes are 1 to 8: four bits without a sign.
     assert (evidence["num_bits"], evidence["signed_input"]) == ((4, False) if zero_point else (3, True))
+    assert evidence["is_idempotent"] is (zero_point == 0)  # the largest of 15 codes would be 8
 
 
 @pytest.mark.parametrize("dtype", ["<f4", BF16], ids=str)
@@ -251,6 +252,7 @@ def test_an_affine_grid_needs_its_zero_point(tmp_path: Path) -> None:
     assert found.cause == "already-quantized"
     evidence = found.findings[0].evidence
     assert (evidence["num_bits"], evidence["symmetric"], evidence["axis"]) == (4, False, "none")
+    assert evidence["is_idempotent"] is None
 
 
 def test_neither_threads_nor_memory_change_a_digit(tmp_path: Path) -> None:
