@@ -118,7 +118,7 @@ class Command(click.Command):
         self.format_options(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, options in self._grouped(ctx):
+        for title, options in self.grouped(ctx):
             rows = [row for option in options if (row := option.get_help_record(ctx)) is not None]
             if rows:
                 with formatter.section(title):
@@ -132,7 +132,7 @@ class Command(click.Command):
         with formatter.indentation():
             formatter.write_text((self.help or "").strip().partition("\n\n")[0])
         self.format_epilog(ctx, formatter)
-        options = [o for _, grouped in self._grouped(ctx) for o in grouped if o.name in EVERYDAY]
+        options = [o for _, grouped in self.grouped(ctx) for o in grouped if o.name in EVERYDAY]
         rows = [(row[0], _first_sentence(o)) for o in options if (row := o.get_help_record(ctx)) is not None]
         if rows:
             with formatter.section("Options of every day"):
@@ -141,7 +141,8 @@ class Command(click.Command):
         formatter.write_text(f"All options: {ctx.command_path} --help")
         return formatter.getvalue()
 
-    def _grouped(self, ctx: click.Context) -> Iterator[tuple[str, Sequence[click.Option]]]:
+    def grouped(self, ctx: click.Context) -> Iterator[tuple[str, Sequence[click.Option]]]:
+        """Yield title and options of each group that has any."""
         left = {param.name: param for param in self.get_params(ctx) if isinstance(param, click.Option)}
         for title, names in GROUPS.items():
             found = [left.pop(name) for name in names if name in left]

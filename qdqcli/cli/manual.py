@@ -1,14 +1,18 @@
 """`qdq help`: the help of a command, or a page of the manual."""
 
+import shlex
 from difflib import get_close_matches
 from importlib.resources import files
+from pathlib import Path
 
 import click
 
 from qdqcli.cli.help import Command, completing
+from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape_name
+from qdqcli.escape import escape, escape_name
+from qdqcli.tensors.storage import output_error, write_file
 
 
 def topics() -> dict[str, str]:
@@ -34,6 +38,24 @@ def _names() -> list[str]:
     return [*topics(), *COMMANDS]
 
 
+def _write_man(ctx: click.Context, folder: Path) -> None:
+    """Write pages for `man`, over those of another version.
+
+    Raises:
+        OutputError: the folder, or a page, cannot be written.
+    """
+    from qdqcli.cli.man import pages  # late: seldom asked for
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    found = list(pages(ctx))
+    for name, text in found:
+        write_file(folder / name, [text.encode()])
+    ctx.ensure_object(Session).tell(f"wrote {len(found)} pages; read one: man {escape(shlex.quote(f'{folder}/qdq.1'))}")
+
+
 @click.command(
     "help",
     cls=Command,
@@ -41,14 +63,25 @@ def _names() -> list[str]:
 Examples:
   qdq help
   qdq help stats
-  qdq help recipe lint""",
+  qdq help recipe lint
+  qdq help --man ~/.local/share/man/man1""",
 )
 @click.argument("words", metavar="[COMMAND|TOPIC]", nargs=-1, shell_complete=completing(_names))
+@click.option(
+    "--man",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the help of all commands as pages for man into FOLDER instead.",
+)
 @click.pass_context
-def manual(ctx: click.Context, words: tuple[str, ...]) -> None:
+def manual(ctx: click.Context, words: tuple[str, ...], folder: Path | None) -> None:
     """Show the help of a command or a page of the manual; without a name, list both."""
     parent = ctx.parent or ctx
     group = parent.command
+    if folder is not None:
+        _write_man(parent, folder)
+        return
     if not words:
         pages = topics()
         width = max(map(len, pages), default=0)
