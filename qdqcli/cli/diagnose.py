@@ -50,12 +50,7 @@ Examples:
 @opt.selection_options
 @opt.packed_option
 @opt.from_packed_option
-@opt.destination_options
-@opt.scale_bits_option
-@opt.work_options
-@opt.device_option
-@opt.dask_option
-@opt.verbosity_options
+@opt.study_options
 @pass_session
 @grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
 def diagnose(

@@ -232,10 +232,7 @@ def presentation_options(function: Function) -> Function:
     """Add the presentation and destination of a report."""
     return apply(
         function,
-        format_option,
-        click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-                     help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too; {{name}} in it: one for each "
-                     "input. Repeatable."),
+        destination_options,
         click.option("--sort", type=check_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
                      shell_complete=completing(lambda: SORTS),
                      help="Show the worst tensor by this metric first; share: the one that holds most of the squared "
@@ -403,11 +400,18 @@ def measuring_options(function: Function) -> Function:
         selection_options,
         packed_option,
         report_options,
-        work_options,
-        device_option,
-        dask_option,
-        verbosity_options,
+        machine_options,
     )
+
+
+def machine_options(function: Function) -> Function:
+    """Add the options of commands that compute: threads, memory, device, cluster, and verbosity."""
+    return apply(function, work_options, device_option, dask_option, verbosity_options)
+
+
+def study_options(function: Function) -> Function:
+    """Add the options of commands that report on several settings."""
+    return apply(function, destination_options, scale_bits_option, machine_options)
 
 
 def request_of(settings: Settings, session: Session, *, from_packed: bool = False) -> Request:

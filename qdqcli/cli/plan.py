@@ -177,7 +177,7 @@ Examples:
 @recipe_options
 @opt.selection_options
 @opt.packed_option
-@opt.destination_options
+@opt.study_options
 @click.option(
     "--top",
     type=click.IntRange(min=0),
@@ -185,11 +185,6 @@ Examples:
     show_default="20",
     help="Show the N decisions that lose most; 0: all.",
 )
-@opt.scale_bits_option
-@opt.work_options
-@opt.device_option
-@opt.dask_option
-@opt.verbosity_options
 @pass_session
 @grouped(asked=Planning, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
 def plan(

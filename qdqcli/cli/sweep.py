@@ -130,12 +130,7 @@ Examples:
 @click.option("--by", "rows_by", type=click.Choice(["setting", "tensor"]), default="setting", show_default=True,
               help="Show a row per setting, or per tensor with its SQNR under each setting.")  # fmt: skip
 @click.option("--pareto", is_flag=True, help="Show only settings that no other dominates.")
-@opt.destination_options
-@opt.scale_bits_option
-@opt.work_options
-@opt.device_option
-@opt.dask_option
-@opt.verbosity_options
+@opt.study_options
 @pass_session
 @grouped(lists=Lists, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
 def sweep(

@@ -119,7 +119,7 @@ class QuantParams:
     @property
     def degenerate(self) -> NDArray[np.bool_]:
         """(slices,): the scale is 0, infinite or the maximum; summing adds slices with non-finite output."""
-        degenerate: NDArray[np.bool_] = self.flags[2, : self.num_slices]
+        degenerate: NDArray[np.bool_] = self.flags[DEGENERATE, : self.num_slices]
         return degenerate
 
 

@@ -10,7 +10,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Resolution, Skip
 from qdqcli.recipe.patterns import compile_pattern, holders_of, matches_any, unmatched
 from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
-from qdqcli.tensors.note import Note
+from qdqcli.result.result import Headed
 from qdqcli.tensors.tensor import TensorInfo
 
 BUILT_IN = "built in"
@@ -36,15 +36,10 @@ def fields_of(resolution: Resolution) -> Mapping[str, tuple[Any, Sequence[str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explanation:
+class Explanation(Headed):
     """The tensors of all inputs, in order."""
 
-    command: str
-    inputs: Sequence[str]
-    settings: Mapping[str, object]
     tensors: Sequence[ExplainedTensor]
-    notes: Sequence[Note] = ()
-    """Notes on the inputs for the user."""
     is_detailed: bool = False
     """True where the tensors were asked for by name."""
 

@@ -8,9 +8,8 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Resolution, Skip
 from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
-from qdqcli.result.result import RunResult, Source, TensorResult, range_to_json, spec_to_json
+from qdqcli.result.result import Headed, RunResult, Source, TensorResult, range_to_json, spec_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue
-from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
 RANGES = ("input_min", "input_max", "num_nonfinite")
@@ -67,15 +66,10 @@ class ListedTensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
+class Listing(Headed):
     """The tensors of all inputs, in order."""
 
-    command: str
-    inputs: Sequence[str]
-    settings: Mapping[str, object]
     tensors: Sequence[ListedTensor]
-    notes: Sequence[Note] = ()
-    """Notes on the inputs for the user."""
 
     @classmethod
     def of(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from qdqcli import __version__
 from qdqcli.op.spec import QuantSpec
@@ -169,17 +169,23 @@ Row = TensorResult | SkippedTensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """All data of a report."""
+class Headed:
+    """Fields common to every JSON report, of a run or a listing."""
 
     command: str
     inputs: Sequence[str]
     settings: Mapping[str, object]
     """Options that determine the result, as JSON values."""
-    rows: Sequence[Row]
-    """Rows in the order of inputs, files and data."""
     notes: Sequence[Note] = ()
     """Notes on the inputs for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult(Headed):
+    """All data of a report."""
+
+    rows: Sequence[Row]
+    """Rows in the order of inputs, files and data."""
     verdict: Verdict | None = None
     """Verdict, if a budget was given."""
     device: str | None = None
@@ -328,22 +334,6 @@ def row_to_json(row: Row) -> JsonObject:
     bound = {} if row.bound is None else {"bound": row.bound._asdict()}
     baseline = {} if row.baseline_db is None else {"baseline": {"sqnr_db": row.baseline_db}}
     return {**head, **body, **zeros, **bound, **baseline, **decided_by, **histograms, **channels}
-
-
-class Headed(Protocol):
-    """Fields common to every JSON report, of a run or a listing."""
-
-    @property
-    def command(self) -> str: ...
-
-    @property
-    def inputs(self) -> Sequence[str]: ...
-
-    @property
-    def settings(self) -> Mapping[str, object]: ...
-
-    @property
-    def notes(self) -> Sequence[Note]: ...
 
 
 def header_to_json(run: Headed, version: str = __version__) -> JsonObject:

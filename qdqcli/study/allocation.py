@@ -31,6 +31,8 @@ FLOAT = "float"
 """Name of the candidate that leaves a tensor as it is."""
 LEFT_IN_FLOAT = "left in float by the plan"
 """Reason of such a tensor to be skipped."""
+UNBOUNDED = 64
+"""Bits of the widest dtype: no candidate has more, float neither."""
 Objective = Literal["relative", "energy", "worst"]
 LOSS_BITS = 52
 """Losses become integers in units of 2^-52 of the largest possible loss: no order of addition changes a plan."""
@@ -61,7 +63,7 @@ class Wanted:
     """(row, candidate) -> sums of squared errors and of squared elements, where input channels are weighted."""
     min_bits: Callable[[int, str], int] = lambda _number, _name: 0
     """Row and name of a tensor -> the fewest bits."""
-    max_bits: Callable[[int, str], int] = lambda _number, _name: 64
+    max_bits: Callable[[int, str], int] = lambda _number, _name: UNBOUNDED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,10 +15,9 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan, inputs_of, notes_of
 from qdqcli.recipe.sweep import Setting
-from qdqcli.result.result import Source
+from qdqcli.result.result import Headed, Source
 from qdqcli.study.convention import CONVENTIONS, F32, OP, Convention
 from qdqcli.tensors.checkpoint import ShardReader
-from qdqcli.tensors.note import Note
 from qdqcli.tensors.tensor import TensorInfo
 
 BLOCK_ELEMENTS = 1 << 18
@@ -91,17 +90,13 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lab:
+class Lab(Headed):
     """The tensors of a model under several settings and all conventions that have them."""
 
     columns: Sequence[Setting]
     rows: Sequence[Sequence[Measured | Skipped]]
     """For each setting a row per tensor."""
     command: str = "conventions"
-    inputs: Sequence[str] = ()
-    settings: Mapping[str, object] = field(default_factory=dict)
-    notes: Sequence[Note] = ()
-    """Notes on the inputs for the user."""
 
     def comparisons(self, number: int) -> list[Comparison]:
         """Return this op, and the conventions that have setting `number`."""

@@ -78,7 +78,7 @@ def _share(
 ) -> float:  # fmt: skip
     """Return the share of the slices on the grid, up to the `limit`th with several values; 0 early."""
     total = fitting = several = 0
-    slices = _blocks(reader, info, check) if spec is None else _slices(reader, info, spec, check)
+    slices = _blocks(reader, info, check) if spec is None else distinct_values(reader, info, spec, check, np.abs)
     for x in slices:
         total += 1
         several += len(x) > 1
@@ -104,19 +104,25 @@ def _fits(x: Floats, values: Floats, dtype: str) -> bool:
     return False
 
 
-def _slices(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Callable[[], None]) -> Iterator[Floats]:
-    """Yield the distinct magnitudes of each slice, ascending; of one with too many, a part."""
+def distinct_values(
+    reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Callable[[], None],
+    function: Callable[[Floats], Floats],
+) -> Iterator[Floats]:  # fmt: skip
+    """Yield the distinct values of each slice after `function`, ascending; of one with too many, a part at once."""
     layout = layout_of(info, spec)
     number, held = 0, np.empty(0)
     for start, x in blocks(reader, info, layout, check):
-        size, begin = np.abs(x), 0
-        while begin < len(size):
-            stop = min(layout.start_of(number + 1) - start, len(size))
+        values, begin = function(x), 0
+        while begin < len(values):
+            stop = min(layout.start_of(number + 1) - start, len(values))
             if len(held) <= MAX_VALUES:
-                held = np.unique(np.concatenate([held, size[begin:stop]]))
+                held = np.union1d(held, values[begin:stop])
+                if len(held) > MAX_VALUES:
+                    yield held
             begin = stop
             if start + stop == layout.start_of(number + 1):
-                yield held
+                if len(held) <= MAX_VALUES:
+                    yield held
                 number, held = number + 1, np.empty(0)
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from qdqcli.measure.blocks import read_floats
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
-from qdqcli.study.float_grid import BLOCK, MAX_VALUES, MIN_SHARE, VALUES, find_float_grid, slicings
+from qdqcli.study.float_grid import BLOCK, MAX_VALUES, MIN_SHARE, VALUES, distinct_values, find_float_grid, slicings
 from qdqcli.study.profile import BLOCK_ELEMENTS, Floats, blocks
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
@@ -134,16 +133,16 @@ def _verified(
     """Return the grid, if nearly all slices lie on it with one of these codes as their peak."""
     layout = layout_of(info, spec)
     if spec.group_size is None:
-        slices = _distinct(reader, info, spec, check)
+        slices = (values[None] for values in distinct_values(reader, info, spec, check, np.asarray))
     else:
         size = spec.group_size
         slices = (x.reshape(-1, size) for _, x in blocks(reader, info, layout, check))
     total = fitting = 0
     low = high = span = 0.0
     for part in slices:
-        if part is None:
+        if part.shape[1] > MAX_VALUES:
             return None
-        pending = np.isfinite(part).all(axis=1)
+        pending = np.asarray(np.isfinite(part).all(axis=1))
         total += len(part)
         for code in peak_codes:
             own = np.flatnonzero(pending)
@@ -168,21 +167,3 @@ def _verified(
         group_size=spec.group_size,
         share=fitting / max(total, 1),
     )
-
-
-def _distinct(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Callable[[], None]) -> Any:
-    """Yield the distinct values of each slice, (1, values); None where a slice has too many."""
-    layout = layout_of(info, spec)
-    at, values = 0, np.empty(0)
-    for start, x in blocks(reader, info, layout, check):
-        begin = start
-        while begin < start + len(x):
-            end = min(layout.start_of(at + 1), start + len(x))
-            values = np.union1d(values, x[begin - start : end - start])
-            if len(values) > MAX_VALUES:
-                yield None
-                return
-            if end == layout.start_of(at + 1):
-                yield values[None]
-                at, values = at + 1, np.empty(0)
-            begin = end

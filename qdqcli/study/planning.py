@@ -18,6 +18,7 @@ from qdqcli.recipe.sweep import Sweep
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, NamedTies, ties_among
 from qdqcli.recipe.toml_text import plans_of
 from qdqcli.study.allocation import (
+    UNBOUNDED,
     Allocation,
     Objective,
     Problem,
@@ -36,10 +37,6 @@ from qdqcli.tensors.packed.recognise import Packed
 
 Bounds = Sequence[tuple[str, int]]
 """(pattern, bits); the last match counts."""
-
-
-UNBOUNDED = 64
-"""Bits of the widest dtype: no candidate has more, float neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
