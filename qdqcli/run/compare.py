@@ -27,6 +27,7 @@ from qdqcli.result.packing import Packing
 from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
 from qdqcli.run.distribute import Distribution
+from qdqcli.run.input_scales import checked
 from qdqcli.run.packing import findings
 from qdqcli.run.shard import Outcome, Resources, ShardRef, outcome_of
 from qdqcli.stats.sums import ErrorSums
@@ -81,6 +82,7 @@ def compare_entries(
         for (k, _, _), row in zip(of_shard, new, strict=True):
             found[k] = row
     rows = [row for row in found if row is not None]
+    rows = checked(rows, pairs)
     here = Counter(names[entry.name] for entry in ours)
     taken = set(numbers)
     for number, entry in enumerate(theirs):

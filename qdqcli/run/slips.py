@@ -22,6 +22,7 @@ GAIN_DB = 6.0
 LEAST_DB = 8.0
 """Least SQNR, in dB, that is left once a slip is undone."""
 _CLOSE_DB = 1.0
+SCALED_INPUTS = "scaled per input channel by the layer before (AWQ, SmoothQuant)"
 _MIN_ROWS = 8
 """Rows from which a factor per column is no mere fit to noise."""
 
@@ -113,6 +114,31 @@ def _scale_power(x: Rows, y: Rows, grid: Grid) -> Slip | None:
     return Slip(f"scales {name}", sqnr_db(one, two * undone.reshape(two.shape[:-1])[..., None]))
 
 
+def _scale_grid(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+    """Fit a factor per row and group, for groups of several sizes: the largest that fits is the one meant."""
+    width = x.shape[1]
+    sizes = [size for size in (width, 512, 256, 128, 64, 32, 16) if size <= width and width % size == 0]
+    fits = [(size, sqnr_db(x, _rescaled(x, y, size))) for size in dict.fromkeys(sizes)]
+    if not fits:
+        return None
+    best = max(after for _, after in fits)
+    size, after = next((size, after) for size, after in fits if after >= best - _CLOSE_DB)
+    stored = min(grid.block[1], width)
+    if size == stored:
+        return Slip("scales of other rows or groups", after)
+    meant = "each row" if size == width else f"groups of {size}"
+    return Slip(f"scale grid of the wrong size: scales would fit {meant}, not groups of {stored}", after)
+
+
+def _rescaled(x: Rows, y: Rows, size: int) -> Rows:
+    """Return y with the best factor for each row and group."""
+    one, two = (rows.reshape(len(rows), -1, size) for rows in (x, y))
+    powers = (two * two).sum(axis=-1, keepdims=True)
+    factors = (one * two).sum(axis=-1, keepdims=True) / np.where(powers > 0, powers, 1.0)
+    rescaled: Rows = (two * factors).reshape(y.shape)
+    return rescaled
+
+
 def _zero_point(x: Rows, y: Rows, grid: Grid) -> Slip | None:
     """Fit an offset per block: one step of the grid tells of a zero point that is off by one."""
     if not grid.is_integer:
@@ -135,11 +161,15 @@ def _input_scale(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
     """Fit a factor per input channel, as AWQ and SmoothQuant move it into the layer before."""
     if len(x) < _MIN_ROWS:
         return None
+    factors = input_factors(x, y)
+    return None if (factors <= 0).any() else Slip(SCALED_INPUTS, sqnr_db(x, y / factors))
+
+
+def input_factors(x: Rows, y: Rows) -> Rows:
+    """Return the factor of each column of y that fits x best."""
     squares = (x * x).sum(axis=0)
-    factors = (x * y).sum(axis=0) / np.where(squares > 0, squares, 1.0)
-    if (factors <= 0).any():
-        return None
-    return Slip("scaled per input channel by the layer before (AWQ, SmoothQuant)", sqnr_db(x, y / factors))
+    found: Rows = (x * y).sum(axis=0) / np.where(squares > 0, squares, 1.0)
+    return found
 
 
 def _rotated(x: Rows, y: Rows) -> Slip | None:
@@ -162,6 +192,6 @@ def _blocks(rows: Rows, grid: Grid) -> Rows:
 
 
 _HYPOTHESES: tuple[Callable[[Rows, Rows, Grid], Slip | None], ...] = (
-    _factor, _nibbles, _transposed, _permuted, _zero_point, _scale_power, _input_scale,
+    _factor, _nibbles, _transposed, _permuted, _zero_point, _scale_power, _scale_grid, _input_scale,
 )  # fmt: skip
 """From the simplest on."""

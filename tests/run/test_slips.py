@@ -14,7 +14,7 @@ from qdqcli.run import packing
 from qdqcli.run.slips import find_slip
 from qdqcli.tensors.packed.storage import Grid
 from tests.conftest import Qdq
-from tests.tensors.packed.golden import Stored, save
+from tests.tensors.packed.golden import Stored, load, save
 
 RNG = np.random.default_rng(7)
 ROWS, COLUMNS, GROUP = 64, 128, 32
@@ -36,9 +36,9 @@ INPUT_SCALE = np.exp(RNG.normal(0, 0.4, COLUMNS)).astype(np.float32)
 ORTHOGONAL = np.linalg.qr(RNG.standard_normal((COLUMNS, COLUMNS)))[0].astype(np.float32)
 
 
-def quantized(x: Array) -> tuple[NDArray[np.int32], Array]:
+def quantized(x: Array, size: int = GROUP) -> tuple[NDArray[np.int32], Array]:
     """Codes and scales of the weight (rows, groups, columns)."""
-    groups = x.reshape(ROWS, -1, GROUP)
+    groups = x.reshape(ROWS, -1, size)
     scales = np.abs(groups).max(-1, keepdims=True) / np.float32(7)
     return np.clip(np.round(groups / scales), -8, 7).astype(np.int32), scales
 
@@ -49,11 +49,20 @@ def permuted(codes: NDArray[np.int32], scales: Array) -> tuple[NDArray[np.int32]
     return codes[order], scales[order]
 
 
+def finer() -> tuple[NDArray[np.int32], Array]:
+    """Codes in groups of half the size, of whose scales every second one is stored."""
+    halves, sizes = quantized(X, GROUP // 2)
+    return halves.reshape(CODES.shape), sizes[:, ::2]
+
+
 SLIPS: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     "inverted": (lambda: (CODES, 1 / SCALES), "scales inverted"),
     "squared": (lambda: (CODES, SCALES**2), "scales squared"),
     "nibbles": (lambda: (CODES.reshape(ROWS, -1, GROUP // 2, 2)[..., ::-1].reshape(CODES.shape), SCALES),
                 "nibbles of each byte swapped"),
+    "scale grid": (finer,
+                   "scale grid of the wrong size: scales would fit groups of 16, not groups of 32"),
+    "scales of others": (lambda: (CODES, SCALES[RNG.permutation(ROWS)]), "scales of other rows or groups"),
     "zero point": (lambda: (np.minimum(CODES + 1, 7), SCALES), "zero points off by one"),
     "rows": (lambda: permuted(CODES, SCALES), "rows permuted"),
     "factor": (lambda: (CODES, SCALES * np.float32(1.25)), "a constant factor of 1.2"),
@@ -145,7 +154,6 @@ def test_what_a_second_quantization_does(tmp_path: Path, qdq: Qdq) -> None:
 
 def test_weights_of_one_kind_that_are_packed_in_some_layers_only(tmp_path: Path, qdq: Qdq) -> None:
     folder = packed(tmp_path / "packed", CODES, SCALES)
-    from tests.tensors.packed.golden import load
 
     tensors = {name.replace("a.", "layers.0.q."): value for name, value in load(folder / "model.safetensors").items()}
     plain: Stored = ("F32", X.shape, X.astype("<f4").tobytes())
@@ -156,3 +164,70 @@ def test_weights_of_one_kind_that_are_packed_in_some_layers_only(tmp_path: Path,
     text = " ".join(outcome.out.split())
     assert "layers.1.q.weight: left in float, though others of the kind are packed" in text
     assert "head.weight: left" not in text
+
+
+def awq_like(folder: Path, scales: dict[str, Array], norm: Array) -> tuple[Path, Path]:
+    """A block whose weights are packed, times a scale per input channel each, and its original."""
+    layer = "model.layers.0."
+    names = {name: f"{layer}self_attn.{name}.weight" for name in ("q_proj", "k_proj", "v_proj")}
+    gain = np.full(COLUMNS, 2.0, np.float32)
+    float_norm = {f"{layer}input_layernorm.weight": ("F32", (COLUMNS,), gain.tobytes())}
+    original: dict[str, Stored] = {name: ("F32", X.shape, X.astype("<f4").tobytes()) for name in names.values()}
+    folder.mkdir()
+    save(folder / "original.safetensors", original | float_norm)
+    tensors: dict[str, Stored] = {f"{layer}input_layernorm.weight": ("F32", (COLUMNS,), (gain * norm).tobytes())}
+    for name, full in names.items():
+        own = packed(folder / name, *quantized(X * scales[name]))
+        tensors |= {key.replace("a.weight", full): value for key, value in load(own / "model.safetensors").items()}
+    candidate = packed(folder / "packed", CODES, SCALES)
+    save(candidate / "model.safetensors", tensors)
+    return folder / "original.safetensors", candidate
+
+
+OTHER = INPUT_SCALE[::-1].copy()
+
+
+@pytest.mark.parametrize(
+    ("scales", "norm", "text"),
+    [
+        ((INPUT_SCALE, INPUT_SCALE, INPUT_SCALE), 1 / INPUT_SCALE, "; its inverse is in the norm before"),
+        (
+            (INPUT_SCALE, INPUT_SCALE, INPUT_SCALE),
+            INPUT_SCALE * 0 + 1,
+            ", but no norm or linear layer of the block has",
+        ),
+        (
+            (INPUT_SCALE, OTHER, INPUT_SCALE),
+            1 / INPUT_SCALE,
+            ", but other weights of the same input have other factors",
+        ),
+        ((INPUT_SCALE, INPUT_SCALE**0, INPUT_SCALE), 1 / INPUT_SCALE, ", but other weights of the same input"),
+    ],
+    ids=["cancels", "not in the norm", "other factors", "one without"],
+)
+def test_factors_per_input_channel_and_their_inverse(
+    tmp_path: Path, qdq: Qdq, scales: tuple[Array, Array, Array], norm: Array, text: str
+) -> None:
+    sides = awq_like(tmp_path / "m", dict(zip(("q_proj", "k_proj", "v_proj"), scales, strict=True)), norm)
+    outcome = qdq("compare", *sides, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    rows = {row["name"].split(".")[-2]: row for row in outcome.report["tensors"]}
+    assert rows["q_proj"]["packed"]["slip"] == rows["v_proj"]["packed"]["slip"]
+    assert rows["q_proj"]["packed"]["slip"].startswith(
+        f"scaled per input channel by the layer before (AWQ, SmoothQuant){text}"
+    )
+
+
+def test_the_inverse_in_the_linear_layer_before(tmp_path: Path, qdq: Qdq) -> None:
+    up, down = "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"
+    before = RNG.standard_normal((COLUMNS, 40)).astype(np.float32)
+    after = before / INPUT_SCALE[:, None]
+    original: dict[str, Stored] = {down: ("F32", X.shape, X.astype("<f4").tobytes()),
+                                   up: ("F32", before.shape, before.tobytes())}  # fmt: skip
+    save(tmp_path / "original.safetensors", original)
+    folder = packed(tmp_path / "packed", *quantized(X * INPUT_SCALE))
+    tensors = {key.replace("a.weight", down): value for key, value in load(folder / "model.safetensors").items()}
+    save(folder / "model.safetensors", tensors | {up: ("F32", after.shape, after.astype("<f4").tobytes())})
+    outcome = qdq("compare", tmp_path / "original.safetensors", folder, "--format", "json")
+    (slip,) = {row["packed"]["slip"] for row in outcome.report["tensors"] if "packed" in row}
+    assert slip.endswith("; its inverse is in the linear layer before")
