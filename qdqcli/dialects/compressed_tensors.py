@@ -23,7 +23,6 @@ NO_INTEGERS = "in the file: not simulated, left in float"
 _CLASS = re.compile(r"[A-Z]\w*")
 _STRATEGIES = ("group", "channel", "tensor")
 _SCHEME = re.compile(r"W([2-8])A(4|8|16)(_ASYM)?")
-_NO_ASYMMETRY = {"symmetric": True}
 
 
 def write_config(weights: Sequence[Weight]) -> dict[str, Any]:

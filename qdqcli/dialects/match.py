@@ -3,6 +3,8 @@
 import re
 
 from qdqcli.dialects.weight import WEIGHT
+from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
 
 _SPECIAL = re.compile(r"[*?\[#]")
 _FLAGS = re.compile(r"\(\?([aiLmsux]+)\)")
@@ -78,7 +80,15 @@ def _glob(glob: str) -> str:
 
 
 def _grouped(regex: str) -> str:
-    """Return the expression as a group, in which the end of the module's name is that of the pattern."""
+    """Return the expression as a group, in which the end of the module's name is that of the pattern.
+
+    Raises:
+        UsageError: it is malformed.
+    """
+    try:
+        re.compile(regex)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"'{escape_name(regex)}' is not a regular expression: {error}") from None
     flags = _FLAGS.match(regex)
     inside = regex[flags.end() :] if flags else regex
     inside = _TOKEN.sub(lambda token: _END if token[0] in ("$", r"\Z") else token[0], inside)

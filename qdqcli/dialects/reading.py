@@ -42,6 +42,8 @@ def read_foreign(path: Path, names: Collection[str] = ()) -> Imported:
         if not found:
             raise UsageError(f"{show_path(path)}: a folder without {', '.join(_CONFIGS)}")
         path = found[0]
+    if path.suffix == ".toml" and path.exists():
+        raise UsageError(f"{show_path(path)}: TOML, as the recipes of qdq are: --recipe takes it as it is")
     return parse_foreign(read_text(path, _WHAT, may_be_pipe=True), show_path(path), names)
 
 
@@ -51,7 +53,12 @@ def parse_foreign(text: str, source: str, names: Collection[str] = ()) -> Import
     if lines is not None:
         return llama_cpp.read(lines, names, f"{source}: ")
     data = _object(text, source)
-    found = _of_config(data, source) or _of_recipe(data, source)
+    try:
+        found = _of_config(data, source) or _of_recipe(data, source)
+    except UsageError as error:
+        raise UsageError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
+    if found is None and "architectures" in data:
+        raise UsageError(f"{source}: has no quantization_config: its model is not quantized")
     if found is None:
         keys = ", ".join(escape_name(str(key), 30) for key in list(data)[:6])
         raise UsageError(f"{source}: no recipe of a tool that is known, with the keys {keys or '(none)'}; {_WHAT}")

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from itertools import product
 
 from qdqcli.recipe.file_ref import SEPARATOR
 from qdqcli.recipe.patterns import compile_pattern
@@ -14,18 +15,37 @@ Box = tuple[frozenset[str], ...]
 
 
 def folded_globs(own: Sequence[str], others: Collection[str]) -> list[str]:
-    """Return patterns of a recipe for `own`: a glob over layer numbers where it matches none of `others`."""
-    globs: dict[str, list[str]] = defaultdict(list)
+    """Return patterns of a recipe for `own`: globs over numbers of layers and experts, where they match no `others`."""
+    templates: dict[str, list[str]] = defaultdict(list)
     for pattern in own:
-        globs[pattern if set(pattern) & _WILD else _NUMBER.sub("*", pattern)].append(pattern)
-    patterns = []
-    for glob, folded in globs.items():
-        matches = compile_pattern(glob)
-        if len(folded) == 1 or SEPARATOR in glob or any(map(matches, others)):
-            patterns += folded
-        else:
-            patterns.append(glob)
-    return patterns
+        templates[pattern if set(pattern) & _WILD or SEPARATOR in pattern else _NUMBER.sub("*", pattern)].append(
+            pattern
+        )
+    folded: dict[str, str] = {}
+    for template, members in templates.items():
+        if len(members) > 1 and not any(map(compile_pattern(template), others)):
+            folded |= dict.fromkeys(members, template)
+        elif len(members) > 1 and template.count("*") > 1:
+            folded |= _partly_folded(members, others)
+    return list(dict.fromkeys(folded.get(pattern, pattern) for pattern in own))
+
+
+def _partly_folded(members: Sequence[str], others: Collection[str]) -> dict[str, str]:
+    """Return name -> glob: a star for some numbers, others as they are, `layers.3.experts.*.up_proj`."""
+    forward, backward = (_merged(_boxes(members), reverse=reverse) for reverse in (False, True))
+    found: dict[str, str] = {}
+    for box in min(forward, backward, key=len):
+        parts = [_listed(choices) for choices in box]
+        stars = set()
+        for position, choices in enumerate(box):
+            if len(choices) > 1:
+                wider = re.compile(r"\.".join([*parts[:position], ".*", *parts[position + 1 :]]))
+                if not any(map(wider.fullmatch, others)):
+                    parts[position] = ".*"
+                    stars.add(position)
+        for names in product(*box):
+            found[".".join(names)] = ".".join("*" if i in stars else name for i, name in enumerate(names))
+    return found
 
 
 def folded_regexes(own: Collection[str], others: Collection[str]) -> list[str]:
@@ -37,10 +57,12 @@ def folded_regexes(own: Collection[str], others: Collection[str]) -> list[str]:
     by_length: dict[int, list[str]] = defaultdict(list)
     for name in others:
         by_length[name.count(".")].append(name)
-    boxes = [tuple(frozenset({part}) for part in name.split(".")) for name in dict.fromkeys(own)]
-    forward, backward = _merged(boxes, reverse=False), _merged(boxes, reverse=True)
-    fewest = forward if len(forward) <= len(backward) else backward
-    return [_expression(box, by_length[len(box) - 1]) for box in fewest]
+    forward, backward = (_merged(_boxes(own), reverse=reverse) for reverse in (False, True))
+    return [_expression(box, by_length[len(box) - 1]) for box in min(forward, backward, key=len)]
+
+
+def _boxes(names: Collection[str]) -> list[Box]:
+    return [tuple(frozenset({part}) for part in name.split(".")) for name in dict.fromkeys(names)]
 
 
 def plain_name(expression: str, own: Collection[str]) -> str | None:

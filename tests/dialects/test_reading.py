@@ -192,6 +192,7 @@ def test_what_matches_nothing_is_said(qdq: Qdq, decoder: Path, tmp_path: Path) -
     [
         ("{}", "no recipe of a tool that is known, with the keys (none); expected a config.json with"),
         ('{"model_type": "llama"}', "with the keys model_type"),
+        ('{"architectures": ["A"]}', "foreign: has no quantization_config: its model is not quantized"),
         ("[1, 2]", "holds no object"),
         ("{", "is not JSON"),
         ("a: [", "not YAML: expected the node content"),
@@ -202,7 +203,7 @@ def test_what_matches_nothing_is_said(qdq: Qdq, decoder: Path, tmp_path: Path) -
         (json.dumps(hub(quant_method="gptq", bits=True)), "quantization_config.bits is True; expected an integer"),
         (json.dumps(hub(quant_method="gptq", bits=0)), "quantization_config.bits is 0; expected a number of bits"),
         (json.dumps(hub(quant_method="gptq", bits=4, dynamic=[1])), "config.dynamic is [1]; expected an object"),
-        (json.dumps(hub(quant_method="gptq", bits=4, dynamic={"a(": {}})), "is not a regular expression"),
+        (json.dumps(hub(quant_method="gptq", bits=4, dynamic={"a(": {}})), "foreign: 'a(' is not a regular expression"),
         (json.dumps(hub(quant_method="compressed-tensors", config_groups={})), "config_groups is {}; expected groups"),
         (json.dumps(hub(quant_method="compressed-tensors", config_groups={"g": group(["Linear"], FP8)})),
          "compressed-tensors: no weight in integers: 8-bit floats in the file"),
@@ -220,5 +221,7 @@ def test_a_file_that_cannot_be_read(qdq: Qdq, tmp_path: Path, text: str, message
 
 
 def test_a_file_that_is_not_there(qdq: Qdq, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("schema = 1\n")
+    assert "--recipe takes it as it is" in qdq("recipe", "import", tmp_path / "own.toml").error
     assert "expected a config.json" in qdq("recipe", "import", tmp_path / "none").error
     assert "a folder without config.json" in qdq("recipe", "import", tmp_path).error

@@ -11,7 +11,8 @@ import tempfile
 import venv
 from pathlib import Path
 
-PACKAGES = ("compressed-tensors", "gguf", "numpy", "onnx", "onnxruntime", "torch", "torchao")
+PACKAGES = ("auto-round", "compressed-tensors", "gguf", "numpy", "nvidia-modelopt", "onnx", "onnxruntime", "torch",
+            "torchao")  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
 

@@ -49,3 +49,13 @@ def test_a_single_name_is_told_from_an_expression() -> None:
     (expression,) = folded_regexes(["a.b-c.weight"], ())
     assert plain_name(expression, ["a.b-c.weight"]) == "a.b-c.weight"
     assert plain_name(r"a\.(b|c)", ["a.b", "a.c"]) is None
+
+
+def test_experts_of_a_layer_share_a_glob_where_layers_differ() -> None:
+    names = [
+        f"model.layers.{i}.mlp.experts.{j}.{part}.weight" for i in range(4) for j in range(8) for part in ("up", "down")
+    ]
+    own = [name for name in names if ".layers.1." in name or ".layers.3." in name]
+    assert folded_globs(own, set(names) - set(own)) == [
+        f"model.layers.{i}.mlp.experts.*.{part}.weight" for i in (1, 3) for part in ("up", "down")
+    ]
