@@ -136,7 +136,12 @@ def _estimates_elsewhere(
         EstimateTask(shard=ref, decisions=plan.decisions, resources=distribution.resources, ranges=file.absolute())
         for plan, ref, file in zip(plans, distribution.refs(plans), files, strict=True)
     ]
-    distribution.run(process_estimates, list(enumerate(tasks)), lambda index, _: on_bytes(plans[index].nbytes))
+
+    def receive(index: int, outcome: Outcome[int]) -> None:
+        outcome.get()
+        on_bytes(plans[index].nbytes)
+
+    distribution.run(process_estimates, list(enumerate(tasks)), receive)
     remaining = iter(files)
     for _, own in by_plan:
         yield _read_estimates(next(remaining), own) if own else iter(())

@@ -17,7 +17,6 @@ from hashlib import sha256
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -211,9 +210,11 @@ def risk_of(address: str) -> str | None:
 
 
 def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str, Any]:
-    """Start a scheduler and workers on this machine, that only it can reach."""
+    """Start a scheduler and workers on this machine, that only it can reach.
+
+    Workers have Dask's own scratch folder, from which it removes what killed ones left.
+    """
     threads = resources.threads or 1
-    scratch = undo.enter_context(TemporaryDirectory(prefix="qdq-dask-"))
     with _silent_children():
         cluster = distributed.LocalCluster(
             n_workers=max(available_threads() // threads, 1),
@@ -221,7 +222,6 @@ def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str,
             host="127.0.0.1",
             dashboard_address=None,
             memory_limit=WORKER_BYTES + resources.max_memory,
-            local_directory=scratch,
             silence_logs=logging.CRITICAL,
         )
     undo.enter_context(cluster)

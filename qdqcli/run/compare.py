@@ -155,9 +155,9 @@ def _elsewhere(
         )
     found: dict[int, list[Row]] = {}
 
-    def receive(index: int, rows: Sequence[Row]) -> None:
+    def receive(index: int, outcome: Outcome[list[Row]]) -> None:
         pairs = by_shard[index]
-        found[index] = [_named(row, *pair[1:]) for row, pair in zip(rows, pairs, strict=True)]
+        found[index] = [_named(row, *pair[1:]) for row, pair in zip(outcome.get(), pairs, strict=True)]
         on_bytes(sum(entry.tensor.nbytes for _, entry, _ in pairs))
 
     distribution.run(process_pairs, list(enumerate(tasks)), receive)

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,12 @@ from typing import NamedTuple
 from qdqcli.errors import InputError, OutputError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
+from qdqcli.run.distribute import Distribution
+from qdqcli.run.shard import Outcome, outcome_of
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile
 
+OnBytes = Callable[[int], None]
 _AGAIN = "the disk or the memory may be faulty"
 
 
@@ -43,13 +47,22 @@ def blamed_on_output(path: Path) -> Iterator[None]:
 
 
 def digest_output(
-    root: Path, names: Iterable[Path], workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
+    root: Path,
+    names: Iterable[Path],
+    workers: Workers,
+    on_bytes: OnBytes = lambda _: None,
+    distribution: Distribution | None = None,
 ) -> Mapping[Path, FileDigest]:
     """Return the digests of the files of an output at `root`, by name relative to it.
+
+    They are read here, or where `distribution` says.
 
     Raises:
         VerificationError: a file cannot be read.
     """
+    if distribution is not None:
+        tasks = {name: DigestTask(path=(root / name).absolute()) for name in names}
+        return _elsewhere(tasks, distribution, on_bytes, blamed_on_output)
 
     def digest(name: Path) -> FileDigest:
         path = root / name
@@ -60,22 +73,79 @@ def digest_output(
 
 
 def digest_input(
-    checkpoint: Checkpoint, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
+    checkpoint: Checkpoint,
+    workers: Workers,
+    on_bytes: OnBytes = lambda _: None,
+    distribution: Distribution | None = None,
 ) -> Mapping[Path, FileDigest]:
     """Return the digests of every shard and side file, by name relative to the checkpoint.
 
     Raises:
         InputError: a file cannot be read, or a shard is not the one whose header was read.
     """
-    files: dict[Path, Callable[[], InputFile]] = {
-        Path(shard.name): partial(InputFile, shard.path, expected=shard.identity) for shard in checkpoint.shards
-    }
-    files |= {side_file.name: side_file.open for side_file in checkpoint.side_files}
+    found: Mapping[Path, FileDigest] = {}
+    files: dict[Path, Callable[[], InputFile]] = {side_file.name: side_file.open for side_file in checkpoint.side_files}
+    if distribution is None:
+        files |= {Path(s.name): partial(InputFile, s.path, expected=s.identity) for s in checkpoint.shards}
+    else:
+        tasks = {
+            Path(shard.name): DigestTask(
+                path=shard.path.absolute(), expected=(shard.identity.size, shard.identity.mtime_ns)
+            )
+            for shard in checkpoint.shards
+        }
+        found = _elsewhere(tasks, distribution, on_bytes)
 
     def digest(name: Path) -> FileDigest:
         return _digest(files[name], workers, on_bytes)
 
-    return _each(digest, files, workers)
+    return dict(sorted({**found, **_each(digest, files, workers)}.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigestTask:
+    """A file that another process hashes."""
+
+    path: Path
+    """Absolute path."""
+    expected: tuple[int, int] | None = None
+    """Size and modification time that it must have."""
+
+
+def process_digest(task: DigestTask) -> Outcome[FileDigest]:
+    """Return the digest of the file."""
+
+    def open_file() -> InputFile:
+        file = InputFile(task.path)
+        if task.expected not in (None, (file.identity.size, file.identity.mtime_ns)):
+            raise InputError(f"{show_path(task.path)}: changed after it was first looked at; start again")
+        return file
+
+    def work() -> FileDigest:
+        with Workers(1) as workers:
+            return _digest(open_file, workers, lambda _: None)
+
+    return outcome_of(task.path, work)
+
+
+def _elsewhere(
+    tasks: Mapping[Path, DigestTask],
+    distribution: Distribution,
+    on_bytes: OnBytes,
+    blamed: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> Mapping[Path, FileDigest]:
+    """Return the digests of the files, by name, read by other processes."""
+    names = sorted(tasks)
+    found: dict[Path, FileDigest] = {}
+
+    def receive(index: int, outcome: Outcome[FileDigest]) -> None:
+        with blamed(tasks[names[index]].path):
+            digest = outcome.get()
+        found[names[index]] = digest
+        on_bytes(digest.size)
+
+    distribution.run(process_digest, [(k, tasks[name]) for k, name in enumerate(names)], receive)
+    return {name: found[name] for name in names}
 
 
 def _each(digest: Callable[[Path], FileDigest], names: Iterable[Path], workers: Workers) -> Mapping[Path, FileDigest]:
@@ -85,7 +155,7 @@ def _each(digest: Callable[[Path], FileDigest], names: Iterable[Path], workers: 
     return dict(zip(ordered, found, strict=True))
 
 
-def _digest(open_file: Callable[[], InputFile], workers: Workers, on_bytes: Callable[[int], None]) -> FileDigest:
+def _digest(open_file: Callable[[], InputFile], workers: Workers, on_bytes: OnBytes) -> FileDigest:
     hasher = hashlib.sha256()
     with open_file() as file:
         buffer = memoryview(bytearray(min(CHUNK_BYTES, file.size)))

@@ -72,14 +72,14 @@ class Distribution:
         self,
         function: Callable[[Task], Outcome[Value]],
         tasks: Sequence[tuple[int, Task]],
-        receive: Callable[[int, Value], None],
+        receive: Callable[[int, Outcome[Value]], None],
     ) -> None:
-        """Run `function` on each task, given with its index; `receive` gets index and result.
+        """Run `function` on each task, given with its index; `receive` gets index and outcome, and raises its error.
 
         Raises:
             QdqError: the failure of the first task in order, once no other runs.
         """
-        drive(function, tasks, self.executor, lambda index, outcome: receive(index, outcome.get()), self.interruption)
+        drive(function, tasks, self.executor, receive, self.interruption)
 
     def run_shards(
         self, plans: Sequence[Plan], measuring: Measuring, output: OutputTree | None, journal: Journal | None
@@ -104,8 +104,8 @@ class Distribution:
             target = None if journal is None else journal.target(i, plan)
             tasks.append((i, task_of(plan, measuring, self.resources, target, ref)))
 
-        def receive(index: int, made: Made) -> None:
-            plan = plans[index]
+        def receive(index: int, outcome: Outcome[Made]) -> None:
+            plan, made = plans[index], outcome.get()
             if output is not None and journal is not None:
                 journal.add_shard(index, made.record, _seen(output, plan, made.size, self.interruption))
             found[index] = restore_rows(made.record, plan, 0, measuring.scale_bits)

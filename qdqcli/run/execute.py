@@ -115,6 +115,7 @@ def execute_run(
         inputs=checkpoints_of(job.plans),
         settings=settings_of(job.plans, job.request.settings),
         ranges=measuring.ranges,
+        distribution=job.distribution,
     )
     if output.may_be_finished() and made.recognises(output, workers):
         output.accept()
@@ -130,7 +131,7 @@ def execute_run(
     result = replace(result, notes=[*result.notes, *output.notes])
     if destination.verify or destination.has_provenance:
         progress.begin("hashing")
-        digests = digest_output(output.result, output.names(), workers, measuring.on_bytes)
+        digests = digest_output(output.result, output.names(), workers, measuring.on_bytes, job.distribution)
         if destination.verify:
             result = replace(result, verification=verification_of(output, digests, num_opened))
         text = made.text(output, digests, summary_to_json(result), workers, measuring.on_bytes)

@@ -5,7 +5,7 @@ Two runs on the same input give the same bytes: nothing here names a time, a mac
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -18,7 +18,8 @@ from qdqcli.output.marker import listed, read_marker
 from qdqcli.output.tree import OutputTree, entry_name
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import SCHEMA_VERSION
-from qdqcli.run.digest import FileDigest, digest_input, digest_output
+from qdqcli.run.digest import FileDigest, OnBytes, digest_input, digest_output
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.fingerprint import digest_of_decisions, digest_of_ranges
 from qdqcli.tensors.checkpoint import Checkpoint
 
@@ -26,7 +27,6 @@ _RECIPE = ("recipe", "presets", "rules")
 _FILES = ("recipe", "ranges")
 """Settings that are paths: only the file name is kept, the folders are private to the user."""
 Digests = Mapping[Path, FileDigest]
-OnBytes = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class Provenance:
     """Settings as in a report."""
     ranges: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None
     """Ranges from `--ranges`."""
+    distribution: Distribution | None = None
+    """Where files are hashed; None: here."""
 
     def text(
         self,
@@ -69,7 +71,9 @@ class Provenance:
             return False
         if found.get("inputs") != self._inputs(workers):
             return False
-        outputs = _outputs(output, digest_output(output.output, output.names(), workers))
+        outputs = _outputs(
+            output, digest_output(output.output, output.names(), workers, distribution=self.distribution)
+        )
         return bool(found["outputs"] == outputs)
 
     def _head(self) -> dict[str, object]:
@@ -94,7 +98,7 @@ class Provenance:
                 "name": listed(Path(entry_name(checkpoint))),
                 "files": {
                     listed(name): digest._asdict()
-                    for name, digest in digest_input(checkpoint, workers, on_bytes).items()
+                    for name, digest in digest_input(checkpoint, workers, on_bytes, self.distribution).items()
                 },
             }
             for checkpoint in self.inputs

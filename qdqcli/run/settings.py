@@ -60,9 +60,9 @@ def measure_settings_elsewhere(
     ]
     found: dict[int, list[list[Row]]] = {}
 
-    def receive(index: int, records: Sequence[Parsed]) -> None:
+    def receive(index: int, outcome: Outcome[list[Parsed]]) -> None:
         plans = of_shards[index]
-        rows = [restore_rows(*pair, 0, measuring.scale_bits) for pair in zip(records, plans, strict=True)]
+        rows = [restore_rows(*pair, 0, measuring.scale_bits) for pair in zip(outcome.get(), plans, strict=True)]
         found[index] = _shared(rows)
         measuring.on_bytes(plans[0].nbytes)
 

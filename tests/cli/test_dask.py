@@ -1,13 +1,16 @@
 """`--dask` with a real scheduler and real workers on loopback: the bytes and the report of a local run."""
 
+import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from time import monotonic, sleep
 from typing import Any
 
@@ -15,9 +18,8 @@ import numpy as np
 import pytest
 
 import qdqcli
-from qdqcli.run import cluster, distribute
+from qdqcli.run import cluster
 from qdqcli.run.cluster import _Answer, _compare, risk_of
-from qdqcli.run.shard import Made, Outcome, ShardTask, process_shard
 from tests.cli.process import heed_signals
 from tests.cli.test_output import contents
 from tests.conftest import Qdq
@@ -43,7 +45,23 @@ class Cluster:
         self.workers = [self.add_worker() for _ in range(num_workers)]
 
     def add_worker(self) -> subprocess.Popen[bytes]:
-        return self._start("worker", "--scheduler-file", self.file, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+        return self._start(
+            "worker",
+            "--scheduler-file",
+            self.file,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--death-timeout",
+            "60",
+        )
+
+    def replace_dead(self) -> None:
+        """Start a worker for each that was killed."""
+        for k, worker in enumerate(self.workers):
+            if worker.poll() is not None:
+                self.workers[k] = self.add_worker()
 
     @property
     def address(self) -> str:
@@ -87,8 +105,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 60.0)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # what killed processes leave goes with the test
 
 
 @pytest.fixture
@@ -203,28 +222,49 @@ def test_workers_on_this_machine(qdq: Qdq, source: Path, tmp_path: Path) -> None
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
 
 
-def poisoned(job: ShardTask) -> Outcome[Made]:
-    """A shard that ends every worker that works on it, as one too large for their memory."""
-    if job.shard.name == "model-3.safetensors":
-        os._exit(9)
-    return process_shard(job)
+class Slow:
+    """A task that takes long enough to be met by a kill; with `poison`, one shard ends every worker."""
+
+    def __init__(self, function: Any, poison: str = "") -> None:
+        self._function, self._poison = function, poison
+
+    def __call__(self, task: Any) -> Any:
+        if task.path.name == self._poison:
+            os._exit(9)  # as where a shard is too large for the memory
+        sleep(0.2)
+        return self._function(task)
 
 
-def held(job: ShardTask) -> Outcome[Made]:
-    """A task that takes long enough to be met by a kill."""
-    sleep(0.3)
-    return process_shard(job)
+@contextmanager
+def slow_tasks(poison: str = "", kill: Any = None, after: int = 0, delay_s: float = 0.0) -> Iterator[None]:
+    """Slow down the tasks; call `kill` some time after this many of them are done."""
+    count = itertools.count()
+    submit, settle = cluster.Dask.submit, cluster.Dask._settle
+
+    def tick() -> None:
+        if next(count) == after and kill is not None:
+            Timer(delay_s, kill).start()
+
+    def submit_slow(self: Any, function: Any, /, *args: Any) -> Any:
+        return submit(self, Slow(function, poison), *args)
+
+    def settle_and_count(*args: Any) -> None:
+        settle(*args)
+        tick()
+
+    tick()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cluster.Dask, "submit", submit_slow)
+        patched.setattr(cluster.Dask, "_settle", settle_and_count)
+        yield
 
 
 @pytest.mark.faults
-def test_a_shard_that_no_worker_survives_costs_only_itself(
-    qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_that_no_worker_survives_costs_only_itself(qdq: Qdq, source: Path, tmp_path: Path) -> None:
     assert qdq("run", source, "-o", tmp_path / "local", *SETTINGS).code == 0
     arguments = ("run", source, "-o", tmp_path / "far", *SETTINGS)
     with cluster_in(tmp_path / "dask", 6) as started:
-        with monkeypatch.context() as patched:
-            patched.setattr(distribute, "process_shard", poisoned)
+        with slow_tasks(poison="model-3.safetensors"):
             failed = qdq(*arguments, "--dask", started.file)
         assert failed.code == 4, failed.err
         assert "model-3.safetensors: ended every worker that worked on it" in failed.error
@@ -235,55 +275,83 @@ def test_a_shard_that_no_worker_survives_costs_only_itself(
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
 
 
-LOSSES = ["a worker", "all workers", "the scheduler"]
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose workers are killed and started again."""
+    with cluster_in(tmp_path_factory.mktemp("mortal")) as started:
+        yield started
+
+
+SHORT = [1]
+"""Seeds of the default run."""
+
+
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=[] if n in SHORT else pytest.mark.faults) for n in range(10)])
+def test_a_worker_is_killed(qdq: Qdq, mortal: Cluster, source: Path, tmp_path: Path, seed: int) -> None:
+    """One of two workers, at a random moment of a random shard."""
+    chance = random.Random(seed)
+    options = (*SETTINGS, "--per-channel", "--format", "json")
+    expected = qdq("run", source, "-o", tmp_path / "local", *options)
+    victim, after, delay_s = chance.randrange(2), chance.randrange(NUM_SHARDS), chance.random() * 0.3
+    with slow_tasks(kill=mortal.workers[victim].kill, after=after, delay_s=delay_s):
+        found = qdq("run", source, "-o", tmp_path / "far", *options, "--dask", mortal.file)
+    mortal.replace_dead()
+    assert (found.code, found.out) == (0, expected.out), found.err
+    assert "Traceback" not in found.err
+    assert contents(tmp_path / "far") == contents(tmp_path / "local")
+    assert not list(tmp_path.glob("*.qdq-partial"))
+
+
+@pytest.mark.faults
+def test_a_worker_is_killed_in_a_study(qdq: Qdq, mortal: Cluster, source: Path, tmp_path: Path) -> None:
+    options = ("--format", "json", "--max-memory", "16MiB")
+    assert qdq("run", source, "-o", tmp_path / "int4", *SETTINGS).code == 0
+    ranges = ("-o", tmp_path / "ranges.json", "--overwrite")
+    commands = {
+        "sweep": ("sweep", source, "--scheme", "int4-channel", *options),
+        "compare": ("compare", source, tmp_path / "int4", *options),
+        "calibrate": ("calibrate", source, "--scheme", "int4-channel", *ranges, *options),
+    }
+    for seed, command in enumerate(commands.values()):
+        expected = qdq(*command)
+        files = contents(tmp_path)
+        with slow_tasks(kill=mortal.workers[seed % 2].kill, after=2 * seed, delay_s=0.1):
+            found = qdq(*command, "--dask", mortal.file)
+        mortal.replace_dead()
+        assert (found.code, found.out) == (0, expected.out), found.err
+        assert contents(tmp_path) == files
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("loss", LOSSES)
-def test_what_is_lost_in_the_middle_of_a_run(
+@pytest.mark.parametrize("loss", ["all workers", "the scheduler"])
+def test_everything_is_killed_and_the_run_goes_on(
     qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, seed: int
 ) -> None:
-    lose(qdq, source, tmp_path, monkeypatch, loss, seed)
-
-
-def test_a_worker_lost_in_the_middle_of_a_run(
-    qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lose(qdq, source, tmp_path, monkeypatch, "a worker", 1)
-
-
-def lose(qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, seed: int) -> None:
-    assert qdq("run", source, "-o", tmp_path / "local", *SETTINGS).code == 0
-    arguments = ("run", source, "-o", tmp_path / "far", *SETTINGS)
-    rows = tmp_path / "far.qdq-partial" / "rows"
+    """It goes on here, or on new workers."""
+    chance = random.Random(seed)
+    options = (*SETTINGS, "--format", "json")
+    expected = qdq("run", source, "-o", tmp_path / "local", *options)
+    arguments = ("run", source, "-o", tmp_path / "far", *options)
+    monkeypatch.setattr(cluster, "NO_WORKER_S", 2.0)
     with cluster_in(tmp_path / "dask") as started:
-        lost = {"a worker": started.workers[:1], "all workers": started.workers, "the scheduler": [started.scheduler]}
-        received = distribute.restore_rows
-        num_received = 0
+        lost = started.workers if loss == "all workers" else [started.scheduler]
 
-        def count(*values: Any) -> Any:
-            nonlocal num_received
-            num_received += 1
-            if num_received == 1 + 2 * seed:
-                for process in lost[loss]:
-                    process.kill()
-            return received(*values)
+        def kill() -> None:
+            for process in lost:
+                process.kill()
 
-        with monkeypatch.context() as patched:
-            patched.setattr(distribute, "restore_rows", count)
-            patched.setattr(distribute, "process_shard", held)
-            patched.setattr(cluster, "NO_WORKER_S", 2.0)
+        with slow_tasks(kill=kill, after=1 + chance.randrange(NUM_SHARDS - 2), delay_s=chance.random() * 0.3):
             outcome = qdq(*arguments, "--dask", started.file)
-    assert "Traceback" not in outcome.err
-    if loss == "a worker":
-        assert outcome.code == 0, outcome.err
-    else:
         assert outcome.code == 4, outcome.err
+        assert "Traceback" not in outcome.err
         assert "files are finished, --resume goes on from here" in outcome.error
-        assert rows.is_dir()
+        assert (tmp_path / "far.qdq-partial" / "rows").is_dir()
         assert not (tmp_path / "far").exists()
-        assert qdq(*arguments, "--resume").code == 0
+        started.replace_dead()
+        elsewhere = () if loss == "the scheduler" else ("--dask", started.file)
+        resumed = qdq(*arguments, "--resume", *elsewhere)
+    assert (resumed.code, resumed.out) == (0, expected.out), resumed.err
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
 
 
