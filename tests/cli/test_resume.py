@@ -43,7 +43,7 @@ def test_a_folder_goes_on_from_every_line_of_the_journal(
 ) -> None:
     whole = qdq("run", model, "-o", tmp_path / "whole", *SETTINGS)
     want = contents(tmp_path / "whole")
-    for lines in range(1, 40):
+    for lines in range(1, 40, 1 if number == signal.SIGKILL else 3):
         output = tmp_path / f"out{lines}"
         first = stopped(lines, number, "run", model, "-o", output, *SETTINGS)
         if first.returncode == 0:  # fewer lines than that
