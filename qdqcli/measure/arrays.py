@@ -166,9 +166,9 @@ def _finish_block(
     start, stop = block
     lo, hi = layout.whole_slices(start, stop)
     done = workers.backend.fake_quantize_and_sum(
-        x[lo:hi], y[lo:hi], lo, start, stop, layout, spec, dtype, keep=True, total_bytes=y.nbytes
+        x[lo:hi], y[lo:hi], lo, start, stop, layout, [spec], dtype, keep=True, total_bytes=y.nbytes
     )
-    return None if done is None else part_of(done, continues=lo < start)
+    return None if done is None else part_of(done[0], continues=lo < start)
 
 
 def _measured_ranges(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInfo, workers: Workers) -> Floats:

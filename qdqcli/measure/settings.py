@@ -3,13 +3,13 @@
 Settings that differ in the grid alone share their ranges. The figures are those of `quantize_tensor` with each setting.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.measure.block_part import BlockPart, block_slices
+from qdqcli.measure.block_part import BlockPart, block_slices, part_of
 from qdqcli.measure.blocks import QPARAM_BYTES, Block, blocks_of, read_block
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
 from qdqcli.measure.given_range import GivenRange, given_ranges
@@ -24,10 +24,10 @@ from qdqcli.measure.tensor import (
     measured_overall_range,
 )
 from qdqcli.measure.workers import Workers
-from qdqcli.op import columns
+from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, QuantParams, Stored
-from qdqcli.op.spec import QuantSpec, RoundMode
+from qdqcli.op.params import Floats, SettingsParams, Stored
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec, RoundMode
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
@@ -76,14 +76,36 @@ class _Column:
             return self.spec
         return replace(self.spec, num_bits=8, signed_input=True, narrow_range=False, round_mode=RoundMode.HALF_TO_EVEN)
 
+    @property
+    def kind(self) -> object:
+        """Key shared by the settings that one kernel takes together."""
+        return self.layout, self.spec.is_range_given, self.spec.round_mode, self.spec.compute_dtype
+
+    @property
+    def is_measured(self) -> bool:
+        """True for the op's own range."""
+        return self.given is None and self.spec.estimator == DEFAULT_ESTIMATOR
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """Ranges and qparams under a setting: of all slices before the blocks are read, or of those of one block."""
+    """Ranges and qparams of some slices under settings of one kind."""
 
-    ranges: Floats
-    params: QuantParams
-    overall_range: OverallRange | None
+    ranges: Sequence[Floats]
+    params: SettingsParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Settings of one kind."""
+
+    columns: Sequence[_Column]
+    known: _Known | None
+    """Of all slices, before blocks are read; None where those of a block follow from it."""
+
+    @property
+    def layout(self) -> Layout:
+        return self.columns[0].layout
 
 
 class _Tensor:
@@ -113,26 +135,44 @@ class _Tensor:
         for column in others:
             check_slices(self._info, column.layout, self._workers, per_slice=False)
         found = self._by_patterns([column for column in settings if has_histogram(self._info, column.layout)])
-        known = self._known([column for column in others if not has_one_pass(column.layout, self._blocks)])
+        groups = self._groups(others)
 
-        def apply(block: Block) -> list[_Part]:
-            parts = self._apply(others, known, block)
+        def apply(block: Block) -> dict[_Column, _Part]:
+            parts = self._apply(groups, block)
             on_bytes((block[1] - block[0]) * self._info.dtype.bits // 8)
             return parts
 
-        if others:
+        if groups:
             by_block = self._workers.map(apply, self._blocks)
-            for number, column in enumerate(others):
-                parts = [of_block[number] for of_block in by_block]
-                layout, of_column = column.layout, known.get(column)
-                if of_column is None:
-                    found[column] = measured_in_one_pass(layout, [p for p in parts if isinstance(p, BlockPart)])
-                else:
-                    rows = [p for p in parts if not isinstance(p, BlockPart)]
-                    found[column] = measured_in_two_passes(layout, rows, of_column.ranges, of_column.params)
+            for group in groups:
+                for k, column in enumerate(group.columns):
+                    parts = [of_block[column] for of_block in by_block]
+                    if group.known is None:
+                        found[column] = measured_in_one_pass(
+                            group.layout, [p for p in parts if isinstance(p, BlockPart)]
+                        )
+                    else:
+                        rows, known = [p for p in parts if not isinstance(p, BlockPart)], group.known
+                        found[column] = measured_in_two_passes(
+                            group.layout, rows, known.ranges[k], known.params.each[k]
+                        )
         else:
             on_bytes(self._info.nbytes)
         return [found[column] for column in settings]
+
+    def _groups(self, settings: Sequence[_Column]) -> list[_Group]:
+        """Return the settings that one kernel takes together: those of the same layout and kind of op."""
+        ranges_of: dict[object, Floats] = {}
+        by_kind: dict[object, list[_Column]] = {}
+        for column in settings:
+            by_kind.setdefault(column.kind, []).append(column)
+        return [
+            _Group(
+                columns=columns,
+                known=None if has_one_pass(columns[0].layout, self._blocks) else self._known(columns, ranges_of),
+            )
+            for columns in by_kind.values()
+        ]
 
     def _by_patterns(self, settings: Sequence[_Column]) -> dict[_Column, Measurement]:
         if not settings:
@@ -145,62 +185,83 @@ class _Tensor:
             for column in settings
         }
 
-    def _known(self, settings: Sequence[_Column]) -> dict[_Column, _Known]:
-        """Return the ranges and qparams of settings whose slices are too long to measure within a block."""
-        by_key: dict[object, Floats] = {}
-        found = {}
-        for column in settings:
-            key, layout = column.ranges_key, column.layout
-            if key not in by_key:
-                ranges = given_ranges(column.given, 0, layout.num_slices, self._dtype, column.spec.compute_dtype)
-                if ranges is None:
-                    ranges = estimate_ranges(column.spec, self._reader, self._info, layout, self._workers)
-                by_key[key] = ranges
-            params = self._workers.backend.quant_params(by_key[key], column.spec, layout, 0, self._dtype)
-            overall_range = measured_overall_range(column.spec, by_key[key])
-            found[column] = _Known(ranges=by_key[key], params=params, overall_range=overall_range)
-        return found
+    def _known(
+        self, columns: Sequence[_Column], ranges_of: dict[object, Floats], block: tuple[Stored, int] | None = None
+    ) -> _Known:
+        """Return ranges and qparams of all slices, or of those in a block: its elements, and the index of the first.
 
-    def _apply(self, settings: Sequence[_Column], known: Mapping[_Column, _Known], block: Block) -> list["_Part"]:
+        `ranges_of` holds ranges by `_Column.ranges_key`.
+        """
+        layout, dtype, backend = columns[0].layout, self._dtype, self._workers.backend
+        first, last = 0, layout.num_slices
+        if block is not None:
+            x, start = block
+            first, last = layout.slice_of(start), layout.slice_of(start + len(x) - 1) + 1
+
+        def ranges_under(spec: QuantSpec, given: GivenRange | None) -> Floats:
+            ranges = given_ranges(given, first, last - first, dtype, spec.compute_dtype)
+            if ranges is not None:
+                return ranges
+            if block is None:
+                return estimate_ranges(spec, self._reader, self._info, layout, self._workers)
+            return ranges_in_memory(estimator_of(spec, dtype, self._workers), x, start, layout)
+
+        for column in columns:
+            if column.ranges_key not in ranges_of:
+                ranges_of[column.ranges_key] = ranges_under(column.spec, column.given)
+        ranges_each = [ranges_of[column.ranges_key] for column in columns]
+        each = [
+            backend.quant_params(ranges, column.spec, layout, first, dtype)
+            for ranges, column in zip(ranges_each, columns, strict=True)
+        ]
+        return _Known(ranges=ranges_each, params=SettingsParams(each=each))
+
+    def _apply(self, groups: Sequence[_Group], block: Block) -> dict[_Column, "_Part"]:
         """Read one block, with the rest of the short slices at its edges, and apply every setting."""
-        start, stop = block
-        backend, dtype = self._workers.backend, self._dtype
-        needs = [block if column in known else column.layout.whole_slices(start, stop) for column in settings]
+        needs = [block if group.known else group.layout.whole_slices(*block) for group in groups]
         lo, hi = min(first for first, _ in needs), max(last for _, last in needs)
         x = read_block(self._reader, self._info, self._workers, "input", (lo, hi))
-        nothing = self._workers.buffer("output", STORAGE[dtype], 0)
-        by_key: dict[object, Floats] = {}
-        extremes: OverallRange | None = None
-        parts: list[_Part] = []
-        for column, (first, last) in zip(settings, needs, strict=True):
-            layout, own, of_column = column.layout, x[first - lo : last - lo], known.get(column)
-            if of_column is None:
-                of_column = self._known_of_block(column, by_key, own, first)
-            rows = backend.quantize_and_sum(own, nothing, first, start, stop, layout, of_column.params, keep=False)
-            overall_range = of_column.overall_range
-            if overall_range is None:
-                overall_range = extremes = extremes or backend.extremes(x, dtype)
-            rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = overall_range
-            if column in known:
-                parts.append(rows)
-            else:
-                degenerate = of_column.params.degenerate
-                slices = block_slices(of_column.ranges, degenerate, None, continues=first < start)
-                parts.append(BlockPart(rows=rows, slices=slices))
+        ranges_of: dict[object, Floats] = {}
+        parts: dict[_Column, _Part] = {}
+        for group, (first, last) in zip(groups, needs, strict=True):
+            own = x[first - lo : last - lo]
+            columns = group.columns
+            if group.known is None:
+                parts |= self._in_one_call([column for column in columns if column.is_measured], own, first, block)
+                columns = [column for column in columns if column not in parts]
+            if columns:
+                known = group.known or self._known(columns, ranges_of, (own, first))
+                parts |= self._in_steps(columns, known, own, first, block, one_pass=group.known is None)
         return parts
 
-    def _known_of_block(self, column: _Column, by_key: dict[object, Floats], x: Stored, first: int) -> _Known:
-        """Return ranges and qparams of the whole slices `x`, which begin at element `first`."""
-        layout, spec, key = column.layout, column.spec, column.ranges_key
-        number = layout.slice_of(first)
-        if key not in by_key:
-            num_slices = layout.slice_of(first + len(x) - 1) + 1 - number
-            ranges = given_ranges(column.given, number, num_slices, self._dtype, spec.compute_dtype)
-            if ranges is None:
-                ranges = ranges_in_memory(estimator_of(spec, self._dtype, self._workers), x, first, layout)
-            by_key[key] = ranges
-        params = self._workers.backend.quant_params(by_key[key], spec, layout, number, self._dtype)
-        return _Known(ranges=by_key[key], params=params, overall_range=measured_overall_range(spec, by_key[key]))
+    def _in_one_call(self, columns: Sequence[_Column], x: Stored, first: int, block: Block) -> dict[_Column, "_Part"]:
+        """Measure, quantize and sum whole slices; returns nothing where that takes steps."""
+        if not columns:
+            return {}
+        specs, layout, y = [column.spec for column in columns], columns[0].layout, x[:0]
+        done = self._workers.backend.fake_quantize_and_sum(x, y, first, *block, layout, specs, self._dtype, keep=False)
+        return {
+            column: part_of(sums, continues=first < block[0]) for column, sums in zip(columns, done or (), strict=False)
+        }
+
+    def _in_steps(
+        self, columns: Sequence[_Column], known: _Known, x: Stored, first: int, block: Block, *, one_pass: bool
+    ) -> dict[_Column, "_Part"]:
+        """Quantize and sum with known qparams."""
+        parts: dict[_Column, _Part] = {}
+        backend = self._workers.backend
+        all_rows = backend.sum_settings(x, first, *block, columns[0].layout, known.params)
+        extremes: OverallRange | None = None
+        for column, rows, ranges, params in zip(columns, all_rows, known.ranges, known.params.each, strict=True):
+            overall_range = measured_overall_range(column.spec, ranges)
+            if overall_range is None:
+                overall_range = extremes = extremes or backend.extremes(x, self._dtype)
+            rows[0, [INPUT_MIN, INPUT_MAX]] = overall_range
+            parts[column] = rows
+            if one_pass:
+                slices = block_slices(ranges, params.degenerate, None, continues=first < block[0])
+                parts[column] = BlockPart(rows=rows, slices=slices)
+        return parts
 
 
 _Part = BlockPart | NDArray[np.float64]

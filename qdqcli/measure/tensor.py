@@ -179,12 +179,12 @@ def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block
     done = None
     if job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR:
         done = workers.backend.fake_quantize_and_sum(
-            x, y, extended[0], start, stop, layout, job.spec, job.info.dtype.name, keep=job.writer is not None
+            x, y, extended[0], start, stop, layout, [job.spec], job.info.dtype.name, keep=job.writer is not None
         )
     if done is None:
         part = _finish_step_by_step(job, layout, workers, x, y, extended, block)
     else:
-        part = part_of(done, continues=extended[0] < start)
+        part = part_of(done[0], continues=extended[0] < start)
     _finish(job, y, start - extended[0], block)
     return part
 

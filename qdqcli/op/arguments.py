@@ -5,16 +5,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.columns import SUM_COLUMNS
+from qdqcli.op.columns import NUM_SUMS
 from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.params import Codes, Floats, OrderKeys, Stored
 
 RUN = 16 * VECTOR_SIZE
 """Elements whose terms are added in their own type before they are widened."""
-PIECE = 16 * RUN
-"""Elements that are quantized, then summed while the L1 cache holds them and prefetches the next."""
-SHORT_PIECE_BYTES = 4 << 10
-"""Piece of a tensor read from memory: with PIECE, x, y and the next x of float32 would fill an L1 cache of 32 KiB."""
+AHEAD = 16 * RUN
+"""Elements of the input that are prefetched."""
 NUM_CANDIDATES = 100
 """Scaled ranges that the search of a range tries."""
 
@@ -27,17 +25,27 @@ class Terms(NamedTuple):
     marking: StaticBool
     """Extreme chunks are marked: float32 may not hold their terms."""
     totals: NDArray[np.float64]
-    """(SUM_COLUMNS * VECTOR_SIZE,): the lanes of each column."""
-    ahead: int
-    """Elements of x that are prefetched."""
+    """(settings * NUM_SUMS * VECTOR_SIZE,): the lanes of each sum; SQ_INPUT is that of the first setting."""
+    peaks: Floats
+    """(settings * VECTOR_SIZE,): the lanes of the largest error."""
+    zeroed: NDArray[np.int32]
+    """(settings * VECTOR_SIZE,): the lanes of the number of elements that became 0."""
+    one: np.int32 = np.int32(1)
+    """1, which the compiler does not know."""
 
 
-def terms_of(x: Stored, y: Stored, *, extreme: bool = False, ahead: int = PIECE) -> Terms:
+def terms_of(x: Stored, y: Stored, *, extreme: bool = False, settings: int = 1) -> Terms:
     """Return terms in float32, or in float64 for float64 elements and `extreme` chunks."""
-    totals = np.empty(SUM_COLUMNS * VECTOR_SIZE)
-    if extreme or x.dtype == np.float64 or y.dtype == np.float64:
-        return Terms(np.float64(0), None, totals, ahead)
-    return Terms(np.float32(0), True, totals, ahead)
+    is_double = extreme or x.dtype == np.float64 or y.dtype == np.float64
+    zero = np.float64(0) if is_double else np.float32(0)
+    lanes = settings * VECTOR_SIZE
+    return Terms(
+        zero,
+        None if is_double else True,
+        np.empty(NUM_SUMS * lanes),
+        np.empty(lanes, zero.dtype),
+        np.empty(lanes, np.int32),
+    )
 
 
 class Summing(NamedTuple):
@@ -47,34 +55,41 @@ class Summing(NamedTuple):
     """False: nothing is written to `y`."""
     nontemporal: StaticBool
     """True: `y` is written by non-temporal stores; it has the alignment of `base`, modulo VECTOR_SIZE elements."""
-    piece: Stored
-    """Scratch buffer for the outputs of a piece, whole runs."""
     terms: Terms
 
 
 class Measuring(NamedTuple):
-    """How slices are measured, and scratch buffers for them; kernels also take it for `OrderKeyLimits` and `Codes`."""
+    """How slices are measured, and scratch buffers for them; kernels also take it for `OrderKeyLimits`."""
 
     bits: Stored
     """Elements as integers."""
     infinity: Any
     nothing_lo: Any
     nothing_hi: Any
-    q_min: Any
-    q_max: Any
+    q_min: Floats
+    q_max: Floats
+    """(settings,): the lowest and the highest code."""
     short_runs: StaticBool
     """True for slices as `measure_short_runs` takes them."""
     order_keys: OrderKeys
+    """(2, slices)."""
     ranges: Floats
+    """(2, slices)."""
     values: Floats
+    """(settings, QPARAM_ROWS, slices of a chunk)."""
     flags: NDArray[np.bool_]
+    """(settings, FLAG_ROWS, slices of a chunk)."""
+    clipping: NDArray[np.bool_]
+    """(settings,)."""
+    degenerate: NDArray[np.bool_]
+    """(settings, slices)."""
 
 
 class Batch(NamedTuple):
     """Results for each tensor of a batch."""
 
     sums: NDArray[np.float64]
-    """(tensors, SUM_COLUMNS)."""
+    """(tensors, 1, SUM_COLUMNS)."""
     num_degenerate: NDArray[np.int64]
     is_done: NDArray[np.bool_]
 

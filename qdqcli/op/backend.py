@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qdqcli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from qdqcli.op.columns import BatchSums, BlockSums
     from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout
-    from qdqcli.op.params import Floats, OrderKeys, QuantParams, Stored
+    from qdqcli.op.params import Floats, OrderKeys, QuantParams, SettingsParams, Stored
     from qdqcli.op.spec import QuantSpec
 
 AUTO = "auto"
@@ -85,12 +87,18 @@ class Backend(Protocol):
         Slices whose output became infinite or NaN are marked in `params.degenerate`.
         """
 
+    def sum_settings(
+        self, x: "Stored", base: int, start: int, stop: int, layout: "Layout", settings: "SettingsParams"
+    ) -> "Sequence[NDArray[np.float64]]":
+        """Return the sums of `quantize_and_sum` under each setting, without writing."""
+
     def fake_quantize_and_sum(
         self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout",
-        spec: "QuantSpec", dtype: str, *, keep: bool, total_bytes: int = 0,
-    ) -> "BlockSums | None":  # fmt: skip
+        specs: "Sequence[QuantSpec]", dtype: str, *, keep: bool, total_bytes: int = 0,
+    ) -> "list[BlockSums] | None":  # fmt: skip
         """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step.
 
+        The settings have the same round mode and arithmetic; with `keep`, there is one.
         `total_bytes` is the size of the output in memory that `y` is part of: no cache need keep a large one.
         """
 

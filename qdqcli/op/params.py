@@ -1,5 +1,6 @@
 """Kernel arguments other than elements: dtype tables, order keys, ranges, qparams."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ class Op(NamedTuple):
 
 
 class Qparams(NamedTuple):
-    """Qparams as kernels take them."""
+    """Qparams as kernels take them; those that sum errors take arrays whose first dimension is the setting."""
 
     values: Floats
     """(QPARAM_ROWS, slices), or (QPARAM_ROWS, row + VECTOR_SIZE) with `columns`."""
@@ -83,8 +84,8 @@ class Qparams(NamedTuple):
     """(FLAG_ROWS, slices), or (FLAG_ROWS, 1) with `columns`: those that any slice has."""
     columns: bool | None
     """True for slices shorter than a vector: a column per element of a row, which then wraps around."""
-    clipping: bool
-    """False where no element can be out of range."""
+    clipping: NDArray[np.bool_] | bool
+    """(1,): False where no element can be out of range; True on a device, which does not ask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class QuantParams:
     def as_qparams(self) -> Qparams:
         """The qparams as kernels take them. Flushing all slices where one flushes subnormals changes nothing."""
         any_flags = np.asarray(self.flags[:, : self.num_slices].any(axis=1, keepdims=True))
-        clipping = bool(any_flags[CLIPPING, 0])
+        clipping = any_flags[CLIPPING]
         if self.columns is None:
             return Qparams(self.qparams, self.flags, None, clipping)
         return Qparams(self.columns.qparams, any_flags, True, clipping)
@@ -121,6 +122,29 @@ class QuantParams:
         """(slices,): the scale is 0, infinite or the maximum; summing adds slices with non-finite output."""
         degenerate: NDArray[np.bool_] = self.flags[DEGENERATE, : self.num_slices]
         return degenerate
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsParams:
+    """Qparams of the same slices under settings of the same `op`."""
+
+    each: Sequence[QuantParams]
+
+    @cached_property
+    def as_qparams(self) -> Qparams:
+        """The qparams as kernels take them, with the setting as the first dimension."""
+        first, *others = (params.as_qparams for params in self.each)
+        if not others:
+            return Qparams(first.values[None], first.flags[None], first.columns, first.clipping)
+        values, flags, clipping = (
+            np.stack([getattr(qparams, name) for qparams in (first, *others)])
+            for name in ("values", "flags", "clipping")
+        )
+        return Qparams(values, flags, first.columns, clipping[:, 0])
+
+    def arguments(self, elements: Elements, layout: Layout) -> tuple[Elements, Steps, Qparams]:
+        """`QuantParams.arguments` of all."""
+        return *self.each[0].arguments(elements, layout)[:2], self.as_qparams
 
 
 def compute_type_of(dtype: str, compute_dtype: ComputeDType) -> np.generic:

@@ -35,10 +35,9 @@ from qdqcli.op.value import (
     fake_quantize,
     flush,
     max_finite,
-    number_pattern,
     qparams_of_range,
     round_to,
-    value_of_pattern,
+    stored_value,
 )
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
@@ -98,7 +97,7 @@ def _squared_error(x, scratch, count, qparams, k, op, limit):
     for begin in range(0, count, _STRIDE):
         for i in range(begin, smaller(begin + _STRIDE, count), VECTOR_SIZE):
             y = _quantized(load(scratch.v, i), lo, hi, scale, inverse, op)
-            e = widen_to_double(_stored_value(y, stored)) - load(scratch.a, i)
+            e = widen_to_double(stored_value(y, stored)) - load(scratch.a, i)
             total = total + e * e
         error = pairwise_sum(total)
         if error > limit:
@@ -122,20 +121,14 @@ def _bound_errors(x, v, count, qparams, op, extremes, bounds):
     for k in range(0, capacity, VECTOR_SIZE):
         lo, hi = load(qparams, MIN_RANGE * capacity + k), load(qparams, MAX_RANGE * capacity + k)
         scale, inverse = load(qparams, SCALE * capacity + k), load(qparams, INVERSE_SCALE * capacity + k)
-        y_lo = _stored_value(fake_quantize(lo, scale, inverse, op.half_up, op.compute_type), stored)
-        y_hi = _stored_value(fake_quantize(hi, scale, inverse, op.half_up, op.compute_type), stored)
+        y_lo = stored_value(fake_quantize(lo, scale, inverse, op.half_up, op.compute_type), stored)
+        y_hi = stored_value(fake_quantize(hi, scale, inverse, op.half_up, op.compute_type), stored)
         total = broadcast(qparams.dtype.type(0))
         for lane in range(VECTOR_SIZE):
             over, under = y_hi - extremes[0, lane], y_lo - extremes[1, lane]
             total = total + select(hi < extremes[0, lane], over * over, 0.0)
             total = total + select(lo > extremes[1, lane], under * under, 0.0)
         store(bounds, k, total)
-
-
-@inlined
-def _stored_value(v, stored):
-    """Round `v` to the stored dtype."""
-    return value_of_pattern(number_pattern(v, stored), stored)
 
 
 @inlined

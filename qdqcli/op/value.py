@@ -153,6 +153,12 @@ def value_of_pattern(wide: Number, stored: Number) -> Number:
     return _DECODE[_kind(stored)](wide)
 
 
+@inlined
+def stored_value(v: Number, stored: Number) -> Number:
+    """Round `v` to the type of `stored`, as a value; NaN may become infinity."""
+    return value_of_pattern(number_pattern(v, stored), stored)
+
+
 def round_to(v: Number, compute_type: Number) -> Number:
     """Round the result of an operation to the arithmetic's dtype."""
     return _ROUND_TO[_kind(compute_type)](v)

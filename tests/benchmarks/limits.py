@@ -27,13 +27,21 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.measure.workers import Workers
+from qdqcli.op.arguments import Summing, terms_of
 from qdqcli.op.columns import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import histograms as cpu_patterns
 from qdqcli.op.cpu import quantize as cpu_quantize
 from qdqcli.op.jit.compiler import jit
 from qdqcli.op.layout import Elements, Layout
-from qdqcli.op.params import INVERSE_SCALE, SCALE, QuantParams, empty_order_keys, ranges_of_order_keys
+from qdqcli.op.params import (
+    INVERSE_SCALE,
+    SCALE,
+    QuantParams,
+    SettingsParams,
+    empty_order_keys,
+    ranges_of_order_keys,
+)
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.op.threads import available_threads
 from qdqcli.stats.sums import CHUNK_ELEMENTS as CHUNK
@@ -135,10 +143,12 @@ def in_cache(lib: CDLL, rounds: int) -> None:
     params, sums, theirs = measured(x, "F32"), empty_sums(1), np.zeros((AGAIN, len(SUMS)))
     scales = [params.qparams[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
     c_sum = partial(lib.quantize_and_sum, x.ctypes.data, y.ctypes.data, AGAIN, 0, NONE, *scales)
-    steps, qparams = Layout.of(x.shape, QuantSpec()).steps(), params.as_qparams._replace(clipping=False)
+    steps, qparams = Layout.of(x.shape, QuantSpec()).steps(), SettingsParams(each=[params]).as_qparams
+    qparams = qparams._replace(clipping=np.zeros(1, np.bool_))
 
     def our_sum(sums: Array, *, keep: bool) -> None:
-        sum_again(x, y, steps, qparams, params.op, cpu.summing_of(x, keep=keep), sums)
+        summing = Summing(keep, None, terms_of(x, x))
+        sum_again(x, y, steps, qparams, params.op, summing, sums[None])
 
     tables, our_tables = np.zeros((4, 1 << 16), np.uint32), np.zeros((2, 1 << 16), np.uint32)
     ways = ("count_patterns", "count_in_four", "count_by_scatter", "only_store")
@@ -202,8 +212,8 @@ class CMatrix(Matrix):
         self.c_op_and_sums(axis, CACHED)
         x, y, size, layout = self.x, self.y, self.x.size, Layout.of(self.shape, SPECS[axis])
         if axis == FIRST:
-            found = cpu.fake_quantize_and_sum(x, y, 0, 0, size, layout, SPECS[axis], "F32", keep=True)
-            ours = empty_sums(0) if found is None else found.sums
+            found = cpu.fake_quantize_and_sum(x, y, 0, 0, size, layout, [SPECS[axis]], "F32", keep=True)
+            ours = found[0].sums if found else empty_sums(0)
         else:
             ours = cpu.quantize_and_sum(x, y, 0, 0, size, *self.measure(SPECS[axis]), keep=True)
         must_be_same(f"sums of axis {axis}", self.sums, ours[:, SUMS])

@@ -38,8 +38,9 @@ def test_sums_next_to_ties_follow_the_documented_order(num_bits: int, round_mode
     x = rows_of_ties(num_bits)
     spec = QuantSpec(num_bits=num_bits, round_mode=round_mode, axis=0)
     layout, y = Layout.of((x.size // 16, 16), spec), np.empty_like(x)
-    found = cpu.fake_quantize_and_sum(x, y, 0, 0, x.size, layout, spec, "F32", keep=True)
+    found = cpu.fake_quantize_and_sum(x, y, 0, 0, x.size, layout, [spec], "F32", keep=True)
     assert found is not None
+    (of_setting,) = found
     expected = reference.ordered_sums(x, y)
     for name, column in COLUMNS.items():
-        assert found.sums[:, column].tolist() == [expected[name]], name
+        assert of_setting.sums[:, column].tolist() == [expected[name]], name

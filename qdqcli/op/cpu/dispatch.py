@@ -5,18 +5,28 @@ most elements of a vector unused: their qparams are broadcast to one column per 
 processed instead.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
-from qdqcli.op.arguments import PIECE, SHORT_PIECE_BYTES, Batch, Measuring, Summing, terms_of
-from qdqcli.op.columns import ABS_ERROR, CLIPPED, NONFINITE, NONFINITE_OUTPUT, BatchSums, BlockSums, empty_sums
+from qdqcli.op.arguments import Batch, Measuring, Summing, terms_of
+from qdqcli.op.columns import (
+    ABS_ERROR,
+    CLIPPED,
+    NONFINITE,
+    NONFINITE_OUTPUT,
+    SUM_COLUMNS,
+    BatchSums,
+    BlockSums,
+    empty_sums,
+)
 from qdqcli.op.cpu.sums import look_closer
 from qdqcli.op.jit.cache import host_has
 from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import (
-    DEGENERATE,
     FLAG_ROWS,
     INFINITY,
     PATTERN,
@@ -26,6 +36,7 @@ from qdqcli.op.params import (
     OrderKeys,
     Qparams,
     QuantParams,
+    SettingsParams,
     Stored,
     codes,
     compute_type_of,
@@ -132,35 +143,43 @@ def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, 
     bounds, nontemporal = cuts(layout.num_slices, num_parts), _nontemporal(y, layout)
 
     def quantize_part(part: int) -> None:
-        measuring = _measuring(x, batch, layout, spec, dtype)
+        measuring = _measuring(x, batch, batch, layout, [spec], dtype)
         first, last = bounds[part : part + 2].tolist()
         kernels.fake_quantize_slices(x, y, first, last, layout.steps(), measuring, op_of(spec, dtype), nontemporal)
 
     run_parts(quantize_part, num_parts)
 
 
-def _measuring(x: Stored, max_slices: int, layout: Layout | None, spec: QuantSpec, dtype: str) -> Measuring:
-    """Return how slices are measured, with scratch buffers of shape (rows, slices)."""
-    capacity = -(-max_slices // VECTOR_SIZE) * VECTOR_SIZE
-
-    def scratch(rows: int, kind: type[np.generic]) -> Stored:
-        return np.empty((rows, capacity), kind)
-
+def _measuring(
+    x: Stored, num_slices: int, in_chunk: int, layout: Layout | None, specs: Sequence[QuantSpec], dtype: str
+) -> Measuring:
+    """Return how slices are measured under each setting, with scratch buffers for the slices of a call and a chunk."""
+    number, settings = float_type(dtype), len(specs)
+    of_chunk, of_call = _whole_vectors(in_chunk), _whole_vectors(num_slices) + VECTOR_SIZE
+    all_codes = [codes(spec, dtype) for spec in specs]
     return Measuring(
         bits=x.view(PATTERN[dtype]),
         **order_key_limits(dtype)._asdict(),
-        **codes(spec, dtype)._asdict(),
+        q_min=np.array([each.q_min for each in all_codes], number),
+        q_max=np.array([each.q_max for each in all_codes], number),
         short_runs=None if layout is None else _short_runs(layout),
-        order_keys=scratch(2, PATTERN[dtype]),
-        ranges=scratch(2, float_type(dtype)),
-        values=scratch(QPARAM_ROWS, float_type(dtype)),
-        flags=scratch(FLAG_ROWS, np.bool_),
+        order_keys=np.empty((2, of_call), PATTERN[dtype]),
+        ranges=np.empty((2, of_call), number),
+        values=np.empty((settings, QPARAM_ROWS, of_chunk), number),
+        flags=np.empty((settings, FLAG_ROWS, of_chunk), np.bool_),
+        clipping=np.empty(settings, np.bool_),
+        degenerate=np.empty((settings, of_call), np.bool_),
     )
 
 
-def summing_of(x: Stored, *, keep: bool, piece: int = PIECE, nontemporal: StaticBool = None) -> Summing:
-    """Return how outputs are kept and summed, `piece` elements at a time."""
-    return Summing(keep, nontemporal, np.empty(piece, x.dtype), terms_of(x, x, ahead=piece))
+def _whole_vectors(count: int) -> int:
+    """Round up to a multiple of VECTOR_SIZE."""
+    return -(-count // VECTOR_SIZE) * VECTOR_SIZE
+
+
+def _slices_of_chunk(layout: Layout) -> int:
+    """Return the largest number of slices in a chunk, or a few more; the last of each row may be short."""
+    return min(layout.num_slices, CHUNK_ELEMENTS // layout.inner + CHUNK_ELEMENTS // layout.row + 4)
 
 
 def _short_runs(layout: Layout) -> StaticBool:
@@ -190,13 +209,12 @@ def writes_whole_lines() -> bool:
 def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str) -> QuantParams:
     """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
     num_slices = ranges.shape[1]
-    capacity = -(-num_slices // VECTOR_SIZE) * VECTOR_SIZE
+    capacity = _whole_vectors(num_slices)
     padded = np.zeros((2, capacity), float_type(dtype))
     padded[:, :num_slices] = ranges
     values, flags = np.empty((QPARAM_ROWS, capacity), padded.dtype), np.empty((FLAG_ROWS, capacity), np.bool_)
-    op, qparams = op_of(spec, dtype), Qparams(values, flags, None, True)
-    given = spec.is_range_given
-    kernels.make_qparams(padded, 0, capacity, num_slices, codes(spec, dtype), given, op.compute_type, qparams)
+    op, qparams = op_of(spec, dtype), Qparams(values, flags, None, np.ones(1, np.bool_))
+    kernels.make_qparams(padded, 0, num_slices, codes(spec, dtype), spec.is_range_given, op.compute_type, qparams)
     return QuantParams(
         first_slice=first_slice,
         num_slices=num_slices,
@@ -220,18 +238,41 @@ def quantize_and_sum(
     Without `keep`, nothing is written to `y`. The sums leave out the extremes of the input. Slices whose output became
     infinite or NaN are marked in `params.degenerate`.
     """
-    sums = empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    summing = summing_of(x, keep=keep, piece=SHORT_PIECE_BYTES // x.itemsize)
-    kernels.quantize_and_sum(x, y, *params.arguments(Elements(base, start, stop), layout), params.op, summing, sums)
-    for chunk in np.flatnonzero(~np.isfinite(sums[:, ABS_ERROR])):
-        first = start + int(chunk) * CHUNK_ELEMENTS
+    settings = SettingsParams(each=[params])
+    sums: NDArray[np.float64] = _quantize_and_sum(x, y, base, start, stop, layout, settings, keep=keep)[0]
+    return sums
+
+
+def sum_settings(
+    x: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams
+) -> Sequence[NDArray[np.float64]]:
+    """Return the sums of `quantize_and_sum` under each setting."""
+    return list(_quantize_and_sum(x, x, base, start, stop, layout, settings, keep=False))
+
+
+def _quantize_and_sum(
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams, *, keep: bool
+) -> NDArray[np.float64]:  # fmt: skip
+    """Return the sums (settings, chunks, SUM_COLUMNS); with `keep`, there is one setting."""
+    elements, steps, qparams = settings.arguments(Elements(base, start, stop), layout)
+    sums = _empty_sums(settings.each, start, stop)
+    summing = Summing(keep, None, terms_of(x, x, settings=len(sums)))
+    kernels.quantize_and_sum(x, y, elements, steps, qparams, settings.each[0].op, summing, sums)
+    for setting, chunk in np.argwhere(~np.isfinite(sums[..., ABS_ERROR])).tolist():
+        params = settings.each[setting]
+        first = start + chunk * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
         part = x[first - base : last - base]
         out = y[first - base : last - base] if keep else np.empty_like(part)
         if not keep:
             quantize(part, out, first, first, last, layout, params)
-        _look_closer(part, out, first, layout, params, sums[chunk])
+        _look_closer(part, out, first, layout, params, sums[setting, chunk])
     return sums
+
+
+def _empty_sums(settings: Sequence[object], start: int, stop: int) -> NDArray[np.float64]:
+    chunks = -(-(stop - start) // CHUNK_ELEMENTS)
+    return empty_sums(len(settings) * chunks).reshape(len(settings), chunks, SUM_COLUMNS)
 
 
 def _look_closer(
@@ -248,13 +289,13 @@ def _look_closer(
 
 
 def fake_quantize_and_sum(
-    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *, keep: bool,
-    total_bytes: int = 0,
-) -> BlockSums | None:  # fmt: skip
-    """Measure, quantize and sum in one call, where `x` holds whole slices of one run each.
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, specs: Sequence[QuantSpec], dtype: str, *,
+    keep: bool, total_bytes: int = 0,
+) -> list[BlockSums] | None:  # fmt: skip
+    """Measure, quantize and sum under each setting in one call, where `x` holds whole slices of one run each.
 
-    Parts `y` of a large output (`total_bytes`) are written by non-temporal stores; they have the alignment of `base`,
-    modulo VECTOR_SIZE elements. With a known range these cost 15 %: elements are then read from memory at that time.
+    The settings have the same round mode and arithmetic; with `keep`, there is one. Parts `y` of a large output
+    (`total_bytes`) are written by non-temporal stores; they have the alignment of `base`, modulo VECTOR_SIZE elements.
 
     Returns None where elements are not finite or slices are shorter than a vector: the caller then goes step by step.
     """
@@ -262,19 +303,22 @@ def fake_quantize_and_sum(
         return None
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
-    steps, measuring = layout.steps(first_slice, base + len(x)), _measuring(x, num_slices, layout, spec, dtype)
+    measuring = _measuring(x, num_slices, min(num_slices, _slices_of_chunk(layout)), layout, specs, dtype)
     nontemporal: StaticBool = True if total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
-    summing, sums = summing_of(x, keep=keep, nontemporal=nontemporal), empty_sums(-(-(stop - start) // CHUNK_ELEMENTS))
-    kernels.fake_quantize_and_sum(
-        x, y, Elements(base, start, stop), steps, measuring, op_of(spec, dtype), summing, sums
-    )
-    if not np.isfinite(sums[:, ABS_ERROR]).all():
+    sums = _empty_sums(specs, start, stop)
+    summing = Summing(keep, nontemporal, terms_of(x, x, settings=len(specs)))
+    steps, op = layout.steps(first_slice, base + len(x)), op_of(specs[0], dtype)
+    kernels.fake_quantize_and_sum(x, y, Elements(base, start, stop), steps, measuring, op, summing, sums)
+    if not np.isfinite(sums[..., ABS_ERROR]).all():
         return None
-    return BlockSums(
-        sums=sums,
-        ranges=measuring.ranges[:, :num_slices],
-        degenerate=measuring.flags[DEGENERATE, :num_slices],
-    )
+    return [
+        BlockSums(
+            sums=of_setting,
+            ranges=measuring.ranges[:, :num_slices],
+            degenerate=degenerate[:num_slices],
+        )
+        for of_setting, degenerate in zip(sums, measuring.degenerate, strict=True)
+    ]
 
 
 def fake_quantize_and_sum_each(
@@ -284,11 +328,12 @@ def fake_quantize_and_sum_each(
 
     `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
-    count, measuring = len(layouts), _measuring(x, max_slices, None, spec, dtype)
-    batch = Batch(empty_sums(count), np.zeros(count, np.int64), np.zeros(count, np.bool_))
-    summing = summing_of(x, keep=keep)
+    count, measuring = len(layouts), _measuring(x, max_slices, max_slices, None, [spec], dtype)
+    sums = empty_sums(count)
+    batch = Batch(sums.reshape(count, 1, SUM_COLUMNS), np.zeros(count, np.int64), np.zeros(count, np.bool_))
+    summing = Summing(keep, None, terms_of(x, x))
     kernels.fake_quantize_and_sum_each(x, y, layouts, measuring, op_of(spec, dtype), summing, batch)
-    return BatchSums(**batch._asdict())
+    return BatchSums(sums=sums, num_degenerate=batch.num_degenerate, is_done=batch.is_done)
 
 
 def sum_slices(

@@ -7,10 +7,11 @@ their order of addition are defined in `docs/exactness.md`.
 import numpy as np
 
 from qdqcli.op import columns
-from qdqcli.op.arguments import RUN
+from qdqcli.op.arguments import AHEAD, RUN
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
+    add_where,
     any_true,
     as_wide,
     broadcast_some,
@@ -20,13 +21,10 @@ from qdqcli.op.jit.vector import (
     load_first,
     load_part,
     load_some,
-    minus_mask,
-    no_count,
     pairwise_sum,
     prefetch,
     smaller,
     store,
-    store_nontemporal,
     width,
 )
 from qdqcli.op.primitives import widen_to_double
@@ -40,64 +38,52 @@ _SMALL = 2.0**-100
 @inlined
 def begin_chunk(terms):
     """Reset the accumulators."""
-    for k in range(0, columns.SUM_COLUMNS * VECTOR_SIZE, VECTOR_SIZE):
+    for k in range(0, terms.totals.size, VECTOR_SIZE):
         store(terms.totals, k, 0.0)
-
-
-@inlined
-def add_runs(x, y, n, terms, nontemporal, out):
-    """Add the first `n` elements: runs of a chunk, of which only the last may be shorter.
-
-    With `nontemporal`, whole vectors of `y` are also written to `out`, by non-temporal stores: these wait for memory
-    while sums are added.
-    """
-    for begin in range(0, n, RUN):
-        for shift in range(0, VECTOR_SIZE, width()):
-            _add_run(x, y, begin, smaller(RUN, n - begin), shift, terms, nontemporal, out)
+    for k in range(0, terms.peaks.size, VECTOR_SIZE):
+        store(terms.peaks, k, terms.zero)
+        store(terms.zeroed, k, 0)
 
 
 @always_inlined
-def _add_run(x, y, begin, size, shift, terms, nontemporal, out):
-    """Add the lanes [shift, shift + width()) of a run of `size` elements."""
+def no_sums(terms):
+    """Sums of a run to which nothing was added."""
     zero = broadcast_some(terms.zero)
-    sums = (zero, zero, zero, zero, zero, zero, no_count())
-    whole = begin + size // VECTOR_SIZE * VECTOR_SIZE
-    for k in range(begin + shift, whole, VECTOR_SIZE):
-        prefetch(x, k + terms.ahead)
-        stored = load_some(y, k)
-        if nontemporal is not None:
-            store_nontemporal(out, k, stored)
-        sums = _add(load_some(x, k), stored, sums)
-    if whole < begin + size:
-        k = whole + shift
-        left = begin + size - k
-        sums = _add(load_first(x, k, left), load_first(y, k, left), sums)
-    error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
-    _widen(terms.totals, columns.ERROR * VECTOR_SIZE + shift, error)
-    _widen(terms.totals, columns.ABS_ERROR * VECTOR_SIZE + shift, abs_error)
-    _widen(terms.totals, columns.SQ_ERROR * VECTOR_SIZE + shift, sq_error)
-    _widen(terms.totals, columns.SQ_INPUT * VECTOR_SIZE + shift, sq_input)
-    _widen(terms.totals, columns.SQ_OUTPUT * VECTOR_SIZE + shift, sq_output)
-    _widen(terms.totals, columns.ZEROED * VECTOR_SIZE + shift, zeroed)
-    k = columns.MAX_ABS_ERROR * VECTOR_SIZE + shift
-    store(terms.totals, k, larger(widen_to_double(peak), load_some(terms.totals, k)))
+    return zero, zero, zero, zero, zero, zero, broadcast_some(np.int32(0))
 
 
 @always_inlined
-def _add(x, y, sums):
+def add_elements(v, w, terms, setting, sums):
+    """Return the sums of a run with width() more inputs and outputs; only the first setting adds inputs."""
     error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
-    v, w = as_wide(decode(x), error), as_wide(decode(y), error)
+    v, w = as_wide(v, error), as_wide(w, error)
     e = w - v
     size = abs(e)
     return (
         error + e,
         abs_error + size,
         sq_error + e * e,
-        sq_input + v * v,
+        sq_input + v * v if setting == 0 else sq_input,
         sq_output + w * w,
         larger(size, peak),
-        minus_mask(zeroed, (w == 0.0) & (v != 0.0)),
+        add_where((w == 0.0) & (v != 0.0), zeroed, broadcast_some(terms.one)),
     )
+
+
+@always_inlined
+def add_run(sums, terms, setting, shift):
+    """Add the sums of a run, of the lanes [shift, shift + width()), to the accumulators of a setting."""
+    error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
+    totals, begin = terms.totals, setting * columns.NUM_SUMS * VECTOR_SIZE + shift
+    if setting == 0:
+        _widen(totals, begin + columns.SQ_INPUT * VECTOR_SIZE, sq_input)
+    _widen(totals, begin + columns.ERROR * VECTOR_SIZE, error)
+    _widen(totals, begin + columns.ABS_ERROR * VECTOR_SIZE, abs_error)
+    _widen(totals, begin + columns.SQ_ERROR * VECTOR_SIZE, sq_error)
+    _widen(totals, begin + columns.SQ_OUTPUT * VECTOR_SIZE, sq_output)
+    k = setting * VECTOR_SIZE + shift
+    store(terms.peaks, k, larger(peak, load_some(terms.peaks, k)))
+    store(terms.zeroed, k, zeroed + load_some(terms.zeroed, k))
 
 
 @always_inlined
@@ -106,15 +92,17 @@ def _widen(totals, k, values):
 
 
 @inlined
-def finish_chunk(x, i, n, terms, row):
-    """Reduce the accumulators into the `row` (SUM_COLUMNS,) of the chunk x[i : i + n].
+def finish_chunk(x, i, n, terms, setting, row):
+    """Reduce the accumulators of a setting into the `row` (SUM_COLUMNS,) of the chunk x[i : i + n].
 
     ABS_ERROR is not finite where `look_closer` must sum the chunk again.
     """
+    totals, begin = terms.totals, setting * columns.NUM_SUMS * VECTOR_SIZE
     for k in range(columns.NUM_SUMS):
-        row[k] = pairwise_sum(load(terms.totals, k * VECTOR_SIZE))
-    row[columns.MAX_ABS_ERROR] = greatest(load(terms.totals, columns.MAX_ABS_ERROR * VECTOR_SIZE))
-    row[columns.ZEROED] = pairwise_sum(load(terms.totals, columns.ZEROED * VECTOR_SIZE))
+        row[k] = pairwise_sum(load(totals, begin + k * VECTOR_SIZE))
+    row[columns.SQ_INPUT] = pairwise_sum(load(totals, columns.SQ_INPUT * VECTOR_SIZE))
+    row[columns.MAX_ABS_ERROR] = greatest(load(terms.peaks, setting * VECTOR_SIZE))
+    row[columns.ZEROED] = pairwise_sum(load(terms.zeroed, setting * VECTOR_SIZE))
     if terms.marking is not None and is_extreme(row) and (row[columns.ABS_ERROR] > 0 or not _is_zero(x, i, n)):
         row[columns.ABS_ERROR] = np.nan
 
@@ -143,7 +131,24 @@ def sum_chunks(x, y, terms, sums):
     """Fill `sums` (chunks, SUM_COLUMNS)."""
     for chunk in range(sums.shape[0]):
         first = chunk * CHUNK_ELEMENTS
-        size = smaller(CHUNK_ELEMENTS, x.size - first)
+        last = smaller(first + CHUNK_ELEMENTS, x.size)
         begin_chunk(terms)
-        add_runs(x[first:], y[first:], size, terms, None, y)
-        finish_chunk(x, first, size, terms, sums[chunk])
+        for begin in range(first, last, RUN):
+            for shift in range(0, VECTOR_SIZE, width()):
+                _add_pairs(x, y, begin, smaller(RUN, last - begin), terms, shift)
+        finish_chunk(x, first, last - first, terms, 0, sums[chunk])
+
+
+@inlined
+def _add_pairs(x, y, begin, size, terms, shift):
+    """Add the lanes [shift, shift + width()) of a run of `size` elements."""
+    sums = no_sums(terms)
+    whole = begin + size // VECTOR_SIZE * VECTOR_SIZE
+    for k in range(begin + shift, whole, VECTOR_SIZE):
+        prefetch(x, k + AHEAD)
+        sums = add_elements(decode(load_some(x, k)), decode(load_some(y, k)), terms, 0, sums)
+    if whole < begin + size:
+        k = whole + shift
+        left = begin + size - k
+        sums = add_elements(decode(load_first(x, k, left)), decode(load_first(y, k, left)), terms, 0, sums)
+    add_run(sums, terms, 0, shift)

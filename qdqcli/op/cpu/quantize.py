@@ -5,8 +5,9 @@ Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py
 
 import numpy as np
 
+from qdqcli.op.arguments import AHEAD, RUN
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, INPUT_MAX, INPUT_MIN
-from qdqcli.op.cpu.errors import add_runs, begin_chunk, finish_chunk
+from qdqcli.op.cpu.errors import add_elements, add_run, begin_chunk, finish_chunk, no_sums
 from qdqcli.op.cpu.ranges import (
     decode_order_keys,
     make_qparams,
@@ -20,12 +21,19 @@ from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
     count,
+    first_some,
     load,
     load_part,
+    load_some,
+    load_where,
     mask_of_first,
+    prefetch,
     smaller,
+    store,
     store_nontemporal,
     store_part,
+    store_where,
+    width,
 )
 from qdqcli.op.layout import Elements, Steps
 from qdqcli.op.params import (
@@ -36,9 +44,11 @@ from qdqcli.op.params import (
     MAX_RANGE,
     MIN_RANGE,
     SCALE,
+    Codes,
     Qparams,
 )
-from qdqcli.op.value import clamp, decode, encode, fake_quantize, flush, straight_through
+from qdqcli.op.primitives import select
+from qdqcli.op.value import clamp, decode, encode, fake_quantize, flush, stored_value, straight_through
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 _WIDE_ROW = 16 * VECTOR_SIZE
@@ -178,59 +188,153 @@ def _next_column(c, row):
 
 @inlined
 def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
-    """`quantize`, and fill `sums` (chunks, SUM_COLUMNS), whose row 0 is the chunk that begins at the first element.
+    """`quantize` under each setting, and fill `sums` (settings, chunks, SUM_COLUMNS); the first element begins chunk 0.
 
+    `qparams` have the settings as their first dimension. With `summing.keep` there is one setting, and `y` its output.
     A row with a non-finite ABS_ERROR must be summed again, see `look_closer` in `cpu/errors.py`. The input extremes are
     left unset.
     """
     base, start, stop = elements
-    for chunk in range(sums.shape[0]):
+    for chunk in range(sums.shape[1]):
         first = start + chunk * CHUNK_ELEMENTS
-        last = smaller(first + CHUNK_ELEMENTS, stop)
-        clipped = 0
-        begin_chunk(summing.terms)
-        i = first
-        while i < last:  # a range with this step would raise where it is 0, and the kernel not be stored
-            source, here = x[i - base :], Elements(i, i, smaller(i + summing.piece.size, last))
-            target = y[i - base :] if summing.keep and summing.nontemporal is None else summing.piece
-            quantize(source, target, here, steps, qparams, op, None)
-            if qparams.clipping:
-                clipped += _count_outside(source, here, steps, qparams, qparams.columns)
-            _add_piece(source, target, y, i - base, here.stop - i, summing.terms, summing.nontemporal)
-            i = here.stop
-        finish_chunk(x, first - base, last - first, summing.terms, sums[chunk])
-        sums[chunk, CLIPPED] = clipped
+        _sum_chunk(
+            x, y, Elements(base, first, smaller(first + CHUNK_ELEMENTS, stop)), steps, qparams, op, summing, sums, chunk
+        )
 
 
 @inlined
-def _add_piece(x, piece, y, begin, count, terms, nontemporal):
-    """Add `count` elements, and with `nontemporal` write the outputs in `piece` to y[begin:]."""
-    if nontemporal is None:
-        add_runs(x, piece, count, terms, None, piece)
-    else:
-        add_runs(x, piece, count, terms, nontemporal, y[begin:])
-        k = count // VECTOR_SIZE * VECTOR_SIZE
-        if k < count:  # the last, incomplete vector
-            store_part(y, begin + k, load_part(piece, k, count - k), count - k)
+def _sum_chunk(x, y, elements, steps, qparams, op, summing, sums, chunk):
+    base, first, last = elements
+    begin_chunk(summing.terms)
+    _add_runs(x, y, elements, steps, qparams, op, summing, qparams.columns)
+    for setting in range(sums.shape[0]):
+        row = sums[setting, chunk]
+        finish_chunk(x, first - base, last - first, summing.terms, setting, row)
+        row[CLIPPED] = 0
+        if qparams.clipping[setting]:
+            values, flags = qparams.values[setting], qparams.flags[setting]
+            row[CLIPPED] = _count_outside(x, elements, steps, values, flags, qparams.columns)
 
 
 @inlined
-def _count_outside(x, elements, steps, qparams, columns):
+def _add_runs(x, y, elements, steps, qparams, op, summing, columns):
+    """Add a chunk: run after run, under each setting while the L1 cache holds it."""
+    base, first, last = elements
+    cursor = run_at(first, steps) if columns is None else (first % steps.row, 0, 0)
+    behind = cursor
+    for begin in range(first, last, RUN):
+        run = Elements(base, begin, smaller(begin + RUN, last))
+        for setting in range(qparams.values.shape[0]):
+            values, flags = qparams.values[setting], qparams.flags[setting]
+            for shift in range(0, VECTOR_SIZE, width()):
+                if columns is None:
+                    sums, behind = _sum_run(x, y, run, cursor, steps, values, flags, op, summing, setting, shift)
+                else:
+                    sums, behind = _sum_run_of_columns(
+                        x, y, run, cursor, steps, values, flags, op, summing, setting, shift
+                    )
+                add_run(sums, summing.terms, setting, shift)
+        cursor = behind
+
+
+@always_inlined
+def _sum_run(x, y, elements, cursor, steps, values, flags, op, summing, setting, shift):
+    """Return the sums of the lanes [shift, shift + width()) of a run, and `run_at` its end.
+
+    A vector in which slices meet is worked on once for each of them.
+    """
+    base, begin, stop = elements
+    s, end, left = cursor
+    sums, i = no_sums(summing.terms), begin
+    while i < stop:
+        to = smaller(end, stop)
+        qparams = values[MIN_RANGE, s], values[MAX_RANGE, s], values[SCALE, s], values[INVERSE_SCALE, s]
+        flushing = flags[FLUSHING, s]
+        k = i - (i - begin) % VECTOR_SIZE
+        while k < to:
+            if i <= k and k + VECTOR_SIZE <= to:
+                while k + VECTOR_SIZE <= to:
+                    sums = _sum_vector(x, y, k + shift - base, qparams, flushing, op, summing, setting, sums)
+                    k += VECTOR_SIZE
+            else:
+                lanes = first_some(to - k - shift) ^ first_some(i - k - shift)
+                sums = _sum_lanes(x, y, k + shift - base, lanes, qparams, flushing, op, summing, setting, sums)
+                k += VECTOR_SIZE
+        i = to
+        if i == end:
+            s, end, left = run_after(s, end, steps, left)
+    return sums, (s, end, left)
+
+
+@always_inlined
+def _sum_run_of_columns(x, y, elements, cursor, steps, values, flags, op, summing, setting, shift):
+    """`_sum_run` for a column per element of a row; the first of `cursor` is the column."""
+    base, begin, stop = elements
+    sums, c = no_sums(summing.terms), cursor[0]
+    flushing = flags[FLUSHING, 0]
+    for k in range(begin, stop, VECTOR_SIZE):
+        qparams = _some_of_column(values, c + shift)
+        if k + VECTOR_SIZE <= stop:
+            sums = _sum_vector(x, y, k + shift - base, qparams, flushing, op, summing, setting, sums)
+        else:
+            lanes = first_some(stop - k - shift)
+            sums = _sum_lanes(x, y, k + shift - base, lanes, qparams, flushing, op, summing, setting, sums)
+        c = _next_column(c, steps.row)
+    return sums, (c, 0, 0)
+
+
+@always_inlined
+def _some_of_column(values, c):
+    """Qparams of the columns [c, c + width())."""
+    capacity = values.shape[1]
+    lo, hi = load_some(values, MIN_RANGE * capacity + c), load_some(values, MAX_RANGE * capacity + c)
+    return lo, hi, load_some(values, SCALE * capacity + c), load_some(values, INVERSE_SCALE * capacity + c)
+
+
+@always_inlined
+def _sum_vector(x, y, at, qparams, flushing, op, summing, setting, sums):
+    """Quantize width() elements and add them to the sums of a run; write the outputs if they are kept."""
+    lo, hi, scale, inverse = qparams
+    if setting == 0:
+        prefetch(x, at + AHEAD)
+    stored = load_some(x, at)
+    v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+    if summing.keep:
+        if summing.nontemporal is None:
+            store(y, at, encode(v, stored))
+        else:
+            store_nontemporal(y, at, encode(v, stored))
+    return add_elements(decode(stored), stored_value(v, stored), summing.terms, setting, sums)
+
+
+@always_inlined
+def _sum_lanes(x, y, at, lanes, qparams, flushing, op, summing, setting, sums):
+    """`_sum_vector` for some of the lanes."""
+    lo, hi, scale, inverse = qparams
+    stored = load_where(x, at, lanes, 0)
+    v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+    if summing.keep:
+        store_where(y, at, encode(v, stored), lanes)
+    return add_elements(decode(stored), select(lanes, stored_value(v, stored), 0), summing.terms, setting, sums)
+
+
+@inlined
+def _count_outside(x, elements, steps, values, flags, columns):
     """Number of elements outside the range of their slice."""
     if columns is None:
-        return _count_outside_runs(x, elements, steps, qparams)
-    return _count_outside_columns(x, elements, steps.row, qparams.values)
+        return _count_outside_runs(x, elements, steps, values, flags)
+    return _count_outside_columns(x, elements, steps.row, values)
 
 
 @inlined
-def _count_outside_runs(x, elements, steps, qparams):
+def _count_outside_runs(x, elements, steps, values, flags):
     outside = 0
     base, i, stop = elements
     s, run_end, left = run_at(i, steps)
     while i < stop:
         end = smaller(run_end, stop)
-        if qparams.flags[CLIPPING, s]:
-            lo, hi = qparams.values[MIN_RANGE, s], qparams.values[MAX_RANGE, s]
+        if flags[CLIPPING, s]:
+            lo, hi = values[MIN_RANGE, s], values[MAX_RANGE, s]
             for k in range(i, end, VECTOR_SIZE):
                 outside += _count_vector_outside(x, k - base, end - k, lo, hi)
         i = end
@@ -257,30 +361,35 @@ def _count_vector_outside(x, at, left, lo, hi):
 
 @inlined
 def fake_quantize_and_sum(x, y, elements, steps, measuring, op, summing, sums):
-    """Measure, quantize and sum in one call, where `x` holds whole slices of one run each, up to `steps.end`.
+    """Measure once, quantize and sum under each setting, where `x` holds whole slices of one run, up to `steps.end`.
 
-    `op` does not clamp.
+    `sums` as in `quantize_and_sum`; `op` does not clamp.
     """
     order_keys, ranges = measuring.order_keys, measuring.ranges
-    for s in range(order_keys.shape[1]):
-        order_keys[0, s], order_keys[1, s] = measuring.nothing_lo, measuring.nothing_hi
     base, start, stop = elements
-    num_slices = run_at(steps.end - 1, steps)[0] + 1
-    shared = clipping = 0
-    known = 0  # slices with qparams: those of a chunk get it just before, while the cache still holds their elements
-    for chunk in range(sums.shape[0]):
+    known = 0  # slices with a range: those of a chunk get it just before, while the cache still holds their elements
+    for chunk in range(sums.shape[1]):
         first = start + chunk * CHUNK_ELEMENTS
         last = smaller(first + CHUNK_ELEMENTS, stop)
-        needed = run_at(last - 1, steps)[0] // VECTOR_SIZE * VECTOR_SIZE + VECTOR_SIZE
+        begin, end = run_at(first, steps)[0], run_at(last - 1, steps)[0] + 1
+        needed = (end + VECTOR_SIZE - 1) // VECTOR_SIZE * VECTOR_SIZE
         if needed > known:
+            for s in range(known, needed):
+                order_keys[0, s], order_keys[1, s] = measuring.nothing_lo, measuring.nothing_hi
             new = Elements(base, start_of(known, steps), start_of(needed, steps))
             measure(measuring.bits, new, steps, measuring, order_keys, measuring.short_runs)
             decode_order_keys(order_keys, x, known, needed, ranges)
-            shared = clipping  # the slices shared with the previous chunk
-            clipping = make_qparams(ranges, known, needed, num_slices, measuring, False, op.compute_type, measuring)
             known = needed
-        here = Qparams(measuring.values, measuring.flags, None, shared + clipping > 0)
-        quantize_and_sum(x, y, Elements(base, first, last), steps, here, op, summing, sums[chunk : chunk + 1])
+        for setting in range(sums.shape[0]):
+            qparams = Qparams(measuring.values[setting], measuring.flags[setting], None, measuring.clipping)
+            codes = Codes(measuring.q_min[setting], measuring.q_max[setting])
+            clips = make_qparams(ranges, begin, end, codes, False, op.compute_type, qparams)
+            measuring.clipping[setting] = clips > 0
+            for s in range(begin, end):
+                measuring.degenerate[setting, s] = qparams.flags[DEGENERATE, s - begin]
+        there = Steps(steps.inner, steps.row, steps.advance, steps.first_slice + begin, steps.end)
+        here = Qparams(measuring.values, measuring.flags, None, measuring.clipping)
+        _sum_chunk(x, y, Elements(base, first, last), there, here, op, summing, sums, chunk)
 
 
 @inlined
@@ -301,13 +410,13 @@ def fake_quantize_and_sum_each(x, y, layouts, measuring, op, summing, batch):
     for t in range(layouts.shape[0]):
         begin, size = layouts[t, 0], layouts[t, 1]
         steps = Steps(layouts[t, 2], layouts[t, 3], layouts[t, 4], 0, size)
-        row = batch.sums[t]
+        row = batch.sums[t, 0]
         fake_quantize_and_sum(x, y, Elements(-begin, 0, size), steps, measuring, op, summing, batch.sums[t : t + 1])
         batch.is_done[t] = abs(row[ABS_ERROR]) < np.inf
         lo, hi = measuring.ranges[0, 0], measuring.ranges[1, 0]
         for s in range(run_at(size - 1, steps)[0] + 1):
             lo, hi = min(lo, measuring.ranges[0, s]), max(hi, measuring.ranges[1, s])
-            batch.num_degenerate[t] += measuring.flags[DEGENERATE, s]
+            batch.num_degenerate[t] += measuring.degenerate[0, s]
         row[INPUT_MIN], row[INPUT_MAX] = lo, hi
 
 
@@ -317,8 +426,9 @@ def fake_quantize_slices(x, y, first, last, steps, measuring, op, nontemporal):
 
     The scratch buffers of `measuring` are (rows, slices of a batch).
     """
-    order_keys, batch = measuring.order_keys, measuring.order_keys.shape[1]
-    qparams = Qparams(measuring.values, measuring.flags, None, False)
+    order_keys, batch = measuring.order_keys, measuring.values.shape[2]
+    qparams = Qparams(measuring.values[0], measuring.flags[0], None, measuring.clipping)
+    codes = Codes(measuring.q_min[0], measuring.q_max[0])
     while first < last:  # a range with this step would raise where it is 0
         end = smaller(first + batch, last)
         here = Elements(0, start_of(first, steps), start_of(end, steps))
@@ -326,7 +436,7 @@ def fake_quantize_slices(x, y, first, last, steps, measuring, op, nontemporal):
         order_keys[0], order_keys[1] = measuring.nothing_lo, measuring.nothing_hi
         measure(measuring.bits, here, there, measuring, order_keys, measuring.short_runs)
         decode_order_keys(order_keys, x, 0, batch, measuring.ranges)
-        make_qparams(measuring.ranges, 0, batch, end - first, measuring, False, op.compute_type, qparams)
+        make_qparams(measuring.ranges, 0, end - first, codes, False, op.compute_type, qparams)
         quantize(x, y, here, there, qparams, op, nontemporal)
         first = end
 

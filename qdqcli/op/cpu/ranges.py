@@ -242,16 +242,16 @@ def decode_order_keys(order_keys, x, first, last, ranges):
 
 
 @inlined
-def make_qparams(ranges, first, last, num_slices, codes, range_given, compute_type, qparams):
-    """Fill the values and the flags of `qparams` from `ranges` (2, slices).
+def make_qparams(ranges, first, last, codes, range_given, compute_type, qparams):
+    """Fill the values and the flags of `qparams` from the columns [first, last) of `ranges` (2, slices).
 
-    Covers the columns [first, last), whole vectors, of which `num_slices` have a slice. Returns the number of slices
-    with elements that may be outside the range.
+    Column `first` becomes column 0. Columns are read and filled in whole vectors. Returns the number of slices with
+    elements that may be outside the range.
     """
-    capacity, values, flags = ranges.shape[1], qparams.values, qparams.flags
-    clipping = 0
-    for s in range(first, last, VECTOR_SIZE):
-        measured_lo, measured_hi = load(ranges, s), load(ranges, capacity + s)
+    values, flags = qparams.values, qparams.flags
+    beside, capacity, clipping = ranges.shape[1], values.shape[1], 0
+    for s in range(0, last - first, VECTOR_SIZE):
+        measured_lo, measured_hi = load(ranges, first + s), load(ranges, beside + first + s)
         lo, hi, scale, inverse = qparams_of_range(
             flush(measured_lo, compute_type), flush(measured_hi, compute_type), codes.q_min, codes.q_max, compute_type
         )
@@ -263,5 +263,5 @@ def make_qparams(ranges, first, last, num_slices, codes, range_given, compute_ty
         clips = range_given | (measured_lo < lo) | (measured_hi > hi)
         store_mask(flags, CLIPPING * capacity + s, clips)
         store_mask(flags, DEGENERATE * capacity + s, is_degenerate(scale, compute_type))
-        clipping += count(clips & mask_of_first(num_slices - s))
+        clipping += count(clips & mask_of_first(last - first - s))
     return clipping

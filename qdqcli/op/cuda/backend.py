@@ -4,7 +4,7 @@ Each calling thread reuses its own stream and device buffers: while one thread r
 others run. Elements in page-locked memory (`empty`) are copied at bus speed, without the driver's staging buffers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import local
@@ -29,6 +29,7 @@ from qdqcli.op.params import (
     Op,
     OrderKeys,
     QuantParams,
+    SettingsParams,
     Stored,
     float_type,
     merge_order_keys,
@@ -117,11 +118,20 @@ class CudaBackend:
                 params.degenerate[:] |= station.download(params.device_flags)[DEGENERATE, : params.num_slices]
         return sums
 
+    def sum_settings(
+        self, x: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams
+    ) -> Sequence[NDArray[np.float64]]:
+        """CUDA version of `cpu.sum_settings`."""
+        return [
+            self.quantize_and_sum(x, x, base, start, stop, layout, params, keep=False)  # type: ignore[arg-type]
+            for params in settings.each
+        ]
+
     def fake_quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, spec: QuantSpec, dtype: str, *,
-        keep: bool, total_bytes: int = 0,  # noqa: ARG002 - a device has no such cache
-    ) -> BlockSums | None:  # fmt: skip
-        """CUDA version of `cpu.fake_quantize_and_sum` in memory: one upload, all the work, one download."""
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, specs: Sequence[QuantSpec],
+        dtype: str, *, keep: bool, total_bytes: int = 0,  # noqa: ARG002 - a device has no such cache
+    ) -> list[BlockSums] | None:  # fmt: skip
+        """CUDA version of `cpu.fake_quantize_and_sum` in memory: one upload, all the work."""
         first_slice = layout.slice_of(base)
         num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
         here = slice(start - base, stop - base)
@@ -140,14 +150,16 @@ class CudaBackend:
             launch.clear_order_keys(order_keys, dtype, stream)
             launch.measure(device_x, base, base, base + len(x), layout, first_slice, order_keys, dtype, stream)
             launch.decode_order_keys(order_keys, ranges, dtype, stream)
-            launch.make_qparams(ranges, spec, dtype, qparams, flags, stream)
-            sums = self._sum(station, device_x[here], start, stop, layout, first_slice, qparams, flags,
-                             op_of(spec, dtype), y[here] if keep else None)  # fmt: skip
-            if sums[:, [NONFINITE, NONFINITE_OUTPUT]].any():
-                return None
-            return BlockSums(
-                sums=sums, ranges=station.download(ranges), degenerate=station.download(flags)[DEGENERATE].copy()
-            )
+            found = []
+            for spec in specs:
+                launch.make_qparams(ranges, spec, dtype, qparams, flags, stream)
+                sums = self._sum(station, device_x[here], start, stop, layout, first_slice, qparams, flags,
+                                 op_of(spec, dtype), y[here] if keep else None)  # fmt: skip
+                if sums[:, [NONFINITE, NONFINITE_OUTPUT]].any():
+                    return None
+                degenerate = station.download(flags)[DEGENERATE].copy()
+                found.append(BlockSums(sums=sums, ranges=station.download(ranges), degenerate=degenerate))
+            return found
 
     def sum_slices(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams,

@@ -386,7 +386,8 @@ store_nontemporal = _store(nontemporal=True)
 
 
 @intrinsic
-def _load_where(_context, array, i, mask, others):
+def load_where(_context, array, i, mask, others):
+    """Load the lanes of `mask` from [i, i + the mask's width); the remaining ones are `others`."""
     vector = mask.of(array.dtype)
 
     def generate(context, builder, sig, args):
@@ -400,12 +401,13 @@ def _load_where(_context, array, i, mask, others):
 
 
 @intrinsic
-def _store_where(_context, array, i, v, mask):
-    vector = Vector(array.dtype)
+def store_where(_context, array, i, v, mask):
+    """Write the lanes of `mask` to [i, i + the mask's width)."""
+    vector = mask.of(array.dtype)
 
     def generate(context, builder, sig, args):
-        pointer = _pointer(context, builder, sig.args[0], args[0], args[1])
-        kind = ir.FunctionType(ir.VoidType(), [vector.llvm, pointer.type, ir.IntType(32), MASK.llvm])
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], vector.width)
+        kind = ir.FunctionType(ir.VoidType(), [vector.llvm, pointer.type, ir.IntType(32), mask.llvm])
         function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{vector.suffix}.p0")
         builder.call(function, [args[2], pointer, _int32(array.dtype.bitwidth // 8), args[3]])
         return context.get_dummy_value()
@@ -428,13 +430,13 @@ def load_part(array, i, n):
     """Load the elements [i, i + n), at most VECTOR_SIZE; the remaining ones repeat element `i`."""
     if n >= VECTOR_SIZE:
         return load(array, i)
-    return _load_where(array, i, mask_of_first(n), _element(array, i))
+    return load_where(array, i, mask_of_first(n), _element(array, i))
 
 
 @inlined
 def load_first(array, i, n):
     """Load the elements [i, i + n) into the first of width() lanes, zeros elsewhere; `n` may be negative."""
-    return _load_where(array, i, _first_some(n), 0)
+    return load_where(array, i, first_some(n), 0)
 
 
 @inlined
@@ -443,7 +445,7 @@ def store_part(array, i, v, n):
     if n >= VECTOR_SIZE:
         store(array, i, v)
     else:
-        _store_where(array, i, v, mask_of_first(n))
+        store_where(array, i, v, mask_of_first(n))
 
 
 @intrinsic
@@ -512,8 +514,8 @@ def mask_of_first(_context, n):
 
 
 @intrinsic
-def _first_some(_context, n):
-    """Mask of the first `n` of width() lanes."""
+def first_some(_context, n):
+    """Mask of the first `n` of width() lanes; `n` may be negative."""
     vector = Vector(types.int64, _width())
 
     def generate(context, builder, sig, args):
@@ -534,20 +536,15 @@ def count(_context, mask):
 
 
 @intrinsic
-def no_count(_context):
-    """Zeros in width() int32 lanes, for `minus_mask`."""
-    vector = Vector(types.int32, _width())
-    return vector(), lambda _c, _b, _s, _a: ir.Constant(vector.llvm, [0] * vector.width)
-
-
-@intrinsic
-def minus_mask(_context, total, mask):
-    """Add 1 to the int32 lanes where the mask is set: a comparison gives -1, which is subtracted."""
+def add_where(_context, mask, total, one):
+    """Add `one`, a broadcast 1, to the int32 lanes where the mask is set."""
 
     def generate(_context, builder, _sig, args):
-        return builder.sub(args[0], builder.sext(args[1], total.llvm))
+        if primitives.target_has("avx512f"):  # one masked instruction, unless LLVM knows that `one` is 1
+            return builder.select(args[0], builder.add(args[1], args[2]), args[1])
+        return builder.sub(args[1], builder.sext(args[0], total.llvm))  # a comparison gives -1
 
-    return total(total, mask), generate
+    return total(mask, total, one), generate
 
 
 @intrinsic
