@@ -111,7 +111,7 @@ class SearchScratch(NamedTuple):
     """Elements as they are."""
     qparams: Floats
     """(QPARAM_ROWS, candidates)."""
-    bounds: Floats
+    errors: NDArray[np.float64]
     """(candidates,)."""
     extremes: Floats
     """(2, VECTOR_SIZE)."""

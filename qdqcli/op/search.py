@@ -15,12 +15,16 @@ from qdqcli.op.arguments import NUM_CANDIDATES
 from qdqcli.op.cpu.ranges import run_at
 from qdqcli.op.cpu.slices import pairwise_sum_scalar
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.register import always_inlined, inlined
 from qdqcli.op.jit.vector import (
+    any_true,
+    bits_of_mask,
     broadcast,
     larger,
+    least,
     load,
     load_part,
+    lowest_bit,
     mask_of_first,
     pairwise_sum,
     smaller,
@@ -43,10 +47,14 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 _STRIDE = 64
 """Elements after which a candidate may be dropped."""
+_FLOAT32_RUN = 32
+"""Squared differences that are added in float32."""
 _SLACK = 1 + 2.0**-16
-"""Bounds are float32 sums: 32 squared differences are accurate to 40 roundings of 2^-24."""
+"""Sums in float32 are accurate to 40 roundings of 2^-24."""
+_MARGIN = 1 + 2.0**-18
+"""Ends of candidates are proportional to their fractions but for fewer roundings of float32 than this."""
 _SMALL, _LARGE = 1e-30, 1e38
-"""Errors for which a bound is valid: smaller squares lose digits, and a sum that overflowed is larger."""
+"""Errors for which float32 is accurate: smaller squares lose digits, and a sum that overflowed is larger."""
 
 
 @inlined
@@ -70,10 +78,10 @@ def _decode_run(x, begin, count, compute_type, scratch):
 
 
 @inlined
-def _make_candidates(lo, hi, candidates, compute_type, qparams):
-    """Fill `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi] times each fraction."""
+def make_candidates(lo, hi, candidates, compute_type, first, last, qparams):
+    """Fill the columns [first, last) of `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi]."""
     capacity, codes = qparams.shape[1], candidates.codes
-    for k in range(0, capacity, VECTOR_SIZE):
+    for k in range(first, last, VECTOR_SIZE):
         share = load(candidates.fractions, k)
         low, high = (
             flush(round_to(share * lo, compute_type), compute_type),
@@ -102,45 +110,105 @@ def _squared_error(x, scratch, count, qparams, k, op, limit):
         error = pairwise_sum(total)
         if error > limit:
             return np.inf
-    return error
+    return error if error < np.inf else np.inf
 
 
 @inlined
-def _bound_errors(x, v, count, qparams, op, extremes, bounds):
-    """Fill `bounds` (candidates,) with a lower bound of each candidate's error, VECTOR_SIZE candidates at a time.
-
-    The largest and the smallest element of each lane are distinct elements (kept in `extremes` (2, VECTOR_SIZE)); the
-    error of clipping them is part of a candidate's error.
-    """
-    stored, capacity = load_part(x, 0, 1), qparams.shape[1]
+def _find_extremes(v, count, extremes):
+    """Fill `extremes` (2, VECTOR_SIZE) with the largest and the smallest element of each lane."""
     high = low = load(v, 0)
     for i in range(VECTOR_SIZE, count, VECTOR_SIZE):
         high, low = larger(load(v, i), high), smaller(load(v, i), low)
     store(extremes, 0, high)
     store(extremes, VECTOR_SIZE, low)
-    for k in range(0, capacity, VECTOR_SIZE):
-        lo, hi = load(qparams, MIN_RANGE * capacity + k), load(qparams, MAX_RANGE * capacity + k)
-        scale, inverse = load(qparams, SCALE * capacity + k), load(qparams, INVERSE_SCALE * capacity + k)
-        y_lo = stored_value(fake_quantize(lo, scale, inverse, op.half_up, op.compute_type), stored)
-        y_hi = stored_value(fake_quantize(hi, scale, inverse, op.half_up, op.compute_type), stored)
-        total = broadcast(qparams.dtype.type(0))
-        for lane in range(VECTOR_SIZE):
-            over, under = y_hi - extremes[0, lane], y_lo - extremes[1, lane]
-            total = total + select(hi < extremes[0, lane], over * over, 0.0)
-            total = total + select(lo > extremes[1, lane], under * under, 0.0)
-        store(bounds, k, total)
+
+
+@always_inlined
+def _some_qparams(qparams, k):
+    """Qparams of VECTOR_SIZE candidates."""
+    capacity = qparams.shape[1]
+    lo, hi = load(qparams, MIN_RANGE * capacity + k), load(qparams, MAX_RANGE * capacity + k)
+    return lo, hi, load(qparams, SCALE * capacity + k), load(qparams, INVERSE_SCALE * capacity + k)
 
 
 @inlined
-def _search_run(x, scratch, count, qparams, bounds, guess, op):
+def _bounds(stored, k, qparams, op, extremes):
+    """Return lower bounds of the errors of VECTOR_SIZE candidates; in float32 or float64, also of all narrower ones.
+
+    No output is beyond that of an end of the range, and the extremes of all lanes are distinct elements.
+    """
+    lo, hi, scale, inverse = _some_qparams(qparams, k)
+    zero, margin = qparams.dtype.type(0), qparams.dtype.type(_MARGIN)
+    y_lo = stored_value(fake_quantize(lo, scale, inverse, op.half_up, op.compute_type) * margin, stored)
+    y_hi = stored_value(fake_quantize(hi, scale, inverse, op.half_up, op.compute_type) * margin, stored)
+    total = broadcast(zero)
+    for lane in range(VECTOR_SIZE):
+        over, under = larger(extremes[0, lane] - y_hi, zero), larger(y_lo - extremes[1, lane], zero)
+        total = total + over * over + under * under
+    return total
+
+
+@inlined
+def _sums_in_float32(stored, v, count, k, qparams, op, limit):
+    """Return the errors of VECTOR_SIZE candidates, accurate to _SLACK; partial ones once all exceed `limit`."""
+    lo, hi, scale, inverse = _some_qparams(qparams, k)
+    errors = broadcast(0.0)
+    for begin in range(0, count, _FLOAT32_RUN):
+        total = broadcast(qparams.dtype.type(0))
+        for i in range(begin, smaller(begin + _FLOAT32_RUN, count)):
+            x = broadcast(v[i])
+            e = stored_value(_quantized(x, lo, hi, scale, inverse, op), stored) - x
+            total = total + e * e
+        errors = errors + widen_to_double(total)
+        if not any_true(errors <= limit):
+            break
+    return select(errors == errors, errors, np.inf)
+
+
+@inlined
+def _search_run(x, scratch, count, lo, hi, candidates, guess, op):
     """Return the candidate with the least error, the last of equals; the last one if no error is finite."""
-    best, least = NUM_CANDIDATES - 1, np.inf
-    for distance in range(NUM_CANDIDATES):
-        for k in (guess + distance, guess - distance):
-            if 0 <= k < NUM_CANDIDATES and not (_SMALL < least < _LARGE and bounds[k] > least * _SLACK):
-                error = _squared_error(x, scratch, count, qparams, k, op, least)
-                if error < least or (error == least and k > best):
-                    best, least = k, error
+    qparams, errors, stored = scratch.qparams, scratch.errors, load_part(x, 0, 1)
+    is_fine = round_to(qparams.dtype.type(_MARGIN), op.compute_type) > 1.0
+    first, lowest = guess // VECTOR_SIZE * VECTOR_SIZE, np.inf
+    errors[:] = np.inf
+    _find_extremes(scratch.v, count, scratch.extremes)
+    for j in range(0, errors.size, VECTOR_SIZE):
+        k = first + j if first + j < errors.size else errors.size - VECTOR_SIZE - j
+        make_candidates(lo, hi, candidates, op.compute_type, k, k + VECTOR_SIZE, qparams)
+        limit = lowest * _SLACK
+        if j and not any_true(widen_to_double(_bounds(stored, k, qparams, op, scratch.extremes)) <= limit):
+            if k < first and is_fine:
+                break
+            continue
+        found = _sums_in_float32(stored, scratch.v, count, k, qparams, op, limit)
+        store(errors, k, found)
+        lowest = min(lowest, least(found))
+    if _SMALL < lowest < _LARGE:
+        return _least_of(x, scratch, count, op, lowest * _SLACK * _SLACK)
+    make_candidates(lo, hi, candidates, op.compute_type, 0, errors.size, qparams)
+    errors[:] = 0.0
+    return _least_of(x, scratch, count, op, 0.0)
+
+
+@inlined
+def _least_of(x, scratch, count, op, limit):
+    """Return the candidate with the least error among those whose error in float32 is at most `limit`."""
+    best, lowest, is_known = -1, np.inf, False
+    for k in range(0, NUM_CANDIDATES, VECTOR_SIZE):
+        bits = bits_of_mask((load(scratch.errors, k) <= limit) & mask_of_first(NUM_CANDIDATES - k))
+        while bits:
+            candidate = k + lowest_bit(bits)
+            bits &= bits - 1
+            if best >= 0:
+                if not is_known:
+                    lowest = _squared_error(x, scratch, count, scratch.qparams, best, op, np.inf)
+                    is_known = True
+                error = _squared_error(x, scratch, count, scratch.qparams, candidate, op, lowest)
+                if error > lowest:
+                    continue
+                lowest = error
+            best = candidate
     return best
 
 
@@ -149,7 +217,6 @@ def search_slices(x, elements, steps, ranges, candidates, op, scratch, best):
 
     `ranges` (2, slices) are the ranges of their finite elements; the `scratch` buffers hold the longest slice.
     """
-    qparams, bounds, extremes = scratch.qparams, scratch.bounds, scratch.extremes
     guess = NUM_CANDIDATES - 1
     base, i, stop = elements
     while i < stop:
@@ -159,18 +226,11 @@ def search_slices(x, elements, steps, ranges, candidates, op, scratch, best):
             best[s] = NUM_CANDIDATES - 1
             i = end
             continue
-        _make_candidates(ranges[0, s], ranges[1, s], candidates, op.compute_type, qparams)
         _decode_run(x, i - base, end - i, op.compute_type, scratch)
         # slices are alike: starting at the previous best drops most candidates early
-        _bound_errors(x, scratch.v, end - i, qparams, op, extremes, bounds)
-        guess = _search_run(x, scratch, end - i, qparams, bounds, guess, op)
+        guess = _search_run(x, scratch, end - i, ranges[0, s], ranges[1, s], candidates, guess, op)
         best[s] = guess
         i = end
-
-
-def make_candidates(lo, hi, candidates, compute_type, qparams):
-    """Fill `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi]."""
-    _make_candidates(lo, hi, candidates, compute_type, qparams)
 
 
 def sum_candidates(x, qparams, candidates, op, scratch, limit, spent, errors):

@@ -90,7 +90,9 @@ class MseEstimator:
         """Return all candidates, shape (QPARAM_ROWS, whole vectors), of a slice with this range (2, 1)."""
         fractions = self.candidates.fractions
         qparams = np.empty((QPARAM_ROWS, len(fractions)), fractions.dtype)
-        kernels.make_candidates(ranges[0, 0], ranges[1, 0], self.candidates, self.op.compute_type, qparams)
+        kernels.make_candidates(
+            ranges[0, 0], ranges[1, 0], self.candidates, self.op.compute_type, 0, len(fractions), qparams
+        )
         return qparams
 
     def shrink(self, ranges: Floats, candidates: NDArray[np.int64]) -> Floats:
@@ -105,7 +107,7 @@ class MseEstimator:
             v=np.empty(size, fractions.dtype),
             a=np.empty(size),
             qparams=np.empty((QPARAM_ROWS, len(fractions)), fractions.dtype),
-            bounds=np.empty_like(fractions),
+            errors=np.empty(len(fractions)),
             extremes=np.empty((2, VECTOR_SIZE), fractions.dtype),
         )
 
