@@ -57,7 +57,8 @@ def failure_notes(session: Session) -> list[Note]:
 
 def none_left(session: Session) -> QdqError:
     """Return the error for a batch all of whose inputs failed."""
-    first = next(session.failures[name] for name in session.inputs if name in session.failures)
-    if len(session.inputs) > 1:
-        first.args = (f"all {len(session.inputs)} inputs failed, the first of them: {first}",)
+    failed = [name for name in session.inputs if name in session.failures]
+    first = session.failures[failed[0]]
+    if not session.quiet:  # each reason was told when its input failed
+        first.args = (f"{len(failed)} of {len(session.inputs)} inputs failed: {', '.join(failed)}",)
     return first

@@ -123,6 +123,11 @@ class OutputTree:
         return self._has_written
 
     @property
+    def may_replace(self) -> bool:
+        """True if an existing OUTPUT may be replaced."""
+        return self._overwrite
+
+    @property
     def is_committed(self) -> bool:
         """True if the result has OUTPUT's name."""
         return self._is_committed
@@ -422,13 +427,20 @@ class OutputTree:
                 raise
 
     def _check_same(self) -> None:
-        """Check, when resuming, that an existing OUTPUT equals the result: then the earlier run had finished."""
+        """Check, when resuming, that an existing OUTPUT equals the result: then the earlier run had finished.
+
+        What was built is not kept where it does not: no later run could go on from it.
+        """
         ours, theirs = files_below(self.result), files_below(self.output)
+        what = None
         for file in sorted({*ours} ^ {*theirs}) or ours:
             if file not in theirs or file not in ours:
-                raise _other_output(self.output / file, "is missing" if file in ours else "is no part of the result")
-            if first_difference(self.result / file, self.output / file) is not None:
-                raise _other_output(self.output / file, "has other bytes than the result")
+                what = "is missing" if file in ours else "is no part of the result"
+            elif first_difference(self.result / file, self.output / file) is not None:
+                what = "has other bytes than the result"
+            if what is not None:
+                self._is_kept = False
+                raise _other_output(self.output / file, what)
 
     def _restore_replaced(self) -> None:
         """Restore the OUTPUT that a run had moved aside when it was killed between its two renames."""

@@ -106,6 +106,7 @@ def execute_run(
 
     Raises:
         VerificationError: the written output differs from what the job gives.
+        UsageError: the run resumes, and OUTPUT is finished with other settings.
         QdqError: see `run_plans` and `OutputTree`.
     """
     output, measuring = destination.tree, job.measuring
@@ -117,11 +118,14 @@ def execute_run(
         ranges=measuring.ranges,
         distribution=job.distribution,
     )
-    if output.may_be_finished() and made.recognises(output, workers):
-        output.accept()
-        on_note(f"{show_path(output.output)}: is finished already, nothing is written")
-        if not (destination.verify or destination.needs_rows):
-            return result_of(job.command, job.plans, job.request.settings, [])
+    if output.may_be_finished():
+        if made.recognises(output, workers):
+            output.accept()
+            on_note(f"{show_path(output.output)}: is finished already, nothing is written")
+            if not (destination.verify or destination.needs_rows):
+                return result_of(job.command, job.plans, job.request.settings, [])
+        elif not output.may_replace:
+            made.check_settings(output)
     rows, journal = _written(job, destination, workers)
     num_opened = 0
     if destination.verify:

@@ -66,13 +66,20 @@ def difference(before: Fingerprint, now: Fingerprint) -> str | None:
         return f"it was made by qdq {before.get('version')}, this is {now['version']}"
     if before.get("form") != now["form"]:
         return "its statistics were added in another order"
-    old, new = before["settings"], now["settings"]
-    for name in [*new, *(name for name in old if name not in new)]:
-        if old.get(name) != new.get(name):
-            return f"{name} was {_shown(old.get(name))} and is {_shown(new.get(name))}"
+    changed = first_change(before["settings"], now["settings"])
+    if changed is not None:
+        return changed
     if before["ranges"] != now["ranges"]:
         return "the ranges of --ranges are others"
     return _different_file(before, now) or "it worked on something else"
+
+
+def first_change(old: Mapping[str, object], new: Mapping[str, object]) -> str | None:
+    """Return the first setting that differs, in words; None where they are equal."""
+    for name in [*new, *(name for name in old if name not in new)]:
+        if old.get(name) != new.get(name):
+            return f"{name} was {_shown(old.get(name))} and is {_shown(new.get(name))}"
+    return None
 
 
 def _different_file(before: Fingerprint, now: Fingerprint) -> str | None:

@@ -13,14 +13,17 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from qdqcli import __version__
+from qdqcli.errors import UsageError
+from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
 from qdqcli.output.marker import listed, read_marker
 from qdqcli.output.tree import OutputTree, entry_name
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import SCHEMA_VERSION
 from qdqcli.run.digest import FileDigest, OnBytes, digest_input, digest_output
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.fingerprint import digest_of_decisions, digest_of_ranges
+from qdqcli.run.fingerprint import digest_of_decisions, digest_of_ranges, first_change
 from qdqcli.tensors.checkpoint import Checkpoint
 
 _RECIPE = ("recipe", "presets", "rules")
@@ -76,7 +79,23 @@ class Provenance:
         )
         return bool(found["outputs"] == outputs)
 
-    def _head(self) -> dict[str, object]:
+    def check_settings(self, output: OutputTree) -> None:
+        """Check that an OUTPUT whose provenance file is there was made with these settings.
+
+        Raises:
+            UsageError: it was not; names the first that differs.
+        """
+        found = read_marker(output.provenance_path)
+        head = self._head()
+        if found is None or found.get("decisions_sha256") == head["decisions_sha256"]:
+            return
+        changed = first_change(found.get("settings") or {}, head["settings"])
+        raise UsageError(
+            f"{show_path(output.output)}: was made with other settings: {changed or 'its rules are others'}; choose "
+            "another OUTPUT, or pass --overwrite to replace it"
+        )
+
+    def _head(self) -> JsonObject:
         """Return everything that is known without reading whole files."""
         settings = {name: _shown(name, value) for name, value in self.settings.items() if name != "ranges_digest"}
         recipe = {name: settings.pop(name) for name in _RECIPE if name in settings}

@@ -40,6 +40,7 @@ def write_many(folder: Path, num_shards: int, num_tensors: int) -> None:
 def cluster_in(folder: Path, num_workers: int) -> Iterator[tuple[Path, list[int]]]:
     """Yield the scheduler file and the process numbers of the workers."""
     file = folder / "scheduler.json"
+    file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "dask"]
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     worker = [*command, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
@@ -121,7 +122,7 @@ def main() -> None:
         tables = sum(path.stat().st_size for path in (folder / "many").iterdir())
         options = ["--num-bits", "4"] if asked.command != "sweep" else ["--scheme", "int4-channel"]
         output = ["-o", str(folder / "out")] if asked.command == "run" else []
-        with cluster_in(folder / ".", 2) as (file, workers):
+        with cluster_in(folder, 2) as (file, workers):
             command = [asked.command, str(folder / "many"), *output, *options, "--format", "none", "-q"]
             command += ["--max-memory", str(MAX_MEMORY), "--dask", str(file)]
             here = [sys.executable, __file__, "--driver"]

@@ -186,23 +186,25 @@ class Run:
 
 
 def measured_costs(folder: Path) -> Costs:
-    """Measure the costs on this machine, with a real scheduler and two workers."""
+    """Measure the costs on this machine, with a real scheduler and two workers: the best of several."""
     x = np.random.default_rng(0).standard_normal((512, 4096), np.float32)
     write_safetensors(folder / "in" / "model.safetensors", {f"{k}.weight": x for k in range(16)})
     many = {f"{k}.weight": x[:8, :32] for k in range(NUM_TENSORS)}
     write_safetensors(folder / "many" / "model.safetensors", many)
     with cluster_in(folder, 2) as (file, _):
-        began = perf_counter()
-        dask = Dask(str(file), Resources(threads=1))
-        dask.preflight([], None)
-        start_s = perf_counter() - began
-        scheduler_s = per_task(dask, 500)
+        starts = []
+        for _ in range(3):
+            began = perf_counter()
+            dask = Dask(str(file), Resources(threads=1))
+            dask.preflight([], None)
+            starts.append(perf_counter() - began)
+        scheduler_s = min(per_task(dask, 100) for _ in range(8))
         dask.close()
     return Costs(
         thread_gbps=max(thread_gbps(folder, k) for k in range(3)),
         scheduler_s=scheduler_s,
         driver_s=driver_s(folder),
-        start_s=start_s,
+        start_s=min(starts),
     )
 
 
@@ -241,13 +243,13 @@ def driver_s(folder: Path) -> float:
         made = process_shard(task).get()
         identity = tree.identity_of(plan.checkpoint, plan.shard)
         assert identity is not None
-        rounds = 50
-        began = perf_counter()
-        for _ in range(rounds):
+        seconds = inf
+        for _ in range(50):
+            began = perf_counter()
             task_of(plan, Measuring(), Resources(threads=1), journal.target(0, plan), ref)
             journal.add_shard(0, made.record, identity)
             restore_rows(made.record, plan, 0, 16)
-        seconds = (perf_counter() - began) / rounds
+            seconds = min(seconds, perf_counter() - began)
         journal.close()
     return seconds
 

@@ -1,5 +1,6 @@
 """`--dask` with a real scheduler and real workers on loopback: the bytes and the report of a local run."""
 
+import ctypes
 import itertools
 import json
 import os
@@ -45,17 +46,8 @@ class Cluster:
         self.workers = [self.add_worker() for _ in range(num_workers)]
 
     def add_worker(self) -> subprocess.Popen[bytes]:
-        return self._start(
-            "worker",
-            "--scheduler-file",
-            self.file,
-            "--nthreads",
-            "1",
-            "--no-nanny",
-            "--no-dashboard",
-            "--death-timeout",
-            "60",
-        )
+        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
+        return self._start("worker", "--scheduler-file", self.file, *options)
 
     def replace_dead(self) -> None:
         """Start a worker for each that was killed."""
@@ -70,14 +62,23 @@ class Cluster:
     def _start(self, *arguments: object) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dask", *map(str, arguments)]
         environment = {**os.environ, "DASK_TEMPORARY_DIRECTORY": str(self._folder)}
+        quiet = subprocess.DEVNULL
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet, preexec_fn=end_with_the_tests
         )
 
     def close(self) -> None:
         for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
+
+
+def end_with_the_tests() -> None:
+    """Let the kernel kill this process with its parent: tests that are killed run no fixture."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+PR_SET_PDEATHSIG = 1
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def test_an_output_that_fails_in_the_middle_of_the_batch(qdq: Qdq) -> None:
     assert "out/a: exists" in outcome.err
     assert (Path("out") / "d" / "qdq.json").is_file()
     Path("file").write_text("")
-    assert "OUTPUT is a folder" in qdq("run", "hub/a", "-o", "file", *SETTINGS).error
+    assert "OUTPUT is a folder" in qdq("run", "hub/a", "-o", "file", *SETTINGS).err
 
 
 @pytest.mark.usefixtures("hub")
@@ -130,7 +130,9 @@ def test_all_inputs_fail(qdq: Qdq) -> None:
     for inputs in (("hub/b", "hub/e", "missing"), ("hub/c", "hub/b"), ("hub/c",)):
         outcome = qdq("run", *inputs, "-o", "out", *SETTINGS)
         assert outcome.code == (3 if inputs[0] == "hub/b" else 2)
-        assert ("inputs failed, the first of them: " in outcome.error) is (len(inputs) > 1)
+        assert outcome.error == f"error: {len(inputs)} of {len(inputs)} inputs failed: {', '.join(inputs)}"
+        alone = qdq("run", inputs[0], "-o", "out", *SETTINGS, "-q").error
+        assert outcome.err.count(alone[-60:]) == 1, "each reason once"
     assert not Path("out").exists()
 
 

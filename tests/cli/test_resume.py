@@ -124,9 +124,13 @@ def test_an_output_of_something_else_is_not_taken_for_done(qdq: Qdq, model: Path
     before = contents(tmp_path / "out")
     again = qdq("run", model, "-o", tmp_path / "out", *SETTINGS, "--num-bits", 4, "--resume")
     assert again.code == 2
-    assert "OUTPUT exists and is not what this run gives" in again.error
+    assert "was made with other settings: num_bits was 5 and is 4" in again.error
+    (tmp_path / "out" / "qdq.json").unlink()
+    del before["qdq.json"]
+    unknown = qdq("run", model, "-o", tmp_path / "out", *SETTINGS, "--num-bits", 4, "--resume")
+    assert "OUTPUT exists and is not what this run gives" in unknown.error
     assert contents(tmp_path / "out") == before
-    shutil.rmtree(partial_of(tmp_path / "out"))
+    assert not partial_of(tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("change", ["bits", "selection", "file", "touched", "side file", "new file"])

@@ -18,13 +18,20 @@ from qdqcli.errors import Interrupted, QdqError
 from qdqcli.interrupt import Interruption
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
+from qdqcli.recipe.pairing import entries_of
+from qdqcli.recipe.sweep import Setting
+from qdqcli.result.result import row_to_json, to_json
 from qdqcli.run import distribute
+from qdqcli.run.calibrate import calibrate
+from qdqcli.run.compare import compare_entries
 from qdqcli.run.digest import process_digest
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError, drive
 from qdqcli.run.execute import Destination, execute, execute_run
 from qdqcli.run.journal import Target
+from qdqcli.run.pipeline import Measuring
 from qdqcli.run.shard import Resources, process_shard
+from qdqcli.study.sweep import run_sweep
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.cli.test_output import contents
 from tests.run.checkpoints import sample, write_safetensors
@@ -143,6 +150,30 @@ def test_bytes_and_report_are_those_of_a_local_run(
     assert report.to_json() == expected.to_json()
     assert fake.num_calls >= NUM_SHARDS
     assert not list(tmp_path.glob("*.qdq-partial"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_studies_are_those_of_a_local_run(source: Path, tmp_path: Path, seed: int) -> None:
+    distribution = Distribution(executor=Fake(seed), resources=RESOURCES, interruption=Interruption())
+    plans = _job("stats", [open_checkpoint(source)], Settings(num_bits=4))[0].plans
+    qdqcli.run(source, tmp_path / "int4", num_bits=4)
+    others = _job("stats", [open_checkpoint(tmp_path / "int4")], Settings())[0].plans
+    names = {entry.name: entry.name for entry in entries_of(plans)}
+    columns = [plans, _job("stats", [open_checkpoint(source)], Settings(scheme="int3-channel"))[0].plans]
+    found = []
+    with Workers(1) as workers:
+        for where in (None, distribution):
+            rows = compare_entries(entries_of(plans), entries_of(others), names, workers, distribution=where)
+            swept = run_sweep(columns, SWEPT, Measuring(), workers, {}, where)
+            path = tmp_path / f"{where is None}.safetensors"
+            ranges = calibrate(columns[1], path, workers, distribution=where)
+            results = [to_json(run) for run in swept.results]
+            found.append((list(map(row_to_json, rows)), results, ranges, path.read_bytes()))
+    assert found[0] == found[1]
+    assert not list(tmp_path.glob("*.qdq-partial"))
+
+
+SWEPT = [Setting(num_bits=4), Setting(num_bits=3, axis="channel")]
 
 
 def test_measuring_alone_writes_nothing(source: Path, tmp_path: Path) -> None:
