@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypedDict, Unpack
@@ -100,7 +101,10 @@ class Report:
 
         Raises:
             UsageError: unknown `sort`; suggests the nearest name.
+            TypeError: `count` is not a number of rows.
         """
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"worst() takes the number of rows first (found {count!r}): worst(10, sort='sqnr_db')")
         return ranked(self.result, sort, count)
 
     def to_json(self) -> JsonObject:
@@ -654,14 +658,20 @@ def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:
     return plans
 
 
+_WORDS = {"bits": "num_bits", "nbits": "num_bits", "group": "group_size", "ignore": "exclude"}
+"""Names of other libraries -> those that do the same here."""
+
+
 def check_keywords(function: str, given: Mapping[str, object], known: type) -> None:
     """Refuse keyword arguments that a TypedDict lacks.
 
     Raises:
         TypeError: as Python does for a function without them.
     """
-    for name in given.keys() - known.__annotations__.keys():
-        raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
+    for name in sorted(given.keys() - known.__annotations__.keys()):
+        nearest = _WORDS.get(name) or next(iter(get_close_matches(name, known.__annotations__, n=1)), None)
+        hint = f". Did you mean '{nearest}'?" if nearest in known.__annotations__ else ""
+        raise TypeError(f"{function}() got an unexpected keyword argument '{name}'{hint}")
 
 
 def _patterns(value: str | Sequence[str]) -> tuple[str, ...]:

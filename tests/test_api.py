@@ -325,3 +325,14 @@ def test_mistakes_are_answered_in_words(tiny: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=re.escape(words)):
             call()
+
+
+def test_a_number_of_rows_is_one(tiny: Path) -> None:
+    with pytest.raises(TypeError, match=r"worst\(\) takes the number of rows first \(found 'rmse'\)"):
+        qdqcli.measure(tiny).worst("rmse")  # type: ignore[arg-type]
+
+
+def test_an_unknown_keyword_gets_the_nearest(tiny: Path, tmp_path: Path) -> None:
+    for given, meant in (("bits", "num_bits"), ("exclud", "exclude")):
+        with pytest.raises(TypeError, match=rf"keyword argument '{given}'. Did you mean '{meant}'\?"):
+            qdqcli.run(tiny, tmp_path / "out", **{given: 4})  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Files named by the options of a command."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,7 @@ class Files:
         """
         for path in report.reports:
             formatter_for(path)
+            _check_placeholder(path)
         if report.by is not None and not {*report.formats} & {*BY_FORMATS}:
             raise UsageError(f"--by shows in {', '.join(BY_FORMATS)} alone; choose one with --format or --report")
         values: dict[str, object] = {"config": None if session.project is None else session.project.path}
@@ -113,6 +115,19 @@ def _signed(file: NamedFile) -> NamedFile:
     if file.role != WRITES["reports"]:
         return file
     return file._replace(may_join_input=is_signed(file.path), is_earlier=is_report(file.path))
+
+
+def _check_placeholder(path: Path) -> None:
+    """Refuse a misspelt or misplaced `NAME` in a report's path.
+
+    Raises:
+        UsageError: names it.
+    """
+    unknown = [word for word in re.findall(r"\{[\w-]*\}", path.name) if word != NAME]
+    if unknown:
+        raise UsageError(f"--report {show_path(path)}: {unknown[0]} is not a placeholder; {NAME} is the input's name")
+    if NAME in str(path.parent):
+        raise UsageError(f"--report {show_path(path)}: {NAME} belongs into the file's name, not into a folder's")
 
 
 def is_by_input(path: Path) -> bool:

@@ -66,7 +66,7 @@ def grad(
     from qdqcli.run.provenance import Provenance
 
     request = opt.request_of(settings, session)
-    checkpoints = open_inputs([gradients, input_], reading, session)
+    checkpoints = [*open_inputs([gradients], reading, session), *open_inputs([input_], reading, session)]
     if len(checkpoints) != 2:
         raise UsageError("GRADIENTS and INPUT are one file or folder each")
     plans = plan_inputs(checkpoints[:1], request, reading, session)

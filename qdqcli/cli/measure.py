@@ -58,12 +58,22 @@ def open_inputs(inputs: Sequence[str], reading: Reading, session: Session) -> li
 
 
 def _paths(inputs: Sequence[str], session: Session) -> Iterator[Path]:
+    """Yield each input once."""
+    known: set[str] = set()
     for argument in inputs:
         paths: list[Path] = []
         with session.attempt(escape(argument)):
             paths = _expand(argument)
-        session.inputs += [show_path(path) for path in paths] or [escape(argument)]
-        yield from paths
+        if not paths:
+            session.inputs.append(escape(argument))
+        for path in paths:
+            real = os.path.realpath(path)
+            if real in known:
+                session.note(f"{show_path(path)}: given before; it counts once")
+                continue
+            known.add(real)
+            session.inputs.append(show_path(path))
+            yield path
 
 
 def say_notes(notes: Sequence[Note], session: Session) -> None:

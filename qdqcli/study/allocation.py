@@ -27,6 +27,8 @@ from qdqcli.study.solver import Candidate, InfeasibleError, Solution, solve
 from qdqcli.study.ties import Tie, make_ties
 from qdqcli.tensors.tensor import DTYPES
 
+_NAMES_SHOWN = 3
+
 FLOAT = "float"
 """Name of the candidate that leaves a tensor as it is."""
 LEFT_IN_FLOAT = "left in float by the plan"
@@ -341,6 +343,18 @@ def duplicates_of(plans: Sequence[Plan], rows: Sequence[Row]) -> list[list[int]]
     return sorted(sorted(numbers) for numbers in digests.values() if len(numbers) > 1)
 
 
+def _floor_in_words(problem: Problem) -> str:
+    """Return the decisions whose smallest candidates take most bits, with their settings."""
+    cheapest = [(min(d.options, key=lambda option: option.bits), d) for d in problem.decisions if d.options]
+    largest = sorted(cheapest, key=lambda pair: -pair[0].bits)[:_NAMES_SHOWN]
+    return ", ".join(f"{_named(problem, d)} ({-(-option.bits // 8):,} bytes)" for option, d in largest)
+
+
+def _named(problem: Problem, decision: Decision) -> str:
+    first, *others = (escape_name(problem.sweep.results[0].rows[row].name) for row in decision.tie.members)
+    return f"{first} and {len(others)} tied" if others else first
+
+
 def allocate(problem: Problem, budget: int, starts: Sequence[Sequence[int]] = ()) -> Allocation:
     """Choose a candidate for each decision within a budget of bits; never worse than a uniform candidate that fits.
 
@@ -357,8 +371,8 @@ def allocate(problem: Problem, budget: int, starts: Sequence[Sequence[int]] = ()
     except InfeasibleError as error:
         floor = error.floor / max(problem.num_elements, 1)
         raise UsageError(
-            f"the floor of these candidates is {floor:.4f} bits per weight ({-(-error.floor // 8):,} bytes); raise the "
-            "budget, or allow smaller candidates"
+            f"the floor of these candidates is {floor:.4f} bits per weight ({-(-error.floor // 8):,} bytes), most in "
+            f"{_floor_in_words(problem)}; raise the budget, or allow smaller candidates"
         ) from None
     return Allocation(problem=problem, solution=solution, budget=budget)
 

@@ -225,7 +225,13 @@ def choice_against(
     Raises:
         UsageError: not a recipe, or it gives a tensor settings that no candidate has.
     """
-    plans = plans_of(read_text(path, "an earlier plan is a recipe"), checkpoints, packed, show_path(path))
+    text = read_text(path, "an earlier plan is a recipe")
+    try:
+        plans = plans_of(text, checkpoints, packed, show_path(path))
+    except UsageError as error:
+        if str(error).startswith(show_path(path)):
+            raise
+        raise UsageError(f"--against {show_path(path)}: {error}") from error
     choice, missing = choice_of(problem, [decision for plan in plans for decision in plan.decisions])
     if missing:
         raise UsageError(

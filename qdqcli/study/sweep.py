@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from qdqcli.measure.workers import Workers
+from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.plan import Plan, check_selection, make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Setting, Sweep
@@ -33,8 +34,12 @@ def plan_sweep(
         plans, found = make_plans(checkpoints, setting.apply(recipe), packed, allow_unmatched=allow_unmatched)
         columns.append(plans)
         warnings |= dict.fromkeys(found)
-    check_selection([plan for plans in columns for plan in plans])
+    check_selection(next(filter(_selects, columns), columns[0]))
     return columns, list(warnings)
+
+
+def _selects(plans: Sequence[Plan]) -> bool:
+    return any(isinstance(decision, QuantSpec) for plan in plans for decision in plan.decisions)
 
 
 def run_sweep(

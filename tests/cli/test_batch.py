@@ -98,3 +98,25 @@ def test_a_stored_report_shows_the_same_inputs(qdq: Qdq, hub: Path, tmp_path: Pa
     del data["by_input"]
     path.write_text(json.dumps(data))
     assert "\ninput " not in qdq("render", path).out
+
+
+def test_an_input_that_is_given_twice_counts_once(qdq: Qdq, tiny: Path) -> None:
+    (tiny.parent / "link.safetensors").symlink_to(tiny)
+    outcome = qdq("stats", tiny, tiny.parent / "." / tiny.name, tiny.parent / "link.safetensors", "--format", "json")
+    assert outcome.report["inputs"] == [str(tiny)]
+    assert outcome.err.count("given before; it counts once") == 2
+    assert outcome.report["summary"] == qdq("stats", tiny, "--format", "json").report["summary"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{nam}.json", "{nam} is not a placeholder; {name} is the input's name"),
+        ("{}.json", "{} is not a placeholder"),
+        ("{name}/r.json", "{name} belongs into the file's name"),
+    ],
+)
+def test_a_misspelt_placeholder_is_refused(qdq: Qdq, tiny: Path, tmp_path: Path, name: str, message: str) -> None:
+    outcome = qdq("stats", tiny, "--report", tmp_path / name)
+    assert outcome.code == 2
+    assert message in outcome.error

@@ -10,7 +10,7 @@ import pytest
 
 from qdqcli.study.ties import make_ties
 from tests.conftest import Qdq
-from tests.run.checkpoints import write_safetensors
+from tests.run.checkpoints import sample, write_safetensors
 
 LAYERS, WIDTH = 3, 256
 
@@ -335,3 +335,22 @@ def test_an_engine_says_what_it_stores(qdq: Qdq, model: Path) -> None:
     assert "gguf stores int4, int5, int8 in groups of 32" in outcome.error
     report = plan(qdq, model, "--avg-bits", "5", "--backend", "gguf", "-g", 32)
     assert set(bits_of(report).values()) <= {4, 5, 8}
+
+
+def test_a_budget_below_the_floor_names_what_takes_it(qdq: Qdq, tmp_path: Path) -> None:
+    source = write_safetensors(tmp_path / "m.safetensors", {"big": sample((64, 128)), "small": sample((4, 128))})
+    outcome = qdq(
+        "plan", source, "--avg-bits", "2", "--candidates", "int4-g128,int8-channel", "-o", tmp_path / "p.toml"
+    )
+    assert outcome.code == 2
+    assert "most in big (4,224 bytes), small (264 bytes); raise the budget" in outcome.error
+
+
+def test_an_earlier_plan_that_does_not_fit_is_named(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.toml"
+    old.write_text("[defaults]\nnum_bits = 4\ngroup_size = 1000\n")
+    outcome = qdq(
+        "plan", tiny, "--avg-bits", "20", "-o", tmp_path / "p.toml", "--against", old, "--candidates", "int4-tensor"
+    )
+    assert outcome.code == 2
+    assert str(old) in outcome.error

@@ -106,3 +106,9 @@ def test_rules_of_a_recipe_hold_under_every_setting(qdq: Qdq, model: Path, tmp_p
         [row["spec"]["num_bits"] for row in r["tensors"] if row["status"] == "quantized"] for r in report["results"]
     ]
     assert bits == [[6, 3], [6, 4]]
+
+
+def test_what_no_setting_fits_is_counted_by_tensor(qdq: Qdq, tiny: Path) -> None:
+    outcome = qdq("sweep", tiny, "-b", "3,4", "-g", "1000,999")
+    assert outcome.code == 2
+    assert "4 tensors: group_size 1000 does not divide the last dimension" in outcome.error

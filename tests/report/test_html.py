@@ -551,6 +551,19 @@ def test_a_cell_of_the_matrix_shows_its_tensors(opened: Browser) -> None:
     assert names(opened) == ["model.layers.0.self_attn.k_proj.weight"]
 
 
+def test_keys_go_through_the_matrix(opened: Browser) -> None:
+    cells = "[...document.querySelectorAll('.matrix td[data-words]')]"
+    assert opened.run(f"{cells}.filter(cell => cell.tabIndex === 0).length") == 1, "one stop for Tab"
+    opened.run(f"{cells}[0].focus()")
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "ArrowUp", "ArrowDown"):
+        opened.press(key)
+    focused = opened.run("document.activeElement.dataset.words")
+    assert focused == opened.run("document.querySelector('.matrix tbody').rows[1].cells[1].dataset.words")
+    opened.press("Enter")
+    assert len(names(opened)) == 1
+    assert opened.run("document.querySelector('input[type=search]').value") == focused
+
+
 def test_eight_thousand_rows_open_sort_and_filter(browser: Browser, tmp_path: Path) -> None:
     run = plain(8000)
     of(browser, tmp_path, run, "t7999")

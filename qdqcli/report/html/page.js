@@ -290,13 +290,29 @@
       event.preventDefault();
     });
   }
-  for (const matrix of document.querySelectorAll("table.matrix")) matrix.addEventListener("click", (event) => {
-    const asked = event.target.dataset.words;
-    if (!asked) return;
-    filter.value = asked;
-    narrow();
-    tools.scrollIntoView({ block: "start" });
-  });
+  // A grid: Tab comes to one cell, arrow keys go on from it, Enter or a click shows its tensors.
+  for (const matrix of document.querySelectorAll("table.matrix")) {
+    const choose = (cell) => {
+      if (!cell.dataset.words) return;
+      filter.value = cell.dataset.words;
+      narrow();
+      tools.scrollIntoView({ block: "start" });
+    };
+    matrix.setAttribute("role", "grid");
+    [...matrix.querySelectorAll("td[data-words]")].forEach((cell, i) => { cell.tabIndex = i ? -1 : 0; });
+    matrix.addEventListener("click", (event) => choose(event.target));
+    matrix.addEventListener("keydown", (event) => {
+      const [across, down] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key] || [0, 0];
+      if (event.key === "Enter" || event.key === " ") choose(event.target);
+      else if (across || down) {
+        const rows = matrix.tBodies[0].rows;
+        let x = event.target.cellIndex, y = event.target.parentElement.sectionRowIndex, cell;
+        do cell = rows[y += down]?.cells[x += across]; while (cell && !cell.dataset.words);
+        if (cell) { event.target.tabIndex = -1; cell.tabIndex = 0; cell.focus(); }
+      } else return;
+      event.preventDefault();
+    });
+  }
   addEventListener("beforeprint", () => { limit = Math.max(limit, MOST_PRINTED); draw(); });
   addEventListener("hashchange", follow);
   draw();
