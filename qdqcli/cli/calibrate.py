@@ -13,6 +13,7 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import cluster_of, files_of, listing_of, open_inputs, plan_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import with_estimates
@@ -29,7 +30,7 @@ Examples:
   qdq calibrate MODEL_FOLDER -o ranges.safetensors --scheme int4-channel --estimator mse
   qdq calibrate weights.npy -o ranges.json --estimator percentile --percentile 99.9""",
 )
-@opt.inputs_argument
+@project_inputs
 @click.option(
     "-o",
     "--output",
@@ -53,6 +54,7 @@ def calibrate(
     session: Session,
     /,
     inputs: tuple[str, ...],
+    config: str | None,
     output: Path,
     overwrite: bool,
     settings: Settings,
@@ -66,6 +68,7 @@ def calibrate(
     minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
     codes.
     """
+    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
     files = Files.of(session, report, settings, {"output": output})
     _check_output(output, files, overwrite=overwrite)
     request = opt.request_of(settings, session)

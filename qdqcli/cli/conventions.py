@@ -12,6 +12,7 @@ from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
 from qdqcli.cli.progress import progress
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.recipe.request import Settings
@@ -28,7 +29,7 @@ Examples:
   qdq conventions MODEL_FOLDER
   qdq conventions MODEL_FOLDER --scheme int8-channel --report conventions.json""",
 )
-@opt.inputs_argument
+@project_inputs
 @click.option("--scheme", "-s", "schemes", type=opt.parse_scheme, multiple=True, metavar="SCHEME",
               default=DEFAULT_SCHEMES, show_default=",".join(DEFAULT_SCHEMES),
               shell_complete=completing(lambda: SCHEMES),
@@ -45,6 +46,7 @@ def conventions(
     session: Session,
     /,
     inputs: tuple[str, ...],
+    config: str | None,
     schemes: Sequence[str],
     settings: Settings,
     reading: Reading,
@@ -59,6 +61,7 @@ def conventions(
     """
     from qdqcli.report.conventions import FORMATS, render
 
+    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
     files = Files.of(session, report, settings)
     files.check()
     opt.check_formats(report, FORMATS, "a comparison of conventions")

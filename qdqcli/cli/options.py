@@ -74,13 +74,6 @@ def parse_size(value: str) -> int:
     return int(size)
 
 
-def inputs_argument(function: Function) -> Function:
-    """Add INPUT..., at least one."""
-    return click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(readable=False))(
-        function
-    )
-
-
 AXIS = (
     click.option("--axis", type=parse_axis, default="none", show_default=True, metavar="none|last|channel|N|N,M",
                  help="Use one range for each index along this dimension; none: one for the tensor; 0,1: one for each "

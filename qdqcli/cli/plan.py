@@ -20,6 +20,7 @@ from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.sweep import measure_settings
 from qdqcli.errors import UsageError
@@ -171,7 +172,7 @@ Examples:
   qdq plan MODEL_FOLDER --min-sqnr 4 --candidates int4,int8,float -o plan.toml
   qdq plan MODEL_FOLDER --avg-bits 4.5 --min-bits '*embed*=3' --report plan.json -o plan.toml""",
 )
-@opt.inputs_argument
+@project_inputs
 @plan_options
 @opt.arithmetic_option
 @recipe_options
@@ -191,6 +192,7 @@ def plan(
     session: Session,
     /,
     inputs: tuple[str, ...],
+    config: str | None,
     asked: Planning,
     settings: Settings,
     reading: Reading,
@@ -211,6 +213,7 @@ def plan(
         counts_all=asked.count == "all",
     )
     opt.check_formats(report, ("table", "json", "markdown", "html"), "a plan")
+    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
     files = Files.of(session, report, settings, asked, {"tie_file": asked.tie_file})
     files.check()
     check_replaceable(asked.output, is_recipe, is_allowed=asked.overwrite)

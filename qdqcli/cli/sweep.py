@@ -16,6 +16,7 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import cluster_of, files_of, open_inputs, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
+from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.ranges.estimator import ESTIMATORS
@@ -121,7 +122,7 @@ Examples:
   qdq sweep MODEL_FOLDER --num-bits 2..8 --group-size 32,64,128 --report sweep.html
   qdq sweep MODEL_FOLDER -b 4 -g 32,128 --axis 0 --estimator minmax,mse --by tensor""",
 )
-@opt.inputs_argument
+@project_inputs
 @sweep_options
 @recipe_options
 @opt.selection_options
@@ -137,6 +138,7 @@ def sweep(
     session: Session,
     /,
     inputs: tuple[str, ...],
+    config: str | None,
     lists: Lists,
     rows_by: str,
     pareto: bool,
@@ -153,6 +155,7 @@ def sweep(
     """
     from qdqcli.report.sweep import SWEEP_FORMATS
 
+    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
     files = Files.of(session, report, settings)
     files.check()
     opt.check_formats(report, SWEEP_FORMATS, "a sweep")

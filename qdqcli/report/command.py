@@ -14,22 +14,19 @@ _PLAIN: Mapping[str, Any] = {
 }  # fmt: skip
 """Setting -> its default on the command line."""
 _PROJECT_FILES = ("qdq.toml", "pyproject.toml")
-_WITHOUT_CONFIG = ("plan", "sweep", "calibrate")
-"""Commands that take no project file."""
 
 
 def command_of(run: RunResult, command: str, options: Sequence[str] = ()) -> list[str]:
     """Return a command line that measures with the settings of a run."""
     inputs = [name if not name.startswith("-") else f"./{name}" for name in run.inputs]
-    return ["qdq", command, *inputs, *_options(run.settings, command), *options]
+    return ["qdq", command, *inputs, *_options(run.settings), *options]
 
 
-def _options(settings: Mapping[str, Any], command: str) -> Iterator[str]:
+def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield the options that differ from the command's defaults."""
     recipe = str(settings.get("recipe") or "")
     if PurePath(recipe).name in _PROJECT_FILES:
-        if command not in _WITHOUT_CONFIG:
-            yield from ("--config", recipe)
+        yield from ("--config", recipe)
     elif recipe:
         yield from ("--recipe", recipe)
     for name in _each(settings.get("presets")):

@@ -251,3 +251,24 @@ def test_an_idle_budget_names_the_tables_of_its_file(qdq: Qdq, name: str, within
     outcome = qdq("check")
     assert outcome.code == 2
     assert f"; add [{within}budget.limits], [{within}budget.summary], " in outcome.error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sweep", "-b", "3"),
+        ("plan", "--avg-bits", "20", "--candidates", "int4-tensor,int8-tensor", "-o", "p.toml"),
+        ("calibrate", "-o", "r.json"),
+    ],
+)
+def test_studies_take_model_selection_and_rules(qdq: Qdq, folder: Path, command: tuple[str, ...]) -> None:
+    outcome = qdq(*command, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert "note: qdq.toml: model 'm.safetensors', settings\n" in outcome.err
+    names = {
+        row["name"]: row["status"] for row in (outcome.report.get("tensors") or outcome.report["results"][0]["tensors"])
+    }
+    assert names["b"] == "skipped"
+    assert not (folder / "r.json").exists() or command[0] == "calibrate", "its reports are of tensors"
+    (folder / "qdq.toml").unlink()
+    assert "give INPUT, or a qdq.toml that names the model" in qdq(*command).error

@@ -290,8 +290,7 @@ def test_commands_take_a_project_file_as_such() -> None:
     for name in ("../qdq.toml", "pyproject.toml"):
         own = commands(replace(run, settings={**run.settings, "recipe": name}))
         diagnose, plan, check = map(shlex.split, own)
-        assert diagnose[diagnose.index("--config") + 1] == check[check.index("--config") + 1] == name
-        assert name not in plan
+        assert [words[words.index("--config") + 1] for words in (diagnose, plan, check)] == [name] * 3
         assert not any("--recipe" in words for words in (diagnose, plan, check))
 
 
