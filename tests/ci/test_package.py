@@ -22,7 +22,8 @@ from tests.run.checkpoints import sample, write_safetensors
 pytestmark = pytest.mark.package
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "qdqcli", "tests", "sample_data")
+PACKAGE = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "qdqcli")
+SOURCES = (*PACKAGE, "tests", "sample_data", ".ci", ".github", ".pre-commit-hooks.yaml", ".dockerignore")
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 COMMANDS = """\
 qdqcli --version
@@ -115,7 +116,7 @@ def test_the_sdist_has_what_the_tests_need(dist: Path) -> None:
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "tests/conftest.py"} <= names
-    assert "sample_data/tiny-llama/config.json" in names
+    assert {"sample_data/tiny-llama/config.json", ".pre-commit-hooks.yaml", ".github/Dockerfile", ".ci/run"} <= names
 
 
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
@@ -174,7 +175,7 @@ def test_the_hooks_install_this_package(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path / "cache"))
     hooks, own = tmp_path / "hooks", tmp_path / "own"
     hooks.mkdir()
-    copy_sources(hooks, (".pre-commit-hooks.yaml", *SOURCES[:5]))
+    copy_sources(hooks, (".pre-commit-hooks.yaml", *PACKAGE))
     repository(hooks)
     write_safetensors(own / "model" / "model.safetensors", {"w": sample((8, 32))})
     (own / "qdq.toml").write_text('model = "model"\n[budget.limits]\nmin_sqnr_db = 10\n')
