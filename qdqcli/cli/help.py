@@ -106,6 +106,9 @@ class Command(click.Command):
         except UsageError as error:
             name_variable(error, ctx)
             raise
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click's parser knows none
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         take(ctx.ensure_object(Session), ctx)

@@ -64,6 +64,10 @@ def test_short_help_has_examples_and_fits_a_screen(qdq: Qdq, name: str) -> None:
     assert {"--scheme", "--include", "--report"} <= set(re.findall(r"--[\w-]+", outcome.out)) or name == "compare"
 
 
+def test_an_option_without_its_value_leads_to_the_help_of_the_command(qdq: Qdq) -> None:
+    assert qdq("check", "--budget").error == "error: Option '--budget' requires an argument; see 'qdq check --help'"
+
+
 def test_every_command_has_short_help(qdq: Qdq) -> None:
     for name in COMMANDS:
         assert qdq(name, "-h").out.startswith(f"Usage: qdq {name} "), name
