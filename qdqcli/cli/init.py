@@ -34,16 +34,10 @@ on: [push, pull_request]
 jobs:
   quantization:
     runs-on: ubuntu-latest
-    env: { QDQ_CACHE_DIR: "${{ github.workspace }}/.qdq-cache" }
     steps:
       - uses: actions/checkout@v4
         with: { lfs: true, submodules: true }
-      - uses: actions/setup-python@v5
-        with: { python-version: "3.12" }
-      - uses: actions/cache@v4
-        with: { path: .qdq-cache, key: "qdq-${{ runner.os }}-${{ runner.arch }}" }
-      - run: pip install ./qdq
-      - run: qdq check --format github
+      - uses: ./qdq/.github/actions/qdq-check
 """,
     "gitlab": """\
 # .gitlab-ci.yml; qdq is a folder with its sources, e.g. a submodule

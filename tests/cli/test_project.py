@@ -15,6 +15,7 @@ from qdqcli.recipe.keys import SELECTION, SETTINGS, SHORT
 from tests.conftest import Outcome, Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
+ROOT = Path(__file__).parents[2]
 FILE = """\
 model = "m.safetensors"
 num_bits = 5
@@ -216,8 +217,8 @@ def test_init_writes_a_file_whose_budget_is_kept(qdq: Qdq, folder: Path, options
     assert outcome.code == 0, outcome.err
     assert "wrote qdq.toml in " in outcome.err
     assert outcome.err.endswith("next: qdq check\n")
-    job = yaml.safe_load(outcome.out)
-    assert "qdq check --format github" in json.dumps(job)
+    action = yaml.safe_load(outcome.out)["jobs"]["quantization"]["steps"][-1]["uses"]
+    assert (ROOT / action.removeprefix("./qdq/") / "action.yml").exists()
     text = (folder / "qdq.toml").read_text()
     assert "# measured: " in text
     outcome = qdq("check", "--format", "json")
