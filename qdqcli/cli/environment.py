@@ -19,7 +19,7 @@ SHARED = ("threads", "max_memory", "device", "config", "quiet", "verbose", "debu
 """Options with one variable for all commands."""
 OTHERS = ("QDQ_CACHE_DIR",)
 """Variables of no option."""
-NEAR = 0.8
+NEAR = 0.75
 """Similarity from which a name is taken for a misspelt one."""
 
 
@@ -77,11 +77,22 @@ def take(session: Session, ctx: click.Context) -> None:
     depth = len(ctx.command_path.split()) - 1
     words = [word for option in found for word in _words(option, ctx)]
     session.arguments = [*session.arguments[:depth], *words, *session.arguments[depth:]]
+    _warn_of_misspelt(session, ctx)
+
+
+def _warn_of_misspelt(session: Session, ctx: click.Context) -> None:
+    """Warn of variables that are nearly ours; those of other commands are left alone."""
+    root = ctx.find_root()
+    commands = root.command.list_commands(root) if isinstance(root.command, click.Group) else []
     known = [*OTHERS, *(name for option in ctx.command.params for name in variables_of(option))]
     own = "_".join([PREFIX, *ctx.command_path.split()[1:], ""]).upper()
+    others = tuple(f"{PREFIX}_{name.upper()}_" for name in commands)
     for name in sorted(os.environ):
-        if name.startswith(own) and name not in known:
-            nearest = get_close_matches(name, known, n=1, cutoff=NEAR)
+        is_own = name.startswith(own)
+        if not name.startswith(f"{PREFIX}_") or name in known or (name.startswith(others) and not is_own):
+            continue
+        nearest = get_close_matches(name, known, n=1, cutoff=NEAR)
+        if nearest or is_own:
             hint = f"did you mean {nearest[0]}?" if nearest else f"see '{ctx.command_path} --help'"
             session.warn(f"{name}: {ctx.command_path} has no option of this name; {hint}")
 

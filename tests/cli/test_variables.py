@@ -108,6 +108,11 @@ def test_a_misspelt_name_is_a_warning(qdq: Qdq, tiny: Path, monkeypatch: pytest.
         "warning: QDQ_STATS_NUMBITS: qdq stats has no option of this name; did you mean QDQ_STATS_NUM_BITS?"
     )
     assert "QDQ_RUN" not in outcome.err
+    monkeypatch.setenv("QDQ_THREAD", "4")
+    monkeypatch.setenv("QDQ_SCHEME", "int4")
+    monkeypatch.setenv("QDQ_HOME", "/")
+    warned = [line for line in qdq("stats", tiny, "--format", "none").err.splitlines() if "no option" in line]
+    assert [line.rpartition(" ")[2] for line in warned] == ["QDQ_STATS_SCHEME?", "QDQ_STATS_NUM_BITS?", "QDQ_THREADS?"]
 
 
 def test_the_parts_of_a_run_keep_what_the_environment_set(
