@@ -42,6 +42,9 @@ Examples:
 @click.option("--max-bits-added", type=click.FloatRange(min=0, max=4), default=0.1, show_default=True, metavar="B",
               help="Combine changes that add up to B bits per weight to a tensor; 0: only those that are free.",
               )  # fmt: skip
+@click.option("--from", "saved_sweep", type=click.Path(path_type=Path), metavar="SWEEP.json",
+              help="Take the error under the present settings from this report of qdq sweep, which has them.",
+              )  # fmt: skip
 @click.option("--write-recipe", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the settings with the best changes as a recipe (TOML), for --recipe.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace the file of --write-recipe if it exists.")
@@ -61,6 +64,7 @@ def diagnose(
     worst: int | None,
     diagnoses_all: bool,
     max_bits_added: float,
+    saved_sweep: Path | None,
     write_recipe: Path | None,
     overwrite: bool,
     settings: Settings,
@@ -81,7 +85,7 @@ def diagnose(
     if overwrite and write_recipe is None:
         raise UsageError("--overwrite is for the recipe that is written; add --write-recipe FILE")
     inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
-    files = Files.of(session, report, settings, {"write_recipe": write_recipe})
+    files = Files.of(session, report, settings, {"write_recipe": write_recipe, "saved_sweep": saved_sweep})
     files.check()
     if write_recipe is not None:
         check_replaceable(write_recipe, is_recipe, is_allowed=overwrite)
@@ -100,16 +104,22 @@ def diagnose(
     from qdqcli.study.diagnose import choose
     from qdqcli.study.diagnose import diagnose as find
     from qdqcli.study.plan_recipe import check_recipe, recipe_text
+    from qdqcli.study.saved import read_sweep
 
     sizes = files_of(plans)
     with workers_of(resources, session) as workers:
-        with (
-            cluster_of(session, reading, resources) as distribution,
-            progress(session, sum(size for _, size in sizes), sizes) as advance,
-        ):
-            measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
-            run_shards = None if distribution is None else partial(distribution.run_shards, plans, measuring)
-            rows = run_plans(plans, measuring, workers, run_shards=run_shards)
+        if saved_sweep is not None:
+            saved = read_sweep(saved_sweep).under(request.recipe)
+            saved.check_scale_bits(request.scale_bits)
+            rows = saved.restore([plans], request.settings).results[0].rows
+        else:
+            with (
+                cluster_of(session, reading, resources) as distribution,
+                progress(session, sum(size for _, size in sizes), sizes) as advance,
+            ):
+                measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
+                run_shards = None if distribution is None else partial(distribution.run_shards, plans, measuring)
+                rows = run_plans(plans, measuring, workers, run_shards=run_shards)
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=diagnoses_all or bool(settings["include"]))
         tensors = [tensor for plan in plans for tensor in plan.shard.tensors]

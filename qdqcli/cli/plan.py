@@ -280,8 +280,7 @@ def _candidates(asked: Planning, scale_bits: int) -> "tuple[list[Setting], bool,
     from qdqcli.study.saved import read_sweep
 
     saved = read_sweep(asked.saved_sweep)
-    if scale_bits != saved.scale_bits:
-        raise UsageError(f"--from: the sweep has --scale-bits {saved.scale_bits}; give the same")
+    saved.check_scale_bits(scale_bits)
     if names is None:
         settings, keeps_float = stored_by(asked.backend, saved.settings), False
     else:

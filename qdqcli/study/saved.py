@@ -53,6 +53,28 @@ class SavedSweep:
         results = [self.results[self.settings.index(setting)] for setting in settings]
         return SavedSweep(path=self.path, settings=settings, results=results, scale_bits=self.scale_bits)
 
+    def under(self, recipe: Recipe) -> "SavedSweep":
+        """Return the results of the one setting that a recipe has for tensors without a rule.
+
+        Raises:
+            UsageError: the sweep did not measure it.
+        """
+        for setting in self.settings:
+            applied = setting.apply(recipe)
+            if (applied.spec, applied.axis) == (recipe.spec, recipe.axis):
+                return self.selected([setting])
+        names = ", ".join(setting.name for setting in self.settings)
+        raise UsageError(f"{show_path(self.path)}: has no setting as given; it has {names}; give one, e.g. --scheme")
+
+    def check_scale_bits(self, scale_bits: int) -> None:
+        """Refuse other bits of a scale than those of the sweep.
+
+        Raises:
+            UsageError: they differ.
+        """
+        if scale_bits != self.scale_bits:
+            raise UsageError(f"--from: the sweep has --scale-bits {self.scale_bits}; give the same")
+
     def restore(self, columns: Sequence[Sequence[Plan]], described: Mapping[str, object]) -> Sweep:
         """Return the sweep as `run_sweep` would measure it; `columns` are the plans of each setting.
 

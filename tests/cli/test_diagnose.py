@@ -182,3 +182,20 @@ def test_a_recipe_that_exists_is_not_replaced_unasked(qdq: Qdq, model: Path, tmp
     assert "pass --overwrite" in qdq("diagnose", model, "--write-recipe", fix).error
     assert qdq("diagnose", model, "--write-recipe", fix, "--overwrite").code == 0
     assert "schema = 1" in fix.read_text()
+
+
+def test_a_saved_sweep_stands_for_the_first_measurement(qdq: Qdq, model: Path, tmp_path: Path) -> None:
+    sweep, asked = tmp_path / "sweep.json", ("diagnose", model, "--scheme", "int4-g32", "--format", "json")
+    assert qdq("sweep", model, "-s", "int4-g32", "-s", "int8-channel", "--report", sweep, "--format", "none").code == 0
+    outcome = qdq(*asked, "--from", sweep)
+    assert outcome.code == 0, outcome.err
+    assert "measuring" not in outcome.err
+    assert outcome.report == qdq(*asked).report
+    for options, words in (
+        (("--scheme", "int4-g16"), "has no setting as given; it has int4 g32, int8 channel"),
+        (("--scale-bits", 8), "the sweep has --scale-bits 16"),
+        (("--exclude", "*plain*"), "has another spec under int4 g32"),
+    ):
+        outcome = qdq(*asked, "--from", sweep, *options)
+        assert outcome.code == 2
+        assert words in outcome.error
