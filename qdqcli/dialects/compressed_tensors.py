@@ -18,7 +18,7 @@ from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 
-ASYMMETRIC = "asymmetric (integer zero points) in the file; symmetric here, which is up to 1.3 dB worse at 4 bits"
+ASYMMETRIC = "asymmetric (integer zero points) in the file; symmetric here, about 1 dB worse at 4 bits"
 NO_INTEGERS = "in the file: not simulated, left in float"
 _CLASS = re.compile(r"[A-Z]\w*")
 _STRATEGIES = ("group", "channel", "tensor")

@@ -24,7 +24,7 @@ _NEVER = re.compile(r"position_embd|token_types|ffn_gate_inp")
 """Tensors that llama.cpp never quantizes."""
 _SUPER = 256
 """Elements that share a scale of scales in the types of K quants."""
-_OFFSETS = "has an offset beside each scale; symmetric here, which is up to 1.3 dB worse at 4 bits"
+_OFFSETS = "has an offset beside each scale; symmetric here, about 1 dB worse at 4 bits"
 _K = "has scales that are quantized themselves, which is not simulated"
 _TYPES: Mapping[str, tuple[int, int, str]] = {
     "q4_0": (4, 32, ""),

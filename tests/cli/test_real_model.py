@@ -133,3 +133,26 @@ def test_a_diagnosis_says_what_is_wrong_and_what_helps(minilm: Path, qdq: Qdq) -
     assert [column["index"] for column in outliers["evidence"]["columns"]] == [1209]
     assert (round(report["summary"]["sqnr_db"], 2), round(report["after"]["sqnr_db"], 2)) == (18.65, 19.34)
     assert report["after"]["bits_per_weight"] < report["summary"]["bits_per_weight"] + 0.001
+
+
+CONVENTIONS = {
+    "narrow-onnx": (-0.40, -0.44, -0.48),
+    "full-torch": (0.15, 0.05, -0.29),
+    "full-compressed-tensors": (0.15, 0.05, -0.29),
+    "full-onnx": (0.15, 0.05, -0.29),
+    "zero-point-torch": (1.01, 1.11, 1.32),
+    "zero-point-compressed-tensors": (1.01, 1.11, 1.32),
+    "gguf-q4_0": (0.58,),
+    "gguf-q4_1": (1.59,),
+}
+"""Mean dB beside this op: per row, in groups of 128 and 32, as `qdqcli/docs/scales.md` says."""
+
+
+@pytest.mark.slow
+def test_conventions_differ_by_what_the_manual_says(minilm: Path, qdq: Qdq) -> None:
+    results = qdq("conventions", minilm, "--format", "json").report["results"]
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for convention in result["conventions"][1:]:
+            found.setdefault(convention["name"], []).append(round(convention["mean_gain_db"], 2))
+    assert {name: tuple(gains) for name, gains in found.items()} == CONVENTIONS
