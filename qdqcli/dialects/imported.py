@@ -8,6 +8,7 @@ from typing import Any
 from qdqcli.dialects import match
 from qdqcli.dialects.weight import WeightFormat
 from qdqcli.errors import UsageError
+from qdqcli.op.spec import DEFAULT_ESTIMATOR
 from qdqcli.recipe.folding import folded_globs, folded_regexes, plain_name
 from qdqcli.recipe.patterns import compile_pattern, listed
 from qdqcli.recipe.preset import preset
@@ -92,26 +93,25 @@ def recipe_text(imported: Imported, about: Sequence[str]) -> str:
     base = first if has_base else ImportedRule(patterns=EVERYTHING, format=Counter(formats).most_common(1)[0][0])
     lines = [*comment_lines([*about, *imported.notes]), "schema = 1", "", "[defaults]"]
     lines += [*comment_lines(filter(None, (base.origin, base.comment)))]
-    lines += setting_lines(_settings(base.format))
+    has_estimators = len({own.estimator for own in formats}) > 1
+    lines += setting_lines(_settings(base.format, names_estimator=has_estimators))
     lines += setting_lines({"min_ndim": 2} | ({"indivisible": "skip"} if imported.skips_indivisible else {}))
     has_skip = False
     for rule in joined(rest if has_base else imported.rules):
         has_skip = has_skip or rule.format is None
         settings: Mapping[str, Any] = {"skip": rule.reason or rule.comment}
         if rule.format is not None:
-            settings = _settings(rule.format, base.format) | ({"skip": False} if has_skip else {})
+            settings = _settings(rule.format, names_estimator=has_estimators) | ({"skip": False} if has_skip else {})
         comments = filter(None, (rule.origin, rule.comment))
         lines += rule_lines(rule.patterns, {**settings, "optional": True}, comments)
     return "\n".join(lines) + "\n"
 
 
-def _settings(own: WeightFormat | None, base: WeightFormat | None = None) -> dict[str, Any]:
-    """Return the settings of a format by recipe key; `base` holds where nothing is said."""
+def _settings(own: WeightFormat | None, *, names_estimator: bool) -> dict[str, Any]:
+    """Return the settings of a format by recipe key; all rules name the estimator where it differs between rules."""
     assert own is not None
-    changes = {"scheme": own.scheme}
-    if own.estimator != (base.estimator if base is not None else "minmax"):
-        changes["estimator"] = own.estimator
-    return changes
+    is_named = names_estimator or own.estimator != DEFAULT_ESTIMATOR
+    return {"scheme": own.scheme} | ({"estimator": own.estimator} if is_named else {})
 
 
 def fitted(imported: Imported, tensors: Sequence[TensorInfo]) -> tuple[Imported, list[str]]:

@@ -45,6 +45,13 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "compressed-tensors": (COMPRESSED, {UP: INT4, HEAD: None, DOWN: None, EMBEDDING: None}, ""),
     "compressed-tensors, order": (ORDERED, {QUERY: (8, "none", 128, "minmax"), UP: (6, "none", 128, "minmax"),
                                             HEAD: INT4}, ""),
+    "compressed-tensors, observers": (
+        hub(quant_method="compressed-tensors", config_groups={
+            "group_0": group(["Linear"], INT4_128),
+            "group_1": group(["re:.*proj$"], INT4_128 | {"observer": "mse"}),
+            "group_2": group([UP.removesuffix(".weight")], INT4_128 | {"num_bits": 8}),
+        }),
+        {UP: (8, "none", 128, "minmax"), QUERY: (4, "none", 128, "mse"), HEAD: INT4}, ""),
     "compressed-tensors, float": (
         hub(quant_method="compressed-tensors",
             config_groups={"group_0": group(["re:.*self_attn.*"], FP8), "group_1": group(["re:.*mlp.*"], INT4_128)}),
