@@ -82,8 +82,10 @@ def export(
     files.check(checkpoints)
     plans = plan_inputs(checkpoints, request, reading, session)
     own = dialect(target)
-    text, words = exported(own, plans, checkpoints, recognise_inputs(checkpoints))
+    text, words, warnings = exported(own, plans, checkpoints, recognise_inputs(checkpoints))
     _deliver(session, output, text, replaces=overwrite)
+    for warning in warnings:
+        session.warn(warning)
     session.note(words)
     session.note(f"use: {own.usage}")
 

@@ -171,6 +171,7 @@ CONFIG = Dialect(
     title="compressed-tensors",
     bits=range(2, 9),
     estimators=("minmax", "mse"),
+    engine="vLLM",
     write=write_config,
     dump=as_json,
     usage="the quantization_config of a config.json, or the config of model_free_ptq; vLLM runs 4 and 8 bits",
@@ -179,6 +180,7 @@ RECIPE = Dialect(
     title="llm-compressor",
     bits=range(2, 9),
     estimators=("minmax", "mse"),
+    engine="vLLM",
     write=write_recipe,
     dump=as_yaml,
     usage="oneshot(model, recipe=FILE); a GPTQModifier or AWQModifier in place of QuantizationModifier takes the same "

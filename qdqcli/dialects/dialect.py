@@ -50,6 +50,8 @@ class Dialect:
     scales: Collection[str] = (CHANNEL, TENSOR)
     """Granularities beside groups."""
     estimators: Collection[str] = ("minmax",)
+    engine: str = ""
+    """Inference engine that fuses layers, whose parts must have one setting."""
     takes_embeddings: bool = True
     takes_convolutions: bool = False
     check: Callable[[Weight, WeightFormat], str | None] = lambda _weight, _format: None

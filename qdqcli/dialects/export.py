@@ -1,6 +1,6 @@
 """Export: a recipe for the tensors of a model, written for another tool and read back to check it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from qdqcli.dialects.dialect import Dialect
@@ -9,6 +9,7 @@ from qdqcli.dialects.reading import parse_foreign
 from qdqcli.dialects.weight import Weight, WeightFormat, weights_of
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
+from qdqcli.recipe.fused import fused_key
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.toml_text import plans_of
@@ -18,8 +19,8 @@ from qdqcli.tensors.packed.recognise import Packed
 
 def exported(
     target: Dialect, plans: Sequence[Plan], checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]
-) -> tuple[str, str]:
-    """Return the text of the file, and what it says in words.
+) -> tuple[str, str, list[str]]:
+    """Return the text of the file, what it says in words, and warnings of what the tool's engine will not take.
 
     Raises:
         UsageError: the tool cannot be told what becomes of a weight; names it, with the reason.
@@ -38,7 +39,22 @@ def exported(
             f"{_named(before.format)}; --exclude it, or give it another setting"
         )
     matrices = [weight.format for weight in weights if weight.is_matrix]
-    return text, f"{in_words(matrices)}; checked: {target.title} reads the same for {len(matrices):,} weights"
+    words = f"{in_words(matrices)}; checked: {target.title} reads the same for {len(matrices):,} weights"
+    apart = _fused_apart(weights) if target.engine else []
+    warnings = [
+        f"{target.engine} fuses {listed(apart)}, whose parts differ, and will not load them; give them one setting, as "
+        "qdq plan does"
+    ]
+    return text, words, warnings if apart else []
+
+
+def _fused_apart(weights: Sequence[Weight]) -> list[str]:
+    """Return fused layers whose parts have different formats."""
+    formats: dict[str, set[WeightFormat | None]] = defaultdict(set)
+    for weight in weights:
+        if weight.is_matrix and (key := fused_key(weight.name)) is not None:
+            formats[key].add(weight.format)
+    return [key for key, found in formats.items() if len(found) > 1]
 
 
 def _named(own: WeightFormat | None) -> str:

@@ -177,6 +177,16 @@ def test_shapes_and_names_that_a_tool_does_not_take(qdq: Qdq, tmp_path: Path) ->
     assert "'a.weight': its name in a GGUF file is not known" in refusal("llama.cpp", "-s", "int8-g32")
 
 
+def test_fused_layers_whose_parts_differ_are_named(qdq: Qdq, decoder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[defaults]\nscheme = "int4-g32"\n[[rules]]\nmatch = "*.1.self_attn.q_proj.weight"\nnum_bits = 8')
+    outcome = qdq("recipe", "export", recipe, decoder, "--to", "llm-compressor")
+    assert "warning: vLLM fuses 'model.layers.1.self_attn.q_proj+k_proj+v_proj.weight', whose parts" in outcome.err
+    assert "fuses" not in qdq("recipe", "export", recipe, decoder, "--to", "mlx").err
+    uniform = qdq("recipe", "export", "linear-only", decoder, "--to", "llm-compressor", "-s", "int4-g32")
+    assert "fuses" not in uniform.err
+
+
 def test_experts_that_become_one_tensor_must_agree(qdq: Qdq, tmp_path: Path) -> None:
     names = [f"model.layers.0.mlp.experts.{i}.up_proj.weight" for i in range(3)]
     model = write_safetensors(tmp_path / "moe.safetensors", {name: sample((8, 32)) for name in names})
