@@ -12,7 +12,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.report.table import Column
 from qdqcli.report.text import table_lines
 from qdqcli.result.result import finite, header_to_json
-from qdqcli.study.conventions import Comparison, Lab, Loss, Measured
+from qdqcli.study.conventions import Comparison, Lab, Loss, Measured, Skipped
 
 FORMATS = ("table", "json", "markdown")
 _DROPPED_FIRST = ("library", "range", "scale")
@@ -113,9 +113,9 @@ def _comparison_to_json(comparison: Comparison, num_bits: int) -> JsonObject:
     }
 
 
-def _row_to_json(row: object) -> JsonObject:
-    if not isinstance(row, Measured):
-        return {"status": "skipped", "reason": getattr(row, "reason", "")}
+def _row_to_json(row: Measured | Skipped) -> JsonObject:
+    if isinstance(row, Skipped):
+        return {"status": "skipped", "reason": row.reason}
     losses = {convention.name: _loss_to_json(loss) for convention, loss in row.losses}
     return {"status": "measured", "num_elements": row.losses[0][1].count, "conventions": losses}
 
