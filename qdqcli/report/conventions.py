@@ -1,5 +1,6 @@
 """Report of the convention lab: conventions side by side under each setting."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -63,7 +64,7 @@ def _range(comparison: Comparison) -> str:
 
 
 def _table(lab: Lab, options: ReportOptions) -> Iterator[str]:
-    for number in range(len(lab.columns)):
+    for number in _measured(lab):
         layout = fit(columns_of(lab, number), "gain", options.width, options.ellipsis, _DROPPED_FIRST)
         yield from table_lines(layout, options)
         yield from layout.remarks
@@ -72,16 +73,24 @@ def _table(lab: Lab, options: ReportOptions) -> Iterator[str]:
 
 
 def _markdown(lab: Lab, _options: ReportOptions) -> Iterator[str]:
-    for number in range(len(lab.columns)):
+    for number in _measured(lab):
         yield from markdown.table_lines(columns_of(lab, number))
         yield ""
     yield from _notes(lab)
+
+
+def _measured(lab: Lab) -> list[int]:
+    """Return the settings under which some tensor was measured."""
+    return [number for number, rows in enumerate(lab.rows) if any(isinstance(row, Measured) for row in rows)]
 
 
 def _notes(lab: Lab) -> Iterator[str]:
     counts = [sum(isinstance(row, Measured) for row in rows) for rows in lab.rows]
     told = ", ".join(f"{setting.name}: {count:,}" for setting, count in zip(lab.columns, counts, strict=True))
     yield counted(counts[0], "tensor") if len(set(counts)) == 1 else f"tensors: {told}"
+    reasons = [Counter(row.reason for row in rows if isinstance(row, Skipped)) for rows in lab.rows]
+    for reason in dict.fromkeys(reason for found in reasons for reason in found):
+        yield f"skipped: {counted(max(found[reason] for found in reasons), 'tensor')}: {escape.terminal(reason)}"
     yield "mean dB: SQNR less that of this op, mean over the tensors; differ: share of elements with another value"
 
 

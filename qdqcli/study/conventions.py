@@ -24,7 +24,7 @@ BLOCK_ELEMENTS = 1 << 18
 """Elements of a block, whole slices: sums are added in its order, whatever the number of threads."""
 BYTES_PER_ELEMENT = 64
 """Peak bytes for each element of a block: float64 for sums, and the intermediates of a convention."""
-NOT_FINITE = "has NaN or infinity, of which each library makes something else"
+NOT_FINITE = "has NaN or infinity in float32, of which each library makes something else"
 NOT_CONTIGUOUS = "is stored so that the elements that share a scale are no neighbours"
 
 
@@ -164,7 +164,8 @@ def _measured(
 
     def measure(start: int) -> list[Loss] | None:
         stop = min(start + step, info.num_elements)
-        x = read_floats(reader, info, (start, stop)).astype(np.float32).reshape(-1, size)
+        with np.errstate(over="ignore"):  # of float64; not finite, it is left out
+            x = read_floats(reader, info, (start, stop)).astype(np.float32).reshape(-1, size)
         return _losses(x, spec.num_bits, conventions) if np.isfinite(x).all() else None
 
     totals = [Loss() for _ in conventions]

@@ -95,7 +95,11 @@ def test_tables_and_what_is_refused(qdq: Qdq, model: Path, tmp_path: Path) -> No
     outcome = qdq("conventions", model, "--report", report)
     assert outcome.code == 0
     assert [line.split()[0] for line in outcome.out.splitlines() if "gguf Q4_" in line] == ["gguf-q4_0", "gguf-q4_1"]
-    assert outcome.out.splitlines()[-2] == "tensors: int4 channel: 4, int4 g128: 1, int4 g32: 3"
+    assert "tensors: int4 channel: 4, int4 g128: 1, int4 g32: 3\n" in outcome.out
+    assert f"skipped: 1 tensor: {lab.NOT_FINITE}\n" in outcome.out
+    assert "skipped: 1 tensor: fewer than 2 dimensions\n" in outcome.out
+    nothing = qdq("conventions", model, "--include", "nan.weight", "-s", "int4-g32").out
+    assert nothing.startswith("0 tensors\nskipped:")
     assert "| full-torch |" in report.read_text()
     assert f"wrote {report}" in outcome.err
     assert "2 to 8 bits" in qdq("conventions", model, "-s", "uint4-g32").error
