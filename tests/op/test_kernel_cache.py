@@ -30,12 +30,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def host() -> Iterator[None]:
-    """Processor and versions are read again, now and after the test."""
-    for cached in (kernel_cache.host_key, kernel_cache.processor):
-        cached.cache_clear()
+    """Processor, versions and settings are read again, now and after the test."""
+    cached = kernel_cache.host_key, kernel_cache.processor
+    for function in cached:
+        function.cache_clear()
     yield
-    for cached in (kernel_cache.host_key, kernel_cache.processor):
-        cached.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 def num_compiled(name: str = "double") -> int:
@@ -212,6 +213,65 @@ def test_a_kernel_that_needs_numba_at_run_time_is_compiled_in_each_process(cache
     assert not list(cache.glob("*.bin"))
 
 
+# ------------------------------------------------------------------ kernels of a release wheel
+
+V3 = {"flags": " ".join(kernel_cache.LEVELS["x86-64-v2"] + kernel_cache.LEVELS["x86-64-v3"]), "model": "a Zen 3"}
+DOUBLE = "tests.op.small_kernels:double", ("float64[1]", "float64[1]")
+
+
+@pytest.fixture
+def release(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """Write the file that a release wheel has for a level; this processor has level 3."""
+    objects = cache.with_name("objects")
+    monkeypatch.setattr(kernel_cache, "RELEASED", objects)
+    monkeypatch.setattr(kernel_cache, "processor", lambda: tuple(V3.items()))
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "", "", "x86_64")))
+    built = kernel.compile_image(*DOUBLE)
+
+    def write(level: str) -> Path:
+        manifest = kernel_cache.release_manifest(*DOUBLE, level)
+        path = kernel_cache.path_of(objects / level, DOUBLE[0], manifest)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(kernel_cache.content_of(manifest, built))
+        return path
+
+    kernel_cache.release_level.cache_clear()
+    yield write
+    kernel_cache.release_level.cache_clear()
+
+
+def test_a_kernel_of_the_release_is_loaded_where_nothing_is_stored(release: Callable[[str], Path], cache: Path) -> None:
+    release("x86-64-v3")
+    assert num_compiled() == 0
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v4"])
+def test_a_kernel_of_another_level_is_not_loaded(release: Callable[[str], Path], level: str) -> None:
+    release(level)
+    assert num_compiled() == 1
+
+
+@pytest.mark.parametrize(
+    "changed", [("__version__", "0"), ("_source_hash", lambda: "of other sources"), ("_settings", lambda: {"OPT": "1"})]
+)
+def test_a_kernel_of_another_release_is_compiled_anew(
+    release: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, changed: tuple[str, Any]
+) -> None:
+    release("x86-64-v3")
+    monkeypatch.setattr(kernel_cache, *changed)
+    assert num_compiled() == 1
+
+
+@pytest.mark.parametrize("plant", [flip, PLANTED["an unknown function"]])
+def test_a_kernel_of_the_release_that_cannot_be_loaded_is_compiled_once(
+    release: Callable[[str], Path], plant: Callable[[Path], Any]
+) -> None:
+    plant(release("x86-64-v3"))
+    assert num_compiled() == 1
+    assert num_compiled() == 0
+
+
 # ------------------------------------------------------------------ arguments
 
 NUMBERS = (7, np.int64(-(2**40)), np.int16(-3), np.float32(0.1), np.uint16(65535))
@@ -259,7 +319,7 @@ def test_an_object_for_another_processor_is_loaded_by_llvm(monkeypatch: pytest.M
     monkeypatch.setattr(image, "_X86_64", -1)
     built = kernel.compile_image("tests.op.small_kernels:double", ("float64[1]", "float64[1]"))
     assert b'"entry"' in built.split(b"\n")[0]
-    monkeypatch.setattr(kernel_cache, "read", lambda *_: built)
+    monkeypatch.setattr(kernel_cache, "images", lambda *_: [built])
     assert num_compiled() == 0
 
 

@@ -4,6 +4,9 @@ The folder's name holds the version and a hash of every source file of `op/`. Ea
 manifest that it was looked up by: kernel, types of the arguments, processor, version and settings of Numba. Anything
 that cannot be read, loaded or written falls back to compiling. Machine code runs when it is called: the folder and each
 file must belong to this user and be writable by nobody else.
+
+A release wheel holds files of the same form for levels of x86-64, which stand for the processor in their manifests.
+They are trusted as the sources beside them.
 """
 
 import hashlib
@@ -12,6 +15,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -41,6 +45,15 @@ _PROCESSOR_FACTS = {
 }  # fmt: skip
 """Lines of /proc/cpuinfo by which LLVM tells processors and their instructions apart."""
 
+RELEASED = Path(__file__).with_name("objects")
+"""Kernels of a release wheel, a folder per level; made by `.ci/build_hook.py`."""
+LEVELS = {
+    "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+    "x86-64-v3": ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"),
+    "x86-64-v2": ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"),
+}
+"""Levels of x86-64, and the features that each adds to the next, in the spelling of /proc/cpuinfo."""
+
 
 @cache
 def folder() -> Path | None:
@@ -60,20 +73,25 @@ def folder() -> Path | None:
         return None
 
 
-def read(kernel: str, kinds: Any) -> bytes | None:
-    """Return the stored image of a kernel for these types; None if it is missing, damaged or not private."""
+def images(kernel: str, kinds: Any) -> Iterator[bytes]:
+    """Yield the images of a kernel for these types: of the release, then the stored one.
+
+    What is missing, damaged, of other sources or not private is left out.
+    """
+    level = release_level()
+    if level is not None:
+        yield from _image(RELEASED / level, kernel, release_manifest(kernel, kinds, level), Path.read_bytes)
     directory = folder()
-    if directory is None:
-        return None
-    manifest = _manifest(kernel, kinds)
-    try:
-        content = _read_private(_path(directory, kernel, manifest))
-    except OSError:
-        return None
-    digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(payload).digest() != digest or not payload.startswith(manifest):
-        return None
-    return payload[len(manifest) :]
+    if directory is not None:
+        yield from _image(directory, kernel, _manifest(kernel, kinds), _read_private)
+
+
+def _image(directory: Path, kernel: str, manifest: bytes, read: Callable[[Path], bytes]) -> Iterator[bytes]:
+    with suppress(OSError):
+        content = read(path_of(directory, kernel, manifest))
+        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(payload).digest() == digest and payload.startswith(manifest):
+            yield payload[len(manifest) :]
 
 
 def write(kernel: str, kinds: Any, image: bytes) -> None:
@@ -84,13 +102,12 @@ def write(kernel: str, kinds: Any, image: bytes) -> None:
     if directory is None:
         return
     manifest = _manifest(kernel, kinds)
-    payload = manifest + image
     _sweep(directory)
     with suppress(OSError), ExitStack() as cleanup:
         with NamedTemporaryFile(dir=directory, delete=False) as file:
             cleanup.callback(Path(file.name).unlink, missing_ok=True)
-            file.write(hashlib.sha256(payload).digest() + payload)
-        Path(file.name).replace(_path(directory, kernel, manifest))
+            file.write(content_of(manifest, image))
+        Path(file.name).replace(path_of(directory, kernel, manifest))
 
 
 def host_has(feature: str) -> bool:
@@ -101,7 +118,13 @@ def host_has(feature: str) -> bool:
     return feature in dict(processor()).get("flags", "").split()
 
 
-def _path(directory: Path, kernel: str, manifest: bytes) -> Path:
+def content_of(manifest: bytes, image: bytes) -> bytes:
+    """Return the content of the file of an image."""
+    return hashlib.sha256(manifest + image).digest() + manifest + image
+
+
+def path_of(directory: Path, kernel: str, manifest: bytes) -> Path:
+    """Return the path of the file of an image."""
     return directory / f"{kernel.split(':')[1]}-{hashlib.sha256(manifest).hexdigest()[:24]}.bin"
 
 
@@ -109,12 +132,34 @@ def _manifest(kernel: str, kinds: Any) -> bytes:
     return json.dumps([kernel, kinds, host_key()]).encode() + b"\n"
 
 
+def release_manifest(kernel: str, kinds: Any, level: str) -> bytes:
+    """Return the manifest of an image of the release."""
+    return json.dumps([kernel, kinds, level, __version__, _source_hash()]).encode() + b"\n"
+
+
+@cache
+def release_level() -> str | None:
+    """Return the highest level of the processor; None in a package without compiled kernels, or with settings."""
+    if not RELEASED.is_dir() or os.uname().machine != "x86_64" or _settings():
+        return None
+    flags = set(dict(processor()).get("flags", "").split())
+    level = None
+    for name, features in reversed(LEVELS.items()):
+        if not flags.issuperset(features):
+            break
+        level = name
+    return level
+
+
 @cache
 def host_key() -> list[Any]:
     """Return what compiled code depends on beside its source: processor, compiler and settings."""
-    settings = {name: value for name in _CODE_SETTINGS if (value := os.environ.get(f"NUMBA_{name}")) is not None}
     facts = hashlib.sha256(repr(processor()).encode()).hexdigest()
-    return [os.uname().machine, facts, version_of("numba"), version_of("llvmlite"), settings]
+    return [os.uname().machine, facts, version_of("numba"), version_of("llvmlite"), _settings()]
+
+
+def _settings() -> dict[str, str]:
+    return {name: value for name in _CODE_SETTINGS if (value := os.environ.get(f"NUMBA_{name}")) is not None}
 
 
 @cache
@@ -151,6 +196,7 @@ def _root() -> Path | None:
         return None
 
 
+@cache
 def _source_hash() -> str:
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]

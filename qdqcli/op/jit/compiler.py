@@ -30,10 +30,15 @@ _DATA, _SIZES = 0, 2
 """Words of an array's head: the pointers to its elements and to its sizes."""
 
 
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a function by `numba.njit`, for Python: IEEE division, no GIL, no contraction."""
+    return numba.njit(error_model="numpy", nogil=True, forceinline=True)(function)
+
+
 @cache
-def jitted(source: str, **options: Any) -> Any:
-    """Return a kernel, `module:function`, as Numba compiles it for Python: IEEE division, no GIL, no contraction."""
-    return numba.njit(error_model="numpy", nogil=True, forceinline=True, **options)(_named(source))
+def jitted(source: str) -> Any:
+    """Return a kernel, `module:function`, as Numba compiles it for Python."""
+    return jit(_named(source))
 
 
 def native_object(source: str, kinds: Kinds) -> tuple[bytes, str]:
@@ -70,7 +75,7 @@ def _successor(number):
 
 
 def _native_object(source: str, kinds: Kinds) -> tuple[bytes, str]:
-    kernel = jitted(source, pipeline_class=pipeline.KernelCompiler)
+    kernel = inlined(_named(source))
     arguments = _reader(tuple(map(_numba_type, kinds)))
 
     def entry(words: Any) -> Any:
@@ -125,7 +130,10 @@ def _numba_type(kind: Any) -> Any:
         return types.none
     if isinstance(kind, tuple):
         inside = list(map(_numba_type, kind[1:]))
-        return types.NamedTuple(inside, _named(kind[0])) if kind[0] else types.Tuple(inside)
+        named = (_named(kind[0]),) if kind[0] else ()
+        if len(set(inside)) == 1:  # as Numba has it where a kernel makes such a tuple
+            return (types.NamedUniTuple if named else types.UniTuple)(inside[0], len(inside), *named)
+        return (types.NamedTuple if named else types.Tuple)(inside, *named)
     name, _, ndim = kind.partition("[")
     number = numba.from_dtype(np.dtype(name))
     return types.Array(number, int(ndim[:-1]), "C") if ndim else number

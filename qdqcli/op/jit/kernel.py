@@ -80,8 +80,7 @@ def compile_image(source: str, kinds: Kinds) -> bytes:
 
 
 def _stored(source: str, kinds: Kinds) -> Code | None:
-    image = cache.read(source, kinds)
-    if image is not None:
+    for image in cache.images(source, kinds):
         with suppress(ImageError):
             return _native(load(image), kinds)
     return None

@@ -52,8 +52,13 @@ def _remembering(template: Any) -> Any:
 
 def inlined(function: Function) -> Function:
     """Make `function` callable from compiled code; it stays an ordinary Python function."""
-    overload(function, strict=False)(lambda *_args: function)
+    if function not in _inlined:
+        _inlined.add(function)
+        overload(function, strict=False)(lambda *_args: function)
     return function
+
+
+_inlined: set[Any] = set()
 
 
 def always_inlined(function: Function) -> Function:
