@@ -149,7 +149,7 @@ def _measure_by_patterns(
     """Measure a large 16-bit array with one range from its pattern counts, as for a file."""
     histogram = count_patterns(_Memory(x), info, workers)
     measured, params = measured_by_patterns(histogram, spec, given_range, layout, info, workers)
-    bounds = cuts(x.size, 2 * workers.num_threads).tolist()
+    bounds = cuts(x.size, 2 * workers.num_threads)
     workers.map(lambda part: workers.backend.quantize(x, y, 0, *part, layout, params), list(pairwise(bounds)))
     return measured.sums
 
@@ -185,7 +185,7 @@ def _measured_ranges(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInf
 
     # Few parts: each merges the extremes of all slices.
     bounds = cuts(x.size, min(2 * workers.num_threads, -(-x.size // CHUNK_ELEMENTS)))
-    first, *others = workers.map(measure, list(pairwise(bounds.tolist())))
+    first, *others = workers.map(measure, list(pairwise(bounds)))
     for order_keys in others:
         merge_order_keys(first, order_keys)
     return ranges_of_order_keys(first, dtype)

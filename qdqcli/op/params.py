@@ -181,11 +181,9 @@ def _code(code: int, compute_type: str, number: str) -> Any:
     return _rounded(np.dtype(number).type(code), np.dtype(compute_type), np.dtype(number))[()]
 
 
-def cuts(count: int, parts: int) -> NDArray[np.int64]:
-    """Return bounds (parts + 1,) of nearly equal parts of `count` elements, whole vectors except for the last."""
-    bounds = np.arange(parts + 1) * count // parts // VECTOR_SIZE * VECTOR_SIZE
-    bounds[-1] = count
-    return bounds
+def cuts(count: int, parts: int) -> list[int]:
+    """Return the parts + 1 bounds of nearly equal parts of `count` elements, whole vectors except for the last."""
+    return [*(part * count // parts // VECTOR_SIZE * VECTOR_SIZE for part in range(parts)), count]
 
 
 def float_type(dtype: str) -> type[np.generic]:

@@ -13,6 +13,9 @@ def available_threads() -> int:
 
 def run_parts(function: Callable[[int], object], num_parts: int) -> None:
     """Call `function` with each part, in the calling thread and in others that are free."""
+    if num_parts == 1:
+        function(0)
+        return
     parts = iter(range(num_parts))  # shared: each thread takes the next
 
     def work() -> None:

@@ -24,5 +24,6 @@ def test_the_bits_do_not_depend_on_size(
         monkeypatch.setattr(arrays, "PARALLEL_ELEMENTS", x.size + 1)
         by_one_thread = quantize_and_dequantize_v4(x, axis=axis)
         monkeypatch.setattr(arrays, "PARALLEL_ELEMENTS", 1)
+        monkeypatch.setattr(arrays, "PART_ELEMENTS", 1 << 16)
         monkeypatch.setattr(cpu, "NONTEMPORAL_BYTES", 0)
         assert_same_bits(quantize_and_dequantize_v4(x, axis=axis), by_one_thread, x, f"axis {axis}")

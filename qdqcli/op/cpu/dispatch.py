@@ -94,7 +94,7 @@ def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Orde
         by_part = np.stack([order_keys] * num_parts)
 
         def measure(part: int) -> None:
-            elements = Elements(0, *bounds[part : part + 2].tolist())
+            elements = Elements(0, *bounds[part : part + 2])
             kernels.measure_range(bits, elements, layout.steps(), limits, by_part[part])
 
         run_parts(measure, num_parts)
@@ -103,7 +103,7 @@ def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> Orde
         by_part = np.stack([empty_order_keys(layout.row, dtype)] * num_parts)
 
         def measure(part: int) -> None:
-            elements = Elements(0, *bounds[part : part + 2].tolist())
+            elements = Elements(0, *bounds[part : part + 2])
             kernels.measure_columns(bits, elements, layout.row, limits, by_part[part])
 
         run_parts(measure, num_parts)
@@ -126,7 +126,7 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
     bounds, nontemporal = cuts(elements.stop, num_parts), _nontemporal(y, layout)
 
     def quantize_part(part: int) -> None:
-        here = Elements(0, *bounds[part : part + 2].tolist())
+        here = Elements(0, *bounds[part : part + 2])
         kernels.quantize(x, y, here, steps, qparams, params.op, nontemporal)
 
     run_parts(quantize_part, num_parts)
@@ -144,7 +144,7 @@ def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, 
 
     def quantize_part(part: int) -> None:
         measuring = _measuring(x, batch, batch, layout, [spec], dtype)
-        first, last = bounds[part : part + 2].tolist()
+        first, last = bounds[part : part + 2]
         kernels.fake_quantize_slices(x, y, first, last, layout.steps(), measuring, op_of(spec, dtype), nontemporal)
 
     run_parts(quantize_part, num_parts)
