@@ -34,6 +34,7 @@ class Workers:
         max_memory: int = DEFAULT_MAX_MEMORY,
         interruption: Interruption | None = None,
         backend: Backend | None = None,
+        largest_block: int = LARGEST_BLOCK_BYTES,
     ) -> None:
         for name, value, least in (("threads", num_threads, 1), ("max_memory", max_memory, 0)):
             if value is not None and (not isinstance(value, int) or value < least):
@@ -48,7 +49,7 @@ class Workers:
                                         initargs=(self._own, "is_worker", True))  # fmt: skip
         # A worker holds an input buffer of one and a half blocks (a block and the slices that reach beyond it) and an
         # output buffer of the same size.
-        self._block_bytes = min(LARGEST_BLOCK_BYTES, max_memory // (3 * self.num_threads))
+        self._block_bytes = min(largest_block, max_memory // (3 * self.num_threads))
 
     @property
     def least_memory(self) -> int:

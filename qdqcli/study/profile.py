@@ -174,13 +174,19 @@ class Profile:
         return self.trimmed.offset_db - db((gaussian_peak(size) / gaussian_half_range(size)) ** 2)
 
 
-def profile(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Callable[[], None]) -> Profile:
+def profile(
+    reader: ShardReader,
+    info: TensorInfo,
+    spec: QuantSpec,
+    check: Callable[[], None],
+    block_elements: int = BLOCK_ELEMENTS,
+) -> Profile:
     """Read a tensor twice, block by block; `check` is called before each block and may raise."""
     layout = layout_of(info, spec)
     tiny = float(np.finfo(np.float32).tiny) * max(spec.quantized_max, 1)
     kept = None if layout.advance else _Kept.of(layout)
     seen = _Seen(info)
-    for start, x in blocks(reader, info, layout, check):
+    for start, x in blocks(reader, info, layout, check, block_elements):
         seen.take(start, x)
         if kept is not None:
             kept.take(start, seen.finite)
@@ -195,7 +201,7 @@ def profile(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Calla
     if kept is not None:
         slices.add(kept.sizes, kept.low, kept.high, kept.energy)
         tiny_slices += _tiny(kept.low, kept.high, tiny, 0)
-    for start, x in blocks(reader, info, layout, check):
+    for start, x in blocks(reader, info, layout, check, block_elements):
         x = np.where(np.isfinite(x), x, 0.0)
         runs = _runs(layout, start, start + len(x))
         if kept is None:
@@ -237,13 +243,13 @@ def profile(reader: ShardReader, info: TensorInfo, spec: QuantSpec, check: Calla
 
 
 def blocks(
-    reader: ShardReader, info: TensorInfo, layout: Layout, check: Callable[[], None]
+    reader: ShardReader, info: TensorInfo, layout: Layout, check: Callable[[], None], size: int = BLOCK_ELEMENTS
 ) -> Iterator[tuple[int, Floats]]:
     """Yield the elements in file order, as (first element, values); groups are whole."""
     start = 0
     while start < info.num_elements:
         check()
-        stop = min(start + BLOCK_ELEMENTS, info.num_elements)
+        stop = min(start + size, info.num_elements)
         if layout.advance and stop < info.num_elements:
             stop = layout.whole_slices(start, stop)[1]
         yield start, read_floats(reader, info, (start, stop))

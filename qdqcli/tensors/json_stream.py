@@ -41,12 +41,18 @@ class JsonStream:
     """
 
     def __init__(
-        self, pieces: Iterable[bytes], make_object: Callable[[Any], object], *, surrogates: bool = False
+        self,
+        pieces: Iterable[bytes],
+        make_object: Callable[[Any], object],
+        *,
+        surrogates: bool = False,
+        window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self._pieces = iter(pieces)
         self._decode = getincrementaldecoder("utf-8")().decode
         self._make_object = make_object
         self._surrogates = surrogates
+        self._window_bytes = window_bytes
         self._text = ""
         self._at = 0
         self._before = 0
@@ -155,7 +161,7 @@ class JsonStream:
         if self._has_ended:
             return False
         parts = [self._text[self._at :]]
-        wanted = max(len(parts[0]), WINDOW_BYTES)
+        wanted = max(len(parts[0]), self._window_bytes)
         self._before += self._at
         while wanted > 0 and not self._has_ended:
             piece = next(self._pieces, None)
@@ -167,7 +173,7 @@ class JsonStream:
             wanted -= len(piece or b"")
         self._text = "".join(parts)
         self._at = 0
-        if len(self._text) > 2 * WINDOW_BYTES:
+        if len(self._text) > 2 * self._window_bytes:
             check_parse_memory(self._text)
         self._has_escapes = "\\u" in self._text and not self._surrogates
         self._decode_value = decoder(self._text, self._make_object, surrogates=self._surrogates).raw_decode

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from qdqcli import quantize_and_dequantize_v4_grad
-from qdqcli.measure import workers as workers_module
 from tests import reference
 from tests.conftest import Qdq
 from tests.op.bits import assert_same_bits
@@ -59,17 +58,16 @@ def test_the_ends_of_a_range_have_the_tensors_dtype(qdq: Qdq, tmp_path: Path, dt
     assert_same_bits(read_safetensors(tmp_path / "o.safetensors")["w"], want, x)
 
 
-@pytest.mark.parametrize("block", [1, 4 << 20])
+@pytest.mark.parametrize("memory", ["1536KiB", "256MiB"])  # a chunk per block, and all in one block
 @pytest.mark.parametrize("axis", [-1, 0, 1])
-def test_a_range_that_is_not_given_is_measured_on_the_input(
-    qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: int, block: int
-) -> None:
-    monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
+def test_a_range_that_is_not_given_is_measured_on_the_input(qdq: Qdq, tmp_path: Path, axis: int, memory: str) -> None:
     x, g = sample((401, 500), "F32", 42), sample((401, 500), "F32", 43)
     x[3] = np.nan
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "g.npy", g)
-    outcome = qdq("grad", tmp_path / "g.npy", tmp_path / "x.npy", "-o", tmp_path / "o.npy", "--axis", axis)
+    outcome = qdq(
+        "grad", tmp_path / "g.npy", tmp_path / "x.npy", "-o", tmp_path / "o.npy", "--axis", axis, "--max-memory", memory
+    )
     assert outcome.code == 0, outcome.err
     if axis == -1:
         ends = np.nanmin(x), np.nanmax(x)
@@ -138,16 +136,16 @@ def test_gradients_that_do_not_fit_are_refused(
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("block", [1, 4 << 20])
+@pytest.mark.parametrize("memory", ["1536KiB", "256MiB"])  # a chunk per block, and all in one block
 @pytest.mark.parametrize("ends", [(), (-0.5, 0.25)])
 @pytest.mark.parametrize("axis", [-1, 0, 1, 2])
 def test_gradients_in_another_order_are_taken(
-    qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: int, ends: tuple[float, ...], block: int
+    qdq: Qdq, tmp_path: Path, axis: int, ends: tuple[float, ...], memory: str
 ) -> None:
     """Fortran order on one side, and other bytes first."""
-    monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
     x, g = sample((41, 50, 60), "F32", 42), sample((41, 50, 60), "F32", 43)
     given = ("--input-min", ends[0], "--input-max", ends[1]) if ends else ()
+    given += ("--threads", 2, "--max-memory", memory)
     outputs = []
     for i, (their_order, our_order) in enumerate(("CC", "CF", "FC", "FF")):
         np.save(tmp_path / "x.npy", np.asarray(x, order=their_order).astype(">f4", order="K"))

@@ -14,10 +14,9 @@ import pytest
 from qdqcli import quantize_and_dequantize_v4
 from qdqcli.errors import Interrupted, UsageError
 from qdqcli.interrupt import Interruption
-from qdqcli.measure import workers as workers_module
 from qdqcli.measure.sums import Measurement, error_sums, sums_of_each
 from qdqcli.measure.tensor import TensorJob, quantize_tensor
-from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
+from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, LARGEST_BLOCK_BYTES, Workers
 from qdqcli.op.columns import MAX_ABS_ERROR, SUM_COLUMNS
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.metrics import METRICS
@@ -37,6 +36,7 @@ def quantize(
     *,
     threads: int = 2,
     max_memory: int = DEFAULT_MAX_MEMORY,
+    block: int = LARGEST_BLOCK_BYTES,
     interruption: Interruption | None = None,
     void_dtype: str | None = None,
     given_range: tuple[float, float] | None = None,
@@ -46,7 +46,7 @@ def quantize(
     """The only tensor of the file at `path`, written to `output`."""
     (shard,) = open_checkpoint(path, void_dtype=void_dtype).shards
     (info,) = shard.tensors
-    with shard.open() as reader, Workers(threads, max_memory, interruption) as workers:
+    with shard.open() as reader, Workers(threads, max_memory, interruption, largest_block=block) as workers:
         writer = None if output is None else shard.create(output, reader)
         try:
             job = TensorJob(
@@ -338,7 +338,7 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "ragged groups": ((1001, 290), {"group_size": 100, "ragged_groups": True}),
     "groups longer than a row": ((2001, 150), {"group_size": 1 << 20, "ragged_groups": True}),
 }
-BLOCKS = (CHUNK_ELEMENTS * 4, 3 * CHUNK_ELEMENTS * 4, workers_module.LARGEST_BLOCK_BYTES)
+BLOCKS = (CHUNK_ELEMENTS * 4, 3 * CHUNK_ELEMENTS * 4, LARGEST_BLOCK_BYTES)
 """Bytes of a block of float32."""
 
 
@@ -364,19 +364,16 @@ every_layout = pytest.mark.parametrize("layout_file", LAYOUTS, indirect=True)
 
 
 @every_layout
-def test_blocks_and_threads_change_no_bit(
-    tmp_path: Path, layout_file: tuple[Path, np.ndarray, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_and_threads_change_no_bit(tmp_path: Path, layout_file: tuple[Path, np.ndarray, dict[str, Any]]) -> None:
     path, x, settings = layout_file
     want = expected_output(quantize_and_dequantize_v4, x, **settings)
     indices = indices_of_slices(x.shape, **settings)
     per_slice = len(indices) < 100_000
     seen: list[Measurement] = []
     for block in BLOCKS:
-        monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
         for threads in (1, 2, 5):
             output = tmp_path / f"{block}-{threads}.safetensors"
-            seen.append(quantize(path, output, threads=threads, per_slice=per_slice, **settings))
+            seen.append(quantize(path, output, threads=threads, block=block, per_slice=per_slice, **settings))
             assert_same_bits(read_safetensors(output)["w"], want, x, (block, threads))
             output.unlink()
     assert all(measured == seen[0] for measured in seen)
@@ -386,11 +383,10 @@ def test_blocks_and_threads_change_no_bit(
 
 @every_layout
 def test_slices_change_neither_the_sums_nor_the_range(
-    layout_file: tuple[Path, np.ndarray, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    layout_file: tuple[Path, np.ndarray, dict[str, Any]],
 ) -> None:
     path, _, settings = layout_file
-    monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", BLOCKS[0])
-    plain, detailed = (quantize(path, per_slice=wanted, **settings) for wanted in (False, True))
+    plain, detailed = (quantize(path, block=BLOCKS[0], per_slice=wanted, **settings) for wanted in (False, True))
     for name in Measurement._fields:
         if name != "slice_sums":
             assert getattr(plain, name) == getattr(detailed, name), name
@@ -447,9 +443,7 @@ def one_after_another(terms: np.ndarray) -> float:
 
 @pytest.mark.parametrize("per_slice", [False, True])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_degenerate_slice_is_counted_once_wherever_blocks_cut_it(
-    tmp_path: Path, block: int, per_slice: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_degenerate_slice_is_counted_once_wherever_blocks_cut_it(tmp_path: Path, block: int, per_slice: bool) -> None:
     x = sample((3001, 100), "F32", 8)
     cut = [CHUNK_ELEMENTS * i // 100 for i in range(1, 5)]  # rows with elements in two blocks
     for i, row in enumerate(cut, start=1):
@@ -459,8 +453,7 @@ def test_a_degenerate_slice_is_counted_once_wherever_blocks_cut_it(
     x[cut[2], 99] = np.finfo(np.float32).max  # which the block behind shows
     x[cut[3], [0, 99]] = np.finfo(np.float32).max  # which both show
     x[[0, 7, 3000]] = 0.0
-    monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
-    _, measured = quantize_array(tmp_path, x, axis=0, per_slice=per_slice)
+    _, measured = quantize_array(tmp_path, x, block=block, axis=0, per_slice=per_slice)
     assert measured.sums.num_degenerate == 7
     assert measured.sums.num_nonfinite_output == 4
     if per_slice:
@@ -470,14 +463,11 @@ def test_a_degenerate_slice_is_counted_once_wherever_blocks_cut_it(
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_degenerate_column_is_counted_once_over_all_blocks(
-    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_degenerate_column_is_counted_once_over_all_blocks(tmp_path: Path, block: int) -> None:
     x = sample((3001, 100), "F32", 9)
     x[:, 3] = 0.0
     x[2999, 5] = np.finfo(np.float32).max
-    monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
-    _, measured = quantize_array(tmp_path, x, axis=1)
+    _, measured = quantize_array(tmp_path, x, block=block, axis=1)
     assert measured.sums.num_degenerate == 2
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from qdqcli.op.spec import QuantSpec
-from qdqcli.study import profile as module
-from qdqcli.study.profile import OUTLIER_FACTOR, Profile, gaussian_peak, profile
+from qdqcli.study.profile import BLOCK_ELEMENTS, OUTLIER_FACTOR, Profile, gaussian_peak, profile
 from qdqcli.tensors.checkpoint import open_checkpoint
 
 SHAPE = (6, 10, 14)
@@ -33,24 +32,21 @@ def slices_of(x: np.ndarray, spec: dict[str, Any]) -> list[np.ndarray]:
     return [x.reshape(-1)]
 
 
-def profile_of(path: Path, array: np.ndarray, spec: dict[str, Any]) -> Profile:
+def profile_of(path: Path, array: np.ndarray, spec: dict[str, Any], block: int = BLOCK_ELEMENTS) -> Profile:
     np.save(path, array)
     shard = open_checkpoint(path).shards[0]
     with shard.open() as reader:
-        return profile(reader, shard.tensors[0], QuantSpec(**spec), lambda: None)
+        return profile(reader, shard.tensors[0], QuantSpec(**spec), lambda: None, block)
 
 
 @pytest.mark.parametrize("block", [1 << 18, 37])
 @pytest.mark.parametrize("kind", ["C", "F", ">f4"])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_slices_are_those_of_the_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], kind: str, block: int
-) -> None:
+def test_slices_are_those_of_the_setting(tmp_path: Path, spec: dict[str, Any], kind: str, block: int) -> None:
     if kind == "F" and "group_size" in spec:
         pytest.skip("groups are not contiguous in Fortran order")
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
     x = data().astype(">f4" if kind == ">f4" else "<f8")
-    found = profile_of(tmp_path / "x.npy", np.asfortranarray(x) if kind == "F" else x, spec)
+    found = profile_of(tmp_path / "x.npy", np.asfortranarray(x) if kind == "F" else x, spec, block)
     x = x.astype(np.float64)
     slices = slices_of(x, spec)
     assert found.slices.count == len(slices)

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdqcli.escape import MalformedError
-from qdqcli.tensors import json_stream
 from qdqcli.tensors.json_stream import JsonStream
 from qdqcli.tensors.strict_json import MAX_MEMORY, dict_of, parse_object
 
@@ -23,13 +22,8 @@ OBJECTS = st.dictionaries(TEXT, VALUES, max_size=5)
 WINDOWS = st.integers(1, 40)
 
 
-@pytest.fixture(autouse=True)
-def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_stream, "WINDOW_BYTES", 1)
-
-
 def members(data: bytes, window: int) -> dict[str, object]:
-    stream = JsonStream((data[at : at + window] for at in range(0, len(data), window)), dict_of)
+    stream = JsonStream((data[at : at + window] for at in range(0, len(data), window)), dict_of, window_bytes=1)
     found = {}
     for key in stream.members():
         assert key not in found
@@ -71,7 +65,7 @@ def test_what_the_whole_parser_refuses_is_refused(value: dict[str, Any], window:
 @given(st.lists(st.dictionaries(TEXT, VALUES, max_size=3), max_size=5), WINDOWS)
 def test_a_list_within_is_walked_through(rows: list[dict[str, Any]], window: int) -> None:
     data = spelled({"before": 1, "rows": rows, "after": [2]}, ascii_only=False, indent=1)
-    stream = JsonStream((data[at : at + window] for at in range(0, len(data), window)), dict_of)
+    stream = JsonStream((data[at : at + window] for at in range(0, len(data), window)), dict_of, window_bytes=1)
     found = {
         key: [stream.value() for _ in stream.items()] if key == "rows" else stream.value() for key in stream.members()
     }
@@ -83,7 +77,7 @@ def test_a_surrogate_is_refused_unless_it_is_asked_for() -> None:
     data = b'{"a\\ud800":"\\udcff"}'
     with pytest.raises(MalformedError, match="surrogate"):
         members(data, 99)
-    stream = JsonStream([data], dict_of, surrogates=True)
+    stream = JsonStream([data], dict_of, surrogates=True, window_bytes=1)
     assert [(key, stream.value()) for key in stream.members()] == [("a\ud800", "\udcff")]
 
 
@@ -116,7 +110,7 @@ def pieces(start: bytes, unit: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("unit", [b"[],", b"[[]],", b'{"":0},', b"1,", b'"ab",', b"a"], ids=repr)
 def test_a_value_that_would_take_too_much_memory_is_not_made(unit: bytes) -> None:
-    stream = JsonStream(pieces(b'{"x":"' if unit == b"a" else b'{"x":[', unit), dict_of)
+    stream = JsonStream(pieces(b'{"x":"' if unit == b"a" else b'{"x":[', unit), dict_of, window_bytes=1)
     (key,) = (next(stream.members()),)
     assert key == "x"
     with pytest.raises(MalformedError, match=f"at most {MAX_MEMORY >> 20}"):
