@@ -159,3 +159,14 @@ def test_every_public_name_is_there() -> None:
         assert getattr(qdqcli, name) is not None
     with pytest.raises(AttributeError):
         _ = qdqcli.no_such_name
+
+
+def test_the_page_of_the_architecture_names_files_that_exist() -> None:
+    root = PACKAGE.parent
+    page = root / ".github" / "ARCHITECTURE.md"
+    if not page.exists():
+        pytest.skip("the sources are not here")
+    found = re.findall(r"`([\w./-]+\.(?:py|md|toml|yaml))`", page.read_text(encoding="utf-8"))
+    named = {name for name in found if "NAME" not in name and name != "qdq.toml"}
+    assert len(named) > 80
+    assert not [name for name in sorted(named) if not any((base / name).exists() for base in (root, PACKAGE))]
