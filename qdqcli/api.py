@@ -13,7 +13,7 @@ from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, overload
 
 import ml_dtypes
 import numpy as np
@@ -532,7 +532,13 @@ class Tensors(Sequence[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self._tensors)
 
-    def __getitem__(self, key: Any) -> Any:
+    @overload
+    def __getitem__(self, key: int | str) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, key: int | str | slice) -> Tensor | list[Tensor]:
         if not isinstance(key, str):
             return self._tensors[key]
         found = [tensor for tensor in self._tensors if tensor.name == key]

@@ -1,13 +1,14 @@
 """Command line that measures with the settings of a run, to type again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from qdqcli.plain import Parsed
 from qdqcli.recipe.keys import SELECTION, SETTINGS
 from qdqcli.result.result import RunResult
 
-_PLAIN: Mapping[str, Any] = {
+_PLAIN: Parsed = {
     "narrow_range": False, "round_mode": "HALF_TO_EVEN", "ragged_groups": False, "indivisible": "error",
     "input_min": None, "input_max": None, "ranges": None, "compute_dtype": "float32", "estimator": "minmax",
     "percentile": None, "include": [], "exclude": [], "scale_bits": 16,
@@ -22,31 +23,37 @@ def command_of(run: RunResult, command: str, options: Sequence[str] = ()) -> lis
     return ["qdq", command, *inputs, *_options(run.settings), *options]
 
 
-def _options(settings: Mapping[str, Any]) -> Iterator[str]:
+def _options(settings: Parsed) -> Iterator[str]:
     """Yield the options that differ from the command's defaults."""
     recipe = str(settings.get("recipe") or "")
     if PurePath(recipe).name in _PROJECT_FILES:
         yield from ("--config", recipe)
     elif recipe:
         yield from ("--recipe", recipe)
-    for name in _each(settings.get("presets")):
+    for name in each(settings.get("presets")):
         yield from ("--preset", str(name))
     yield from scheme_options(settings)
-    for key, default in _PLAIN.items():
-        value, option = settings.get(key, default), f"--{key.replace('_', '-')}"
-        if value == default:
-            continue
-        for one in _each(value):
+    for option, value in options_given(settings, _PLAIN):
+        for one in each(value):
             yield from [option] if one is True else [option, str(one)]
     if settings.get("min_ndim") not in (None, 2):
         yield from ("--min-ndim", str(settings["min_ndim"]))
 
 
-def _each(value: Any) -> Sequence[Any]:
+def options_given(settings: Parsed, defaults: Parsed) -> Iterator[tuple[str, Any]]:
+    """Yield option and value of each setting that differs from its default."""
+    for key, default in defaults.items():
+        value = settings.get(key, default)
+        if value != default:
+            yield f"--{key.replace('_', '-')}", value
+
+
+def each(value: Any) -> Sequence[Any]:
+    """Return the values of a repeatable option."""
     return value if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
-def settings_given(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def settings_given(settings: Parsed) -> Iterator[tuple[str, Any]]:
     """Yield the settings of a recipe's [defaults] that differ from the command's defaults, by key."""
     defaults = {"num_bits": None, "signed_input": True, "axis": "none", "group_size": None, **_PLAIN, "min_ndim": 2}
     for key, default in defaults.items():
@@ -55,7 +62,7 @@ def settings_given(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def scheme_options(settings: Mapping[str, Any]) -> Iterator[str]:
+def scheme_options(settings: Parsed) -> Iterator[str]:
     """Yield bits and granularity as options."""
     if not isinstance(settings.get("num_bits"), int):
         return

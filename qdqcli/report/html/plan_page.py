@@ -6,6 +6,7 @@ from math import fsum, isfinite, log10
 
 from qdqcli.plain import Parsed
 from qdqcli.report.allocation import PlanView, answers, rate_and_loss, uniform
+from qdqcli.report.command import each, options_given
 from qdqcli.report.html.chart import Point, scatter
 from qdqcli.report.html.document import document
 from qdqcli.report.html.grid import Field, Grid, grid_html
@@ -135,9 +136,6 @@ def _grid(view: PlanView) -> Grid[Pair]:
 
 def _options(settings: Parsed) -> Iterator[str]:
     """Yield the command's own options that differ from its defaults."""
-    for key, default in _PLAIN.items():
-        value, option = settings.get(key, default), f"--{key.replace('_', '-')}"
-        if value == default:
-            continue
-        for one in [",".join(value)] if key == "candidates" else value if isinstance(value, list) else [value]:
+    for option, value in options_given(settings, _PLAIN):
+        for one in [",".join(value)] if option == "--candidates" else each(value):
             yield from (option, f"{one:g}" if isinstance(one, float) else str(one))
