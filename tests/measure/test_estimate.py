@@ -87,6 +87,20 @@ def test_mse_takes_what_the_slow_oracle_takes(
     assert_same_bits(estimated(tmp_path, x, spec), expected(x, spec, reference.quantize_and_dequantize_v4))
 
 
+@pytest.mark.parametrize("num_bits", [2, 4, 8])
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e21])
+def test_float64_decides_where_sums_in_float32_do_not(tmp_path: Path, scale: float, num_bits: int) -> None:
+    """Groups with outliers, of few values with equal errors, of one sign, constant; squares beyond float32."""
+    x = np.random.default_rng(num_bits).standard_normal((5, 256))
+    x[1] = np.round(x[1] * 2) / 2
+    x[2] = abs(x[2]) + 1
+    x[3] = 0.37
+    x[4, ::100] = 40.0
+    x = (x * scale).astype(np.float32)
+    spec = spec_of("mse", num_bits=num_bits, group_size=128)
+    assert_same_bits(estimated(tmp_path, x, spec), expected(x, spec))
+
+
 @pytest.mark.parametrize("percent", [50.5, 80.0, 99.0, 100.0])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "F64"])
