@@ -288,8 +288,12 @@ SHORT = [1]
 
 
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[] if n in SHORT else pytest.mark.faults) for n in range(10)])
-def test_a_worker_is_killed(qdq: Qdq, mortal: Cluster, source: Path, tmp_path: Path, seed: int) -> None:
+def test_a_worker_is_killed(
+    qdq: Qdq, mortal: Cluster, source: Path, tmp_path: Path, every_fault: bool, seed: int
+) -> None:
     """One of two workers, at a random moment of a random shard."""
+    if seed > 3 and not every_fault:
+        pytest.skip("more seeds with --every-fault")
     chance = random.Random(seed)
     options = (*SETTINGS, "--per-channel", "--format", "json")
     expected = qdq("run", source, "-o", tmp_path / "local", *options)
@@ -327,9 +331,11 @@ def test_a_worker_is_killed_in_a_study(qdq: Qdq, mortal: Cluster, source: Path, 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("loss", ["all workers", "the scheduler"])
 def test_everything_is_killed_and_the_run_goes_on(
-    qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, seed: int
+    qdq: Qdq, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_fault: bool, loss: str, seed: int
 ) -> None:
     """It goes on here, or on new workers."""
+    if seed and not every_fault:
+        pytest.skip("more seeds with --every-fault")
     chance = random.Random(seed)
     options = (*SETTINGS, "--format", "json")
     expected = qdq("run", source, "-o", tmp_path / "local", *options)
