@@ -171,16 +171,14 @@ def test_types_of_tensors_in_a_gguf_file(qdq: Qdq, decoder: Path, tmp_path: Path
     assert "its patterns are on names of a GGUF file; give MODEL" in outcome.error
 
 
-def test_a_folder_stands_for_its_configuration_and_stats_takes_the_recipe(
-    qdq: Qdq, decoder: Path, tmp_path: Path
-) -> None:
+def test_a_folder_stands_for_its_configuration_and_the_recipe_is_taken(qdq: Qdq, decoder: Path, tmp_path: Path) -> None:
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "config.json").write_text(json.dumps(COMPRESSED))
     outcome = qdq("recipe", "import", tmp_path / "published", decoder)
     assert "18 int4-g128, 5 in float" in outcome.err
     recipe = tmp_path / "imported.toml"
     recipe.write_text(outcome.out)
-    assert qdq("stats", decoder, "--recipe", recipe, "--format", "json").report["summary"]["num_quantized"] == 18
+    assert qdq("inspect", decoder, "--recipe", recipe, "--format", "json").report["summary"]["num_quantized"] == 18
 
 
 def test_what_matches_nothing_is_said(qdq: Qdq, decoder: Path, tmp_path: Path) -> None:
