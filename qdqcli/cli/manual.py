@@ -80,6 +80,8 @@ def manual(ctx: click.Context, words: tuple[str, ...], folder: Path | None) -> N
     parent = ctx.parent or ctx
     group = parent.command
     if folder is not None:
+        if words:
+            raise UsageError("--man writes the pages of all commands; leave out the name, or --man")
         _write_man(parent, folder)
         return
     if not words:

@@ -50,3 +50,4 @@ def test_groff_has_nothing_against_them(folder: Path) -> None:
 def test_a_folder_that_cannot_be_made(qdq: Qdq, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert qdq("help", "--man", tmp_path / "file" / "man1").code == 4
+    assert "leave out the name" in qdq("help", "stats", "--man", tmp_path / "man1").error
