@@ -18,8 +18,8 @@ from qdqcli.tensors.tensor import TensorInfo
 EVERYTHING = ("*",)
 NO_MODULE = r"re:.*(?<!\.weight)"
 """Tensors that are not the weight of a module: biases, stacked experts, buffers."""
-OUTPUT_HEAD, ROUTER, EMBEDDING = "output head", "router", "embedding"
-_NO_LINEAR = (EMBEDDING, "state space", "norm", "bias")
+OUTPUT_HEAD, ROUTER, EMBEDDING, STATE_SPACE = "output head", "router", "embedding", "state space"
+_NO_LINEAR = (EMBEDDING, STATE_SPACE, "norm", "bias")
 """Reasons in the preset `linear-only` for tensors that are no matrices of linear layers."""
 
 

@@ -4,19 +4,41 @@ Quantizers are named MODULE.weight_quantizer and matched by globs (fnmatch); a l
 torch/quantization/conversion.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import NO_INTEGERS
 from qdqcli.dialects.dialect import Dialect, as_yaml, by_format
-from qdqcli.dialects.imported import EMBEDDING, EVERYTHING, Imported, ImportedRule, linear_layers, patterns_of
+from qdqcli.dialects.imported import (
+    EMBEDDING,
+    EVERYTHING,
+    OUTPUT_HEAD,
+    ROUTER,
+    STATE_SPACE,
+    Imported,
+    ImportedRule,
+    linear_layers,
+    patterns_of,
+)
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
 from qdqcli.recipe.folding import folded_globs
 
 _QUANTIZER = "_quantizer"
 _EMBEDDING_CLASS = "nn.Embedding"
+_NUMERICS: Mapping[str, WeightFormat] = {
+    "int4_per_block": WeightFormat(num_bits=4, scale=128),
+    "int8": WeightFormat(num_bits=8, scale=TENSOR),
+    "int8_per_channel": WeightFormat(num_bits=8, scale=CHANNEL),
+}
+"""File in `configs/numerics` -> format."""
+_OTHER_BRANCHES = ("*embed_vision*", "*vision_tower*", "*visual*", "*vision_model*", "*multi_modal_projector*", "mtp.*")
+_DISABLED: Mapping[str, Callable[[], Sequence[str]]] = {
+    "base_disable_all": lambda: EVERYTHING,
+    "default_disabled_quantizers": lambda: [*patterns_of(OUTPUT_HEAD, ROUTER, STATE_SPACE), *_OTHER_BRANCHES],
+}
+"""File in `configs/ptq/units` -> what it leaves in float."""
 
 
 def write(weights: Sequence[Weight]) -> dict[str, Any]:
@@ -39,12 +61,17 @@ def _arguments(own: WeightFormat) -> dict[str, Any]:
 
 
 def read_recipe(recipe: Table) -> Imported:
-    """Read a PTQ recipe; its `$import` of other files is not followed."""
+    """Read a PTQ recipe; of the files that it imports, those of ModelOpt for integers and for what stays in float."""
     rules = [ImportedRule(patterns=EVERYTHING, reason="not named")]
     notes = []
+    paths = recipe.table("imports")
     for entry in recipe.table("quantize").tables("quant_cfg"):
         if "$import" in entry:
-            notes.append(f"not followed: $import {entry.text('$import')}")
+            name = _imported(entry, paths)
+            if name in _DISABLED:
+                rules.append(ImportedRule(patterns=_DISABLED[name](), reason="disabled"))
+            else:
+                notes.append(f"not followed: $import {name}")
             continue
         glob = entry.text("quantizer_name")
         pattern = match.on_weights(glob)
@@ -55,22 +82,31 @@ def read_recipe(recipe: Table) -> Imported:
             notes.append(f"left out: {glob} of the class {parent}, which names do not tell")
             continue
         patterns = patterns_of(EMBEDDING) if parent else [pattern]
-        if "cfg" in entry and entry.flag("enable", default=True):
-            own, comment = _format_of(entry)
+        is_enabled = entry.flag("enable", default=True)
+        own, comment = _format_of(entry, paths) if is_enabled and "cfg" in entry else (None, "")
+        if own is not None or comment or not is_enabled:
+            reason = comment or "disabled"
             rules.append(
-                ImportedRule(patterns=patterns, format=own, comment=comment, reason=comment, origin="quant_cfg")
+                ImportedRule(patterns=patterns, format=own, comment=comment, reason=reason, origin="quant_cfg")
             )
-        elif not entry.flag("enable", default=True):
-            rules.append(ImportedRule(patterns=patterns, reason="disabled", origin="quant_cfg"))
     return Imported(title="ModelOpt", rules=rules, notes=notes)
 
 
-def _format_of(entry: Table) -> tuple[WeightFormat | None, str]:
+def _imported(table: Table, paths: Table) -> str:
+    """Return the name of the file that an object imports, without its folder."""
+    name = table.text("$import")
+    return paths.text(name, default=name).rpartition("/")[2]
+
+
+def _format_of(entry: Table, paths: Table) -> tuple[WeightFormat | None, str]:
     if not isinstance(entry.data["cfg"], dict):
         return None, f"a sequence of quantizers {NO_INTEGERS}"
     cfg = entry.table("cfg")
-    if "$import" in cfg or not isinstance(cfg.data.get("num_bits", 8), int):
-        return None, f"{cfg.data.get('$import', cfg.data.get('num_bits'))} {NO_INTEGERS}"
+    if "$import" in cfg:
+        name = _imported(cfg, paths)
+        return (_NUMERICS[name], "") if name in _NUMERICS else (None, f"{name} {NO_INTEGERS}")
+    if not isinstance(cfg.data.get("num_bits", 8), int):
+        return None, f"num_bits {cfg.data['num_bits']} {NO_INTEGERS}"
     bits = cfg.bits("num_bits", default=8)
     blocks: Mapping[Any, Any] = cfg.table("block_sizes").data  # YAML has -1, JSON "-1"
     size = blocks.get(-1, blocks.get("-1"))

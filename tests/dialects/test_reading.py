@@ -105,6 +105,16 @@ YAML = {
         {UP: INT4, HEAD: None}, "asymmetric"),
     "schemes": ({"GPTQModifier": {"scheme": {"W8A8": ["re:.*self_attn.*"], "W4A16": ["re:.*mlp.*"]}}},
                 {UP: INT4, QUERY: INT8, HEAD: None}, ""),
+    "modelopt, imports": (
+        {"imports": {"off": "configs/ptq/units/base_disable_all", "int4": "configs/numerics/int4_per_block",
+                     "fp8": "configs/numerics/fp8", "rest": "configs/ptq/units/default_disabled_quantizers"},
+         "quantize": {"quant_cfg": [
+            {"$import": "off"},
+            {"quantizer_name": "*weight_quantizer", "cfg": {"$import": "int4"}},
+            {"quantizer_name": "*input_quantizer", "enable": False},
+            {"quantizer_name": "*down_proj*", "cfg": {"$import": "fp8"}},
+            {"$import": "rest"}]}},
+        {UP: INT4, HEAD: None, DOWN: None}, "fp8 in the file: not simulated, left in float"),
     "modelopt": (
         {"quantize": {"quant_cfg": [
             {"quantizer_name": "*", "enable": False},
