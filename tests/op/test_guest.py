@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 OTHERS = """
 import re
 import numba
@@ -28,6 +30,24 @@ compile_image("tests.op.small_kernels:double", ("float64[1]", "float64[1]"))
 """
 
 
+DOCUMENTED = """
+import qdqcli.op.jit.pipeline
+import qdqcli.op.jit.register
+del qdqcli.op.jit.pipeline._linked
+qdqcli.op.jit.register.make_overload_template = None
+"""
+SUMS = """
+import numpy as np
+from qdqcli.op import kernels
+from qdqcli.op.arguments import terms_of
+from qdqcli.op.columns import SUM_COLUMNS
+x = np.random.default_rng(0).standard_normal(70_000).astype(np.float32)
+y, sums = np.round(x, 1), np.zeros((2, SUM_COLUMNS))
+kernels.sum_chunks(x, y, terms_of(x, y), sums)
+print(sums.tobytes().hex())
+"""
+
+
 def code_of(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
@@ -36,3 +56,10 @@ def test_numba_compiles_the_functions_of_others_as_before() -> None:
     alone = code_of(OTHERS)
     assert "define" in alone
     assert code_of(KERNEL + OTHERS) == alone
+
+
+def test_documented_names_of_numba_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = code_of(SUMS)
+    monkeypatch.setenv("QDQ_CACHE_DIR", "")
+    compiled = code_of(DOCUMENTED + SUMS + "print(qdqcli.op.jit.pipeline.is_reduced)")
+    assert compiled == expected + "False\n"

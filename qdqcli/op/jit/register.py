@@ -1,33 +1,37 @@
 """Helpers and intrinsics callable from compiled code only: no CPython or C wrappers."""
 
 from collections.abc import Callable
+from functools import partial, wraps
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numba.extending
 from numba.core import types
-from numba.core.imputils import lower_builtin
-from numba.core.typing.templates import AbstractTemplate, infer_global, make_overload_template
+from numba.extending import lower_builtin, type_callable
 
 from qdqcli.op.jit.pipeline import KernelCompiler
 
+templates: Any = import_module("numba.core.typing.templates")
+make_overload_template = getattr(templates, "make_overload_template", None)
+"""Makes what Numba registers for an overload; undocumented. None: `numba.extending.overload` does all of it."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-TRIED_FIRST = {"target": "cpu"}
-"""Metadata of a CPU-only template: Numba tries it before the generic ones, of which sums of numbers have a dozen."""
-
 _INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_ON_CPU: Any = {"_nrt": False, "pipeline_class": KernelCompiler}
 
 
 def overload(function: Callable[..., Any], *, strict: bool = True, **options: Any) -> Callable[[Function], Function]:
     """Return the `numba.extending.overload` decorator, using `pipeline.py` for the CPU and Numba's own for others."""
 
     def register(choose: Function) -> Function:
-        template = make_overload_template(  # type: ignore[no-untyped-call]
-            function, choose, _INTERNAL | _ON_CPU | options, strict, "never", target="cpu"
-        )
-        infer_global(function, types.Function(_remembering(template)))  # type: ignore[no-untyped-call]
-        numba.extending.overload(function, _INTERNAL | options, strict)(choose)
+        own = _INTERNAL | options
+        on_cpu = own | {"pipeline_class": KernelCompiler}
+        if make_overload_template is None:
+            numba.extending.overload(function, on_cpu, strict, target="cpu")(choose)
+        else:
+            template = make_overload_template(function, choose, on_cpu, strict, "never", target="cpu")
+            templates.infer_global(function, types.Function(_remembering(template)))
+        numba.extending.overload(function, own, strict)(choose)
         return choose
 
     return register
@@ -36,7 +40,8 @@ def overload(function: Callable[..., Any], *, strict: bool = True, **options: An
 def _remembering(template: Any) -> Any:
     """Make an overload's template resolve each set of argument types only once.
 
-    Numba's own template compiles a function again for callers with other options and queries the compiler at each call.
+    Numba's own template compiles a function again for callers with other options and queries the compiler at each call,
+    which takes a fifth longer.
     """
     signatures: dict[Any, Any] = {}
 
@@ -75,28 +80,15 @@ def intrinsic_for(function: Callable[..., Any]) -> Callable[[Function], Function
     """
 
     def register(define: Function) -> Function:
-        generators: dict[Any, Any] = {}
+        @wraps(define)  # Numba asks for the names of the parameters
+        def typed(*args: Any) -> Any:
+            found = define(*args)
+            if found is None:
+                return None
+            lower_builtin(function, *found[0].args)(found[1])  # type: ignore[no-untyped-call]
+            return found[0]
 
-        class Template(AbstractTemplate):
-            key = function
-            metadata = TRIED_FIRST
-
-            def generic(self, args: Any, _kws: Any) -> Any:
-                typed = define(self.context, *args)
-                if typed is None:
-                    return None
-                found, generate = typed
-                generators[found.args] = generate
-                return found
-
-            def get_impl_key(self, _sig: Any) -> Any:
-                return define
-
-        def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return generators[sig.args](context, builder, sig, args)
-
-        infer_global(function, types.Function(Template))  # type: ignore[no-untyped-call]
-        lower_builtin(define, types.VarArg(types.Any))(lower)  # type: ignore[no-untyped-call]
+        type_callable(function)(lambda context: partial(typed, context))
         return define
 
     return register

@@ -10,19 +10,17 @@ order on SSE, AVX2, AVX-512 and NEON, so the bits are the same. Multiply and add
 """
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.base import BaseContext
-from numba.core.imputils import lower_builtin
-from numba.core.typing.templates import AbstractTemplate, Signature, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
 from qdqcli.op import primitives
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.jit.register import TRIED_FIRST, inlined, intrinsic_for
+from qdqcli.op.jit.register import inlined, intrinsic_for
 
 _ELEMENTS = {
     types.float32: ir.FloatType(),
@@ -86,6 +84,12 @@ def _broadcast(
     return builder.shuffle_vector(one, ir.Constant(vector.llvm, ir.Undefined), zeros)
 
 
+def _broadcast_all(
+    context: BaseContext, builder: ir.IRBuilder, values: Sequence[ir.Value], kinds: Types, vector: Vector
+) -> list[ir.Value]:
+    return [_broadcast(context, builder, *each, vector) for each in zip(values, kinds, strict=True)]
+
+
 def _int32(number: int) -> ir.Constant:
     return ir.Constant(ir.IntType(32), number)
 
@@ -106,25 +110,16 @@ def _define(
 ) -> None:
     """Make `function(a, b)` accept vectors: `emit(builder, vector, a, b)` generates the instruction."""
 
-    @infer_global(function)
-    class _Template(AbstractTemplate):
-        metadata = TRIED_FIRST
+    @intrinsic_for(function)
+    def _typed(_context, a, b):
+        vector = _vector_of(a, b)
+        if vector is None:
+            return None
 
-        def generic(self, args: Types, kws: Mapping[str, types.Type]) -> Signature | None:
-            vector = _vector_of(*args)
-            if vector is None or len(args) != 2:
-                return None
-            found: Signature = signature(vector.of(types.boolean) if compares else vector, *args)
-            return found
+        def generate(context, builder, sig, args):
+            return emit(builder, vector, *_broadcast_all(context, builder, args, sig.args, vector))
 
-    def lower(context: BaseContext, builder: ir.IRBuilder, sig: Signature, args: Sequence[ir.Value]) -> ir.Value:
-        vector = _vector_of(*sig.args)
-        assert vector is not None  # ensured by the template
-        a, b = (_broadcast(context, builder, value, kind, vector) for value, kind in zip(args, sig.args, strict=True))
-        return emit(builder, vector, a, b)
-
-    for pair in ((Vector, Vector), (Vector, types.Any), (types.Any, Vector)):
-        lower_builtin(function, *pair)(lower)
+        return (vector.of(types.boolean) if compares else vector)(a, b), generate
 
 
 def _float_or_int(float_name: str, int_name: str) -> Emit:
@@ -190,8 +185,7 @@ def _select(_context, mask, yes, no):
     vector = _vector_of(yes, no) or mask.of(yes)
 
     def generate(context, builder, sig, args):
-        a, b = (_broadcast(context, builder, v, kind, vector) for v, kind in zip(args[1:], sig.args[1:], strict=True))
-        return builder.select(args[0], a, b)
+        return builder.select(args[0], *_broadcast_all(context, builder, args[1:], sig.args[1:], vector))
 
     return vector(mask, yes, no), generate
 
@@ -655,19 +649,17 @@ def larger(a: ir.Value, b: ir.Value) -> ir.Value:
 def _define_for_integers(function: Callable[..., object], emit: Emit) -> None:
     """Make `function(a, b)` accept signed integers. Numba compiles Python's own `min` to a function with a loop."""
 
-    @infer_global(function)
-    class _Template(AbstractTemplate):
-        def generic(self, args: Types, kws: Mapping[str, types.Type]) -> Signature | None:
-            if not all(kind in types.signed_domain for kind in args):
-                return None
-            kind = self.context.unify_types(*args)
-            found: Signature = signature(kind, kind, kind)
-            return found
+    @intrinsic_for(function)
+    def _typed(context, a, b):
+        if a not in types.signed_domain or b not in types.signed_domain:
+            return None
+        kind = context.unify_types(a, b)
 
-    def lower(_context: BaseContext, builder: ir.IRBuilder, sig: Signature, args: Sequence[ir.Value]) -> ir.Value:
-        return emit(builder, Vector(sig.return_type), *args)
+        def generate(context, builder, sig, args):
+            numbers = (context.cast(builder, *each, kind) for each in zip(args, sig.args, strict=True))
+            return emit(builder, Vector(kind), *numbers)
 
-    lower_builtin(function, types.Integer, types.Integer)(lower)
+        return kind(a, b), generate
 
 
 for _function, _sign in (smaller, "<"), (larger, ">"):
