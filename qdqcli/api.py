@@ -28,7 +28,7 @@ from qdqcli.measure.workers import DEFAULT_MAX_MEMORY, Workers
 from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec, axis_text
 from qdqcli.output.files import NamedFile, check_files
-from qdqcli.output.tree import OutputTree, output_paths
+from qdqcli.output.tree import output_paths, output_tree
 from qdqcli.plain import JsonObject
 from qdqcli.recipe.file import RecipeFile, parse_recipe, read_recipe
 from qdqcli.recipe.keys import REAL
@@ -61,6 +61,7 @@ from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
+from qdqcli.tensors.remote_path import output_path, path_from
 from qdqcli.tensors.storage import write_file
 from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
@@ -339,11 +340,11 @@ def run(
     checkpoints = open_all(path)
     job, notes = _job("run", checkpoints, settings)
     warn_all(notes)
-    target = Path(output)
+    target = output_path(str(output))
     reads = [(settings.get("recipe"), "recipe"), (settings.get("ranges"), "ranges")]
     files = [NamedFile(Path(file), role) for file, role in reads if file is not None]
     check_files(files, [], inputs=checkpoints, outputs=output_paths(target))
-    tree = OutputTree(checkpoints, target, overwrite=overwrite, resume=resume, break_lock=break_lock)
+    tree = output_tree(checkpoints, target, overwrite=overwrite, resume=resume, break_lock=break_lock)
     destination = Destination(tree=tree, verify=verify, provenance=provenance)
     if provenance and not tree.is_folder:
         tree.check_provenance()
@@ -654,7 +655,7 @@ def path_of(value: PathLike) -> Path:
     """Return the path; raises UsageError for what is none."""
     if not isinstance(value, str | Path):
         raise UsageError(f"{value!r}: not a path; give a str or a pathlib.Path")
-    return Path(value)
+    return path_from(value) if isinstance(value, str) else value
 
 
 def _plans(path: PathLike, recipe: Recipe) -> list[Plan]:

@@ -70,7 +70,7 @@ def decode(
     """
     # Imported late: `qdq decode --help` does not need it.
     from qdqcli.output.placement import anchored
-    from qdqcli.output.tree import OutputTree, output_paths
+    from qdqcli.output.tree import output_paths, output_tree
 
     report = ReportRequest(format_name="none")
     files = Files.of(session, report)
@@ -85,7 +85,7 @@ def decode(
     from qdqcli.tensors.packed.side_files import rewritten
 
     with rewritten(view, DTYPES[dtype]) as whole:
-        tree = OutputTree([whole], anchored(output), overwrite=overwrite, resume=resume, break_lock=break_lock)
+        tree = output_tree([whole], anchored(output), overwrite=overwrite, resume=resume, break_lock=break_lock)
         say_notes(tree.notes, session)
         with tree:
             _write(session, whole, tree, resources, dtype, verify=verify)

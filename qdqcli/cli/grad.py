@@ -60,7 +60,7 @@ def grad(
     """
     prepare_libraries()
     # Imported late: NumPy and Numba, which --help does not need.
-    from qdqcli.output.tree import OutputTree
+    from qdqcli.output.tree import output_tree
     from qdqcli.run.digest import digest_output
     from qdqcli.run.gradient import differentiate
     from qdqcli.run.provenance import Provenance
@@ -71,7 +71,7 @@ def grad(
         raise UsageError("GRADIENTS and INPUT are one file or folder each")
     plans = plan_inputs(checkpoints[:1], request, reading, session)
     check_selection(plans)
-    tree = OutputTree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite, break_lock=break_lock)
+    tree = output_tree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite, break_lock=break_lock)
     say_notes(tree.notes, session)
     with tree, workers_of(resources, session) as workers:
         summaries = differentiate(plans, checkpoints[1], workers, tree)

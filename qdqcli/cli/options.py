@@ -1,5 +1,6 @@
 """Option groups, and parsers of option values."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.ranking import DEFAULT_SORT, SORTS, check_sort
 from qdqcli.result.group import BY
+from qdqcli.tensors.remote_path import is_url, output_path
 
 # Functions, not classes: `click.ParamType` takes its type argument from click 8.4 on only.
 
@@ -94,15 +96,24 @@ def given_ranges_option(function: Function) -> Function:
     return click.option("--ranges", "ranges_file", type=click.Path(path_type=Path), metavar="FILE", help=text)(function)
 
 
+class OutputPath(click.Path):
+    """The path of an OUTPUT, on a disk or in a store."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        return output_path(value) if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
+
+
 def output_options(layout: str) -> Callable[[Function], Function]:
     """Return a decorator that adds OUTPUT, in the layout named by `layout`."""
     return lambda function: apply(
         function,
-        click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUTPUT",
-                     help=f"File or folder to write, in {layout}."),
+        click.option("-o", "--output", type=OutputPath(path_type=Path), required=True, metavar="OUTPUT",
+                     help=f"File or folder to write, in {layout}; or its URL: s3://, gs://, az://."),
         click.option("--overwrite", is_flag=True,
-                     help="Replace OUTPUT, once the new one is whole; never a folder that holds anything but an "
-                     "output."),
+                     help="Replace OUTPUT, once the new one is whole (in a store, at once); never a folder that holds "
+                     "anything but an output."),
         click.option("--break-lock", is_flag=True,
                      help="Go on where a run that has ended left its lock, on a disk that cannot tell (no flock)."),
     )  # fmt: skip

@@ -253,10 +253,10 @@ class _Outputs:
 
     def _tree(self, own: Sequence[Checkpoint], output: Path) -> "OutputTree":
         from qdqcli.output.files import NamedFile
-        from qdqcli.output.tree import OutputTree
+        from qdqcli.output.tree import output_tree
 
         asked, is_part = self.asked, self.asked.part is not None
-        tree = OutputTree(own, output, protected=self.inputs, overwrite=asked.overwrite,
+        tree = output_tree(own, output, protected=self.inputs, overwrite=asked.overwrite,
                           resume=asked.resume and not is_part, break_lock=asked.break_lock,
                           is_part=is_part)  # fmt: skip
         say_notes(tree.notes, self.session)
@@ -270,6 +270,5 @@ class _Outputs:
 def tree_in_words(tree: "OutputTree") -> str:
     """Return OUTPUT and its size in words."""
     names = list(tree.names()) if tree.is_folder else []
-    sizes = [(tree.output / name).stat().st_size for name in names] or [tree.output.stat().st_size]
     files = f"{counted(len(names), 'file')}, " if tree.is_folder else ""
-    return f"{show_path(tree.output)} ({files}{size_text(sum(sizes))})"
+    return f"{show_path(tree.output)} ({files}{size_text(tree.written_bytes())})"

@@ -4,15 +4,25 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile
+from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, output_error
 
 
 def files_below(root: Path) -> list[Path]:
     """Return the files below a folder, relative to it and sorted; for a file, just `.`."""
+    if isinstance(root, RemotePath):
+        return _objects_below(root)
     if not root.is_dir():
         return [Path()]
     found = [Path(parent, name).relative_to(root) for parent, _, names in os.walk(root) for name in names]
     return sorted(found)
+
+
+def _objects_below(root: RemotePath) -> list[Path]:
+    try:
+        return list(map(Path, root.store.objects(root))) or [Path()]
+    except OSError as error:
+        raise output_error(root, error) from error
 
 
 def first_difference(one: Path, other: Path, on_chunk: Callable[[], None] = lambda: None) -> int | None:

@@ -130,6 +130,8 @@ def _check_outside(file: NamedFile, checkpoint: Checkpoint) -> None:
 
 
 def _check_writable(file: NamedFile) -> None:
+    if isinstance(file.path, RemotePath):  # a store has no folders, and tells on writing who may
+        return
     path = link_target(file.path)
     folder = show_path(file.path.parent)
     if not path.parent.is_dir():

@@ -6,10 +6,15 @@ Each line starts with a checksum. Reading stops at the first torn or damaged lin
 import os
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qdqcli.errors import OutputError
 from qdqcli.escape import show_path
+from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import output_error, sync_folder
+
+if TYPE_CHECKING:
+    from qdqcli.output.remote_log import RemoteLog
 
 
 class LineLog:
@@ -26,7 +31,7 @@ class LineLog:
             self._descriptor = os.open(path, flags, 0o666)
             try:
                 data = path.read_bytes()
-                self.lines, end = _parse(data)
+                self.lines, end = parse_lines(data)
                 if end < len(data):
                     os.ftruncate(self._descriptor, end)
             except BaseException:
@@ -66,11 +71,20 @@ class LineLog:
             self._descriptor = -1
 
 
+def open_log(path: Path) -> "LineLog | RemoteLog":
+    """Open the log at `path`, here or in a store."""
+    if not isinstance(path, RemotePath):
+        return LineLog(path)
+    from qdqcli.output.remote_log import RemoteLog  # lazy: it imports this file
+
+    return RemoteLog(path)
+
+
 def first_line(path: Path) -> str | None:
     """Return the first line of a log; None if there is no log, or no complete line."""
     try:
         with path.open("rb") as file:
-            lines, _ = _parse(file.readline())
+            lines, _ = parse_lines(file.readline())
     except OSError:
         return None
     return lines[0] if lines else None
@@ -79,7 +93,7 @@ def first_line(path: Path) -> str | None:
 def read_lines(path: Path) -> list[str]:
     """Return the complete lines of a log; none if there is no log."""
     try:
-        return _parse(path.read_bytes())[0]
+        return parse_lines(path.read_bytes())[0]
     except OSError:
         return []
 
@@ -93,7 +107,7 @@ def _with_checksum(text: bytes) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _parse(data: bytes) -> tuple[list[str], int]:
+def parse_lines(data: bytes) -> tuple[list[str], int]:
     """Return the complete lines up to the first bad one, and the offset of their end."""
     lines: list[str] = []
     end = 0

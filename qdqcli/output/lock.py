@@ -172,7 +172,7 @@ class FolderLock:
         except FileExistsError:
             return False
         try:
-            os.write(descriptor, str(_Holder.this()).encode())
+            os.write(descriptor, str(Holder.this()).encode())
         except OSError:
             claim.unlink()
             raise
@@ -201,7 +201,7 @@ class FolderLock:
         """Refuse a claim that is, or may be, held; an empty one is just being created, or its creation failed."""
         if claim == _FREE:
             return
-        holder = _Holder.parse(claim)
+        holder = Holder.parse(claim)
         if holder is not None and holder.is_here():
             if holder.is_alive():
                 raise self._held()
@@ -218,7 +218,7 @@ class FolderLock:
         )
 
 
-class _Holder(NamedTuple):
+class Holder(NamedTuple):
     """A process that holds a lock, identified uniquely across reboots and reused process numbers."""
 
     host: str

@@ -39,6 +39,15 @@ def check_placement(
         raise UsageError(f"{show_path(output)}: there is no folder {show_path(output.parent)}; create it first")
     _check_apart([*checkpoints, *protected], output)
     _check_apart([*checkpoints, *protected], partial)
+    check_kind(checkpoints, output)
+    check_free(output, is_folder=is_folder, may_exist=may_exist)
+    _check_disk(output)
+    _check_space(checkpoints, output, partial)
+
+
+def check_kind(checkpoints: Sequence[Checkpoint], output: Path) -> None:
+    """Refuse the name of a file for a folder, and that of another kind of file than the input."""
+    is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
     if is_folder and output.suffix.lower() in FORMATS:
         raise UsageError(
             f"{show_path(output)}: is the name of a file, the output is a folder; choose a name without {output.suffix}"
@@ -49,9 +58,6 @@ def check_placement(
             f"{show_path(output)}: is the name of another kind of file than the input, whose layout is kept; choose a "
             f"name that ends with {kind}"
         )
-    check_free(output, is_folder=is_folder, may_exist=may_exist)
-    _check_disk(output)
-    _check_space(checkpoints, output, partial)
 
 
 def check_free(output: Path, *, is_folder: bool, may_exist: bool) -> None:

@@ -20,7 +20,7 @@ from functools import reduce
 from operator import and_
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from qdqcli.errors import OutputError, QdqError, UsageError
 from qdqcli.escape import show_path
@@ -30,6 +30,7 @@ from qdqcli.output.marker import MARKER, read_marker
 from qdqcli.output.placement import anchored, check_free, check_placement
 from qdqcli.output.replaced import check_replaced
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, SideFile, Waiting
+from qdqcli.tensors.index import is_index
 from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.remote_path import RemotePath
@@ -51,6 +52,15 @@ JOURNAL = "journal"
 _TOKEN, _ROWS = "run-", "rows"
 _NAME_BYTES = 255
 """Limit on a name in common file systems."""
+
+
+class _Lock(Protocol):
+    """The lock on an output."""
+
+    def release(self) -> None: ...
+
+    def remove(self) -> None:
+        """Remove what the lock takes, and release it."""
 
 
 class OutputTree:
@@ -88,7 +98,7 @@ class OutputTree:
         self._break_lock = break_lock
         self._is_part = is_part
         self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
-        self._lock: FolderLock | None = None
+        self._lock: _Lock | None = None
         self._is_committed = False
         self._has_written = False
         self._is_kept = False
@@ -98,10 +108,13 @@ class OutputTree:
         """Path of the file without which other processes add no shard for this run."""
         self.notes = list(_marker_notes(checkpoints))
         """Notes for the user on OUTPUT."""
-        may_exist = overwrite or resume
-        check_placement(checkpoints, self.output, self.partial, protected=protected, may_exist=may_exist)
+        self._check_target(protected)
         if overwrite:
             self._check_replaced(self.output)
+
+    def _check_target(self, protected: Sequence[Checkpoint]) -> None:
+        may_exist = self._overwrite or self._resume
+        check_placement(self._checkpoints, self.output, self.partial, protected=protected, may_exist=may_exist)
 
     @property
     def journal_path(self) -> Path:
@@ -151,7 +164,7 @@ class OutputTree:
                 self._is_kept = self.journal_path.exists()
             else:
                 is_interrupted = self.journal_path.exists()
-                num_bytes = _empty(self.partial)
+                num_bytes = self._clear()
                 self.discarded_bytes = num_bytes if is_interrupted else None
             undo.pop_all()
 
@@ -181,7 +194,7 @@ class OutputTree:
 
     def start_anew(self) -> None:
         """Remove the files of an earlier run that this one cannot resume."""
-        _empty(self.partial, but=self.journal_path.name)
+        self._clear(but=self.journal_path.name)
 
     def sweep(self, but: Collection[Path] = ()) -> None:
         """Remove an earlier run's output files except `but`, which this run continues."""
@@ -217,6 +230,9 @@ class OutputTree:
         path = self.shard_path(checkpoint, shard)
         self._make_folder(checkpoint, path.parent)
         return shard.create(path, reader, unfinished.name if unfinished is not None else None)
+
+    def discard(self, checkpoint: Checkpoint, shard: Shard) -> None:
+        """Remove a shard's output that failed verification, where it is visible; here it is not before `commit`."""
 
     def disown(self) -> None:
         """Let no process that outlived an earlier run add a shard from now on.
@@ -321,10 +337,14 @@ class OutputTree:
 
     def may_be_finished(self) -> bool:
         """Tell, when resuming, whether OUTPUT exists with all its files and no work is left."""
-        if not self._resume or self.journal_path.exists() or not self.output.exists():
+        if not self._resume or self._has_journal() or not self.output.exists():
             return False
         marker = [Path(MARKER)] if self._is_folder else []
         return sorted(files_below(self.output)) == sorted([*self.names(), *marker])
+
+    def _has_journal(self) -> bool:
+        """Tell whether there is a run to go on with."""
+        return self.journal_path.exists()
 
     def accept(self) -> None:
         """Accept the existing OUTPUT as the result: it was found to be equal."""
@@ -348,7 +368,7 @@ class OutputTree:
         """Remove the partial folder; a no-op after `suspend`."""
         if self._lock is not None:
             with suppress(OutputError):  # report the original error
-                _empty(self.partial)
+                self._clear()
             self._lock.remove()
             self._lock = None
 
@@ -365,15 +385,23 @@ class OutputTree:
         try:
             if self._is_committed and error is None:
                 self._check_removable()
-                _empty(self.partial)
+                self._clear()
         finally:
             self.abort()
+
+    def written_bytes(self) -> int:
+        """Return the bytes of the files of OUTPUT."""
+        return sum((self.output / name).stat().st_size for name in self.names())
+
+    def _clear(self, but: str = "") -> int:
+        """Remove what the partial folder holds, see `_empty`."""
+        return _empty(self.partial, but)
 
     def _target(self, checkpoint: Checkpoint) -> Path:
         return self.result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self.result
 
     def _side_files_of(self, checkpoint: Checkpoint) -> Iterator[tuple[SideFile, Path]]:
-        for side_file in checkpoint.side_files:
+        for side_file in sorted(checkpoint.side_files, key=lambda side_file: is_index(side_file.name.name)):
             if side_file.name != Path(MARKER):  # the marker describes another run's files
                 yield side_file, self._target(checkpoint) / side_file.name
 
@@ -440,7 +468,7 @@ class OutputTree:
                 what = "has other bytes than the result"
             if what is not None:
                 self._is_kept = False
-                raise _other_output(self.output / file, what)
+                raise other_output(self.output / file, what)
 
     def _restore_replaced(self) -> None:
         """Restore the OUTPUT that a run had moved aside when it was killed between its two renames."""
@@ -476,6 +504,17 @@ def working_folder(output: Path) -> Iterator[Path]:
         with suppress(OutputError):  # report the original error
             _empty(partial)
         lock.remove()
+
+
+def output_tree(
+    checkpoints: Sequence[Checkpoint], output: Path, *, protected: Sequence[Checkpoint] = (), **flags: bool
+) -> OutputTree:
+    """Return the tree of an OUTPUT on a disk or in a store; the arguments are those of `OutputTree`."""
+    if not isinstance(output, RemotePath):
+        return OutputTree(checkpoints, output, protected=protected, **flags)
+    from qdqcli.output.remote_tree import RemoteTree  # lazy: it builds on this file
+
+    return RemoteTree(checkpoints, output, protected=protected, **flags)
 
 
 def output_paths(output: Path) -> tuple[Path, Path]:
@@ -530,7 +569,8 @@ def _marker_notes(checkpoints: Sequence[Checkpoint]) -> Iterator[Note]:
             yield Note.of(NoteKind.SIMULATED, show_path(side_file.path))
 
 
-def _other_output(path: Path, what: str) -> UsageError:
+def other_output(path: Path, what: str) -> UsageError:
+    """Return the error for an OUTPUT that is not what a resumed run gives."""
     return UsageError(
         f"{show_path(path)}: {what}: OUTPUT exists and is not what this run gives; choose another OUTPUT or pass "
         "--overwrite to replace it"

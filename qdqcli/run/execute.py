@@ -186,5 +186,6 @@ def _verify(job: Job, rows: Sequence[Row], destination: Destination, workers: Wo
     except VerificationError as error:
         if error.plan is not None and journal is not None and not output.is_committed:
             journal.add_damaged(error.plan)
+            output.discard(job.plans[error.plan].checkpoint, job.plans[error.plan].shard)
             error.advise("--resume makes the file again")
         raise

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path
-from qdqcli.output.line_log import LineLog, first_line, line_of, read_lines
+from qdqcli.output.line_log import first_line, line_of, open_log, read_lines
 from qdqcli.output.tree import JOURNAL, OutputTree
 from qdqcli.plain import Parsed
 from qdqcli.recipe.patterns import listed
@@ -166,7 +166,7 @@ class Journal:
     def __init__(self, output: OutputTree, plans: Sequence[Plan], fingerprint: Fingerprint, scale_bits: int) -> None:
         self._output = output
         self._scale_bits = scale_bits
-        self._log = LineLog(output.journal_path)
+        self._log = open_log(output.journal_path)
         self.is_committed = False
         """True where the earlier run already renamed its output to OUTPUT."""
         self.run_id = run_id_of(fingerprint)

@@ -91,10 +91,15 @@ def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers
         if list(written.tensors) != list(plan.shard.tensors) or written.header_digest() != plan.shard.header_digest():
             raise VerificationError(path, "its header is not that of the input")
     with plan.shard.open() as source, written.open() as readable:
+        readable.read_ahead(written.tensors, _AHEAD_BYTES)
         comparison = _Comparison(path, source, readable)
         rows = measure_shard(plan, measuring, workers, source, comparison)
         source.close()
     return rows
+
+
+_AHEAD_BYTES = 32 << 20
+"""Memory for a written file that is read back from a store."""
 
 
 class _Comparison:

@@ -32,6 +32,42 @@ class S3Options:
     client_options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class S3Account:
+    """Keys, and where they hold."""
+
+    key: str
+    secret: str
+    token: str
+    region: str
+    endpoint: str
+    """URL of the server, without a slash at its end."""
+
+
+def s3_account() -> S3Account | None:
+    """Return the account of the environment or the profile; None where neither has keys."""
+    found = _profile_settings()
+    environment = {name: os.environ[name.upper()] for name in _KEYS if name.upper() in os.environ}
+    if "aws_access_key_id" in environment:
+        found = {name: value for name, value in found.items() if name not in _KEYS or not name.startswith("aws_")}
+    found |= environment
+    if "aws_access_key_id" not in found or "aws_secret_access_key" not in found:
+        return None
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or found.get("region", "us-east-1")
+    endpoint = _endpoint() or found.get("endpoint_url") or f"https://s3.{region}.amazonaws.com"
+    return S3Account(
+        key=found["aws_access_key_id"],
+        secret=found["aws_secret_access_key"],
+        token=found.get("aws_session_token", ""),
+        region=region,
+        endpoint=endpoint.rstrip("/"),
+    )
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
 def s3_options() -> S3Options:
     """Return the options that the environment and the profile add.
 
@@ -40,7 +76,7 @@ def s3_options() -> S3Options:
     """
     found = _profile_settings()
     config = {name: found[key] for key, name in _KEYS.items() if key in found}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or config.get("endpoint", "")
+    endpoint = _endpoint() or config.get("endpoint", "")
     config |= {"endpoint": endpoint} if endpoint else {}
     if os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
         config.pop("region", None)

@@ -11,7 +11,7 @@ from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from qdqcli.errors import InputError
+from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import escape_name
 
 if TYPE_CHECKING:
@@ -152,6 +152,22 @@ def path_from(text: str) -> Path:
     path = RemotePath(f"{scheme}:", *rest.split("/"))
     if not path.bucket:
         raise InputError(f"{escape_name(text)}: names no bucket; give {scheme}://BUCKET/NAME")
+    return path
+
+
+def output_path(text: str) -> Path:
+    """Return the path that a text from the user names for an output.
+
+    Raises:
+        UsageError: a URL of what cannot be written.
+    """
+    match = _URL.fullmatch(text)
+    if match is not None and match[1].lower() not in STORES:
+        known = ", ".join(f"{name}://" for name in STORES)
+        raise UsageError(f"{shown_url(text)}: cannot be written; give a path, or a URL of {known}")
+    path = path_from(text)
+    if isinstance(path, RemotePath) and not path.key:
+        raise UsageError(f"{escape_name(text)}: names only a bucket; give the name of a file or folder in it")
     return path
 
 

@@ -2,16 +2,21 @@
 
 import http.server
 import json
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qdqcli.tensors import remote
+from qdqcli.tensors.aws_profile import S3Account
+from qdqcli.tensors.unfinished import signed
 from tests.cli.object_server import BUCKET, ObjectServer, RangeHandler, Request
+from tests.cli.process import PATIENCE, environment
 from tests.conftest import TINY, Outcome, Qdq
 from tests.run.checkpoints import header_of, sample, write_safetensors
 
@@ -311,3 +316,238 @@ def test_what_the_cache_has_not_is_said(qdq: Qdq, name: str, code: int, what: st
     outcome = qdq("stats", f"hf://{name}")
     assert outcome.code == code
     assert what in outcome.error
+
+
+# Writing
+
+
+def run_here(qdq: Qdq, source: Path, target: Path, *options: str) -> tuple[Outcome, dict[str, bytes]]:
+    """The report of a local run, and the files that it wrote."""
+    outcome = qdq("run", source, "-o", target, *options, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    files = [path for path in sorted(target.rglob("*")) if path.is_file()] or [target]
+    return outcome, {path.relative_to(target.parent).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_folder_in_a_bucket_gets_the_bytes_and_the_report_of_one_here(
+    qdq: Qdq, server: ObjectServer, model: Path, tmp_path: Path
+) -> None:
+    local, files = run_here(qdq, model, tmp_path / "out", "--verify")
+    there = qdq("run", model, "-o", f"s3://{BUCKET}/out", "--verify", "--format", "json")
+    assert there.code == 0, there.err
+    assert server.objects() == files
+    assert results(there, "-") == results(local, "-")
+    assert server.unfinished() == []
+    order = [request.path for request in server.requests if request.method == "PUT" and request.path in files]
+    assert [name.rpartition("/")[2] for name in order[-2:]] == ["model.safetensors.index.json", "qdq.json"]
+    again = qdq("run", model, "-o", f"s3://{BUCKET}/out", "--resume")
+    assert "is finished already, nothing is written" in again.err
+    refused = qdq("run", model, "-o", f"s3://{BUCKET}/out")
+    assert refused.code == 2
+    assert "exists" in refused.error
+    other = qdq("run", model, "-o", f"s3://{BUCKET}/out", "--resume", "--num-bits", "4")
+    assert other.code == 2
+    assert "is not what this run gives" in other.error
+    assert server.objects() == files
+
+
+@pytest.mark.parametrize("source", ["tiny.safetensors", "x.npz", "x.npy"])
+def test_a_single_file_goes_from_a_bucket_to_a_bucket(
+    qdq: Qdq, server: ObjectServer, tiny: Path, tmp_path: Path, source: str
+) -> None:
+    np.savez_compressed(tmp_path / "x.npz", a=sample((30, 40)), b=np.arange(3))
+    np.save(tmp_path / "x.npy", sample((30, 40)))
+    name = f"out{Path(source).suffix}"
+    _, files = run_here(qdq, tiny.with_name(source), tmp_path / name)
+    url = server.put(tiny.with_name(source), f"in/{source}")
+    assert qdq("run", url, "-o", f"s3://{BUCKET}/{name}", "--verify", "--provenance").code == 0
+    objects = server.objects()
+    assert objects[name] == files[name]
+    assert set(objects) == {name, f"in/{source}", f"{name}.qdq.json"}
+    outcome = qdq("run", url, "-o", url)
+    assert outcome.code == 2
+    assert "is, holds or lies in the input" in outcome.error
+
+
+def test_an_output_in_a_bucket_is_replaced_only_where_it_is_a_run_s(
+    qdq: Qdq, server: ObjectServer, model: Path, tmp_path: Path
+) -> None:
+    url = f"s3://{BUCKET}/out"
+    assert qdq("run", model, "-o", url).code == 0
+    (model / "config.json").unlink()
+    assert qdq("run", model, "-o", url, "--num-bits", "4", "--overwrite").code == 0
+    _, files = run_here(qdq, model, tmp_path / "out", "--num-bits", "4")
+    assert server.objects() == files
+    server.put(tmp_path / "out" / "qdq.json", "out/mine.txt")
+    outcome = qdq("run", model, "-o", url, "--overwrite")
+    assert outcome.code == 2
+    assert "mine.txt: belongs to no output" in outcome.error
+    assert set(server.objects()) == {*files, "out/mine.txt"}
+
+
+@pytest.mark.parametrize("name", ["https://host/out.safetensors", "hf://org/name", "s3://bucket"])
+def test_what_cannot_be_written_is_said(qdq: Qdq, tiny: Path, name: str) -> None:
+    outcome = qdq("run", tiny, "-o", name)
+    assert outcome.code == 2
+    assert "cannot be written" in outcome.error or "names only a bucket" in outcome.error
+
+
+def test_a_lock_of_another_machine_holds_until_it_is_broken(qdq: Qdq, server: ObjectServer, model: Path) -> None:
+    url = f"s3://{BUCKET}/out"
+    holder = {"host": "elsewhere", "space": "x", "pid": 7, "started": "1", "since": "noon"}
+    server.ask("PUT", f"/{BUCKET}/out.qdq-partial/lock", json.dumps(holder).encode())
+    outcome = qdq("run", model, "-o", url)
+    assert outcome.code == 2
+    assert "process 7 of elsewhere" in outcome.error
+    assert qdq("run", model, "-o", url, "--break-lock").code == 0
+    assert not any("partial" in name for name in server.objects())
+
+
+def test_a_server_that_is_gone_while_it_is_written_is_waited_for_and_then_an_error_of_the_output(
+    qdq: Qdq, server: ObjectServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, files = run_here(qdq, model, tmp_path / "out")
+    url = f"s3://{BUCKET}/out"
+    second = "out/model-00002-of-00002.safetensors"
+    failures = iter([503, 500])
+    server.answer = lambda request: next(failures, None) if request.path == second else None
+    assert qdq("run", model, "-o", f"s3://{BUCKET}/out").code == 0
+    assert server.objects() == files
+    server.reset()
+    _forget()
+    monkeypatch.setattr(remote, "RETRY_S", 0.5)
+    server.answer = lambda request: 503 if request.path == second and request.method == "PUT" else None
+    outcome = qdq("run", model, "-o", url)
+    assert outcome.code == 4
+    assert f"s3://{BUCKET}/{second}: the server answers 503" in outcome.error
+    assert "--resume goes on from here" in outcome.error
+    names = [name for name in server.objects() if not name.startswith("out.qdq-partial/")]
+    assert names == ["out/model-00001-of-00002.safetensors"]
+    server.answer = lambda _: None
+    server.requests.clear()
+    assert qdq("run", model, "-o", url, "--resume").code == 0
+    assert server.objects() == files
+    assert not any(r.path == names[0] and r.method == "PUT" for r in server.requests)
+
+
+def test_an_input_that_is_replaced_while_it_is_quantized_leaves_nothing(
+    qdq: Qdq, server: ObjectServer, tmp_path: Path
+) -> None:
+    path = write_safetensors(tmp_path / "w.safetensors", {"w": sample((300, 400))})
+    other = write_safetensors(tmp_path / "other.safetensors", {"w": sample((300, 400), seed=1)})
+    url = server.put(path, "w.safetensors")
+
+    def replace(request: Request) -> None:
+        if request.path == "w.safetensors" and request.range is not None and request.range[0]:
+            server.put(other, "w.safetensors")
+
+    server.answer = replace
+    outcome = qdq("run", url, "-o", f"s3://{BUCKET}/out.safetensors")
+    assert outcome.code == 3
+    assert f"{url}: was replaced while being read" in outcome.error
+    assert set(server.objects()) == {"w.safetensors"}
+
+
+LARGE = 6 << 20
+"""Bytes of a tensor that is sent in two parts, which S3 wants no smaller than 5 MiB."""
+KILLED = """
+import sys
+from qdqcli.tensors import remote
+from qdqcli.tensors.aws_profile import S3Account
+from qdqcli.tensors.unfinished import signed
+remote.PART_BYTES = 5 << 20
+from qdqcli.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Two shards, each in two parts, an index and a side file."""
+    folder = tmp_path / "large"
+    shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for i, name in enumerate(shards):
+        write_safetensors(folder / name, {f"w{i}": sample((LARGE // 4096, 1024), seed=i)})
+    index = {"weight_map": {f"w{i}": name for i, name in enumerate(shards)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def kill_at(server: ObjectServer, source: Path, is_time: Callable[[Request], bool]) -> int:
+    """Run in a process that is killed when a request comes; returns its status."""
+    command = [sys.executable, "-c", KILLED, "run", str(source), "-o", f"s3://{BUCKET}/out", "--resume"]
+    process = subprocess.Popen(
+        command, env=environment(**server.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+    def kill(request: Request) -> int | None:
+        if not is_time(request):
+            return None
+        process.kill()
+        return 500
+
+    server.answer = kill
+    _, stderr = process.communicate(timeout=PATIENCE)
+    server.answer = lambda _: None
+    assert process.returncode in (0, -9), stderr
+    return process.returncode
+
+
+def is_loadable(objects: Mapping[str, bytes]) -> bool:
+    return "out/model.safetensors.index.json" in objects
+
+
+def test_a_run_killed_in_the_middle_of_an_upload_leaves_nothing_that_is_seen_and_is_resumed(
+    qdq: Qdq, server: ObjectServer, large: Path, tmp_path: Path
+) -> None:
+    _, files = run_here(qdq, large, tmp_path / "out")
+    second = "out/model-00002-of-00002.safetensors"
+    assert kill_at(server, large, lambda r: r.path == second and "partNumber=2" in r.query) == -9
+    objects = server.objects()
+    assert second not in objects
+    assert not is_loadable(objects)
+    assert server.unfinished() == [second]
+    server.requests.clear()
+    assert qdq("run", large, "-o", f"s3://{BUCKET}/out", "--resume").code == 0
+    assert server.objects() == files
+    assert server.unfinished() == []
+    assert not any("00001-of" in r.path and r.method == "PUT" for r in server.requests)
+
+
+@pytest.mark.faults
+def test_a_run_killed_at_any_request_that_writes_is_resumed(
+    qdq: Qdq, server: ObjectServer, large: Path, tmp_path: Path, every_fault: bool
+) -> None:
+    _, files = run_here(qdq, large, tmp_path / "out")
+    number = 0
+    while True:
+        server.reset()
+        _forget()
+        count = iter(range(1000))
+        at = number
+        if kill_at(server, large, lambda r, at=at, count=count: r.method != "GET" and next(count) == at) == 0:
+            break
+        objects = server.objects()
+        assert not is_loadable(objects) or files.items() - {("out/qdq.json", files["out/qdq.json"])} <= objects.items()
+        outcome = qdq("run", large, "-o", f"s3://{BUCKET}/out", "--resume")
+        assert outcome.code == 0, (number, outcome.err)
+        assert server.objects() == files, number
+        assert server.unfinished() == [], number
+        number += 1 if every_fault else 5
+    assert number > 15
+
+
+def test_a_signature_is_that_of_the_example_in_the_documentation() -> None:
+    """docs.aws.amazon.com, "Examples: Signature Calculations in AWS Signature Version 4", GET Bucket Lifecycle."""
+    account = S3Account(
+        key="AKIAIOSFODNN7EXAMPLE",
+        secret="wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        token="",
+        region="us-east-1",
+        endpoint="https://examplebucket.s3.amazonaws.com",
+    )
+    headers = signed(
+        account, "GET", "examplebucket.s3.amazonaws.com", "/", "lifecycle=", datetime(2013, 5, 24, tzinfo=UTC)
+    )
+    assert headers["Authorization"].endswith("fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543")

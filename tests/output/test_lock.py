@@ -112,7 +112,7 @@ def test_the_lock_of_a_living_process_is_never_broken(tmp_path: Path, break_lock
 
 @pytest.mark.usefixtures("no_flock")
 def test_a_number_that_another_process_has_now_is_no_sign_of_life(tmp_path: Path) -> None:
-    holder = lock_module._Holder.this()
+    holder = lock_module.Holder.this()
     write(tmp_path / "work" / "lock", b"")
     write(tmp_path / "work" / "lock.1", str(holder._replace(started="1")).encode())
     FolderLock(tmp_path / "work").remove()
@@ -134,7 +134,7 @@ def test_the_lock_of_another_machine_is_only_broken_on_demand(tmp_path: Path, wh
     changes = DISTANT[what]
     text = "" if changes is None else changes
     if isinstance(changes, dict):
-        text = json.dumps(lock_module._Holder.this()._asdict() | changes)
+        text = json.dumps(lock_module.Holder.this()._asdict() | changes)
     write(tmp_path / "work" / "lock", b"")
     write(tmp_path / "work" / "lock.7", text.encode())
     with pytest.raises(UsageError, match=r"may be writing here, and this disk has no locks to tell; .*--break-lock"):
@@ -173,7 +173,7 @@ def test_a_claim_that_comes_late_is_withdrawn(tmp_path: Path, monkeypatch: pytes
         def late(lock: FolderLock) -> dict[int, str]:
             calls.append(read(lock))
             if len(calls) == 2:
-                (tmp_path / "work" / "lock.1").write_text(str(lock_module._Holder.this()))
+                (tmp_path / "work" / "lock.1").write_text(str(lock_module.Holder.this()))
                 return read(lock)
             return calls[-1]
 

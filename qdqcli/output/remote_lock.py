@@ -1,0 +1,73 @@
+"""Lock on an OUTPUT in a store: an object that is created only where there is none."""
+
+from contextlib import suppress
+
+from qdqcli.errors import InputError, UsageError
+from qdqcli.escape import show_path
+from qdqcli.output.lock import Holder
+from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.storage import output_error
+
+_ATTEMPTS = 10
+
+
+class RemoteLock:
+    """The object at `path`, which names the process that holds it.
+
+    The lock of a process that ran on this machine and has ended is taken over; any other holds, unless `break_lock`
+    is set.
+
+    Raises:
+        UsageError: another process holds it.
+        OutputError: the store refuses.
+    """
+
+    def __init__(self, path: RemotePath, *, break_lock: bool) -> None:
+        self._path = path
+        self._break_lock = break_lock
+        for _ in range(_ATTEMPTS):
+            try:
+                if self._try():
+                    return
+            except OSError as error:
+                raise output_error(path, error) from error
+        raise UsageError(f"{show_path(path)}: other runs keep taking this lock; choose another OUTPUT")
+
+    def release(self) -> None:
+        """Release the lock."""
+        with suppress(OSError):  # the next process checks whether this one is alive
+            self._path.store.delete([self._path])
+
+    def remove(self) -> None:
+        """Release the lock: nothing else of it is there."""
+        self.release()
+
+    def _try(self) -> bool:
+        """Return True once the lock is held; False after a race with another process."""
+        store, own = self._path.store, str(Holder.this()).encode()
+        try:
+            store.create(self._path, own)
+        except FileExistsError:
+            try:
+                described, text = store.open(self._path)
+            except FileNotFoundError:  # released meanwhile
+                return False
+            self._check_ended(Holder.parse(text.decode(errors="replace")))
+            try:
+                store.update(self._path, own, described)
+            except InputError:  # another process was faster
+                return False
+        return True
+
+    def _check_ended(self, holder: Holder | None) -> None:
+        if holder is not None and holder.is_here():
+            if holder.is_alive():
+                raise UsageError(
+                    f"{show_path(self._path.parent)}: another run is writing here; wait for it or choose another OUTPUT"
+                )
+        elif not self._break_lock:
+            who = "another run" if holder is None else holder.shown()
+            raise UsageError(
+                f"{show_path(self._path.parent)}: {who} may be writing here; wait for it, or pass --break-lock if it "
+                "has ended"
+            )

@@ -1,0 +1,208 @@
+"""OUTPUT in an object store, which has no folders and no rename.
+
+A shard appears under its name when its upload is complete, after that the other files, an index after all of its files,
+the marker last: loaders start from the index, so a checkpoint is there when all of it is. `OUTPUT.qdq-partial/` holds
+the lock and the journal, an object a line; both are removed at the end. Uploads that a killed run left unfinished are
+aborted by the next. `--overwrite` removes the old output first.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+
+from qdqcli.errors import OutputError, UsageError
+from qdqcli.escape import show_path
+from qdqcli.output.lock import FolderLock
+from qdqcli.output.marker import MARKER, marked_files
+from qdqcli.output.placement import check_kind
+from qdqcli.output.remote_lock import RemoteLock
+from qdqcli.output.remote_log import FIRST
+from qdqcli.output.tree import JOURNAL, OutputTree, other_output
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, Waiting
+from qdqcli.tensors.index import is_index
+from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.storage import FileIdentity, output_error
+from qdqcli.tensors.unfinished import abort_uploads
+
+
+class RemoteTree(OutputTree):
+    """Builds OUTPUT in a store. Other processes cannot share the work."""
+
+    output: RemotePath
+    partial: RemotePath
+    _is_own = False
+    """True once this run may remove what is at OUTPUT."""
+
+    def _check_target(self, protected: Sequence[Checkpoint]) -> None:
+        if self._is_part:
+            raise self._not_shared()
+        check_kind(self._checkpoints, self.output)
+        for checkpoint in (*self._checkpoints, *protected):
+            path = checkpoint.path
+            if path == self.output or path in self.output.parents or self.output in path.parents:
+                raise UsageError(f"{show_path(self.output)}: is, holds or lies in the input {show_path(path)}")
+        self._check_free()
+
+    @property
+    def result(self) -> Path:
+        return self.output
+
+    def begin(self) -> None:
+        self._lock = RemoteLock(self.partial / FolderLock.NAME, break_lock=self._break_lock)
+        with ExitStack() as undo:
+            undo.callback(self.suspend)
+            self._check_free()
+            self._is_kept = self._has_journal()
+            if not self._resume:
+                self._clear()
+                num_bytes = self._sweep()
+                self.discarded_bytes = num_bytes if self._is_kept else None
+                self._is_kept = False
+            undo.pop_all()
+
+    def check_unused(self) -> None: ...
+
+    def disown(self) -> None: ...
+
+    def prepare(self) -> None:
+        raise self._not_shared()
+
+    def start_anew(self) -> None:
+        """Remove what an earlier run left that this one cannot resume.
+
+        Raises:
+            UsageError: OUTPUT is there, and no journal says that a run was interrupted while it built it.
+        """
+        if self._resume and not self._overwrite and self._existing():
+            raise other_output(self.output, "exists")
+        self._clear()
+
+    def sweep(self, but: Collection[Path] = ()) -> None:
+        """Remove an earlier run's output except `but`, and its unfinished uploads."""
+        self._sweep(but)
+
+    def _sweep(self, but: Collection[Path] = ()) -> int:
+        """Do the same and return the bytes of the objects; what is at OUTPUT is this run's from now on."""
+        self._is_own = True
+        own = self._own_names()
+        with _blamed(self.output):
+            found = {path: size for path, size in self._existing().items() if path not in but}
+            # An index first: without it the rest is no checkpoint.
+            self.output.store.delete(sorted(found, key=lambda path: (not is_index(path.name), path)))
+            abort_uploads(self.output, {(self.output / name).key for name in own})
+        return sum(found.values())
+
+    def discard(self, checkpoint: Checkpoint, shard: Shard) -> None:
+        self.shard_path(checkpoint, shard).unlink()
+
+    def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:  # noqa: ARG002
+        return False
+
+    def identity_of(self, checkpoint: Checkpoint, shard: Shard) -> FileIdentity | None:
+        path = self.shard_path(checkpoint, shard)
+        assert isinstance(path, RemotePath)
+        with suppress(FileNotFoundError), _blamed(path):
+            return FileIdentity.of(path.store.describe(path).status)
+        return None
+
+    def commit(self) -> None:
+        """Check that OUTPUT holds nothing else; it is there already."""
+        if self._is_folder:
+            with _blamed(self.output):
+                names = self.output.store.objects(self.output)
+            for name in sorted(names.keys() - set(map(Path.as_posix, self._own_names()))):
+                raise OutputError(
+                    f"{show_path(self.output / name)}: is no part of the output; remove it and pass --resume"
+                )
+        self._has_written = self._is_committed = True
+
+    def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:  # noqa: ARG002
+        return False
+
+    def written_bytes(self) -> int:
+        return sum(self._existing().values())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and self._is_own and not self._is_committed:
+            with suppress(OutputError):  # report the original error
+                self._hide()
+        super().__exit__(kind, error, traceback)
+
+    def _hide(self) -> None:
+        """Remove the indexes of an output that is not complete or was found damaged; all, if no run can go on."""
+        if not self._is_kept:
+            self.sweep()
+            return
+        with _blamed(self.output):
+            self.output.store.delete([path for path in self._existing() if is_index(path.name)])
+
+    def _has_journal(self) -> bool:
+        return (self.partial / JOURNAL / FIRST).is_file()
+
+    def _check_free(self) -> None:
+        if not (self._overwrite or self._resume) and self._existing() and not self._has_journal():
+            raise UsageError(
+                f"{show_path(self.output)}: exists; choose another OUTPUT or pass --overwrite to replace it"
+            )
+
+    def _check_replaced(self, folder: Path) -> None:
+        if not isinstance(folder, RemotePath) or not self._is_folder:
+            return
+        with _blamed(folder):
+            names = folder.store.objects(folder)
+        for name in sorted(names.keys() - set(map(Path.as_posix, self._own_names())) - marked_files(folder)):
+            raise UsageError(
+                f"{show_path(folder / name)}: belongs to no output of qdq; choose another OUTPUT, or move it"
+            )
+
+    def _check_removable(self) -> None: ...
+
+    def _clear(self, but: str = "") -> int:
+        with _blamed(self.partial):
+            found = self.partial.store.objects(self.partial)
+            names = [name for name in found if name not in (but, FolderLock.NAME)]
+            self.partial.store.delete([self.partial / name for name in names])
+        return 0
+
+    def _own_names(self) -> list[Path]:
+        """Return the names of all files that a run writes, and of those that an earlier one says it wrote."""
+        names = [*self.names(), Path(MARKER)] if self._is_folder else [Path()]
+        earlier = marked_files(self.output) if self._is_folder and self._overwrite else ()
+        return [*names, *(Path(name) for name in earlier if ".." not in Path(name).parts)]
+
+    def _existing(self) -> dict[RemotePath, int]:
+        """Return the objects at OUTPUT that are a run's, with their sizes."""
+        store = self.output.store
+        with _blamed(self.output):
+            if not self._is_folder:
+                try:
+                    return {self.output: store.describe(self.output).size}
+                except FileNotFoundError:
+                    return {}
+            found = store.objects(self.output)
+        own = set(map(Path.as_posix, self._own_names()))
+        return {self.output / name: described.size for name, described in found.items() if name in own}
+
+    def _not_shared(self) -> UsageError:
+        return UsageError(
+            f"{show_path(self.output)}: an OUTPUT in a store is written by one process; leave out --part and --dask, "
+            "or choose an OUTPUT on a shared disk"
+        )
+
+
+class _blamed:  # noqa: N801 - a context manager
+    """Turns an error of the store into an `OutputError` on `path`; that an object is missing passes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise output_error(self._path, error) from error
