@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 8 << 20
 """Size of a range that is requested ahead; smaller ones spend more time on waiting than on reading."""
-LEAST_PIECE_BYTES = 256 << 10
+LEAST_PIECE_BYTES = 1 << 20
 GAP_BYTES = 64 << 10
 """Bytes between two ranges that are read rather than left out: a request takes longer."""
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import escape_name
@@ -172,6 +171,8 @@ def output_path(text: str) -> Path:
 
 
 def _web_path(scheme: str, text: str) -> RemotePath:
+    from urllib.parse import urlsplit, urlunsplit  # lazy: local files do not need it
+
     parts = urlsplit(text)
     if not parts.hostname or not parts.path.strip("/"):
         raise InputError(f"{shown_url(text)}: names no file; give {scheme}://HOST/FILE")
