@@ -75,7 +75,7 @@ class RemoteTree(OutputTree):
             UsageError: OUTPUT is there, and no journal says that a run was interrupted while it built it.
         """
         if self._resume and not self._overwrite and self._existing():
-            raise other_output(self.output, "exists")
+            raise other_output(self.output, "holds other files")
         self._clear()
 
     def sweep(self, but: Collection[Path] = ()) -> None:

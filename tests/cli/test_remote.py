@@ -347,8 +347,17 @@ def test_a_folder_in_a_bucket_gets_the_bytes_and_the_report_of_one_here(
     assert "exists" in refused.error
     other = qdq("run", model, "-o", f"s3://{BUCKET}/out", "--resume", "--num-bits", "4")
     assert other.code == 2
-    assert "is not what this run gives" in other.error
+    assert "num_bits was 8 and is 4" in other.error
     assert server.objects() == files
+
+
+def test_a_resumed_run_leaves_what_no_run_was_interrupted_on(qdq: Qdq, server: ObjectServer, model: Path) -> None:
+    url = server.put(model, "mine")
+    before = server.objects()
+    outcome = qdq("run", model, "-o", url, "--resume")
+    assert outcome.code == 2
+    assert "is not what this run gives" in outcome.error
+    assert server.objects() == before
 
 
 @pytest.mark.parametrize("source", ["tiny.safetensors", "x.npz", "x.npy"])
