@@ -22,7 +22,7 @@ ASYMMETRIC = "asymmetric (integer zero points) in the file; symmetric here, abou
 NO_INTEGERS = "in the file: not simulated, left in float"
 _CLASS = re.compile(r"[A-Z]\w*")
 _STRATEGIES = ("group", "channel", "tensor")
-_SCHEME = re.compile(r"W([2-8])A(4|8|16)(_ASYM)?")
+_SCHEME = re.compile(r"W([2-8])A(4|8|16|FP8)(_ASYM)?")
 
 
 def write_config(weights: Sequence[Weight]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ YAML = {
     "scheme": ({"default_stage": {"default_modifiers": {"AWQModifier": {
         "targets": ["Linear"], "scheme": "W4A16_ASYM", "ignore": ["re:.*lm_head"]}}}},
         {UP: INT4, HEAD: None}, "asymmetric"),
-    "schemes": ({"GPTQModifier": {"scheme": {"W8A8": ["re:.*self_attn.*"], "W4A16": ["re:.*mlp.*"]}}},
+    "schemes": ({"GPTQModifier": {"scheme": {"W8A8": ["re:.*self_attn.*"], "W4AFP8": ["re:.*mlp.*"]}}},
                 {UP: INT4, QUERY: INT8, HEAD: None}, ""),
     "modelopt, imports": (
         {"imports": {"off": "configs/ptq/units/base_disable_all", "int4": "configs/numerics/int4_per_block",
