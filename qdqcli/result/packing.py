@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from qdqcli.plain import Parsed
 from qdqcli.stats.metrics import MetricValue
-from qdqcli.tensors.packed.storage import Grid, Storage
+from qdqcli.tensors.packed.storage import Grid, Scales, Storage, Values
 
 
 class Packing(NamedTuple):
@@ -29,7 +29,8 @@ def packing_to_json(packing: Packing) -> dict[str, object]:
         "bits": grid.bits,
         "block_rows": grid.block[0],
         "block_columns": grid.block[1],
-        "is_integer": grid.is_integer,
+        "values": grid.values.value,
+        "scales": grid.scales.value,
         "is_symmetric": grid.is_symmetric,
         "num_bytes": packing.storage.nbytes,
         "expected_sqnr_db": packing.expected_sqnr_db,
@@ -42,7 +43,8 @@ def packing_to_json(packing: Packing) -> dict[str, object]:
 def packing_from_json(data: Parsed) -> Packing:
     """Parse the key `packed` of a row that matches the schema."""
     block = data["block_rows"], data["block_columns"]
-    grid = Grid(data["bits"], block, is_integer=data["is_integer"], is_symmetric=data["is_symmetric"])
+    kinds = Values(data["values"]), Scales(data["scales"])
+    grid = Grid(data["bits"], block, *kinds, is_symmetric=data["is_symmetric"])
     storage = Storage(data["format"], grid, data["num_bytes"])
     return Packing(storage, *(data[key] for key in ("expected_sqnr_db", "is_idempotent", "slip", "slip_sqnr_db")))
 

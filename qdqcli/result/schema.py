@@ -15,6 +15,7 @@ from qdqcli.result.result import SCHEMA_VERSION, STATS
 from qdqcli.result.verdict import Severity
 from qdqcli.stats.metrics import METRICS
 from qdqcli.tensors.note import NoteKind
+from qdqcli.tensors.packed.storage import Scales, Values
 from qdqcli.tensors.safetensors import MAX_DIMENSIONS
 from qdqcli.tensors.tensor import DTYPES
 
@@ -137,11 +138,14 @@ _QUANTIZED = _object(
                 "bits": {"type": "integer", "minimum": 1, "maximum": 64},
                 "block_rows": _described(_COUNT, "Rows, of the last two dimensions, that share a scale."),
                 "block_columns": _described(_COUNT, "Columns that share a scale."),
-                "is_integer": _described({"type": "boolean"}, "Evenly spaced values; else FP8, FP4 or a code book."),
+                "values": _described(
+                    {"type": "string", "enum": [each.value for each in Values]}, "Values of codes before their scale."
+                ),
+                "scales": {"type": "string", "enum": [each.value for each in Scales]},
                 "is_symmetric": {"type": "boolean"},
                 "num_bytes": _described(_COUNT, "Codes, scales and all other parts."),
                 "expected_sqnr_db": _described(
-                    _DECIBELS, "SQNR of the op with the same bits and groups; null where it has no such grid."
+                    _DECIBELS, "SQNR of plain rounding to the same bits and blocks; null where that is not defined."
                 ),
                 "is_idempotent": _described(
                     {"type": ["boolean", "null"]}, "The op at the same bits and groups gives the decoded weight back."

@@ -263,10 +263,10 @@ def _measured(entry: Entry, other: Entry, pair: "_Pair", workers: Workers, *, hi
 def _packing(entry: Entry, other: Entry, pair: "_Pair", row: TensorResult, workers: Workers) -> Packing | None:
     """Return the findings on a packed weight, the candidate's where both sides are packed."""
     ours, theirs = (pair.tensor, pair.reader), (pair.other, pair.other_reader)
-    sqnr = row.stats["sqnr_db"]
+    sqnr, largest = row.stats["sqnr_db"], max(abs(row.input_min or 0.0), abs(row.input_max or 0.0))
     if other.storage is not None:
-        return findings(other.storage, theirs, ours if entry.storage is None else None, sqnr, workers)
-    return None if entry.storage is None else findings(entry.storage, ours, theirs, sqnr, workers)
+        return findings(other.storage, theirs, ours if entry.storage is None else None, sqnr, largest, workers)
+    return None if entry.storage is None else findings(entry.storage, ours, theirs, sqnr, largest, workers)
 
 
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:

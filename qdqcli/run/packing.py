@@ -1,7 +1,7 @@
 """Findings on a packed weight: the SQNR of plain rounding, whether a second quantization changes it, and slips."""
 
 from dataclasses import replace
-from math import prod
+from math import log10, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.result.packing import Packing
+from qdqcli.run.float_rounding import is_known, rounding_energies
 from qdqcli.run.slips import Slip, find_slip
 from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.stats.sums import ErrorSums
@@ -28,6 +29,8 @@ _AGAIN_ELEMENTS = 1 << 17
 """Elements of the sample for a second quantization."""
 _BLOCKS, _BLOCK_ELEMENTS = 16, 1 << 18
 """Blocks of rows of a larger weight on which plain rounding is measured, evenly spread, and the elements of each."""
+_FLOAT_ELEMENTS = 1 << 15
+"""Elements of each of these blocks for FP8 and FP4, whose rounding takes longer."""
 _SUSPECT_DB = 3.0
 """A weight this far below the expected SQNR, or without one below this per bit, is examined for slips."""
 
@@ -38,8 +41,13 @@ Part = tuple[TensorInfo, ShardReader]
 """A tensor and the reader of its shard."""
 
 
-def findings(storage: Storage, packed: Part, original: Part | None, sqnr: MetricValue, workers: Workers) -> Packing:
-    """Return the findings on a packed weight, and on its difference from the original, if that is in float."""
+def findings(
+    storage: Storage, packed: Part, original: Part | None, sqnr: MetricValue, largest: float, workers: Workers
+) -> Packing:
+    """Return the findings on a packed weight, and on its difference from the original, if that is in float.
+
+    `largest` is the largest magnitude of the original.
+    """
     grid, info = storage.grid, packed[0]
     spec = spec_of(grid, info.shape)
     is_idempotent = None
@@ -47,7 +55,10 @@ def findings(storage: Storage, packed: Part, original: Part | None, sqnr: Metric
         is_idempotent = _is_idempotent(sample_of(*packed, _AGAIN_ELEMENTS), spec)
     if original is None:
         return Packing(storage, is_idempotent=is_idempotent)
-    expected = None if spec is None else _expected_sqnr(spec, original, workers)
+    if spec is not None:
+        expected = _expected_sqnr(spec, original, workers)
+    else:
+        expected = _expected_of_floats(grid, original, largest, workers) if is_known(grid) else None
     slip = _slip(packed, original, grid, sqnr, expected)
     return Packing(
         storage,
@@ -75,9 +86,14 @@ def spec_of(grid: Grid, shape: tuple[int, ...]) -> QuantSpec | None:
 def sample_of(info: TensorInfo, reader: ShardReader, elements: int) -> NDArray[np.float32]:
     """Return the first rows of a tensor as float32, at most about so many elements."""
     width = max(info.shape[-1], 1)
-    count = min(prod(info.shape[:-1]), max(min(elements // width, _SAMPLE_ROWS), 1))
+    return rows_of(info, reader, 0, min(prod(info.shape[:-1]), max(min(elements // width, _SAMPLE_ROWS), 1)))
+
+
+def rows_of(info: TensorInfo, reader: ShardReader, start: int, count: int) -> NDArray[np.float32]:
+    """Return rows of a tensor as float32."""
+    width = info.shape[-1]
     stored = np.empty(count * width, STORAGE[info.dtype.name])
-    reader.read_into(info, 0, stored.view(np.uint8).data)
+    reader.read_into(info, start * width * stored.itemsize, stored.view(np.uint8).data)
     rows: NDArray[np.float32] = floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float32)
     return rows.reshape(count, width)
 
@@ -101,6 +117,35 @@ def _rounded(spec: QuantSpec, original: Part, start: int, rows: int, workers: Wo
     x, y = (workers.buffer(name, STORAGE[info.dtype.name], prod(shape)) for name in ("input", "output"))
     reader.read_into(info, start * shape[1] * x.itemsize, x.view(np.uint8).data)
     return fake_quantize_and_measure(x, y, Layout.of(shape, spec), spec, None, info.dtype.name, workers)
+
+
+def _expected_of_floats(grid: Grid, original: Part, largest: float, workers: Workers) -> MetricValue:
+    """Return the SQNR of plain rounding to FP8 or FP4, of a larger weight on some rows.
+
+    None for a stack of matrices whose last blocks are cut.
+    """
+    info, reader = original
+    rows, width = prod(info.shape[:-1]), info.shape[-1]
+    is_whole = grid.block == (rows, width) or info.num_elements == 0
+    height, columns = (1, width) if is_whole else grid.block
+    peak = largest if is_whole else None
+    if info.big_endian or (len(info.shape) > 2 and info.shape[-2] % height):
+        return None
+    count = max(_FLOAT_ELEMENTS // width // height, 1) * height
+    wide = max(_FLOAT_ELEMENTS // count // columns, 1) * columns
+    down, across = (rows // height - count // height * _BLOCKS) * height, max(width - wide, 0) // columns * columns
+
+    def energies(number: int) -> tuple[float, float]:
+        if down <= 0:
+            return rounding_energies(rows_of(info, reader, 0, rows), (height, columns), grid, peak, largest)
+        start = number * count + down // height * number // (_BLOCKS - 1) * height
+        first = across // columns * number // (_BLOCKS - 1) * columns
+        x = rows_of(info, reader, start, count)[:, first : first + wide]
+        return rounding_energies(x, (height, columns), grid, peak, largest)
+
+    parts = workers.map(energies, range(_BLOCKS if down > 0 else 1))
+    signal, noise = (sum(column) for column in zip(*parts, strict=True))
+    return 10 * log10(signal / noise) if signal and noise else None
 
 
 def _is_idempotent(rows: NDArray[np.float32], spec: QuantSpec) -> bool:

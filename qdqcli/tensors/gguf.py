@@ -17,7 +17,7 @@ from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.flat import FlatReader, FlatShard
 from qdqcli.tensors.gguf_names import Model, model_of, names_of
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import Grid, Scales, Values
 from qdqcli.tensors.signature import describe
 from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo, check_range
@@ -46,7 +46,7 @@ def _codes(name: str, elements: int, nbytes: int, bits: int, group: int, *, has_
 
 
 def _book(name: str, elements: int, nbytes: int, bits: int, group: int) -> Kind:
-    return Kind(name, elements, nbytes, Grid(bits, (1, group), is_integer=False))
+    return Kind(name, elements, nbytes, Grid(bits, (1, group), Values.OTHERS))
 
 
 KINDS: Mapping[int, Kind] = {
@@ -69,7 +69,8 @@ KINDS: Mapping[int, Kind] = {
     19: _book("IQ1_S", 256, 50, 1, 32), 29: _book("IQ1_M", 256, 56, 1, 16),
     20: _book("IQ4_NL", 32, 18, 4, 32), 23: _book("IQ4_XS", 256, 136, 4, 32),
     34: _book("TQ1_0", 256, 54, 2, 256), 35: _book("TQ2_0", 256, 66, 2, 256),
-    39: _book("MXFP4", 32, 17, 4, 32), 40: _book("NVFP4", 64, 36, 4, 16),
+    39: Kind("MXFP4", 32, 17, Grid(4, (1, 32), Values.E2M1, Scales.E8M0)),
+    40: Kind("NVFP4", 64, 36, Grid(4, (1, 16), Values.E2M1, Scales.E4M3)),
     41: _book("Q1_0", 128, 18, 1, 128),
 }  # fmt: skip
 """Number in a file -> type."""

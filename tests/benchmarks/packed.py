@@ -50,8 +50,9 @@ def files(folder: Path) -> Iterator[str]:
         "a.scales": ("F16", scales.T.shape, scales.T.tobytes()),
     }
     yield _write(folder / f"GPTQ int4 g{GROUP}", tensors, {"quant_method": "gptq", "bits": 4, "group_size": GROUP})
-    codes = x.astype(ml_dtypes.float8_e4m3fn)
-    blocks = np.ones((ROWS // 128, COLUMNS // 128), np.float32)
+    tiles = x.astype(np.float32).reshape(ROWS // 128, 128, COLUMNS // 128, 128)
+    blocks = np.abs(tiles).max((1, 3)) / np.float32(448)
+    codes = (tiles / blocks[:, None, :, None]).astype(ml_dtypes.float8_e4m3fn).reshape(x.shape)
     tensors = {"a.weight": ("F8_E4M3", codes.shape, codes.tobytes()),
                "a.weight_scale_inv": ("F32", blocks.shape, blocks.tobytes())}  # fmt: skip
     yield _write(folder / "FP8 128x128", tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]})

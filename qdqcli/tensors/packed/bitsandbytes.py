@@ -23,7 +23,7 @@ from qdqcli.tensors.packed.format import (
     SCALE_OF_SCALES,
     PackedWeight,
 )
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import Grid, Values
 from qdqcli.tensors.strict_json import parse_object
 
 _NESTED_CODES = 256
@@ -79,7 +79,7 @@ def four_bits(weight: PackedWeight, parts: Parts) -> Decoder:
     blocks = -(-count // size)
     check_shape(weight, SCALE, (blocks,))
     check_shape(weight, CODE_BOOK, (16,))
-    grid = Grid(4, (1, size), is_integer=False)
+    grid = Grid(4, (1, size), Values.OTHERS)
     if weight.parts[SCALE].dtype.name != "U8":
         return _FourBits(shape=shape, grid=grid, size=size)
     if not {SCALE_OF_SCALES, BOOK_OF_SCALES} <= weight.parts.keys():

@@ -10,7 +10,7 @@ import numpy as np
 from qdqcli.tensors.packed.bits import dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts
 from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import Grid, Scales, Values
 from qdqcli.tensors.packed.values import E2M1, as_float32
 
 _GROUP = 32
@@ -44,4 +44,5 @@ def mxfp4(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of experts; the shapes of codes and scales were checked when they were recognised."""
     del parts
     *lead, outputs, groups, _ = weight.parts[CODES].shape
-    return _Experts(shape=(*lead, groups * _GROUP, outputs), grid=Grid(4, (_GROUP, 1), is_integer=False))
+    grid = Grid(4, (_GROUP, 1), Values.E2M1, Scales.E8M0)
+    return _Experts(shape=(*lead, groups * _GROUP, outputs), grid=grid)

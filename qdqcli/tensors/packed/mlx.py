@@ -14,7 +14,7 @@ from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, d
 from qdqcli.tensors.packed.format import CODES, OFFSET, SCALE, PackedWeight
 from qdqcli.tensors.packed.scaled import Scaled
 from qdqcli.tensors.packed.scales import ScaleGrid
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import Grid, Scales, Values
 from qdqcli.tensors.packed.values import E2M1, table
 
 _WORD = 32
@@ -71,7 +71,8 @@ def _floating(weight: PackedWeight, words: int, groups: int) -> Decoder:
     shape = (*weight.parts[CODES].shape[:-1], groups * size)
     scales = ScaleGrid.of(weight, shape, block=(1, size), dtype=dtype)
     values = E2M1 if bits == 4 else table("F8_E4M3")
-    return Scaled(shape=shape, grid=Grid(bits, scales.block, is_integer=False), values=values, scales=scales)
+    kinds = Values.E2M1 if bits == 4 else Values.E4M3, Scales.E8M0 if dtype == "F8_E8M0" else Scales.E4M3
+    return Scaled(shape=shape, grid=Grid(bits, scales.block, *kinds), values=values, scales=scales)
 
 
 def _settings(weight: PackedWeight) -> Mapping[str, Any]:

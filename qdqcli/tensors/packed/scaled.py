@@ -12,7 +12,7 @@ from qdqcli.tensors.packed.bits import dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, E8M0, FP8, GLOBAL_SCALE, INPUT_SCALE, SCALE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import ScaleGrid
-from qdqcli.tensors.packed.storage import Block, Grid
+from qdqcli.tensors.packed.storage import Block, Grid, Scales, Values
 from qdqcli.tensors.packed.values import E2M1, table
 
 _MX, _NV = 32, 16
@@ -70,12 +70,13 @@ def plain(
         values = table(codes.dtype.name)
     else:
         raise damaged(weight, CODES, f"a layout of {codes.dtype.name}; a code per byte, I8 or FP8, is decoded")
-    is_integer = codes.dtype.name == "I8" and has_8_bits
+    kind = {"I8": Values.INTEGERS if has_8_bits else Values.OTHERS, "F8_E4M3": Values.E4M3, "F8_E5M2": Values.E5M2}
     if not codes.shape:
         raise damaged(weight, CODES, "a weight without dimensions")
     scales = ScaleGrid.of(weight, codes.shape, block=block)
     zeros = ScaleGrid.of(weight, codes.shape, ZERO_POINT, block=scales.block) if ZERO_POINT in parts else None
-    grid = Grid(8, scales.block, is_integer=is_integer, is_symmetric=zeros is None)
+    kinds = kind.get(codes.dtype.name, Values.OTHERS), Scales.E8M0 if scales.dtype == "F8_E8M0" else Scales.FLOATS
+    grid = Grid(8, scales.block, *kinds, is_symmetric=zeros is None)
     return Scaled(shape=codes.shape, grid=grid, values=values, scales=scales, zero_points=zeros, factor=factor)
 
 
@@ -138,7 +139,7 @@ def _fp4(weight: PackedWeight, group: int, *, divides: bool) -> Decoder:
     *lead, nbytes = weight.parts[CODES].shape
     shape = (*lead, 2 * nbytes)
     scales = ScaleGrid.of(weight, shape, block=(1, group))
-    grid = Grid(4, scales.block, is_integer=False)
+    grid = Grid(4, scales.block, Values.E2M1, Scales.E4M3_AND_FLOAT if GLOBAL_SCALE in weight.parts else Scales.E8M0)
     if INPUT_SCALE in weight.parts:
         check_shape(weight, INPUT_SCALE, shape[-1:])
     return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, divides=divides)

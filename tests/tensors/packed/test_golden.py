@@ -7,7 +7,7 @@ import pytest
 
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.conftest import Qdq
-from tests.tensors.packed.golden import FOLDERS, arrays, decoded, origin
+from tests.tensors.packed.golden import FOLDERS, GOLDEN, arrays, decoded, origin
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -38,3 +38,24 @@ def test_compare_gives_the_sqnr_of_the_library(folder: Path, qdq: Qdq) -> None:
         assert row["stats"]["sqnr_db"] == pytest.approx(theirs, abs=1e-6 if is_exact else 0.5), name
         assert row["packed"]["bits"] in range(1, 9)
         assert row["stats"]["bits_per_weight"] == 8 * row["packed"]["num_bytes"] / x.size
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("compressed-tensors-float-quantized", "block.weight"),
+        ("compressed-tensors-float-quantized", "tensor.weight"),
+        ("compressed-tensors-mxfp8", "a.weight"),
+        ("compressed-tensors-nvfp4", "a.weight"),
+        ("fp8-blocks", "experts.weight"),
+        ("mlx", "nvfp4.weight"),
+        ("modelopt-nvfp4", "a.weight"),
+        ("modelopt-fp8", "a.weight"),
+        ("torchao", "float8.weight"),
+    ],
+)
+def test_expected_is_the_sqnr_of_libraries_that_round_plainly(name: str, weight: str, qdq: Qdq) -> None:
+    folder = GOLDEN / name
+    outcome = qdq("compare", folder / "original.safetensors", folder / "packed", "--format", "json")
+    (row,) = (row for row in outcome.report["tensors"] if row["name"] == weight)
+    assert row["packed"]["expected_sqnr_db"] == pytest.approx(row["stats"]["sqnr_db"], abs=0.02)
