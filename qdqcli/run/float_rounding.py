@@ -37,9 +37,10 @@ def rounding_energies(x: Floats, block: Block, grid: Grid, peak: float | None, l
     padded = np.pad(x, ((0, -x.shape[0] % height), (0, -x.shape[1] % width)))
     blocks = padded.reshape(-1, height, padded.shape[1] // width, width).swapaxes(1, 2).reshape(-1, height * width)
     peaks = np.abs(blocks).max(axis=-1, keepdims=True) if peak is None else np.full((1, 1), peak, np.float32)
-    difference = _rounded(blocks, peaks, grid, largest).astype(np.float64) - blocks
-    values = blocks.astype(np.float64)
-    return float(np.vdot(values, values)), float(np.vdot(difference, difference))
+    difference = _rounded(blocks, peaks, grid, largest) - blocks
+    # No dot product: its library starts threads of its own.
+    signal, noise = (np.square(values, dtype=np.float64).sum() for values in (blocks, difference))
+    return float(signal), float(noise)
 
 
 def _rounded(blocks: Floats, peaks: Floats, grid: Grid, largest: float) -> Floats:

@@ -89,13 +89,16 @@ def sample_of(info: TensorInfo, reader: ShardReader, elements: int) -> NDArray[n
     return rows_of(info, reader, 0, min(prod(info.shape[:-1]), max(min(elements // width, _SAMPLE_ROWS), 1)))
 
 
-def rows_of(info: TensorInfo, reader: ShardReader, start: int, count: int) -> NDArray[np.float32]:
-    """Return rows of a tensor as float32."""
+def rows_of(
+    info: TensorInfo, reader: ShardReader, start: int, count: int, columns: slice = slice(None)
+) -> NDArray[np.float32]:
+    """Return rows of a tensor, or some of their columns, as float32."""
     width = info.shape[-1]
     stored = np.empty(count * width, STORAGE[info.dtype.name])
     reader.read_into(info, start * width * stored.itemsize, stored.view(np.uint8).data)
+    stored = np.ascontiguousarray(stored.reshape(count, width)[:, columns])
     rows: NDArray[np.float32] = floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float32)
-    return rows.reshape(count, width)
+    return rows
 
 
 def _expected_sqnr(spec: QuantSpec, original: Part, workers: Workers) -> MetricValue:
@@ -140,7 +143,7 @@ def _expected_of_floats(grid: Grid, original: Part, largest: float, workers: Wor
             return rounding_energies(rows_of(info, reader, 0, rows), (height, columns), grid, peak, largest)
         start = number * count + down // height * number // (_BLOCKS - 1) * height
         first = across // columns * number // (_BLOCKS - 1) * columns
-        x = rows_of(info, reader, start, count)[:, first : first + wide]
+        x = rows_of(info, reader, start, count, slice(first, first + wide))
         return rounding_energies(x, (height, columns), grid, peak, largest)
 
     parts = workers.map(energies, range(_BLOCKS if down > 0 else 1))
