@@ -122,6 +122,38 @@ def test_compare_refuses_what_is_not_decoded(tmp_path: Path, qdq: Qdq) -> None:
         )
 
 
+REFUSED = {
+    "ComfyUI, comfy_quant": ("ComfyUI NVFP4", "its codes are not decoded"),
+    "ComfyUI, header metadata": ("ComfyUI NVFP4", "its codes are not decoded"),
+    "ComfyUI MXFP8": ("ComfyUI", "scales in the order of a kernel's tiles are not decoded"),
+    "GPTQ in bit planes": ("GPTQ", "its layout is 'gptq_p'; gptq and gptq_v2 are decoded"),
+    "ModelOpt NVFP4, fused experts (Llama 4 Scout)": ("ModelOpt NVFP4", "its codes are not decoded"),
+    "torchao Int4Tensor": ("torchao", "a layout of U8; a code per byte, I8 or FP8, is decoded"),
+    "torchao Int4TilePackedTo4dTensor": ("torchao", "no scale beside it"),
+    "EXL3, 4 bits": ("EXL3", "its codes are not decoded"),
+    "EXL2": ("EXL2", "its codes are not decoded"),
+    "HQQ": ("HQQ", "its codes are not decoded"),
+    "quanto int4": ("quanto", "its codes are not decoded"),
+    "Quark": ("Quark", "its codes are not decoded"),
+    "BitNet": ("BitNet", "its codes are not decoded"),
+    "compressed-tensors marlin-24": ("compressed-tensors marlin-24", "its codes are not decoded"),
+    "Marlin": ("Marlin", "its codes are not decoded"),
+    "AQLM": ("AQLM", "its codes are not decoded"),
+    "VPTQ": ("VPTQ", "its codes are not decoded"),
+    "a method that this version does not know": ("higgs, unknown layout", "its codes are not decoded"),
+}
+"""Sample -> name and reason."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_decode_names_what_is_not_decoded(tmp_path: Path, qdq: Qdq, name: str) -> None:
+    outcome = qdq("decode", write(tmp_path / "m", SAMPLES[name]), "-o", tmp_path / "out")
+    assert outcome.code == 3
+    for text in REFUSED[name]:
+        assert text in outcome.error
+    assert not (tmp_path / "out").exists()
+
+
 def test_shards_given_one_by_one_are_one_checkpoint(tmp_path: Path, qdq: Qdq) -> None:
     sparse(tmp_path / "m" / "a.safetensors", {"w.weight": ("F8_E4M3", (256, 256)), "lm_head.weight": ("F32", (32, 64))})
     sparse(tmp_path / "m" / "b.safetensors", {"w.weight_scale_inv": ("F32", (2, 2)), "v.weight": ("F32", (8, 64))})

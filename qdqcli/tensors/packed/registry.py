@@ -96,6 +96,7 @@ _MARK = _part(FORMAT, ".comfy_quant", "U8")
 _QUANTO = PackedFormat(
     name="quanto", methods=("quanto",), codes=".weight._data", dtypes=("I8", "U8", *FP8),
     parts=(_part(SCALE, ".weight._scale", *FLOATS), _may(ZERO_POINT, ".weight._shift", "I8", "U8", *FLOATS)),
+    decoder="qdqcli.tensors.packed.scaled:quanto",
 )  # fmt: skip
 
 PACKED: tuple[PackedFormat, ...] = (
@@ -250,5 +251,5 @@ PACKED: tuple[PackedFormat, ...] = (
         parts=(_part(SCALE, ".scale", *FLOATS), _part(ZERO_POINT, ".zero", *FLOATS)),
     ),
     _QUANTO,
-    replace(_QUANTO, codes=".weight._data._data"),
+    replace(_QUANTO, codes=".weight._data._data", decoder=None),
 )  # fmt: skip

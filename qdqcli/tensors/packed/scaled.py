@@ -87,6 +87,13 @@ def torchao(weight: PackedWeight, parts: Parts) -> Decoder:
     return plain(weight, parts, has_8_bits=False)
 
 
+def quanto(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of int8 and FP8; fewer bits are in an order of groups that depends on the tensor's shape."""
+    if ZERO_POINT in parts:
+        raise damaged(weight, ZERO_POINT, "weights with a shift are not decoded")
+    return plain(weight, parts)
+
+
 def comfyui(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of FP8 and INT8 with a scale per tensor or row; MXFP8 has its scales in a kernel's order."""
     if weight.parts[SCALE].dtype.name in E8M0:

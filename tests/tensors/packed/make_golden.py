@@ -433,6 +433,24 @@ def torchao() -> None:
     store("torchao", tensors, original, decoded, {"quantization_config": {"quant_method": "torchao"}}, origin, metadata)
 
 
+def quanto() -> None:
+    import optimum.quanto as library
+
+    origin = {"library": "optimum-quanto", "version": version("optimum-quanto"), "torch": torch.__version__}
+    packed: Tensors = {}
+    original: Tensors = {}
+    decoded: Tensors = {}
+    for layer, kind in {"int8": library.qint8, "float8": library.qfloat8}.items():
+        w = weight(len(original), 16, 64)
+        model = torch.nn.Sequential(linear_of(w))
+        library.quantize(model, weights=kind)
+        library.freeze(model)
+        packed |= {key.replace("0.", f"{layer}.", 1): t for key, t in model.state_dict().items()}
+        original[f"{layer}.weight"], decoded[f"{layer}.weight"] = w, model[0].weight.dequantize()
+    config = {"quantization_config": {"quant_method": "quanto", "weights": "int8"}}
+    store("quanto", packed, original, decoded, config, origin)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     for name in sys.argv[1:]:

@@ -386,6 +386,30 @@ SAMPLES: dict[str, Sample] = {
             "double_blocks.0.img_mlp.0.weight_scale_2": ("F32", ()),
         },
     ),
+    "ComfyUI MXFP8": Sample(
+        titles={"ComfyUI with a scale per group of 32": 1},
+        metadata={"_quantization_metadata": '{"format_version": "1.0", "layers": {}}'},
+        weights=(f"{D}.weight",),
+        tensors={f"{D}.weight": ("F8_E4M3", (9216, 3072)), f"{D}.weight_scale": ("U8", (9216, 96))},
+    ),
+    "GPTQ in bit planes": Sample(
+        titles={"GPTQ": 1},
+        config=declared("gptq", bits=5, group_size=128, checkpoint_format="gptq_p"),
+        tensors={
+            f"{Q}.qweight": ("I32", (640, 4096)),
+            f"{Q}.qzeros": ("I32", (32, 640)),
+            f"{Q}.scales": ("F16", (32, 4096)),
+            f"{Q}.g_idx": ("I32", (4096,)),
+        },
+    ),
+    "torchao Int4TilePackedTo4dTensor": Sample(
+        titles={"torchao": 1},
+        metadata={"tensor_names": f'["{Q}.weight"]', f"{Q}.weight": '{"_type": "Int4TilePackedTo4dTensor"}'},
+        tensors={
+            f"{Q}._weight_qdata": ("I32", (512, 32, 32, 4)),
+            f"{Q}._weight_scale_and_zero": ("BF16", (32, 4096, 2)),
+        },
+    ),
     "EXL3, 4 bits": Sample(
         titles={"EXL3": 1},
         config=declared("exl3", bits=4.0),
