@@ -7,7 +7,6 @@ float. Source: auto-round 0.16, compressors/layer_config_resolver.py and utils/c
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ASYMMETRIC, NO_INTEGERS
@@ -15,6 +14,7 @@ from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
 from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
+from qdqcli.plain import JsonObject
 
 _FLOAT = {"bits": 16, "act_bits": 16, "data_type": "float", "act_data_type": "float"}
 _META = re.compile(r"\.\*|[\^$|()\[\]?+]")
@@ -23,11 +23,11 @@ _STEP = 32
 """Divisor of both dimensions of a layer that is quantized."""
 
 
-def write(weights: Sequence[Weight]) -> dict[str, Any]:
+def write(weights: Sequence[Weight]) -> JsonObject:
     """Return keyword arguments of `AutoRound`."""
     groups = by_format(weights)
     base = next(own for own in groups if own is not None)
-    layers: dict[str, Any] = {}
+    layers: JsonObject = {}
     for own, modules in groups.items():
         if own != base:
             for is_name, text in folded(modules, weights):
@@ -36,7 +36,7 @@ def write(weights: Sequence[Weight]) -> dict[str, Any]:
     return {**_arguments(base), "layer_config": layers}
 
 
-def _arguments(own: WeightFormat) -> dict[str, Any]:
+def _arguments(own: WeightFormat) -> JsonObject:
     size = own.scale if isinstance(own.scale, int) else _SIZES[own.scale]
     return {"bits": own.num_bits, "group_size": size, "sym": True}
 

@@ -7,8 +7,7 @@ quantization/lifecycle/apply.py.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from qdqcli.dialects import match
 from qdqcli.dialects.dialect import Dialect, as_json, as_yaml, by_format, folded
@@ -17,6 +16,7 @@ from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
+from qdqcli.plain import JsonObject, Parsed
 
 ASYMMETRIC = "asymmetric (integer zero points) in the file; symmetric here, about 1 dB worse at 4 bits"
 NO_INTEGERS = "in the file: not simulated, left in float"
@@ -25,7 +25,7 @@ _STRATEGIES = ("group", "channel", "tensor")
 _SCHEME = re.compile(r"W([2-8])A(4|8|16|FP8)(_ASYM)?")
 
 
-def write_config(weights: Sequence[Weight]) -> dict[str, Any]:
+def write_config(weights: Sequence[Weight]) -> JsonObject:
     """Return the content of a config.json with nothing but its `quantization_config`."""
     groups, ignore = _groups(weights)
     for group in groups.values():
@@ -34,14 +34,14 @@ def write_config(weights: Sequence[Weight]) -> dict[str, Any]:
     return {"quantization_config": {**config, "ignore": ignore}}
 
 
-def write_recipe(weights: Sequence[Weight]) -> dict[str, Any]:
+def write_recipe(weights: Sequence[Weight]) -> JsonObject:
     """Return the content of a recipe; `ignore` is left out, since the groups name what they take."""
     return {"quant_stage": {"quant_modifiers": {"QuantizationModifier": {"config_groups": _groups(weights)[0]}}}}
 
 
-def _groups(weights: Sequence[Weight]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _groups(weights: Sequence[Weight]) -> tuple[dict[str, JsonObject], list[str]]:
     """Return the groups, and what is ignored."""
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, JsonObject] = {}
     ignore: list[str] = []
     for own, modules in by_format(weights).items():
         targets = [text if is_name else f"re:{text}$" for is_name, text in folded(modules, weights)]
@@ -68,7 +68,7 @@ def read_config(config: Table) -> Imported:
     return Imported(title="compressed-tensors", rules=_rules(entries, config.texts("ignore")))
 
 
-def read_recipe(recipe: Mapping[str, Any], where: str) -> Imported | None:
+def read_recipe(recipe: Parsed, where: str) -> Imported | None:
     """Read a recipe; None where no modifier of it quantizes weights."""
     entries: list[tuple[str, WeightFormat | None, str]] = []
     ignore: list[str] = []

@@ -6,7 +6,6 @@ take the default; the output head does where `lm_head` is true. Source: GPTQMode
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ASYMMETRIC
@@ -14,15 +13,16 @@ from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
 from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, Weight, WeightFormat
+from qdqcli.plain import JsonObject
 
 _HEAD = "lm_head"
 
 
-def write(weights: Sequence[Weight]) -> dict[str, Any]:
+def write(weights: Sequence[Weight]) -> JsonObject:
     """Return keyword arguments of `QuantizeConfig`."""
     groups = by_format(weights)
     base = next(own for own in groups if own is not None)
-    dynamic: dict[str, Any] = {}
+    dynamic: JsonObject = {}
     for own, modules in groups.items():
         if own != base:
             for is_name, text in folded(modules, weights):
@@ -32,7 +32,7 @@ def write(weights: Sequence[Weight]) -> dict[str, Any]:
     return {**_arguments(base), "sym": True, **({"lm_head": True} if has_head else {}), "dynamic": dynamic}
 
 
-def _arguments(own: WeightFormat) -> dict[str, Any]:
+def _arguments(own: WeightFormat) -> JsonObject:
     return {"bits": own.num_bits, "group_size": -1 if own.scale == CHANNEL else own.scale}
 
 

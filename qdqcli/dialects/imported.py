@@ -1,14 +1,14 @@
 """Imported: the recipe of another tool as rules on tensor names, and its text as a recipe of `qdq`."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from qdqcli.dialects import match
 from qdqcli.dialects.weight import WeightFormat
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import DEFAULT_ESTIMATOR
+from qdqcli.plain import JsonObject, Parsed
 from qdqcli.recipe.folding import folded_globs, folded_regexes, plain_name
 from qdqcli.recipe.patterns import compile_pattern, listed
 from qdqcli.recipe.preset import preset
@@ -99,7 +99,7 @@ def recipe_text(imported: Imported, about: Sequence[str]) -> str:
     has_skip = False
     for rule in joined(rest if has_base else imported.rules):
         has_skip = has_skip or rule.format is None
-        settings: Mapping[str, Any] = {"skip": rule.reason or rule.comment}
+        settings: Parsed = {"skip": rule.reason or rule.comment}
         if rule.format is not None:
             settings = _settings(rule.format, names_estimator=has_estimators) | ({"skip": False} if has_skip else {})
         comments = filter(None, (rule.origin, rule.comment))
@@ -107,7 +107,7 @@ def recipe_text(imported: Imported, about: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _settings(own: WeightFormat | None, *, names_estimator: bool) -> dict[str, Any]:
+def _settings(own: WeightFormat | None, *, names_estimator: bool) -> JsonObject:
     """Return the settings of a format by recipe key; all rules name the estimator where it differs between rules."""
     assert own is not None
     is_named = names_estimator or own.estimator != DEFAULT_ESTIMATOR

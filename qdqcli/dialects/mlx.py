@@ -5,7 +5,6 @@ whose last dimension the group size does not divide stays in float. Source: mlx-
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import NO_INTEGERS
@@ -13,13 +12,14 @@ from qdqcli.dialects.dialect import Dialect, as_json, by_format
 from qdqcli.dialects.imported import EMBEDDING, Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import Weight, WeightFormat
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.candidates import BACKENDS
 
 OFFSET = "mode affine has an offset beside each scale; symmetric here, about 1 dB worse at 4 bits"
 _BITS, _GROUPS = BACKENDS["mlx"]
 
 
-def write(weights: Sequence[Weight]) -> dict[str, Any]:
+def write(weights: Sequence[Weight]) -> JsonObject:
     """Return the content of a config.json with nothing but its `quantization`."""
     groups = by_format(weights)
     base = next(own for own in groups if own is not None)
@@ -28,7 +28,7 @@ def write(weights: Sequence[Weight]) -> dict[str, Any]:
     return {"quantization": {**_arguments(base), "mode": "affine", **layers}}
 
 
-def _arguments(own: WeightFormat) -> dict[str, Any]:
+def _arguments(own: WeightFormat) -> JsonObject:
     return {"group_size": own.scale, "bits": own.num_bits}
 
 

@@ -23,6 +23,7 @@ from qdqcli.dialects.imported import (
 )
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.folding import folded_globs
 
 _QUANTIZER = "_quantizer"
@@ -41,10 +42,10 @@ _DISABLED: Mapping[str, Callable[[], Sequence[str]]] = {
 """File in `configs/ptq/units` -> what it leaves in float."""
 
 
-def write(weights: Sequence[Weight]) -> dict[str, Any]:
+def write(weights: Sequence[Weight]) -> JsonObject:
     """Return the content of a recipe: everything off, then the weights by format."""
     names = {weight.name for weight in weights}
-    entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    entries: list[JsonObject] = [{"quantizer_name": "*", "enable": False}]
     for own, modules in by_format(weights).items():
         if own is not None:
             tensors = [f"{module}.weight" for module in modules]
@@ -54,7 +55,7 @@ def write(weights: Sequence[Weight]) -> dict[str, Any]:
             "quantize": {"algorithm": "max", "quant_cfg": entries}}  # fmt: skip
 
 
-def _arguments(own: WeightFormat) -> dict[str, Any]:
+def _arguments(own: WeightFormat) -> JsonObject:
     if isinstance(own.scale, int):
         return {"num_bits": own.num_bits, "block_sizes": {-1: own.scale, "type": "static"}}
     return {"num_bits": own.num_bits, "axis": 0 if own.scale == CHANNEL else None}

@@ -1,8 +1,7 @@
 """Reading of another tool's recipe: the kind of a file is told by its content."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -11,6 +10,7 @@ from qdqcli.dialects.imported import Imported
 from qdqcli.dialects.table import Table
 from qdqcli.errors import UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
+from qdqcli.plain import Parsed
 from qdqcli.recipe.document import read_text
 from qdqcli.tensors.strict_json import parse_object
 
@@ -65,7 +65,7 @@ def parse_foreign(text: str, source: str, names: Collection[str] = ()) -> Import
     return found
 
 
-def _object(text: str, source: str) -> Mapping[str, Any]:
+def _object(text: str, source: str) -> Parsed:
     """Return the object of a JSON or YAML file."""
     try:
         data = parse_object(text.encode()) if text.lstrip().startswith("{") else yaml.safe_load(text)
@@ -82,7 +82,7 @@ def _object(text: str, source: str) -> Mapping[str, Any]:
     return data
 
 
-def _of_config(data: Mapping[str, Any], source: str) -> Imported | None:
+def _of_config(data: Parsed, source: str) -> Imported | None:
     """Read a config.json of a model, or what stands in one."""
     top = Table(data, f"{source}: ")
     quantization = data.get("quantization")
@@ -107,7 +107,7 @@ def _of_method(config: Table) -> Imported:
     return METHODS[method](config)
 
 
-def _of_recipe(data: Mapping[str, Any], source: str) -> Imported | None:
+def _of_recipe(data: Parsed, source: str) -> Imported | None:
     """Read a recipe or the arguments of a tool."""
     table = Table(data, f"{source}: ")
     if isinstance(data.get("quantize"), dict):

@@ -1,11 +1,12 @@
 """Table: typed access to a file of another tool; unknown keys are left alone, values of a wrong kind are errors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
+from qdqcli.plain import Parsed
 
 _ABSENT: Any = object()
 
@@ -14,7 +15,7 @@ _ABSENT: Any = object()
 class Table:
     """An object of a JSON or YAML file."""
 
-    data: Mapping[str, Any]
+    data: Parsed
     where: str
     """The file, and the path of keys to this object, for messages."""
 

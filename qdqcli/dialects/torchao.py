@@ -14,6 +14,7 @@ from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
 from qdqcli.dialects.imported import Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, WEIGHT, Weight, WeightFormat
+from qdqcli.plain import JsonObject
 
 _MODULES = "fqn_to_config", "module_fqn_to_config"
 _DEFAULT = "_default"
@@ -24,7 +25,7 @@ _OLD = {_INT4: 4, "int8_weight_only": 8, "int8_dynamic_activation_int8_weight": 
 """Name of earlier versions -> bits of the weights."""
 
 
-def write(weights: Sequence[Weight]) -> dict[str, Any]:
+def write(weights: Sequence[Weight]) -> JsonObject:
     """Return the content of the JSON; weights that stay in float are not named."""
     configs = {(text if is_name else _REGEX + text): _config(own)
                for own, modules in by_format(weights).items() if own is not None
@@ -32,7 +33,7 @@ def write(weights: Sequence[Weight]) -> dict[str, Any]:
     return {"_type": "FqnToConfig", "_version": 1, "_data": {"fqn_to_config": configs}}
 
 
-def _config(own: WeightFormat) -> dict[str, Any]:
+def _config(own: WeightFormat) -> JsonObject:
     granularity = {"_type": "PerAxis", "_version": 1, "_data": {"axis": 0}}
     if isinstance(own.scale, int):
         granularity = {"_type": "PerGroup", "_version": 1, "_data": {"group_size": own.scale}}

@@ -5,13 +5,14 @@ Source: huggingface.co/docs/hub, Model Cards: base_model, base_model_relation, t
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from qdqcli.escape import without_commands
 from qdqcli.gate.generate import toml_value
+from qdqcli.plain import Parsed
 from qdqcli.report import escape
 from qdqcli.report.badge import settings_text
 from qdqcli.report.command import command_of, settings_given
@@ -122,7 +123,7 @@ def _how(run: RunResult, quote: Quote, *, ascii_only: bool) -> Iterator[str]:
     yield from _block("sh", [shlex.join(command)], ascii_only=ascii_only)
 
 
-def _recipe(settings: Mapping[str, Any], rules: Any) -> Iterator[str]:
+def _recipe(settings: Parsed, rules: Any) -> Iterator[str]:
     yield "[defaults]"
     yield from (f"{key} = {toml_value(value)}" for key, value in settings_given(settings))
     for rule in rules:

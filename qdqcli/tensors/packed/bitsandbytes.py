@@ -4,14 +4,13 @@ Source: bitsandbytes 0.50, `functional.QuantState` and `dequantize_4bit`. The hi
 of 64 codes has a largest magnitude, which may itself be a code of 8 bits.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite, prod
-from typing import Any
 
 import numpy as np
 
 from qdqcli.escape import MalformedError
+from qdqcli.plain import Parsed
 from qdqcli.tensors.packed.bits import dequantize, swap_nibbles
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import (
@@ -93,21 +92,21 @@ def four_bits(weight: PackedWeight, parts: Parts) -> Decoder:
     return _FourBits(shape=shape, grid=grid, size=size, nested_size=nested, offset=offset)
 
 
-def _state(weight: PackedWeight, parts: Parts) -> Mapping[str, Any]:
+def _state(weight: PackedWeight, parts: Parts) -> Parsed:
     try:
         return parse_object(parts.whole(FORMAT).tobytes())
     except MalformedError as error:
         raise damaged(weight, FORMAT, str(error)) from error
 
 
-def _shape(weight: PackedWeight, state: Mapping[str, Any]) -> tuple[int, ...]:
+def _shape(weight: PackedWeight, state: Parsed) -> tuple[int, ...]:
     match state.get("shape"):
         case [*sizes] if sizes and all(isinstance(size, int) and size > 0 for size in sizes):
             return tuple(sizes)
     raise damaged(weight, FORMAT, f"shape is {state.get('shape')!r}")
 
 
-def _number(weight: PackedWeight, state: Mapping[str, Any], key: str) -> int:
+def _number(weight: PackedWeight, state: Parsed, key: str) -> int:
     value = state.get(key)
     if not isinstance(value, int) or value < 1:
         raise damaged(weight, FORMAT, f"{key} is {value!r}")

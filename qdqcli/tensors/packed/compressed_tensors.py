@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 
+from qdqcli.plain import Parsed
 from qdqcli.tensors.packed.bits import dequantize, unpack, unpack_padded
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, SHAPE, ZERO_POINT, PackedWeight
@@ -100,7 +100,7 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
     return _PackQuantized(shape=shape, grid=grid, packing=packing, scales=scales)
 
 
-def _shape_of(weight: PackedWeight, parts: Parts, scheme: Mapping[str, Any]) -> tuple[int, ...]:
+def _shape_of(weight: PackedWeight, parts: Parts, scheme: Parsed) -> tuple[int, ...]:
     *lead, words = weight.parts[CODES].shape
     if SHAPE in parts:
         if weight.parts[SHAPE].num_elements != len(lead) + 1:
@@ -115,7 +115,7 @@ def _shape_of(weight: PackedWeight, parts: Parts, scheme: Mapping[str, Any]) -> 
     return (*lead, words * _WORD // bits)
 
 
-def _packing_of(weight: PackedWeight, width: int, words: int, scheme: Mapping[str, Any]) -> _Packing:
+def _packing_of(weight: PackedWeight, width: int, words: int, scheme: Parsed) -> _Packing:
     """Return the layout, from the number of words in a row and the declared bits, if any."""
     declared = scheme.get("num_bits")
     fitting = [
@@ -135,7 +135,7 @@ def _packing_of(weight: PackedWeight, width: int, words: int, scheme: Mapping[st
     return fitting[0]
 
 
-def _weights_scheme(weight: PackedWeight) -> Mapping[str, Any]:
+def _weights_scheme(weight: PackedWeight) -> Parsed:
     """Return the `weights` object of the configuration's group that targets the weight; empty where none is known.
 
     A group that names the module counts before one that names a class; of several with classes only what all say.
@@ -150,7 +150,7 @@ def _weights_scheme(weight: PackedWeight) -> Mapping[str, Any]:
     return {key: value for key, value in schemes[0].items() if all(scheme.get(key) == value for scheme in schemes)}
 
 
-def _targets(group: Mapping[str, Any]) -> Iterator[str]:
+def _targets(group: Parsed) -> Iterator[str]:
     targets = group.get("targets")
     yield from (target for target in targets if isinstance(target, str)) if isinstance(targets, list) else ()
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError
+from qdqcli.plain import Parsed
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.strict_json import parse_object
 
@@ -27,7 +28,7 @@ class Declaration(NamedTuple):
 
     method: str
     """`quant_method` in lower case; `mlx` for MLX's key."""
-    config: Mapping[str, Any] = MappingProxyType({})
+    config: Parsed = MappingProxyType({})
     """The object that declares it."""
 
 
@@ -69,7 +70,7 @@ def _declaration_of(side_file: SideFile) -> Declaration | None:
     return next(_declarations(config), None)
 
 
-def _declarations(config: Mapping[str, Any]) -> Iterator[Declaration]:
+def _declarations(config: Parsed) -> Iterator[Declaration]:
     """Yield the declarations of the model and of its parts (`text_config`)."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     for part in parts:
@@ -84,7 +85,7 @@ def _declarations(config: Mapping[str, Any]) -> Iterator[Declaration]:
                 yield Declaration("mlx", declared)
 
 
-def _read(side_file: SideFile) -> Mapping[str, Any]:
+def _read(side_file: SideFile) -> Parsed:
     try:
         with side_file.open() as file:
             return parse_object(file.read(0, file.size)) if file.size <= MAX_CONFIG_BYTES else {}

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from qdqcli.plain import Parsed
 from qdqcli.tensors.tensor import TensorInfo
 
 CODES = "codes"
@@ -66,7 +67,7 @@ class PackedWeight(NamedTuple):
     """Name in a float checkpoint."""
     format: PackedFormat
     parts: Parts
-    config: Mapping[str, Any] = MappingProxyType({})
+    config: Parsed = MappingProxyType({})
     """Declaration of the quantization: `quantization_config` or the equivalent of the folder."""
     problem: str | None = None
     """Reason why codes of a declared method fit none of its formats."""

@@ -6,10 +6,10 @@ bits first, also at 3 bits, where 32 codes take three words. Version 1 of the fo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from qdqcli.plain import Parsed
 from qdqcli.tensors.packed.bits import dequantize, unpack
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, ZERO_POINT, PackedWeight
@@ -103,7 +103,7 @@ def _bits(weight: PackedWeight) -> int:
     return bits
 
 
-def _declared(weight: PackedWeight) -> Mapping[str, Any]:
+def _declared(weight: PackedWeight) -> Parsed:
     """Return the settings of the weight's layer."""
     layers = weight.config.get("extra_config")
     layer = layers.get(weight.name.removesuffix(".weight")) if isinstance(layers, Mapping) else None

@@ -5,10 +5,10 @@ Source: mlx 0.32, `quantize` and `dequantize`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from qdqcli.plain import Parsed
 from qdqcli.tensors.packed.bits import dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, OFFSET, SCALE, PackedWeight
@@ -75,7 +75,7 @@ def _floating(weight: PackedWeight, words: int, groups: int) -> Decoder:
     return Scaled(shape=shape, grid=Grid(bits, scales.block, *kinds), values=values, scales=scales)
 
 
-def _settings(weight: PackedWeight) -> Mapping[str, Any]:
+def _settings(weight: PackedWeight) -> Parsed:
     """Return the settings of the weight's module, else those of the model."""
     own = weight.config.get(weight.name.removesuffix(".weight"))
     return own if isinstance(own, Mapping) else weight.config

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from qdqcli.escape import escape_name
+from qdqcli.plain import Parsed
 from qdqcli.tensors.checkpoint import Checkpoint, SideFile
 from qdqcli.tensors.packed.declaration import (
     CONFIGS,
@@ -170,7 +170,7 @@ class _Tensors:
         declared = self.declaration(tensor)
         return None if declared is None else declared.method
 
-    def config(self, tensor: TensorInfo) -> Mapping[str, Any]:
+    def config(self, tensor: TensorInfo) -> Parsed:
         """Return the object that declares the quantization of the tensor's file; empty without one."""
         declared = self.declaration(tensor)
         return {} if declared is None else declared.config

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from qdqcli.escape import MalformedError, blame
+from qdqcli.plain import JsonObject, Parsed
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.index import MAX_INDEX_BYTES, is_index
 from qdqcli.tensors.packed.declaration import DECLARING_KEYS, MAX_CONFIG_BYTES
@@ -49,7 +49,7 @@ def _rewritten(view: Checkpoint, dtype: str, folder: Path) -> Iterator[SideFile]
         yield _written(folder, Path("model.safetensors.index.json"), {"weight_map": names}, view.shards[0])
 
 
-def _written(folder: Path, name: Path, data: Mapping[str, Any], original: SideFile | Shard) -> SideFile:
+def _written(folder: Path, name: Path, data: Parsed, original: SideFile | Shard) -> SideFile:
     """Return a side file with the modification time of the file that it is made of."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,14 +59,14 @@ def _written(folder: Path, name: Path, data: Mapping[str, Any], original: SideFi
     return SideFile(folder=folder, name=name)
 
 
-def _read(side_file: SideFile, limit: int) -> dict[str, Any]:
+def _read(side_file: SideFile, limit: int) -> JsonObject:
     with side_file.open() as file, blame(side_file.path):
         if file.size > limit:
             raise MalformedError(f"has {file.size} bytes; at most {limit} are read")
         return dict(parse_object(file.read(0, file.size)))
 
 
-def _config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+def _config(config: Parsed, dtype: str) -> JsonObject:
     """Return a configuration, and those of the model's parts, without quantization and with the dtype."""
     kept = {key: value for key, value in config.items() if key not in DECLARING_KEYS}
     for key, value in kept.items():
@@ -77,7 +77,7 @@ def _config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return kept
 
 
-def _index(index: Mapping[str, Any], view: Checkpoint, folder: Path) -> dict[str, Any]:
+def _index(index: Parsed, view: Checkpoint, folder: Path) -> JsonObject:
     """Return the index with the tensors that its shards have now."""
     listed: Sequence[str] = list(dict.fromkeys(index["weight_map"].values()))
     shards = {str(folder / name): name for name in listed}
