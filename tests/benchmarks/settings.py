@@ -1,13 +1,15 @@
 """Cost of many settings against one: python -m tests.benchmarks.settings [FOLDER]
 
 Seven bit widths at one layout, and the candidates of a plan (int 2, 3, 4, 5, 6, 8 in groups of 128), as multiples of
-one `qdq stats` of the same checkpoint, all timed alternately in one run.
+one `qdq stats` of the same checkpoint, all timed alternately in one run. Processor time: others that use the machine
+change it less.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import process_time
 
 import ml_dtypes
 import numpy as np
@@ -61,6 +63,7 @@ def main(folder: Path) -> None:
                 seconds = compare(
                     ROUNDS,
                     min,
+                    process_time,
                     stats=lambda: stats(checkpoint, seven[2], workers),  # noqa: B023 - called before the next turn
                     seven=lambda: sweep(checkpoint, seven, workers),  # noqa: B023
                     plan=lambda: sweep(checkpoint, CANDIDATES, workers),  # noqa: B023
