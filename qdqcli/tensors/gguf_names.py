@@ -104,6 +104,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 """`general.architecture` -> what its tensors are called."""
 
+_MAX_EXPERTS = 4096
 _PART = re.compile(r"(?P<stem>.+-)\d{5}(?P<of>-of-\d{5}\.gguf)", re.IGNORECASE | re.DOTALL)
 _IN_BLOCK = re.compile(r"blk\.(?P<number>\d+)\.(?P<name>\w+)(?P<end>\.weight|\.bias)", re.ASCII)
 _IN_ROOT = re.compile(r"(?P<name>\w+)(?P<end>\.weight|\.bias)", re.ASCII)
@@ -151,7 +152,7 @@ def names_of(name: str, shape: tuple[int, ...], model: Model) -> Iterator[Named]
     block, root = _IN_BLOCK.fullmatch(name), _IN_ROOT.fullmatch(name)
     if known is not None and block and block["name"] in known.block:
         new = f"{known.blocks}.{int(block['number'])}.{known.block[block['name']]}{block['end']}"
-        if "{}" in new and len(shape) == 3:
+        if "{}" in new and len(shape) == 3 and shape[0] <= _MAX_EXPERTS:
             yield from (Named(new.format(n), shape[1:], n, shape[0]) for n in range(shape[0]))
             return
         heads = _heads_of(model, block["name"], int(block["number"])) if known.is_interleaved else 0
