@@ -345,7 +345,7 @@ def _translated(path: RemotePath, retry_s: float) -> Iterator[None]:
         what = "bucket" if "NoSuchBucket" in str(error) else "object"
         raise FileNotFoundError(errno.ENOENT, f"there is no such {what}") from None
     except (PermissionDeniedError, UnauthenticatedError):
-        raise PermissionError(errno.EACCES, "the server refuses access with these credentials") from None
+        raise _refused() from None
     except NotSupportedError:
         raise OSError(errno.EOPNOTSUPP, "the server gives no ranges of this file; download it") from None
     except BaseError as error:
@@ -354,20 +354,26 @@ def _translated(path: RemotePath, retry_s: float) -> Iterator[None]:
         raise OSError(errno.EINVAL, f"the store refuses its settings ({type(error).__name__})") from None
 
 
+def _refused() -> OSError:
+    return PermissionError(errno.EACCES, "the server refuses access with these credentials")
+
+
 def _other_error(error: Exception, retry_s: float) -> OSError:
     code = _code(error)
     text = str(error)
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
         return FileNotFoundError(errno.ENOENT, "there is no such bucket")
-    if re.search(r"169\.254\.|credential|metadata\.google", text, re.IGNORECASE):
+    if re.search(r"169\.254\.|metadata\.google", text):  # where a machine of a cloud has its own
         return PermissionError(errno.EACCES, "no credentials were found for this store")
+    if code in (401, 403):
+        return _refused()
     if code is not None and code < 500:
         reason = re.search(r"<Code>(\w{1,60})</Code>", text)
         return OSError(errno.EINVAL, f"the server answers {code}" + (f" ({reason[1]})" if reason else ""))
     if "invalid path" in text.lower():
         return OSError(errno.EINVAL, "an object in it is not named like a file")
     if code is None and not re.search(r"HTTP error|retries", text):
-        return OSError(errno.EINVAL, f"the store refuses the request ({type(error).__name__})")
+        return OSError(errno.EINVAL, "settings or credentials of this store are missing; qdq help remote names them")
     what = f"the server answers {code}" if code is not None else "the server does not answer"
     return OSError(errno.ETIMEDOUT, f"{what}, tried for {retry_s:g} s")
 

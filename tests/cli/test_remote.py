@@ -225,10 +225,11 @@ def test_a_profile_gives_the_keys(
 @pytest.mark.usefixtures("impatient")
 def test_no_message_shows_a_key(qdq: Qdq, server: ObjectServer, tiny: Path) -> None:
     url = server.put(tiny, "w.safetensors")
-    for status in (400, 403, 500):
+    for status, what in ((400, "answers 400"), (403, "refuses access"), (500, "answers 500")):
         server.answer = lambda _, status=status: status
         outcome = qdq("stats", url, "--verbose")
         assert outcome.code == 3
+        assert what in outcome.error
         assert "AKIAOFATEST" not in outcome.err
         assert server.url not in outcome.err
 
