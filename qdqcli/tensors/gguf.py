@@ -18,6 +18,7 @@ from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.flat import FlatReader, FlatShard
 from qdqcli.tensors.gguf_names import Model, model_of, names_of
 from qdqcli.tensors.packed.storage import Grid, Scales, Values
+from qdqcli.tensors.safetensors import DAMAGED, bad_tensor
 from qdqcli.tensors.signature import describe
 from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo, check_range
@@ -26,7 +27,6 @@ MAX_HEADER_BYTES = 256 << 20
 """Limit on the header; vocabularies of 260,000 tokens with merges take 12 MB."""
 MAX_DIMENSIONS = 4
 _READ_BYTES = 1 << 20
-_DAMAGED = "the file is damaged or was written by a faulty tool"
 
 
 class Kind(NamedTuple):
@@ -104,7 +104,7 @@ def open_gguf(path: Path, name: str, void_dtype: str | None = None) -> "GgufShar
                 tensors.append(TensorInfo(found.name, _DTYPES[stored.kind.name], found.shape, name, begin, size))
                 layouts[found.name] = _Layout(found.heads, found.added if stored.kind.name == "F32" else 0.0)
         if len(layouts) < len(tensors):
-            raise MalformedError(f"two of its tensors have one name; {_DAMAGED}")
+            raise MalformedError(f"two of its tensors have one name; {DAMAGED}")
         return GgufShard(
             path=path,
             name=name,
@@ -158,11 +158,11 @@ class _Header:
         for _ in range(entries):
             key = self._text()
             if key in self.values:
-                raise MalformedError(f"header holds the key '{escape_name(key)}' twice; {_DAMAGED}")
+                raise MalformedError(f"header holds the key '{escape_name(key)}' twice; {DAMAGED}")
             self.values[key] = self._value(self._number("I"))
         alignment = self.values.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            raise MalformedError(f"general.alignment is {alignment!r}, not a power of two; {_DAMAGED}")
+            raise MalformedError(f"general.alignment is {alignment!r}, not a power of two; {DAMAGED}")
         self.tensors = [self._tensor(alignment) for _ in range(tensors)]
         self.data_start = -(-self._at // alignment) * alignment
         self._check_layout()
@@ -207,7 +207,7 @@ class _Header:
         if kind == _STRING:
             return self._text()
         if kind != _ARRAY or depth > 3:
-            raise MalformedError(f"a value of its metadata has type {kind}, which is none of the format; {_DAMAGED}")
+            raise MalformedError(f"a value of its metadata has type {kind}, which is none of the format; {DAMAGED}")
         of, count = self._number("I"), self._number("Q")
         if of in _NUMBERS:
             data = self._take(count * struct.calcsize(f"<{_NUMBERS[of]}"))
@@ -220,18 +220,18 @@ class _Header:
         name = self._text()
         dimensions = self._number("I")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
-            raise _bad_tensor(name, f"has {dimensions} dimensions, not 1 to {MAX_DIMENSIONS}")
+            raise bad_tensor(name, f"has {dimensions} dimensions, not 1 to {MAX_DIMENSIONS}")
         sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
         number, offset = self._number("I"), self._number("Q")
         kind = KINDS.get(number)
         if kind is None:
-            raise _bad_tensor(name, f"type {number} is none that this version knows")
+            raise bad_tensor(name, f"type {number} is none that this version knows")
         if 0 in sizes or prod(sizes) >= 1 << 63:
-            raise _bad_tensor(name, f"its shape is {list(sizes)}")
+            raise bad_tensor(name, f"its shape is {list(sizes)}")
         if sizes[0] % kind.elements:
-            raise _bad_tensor(name, f"rows of {sizes[0]} elements are not whole blocks of {kind.name}, {kind.elements}")
+            raise bad_tensor(name, f"rows of {sizes[0]} elements are not whole blocks of {kind.name}, {kind.elements}")
         if offset % alignment:
-            raise _bad_tensor(name, f"begins at byte {offset}, which {alignment} does not divide")
+            raise bad_tensor(name, f"begins at byte {offset}, which {alignment} does not divide")
         return _Stored(name, kind, sizes[::-1], offset, prod(sizes) // kind.elements * kind.nbytes)
 
     def _check_layout(self) -> None:
@@ -239,17 +239,13 @@ class _Header:
         end = 0
         for tensor in sorted(self.tensors, key=lambda tensor: tensor.offset):
             if tensor.offset < end:
-                raise _bad_tensor(tensor.name, f"begins at byte {tensor.offset}, within the tensor before it")
+                raise bad_tensor(tensor.name, f"begins at byte {tensor.offset}, within the tensor before it")
             end = tensor.offset + tensor.nbytes
             if self.data_start + end > self._file.size:
                 raise MalformedError(
                     f"tensor '{escape_name(tensor.name)}' ends at byte {self.data_start + end} but the file has "
                     f"{self._file.size}; the download may be incomplete"
                 )
-
-
-def _bad_tensor(name: str, what: str) -> MalformedError:
-    return MalformedError(f"tensor '{escape_name(name)}': {what}; {_DAMAGED}")
 
 
 # ------------------------------------------------------------------ data

@@ -35,7 +35,7 @@ MARKS = frozenset({"_quantization_metadata"})
 """Metadata keys that mark packed weights: ComfyUI's."""
 _FIELDS = ("dtype", "shape", "data_offsets")
 _U64 = 1 << 64
-_DAMAGED = "the file is damaged or was written by a faulty tool"
+DAMAGED = "the file is damaged or was written by a faulty tool"
 
 
 def open_safetensors(path: Path, name: str, void_dtype: str | None = None) -> FlatShard:
@@ -99,7 +99,7 @@ def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[
     has_metadata = False
     for name, record in _records(pieces):
         if name in tensors or (has_metadata and name == METADATA):
-            raise MalformedError(f"header holds the key '{escape_name(name)}' twice; {_DAMAGED}")
+            raise MalformedError(f"header holds the key '{escape_name(name)}' twice; {DAMAGED}")
         if name == METADATA:
             has_metadata = True
             marks = _marks_of(record)
@@ -123,7 +123,7 @@ def _in_header() -> Iterator[None]:
     try:
         yield
     except MalformedError as error:
-        raise MalformedError(f"header {error}; {_DAMAGED}") from error
+        raise MalformedError(f"header {error}; {DAMAGED}") from error
 
 
 def _marks_of(metadata: object) -> frozenset[str]:
@@ -131,27 +131,27 @@ def _marks_of(metadata: object) -> frozenset[str]:
     if metadata is None:
         return frozenset()
     if not isinstance(metadata, tuple) or not all(isinstance(value, str) for _, value in metadata):
-        raise MalformedError(f"header: __metadata__ is not an object of strings; {_DAMAGED}")
+        raise MalformedError(f"header: __metadata__ is not an object of strings; {DAMAGED}")
     with _in_header():
         return MARKS & object_of(metadata).keys()
 
 
 def _parse_record(name: str, record: object, shard: str, data_start: int) -> TensorInfo:
     if not isinstance(record, tuple):
-        raise _bad_tensor(name, "its record is not a JSON object")
+        raise bad_tensor(name, "its record is not a JSON object")
     fields = dict(record)
     if len(record) != len(_FIELDS) or len(fields) != len(_FIELDS):
         if 1 + levels(record) > MAX_LEVELS:
-            raise _bad_tensor(name, f"its record is nested deeper than {MAX_LEVELS} levels")
+            raise bad_tensor(name, f"its record is nested deeper than {MAX_LEVELS} levels")
         with _in_header():
             fields = object_of(record)
     dtype = _parse_dtype(name, fields)
     shape = _parse_sizes(name, fields, "shape")
     if len(shape) > MAX_DIMENSIONS:
-        raise _bad_tensor(name, f"has {len(shape)} dimensions, at most {MAX_DIMENSIONS} are read")
+        raise bad_tensor(name, f"has {len(shape)} dimensions, at most {MAX_DIMENSIONS} are read")
     offsets = _parse_sizes(name, fields, "data_offsets")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _bad_tensor(name, "data_offsets are not a begin and an end")
+        raise bad_tensor(name, "data_offsets are not a begin and an end")
     begin, end = offsets
     nbytes = end - begin
     if prod(shape, start=dtype.bits) != 8 * nbytes or not 0 < nbytes < _U64 // 8:
@@ -164,17 +164,17 @@ def _parse_dtype(name: str, fields: dict[str, object]) -> DType:
     dtype = DTYPES.get(spelling) if isinstance(spelling, str) else None
     if dtype is None:
         found = f"dtype {_shown(spelling)} is not one of the format" if "dtype" in fields else "no dtype"
-        raise _bad_tensor(name, found)
+        raise bad_tensor(name, found)
     return dtype
 
 
 def _parse_sizes(name: str, fields: dict[str, object], field: str) -> list[int]:
     values = fields.get(field)
     if not isinstance(values, list):
-        raise _bad_tensor(name, f"{field} is not a list" if field in fields else f"no {field}")
+        raise bad_tensor(name, f"{field} is not a list" if field in fields else f"no {field}")
     for value in values:
         if type(value) is not int or not 0 <= value < _U64:  # `type`: True is an int
-            raise _bad_tensor(name, f"{field} holds {_shown(value)}, not an integer from 0 to 2^64-1")
+            raise bad_tensor(name, f"{field} holds {_shown(value)}, not an integer from 0 to 2^64-1")
     return values
 
 
@@ -190,11 +190,11 @@ def _check_size(name: str, dtype: DType, shape: Iterable[int], nbytes: int) -> N
     for size in (*shape, dtype.bits):
         bits *= size
         if bits >= _U64:
-            raise _bad_tensor(name, "its size does not fit in 64 bits")
+            raise bad_tensor(name, "its size does not fit in 64 bits")
     if bits % 8:
-        raise _bad_tensor(name, f"{bits} bits of {dtype.name} do not fill whole bytes")
+        raise bad_tensor(name, f"{bits} bits of {dtype.name} do not fill whole bytes")
     if bits // 8 != nbytes:
-        raise _bad_tensor(name, f"shape and dtype need {bits // 8} bytes but data_offsets give {nbytes}")
+        raise bad_tensor(name, f"shape and dtype need {bits // 8} bytes but data_offsets give {nbytes}")
 
 
 def _check_layout(tensors: Iterable[TensorInfo], data_start: int, file_size: int) -> None:
@@ -203,12 +203,13 @@ def _check_layout(tensors: Iterable[TensorInfo], data_start: int, file_size: int
     for tensor in tensors:
         if tensor.start != end:
             what = "overlaps the tensor before it" if tensor.start < end else "leaves a hole before it"
-            raise _bad_tensor(tensor.name, f"begins at byte {tensor.start} but {end} was expected: it {what}")
+            raise bad_tensor(tensor.name, f"begins at byte {tensor.start} but {end} was expected: it {what}")
         end += tensor.nbytes
     if end != file_size:
         what = "the download may be incomplete" if file_size < end else "bytes that no tensor owns are not copied"
         raise MalformedError(f"its tensors end at byte {end} but the file has {file_size}; {what}")
 
 
-def _bad_tensor(name: str, what: str) -> MalformedError:
-    return MalformedError(f"tensor '{escape_name(name)}': {what}; {_DAMAGED}")
+def bad_tensor(name: str, what: str) -> MalformedError:
+    """Return the error on the record of a tensor."""
+    return MalformedError(f"tensor '{escape_name(name)}': {what}; {DAMAGED}")
