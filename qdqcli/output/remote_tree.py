@@ -94,7 +94,8 @@ class RemoteTree(OutputTree):
         return sum(found.values())
 
     def discard(self, checkpoint: Checkpoint, shard: Shard) -> None:
-        self.shard_path(checkpoint, shard).unlink()
+        with _blamed(self.output):
+            self.shard_path(checkpoint, shard).unlink()
 
     def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:  # noqa: ARG002
         return False
@@ -116,6 +117,10 @@ class RemoteTree(OutputTree):
                     f"{show_path(self.output / name)}: is no part of the output; remove it and pass --resume"
                 )
         self._has_written = self._is_committed = True
+
+    def may_be_finished(self) -> bool:
+        with _blamed(self.output):
+            return super().may_be_finished()
 
     def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:  # noqa: ARG002
         return False
@@ -140,7 +145,8 @@ class RemoteTree(OutputTree):
             self.output.store.delete([path for path in self._existing() if is_index(path.name)])
 
     def _has_journal(self) -> bool:
-        return (self.partial / JOURNAL / FIRST).is_file()
+        with _blamed(self.partial):
+            return (self.partial / JOURNAL / FIRST).is_file()
 
     def _check_free(self) -> None:
         if not (self._overwrite or self._resume) and self._existing() and not self._has_journal():

@@ -51,7 +51,8 @@ def verify_output(
             if record_rows(again) != record_rows(rows[first:stop]):
                 raise VerificationError(path, "its statistics are not those that were measured at first")
             if plan.shard.path.suffix.lower() == ".safetensors":
-                check_with_library(path, plan.shard, workers.interruption)
+                with blamed_on_output(path):
+                    check_with_library(path, plan.shard, workers.interruption)
                 num_opened += 1
         except VerificationError as error:
             error.plan = i
@@ -90,7 +91,8 @@ def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers
         written = open_as(Path(plan.shard.output_name).suffix, path, plan.shard.name, void_dtype)
         if list(written.tensors) != list(plan.shard.tensors) or written.header_digest() != plan.shard.header_digest():
             raise VerificationError(path, "its header is not that of the input")
-    with plan.shard.open() as source, written.open() as readable:
+        readable = written.open()
+    with readable, plan.shard.open() as source:
         readable.read_ahead(written.tensors, _AHEAD_BYTES)
         comparison = _Comparison(path, source, readable)
         rows = measure_shard(plan, measuring, workers, source, comparison)

@@ -424,7 +424,19 @@ def lexists(path: Path) -> bool:
         return os.path.lexists(path)
     from qdqcli.tensors.remote import known  # lazy: local files do not need it
 
-    return known(path) is not None or path.exists()
+    return known(path) is not None or is_file(path)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether there is a file of this name.
+
+    Raises:
+        InputError: a store does not tell.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise input_error(path, error) from error
 
 
 def is_pipe(path: Path) -> bool:

@@ -561,3 +561,27 @@ def test_a_signature_is_that_of_the_example_in_the_documentation() -> None:
         account, "GET", "examplebucket.s3.amazonaws.com", "/", "lifecycle=", datetime(2013, 5, 24, tzinfo=UTC)
     )
     assert headers["Authorization"].endswith("fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("command", ["stats", "run"])
+def test_a_server_that_is_gone_from_any_request_on_is_an_error_of_its_side(
+    qdq: Qdq, server: ObjectServer, model: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "RETRY_S", 0.1)
+    path = next(model.glob("*00001*"))
+    number = 0
+    while True:
+        server.reset()
+        _forget()
+        source, options = (server.put(path, path.name), []) if command == "stats" else (model, ["--verify"])
+        count = iter(range(1000))
+        server.answer = lambda _, at=number, count=count: 503 if next(count) >= at else None
+        outcome = qdq(command, source, *options, *(["-o", f"s3://{BUCKET}/out"] if command == "run" else []))
+        if outcome.code == 0:
+            break
+        assert outcome.code == (3 if command == "stats" else 4), (number, outcome.err)
+        assert "answers 503" in outcome.error
+        assert not is_loadable(server.objects()) or number > 20
+        number += 1
+    assert number > (2 if command == "stats" else 20)

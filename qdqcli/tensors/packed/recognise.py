@@ -20,7 +20,7 @@ from qdqcli.tensors.packed.declaration import (
 )
 from qdqcli.tensors.packed.format import CODES, FLOATS, PackedFormat, PackedWeight
 from qdqcli.tensors.packed.registry import PACKED
-from qdqcli.tensors.storage import real_path
+from qdqcli.tensors.storage import is_file, real_path
 from qdqcli.tensors.tensor import TensorInfo
 
 Key = tuple[str, str]
@@ -121,7 +121,7 @@ def _folder_beside(checkpoint: Checkpoint) -> Path:
 def _as_folder(folder: Path, files: Sequence[Checkpoint]) -> Checkpoint:
     """Return single files as the folder that holds them, with its configuration."""
     shards = {shard.name: shard for checkpoint in files for shard in checkpoint.shards}
-    configs = [SideFile(folder=folder, name=Path(name)) for name in CONFIGS if (folder / name).is_file()]
+    configs = [SideFile(folder=folder, name=Path(name)) for name in CONFIGS if is_file(folder / name)]
     return Checkpoint(path=folder, is_folder=True, shards=tuple(shards.values()), side_files=configs)
 
 
