@@ -20,6 +20,7 @@ from qdqcli.recipe.keys import RULES, SELECTION, SETTINGS, SHORT, VERSION
 from qdqcli.recipe.lines import KeyPath
 from qdqcli.recipe.schema import PATTERN, PATTERNS, either, published, table
 from qdqcli.result.schema_check import Schema
+from qdqcli.tensors.remote_path import is_url
 
 PROJECT_FILE, PYPROJECT = "qdq.toml", "pyproject.toml"
 _IN_PYPROJECT: KeyPath = ("tool", "qdq")
@@ -124,7 +125,7 @@ def _project(document: Document, data: Parsed, base: KeyPath, path: Path) -> Pro
     budget = data.get("budget")
     return Project(
         path=path,
-        models=[str(folder / model) for model in _listed(data.get("model"))],
+        models=[model if is_url(model) else str(folder / model) for model in _listed(data.get("model"))],
         settings=settings,
         recipe=_path(folder, data.get("recipe")),
         presets=_listed(data.get("preset")),

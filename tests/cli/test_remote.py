@@ -109,6 +109,15 @@ def test_a_gate_reads_a_bucket(qdq: Qdq, server: ObjectServer, tiny: Path, tmp_p
     assert outcome.code == 1
 
 
+def test_a_project_names_a_bucket(
+    qdq: Qdq, server: ObjectServer, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.put(tiny, "w.safetensors")
+    (tmp_path / "qdq.toml").write_text(f'model = "{url}"\n')
+    monkeypatch.chdir(tmp_path)
+    assert qdq("stats", "--format", "json").report["inputs"] == [url]
+
+
 def test_stats_reads_the_header_once_and_only_the_tensors_that_it_measures(
     qdq: Qdq, server: ObjectServer, tmp_path: Path
 ) -> None:
