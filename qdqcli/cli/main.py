@@ -187,10 +187,14 @@ def _translated(error: Exception) -> Exception:
             error = click.UsageError(f"No such option '{error.option_name}'. Did you mean '{same}'?", error.ctx)
     if isinstance(error, click.BadParameter) and error.param is not None and error.ctx is not None:
         in_environment = is_set(error.param, error.ctx)
-        error.param_hint = source_of(error.param) if in_environment else " / ".join(map(repr, error.param.opts))
+        names = [error.param.human_readable_name] if isinstance(error.param, click.Argument) else error.param.opts
+        error.param_hint = source_of(error.param) if in_environment else " / ".join(map(repr, names))
     if isinstance(error, click.UsageError):
         command = f"{error.ctx.command_path} --help" if error.ctx is not None else "qdq --help"
-        return _chained(UsageError(f"{error.format_message().rstrip('.')}; see '{command}'"), error)
+        message = error.format_message().rstrip(".")
+        if isinstance(error, click.MissingParameter):  # click lists choices in lines
+            message = " ".join(message.split())
+        return _chained(UsageError(f"{message}; see '{command}'"), error)
     if isinstance(error, click.ClickException):
         return _chained(UsageError(error.format_message()), error)
     return error

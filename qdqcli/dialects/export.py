@@ -49,11 +49,11 @@ def exported(
 
 
 def _fused_apart(weights: Sequence[Weight]) -> list[str]:
-    """Return fused layers whose parts have different formats."""
-    formats: dict[str, set[WeightFormat | None]] = defaultdict(set)
+    """Return fused layers whose parts have different bits or scales; an engine knows no estimators."""
+    formats: dict[str, set[str | None]] = defaultdict(set)
     for weight in weights:
         if weight.is_matrix and (key := fused_key(weight.name)) is not None:
-            formats[key].add(weight.format)
+            formats[key].add(None if weight.format is None else weight.format.scheme)
     return [key for key, found in formats.items() if len(found) > 1]
 
 

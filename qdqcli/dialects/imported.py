@@ -138,9 +138,9 @@ def fitted(imported: Imported, tensors: Sequence[TensorInfo]) -> tuple[Imported,
             by_name = rule.origin and tuple(rule.patterns) != EVERYTHING
             rules.append(replace(rule, patterns=_few(list(own), matrices)) if by_name else rule)
     if not used:
+        tried = f": none matches {listed(idle, 3)}" if idle else ""
         raise UsageError(
-            f"{imported.title}: the file names no tensor of the model: none matches {listed(idle, 3)}; the model has "
-            f"{listed(list(matrices), 3)}"
+            f"{imported.title}: the file names no tensor of the model{tried}; the model has {listed(list(matrices), 3)}"
         )
     return replace(imported, rules=rules), [f"{listed(idle)}: in the file, but not in the model"] if idle else []
 

@@ -84,7 +84,8 @@ def _refusal(weight: Weight, own: WeightFormat) -> str | None:
         return f"llama.cpp never quantizes it ('{name}')"
     if (own.num_bits, own.scale) not in _WRITTEN:
         types = ", ".join(f"int{bits}-g{size} ({kind})" for (bits, size), kind in sorted(_WRITTEN.items()))
-        return f"{own} is none of its symmetric types: {types}; 'qdq plan --backend gguf' plans with 4, 5 and 8 bits"
+        plan = "'qdq plan --backend gguf --group-size 32' plans with 4, 5 and 8 bits"
+        return f"{own} is none of its symmetric types: {types}; {plan}"
     if _TYPES[_WRITTEN[own.num_bits, int(own.scale)]][2] and weight.shape[-1] % _SUPER:
         return f"its rows have {weight.shape[-1]} elements, which {_SUPER} does not divide: another type would be taken"
     return None

@@ -35,7 +35,8 @@ def _arguments(own: WeightFormat) -> JsonObject:
 def read(config: Table) -> Imported:
     """Read a `quantization`."""
     own, comment = _format_of(config, config)
-    rules = [rule for rule in linear_layers(own, origin=f"default: {own}", comment=comment) if rule.reason != EMBEDDING]
+    base = linear_layers(own, origin=f"default: {own}" if own else "default", comment=comment)
+    rules = [rule for rule in base if rule.reason != EMBEDDING]
     layers = [ImportedRule(patterns=[match.exact(path)], reason="false", origin="by path")
               for path, value in config.data.items() if value is False]  # fmt: skip
     for path, layer in config.items():
@@ -50,8 +51,8 @@ def _format_of(layer: Table, base: Table) -> tuple[WeightFormat | None, str]:
     mode = layer.text("mode", default=base.text("mode", default="affine"))
     if mode != "affine":
         return None, f"mode {mode} {NO_INTEGERS}"
-    bits = layer.bits("bits", default=base.bits("bits", default=4))
-    size = layer.integer("group_size", default=base.integer("group_size", default=64))
+    bits = layer.bits("bits", default=base.bits("bits"))
+    size = layer.integer("group_size", default=base.integer("group_size"))
     if size < 1:
         layer.fail("group_size", "the size of a group")
     return WeightFormat(num_bits=bits, scale=size), OFFSET

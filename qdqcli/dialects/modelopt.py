@@ -23,10 +23,14 @@ from qdqcli.dialects.imported import (
 )
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
+from qdqcli.escape import escape_name
 from qdqcli.plain import JsonObject
 from qdqcli.recipe.folding import folded_globs
 
 _QUANTIZER = "_quantizer"
+_MIXED, _NO_QUANT = "MIXED_PRECISION", "NO_QUANT"
+_FLOATS = ("NVFP4", "MXFP4")
+"""Parts of the names of algorithms that have 4-bit floats: W4A16_NVFP4, W4A8_MXFP4_FP8."""
 _EMBEDDING_CLASS = "nn.Embedding"
 _NUMERICS: Mapping[str, WeightFormat] = {
     "int4_per_block": WeightFormat(num_bits=4, scale=128),
@@ -120,22 +124,31 @@ def _format_of(entry: Table, paths: Table) -> tuple[WeightFormat | None, str]:
 
 def read_config(config: Table) -> Imported:
     """Read hf_quant_config.json, or a `quantization_config` of ModelOpt."""
-    algorithm = config.text("quant_algo", default="?").upper()
-    size = config.integer("group_size", default=128)
-    own: WeightFormat | None = None
-    comment = ""
-    if algorithm.startswith(("W4A16", "W4A8", "INT4")):
-        own = WeightFormat(num_bits=4, scale=size)
-    elif algorithm.startswith(("W8A16", "W8A8", "INT8")):
-        own = WeightFormat(num_bits=8, scale=CHANNEL)
-    else:
-        comment = f"{algorithm} {NO_INTEGERS}"
-    rules = linear_layers(own, origin=f"quant_algo: {algorithm}", comment=comment)
+    algorithm = config.text("quant_algo", default=_NO_QUANT).upper()
+    own, comment = (None, "") if algorithm == _MIXED else _of_algorithm(config)
+    rules = linear_layers(own, origin="" if algorithm == _MIXED else f"quant_algo: {algorithm}", comment=comment)
+    for name, layer in config.table("quantized_layers").items():
+        own, comment = _of_algorithm(layer)
+        rules.append(ImportedRule(patterns=[match.exact(name)], format=own, comment=comment, reason=comment,
+                                  origin="quantized_layers"))  # fmt: skip
     excluded = config.texts("exclude_modules", "ignore")
     if excluded:
         patterns = [match.on_module(glob) for glob in excluded]
         rules.append(ImportedRule(patterns=patterns, reason="exclude_modules", origin="exclude_modules"))
     return Imported(title="ModelOpt", rules=rules)
+
+
+def _of_algorithm(layers: Table) -> tuple[WeightFormat | None, str]:
+    """Return the format of weights by the name of an algorithm, and what is lost."""
+    algorithm = layers.text("quant_algo", default=_NO_QUANT).upper()
+    if algorithm == _NO_QUANT:
+        return None, "its quant_algo leaves weights in float"
+    if not any(kind in algorithm for kind in _FLOATS):
+        if algorithm.startswith(("W4A16", "W4A8", "INT4")):
+            return WeightFormat(num_bits=4, scale=layers.integer("group_size", default=128)), ""
+        if algorithm.startswith(("W8A16", "W8A8", "INT8")):
+            return WeightFormat(num_bits=8, scale=CHANNEL), ""
+    return None, f"{escape_name(algorithm)} {NO_INTEGERS}"
 
 
 MODELOPT = Dialect(

@@ -19,6 +19,8 @@ _WHAT = (
     "llm-compressor or ModelOpt, a config of auto-round, GPTQModel or torchao, or a tensor-type file of llama.cpp"
 )
 _CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json")
+_MODELOPT = {"quant_algo", "kv_cache_quant_algo", "quantized_layers"}
+"""Keys of ModelOpt's `quantization`, where MLX has another."""
 METHODS = {
     "compressed-tensors": compressed_tensors.read_config,
     "gptq": gptqmodel.read,
@@ -75,7 +77,9 @@ def _object(text: str, source: str) -> Parsed:
         mark = error.problem_mark
         where = f"{source}:{mark.line + 1}" if mark is not None else source
         raise UsageError(f"{where}: not YAML: {escape_name(error.problem or 'malformed')}; {_WHAT}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except RecursionError:
+        raise UsageError(f"{source}: is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{source}: not YAML: {escape_name(str(error))}; {_WHAT}") from None
     if not isinstance(data, dict):
         raise UsageError(f"{source}: holds no object; {_WHAT}")
@@ -88,9 +92,11 @@ def _of_config(data: Parsed, source: str) -> Imported | None:
     quantization = data.get("quantization")
     if isinstance(quantization, dict):
         inner = top.table("quantization")
-        return modelopt.read_config(inner) if "quant_algo" in inner else mlx.read(inner)
+        return modelopt.read_config(inner) if _MODELOPT & {*inner.data} else mlx.read(inner)
     if isinstance(data.get("quantization_config"), dict):
         return _of_method(top.table("quantization_config"))
+    if isinstance(data.get("compression_config"), dict):  # compressed-tensors before 2025
+        return _of_method(top.table("compression_config"))
     for key in ("text_config", "llm_config", "thinker_config"):  # models of several modalities
         if isinstance(data.get(key), dict) and "quantization_config" in data[key]:
             return _of_method(top.table(key).table("quantization_config"))
@@ -102,8 +108,8 @@ def _of_method(config: Table) -> Imported:
         return compressed_tensors.read_config(config)
     method = config.text("quant_method").lower()
     if method not in METHODS:
-        raise UsageError(f"{config.where}quant_method is {escape_name(method)}: its weights are not integers with a "
-                         f"scale per group, or it says nothing of them; known are {', '.join(METHODS)}")  # fmt: skip
+        raise UsageError(f"{config.where}quant_method is {escape_name(method)}, whose layout qdq cannot simulate; "
+                         f"expected one of {', '.join(METHODS)}")  # fmt: skip
     return METHODS[method](config)
 
 

@@ -1,5 +1,6 @@
 """Table: typed access to a file of another tool; unknown keys are left alone, values of a wrong kind are errors."""
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -24,7 +25,8 @@ class Table:
 
     def fail(self, key: str, expected: str) -> NoReturn:
         """Raise a UsageError on the value of a key."""
-        found = f"is {escape_name(repr(self.data[key]), 60)}" if key in self.data else "is missing"
+        # bounded: aliases of YAML make a small file a huge object
+        found = f"is {escape_name(reprlib.repr(self.data[key]), 60)}" if key in self.data else "is missing"
         raise UsageError(f"{self.where}{escape_name(key)} {found}; expected {expected}")
 
     def _value(self, keys: Sequence[str], kind: type | tuple[type, ...], default: Any, expected: str) -> Any:

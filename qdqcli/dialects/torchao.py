@@ -6,12 +6,13 @@ the weight, or of the module, and else `_default`. Source: torchao 0.18, quantiz
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ASYMMETRIC, NO_INTEGERS
 from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
-from qdqcli.dialects.imported import Imported, ImportedRule, linear_layers
+from qdqcli.dialects.imported import OUTPUT_HEAD, Imported, ImportedRule, linear_layers, patterns_of
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, WEIGHT, Weight, WeightFormat
 from qdqcli.plain import JsonObject
@@ -20,6 +21,7 @@ _MODULES = "fqn_to_config", "module_fqn_to_config"
 _DEFAULT = "_default"
 _REGEX = "re:"
 _INT4 = "int4_weight_only"
+_INTX = "Int8DynamicActivationIntxWeightConfig"
 _OLD = {_INT4: 4, "int8_weight_only": 8, "int8_dynamic_activation_int8_weight": 8,
         "int8_dynamic_activation_int4_weight": 4}  # fmt: skip
 """Name of earlier versions -> bits of the weights."""
@@ -79,22 +81,25 @@ def read_hub(config: Table) -> Imported:
         imported = Imported(title="torchao", rules=rules)
     else:
         imported = read(config.table("quant_type").table("default"))
-    skipped = config.texts("modules_to_not_convert")
-    if not skipped:
+    if "modules_to_not_convert" in config:
+        patterns = list(map(match.containing, config.texts("modules_to_not_convert")))
+        last = ImportedRule(patterns=patterns, reason="modules_to_not_convert", origin="modules_to_not_convert")
+    elif config.flag("include_input_output_embeddings", default=False):
         return imported
-    patterns = list(map(match.containing, skipped))
-    last = ImportedRule(patterns=patterns, reason="modules_to_not_convert", origin="modules_to_not_convert")
-    return Imported(title="torchao", rules=[*imported.rules, last])
+    else:  # transformers leaves it in float unless told
+        last = ImportedRule(patterns=patterns_of(OUTPUT_HEAD), reason=OUTPUT_HEAD)
+    return replace(imported, rules=[*imported.rules, last] if last.patterns else imported.rules)
 
 
 def _format_of(config: Table) -> tuple[WeightFormat | None, str]:
     kind = config.text("_type")
     data = config.table("_data")
-    symmetric = _word(data.data.get("mapping_type")) != "ASYMMETRIC"
-    inner = data.table("granularity").table("_data")
+    prefix = "weight_" if kind == _INTX else ""
+    symmetric = _word(data.data.get(f"{prefix}mapping_type")) != "ASYMMETRIC"
+    inner = data.table(f"{prefix}granularity").table("_data")
     size = data.integer("group_size", default=inner.integer("group_size", default=0))
     scale = size or CHANNEL
-    if kind == "IntxWeightOnlyConfig":
+    if kind in (_INTX, "IntxWeightOnlyConfig"):
         bits = re.fullmatch(r"int([1-8])", _word(data.data.get("weight_dtype")) or "int8")
         if bits is None:
             data.fail("weight_dtype", "int1 to int8")

@@ -41,6 +41,15 @@ ORDERED = hub(
     },
 )
 FIXED = {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {"group_size": None}}
+INTX = {"_type": "Int8DynamicActivationIntxWeightConfig", "_version": 2, "_data": {
+    "act_mapping_type": {"_data": "ASYMMETRIC", "_type": "MappingType"},
+    "weight_dtype": {"_data": "int4", "_type": "torch.dtype"},
+    "weight_granularity": {"_data": {"group_size": 32}, "_type": "PerGroup", "_version": 1},
+    "weight_mapping_type": {"_data": "SYMMETRIC", "_type": "MappingType"}}}  # fmt: skip
+MIXED = {"quant_algo": "MIXED_PRECISION", "quantized_layers": {
+    UP.removesuffix(".weight"): {"quant_algo": "W4A16_AWQ", "group_size": 128},
+    DOWN.removesuffix(".weight"): {"quant_algo": "FP8"},
+    QUERY.removesuffix(".weight"): {"quant_algo": "W8A16"}}}  # fmt: skip
 CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "compressed-tensors": (COMPRESSED, {UP: INT4, HEAD: None, DOWN: None, EMBEDDING: None}, ""),
     "compressed-tensors, order": (ORDERED, {QUERY: (8, "none", 128, "minmax"), UP: (6, "none", 128, "minmax"),
@@ -81,6 +90,16 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "torchao, before": (hub(quant_method="torchao", quant_type="int4_weight_only",
                             quant_type_kwargs={"group_size": 64}),
                         {UP: (4, "none", 64, "minmax")}, "asymmetric"),
+    "torchao, output head": (hub(quant_method="torchao", quant_type={"default": FIXED}), {UP: INT8, HEAD: None}, ""),
+    "torchao, embeddings": (
+        hub(quant_method="torchao", quant_type={"default": FIXED}, include_input_output_embeddings=True),
+        {UP: INT8, HEAD: INT8}, ""),
+    "torchao, dynamic activations": (
+        hub(quant_method="torchao", quant_type={"default": INTX}, modules_to_not_convert=[]),
+        {UP: (4, "none", 32, "minmax"), HEAD: (4, "none", 32, "minmax"), EMBEDDING: None}, ""),
+    "modelopt, mixed": (hub(quant_method="modelopt", **MIXED), {UP: INT4, DOWN: None, QUERY: INT8, HEAD: None},
+                        "FP8 in the file: not simulated, left in float"),
+    "compression_config": ({"compression_config": COMPRESSED["quantization_config"]}, {UP: INT4, HEAD: None}, ""),
     "modelopt": (hub(quant_method="modelopt", quant_algo="W4A16_AWQ", group_size=128,
                      ignore=["lm_head", "*self_attn*"]),
                  {UP: INT4, QUERY: None, HEAD: None}, ""),
@@ -223,6 +242,12 @@ def test_what_matches_nothing_is_said(qdq: Qdq, decoder: Path, tmp_path: Path) -
         (json.dumps(hub(quant_method="compressed-tensors", config_groups={"g": group(["Linear"], FP8)})),
          "compressed-tensors: no weight in integers: 8-bit floats in the file"),
         (json.dumps(hub(quant_method="modelopt", quant_algo="NVFP4")), "no weight in integers: NVFP4 in the file"),
+        *((json.dumps({"quantization": {"quant_algo": name}}), f"no weight in integers: {name} in the file")
+          for name in ("W4A8_NVFP4_FP8", "W4A8_MXFP4_FP8", "W4A16_NVFP4")),
+        ('{"quantization": {"quant_algo": null, "kv_cache_quant_algo": "FP8"}}',
+         "no weight in integers: its quant_algo leaves weights in float"),
+        ('{"quantization": {"mode": "affine"}}', "quantization.bits is missing; expected an integer"),
+        ("a: " + "[" * 3000, "is nested too deeply"),
         ('{"quant_method": "torchao", "quant_type": "float8"}', "quant_type is 'float8'; expected a weight-only type"),
         ("GPTQModifier: {scheme: W99}", "'W99' is not a known scheme such as W4A16"),
         ("attn=q4_0", "its patterns are on names of a GGUF file"),
@@ -240,3 +265,18 @@ def test_a_file_that_is_not_there(qdq: Qdq, tmp_path: Path) -> None:
     assert "--recipe takes it as it is" in qdq("recipe", "import", tmp_path / "own.toml").error
     assert "expected a config.json" in qdq("recipe", "import", tmp_path / "none").error
     assert "a folder without config.json" in qdq("recipe", "import", tmp_path).error
+
+
+def test_aliases_of_yaml_do_not_fill_a_message(qdq: Qdq, tmp_path: Path) -> None:
+    lists = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
+    modifier = "QuantizationModifier: {targets: *l29, scheme: A}"
+    (tmp_path / "foreign").write_text("\n".join(["l0: &l0 [x]", *lists, modifier]))
+    outcome = qdq("recipe", "import", tmp_path / "foreign")
+    assert outcome.code == 2
+    assert "QuantizationModifier.targets is [[[" in outcome.error
+
+
+def test_types_of_tensors_that_match_nothing(qdq: Qdq, decoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "foreign").write_text("blk\\.99=q4_0\n")
+    outcome = qdq("recipe", "import", tmp_path / "foreign", decoder)
+    assert "the file names no tensor of the model; the model has 'model.embed_tokens.weight'" in outcome.error

@@ -183,6 +183,8 @@ def test_fused_layers_whose_parts_differ_are_named(qdq: Qdq, decoder: Path, tmp_
     outcome = qdq("recipe", "export", recipe, decoder, "--to", "llm-compressor")
     assert "warning: vLLM fuses 'model.layers.1.self_attn.q_proj+k_proj+v_proj.weight', whose parts" in outcome.err
     assert "fuses" not in qdq("recipe", "export", recipe, decoder, "--to", "mlx").err
+    recipe.write_text('[defaults]\nscheme = "int4-g32"\n[[rules]]\nmatch = "*.q_proj.weight"\nestimator = "mse"')
+    assert "fuses" not in qdq("recipe", "export", recipe, decoder, "--to", "llm-compressor").err
     uniform = qdq("recipe", "export", "linear-only", decoder, "--to", "llm-compressor", "-s", "int4-g32")
     assert "fuses" not in uniform.err
 
