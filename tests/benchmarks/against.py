@@ -3,8 +3,8 @@
     git worktree add /tmp/before REVISION
     python tests/benchmarks/against.py /tmp/before [--rounds 5]
 
-Uses only what every version has: `quantize_and_measure`, and `qdq stats` on a BF16 file. The least of several times
-counts. A processor that others use too makes both sides slower, and the ratios smaller.
+Uses only what every version has: `quantize_and_measure`, `qdq stats` on a BF16 file, `stats` and `run` on many shards.
+The least of several times counts. A processor that others use too makes both sides slower, and the ratios smaller.
 """
 
 import argparse
@@ -20,7 +20,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 WORK = """
-import json, sys, time
+import json, os, sys, time
+from pathlib import Path
 import numpy as np
 from qdqcli import quantize_and_measure
 from qdqcli.cli.main import run
@@ -38,6 +39,11 @@ for layout, settings in LAYOUTS.items():
     options = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]
     command = ["stats", path, "--min-ndim", "2", *options, "--format", "none", "--quiet"]
     works[f"BF16 file, {layout}"] = lambda command=command: run(command)
+folder, output = Path(path).with_name("shards"), Path(path).with_name(f"out-{os.getpid()}")
+for layout, settings in (("groups of 64", ["--group-size=64"]), ("one range", [])):
+    common = [str(folder), *settings, "--num-bits", "4", "--format", "none", "--quiet"]
+    works[f"40 shards, stats, {layout}"] = lambda common=common: run(["stats", *common])
+    works[f"40 shards, run, {layout}"] = lambda common=common: run(["run", "-o", str(output), "--overwrite", *common])
 best = {}
 for turn in range(repeats + 1):
     for name, work in works.items():
@@ -68,6 +74,10 @@ def main() -> None:
         path = Path(folder) / "x.safetensors"
         x = np.random.default_rng(0).standard_normal((4096, 4096), np.float32) * np.float32(0.02)
         save_file({"x": x.astype(ml_dtypes.bfloat16)}, path)
+        (path.parent / "shards").mkdir()
+        for k in range(40):  # one large tensor each, and many small ones
+            small = {f"{k}.{n}.small": x[n : n + 2, :256].copy() for n in range(100)}
+            save_file({f"{k}.large": x[:128] + k, **small}, path.parent / "shards" / f"model-{k:02}.safetensors")
         for _ in range(options.rounds):
             for side, checkout in enumerate((options.before.resolve(), Path(__file__).resolve().parents[2])):
                 for name, seconds in times_of(checkout, 5, path, folder).items():

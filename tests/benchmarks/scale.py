@@ -34,6 +34,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
+from qdqcli.run import cluster
 from qdqcli.run.cluster import TASKS_PER_THREAD, Dask
 from qdqcli.run.driver import drive
 from qdqcli.run.fingerprint import fingerprint_of
@@ -318,6 +319,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare the model with real runs")
     parser.add_argument("--costs", type=json.loads, metavar="JSON", help="costs measured before")
     asked = parser.parse_args()
+    cluster.CONNECT_S = 120.0  # of a machine that is busy
     with TemporaryDirectory() as temporary:
         costs = Costs(**asked.costs) if asked.costs else measured_costs(Path(temporary))
         print(json.dumps(vars(costs)))

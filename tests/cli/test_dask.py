@@ -101,6 +101,7 @@ def wait_until(condition: Any) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Return a cluster of two workers; a test that kills one starts another."""
     with cluster_in(tmp_path_factory.mktemp("dask")) as started:
         yield started
 
@@ -276,20 +277,13 @@ def test_a_shard_that_no_worker_survives_costs_only_itself(qdq: Qdq, source: Pat
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
 
 
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster whose workers are killed and started again."""
-    with cluster_in(tmp_path_factory.mktemp("mortal")) as started:
-        yield started
-
-
 SHORT = [1]
 """Seeds of the default run."""
 
 
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[] if n in SHORT else pytest.mark.faults) for n in range(10)])
 def test_a_worker_is_killed(
-    qdq: Qdq, mortal: Cluster, source: Path, tmp_path: Path, every_fault: bool, seed: int
+    qdq: Qdq, shared: Cluster, source: Path, tmp_path: Path, every_fault: bool, seed: int
 ) -> None:
     """One of two workers, at a random moment of a random shard."""
     if seed > 3 and not every_fault:
@@ -298,9 +292,9 @@ def test_a_worker_is_killed(
     options = (*SETTINGS, "--per-channel", "--format", "json")
     expected = qdq("run", source, "-o", tmp_path / "local", *options)
     victim, after, delay_s = chance.randrange(2), chance.randrange(NUM_SHARDS), chance.random() * 0.3
-    with slow_tasks(kill=mortal.workers[victim].kill, after=after, delay_s=delay_s):
-        found = qdq("run", source, "-o", tmp_path / "far", *options, "--dask", mortal.file)
-    mortal.replace_dead()
+    with slow_tasks(kill=shared.workers[victim].kill, after=after, delay_s=delay_s):
+        found = qdq("run", source, "-o", tmp_path / "far", *options, "--dask", shared.file)
+    shared.replace_dead()
     assert (found.code, found.out) == (0, expected.out), found.err
     assert "Traceback" not in found.err
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
@@ -308,7 +302,7 @@ def test_a_worker_is_killed(
 
 
 @pytest.mark.faults
-def test_a_worker_is_killed_in_a_study(qdq: Qdq, mortal: Cluster, source: Path, tmp_path: Path) -> None:
+def test_a_worker_is_killed_in_a_study(qdq: Qdq, shared: Cluster, source: Path, tmp_path: Path) -> None:
     options = ("--format", "json", "--max-memory", "16MiB")
     assert qdq("run", source, "-o", tmp_path / "int4", *SETTINGS).code == 0
     ranges = ("-o", tmp_path / "ranges.json", "--overwrite")
@@ -320,9 +314,9 @@ def test_a_worker_is_killed_in_a_study(qdq: Qdq, mortal: Cluster, source: Path, 
     for seed, command in enumerate(commands.values()):
         expected = qdq(*command)
         files = contents(tmp_path)
-        with slow_tasks(kill=mortal.workers[seed % 2].kill, after=2 * seed, delay_s=0.1):
-            found = qdq(*command, "--dask", mortal.file)
-        mortal.replace_dead()
+        with slow_tasks(kill=shared.workers[seed % 2].kill, after=2 * seed, delay_s=0.1):
+            found = qdq(*command, "--dask", shared.file)
+        shared.replace_dead()
         assert (found.code, found.out) == (0, expected.out), found.err
         assert contents(tmp_path) == files
 
