@@ -3,7 +3,7 @@
 HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 python -m build
 
 Other builds do without: their kernels are compiled where they are first called. The kernels are those of `qdq info
---warm-up`; any x86-64 processor compiles those of all levels, but runs those of the lowest alone.
+--warmup`; any x86-64 processor compiles those of all levels, but runs those of the lowest alone.
 """
 
 import json

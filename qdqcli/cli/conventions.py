@@ -92,8 +92,8 @@ def _settings_of(schemes: Sequence[str]) -> list[Setting]:
     Raises:
         UsageError: one is unsigned, or has more bits than the libraries.
     """
-    found = [Setting(**settings_of_scheme(name)) for name in dict.fromkeys(schemes)]
-    for setting in found:
+    found = {name: Setting(**settings_of_scheme(name)) for name in schemes}
+    for name, setting in found.items():
         if not setting.signed_input or not 2 <= setting.num_bits <= 8:
-            raise UsageError(f"--scheme {setting.name}: the conventions are of signed integers with 2 to 8 bits")
-    return found
+            raise UsageError(f"--scheme {name}: the conventions are of signed integers with 2 to 8 bits")
+    return list(found.values())

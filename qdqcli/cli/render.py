@@ -1,5 +1,6 @@
 """`qdq render`: a stored JSON report in another format, without measuring again."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from qdqcli.cli.option_sources import is_given
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
+from qdqcli.escape import escape_name
 from qdqcli.report.escape import json_text
 from qdqcli.report.model_card import hub_id
 from qdqcli.result.read import read_report
@@ -21,6 +23,14 @@ from qdqcli.result.schema import report_schema
 
 PURPOSES = {"model-card": "card"}
 """Use of a report -> its format."""
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def _checked_id(_ctx: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Check that the hub would take a model's id, whose push fails otherwise."""
+    if value and not _ID.fullmatch(value):
+        raise UsageError(f"--base-model '{escape_name(value)}': expected the model's id on the hub, ORG/NAME")
+    return value
 
 
 @click.command(
@@ -41,7 +51,12 @@ Examples:
     type=click.Choice(list(PURPOSES)),
     help="Choose what standard output gets by its use; model-card: Markdown with front matter for the hub.",
 )
-@click.option("--base-model", metavar="ORG/NAME", help="Name the original model in a model card, as the hub has it.")
+@click.option(
+    "--base-model",
+    metavar="ORG/NAME",
+    callback=_checked_id,
+    help="Name the original model in a model card, as the hub has it.",
+)
 @opt.presentation_options
 @opt.by_option
 @opt.verbosity_options

@@ -79,8 +79,8 @@ def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:
         yield from (text for line in hidden(num_hidden) for text in ("", line))
     yield ""
     yield (
-        "An SQNR compares settings and finds layers: a bit is worth 6 dB, int8 per channel gives some 40 dB, plain "
-        "int4 17 to 20 dB. What the model can still do was not measured."
+        "SQNR ranks settings and layers: a bit is worth 6 dB, int8 per channel gives some 40 dB, plain int4 17 to "
+        "20 dB. The accuracy of the model was not measured."
     )
     yield from _how(run, quote, ascii_only=options.ascii_only)
 
@@ -99,11 +99,11 @@ def _front_matter(base: str, settings: str) -> Iterator[str]:
 
 def _what(run: RunResult, base: str, tensors: str, tool: str) -> str:
     if run.command == "compare":
-        return f"What the weights lose against {base}: {tensors}, measured by {tool}."
-    grid = "linear, symmetric integers without a zero point"
+        return f"Error of the weights against those of {base}: {tensors}, measured by {tool}."
+    kind = "linear, symmetric integers without a zero point"
     if run.command in WRITING:
-        return f"The weights of {base}, {tensors}, on a grid of {grid}, in the dtypes of the original: made by {tool}."
-    return f"What the weights of {base}, {tensors}, lose on a grid of {grid}: measured by {tool}."
+        return f"The weights of {base}, {tensors}, quantized to {kind} and dequantized to their dtypes by {tool}."
+    return f"Error of the weights of {base}, {tensors}, when quantized to {kind}: measured by {tool}."
 
 
 def _how(run: RunResult, quote: Quote, *, ascii_only: bool) -> Iterator[str]:

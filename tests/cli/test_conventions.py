@@ -102,6 +102,6 @@ def test_tables_and_what_is_refused(qdq: Qdq, model: Path, tmp_path: Path) -> No
     assert nothing.startswith("0 tensors\nskipped:")
     assert "| full-torch |" in report.read_text()
     assert f"wrote {report}" in outcome.err
-    assert "2 to 8 bits" in qdq("conventions", model, "-s", "uint4-g32").error
+    assert "--scheme uint4-g32: the conventions are of" in qdq("conventions", model, "-s", "uint4-g32").error
     assert "2 to 8 bits" in qdq("conventions", model, "-s", "int16-channel").error
     assert "csv" in qdq("conventions", model, "--format", "csv").error

@@ -69,10 +69,10 @@ def test_the_front_matter_is_yaml_whatever_the_name() -> None:
 
 def test_what_the_report_is_on() -> None:
     run = run_of(GOOD)
-    assert "What the weights of `m.safetensors`, 1 tensor, lose on a grid of" in card(run)
-    assert "The weights of `m.safetensors`, 1 tensor, on a grid of" in card(replace(run, command="run"))
+    assert "Error of the weights of `m.safetensors`, 1 tensor, when quantized to linear" in card(run)
+    assert "The weights of `m.safetensors`, 1 tensor, quantized to linear" in card(replace(run, command="run"))
     assert "qdq run m.safetensors --scheme int8-channel -o OUTPUT" in card(replace(run, command="run"))
-    assert "lose against `m.safetensors`" in card(replace(run, command="compare"))
+    assert "Error of the weights against those of `m.safetensors`" in card(replace(run, command="compare"))
 
 
 def test_a_card_of_a_run_with_a_recipe(qdq: Qdq, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +104,8 @@ def test_the_id_is_asked_for_where_nothing_tells_it(qdq: Qdq, tiny: Path, tmp_pa
     outcome = qdq("render", report, "--for", "model-card")
     assert "--base-model ORG/NAME" in outcome.err
     assert "--for model-card" in qdq("render", report, "--base-model", "a/b").error
+    url = qdq("render", report, "--for", "model-card", "--base-model", "https://example.org/a/b")
+    assert "--base-model 'https://example.org/a/b': expected the model's id on the hub, ORG/NAME" in url.error
     assert (
         "give --for model-card or --format csv" in qdq("render", report, "--for", "model-card", "--format", "csv").error
     )
