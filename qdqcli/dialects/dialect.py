@@ -56,6 +56,8 @@ class Dialect:
     takes_convolutions: bool = False
     check: Callable[[Weight, WeightFormat], str | None] = lambda _weight, _format: None
     """Further reason against a weight in a format."""
+    warnings: Callable[[Sequence[Weight]], Sequence[str]] = lambda _weights: ()
+    """What the file leaves open."""
 
     def why_not(self, weight: Weight) -> str | None:
         """Return the reason why the tool cannot be told what becomes of a weight; None where it can."""

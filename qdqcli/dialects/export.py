@@ -41,11 +41,11 @@ def exported(
     matrices = [weight.format for weight in weights if weight.is_matrix]
     words = f"{in_words(matrices)}; checked: {target.title} reads the same for {len(matrices):,} weights"
     apart = _fused_apart(weights) if target.engine else []
-    warnings = [
+    fused = (
         f"{target.engine} fuses {listed(apart)}, whose parts differ, and will not load them; give them one setting, as "
         "qdq plan does"
-    ]
-    return text, words, warnings if apart else []
+    )
+    return text, words, [*target.warnings(weights), *([fused] if apart else [])]
 
 
 def _fused_apart(weights: Sequence[Weight]) -> list[str]:

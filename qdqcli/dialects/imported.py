@@ -1,11 +1,12 @@
 """Imported: the recipe of another tool as rules on tensor names, and its text as a recipe of `qdq`."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from qdqcli.dialects import match
-from qdqcli.dialects.weight import WeightFormat
+from qdqcli.dialects.weight import WEIGHT, WeightFormat
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import DEFAULT_ESTIMATOR
 from qdqcli.plain import JsonObject, Parsed
@@ -18,6 +19,8 @@ from qdqcli.tensors.tensor import TensorInfo
 EVERYTHING = ("*",)
 NO_MODULE = r"re:.*(?<!\.weight)"
 """Tensors that are not the weight of a module: biases, stacked experts, buffers."""
+_STACKED = re.compile(r"experts|switch_mlp")
+"""Names of linear layers of all experts, which have three dimensions."""
 OUTPUT_HEAD, ROUTER, EMBEDDING, STATE_SPACE = "output head", "router", "embedding", "state space"
 _NO_LINEAR = (EMBEDDING, STATE_SPACE, "norm", "bias")
 """Reasons in the preset `linear-only` for tensors that are no matrices of linear layers."""
@@ -142,7 +145,19 @@ def fitted(imported: Imported, tensors: Sequence[TensorInfo]) -> tuple[Imported,
         raise UsageError(
             f"{imported.title}: the file names no tensor of the model{tried}; the model has {listed(list(matrices), 3)}"
         )
+    if any(NO_MODULE in rule.patterns for rule in imported.rules):  # the file is on linear layers
+        rules += _convolutions(tensors)
     return replace(imported, rules=rules), [f"{listed(idle)}: in the file, but not in the model"] if idle else []
+
+
+def _convolutions(tensors: Sequence[TensorInfo]) -> list[ImportedRule]:
+    """Return the rule that leaves weights of convolutions in float; none without any."""
+    found = [tensor.name for tensor in tensors if len(tensor.shape) > 2 and tensor.name.endswith(WEIGHT)
+             and not _STACKED.search(tensor.name)]  # fmt: skip
+    if not found:
+        return []
+    names = [tensor.name for tensor in tensors if len(tensor.shape) > 1]
+    return [ImportedRule(patterns=_few(found, names), reason="convolution")]
 
 
 def _few(own: Sequence[str], names: Collection[str]) -> list[str]:

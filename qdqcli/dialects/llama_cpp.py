@@ -91,6 +91,13 @@ def _refusal(weight: Weight, own: WeightFormat) -> str | None:
     return None
 
 
+def _unnamed(weights: Sequence[Weight]) -> list[str]:
+    """Return a warning on weights in float that no line can name."""
+    found = [weight.name for weight in weights if weight.is_matrix and gguf_name(weight.module) is None]
+    return [f"{listed(found, 3)}: in float here, but without a known name in a GGUF file; if it holds them, they take "
+            "the type of the command line"] if found else []  # fmt: skip
+
+
 def dump(lines: Sequence[Line]) -> str:
     """Return the text of the file."""
     return "".join(f"{pattern}={kind}\n" for pattern, kind in lines)
@@ -141,6 +148,7 @@ LLAMA_CPP = Dialect(
     bits=(3, 4, 5, 6, 8),
     scales=(),
     check=_refusal,
+    warnings=_unnamed,
     write=write,
     dump=dump,
     usage="llama-quantize --pure --tensor-type-file FILE MODEL.gguf OUT.gguf q8_0; --dry-run shows the types",

@@ -102,6 +102,9 @@ def _why_idle(rule: Rule, resolution: Resolution) -> Iterator[str]:
         left = f"left as they are, {decision.reason}{' (min_ndim = 0 in the rule takes them)' * is_by_default}"
         yield f"{decided_by['skip']} skips them" if "skip" in decided_by else left
         return
+    if rule.skip is not None:
+        later = resolution.rules[resolution.rules.index(rule) + 1 :]
+        yield from (f"{lifting.place} lifts it" for lifting in later if lifting.lifts_skip)
     if rule.lifts_skip:
         yield "nothing skips them before"
     yield from (

@@ -10,6 +10,7 @@ import yaml
 from qdqcli.dialects.reading import METHODS
 from tests.conftest import Qdq
 from tests.dialects.test_round_trips import decisions
+from tests.run.checkpoints import sample, write_safetensors
 
 INT4_128 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128, "dynamic": False}
 FP8 = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}
@@ -274,6 +275,14 @@ def test_aliases_of_yaml_do_not_fill_a_message(qdq: Qdq, tmp_path: Path) -> None
     outcome = qdq("recipe", "import", tmp_path / "foreign")
     assert outcome.code == 2
     assert "QuantizationModifier.targets is [[[" in outcome.error
+
+
+def test_convolutions_are_no_linear_layers(qdq: Qdq, tmp_path: Path) -> None:
+    tensors = {"encoder.conv1.weight": sample((32, 4, 3)), "encoder.fc1.weight": sample((32, 128))}
+    model = write_safetensors(tmp_path / "whisper.safetensors", tensors)
+    recipe, err = imported(qdq, json.dumps(hub(quant_method="gptq", bits=4, group_size=128)), model, tmp_path)
+    assert "warning" not in err
+    assert decisions(qdq, recipe, model) == {"encoder.conv1.weight": None, "encoder.fc1.weight": INT4}
 
 
 def test_types_of_tensors_that_match_nothing(qdq: Qdq, decoder: Path, tmp_path: Path) -> None:

@@ -213,3 +213,12 @@ def test_the_output_is_not_replaced_and_the_model_may_be_that_of_the_project(
     assert "out.json: exists" in qdq(*call, "-o", "out.json").error
     assert qdq(*call, "-o", "out.json", "--overwrite").code == 0
     assert qdq(*call, "-o", decoder / "model.safetensors", "--overwrite").code == 2
+
+
+def test_weights_without_a_name_in_a_gguf_file(qdq: Qdq, tmp_path: Path) -> None:
+    tensors = {"model.embed_tokens.weight": sample((32, 64)), "model.layers.0.odd.weight": sample((32, 64))}
+    model = write_safetensors(tmp_path / "model.safetensors", tensors)
+    (tmp_path / "r.toml").write_text('[defaults]\nscheme = "int4-g32"')
+    outcome = qdq("recipe", "export", tmp_path / "r.toml", model, "--to", "llama.cpp", "--exclude", "*odd*")
+    assert outcome.code == 0
+    assert "warning: 'model.layers.0.odd.weight': in float here, but without a known name in a GGUF file" in outcome.err

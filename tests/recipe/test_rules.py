@@ -152,6 +152,8 @@ def test_integers_stay_as_they_are_whatever_matches() -> None:
         (rule("a.norm", "num_bits = 3", "axis = 0") + rule("a.*", "num_bits = 4") + rule("*norm", 'skip = "no"'),
          "r.toml:2: rule 1: decides nothing", ("rule 3 (line 9) skips them",)),
         (rule("a.norm", 'skip = "a"') + rule("a.*", 'skip = "b"'), "r.toml:2: rule 1: decides nothing", ("rule 2",)),
+        (rule("embed", 'skip = "x"') + rule("e*", "skip = false", "num_bits = 4"), "r.toml:2: rule 1: decides nothing",
+         ("that it matches: rule 2 (line 5) lifts it",)),
         (rule("ids", "num_bits = 3"), "r.toml:2: rule 1: decides nothing", ("I64 is not a floating-point dtype",)),
         (rule("embed", "skip = false"), "r.toml:2: rule 1: decides nothing", ("nothing skips them before",)),
         (rule("*.norm", 'skip = "a"') + rule("a.*", "num_bits = 4"), "r.toml:5: rule 2: sets num_bits for 'a.norm'",
