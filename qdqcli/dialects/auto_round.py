@@ -6,18 +6,23 @@ float. Source: auto-round 0.16, compressors/layer_config_resolver.py and utils/c
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from qdqcli.dialects import match
-from qdqcli.dialects.compressed_tensors import ASYMMETRIC, NO_INTEGERS
+from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC, NO_INTEGERS, losses
 from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
 from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
+from qdqcli.escape import escape_name
 from qdqcli.plain import JsonObject
 
 _FLOAT = {"bits": 16, "act_bits": 16, "data_type": "float", "act_data_type": "float"}
 _META = re.compile(r"\.\*|[\^$|()\[\]?+]")
+_SCHEME = re.compile(r"W([2-8])A(4|8|16)(?:G(\d+))?")
+_STANDARD = 128
+"""Group size of schemes that name none."""
+_FLOAT_SCHEMES = ("BF16", "FP16", "FP32")
 _SIZES = {CHANNEL: -1, TENSOR: 0}
 _STEP = 32
 """Divisor of both dimensions of a layer that is quantized."""
@@ -50,7 +55,7 @@ def read(config: Table) -> Imported:
     if names:
         inside = "|".join(re.escape(name) for name in names)
         rules.append(ImportedRule(patterns=[rf"re:(?!(?:{inside})\.).*"], reason="not in the blocks"))
-    for key, layer in (*config.table("layer_config").items(), *config.table("extra_config").items()):
+    for key, layer in (*_layers(config, "layer_config"), *_layers(config, "extra_config")):
         own, comment = _format_of(layer, config)
         rules.append(ImportedRule(patterns=[_pattern(key)], format=own, reason=comment or "float", comment=comment,
                                   origin="layer_config"))  # fmt: skip
@@ -61,18 +66,39 @@ def read(config: Table) -> Imported:
     return Imported(title="auto-round", rules=rules)
 
 
+def _layers(config: Table, key: str) -> Iterator[tuple[str, Table]]:
+    """Yield the settings of layers; the name of a scheme stands for them."""
+    layers = config.table(key)
+    for name, value in layers.data.items():
+        if isinstance(value, str):
+            yield name, Table({"scheme": value}, f"{layers.where}{escape_name(name)}.")
+        elif isinstance(value, dict):
+            yield name, layers.table(name)
+        else:
+            layers.fail(name, "an object, or a scheme such as W8A16")
+
+
 def _format_of(layer: Table, base: Table) -> tuple[WeightFormat | None, str]:
-    """Return the format of a layer, whose missing keys are those of the default."""
-    bits = layer.bits("bits", default=base.bits("bits", default=4))
+    """Return the format of a layer, whose missing keys are those of its scheme, or else of the default."""
+    if "scheme" in layer:
+        base = layer
+    scheme = base.text("scheme", default="W4A16").upper()
+    found = _SCHEME.fullmatch(scheme)
+    if found is None and "bits" not in layer:
+        return None, "" if scheme in _FLOAT_SCHEMES else f"{escape_name(scheme)} {NO_INTEGERS}"
+    bits, act_bits, size = (int(text or _STANDARD) for text in found.groups()) if found else (4, 16, _STANDARD)
+    bits = layer.bits("bits", default=base.bits("bits", default=bits))
     kind = layer.text("data_type", default=base.text("data_type", default="int"))
     if bits >= 16:
         return None, ""
     if not kind.startswith("int"):
-        return None, f"{kind} {NO_INTEGERS}"
-    size = layer.integer("group_size", default=base.integer("group_size", default=128))
+        return None, f"{escape_name(kind)} {NO_INTEGERS}"
+    size = layer.integer("group_size", default=base.integer("group_size", default=size))
     scale: int | str = size if size > 0 else TENSOR if size == 0 else CHANNEL
     symmetric = layer.flag("sym", default=base.flag("sym", default=True))
-    return WeightFormat(num_bits=bits, scale=scale), "" if symmetric else ASYMMETRIC
+    act_bits = layer.integer("act_bits", default=base.integer("act_bits", default=act_bits))
+    lost = losses("" if symmetric else ASYMMETRIC, ACTIVATIONS if act_bits < 16 else "")
+    return WeightFormat(num_bits=bits, scale=scale), lost
 
 
 def _pattern(key: str) -> str:

@@ -19,6 +19,7 @@ from qdqcli.escape import escape_name
 from qdqcli.plain import JsonObject, Parsed
 
 ASYMMETRIC = "asymmetric (integer zero points) in the file; symmetric here, about 1 dB worse at 4 bits"
+ACTIVATIONS = "quantized activations in the file; weights alone here"
 NO_INTEGERS = "in the file: not simulated, left in float"
 _CLASS = re.compile(r"[A-Z]\w*")
 _STRATEGIES = ("group", "channel", "tensor")
@@ -105,6 +106,11 @@ def _entries(targets: Sequence[str], own: WeightFormat | None, comment: str) -> 
     return [(target, own, comment) for target in targets]
 
 
+def losses(*reasons: str) -> str:
+    """Return what is lost in one comment."""
+    return "; ".join(filter(None, reasons))
+
+
 def _format_of(group: Table) -> tuple[WeightFormat | None, str]:
     """Return the format of a group's weights, and what is lost."""
     if "weights" not in group:
@@ -122,17 +128,19 @@ def _format_of(group: Table) -> tuple[WeightFormat | None, str]:
     observer = weights.text("observer", default="minmax")
     estimator = "mse" if observer.endswith("mse") else "minmax"
     own = WeightFormat(num_bits=bits, scale=size if strategy == "group" else strategy, estimator=estimator)
-    return own, "" if weights.flag("symmetric", default=True) else ASYMMETRIC
+    is_symmetric = weights.flag("symmetric", default=True)
+    return own, losses("" if is_symmetric else ASYMMETRIC, ACTIVATIONS if "input_activations" in group else "")
 
 
 def _preset(name: str, table: Table) -> tuple[WeightFormat | None, str]:
     """Return the format of a named scheme such as W4A16."""
     upper = name.upper()
     if upper in ("INT8", "W8A8"):
-        return WeightFormat(num_bits=8, scale=CHANNEL), ""
+        return WeightFormat(num_bits=8, scale=CHANNEL), ACTIVATIONS
     found = _SCHEME.fullmatch(upper)
     if found:
-        return WeightFormat(num_bits=int(found[1]), scale=128), ASYMMETRIC if found[3] else ""
+        lost = losses(ASYMMETRIC if found[3] else "", "" if found[2] == "16" else ACTIVATIONS)
+        return WeightFormat(num_bits=int(found[1]), scale=128), lost
     if "FP" in upper:
         return None, f"{escape_name(upper)} {NO_INTEGERS}"
     raise UsageError(f"{table.where}scheme: '{escape_name(name)}' is not a known scheme such as W4A16 or W8A8")

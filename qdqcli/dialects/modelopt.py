@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qdqcli.dialects import match
-from qdqcli.dialects.compressed_tensors import NO_INTEGERS
+from qdqcli.dialects.compressed_tensors import ACTIVATIONS, NO_INTEGERS
 from qdqcli.dialects.dialect import Dialect, as_yaml, by_format
 from qdqcli.dialects.imported import (
     EMBEDDING,
@@ -144,10 +144,11 @@ def _of_algorithm(layers: Table) -> tuple[WeightFormat | None, str]:
     if algorithm == _NO_QUANT:
         return None, "its quant_algo leaves weights in float"
     if not any(kind in algorithm for kind in _FLOATS):
+        lost = ACTIVATIONS if algorithm.startswith(("W4A8", "W8A8", "INT8_SQ")) else ""
         if algorithm.startswith(("W4A16", "W4A8", "INT4")):
-            return WeightFormat(num_bits=4, scale=layers.integer("group_size", default=128)), ""
+            return WeightFormat(num_bits=4, scale=layers.integer("group_size", default=128)), lost
         if algorithm.startswith(("W8A16", "W8A8", "INT8")):
-            return WeightFormat(num_bits=8, scale=CHANNEL), ""
+            return WeightFormat(num_bits=8, scale=CHANNEL), lost
     return None, f"{escape_name(algorithm)} {NO_INTEGERS}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from qdqcli.dialects import match
-from qdqcli.dialects.compressed_tensors import ASYMMETRIC, NO_INTEGERS
+from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC, NO_INTEGERS, losses
 from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
 from qdqcli.dialects.imported import OUTPUT_HEAD, Imported, ImportedRule, linear_layers, patterns_of
 from qdqcli.dialects.table import Table
@@ -77,7 +77,8 @@ def read_hub(config: Table) -> Imported:
             config.fail("quant_type", "a weight-only type of torchao, e.g. int4_weight_only")
         size = config.table("quant_type_kwargs").integer("group_size", default=128 if name == _INT4 else 0)
         own = WeightFormat(num_bits=_OLD[name], scale=size or CHANNEL)
-        rules = linear_layers(own, origin=name, comment=ASYMMETRIC if name == _INT4 else "")
+        lost = ASYMMETRIC if name == _INT4 else ACTIVATIONS if "activation" in name else ""
+        rules = linear_layers(own, origin=name, comment=lost)
         imported = Imported(title="torchao", rules=rules)
     else:
         imported = read(config.table("quant_type").table("default"))
@@ -99,17 +100,19 @@ def _format_of(config: Table) -> tuple[WeightFormat | None, str]:
     inner = data.table(f"{prefix}granularity").table("_data")
     size = data.integer("group_size", default=inner.integer("group_size", default=0))
     scale = size or CHANNEL
+    activations = ACTIVATIONS if "DynamicActivation" in kind else ""
+    asymmetric = "" if symmetric else ASYMMETRIC
     if kind in (_INTX, "IntxWeightOnlyConfig"):
         bits = re.fullmatch(r"int([1-8])", _word(data.data.get("weight_dtype")) or "int8")
         if bits is None:
             data.fail("weight_dtype", "int1 to int8")
-        return WeightFormat(num_bits=int(bits[1]), scale=scale), "" if symmetric else ASYMMETRIC
+        return WeightFormat(num_bits=int(bits[1]), scale=scale), losses(asymmetric, activations)
     if kind.startswith("Int4WeightOnly"):
         return WeightFormat(num_bits=4, scale=size or 128), ASYMMETRIC
     if kind.startswith("Int8DynamicActivationInt4"):
-        return WeightFormat(num_bits=4, scale=size or 32), "" if symmetric else ASYMMETRIC
+        return WeightFormat(num_bits=4, scale=size or 32), losses(asymmetric, activations)
     if kind.startswith(("Int8WeightOnly", "Int8DynamicActivationInt8")):
-        return WeightFormat(num_bits=8, scale=scale), ""
+        return WeightFormat(num_bits=8, scale=scale), activations
     return None, f"{kind} {NO_INTEGERS}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC
 from qdqcli.dialects.reading import METHODS
 from tests.conftest import Qdq
 from tests.dialects.test_round_trips import decisions
@@ -16,6 +17,7 @@ INT4_128 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"
 FP8 = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}
 UP, HEAD, EMBEDDING = "model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.embed_tokens.weight"
 QUERY, DOWN = "model.layers.2.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
+OUT = "model.layers.0.self_attn.o_proj.weight"
 INT4 = (4, "none", 128, "minmax")
 INT8 = (8, "channel", None, "minmax")
 
@@ -67,7 +69,11 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
             config_groups={"group_0": group(["re:.*self_attn.*"], FP8), "group_1": group(["re:.*mlp.*"], INT4_128)}),
         {UP: INT4, QUERY: None, HEAD: None}, "8-bit floats in the file: not simulated, left in float"),
     "compressed-tensors, named": (hub(quant_method="compressed-tensors", config_groups={"W8A8": ["Linear"]}),
-                                  {UP: INT8, HEAD: INT8}, ""),
+                                  {UP: INT8, HEAD: INT8}, ACTIVATIONS),
+    "compressed-tensors, activations": (
+        hub(quant_method="compressed-tensors", config_groups={
+            "group_0": group(["Linear"], INT4_128 | {"symmetric": False}) | {"input_activations": {"num_bits": 8}}}),
+        {UP: INT4}, f"{ASYMMETRIC}; {ACTIVATIONS}"),
     "gptq": (hub(quant_method="gptq", bits=4, group_size=128, sym=True, desc_act=False),
              {UP: INT4, HEAD: None, EMBEDDING: None}, ""),
     "gptq, dynamic": (
@@ -81,6 +87,16 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
             block_name_to_quantize="model.layers",
             extra_config={"model.layers.1.mlp.down_proj": {"bits": 16, "data_type": "float"}, "q_proj": {"bits": 8}}),
         {UP: INT4, DOWN: None, QUERY: (8, "none", 128, "minmax"), HEAD: None}, ""),
+    "auto-round, schemes": (
+        {"scheme": "W2A16G64", "layer_config": {"up_proj": "W8A16", "q_proj": {"bits": 4}, "down_proj": "BF16",
+                                                "o_proj": {"scheme": "W8A16", "group_size": -1}}},
+        {UP: (8, "none", 128, "minmax"), QUERY: (4, "none", 64, "minmax"), DOWN: None, OUT: INT8,
+         "model.layers.0.mlp.gate_proj.weight": (2, "none", 64, "minmax")}, ""),
+    "auto-round, activations": (hub(quant_method="auto-round", bits=8, group_size=-1, act_bits=8), {UP: INT8},
+                                ACTIVATIONS),
+    "auto-round, float schemes": (
+        {"bits": 4, "group_size": 128, "layer_config": {"up_proj": "NVFP4"}}, {UP: None, QUERY: INT4},
+        "NVFP4 in the file: not simulated"),
     "torchao": (hub(quant_method="torchao", quant_type={"default": FIXED}, modules_to_not_convert=["lm_head"]),
                 {UP: INT8, HEAD: None, EMBEDDING: None}, ""),
     "torchao, by name": (
@@ -97,7 +113,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
         {UP: INT8, HEAD: INT8}, ""),
     "torchao, dynamic activations": (
         hub(quant_method="torchao", quant_type={"default": INTX}, modules_to_not_convert=[]),
-        {UP: (4, "none", 32, "minmax"), HEAD: (4, "none", 32, "minmax"), EMBEDDING: None}, ""),
+        {UP: (4, "none", 32, "minmax"), HEAD: (4, "none", 32, "minmax"), EMBEDDING: None}, ACTIVATIONS),
     "modelopt, mixed": (hub(quant_method="modelopt", **MIXED), {UP: INT4, DOWN: None, QUERY: INT8, HEAD: None},
                         "FP8 in the file: not simulated, left in float"),
     "compression_config": ({"compression_config": COMPRESSED["quantization_config"]}, {UP: INT4, HEAD: None}, ""),
@@ -124,7 +140,7 @@ YAML = {
         "targets": ["Linear"], "scheme": "W4A16_ASYM", "ignore": ["re:.*lm_head"]}}}},
         {UP: INT4, HEAD: None}, "asymmetric"),
     "schemes": ({"GPTQModifier": {"scheme": {"W8A8": ["re:.*self_attn.*"], "W4AFP8": ["re:.*mlp.*"]}}},
-                {UP: INT4, QUERY: INT8, HEAD: None}, ""),
+                {UP: INT4, QUERY: INT8, HEAD: None}, ACTIVATIONS),
     "modelopt, imports": (
         {"imports": {"off": "configs/ptq/units/base_disable_all", "int4": "configs/numerics/int4_per_block",
                      "fp8": "configs/numerics/fp8", "rest": "configs/ptq/units/default_disabled_quantizers"},
@@ -250,6 +266,8 @@ def test_what_matches_nothing_is_said(qdq: Qdq, decoder: Path, tmp_path: Path) -
         ('{"quantization": {"mode": "affine"}}', "quantization.bits is missing; expected an integer"),
         ("a: " + "[" * 3000, "is nested too deeply"),
         ('{"quant_method": "torchao", "quant_type": "float8"}', "quant_type is 'float8'; expected a weight-only type"),
+        ('{"bits": 4, "group_size": 128, "layer_config": {"up_proj": 8}}',
+         "layer_config.up_proj is 8; expected an object, or a scheme such as W8A16"),
         ("GPTQModifier: {scheme: W99}", "'W99' is not a known scheme such as W4A16"),
         ("attn=q4_0", "its patterns are on names of a GGUF file"),
     ],
