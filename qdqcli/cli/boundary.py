@@ -13,6 +13,8 @@ from qdqcli.escape import escape, escape_name
 
 EXIT_OUTPUT, EXIT_UNAVAILABLE, EXIT_BUG = 4, 5, 70
 _NO_MEMORY = "out of memory; lower --max-memory or --threads"
+_REFUSED = (errno.ENAMETOOLONG, errno.EACCES)
+"""Errors of a path that the user gave, of all that the system may have against one."""
 BUG_LIMIT = 500
 """Maximum characters of an unexpected error's message; Numba's have thousands."""
 
@@ -48,6 +50,8 @@ def _explain(error: Exception, *, debug: bool) -> tuple[str, int]:
             return f"{what}; reinstall qdqcli, or allow more memory (ulimit -v)", EXIT_UNAVAILABLE
         case FileNotFoundError() if error.filename is None:  # by os.getcwd
             return "the current folder no longer exists; change to another one", EXIT_OUTPUT
+        case OSError() if error.filename is not None and error.errno in _REFUSED:  # when looking whether it exists
+            return f"{escape_name(str(error.filename))}: {error.strerror}", EXIT_OUTPUT
         case OSError() if error.filename is None:
             return f"standard output: {error.strerror}", EXIT_OUTPUT
     return (

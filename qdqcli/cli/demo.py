@@ -12,8 +12,9 @@ from qdqcli.cli.options import verbosity_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape, show_path
+from qdqcli.escape import escape, escape_name, show_path
 from qdqcli.report.number import counted, size_text
+from qdqcli.tensors.remote_path import is_url
 from qdqcli.tensors.storage import output_error, write_file
 
 DEFAULT_FOLDER = "tiny-llama"
@@ -32,10 +33,10 @@ Examples:
   qdq demo
   qdq demo my-model""",
 )
-@click.argument("folder", metavar="[FOLDER]", default=DEFAULT_FOLDER, type=click.Path(path_type=Path))
+@click.argument("name", metavar="[FOLDER]", default=DEFAULT_FOLDER, type=click.Path())
 @verbosity_options
 @pass_session
-def demo(session: Session, /, folder: Path) -> None:
+def demo(session: Session, /, name: str) -> None:
     """Write a small checkpoint, a llama of two layers in BF16, and the commands to type next.
 
     FOLDER (tiny-llama by default) must not exist. Its weights are invented, with outlier channels and a dead one; the
@@ -43,7 +44,7 @@ def demo(session: Session, /, folder: Path) -> None:
     """
     from qdqcli.tensors.sample import tiny_llama
 
-    _check_new(folder)
+    folder = _new_folder(name)
     files = tiny_llama()
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.qdq-partial")
     try:
@@ -59,12 +60,25 @@ def demo(session: Session, /, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
     size = size_text(sum(map(len, files.values())))
     session.tell(f"wrote {show_path(folder)} ({counted(len(files), 'file')}, {size}); next:")
-    name = str(folder) if not str(folder).startswith("-") else f"./{folder}"
+    shown = str(folder) if not str(folder).startswith("-") else f"./{folder}"
     for command, *options in NEXT:
-        words = ["qdq", command, name, *(option.format(name) for option in options)]
+        words = ["qdq", command, shown, *(option.format(shown) for option in options)]
         write(f"  {escape(shlex.join(words))}\n")
 
 
-def _check_new(folder: Path) -> None:
-    if folder.is_symlink() or folder.exists():
-        raise UsageError(f"{show_path(folder)}: exists; give the name of a new folder, or remove it")
+def _new_folder(name: str) -> Path:
+    """Return the path of a folder that does not exist.
+
+    Raises:
+        UsageError: it exists, or is a URL.
+        OutputError: the system does not take the name.
+    """
+    if is_url(name):
+        raise UsageError(f"{escape_name(name)}: the sample is written to this computer; give the name of a new folder")
+    folder = Path(name)
+    try:
+        if folder.is_symlink() or folder.exists():
+            raise UsageError(f"{show_path(folder)}: exists; give the name of a new folder, or remove it")
+    except OSError as error:
+        raise output_error(folder, error) from error
+    return folder

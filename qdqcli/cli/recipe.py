@@ -55,7 +55,7 @@ Examples:
 )
 @click.pass_context
 def recipe(ctx: click.Context) -> None:
-    """Check a recipe, say which rule decides over a tensor, write it for another tool or read that of one.
+    """Check a recipe, say which rule decides over a tensor, write it for another tool, or read another tool's.
 
     A recipe is a TOML or JSON file: [defaults] for all tensors, then [[rules]] in order, each with a pattern on names
     (match) and settings under the options' names, or a reason to skip. --recipe FILE takes it.

@@ -42,3 +42,21 @@ def test_a_folder_that_cannot_be_made(qdq: Qdq, tmp_path: Path) -> None:
     outcome = qdq("demo", tmp_path / "file" / "below")
     assert outcome.code == 4
     assert str(tmp_path / "file" / "below") in outcome.error
+
+
+def test_a_name_that_is_no_folder(qdq: Qdq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = qdq("demo", "s3://bucket/model")
+    assert outcome.code == 2
+    assert "s3://bucket/model: the sample is written to this computer" in outcome.error
+    assert qdq("demo", "x" * 300).code == 4
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "words", [["recipe", "import"], ["recipe", "export", "linear-only", SAMPLE, "-s", "int4-g32", "--to", "mlx", "-o"]]
+)
+def test_a_name_that_the_system_refuses(qdq: Qdq, words: list[object]) -> None:
+    outcome = qdq(*words, "x" * 300)
+    assert outcome.code == 4
+    assert outcome.error.endswith(": File name too long")
