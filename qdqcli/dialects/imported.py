@@ -126,21 +126,21 @@ def fitted(imported: Imported, tensors: Sequence[TensorInfo]) -> tuple[Imported,
     names = dict.fromkeys(tensor.name for tensor in tensors)
     matrices = dict.fromkeys(tensor.name for tensor in tensors if len(tensor.shape) > 1)
     rules: list[ImportedRule] = []
-    idle: list[str] = []
-    used = False
+    is_used: dict[str, bool] = {}  # by entry of the file, of which one may be several patterns
     for rule in joined(imported.rules):
         own: dict[str, None] = {}
         for pattern in rule.patterns:
             matches = compile_pattern(pattern, names)
             found = [pattern] if pattern in names else list(filter(matches, names))
-            used = used or bool(rule.origin and found)
-            if rule.origin and not found:
-                idle.append(match.shown(pattern))
+            if rule.origin:
+                entry = match.shown(pattern)
+                is_used[entry] = is_used.get(entry, False) or bool(found)
             own |= dict.fromkeys(name for name in found if name in matrices)
         if own:
             by_name = rule.origin and tuple(rule.patterns) != EVERYTHING
             rules.append(replace(rule, patterns=_few(list(own), matrices)) if by_name else rule)
-    if not used:
+    idle = [entry for entry, matches_some in is_used.items() if not matches_some]
+    if len(idle) == len(is_used):
         tried = f": none matches {listed(idle, 3)}" if idle else ""
         raise UsageError(
             f"{imported.title}: the file names no tensor of the model{tried}; the model has {listed(list(matrices), 3)}"
