@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op.columns import NUM_SUMS
 from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
-from qdqcli.op.params import Codes, Floats, OrderKeys, Stored
+from qdqcli.op.params import Codes, Floats, Op, OrderKeys, Stored
 
 RUN = 16 * VECTOR_SIZE
 """Elements whose terms are added in their own type before they are widened."""
@@ -58,6 +58,15 @@ class Summing(NamedTuple):
     terms: Terms
 
 
+class Loop(NamedTuple):
+    """Arrays, op and sums of a loop that measures errors."""
+
+    x: Stored
+    y: Stored
+    op: Op
+    summing: Summing
+
+
 class Measuring(NamedTuple):
     """How slices are measured, and scratch buffers for them; kernels also take it for `OrderKeyLimits`."""
 
@@ -92,6 +101,18 @@ class Batch(NamedTuple):
     """(tensors, 1, SUM_COLUMNS)."""
     num_degenerate: NDArray[np.int64]
     is_done: NDArray[np.bool_]
+
+
+class PackedCodes(NamedTuple):
+    """Stored codes and the values that they stand for."""
+
+    stored: NDArray[np.uint8]
+    """(rows, bytes)."""
+    bits: int
+    per_word: int
+    """Codes in a word of 32 bits; 0: codes are dense."""
+    values: NDArray[np.float32]
+    """(2**bits,)."""
 
 
 class Candidates(NamedTuple):

@@ -10,8 +10,9 @@ from qdqcli.op.jit.register import inlined
 
 
 @inlined
-def code_at(stored, row, number, bits, per_word):
-    """Return a code of a row of bytes; `per_word` codes are in a word of 32 bits, or, if 0, codes are dense."""
+def code_at(codes, row, number):
+    """Return a code of a row."""
+    stored, bits, per_word, _ = codes
     bit = number * bits if per_word == 0 else number // per_word * 32 + number % per_word * bits
     at = bit >> 3
     pair = np.int64(stored[row, at]) | np.int64(stored[row, min(at + 1, stored.shape[1] - 1)]) << 8
@@ -19,13 +20,14 @@ def code_at(stored, row, number, bits, per_word):
 
 
 @inlined
-def dequantize_some(stored, row, begin, stop, bits, per_word, values, scale, zero_point, scaled, out):
+def dequantize_some(codes, row, begin, stop, scale, zero_point, scaled, out):
     """Write the columns [begin, stop) of a row, which share a scale; `scaled` has room for the values of all codes."""
+    stored, bits, per_word, values = codes
     line = out[row, begin:stop]
     if bits == 8:
-        codes = stored[row, begin:stop]
+        found = stored[row, begin:stop]
         for c in range(line.size):
-            line[c] = (values[codes[c]] - zero_point) * scale
+            line[c] = (values[found[c]] - zero_point) * scale
         return
     for code in range(values.size):
         scaled[code] = (values[code] - zero_point) * scale
@@ -47,11 +49,11 @@ def dequantize_some(stored, row, begin, stop, bits, per_word, values, scale, zer
                 line[8 * group + code] = scaled[word & ((1 << bits) - 1)]
                 word >>= bits
     for c in range(whole, line.size):
-        line[c] = scaled[code_at(stored, row, begin + c, bits, per_word)]
+        line[c] = scaled[code_at(codes, row, begin + c)]
 
 
-def dequantize(stored, bits, per_word, values, scales, zero_points, size, index, scaled, out):
-    """Fill `out` (rows, columns) with the weights whose codes are the bytes `stored` (rows, bytes).
+def dequantize(codes, scales, zero_points, size, index, scaled, out):
+    """Fill `out` (rows, columns) with the weights of `codes`, a `PackedCodes`.
 
     `scales` and `zero_points` have a row per row or one for all, and a column per `size` columns or one for all. Where
     `index` is not empty, it names the column for each column of `out` instead. `scaled` has room for the values of all
@@ -64,11 +66,11 @@ def dequantize(stored, bits, per_word, values, scales, zero_points, size, index,
         if index.size > 0:
             for c in range(width):
                 zero_point, scale = zero_points[z, min(index[c], last_zero)], scales[s, min(index[c], last_scale)]
-                out[row, c] = (values[code_at(stored, row, c, bits, per_word)] - zero_point) * scale
+                out[row, c] = (codes.values[code_at(codes, row, c)] - zero_point) * scale
             continue
         begin, group = 0, 0
         while begin < width:
             stop = min(begin + size, width)
             scale, zero_point = scales[s, min(group, last_scale)], zero_points[z, min(group, last_zero)]
-            dequantize_some(stored, row, begin, stop, bits, per_word, values, scale, zero_point, scaled, out)
+            dequantize_some(codes, row, begin, stop, scale, zero_point, scaled, out)
             begin, group = stop, group + 1

@@ -5,7 +5,7 @@ Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py
 
 import numpy as np
 
-from qdqcli.op.arguments import AHEAD, RUN
+from qdqcli.op.arguments import AHEAD, RUN, Loop
 from qdqcli.op.columns import ABS_ERROR, CLIPPED, INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu.errors import add_elements, add_run, begin_chunk, finish_chunk, no_sums
 from qdqcli.op.cpu.ranges import (
@@ -195,29 +195,30 @@ def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
     left unset.
     """
     base, start, stop = elements
+    loop = Loop(x, y, op, summing)
     for chunk in range(sums.shape[1]):
         first = start + chunk * CHUNK_ELEMENTS
-        _sum_chunk(
-            x, y, Elements(base, first, smaller(first + CHUNK_ELEMENTS, stop)), steps, qparams, op, summing, sums, chunk
-        )
+        here = Elements(base, first, smaller(first + CHUNK_ELEMENTS, stop))
+        _sum_chunk(loop, here, steps, qparams, sums, chunk)
 
 
 @inlined
-def _sum_chunk(x, y, elements, steps, qparams, op, summing, sums, chunk):
+def _sum_chunk(loop, elements, steps, qparams, sums, chunk):
     base, first, last = elements
-    begin_chunk(summing.terms)
-    _add_runs(x, y, elements, steps, qparams, op, summing, qparams.columns)
+    terms = loop.summing.terms
+    begin_chunk(terms)
+    _add_runs(loop, elements, steps, qparams, qparams.columns)
     for setting in range(sums.shape[0]):
         row = sums[setting, chunk]
-        finish_chunk(x, first - base, last - first, summing.terms, setting, row)
+        finish_chunk(loop.x, first - base, last - first, terms, setting, row)
         row[CLIPPED] = 0
         if qparams.clipping[setting]:
             values, flags = qparams.values[setting], qparams.flags[setting]
-            row[CLIPPED] = _count_outside(x, elements, steps, values, flags, qparams.columns)
+            row[CLIPPED] = _count_outside(loop.x, elements, steps, values, flags, qparams.columns)
 
 
 @inlined
-def _add_runs(x, y, elements, steps, qparams, op, summing, columns):
+def _add_runs(loop, elements, steps, qparams, columns):
     """Add a chunk: run after run, under each setting while the L1 cache holds it."""
     base, first, last = elements
     cursor = run_at(first, steps) if columns is None else (first % steps.row, 0, 0)
@@ -228,24 +229,22 @@ def _add_runs(x, y, elements, steps, qparams, op, summing, columns):
             values, flags = qparams.values[setting], qparams.flags[setting]
             for shift in range(0, VECTOR_SIZE, width()):
                 if columns is None:
-                    sums, behind = _sum_run(x, y, run, cursor, steps, values, flags, op, summing, setting, shift)
+                    sums, behind = _sum_run(loop, run, cursor, steps, values, flags, setting, shift)
                 else:
-                    sums, behind = _sum_run_of_columns(
-                        x, y, run, cursor, steps, values, flags, op, summing, setting, shift
-                    )
-                add_run(sums, summing.terms, setting, shift)
+                    sums, behind = _sum_run_of_columns(loop, run, cursor, steps, values, flags, setting, shift)
+                add_run(sums, loop.summing.terms, setting, shift)
         cursor = behind
 
 
 @always_inlined
-def _sum_run(x, y, elements, cursor, steps, values, flags, op, summing, setting, shift):
+def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
     """Return the sums of the lanes [shift, shift + width()) of a run, and `run_at` its end.
 
     A vector in which slices meet is worked on once for each of them.
     """
     base, begin, stop = elements
     s, end, left = cursor
-    sums, i = no_sums(summing.terms), begin
+    sums, i = no_sums(loop.summing.terms), begin
     while i < stop:
         to = smaller(end, stop)
         qparams = values[MIN_RANGE, s], values[MAX_RANGE, s], values[SCALE, s], values[INVERSE_SCALE, s]
@@ -254,11 +253,11 @@ def _sum_run(x, y, elements, cursor, steps, values, flags, op, summing, setting,
         while k < to:
             if i <= k and k + VECTOR_SIZE <= to:
                 while k + VECTOR_SIZE <= to:
-                    sums = _sum_vector(x, y, k + shift - base, qparams, flushing, op, summing, setting, sums)
+                    sums = _sum_vector(loop, k + shift - base, qparams, flushing, setting, sums)
                     k += VECTOR_SIZE
             else:
                 lanes = first_some(to - k - shift) ^ first_some(i - k - shift)
-                sums = _sum_lanes(x, y, k + shift - base, lanes, qparams, flushing, op, summing, setting, sums)
+                sums = _sum_lanes(loop, k + shift - base, lanes, qparams, flushing, setting, sums)
                 k += VECTOR_SIZE
         i = to
         if i == end:
@@ -267,18 +266,18 @@ def _sum_run(x, y, elements, cursor, steps, values, flags, op, summing, setting,
 
 
 @always_inlined
-def _sum_run_of_columns(x, y, elements, cursor, steps, values, flags, op, summing, setting, shift):
+def _sum_run_of_columns(loop, elements, cursor, steps, values, flags, setting, shift):
     """`_sum_run` for a column per element of a row; the first of `cursor` is the column."""
     base, begin, stop = elements
-    sums, c = no_sums(summing.terms), cursor[0]
+    sums, c = no_sums(loop.summing.terms), cursor[0]
     flushing = flags[FLUSHING, 0]
     for k in range(begin, stop, VECTOR_SIZE):
         qparams = _some_of_column(values, c + shift)
         if k + VECTOR_SIZE <= stop:
-            sums = _sum_vector(x, y, k + shift - base, qparams, flushing, op, summing, setting, sums)
+            sums = _sum_vector(loop, k + shift - base, qparams, flushing, setting, sums)
         else:
             lanes = first_some(stop - k - shift)
-            sums = _sum_lanes(x, y, k + shift - base, lanes, qparams, flushing, op, summing, setting, sums)
+            sums = _sum_lanes(loop, k + shift - base, lanes, qparams, flushing, setting, sums)
         c = _next_column(c, steps.row)
     return sums, (c, 0, 0)
 
@@ -292,8 +291,9 @@ def _some_of_column(values, c):
 
 
 @always_inlined
-def _sum_vector(x, y, at, qparams, flushing, op, summing, setting, sums):
+def _sum_vector(loop, at, qparams, flushing, setting, sums):
     """Quantize width() elements and add them to the sums of a run; write the outputs if they are kept."""
+    x, y, op, summing = loop
     lo, hi, scale, inverse = qparams
     if setting == 0:
         prefetch(x, at + AHEAD)
@@ -308,8 +308,9 @@ def _sum_vector(x, y, at, qparams, flushing, op, summing, setting, sums):
 
 
 @always_inlined
-def _sum_lanes(x, y, at, lanes, qparams, flushing, op, summing, setting, sums):
+def _sum_lanes(loop, at, lanes, qparams, flushing, setting, sums):
     """`_sum_vector` for some of the lanes."""
+    x, y, op, summing = loop
     lo, hi, scale, inverse = qparams
     stored = load_where(x, at, lanes, 0)
     v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
@@ -367,6 +368,7 @@ def fake_quantize_and_sum(x, y, elements, steps, measuring, op, summing, sums):
     """
     order_keys, ranges = measuring.order_keys, measuring.ranges
     base, start, stop = elements
+    loop = Loop(x, y, op, summing)
     known = 0  # slices with a range: those of a chunk get it just before, while the cache still holds their elements
     for chunk in range(sums.shape[1]):
         first = start + chunk * CHUNK_ELEMENTS
@@ -389,7 +391,7 @@ def fake_quantize_and_sum(x, y, elements, steps, measuring, op, summing, sums):
                 measuring.degenerate[setting, s] = qparams.flags[DEGENERATE, s - begin]
         there = Steps(steps.inner, steps.row, steps.advance, steps.first_slice + begin, steps.end)
         here = Qparams(measuring.values, measuring.flags, None, measuring.clipping)
-        _sum_chunk(x, y, Elements(base, first, last), there, here, op, summing, sums, chunk)
+        _sum_chunk(loop, Elements(base, first, last), there, here, sums, chunk)
 
 
 @inlined

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
+from qdqcli.op.arguments import PackedCodes
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -72,7 +73,8 @@ def dequantize(
     for each in (scales, zero_points):
         if len(each) not in (1, rows) or (index is None and each.shape[1] not in (1, groups)):
             raise ValueError(f"scales of shape {each.shape} for {rows} rows of {groups} groups")
+    codes = PackedCodes(data, bits, per_word, values)
     kernels.dequantize(
-        data, bits, per_word, values, np.ascontiguousarray(scales), np.ascontiguousarray(zero_points), size,
+        codes, np.ascontiguousarray(scales), np.ascontiguousarray(zero_points), size,
         _NO_INDEX if index is None else index, np.empty(values.size, np.float32), out,
     )  # fmt: skip
