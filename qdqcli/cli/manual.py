@@ -1,9 +1,12 @@
 """`qdq help`: the help of a command, or a page of the manual."""
 
 import shlex
+import sys
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 
 import click
 
@@ -25,6 +28,33 @@ def topics() -> dict[str, str]:
 def page_of(topic: str) -> str:
     """Return the page as Markdown."""
     return _read(f"{topic}.md")
+
+
+def wrapped(page: str, width: int) -> str:
+    """Return a page whose prose and rows of tables fit a terminal; headings and blocks of code stay as they are."""
+    found: list[str] = []
+    prose: list[str] = []
+    in_code = False
+
+    def end_paragraph() -> None:
+        if prose:
+            indent = "  " if prose[0][0] in "-|" else ""
+            text = " ".join(map(str.strip, prose))
+            found.append(fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
+            prose.clear()
+
+    for line in page.splitlines():
+        is_fence = line.startswith("```")
+        if in_code or is_fence or not line or line[0] in "#<":
+            end_paragraph()
+            found.append(line)
+        else:
+            if line.startswith(("- ", "| ")):
+                end_paragraph()
+            prose.append(line)
+        in_code ^= is_fence
+    end_paragraph()
+    return "\n".join(found) + "\n"
 
 
 def _read(page: str) -> str:
@@ -92,7 +122,8 @@ def manual(ctx: click.Context, words: tuple[str, ...], folder: Path | None) -> N
         return
     name, *rest = words
     if not rest and name in topics():
-        write(page_of(name))
+        page = page_of(name)
+        write(wrapped(page, get_terminal_size().columns) if sys.stdout.isatty() else page)
         return
     path, context = "qdq", parent
     for word in words:

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from qdqcli.cli.main import ALIASES, COMMANDS, cli
-from qdqcli.cli.manual import page_of, topics
+from qdqcli.cli.manual import page_of, topics, wrapped
 from qdqcli.recipe.file import parse_recipe
 from tests.conftest import Qdq
 
@@ -99,3 +99,18 @@ def test_help_shows_the_pages(qdq: Qdq) -> None:
         assert qdq("help", page.stem).out == page.read_text(encoding="utf-8") == page_of(page.stem)
         assert re.search(rf"^  {page.stem} +{re.escape(topics()[page.stem])}$", listed, re.MULTILINE)
         assert page.stem not in COMMANDS
+
+
+def test_a_page_fits_a_terminal() -> None:
+    for topic in topics():
+        page = page_of(topic)
+        narrow = wrapped(page, 72)
+        assert narrow.split() == page.split()
+        assert [line for line in narrow.splitlines() if line.startswith(("#", "```", "| --"))] == [
+            line for line in page.splitlines() if line.startswith(("#", "```", "| --"))
+        ]
+    assert wrapped("# A\n\none two\nthree\n- four five\n  six\n- 7\n```sh\na  b c d e f g\n```\n", 12) == (
+        "# A\n\none two\nthree\n- four five\n  six\n- 7\n```sh\na  b c d e f g\n```\n"
+    )
+    assert wrapped("one two three four\nfive\n", 9) == "one two\nthree\nfour five\n"
+    assert wrapped("| a | b |\n| --- | --- |\n| 1 2 | 3 4 |\n", 9) == "| a | b |\n| --- |\n  --- |\n| 1 2 | 3\n  4 |\n"
