@@ -84,13 +84,17 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
     shape = _shape_of(weight, parts, scheme)
     if not lead or prod(shape[:-1]) != prod(lead):
         raise damaged(weight, CODES, f"{prod(lead)} rows, but its {SHAPE} is {list(shape)}")
-    packing = _packing_of(weight, shape[-1], words, scheme)
+    packing = _packing_of(weight, shape, words, scheme)
     group = scheme.get("group_size")
     block = (1, group) if isinstance(group, int) and group > 0 else None
     scales = ScaleGrid.of(weight, shape, block=block)
     if block is not None and scales.block[1] != min(block[1], shape[-1]):
         raise damaged(weight, SCALE, f"groups of {block[1]} are declared, but a scale is of {scales.block[1]} columns")
     groups = -(-shape[-1] // scales.block[1])
+    if ZERO_POINT not in parts and scheme.get("symmetric") is False:
+        raise damaged(
+            weight, CODES, "no weight_zero_point beside it, but the configuration says that it is not symmetric"
+        )
     if ZERO_POINT in parts:
         if len(shape) > 2:
             raise damaged(weight, ZERO_POINT, "zero points of a weight of more than two dimensions are not decoded")
@@ -115,9 +119,12 @@ def _shape_of(weight: PackedWeight, parts: Parts, scheme: Parsed) -> tuple[int, 
     return (*lead, words * _WORD // bits)
 
 
-def _packing_of(weight: PackedWeight, width: int, words: int, scheme: Parsed) -> _Packing:
-    """Return the layout, from the number of words in a row and the declared bits, if any."""
-    declared = scheme.get("num_bits")
+def _packing_of(weight: PackedWeight, shape: tuple[int, ...], words: int, scheme: Parsed) -> _Packing:
+    """Return the layout, from the number of words in a row and the declared bits, if any.
+
+    A narrow weight takes as many words in both layouts: then the words of its zero points tell.
+    """
+    width, declared = shape[-1], scheme.get("num_bits")
     fitting = [
         packing
         for bits in ([declared] if isinstance(declared, int) else range(1, 9))
@@ -132,7 +139,8 @@ def _packing_of(weight: PackedWeight, width: int, words: int, scheme: Parsed) ->
         raise damaged(
             weight, CODES, f"{words} words in a row hold {width} codes of {bits_text} bits; the configuration is needed"
         )
-    return fitting[0]
+    zeros = weight.parts[ZERO_POINT].shape[:1] if ZERO_POINT in weight.parts else ()
+    return next((packing for packing in fitting if (packing.words(shape[0]),) == zeros), fitting[0])
 
 
 def _weights_scheme(weight: PackedWeight) -> Parsed:

@@ -21,7 +21,7 @@ from qdqcli.escape import blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, Waiting
 from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.open_shards import OpenShards
-from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, num_rows
+from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, damaged, num_rows
 from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import Packed, key_of
 from qdqcli.tensors.packed.storage import Storage
@@ -81,12 +81,25 @@ def decode(
 
 
 def _open(weight: PackedWeight, reader_of: Callable[[str], ShardReader], dtype: str) -> DecodedWeight:
+    _check_dtypes(weight)
     module, attribute = str(weight.format.decoder).split(":")
     decoder: Decoder = getattr(import_module(module), attribute)(weight, Parts(weight, reader_of, PartCache()))
     codes, kind = weight.parts[CODES], DTYPES[dtype]
     elements = num_rows(decoder.shape) * decoder.shape[-1]
     info = TensorInfo(weight.name, kind, decoder.shape, codes.shard, codes.start, elements * kind.bits // 8)
     return DecodedWeight(weight, decoder, info)
+
+
+def _check_dtypes(weight: PackedWeight) -> None:
+    """Check the dtypes of optional parts, by which a weight is not recognised.
+
+    Raises:
+        MalformedError: a part has a dtype that the format does not know; names the tensor.
+    """
+    for part in weight.format.parts:
+        found = weight.parts.get(part.role)
+        if found is not None and found.dtype.name not in part.dtypes:
+            raise damaged(weight, part.role, f"its dtype is {found.dtype.name}, expected {' or '.join(part.dtypes)}")
 
 
 def _storage(found: DecodedWeight) -> Storage:

@@ -56,6 +56,10 @@ def mlx(weight: PackedWeight, parts: Parts) -> Decoder:
     bits, rest = divmod(words * _WORD, shape[-1])
     if rest or not 1 <= bits <= 8:
         raise damaged(weight, CODES, f"{words} words in a row do not hold {groups} groups of {size}")
+    declared = _settings(weight).get("bits", bits)
+    if declared != bits:
+        found = f"{words} words in a row and {groups} groups of {size} are {bits} bits"
+        raise damaged(weight, CODES, f"{found}; the configuration says {declared!r}")
     check_shape(weight, OFFSET, weight.parts[SCALE].shape)
     scales, offsets = (ScaleGrid.of(weight, shape, role, block=(1, size)) for role in (SCALE, OFFSET))
     grid = Grid(bits, (1, size), is_symmetric=False)

@@ -226,7 +226,7 @@ def _fitting(codes: TensorInfo, known: PackedFormat, tensors: _Tensors) -> Packe
     parts = {CODES: codes}
     for part in known.parts:
         tensor = tensors.find(stem + part.suffix, codes)
-        if tensor is not None and tensor.dtype.name in part.dtypes:
+        if tensor is not None and (part.is_optional or tensor.dtype.name in part.dtypes):
             parts[part.role] = tensor
         elif not part.is_optional:
             return None

@@ -70,6 +70,37 @@ def test_a_damaged_part_is_named(tmp_path: Path, qdq: Qdq, name: str, change: Ch
     assert reason in outcome.error
 
 
+def typed(name: str, dtype: str) -> Change:
+    return lambda tensors: tensors.update({name: (dtype, *tensors[name][1:])})
+
+
+def declares(**settings: Any) -> Callable[[Any], object]:
+    return lambda config: next(iter(config.values())).update(settings)
+
+
+CONTRADICTING: list[tuple[str, Change, Callable[[Any], object], str, str]] = [
+    ("gptq", typed("b4.qzeros", "F32"), declares(), "b4.qzeros", "its dtype is F32, expected I32"),
+    ("gptq", typed("b4.g_idx", "F32"), declares(), "b4.g_idx", "its dtype is F32, expected I32"),
+    ("gptq", without("b4.qzeros"), declares(), "b4.qweight", "no qzeros beside it"),
+    ("gptq", without("b4order.g_idx"), declares(desc_act=True), "b4order.qweight", "no g_idx beside it"),
+    ("mlx", lambda _: None, declares(b2={"group_size": 32, "bits": 7}), "b2.weight", "configuration says 7"),
+    ("compressed-tensors-pack-quantized", without("b4asymmetric.weight_zero_point"), declares(),
+     "b4asymmetric.weight_packed", "no weight_zero_point beside it"),
+]  # fmt: skip
+"""Golden checkpoint, damage, what its configuration declares too; the tensor and the reason that the error names."""
+
+
+@pytest.mark.parametrize(("name", "change", "config", "tensor", "reason"), CONTRADICTING)
+def test_an_optional_part_that_the_configuration_asks_for(
+    tmp_path: Path, qdq: Qdq, name: str, change: Change, config: Callable[[Any], object], tensor: str, reason: str
+) -> None:
+    folder = changed(GOLDEN / name, tmp_path / "packed", change, config)
+    outcome = qdq("compare", GOLDEN / name / "original.safetensors", folder)
+    assert outcome.code == 3, outcome.err
+    assert f"'{tensor}'" in outcome.error
+    assert reason in outcome.error
+
+
 def test_a_shard_with_scales_that_is_missing_is_named(tmp_path: Path, qdq: Qdq) -> None:
     folder = split(tmp_path / "packed", lambda name: name == "b4.weight_scale")
     (folder / "b.safetensors").unlink()

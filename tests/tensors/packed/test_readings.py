@@ -70,6 +70,13 @@ READINGS: dict[str, tuple[dict[str, Stored], dict[str, Any], NDArray[np.float32]
         {},
         INT8.astype(np.float32) * ROW,
     ),
+    "GPTQ, version 1, zero points of 0 that borrow from their neighbours": (
+        {"a.qweight": stored("I32", np.full((8, 8), 0x33333333, np.int32)),
+         "a.qzeros": stored("I32", np.array([[0x21020100 - 0x11111111]], np.int32)),
+         "a.scales": stored("F32", np.ones((1, 8), np.float32))},
+        {"quant_method": "gptq", "bits": 4, "sym": False},
+        np.repeat(np.array([[3], [3], [2], [3], [1], [3], [2], [1]], np.float32), 64, 1),
+    ),
     "ModelOpt NVFP4 with AWQ": (
         {"a.weight": stored("U8", NIBBLES), "a.weight_scale": stored("F8_E4M3", FP8[:, :4] & 0x7F),
          "a.weight_scale_2": stored("F32", ONE), "a.pre_quant_scale": stored("F32", INPUT)},
