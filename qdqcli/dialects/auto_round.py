@@ -1,27 +1,31 @@
 """auto-round: `layer_config`, and the `quantization_config` of the models that it writes.
 
-Keys are names of linear layers, or expressions for `re.search` in which a bare dot is a dot. Layers of the blocks that
-are not named take the default; embeddings, the output head and layers with a dimension that 32 does not divide stay in
-float. Source: auto-round 0.16, compressors/layer_config_resolver.py and utils/common.py.
+Keys are names of linear layers, parts of names, or expressions for `re.search` in which a bare dot is a dot. A part or
+an expression wins over a full name, and the later of them counts. Layers of the blocks that are not named take the
+default; embeddings, the output head and layers with a dimension that 32 does not divide stay in float. Source:
+auto-round 0.16, compressors/layer_config_resolver.py and utils/common.py.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC, NO_INTEGERS, losses
 from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
 from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
-from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
+from qdqcli.dialects.weight import CHANNEL, TENSOR, WEIGHT, Weight, WeightFormat
 from qdqcli.escape import escape_name
 from qdqcli.plain import JsonObject
 
 _FLOAT = {"bits": 16, "act_bits": 16, "data_type": "float", "act_data_type": "float"}
 _META = re.compile(r"\.\*|[\^$|()\[\]?+]")
-_SCHEME = re.compile(r"W([2-8])A(4|8|16)(?:G(\d+))?")
+_SCHEME = re.compile(r"W([2-8])A(4|8|16)(?:G(-?\d+))?")
 _STANDARD = 128
 """Group size of schemes that name none."""
+_INSIDE = re.compile(r"\.\d+\.")
+"""Number of a block, which full names have."""
+_ALIASES = {"W4A16_MIXED": "W4A16", "INT8": "W8A8G-1", "INT8_W8A8": "W8A8G-1", "INT4": "W4A4G-1"}
 _FLOAT_SCHEMES = ("BF16", "FP16", "FP32")
 _SIZES = {CHANNEL: -1, TENSOR: 0}
 _STEP = 32
@@ -46,8 +50,9 @@ def _arguments(own: WeightFormat) -> JsonObject:
     return {"bits": own.num_bits, "group_size": size, "sym": True}
 
 
-def read(config: Table) -> Imported:
-    """Read keyword arguments, or a `quantization_config`."""
+def read(config: Table, tensors: Collection[str] = ()) -> Imported:
+    """Read keyword arguments, or a `quantization_config`; `tensors` are names of the model's, where it is known."""
+    modules = {name.removesuffix(WEIGHT) for name in tensors}
     own, comment = _format_of(config, config)
     rules = linear_layers(own, OUTPUT_HEAD, ROUTER, origin=f"default: {own}" if own else "", comment=comment)
     blocks = config.texts("to_quant_block_names", "block_name_to_quantize")
@@ -55,13 +60,16 @@ def read(config: Table) -> Imported:
     if names:
         inside = "|".join(re.escape(name) for name in names)
         rules.append(ImportedRule(patterns=[rf"re:(?!(?:{inside})\.).*"], reason="not in the blocks"))
-    for key, layer in (*_layers(config, "layer_config"), *_layers(config, "extra_config")):
+    layers = [*_layers(config, "layer_config"), *_layers(config, "extra_config")]
+    layers.sort(key=lambda item: not _is_full(item[0], modules))  # expressions win over full names
+    for key, layer in layers:
         own, comment = _format_of(layer, config)
-        rules.append(ImportedRule(patterns=[_pattern(key)], format=own, reason=comment or "float", comment=comment,
-                                  origin="layer_config"))  # fmt: skip
+        rules.append(
+            ImportedRule(patterns=[_pattern(key, modules)], format=own, reason=comment or "float", comment=comment,
+                         origin="layer_config"))  # fmt: skip
     ignored = config.text("ignore_layers", default="").replace(" ", "")
     if ignored:
-        patterns = [match.containing(part) for part in ignored.split(",") if part]
+        patterns = [_ignored(part, modules) for part in ignored.split(",") if part]
         rules.append(ImportedRule(patterns=patterns, reason="ignore_layers", origin="ignore_layers"))
     return Imported(title="auto-round", rules=rules)
 
@@ -83,7 +91,7 @@ def _format_of(layer: Table, base: Table) -> tuple[WeightFormat | None, str]:
     if "scheme" in layer:
         base = layer
     scheme = base.text("scheme", default="W4A16").upper()
-    found = _SCHEME.fullmatch(scheme)
+    found = _SCHEME.fullmatch(_ALIASES.get(scheme, scheme))
     if found is None and "bits" not in layer:
         return None, "" if scheme in _FLOAT_SCHEMES else f"{escape_name(scheme)} {NO_INTEGERS}"
     bits, act_bits, size = (int(text or _STANDARD) for text in found.groups()) if found else (4, 16, _STANDARD)
@@ -101,11 +109,26 @@ def _format_of(layer: Table, base: Table) -> tuple[WeightFormat | None, str]:
     return WeightFormat(num_bits=bits, scale=scale), lost
 
 
-def _pattern(key: str) -> str:
-    """Return the pattern of a key: part of a name, or an expression whose bare dots are dots."""
+def _is_full(key: str, modules: Collection[str]) -> bool:
+    """Tell whether a key is the full name of a layer, not a part of names; without a model, by its look."""
+    return key in modules if modules else _INSIDE.search(key) is not None and not _META.search(key)
+
+
+def _pattern(key: str, modules: Collection[str]) -> str:
+    """Return the pattern of a key: a full name, part of one, or an expression whose bare dots are dots."""
+    if _is_full(key, modules):
+        return match.exact(key)
     if not _META.search(key):
-        return match.exact(key) if "." in key else match.containing(key)
+        return match.containing(key)
     return match.searched(re.sub(r"(?<!\\)\.(?!\*)", r"\\.", key))
+
+
+def _ignored(part: str, modules: Collection[str]) -> str:
+    """Return the pattern of an entry of `ignore_layers`; layers.1 does not stand for layers.10."""
+    if _is_full(part, modules):
+        return match.exact(part)
+    is_block = any(f"{part}." in name for name in modules) if modules else re.search(r"\.\d+$", part)
+    return match.containing(f"{part}." if is_block and part[-1].isdecimal() else part)
 
 
 def _refusal(weight: Weight, _format: WeightFormat) -> str | None:

@@ -141,6 +141,8 @@ def _preset(name: str, table: Table) -> tuple[WeightFormat | None, str]:
     if found:
         lost = losses(ASYMMETRIC if found[3] else "", "" if found[2] == "16" else ACTIVATIONS)
         return WeightFormat(num_bits=int(found[1]), scale=128), lost
+    if upper == "UNQUANTIZED":
+        return None, ""
     if "FP" in upper:
         return None, f"{escape_name(upper)} {NO_INTEGERS}"
     raise UsageError(f"{table.where}scheme: '{escape_name(name)}' is not a known scheme such as W4A16 or W8A8")
@@ -158,8 +160,10 @@ def _rules(entries: Sequence[Entry], ignore: Sequence[str]) -> list[ImportedRule
     ordered = [*(target for target in classes if target == "Embedding"), *sorted(expressions, reverse=True), *names]
     for target in ordered:
         own, comment = merged[target]
-        rules.append(ImportedRule(patterns=_pattern(target), format=own, comment=comment, reason=comment,
-                                  origin="targets"))  # fmt: skip
+        reason = comment or "not quantized"
+        rules.append(
+            ImportedRule(patterns=_pattern(target), format=own, comment=comment, reason=reason, origin="targets")
+        )
     if ignore:
         patterns = [pattern for target in ignore for pattern in _pattern(target)]
         rules.append(ImportedRule(patterns=patterns, reason="ignore", origin="ignore"))

@@ -56,7 +56,7 @@ def parse_foreign(text: str, source: str, names: Collection[str] = ()) -> Import
         return llama_cpp.read(lines, names, f"{source}: ")
     data = _object(text, source)
     try:
-        found = _of_config(data, source) or _of_recipe(data, source)
+        found = _of_config(data, source, names) or _of_recipe(data, source, names)
     except UsageError as error:
         raise UsageError(str(error) if str(error).startswith(source) else f"{source}: {error}") from None
     if found is None and "architectures" in data:
@@ -86,7 +86,7 @@ def _object(text: str, source: str) -> Parsed:
     return data
 
 
-def _of_config(data: Parsed, source: str) -> Imported | None:
+def _of_config(data: Parsed, source: str, names: Collection[str]) -> Imported | None:
     """Read a config.json of a model, or what stands in one."""
     top = Table(data, f"{source}: ")
     quantization = data.get("quantization")
@@ -94,26 +94,27 @@ def _of_config(data: Parsed, source: str) -> Imported | None:
         inner = top.table("quantization")
         return modelopt.read_config(inner) if _MODELOPT & {*inner.data} else mlx.read(inner)
     if isinstance(data.get("quantization_config"), dict):
-        return _of_method(top.table("quantization_config"))
+        return _of_method(top.table("quantization_config"), names)
     if isinstance(data.get("compression_config"), dict):  # compressed-tensors before 2025
-        return _of_method(top.table("compression_config"))
+        return _of_method(top.table("compression_config"), names)
     for key in ("text_config", "llm_config", "thinker_config"):  # models of several modalities
         if isinstance(data.get(key), dict) and "quantization_config" in data[key]:
-            return _of_method(top.table(key).table("quantization_config"))
-    return _of_method(top) if "quant_method" in data else None
+            return _of_method(top.table(key).table("quantization_config"), names)
+    return _of_method(top, names) if "quant_method" in data else None
 
 
-def _of_method(config: Table) -> Imported:
+def _of_method(config: Table, names: Collection[str]) -> Imported:
     if "config_groups" in config and config.text("quant_method", default="") != "modelopt":
         return compressed_tensors.read_config(config)
     method = config.text("quant_method").lower()
     if method not in METHODS:
         raise UsageError(f"{config.where}quant_method is {escape_name(method)}, whose layout qdq cannot simulate; "
                          f"expected one of {', '.join(METHODS)}")  # fmt: skip
-    return METHODS[method](config)
+    reader = METHODS[method]
+    return auto_round.read(config, names) if reader is auto_round.read else reader(config)
 
 
-def _of_recipe(data: Parsed, source: str) -> Imported | None:
+def _of_recipe(data: Parsed, source: str, names: Collection[str]) -> Imported | None:
     """Read a recipe or the arguments of a tool."""
     table = Table(data, f"{source}: ")
     if isinstance(data.get("quantize"), dict):
@@ -121,7 +122,7 @@ def _of_recipe(data: Parsed, source: str) -> Imported | None:
     if "config_groups" in data:
         return compressed_tensors.read_config(table)
     if "layer_config" in data:
-        return auto_round.read(table)
+        return auto_round.read(table, names)
     if "_type" in data:
         return torchao.read(table)
     if ("bits" in data or "w_bit" in data) and {"group_size", "q_group_size", "dynamic"} & {*data}:

@@ -92,6 +92,10 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
                                                 "o_proj": {"scheme": "W8A16", "group_size": -1}}},
         {UP: (8, "none", 128, "minmax"), QUERY: (4, "none", 64, "minmax"), DOWN: None, OUT: INT8,
          "model.layers.0.mlp.gate_proj.weight": (2, "none", 64, "minmax")}, ""),
+    "auto-round, parts of names": (
+        {"bits": 4, "group_size": 128, "ignore_layers": "layers.2", "layer_config": {
+            "mlp.up_proj": {"bits": 8}, UP.removesuffix(".weight"): {"bits": 2}, "self_attn.o": "INT8"}},
+        {UP: (8, "none", 128, "minmax"), OUT: INT8, QUERY: None, DOWN: INT4}, ACTIVATIONS),
     "auto-round, activations": (hub(quant_method="auto-round", bits=8, group_size=-1, act_bits=8), {UP: INT8},
                                 ACTIVATIONS),
     "auto-round, float schemes": (
@@ -139,6 +143,8 @@ YAML = {
     "scheme": ({"default_stage": {"default_modifiers": {"AWQModifier": {
         "targets": ["Linear"], "scheme": "W4A16_ASYM", "ignore": ["re:.*lm_head"]}}}},
         {UP: INT4, HEAD: None}, "asymmetric"),
+    "unquantized": ({"GPTQModifier": {"scheme": {"W4A16": ["Linear"], "UNQUANTIZED": ["re:.*down_proj"]}}},
+                    {UP: INT4, DOWN: None}, ""),
     "schemes": ({"GPTQModifier": {"scheme": {"W8A8": ["re:.*self_attn.*"], "W4AFP8": ["re:.*mlp.*"]}}},
                 {UP: INT4, QUERY: INT8, HEAD: None}, ACTIVATIONS),
     "modelopt, imports": (
