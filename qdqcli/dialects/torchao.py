@@ -14,7 +14,7 @@ from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC, NO_INTEG
 from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
 from qdqcli.dialects.imported import OUTPUT_HEAD, Imported, ImportedRule, linear_layers, patterns_of
 from qdqcli.dialects.table import Table
-from qdqcli.dialects.weight import CHANNEL, WEIGHT, Weight, WeightFormat
+from qdqcli.dialects.weight import CHANNEL, TENSOR, WEIGHT, Weight, WeightFormat
 from qdqcli.plain import JsonObject
 
 _MODULES = "fqn_to_config", "module_fqn_to_config"
@@ -97,10 +97,10 @@ def _format_of(config: Table) -> tuple[WeightFormat | None, str]:
     data = config.table("_data")
     prefix = "weight_" if kind == _INTX else ""
     symmetric = _word(data.data.get(f"{prefix}mapping_type")) != "ASYMMETRIC"
-    inner = data.table(f"{prefix}granularity").table("_data")
-    size = data.integer("group_size", default=inner.integer("group_size", default=0))
-    scale = size or CHANNEL
-    activations = ACTIVATIONS if "DynamicActivation" in kind else ""
+    granularity = _granularity(data, f"{prefix}granularity")
+    size = data.integer("group_size", default=granularity.table("_data").integer("group_size", default=0))
+    scale = size or (TENSOR if granularity.text("_type", default="") == "PerTensor" else CHANNEL)
+    activations = ACTIVATIONS if "Activation" in kind else ""
     asymmetric = "" if symmetric else ASYMMETRIC
     if kind in (_INTX, "IntxWeightOnlyConfig"):
         bits = re.fullmatch(r"int([1-8])", _word(data.data.get("weight_dtype")) or "int8")
@@ -109,11 +109,23 @@ def _format_of(config: Table) -> tuple[WeightFormat | None, str]:
         return WeightFormat(num_bits=int(bits[1]), scale=scale), losses(asymmetric, activations)
     if kind.startswith("Int4WeightOnly"):
         return WeightFormat(num_bits=4, scale=size or 128), ASYMMETRIC
+    if kind.startswith("Float8DynamicActivationInt4"):
+        return WeightFormat(num_bits=4, scale=128), activations
     if kind.startswith("Int8DynamicActivationInt4"):
         return WeightFormat(num_bits=4, scale=size or 32), losses(asymmetric, activations)
-    if kind.startswith(("Int8WeightOnly", "Int8DynamicActivationInt8")):
+    if kind.startswith(("Int8WeightOnly", "Int8DynamicActivationInt8", "Int8StaticActivationInt8")):
         return WeightFormat(num_bits=8, scale=scale), activations
     return None, f"{kind} {NO_INTEGERS}"
+
+
+def _granularity(data: Table, key: str) -> Table:
+    """Return the granularity of weights: the only one, or the second of a list that has activations first."""
+    if isinstance(data.data.get(key), list):
+        both = data.tables(key)
+        if len(both) != 2:
+            data.fail(key, "one granularity, or two")
+        return both[1]
+    return data.table(key)
 
 
 def _word(value: Any) -> str:

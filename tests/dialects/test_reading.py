@@ -108,6 +108,12 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
             "_default": FIXED, "re:.*up_proj": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 128}},
             DOWN: None}}},
         {UP: INT4, DOWN: None, QUERY: INT8}, "asymmetric"),
+    "torchao, two granularities": (
+        {"_type": "Int8StaticActivationInt8WeightConfig", "_data": {"granularity": [
+            {"_type": "PerRow", "_data": {}}, {"_type": "PerTensor", "_data": {}}]}},
+        {UP: (8, "none", None, "minmax")}, ACTIVATIONS),
+    "torchao, int4 with FP8": ({"_type": "Float8DynamicActivationInt4WeightConfig", "_data": {}}, {UP: INT4},
+                               ACTIVATIONS),
     "torchao, before": (hub(quant_method="torchao", quant_type="int4_weight_only",
                             quant_type_kwargs={"group_size": 64}),
                         {UP: (4, "none", 64, "minmax")}, "asymmetric"),
