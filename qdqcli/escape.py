@@ -1,5 +1,6 @@
 """Escaping of file names and of names found in files, for error messages."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,12 @@ def escape(text: str) -> str:
 def without_commands(text: str) -> str:
     """Break up CI commands: a line that starts with `::`; `##vso[` and `##[` anywhere."""
     return text.replace("::", ":\\x3a").replace("##", "#\\x23")
+
+
+def without_secrets(text: str) -> str:
+    """Remove the queries and passwords of web addresses, which sign them; also of one that was taken for a path."""
+    text = re.sub(r"(?i)\b(https?:/{1,2}[^\s?#'\"]*)\?[^\s'\"]*[\w%&=/+~-]", r"\1", text)
+    return re.sub(r"(?i)\b(https?:/{1,2})[^\s/?#'\"]*@", r"\1", text)
 
 
 def _escape(char: str) -> str:

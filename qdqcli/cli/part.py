@@ -116,6 +116,7 @@ def run_part(
     from qdqcli.run.execute import Job
     from qdqcli.run.journal import Command
     from qdqcli.run.parts import Part, execute_part
+    from qdqcli.run.shard import check_unsigned
 
     own = Part(*part)
     indices = own.choose([plan.shard.output_bytes for plan in plans])
@@ -123,6 +124,8 @@ def run_part(
     num_found = 0
     if indices:
         chosen = [plans[i] for i in indices]
+        for plan in chosen:
+            check_unsigned(plan.shard)
         with (
             tree,
             working(session, chosen, request, reading, report, resources, phase="quantizing") as (

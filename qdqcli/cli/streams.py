@@ -10,7 +10,7 @@ from contextlib import suppress
 from io import StringIO
 from typing import IO, TextIO
 
-from qdqcli.escape import escape, without_commands
+from qdqcli.escape import escape, without_commands, without_secrets
 
 
 def prepare() -> None:
@@ -51,9 +51,10 @@ def write_all(pieces: Iterable[str]) -> None:
 def say(text: str) -> None:
     """Write one or more lines to standard error; a full or closed stream is ignored.
 
-    Names and paths are escaped: they cannot move the cursor or form a command for a CI system.
+    Names and paths are escaped: they cannot move the cursor or form a command for a CI system. Signed URLs lose their
+    signature, whatever they were mistaken for.
     """
-    lines = (without_commands(escape(line)) for line in text.split("\n"))
+    lines = (without_commands(escape(without_secrets(line))) for line in text.split("\n"))
     with suppress(OSError):
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()

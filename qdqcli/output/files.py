@@ -1,6 +1,7 @@
 """Conflict checks on the files that one command reads and writes: no written file may be one of the others."""
 
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,6 +133,8 @@ def _check_outside(file: NamedFile, checkpoint: Checkpoint) -> None:
 def _check_writable(file: NamedFile) -> None:
     if isinstance(file.path, RemotePath):  # a store has no folders, and tells on writing who may
         return
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(file.path)):
+        raise UsageError(f"{show_path(file.path)}: {file.role} writes no URL; give a path")
     path = link_target(file.path)
     folder = show_path(file.path.parent)
     if not path.parent.is_dir():

@@ -103,7 +103,7 @@ class RemoteTree(OutputTree):
     def identity_of(self, checkpoint: Checkpoint, shard: Shard) -> FileIdentity | None:
         path = self.shard_path(checkpoint, shard)
         assert isinstance(path, RemotePath)
-        with suppress(FileNotFoundError), _blamed(path):
+        with _blamed(path), suppress(FileNotFoundError):
             return FileIdentity.of(path.store.describe(path).status)
         return None
 
@@ -149,6 +149,12 @@ class RemoteTree(OutputTree):
             return (self.partial / JOURNAL / FIRST).is_file()
 
     def _check_free(self) -> None:
+        store = self.output.store
+        with _blamed(self.output):
+            if self._is_folder and self.output.is_file():
+                raise UsageError(f"{show_path(self.output)}: is a file, the output is a folder; choose another OUTPUT")
+            if not self._is_folder and store.has_below(self.output):
+                raise UsageError(f"{show_path(self.output)}: is a folder, the output is a file; choose another OUTPUT")
         if not (self._overwrite or self._resume) and self._existing() and not self._has_journal():
             raise UsageError(
                 f"{show_path(self.output)}: exists; choose another OUTPUT or pass --overwrite to replace it"
@@ -200,7 +206,7 @@ class RemoteTree(OutputTree):
 
 
 class _blamed:  # noqa: N801 - a context manager
-    """Turns an error of the store into an `OutputError` on `path`; that an object is missing passes."""
+    """Turns an error of the store into an `OutputError` on `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -210,5 +216,5 @@ class _blamed:  # noqa: N801 - a context manager
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        if isinstance(error, OSError):
             raise output_error(self._path, error) from error

@@ -3,6 +3,7 @@
 Only functions, a shard's job and its rows travel. A task runs again elsewhere when its worker is lost: Dask's work.
 """
 
+import json
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ from hashlib import sha256
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import numpy as np
@@ -68,9 +69,9 @@ class Dask:
         with ExitStack() as undo:
             undo.enter_context(_quiet())
             where = _start(undo, distributed, resources) if address == LOCAL else {"address": address}
-            if address.endswith(".json"):
-                where = {"scheduler_file": address}
             try:
+                if address.endswith(".json"):
+                    where = {"address": _address_in(Path(address))}
                 self._client = undo.enter_context(distributed.Client(**where, timeout=CONNECT_S, set_as_default=False))
                 self._client.wait_for_workers(1, timeout=CONNECT_S)
                 self._num_threads = sum(self._client.nthreads().values())
@@ -207,6 +208,21 @@ def risk_of(address: str) -> str | None:
         f"--dask {escape_name(address)}: anyone who reaches this scheduler can run code as its user; tls:// encrypts, "
         "see qdq help scale"
     )
+
+
+def _address_in(file: Path) -> str:
+    """Return the address in a scheduler file, which a scheduler that starts at the same time may not have written yet.
+
+    Raises:
+        OSError, ValueError: it cannot be read; is no scheduler file.
+    """
+    end = monotonic() + CONNECT_S
+    while not file.exists() and monotonic() < end:
+        sleep(LOOK_S / 5)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("address"), str):
+        raise ValueError("is not a scheduler file")
+    return str(content["address"])
 
 
 def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str, Any]:

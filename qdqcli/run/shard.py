@@ -28,6 +28,7 @@ from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, open_checkpoint, open_file
 from qdqcli.tensors.packed.decoded import DecodedShard
+from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import temporary_of
 
 Value = TypeVar("Value")
@@ -85,7 +86,12 @@ class ShardRef:
 
     @classmethod
     def of(cls, shard: Shard, checkpoints: Sequence[Checkpoint], opening: Opening) -> "ShardRef":
-        """Return the reference to a shard of the first checkpoint; the others may hold parts of its weights."""
+        """Return the reference to a shard of the first checkpoint; the others may hold parts of its weights.
+
+        Raises:
+            UsageError: the shard has a signed URL.
+        """
+        check_unsigned(shard)
         decoded = [checkpoint.path.absolute() for checkpoint in checkpoints] if isinstance(shard, DecodedShard) else []
         return cls(
             path=shard.path.absolute(),
@@ -139,6 +145,19 @@ class Outcome(Generic[Value]):
             raise getattr(errors, kind, QdqError)(message)
         assert self.value is not None
         return self.value
+
+
+def check_unsigned(shard: Shard) -> None:
+    """Refuse a shard that other processes cannot read.
+
+    Raises:
+        UsageError: it has a signed URL.
+    """
+    if isinstance(shard.path, RemotePath) and shard.path.is_signed:
+        raise errors.UsageError(
+            f"{show_path(shard.path)}: the signature of a URL is not passed on to other processes; leave out --part "
+            "and --dask, or download the file"
+        )
 
 
 def outcome_of(path: Path, work: Callable[[], Value]) -> Outcome[Value]:

@@ -5,6 +5,7 @@ one that says how to get keys (a role, a single sign-on) is left to boto3, where
 """
 
 import os
+import re
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from dataclasses import dataclass, field
@@ -72,11 +73,16 @@ def s3_options() -> S3Options:
     """Return the options that the environment and the profile add.
 
     Raises:
-        UnavailableError: the profile is missing, or needs boto3.
+        UnavailableError: the profile is missing, or needs boto3; a variable is malformed.
     """
     found = _profile_settings()
+    _check_environment()
     config = {name: found[key] for key, name in _KEYS.items() if key in found}
     endpoint = _endpoint() or config.get("endpoint", "")
+    if endpoint and not re.fullmatch(r"(?i)https?://[^\s/]+(/\S*)?", endpoint):
+        raise UnavailableError(
+            f"AWS_ENDPOINT_URL: '{escape_name(endpoint)}' is not the URL of a server; give https://HOST[:PORT]"
+        )
     config |= {"endpoint": endpoint} if endpoint else {}
     if os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
         config.pop("region", None)
@@ -87,6 +93,13 @@ def s3_options() -> S3Options:
         store_options={"config": config} | _provider(found),
         client_options={"allow_http": True} if endpoint.lower().startswith("http://") else {},
     )
+
+
+def _check_environment() -> None:
+    """Refuse white space in the variables of S3, often the end of a line of a secret's file: obstore panics."""
+    for name in (*(key.upper() for key in _KEYS if key.startswith("aws_")), "AWS_REGION", "AWS_DEFAULT_REGION"):
+        if re.search(r"[^!-~]", os.environ.get(name, "")):
+            raise UnavailableError(f"{name}: contains white space or other characters that no key has; set it without")
 
 
 def _profile_settings() -> dict[str, str]:

@@ -364,7 +364,8 @@ def _other_error(error: Exception, retry_s: float) -> OSError:
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
         return FileNotFoundError(errno.ENOENT, "there is no such bucket")
     if re.search(r"169\.254\.|metadata\.google", text):  # where a machine of a cloud has its own
-        return PermissionError(errno.EACCES, "no credentials were found for this store")
+        what = "no credentials were found for this store; qdq help remote says where to put them"
+        return PermissionError(errno.EINVAL, what)  # not that of a file's mode: the advice would be another
     if code in (401, 403):
         return _refused()
     if code is not None and code < 500:

@@ -56,6 +56,11 @@ class RemotePath(PosixPath):
         return _signed.get(str(self), str(self))
 
     @property
+    def is_signed(self) -> bool:
+        """True if the URL has a secret, which only this process knows."""
+        return bool(re.search(r"\?|//[^/]*@", self.signed_url)) and self.scheme in WEB
+
+    @property
     def store(self) -> "Remote":
         """The store of the object.
 

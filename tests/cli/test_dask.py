@@ -406,6 +406,11 @@ def test_errors_before_the_work(
         patched.setattr(cluster, "CONNECT_S", 0.5)
         nobody = qdq(*arguments, "--dask", "tcp://127.0.0.1:9")
         assert (nobody.code, "no Dask scheduler with workers answers there" in nobody.error) == (5, True)
+        for content in (None, "[]", "{"):  # not there, of something else, half written
+            if content:
+                (tmp_path / "s.json").write_text(content)
+            no_file = qdq(*arguments, "--dask", tmp_path / "s.json")
+            assert (no_file.code, "s.json: no Dask scheduler" in no_file.error) == (5, True)
         patched.setitem(sys.modules, "distributed", None)
         missing = qdq(*arguments, "--dask", "local")
         assert (missing.code, "pip install 'qdqcli[dask]'" in missing.error) == (5, True)

@@ -231,6 +231,24 @@ def test_a_profile_gives_the_keys(
     assert "there is no profile 'none'" in outcome.error
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("AWS_ENDPOINT_URL", "host:9000", "not the URL of a server"),
+        ("AWS_ACCESS_KEY_ID", "K\n", "contains white space"),
+    ],
+)
+def test_a_malformed_variable_is_named(
+    qdq: Qdq, server: ObjectServer, monkeypatch: pytest.MonkeyPatch, name: str, value: str, what: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    outcome = qdq("stats", f"s3://{BUCKET}/w.safetensors")
+    assert server.requests == []
+    assert outcome.code == 5
+    assert outcome.error.startswith(f"error: {name}: ")
+    assert what in outcome.error
+
+
 @pytest.mark.usefixtures("impatient")
 def test_no_message_shows_a_key(qdq: Qdq, server: ObjectServer, tiny: Path) -> None:
     url = server.put(tiny, "w.safetensors")
@@ -287,6 +305,25 @@ def test_the_query_of_a_signed_url_is_never_shown(
     assert failed.code == 3
     shown = outcome.out + outcome.err + failed.err + (tmp_path / "r.html").read_text() + recipe.read_text()
     assert "SECRET" not in shown
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--num-bits", "URL"), ("--recipe", "URL"), ("--report", "URL"), ("--URL",), ("--format", "URL"), ("--debug",)],
+    ids=lambda options: options[0],
+)
+def test_a_signature_in_the_wrong_place_is_never_shown(qdq: Qdq, options: tuple[str, ...]) -> None:
+    url = "http://user:SECRET@127.0.0.1:9/w.safetensors?X-Amz-Signature=SECRET%2F+a"
+    outcome = qdq("stats", *(option.replace("URL", url) for option in options), "ftp" + url.removeprefix("http"))
+    assert outcome.code in (2, 3)
+    assert "SECRET" not in outcome.err
+
+
+def test_a_signed_url_stays_in_its_process(qdq: Qdq, web: str, tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "www" / "w.safetensors", {"w": sample((8, 8))})
+    outcome = qdq("run", f"{web}/w.safetensors?key=K", "-o", tmp_path / "out.safetensors", "--part", "1/1")
+    assert outcome.code == 2
+    assert "the signature of a URL is not passed on" in outcome.error
 
 
 # The cache of the Hub
@@ -402,6 +439,29 @@ def test_an_output_in_a_bucket_is_replaced_only_where_it_is_a_run_s(
     assert outcome.code == 2
     assert "mine.txt: belongs to no output" in outcome.error
     assert set(server.objects()) == {*files, "out/mine.txt"}
+
+
+def test_an_output_is_not_both_a_file_and_a_folder(qdq: Qdq, server: ObjectServer, model: Path, tiny: Path) -> None:
+    file, folder = server.put(tiny, "one"), server.put(model, "many")
+    before = server.objects()
+    for input_, output, is_what in ((model, file, "is a file"), (tiny, folder, "is a folder")):
+        outcome = qdq("run", input_, "-o", output, "--overwrite")
+        assert outcome.code == 2
+        assert f"{output}: {is_what}, the output is a" in outcome.error
+    assert server.objects() == before
+
+
+def test_an_output_in_no_bucket_is_said(qdq: Qdq, server: ObjectServer, model: Path, tiny: Path) -> None:  # noqa: ARG001
+    for input_ in (model, tiny):
+        outcome = qdq("run", input_, "-o", "s3://none/out")
+        assert outcome.code == 4
+        assert "s3://none/out: there is no such bucket" in outcome.error
+
+
+def test_a_report_is_a_local_file(qdq: Qdq, tiny: Path) -> None:
+    outcome = qdq("stats", tiny, "--report", f"s3://{BUCKET}/r.json")
+    assert outcome.code == 2
+    assert "--report writes no URL" in outcome.error
 
 
 @pytest.mark.parametrize("name", ["https://host/out.safetensors", "hf://org/name", "s3://bucket"])
