@@ -223,3 +223,26 @@ def test_weights_without_a_name_in_a_gguf_file(qdq: Qdq, tmp_path: Path) -> None
     outcome = qdq("recipe", "export", tmp_path / "r.toml", model, "--to", "llama.cpp", "--exclude", "*odd*")
     assert outcome.code == 0
     assert "warning: 'model.layers.0.odd.weight': in float here, but without a known name in a GGUF file" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("block", "part", "mlx"), [("mlp", "down_proj", "down_proj"), ("block_sparse_moe", "w3", "up_proj")]
+)
+def test_experts_are_one_module_in_mlx(qdq: Qdq, tmp_path: Path, block: str, part: str, mlx: str) -> None:
+    experts = [f"model.layers.0.{block}.experts.{i}.{part}.weight" for i in range(2)]
+    names = [*experts, *(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(3))]
+    model = write_safetensors(tmp_path / "model.safetensors", {name: sample((32, 64)) for name in names})
+    recipe, foreign = tmp_path / "r.toml", tmp_path / "mlx.json"
+    rule = '[defaults]\nscheme = "int4-g32"\n[[rules]]\nmatch = "{}"\nnum_bits = 8'
+    recipe.write_text(rule.format("*.experts.*"))
+    assert qdq("recipe", "export", recipe, model, "--to", "mlx", "-o", foreign).code == 0
+    written = json.loads(foreign.read_text())["quantization"]
+    assert written[f"model.layers.0.{block}.switch_mlp.{mlx}"] == {"group_size": 32, "bits": 8}
+    outcome = qdq("recipe", "import", foreign, model)
+    assert "3 int4-g32, 2 int8-g32" in outcome.err
+    assert "not in the model" not in outcome.err
+    recipe.write_text(rule.format("*.experts.1.*"))
+    assert (
+        f"'model.layers.0.{block}.switch_mlp.{mlx}', but differ"
+        in qdq("recipe", "export", recipe, model, "--to", "mlx").error
+    )
