@@ -160,9 +160,10 @@ def given_command(output: Path) -> "Command":
     path, partial = output_paths(output)
     command = command_of(partial)
     if command is None:
-        done = "; it exists: was it finished before?" if path.exists() else ""
+        if path.exists():
+            raise UsageError(f"{show_path(output)}: exists, and no parts are left to finish; it was finished before")
         raise UsageError(
-            f"{show_path(output)}: there is no run in parts to finish{done}; run the parts first: qdq run INPUT -o "
+            f"{show_path(output)}: there is no run in parts to finish; run the parts first: qdq run INPUT -o "
             f"{show_path(output)} --part I/N"
         )
     return command

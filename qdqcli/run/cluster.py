@@ -70,8 +70,8 @@ class Dask:
             undo.enter_context(_quiet())
             where = _start(undo, distributed, resources) if address == LOCAL else {"address": address}
             try:
-                if address.endswith(".json"):
-                    where = {"address": _address_in(Path(address))}
+                if _is_file(address):
+                    where = {"address": _address_in(Path(address), CONNECT_S)}
                 self._client = undo.enter_context(distributed.Client(**where, timeout=CONNECT_S, set_as_default=False))
                 self._client.wait_for_workers(1, timeout=CONNECT_S)
                 self._num_threads = sum(self._client.nthreads().values())
@@ -199,24 +199,34 @@ def cluster_at(
 
 def risk_of(address: str) -> str | None:
     """Return a warning where other machines reach the scheduler without encryption; None where they do not."""
+    if _is_file(address):
+        with suppress(OSError, ValueError):  # connecting will tell
+            named = _address_in(Path(address), wait_s=0.0)
+            return None if risk_of(named) is None else _RISK.format(escape_name(address))
+        return None
     match = re.fullmatch(r"(?:(\w+)://)?(\[[^\]]*\]|[^:/]*)(?::\d+)?/?", address)
     if address == LOCAL or match is None or match[1] not in (None, "tcp"):
         return None
     if re.fullmatch(r"localhost|127(\.\d+){3}|\[::1\]", match[2]):
         return None
-    return (
-        f"--dask {escape_name(address)}: anyone who reaches this scheduler can run code as its user; tls:// encrypts, "
-        "see qdq help scale"
-    )
+    return _RISK.format(escape_name(address))
 
 
-def _address_in(file: Path) -> str:
+_RISK = "--dask {}: anyone who reaches this scheduler can run code as its user; tls:// encrypts, see qdq help scale"
+
+
+def _is_file(address: str) -> bool:
+    """Tell whether an address is that of a scheduler file."""
+    return address.endswith(".json")
+
+
+def _address_in(file: Path, wait_s: float) -> str:
     """Return the address in a scheduler file, which a scheduler that starts at the same time may not have written yet.
 
     Raises:
         OSError, ValueError: it cannot be read; is no scheduler file.
     """
-    end = monotonic() + CONNECT_S
+    end = monotonic() + wait_s
     while not file.exists() and monotonic() < end:
         sleep(LOOK_S / 5)
     content = json.loads(file.read_text(encoding="utf-8"))

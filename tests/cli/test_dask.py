@@ -458,3 +458,13 @@ def test_preflight(tmp_path: Path, found: _Answer, code: int, words: str) -> Non
 )
 def test_an_address_that_others_can_reach_is_warned_of(address: str, exposed: bool) -> None:
     assert (risk_of(address) is not None) == exposed
+
+
+@pytest.mark.parametrize(("address", "exposed"), [("tcp://127.0.0.1:8786", False), ("tcp://10.0.0.7:8786", True)])
+def test_the_address_in_a_scheduler_file_is_warned_of(tmp_path: Path, address: str, exposed: bool) -> None:
+    file = tmp_path / "dask.json"
+    assert risk_of(str(file)) is None
+    file.write_text(json.dumps({"address": address}))
+    risk = risk_of(str(file))
+    assert (risk is not None) == exposed
+    assert risk is None or str(file) in risk
