@@ -104,7 +104,7 @@ def test_what_is_missing_is_named_and_what_is_done_is_kept(qdq: Qdq, sharded: Pa
     assert qdq("finish", tmp_path / "out").code == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     twice = qdq("finish", tmp_path / "out")
-    assert (twice.code, "it exists: was it finished before?" in twice.error) == (2, True)
+    assert (twice.code, "exists, and no parts are left to finish" in twice.error) == (2, True)
 
 
 def test_a_resumed_run_ends_a_run_in_parts(qdq: Qdq, sharded: Path, tmp_path: Path) -> None:
