@@ -113,8 +113,8 @@ def import_(
 
     Takes quantization_config (compressed-tensors, GPTQ, AWQ, auto-round, torchao, ModelOpt), the quantization of MLX,
     YAML of llm-compressor and ModelOpt, and tensor-type files of llama.cpp. With MODEL the patterns become those of its
-    tensors, and what matches nothing is said. What the op does not have (zero points, float formats, codebooks) is said
-    too, in a comment and here.
+    tensors, and entries that match none are named. What the op does not have (zero points, float formats, codebooks) is
+    named on stderr and in a comment.
     """
     from qdqcli.dialects.imported import fitted, in_words, recipe_text
     from qdqcli.dialects.reading import read_foreign

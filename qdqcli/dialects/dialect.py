@@ -72,18 +72,18 @@ class Dialect:
         if not _PLAIN.fullmatch(weight.name):
             return "its name has characters other than letters, digits, dots, dashes and underscores"
         if own.num_bits not in self.bits:
-            return f"{own}: it has {_listed(self.bits)} bits"
+            return f"{own}: it takes {_listed(self.bits)} bits"
         if isinstance(own.scale, str):
             if own.scale not in self.scales:
                 return f"{own}: it has no scale per {own.scale}"
         elif self.group_sizes is not None and own.scale not in self.group_sizes:
-            return f"{own}: it has groups of {_listed(self.group_sizes)}"
+            return f"{own}: it takes groups of {_listed(self.group_sizes)}"
         elif len(weight.shape) != 2:
-            return f"{own}: it has groups in matrices alone, not in {len(weight.shape)} dimensions"
+            return f"{own}: it takes groups in matrices alone, not in {len(weight.shape)} dimensions"
         if len(weight.shape) != 2 and not self.takes_convolutions:
             return f"it takes matrices alone, not {len(weight.shape)} dimensions"
         if own.estimator not in self.estimators:
-            return f"estimator {own.estimator}: it has {', '.join(self.estimators)}"
+            return f"estimator {own.estimator}: it takes {', '.join(self.estimators)}"
         if not self.takes_embeddings and is_embedding(weight.name):
             return "it quantizes no embeddings"
         return self.check(weight, own)

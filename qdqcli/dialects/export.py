@@ -77,6 +77,6 @@ def _check(target: Dialect, weights: Sequence[Weight]) -> None:
             reasons.setdefault(reason, []).append(weight.name)
     if reasons:
         told = "; ".join(f"{listed(names, 2)}: {reason}" for reason, names in reasons.items())
-        raise UsageError(f"{target.title} cannot say it: {told}; --exclude them, or give them another setting")
+        raise UsageError(f"{target.title} cannot take the recipe: {told}; --exclude them, or give them another setting")
     if all(weight.spec is None for weight in weights):
         raise UsageError("the recipe leaves every tensor of the model in float; there is nothing to export")

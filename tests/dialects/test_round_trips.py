@@ -50,10 +50,10 @@ scheme = "int3-g16"
 """
 RECIPES = {"mixed": MIXED, "channels": CHANNELS, "embeddings": EMBEDDINGS, "k-quants": K_QUANTS}
 REFUSED = {
-    ("auto-round", "embeddings"): "auto-round cannot say it: 'model.embed_tokens.weight': it quantizes no embeddings",
-    ("gptqmodel", "embeddings"): "GPTQModel cannot say it: 'model.embed_tokens.weight': it quantizes no embeddings",
+    ("auto-round", "embeddings"): "auto-round cannot take the recipe: 'model.embed_tokens.weight': it quantizes no",
+    ("gptqmodel", "embeddings"): "GPTQModel cannot take the recipe: 'model.embed_tokens.weight': it quantizes no",
     ("mlx", "channels"): "int8-channel: it has no scale per channel",
-    ("mlx", "k-quants"): "int6-g16: it has groups of 32, 64 or 128",
+    ("mlx", "k-quants"): "int6-g16: it takes groups of 32, 64 or 128",
     ("llama.cpp", "channels"): "int8-channel: it has no scale per channel",
     ("llama.cpp", "embeddings"): "int8-g64 is none of its symmetric types: int3-g16 (q3_k), int4-g32 (q4_0)",
 }
@@ -142,7 +142,7 @@ def test_patterns_are_few_and_match_by_the_rules_of_the_tool(qdq: Qdq, decoder: 
         (["--axis", "last"], "no other tool has axis 1: other tools have one scale per row, axis 0"),
         (["--unsigned-input"], "no other tool has unsigned codes without a zero point"),
         (["--input-min", -1, "--input-max", 1], "no other tool has a given range"),
-        (["--num-bits", 9, "-g", 32], "int9-g32: it has 2, 3, 4, 5, 6, 7 or 8 bits"),
+        (["--num-bits", 9, "-g", 32], "int9-g32: it takes 2, 3, 4, 5, 6, 7 or 8 bits"),
         (["--narrow-range"], "no other tool has narrow_range"),
         (["--round-mode", "half_up"], "no other tool has round_mode HALF_UP"),
         (["--estimator", "percentile"], "no other tool has estimator percentile"),
@@ -155,7 +155,7 @@ def test_what_no_tool_can_be_told_is_refused_by_name(
     for target in ("compressed-tensors", "modelopt"):
         outcome = qdq("recipe", "export", "linear-only", decoder, "--to", target, *options)
         assert outcome.code == 2
-        assert re.search(r"cannot say it: 'model\.layers\.\d\.[\w.]+_proj\.weight'", outcome.error)
+        assert re.search(r"cannot take the recipe: 'model\.layers\.\d\.[\w.]+_proj\.weight'", outcome.error)
         assert reason in outcome.error
         assert not outcome.out
 
