@@ -5,6 +5,7 @@ for other settings and `-:` for float; the first that matches counts. The linear
 take the default; the output head does where `lm_head` is true. Source: GPTQModel 7.7, quantization/config.py.
 """
 
+import re
 from collections.abc import Sequence
 
 from qdqcli.dialects import match
@@ -41,6 +42,12 @@ def read(config: Table) -> Imported:
     own, comment = _format_of(config, config)
     reasons = (ROUTER,) if config.flag(_HEAD, default=False) else (OUTPUT_HEAD, ROUTER)
     rules = linear_layers(own, *reasons, origin=f"default: {own}", comment=comment)
+    inside = config.texts("modules_in_block_to_quantize")
+    if inside:
+        names = "|".join(map(re.escape, inside))
+        rules.append(
+            ImportedRule(patterns=[rf"re:(?!.*\.({names})\.weight).*"], reason="not in the modules to quantize")
+        )
     for key, layer in reversed([*config.table("dynamic").items()]):
         pattern = match.matched(key.removeprefix("+:").removeprefix("-:"))
         if key.startswith("-:"):

@@ -63,9 +63,10 @@ class Table:
         return found
 
     def texts(self, *keys: str) -> list[str]:
-        """Return the list of texts, or the one text, under the first of the keys that is there; empty without one."""
+        """Return the texts in a list, in lists of one, or alone, under the first of the keys; empty without one."""
         value = self._value(keys, (str, list, tuple), (), "a list of texts")
-        found = [value] if isinstance(value, str) else list(value)
+        items = [value] if isinstance(value, str) else value
+        found = [text for item in items for text in (item if isinstance(item, list) else [item])]
         if not all(isinstance(item, str) and item for item in found):
             self.fail(next(key for key in keys if key in self), "a list of texts")
         return found

@@ -76,6 +76,13 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
         {UP: INT4}, f"{ASYMMETRIC}; {ACTIVATIONS}"),
     "gptq": (hub(quant_method="gptq", bits=4, group_size=128, sym=True, desc_act=False),
              {UP: INT4, HEAD: None, EMBEDDING: None}, ""),
+    "gptq, modules": (
+        hub(quant_method="gptq", bits=4, group_size=128,
+            modules_in_block_to_quantize=[["self_attn.q_proj", "self_attn.k_proj"], ["mlp.down_proj"]]),
+        {UP: None, QUERY: INT4, DOWN: INT4, OUT: None, HEAD: None}, ""),
+    "auto-round, lists of blocks": (
+        hub(quant_method="auto-round", bits=4, group_size=128, to_quant_block_names=[["model.layers.0"]]),
+        {UP: INT4, QUERY: None}, ""),
     "gptq, dynamic": (
         hub(quant_method="gptq", bits=4, group_size=128, sym=False, lm_head=True,
             dynamic={r"-:.*down_proj": {}, r".*\.0\..*": {"bits": 8, "group_size": -1}, r"+:.*up_proj": {"bits": 3}}),
