@@ -27,8 +27,8 @@ _SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate
 """Modules that take the same input."""
 IN_NORM = f"{SCALED_INPUTS}; its inverse is in the norm before"
 IN_LINEAR = f"{SCALED_INPUTS}; its inverse is in the linear layer before"
-NOWHERE = f"{SCALED_INPUTS}, but no norm or linear layer of the block has its inverse"
-UNEQUAL = f"{SCALED_INPUTS}, but other weights of the same input have other factors"
+NOWHERE = f"{SCALED_INPUTS}, but no norm or linear layer has its inverse"
+UNEQUAL = f"{SCALED_INPUTS}, but weights of one input have other factors"
 _BLOCK = re.compile(r"(?P<block>.*\.\d+)\.", re.ASCII | re.DOTALL)
 
 

@@ -25,6 +25,8 @@ _CLOSE_DB = 1.0
 SCALED_INPUTS = "scaled per input channel by the layer before (AWQ, SmoothQuant)"
 _MIN_ROWS = 8
 """Rows from which a factor per column is no mere fit to noise."""
+_MAX_COLUMNS = 512
+"""Columns whose order is examined: all pairs of them are compared."""
 
 
 class Slip(NamedTuple):
@@ -43,8 +45,10 @@ def sqnr_db(x: Rows, y: Rows) -> float:
 
 def find_slip(x: Rows, y: Rows, grid: Grid) -> Slip | None:
     """Return the slip that fits rows `x` of the original and `y` as decoded; None if none does."""
-    if not (np.isfinite(x).all() and np.isfinite(y).all() and x.any() and y.any()):
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and x.any()):
         return None
+    if not y.any():
+        return Slip("every value is 0", None)
     before = sqnr_db(x, y)
     best: Slip | None = None
     for hypothesis in _HYPOTHESES:
@@ -81,14 +85,29 @@ def _transposed(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
 
 
 def _permuted(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
-    """Match each row to the row of the original with the most similar direction."""
+    found = _reordered(x, y)
+    return None if found is None else Slip("rows permuted", sqnr_db(x, found))
+
+
+def _columns_permuted(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+    one, two = (rows[:, :_MAX_COLUMNS].T for rows in (x, y))
+    found = _reordered(one, two) if len(x) >= _MIN_ROWS else None
+    return None if found is None else Slip("columns permuted", sqnr_db(one, found))
+
+
+def _reordered(x: Rows, y: Rows) -> Rows | None:
+    """Return the rows of y, each in the place of the row of x with the most similar direction.
+
+    None where all are there already, or two have one place.
+    """
     norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
     if not (norms[0].all() and norms[1].all()):
         return None
     nearest = np.argmax((x / norms[0][:, None]) @ (y / norms[1][:, None]).T, axis=1)
     if len(np.unique(nearest)) < len(x) or np.array_equal(nearest, np.arange(len(x))):
         return None
-    return Slip("rows permuted", sqnr_db(x, y[nearest]))
+    found: Rows = y[nearest]
+    return found
 
 
 def _scale_power(x: Rows, y: Rows, grid: Grid) -> Slip | None:
@@ -192,6 +211,6 @@ def _blocks(rows: Rows, grid: Grid) -> Rows:
 
 
 _HYPOTHESES: tuple[Callable[[Rows, Rows, Grid], Slip | None], ...] = (
-    _factor, _nibbles, _transposed, _permuted, _zero_point, _scale_power, _scale_grid, _input_scale,
+    _factor, _nibbles, _transposed, _permuted, _columns_permuted, _zero_point, _scale_power, _scale_grid, _input_scale,
 )  # fmt: skip
 """From the simplest on."""

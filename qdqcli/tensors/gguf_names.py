@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from qdqcli.escape import MalformedError, escape_name
+
 _ROOT = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
     "attn_norm": "input_layernorm",
@@ -156,8 +158,9 @@ def names_of(name: str, shape: tuple[int, ...], model: Model) -> Iterator[Named]
             yield from (Named(new.format(n), shape[1:], n, shape[0]) for n in range(shape[0]))
             return
         heads = _heads_of(model, block["name"], int(block["number"])) if known.is_interleaved else 0
-        is_whole = heads > 0 and shape[0] % (2 * heads) == 0
-        yield Named(new.replace(".{}", ""), shape, heads=heads if is_whole else 0, added=_added(known, block["name"]))
+        if heads and shape[0] % (2 * heads):
+            raise MalformedError(f"tensor '{escape_name(name)}': its {shape[0]} rows are not those of {heads} heads")
+        yield Named(new.replace(".{}", ""), shape, heads=heads, added=_added(known, block["name"]))
     elif known is not None and root and root["name"] in known.root:
         yield Named(known.root[root["name"]] + root["end"], shape, added=_added(known, root["name"]))
     else:
@@ -169,8 +172,19 @@ def _added(known: Architecture, name: str) -> float:
 
 
 def _heads_of(model: Model, name: str, block: int) -> int:
-    """Return the heads of q or k in a block; 0 for other tensors, and where they are not known."""
-    heads = {"attn_q": model.heads, "attn_k": model.kv_heads}.get(name, 0)
+    """Return the heads of q or k in a block; 0 for other tensors.
+
+    Raises:
+        MalformedError: they are not known, and so neither is the order of the rows.
+    """
+    if name not in ("attn_q", "attn_k"):
+        return 0
+    heads = model.heads if name == "attn_q" else model.kv_heads
     if isinstance(heads, list):
         heads = heads[block] if block < len(heads) else 0
-    return heads if isinstance(heads, int) else 0
+    if not isinstance(heads, int) or heads < 1:
+        raise MalformedError(
+            f"the number of heads of block {block} (attention.head_count) is missing or no count; rows of "
+            f"'{escape_name(name)}' are in an order that depends on it"
+        )
+    return heads

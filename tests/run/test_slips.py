@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from qdqcli.op.arrays import quantize_and_dequantize_v4
-from qdqcli.run import packing
+from qdqcli.report.table import MAX_NAME
+from qdqcli.run import input_scales, packing
 from qdqcli.run.slips import find_slip
 from qdqcli.tensors.packed.storage import Grid
 from tests.conftest import Qdq
@@ -65,6 +66,9 @@ SLIPS: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     "scales of others": (lambda: (CODES, SCALES[RNG.permutation(ROWS)]), "scales of other rows or groups"),
     "zero point": (lambda: (np.minimum(CODES + 1, 7), SCALES), "zero points off by one"),
     "rows": (lambda: permuted(CODES, SCALES), "rows permuted"),
+    "byte order": (lambda: (CODES.reshape(ROWS, -1, 4, 2)[:, :, ::-1].reshape(CODES.shape), SCALES),
+                   "columns permuted"),
+    "zeros": (lambda: (CODES, SCALES * 0), "every value is 0"),
     "factor": (lambda: (CODES, SCALES * np.float32(1.25)), "a constant factor of 1.2"),
     "previous layer": (lambda: quantized(X * INPUT_SCALE), "scaled per input channel by the layer before"),
     "rotated": (lambda: quantized(X @ ORTHOGONAL), "rotated (QuaRot, SpinQuant)"),
@@ -106,7 +110,7 @@ def test_a_slip_is_named(tmp_path: Path, qdq: Qdq, name: str) -> None:
     assert found["slip"] is not None
     assert found["slip"].startswith(text)
     assert text in shown.replace("\n", " ") or "warning" in shown
-    if name != "rotated":
+    if name not in ("rotated", "zeros"):
         assert found["slip_sqnr_db"] > 10
 
 
@@ -116,11 +120,16 @@ def test_a_weight_without_a_slip_has_none(tmp_path: Path, qdq: Qdq) -> None:
     assert found["slip_sqnr_db"] is None
 
 
+def test_what_is_said_of_input_channels_is_shown_whole() -> None:
+    texts = input_scales.IN_NORM, input_scales.IN_LINEAR, input_scales.NOWHERE, input_scales.UNEQUAL
+    assert max(map(len, texts)) <= MAX_NAME
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_noise_and_other_weights_are_no_slip(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((64, 128))
-    for y in (x + rng.standard_normal(x.shape), rng.standard_normal(x.shape) * rng.uniform(2, 5), x * 0, x + np.inf):
+    for y in (x + rng.standard_normal(x.shape), rng.standard_normal(x.shape) * rng.uniform(2, 5), x + np.inf):
         assert find_slip(x, y, Grid(4, (1, 32))) is None
 
 
@@ -194,14 +203,14 @@ OTHER = INPUT_SCALE[::-1].copy()
         (
             (INPUT_SCALE, INPUT_SCALE, INPUT_SCALE),
             INPUT_SCALE * 0 + 1,
-            ", but no norm or linear layer of the block has",
+            ", but no norm or linear layer has its inverse",
         ),
         (
             (INPUT_SCALE, OTHER, INPUT_SCALE),
             1 / INPUT_SCALE,
-            ", but other weights of the same input have other factors",
+            ", but weights of one input have other factors",
         ),
-        ((INPUT_SCALE, INPUT_SCALE**0, INPUT_SCALE), 1 / INPUT_SCALE, ", but other weights of the same input"),
+        ((INPUT_SCALE, INPUT_SCALE**0, INPUT_SCALE), 1 / INPUT_SCALE, ", but weights of one input have"),
     ],
     ids=["cancels", "not in the norm", "other factors", "one without"],
 )

@@ -32,7 +32,7 @@ def test_types_are_those_of_the_package() -> None:
 def test_names_are_those_that_the_package_maps_back(name: str) -> None:
     kind = next(kind for kind, known in gguf.MODEL_ARCH_NAMES.items() if known == name)
     there = get_tensor_name_map(kind, 3)
-    model, found = Model.of({"general.architecture": name}), 0
+    model, found = Model.of({"general.architecture": name, f"{name}.attention.head_count": 2}), 0
     for known in gguf.MODEL_TENSORS[kind]:
         stored = gguf.TENSOR_NAMES[known].format(bid=2) + ".weight"
         for new in names_of(stored, (4, 8), model):
@@ -111,6 +111,15 @@ def test_heads_per_block_and_an_unknown_architecture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, x[order])
     other = arrays(open_checkpoint(write_gguf(tmp_path / "b.gguf", tensors, "falcon")))
     np.testing.assert_array_equal(other["blk.1.attn_k.weight"], x)
+
+
+@pytest.mark.parametrize("heads", [{}, {"head_count": 3}, {"head_count": [2]}])
+def test_heads_that_are_lost_or_do_not_divide_the_rows(tmp_path: Path, qdq: Qdq, heads: dict[str, Any]) -> None:
+    path = write_gguf(tmp_path / "a.gguf", {"blk.1.attn_q.weight": weight(1, 16, 32)}, **heads)
+    outcome = qdq("decode", path, "-o", tmp_path / "a.safetensors")
+    assert outcome.code == 3
+    assert "heads" in outcome.error
+    assert "attn_q" in outcome.error
 
 
 def test_compare_decode_and_measure(tmp_path: Path, qdq: Qdq) -> None:
