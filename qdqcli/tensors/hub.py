@@ -50,7 +50,7 @@ def cached_path(name: str) -> Path:
         InputError: that is no name of a model.
         UnavailableError: the cache has no weights of it.
     """
-    found = _HUB_URL.fullmatch(name)
+    found = _HUB_URL.fullmatch(name.rstrip("/"))
     if found is None:
         raise InputError(f"hf://{escape_name(name)}: is no name of a model; give hf://ORG/NAME")
     hub_id, revision, file = found["id"], found["revision"], found["file"]

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cache
+from glob import has_magic
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -343,7 +344,8 @@ def _translated(path: RemotePath, retry_s: float) -> Iterator[None]:
         raise FileExistsError(errno.EEXIST, "exists") from None
     except FileNotFoundError as error:
         what = "bucket" if "NoSuchBucket" in str(error) else "object"
-        raise FileNotFoundError(errno.ENOENT, f"there is no such {what}") from None
+        why = ", and a URL is not a pattern" if has_magic(path.key) else ""
+        raise FileNotFoundError(errno.ENOENT, f"there is no such {what}{why}") from None
     except (PermissionDeniedError, UnauthenticatedError):
         raise _refused() from None
     except NotSupportedError:
@@ -375,6 +377,11 @@ def _other_error(error: Exception, retry_s: float) -> OSError:
         return OSError(errno.EINVAL, "an object in it is not named like a file")
     if code is None and not re.search(r"HTTP error|retries", text):
         return OSError(errno.EINVAL, "settings or credentials of this store are missing; qdq help remote names them")
+    if "InvalidCertificate" in text:
+        what = "the server's certificate is not trusted; set SSL_CERT_FILE to that of its authority"
+        return OSError(errno.EPROTO, what)
+    if "InvalidContentType" in text:
+        return OSError(errno.EPROTO, "the server does not encrypt; give its address with http://")
     what = f"the server answers {code}" if code is not None else "the server does not answer"
     return OSError(errno.ETIMEDOUT, f"{what}, tried for {retry_s:g} s")
 

@@ -156,6 +156,8 @@ def path_from(text: str) -> Path:
     path = RemotePath(f"{scheme}:", *rest.split("/"))
     if not path.bucket:
         raise InputError(f"{escape_name(text)}: names no bucket; give {scheme}://BUCKET/NAME")
+    if ".." in path.parts:
+        raise InputError(f"{escape_name(text)}: '..' leads nowhere in a store; give the whole name of the object")
     return path
 
 

@@ -183,6 +183,8 @@ def test_a_server_that_is_gone_for_good_is_an_error_of_the_input(qdq: Qdq, serve
     [
         ("s3://bucket/none.safetensors", "there is no such object"),
         ("s3://bucket/none", "there is no such object"),
+        ("s3://bucket/*.safetensors", "there is no such object, and a URL is not a pattern"),
+        ("s3://bucket/../w.safetensors", "'..' leads nowhere in a store"),
         ("s3://none/w.safetensors", "there is no such bucket"),
         ("s3://", "names no bucket"),
         ("ftp://host/w.safetensors", "URLs of this kind are not read"),
@@ -288,6 +290,13 @@ def test_a_file_of_a_web_server_is_measured_as_here(qdq: Qdq, web: str, tmp_path
     assert RangeHandler.asked.count("GET /a%20b.safetensors") == 2
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_server_without_encryption_is_told_from_one_that_is_gone(qdq: Qdq, web: str) -> None:
+    outcome = qdq("stats", web.replace("http:", "https:") + "/w.safetensors")
+    assert outcome.code == 3
+    assert "the server does not encrypt" in outcome.error
+
+
 def test_the_query_of_a_signed_url_is_never_shown(
     qdq: Qdq, web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,7 +352,9 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return snapshot
 
 
-@pytest.mark.parametrize("name", ["org/name", "org/name@main", "org/name@c0ffee", "org/name/model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["org/name", "org/name/", "org/name@main", "org/name@c0ffee", "org/name/model.safetensors"]
+)
 def test_the_cache_of_the_hub_serves_its_urls(qdq: Qdq, cached: Path, name: str) -> None:
     outcome = qdq("stats", f"hf://{name}", "--format", "json")
     place = cached / "model.safetensors" if name.endswith("safetensors") else cached
