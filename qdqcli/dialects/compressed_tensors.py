@@ -17,10 +17,13 @@ from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.plain import JsonObject, Parsed
+from qdqcli.recipe.patterns import listed
 
 ASYMMETRIC = "asymmetric (integer zero points) in the file; symmetric here, about 1 dB worse at 4 bits"
 ACTIVATIONS = "quantized activations in the file; weights alone here"
 NO_INTEGERS = "in the file: not simulated, left in float"
+_CLASSES = ("Linear", "Embedding")
+"""Classes that names tell."""
 _CLASS = re.compile(r"[A-Z]\w*")
 _STRATEGIES = ("group", "channel", "tensor")
 _SCHEME = re.compile(r"W([2-8])A(4|8|16|FP8)(_ASYM)?")
@@ -66,7 +69,8 @@ def read_config(config: Table) -> Imported:
     entries += [entry for name, targets in named for entry in _entries(targets, *_preset(name, config))]
     if not entries:
         config.fail("config_groups", "groups with targets")
-    return Imported(title="compressed-tensors", rules=_rules(entries, config.texts("ignore")))
+    ignore = config.texts("ignore")
+    return Imported(title="compressed-tensors", rules=_rules(entries, ignore), notes=_unknown(entries, ignore))
 
 
 def read_recipe(recipe: Parsed, where: str) -> Imported | None:
@@ -86,7 +90,9 @@ def read_recipe(recipe: Parsed, where: str) -> Imported | None:
             raise UsageError(f"{where}{name}: a second modifier that quantizes; keep one of them")
         entries += found
         ignore += modifier.texts("ignore") if found else []
-    return Imported(title="llm-compressor", rules=_rules(entries, ignore)) if entries else None
+    if not entries:
+        return None
+    return Imported(title="llm-compressor", rules=_rules(entries, ignore), notes=_unknown(entries, ignore))
 
 
 def _modifiers(table: Table, depth: int = 3) -> Iterator[tuple[str, Table]]:
@@ -164,10 +170,17 @@ def _rules(entries: Sequence[Entry], ignore: Sequence[str]) -> list[ImportedRule
         rules.append(
             ImportedRule(patterns=_pattern(target), format=own, comment=comment, reason=reason, origin="targets")
         )
-    if ignore:
-        patterns = [pattern for target in ignore for pattern in _pattern(target)]
+    patterns = [pattern for target in ignore for pattern in _pattern(target)]
+    if patterns:
         rules.append(ImportedRule(patterns=patterns, reason="ignore", origin="ignore"))
     return rules
+
+
+def _unknown(entries: Sequence[Entry], ignore: Sequence[str]) -> list[str]:
+    """Return a note on classes of modules that names do not tell."""
+    targets = dict.fromkeys([*(target for target, _, _ in entries), *ignore])
+    found = [target for target in targets if _CLASS.fullmatch(target) and target not in _CLASSES]
+    return [f"left out: {listed(found)}: classes of modules, which names do not tell"] if found else []
 
 
 def _pattern(target: str) -> list[str]:

@@ -89,7 +89,7 @@ def recipe_text(imported: Imported, about: Sequence[str]) -> str:
     """
     formats = [rule.format for rule in imported.rules if rule.format is not None]
     if not formats:
-        reasons = dict.fromkeys(rule.comment for rule in imported.rules if rule.comment)
+        reasons = dict.fromkeys([*(rule.comment for rule in imported.rules if rule.comment), *imported.notes])
         raise UsageError(f"{imported.title}: no weight in integers: {'; '.join(reasons) or 'it names none'}")
     first, *rest = imported.rules
     has_base = first.format is not None and tuple(first.patterns) == EVERYTHING

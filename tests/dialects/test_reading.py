@@ -70,6 +70,9 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
         {UP: INT4, QUERY: None, HEAD: None}, "8-bit floats in the file: not simulated, left in float"),
     "compressed-tensors, named": (hub(quant_method="compressed-tensors", config_groups={"W8A8": ["Linear"]}),
                                   {UP: INT8, HEAD: INT8}, ACTIVATIONS),
+    "compressed-tensors, classes": (
+        hub(quant_method="compressed-tensors", config_groups={"g": group(["Linear"], INT4_128)}, ignore=["MoEGate"]),
+        {UP: INT4}, "left out: 'MoEGate': classes of modules, which names do not tell"),
     "compressed-tensors, activations": (
         hub(quant_method="compressed-tensors", config_groups={
             "group_0": group(["Linear"], INT4_128 | {"symmetric": False}) | {"input_activations": {"num_bits": 8}}}),
@@ -277,6 +280,8 @@ def test_what_matches_nothing_is_said(qdq: Qdq, decoder: Path, tmp_path: Path) -
         (json.dumps(hub(quant_method="compressed-tensors", config_groups={})), "config_groups is {}; expected groups"),
         (json.dumps(hub(quant_method="compressed-tensors", config_groups={"g": group(["Linear"], FP8)})),
          "compressed-tensors: no weight in integers: 8-bit floats in the file"),
+        (json.dumps(hub(quant_method="compressed-tensors", config_groups={"g": group(["LlamaAttention"], INT4_128)})),
+         "no weight in integers: left out: 'LlamaAttention': classes of modules, which names do not tell"),
         (json.dumps(hub(quant_method="modelopt", quant_algo="NVFP4")), "no weight in integers: NVFP4 in the file"),
         *((json.dumps({"quantization": {"quant_algo": name}}), f"no weight in integers: {name} in the file")
           for name in ("W4A8_NVFP4_FP8", "W4A8_MXFP4_FP8", "W4A16_NVFP4")),
