@@ -27,7 +27,7 @@ from qdqcli.tensors.packed.recognise import Packed, key_of
 from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.safetensors import header_of
 from qdqcli.tensors.storage import FileIdentity, OutputFile
-from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range
+from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range, plain_shape
 
 STEP_ELEMENTS = 1 << 19
 """Elements decoded at once: what NumPy needs in between stays in a core's cache."""
@@ -82,6 +82,8 @@ def decode(
 
 def _open(weight: PackedWeight, reader_of: Callable[[str], ShardReader], dtype: str) -> DecodedWeight:
     _check_dtypes(weight)
+    if not weight.parts[CODES].num_elements:
+        raise damaged(weight, CODES, f"its shape is {plain_shape(weight.parts[CODES].shape)}: it has no elements")
     module, attribute = str(weight.format.decoder).split(":")
     decoder: Decoder = getattr(import_module(module), attribute)(weight, Parts(weight, reader_of, PartCache()))
     codes, kind = weight.parts[CODES], DTYPES[dtype]

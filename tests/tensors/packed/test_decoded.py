@@ -74,6 +74,12 @@ def typed(name: str, dtype: str) -> Change:
     return lambda tensors: tensors.update({name: (dtype, *tensors[name][1:])})
 
 
+def empty(tensors: Tensors) -> None:
+    for part in ("qweight", "qzeros", "scales"):
+        dtype, (rows, _), _ = tensors[f"b4.{part}"]
+        tensors[f"b4.{part}"] = dtype, (rows, 0), b""
+
+
 def declares(**settings: Any) -> Callable[[Any], object]:
     return lambda config: next(iter(config.values())).update(settings)
 
@@ -83,6 +89,7 @@ CONTRADICTING: list[tuple[str, Change, Callable[[Any], object], str, str]] = [
     ("gptq", typed("b4.g_idx", "F32"), declares(), "b4.g_idx", "its dtype is F32, expected I32"),
     ("gptq", without("b4.qzeros"), declares(), "b4.qweight", "no qzeros beside it"),
     ("gptq", without("b4order.g_idx"), declares(desc_act=True), "b4order.qweight", "no g_idx beside it"),
+    ("gptq", empty, declares(), "b4.qweight", "its shape is 8x0: it has no elements"),
     ("mlx", lambda _: None, declares(b2={"group_size": 32, "bits": 7}), "b2.weight", "configuration says 7"),
     ("compressed-tensors-pack-quantized", without("b4asymmetric.weight_zero_point"), declares(),
      "b4asymmetric.weight_packed", "no weight_zero_point beside it"),
