@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from qdqcli.errors import InputError
-from qdqcli.escape import blame, escape_name, show_path
+from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, Waiting
 from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.open_shards import OpenShards
@@ -237,7 +237,7 @@ class DecodedReader:
         out = np.frombuffer(buffer, OUTPUT_DTYPES[tensor.dtype.name])
         first, width = start // out.itemsize, tensor.shape[-1]
         parts = Parts(found.weight, self._reader_of, self._cache)
-        # Products beyond float32, and values beyond float16, are infinite: statistics count them.
+        # Products beyond float32 are infinite: statistics count them.
         with np.errstate(over="ignore", invalid="ignore"), blame(self._shard.path):
             for row, until in _row_blocks(first, first + len(out), width):
                 begin, end = row * width - first, until * width - first
@@ -246,7 +246,13 @@ class DecodedReader:
                 else:
                     rows = np.empty((until - row, width), np.float32)
                     found.decoder.rows(parts, row, until, rows)
-                    out[max(begin, 0) : end] = rows.reshape(-1)[max(-begin, 0) : len(out) - begin]
+                    values = rows.reshape(-1)[max(-begin, 0) : len(out) - begin]
+                    out[max(begin, 0) : end] = values
+                    if (np.isinf(out[max(begin, 0) : end]) & np.isfinite(values)).any():
+                        name = escape_name(tensor.name)
+                        raise MalformedError(
+                            f"tensor '{name}': values beyond those of {tensor.dtype.name}; decode to f32"
+                        )
 
     def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002
         return False

@@ -108,6 +108,14 @@ def test_an_optional_part_that_the_configuration_asks_for(
     assert reason in outcome.error
 
 
+def test_values_beyond_the_dtype_are_refused(tmp_path: Path, qdq: Qdq) -> None:
+    folder = changed(PACK, tmp_path / "packed", element("b4.weight_scale", "<f4", 3, 1e6))
+    outcome = qdq("decode", folder, "-o", tmp_path / "out", "--dtype", "f16")
+    assert outcome.code == 3
+    assert "tensor 'b4.weight': values beyond those of F16; decode to f32" in outcome.error
+    assert qdq("decode", folder, "-o", tmp_path / "out", "--dtype", "bf16").code == 0
+
+
 def test_a_shard_with_scales_that_is_missing_is_named(tmp_path: Path, qdq: Qdq) -> None:
     folder = split(tmp_path / "packed", lambda name: name == "b4.weight_scale")
     (folder / "b.safetensors").unlink()
