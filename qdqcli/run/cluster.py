@@ -32,6 +32,7 @@ from qdqcli.op.threads import available_threads
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError
 from qdqcli.run.shard import AS_THEY_ARE, Opening, Resources, ShardRef
+from qdqcli.tensors.remote_path import is_url
 
 Result = TypeVar("Result")
 
@@ -357,6 +358,9 @@ PREFLIGHT_S = 300.0
 """Seconds for a worker's first task: it may have to compile."""
 
 
+_SHARED = "{} must be on a disk that all machines share"
+
+
 def _compare(worker: str, found: _Answer, expected: _Answer, file: Path | None) -> None:
     name = f"worker {escape_name(worker)}"
     if found.version != expected.version:
@@ -369,14 +373,14 @@ def _compare(worker: str, found: _Answer, expected: _Answer, file: Path | None) 
             "versions of Numba and NumPy"
         )
     if found.inputs:
-        raise InputError(f"{name}: {found.inputs}; INPUT must be on a disk that all machines share")
+        where = "each worker reads it with credentials of its own" if is_url(found.inputs) else _SHARED.format("INPUT")
+        raise InputError(f"{name}: {found.inputs}; {where}")
     if found.output:
-        raise OutputError(f"{name}: {found.output}; OUTPUT must be on a disk that all machines share")
+        raise OutputError(f"{name}: {found.output}; {_SHARED.format('OUTPUT')}")
     if file is not None:
         try:
             file.unlink()
         except OSError as error:
             raise OutputError(
-                f"{name}: what it writes to {show_path(file.parent)} is not seen here; OUTPUT must be on a disk "
-                "that all machines share"
+                f"{name}: what it writes to {show_path(file.parent)} is not seen here; {_SHARED.format('OUTPUT')}"
             ) from error

@@ -429,6 +429,7 @@ FOUND = _Answer("1", "a", "", "")
         (_Answer("2", "a", "", ""), 5, "worker tcp://h:1: has qdqcli 2, this is 1"),
         (_Answer("1", "b", "", ""), 5, "computes other numbers than this machine"),
         (_Answer("1", "a", "m: is another file there", ""), 3, "INPUT must be on a disk that all machines share"),
+        (_Answer("1", "a", "s3://b/m: refused", ""), 3, "refused; each worker reads it with credentials of its own"),
         (_Answer("1", "a", "", "out: Permission denied"), 4, "OUTPUT must be on a disk that all machines share"),
         (FOUND, 4, "is not seen here"),
     ],
