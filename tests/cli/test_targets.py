@@ -75,9 +75,10 @@ def there(inputs: list[Path], settings: list[list[str]], processor: str, cache: 
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_a_report_is_the_same_on_every_processor(tmp_path: Path, wide: Path, processor: str) -> None:
+def test_a_report_is_the_same_on_every_processor(tmp_path: Path, wide: Path, processor: str, every_fault: bool) -> None:
     inputs = [*INPUTS, wide]
-    assert there(inputs, SETTINGS, processor, tmp_path / "kernels") == reports(inputs, SETTINGS)
+    settings = SETTINGS if every_fault or processor != "SSE2" else SETTINGS[:3]  # kernels take long to compile
+    assert there(inputs, settings, processor, tmp_path / "kernels") == reports(inputs, settings)
 
 
 @pytest.mark.slow
