@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC, NO_INTEGERS, losses
-from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
+from qdqcli.dialects.dialect import Dialect, as_json, exceptions
 from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, WEIGHT, Weight, WeightFormat
@@ -34,14 +34,11 @@ _STEP = 32
 
 def write(weights: Sequence[Weight]) -> JsonObject:
     """Return keyword arguments of `AutoRound`."""
-    groups = by_format(weights)
-    base = next(own for own in groups if own is not None)
+    base, others = exceptions(weights)
     layers: JsonObject = {}
-    for own, modules in groups.items():
-        if own != base:
-            for is_name, text in folded(modules, weights):
-                key = text if is_name else f"^{text}$".replace(r"\.", ".")
-                layers[key] = _FLOAT if own is None else _arguments(own)
+    for own, is_name, text in others:
+        key = text if is_name else f"^{text}$".replace(r"\.", ".")
+        layers[key] = _FLOAT if own is None else _arguments(own)
     return {**_arguments(base), "layer_config": layers}
 
 

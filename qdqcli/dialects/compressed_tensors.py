@@ -8,6 +8,7 @@ quantization/lifecycle/apply.py.
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from qdqcli.dialects import match
 from qdqcli.dialects.dialect import Dialect, as_json, as_yaml, by_format, folded
@@ -201,11 +202,9 @@ CONFIG = Dialect(
     dump=as_json,
     usage="the quantization_config of a config.json, or the config of model_free_ptq; vLLM runs 4 and 8 bits",
 )
-RECIPE = Dialect(
+RECIPE = replace(
+    CONFIG,
     title="llm-compressor",
-    bits=range(2, 9),
-    estimators=("minmax", "mse"),
-    engine="vLLM",
     write=write_recipe,
     dump=as_yaml,
     usage="oneshot(model, recipe=FILE); a GPTQModifier or AWQModifier in place of QuantizationModifier takes the same "

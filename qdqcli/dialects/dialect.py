@@ -114,6 +114,18 @@ def by_format(weights: Sequence[Weight]) -> dict[WeightFormat | None, list[str]]
     return {own: [weight.module for weight in matrices if weight.format == own] for own in order}
 
 
+def base_of(groups: Mapping[WeightFormat | None, list[str]]) -> WeightFormat:
+    """Return the most frequent integers of `by_format`, the default of tools that have one."""
+    return next(own for own in groups if own is not None)
+
+
+def exceptions(weights: Sequence[Weight]) -> tuple[WeightFormat, list[tuple[WeightFormat | None, bool, str]]]:
+    """Return the default, and few patterns for the modules of other formats: (format, is a plain name, text)."""
+    groups = by_format(weights)
+    base = base_of(groups)
+    return base, [(own, *found) for own, modules in groups.items() if own != base for found in folded(modules, weights)]
+
+
 def folded(own: Sequence[str], weights: Sequence[Weight]) -> list[tuple[bool, str]]:
     """Return few patterns for modules, which match no other module of the model: (is a plain name, text)."""
     others = {weight.name.rpartition(".")[0] for weight in weights} | {weight.module for weight in weights}

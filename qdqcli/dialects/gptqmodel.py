@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ASYMMETRIC
-from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
+from qdqcli.dialects.dialect import Dialect, as_json, exceptions
 from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, Weight, WeightFormat
@@ -21,15 +21,12 @@ _HEAD = "lm_head"
 
 def write(weights: Sequence[Weight]) -> JsonObject:
     """Return keyword arguments of `QuantizeConfig`."""
-    groups = by_format(weights)
-    base = next(own for own in groups if own is not None)
+    base, others = exceptions(weights)
     dynamic: JsonObject = {}
-    for own, modules in groups.items():
-        if own != base:
-            for is_name, text in folded(modules, weights):
-                expression = text.replace(".", r"\.") if is_name else text
-                dynamic[f"{'-' if own is None else '+'}:^{expression}$"] = {} if own is None else _arguments(own)
-    has_head = any(_HEAD in modules for own, modules in groups.items() if own is not None)
+    for own, is_name, text in others:
+        expression = text.replace(".", r"\.") if is_name else text
+        dynamic[f"{'-' if own is None else '+'}:^{expression}$"] = {} if own is None else _arguments(own)
+    has_head = any(weight.is_matrix and weight.module == _HEAD and weight.format is not None for weight in weights)
     return {**_arguments(base), "sym": True, **({"lm_head": True} if has_head else {}), "dynamic": dynamic}
 
 

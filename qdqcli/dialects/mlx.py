@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import NO_INTEGERS
-from qdqcli.dialects.dialect import Dialect, as_json, by_format
+from qdqcli.dialects.dialect import Dialect, as_json, base_of, by_format
 from qdqcli.dialects.imported import EMBEDDING, Imported, ImportedRule, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import Weight, WeightFormat
@@ -28,7 +28,7 @@ _BITS, _GROUPS = BACKENDS["mlx"]
 def write(weights: Sequence[Weight]) -> JsonObject:
     """Return the content of a config.json with nothing but its `quantization`."""
     groups = by_format(weights)
-    base = next(own for own in groups if own is not None)
+    base = base_of(groups)
     formats: dict[str, WeightFormat | None] = {}
     for own, modules in groups.items():
         for module in modules:
