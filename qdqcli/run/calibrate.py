@@ -24,7 +24,7 @@ from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.patterns import Holders, holders_of
 from qdqcli.recipe.plan import Plan
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.shard import Outcome, Resources, ShardRef, outcome_of, plans_of
+from qdqcli.run.shard import Outcome, TaskOnShard, outcome_of, plans_of
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.storage import InputFile, write_file
 from qdqcli.tensors.tensor import TensorInfo
@@ -94,19 +94,13 @@ def _estimates_here(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EstimateTask:
-    """A shard whose ranges another process estimates, and the file that gets them."""
+class EstimateTask(TaskOnShard):
+    """Decisions on a shard whose ranges are estimated, and the file that gets them."""
 
-    shard: ShardRef
     decisions: Sequence[Decision]
     """One decision per tensor."""
-    resources: Resources
     ranges: Path
     """A new file: the ranges (2, ranges) of the tensors one after the other, as float64."""
-
-    @property
-    def path(self) -> Path:
-        return self.shard.path
 
 
 def process_estimates(task: EstimateTask) -> Outcome[int]:
@@ -137,11 +131,7 @@ def _estimates_elsewhere(
         for plan, ref, file in zip(plans, distribution.refs(plans), files, strict=True)
     ]
 
-    def receive(index: int, outcome: Outcome[int]) -> None:
-        outcome.get()
-        on_bytes(plans[index].nbytes)
-
-    distribution.run(process_estimates, list(enumerate(tasks)), receive)
+    distribution.collect(process_estimates, tasks, lambda index, _: on_bytes(plans[index].nbytes))
     remaining = iter(files)
     for _, own in by_plan:
         yield _read_estimates(next(remaining), own) if own else iter(())

@@ -180,15 +180,12 @@ class Dask:
 
 @contextmanager
 def cluster_at(
-    address: str | None,
+    address: str,
     resources: Resources,
     opening: Opening = AS_THEY_ARE,
     interruption: Interruption | None = None,
-) -> Iterator[Distribution | None]:
-    """Yield the distribution of work on a cluster, see `Dask`, and leave it in the end; None without an address."""
-    if address is None:
-        yield None
-        return
+) -> Iterator[Distribution]:
+    """Yield the distribution of work on a cluster, see `Dask`, and leave it in the end."""
     cluster = Dask(address, resources)
     try:
         yield Distribution(

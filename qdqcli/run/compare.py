@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ from qdqcli.run.count import Pair, count_pairs
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.input_scales import checked
 from qdqcli.run.packing import findings
-from qdqcli.run.shard import Outcome, Resources, ShardRef, outcome_of
+from qdqcli.run.shard import Outcome, ShardRef, TaskOnShard, outcome_of
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import Shard, ShardReader
 from qdqcli.tensors.open_shards import OpenShards
@@ -92,19 +91,13 @@ def compare_entries(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareTask:
-    """Tensors of a shard and their counterparts, for another process."""
+class CompareTask(TaskOnShard):
+    """Tensors of a shard and their counterparts."""
 
-    shard: ShardRef
     others: Sequence[ShardRef]
     pairs: Sequence[tuple[str, int, str]]
     """Name in the shard; which of the others has the counterpart, and its name there."""
     histograms: bool
-    resources: Resources
-
-    @property
-    def path(self) -> Path:
-        return self.shard.path
 
 
 def process_pairs(task: CompareTask) -> Outcome[list[Row]]:
@@ -153,15 +146,13 @@ def _elsewhere(
                 resources=distribution.resources,
             )
         )
-    found: dict[int, list[Row]] = {}
 
-    def receive(index: int, outcome: Outcome[list[Row]]) -> None:
+    def named(index: int, rows: list[Row]) -> list[Row]:
         pairs = by_shard[index]
-        found[index] = [_named(row, *pair[1:]) for row, pair in zip(outcome.get(), pairs, strict=True)]
         on_bytes(sum(entry.tensor.nbytes for _, entry, _ in pairs))
+        return [_named(row, *pair[1:]) for row, pair in zip(rows, pairs, strict=True)]
 
-    distribution.run(process_pairs, list(enumerate(tasks)), receive)
-    return [found[index] for index in range(len(tasks))]
+    return distribution.collect(process_pairs, tasks, named)
 
 
 def _references(pairs: Sequence[_Numbered]) -> list[Entry]:

@@ -21,6 +21,7 @@ from qdqcli.tensors.storage import FileIdentity
 
 Task = TypeVar("Task")
 Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 SEEN_ATTEMPTS = 50
 SEEN_PAUSE_S = 0.2
@@ -80,6 +81,25 @@ class Distribution:
             QdqError: the failure of the first task in order, once no other runs.
         """
         drive(function, tasks, self.executor, receive, self.interruption)
+
+    def collect(
+        self,
+        function: Callable[[Task], Outcome[Value]],
+        tasks: Sequence[Task],
+        convert: Callable[[int, Value], Result],
+    ) -> list[Result]:
+        """Return what `convert` makes of the index and the value of each task, called as soon as a task is done.
+
+        Raises:
+            QdqError: as `run`.
+        """
+        found: dict[int, Result] = {}
+
+        def receive(index: int, outcome: Outcome[Value]) -> None:
+            found[index] = convert(index, outcome.get())
+
+        self.run(function, list(enumerate(tasks)), receive)
+        return [found[index] for index in range(len(tasks))]
 
     def run_shards(
         self, plans: Sequence[Plan], measuring: Measuring, output: OutputTree | None, journal: Journal | None

@@ -25,7 +25,7 @@ from qdqcli.recipe.patterns import Holders, holders_of, listed, nearest_names
 from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
 from qdqcli.result.channels import Channels
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, with_shares
-from qdqcli.run.batch import measure_batch
+from qdqcli.run.batch import Task, measure_batch
 from qdqcli.run.driver import Inline, drive
 from qdqcli.run.journal import Journal, Progress
 from qdqcli.run.record import record_rows
@@ -260,9 +260,6 @@ class _Parts:
             self._writer.abort()
         else:
             self._writer.suspend()
-
-
-Task = tuple[TensorInfo, Decision]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from qdqcli.measure.settings import measure_settings
 from qdqcli.measure.workers import Workers
@@ -11,25 +10,20 @@ from qdqcli.plain import Parsed
 from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import Row, TensorResult
+from qdqcli.run.batch import Task
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.pipeline import Measuring, ShardJob, Task
+from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.run.record import record_rows, restore_rows
-from qdqcli.run.shard import Outcome, Resources, ShardRef, outcome_of, plans_of
+from qdqcli.run.shard import Outcome, TaskOnShard, outcome_of, plans_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class SettingsTask:
-    """A shard and the decisions under each setting, for another process."""
+class SettingsTask(TaskOnShard):
+    """Decisions on a shard under each setting."""
 
-    shard: ShardRef
     columns: Sequence[Sequence[Decision]]
     """A decision per tensor, for each setting."""
     scale_bits: int
-    resources: Resources
-
-    @property
-    def path(self) -> Path:
-        return self.shard.path
 
 
 def process_settings(task: SettingsTask) -> Outcome[list[Parsed]]:
@@ -58,16 +52,13 @@ def measure_settings_elsewhere(
         )
         for ref, plans in zip(distribution.refs(columns[0]), of_shards, strict=True)
     ]
-    found: dict[int, list[list[Row]]] = {}
 
-    def receive(index: int, outcome: Outcome[list[Parsed]]) -> None:
+    def restored(index: int, records: list[Parsed]) -> list[list[Row]]:
         plans = of_shards[index]
-        rows = [restore_rows(*pair, 0, measuring.scale_bits) for pair in zip(outcome.get(), plans, strict=True)]
-        found[index] = _shared(rows)
         measuring.on_bytes(plans[0].nbytes)
+        return _shared([restore_rows(*pair, 0, measuring.scale_bits) for pair in zip(records, plans, strict=True)])
 
-    distribution.run(process_settings, list(enumerate(tasks)), receive)
-    return [found[index] for index in range(len(tasks))]
+    return distribution.collect(process_settings, tasks, restored)
 
 
 def measure_shard_settings(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> list[list[Row]]:

@@ -180,23 +180,29 @@ def outcome_of(path: Path, work: Callable[[], Value]) -> Outcome[Value]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """A shard, what is done to its tensors, and where the output goes. Less than a header: decisions are shared."""
+class TaskOnShard:
+    """Work on a shard by another process."""
 
     shard: ShardRef
+    resources: Resources
+
+    @property
+    def path(self) -> Path:
+        return self.shard.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask(TaskOnShard):
+    """What is done to the tensors of a shard, and where the output goes. Less than a header: decisions are shared."""
+
     decisions: Sequence[Decision]
     """One decision per tensor."""
     ranges: Mapping[str, GivenRange]
     """Ranges from a file, by tensor."""
     per_slice: bool
     scale_bits: int
-    resources: Resources
     target: Target | None
     """None: measure and write nothing."""
-
-    @property
-    def path(self) -> Path:
-        return self.shard.path
 
 
 @dataclass(frozen=True, kw_only=True)
