@@ -82,18 +82,8 @@ def check(
 
 JUDGING = (
     *("config", "report_in", "budget", "baseline", "today", "exit_zero", "allow_unmatched"),
-    *(
-        "write_baseline",
-        "write_budget",
-        "headroom",
-        "ratchet",
-        "overwrite",
-        "format_name",
-        "reports",
-        "sort",
-        "top",
-        "by",
-    ),
+    *("write_baseline", "write_budget", "headroom", "ratchet", "overwrite"),
+    *("format_name", "reports", "sort", "top", "by"),
 )
 """Options that apply to a stored report."""
 

@@ -585,7 +585,7 @@ def _copy_attributes(path: Path, descriptor: int) -> None:
 
 def temporary_of(path: Path) -> Path:
     """Return a new name for a temporary of `path`, in its folder."""
-    return path.with_name(f".qdq-{_digest_of(path)}-{_machine()}{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".qdq-{_hashed_name(path)}-{_machine()}{secrets.token_hex(4)}.tmp")
 
 
 def sweep_temporaries(path: Path) -> None:
@@ -593,7 +593,7 @@ def sweep_temporaries(path: Path) -> None:
 
     A process locks its temporaries. Locks of another machine may be invisible here: its temporaries stay for STALE_S.
     """
-    for temporary in path.parent.glob(f".qdq-{_digest_of(path)}-*.tmp"):
+    for temporary in path.parent.glob(f".qdq-{_hashed_name(path)}-*.tmp"):
         with suppress(OSError):  # locked, not ours, or gone: harmless
             descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
@@ -605,7 +605,7 @@ def sweep_temporaries(path: Path) -> None:
                 os.close(descriptor)
 
 
-def _digest_of(path: Path) -> str:
+def _hashed_name(path: Path) -> str:
     """Return the hash that identifies the file name in a temporary's name."""
     return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
 
