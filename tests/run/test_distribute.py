@@ -86,8 +86,11 @@ class Stopping(Fake):
     def __init__(self, num_tasks: int, error: BaseException) -> None:
         super().__init__(twice=0, failing=0, lost=0)
         self._num_tasks, self._error, self.slots = num_tasks, error, 1
+        self.tasks: list[Any] = []
+        """The first argument of each call, that of the refused one too."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        self.tasks.append(args[0])
         if self.num_calls == self._num_tasks:
             raise self._error
         return super().submit(function, *args)
@@ -306,20 +309,14 @@ def test_an_output_that_is_not_on_a_shared_disk_is_named(
 
 def test_rows_of_another_run_are_not_taken(source: Path, tmp_path: Path) -> None:
     """A worker that outlived its run finishes a shard with other settings."""
-    jobs: list[Any] = []
-
-    class Recording(Stopping):
-        def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
-            jobs.append(args[0])
-            return super().submit(function, *args)
-
+    engine = Stopping(1, QdqError("gone"))
     with pytest.raises(QdqError):
-        run(source, tmp_path / "far", Recording(1, QdqError("gone")), num_bits=4)
+        run(source, tmp_path / "far", engine, num_bits=4)
     with pytest.raises(QdqError):
         run(source, tmp_path / "far", Stopping(1, QdqError("gone")), num_bits=8)
     before = contents(tmp_path / "far.qdq-partial")
     with pytest.raises(QdqError, match="is built by another run now"):
-        process_shard(jobs[1]).get()  # of the first run, in the folder of the second
+        process_shard(engine.tasks[1]).get()  # of the first run, in the folder of the second
     assert contents(tmp_path / "far.qdq-partial") == before
     run(source, tmp_path / "far", Fake(0), resume=True, num_bits=8)
     qdqcli.run(source, tmp_path / "local", num_bits=8)
@@ -331,15 +328,9 @@ def test_a_worker_that_looked_before_the_next_run_began_adds_nothing_to_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
     """The worker finds its run, sleeps while another run of the same settings begins, and then renames its files."""
-    jobs: list[Any] = []
-
-    class Recording(Stopping):
-        def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
-            jobs.append(args[0])
-            return super().submit(function, *args)
-
+    engine = Stopping(2, QdqError("gone"))
     with pytest.raises(QdqError):
-        run(source, tmp_path / "far", Recording(2, QdqError("gone")))
+        run(source, tmp_path / "far", engine)
     partial = tmp_path / "far.qdq-partial"
     (partial / "rows" / "1.json").unlink()
     check = Target.check_run
@@ -355,7 +346,7 @@ def test_a_worker_that_looked_before_the_next_run_began_adds_nothing_to_it(
 
     monkeypatch.setattr(Target, "check_run", sleep)
     with pytest.raises(QdqError, match="No such file"):
-        process_shard(jobs[1]).get()
+        process_shard(engine.tasks[1]).get()
     assert before
     assert contents(partial) == before
 

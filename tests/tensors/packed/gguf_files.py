@@ -33,11 +33,16 @@ def write_gguf(
             writer.add_tensor(name, array[1], raw_dtype=array[0])
         else:
             writer.add_tensor(name, array)
+    finish(writer)
+    return path
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Write all that was added."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def interleaved(x: Array, heads: int) -> Array:

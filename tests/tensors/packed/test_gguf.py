@@ -18,7 +18,7 @@ from qdqcli.tensors.checkpoint import open_checkpoint
 from qdqcli.tensors.gguf import KINDS, QUANTIZED
 from qdqcli.tensors.gguf_names import ARCHITECTURES, Model, names_of
 from tests.conftest import Qdq
-from tests.tensors.packed.gguf_files import Array, decoded, weight, write_gguf, write_model
+from tests.tensors.packed.gguf_files import Array, decoded, finish, weight, write_gguf, write_model
 from tests.tensors.packed.golden import arrays
 from tests.tensors.packed.golden import decoded as view_of
 
@@ -164,10 +164,7 @@ def split(folder: Path) -> dict[str, Array]:
     writer.add_head_count(2)
     for name, array in x.items():
         writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return x
 
 
