@@ -193,7 +193,7 @@ class TaskOnShard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask(TaskOnShard):
-    """What is done to the tensors of a shard, and where the output goes. Less than a header: decisions are shared."""
+    """Decisions on the tensors of a shard, and where the output goes. Less than a header: decisions are shared."""
 
     decisions: Sequence[Decision]
     """One decision per tensor."""
