@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, output_error
+from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, blame_output
 
 
 def files_below(root: Path) -> list[Path]:
@@ -19,10 +19,8 @@ def files_below(root: Path) -> list[Path]:
 
 
 def _objects_below(root: RemotePath) -> list[Path]:
-    try:
+    with blame_output(root):
         return list(map(Path, root.store.objects(root))) or [Path()]
-    except OSError as error:
-        raise output_error(root, error) from error
 
 
 def first_difference(one: Path, other: Path, on_chunk: Callable[[], None] = lambda: None) -> int | None:

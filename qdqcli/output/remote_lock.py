@@ -6,7 +6,7 @@ from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.output.lock import Holder
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import output_error
+from qdqcli.tensors.storage import blame_output
 
 _ATTEMPTS = 10
 
@@ -26,11 +26,9 @@ class RemoteLock:
         self._path = path
         self._break_lock = break_lock
         for _ in range(_ATTEMPTS):
-            try:
+            with blame_output(path):
                 if self._try():
                     return
-            except OSError as error:
-                raise output_error(path, error) from error
         raise UsageError(f"{show_path(path)}: other runs keep taking this lock; choose another OUTPUT")
 
     def release(self) -> None:

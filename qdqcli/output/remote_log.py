@@ -3,7 +3,7 @@
 from qdqcli.output.line_log import line_of, parse_lines
 from qdqcli.tensors.remote import submit
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import output_error
+from qdqcli.tensors.storage import blame_output
 
 FIRST = f"{0:08}"
 """Name of the first line; without it there is no log, but what is left of one that was being removed."""
@@ -18,7 +18,7 @@ class RemoteLog:
 
     def __init__(self, path: RemotePath) -> None:
         self._path = path
-        try:
+        with blame_output(path):
             names = list(path.store.objects(path))
             if FIRST not in names:
                 names = []
@@ -29,17 +29,13 @@ class RemoteLog:
                     path.store.read(path, described, len(first), described.size) if described.size > len(first) else b""
                 )
                 self.lines += parse_lines(first + bytes(rest))[0]
-        except OSError as error:
-            raise output_error(path, error) from error
         self._num_written = len(names)
 
     def append(self, line: str) -> None:
         """Append one line."""
         target = self._path / f"{self._num_written:08}"
-        try:
+        with blame_output(self._path):
             target.store.put(target, line_of(line))
-        except OSError as error:
-            raise output_error(self._path, error) from error
         self._num_written += 1
 
     def sync(self) -> None:

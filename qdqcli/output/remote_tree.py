@@ -22,7 +22,7 @@ from qdqcli.output.tree import JOURNAL, OutputTree, other_output
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, Waiting
 from qdqcli.tensors.index import is_index
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import FileIdentity, output_error
+from qdqcli.tensors.storage import FileIdentity, blame_output
 from qdqcli.tensors.unfinished import abort_uploads
 
 
@@ -86,7 +86,7 @@ class RemoteTree(OutputTree):
         """Do the same and return the bytes of the objects; what is at OUTPUT is this run's from now on."""
         self._is_own = True
         own = self._own_names()
-        with _blamed(self.output):
+        with blame_output(self.output):
             found = {path: size for path, size in self._existing().items() if path not in but}
             # An index first: without it the rest is no checkpoint.
             self.output.store.delete(sorted(found, key=lambda path: (not is_index(path.name), path)))
@@ -94,7 +94,7 @@ class RemoteTree(OutputTree):
         return sum(found.values())
 
     def discard(self, checkpoint: Checkpoint, shard: Shard) -> None:
-        with _blamed(self.output):
+        with blame_output(self.output):
             self.shard_path(checkpoint, shard).unlink()
 
     def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:  # noqa: ARG002
@@ -103,14 +103,14 @@ class RemoteTree(OutputTree):
     def identity_of(self, checkpoint: Checkpoint, shard: Shard) -> FileIdentity | None:
         path = self.shard_path(checkpoint, shard)
         assert isinstance(path, RemotePath)
-        with _blamed(path), suppress(FileNotFoundError):
+        with blame_output(path), suppress(FileNotFoundError):
             return FileIdentity.of(path.store.describe(path).status)
         return None
 
     def commit(self) -> None:
         """Check that OUTPUT holds nothing else; it is there already."""
         if self._is_folder:
-            with _blamed(self.output):
+            with blame_output(self.output):
                 names = self.output.store.objects(self.output)
             for name in sorted(names.keys() - set(map(Path.as_posix, self._own_names()))):
                 raise OutputError(
@@ -119,7 +119,7 @@ class RemoteTree(OutputTree):
         self._has_written = self._is_committed = True
 
     def may_be_finished(self) -> bool:
-        with _blamed(self.output):
+        with blame_output(self.output):
             return super().may_be_finished()
 
     def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:  # noqa: ARG002
@@ -141,16 +141,16 @@ class RemoteTree(OutputTree):
         if not self._is_kept:
             self.sweep()
             return
-        with _blamed(self.output):
+        with blame_output(self.output):
             self.output.store.delete([path for path in self._existing() if is_index(path.name)])
 
     def _has_journal(self) -> bool:
-        with _blamed(self.partial):
+        with blame_output(self.partial):
             return (self.partial / JOURNAL / FIRST).is_file()
 
     def _check_free(self) -> None:
         store = self.output.store
-        with _blamed(self.output):
+        with blame_output(self.output):
             if self._is_folder and self.output.is_file():
                 raise UsageError(f"{show_path(self.output)}: is a file, the output is a folder; choose another OUTPUT")
             if not self._is_folder and store.has_below(self.output):
@@ -163,7 +163,7 @@ class RemoteTree(OutputTree):
     def _check_replaced(self, folder: Path) -> None:
         if not isinstance(folder, RemotePath) or not self._is_folder:
             return
-        with _blamed(folder):
+        with blame_output(folder):
             names = folder.store.objects(folder)
         for name in sorted(names.keys() - set(map(Path.as_posix, self._own_names())) - marked_files(folder)):
             raise UsageError(
@@ -173,7 +173,7 @@ class RemoteTree(OutputTree):
     def _check_removable(self) -> None: ...
 
     def _clear(self, but: str = "") -> int:
-        with _blamed(self.partial):
+        with blame_output(self.partial):
             found = self.partial.store.objects(self.partial)
             names = [name for name in found if name not in (but, FolderLock.NAME)]
             self.partial.store.delete([self.partial / name for name in names])
@@ -188,7 +188,7 @@ class RemoteTree(OutputTree):
     def _existing(self) -> dict[RemotePath, int]:
         """Return the objects at OUTPUT that are a run's, with their sizes."""
         store = self.output.store
-        with _blamed(self.output):
+        with blame_output(self.output):
             if not self._is_folder:
                 try:
                     return {self.output: store.describe(self.output).size}
@@ -203,18 +203,3 @@ class RemoteTree(OutputTree):
             f"{show_path(self.output)}: an OUTPUT in a store is written by one process; leave out --part and --dask, "
             "or choose an OUTPUT on a shared disk"
         )
-
-
-class _blamed:  # noqa: N801 - a context manager
-    """Turns an error of the store into an `OutputError` on `path`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            raise output_error(self._path, error) from error

@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -82,6 +82,15 @@ def input_error(path: Path, error: OSError) -> InputError:
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return the error for an output that the system refuses: path, the system's reason, what to do."""
     return OutputError(_explain(path, error, _OUTPUT_HINTS))
+
+
+@contextmanager
+def blame_output(path: Path) -> Iterator[None]:
+    """Turn an error of the system or of a store into an `OutputError` on the path."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _explain(path: Path, error: OSError, hints: dict[int, str]) -> str:
