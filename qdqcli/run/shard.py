@@ -27,7 +27,6 @@ from qdqcli.run.journal import Target
 from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, open_checkpoint, open_file
-from qdqcli.tensors.packed.decoded import DecodedShard
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import temporary_of
 
@@ -91,6 +90,8 @@ class ShardRef:
         Raises:
             UsageError: the shard has a signed URL.
         """
+        from qdqcli.tensors.packed.decoded import DecodedShard  # lazy: with all that decodes, which few runs need
+
         check_unsigned(shard)
         decoded = [checkpoint.path.absolute() for checkpoint in checkpoints] if isinstance(shard, DecodedShard) else []
         return cls(

@@ -110,6 +110,23 @@ def test_no_numpy_is_imported_for_safetensors(model: Path) -> None:
         assert process.stdout.splitlines()[-1] == "0 []", process.stdout + process.stderr
 
 
+def test_what_packed_and_remote_inputs_need_is_not_imported_for_others(model: Path) -> None:
+    import subprocess
+
+    script = (
+        "import sys\n"
+        "from qdqcli.cli.main import run\n"
+        "code = run(['stats', sys.argv[1], '--format', 'none'])\n"
+        "lazy = {'ml_dtypes', 'qdqcli.tensors.packed.decoded', 'gguf', 'obstore', 'distributed', 'yaml'}\n"
+        "print(code, sorted(lazy & set(sys.modules)))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script, str(model)],
+        capture_output=True, text=True, env=environment(), timeout=60, check=False,
+    )  # fmt: skip
+    assert process.stdout == "0 []\n", process.stdout + process.stderr
+
+
 def test_info(qdq: Qdq) -> None:
     facts = json.loads(qdq("info", "--format", "json").out)
     assert facts["qdq"] == __import__("qdqcli").__version__
