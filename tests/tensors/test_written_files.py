@@ -135,7 +135,7 @@ def test_mount_points_are_known() -> None:
 
 
 def temporary_of(path: Path, name: str) -> Path:
-    return write(path.with_name(f".qdq-{storage._digest_of(path)}-{name}.tmp"), b"")
+    return write(path.with_name(f".qdq-{storage._hashed_name(path)}-{name}.tmp"), b"")
 
 
 def test_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
