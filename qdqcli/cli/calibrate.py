@@ -5,20 +5,17 @@ from pathlib import Path
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import cluster_of, files_of, listing_of, open_inputs, plan_inputs, workers_of
+from qdqcli.cli.measure import cluster_of, listing_of, opened, plan_inputs, progress_over, workers_of
 from qdqcli.cli.option_sources import recipe_options
-from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import with_estimates
 from qdqcli.recipe.plan import check_selection
-from qdqcli.recipe.request import Settings
 from qdqcli.report.number import counted
 
 
@@ -48,49 +45,32 @@ Examples:
 @opt.work_options
 @opt.dask_option
 @opt.verbosity_options
-@pass_session
-@grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
-def calibrate(
-    session: Session,
-    /,
-    inputs: tuple[str, ...],
-    config: str | None,
-    output: Path,
-    overwrite: bool,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> None:
+@pass_call()
+def calibrate(call: Call, /, output: Path, overwrite: bool) -> None:
     """Estimate the ranges of tensors and store them in a file that --ranges takes.
 
     With settings that are otherwise the same, the file gives `run` and `stats` what the estimator would give them.
     minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
     codes.
     """
-    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
-    files = Files.of(session, report, settings, {"output": output})
+    call = with_project(call, reports_tensors=False)
+    files = Files.of(call, output=output)
     _check_output(output, files, overwrite=overwrite)
-    request = opt.request_of(settings, session)
-    checkpoints = open_inputs(inputs, reading, session)
-    files.check(checkpoints)
-    plans = plan_inputs(checkpoints, request, reading, session)
+    request, checkpoints = opened(call, files)
+    plans = plan_inputs(call, checkpoints, request)
     check_selection(plans)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.run.calibrate import calibrate as estimate
 
-    sizes = files_of(plans)
-    total = sum(size for _, size in sizes)
     with (
-        cluster_of(session, reading, resources) as distribution,
-        progress(session, total, sizes, "estimating") as advance,
-        workers_of(resources, session) as workers,
+        cluster_of(call) as distribution,
+        progress_over(call, plans, "estimating") as advance,
+        workers_of(call) as workers,
     ):
         overall_ranges = estimate(plans, output, workers, advance, overwrite=overwrite, distribution=distribution)
-    listing = with_estimates(listing_of("calibrate", plans, request), overall_ranges)
-    deliver_listing(listing, report, has_include=bool(settings["include"]))
-    session.note(
+    deliver_listing(call, with_estimates(listing_of("calibrate", plans, request), overall_ranges))
+    call.session.note(
         f"{show_path(output)} has the ranges of {counted(len(overall_ranges), 'tensor')}, "
         "for --ranges with the same settings"
     )

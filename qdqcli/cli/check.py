@@ -6,17 +6,15 @@ import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.batch import failure_notes
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, Judging, gate_options
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
-from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
+from qdqcli.cli.measure import listing_of, measure, opened, plan_inputs
 from qdqcli.cli.option_sources import given_parameters
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.recipe.plan import check_selection
-from qdqcli.recipe.request import Settings
 from qdqcli.result.read import read_report
 
 
@@ -33,50 +31,38 @@ Examples:
 @opt.keep_going_option
 @gate_options
 @opt.measuring_options
-@pass_session
-@grouped(asked=Judging, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
-def check(
-    session: Session,
-    /,
-    inputs: tuple[str, ...],
-    config: str | None,
-    asked: Judging,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> int:
+@pass_call(asked=Judging)
+def check(call: Call, /, asked: Judging) -> int:
     """Measure like stats and judge by a budget; exit code 1 when it is exceeded.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without INPUT, or
     without --budget, the nearest qdq.toml, or pyproject.toml with [tool.qdq], is taken.
     """
-    if inputs and asked.report_in is not None:
+    session = call.session
+    if call.inputs and asked.report_in is not None:
         raise UsageError("give INPUT, or --report-in REPORT.json to judge what was measured before")
     if session.keeps_going and asked.report_in is not None:
         raise UsageError("--keep-going has no meaning with --report-in: the report was measured before")
     _check_needed(asked)
-    inputs, settings, report = with_project(inputs, config, settings, report, session, is_gate=True)
-    files = Files.of(session, report, settings, asked)
+    call = with_project(call, is_gate=True)
+    files = Files.of(call, asked)
     files.check()
-    gate = Gate.of(asked, reading, session)
+    gate = Gate.of(asked, call)
     if gate.budget is None and not (asked.write_baseline or asked.write_budget):
         raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE or 'qdq init'")
     gate.add_files(files)
     if asked.report_in is not None:
         run = gate.judge(read_report(asked.report_in), session)
     else:
-        request = opt.request_of(settings, session)
-        checkpoints = open_inputs(inputs, reading, session)
-        files.check(checkpoints)
-        plans = plan_inputs(checkpoints, request, reading, session)
+        request, checkpoints = opened(call, files)
+        plans = plan_inputs(call, checkpoints, request)
         check_selection(plans)
         foreseen = gate.foresee(listing_of("check", plans, request))
         if foreseen is not None:
             run = replace(foreseen, notes=[*failure_notes(session), *foreseen.notes])
         else:
-            run = gate.judge(measure(session, "check", plans, request, reading, report, resources), session)
-    session.exit_code = gate.conclude(run, report, session)
+            run = gate.judge(measure(call, "check", plans, request), session)
+    session.exit_code = gate.conclude(run, call)
     return session.conclude()
 
 

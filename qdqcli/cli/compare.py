@@ -2,22 +2,23 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import for_terminal, say_written, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, Judging, judging_options
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import cluster_of, files_of, open_inputs, workers_of
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.progress import progress
-from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write_all
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
@@ -63,20 +64,8 @@ Examples:
 @opt.work_options
 @opt.dask_option
 @opt.verbosity_options
-@pass_session
-@grouped(asked=Judging, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
-def compare(
-    session: Session,
-    /,
-    reference: str,
-    candidate: str,
-    renamings: tuple[str, ...],
-    asked: Judging,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> int:
+@pass_call(asked=Judging)
+def compare(call: Call, /, reference: str, candidate: str, renamings: tuple[str, ...], asked: Judging) -> int:
     """Measure what differs between two checkpoints, tensor by tensor.
 
     Errors are those of CANDIDATE against REFERENCE. Names must be equal, or made so with --map; files, shards and
@@ -92,25 +81,25 @@ def compare(
     if any(are_reports):
         if not all(are_reports):
             raise UsageError("give two checkpoints, or two JSON reports")
-        _compare_reports(Path(reference), Path(candidate), report, session)
-        say_written(session, report)
+        _compare_reports(call, Path(reference), Path(candidate))
+        say_written(call)
         return 0
-    files = Files.of(session, report, settings, asked)
+    files = Files.of(call, asked)
     files.check()
-    gate = Gate.of(asked, reading, session)
+    gate = Gate.of(asked, call)
     gate.add_files(files)
-    settings = cast(Settings, {**settings, **_selection_of(gate, session)})
+    settings = cast(Settings, {**call.settings, **_selection_of(gate, call.session)})
+    call = replace(call, settings=settings)
     selection = Recipe(
         spec=QuantSpec(), include=settings["include"], exclude=settings["exclude"], min_ndim=settings["min_ndim"]
     )
-    ours = _plans(reference, selection, reading, session)
-    theirs = _plans(candidate, Recipe(spec=QuantSpec()), reading, session)
+    ours = _plans(call, reference, selection)
+    theirs = _plans(call, candidate, Recipe(spec=QuantSpec()))
     files.check([plan.checkpoint for plan in (*ours[:1], *theirs[:1])])
-    run = gate.judge(_measured(session, ours, theirs, renamings, settings, reading, report, resources), session)
-    return gate.conclude(run, report, session)
+    return gate.conclude(gate.judge(_measured(call, ours, theirs, renamings), call.session), call)
 
 
-def _compare_reports(before: Path, after: Path, report: ReportRequest, session: Session) -> None:
+def _compare_reports(call: Call, before: Path, after: Path) -> None:
     """Show two JSON reports side by side.
 
     Raises:
@@ -121,8 +110,9 @@ def _compare_reports(before: Path, after: Path, report: ReportRequest, session: 
         if parameter.expose_value and parameter.name not in _OF_REPORTS:
             judging = "'qdq check --report-in AFTER --baseline BEFORE' judges a report"
             raise UsageError(f"{parameter.opts[0]} is for checkpoints; {judging}")
+    report = call.report
     opt.check_formats(report, FORMATS, "a comparison of reports")
-    files = Files.of(session, report)
+    files = Files.of(call)
     files.reads.extend(NamedFile(path, "a report to compare") for path in (before, after))
     files.check()
     old, new = read_report(before), read_report(after)
@@ -153,47 +143,38 @@ def _selection_of(gate: Gate, session: Session) -> dict[str, object]:
     return found
 
 
-def _plans(path: str, recipe: Recipe, reading: Reading, session: Session) -> list[Plan]:
-    checkpoints = open_inputs([path], reading, session)
+def _plans(call: Call, path: str, recipe: Recipe) -> list[Plan]:
+    checkpoints = open_inputs(call, [path])
     if len(checkpoints) != 1:
         raise UsageError(f"{path}: {len(checkpoints)} inputs; compare takes one on each side")
     views = decoded_inputs(checkpoints)
-    plans, warnings = make_plans(views, recipe, [Packed()], allow_unmatched=reading.allow_unmatched)
-    for warning in warnings:
-        session.note(warning)
+    plans, warnings = make_plans(views, recipe, [Packed()], allow_unmatched=call.reading.allow_unmatched)
+    call.session.note_all(warnings)
     return plans
 
 
-def _measured(
-    session: Session,
-    ours: list[Plan],
-    theirs: list[Plan],
-    renamings: Sequence[str],
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> RunResult:
+def _measured(call: Call, ours: list[Plan], theirs: list[Plan], renamings: Sequence[str]) -> RunResult:
+    session, settings = call.session, call.settings
     entries, others = entries_of(ours), entries_of(theirs)
     names, warnings = new_names(
         list(dict.fromkeys(entry.name for entry in entries)),
         list(map(Renaming.parse, renamings)),
-        allow_unmatched=reading.allow_unmatched,
+        allow_unmatched=call.reading.allow_unmatched,
     )
-    for warning in warnings:
-        session.note(warning)
+    session.note_all(warnings)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.run.compare import compare_entries
 
+    histograms = call.report.has_histograms
     total = sum(entry.tensor.nbytes for entry in entries)
     with (
-        cluster_of(session, reading, resources) as distribution,
+        cluster_of(call) as distribution,
         progress(session, total, files_of(ours), "comparing") as advance,
-        workers_of(resources, session) as workers,
+        workers_of(call) as workers,
     ):
         rows = compare_entries(
-            entries, others, names, workers, advance, histograms=report.has_histograms, distribution=distribution
+            entries, others, names, workers, advance, histograms=histograms, distribution=distribution
         )
     run = RunResult(
         command="compare",

@@ -1,21 +1,19 @@
 """`qdq conventions`: the same tensors under the scale conventions of other libraries."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver_pieces, say_written
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, open_inputs, packed_inputs, workers_of
-from qdqcli.cli.progress import progress
+from qdqcli.cli.measure import opened, packed_inputs, progress_over, workers_of
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
-from qdqcli.recipe.request import Settings
 from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
 from qdqcli.recipe.sweep import Setting
 
@@ -40,19 +38,8 @@ Examples:
 @opt.destination_options
 @opt.work_options
 @opt.verbosity_options
-@pass_session
-@grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
-def conventions(
-    session: Session,
-    /,
-    inputs: tuple[str, ...],
-    config: str | None,
-    schemes: Sequence[str],
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> None:
+@pass_call()
+def conventions(call: Call, /, schemes: Sequence[str]) -> None:
     """Compare the scale conventions of the field on the same tensors; writes no tensors.
 
     Libraries that agree on bits and groups still choose scales and round in ways of their own: PyTorch,
@@ -61,29 +48,25 @@ def conventions(
     """
     from qdqcli.report.conventions import FORMATS, render
 
-    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
-    files = Files.of(session, report, settings)
+    call = with_project(call, reports_tensors=False)
+    files = Files.of(call)
     files.check()
-    opt.check_formats(report, FORMATS, "a comparison of conventions")
+    opt.check_formats(call.report, FORMATS, "a comparison of conventions")
     columns = _settings_of(schemes)
-    request = opt.request_of({**settings, "num_bits": 8, "axis": "none", "group_size": None}, session,
-                             from_packed=reading.from_packed)  # fmt: skip
-    checkpoints = open_inputs(inputs, reading, session)
-    files.check(checkpoints)
-    packed = packed_inputs(checkpoints, reading, session)
+    request, checkpoints = opened(call, files, num_bits=8, axis="none", group_size=None)
+    packed = packed_inputs(call, checkpoints)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.study.conventions import run_lab
     from qdqcli.study.sweep import plan_sweep
 
-    plans, warnings = plan_sweep(checkpoints, request.recipe, columns, packed, allow_unmatched=reading.allow_unmatched)
-    for warning in warnings:
-        session.note(warning)
-    sizes = files_of(plans[0])
-    with progress(session, sum(size for _, size in sizes), sizes) as advance, workers_of(resources, session) as workers:
+    allow_unmatched = call.reading.allow_unmatched
+    plans, warnings = plan_sweep(checkpoints, request.recipe, columns, packed, allow_unmatched=allow_unmatched)
+    call.session.note_all(warnings)
+    with progress_over(call, plans[0]) as advance, workers_of(call) as workers:
         lab = run_lab(plans, columns, workers, request.settings, advance)
-    deliver_pieces(lambda format_name, choice: render(lab, format_name, choice), report)
-    say_written(session, report)
+    deliver_pieces(partial(render, lab), call.report)
+    say_written(call)
 
 
 def _settings_of(schemes: Sequence[str]) -> list[Setting]:

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import say_written
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import files_of, open_inputs, say_notes, workers_of
-from qdqcli.cli.progress import progress
+from qdqcli.cli.measure import open_inputs, progress_over, say_notes, workers_of
 from qdqcli.cli.run import tree_in_words
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.recipe.decision import Resolution, Skip
@@ -47,20 +45,9 @@ Examples:
 @opt.follow_links_option
 @opt.work_options
 @opt.verbosity_options
-@pass_session
-@grouped(reading=Reading, resources=Resources)
+@pass_call()
 def decode(
-    session: Session,
-    /,
-    input_: str,
-    output: Path,
-    dtype: str,
-    overwrite: bool,
-    break_lock: bool,
-    resume: bool,
-    verify: bool,
-    reading: Reading,
-    resources: Resources,
+    call: Call, /, input_: str, output: Path, dtype: str, overwrite: bool, break_lock: bool, resume: bool, verify: bool
 ) -> int:
     """Write a packed checkpoint (GPTQ, AWQ, FP8, GGUF, ...) as a float checkpoint.
 
@@ -72,9 +59,9 @@ def decode(
     from qdqcli.output.placement import anchored
     from qdqcli.output.tree import output_paths, output_tree
 
-    report = ReportRequest(format_name="none")
-    files = Files.of(session, report)
-    checkpoints = open_inputs([input_], reading, session)
+    session = call.session
+    files = Files.of(call)
+    checkpoints = open_inputs(call, [input_])
     if len(checkpoints) != 1:
         raise UsageError(f"{input_}: {len(checkpoints)} inputs; decode takes one")
     (view,) = decoded_inputs(checkpoints, DTYPES[dtype])
@@ -88,16 +75,14 @@ def decode(
         tree = output_tree([whole], anchored(output), overwrite=overwrite, resume=resume, break_lock=break_lock)
         say_notes(tree.notes, session)
         with tree:
-            _write(session, whole, tree, resources, dtype, verify=verify)
+            _write(call, whole, tree, dtype, verify=verify)
     formats = ", ".join(dict.fromkeys(storage.format for storage in view.storage.values())) or "GGUF"
     session.note(f"decoded {counted(len(view.storage), 'weight')} in {formats} to {dtype}")
-    say_written(session, report, *([tree_in_words(tree)] if tree.has_written else []))
+    say_written(call, *([tree_in_words(tree)] if tree.has_written else []))
     return session.conclude()
 
 
-def _write(
-    session: Session, view: Checkpoint, tree: "OutputTree", resources: Resources, dtype: str, *, verify: bool
-) -> None:
+def _write(call: Call, view: Checkpoint, tree: "OutputTree", dtype: str, *, verify: bool) -> None:
     """Write the decoded view as a run writes its output, in which every tensor is a copy of what the view reads."""
     from qdqcli.op.spec import QuantSpec
     from qdqcli.run.execute import Destination, Job, execute_run
@@ -107,8 +92,7 @@ def _write(
     plans = [Plan(checkpoint=view, shard=shard, resolutions=[copied] * len(shard.tensors)) for shard in view.shards]
     request = Request(recipe=Recipe(spec=QuantSpec()), ranges_file=None, settings={"dtype": dtype})
     destination = Destination(tree=tree, verify=verify, needs_rows=False)
-    sizes = files_of(plans)
-    total = sum(size for _, size in sizes) * destination.num_passes
-    with progress(session, total, sizes, "decoding") as advance, workers_of(resources, session) as workers:
+    passes = destination.num_passes
+    with progress_over(call, plans, "decoding", passes) as advance, workers_of(call) as workers:
         job = Job(command="decode", plans=plans, request=request, measuring=Measuring(on_bytes=advance))
-        execute_run(job, destination, workers, advance, session.note)
+        execute_run(job, destination, workers, advance, call.session.note)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
+from qdqcli.cli.call import Call
 from qdqcli.cli.files import is_by_input, named, names_of, step_summary
 from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.progress import duration
-from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write_all
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import Listing
@@ -21,7 +21,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.result.group import naming, part_of
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.note import NoteKind
-from qdqcli.tensors.storage import output_error, write_file
+from qdqcli.tensors.storage import blame_output, write_file
 
 TERMINAL_ROWS = 20
 """Default number of rows on a terminal."""
@@ -30,19 +30,20 @@ SUMMARY_BYTES = 1 << 20
 """GitHub's limit per step."""
 
 
-def deliver(run: RunResult, report: ReportRequest, session: Session) -> None:
+def deliver(call: Call, run: RunResult) -> None:
     """Write the report files, then standard output; reports the written files.
 
     Raises:
         OutputError: a report file cannot be written.
     """
-    deliver_files(run, report)
-    show(run, report)
-    say_written(session, report)
+    deliver_files(run, call.report)
+    show(run, call.report)
+    say_written(call)
 
 
-def say_written(session: Session, report: ReportRequest, *others: str) -> None:
+def say_written(call: Call, *others: str) -> None:
     """Print the last line: the files written and the time taken; nothing where none was written."""
+    session, report = call.session, call.report
     count = counted(len(session.inputs) - len(session.failures), "input")
     written = [
         *others,
@@ -109,14 +110,11 @@ def _write_step_summary(run: RunResult, choice: ReportOptions, report: ReportReq
     text = "".join(formatter("markdown")(run, replace(choice, top=choice.top or SUMMARY_ROWS)))
     if len(text.encode()) > SUMMARY_BYTES:
         text = "## Quantization error\n\nThe report is too long for a job summary; see the job's artifacts.\n"
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise output_error(path, error) from error
+    with blame_output(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
-def deliver_listing(listing: Listing, report: ReportRequest, *, has_include: bool) -> None:
+def deliver_listing(call: Call, listing: Listing) -> None:
     """Deliver a listing, known before any work, to the same places and in the same formats as a run.
 
     Raises:
@@ -126,11 +124,12 @@ def deliver_listing(listing: Listing, report: ReportRequest, *, has_include: boo
     from qdqcli.report.listing import ListingView
     from qdqcli.report.listing import render as render_listing
 
+    report = call.report
     view = ListingView(
         sort=report.list_sort,
         top=report.top,
         by=report.by,
-        selected_only=has_include and not report.lists_all,
+        selected_only=bool(call.settings.get("include")) and not report.lists_all,
     )
     for path in report.reports:
         for own_path, own in _listings(path, listing):

@@ -7,21 +7,19 @@ from pathlib import Path
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import cluster_of, files_of, open_inputs, packed_inputs, workers_of
+from qdqcli.cli.measure import cluster_of, opened, packed_inputs, progress_over, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.recipe.plan import check_selection, make_plans
-from qdqcli.recipe.request import Settings
 from qdqcli.recipe.toml_text import plans_of
 
 FORMATS = ("table", "json", "markdown", "html")
@@ -54,23 +52,16 @@ Examples:
 @opt.packed_option
 @opt.from_packed_option
 @opt.study_options
-@pass_session
-@grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
+@pass_call()
 def diagnose(
-    session: Session,
+    call: Call,
     /,
-    inputs: tuple[str, ...],
-    config: str | None,
     worst: int | None,
     diagnoses_all: bool,
     max_bits_added: float,
     saved_sweep: Path | None,
     write_recipe: Path | None,
     overwrite: bool,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
 ) -> None:
     """Say why the worst tensors are bad, and measure what other settings gain.
 
@@ -79,23 +70,21 @@ def diagnose(
     by the op on all elements; it is the difference of two runs of `qdq stats`. Tensors that --include names are all
     diagnosed.
     """
-    opt.check_formats(report, FORMATS, "a diagnosis")
+    opt.check_formats(call.report, FORMATS, "a diagnosis")
     if worst is not None and diagnoses_all:
         raise UsageError("--worst excludes --all; give one of them")
     if overwrite and write_recipe is None:
         raise UsageError("--overwrite is for the recipe that is written; add --write-recipe FILE")
-    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
-    files = Files.of(session, report, settings, {"write_recipe": write_recipe, "saved_sweep": saved_sweep})
+    session = call.session
+    call = with_project(call, reports_tensors=False)
+    files = Files.of(call, write_recipe=write_recipe, saved_sweep=saved_sweep)
     files.check()
     if write_recipe is not None:
         check_replaceable(write_recipe, is_recipe, is_allowed=overwrite)
-    request = opt.request_of(settings, session, from_packed=reading.from_packed)
-    checkpoints = open_inputs(inputs, reading, session)
-    files.check(checkpoints)
-    packed = packed_inputs(checkpoints, reading, session)
-    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=reading.allow_unmatched)
-    for warning in warnings:
-        session.note(warning)
+    request, checkpoints = opened(call, files)
+    packed = packed_inputs(call, checkpoints)
+    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=call.reading.allow_unmatched)
+    session.note_all(warnings)
     check_selection(plans)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
@@ -106,22 +95,18 @@ def diagnose(
     from qdqcli.study.plan_recipe import check_recipe, recipe_text
     from qdqcli.study.saved import read_sweep
 
-    sizes = files_of(plans)
-    with workers_of(resources, session) as workers:
+    with workers_of(call) as workers:
         if saved_sweep is not None:
             saved = read_sweep(saved_sweep).under(request.recipe)
             saved.check_scale_bits(request.scale_bits)
             rows = saved.restore([plans], request.settings).results[0].rows
         else:
-            with (
-                cluster_of(session, reading, resources) as distribution,
-                progress(session, sum(size for _, size in sizes), sizes) as advance,
-            ):
+            with cluster_of(call) as distribution, progress_over(call, plans) as advance:
                 measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
                 run_shards = None if distribution is None else partial(distribution.run_shards, plans, measuring)
                 rows = run_plans(plans, measuring, workers, run_shards=run_shards)
         before = result_of("diagnose", plans, request.settings, rows)
-        numbers = choose(before.rows, worst, takes_all=diagnoses_all or bool(settings["include"]))
+        numbers = choose(before.rows, worst, takes_all=diagnoses_all or bool(call.settings["include"]))
         tensors = [tensor for plan in plans for tensor in plan.shard.tensors]
         total = sum(tensors[number].nbytes for number in numbers)
         with progress(session, total, phase="trying other settings") as advance:
@@ -133,7 +118,7 @@ def diagnose(
         text = recipe_text(found.after.rows, decided, plans, about, request.recipe.min_ndim, found.notes())
         check_recipe(found.after.rows, plans_of(text, checkpoints, packed))
         write_report(write_recipe, [text], replaces=overwrite)
-    deliver_pieces(lambda name, choice: render(found, name, choice), report)
+    deliver_pieces(partial(render, found), call.report)
     if write_recipe is not None:
         session.note(
             f"{show_path(write_recipe)}: written; 'qdq stats MODEL --recipe {escape(write_recipe.name)}' gives the "

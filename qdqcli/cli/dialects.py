@@ -5,21 +5,20 @@ from pathlib import Path
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import say_written, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
-from qdqcli.cli.groups import Function, Reading, ReportRequest, grouped
+from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import open_inputs, plan_inputs
-from qdqcli.cli.option_sources import with_recipe
-from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.options import with_recipe
+from qdqcli.cli.project import model_of_project
 from qdqcli.cli.streams import write
 from qdqcli.dialects.dialect import DIALECTS, dialect
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
-from qdqcli.gate.project import PROJECT_FILE, find_project, read_project
 from qdqcli.recipe.file import parse_recipe
-from qdqcli.recipe.request import Settings
 from qdqcli.recipe.toml_text import plans_of
 from qdqcli.tensors.packed.recognise import recognise_inputs
 
@@ -51,18 +50,9 @@ Examples:
 @opt.op_options
 @opt.selection_options
 @opt.verbosity_options
-@pass_session
-@grouped(settings=Settings, reading=Reading)
+@pass_call()
 def export(
-    session: Session,
-    /,
-    recipe_name: str,
-    model: str | None,
-    target: str,
-    output: Path | None,
-    overwrite: bool,
-    settings: Settings,
-    reading: Reading,
+    call: Call, /, recipe_name: str, model: str | None, target: str, output: Path | None, overwrite: bool
 ) -> None:
     """Write RECIPE, a file or a preset's name, for another tool, so that each weight of MODEL becomes the same there.
 
@@ -72,18 +62,18 @@ def export(
     """
     from qdqcli.dialects.export import exported
 
-    settings = with_recipe(settings, recipe_name)
-    files = Files.of(session, ReportRequest(), settings, {"output": output})
+    session, call = call.session, with_recipe(call, recipe_name)
+    files = Files.of(call, output=output)
     files.check()
     if output is not None:
         check_replaceable(output, lambda _path: None, is_allowed=overwrite)
-    request = opt.request_of(settings, session)
-    checkpoints = open_inputs([_model(model, session)], reading, session)
+    request = opt.request_of(call)
+    checkpoints = open_inputs(call, [model_of_project(session) if model is None else model])
     files.check(checkpoints)
-    plans = plan_inputs(checkpoints, request, reading, session)
+    plans = plan_inputs(call, checkpoints, request)
     own = dialect(target)
     text, words, warnings = exported(own, plans, checkpoints, recognise_inputs(checkpoints))
-    _deliver(session, output, text, replaces=overwrite)
+    _deliver(call, output, text, replaces=overwrite)
     for warning in warnings:
         session.warn(warning)
     session.note(words)
@@ -104,11 +94,8 @@ Examples:
 @_output
 @opt.reading_options
 @opt.verbosity_options
-@pass_session
-@grouped(reading=Reading)
-def import_(
-    session: Session, /, file: Path, model: str | None, output: Path | None, overwrite: bool, reading: Reading
-) -> None:
+@pass_call()
+def import_(call: Call, /, file: Path, model: str | None, output: Path | None, overwrite: bool) -> None:
     """Read FILE, the recipe of another tool or the config.json of a quantized model, as a recipe of qdq.
 
     Takes quantization_config (compressed-tensors, GPTQ, AWQ, auto-round, torchao, ModelOpt), the quantization of MLX,
@@ -120,11 +107,12 @@ def import_(
     from qdqcli.dialects.reading import read_foreign
     from qdqcli.dialects.weight import weights_of
 
-    files = Files.of(session, ReportRequest(), {"output": output, "foreign": file})
+    session = call.session
+    files = Files.of(call, output=output, foreign=file)
     files.check()
     if output is not None:
         check_replaceable(output, is_recipe, is_allowed=overwrite)
-    checkpoints = open_inputs([model], reading, session) if model is not None else []
+    checkpoints = open_inputs(call, [model]) if model is not None else []
     files.check(checkpoints)
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors if tensor.dtype.is_floating]
     imported = read_foreign(file, [tensor.name for tensor in tensors])
@@ -143,7 +131,7 @@ def import_(
             words = in_words([weight.format for weight in weights_of(plans) if weight.is_matrix])
         except UsageError as error:
             session.warn(f"does not fit the model yet: {error}")
-    _deliver(session, output, text, replaces=overwrite)
+    _deliver(call, output, text, replaces=overwrite)
     if words:
         session.note(words)
     if output is not None:
@@ -151,26 +139,10 @@ def import_(
         session.note(f"next: qdq stats {measured} --recipe {show_path(output)}")
 
 
-def _model(model: str | None, session: Session) -> str:
-    """Return the model, or that of the project file.
-
-    Raises:
-        UsageError: neither names one.
-    """
-    if model is not None:
-        return model
-    path = find_project()
-    models = read_project(path).models if path is not None else ()
-    if path is None or len(models) != 1:
-        raise UsageError(f"patterns are written for the tensors of a model: give MODEL, or name one in {PROJECT_FILE}")
-    session.note(f"{show_path(path)}: model {models[0]!r}")
-    return models[0]
-
-
-def _deliver(session: Session, output: Path | None, text: str, *, replaces: bool) -> None:
+def _deliver(call: Call, output: Path | None, text: str, *, replaces: bool) -> None:
     """Write the text to the file, or to standard output."""
     if output is None:
         write(text)
         return
     write_report(output, [text], replaces=replaces)
-    say_written(session, ReportRequest(), show_path(output))
+    say_written(call, show_path(output))

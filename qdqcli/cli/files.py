@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from qdqcli.cli.call import Call
 from qdqcli.cli.groups import ReportRequest
-from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.output.files import NamedFile, check_files, file_id, ids_of
@@ -53,20 +53,22 @@ class Files:
     writes: list[NamedFile] = field(default_factory=list)
 
     @classmethod
-    def of(cls, session: Session, report: ReportRequest, *groups: object) -> Self:
-        """Collect the files that groups of options name, the project file, and the job summary on GitHub.
+    def of(cls, call: Call, *groups: object, **paths: Path | None) -> Self:
+        """Collect the files that options name, also those of further groups, the project file and the job summary.
 
         Raises:
             UsageError: the suffix of a report is of no format; --by, where no format shows groups.
         """
+        session, report = call.session, call.report
         for path in report.reports:
             formatter_for(path)
             _check_placeholder(path)
         if report.by is not None and not {*report.formats} & {*BY_FORMATS}:
             raise UsageError(f"--by shows in {', '.join(BY_FORMATS)} alone; choose one with --format or --report")
         values: dict[str, object] = {"config": None if session.project is None else session.project.path}
-        for group in (report, *groups):
-            values |= group if isinstance(group, dict) else vars(group)
+        values |= {**vars(report), **call.settings, **paths}
+        for group in groups:
+            values |= vars(group)
         files = cls(reads=_named(values, READS), writes=list(map(_signed, _named(values, WRITES))))
         summary = step_summary(report)
         if summary is not None:

@@ -7,18 +7,17 @@ from pathlib import Path
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.gate import Gate, Judging, judging_options
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, gathered, grouped
+from qdqcli.cli.groups import gathered
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.part import given_command
 from qdqcli.cli.project import with_project
 from qdqcli.cli.run import Writing, quantize
 from qdqcli.cli.run import run as run_command
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import OutputError
 from qdqcli.escape import show_path
-from qdqcli.recipe.request import Settings
 
 
 @click.command(
@@ -38,19 +37,8 @@ Examples:
 @opt.histograms_option
 @opt.work_options
 @opt.verbosity_options
-@pass_session
-@grouped(asked=Judging, report=ReportRequest, resources=Resources)
-def finish(
-    session: Session,
-    /,
-    output: Path,
-    verify: bool,
-    provenance: bool,
-    break_lock: bool,
-    asked: Judging,
-    report: ReportRequest,
-    resources: Resources,
-) -> int:
+@pass_call(asked=Judging)
+def finish(call: Call, /, output: Path, verify: bool, provenance: bool, break_lock: bool, asked: Judging) -> int:
     """Commit the OUTPUT of a run in parts, report, and judge.
 
     Checks that 'qdq run INPUT -o OUTPUT --part I/N' has made every file, with the same input and settings, and gives
@@ -61,7 +49,7 @@ def finish(
 
     prepare_libraries()
     command = given_command(output)
-    report = replace(report, reports=tuple(path.absolute() for path in report.reports))
+    reports = tuple(path.absolute() for path in call.report.reports)
     budget, baseline = (None if path is None else path.absolute() for path in (asked.budget, asked.baseline))
     output = anchored(output).absolute()
     try:
@@ -73,19 +61,17 @@ def finish(
     context = run_command.make_context("run", list(command.arguments), parent=click.get_current_context().parent)
     with context.scope(cleanup=False):
         of_parts = context.params
-        reading, settings = gathered(Reading, of_parts), gathered(Settings, of_parts)
+        call = replace(
+            Call.of(call.session, of_parts),
+            report=replace(call.report, reports=reports, per_channel=of_parts["per_channel"]),
+            resources=replace(call.resources, device=of_parts["device"], dask=of_parts["dask"]),
+        )
         gate = None
         if budget or baseline:
-            gate = Gate.of(replace(asked, budget=budget, baseline=baseline), reading, session)
-        report = replace(report, per_channel=of_parts["per_channel"])
-        resources = replace(resources, device=of_parts["device"], dask=of_parts["dask"])
-        inputs, settings, report = with_project(
-            of_parts["inputs"], of_parts["config"], settings, report, session, reports_tensors=not report.reports
-        )
+            gate = Gate.of(replace(asked, budget=budget, baseline=baseline), call)
+        call = with_project(call, reports_tensors=not reports)
         writing = replace(
             gathered(Writing, {**of_parts, "output": output}),
             verify=verify, provenance=provenance, break_lock=break_lock, part=None, resume=True,
         )  # fmt: skip
-        return quantize(
-            session, inputs, writing, settings, reading, report, resources, gate=gate, must_be_complete=True
-        )
+        return quantize(call, writing, gate=gate, must_be_complete=True)

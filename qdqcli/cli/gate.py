@@ -9,10 +9,11 @@ from typing import Self
 
 import click
 
+from qdqcli.cli.call import Call
 from qdqcli.cli.deliver import deliver_files, say_written, show, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_budget, is_report, rewrite, without
-from qdqcli.cli.groups import Function, Reading, ReportRequest
+from qdqcli.cli.groups import Function
 from qdqcli.cli.options import apply
 from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
@@ -126,14 +127,14 @@ class Gate:
     allow_unmatched: bool
 
     @classmethod
-    def of(cls, asked: Judging, reading: Reading, session: Session) -> Self:
+    def of(cls, asked: Judging, call: Call) -> Self:
         """Read the budget and the baseline, before any work.
 
         Raises:
             UsageError: a budget that is malformed or limits nothing, nothing to do, a file that must not be replaced.
             InputError: a baseline that is not a report.
         """
-        path, budget, project = asked.budget, None, session.project
+        path, budget, project = asked.budget, None, call.session.project
         if path is None and project is not None:
             path = project.budget_file
         if path is not None:
@@ -163,7 +164,7 @@ class Gate:
             budget_path=path,
             baseline=None if budget is None or budget.baseline is None else read_report(budget.baseline.path),
             today=asked.today or date.today(),  # the user's day
-            allow_unmatched=reading.allow_unmatched,
+            allow_unmatched=call.reading.allow_unmatched,
         )
 
     def add_files(self, files: Files) -> None:
@@ -219,14 +220,15 @@ class Gate:
         """Return the exit code of a judged run."""
         return EXIT_EXCEEDED if _has_failed(run) and not self.asked.exit_zero else 0
 
-    def conclude(self, run: RunResult, report: ReportRequest, session: Session) -> int:
+    def conclude(self, run: RunResult, call: Call) -> int:
         """Write all files and show the report of a judged run; returns the exit code, kept if stdout is closed."""
+        session, report = call.session, call.report
         failed = _has_failed(run)
         deliver_files(run, report)
         written, following = self.write_files(run, session)
         session.exit_code = self.exit_code(run)
         show(run, report, is_gate=True)
-        say_written(session, report, *map(show_path, written))
+        say_written(call, *map(show_path, written))
         if following:
             session.tell(f"next: {escape(shlex.join(following))}")
         elif failed and run.command == "check" and _is_measured(run):

@@ -5,15 +5,13 @@ from pathlib import Path
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.groups import Reading, Resources, grouped
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import open_inputs, plan_inputs, say_notes, workers_of
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.recipe.plan import check_selection
-from qdqcli.recipe.request import Settings
 from qdqcli.report.escape import json_text
 from qdqcli.report.gradients import render
 from qdqcli.result.gradient import total_of
@@ -37,21 +35,8 @@ Examples:
 @opt.work_options
 @opt.device_option
 @opt.verbosity_options
-@pass_session
-@grouped(settings=Settings, reading=Reading, resources=Resources)
-def grad(
-    session: Session,
-    /,
-    gradients: str,
-    input_: str,
-    output: Path,
-    overwrite: bool,
-    break_lock: bool,
-    format_name: str,
-    settings: Settings,
-    reading: Reading,
-    resources: Resources,
-) -> None:
+@pass_call()
+def grad(call: Call, /, gradients: str, input_: str, output: Path, overwrite: bool, break_lock: bool) -> None:
     """Compute the gradient of QuantizeAndDequantizeV4 with respect to its input.
 
     Each tensor of GRADIENTS passes where the tensor of that name in INPUT lies in its range, and is multiplied by 0
@@ -65,22 +50,22 @@ def grad(
     from qdqcli.run.gradient import differentiate
     from qdqcli.run.provenance import Provenance
 
-    request = opt.request_of(settings, session)
-    checkpoints = [*open_inputs([gradients], reading, session), *open_inputs([input_], reading, session)]
+    request = opt.request_of(call)
+    checkpoints = [*open_inputs(call, [gradients]), *open_inputs(call, [input_])]
     if len(checkpoints) != 2:
         raise UsageError("GRADIENTS and INPUT are one file or folder each")
-    plans = plan_inputs(checkpoints[:1], request, reading, session)
+    plans = plan_inputs(call, checkpoints[:1], request)
     check_selection(plans)
     tree = output_tree(checkpoints[:1], output, protected=checkpoints[1:], overwrite=overwrite, break_lock=break_lock)
-    say_notes(tree.notes, session)
-    with tree, workers_of(resources, session) as workers:
+    say_notes(tree.notes, call.session)
+    with tree, workers_of(call) as workers:
         summaries = differentiate(plans, checkpoints[1], workers, tree)
         if tree.is_folder:
             made = Provenance(command="grad", plans=plans, inputs=checkpoints, settings=request.settings)
             digests = digest_output(tree.result, tree.names(), workers)
             tree.write_marker(made.text(tree, digests, total_of(summaries), workers))
         tree.commit()
-    if format_name == "json":
+    if call.report.format_name == "json":
         write(json_text([vars(row) for row in summaries], indent=2) + "\n")
-    elif format_name == "table":
+    elif call.report.format_name == "table":
         write(render(summaries))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,7 +63,7 @@ class Resources:
 
     threads: int | None = None
     """Number of threads; None: one per core."""
-    max_memory: int
+    max_memory: int = 256 << 20
     """Bytes of buffers."""
     device: str = "cpu"
     dask: str | None = None
@@ -74,18 +73,3 @@ class Resources:
 def gathered(group: type[Group], values: Mapping[str, object]) -> Group:
     """Return the group of those values that are its fields; a command may lack options that have a default."""
     return group(**{name: values[name] for name in group.__annotations__ if name in values})
-
-
-def grouped(**groups: type[object]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Return a decorator that passes the options of each group as one argument, under the given name."""
-
-    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
-        @wraps(function)
-        def call(*arguments: object, **values: object) -> Result:
-            objects = {name: gathered(group, values) for name, group in groups.items()}
-            known = {name for group in groups.values() for name in group.__annotations__}
-            return function(*arguments, **objects, **{name: v for name, v in values.items() if name not in known})
-
-        return call
-
-    return decorate

@@ -3,25 +3,24 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import say_written, write_report
 from qdqcli.cli.gate import parse_headroom
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import measure, open_inputs, plan_inputs
 from qdqcli.cli.option_sources import is_given, recipe_options
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.gate.project import PROJECT_FILE, PYPROJECT, find_project, json_schema, parse_project
 from qdqcli.gate.ratchet import Headroom
 from qdqcli.gate.starter import project_text
 from qdqcli.recipe.keys import SELECTION, SETTINGS, SHORT
-from qdqcli.recipe.request import Settings
 
 DEFAULT_SCHEME = "int8-channel"
 DEFAULT_MODEL = "model"
@@ -82,17 +81,8 @@ Examples:
 @opt.packed_option
 @opt.work_options
 @opt.verbosity_options
-@pass_session
-@grouped(settings=Settings, reading=Reading, resources=Resources)
-def init(
-    session: Session,
-    /,
-    models: tuple[str, ...],
-    headroom: Headroom,
-    settings: Settings,
-    reading: Reading,
-    resources: Resources,
-) -> None:
+@pass_call()
+def init(call: Call, /, models: tuple[str, ...], headroom: Headroom) -> None:
     """Write qdq.toml: model, settings and a budget that the model keeps; print a job for CI.
 
     MODEL is measured with the settings given (int8-channel by default), and the limits are what it has, less the
@@ -100,20 +90,19 @@ def init(
     """
     _check_new()
     if not any(map(is_given, _KEYS.values())):
-        settings = {**settings, "scheme": DEFAULT_SCHEME}
-    values: Mapping[str, object] = settings
+        call = replace(call, settings={**call.settings, "scheme": DEFAULT_SCHEME})
+    values: Mapping[str, object] = call.settings
     given = {key: _plain(values[name]) for key, name in _KEYS.items() if is_given(name)}
     run = None
     if models:
-        request = opt.request_of(settings, session)
-        plans = plan_inputs(open_inputs(models, reading, session), request, reading, session)
-        run = measure(session, "stats", plans, request, reading, ReportRequest(), resources)
+        request = opt.request_of(call)
+        run = measure(call, "stats", plan_inputs(call, open_inputs(call, models), request), request)
     text = project_text(models or [DEFAULT_MODEL], given or {"scheme": DEFAULT_SCHEME}, run, headroom)
     parse_project(text, Path(PROJECT_FILE))
     write_report(Path(PROJECT_FILE), [text], replaces=False)
     write(JOBS["gitlab" if os.path.lexists(GITLAB) else "github"])
-    say_written(session, ReportRequest(), PROJECT_FILE)
-    session.tell("next: qdq check" if models else f"next: name the model in {PROJECT_FILE}, then: qdq check")
+    say_written(call, PROJECT_FILE)
+    call.session.tell("next: qdq check" if models else f"next: name the model in {PROJECT_FILE}, then: qdq check")
 
 
 _KEYS: Mapping[str, str] = {

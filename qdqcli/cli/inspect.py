@@ -1,22 +1,24 @@
 """`qdq inspect`: list the tensors of a checkpoint and the decision on each."""
 
+from dataclasses import replace
+
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
+from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.help import Command
-from qdqcli.cli.measure import listing_of, measure, open_inputs, plan_inputs
+from qdqcli.cli.measure import listing_of, measure, opened, plan_inputs
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.listing import Listing, with_ranges
 from qdqcli.recipe.plan import check_selection, make_plans
 from qdqcli.recipe.recipe import Recipe
-from qdqcli.recipe.request import Request, Settings
+from qdqcli.recipe.request import Request
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 
@@ -50,45 +52,31 @@ Examples:
 @opt.listing_options
 @opt.work_options
 @opt.verbosity_options
-@pass_session
-@grouped(settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
-def inspect(
-    session: Session,
-    /,
-    inputs: tuple[str, ...],
-    config: str | None,
-    data: bool,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> None:
+@pass_call()
+def inspect(call: Call, /, data: bool) -> None:
     """List tensors: dtype, shape, size, and what `run` with the same options would do to each.
 
     Reads headers only, unless --data is given.
     """
-    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
-    files = Files.of(session, report, settings)
+    call = with_project(call, reports_tensors=False)
+    files = Files.of(call)
     files.check()
-    request = opt.request_of(settings, session, from_packed=reading.from_packed)
-    checkpoints = open_inputs(inputs, reading, session)
-    files.check(checkpoints)
-    plans = plan_inputs(checkpoints, request, reading, session)
+    request, checkpoints = opened(call, files)
+    plans = plan_inputs(call, checkpoints, request)
     listing = listing_of("inspect", plans, request)
     if data:
-        listing = _with_ranges(listing, checkpoints, reading, resources, session)
-    deliver_listing(listing, report, has_include=bool(settings["include"]))
+        listing = _with_ranges(call, listing, checkpoints)
+    deliver_listing(call, listing)
     if not any(plan.packed.weights for plan in plans):
         check_selection(plans)
 
 
-def _with_ranges(
-    listing: Listing, checkpoints: list[Checkpoint], reading: Reading, resources: Resources, session: Session
-) -> Listing:
+def _with_ranges(call: Call, listing: Listing, checkpoints: list[Checkpoint]) -> Listing:
     """Return the listing with the extremes of every floating-point tensor, quantized or skipped."""
     plain = Recipe(spec=QuantSpec(compute_dtype=ComputeDType.FLOAT32))
     plans, _ = make_plans(checkpoints, plain, [Packed()] * len(checkpoints))
     if not any(isinstance(decision, QuantSpec) for plan in plans for decision in plan.decisions):
         return listing
     request = Request(recipe=plain, ranges_file=None, settings={})
-    return with_ranges(listing, measure(session, "inspect", plans, request, reading, ReportRequest(), resources))
+    plain_call = replace(call, report=ReportRequest())
+    return with_ranges(listing, measure(plain_call, "inspect", plans, request))

@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from qdqcli.cli.batch import none_left, run_inputs
-from qdqcli.cli.groups import Reading, ReportRequest, Resources
+from qdqcli.cli.call import Call
+from qdqcli.cli.files import Files
+from qdqcli.cli.groups import Reading, ReportRequest
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
+from qdqcli.cli.options import request_of
 from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
@@ -18,15 +21,8 @@ from qdqcli.escape import escape, show_path
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.listing import Listing
-from qdqcli.recipe.plan import (
-    Plan,
-    check_selection,
-    check_unpacked,
-    decoded_inputs,
-    make_plans,
-    packed_in_words,
-)
-from qdqcli.recipe.request import Request
+from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, decoded_inputs, make_plans, packed_in_words
+from qdqcli.recipe.request import Request, Settings
 from qdqcli.report.number import counted
 from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
 from qdqcli.tensors.note import Note
@@ -44,10 +40,24 @@ LARGE_BYTES = 100_000_000
 """Size in bytes from which a report is announced."""
 
 
-def open_inputs(inputs: Sequence[str], reading: Reading, session: Session) -> list[Checkpoint]:
-    """Read the headers of all inputs; prints notes on them."""
+def opened(call: Call, files: Files, **changes: Unpack[Settings]) -> tuple[Request, list[Checkpoint]]:
+    """Return what the options ask for, some settings changed, and the inputs, which no written file may be.
+
+    Raises:
+        UsageError: see `request_of` and `Files.check`.
+        InputError: a file is missing, unreadable or malformed.
+    """
+    request = request_of(call, **changes)
+    checkpoints = open_inputs(call)
+    files.check(checkpoints)
+    return request, checkpoints
+
+
+def open_inputs(call: Call, inputs: Sequence[str] | None = None) -> list[Checkpoint]:
+    """Read the headers of all inputs, those of the call unless given; prints notes on them."""
+    session, reading = call.session, call.reading
     checkpoints = []
-    for path in _paths(inputs, session):
+    for path in _paths(call.inputs if inputs is None else inputs, session):
         with session.attempt(show_path(path)):
             checkpoints.append(_open(path, reading))
     if not checkpoints and session.failures:
@@ -110,7 +120,7 @@ BARE_SHARE = 0.5
 """Share of an input's elements from which on integer matrices look like weights of an unknown format."""
 
 
-def packed_inputs(checkpoints: Sequence[Checkpoint], reading: Reading, session: Session) -> list[Packed]:
+def packed_inputs(call: Call, checkpoints: Sequence[Checkpoint]) -> list[Packed]:
     """Find weights that are quantized already, for each input; notes say that they are left as they are.
 
     Raises:
@@ -118,11 +128,11 @@ def packed_inputs(checkpoints: Sequence[Checkpoint], reading: Reading, session: 
     """
     packed = recognise_inputs(checkpoints)
     for checkpoint, own in zip(checkpoints, packed, strict=True):
-        if reading.allow_packed is False and not session.keeps_going:
+        if call.reading.allow_packed is False and not call.session.keeps_going:
             check_unpacked(checkpoint, own)
         if own.weights:
-            session.note(f"{packed_in_words(checkpoint, own)}; they are left as they are")
-        _warn_of_bare_codes(checkpoint, own, session)
+            call.session.note(f"{packed_in_words(checkpoint, own)}; they are left as they are")
+        _warn_of_bare_codes(checkpoint, own, call.session)
     return packed
 
 
@@ -140,72 +150,60 @@ def _warn_of_bare_codes(checkpoint: Checkpoint, packed: Packed, session: Session
             session.warn(f"{show_path(checkpoint.path)}: {count} of {dtypes}, {share:.1%} of the elements: {words}")
 
 
-def plan_inputs(checkpoints: Sequence[Checkpoint], request: Request, reading: Reading, session: Session) -> list[Plan]:
+def plan_inputs(call: Call, checkpoints: Sequence[Checkpoint], request: Request) -> list[Plan]:
     """Decide on every tensor, from the headers alone; prints warnings.
 
     Raises:
         InputError: weights are quantized already, and the command measures without --allow-packed.
         UsageError: the selection or the settings do not fit the checkpoints.
     """
-    packed = packed_inputs(checkpoints, reading, session)
-    pairs = list(zip(checkpoints, packed, strict=True))
+    session = call.session
+    packed = packed_inputs(call, checkpoints)
     if session.keeps_going:
-        pairs = [pair for pair in pairs if _is_plannable(*pair, request, reading, session)]
+        pairs = [pair for pair in zip(checkpoints, packed, strict=True) if _is_plannable(call, *pair, request)]
         if not pairs and session.failures:
             raise none_left(session)
-    plans, warnings = make_plans(
-        [checkpoint for checkpoint, _ in pairs],
-        request.recipe,
-        [own for _, own in pairs],
-        allow_unmatched=reading.allow_unmatched,
-    )
-    for warning in warnings:
-        session.note(warning)
+        checkpoints, packed = [checkpoint for checkpoint, _ in pairs], [own for _, own in pairs]
+    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=call.reading.allow_unmatched)
+    session.note_all(warnings)
     return plans
 
 
-def _is_plannable(checkpoint: Checkpoint, packed: Packed, request: Request, reading: Reading, session: Session) -> bool:
+def _is_plannable(call: Call, checkpoint: Checkpoint, packed: Packed, request: Request) -> bool:
     """Tell whether the settings fit an input of many; records why not."""
     name = show_path(checkpoint.path)
-    with session.attempt(name):
-        if reading.allow_packed is False:
+    with call.session.attempt(name):
+        if call.reading.allow_packed is False:
             check_unpacked(checkpoint, packed)
         # A pattern need not match in each input: the plan of all inputs tells whether it matches in one.
         plans, _ = make_plans([checkpoint], request.recipe, [packed], allow_unmatched=True)
         check_selection(plans)
-    return name not in session.failures
+    return name not in call.session.failures
 
 
-def measure(
-    session: Session,
-    command: str,
-    plans: Sequence[Plan],
-    request: Request,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> "RunResult":
+def measure(call: Call, command: str, plans: Sequence[Plan], request: Request) -> "RunResult":
     """Execute the plans without writing an output; with --keep-going, those of each input by themselves."""
 
     def work(own: Sequence[Plan]) -> "RunResult":
-        with working(session, own, request, reading, report, resources) as (measuring, workers, _):
+        with working(call, own, request) as (measuring, workers, _):
             from qdqcli.run.execute import Job, execute
 
             job = Job(command=command, plans=own, request=request, measuring=measuring,
-                      has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
+                      has_histograms=call.report.has_histograms, distribution=distribution)  # fmt: skip
             return execute(job, workers)
 
-    with cluster_of(session, reading, resources) as distribution:
-        return run_inputs(session, plans, work)
+    with cluster_of(call) as distribution:
+        return run_inputs(call.session, plans, work)
 
 
 @contextmanager
-def cluster_of(session: Session, reading: Reading, resources: Resources) -> "Iterator[Distribution | None]":
+def cluster_of(call: Call) -> "Iterator[Distribution | None]":
     """Yield the cluster of --dask for all the work of a command; None without the option.
 
     Raises:
         UnavailableError: see `Dask`.
     """
+    resources, reading = call.resources, call.reading
     if resources.dask is None:
         yield None
         return
@@ -217,29 +215,23 @@ def cluster_of(session: Session, reading: Reading, resources: Resources) -> "Ite
 
     risk = risk_of(resources.dask)
     if risk is not None:
-        session.warn(risk)
+        call.session.warn(risk)
     of_task = OfTask(threads=resources.threads or 1, max_memory=resources.max_memory, device=resources.device)
     opening = Opening(void_dtype=reading.void_dtype, follow_links=reading.follow_links)
-    with cluster_at(resources.dask, of_task, opening, session.interruption) as distribution:
+    with cluster_at(resources.dask, of_task, opening, call.session.interruption) as distribution:
         yield distribution
 
 
 @contextmanager
 def working(
-    session: Session,
-    plans: Sequence[Plan],
-    request: Request,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-    passes: int = 1,
-    phase: str = "measuring",
+    call: Call, plans: Sequence[Plan], request: Request, passes: int = 1, phase: str = "measuring"
 ) -> "Iterator[tuple[Measuring, Workers, Progress]]":
     """Yield measuring settings, workers and a progress bar for `passes` over the data; prints the time taken.
 
     Raises:
         UsageError: nothing is selected, or the ranges of `--ranges` do not fit.
     """
+    session, report = call.session, call.report
     check_selection(plans)
     note_large_report(plans, report, session)
     prepare_libraries()
@@ -247,27 +239,31 @@ def working(
     from qdqcli.run.execute import ranges_of
     from qdqcli.run.pipeline import Measuring
 
-    ranges, warnings = ranges_of(plans, request, allow_unmatched=reading.allow_unmatched)
-    for warning in warnings:
-        session.note(warning)
-    sizes = files_of(plans)
-    total = sum(size for _, size in sizes)
+    ranges, warnings = ranges_of(plans, request, allow_unmatched=call.reading.allow_unmatched)
+    session.note_all(warnings)
+    total = sum(plan.nbytes for plan in plans)
     began = perf_counter()
-    with progress(session, total * passes, sizes, phase) as advance, workers_of(resources, session) as workers:
-        yield (
-            Measuring(
-                ranges=ranges,
-                per_slice=report.per_channel,
-                scale_bits=request.scale_bits,
-                on_bytes=advance,
-            ),
-            workers,
-            advance,
+    with progress_over(call, plans, phase, passes) as advance, workers_of(call) as workers:
+        measuring = Measuring(
+            ranges=ranges, per_slice=report.per_channel, scale_bits=request.scale_bits, on_bytes=advance
         )
+        yield measuring, workers, advance
         elapsed = perf_counter() - began
         speed = f" ({total / 1e9 / elapsed:.2f} GB/s)" if elapsed else ""  # the clock may be frozen
         session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s{speed}, {workers.num_threads} threads, "
                        f"{workers.backend.name}")  # fmt: skip
+
+
+def progress_over(
+    call: Call, plans: Sequence[Plan], phase: str = "measuring", passes: int = 1
+) -> AbstractContextManager[Progress]:
+    """Return the progress bar for `passes` over the data of the plans."""
+    return progress(call.session, passes * sum(plan.nbytes for plan in plans), files_of(plans), phase)
+
+
+def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:
+    """Return name and bytes of each shard, for a progress bar."""
+    return [(plan.shard.name, plan.nbytes) for plan in plans]
 
 
 def note_large_report(plans: Sequence[Plan], report: ReportRequest, session: Session) -> None:
@@ -287,7 +283,7 @@ def note_large_report(plans: Sequence[Plan], report: ReportRequest, session: Ses
         )
 
 
-def workers_of(resources: Resources, session: Session) -> "Workers":
+def workers_of(call: Call) -> "Workers":
     """Return workers for the requested threads and device.
 
     Raises:
@@ -296,6 +292,7 @@ def workers_of(resources: Resources, session: Session) -> "Workers":
     from qdqcli.measure.workers import Workers
     from qdqcli.op.backend import backend
 
+    resources, session = call.resources, call.session
     chosen = backend(resources.device)
     if chosen.name != "cpu":
         session.note(f"computing on {chosen.name}")
@@ -307,11 +304,6 @@ def workers_of(resources: Resources, session: Session) -> "Workers":
             f"{workers.least_memory >> 10}KiB is the least"
         )
     return workers
-
-
-def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:
-    """Return name and bytes of each shard, for a progress bar."""
-    return [(plan.shard.name, plan.nbytes) for plan in plans]
 
 
 def listing_of(command: str, plans: Sequence[Plan], request: Request) -> Listing:

@@ -70,13 +70,6 @@ def _read(path: Path) -> RecipeFile:
         raise UsageError(f"{error}; {hint}") from None
 
 
-def with_recipe(settings: Settings, name: str) -> Settings:
-    """Return the settings with the recipe of that name: a file, or else a preset."""
-    if name in PRESETS and not Path(name).exists():
-        return {**settings, "presets": (name,)}
-    return {**settings, "recipe": Path(name)}
-
-
 def is_given(name: str) -> bool:
     """Tell whether the call gives a parameter, on the command line or in the environment."""
     return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Unpack
 
 import click
 
+from qdqcli.cli.call import Call
 from qdqcli.cli.groups import Function, ReportRequest
 from qdqcli.cli.help import completing
 from qdqcli.cli.option_sources import option_sources_of, recipe_options
@@ -19,6 +21,7 @@ from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, RoundM
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.axis import CHANNEL, LAST, NONE, PAIR_PATTERN
 from qdqcli.recipe.keys import ERROR, SKIP
+from qdqcli.recipe.preset import PRESETS
 from qdqcli.recipe.request import Request, Settings, request_from
 from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
@@ -418,19 +421,26 @@ def study_options(function: Function) -> Function:
     return apply(function, destination_options, scale_bits_option, machine_options)
 
 
-def request_of(settings: Settings, session: Session, *, from_packed: bool = False) -> Request:
-    """Return the recipe that the options describe.
+def request_of(call: Call, **changes: Unpack[Settings]) -> Request:
+    """Return the recipe that the options describe, with some settings changed.
 
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
     """
-    sources = option_sources_of(settings, session)
+    sources = option_sources_of({**call.settings, **changes}, call.session)
     if sources.options["axis"] == WHOLE_TENSOR:
-        session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
+        call.session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
     request = request_from(sources)
-    if not from_packed:
+    if not call.reading.from_packed:
         return request
     return replace(request, settings={**request.settings, "from_packed": True})
+
+
+def with_recipe(call: Call, name: str) -> Call:
+    """Return the call with the recipe of that name: a file, or else a preset."""
+    is_preset = name in PRESETS and not Path(name).exists()
+    named: Settings = {"presets": (name,)} if is_preset else {"recipe": Path(name)}
+    return replace(call, settings={**call.settings, **named})
 
 
 def apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qdqcli.cli.groups import Reading, ReportRequest, Resources
+from qdqcli.cli.call import Call
 from qdqcli.cli.measure import working
 from qdqcli.cli.option_sources import given_parameters
 from qdqcli.cli.progress import duration
@@ -102,16 +102,7 @@ def check_part_options() -> None:
             raise UsageError(f"{parameter.opts[0]} is not for a part; {advice}")
 
 
-def run_part(
-    session: Session,
-    part: tuple[int, int],
-    plans: Sequence[Plan],
-    request: Request,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-    tree: "OutputTree",
-) -> None:
+def run_part(call: Call, part: tuple[int, int], plans: Sequence[Plan], request: Request, tree: "OutputTree") -> None:
     """Make the shards of one part."""
     from qdqcli.run.execute import Job
     from qdqcli.run.journal import Command
@@ -120,23 +111,16 @@ def run_part(
 
     own = Part(*part)
     indices = own.choose([plan.shard.output_bytes for plan in plans])
-    command = Command(arguments=list(session.arguments[1:]), folder=str(Path.cwd()))
+    command = Command(arguments=list(call.session.arguments[1:]), folder=str(Path.cwd()))
     num_found = 0
     if indices:
         chosen = [plans[i] for i in indices]
         for plan in chosen:
             check_unsigned(plan.shard)
-        with (
-            tree,
-            working(session, chosen, request, reading, report, resources, phase="quantizing") as (
-                measuring,
-                workers,
-                _,
-            ),
-        ):
+        with tree, working(call, chosen, request, phase="quantizing") as (measuring, workers, _):
             job = Job(command="run", plans=plans, request=request, measuring=measuring)
-            num_found = execute_part(job, indices, tree, workers, command, reading.void_dtype)
-    _say_made(session, own, len(indices), num_found, tree)
+            num_found = execute_part(job, indices, tree, workers, command, call.reading.void_dtype)
+    _say_made(call.session, own, len(indices), num_found, tree)
 
 
 def _say_made(session: Session, part: "Part", num_files: int, num_found: int, tree: "OutputTree") -> None:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
-from qdqcli.cli.groups import Function, Reading, ReportRequest, Resources, grouped
+from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, packed_inputs, workers_of
+from qdqcli.cli.measure import opened, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.sweep import measure_settings
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
@@ -37,7 +37,6 @@ from qdqcli.recipe.candidates import (
 )
 from qdqcli.recipe.file import read_recipe
 from qdqcli.recipe.goal import Goal, exact_bits
-from qdqcli.recipe.request import Settings
 from qdqcli.recipe.sweep import Setting
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, read_ties
 
@@ -186,19 +185,8 @@ Examples:
     show_default="20",
     help="Show the N decisions that lose most; 0: all.",
 )
-@pass_session
-@grouped(asked=Planning, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
-def plan(
-    session: Session,
-    /,
-    inputs: tuple[str, ...],
-    config: str | None,
-    asked: Planning,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> None:
+@pass_call(asked=Planning)
+def plan(call: Call, /, asked: Planning) -> None:
     """Choose bits for each tensor under a budget, and write the choice as a recipe.
 
     Every candidate is measured on every tensor by the op, on one read; the choice is then solved exactly, or the gap to
@@ -212,18 +200,16 @@ def plan(
         min_sqnr_db=asked.min_sqnr,
         counts_all=asked.count == "all",
     )
-    opt.check_formats(report, ("table", "json", "markdown", "html"), "a plan")
-    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
-    files = Files.of(session, report, settings, asked, {"tie_file": asked.tie_file})
+    session = call.session
+    opt.check_formats(call.report, ("table", "json", "markdown", "html"), "a plan")
+    call = with_project(call, reports_tensors=False)
+    files = Files.of(call, asked, tie_file=asked.tie_file)
     files.check()
     check_replaceable(asked.output, is_recipe, is_allowed=asked.overwrite)
-    candidates, keeps_float, saved = _candidates(asked, settings["scale_bits"])
-    request = opt.request_of({**settings, "num_bits": 8, "axis": "none", "group_size": None, "signed_input": True,
-                              "narrow_range": False, "round_mode": "HALF_TO_EVEN", "percentile": None},
-                             session)  # fmt: skip
-    checkpoints = open_inputs(inputs, reading, session)
-    files.check(checkpoints)
-    packed = packed_inputs(checkpoints, reading, session)
+    candidates, keeps_float, saved = _candidates(asked, call.settings["scale_bits"])
+    request, checkpoints = opened(call, files, num_bits=8, axis="none", group_size=None, signed_input=True,
+                                  narrow_range=False, round_mode="HALF_TO_EVEN", percentile=None)  # fmt: skip
+    packed = packed_inputs(call, checkpoints)
     prepare_libraries()
     from qdqcli.report.allocation import PlanView, render
     from qdqcli.run.pipeline import result_of
@@ -244,8 +230,8 @@ def plan(
         recipe=request.recipe if request.has_recipe else None,
         against=asked.against,
     )
-    columns, swept = measure_settings(session, checkpoints, request, candidates, packed, reading, resources, saved)
-    with workers_of(resources, session) as workers:
+    columns, swept = measure_settings(call, checkpoints, request, candidates, packed, saved)
+    with workers_of(call) as workers:
         planned = plan_bits(order, columns, swept, checkpoints, packed, workers)
     found = planned.allocation
     if found.solution.gap > LARGEST_GAP:
@@ -264,7 +250,8 @@ def plan(
     shown = result_of("plan", columns[0], {**request.settings, **_described(asked)}, found.rows)
     view = PlanView(allocation=found, result=shown, frontier=sizes_and_losses, explained=explained,
                     against=planned.against)  # fmt: skip
-    deliver_pieces(lambda name, choice: render(view, name, replace(choice, top=report.top)), report)
+    top = call.report.top
+    deliver_pieces(lambda name, choice: render(view, name, replace(choice, top=top)), call.report)
     session.note(
         f"{show_path(asked.output)}: written; 'qdq stats MODEL --recipe {asked.output.name}' gives the plan's figures"
     )

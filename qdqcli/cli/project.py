@@ -6,7 +6,8 @@ from typing import cast
 
 import click
 
-from qdqcli.cli.groups import Function, ReportRequest
+from qdqcli.cli.call import Call
+from qdqcli.cli.groups import Function
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
@@ -26,17 +27,22 @@ def project_inputs(function: Function) -> Function:
     return click.argument("inputs", metavar="[INPUT...]", nargs=-1, type=click.Path(readable=False))(config(function))
 
 
-def with_project(
-    inputs: tuple[str, ...],
-    config: str | None,
-    settings: Settings,
-    report: ReportRequest,
-    session: Session,
-    *,
-    is_gate: bool = False,
-    reports_tensors: bool = True,
-) -> tuple[tuple[str, ...], Settings, ReportRequest]:
-    """Return the inputs, the settings and the report, completed by the project file, which the session then has.
+def model_of_project(session: Session) -> str:
+    """Return the only model that the project file names.
+
+    Raises:
+        UsageError: there is no such file, or it names several or none.
+    """
+    path = find_project()
+    models = read_project(path).models if path is not None else ()
+    if path is None or len(models) != 1:
+        raise UsageError(f"patterns are written for the tensors of a model: give MODEL, or name one in {PROJECT_FILE}")
+    session.note(f"{show_path(path)}: model {models[0]!r}")
+    return models[0]
+
+
+def with_project(call: Call, *, is_gate: bool = False, reports_tensors: bool = True) -> Call:
+    """Return the call with inputs, settings and reports completed by the project file, which the session then has.
 
     It is taken where no INPUT is given, or --config is; by a gate also for its budget, with the settings that belong to
     it. INPUT takes the place of its model and reports, each option that of its key. Its reports are those of commands
@@ -45,11 +51,12 @@ def with_project(
     Raises:
         UsageError: there is neither INPUT nor a project file, or the file is malformed.
     """
+    inputs, settings, report = call.inputs, call.settings, call.report
     is_stored = is_given("report_in")
     is_bare = not inputs and not is_stored
     is_named = any(parameter.name == "config" for parameter in given_parameters())
     needs_budget = is_gate and not is_given("budget")
-    name = config or None  # an empty variable names no file
+    name = call.config or None  # an empty variable names no file
     path = None
     if name != NO_FILE and (is_bare or is_named or needs_budget):
         path = find_project() if name is None else Path(name)
@@ -57,11 +64,11 @@ def with_project(
         if is_bare:
             message = f"give INPUT, or a {PROJECT_FILE} that names the model, which 'qdq init MODEL' writes"
             click.get_current_context().fail(message)
-        return inputs, settings, report
+        return call
     project = read_project(path)
     has_budget = project.budget is not None or project.budget_file is not None
     if not (is_bare or is_named or has_budget):
-        return inputs, settings, report
+        return call
     taken = []
     if is_bare:
         if not project.models:
@@ -82,6 +89,6 @@ def with_project(
     if is_bare and reports_tensors and project.reports and not is_given("reports"):
         report = replace(report, reports=tuple(project.reports))
         taken.append("reports")
-    session.project = project
-    session.note(f"{show_path(path)}: {', '.join(taken) or 'nothing for this command'}")
-    return inputs, settings, report
+    call.session.project = project
+    call.session.note(f"{show_path(path)}: {', '.join(taken) or 'nothing for this command'}")
+    return replace(call, inputs=inputs, settings=settings, report=report)

@@ -6,13 +6,13 @@ import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli import streams
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import for_terminal
 from qdqcli.cli.dialects import export, import_
-from qdqcli.cli.groups import Function, Reading, grouped
+from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.measure import open_inputs, plan_inputs
-from qdqcli.cli.option_sources import with_recipe
-from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.options import with_recipe
 from qdqcli.cli.streams import write, write_all
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
@@ -21,7 +21,6 @@ from qdqcli.recipe.findings import Finding
 from qdqcli.recipe.keys import json_schema
 from qdqcli.recipe.plan import context_of
 from qdqcli.recipe.preset import PRESETS, preset, preset_text
-from qdqcli.recipe.request import Settings
 from qdqcli.report import escape
 from qdqcli.report.explanation import render_json, render_table
 from qdqcli.report.number import counted
@@ -79,27 +78,20 @@ RECIPE = click.argument("recipe_name", metavar="RECIPE", type=click.Path())
 @recipe.command(short_help="Find what is wrong with recipes.")
 @click.argument("names", metavar="RECIPE... [MODEL...]", nargs=-1, required=True, type=click.Path(readable=False))
 @subject_options
-@pass_session
-@grouped(settings=Settings, reading=Reading)
-def lint(
-    session: Session,
-    /,
-    names: tuple[str, ...],
-    format_name: str,
-    settings: Settings,
-    reading: Reading,
-) -> None:
+@pass_call()
+def lint(call: Call, /, names: tuple[str, ...]) -> None:
     """Find all that is wrong with RECIPE, a .toml or .json file or a preset's name.
 
     With MODEL, checked against its tensors: rules that match nothing, that decide nothing, that contradict one another,
     settings that tensors cannot take. Exit code 2 where something is found.
     """
     recipes = [name for name in names if name.lower().endswith(RECIPE_SUFFIXES) or name in PRESETS] or [names[0]]
-    checkpoints = open_inputs([name for name in names if name not in recipes], reading, session)
+    format_name = call.report.format_name
+    checkpoints = open_inputs(call, [name for name in names if name not in recipes])
     found, failures = [], []
     for name in recipes:
         try:
-            findings, checked = _lint(session, checkpoints, with_recipe(settings, name), reading)
+            findings, checked = _lint(with_recipe(call, name), checkpoints)
         except UsageError as error:
             failures.append(error)
             continue
@@ -116,25 +108,22 @@ def lint(
         raise failures[0] if len(failures) == 1 else UsageError("; ".join(map(str, failures)))
 
 
-def _lint(
-    session: Session, checkpoints: list[Checkpoint], settings: Settings, reading: Reading
-) -> tuple[list[Finding], str]:
+def _lint(call: Call, checkpoints: list[Checkpoint]) -> tuple[list[Finding], str]:
     """Return what is wrong with a recipe, and what was checked, in words.
 
     Raises:
         UsageError: the recipe is malformed, or tensors cannot take a setting.
     """
-    request = opt.request_of(settings, session)
+    request = opt.request_of(call)
     recipe = request.recipe
     tensors = [tensor for checkpoint in checkpoints for tensor in checkpoint.tensors]
     context = context_of(checkpoints, recognise_inputs(checkpoints))
     findings = recipe.findings(tensors, context) if checkpoints else recipe.findings_without_tensors()
-    if reading.allow_unmatched:
-        for finding in (finding for finding in findings if finding.is_unmatched):
-            session.note(str(finding))
+    if call.reading.allow_unmatched:
+        call.session.note_all(str(finding) for finding in findings if finding.is_unmatched)
         findings = [finding for finding in findings if not finding.is_unmatched]
     if not findings and checkpoints:
-        plan_inputs(checkpoints, request, reading, session)  # refuses settings that tensors cannot take
+        plan_inputs(call, checkpoints, request)  # refuses settings that tensors cannot take
     checked = counted(len(recipe.rules), "rule")
     checked += f", checked against {counted(len(tensors), 'tensor')}" if checkpoints else ""
     return list(findings), checked
@@ -145,28 +134,18 @@ def _lint(
 @click.argument("model", metavar="MODEL", type=click.Path(readable=False))
 @click.argument("name", metavar="[NAME]", required=False)
 @subject_options
-@pass_session
-@grouped(settings=Settings, reading=Reading)
-def explain(
-    session: Session,
-    /,
-    recipe_name: str,
-    model: str,
-    name: str | None,
-    format_name: str,
-    settings: Settings,
-    reading: Reading,
-) -> None:
+@pass_call()
+def explain(call: Call, /, recipe_name: str, model: str, name: str | None) -> None:
     """Say which rule of RECIPE, a file or a preset's name, decides what of each tensor of MODEL.
 
     NAME, a tensor's name or a pattern, shows every setting and what it overrides. Reads headers only. Options of the op
     and of the selection have the effect that they have in run.
     """
-    request = opt.request_of(with_recipe(settings, recipe_name), session)
-    checkpoints = open_inputs([model], reading, session)
-    plans = plan_inputs(checkpoints, request, reading, session)
+    call = with_recipe(call, recipe_name)
+    request = opt.request_of(call)
+    plans = plan_inputs(call, open_inputs(call, [model]), request)
     explanation = Explanation.of("recipe explain", plans, request.settings, name)
-    if format_name == "json":
+    if call.report.format_name == "json":
         write_all(render_json(explanation))
     else:
         write_all(render_table(explanation, for_terminal(ReportOptions())))

@@ -7,12 +7,11 @@ from pathlib import Path
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import ReportRequest, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.option_sources import is_given
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
@@ -60,11 +59,8 @@ Examples:
 @opt.presentation_options
 @opt.by_option
 @opt.verbosity_options
-@pass_session
-@grouped(report=ReportRequest)
-def render(
-    session: Session, /, report_in: Path | None, schema: bool, purpose: str | None, report: ReportRequest
-) -> None:
+@pass_call()
+def render(call: Call, /, report_in: Path | None, schema: bool, purpose: str | None) -> None:
     """Show a JSON report as a table, or write it in other formats.
 
     REPORT.json was made with --report FILE.json or --format json. Its verdict is shown, and does not decide the exit
@@ -75,6 +71,7 @@ def render(
         return
     if report_in is None:
         raise UsageError("give REPORT.json, a report that --report FILE.json made")
+    report = call.report
     if purpose is not None:
         if is_given("format_name") and report.format_name != PURPOSES[purpose]:
             raise UsageError(f"give --for {purpose} or --format {report.format_name}: both are for standard output")
@@ -82,8 +79,9 @@ def render(
     makes_card = "card" in report.formats
     if report.base_model is not None and not makes_card:
         raise UsageError("--base-model is for a model card; add --for model-card")
-    Files.of(session, report, {"report_in": report_in}).check()
+    call = replace(call, report=report)
+    Files.of(call, report_in=report_in).check()
     run = read_report(report_in)
-    deliver(run, report, session)
+    deliver(call, run)
     if makes_card and report.base_model is None and hub_id(run) is None:
-        session.note("base_model is the name of the input; --base-model ORG/NAME gives the model's id on the hub")
+        call.session.note("base_model is the name of the input; --base-model ORG/NAME gives the model's id on the hub")

@@ -10,31 +10,23 @@ import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.batch import DONE, FINISHED, run_inputs
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver_files, deliver_listing, say_written, show
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate
-from qdqcli.cli.groups import Reading, ReportRequest, Resources, grouped
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import (
-    cluster_of,
-    listing_of,
-    open_inputs,
-    plan_inputs,
-    say_notes,
-    working,
-)
+from qdqcli.cli.measure import cluster_of, listing_of, open_inputs, plan_inputs, say_notes, working
 from qdqcli.cli.part import check_part_options, parse_part, run_part
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session, pass_session
+from qdqcli.cli.session import Session
 from qdqcli.errors import Interrupted, UsageError
 from qdqcli.escape import show_path
 from qdqcli.recipe.plan import Plan, check_selection, checkpoints_of
-from qdqcli.recipe.request import Settings
 from qdqcli.report.number import counted, size_text
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.storage import output_error
+from qdqcli.tensors.storage import blame_output
 
 if TYPE_CHECKING:
     from qdqcli.output.tree import OutputTree
@@ -93,19 +85,8 @@ Examples:
     "array or of a Kubernetes indexed job.",
 )
 @opt.measuring_options
-@pass_session
-@grouped(asked=Writing, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
-def run(
-    session: Session,
-    /,
-    inputs: tuple[str, ...],
-    config: str | None,
-    asked: Writing,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> int:
+@pass_call(asked=Writing)
+def run(call: Call, /, asked: Writing) -> int:
     """Quantize and dequantize tensors, write them in the same layout, report the error.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Tensors that are
@@ -114,36 +95,25 @@ def run(
     """
     if asked.part is not None:
         check_part_options()
-    inputs, settings, report = with_project(inputs, config, settings, report, session)
-    return quantize(session, inputs, asked, settings, reading, report, resources)
+    return quantize(with_project(call), asked)
 
 
-def quantize(
-    session: Session,
-    inputs: tuple[str, ...],
-    asked: Writing,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-    *,
-    gate: Gate | None = None,
-    must_be_complete: bool = False,
-) -> int:
+def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_complete: bool = False) -> int:
     """Do the work of `qdq run`, of one part of it, or with `must_be_complete` of its last step."""
     # Imported late: `qdq run --help` does not need it.
     from qdqcli.output.placement import anchored
 
     if asked.dry_run and asked.verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
-    report = replace(report, reports=tuple(map(anchored, report.reports)))
-    files = Files.of(session, report, settings)
+    session, reading = call.session, call.reading
+    report = replace(call.report, reports=tuple(map(anchored, call.report.reports)))
+    call = replace(call, report=report)
+    files = Files.of(call)
     files.check()
     if gate is not None:
         gate.add_files(files)
-    request = opt.request_of(settings, session)
-    checkpoints = files.less_reports(open_inputs(inputs, reading, session))
-    plans = plan_inputs(checkpoints, request, reading, session)
+    request = opt.request_of(call)
+    plans = plan_inputs(call, files.less_reports(open_inputs(call)), request)
     outputs = _Outputs(
         session=session,
         files=files,
@@ -153,13 +123,13 @@ def quantize(
     )
     tree = outputs.whole()
     if asked.dry_run:
-        deliver_listing(listing_of("run", plans, request), report, has_include=bool(settings.get("include")))
+        deliver_listing(call, listing_of("run", plans, request))
         session.note(f"dry run: {show_path(asked.output)} was not written")
         return session.conclude()
     check_selection(plans)
     prepare_libraries()
     if asked.part is not None and tree is not None:
-        run_part(session, asked.part, plans, request, reading, report, resources, tree)
+        run_part(call, asked.part, plans, request, tree)
         return session.conclude()
     # NumPy and Numba take longer than everything that may have found an error.
     from qdqcli.run.execute import Destination, Job, execute_run
@@ -180,11 +150,8 @@ def quantize(
             if own_tree.discarded_bytes is not None:
                 discarded = f"an interrupted run was discarded ({size_text(own_tree.discarded_bytes)} of output)"
                 session.note(f"{show_path(own_tree.output)}: {discarded}; --resume would have gone on with it")
-            with working(session, own, request, reading, report, resources, destination.num_passes, "quantizing") as (
-                measuring,
-                workers,
-                progress,
-            ):
+            passes = destination.num_passes
+            with working(call, own, request, passes, "quantizing") as (measuring, workers, progress):
                 job = Job(command="run", plans=own, request=request, measuring=measuring,
                           has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
                 result = execute_run(job, destination, workers, progress, session.note)
@@ -196,7 +163,7 @@ def quantize(
         return result
 
     try:
-        with cluster_of(session, reading, resources) as distribution:
+        with cluster_of(call) as distribution:
             result = run_inputs(session, plans, work, lambda: DONE if trees[-1].has_written else FINISHED)
     except Interrupted as error:
         if tree is None and trees:
@@ -209,7 +176,7 @@ def quantize(
     if gate is not None:
         session.exit_code = gate.exit_code(result)
     show(result, report, is_gate=gate is not None)
-    say_written(session, report, *(tree_in_words(one) for one in trees if one.has_written))
+    say_written(call, *(tree_in_words(one) for one in trees if one.has_written))
     return session.conclude()
 
 
@@ -221,7 +188,7 @@ class _Outputs:
     files: Files
     inputs: Sequence[Checkpoint]
     output: Path
-    asked: "Writing"
+    asked: Writing
 
     def whole(self) -> "OutputTree | None":
         """Return the tree of all inputs; None where each has its own."""
@@ -237,12 +204,11 @@ class _Outputs:
         """Return the tree of one input; makes the folder that holds all entries."""
         from qdqcli.output.tree import entry_name
 
-        try:
-            self.output.mkdir(exist_ok=True)
-        except FileExistsError:
-            raise UsageError(f"{show_path(self.output)}: is a file; with --keep-going OUTPUT is a folder") from None
-        except OSError as error:
-            raise output_error(self.output, error) from error
+        with blame_output(self.output):
+            try:
+                self.output.mkdir(exist_ok=True)
+            except FileExistsError:
+                raise UsageError(f"{show_path(self.output)}: is a file; with --keep-going OUTPUT is a folder") from None
         return self._tree([own], self.output / entry_name(own))
 
     def leave(self) -> None:

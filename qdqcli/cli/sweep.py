@@ -3,25 +3,25 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from qdqcli.cli import options as opt
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver_pieces
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import Function, Reading, ReportRequest, Resources, grouped
+from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import cluster_of, files_of, open_inputs, packed_inputs, workers_of
+from qdqcli.cli.measure import cluster_of, opened, packed_inputs, progress_over, workers_of
 from qdqcli.cli.option_sources import recipe_options
-from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session, pass_session
 from qdqcli.errors import UsageError
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.plan import Plan
-from qdqcli.recipe.request import Request, Settings
+from qdqcli.recipe.request import Request
 from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep, settings_of
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -132,21 +132,8 @@ Examples:
               help="Show a row per setting, or per tensor with its SQNR under each setting.")  # fmt: skip
 @click.option("--pareto", is_flag=True, help="Show only settings that no other dominates.")
 @opt.study_options
-@pass_session
-@grouped(lists=Lists, settings=Settings, reading=Reading, report=ReportRequest, resources=Resources)
-def sweep(
-    session: Session,
-    /,
-    inputs: tuple[str, ...],
-    config: str | None,
-    lists: Lists,
-    rows_by: str,
-    pareto: bool,
-    settings: Settings,
-    reading: Reading,
-    report: ReportRequest,
-    resources: Resources,
-) -> None:
+@pass_call(lists=Lists)
+def sweep(call: Call, /, lists: Lists, rows_by: str, pareto: bool) -> None:
     """Measure many settings on one read of each tensor; writes no tensors.
 
     Every combination of the lists is a setting; its figures are those of `qdq stats` with that setting. Without a list:
@@ -155,34 +142,28 @@ def sweep(
     """
     from qdqcli.report.sweep import SWEEP_FORMATS
 
-    inputs, settings, report = with_project(inputs, config, settings, report, session, reports_tensors=False)
-    files = Files.of(session, report, settings)
+    call = with_project(call, reports_tensors=False)
+    files = Files.of(call)
     files.check()
-    opt.check_formats(report, SWEEP_FORMATS, "a sweep")
-    request = opt.request_of({**settings, "num_bits": 8, "axis": "none", "group_size": None, "estimator": "minmax",
-                              "signed_input": True, "percentile": None}, session,
-                              from_packed=reading.from_packed)  # fmt: skip
-    checkpoints = open_inputs(inputs, reading, session)
-    files.check(checkpoints)
-    packed = packed_inputs(checkpoints, reading, session)
-    columns = chosen_settings(lists)
-    _, found = measure_settings(session, checkpoints, request, columns, packed, reading, resources)
+    opt.check_formats(call.report, SWEEP_FORMATS, "a sweep")
+    request, checkpoints = opened(call, files, num_bits=8, axis="none", group_size=None, estimator="minmax",
+                                  signed_input=True, percentile=None)  # fmt: skip
+    packed = packed_inputs(call, checkpoints)
+    _, found = measure_settings(call, checkpoints, request, chosen_settings(lists), packed)
     from qdqcli.report.sweep import render
 
     if pareto:
         found = found.front()
     by = "tensor" if rows_by == "tensor" else None
-    deliver_pieces(lambda format_name, choice: render(found, format_name, choice, by), report)
+    deliver_pieces(partial(render, found, by=by), call.report)
 
 
 def measure_settings(
-    session: Session,
+    call: Call,
     checkpoints: Sequence[Checkpoint],
     request: Request,
     settings: Sequence[Setting],
     packed: Sequence[Packed],
-    reading: Reading,
-    resources: Resources,
     saved: "SavedSweep | None" = None,
 ) -> tuple[list[list[Plan]], Sweep]:
     """Decide on and measure every setting, with a progress bar: plans per setting, and what was measured, or saved.
@@ -195,18 +176,15 @@ def measure_settings(
     from qdqcli.run.pipeline import Measuring
     from qdqcli.study.sweep import plan_sweep, run_sweep
 
-    columns, warnings = plan_sweep(
-        checkpoints, request.recipe, settings, packed, allow_unmatched=reading.allow_unmatched
-    )
-    for warning in warnings:
-        session.note(warning)
+    allow_unmatched = call.reading.allow_unmatched
+    columns, warnings = plan_sweep(checkpoints, request.recipe, settings, packed, allow_unmatched=allow_unmatched)
+    call.session.note_all(warnings)
     if saved is not None:
         return columns, saved.restore(columns, request.settings)
-    sizes = files_of(columns[0])
     with (
-        cluster_of(session, reading, resources) as distribution,
-        progress(session, sum(size for _, size in sizes), sizes) as advance,
-        workers_of(resources, session) as workers,
+        cluster_of(call) as distribution,
+        progress_over(call, columns[0]) as advance,
+        workers_of(call) as workers,
     ):
         measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
         return columns, run_sweep(columns, settings, measuring, workers, request.settings, distribution)
