@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack, cast
 
 import numpy as np
@@ -210,6 +209,4 @@ class _Memory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, kind: object, *_: object) -> None: ...

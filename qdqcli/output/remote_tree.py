@@ -9,7 +9,6 @@ aborted by the next. `--overwrite` removes the old output first.
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path
@@ -128,13 +127,11 @@ class RemoteTree(OutputTree):
     def written_bytes(self) -> int:
         return sum(self._existing().values())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None and self._is_own and not self._is_committed:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and self._is_own and not self._is_committed:
             with suppress(OutputError):  # report the original error
                 self._hide()
-        super().__exit__(kind, error, traceback)
+        super().__exit__(kind)
 
     def _hide(self) -> None:
         """Remove the indexes of an output that is not complete or was found damaged; all, if no run can go on."""

@@ -19,7 +19,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import reduce
 from operator import and_
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 from qdqcli.errors import OutputError, QdqError, UsageError
@@ -376,14 +375,12 @@ class OutputTree:
         self.begin()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._is_part or (error is not None and self._is_kept):
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._is_part or (kind is not None and self._is_kept):
             self.suspend()
             return
         try:
-            if self._is_committed and error is None:
+            if self._is_committed and kind is None:
                 self._check_removable()
                 self._clear()
         finally:

@@ -90,7 +90,6 @@ def _estimates_here(
         for (info, _), ranges in _estimates(tasks, reader, workers):
             yield ranges
             on_bytes(info.nbytes)
-        reader.close()
 
 
 @dataclass(frozen=True, kw_only=True)

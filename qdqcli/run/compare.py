@@ -188,7 +188,6 @@ def _compare_shard(
             compare = partial(_measured, histograms=histograms) if is_float else _equality
             rows.append(compare(entry, other, pair, workers))
             on_bytes(entry.tensor.nbytes)
-        readers.close()
     return rows
 
 

@@ -41,7 +41,6 @@ def with_histograms(
                 if isinstance(row, TensorResult):
                     row = row._replace(histograms=_histograms(tensor, plan.file, row, reader, measuring, workers))
                 yield row
-            reader.close()
 
 
 def _histograms(

@@ -46,7 +46,6 @@ def checked(rows: Sequence[Row], pairs: Pairs) -> list[Row]:
             row = found[number]
             if text is not None and isinstance(row, TensorResult) and row.packing is not None:
                 found[number] = row._replace(packing=row.packing._replace(slip=text))
-        readers.close()
     return found
 
 

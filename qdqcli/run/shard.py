@@ -267,9 +267,7 @@ def _process(task: ShardTask, workers: Workers, on_bytes: Callable[[int], None])
     measuring = Measuring(ranges=task.ranges, per_slice=task.per_slice, scale_bits=task.scale_bits, on_bytes=on_bytes)
     with plan.shard.open() as reader:
         if task.target is None:
-            rows = measure_shard(plan, measuring, workers, reader)
-            reader.close()
-            return Made(record=record_rows(rows))
+            return Made(record=record_rows(measure_shard(plan, measuring, workers, reader)))
         task.target.check_run()
         own = temporary_of(task.target.rows)
         writer = plan.shard.create(own, reader)

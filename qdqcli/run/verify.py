@@ -95,9 +95,7 @@ def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers
     with readable, plan.shard.open() as source:
         readable.read_ahead(written.tensors, _AHEAD_BYTES)
         comparison = _Comparison(path, source, readable)
-        rows = measure_shard(plan, measuring, workers, source, comparison)
-        source.close()
-    return rows
+        return measure_shard(plan, measuring, workers, source, comparison)
 
 
 _AHEAD_BYTES = 32 << 20

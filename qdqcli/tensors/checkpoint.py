@@ -10,7 +10,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from qdqcli.errors import InputError, UsageError
@@ -38,7 +37,8 @@ class ShardReader(Protocol):
     """An opened shard. Reads are positional and may come from several threads at once.
 
     1. A read fills the whole buffer or raises `InputError` that names the file.
-    2. `close` compares size and modification time with those at opening and raises `InputError` if the file changed.
+    2. `close`, and leaving its `with` block without an error, compares size and modification time with those at
+       opening and raises `InputError` if the file changed.
     3. Nothing is memory-mapped: a file truncated during a read is an error, never a signal.
     """
 
@@ -61,9 +61,7 @@ class ShardReader(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, kind: object, *_: object) -> None: ...
 
 
 class ShardWriter(Protocol):

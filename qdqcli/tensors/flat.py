@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from qdqcli.tensors.checkpoint import ShardReader, Waiting
@@ -75,10 +74,8 @@ class FlatReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.file.__exit__(kind, error, traceback)
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.file.__exit__(kind)
 
 
 class FlatWriter:

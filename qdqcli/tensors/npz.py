@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from qdqcli.escape import blame, escape_name
@@ -141,11 +140,9 @@ class NpzReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._pieces.close()
-        self._file.__exit__(kind, error, traceback)
+        self._file.__exit__(kind)
 
     def _open(self, member: Member) -> DeflatedMember:
         info = member.info

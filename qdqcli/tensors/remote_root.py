@@ -1,7 +1,6 @@
 """The objects below a prefix as a checkpoint's folder. A store has no links: nothing leads out of it."""
 
 from functools import cached_property
-from types import TracebackType
 from typing import Self
 
 from qdqcli.errors import InputError
@@ -62,6 +61,4 @@ class RemoteRoot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, kind: object, *_: object) -> None: ...

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import ml_dtypes
@@ -70,7 +69,6 @@ def decode(
             codes = weight.parts[CODES]
             with blame(shards[codes.shard].path):
                 decoded[key_of(codes)] = _open(weight, reader_of, dtype)
-        readers.close()
     view = replace(
         checkpoint,
         shards=[_decoded(shard, shards, decoded, gone) for shard in checkpoint.shards],
@@ -266,10 +264,8 @@ class DecodedReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._readers.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._readers.__exit__(*error)
 
 
 class DecodedWriter:
