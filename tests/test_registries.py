@@ -22,7 +22,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS, Better
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
-from qdqcli.tensors.checkpoint import FORMATS, open_checkpoint
+from qdqcli.tensors.checkpoint import FORMATS, copy_tensor, open_checkpoint
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
 from tests.tensors.packed.gguf_files import write_gguf
@@ -96,7 +96,7 @@ def test_a_file_format(suffix: str, tmp_path: Path) -> None:
         if suffix not in WRITTEN:
             return
         writer = shard.create(tmp_path / f"copy{suffix}", reader)
-        writer.copy(tensor)
+        copy_tensor(tensor, reader, writer)
         writer.commit()
     assert (tmp_path / f"copy{suffix}").read_bytes() == path.read_bytes() or suffix == ".npz"
 

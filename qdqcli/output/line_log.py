@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qdqcli.errors import OutputError
 from qdqcli.escape import show_path
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import output_error, sync_folder
+from qdqcli.tensors.storage import blame_output, sync_folder
 
 if TYPE_CHECKING:
     from qdqcli.output.remote_log import RemoteLog
@@ -26,7 +26,7 @@ class LineLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with blame_output(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o666)
             try:
@@ -37,32 +37,24 @@ class LineLog:
             except BaseException:
                 self.close()
                 raise
-        except OSError as error:
-            raise output_error(path, error) from error
 
     def append(self, line: str) -> None:
         """Append one line in a single write: after a kill it is complete or torn."""
         data = line_of(line)
-        try:
+        with blame_output(self.path):
             if os.write(self._descriptor, data) != len(data):
                 raise OutputError(f"{show_path(self.path)}: a line was cut short; the disk may be full")
-        except OSError as error:
-            raise output_error(self.path, error) from error
 
     def clear(self) -> None:
         """Remove all lines."""
-        try:
+        with blame_output(self.path):
             os.ftruncate(self._descriptor, 0)
-        except OSError as error:
-            raise output_error(self.path, error) from error
         self.lines = []
 
     def sync(self) -> None:
         """Flush all lines and the file's name to disk."""
-        try:
+        with blame_output(self.path):
             os.fsync(self._descriptor)
-        except OSError as error:
-            raise output_error(self.path, error) from error
         sync_folder(self.path.parent)
 
     def close(self) -> None:

@@ -38,9 +38,9 @@ from qdqcli.tensors.storage import (
     TEMPORARY_PATTERN,
     FileIdentity,
     OutputFile,
+    blame_input,
+    blame_output,
     copy_file,
-    input_error,
-    output_error,
     private_mode,
     sync_folder,
     temporary_of,
@@ -244,10 +244,8 @@ class OutputTree:
     def prepare(self) -> None:
         """Let other processes add shards for this run, and create the folders that they write to."""
         _make_folder(self.rows_path(0).parent)
-        try:
+        with blame_output(self.token_path):
             self.token_path.touch()
-        except OSError as error:
-            raise output_error(self.token_path, error) from error
         for checkpoint in self._checkpoints:
             for shard in checkpoint.shards:
                 self._make_folder(checkpoint, self.shard_path(checkpoint, shard).parent)
@@ -290,15 +288,14 @@ class OutputTree:
         if self._resume and not self._overwrite and os.path.lexists(self.output):
             self._check_same()
         else:
-            try:
-                self._put_in_place()
-            except FileExistsError as error:
-                raise UsageError(
-                    f"{show_path(self.output)}: exists: another process made it meanwhile; choose another OUTPUT or "
-                    "pass --overwrite to replace it"
-                ) from error
-            except OSError as error:
-                raise output_error(self.output, error) from error
+            with blame_output(self.output):
+                try:
+                    self._put_in_place()
+                except FileExistsError as error:
+                    raise UsageError(
+                        f"{show_path(self.output)}: exists: another process made it meanwhile; choose another OUTPUT "
+                        "or pass --overwrite to replace it"
+                    ) from error
             self._has_written = True
         self._is_committed = True
         sync_folder(self.output.parent)
@@ -471,10 +468,8 @@ class OutputTree:
         """Restore the OUTPUT that a run had moved aside when it was killed between its two renames."""
         if not os.path.lexists(self._replaced) or os.path.lexists(self.output):
             return
-        try:
+        with blame_output(self.output):
             self._replaced.rename(self.output)
-        except OSError as error:
-            raise output_error(self.output, error) from error
         if not self._overwrite:
             raise UsageError(
                 f"{show_path(self.output)}: a run was stopped while it replaced this; it has been put back; "
@@ -578,17 +573,13 @@ def _mode_of(path: Path) -> int:
     """Return the permissions of an input; a store has none that a file could have."""
     if isinstance(path, RemotePath):
         return 0o777
-    try:
+    with blame_input(path):
         return path.stat().st_mode
-    except OSError as error:
-        raise input_error(path, error) from error
 
 
 def _make_folder(folder: Path, mode: int = 0o777) -> None:
-    try:
+    with blame_output(folder):
         folder.mkdir(private_mode(mode), parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(folder, error) from error
 
 
 def _disown(partial: Path) -> None:

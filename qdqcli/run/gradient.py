@@ -21,7 +21,7 @@ from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.gradient import GradientSummary
-from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, copy_tensor
 from qdqcli.tensors.tensor import TensorInfo
 
 
@@ -105,7 +105,7 @@ def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) 
         for tensor, decision in plan.tensors:
             workers.interruption.check()
             if isinstance(decision, Skip):
-                writer.copy(tensor, workers.interruption.check)
+                copy_tensor(tensor, gradients_reader, writer, workers.interruption.check)
                 continue
             shard, info = shards[tensor.name]
             if shard.name not in readers:

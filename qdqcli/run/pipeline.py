@@ -30,7 +30,7 @@ from qdqcli.run.driver import Inline, drive
 from qdqcli.run.journal import Journal, Progress
 from qdqcli.run.record import record_rows
 from qdqcli.stats.metrics import METRICS
-from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting
+from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting, copy_tensor
 from qdqcli.tensors.tensor import TensorInfo
 
 BATCH_BYTES = 512 << 10
@@ -373,7 +373,7 @@ class ShardJob:
         self.workers.interruption.check()
         if isinstance(decision, Skip):
             if self.writer is not None:
-                self.writer.copy(tensor, self.workers.interruption.check)
+                copy_tensor(tensor, self.reader, self.writer, self.workers.interruption.check)
             self.measuring.on_bytes(tensor.nbytes)
             return SkippedTensor(
                 source=self.plan.source_of(tensor),

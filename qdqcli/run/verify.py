@@ -5,7 +5,7 @@ is compared with the input. The statistics must be identical to the last bit. Sa
 the library of that name.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qdqcli.escape import escape_name, show_path
@@ -94,7 +94,7 @@ def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers
         readable = written.open()
     with readable, plan.shard.open() as source:
         readable.read_ahead(written.tensors, _AHEAD_BYTES)
-        comparison = _Comparison(path, source, readable)
+        comparison = _Comparison(path, readable)
         return measure_shard(plan, measuring, workers, source, comparison)
 
 
@@ -105,20 +105,13 @@ _AHEAD_BYTES = 32 << 20
 class _Comparison:
     """`ShardWriter` that compares its input with the written file instead of writing."""
 
-    def __init__(self, path: Path, source: ShardReader, written: ShardReader) -> None:
-        self._path, self._source, self._written = path, source, written
+    def __init__(self, path: Path, written: ShardReader) -> None:
+        self._path, self._written = path, written
 
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
         expected = data.cast("B") if data.nbytes else memoryview(b"")
         for offset in range(0, len(expected), CHUNK_BYTES):
             self._compare(tensor, start + offset, expected[offset : offset + CHUNK_BYTES])
-
-    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
-        for start in range(0, tensor.nbytes, CHUNK_BYTES):
-            on_chunk()
-            part = memoryview(bytearray(min(CHUNK_BYTES, tensor.nbytes - start)))
-            self._source.read_into(tensor, start, part)
-            self._compare(tensor, start, part)
 
     def _compare(self, tensor: TensorInfo, start: int, expected: memoryview) -> None:
         found = bytearray(len(expected))

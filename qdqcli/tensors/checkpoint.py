@@ -19,7 +19,7 @@ from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.remote_path import RemotePath, is_url, path_from
 from qdqcli.tensors.root import root_of
 from qdqcli.tensors.signature import SNIFF_BYTES, describe, is_pointer
-from qdqcli.tensors.storage import FileIdentity, InputFile, input_error
+from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, blame_input
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
 from qdqcli.tensors.unread import describe_unread
 
@@ -67,17 +67,15 @@ class ShardReader(Protocol):
 class ShardWriter(Protocol):
     """The output file that replaces one shard: same header, same layout, same size (`.npz`: same members).
 
-    1. Every tensor must be written with `write` or copied with `copy` before `commit`.
-    2. `commit` flushes the file to disk and only then gives it its final name in the output.
+    1. Every tensor must be written with `write`, or `copy_tensor`, before `commit`.
+    2. `commit` flushes the file to disk and only then gives it its final name in the output. The reader that it was
+       made with is closed before, which shows whether the input has changed.
     3. `abort` leaves nothing behind. A failed write is an `OutputError` that names the path.
     4. Data flushed by `sync` survives `suspend` and a kill; `Shard.create` can continue from it.
     """
 
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
         """Write bytes of the tensor at `start`; positional, callable from several threads at once."""
-
-    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = ...) -> None:
-        """Copy the tensor byte for byte from the input; `on_chunk` is called before each piece and may raise."""
 
     def sync(self) -> Waiting | None:
         """Flush everything written so far to disk; return the unfinished file, None if it cannot be resumed."""
@@ -87,6 +85,18 @@ class ShardWriter(Protocol):
     def suspend(self) -> None: ...
 
     def abort(self) -> None: ...
+
+
+def copy_tensor(
+    tensor: TensorInfo, reader: ShardReader, writer: ShardWriter, on_chunk: Callable[[], None] = lambda: None
+) -> None:
+    """Copy a tensor byte for byte; `on_chunk` is called before each piece and may raise."""
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, tensor.nbytes)))
+    for start in range(0, tensor.nbytes, CHUNK_BYTES):
+        on_chunk()
+        part = buffer[: tensor.nbytes - start]
+        reader.read_into(tensor, start, part)
+        writer.write(tensor, start, part)
 
 
 class Shard(Protocol):
@@ -198,10 +208,8 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
     """
     if void_dtype is not None and void_dtype not in DTYPES:
         raise UsageError(f"dtype '{escape_name(void_dtype)}' is not one of {', '.join(DTYPES)}")
-    try:
+    with blame_input(path):
         is_folder = _is_folder(path)
-    except OSError as error:
-        raise input_error(path, error) from error
     if is_folder:
         # Lazy import: `sharded` builds on the protocols of this file.
         from qdqcli.tensors.sharded import open_folder

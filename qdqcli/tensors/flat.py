@@ -5,14 +5,14 @@ construction, the size is known before the first byte, and threads may write in 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from qdqcli.tensors.checkpoint import ShardReader, Waiting
-from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile
+from qdqcli.tensors.storage import FileIdentity, InputFile, OutputFile
 from qdqcli.tensors.tensor import TensorInfo, check_range
 
 
@@ -48,7 +48,8 @@ class FlatShard:
     def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> "FlatWriter":
         if not isinstance(reader, FlatReader):
             raise TypeError(f"a reader that this shard opened is needed, not {type(reader).__name__}")
-        return FlatWriter(path, reader, self.header_bytes, unfinished)
+        file = reader.file
+        return FlatWriter(path, file.pieces(0, self.header_bytes), file.size, file.mode, unfinished)
 
 
 class FlatReader:
@@ -79,42 +80,25 @@ class FlatReader:
 
 
 class FlatWriter:
-    """Writes tensors at their offset in the input, after the input's header."""
+    """Writes a file of `size` bytes: a header, and the tensors at their offsets in the file."""
 
-    def __init__(self, path: Path, reader: FlatReader, header_bytes: int, unfinished: str | None = None) -> None:
-        self._source = reader.file
-        self._file = OutputFile(path, unfinished, mode=reader.file.mode)
+    def __init__(self, path: Path, header: Iterable[bytes], size: int, mode: int, unfinished: str | None) -> None:
+        self._size = size
+        self._file = OutputFile(path, unfinished, mode=mode)
         with ExitStack() as undo:
             undo.callback(self._file.suspend if unfinished else self._file.abort)
-            self._file.resize(self._source.size)
-            self._copy(0, header_bytes)
+            self._file.resize(size)
+            offset = 0
+            for piece in header:
+                self._file.write(memoryview(piece), offset)
+                offset += len(piece)
             undo.pop_all()
+        self.commit, self.suspend, self.abort = self._file.commit, self._file.suspend, self._file.abort
 
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
         check_range(tensor, start, data.nbytes)
         self._file.write(data, tensor.start + start)
 
-    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
-        self._copy(tensor.start, tensor.nbytes, on_chunk)
-
     def sync(self) -> Waiting | None:
         name = self._file.sync()
-        return None if name is None else Waiting(name=name, size=self._source.size)
-
-    def commit(self) -> None:
-        self._source.check_unchanged()
-        self._file.commit()
-
-    def suspend(self) -> None:
-        self._file.suspend()
-
-    def abort(self) -> None:
-        self._file.abort()
-
-    def _copy(self, start: int, length: int, on_chunk: Callable[[], None] = lambda: None) -> None:
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
-        for offset in range(start, start + length, CHUNK_BYTES):
-            on_chunk()
-            part = buffer[: min(CHUNK_BYTES, start + length - offset)]
-            self._source.read_into(part, offset)
-            self._file.write(part, offset)
+        return None if name is None else Waiting(name=name, size=self._size)

@@ -10,7 +10,7 @@ import threading
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from qdqcli.escape import blame, escape_name
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.deflate import DeflatedMember, Pieces
 from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile, Spool
-from qdqcli.tensors.stream import InputStream, OutputStream
+from qdqcli.tensors.stream import InputStream
 from qdqcli.tensors.tensor import TensorInfo, check_range
 from qdqcli.tensors.zip_member import Member, read_members, zip_errors
 
@@ -95,7 +95,7 @@ class NpzReader:
     """Reads stored members directly and deflated ones by inflating them."""
 
     def __init__(self, file: InputFile, members: Sequence[Member]) -> None:
-        self._file = file
+        self.file = file
         self._members = {member.tensor.name: member for member in members if member.tensor is not None}
         self._lock = threading.Lock()
         self._checked: set[str] = set()
@@ -106,7 +106,7 @@ class NpzReader:
         check_range(tensor, start, buffer.nbytes)
         member = self._members[tensor.name]
         shown = escape_name(member.info.filename)
-        with blame(self._file.path), zip_errors(f"member '{shown}'"):
+        with blame(self.file.path), zip_errors(f"member '{shown}'"):
             with self._lock:
                 deflated = None if member.is_stored else self._open(member)
                 if tensor.name not in self._checked:
@@ -115,7 +115,7 @@ class NpzReader:
                 if deflated is not None:
                     deflated.read_into(buffer, tensor.start + start)
                     return
-            self._file.read_into(buffer, member.start + tensor.start + start)
+            self.file.read_into(buffer, member.start + tensor.start + start)
 
     def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002 - each is a member
         return False
@@ -123,26 +123,18 @@ class NpzReader:
     def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
         members = [self._members[tensor.name] for tensor in tensors]
         spans = [(member.start, member.start + member.info.compress_size) for member in members]
-        self._file.read_ahead(spans, max_bytes)
-
-    @property
-    def mode(self) -> int:
-        """Permissions of the archive."""
-        return self._file.mode
-
-    def check_unchanged(self) -> None:
-        self._file.check_unchanged()
+        self.file.read_ahead(spans, max_bytes)
 
     def close(self) -> None:
         self._pieces.close()
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._pieces.close()
-        self._file.__exit__(kind)
+        self.file.__exit__(kind)
 
     def _open(self, member: Member) -> DeflatedMember:
         info = member.info
@@ -150,7 +142,7 @@ class NpzReader:
         if deflated is None:
             if len(self._opened) == OPEN_MEMBERS:
                 self._opened.popitem(last=False)
-            deflated = DeflatedMember(self._file, member.start, info.compress_size, info.file_size, self._pieces)
+            deflated = DeflatedMember(self.file, member.start, info.compress_size, info.file_size, self._pieces)
         self._opened[info.filename] = deflated
         return deflated
 
@@ -161,7 +153,7 @@ class NpzReader:
             found = 0
             for offset in range(0, member.info.file_size, CHUNK_BYTES):
                 length = min(CHUNK_BYTES, member.info.file_size - offset)
-                found = zlib.crc32(self._file.read(member.start + offset, length), found)
+                found = zlib.crc32(self.file.read(member.start + offset, length), found)
         if found != member.info.CRC:
             raise ValueError(f"its CRC-32 is {found:08x}, {member.info.CRC:08x} expected")
 
@@ -170,10 +162,9 @@ class NpzWriter:
     """Collects the tensors in an unnamed temporary file beside the output; `commit` packs them into the archive."""
 
     def __init__(self, path: Path, reader: NpzReader, shard: NpzShard) -> None:
-        self._reader = reader
         self._shard = shard
         self._offsets = dict(_offsets(shard.tensors))
-        self._file = OutputFile(path, mode=reader.mode)
+        self._file = OutputFile(path, mode=reader.file.mode)
         with ExitStack() as undo:
             undo.callback(self._file.abort)
             self._spool = Spool(path.parent)
@@ -183,20 +174,11 @@ class NpzWriter:
         check_range(tensor, start, data.nbytes)
         self._spool.write(data, self._offsets[tensor.name] + start)
 
-    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, tensor.nbytes)))
-        for start in range(0, tensor.nbytes, CHUNK_BYTES):
-            on_chunk()
-            part = buffer[: tensor.nbytes - start]
-            self._reader.read_into(tensor, start, part)
-            self.write(tensor, start, part)
-
     def sync(self) -> None:
         return None
 
     def commit(self) -> None:
-        self._reader.check_unchanged()
-        with zipfile.ZipFile(OutputStream(self._file), "w") as archive:
+        with self._file.stream() as file, zipfile.ZipFile(file, "w") as archive:
             for member in self._shard.members:
                 self._pack(archive, member)
             archive.comment = self._shard.comment

@@ -8,7 +8,7 @@ from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.remote import folder_status, known, learn
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.root import Found
-from qdqcli.tensors.storage import input_error
+from qdqcli.tensors.storage import blame_input
 
 
 class RemoteRoot:
@@ -29,10 +29,8 @@ class RemoteRoot:
             return Found(described.status, None)
         if not name or name.strip("/") in self._folders:
             return Found(folder_status(path.key), None)
-        try:
+        with blame_input(path):
             return Found(path.stat(), None)
-        except OSError as error:
-            raise input_error(path, error) from error
 
     def names(self, prefix: str) -> list[str]:
         """Return the names of the files and folders in one folder, whose prefix is empty or ends with a slash."""
@@ -41,10 +39,8 @@ class RemoteRoot:
     @cached_property
     def _folders(self) -> dict[str, list[str]]:
         """Names in each folder, by its name."""
-        try:
+        with blame_input(self.path):
             objects = self.path.store.objects(self.path)
-        except OSError as error:
-            raise input_error(self.path, error) from error
         found: dict[str, set[str]] = {}
         for name, described in objects.items():
             parts = name.split("/")

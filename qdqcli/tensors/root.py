@@ -21,7 +21,7 @@ from qdqcli.errors import InputError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.hub import BLOBS, SNAPSHOTS
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import input_error
+from qdqcli.tensors.storage import blame_input
 
 MAX_LINKS = 40
 """Maximum number of links in one name, as in the kernel's own resolution."""
@@ -87,10 +87,8 @@ class CheckpointRoot:
         """Real path -> descriptor of each allowed root folder."""
         with ExitStack() as undo:
             undo.callback(self.close)
-            try:
+            with blame_input(path):
                 self._grounds[self._real] = os.open(path, _FOLDER & ~os.O_NOFOLLOW)
-            except OSError as error:
-                raise input_error(path, error) from error
             as_given = _parts(os.path.abspath(path))  # noqa: PTH100 - e.g. a home directory behind a link
             if as_given != self._real:
                 self._grounds[as_given] = os.dup(self._grounds[self._real])
@@ -106,30 +104,24 @@ class CheckpointRoot:
         Raises:
             InputError: missing, a dangling or circular link, or a link out of the folder, unless that is allowed.
         """
-        try:
-            with _Walk(self._real, self._grounds) as walk:
-                return Found(walk.follow(name), None)
-        except _LeavesError as leaves:
-            path = self.path / name
-            if not self._follow_links:
-                raise InputError(
-                    f"{show_path(path)}: a link leads out of the checkpoint, to "
-                    f"'{escape_name(leaves.target)}'; put the file itself there, or pass --follow-links"
-                ) from None
+        path = self.path / name
+        with blame_input(path):
             try:
+                with _Walk(self._real, self._grounds) as walk:
+                    return Found(walk.follow(name), None)
+            except _LeavesError as leaves:
+                if not self._follow_links:
+                    raise InputError(
+                        f"{show_path(path)}: a link leads out of the checkpoint, to "
+                        f"'{escape_name(leaves.target)}'; put the file itself there, or pass --follow-links"
+                    ) from None
                 return Found(path.stat(), leaves.target)
-            except OSError as error:
-                raise input_error(path, error) from error
-        except OSError as error:
-            raise input_error(self.path / name, error) from error
 
     def names(self, prefix: str) -> list[str]:
         """Return the sorted names in a folder below."""
         folder = self.path / prefix
-        try:
+        with blame_input(folder):
             return sorted(os.listdir(folder))  # noqa: PTH208 - names are enough
-        except OSError as error:
-            raise input_error(folder, error) from error
 
     def close(self) -> None:
         while self._grounds:

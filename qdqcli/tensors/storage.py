@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Protocol, Self
+from typing import IO, Protocol, Self
 
 from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path, show_size
@@ -81,6 +81,15 @@ def input_error(path: Path, error: OSError) -> InputError:
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return the error for an output that the system refuses: path, the system's reason, what to do."""
     return OutputError(_explain(path, error, _OUTPUT_HINTS))
+
+
+@contextmanager
+def blame_input(path: Path) -> Iterator[None]:
+    """Turn an error of the system or of a store into an `InputError` on the path."""
+    try:
+        yield
+    except OSError as error:
+        raise input_error(path, error) from error
 
 
 @contextmanager
@@ -175,10 +184,8 @@ class InputFile:
 
     def __init__(self, path: Path, *, expected: FileIdentity | None = None) -> None:
         self.path = path
-        try:
+        with blame_input(path):
             self._file: _Opened | None = _open(path, is_expected=expected is not None)
-        except OSError as error:
-            raise input_error(path, error) from error
         status = self._status(self._file)
         self.identity = FileIdentity.of(status)
         self.mode = stat.S_IMODE(status.st_mode)
@@ -295,13 +302,12 @@ class OutputFile:
         self.path = path
         self._replaces = replaces
         self._temporary = path
-        try:
+        with blame_output(self._blamed):
             if isinstance(path, RemotePath):
-                self._descriptor = _open_unnamed(self._blamed)
+                with tempfile.TemporaryFile(dir=self._blamed) as file:
+                    self._descriptor = os.dup(file.fileno())
             else:
                 self._descriptor = self._open_locked(unfinished, 0o666 & private_mode(mode))
-        except OSError as error:
-            raise output_error(self._blamed, error) from error
 
     @property
     def _blamed(self) -> Path:
@@ -310,29 +316,25 @@ class OutputFile:
 
     def resize(self, size: int) -> None:
         """Set the file's final size in bytes; unwritten ranges read as zeros."""
-        try:
+        with blame_output(self._blamed):
             os.ftruncate(self._descriptor, size)
-        except OSError as error:
-            raise output_error(self._blamed, error) from error
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of `data` from `offset` on."""
-        view = as_bytes(data)
-        done = 0
-        while done < len(view):
-            try:
-                done += os.pwrite(self._descriptor, view[done:], offset + done)
-            except OSError as error:
-                raise output_error(self._blamed, error) from error
+        _write(self._descriptor, data, offset, self._blamed)
+
+    @contextmanager
+    def stream(self) -> Iterator[IO[bytes]]:
+        """Yield the file as a stream from its begin, for writers such as `zipfile`."""
+        with blame_output(self._blamed), os.fdopen(os.dup(self._descriptor), "wb") as file:
+            yield file
 
     def sync(self) -> str | None:
         """Flush the data and the temporary's name to disk; return that name, None if no later process finds it."""
         if isinstance(self.path, RemotePath):
             return None
-        try:
+        with blame_output(self.path):
             os.fsync(self._descriptor)
-        except OSError as error:
-            raise output_error(self.path, error) from error
         sync_folder(self.path.parent)
         return self._temporary.name
 
@@ -382,10 +384,8 @@ class OutputFile:
 
     def _upload(self, path: RemotePath) -> None:
         try:
-            with os.fdopen(os.dup(self._descriptor), "rb") as file:
+            with blame_output(path), os.fdopen(os.dup(self._descriptor), "rb") as file:
                 path.store.upload(path, file, os.fstat(self._descriptor).st_size)
-        except OSError as error:
-            raise output_error(path, error) from error
         finally:
             self.suspend()
 
@@ -403,9 +403,15 @@ class OutputFile:
             os.close(descriptor)
 
 
-def _open_unnamed(folder: Path) -> int:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.dup(file.fileno())
+def _write(descriptor: int, data: memoryview, offset: int, blamed: Path) -> None:
+    """Write all of `data` from `offset` on."""
+    view = as_bytes(data)
+    done = 0
+    while done < len(view):
+        try:
+            done += os.pwrite(descriptor, view[done:], offset + done)
+        except OSError as error:
+            raise output_error(blamed, error) from error
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
@@ -439,10 +445,8 @@ def is_file(path: Path) -> bool:
     Raises:
         InputError: a store does not tell.
     """
-    try:
+    with blame_input(path):
         return path.is_file()
-    except OSError as error:
-        raise input_error(path, error) from error
 
 
 def is_pipe(path: Path) -> bool:
@@ -460,22 +464,15 @@ def read_pipe(path: Path, max_bytes: int) -> bytes:
         InputError: it cannot be read, has more than `max_bytes`, or nothing comes for `PIPE_SECONDS`.
     """
     data = bytearray()
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise input_error(path, error) from error
-    try:
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    with blame_input(path), os.fdopen(os.open(path, flags), "rb", buffering=0) as pipe:
         while len(data) <= max_bytes:
-            if not select.select([descriptor], [], [], PIPE_SECONDS)[0]:
+            if not select.select([pipe], [], [], PIPE_SECONDS)[0]:
                 raise InputError(f"{show_path(path)}: nothing came through this pipe for {PIPE_SECONDS} s; give a file")
-            piece = os.read(descriptor, CHUNK_BYTES)
+            piece = os.read(pipe.fileno(), CHUNK_BYTES)
             if not piece:
                 return bytes(data)
             data += piece
-    except OSError as error:
-        raise input_error(path, error) from error
-    finally:
-        os.close(descriptor)
     raise InputError(f"{show_path(path)}: more than {max_bytes} bytes came through this pipe; at most these are read")
 
 
@@ -523,12 +520,11 @@ def write_file(path: Path, pieces: Iterable[bytes], *, replaces: bool = True) ->
 
 
 def _write_object(path: RemotePath, data: bytes, *, replaces: bool) -> None:
-    try:
-        (path.store.put if replaces else path.store.create)(path, data)
-    except FileExistsError as error:
-        raise UsageError(f"{show_path(path)}: exists: another process made it; choose another name") from error
-    except OSError as error:
-        raise output_error(path, error) from error
+    with blame_output(path):
+        try:
+            (path.store.put if replaces else path.store.create)(path, data)
+        except FileExistsError as error:
+            raise UsageError(f"{show_path(path)}: exists: another process made it; choose another name") from error
 
 
 def link_target(path: Path) -> Path:
@@ -543,10 +539,8 @@ def link_target(path: Path) -> Path:
     for _ in range(_MAX_LINKS):
         if not link.is_symlink():
             break
-        try:
+        with blame_output(link):  # it may be changed at the same time
             folder, owner, leads_to = link.parent.stat(), link.lstat().st_uid, link.readlink()
-        except OSError as error:  # it is being changed
-            raise output_error(link, error) from error
         if folder.st_mode & _SHARED == _SHARED and owner not in (os.geteuid(), folder.st_uid):
             raise OutputError(
                 f"{show_path(link)}: is a link that another user ({owner}) made in a folder where all may write; "
@@ -557,14 +551,11 @@ def link_target(path: Path) -> Path:
 
 
 def _write_in_place(path: Path, pieces: Iterable[bytes]) -> None:
-    try:
-        with path.open("r+b") as file:
-            file.truncate()
-            file.writelines(_blocks(pieces))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise output_error(path, error) from error
+    with blame_output(path), path.open("r+b") as file:
+        file.truncate()
+        file.writelines(_blocks(pieces))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -641,13 +632,7 @@ class Spool:
             raise output_error(folder or Path(os.environ.get("TMPDIR", "/tmp")), error) from error
 
     def write(self, data: memoryview, offset: int) -> None:
-        view = as_bytes(data)
-        done = 0
-        while done < len(view):
-            try:
-                done += os.pwrite(self._file.fileno(), view[done:], offset + done)
-            except OSError as error:
-                raise output_error(self.folder, error) from error
+        _write(self._file.fileno(), data, offset, self.folder)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the buffer; unwritten bytes, also beyond the end, read as zeros."""
@@ -727,8 +712,6 @@ def sync_folder(folder: Path) -> None:
 
 def free_bytes(folder: Path) -> int | None:
     """Return the free bytes on the folder's disk; None if the file system does not report them."""
-    try:
+    with blame_output(folder):
         usage = shutil.disk_usage(folder)
-    except OSError as error:
-        raise output_error(folder, error) from error
     return usage.free if usage.total else None

@@ -1,10 +1,10 @@
-"""Stream adapters for the files of `storage.py`, as `zipfile` needs them."""
+"""Stream over a file of `storage.py`, as `zipfile` needs it."""
 
 import errno
 import io
 import os
 
-from qdqcli.tensors.storage import InputFile, OutputFile
+from qdqcli.tensors.storage import InputFile
 
 
 class InputStream(io.RawIOBase):
@@ -41,32 +41,3 @@ class InputStream(io.RawIOBase):
         data = self._file.read(self._position, length)
         self._position += len(data)
         return data
-
-
-class OutputStream(io.RawIOBase):
-    """An `OutputFile` as a stream for writers such as `zipfile`. Closing it leaves the file open."""
-
-    def __init__(self, file: OutputFile) -> None:
-        self._file = file
-        self._position = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence != os.SEEK_SET:
-            raise ValueError("only absolute positions")
-        self._position = offset
-        return offset
-
-    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
-        view = memoryview(data)
-        self._file.write(view, self._position)
-        self._position += view.nbytes
-        return view.nbytes

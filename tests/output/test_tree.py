@@ -11,7 +11,7 @@ from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.output import placement, replaced
 from qdqcli.output import tree as tree_module
 from qdqcli.output.tree import OutputTree, partial_path
-from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
+from qdqcli.tensors.checkpoint import Checkpoint, copy_tensor, open_checkpoint
 from qdqcli.tensors.rename import exchange
 from tests.tensors.files import model_folder, safetensors_bytes, write
 
@@ -24,7 +24,7 @@ def copy_all(tree: OutputTree, checkpoints: Sequence[Checkpoint]) -> None:
             with shard.open() as reader:
                 writer = tree.create(checkpoint, shard, reader)
                 for tensor in shard.tensors:
-                    writer.copy(tensor)
+                    copy_tensor(tensor, reader, writer)
                 writer.commit()
     tree.copy_side_files()
 
@@ -486,7 +486,7 @@ def test_a_suspended_run_is_resumed(tmp_path: Path) -> None:
     with shard.open() as reader:
         writer = tree.create(checkpoints[0], shard, reader)
         for tensor in shard.tensors:
-            writer.copy(tensor)
+            copy_tensor(tensor, reader, writer)
         writer.commit()
         tree.create(checkpoints[0], shard, reader)  # not finished: a temporary
         waiting = tree.create(checkpoints[0], shard, reader).sync()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qdqcli.tensors.checkpoint import Checkpoint, Shard
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, copy_tensor
 from qdqcli.tensors.tensor import DTYPES
 
 
@@ -96,7 +96,7 @@ def rewrite(shard: Shard, path: Path) -> Path:
         writer = shard.create(path, reader)
         for i, tensor in enumerate(shard.tensors):
             if i % 2:
-                writer.copy(tensor)
+                copy_tensor(tensor, reader, writer)
                 continue
             for start in reversed(range(0, tensor.nbytes, 5)):
                 writer.write(tensor, start, memoryview(contents[tensor.name])[start : start + 5])

@@ -6,7 +6,6 @@ that memory does not grow with the weight.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 
 from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError, blame, escape_name, show_path
-from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, Waiting
+from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader
+from qdqcli.tensors.flat import FlatWriter
 from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, damaged, num_rows
@@ -25,7 +25,7 @@ from qdqcli.tensors.packed.format import CODES, PackedWeight
 from qdqcli.tensors.packed.recognise import Packed, key_of
 from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.safetensors import header_of
-from qdqcli.tensors.storage import FileIdentity, OutputFile
+from qdqcli.tensors.storage import FileIdentity
 from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range, plain_shape
 
 STEP_ELEMENTS = 1 << 19
@@ -200,8 +200,9 @@ class DecodedShard:
     def header_digest(self) -> str:
         return hashlib.sha256(self.header).hexdigest()
 
-    def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> "DecodedWriter":
-        return DecodedWriter(path, self, reader, unfinished)
+    def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> FlatWriter:
+        del reader
+        return FlatWriter(path, [self.header], self.output_bytes, self.path.stat().st_mode, unfinished)
 
 
 def _row_blocks(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
@@ -266,42 +267,3 @@ class DecodedReader:
 
     def __exit__(self, *error: Any) -> None:
         self._readers.__exit__(*error)
-
-
-class DecodedWriter:
-    """Writes the decoded view of a shard as a safetensors file."""
-
-    def __init__(self, path: Path, shard: DecodedShard, reader: ShardReader, unfinished: str | None) -> None:
-        self._shard, self._reader = shard, reader
-        self._file = OutputFile(path, unfinished, mode=shard.path.stat().st_mode)
-        with ExitStack() as undo:
-            undo.callback(self._file.suspend if unfinished else self._file.abort)
-            self._file.resize(shard.output_bytes)
-            self._file.write(memoryview(shard.header), 0)
-            undo.pop_all()
-
-    def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
-        check_range(tensor, start, data.nbytes)
-        self._file.write(data, tensor.start + start)
-
-    def copy(self, tensor: TensorInfo, on_chunk: Callable[[], None] = lambda: None) -> None:
-        step = STEP_ELEMENTS * tensor.dtype.bits // 8
-        buffer = memoryview(bytearray(min(step, tensor.nbytes)))
-        for start in range(0, tensor.nbytes, step):
-            on_chunk()
-            part = buffer[: min(step, tensor.nbytes - start)]
-            self._reader.read_into(tensor, start, part)
-            self._file.write(part, tensor.start + start)
-
-    def sync(self) -> Waiting | None:
-        name = self._file.sync()
-        return None if name is None else Waiting(name=name, size=self._shard.output_bytes)
-
-    def commit(self) -> None:
-        self._file.commit()
-
-    def suspend(self) -> None:
-        self._file.suspend()
-
-    def abort(self) -> None:
-        self._file.abort()
