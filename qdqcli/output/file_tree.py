@@ -5,22 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, blame_output
+from qdqcli.tensors.storage import InputFile, blame_output
 
 
 def files_below(root: Path) -> list[Path]:
     """Return the files below a folder, relative to it and sorted; for a file, just `.`."""
     if isinstance(root, RemotePath):
-        return _objects_below(root)
+        with blame_output(root):
+            return list(map(Path, root.store.objects(root))) or [Path()]
     if not root.is_dir():
         return [Path()]
     found = [Path(parent, name).relative_to(root) for parent, _, names in os.walk(root) for name in names]
     return sorted(found)
-
-
-def _objects_below(root: RemotePath) -> list[Path]:
-    with blame_output(root):
-        return list(map(Path, root.store.objects(root))) or [Path()]
 
 
 def first_difference(one: Path, other: Path, on_chunk: Callable[[], None] = lambda: None) -> int | None:
@@ -30,14 +26,10 @@ def first_difference(one: Path, other: Path, on_chunk: Callable[[], None] = lamb
         InputError: one of them cannot be read.
     """
     with InputFile(one) as left, InputFile(other) as right:
-        size = min(left.size, right.size)
-        a, b = bytearray(min(CHUNK_BYTES, size)), bytearray(min(CHUNK_BYTES, size))
-        for offset in range(0, size, CHUNK_BYTES):
+        size, offset = min(left.size, right.size), 0
+        for a, b in zip(left.pieces(0, size), right.pieces(0, size), strict=True):
             on_chunk()
-            if size - offset < len(a):
-                a, b = a[: size - offset], b[: size - offset]
-            left.read_into(memoryview(a), offset)
-            right.read_into(memoryview(b), offset)
             if a != b:
                 return offset + next(i for i in range(len(a)) if a[i] != b[i])
+            offset += len(a)
         return None if left.size == right.size else size

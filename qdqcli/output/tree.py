@@ -324,12 +324,9 @@ class OutputTree:
     def write_marker(self, text: str) -> None:
         """Write a folder's marker, readable only where every input is."""
         modes = [_mode_of(checkpoint.path) for checkpoint in self._checkpoints]
-        file = OutputFile(self.result / MARKER, mode=reduce(and_, modes))
-        try:
+        with OutputFile(self.result / MARKER, mode=reduce(and_, modes)) as file:
             file.write(memoryview(text.encode()), 0)
             file.commit()
-        finally:
-            file.abort()
 
     def may_be_finished(self) -> bool:
         """Tell, when resuming, whether OUTPUT exists with all its files and no work is left."""

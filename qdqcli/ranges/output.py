@@ -72,14 +72,11 @@ def create_ranges(path: Path, entries: Sequence[RangeEntry], *, overwrite: bool 
         raise UsageError(f"two tensors have the name '{escape_name(twice)}'; estimate their ranges one by one")
     target = link_target(path) if overwrite else path
     sweep_temporaries(target)
-    file = OutputFile(target, replaces=overwrite)
-    try:
+    with OutputFile(target, replaces=overwrite) as file:
         writer = _WRITERS[path.suffix.lower()](file, entries)
         yield writer
         writer.finish()
         file.commit()
-    finally:
-        file.abort()
 
 
 class _Safetensors:

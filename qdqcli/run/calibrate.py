@@ -24,7 +24,7 @@ from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.patterns import Holders, holders_of
 from qdqcli.recipe.plan import Plan
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.shard import Outcome, TaskOnShard, outcome_of, plans_of
+from qdqcli.run.shard import OnBytes, TaskOnShard, plans_of
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.storage import InputFile, write_file
 from qdqcli.tensors.tensor import TensorInfo
@@ -101,18 +101,12 @@ class EstimateTask(TaskOnShard):
     ranges: Path
     """A new file: the ranges (2, ranges) of the tensors one after the other, as float64."""
 
-
-def process_estimates(task: EstimateTask) -> Outcome[int]:
-    """Estimate the ranges of the shard's tensors into the file; returns its size in bytes. Idempotent."""
-
-    def work() -> int:
-        (plan,) = plans_of(task.shard, [task.decisions])
-        with task.resources.workers() as workers:
-            estimates = _estimates_here(plan, list(_estimated_tensors(plan)), workers, lambda _: None)
-            write_file(task.ranges, (ranges.astype(np.float64).tobytes() for ranges in estimates))
-        return task.ranges.stat().st_size
-
-    return outcome_of(task.path, work)
+    def work(self, workers: Workers, on_bytes: OnBytes) -> int:
+        """Estimate the ranges into the file; returns its size in bytes."""
+        (plan,) = plans_of(self.shard, [self.decisions])
+        estimates = _estimates_here(plan, list(_estimated_tensors(plan)), workers, on_bytes)
+        write_file(self.ranges, (ranges.astype(np.float64).tobytes() for ranges in estimates))
+        return self.ranges.stat().st_size
 
 
 def _estimates_elsewhere(
@@ -130,7 +124,7 @@ def _estimates_elsewhere(
         for plan, ref, file in zip(plans, distribution.refs(plans), files, strict=True)
     ]
 
-    distribution.collect(process_estimates, tasks, lambda index, _: on_bytes(plans[index].nbytes))
+    distribution.collect(tasks, lambda index, _: on_bytes(plans[index].nbytes))
     remaining = iter(files)
     for _, own in by_plan:
         yield _read_estimates(next(remaining), own) if own else iter(())

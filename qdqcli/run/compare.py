@@ -28,7 +28,7 @@ from qdqcli.run.count import Pair, count_pairs
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.input_scales import checked
 from qdqcli.run.packing import findings
-from qdqcli.run.shard import Outcome, ShardRef, TaskOnShard, outcome_of
+from qdqcli.run.shard import OnBytes, ShardRef, TaskOnShard
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import Shard, ShardReader
 from qdqcli.tensors.open_shards import OpenShards
@@ -99,17 +99,11 @@ class CompareTask(TaskOnShard):
     """Name in the shard; which of the others has the counterpart, and its name there."""
     histograms: bool
 
-
-def process_pairs(task: CompareTask) -> Outcome[list[Row]]:
-    """Compare the tensors of the shard with their counterparts; returns a row for each."""
-
-    def work() -> list[Row]:
-        ours, *others = (_entries_by_name(ref) for ref in (task.shard, *task.others))
-        pairs = [(k, ours[name], others[n][other]) for k, (name, n, other) in enumerate(task.pairs)]
-        with task.resources.workers() as workers:
-            return _compare_shard(pairs, workers, lambda _: None, histograms=task.histograms)
-
-    return outcome_of(task.path, work)
+    def work(self, workers: Workers, on_bytes: OnBytes) -> list[Row]:
+        """Return a row for each pair."""
+        ours, *others = (_entries_by_name(ref) for ref in (self.shard, *self.others))
+        pairs = [(k, ours[name], others[n][other]) for k, (name, n, other) in enumerate(self.pairs)]
+        return _compare_shard(pairs, workers, on_bytes, histograms=self.histograms)
 
 
 def _entries_by_name(ref: ShardRef) -> Mapping[str, Entry]:
@@ -152,7 +146,7 @@ def _elsewhere(
         on_bytes(sum(entry.tensor.nbytes for _, entry, _ in pairs))
         return [_named(row, *pair[1:]) for row, pair in zip(rows, pairs, strict=True)]
 
-    return distribution.collect(process_pairs, tasks, named)
+    return distribution.collect(tasks, named)
 
 
 def _references(pairs: Sequence[_Numbered]) -> list[Entry]:

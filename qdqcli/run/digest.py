@@ -12,11 +12,10 @@ from qdqcli.errors import InputError, OutputError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.shard import Outcome, outcome_of
+from qdqcli.run.shard import OnBytes, Outcome, Resources
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile
+from qdqcli.tensors.storage import FileIdentity, InputFile
 
-OnBytes = Callable[[int], None]
 _AGAIN = "the disk or the memory may be faulty"
 
 
@@ -31,9 +30,9 @@ class FileDigest(NamedTuple):
 class VerificationError(OutputError):
     """A written file differs from what the run should have written."""
 
-    def __init__(self, path: Path, what: str, plan: int | None = None) -> None:
+    def __init__(self, path: Path, what: str) -> None:
         super().__init__(f"{show_path(path)}: verification failed: {what}; {_AGAIN}")
-        self.plan = plan
+        self.plan: int | None = None
         """Index of the shard; None for other files."""
 
 
@@ -60,16 +59,9 @@ def digest_output(
     Raises:
         VerificationError: a file cannot be read.
     """
-    if distribution is not None:
-        tasks = {name: DigestTask(path=(root / name).absolute()) for name in names}
-        return _elsewhere(tasks, distribution, on_bytes, blamed_on_output)
-
-    def digest(name: Path) -> FileDigest:
-        path = root / name
-        with blamed_on_output(path):
-            return _digest(partial(InputFile, path), workers, on_bytes)
-
-    return _each(digest, names, workers)
+    base = root if distribution is None else root.absolute()
+    tasks = {name: DigestTask(path=base / name, open=partial(InputFile, base / name)) for name in names}
+    return _digests(tasks, workers, on_bytes, distribution, blamed_on_output)
 
 
 def digest_input(
@@ -83,87 +75,74 @@ def digest_input(
     Raises:
         InputError: a file cannot be read, or a shard is not the one whose header was read.
     """
+    tasks = {side.name: DigestTask(path=side.path, open=side.open) for side in checkpoint.side_files}
     found: Mapping[Path, FileDigest] = {}
-    files: dict[Path, Callable[[], InputFile]] = {side_file.name: side_file.open for side_file in checkpoint.side_files}
     if distribution is None:
-        files |= {Path(s.name): partial(InputFile, s.path, expected=s.identity) for s in checkpoint.shards}
+        tasks |= {
+            Path(shard.name): DigestTask(path=shard.path, open=partial(InputFile, shard.path, expected=shard.identity))
+            for shard in checkpoint.shards
+        }
     else:
-        tasks = {
+        shards = {
             Path(shard.name): DigestTask(
-                path=shard.path.absolute(), expected=(shard.identity.size, shard.identity.mtime_ns)
+                path=shard.path, open=partial(_open_elsewhere, shard.path.absolute(), shard.identity)
             )
             for shard in checkpoint.shards
         }
-        found = _elsewhere(tasks, distribution, on_bytes)
-
-    def digest(name: Path) -> FileDigest:
-        return _digest(files[name], workers, on_bytes)
-
-    return dict(sorted({**found, **_each(digest, files, workers)}.items()))
+        found = _digests(shards, workers, on_bytes, distribution)
+    return dict(sorted({**found, **_digests(tasks, workers, on_bytes)}.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DigestTask:
-    """A file that another process hashes."""
+    """A file to hash."""
 
     path: Path
-    """Absolute path."""
-    expected: tuple[int, int] | None = None
-    """Size and modification time that it must have."""
+    open: Callable[[], InputFile]
+    resources = Resources(threads=1)
+
+    def work(self, workers: Workers, on_bytes: OnBytes) -> FileDigest:
+        """Return the digest of the file."""
+        hasher = hashlib.sha256()
+        with self.open() as file:
+            file.read_ahead([(0, file.size)], workers.spare_memory // workers.num_threads)
+            for part in file.chunks(0, file.size, workers.interruption.check):
+                hasher.update(part)
+                on_bytes(len(part))
+            return FileDigest(file.size, hasher.hexdigest())
 
 
-def process_digest(task: DigestTask) -> Outcome[FileDigest]:
-    """Return the digest of the file."""
-
-    def open_file() -> InputFile:
-        file = InputFile(task.path)
-        if task.expected not in (None, (file.identity.size, file.identity.mtime_ns)):
-            raise InputError(f"{show_path(task.path)}: changed after it was first looked at; start again")
-        return file
-
-    def work() -> FileDigest:
-        with Workers(1) as workers:
-            return _digest(open_file, workers, lambda _: None)
-
-    return outcome_of(task.path, work)
+def _open_elsewhere(path: Path, expected: FileIdentity) -> InputFile:
+    """Open an input in another process, where only size and modification time are those of the same file."""
+    file = InputFile(path)
+    if (file.identity.size, file.identity.mtime_ns) != (expected.size, expected.mtime_ns):
+        raise InputError(f"{show_path(path)}: changed after it was first looked at; start again")
+    return file
 
 
-def _elsewhere(
+def _digests(
     tasks: Mapping[Path, DigestTask],
-    distribution: Distribution,
+    workers: Workers,
     on_bytes: OnBytes,
+    distribution: Distribution | None = None,
     blamed: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Mapping[Path, FileDigest]:
-    """Return the digests of the files, by name, read by other processes."""
+    """Return the digests of the files, by name; with a single worker, read in the calling thread like all else."""
+
+    def digest(name: Path) -> FileDigest:
+        with blamed(tasks[name].path):
+            return tasks[name].work(workers, on_bytes)
+
     names = sorted(tasks)
-    found: dict[Path, FileDigest] = {}
+    if distribution is None:
+        found = workers.map(digest, names) if workers.num_threads > 1 else map(digest, names)
+        return dict(zip(names, found, strict=True))
+    digests: dict[int, FileDigest] = {}
 
     def receive(index: int, outcome: Outcome[FileDigest]) -> None:
         with blamed(tasks[names[index]].path):
-            digest = outcome.get()
-        found[names[index]] = digest
-        on_bytes(digest.size)
+            digests[index] = outcome.get()
+        on_bytes(digests[index].size)
 
-    distribution.run(process_digest, [(k, tasks[name]) for k, name in enumerate(names)], receive)
-    return {name: found[name] for name in names}
-
-
-def _each(digest: Callable[[Path], FileDigest], names: Iterable[Path], workers: Workers) -> Mapping[Path, FileDigest]:
-    """Return the digests of all names; with a single worker, in the calling thread like every other read."""
-    ordered = sorted(names)
-    found = workers.map(digest, ordered) if workers.num_threads > 1 else map(digest, ordered)
-    return dict(zip(ordered, found, strict=True))
-
-
-def _digest(open_file: Callable[[], InputFile], workers: Workers, on_bytes: OnBytes) -> FileDigest:
-    hasher = hashlib.sha256()
-    with open_file() as file:
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, file.size)))
-        file.read_ahead([(0, file.size)], workers.spare_memory // workers.num_threads)
-        for offset in range(0, file.size, CHUNK_BYTES):
-            workers.interruption.check()
-            part = buffer[: min(CHUNK_BYTES, file.size - offset)]
-            file.read_into(part, offset)
-            hasher.update(part)
-            on_bytes(len(part))
-        return FileDigest(file.size, hasher.hexdigest())
+    distribution.run([(index, tasks[name]) for index, name in enumerate(names)], receive)
+    return {name: digests[index] for index, name in enumerate(names)}

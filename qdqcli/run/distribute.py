@@ -16,10 +16,9 @@ from qdqcli.run.driver import Executor, drive
 from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import restore_rows
-from qdqcli.run.shard import AS_THEY_ARE, Made, Opening, Outcome, Resources, ShardRef, ShardTask, process_shard, task_of
+from qdqcli.run.shard import AS_THEY_ARE, Made, Opening, Outcome, Resources, ShardRef, ShardTask, Task, process, task_of
 from qdqcli.tensors.storage import FileIdentity
 
-Task = TypeVar("Task")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
@@ -69,25 +68,15 @@ class Distribution:
         firsts = [list({id(plan.checkpoint): plan for plan in reversed(plans)}.values()) for plans in sides]
         self.executor.preflight([ref for plans in firsts for ref in self.refs(plans)], folder)
 
-    def run(
-        self,
-        function: Callable[[Task], Outcome[Value]],
-        tasks: Sequence[tuple[int, Task]],
-        receive: Callable[[int, Outcome[Value]], None],
-    ) -> None:
-        """Run `function` on each task, given with its index; `receive` gets index and outcome, and raises its error.
+    def run(self, tasks: Sequence[tuple[int, Task[Value]]], receive: Callable[[int, Outcome[Value]], None]) -> None:
+        """Do the work of each task, given with its index; `receive` gets index and outcome, and raises its error.
 
         Raises:
             QdqError: the failure of the first task in order, once no other runs.
         """
-        drive(function, tasks, self.executor, receive, self.interruption)
+        drive(process, tasks, self.executor, receive, self.interruption)
 
-    def collect(
-        self,
-        function: Callable[[Task], Outcome[Value]],
-        tasks: Sequence[Task],
-        convert: Callable[[int, Value], Result],
-    ) -> list[Result]:
+    def collect(self, tasks: Sequence[Task[Value]], convert: Callable[[int, Value], Result]) -> list[Result]:
         """Return what `convert` makes of the index and the value of each task, called as soon as a task is done.
 
         Raises:
@@ -98,7 +87,7 @@ class Distribution:
         def receive(index: int, outcome: Outcome[Value]) -> None:
             found[index] = convert(index, outcome.get())
 
-        self.run(function, list(enumerate(tasks)), receive)
+        self.run(list(enumerate(tasks)), receive)
         return [found[index] for index in range(len(tasks))]
 
     def run_shards(
@@ -131,7 +120,7 @@ class Distribution:
             found[index] = restore_rows(made.record, plan, 0, measuring.scale_bits)
             measuring.on_bytes(plan.nbytes)
 
-        self.run(process_shard, tasks, receive)
+        self.run(tasks, receive)
         return found
 
 

@@ -25,7 +25,7 @@ from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
 from qdqcli.run.record import record_rows, restore_rows
 from qdqcli.tensors.checkpoint import Waiting
-from qdqcli.tensors.storage import FileIdentity, OutputFile, output_error, read_file, sync_folder, write_file
+from qdqcli.tensors.storage import FileIdentity, OutputFile, blame_output, read_file, sync_folder, write_file
 
 
 def run_id_of(fingerprint: Fingerprint) -> str:
@@ -109,18 +109,15 @@ class Target:
         Raises:
             OutputError: the system refuses, or another run has begun to build the output.
         """
-        rows = OutputFile(self.rows, replaces=True)
         try:
-            size = own.stat().st_size
-            rows.write(memoryview(_json({"run": self.run_id, "size": size, "record": record}).encode()), 0)
-            self.check_run()  # a run that begins after this removes both files before it goes on
-            own.replace(self.path)
-            sync_folder(self.path.parent)
-            rows.commit()
-        except OSError as error:
-            raise output_error(self.path, error) from error
+            with blame_output(self.path), OutputFile(self.rows, replaces=True) as rows:
+                size = own.stat().st_size
+                rows.write(memoryview(_json({"run": self.run_id, "size": size, "record": record}).encode()), 0)
+                self.check_run()  # a run that begins after this removes both files before it goes on
+                own.replace(self.path)
+                sync_folder(self.path.parent)
+                rows.commit()
         finally:
-            rows.abort()
             own.unlink(missing_ok=True)
         return size
 

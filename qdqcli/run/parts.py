@@ -3,13 +3,14 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
 from qdqcli.run.driver import Inline, drive
 from qdqcli.run.execute import Job, fingerprint_of_job
 from qdqcli.run.journal import Command, join, target_of
-from qdqcli.run.shard import Made, Opening, Outcome, Resources, ShardRef, process_shard, task_of
+from qdqcli.run.shard import Made, Opening, Outcome, Resources, ShardRef, process, task_of
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,6 @@ def execute_part(
     def receive(_index: int, outcome: Outcome[Made]) -> None:
         outcome.get()
 
-    drive(
-        lambda task: process_shard(task, workers, job.measuring.on_bytes),
-        tasks,
-        Inline(),
-        receive,
-        workers.interruption,
-    )
+    here = partial(process, workers=workers, on_bytes=job.measuring.on_bytes)
+    drive(here, tasks, Inline(), receive, workers.interruption)
     return len(indices) - len(tasks)

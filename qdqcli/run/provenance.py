@@ -21,9 +21,10 @@ from qdqcli.output.tree import OutputTree, entry_name
 from qdqcli.plain import JsonObject
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import SCHEMA_VERSION
-from qdqcli.run.digest import FileDigest, OnBytes, digest_input, digest_output
+from qdqcli.run.digest import FileDigest, digest_input, digest_output
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.fingerprint import digest_of_decisions, digest_of_ranges, first_change
+from qdqcli.run.shard import OnBytes
 from qdqcli.tensors.checkpoint import Checkpoint
 
 _RECIPE = ("recipe", "presets", "rules")

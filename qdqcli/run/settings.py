@@ -14,7 +14,7 @@ from qdqcli.run.batch import Task
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.run.record import record_rows, restore_rows
-from qdqcli.run.shard import Outcome, TaskOnShard, outcome_of, plans_of
+from qdqcli.run.shard import OnBytes, TaskOnShard, plans_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +23,11 @@ class SettingsTask(TaskOnShard):
 
     columns: Sequence[Sequence[Decision]]
     """A decision per tensor, for each setting."""
-    scale_bits: int
 
-
-def process_settings(task: SettingsTask) -> Outcome[list[Parsed]]:
-    """Measure the shard under each setting; returns the rows of each, see `record_rows`."""
-
-    def work() -> list[Parsed]:
-        with task.resources.workers() as workers:
-            plans = plans_of(task.shard, task.columns)
-            return [record_rows(rows) for rows in measure_shard_settings(plans, Measuring(), workers)]
-
-    return outcome_of(task.path, work)
+    def work(self, workers: Workers, on_bytes: OnBytes) -> list[Parsed]:
+        """Measure the shard under each setting; returns the rows of each, see `record_rows`."""
+        plans = plans_of(self.shard, self.columns)
+        return [record_rows(rows) for rows in measure_shard_settings(plans, Measuring(on_bytes=on_bytes), workers)]
 
 
 def measure_settings_elsewhere(
@@ -47,7 +40,6 @@ def measure_settings_elsewhere(
         SettingsTask(
             shard=ref,
             columns=[plan.decisions for plan in plans],
-            scale_bits=measuring.scale_bits,
             resources=distribution.resources,
         )
         for ref, plans in zip(distribution.refs(columns[0]), of_shards, strict=True)
@@ -58,7 +50,7 @@ def measure_settings_elsewhere(
         measuring.on_bytes(plans[0].nbytes)
         return _shared([restore_rows(*pair, 0, measuring.scale_bits) for pair in zip(records, plans, strict=True)])
 
-    return distribution.collect(process_settings, tasks, restored)
+    return distribution.collect(tasks, restored)
 
 
 def measure_shard_settings(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> list[list[Row]]:

@@ -1,7 +1,7 @@
 """Work on one shard by itself: what travels to another process or machine, and what comes back.
 
-`process_shard` is idempotent: the shard's output and the file of its rows are complete or not there, a second call
-finds them and returns the same, and two calls at once write the same bytes. Tensors do not travel.
+Tasks are idempotent: what one writes is complete or not there, a second call finds it and returns the same, and two
+calls at once write the same bytes. Tensors do not travel.
 """
 
 import errno
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from qdqcli import errors
 from qdqcli.errors import InputError, OutputError, QdqError
@@ -31,6 +31,8 @@ from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import temporary_of
 
 Value = TypeVar("Value")
+Value_co = TypeVar("Value_co", covariant=True)
+OnBytes = Callable[[int], None]
 
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOLINK, errno.EREMOTEIO})
 """Errors of a network file system that another attempt may not meet."""
@@ -161,14 +163,31 @@ def check_unsigned(shard: Shard) -> None:
         )
 
 
-def outcome_of(path: Path, work: Callable[[], Value]) -> Outcome[Value]:
-    """Return the result of the work on a file, or its error.
+class Task(Protocol[Value_co]):
+    """Work that any process can do."""
+
+    @property
+    def path(self) -> Path:
+        """File that is worked on, for messages."""
+
+    @property
+    def resources(self) -> Resources: ...
+
+    def work(self, workers: Workers, on_bytes: OnBytes) -> Value_co:
+        """Return the result; `on_bytes` gets the bytes of finished work."""
+
+
+def process(task: Task[Value], workers: Workers | None = None, on_bytes: OnBytes = lambda _: None) -> Outcome[Value]:
+    """Do a task's work and return its result or error; `workers` are made for it where not given.
 
     Raises:
         TransientError: the environment failed; another attempt may succeed.
     """
     try:
-        return Outcome(value=work())
+        if workers is not None:
+            return Outcome(value=task.work(workers, on_bytes))
+        with task.resources.workers() as own:
+            return Outcome(value=task.work(own, on_bytes))
     except errors.Interrupted:
         raise
     except QdqError as error:
@@ -176,7 +195,7 @@ def outcome_of(path: Path, work: Callable[[], Value]) -> Outcome[Value]:
             raise TransientError(error) from error
         return Outcome(error=(type(error).__name__, str(error)))
     except MemoryError:
-        message = f"{show_path(path)}: out of memory; lower --max-memory or --threads"
+        message = f"{show_path(task.path)}: out of memory; lower --max-memory or --threads"
         return Outcome(error=(OutputError.__name__, message))
 
 
@@ -204,6 +223,31 @@ class ShardTask(TaskOnShard):
     scale_bits: int
     target: Target | None
     """None: measure and write nothing."""
+
+    def work(self, workers: Workers, on_bytes: OnBytes) -> "Made":
+        """Measure the shard and write its output, if it has a target and was not written before."""
+        found = None if self.target is None else self.target.finished()
+        if found is not None:
+            on_bytes(self.shard.size)
+            return Made(record=found["record"], size=found["size"])
+        (plan,) = plans_of(self.shard, [self.decisions])
+        measuring = Measuring(
+            ranges=self.ranges, per_slice=self.per_slice, scale_bits=self.scale_bits, on_bytes=on_bytes
+        )
+        with plan.shard.open() as reader:
+            if self.target is None:
+                return Made(record=record_rows(measure_shard(plan, measuring, workers, reader)))
+            self.target.check_run()
+            own = temporary_of(self.target.rows)
+            writer = plan.shard.create(own, reader)
+            try:
+                rows = measure_shard(plan, measuring, workers, reader, writer)
+                reader.close()  # raises if the input changed meanwhile
+                writer.commit()
+            finally:
+                writer.abort()
+        record = record_rows(rows)
+        return Made(record=record, size=self.target.publish(own, record))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,47 +282,6 @@ def task_of(
         resources=resources,
         target=target,
     )
-
-
-def process_shard(
-    task: ShardTask, workers: Workers | None = None, on_bytes: Callable[[int], None] = lambda _: None
-) -> Outcome[Made]:
-    """Measure the shard and write its output, if it has a target; `workers` are made for it where not given.
-
-    Raises:
-        TransientError: the environment failed; another attempt may succeed.
-    """
-
-    def work() -> Made:
-        found = None if task.target is None else task.target.finished()
-        if found is not None:
-            on_bytes(task.shard.size)
-            return Made(record=found["record"], size=found["size"])
-        if workers is not None:
-            return _process(task, workers, on_bytes)
-        with task.resources.workers() as own:
-            return _process(task, own, on_bytes)
-
-    return outcome_of(task.path, work)
-
-
-def _process(task: ShardTask, workers: Workers, on_bytes: Callable[[int], None]) -> Made:
-    (plan,) = plans_of(task.shard, [task.decisions])
-    measuring = Measuring(ranges=task.ranges, per_slice=task.per_slice, scale_bits=task.scale_bits, on_bytes=on_bytes)
-    with plan.shard.open() as reader:
-        if task.target is None:
-            return Made(record=record_rows(measure_shard(plan, measuring, workers, reader)))
-        task.target.check_run()
-        own = temporary_of(task.target.rows)
-        writer = plan.shard.create(own, reader)
-        try:
-            rows = measure_shard(plan, measuring, workers, reader, writer)
-            reader.close()  # raises if the input changed meanwhile
-            writer.commit()
-        finally:
-            writer.abort()
-    record = record_rows(rows)
-    return Made(record=record, size=task.target.publish(own, record))
 
 
 def plans_of(shard: ShardRef, columns: Sequence[Sequence[Decision]]) -> list[Plan]:

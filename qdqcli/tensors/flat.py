@@ -88,10 +88,7 @@ class FlatWriter:
         with ExitStack() as undo:
             undo.callback(self._file.suspend if unfinished else self._file.abort)
             self._file.resize(size)
-            offset = 0
-            for piece in header:
-                self._file.write(memoryview(piece), offset)
-                offset += len(piece)
+            self._file.write_all(header)
             undo.pop_all()
         self.commit, self.suspend, self.abort = self._file.commit, self._file.suspend, self._file.abort
 

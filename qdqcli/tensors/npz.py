@@ -151,9 +151,8 @@ class NpzReader:
             found = deflated.checksum()
         else:
             found = 0
-            for offset in range(0, member.info.file_size, CHUNK_BYTES):
-                length = min(CHUNK_BYTES, member.info.file_size - offset)
-                found = zlib.crc32(self.file.read(member.start + offset, length), found)
+            for part in self.file.chunks(member.start, member.info.file_size):
+                found = zlib.crc32(part, found)
         if found != member.info.CRC:
             raise ValueError(f"its CRC-32 is {found:08x}, {member.info.CRC:08x} expected")
 

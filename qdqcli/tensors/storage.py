@@ -230,10 +230,21 @@ class InputFile:
         self.read_into(memoryview(data), offset)
         return bytes(data)
 
+    def chunks(self, offset: int, length: int, on_chunk: Callable[[], None] = lambda: None) -> Iterator[memoryview]:
+        """Yield `length` bytes from `offset` on, at most `CHUNK_BYTES` at a time, in one buffer.
+
+        `on_chunk` is called before each and may raise to stop.
+        """
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
+        for start in range(0, length, CHUNK_BYTES):
+            on_chunk()
+            part = buffer[: length - start]
+            self.read_into(part, offset + start)
+            yield part
+
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
         """Yield `length` bytes from `offset` on, in pieces of at most `CHUNK_BYTES`."""
-        for start in range(offset, offset + length, CHUNK_BYTES):
-            yield self.read(start, min(CHUNK_BYTES, offset + length - start))
+        return map(bytes, self.chunks(offset, length))
 
     def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None:
         """Say which bytes will be read, in about this order; a store sends them before they are needed."""
@@ -287,6 +298,8 @@ class InputFile:
 class OutputFile:
     """A new file, written at any offset by several threads, that gets its name in `commit`.
 
+    Leaving its `with` block removes a file that has no name yet.
+
     An object of a store is collected in an unnamed file of the system's temporary folder, and sent in `commit`. Any
     other is until then a temporary in the same folder, locked so that `sweep_temporaries` leaves it alone. Its
     name is a hash, since the final name may fill the 255 bytes that file systems allow. `unfinished` is the name of a
@@ -322,6 +335,13 @@ class OutputFile:
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of `data` from `offset` on."""
         _write(self._descriptor, data, offset, self._blamed)
+
+    def write_all(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """Write pieces one after the other, from the begin of the file."""
+        offset = 0
+        for piece in pieces:
+            self.write(memoryview(piece), offset)
+            offset += len(piece)
 
     @contextmanager
     def stream(self) -> Iterator[IO[bytes]]:
@@ -382,9 +402,16 @@ class OutputFile:
                     self._temporary.unlink()
             self.suspend()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
     def _upload(self, path: RemotePath) -> None:
         try:
             with blame_output(path), os.fdopen(os.dup(self._descriptor), "rb") as file:
+                file.seek(0)
                 path.store.upload(path, file, os.fstat(self._descriptor).st_size)
         finally:
             self.suspend()
@@ -484,8 +511,8 @@ def digest_of(path: Path) -> str:
     """
     digest = hashlib.sha256()
     with InputFile(path) as file:
-        for piece in file.pieces(0, file.size):
-            digest.update(piece)
+        for part in file.chunks(0, file.size):
+            digest.update(part)
     return digest.hexdigest()[:32]
 
 
@@ -508,15 +535,9 @@ def write_file(path: Path, pieces: Iterable[bytes], *, replaces: bool = True) ->
         _write_in_place(path, pieces)
         return
     sweep_temporaries(target)
-    output = OutputFile(target, replaces=replaces)
-    try:
-        offset = 0
-        for block in _blocks(pieces):
-            output.write(memoryview(block), offset)
-            offset += len(block)
+    with OutputFile(target, replaces=replaces) as output:
+        output.write_all(_blocks(pieces))
         output.commit()
-    finally:
-        output.abort()
 
 
 def _write_object(path: RemotePath, data: bytes, *, replaces: bool) -> None:
@@ -667,20 +688,11 @@ def copy_file(file: InputFile, target: Path, on_chunk: Callable[[], None] = lamb
 
     `on_chunk` is called before each chunk and may raise to stop.
     """
-    with file:
-        output = OutputFile(target, mode=file.mode)
-        try:
-            buffer = memoryview(bytearray(min(CHUNK_BYTES, file.size)))
-            file.read_ahead([(0, file.size)], 64 * CHUNK_BYTES)
-            for offset in range(0, file.size, CHUNK_BYTES):
-                on_chunk()
-                part = buffer[: min(CHUNK_BYTES, file.size - offset)]
-                file.read_into(part, offset)
-                output.write(part, offset)
-            file.check_unchanged()
-            output.commit()
-        finally:
-            output.abort()
+    with file, OutputFile(target, mode=file.mode) as output:
+        file.read_ahead([(0, file.size)], 64 * CHUNK_BYTES)
+        output.write_all(file.chunks(0, file.size, on_chunk))
+        file.check_unchanged()
+        output.commit()
 
 
 def forget_cached(path: Path) -> None:

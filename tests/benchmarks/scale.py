@@ -41,7 +41,7 @@ from qdqcli.run.fingerprint import fingerprint_of
 from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import restore_rows
-from qdqcli.run.shard import AS_THEY_ARE, Resources, ShardRef, process_shard, task_of
+from qdqcli.run.shard import AS_THEY_ARE, Resources, ShardRef, process, task_of
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.benchmarks.many_shards import cluster_in
 from tests.run.checkpoints import write_safetensors
@@ -227,7 +227,7 @@ def thread_gbps(folder: Path, turn: int) -> float:
         task = task_of(plan, Measuring(), resources, journal.target(0, plan), ref)
         with Workers(1) as workers:
             began = perf_counter()
-            process_shard(task, workers).get()
+            process(task, workers).get()
             seconds = perf_counter() - began
         journal.close()
     return plan.nbytes / 1e9 / seconds
@@ -241,7 +241,7 @@ def driver_s(folder: Path) -> float:
         journal = Journal(tree, [plan], fingerprint_of([plan], {}, None), 16)
         tree.prepare()
         task = task_of(plan, Measuring(), Resources(threads=1), journal.target(0, plan), ref)
-        made = process_shard(task).get()
+        made = process(task).get()
         identity = tree.identity_of(plan.checkpoint, plan.shard)
         assert identity is not None
         seconds = inf

@@ -24,13 +24,13 @@ from qdqcli.result.result import row_to_json, to_json
 from qdqcli.run import distribute
 from qdqcli.run.calibrate import calibrate
 from qdqcli.run.compare import compare_entries
-from qdqcli.run.digest import process_digest
+from qdqcli.run.digest import DigestTask
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError, drive
 from qdqcli.run.execute import Destination, execute, execute_run
 from qdqcli.run.journal import Target
 from qdqcli.run.pipeline import Measuring
-from qdqcli.run.shard import Resources, process_shard
+from qdqcli.run.shard import Resources, ShardTask, process
 from qdqcli.study.sweep import run_sweep
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.cli.test_output import contents
@@ -51,7 +51,7 @@ class Fake:
         self.num_calls = 0
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        self.num_calls += function is not process_digest
+        self.num_calls += not isinstance(args[0], DigestTask)
         travelled = pickle.dumps((function, args))
         twice, failing, lost = (self._random.random() < chance for chance in self._chances)
         return self._pool.submit(self._run, travelled, twice, failing, lost)
@@ -250,7 +250,7 @@ def test_a_bad_shard_costs_only_itself(source: Path, tmp_path: Path) -> None:
 
         def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
             (job,) = args
-            if function is process_shard and job.shard.name == "model-1.safetensors":
+            if isinstance(job, ShardTask) and job.shard.name == "model-1.safetensors":
                 args = (replace(job, shard=replace(job.shard, header="0")),)
             return super().submit(function, *args)
 
@@ -316,7 +316,7 @@ def test_rows_of_another_run_are_not_taken(source: Path, tmp_path: Path) -> None
         run(source, tmp_path / "far", Stopping(1, QdqError("gone")), num_bits=8)
     before = contents(tmp_path / "far.qdq-partial")
     with pytest.raises(QdqError, match="is built by another run now"):
-        process_shard(engine.tasks[1]).get()  # of the first run, in the folder of the second
+        process(engine.tasks[1]).get()  # of the first run, in the folder of the second
     assert contents(tmp_path / "far.qdq-partial") == before
     run(source, tmp_path / "far", Fake(0), resume=True, num_bits=8)
     qdqcli.run(source, tmp_path / "local", num_bits=8)
@@ -346,7 +346,7 @@ def test_a_worker_that_looked_before_the_next_run_began_adds_nothing_to_it(
 
     monkeypatch.setattr(Target, "check_run", sleep)
     with pytest.raises(QdqError, match="No such file"):
-        process_shard(engine.tasks[1]).get()
+        process(engine.tasks[1]).get()
     assert before
     assert contents(partial) == before
 
