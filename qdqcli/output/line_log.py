@@ -45,12 +45,6 @@ class LineLog:
             if os.write(self._descriptor, data) != len(data):
                 raise OutputError(f"{show_path(self.path)}: a line was cut short; the disk may be full")
 
-    def clear(self) -> None:
-        """Remove all lines."""
-        with blame_output(self.path):
-            os.ftruncate(self._descriptor, 0)
-        self.lines = []
-
     def sync(self) -> None:
         """Flush all lines and the file's name to disk."""
         with blame_output(self.path):

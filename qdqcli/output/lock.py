@@ -142,7 +142,7 @@ class FolderLock:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if self._is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise self._held() from None
+            raise _held(self._folder) from None
         except OSError:
             return False
         return True
@@ -199,23 +199,29 @@ class FolderLock:
 
     def _check_free(self, claim: str) -> None:
         """Refuse a claim that is, or may be, held; an empty one is just being created, or its creation failed."""
-        if claim == _FREE:
-            return
-        holder = Holder.parse(claim)
-        if holder is not None and holder.is_here():
-            if holder.is_alive():
-                raise self._held()
-        elif not self._break_lock:
-            who = "another run" if holder is None else holder.shown()
-            raise UsageError(
-                f"{show_path(self._folder)}: {who} may be writing here, and this disk has no locks to tell; wait for "
-                "it, or pass --break-lock if it has ended"
-            )
+        if claim != _FREE:
+            holder = Holder.parse(claim)
+            check_ended(self._folder, holder, ", and this disk has no locks to tell", break_lock=self._break_lock)
 
-    def _held(self) -> UsageError:
-        return UsageError(
-            f"{show_path(self._folder)}: another run is writing here; wait for it or choose another OUTPUT"
+
+def check_ended(folder: Path, holder: "Holder | None", why: str = "", *, break_lock: bool) -> None:
+    """Refuse a lock whose holder is alive or, unless `break_lock` is set, may be alive on another machine.
+
+    Raises:
+        UsageError: it is; `why` says why nothing tells.
+    """
+    if holder is not None and holder.is_here():
+        if holder.is_alive():
+            raise _held(folder)
+    elif not break_lock:
+        who = "another run" if holder is None else holder.shown()
+        raise UsageError(
+            f"{show_path(folder)}: {who} may be writing here{why}; wait for it, or pass --break-lock if it has ended"
         )
+
+
+def _held(folder: Path) -> UsageError:
+    return UsageError(f"{show_path(folder)}: another run is writing here; wait for it or choose another OUTPUT")
 
 
 class Holder(NamedTuple):

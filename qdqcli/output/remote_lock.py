@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import show_path
-from qdqcli.output.lock import Holder
+from qdqcli.output.lock import Holder, check_ended
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import blame_output
 
@@ -50,22 +50,10 @@ class RemoteLock:
                 described, text = store.open(self._path)
             except FileNotFoundError:  # released meanwhile
                 return False
-            self._check_ended(Holder.parse(text.decode(errors="replace")))
+            holder = Holder.parse(text.decode(errors="replace"))
+            check_ended(self._path.parent, holder, break_lock=self._break_lock)
             try:
                 store.update(self._path, own, described)
             except InputError:  # another process was faster
                 return False
         return True
-
-    def _check_ended(self, holder: Holder | None) -> None:
-        if holder is not None and holder.is_here():
-            if holder.is_alive():
-                raise UsageError(
-                    f"{show_path(self._path.parent)}: another run is writing here; wait for it or choose another OUTPUT"
-                )
-        elif not self._break_lock:
-            who = "another run" if holder is None else holder.shown()
-            raise UsageError(
-                f"{show_path(self._path.parent)}: {who} may be writing here; wait for it, or pass --break-lock if it "
-                "has ended"
-            )

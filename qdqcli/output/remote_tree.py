@@ -73,7 +73,7 @@ class RemoteTree(OutputTree):
         Raises:
             UsageError: OUTPUT is there, and no journal says that a run was interrupted while it built it.
         """
-        if self._resume and not self._overwrite and self._existing():
+        if self._resume and not self.may_replace and self._existing():
             raise other_output(self.output, "holds other files")
         self._clear()
 
@@ -84,12 +84,11 @@ class RemoteTree(OutputTree):
     def _sweep(self, but: Collection[Path] = ()) -> int:
         """Do the same and return the bytes of the objects; what is at OUTPUT is this run's from now on."""
         self._is_own = True
-        own = self._own_names()
         with blame_output(self.output):
             found = {path: size for path, size in self._existing().items() if path not in but}
             # An index first: without it the rest is no checkpoint.
             self.output.store.delete(sorted(found, key=lambda path: (not is_index(path.name), path)))
-            abort_uploads(self.output, {(self.output / name).key for name in own})
+            abort_uploads(self.output, {(self.output / name).key for name in self._own_names()})
         return sum(found.values())
 
     def discard(self, checkpoint: Checkpoint, shard: Shard) -> None:
@@ -108,14 +107,14 @@ class RemoteTree(OutputTree):
 
     def commit(self) -> None:
         """Check that OUTPUT holds nothing else; it is there already."""
-        if self._is_folder:
+        if self.is_folder:
             with blame_output(self.output):
                 names = self.output.store.objects(self.output)
-            for name in sorted(names.keys() - set(map(Path.as_posix, self._own_names()))):
+            for name in sorted(names.keys() - self._own_names()):
                 raise OutputError(
                     f"{show_path(self.output / name)}: is no part of the output; remove it and pass --resume"
                 )
-        self._has_written = self._is_committed = True
+        self.has_written = self.is_committed = True
 
     def may_be_finished(self) -> bool:
         with blame_output(self.output):
@@ -128,7 +127,7 @@ class RemoteTree(OutputTree):
         return sum(self._existing().values())
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None and self._is_own and not self._is_committed:
+        if kind is not None and self._is_own and not self.is_committed:
             with suppress(OutputError):  # report the original error
                 self._hide()
         super().__exit__(kind)
@@ -148,21 +147,21 @@ class RemoteTree(OutputTree):
     def _check_free(self) -> None:
         store = self.output.store
         with blame_output(self.output):
-            if self._is_folder and self.output.is_file():
+            if self.is_folder and self.output.is_file():
                 raise UsageError(f"{show_path(self.output)}: is a file, the output is a folder; choose another OUTPUT")
-            if not self._is_folder and store.has_below(self.output):
+            if not self.is_folder and store.has_below(self.output):
                 raise UsageError(f"{show_path(self.output)}: is a folder, the output is a file; choose another OUTPUT")
-        if not (self._overwrite or self._resume) and self._existing() and not self._has_journal():
+        if not (self.may_replace or self._resume) and self._existing() and not self._has_journal():
             raise UsageError(
                 f"{show_path(self.output)}: exists; choose another OUTPUT or pass --overwrite to replace it"
             )
 
     def _check_replaced(self, folder: Path) -> None:
-        if not isinstance(folder, RemotePath) or not self._is_folder:
+        if not isinstance(folder, RemotePath) or not self.is_folder:
             return
         with blame_output(folder):
             names = folder.store.objects(folder)
-        for name in sorted(names.keys() - set(map(Path.as_posix, self._own_names())) - marked_files(folder)):
+        for name in sorted(names.keys() - self._own_names() - marked_files(folder)):
             raise UsageError(
                 f"{show_path(folder / name)}: belongs to no output of qdq; choose another OUTPUT, or move it"
             )
@@ -176,23 +175,25 @@ class RemoteTree(OutputTree):
             self.partial.store.delete([self.partial / name for name in names])
         return 0
 
-    def _own_names(self) -> list[Path]:
+    def _own_names(self) -> set[str]:
         """Return the names of all files that a run writes, and of those that an earlier one says it wrote."""
-        names = [*self.names(), Path(MARKER)] if self._is_folder else [Path()]
-        earlier = marked_files(self.output) if self._is_folder and self._overwrite else ()
-        return [*names, *(Path(name) for name in earlier if ".." not in Path(name).parts)]
+        if not self.is_folder:
+            return {"."}
+        earlier = (Path(name) for name in (marked_files(self.output) if self.may_replace else ()))
+        own = [*self.names(), Path(MARKER), *(name for name in earlier if ".." not in name.parts)]
+        return {name.as_posix() for name in own}
 
     def _existing(self) -> dict[RemotePath, int]:
         """Return the objects at OUTPUT that are a run's, with their sizes."""
         store = self.output.store
         with blame_output(self.output):
-            if not self._is_folder:
+            if not self.is_folder:
                 try:
                     return {self.output: store.describe(self.output).size}
                 except FileNotFoundError:
                     return {}
             found = store.objects(self.output)
-        own = set(map(Path.as_posix, self._own_names()))
+        own = self._own_names()
         return {self.output / name: described.size for name, described in found.items() if name in own}
 
     def _not_shared(self) -> UsageError:

@@ -92,14 +92,18 @@ class OutputTree:
         check_names(checkpoints)
         self.output, self.partial = output_paths(output)
         self._checkpoints = checkpoints
-        self._overwrite = overwrite
+        self.may_replace = overwrite
+        """True if an existing OUTPUT may be replaced."""
         self._resume = resume
         self._break_lock = break_lock
         self._is_part = is_part
-        self._is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
+        self.is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
+        """True if OUTPUT is a folder, which also holds a marker."""
         self._lock: _Lock | None = None
-        self._is_committed = False
-        self._has_written = False
+        self.is_committed = False
+        """True if the result has OUTPUT's name."""
+        self.has_written = False
+        """True if this run committed OUTPUT."""
         self._is_kept = False
         self.discarded_bytes: int | None = None
         """Bytes of an interrupted run's files that were removed when this one began; None where there was none."""
@@ -112,7 +116,7 @@ class OutputTree:
             self._check_replaced(self.output)
 
     def _check_target(self, protected: Sequence[Checkpoint]) -> None:
-        may_exist = self._overwrite or self._resume
+        may_exist = self.may_replace or self._resume
         check_placement(self._checkpoints, self.output, self.partial, protected=protected, may_exist=may_exist)
 
     @property
@@ -127,22 +131,7 @@ class OutputTree:
     @property
     def result(self) -> Path:
         """Path of the built file or folder: OUTPUT itself once it is committed."""
-        return self.output if self._is_committed else self.partial / "result"
-
-    @property
-    def has_written(self) -> bool:
-        """True if this run committed OUTPUT."""
-        return self._has_written
-
-    @property
-    def may_replace(self) -> bool:
-        """True if an existing OUTPUT may be replaced."""
-        return self._overwrite
-
-    @property
-    def is_committed(self) -> bool:
-        """True if the result has OUTPUT's name."""
-        return self._is_committed
+        return self.output if self.is_committed else self.partial / "result"
 
     def begin(self) -> None:
         """Create the partial folder and lock it; remove stale content, unless the run resumes."""
@@ -200,7 +189,8 @@ class OutputTree:
         own = [self.result / name for name in [*self.names(), Path(MARKER)]]
         for path in [*own, *self.result.rglob(TEMPORARY_PATTERN)]:
             if path not in but and path.is_file():
-                _remove_file(path)
+                with _removing(path):
+                    path.unlink(missing_ok=True)
 
     def keep(self) -> None:
         """From now on, keep the partial folder for a resuming run if an error ends this one."""
@@ -274,9 +264,9 @@ class OutputTree:
         """Give the result its name. Its files are flushed already; this flushes the folders and the name."""
         self.disown()
         self._check_free()
-        if self._overwrite:
+        if self.may_replace:
             self._check_replaced(self.output)
-        if self._is_folder:
+        if self.is_folder:
             own = {*self.names(), Path(MARKER)}
             for name in sorted({*files_below(self.result)} - own):
                 raise OutputError(
@@ -285,7 +275,7 @@ class OutputTree:
                 )
             for folder, _, _ in os.walk(self.result):
                 sync_folder(Path(folder))
-        if self._resume and not self._overwrite and os.path.lexists(self.output):
+        if self._resume and not self.may_replace and os.path.lexists(self.output):
             self._check_same()
         else:
             with blame_output(self.output):
@@ -296,22 +286,17 @@ class OutputTree:
                         f"{show_path(self.output)}: exists: another process made it meanwhile; choose another OUTPUT "
                         "or pass --overwrite to replace it"
                     ) from error
-            self._has_written = True
-        self._is_committed = True
+            self.has_written = True
+        self.is_committed = True
         sync_folder(self.output.parent)
 
     def _check_free(self) -> None:
-        check_free(self.output, is_folder=self._is_folder, may_exist=self._overwrite or self._resume)
-
-    @property
-    def is_folder(self) -> bool:
-        """True if OUTPUT is a folder, which also holds a marker."""
-        return self._is_folder
+        check_free(self.output, is_folder=self.is_folder, may_exist=self.may_replace or self._resume)
 
     @property
     def provenance_path(self) -> Path:
         """Path of the provenance record: in the folder, or beside the file."""
-        return self.output / MARKER if self._is_folder else self.output.with_name(f"{self.output.name}.{MARKER}")
+        return self.output / MARKER if self.is_folder else self.output.with_name(f"{self.output.name}.{MARKER}")
 
     def check_provenance(self) -> None:
         """Check that the provenance file beside a single file may be written.
@@ -319,7 +304,7 @@ class OutputTree:
         Raises:
             UsageError: it exists, and the run neither overwrites nor resumes.
         """
-        check_free(self.provenance_path, is_folder=False, may_exist=self._overwrite or self._resume)
+        check_free(self.provenance_path, is_folder=False, may_exist=self.may_replace or self._resume)
 
     def write_marker(self, text: str) -> None:
         """Write a folder's marker, readable only where every input is."""
@@ -332,7 +317,7 @@ class OutputTree:
         """Tell, when resuming, whether OUTPUT exists with all its files and no work is left."""
         if not self._resume or self._has_journal() or not self.output.exists():
             return False
-        marker = [Path(MARKER)] if self._is_folder else []
+        marker = [Path(MARKER)] if self.is_folder else []
         return sorted(files_below(self.output)) == sorted([*self.names(), *marker])
 
     def _has_journal(self) -> bool:
@@ -341,15 +326,15 @@ class OutputTree:
 
     def accept(self) -> None:
         """Accept the existing OUTPUT as the result: it was found to be equal."""
-        self._is_committed = True
+        self.is_committed = True
 
     def recognise_commit(self, finished: Iterable[tuple[Checkpoint, Shard, FileIdentity | None]]) -> bool:
         """Tell, when resuming a fully built run, whether OUTPUT is its result, already committed."""
-        self._is_committed = True  # if so, `result` holds what OUTPUT replaced
-        self._is_committed = os.path.lexists(self.output) and all(
+        self.is_committed = True  # if so, `result` holds what OUTPUT replaced
+        self.is_committed = os.path.lexists(self.output) and all(
             self.identity_of(checkpoint, shard) == identity for checkpoint, shard, identity in finished
         )
-        return self._is_committed
+        return self.is_committed
 
     def suspend(self) -> None:
         """Stop, and leave the partial folder to a resuming run."""
@@ -374,7 +359,7 @@ class OutputTree:
             self.suspend()
             return
         try:
-            if self._is_committed and kind is None:
+            if self.is_committed and kind is None:
                 self._check_removable()
                 self._clear()
         finally:
@@ -428,7 +413,7 @@ class OutputTree:
         """Give the result its name: a free one, that of a file, or that of a folder, by exchange."""
         if not os.path.lexists(self.output):
             rename_new(self.result, self.output)
-        elif not self._is_folder:
+        elif not self.is_folder:
             self.result.rename(self.output)
         elif exchange(self.result, self.output):
             try:
@@ -467,7 +452,7 @@ class OutputTree:
             return
         with blame_output(self.output):
             self._replaced.rename(self.output)
-        if not self._overwrite:
+        if not self.may_replace:
             raise UsageError(
                 f"{show_path(self.output)}: a run was stopped while it replaced this; it has been put back; "
                 "choose another OUTPUT or pass --overwrite to replace it"
@@ -580,12 +565,10 @@ def _make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def _disown(partial: Path) -> None:
-    try:
+    with _removing(partial):
         for pattern in (f"{_TOKEN}*", f"{_ROWS}/{TEMPORARY_PATTERN}"):
             for path in partial.glob(pattern):
                 path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _not_removed(partial, error) from error
 
 
 def _empty(partial: Path, but: str = "") -> int:
@@ -603,7 +586,7 @@ def _empty(partial: Path, but: str = "") -> int:
         raise OutputError(f"{show_path(mounted)}: is a mount point in a folder that is to be removed; unmount it")
     _disown(partial)
     num_bytes = 0
-    try:
+    with _removing(partial):
         for path in partial.iterdir():
             if path.name == but or FolderLock.owns(path.name):
                 continue
@@ -614,17 +597,13 @@ def _empty(partial: Path, but: str = "") -> int:
             else:
                 num_bytes += path.lstat().st_size if path.name != JOURNAL else 0
                 path.unlink()
-    except OSError as error:
-        raise _not_removed(partial, error) from error
     return num_bytes
 
 
-def _remove_file(path: Path) -> None:
+@contextmanager
+def _removing(path: Path) -> Iterator[None]:
+    """Convert an error of the system to an `OutputError` on what could not be removed."""
     try:
-        path.unlink(missing_ok=True)
+        yield
     except OSError as error:
-        raise _not_removed(path, error) from error
-
-
-def _not_removed(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{show_path(path)}: could not be removed ({error.strerror}); remove it")
+        raise OutputError(f"{show_path(path)}: could not be removed ({error.strerror}); remove it") from error

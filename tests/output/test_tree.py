@@ -210,7 +210,7 @@ def test_what_appears_in_the_output_meanwhile_is_not_deleted(tmp_path: Path, mon
     monkeypatch.setattr(tree_module, "exchange", exchange_late)
     for _ in range(2):
         with OutputTree(checkpoints, out, overwrite=not exchanged, resume=bool(exchanged)) as tree:
-            tree._overwrite = True
+            tree.may_replace = True
             copy_all(tree, checkpoints)
             with pytest.raises(UsageError, match=r"thesis.txt: belongs to no output"):
                 tree.commit()
