@@ -7,7 +7,6 @@ weights are compared as what they decode to.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -122,15 +121,12 @@ def _elsewhere(
     histograms: bool,
 ) -> list[list[Row]]:
     """Compare the tensors of each shard in another process; returns their rows."""
-    sides = [
-        list({id(entry.plan): entry.plan for pairs in by_shard for entry in side(pairs)}.values())
-        for side in (_references, _candidates)
-    ]
+    sides = [list({id(pair[at].plan): pair[at].plan for pairs in by_shard for pair in pairs}.values()) for at in (1, 2)]
     distribution.preflight(*sides)
     refs = {id(plan): ref for plans in sides for plan, ref in zip(plans, distribution.refs(plans), strict=True)}
     tasks = []
     for pairs in by_shard:
-        order = {key: n for n, key in enumerate(dict.fromkeys(id(other.plan) for other in _candidates(pairs)))}
+        order = {key: n for n, key in enumerate(dict.fromkeys(id(other.plan) for _, _, other in pairs))}
         tasks.append(
             CompareTask(
                 shard=refs[id(pairs[0][1].plan)],
@@ -149,14 +145,6 @@ def _elsewhere(
     return distribution.collect(tasks, named)
 
 
-def _references(pairs: Sequence[_Numbered]) -> list[Entry]:
-    return [entry for _, entry, _ in pairs]
-
-
-def _candidates(pairs: Sequence[_Numbered]) -> list[Entry]:
-    return [other for _, _, other in pairs]
-
-
 def _named(row: Row, entry: Entry, other: Entry) -> Row:
     """Return the row under the names that the tensors have here."""
     named = row._replace(source=_source(entry))
@@ -173,14 +161,14 @@ def _compare_shard(
         for _, entry, other in pairs:
             workers.interruption.check()
             pair = _Pair(
-                tensor=entry.tensor,
+                entry=entry,
+                other=other,
                 reader=readers.reader_of(entry.plan.shard),
-                other=other.tensor,
                 other_reader=readers.reader_of(other.plan.shard),
+                workers=workers,
             )
             is_float = entry.tensor.dtype.is_floating
-            compare = partial(_measured, histograms=histograms) if is_float else _equality
-            rows.append(compare(entry, other, pair, workers))
+            rows.append(pair.measured(histograms=histograms) if is_float else pair.equality())
             on_bytes(entry.tensor.nbytes)
     return rows
 
@@ -215,44 +203,6 @@ def _missing(entry: Entry, count: int, side: _Side) -> SkippedTensor:
     return _failed(entry, f"the {side.other} has no tensor of this name{what}; --map OLD=NEW renames")
 
 
-def _equality(entry: Entry, other: Entry, pair: "_Pair", workers: Workers) -> SkippedTensor:  # noqa: ARG001
-    """Return the row of tensors that are compared for equality only, mostly integers."""
-    dtype = entry.tensor.dtype.name
-    if pair.tensor.dtype.name == pair.other.dtype.name and _is_equal(pair, workers):
-        return _skipped(entry, f"{dtype}: equal on both sides")
-    return _failed(entry, f"{dtype} elements differ")
-
-
-def _measured(entry: Entry, other: Entry, pair: "_Pair", workers: Workers, *, histograms: bool) -> Row:
-    sums = _measure(pair, workers)
-    if sums.num_nonfinite and not sums.max_abs_error and not _are_nonfinite_equal(pair, workers):
-        return _failed(entry, "elements that are NaN or infinite differ, all others are equal")
-    row = TensorResult(
-        source=_source(entry),
-        candidate=_source(other),
-        spec=None,
-        input_min=sums.input_min if sums.num_measured else None,
-        input_max=sums.input_max if sums.num_measured else None,
-        num_slices=1,
-        scale_bits=0,
-        sums=sums,
-    )
-    row = row._replace(packing=_packing(entry, other, pair, row, workers))
-    if not histograms or not entry.tensor.num_elements:
-        return row
-    counted = count_pairs(partial(_read, pair, workers), _blocks(pair, workers), row.stats, workers)
-    return row._replace(histograms=counted)
-
-
-def _packing(entry: Entry, other: Entry, pair: "_Pair", row: TensorResult, workers: Workers) -> Packing | None:
-    """Return the findings on a packed weight, the candidate's where both sides are packed."""
-    ours, theirs = (pair.tensor, pair.reader), (pair.other, pair.other_reader)
-    sqnr, largest = row.stats["sqnr_db"], max(abs(row.input_min or 0.0), abs(row.input_max or 0.0))
-    if other.storage is not None:
-        return findings(other.storage, theirs, ours if entry.storage is None else None, sqnr, largest, workers)
-    return None if entry.storage is None else findings(entry.storage, ours, theirs, sqnr, largest, workers)
-
-
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:
     """Return the reason why two tensors cannot be compared element by element; None where they can."""
     if tensor.shape != other.shape:
@@ -280,65 +230,81 @@ def _failed(entry: Entry, reason: str) -> SkippedTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """Two tensors and their readers."""
+    """A tensor of the reference and its counterpart, of the same shape."""
 
-    tensor: TensorInfo
+    entry: Entry
+    other: Entry
     reader: ShardReader
-    other: TensorInfo
     other_reader: ShardReader
+    workers: Workers
 
+    def equality(self) -> SkippedTensor:
+        """Return the row of tensors of one dtype that are compared for equality only, mostly integers."""
+        dtype, nbytes = self.entry.tensor.dtype.name, self.entry.tensor.nbytes
+        if all(self.workers.map(self._is_equal, range(0, nbytes, _STEP_BYTES))):
+            return _skipped(self.entry, f"{dtype}: equal on both sides")
+        return _failed(self.entry, f"{dtype} elements differ")
 
-def _measure(pair: _Pair, workers: Workers) -> ErrorSums:
-    if not pair.tensor.num_elements:
-        return ErrorSums()
-    parts = workers.map(partial(_sum_block, pair, workers), _blocks(pair, workers))
-    return error_sums(listed(parts), pair.tensor.num_elements, 0)
+    def measured(self, *, histograms: bool) -> Row:
+        """Return the row of floating-point tensors."""
+        entry, workers = self.entry, self.workers
+        blocks = blocks_of(max(entry.tensor, self.other.tensor, key=lambda info: info.dtype.bits), workers)
+        sums = ErrorSums()
+        if entry.tensor.num_elements:
+            sums = error_sums(listed(workers.map(self._sum_block, blocks)), entry.tensor.num_elements, 0)
+        if sums.num_nonfinite and not sums.max_abs_error and not all(workers.map(self._is_nonfinite_equal, blocks)):
+            return _failed(entry, "elements that are NaN or infinite differ, all others are equal")
+        row = TensorResult(
+            source=_source(entry),
+            candidate=_source(self.other),
+            spec=None,
+            input_min=sums.input_min if sums.num_measured else None,
+            input_max=sums.input_max if sums.num_measured else None,
+            num_slices=1,
+            scale_bits=0,
+            sums=sums,
+        )
+        row = row._replace(packing=self._packing(row))
+        if not histograms or not entry.tensor.num_elements:
+            return row
+        return row._replace(histograms=count_pairs(self._read, blocks, row.stats, workers))
 
+    def _packing(self, row: TensorResult) -> Packing | None:
+        """Return the findings on a packed weight, the candidate's where both sides are packed."""
+        mine, other = self.entry.storage, self.other.storage
+        ours, theirs = (self.entry.tensor, self.reader), (self.other.tensor, self.other_reader)
+        sqnr, largest = row.stats["sqnr_db"], max(abs(row.input_min or 0.0), abs(row.input_max or 0.0))
+        if other is not None:
+            return findings(other, theirs, ours if mine is None else None, sqnr, largest, self.workers)
+        return None if mine is None else findings(mine, ours, theirs, sqnr, largest, self.workers)
 
-def _blocks(pair: _Pair, workers: Workers) -> list[Block]:
-    return blocks_of(max(pair.tensor, pair.other, key=lambda info: info.dtype.bits), workers)
+    def _sum_block(self, block: Block) -> NDArray[np.float64]:
+        return self.workers.backend.errors(*self._read(block), self.entry.tensor.dtype.name)
 
+    def _read(self, block: Block) -> Pair:
+        x = read_block(self.reader, self.entry.tensor, self.workers, "input", block)
+        return x, read_block(self.other_reader, self.other.tensor, self.workers, "output", block)
 
-def _sum_block(pair: _Pair, workers: Workers, block: Block) -> NDArray[np.float64]:
-    return workers.backend.errors(*_read(pair, workers, block), pair.tensor.dtype.name)
-
-
-def _read(pair: _Pair, workers: Workers, block: Block) -> Pair:
-    x = read_block(pair.reader, pair.tensor, workers, "input", block)
-    return x, read_block(pair.other_reader, pair.other, workers, "output", block)
-
-
-def _are_nonfinite_equal(pair: _Pair, workers: Workers) -> bool:
-    """Tell whether both have equal infinities and NaN in the same places; no statistic shows that."""
-
-    def is_equal(block: Block) -> bool:
-        x, y = _read(pair, workers, block)
+    def _is_nonfinite_equal(self, block: Block) -> bool:
+        """Tell whether both have equal infinities and NaN in the same places; no statistic shows that."""
+        x, y = self._read(block)
         with np.errstate(over="ignore"):
             values = floats_of(x).astype(np.float64)
         is_nonfinite = ~np.isfinite(values)
         others = floats_of(y)[is_nonfinite]
         return bool(np.array_equal(values[is_nonfinite], others.astype(np.float64), equal_nan=True))
 
-    return all(workers.map(is_equal, _blocks(pair, workers)))
+    def _is_equal(self, start: int) -> bool:
+        """Tell whether `_STEP_BYTES` from `start` on are equal, whatever their order in an element."""
+        mine, other = self.entry.tensor, self.other.tensor
+        size = min(_STEP_BYTES, mine.nbytes - start)
+        x, y = (self.workers.buffer(name, np.uint8, size) for name in ("input", "output"))
+        self.reader.read_into(mine, start, x.data)
+        self.other_reader.read_into(other, start, y.data)
+        if mine.big_endian != other.big_endian:
+            y = y.reshape(-1, mine.dtype.bits // 8)[:, ::-1].reshape(-1)
+        return bool(np.array_equal(x, y))
 
 
-_STEP = 1 << 20
-
-
-def _byte_blocks(tensor: TensorInfo) -> list[Block]:
-    return [(start, min(start + _STEP, tensor.nbytes)) for start in range(0, tensor.nbytes, _STEP)]
-
-
-def _is_equal(pair: _Pair, workers: Workers) -> bool:
-    return all(workers.map(partial(_is_block_equal, pair, workers), _byte_blocks(pair.tensor)))
-
-
-def _is_block_equal(pair: _Pair, workers: Workers, block: Block) -> bool:
-    start, stop = block
-    x, y = (workers.buffer(name, np.uint8, stop - start) for name in ("input", "output"))
-    pair.reader.read_into(pair.tensor, start, x.data)
-    pair.other_reader.read_into(pair.other, start, y.data)
-    if pair.tensor.big_endian != pair.other.big_endian:
-        size = pair.tensor.dtype.bits // 8
-        y = y.reshape(-1, size)[:, ::-1].reshape(-1)
-    return bool(np.array_equal(x, y))
+_STEP_BYTES = 1 << 20
+"""Bytes compared at a time; a multiple of every element's size."""
