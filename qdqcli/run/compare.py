@@ -7,8 +7,7 @@ weights are compared as what they decode to.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import NamedTuple
+from itertools import chain, groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +33,8 @@ from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.packed.recognise import key_of
 from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
-
-class _Side(NamedTuple):
-    """Names of one side and of the other in messages."""
-
-    name: str
-    other: str
-
-
-_Numbered = tuple[int, Entry, Entry]
-"""Index of an entry of the reference, the entry, and its counterpart."""
-_REFERENCE, _CANDIDATE = _Side("reference", "candidate"), _Side("candidate", "reference")
+_Entries = tuple[Entry, Entry]
+"""An entry of the reference and its counterpart."""
 
 
 def compare_entries(
@@ -69,24 +59,19 @@ def compare_entries(
     there = Counter(entry.name for entry in theirs)
     found = [_known(entry, other, there[names[entry.name]]) for entry, other in pairs]
     on_bytes(sum(entry.tensor.nbytes for (entry, _), row in zip(pairs, found, strict=True) if row is not None))
-    left = [(k, entry, other) for k, (entry, other) in enumerate(pairs) if found[k] is None and other is not None]
-    by_shard = [list(same) for _, same in groupby(left, lambda pair: id(pair[1].plan))]
+    left = [(entry, other) for (entry, other), row in zip(pairs, found, strict=True) if row is None and other]
+    by_shard = [list(same) for _, same in groupby(left, lambda pair: id(pair[0].plan))]
     measured: Iterable[list[Row]]
     if distribution is not None:
         measured = _elsewhere(by_shard, distribution, on_bytes, histograms=histograms)
     else:
         measured = (_compare_shard(pairs, workers, on_bytes, histograms=histograms) for pairs in by_shard)
-    for of_shard, new in zip(by_shard, measured, strict=True):
-        for (k, _, _), row in zip(of_shard, new, strict=True):
-            found[k] = row
-    rows = [row for row in found if row is not None]
-    rows = checked(rows, pairs)
+    remaining = chain.from_iterable(measured)
+    rows = checked([next(remaining) if row is None else row for row in found], pairs)
     here = Counter(names[entry.name] for entry in ours)
     taken = set(numbers)
-    for number, entry in enumerate(theirs):
-        if number not in taken:
-            rows.append(_missing(entry, here[entry.name], _CANDIDATE))
-    return rows
+    left_over = (entry for number, entry in enumerate(theirs) if number not in taken)
+    return [*rows, *(_missing(entry, here[entry.name], "reference") for entry in left_over)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +86,7 @@ class CompareTask(TaskOnShard):
     def work(self, workers: Workers, on_bytes: OnBytes) -> list[Row]:
         """Return a row for each pair."""
         ours, *others = (_entries_by_name(ref) for ref in (self.shard, *self.others))
-        pairs = [(k, ours[name], others[n][other]) for k, (name, n, other) in enumerate(self.pairs)]
+        pairs = [(ours[name], others[n][other]) for name, n, other in self.pairs]
         return _compare_shard(pairs, workers, on_bytes, histograms=self.histograms)
 
 
@@ -114,24 +99,27 @@ def _entries_by_name(ref: ShardRef) -> Mapping[str, Entry]:
 
 
 def _elsewhere(
-    by_shard: Sequence[Sequence[_Numbered]],
+    by_shard: Sequence[Sequence[_Entries]],
     distribution: Distribution,
     on_bytes: Callable[[int], None],
     *,
     histograms: bool,
 ) -> list[list[Row]]:
     """Compare the tensors of each shard in another process; returns their rows."""
-    sides = [list({id(pair[at].plan): pair[at].plan for pairs in by_shard for pair in pairs}.values()) for at in (1, 2)]
+    sides = [
+        list({id(entry.plan): entry.plan for entry in side}.values())
+        for side in zip(*chain.from_iterable(by_shard), strict=True)
+    ]
     distribution.preflight(*sides)
     refs = {id(plan): ref for plans in sides for plan, ref in zip(plans, distribution.refs(plans), strict=True)}
     tasks = []
     for pairs in by_shard:
-        order = {key: n for n, key in enumerate(dict.fromkeys(id(other.plan) for _, _, other in pairs))}
+        order = {key: n for n, key in enumerate(dict.fromkeys(id(other.plan) for _, other in pairs))}
         tasks.append(
             CompareTask(
-                shard=refs[id(pairs[0][1].plan)],
+                shard=refs[id(pairs[0][0].plan)],
                 others=[refs[key] for key in order],
-                pairs=[(entry.tensor.name, order[id(other.plan)], other.tensor.name) for _, entry, other in pairs],
+                pairs=[(entry.tensor.name, order[id(other.plan)], other.tensor.name) for entry, other in pairs],
                 histograms=histograms,
                 resources=distribution.resources,
             )
@@ -139,8 +127,8 @@ def _elsewhere(
 
     def named(index: int, rows: list[Row]) -> list[Row]:
         pairs = by_shard[index]
-        on_bytes(sum(entry.tensor.nbytes for _, entry, _ in pairs))
-        return [_named(row, *pair[1:]) for row, pair in zip(rows, pairs, strict=True)]
+        on_bytes(sum(entry.tensor.nbytes for entry, _ in pairs))
+        return [_named(row, *pair) for row, pair in zip(rows, pairs, strict=True)]
 
     return distribution.collect(tasks, named)
 
@@ -152,13 +140,13 @@ def _named(row: Row, entry: Entry, other: Entry) -> Row:
 
 
 def _compare_shard(
-    pairs: Sequence[_Numbered], workers: Workers, on_bytes: Callable[[int], None], *, histograms: bool
+    pairs: Sequence[_Entries], workers: Workers, on_bytes: Callable[[int], None], *, histograms: bool
 ) -> list[Row]:
     """Compare tensors of one shard with their counterparts."""
     rows = []
     with OpenShards() as readers:
         _read_ahead(pairs, readers, workers)
-        for _, entry, other in pairs:
+        for entry, other in pairs:
             workers.interruption.check()
             pair = _Pair(
                 entry=entry,
@@ -173,11 +161,11 @@ def _compare_shard(
     return rows
 
 
-def _read_ahead(pairs: Sequence[_Numbered], readers: OpenShards, workers: Workers) -> None:
+def _read_ahead(pairs: Sequence[_Entries], readers: OpenShards, workers: Workers) -> None:
     """Say which tensors of the open shards will be read."""
     found: dict[int, tuple[Shard, list[TensorInfo]]] = {}
-    for _, *sides in pairs:
-        for entry in sides:
+    for pair in pairs:
+        for entry in pair:
             found.setdefault(id(entry.plan), (entry.plan.shard, []))[1].append(entry.tensor)
     for shard, tensors in found.values():
         readers.reader_of(shard).read_ahead(tensors, workers.spare_memory // len(found))
@@ -188,19 +176,17 @@ def _known(entry: Entry, other: Entry | None, count: int) -> Row | None:
     if isinstance(entry.decision, Skip) and entry.tensor.dtype.is_floating:
         return _skipped(entry, entry.decision.reason)
     if other is None:
-        return _missing(entry, count, _REFERENCE)
+        return _missing(entry, count, "candidate")
     difference = _difference(entry.tensor, other.tensor)
     return None if difference is None else _failed(entry, difference)
 
 
-def _missing(entry: Entry, count: int, side: _Side) -> SkippedTensor:
-    """Return the row of an entry without a counterpart, where the other side has `count` tensors of its name."""
+def _missing(entry: Entry, count: int, side: str) -> SkippedTensor:
+    """Return the row of an entry without a counterpart on the other side, which has `count` tensors of its name."""
     what = f" ({entry.storage.format})" if entry.storage is not None else ""
     if count:
-        return _failed(
-            entry, f"the {side.other} has {count} of this name, none of them in a file or folder of the same path"
-        )
-    return _failed(entry, f"the {side.other} has no tensor of this name{what}; --map OLD=NEW renames")
+        return _failed(entry, f"the {side} has {count} of this name, none of them in a file or folder of the same path")
+    return _failed(entry, f"the {side} has no tensor of this name{what}; --map OLD=NEW renames")
 
 
 def _difference(tensor: TensorInfo, other: TensorInfo) -> str | None:
