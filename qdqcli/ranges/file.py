@@ -6,7 +6,6 @@ A `.safetensors` file holds `NAME.input_min` and `NAME.input_max`, floating-poin
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +74,7 @@ def _ends_of_entry(name: str, entry: object) -> dict[str, NDArray[np.float64]]:
     return {end: _numbers(name, end, entry[end]) for end in _ENDS}
 
 
-def _numbers(name: str, end: str, value: Any) -> NDArray[np.float64]:
+def _numbers(name: str, end: str, value: object) -> NDArray[np.float64]:
     values = value if isinstance(value, list) else [value]
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in values):
         raise MalformedError(f"{end} of '{escape_name(name)}' is neither a number nor a list of numbers")

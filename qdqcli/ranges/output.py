@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class _Safetensors:
     """Writes `NAME.input_min` and `NAME.input_max`, scalars or vectors."""
 
     def __init__(self, file: OutputFile, entries: Sequence[RangeEntry]) -> None:
-        header: dict[str, Any] = {}
+        header: dict[str, object] = {}
         end = 0
         for entry in entries:
             for name in _ENDS:
@@ -134,7 +134,7 @@ class _Json:
         self._offset += len(data)
 
 
-def _type_of(entry: RangeEntry) -> np.dtype[Any]:
+def _type_of(entry: RangeEntry) -> np.dtype[np.float32] | np.dtype[np.float64]:
     return np.dtype("<f8" if entry.is_double else "<f4")
 
 

@@ -34,6 +34,7 @@ from qdqcli.run.driver import TransientError
 from qdqcli.run.shard import AS_THEY_ARE, Opening, Resources, ShardRef
 from qdqcli.tensors.remote_path import is_url
 
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 LOCAL = "local"
@@ -64,7 +65,7 @@ class Dask:
             ) from None
         self._killed: type[Exception] = distributed.scheduler.KilledWorker
         self._address = address
-        self._tasks: set[Any] = set()
+        self._tasks: set[object] = set()
         self._num_threads: int = 0
         self._seen = self._looked = monotonic()
         with ExitStack() as undo:
@@ -87,15 +88,15 @@ class Dask:
     def slots(self) -> int:
         return max(TASKS_PER_THREAD * self._num_threads, 1)
 
-    def submit(self, function: Callable[..., Result], /, *args: Any) -> Future[Result]:
+    def submit(self, function: Callable[[Task], Result], task: Task, /) -> Future[Result]:
         future: Future[Result] = Future()
-        name = getattr(args[0], "path", None)
+        path = getattr(task, "path", None)
         try:
-            task = self._client.submit(function, *args, pure=False)
+            sent = self._client.submit(function, task, pure=False)
         except (OSError, RuntimeError) as error:
             raise self._lost("the scheduler does not answer") from error
-        self._tasks.add(task)  # Dask drops a task that nobody refers to
-        task.add_done_callback(lambda done: self._settle(done, future, name))
+        self._tasks.add(sent)  # Dask drops a task that nobody refers to
+        sent.add_done_callback(lambda done: self._settle(done, future, path))
         return future
 
     def check(self) -> None:
@@ -151,7 +152,7 @@ class Dask:
         with suppress(Exception):
             self._undo.close()
 
-    def _settle(self, task: Any, future: Future[Any], path: Path | None) -> None:
+    def _settle(self, task: Any, future: Future[Result], path: Path | None) -> None:
         """Pass on the result of a finished task, or its failure as an error for the user; runs in a thread of Dask."""
         self._tasks.discard(task)
         if not future.set_running_or_notify_cancel():
@@ -233,7 +234,7 @@ def _address_in(file: Path, wait_s: float) -> str:
     return str(content["address"])
 
 
-def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str, Any]:
+def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str, object]:
     """Start a scheduler and workers on this machine, that only it can reach.
 
     Workers have Dask's own scratch folder, from which it removes what killed ones left.

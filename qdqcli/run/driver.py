@@ -6,11 +6,12 @@ Every way to run shards goes through it: in this process one after the other, el
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from qdqcli.errors import Interrupted, QdqError
 from qdqcli.interrupt import Interruption
 
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MAX_ATTEMPTS = 4
@@ -41,7 +42,7 @@ class Executor(Protocol):
     def slots(self) -> int:
         """Number of tasks worth having in flight."""
 
-    def submit(self, function: Callable[..., Result], /, *args: Any) -> Future[Result]: ...
+    def submit(self, function: Callable[[Task], Result], task: Task, /) -> Future[Result]: ...
 
     def check(self) -> None:
         """Raise a `QdqError` if nothing can run any more; called while tasks are awaited."""
@@ -52,10 +53,10 @@ class Inline:
 
     slots = 1
 
-    def submit(self, function: Callable[..., Result], /, *args: Any) -> Future[Result]:
+    def submit(self, function: Callable[[Task], Result], task: Task, /) -> Future[Result]:
         future: Future[Result] = Future()
         try:
-            future.set_result(function(*args))
+            future.set_result(function(task))
         except Interrupted:
             raise
         except (QdqError, TransientError) as error:
@@ -66,8 +67,8 @@ class Inline:
 
 
 def drive(
-    function: Callable[..., Result],
-    tasks: Sequence[tuple[int, Any]],
+    function: Callable[[Task], Result],
+    tasks: Sequence[tuple[int, Task]],
     executor: Executor,
     receive: Callable[[int, Result], None],
     interruption: Interruption,
@@ -82,7 +83,7 @@ def drive(
             repeated before.
     """
     waiting, attempts = deque(tasks), Counter[int]()
-    running: dict[Future[Result], tuple[int, Any]] = {}
+    running: dict[Future[Result], tuple[int, Task]] = {}
     failures: dict[int, QdqError] = {}
     try:
         while running or (waiting and len(failures) < max_failures):

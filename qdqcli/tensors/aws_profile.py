@@ -10,7 +10,6 @@ from configparser import ConfigParser
 from configparser import Error as ConfigError
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from qdqcli.errors import UnavailableError
 from qdqcli.escape import escape_name
@@ -29,8 +28,8 @@ _KEYS = {
 class S3Options:
     """Options of obstore beyond those that it finds itself."""
 
-    store_options: dict[str, Any] = field(default_factory=dict)
-    client_options: dict[str, Any] = field(default_factory=dict)
+    store_options: dict[str, object] = field(default_factory=dict)
+    client_options: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +121,7 @@ def _profile_settings() -> dict[str, str]:
     return found
 
 
-def _provider(profile: dict[str, str]) -> dict[str, Any]:
+def _provider(profile: dict[str, str]) -> dict[str, object]:
     """Return the option that gets keys as the profile says, where it has none itself."""
     if "AWS_ACCESS_KEY_ID" in os.environ or "aws_access_key_id" in profile:
         return {}

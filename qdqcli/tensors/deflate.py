@@ -9,7 +9,6 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from qdqcli.errors import OutputError
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, Spool
@@ -67,8 +66,7 @@ class Pieces:
 class _Cursor:
     """Position in the deflated data from which inflation can resume."""
 
-    inflate: Any
-    """A `zlib.decompressobj`."""
+    inflate: "zlib._Decompress"
     consumed: int = 0
     """Number of deflated bytes passed to `inflate`."""
     num_pieces: int = 0

@@ -5,13 +5,12 @@ would hold the GIL for seconds and delay signals.
 """
 
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from json import JSONDecodeError
 from re import compile as compile_regex
-from typing import Any
 
 from qdqcli.escape import MalformedError, escape_name
-from qdqcli.tensors.strict_json import check_parse_memory, decoder, without_surrogates
+from qdqcli.tensors.strict_json import MakeObject, check_parse_memory, decoder, without_surrogates
 
 WINDOW_BYTES = 1 << 20
 """Bytes read at a time: many values, parsed in milliseconds. A longer value makes the window grow."""
@@ -43,7 +42,7 @@ class JsonStream:
     def __init__(
         self,
         pieces: Iterable[bytes],
-        make_object: Callable[[Any], object],
+        make_object: MakeObject,
         *,
         surrogates: bool = False,
         window_bytes: int = WINDOW_BYTES,

@@ -10,7 +10,6 @@ import struct
 import warnings
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.tensors.flat import FlatShard
@@ -210,7 +209,7 @@ def _split_unusual(descr: object) -> tuple[str, str, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecated dtype names
-            dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)  # type: ignore[arg-type]
+            dtype: np.dtype[np.generic] = np.lib.format.descr_to_dtype(descr)  # type: ignore[arg-type]
     except Exception as error:  # NumPy raises at least nine classes
         raise MalformedError(f"header: descr {_shown(descr)} is not a dtype that NumPy can read; {_DAMAGED}") from error
     if dtype.hasobject:

@@ -23,7 +23,8 @@ from qdqcli.escape import show_path
 from qdqcli.tensors.remote_path import WEB, RemotePath
 
 if TYPE_CHECKING:
-    from obstore import Bytes, GetOptions
+    from obstore import Bytes, GetOptions, ObjectMeta
+    from obstore.store import ObjectStore
 
 Result = TypeVar("Result")
 
@@ -54,7 +55,7 @@ class Object(NamedTuple):
     modified: datetime
 
     @classmethod
-    def of(cls, meta: Any) -> "Object":
+    def of(cls, meta: "ObjectMeta") -> "Object":
         # A listing tells milliseconds, a request for the object whole seconds.
         return cls(meta["size"], (meta["e_tag"] or "").strip('"'), meta["last_modified"].replace(microsecond=0))
 
@@ -217,7 +218,7 @@ class Remote:
         return "" if path.scheme in WEB else path.key
 
     @contextmanager
-    def _asked(self, path: RemotePath) -> Iterator[Any]:
+    def _asked(self, path: RemotePath) -> Iterator["ObjectStore"]:
         """Yield the store for a request; its errors become an `OSError` without URL, headers and credentials."""
         retry_s = RETRY_S if self._has_answered else min(FIRST_RETRY_S, RETRY_S)
         with _translated(path, retry_s):
@@ -277,7 +278,7 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="qdq-remote")
 
 
-def submit(function: Callable[..., Result], /, *arguments: Any) -> Future[Result]:
+def submit(function: Callable[..., Result], /, *arguments: object) -> Future[Result]:
     """Run a function in one of the threads that wait for servers."""
     return _pool().submit(function, *arguments)
 
@@ -298,7 +299,7 @@ def _hash(text: str) -> int:
 
 
 @cache
-def _store_of(path: RemotePath, retry_s: float) -> Any:
+def _store_of(path: RemotePath, retry_s: float) -> "ObjectStore":
     from obstore import store
 
     options: Any = {

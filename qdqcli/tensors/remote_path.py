@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PosixPath
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import escape_name
@@ -77,8 +77,8 @@ class RemotePath(PosixPath):
     def __fspath__(self) -> str:
         return str(self)
 
-    def relative_to(self, *other: Any, **options: Any) -> Path:  # type: ignore[override]
-        return Path(*super().relative_to(*other, **options).parts)
+    def relative_to(self, *other: str | os.PathLike[str]) -> Path:  # type: ignore[override]
+        return Path(*super().relative_to(*other).parts)
 
     def is_absolute(self) -> bool:
         return True
@@ -105,14 +105,14 @@ class RemotePath(PosixPath):
             return False
         return True
 
-    def is_file(self, **_: Any) -> bool:
+    def is_file(self, **_: object) -> bool:
         try:
             self.store.describe(self)
         except (FileNotFoundError, PermissionError):
             return False
         return True
 
-    def is_dir(self, **_: Any) -> bool:
+    def is_dir(self, **_: object) -> bool:
         return self.is_listable and self.store.has_below(self)
 
     def is_symlink(self) -> bool:

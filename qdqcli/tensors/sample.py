@@ -11,12 +11,12 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Array = NDArray[np.generic]
 
 SEED = 2026
 
@@ -69,7 +69,7 @@ def random_bits(name: str, count: int) -> Array:
     return bits.astype("<u8")
 
 
-def student_t(name: str, shape: tuple[int, ...], degrees: int) -> Array:
+def student_t(name: str, shape: tuple[int, ...], degrees: int) -> NDArray[np.float64]:
     """Return heavy-tailed float64 values of variance 1: the fewer degrees of freedom (3 or more), the heavier.
 
     A normal value is the sum of 12 uniform 16-bit values, less its mean: its variance is 1 and it ends at 6.
@@ -79,7 +79,7 @@ def student_t(name: str, shape: tuple[int, ...], degrees: int) -> Array:
     chi_square = np.zeros(shape)
     for normal in normals[1:]:
         chi_square += normal * normal
-    values: Array = normals[0] / np.sqrt(chi_square / degrees) / math.sqrt(degrees / (degrees - 2))
+    values: NDArray[np.float64] = normals[0] / np.sqrt(chi_square / degrees) / math.sqrt(degrees / (degrees - 2))
     return values
 
 
@@ -130,7 +130,7 @@ def layer(number: int) -> dict[str, Array]:
 
 def safetensors_bytes(tensors: Mapping[str, Array]) -> bytes:
     """Return a file in the order of the safetensors library: wide dtypes, then names; header padded to 8 bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, array in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
         offsets = [len(data), len(data) + array.nbytes]
@@ -141,7 +141,7 @@ def safetensors_bytes(tensors: Mapping[str, Array]) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def json_bytes(content: Mapping[str, Any]) -> bytes:
+def json_bytes(content: Mapping[str, object]) -> bytes:
     """Return JSON as Transformers stores it."""
     return (json.dumps(content, indent=2) + "\n").encode()
 

@@ -300,8 +300,8 @@ class OutputFile:
 
     Leaving its `with` block removes a file that has no name yet.
 
-    An object of a store is collected in an unnamed file of the system's temporary folder, and sent in `commit`. Any
-    other is until then a temporary in the same folder, locked so that `sweep_temporaries` leaves it alone. Its
+    An object of a store is collected in an unnamed file of the system's temporary folder, and sent in `commit`. A
+    local file is until then a temporary in the same folder, locked so that `sweep_temporaries` leaves it alone. Its
     name is a hash, since the final name may fill the 255 bytes that file systems allow. `unfinished` is the name of a
     temporary of an earlier process to continue. `mode` is that of the source file: the output gets the umask's mode
     minus the permissions that the source denies. An existing file is replaced only with `replaces`; its mode and, where

@@ -3,16 +3,18 @@
 Python accepts duplicate keys (the last wins), NaN and Infinity, lone surrogates, and UTF-16 bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from json import JSONDecoder
 from math import isfinite
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from qdqcli.escape import MalformedError, escape_name
 
 Pairs = tuple[tuple[str, object], ...]
 """An object as key-value pairs, before duplicate keys are checked."""
+MakeObject = Callable[[Sequence[tuple[str, object]]], object]
+"""Builds an object from its key-value pairs."""
 MAX_MEMORY = 160 << 20
 """Approximate limit on the memory, in bytes, of the values of one text or stream window: 160 MiB. Nested lists take 40
 times the memory of their text; an index of 32 MiB, with two names for each tensor, takes 100 MiB."""
@@ -42,7 +44,7 @@ def parse_object(data: bytes, parse_constant: Callable[[str], object] | None = N
 
 def decoder(
     text: str,
-    make_object: Callable[[Any], object],
+    make_object: MakeObject,
     parse_constant: Callable[[str], object] | None = None,
     *,
     surrogates: bool = False,
@@ -94,7 +96,7 @@ def levels(value: object) -> int:
     return depth
 
 
-def dict_of(pairs: Pairs) -> dict[str, object]:
+def dict_of(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     """Convert pairs to a dict.
 
     Raises:
@@ -118,7 +120,7 @@ def without_surrogates(text: str) -> None:
         raise MalformedError(f"holds half of a surrogate pair in '{escape_name(text)}'")
 
 
-def _checked(make_object: Callable[[Any], object], pairs: list[tuple[str, object]]) -> object:
+def _checked(make_object: MakeObject, pairs: list[tuple[str, object]]) -> object:
     for key, value in pairs:
         without_surrogates(key)
         if isinstance(value, str):
