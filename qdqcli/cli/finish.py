@@ -18,6 +18,7 @@ from qdqcli.cli.run import Writing, quantize
 from qdqcli.cli.run import run as run_command
 from qdqcli.errors import OutputError
 from qdqcli.escape import show_path
+from qdqcli.tensors.remote_path import RemotePath
 
 
 @click.command(
@@ -27,7 +28,7 @@ Examples:
   qdq finish MODEL_INT4
   qdq finish MODEL_INT4 --report loss.html --budget budget.toml""",
 )
-@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT", type=opt.OutputPath(path_type=Path))
 @click.option("--verify", is_flag=True, help="Read the output back before it gets its name.")
 @click.option("--provenance", is_flag=True, help="Say beside a file, too, how it was made: OUTPUT.qdq.json.")
 @click.option("--break-lock", is_flag=True, help="Go on where a process that has ended left its lock (no flock).")
@@ -55,9 +56,10 @@ def finish(call: Call, /, output: Path, verify: bool, provenance: bool, break_lo
     try:
         os.chdir(command.folder)  # the parts' paths hold there
     except OSError as error:
-        raise OutputError(
-            f"{show_path(Path(command.folder))}: {error.strerror}; the parts ran here; finish where it is seen"
-        ) from error
+        if not isinstance(output, RemotePath):
+            raise OutputError(
+                f"{show_path(Path(command.folder))}: {error.strerror}; the parts ran here; finish where it is seen"
+            ) from error
     context = run_command.make_context("run", list(command.arguments), parent=click.get_current_context().parent)
     with context.scope(cleanup=False):
         of_parts = context.params

@@ -5,13 +5,14 @@ Each line starts with a checksum. Reading stops at the first torn or damaged lin
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qdqcli.errors import OutputError
 from qdqcli.escape import show_path
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import blame_output, sync_folder
+from qdqcli.tensors.storage import blame_output, sync_folder, write_file
 
 if TYPE_CHECKING:
     from qdqcli.output.remote_log import RemoteLog
@@ -66,8 +67,24 @@ def open_log(path: Path) -> "LineLog | RemoteLog":
     return RemoteLog(path)
 
 
+def begin_log(path: Path, lines: Sequence[str]) -> None:
+    """Write the log at `path`, here or in a store.
+
+    Raises:
+        UsageError: there is one.
+        OutputError: the system refuses.
+    """
+    if isinstance(path, RemotePath):
+        from qdqcli.output.remote_log import FIRST
+
+        path = path / FIRST
+    write_file(path, map(line_of, lines), replaces=False)
+
+
 def first_line(path: Path) -> str | None:
     """Return the first line of a log; None if there is no log, or no complete line."""
+    if isinstance(path, RemotePath):
+        return next(iter(open_log(path).lines), None)
     try:
         with path.open("rb") as file:
             lines, _ = parse_lines(file.readline())
@@ -78,6 +95,8 @@ def first_line(path: Path) -> str | None:
 
 def read_lines(path: Path) -> list[str]:
     """Return the complete lines of a log; none if there is no log."""
+    if isinstance(path, RemotePath):
+        return open_log(path).lines
     try:
         return parse_lines(path.read_bytes())[0]
     except OSError:

@@ -57,3 +57,15 @@ class RemoteLock:
             except InputError:  # another process was faster
                 return False
         return True
+
+
+def check_unlocked(path: RemotePath, *, break_lock: bool) -> None:
+    """Check that no process holds the lock at `path` alone.
+
+    Raises:
+        UsageError: one does, or may do so on another machine, and `break_lock` is not set.
+        OutputError: the store refuses.
+    """
+    with blame_output(path), suppress(FileNotFoundError):
+        holder = Holder.parse(path.store.open(path)[1].decode(errors="replace"))
+        check_ended(path.parent, holder, break_lock=break_lock)

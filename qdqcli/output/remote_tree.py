@@ -2,8 +2,9 @@
 
 A shard appears under its name when its upload is complete, after that the other files, an index after all of its files,
 the marker last: loaders start from the index, so a checkpoint is there when all of it is. `OUTPUT.qdq-partial/` holds
-the lock and the journal, an object a line; both are removed at the end. Uploads that a killed run left unfinished are
-aborted by the next. `--overwrite` removes the old output first.
+the lock, the journal, an object a line, and what other processes that make shards need (see `tree.py`); all is removed
+at the end. Such a process uploads a shard to its final name, and then its rows. Uploads that a killed run left
+unfinished are aborted by the next. `--overwrite` removes the old output first.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -15,27 +16,31 @@ from qdqcli.escape import show_path
 from qdqcli.output.lock import FolderLock
 from qdqcli.output.marker import MARKER, marked_files
 from qdqcli.output.placement import check_kind
-from qdqcli.output.remote_lock import RemoteLock
+from qdqcli.output.remote_lock import RemoteLock, check_unlocked
 from qdqcli.output.remote_log import FIRST
-from qdqcli.output.tree import JOURNAL, OutputTree, other_output
+from qdqcli.output.tree import JOURNAL, TOKEN, OutputTree, other_output
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, Waiting
 from qdqcli.tensors.index import is_index
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import FileIdentity, blame_output
+from qdqcli.tensors.storage import FileIdentity, blame_output, write_file
 from qdqcli.tensors.unfinished import abort_uploads
 
 
 class RemoteTree(OutputTree):
-    """Builds OUTPUT in a store. Other processes cannot share the work."""
+    """Builds OUTPUT in a store. Parts hold no lock: nothing would show that one still does."""
 
+    is_remote = True
     output: RemotePath
     partial: RemotePath
     _is_own = False
     """True once this run may remove what is at OUTPUT."""
 
     def _check_target(self, protected: Sequence[Checkpoint]) -> None:
-        if self._is_part:
-            raise self._not_shared()
+        if self._is_part and self.may_replace:
+            raise UsageError(
+                f"{show_path(self.output)}: parts do not replace an OUTPUT in a store, where old files would be seen "
+                "among new ones; remove it first, or choose another OUTPUT"
+            )
         check_kind(self._checkpoints, self.output)
         for checkpoint in (*self._checkpoints, *protected):
             path = checkpoint.path
@@ -48,6 +53,10 @@ class RemoteTree(OutputTree):
         return self.output
 
     def begin(self) -> None:
+        if self._is_part:
+            check_unlocked(self.partial / FolderLock.NAME, break_lock=self._break_lock)
+            self._check_free()
+            return
         self._lock = RemoteLock(self.partial / FolderLock.NAME, break_lock=self._break_lock)
         with ExitStack() as undo:
             undo.callback(self.suspend)
@@ -62,10 +71,13 @@ class RemoteTree(OutputTree):
 
     def check_unused(self) -> None: ...
 
-    def disown(self) -> None: ...
+    def disown(self) -> None:
+        with blame_output(self.partial):
+            tokens = [name for name in self.partial.store.objects(self.partial) if name.startswith(TOKEN)]
+            self.partial.store.delete([self.partial / name for name in tokens])
 
     def prepare(self) -> None:
-        raise self._not_shared()
+        write_file(self.token_path, [])
 
     def start_anew(self) -> None:
         """Remove what an earlier run left that this one cannot resume.
@@ -86,8 +98,10 @@ class RemoteTree(OutputTree):
         self._is_own = True
         with blame_output(self.output):
             found = {path: size for path, size in self._existing().items() if path not in but}
-            # An index first: without it the rest is no checkpoint.
-            self.output.store.delete(sorted(found, key=lambda path: (not is_index(path.name), path)))
+            # First what says that the rest is a checkpoint.
+            heads = {path for path in found if is_index(path.name) or path.name == MARKER}
+            self.output.store.delete(sorted(heads))
+            self.output.store.delete(sorted(found.keys() - heads))
             abort_uploads(self.output, {(self.output / name).key for name in self._own_names()})
         return sum(found.values())
 
@@ -169,6 +183,7 @@ class RemoteTree(OutputTree):
     def _check_removable(self) -> None: ...
 
     def _clear(self, but: str = "") -> int:
+        self.disown()
         with blame_output(self.partial):
             found = self.partial.store.objects(self.partial)
             names = [name for name in found if name not in (but, FolderLock.NAME)]
@@ -195,9 +210,3 @@ class RemoteTree(OutputTree):
             found = store.objects(self.output)
         own = self._own_names()
         return {self.output / name: described.size for name, described in found.items() if name in own}
-
-    def _not_shared(self) -> UsageError:
-        return UsageError(
-            f"{show_path(self.output)}: an OUTPUT in a store is written by one process; leave out --part and --dask, "
-            "or choose an OUTPUT on a shared disk"
-        )

@@ -48,7 +48,9 @@ from qdqcli.tensors.storage import (
 
 JOURNAL = "journal"
 """Name of the journal in the partial folder."""
-_TOKEN, _ROWS = "run-", "rows"
+TOKEN = "run-"
+"""Prefix of the names of tokens in the partial folder, see `OutputTree.token_path`."""
+_ROWS = "rows"
 _NAME_BYTES = 255
 """Limit on a name in common file systems."""
 
@@ -77,6 +79,9 @@ class OutputTree:
             another run is writing it; two inputs have one name.
         OutputError: the system refuses; too little space.
     """
+
+    is_remote = False
+    """True in a store, where committing a file sends it."""
 
     def __init__(
         self,
@@ -107,7 +112,7 @@ class OutputTree:
         self._is_kept = False
         self.discarded_bytes: int | None = None
         """Bytes of an interrupted run's files that were removed when this one began; None where there was none."""
-        self.token_path = self.partial / f"{_TOKEN}{secrets.token_hex(8)}"
+        self.token_path = self.partial / f"{TOKEN}{secrets.token_hex(8)}"
         """Path of the file without which other processes add no shard for this run."""
         self.notes = list(_marker_notes(checkpoints))
         """Notes for the user on OUTPUT."""
@@ -566,7 +571,7 @@ def _make_folder(folder: Path, mode: int = 0o777) -> None:
 
 def _disown(partial: Path) -> None:
     with _removing(partial):
-        for pattern in (f"{_TOKEN}*", f"{_ROWS}/{TEMPORARY_PATTERN}"):
+        for pattern in (f"{TOKEN}*", f"{_ROWS}/{TEMPORARY_PATTERN}"):
             for path in partial.glob(pattern):
                 path.unlink(missing_ok=True)
 

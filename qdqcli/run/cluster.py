@@ -33,6 +33,7 @@ from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError
 from qdqcli.run.shard import AS_THEY_ARE, Opening, Resources, ShardRef
 from qdqcli.tensors.remote_path import is_url
+from qdqcli.tensors.storage import write_file
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -70,17 +71,19 @@ class Dask:
         self._seen = self._looked = monotonic()
         with ExitStack() as undo:
             undo.enter_context(_quiet())
-            where = _start(undo, distributed, resources) if address == LOCAL else {"address": address}
             try:
+                where = _start(undo, distributed, resources) if address == LOCAL else {"address": address}
                 if _is_file(address):
                     where = {"address": _address_in(Path(address), CONNECT_S)}
                 self._client = undo.enter_context(distributed.Client(**where, timeout=CONNECT_S, set_as_default=False))
                 self._client.wait_for_workers(1, timeout=CONNECT_S)
                 self._num_threads = sum(self._client.nthreads().values())
-            except (OSError, TimeoutError, ValueError) as error:
+            except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+                is_local = address == LOCAL
+                advice = "try again" if is_local else "check the address, and that 'dask worker' was started"
+                what = "its workers did not start" if is_local else "no Dask scheduler with workers answers there"
                 raise UnavailableError(
-                    f"--dask {escape_name(address)}: no Dask scheduler with workers answers there "
-                    f"({escape_name(str(error), 120)}); check the address, and that 'dask worker' was started"
+                    f"--dask {escape_name(address)}: {what} ({escape_name(str(error), 120)}); {advice}"
                 ) from error
             self._undo = undo.pop_all()
 
@@ -334,9 +337,9 @@ class _Probe:
         if self.file is None:
             return ""
         try:
-            self.file.write_bytes(b"qdq")
-        except OSError as error:
-            return f"{show_path(self.file.parent)}: {error.strerror}"
+            write_file(self.file, [b"qdq"])
+        except OutputError as error:
+            return str(error)
         return ""
 
 
@@ -377,6 +380,7 @@ def _compare(worker: str, found: _Answer, expected: _Answer, file: Path | None) 
         raise OutputError(f"{name}: {found.output}; {_SHARED.format('OUTPUT')}")
     if file is not None:
         try:
+            file.stat()  # a store does not say whether there was what it removes
             file.unlink()
         except OSError as error:
             raise OutputError(

@@ -5,8 +5,8 @@ Every way to run shards goes through it: in this process one after the other, el
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Protocol, TypeVar
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Protocol, TypeVar, cast
 
 from qdqcli.errors import Interrupted, QdqError
 from qdqcli.interrupt import Interruption
@@ -66,6 +66,26 @@ class Inline:
     def check(self) -> None: ...
 
 
+class _Behind(Inline):
+    """Executor whose functions return the rest of their work, which runs in a thread beside the next function.
+
+    The rest of one runs at a time: of a shard that is sent to a store, while the next one is computed.
+    """
+
+    slots = 2
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._last: list[Future[object]] = []
+
+    def submit(self, function: Callable[[Task], Result], task: Task, /) -> Future[Result]:
+        begun = super().submit(cast("Callable[[Task], Callable[[], Result]]", function), task)
+        wait(self._last)
+        future = self._pool.submit(lambda: begun.result()())
+        self._last = [cast("Future[object]", future)]
+        return future
+
+
 def drive(
     function: Callable[[Task], Result],
     tasks: Sequence[tuple[int, Task]],
@@ -111,3 +131,16 @@ def drive(
             future.cancel()
     if failures:
         raise failures[min(failures)]
+
+
+def drive_in_two(
+    begin: Callable[[Task], Callable[[], Result]],
+    tasks: Sequence[tuple[int, Task]],
+    receive: Callable[[int, Result], None],
+    interruption: Interruption,
+    max_failures: int = MAX_FAILURES,
+) -> None:
+    """Do the same in this process, where `begin` returns the rest of a task's work, see `_Behind`."""
+    function = cast("Callable[[Task], Result]", begin)
+    with ThreadPoolExecutor(1, thread_name_prefix="qdq-behind") as pool:
+        drive(function, tasks, _Behind(pool), receive, interruption, max_failures)

@@ -139,6 +139,8 @@ def execute_run(
         if destination.verify:
             result = replace(result, verification=verification_of(output, digests, num_opened))
         text = made.text(output, digests, summary_to_json(result), workers, measuring.on_bytes)
+    if journal is not None and output.is_remote:
+        journal.check_unchanged(job.plans)
     if output.is_folder and not output.is_committed:
         output.write_marker(text)
     if not output.is_committed:

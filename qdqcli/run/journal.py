@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path
-from qdqcli.output.line_log import first_line, line_of, open_log, read_lines
+from qdqcli.output.line_log import begin_log, first_line, open_log, read_lines
 from qdqcli.output.tree import JOURNAL, OutputTree
 from qdqcli.plain import Parsed
 from qdqcli.recipe.patterns import listed
@@ -25,7 +26,11 @@ from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
 from qdqcli.run.record import record_rows, restore_rows
 from qdqcli.tensors.checkpoint import Waiting
-from qdqcli.tensors.storage import FileIdentity, OutputFile, blame_output, read_file, sync_folder, write_file
+from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.storage import FileIdentity, OutputFile, blame_output, read_file, sync_folder, temporary_of
+
+LOOKS = 8
+"""Shards that are looked for at once."""
 
 
 def run_id_of(fingerprint: Fingerprint) -> str:
@@ -54,7 +59,7 @@ def join(output: OutputTree, fingerprint: Fingerprint, command: Command) -> str:
         output.check_unused()
         lines = (fingerprint, {"command": command._asdict()})
         with suppress(UsageError):  # another part was faster
-            write_file(path, [line_of(json.dumps(line)) for line in lines], replaces=False)
+            begin_log(path, [json.dumps(line) for line in lines])
     found = [json.loads(line) for line in read_lines(path)]
     if found and (what := difference(found[0], json.loads(json.dumps(fingerprint)))):
         raise UsageError(
@@ -79,7 +84,7 @@ class Target:
     path: Path
     """The finished file; its folder exists."""
     rows: Path
-    """The file of the rows; its folder exists, and holds the output until it is complete."""
+    """The file of the rows; its folder exists, and holds the output until it is complete, see `new_file`."""
     token: Path
     """A file that is there while the run that this target is of builds the output."""
     run_id: str
@@ -95,13 +100,19 @@ class Target:
         is_ours = isinstance(found, dict) and (found.get("run"), found.get("size")) == (self.run_id, size)
         return found if is_ours else None
 
+    def new_file(self) -> Path:
+        """Return where this process builds the output; in a store, which shows an object once it is whole, `path`."""
+        return self.path if isinstance(self.path, RemotePath) else temporary_of(self.rows)
+
     def check_run(self) -> None:
         """Raise `OutputError` if the run has ended."""
-        if not self.token.exists():
+        with blame_output(self.token):
+            is_there = self.token.exists()
+        if not is_there:
             raise OutputError(f"{show_path(self.path)}: is built by another run now; its own run has ended")
 
     def publish(self, own: Path, record: Parsed) -> int:
-        """Give the complete file `own` its name, even where another process has made it meanwhile, and then the rows.
+        """Give the complete `new_file` its name, even where another process has made it meanwhile, and then the rows.
 
         Returns:
             The size of the output in bytes.
@@ -114,11 +125,13 @@ class Target:
                 size = own.stat().st_size
                 rows.write(memoryview(_json({"run": self.run_id, "size": size, "record": record}).encode()), 0)
                 self.check_run()  # a run that begins after this removes both files before it goes on
-                own.replace(self.path)
-                sync_folder(self.path.parent)
+                if own != self.path:
+                    own.replace(self.path)
+                    sync_folder(self.path.parent)
                 rows.commit()
         finally:
-            own.unlink(missing_ok=True)
+            if own != self.path:
+                own.unlink(missing_ok=True)
         return size
 
 
@@ -210,6 +223,19 @@ class Journal:
                 f"{listed(missing)}; run their parts again (what is done is skipped), then qdq finish"
             )
 
+    def check_unchanged(self, plans: Sequence[Plan]) -> None:
+        """Check that every finished file is as it was found: in a store a process of another run may replace one.
+
+        Raises:
+            OutputError: one is not; names it.
+        """
+        for plan, shard in zip(plans, self._shards, strict=True):
+            if self._output.identity_of(plan.checkpoint, plan.shard) != shard.finished:
+                raise OutputError(
+                    f"{show_path(self._output.shard_path(plan.checkpoint, plan.shard))}: was replaced by another "
+                    "process; --resume makes it again"
+                )
+
     @property
     def has_progress(self) -> bool:
         """True where a later run could resume from something."""
@@ -292,8 +318,11 @@ class Journal:
 
     def _collect(self, plans: Sequence[Plan]) -> None:
         """Take over the shards that other processes have finished for this run."""
-        for i, plan in enumerate(plans):
-            found = None if self._shards[i].finished is not None else self.target(i, plan).finished()
+        missing = [i for i, shard in enumerate(self._shards) if shard.finished is None]
+        with ThreadPoolExecutor(LOOKS) as pool:  # a store takes its time for each
+            targets = list(pool.map(lambda i: self.target(i, plans[i]).finished(), missing))
+        for i, found in zip(missing, targets, strict=True):
+            plan = plans[i]
             identity = self._output.identity_of(plan.checkpoint, plan.shard)
             if found is not None and identity is not None and identity.size == found["size"]:
                 self._shards[i] = Progress()

@@ -1,16 +1,15 @@
 """Parts of a run: which shards each makes, and the work of one."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
-from qdqcli.run.driver import Inline, drive
+from qdqcli.run.driver import drive_in_two
 from qdqcli.run.execute import Job, fingerprint_of_job
 from qdqcli.run.journal import Command, join, target_of
-from qdqcli.run.shard import Made, Opening, Outcome, Resources, ShardRef, process, task_of
+from qdqcli.run.shard import Made, Opening, Resources, ShardRef, ShardTask, blamed, task_of
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,15 @@ def execute_part(
         shard = ShardRef.of(plan.shard, [plan.checkpoint], Opening(void_dtype=void_dtype))
         tasks.append((index, task_of(plan, job.measuring, resources, target, shard)))
 
-    def receive(_index: int, outcome: Outcome[Made]) -> None:
-        outcome.get()
+    def begin(task: ShardTask) -> Callable[[], Made]:
+        with blamed(task.path):
+            publish = task.begin(workers, job.measuring.on_bytes)
 
-    here = partial(process, workers=workers, on_bytes=job.measuring.on_bytes)
-    drive(here, tasks, Inline(), receive, workers.interruption)
+        def rest() -> Made:
+            with blamed(task.path):
+                return publish()
+
+        return rest
+
+    drive_in_two(begin, tasks, lambda _index, _made: None, workers.interruption)
     return len(indices) - len(tasks)

@@ -26,7 +26,7 @@ from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
 from qdqcli.result.channels import Channels
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, with_shares
 from qdqcli.run.batch import Task, measure_batch
-from qdqcli.run.driver import Inline, drive
+from qdqcli.run.driver import Inline, drive, drive_in_two
 from qdqcli.run.journal import Journal, Progress
 from qdqcli.run.record import record_rows
 from qdqcli.stats.metrics import METRICS
@@ -182,26 +182,31 @@ def _run_here(
     output: OutputTree | None,
     journal: Journal | None,
 ) -> dict[int, list[Row]]:
-    """Run one shard after the other; each is shared by the threads."""
+    """Run one shard after the other; each is shared by the threads, and one is sent to a store beside the next."""
     found: dict[int, list[Row]] = {}
-    run = partial(_run_plan, measuring, workers, output, journal)
-    drive(run, list(enumerate(enumerate(plans))), Inline(), found.__setitem__, workers.interruption, max_failures=1)
+    begin = partial(_begin_plan, measuring, workers, output, journal)
+    tasks = list(enumerate(enumerate(plans)))
+    if output is None or not output.is_remote:
+        drive(lambda task: begin(task)(), tasks, Inline(), found.__setitem__, workers.interruption, max_failures=1)
+        return found
+    drive_in_two(begin, tasks, found.__setitem__, workers.interruption, max_failures=1)
     return found
 
 
-def _run_plan(
+def _begin_plan(
     measuring: Measuring,
     workers: Workers,
     output: OutputTree | None,
     journal: Journal | None,
     numbered: tuple[int, Plan],
-) -> list[Row]:
+) -> Callable[[], list[Row]]:
+    """Work on a shard until its output is whole; the returned function commits it, and returns the rows."""
     index, plan = numbered
     done = Progress() if journal is None else journal.progress(index)
     rows = [] if journal is None else journal.rows(index, plan)
     measuring.on_bytes(sum(tensor.nbytes for tensor in plan.shard.tensors[: len(rows)]))
     if done.finished is not None:
-        return rows
+        return lambda: rows
     with ExitStack() as undo:
         reader = undo.enter_context(plan.shard.open())
         writer = None if output is None else output.create(plan.checkpoint, plan.shard, reader, done.unfinished)
@@ -213,13 +218,19 @@ def _run_plan(
         if parts is not None:
             parts.settle()
         reader.close()  # raises if the input changed meanwhile, before the output is committed
-        if writer is not None:
-            writer.commit()
-        if journal is not None and output is not None:
-            finished = output.identity_of(plan.checkpoint, plan.shard)
-            if finished is not None:
-                journal.add_shard(index, record_rows(rows[journal.progress(index).num_rows :]), finished)
+        later = undo.pop_all()
+
+    def commit() -> list[Row]:
+        with later:
+            if writer is not None:
+                writer.commit()
+            if journal is not None and output is not None:
+                finished = output.identity_of(plan.checkpoint, plan.shard)
+                if finished is not None:
+                    journal.add_shard(index, record_rows(rows[journal.progress(index).num_rows :]), finished)
         return rows
+
+    return commit
 
 
 def measure_shard(

@@ -6,7 +6,7 @@ calls at once write the same bytes. Tensors do not travel.
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -28,7 +28,6 @@ from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, open_checkpoint, open_file
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import temporary_of
 
 Value = TypeVar("Value")
 Value_co = TypeVar("Value_co", covariant=True)
@@ -184,19 +183,33 @@ def process(task: Task[Value], workers: Workers | None = None, on_bytes: OnBytes
         TransientError: the environment failed; another attempt may succeed.
     """
     try:
-        if workers is not None:
-            return Outcome(value=task.work(workers, on_bytes))
-        with task.resources.workers() as own:
-            return Outcome(value=task.work(own, on_bytes))
+        with blamed(task.path):
+            if workers is not None:
+                return Outcome(value=task.work(workers, on_bytes))
+            with task.resources.workers() as own:
+                return Outcome(value=task.work(own, on_bytes))
     except errors.Interrupted:
         raise
     except QdqError as error:
+        return Outcome(error=(type(error).__name__, str(error)))
+
+
+@contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Raise what the work on a file meets as an error on it.
+
+    Raises:
+        TransientError: the environment failed; another attempt may succeed.
+        QdqError: any other failure.
+    """
+    try:
+        yield
+    except QdqError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in TRANSIENT:
             raise TransientError(error) from error
-        return Outcome(error=(type(error).__name__, str(error)))
+        raise
     except MemoryError:
-        message = f"{show_path(task.path)}: out of memory; lower --max-memory or --threads"
-        return Outcome(error=(OutputError.__name__, message))
+        raise OutputError(f"{show_path(path)}: out of memory; lower --max-memory or --threads") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,29 +238,44 @@ class ShardTask(TaskOnShard):
     """None: measure and write nothing."""
 
     def work(self, workers: Workers, on_bytes: OnBytes) -> "Made":
-        """Measure the shard and write its output, if it has a target and was not written before."""
+        return self.begin(workers, on_bytes)()
+
+    def begin(self, workers: Workers, on_bytes: OnBytes) -> Callable[[], "Made"]:
+        """Measure the shard and build its output, if it has a target and was not written before.
+
+        Returns:
+            A function that gives the output its name, and returns what was made.
+        """
         found = None if self.target is None else self.target.finished()
         if found is not None:
             on_bytes(self.shard.size)
-            return Made(record=found["record"], size=found["size"])
+            return lambda: Made(record=found["record"], size=found["size"])
         (plan,) = plans_of(self.shard, [self.decisions])
         measuring = Measuring(
             ranges=self.ranges, per_slice=self.per_slice, scale_bits=self.scale_bits, on_bytes=on_bytes
         )
-        with plan.shard.open() as reader:
-            if self.target is None:
-                return Made(record=record_rows(measure_shard(plan, measuring, workers, reader)))
-            self.target.check_run()
-            own = temporary_of(self.target.rows)
+        target = self.target
+        with ExitStack() as undo:
+            reader = undo.enter_context(plan.shard.open())
+            if target is None:
+                rows = measure_shard(plan, measuring, workers, reader)
+                return lambda: Made(record=record_rows(rows))
+            target.check_run()
+            own = target.new_file()
             writer = plan.shard.create(own, reader)
-            try:
-                rows = measure_shard(plan, measuring, workers, reader, writer)
-                reader.close()  # raises if the input changed meanwhile
+            undo.callback(writer.abort)
+            rows = measure_shard(plan, measuring, workers, reader, writer)
+            reader.close()  # raises if the input changed meanwhile
+            later = undo.pop_all()
+
+        def publish() -> Made:
+            with later:
+                target.check_run()
                 writer.commit()
-            finally:
-                writer.abort()
-        record = record_rows(rows)
-        return Made(record=record, size=self.target.publish(own, record))
+            record = record_rows(rows)
+            return Made(record=record, size=target.publish(own, record))
+
+        return publish
 
 
 @dataclass(frozen=True, kw_only=True)

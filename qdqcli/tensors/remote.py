@@ -210,9 +210,12 @@ class Remote:
         """Delete objects; those that are not there do not matter."""
         import obstore
 
-        for path in paths:
+        def delete(path: RemotePath) -> None:
             with suppress(FileNotFoundError), self._asked(path) as store:
                 obstore.delete(store, self._key(path))
+
+        for future in [submit(delete, path) for path in paths]:
+            future.result()
 
     def _key(self, path: RemotePath) -> str:
         return "" if path.scheme in WEB else path.key

@@ -13,13 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qdqcli
 from qdqcli.tensors import remote
 from qdqcli.tensors.aws_profile import S3Account
+from qdqcli.tensors.remote_path import output_path
 from qdqcli.tensors.unfinished import signed
 from tests.cli.object_server import BUCKET, ObjectServer, RangeHandler, Request
 from tests.cli.process import PATIENCE, environment
+from tests.cli.test_output import contents
 from tests.conftest import TINY, Outcome, Qdq
 from tests.run.checkpoints import header_of, sample, write_safetensors
+from tests.run.test_distribute import Fake, run
 
 pytest.importorskip("obstore", reason="the extra remote is not installed")
 
@@ -666,3 +670,58 @@ def test_a_server_that_is_gone_from_any_request_on_is_an_error_of_its_side(
         assert not is_loadable(server.objects()) or number > 20
         number += 1
     assert number > (2 if command == "stats" else 20)
+
+
+# Parts
+
+
+def test_parts_of_an_output_in_a_bucket_are_a_run_in_one_piece(
+    qdq: Qdq, server: ObjectServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, files = run_here(qdq, model, tmp_path / "out", "--verify")
+    there = f"s3://{BUCKET}/out"
+    source = server.put(model, f"in/{model.name}")
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "none")  # a folder of another machine
+    for part in ("2/3", "1/3", "2/3"):
+        outcome = qdq("run", source, "-o", there, "--part", part)
+        assert (outcome.code, outcome.out) == (0, ""), outcome.err
+        assert outcome.err.endswith(f"when all parts are done: qdq finish {there}\n")
+    assert not is_loadable(server.objects())
+    assert qdq("run", source, "-o", there, "--part", "1/1", "--num-bits", "4").error.endswith("settings")
+    assert qdq("run", source, "-o", there, "--part", "3/3").code == 0
+    finished = qdq("finish", there, "--verify", "--format", "json")
+    assert results(finished, source) == results(local, model)
+    assert {name: data for name, data in server.objects().items() if name.startswith("out")} == files
+    assert "it was finished before" in qdq("finish", there).error
+    assert "parts do not replace" in qdq("run", source, "-o", there, "--overwrite", "--part", "1/3").error
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_an_engine_writes_to_a_bucket_as_here(server: ObjectServer, model: Path, tmp_path: Path, seed: int) -> None:
+    expected = qdqcli.run(model, tmp_path / "out", num_bits=4)
+    files = {f"out/{name}": data for name, data in contents(tmp_path / "out").items()}
+    report = run(model, output_path(f"s3://{BUCKET}/out"), Fake(seed), num_bits=4)
+    assert report.to_json() == expected.to_json()
+    assert server.objects() == files
+    assert server.unfinished() == []
+
+
+def test_a_shard_that_another_process_replaces_is_noticed_before_the_end(
+    qdq: Qdq, server: ObjectServer, model: Path, tmp_path: Path
+) -> None:
+    """A worker that outlived another run completes its upload late."""
+    _, files = run_here(qdq, model, tmp_path / "out")
+    shard = next(name for name in files if name.endswith("00001-of-00002.safetensors"))
+
+    def replace(request: Request) -> None:
+        if request.path == "out/config.json" and request.method == "PUT":
+            server.ask("PUT", f"/{BUCKET}/{shard}", files[shard][::-1])
+
+    server.answer = replace
+    outcome = qdq("run", model, "-o", f"s3://{BUCKET}/out")
+    assert outcome.code == 4
+    assert f"{shard}: was replaced by another process; --resume makes it again" in outcome.error
+    assert not is_loadable(server.objects())
+    server.answer = lambda _: None
+    assert qdq("run", model, "-o", f"s3://{BUCKET}/out", "--resume").code == 0
+    assert server.objects() == files

@@ -17,7 +17,7 @@ from qdqcli.api import Settings, _job
 from qdqcli.errors import Interrupted, QdqError
 from qdqcli.interrupt import Interruption
 from qdqcli.measure.workers import Workers
-from qdqcli.output.tree import OutputTree
+from qdqcli.output.tree import OutputTree, output_tree
 from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.sweep import Setting
 from qdqcli.result.result import row_to_json, to_json
@@ -112,9 +112,9 @@ def source(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def output_tree(source: Path, output: Path, *, resume: bool) -> Iterator[tuple[Any, OutputTree]]:
+def opened(source: Path, output: Path, *, resume: bool) -> Iterator[tuple[Any, OutputTree]]:
     checkpoint = open_checkpoint(source)
-    with OutputTree([checkpoint], output, resume=resume) as tree:
+    with output_tree([checkpoint], output, resume=resume) as tree:
         yield checkpoint, tree
 
 
@@ -122,7 +122,7 @@ def run(
     source: Path, output: Path, executor: Any, *, resume: bool = False, interruption: Any = None, **settings: Any
 ) -> qdqcli.Report:
     distribution = Distribution(executor=executor, resources=RESOURCES, interruption=interruption or Interruption())
-    with output_tree(source, output, resume=resume) as (checkpoint, tree), Workers(1) as workers:
+    with opened(source, output, resume=resume) as (checkpoint, tree), Workers(1) as workers:
         job, _ = _job("run", [checkpoint], Settings(**settings))
         job = replace(job, distribution=distribution)
         return qdqcli.Report(execute_run(job, Destination(tree=tree), workers, Silent()))
