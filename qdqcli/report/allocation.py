@@ -9,7 +9,7 @@ from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, counted, metric_text, percent, size_text
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.table import Column, Quote
+from qdqcli.report.table import Column, Quote, column
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, finite, header_to_json, row_to_json, summary_to_json
 from qdqcli.study.allocation import Allocation, Decision, Option, Problem
@@ -55,22 +55,22 @@ def columns(allocation: Allocation, quote: Quote, top: int) -> list[Column]:
     """Return the columns of the decisions, sorted by their share of the loss, largest first."""
     ranked = sorted(allocation.chosen, key=lambda pair: -pair[1].loss)[: top or None]
     total = fsum(option.loss for _, option in allocation.chosen)
-    names, counts, bits, rates, sqnrs, shares = [], [], [], [], [], []
-    for decision, option in ranked:
-        names.append(quote(decision.tie.name))
-        counts.append(f"{len(decision.tie.members):,}")
-        bits.append(allocation.problem.name_of(option.candidate) if not decision.is_pinned else "by the recipe")
-        rates.append(f"{option.bits / max(decision.num_elements, 1):.3f}")
-        lowest = allocation.sqnr_db(decision, option)
-        sqnrs.append(metric_text("sqnr_db", lowest) if isfinite(lowest) else EXACT)
-        shares.append(percent(option.loss / total) if total else "0")
+
+    def sqnr(pair: tuple[Decision, Option]) -> str:
+        lowest = allocation.sqnr_db(*pair)
+        return metric_text("sqnr_db", lowest) if isfinite(lowest) else EXACT
+
+    def choice(pair: tuple[Decision, Option]) -> str:
+        return "by the recipe" if pair[0].is_pinned else allocation.problem.name_of(pair[1].candidate)
+
+    numbers = partial(column, rows=ranked, is_number=True)
     return [
-        Column(name="tensor", title="decision", cells=names),
-        Column(name="count", title="tensors", cells=counts, is_number=True),
-        Column(name="choice", title="choice", cells=bits),
-        Column(name="rate", title="bits/weight", cells=rates, is_number=True),
-        Column(name="sqnr", title="SQNR dB", cells=sqnrs, is_number=True),
-        Column(name="share", title="of the loss", cells=shares, is_number=True),
+        column("tensor", "decision", ranked, lambda pair: quote(pair[0].tie.name)),
+        numbers("count", "tensors", cell=lambda pair: f"{len(pair[0].tie.members):,}"),
+        column("choice", "choice", ranked, choice),
+        numbers("rate", "bits/weight", cell=lambda pair: f"{pair[1].bits / max(pair[0].num_elements, 1):.3f}"),
+        numbers("sqnr", "SQNR dB", cell=sqnr),
+        numbers("share", "of the loss", cell=lambda pair: percent(pair[1].loss / total) if total else "0"),
     ]
 
 

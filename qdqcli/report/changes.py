@@ -13,7 +13,7 @@ from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, metric_text, row_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import hidden
-from qdqcli.report.table import Column, Quote, spec_text
+from qdqcli.report.table import Column, Quote, column, spec_text
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import SCHEMA_VERSION, RunResult, Source, TensorResult, finite, row_to_json
 
@@ -86,26 +86,22 @@ def _sqnr(row: TensorResult | None) -> float | None:
 
 
 def _columns(rows: Sequence[Change], quote: Quote) -> list[Column]:
-    def cells(of_row: Callable[[TensorResult], str], *, is_after: bool) -> list[str]:
-        found = [change.after if is_after else change.before for change in rows]
-        return [NO_NUMBER if row is None else of_row(row) for row in found]
+    before, after = [change.before for change in rows], [change.after for change in rows]
 
-    def bits(row: TensorResult) -> str:
-        return spec_text(row.spec, quote, row.source.shape)
+    def known(text: Callable[[TensorResult], str]) -> Callable[[TensorResult | None], str]:
+        return lambda row: NO_NUMBER if row is None else text(row)
 
-    was, now = cells(bits, is_after=False), cells(bits, is_after=True)
-    are_equal = was == now
-    columns = [Column(name="tensor", title="tensor", cells=[quote(change.source.name) for change in rows])]
-    if not are_equal:
-        columns.append(Column(name="bits", title="bits before", cells=was))
-    columns.append(Column(name="bits after", title="bits" if are_equal else "bits after", cells=now))
-    sqnr = partial(row_text, SQNR)
+    bits = known(lambda row: spec_text(row.spec, quote, row.source.shape))
+    sqnr, share = known(partial(row_text, SQNR)), known(partial(row_text, "share"))
+    are_equal = list(map(bits, before)) == list(map(bits, after))
     return [
-        *columns,
-        Column(name="before", title="SQNR dB before", cells=cells(sqnr, is_after=False), is_number=True),
-        Column(name=SQNR, title="after", cells=cells(sqnr, is_after=True), is_number=True),
-        Column(name="change", title="change", cells=[_signed(change.db) for change in rows], is_number=True),
-        Column(name="share", title="share", cells=cells(partial(row_text, "share"), is_after=True), is_number=True),
+        column("tensor", "tensor", rows, lambda change: quote(change.source.name)),
+        *([] if are_equal else [column("bits", "bits before", before, bits)]),
+        column("bits after", "bits" if are_equal else "bits after", after, bits),
+        column("before", "SQNR dB before", before, sqnr, is_number=True),
+        column(SQNR, "after", after, sqnr, is_number=True),
+        column("change", "change", rows, lambda change: _signed(change.db), is_number=True),
+        column("share", "share", after, share, is_number=True),
     ]
 
 

@@ -10,7 +10,7 @@ from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.table import Column
+from qdqcli.report.table import Column, column
 from qdqcli.report.text import table_lines
 from qdqcli.result.result import finite, header_to_json
 from qdqcli.study.conventions import Comparison, Lab, Loss, Measured, Skipped
@@ -38,15 +38,15 @@ def columns_of(lab: Lab, number: int) -> list[Column]:
     """Return one row per convention under setting `number`."""
     found = lab.comparisons(number)
     bits = lab.columns[number].num_bits
-    numbers = partial(Column, is_number=True)
+    texts, numbers = partial(column, rows=found), partial(column, rows=found, is_number=True)
     return [
-        Column(name="convention", title=lab.columns[number].name, cells=[c.convention.name for c in found]),
-        Column(name="scale", title="scale", cells=[c.convention.formula(bits) for c in found]),
-        Column(name="library", title="arithmetic of", cells=[c.convention.library for c in found]),
-        numbers(name="sqnr", title="SQNR dB", cells=[_sqnr(c.total) for c in found]),
-        numbers(name="gain", title="mean dB", cells=[_gain(c.mean_gain) for c in found]),
-        numbers(name="range", title="lowest to highest", cells=list(map(_range, found))),
-        numbers(name="differ", title="differ", cells=[percent(c.total.share_different) for c in found]),
+        texts("convention", lab.columns[number].name, cell=lambda c: c.convention.name),
+        texts("scale", "scale", cell=lambda c: c.convention.formula(bits)),
+        texts("library", "arithmetic of", cell=lambda c: c.convention.library),
+        numbers("sqnr", "SQNR dB", cell=lambda c: _sqnr(c.total)),
+        numbers("gain", "mean dB", cell=lambda c: _gain(c.mean_gain)),
+        numbers("range", "lowest to highest", cell=_range),
+        numbers("differ", "differ", cell=lambda c: percent(c.total.share_different)),
     ]
 
 

@@ -10,7 +10,7 @@ from qdqcli.report import escape, markdown
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent, significant
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.table import Column, Quote, dtype_text, shape_text, spec_text
+from qdqcli.report.table import Column, Quote, column, dtype_text, shape_text, spec_text
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import (
     RunResult,
@@ -266,10 +266,9 @@ def _remedy_line(remedy: Remedy) -> str:
 
 def _title(diagnosis: Diagnosis, quote: Quote) -> str:
     row = diagnosis.row
-    share = NO_NUMBER if row.share is None else percent(row.share)
     return (
         f"{quote(row.source.name)}  {shape_text(row.source.shape)} {dtype_text(row, quote)}, "
-        f"{spec_text(row.spec, quote, row.source.shape)}: {sqnr_text(level(row))}, {share} of the error"
+        f"{spec_text(row.spec, quote, row.source.shape)}: {sqnr_text(level(row))}, {share_text(diagnosis)} of the error"
     )
 
 
@@ -301,41 +300,41 @@ def _table(report: Report, options: ReportOptions) -> Iterator[str]:
 
 def columns(report: Report, quote: Quote) -> list[Column]:
     """Return a row per diagnosed tensor: SQNR, share of the error, verdict, remedies and the best combination."""
-    found = report.diagnoses
-
-    def combined(diagnosis: Diagnosis) -> str:
-        return "" if diagnosis.together is None else quote(_short(diagnosis.together))
-
+    texts, numbers = partial(column, rows=report.diagnoses), partial(column, rows=report.diagnoses, is_number=True)
     return [
-        Column(name="tensor", title="tensor", cells=[quote(d.row.source.name) for d in found]),
-        Column(name="sqnr", title="SQNR", cells=[sqnr_text(level(d.row)) for d in found], is_number=True),
-        Column(name="share", title="of the error", is_number=True,
-               cells=[NO_NUMBER if d.row.share is None else percent(d.row.share) for d in found]),
-        Column(name="cause", title="cause", cells=[", ".join(f.cause for f in d.findings) for d in found]),
-        Column(name="remedies", title="remedies", cells=[quote("; ".join(map(_short, d.remedies))) for d in found]),
-        Column(name="together", title="together", cells=list(map(combined, found))),
-    ]  # fmt: skip
+        texts("tensor", "tensor", cell=lambda d: quote(d.row.source.name)),
+        numbers("sqnr", "SQNR", cell=lambda d: sqnr_text(level(d.row))),
+        numbers("share", "of the error", cell=share_text),
+        texts("cause", "cause", cell=lambda d: ", ".join(f.cause for f in d.findings)),
+        texts("remedies", "remedies", cell=lambda d: quote("; ".join(map(_short, d.remedies)))),
+        texts("together", "together", cell=lambda d: "" if d.together is None else quote(_short(d.together))),
+    ]
+
+
+def share_text(diagnosis: Diagnosis) -> str:
+    """Return the tensor's share of the squared error."""
+    return NO_NUMBER if diagnosis.row.share is None else percent(diagnosis.row.share)
 
 
 def _plain_columns(plain: Sequence[Diagnosis], quote: Quote) -> list[Column]:
     """Return the columns of tensors without findings: measurements only."""
-    titles = ("SQNR", "share", "peak/RMS", "rest", "remedies")
-    cells = [
-        (
-            sqnr_text(level(found.row)),
-            NO_NUMBER if found.row.share is None else percent(found.row.share),
-            f"{found.accounting.peak_db:.2f}" if isfinite(found.accounting.peak_db) else NO_NUMBER,
-            f"{found.accounting.rest_db:+.2f}" if found.accounting.rest_db is not None else NO_NUMBER,
-            "; ".join(map(_short, found.remedies[:2])),
-        )
-        for found in plain
-    ]
+
+    def peak(diagnosis: Diagnosis) -> str:
+        db = diagnosis.accounting.peak_db
+        return f"{db:.2f}" if isfinite(db) else NO_NUMBER
+
+    def rest(diagnosis: Diagnosis) -> str:
+        db = diagnosis.accounting.rest_db
+        return NO_NUMBER if db is None else f"{db:+.2f}"
+
+    numbers = partial(column, rows=plain, is_number=True)
     return [
-        Column(name="tensor", title="tensor", cells=[quote(found.row.source.name) for found in plain]),
-        *(
-            Column(name=title.lower(), title=title, cells=column, is_number=title != "remedies")
-            for title, column in zip(titles, zip(*cells, strict=True), strict=True)
-        ),
+        column("tensor", "tensor", plain, lambda d: quote(d.row.source.name)),
+        numbers("sqnr", "SQNR", cell=lambda d: sqnr_text(level(d.row))),
+        numbers("share", "share", cell=share_text),
+        numbers("peak/rms", "peak/RMS", cell=peak),
+        numbers("rest", "rest", cell=rest),
+        column("remedies", "remedies", plain, lambda d: "; ".join(map(_short, d.remedies[:2]))),
     ]
 
 
@@ -354,8 +353,13 @@ def _markdown(report: Report, options: ReportOptions) -> Iterator[str]:
         row = diagnosis.row
         texts = [f"{gain}, {price}: `{change}`" for gain, price, change in map(remedy_text, diagnosis.remedies)]
         cause = "; ".join(f"**{f.cause}**: {finding_text(f, diagnosis, quote)}" for f in diagnosis.findings)
-        share = NO_NUMBER if row.share is None else percent(row.share)
-        cells = [quote(row.source.name), sqnr_text(level(row)), share, cause, "<br>".join(texts) or NO_NUMBER]
+        cells = [
+            quote(row.source.name),
+            sqnr_text(level(row)),
+            share_text(diagnosis),
+            cause,
+            "<br>".join(texts) or NO_NUMBER,
+        ]
         yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
     yield ""
     yield from (f"- {fact}" for fact in facts(report))

@@ -18,7 +18,7 @@ from qdqcli.report.json import document
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted
 from qdqcli.report.options import ReportOptions
-from qdqcli.report.table import MAX_NAME, Column, Quote, shape_text, spec_text
+from qdqcli.report.table import MAX_NAME, Column, Quote, column, shape_text, spec_text
 from qdqcli.report.text import table_lines
 from qdqcli.result.result import header_to_json
 
@@ -59,7 +59,7 @@ def _rows(explanation: Explanation, options: ReportOptions, quote: Quote) -> Ite
     becomes, decided = _by_resolution(tensors, quote)
     if tensors:
         columns = [
-            Column(name="tensor", title="tensor", cells=[quote(explained.tensor.name) for explained in tensors]),
+            column("tensor", "tensor", tensors, lambda explained: quote(explained.tensor.name)),
             Column(name="becomes", title="becomes", cells=becomes),
             Column(name="decided", title="decided by", cells=decided),
         ]
@@ -94,13 +94,11 @@ def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> 
         if not fields:
             continue
         columns = [
-            Column(name="setting", title="setting", cells=list(fields)),
-            Column(name="value", title="value", cells=[quote(_value(value)) for value, _ in fields.values()]),
-            Column(name="decided", title="decided by",
-                   cells=[quote(places[-1] if places else BUILT_IN) for _, places in fields.values()]),
-            Column(name="over", title="over",
-                   cells=[quote(", ".join(reversed(places[:-1]))) for _, places in fields.values()]),
-        ]  # fmt: skip
+            column("setting", "setting", fields, str),
+            column("value", "value", fields.values(), lambda field: quote(_value(field[0]))),
+            column("decided", "decided by", fields.values(), lambda field: quote([BUILT_IN, *field[1]][-1])),
+            column("over", "over", fields.values(), lambda field: quote(", ".join(reversed(field[1][:-1])))),
+        ]
         yield from table_lines(fit(columns, "name", None, options.ellipsis), options)
 
 

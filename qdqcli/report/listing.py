@@ -18,7 +18,7 @@ from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import hidden, note_text, short_groups
-from qdqcli.report.table import Column, Quote, shape_text, spec_text
+from qdqcli.report.table import Column, Quote, column, shape_text, spec_text
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.group import naming
 from qdqcli.result.result import header_to_json, range_to_json
@@ -160,15 +160,14 @@ def _group_columns(groups: Sequence[_Group], by: str, quote: Quote, *, is_narrow
         return ", ".join(filter(None, said))
 
     members = [tensors for _, tensors in groups]
+    numbers = partial(column, rows=members, is_number=True)
     return [
-        Column(name="tensor", title=by, cells=[quote(name) for name, _ in groups]),
-        Column(name="count", title="tensors", cells=[f"{len(m):,}" for m in members], is_number=True),
-        Column(name="size", title="size", cells=[size_text(sum(t.num_bytes for t in m)) for m in members],
-               is_number=True),
-        Column(name="packed", title="packed", cells=[size_text(sum(t.num_quantized_bytes for t in m)) for m in members],
-               is_number=True),
-        Column(name="becomes", title="becomes", cells=list(map(becomes, members))),
-    ]  # fmt: skip
+        column("tensor", by, groups, lambda group: quote(group[0])),
+        numbers("count", "tensors", cell=lambda m: f"{len(m):,}"),
+        numbers("size", "size", cell=lambda m: size_text(sum(t.num_bytes for t in m))),
+        numbers("packed", "packed", cell=lambda m: size_text(sum(t.num_quantized_bytes for t in m))),
+        column("becomes", "becomes", members, becomes),
+    ]
 
 
 def _kinds(listing: Listing, view: ListingView, quote: Quote, *, is_narrow: bool) -> tuple[list[Column], int]:
@@ -197,50 +196,27 @@ def _notes(listing: Listing, quote: Quote) -> Iterator[str]:
 
 
 def _columns(tensors: Sequence[ListedTensor], quote: Quote, *, is_narrow: bool = False) -> list[Column]:
-    def column(name: str, title: str, cells: Sequence[str], *, is_number: bool = False) -> Column:
-        return Column(name=name, title=title, cells=cells, is_number=is_number)
-
+    numbers = partial(column, is_number=True)
     has_slices = any(t.num_slices > 1 for t in tensors)
     has_recipe = any(t.decided_by is not None for t in tensors)
     ranges = [name for name in ("input_min", "input_max", "num_nonfinite") if any(name in t.ranges for t in tensors)]
     ends = ("lowest min", "highest max") if any(t.estimated for t in tensors) else ()
     return [
-        column("tensor", "tensor", [quote(t.source.name) for t in tensors]),
-        column("dtype", "dtype", [escape.word(t.source.dtype, quote) for t in tensors]),
-        column("shape", "shape", [shape_text(t.source.shape) for t in tensors], is_number=True),
-        column("size", "size", [size_text(t.num_bytes) for t in tensors], is_number=True),
-        column("packed", "packed", [size_text(t.num_quantized_bytes) for t in tensors], is_number=True),
-        column("becomes", "becomes", [_becomes(t, quote, is_narrow=is_narrow) for t in tensors]),
-        *(
-            [
-                column(
-                    "ranges",
-                    "ranges",
-                    [f"{t.num_slices:,}" if t.num_slices else NO_NUMBER for t in tensors],
-                    is_number=True,
-                )
-            ]
-            if has_slices
-            else []
-        ),
-        column(
-            "bits", "bits/weight", [metric_text("bits_per_weight", t.bits_per_weight) for t in tensors], is_number=True
-        ),
-        *([column("decided", "decided by", [_decided_by(t, quote) for t in tensors])] if has_recipe else []),
-        *(
-            column(name, metric_title(name), [metric_text(name, t.ranges.get(name)) for t in tensors], is_number=True)
-            for name in ranges
-        ),
-        *(
-            column(
-                title,
-                title,
-                [metric_text("input_min", t.estimated and t.estimated[k]) for t in tensors],
-                is_number=True,
-            )
-            for k, title in enumerate(ends)
-        ),
-    ]
+        column("tensor", "tensor", tensors, lambda t: quote(t.source.name)),
+        column("dtype", "dtype", tensors, lambda t: escape.word(t.source.dtype, quote)),
+        numbers("shape", "shape", tensors, lambda t: shape_text(t.source.shape)),
+        numbers("size", "size", tensors, lambda t: size_text(t.num_bytes)),
+        numbers("packed", "packed", tensors, lambda t: size_text(t.num_quantized_bytes)),
+        column("becomes", "becomes", tensors, lambda t: _becomes(t, quote, is_narrow=is_narrow)),
+        *([numbers("ranges", "ranges", tensors, lambda t: f"{t.num_slices:,}" if t.num_slices else NO_NUMBER)]
+          if has_slices else []),
+        numbers("bits", "bits/weight", tensors, lambda t: metric_text("bits_per_weight", t.bits_per_weight)),
+        *([column("decided", "decided by", tensors, partial(_decided_by, quote=quote))] if has_recipe else []),
+        *(numbers(name, metric_title(name), [t.ranges.get(name) for t in tensors], partial(metric_text, name))
+          for name in ranges),
+        *(numbers(title, title, [t.estimated and t.estimated[k] for t in tensors], partial(metric_text, "input_min"))
+          for k, title in enumerate(ends)),
+    ]  # fmt: skip
 
 
 def _becomes(tensor: ListedTensor, quote: Quote, *, is_narrow: bool = False) -> str:

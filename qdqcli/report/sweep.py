@@ -13,7 +13,7 @@ from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, size_text
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import BY_SHARE, DEFAULT_SORT, worst
-from qdqcli.report.table import Column, Quote
+from qdqcli.report.table import Column, Quote, column
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, TensorResult, header_to_json, row_to_json, summary_to_json
 from qdqcli.study.saved import sums_to_json
@@ -45,16 +45,15 @@ def render(sweep: Sweep, format_name: str, options: ReportOptions, by: str | Non
 def columns(sweep: Sweep, quote: Quote) -> list[Column]:
     """Return one row per setting: size, loss and outstanding tensors."""
     marks = [DOMINATED if is_dominated else "" for is_dominated in sweep.dominated()]
-    results = sweep.results
-    bits = [metric_text("bits_per_weight", result.summary["bits_per_weight"]) for result in results]
+    texts, numbers = partial(column, rows=sweep.results), partial(column, rows=sweep.results, is_number=True)
     return [
-        Column(name="setting", title="setting", cells=[setting.name for setting in sweep.settings]),
-        _numbers("bits", "bits/weight", bits),
-        _numbers("size", "size", [size_text(stored_bytes(r)) for r in results]),
-        _numbers("sqnr", "SQNR dB", [_sqnr(r) for r in results]),
-        Column(name="lowest", title="lowest tensor", cells=[_standing_out(r, DEFAULT_SORT, quote) for r in results]),
-        Column(name="share", title="largest share", cells=[_standing_out(r, BY_SHARE, quote) for r in results]),
-        *([Column(name="mark", title="", cells=marks)] if any(marks) else []),
+        column("setting", "setting", sweep.settings, lambda setting: setting.name),
+        numbers("bits", "bits/weight", cell=lambda r: metric_text("bits_per_weight", r.summary["bits_per_weight"])),
+        numbers("size", "size", cell=lambda r: size_text(stored_bytes(r))),
+        numbers("sqnr", "SQNR dB", cell=_sqnr),
+        texts("lowest", "lowest tensor", cell=lambda r: _standing_out(r, DEFAULT_SORT, quote)),
+        texts("share", "largest share", cell=lambda r: _standing_out(r, BY_SHARE, quote)),
+        *([column("mark", "", marks, str)] if any(marks) else []),
     ]
 
 
@@ -67,18 +66,13 @@ def columns_by_tensor(sweep: Sweep, quote: Quote) -> list[Column]:
     """Return one row per tensor that some setting measured: its SQNR under each setting."""
     kept = [number for number, rows in enumerate(zip(*(r.rows for r in sweep.results), strict=True))
             if any(isinstance(row, TensorResult) for row in rows)]  # fmt: skip
-    names = [quote(sweep.results[0].rows[number].source.name) for number in kept]
     return [
-        Column(name="tensor", title="tensor", cells=names),
+        column("tensor", "tensor", kept, lambda number: quote(sweep.results[0].rows[number].source.name)),
         *(
-            _numbers(setting.name, setting.name, [_cell(result, number) for number in kept])
+            column(setting.name, setting.name, kept, partial(_cell, result), is_number=True)
             for setting, result in zip(sweep.settings, sweep.results, strict=True)
         ),
     ]
-
-
-def _numbers(name: str, title: str, cells: list[str]) -> Column:
-    return Column(name=name, title=title, cells=cells, is_number=True)
 
 
 def _cell(result: RunResult, number: int) -> str:

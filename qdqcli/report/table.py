@@ -1,9 +1,10 @@
 """Table shared by text and Markdown: its columns, and their cells as strings."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import TypeVar
 
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, QuantSpec, axis_text
 from qdqcli.report.escape import ARROW, TIMES, shorten, word
@@ -12,8 +13,9 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.report.ranking import BY_NAME, BY_SHARE, BY_SIZE, DEFAULT_SORT, ranked, ranked_groups
 from qdqcli.result.group import Group, groups_by
 from qdqcli.result.packing import Packing
-from qdqcli.result.result import RunResult, TensorResult
+from qdqcli.result.result import InputRun, RunResult, TensorResult
 
+T = TypeVar("T")
 Quote = Callable[[str], str]
 """Function that escapes untrusted text for a format."""
 
@@ -27,22 +29,11 @@ _TROUBLES = ("num_nonfinite", "num_nonfinite_output", "num_degenerate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heading:
-    """A column without cells: a title, and the function that makes a cell from a row."""
-
-    name: str
-    """A metric's name, or the word for another column."""
-    title: str
-    cell: Callable[[TensorResult], str]
-    is_number: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Column:
     """A title and one cell per row, ready to print."""
 
     name: str
-    """The name of the `Heading`."""
+    """A metric's name, or the word for another column."""
     title: str
     cells: Sequence[str]
     is_number: bool = False
@@ -78,28 +69,24 @@ def _input_runs_table(run: RunResult, quote: Quote) -> list[Column]:
     if run.reported is not None and any(group.reported is None for group in groups.values()) and len(groups) > 1:
         return []
 
-    def cells(of_group: Callable[[Group], str]) -> list[str]:
-        return [of_group(groups[own.name]) if own.name in groups else NO_NUMBER for own in run.input_runs]
+    def of_group(name: str, title: str, text: Callable[[Group], str]) -> Column:
+        def cell(own: InputRun) -> str:
+            return text(groups[own.name]) if own.name in groups else NO_NUMBER
 
-    sizes = [NO_NUMBER if own.num_bytes is None else size_text(own.num_bytes) for own in run.input_runs]
-    times = [f"{own.seconds:.1f} s" for own in run.input_runs]
+        return column(name, title, run.input_runs, cell, is_number=True)
+
+    def size(own: InputRun) -> str:
+        return NO_NUMBER if own.num_bytes is None else size_text(own.num_bytes)
+
     figures = ("bits_per_weight", "sqnr_db")
     return [
-        Column(name="tensor", title="input", cells=[quote(own.name) for own in run.input_runs]),
-        Column(name="count", title="tensors", cells=cells(lambda group: f"{len(group.rows):,}"), is_number=True),
-        *(
-            Column(
-                name=name,
-                title=metric_title(name) + metric_unit(name),
-                cells=cells(partial(row_text, name)),
-                is_number=True,
-            )
-            for name in figures
-        ),
-        Column(name="lowest", title="lowest", cells=cells(_lowest), is_number=True),
-        Column(name="size", title="size", cells=sizes, is_number=True),
-        Column(name="time", title="time", cells=times, is_number=True),
-        Column(name="state", title="state", cells=[word(own.state, quote) for own in run.input_runs]),
+        column("tensor", "input", run.input_runs, lambda own: quote(own.name)),
+        of_group("count", "tensors", lambda group: f"{len(group.rows):,}"),
+        *(of_group(name, metric_title(name) + metric_unit(name), partial(row_text, name)) for name in figures),
+        of_group("lowest", "lowest", _lowest),
+        column("size", "size", run.input_runs, size, is_number=True),
+        column("time", "time", run.input_runs, lambda own: f"{own.seconds:.1f} s", is_number=True),
+        column("state", "state", run.input_runs, lambda own: word(own.state, quote)),
     ]
 
 
@@ -118,34 +105,17 @@ def channel_tables(run: RunResult, quote: Quote) -> Iterator[tuple[str, list[Col
         worst = sorted(range(len(sqnr)), key=lambda k: (sqnr[k] is None, sqnr[k], k))[:_NUM_CHANNELS]
         noun = "group" if row.spec is not None and row.spec.group_size is not None else "channel"
         columns = [
-            Column(
-                name=name,
-                title=metric_title(name) + metric_unit(name),
-                cells=[metric_text(name, channels[name][k]) for k in worst],
-                is_number=True,
-            )
+            column(name, metric_title(name) + metric_unit(name), [channels[name][k] for k in worst],
+                   partial(metric_text, name), is_number=True)
             for name in ("sqnr_db", "max_abs_error", "rmse", "input_min", "input_max", "zeroed_fraction")
             if len(channels.get(name, ())) == len(sqnr)  # a stored report may have fewer
-        ]
-        numbers = Column(name="tensor", title=noun, cells=[f"{k:,}" for k in worst])
+        ]  # fmt: skip
+        numbers = column("tensor", noun, worst, "{:,}".format)
         heading = f"worst {len(worst)} of {len(sqnr):,} {noun}s of {quote(row.source.name)}"
         yield heading, [numbers, *columns]
 
 
 def table(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Column]:
-    """Return the columns with their cells, whose widths depend on all rows."""
-    return [
-        Column(
-            name=heading.name,
-            title=heading.title,
-            cells=[heading.cell(row) for row in rows],
-            is_number=heading.is_number,
-        )
-        for heading in headings(rows, sort, quote)
-    ]
-
-
-def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Heading]:
     """Return the columns for `rows`, the tensor's name first; the metric of `sort` is included."""
     is_quantized = any(row.spec is not None for row in rows)
     unknown = set() if is_quantized else {"clipped_fraction"}
@@ -154,41 +124,43 @@ def headings(rows: Sequence[TensorResult], sort: str, quote: Quote) -> list[Head
     metrics = [name for name in (*_METRICS, *troubles(rows)) if name not in unknown]
     if sort not in (*metrics, BY_NAME):
         metrics.append(sort)
-    found = [Heading(name="tensor", title="tensor", cell=lambda row: quote(row.source.name))]
+    columns = [column("tensor", "tensor", rows, lambda row: quote(row.source.name))]
     if share_names(rows):
-        found.append(Heading(name="file", title="file", cell=lambda row: quote(row.source.file)))
-    found += [
-        Heading(name="shape", title="shape", cell=lambda row: shape_text(row.source.shape), is_number=True),
-        Heading(name="dtype", title="dtype", cell=lambda row: dtype_text(row, quote)),
-    ]
+        columns.append(column("file", "file", rows, lambda row: quote(row.source.file)))
+    columns.append(column("shape", "shape", rows, lambda row: shape_text(row.source.shape), is_number=True))
+    columns.append(column("dtype", "dtype", rows, lambda row: dtype_text(row, quote)))
     if is_quantized:
-        found.append(Heading(name="bits", title="bits", cell=lambda row: spec_text(row.spec, quote, row.source.shape)))
-    found += map(_metric_heading, metrics)
-    packed = [row.packing for row in rows if row.packing is not None]
-    has_expected = any(packing.expected_sqnr_db is not None for packing in packed)
-    return _with_packing(found, quote, has_expected=has_expected) if packed else found
+        columns.append(column("bits", "bits", rows, lambda row: spec_text(row.spec, quote, row.source.shape)))
+    columns += (_metric_column(name, rows) for name in metrics)
+    return _with_packing(columns, rows, quote) if any(row.packing is not None for row in rows) else columns
 
 
-def _with_packing(headings: Sequence[Heading], quote: Quote, *, has_expected: bool) -> list[Heading]:
+def column(name: str, title: str, rows: Iterable[T], cell: Callable[[T], str], *, is_number: bool = False) -> Column:
+    """Return the column with this cell of each row."""
+    return Column(name=name, title=title, cells=list(map(cell, rows)), is_number=is_number)
+
+
+def _with_packing(columns: Sequence[Column], rows: Sequence[TensorResult], quote: Quote) -> list[Column]:
     """Add how packed weights are stored, before the metrics, and the expected SQNR beside the measured one."""
 
-    def heading(name: str, title: str, text: Callable[[Packing, TensorResult], str], *, is_number: bool) -> Heading:
+    def packed(name: str, title: str, text: Callable[[Packing, TensorResult], str], *, is_number: bool) -> Column:
         def cell(row: TensorResult) -> str:
             return NO_NUMBER if row.packing is None else text(row.packing, row)
 
-        return Heading(name=name, title=title, cell=cell, is_number=is_number)
+        return column(name, title, rows, cell, is_number=is_number)
 
-    after = next(index for index, found in enumerate(headings) if found.name == "sqnr_db")
-    expected = heading("expected", "expected dB", lambda found, _: metric_text("sqnr_db", found.expected_sqnr_db),
-                       is_number=True)  # fmt: skip
+    after = next(index for index, found in enumerate(columns) if found.name == "sqnr_db")
+    expected = packed("expected", "expected dB", lambda found, _: metric_text("sqnr_db", found.expected_sqnr_db),
+                      is_number=True)  # fmt: skip
+    has_expected = any(row.packing is not None and row.packing.expected_sqnr_db is not None for row in rows)
     return [
-        *headings[:after],
-        heading("format", "format", lambda found, _: quote(found.storage.format), is_number=False),
-        heading("bits", "bits", lambda found, _: str(found.storage.grid.bits), is_number=True),
-        heading("group", "group", lambda found, row: group_text(found, row.source.shape), is_number=True),
-        headings[after],
+        *columns[:after],
+        packed("format", "format", lambda found, _: quote(found.storage.format), is_number=False),
+        packed("bits", "bits", lambda found, _: str(found.storage.grid.bits), is_number=True),
+        packed("group", "group", lambda found, row: group_text(found, row.source.shape), is_number=True),
+        columns[after],
         *([expected] if has_expected else []),
-        *headings[after + 1 :],
+        *columns[after + 1 :],
     ]
 
 
@@ -207,14 +179,12 @@ def group_table(groups: Sequence[Group], by: str, sort: str, quote: Quote) -> li
         metrics.insert(0, "bits_per_weight")
     if sort not in (*metrics, BY_NAME, BY_SIZE):
         metrics.append(sort)
-
-    counts = [f"{len(group.rows):,}" for group in groups]
     columns = [_metric_column(name, groups) for name in metrics]
-    after = next(index for index, column in enumerate(columns) if column.name == "sqnr_db") + 1
-    columns.insert(after, Column(name="lowest", title="lowest", cells=list(map(_lowest, groups)), is_number=True))
+    after = next(index for index, found in enumerate(columns) if found.name == "sqnr_db") + 1
+    columns.insert(after, column("lowest", "lowest", groups, _lowest, is_number=True))
     return [
-        Column(name="tensor", title=by, cells=[quote(group.name) for group in groups]),
-        Column(name="count", title="tensors", cells=counts, is_number=True),
+        column("tensor", by, groups, lambda group: quote(group.name)),
+        column("count", "tensors", groups, lambda group: f"{len(group.rows):,}", is_number=True),
         _metric_column("num_elements", groups),
         *columns,
     ]
@@ -271,11 +241,5 @@ def share_names(rows: Sequence[TensorResult]) -> bool:
     return len(names) < len(rows) or "" in names
 
 
-def _metric_heading(name: str) -> Heading:
-    title = metric_title(name) + metric_unit(name)
-    return Heading(name=name, title=title, cell=lambda row: row_text(name, row), is_number=True)
-
-
-def _metric_column(name: str, groups: Sequence[Group]) -> Column:
-    title = metric_title(name) + metric_unit(name)
-    return Column(name=name, title=title, cells=[row_text(name, group) for group in groups], is_number=True)
+def _metric_column(name: str, rows: Sequence[TensorResult | Group]) -> Column:
+    return column(name, metric_title(name) + metric_unit(name), rows, partial(row_text, name), is_number=True)

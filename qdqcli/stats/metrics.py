@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf, isfinite, log10, sqrt
+from typing import TYPE_CHECKING
 
 from qdqcli.stats.sums import ErrorSums, Expansion, value_of
 
@@ -23,7 +24,7 @@ class Better(StrEnum):
     NEITHER = "neither"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """One column of a report."""
 
@@ -59,6 +60,10 @@ def _mean(parts: Expansion, sums: ErrorSums) -> float:
     return value_of(parts) / sums.num_measured
 
 
+def _relative_l2(sums: ErrorSums) -> float:
+    return 0.0 if is_exact(sums) else sqrt(value_of(sums.sq_error) / value_of(sums.sq_input))
+
+
 def _sqnr_db(sums: ErrorSums) -> float:
     signal, noise = value_of(sums.sq_input), value_of(sums.sq_error)
     return 10.0 * (log10(signal) - log10(noise)) if signal else -inf / noise
@@ -74,140 +79,51 @@ def _cosine_similarity(sums: ErrorSums) -> float:
     return min(max(xy / xx * sqrt(xx / yy), -1.0), 1.0)  # argument order: NaN of infinite sums propagates
 
 
+LOWER, HIGHER, NEITHER = Better
+_UNIT, _SQUARED = "tensor's unit", "tensor's unit squared"
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric(
-            name="num_elements",
-            title="elements",
-            unit="elements",
-            better=Better.NEITHER,
-            formula="number of elements",
-            evaluate=lambda s: s.num_elements,
-        ),
-        Metric(
-            name="num_nonfinite",
-            title="non-finite",
-            unit="elements",
-            better=Better.LOWER,
-            formula="elements whose x is NaN or infinite; left out of all that follows",
-            evaluate=lambda s: s.num_nonfinite,
-        ),
-        Metric(
-            name="num_nonfinite_output",
-            title="non-finite out",
-            unit="elements",
-            better=Better.LOWER,
-            formula="elements whose x is finite and whose y is not; left out of all that follows",
-            evaluate=lambda s: s.num_nonfinite_output,
-        ),
-        Metric(
-            name="num_degenerate",
-            title="degenerate",
-            unit="slices",
-            better=Better.LOWER,
-            formula="tensors, channels or groups whose scale is 0, infinite or the dtype's maximum, "
-            "or that turn finite input into infinities or NaN",
-            evaluate=lambda s: s.num_degenerate,
-        ),
-        Metric(
-            name="input_min",
-            title="min",
-            unit="tensor's unit",
-            better=Better.NEITHER,
-            formula="smallest finite x",
-            evaluate=lambda s: s.input_min,
-        ),
-        Metric(
-            name="input_max",
-            title="max",
-            unit="tensor's unit",
-            better=Better.NEITHER,
-            formula="largest finite x",
-            evaluate=lambda s: s.input_max,
-        ),
-        Metric(
-            name="max_abs_error",
-            title="max |e|",
-            unit="tensor's unit",
-            better=Better.LOWER,
-            formula="max |e|",
-            evaluate=lambda s: s.max_abs_error if s.num_measured else inf,
-        ),
-        Metric(
-            name="mean_error",
-            title="mean e",
-            unit="tensor's unit",
-            better=Better.NEITHER,
-            formula="sum e / n (the bias)",
-            evaluate=lambda s: _mean(s.error, s),
-        ),
-        Metric(
-            name="mean_abs_error",
-            title="mean |e|",
-            unit="tensor's unit",
-            better=Better.LOWER,
-            formula="sum |e| / n",
-            evaluate=lambda s: _mean(s.abs_error, s),
-        ),
-        Metric(
-            name="mse",
-            title="MSE",
-            unit="tensor's unit squared",
-            better=Better.LOWER,
-            formula="sum e^2 / n",
-            evaluate=lambda s: _mean(s.sq_error, s),
-        ),
-        Metric(
-            name="rmse",
-            title="RMSE",
-            unit="tensor's unit",
-            better=Better.LOWER,
-            formula="sqrt(sum e^2 / n)",
-            evaluate=lambda s: sqrt(_mean(s.sq_error, s)),
-        ),
-        Metric(
-            name="relative_l2",
-            title="rel. L2",
-            unit="fraction",
-            better=Better.LOWER,
-            formula="sqrt(sum e^2 / sum x^2)",
-            evaluate=lambda s: 0.0 if is_exact(s) else sqrt(value_of(s.sq_error) / value_of(s.sq_input)),
-        ),
-        Metric(
-            name="sqnr_db",
-            title="SQNR",
-            unit="dB",
-            better=Better.HIGHER,
-            formula="10 log10(sum x^2 / sum e^2); null, with exact = true, where e is 0 everywhere",
-            evaluate=_sqnr_db,
-        ),
-        Metric(
-            name="cosine_similarity",
-            title="cosine",
-            unit="",
-            better=Better.HIGHER,
-            formula="sum xy / sqrt(sum x^2 sum y^2); 1 where both are all zero, 0 where one is",
-            evaluate=_cosine_similarity,
-        ),
-        Metric(
-            name="clipped_fraction",
-            title="clipped",
-            unit="fraction",
-            better=Better.LOWER,
-            formula="share of elements outside the representable range",
-            evaluate=lambda s: s.num_clipped / s.num_measured,
-        ),
-        Metric(
-            name="zeroed_fraction",
-            title="zeroed",
-            unit="fraction",
-            better=Better.LOWER,
-            formula="share of elements with x != 0 and y = 0",
-            evaluate=lambda s: s.num_zeroed / s.num_measured,
-        ),
+        Metric("num_elements", "elements", "elements", NEITHER, "number of elements", lambda s: s.num_elements),
+        Metric("num_nonfinite", "non-finite", "elements", LOWER,
+               "elements whose x is NaN or infinite; left out of all that follows", lambda s: s.num_nonfinite),
+        Metric("num_nonfinite_output", "non-finite out", "elements", LOWER,
+               "elements whose x is finite and whose y is not; left out of all that follows",
+               lambda s: s.num_nonfinite_output),
+        Metric("num_degenerate", "degenerate", "slices", LOWER,
+               "tensors, channels or groups whose scale is 0, infinite or the dtype's maximum, or that turn finite "
+               "input into infinities or NaN", lambda s: s.num_degenerate),
+        Metric("input_min", "min", _UNIT, NEITHER, "smallest finite x", lambda s: s.input_min),
+        Metric("input_max", "max", _UNIT, NEITHER, "largest finite x", lambda s: s.input_max),
+        Metric("max_abs_error", "max |e|", _UNIT, LOWER, "max |e|",
+               lambda s: s.max_abs_error if s.num_measured else inf),
+        Metric("mean_error", "mean e", _UNIT, NEITHER, "sum e / n (the bias)", lambda s: _mean(s.error, s)),
+        Metric("mean_abs_error", "mean |e|", _UNIT, LOWER, "sum |e| / n", lambda s: _mean(s.abs_error, s)),
+        Metric("mse", "MSE", _SQUARED, LOWER, "sum e^2 / n", lambda s: _mean(s.sq_error, s)),
+        Metric("rmse", "RMSE", _UNIT, LOWER, "sqrt(sum e^2 / n)", lambda s: sqrt(_mean(s.sq_error, s))),
+        Metric("relative_l2", "rel. L2", "fraction", LOWER, "sqrt(sum e^2 / sum x^2)", _relative_l2),
+        Metric("sqnr_db", "SQNR", "dB", HIGHER,
+               "10 log10(sum x^2 / sum e^2); null, with exact = true, where e is 0 everywhere", _sqnr_db),
+        Metric("cosine_similarity", "cosine", "", HIGHER,
+               "sum xy / sqrt(sum x^2 sum y^2); 1 where both are all zero, 0 where one is", _cosine_similarity),
+        Metric("clipped_fraction", "clipped", "fraction", LOWER, "share of elements outside the representable range",
+               lambda s: s.num_clipped / s.num_measured),
+        Metric("zeroed_fraction", "zeroed", "fraction", LOWER, "share of elements with x != 0 and y = 0",
+               lambda s: s.num_zeroed / s.num_measured),
     )
-}
+}  # fmt: skip
+"""Name -> metric, in the order of reports."""
+
+
+class _Evaluated(property):
+    """A metric as a property, with a type."""
+
+    def __init__(self, name: str, doc: str) -> None:
+        super().__init__(METRICS[name].value, doc=doc)
+
+    if TYPE_CHECKING:
+
+        def __get__(self, sums: object, owner: type | None = None, /) -> MetricValue: ...  # type: ignore[override]
 
 
 class ErrorStats(ErrorSums):
@@ -222,47 +138,12 @@ class ErrorStats(ErrorSums):
         """Every metric by name, in the order of `METRICS`."""
         return {name: metric.value(self) for name, metric in METRICS.items()}
 
-    @property
-    def mean_error(self) -> MetricValue:
-        """Mean of e = y - x, the bias."""
-        return METRICS["mean_error"].value(self)
-
-    @property
-    def mean_abs_error(self) -> MetricValue:
-        """Mean of |e|."""
-        return METRICS["mean_abs_error"].value(self)
-
-    @property
-    def mse(self) -> MetricValue:
-        """Mean of e^2."""
-        return METRICS["mse"].value(self)
-
-    @property
-    def rmse(self) -> MetricValue:
-        """Root of the mean of e^2."""
-        return METRICS["rmse"].value(self)
-
-    @property
-    def relative_l2(self) -> MetricValue:
-        """sqrt(sum e^2 / sum x^2)."""
-        return METRICS["relative_l2"].value(self)
-
-    @property
-    def sqnr_db(self) -> MetricValue:
-        """10 log10(sum x^2 / sum e^2), in dB; None also if no element changed."""
-        return METRICS["sqnr_db"].value(self)
-
-    @property
-    def cosine_similarity(self) -> MetricValue:
-        """sum xy / sqrt(sum x^2 sum y^2)."""
-        return METRICS["cosine_similarity"].value(self)
-
-    @property
-    def clipped_fraction(self) -> MetricValue:
-        """Share of elements outside the representable range."""
-        return METRICS["clipped_fraction"].value(self)
-
-    @property
-    def zeroed_fraction(self) -> MetricValue:
-        """Share of elements with x != 0 and y = 0."""
-        return METRICS["zeroed_fraction"].value(self)
+    mean_error = _Evaluated("mean_error", "Mean of e = y - x, the bias.")
+    mean_abs_error = _Evaluated("mean_abs_error", "Mean of |e|.")
+    mse = _Evaluated("mse", "Mean of e^2.")
+    rmse = _Evaluated("rmse", "Root of the mean of e^2.")
+    relative_l2 = _Evaluated("relative_l2", "sqrt(sum e^2 / sum x^2).")
+    sqnr_db = _Evaluated("sqnr_db", "10 log10(sum x^2 / sum e^2), in dB; None also if no element changed.")
+    cosine_similarity = _Evaluated("cosine_similarity", "sum xy / sqrt(sum x^2 sum y^2).")
+    clipped_fraction = _Evaluated("clipped_fraction", "Share of elements outside the representable range.")
+    zeroed_fraction = _Evaluated("zeroed_fraction", "Share of elements with x != 0 and y = 0.")
