@@ -13,7 +13,7 @@ from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import ml_dtypes
 import numpy as np
@@ -65,6 +65,9 @@ from qdqcli.tensors.remote_path import output_path, path_from
 from qdqcli.tensors.storage import write_file
 from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
+if TYPE_CHECKING:  # it is not required
+    from pandas import DataFrame  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
 PathLike = str | Path
 _SHOWN = 20
 """Maximum number of rows of a report in a notebook."""
@@ -112,7 +115,7 @@ class Report:
         """Return the report of `--format json`, as JSON values."""
         return to_json(self.result)
 
-    def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
+    def to_pandas(self) -> "DataFrame":
         """Return a `pandas.DataFrame` with a row per quantized tensor, indexed by name.
 
         Raises:
@@ -187,7 +190,7 @@ class Settings(Selection, total=False):
     allow_unmatched: bool
 
 
-def pandas_frame(records: Sequence[Mapping[str, object]], index: str) -> Any:  # a DataFrame; pandas is not required
+def pandas_frame(records: Sequence[Mapping[str, object]], index: str) -> "DataFrame":
     """Return a DataFrame with a row per record.
 
     Raises:

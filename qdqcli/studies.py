@@ -3,13 +3,13 @@
 `qdqcli` imports this module when one of its names is first used.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from qdqcli.api import (
     PathLike,
@@ -41,8 +41,10 @@ from qdqcli.report import diagnosis as diagnosis_report
 from qdqcli.report import sweep as sweep_report
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import REPORT_SUFFIXES
+from qdqcli.report.forms import Forms
 from qdqcli.report.html.notebook import facts_html, table_html
 from qdqcli.report.options import ReportOptions
+from qdqcli.report.sweep import SweepView
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.pipeline import Measuring, result_of, run_plans
@@ -59,16 +61,49 @@ from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 from qdqcli.tensors.storage import write_file
 
+if TYPE_CHECKING:  # it is not required
+    from pandas import DataFrame  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
 _SHOWN = 20
 """Maximum number of decisions of a plan in a notebook."""
 _SUFFIXES = (".md", ".json", ".jsonl", ".csv", ".html")
 """Suffixes of reports, as far as each kind has them."""
+Shown = TypeVar("Shown")
 
 
-class SweepReport(Mapping[str, Report]):
+class _Study(Generic[Shown]):
+    """Result of a study: as text, and in files."""
+
+    def __init__(self, shown: Shown, forms: Forms[Shown], recipe: str = "") -> None:
+        self._shown, self._forms, self._recipe = shown, forms, recipe
+
+    def save(self, path: PathLike) -> None:
+        """Write the report in the format of the path's suffix: .json, .md or .html, of a sweep .jsonl or .csv too.
+
+        The suffix .toml stands for the recipe of a plan or a diagnosis.
+
+        Raises:
+            UsageError: unknown suffix.
+            OutputError: the file cannot be written.
+        """
+        target = path_of(path)
+        pieces: Iterable[str] = [self._recipe]
+        if not self._recipe or target.suffix != ".toml":
+            known = [suffix for suffix in _SUFFIXES if REPORT_SUFFIXES[suffix] in self._forms.names]
+            if target.suffix not in known:
+                raise UsageError(f"'{escape_name(str(path))}': has no suffix of {', '.join(known)}")
+            pieces = self._forms.render(self._shown, REPORT_SUFFIXES[target.suffix], ReportOptions())
+        write_file(target, (piece.encode() for piece in pieces))
+
+    def __str__(self) -> str:
+        return "".join(self._forms.render(self._shown, "table", ReportOptions()))
+
+
+class SweepReport(_Study[SweepView], Mapping[str, Report]):
     """Result of a sweep: name of a setting (`int4 g128 mse`) -> its report. A notebook shows it as a table."""
 
     def __init__(self, sweep: Sweep) -> None:
+        super().__init__(SweepView(sweep), sweep_report.SWEEP)
         self.result = sweep
         self._reports = {s.name: Report(run) for s, run in zip(sweep.settings, sweep.results, strict=True)}
 
@@ -87,9 +122,9 @@ class SweepReport(Mapping[str, Report]):
 
     def to_json(self) -> JsonObject:
         """Return the report of `qdq sweep --format json`, as JSON values."""
-        return dict(sweep_report.sweep_to_json(self.result))
+        return sweep_report.sweep_to_json(self.result)
 
-    def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
+    def to_pandas(self) -> "DataFrame":
         """Return a `pandas.DataFrame` with a row per setting, indexed by its name.
 
         Raises:
@@ -106,18 +141,6 @@ class SweepReport(Mapping[str, Report]):
         ]
         return pandas_frame(records, "name")
 
-    def save(self, path: PathLike) -> None:
-        """Write the report in the format of the path's suffix: .json, .jsonl, .csv, .md or .html.
-
-        Raises:
-            UsageError: unknown suffix.
-            OutputError: the file cannot be written.
-        """
-        _save(path, sweep_report.SWEEP_FORMATS, lambda name: sweep_report.render(self.result, name, ReportOptions()))
-
-    def __str__(self) -> str:
-        return "".join(sweep_report.render(self.result, "table", ReportOptions()))
-
     def __repr__(self) -> str:
         return f"<SweepReport of {_inputs(self.result.results[0])}: {len(self)} settings>"
 
@@ -125,10 +148,11 @@ class SweepReport(Mapping[str, Report]):
         return table_html(sweep_report.columns(self.result, visible))
 
 
-class PlanReport:
+class PlanReport(_Study[plan_report.PlanView]):
     """A bit allocation: its recipe, size and loss, and a decision per tensor. A notebook shows it as a table."""
 
     def __init__(self, view: plan_report.PlanView, recipe: str) -> None:
+        super().__init__(view, plan_report.PLAN, recipe)
         self.view = view
         self.recipe = recipe
         """The recipe, as `qdq plan` writes it (TOML)."""
@@ -184,7 +208,7 @@ class PlanReport:
         """Return the report of `qdq plan --format json`, as JSON values."""
         return plan_report.to_json(self.view)
 
-    def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
+    def to_pandas(self) -> "DataFrame":
         """Return a `pandas.DataFrame` with a row per planned tensor, indexed by name.
 
         Raises:
@@ -199,19 +223,6 @@ class PlanReport:
                 records.append({"name": row.source.name, **shared, **stats})
         return pandas_frame(records, "name")
 
-    def save(self, path: PathLike) -> None:
-        """Write the recipe (.toml), or the report in the format of the path's suffix: .json or .md.
-
-        Raises:
-            UsageError: unknown suffix.
-            OutputError: the file cannot be written.
-        """
-        formats = plan_report.ALLOCATION_FORMATS
-        _save(path, formats, lambda name: plan_report.render(self.view, name, ReportOptions()), self.recipe)
-
-    def __str__(self) -> str:
-        return "".join(plan_report.render(self.view, "table", ReportOptions()))
-
     def __repr__(self) -> str:
         found = self.result
         return (
@@ -223,10 +234,11 @@ class PlanReport:
         return table_html(plan_report.columns(self.result, visible, _SHOWN)) + facts_html(facts)
 
 
-class DiagnosisReport:
+class DiagnosisReport(_Study[Diagnoses]):
     """Causes of the worst errors and measured changes. A notebook shows it as a table."""
 
     def __init__(self, found: Diagnoses, recipe: str) -> None:
+        super().__init__(found, diagnosis_report.DIAGNOSIS, recipe)
         self.result = found
         self.recipe = recipe
         """The settings with the best changes as a recipe, as `qdq diagnose --write-recipe` writes it (TOML)."""
@@ -245,7 +257,7 @@ class DiagnosisReport:
         """Return the report of `qdq diagnose --format json`, as JSON values."""
         return diagnosis_report.to_json(self.result)
 
-    def to_pandas(self) -> Any:  # a DataFrame; pandas is not required
+    def to_pandas(self) -> "DataFrame":
         """Return a `pandas.DataFrame` with a row per remedy, indexed by tensor; a tensor without one has one row.
 
         Raises:
@@ -262,19 +274,6 @@ class DiagnosisReport:
                 for one in remedies
             ]  # fmt: skip
         return pandas_frame(records, "tensor")
-
-    def save(self, path: PathLike) -> None:
-        """Write the recipe (.toml), or the report in the format of the path's suffix: .json or .md.
-
-        Raises:
-            UsageError: unknown suffix.
-            OutputError: the file cannot be written.
-        """
-        formats = diagnosis_report.DIAGNOSIS_FORMATS
-        _save(path, formats, lambda name: diagnosis_report.render(self.result, name, ReportOptions()), self.recipe)
-
-    def __str__(self) -> str:
-        return "".join(diagnosis_report.render(self.result, "table", ReportOptions()))
 
     def __repr__(self) -> str:
         return f"<DiagnosisReport of {_inputs(self.result.before)}: {len(self.result.diagnoses)} tensors>"
@@ -320,7 +319,7 @@ def sweep(
         settings = list(dict.fromkeys(
             Setting(**settings_of_scheme(scheme), estimator=estimator) for scheme in schemes for estimator in estimators
         ))  # fmt: skip
-    return SweepReport(_Study("sweep", path, shared).measured(settings)[1])
+    return SweepReport(_Asked("sweep", path, shared).measured(settings)[1])
 
 
 def plan(
@@ -379,7 +378,7 @@ def plan(
     elif importance is not None:
         factors = read_importance(Path(importance))
     settings, keeps_float = candidates_of(candidates, group_size, estimator, backend)
-    study = _Study("plan", path, shared)
+    study = _Asked("plan", path, shared)
     request = study.request
     order = Order(
         goal=goal,
@@ -438,7 +437,7 @@ def diagnose(
         UsageError, InputError, UnavailableError: as for `measure`.
     """
     given = {"scheme": scheme, "num_bits": num_bits, "group_size": group_size, "axis": axis, "estimator": estimator}
-    study = _Study("diagnose", path, shared, given)
+    study = _Asked("diagnose", path, shared, given)
     request = study.request
     plans, notes = make_plans(study.checkpoints, request.recipe, study.packed)
     warn_all(notes)
@@ -458,7 +457,7 @@ def diagnose(
     return DiagnosisReport(found, text)
 
 
-class _Study:
+class _Asked:
     """Checkpoints with their headers read, and what the keyword arguments ask of them."""
 
     def __init__(
@@ -515,18 +514,6 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise UsageError(f"{name} is '{escape_name(value)}'; it must be one of {', '.join(known)}")
     return value
-
-
-def _save(path: PathLike, formats: Sequence[str], render: Callable[[str], Iterable[str]], recipe: str = "") -> None:
-    """Write the recipe, if there is one and the suffix is .toml, or a report in the format of the suffix."""
-    target = path_of(path)
-    pieces: Iterable[str] = [recipe]
-    if not recipe or target.suffix != ".toml":
-        known = [suffix for suffix in _SUFFIXES if REPORT_SUFFIXES[suffix] in formats]
-        if target.suffix not in known:
-            raise UsageError(f"'{escape_name(str(path))}': has no suffix of {', '.join(known)}")
-        pieces = render(REPORT_SUFFIXES[target.suffix])
-    write_file(target, (piece.encode() for piece in pieces))
 
 
 def _inputs(result: RunResult) -> str:

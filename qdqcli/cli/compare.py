@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,7 @@ import click
 
 from qdqcli.cli import options as opt
 from qdqcli.cli.call import Call, pass_call
-from qdqcli.cli.deliver import for_terminal, say_written, write_report
+from qdqcli.cli.deliver import deliver_pieces, say_written
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, Judging, judging_options
 from qdqcli.cli.help import Command
@@ -19,7 +20,6 @@ from qdqcli.cli.measure import cluster_of, files_of, open_inputs, workers_of
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session
-from qdqcli.cli.streams import write_all
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.gate.settings import comparable, differences, shown
@@ -32,10 +32,8 @@ from qdqcli.recipe.plan import Plan, decoded_inputs, inputs_of, make_plans, note
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
 from qdqcli.recipe.request import Settings
-from qdqcli.report.changes import FORMATS, Changes, render
-from qdqcli.report.formatter import format_for
+from qdqcli.report.changes import CHANGES, Changes
 from qdqcli.report.number import counted
-from qdqcli.report.options import ReportOptions
 from qdqcli.result.read import read_report
 from qdqcli.result.result import RunResult, with_shares
 from qdqcli.tensors.packed.recognise import Packed
@@ -111,17 +109,14 @@ def _compare_reports(call: Call, before: Path, after: Path) -> None:
             judging = "'qdq check --report-in AFTER --baseline BEFORE' judges a report"
             raise UsageError(f"{parameter.opts[0]} is for checkpoints; {judging}")
     report = call.report
-    opt.check_formats(report, FORMATS, "a comparison of reports")
+    CHANGES.check(report.formats)
     files = Files.of(call)
     files.reads.extend(NamedFile(path, "a report to compare") for path in (before, after))
     files.check()
     old, new = read_report(before), read_report(after)
     settings = list(differences(comparable(old.settings), comparable(new.settings)))
     changes = Changes.of(old, new, (show_path(before), show_path(after)), settings)
-    for path in report.reports:
-        write_report(path, render(changes, format_for(path), ReportOptions()))
-    if report.format_name != "none":
-        write_all(render(changes, report.format_name, for_terminal(ReportOptions(top=report.top))))
+    deliver_pieces(partial(CHANGES.render, changes), report)
 
 
 _OF_REPORTS = ("reference", "candidate", "format_name", "reports", "top")

@@ -46,12 +46,12 @@ def conventions(call: Call, /, schemes: Sequence[str]) -> None:
     compressed-tensors, ONNX Runtime, GGUF's Q4_0 and Q4_1. Each is computed with its own arithmetic, in float32, and
     set beside this op: SQNR, its mean difference over the tensors, and the share of elements with another value.
     """
-    from qdqcli.report.conventions import FORMATS, render
+    from qdqcli.report.conventions import LAB
 
     call = with_project(call, reports_tensors=False)
     files = Files.of(call)
     files.check()
-    opt.check_formats(call.report, FORMATS, "a comparison of conventions")
+    LAB.check(call.report.formats)
     columns = _settings_of(schemes)
     request, checkpoints = opened(call, files, num_bits=8, axis="none", group_size=None)
     packed = packed_inputs(call, checkpoints)
@@ -65,7 +65,7 @@ def conventions(call: Call, /, schemes: Sequence[str]) -> None:
     call.session.note_all(warnings)
     with progress_over(call, plans[0]) as advance, workers_of(call) as workers:
         lab = run_lab(plans, columns, workers, request.settings, advance)
-    deliver_pieces(partial(render, lab), call.report)
+    deliver_pieces(partial(LAB.render, lab), call.report)
     say_written(call)
 
 

@@ -159,7 +159,7 @@ def deliver_pieces(render: Callable[[str, ReportOptions], Iterable[str]], report
     for path in report.reports:
         write_report(path, render(format_for(path), ReportOptions()))
     if report.format_name != "none":
-        write_all(render(report.format_name, for_terminal(ReportOptions(top=0))))
+        write_all(render(report.format_name, for_terminal(ReportOptions(top=report.top))))
 
 
 def write_report(path: Path, pieces: Iterable[str], *, replaces: bool = True) -> None:

@@ -21,6 +21,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.recipe.plan import check_selection, make_plans
 from qdqcli.recipe.toml_text import plans_of
+from qdqcli.report.forms import check_forms
 
 FORMATS = ("table", "json", "markdown", "html")
 
@@ -70,7 +71,7 @@ def diagnose(
     by the op on all elements; it is the difference of two runs of `qdq stats`. Tensors that --include names are all
     diagnosed.
     """
-    opt.check_formats(call.report, FORMATS, "a diagnosis")
+    check_forms("a diagnosis", FORMATS, call.report.formats)
     if worst is not None and diagnoses_all:
         raise UsageError("--worst excludes --all; give one of them")
     if overwrite and write_recipe is None:
@@ -88,7 +89,7 @@ def diagnose(
     check_selection(plans)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
-    from qdqcli.report.diagnosis import render
+    from qdqcli.report.diagnosis import DIAGNOSIS
     from qdqcli.run.pipeline import Measuring, result_of, run_plans
     from qdqcli.study.diagnose import choose
     from qdqcli.study.diagnose import diagnose as find
@@ -118,7 +119,7 @@ def diagnose(
         text = recipe_text(found.after.rows, decided, plans, about, request.recipe.min_ndim, found.notes())
         check_recipe(found.after.rows, plans_of(text, checkpoints, packed))
         write_report(write_recipe, [text], replaces=overwrite)
-    deliver_pieces(partial(render, found), call.report)
+    deliver_pieces(partial(DIAGNOSIS.render, found), call.report)
     if write_recipe is not None:
         session.note(
             f"{show_path(write_recipe)}: written; 'qdq stats MODEL --recipe {escape(write_recipe.name)}' gives the "

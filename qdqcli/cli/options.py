@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -11,11 +11,10 @@ from typing import Unpack
 import click
 
 from qdqcli.cli.call import Call
-from qdqcli.cli.groups import Function, ReportRequest
+from qdqcli.cli.groups import Function
 from qdqcli.cli.help import completing
 from qdqcli.cli.option_sources import option_sources_of, recipe_options
 from qdqcli.cli.session import Session
-from qdqcli.errors import UsageError
 from qdqcli.op.backend import AUTO, BACKENDS
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, RoundMode
 from qdqcli.ranges.estimator import ESTIMATORS
@@ -309,17 +308,6 @@ def listing_options(function: Function) -> Function:
                      help="List tensors that --include leaves out, too."),
         scale_bits_option,
     )  # fmt: skip
-
-
-def check_formats(report: ReportRequest, known: Sequence[str], what: str) -> None:
-    """Refuse a format that `what` does not have, before any work.
-
-    Raises:
-        UsageError: --format or --report requests one; names the available formats.
-    """
-    for name in report.formats:
-        if name not in (*known, "none"):
-            raise UsageError(f"{what} has no {name} form; choose one of {', '.join(known)}")
 
 
 def keep_going_option(function: Function) -> Function:

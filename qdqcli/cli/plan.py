@@ -39,6 +39,7 @@ from qdqcli.recipe.file import read_recipe
 from qdqcli.recipe.goal import Goal, exact_bits
 from qdqcli.recipe.sweep import Setting
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, read_ties
+from qdqcli.report.forms import check_forms
 
 if TYPE_CHECKING:
     from qdqcli.study.allocation import Objective
@@ -201,7 +202,7 @@ def plan(call: Call, /, asked: Planning) -> None:
         counts_all=asked.count == "all",
     )
     session = call.session
-    opt.check_formats(call.report, ("table", "json", "markdown", "html"), "a plan")
+    check_forms("a plan", ("table", "json", "markdown", "html"), call.report.formats)
     call = with_project(call, reports_tensors=False)
     files = Files.of(call, asked, tie_file=asked.tie_file)
     files.check()
@@ -211,7 +212,7 @@ def plan(call: Call, /, asked: Planning) -> None:
                                   narrow_range=False, round_mode="HALF_TO_EVEN", percentile=None)  # fmt: skip
     packed = packed_inputs(call, checkpoints)
     prepare_libraries()
-    from qdqcli.report.allocation import PlanView, render
+    from qdqcli.report.allocation import PLAN, PlanView
     from qdqcli.run.pipeline import result_of
     from qdqcli.study.allocation import decision_of, frontier
     from qdqcli.study.importance import NO_IMPORTANCE, read_importance
@@ -251,7 +252,7 @@ def plan(call: Call, /, asked: Planning) -> None:
     view = PlanView(allocation=found, result=shown, frontier=sizes_and_losses, explained=explained,
                     against=planned.against)  # fmt: skip
     top = call.report.top
-    deliver_pieces(lambda name, choice: render(view, name, replace(choice, top=top)), call.report)
+    deliver_pieces(lambda name, choice: PLAN.render(view, name, replace(choice, top=top)), call.report)
     session.note(
         f"{show_path(asked.output)}: written; 'qdq stats MODEL --recipe {asked.output.name}' gives the plan's figures"
     )

@@ -140,22 +140,20 @@ def sweep(call: Call, /, lists: Lists, rows_by: str, pareto: bool) -> None:
     int8 per channel, int4 and int3 per channel and in groups of 128, 64 and 32, each with minmax and mse. A setting
     that the shape of a tensor forbids leaves that tensor out, with the reason in the reports.
     """
-    from qdqcli.report.sweep import SWEEP_FORMATS
+    from qdqcli.report.sweep import SWEEP, SweepView
 
     call = with_project(call, reports_tensors=False)
     files = Files.of(call)
     files.check()
-    opt.check_formats(call.report, SWEEP_FORMATS, "a sweep")
+    SWEEP.check(call.report.formats)
     request, checkpoints = opened(call, files, num_bits=8, axis="none", group_size=None, estimator="minmax",
                                   signed_input=True, percentile=None)  # fmt: skip
     packed = packed_inputs(call, checkpoints)
     _, found = measure_settings(call, checkpoints, request, chosen_settings(lists), packed)
-    from qdqcli.report.sweep import render
-
     if pareto:
         found = found.front()
     by = "tensor" if rows_by == "tensor" else None
-    deliver_pieces(partial(render, found, by=by), call.report)
+    deliver_pieces(partial(SWEEP.render, SweepView(found, by)), call.report)
 
 
 def measure_settings(

@@ -6,6 +6,7 @@ from functools import partial
 from math import fsum, isfinite, log10
 
 from qdqcli.report import escape, markdown
+from qdqcli.report.forms import Forms
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, counted, metric_text, percent, size_text
 from qdqcli.report.options import ReportOptions
@@ -14,7 +15,6 @@ from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, finite, header_to_json, row_to_json, summary_to_json
 from qdqcli.study.allocation import Allocation, Decision, Option, Problem
 
-ALLOCATION_FORMATS = ("table", "json", "markdown", "html")
 _SHOWN = 20
 
 
@@ -37,18 +37,6 @@ class PlanView:
         """Number of decisions that differ from the earlier plan."""
         choice = self.allocation.solution.choice
         return 0 if self.against is None else sum(a != b for a, b in zip(self.against, choice, strict=True))
-
-
-def render(view: PlanView, format_name: str, options: ReportOptions) -> Iterator[str]:
-    """Yield the plan in one of `ALLOCATION_FORMATS`."""
-    if format_name == "html":
-        from qdqcli.report.html.plan_page import page
-
-        yield from page(view)
-        return
-    make = {"table": _table, "markdown": _markdown, "json": _json}[format_name]
-    for line in make(view, options):
-        yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
 
 
 def columns(allocation: Allocation, quote: Quote, top: int) -> list[Column]:
@@ -173,9 +161,7 @@ def answers(view: PlanView, quote: Quote) -> Iterator[str]:
 
 def _table(view: PlanView, options: ReportOptions) -> Iterator[str]:
     allocation, result = view.allocation, view.result
-
     quote = partial(quoted, options=options)
-
     top = _SHOWN if options.top is None else options.top
     layout = fit(columns(allocation, quote, top), "choice", options.width, options.ellipsis)
     yield from table_lines(layout, options)
@@ -189,18 +175,11 @@ def _table(view: PlanView, options: ReportOptions) -> Iterator[str]:
 
 def _markdown(view: PlanView, options: ReportOptions) -> Iterator[str]:
     allocation, result = view.allocation, view.result
-
     quote = partial(markdown.quoted, options=options)
-
-    shown = columns(allocation, quote, 0)
-    yield from markdown.table_lines(shown)
+    yield from markdown.table_lines(columns(allocation, quote, 0))
     yield ""
     yield from (f"- {fact}" for fact in facts(allocation, result))
     yield from answers(view, quote)
-
-
-def _json(view: PlanView, _options: ReportOptions) -> Iterator[str]:
-    yield escape.json_text(to_json(view), indent=2)
 
 
 def to_json(view: PlanView) -> dict[str, object]:
@@ -248,3 +227,14 @@ def option_to_json(allocation: Allocation, decision: Decision, option: Option) -
         "loss": option.loss,
         "lowest_sqnr_db": finite(lowest),
     }
+
+
+PLAN = Forms[PlanView](
+    what="a plan",
+    lines={
+        "table": _table,
+        "json": lambda view, _options: [escape.json_text(to_json(view), indent=2)],
+        "markdown": _markdown,
+    },
+    page="qdqcli.report.html.plan_page:page",
+)

@@ -6,9 +6,11 @@ from functools import partial
 from math import inf, isfinite
 
 from qdqcli import __version__
+from qdqcli.plain import JsonObject
 from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.report import escape, markdown
 from qdqcli.report.csv import csv_line
+from qdqcli.report.forms import Forms
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, metric_text, row_text
 from qdqcli.report.options import ReportOptions
@@ -17,7 +19,6 @@ from qdqcli.report.table import Column, Quote, column, spec_text
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import SCHEMA_VERSION, RunResult, Source, TensorResult, finite, row_to_json
 
-FORMATS = ("table", "json", "csv", "markdown")
 SQNR, BITS = "sqnr_db", "bits_per_weight"
 
 
@@ -69,13 +70,6 @@ class Changes:
         rows += [Change(before=row, after=None) for number, row in enumerate(old) if number not in set(numbers)]
         rows.sort(key=lambda change: (change.db is None, change.db or 0.0, change.source.name))
         return cls(before=before, after=after, names=names, settings=settings, rows=rows)
-
-
-def render(changes: Changes, format_name: str, options: ReportOptions) -> Iterator[str]:
-    """Yield the report in one of `FORMATS`; csv and json have all tensors."""
-    lines = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}[format_name](changes, options)
-    for line in lines:
-        yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
 
 
 def _sqnr(row: TensorResult | None) -> float | None:
@@ -153,23 +147,20 @@ def _markdown(changes: Changes, options: ReportOptions) -> Iterator[str]:
     yield from (f"- {title}: {text}" for title, text in _facts(changes, quote))
 
 
-def _json(changes: Changes, _options: ReportOptions) -> Iterator[str]:
-    yield escape.json_text(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "tool": {"name": "qdq", "version": __version__},
-            "command": "compare",
-            "inputs": list(changes.names),
-            "settings": [{"name": name, "before": old, "after": new} for name, old, new in changes.settings],
-            "summary": {"before": dict(changes.before.summary), "after": dict(changes.after.summary)},
-            "tensors": [
-                {"name": change.source.name, "file": change.source.file, "change_db": finite(change.db),
-                 "before": _side(change.before), "after": _side(change.after)}
-                for change in changes.rows
-            ],
-        },
-        indent=2,
-    )  # fmt: skip
+def _to_json(changes: Changes) -> JsonObject:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "qdq", "version": __version__},
+        "command": "compare",
+        "inputs": list(changes.names),
+        "settings": [{"name": name, "before": old, "after": new} for name, old, new in changes.settings],
+        "summary": {"before": dict(changes.before.summary), "after": dict(changes.after.summary)},
+        "tensors": [
+            {"name": change.source.name, "file": change.source.file, "change_db": finite(change.db),
+             "before": _side(change.before), "after": _side(change.after)}
+            for change in changes.rows
+        ],
+    }  # fmt: skip
 
 
 def _side(row: TensorResult | None) -> Mapping[str, object] | None:
@@ -187,3 +178,14 @@ def _csv(changes: Changes, options: ReportOptions) -> Iterator[str]:
         figures = [None if row is None else row.stats[metric] for metric in (SQNR, BITS) for row in sides]
         names = text(change.source.name), text(change.source.file)
         yield csv_line((*names, *figures[:2], finite(change.db), *figures[2:]))
+
+
+CHANGES = Forms[Changes](
+    what="a comparison of reports",
+    lines={
+        "table": _table,
+        "json": lambda changes, _options: [escape.json_text(_to_json(changes), indent=2)],
+        "csv": _csv,
+        "markdown": _markdown,
+    },
+)

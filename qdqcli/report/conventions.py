@@ -1,12 +1,12 @@
 """Report of the convention lab: conventions side by side under each setting."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
-from qdqcli.errors import UsageError
 from qdqcli.plain import JsonObject
 from qdqcli.report import escape, markdown
+from qdqcli.report.forms import Forms
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent
 from qdqcli.report.options import ReportOptions
@@ -15,23 +15,7 @@ from qdqcli.report.text import table_lines
 from qdqcli.result.result import finite, header_to_json
 from qdqcli.study.conventions import Comparison, Lab, Loss, Measured, Skipped
 
-FORMATS = ("table", "json", "markdown")
 _DROPPED_FIRST = ("library", "range", "scale")
-
-
-def render(lab: Lab, format_name: str, options: ReportOptions) -> Iterator[str]:
-    """Yield the report in one of `FORMATS`.
-
-    Raises:
-        UsageError: another format.
-    """
-    makers: Mapping[str, Callable[[Lab, ReportOptions], Iterator[str]]] = {
-        "table": _table, "markdown": _markdown, "json": _json,
-    }  # fmt: skip
-    if format_name not in makers:
-        raise UsageError(f"conventions have no {format_name} form; choose one of {', '.join(FORMATS)}")
-    for line in makers[format_name](lab, options):
-        yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
 
 
 def columns_of(lab: Lab, number: int) -> list[Column]:
@@ -94,8 +78,7 @@ def _notes(lab: Lab) -> Iterator[str]:
     yield "mean dB: SQNR less that of this op, mean over the tensors; differ: share of elements with another value"
 
 
-def _json(lab: Lab, _options: ReportOptions) -> Iterator[str]:
-    head = header_to_json(lab)
+def _to_json(lab: Lab) -> JsonObject:
     results: list[JsonObject] = [
         {
             "setting": {"name": setting.name, **setting.to_json()},
@@ -106,7 +89,7 @@ def _json(lab: Lab, _options: ReportOptions) -> Iterator[str]:
         }
         for number, setting in enumerate(lab.columns)
     ]
-    yield escape.json_text({**head, "results": results}, indent=2)
+    return {**header_to_json(lab), "results": results}
 
 
 def _comparison_to_json(comparison: Comparison, num_bits: int) -> JsonObject:
@@ -132,3 +115,13 @@ def _row_to_json(row: Measured | Skipped) -> JsonObject:
 def _loss_to_json(loss: Loss) -> JsonObject:
     exact = {"exact": True} if loss.errors == 0 else {}
     return {"sqnr_db": finite(loss.sqnr_db), **exact, "share_different": loss.share_different}
+
+
+LAB = Forms[Lab](
+    what="a comparison of conventions",
+    lines={
+        "table": _table,
+        "json": lambda lab, _options: [escape.json_text(_to_json(lab), indent=2)],
+        "markdown": _markdown,
+    },
+)

@@ -7,6 +7,7 @@ from textwrap import wrap
 
 from qdqcli.plain import JsonObject, Parsed
 from qdqcli.report import escape, markdown
+from qdqcli.report.forms import Forms
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent, significant
 from qdqcli.report.options import ReportOptions
@@ -25,7 +26,6 @@ from qdqcli.study import causes
 from qdqcli.study.causes import Finding, level
 from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Report, RowsInFloat
 
-DIAGNOSIS_FORMATS = ("table", "json", "markdown", "html")
 _WIDTH = 120
 _INDENT = " " * 11
 NO_REMEDY = "none of those tried gains 0.1 dB"
@@ -36,18 +36,6 @@ _OPTIONS = {
     "estimator": "--estimator",
     "percentile": "--percentile",
 }
-
-
-def render(report: Report, format_name: str, options: ReportOptions) -> Iterator[str]:
-    """Yield the diagnosis in one of `DIAGNOSIS_FORMATS`."""
-    if format_name == "html":
-        from qdqcli.report.html.diagnosis_page import page
-
-        yield from page(report)
-        return
-    make = {"table": _table, "markdown": _markdown, "json": _json}[format_name]
-    for line in make(report, options):
-        yield (escape.ascii_symbols(line) if options.ascii_only and format_name != "json" else line) + "\n"
 
 
 def change_text(changes: Parsed) -> str:
@@ -274,7 +262,6 @@ def _title(diagnosis: Diagnosis, quote: Quote) -> str:
 
 def _table(report: Report, options: ReportOptions) -> Iterator[str]:
     quote = partial(quoted, options=options)
-
     width = max((options.width or _WIDTH) - len(_INDENT) - 2, 40)
     plain = [diagnosis for diagnosis in report.diagnoses if diagnosis.cause == causes.PLAIN]
     for diagnosis in report.diagnoses:
@@ -346,7 +333,6 @@ def _short(remedy: Remedy) -> str:
 
 def _markdown(report: Report, options: ReportOptions) -> Iterator[str]:
     quote = partial(markdown.quoted, options=options)
-
     yield "| tensor | SQNR | of the error | cause | remedy |"
     yield "| :-- | --: | --: | :-- | :-- |"
     for diagnosis in report.diagnoses:
@@ -363,10 +349,6 @@ def _markdown(report: Report, options: ReportOptions) -> Iterator[str]:
         yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
     yield ""
     yield from (f"- {fact}" for fact in facts(report))
-
-
-def _json(report: Report, _options: ReportOptions) -> Iterator[str]:
-    yield escape.json_text(to_json(report), indent=2)
 
 
 def to_json(report: Report) -> JsonObject:
@@ -426,3 +408,14 @@ def _remedy_to_json(remedy: Remedy) -> JsonObject:
         "bits_added": remedy.bits_added,
         **({"exact": True} if row.is_unchanged else {}),
     }
+
+
+DIAGNOSIS = Forms[Report](
+    what="a diagnosis",
+    lines={
+        "table": _table,
+        "json": lambda report, _options: [escape.json_text(to_json(report), indent=2)],
+        "markdown": _markdown,
+    },
+    page="qdqcli.report.html.diagnosis_page:page",
+)

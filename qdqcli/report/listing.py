@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from textwrap import wrap
 
-from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import TOO_FEW, Skip
 from qdqcli.recipe.listing import ListedTensor, Listing, listed_to_json
@@ -13,6 +12,7 @@ from qdqcli.recipe.recipe import NO_FLOAT
 from qdqcli.report import escape, markdown
 from qdqcli.report.csv import csv_line
 from qdqcli.report.explanation import decided_text, ranked_places
+from qdqcli.report.forms import check_forms
 from qdqcli.report.json import document
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, size_text
@@ -54,8 +54,7 @@ def render(
     Raises:
         UsageError: another format.
     """
-    if format_name not in LISTING_FORMATS:
-        raise UsageError(f"a list of tensors has no {format_name} form; choose one of {', '.join(LISTING_FORMATS)}")
+    check_forms("a list of tensors", LISTING_FORMATS, [format_name])
     if format_name == "json":
         return _json(listing)
     lines = {"jsonl": _jsonl, "csv": _csv}.get(format_name)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
-from qdqcli.errors import UsageError
 from qdqcli.plain import JsonObject
 from qdqcli.recipe.sweep import Sweep
 from qdqcli.report import escape, markdown
 from qdqcli.report.csv import csv_line
+from qdqcli.report.forms import Forms
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, size_text
 from qdqcli.report.options import ReportOptions
@@ -18,28 +18,16 @@ from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, TensorResult, header_to_json, row_to_json, summary_to_json
 from qdqcli.study.saved import sums_to_json
 
-SWEEP_FORMATS = ("table", "json", "jsonl", "csv", "markdown", "html")
 DOMINATED = "dominated"
 BY_TENSOR = "tensor"
 
 
-def render(sweep: Sweep, format_name: str, options: ReportOptions, by: str | None = None) -> Iterator[str]:
-    """Yield the sweep in one of `SWEEP_FORMATS`; `by` tensor: a row per tensor in tables.
+class SweepView(NamedTuple):
+    """A sweep, and what a row of its tables is."""
 
-    Raises:
-        UsageError: another format.
-    """
-    if format_name not in SWEEP_FORMATS:
-        raise UsageError(f"a sweep has no {format_name} form; choose one of {', '.join(SWEEP_FORMATS)}")
-    if format_name == "html":
-        from qdqcli.report.html.sweep_page import page
-
-        yield from page(sweep)
-        return
-    make = {"table": _table, "markdown": _markdown, "json": _json, "jsonl": _jsonl, "csv": _csv}[format_name]
-    is_text = format_name in ("table", "markdown")
-    for line in make(sweep, options, by):
-        yield (escape.ascii_symbols(line) if options.ascii_only and is_text else line) + "\n"
+    sweep: Sweep
+    by: str | None = None
+    """`tensor`: a row per tensor; None: a row per setting."""
 
 
 def columns(sweep: Sweep, quote: Quote) -> list[Column]:
@@ -95,18 +83,17 @@ def _standing_out(result: RunResult, metric: str, quote: Quote) -> str:
     return f"{value} {quote(found.source.name)}"
 
 
-def _chosen(sweep: Sweep, quote: Quote, by: str | None) -> list[Column]:
-    return columns_by_tensor(sweep, quote) if by == BY_TENSOR else columns(sweep, quote)
+def _chosen(view: SweepView, quote: Quote) -> list[Column]:
+    return columns_by_tensor(view.sweep, quote) if view.by == BY_TENSOR else columns(view.sweep, quote)
 
 
-def _table(sweep: Sweep, options: ReportOptions, by: str | None) -> Iterator[str]:
+def _table(view: SweepView, options: ReportOptions) -> Iterator[str]:
     quote = partial(quoted, options=options)
-
-    layout = fit(_chosen(sweep, quote, by), "setting", options.width, options.ellipsis)
+    layout = fit(_chosen(view, quote), "setting", options.width, options.ellipsis)
     yield from table_lines(layout, options)
     yield from layout.remarks
     yield ""
-    yield from _notes(sweep, by)
+    yield from _notes(*view)
 
 
 def _notes(sweep: Sweep, by: str | None) -> Iterator[str]:
@@ -122,13 +109,10 @@ def _notes(sweep: Sweep, by: str | None) -> Iterator[str]:
         yield f"{DOMINATED}: another setting needs no more bits and loses no more"
 
 
-def _markdown(sweep: Sweep, options: ReportOptions, by: str | None) -> Iterator[str]:
-    quote = partial(markdown.quoted, options=options)
-
-    shown = _chosen(sweep, quote, by)
-    yield from markdown.table_lines(shown)
+def _markdown(view: SweepView, options: ReportOptions) -> Iterator[str]:
+    yield from markdown.table_lines(_chosen(view, partial(markdown.quoted, options=options)))
     yield ""
-    yield from _notes(sweep, by)
+    yield from _notes(*view)
 
 
 def common_settings(sweep: Sweep) -> JsonObject:
@@ -138,33 +122,26 @@ def common_settings(sweep: Sweep) -> JsonObject:
     }
 
 
-def sweep_to_json(sweep: Sweep) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of the JSON report: `results` has one entry per setting, with `sums` for `plan --from`."""
+def sweep_to_json(sweep: Sweep) -> JsonObject:
+    """Return the JSON report: `results` has one entry per setting, with `sums` for `plan --from`."""
     head = header_to_json(sweep.results[0])
     head["settings"] = common_settings(sweep)
-    yield from head.items()
-    yield (
-        "results",
-        [
-            {
-                "setting": {"name": setting.name, **setting.to_json()},
-                "dominated": is_dominated,
-                "stored_bytes": stored_bytes(result),
-                "summary": summary_to_json(result),
-                "tensors": [row_to_json(row) for row in result.rows],
-                "sums": sums_to_json(result),
-            }
-            for setting, result, is_dominated in zip(sweep.settings, sweep.results, sweep.dominated(), strict=True)
-        ],
-    )
+    head["results"] = [
+        {
+            "setting": {"name": setting.name, **setting.to_json()},
+            "dominated": is_dominated,
+            "stored_bytes": stored_bytes(result),
+            "summary": summary_to_json(result),
+            "tensors": [row_to_json(row) for row in result.rows],
+            "sums": sums_to_json(result),
+        }
+        for setting, result, is_dominated in zip(sweep.settings, sweep.results, sweep.dominated(), strict=True)
+    ]
+    return head
 
 
-def _json(sweep: Sweep, _options: ReportOptions, _by: str | None) -> Iterator[str]:
-    yield escape.json_text(dict(sweep_to_json(sweep)), indent=2)
-
-
-def _jsonl(sweep: Sweep, _options: ReportOptions, _by: str | None) -> Iterator[str]:
-    data = dict(sweep_to_json(sweep))
+def _jsonl(view: SweepView, _options: ReportOptions) -> Iterator[str]:
+    data = sweep_to_json(view.sweep)
     results = data.pop("results")
     yield escape.json_text(data)
     yield from map(escape.json_text, results)
@@ -175,10 +152,10 @@ _CSV = ("setting", "num_bits", "signed_input", "axis", "group_size", "estimator"
 _CSV_STATS = ("num_elements", "bits_per_weight", "sqnr_db", "relative_l2", "mse", "max_abs_error", "share")
 
 
-def _csv(sweep: Sweep, options: ReportOptions, _by: str | None) -> Iterator[str]:
+def _csv(view: SweepView, options: ReportOptions) -> Iterator[str]:
     text = partial(escape.csv_cell, ascii_only=options.ascii_only)
     yield ",".join((*_CSV, *_CSV_STATS))
-    for setting, result in zip(sweep.settings, sweep.results, strict=True):
+    for setting, result in zip(view.sweep.settings, view.sweep.results, strict=True):
         for row in result.rows:
             if isinstance(row, TensorResult):
                 found = "quantized", None, *(row.stats[name] for name in _CSV_STATS)
@@ -186,3 +163,16 @@ def _csv(sweep: Sweep, options: ReportOptions, _by: str | None) -> Iterator[str]
                 found = "skipped", text(row.reason), *[None] * len(_CSV_STATS)
             names = text(row.source.name), text(row.source.file)
             yield csv_line((setting.name, *setting.to_json().values(), *names, *found))
+
+
+SWEEP = Forms[SweepView](
+    what="a sweep",
+    lines={
+        "table": _table,
+        "json": lambda view, _options: [escape.json_text(sweep_to_json(view.sweep), indent=2)],
+        "jsonl": _jsonl,
+        "csv": _csv,
+        "markdown": _markdown,
+    },
+    page="qdqcli.report.html.sweep_page:page",
+)

@@ -13,12 +13,13 @@ from qdqcli.report.html.grid import Field, Grid, Value, grid_html, levels_of
 from qdqcli.report.html.made import made
 from qdqcli.report.html.markup import plain, quote, static_table
 from qdqcli.report.number import EXACT
-from qdqcli.report.sweep import columns, common_settings
+from qdqcli.report.sweep import SweepView, columns, common_settings
 from qdqcli.result.result import RunResult, TensorResult
 
 
-def page(sweep: Sweep) -> Iterator[str]:
+def page(view: SweepView) -> Iterator[str]:
     """Yield the page in pieces."""
+    sweep = view.sweep
     first = sweep.results[0]
     grid = _grid(sweep)
     return document("Sweep of settings", "sweep", first.inputs, first.version, _main(sweep, grid), grid)

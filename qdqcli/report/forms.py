@@ -1,0 +1,53 @@
+"""Forms: the formats of a report that is not on a run: of a sweep, a plan, a diagnosis or a comparison."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Generic, TypeVar
+
+from qdqcli.errors import UsageError
+from qdqcli.report.escape import ascii_symbols
+from qdqcli.report.options import ReportOptions
+
+T = TypeVar("T")
+
+
+def check_forms(what: str, known: Sequence[str], names: Iterable[str]) -> None:
+    """Check that each format is one of those that a kind of report has, or `none`.
+
+    Raises:
+        UsageError: one is not; names those that there are.
+    """
+    for name in names:
+        if name not in (*known, "none"):
+            raise UsageError(f"{what} has no {name} form; choose one of {', '.join(known)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forms(Generic[T]):
+    """Formats of one kind of report, and how it is made in each."""
+
+    what: str
+    """`a sweep`, in messages."""
+    lines: Mapping[str, Callable[[T, ReportOptions], Iterable[str]]]
+    """Format -> the report's lines, without their ends."""
+    page: str | None = None
+    """Location of the function that makes an HTML page in pieces, imported on demand."""
+
+    @property
+    def names(self) -> list[str]:
+        """Formats of the report."""
+        return [*self.lines, *([] if self.page is None else ["html"])]
+
+    def check(self, names: Iterable[str]) -> None:
+        """Check that the report has these formats; raises like `check_forms`."""
+        check_forms(self.what, self.names, names)
+
+    def render(self, found: T, format_name: str, options: ReportOptions) -> Iterator[str]:
+        """Yield the report in one of its formats."""
+        if format_name == "html" and self.page is not None:
+            module, attribute = self.page.split(":")
+            yield from getattr(import_module(module), attribute)(found)
+            return
+        for line in self.lines[format_name](found, options):
+            yield (ascii_symbols(line) if options.ascii_only else line) + "\n"
