@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from qdqcli.report.formatter import format_for
 from qdqcli.report.ranking import DEFAULT_SORT
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 Group = TypeVar("Group")
 Result = TypeVar("Result")
 

@@ -1,7 +1,6 @@
 """Help of a command: examples first, options in groups; `-h` shows the common ones, `--help` all."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import click
 
@@ -110,7 +109,7 @@ class Command(click.Command):
             error.ctx = error.ctx or ctx  # click's parser knows none
             raise
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         take(ctx.ensure_object(Session), ctx)
         return super().invoke(ctx)
 

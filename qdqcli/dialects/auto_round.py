@@ -139,7 +139,6 @@ AUTO_ROUND = Dialect(
     bits=range(2, 9),
     takes_embeddings=False,
     check=_refusal,
-    write=write,
-    dump=as_json,
+    write=lambda weights: as_json(write(weights)),
     usage="AutoRound(model, **json.load(open(FILE)))",
 )

@@ -198,15 +198,13 @@ CONFIG = Dialect(
     bits=range(2, 9),
     estimators=("minmax", "mse"),
     engine="vLLM",
-    write=write_config,
-    dump=as_json,
+    write=lambda weights: as_json(write_config(weights)),
     usage="the quantization_config of a config.json, or the config of model_free_ptq; vLLM runs 4 and 8 bits",
 )
 RECIPE = replace(
     CONFIG,
     title="llm-compressor",
-    write=write_recipe,
-    dump=as_yaml,
+    write=lambda weights: as_yaml(write_recipe(weights)),
     usage="oneshot(model, recipe=FILE); a GPTQModifier or AWQModifier in place of QuantizationModifier takes the same "
     "groups",
 )

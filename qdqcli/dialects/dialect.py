@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from qdqcli.dialects.imported import EMBEDDING, patterns_of
 from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
@@ -39,12 +38,10 @@ class Dialect:
     title: str
     """The tool, in messages."""
     bits: Collection[int]
-    write: Callable[[Sequence[Weight]], Any]
-    """Content of the file for all weights: matrices, and others that stay in float."""
+    write: Callable[[Sequence[Weight]], str]
+    """Text of the file for all weights: matrices, and others that stay in float."""
     usage: str
     """What to do with the file."""
-    dump: Callable[[Any], str]
-    """Text of the content."""
     group_sizes: Collection[int] | None = None
     """None: any."""
     scales: Collection[str] = (CHANNEL, TENSOR)
@@ -133,12 +130,12 @@ def folded(own: Sequence[str], weights: Sequence[Weight]) -> list[tuple[bool, st
     return [(True, name) if (name := plain_name(found, own)) else (False, found) for found in expressions]
 
 
-def as_json(data: Any) -> str:
+def as_json(data: object) -> str:
     """Return the text of a JSON file."""
     return json.dumps(data, indent=2) + "\n"
 
 
-def as_yaml(data: Any) -> str:
+def as_yaml(data: object) -> str:
     """Return the text of a YAML file."""
     import yaml  # imported late: most targets are JSON
 

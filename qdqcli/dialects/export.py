@@ -27,7 +27,7 @@ def exported(
     """
     weights = list(weights_of(plans))
     _check(target, weights)
-    text = target.dump(target.write(weights))
+    text = target.write(weights)
     again = plans_of(recipe_text(parse_foreign(text, target.title, [w.name for w in weights]), ()), checkpoints, packed)
     read = list(weights_of(again))
     wrong = [(before, after) for before, after in zip(weights, read, strict=True) if before.format != after.format]

@@ -76,7 +76,6 @@ GPTQMODEL = Dialect(
     group_sizes=(16, 32, 64, 128, 256, 512, 1024),
     scales=(CHANNEL,),
     takes_embeddings=False,
-    write=write,
-    dump=as_json,
+    write=lambda weights: as_json(write(weights)),
     usage="QuantizeConfig(**json.load(open(FILE)))",
 )

@@ -149,7 +149,6 @@ LLAMA_CPP = Dialect(
     scales=(),
     check=_refusal,
     warnings=_unnamed,
-    write=write,
-    dump=dump,
+    write=lambda weights: dump(write(weights)),
     usage="llama-quantize --pure --tensor-type-file FILE MODEL.gguf OUT.gguf q8_0; --dry-run shows the types",
 )

@@ -89,8 +89,7 @@ MLX = Dialect(
     bits=_BITS,
     group_sizes=_GROUPS,
     scales=(),
-    write=write,
-    dump=as_json,
+    write=lambda weights: as_json(write(weights)),
     usage="mlx_lm.convert with quant_predicate=lambda path, _: table.get(path, True), where table is the quantization "
     "in the file ('qdq help dialects'); its groups have an offset too, about 1 dB better at 4 bits than this op",
 )

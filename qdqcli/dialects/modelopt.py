@@ -5,7 +5,6 @@ torch/quantization/conversion.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ACTIVATIONS, NO_INTEGERS
@@ -113,8 +112,8 @@ def _format_of(entry: Table, paths: Table) -> tuple[WeightFormat | None, str]:
     if not isinstance(cfg.data.get("num_bits", 8), int):
         return None, f"num_bits {cfg.data['num_bits']} {NO_INTEGERS}"
     bits = cfg.bits("num_bits", default=8)
-    blocks: Mapping[Any, Any] = cfg.table("block_sizes").data  # YAML has -1, JSON "-1"
-    size = blocks.get(-1, blocks.get("-1"))
+    blocks = {str(key): value for key, value in cfg.table("block_sizes").data.items()}  # YAML has -1, JSON "-1"
+    size = blocks.get("-1")
     if isinstance(size, int) and size > 0:
         return WeightFormat(num_bits=bits, scale=size), ""
     if blocks:
@@ -156,7 +155,6 @@ MODELOPT = Dialect(
     title="ModelOpt",
     bits=range(2, 9),
     takes_convolutions=True,
-    write=write,
-    dump=as_yaml,
+    write=lambda weights: as_yaml(write(weights)),
     usage="a PTQ recipe; mtq.quantize(model, yaml.safe_load(open(FILE))['quantize']) takes it too",
 )

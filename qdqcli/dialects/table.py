@@ -3,13 +3,13 @@
 import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.plain import Parsed
 
-_ABSENT: Any = object()
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -29,46 +29,44 @@ class Table:
         found = f"is {escape_name(reprlib.repr(self.data[key]), 60)}" if key in self.data else "is missing"
         raise UsageError(f"{self.where}{escape_name(key)} {found}; expected {expected}")
 
-    def _value(self, keys: Sequence[str], kind: type | tuple[type, ...], default: Any, expected: str) -> Any:
+    def _value(self, keys: Sequence[str], kind: type[Kind], default: Kind | None, expected: str) -> Kind:
         for key in keys:
             value = self.data.get(key)
             if value is not None:
                 if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
                     self.fail(key, expected)
                 return value
-        if default is _ABSENT:
+        if default is None:
             self.fail(keys[0], expected)
         return default
 
-    def integer(self, *keys: str, default: Any = _ABSENT) -> int:
-        """Return the integer under the first of the keys that is there."""
-        found: int = self._value(keys, int, default, "an integer")
-        return found
+    def integer(self, *keys: str, default: int | None = None) -> int:
+        """Return the integer under the first of the keys that is there; without a default there must be one."""
+        return self._value(keys, int, default, "an integer")
 
-    def bits(self, *keys: str, default: Any = _ABSENT) -> int:
+    def bits(self, *keys: str, default: int | None = None) -> int:
         """Return a number of bits: 1 to 61, or 16 and more for float."""
         found = self.integer(*keys, default=default)
         if not 1 <= found <= 61:
             self.fail(next((key for key in keys if key in self), keys[0]), "a number of bits")
         return found
 
-    def text(self, *keys: str, default: Any = _ABSENT) -> str:
+    def text(self, *keys: str, default: str | None = None) -> str:
         """Return the text under the first of the keys that is there."""
-        found: str = self._value(keys, str, default, "a text")
-        return found
+        return self._value(keys, str, default, "a text")
 
-    def flag(self, *keys: str, default: Any = _ABSENT) -> bool:
+    def flag(self, *keys: str, default: bool | None = None) -> bool:
         """Return the boolean under the first of the keys that is there."""
-        found: bool = self._value(keys, bool, default, "true or false")
-        return found
+        return self._value(keys, bool, default, "true or false")
 
     def texts(self, *keys: str) -> list[str]:
         """Return the texts in a list, in lists of one, or alone, under the first of the keys; empty without one."""
-        value = self._value(keys, (str, list, tuple), (), "a list of texts")
-        items = [value] if isinstance(value, str) else value
+        key = next((key for key in keys if key in self), keys[0])
+        value = self.data.get(key, ())
+        items = value if isinstance(value, list | tuple) else [] if value is None else [value]
         found = [text for item in items for text in (item if isinstance(item, list) else [item])]
         if not all(isinstance(item, str) and item for item in found):
-            self.fail(next(key for key in keys if key in self), "a list of texts")
+            self.fail(key, "a list of texts")
         return found
 
     def table(self, key: str) -> "Table":

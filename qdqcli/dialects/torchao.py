@@ -7,7 +7,6 @@ the weight, or of the module, and else `_default`. Source: torchao 0.18, quantiz
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC, NO_INTEGERS, losses
@@ -128,7 +127,7 @@ def _granularity(data: Table, key: str) -> Table:
     return data.table(key)
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     """Return the word of an enumeration or a dtype."""
     word = value.get("_data") if isinstance(value, Mapping) else value
     return word if isinstance(word, str) else ""
@@ -138,8 +137,7 @@ TORCHAO = Dialect(
     title="torchao",
     bits=range(2, 9),
     scales=(CHANNEL,),
-    write=write,
-    dump=as_json,
+    write=lambda weights: as_json(write(weights)),
     usage="quantize_(model, config_from_dict(json.load(open(FILE))), filter_fn=None); config_from_dict is in "
     "torchao.core.config",
 )

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from json import dumps
 from pathlib import PurePath
-from typing import Any
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
@@ -31,7 +30,7 @@ def comparable(settings: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def _without_lines(rules: object) -> Any:
+def _without_lines(rules: object) -> object:
     """Return the rules of a report of any origin, without the lines where they stand in a recipe."""
     if not isinstance(rules, list):
         return rules

@@ -23,6 +23,7 @@ from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import (
     STORAGE,
     Floats,
+    OrderKeys,
     Stored,
     cuts,
     empty_order_keys,
@@ -176,7 +177,7 @@ def _measured_ranges(x: Stored, layout: Layout, spec: QuantSpec, info: TensorInf
     if spec.estimator != DEFAULT_ESTIMATOR or _fits_one_pass(layout):
         return estimate_ranges(spec, _Memory(x), info, layout, workers)
 
-    def measure(block: Block) -> NDArray[Any]:
+    def measure(block: Block) -> OrderKeys:
         start, stop = block
         order_keys = empty_order_keys(layout.num_slices, dtype)
         workers.backend.measure_range(x[start:stop], start, stop, layout, 0, order_keys, dtype)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import local
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,7 @@ class Workers:
             self.drop(futures)
             raise
 
-    def drop(self, futures: Sequence[Future[Any]]) -> None:
+    def drop(self, futures: Sequence[Future[Result]]) -> None:
         """Cancel what has not begun and wait for the rest, which still uses buffers and files."""
         for future in futures:
             future.cancel()

@@ -119,7 +119,7 @@ class Document:
                 self.fail((*key_path, index) if (*key_path, index) in self._lines else key_path, f"{name}: {error}")
         return patterns
 
-    def _check_table(self, value: Any, schema: Schema, key_path: KeyPath, name: str, tables: Tables) -> None:
+    def _check_table(self, value: Parsed, schema: Schema, key_path: KeyPath, name: str, tables: Tables) -> None:
         known = known_keys(schema)
         properties = schema["properties"]
         for key in value:
@@ -135,7 +135,7 @@ class Document:
                 needed = properties[key]
                 self.fail(key_path, f"{name or 'the file'} has no {key}; {expected(needed)} is needed")
 
-    def _check(self, value: Any, schema: Schema, key_path: KeyPath, table: str, tables: Tables) -> None:
+    def _check(self, value: object, schema: Schema, key_path: KeyPath, table: str, tables: Tables) -> None:
         if isinstance(value, dict):
             schema = of_table(schema)
         if schema.get("type") == "object":
@@ -155,7 +155,7 @@ class Document:
             self.fail(key_path, f"{prefix}{key_path[-1]} is {_shown(value)}; it must be {expected(schema)}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """Return a value as the file spells it."""
     if isinstance(value, date | time):
         return value.isoformat()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Self
+from typing import Self
 
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import QuantSpec
@@ -26,7 +26,7 @@ class ExplainedTensor:
     resolution: Resolution
 
 
-def fields_of(resolution: Resolution) -> Mapping[str, tuple[Any, Sequence[str]]]:
+def fields_of(resolution: Resolution) -> Mapping[str, tuple[object, Sequence[str]]]:
     """Return setting -> (value, its origins, the effective one last), without settings that do not apply."""
     return {
         key: (setting.value, setting.places)

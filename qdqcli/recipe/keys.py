@@ -1,7 +1,6 @@
 """Keys of a recipe and the schemas of their values."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR, ComputeDType, RoundMode
 from qdqcli.plain import JsonObject
@@ -75,7 +74,7 @@ RULE: dict[str, Schema] = {
 """Keys of rules only."""
 
 
-def _with_settings(keys: Mapping[str, Schema], description: str, **words: Any) -> JsonObject:
+def _with_settings(keys: Mapping[str, Schema], description: str, **words: object) -> JsonObject:
     """Return the schema of a table that may contain quantization settings."""
     granular = {"axis": {"not": {"enum": [NONE, WHOLE_TENSOR]}}, "group_size": {"type": "integer"}}
     return (

@@ -143,5 +143,5 @@ def rule_to_json(rule: Rule) -> dict[str, object]:
     return {"place": rule.place, "match": list(rule.patterns), **changes, **skip, **optional}
 
 
-def _finite(value: object) -> Any:
+def _finite(value: object) -> object:
     return None if isinstance(value, float) and not isfinite(value) else value

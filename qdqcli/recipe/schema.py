@@ -4,8 +4,8 @@ A key whose schema is `{"not": {}}` is refused; its description says what to wri
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from qdqcli.plain import JsonObject
 from qdqcli.result.schema_check import Schema
 
 PATTERN: Schema = {"type": "string", "minLength": 1}
@@ -22,7 +22,7 @@ MATCH = either(*PATTERNS, description="Globs on the whole tensor name, or re: an
 """Key `match` of a table on tensors."""
 
 
-def table(properties: Mapping[str, Schema], description: str, **words: Any) -> dict[str, Any]:
+def table(properties: Mapping[str, Schema], description: str, **words: object) -> JsonObject:
     """Return the schema of a table with these keys and no others."""
     return {
         "type": "object", "description": description, "additionalProperties": False, "properties": dict(properties),
@@ -61,6 +61,6 @@ def tables_of(schema: Schema, name: str = "") -> Iterator[tuple[str, Schema]]:
             yield f"[[{inner}]]", of_key["items"]
 
 
-def published(schema: Schema, title: str) -> dict[str, Any]:
+def published(schema: Schema, title: str) -> JsonObject:
     """Return the JSON schema (draft 2020-12) of a file, for JSON and for parsed TOML."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from qdqcli.escape import escape
 from qdqcli.recipe.file import parse_recipe
@@ -17,13 +16,13 @@ def comment_lines(texts: Iterable[str]) -> list[str]:
     return [f"# {escape(text)}" for text in texts]
 
 
-def setting_lines(settings: Mapping[str, Any]) -> list[str]:
+def setting_lines(settings: Mapping[str, object]) -> list[str]:
     """Return one line per setting, by recipe key."""
     return [f"{key} = {_quoted(value) if isinstance(value, str) else json.dumps(value)}"
             for key, value in settings.items()]  # fmt: skip
 
 
-def rule_lines(patterns: Sequence[str], settings: Mapping[str, Any], comments: Iterable[str] = ()) -> Iterator[str]:
+def rule_lines(patterns: Sequence[str], settings: Mapping[str, object], comments: Iterable[str] = ()) -> Iterator[str]:
     """Yield the lines of a rule, after an empty one; `settings` may hold `skip` and other keys of rules."""
     yield from ("", "[[rules]]", *comment_lines(comments), "match = [")
     yield from (f"    {_quoted(pattern)}," for pattern in patterns)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
-from typing import Any
 
 from qdqcli.plain import Parsed
 from qdqcli.recipe.keys import SELECTION, SETTINGS
@@ -40,7 +39,7 @@ def _options(settings: Parsed) -> Iterator[str]:
         yield from ("--min-ndim", str(settings["min_ndim"]))
 
 
-def options_given(settings: Parsed, defaults: Parsed) -> Iterator[tuple[str, Any]]:
+def options_given(settings: Parsed, defaults: Parsed) -> Iterator[tuple[str, object]]:
     """Yield option and value of each setting that differs from its default."""
     for key, default in defaults.items():
         value = settings.get(key, default)
@@ -48,12 +47,12 @@ def options_given(settings: Parsed, defaults: Parsed) -> Iterator[tuple[str, Any
             yield f"--{key.replace('_', '-')}", value
 
 
-def each(value: Any) -> Sequence[Any]:
+def each(value: object) -> Sequence[object]:
     """Return the values of a repeatable option."""
     return value if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
-def settings_given(settings: Parsed) -> Iterator[tuple[str, Any]]:
+def settings_given(settings: Parsed) -> Iterator[tuple[str, object]]:
     """Yield the settings of a recipe's [defaults] that differ from the command's defaults, by key."""
     defaults = {"num_bits": None, "signed_input": True, "axis": "none", "group_size": None, **_PLAIN, "min_ndim": 2}
     for key, default in defaults.items():

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from qdqcli.escape import without_commands
 from qdqcli.gate.generate import toml_value
@@ -107,8 +106,8 @@ def _what(run: RunResult, base: str, tensors: str, tool: str) -> str:
 
 
 def _how(run: RunResult, quote: Quote, *, ascii_only: bool) -> Iterator[str]:
-    rules = run.settings.get("rules") or ()
-    if rules:
+    rules = run.settings.get("rules")
+    if isinstance(rules, list) and rules:
         yield ""
         yield "## Recipe"
         yield ""
@@ -123,7 +122,7 @@ def _how(run: RunResult, quote: Quote, *, ascii_only: bool) -> Iterator[str]:
     yield from _block("sh", [shlex.join(command)], ascii_only=ascii_only)
 
 
-def _recipe(settings: Parsed, rules: Any) -> Iterator[str]:
+def _recipe(settings: Parsed, rules: Iterable[Parsed]) -> Iterator[str]:
     yield "[defaults]"
     yield from (f"{key} = {toml_value(value)}" for key, value in settings_given(settings))
     for rule in rules:

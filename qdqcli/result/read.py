@@ -4,16 +4,15 @@ Statistics are restored bit for bit; of the sums behind them only counts and ext
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import inf, prod
 from pathlib import Path
-from typing import Any
 
 from qdqcli.errors import SpecError
 from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
-from qdqcli.plain import Parsed
+from qdqcli.plain import JsonObject, Parsed
 from qdqcli.result.channels import Channels
 from qdqcli.result.histogram import histograms_from_json
 from qdqcli.result.packing import packing_from_json
@@ -73,16 +72,16 @@ class _Streamed:
     def __init__(self, stream: JsonStream) -> None:
         self._stream = stream
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
+    def __iter__(self) -> Iterator[tuple[str, object]]:
         for key in self._stream.members():
             are_rows = key == _ROWS and self._stream.is_list()
             yield key, (self._stream.value() for _ in self._stream.items()) if are_rows else self._stream.value()
         self._stream.end()
 
 
-def _read(members: Iterable[tuple[str, Any]]) -> RunResult:
+def _read(members: Iterable[tuple[str, object]]) -> RunResult:
     """Build the run from a report's members; rows may be any iterable and are consumed before the next member."""
-    head: dict[str, Any] = {}
+    head: JsonObject = {}
     rows: list[Row] | None = None
     for key, value in members:
         if key in head or (key == _ROWS and rows is not None):
@@ -127,8 +126,17 @@ def _check_version(found: object) -> None:
         raise MalformedError(f"has schema_version{shown}; this version reads reports with {SCHEMA_VERSION}")
 
 
-Shared = dict[object, Any]
-"""Values that many rows share, stored once."""
+@dataclass(frozen=True)
+class Shared:
+    """Values that many rows share, stored once."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    specs: dict[object, QuantSpec] = field(default_factory=dict)
+
+    def text(self, text: str) -> str:
+        return self.texts.setdefault(text, text)
+
+
 _check_head, _check_row = check_of(HEAD), check_of(ROW)
 _CHECKS = {key: check_of(schema) for key, schema in HEAD["properties"].items()}
 """Check of each head member, made before the next is read."""
@@ -141,10 +149,11 @@ def _check(check: Check, value: object, where: str = "") -> None:
         raise MalformedError(str(error.inside(where)) if where else str(error)) from None
 
 
-def _rows(entries: Iterable[Parsed]) -> Iterator[Row]:
+def _rows(entries: object) -> Iterator[Row]:
     if not isinstance(entries, Iterator | list):
         _check(check_of({"type": "array"}), entries, _ROWS)
-    shared: Shared = {}
+        return
+    shared = Shared()
     for index, entry in enumerate(entries):
         where = f"{_ROWS}[{index}]"
         _check(_check_row, entry, where)
@@ -181,13 +190,13 @@ def _row(entry: Parsed, shared: Shared) -> Row:
     num_elements = prod(shape)
     if num_elements > MAX_COUNT:
         raise OverflowError
-    file, dtype = (_shared(shared, entry[name]) for name in ("file", "dtype"))
+    file, dtype = (shared.text(entry[name]) for name in ("file", "dtype"))
     source = Source(name=entry["name"], file=file, dtype=dtype, shape=shape)
     if entry["status"] != "quantized":
         return SkippedTensor(
             source=source,
             num_elements=num_elements,
-            reason=_shared(shared, entry["reason"]),
+            reason=shared.text(entry["reason"]),
             is_failure=entry["status"] == "failed",
             is_selected=entry.get("selected") is True,
             decided_by=entry.get("decided_by"),
@@ -216,11 +225,6 @@ def _row(entry: Parsed, shared: Shared) -> Row:
     )
 
 
-def _shared(shared: Shared, text: str) -> str:
-    found: str = shared.setdefault(text, text)
-    return found
-
-
 def _spec(data: Parsed | None, shared: Shared) -> QuantSpec | None:
     if data is None:
         return None
@@ -228,10 +232,9 @@ def _spec(data: Parsed | None, shared: Shared) -> QuantSpec | None:
     if isinstance(attributes["axis"], list):
         attributes["axis"] = tuple(attributes["axis"])
     key = tuple(attributes.items())
-    if key not in shared:
-        shared[key] = QuantSpec(**attributes)
-    found: QuantSpec = shared[key]
-    return found
+    if key not in shared.specs:
+        shared.specs[key] = QuantSpec(**attributes)
+    return shared.specs[key]
 
 
 def _candidate(data: Parsed, shape: tuple[int, ...]) -> Source:
@@ -245,7 +248,7 @@ def _num_slices(shape: tuple[int, ...], spec: QuantSpec) -> int:
 
 def _counts_of(stats: Mapping[str, MetricValue]) -> ErrorSums:
     names = ("num_elements", "num_nonfinite", "num_nonfinite_output", "num_degenerate")
-    counts: dict[str, Any] = {name: stats[name] for name in names}
+    counts: JsonObject = {name: stats[name] for name in names}
     low, high, peak = (stats[name] for name in ("input_min", "input_max", "max_abs_error"))
     measured = counts["num_elements"] - counts["num_nonfinite"] - counts["num_nonfinite_output"]
     # The peak of zero measured elements is null in a report; of any others it would be null only beyond float64.

@@ -6,9 +6,9 @@ one escapes it. Numbers are float64.
 
 from collections.abc import Mapping, Sequence
 from sys import float_info
-from typing import Any
 
 from qdqcli.op.spec import MAX_UNSIGNED_BITS, WHOLE_TENSOR, ComputeDType, RoundMode
+from qdqcli.plain import JsonObject
 from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.result.packing import PACKING_KEYS
 from qdqcli.result.result import SCHEMA_VERSION, STATS
@@ -19,7 +19,7 @@ from qdqcli.tensors.packed.storage import Scales, Values
 from qdqcli.tensors.safetensors import MAX_DIMENSIONS
 from qdqcli.tensors.tensor import DTYPES
 
-Schema = dict[str, Any]
+Schema = JsonObject
 MAX_COUNT = (1 << 63) - 1
 MAX_TEXT = 1 << 20
 """Maximum length of a name, reason or path, in characters."""
@@ -33,11 +33,11 @@ def _described(schema: Schema, description: str) -> Schema:
     return {**schema, "description": description}
 
 
-def _object(properties: Mapping[str, Schema], required: Sequence[str], **words: Any) -> Schema:
+def _object(properties: Mapping[str, Schema], required: Sequence[str], **words: object) -> Schema:
     return {"type": "object", "required": list(required), "properties": dict(properties), **words}
 
 
-def _list(items: Schema, **words: Any) -> Schema:
+def _list(items: Schema, **words: object) -> Schema:
     return {"type": "array", "items": items, **words}
 
 

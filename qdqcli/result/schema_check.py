@@ -12,8 +12,9 @@ from types import NoneType
 from typing import Any
 
 from qdqcli.escape import escape_name
+from qdqcli.plain import Parsed
 
-Schema = Mapping[str, Any]
+Schema = Parsed
 Check = Callable[[Any], None]
 """Validator that returns, or raises `MismatchError`."""
 
@@ -69,10 +70,10 @@ def check_of(schema: Schema, *, whole_floats: bool = False) -> Check:
         return partial(_check_any, [check_of(part, whole_floats=whole_floats) for part in schema["anyOf"]], schema)
     checks = {kind: _check_of_type(kind, schema) for kind in _types_of(schema, whole_floats)}
 
-    def refuse(value: Any) -> None:
+    def refuse(value: object) -> None:
         raise _mismatch(value, schema)
 
-    def check(value: Any) -> None:
+    def check(value: object) -> None:
         of_type = checks.get(type(value), refuse)
         if of_type is not None:
             of_type(value)
@@ -80,7 +81,7 @@ def check_of(schema: Schema, *, whole_floats: bool = False) -> Check:
     return check
 
 
-def is_valid(value: Any, schema: Schema) -> bool:
+def is_valid(value: object, schema: Schema) -> bool:
     """Tell whether a value of a TOML or JSON file is valid: 8.0 is an integer, a date may be a text."""
     try:
         check_of(schema, whole_floats=True)(value)
@@ -131,7 +132,7 @@ def _types_of(schema: Schema, whole_floats: bool) -> Iterable[type]:
             yield date
 
 
-def _check_any(checks: Iterable[Check], schema: Schema, value: Any) -> None:
+def _check_any(checks: Iterable[Check], schema: Schema, value: object) -> None:
     for check in checks:
         try:
             return check(value)
@@ -140,13 +141,13 @@ def _check_any(checks: Iterable[Check], schema: Schema, value: Any) -> None:
     raise _mismatch(value, schema)
 
 
-def _mismatch(value: Any, schema: Schema) -> MismatchError:
+def _mismatch(value: object, schema: Schema) -> MismatchError:
     found = type(value).__name__ if isinstance(value, dict | list) else _shown(value)
     found = {"dict": "an object", "list": "a list", "None": "null", "True": "true", "False": "false"}.get(found, found)
     return MismatchError(f"found {found}, expected {expected(schema)}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         return escape_name(repr(value[: 2 * _SHOWN] if isinstance(value, str) else value), _SHOWN)
     except ValueError:  # more digits than Python formats
@@ -173,7 +174,7 @@ def _check_of_type(kind: type, schema: Schema) -> Check | None:
 def _check_of_words(words: Iterable[object], schema: Schema) -> Check:
     allowed = frozenset(words)
 
-    def check(value: Any) -> None:
+    def check(value: object) -> None:
         if value not in allowed:
             raise _mismatch(value, schema)
 
@@ -185,7 +186,7 @@ def _check_of_number(schema: Schema) -> Check:
     more_than = schema.get("exclusiveMinimum")
     is_whole = _kinds_of(schema) == ["integer"]
 
-    def check(value: Any) -> None:
+    def check(value: float) -> None:
         if not low <= value <= high or (more_than is not None and value <= more_than) or (is_whole and value % 1):
             raise _mismatch(value, schema)
 
@@ -203,7 +204,7 @@ def _check_of_text(schema: Schema) -> Check:
     least, longest = schema.get("minLength", 0), schema.get("maxLength")
     matches = compile_regex(schema.get("pattern", "")).search
 
-    def check(value: Any) -> None:
+    def check(value: str) -> None:
         if longest is not None and len(value) > longest:
             raise MismatchError(f"found {len(value)} characters, expected at most {longest}")
         if len(value) < least or not matches(value):
@@ -216,7 +217,7 @@ def _check_of_list(schema: Schema) -> Check:
     least, most = schema.get("minItems", 0), schema.get("maxItems")
     check_item = check_of(schema.get("items", {}))
 
-    def check(value: Any) -> None:
+    def check(value: list[object]) -> None:
         if most is not None and len(value) > most:
             raise MismatchError(f"found {len(value)} items, expected at most {most}")
         if len(value) < least:
@@ -238,7 +239,7 @@ def _check_of_object(schema: Schema) -> Check:
     check_key = check_of(schema["propertyNames"]) if "propertyNames" in schema else None
     branches = [check_of(schema[word]) for word in ("if", "then", "else")] if "if" in schema else None
 
-    def check(value: Any) -> None:
+    def check(value: dict[str, object]) -> None:
         for key in required:
             if key not in value:
                 raise MismatchError(f"has no '{key}'")

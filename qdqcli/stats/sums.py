@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from math import copysign, fsum, inf, isfinite
 from sys import float_info
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 Expansion = tuple[float, ...]
 """Floats of decreasing magnitude that represent their exact sum; one infinity or NaN for a non-finite sum."""
@@ -59,7 +59,7 @@ class ErrorSums(NamedTuple):
     def total(cls, parts: Iterable[Self]) -> Self:
         """Merge several sums."""
         columns = zip(cls(), *parts, strict=True)
-        return cls(*(fold(column) for fold, column in zip(_FOLDS, columns, strict=True)))
+        return cls._make(fold(column) for fold, column in zip(_FOLDS, columns, strict=True))
 
 
 def expansion(values: Sequence[float]) -> Expansion:
@@ -104,7 +104,7 @@ def _greatest(values: Iterable[float]) -> float:
     return max(values) + 0.0
 
 
-_FOLD: dict[str, Callable[[Any], Any]] = {
+_FOLD: dict[str, Callable[..., object]] = {
     "num_elements": sum,
     "num_nonfinite": sum,
     "num_nonfinite_output": sum,

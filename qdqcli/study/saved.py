@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from qdqcli.errors import InputError, SpecError, UsageError
 from qdqcli.escape import blame, escape_name, show_path
@@ -116,7 +115,7 @@ def read_sweep(path: Path) -> SavedSweep:
         InputError: missing, malformed, or not such a report.
     """
     with blame(path):
-        data: Any = parse_object(read_file(path, MAX_BYTES))
+        data: Parsed = parse_object(read_file(path, MAX_BYTES))
     with _of_report(path):
         settings = []
         for result in data["results"]:

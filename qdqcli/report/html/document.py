@@ -7,9 +7,8 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
 
-from qdqcli.report.html.grid import Grid, grid_json
+from qdqcli.report.html.grid import Grid, T, grid_json
 from qdqcli.report.html.markup import quote
 from qdqcli.report.summary import few
 
@@ -17,7 +16,7 @@ _CSP = "default-src 'none'; style-src {style}; script-src {script}; base-uri 'no
 
 
 def document(
-    title: str, command: str, inputs: Sequence[str], version: str, main: Iterable[str], grid: Grid[Any]
+    title: str, command: str, inputs: Sequence[str], version: str, main: Iterable[str], grid: Grid[T]
 ) -> Iterator[str]:
     """Yield a page; `main` is HTML, which has the table of `grid` where it has rows."""
     style, script = f"\n{_asset('page.css')}", f"\n{_asset('page.js')}"

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import ceil
-from typing import Any
 
 from qdqcli.report.command import command_of
 from qdqcli.report.escape import shorten, visible
@@ -79,7 +78,7 @@ def _terms(run: RunResult) -> Iterator[tuple[str, str]]:
         yield quote(name), f"{held}, {size:,} bytes ({size_text(size)})"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None or value == []:
         return "none"
     if isinstance(value, list):

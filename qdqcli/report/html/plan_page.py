@@ -137,5 +137,5 @@ def _grid(view: PlanView) -> Grid[Pair]:
 def _options(settings: Parsed) -> Iterator[str]:
     """Yield the command's own options that differ from its defaults."""
     for option, value in options_given(settings, _PLAIN):
-        for one in [",".join(value)] if option == "--candidates" else each(value):
+        for one in [",".join(map(str, each(value)))] if option == "--candidates" else each(value):
             yield from (option, f"{one:g}" if isinstance(one, float) else str(one))
