@@ -11,12 +11,11 @@ from qdqcli.cli.deliver import for_terminal
 from qdqcli.cli.dialects import export, import_
 from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command, completing
-from qdqcli.cli.measure import open_inputs, plan_inputs
+from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs
 from qdqcli.cli.options import with_recipe
 from qdqcli.cli.streams import write, write_all
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
-from qdqcli.recipe.explanation import Explanation
 from qdqcli.recipe.findings import Finding
 from qdqcli.recipe.keys import json_schema
 from qdqcli.recipe.plan import context_of
@@ -144,11 +143,13 @@ def explain(call: Call, /, recipe_name: str, model: str, name: str | None) -> No
     call = with_recipe(call, recipe_name)
     request = opt.request_of(call)
     plans = plan_inputs(call, open_inputs(call, [model]), request)
-    explanation = Explanation.of("recipe explain", plans, request.settings, name)
+    listing = listing_of("recipe explain", plans, request)
+    if name is not None:
+        listing = listing.matching(name)
     if call.report.format_name == "json":
-        write_all(render_json(explanation))
+        write_all(render_json(listing))
     else:
-        write_all(render_table(explanation, for_terminal(ReportOptions())))
+        write_all(render_table(listing, for_terminal(ReportOptions()), is_detailed=name is not None))
 
 
 @recipe.command(short_help="List presets, or print one to copy and change.")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 
 from qdqcli.errors import SpecError
 from qdqcli.op.spec import QuantSpec
@@ -58,6 +59,39 @@ class Resolution:
             for key, setting in self.settings.items()
             if setting.places and key not in has_no_effect
         }
+
+
+BUILT_IN = "built in"
+"""Origin of a setting that nothing names."""
+
+
+def fields_of(resolution: Resolution) -> Mapping[str, tuple[object, Sequence[str]]]:
+    """Return setting -> (value, its origins, the effective one last), without settings that do not apply."""
+    return {
+        key: (setting.value, setting.places or [BUILT_IN])
+        for key, setting in resolution.settings.items()
+        if setting.places or (setting.value is not None and key != "min_ndim")
+    }
+
+
+def resolution_to_json(resolution: Resolution) -> JsonObject:
+    """Return a resolution, shared by many tensors, as JSON values."""
+    decision = resolution.decision
+    reason = {"reason": decision.reason} if isinstance(decision, Skip) else {}
+    fields = {
+        key: {
+            "value": value if not isinstance(value, float) or isfinite(value) else None,
+            "decided_by": places[-1],
+            "overrides": list(places[:-1]),
+        }
+        for key, (value, places) in fields_of(resolution).items()
+    }
+    return {
+        "status": "skipped" if reason else "quantized",
+        **reason,
+        "rules": [rule.place for rule in resolution.rules],
+        "fields": fields,
+    }
 
 
 def base_settings(

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from qdqcli.errors import UsageError
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Resolution, Skip
+from qdqcli.recipe.pairing import located
+from qdqcli.recipe.patterns import compile_pattern, holders_of, matches_any, unmatched
 from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
-from qdqcli.result.result import Headed, RunResult, Source, TensorResult, range_to_json, spec_to_json
+from qdqcli.result.result import Headed, RunResult, Source, TensorResult, range_to_json, source_to_json, spec_to_json
 from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -23,7 +26,8 @@ class ListedTensor:
     source: Source
     num_elements: int
     num_bytes: int
-    decision: Decision
+    resolution: Resolution
+    """The decision on it, and what decided each setting."""
     num_slices: int = 0
     """Number of ranges; 0 where the tensor is skipped."""
     quantized_bits: int = 0
@@ -34,6 +38,10 @@ class ListedTensor:
     """Values of `RANGES`, where the data was read."""
     estimated: tuple[float, float] | None = None
     """Overall range (min, max), where an estimator chose the ranges."""
+
+    @property
+    def decision(self) -> Decision:
+        return self.resolution.decision
 
     @property
     def num_quantized_bytes(self) -> int:
@@ -58,7 +66,7 @@ class ListedTensor:
             source=source,
             num_elements=tensor.num_elements,
             num_bytes=tensor.nbytes,
-            decision=decision,
+            resolution=resolution,
             num_slices=slices,
             quantized_bits=bits,
             decided_by=resolution.decided_by if has_recipe else None,
@@ -94,6 +102,20 @@ class Listing(Headed):
             tensors=tensors,
             notes=notes_of(plans),
         )
+
+    def matching(self, pattern: str) -> Self:
+        """Return the listing of the tensors that match.
+
+        Raises:
+            UsageError: none does; offers the nearest.
+        """
+        locations = list(located(self, self.tensors))
+        holders = holders_of(locations)
+        if not matches_any(pattern, holders):
+            raise UsageError(unmatched(pattern, holders))
+        matches = compile_pattern(pattern, holders)
+        kept = [tensor for tensor, place in zip(self.tensors, locations, strict=True) if matches(*place)]
+        return replace(self, tensors=kept)
 
     @property
     def summary(self) -> dict[str, MetricValue]:
@@ -137,15 +159,9 @@ def with_estimates(listing: Listing, overall_ranges: Mapping[tuple[str, str], tu
 
 def listed_to_json(tensor: ListedTensor) -> dict[str, object]:
     """Return a tensor as JSON values under a report's keys; `num_quantized_bytes` counts packed codes and scales."""
-    source, decision = tensor.source, tensor.decision
-    head = {
-        "name": source.name,
-        "file": source.file,
-        "dtype": source.dtype,
-        "shape": list(source.shape),
-        "num_bytes": tensor.num_bytes,
-        "num_quantized_bytes": tensor.num_quantized_bytes,
-    }
+    decision = tensor.decision
+    sizes = {"num_bytes": tensor.num_bytes, "num_quantized_bytes": tensor.num_quantized_bytes}
+    head = source_to_json(tensor.source) | sizes
     decided_by = {} if tensor.decided_by is None else {"decided_by": dict(tensor.decided_by)}
     stats = {"num_elements": tensor.num_elements, **tensor.ranges, "bits_per_weight": tensor.bits_per_weight}
     if isinstance(decision, Skip):

@@ -3,16 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from qdqcli.recipe.decision import Resolution, Skip
-from qdqcli.recipe.explanation import (
-    BUILT_IN,
-    ExplainedTensor,
-    Explanation,
-    explanation_summary,
-    fields_of,
-    head_to_json,
-    resolution_to_json,
-)
+from qdqcli.recipe.decision import Resolution, Skip, fields_of, resolution_to_json
+from qdqcli.recipe.listing import ListedTensor, Listing
 from qdqcli.report import escape
 from qdqcli.report.json import document
 from qdqcli.report.layout import fit
@@ -20,24 +12,23 @@ from qdqcli.report.number import NO_NUMBER, counted
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.table import MAX_NAME, Column, Quote, column, shape_text, spec_text
 from qdqcli.report.text import table_lines
-from qdqcli.result.result import header_to_json
+from qdqcli.result.result import header_to_json, source_to_json
 
 
-def render_json(explanation: Explanation) -> Iterator[str]:
+def render_json(listing: Listing) -> Iterator[str]:
     """Yield the full JSON report, a line per tensor; a resolution shared by many tensors is serialized once."""
-    tensors = explanation.tensors
+    tensors = listing.tensors
     kinds = {id(tensor.resolution): tensor.resolution for tensor in tensors}
     common = {key: escape.json_text(resolution_to_json(resolution))[1:] for key, resolution in kinds.items()}
-    head = header_to_json(explanation) | {"summary": explanation_summary(explanation)}
-    rows = ((escape.json_text(head_to_json(tensor))[:-1], ", ", common[id(tensor.resolution)]) for tensor in tensors)
-    yield from document(head, rows, {})
+    counts = {name: listing.summary[name] for name in ("num_tensors", "num_quantized", "num_skipped")}
+    rows = ((escape.json_text(source_to_json(t.source))[:-1], ", ", common[id(t.resolution)]) for t in tensors)
+    yield from document(header_to_json(listing) | {"summary": counts}, rows, {})
 
 
-def render_table(explanation: Explanation, options: ReportOptions) -> Iterator[str]:
-    """Yield the report as a text table."""
+def render_table(listing: Listing, options: ReportOptions, *, is_detailed: bool) -> Iterator[str]:
+    """Yield the report as a text table: a line per tensor or, with `is_detailed`, per setting of each."""
     quote = partial(_quoted, options=options)
-    lines = _details(explanation, options, quote) if explanation.is_detailed else _rows(explanation, options, quote)
-    for line in lines:
+    for line in _details(listing, options, quote) if is_detailed else _rows(listing, options, quote):
         yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
 
 
@@ -54,12 +45,12 @@ def ranked_places(decided_by: Mapping[str, str]) -> list[str]:
     return sorted(dict.fromkeys(decided_by.values()), key=lambda place: "rule " not in place)
 
 
-def _rows(explanation: Explanation, options: ReportOptions, quote: Quote) -> Iterator[str]:
-    tensors = explanation.tensors
+def _rows(listing: Listing, options: ReportOptions, quote: Quote) -> Iterator[str]:
+    tensors = listing.tensors
     becomes, decided = _by_resolution(tensors, quote)
     if tensors:
         columns = [
-            column("tensor", "tensor", tensors, lambda explained: quote(explained.tensor.name)),
+            column("tensor", "tensor", tensors, lambda tensor: quote(tensor.source.name)),
             Column(name="becomes", title="becomes", cells=becomes),
             Column(name="decided", title="decided by", cells=decided),
         ]
@@ -67,12 +58,11 @@ def _rows(explanation: Explanation, options: ReportOptions, quote: Quote) -> Ite
         yield from table_lines(layout, options)
         yield from layout.remarks
         yield ""
-    summary = explanation_summary(explanation)
-    counts = f"{counted(summary['num_tensors'], 'tensor')}, {summary['num_quantized']:,} to quantize"
-    yield f"{counts}; settings that are not named are built in"
+    quantized = sum(not isinstance(tensor.decision, Skip) for tensor in tensors)
+    yield f"{counted(len(tensors), 'tensor')}, {quantized:,} to quantize; settings that are not named are built in"
 
 
-def _by_resolution(tensors: Sequence[ExplainedTensor], quote: Quote) -> tuple[list[str], list[str]]:
+def _by_resolution(tensors: Sequence[ListedTensor], quote: Quote) -> tuple[list[str], list[str]]:
     """Return outcome and origin of each tensor; tensors that share a resolution share the texts."""
     texts: dict[int, tuple[str, str]] = {}
     for tensor in tensors:
@@ -83,11 +73,11 @@ def _by_resolution(tensors: Sequence[ExplainedTensor], quote: Quote) -> tuple[li
     return [becomes for becomes, _ in pairs], [decided for _, decided in pairs]
 
 
-def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> Iterator[str]:
-    for number, explained in enumerate(explanation.tensors):
-        tensor, resolution = explained.tensor, explained.resolution
+def _details(listing: Listing, options: ReportOptions, quote: Quote) -> Iterator[str]:
+    for number, tensor in enumerate(listing.tensors):
+        source, resolution = tensor.source, tensor.resolution
         yield from ("",) if number else ()
-        head = (quote(tensor.name), escape.word(tensor.dtype.name, quote), shape_text(tensor.shape))
+        head = (quote(source.name), escape.word(source.dtype, quote), shape_text(source.shape))
         yield "  ".join((*head, _becomes(resolution, quote)))
         yield f"matched by  {', '.join(quote(rule.place) for rule in resolution.rules) or 'no rule'}"
         fields = fields_of(resolution)
@@ -96,7 +86,7 @@ def _details(explanation: Explanation, options: ReportOptions, quote: Quote) -> 
         columns = [
             column("setting", "setting", fields, str),
             column("value", "value", fields.values(), lambda field: quote(_value(field[0]))),
-            column("decided", "decided by", fields.values(), lambda field: quote([BUILT_IN, *field[1]][-1])),
+            column("decided", "decided by", fields.values(), lambda field: quote(field[1][-1])),
             column("over", "over", fields.values(), lambda field: quote(", ".join(reversed(field[1][:-1])))),
         ]
         yield from table_lines(fit(columns, "name", None, options.ellipsis), options)

@@ -307,12 +307,7 @@ def summary_to_json(run: RunResult) -> dict[str, object]:
 
 def row_to_json(row: Row) -> JsonObject:
     """Return one entry of `tensors`."""
-    head: dict[str, object] = {
-        "name": row.source.name,
-        "file": row.source.file,
-        "dtype": row.source.dtype,
-        "shape": list(row.source.shape),
-    }
+    head = source_to_json(row.source)
     decided_by: dict[str, object] = {} if row.decided_by is None else {"decided_by": dict(row.decided_by)}
     if isinstance(row, SkippedTensor):
         status = {"status": "failed" if row.is_failure else "skipped", "reason": row.reason}
@@ -334,6 +329,11 @@ def row_to_json(row: Row) -> JsonObject:
     bound = {} if row.bound is None else {"bound": row.bound._asdict()}
     baseline = {} if row.baseline_db is None else {"baseline": {"sqnr_db": row.baseline_db}}
     return {**head, **body, **zeros, **bound, **baseline, **decided_by, **histograms, **channels}
+
+
+def source_to_json(source: Source) -> dict[str, object]:
+    """Return the keys that tell which tensor an entry of `tensors` is on."""
+    return {"name": source.name, "file": source.file, "dtype": source.dtype, "shape": list(source.shape)}
 
 
 def header_to_json(run: Headed, version: str = __version__) -> JsonObject:
