@@ -15,7 +15,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape, escape_name, show_path
 from qdqcli.report.number import counted, size_text
 from qdqcli.tensors.remote_path import is_url
-from qdqcli.tensors.storage import output_error, write_file
+from qdqcli.tensors.storage import blame_output, write_file
 
 DEFAULT_FOLDER = "tiny-llama"
 NEXT = (
@@ -48,14 +48,13 @@ def demo(session: Session, /, name: str) -> None:
     files = tiny_llama()
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.qdq-partial")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        for name, content in files.items():
-            session.interruption.check()
-            write_file(partial / name, [content])
-        partial.rename(folder)
-    except OSError as error:
-        raise output_error(folder, error) from error
+        with blame_output(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial.mkdir()
+            for name, content in files.items():
+                session.interruption.check()
+                write_file(partial / name, [content])
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     size = size_text(sum(map(len, files.values())))
@@ -76,9 +75,7 @@ def _new_folder(name: str) -> Path:
     if is_url(name):
         raise UsageError(f"{escape_name(name)}: the sample is written to this computer; give the name of a new folder")
     folder = Path(name)
-    try:
+    with blame_output(folder):
         if folder.is_symlink() or folder.exists():
             raise UsageError(f"{show_path(folder)}: exists; give the name of a new folder, or remove it")
-    except OSError as error:
-        raise output_error(folder, error) from error
     return folder

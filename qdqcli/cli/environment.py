@@ -71,6 +71,8 @@ def name_variable(error: UsageError, ctx: click.Context) -> None:
 
 def take(session: Session, ctx: click.Context) -> None:
     """Tell what the environment sets, and add it to the session's command line; warn of misspelt variables."""
+    if not any(name.startswith(f"{PREFIX}_") for name in os.environ):
+        return
     found = [option for option in options_set(ctx) if option.name not in SHARED]
     if found:
         session.note(f"taken from the environment: {', '.join(map(source_of, found))}")

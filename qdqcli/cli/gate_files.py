@@ -47,28 +47,29 @@ def check_replaceable(path: Path, is_kind: Callable[[Path], str | None], *, is_a
 
 def is_report(path: Path) -> str | None:
     """Return the reason why a file is not a JSON report; None where it is one."""
-    try:
-        read_report(path)
-    except QdqError as error:
-        return f"it is not a report ({error})"
-    return None
-
-
-def is_budget(path: Path) -> str | None:
-    """Return the reason why a file is not a budget alone; None where it is one."""
-    try:
-        budget = parse_budget(read_text(path, "a budget is a TOML file"), path)
-    except QdqError as error:
-        return f"it is not a budget ({error})"
-    return "it is not a budget (it sets no limit)" if budget.is_idle else None
+    return _reason("a report", read_report, path)
 
 
 def is_recipe(path: Path) -> str | None:
     """Return the reason why a file is not a recipe; None where it is one."""
+    return _reason("a recipe", read_recipe, path)
+
+
+def is_budget(path: Path) -> str | None:
+    """Return the reason why a file is not a budget alone; None where it is one."""
+
+    def read(path: Path) -> None:
+        if parse_budget(read_text(path, "a budget is a TOML file"), path).is_idle:
+            raise UsageError("it sets no limit")
+
+    return _reason("a budget", read, path)
+
+
+def _reason(what: str, read: Callable[[Path], object], path: Path) -> str | None:
     try:
-        read_recipe(path)
+        read(path)
     except QdqError as error:
-        return f"it is not a recipe ({error})"
+        return f"it is not {what} ({error})"
     return None
 
 

@@ -12,18 +12,8 @@ from qdqcli.errors import UsageError
 GROUPS = {
     "Goal": ("avg_bits", "target_size", "max_loss", "min_sqnr"),
     "Choice": (
-        *(
-            "candidates",
-            "objective",
-            "importance",
-            "tie",
-            "min_bits",
-            "max_bits",
-            "count",
-            "backend",
-            "frontier",
-            "explain",
-        ),
+        *("candidates", "objective", "importance", "tie", "min_bits", "max_bits", "count", "backend"),
+        *("frontier", "explain"),
     ),
     "Diagnosis": ("worst", "diagnoses_all", "max_bits_added", "write_recipe"),
     "Output": ("output", "overwrite", "resume", "keep_going", "verify", "provenance", "dry_run", "part", "break_lock"),
@@ -34,8 +24,7 @@ GROUPS = {
     ),
     "Which tensors": (
         *("include", "exclude", "min_ndim", "allow_unmatched", "allow_packed", "from_packed", "follow_links"),
-        "renamings",
-        "void_dtype",
+        *("renamings", "void_dtype"),
     ),
     "Ranges": ("estimator", "estimators", "percentile", "input_min", "input_max", "ranges_file"),
     "Budget": (
@@ -43,21 +32,8 @@ GROUPS = {
         *("headroom", "ratchet"),
     ),
     "Report": (
-        *(
-            "format_name",
-            "reports",
-            "sort",
-            "list_sort",
-            "top",
-            "by",
-            "rows_by",
-            "pareto",
-            "lists_all",
-            "data",
-            "per_channel",
-            "histograms",
-        ),
-        *("scale_bits", "schema"),
+        *("format_name", "reports", "sort", "list_sort", "top", "by", "rows_by", "pareto", "lists_all", "data"),
+        *("per_channel", "histograms", "scale_bits", "schema"),
     ),
     "Resources": ("threads", "max_memory", "device", "dask"),
 }

@@ -15,7 +15,7 @@ from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, escape_name
-from qdqcli.tensors.storage import output_error, write_file
+from qdqcli.tensors.storage import blame_output, write_file
 
 
 def topics() -> dict[str, str]:
@@ -76,10 +76,8 @@ def _write_man(ctx: click.Context, folder: Path) -> None:
     """
     from qdqcli.cli.man import pages  # late: seldom asked for
 
-    try:
+    with blame_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(folder, error) from error
     found = list(pages(ctx))
     for name, text in found:
         write_file(folder / name, [text.encode()])

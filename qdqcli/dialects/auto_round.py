@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC, NO_INTEGERS, losses
 from qdqcli.dialects.dialect import Dialect, as_json, exceptions
-from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, linear_layers
+from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, left_in_float, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, WEIGHT, Weight, WeightFormat
 from qdqcli.escape import escape_name
@@ -67,7 +67,7 @@ def read(config: Table, tensors: Collection[str] = ()) -> Imported:
     ignored = config.text("ignore_layers", default="").replace(" ", "")
     if ignored:
         patterns = [_ignored(part, modules) for part in ignored.split(",") if part]
-        rules.append(ImportedRule(patterns=patterns, reason="ignore_layers", origin="ignore_layers"))
+        rules.append(left_in_float(patterns, "ignore_layers"))
     return Imported(title="auto-round", rules=rules)
 
 

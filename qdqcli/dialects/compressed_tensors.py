@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from qdqcli.dialects import match
 from qdqcli.dialects.dialect import Dialect, as_json, as_yaml, by_format, folded
-from qdqcli.dialects.imported import EMBEDDING, Imported, ImportedRule, linear_layers, patterns_of
+from qdqcli.dialects.imported import EMBEDDING, Imported, ImportedRule, left_in_float, linear_layers, patterns_of
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, Weight, WeightFormat
 from qdqcli.errors import UsageError
@@ -173,7 +173,7 @@ def _rules(entries: Sequence[Entry], ignore: Sequence[str]) -> list[ImportedRule
         )
     patterns = [pattern for target in ignore for pattern in _pattern(target)]
     if patterns:
-        rules.append(ImportedRule(patterns=patterns, reason="ignore", origin="ignore"))
+        rules.append(left_in_float(patterns, "ignore"))
     return rules
 
 

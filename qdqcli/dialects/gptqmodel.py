@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ASYMMETRIC
 from qdqcli.dialects.dialect import Dialect, as_json, exceptions
-from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, linear_layers
+from qdqcli.dialects.imported import OUTPUT_HEAD, ROUTER, Imported, ImportedRule, left_in_float, linear_layers
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, Weight, WeightFormat
 from qdqcli.plain import JsonObject
@@ -48,14 +48,14 @@ def read(config: Table) -> Imported:
     for key, layer in reversed([*config.table("dynamic").items()]):
         pattern = match.matched(key.removeprefix("+:").removeprefix("-:"))
         if key.startswith("-:"):
-            rules.append(ImportedRule(patterns=[pattern], reason="dynamic", origin="dynamic"))
+            rules.append(left_in_float([pattern], "dynamic"))
         else:
             own, comment = _format_of(layer, config)
             rules.append(ImportedRule(patterns=[pattern], format=own, comment=comment, origin="dynamic"))
     skipped = config.texts("modules_to_not_convert")
     if skipped:
         patterns = list(map(match.containing, skipped))
-        rules.append(ImportedRule(patterns=patterns, reason="modules_to_not_convert", origin="modules_to_not_convert"))
+        rules.append(left_in_float(patterns, "modules_to_not_convert"))
     return Imported(title="GPTQ", rules=rules)
 
 

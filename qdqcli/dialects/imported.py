@@ -70,6 +70,11 @@ def linear_layers(base: WeightFormat | None, *others: str, origin: str = "", com
     ]
 
 
+def left_in_float(patterns: Sequence[str], key: str) -> ImportedRule:
+    """Return the rule of an entry of the file that names what stays in float."""
+    return ImportedRule(patterns=patterns, reason=key, origin=key)
+
+
 def joined(rules: Sequence[ImportedRule]) -> list[ImportedRule]:
     """Join successive rules that differ in their patterns alone."""
     found: list[ImportedRule] = []

@@ -17,6 +17,7 @@ from qdqcli.dialects.imported import (
     STATE_SPACE,
     Imported,
     ImportedRule,
+    left_in_float,
     linear_layers,
     patterns_of,
 )
@@ -133,7 +134,7 @@ def read_config(config: Table) -> Imported:
     excluded = config.texts("exclude_modules", "ignore")
     if excluded:
         patterns = [match.on_module(glob) for glob in excluded]
-        rules.append(ImportedRule(patterns=patterns, reason="exclude_modules", origin="exclude_modules"))
+        rules.append(left_in_float(patterns, "exclude_modules"))
     return Imported(title="ModelOpt", rules=rules)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import ACTIVATIONS, ASYMMETRIC, NO_INTEGERS, losses
 from qdqcli.dialects.dialect import Dialect, as_json, by_format, folded
-from qdqcli.dialects.imported import OUTPUT_HEAD, Imported, ImportedRule, linear_layers, patterns_of
+from qdqcli.dialects.imported import OUTPUT_HEAD, Imported, ImportedRule, left_in_float, linear_layers, patterns_of
 from qdqcli.dialects.table import Table
 from qdqcli.dialects.weight import CHANNEL, TENSOR, WEIGHT, Weight, WeightFormat
 from qdqcli.plain import JsonObject
@@ -83,7 +83,7 @@ def read_hub(config: Table) -> Imported:
         imported = read(config.table("quant_type").table("default"))
     if "modules_to_not_convert" in config:
         patterns = list(map(match.containing, config.texts("modules_to_not_convert")))
-        last = ImportedRule(patterns=patterns, reason="modules_to_not_convert", origin="modules_to_not_convert")
+        last = left_in_float(patterns, "modules_to_not_convert")
     elif config.flag("include_input_output_embeddings", default=False):
         return imported
     else:  # transformers leaves it in float unless told

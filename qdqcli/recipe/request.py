@@ -211,11 +211,7 @@ def request_from(sources: OptionSources) -> Request:
     )
 
 
-SETTINGS = (
-    "num_bits", "signed_input", "narrow_range", "round_mode", "axis", "group_size", "ragged_groups", "indivisible",
-    "input_min", "input_max", "ranges_file", "compute_dtype", "estimator", "percentile", "include", "exclude",
-    "min_ndim", "scale_bits",
-)  # fmt: skip
+SETTINGS = (*DEFAULTS, "scale_bits")
 """Options that decide the numbers of a report, and that it names."""
 
 

@@ -1,14 +1,10 @@
 """Verdict of a budget on a run, as plain data in a report; `gate/judge.py` creates it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
-from qdqcli.plain import Parsed
-
-WORDS = ("missing", "unexpected", "settings", "failed", "incomplete", "forbid", "min_quantized", "max_bits_per_weight",
-         "waiver")  # fmt: skip
-"""Subjects of violations that are not metrics."""
+from qdqcli.plain import JsonObject, Parsed
 
 
 class Severity(StrEnum):
@@ -27,7 +23,7 @@ class Violation:
     """Tensor name; None if the limit is on the whole run."""
     file: str | None = None
     metric: str
-    """A metric, a key of `[structure]`, or one of `WORDS`."""
+    """A metric, a key of `[structure]`, or another word: missing, unexpected, settings, failed, incomplete, waiver."""
     limit: float | str | None
     actual: float | str | None
     severity: Severity = Severity.ERROR
@@ -95,20 +91,9 @@ def verdict_to_json(verdict: Verdict) -> dict[str, object]:
 
 def violation_to_json(violation: Violation) -> dict[str, object]:
     """Return one entry of `violations` or `waived`."""
-    entry: dict[str, object] = {
-        "tensor": violation.tensor,
-        "file": violation.file,
-        "metric": violation.metric,
-        "limit": violation.limit,
-        "actual": violation.actual,
-        "severity": str(violation.severity),
-        "excess_db": violation.excess_db,
-        "origin": violation.origin,
-        "budget": violation.budget,
-        "line": violation.line,
-    }
-    entry |= {"tensors": list(violation.tensors)} if violation.tensors else {}
-    return entry | ({} if violation.waiver is None else {"reason": violation.waiver})
+    entry = asdict(violation) | {"severity": str(violation.severity)}
+    tensors, waiver = entry.pop("tensors"), entry.pop("waiver")
+    return entry | ({"tensors": list(tensors)} if tensors else {}) | ({} if waiver is None else {"reason": waiver})
 
 
 def verdict_from_json(data: Parsed) -> Verdict:
@@ -121,29 +106,11 @@ def verdict_from_json(data: Parsed) -> Verdict:
 
 
 def _margin(entry: Parsed) -> Margin:
-    return Margin(
-        tensor=entry["tensor"],
-        file=entry.get("file"),
-        metric=entry["metric"],
-        limit=entry["limit"],
-        actual=entry["actual"],
-        margin_db=entry["margin_db"],
-        origin=entry["origin"],
-    )
+    known: JsonObject = {field.name: entry.get(field.name) for field in fields(Margin)}
+    return Margin(**known)
 
 
 def _violation(entry: Parsed) -> Violation:
-    return Violation(
-        tensor=entry["tensor"],
-        file=entry.get("file"),
-        metric=entry["metric"],
-        limit=entry["limit"],
-        actual=entry["actual"],
-        severity=Severity(entry["severity"]),
-        excess_db=entry.get("excess_db"),
-        origin=entry.get("origin", "limits"),
-        budget=entry.get("budget"),
-        line=entry.get("line", 1),
-        tensors=tuple(entry.get("tensors", ())),
-        waiver=entry.get("reason"),
-    )
+    known = {field.name: entry[field.name] for field in fields(Violation) if field.name in entry}
+    known |= {"severity": Severity(entry["severity"]), "tensors": tuple(entry.get("tensors", ()))}
+    return Violation(**{"origin": "limits", **known}, waiver=entry.get("reason"))
