@@ -196,6 +196,11 @@ def test_threads_that_need_one_kernel_compile_it_once(cache: Path) -> None:
     assert only_file(cache).exists()
 
 
+def test_the_reduced_pipeline_works_with_this_numba() -> None:
+    compiler.choose_pipeline()
+    assert pipeline.is_reduced
+
+
 def test_where_the_reduced_pipeline_fails_numbas_own_compiles(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "is_reduced", True)
     monkeypatch.delattr(pipeline, "_linked")

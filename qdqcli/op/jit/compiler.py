@@ -92,6 +92,7 @@ def _object_code(text: str, entry: str) -> bytes:
     for function in module.functions:
         if not function.is_declaration and function.name != entry:
             function.linkage = "internal"
+            function.add_function_attribute("alwaysinline")
     processor = {"cpu": _setting("CPU_NAME") or llvm.get_host_cpu_name(), "features": _features()}
     target = llvm.Target.from_triple(module.triple)
     machine = target.create_target_machine(**processor, opt=3, reloc="pic", codemodel="small")

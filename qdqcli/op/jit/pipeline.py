@@ -9,6 +9,7 @@ documented in Numba's manual, but not their library of code and not `no_compile`
 small kernel, and sets `is_reduced` to false where they fail.
 """
 
+from functools import cache
 from typing import Any
 
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
@@ -69,24 +70,40 @@ class KernelCompiler(CompilerBase):
 
 
 def _linked_library(codegen: Any, name: str) -> Any:
-    """Return a library of code that is neither optimized nor made executable, only linked into others."""
+    """Return a library of LLVM IR that is neither optimized nor made executable."""
     library = codegen.create_library(name)
     library.__class__ = _linked(type(library))
     return library
 
 
+@cache
 def _linked(base: Any) -> Any:
     class Linked(base):  # type: ignore[misc]
         def get_pointer_to_function(self, _name: str) -> int:
-            self._ensure_finalized()
             return 0
+
+        def finalize(self) -> None:
+            self._finalized = True
 
         def _optimize_functions(self, module: Any) -> None:
             module.data_layout = self._codegen._data_layout
 
-        def _optimize_final_module(self) -> None: ...
+        def get_llvm_str(self) -> str:
+            self._link()
+            return str(self._final_module)
 
-        def _finalize_final_module(self) -> None:
-            self._finalized = True
+        def _get_module_for_linking(self) -> Any:
+            self._link()
+            return super()._get_module_for_linking()
+
+        def _link(self) -> None:
+            """Link all functions that are called, directly or indirectly, each once."""
+            libraries, seen = self._linking_libraries, {self}
+            self._linking_libraries, self._shared_module = [], None
+            for library in libraries:
+                if library not in seen:
+                    seen.add(library)
+                    libraries += library._linking_libraries
+                    self._final_module.link_in(base._get_module_for_linking(library), preserve=True)
 
     return Linked
