@@ -9,7 +9,6 @@ documented in Numba's manual, but not their library of code and not `no_compile`
 small kernel, and sets `is_reduced` to false where they fail.
 """
 
-from functools import cache
 from typing import Any
 
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
@@ -76,7 +75,6 @@ def _linked_library(codegen: Any, name: str) -> Any:
     return library
 
 
-@cache
 def _linked(base: Any) -> Any:
     class Linked(base):  # type: ignore[misc]
         def get_pointer_to_function(self, _name: str) -> int:
@@ -99,7 +97,8 @@ def _linked(base: Any) -> Any:
         def _link(self) -> None:
             """Link all functions that are called, directly or indirectly, each once."""
             libraries, seen = self._linking_libraries, {self}
-            self._linking_libraries, self._shared_module = [], None
+            self._linking_libraries: list[Any] = []
+            self._shared_module = None
             for library in libraries:
                 if library not in seen:
                     seen.add(library)
