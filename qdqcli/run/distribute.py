@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Protocol, TypeVar
 
 from qdqcli.errors import OutputError
@@ -22,9 +22,7 @@ from qdqcli.tensors.storage import FileIdentity
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
-SEEN_ATTEMPTS = 50
-SEEN_PAUSE_S = 0.2
-"""A network file system may show a new file, or its size, seconds after another machine wrote it."""
+_PAUSE_S = 0.2
 
 
 class Cluster(Executor, Protocol):
@@ -46,6 +44,8 @@ class Distribution:
     resources: Resources
     interruption: Interruption
     opening: Opening = AS_THEY_ARE
+    patience_s: float = 10.0
+    """Seconds to wait for a file, or its size: a network file system may show late what another machine wrote."""
 
     def refs(self, plans: Sequence[Plan]) -> list[ShardRef]:
         """Return the shards of plans of all inputs that were opened together, as other processes find them.
@@ -116,27 +116,28 @@ class Distribution:
         def receive(index: int, outcome: Outcome[Made]) -> None:
             plan, made = plans[index], outcome.get()
             if output is not None and journal is not None:
-                journal.add_shard(index, made.record, _seen(output, plan, made.size, self.interruption))
+                journal.add_shard(index, made.record, self._seen(output, plan, made.size))
             found[index] = restore_rows(made.record, plan, 0, measuring.scale_bits)
             measuring.on_bytes(plan.nbytes)
 
         self.run(tasks, receive)
         return found
 
+    def _seen(self, output: OutputTree, plan: Plan, size: int | None) -> FileIdentity:
+        """Return the identity of an output written elsewhere.
 
-def _seen(output: OutputTree, plan: Plan, size: int | None, interruption: Interruption) -> FileIdentity:
-    """Return the identity of an output written elsewhere, which a network file system may show late.
-
-    Raises:
-        OutputError: it does not appear with that size.
-    """
-    for _ in range(SEEN_ATTEMPTS):
-        identity = output.identity_of(plan.checkpoint, plan.shard)
-        if identity is not None and identity.size == size:
-            return identity
-        interruption.check()
-        sleep(SEEN_PAUSE_S)
-    raise OutputError(
-        f"{show_path(output.shard_path(plan.checkpoint, plan.shard))}: was written elsewhere and is not here (size "
-        f"{size} expected); OUTPUT must be on a disk that all machines share"
-    )
+        Raises:
+            OutputError: it does not appear with that size.
+        """
+        end = monotonic() + self.patience_s
+        while True:
+            identity = output.identity_of(plan.checkpoint, plan.shard)
+            if identity is not None and identity.size == size:
+                return identity
+            self.interruption.check()
+            if monotonic() > end:
+                raise OutputError(
+                    f"{show_path(output.shard_path(plan.checkpoint, plan.shard))}: was written elsewhere and is not "
+                    f"here (size {size} expected); OUTPUT must be on a disk that all machines share"
+                )
+            sleep(_PAUSE_S)

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,29 +13,15 @@ from qdqcli.measure.estimate import estimate_ranges
 from qdqcli.measure.given_range import given_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
-from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, Floats, Stored
+from qdqcli.op.params import STORAGE, Stored
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.gradient import GradientSummary
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, copy_tensor
+from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.tensor import TensorInfo
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """A gradient tensor and the tensor that was quantized."""
-
-    gradients: TensorInfo
-    gradients_reader: ShardReader
-    info: TensorInfo
-    reader: ShardReader
-    spec: QuantSpec
-    writer: ShardWriter
-    reordered: Stored | None = None
-    """All elements of the quantized tensor in the memory order of the gradients, where the orders differ."""
 
 
 def differentiate(
@@ -98,66 +83,75 @@ def _check_pairs(plan: Plan, shards: Shards, workers: Workers) -> None:
 
 def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) -> Iterator[GradientSummary]:
     with ExitStack() as undo:
-        gradients_reader = undo.enter_context(plan.shard.open())
-        writer = output.create(plan.checkpoint, plan.shard, gradients_reader)
+        reader = undo.enter_context(plan.shard.open())
+        writer = output.create(plan.checkpoint, plan.shard, reader)
         undo.callback(writer.abort)
-        readers: dict[str, ShardReader] = {}
+        originals = undo.enter_context(OpenShards())
         for tensor, decision in plan.tensors:
             workers.interruption.check()
             if isinstance(decision, Skip):
-                copy_tensor(tensor, gradients_reader, writer, workers.interruption.check)
+                copy_tensor(tensor, reader, writer, workers.interruption.check)
                 continue
             shard, info = shards[tensor.name]
-            if shard.name not in readers:
-                readers[shard.name] = undo.enter_context(shard.open())
             pair = _Pair(
                 gradients=tensor,
-                gradients_reader=gradients_reader,
+                gradients_reader=reader,
                 info=info,
-                reader=readers[shard.name],
+                reader=originals.reader_of(shard),
                 spec=decision,
                 writer=writer,
+                workers=workers,
             )
-            if _is_reordered(tensor, info):
-                pair = replace(pair, reordered=_reordered(pair, workers))
-            yield _differentiate_tensor(pair, workers)
-        for reader in (gradients_reader, *readers.values()):
-            reader.close()
+            yield pair.differentiate()
+        reader.close()
+        originals.close()
         writer.commit()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A gradient tensor and the tensor that was quantized."""
+
+    gradients: TensorInfo
+    gradients_reader: ShardReader
+    info: TensorInfo
+    reader: ShardReader
+    spec: QuantSpec
+    writer: ShardWriter
+    workers: Workers
+
+    def differentiate(self) -> GradientSummary:
+        """Write the tensor's input_backprop."""
+        workers, dtype = self.workers, self.info.dtype.name
+        layout = layout_of(self.gradients, self.spec)
+        ranges = given_ranges(self.spec.given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
+        if ranges is None:
+            ranges = estimate_ranges(self.spec, self.reader, self.info, layout_of(self.info, self.spec), workers)
+        reordered = self._reordered() if _is_reordered(self.gradients, self.info) else None
+
+        def write(block: Block) -> int:
+            start, stop = block
+            x = self._read(block) if reordered is None else reordered[start:stop]
+            g = read_block(self.gradients_reader, self.gradients, workers, "gradients", block)
+            out: Stored = workers.buffer("output", x.dtype.type, stop - start)
+            outside = workers.backend.differentiate(g, x, out, start, layout, ranges, dtype)
+            write_block(self.writer, self.gradients, out, start)
+            return outside
+
+        outside = workers.map(write, blocks_of(self.gradients, workers))
+        return GradientSummary(name=self.info.name, num_elements=layout.num_elements, num_outside=sum(outside))
+
+    def _reordered(self) -> Stored:
+        """Return the quantized tensor in the memory order of its gradients; takes twice its size."""
+        x = np.empty(self.info.num_elements, STORAGE[self.info.dtype.name])
+        for start, stop in blocks_of(self.info, self.workers):
+            self.workers.interruption.check()
+            x[start:stop] = self._read((start, stop))
+        return np.ascontiguousarray(x.reshape(self.info.stored_shape).T).reshape(-1)
+
+    def _read(self, block: Block) -> Stored:
+        return read_block(self.reader, self.info, self.workers, "input", block)
 
 
 def _is_reordered(gradients: TensorInfo, info: TensorInfo) -> bool:
     return gradients.fortran_order != info.fortran_order and len(info.shape) > 1
-
-
-def _reordered(pair: _Pair, workers: Workers) -> Stored:
-    """Return `_Pair.reordered`; takes twice the tensor's size."""
-    x = np.empty(pair.info.num_elements, STORAGE[pair.info.dtype.name])
-    for start, stop in blocks_of(pair.info, workers):
-        workers.interruption.check()
-        x[start:stop] = read_block(pair.reader, pair.info, workers, "input", (start, stop))
-    return np.ascontiguousarray(x.reshape(pair.info.stored_shape).T).reshape(-1)
-
-
-def _differentiate_tensor(pair: _Pair, workers: Workers) -> GradientSummary:
-    layout = layout_of(pair.gradients, pair.spec)
-    dtype = pair.info.dtype.name
-    ranges = given_ranges(pair.spec.given_range, 0, layout.num_slices, dtype, ComputeDType.NATIVE)
-    if ranges is None:
-        ranges = estimate_ranges(pair.spec, pair.reader, pair.info, layout_of(pair.info, pair.spec), workers)
-    blocks = blocks_of(pair.gradients, workers)
-    outside = workers.map(partial(_differentiate_block, pair, layout, ranges, workers), blocks)
-    return GradientSummary(name=pair.info.name, num_elements=layout.num_elements, num_outside=sum(outside))
-
-
-def _differentiate_block(pair: _Pair, layout: Layout, ranges: Floats, workers: Workers, block: Block) -> int:
-    start, stop = block
-    if pair.reordered is None:
-        x = read_block(pair.reader, pair.info, workers, "input", block)
-    else:
-        x = pair.reordered[start:stop]
-    g = read_block(pair.gradients_reader, pair.gradients, workers, "gradients", block)
-    out: Stored = workers.buffer("output", x.dtype.type, stop - start)
-    outside = workers.backend.differentiate(g, x, out, start, layout, ranges, pair.info.dtype.name)
-    write_block(pair.writer, pair.gradients, out, start)
-    return outside

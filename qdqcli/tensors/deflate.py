@@ -26,10 +26,10 @@ _INPUT_BYTES = 1 << 14
 
 
 class Pieces:
-    """LRU cache of inflated pieces of all members of an archive of `archive_bytes`, in a temporary file."""
+    """LRU cache of inflated pieces of all members of an archive, at most `limit`, in a temporary file."""
 
-    def __init__(self, archive_bytes: int) -> None:
-        self.limit = max(LEAST_PIECES, KEPT_RATIO * archive_bytes // PIECE_BYTES)
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._slots: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._spool: Spool | None = None
 

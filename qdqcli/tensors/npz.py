@@ -18,7 +18,7 @@ from typing import Self
 
 from qdqcli.escape import blame, escape_name
 from qdqcli.tensors.checkpoint import ShardReader
-from qdqcli.tensors.deflate import DeflatedMember, Pieces
+from qdqcli.tensors.deflate import KEPT_RATIO, LEAST_PIECES, PIECE_BYTES, DeflatedMember, Pieces
 from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile, Spool
 from qdqcli.tensors.stream import InputStream
 from qdqcli.tensors.tensor import TensorInfo, check_range
@@ -55,7 +55,8 @@ class NpzShard:
         return self.identity.size + sum(tensor.nbytes for tensor in self.tensors)
 
     def open(self) -> "NpzReader":
-        return NpzReader(InputFile(self.path, expected=self.identity), self.members)
+        max_pieces = max(LEAST_PIECES, KEPT_RATIO * self.identity.size // PIECE_BYTES)
+        return NpzReader(InputFile(self.path, expected=self.identity), self.members, max_pieces)
 
     def header_digest(self) -> str:
         entries = [(m.info.filename, m.info.date_time, m.info.compress_type, m.header) for m in self.members]
@@ -94,12 +95,12 @@ def open_npz(path: Path, name: str, void_dtype: str | None = None) -> NpzShard:
 class NpzReader:
     """Reads stored members directly and deflated ones by inflating them."""
 
-    def __init__(self, file: InputFile, members: Sequence[Member]) -> None:
+    def __init__(self, file: InputFile, members: Sequence[Member], max_pieces: int) -> None:
         self.file = file
         self._members = {member.tensor.name: member for member in members if member.tensor is not None}
         self._lock = threading.Lock()
         self._checked: set[str] = set()
-        self._pieces = Pieces(file.size)
+        self._pieces = Pieces(max_pieces)
         self._opened: OrderedDict[str, DeflatedMember] = OrderedDict()
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:

@@ -6,6 +6,7 @@ environment, the profiles of `~/.aws` (`aws_profile.py`), the metadata service o
 """
 
 import errno
+import hashlib
 import os
 import re
 import stat
@@ -87,17 +88,16 @@ class Remote:
 
     def open(self, path: RemotePath) -> tuple[Object, bytes]:
         """Return the description of an object and its first `HEAD_BYTES`, by one request."""
-        import obstore
         from obstore.exceptions import BaseError
 
         with self._asked(path) as store:
             try:
-                found = obstore.get(store, self._key(path), options={"range": (0, HEAD_BYTES)})
+                found = store.get(self._key(path), options={"range": (0, HEAD_BYTES)})
                 return Object.of(found.meta), bytes(found.bytes())
             except BaseError as error:
                 if _code(error) != 416:  # no first byte: the object is empty
                     raise
-                return Object.of(obstore.head(store, self._key(path))), b""
+                return Object.of(store.head(self._key(path))), b""
 
     def read(self, path: RemotePath, described: Object, start: int, stop: int) -> "Bytes":
         """Return the bytes from `start` to `stop` of the object that was described before.
@@ -105,15 +105,13 @@ class Remote:
         Raises:
             InputError: another object has its name now.
         """
-        import obstore
-
         options: GetOptions = {"range": (start, stop)}
         if described.etag:
             options["if_match"] = f'"{described.etag}"'
         else:
             options["if_unmodified_since"] = described.modified
         with self._asked(path) as store:
-            found = obstore.get(store, self._key(path), options=options)
+            found = store.get(self._key(path), options=options)
             # Not every server heeds a condition.
             if Object.of(found.meta) != described:
                 raise _replaced(path)
@@ -124,10 +122,8 @@ class Remote:
 
     def describe(self, path: RemotePath) -> Object:
         """Return the description of an object as it is now."""
-        import obstore
-
         with self._asked(path) as store:
-            return Object.of(obstore.head(store, self._key(path)))
+            return Object.of(store.head(self._key(path)))
 
     def status(self, path: RemotePath) -> os.stat_result:
         """Return the status of the object now, or of the folder.
@@ -151,11 +147,9 @@ class Remote:
         return dict(sorted(self._list(path)))
 
     def _list(self, path: RemotePath, chunk_size: int = 1000) -> Iterator[tuple[str, Object]]:
-        import obstore
-
         prefix = f"{path.key}/" if path.key else ""
         with self._asked(path) as store:
-            for chunk in obstore.list(store, prefix=path.key or None, chunk_size=chunk_size):
+            for chunk in store.list(prefix=path.key or None, chunk_size=chunk_size):
                 for meta in chunk:
                     name = meta["path"].removeprefix(prefix)
                     # Some tools mark a folder by an empty object of its name.
@@ -168,17 +162,13 @@ class Remote:
         Raises:
             InputError: another object has its name now.
         """
-        import obstore
-
         with self._asked(path) as store:
-            obstore.put(store, self._key(path), data, mode={"e_tag": f'"{described.etag}"'})
+            store.put(self._key(path), data, mode={"e_tag": f'"{described.etag}"'})
 
     def put(self, path: RemotePath, data: bytes) -> None:
         """Write a small object, over any that is there."""
-        import obstore
-
         with self._asked(path) as store:
-            obstore.put(store, self._key(path), data, use_multipart=False)
+            store.put(self._key(path), data, use_multipart=False)
 
     def create(self, path: RemotePath, data: bytes) -> None:
         """Write a small object.
@@ -186,33 +176,20 @@ class Remote:
         Raises:
             FileExistsError: there is one.
         """
-        import obstore
-
         with self._asked(path) as store:
-            obstore.put(store, self._key(path), data, mode="create")
+            store.put(self._key(path), data, mode="create")
 
     def upload(self, path: RemotePath, file: IO[bytes], size: int) -> None:
         """Write a file, in parts if it is large; the object appears whole or not at all."""
-        import obstore
-
         part = max(PART_BYTES, -(-size // MAX_PARTS))
         with self._asked(path) as store:
-            obstore.put(
-                store,
-                self._key(path),
-                file,
-                use_multipart=size > part,
-                chunk_size=part,
-                max_concurrency=UPLOADS,
-            )
+            store.put(self._key(path), file, use_multipart=size > part, chunk_size=part, max_concurrency=UPLOADS)
 
     def delete(self, paths: Sequence[RemotePath]) -> None:
         """Delete objects; those that are not there do not matter."""
-        import obstore
-
         def delete(path: RemotePath) -> None:
             with suppress(FileNotFoundError), self._asked(path) as store:
-                obstore.delete(store, self._key(path))
+                store.delete(self._key(path))
 
         for future in [submit(delete, path) for path in paths]:
             future.result()
@@ -296,8 +273,6 @@ def _status(mode: int, inode: int, size: int, mtime: int) -> os.stat_result:
 
 
 def _hash(text: str) -> int:
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 

@@ -33,8 +33,6 @@ CHUNK_BYTES = 1 << 20
 
 MAX_TEXT_BYTES = 64 << 20
 """Maximum size of a recipe or a budget; limits for each of 100,000 tensors take 15 MB."""
-PIPE_SECONDS = 5.0
-"""Seconds without data after which a pipe's writer is given up."""
 
 Span = tuple[int, int]
 """The offset of the first byte, and of the byte behind the last."""
@@ -484,18 +482,18 @@ def is_pipe(path: Path) -> bool:
         return False
 
 
-def read_pipe(path: Path, max_bytes: int) -> bytes:
+def read_pipe(path: Path, max_bytes: int, patience_s: float = 5.0) -> bytes:
     """Read a pipe to its end.
 
     Raises:
-        InputError: it cannot be read, has more than `max_bytes`, or nothing comes for `PIPE_SECONDS`.
+        InputError: it cannot be read, has more than `max_bytes`, or nothing comes for `patience_s`.
     """
     data = bytearray()
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     with blame_input(path), os.fdopen(os.open(path, flags), "rb", buffering=0) as pipe:
         while len(data) <= max_bytes:
-            if not select.select([pipe], [], [], PIPE_SECONDS)[0]:
-                raise InputError(f"{show_path(path)}: nothing came through this pipe for {PIPE_SECONDS} s; give a file")
+            if not select.select([pipe], [], [], patience_s)[0]:
+                raise InputError(f"{show_path(path)}: nothing came through this pipe for {patience_s} s; give a file")
             piece = os.read(pipe.fileno(), CHUNK_BYTES)
             if not piece:
                 return bytes(data)

@@ -1,7 +1,6 @@
 """A recipe's text: what is read, and what is refused with the line and the nearest name."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from qdqcli.errors import UsageError
 from qdqcli.recipe.file import RecipeFile, parse_recipe, read_recipe
 from qdqcli.recipe.keys import PLANNING, RULE, SELECTION, SETTINGS, SHORT, json_schema
 from qdqcli.recipe.preset import PRESETS, preset_text
-from qdqcli.tensors import storage
 
 HEAD = "schema = 1\n"
 RULE_OF_ALL = '[[rules]]\nmatch = "*"\n'
@@ -164,13 +162,6 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes | None, words: 
         path.write_bytes(content)
     with pytest.raises(UsageError, match=words):
         read_recipe(path)
-
-
-def test_a_pipe_without_a_writer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    os.mkfifo(tmp_path / "r.toml")
-    monkeypatch.setattr(storage, "PIPE_SECONDS", 0.01)
-    with pytest.raises(UsageError, match=r"r.toml: nothing came through this pipe for 0.01 s; give a file"):
-        read_recipe(tmp_path / "r.toml")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from qdqcli.output.tree import OutputTree, output_tree
 from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.sweep import Setting
 from qdqcli.result.result import row_to_json, to_json
-from qdqcli.run import distribute
 from qdqcli.run.calibrate import calibrate
 from qdqcli.run.compare import compare_entries
 from qdqcli.run.digest import DigestTask
@@ -119,9 +118,21 @@ def opened(source: Path, output: Path, *, resume: bool) -> Iterator[tuple[Any, O
 
 
 def run(
-    source: Path, output: Path, executor: Any, *, resume: bool = False, interruption: Any = None, **settings: Any
+    source: Path,
+    output: Path,
+    executor: Any,
+    *,
+    resume: bool = False,
+    interruption: Interruption | None = None,
+    patience_s: float = 10.0,
+    **settings: Any,
 ) -> qdqcli.Report:
-    distribution = Distribution(executor=executor, resources=RESOURCES, interruption=interruption or Interruption())
+    distribution = Distribution(
+        executor=executor,
+        resources=RESOURCES,
+        interruption=interruption or Interruption(),
+        patience_s=patience_s,
+    )
     with opened(source, output, resume=resume) as (checkpoint, tree), Workers(1) as workers:
         job, _ = _job("run", [checkpoint], Settings(**settings))
         job = replace(job, distribution=distribution)
@@ -232,7 +243,7 @@ def test_a_shard_that_was_finished_without_the_driver_is_not_made_again(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(distribute, "_seen", die)
+        patched.setattr(Distribution, "_seen", die)
         patched.setattr(OutputTree, "__exit__", lambda self, *_: self.suspend())
         with pytest.raises(Killed):
             run(source, tmp_path / "far", Stopping(1, Killed()))
@@ -289,10 +300,7 @@ def test_an_interruption_stops_the_driver(source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "far", Fake(1), resume=True)
 
 
-def test_an_output_that_is_not_on_a_shared_disk_is_named(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distribute, "SEEN_PAUSE_S", 0)
+def test_an_output_that_is_not_on_a_shared_disk_is_named(source: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
@@ -303,7 +311,7 @@ def test_an_output_that_is_not_on_a_shared_disk_is_named(
             return super().submit(function, replace(job, target=target))
 
     with pytest.raises(qdqcli.QdqError, match="OUTPUT must be on a disk that all machines share") as raised:
-        run(source, tmp_path / "far", Elsewhere(0, failing=0))
+        run(source, tmp_path / "far", Elsewhere(0, failing=0), patience_s=0.0)
     assert raised.value.exit_code == 4
 
 

@@ -1,13 +1,14 @@
 import os
 import stat
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from qdqcli.errors import InputError, OutputError
 from qdqcli.tensors.checkpoint import copy_tensor, open_checkpoint
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, OutputFile, copy_file, read_file, write_file
+from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, OutputFile, copy_file, read_file, read_pipe, write_file
 from tests.tensors.files import rewrite, safetensors_bytes, write
 
 
@@ -121,6 +122,17 @@ def test_a_small_file_is_read_whole_and_anything_else_is_refused(tmp_path: Path)
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         with pytest.raises(InputError, match="regular file"):
             read_file(path, 4)
+
+
+@pytest.mark.parametrize("flags", [None, os.O_RDWR])
+def test_a_pipe_whose_writer_is_missing_or_silent_is_given_up(tmp_path: Path, flags: int | None) -> None:
+    pipe = tmp_path / "r.toml"
+    os.mkfifo(pipe)
+    with (
+        nullcontext() if flags is None else os.fdopen(os.open(pipe, flags)),
+        pytest.raises(InputError, match=r"r.toml: nothing came through this pipe for 0.01 s; give a file"),
+    ):
+        read_pipe(pipe, 9, patience_s=0.01)
 
 
 def test_a_file_is_written_in_pieces_or_not_at_all(tmp_path: Path) -> None:
