@@ -11,7 +11,7 @@ from qdqcli.escape import show_path, show_size
 from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of
 from qdqcli.tensors.checkpoint import FORMATS, Checkpoint
 from qdqcli.tensors.mount import mount_points
-from qdqcli.tensors.storage import free_bytes, output_error, real_path
+from qdqcli.tensors.storage import blame_output, free_bytes, real_path
 
 ROOT = Path("/")
 
@@ -37,8 +37,8 @@ def check_placement(
     is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
     if not output.parent.is_dir():
         raise UsageError(f"{show_path(output)}: there is no folder {show_path(output.parent)}; create it first")
-    _check_apart([*checkpoints, *protected], output)
-    _check_apart([*checkpoints, *protected], partial)
+    for path in (output, partial):
+        _check_apart([*checkpoints, *protected], path)
     check_kind(checkpoints, output)
     check_free(output, is_folder=is_folder, may_exist=may_exist)
     _check_disk(output)
@@ -62,14 +62,13 @@ def check_kind(checkpoints: Sequence[Checkpoint], output: Path) -> None:
 
 def check_free(output: Path, *, is_folder: bool, may_exist: bool) -> None:
     """Refuse an existing OUTPUT, unless it may exist and is of the kind that replaces it."""
-    try:
-        mode = output.lstat().st_mode
-        if stat.S_ISLNK(mode) and output.exists():
-            mode = output.stat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise output_error(output, error) from error
+    with blame_output(output):
+        try:
+            mode = output.lstat().st_mode
+            if stat.S_ISLNK(mode) and output.exists():
+                mode = output.stat().st_mode
+        except FileNotFoundError:
+            return
     if not may_exist:
         raise UsageError(f"{show_path(output)}: exists; choose another OUTPUT or pass --overwrite to replace it")
     if is_folder and stat.S_ISREG(mode):
@@ -126,8 +125,7 @@ def _check_space(checkpoints: Sequence[Checkpoint], output: Path, partial: Path)
     """Check the free space; what an earlier run left in `partial` is removed or continued, so it counts as free."""
     needed = sum(shard.output_bytes for checkpoint in checkpoints for shard in checkpoint.shards)
     for side_file in (side_file for checkpoint in checkpoints for side_file in checkpoint.side_files):
-        with side_file.open() as file:
-            needed += file.size
+        needed += side_file.identity().size
     free = free_bytes(output.parent)
     if free is not None and free + _bytes_on_disk(partial) < needed:
         raise OutputError(

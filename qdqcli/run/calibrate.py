@@ -25,7 +25,6 @@ from qdqcli.recipe.patterns import Holders, holders_of
 from qdqcli.recipe.plan import Plan
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.shard import OnBytes, TaskOnShard, plans_of
-from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.storage import InputFile, write_file
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -85,11 +84,25 @@ def calibrate(
 def _estimates_here(
     plan: Plan, tasks: Sequence[Task], workers: Workers, on_bytes: Callable[[int], None]
 ) -> Iterator[Floats]:
-    """Yield the ranges of each tensor of a shard."""
+    """Yield the ranges (2, ranges) of each tensor of a shard."""
+
+    def estimate(task: Task) -> Floats:
+        info, spec = task
+        layout = layout_of(info, spec)
+        if not layout.num_elements:
+            return np.zeros((2, layout.num_ranges))
+        ranges = estimate_ranges(spec, reader, info, layout, workers)
+        return np.where(np.isnan(ranges), 0, ranges)
+
     with plan.shard.open() as reader:
-        for (info, _), ranges in _estimates(tasks, reader, workers):
-            yield ranges
-            on_bytes(info.nbytes)
+        for is_small, run in groupby(tasks, lambda task: task[0].nbytes <= _SMALL_BYTES):
+            alike = list(run)
+            step = _SIDE_BY_SIDE if is_small else 1
+            for first in range(0, len(alike), step):
+                batch = alike[first : first + step]
+                for (info, _), ranges in zip(batch, workers.map(estimate, batch), strict=True):
+                    yield ranges
+                    on_bytes(info.nbytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,25 +168,6 @@ def _entry(info: TensorInfo, spec: QuantSpec, plan: Plan, holders: Holders) -> R
         is_double=info.dtype.name == "F64",
         num_ranges=None if is_whole else layout_of(info, spec).num_ranges,
     )
-
-
-def _estimates(tasks: Sequence[Task], reader: ShardReader, workers: Workers) -> Iterator[tuple[Task, Floats]]:
-    """Yield each task with its range bounds (2, ranges), in order."""
-
-    def estimate(task: Task) -> Floats:
-        info, spec = task
-        layout = layout_of(info, spec)
-        if not layout.num_elements:
-            return np.zeros((2, layout.num_ranges))
-        ranges = estimate_ranges(spec, reader, info, layout, workers)
-        return np.where(np.isnan(ranges), 0, ranges)
-
-    for is_small, run in groupby(tasks, lambda task: task[0].nbytes <= _SMALL_BYTES):
-        alike = list(run)
-        step = _SIDE_BY_SIDE if is_small else 1
-        for first in range(0, len(alike), step):
-            batch = alike[first : first + step]
-            yield from zip(batch, workers.map(estimate, batch), strict=True)
 
 
 def _overall_range_of(info: TensorInfo, ranges: Floats) -> OverallRange:

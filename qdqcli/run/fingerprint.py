@@ -11,7 +11,6 @@ from qdqcli.escape import escape, escape_name
 from qdqcli.plain import Parsed
 from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.plan import Plan, checkpoints_of
-from qdqcli.tensors.checkpoint import SideFile
 from qdqcli.tensors.storage import FileIdentity
 
 Fingerprint = Parsed
@@ -51,7 +50,7 @@ def fingerprint_of(
             for plan in plans
         },
         "side_files": {
-            f"{number[id(checkpoint)]}/{side_file.name}": _identity(_identity_of(side_file))
+            f"{number[id(checkpoint)]}/{side_file.name}": _identity(side_file.identity())
             for checkpoint in checkpoints
             for side_file in checkpoint.side_files
         },
@@ -103,11 +102,6 @@ def _shown(value: object) -> str:
 
 def _identity(identity: FileIdentity) -> dict[str, int]:
     return {"size": identity.size, "mtime_ns": identity.mtime_ns}
-
-
-def _identity_of(side_file: SideFile) -> FileIdentity:
-    with side_file.open() as file:
-        return file.identity
 
 
 def digest_of_decisions(decisions: Sequence[Decision]) -> str:

@@ -4,7 +4,6 @@ A small checkpoint is measured, written and compared, which compiles every kerne
 HALF_UP has kernels of its own, compiled by the first run that uses it.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -26,6 +25,7 @@ from qdqcli.run.pipeline import Measuring, run_plans
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
 from qdqcli.tensors.packed.bits import dequantize
+from qdqcli.tensors.safetensors import header_of
 
 _SHAPES = {
     "small tensor": (2, 64),
@@ -79,8 +79,7 @@ def _write(path: Path, dtype: str) -> None:
         x[0, :2] = 0, nan if name == "not finite" else 0
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + x.nbytes]}
         data += x.tobytes()
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    path.write_bytes(header_of(header) + data)
 
 
 def _quantize(checkpoint: Checkpoint, spec: QuantSpec, workers: Workers) -> None:

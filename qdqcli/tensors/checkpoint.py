@@ -163,6 +163,11 @@ class SideFile:
             found = root.look_up(str(self.name))
             return InputFile(self.path, expected=FileIdentity.of(found.status))
 
+    def identity(self) -> FileIdentity:
+        """Return the identity of the file that `open` opens now."""
+        with self.open() as file:
+            return file.identity
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qdqcli.tensors.remote import CONNECTIONS, opened, submit
 from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.storage import Span
 
 if TYPE_CHECKING:
     from obstore import Bytes
@@ -19,9 +20,6 @@ PIECE_BYTES = 8 << 20
 LEAST_PIECE_BYTES = 1 << 20
 GAP_BYTES = 64 << 10
 """Bytes between two ranges that are read rather than left out: a request takes longer."""
-
-Span = tuple[int, int]
-"""As in `storage.py`: the offset of the first byte, and of the byte behind the last."""
 
 
 class RemoteFile:

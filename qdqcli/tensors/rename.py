@@ -20,11 +20,7 @@ def rename_new(source: Path, target: Path) -> None:
         FileExistsError: the name is taken, possibly in another spelling that the file system considers equal.
         OSError: the system refuses.
     """
-    try:
-        _renameat2(source, target, _NOREPLACE)
-    except OSError as error:
-        if error.errno not in _MISSING:
-            raise
+    if not _renameat2(source, target, _NOREPLACE):
         _rename_if_free(source, target)
 
 
@@ -34,13 +30,7 @@ def exchange(one: Path, other: Path) -> bool:
     Raises:
         OSError: the system refuses.
     """
-    try:
-        _renameat2(one, other, _EXCHANGE)
-    except OSError as error:
-        if error.errno not in _MISSING:
-            raise
-        return False
-    return True
+    return _renameat2(one, other, _EXCHANGE)
 
 
 def _rename_if_free(source: Path, target: Path) -> None:
@@ -60,13 +50,17 @@ def _rename_if_free(source: Path, target: Path) -> None:
     source.rename(target)
 
 
-def _renameat2(source: Path, target: Path, flags: int) -> None:
+def _renameat2(source: Path, target: Path, flags: int) -> bool:
+    """Call the system; return False if it does not support the call."""
     call = _libc_renameat2()
     if call is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return False
     if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
         number = ctypes.get_errno()
+        if number in _MISSING:
+            return False
         raise OSError(number, os.strerror(number), str(target))
+    return True
 
 
 @cache

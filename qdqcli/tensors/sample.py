@@ -8,13 +8,14 @@ cosine, and the order of a float sum, differ between versions of NumPy and betwe
 
 import json
 import math
-import struct
 import zlib
 from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from qdqcli.tensors.safetensors import header_of
 
 Array = NDArray[np.generic]
 
@@ -136,9 +137,7 @@ def safetensors_bytes(tensors: Mapping[str, Array]) -> bytes:
         offsets = [len(data), len(data) + array.nbytes]
         header[name] = {"dtype": SAFETENSORS_DTYPES[array.dtype], "shape": array.shape, "data_offsets": offsets}
         data += array.tobytes()
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data
+    return header_of(header) + data
 
 
 def json_bytes(content: Mapping[str, object]) -> bytes:

@@ -34,33 +34,18 @@ class DType:
         return self.name == "|V1" or (self.name[:1] in "<>|" and self.name[1:2] in "OSUMm")
 
 
-DTYPES = {
-    dtype.name: dtype
-    for dtype in (
-        DType(name="BOOL", bits=8),
-        DType(name="F4", bits=4),
-        DType(name="F6_E2M3", bits=6),
-        DType(name="F6_E3M2", bits=6),
-        DType(name="U8", bits=8),
-        DType(name="I8", bits=8),
-        DType(name="F8_E5M2", bits=8),
-        DType(name="F8_E4M3", bits=8),
-        DType(name="F8_E8M0", bits=8),
-        DType(name="F8_E4M3FNUZ", bits=8),
-        DType(name="F8_E5M2FNUZ", bits=8),
-        DType(name="I16", bits=16),
-        DType(name="U16", bits=16),
-        DType(name="F16", bits=16, is_floating=True),
-        DType(name="BF16", bits=16, is_floating=True),
-        DType(name="I32", bits=32),
-        DType(name="U32", bits=32),
-        DType(name="F32", bits=32, is_floating=True),
-        DType(name="C64", bits=64),
-        DType(name="F64", bits=64, is_floating=True),
-        DType(name="I64", bits=64),
-        DType(name="U64", bits=64),
-    )
+_FLOATING = ("F16", "BF16", "F32", "F64")
+_BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    **dict.fromkeys(("U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("C64", "F64", "I64", "U64"), 64),
 }
+DTYPES = {name: DType(name=name, bits=bits, is_floating=name in _FLOATING) for name, bits in _BITS.items()}
 """The dtypes of the safetensors format, by name. Source: safetensors 0.8, `Dtype`."""
 
 
