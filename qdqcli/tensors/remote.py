@@ -187,6 +187,7 @@ class Remote:
 
     def delete(self, paths: Sequence[RemotePath]) -> None:
         """Delete objects; those that are not there do not matter."""
+
         def delete(path: RemotePath) -> None:
             with suppress(FileNotFoundError), self._asked(path) as store:
                 store.delete(self._key(path))
