@@ -1,41 +1,54 @@
 """Operations on a number that Python, Numba's CPU target and other targets implement differently.
 
-Each is an ordinary function (for tests and simulators) with a Numba overload beside it; `value.py` builds on them. Bit
-patterns are plain integers in Python and sign-extended ones in Numba.
+Each is an ordinary function (for tests and simulators), which Numba compiles for numbers; where it cannot, an overload
+stands below. `vector.py` has the vectors' versions; `value.py` builds on all of them. Bit patterns are plain integers
+in Python and sign-extended ones in Numba.
 """
 
+from functools import cache
 from typing import Any
 
+import llvmlite.binding as llvm
+import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from qdqcli.op.jit.register import overload
+from qdqcli.op.jit.register import overload, scalar
 
 Number = Any
 """A NumPy scalar in Python, a typed value in Numba."""
 
 
+@scalar
 def rint(v: Number) -> Number:
     """Round to the nearest integer, ties to even; keeps the sign of zero."""
     return np.rint(v)
 
 
+@scalar
 def floor(v: Number) -> Number:
     """Round down."""
     return np.floor(v)
 
 
+@scalar
 def select(condition: Number, yes: Number, no: Number) -> Number:
     """Return `yes` where the condition holds, else `no`: both are computed, without a branch."""
     return yes if condition else no
 
 
+@scalar
 def add(a: Number, b: Number) -> Number:
     """Return a + b, never contracted with a product that is one of them."""
     return a + b
+
+
+@scalar
+def widen_to_double(v: Number) -> Number:
+    """Convert a float32 or float64 to float64."""
+    return np.float64(v)
 
 
 def constant(number: float, v: Number) -> Number:
@@ -59,8 +72,8 @@ def float64_of(bits: Number) -> Number:
 
 
 def widen(stored: Number) -> Number:
-    """Widen a 16-bit pattern for the arithmetic of its codec."""
-    return int(stored)
+    """Widen a 16-bit pattern for the arithmetic of its codec; floats are unchanged."""
+    return int(stored) if stored.dtype.kind in "iu" else stored
 
 
 def narrow(bits: Number, stored: Number) -> Number:
@@ -78,45 +91,24 @@ def half_of_float32(v: Number) -> Number:
     return int(v.astype(np.float16).view(np.uint16))
 
 
-def widen_to_double(v: Number) -> Number:
-    """Convert a float32 or float64 to float64."""
-    return np.float64(v)
+@cache
+def target_features() -> str:
+    """Return the features of the processor that kernels are compiled for, `+avx2,-avx512f,...` in LLVM's spelling."""
+    chosen = getattr(numba.config, "CPU_FEATURES", None)
+    return llvm.get_host_cpu_features().flatten() if chosen is None else str(chosen)
 
 
 def target_has(feature: str) -> bool:
-    """Tell whether the kernels' target processor is known to have a feature, in LLVM's spelling."""
-    features: str = cpu_target.target_context.codegen().magic_tuple()[2]
-    return f"+{feature}" in features.split(",")
+    """Tell whether the processor that kernels are compiled for is known to have a feature."""
+    return f"+{feature}" in target_features().split(",")
 
 
-def converts_halves(number_type: Any) -> bool:
-    """Tell whether this Numba type, a vector, has instructions for float16 conversion.
+def converts_halves(stored: types.Type) -> bool:
+    """Tell whether float16 conversion is an instruction for this Numba type of stored elements: only for vectors.
 
-    Without them, LLVM's fallback aborts the process: "Symbol not found: __extendhfsf2".
+    Without it, LLVM's fallback aborts the process: "Symbol not found: __extendhfsf2".
     """
-    return hasattr(number_type, "scalar") and target_has("f16c")
-
-
-@overload(rint)
-def _rint(v):
-    return (lambda v: np.rint(v)) if isinstance(v, types.Float) else None
-
-
-@overload(floor)
-def _floor(v):
-    return (lambda v: np.floor(v)) if isinstance(v, types.Float) else None
-
-
-@overload(select)
-def _select(condition, yes, no):
-    if not isinstance(condition, types.Boolean):
-        return None
-    return lambda condition, yes, no: yes if condition else no
-
-
-@overload(add)
-def _add(a, b):
-    return lambda a, b: a + b
+    return getattr(stored, "scalar", None) == types.uint16 and target_has("f16c")
 
 
 @overload(constant)
@@ -142,12 +134,9 @@ def _float64_of(bits):
 
 @overload(widen)
 def _widen(stored):
+    if isinstance(stored, types.Float):
+        return lambda stored: stored
     return (lambda stored: np.int64(stored)) if isinstance(stored, types.Integer) else None
-
-
-@overload(widen_to_double)
-def _widen_to_double(v):
-    return (lambda v: np.float64(v)) if isinstance(v, types.Float) else None
 
 
 @overload(narrow)
@@ -158,7 +147,7 @@ def _narrow(bits, stored):
     return (lambda bits, stored: kind(bits)) if isinstance(stored, types.Integer) else None
 
 
-_REINTERPRETED: dict[Any, tuple[Any, ir.Type]] = {
+_REINTERPRETED: dict[types.Type, tuple[types.Type, ir.Type]] = {
     types.float32: (types.int32, ir.IntType(32)),
     types.float64: (types.int64, ir.IntType(64)),
     types.int32: (types.float32, ir.FloatType()),

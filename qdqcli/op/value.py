@@ -14,7 +14,7 @@ Source: TensorFlow 2.21, QuantizeAndDequantizeV4, as probed; `tests/reference.py
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core import types
@@ -126,13 +126,56 @@ def identity(v: Number) -> Number:
 
 # ------------------------------------------------------------------ what depends on the storage or on `compute_type`
 
+Unary = Callable[[Number], Number]
 
+
+class _Format(NamedTuple):
+    """A dtype as storage and as arithmetic. Patterns of 16-bit floats are wide integers; others are values."""
+
+    decode: Unary
+    """Pattern to value."""
+    encode: Unary
+    """Value to pattern, half to even."""
+    encode_number: Unary
+    """The same, but NaN is not canonicalized and may become infinity."""
+    round_to: Unary
+    """Rounds the result of an operation."""
+    min_normal: np.floating[Any]
+    """Smallest normal number; 0 for float16, which is never flushed."""
+    max_finite: np.floating[Any]
+
+
+_FORMATS = {
+    "float32": _Format(
+        identity, canonical, identity, identity, np.float32(2.0**-126), np.finfo(np.float32).max,
+    ),
+    "float64": _Format(
+        identity, canonical, identity, identity, np.float64(2.0**-1022), np.finfo(np.float64).max,
+    ),
+    "int16": _Format(
+        decode_bfloat16, encode_bfloat16, encode_bfloat16_number, round_bfloat16,
+        np.float32(2.0**-126), np.uint32(0x7F7F0000).view(np.float32),
+    ),
+    "uint16": _Format(
+        decode_float16, encode_float16, encode_float16_number, round_float16, np.float32(0.0), np.float32(65504.0),
+    ),
+}  # fmt: skip
+"""By the name of the type that stands for it."""
+
+
+def _format(number: Number) -> _Format:
+    """Return the format that a number stands for, or a Numba type: of a vector, its scalar."""
+    kind: Any = number.dtype if hasattr(number, "dtype") else getattr(number, "scalar", number)
+    return _FORMATS[kind.name]
+
+
+@inlined
 def decode(stored: Number) -> Number:
     """Decode a stored element to float32 (to float64 for float64)."""
-    kind = _kind(stored)
-    return stored if kind in ("float32", "float64") else _DECODE[kind](widen(stored))
+    return value_of_pattern(widen(stored), stored)
 
 
+@inlined
 def encode(v: Number, stored: Number) -> Number:
     """Encode `v` in the type of `stored`, rounded half to even."""
     return narrow(pattern(v, stored), stored)
@@ -140,17 +183,17 @@ def encode(v: Number, stored: Number) -> Number:
 
 def pattern(v: Number, stored: Number) -> Number:
     """Round `v` to the type of `stored`, half to even: the bits of a 16-bit float as a wide integer."""
-    return _ENCODE[_kind(stored)](v)
+    return _format(stored).encode(v)
 
 
 def number_pattern(v: Number, stored: Number) -> Number:
     """Like `pattern`, but NaN is not canonicalized and may become infinity: the caller checks, once for many."""
-    return _ENCODE_NUMBER[_kind(stored)](v)
+    return _format(stored).encode_number(v)
 
 
 def value_of_pattern(wide: Number, stored: Number) -> Number:
     """Decode a `pattern`; decoding the stored element again would widen what was just narrowed."""
-    return _DECODE[_kind(stored)](wide)
+    return _format(stored).decode(wide)
 
 
 @inlined
@@ -161,131 +204,56 @@ def stored_value(v: Number, stored: Number) -> Number:
 
 def round_to(v: Number, compute_type: Number) -> Number:
     """Round the result of an operation to the arithmetic's dtype."""
-    return _ROUND_TO[_kind(compute_type)](v)
+    return _format(compute_type).round_to(v)
 
 
 def min_normal(compute_type: Number) -> Number:
     """Smallest normal number of the arithmetic; 0 for float16, which is never flushed."""
-    return _TINY[_kind(compute_type)]
+    return _format(compute_type).min_normal
 
 
 def max_finite(compute_type: Number) -> Number:
     """Largest finite number of the arithmetic."""
-    return _LARGEST[_kind(compute_type)]
-
-
-_KINDS = {types.float32: "float32", types.float64: "float64", types.int16: "bfloat16", types.uint16: "float16"}
-
-
-def _numba_kind(number_type: Any) -> str:
-    """Return the kind of a Numba type; for a vector, of its scalar."""
-    return _KINDS[getattr(number_type, "scalar", number_type)]
-
-
-def _kind(number: Number) -> str:
-    return {"f4": "float32", "f8": "float64", "i2": "bfloat16", "u2": "float16"}[number.dtype.str[1:]]
-
-
-Unary = Callable[[Any], Any]
-_DECODE: dict[str, Unary] = {
-    "float32": identity,
-    "float64": identity,
-    "bfloat16": decode_bfloat16,
-    "float16": decode_float16,
-}
-_ENCODE: dict[str, Unary] = {
-    "float32": canonical,
-    "float64": canonical,
-    "bfloat16": encode_bfloat16,
-    "float16": encode_float16,
-}
-_ENCODE_NUMBER: dict[str, Unary] = {
-    "float32": identity,
-    "float64": identity,
-    "bfloat16": encode_bfloat16_number,
-    "float16": encode_float16_number,
-}
-_ROUND_TO: dict[str, Unary] = {
-    "float32": identity,
-    "float64": identity,
-    "bfloat16": round_bfloat16,
-    "float16": round_float16,
-}
-_TINY = {
-    "float32": np.float32(2.0**-126),
-    "float64": np.float64(2.0**-1022),
-    "bfloat16": np.float32(2.0**-126),
-    "float16": np.float32(0.0),
-}
-_LARGEST = {
-    "float32": np.finfo(np.float32).max,
-    "float64": np.finfo(np.float64).max,
-    "bfloat16": np.uint32(0x7F7F0000).view(np.float32),
-    "float16": np.float32(65504.0),
-}
-
-
-@overload(decode)
-def _decode(stored):
-    kind = _numba_kind(stored)
-    convert = _DECODE[kind]
-    if kind in ("float32", "float64"):
-        return lambda stored: stored
-    if kind == "float16" and converts_halves(stored):
-        return lambda stored: float32_of_half(stored)
-    return lambda stored: convert(widen(stored))
-
-
-@overload(encode)
-def _encode(v, stored):
-    return lambda v, stored: narrow(pattern(v, stored), stored)
+    return _format(compute_type).max_finite
 
 
 @overload(pattern)
 def _pattern(v, stored):
-    kind = _numba_kind(stored)
-    convert = _ENCODE[kind]
-    if kind == "float16" and converts_halves(stored):
+    if converts_halves(stored):
         return lambda v, stored: select(v == v, half_of_float32(v), 0x7E00)
+    convert = _format(stored).encode
     return lambda v, stored: convert(v)
 
 
 @overload(number_pattern)
 def _number_pattern(v, stored):
-    kind = _numba_kind(stored)
-    convert = _ENCODE_NUMBER[kind]
-    if kind == "float16" and converts_halves(stored):
-        return lambda v, stored: half_of_float32(v)
+    convert = half_of_float32 if converts_halves(stored) else _format(stored).encode_number
     return lambda v, stored: convert(v)
 
 
 @overload(value_of_pattern)
 def _value_of_pattern(wide, stored):
-    kind = _numba_kind(stored)
-    convert = _DECODE[kind]
-    if kind == "float16" and converts_halves(stored):
+    if converts_halves(stored):
         return lambda wide, stored: float32_of_half(narrow(wide, stored))
+    convert = _format(stored).decode
     return lambda wide, stored: convert(wide)
 
 
 @overload(round_to)
 def _round_to(v, compute_type):
-    kind = _numba_kind(compute_type)
-    rounded = _ROUND_TO[kind]
-    if kind in ("float32", "float64"):
-        return lambda v, compute_type: v
-    return lambda v, compute_type: rounded(v)
+    convert = _format(compute_type).round_to
+    return lambda v, compute_type: convert(v)
 
 
 @overload(min_normal)
 def _min_normal(compute_type):
-    number = _TINY[_numba_kind(compute_type)]
+    number = _format(compute_type).min_normal
     return lambda compute_type: number
 
 
 @overload(max_finite)
 def _max_finite(compute_type):
-    number = _LARGEST[_numba_kind(compute_type)]
+    number = _format(compute_type).max_finite
     return lambda compute_type: number
 
 
@@ -297,18 +265,15 @@ def order_key(bits: Number) -> Number:
 
     -0 is below +0; a NaN is beyond the infinity of its sign.
     """
-    return _order_key(bits, 8 * bits.dtype.itemsize)
+    last = 8 * bits.dtype.itemsize - 1
+    return bits ^ ((bits >> last) & (2**last - 1))
 
 
 @overload(order_key)
-def _order_key_of_type(bits):
-    width = getattr(bits, "scalar", bits).bitwidth
-    last, magnitude = width - 1, 2 ** (width - 1) - 1
+def _order_key(bits):
+    last = getattr(bits, "scalar", bits).bitwidth - 1
+    magnitude = 2**last - 1
     return lambda bits: bits ^ ((bits >> last) & magnitude)
-
-
-def _order_key(bits: Number, width: int) -> Number:
-    return bits ^ ((bits >> (width - 1)) & (2 ** (width - 1) - 1))
 
 
 def value_of_key(key: Number, stored: Number) -> Number:
@@ -319,12 +284,11 @@ def value_of_key(key: Number, stored: Number) -> Number:
 
 @overload(value_of_key)
 def _value_of_key(key, stored):
-    kind = _numba_kind(stored)
-    if kind == "float32":
+    if stored == types.float32:
         return lambda key, stored: float32_of(order_key(np.int32(key)))
-    if kind == "float64":
+    if stored == types.float64:
         return lambda key, stored: float64_of(order_key(np.int64(key)))
-    convert = _DECODE[kind]
+    convert = _format(stored).decode
     return lambda key, stored: convert(order_key(np.int16(key)))
 
 

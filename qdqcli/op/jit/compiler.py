@@ -21,6 +21,7 @@ from qdqcli.op.jit import pipeline
 from qdqcli.op.jit.image import ImageError, link, load
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import smaller
+from qdqcli.op.primitives import target_features
 
 Kinds = tuple[Any, ...]
 """Types of arguments as in `kernel.py`."""
@@ -93,7 +94,7 @@ def _object_code(text: str, entry: str) -> bytes:
         if not function.is_declaration and function.name != entry:
             function.linkage = "internal"
             function.add_function_attribute("alwaysinline")
-    processor = {"cpu": _setting("CPU_NAME") or llvm.get_host_cpu_name(), "features": _features()}
+    processor = {"cpu": _setting("CPU_NAME") or llvm.get_host_cpu_name(), "features": target_features()}
     target = llvm.Target.from_triple(module.triple)
     machine = target.create_target_machine(**processor, opt=3, reloc="pic", codemodel="small")
     _optimize(module, machine)
@@ -110,11 +111,6 @@ def _optimize(module: Any, machine: Any) -> None:
 
 def _setting(name: str) -> Any:
     return getattr(numba.config, name, None)
-
-
-def _features() -> str:
-    chosen = _setting("CPU_FEATURES")
-    return llvm.get_host_cpu_features().flatten() if chosen is None else str(chosen)
 
 
 def _named(source: str) -> Callable[..., Any]:

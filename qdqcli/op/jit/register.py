@@ -66,6 +66,17 @@ def inlined(function: Function) -> Function:
 _inlined: set[Any] = set()
 
 
+def scalar(function: Function) -> Function:
+    """Make `function` callable from compiled code with numbers; `vector.py` defines what it does with vectors."""
+    overload(function, strict=False)(lambda *kinds: None if any(map(is_vector, kinds)) else function)
+    return function
+
+
+def is_vector(kind: types.Type) -> bool:
+    """Tell whether a Numba type is one of `vector.py`."""
+    return hasattr(kind, "scalar")
+
+
 def always_inlined(function: Function) -> Function:
     """Make `function` inlined at every call: otherwise pairs of vectors are returned through memory, 4 times slower."""
     overload(function, strict=False, forceinline=True)(lambda *_args: function)
