@@ -26,7 +26,7 @@ from qdqcli.op.backend import backend
 from qdqcli.op.columns import SUM_COLUMNS
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import cuda
-from qdqcli.op.layout import Layout
+from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, float_type, op_of
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -62,31 +62,17 @@ class Matrix:
         order_keys = cuda.device_array((2, slices), launch.KEY[self.dtype])
         ranges, qparams = (cuda.device_array((rows, slices), number) for rows in (2, QPARAM_ROWS))
         flags = cuda.device_array((FLAG_ROWS, slices), np.bool_)
-        settings = op_of(spec, self.dtype)
+        elements, filled = Elements(0, 0, size), launch.device_qparams(qparams, flags)
+        params = launch.DeviceParams(layout, 0, filled, op_of(spec, self.dtype))
 
         def work() -> None:
-            launch.clear_order_keys(order_keys, self.dtype, self.stream)
-            launch.measure(self.x, 0, 0, size, layout, 0, order_keys, self.dtype, self.stream)
+            launch.measure(self.x, elements, layout, 0, order_keys, self.dtype, self.stream)
             launch.decode_order_keys(order_keys, ranges, self.dtype, self.stream)
-            launch.make_qparams(ranges, spec, self.dtype, qparams, flags, self.stream)
+            launch.make_qparams(ranges, spec, self.dtype, filled, self.stream)
             if statistics:
-                launch.quantize_and_sum(
-                    self.x,
-                    self.y,
-                    0,
-                    size,
-                    layout,
-                    0,
-                    qparams,
-                    flags,
-                    settings,
-                    np.float32(0),
-                    self.sums,
-                    self.stream,
-                    keep=True,
-                )
+                launch.quantize_and_sum(self.x, self.y, 0, params, np.float32(0), self.sums, self.stream, keep=True)
             else:
-                launch.quantize(self.x, self.y, 0, 0, size, layout, 0, qparams, flags, settings, self.stream)
+                launch.quantize(self.x, self.y, elements, params, self.stream)
 
         return work
 

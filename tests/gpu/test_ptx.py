@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from qdqcli.op.columns import empty_sums
-from qdqcli.op.layout import Layout
+from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import STORAGE, float_type, op_of
 from qdqcli.op.spec import ComputeDType, QuantSpec
 
@@ -83,19 +83,16 @@ def launch_all(dtype: str, compute_dtype: ComputeDType) -> None:
     x = np.zeros(4 * 6, STORAGE[dtype])
     layout, number = Layout.of((4, 6), spec), float_type(dtype)
     order_keys, ranges = np.zeros((2, 6), launch.KEY[dtype]), np.zeros((2, 6), number)
-    qparams, flags = np.zeros((4, 6), number), np.zeros((3, 6), np.bool_)
-    everything, settings = (0, 0, x.size, layout), op_of(spec, dtype)
-    launch.clear_order_keys(order_keys, dtype, None)
-    launch.measure(x, *everything, 0, order_keys, dtype, None)
-    launch.measure(x, 0, 0, x.size, Layout.of((4, 6), QuantSpec(axis=0)), 0, order_keys, dtype, None)
+    qparams = launch.device_qparams(np.zeros((4, 6), number), np.zeros((3, 6), np.bool_))
+    everything, params = Elements(0, 0, x.size), launch.DeviceParams(layout, 0, qparams, op_of(spec, dtype))
+    launch.measure(x, everything, layout, 0, order_keys, dtype, None)
+    launch.measure(x, everything, Layout.of((4, 6), QuantSpec(axis=0)), 0, order_keys, dtype, None)
     launch.decode_order_keys(order_keys, ranges, dtype, None)
-    launch.make_qparams(ranges, spec, dtype, qparams, flags, None)
-    launch.quantize(x, x, *everything, 0, qparams, flags, settings, None)
-    zero = float_type(dtype)(0)
-    sums = empty_sums(1)
-    launch.quantize_and_sum(x, x, 0, x.size, layout, 0, qparams, flags, settings, zero, sums, None, keep=True)
-    launch.sum_slices(x, x, *everything, 0, qparams, empty_sums(6), None)
-    launch.differentiate(x, x, x, *everything, ranges, dtype, np.zeros(1, np.int64), None)
+    launch.make_qparams(ranges, spec, dtype, qparams, None)
+    launch.quantize(x, x, everything, params, None)
+    launch.quantize_and_sum(x, x, 0, params, number(0), empty_sums(1), None, keep=True)
+    launch.sum_slices(x, x, everything, params, empty_sums(6), None)
+    launch.differentiate(x, x, x, 0, layout, ranges, dtype, np.zeros(1, np.int64), None)
     if x.itemsize == 2:
         launch.count_patterns(x, np.zeros((launch.NUM_TABLES, 1 << 16), np.uint64), None)
 

@@ -15,7 +15,7 @@ from qdqcli.errors import DTypeError, SpecError
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.interop import Array, DeviceArray, Kind, kind_of
 from qdqcli.op.cuda.target import cuda, device_errors
-from qdqcli.op.layout import Layout
+from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, Floats, float_type, given_ranges, gradient_ranges, op_of
 from qdqcli.op.spec import QuantSpec
@@ -93,29 +93,31 @@ class _Call:
         """Enqueue the op on the stream."""
         size, slices, number, stream = layout.num_elements, layout.num_slices, float_type(self.dtype), self.kind.stream
         device_x, device_out = (self.kind.flat(a, STORAGE[self.dtype], size) for a in (x, out))
-        device_ranges = self._rows(2, slices, number)
+        elements, device_ranges = Elements(0, 0, size), self._rows(2, slices, number)
         if ranges is None:
             order_keys = self._rows(2, slices, launch.KEY[self.dtype])
-            launch.clear_order_keys(order_keys, self.dtype, stream)
-            launch.measure(device_x, 0, 0, size, layout, 0, order_keys, self.dtype, stream)
+            launch.measure(device_x, elements, layout, 0, order_keys, self.dtype, stream)
             launch.decode_order_keys(order_keys, device_ranges, self.dtype, stream)
         else:
             device_ranges.copy_to_device(np.ascontiguousarray(ranges), stream)
-        qparams, flags = self._rows(QPARAM_ROWS, slices, number), self._rows(FLAG_ROWS, slices, np.bool_)
-        launch.make_qparams(device_ranges, spec, self.dtype, qparams, flags, stream)
-        launch.quantize(device_x, device_out, 0, 0, size, layout, 0, qparams, flags, op_of(spec, self.dtype), stream)
+        qparams = launch.device_qparams(
+            self._rows(QPARAM_ROWS, slices, number), self._rows(FLAG_ROWS, slices, np.bool_)
+        )
+        launch.make_qparams(device_ranges, spec, self.dtype, qparams, stream)
+        params = launch.DeviceParams(layout, 0, qparams, op_of(spec, self.dtype))
+        launch.quantize(device_x, device_out, elements, params, stream)
 
     def differentiate(self, gradients: Kind, out: Array, layout: Layout, ranges: Floats) -> None:
         """Enqueue the gradient on the stream."""
-        size, storage, stream = layout.num_elements, STORAGE[self.dtype], self.kind.stream
-        arrays = (gradients.elements(), self.kind.elements(), out)
+        stream = self.kind.stream
         device_ranges = self._rows(2, layout.num_slices, float_type(self.dtype))
         device_ranges.copy_to_device(np.ascontiguousarray(ranges), stream)
         outside = self._rows(1, 1, np.int64)[0]  # the count is unused, so it is not initialized
-        flat_gradients, flat_x, flat_out = (self.kind.flat(array, storage, size) for array in arrays)
-        launch.differentiate(
-            flat_gradients, flat_x, flat_out, 0, 0, size, layout, device_ranges, self.dtype, outside, stream
+        flat_gradients, x, flat_out = (
+            self.kind.flat(array, STORAGE[self.dtype], layout.num_elements)
+            for array in (gradients.elements(), self.kind.elements(), out)
         )
+        launch.differentiate(flat_gradients, x, flat_out, 0, layout, device_ranges, self.dtype, outside, stream)
 
     def _rows(self, rows: int, columns: int, dtype: Any) -> DeviceArray:
         nbytes = rows * columns * np.dtype(dtype).itemsize

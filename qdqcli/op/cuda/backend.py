@@ -20,14 +20,14 @@ from qdqcli.op.cpu.errors import is_extreme
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import cuda, device_errors
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
-from qdqcli.op.layout import Layout
+from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import (
     DEGENERATE,
     FLAG_ROWS,
     QPARAM_ROWS,
     Floats,
-    Op,
     OrderKeys,
+    Qparams,
     QuantParams,
     SettingsParams,
     Stored,
@@ -43,16 +43,20 @@ DeviceArray = Any
 
 @dataclass(frozen=True, kw_only=True)
 class CudaParams(QuantParams):
-    """Quantization parameters with a copy of qparams and flags in device memory."""
+    """Quantization parameters with a copy in device memory."""
 
-    device_qparams: DeviceArray
-    device_flags: DeviceArray
+    device: Qparams
+
+    def of(self, layout: Layout) -> launch.DeviceParams:
+        """Return the parameters of a launch."""
+        return launch.DeviceParams(layout, self.first_slice, self.device, self.op)
 
 
 class CudaBackend:
     """The current CUDA device; methods as in `backend.Backend`."""
 
     takes_batches = False
+    extremes = staticmethod(cpu.extremes)
 
     def __init__(self) -> None:
         self._own = local()
@@ -72,10 +76,8 @@ class CudaBackend:
         """CUDA version of `cpu.measure_range`."""
         with self._station() as station:
             there = station.scratch("order_keys", order_keys.shape, launch.KEY[dtype])
-            launch.clear_order_keys(there, dtype, station.stream)
-            launch.measure(
-                station.upload("x", x), start, start, stop, layout, first_slice, there, dtype, station.stream
-            )
+            elements = Elements(start, start, stop)
+            launch.measure(station.upload("x", x), elements, layout, first_slice, there, dtype, station.stream)
             found = station.download(there)
         merge_order_keys(order_keys, found.astype(order_keys.dtype))
 
@@ -83,11 +85,8 @@ class CudaBackend:
         """CUDA version of `cpu.quant_params`: computed on the host, a handful of numbers per slice, and copied."""
         params = cpu.quant_params(ranges, spec, layout, first_slice, dtype)
         with self._station() as station:
-            qparams, flags = (
-                cuda.to_device(params.qparams, station.stream),
-                cuda.to_device(params.flags, station.stream),
-            )
-        return CudaParams(**vars(params), device_qparams=qparams, device_flags=flags)
+            arrays = (cuda.to_device(array, station.stream) for array in (params.qparams, params.flags))
+            return CudaParams(**vars(params), device=launch.device_qparams(*arrays))
 
     def quantize(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams
@@ -99,10 +98,7 @@ class CudaBackend:
         with self._station() as station:
             device_x = station.upload("x", x[here])
             device_y = station.scratch("y", device_x.shape, x.dtype)
-            launch.quantize(
-                device_x, device_y, start, start, stop, layout, params.first_slice, params.device_qparams,
-                params.device_flags, params.op, station.stream,
-            )  # fmt: skip
+            launch.quantize(device_x, device_y, Elements(start, start, stop), params.of(layout), station.stream)
             station.download(device_y, y[here])
 
     def quantize_and_sum(
@@ -111,11 +107,9 @@ class CudaBackend:
         """CUDA version of `cpu.quantize_and_sum`; each row also has the extremes of its chunk."""
         here = slice(start - base, stop - base)
         with self._station() as station:
-            device_x = station.upload("x", x[here])
-            sums = self._sum(station, device_x, start, stop, layout, params.first_slice, params.device_qparams,
-                             params.device_flags, params.op, y[here] if keep else None)  # fmt: skip
+            sums = station.sum(station.upload("x", x[here]), start, params.of(layout), y[here] if keep else None)
             if sums[:, NONFINITE_OUTPUT].any():
-                params.degenerate[:] |= station.download(params.device_flags)[DEGENERATE, : params.num_slices]
+                params.degenerate[:] |= station.download(params.device.flags)[DEGENERATE, : params.num_slices]
         return sums
 
     def sum_settings(
@@ -137,7 +131,7 @@ class CudaBackend:
         here = slice(start - base, stop - base)
         with self._station() as station:
             stream = station.stream
-            order_keys, ranges, qparams, flags = (
+            order_keys, ranges, values, flags = (
                 station.scratch(name, (rows, num_slices), kind)
                 for name, rows, kind in (
                     ("order_keys", 2, launch.KEY[dtype]),
@@ -147,14 +141,14 @@ class CudaBackend:
                 )
             )
             device_x = station.upload("x", x)
-            launch.clear_order_keys(order_keys, dtype, stream)
-            launch.measure(device_x, base, base, base + len(x), layout, first_slice, order_keys, dtype, stream)
+            elements = Elements(base, base, base + len(x))
+            launch.measure(device_x, elements, layout, first_slice, order_keys, dtype, stream)
             launch.decode_order_keys(order_keys, ranges, dtype, stream)
-            found = []
+            found, qparams = [], launch.device_qparams(values, flags)
             for spec in specs:
-                launch.make_qparams(ranges, spec, dtype, qparams, flags, stream)
-                sums = self._sum(station, device_x[here], start, stop, layout, first_slice, qparams, flags,
-                                 op_of(spec, dtype), y[here] if keep else None)  # fmt: skip
+                launch.make_qparams(ranges, spec, dtype, qparams, stream)
+                params = launch.DeviceParams(layout, first_slice, qparams, op_of(spec, dtype))
+                sums = station.sum(device_x[here], start, params, y[here] if keep else None)
                 if sums[:, [NONFINITE, NONFINITE_OUTPUT]].any():
                     return None
                 degenerate = station.download(flags)[DEGENERATE].copy()
@@ -169,10 +163,8 @@ class CudaBackend:
         here = slice(start - base, stop - base)
         with self._station() as station:
             there = station.upload("sums", sums.reshape(-1)).reshape(sums.shape)
-            launch.sum_slices(
-                station.upload("x", x[here]), station.upload("y", y[here]), start, start, stop, layout,
-                params.first_slice, params.device_qparams, there, station.stream,
-            )  # fmt: skip
+            arrays = station.upload("x", x[here]), station.upload("y", y[here])
+            launch.sum_slices(*arrays, Elements(start, start, stop), params.of(layout), there, station.stream)
             station.download(there, sums)
 
     def differentiate(
@@ -185,16 +177,10 @@ class CudaBackend:
             outside = station.upload("outside", np.zeros(1, np.int64))
             device_ranges = station.upload("ranges", np.ascontiguousarray(ranges).reshape(-1)).reshape(ranges.shape)
             device_out = station.scratch("y", x.shape, x.dtype)
-            launch.differentiate(
-                station.upload("gradients", gradients), station.upload("x", x), device_out, start, start,
-                start + x.size, layout, device_ranges, dtype, outside, station.stream,
-            )  # fmt: skip
+            arrays = station.upload("gradients", gradients), station.upload("x", x), device_out
+            launch.differentiate(*arrays, start, layout, device_ranges, dtype, outside, station.stream)
             station.download(device_out, out)
             return int(station.download(outside)[0])
-
-    def extremes(self, x: Stored, dtype: str) -> tuple[float, float]:
-        """Smallest and largest finite element; (inf, -inf) where there is none, also if all are infinite."""
-        return cpu.extremes(x, dtype)
 
     def errors(self, x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
         """CPU error sums, computed on the CPU: comparing takes less time than copying to a device."""
@@ -203,30 +189,6 @@ class CudaBackend:
     def pattern_counter(self, dtype: str) -> "CudaPatternCounter":
         """CUDA version of `histogram.PatternCounter`."""
         return CudaPatternCounter(self, dtype)
-
-    def _sum(
-        self, station: "_Station", x: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int,
-        qparams: DeviceArray, flags: DeviceArray, op: Op, y: Stored | None,
-    ) -> NDArray[np.float64]:  # fmt: skip
-        chunks = -(-(stop - start) // CHUNK_ELEMENTS)
-        sums = station.scratch("sums", (chunks, SUM_COLUMNS), np.float64)
-        device_y = x if y is None else station.scratch("y", x.shape, x.dtype)
-        zero = np.float64(0) if x.dtype == np.float64 else np.float32(0)
-        launch.quantize_and_sum(
-            x, device_y, start, stop, layout, first_slice, qparams, flags, op, zero, sums, station.stream,
-            keep=y is not None,
-        )  # fmt: skip
-        if y is not None:
-            station.download(device_y, y, wait=False)
-        rows = station.download(sums)
-        extreme = [chunk for chunk, row in enumerate(rows) if isinstance(zero, np.float32) and is_extreme(row)]  # type: ignore[no-untyped-call]
-        if extreme:
-            launch.quantize_and_sum(
-                x, x, start, stop, layout, first_slice, qparams, flags, op, np.float64(0), sums, station.stream,
-                keep=False,
-            )  # fmt: skip
-            rows[extreme] = station.download(sums)[extreme]
-        return rows
 
     @contextmanager
     def _station(self) -> Iterator["_Station"]:
@@ -296,6 +258,21 @@ class _Station:
         if wait:
             self.stream.synchronize()
         return array
+
+    def sum(self, x: DeviceArray, start: int, params: launch.DeviceParams, y: Stored | None) -> NDArray[np.float64]:
+        """Quantize, into `y` if given, and return the sums (chunks, SUM_COLUMNS); x[0] is element `start`."""
+        sums = self.scratch("sums", (-(-x.size // CHUNK_ELEMENTS), SUM_COLUMNS), np.float64)
+        device_y = x if y is None else self.scratch("y", x.shape, x.dtype)
+        zero = np.float64(0) if x.dtype == np.float64 else np.float32(0)
+        launch.quantize_and_sum(x, device_y, start, params, zero, sums, self.stream, keep=y is not None)
+        if y is not None:
+            self.download(device_y, y, wait=False)
+        rows = self.download(sums)
+        extreme = [chunk for chunk, row in enumerate(rows) if isinstance(zero, np.float32) and is_extreme(row)]  # type: ignore[no-untyped-call]
+        if extreme:
+            launch.quantize_and_sum(x, x, start, params, np.float64(0), sums, self.stream, keep=False)
+            rows[extreme] = self.download(sums)[extreme]
+        return rows
 
 
 def _text(name: str | bytes) -> str:

@@ -3,7 +3,7 @@
 Nothing here waits: everything is enqueued on `stream`, in order.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,13 +43,29 @@ _BLOCKS_WANTED = 4096
 """Enough blocks to keep any GPU busy."""
 
 
+class DeviceParams(NamedTuple):
+    """The op on some slices of a tensor, with qparams in device memory."""
+
+    layout: Layout
+    first_slice: int
+    """Slice of column 0 of the qparams."""
+    qparams: Qparams
+    op: Op
+
+
+def device_qparams(values: DeviceArray, flags: DeviceArray) -> Qparams:
+    """Return qparams as kernels take them, of values (QPARAM_ROWS, slices) and flags (FLAG_ROWS, slices)."""
+    return Qparams(values, flags, False, True)
+
+
 def measure(
-    x: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int, order_keys: DeviceArray,
-    dtype: str, stream: Stream,
+    x: DeviceArray, elements: Elements, layout: Layout, first_slice: int, order_keys: DeviceArray, dtype: str,
+    stream: Stream,
 ) -> None:  # fmt: skip
-    """Widen `order_keys` (2, slices from `first_slice` on) by the elements [start, stop); x[0] is element `base`."""
-    bits, key = x.view(PATTERN[dtype]), KEY[dtype]
-    limits, elements = OrderKeyLimits(*map(key, order_key_limits(dtype))), Elements(base, start, stop)
+    """Fill `order_keys` (2, slices from `first_slice` on) with the extremes of the elements, ignoring NaN."""
+    limits = OrderKeyLimits(*map(KEY[dtype], order_key_limits(dtype)))
+    cuda_range.clear_order_keys[_blocks(order_keys.shape[1]), THREADS, stream](order_keys, limits)
+    bits, start, stop = x.view(PATTERN[dtype]), elements.start, elements.stop
     if stop <= start:
         return
     steps = layout.steps(first_slice)
@@ -63,10 +79,9 @@ def measure(
     longest = min(inner, row, stop - start)
     parts = -(-longest // _RUN_PART)
     width = min(THREADS, 1 << max(longest // 4, 1).bit_length() - 1)
-    blocks = -(-num_runs * parts * width // THREADS)
-    cuda_range.measure_runs[blocks, THREADS, stream](
-        bits, elements, Runs(first_run, num_runs, runs_of_row, parts, width), steps, limits, order_keys
-    )
+    runs = Runs(first_run, num_runs, runs_of_row, parts, width)
+    blocks = _blocks(num_runs * parts * width)
+    cuda_range.measure_runs[blocks, THREADS, stream](bits, elements, runs, steps, limits, order_keys)
 
 
 def _measure_by_columns(
@@ -84,85 +99,74 @@ def _measure_by_columns(
     )
 
 
-def clear_order_keys(order_keys: DeviceArray, dtype: str, stream: Stream) -> None:
-    """Set `order_keys` (2, slices) to the sentinels of slices without elements other than NaN."""
-    limits = OrderKeyLimits(*map(KEY[dtype], order_key_limits(dtype)))
-    cuda_range.clear_order_keys[_blocks(order_keys.shape[1]), THREADS, stream](order_keys, limits)
-
-
 def decode_order_keys(order_keys: DeviceArray, ranges: DeviceArray, dtype: str, stream: Stream) -> None:
     """Decode keys into `ranges` (2, slices)."""
     cuda_range.decode_order_keys[_blocks(ranges.shape[1]), THREADS, stream](order_keys, STORAGE[dtype](0), ranges)
 
 
-def make_qparams(
-    ranges: DeviceArray, spec: QuantSpec, dtype: str, qparams: DeviceArray, flags: DeviceArray, stream: Stream
-) -> None:
-    """Fill `qparams` (QPARAM_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices)."""
+def make_qparams(ranges: DeviceArray, spec: QuantSpec, dtype: str, qparams: Qparams, stream: Stream) -> None:
+    """Fill `qparams` from `ranges` (2, slices)."""
     cuda_range.make_qparams[_blocks(ranges.shape[1]), THREADS, stream](
-        ranges, codes(spec, dtype), _switched(op_of(spec, dtype)), qparams, flags
+        ranges, codes(spec, dtype), _switched(op_of(spec, dtype)), qparams
     )
 
 
-def quantize(
-    x: DeviceArray, y: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int,
-    qparams: DeviceArray, flags: DeviceArray, op: Op, stream: Stream,
-) -> None:  # fmt: skip
-    """Quantize and dequantize the elements [start, stop) into `y`; x[0] and y[0] are element `base`."""
-    for first, last, slice_map in launches(layout, start, stop, first_slice):
+def quantize(x: DeviceArray, y: DeviceArray, elements: Elements, params: DeviceParams, stream: Stream) -> None:
+    """Quantize and dequantize the elements into `y`."""
+    base, start, stop = elements
+    for first, last, slice_map in launches(params.layout, start, stop, params.first_slice):
         size = last - first
-        cuda_quantize.quantize[-(-size // (4 * THREADS)), THREADS, stream](
-            x, y, first - base, size, slice_map, Qparams(qparams, flags, False, True), _switched(op)
+        cuda_quantize.quantize[_blocks(-(-size // 4)), THREADS, stream](
+            x, y, first - base, size, slice_map, params.qparams, _switched(params.op)
         )
 
 
 def quantize_and_sum(
-    x: DeviceArray, y: DeviceArray, start: int, stop: int, layout: Layout, first_slice: int, qparams: DeviceArray,
-    flags: DeviceArray, op: Op, zero: np.floating[Any], sums: DeviceArray, stream: Stream, *, keep: bool,
+    x: DeviceArray, y: DeviceArray, start: int, params: DeviceParams, zero: np.floating[Any], sums: DeviceArray,
+    stream: Stream, *, keep: bool,
 ) -> None:  # fmt: skip
     """Quantize, and fill `sums` (chunks, SUM_COLUMNS); x[0] is element `start`, which begins a chunk.
 
     The type of `zero` is that of the terms.
     """
-    for first, last, slice_map in launches(layout, start, stop, first_slice):
+    for first, last, slice_map in launches(params.layout, start, start + x.size, params.first_slice):
         chunk, chunks = (first - start) // CHUNK_ELEMENTS, -(-(last - first) // CHUNK_ELEMENTS)
         here = slice(first - start, last - start)
         cuda_quantize.quantize_and_sum[chunks, THREADS, stream](
-            x[here], y[here] if keep else y, keep, slice_map, Qparams(qparams, flags, False, True), _switched(op), zero,
+            x[here], y[here] if keep else y, keep, slice_map, params.qparams, _switched(params.op), zero,
             sums[chunk : chunk + chunks],
         )  # fmt: skip
 
 
 def sum_slices(
-    x: DeviceArray, y: DeviceArray, base: int, start: int, stop: int, layout: Layout, first_slice: int,
-    qparams: DeviceArray, sums: DeviceArray, stream: Stream,
-) -> None:  # fmt: skip
+    x: DeviceArray, y: DeviceArray, elements: Elements, params: DeviceParams, sums: DeviceArray, stream: Stream
+) -> None:
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
     cuda_quantize.sum_slices[_blocks(sums.shape[0]), THREADS, stream](
-        x, y, Elements(base, start, stop), layout.steps(first_slice), qparams, sums
+        x, y, elements, params.layout.steps(params.first_slice), params.qparams.values, sums
     )
 
 
 def count_patterns(x: DeviceArray, tables: DeviceArray, stream: Stream) -> None:
     """Count the patterns of 16-bit elements into `tables` (NUM_TABLES, 65536) of uint64."""
-    blocks = min(-(-x.shape[0] // THREADS), _BLOCKS_WANTED)
+    blocks = min(_blocks(x.shape[0]), _BLOCKS_WANTED)
     cuda_quantize.count_patterns[blocks, THREADS, stream](x.view(np.uint16), tables)
 
 
 def differentiate(
-    gradients: DeviceArray, x: DeviceArray, out: DeviceArray, base: int, start: int, stop: int, layout: Layout,
-    ranges: DeviceArray, dtype: str, outside: DeviceArray, stream: Stream,
+    gradients: DeviceArray, x: DeviceArray, out: DeviceArray, start: int, layout: Layout, ranges: DeviceArray,
+    dtype: str, outside: DeviceArray, stream: Stream,
 ) -> None:  # fmt: skip
-    """Gradient of the op for [start, stop); adds the number of elements outside their range to `outside` (1,)."""
+    """Gradient of the op from element `start` on; adds the number of elements outside their range to `outside` (1,)."""
     compute_type = compute_type_of(dtype, ComputeDType.NATIVE)
-    for first, last, slice_map in launches(layout, start, stop, 0):
-        here = slice(first - base, last - base)
-        cuda_quantize.differentiate[-(-(last - first) // (4 * THREADS)), THREADS, stream](
+    for first, last, slice_map in launches(layout, start, start + x.size, 0):
+        here = slice(first - start, last - start)
+        cuda_quantize.differentiate[_blocks(-(-(last - first) // 4)), THREADS, stream](
             gradients[here], x[here], out[here], slice_map, ranges, compute_type, outside
         )
 
 
-def _switched(op: Op) -> Any:
+def _switched(op: Op) -> Op:
     """Return the settings with booleans that kernels ask at run time: compiling takes longer than asking."""
     return Op(bool(op.clamping), bool(op.half_up), op.compute_type)  # type: ignore[arg-type]
 

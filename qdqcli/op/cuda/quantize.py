@@ -39,8 +39,8 @@ TILE = max(THREADS // VECTOR_SIZE, 1) * RUN
 STRANDS = TILE // RUN * VECTOR_SIZE
 """Lanes of the runs of a tile, one thread each on a device."""
 ADDERS = columns.NUM_SUMS * VECTOR_SIZE
-_NUM_COUNTS = 7
-"""Values per thread beside the sums: three extremes and four counts."""
+_NUM_COUNTS = columns.SUM_COLUMNS - columns.NUM_SUMS
+"""Values per thread beside the sums, in the order of the columns: three extremes and four counts."""
 _SHARED = max(columns.NUM_SUMS * STRANDS, _NUM_COUNTS * THREADS)
 
 
@@ -152,20 +152,7 @@ def quantize_and_sum(x, y, keep, slice_map, qparams, op, zero, sums):
                 kept = min(kept, other)
             else:
                 kept += other
-        column = columns.MAX_ABS_ERROR
-        if t == 1:
-            column = columns.INPUT_MIN
-        elif t == 2:
-            column = columns.INPUT_MAX
-        elif t == 3:
-            column = columns.NONFINITE
-        elif t == 4:
-            column = columns.NONFINITE_OUTPUT
-        elif t == 5:
-            column = columns.CLIPPED
-        elif t == 6:
-            column = columns.ZEROED
-        sums[chunk, column] = kept
+        sums[chunk, columns.NUM_SUMS + t] = kept
 
 
 @device_kernel

@@ -59,6 +59,35 @@ def _wider(bits, lo, hi, limits):
     return select(low < lo, low, lo), select(high > hi, high, hi)
 
 
+@inlined
+def _extremes(bits, i, end, step, limits):
+    """Return the smallest and the largest key of bits[i:end:step], ignoring NaN; four loads are in flight."""
+    lo, hi = limits.nothing_lo, limits.nothing_hi
+    while i + 3 * step < end:
+        a, b, c, d = bits[i], bits[i + step], bits[i + 2 * step], bits[i + 3 * step]
+        lo, hi = _wider(a, lo, hi, limits)
+        lo, hi = _wider(b, lo, hi, limits)
+        lo, hi = _wider(c, lo, hi, limits)
+        lo, hi = _wider(d, lo, hi, limits)
+        i += 4 * step
+    while i < end:
+        lo, hi = _wider(bits[i], lo, hi, limits)
+        i += step
+    return lo, hi
+
+
+@inlined
+def _reduce(lows, highs, t, number, step):
+    """Reduce the extremes of `number` threads, a power of two, to those of the first; `t` is `step` from the next."""
+    mine, half = t // step % number, number // 2
+    while half > 0:
+        if mine < half:
+            lows[t] = min(lows[t], lows[t + half * step])
+            highs[t] = max(highs[t], highs[t + half * step])
+        cuda.syncthreads()
+        half //= 2
+
+
 @device_kernel
 def clear_order_keys(order_keys, limits):
     """Initialize `order_keys` to the sentinels of slices without elements other than NaN."""
@@ -68,16 +97,13 @@ def clear_order_keys(order_keys, limits):
 
 
 @device_kernel
-def measure_runs(
-    bits, elements, runs, steps, limits, order_keys,
-):  # fmt: skip
+def measure_runs(bits, elements, runs, steps, limits, order_keys):
     """Widen `order_keys` by runs, which are cut at the ends of `elements`."""
     base, start, stop = elements
     inner, row, parts, width = steps.inner, steps.row, runs.parts, runs.width
-    low_order_keys = cuda.shared.array(THREADS, np.int64)
-    high_order_keys = cuda.shared.array(THREADS, np.int64)  # the simulator tells shared arrays apart by their lines
+    lows = cuda.shared.array(THREADS, np.int64)
+    highs = cuda.shared.array(THREADS, np.int64)  # the simulator tells shared arrays apart by their lines
     t = cuda.threadIdx.x
-    mine = t % width
     task = cuda.blockIdx.x * (THREADS // width) + t // width
     lo, hi = limits.nothing_lo, limits.nothing_hi
     s = -1
@@ -89,80 +115,43 @@ def measure_runs(
         run_stop = min(run_start + inner, (r + 1) * row, stop)
         run_start = max(run_start, start)
         share = (run_stop - run_start + parts - 1) // parts
-        i = run_start + part * share + mine - base
-        end = min(run_start + (part + 1) * share, run_stop) - base
-        while i + 3 * width < end:  # four loads in flight
-            a, b, c, d = bits[i], bits[i + width], bits[i + 2 * width], bits[i + 3 * width]
-            lo, hi = _wider(a, lo, hi, limits)
-            lo, hi = _wider(b, lo, hi, limits)
-            lo, hi = _wider(c, lo, hi, limits)
-            lo, hi = _wider(d, lo, hi, limits)
-            i += 4 * width
-        while i < end:
-            lo, hi = _wider(bits[i], lo, hi, limits)
-            i += width
-    low_order_keys[t], high_order_keys[t] = lo, hi
+        first = run_start + part * share
+        lo, hi = _extremes(bits, first + t % width - base, min(first + share, run_stop) - base, width, limits)
+    lows[t], highs[t] = lo, hi
     cuda.syncthreads()
-    half = width // 2
-    while half > 0:
-        if mine < half:
-            low_order_keys[t] = min(low_order_keys[t], low_order_keys[t + half])
-            high_order_keys[t] = max(high_order_keys[t], high_order_keys[t + half])
-        cuda.syncthreads()
-        half //= 2
-    if mine == 0 and s >= 0:
-        cuda.atomic.min(order_keys, (0, s), cast(low_order_keys[t], lo))
-        cuda.atomic.max(order_keys, (1, s), cast(high_order_keys[t], hi))
+    _reduce(lows, highs, t, width, 1)
+    if t % width == 0 and s >= 0:
+        cuda.atomic.min(order_keys, (0, s), cast(lows[t], lo))
+        cuda.atomic.max(order_keys, (1, s), cast(highs[t], hi))
 
 
 @device_kernel
-def measure_columns(
-    bits, elements, lines, steps, limits, order_keys,
-):  # fmt: skip
+def measure_columns(bits, elements, lines, steps, limits, order_keys):
     """Widen `order_keys` where every row has the same slices, in runs too short to be shared by adjacent threads.
 
     Each thread stays in its column of the lines. A block takes COLUMN_THREADS columns and `lines.of_block` lines.
     """
     base, start, stop = elements
-    width, rows_of_block, origin = lines.width, lines.of_block, lines.origin
-    low_order_keys = cuda.shared.array(THREADS, np.int64)
-    high_order_keys = cuda.shared.array(THREADS, np.int64)  # the simulator tells shared arrays apart by their lines
+    width, origin = lines.width, lines.origin
+    lows = cuda.shared.array(THREADS, np.int64)
+    highs = cuda.shared.array(THREADS, np.int64)  # the simulator tells shared arrays apart by their lines
     t = cuda.threadIdx.x
-    across = t % COLUMN_THREADS
-    column = cuda.blockIdx.x * COLUMN_THREADS + across
-    first = cuda.blockIdx.y * rows_of_block
+    column = cuda.blockIdx.x * COLUMN_THREADS + t % COLUMN_THREADS
+    first = cuda.blockIdx.y * lines.of_block
     lo, hi = limits.nothing_lo, limits.nothing_hi
     if column < width:
         step = THREADS // COLUMN_THREADS * width
         i = origin + (first + t // COLUMN_THREADS) * width + column
-        end = min(origin + (first + rows_of_block) * width, stop)
         if i < start:  # only in the first line
             i += step
-        while i + 3 * step < end:
-            a, b = bits[i - base], bits[i + step - base]
-            c, d = bits[i + 2 * step - base], bits[i + 3 * step - base]
-            lo, hi = _wider(a, lo, hi, limits)
-            lo, hi = _wider(b, lo, hi, limits)
-            lo, hi = _wider(c, lo, hi, limits)
-            lo, hi = _wider(d, lo, hi, limits)
-            i += 4 * step
-        while i < end:
-            lo, hi = _wider(bits[i - base], lo, hi, limits)
-            i += step
-    low_order_keys[t], high_order_keys[t] = lo, hi
+        lo, hi = _extremes(bits, i - base, min(origin + (first + lines.of_block) * width, stop) - base, step, limits)
+    lows[t], highs[t] = lo, hi
     cuda.syncthreads()
-    half = THREADS // COLUMN_THREADS // 2
-    while half > 0:
-        if t < half * COLUMN_THREADS:
-            other = t + half * COLUMN_THREADS
-            low_order_keys[t] = min(low_order_keys[t], low_order_keys[other])
-            high_order_keys[t] = max(high_order_keys[t], high_order_keys[other])
-        cuda.syncthreads()
-        half //= 2
+    _reduce(lows, highs, t, THREADS // COLUMN_THREADS, COLUMN_THREADS)
     if t < COLUMN_THREADS and column < width:
         s = column % steps.row // steps.inner - steps.first_slice
-        cuda.atomic.min(order_keys, (0, s), cast(low_order_keys[t], lo))
-        cuda.atomic.max(order_keys, (1, s), cast(high_order_keys[t], hi))
+        cuda.atomic.min(order_keys, (0, s), cast(lows[t], lo))
+        cuda.atomic.max(order_keys, (1, s), cast(highs[t], hi))
 
 
 @device_kernel
@@ -180,16 +169,16 @@ def decode_order_keys(order_keys, stored, ranges):
 
 
 @device_kernel
-def make_qparams(ranges, codes, op, qparams, flags):
-    """Fill `qparams` (QPARAM_ROWS, slices) and `flags` (FLAG_ROWS, slices) from `ranges` (2, slices)."""
-    s, compute_type = cuda.grid(1), op.compute_type
+def make_qparams(ranges, codes, op, qparams):
+    """Fill `qparams` from `ranges` (2, slices)."""
+    s, compute_type, values, flags = cuda.grid(1), op.compute_type, qparams.values, qparams.flags
     if s < ranges.shape[1]:
         least, greatest = ranges[0, s], ranges[1, s]
         lo, hi, scale, inverse = qparams_of_range(
             flush(least, compute_type), flush(greatest, compute_type), codes.q_min, codes.q_max, compute_type
         )
-        qparams[MIN_RANGE, s], qparams[MAX_RANGE, s] = lo, hi
-        qparams[SCALE, s], qparams[INVERSE_SCALE, s] = scale, inverse
+        values[MIN_RANGE, s], values[MAX_RANGE, s] = lo, hi
+        values[SCALE, s], values[INVERSE_SCALE, s] = scale, inverse
         flags[FLUSHING, s] = needs_flush(lo, hi, scale, op.clamping, compute_type)
         flags[CLIPPING, s] = op.clamping | (least < lo) | (greatest > hi)
         flags[DEGENERATE, s] = is_degenerate(scale, compute_type)
