@@ -9,10 +9,16 @@ either repeat the same slices (`axis`) or bring new ones (groups): element i bel
 
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from qdqcli.errors import SpecError
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec, axis_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Index = TypeVar("Index", int, "NDArray[np.int64]")
 
 
 class Elements(NamedTuple):
@@ -62,8 +68,8 @@ class Layout:
         """True where each slice is a single run, so that its range depends on no other part of the tensor."""
         return self.advance > 0 or self.num_elements <= self.row
 
-    def slice_of(self, element: int) -> int:
-        """Return the slice of an element."""
+    def slice_of(self, element: Index) -> Index:
+        """Return the slice of an element, or of each element of an array."""
         return element // self.row * self.advance + element % self.row // self.inner
 
     def start_of(self, slice_index: int) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qdqcli.errors import SpecError
 from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.layout import Elements, Layout, Steps
-from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode, axis_text
+from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 
 Floats = NDArray[Any]
 """float64 for F64 tensors, float32 for the others."""
@@ -160,14 +160,10 @@ def floats_of(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
     return stored.view(np.float16) if stored.dtype == STORAGE["F16"] else stored
 
 
-def half_up(spec: QuantSpec) -> StaticBool:
-    """True for the round mode HALF_UP."""
-    return True if spec.round_mode is RoundMode.HALF_UP else None
-
-
 def op_of(spec: QuantSpec, dtype: str) -> Op:
     """Return the settings of the op besides its qparams."""
-    return Op(spec.is_range_given or None, half_up(spec), compute_type_of(dtype, spec.compute_dtype))
+    half_up: StaticBool = True if spec.round_mode is RoundMode.HALF_UP else None
+    return Op(spec.is_range_given or None, half_up, compute_type_of(dtype, spec.compute_dtype))
 
 
 def codes(spec: QuantSpec, dtype: str) -> Codes:
@@ -237,27 +233,15 @@ def given_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, la
     Raises:
         SpecError: not real numbers, wrong rank or length, or not min <= max in every slice (also for a NaN end).
     """
-    compute_type = compute_type_of(dtype, spec.compute_dtype)
-    ranges = np.empty((2, layout.num_slices), float_type(dtype))
-    whole = spec.axis == WHOLE_TENSOR and spec.group_size is None
-    bounds = {"input_min": input_min, "input_max": input_max}
-    given = [in_arithmetic(real_numbers(name, end), compute_type, dtype) for name, end in bounds.items()]
-    for name, end in zip(("input_min", "input_max"), given, strict=True):
-        if whole and end.ndim:
-            raise SpecError(f"{name} has shape {list(end.shape)}; a range for the whole tensor is a scalar")
-        if not whole and end.ndim != 1:
-            raise SpecError(f"{name} has rank {end.ndim}; with an axis or groups it has one value per slice, rank 1")
-    for name, end in zip(("input_min", "input_max"), given, strict=True):
-        if not whole and end.size != layout.num_ranges:
-            raise SpecError(f"{name} has {end.size} values; the tensor has {layout.num_ranges} slices")
-    ordered = given[0] <= given[1]
+    ranges = _checked_ranges(input_min, input_max, spec, layout, dtype)
+    ordered = ranges[0] <= ranges[1]
     if not ordered.all():
-        where = "" if whole else f" in slice {int(np.argmin(ordered))}"
-        bad = [end if whole else end[np.argmin(ordered)] for end in given]
-        raise SpecError(f"input_min is {bad[0]} and input_max is {bad[1]}{where}; input_min <= input_max must hold")
-    if layout.num_slices:
-        ranges[0], ranges[1] = given
-    return ranges
+        bad = int(np.argmin(ordered))
+        where = "" if _is_whole(spec) else f" in slice {bad}"
+        raise SpecError(
+            f"input_min is {ranges[0, bad]} and input_max is {ranges[1, bad]}{where}; input_min <= input_max must hold"
+        )
+    return ranges[:, : layout.num_slices]
 
 
 def gradient_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
@@ -266,17 +250,27 @@ def gradient_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec,
     Raises:
         SpecError: not real numbers, wrong rank or length.
     """
-    ranges = np.empty((2, layout.num_slices), float_type(dtype))
-    rank = 0 if spec.axis == WHOLE_TENSOR else 1
+    return _checked_ranges(input_min, input_max, spec, layout, dtype)[:, : layout.num_slices]
+
+
+def _checked_ranges(input_min: ArrayLike, input_max: ArrayLike, spec: QuantSpec, layout: Layout, dtype: str) -> Floats:
+    """Return given ranges (2, ranges), rounded like the arithmetic rounds."""
+    ranges = np.empty((2, layout.num_ranges), float_type(dtype))
+    compute_type = compute_type_of(dtype, spec.compute_dtype)
     for row, (name, end) in enumerate((("input_min", input_min), ("input_max", input_max))):
         values = real_numbers(name, end)
-        if values.ndim != rank:
-            raise SpecError(f"{name} has rank {values.ndim}; axis {axis_text(spec.axis)} takes rank {rank}")
-        if rank and values.size != layout.num_ranges:
-            raise SpecError(f"{name} has {values.size} values; axis {axis_text(spec.axis)} has {layout.num_ranges}")
-        if layout.num_slices:
-            ranges[row] = in_arithmetic(values, compute_type_of(dtype, ComputeDType.NATIVE), dtype)
+        if _is_whole(spec) and values.ndim:
+            raise SpecError(f"{name} has shape {list(values.shape)}; a range for the whole tensor is a scalar")
+        if not _is_whole(spec) and values.ndim != 1:
+            raise SpecError(f"{name} has rank {values.ndim}; with an axis or groups it has one value per slice, rank 1")
+        if not _is_whole(spec) and values.size != layout.num_ranges:
+            raise SpecError(f"{name} has {values.size} values; the tensor has {layout.num_ranges} slices")
+        ranges[row] = in_arithmetic(values, compute_type, dtype)
     return ranges
+
+
+def _is_whole(spec: QuantSpec) -> bool:
+    return spec.axis == WHOLE_TENSOR and spec.group_size is None
 
 
 def real_numbers(name: str, end: ArrayLike) -> NDArray[Any]:

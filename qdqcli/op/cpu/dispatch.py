@@ -86,48 +86,28 @@ def measure_range(
 
 def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> OrderKeys:
     """Return the keys (2, slices) of a whole array, measured in parallel parts."""
-    bits, limits, bounds = x.view(PATTERN[dtype]), order_key_limits(dtype), cuts(len(x), num_parts)
-    order_keys = empty_order_keys(layout.num_slices, dtype)
-    if num_parts == 1 or (is_columnar(layout) and layout.is_contiguous):
-        measure_range(x, 0, len(x), layout, 0, order_keys, dtype)
-    elif not is_columnar(layout):
-        by_part = np.stack([order_keys] * num_parts)
+    if is_columnar(layout) and layout.is_contiguous:
+        num_parts = 1  # each part would fill a column for every element of the array
+    bounds = cuts(len(x), num_parts)
+    by_part = [empty_order_keys(layout.num_slices, dtype) for _ in range(num_parts)]
 
-        def measure(part: int) -> None:
-            elements = Elements(0, *bounds[part : part + 2])
-            kernels.measure_range(bits, elements, layout.steps(), limits, by_part[part])
+    def measure(part: int) -> None:
+        start, stop = bounds[part : part + 2]
+        measure_range(x[start:stop], start, stop, layout, 0, by_part[part], dtype)
 
-        run_parts(measure, num_parts)
-        merge_order_keys(order_keys, _merged(by_part))
-    else:
-        by_part = np.stack([empty_order_keys(layout.row, dtype)] * num_parts)
-
-        def measure(part: int) -> None:
-            elements = Elements(0, *bounds[part : part + 2])
-            kernels.measure_columns(bits, elements, layout.row, limits, by_part[part])
-
-        run_parts(measure, num_parts)
-        merge_columns(order_keys, _merged(by_part), np.arange(layout.row) // layout.inner)
-    return order_keys
-
-
-def _merged(by_part: OrderKeys) -> OrderKeys:
-    """Merge the keys of all parts into (2, slices)."""
-    return np.stack([by_part[:, 0].min(axis=0), by_part[:, 1].max(axis=0)])
+    run_parts(measure, num_parts)
+    for order_keys in by_part[1:]:
+        merge_order_keys(by_part[0], order_keys)
+    return by_part[0]
 
 
 def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, num_parts: int) -> None:
     """Quantize a whole array in parallel parts."""
-    if num_parts == 1:
-        quantize(x, y, 0, 0, len(x), layout, params)
-        return
-    # column 0 is element 0: all slices are present
-    elements, steps, qparams = params.arguments(Elements(0, 0, len(x)), layout)
-    bounds, nontemporal = cuts(elements.stop, num_parts), _nontemporal(y, layout)
+    bounds, nontemporal = cuts(len(x), num_parts), _nontemporal(y, layout)
 
     def quantize_part(part: int) -> None:
-        here = Elements(0, *bounds[part : part + 2])
-        kernels.quantize(x, y, here, steps, qparams, params.op, nontemporal)
+        elements = Elements(0, *bounds[part : part + 2])
+        kernels.quantize(x, y, *params.arguments(elements, layout), params.op, nontemporal)
 
     run_parts(quantize_part, num_parts)
 
@@ -281,8 +261,7 @@ def _look_closer(
     """Sum a chunk, elements from `first` on, again; mark slices that became infinite or NaN as degenerate."""
     look_closer(x, y, row)
     if row[NONFINITE] or row[NONFINITE_OUTPUT]:
-        elements = np.arange(first, first + x.size)
-        slices = elements // layout.row * layout.advance + elements % layout.row // layout.inner - params.first_slice
+        slices = layout.slice_of(np.arange(first, first + x.size)) - params.first_slice
         v, w, (lo, hi) = floats_of(x), floats_of(y), params.qparams[:2, slices]
         params.degenerate[slices[np.isfinite(v) & ~np.isfinite(w)]] = True
         row[CLIPPED] = np.count_nonzero(((v < lo) | (v > hi)) & np.isfinite(v) & np.isfinite(w))
@@ -378,11 +357,10 @@ def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, ND
 
     A row is the layout's row if slices recur in every row. Otherwise it is all elements of the slices.
     """
-    if not layout.is_contiguous:
-        return 0, np.arange(layout.row) // layout.inner
-    origin = layout.start_of(first_slice)
-    elements = np.arange(origin, layout.start_of(first_slice + num_slices))
-    return origin, elements // layout.row * layout.advance + elements % layout.row // layout.inner - first_slice
+    origin, end = 0, layout.row
+    if layout.is_contiguous:
+        origin, end = layout.start_of(first_slice), layout.start_of(first_slice + num_slices)
+    return origin, layout.slice_of(np.arange(origin, end)) - first_slice
 
 
 def _spread(qparams: Floats, layout: Layout, first_slice: int, num_slices: int) -> Columns:
