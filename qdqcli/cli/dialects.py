@@ -9,7 +9,6 @@ from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import say_written, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
-from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import open_inputs, plan_inputs
 from qdqcli.cli.options import with_recipe
@@ -25,14 +24,12 @@ from qdqcli.tensors.packed.recognise import recognise_inputs
 MODEL = click.argument("model", metavar="[MODEL]", required=False, type=click.Path(readable=False))
 
 
-def _output(function: Function) -> Function:
-    """Add the file to write."""
-    return opt.apply(
-        function,
-        click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", show_default="standard output",
-                     help="File to write."),
-        click.option("--overwrite", is_flag=True, help="Replace FILE if it exists."),
-    )  # fmt: skip
+_output = opt.together(
+    click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", show_default="standard output",
+                 help="File to write."),
+    click.option("--overwrite", is_flag=True, help="Replace FILE if it exists."),
+)  # fmt: skip
+"""The file to write."""
 
 
 @click.command(

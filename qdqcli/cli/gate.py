@@ -13,8 +13,7 @@ from qdqcli.cli.call import Call
 from qdqcli.cli.deliver import deliver_files, say_written, show, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_budget, is_report, rewrite, without
-from qdqcli.cli.groups import Function
-from qdqcli.cli.options import apply
+from qdqcli.cli.options import together
 from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
@@ -57,18 +56,16 @@ def parse_day(value: str) -> date:
         raise click.BadParameter(f"invalid date {value!r}: expected YYYY-MM-DD") from None
 
 
-def judging_options(function: Function) -> Function:
-    """Add the options that the verdict depends on."""
-    return apply(
-        function,
-        click.option("--budget", type=click.Path(path_type=Path), metavar="FILE",
-                     help="Judge by this TOML file, or by the budget of a qdq.toml or pyproject.toml."),
-        click.option("--baseline", type=click.Path(path_type=Path), metavar="REPORT.json",
-                     help="Compare with this baseline report, instead of the budget's own."),
-        click.option("--today", type=parse_day, metavar="DAY", show_default="the clock's",
-                     help="Judge waivers as on this day, YYYY-MM-DD."),
-        click.option("--exit-zero", is_flag=True, help="Report the verdict and exit with 0 all the same."),
-    )  # fmt: skip
+judging_options = together(
+    click.option("--budget", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Judge by this TOML file, or by the budget of a qdq.toml or pyproject.toml."),
+    click.option("--baseline", type=click.Path(path_type=Path), metavar="REPORT.json",
+                 help="Compare with this baseline report, instead of the budget's own."),
+    click.option("--today", type=parse_day, metavar="DAY", show_default="the clock's",
+                 help="Judge waivers as on this day, YYYY-MM-DD."),
+    click.option("--exit-zero", is_flag=True, help="Report the verdict and exit with 0 all the same."),
+)  # fmt: skip
+"""The options that the verdict depends on."""
 
 
 def _print_schema(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -77,26 +74,24 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, value: bo
         context.exit()
 
 
-def gate_options(function: Function) -> Function:
-    """Add the judging options, and those of files made from the measurements."""
-    return apply(
-        function,
-        click.option("--report-in", type=click.Path(path_type=Path), metavar="REPORT.json",
-                     help="Judge a stored report instead of measuring INPUT."),
-        judging_options,
-        click.option("--write-baseline", type=click.Path(path_type=Path), metavar="FILE",
-                     help="Write the run as a baseline, a JSON report."),
-        click.option("--write-budget", type=click.Path(path_type=Path), metavar="FILE",
-                     help="Write a budget that the run keeps, with limits for each tensor."),
-        click.option("--headroom", type=parse_headroom, default="0.5dB", show_default=True, metavar="X",
-                     help="Slack added to the limits that are written."),
-        click.option("--ratchet", is_flag=True,
-                     help="Rewrite the limits of --budget tighter where the run allows it; never looser."),
-        click.option("--overwrite", is_flag=True,
-                     help="Replace the files of --write-baseline and --write-budget, where they are of that kind."),
-        click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=_print_schema,
-                     help="Print the JSON schema of a budget and exit."),
-    )  # fmt: skip
+gate_options = together(
+    click.option("--report-in", type=click.Path(path_type=Path), metavar="REPORT.json",
+                 help="Judge a stored report instead of measuring INPUT."),
+    judging_options,
+    click.option("--write-baseline", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Write the run as a baseline, a JSON report."),
+    click.option("--write-budget", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Write a budget that the run keeps, with limits for each tensor."),
+    click.option("--headroom", type=parse_headroom, default="0.5dB", show_default=True, metavar="X",
+                 help="Slack added to the limits that are written."),
+    click.option("--ratchet", is_flag=True,
+                 help="Rewrite the limits of --budget tighter where the run allows it; never looser."),
+    click.option("--overwrite", is_flag=True,
+                 help="Replace the files of --write-baseline and --write-budget, where they are of that kind."),
+    click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=_print_schema,
+                 help="Print the JSON schema of a budget and exit."),
+)  # fmt: skip
+"""The judging options, and those of files made from the measurements."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from qdqcli.report.formatter import format_for
 from qdqcli.report.ranking import DEFAULT_SORT
@@ -11,6 +11,12 @@ from qdqcli.report.ranking import DEFAULT_SORT
 Function = TypeVar("Function", bound=Callable[..., object])
 Group = TypeVar("Group")
 Result = TypeVar("Result")
+
+
+class Decorator(Protocol):
+    """A decorator that adds options to a command."""
+
+    def __call__(self, function: Function, /) -> Function: ...
 
 
 @dataclass(frozen=True, kw_only=True)

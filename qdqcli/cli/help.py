@@ -16,7 +16,7 @@ GROUPS = {
         *("frontier", "explain"),
     ),
     "Diagnosis": ("worst", "diagnoses_all", "max_bits_added", "write_recipe"),
-    "Output": ("output", "overwrite", "resume", "keep_going", "verify", "provenance", "dry_run", "part", "break_lock"),
+    "Output": ("output", "overwrite", "resume", "keeps_going", "verify", "provenance", "dry_run", "part", "break_lock"),
     "Quantization": (
         *("scheme", "schemes", "num_bits", "bits", "group_size", "group_sizes", "axis", "axes"),
         *("signed_input", "unsigned_input", "narrow_range", "round_mode"),

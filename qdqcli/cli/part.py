@@ -30,7 +30,7 @@ SLURM = "SLURM_ARRAY_TASK"
 INDEX, COMPLETIONS = "JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"
 LAST_STEP = ("verify", "provenance", "reports", "format_name", "sort", "top", "by", "histograms")
 """Parameters of `qdq run` that belong to the last step, `qdq finish`."""
-WHOLE = ("dry_run", "keep_going")
+WHOLE = ("dry_run", "keeps_going")
 """Parameters that only a run in one piece has."""
 
 

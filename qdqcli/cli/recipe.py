@@ -9,7 +9,6 @@ from qdqcli.cli import streams
 from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import for_terminal
 from qdqcli.cli.dialects import export, import_
-from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.measure import listing_of, open_inputs, plan_inputs
 from qdqcli.cli.options import with_recipe
@@ -63,13 +62,10 @@ def recipe(ctx: click.Context) -> None:
         ctx.exit(UsageError.exit_code)
 
 
-def subject_options(function: Function) -> Function:
-    """Add all options that decide on tensors, as in the measuring commands."""
-    return opt.apply(
-        function, FORMAT, opt.op_options, opt.given_ranges_option, opt.selection_options, opt.verbosity_options
-    )
-
-
+subject_options = opt.together(
+    FORMAT, opt.op_options, opt.given_ranges_option, opt.selection_options, opt.verbosity_options
+)
+"""All options that decide on tensors, as in the measuring commands."""
 RECIPE_SUFFIXES = (".toml", ".json")
 RECIPE = click.argument("recipe_name", metavar="RECIPE", type=click.Path())
 
