@@ -102,17 +102,12 @@ class Recipe:
         ]
         if warnings and not allow_unmatched:
             raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
-        by_rules = self._by_rules(tensors, context, Tables(self.rules, holders).numbers)
-        errors: list[Finding] = []
-        for finding in findings_of(self.rules, tensors, by_rules, holders):
-            if finding.is_unmatched and allow_unmatched:
-                warnings.append(str(finding))
-            else:
-                errors.append(finding)
-        if errors:
-            raise UsageError(_refusal(errors))
-        warnings += self._idle_sources(by_rules)
-        resolutions = _divided(tensors, self._selected(tensors, context, by_rules, holders))
+        resolutions = self._by_rules(tensors, context, Tables(self.rules, holders).numbers)
+        if self.rules:
+            warnings += self._check_rules(tensors, resolutions, holders, allow_unmatched=allow_unmatched)
+        if self.include or self.exclude:
+            resolutions = self._selected(tensors, context, resolutions, holders)
+        resolutions = _divided(tensors, resolutions)
         if self.skips_misfits:
             return list(map(_fitting, tensors, resolutions)), warnings
         _check_layouts(tensors, resolutions)
@@ -165,8 +160,6 @@ class Recipe:
         self, tensors: Sequence[TensorInfo], context: Context, by_rules: Sequence[Resolution], holders: Holders
     ) -> list[Resolution]:
         """Replace the resolutions of tensors that `include` and `exclude` leave out by skips."""
-        if not self.include and not self.exclude:
-            return list(by_rules)
         includes = [compile_pattern(pattern, holders) for pattern in self.include]
         excludes = [(compile_pattern(pattern, holders), self._left_alone("exclude", f"excluded by '{pattern}'"))
                     for pattern in self.exclude]  # fmt: skip
@@ -186,14 +179,26 @@ class Recipe:
 
         return list(map(select, tensors, context.files, context.untouched, by_rules))
 
-    def _idle_sources(self, by_rules: Sequence[Resolution]) -> list[str]:
-        """Return a warning for each file whose rules are all optional and match nothing."""
-        if not self.rules:
-            return []
+    def _check_rules(
+        self, tensors: Sequence[TensorInfo], by_rules: Sequence[Resolution], holders: Holders, *, allow_unmatched: bool
+    ) -> list[str]:
+        """Return warnings about the rules, also one for each file whose rules are all optional and match nothing.
+
+        Raises:
+            UsageError: a rule has a finding that is not allowed.
+        """
+        warnings, errors = [], []
+        for finding in findings_of(self.rules, tensors, by_rules, holders):
+            if finding.is_unmatched and allow_unmatched:
+                warnings.append(str(finding))
+            else:
+                errors.append(finding)
+        if errors:
+            raise UsageError(_refusal(errors))
         matching = {id(rule) for resolution in {id(r): r for r in by_rules}.values() for rule in resolution.rules}
         sources = {source: [rule for rule in self.rules if rule.source == source]
                    for source in dict.fromkeys(rule.source for rule in self.rules)}  # fmt: skip
-        return [
+        return warnings + [
             f"{source}: none of its {len(rules)} rules matches any of {len(by_rules)} tensors"
             for source, rules in sources.items()
             if all(rule.is_optional and id(rule) not in matching for rule in rules)

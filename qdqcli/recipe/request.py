@@ -159,6 +159,7 @@ def request_from(sources: OptionSources) -> Request:
 
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
+        InputError: the ranges file cannot be read.
     """
     options = sources.options
     given_range = _given_range(options.get("input_min"), options.get("input_max"))
@@ -205,7 +206,12 @@ def request_from(sources: OptionSources) -> Request:
     return Request(
         recipe=recipe,
         ranges_file=ranges_file,
-        settings={**_settings(options), **_ranges_digest(ranges_file), **sources.settings},
+        # A ranges file counts by its digest: a name says nothing of the content.
+        settings={
+            **_settings(options),
+            **({} if ranges_file is None else {"ranges_digest": digest_of(ranges_file)}),
+            **sources.settings,
+        },
         scale_bits=options.get("scale_bits", 16),
         has_recipe=bool(sources.settings),
     )
@@ -221,15 +227,6 @@ def _settings(options: Mapping[str, object]) -> dict[str, object]:
         name.removesuffix("_file"): list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str | Path) else v
         for name, v in values.items()
     }
-
-
-def _ranges_digest(path: Path | None) -> dict[str, str]:
-    """Return the digest of the ranges file, by which runs are compared: a name says nothing of the content.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    return {} if path is None else {"ranges_digest": digest_of(path)}
 
 
 def _check_estimator(options: Settings, *, is_range_given: bool) -> None:
