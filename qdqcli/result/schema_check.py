@@ -81,10 +81,16 @@ def check_of(schema: Schema, *, whole_floats: bool = False) -> Check:
     return check
 
 
+_COMPILED: dict[int, tuple[Schema, Check]] = {}
+"""Identity of a schema, which is kept with it -> its validator: a recipe may have thousands of rules."""
+
+
 def is_valid(value: object, schema: Schema) -> bool:
     """Tell whether a value of a TOML or JSON file is valid: 8.0 is an integer, a date may be a text."""
+    if id(schema) not in _COMPILED:
+        _COMPILED[id(schema)] = schema, check_of(schema, whole_floats=True)
     try:
-        check_of(schema, whole_floats=True)(value)
+        _COMPILED[id(schema)][1](value)
     except MismatchError:
         return False
     return True
