@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, UnavailableError, UsageError
 from qdqcli.escape import escape_name, show_path
+from qdqcli.gate.baseline import Comparison
 from qdqcli.gate.bounds import with_bounds
 from qdqcli.gate.judge import judge
 from qdqcli.gate.project import read_budget
@@ -464,11 +465,13 @@ def check(report: Report, budget: PathLike, *, today: date | None = None, allow_
     rules = read_budget(path_of(budget))
     if rules.is_idle:
         raise UsageError(f"{rules.source}: sets no limit and has no baseline; there is nothing to judge by")
-    baseline = None if rules.baseline is None else read_report(rules.baseline.path)
+    beside = None
+    if rules.baseline is not None:
+        beside = Comparison(run=report.result, baseline=read_report(rules.baseline.path))
     day = today or date.today()
-    verdict, notes = judge(report.result, rules, baseline, day, allow_unmatched=allow_unmatched)
+    verdict, notes = judge(report.result, rules, beside, day, allow_unmatched=allow_unmatched)
     warn_all(notes)
-    judged = with_bounds(replace(report.result, command="check", verdict=verdict), rules, baseline)
+    judged = with_bounds(replace(report.result, command="check", verdict=verdict), rules, beside)
     parts = {field.name: getattr(verdict, field.name) for field in fields(verdict)}
     return Judgement(**parts, report=Report(judged))
 

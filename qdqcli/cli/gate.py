@@ -18,6 +18,7 @@ from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
+from qdqcli.gate.baseline import Comparison
 from qdqcli.gate.bounds import unjudged, with_bounds
 from qdqcli.gate.budget import BaselineRule, Budget
 from qdqcli.gate.generate import budget_text
@@ -206,10 +207,10 @@ class Gate:
         """
         if self.budget is None:
             return unjudged(run)
-        verdict, warnings = judge(run, self.budget, self.baseline, self.today, allow_unmatched=self.allow_unmatched)
-        for warning in warnings:
-            session.note(warning)
-        return with_bounds(replace(run, verdict=verdict), self.budget, self.baseline)
+        beside = None if self.baseline is None else Comparison(run=run, baseline=self.baseline)
+        verdict, warnings = judge(run, self.budget, beside, self.today, allow_unmatched=self.allow_unmatched)
+        session.note_all(warnings)
+        return with_bounds(replace(run, verdict=verdict), self.budget, beside)
 
     def exit_code(self, run: RunResult) -> int:
         """Return the exit code of a judged run."""

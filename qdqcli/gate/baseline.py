@@ -1,7 +1,8 @@
 """Comparison of a run with a baseline report. One-sided: an improvement never fails."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from qdqcli.gate.budget import BaselineRule, Tolerance
 from qdqcli.gate.margin import margin_db
@@ -18,29 +19,52 @@ DEFAULT_TOLERANCE = Tolerance(metric="sqnr_db", amount=0.0, is_percent=False)
 ORIGIN = "baseline"
 
 
-def compare_with_baseline(run: RunResult, baseline: RunResult, rule: BaselineRule, source: str) -> Iterator[Violation]:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A run beside a baseline report."""
+
+    run: RunResult
+    baseline: RunResult
+
+    @cached_property
+    def changed(self) -> Sequence[tuple[str, str, str]]:
+        """Name, old and new value of each setting of the run that differs: then no figures can be compared."""
+        return list(differences(comparable(self.baseline.settings), comparable(self.run.settings)))
+
+    @cached_property
+    def numbers(self) -> Sequence[int | None]:
+        """Index in the baseline of each row's counterpart, or None."""
+        run, baseline = self.run, self.baseline
+        return counterparts(list(located(run, run.rows)), list(located(baseline, baseline.rows)))
+
+    def before(self, row: int) -> Row | None:
+        """Return the counterpart of a row, by its index."""
+        number = self.numbers[row]
+        return None if number is None else self.baseline.rows[number]
+
+
+def compare_with_baseline(beside: Comparison, rule: BaselineRule, source: str) -> Iterator[Violation]:
     """Yield metrics that degraded beyond the tolerances, and tensors that appeared, vanished or changed settings.
 
     If the settings of the whole run differ, yield only that: the figures are not comparable. `source` is the budget.
     """
-    changed = list(differences(comparable(baseline.settings), comparable(run.settings)))
-    if changed:
-        was, now = (", ".join(f"{change[0]} {change[side]}" for change in changed) for side in (1, 2))
+    if beside.changed:
+        was, now = (", ".join(f"{change[0]} {change[side]}" for change in beside.changed) for side in (1, 2))
         yield Violation(
             tensor=None, metric="settings", limit=was, actual=now, severity=rule.severity, origin=ORIGIN,
             budget=source, line=rule.line,
         )  # fmt: skip
         return
-    numbers = counterparts(list(located(run, run.rows)), list(located(baseline, baseline.rows)))
-    known = set(numbers)
-    for number, old in enumerate(baseline.rows):
+    known = set(beside.numbers)
+    for number, old in enumerate(beside.baseline.rows):
         if number not in known:
             yield _violation(old, "missing", "in the baseline", "not in this run", rule, source)
-    for row, before in zip(run.rows, numbers, strict=True):
+    for number, row in enumerate(beside.run.rows):
+        before = beside.before(number)
         if before is None:
             yield _violation(row, "unexpected", "not in the baseline", "in this run", rule, source)
         else:
-            yield from _compare(baseline.rows[before], row, rule, source)
+            yield from _compare(before, row, rule, source)
 
 
 def _compare(old: Row, new: Row, rule: BaselineRule, source: str) -> Iterator[Violation]:

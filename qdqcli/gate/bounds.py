@@ -1,14 +1,12 @@
 """Bounds of a judged run: each tensor's nearest limit with its margin, and its SQNR in the baseline."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
-from qdqcli.gate.baseline import allowed, tolerances_of
+from qdqcli.gate.baseline import Comparison, allowed, tolerances_of
 from qdqcli.gate.budget import BaselineRule, Budget
 from qdqcli.gate.judge import limits_of
 from qdqcli.gate.margin import margin_db
-from qdqcli.gate.settings import comparable, differences
-from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.recipe.patterns import Tables
 from qdqcli.result.result import Bound, Row, RunResult, TensorResult
 from qdqcli.stats.metrics import METRICS, Better
@@ -17,14 +15,15 @@ _Limit = tuple[str, float | None, bool]
 """Metric, limit, and whether it is a minimum."""
 
 
-def with_bounds(run: RunResult, budget: Budget, baseline: RunResult | None) -> RunResult:
+def with_bounds(run: RunResult, budget: Budget, beside: Comparison | None) -> RunResult:
     """Return the run with the bound of each tensor, and with its SQNR in the baseline if the settings are the same."""
     rules = Tables(budget.rules, {row.source.name for row in run.rows})
-    before = {} if baseline is None else _before(run, baseline)
 
-    def bounded(row: Row, old: TensorResult | None) -> Row:
+    def bounded(number: int, row: Row) -> Row:
         if not isinstance(row, TensorResult):
             return row
+        before = None if beside is None or beside.changed else beside.before(number)
+        old = before if isinstance(before, TensorResult) else None
         limits = limits_of(row.source, run, rules)[0].values()
         given = ((limit.metric, limit.value, limit.is_minimum) for limit in limits)
         found = (_bound(row, *limit) for limit in (*given, *_tolerated(old, budget.baseline)))
@@ -32,22 +31,13 @@ def with_bounds(run: RunResult, budget: Budget, baseline: RunResult | None) -> R
         nearest = min(known, key=lambda bound: (bound.margin_db is None, bound.margin_db), default=None)
         return row._replace(bound=nearest, baseline_db=None if old is None else old.stats["sqnr_db"])
 
-    return replace(run, rows=[bounded(row, before.get(number)) for number, row in enumerate(run.rows)])
+    return replace(run, rows=[bounded(number, row) for number, row in enumerate(run.rows)])
 
 
 def unjudged(run: RunResult) -> RunResult:
     """Return the run without verdict and bounds."""
     rows = [row._replace(bound=None, baseline_db=None) if isinstance(row, TensorResult) else row for row in run.rows]
     return replace(run, rows=rows, verdict=None)
-
-
-def _before(run: RunResult, baseline: RunResult) -> Mapping[int, TensorResult]:
-    """Return index of a row -> its row in the baseline."""
-    if any(differences(comparable(baseline.settings), comparable(run.settings))):
-        return {}
-    pairs = counterparts(list(located(run, run.rows)), list(located(baseline, baseline.rows)))
-    found = ((number, baseline.rows[before]) for number, before in enumerate(pairs) if before is not None)
-    return {number: row for number, row in found if isinstance(row, TensorResult)}
 
 
 def _tolerated(old: TensorResult | None, rule: BaselineRule | None) -> Iterator[_Limit]:

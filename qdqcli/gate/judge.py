@@ -10,7 +10,7 @@ from math import inf, isfinite
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.gate.aggregate import aggregate, best_of
-from qdqcli.gate.baseline import compare_with_baseline
+from qdqcli.gate.baseline import Comparison, compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.margin import margin_db
 from qdqcli.gate.settings import check_settings
@@ -27,9 +27,9 @@ _SHARED = ("settings", "missing", "unexpected", "failed")
 
 
 def judge(
-    run: RunResult, budget: Budget, baseline: RunResult | None, today: date, *, allow_unmatched: bool = False
+    run: RunResult, budget: Budget, beside: Comparison | None, today: date, *, allow_unmatched: bool = False
 ) -> tuple[Verdict, list[str]]:
-    """Return the verdict, and warnings about patterns that matched nothing.
+    """Return the verdict, and warnings about patterns that matched nothing; `beside`: the run and its baseline, if any.
 
     Raises:
         UsageError: nothing was measured, or no limit holds for what was; the settings differ from those of the budget;
@@ -39,13 +39,14 @@ def judge(
     if not run.sums.num_elements:
         raise UsageError(f"{', '.join(run.inputs)}: nothing was measured, so there is nothing to judge")
     members = list(members_of(run))
+    baseline = None if beside is None else beside.baseline
     warnings = check_patterns(members, budget, baseline, allow_unmatched=allow_unmatched)
     found = [*judge_structure(members, run.notes, budget)]
     limits = _Limits(run=run, budget=budget)
     limits.judge()
     found += limits.violations
-    if budget.baseline is not None and baseline is not None:
-        found += compare_with_baseline(run, baseline, budget.baseline, budget.source)
+    if budget.baseline is not None and beside is not None:
+        found += compare_with_baseline(beside, budget.baseline, budget.source)
     elif not found and not limits.are_any and budget.has_limits_of_tensors_only:
         raise UsageError(
             f"{budget.source}: none of its limits holds for a tensor that was measured, so the run would pass whatever "
