@@ -3,6 +3,8 @@
 All return the same bits. To add one: a class that implements `Backend`, and a line in `BACKENDS`.
 """
 
+from __future__ import annotations
+
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,10 +33,10 @@ BACKENDS = {"cpu": "qdqcli.op.cpu.backend:CpuBackend", "cuda": "qdqcli.op.cuda.b
 class PatternCounting(Protocol):
     """Counts the patterns of 16-bit elements."""
 
-    def see(self, x: "Stored") -> None:
+    def see(self, x: Stored) -> None:
         """Count stored elements; thread-safe."""
 
-    def histogram(self) -> "PatternHistogram":
+    def histogram(self) -> PatternHistogram:
         """Return the counts; no `see` may be in progress."""
 
 
@@ -53,49 +55,39 @@ class Backend(Protocol):
     takes_batches: bool
     """True where `fake_quantize_and_sum_each` is implemented."""
 
-    def empty(self, nbytes: int) -> "NDArray[np.uint8]":
+    def empty(self, nbytes: int) -> NDArray[np.uint8]:
         """Return a buffer from which elements are transferred fastest."""
 
     def measure_range(
-        self,
-        x: "Stored",
-        start: int,
-        stop: int,
-        layout: "Layout",
-        first_slice: int,
-        order_keys: "OrderKeys",
-        dtype: str,
+        self, x: Stored, start: int, stop: int, layout: Layout, first_slice: int, order_keys: OrderKeys, dtype: str
     ) -> None:
         """Widen `order_keys` (2, slices from `first_slice` on) by the elements [start, stop), which are `x`."""
 
     def quant_params(
-        self, ranges: "Floats", spec: "QuantSpec", layout: "Layout", first_slice: int, dtype: str
-    ) -> "QuantParams":
+        self, ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: int, dtype: str
+    ) -> QuantParams:
         """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
 
-    def quantize(
-        self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout", params: Any
-    ) -> None:
+    def quantize(self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: Any) -> None:
         """Quantize and dequantize into `y`; `params` are from this back end."""
 
     def quantize_and_sum(
-        self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout", params: Any, *,
-        keep: bool,
-    ) -> "NDArray[np.float64]":  # fmt: skip
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: Any, *, keep: bool
+    ) -> NDArray[np.float64]:  # fmt: skip
         """`quantize` (if `keep`), and return the error sums of each chunk, without extremes; `start` begins a chunk.
 
         Slices whose output became infinite or NaN are marked in `params.degenerate`.
         """
 
     def sum_settings(
-        self, x: "Stored", base: int, start: int, stop: int, layout: "Layout", settings: "SettingsParams"
-    ) -> "Sequence[NDArray[np.float64]]":
+        self, x: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams
+    ) -> Sequence[NDArray[np.float64]]:
         """Return the sums of `quantize_and_sum` under each setting, without writing."""
 
     def fake_quantize_and_sum(
-        self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout",
-        specs: "Sequence[QuantSpec]", dtype: str, *, keep: bool, total_bytes: int = 0,
-    ) -> "list[BlockSums] | None":  # fmt: skip
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout,
+        specs: Sequence[QuantSpec], dtype: str, *, keep: bool, total_bytes: int = 0,
+    ) -> list[BlockSums] | None:  # fmt: skip
         """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step.
 
         The settings have the same round mode and arithmetic; with `keep`, there is one.
@@ -103,33 +95,32 @@ class Backend(Protocol):
         """
 
     def fake_quantize_and_sum_each(
-        self, x: "Stored", y: "Stored", layouts: "NDArray[np.int64]", max_slices: int, spec: "QuantSpec",
-        dtype: str, *, keep: bool,
-    ) -> "BatchSums":  # fmt: skip
+        self, x: Stored, y: Stored, layouts: NDArray[np.int64], max_slices: int, spec: QuantSpec, dtype: str, *,
+        keep: bool,
+    ) -> BatchSums:  # fmt: skip
         """`fake_quantize_and_sum` for many tensors of at most a chunk and `max_slices` slices, which are parts of `x`.
 
         `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
         """
 
-    def errors(self, x: "Stored", y: "Stored", dtype: str) -> "NDArray[np.float64]":
+    def errors(self, x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
         """Return the error sums of each chunk of y - x, which may differ in dtype; clip counts are unknown.
 
         The first row has the extremes of all of `x`, whose dtype is `dtype`.
         """
 
     def sum_slices(
-        self, x: "Stored", y: "Stored", base: int, start: int, stop: int, layout: "Layout", params: Any,
-        sums: "NDArray[np.float64]",
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: Any,
+        sums: NDArray[np.float64],
     ) -> None:  # fmt: skip
         """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
 
-    def extremes(self, x: "Stored", dtype: str) -> tuple[float, float]:
+    def extremes(self, x: Stored, dtype: str) -> tuple[float, float]:
         """Return the smallest and the largest finite element; (inf, -inf) where there is none."""
 
     def differentiate(
-        self, gradients: "Stored", x: "Stored", out: "Stored", start: int, layout: "Layout",
-        ranges: "Floats", dtype: str,
-    ) -> int:  # fmt: skip
+        self, gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ranges: Floats, dtype: str
+    ) -> int:
         """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ranges`."""
 
     def pattern_counter(self, dtype: str) -> PatternCounting:

@@ -6,9 +6,9 @@ enough: the op's scale depends on one end, and the op moves the other. The winne
 the stored outputs over the finite elements; the widest wins a tie. Candidate 100 is the whole range, so the result is
 never worse than it; it also wins if no candidate has a finite error. -0 is below +0.
 
-The sum is a float64 in a documented order (`op/search.py`; the chunks of a long slice are added exactly), so the result
-is identical for all threads and blocks. Most candidates are dropped before they have seen all elements, when their
-partial sum exceeds another's total. That never changes the result.
+The sum is a float64 in a documented order (`op/cpu/search.py`; the chunks of a long slice are added exactly), so the
+result is identical for all threads and blocks. Most candidates are dropped before they have seen all elements, when
+their partial sum exceeds another's total. That never changes the result.
 """
 
 from collections.abc import Iterator

@@ -24,7 +24,7 @@ for code in theirs.inspect_llvm().values():
 """
 KERNEL = """
 import qdqcli.op.cpu.quantize
-import qdqcli.op.search
+import qdqcli.op.cpu.search
 from qdqcli.op.jit.kernel import compile_image
 compile_image("tests.op.small_kernels:double", ("float64[1]", "float64[1]"))
 """

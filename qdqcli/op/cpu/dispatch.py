@@ -291,11 +291,7 @@ def fake_quantize_and_sum(
     if not np.isfinite(sums[..., ABS_ERROR]).all():
         return None
     return [
-        BlockSums(
-            sums=of_setting,
-            ranges=measuring.ranges[:, :num_slices],
-            degenerate=degenerate[:num_slices],
-        )
+        BlockSums(sums=of_setting, ranges=measuring.ranges[:, :num_slices], degenerate=degenerate[:num_slices])
         for of_setting, degenerate in zip(sums, measuring.degenerate, strict=True)
     ]
 
@@ -316,15 +312,9 @@ def fake_quantize_and_sum_each(
 
 
 def sum_slices(
-    x: Stored,
-    y: Stored,
-    base: int,
-    start: int,
-    stop: int,
-    layout: Layout,
-    params: QuantParams,
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams,
     sums: NDArray[np.float64],
-) -> None:
+) -> None:  # fmt: skip
     """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
     kernels.sum_slices(x, y, Elements(base, start, stop), layout.steps(params.first_slice), params.qparams, sums)
 

@@ -103,14 +103,7 @@ def stream_at(handle: int) -> Any:
 
 def array_at(address: int, dtype: Any, size: int, owner: Any) -> Any:
     """View device memory of `owner` as a flat array."""
-    interface = {
-        "shape": (size,),
-        "typestr": np.dtype(dtype).str,
-        "data": (address, False),
-        "strides": None,
-        "version": 3,
-    }
-    return cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
+    return _view(address, dtype, (size,), None, owner)
 
 
 def array_from_dlpack(array: Any) -> Any:
@@ -118,16 +111,14 @@ def array_from_dlpack(array: Any) -> Any:
     from cuda.core.utils import StridedMemoryView
 
     view = StridedMemoryView.from_dlpack(array, stream_ptr=0)
-    shape, itemsize = tuple(view.shape), np.dtype(view.dtype).itemsize
+    itemsize = np.dtype(view.dtype).itemsize
     strides = None if view.strides is None else tuple(stride * itemsize for stride in view.strides)
-    interface = {
-        "shape": shape,
-        "typestr": np.dtype(view.dtype).str,
-        "data": (view.ptr, False),
-        "strides": strides,
-        "version": 3,
-    }
-    return cuda.from_cuda_array_interface(interface, owner=view, sync=False)
+    return _view(view.ptr, view.dtype, tuple(view.shape), strides, view)
+
+
+def _view(address: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None, owner: Any) -> Any:
+    interface = {"data": (address, False), "typestr": np.dtype(dtype).str, "shape": shape, "strides": strides}
+    return cuda.from_cuda_array_interface(interface | {"version": 3}, owner=owner, sync=False)
 
 
 # ------------------------------------------------------------------ device errors

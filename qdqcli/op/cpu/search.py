@@ -83,10 +83,8 @@ def make_candidates(lo, hi, candidates, compute_type, first, last, qparams):
     capacity, codes = qparams.shape[1], candidates.codes
     for k in range(first, last, VECTOR_SIZE):
         share = load(candidates.fractions, k)
-        low, high = (
-            flush(round_to(share * lo, compute_type), compute_type),
-            flush(round_to(share * hi, compute_type), compute_type),
-        )
+        low = flush(round_to(share * lo, compute_type), compute_type)
+        high = flush(round_to(share * hi, compute_type), compute_type)
         min_range, max_range, scale, inverse = qparams_of_range(low, high, codes.q_min, codes.q_max, compute_type)
         store(qparams, MIN_RANGE * capacity + k, min_range)
         store(qparams, MAX_RANGE * capacity + k, max_range)
@@ -95,9 +93,14 @@ def make_candidates(lo, hi, candidates, compute_type, first, last, qparams):
 
 
 @inlined
+def _one_qparams(qparams, k):
+    return qparams[MIN_RANGE, k], qparams[MAX_RANGE, k], qparams[SCALE, k], qparams[INVERSE_SCALE, k]
+
+
+@inlined
 def _squared_error(x, scratch, count, qparams, k, op, limit):
     """Return the error of candidate `k`; infinite once it exceeds `limit`, or for a degenerate scale."""
-    lo, hi, scale, inverse = qparams[MIN_RANGE, k], qparams[MAX_RANGE, k], qparams[SCALE, k], qparams[INVERSE_SCALE, k]
+    lo, hi, scale, inverse = _one_qparams(qparams, k)
     if not (abs(scale) < np.inf and abs(inverse) < np.inf):
         return np.inf
     stored = load_part(x, 0, 1)  # its type names the dtype
@@ -257,12 +260,7 @@ def sum_patterns(counts, occurring, x, qparams, op, lanes, errors):
     Order of addition as in `sum_patterns` of `cpu/histograms.py`; `lanes` (VECTOR_SIZE,) is a scratch buffer.
     """
     for k in range(NUM_CANDIDATES):
-        lo, hi, scale, inverse = (
-            qparams[MIN_RANGE, k],
-            qparams[MAX_RANGE, k],
-            qparams[SCALE, k],
-            qparams[INVERSE_SCALE, k],
-        )
+        lo, hi, scale, inverse = _one_qparams(qparams, k)
         lanes[:] = 0.0
         for p in occurring:
             v = decode(x[p])
