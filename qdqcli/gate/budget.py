@@ -55,6 +55,8 @@ class Structure:
 
     min_quantized: float | None = None
     """Minimum share of the selected elements that are measured."""
+    min_packed: float | None = None
+    """Minimum share of the elements of compared weights that are packed."""
     max_bits_per_weight: float | None = None
     patterns: Sequence[str] = ()
     """Patterns of tensors that must not be quantized."""
@@ -202,6 +204,7 @@ class _Reader:
         lines |= {pattern: self.line("structure", "forbid", index) for index, pattern in enumerate(patterns)}
         return Structure(
             min_quantized=table.get("min_quantized"),
+            min_packed=table.get("min_packed"),
             max_bits_per_weight=table.get("max_bits_per_weight"),
             patterns=patterns,
             severity=_severity(table),

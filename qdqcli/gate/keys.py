@@ -67,6 +67,8 @@ _MATCH: dict[str, Schema] = {"match": MATCH}
 STRUCTURE: dict[str, Schema] = {
     "min_quantized": {"type": "number", "minimum": 0, "maximum": 1,
                       "description": "The least share of the selected elements that must be measured."},
+    "min_packed": {"type": "number", "minimum": 0, "maximum": 1,
+                   "description": "Of a comparison: the least share of the elements of weights that must be packed."},
     "max_bits_per_weight": {"type": "number", "minimum": 0,
                             "description": "The most storage bits per quantized element, scales included."},
     "forbid": either(*PATTERNS, description="Tensors that must not be quantized."),

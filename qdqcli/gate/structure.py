@@ -31,16 +31,22 @@ class Member(NamedTuple):
     """True if selected and of a measurable kind."""
     stored_bits: int | None
     """Storage bits of its codes and scales; None if unknown."""
+    is_packed: bool | None = None
+    """True for a compared weight that is stored as codes, False in float or lost; None for what is no such weight."""
 
 
 def members_of(run: RunResult) -> Iterator[Member]:
     """Yield the tensors of a run. A compared tensor counts as quantized if an element changed."""
     for row, (name, file) in zip(run.rows, located(run, run.rows), strict=True):
+        is_vector = len(row.source.shape) < 2
         if isinstance(row, TensorResult):
             is_quantized = row.spec is not None or not row.is_exact
-            yield Member(name, file, row.num_elements, True, is_quantized, True, row.stored_bits)
+            is_packed = row.packing is not None or (None if row.spec is not None or is_vector else False)
+            yield Member(name, file, row.num_elements, True, is_quantized, True, row.stored_bits, is_packed)
         else:
-            yield Member(name, file, row.num_elements, row.is_selected or row.is_failure, False, False, None)
+            is_packed = False if row.is_failure and not is_vector else None
+            is_selected = row.is_selected or row.is_failure
+            yield Member(name, file, row.num_elements, is_selected, False, False, None, is_packed)
 
 
 def planned_members(listing: Listing) -> Iterator[Member]:
@@ -101,10 +107,16 @@ def _judge(members: Sequence[Member], rule: Structure, source: str) -> Iterator[
         share = elements / selected if selected else 0.0
         if share < rule.min_quantized:
             yield violation("min_quantized", rule.min_quantized, share, rule.lines["min_quantized"])
+    if rule.min_packed is not None:
+        weights = [member for member in members if member.is_packed is not None]
+        packed = sum(member.num_elements for member in weights if member.is_packed)
+        share = packed / max(sum(member.num_elements for member in weights), 1)
+        if share < rule.min_packed:
+            yield violation("min_packed", rule.min_packed, share, rule.lines["min_packed"])
     if rule.max_bits_per_weight is not None:
-        bits = [member.stored_bits for member in measured]
-        known = [number for number in bits if number is not None]
-        mean = sum(known) / elements if elements and len(known) == len(bits) else None
+        known = [(member.stored_bits, member.num_elements) for member in measured if member.stored_bits is not None]
+        stored, counted = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0)
+        mean = stored / counted if counted else None
         if mean is None or mean > rule.max_bits_per_weight:
             yield violation("max_bits_per_weight", rule.max_bits_per_weight, mean, rule.lines["max_bits_per_weight"])
     names = holders_of((member.name, member.file) for member in members)

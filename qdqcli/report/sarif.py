@@ -45,6 +45,8 @@ RULES = {
     "stale": ("A whole checkpoint stands beside the shards of one", "Remove the one that is not meant."),
     "min_quantized": ("Less of the checkpoint is measured than the budget asks for",
                       "See which tensors the report skips, and why; [structure] min_quantized is the limit."),
+    "min_packed": ("Fewer weights are packed than the budget asks for",
+                   "The report says which are left in float or lost; [structure] min_packed is the limit."),
     "max_bits_per_weight": ("Quantized weights take more bits than the budget allows",
                             "Use fewer bits or larger groups; [structure] max_bits_per_weight is the limit."),
     "forbid": ("A tensor is quantized that must not be",

@@ -56,18 +56,19 @@ def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
 
 
 def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
-    """Yield which weights of a comparison are packed, in which formats, and which are left in float."""
+    """Yield which weights of a comparison are packed, in which formats, which are left in float, and which are lost."""
     packed = [row for row in run.quantized if row.packing is not None]
     if not packed:
         return
     left = [row for row in run.quantized if row.packing is None and len(row.source.shape) > 1]
+    lost = [row for row in run.skipped if row.is_failure and len(row.source.shape) > 1]
     formats = Counter(row.packing.storage.format for row in packed if row.packing is not None)
     bits = sum(row.stored_bits or 0 for row in packed) / max(sum(row.num_elements for row in packed), 1)
     names = ", ".join(quote(name) for name, _ in formats.most_common())
     yield (
         "packed",
         (
-            f"{len(packed):,} of {counted(len(packed) + len(left), 'weight')}: {names}, "
+            f"{len(packed):,} of {counted(len(packed) + len(left) + len(lost), 'weight')}: {names}, "
             f"{metric_text('bits_per_weight', bits)} bits per weight"
         ),
     )
@@ -79,6 +80,8 @@ def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
         yield "again", f"{kind}{len(kept):,} of {counted(len(known), 'weight')} unchanged when quantized so again"
     if left:
         yield "left in float", few([row.source.name for row in left], quote)
+    if lost:
+        yield "not compared", few([row.source.name for row in lost], quote)
 
 
 def _slips(run: RunResult, quote: Quote) -> Iterator[str]:

@@ -86,9 +86,10 @@ def predicate(violation: Violation, quote: Quote) -> str:
             return f"shards of the same checkpoint are missing: {quote(str(actual))}"
         case "forbid":
             return f"must not be quantized, and {quote(str(actual))} would be"
-        case "min_quantized":
+        case "min_quantized" | "min_packed":
             shown = [percent(part) if isinstance(part, int | float) else NO_NUMBER for part in (actual, limit)]
-            return f"{shown[0]} of them are measured, at least {shown[1]} must be"
+            what = "of them are measured" if metric == "min_quantized" else "of their elements are packed"
+            return f"{shown[0]} {what}, at least {shown[1]} must be"
         case "max_bits_per_weight":
             found, most = (_value("bits_per_weight", number, quote) for number in (actual, limit))
             return f"{found} is above the limit {most}"
@@ -129,6 +130,8 @@ def subject(violation: Violation, quote: Quote) -> str:
             return quote(str(violation.limit))
         case "min_quantized":
             return "the selected elements"
+        case "min_packed":
+            return "the compared weights"
         case "max_bits_per_weight":
             return "bits per weight"
     return word(origin_title(violation.origin), quote)

@@ -9,8 +9,10 @@ from qdqcli.errors import UsageError
 from qdqcli.gate.aggregate import AGGREGATES, aggregate
 from qdqcli.gate.judge import judge
 from qdqcli.report.verdict import headline, sentence, waived_line
+from qdqcli.result.packing import Packing
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Verdict
+from qdqcli.tensors.packed.storage import Grid, Storage
 from tests.gate.samples import TODAY, budget, verdict
 from tests.growth import growth
 from tests.report.samples import (
@@ -242,12 +244,22 @@ def test_a_gate_that_measured_nothing_is_an_error(tmp_path: Path) -> None:
             verdict(tmp_path, run, "[limits]\nmin_sqnr_db = 1")
 
 
+FLOAT = GOOD._replace(spec=None, source=GOOD.source._replace(shape=(1, 3)))
+PACKED = FLOAT._replace(packing=Packing(Storage("GPTQ", Grid(4, (1, 3)), 2)))
+LOST = skipped("w", "lost", 1)._replace(is_failure=True, source=FLOAT.source._replace(name="w", shape=(1, 1)))
+
 STRUCTURES = [
     ("min_quantized = 0.75", run_of(GOOD, skipped("fp8", "F8", 1)._replace(is_selected=True)), None),
     ("min_quantized = 0.76", run_of(GOOD, skipped("fp8", "F8", 1)._replace(is_selected=True)), "75.00% of them"),
     ("min_quantized = 0.9", run_of(GOOD, skipped("norm", "fewer", 100)), None),
     ("min_quantized = 0.9", run_of(GOOD, skipped("w", "shapes", 1)._replace(is_failure=True)), "75.00% of them"),
+    ("min_packed = 0.75", run_of(PACKED, LOST, skipped("bias", "lost")._replace(is_failure=True)), None),
+    ("min_packed = 0.76", run_of(PACKED, LOST), "75.00% of their elements are packed"),
+    ("min_packed = 0.51", run_of(PACKED, FLOAT), "50.00% of their elements"),
+    ("min_packed = 1", run_of(GOOD), "0 of their elements"),
     ("max_bits_per_weight = 29.4", run_of(GOOD), None),
+    ("max_bits_per_weight = 5.3", run_of(PACKED, FLOAT), "5.333 is above"),
+    ("max_bits_per_weight = 5.4", run_of(PACKED, FLOAT), None),
     ("max_bits_per_weight = 29.3", run_of(GOOD), "29.33 is above the limit 29.30"),
     ("max_bits_per_weight = 99", run_of(GOOD._replace(spec=None)), "- (no number) is above"),
     ("forbid = '*bad*'", run_of(GOOD, skipped("model.bad.weight", "excluded")), None),
