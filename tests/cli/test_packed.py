@@ -123,11 +123,7 @@ def test_compare_refuses_what_is_not_decoded(tmp_path: Path, qdq: Qdq) -> None:
 
 
 REFUSED = {
-    "ComfyUI, comfy_quant": ("ComfyUI NVFP4", "its codes are not decoded"),
-    "ComfyUI, header metadata": ("ComfyUI NVFP4", "its codes are not decoded"),
-    "ComfyUI MXFP8": ("ComfyUI", "scales in the order of a kernel's tiles are not decoded"),
     "GPTQ in bit planes": ("GPTQ", "its layout is 'gptq_p'; gptq and gptq_v2 are decoded"),
-    "ModelOpt NVFP4, fused experts (Llama 4 Scout)": ("ModelOpt NVFP4", "its codes are not decoded"),
     "torchao Int4Tensor": ("torchao", "a layout of U8; a code per byte, I8 or FP8, is decoded"),
     "torchao Int4TilePackedTo4dTensor": ("torchao", "no scale beside it"),
     "EXL3, 4 bits": ("EXL3", "its codes are not decoded"),

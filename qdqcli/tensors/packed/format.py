@@ -90,8 +90,14 @@ E8M0 = ("U8", "F8_E8M0")
 """Dtypes of scales that are powers of two; libraries also store them as bytes."""
 
 
+def grid_shape(codes: Shape, scale: Shape) -> Shape:
+    """Return the shape of scales; ModelOpt keeps an axis of 1 after each axis of a block: (rows, 1, columns, 1)."""
+    return scale[::2] if len(scale) == 2 * len(codes) and set(scale[1::2]) == {1} else scale
+
+
 def is_grid(codes: Shape, scale: Shape) -> bool:
     """Tell whether the scales form a grid over the codes: one, one per row, or at most one per code along each axis."""
+    scale = grid_shape(codes, scale)
     if prod(scale) == 1 or scale == codes[:1]:
         return True
     return len(scale) == len(codes) and all(1 <= s <= c for s, c in zip(scale, codes, strict=True))
@@ -104,6 +110,7 @@ def scales_on_grid(parts: Parts) -> bool:
 
 def granularity(codes: Shape, scale: Shape) -> str | None:
     """Return what shares a scale: `tensor`, `matrix`, `row`, `group of 32` or `128x128 block`; None if unclear."""
+    scale = grid_shape(codes, scale)
     if prod(scale) == 1:
         return "tensor"
     if len(codes) < 2 or 0 in codes:

@@ -56,8 +56,19 @@ def _is_row_scale(parts: Parts) -> bool:
     return parts[SCALE].shape == parts[CODES].shape[:1]
 
 
+def _is_stack(parts: Parts) -> bool:
+    """Experts of (inputs, outputs), packed along the inputs."""
+    return len(parts[CODES].shape) == 3
+
+
 def _is_mxfp4(parts: Parts) -> bool:
     """16 bytes of two codes each share one scale."""
+    codes = parts[CODES].shape
+    return len(codes) > 1 and codes[-1] % 16 == 0 and parts[SCALE].shape == (*codes[:-1], codes[-1] // 16)
+
+
+def _is_mxfp4_in_blocks(parts: Parts) -> bool:
+    """The last axis has the 16 bytes that share one scale."""
     codes = parts[CODES].shape
     return len(codes) > 1 and codes[-1] == 16 and parts[SCALE].shape == codes[:-1]
 
@@ -106,9 +117,10 @@ PACKED: tuple[PackedFormat, ...] = (
     PackedFormat(
         name="ComfyUI NVFP4", methods=_COMFY, codes=".weight", dtypes=("U8",),
         parts=(_part(SCALE, ".weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, ".weight_scale_2", "F32"), _MARK),
+        decoder="qdqcli.tensors.packed.scaled:comfyui_nvfp4",
     ),
-    replace(NVFP4, name="ComfyUI NVFP4", methods=_COMFY, is_declared=True, fits=lambda _: True,  # scales are swizzled
-            decoder=None),
+    replace(NVFP4, name="ComfyUI NVFP4", methods=_COMFY, is_declared=True, fits=lambda _: True,  # scales are in tiles
+            decoder="qdqcli.tensors.packed.scaled:comfyui_nvfp4"),
     PackedFormat(
         name="ComfyUI", methods=_COMFY, codes=".weight", dtypes=(*FP8, "I8", "U8"),
         decoder="qdqcli.tensors.packed.scaled:comfyui",
@@ -169,9 +181,10 @@ PACKED: tuple[PackedFormat, ...] = (
         decoder="qdqcli.tensors.packed.scaled:bitsandbytes_int8",
     ),
     PackedFormat(
-        name="gpt-oss MXFP4", methods=("mxfp4",), codes="_blocks", weight="", dtypes=("U8",), fits=_is_mxfp4,
+        name="gpt-oss MXFP4", methods=("mxfp4",), codes="_blocks", weight="", dtypes=("U8",),
+        fits=_is_mxfp4_in_blocks,
         parts=(_part(SCALE, "_scales", *E8M0),),
-        decoder="qdqcli.tensors.packed.gpt_oss:mxfp4",
+        decoder="qdqcli.tensors.packed.experts:mxfp4",
     ),
     PackedFormat(
         name="MLX", methods=("mlx",), codes=".weight", dtypes=("U32",), fits=scales_on_grid,
@@ -189,8 +202,10 @@ PACKED: tuple[PackedFormat, ...] = (
         parts=(_part(SCALE, ".scale_weight", *FLOATS),),
     ),
     NVFP4,
-    replace(NVFP4, codes="", weight="", fits=lambda _: True, decoder=None,  # experts, packed along axis 1
+    replace(NVFP4, codes="", weight="", fits=_is_stack, decoder="qdqcli.tensors.packed.experts:nvfp4",
             parts=(_part(SCALE, "_weight_scale", "F8_E4M3"), _part(GLOBAL_SCALE, "_weight_scale_2", "F32"))),
+    replace(NVFP4, name="ModelOpt MXFP4", fits=_is_mxfp4, parts=(_part(SCALE, ".weight_scale", *E8M0),),
+            decoder="qdqcli.tensors.packed.scaled:mxfp4"),
     replace(FP8_SCALE, name="ModelOpt FP8", methods=("modelopt",), is_declared=True),
     replace(FP8_SCALE, name="ModelOpt FP8", methods=("modelopt",), parts=(_part(SCALE, "_weight_scale", *FLOATS),)),
     PackedFormat(

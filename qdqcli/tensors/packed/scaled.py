@@ -8,12 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdqcli.tensors.packed.bits import dequantize
+from qdqcli.escape import MalformedError
+from qdqcli.tensors.packed.bits import dequantize, swap_nibbles
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
-from qdqcli.tensors.packed.format import CODES, E8M0, FP8, GLOBAL_SCALE, INPUT_SCALE, SCALE, ZERO_POINT, PackedWeight
-from qdqcli.tensors.packed.scales import ScaleGrid
+from qdqcli.tensors.packed.format import (
+    CODES,
+    E8M0,
+    FORMAT,
+    FP8,
+    GLOBAL_SCALE,
+    INPUT_SCALE,
+    SCALE,
+    ZERO_POINT,
+    PackedWeight,
+)
+from qdqcli.tensors.packed.scales import ScaleGrid, global_scale
 from qdqcli.tensors.packed.storage import Block, Grid, Scales, Values
 from qdqcli.tensors.packed.values import E2M1, table
+from qdqcli.tensors.strict_json import parse_object
+from qdqcli.tensors.tensor import plain_shape
 
 _MX, _NV = 32, 16
 """Codes that share a scale in MXFP4 and MXFP8, and in NVFP4."""
@@ -31,13 +44,18 @@ class Scaled:
     zero_points: ScaleGrid | None = None
     divides: bool = False
     """The global scale divides."""
+    is_high_first: bool = False
+    """The high nibble of a byte comes first."""
     factor: float = 1.0
     """Constant by which each product is multiplied."""
 
     def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         zeros = None if self.zero_points is None else self.zero_points.rows(parts, start, stop)
         scales, size = self._scales(parts, start, stop), self.scales.block[1]
-        dequantize(parts.rows(CODES, start, stop), self.values, scales, zeros, size=size, out=out)
+        stored = parts.rows(CODES, start, stop)
+        if self.is_high_first:
+            stored = swap_nibbles(stored)
+        dequantize(stored, self.values, scales, zeros, size=size, out=out)
         if self.factor != 1.0:
             out *= np.float32(self.factor)
         if INPUT_SCALE in parts:
@@ -47,7 +65,7 @@ class Scaled:
         scales = self.scales.rows(parts, start, stop)
         if GLOBAL_SCALE not in parts:
             return scales
-        factor = parts.check_finite(parts.floats(GLOBAL_SCALE).reshape(()), GLOBAL_SCALE)
+        factor = global_scale(parts)
         if self.divides and not factor:
             raise parts.damaged(GLOBAL_SCALE, "it is 0 and divides")
         return scales / factor if self.divides else scales * factor
@@ -95,10 +113,47 @@ def quanto(weight: PackedWeight, parts: Parts) -> Decoder:
 
 
 def comfyui(weight: PackedWeight, parts: Parts) -> Decoder:
-    """Return the decoder of FP8 and INT8 with a scale per tensor or row; MXFP8 has its scales in a kernel's order."""
-    if weight.parts[SCALE].dtype.name in E8M0:
-        raise damaged(weight, SCALE, "scales in the order of a kernel's tiles are not decoded")
-    return plain(weight, parts)
+    """Return the decoder of FP8 and INT8 with a scale per tensor or row, and of MXFP8.
+
+    Raises:
+        MalformedError: the parts contradict each other, or the weight is rotated; names the tensor.
+    """
+    codes = weight.parts[CODES]
+    _check_mark(weight, parts)
+    if weight.parts[SCALE].dtype.name not in E8M0:
+        return plain(weight, parts)
+    if codes.dtype.name not in FP8 or len(codes.shape) != 2:
+        raise damaged(weight, CODES, f"a layout of {codes.dtype.name} in {len(codes.shape)} dimensions is not decoded")
+    scales = ScaleGrid.tiled(weight, codes.shape, _MX, "F8_E8M0")
+    values = Values.E4M3 if codes.dtype.name == "F8_E4M3" else Values.E5M2
+    grid = Grid(8, scales.block, values, Scales.E8M0)
+    return Scaled(shape=codes.shape, grid=grid, values=table(codes.dtype.name), scales=scales)
+
+
+def comfyui_nvfp4(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of NVFP4 with the high nibble first and its scales in tiles (comfy-kitchen 0.2)."""
+    codes = weight.parts[CODES]
+    _check_mark(weight, parts)
+    global_scale(parts)
+    if len(codes.shape) != 2 or codes.shape[1] % 8:
+        raise damaged(weight, CODES, f"its shape is {plain_shape(codes.shape)}, expected rows of 16 codes in 8 bytes")
+    shape = codes.shape[0], 2 * codes.shape[1]
+    scales = ScaleGrid.tiled(weight, shape, _NV, "F8_E4M3")
+    grid = Grid(4, scales.block, Values.E2M1, Scales.E4M3_AND_FLOAT)
+    return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, is_high_first=True)
+
+
+def _check_mark(weight: PackedWeight, parts: Parts) -> None:
+    """Refuse a weight whose `comfy_quant` says that it is rotated."""
+    if FORMAT not in parts:
+        return
+    try:
+        mark = parse_object(parts.whole(FORMAT).tobytes())
+    except MalformedError as error:
+        raise damaged(weight, FORMAT, str(error)) from error
+    rotation = next((key for key in mark if "rot" in key and mark[key]), None)
+    if rotation is not None:
+        raise damaged(weight, FORMAT, f"it says {rotation}: rotated weights are not decoded")
 
 
 def fp8(weight: PackedWeight, parts: Parts) -> Decoder:
@@ -132,13 +187,13 @@ def mxfp4(weight: PackedWeight, parts: Parts) -> Decoder:
 
 def nvfp4(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of FP4 with a scale per 16 codes, times one for the tensor."""
-    _check_global(weight, parts)
+    global_scale(parts)
     return _fp4(weight, _NV, divides=False)
 
 
 def nvfp4_inverse(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of FP4 with a scale per 16 codes, divided by one for the tensor (compressed-tensors)."""
-    _check_global(weight, parts)
+    global_scale(parts)
     return _fp4(weight, _NV, divides=True)
 
 
@@ -150,8 +205,3 @@ def _fp4(weight: PackedWeight, group: int, *, divides: bool) -> Decoder:
     if INPUT_SCALE in weight.parts:
         check_shape(weight, INPUT_SCALE, shape[-1:])
     return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, divides=divides)
-
-
-def _check_global(weight: PackedWeight, parts: Parts) -> None:
-    if weight.parts[GLOBAL_SCALE].num_elements != 1:
-        raise damaged(weight, GLOBAL_SCALE, f"it has {parts.info(GLOBAL_SCALE).num_elements} elements, expected 1")

@@ -6,11 +6,13 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.tensors.packed.decoder import Floats, Parts, damaged
-from qdqcli.tensors.packed.format import GROUP_INDEX, SCALE, PackedWeight, codes_per_scale
+from qdqcli.tensors.packed.decoder import Floats, Parts, Stored, check_shape, damaged
+from qdqcli.tensors.packed.format import GLOBAL_SCALE, GROUP_INDEX, SCALE, PackedWeight, codes_per_scale, grid_shape
 from qdqcli.tensors.packed.storage import Block
 from qdqcli.tensors.packed.values import as_float32
 from qdqcli.tensors.tensor import plain_shape
+
+_TILE_ROWS, _TILE_GROUPS = 128, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class ScaleGrid:
     """Rows and columns that share a scale; the last block may be smaller."""
     dtype: str
     """Dtype of the elements, which may be stored as bytes."""
+    is_tiled: bool = False
+    """Stored in tiles of 128 rows and 4 groups, padded, in the order of cuBLAS's block scales."""
 
     @property
     def groups(self) -> int:
@@ -49,7 +53,7 @@ class ScaleGrid:
             MalformedError: the shape of the scales does not fit that of the weight; names the tensor.
         """
         info = weight.parts[role]
-        found, height, width = info.shape, shape[-2] if len(shape) > 1 else 1, shape[-1]
+        found, height, width = grid_shape(shape, info.shape), shape[-2] if len(shape) > 1 else 1, shape[-1]
         if dtype is None:
             dtype = "F8_E8M0" if role == SCALE and info.dtype.name == "U8" else info.dtype.name
         matrices = prod(shape[:-2])
@@ -70,7 +74,28 @@ class ScaleGrid:
                 return grid(*block)
         of = f"one per block of {block[0]}x{block[1]}" if block is not None else "one for the tensor, a row or a block"
         fitting = f"which does not fit a weight of {plain_shape(shape)} ({of})"
-        raise damaged(weight, role, f"its shape is {plain_shape(found)}, {fitting}")
+        raise damaged(weight, role, f"its shape is {plain_shape(info.shape)}, {fitting}")
+
+    @classmethod
+    def tiled(cls, weight: PackedWeight, shape: tuple[int, ...], group: int, dtype: str) -> "ScaleGrid":
+        """Return the grid of a matrix of that shape, whose scales of groups are stored in tiles.
+
+        Raises:
+            MalformedError: the shape of the scales does not fit that of the weight; names the tensor.
+        """
+        grid = cls(role=SCALE, height=shape[0], width=shape[1], block=(1, group), dtype=dtype, is_tiled=True)
+        check_shape(
+            weight, SCALE, (-(-shape[0] // _TILE_ROWS) * _TILE_ROWS, -(-grid.groups // _TILE_GROUPS) * _TILE_GROUPS)
+        )
+        return grid
+
+    def _untiled(self, parts: Parts, start: int, stop: int) -> Stored:
+        """Return the stored scales of rows [start, stop); 32 rows of a tile have their four groups side by side."""
+        row, group = np.arange(start, stop)[:, None], np.arange(self.groups)
+        tile = row // _TILE_ROWS * -(-self.groups // _TILE_GROUPS) + group // _TILE_GROUPS
+        within = row % 32 * 16 + row % _TILE_ROWS // 32 * 4 + group % _TILE_GROUPS
+        found: Stored = parts.whole(self.role).reshape(-1)[tile * _TILE_ROWS * _TILE_GROUPS + within]
+        return found
 
     def rows(self, parts: Parts, start: int, stop: int) -> Floats:
         """Return the scales of rows [start, stop): (rows, groups), or (1, 1) where the tensor has one.
@@ -79,17 +104,28 @@ class ScaleGrid:
             MalformedError: a scale is NaN or infinite; names the tensor.
         """
         tall = self.block[0]
-        if tall == 1:
+        if self.is_tiled:
+            stored = self._untiled(parts, start, stop)
+        elif tall == 1:
             stored = parts.rows(self.role, start, stop, self.groups)
         else:
-            whole = parts.whole(self.role)
-            width = whole.shape[-1] if whole.ndim > 1 else 1
-            whole = whole.reshape(-1, width)
+            whole = parts.whole(self.role).reshape(-1, self.groups)
             rows = np.arange(start, stop)
             stored = whole[rows // self.height * -(-self.height // tall) + rows % self.height // tall]
             if len(whole) == 1:
                 stored = stored[:1]
         return parts.check_finite(as_float32(stored.reshape(len(stored), -1), self.dtype), self.role)
+
+
+def global_scale(parts: Parts) -> np.float32:
+    """Return the scale of the whole weight.
+
+    Raises:
+        MalformedError: it is not one finite number; names the tensor.
+    """
+    if parts.info(GLOBAL_SCALE).num_elements != 1:
+        raise parts.damaged(GLOBAL_SCALE, f"it has {parts.info(GLOBAL_SCALE).num_elements} elements, expected 1")
+    return np.float32(parts.check_finite(parts.floats(GLOBAL_SCALE).reshape(-1), GLOBAL_SCALE)[0])
 
 
 def group_index(parts: Parts, groups: int, size: int) -> NDArray[np.int32] | None:

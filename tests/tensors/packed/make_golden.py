@@ -387,6 +387,7 @@ def fp8() -> None:
 
 def modelopt() -> None:
     from modelopt.torch.quantization.qtensor.fp8_tensor import FP8QTensor
+    from modelopt.torch.quantization.qtensor.mxfp4_tensor import MXFP4QTensor
     from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
 
     origin = {"library": "nvidia-modelopt", "version": version("nvidia-modelopt"), "torch": torch.__version__}
@@ -394,13 +395,44 @@ def modelopt() -> None:
     codes, scale, factor = NVFP4QTensor.quantize(w, 16)
     found = codes.dequantize(torch.float32, scale=scale, double_scale=factor, block_sizes={-1: 16})
     packed = {"a.weight": codes._quantized_data, "a.weight_scale": scale, "a.weight_scale_2": factor}
-    store("modelopt-nvfp4", packed, {"a.weight": w}, {"a.weight": found},
+    original, decoded = {"a.weight": w}, {"a.weight": found}
+    w, name = weight(2, 2, 32, 10), "experts.down_proj"  # the exporter transposes stacked experts, and back again
+    codes, scale, factor = NVFP4QTensor.quantize(w.transpose(1, 2).contiguous(), 16)
+    found = codes.dequantize(torch.float32, scale=scale, double_scale=factor, block_sizes={-1: 16})
+    packed |= {name: codes._quantized_data.transpose(1, 2), f"{name}_weight_scale": scale.transpose(1, 2),
+               f"{name}_weight_scale_2": factor}  # fmt: skip
+    store("modelopt-nvfp4", packed, original | {name: w}, decoded | {name: found.transpose(1, 2)},
           {"quantization": {"quant_algo": "NVFP4", "group_size": 16}}, origin, config_name=declared)  # fmt: skip
+    w = weight(3, 6, 64)
+    codes, scale = MXFP4QTensor.quantize(w, 32)
+    scale = scale.reshape(6, 2)
+    found = codes.dequantize(torch.float32, scale=scale, block_sizes={-1: 32})
+    store("modelopt-mxfp4", {"a.weight": codes._quantized_data, "a.weight_scale": scale}, {"a.weight": w},
+          {"a.weight": found}, {"quantization": {"quant_algo": "mxfp4"}}, origin, config_name=declared)  # fmt: skip
+    w = weight(1, 6, 64)
     scale = w.abs().amax() / 448
     codes = FP8QTensor.quantize(w, scale)[0]
     found = codes.dequantize(torch.float32, scale=scale)
     store("modelopt-fp8", {"a.weight": codes._quantized_data, "a.weight_scale": scale}, {"a.weight": w},
           {"a.weight": found}, {"quantization": {"quant_algo": "FP8"}}, origin, config_name=declared)  # fmt: skip
+
+
+def comfyui() -> None:
+    import comfy_kitchen as library
+
+    origin = {"library": "comfy-kitchen", "version": version("comfy-kitchen"), "torch": torch.__version__}
+    w = weight(1, 144, 80)
+    factor = w.abs().amax() / (448 * 6)
+    codes, scale = library.quantize_nvfp4(w, factor)
+    packed = {"nvfp4.weight": codes, "nvfp4.weight_scale": scale, "nvfp4.weight_scale_2": factor}
+    original, decoded = {"nvfp4.weight": w}, {"nvfp4.weight": library.dequantize_nvfp4(codes, factor, scale, w.dtype)}
+    w = weight(2, 32, 160)
+    codes, scale = library.quantize_mxfp8(w)
+    packed |= {"mxfp8.weight": codes, "mxfp8.weight_scale": scale.view(torch.uint8)}
+    original["mxfp8.weight"], decoded["mxfp8.weight"] = w, library.dequantize_mxfp8(codes, scale, w.dtype)
+    for layer in ("nvfp4", "mxfp8"):
+        packed[f"{layer}.comfy_quant"] = torch.tensor(list(json.dumps({"format": layer}).encode()), dtype=torch.uint8)
+    store("comfyui", packed, original, decoded, {}, origin)
 
 
 def torchao() -> None:

@@ -211,6 +211,12 @@ SAMPLES: dict[str, Sample] = {
             "language_model.model.layers.0.feed_forward.experts.gate_up_proj_input_scale": ("F32", ()),
         },
     ),
+    "ModelOpt MXFP4": Sample(
+        titles={"ModelOpt MXFP4": 1},
+        config={"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "mxfp4"}},
+        config_name="hf_quant_config.json",
+        tensors={f"{Q}.weight": ("U8", (4096, 2048)), f"{Q}.weight_scale": ("U8", (4096, 128))},
+    ),
     "ModelOpt FP8": Sample(
         titles={"ModelOpt FP8 with a scale per tensor": 1},
         undeclared="FP8 with a scale per tensor",

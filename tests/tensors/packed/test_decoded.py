@@ -93,6 +93,11 @@ CONTRADICTING: list[tuple[str, Change, Callable[[Any], object], str, str]] = [
     ("mlx", lambda _: None, declares(b2={"group_size": 32, "bits": 7}), "b2.weight", "configuration says 7"),
     ("compressed-tensors-pack-quantized", without("b4asymmetric.weight_zero_point"), declares(),
      "b4asymmetric.weight_packed", "no weight_zero_point beside it"),
+    ("comfyui", lambda tensors: tensors.update({"nvfp4.comfy_quant": ("U8", (17,), b'{"convrot": true}')}), declares(),
+     "nvfp4.comfy_quant", "it says convrot: rotated weights are not decoded"),
+    ("comfyui", shaped("nvfp4.weight_scale", 128, 8), declares(), "nvfp4.weight_scale", "128x8, expected 256x8"),
+    ("modelopt-nvfp4", shaped("experts.down_proj_weight_scale", 2, 1, 10), declares(),
+     "experts.down_proj_weight_scale", "its shape is 2x1x10, expected 2x2x10"),
 ]  # fmt: skip
 """Golden checkpoint, damage, what its configuration declares too; the tensor and the reason that the error names."""
 
