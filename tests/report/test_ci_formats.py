@@ -11,13 +11,14 @@ import pytest
 from jsonschema import Draft4Validator
 from junitparser import Failure, JUnitXml, Skipped
 
+from qdqcli.gate.keys import STRUCTURE
 from qdqcli.report.formatter import formatter
 from qdqcli.report.junit import MAX_CASES
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.sarif import MAX_RESULTS, uri_of
 from qdqcli.report.verdict import subject
 from qdqcli.result.result import RunResult
-from qdqcli.result.verdict import WORDS, Severity, Verdict, Violation
+from qdqcli.result.verdict import Severity, Verdict, Violation
 from qdqcli.stats.metrics import METRICS
 from qdqcli.tensors.note import NoteKind
 from tests.report.samples import BAD, EVERY_KIND, GOOD, HOSTILE, SKIPPED, hostile_run, quantized, run_of
@@ -226,6 +227,9 @@ def test_sarif_suppresses_what_is_waived() -> None:
     suppressed = [result for result in results if "suppressions" in result]
     assert [result["locations"][0]["logicalLocations"][0]["fullyQualifiedName"] for result in suppressed] == ["v"]
     assert suppressed[0]["suppressions"] == [{"kind": "external", "status": "accepted", "justification": "at run time"}]
+
+
+WORDS = ("missing", "unexpected", "settings", "failed", "incomplete", "waiver", *STRUCTURE)
 
 
 @pytest.mark.parametrize("name", [*WORDS, *METRICS, *NoteKind])
