@@ -77,7 +77,8 @@ def calibrate(
         for (plan, own), estimates in zip(by_plan, found, strict=True):
             for (info, _), ranges in zip(own, estimates, strict=True):
                 writer.write(next(remaining), ranges)
-                overall_ranges[plan.file.path, info.name] = _overall_range_of(info, ranges)
+                overall_range = (float(ranges[0].min()), float(ranges[1].max())) if info.num_elements else (nan, nan)
+                overall_ranges[plan.file.path, info.name] = overall_range
     return overall_ranges
 
 
@@ -168,7 +169,3 @@ def _entry(info: TensorInfo, spec: QuantSpec, plan: Plan, holders: Holders) -> R
         is_double=info.dtype.name == "F64",
         num_ranges=None if is_whole else layout_of(info, spec).num_ranges,
     )
-
-
-def _overall_range_of(info: TensorInfo, ranges: Floats) -> OverallRange:
-    return (float(ranges[0].min()), float(ranges[1].max())) if info.num_elements else (nan, nan)

@@ -2,13 +2,18 @@
 
 Quantized tensors are recomputed by the in-memory kernels, not by those that write files themselves; everything else
 is compared with the input. The statistics must be identical to the last bit. Safetensors files are also opened with
-the library of that name.
+the library of that name, which is independent of our own reader.
 """
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from qdqcli.escape import escape_name, show_path
+from qdqcli.interrupt import Interruption
 from qdqcli.measure.workers import Workers
 from qdqcli.output.file_tree import files_below, first_difference
 from qdqcli.output.marker import MARKER
@@ -19,9 +24,9 @@ from qdqcli.result.verification import Verification
 from qdqcli.run.digest import FileDigest, VerificationError, blamed_on_output
 from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
-from qdqcli.run.second_opinion import check_with_library
-from qdqcli.tensors.checkpoint import ShardReader, open_as
-from qdqcli.tensors.storage import CHUNK_BYTES, forget_cached
+from qdqcli.tensors.checkpoint import Shard, ShardReader, open_as
+from qdqcli.tensors.remote_path import RemotePath
+from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, forget_cached
 from qdqcli.tensors.tensor import TensorInfo
 
 
@@ -52,7 +57,7 @@ def verify_output(
                 raise VerificationError(path, "its statistics are not those that were measured at first")
             if plan.shard.path.suffix.lower() == ".safetensors":
                 with blamed_on_output(path):
-                    check_with_library(path, plan.shard, workers.interruption)
+                    _check_with_library(path, plan.shard, workers.interruption)
                 num_opened += 1
         except VerificationError as error:
             error.plan = i
@@ -130,3 +135,43 @@ class _Comparison:
     def suspend(self) -> None: ...
 
     def abort(self) -> None: ...
+
+
+def _check_with_library(path: Path, shard: Shard, interruption: Interruption) -> None:
+    """Open the file at `path` with the library and compare its header with that of `shard`, which it replaces.
+
+    Of a remote file it gets a copy of the header, with zeros for the data.
+
+    Names, dtypes and shapes are compared; the library checks offsets and size by itself. No data is read: NumPy lacks
+    some of the dtypes.
+
+    Raises:
+        VerificationError: the library refuses the file, or finds another tensor in it.
+    """
+    try:
+        with _local(path, shard) as own, safe_open(own, framework="np") as file:
+            names = set(file.keys())
+            for tensor in shard.tensors:
+                interruption.check()
+                if tensor.name not in names:
+                    raise VerificationError(path, f"tensor '{escape_name(tensor.name)}' is missing for safetensors")
+                found = file.get_slice(tensor.name)
+                if (found.get_dtype(), tuple(found.get_shape())) != (tensor.dtype.name, tensor.shape):
+                    raise VerificationError(path, f"tensor '{escape_name(tensor.name)}' is another for safetensors")
+            if len(names) > len(shard.tensors):
+                raise VerificationError(path, f"safetensors finds {len(names)} tensors, not {len(shard.tensors)}")
+    except (SafetensorError, OSError) as error:
+        raise VerificationError(path, f"the safetensors library refuses it ({escape_name(str(error))})") from error
+
+
+@contextmanager
+def _local(path: Path, shard: Shard) -> Iterator[Path]:
+    """Yield a file of this machine with the header, which the library reads, and the size of the file at `path`."""
+    if not isinstance(path, RemotePath):
+        yield path
+        return
+    with InputFile(path) as source, tempfile.NamedTemporaryFile(suffix=path.suffix) as copy:
+        copy.write(source.read(0, min(tensor.start for tensor in shard.tensors) if shard.tensors else source.size))
+        copy.truncate(source.size)
+        copy.flush()
+        yield Path(copy.name)

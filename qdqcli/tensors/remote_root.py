@@ -51,9 +51,6 @@ class RemoteRoot:
                 found.setdefault("/".join(parts[:depth]), set()).add(part)
         return {folder: sorted(names) for folder, names in found.items()}
 
-    def close(self) -> None:
-        """Do nothing: nothing is open."""
-
     def __enter__(self) -> Self:
         return self
 

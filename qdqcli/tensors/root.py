@@ -21,10 +21,7 @@ from qdqcli.errors import InputError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.hub import BLOBS, SNAPSHOTS
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import blame_input
-
-MAX_LINKS = 40
-"""Maximum number of links in one name, as in the kernel's own resolution."""
+from qdqcli.tensors.storage import MAX_LINKS, blame_input
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPOSITORY = re.compile(r"(models|datasets|spaces)--.+", re.DOTALL)
@@ -49,8 +46,6 @@ class Root(Protocol):
 
     def names(self, prefix: str) -> list[str]:
         """Return the sorted names in a folder below, whose prefix is empty or ends with a slash."""
-
-    def close(self) -> None: ...
 
     def __enter__(self) -> Self: ...
 

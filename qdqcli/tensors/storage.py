@@ -39,7 +39,7 @@ Span = tuple[int, int]
 
 TEMPORARY_PATTERN = ".qdq-*.tmp"
 """Glob of the temporaries of `OutputFile`; in a folder locked by this process they are stale."""
-_MAX_LINKS = 40
+MAX_LINKS = 40
 """Links in a row that Linux follows."""
 _SHARED = stat.S_ISVTX | stat.S_IWOTH
 """Mode bits of a folder where all may write, and none remove what is another's."""
@@ -186,6 +186,7 @@ class InputFile:
             self._file: _Opened | None = _open(path, is_expected=expected is not None)
         status = self._status(self._file)
         self.identity = FileIdentity.of(status)
+        self.size = self.identity.size
         self.mode = stat.S_IMODE(status.st_mode)
         if not stat.S_ISREG(status.st_mode):
             self._release()
@@ -194,10 +195,6 @@ class InputFile:
         if expected is not None and not self.identity.is_same_file(expected):
             self._release()
             raise InputError(f"{show_path(path)}: changed after it was first looked at; start again")
-
-    @property
-    def size(self) -> int:
-        return self.identity.size
 
     def check_size(self, max_bytes: int) -> None:
         """Raise `InputError` if the file is larger than `max_bytes`."""
@@ -555,7 +552,7 @@ def link_target(path: Path) -> Path:
         OutputError: one is another user's, in a folder where all may write (`/tmp`): it could lead into a home.
     """
     link = path
-    for _ in range(_MAX_LINKS):
+    for _ in range(MAX_LINKS):
         if not link.is_symlink():
             break
         with blame_output(link):  # it may be changed at the same time

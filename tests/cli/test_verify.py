@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from qdqcli.run import second_opinion
+from qdqcli.run import verify
 from qdqcli.tensors.tensor import DTYPES
 from tests.cli.test_output import contents
 from tests.cli.test_resume import SETTINGS, partial_of, stopped
@@ -148,7 +148,7 @@ def test_the_library_must_find_the_same_tensors(
     """Shown another file than the one that was written, it does not."""
     other = tmp_path / "other.safetensors"
     found(other)
-    monkeypatch.setattr(second_opinion, "safe_open", lambda _, framework: safe_open(other, framework))
+    monkeypatch.setattr(verify, "safe_open", lambda _, framework: safe_open(other, framework))
     output = tmp_path / "out.safetensors"
     outcome = qdq("run", tiny, "-o", output, "--verify")
     assert outcome.code == 4

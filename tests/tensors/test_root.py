@@ -12,7 +12,8 @@ import pytest
 from qdqcli.errors import InputError
 from qdqcli.tensors.checkpoint import Checkpoint, SideFile, open_checkpoint
 from qdqcli.tensors.note import Note, NoteKind
-from qdqcli.tensors.root import MAX_LINKS, CheckpointRoot, Found
+from qdqcli.tensors.root import CheckpointRoot, Found
+from qdqcli.tensors.storage import MAX_LINKS
 from tests.tensors.files import safetensors_bytes, write
 
 GOOD = safetensors_bytes({"w": ("F32", (2,))})
