@@ -81,13 +81,10 @@ def measure_range(x, elements, steps, limits, order_keys):
             lo, hi, lo1, hi1 = smaller(a, lo), larger(a, hi), smaller(b, lo1), larger(b, hi1)
             lo2, hi2, lo3, hi3 = smaller(c, lo2), larger(c, hi2), smaller(d, lo3), larger(d, hi3)
             at += 4 * VECTOR_SIZE
-        while at + VECTOR_SIZE <= to:
-            a = order_key(load(x, at))
-            lo, hi = smaller(a, lo), larger(a, hi)
-            at += VECTOR_SIZE
-        if at < to:
+        while at < to:
             a = order_key(load_part(x, at, to - at))
             lo, hi = smaller(a, lo), larger(a, hi)
+            at += VECTOR_SIZE
         least_key = least(smaller(smaller(lo, lo1), smaller(lo2, lo3)))
         greatest_key = greatest(larger(larger(hi, hi1), larger(hi2, hi3)))
         if greatest_key > limits.infinity or least_key < -limits.infinity - 1:
@@ -153,30 +150,19 @@ def _of_one(x, at, inner):
     return lo, hi
 
 
-@always_inlined
-def _of_two(x, at, inner):
-    """Extremes of two runs, eight lanes each."""
-    (lo, hi), (lo1, hi1) = _of_one(x, at, inner), _of_one(x, at + inner, inner)
-    return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
+def _twice(of_half, number):
+    """Return `_of_one` for twice the `number` of runs of `of_half`: their lanes in order, fewer for each."""
+
+    @always_inlined
+    def of_all(x, at, inner):
+        (lo, hi), (lo1, hi1) = of_half(x, at, inner), of_half(x, at + number * inner, inner)
+        return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
+
+    return of_all
 
 
-@always_inlined
-def _of_four(x, at, inner):
-    (lo, hi), (lo1, hi1) = _of_two(x, at, inner), _of_two(x, at + 2 * inner, inner)
-    return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
-
-
-@always_inlined
-def _of_eight(x, at, inner):
-    (lo, hi), (lo1, hi1) = _of_four(x, at, inner), _of_four(x, at + 4 * inner, inner)
-    return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
-
-
-@always_inlined
-def _of_sixteen(x, at, inner):
-    """Extremes of sixteen runs, one lane each, in order."""
-    (lo, hi), (lo1, hi1) = _of_eight(x, at, inner), _of_eight(x, at + 8 * inner, inner)
-    return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)
+_of_sixteen = _twice(_twice(_twice(_twice(_of_one, 1), 2), 4), 8)
+"""Extremes of sixteen runs, one lane each, in order."""
 
 
 @inlined
