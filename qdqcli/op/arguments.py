@@ -1,6 +1,6 @@
 """Named tuples that kernels take beside those of `layout.py` and `params.py`."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ NUM_CANDIDATES = 100
 class Terms(NamedTuple):
     """Type of the terms, and accumulators of a chunk."""
 
-    zero: np.floating[Any]
+    zero: np.floating
     """Zero of that type."""
     marking: StaticBool
     """Extreme chunks are marked: float32 may not hold their terms."""
@@ -72,9 +72,9 @@ class Measuring(NamedTuple):
 
     bits: Stored
     """Elements as integers."""
-    infinity: Any
-    nothing_lo: Any
-    nothing_hi: Any
+    infinity: np.signedinteger
+    nothing_lo: np.signedinteger
+    nothing_hi: np.signedinteger
     q_min: Floats
     q_max: Floats
     """(settings,): the lowest and the highest code."""

@@ -14,7 +14,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, given_ranges, gradient_ranges, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, Floats, Stored, given_ranges, gradient_ranges, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.op.threads import available_threads
 
@@ -138,9 +138,7 @@ def quantize_and_dequantize_v4_grad(
     return out.view(x.dtype).reshape(x.shape), zeros[0], zeros[1]
 
 
-def fake_quantized(
-    stored: NDArray[Any], layout: Layout, spec: QuantSpec, ranges: Floats | None, dtype: str
-) -> NDArray[Any]:
+def fake_quantized(stored: Stored, layout: Layout, spec: QuantSpec, ranges: Floats | None, dtype: str) -> Stored:
     """Quantize and dequantize into a new array; `ranges` (2, slices) where the range is given."""
     out = aligned(stored.size, stored.dtype)
     parts = _num_parts(stored.size)
@@ -155,7 +153,7 @@ def fake_quantized(
     return out
 
 
-def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def aligned(size: int, dtype: np.dtype) -> NDArray[Any]:
     """Return a new array aligned to VECTOR_SIZE elements, as non-temporal stores require."""
     alignment = VECTOR_SIZE * dtype.itemsize
     buffer = np.empty(size * dtype.itemsize + alignment, np.uint8)

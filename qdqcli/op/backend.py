@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qdqcli.errors import UnavailableError, UsageError
 
@@ -68,11 +68,13 @@ class Backend(Protocol):
     ) -> QuantParams:
         """Return the qparams of the slices from `first_slice` on, with these `ranges` (2, slices)."""
 
-    def quantize(self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: Any) -> None:
+    def quantize(
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams
+    ) -> None:
         """Quantize and dequantize into `y`; `params` are from this back end."""
 
     def quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: Any, *, keep: bool
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool
     ) -> NDArray[np.float64]:  # fmt: skip
         """`quantize` (if `keep`), and return the error sums of each chunk, without extremes; `start` begins a chunk.
 
@@ -110,7 +112,7 @@ class Backend(Protocol):
         """
 
     def sum_slices(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: Any,
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams,
         sums: NDArray[np.float64],
     ) -> None:  # fmt: skip
         """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""

@@ -1,7 +1,6 @@
 """Columns of error sums: one row per chunk or slice, as the kernels fill them."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +38,7 @@ class BlockSums:
 
     sums: NDArray[np.float64]
     """(chunks, SUM_COLUMNS)."""
-    ranges: NDArray[Any]
+    ranges: NDArray[np.floating]
     """(2, slices)."""
     degenerate: NDArray[np.bool_]
     """(slices,)."""

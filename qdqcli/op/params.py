@@ -13,16 +13,16 @@ from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.layout import Elements, Layout, Steps
 from qdqcli.op.spec import WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 
-Floats = NDArray[Any]
+Floats = NDArray[np.floating]
 """float64 for F64 tensors, float32 for the others."""
-Stored = NDArray[Any]
+Stored = NDArray[np.number]
 """Elements as the kernels see them, `STORAGE`."""
-OrderKeys = NDArray[Any]
+OrderKeys = NDArray[np.signedinteger]
 """Order keys (2, slices) of the smallest and largest element: int16, int32 or int64, of the dtype's width."""
 
 STORAGE: dict[str, type[np.generic]] = {"F32": np.float32, "F64": np.float64, "BF16": np.int16, "F16": np.uint16}
 """Kernel view of each dtype: floats, or the bits of 16-bit floats, whose types tell BF16 from F16."""
-PATTERN: dict[str, type[np.signedinteger[Any]]] = {"F32": np.int32, "F64": np.int64, "BF16": np.int16, "F16": np.int16}
+PATTERN: dict[str, type[np.signedinteger]] = {"F32": np.int32, "F64": np.int64, "BF16": np.int16, "F16": np.int16}
 """Integer types of order keys."""
 INFINITY = {"F32": 0x7F800000, "F64": 0x7FF0000000000000, "BF16": 0x7F80, "F16": 0x7C00}
 """Order key of +inf; NaNs are beyond it."""
@@ -51,18 +51,18 @@ class Columns:
 class OrderKeyLimits(NamedTuple):
     """Bounds of order keys."""
 
-    infinity: Any
+    infinity: np.signedinteger
     """Key of +inf; NaNs are beyond it."""
-    nothing_lo: Any
+    nothing_lo: np.signedinteger
     """Smallest key of a slice without elements other than NaN: the greatest there is."""
-    nothing_hi: Any
+    nothing_hi: np.signedinteger
 
 
 class Codes(NamedTuple):
     """Lowest and highest code, as numbers of the arithmetic."""
 
-    q_min: Any
-    q_max: Any
+    q_min: np.floating
+    q_max: np.floating
 
 
 class Op(NamedTuple):
@@ -71,7 +71,7 @@ class Op(NamedTuple):
     clamping: StaticBool
     """True where the range was given: elements are clamped to it."""
     half_up: StaticBool
-    compute_type: Any
+    compute_type: np.generic
     """Number whose type names the arithmetic, see `value.py`."""
 
 
@@ -153,11 +153,11 @@ def compute_type_of(dtype: str, compute_dtype: ComputeDType) -> np.generic:
     return np.float32(0) if compute_dtype is ComputeDType.FLOAT32 and storage is not np.float64 else storage(0)
 
 
-def floats_of(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
+def floats_of(stored: Stored) -> Floats:
     """Decode stored elements with NumPy, where a kernel is not worthwhile."""
     if stored.dtype == STORAGE["BF16"]:
         return (stored.astype(np.int32) << 16).view(np.float32)
-    return stored.view(np.float16) if stored.dtype == STORAGE["F16"] else stored
+    return stored.view(np.float16 if stored.dtype == STORAGE["F16"] else stored.dtype)
 
 
 def op_of(spec: QuantSpec, dtype: str) -> Op:
@@ -173,8 +173,8 @@ def codes(spec: QuantSpec, dtype: str) -> Codes:
 
 
 @cache
-def _code(code: int, compute_type: str, number: str) -> Any:
-    return _rounded(np.dtype(number).type(code), np.dtype(compute_type), np.dtype(number))[()]
+def _code(code: int, compute_type: str, number: str) -> np.floating:
+    return _rounded(np.dtype(number).type(code), np.dtype(compute_type), np.dtype(number)).flat[0]
 
 
 def cuts(count: int, parts: int) -> list[int]:
@@ -273,7 +273,7 @@ def _is_whole(spec: QuantSpec) -> bool:
     return spec.axis == WHOLE_TENSOR and spec.group_size is None
 
 
-def real_numbers(name: str, end: ArrayLike) -> NDArray[Any]:
+def real_numbers(name: str, end: ArrayLike) -> NDArray[np.generic]:
     """Return an end of ranges as an array.
 
     Raises:
@@ -292,7 +292,7 @@ def in_arithmetic(end: ArrayLike, compute_type: np.generic, dtype: str) -> Float
     return _rounded(np.asarray(end), compute_type.dtype, np.dtype(float_type(dtype)))
 
 
-def _rounded(values: Any, compute_type: np.dtype[Any], number: np.dtype[Any]) -> Floats:
+def _rounded(values: NDArray[np.generic] | np.generic, compute_type: np.dtype, number: np.dtype) -> Floats:
     """Convert to the type `number`, rounded to the arithmetic's type."""
     kind: Any = np.float16 if compute_type.type is STORAGE["F16"] else number
     if compute_type.type is STORAGE["BF16"]:

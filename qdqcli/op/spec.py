@@ -117,10 +117,10 @@ _FLAGS = {"signed_input": True, "narrow_range": False, "ragged_groups": False, "
 """Boolean attributes with their defaults."""
 
 
-def _boolean(name: str, value: Any, default: bool) -> bool:
+def _boolean(name: str, value: object, default: bool) -> bool:
     if value is None:
         return default
-    if isinstance(value, bool) or (getattr(value, "dtype", None) == "bool" and not value.shape):  # NumPy's too
+    if isinstance(value, bool) or (getattr(value, "dtype", None) == "bool" and getattr(value, "shape", None) == ()):
         return bool(value)
     raise SpecError(f"{name} is {value!r}; it must be True or False")
 

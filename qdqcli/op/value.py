@@ -140,9 +140,9 @@ class _Format(NamedTuple):
     """The same, but NaN is not canonicalized and may become infinity."""
     round_to: Unary
     """Rounds the result of an operation."""
-    min_normal: np.floating[Any]
+    min_normal: np.floating
     """Smallest normal number; 0 for float16, which is never flushed."""
-    max_finite: np.floating[Any]
+    max_finite: np.floating
 
 
 _FORMATS = {

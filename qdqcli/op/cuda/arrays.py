@@ -6,15 +6,14 @@ arrays are copied from there, which waits.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from qdqcli.errors import DTypeError, SpecError
 from qdqcli.op.cuda import launch
-from qdqcli.op.cuda.interop import Array, DeviceArray, Kind, kind_of
-from qdqcli.op.cuda.target import cuda, device_errors
+from qdqcli.op.cuda.interop import Array, Kind, kind_of
+from qdqcli.op.cuda.target import DeviceArray, cuda, device_errors
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, Floats, float_type, given_ranges, gradient_ranges, op_of
@@ -83,7 +82,7 @@ class _Call:
             with cuda.gpus[kind.device]:
                 yield cls(kind)
 
-    def end(self, name: str, end: Array) -> NDArray[Any]:
+    def end(self, name: str, end: Array) -> NDArray[np.generic]:
         """Return an end of a range on the host."""
         if end is None:
             raise SpecError(f"{name} is missing; range_given needs both ends")
@@ -119,7 +118,7 @@ class _Call:
         )
         launch.differentiate(flat_gradients, x, flat_out, 0, layout, device_ranges, self.dtype, outside, stream)
 
-    def _rows(self, rows: int, columns: int, dtype: Any) -> DeviceArray:
+    def _rows(self, rows: int, columns: int, dtype: DTypeLike) -> DeviceArray:
         nbytes = rows * columns * np.dtype(dtype).itemsize
         scratch = self.kind.scratch(nbytes)
         return self.kind.flat(scratch, dtype, rows * columns).reshape(rows, columns)

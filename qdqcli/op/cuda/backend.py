@@ -11,14 +11,14 @@ from threading import local
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from qdqcli.op.columns import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS, BlockSums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu.backend import CpuBackend
 from qdqcli.op.cpu.errors import is_extreme
 from qdqcli.op.cuda import launch
-from qdqcli.op.cuda.target import cuda, device_errors
+from qdqcli.op.cuda.target import DeviceArray, cuda, device_errors
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import (
@@ -38,8 +38,6 @@ from qdqcli.op.params import (
 from qdqcli.op.spec import QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-DeviceArray = Any
-
 
 @dataclass(frozen=True, kw_only=True)
 class CudaParams(QuantParams):
@@ -47,9 +45,11 @@ class CudaParams(QuantParams):
 
     device: Qparams
 
-    def of(self, layout: Layout) -> launch.DeviceParams:
-        """Return the parameters of a launch."""
-        return launch.DeviceParams(layout, self.first_slice, self.device, self.op)
+
+def _on_device(params: QuantParams, layout: Layout) -> launch.DeviceParams:
+    """Return the parameters of a launch."""
+    assert isinstance(params, CudaParams), "from another back end"
+    return launch.DeviceParams(layout, params.first_slice, params.device, params.op)
 
 
 class CudaBackend:
@@ -89,7 +89,7 @@ class CudaBackend:
             return CudaParams(**vars(params), device=launch.device_qparams(*arrays))
 
     def quantize(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams
     ) -> None:
         """CUDA version of `cpu.quantize`."""
         if start == stop:
@@ -98,28 +98,28 @@ class CudaBackend:
         with self._station() as station:
             device_x = station.upload("x", x[here])
             device_y = station.scratch("y", device_x.shape, x.dtype)
-            launch.quantize(device_x, device_y, Elements(start, start, stop), params.of(layout), station.stream)
+            launch.quantize(
+                device_x, device_y, Elements(start, start, stop), _on_device(params, layout), station.stream
+            )
             station.download(device_y, y[here])
 
     def quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams, *, keep: bool
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool
     ) -> NDArray[np.float64]:  # fmt: skip
         """CUDA version of `cpu.quantize_and_sum`; each row also has the extremes of its chunk."""
         here = slice(start - base, stop - base)
         with self._station() as station:
-            sums = station.sum(station.upload("x", x[here]), start, params.of(layout), y[here] if keep else None)
+            there = _on_device(params, layout)
+            sums = station.sum(station.upload("x", x[here]), start, there, y[here] if keep else None)
             if sums[:, NONFINITE_OUTPUT].any():
-                params.degenerate[:] |= station.download(params.device.flags)[DEGENERATE, : params.num_slices]
+                params.degenerate[:] |= station.download(there.qparams.flags)[DEGENERATE, : params.num_slices]
         return sums
 
     def sum_settings(
         self, x: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams
     ) -> Sequence[NDArray[np.float64]]:
         """CUDA version of `cpu.sum_settings`."""
-        return [
-            self.quantize_and_sum(x, x, base, start, stop, layout, params, keep=False)  # type: ignore[arg-type]
-            for params in settings.each
-        ]
+        return [self.quantize_and_sum(x, x, base, start, stop, layout, params, keep=False) for params in settings.each]
 
     def fake_quantize_and_sum(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, specs: Sequence[QuantSpec],
@@ -156,7 +156,7 @@ class CudaBackend:
             return found
 
     def sum_slices(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: CudaParams,
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams,
         sums: NDArray[np.float64],
     ) -> None:  # fmt: skip
         """CUDA version of `cpu.sum_slices`."""
@@ -164,7 +164,7 @@ class CudaBackend:
         with self._station() as station:
             there = station.upload("sums", sums.reshape(-1)).reshape(sums.shape)
             arrays = station.upload("x", x[here]), station.upload("y", y[here])
-            launch.sum_slices(*arrays, Elements(start, start, stop), params.of(layout), there, station.stream)
+            launch.sum_slices(*arrays, Elements(start, start, stop), _on_device(params, layout), there, station.stream)
             station.download(there, sums)
 
     def differentiate(
@@ -231,7 +231,7 @@ class _Station:
         self.stream = cuda.stream()
         self._rooms: dict[str, DeviceArray] = {}
 
-    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
         """Return the named buffer with this shape and dtype; its previous content is lost."""
         size = int(np.prod(shape))
         nbytes = max(size, 1) * np.dtype(dtype).itemsize
@@ -242,7 +242,7 @@ class _Station:
             held = self._rooms[name] = cuda.device_array((nbytes,), np.uint8)
         return held[:nbytes].view(dtype)[:size].reshape(shape)
 
-    def upload(self, name: str, array: NDArray[Any]) -> DeviceArray:
+    def upload(self, name: str, array: NDArray[np.generic]) -> DeviceArray:
         """Enqueue a copy of a flat array to the device."""
         there = self.scratch(name, array.shape, array.dtype)
         if array.size:

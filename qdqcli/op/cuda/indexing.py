@@ -5,7 +5,6 @@ by a constant is a multiplication and a shift.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from qdqcli.errors import SpecError
 from qdqcli.op.jit.register import inlined
@@ -20,7 +19,7 @@ SliceMap = tuple[int, ...]
 
 
 @inlined
-def slice_at(i: Any, slice_map: Any) -> Any:
+def slice_at(i: int, slice_map: SliceMap) -> int:
     """Return the slice of element `i` of a launch, as a column of its qparams."""
     if slice_map[0] == ONE_SLICE:
         return slice_map[1]

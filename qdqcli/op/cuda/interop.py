@@ -8,14 +8,13 @@ import sys
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from qdqcli.errors import DTypeError
-from qdqcli.op.cuda.target import array_at, array_from_dlpack, cuda, stream_at
+from qdqcli.op.cuda.target import DeviceArray, Stream, array_at, array_from_dlpack, cuda, stream_at
 
 Array = Any
-DeviceArray = Any
-"""An array of `numba.cuda`."""
+"""An array of any library."""
 
 
 class Kind(Protocol):
@@ -28,7 +27,7 @@ class Kind(Protocol):
     """Name of the array's dtype, e.g. `float32`."""
     shape: tuple[int, ...]
     device: int
-    stream: Any
+    stream: Stream
     """The caller's current stream, as a `numba.cuda` stream."""
 
     def __init__(self, array: Array) -> None: ...
@@ -45,13 +44,13 @@ class Kind(Protocol):
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Return a new array of zeros of this dtype."""
 
-    def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
+    def flat(self, array: Array, dtype: DTypeLike, size: int) -> DeviceArray:
         """View memory returned by one of the methods above as `size` elements of `dtype`."""
 
     def finished(self, array: Array) -> Array:
         """Convert an array returned by `empty` to the caller's library."""
 
-    def to_host(self, array: Array) -> NDArray[Any]:
+    def to_host(self, array: Array) -> NDArray[np.generic]:
         """Copy an array of this kind to host memory, in a dtype that NumPy knows."""
 
 
@@ -78,15 +77,15 @@ class TorchKind:
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return self._torch.zeros(shape, dtype=self._tensor.dtype, device=self._tensor.device)
 
-    def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
+    def flat(self, array: Array, dtype: DTypeLike, size: int) -> DeviceArray:
         return array_at(array.data_ptr(), dtype, size, owner=array)
 
     def finished(self, array: Array) -> Array:
         return array
 
-    def to_host(self, array: Array) -> NDArray[Any]:
+    def to_host(self, array: Array) -> NDArray[np.generic]:
         tensor = array.detach().cpu()
-        host: NDArray[Any] = (tensor.float() if tensor.dtype == self._torch.bfloat16 else tensor).numpy()
+        host: NDArray[np.generic] = (tensor.float() if tensor.dtype == self._torch.bfloat16 else tensor).numpy()
         return host
 
 
@@ -116,14 +115,14 @@ class CupyKind:
         with self._array.device:
             return self._cupy.zeros(shape, self._array.dtype)
 
-    def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
+    def flat(self, array: Array, dtype: DTypeLike, size: int) -> DeviceArray:
         return array_at(array.data.ptr, dtype, size, owner=array)
 
     def finished(self, array: Array) -> Array:
         return array
 
-    def to_host(self, array: Array) -> NDArray[Any]:
-        host: NDArray[Any] = array.get()
+    def to_host(self, array: Array) -> NDArray[np.generic]:
+        host: NDArray[np.generic] = array.get()
         return host
 
 
@@ -153,7 +152,7 @@ class NumbaKind:
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return cuda.to_device(np.zeros(shape, self._view.dtype), self.stream)
 
-    def flat(self, array: Array, dtype: Any, size: int) -> DeviceArray:
+    def flat(self, array: Array, dtype: DTypeLike, size: int) -> DeviceArray:
         return array.reshape(array.size).view(dtype)[:size]
 
     def finished(self, array: Array) -> Array:
@@ -162,8 +161,8 @@ class NumbaKind:
         self.stream.synchronize()  # an unknown library does not know this stream
         return self._array.__array_namespace__().asarray(array)
 
-    def to_host(self, array: Array) -> NDArray[Any]:
-        host: NDArray[Any] = _numba_array(array).copy_to_host()
+    def to_host(self, array: Array) -> NDArray[np.generic]:
+        host: NDArray[np.generic] = _numba_array(array).copy_to_host()
         return host
 
 

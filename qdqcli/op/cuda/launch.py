@@ -3,7 +3,7 @@
 Nothing here waits: everything is enqueued on `stream`, in order.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from qdqcli.op.cuda import quantize as cuda_quantize
 from qdqcli.op.cuda import ranges as cuda_range
 from qdqcli.op.cuda.indexing import launches
 from qdqcli.op.cuda.ranges import COLUMN_THREADS, THREADS, Lines, Runs
+from qdqcli.op.cuda.target import DeviceArray, Stream
 from qdqcli.op.layout import Elements, Layout, Steps
 from qdqcli.op.params import (
     PATTERN,
@@ -26,11 +27,7 @@ from qdqcli.op.params import (
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-DeviceArray = Any
-"""An array of `numba.cuda` in device memory, one-dimensional or rows of slices."""
-Stream = Any
-
-KEY = {"F32": np.int32, "F64": np.int64, "BF16": np.int32, "F16": np.int32}
+KEY: dict[str, type[np.signedinteger]] = {"F32": np.int32, "F64": np.int64, "BF16": np.int32, "F16": np.int32}
 """Types of order keys on the device, where atomic operations do not support 16 bits."""
 NUM_TABLES = 8
 """Tables that patterns are counted in, 512 KiB each."""
@@ -122,7 +119,7 @@ def quantize(x: DeviceArray, y: DeviceArray, elements: Elements, params: DeviceP
 
 
 def quantize_and_sum(
-    x: DeviceArray, y: DeviceArray, start: int, params: DeviceParams, zero: np.floating[Any], sums: DeviceArray,
+    x: DeviceArray, y: DeviceArray, start: int, params: DeviceParams, zero: np.floating, sums: DeviceArray,
     stream: Stream, *, keep: bool,
 ) -> None:  # fmt: skip
     """Quantize, and fill `sums` (chunks, SUM_COLUMNS); x[0] is element `start`, which begins a chunk.

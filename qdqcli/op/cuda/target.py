@@ -15,18 +15,25 @@ from numba import cuda as _cuda
 from numba.core import config, types
 from numba.cuda.cudadrv import driver, error
 from numba.extending import overload
+from numpy.typing import DTypeLike
 
 from qdqcli.errors import UnavailableError
 from qdqcli.op import primitives
 
 cuda: Any = _cuda
 """`numba.cuda`."""
+DeviceArray = Any
+"""An array of `numba.cuda` in device memory."""
+Stream = Any
+"""A stream of `numba.cuda`."""
+Launchable = Any
+"""A kernel of `numba.cuda`, also with the shape of a launch."""
 _config: Any = config
 SIMULATED = bool(vars(config)["ENABLE_CUDASIM"])
 """True where kernels run in Python, with an OS thread for each CUDA thread."""
 
 
-def device_kernel(function: Callable[..., Any]) -> Any:
+def device_kernel(function: Callable[..., None]) -> Launchable:
     """Compile a kernel by `numba.cuda.jit`, once for each set of argument types, at the first launch.
 
     No fast math, so IEEE division and subnormals. NVVM contracts an adjacent multiply and add, and so does ptxas for
@@ -41,11 +48,11 @@ class _Kernel:
 
     _changing = Lock()
 
-    def __init__(self, kernel: Any) -> None:
+    def __init__(self, kernel: Launchable) -> None:
         self._kernel = kernel
         self.py_func = kernel.py_func
 
-    def __getitem__(self, shape: Any) -> Any:
+    def __getitem__(self, shape: tuple[object, ...]) -> Launchable:
         # A warnings filter would apply to the whole process, and would not outlive pytest's own.
         with self._changing:
             before = _config.CUDA_LOW_OCCUPANCY_WARNINGS
@@ -56,7 +63,7 @@ class _Kernel:
                 _config.CUDA_LOW_OCCUPANCY_WARNINGS = before
 
 
-def cast(number: Any, compute_type: Any) -> Any:
+def cast(number: primitives.Number, compute_type: primitives.Number) -> primitives.Number:
     """Convert a number to the type of `compute_type`."""
     return compute_type.dtype.type(number)
 
@@ -64,7 +71,7 @@ def cast(number: Any, compute_type: Any) -> Any:
 if not SIMULATED:
     from numba.cuda import libdevice
 
-    def _in_libdevice(of_float: Any, of_double: Any) -> Any:
+    def _in_libdevice(of_float: object, of_double: object) -> Callable[[types.Type], Any]:
         """Choose the libdevice function for the Numba type of an argument; None for types other than floats."""
         return lambda kind: {types.float32: of_float, types.float64: of_double}.get(kind)
 
@@ -96,17 +103,17 @@ if not SIMULATED:
 # ------------------------------------------------------------------ arrays and streams of other libraries
 
 
-def stream_at(handle: int) -> Any:
+def stream_at(handle: int) -> Stream:
     """Wrap a stream of another library; 0 is the default stream."""
     return cuda.external_stream(handle) if handle else cuda.default_stream()
 
 
-def array_at(address: int, dtype: Any, size: int, owner: Any) -> Any:
+def array_at(address: int, dtype: DTypeLike, size: int, owner: object) -> DeviceArray:
     """View device memory of `owner` as a flat array."""
     return _view(address, dtype, (size,), None, owner)
 
 
-def array_from_dlpack(array: Any) -> Any:
+def array_from_dlpack(array: Any) -> DeviceArray:
     """View a C-ordered array that only offers DLPack; its library's work on the default stream is waited for."""
     from cuda.core.utils import StridedMemoryView
 
@@ -116,7 +123,9 @@ def array_from_dlpack(array: Any) -> Any:
     return _view(view.ptr, view.dtype, tuple(view.shape), strides, view)
 
 
-def _view(address: int, dtype: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None, owner: Any) -> Any:
+def _view(
+    address: int, dtype: DTypeLike, shape: tuple[int, ...], strides: tuple[int, ...] | None, owner: object
+) -> DeviceArray:
     interface = {"data": (address, False), "typestr": np.dtype(dtype).str, "shape": shape, "strides": strides}
     return cuda.from_cuda_array_interface(interface | {"version": 3}, owner=owner, sync=False)
 

@@ -11,6 +11,8 @@ from numba.extending import lower_builtin, type_callable
 
 from qdqcli.op.jit.pipeline import KernelCompiler
 
+Template = Any
+"""What Numba registers for an overload."""
 templates: Any = import_module("numba.core.typing.templates")
 make_overload_template = getattr(templates, "make_overload_template", None)
 """Makes what Numba registers for an overload; undocumented. None: `numba.extending.overload` does all of it."""
@@ -20,7 +22,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def overload(function: Callable[..., Any], *, strict: bool = True, **options: Any) -> Callable[[Function], Function]:
+def overload(function: Callable[..., Any], *, strict: bool = True, **options: object) -> Callable[[Function], Function]:
     """Return the `numba.extending.overload` decorator, using `pipeline.py` for the CPU and Numba's own for others."""
 
     def register(choose: Function) -> Function:
@@ -37,15 +39,15 @@ def overload(function: Callable[..., Any], *, strict: bool = True, **options: An
     return register
 
 
-def _remembering(template: Any) -> Any:
+def _remembering(template: Template) -> Template:
     """Make an overload's template resolve each set of argument types only once.
 
     Numba's own template compiles a function again for callers with other options and queries the compiler at each call,
     which takes a fifth longer.
     """
-    signatures: dict[Any, Any] = {}
+    signatures: dict[tuple[types.Type, ...], object] = {}
 
-    def generic(self: Any, args: Any, kws: Any) -> Any:
+    def generic(self: Template, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> object:
         if kws:
             return template.generic(self, args, kws)
         if args not in signatures:
@@ -63,7 +65,7 @@ def inlined(function: Function) -> Function:
     return function
 
 
-_inlined: set[Any] = set()
+_inlined: set[Callable[..., Any]] = set()
 
 
 def scalar(function: Function) -> Function:

@@ -71,6 +71,8 @@ class _VectorModel(models.PrimitiveModel):
 
 Emit = Callable[[ir.IRBuilder, Vector, ir.Value, ir.Value], ir.Value]
 """Generates the instruction for two operands."""
+Intrinsic = Any
+"""A function for compiled code, which mypy knows as untyped."""
 Width = Callable[[], int]
 """Number of elements of a vector, asked when a kernel is compiled."""
 
@@ -338,7 +340,7 @@ def _itemsize(array: types.Array) -> int:
     return int(dtype.bitwidth) // 8
 
 
-def _load(width_of: Width) -> Any:
+def _load(width_of: Width) -> Intrinsic:
     @intrinsic
     def call(_context, array, i):
         vector = Vector(array.dtype, width_of())
@@ -379,7 +381,7 @@ def prefetch(_context, array, i):
     return types.void(array, types.intp), generate
 
 
-def _store(*, nontemporal: bool) -> Any:
+def _store(*, nontemporal: bool) -> Intrinsic:
     @intrinsic
     def call(_context, array, i, v):
         vector = v.of(array.dtype) if isinstance(v, Vector) else Vector(array.dtype)
@@ -498,7 +500,7 @@ def transpose_tile(_context, x, i, row, out, j, step):
 # ------------------------------------------------------------------ across elements
 
 
-def _broadcast(width_of: Width) -> Any:
+def _broadcast(width_of: Width) -> Intrinsic:
     @intrinsic
     def call(_context, number):
         vector = Vector(number, width_of())
@@ -513,7 +515,7 @@ broadcast_some = _broadcast(_some)
 """broadcast_some(number): width() times a number."""
 
 
-def _mask_of_first(width_of: Width) -> Any:
+def _mask_of_first(width_of: Width) -> Intrinsic:
     @intrinsic
     def call(_context, n):
         vector = Vector(types.int64, width_of())
@@ -581,7 +583,7 @@ def add_where(_context, mask, total, one):
     return total(mask, total, one), generate
 
 
-def _fold(combine: Emit) -> Any:
+def _fold(combine: Emit) -> Intrinsic:
     """Return an intrinsic that reduces the lanes, far half onto near half until one is left: a fixed tree."""
 
     @intrinsic
@@ -602,7 +604,7 @@ def _fold(combine: Emit) -> Any:
     return call
 
 
-def _fold_pairs(combine: Emit) -> Any:
+def _fold_pairs(combine: Emit) -> Intrinsic:
     """Return an intrinsic of two vectors that combines each pair of neighbours: those of `a`, then of `b`."""
 
     @intrinsic
