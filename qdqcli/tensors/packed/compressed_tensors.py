@@ -84,7 +84,7 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
     shape = _shape_of(weight, parts, scheme)
     if not lead or prod(shape[:-1]) != prod(lead):
         raise damaged(weight, CODES, f"{prod(lead)} rows, but its {SHAPE} is {list(shape)}")
-    packing = _packing_of(weight, shape, words, scheme)
+    packing = _packing_of(weight, parts, shape, words, scheme)
     group = scheme.get("group_size")
     block = (1, group) if isinstance(group, int) and group > 0 else None
     scales = ScaleGrid.of(weight, shape, block=block)
@@ -119,10 +119,10 @@ def _shape_of(weight: PackedWeight, parts: Parts, scheme: Parsed) -> tuple[int, 
     return (*lead, words * _WORD // bits)
 
 
-def _packing_of(weight: PackedWeight, shape: tuple[int, ...], words: int, scheme: Parsed) -> _Packing:
+def _packing_of(weight: PackedWeight, parts: Parts, shape: tuple[int, ...], words: int, scheme: Parsed) -> _Packing:
     """Return the layout, from the number of words in a row and the declared bits, if any.
 
-    A narrow weight takes as many words in both layouts: then the words of its zero points tell.
+    A narrow weight takes as many words in both layouts: it is dense if a bit is set that would be padding.
     """
     width, declared = shape[-1], scheme.get("num_bits")
     fitting = [
@@ -139,8 +139,10 @@ def _packing_of(weight: PackedWeight, shape: tuple[int, ...], words: int, scheme
         raise damaged(
             weight, CODES, f"{words} words in a row hold {width} codes of {bits_text} bits; the configuration is needed"
         )
-    zeros = weight.parts[ZERO_POINT].shape[:1] if ZERO_POINT in weight.parts else ()
-    return next((packing for packing in fitting if (packing.words(shape[0]),) == zeros), fitting[0])
+    padding = np.uint32(_WORD // fitting[0].bits * fitting[0].bits)
+    if len(fitting) == 1 or padding == _WORD or (parts.whole(CODES).view(np.uint32) >> padding).any():
+        return fitting[0]
+    return fitting[1]
 
 
 def _weights_scheme(weight: PackedWeight) -> Parsed:

@@ -27,7 +27,8 @@ class _Gptq:
     shape: tuple[int, ...]
     grid: Grid
     zero_offset: int
-    """What is added to a stored zero point; to a word of them at once, as GPTQModel does: a zero point of 0 borrows."""
+    """What is added to a stored zero point; where none crosses two words to a word of them at once, as GPTQModel does:
+    a zero point of 0 borrows."""
 
     def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         words = parts.transposed(CODES, start, stop)
@@ -50,8 +51,8 @@ class _Gptq:
             return unpack(words.view(np.uint32) + np.uint32(ones), bits, stop - begin)[:, start - begin :].T.astype(
                 np.float32
             )
-        codes = unpack(words, bits, stop - begin)[:, start - begin :]
-        return codes.T.astype(np.float32) + np.float32(self.zero_offset)
+        codes = unpack(words, bits, stop - begin)[:, start - begin :] + np.uint8(self.zero_offset)
+        return (codes & np.uint8((1 << bits) - 1)).T.astype(np.float32)
 
 
 def gptq(weight: PackedWeight, parts: Parts) -> Decoder:

@@ -33,7 +33,29 @@ POWER = 2.0 ** (POWERS.astype(np.float32) - 127)
 FP4 = E2M1[np.stack([NIBBLES & 15, NIBBLES >> 4], -1).reshape(10, 64)]
 TILES = np.repeat(np.repeat(BLOCK, 4, 0), 16, 1)[:10]
 
-READINGS: dict[str, tuple[dict[str, Stored], dict[str, Any], NDArray[np.float32]]] = {
+Reading = tuple[dict[str, Stored], dict[str, Any], NDArray[np.float32]]
+"""Tensors, configuration, and values."""
+
+
+def narrow(*, is_dense: bool) -> Reading:
+    """Rows of 20 codes of 3 bits: two words in both layouts."""
+    codes, words = RNG.integers(0, 8, (10, 20)), np.zeros(10, np.uint64)
+    for column in range(20):
+        bit = 3 * column if is_dense else column // 10 * 32 + column % 10 * 3
+        words |= codes[:, column].astype(np.uint64) << np.uint64(bit)
+    tensors = {
+        "a.weight_packed": stored("I32", words.view(np.int32).reshape(10, 2)),
+        "a.weight_scale": stored("F32", ROW), "a.weight_shape": stored("I64", np.array([10, 20])),
+    }  # fmt: skip
+    scheme = {"targets": ["Linear"], "weights": {"num_bits": 3, "strategy": "channel"}}
+    return (
+        tensors,
+        {"quant_method": "compressed-tensors", "config_groups": {"g": scheme}},
+        (codes - 4).astype(np.float32) * ROW,
+    )
+
+
+READINGS: dict[str, Reading] = {
     "DeepSeek V4, FP8 with powers of two": (
         {"a.weight": stored("F8_E4M3", FP8), "a.scale": stored("F8_E8M0", POWERS)},
         {"quant_method": "fp8"},
@@ -77,6 +99,15 @@ READINGS: dict[str, tuple[dict[str, Stored], dict[str, Any], NDArray[np.float32]
         {"quant_method": "gptq", "bits": 4, "sym": False},
         np.repeat(np.array([[3], [3], [2], [3], [1], [3], [2], [1]], np.float32), 64, 1),
     ),
+    "GPTQ, version 1, zero points of 0 at 3 bits": (
+        {"a.qweight": stored("I32", np.zeros((3, 32), np.int32)),
+         "a.qzeros": stored("I32", np.full((1, 3), -1, np.int32)),
+         "a.scales": stored("F32", np.ones((1, 32), np.float32))},
+        {"quant_method": "gptq", "bits": 3, "sym": False},
+        np.zeros((32, 32), np.float32),
+    ),
+    "compressed-tensors, a narrow weight in dense words": narrow(is_dense=True),
+    "compressed-tensors, a narrow weight in padded words": narrow(is_dense=False),
     "ModelOpt NVFP4 with AWQ": (
         {"a.weight": stored("U8", NIBBLES), "a.weight_scale": stored("F8_E4M3", FP8[:, :4] & 0x7F),
          "a.weight_scale_2": stored("F32", ONE), "a.pre_quant_scale": stored("F32", INPUT)},
