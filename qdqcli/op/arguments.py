@@ -94,13 +94,12 @@ class Measuring(NamedTuple):
     """(settings, slices)."""
 
 
-class Batch(NamedTuple):
-    """Results for each tensor of a batch."""
+class Found(NamedTuple):
+    """Results for each tensor of a batch, beside its sums."""
 
-    sums: NDArray[np.float64]
-    """(tensors, 1, SUM_COLUMNS)."""
+    extremes: Floats
+    """(tensors, 2): union of the slice ranges."""
     num_degenerate: NDArray[np.int64]
-    is_done: NDArray[np.bool_]
 
 
 class PackedCodes(NamedTuple):

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
-from qdqcli.op.arguments import Batch, Measuring, Summing, terms_of
+from qdqcli.op.arguments import Found, Measuring, Summing, terms_of
 from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
+    INPUT_MAX,
+    INPUT_MIN,
     NONFINITE,
     NONFINITE_OUTPUT,
     SUM_COLUMNS,
@@ -219,7 +221,7 @@ def quantize_and_sum(
     infinite or NaN are marked in `params.degenerate`.
     """
     settings = SettingsParams(each=[params])
-    sums: NDArray[np.float64] = _quantize_and_sum(x, y, base, start, stop, layout, settings, keep=keep)[0]
+    sums: NDArray[np.float64] = _quantize_and_sum(x, y, base, start, stop, layout, settings, keep=keep)[:, 0]
     return sums
 
 
@@ -227,18 +229,18 @@ def sum_settings(
     x: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams
 ) -> Sequence[NDArray[np.float64]]:
     """Return the sums of `quantize_and_sum` under each setting."""
-    return list(_quantize_and_sum(x, x, base, start, stop, layout, settings, keep=False))
+    return list(_quantize_and_sum(x, x, base, start, stop, layout, settings, keep=False).swapaxes(0, 1))
 
 
 def _quantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams, *, keep: bool
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Return the sums (settings, chunks, SUM_COLUMNS); with `keep`, there is one setting."""
+    """Return the sums (chunks, settings, SUM_COLUMNS); with `keep`, there is one setting."""
     elements, steps, qparams = settings.arguments(Elements(base, start, stop), layout)
     sums = _empty_sums(settings.each, start, stop)
-    summing = Summing(keep, None, terms_of(x, x, settings=len(sums)))
+    summing = Summing(keep, None, terms_of(x, x, settings=len(settings.each)))
     kernels.quantize_and_sum(x, y, elements, steps, qparams, settings.each[0].op, summing, sums)
-    for setting, chunk in np.argwhere(~np.isfinite(sums[..., ABS_ERROR])).tolist():
+    for chunk, setting in np.argwhere(~np.isfinite(sums[..., ABS_ERROR])).tolist():
         params = settings.each[setting]
         first = start + chunk * CHUNK_ELEMENTS
         last = min(first + CHUNK_ELEMENTS, stop)
@@ -246,13 +248,13 @@ def _quantize_and_sum(
         out = y[first - base : last - base] if keep else np.empty_like(part)
         if not keep:
             quantize(part, out, first, first, last, layout, params)
-        _look_closer(part, out, first, layout, params, sums[setting, chunk])
+        _look_closer(part, out, first, layout, params, sums[chunk, setting])
     return sums
 
 
 def _empty_sums(settings: Sequence[object], start: int, stop: int) -> NDArray[np.float64]:
     chunks = -(-(stop - start) // CHUNK_ELEMENTS)
-    return empty_sums(len(settings) * chunks).reshape(len(settings), chunks, SUM_COLUMNS)
+    return empty_sums(chunks * len(settings)).reshape(chunks, len(settings), SUM_COLUMNS)
 
 
 def _look_closer(
@@ -286,13 +288,14 @@ def fake_quantize_and_sum(
     nontemporal: StaticBool = True if total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
     sums = _empty_sums(specs, start, stop)
     summing = Summing(keep, nontemporal, terms_of(x, x, settings=len(specs)))
-    steps, op = layout.steps(first_slice, base + len(x)), op_of(specs[0], dtype)
-    kernels.fake_quantize_and_sum(x, y, Elements(base, start, stop), steps, measuring, op, summing, sums)
+    steps = layout.steps(first_slice, base + len(x))
+    block, op = np.array([(base, start, stop, *steps)]), op_of(specs[0], dtype)
+    kernels.fake_quantize_and_sum(x, y, block, measuring, op, summing, sums, _nothing_found(1, dtype))
     if not np.isfinite(sums[..., ABS_ERROR]).all():
         return None
     return [
         BlockSums(sums=of_setting, ranges=measuring.ranges[:, :num_slices], degenerate=degenerate[:num_slices])
-        for of_setting, degenerate in zip(sums, measuring.degenerate, strict=True)
+        for of_setting, degenerate in zip(sums.swapaxes(0, 1), measuring.degenerate, strict=True)
     ]
 
 
@@ -304,11 +307,18 @@ def fake_quantize_and_sum_each(
     `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
     count, measuring = len(layouts), _measuring(x, max_slices, max_slices, None, [spec], dtype)
-    sums = empty_sums(count)
-    batch = Batch(sums.reshape(count, 1, SUM_COLUMNS), np.zeros(count, np.int64), np.zeros(count, np.bool_))
-    summing = Summing(keep, None, terms_of(x, x))
-    kernels.fake_quantize_and_sum_each(x, y, layouts, measuring, op_of(spec, dtype), summing, batch)
-    return BatchSums(sums=sums, num_degenerate=batch.num_degenerate, is_done=batch.is_done)
+    begin, size, *steps = layouts.T
+    zero = np.zeros_like(size)
+    tensors = np.column_stack([-begin, zero, size, *steps, zero, size])
+    sums, found = empty_sums(count), _nothing_found(count, dtype)
+    summing, each = Summing(keep, None, terms_of(x, x)), sums.reshape(count, 1, SUM_COLUMNS)
+    kernels.fake_quantize_and_sum(x, y, tensors, measuring, op_of(spec, dtype), summing, each, found)
+    sums[:, [INPUT_MIN, INPUT_MAX]] = found.extremes
+    return BatchSums(sums=sums, num_degenerate=found.num_degenerate, is_done=np.isfinite(sums[:, ABS_ERROR]))
+
+
+def _nothing_found(num_tensors: int, dtype: str) -> Found:
+    return Found(np.empty((num_tensors, 2), float_type(dtype)), np.zeros(num_tensors, np.int64))
 
 
 def sum_slices(

@@ -3,10 +3,8 @@
 Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py`).
 """
 
-import numpy as np
-
 from qdqcli.op.arguments import AHEAD, RUN, Loop
-from qdqcli.op.columns import ABS_ERROR, CLIPPED, INPUT_MAX, INPUT_MIN
+from qdqcli.op.columns import CLIPPED
 from qdqcli.op.cpu.errors import add_elements, add_run, begin_chunk, finish_chunk, no_sums
 from qdqcli.op.cpu.ranges import (
     decode_order_keys,
@@ -188,7 +186,7 @@ def _next_column(c, row):
 
 @inlined
 def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
-    """`quantize` under each setting, and fill `sums` (settings, chunks, SUM_COLUMNS); the first element begins chunk 0.
+    """`quantize` under each setting, and fill `sums` (chunks, settings, SUM_COLUMNS); the first element begins chunk 0.
 
     `qparams` have the settings as their first dimension. With `summing.keep` there is one setting, and `y` its output.
     A row with a non-finite ABS_ERROR must be summed again, see `look_closer` in `cpu/errors.py`. The input extremes are
@@ -196,20 +194,21 @@ def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
     """
     base, start, stop = elements
     loop = Loop(x, y, op, summing)
-    for chunk in range(sums.shape[1]):
+    for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
         here = Elements(base, first, smaller(first + CHUNK_ELEMENTS, stop))
-        _sum_chunk(loop, here, steps, qparams, sums, chunk)
+        _sum_chunk(loop, here, steps, qparams, sums[chunk])
 
 
 @inlined
-def _sum_chunk(loop, elements, steps, qparams, sums, chunk):
+def _sum_chunk(loop, elements, steps, qparams, sums):
+    """Fill `sums` (settings, SUM_COLUMNS)."""
     base, first, last = elements
     terms = loop.summing.terms
     begin_chunk(terms)
     _add_runs(loop, elements, steps, qparams, qparams.columns)
     for setting in range(sums.shape[0]):
-        row = sums[setting, chunk]
+        row = sums[setting]
         finish_chunk(loop.x, first - base, last - first, terms, setting, row)
         row[CLIPPED] = 0
         if qparams.clipping[setting]:
@@ -361,16 +360,32 @@ def _count_vector_outside(x, at, left, lo, hi):
 
 
 @inlined
-def fake_quantize_and_sum(x, y, elements, steps, measuring, op, summing, sums):
-    """Measure once, quantize and sum under each setting, where `x` holds whole slices of one run, up to `steps.end`.
+def fake_quantize_and_sum(x, y, tensors, measuring, op, summing, sums, found):
+    """Measure once, quantize and sum under each setting: many tensors, or a block, each whole slices of one run.
 
-    `sums` as in `quantize_and_sum`; `op` does not clamp.
+    `tensors` (tensors, 8) are `Elements` and `Steps`. `sums` (chunks, settings, SUM_COLUMNS) has the chunks of one
+    after another, as in `quantize_and_sum`; `op` does not clamp.
     """
-    order_keys, ranges = measuring.order_keys, measuring.ranges
+    loop, chunk = Loop(x, y, op, summing), 0
+    for t in range(tensors.shape[0]):
+        elements = Elements(tensors[t, 0], tensors[t, 1], tensors[t, 2])
+        steps = Steps(tensors[t, 3], tensors[t, 4], tensors[t, 5], tensors[t, 6], tensors[t, 7])
+        end = chunk + (elements.stop - elements.start + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS
+        _measure_and_sum(loop, elements, steps, measuring, sums[chunk:end])
+        chunk = end
+        lo, hi = measuring.ranges[0, 0], measuring.ranges[1, 0]
+        for s in range(run_at(elements.stop - 1, steps)[0] + 1):
+            lo, hi = min(lo, measuring.ranges[0, s]), max(hi, measuring.ranges[1, s])
+            found.num_degenerate[t] += measuring.degenerate[0, s]
+        found.extremes[t, 0], found.extremes[t, 1] = lo, hi
+
+
+@inlined
+def _measure_and_sum(loop, elements, steps, measuring, sums):
+    order_keys, ranges, op = measuring.order_keys, measuring.ranges, loop.op
     base, start, stop = elements
-    loop = Loop(x, y, op, summing)
     known = 0  # slices with a range: those of a chunk get it just before, while the cache still holds their elements
-    for chunk in range(sums.shape[1]):
+    for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
         last = smaller(first + CHUNK_ELEMENTS, stop)
         begin, end = run_at(first, steps)[0], run_at(last - 1, steps)[0] + 1
@@ -380,9 +395,9 @@ def fake_quantize_and_sum(x, y, elements, steps, measuring, op, summing, sums):
                 order_keys[0, s], order_keys[1, s] = measuring.nothing_lo, measuring.nothing_hi
             new = Elements(base, start_of(known, steps), start_of(needed, steps))
             measure(measuring.bits, new, steps, measuring, order_keys, measuring.short_runs)
-            decode_order_keys(order_keys, x, known, needed, ranges)
+            decode_order_keys(order_keys, loop.x, known, needed, ranges)
             known = needed
-        for setting in range(sums.shape[0]):
+        for setting in range(sums.shape[1]):
             qparams = Qparams(measuring.values[setting], measuring.flags[setting], None, measuring.clipping)
             codes = Codes(measuring.q_min[setting], measuring.q_max[setting])
             clips = make_qparams(ranges, begin, end, codes, False, op.compute_type, qparams)
@@ -391,7 +406,7 @@ def fake_quantize_and_sum(x, y, elements, steps, measuring, op, summing, sums):
                 measuring.degenerate[setting, s] = qparams.flags[DEGENERATE, s - begin]
         there = Steps(steps.inner, steps.row, steps.advance, steps.first_slice + begin, steps.end)
         here = Qparams(measuring.values, measuring.flags, None, measuring.clipping)
-        _sum_chunk(loop, Elements(base, first, last), there, here, sums, chunk)
+        _sum_chunk(loop, Elements(base, first, last), there, here, sums[chunk])
 
 
 @inlined
@@ -401,25 +416,6 @@ def measure(bits, elements, steps, limits, order_keys, short_runs):
         measure_range(bits, elements, steps, limits, order_keys)
     else:
         measure_short_runs(bits, elements, steps, limits, order_keys)
-
-
-@inlined
-def fake_quantize_and_sum_each(x, y, layouts, measuring, op, summing, batch):
-    """`fake_quantize_and_sum` for many tensors of at most a chunk each, which are parts of `x`.
-
-    `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
-    """
-    for t in range(layouts.shape[0]):
-        begin, size = layouts[t, 0], layouts[t, 1]
-        steps = Steps(layouts[t, 2], layouts[t, 3], layouts[t, 4], 0, size)
-        row = batch.sums[t, 0]
-        fake_quantize_and_sum(x, y, Elements(-begin, 0, size), steps, measuring, op, summing, batch.sums[t : t + 1])
-        batch.is_done[t] = abs(row[ABS_ERROR]) < np.inf
-        lo, hi = measuring.ranges[0, 0], measuring.ranges[1, 0]
-        for s in range(run_at(size - 1, steps)[0] + 1):
-            lo, hi = min(lo, measuring.ranges[0, s]), max(hi, measuring.ranges[1, s])
-            batch.num_degenerate[t] += measuring.degenerate[0, s]
-        row[INPUT_MIN], row[INPUT_MAX] = lo, hi
 
 
 @inlined
