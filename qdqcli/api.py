@@ -13,7 +13,7 @@ from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Never, TypedDict, Unpack, overload
 
 import ml_dtypes
 import numpy as np
@@ -236,6 +236,7 @@ def measure(
     max_memory: int = DEFAULT_MAX_MEMORY,
     device: str = "cpu",
     dask: str | None = None,
+    **unknown: Never,
 ) -> Report:
     """Measure what quantization loses, like `qdq stats`; writes nothing.
 
@@ -275,12 +276,14 @@ def measure(
         device: "cpu", "cuda" or "auto".
         dask: address of a Dask scheduler, its scheduler file, or "local": work on its workers; `threads` (1 by default)
             and `max_memory` are those of a task.
+        **unknown: none is taken; the nearest keyword is offered.
 
     Raises:
         UsageError: settings or patterns contradict each other or do not fit the tensors.
         InputError: a file is missing, unreadable or malformed, or its weights are already quantized.
         UnavailableError: the device does not work here, or no cluster answers.
     """
+    check_keywords("measure", unknown, measure)
     settings = Settings(
         scheme=scheme, num_bits=num_bits, group_size=group_size, axis=axis, signed_input=signed_input,
         narrow_range=narrow_range, round_mode=round_mode, ragged_groups=ragged_groups, indivisible=indivisible,
@@ -675,8 +678,8 @@ _WORDS = {"bits": "num_bits", "nbits": "num_bits", "group": "group_size", "ignor
 """Names of other libraries -> those that do the same here."""
 
 
-def check_keywords(function: str, given: Mapping[str, object], known: type) -> None:
-    """Refuse keyword arguments that a TypedDict lacks.
+def check_keywords(function: str, given: Mapping[str, object], known: type | Callable[..., object]) -> None:
+    """Refuse keyword arguments that a TypedDict or a function lacks.
 
     Raises:
         TypeError: as Python does for a function without them.

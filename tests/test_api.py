@@ -82,10 +82,12 @@ def test_measure_is_stats(qdq: Qdq, model: Path, arguments: dict[str, Any], opti
 
 
 def test_settings_are_the_arguments_of_measure() -> None:
-    own = {"path", "threads", "max_memory", "device", "dask"}
+    own = {"path", "threads", "max_memory", "device", "dask", "unknown"}
     assert inspect.signature(qdqcli.measure).parameters.keys() - own == Settings.__annotations__.keys()
     with pytest.raises(TypeError, match="unexpected keyword argument 'bits'"):
         qdqcli.run("x", "y", bits=4)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"'bits'\. Did you mean 'num_bits'\?"):
+        qdqcli.measure("x", bits=4)  # type: ignore[arg-type]
     for study in (qdqcli.sweep, partial(qdqcli.plan, avg_bits=4), qdqcli.diagnose):
         with pytest.raises(TypeError, match="unexpected keyword argument 'bits'"):
             study("x", bits=4)

@@ -10,15 +10,19 @@ import click
 import numpy as np
 import pytest
 
-from qdqcli.cli.main import COMMANDS
+from qdqcli.cli.main import COMMANDS, cli
 from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.estimator import ESTIMATORS, WholeSlices, estimator
+from qdqcli.report.allocation import PLAN
+from qdqcli.report.conventions import LAB
+from qdqcli.report.diagnosis import DIAGNOSIS
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES, formatter
-from qdqcli.report.listing import LISTING_FORMATS
+from qdqcli.report.forms import LISTING_FORMATS
 from qdqcli.report.options import ReportOptions
+from qdqcli.report.sweep import SWEEP
 from qdqcli.result.result import RunResult
 from qdqcli.stats.metrics import METRICS, Better
 from qdqcli.stats.sums import CHUNK_ELEMENTS, ErrorSums
@@ -228,3 +232,23 @@ def test_every_estimator_is_a_choice_of_every_command_that_measures(qdq: Qdq, ti
     specs = [row["spec"] for row in report["tensors"] if row["status"] == "quantized"]
     assert {(spec["estimator"], spec["range_given"]) for spec in specs} == {(name, name != "minmax")}
     assert qdq("inspect", tiny, "--estimator", name).code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("sweep", SWEEP.names),
+        ("plan", PLAN.names),
+        ("diagnose", DIAGNOSIS.names),
+        ("conventions", LAB.names),
+        ("inspect", list(LISTING_FORMATS)),
+        ("stats", list(FORMATTERS)),
+    ],
+)
+def test_the_help_lists_the_formats_that_a_command_has(command: str, names: list[str]) -> None:
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    texts = {option.name: option.help for option in found.params if isinstance(option, click.Option)}
+    assert texts["format_name"] == f"Choose what standard output gets: {', '.join([*names, 'none'])}."
+    suffixes = [suffix for suffix, name in REPORT_SUFFIXES.items() if name in names]
+    assert f"({' '.join(suffixes)})" in (texts["reports"] or "")

@@ -16,6 +16,7 @@ from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.errors import UsageError
 from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
 from qdqcli.recipe.sweep import Setting
+from qdqcli.report.forms import LAB_FORMATS
 
 DEFAULT_SCHEMES = ("int4-channel", "int4-g128", "int4-g32")
 
@@ -35,7 +36,7 @@ Examples:
 @opt.selection_options
 @opt.packed_option
 @opt.from_packed_option
-@opt.destination_options
+@opt.destination_options(LAB_FORMATS)
 @opt.work_options
 @opt.verbosity_options
 @pass_call()

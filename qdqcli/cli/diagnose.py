@@ -21,9 +21,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.recipe.plan import check_selection, make_plans
 from qdqcli.recipe.toml_text import plans_of
-from qdqcli.report.forms import check_forms
-
-FORMATS = ("table", "json", "markdown", "html")
+from qdqcli.report.forms import STUDY_FORMATS, check_forms
 
 
 @click.command(
@@ -52,7 +50,7 @@ Examples:
 @opt.selection_options
 @opt.packed_option
 @opt.from_packed_option
-@opt.study_options
+@opt.study_options(STUDY_FORMATS)
 @pass_call()
 def diagnose(
     call: Call,
@@ -71,7 +69,7 @@ def diagnose(
     by the op on all elements; it is the difference of two runs of `qdq stats`. Tensors that --include names are all
     diagnosed.
     """
-    check_forms("a diagnosis", FORMATS, call.report.formats)
+    check_forms("a diagnosis", STUDY_FORMATS, call.report.formats)
     if worst is not None and diagnoses_all:
         raise UsageError("--worst excludes --all; give one of them")
     if overwrite and write_recipe is None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -23,6 +24,7 @@ from qdqcli.recipe.preset import PRESETS
 from qdqcli.recipe.request import Request, Settings, request_from
 from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
+from qdqcli.report.forms import LISTING_FORMATS
 from qdqcli.report.ranking import DEFAULT_SORT, SORTS, check_sort
 from qdqcli.result.group import BY
 from qdqcli.tensors.remote_path import is_url, output_path
@@ -209,19 +211,25 @@ compared_options = together(
 )  # fmt: skip
 """The selection of tensors to compare: all by default."""
 
-_FORMATS = [*FORMATTERS, "none"]
-destination_options = together(
-    click.option("--format", "format_name", type=click.Choice(_FORMATS), default="table", show_default=True,
-                 metavar="FORMAT", help=f"Choose what standard output gets: {', '.join(_FORMATS)}."),
-    click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-                 help=f"Write the report to FILE ({' '.join(REPORT_SUFFIXES)}) too; {{name}} in it: one for each "
-                 "input. Repeatable."),
-)  # fmt: skip
-"""The destination of a report."""
+
+def destination_options(formats: Sequence[str] = tuple(FORMATTERS)) -> Decorator:
+    """Return a decorator that adds the destination of a report that has these formats."""
+    names = [*formats, "none"]
+    suffixes = [suffix for suffix, name in REPORT_SUFFIXES.items() if name in formats]
+    return together(
+        click.option("--format", "format_name", type=click.Choice(names), default="table",
+                     show_default=True, metavar="FORMAT",
+                     help=f"Choose what standard output gets: {', '.join(names)}."),
+        click.option("--report", "reports", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+                     help=f"Write the report to FILE ({' '.join(suffixes)}) too; {{name}} in it: one for each input. "
+                     "Repeatable."),
+    )  # fmt: skip
+
+
 TOP = click.option("--top", type=click.IntRange(min=0), metavar="N", show_default="20 on a terminal, all elsewhere",
                    help="Show the first N tensors; 0: all.")  # fmt: skip
 presentation_options = together(
-    destination_options,
+    destination_options(),
     click.option("--sort", type=check_sort, default=DEFAULT_SORT, show_default=True, metavar="METRIC",
                  shell_complete=completing(lambda: SORTS),
                  help="Show the worst tensor by this metric first; share: the one that holds most of the squared "
@@ -252,7 +260,7 @@ report_options = together(
 )  # fmt: skip
 """Presentation, destination and content of a report."""
 listing_options = together(
-    destination_options,
+    destination_options(LISTING_FORMATS),
     click.option("--sort", "list_sort", type=click.Choice(["order", "name", "size", "packed"]), default="order",
                  show_default=True, help="Sort by name, or the largest first; order: as in the checkpoint. Tensors "
                  "that stay as they are come last."),
@@ -319,8 +327,11 @@ measuring_options = together(
     machine_options,
 )
 """All options of a command that quantizes and reports."""
-study_options = together(destination_options, scale_bits_option, machine_options)
-"""The options of commands that report on several settings."""
+
+
+def study_options(formats: Sequence[str]) -> Decorator:
+    """Return a decorator that adds the options of commands that report on several settings, in these formats."""
+    return together(destination_options(formats), scale_bits_option, machine_options)
 
 
 def request_of(call: Call, **changes: Unpack[Settings]) -> Request:

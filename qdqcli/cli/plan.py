@@ -39,7 +39,7 @@ from qdqcli.recipe.file import read_recipe
 from qdqcli.recipe.goal import Goal, exact_bits
 from qdqcli.recipe.sweep import Setting
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, read_ties
-from qdqcli.report.forms import check_forms
+from qdqcli.report.forms import STUDY_FORMATS, check_forms
 
 if TYPE_CHECKING:
     from qdqcli.study.allocation import Objective
@@ -178,7 +178,7 @@ Examples:
 @recipe_options
 @opt.selection_options
 @opt.packed_option
-@opt.study_options
+@opt.study_options(STUDY_FORMATS)
 @click.option(
     "--top",
     type=click.IntRange(min=0),
@@ -202,7 +202,7 @@ def plan(call: Call, /, asked: Planning) -> None:
         counts_all=asked.count == "all",
     )
     session = call.session
-    check_forms("a plan", ("table", "json", "markdown", "html"), call.report.formats)
+    check_forms("a plan", STUDY_FORMATS, call.report.formats)
     call = with_project(call, reports_tensors=False)
     files = Files.of(call, asked, tie_file=asked.tie_file)
     files.check()

@@ -28,9 +28,13 @@ def listen(interruption: Interruption) -> None:
 
     A signal that the parent process ignores stays ignored, as `nohup` and background jobs expect.
     """
+    received: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
         interruption.request(number)  # in case there is no watcher
+        received.append(number)
+        if len(received) > 1:  # the watcher cannot run while a regular expression is matched, this can
+            _end(number, interruption)
 
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)

@@ -24,6 +24,7 @@ from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.request import Request
 from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep, settings_of
+from qdqcli.report.forms import SWEEP_FORMATS
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
 
@@ -131,7 +132,7 @@ Examples:
 @click.option("--by", "rows_by", type=click.Choice(["setting", "tensor"]), default="setting", show_default=True,
               help="Show a row per setting, or per tensor with its SQNR under each setting.")  # fmt: skip
 @click.option("--pareto", is_flag=True, help="Show only settings that no other dominates.")
-@opt.study_options
+@opt.study_options(SWEEP_FORMATS)
 @pass_call(lists=Lists)
 def sweep(call: Call, /, lists: Lists, rows_by: str, pareto: bool) -> None:
     """Measure many settings on one read of each tensor; writes no tensors.

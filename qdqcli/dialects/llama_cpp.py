@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
+from qdqcli.dialects import match
 from qdqcli.dialects.compressed_tensors import NO_INTEGERS
 from qdqcli.dialects.dialect import Dialect
 from qdqcli.dialects.gguf_names import gguf_name
@@ -120,6 +121,7 @@ def read(lines: Sequence[Line], names: Collection[str], where: str) -> Imported:
     expressions = []
     for pattern, kind in lines:
         try:
+            match.check_cost(pattern)
             expressions.append((re.compile(pattern.lower()), kind.lower()))
         except re.error as error:
             raise UsageError(f"{where}'{escape_name(pattern)}' is not a regular expression: {error}") from None

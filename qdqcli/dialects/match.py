@@ -10,6 +10,14 @@ _SPECIAL = re.compile(r"[*?\[#]")
 _FLAGS = re.compile(r"\(\?([aiLmsux]+)\)")
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\$", re.DOTALL)
 """What may hide a dollar sign: an escape, a set of characters."""
+_PIECE = re.compile(
+    rf"{_TOKEN.pattern}|\((?:\?(?:P<\w+>|P=\w+\)|<?[=!]|#[^)]*\)|[\w-]*[:>)]))?|\{{\d*,?\d*\}}|.", re.DOTALL
+)
+"""A piece of an expression: a token, the begin of a group, a quantifier, a character."""
+_ONCE = re.compile(r"\{0?,?1\}|\{1,1\}")
+_FIXED = re.compile(r"\{\d+\}")
+MAX_REPEATS = 5
+"""Unbounded repetitions in an expression of a file: with n of them, time grows with the power n of a name's length."""
 _END = rf"(?=\{WEIGHT}\Z)"
 _TRANSLATED = re.compile(r"re:(?:\.\*\?)?\(\?:(.*)\)(?:\.\*)?\\.weight", re.DOTALL)
 _QUANTIZER = "weight_quantizer"
@@ -89,7 +97,44 @@ def _grouped(regex: str) -> str:
         re.compile(regex)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"'{escape_name(regex)}' is not a regular expression: {error}") from None
+    check_cost(regex)
     flags = _FLAGS.match(regex)
     inside = regex[flags.end() :] if flags else regex
     inside = _TOKEN.sub(lambda token: _END if token[0] in ("$", r"\Z") else token[0], inside)
     return f"(?{flags[1] if flags else ''}:{inside})"
+
+
+def check_cost(regex: str) -> None:
+    """Refuse an expression that could take a long time on a name that it does not match: Python's `re` has no limit.
+
+    That is a repeated group with alternatives or a repetition in it, and many unbounded repetitions. What other tools
+    write has neither.
+
+    Raises:
+        UsageError: it could.
+    """
+    groups = [False]  # for each open group: whether it has alternatives or repeats something
+    closed = False  # the same of the group that ended just before
+    num_repeats = 0
+    for piece in _PIECE.findall(regex):
+        if piece.isspace() or piece.startswith("(?#"):
+            continue
+        if piece in ("*", "+") or (piece[0] == "{" and piece != "{" and not _ONCE.fullmatch(piece)):
+            num_repeats += piece in ("*", "+") or piece.endswith(",}")
+            if closed or num_repeats > MAX_REPEATS:
+                many = f"has more than {MAX_REPEATS} unbounded repetitions"
+                why = "repeats a group that repeats something or has alternatives" if closed else many
+                raise UsageError(
+                    f"'{escape_name(regex)}' {why}, which can take longer than anyone waits; write it without, or as "
+                    "several expressions"
+                )
+            groups[-1] |= not _FIXED.fullmatch(piece)
+        elif piece == "|":
+            groups[-1] = True
+        elif piece[0] == "(" and piece[-1] != ")":
+            groups.append(False)
+        elif piece == ")" and len(groups) > 1:
+            closed = groups.pop()
+            groups[-1] |= closed
+            continue
+        closed = False

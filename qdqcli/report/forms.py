@@ -11,6 +11,13 @@ from qdqcli.report.options import ReportOptions
 
 T = TypeVar("T")
 
+LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+SWEEP_FORMATS = ("table", "json", "jsonl", "csv", "markdown", "html")
+STUDY_FORMATS = ("table", "json", "markdown", "html")
+"""Formats of a plan and of a diagnosis."""
+LAB_FORMATS = ("table", "json", "markdown")
+"""Formats of a comparison of conventions."""
+
 
 def check_forms(what: str, known: Sequence[str], names: Iterable[str]) -> None:
     """Check that each format is one of those that a kind of report has, or `none`.

@@ -12,7 +12,7 @@ from qdqcli.recipe.recipe import NO_FLOAT
 from qdqcli.report import escape, markdown
 from qdqcli.report.csv import csv_line
 from qdqcli.report.explanation import decided_text, ranked_places
-from qdqcli.report.forms import check_forms
+from qdqcli.report.forms import LISTING_FORMATS, check_forms
 from qdqcli.report.json import document
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, counted, metric_text, metric_title, size_text
@@ -24,7 +24,6 @@ from qdqcli.result.group import naming
 from qdqcli.result.result import header_to_json, range_to_json
 from qdqcli.tensors.tensor import plain_shape
 
-LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 """Formats of a listing. The other report formats are for findings."""
 ORDER = "order"
 _DROPPED_FIRST = ("bits", "ranges", "packed", "decided", "num_nonfinite", "input_min", "input_max")

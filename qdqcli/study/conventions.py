@@ -139,8 +139,13 @@ def run_lab(
                         own.append(_measured(reader, info, decision, source, workers))
                 on_bytes(decided[0][0].nbytes)
             reader.close()
+    own_keys = settings[0].to_json()
     return Lab(
-        columns=settings, rows=rows, inputs=inputs_of(columns[0]), settings=described, notes=notes_of(columns[0])
+        columns=settings,
+        rows=rows,
+        inputs=inputs_of(columns[0]),
+        settings={key: value for key, value in described.items() if key not in own_keys},
+        notes=notes_of(columns[0]),
     )
 
 

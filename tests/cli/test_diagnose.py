@@ -158,7 +158,7 @@ def test_squares_beyond_float64_are_no_bug(qdq: Qdq, tmp_path: Path) -> None:
         (("--worst", 3, "--all"), "--worst excludes --all"),
         (("--worst", 0), "0 is not in the range"),
         (("--overwrite",), "add --write-recipe FILE"),
-        (("--format", "sarif"), "a diagnosis has no sarif form"),
+        (("--report", "x.sarif"), "a diagnosis has no sarif form"),
         (("--max-bits-added", -1), "is not in the range"),
         (("--max-bits-added", "nan"), "max_bits_added is nan"),
         (("-g", 48), "--indivisible"),

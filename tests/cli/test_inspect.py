@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qdqcli.report.formatter import REPORT_SUFFIXES
-from qdqcli.report.listing import LISTING_FORMATS
+from qdqcli.report.forms import LISTING_FORMATS
 from tests.cli.process import environment
 from tests.conftest import TINY, Qdq
 from tests.run.checkpoints import sample, write_safetensors, write_sparse

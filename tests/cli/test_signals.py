@@ -115,7 +115,7 @@ def test_a_signal_before_a_file_turns_out_bad_counts(
         interruption.request(number)
         raise InputError("in.safetensors: is damaged")
 
-    monkeypatch.setattr("qdqcli.cli.inspect.open_inputs", refuse)
+    monkeypatch.setattr("qdqcli.cli.inspect.opened", refuse)
     assert run(["inspect", str(tmp_path)], interruption) == code
     assert capsys.readouterr().err.startswith("error: interrupted")
 

@@ -88,7 +88,7 @@ def test_every_format_can_be_written(qdq: Qdq, model: Path, tmp_path: Path) -> N
         (("-g", "32,0"), "is not a list of group sizes"),
         (("--estimator", "median"), "is not one of minmax"),
         (("--percentile", "99"), "needs --estimator percentile"),
-        (("--format", "sarif"), "a sweep has no sarif form"),
+        (("--report", "x.sarif"), "a sweep has no sarif form"),
         (("--include", "nothing*"), "nothing*"),
         (("--axis", "7"), "nothing to quantize"),
     ],

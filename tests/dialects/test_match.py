@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 import pytest
 
 from qdqcli.dialects import match
+from qdqcli.errors import UsageError
 from qdqcli.recipe.patterns import compile_pattern
 
 MODULES = ["lm_head", "lm_head2", "model.layers.1.mlp.gate", "model.layers.11.mlp.gate", "model.layers.1.mlp.gate_proj",
@@ -59,3 +60,20 @@ def test_globs_on_quantizers(glob: str) -> None:
 @pytest.mark.parametrize("glob", ["lm_head", "*gate", "*gate*", "model.layers.1*", "*[0-9].mlp.gate"])
 def test_globs_on_modules(glob: str) -> None:
     assert agreeing(match.on_module(glob)) == [name for name in MODULES if fnmatchcase(name, glob)]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["(a+)+", r"(\w+\.?)*x$", "(a|a)*b", "(?:a*)*", "((a|b)c)+", "(a*){3}", "(a{1,9})+", ".*.*.*.*.*.*x", "(?x)(a+) +",
+     "(a+)(?#b)+"],
+)  # fmt: skip
+def test_an_expression_that_may_take_forever_is_refused(expression: str) -> None:
+    with pytest.raises(UsageError, match="can take longer than anyone waits"):
+        match.matched(expression)
+
+
+@pytest.mark.parametrize(
+    "expression", [r"(a|b)c*", "(a+)?b+", "[(*]+|(x)+", r"\(a+\)+", "(ab)+", r"(\d{2}){2}", "(a+){1}", "{2}a{"]
+)
+def test_other_expressions_are_taken(expression: str) -> None:
+    match.check_cost(expression)
