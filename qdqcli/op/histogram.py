@@ -3,8 +3,7 @@
 A large BF16 or F16 tensor is read once; later queries cost the same for a million elements and a billion.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Self
@@ -74,11 +73,12 @@ class PatternCounter:
         """Count stored elements."""
         patterns = x.view(np.uint16)
         whole = patterns.size // 4 * 4
-        with self._tables() as tables:
-            kernels.count_patterns(patterns[:whole].view(np.uint64), patterns[whole:], tables.counts)
-            tables.num_elements += patterns.size
-            if tables.num_elements >= _COUNTER_LIMIT:
-                self._empty(tables)
+        tables = self._take()
+        kernels.count_patterns(patterns[:whole].view(np.uint64), patterns[whole:], tables.counts)
+        tables.num_elements += patterns.size
+        if tables.num_elements >= _COUNTER_LIMIT:
+            self._empty(tables)
+        self._idle.append(tables)
 
     def histogram(self) -> PatternHistogram:
         """Return the counts; no `see` may be in progress."""
@@ -88,13 +88,11 @@ class PatternCounter:
         self._idle.clear()
         return PatternHistogram(dtype=self._dtype, counts=self._counts)
 
-    @contextmanager
-    def _tables(self) -> "Iterator[_Tables]":
-        with self._changing:
-            tables = self._idle.pop() if self._idle else _empty_tables()
-        yield tables
-        with self._changing:
-            self._idle.append(tables)
+    def _take(self) -> "_Tables":
+        for held in (self._idle, _spare):
+            with suppress(IndexError):
+                return held.pop()
+        return _Tables()
 
     def _empty(self, tables: "_Tables") -> None:
         both = tables.counts[0] + tables.counts[1]  # few enough elements to fit 32 bits
@@ -110,13 +108,6 @@ class _Tables:
     def __init__(self) -> None:
         self.counts = np.zeros((2, NUM_PATTERNS), np.uint32)
         self.num_elements = 0
-
-
-def _empty_tables() -> _Tables:
-    try:
-        return _spare.pop()
-    except IndexError:
-        return _Tables()
 
 
 _spare: list[_Tables] = []

@@ -357,10 +357,10 @@ def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, ND
 
     A row is the layout's row if slices recur in every row. Otherwise it is all elements of the slices.
     """
-    origin, end = 0, layout.row
-    if layout.is_contiguous:
-        origin, end = layout.start_of(first_slice), layout.start_of(first_slice + num_slices)
-    return origin, layout.slice_of(np.arange(origin, end)) - first_slice
+    if not layout.is_contiguous:
+        return 0, np.arange(layout.row) // layout.inner
+    origin = layout.start_of(first_slice)
+    return origin, layout.slice_of(np.arange(origin, layout.start_of(first_slice + num_slices))) - first_slice
 
 
 def _spread(qparams: Floats, layout: Layout, first_slice: int, num_slices: int) -> Columns:
