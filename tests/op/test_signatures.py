@@ -11,7 +11,7 @@ from qdqcli.op import kernels
 from qdqcli.op.jit.kernel import Kernel
 
 MAX_PARAMETERS = 8
-COMPILED = {"inlined", "always_inlined", "device_kernel", "_device_kernel", "njit"}
+COMPILED = {"inlined", "device_kernel"}
 KERNELS = {kernel.source for kernel in vars(kernels).values() if isinstance(kernel, Kernel)}
 FOLDER = Path(qdqcli.op.__file__).parent
 

@@ -9,7 +9,7 @@ import numpy as np
 from qdqcli.op import columns
 from qdqcli.op.arguments import AHEAD, RUN
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.jit.register import always_inlined, inlined
+from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
     add_where,
     any_true,
@@ -45,14 +45,14 @@ def begin_chunk(terms):
         store(terms.zeroed, k, 0)
 
 
-@always_inlined
+@inlined
 def no_sums(terms):
     """Sums of a run to which nothing was added."""
     zero = broadcast_some(terms.zero)
     return zero, zero, zero, zero, zero, zero, broadcast_some(np.int32(0))
 
 
-@always_inlined
+@inlined
 def add_elements(v, w, terms, setting, sums):
     """Return the sums of a run with width() more inputs and outputs; only the first setting adds inputs."""
     error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
@@ -70,7 +70,7 @@ def add_elements(v, w, terms, setting, sums):
     )
 
 
-@always_inlined
+@inlined
 def add_run(sums, terms, setting, shift):
     """Add the sums of a run, of the lanes [shift, shift + width()), to the accumulators of a setting."""
     error, abs_error, sq_error, sq_input, sq_output, peak, zeroed = sums
@@ -86,7 +86,7 @@ def add_run(sums, terms, setting, shift):
     store(terms.zeroed, k, zeroed + load_some(terms.zeroed, k))
 
 
-@always_inlined
+@inlined
 def _widen(totals, k, values):
     store(totals, k, load_some(totals, k) + widen_to_double(values))
 

@@ -16,7 +16,7 @@ from qdqcli.op.cpu.ranges import (
     start_of,
 )
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.jit.register import always_inlined, inlined
+from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
     count,
     first_some,
@@ -164,7 +164,7 @@ def _quantize_row(x, y, begin, end, c, row, qparams, op):
         c = _next_column(c, row)
 
 
-@always_inlined
+@inlined
 def _column(values, c):
     """Qparams of the columns [c, c + VECTOR_SIZE)."""
     capacity = values.shape[1]
@@ -235,7 +235,7 @@ def _add_runs(loop, elements, steps, qparams, columns):
         cursor = behind
 
 
-@always_inlined
+@inlined
 def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
     """Return the sums of the lanes [shift, shift + width()) of a run, and `run_at` its end.
 
@@ -264,7 +264,7 @@ def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
     return sums, (s, end, left)
 
 
-@always_inlined
+@inlined
 def _sum_run_of_columns(loop, elements, cursor, steps, values, flags, setting, shift):
     """`_sum_run` for a column per element of a row; the first of `cursor` is the column."""
     base, begin, stop = elements
@@ -281,7 +281,7 @@ def _sum_run_of_columns(loop, elements, cursor, steps, values, flags, setting, s
     return sums, (c, 0, 0)
 
 
-@always_inlined
+@inlined
 def _some_of_column(values, c):
     """Qparams of the columns [c, c + width())."""
     capacity = values.shape[1]
@@ -289,7 +289,7 @@ def _some_of_column(values, c):
     return lo, hi, load_some(values, SCALE * capacity + c), load_some(values, INVERSE_SCALE * capacity + c)
 
 
-@always_inlined
+@inlined
 def _sum_vector(loop, at, qparams, flushing, setting, sums):
     """Quantize width() elements and add them to the sums of a run; write the outputs if they are kept."""
     x, y, op, summing = loop
@@ -306,7 +306,7 @@ def _sum_vector(loop, at, qparams, flushing, setting, sums):
     return add_elements(decode(stored), stored_value(v, stored), summing.terms, setting, sums)
 
 
-@always_inlined
+@inlined
 def _sum_lanes(loop, at, lanes, qparams, flushing, setting, sums):
     """`_sum_vector` for some of the lanes."""
     x, y, op, summing = loop

@@ -8,7 +8,7 @@ and release the GIL: callers run them in their own threads. Vector types only: e
 """
 
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.jit.register import always_inlined, inlined
+from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
     any_true,
     as_elements,
@@ -139,7 +139,7 @@ def measure_short_runs(x, elements, steps, limits, order_keys):
         measure_range(x, Elements(base, i, smaller(i + batch, stop)), steps, limits, order_keys)
 
 
-@always_inlined
+@inlined
 def _of_one(x, at, inner):
     """Extremes of one run, per lane."""
     lo = order_key(load(x, at))
@@ -153,7 +153,7 @@ def _of_one(x, at, inner):
 def _twice(of_half, number):
     """Return `_of_one` for twice the `number` of runs of `of_half`: their lanes in order, fewer for each."""
 
-    @always_inlined
+    @inlined
     def of_all(x, at, inner):
         (lo, hi), (lo1, hi1) = of_half(x, at, inner), of_half(x, at + number * inner, inner)
         return least_of_pairs(lo, lo1), greatest_of_pairs(hi, hi1)

@@ -15,7 +15,7 @@ from qdqcli.op.arguments import NUM_CANDIDATES
 from qdqcli.op.cpu.ranges import run_at
 from qdqcli.op.cpu.slices import pairwise_sum_scalar
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.jit.register import always_inlined, inlined
+from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
     any_true,
     bits_of_mask,
@@ -126,7 +126,7 @@ def _find_extremes(v, count, extremes):
     store(extremes, VECTOR_SIZE, low)
 
 
-@always_inlined
+@inlined
 def _some_qparams(qparams, k):
     """Qparams of VECTOR_SIZE candidates."""
     capacity = qparams.shape[1]

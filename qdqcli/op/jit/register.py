@@ -79,12 +79,6 @@ def is_vector(kind: types.Type) -> bool:
     return hasattr(kind, "scalar")
 
 
-def always_inlined(function: Function) -> Function:
-    """Make `function` inlined at every call: otherwise pairs of vectors are returned through memory, 4 times slower."""
-    overload(function, strict=False, forceinline=True)(lambda *_args: function)
-    return function
-
-
 def intrinsic_for(function: Callable[..., Any]) -> Callable[[Function], Function]:
     """Lower `function` to an instruction on the CPU; the decorated function returns a signature and its generator.
 
