@@ -10,7 +10,8 @@ from qdqcli.report.ranking import BY_NAME, BY_SHARE, BY_SIZE, DEFAULT_SORT, wors
 from qdqcli.report.table import Quote, group_size_in
 from qdqcli.result.group import kind_of
 from qdqcli.result.result import RunResult, Source, TensorResult
-from qdqcli.stats.metrics import MetricValue
+from qdqcli.stats.metrics import METRICS, MetricValue
+from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.note import Note
 
 LOWEST, LARGEST, WORST = "lowest SQNR", "largest share", "worst tensor"
@@ -69,7 +70,7 @@ def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
         "packed",
         (
             f"{len(packed):,} of {counted(len(packed) + len(left) + len(lost), 'weight')}: {names}, "
-            f"{metric_text('bits_per_weight', bits)} bits per weight"
+            f"{metric_text('bits_per_weight', bits)} bits per weight{_sqnr_of(packed)}"
         ),
     )
     known = [row.packing for row in packed if row.packing and row.packing.is_idempotent is not None]
@@ -77,11 +78,20 @@ def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
         kept = [packing.storage.grid for packing in known if packing.is_idempotent]
         kinds = {f"int{grid.bits}, groups of {grid.block[1]}, symmetric" for grid in kept}
         kind = f"{kinds.pop()}: " if len(kinds) == 1 else ""
-        yield "again", f"{kind}{len(kept):,} of {counted(len(known), 'weight')} unchanged when quantized so again"
+        yield (
+            "again",
+            f"{kind}{len(kept):,} of {counted(len(known), 'weight')} unchanged if rounded to their grid again",
+        )
     if left:
         yield "left in float", few([row.source.name for row in left], quote)
     if lost:
         yield "not compared", few([row.source.name for row in lost], quote)
+
+
+def _sqnr_of(rows: Sequence[TensorResult]) -> str:
+    """Return the SQNR of some rows, where it is a number."""
+    value = METRICS[DEFAULT_SORT].value(ErrorSums.total(row.sums for row in rows))
+    return "" if value is None else f", {metric_text(DEFAULT_SORT, value)} dB"
 
 
 def _slips(run: RunResult, quote: Quote) -> Iterator[str]:

@@ -152,7 +152,7 @@ def test_what_a_second_quantization_does(tmp_path: Path, qdq: Qdq) -> None:
     (tmp_path / "a").mkdir()
     same, shown = compared(tmp_path / "a", qdq, X, np.round(y / scales).astype(np.int32), scales)
     assert same["is_idempotent"] is True
-    assert "int4, groups of 32, symmetric: 1 of 1 weight unchanged when quantized so again" in shown
+    assert "int4, groups of 32, symmetric: 1 of 1 weight unchanged if rounded to their grid again" in shown
     (tmp_path / "b").mkdir()
     other, _ = compared(tmp_path / "b", qdq, X, np.clip(CODES, -5, 5), SCALES)
     assert other["is_idempotent"] is False
