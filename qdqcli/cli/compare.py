@@ -21,7 +21,7 @@ from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
-from qdqcli.escape import show_path
+from qdqcli.escape import escape_name, show_path
 from qdqcli.gate.settings import comparable, differences, shown
 from qdqcli.op.spec import QuantSpec
 from qdqcli.output.files import NamedFile
@@ -30,7 +30,7 @@ from qdqcli.recipe.pairing import entries_of, labels
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan, decoded_inputs, inputs_of, make_plans, notes_of
 from qdqcli.recipe.recipe import Recipe
-from qdqcli.recipe.rename import Renaming, new_names
+from qdqcli.recipe.rename import Renaming, new_names, suggestion
 from qdqcli.recipe.request import Settings
 from qdqcli.report.changes import CHANGES, Changes
 from qdqcli.report.number import counted
@@ -184,10 +184,14 @@ def _measured(call: Call, ours: list[Plan], theirs: list[Plan], renamings: Seque
         notes=notes_of([*ours, *theirs]),
     )
     failed = labels(run, [row for row in run.skipped if row.is_failure])
+    renamed, there = set(names.values()), {entry.name for entry in others}
+    offer = suggestion(renamed - there, there - renamed)
+    hint = "" if offer is None else f"; try --map '{escape_name(offer)}'"
     if not any(run.quantized):
-        raise UsageError(f"{' and '.join(inputs_of([*ours, *theirs]))}: nothing was measured: {_why(run)}")
+        raise UsageError(f"{' and '.join(inputs_of([*ours, *theirs]))}: nothing was measured: {_why(run)}{hint}")
     if failed:
-        session.note(f"{counted(len(failed), 'tensor')} could not be compared: {listed(failed)}; the report says why")
+        what = f"{counted(len(failed), 'tensor')} could not be compared: {listed(failed)}"
+        session.note(f"{what}; the report says why{hint}")
     return run
 
 

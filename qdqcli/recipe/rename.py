@@ -1,13 +1,17 @@
 """Renaming of tensors by patterns OLD=NEW, to pair checkpoints whose names differ."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.recipe.patterns import nearest_names
+
+_PREFIXES = 3
+"""Components of a name that a suggested renaming may exchange."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,26 @@ def new_names(
             )
         owners[new] = name
     return found, warnings
+
+
+def suggestion(ours: Collection[str], theirs: Collection[str]) -> str | None:
+    """Return the renaming of a prefix (`bert.*=*`) that pairs most of the names; None if none pairs half of them."""
+    prefixes: dict[str, list[str]] = defaultdict(list)
+    for name in theirs:
+        for prefix, rest in _split(name):
+            prefixes[rest].append(prefix)
+    pairs = Counter((old, new) for name in ours for old, rest in _split(name) for new in prefixes.get(rest, ()))
+    if not pairs:
+        return None
+    (old, new), count = min(pairs.items(), key=lambda item: (-item[1], len("".join(item[0]))))
+    return f"{old}*={new}*" if 2 * count >= len(ours) else None
+
+
+def _split(name: str) -> Iterator[tuple[str, str]]:
+    """Yield a name's first components, none to three of them, and the rest."""
+    parts = name.split(".", _PREFIXES)
+    for count in range(len(parts)):
+        yield "".join(f"{part}." for part in parts[:count]), ".".join(parts[count:])
 
 
 def _compiled(pattern: str, text: str) -> re.Pattern[str]:

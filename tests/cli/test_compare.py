@@ -252,6 +252,15 @@ def test_a_comparison_that_measures_nothing_is_an_error(qdq: Qdq, tiny: Path, tm
     assert qdq("compare", tiny, tiny, "--include", "mask").code == 2
 
 
+def test_a_prefix_that_one_side_has_is_offered(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
+    other = write_safetensors(tmp_path / "o.safetensors", {f"model.text.{name}": each for name, each in TINY.items()})
+    for one, two, offer in ((tiny, other, "*=model.text.*"), (other, tiny, "model.text.*=*")):
+        assert f"; try --map '{offer}'" in qdq("compare", one, two).error
+        assert failed(qdq("compare", one, two, "--map", offer, "--format", "json")) == {}
+    odd = write_safetensors(tmp_path / "odd.safetensors", {"embed": TINY["embed"], "x": sample((2, 2))})
+    assert "--map '" not in qdq("compare", tiny, odd).err
+
+
 def test_equal_tensors_are_counted_and_left_out_of_the_figures(qdq: Qdq, model: Path, tmp_path: Path) -> None:
     made = qdq("run", model, "-o", tmp_path / "out", "--num-bits", 4, "--format", "json").report["summary"]
     outcome = qdq("compare", model, tmp_path / "out", "--format", "json")
