@@ -11,6 +11,8 @@ from qdqcli.op.cpu.ranges import (
     make_qparams,
     measure_range,
     measure_short_runs,
+    qparams_from,
+    qparams_of,
     run_after,
     run_at,
     start_of,
@@ -107,7 +109,7 @@ def _quantize_runs(x, y, elements, steps, qparams, op, nontemporal):
     s, run_end, left = run_at(i, steps)
     while i < stop:
         end = smaller(run_end, stop)
-        lo, hi, scale, inverse = values[MIN_RANGE, s], values[MAX_RANGE, s], values[SCALE, s], values[INVERSE_SCALE, s]
+        lo, hi, scale, inverse = qparams_of(values, s)
         flushing = qparams.flags[FLUSHING, s]
         while i + VECTOR_SIZE <= end:
             stored = load(x, i - base)
@@ -144,7 +146,7 @@ def _quantize_band(x, y, begin, row, qparams, op, nontemporal):
     """Quantize _BAND whole rows, the first at x[begin]."""
     flushing = qparams.flags[FLUSHING, 0]
     for c in range(0, row, VECTOR_SIZE):
-        lo, hi, scale, inverse = _column(qparams.values, c)
+        lo, hi, scale, inverse = qparams_from(qparams.values, c)
         for r in range(_BAND):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
@@ -157,19 +159,11 @@ def _quantize_row(x, y, begin, end, c, row, qparams, op):
     """Quantize the elements [begin, end) of `x`, the first in column `c`."""
     flushing = qparams.flags[FLUSHING, 0]
     for i in range(begin, end, VECTOR_SIZE):
-        lo, hi, scale, inverse = _column(qparams.values, c)
+        lo, hi, scale, inverse = qparams_from(qparams.values, c)
         stored = load_part(x, i, end - i)
         v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
         store_part(y, i, encode(v, stored), end - i)
         c = _next_column(c, row)
-
-
-@inlined
-def _column(values, c):
-    """Qparams of the columns [c, c + VECTOR_SIZE)."""
-    capacity = values.shape[1]
-    lo, hi = load(values, MIN_RANGE * capacity + c), load(values, MAX_RANGE * capacity + c)
-    return lo, hi, load(values, SCALE * capacity + c), load(values, INVERSE_SCALE * capacity + c)
 
 
 @inlined
@@ -246,8 +240,7 @@ def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
     sums, i = no_sums(loop.summing.terms), begin
     while i < stop:
         to = smaller(end, stop)
-        qparams = values[MIN_RANGE, s], values[MAX_RANGE, s], values[SCALE, s], values[INVERSE_SCALE, s]
-        flushing = flags[FLUSHING, s]
+        qparams, flushing = qparams_of(values, s), flags[FLUSHING, s]
         k = i - (i - begin) % VECTOR_SIZE
         while k < to:
             if i <= k and k + VECTOR_SIZE <= to:

@@ -241,13 +241,35 @@ def make_qparams(ranges, first, last, codes, range_given, compute_type, qparams)
         lo, hi, scale, inverse = qparams_of_range(
             flush(measured_lo, compute_type), flush(measured_hi, compute_type), codes.q_min, codes.q_max, compute_type
         )
-        store(values, MIN_RANGE * capacity + s, lo)
-        store(values, MAX_RANGE * capacity + s, hi)
-        store(values, SCALE * capacity + s, scale)
-        store(values, INVERSE_SCALE * capacity + s, inverse)
+        store_qparams(values, s, (lo, hi, scale, inverse))
         store_mask(flags, FLUSHING * capacity + s, needs_flush(lo, hi, scale, range_given, compute_type))
         clips = range_given | (measured_lo < lo) | (measured_hi > hi)
         store_mask(flags, CLIPPING * capacity + s, clips)
         store_mask(flags, DEGENERATE * capacity + s, is_degenerate(scale, compute_type))
         clipping += count(clips & mask_of_first(last - first - s))
     return clipping
+
+
+@inlined
+def store_qparams(values, s, qparams):
+    """Store the qparams of the columns [s, s + VECTOR_SIZE)."""
+    lo, hi, scale, inverse = qparams
+    capacity = values.shape[1]
+    store(values, MIN_RANGE * capacity + s, lo)
+    store(values, MAX_RANGE * capacity + s, hi)
+    store(values, SCALE * capacity + s, scale)
+    store(values, INVERSE_SCALE * capacity + s, inverse)
+
+
+@inlined
+def qparams_of(values, s):
+    """Return the qparams of slice `s`: lo, hi, scale, inverse scale."""
+    return values[MIN_RANGE, s], values[MAX_RANGE, s], values[SCALE, s], values[INVERSE_SCALE, s]
+
+
+@inlined
+def qparams_from(values, s):
+    """Return the qparams of the columns [s, s + VECTOR_SIZE)."""
+    capacity = values.shape[1]
+    lo, hi = load(values, MIN_RANGE * capacity + s), load(values, MAX_RANGE * capacity + s)
+    return lo, hi, load(values, SCALE * capacity + s), load(values, INVERSE_SCALE * capacity + s)

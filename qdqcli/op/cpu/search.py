@@ -12,7 +12,7 @@ it starts if the error of its clipped elements does.
 import numpy as np
 
 from qdqcli.op.arguments import NUM_CANDIDATES
-from qdqcli.op.cpu.ranges import run_at
+from qdqcli.op.cpu.ranges import qparams_from, qparams_of, run_at, store_qparams
 from qdqcli.op.cpu.slices import pairwise_sum_scalar
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
@@ -30,7 +30,6 @@ from qdqcli.op.jit.vector import (
     smaller,
     store,
 )
-from qdqcli.op.params import INVERSE_SCALE, MAX_RANGE, MIN_RANGE, SCALE
 from qdqcli.op.primitives import constant, select, widen_to_double
 from qdqcli.op.value import (
     clamp,
@@ -80,27 +79,18 @@ def _decode_run(x, begin, count, compute_type, scratch):
 @inlined
 def make_candidates(lo, hi, candidates, compute_type, first, last, qparams):
     """Fill the columns [first, last) of `qparams` (QPARAM_ROWS, candidates), whole vectors, for the range [lo, hi]."""
-    capacity, codes = qparams.shape[1], candidates.codes
+    codes = candidates.codes
     for k in range(first, last, VECTOR_SIZE):
         share = load(candidates.fractions, k)
         low = flush(round_to(share * lo, compute_type), compute_type)
         high = flush(round_to(share * hi, compute_type), compute_type)
-        min_range, max_range, scale, inverse = qparams_of_range(low, high, codes.q_min, codes.q_max, compute_type)
-        store(qparams, MIN_RANGE * capacity + k, min_range)
-        store(qparams, MAX_RANGE * capacity + k, max_range)
-        store(qparams, SCALE * capacity + k, scale)
-        store(qparams, INVERSE_SCALE * capacity + k, inverse)
-
-
-@inlined
-def _one_qparams(qparams, k):
-    return qparams[MIN_RANGE, k], qparams[MAX_RANGE, k], qparams[SCALE, k], qparams[INVERSE_SCALE, k]
+        store_qparams(qparams, k, qparams_of_range(low, high, codes.q_min, codes.q_max, compute_type))
 
 
 @inlined
 def _squared_error(x, scratch, count, qparams, k, op, limit):
     """Return the error of candidate `k`; infinite once it exceeds `limit`, or for a degenerate scale."""
-    lo, hi, scale, inverse = _one_qparams(qparams, k)
+    lo, hi, scale, inverse = qparams_of(qparams, k)
     if not (abs(scale) < np.inf and abs(inverse) < np.inf):
         return np.inf
     stored = load_part(x, 0, 1)  # its type names the dtype
@@ -127,20 +117,12 @@ def _find_extremes(v, count, extremes):
 
 
 @inlined
-def _some_qparams(qparams, k):
-    """Qparams of VECTOR_SIZE candidates."""
-    capacity = qparams.shape[1]
-    lo, hi = load(qparams, MIN_RANGE * capacity + k), load(qparams, MAX_RANGE * capacity + k)
-    return lo, hi, load(qparams, SCALE * capacity + k), load(qparams, INVERSE_SCALE * capacity + k)
-
-
-@inlined
 def _bounds(stored, k, qparams, op, extremes):
     """Return lower bounds of the errors of VECTOR_SIZE candidates; in float32 or float64, also of all narrower ones.
 
     No output is beyond that of an end of the range, and the extremes of all lanes are distinct elements.
     """
-    lo, hi, scale, inverse = _some_qparams(qparams, k)
+    lo, hi, scale, inverse = qparams_from(qparams, k)
     zero, margin = qparams.dtype.type(0), qparams.dtype.type(_MARGIN)
     y_lo = stored_value(fake_quantize(lo, scale, inverse, op.half_up, op.compute_type) * margin, stored)
     y_hi = stored_value(fake_quantize(hi, scale, inverse, op.half_up, op.compute_type) * margin, stored)
@@ -154,7 +136,7 @@ def _bounds(stored, k, qparams, op, extremes):
 @inlined
 def _sums_in_float32(stored, v, count, k, qparams, op, limit):
     """Return the errors of VECTOR_SIZE candidates, accurate to _SLACK; partial ones once all exceed `limit`."""
-    lo, hi, scale, inverse = _some_qparams(qparams, k)
+    lo, hi, scale, inverse = qparams_from(qparams, k)
     errors = broadcast(0.0)
     for begin in range(0, count, _FLOAT32_RUN):
         total = broadcast(qparams.dtype.type(0))
@@ -260,7 +242,7 @@ def sum_patterns(counts, occurring, x, qparams, op, lanes, errors):
     Order of addition as in `sum_patterns` of `cpu/histograms.py`; `lanes` (VECTOR_SIZE,) is a scratch buffer.
     """
     for k in range(NUM_CANDIDATES):
-        lo, hi, scale, inverse = _one_qparams(qparams, k)
+        lo, hi, scale, inverse = qparams_of(qparams, k)
         lanes[:] = 0.0
         for p in occurring:
             v = decode(x[p])
