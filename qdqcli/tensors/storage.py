@@ -184,7 +184,7 @@ class InputFile:
         self.path = path
         with blame_input(path):
             self._file: _Opened | None = _open(path, is_expected=expected is not None)
-        status = self._status(self._file)
+            status = self._file.status()
         self.identity = FileIdentity.of(status)
         self.size = self.identity.size
         self.mode = stat.S_IMODE(status.st_mode)
@@ -253,7 +253,9 @@ class InputFile:
         """
         if self._file is None:
             return
-        if FileIdentity.of(self._status(self._file)) != self.identity:
+        with blame_input(self.path):  # its server may have lost it
+            status = self._file.status()
+        if FileIdentity.of(status) != self.identity:
             raise InputError(f"{show_path(self.path)}: changed while being read; start again")
         try:
             named = FileIdentity.of(self._file.status_by_name())
@@ -267,13 +269,6 @@ class InputFile:
             self.check_unchanged()
         finally:
             self._release()
-
-    def _status(self, file: _Opened) -> os.stat_result:
-        try:
-            return file.status()
-        except OSError as error:  # a file that its server has lost
-            self._release()
-            raise input_error(self.path, error) from error
 
     def _release(self) -> None:
         if self._file is not None:

@@ -140,12 +140,10 @@ def test_stats_reads_the_header_once_and_only_the_tensors_that_it_measures(
 
 @pytest.mark.parametrize("memory", ["1KiB", "64MiB"])
 def test_what_is_read_ahead_fits_the_memory_and_gives_the_same(
-    qdq: Qdq, server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str
+    qdq: Qdq, server: ObjectServer, tmp_path: Path, memory: str
 ) -> None:
-    """Pieces far smaller than a tensor, two passes over each, and hardly room for two pieces."""
-    monkeypatch.setattr("qdqcli.tensors.remote_file.PIECE_BYTES", 40_000)
-    monkeypatch.setattr("qdqcli.tensors.remote_file.LEAST_PIECE_BYTES", 40_000)
-    path = write_safetensors(tmp_path / "w.safetensors", {f"w{i}": sample((300, 400), seed=i) for i in range(3)})
+    """Pieces smaller than a tensor, two passes over each, and hardly room for two pieces."""
+    path = write_safetensors(tmp_path / "w.safetensors", {f"w{i}": sample((700, 500), seed=i) for i in range(3)})
     url = server.put(path, "w.safetensors")
     options = ("--num-bits", "4", "--format", "json", "--max-memory", memory)
     assert results(qdq("stats", url, *options), url) == results(qdq("stats", path, *options), path)
