@@ -10,9 +10,10 @@ import threading
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
@@ -163,7 +164,9 @@ class NpzWriter:
 
     def __init__(self, path: Path, reader: NpzReader, shard: NpzShard) -> None:
         self._shard = shard
-        self._offsets = dict(_offsets(shard.tensors))
+        starts = accumulate((tensor.nbytes for tensor in shard.tensors), initial=0)
+        self._offsets = {tensor.name: start for tensor, start in zip(shard.tensors, starts, strict=False)}
+        """Name -> offset in the temporary file."""
         self._file = OutputFile(path, mode=reader.file.mode)
         with ExitStack() as undo:
             undo.callback(self._file.abort)
@@ -202,14 +205,6 @@ class NpzWriter:
                 part = buffer[: nbytes - start]
                 self._spool.read_into(part, begin + start)
                 stream.write(part)
-
-
-def _offsets(tensors: Sequence[TensorInfo]) -> Iterator[tuple[str, int]]:
-    """Yield each tensor's offset in the writer's temporary file, where they are contiguous."""
-    offset = 0
-    for tensor in tensors:
-        yield tensor.name, offset
-        offset += tensor.nbytes
 
 
 def _same_entry(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
