@@ -81,18 +81,6 @@ def begin_log(path: Path, lines: Sequence[str]) -> None:
     write_file(path, map(line_of, lines), replaces=False)
 
 
-def first_line(path: Path) -> str | None:
-    """Return the first line of a log; None if there is no log, or no complete line."""
-    if isinstance(path, RemotePath):
-        return next(iter(open_log(path).lines), None)
-    try:
-        with path.open("rb") as file:
-            lines, _ = parse_lines(file.readline())
-    except OSError:
-        return None
-    return lines[0] if lines else None
-
-
 def read_lines(path: Path) -> list[str]:
     """Return the complete lines of a log; none if there is no log."""
     if isinstance(path, RemotePath):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from qdqcli.errors import InputError, OutputError, UsageError
 from qdqcli.escape import show_path
-from qdqcli.output.line_log import begin_log, first_line, open_log, read_lines
+from qdqcli.output.line_log import begin_log, open_log, read_lines
 from qdqcli.output.tree import JOURNAL, OutputTree
 from qdqcli.plain import Parsed
 from qdqcli.recipe.patterns import listed
@@ -55,7 +55,7 @@ def join(output: OutputTree, fingerprint: Fingerprint, command: Command) -> str:
         OutputError: the system refuses.
     """
     path = output.journal_path
-    if first_line(path) is None:
+    if not read_lines(path):
         output.check_unused()
         lines = (fingerprint, {"command": command._asdict()})
         with suppress(UsageError):  # another part was faster
