@@ -305,17 +305,14 @@ class OutputFile:
         self.path = path
         self._replaces = replaces
         self._temporary = path
+        self._blamed = Path(tempfile.gettempdir()) if isinstance(path, RemotePath) else path
+        """Path whose disk is to blame before `commit`."""
         with blame_output(self._blamed):
             if isinstance(path, RemotePath):
                 with tempfile.TemporaryFile(dir=self._blamed) as file:
                     self._descriptor = os.dup(file.fileno())
             else:
                 self._descriptor = self._open_locked(unfinished, 0o666 & private_mode(mode))
-
-    @property
-    def _blamed(self) -> Path:
-        """The path whose disk is to blame before `commit`."""
-        return Path(tempfile.gettempdir()) if isinstance(self.path, RemotePath) else self.path
 
     def resize(self, size: int) -> None:
         """Set the file's final size in bytes; unwritten ranges read as zeros."""

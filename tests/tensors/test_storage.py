@@ -107,7 +107,7 @@ def test_no_space_names_the_path_and_what_to_do() -> None:
     if not full.exists():
         pytest.skip("no always-full device here")
     output = OutputFile.__new__(OutputFile)
-    output.path = Path("out.npy")
+    output._blamed = Path("out.npy")
     output._descriptor = os.open(full, os.O_WRONLY)
     with pytest.raises(OutputError, match=r"^out\.npy: No space left on device; free some space"):
         output.write(memoryview(b"x"), 0)
