@@ -10,35 +10,15 @@ from qdqcli.op.arguments import PackedCodes
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-_ZERO = np.zeros((1, 1), np.float32)
+_ZERO, _ONE = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
 _NO_INDEX = np.empty(0, np.int32)
 
 
-def unpack(stored: NDArray[Any], bits: int, count: int) -> Bytes:
-    """Return the first `count` codes of each row, stored low bits first and dense across bytes and words.
-
-    Eight codes take `bits` bytes, which are shifted as one word of 64 bits: a tenth of the time that single bits take.
-    """
-    data = np.ascontiguousarray(stored).view(np.uint8)
-    if bits == 8:
-        return data[:, :count]
-    height, groups = len(data), -(-count // 8)
-    words = np.zeros((height, groups, 8), np.uint8)
-    whole = min(data.shape[1] // bits, groups)
-    words[:, :whole, :bits] = data[:, : whole * bits].reshape(height, whole, bits)
-    if whole < groups:
-        words[:, whole, : data.shape[1] - whole * bits] = data[:, whole * bits :]
-    codes = np.empty((height, groups, 8), np.uint8)
-    for index in range(8):
-        codes[:, :, index] = (words.view("<u8")[:, :, 0] >> np.uint64(index * bits)) & np.uint64((1 << bits) - 1)
-    return codes.reshape(height, -1)[:, :count]
-
-
-def unpack_padded(words: NDArray[Any], bits: int, count: int) -> Bytes:
-    """Return the first `count` codes of each row, stored in 32-bit words without a code that crosses two of them."""
-    shifts = np.arange(0, 32 - bits + 1, bits, dtype=np.uint32)
-    codes = (words.view(np.uint32)[:, :, None] >> shifts) & np.uint32((1 << bits) - 1)
-    return codes.astype(np.uint8).reshape(len(words), -1)[:, :count]
+def unpack(stored: NDArray[Any], bits: int, count: int, *, is_dense: bool = True) -> Floats:
+    """Return the first `count` codes of each row as numbers; see `dequantize`."""
+    out = np.empty((len(stored), count), np.float32)
+    dequantize(stored, np.arange(1 << bits, dtype=np.float32), _ONE, size=count, is_dense=is_dense, out=out)
+    return out
 
 
 def swap_nibbles(stored: Bytes) -> Bytes:
@@ -60,9 +40,9 @@ def dequantize(
 ) -> None:
     """Fill `out` (rows, columns) with (value - zero point) * scale of the codes of each row.
 
-    `values` has one for each code. Codes are stored low bits first, as `unpack` reads them, or `unpack_padded` where
-    they are not dense. Scales and zero points have a row per row or one for all, and a column per `size` columns; with
-    `index`, which names a column of theirs for each code, in that one.
+    `values` has one for each code. Codes are stored low bits first, dense across bytes and words; where they are not
+    dense, none crosses two 32-bit words, whose other bits are padding. Scales and zero points have a row per row or one
+    for all, and a column per `size` columns; with `index`, which names a column of theirs for each code, in that one.
     """
     data = np.ascontiguousarray(stored).view(np.uint8)
     bits, (rows, count) = len(values).bit_length() - 1, out.shape

@@ -11,8 +11,8 @@ from math import prod
 import numpy as np
 
 from qdqcli.plain import Parsed
-from qdqcli.tensors.packed.bits import dequantize, unpack, unpack_padded
-from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
+from qdqcli.tensors.packed.bits import dequantize, unpack
+from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, SHAPE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import ScaleGrid, group_index
 from qdqcli.tensors.packed.storage import Grid
@@ -34,10 +34,6 @@ class _Packing:
     def words(self, count: int) -> int:
         """Return the words that hold `count` codes."""
         return -(-count * self.bits // _WORD) if self.is_dense else -(-count // (_WORD // self.bits))
-
-    def codes(self, words: Stored, count: int) -> Stored:
-        """Return the first `count` codes of each row of words."""
-        return (unpack if self.is_dense else unpack_padded)(words, self.bits, count)
 
     @property
     def aligned(self) -> int:
@@ -69,8 +65,8 @@ class _PackQuantized:
         packing = self.packing
         begin = start - start % packing.aligned
         words = parts.whole(ZERO_POINT)[packing.words(begin) : packing.words(stop)]
-        codes = packing.codes(np.ascontiguousarray(words.T), stop - begin)[:, start - begin :]
-        return codes.T.astype(np.float32) - np.float32(1 << (packing.bits - 1))
+        codes = unpack(words.T, packing.bits, stop - begin, is_dense=packing.is_dense)[:, start - begin :]
+        return codes.T - np.float32(1 << (packing.bits - 1))
 
 
 def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:

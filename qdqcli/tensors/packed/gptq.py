@@ -46,13 +46,12 @@ class _Gptq:
             return np.full((stop - start, 1), 1 << (bits - 1), np.float32)
         begin = start - start % _WORD
         words: Stored = parts.columns(ZERO_POINT, begin * bits // _WORD, -(-stop * bits // _WORD))
+        offset = self.zero_offset
         if _WORD % bits == 0:
-            ones = sum(self.zero_offset << shift for shift in range(0, _WORD, bits))
-            return unpack(words.view(np.uint32) + np.uint32(ones), bits, stop - begin)[:, start - begin :].T.astype(
-                np.float32
-            )
-        codes = unpack(words, bits, stop - begin)[:, start - begin :] + np.uint8(self.zero_offset)
-        return (codes & np.uint8((1 << bits) - 1)).T.astype(np.float32)
+            ones = sum(offset << shift for shift in range(0, _WORD, bits))
+            words, offset = words.view(np.uint32) + np.uint32(ones), 0
+        codes = unpack(words, bits, stop - begin)[:, start - begin :].T
+        return (codes + np.float32(offset)) % np.float32(1 << bits)
 
 
 def gptq(weight: PackedWeight, parts: Parts) -> Decoder:

@@ -132,15 +132,12 @@ def comfyui(weight: PackedWeight, parts: Parts) -> Decoder:
 
 def comfyui_nvfp4(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of NVFP4 with the high nibble first and its scales in tiles (comfy-kitchen 0.2)."""
-    codes = weight.parts[CODES]
+    shape = weight.parts[CODES].shape
     _check_mark(weight, parts)
     global_scale(parts)
-    if len(codes.shape) != 2 or codes.shape[1] % 8:
-        raise damaged(weight, CODES, f"its shape is {plain_shape(codes.shape)}, expected rows of 16 codes in 8 bytes")
-    shape = codes.shape[0], 2 * codes.shape[1]
-    scales = ScaleGrid.tiled(weight, shape, _NV, "F8_E4M3")
-    grid = Grid(4, scales.block, Values.E2M1, Scales.E4M3_AND_FLOAT)
-    return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, is_high_first=True)
+    if len(shape) != 2 or shape[1] % 8:
+        raise damaged(weight, CODES, f"its shape is {plain_shape(shape)}, expected rows of 16 codes in 8 bytes")
+    return _fp4(weight, ScaleGrid.tiled(weight, _pairs(shape), _NV, "F8_E4M3"), is_high_first=True)
 
 
 def _check_mark(weight: PackedWeight, parts: Parts) -> None:
@@ -182,26 +179,28 @@ def mxfp8(weight: PackedWeight, parts: Parts) -> Decoder:
 def mxfp4(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of FP4 with a power of two per 32 codes."""
     del parts
-    return _fp4(weight, _MX, divides=False)
+    return _fp4(weight, ScaleGrid.of(weight, _pairs(weight.parts[CODES].shape), block=(1, _MX)))
 
 
 def nvfp4(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of FP4 with a scale per 16 codes, times one for the tensor."""
     global_scale(parts)
-    return _fp4(weight, _NV, divides=False)
+    return _fp4(weight, ScaleGrid.of(weight, _pairs(weight.parts[CODES].shape), block=(1, _NV)))
 
 
 def nvfp4_inverse(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of FP4 with a scale per 16 codes, divided by one for the tensor (compressed-tensors)."""
     global_scale(parts)
-    return _fp4(weight, _NV, divides=True)
+    return _fp4(weight, ScaleGrid.of(weight, _pairs(weight.parts[CODES].shape), block=(1, _NV)), divides=True)
 
 
-def _fp4(weight: PackedWeight, group: int, *, divides: bool) -> Decoder:
-    *lead, nbytes = weight.parts[CODES].shape
-    shape = (*lead, 2 * nbytes)
-    scales = ScaleGrid.of(weight, shape, block=(1, group))
+def _pairs(codes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a weight with two codes per byte."""
+    return *codes[:-1], 2 * codes[-1]
+
+
+def _fp4(weight: PackedWeight, scales: ScaleGrid, *, divides: bool = False, is_high_first: bool = False) -> Decoder:
+    shape = _pairs(weight.parts[CODES].shape)
     grid = Grid(4, scales.block, Values.E2M1, Scales.E4M3_AND_FLOAT if GLOBAL_SCALE in weight.parts else Scales.E8M0)
-    if INPUT_SCALE in weight.parts:
-        check_shape(weight, INPUT_SCALE, shape[-1:])
-    return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, divides=divides)
+    check_shape(weight, INPUT_SCALE, shape[-1:])
+    return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, divides=divides, is_high_first=is_high_first)

@@ -4,30 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qdqcli.tensors.packed.bits import dequantize, swap_nibbles, unpack, unpack_padded
+from qdqcli.tensors.packed.bits import dequantize, swap_nibbles, unpack
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(1)
-
-
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 10, 31, 32, 33, 100])
-def test_dense_codes(bits: int, count: int) -> None:
-    codes = RNG.integers(0, 1 << bits, (3, count), dtype=np.uint8)
-    single = np.unpackbits(codes[:, :, None], axis=2, count=bits, bitorder="little").reshape(3, -1)
-    single = np.pad(single, ((0, 0), (0, -single.shape[1] % 32)))
-    words = np.packbits(single, axis=1, bitorder="little").view("<u4")
-    assert np.array_equal(unpack(words, bits, count), codes)
-    assert np.array_equal(unpack(words.view(np.uint8)[:, : -(-count * bits // 8)], bits, count), codes)
-
-
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("count", [1, 10, 11, 64])
-def test_padded_codes(bits: int, count: int) -> None:
-    per_word = 32 // bits
-    codes = RNG.integers(0, 1 << bits, (3, -(-count // per_word), per_word), dtype=np.uint32)
-    words = (codes << (np.arange(per_word, dtype=np.uint32) * bits)).sum(-1, dtype=np.uint32)
-    assert np.array_equal(unpack_padded(words.view(np.int32), bits, count), codes.reshape(3, -1)[:, :count])
 
 
 def packed(codes: NDArray[np.uint8], bits: int, *, is_dense: bool) -> NDArray[np.uint8]:
@@ -39,6 +19,14 @@ def packed(codes: NDArray[np.uint8], bits: int, *, is_dense: bool) -> NDArray[np
     whole = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per_word))).reshape(len(codes), -1, per_word)
     words = (whole.astype(np.uint32) << (np.arange(per_word, dtype=np.uint32) * bits)).sum(-1, dtype=np.uint32)
     return words.view(np.uint8)
+
+
+@pytest.mark.parametrize("is_dense", [True, False])
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 10, 31, 32, 33, 100])
+def test_codes(bits: int, count: int, is_dense: bool) -> None:
+    codes = RNG.integers(0, 1 << bits, (3, count), dtype=np.uint8)
+    assert np.array_equal(unpack(packed(codes, bits, is_dense=is_dense), bits, count, is_dense=is_dense), codes)
 
 
 @pytest.mark.parametrize("is_dense", [True, False])
