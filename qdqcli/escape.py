@@ -1,7 +1,8 @@
 """Escaping of file names and of names found in files, for error messages."""
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def escape_name(name: str, limit: int = NAME_LIMIT) -> str:
     """Escape control characters, text-direction marks and invalid surrogates in a name, and truncate it to `limit`."""
     text = escape(name[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def show_command(words: Iterable[str]) -> str:
+    """Return a command for a message, quoted for a shell."""
+    return escape(shlex.join(words))
 
 
 def show_path(path: Path) -> str:

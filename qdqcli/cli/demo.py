@@ -1,7 +1,6 @@
 """`qdq demo`: write a small checkpoint to try the commands on."""
 
 import os
-import shlex
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from qdqcli.cli.options import verbosity_options
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape, escape_name, show_path
+from qdqcli.escape import escape_name, show_command, show_path
 from qdqcli.report.number import counted, size_text
 from qdqcli.tensors.remote_path import is_url
 from qdqcli.tensors.storage import blame_output, write_file
@@ -62,7 +61,7 @@ def demo(session: Session, /, name: str) -> None:
     shown = str(folder) if not str(folder).startswith("-") else f"./{folder}"
     for command, *options in NEXT:
         words = ["qdq", command, shown, *(option.format(shown) for option in options)]
-        write(f"  {escape(shlex.join(words))}\n")
+        write(f"  {show_command(words)}\n")
 
 
 def _new_folder(name: str) -> Path:

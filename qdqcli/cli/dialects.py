@@ -16,7 +16,7 @@ from qdqcli.cli.project import model_of_project
 from qdqcli.cli.streams import write
 from qdqcli.dialects.dialect import DIALECTS, dialect
 from qdqcli.errors import UsageError
-from qdqcli.escape import show_path
+from qdqcli.escape import show_command, show_path
 from qdqcli.recipe.file import parse_recipe
 from qdqcli.recipe.toml_text import plans_of
 from qdqcli.tensors.packed.recognise import recognise_inputs
@@ -132,8 +132,7 @@ def import_(call: Call, /, file: Path, model: str | None, output: Path | None, o
     if words:
         session.note(words)
     if output is not None:
-        measured = "MODEL" if model is None else show_path(Path(model))
-        session.note(f"next: qdq stats {measured} --recipe {show_path(output)}")
+        session.note(f"next: {show_command(['qdq', 'stats', model or 'MODEL', '--recipe', str(output)])}")
 
 
 def _deliver(call: Call, output: Path | None, text: str, *, replaces: bool) -> None:

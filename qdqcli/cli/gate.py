@@ -1,7 +1,6 @@
 """Parts shared by `check` and `compare`: the budget, its files and the exit code."""
 
 import json
-import shlex
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -17,7 +16,7 @@ from qdqcli.cli.options import together
 from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape, show_path
+from qdqcli.escape import show_command, show_path
 from qdqcli.gate.baseline import Comparison
 from qdqcli.gate.bounds import unjudged, with_bounds
 from qdqcli.gate.budget import BaselineRule, Budget
@@ -226,9 +225,9 @@ class Gate:
         show(run, report, is_gate=True)
         say_written(call, *map(show_path, written))
         if following:
-            session.tell(f"next: {escape(shlex.join(following))}")
+            session.tell(f"next: {show_command(following)}")
         elif failed and run.command == "check" and _is_measured(run):
-            session.note(f"why, and a recipe with what helps: {escape(shlex.join(_diagnosis(session)))}")
+            session.note(f"why, and a recipe with what helps: {show_command(_diagnosis(session))}")
         return session.exit_code
 
     def write_files(self, run: RunResult, session: Session) -> tuple[list[Path], list[str]]:

@@ -1,6 +1,5 @@
 """`qdq help`: the help of a command, or a page of the manual."""
 
-import shlex
 import sys
 from difflib import get_close_matches
 from importlib.resources import files
@@ -14,7 +13,7 @@ from qdqcli.cli.help import Command, completing
 from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape, escape_name
+from qdqcli.escape import escape_name, show_command
 from qdqcli.tensors.storage import blame_output, write_file
 
 
@@ -81,7 +80,7 @@ def _write_man(ctx: click.Context, folder: Path) -> None:
     found = list(pages(ctx))
     for name, text in found:
         write_file(folder / name, [text.encode()])
-    ctx.ensure_object(Session).tell(f"wrote {len(found)} pages; read one: man {escape(shlex.quote(f'{folder}/qdq.1'))}")
+    ctx.ensure_object(Session).tell(f"wrote {len(found)} pages; read one: {show_command(['man', f'{folder}/qdq.1'])}")
 
 
 @click.command(

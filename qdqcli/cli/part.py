@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +15,7 @@ from qdqcli.cli.option_sources import given_parameters
 from qdqcli.cli.progress import duration
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
-from qdqcli.escape import escape, show_path
+from qdqcli.escape import show_command, show_path
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.request import Request
 from qdqcli.report.number import counted
@@ -125,7 +124,7 @@ def run_part(call: Call, part: tuple[int, int], plans: Sequence[Plan], request: 
 
 def _say_made(session: Session, part: "Part", num_files: int, num_found: int, tree: "OutputTree") -> None:
     before = f", {num_found} of them before" if num_found else ""
-    finish = escape(shlex.join(["qdq", "finish", str(tree.output)]))
+    finish = show_command(["qdq", "finish", str(tree.output)])
     session.tell(
         f"part {part}: {counted(num_files, 'file')} made{before}, in {duration(perf_counter() - session.began)}; when "
         f"all parts are done: {finish}"
