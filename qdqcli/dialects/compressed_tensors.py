@@ -85,8 +85,8 @@ def read_recipe(recipe: Parsed, where: str) -> Imported | None:
         if isinstance(scheme, dict):
             for preset in scheme:
                 found += _entries(modifier.table("scheme").texts(preset), *_preset(str(preset), modifier))
-        elif isinstance(scheme, str):
-            found += _entries(modifier.texts("targets") or ["Linear"], *_preset(scheme, modifier))
+        elif scheme is not None:
+            found += _entries(modifier.texts("targets") or ["Linear"], *_preset(modifier.text("scheme"), modifier))
         if found and entries:
             raise UsageError(f"{where}{name}: a second modifier that quantizes; keep one of them")
         entries += found

@@ -121,7 +121,7 @@ def read(lines: Sequence[Line], names: Collection[str], where: str) -> Imported:
     expressions = []
     for pattern, kind in lines:
         try:
-            match.check_cost(pattern)
+            match.check_cost(pattern, where)
             expressions.append((re.compile(pattern.lower()), kind.lower()))
         except re.error as error:
             raise UsageError(f"{where}'{escape_name(pattern)}' is not a regular expression: {error}") from None

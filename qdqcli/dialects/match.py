@@ -104,11 +104,11 @@ def _grouped(regex: str) -> str:
     return f"(?{flags[1] if flags else ''}:{inside})"
 
 
-def check_cost(regex: str) -> None:
+def check_cost(regex: str, where: str = "") -> None:
     """Refuse an expression that could take a long time on a name that it does not match: Python's `re` has no limit.
 
     That is a repeated group with alternatives or a repetition in it, and many unbounded repetitions. What other tools
-    write has neither.
+    write has neither. `where` begins the message.
 
     Raises:
         UsageError: it could.
@@ -125,8 +125,8 @@ def check_cost(regex: str) -> None:
                 many = f"has more than {MAX_REPEATS} unbounded repetitions"
                 why = "repeats a group that repeats something or has alternatives" if closed else many
                 raise UsageError(
-                    f"'{escape_name(regex)}' {why}, which can take longer than anyone waits; write it without, or as "
-                    "several expressions"
+                    f"{where}'{escape_name(regex)}' {why}, which can take longer than anyone waits; write it without, or "
+                    "as several expressions"
                 )
             groups[-1] |= not _FIXED.fullmatch(piece)
         elif piece == "|":
