@@ -125,8 +125,8 @@ def check_cost(regex: str, where: str = "") -> None:
                 many = f"has more than {MAX_REPEATS} unbounded repetitions"
                 why = "repeats a group that repeats something or has alternatives" if closed else many
                 raise UsageError(
-                    f"{where}'{escape_name(regex)}' {why}, which can take longer than anyone waits; write it without, or "
-                    "as several expressions"
+                    f"{where}'{escape_name(regex)}' {why}, which can take longer than anyone waits; write it without, "
+                    "or as several expressions"
                 )
             groups[-1] |= not _FIXED.fullmatch(piece)
         elif piece == "|":
