@@ -29,17 +29,18 @@ class KernelHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile the kernels for each level, the lowest first: it finds which there are."""
+        """Compile the kernels for each level, the lowest first, which finds them, and then the others at once."""
         if version == "editable":
             return
         self.folder = TemporaryDirectory(prefix="qdq-kernels-")
         objects = Path(self.folder.name, "objects")
-        for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
-            subprocess.run(
-                [sys.executable, __file__, objects, level],
-                env=os.environ | {"PYTHONPATH": self.root, "QDQ_CACHE_DIR": f"{self.folder.name}/cache"},
-                check=True,
-            )
+        environment = os.environ | {"PYTHONPATH": self.root, "QDQ_CACHE_DIR": f"{self.folder.name}/cache"}
+        for levels in (["x86-64-v2"], ["x86-64-v3", "x86-64-v4"]):
+            commands = [[sys.executable, __file__, objects, level] for level in levels]
+            processes = [subprocess.Popen(command, env=environment) for command in commands]
+            codes = [process.wait() for process in processes]
+            if any(codes):
+                raise RuntimeError("the kernels were not compiled")
         build_data["force_include"][str(objects)] = "qdqcli/op/jit/objects"
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-manylinux_2_17_x86_64"  # code of no Python; of the C library only what 2.17 has

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qdqcli.errors import UnavailableError
 from qdqcli.op.jit import cache as kernel_cache
 from qdqcli.op.jit import compiler, image, kernel, pipeline
 from qdqcli.op.jit.kernel import Kernel, copied_head, watch_compiling
@@ -194,6 +196,12 @@ def test_threads_that_need_one_kernel_compile_it_once(cache: Path) -> None:
     assert compiled.count(1) == 1
     assert all((out == 2).all() for out in outputs)
     assert only_file(cache).exists()
+
+
+def test_without_numba_a_missing_kernel_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(UnavailableError, match="numba is not installed; pip install numba"):
+        kernel.compile_image("tests.op.small_kernels:double", ("float64[1]", "float64[1]"))
 
 
 def test_the_reduced_pipeline_works_with_this_numba() -> None:

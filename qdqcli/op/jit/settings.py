@@ -12,7 +12,7 @@ def import_numba() -> None:
     """Import Numba.
 
     Raises:
-        UnavailableError: it refuses a setting; names it.
+        UnavailableError: it is not installed, or refuses a setting; names it.
     """
     settings = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
     features = settings.get("NUMBA_CPU_FEATURES", "")
@@ -22,6 +22,9 @@ def import_numba() -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Environment variable 'NUMBA_")  # for a value that cannot be parsed
             import numba
+    except ModuleNotFoundError as error:
+        message = f"a kernel must be compiled, and {error.name} is not installed; pip install numba"
+        raise UnavailableError(message) from error
     except (ImportError, OSError, MemoryError):
         raise
     except Exception as error:
