@@ -18,6 +18,7 @@ from qdqcli.measure.sums import error_sums, listed
 from qdqcli.measure.tensor import measured_by_patterns, measured_overall_range, set_extremes
 from qdqcli.measure.workers import Workers
 from qdqcli.op.arrays import Array, aligned, as_array
+from qdqcli.op.given_ranges import real_numbers
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
 from qdqcli.op.params import (
@@ -29,7 +30,6 @@ from qdqcli.op.params import (
     empty_order_keys,
     merge_order_keys,
     ranges_of_order_keys,
-    real_numbers,
 )
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.metrics import ErrorStats

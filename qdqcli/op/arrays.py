@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from qdqcli.errors import DTypeError, SpecError, UnavailableError
 from qdqcli.op.backend import missing_for_cuda
 from qdqcli.op.cpu import dispatch as cpu
+from qdqcli.op.given_ranges import given_ranges, gradient_ranges
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, Stored, given_ranges, gradient_ranges, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, Floats, Stored, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.op.threads import available_threads
 

@@ -14,9 +14,10 @@ from qdqcli.errors import DTypeError, SpecError
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.interop import Array, Kind, kind_of
 from qdqcli.op.cuda.target import DeviceArray, cuda, device_errors
+from qdqcli.op.given_ranges import given_ranges, gradient_ranges
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, Floats, float_type, given_ranges, gradient_ranges, op_of
+from qdqcli.op.params import FLAG_ROWS, QPARAM_ROWS, STORAGE, Floats, float_type, op_of
 from qdqcli.op.spec import QuantSpec
 
 _DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16"}
