@@ -35,7 +35,6 @@ from qdqcli.recipe.plan import Plan, check_selection, make_plans
 from qdqcli.recipe.scheme import settings_of_scheme
 from qdqcli.recipe.sweep import LADDER, Setting, Sweep
 from qdqcli.recipe.tie_file import AUTO, NO_TIES, read_ties
-from qdqcli.recipe.toml_text import plans_of
 from qdqcli.report import allocation as plan_report
 from qdqcli.report import diagnosis as diagnosis_report
 from qdqcli.report import sweep as sweep_report
@@ -53,8 +52,8 @@ from qdqcli.study.allocation import Allocation, Objective, decision_of, frontier
 from qdqcli.study.diagnose import FREE_BITS, choose
 from qdqcli.study.diagnose import Report as Diagnoses
 from qdqcli.study.diagnose import diagnose as find_causes
+from qdqcli.study.diagnose import recipe_of as diagnosis_recipe
 from qdqcli.study.importance import NO_IMPORTANCE, importance_from, read_importance
-from qdqcli.study.plan_recipe import check_recipe, recipe_text
 from qdqcli.study.planning import Order, plan_bits, recipe_of
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -449,11 +448,8 @@ def diagnose(
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=every or shared.get("include") is not None)
         found = find_causes(plans, before, numbers, measuring, workers, max_bits_added)
-    after = found.after.rows
-    decided = [number for number, row in enumerate(after) if isinstance(row, TensorResult)]
-    about = ["Settings with the best changes found by: qdqcli.diagnose"]
-    text = recipe_text(after, decided, plans, about, request.recipe.min_ndim, found.notes())
-    check_recipe(after, plans_of(text, study.checkpoints, study.packed))
+    text = diagnosis_recipe(found, plans, study.checkpoints, study.packed, command="qdqcli.diagnose",
+                            min_ndim=request.recipe.min_ndim)  # fmt: skip
     return DiagnosisReport(found, text)
 
 

@@ -20,7 +20,6 @@ from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
 from qdqcli.recipe.plan import check_selection, make_plans
-from qdqcli.recipe.toml_text import plans_of
 from qdqcli.report.forms import STUDY_FORMATS, check_forms
 
 
@@ -89,9 +88,8 @@ def diagnose(
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.report.diagnosis import DIAGNOSIS
     from qdqcli.run.pipeline import Measuring, result_of, run_plans
-    from qdqcli.study.diagnose import choose
+    from qdqcli.study.diagnose import choose, recipe_of
     from qdqcli.study.diagnose import diagnose as find
-    from qdqcli.study.plan_recipe import check_recipe, recipe_text
     from qdqcli.study.saved import read_sweep
 
     with workers_of(call) as workers:
@@ -112,10 +110,9 @@ def diagnose(
             measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
             found = find(plans, before, numbers, measuring, workers, max_bits_added)
     if write_recipe is not None:
-        decided = [number for number, row in enumerate(found.after.rows) if not hasattr(row, "reason")]
-        about = [f"Settings with the best changes found by: {shlex.join(['qdq', *session.arguments])}"]
-        text = recipe_text(found.after.rows, decided, plans, about, request.recipe.min_ndim, found.notes())
-        check_recipe(found.after.rows, plans_of(text, checkpoints, packed))
+        command = shlex.join(["qdq", *session.arguments])
+        min_ndim = request.recipe.min_ndim
+        text = recipe_of(found, plans, checkpoints, packed, command=command, min_ndim=min_ndim)
         write_report(write_recipe, [text], replaces=overwrite)
     deliver_pieces(partial(DIAGNOSIS.render, found), call.report)
     if write_recipe is not None:

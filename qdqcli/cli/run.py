@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,10 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import cluster_of, listing_of, open_inputs, plan_inputs, say_notes, working
 from qdqcli.cli.part import check_part_options, parse_part, run_part
 from qdqcli.cli.project import project_inputs, with_project
-from qdqcli.cli.session import Session
 from qdqcli.errors import Interrupted, UsageError
 from qdqcli.escape import show_path
 from qdqcli.recipe.plan import Plan, check_selection, checkpoints_of
+from qdqcli.recipe.request import Request
 from qdqcli.report.number import counted, size_text
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.checkpoint import Checkpoint
@@ -30,6 +31,7 @@ from qdqcli.tensors.storage import blame_output
 
 if TYPE_CHECKING:
     from qdqcli.output.tree import OutputTree
+    from qdqcli.run.distribute import Distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,22 +107,16 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
 
     if asked.dry_run and asked.verify:
         raise UsageError("--dry-run writes nothing that --verify could read back; give one of them")
-    session, reading = call.session, call.reading
-    report = replace(call.report, reports=tuple(map(anchored, call.report.reports)))
-    call = replace(call, report=report)
+    call = replace(call, report=replace(call.report, reports=tuple(map(anchored, call.report.reports))))
+    session, report = call.session, call.report
     files = Files.of(call)
     files.check()
     if gate is not None:
         gate.add_files(files)
     request = opt.request_of(call)
     plans = plan_inputs(call, files.less_reports(open_inputs(call)), request)
-    outputs = _Outputs(
-        session=session,
-        files=files,
-        inputs=checkpoints_of(plans),
-        output=anchored(asked.output),
-        asked=asked,
-    )
+    outputs = _Outputs(call=call, files=files, inputs=checkpoints_of(plans), output=anchored(asked.output),
+                       asked=asked, gate=gate, must_be_complete=must_be_complete)  # fmt: skip
     tree = outputs.whole()
     if asked.dry_run:
         deliver_listing(call, listing_of("run", plans, request))
@@ -131,52 +127,13 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
     if asked.part is not None and tree is not None:
         run_part(call, asked.part, plans, request, tree)
         return session.conclude()
-    # NumPy and Numba take longer than everything that may have found an error.
-    from qdqcli.run.execute import Destination, Job, execute_run
-
-    trees: list[OutputTree] = []
-
-    def work(own: Sequence[Plan]) -> RunResult:
-        own_tree = tree or outputs.entry(own[0].checkpoint)
-        destination = Destination(
-            tree=own_tree,
-            verify=asked.verify,
-            provenance=asked.provenance,
-            void_dtype=reading.void_dtype,
-            needs_rows=bool(report.reports) or report.format_name != "none" or gate is not None,
-            must_be_complete=must_be_complete,
-        )
-        with own_tree:
-            if own_tree.discarded_bytes is not None:
-                discarded = f"an interrupted run was discarded ({size_text(own_tree.discarded_bytes)} of output)"
-                session.note(f"{show_path(own_tree.output)}: {discarded}; --resume would have gone on with it")
-            passes = destination.num_passes
-            with working(call, own, request, passes, "quantizing") as (measuring, workers, progress):
-                job = Job(command="run", plans=own, request=request, measuring=measuring,
-                          has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
-                result = execute_run(job, destination, workers, progress, session.note)
-            if gate is not None:
-                result = gate.judge(result, session)
-            if tree is not None:
-                deliver_files(result, report)  # before the journal is deleted: a run killed here has its report
-        trees.append(own_tree)
-        return result
-
-    try:
-        with cluster_of(call) as distribution:
-            result = run_inputs(session, plans, work, lambda: DONE if trees[-1].has_written else FINISHED)
-    except Interrupted as error:
-        if tree is None and trees:
-            error.advise(f"{len(trees)} of {len(session.inputs)} inputs are done, --resume keeps them")
-        raise
-    finally:
-        outputs.leave()
+    result = outputs.write(plans, request, tree)
     if tree is None:
         deliver_files(result, report)
     if gate is not None:
         session.exit_code = gate.exit_code(result)
     show(result, report, is_gate=gate is not None)
-    say_written(call, *(tree_in_words(one) for one in trees if one.has_written))
+    say_written(call, *(tree_in_words(one) for one in outputs.done if one.has_written))
     return session.conclude()
 
 
@@ -184,23 +141,76 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
 class _Outputs:
     """The trees that are written: one for all inputs or, with --keep-going, an entry of OUTPUT for each."""
 
-    session: Session
+    call: Call
     files: Files
     inputs: Sequence[Checkpoint]
     output: Path
     asked: Writing
+    gate: Gate | None
+    must_be_complete: bool
+    done: "list[OutputTree]" = field(default_factory=list)
+    """The trees that were written, or found finished."""
+
+    def write(self, plans: Sequence[Plan], request: Request, tree: "OutputTree | None") -> RunResult:
+        """Quantize into the tree of all inputs, or each input into its own."""
+        session = self.call.session
+        try:
+            with cluster_of(self.call) as distribution:
+                work = partial(self._write, request, tree, distribution)
+                return run_inputs(session, plans, work, lambda: DONE if self.done[-1].has_written else FINISHED)
+        except Interrupted as error:
+            if tree is None and self.done:
+                error.advise(f"{len(self.done)} of {len(session.inputs)} inputs are done, --resume keeps them")
+            raise
+        finally:
+            if session.keeps_going:
+                with suppress(OSError):  # a folder without entries goes, one that has some stays
+                    self.output.rmdir()
+
+    def _write(
+        self, request: Request, whole: "OutputTree | None", distribution: "Distribution | None", own: Sequence[Plan]
+    ) -> RunResult:
+        """Quantize some inputs into their tree, and judge them."""
+        # NumPy and Numba take longer than everything that may have found an error.
+        from qdqcli.run.execute import Destination, Job, execute_run
+
+        call, report, session, asked = self.call, self.call.report, self.call.session, self.asked
+        tree = whole or self._entry(own[0].checkpoint)
+        destination = Destination(
+            tree=tree,
+            verify=asked.verify,
+            provenance=asked.provenance,
+            void_dtype=call.reading.void_dtype,
+            needs_rows=bool(report.reports) or report.format_name != "none" or self.gate is not None,
+            must_be_complete=self.must_be_complete,
+        )
+        with tree:
+            if tree.discarded_bytes is not None:
+                discarded = f"an interrupted run was discarded ({size_text(tree.discarded_bytes)} of output)"
+                session.note(f"{show_path(tree.output)}: {discarded}; --resume would have gone on with it")
+            passes = destination.num_passes
+            with working(call, own, request, passes, "quantizing") as (measuring, workers, progress):
+                job = Job(command="run", plans=own, request=request, measuring=measuring,
+                          has_histograms=report.has_histograms, distribution=distribution)  # fmt: skip
+                result = execute_run(job, destination, workers, progress, session.note)
+            if self.gate is not None:
+                result = self.gate.judge(result, session)
+            if whole is not None:
+                deliver_files(result, report)  # before the journal is deleted: a run killed here has its report
+        self.done.append(tree)
+        return result
 
     def whole(self) -> "OutputTree | None":
         """Return the tree of all inputs; None where each has its own."""
         from qdqcli.output.tree import check_names, output_paths
 
         self.files.check(self.inputs, output_paths(self.output))
-        if not self.session.keeps_going:
+        if not self.call.session.keeps_going:
             return self._tree(self.inputs, self.output)
         check_names(self.inputs)
         return None
 
-    def entry(self, own: Checkpoint) -> "OutputTree":
+    def _entry(self, own: Checkpoint) -> "OutputTree":
         """Return the tree of one input; makes the folder that holds all entries."""
         from qdqcli.output.tree import entry_name
 
@@ -211,12 +221,6 @@ class _Outputs:
                 raise UsageError(f"{show_path(self.output)}: is a file; with --keep-going OUTPUT is a folder") from None
         return self._tree([own], self.output / entry_name(own))
 
-    def leave(self) -> None:
-        """Remove the folder of entries where it has none."""
-        if self.session.keeps_going:
-            with suppress(OSError):
-                self.output.rmdir()
-
     def _tree(self, own: Sequence[Checkpoint], output: Path) -> "OutputTree":
         from qdqcli.output.files import NamedFile
         from qdqcli.output.tree import output_tree
@@ -225,7 +229,7 @@ class _Outputs:
         tree = output_tree(own, output, protected=self.inputs, overwrite=asked.overwrite,
                           resume=asked.resume and not is_part, break_lock=asked.break_lock,
                           is_part=is_part)  # fmt: skip
-        say_notes(tree.notes, self.session)
+        say_notes(tree.notes, self.call.session)
         if asked.provenance and not tree.is_folder:
             tree.check_provenance()
             self.files.writes.append(NamedFile(tree.provenance_path, "--provenance"))
