@@ -10,7 +10,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.plain import JsonObject
 from qdqcli.recipe.axis import CHANNEL, NONE, axis_of, word_of
 from qdqcli.recipe.keys import ERROR, PLANNING, SETTINGS, SKIP
-from qdqcli.recipe.rule import Rule, Setting, Settings, apply_rule
+from qdqcli.recipe.rule import Placed, PlacedSettings, Rule, apply_rule
 
 TOO_FEW = "fewer than"
 """Start of the reason for a skip by `min_ndim`."""
@@ -44,7 +44,7 @@ class Resolution:
     """Decision shared by all tensors that the same rules match and that have the same number of dimensions."""
 
     decision: Decision
-    settings: Mapping[str, Setting]
+    settings: Mapping[str, Placed]
     """Recipe key -> setting and its origins; empty where no recipe applies, as for integers."""
     rules: Sequence[Rule] = ()
     """All matching rules, in order."""
@@ -96,7 +96,7 @@ def resolution_to_json(resolution: Resolution) -> JsonObject:
 
 def base_settings(
     spec: QuantSpec, min_ndim: int, indivisible: str, *, axis: str | None, places: Mapping[str, Sequence[str]]
-) -> Settings:
+) -> PlacedSettings:
     """Return the settings before any rule, common to all tensors.
 
     `axis` is `last` or `channel` where the axis depends on the tensor.
@@ -113,11 +113,11 @@ def base_settings(
         "skip": None,
         "ranges": True if spec.range_given and spec.given_range is None else None,
     }
-    return {key: Setting(value=value, places=tuple(places.get(key, ()))) for key, value in values.items()}
+    return {key: Placed(value=value, places=tuple(places.get(key, ()))) for key, value in values.items()}
 
 
 def resolve(
-    base: Settings, spec: QuantSpec, rules: Sequence[Rule], ndim: int, *, is_stacked: bool = False
+    base: PlacedSettings, spec: QuantSpec, rules: Sequence[Rule], ndim: int, *, is_stacked: bool = False
 ) -> Resolution:
     """Apply the rules that match a tensor of `ndim` dimensions, in order; `is_stacked` where it holds several experts.
 
@@ -160,12 +160,12 @@ def divided(resolution: Resolution, shape: tuple[int, ...], *, is_stacked: bool)
 
 
 def _skipped(
-    settings: Settings, key: str, reason: str, rules: Sequence[Rule], problems: Sequence[Problem]
+    settings: PlacedSettings, key: str, reason: str, rules: Sequence[Rule], problems: Sequence[Problem]
 ) -> Resolution:
     return Resolution(decision=Skip(reason=reason), settings={key: settings[key]}, rules=rules, problems=problems)
 
 
-def _spec(settings: Settings, spec: QuantSpec, ndim: int, *, is_stacked: bool) -> QuantSpec:
+def _spec(settings: PlacedSettings, spec: QuantSpec, ndim: int, *, is_stacked: bool) -> QuantSpec:
     values = {key: setting.value for key, setting in settings.items()}
     values["axis"] = axis_of(values["axis"], ndim, is_stacked=is_stacked)
     low, high = values.pop("input_min"), values.pop("input_max")

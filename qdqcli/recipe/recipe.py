@@ -23,7 +23,7 @@ from qdqcli.recipe.patterns import (
     matches_any,
     unmatched,
 )
-from qdqcli.recipe.rule import Rule, Setting
+from qdqcli.recipe.rule import Placed, Rule
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_NDIM = 64
@@ -205,7 +205,7 @@ class Recipe:
         ]
 
     def _left_alone(self, key: str, reason: str) -> Resolution:
-        setting = Setting(value=getattr(self, key), places=tuple(self.places.get(key, ())))
+        setting = Placed(value=getattr(self, key), places=tuple(self.places.get(key, ())))
         return Resolution(decision=Skip(reason=reason), settings={key: setting})
 
 

@@ -47,20 +47,20 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One setting of one tensor."""
+class Placed:
+    """Value of one setting of one tensor, with the places that decided it."""
 
     value: Any
     places: tuple[str, ...] = ()
     """Its origins, the effective one last; empty for a built-in default."""
 
-    def over(self, value: object, place: str) -> "Setting":
+    def over(self, value: object, place: str) -> "Placed":
         """Return a setting with a new value that overrides this one."""
-        return Setting(value=value, places=(*self.places, place))
+        return Placed(value=value, places=(*self.places, place))
 
 
-Settings = dict[str, Setting]
-"""Recipe key -> setting, plus `skip` (the reason or None) and `ranges` (True where a file gives the ranges)."""
+PlacedSettings = dict[str, Placed]
+"""Recipe key -> its value, plus `skip` (the reason or None) and `ranges` (True where a file gives the ranges)."""
 
 
 def displaced(changes: Changes) -> dict[str, tuple[object, str]]:
@@ -83,7 +83,7 @@ def overridden(under: Changes, over: Changes) -> dict[str, object]:
     return {**under, **displaces, **over}
 
 
-def apply_rule(settings: Settings, rule: Rule) -> Iterator[str]:
+def apply_rule(settings: PlacedSettings, rule: Rule) -> Iterator[str]:
     """Apply a rule to the settings of a tensor; yields its contradictions."""
     skip, changes = settings["skip"], rule.changes
     if skip.value is not None and changes and not rule.lifts_skip:
@@ -101,7 +101,7 @@ def apply_rule(settings: Settings, rule: Rule) -> Iterator[str]:
     if "estimator" in changes and settings["ranges"].value is not None:
         settings["ranges"] = settings["ranges"].over(None, rule.place)
     for key, value in changes.items():
-        settings[key] = settings.get(key, Setting(value=None)).over(value, rule.place)
+        settings[key] = settings.get(key, Placed(value=None)).over(value, rule.place)
     if changes.get("ragged_groups") and settings["group_size"].value is None:
         yield "sets ragged_groups for {tensors}, where no group_size holds; set it too"
     if changes.get("indivisible", ERROR) != ERROR and settings["group_size"].value is None:
@@ -110,7 +110,7 @@ def apply_rule(settings: Settings, rule: Rule) -> Iterator[str]:
         yield 'sets percentile for {tensors}, whose estimator is another; set estimator = "percentile" too'
 
 
-def _contradictions(settings: Settings, changes: Changes) -> Iterator[str]:
+def _contradictions(settings: PlacedSettings, changes: Changes) -> Iterator[str]:
     group_size = settings["group_size"]
     if "axis" in changes and "group_size" not in changes and group_size.value is not None:
         yield (
@@ -125,7 +125,7 @@ def _contradictions(settings: Settings, changes: Changes) -> Iterator[str]:
         )
 
 
-def _origin(setting: Setting) -> str:
+def _origin(setting: Placed) -> str:
     return setting.places[-1] if setting.places else "the defaults"
 
 
