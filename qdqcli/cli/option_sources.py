@@ -17,16 +17,10 @@ from qdqcli.recipe.preset import PRESETS, check_preset, option_for, preset
 from qdqcli.recipe.request import OptionSources, Settings, merge_options
 
 
-def parse_preset(value: str) -> str:
-    """Parse the name of a preset; raises like `check_preset`."""
-    check_preset(value)
-    return value
-
-
 def recipe_options(function: Function) -> Function:
     """Add the options for settings by tensor, from files."""
     preset_option = click.option(
-        "--preset", "presets", multiple=True, type=parse_preset, metavar="NAME",
+        "--preset", "presets", multiple=True, type=check_preset, metavar="NAME",
         shell_complete=completing(lambda: PRESETS),
         help=f"Take a recipe that comes with qdq, under --recipe: {', '.join(PRESETS)} leaves norms, biases, "
         "embeddings, output heads and routers in float. Repeatable; 'qdq recipe show NAME' prints it.")  # fmt: skip

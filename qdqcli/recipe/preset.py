@@ -41,12 +41,13 @@ def preset(name: str) -> RecipeFile:
     return parse_recipe(preset_text(name), f"preset {name}", prefix=f"preset {name}, ")
 
 
-def check_preset(name: str) -> None:
-    """Raise UsageError unless there is a preset of that name."""
+def check_preset(name: str) -> str:
+    """Return the name; raises UsageError unless there is a preset of that name."""
     if name not in PRESETS:
         nearest = get_close_matches(name, PRESETS, n=1, cutoff=0.4) or PRESETS
         offer = option_for(name) or f"try {', '.join(nearest)}"
         raise UsageError(f"there is no preset '{escape_name(name)}'; {offer}")
+    return name
 
 
 def option_for(name: str) -> str | None:

@@ -5,7 +5,7 @@ so that names cannot move the cursor, change the text direction or start a line.
 newline and the two characters `\n`); JSON, which is not escaped beyond its own rules, tells them apart.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from json import JSONEncoder, dumps
 from re import compile as compile_regex
 from re import findall
@@ -103,6 +103,11 @@ def shorten(text: str, length: int, *, ellipsis: str = "…", head: int | None =
 def ascii_symbols(text: str) -> str:
     """Replace our own symbols by ASCII: `TIMES`, `…`, rules."""
     return text.translate(_SYMBOLS)
+
+
+def finished(lines: Iterable[str], *, ascii_only: bool) -> Iterator[str]:
+    """Yield lines of a report with their ends, our own symbols replaced where only ASCII is allowed."""
+    return ((ascii_symbols(line) if ascii_only else line) + "\n" for line in lines)
 
 
 def _escaped(char: str) -> str:

@@ -26,10 +26,10 @@ def render_json(listing: Listing) -> Iterator[str]:
 
 
 def render_table(listing: Listing, options: ReportOptions, *, is_detailed: bool) -> Iterator[str]:
-    """Yield the report as a text table: a line per tensor or, with `is_detailed`, per setting of each."""
+    """Return the report as a text table: a line per tensor or, with `is_detailed`, per setting of each."""
     quote = partial(_quoted, options=options)
-    for line in _details(listing, options, quote) if is_detailed else _rows(listing, options, quote):
-        yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
+    lines = (_details if is_detailed else _rows)(listing, options, quote)
+    return escape.finished(lines, ascii_only=options.ascii_only)
 
 
 def decided_text(decided_by: Mapping[str, str], quote: Quote) -> str:

@@ -29,7 +29,7 @@ class Formatter(Protocol):
 FORMATTERS = {
     "table": "qdqcli.report.text:render",
     "json": "qdqcli.report.json:render",
-    "jsonl": "qdqcli.report.jsonl:render",
+    "jsonl": "qdqcli.report.json:render_lines",
     "csv": "qdqcli.report.csv:render",
     "markdown": "qdqcli.report.markdown:render",
     "html": "qdqcli.report.html.page:render",

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Generic, TypeVar
 
 from qdqcli.errors import UsageError
-from qdqcli.report.escape import ascii_symbols
+from qdqcli.report.escape import finished
 from qdqcli.report.options import ReportOptions
 
 T = TypeVar("T")
@@ -56,5 +56,4 @@ class Forms(Generic[T]):
             module, attribute = self.page.split(":")
             yield from getattr(import_module(module), attribute)(found)
             return
-        for line in self.lines[format_name](found, options):
-            yield (ascii_symbols(line) if options.ascii_only else line) + "\n"
+        yield from finished(self.lines[format_name](found, options), ascii_only=options.ascii_only)

@@ -1,4 +1,4 @@
-"""JSON report, schema_version 1: one lossless document, in the checkpoint's order.
+"""JSON report, schema_version 1: one lossless document, or lines of JSON, in the checkpoint's order.
 
 Strict JSON in ASCII, one line per tensor, so that two reports can be compared with `diff`. `--sort` and `--top` do not
 apply.
@@ -23,6 +23,20 @@ def render(run: RunResult, _options: ReportOptions) -> Iterator[str]:
     """Yield the content of `to_json`, tensor by tensor."""
     head = header_to_json(run, run.version) | {"summary": summary_to_json(run)}
     yield from document(head, map(row_pieces, run.rows), judged_to_json(run))
+
+
+def render_lines(run: RunResult, _options: ReportOptions) -> Iterator[str]:
+    """Yield lines of JSON, for streams and big checkpoints: the head, a line for each tensor, the summary.
+
+    The head has `schema_version`, `tool`, `command`, `inputs`, `settings`; the last line is `{"summary": {...}}`, with
+    `verdict` where a budget was given and `verification` where the output was read back.
+    """
+    yield json_text(header_to_json(run, run.version)) + "\n"
+    for row in run.rows:
+        yield from row_pieces(row)
+        yield "\n"
+    yield from json_pieces({"summary": summary_to_json(run)} | judged_to_json(run))
+    yield "\n"
 
 
 def document(head: Mapping[str, object], rows: Iterable[Iterable[str]], tail: Mapping[str, object]) -> Iterator[str]:

@@ -60,7 +60,7 @@ def render(
     if lines is not None:
         return (line + "\n" for line in lines(listing, options))
     shown = {"table": _table, "markdown": _markdown}[format_name](listing, options, view or ListingView())
-    return ((escape.ascii_symbols(line) if options.ascii_only else line) + "\n" for line in shown)
+    return escape.finished(shown, ascii_only=options.ascii_only)
 
 
 def _table(listing: Listing, options: ReportOptions, view: ListingView) -> Iterator[str]:

@@ -16,9 +16,8 @@ from qdqcli.result.verdict import Verdict
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """Yield heading, table, summary and warnings."""
-    for line in _lines(run, options):
-        yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
+    """Return heading, table, summary and warnings."""
+    return escape.finished(_lines(run, options), ascii_only=options.ascii_only)
 
 
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:

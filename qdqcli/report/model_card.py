@@ -35,9 +35,8 @@ _IDS = (
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """Yield front matter, figures by layer (`options.by`), recipe and command."""
-    for line in _lines(run, options):
-        yield (escape.ascii_symbols(line) if options.ascii_only else line) + "\n"
+    """Return front matter, figures by layer (`options.by`), recipe and command."""
+    return escape.finished(_lines(run, options), ascii_only=options.ascii_only)
 
 
 def hub_id(run: RunResult) -> str | None:

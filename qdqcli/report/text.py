@@ -12,7 +12,7 @@ from textwrap import wrap
 from rich.color import ColorSystem
 from rich.style import Style
 
-from qdqcli.report.escape import ascii_symbols, shorten, terminal
+from qdqcli.report.escape import finished, shorten, terminal
 from qdqcli.report.layout import GAP, Layout, cell_len, fit
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, hidden, input_notes, notes, warnings
@@ -43,9 +43,8 @@ _MAX_LINE = 120
 
 
 def render(run: RunResult, options: ReportOptions) -> Iterator[str]:
-    """Yield the quantized tensors, ranked and cut to `options.top`, then the summary of the whole run."""
-    for line in _lines(run, options):
-        yield (ascii_symbols(line) if options.ascii_only else line) + "\n"
+    """Return the quantized tensors, ranked and cut to `options.top`, then the summary of the whole run."""
+    return finished(_lines(run, options), ascii_only=options.ascii_only)
 
 
 def _lines(run: RunResult, options: ReportOptions) -> Iterator[str]:

@@ -6,15 +6,15 @@ from functools import cached_property
 from math import nan
 
 from qdqcli.errors import UsageError
-from qdqcli.result.result import InputRun, RunResult, Source, TensorResult, evaluate, total_of, with_shares
+from qdqcli.result.result import InputRun, RunResult, Source, Summed, TensorResult, evaluate, total_of, with_shares
 from qdqcli.result.verification import Verification
-from qdqcli.stats.metrics import MetricValue, is_exact, is_unchanged
+from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.note import Note
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class Group(Summed):
     """Tensors that are reported in one row."""
 
     name: str
@@ -53,20 +53,6 @@ class Group:
     def num_spoilt_slices(self) -> int:
         """Number of degenerate slices that are not all zero."""
         return sum(row.num_spoilt_slices for row in self.rows)
-
-    @property
-    def num_elements(self) -> int:
-        return self.sums.num_elements
-
-    @property
-    def is_exact(self) -> bool:
-        """True if no measured element changed: SQNR is None then."""
-        return is_exact(self.sums)
-
-    @property
-    def is_unchanged(self) -> bool:
-        """True if no element changed: exact, and no finite element became non-finite."""
-        return is_unchanged(self.sums)
 
 
 def _restored(row: TensorResult) -> ErrorSums:

@@ -43,6 +43,29 @@ class Bound(NamedTuple):
     """Distance to the limit in dB, negative beyond it; None where it has no number."""
 
 
+class Summed:
+    """Base of results with error sums: properties that follow from these alone."""
+
+    @property
+    def sums(self) -> ErrorSums:
+        """The sums; each result has its own."""
+        raise NotImplementedError
+
+    @property
+    def num_elements(self) -> int:
+        return self.sums.num_elements
+
+    @property
+    def is_exact(self) -> bool:
+        """True if no measured element changed: SQNR is None then."""
+        return is_exact(self.sums)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """True if no element changed: exact, and no finite element became non-finite."""
+        return is_unchanged(self.sums)
+
+
 class _Measured(NamedTuple):
     source: Source
     spec: QuantSpec | None
@@ -88,7 +111,7 @@ class InputRun(NamedTuple):
     """`done`, `finished before`, or `failed`."""
 
 
-class TensorResult(_Measured):
+class TensorResult(_Measured, Summed):
     """A tensor that was quantized, or compared with another, and measured.
 
     A tuple, like `ErrorSums`; derived values are cached in attributes.
@@ -98,10 +121,6 @@ class TensorResult(_Measured):
     def name(self) -> str:
         """Name of the tensor."""
         return self.source.name
-
-    @property
-    def num_elements(self) -> int:
-        return self.sums.num_elements
 
     @property
     def stored_bits(self) -> int | None:
@@ -134,16 +153,6 @@ class TensorResult(_Measured):
     def num_spoilt_slices(self) -> int:
         """Number of degenerate slices that are not all zero."""
         return self.sums.num_degenerate - self.num_zero_slices
-
-    @property
-    def is_exact(self) -> bool:
-        """True if no measured element changed: SQNR is None then."""
-        return is_exact(self.sums)
-
-    @property
-    def is_unchanged(self) -> bool:
-        """True if no element changed: exact, and no finite element became non-finite."""
-        return is_unchanged(self.sums)
 
 
 class SkippedTensor(NamedTuple):
@@ -181,7 +190,7 @@ class Headed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult(Headed):
+class RunResult(Headed, Summed):
     """All data of a report."""
 
     rows: Sequence[Row]
@@ -215,15 +224,9 @@ class RunResult(Headed):
         return total_of(list(self.quantized))
 
     @property
-    def is_exact(self) -> bool:
-        """True if no measured element changed."""
-        return is_exact(self.sums)
-
-    @property
     def is_unchanged(self) -> bool:
         """True if no element changed and no tensor failed."""
-        is_failed = any(row.is_failure for row in self.skipped)
-        return is_unchanged(self.sums) and not is_failed
+        return super().is_unchanged and not any(row.is_failure for row in self.skipped)
 
     @cached_property
     def summary(self) -> Mapping[str, MetricValue]:

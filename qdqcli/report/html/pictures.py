@@ -1,11 +1,13 @@
 """Data of an opened tensor's pictures: histograms with the grid, and the error by channel."""
 
-from collections.abc import Iterator
-from math import isfinite
+from collections.abc import Iterator, Mapping, Sequence
+from math import ceil, isfinite
 
-from qdqcli.report.channel import error_by_channel
 from qdqcli.report.html.markup import script_text
 from qdqcli.result.result import TensorResult
+from qdqcli.stats.metrics import MetricValue
+
+MAX_BARS = 128
 
 
 def pictures(row: TensorResult) -> Iterator[str]:
@@ -35,3 +37,18 @@ def grid_of(row: TensorResult) -> dict[str, object]:
     if steps and isfinite(max(steps)):
         found |= {"step": max(steps), "codes": [lowest, highest]}
     return found
+
+
+def error_by_channel(channels: Mapping[str, Sequence[MetricValue]]) -> dict[str, object]:
+    """Return RMSE per channel in three digits; beyond MAX_BARS, the worst of every `step` consecutive channels."""
+    rmse = channels["rmse"]
+    step = max(ceil(len(rmse) / MAX_BARS), 1)
+    worst = [
+        max((value for value in rmse[start : start + step] if value is not None), default=None)
+        for start in range(0, len(rmse), step)
+    ]
+    return {
+        "count": len(rmse),
+        "step": step,
+        "rmse": [None if value is None else float(f"{value:.3g}") for value in worst],
+    }
