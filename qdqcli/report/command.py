@@ -5,13 +5,16 @@ from pathlib import PurePath
 
 from qdqcli.plain import Parsed
 from qdqcli.recipe.keys import SELECTION, SETTINGS
+from qdqcli.recipe.request import DEFAULTS
 from qdqcli.result.result import RunResult
 
+_BY_NAME = ("num_bits", "signed_input", "axis", "group_size", "min_ndim")
+"""Settings that options of their own tell, or a scheme."""
 _PLAIN: Parsed = {
-    "narrow_range": False, "round_mode": "HALF_TO_EVEN", "ragged_groups": False, "indivisible": "error",
-    "input_min": None, "input_max": None, "ranges": None, "compute_dtype": "float32", "estimator": "minmax",
-    "percentile": None, "include": [], "exclude": [], "scale_bits": 16,
-}  # fmt: skip
+    key.removesuffix("_file"): list(value) if isinstance(value, tuple) else value
+    for key, value in {**DEFAULTS, "scale_bits": 16}.items()
+    if key not in _BY_NAME
+}
 """Setting -> its default on the command line."""
 _PROJECT_FILES = ("qdq.toml", "pyproject.toml")
 
