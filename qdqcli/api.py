@@ -31,13 +31,13 @@ from qdqcli.op.spec import QuantSpec, axis_text
 from qdqcli.output.files import NamedFile, check_files
 from qdqcli.output.tree import output_paths, output_tree
 from qdqcli.plain import JsonObject
-from qdqcli.recipe.file import RecipeFile, parse_recipe, read_recipe
+from qdqcli.recipe.file import parse_recipe
 from qdqcli.recipe.keys import REAL
 from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.patterns import nearest_names
 from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, decoded_inputs, inputs_of, make_plans, notes_of
-from qdqcli.recipe.preset import option_for
 from qdqcli.recipe.preset import preset as preset_of
+from qdqcli.recipe.preset import read_named
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
 from qdqcli.recipe.request import DEFAULTS, Request, merge_options, request_from
@@ -607,21 +607,11 @@ def request_of(
                          for key, value in given.items() if value is not None})  # fmt: skip
     if ranges is not None:
         settings["ranges_file"] = Path(ranges)
-    sources = [*map(preset_of, presets), *([] if recipe is None else [_recipe(path_of(recipe))])]
+    sources = [*map(preset_of, presets), *([] if recipe is None else [read_named(path_of(recipe))])]
     options: RecipeSettings = {**DEFAULTS, "scale_bits": scale_bits}
     flags = {key: key.removesuffix("_file") for key in settings}
     path = None if recipe is None else Path(recipe)
     return request_from(merge_options(options, sources, settings, flags, presets=presets, recipe=path))
-
-
-def _recipe(path: Path) -> RecipeFile:
-    try:
-        return read_recipe(path)
-    except UsageError as error:
-        hint = option_for(str(path))
-        if hint is not None and not path.exists():
-            error.advise(hint)
-        raise
 
 
 def _checked(given: Mapping[str, object]) -> JsonObject:

@@ -448,8 +448,7 @@ def diagnose(
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=every or shared.get("include") is not None)
         found = find_causes(plans, before, numbers, measuring, workers, max_bits_added)
-    text = diagnosis_recipe(found, plans, study.checkpoints, study.packed, command="qdqcli.diagnose",
-                            min_ndim=request.recipe.min_ndim)  # fmt: skip
+    text = diagnosis_recipe(found, plans, command="qdqcli.diagnose", min_ndim=request.recipe.min_ndim)
     return DiagnosisReport(found, text)
 
 

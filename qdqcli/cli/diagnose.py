@@ -13,13 +13,13 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import cluster_of, opened, packed_inputs, progress_over, workers_of
+from qdqcli.cli.measure import cluster_of, opened, plan_inputs, progress_over, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape, show_path
-from qdqcli.recipe.plan import check_selection, make_plans
+from qdqcli.recipe.plan import check_selection
 from qdqcli.report.forms import STUDY_FORMATS, check_forms
 
 
@@ -80,9 +80,7 @@ def diagnose(
     if write_recipe is not None:
         check_replaceable(write_recipe, is_recipe, is_allowed=overwrite)
     request, checkpoints = opened(call, files)
-    packed = packed_inputs(call, checkpoints)
-    plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=call.reading.allow_unmatched)
-    session.note_all(warnings)
+    plans = plan_inputs(call, checkpoints, request)
     check_selection(plans)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
@@ -111,8 +109,7 @@ def diagnose(
             found = find(plans, before, numbers, measuring, workers, max_bits_added)
     if write_recipe is not None:
         command = shlex.join(["qdq", *session.arguments])
-        min_ndim = request.recipe.min_ndim
-        text = recipe_of(found, plans, checkpoints, packed, command=command, min_ndim=min_ndim)
+        text = recipe_of(found, plans, command=command, min_ndim=request.recipe.min_ndim)
         write_report(write_recipe, [text], replaces=overwrite)
     deliver_pieces(partial(DIAGNOSIS.render, found), call.report)
     if write_recipe is not None:

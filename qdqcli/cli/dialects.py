@@ -69,7 +69,7 @@ def export(
     files.check(checkpoints)
     plans = plan_inputs(call, checkpoints, request)
     own = dialect(target)
-    text, words, warnings = exported(own, plans, checkpoints, recognise_inputs(checkpoints))
+    text, words, warnings = exported(own, plans)
     _deliver(call, output, text, replaces=overwrite)
     for warning in warnings:
         session.warn(warning)

@@ -10,10 +10,8 @@ from qdqcli.cli.environment import SHARED, is_set
 from qdqcli.cli.groups import Function
 from qdqcli.cli.help import completing
 from qdqcli.cli.session import Session
-from qdqcli.errors import UsageError
 from qdqcli.recipe import keys
-from qdqcli.recipe.file import RecipeFile, read_recipe
-from qdqcli.recipe.preset import PRESETS, check_preset, option_for, preset
+from qdqcli.recipe.preset import PRESETS, check_preset, preset, read_named
 from qdqcli.recipe.request import OptionSources, Settings, merge_options
 
 
@@ -38,7 +36,7 @@ def option_sources_of(options: Settings, session: Session) -> OptionSources:
         UsageError: a recipe is malformed.
     """
     recipe, names = options.get("recipe"), options.get("presets", ())
-    sources = [*map(preset, names), *([] if recipe is None else [_read(recipe)])]
+    sources = [*map(preset, names), *([] if recipe is None else [read_named(recipe)])]
     if session.project is not None and session.project.settings is not None:
         sources.append(session.project.settings)
         recipe = session.project.path
@@ -51,17 +49,6 @@ def option_sources_of(options: Settings, session: Session) -> OptionSources:
     given = {key: values[key] for key in names_of_settings if key in values and is_given(key)}
     flags = {key: _flag(key, value) for key, value in given.items()}
     return merge_options(options, sources, given, flags, presets=names, recipe=recipe)
-
-
-def _read(path: Path) -> RecipeFile:
-    """Read a recipe; raises like `read_recipe`, with a hint where the path is a preset or a scheme."""
-    try:
-        return read_recipe(path)
-    except UsageError as error:
-        hint = option_for(str(path))
-        if hint is None or path.exists():
-            raise
-        raise UsageError(f"{error}; {hint}") from None
 
 
 def is_given(name: str) -> bool:

@@ -12,14 +12,10 @@ from qdqcli.escape import escape_name
 from qdqcli.recipe.fused import fused_key
 from qdqcli.recipe.patterns import listed
 from qdqcli.recipe.plan import Plan
-from qdqcli.recipe.toml_text import plans_of
-from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.packed.recognise import Packed
+from qdqcli.recipe.toml_text import plans_like
 
 
-def exported(
-    target: Dialect, plans: Sequence[Plan], checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]
-) -> tuple[str, str, list[str]]:
+def exported(target: Dialect, plans: Sequence[Plan]) -> tuple[str, str, list[str]]:
     """Return the text of the file, what it says in words, and warnings of what the tool's engine will not take.
 
     Raises:
@@ -28,7 +24,7 @@ def exported(
     weights = list(weights_of(plans))
     _check(target, weights)
     text = target.write(weights)
-    again = plans_of(recipe_text(parse_foreign(text, target.title, [w.name for w in weights]), ()), checkpoints, packed)
+    again = plans_like(recipe_text(parse_foreign(text, target.title, [w.name for w in weights]), ()), plans)
     read = list(weights_of(again))
     wrong = [(before, after) for before, after in zip(weights, read, strict=True) if before.format != after.format]
     if wrong:

@@ -6,10 +6,11 @@ They select tensors; bits and granularity have names of their own, schemes.
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
-from qdqcli.recipe.file import RecipeFile, parse_recipe
+from qdqcli.recipe.file import RecipeFile, parse_recipe, read_recipe
 from qdqcli.recipe.scheme import is_scheme
 
 PRESETS = ("linear-only",)
@@ -48,6 +49,17 @@ def check_preset(name: str) -> str:
         offer = option_for(name) or f"try {', '.join(nearest)}"
         raise UsageError(f"there is no preset '{escape_name(name)}'; {offer}")
     return name
+
+
+def read_named(path: Path) -> RecipeFile:
+    """Read a recipe; raises like `read_recipe`, with a hint where the path is the name of a preset or a scheme."""
+    try:
+        return read_recipe(path)
+    except UsageError as error:
+        hint = option_for(str(path))
+        if hint is not None and not path.exists():
+            error.advise(hint)
+        raise
 
 
 def option_for(name: str) -> str | None:

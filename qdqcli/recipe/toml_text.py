@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from qdqcli.escape import escape
 from qdqcli.recipe.file import parse_recipe
-from qdqcli.recipe.plan import Plan, make_plans
+from qdqcli.recipe.plan import Plan, checkpoints_of, make_plans
 from qdqcli.recipe.request import DEFAULTS, merge_options, request_from
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed
@@ -35,6 +35,12 @@ def plans_of(
     """Return the plans of a recipe from its text, as `--recipe` reads it."""
     read = parse_recipe(text, source)
     return make_plans(checkpoints, request_from(merge_options(DEFAULTS, [read], {}, {})).recipe, packed)[0]
+
+
+def plans_like(text: str, plans: Sequence[Plan]) -> list[Plan]:
+    """Return the plans that a recipe gives for the inputs of other plans."""
+    packed = {id(plan.checkpoint): plan.packed for plan in plans}
+    return plans_of(text, checkpoints_of(plans), list(packed.values()))
 
 
 def _quoted(text: str) -> str:

@@ -19,7 +19,7 @@ from qdqcli.measure.settings import measure_settings
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, MAX_SIGNED_BITS, WHOLE_TENSOR, QuantSpec
 from qdqcli.recipe.plan import Plan
-from qdqcli.recipe.toml_text import plans_of
+from qdqcli.recipe.toml_text import plans_like
 from qdqcli.result.result import Row, RunResult, TensorResult, with_shares
 from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.stats.sums import value_of
@@ -29,8 +29,7 @@ from qdqcli.study.float_grid import GROUP_SIZES, ROUNDING
 from qdqcli.study.grid import INTEGERS, Grid, find_grid
 from qdqcli.study.plan_recipe import check_recipe, difference, recipe_text
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile, total_of
-from qdqcli.tensors.checkpoint import Checkpoint, ShardReader
-from qdqcli.tensors.packed.recognise import Packed
+from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo
 
 ERROR_SHARE = 0.8
@@ -232,15 +231,7 @@ def diagnose(
     return Report(before=before, after=changed, diagnoses=diagnoses, max_bits_added=max_bits_added)
 
 
-def recipe_of(
-    found: Report,
-    plans: Sequence[Plan],
-    checkpoints: Sequence[Checkpoint],
-    packed: Sequence[Packed],
-    *,
-    command: str,
-    min_ndim: int | None,
-) -> str:
+def recipe_of(found: Report, plans: Sequence[Plan], *, command: str, min_ndim: int | None) -> str:
     """Return the TOML text of the settings with the best changes; it decides the same for every tensor.
 
     Raises:
@@ -250,7 +241,7 @@ def recipe_of(
     decided = [number for number, row in enumerate(rows) if isinstance(row, TensorResult)]
     about = [f"Settings with the best changes found by: {command}"]
     text = recipe_text(rows, decided, plans, about, min_ndim, found.notes())
-    check_recipe(rows, plans_of(text, checkpoints, packed))
+    check_recipe(rows, plans_like(text, plans))
     return text
 
 
