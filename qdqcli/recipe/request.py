@@ -1,6 +1,6 @@
 """Request: the Recipe that options and the recipes beneath them describe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
@@ -161,36 +161,23 @@ def request_from(sources: OptionSources) -> Request:
         UsageError: options contradict one another, or the op does not take a value.
         InputError: the ranges file cannot be read.
     """
-    options = sources.options
-    given_range = _given_range(options.get("input_min"), options.get("input_max"))
-    ranges_file = options.get("ranges_file")
-    if given_range is not None and ranges_file is not None:
-        raise UsageError("--ranges excludes --input-min and --input-max; give one of them")
-    axis, group_size = options["axis"], options.get("group_size")
-    if group_size is not None and axis not in ("none", WHOLE_TENSOR):
-        raise UsageError(f"--group-size excludes --axis {axis}; give one of them")
-    set_by_rules = {key for rule in sources.rules for key in rule.changes}
-    if options.get("ragged_groups") and group_size is None and "group_size" not in set_by_rules:
-        raise UsageError("--ragged-groups needs --group-size")
-    if options.get("indivisible", ERROR) != ERROR:
-        if group_size is None and "group_size" not in set_by_rules:
-            raise UsageError("--indivisible needs --group-size")
-        if options.get("ragged_groups"):
-            raise UsageError("--ragged-groups excludes --indivisible: with it groups divide every tensor")
-    if "estimator" not in set_by_rules:
-        _check_estimator(options, is_range_given=given_range is not None or ranges_file is not None)
+    given = sources.options
+    options: Settings = {**DEFAULTS, "compute_dtype": ComputeDType.NATIVE, **given}
+    given_range, ranges_file = _given_range(options["input_min"], options["input_max"]), options["ranges_file"]
+    _check_exclusions(options, given_range, {key for rule in sources.rules for key in rule.changes})
+    axis, is_range_given = options["axis"], given_range is not None or ranges_file is not None
     spec = QuantSpec(
-        num_bits=options.get("num_bits", 8),
-        signed_input=options.get("signed_input", True),
-        narrow_range=options.get("narrow_range", False),
-        round_mode=RoundMode(options.get("round_mode", RoundMode.HALF_TO_EVEN)),
+        num_bits=options["num_bits"],
+        signed_input=options["signed_input"],
+        narrow_range=options["narrow_range"],
+        round_mode=RoundMode(options["round_mode"]),
         axis=fixed_axis(axis),
-        group_size=group_size,
-        ragged_groups=options.get("ragged_groups", False),
-        compute_dtype=ComputeDType(options.get("compute_dtype", ComputeDType.NATIVE)),
-        estimator=options.get("estimator", DEFAULT_ESTIMATOR),
-        percentile=options.get("percentile"),
-        range_given=given_range is not None or ranges_file is not None,
+        group_size=options["group_size"],
+        ragged_groups=options["ragged_groups"],
+        compute_dtype=ComputeDType(options["compute_dtype"]),
+        estimator=options["estimator"],
+        percentile=options["percentile"],
+        range_given=is_range_given,
         given_range=given_range,
     )
     recipe = Recipe(
@@ -199,7 +186,7 @@ def request_from(sources: OptionSources) -> Request:
         include=options["include"],
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],
-        indivisible=options.get("indivisible", ERROR),
+        indivisible=options["indivisible"],
         rules=sources.rules,
         places=sources.places,
     )
@@ -208,7 +195,7 @@ def request_from(sources: OptionSources) -> Request:
         ranges_file=ranges_file,
         # A ranges file counts by its digest: a name says nothing of the content.
         settings={
-            **_settings(options),
+            **_settings(given),
             **({} if ranges_file is None else {"ranges_digest": digest_of(ranges_file)}),
             **sources.settings,
         },
@@ -229,12 +216,29 @@ def _settings(options: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _check_estimator(options: Settings, *, is_range_given: bool) -> None:
-    """Refuse an estimator where ranges are given, and --percentile with another estimator."""
-    name = options.get("estimator", DEFAULT_ESTIMATOR)
-    if is_range_given and name != DEFAULT_ESTIMATOR:
+def _check_exclusions(
+    options: Settings, given_range: tuple[float, float] | None, set_by_rules: Collection[str]
+) -> None:
+    """Refuse options that exclude others, or that need others; rules may set what these need."""
+    ranges_file, axis, group_size = options["ranges_file"], options["axis"], options["group_size"]
+    if given_range is not None and ranges_file is not None:
+        raise UsageError("--ranges excludes --input-min and --input-max; give one of them")
+    if group_size is not None and axis not in ("none", WHOLE_TENSOR):
+        raise UsageError(f"--group-size excludes --axis {axis}; give one of them")
+    has_groups = group_size is not None or "group_size" in set_by_rules
+    if options["ragged_groups"] and not has_groups:
+        raise UsageError("--ragged-groups needs --group-size")
+    if options["indivisible"] != ERROR:
+        if not has_groups:
+            raise UsageError("--indivisible needs --group-size")
+        if options["ragged_groups"]:
+            raise UsageError("--ragged-groups excludes --indivisible: with it groups divide every tensor")
+    if "estimator" in set_by_rules:
+        return
+    name = options["estimator"]
+    if (given_range is not None or ranges_file is not None) and name != DEFAULT_ESTIMATOR:
         raise UsageError(f"--estimator {name} chooses ranges that are not given; leave it out, or the given ones")
-    if options.get("percentile") is not None and name != "percentile":
+    if options["percentile"] is not None and name != "percentile":
         raise UsageError("--percentile needs --estimator percentile")
 
 
