@@ -16,6 +16,7 @@ import os
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def linears(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
 def compressed_tensors(settings: dict[str, Any], format_name: str) -> Maker:
     def make(source: Path, folder: Path) -> Weights:
         from compressed_tensors.compressors import ModelCompressor
+        from compressed_tensors.compressors.nvfp4 import base as nvfp4
         from compressed_tensors.quantization import (
             QuantizationArgs,
             QuantizationConfig,
@@ -82,6 +84,8 @@ def compressed_tensors(settings: dict[str, Any], format_name: str) -> Maker:
         )
         from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
+        # Its products are in BF16 otherwise.
+        nvfp4.unpack_fp4_from_uint8 = partial(nvfp4.unpack_fp4_from_uint8, dtype=torch.float32)
         args = QuantizationArgs(**settings)
         model = model_of(source)
         scheme = QuantizationScheme(targets=["Linear"], weights=args)
