@@ -89,9 +89,6 @@ class RemotePath(PosixPath):
     def resolve(self, strict: bool = False) -> Self:  # noqa: ARG002 - there are no links
         return self
 
-    def expanduser(self) -> Self:
-        return self
-
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:  # noqa: ARG002
         return self.store.status(self)
 
