@@ -149,7 +149,8 @@ def answers(view: PlanView, quote: Quote) -> Iterator[str]:
             yield f"              {found.bits_per_weight:.4f}, {size}, {_loss_text(found, found.loss)}"
     for decision, chosen in view.explained:
         yield ""
-        yield f"{quote(decision.tie.name)}: {len(decision.tie.members):,} tensors, {decision.num_elements:,} weights"
+        tensors = counted(len(decision.tie.members), "tensor")
+        yield f"{quote(decision.tie.name)}: {tensors}, {decision.num_elements:,} weights"
         for option in decision.options:
             lowest = view.allocation.sqnr_db(decision, option)
             sqnr = f"{lowest:.2f} dB" if isfinite(lowest) else EXACT

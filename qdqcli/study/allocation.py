@@ -17,6 +17,7 @@ from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision as Decided
+from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.patterns import nearest_names
 from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.sweep import Setting, Sweep
@@ -124,11 +125,11 @@ class Problem:
         return settings[candidate].name if candidate < len(settings) else FLOAT
 
     def uniform(self, candidate: int) -> list[int] | None:
-        """Return the choice of one candidate wherever it is not pinned; None where it does not fit everywhere."""
+        """Return the choice of one candidate, but for pins and what only float fits; None where it fits not all."""
         choice = []
         for decision in self.decisions:
             found = [k for k, option in enumerate(decision.options) if option.candidate == candidate]
-            if not found and not decision.is_pinned:
+            if not found and not decision.is_pinned and decision.options[0].candidate < len(self.sweep.settings):
                 return None
             choice.append(found[0] if found else 0)
         return choice
@@ -198,6 +199,18 @@ def _selected(sweep: Sweep) -> list[int]:
     return [n for n, rows in enumerate(zip(*tables, strict=True)) if any(isinstance(row, TensorResult) for row in rows)]
 
 
+def misfits_of(plans: Sequence[Sequence[Plan]]) -> dict[int, Skip]:
+    """Return the tensors whose shape forbids every candidate: row -> skip, with the reason."""
+    tables = [[decision for plan in of_candidate for decision in plan.decisions] for of_candidate in plans]
+    found = {}
+    for number, cells in enumerate(zip(*tables, strict=True)):
+        skips = [decision for decision in cells if isinstance(decision, Skip)]
+        misfits = [skip for skip in skips if skip.is_misfit]
+        if misfits and len(skips) == len(cells):
+            found[number] = misfits[0]
+    return found
+
+
 def choice_of(problem: Problem, decisions: Sequence[Decided]) -> tuple[list[int], list[str]]:
     """Return the options that give every tensor the settings of a recipe, and the names of tensors without one.
 
@@ -234,6 +247,8 @@ def make_problem(plans: Sequence[Sequence[Plan]], sweep: Sweep, wanted: Wanted) 
     selected = _selected(sweep)
     if not selected:
         raise UsageError("there is nothing to plan: no candidate setting fits any selected tensor")
+    if wanted.keeps_float:
+        selected += misfits_of(plans)
     selected.sort(key=lambda number: (tables[0][number].source.name, tables[0][number].source.file))
     names = [tables[0][number].source.name for number in selected]
     pinned = {n for n in selected if len(sweep.settings) > 1 and _is_pinned([rows[n] for rows in tables])}

@@ -53,7 +53,7 @@ def recipe_text(
         UsageError: all tensors stay in float.
     """
     members = list(_members(rows, numbers, plans))
-    decided = {member.name for member in members if member.spec is not None}
+    decided = {member.name for member in members}
     default = _most_common(member.spec for member in members if member.spec is not None)
     if default is None:
         raise UsageError("the plan leaves every tensor in float; allow fewer bits than float has")

@@ -8,7 +8,6 @@ from pathlib import Path
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
-from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.document import Document, read_text
 from qdqcli.recipe.goal import Goal
 from qdqcli.recipe.patterns import compile_pattern, listed
@@ -28,6 +27,7 @@ from qdqcli.study.allocation import (
     allocate_for_sqnr,
     choice_of,
     make_problem,
+    misfits_of,
     selected_names,
 )
 from qdqcli.study.importance import NO_IMPORTANCE, Importance
@@ -112,13 +112,8 @@ def check_fits(columns: Sequence[Sequence[Plan]]) -> None:
     Raises:
         UsageError: one is; names the tensors.
     """
-    tables = [[pair for plan in plans for pair in plan.tensors] for plans in columns]
-    misfits: dict[str, str] = {}
-    for cells in zip(*tables, strict=True):
-        skips = [decision for _, decision in cells if isinstance(decision, Skip)]
-        reasons = [skip.reason for skip in skips if skip.is_misfit]
-        if reasons and len(skips) == len(cells):
-            misfits[cells[0][0].name] = reasons[0]
+    tensors = [tensor for plan in columns[0] for tensor in plan.shard.tensors]
+    misfits = {tensors[number].name: skip.reason for number, skip in misfits_of(columns).items()}
     if misfits:
         raise UsageError(
             f"{listed(list(misfits))}: no candidate fits: {next(iter(misfits.values()))}; add one such as "

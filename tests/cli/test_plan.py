@@ -226,6 +226,12 @@ def test_a_tensor_that_no_candidate_fits_is_not_left_out_silently(qdq: Qdq, tmp_
     assert qdq(*command, "--exclude", "odd.weight").code == 0
     fitting = qdq(*command, "--candidates", "int4,int4-channel", "--overwrite", "--format", "json")
     assert set(bits_of(fitting.report)) == set(values)
+    as_float = qdq(*command, "--avg-bits", "20", "--candidates", "int4,int8,float", "--overwrite", "--format", "json")
+    odd = next(decision for decision in as_float.report["decisions"] if decision["name"] == "odd.weight")
+    assert (odd["choice"], odd["candidates"][0]["bits"]) == ("float", 8 * 97 * 32)
+    assert as_float.report["bits_per_weight"] == (8 * 97 * 32 + 8 * 256 * 8.125) / (8 * 97 + 8 * 256)
+    floor = qdq(*command, "--candidates", "int4,float", "--overwrite")
+    assert (floor.code, "most in odd.weight" in floor.error) == (2, True)
 
 
 def test_a_tensor_whose_squares_overflow_is_named(qdq: Qdq, tmp_path: Path) -> None:
