@@ -70,7 +70,7 @@ def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
     if allocation.budget is not None:
         left = allocation.budget - allocation.bits
         yield f"unused        {left:,} bits of the budget{_next_step(allocation, left)}"
-    yield f"loss          {_loss_text(allocation, allocation.loss)}"
+    yield f"loss          {_loss_text(problem, allocation.loss)}"
     gap = (
         "exact: no choice within the budget loses less"
         if solution.proof == "exact"
@@ -82,7 +82,7 @@ def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
     for candidate in range(len(problem.sweep.settings)):
         if (found := uniform(allocation, candidate)) is not None:
             rate, loss = found
-            yield f"uniform       {problem.name_of(candidate)}: {rate:.4f} bits/weight, {_loss_text(allocation, loss)}"
+            yield f"uniform       {problem.name_of(candidate)}: {rate:.4f} bits/weight, {_brief(problem, loss)}"
     sqnr = result.summary["sqnr_db"]
     yield f"SQNR          {EXACT if sqnr is None else metric_text('sqnr_db', sqnr) + ' dB'} over all quantized elements"
 
@@ -124,13 +124,20 @@ def _next_step(allocation: Allocation, left: int) -> str:
     return f"; the cheapest step up takes {min(steps)[0]:,}" if steps else ""
 
 
-def _loss_text(allocation: Allocation, loss: float) -> str:
-    match allocation.problem.objective:
+def _loss_text(problem: Problem, loss: float) -> str:
+    match problem.objective:
         case "energy":
             return f"sum of squared errors {loss:.6g}"
-        case "worst":
-            return f"lowest SQNR {-10 * log10(loss):.2f} dB" if loss else "no error"
-    return f"sum of relative squared errors {loss:.6g}"
+        case "relative":
+            return f"sum of relative squared errors {loss:.6g}"
+    return _brief(problem, loss)
+
+
+def _brief(problem: Problem, loss: float) -> str:
+    """Return a loss without its definition."""
+    if problem.objective != "worst":
+        return f"loss {loss:.6g}"
+    return f"lowest SQNR {-10 * log10(loss):.2f} dB" if loss else "no error"
 
 
 def answers(view: PlanView, quote: Quote) -> Iterator[str]:
@@ -138,7 +145,7 @@ def answers(view: PlanView, quote: Quote) -> Iterator[str]:
     if view.against is not None:
         rate, loss = rate_and_loss(view.allocation.problem, view.against)
         yield (
-            f"against       {rate:.4f} bits/weight, {_loss_text(view.allocation, loss)}; "
+            f"against       {rate:.4f} bits/weight, {_brief(view.allocation.problem, loss)}; "
             f"{counted(view.num_changed, 'decision')} of it changed"
         )
     if view.frontier:
@@ -146,7 +153,7 @@ def answers(view: PlanView, quote: Quote) -> Iterator[str]:
         yield "frontier      bits/weight, size, loss"
         for found in view.frontier:
             size = size_text(-(-found.bits // 8))
-            yield f"              {found.bits_per_weight:.4f}, {size}, {_loss_text(found, found.loss)}"
+            yield f"              {found.bits_per_weight:.4f}, {size}, {_brief(found.problem, found.loss)}"
     for decision, chosen in view.explained:
         yield ""
         tensors = counted(len(decision.tie.members), "tensor")
@@ -155,7 +162,7 @@ def answers(view: PlanView, quote: Quote) -> Iterator[str]:
             lowest = view.allocation.sqnr_db(decision, option)
             sqnr = f"{lowest:.2f} dB" if isfinite(lowest) else EXACT
             step = option.bits - chosen.bits
-            gain = f", {(chosen.loss - option.loss) / step:.3g} of loss per bit" if step else ", chosen"
+            gain = f", {(chosen.loss - option.loss) / step:.3g} per bit" if step else ", chosen"
             name = view.allocation.problem.name_of(option.candidate)
             yield f"  {name}: {option.bits:,} bits, loss {option.loss:.6g}, {sqnr}{gain}"
 
@@ -164,7 +171,8 @@ def _table(view: PlanView, options: ReportOptions) -> Iterator[str]:
     allocation, result = view.allocation, view.result
     quote = partial(quoted, options=options)
     top = _SHOWN if options.top is None else options.top
-    layout = fit(columns(allocation, quote, top), "choice", options.width, options.ellipsis)
+    shown = columns(allocation, quote, top)
+    layout = fit(shown, "choice", options.width, options.ellipsis, dropped=("rate", "count"))
     yield from table_lines(layout, options)
     yield from layout.remarks
     if top and len(allocation.chosen) > top:

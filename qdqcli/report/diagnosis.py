@@ -221,6 +221,7 @@ def overall_text(result: RunResult) -> str:
 
 def _lines(diagnosis: Diagnosis, quote: Quote) -> Iterator[tuple[str, str]]:
     """Yield (label, text) of each line below the tensor's name."""
+    yield "measured", _measured_text(diagnosis, quote)
     for number, finding in enumerate(diagnosis.findings):
         text = f"{finding.cause}: {finding_text(finding, diagnosis, quote)}"
         yield ("cause" if not number else "also"), text
@@ -252,10 +253,10 @@ def _remedy_line(remedy: Remedy) -> str:
     return f"{gain:>9}  {price:>11}  {change}"
 
 
-def _title(diagnosis: Diagnosis, quote: Quote) -> str:
+def _measured_text(diagnosis: Diagnosis, quote: Quote) -> str:
     row = diagnosis.row
     return (
-        f"{quote(row.source.name)}  {shape_text(row.source.shape)} {dtype_text(row, quote)}, "
+        f"{shape_text(row.source.shape)} {dtype_text(row, quote)}, "
         f"{spec_text(row.spec, quote, row.source.shape)}: {sqnr_text(level(row))}, {share_text(diagnosis)} of the error"
     )
 
@@ -267,7 +268,7 @@ def _table(report: Report, options: ReportOptions) -> Iterator[str]:
     for diagnosis in report.diagnoses:
         if diagnosis.cause == causes.PLAIN:
             continue
-        yield _title(diagnosis, quote)
+        yield quote(diagnosis.row.source.name)
         for label, text in _lines(diagnosis, quote):
             # A remedy keeps its columns; it is short.
             parts = (
@@ -282,7 +283,8 @@ def _table(report: Report, options: ReportOptions) -> Iterator[str]:
         yield "plain: behave like Gaussian data of their size; nothing stands out"
         yield from table_lines(fit(_plain_columns(plain, quote), "sqnr", options.width, options.ellipsis), options)
         yield ""
-    yield from facts(report)
+    for fact in facts(report):
+        yield from [fact] if options.width is None else wrap(fact, options.width, break_on_hyphens=False)
 
 
 def columns(report: Report, quote: Quote) -> list[Column]:

@@ -89,7 +89,8 @@ def _chosen(view: SweepView, quote: Quote) -> list[Column]:
 
 def _table(view: SweepView, options: ReportOptions) -> Iterator[str]:
     quote = partial(quoted, options=options)
-    layout = fit(_chosen(view, quote), "setting", options.width, options.ellipsis)
+    shown = _chosen(view, quote)
+    layout = fit(shown, "setting", options.width, options.ellipsis, dropped=("share", "lowest", "size"))
     yield from table_lines(layout, options)
     yield from layout.remarks
     yield ""
