@@ -30,6 +30,11 @@ class Terms(NamedTuple):
     """(settings * VECTOR_SIZE,): the lanes of the largest error."""
     zeroed: NDArray[np.int32]
     """(settings * VECTOR_SIZE,): the lanes of the number of elements that became 0."""
+    inputs: Floats | None
+    """(RUN,): the elements of a run, decoded under the first setting for the others; (0,) where there are no others.
+
+    None for elements that need no decoding.
+    """
     one: np.int32 = np.int32(1)
     """1, which the compiler does not know."""
 
@@ -45,6 +50,7 @@ def terms_of(x: Stored, y: Stored, *, extreme: bool = False, settings: int = 1) 
         np.empty(NUM_SUMS * lanes),
         np.empty(lanes, zero.dtype),
         np.empty(lanes, np.int32),
+        np.empty(RUN if settings > 1 else 0, zero.dtype) if x.dtype.itemsize == 2 else None,
     )
 
 

@@ -306,10 +306,12 @@ def quotient(a: Number, b: Number, compute_type: Number) -> Number:
     """Return a / b, correctly rounded, then flushed.
 
     A quotient that is rounded up to the smallest normal number only by the coarser spacing of subnormals is flushed
-    too; the product that detects it is exact, because one of its factors is a power of two.
+    too; the product that detects it is exact, because one of its factors is a power of two. It is made only where it
+    decides, which is where |b| >= 1: elsewhere it is subnormal, for which processors take longer than for all the rest.
     """
     q = round_to(a / b, compute_type)
-    subnormal = (abs(q) == min_normal(compute_type)) & (abs(a) < abs(b) * min_normal(compute_type))
+    smallest = abs(q) == min_normal(compute_type)
+    subnormal = smallest & (abs(a) < abs(select(smallest, b, constant(0.0, b))) * min_normal(compute_type))
     return select(subnormal, q * constant(0.0, q), flush(q, compute_type))
 
 

@@ -134,21 +134,20 @@ def sum_chunks(x, y, terms, sums):
         last = smaller(first + CHUNK_ELEMENTS, x.size)
         begin_chunk(terms)
         for begin in range(first, last, RUN):
+            end = smaller(begin + RUN, last)
             for shift in range(0, VECTOR_SIZE, width()):
-                _add_pairs(x, y, begin, smaller(RUN, last - begin), terms, shift)
+                sums_of_run = no_sums(terms)
+                for k in range(begin + shift, end, VECTOR_SIZE):
+                    prefetch(x, k + AHEAD)
+                    v, w = decode(_load(x, k, end)), decode(_load(y, k, end))
+                    sums_of_run = add_elements(v, w, terms, 0, sums_of_run)
+                add_run(sums_of_run, terms, 0, shift)
         finish_chunk(x, first, last - first, terms, 0, sums[chunk])
 
 
 @inlined
-def _add_pairs(x, y, begin, size, terms, shift):
-    """Add the lanes [shift, shift + width()) of a run of `size` elements."""
-    sums = no_sums(terms)
-    whole = begin + size // VECTOR_SIZE * VECTOR_SIZE
-    for k in range(begin + shift, whole, VECTOR_SIZE):
-        prefetch(x, k + AHEAD)
-        sums = add_elements(decode(load_some(x, k)), decode(load_some(y, k)), terms, 0, sums)
-    if whole < begin + size:
-        k = whole + shift
-        left = begin + size - k
-        sums = add_elements(decode(load_first(x, k, left)), decode(load_first(y, k, left)), terms, 0, sums)
-    add_run(sums, terms, 0, shift)
+def _load(x, k, end):
+    """Load width() elements; those from `end` on are zeros."""
+    if k + width() <= end:
+        return load_some(x, k)
+    return load_first(x, k, end - k)

@@ -60,9 +60,9 @@ _BAND = 4
 
 
 @inlined
-def _fake_quantized(stored, lo, hi, scale, inverse, flushing, op):
-    """Quantize and dequantize a vector of stored elements; the result is not yet rounded to their dtype."""
-    v = decode(stored)
+def _fake_quantized(v, qparams, flushing, op):
+    """Quantize and dequantize a vector of decoded elements; the result is not yet rounded to their dtype."""
+    lo, hi, scale, inverse = qparams
     if flushing:  # constant within a run: the branch costs nothing
         v = flush(v, op.compute_type)
     return fake_quantize(_clamped(v, lo, hi, op.clamping), scale, inverse, op.half_up, op.compute_type)
@@ -73,15 +73,6 @@ def _clamped(v, lo, hi, clamping):
     if clamping is None:
         return v
     return clamp(v, lo, hi)
-
-
-@inlined
-def _store(y, at, v, count, nontemporal):
-    """Write the first `count` elements of a vector; non-temporal stores write all of it."""
-    if nontemporal is None:
-        store_part(y, at, v, count)
-    else:
-        store_nontemporal(y, at, v)
 
 
 @inlined
@@ -104,21 +95,19 @@ def _quantize(x, y, elements, steps, qparams, op, nontemporal, columns):
 
 @inlined
 def _quantize_runs(x, y, elements, steps, qparams, op, nontemporal):
-    values = qparams.values
     base, i, stop = elements
     s, run_end, left = run_at(i, steps)
     while i < stop:
         end = smaller(run_end, stop)
-        lo, hi, scale, inverse = qparams_of(values, s)
-        flushing = qparams.flags[FLUSHING, s]
+        of_slice, flushing = qparams_of(qparams.values, s), qparams.flags[FLUSHING, s]
         while i + VECTOR_SIZE <= end:
             stored = load(x, i - base)
-            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+            v = _fake_quantized(decode(stored), of_slice, flushing, op)
             _store(y, i - base, encode(v, stored), VECTOR_SIZE, nontemporal)
             i += VECTOR_SIZE
         if i < end:
             stored = load_part(x, i - base, end - i)
-            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+            v = _fake_quantized(decode(stored), of_slice, flushing, op)
             store_part(y, i - base, encode(v, stored), end - i)
         i = end
         s, run_end, left = run_after(s, run_end, steps, left)
@@ -144,24 +133,21 @@ def _quantize_columns(x, y, elements, row, qparams, op, nontemporal):
 @inlined
 def _quantize_band(x, y, begin, row, qparams, op, nontemporal):
     """Quantize _BAND whole rows, the first at x[begin]."""
-    flushing = qparams.flags[FLUSHING, 0]
     for c in range(0, row, VECTOR_SIZE):
-        lo, hi, scale, inverse = qparams_from(qparams.values, c)
+        of_columns = qparams_from(qparams.values, c)
         for r in range(_BAND):
             at = begin + r * row + c
             stored = load_part(x, at, row - c)
-            v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+            v = _fake_quantized(decode(stored), of_columns, qparams.flags[FLUSHING, 0], op)
             _store(y, at, encode(v, stored), row - c, nontemporal)
 
 
 @inlined
 def _quantize_row(x, y, begin, end, c, row, qparams, op):
     """Quantize the elements [begin, end) of `x`, the first in column `c`."""
-    flushing = qparams.flags[FLUSHING, 0]
     for i in range(begin, end, VECTOR_SIZE):
-        lo, hi, scale, inverse = qparams_from(qparams.values, c)
         stored = load_part(x, i, end - i)
-        v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+        v = _fake_quantized(decode(stored), qparams_from(qparams.values, c), qparams.flags[FLUSHING, 0], op)
         store_part(y, i, encode(v, stored), end - i)
         c = _next_column(c, row)
 
@@ -173,6 +159,15 @@ def _next_column(c, row):
     while c >= row:
         c -= row
     return c
+
+
+@inlined
+def _store(y, at, v, count, nontemporal):
+    """Write the first `count` elements of a vector; non-temporal stores write all of it."""
+    if nontemporal is None:
+        store_part(y, at, v, count)
+    else:
+        store_nontemporal(y, at, v)
 
 
 # ------------------------------------------------------------------ with error sums
@@ -237,7 +232,7 @@ def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
     """
     base, begin, stop = elements
     s, end, left = cursor
-    sums, i = no_sums(loop.summing.terms), begin
+    origins, sums, i = (base, begin), no_sums(loop.summing.terms), begin
     while i < stop:
         to = smaller(end, stop)
         qparams, flushing = qparams_of(values, s), flags[FLUSHING, s]
@@ -245,11 +240,11 @@ def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
         while k < to:
             if i <= k and k + VECTOR_SIZE <= to:
                 while k + VECTOR_SIZE <= to:
-                    sums = _sum_vector(loop, k + shift - base, qparams, flushing, setting, sums)
+                    sums = _sum_vector(loop, origins, k + shift, None, qparams, flushing, setting, sums)
                     k += VECTOR_SIZE
             else:
                 lanes = first_some(to - k - shift) ^ first_some(i - k - shift)
-                sums = _sum_lanes(loop, k + shift - base, lanes, qparams, flushing, setting, sums)
+                sums = _sum_vector(loop, origins, k + shift, lanes, qparams, flushing, setting, sums)
                 k += VECTOR_SIZE
         i = to
         if i == end:
@@ -261,21 +256,21 @@ def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
 def _sum_run_of_columns(loop, elements, cursor, steps, values, flags, setting, shift):
     """`_sum_run` for a column per element of a row; the first of `cursor` is the column."""
     base, begin, stop = elements
-    sums, c = no_sums(loop.summing.terms), cursor[0]
+    origins, sums, c = (base, begin), no_sums(loop.summing.terms), cursor[0]
     flushing = flags[FLUSHING, 0]
     for k in range(begin, stop, VECTOR_SIZE):
-        qparams = _some_of_column(values, c + shift)
+        qparams = _some_of_columns(values, c + shift)
         if k + VECTOR_SIZE <= stop:
-            sums = _sum_vector(loop, k + shift - base, qparams, flushing, setting, sums)
+            sums = _sum_vector(loop, origins, k + shift, None, qparams, flushing, setting, sums)
         else:
             lanes = first_some(stop - k - shift)
-            sums = _sum_lanes(loop, k + shift - base, lanes, qparams, flushing, setting, sums)
+            sums = _sum_vector(loop, origins, k + shift, lanes, qparams, flushing, setting, sums)
         c = _next_column(c, steps.row)
     return sums, (c, 0, 0)
 
 
 @inlined
-def _some_of_column(values, c):
+def _some_of_columns(values, c):
     """Qparams of the columns [c, c + width())."""
     capacity = values.shape[1]
     lo, hi = load_some(values, MIN_RANGE * capacity + c), load_some(values, MAX_RANGE * capacity + c)
@@ -283,32 +278,45 @@ def _some_of_column(values, c):
 
 
 @inlined
-def _sum_vector(loop, at, qparams, flushing, setting, sums):
-    """Quantize width() elements and add them to the sums of a run; write the outputs if they are kept."""
+def _sum_vector(loop, origins, k, lanes, qparams, flushing, setting, sums):
+    """Quantize width() elements from `k` on, or some `lanes` of them, and add them to the sums of a run.
+
+    `origins`: the elements that x[0] and the run begin with. Outputs are written if they are kept.
+    """
     x, y, op, summing = loop
-    lo, hi, scale, inverse = qparams
-    if setting == 0:
-        prefetch(x, at + AHEAD)
-    stored = load_some(x, at)
-    v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
+    at, stored = k - origins[0], load_some(x, k - origins[0])  # read where it is decoded; elsewhere its type counts
+    v = _input(x, at, k - origins[1], lanes, setting, summing.terms.inputs)
+    w = _fake_quantized(v, qparams, flushing, op)
     if summing.keep:
-        if summing.nontemporal is None:
-            store(y, at, encode(v, stored))
-        else:
-            store_nontemporal(y, at, encode(v, stored))
-    return add_elements(decode(stored), stored_value(v, stored), summing.terms, setting, sums)
+        _keep(y, at, encode(w, stored), lanes, summing.nontemporal)
+    w = stored_value(w, stored)
+    return add_elements(v, w if lanes is None else select(lanes, w, 0), summing.terms, setting, sums)
 
 
 @inlined
-def _sum_lanes(loop, at, lanes, qparams, flushing, setting, sums):
-    """`_sum_vector` for some of the lanes."""
-    x, y, op, summing = loop
-    lo, hi, scale, inverse = qparams
-    stored = load_where(x, at, lanes, 0)
-    v = _fake_quantized(stored, lo, hi, scale, inverse, flushing, op)
-    if summing.keep:
-        store_where(y, at, encode(v, stored), lanes)
-    return add_elements(decode(stored), select(lanes, stored_value(v, stored), 0), summing.terms, setting, sums)
+def _input(x, at, k, lanes, setting, inputs):
+    """Decode width() elements, or some `lanes` of them; whole vectors of 16-bit elements once, for all settings."""
+    if lanes is not None:
+        return decode(load_where(x, at, lanes, 0))
+    if inputs is not None and setting > 0:
+        return load_some(inputs, k)
+    if setting == 0:
+        prefetch(x, at + AHEAD)
+    v = decode(load_some(x, at))
+    if inputs is not None and inputs.size:
+        store(inputs, k, v)
+    return v
+
+
+@inlined
+def _keep(y, at, v, lanes, nontemporal):
+    """Write an output."""
+    if lanes is not None:
+        store_where(y, at, v, lanes)
+    elif nontemporal is None:
+        store(y, at, v)
+    else:
+        store_nontemporal(y, at, v)
 
 
 @inlined
