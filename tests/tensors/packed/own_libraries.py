@@ -6,8 +6,9 @@ Run in an environment of its own that has the libraries; `qdq` may be of another
 
 The models are small ones of transformers with random weights in F32 (Llama, BERT, gpt-oss), or `--model FOLDER`. Each
 library quantizes the linear layers, writes the model, and dequantizes it; the largest difference of a weight's SQNR is
-printed. Packages: accelerate auto-round bitsandbytes compressed-tensors gguf gptqmodel mlx[cpu] mlx-lm nvidia-modelopt
-optimum-quanto sentencepiece torchao transformers, and AutoAWQ's source on PYTHONPATH. No GPU is needed.
+printed, see `own_libraries.md`. Packages: accelerate auto-round bitsandbytes compressed-tensors gguf gptqmodel mlx[cpu]
+mlx-lm nvidia-modelopt optimum-quanto sentencepiece torchao transformers, and AutoAWQ's source on PYTHONPATH. No GPU is
+needed.
 """
 
 import argparse
