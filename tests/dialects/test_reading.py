@@ -244,8 +244,10 @@ def test_a_folder_stands_for_its_configuration_and_the_recipe_is_taken(qdq: Qdq,
     (tmp_path / "published" / "config.json").write_text(json.dumps(COMPRESSED))
     outcome = qdq("recipe", "import", tmp_path / "published", decoder)
     assert "18 int4-g128, 5 in float" in outcome.err
-    recipe = tmp_path / "imported.toml"
+    recipe = tmp_path / "im ported.toml"
     recipe.write_text(outcome.out)
+    outcome = qdq("recipe", "import", tmp_path / "published", decoder, "-o", recipe, "--overwrite")
+    assert outcome.err.endswith(f"next: qdq stats {decoder} --recipe '{recipe}'\n")
     assert qdq("inspect", decoder, "--recipe", recipe, "--format", "json").report["summary"]["num_quantized"] == 18
 
 
@@ -293,6 +295,8 @@ def test_what_matches_nothing_is_said(qdq: Qdq, decoder: Path, tmp_path: Path) -
         ('{"bits": 4, "group_size": 128, "layer_config": {"up_proj": 8}}',
          "layer_config.up_proj is 8; expected an object, or a scheme such as W8A16"),
         ("GPTQModifier: {scheme: W99}", "'W99' is not a known scheme such as W4A16"),
+        ("GPTQModifier: {scheme: [1]}", "GPTQModifier.scheme is [1]; expected a text"),
+        (json.dumps(hub(quant_method="gptq", bits=4, dynamic={"(a+)+": {}})), "foreign: '(a+)+' repeats a group"),
         ("attn=q4_0", "its patterns are on names of a GGUF file"),
     ],
 )  # fmt: skip
