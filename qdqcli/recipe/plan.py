@@ -141,8 +141,8 @@ def check_unpacked(checkpoint: Checkpoint, packed: Packed) -> None:
     """
     if packed.weights:
         raise InputError(
-            f"{packed_in_words(checkpoint, packed)}; qdq compare holds it against the original, qdq decode writes it in "
-            "float, qdq stats --from-packed measures what it decodes to, --allow-packed only what is left in float"
+            f"{packed_in_words(checkpoint, packed)}; qdq compare holds it against the original, qdq decode writes it "
+            "in float, qdq stats --from-packed measures what it decodes to, --allow-packed only what is left in float"
         )
 
 

@@ -44,8 +44,8 @@ def test_what_measures_refuses_packed_weights(gptq: Path, tmp_path: Path, qdq: Q
     assert outcome.code == 3
     assert outcome.error == (
         f"error: {gptq}: already quantized: 1 weight in GPTQ ('q.weight'); qdq compare holds it against the "
-        "original, qdq decode writes it in float, qdq stats --from-packed measures what it decodes to, --allow-packed only "
-        "what is left in float"
+        "original, qdq decode writes it in float, qdq stats --from-packed measures what it decodes to, "
+        "--allow-packed only what is left in float"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gptq"]
 

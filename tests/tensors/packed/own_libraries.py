@@ -40,6 +40,7 @@ def models(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
+    torch.manual_seed(0)
     words = Tokenizer(models.WordLevel({f"t{k}": k for k in range(512)}, unk_token="t0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     experts = {"head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2}
