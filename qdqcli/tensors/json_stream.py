@@ -16,10 +16,10 @@ WINDOW_BYTES = 1 << 20
 """Bytes read at a time: many values, parsed in milliseconds. A longer value makes the window grow."""
 
 _SPACE = compile_regex(r"[ \t\n\r]*")
-_BLANKS = ("", " ", "\t", "\n", "\r")
-"""Characters to skip; the empty string at the window's end may be followed by more of them."""
-_PLAIN_KEY = compile_regex(r'[ \t\n\r]*"([^"\\\x00-\x1f]*+)"[ \t\n\r]*:[ \t\n\r]*')
-"""A key without escapes (almost every key) and its colon."""
+_BLANKS = " \t\n\r"
+"""Characters to skip; the empty string at the window's end, which is in it too, may be followed by more of them."""
+_NEXT_KEY = compile_regex(r'[ \t\n\r]*,[ \t\n\r]*"([^"\\\x00-\x1f]*+)"[ \t\n\r]*:[ \t\n\r]*')
+"""A key without escapes (almost every key) between its comma and its colon."""
 _STARTS = (*'{["-0123456789tfn',)
 """First characters of JSON values."""
 _ENDS = (",", "}", "]", *" \t\n\r")
@@ -63,14 +63,15 @@ class JsonStream:
         """Yield each key of the next object; the caller takes its value before advancing."""
         if not self._begins("{", "}", "object"):
             return
+        key = self._key()
         while True:
-            if plain := _PLAIN_KEY.match(self._text, self._at):
+            yield key
+            if plain := _NEXT_KEY.match(self._text, self._at):
                 key, self._at = plain[1], plain.end()
+            elif self._take(",}") == "}":
+                return
             else:
                 key = self._key()
-            yield key
-            if self._take(",}") == "}":
-                return
 
     def items(self) -> Iterator[None]:
         """Stop at each item of the next list; the caller takes it."""
@@ -100,7 +101,7 @@ class JsonStream:
                 raise MalformedError(f"is not JSON: {escape_name(str(error))}") from error
             else:
                 # A number may continue beyond the window's end, and the decoder reads `1e+` as 1.
-                if self._text[end : end + 1] in _ENDS or end < len(self._text) - _LONGEST_WORD or not self._read_on():
+                if end < len(self._text) - _LONGEST_WORD or self._text[end : end + 1] in _ENDS or not self._read_on():
                     self._at = end
                     if self._has_escapes and isinstance(value, str):
                         without_surrogates(value)
