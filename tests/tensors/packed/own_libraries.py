@@ -164,6 +164,21 @@ def bitsandbytes(**settings: Any) -> Maker:
     return make
 
 
+def bitsandbytes_int8(source: Path, folder: Path) -> Weights:
+    """LLM.int8 by the library's functions, under the names of its module, which quantizes on a GPU only."""
+    from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
+
+    model, found = model_of(source), {}
+    state = model.state_dict()
+    for name, module in linears(model):
+        codes, statistics, _ = int8_vectorwise_quant(module.weight.data.half())
+        state |= {f"{name}.weight": codes, f"{name}.SCB": statistics, f"{name}.weight_format": torch.tensor(0).byte()}
+        found[f"{name}.weight"] = int8_vectorwise_dequant(codes, statistics)
+    save_file({key: t.contiguous() for key, t in state.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
+    return found
+
+
 def auto_round(scheme: str, format_name: str, decoded: Callable[[Path, Path], Weights]) -> Maker:
     """Plain rounding by auto-round, and its writer of another library's format."""
 
@@ -411,6 +426,7 @@ MAKERS: dict[str, tuple[str, str, Maker]] = {
     "quanto float8": ("optimum-quanto", "llama", quanto("qfloat8")),
     "bitsandbytes nf4": ("bitsandbytes", "llama", bitsandbytes(quant_type="nf4", compress_statistics=False)),
     "bitsandbytes nf4 nested": ("bitsandbytes", "llama", bitsandbytes(quant_type="nf4", compress_statistics=True)),
+    "bitsandbytes int8": ("bitsandbytes", "llama", bitsandbytes_int8),
     "bitsandbytes fp4": ("bitsandbytes", "llama", bitsandbytes(quant_type="fp4", compress_statistics=False)),
     **{f"GGUF {kind}": ("gguf", "bert", gguf(kind)) for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16")},
 }  # fmt: skip
