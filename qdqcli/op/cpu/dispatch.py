@@ -47,7 +47,6 @@ from qdqcli.op.params import (
     float_type,
     floats_of,
     merge_columns,
-    merge_order_keys,
     op_of,
     order_key_limits,
     ranges_of_order_keys,
@@ -88,19 +87,27 @@ def measure_range(
 
 def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> OrderKeys:
     """Return the keys (2, slices) of a whole array, measured in parallel parts."""
-    if is_columnar(layout) and layout.is_contiguous:
-        num_parts = 1  # each part would fill a column for every element of the array
-    bounds = cuts(len(x), num_parts)
-    by_part = [empty_order_keys(layout.num_slices, dtype) for _ in range(num_parts)]
+    order_keys = empty_order_keys(layout.num_slices, dtype)
+    by_column = is_columnar(layout)
+    if num_parts == 1 or (by_column and layout.is_contiguous):
+        measure_range(x, 0, len(x), layout, 0, order_keys, dtype)
+        return order_keys
+    bits, limits, bounds = x.view(PATTERN[dtype]), order_key_limits(dtype), cuts(len(x), num_parts)
+    by_part = np.stack([empty_order_keys(layout.row if by_column else layout.num_slices, dtype)] * num_parts)
 
     def measure(part: int) -> None:
-        start, stop = bounds[part : part + 2]
-        measure_range(x[start:stop], start, stop, layout, 0, by_part[part], dtype)
+        elements = Elements(0, *bounds[part : part + 2])
+        if by_column:
+            kernels.measure_columns(bits, elements, layout.row, limits, by_part[part])
+        else:
+            kernels.measure_range(bits, elements, layout.steps(), limits, by_part[part])
 
     run_parts(measure, num_parts)
-    for order_keys in by_part[1:]:
-        merge_order_keys(by_part[0], order_keys)
-    return by_part[0]
+    merged = np.stack([by_part[:, 0].min(axis=0), by_part[:, 1].max(axis=0)])
+    if not by_column:
+        return merged
+    merge_columns(order_keys, merged, np.arange(layout.row) // layout.inner)  # as long as measuring a part takes
+    return order_keys
 
 
 def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, num_parts: int) -> None:
@@ -172,11 +179,13 @@ def _short_runs(layout: Layout) -> StaticBool:
 
 def _nontemporal(y: Stored, layout: Layout) -> StaticBool:
     """True for non-temporal stores to `y`: larger than the caches, with runs or rows aligned to whole vectors."""
+    if y.nbytes < NONTEMPORAL_BYTES:
+        return None
     whole_runs = layout.inner % VECTOR_SIZE == 0 or is_columnar(layout)
     runs_align = layout.num_slices == 1 or (whole_runs and layout.row % VECTOR_SIZE == 0)
     aligned = y.ctypes.data % (VECTOR_SIZE * y.itemsize) == 0
     in_turn = not is_columnar(layout) or writes_whole_lines()
-    return True if y.nbytes >= NONTEMPORAL_BYTES and aligned and runs_align and in_turn else None
+    return True if aligned and runs_align and in_turn else None
 
 
 def writes_whole_lines() -> bool:
