@@ -1,6 +1,7 @@
 """What tests of files and of the command line share: tiny checkpoints, and `qdq` called in this process."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,12 @@ class Outcome:
 Qdq = Callable[..., Outcome]
 
 
+def pytest_configure() -> None:
+    # Workers and the processes that tests start: where none may keep bytecode, each start compiles every module,
+    # which takes as long as all the rest of a `qdq stats`.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--every-fault",
@@ -62,6 +69,7 @@ def qdq(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("qdqcli.cli.progress.LINE_SECONDS", float("inf"))  # else a slow machine has more on stderr
 
     def call(*arguments: object) -> Outcome:
         capsys.readouterr()

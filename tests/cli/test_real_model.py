@@ -65,8 +65,8 @@ def quantized(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_the_run_succeeds(quantized: tuple[Path, Outcome]) -> None:
     outcome = quantized[1]
     assert outcome.code == 0
-    assert outcome.err.startswith("wrote ")
-    assert len(outcome.err.splitlines()) == 1
+    assert outcome.err.splitlines()[-1].startswith("wrote ")  # before it a slow machine shows progress
+    assert "error" not in outcome.err
     summary = outcome.report["summary"]
     assert summary["num_tensors"] == 104
     assert summary["num_quantized"] == 40
