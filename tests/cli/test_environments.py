@@ -66,10 +66,10 @@ def test_three_hundred_shards_need_no_more_than_32_descriptors(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not can_unshare("-rn"), reason="no network namespaces here (unshare -rn)")
-@pytest.mark.parametrize("command", ["stats", "run", "inspect", "info"])
+@pytest.mark.parametrize("command", ["run", "info"])
 def test_no_network_is_needed(tiny: Path, tmp_path: Path, command: str) -> None:
-    more = {"run": (tiny, "-o", tmp_path / "out.safetensors"), "info": ()}
-    process = unshared("-rn", '"$@"', command, *more.get(command, (tiny,)))
+    more = (tiny, "-o", tmp_path / "out.safetensors") if command == "run" else ()
+    process = unshared("-rn", '"$@"', command, *more)
     assert (process.returncode, process.stderr.count("error")) == (0, 0), process.stderr
 
 
@@ -87,63 +87,6 @@ def test_an_installation_and_a_home_that_cannot_be_written_are_enough(tmp_path: 
     assert process.stdout == run_process(*call).stdout
 
 
-# The cache of kernels
-
-
-def emptied(content: bytes) -> bytes:
-    return content[:0]
-
-
-def cut(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def flipped(content: bytes) -> bytes:
-    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-
-
-def replaced(content: bytes) -> bytes:
-    return b"\x80\x04." * (len(content) // 3)
-
-
-IN_FAULTS = [pytest.param(damage, marks=pytest.mark.faults) for damage in (emptied, cut, replaced)]
-
-
-@pytest.mark.parametrize("damage", [flipped, *IN_FAULTS])
-def test_a_damaged_file_in_the_cache_is_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((4, 6))})
-    cache = environment(QDQ_CACHE_DIR=str(tmp_path / "cache"))
-    first = run_process("stats", source, "--format", "json", env=cache)
-    damaged = {path: damage(path.read_bytes()) for path in (tmp_path / "cache").rglob("*.bin")}
-    assert damaged
-    for path, content in damaged.items():
-        path.write_bytes(content)
-    again = run_process("stats", source, "--format", "json", env=cache)
-    assert (again.returncode, again.stderr, again.stdout) == (0, "", first.stdout)
-    for path, content in damaged.items():
-        assert path.read_bytes() != content
-
-
-def test_a_folder_in_place_of_a_kernel_is_left_alone(tmp_path: Path) -> None:
-    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((4, 6))})
-    cache = environment(QDQ_CACHE_DIR=str(tmp_path / "cache"))
-    run_process("stats", source, env=cache)
-    for path in (tmp_path / "cache").rglob("*.bin"):
-        path.unlink()
-        path.mkdir()
-    assert run_process("stats", source, env=cache).returncode == 0
-
-
-def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
-    """Its files are machine code."""
-    source = write_safetensors(tmp_path / "in.safetensors", {"w": sample((4, 6))})
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    cache.chmod(0o777)
-    assert run_process("stats", source, env=environment(QDQ_CACHE_DIR=str(cache))).returncode == 0
-    assert [path for path in cache.rglob("*") if path.is_file()] == []
-
-
 # What cannot be imported
 
 
@@ -154,17 +97,16 @@ def broken(folder: Path, package: str, what: str) -> dict[str, str]:
     return environment(PYTHONPATH=str(folder))
 
 
-@pytest.mark.parametrize("package", ["click", "numba"])
 @pytest.mark.parametrize(
-    ("what", "code"),
+    ("package", "what", "code"),
     [
-        ("raise ModuleNotFoundError('no such module')", 5),
-        ("raise ImportError('Numba needs NumPy 2.3 or less')", 5),
-        ("raise OSError('Could not find/load shared object file')", 5),
-        ("raise MemoryError", 4),
-        ("raise RuntimeError('the unexpected')", 70),
-        ("raise ValueError('a\\nb\\x1b[2J')", 70),
-        ("this is no Python", 70),
+        ("click", "raise ModuleNotFoundError('no such module')", 5),
+        ("click", "raise OSError('Could not find/load shared object file')", 5),
+        ("click", "raise MemoryError", 4),
+        ("click", "raise ValueError('a\\nb\\x1b[2J')", 70),
+        ("click", "this is no Python", 70),
+        ("numba", "raise ImportError('Numba needs NumPy 2.3 or less')", 5),  # later, when a kernel is compiled
+        ("numba", "raise RuntimeError('the unexpected')", 70),
     ],
 )
 def test_an_import_that_fails_is_one_line_and_never_exit_code_1(

@@ -47,22 +47,30 @@ def test_a_reader_that_goes_meanwhile_is_not_exit_code_1(tmp_path: Path) -> None
     assert process.stdout.startswith('{"schema_version": 1')
 
 
-@pytest.mark.parametrize(("output_format", "limit", "code"), [("table", 200, 1), ("json", 1, 0), ("github", 200, 1)])
+@pytest.mark.parametrize(
+    ("call", "output_format", "limit", "code"),
+    [
+        ("check TINY --axis -1", "table", 200, 1),
+        ("check TINY --axis -1 --exit-zero", "table", 200, 0),
+        ("check --report-in REPORT", "json", 1, 0),
+        ("compare ONE OTHER", "github", 200, 1),
+    ],
+)
 def test_a_verdict_holds_though_the_reader_has_gone(
-    tiny: Path, tmp_path: Path, output_format: str, limit: int, code: int
+    qdq: Qdq, tiny: Path, tmp_path: Path, call: str, output_format: str, limit: int, code: int
 ) -> None:
     """`qdq check ... | head -1`: exit code 1 is what a CI job waits for."""
     budget, report, summary = tmp_path / "b.toml", tmp_path / "r.json", tmp_path / "summary.md"
     budget.write_text(f"schema = 1\n[limits]\nmin_sqnr_db = {limit}\n")
     one, other = (write_safetensors(tmp_path / f"{n}.safetensors", {"w": sample((4, 6)) * n}) for n in (1, 1.001))
-    run_process("stats", tiny, "--axis", -1, "--report", report)
-    for call in (f"check {tiny} --axis -1", f"check --report-in {report}", f"compare {one} {other}"):
-        line = f"qdq {call} --budget {budget} --format {output_format}"
-        process = run_in_shell(f'{line} | true; exit "${{PIPESTATUS[0]}}"', GITHUB_STEP_SUMMARY=str(summary))
-        assert process.returncode == code, call
-        assert "error" not in process.stderr
-        assert summary.exists() is (output_format == "github")
-    assert run_in_shell(f'{line} --exit-zero | true; exit "${{PIPESTATUS[0]}}"').returncode == 0
+    qdq("stats", tiny, "--axis", -1, "--report", report)
+    for name, path in {"TINY": tiny, "REPORT": report, "ONE": one, "OTHER": other}.items():
+        call = call.replace(name, str(path))
+    line = f"qdq {call} --budget {budget} --format {output_format}"
+    process = run_in_shell(f'{line} | true; exit "${{PIPESTATUS[0]}}"', GITHUB_STEP_SUMMARY=str(summary))
+    assert process.returncode == code
+    assert "error" not in process.stderr
+    assert summary.exists() is (output_format == "github")
 
 
 @pytest.mark.parametrize("call", ["--help", "stats FILE"])
@@ -99,18 +107,18 @@ def test_a_reader_of_standard_error_that_has_gone_is_not_exit_code_1(tiny: Path)
 
 def test_an_ascii_terminal_shows_what_it_can(tmp_path: Path) -> None:
     source = write_safetensors(tmp_path / "in.safetensors", {"gewöhnlich": sample((4, 6))})
-    for command in ("stats", "inspect"):
-        for name in ("table", "markdown", "csv", "json"):
-            process = run_process(
-                command,
-                source,
-                "--format",
-                name,
-                env=environment(PYTHONIOENCODING="ascii", LC_ALL="C"),
-                encoding="ascii",
-            )
-            assert process.returncode == 0, process.stderr
-            assert "gew" in process.stdout
+    calls = [("stats", "table"), ("stats", "csv"), ("stats", "json"), ("inspect", "table"), ("inspect", "markdown")]
+    for command, name in calls:
+        process = run_process(
+            command,
+            source,
+            "--format",
+            name,
+            env=environment(PYTHONIOENCODING="ascii", LC_ALL="C"),
+            encoding="ascii",
+        )
+        assert process.returncode == 0, process.stderr
+        assert "gew" in process.stdout
 
 
 def test_an_ascii_terminal_shows_errors_and_help(tmp_path: Path) -> None:

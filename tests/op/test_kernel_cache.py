@@ -118,6 +118,28 @@ def test_a_file_that_is_not_private_or_cannot_be_loaded_is_compiled_anew(
     assert num_compiled() == 0
 
 
+def test_a_folder_in_place_of_a_kernel_is_left_alone(cache: Path) -> None:
+    num_compiled()
+    path = only_file(cache)
+    path.unlink()
+    path.mkdir()
+    assert num_compiled() == 1
+    assert path.is_dir()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+@pytest.mark.parametrize("place", ["", "kernels"])
+def test_a_cache_that_others_can_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, mode: int
+) -> None:
+    """Its files are machine code."""
+    monkeypatch.setenv("QDQ_CACHE_DIR", str(tmp_path / "root"))
+    directory = kernel_cache.folder.__wrapped__()
+    assert directory is not None
+    (directory if place else directory.parent).chmod(mode)
+    assert kernel_cache.folder.__wrapped__() is None
+
+
 def test_a_file_of_another_user_is_not_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     num_compiled()
     monkeypatch.setattr(os, "geteuid", lambda: only_file(cache).stat().st_uid + 1)
