@@ -37,13 +37,12 @@ def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     return report["tensors"]
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(("layout", "suffix"), list(zip(LAYOUTS, [".safetensors", ".json"] * 2, strict=True)), ids=str)
 @pytest.mark.parametrize(
     "options",
     [
         ["--estimator", "mse", "--num-bits", 3],
-        ["--estimator", "mse", "--compute-dtype", "native", "--unsigned-input", "--round-mode", "half_up"],
+        ["--estimator", "mse", "--compute-dtype", "native", "--unsigned-input"],
         ["--estimator", "percentile", "--percentile", 97.5],
         ["--estimator", "minmax", "--narrow-range"],
     ],

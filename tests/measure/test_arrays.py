@@ -24,7 +24,7 @@ SPECS = {
     "one range": QuantSpec(),
     "axis 0": QuantSpec(axis=0, num_bits=4),
     "axis 1": QuantSpec(axis=1, narrow_range=True),
-    "groups": QuantSpec(group_size=32, ragged_groups=True, round_mode=RoundMode.HALF_UP),
+    "groups": QuantSpec(group_size=32, ragged_groups=True),
     "short groups": QuantSpec(group_size=3, ragged_groups=True, signed_input=False),
     "given": QuantSpec(range_given=True, given_range=(-0.5, 0.75)),
     "mse": QuantSpec(num_bits=3, estimator="mse"),
@@ -53,10 +53,11 @@ def fits(shape: tuple[int, ...], spec: QuantSpec) -> bool:
 
 
 FLOATS = ["BF16", "F16", "F32", "F64"]
+CASES = [pytest.param(spec, dtype, id=f"{name}-{dtype}") for name, spec in SPECS.items() for dtype in FLOATS]
+HALF_UP = QuantSpec(group_size=32, ragged_groups=True, round_mode=RoundMode.HALF_UP)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize(("spec", "dtype"), [*CASES, pytest.param(HALF_UP, "F32", id="half up-F32")])
 def test_equals_a_run_over_a_file(tmp_path: Path, spec: QuantSpec, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_memory, "BLOCK_ELEMENTS", 1 << 16)
     for shape in SHAPES:

@@ -24,7 +24,7 @@ from tests.op.bits import UINTS, assert_same_bits
 
 EXAMPLES = os.environ.get("QDQ_HYPOTHESIS_EXAMPLES")
 drawn = settings(
-    max_examples=int(EXAMPLES or 250),
+    max_examples=int(EXAMPLES or 150),
     derandomize=EXAMPLES is None,
     database=None,
     deadline=None,  # the first call compiles
@@ -269,10 +269,10 @@ def test_gradient_equals_oracle(dtype: str) -> None:
 LAYOUTS = [((4_099,), -1), ((3, 1_031), 0), ((1_031, 3), 1), ((7, 33, 17), 1), ((2, 5, 3, 67), 2), ((65, 67), -1)]
 
 
-@pytest.mark.parametrize(("dtype", "compute_dtype"), COMPUTED)
-@pytest.mark.parametrize("range_given", [False, True], ids=["measured", "given"])
-def test_op_equals_oracle_on_larger_layouts(dtype: str, compute_dtype: str, range_given: bool) -> None:
+@pytest.mark.parametrize(("dtype", "compute_dtype"), COMPUTED[:-1])
+def test_op_equals_oracle_on_larger_layouts(dtype: str, compute_dtype: str) -> None:
     for seed, (shape, axis) in enumerate(LAYOUTS):
+        range_given = (seed + COMPUTED.index((dtype, compute_dtype))) % 2 == 0
         random = np.random.default_rng(seed)
         x = random.standard_normal(shape)
         x.flat[:: max(1, x.size // 11)] *= 1e-3
@@ -385,19 +385,26 @@ def assert_same_on_all_patterns(dtype: str, ranges: tuple[float, float] | None, 
     assert_same_bits(got, want, x, f"ends {ranges}, {attrs}")
 
 
-EXHAUSTIVE: list[tuple[tuple[float, float] | None, dict[str, Any]]] = [
-    ((-1.0, 1.5), {"num_bits": 8, "round_mode": "HALF_TO_EVEN"}),
-    ((-6.0, 3.0), {"num_bits": 4, "round_mode": "HALF_UP", "signed_input": False}),
-    (None, {"num_bits": 11, "round_mode": "HALF_UP", "narrow_range": True}),
-]
+EXHAUSTIVE: dict[str, tuple[tuple[float, float] | None, dict[str, Any]]] = {
+    "given": ((-1.0, 1.5), {"num_bits": 8, "round_mode": "HALF_TO_EVEN"}),
+    "given half up unsigned": ((-6.0, 3.0), {"num_bits": 4, "round_mode": "HALF_UP", "signed_input": False}),
+    "measured half up": (None, {"num_bits": 11, "round_mode": "HALF_UP", "narrow_range": True}),
+}
 
 
-@pytest.mark.parametrize(("ranges", "attrs"), EXHAUSTIVE, ids=["given", "given half up unsigned", "measured half up"])
-@pytest.mark.parametrize("compute_dtype", ["native", "float32"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_op_equals_oracle_on_every_16_bit_value(
-    dtype: str, compute_dtype: str, ranges: tuple[float, float] | None, attrs: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize(
+    ("kind", "dtype", "compute_dtype"),
+    [
+        ("given", "bfloat16", "native"),
+        ("given", "float16", "float32"),
+        ("given half up unsigned", "bfloat16", "float32"),
+        ("given half up unsigned", "float16", "native"),
+        ("measured half up", "bfloat16", "native"),
+        ("measured half up", "float16", "float32"),
+    ],
+)
+def test_op_equals_oracle_on_every_16_bit_value(kind: str, dtype: str, compute_dtype: str) -> None:
+    ranges, attrs = EXHAUSTIVE[kind]
     assert_same_on_all_patterns(dtype, ranges, compute_dtype=compute_dtype, **attrs)
 
 
