@@ -4,6 +4,7 @@ Exit code 1 is reserved for the budget. Imports fail here too, so this file impo
 """
 
 import errno
+import re
 import traceback
 
 from qdqcli import __version__
@@ -39,7 +40,8 @@ def _explain(error: Exception, *, debug: bool) -> tuple[str, int]:
             return f"{what}; a package is missing or does not fit: pip install --upgrade qdqcli", EXIT_UNAVAILABLE
         case MemoryError():
             return _NO_MEMORY, EXIT_OUTPUT
-        case SystemError() if "without setting an exception" in str(error):  # Python's own parser, out of memory
+        case SystemError() if re.search("without (setting an exception|exception set)", str(error)):
+            # Python's own parser and loader of bytecode, out of memory
             return _NO_MEMORY, EXIT_OUTPUT
         case RuntimeError() if "can't start new thread" in str(error):
             return "the system allows no more threads; lower --threads or raise the limit (ulimit -u)", EXIT_OUTPUT
