@@ -32,6 +32,8 @@ class VerificationError(OutputError):
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(f"{show_path(path)}: verification failed: {what}; {_AGAIN}")
+        self.what = what
+        """The difference."""
         self.plan: int | None = None
         """Index of the shard; None for other files."""
 

@@ -184,7 +184,15 @@ def _verify(job: Job, rows: Sequence[Row], destination: Destination, workers: Wo
     """Read the output back, see `verify_output`; files that differ are made again by a resumed run."""
     output = destination.tree
     try:
-        return verify_output(job.plans, rows, job.measuring, workers, output, void_dtype=destination.void_dtype)
+        return verify_output(
+            job.plans,
+            rows,
+            job.measuring,
+            workers,
+            output,
+            void_dtype=destination.void_dtype,
+            distribution=job.distribution,
+        )
     except VerificationError as error:
         if error.plan is not None and journal is not None and not output.is_committed:
             journal.add_damaged(error.plan)

@@ -264,6 +264,9 @@ class Journal:
 
     def add_damaged(self, index: int) -> None:
         """Record that the shard's output failed verification: a later run makes it again."""
+        rows = self._output.rows_path(index)
+        with blame_output(rows):
+            rows.unlink(missing_ok=True)  # they would vouch for it
         self._append({"shard": index, "damaged": True})
         self._log.sync()
 

@@ -237,6 +237,17 @@ class ShardTask(TaskOnShard):
     target: Target | None
     """None: measure and write nothing."""
 
+    def open(self, on_bytes: OnBytes) -> tuple[Plan, Measuring]:
+        """Read the shard's header again; returns the plan, and how it is measured.
+
+        Raises:
+            InputError: it is not the file that was planned.
+        """
+        (plan,) = plans_of(self.shard, [self.decisions])
+        return plan, Measuring(
+            ranges=self.ranges, per_slice=self.per_slice, scale_bits=self.scale_bits, on_bytes=on_bytes
+        )
+
     def work(self, workers: Workers, on_bytes: OnBytes) -> "Made":
         return self.begin(workers, on_bytes)()
 
@@ -250,10 +261,7 @@ class ShardTask(TaskOnShard):
         if found is not None:
             on_bytes(self.shard.size)
             return lambda: Made(record=found["record"], size=found["size"])
-        (plan,) = plans_of(self.shard, [self.decisions])
-        measuring = Measuring(
-            ranges=self.ranges, per_slice=self.per_slice, scale_bits=self.scale_bits, on_bytes=on_bytes
-        )
+        plan, measuring = self.open(on_bytes)
         target = self.target
         with ExitStack() as undo:
             reader = undo.enter_context(plan.shard.open())

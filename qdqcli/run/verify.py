@@ -5,9 +5,12 @@ is compared with the input. The statistics must be identical to the last bit. Sa
 the library of that name, which is independent of our own reader.
 """
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -22,8 +25,10 @@ from qdqcli.recipe.plan import Plan
 from qdqcli.result.result import Row
 from qdqcli.result.verification import Verification
 from qdqcli.run.digest import FileDigest, VerificationError, blamed_on_output
+from qdqcli.run.distribute import Distribution
 from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
+from qdqcli.run.shard import OnBytes, Resources, ShardTask, task_of
 from qdqcli.tensors.checkpoint import Shard, ShardReader, open_as
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, forget_cached
@@ -38,38 +43,124 @@ def verify_output(
     output: OutputTree,
     *,
     void_dtype: str | None = None,
+    distribution: Distribution | None = None,
 ) -> int:
     """Compare everything that `run_plans` wrote with `rows`, its result; returns the number of files safetensors read.
+
+    Shards are read here, or where `distribution` says.
 
     Raises:
         VerificationError: the first file that differs.
         InputError: an input cannot be read any more.
     """
     _check_names(output)
-    first = num_opened = 0
-    for i, plan in enumerate(plans):
-        path = output.shard_path(plan.checkpoint, plan.shard)
-        forget_cached(path)
+    written: list[Written] = []
+    first = 0
+    for plan in plans:
         stop = first + len(plan.decisions)
-        try:
-            again = _verify_shard(plan, path, measuring, workers, void_dtype)
-            if record_rows(again) != record_rows(rows[first:stop]):
-                raise VerificationError(path, "its statistics are not those that were measured at first")
-            if plan.shard.path.suffix.lower() == ".safetensors":
-                with blamed_on_output(path):
-                    _check_with_library(path, plan.shard, workers.interruption)
-                num_opened += 1
-        except VerificationError as error:
-            error.plan = i
-            raise
+        path = output.shard_path(plan.checkpoint, plan.shard)
+        written.append(Written(path=path, rows=_digest_of(rows[first:stop]), void_dtype=void_dtype))
         first = stop
+    if distribution is not None:
+        _verify_elsewhere(plans, written, measuring, distribution)
+    else:
+        for i, (plan, own) in enumerate(zip(plans, written, strict=True)):
+            try:
+                own.verify(plan, measuring, workers)
+            except VerificationError as error:
+                error.plan = i
+                raise
     for side_file, target in output.side_files():
         forget_cached(target)
         with blamed_on_output(target):
             offset = first_difference(side_file.path, target, workers.interruption.check)
         if offset is not None:
             raise VerificationError(target, f"byte {offset} is not that of {show_path(side_file.path)}")
-    return num_opened
+    return sum(_is_safetensors(plan.shard) for plan in plans)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A shard's output, and what is known of it."""
+
+    path: Path
+    rows: str
+    """Hash of the rows that were measured at first."""
+    void_dtype: str | None
+
+    def verify(self, plan: Plan, measuring: Measuring, workers: Workers) -> None:
+        """Compare the output with what the plan gives, and its rows.
+
+        Raises:
+            VerificationError: it differs.
+            InputError: the input cannot be read any more.
+        """
+        forget_cached(self.path)
+        if _digest_of(_verify_shard(plan, self.path, measuring, workers, self.void_dtype)) != self.rows:
+            raise VerificationError(self.path, "its statistics are not those that were measured at first")
+        if _is_safetensors(plan.shard):
+            with blamed_on_output(self.path):
+                _check_with_library(self.path, plan.shard, workers.interruption)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyTask:
+    """An output that another process compares; its result is the difference, None if there is none."""
+
+    task: ShardTask
+    """The task that made it."""
+    written: Written
+
+    @property
+    def path(self) -> Path:
+        return self.written.path
+
+    @property
+    def resources(self) -> Resources:
+        return self.task.resources
+
+    def work(self, workers: Workers, on_bytes: OnBytes) -> "Difference":
+        try:
+            self.written.verify(*self.task.open(on_bytes), workers)
+        except VerificationError as error:
+            return Difference(what=error.what)
+        return Difference()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Difference of an output from what was expected; None: there is none."""
+
+    what: str | None = None
+
+
+def _verify_elsewhere(
+    plans: Sequence[Plan], written: Sequence[Written], measuring: Measuring, distribution: Distribution
+) -> None:
+    tasks = [
+        VerifyTask(
+            task=task_of(plan, measuring, distribution.resources, None, ref),
+            written=replace(own, path=own.path.absolute()),
+        )
+        for plan, ref, own in zip(plans, distribution.refs(plans), written, strict=True)
+    ]
+
+    def check(index: int, found: Difference) -> None:
+        if found.what is not None:
+            error = VerificationError(written[index].path, found.what)
+            error.plan = index
+            raise error
+        measuring.on_bytes(plans[index].nbytes)
+
+    distribution.collect(tasks, check)
+
+
+def _digest_of(rows: Sequence[Row]) -> str:
+    return hashlib.sha256(json.dumps(record_rows(rows), sort_keys=True).encode()).hexdigest()
+
+
+def _is_safetensors(shard: Shard) -> bool:
+    return shard.path.suffix.lower() == ".safetensors"
 
 
 def verification_of(output: OutputTree, digests: Mapping[Path, FileDigest], num_opened: int) -> Verification:

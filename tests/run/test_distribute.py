@@ -23,13 +23,14 @@ from qdqcli.recipe.sweep import Setting
 from qdqcli.result.result import row_to_json, to_json
 from qdqcli.run.calibrate import calibrate
 from qdqcli.run.compare import compare_entries
-from qdqcli.run.digest import DigestTask
+from qdqcli.run.digest import DigestTask, VerificationError
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError, drive
 from qdqcli.run.execute import Destination, execute, execute_run
 from qdqcli.run.journal import Target
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.shard import Resources, ShardTask, process
+from qdqcli.run.verify import VerifyTask
 from qdqcli.study.sweep import run_sweep
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.cli.test_output import contents
@@ -125,6 +126,7 @@ def run(
     resume: bool = False,
     interruption: Interruption | None = None,
     patience_s: float = 10.0,
+    verify: bool = False,
     **settings: Any,
 ) -> qdqcli.Report:
     distribution = Distribution(
@@ -136,7 +138,7 @@ def run(
     with opened(source, output, resume=resume) as (checkpoint, tree), Workers(1) as workers:
         job, _ = _job("run", [checkpoint], Settings(**settings))
         job = replace(job, distribution=distribution)
-        return qdqcli.Report(execute_run(job, Destination(tree=tree), workers, Silent()))
+        return qdqcli.Report(execute_run(job, Destination(tree=tree, verify=verify), workers, Silent()))
 
 
 class Silent:
@@ -157,12 +159,13 @@ SETTINGS: list[dict[str, Any]] = [
 def test_bytes_and_report_are_those_of_a_local_run(
     source: Path, tmp_path: Path, seed: int, settings: dict[str, Any]
 ) -> None:
-    expected = qdqcli.run(source, tmp_path / "local", **settings)
+    verify = seed == 0
+    expected = qdqcli.run(source, tmp_path / "local", verify=verify, **settings)
     fake = Fake(seed)
-    report = run(source, tmp_path / "far", fake, **settings)
+    report = run(source, tmp_path / "far", fake, verify=verify, **settings)
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
     assert report.to_json() == expected.to_json()
-    assert fake.num_calls >= NUM_SHARDS
+    assert fake.num_calls >= NUM_SHARDS * (1 + verify)
     assert not list(tmp_path.glob("*.qdq-partial"))
 
 
@@ -271,6 +274,29 @@ def test_a_bad_shard_costs_only_itself(source: Path, tmp_path: Path) -> None:
     again = Fake(0, failing=0)
     run(source, tmp_path / "far", again, resume=True)
     assert again.num_calls == 1
+    assert contents(tmp_path / "far") == contents(tmp_path / "local")
+
+
+def test_a_damaged_output_is_found_elsewhere_and_made_again(source: Path, tmp_path: Path) -> None:
+    qdqcli.run(source, tmp_path / "local")
+
+    class Damaging(Fake):
+        """The disk loses a byte of one output before it is read back."""
+
+        def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+            (task,) = args
+            if isinstance(task, VerifyTask) and task.path.name == "model-2.safetensors":
+                data = bytearray(task.path.read_bytes())
+                data[-1] ^= 1
+                task.path.write_bytes(data)
+            return super().submit(function, *args)
+
+    with pytest.raises(
+        VerificationError, match=r"model-2\.safetensors: verification failed: .*--resume makes the file"
+    ):
+        run(source, tmp_path / "far", Damaging(twice=0, failing=0), verify=True)
+    assert not (tmp_path / "far").exists()
+    run(source, tmp_path / "far", Fake(1), resume=True, verify=True)
     assert contents(tmp_path / "far") == contents(tmp_path / "local")
 
 
