@@ -93,20 +93,15 @@ def _object_code(text: str, entry: str) -> bytes:
     for function in module.functions:
         if not function.is_declaration and function.name != entry:
             function.linkage = "internal"
-            function.add_function_attribute("alwaysinline")
+            function.add_function_attribute("alwaysinline")  # before anything else: each is optimized once, in place
     processor = {"cpu": _setting("CPU_NAME") or llvm.get_host_cpu_name(), "features": target_features()}
     target = llvm.Target.from_triple(module.triple)
     machine = target.create_target_machine(**processor, opt=3, reloc="pic", codemodel="small")
-    _optimize(module, machine)
-    if any(function.is_declaration and function.name.startswith("PyErr_") for function in module.functions):
-        _optimize(module, machine)  # return codes that inlining has made constants: nothing handles errors now
+    options = llvm.create_pipeline_tuning_options(speed_level=int(_setting("OPT")))
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
     code: bytes = machine.emit_object(module)
     return code
-
-
-def _optimize(module: Any, machine: Any) -> None:
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=int(_setting("OPT"))))
-    builder.getModulePassManager().run(module, builder)
 
 
 def _setting(name: str) -> Any:
