@@ -36,13 +36,18 @@ class Member(NamedTuple):
 
 
 def members_of(run: RunResult) -> Iterator[Member]:
-    """Yield the tensors of a run. A compared tensor counts as quantized if an element changed."""
+    """Yield the tensors of a run. A compared tensor counts as quantized if it is packed, or an element changed.
+
+    What is packed in the reference alone is in float in the candidate, which is judged.
+    """
     for row, (name, file) in zip(run.rows, located(run, run.rows), strict=True):
         is_vector = len(row.source.shape) < 2
         if isinstance(row, TensorResult):
-            is_quantized = row.spec is not None or not row.is_exact
-            is_packed = row.packing is not None or (None if row.spec is not None or is_vector else False)
-            yield Member(name, file, row.num_elements, True, is_quantized, True, row.stored_bits, is_packed)
+            is_here = row.packing is not None and row.packing.is_candidate
+            is_quantized = row.spec is not None or is_here or not row.is_exact
+            is_packed = is_here or (None if row.spec is not None or is_vector else False)
+            bits = row.stored_bits if row.packing is None or is_here else None
+            yield Member(name, file, row.num_elements, True, is_quantized, True, bits, is_packed)
         else:
             is_packed = False if row.is_failure and not is_vector else None
             is_selected = row.is_selected or row.is_failure

@@ -58,18 +58,19 @@ def facts(run: RunResult, sort: str, quote: Quote) -> Iterator[Fact]:
 
 def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
     """Yield which weights of a comparison are packed, in which formats, which are left in float, and which are lost."""
-    packed = [row for row in run.quantized if row.packing is not None]
+    packed, left, is_candidate = _by_packing(run)
     if not packed:
         return
-    left = [row for row in run.quantized if row.packing is None and len(row.source.shape) > 1]
+    left = [row for row in left if len(row.source.shape) > 1]
     lost = [row for row in run.skipped if row.is_failure and len(row.source.shape) > 1]
     formats = Counter(row.packing.storage.format for row in packed if row.packing is not None)
     bits = sum(row.stored_bits or 0 for row in packed) / max(sum(row.num_elements for row in packed), 1)
     names = ", ".join(quote(name) for name, _ in formats.most_common())
+    where = "" if is_candidate else " of the reference"
     yield (
         "packed",
         (
-            f"{len(packed):,} of {counted(len(packed) + len(left) + len(lost), 'weight')}: {names}, "
+            f"{len(packed):,} of {counted(len(packed) + len(left) + len(lost), 'weight')}{where}: {names}, "
             f"{metric_text('bits_per_weight', bits)} bits per weight{_sqnr_of(packed)}"
         ),
     )
@@ -86,6 +87,18 @@ def _coverage(run: RunResult, quote: Quote) -> Iterator[Fact]:
         yield "left in float", few([row.source.name for row in left], quote)
     if lost:
         yield "not compared", few([row.source.name for row in lost], quote)
+
+
+def _by_packing(run: RunResult) -> tuple[list[TensorResult], list[TensorResult], bool]:
+    """Return the weights that are packed, those in float, and True if that is the candidate's state.
+
+    The reference's where nothing of the candidate is packed.
+    """
+    rows = list(run.quantized)
+    is_candidate = any(row.packing is not None and row.packing.is_candidate for row in rows)
+    packed = [row for row in rows if row.packing is not None and row.packing.is_candidate == is_candidate]
+    left = [row for row in rows if row.packing is None or row.packing.is_candidate != is_candidate]
+    return packed, left, is_candidate
 
 
 def _sqnr_of(rows: Sequence[TensorResult]) -> str:
@@ -108,8 +121,9 @@ def _slips(run: RunResult, quote: Quote) -> Iterator[str]:
 
 def _half_packed(run: RunResult, quote: Quote) -> Iterator[str]:
     """Yield the weights that are left in float though others of their kind, in other layers, are packed."""
-    packed = {kind_of(row.source.name) for row in run.quantized if row.packing is not None}
-    left = [row for row in run.quantized if row.packing is None and kind_of(row.source.name) in packed]
+    packed, left, _ = _by_packing(run)
+    kinds = {kind_of(row.source.name) for row in packed}
+    left = [row for row in left if kind_of(row.source.name) in kinds]
     if left:
         yield f"{_names(left, quote)}: left in float, though others of the kind are packed"
 

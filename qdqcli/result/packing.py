@@ -19,6 +19,8 @@ class Packing(NamedTuple):
     """Slip of a writer or reader that explains a low SQNR."""
     slip_sqnr_db: float | None = None
     """SQNR of a sample of rows once the slip is undone."""
+    is_candidate: bool = True
+    """False where the reference alone is packed, and the candidate is in float."""
 
 
 def packing_to_json(packing: Packing) -> dict[str, object]:
@@ -37,6 +39,7 @@ def packing_to_json(packing: Packing) -> dict[str, object]:
         "is_idempotent": packing.is_idempotent,
         "slip": packing.slip,
         "slip_sqnr_db": packing.slip_sqnr_db,
+        "is_candidate": packing.is_candidate,
     }
 
 
@@ -46,7 +49,7 @@ def packing_from_json(data: Parsed) -> Packing:
     kinds = Values(data["values"]), Scales(data["scales"])
     grid = Grid(data["bits"], block, *kinds, is_symmetric=data["is_symmetric"])
     storage = Storage(data["format"], grid, data["num_bytes"])
-    return Packing(storage, *(data[key] for key in ("expected_sqnr_db", "is_idempotent", "slip", "slip_sqnr_db")))
+    return Packing(storage, *(data[key] for key in Packing._fields[1:]))
 
 
 PACKING_KEYS = tuple(packing_to_json(Packing(Storage("", Grid(1, (1, 1)), 0))))

@@ -152,6 +152,10 @@ _QUANTIZED = _object(
                 ),
                 "slip": _described(_TEXT_OR_NULL, "A slip of a writer or reader that explains a low SQNR."),
                 "slip_sqnr_db": _described(_DECIBELS, "SQNR of a sample of rows once the slip is undone."),
+                "is_candidate": _described(
+                    {"type": "boolean"},
+                    "False where the reference alone is packed: limits on the structure count float.",
+                ),
             },
             PACKING_KEYS,
             description="How the weight is stored, where one side of a comparison is packed.",

@@ -262,7 +262,9 @@ class _Pair:
         sqnr, largest = row.stats["sqnr_db"], max(abs(row.input_min or 0.0), abs(row.input_max or 0.0))
         if other is not None:
             return findings(other, theirs, ours if mine is None else None, sqnr, largest, self.workers)
-        return None if mine is None else findings(mine, ours, theirs, sqnr, largest, self.workers)
+        if mine is None:
+            return None
+        return findings(mine, ours, theirs, sqnr, largest, self.workers)._replace(is_candidate=False)
 
     def _sum_block(self, block: Block) -> NDArray[np.float64]:
         return self.workers.backend.errors(*self._read(block), self.entry.tensor.dtype.name)

@@ -246,6 +246,7 @@ def test_a_gate_that_measured_nothing_is_an_error(tmp_path: Path) -> None:
 
 FLOAT = GOOD._replace(spec=None, source=GOOD.source._replace(shape=(1, 3)))
 PACKED = FLOAT._replace(packing=Packing(Storage("GPTQ", Grid(4, (1, 3)), 2)))
+DECODED = PACKED._replace(packing=PACKED.packing and PACKED.packing._replace(is_candidate=False))
 LOST = skipped("w", "lost", 1)._replace(is_failure=True, source=FLOAT.source._replace(name="w", shape=(1, 1)))
 
 STRUCTURES = [
@@ -257,6 +258,8 @@ STRUCTURES = [
     ("min_packed = 0.76", run_of(PACKED, LOST), "75.00% of their elements are packed"),
     ("min_packed = 0.51", run_of(PACKED, FLOAT), "50.00% of their elements"),
     ("min_packed = 1", run_of(GOOD), "0 of their elements"),
+    ("min_packed = 0.1", run_of(DECODED), "0 of their elements are packed"),
+    ("max_bits_per_weight = 99", run_of(DECODED), "- (no number) is above"),
     ("max_bits_per_weight = 29.4", run_of(GOOD), None),
     ("max_bits_per_weight = 5.3", run_of(PACKED, FLOAT), "5.333 is above"),
     ("max_bits_per_weight = 5.4", run_of(PACKED, FLOAT), None),
@@ -265,6 +268,7 @@ STRUCTURES = [
     ("forbid = '*bad*'", run_of(GOOD, skipped("model.bad.weight", "excluded")), None),
     ("forbid = '*bad*'", run_of(GOOD, BAD), "must not be quantized, and 'model.bad.weight' would be"),
     ("forbid = ['*exact*']", run_of(EXACT._replace(spec=None)), None),
+    ("forbid = ['*exact*']", run_of(EXACT._replace(spec=None, packing=PACKED.packing)), "must not be quantized"),
     ("forbid = ['*bad*']", run_of(BAD._replace(spec=None)), "must not be quantized"),
 ]
 

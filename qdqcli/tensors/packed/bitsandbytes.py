@@ -5,7 +5,7 @@ of 64 codes has a largest magnitude, which may itself be a code of 8 bits.
 """
 
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from qdqcli.tensors.packed.storage import Grid, Values
 from qdqcli.tensors.strict_json import parse_object
 
 _NESTED_CODES = 256
+_MAX_BLOCK = 1 << 31
+"""Largest number of codes, or of scales, that share a scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ def four_bits(weight: PackedWeight, parts: Parts) -> Decoder:
     check_shape(weight, SCALE_OF_SCALES, (-(-blocks // nested),))
     check_shape(weight, BOOK_OF_SCALES, (_NESTED_CODES,))
     offset = state.get("nested_offset")
-    if not isinstance(offset, int | float) or not isfinite(offset):
+    if not isinstance(offset, int | float) or not abs(offset) <= float(np.finfo(np.float32).max):
         raise damaged(weight, FORMAT, f"nested_offset is {offset!r}")
     return _FourBits(shape=shape, grid=grid, size=size, nested_size=nested, offset=offset)
 
@@ -108,6 +110,6 @@ def _shape(weight: PackedWeight, state: Parsed) -> tuple[int, ...]:
 
 def _number(weight: PackedWeight, state: Parsed, key: str) -> int:
     value = state.get(key)
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or not 1 <= value <= _MAX_BLOCK:
         raise damaged(weight, FORMAT, f"{key} is {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""Weights of compressed-tensors: integers packed into 32-bit words.
+"""Weights of compressed-tensors: integers packed into 32-bit words, integers and FP8 in a byte each.
 
 Source: compressed-tensors 0.20, `compressors/pack_quantized`; words without codes that cross two of them, before 0.17.
 """
@@ -14,6 +14,7 @@ from qdqcli.plain import Parsed
 from qdqcli.tensors.packed.bits import dequantize, unpack
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, SHAPE, ZERO_POINT, PackedWeight
+from qdqcli.tensors.packed.scaled import plain
 from qdqcli.tensors.packed.scales import ScaleGrid, group_index
 from qdqcli.tensors.packed.storage import Grid
 
@@ -67,6 +68,19 @@ class _PackQuantized:
         words = parts.whole(ZERO_POINT)[packing.words(begin) : packing.words(stop)]
         codes = unpack(words.T, packing.bits, stop - begin, is_dense=packing.is_dense)[:, start - begin :]
         return codes.T - np.float32(1 << (packing.bits - 1))
+
+
+def quantized(weight: PackedWeight, parts: Parts) -> Decoder:
+    """Return the decoder of a code per byte, I8 or FP8, in groups or blocks of the declared size.
+
+    Raises:
+        MalformedError: the parts contradict each other or the configuration; names the tensor.
+    """
+    scheme = _weights_scheme(weight)
+    match scheme.get("block_structure") or [1, scheme.get("group_size")]:
+        case [int(height), int(width)] if min(height, width) > 0:
+            return plain(weight, parts, block=(height, width))
+    return plain(weight, parts)
 
 
 def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:

@@ -21,7 +21,7 @@ from qdqcli.tensors.flat import FlatWriter
 from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, damaged, num_rows
-from qdqcli.tensors.packed.format import CODES, PackedWeight
+from qdqcli.tensors.packed.format import CODES, PackedWeight, block_text
 from qdqcli.tensors.packed.recognise import Packed, key_of
 from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.safetensors import header_of
@@ -80,8 +80,10 @@ def decode(
 
 def _open(weight: PackedWeight, reader_of: Callable[[str], ShardReader], dtype: str) -> DecodedWeight:
     _check_dtypes(weight)
-    if not weight.parts[CODES].num_elements:
-        raise damaged(weight, CODES, f"its shape is {plain_shape(weight.parts[CODES].shape)}: it has no elements")
+    stored = weight.parts[CODES]
+    if not stored.num_elements or not stored.shape:
+        what = "no elements" if stored.shape else "no dimensions"
+        raise damaged(weight, CODES, f"its shape is {plain_shape(stored.shape)}: it has {what}")
     module, attribute = str(weight.format.decoder).split(":")
     decoder: Decoder = getattr(import_module(module), attribute)(weight, Parts(weight, reader_of, PartCache()))
     codes, kind = weight.parts[CODES], DTYPES[dtype]
@@ -104,7 +106,8 @@ def _check_dtypes(weight: PackedWeight) -> None:
 
 def _storage(found: DecodedWeight) -> Storage:
     nbytes = sum(part.nbytes for part in found.weight.parts.values())
-    return Storage(found.weight.title, found.decoder.grid, nbytes)
+    grid = found.decoder.grid
+    return Storage(found.weight.titled(block_text(found.info.shape, grid.block)), grid, nbytes)
 
 
 def _decoded(

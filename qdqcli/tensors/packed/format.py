@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from qdqcli.plain import Parsed
+from qdqcli.tensors.packed.storage import Block
 from qdqcli.tensors.tensor import TensorInfo
 
 CODES = "codes"
@@ -75,12 +76,16 @@ class PackedWeight(NamedTuple):
     @property
     def title(self) -> str:
         """Format name with the type of GGUF's blocks, or the scale granularity if there is one code per weight."""
+        return self.titled(None)
+
+    def titled(self, shared_by: str | None) -> str:
+        """Return the title; `shared_by` is the granularity where it is known, else the shapes tell it."""
         codes, scale = self.parts[CODES], self.parts.get(SCALE)
         if codes.dtype.is_block:
             return f"{self.format.name} {codes.dtype.name}"
         if scale is None or not (codes.dtype.name in FP8 or (codes.dtype.name == "I8" and scale.dtype.is_floating)):
             return self.format.name
-        what = granularity(codes.shape, scale.shape)
+        what = shared_by or granularity(codes.shape, scale.shape)
         return self.format.name if what is None else f"{self.format.name} with a scale per {what}"
 
 
@@ -115,13 +120,24 @@ def granularity(codes: Shape, scale: Shape) -> str | None:
         return "tensor"
     if len(codes) < 2 or 0 in codes:
         return None
-    if scale == codes[:1] or scale == (*codes[:-1], 1):
+    if scale == codes[:1]:
         return "row"
-    if len(codes) > 2 and scale == (*codes[:-2], 1, 1):
-        return "matrix"
     if len(scale) != len(codes) or scale[:-2] != codes[:-2] or 0 in scale:
         return None
     height, width = (codes_per_scale(c, s) for c, s in zip(codes[-2:], scale[-2:], strict=True))
+    return block_text(codes, (height, width))
+
+
+def block_text(shape: Shape, block: Block) -> str:
+    """Return what shares a scale, from its rows and columns of the last two dimensions."""
+    height, width = block
+    if width >= shape[-1]:
+        if height >= prod(shape[:-1]):
+            return "tensor"
+        if height == 1:
+            return "row"
+        if height >= shape[-2]:
+            return "matrix"
     return f"group of {width}" if height == 1 else f"{height}x{width} block"
 
 

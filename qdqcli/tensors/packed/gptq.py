@@ -100,11 +100,11 @@ def _decoder(weight: PackedWeight, parts: Parts, *, zero_offset: int) -> Decoder
 
 def _bits(weight: PackedWeight) -> int:
     """Return the bits that the shapes of the parts, else the configuration, say."""
-    parts, (words, outputs) = weight.parts, weight.parts[CODES].shape
+    parts, words = weight.parts, weight.parts[CODES].shape[0]
     if GROUP_INDEX in parts:
         bits = words * _WORD // max(parts[GROUP_INDEX].num_elements, 1)
     elif ZERO_POINT in parts:
-        bits = parts[ZERO_POINT].shape[-1] * _WORD // outputs
+        bits = parts[ZERO_POINT].num_elements * _WORD // max(parts[SCALE].num_elements, 1)
     else:
         bits = _declared(weight).get("bits", 0)
     if not isinstance(bits, int) or not 2 <= bits <= 8:

@@ -16,6 +16,7 @@ from qdqcli.tensors.packed.scaled import Scaled
 from qdqcli.tensors.packed.scales import ScaleGrid
 from qdqcli.tensors.packed.storage import Grid, Scales, Values
 from qdqcli.tensors.packed.values import E2M1, table
+from qdqcli.tensors.tensor import plain_shape
 
 _WORD = 32
 _MODES = {4: (4, 32, "F8_E8M0"), 8: (8, 32, "F8_E8M0"), 2: (4, 16, "F8_E4M3")}
@@ -44,6 +45,10 @@ def mlx(weight: PackedWeight, parts: Parts) -> Decoder:
         MalformedError: the parts contradict each other or the configuration; names the tensor.
     """
     *lead, words = weight.parts[CODES].shape
+    if len(weight.parts[SCALE].shape) != len(lead) + 1:
+        raise damaged(
+            weight, SCALE, f"its shape is {plain_shape(weight.parts[SCALE].shape)}, expected a scale per group"
+        )
     groups = weight.parts[SCALE].shape[-1]
     if weight.parts[SCALE].dtype.name == "U8":
         return _floating(weight, words, groups)

@@ -100,7 +100,7 @@ FP8_SCALE = PackedFormat(
 INT8_SCALE = PackedFormat(
     name="compressed-tensors int-quantized", methods=_CT, codes=".weight", dtypes=("I8",), fits=scales_on_grid,
     parts=(_SCALE, _may(ZERO_POINT, ".weight_zero_point", "I8", "I32", *FLOATS)),
-        decoder="qdqcli.tensors.packed.scaled:plain",
+        decoder="qdqcli.tensors.packed.compressed_tensors:quantized",
 )  # fmt: skip
 _COMFY = ("comfyui",)
 _MARK = _part(FORMAT, ".comfy_quant", "U8")
@@ -134,7 +134,7 @@ PACKED: tuple[PackedFormat, ...] = (
     PackedFormat(
         name="compressed-tensors pack-quantized", methods=_CT, codes=".weight_packed", dtypes=("I32",),
         parts=(_SCALE, _may(SHAPE, ".weight_shape", "I64", "I32"),
-               _may(ZERO_POINT, ".weight_zero_point", "I32", "I8"), _may(GROUP_INDEX, ".weight_g_idx", "I32")),
+               _may(ZERO_POINT, ".weight_zero_point", "I32"), _may(GROUP_INDEX, ".weight_g_idx", "I32")),
         decoder="qdqcli.tensors.packed.compressed_tensors:pack_quantized",
     ),
     PackedFormat(
@@ -159,7 +159,7 @@ PACKED: tuple[PackedFormat, ...] = (
     PackedFormat(
         name="compressed-tensors float-quantized", methods=_CT, codes=".weight", dtypes=FP8, is_declared=True,
         parts=(_SCALE, _may(ZERO_POINT, ".weight_zero_point", *FP8)), fits=scales_on_grid,
-        decoder="qdqcli.tensors.packed.scaled:plain",
+        decoder="qdqcli.tensors.packed.compressed_tensors:quantized",
     ),
     GPTQ,
     AWQ,

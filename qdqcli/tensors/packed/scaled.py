@@ -89,8 +89,6 @@ def plain(
     else:
         raise damaged(weight, CODES, f"a layout of {codes.dtype.name}; a code per byte, I8 or FP8, is decoded")
     kind = {"I8": Values.INTEGERS if has_8_bits else Values.OTHERS, "F8_E4M3": Values.E4M3, "F8_E5M2": Values.E5M2}
-    if not codes.shape:
-        raise damaged(weight, CODES, "a weight without dimensions")
     scales = ScaleGrid.of(weight, codes.shape, block=block)
     zeros = ScaleGrid.of(weight, codes.shape, ZERO_POINT, block=scales.block) if ZERO_POINT in parts else None
     kinds = kind.get(codes.dtype.name, Values.OTHERS), Scales.E8M0 if scales.dtype == "F8_E8M0" else Scales.FLOATS
@@ -102,7 +100,10 @@ def torchao(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of Int8Tensor, Float8Tensor and IntxUnpackedToInt8Tensor; other types hold kernel layouts."""
     if SCALE not in parts:
         raise damaged(weight, CODES, "no scale beside it")
-    return plain(weight, parts, has_8_bits=False)
+    codes, scales = weight.parts[CODES].shape, weight.parts[SCALE].shape
+    is_groups = len(codes) == len(scales) and codes[:-1] == scales[:-1] and scales[-1] and codes[-1] % scales[-1] == 0
+    block = (1, codes[-1] // scales[-1]) if is_groups else None  # torchao has whole groups alone
+    return plain(weight, parts, block=block, has_8_bits=False)
 
 
 def quanto(weight: PackedWeight, parts: Parts) -> Decoder:

@@ -59,7 +59,8 @@ class ScaleGrid:
         matrices = prod(shape[:-2])
 
         def grid(*block: int) -> "ScaleGrid":
-            return cls(role=role, height=height, width=width, block=(block[0], block[1]), dtype=dtype)
+            tall, wide = min(block[0], height), min(block[1], width)
+            return cls(role=role, height=height, width=width, block=(tall, wide), dtype=dtype)
 
         if prod(found) == 1:
             return cls(role=role, height=height * matrices, width=width, block=(height * matrices, width), dtype=dtype)

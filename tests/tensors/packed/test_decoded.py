@@ -80,16 +80,45 @@ def empty(tensors: Tensors) -> None:
         tensors[f"b4.{part}"] = dtype, (rows, 0), b""
 
 
+def scalar(name: str) -> Change:
+    return lambda tensors: tensors.update({name: (tensors[name][0], (), tensors[name][2][:4])})
+
+
+def unpacked_zero_points(tensors: Tensors) -> None:
+    tensors["b4asymmetric.weight_zero_point"] = "I8", (5, 2), bytes(10)
+
+
+def nested(**settings: Any) -> Change:
+    """Settings of a quant_state of bitsandbytes."""
+
+    def change(tensors: Tensors) -> None:
+        name = "nf4nested.weight.quant_state.bitsandbytes__nf4"
+        data = json.dumps({**json.loads(tensors[name][2]), **settings}).encode()
+        tensors[name] = "U8", (len(data),), data
+
+    return change
+
+
 def declares(**settings: Any) -> Callable[[Any], object]:
     return lambda config: next(iter(config.values())).update(settings)
 
 
+QUANT_STATE = "nf4nested.weight.quant_state.bitsandbytes__nf4"
 CONTRADICTING: list[tuple[str, Change, Callable[[Any], object], str, str]] = [
     ("gptq", typed("b4.qzeros", "F32"), declares(), "b4.qzeros", "its dtype is F32, expected I32"),
     ("gptq", typed("b4.g_idx", "F32"), declares(), "b4.g_idx", "its dtype is F32, expected I32"),
     ("gptq", without("b4.qzeros"), declares(), "b4.qweight", "no qzeros beside it"),
     ("gptq", without("b4order.g_idx"), declares(desc_act=True), "b4order.qweight", "no g_idx beside it"),
     ("gptq", empty, declares(), "b4.qweight", "its shape is 8x0: it has no elements"),
+    ("gptq", lambda tensors: (without("b4.g_idx")(tensors), scalar("b4.qzeros")(tensors)), declares(), "b4.qweight",
+     "codes of 0 bits, by the shapes of its parts"),
+    ("bitsandbytes-4bit", nested(nested_blocksize=10**30), declares(), QUANT_STATE, "nested_blocksize is 1000"),
+    ("bitsandbytes-4bit", nested(nested_offset=10**400), declares(), QUANT_STATE, "nested_offset is 1000"),
+    ("mlx", scalar("b6.scales"), declares(), "b6.scales", "its shape is scalar, expected a scale per group"),
+    ("compressed-tensors-pack-quantized", scalar("b4.weight_packed"), declares(), "b4.weight_packed",
+     "it has no dimensions"),
+    ("compressed-tensors-pack-quantized", unpacked_zero_points, declares(),
+     "b4asymmetric.weight_zero_point", "its dtype is I8, expected I32"),
     ("mlx", lambda _: None, declares(b2={"group_size": 32, "bits": 7}), "b2.weight", "configuration says 7"),
     ("compressed-tensors-pack-quantized", without("b4asymmetric.weight_zero_point"), declares(),
      "b4asymmetric.weight_packed", "no weight_zero_point beside it"),
@@ -169,6 +198,29 @@ def test_a_read_of_any_piece_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatc
                 piece = bytearray(stop - start)
                 reader.read_into(info, start, memoryview(piece))
                 assert piece == whole[start:stop]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "block"), [({"group_size": 48}, (1, 48)), ({"block_structure": [3, 48]}, (3, 48)), ({}, (1, 64))]
+)
+def test_groups_that_are_no_power_of_two(tmp_path: Path, scheme: Any, block: tuple[int, int]) -> None:
+    """Two scales for 96 columns: the configuration says that each is of 48, not of 64 and the rest."""
+    height, width = block
+    scales = np.arange(1, 2 * 6 // height + 1, dtype=np.float32).reshape(-1, 2)
+    save(tmp_path / "model.safetensors", {
+        "a.weight": ("I8", (6, 96), np.ones((6, 96), np.int8).tobytes()),
+        "a.weight_scale": ("F32", scales.shape, scales.tobytes()),
+    })  # fmt: skip
+    groups = {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, **scheme}}}
+    config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    view = decoded(tmp_path)
+    expected = scales.repeat(height, axis=0).repeat(width, axis=1)[:, :96]
+    np.testing.assert_array_equal(arrays(view)["a.weight"], expected)
+    what = f"group of {width}" if height == 1 else f"{height}x{width} block"
+    assert [storage.format for storage in view.storage.values()] == [
+        f"compressed-tensors int-quantized with a scale per {what}"
+    ]
 
 
 def test_a_weight_that_is_there_twice_is_refused(tmp_path: Path, qdq: Qdq) -> None:
