@@ -38,6 +38,8 @@ class NoteKind(StrEnum):
     """The `qdq.json` of an earlier run's output: not copied, OUTPUT gets its own."""
     FAILED = "failed"
     """An input of a batch that failed, for the reason `other`; the others were worked on."""
+    NOT_PACKED = "not-packed"
+    """A folder whose configuration declares a quantization (`other`) of which no weight is stored."""
     UNNAMED_DTYPE = "unnamed-dtype"
     """Arrays (`names`) of unnamed 2-byte elements, or of 16-bit integers only, which may be bfloat16."""
 
@@ -63,7 +65,7 @@ class Note(NamedTuple):
     @property
     def is_warning(self) -> bool:
         """True if the figures or the output may not be those of the intended checkpoint."""
-        return self.kind in (NoteKind.STALE, NoteKind.INCOMPLETE, NoteKind.FAILED)
+        return self.kind in (NoteKind.STALE, NoteKind.INCOMPLETE, NoteKind.FAILED, NoteKind.NOT_PACKED)
 
     def text(self, quote: Callable[[str], str] = lambda name: f"'{escape_name(name, _NAME_LIMIT)}'") -> str:
         """Return the message without the file's name; `quote` formats the names."""
@@ -93,6 +95,8 @@ _SENTENCES = {
     NoteKind.LINK: "a link leads out of the checkpoint, to {other}; followed",
     NoteKind.SIMULATED: "not copied: the input was written by qdq run, its values are quantized already",
     NoteKind.FAILED: "failed: {reason}",
+    NoteKind.NOT_PACKED: "its configuration declares {other}, but no weight is packed; loaders may refuse it "
+    "or find no scales",
     NoteKind.UNNAMED_DTYPE: "copied as they are: {arrays} of unnamed or integer 2-byte elements (|V2, U16, I16); "
     "bfloat16 is stored like this: pass --dtype bf16 if they are",
 }

@@ -175,6 +175,17 @@ def test_weights_of_one_kind_that_are_packed_in_some_layers_only(tmp_path: Path,
     assert "head.weight: left" not in text
 
 
+def test_a_quantization_that_is_declared_but_not_there(tmp_path: Path, qdq: Qdq) -> None:
+    (tmp_path / "float").mkdir()
+    save(tmp_path / "float/model.safetensors", {"a.weight": ("F32", X.shape, X.astype("<f4").tobytes())})
+    (tmp_path / "float/config.json").write_text('{"quantization_config": {"quant_method": "gptq", "bits": 4}}')
+    packed_side = packed(tmp_path / "packed", CODES, SCALES)
+    outcome = qdq("compare", packed_side, tmp_path / "float", "--format", "json")
+    (note,) = outcome.report["notes"]
+    assert (note["kind"], note["severity"]) == ("not-packed", "warning")
+    assert "float: its configuration declares 'gptq', but no weight is packed" in f"{note['file']}: {note['message']}"
+
+
 def awq_like(folder: Path, scales: dict[str, Array], norm: Array) -> tuple[Path, Path]:
     """A block whose weights are packed, times a scale per input channel each, and its original."""
     layer = "model.layers.0."

@@ -1,10 +1,15 @@
 """Inputs with their packed weights decoded; imports NumPy only where some are packed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from qdqcli.escape import show_path
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.gguf import GgufShard
+from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.packed.declaration import declarations
+from qdqcli.tensors.packed.format import CODES
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
 from qdqcli.tensors.storage import real_path
 
@@ -18,7 +23,7 @@ def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tupl
     packed = recognise_inputs(checkpoints)
     has_gguf = any(isinstance(shard, GgufShard) for checkpoint in checkpoints for shard in checkpoint.shards)
     if not has_gguf and not any(own.weights for own in packed):
-        return list(checkpoints), packed
+        return [_noted(*pair) for pair in zip(checkpoints, packed, strict=True)], packed
     from qdqcli.tensors.packed.decoded import decode
 
     shards: dict[Path, dict[str, Shard]] = {}
@@ -28,7 +33,19 @@ def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tupl
         decode(checkpoint, own, shards[_folder(checkpoint)], dtype)
         for checkpoint, own in zip(checkpoints, packed, strict=True)
     ]
-    return [view for view, _ in views], [rest for _, rest in views]
+    noted = (_noted(view, own) for (view, _), own in zip(views, packed, strict=True))
+    return list(noted), [rest for _, rest in views]
+
+
+def _noted(view: Checkpoint, packed: Packed) -> Checkpoint:
+    """Return the view with a note on each folder whose configuration declares packed weights that are not there."""
+    folders = {weight.parts[CODES].shard.rpartition("/")[0] for weight in packed.weights}
+    found = [
+        Note.of(NoteKind.NOT_PACKED, show_path(view.path / folder), other=declared.method)
+        for folder, declared in declarations(view).items()
+        if folder not in folders
+    ]
+    return replace(view, notes=[*view.notes, *found]) if found else view
 
 
 def _folder(checkpoint: Checkpoint) -> Path:
