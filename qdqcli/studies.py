@@ -278,7 +278,7 @@ class DiagnosisReport(_Study[Diagnoses]):
         return f"<DiagnosisReport of {_inputs(self.result.before)}: {len(self.result.diagnoses)} tensors>"
 
     def _repr_html_(self) -> str:
-        facts = [("", fact) for fact in diagnosis_report.facts(self.result)]
+        facts = [("", fact) for fact in diagnosis_report.facts(self.result, visible)]
         return table_html(diagnosis_report.columns(self.result, visible)) + facts_html(facts)
 
 

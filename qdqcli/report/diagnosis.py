@@ -25,9 +25,11 @@ from qdqcli.result.result import (
 from qdqcli.study import causes
 from qdqcli.study.causes import Finding, level
 from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Report, RowsInFloat
+from qdqcli.study.neighbours import Neighbour
 
 _WIDTH = 120
 _INDENT = " " * 11
+_NEIGHBOURS_SHOWN = 3
 NO_REMEDY = "none of those tried gains 0.1 dB"
 _OPTIONS = {
     "num_bits": "--num-bits",
@@ -189,8 +191,8 @@ def _index_text(noun: str, found: Sequence[Parsed], count: int = 0) -> str:
     return f"{noun}{'s' * (len(found) > 1)} {shown}{more}"
 
 
-def facts(report: Report) -> Iterator[str]:
-    """Yield the share of the error per cause, and the gain of the best changes on the whole run."""
+def facts(report: Report, quote: Quote) -> Iterator[str]:
+    """Yield the share per cause, layers unlike their neighbours, and last the gain of the best changes on the run."""
     before, after = report.before.summary, report.after.summary
     total = sum(1 for _ in report.before.quantized)
     yield (
@@ -199,6 +201,9 @@ def facts(report: Report) -> Iterator[str]:
     )
     for cause, count, share in report.shares():
         yield f"{cause}: {counted(count, 'tensor')}, {percent(share)} of the squared error"
+    yield from (_neighbour_text(found, quote) for found in report.neighbours[:_NEIGHBOURS_SHOWN])
+    if (more := len(report.neighbours) - _NEIGHBOURS_SHOWN) > 0:
+        yield f"{counted(more, 'more tensor')} unlike their neighbours"
     changed = sum(1 for found in report.diagnoses if found.together is not None)
     limit = f"the best changes that add at most {report.max_bits_added:g} bits" if report.max_bits_added else (
         "the best changes that add no bits")  # fmt: skip
@@ -209,6 +214,15 @@ def facts(report: Report) -> Iterator[str]:
     yield (
         f"with {limit} to {counted(changed, 'tensor')}: {overall_text(report.before)} -> {overall_text(report.after)}, "
         f"{bits[1] - bits[0]:+.3f} bits per weight"
+    )
+
+
+def _neighbour_text(found: Neighbour, quote: Quote) -> str:
+    """Return `layers.3.q_proj.weight: 4.10 dB below the layers around (14.55 instead of 18.65 dB, z -8.2)`."""
+    deviation = found.sqnr_db - found.around_db
+    return (
+        f"{quote(found.row.source.name)}: {abs(deviation):.2f} dB {'below' if deviation < 0 else 'above'} its "
+        f"kind in the layers around ({found.sqnr_db:.2f} instead of {found.around_db:.2f} dB, z {found.z:+.1f})"
     )
 
 
@@ -283,7 +297,7 @@ def _table(report: Report, options: ReportOptions) -> Iterator[str]:
         yield "plain: behave like Gaussian data of their size; nothing stands out"
         yield from table_lines(fit(_plain_columns(plain, quote), "sqnr", options.width, options.ellipsis), options)
         yield ""
-    for fact in facts(report):
+    for fact in facts(report, quote):
         yield from [fact] if options.width is None else wrap(fact, options.width, break_on_hyphens=False)
 
 
@@ -350,7 +364,7 @@ def _markdown(report: Report, options: ReportOptions) -> Iterator[str]:
         ]
         yield f"| {' | '.join(map(escape.markdown_cell, cells))} |"
     yield ""
-    yield from (f"- {fact}" for fact in facts(report))
+    yield from (f"- {fact}" for fact in facts(report, quote))
 
 
 def to_json(report: Report) -> JsonObject:
@@ -361,6 +375,16 @@ def to_json(report: Report) -> JsonObject:
         "max_bits_added": report.max_bits_added,
         "diagnosed_share": report.share,
         "causes": [{"cause": cause, "tensors": n, "share": share} for cause, n, share in report.shares()],
+        "neighbours": [
+            {
+                "tensor": one.row.source.name,
+                "file": one.row.source.file,
+                "sqnr_db": one.sqnr_db,
+                "around_db": one.around_db,
+                "z": one.z,
+            }
+            for one in report.neighbours
+        ],
         "diagnoses": [_diagnosis_to_json(diagnosis) for diagnosis in report.diagnoses],
         "tensors": [row_to_json(row) for row in report.before.rows],
     }

@@ -6,6 +6,7 @@ of `qdq stats` with the changed setting. Nothing is estimated.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby, product
 from math import fsum, inf, isfinite, log10
 from typing import Any
@@ -27,6 +28,7 @@ from qdqcli.study.allocation import duplicates_of
 from qdqcli.study.causes import OUTLIER_ROWS, SMALLEST_SLICE, Finding, Seen, find_causes, level
 from qdqcli.study.float_grid import GROUP_SIZES, ROUNDING
 from qdqcli.study.grid import INTEGERS, Grid, find_grid
+from qdqcli.study.neighbours import Neighbour, unlike_neighbours
 from qdqcli.study.plan_recipe import check_recipe, difference, recipe_text
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile, total_of
 from qdqcli.tensors.checkpoint import ShardReader
@@ -153,6 +155,11 @@ class Report:
             found.setdefault(diagnosis.cause, []).append(float(diagnosis.row.share or 0.0))
         rows = [(cause, len(parts), fsum(parts)) for cause, parts in found.items()]
         return sorted(rows, key=lambda row: (-row[2], row[0]))
+
+    @cached_property
+    def neighbours(self) -> list[Neighbour]:
+        """Tensors of the whole run that differ from those of their kind in the layers around."""
+        return unlike_neighbours(self.before.quantized)
 
     def notes(self) -> dict[QuantSpec | None, str]:
         """Describe, for comments, the tensors that each changed setting applies to: their causes and gains."""

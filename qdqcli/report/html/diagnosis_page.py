@@ -18,6 +18,7 @@ from qdqcli.report.diagnosis import (
 from qdqcli.report.escape import visible
 from qdqcli.report.html.document import document
 from qdqcli.report.html.grid import Field, Grid, Value, grid_html
+from qdqcli.report.html.layers import matrix
 from qdqcli.report.html.made import code, made
 from qdqcli.report.html.markup import cards_html, in_html, plain, quote, static_table
 from qdqcli.report.number import EXACT, counted, percent
@@ -37,7 +38,7 @@ def page(report: Report) -> Iterator[str]:
 
 def _main(report: Report, grid: Grid[Diagnosis]) -> Iterator[str]:
     yield from cards_html(_cards(report))
-    *_, last = facts(report)
+    *_, last = facts(report, quote)
     yield f"<p>{in_html(last[:1].upper() + last[1:])}.</p>"
     options = [] if report.max_bits_added == FREE_BITS else ["--max-bits-added", f"{report.max_bits_added:g}"]
     if any(found.together is not None for found in report.diagnoses):
@@ -48,6 +49,7 @@ def _main(report: Report, grid: Grid[Diagnosis]) -> Iterator[str]:
     yield '<h2>Causes</h2>\n<div class="narrow">'
     yield from static_table(_causes(report))
     yield "</div>"
+    yield from _by_layer(report)
     told = [found for found in report.diagnoses if found.cause != PLAIN][:_SECTIONS]
     if told:
         yield "<h2>Tensors with the largest errors</h2>"
@@ -77,6 +79,16 @@ def _causes(report: Report) -> list[Column]:
         Column(name="count", title="tensors", cells=[f"{count:,}" for _, count, _ in found], is_number=True),
         Column(name="share", title="share of the error", cells=[percent(part) for *_, part in found], is_number=True),
     ]
+
+
+def _by_layer(report: Report) -> Iterator[str]:
+    """Yield the SQNR of all tensors by layer, with those unlike their neighbours marked."""
+    unlike = {found.row.source for found in report.neighbours}
+    rows = list(report.before.quantized)
+    table = "".join(matrix(rows, ["warn" if row.source in unlike else "" for row in rows]))
+    if table:
+        marked = f"; marked: {counted(len(unlike), 'tensor')} unlike the layers around" if unlike else ""
+        yield f"<h2>Layers</h2>\n{table}<p class=quiet>All quantized tensors{marked}.</p>"
 
 
 def _section(found: Diagnosis) -> Iterator[str]:
