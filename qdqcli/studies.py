@@ -328,6 +328,7 @@ def plan(
     target_size: int | None = None,
     max_loss: float | None = None,
     min_sqnr: float | None = None,
+    summary: bool = False,
     candidates: Sequence[str] = DEFAULT_CANDIDATES,
     group_size: int = DEFAULT_GROUP_SIZE,
     estimator: str = "minmax",
@@ -349,6 +350,7 @@ def plan(
         target_size: at most these bytes for the packed checkpoint.
         max_loss: the smallest size whose loss is at most this.
         min_sqnr: the smallest size at which each tensor has this SQNR in dB.
+        summary: `min_sqnr` bounds the SQNR over all quantized elements instead of each tensor's.
         candidates: settings to choose from: schemes, and "float".
         group_size: group size of candidates that name no granularity.
         estimator: estimator of all candidates.
@@ -369,7 +371,7 @@ def plan(
         InputError, UnavailableError: as for `measure`.
     """
     average = None if avg_bits is None else _exact("avg_bits", avg_bits)
-    goal = Goal(avg_bits=average, target_size=target_size, max_loss=max_loss, min_sqnr_db=min_sqnr,
+    goal = Goal(avg_bits=average, target_size=target_size, max_loss=max_loss, min_sqnr_db=min_sqnr, is_summary=summary,
                 counts_all=_one_of("count", count, ("selected", "all")) == "all")  # fmt: skip
     factors = NO_IMPORTANCE
     if isinstance(importance, Mapping):

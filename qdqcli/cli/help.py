@@ -10,7 +10,7 @@ from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 
 GROUPS = {
-    "Goal": ("avg_bits", "target_size", "max_loss", "min_sqnr"),
+    "Goal": ("avg_bits", "target_size", "max_loss", "min_sqnr", "summary"),
     "Choice": (
         *("candidates", "objective", "importance", "tie", "min_bits", "max_bits", "count", "backend"),
         *("frontier", "explain"),

@@ -57,6 +57,7 @@ class Planning:
     target_size: int | None
     max_loss: float | None
     min_sqnr: float | None
+    summary: bool
     output: Path
     overwrite: bool
     candidates: Sequence[str] | None
@@ -126,6 +127,8 @@ def plan_options(function: Function) -> Function:
                      help="Take the smallest size whose loss is at most X."),
         click.option("--min-sqnr", type=parse_finite, metavar="DB",
                      help="Take the smallest size at which each tensor has DB dB."),
+        click.option("--summary", is_flag=True,
+                     help="Let --min-sqnr bound the SQNR over all quantized elements instead of each tensor's."),
         click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RECIPE",
                      help="Recipe to write (TOML), for --recipe."),
         click.option("--overwrite", is_flag=True, help="Replace RECIPE if it exists."),
@@ -199,6 +202,7 @@ def plan(call: Call, /, asked: Planning) -> None:
         target_size=asked.target_size,
         max_loss=asked.max_loss,
         min_sqnr_db=asked.min_sqnr,
+        is_summary=asked.summary,
         counts_all=asked.count == "all",
     )
     session = call.session
@@ -236,7 +240,8 @@ def plan(call: Call, /, asked: Planning) -> None:
         planned = plan_bits(order, columns, swept, checkpoints, packed, workers)
     found = planned.allocation
     if found.solution.gap > LARGEST_GAP:
-        session.note(f"warning: the plan may lose up to {found.solution.gap:.2%} more than the best one")
+        more = "take" if found.budget is None else "lose"
+        session.note(f"warning: the plan may {more} up to {found.solution.gap:.2%} more than the best one")
     sizes_and_losses = [] if asked.frontier is None else frontier(found.problem, asked.frontier)
     explained = [decision_of(found, name) for name in asked.explain]
     text = recipe_of(
@@ -278,8 +283,8 @@ def _candidates(asked: Planning, scale_bits: int) -> "tuple[list[Setting], bool,
 
 def _described(asked: Planning) -> dict[str, object]:
     """Return the plan's own options as JSON values."""
-    names = ("target_size", "max_loss", "min_sqnr", "candidates", "group_size", "estimator", "objective", "tie",
-             "count", "backend")  # fmt: skip
+    names = ("target_size", "max_loss", "min_sqnr", "summary", "candidates", "group_size", "estimator", "objective",
+             "tie", "count", "backend")  # fmt: skip
     bounds = {
         name: [f"{pattern}={number}" for pattern, number in getattr(asked, name)] for name in ("min_bits", "max_bits")
     }

@@ -23,7 +23,7 @@ def exact_bits(value: float | str) -> Fraction | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The bound that a plan keeps; exactly one of the first four is given."""
+    """The bound that a plan keeps; exactly one of its four limits is given."""
 
     avg_bits: Fraction | None = None
     """Bits per weight, scales included."""
@@ -31,7 +31,9 @@ class Goal:
     """Bytes of the packed checkpoint, with headers and what stays in float."""
     max_loss: float | None = None
     min_sqnr_db: float | None = None
-    """SQNR of every tensor."""
+    """SQNR of every tensor, or of all elements together."""
+    is_summary: bool = False
+    """True where `min_sqnr_db` is that of all quantized elements together."""
     counts_all: bool = False
     """True where `avg_bits` is the average over all weights of the checkpoint, not over the planned ones."""
 
@@ -39,3 +41,5 @@ class Goal:
         given = [self.avg_bits, self.target_size, self.max_loss, self.min_sqnr_db]
         if sum(goal is not None for goal in given) != 1:
             raise UsageError("give one of --avg-bits, --target-size, --max-loss and --min-sqnr")
+        if self.is_summary and self.min_sqnr_db is None:
+            raise UsageError("--summary is for --min-sqnr; add it")

@@ -14,6 +14,7 @@ from qdqcli.report.table import Column, Quote, column
 from qdqcli.report.text import quoted, table_lines
 from qdqcli.result.result import RunResult, finite, header_to_json, row_to_json, summary_to_json
 from qdqcli.study.allocation import Allocation, Decision, Option, Problem
+from qdqcli.study.steps import Step, step_to, steps_down, steps_up
 
 _SHOWN = 20
 
@@ -39,9 +40,14 @@ class PlanView:
         return 0 if self.against is None else sum(a != b for a, b in zip(self.against, choice, strict=True))
 
 
+def ranked(allocation: Allocation) -> list[tuple[Decision, Option]]:
+    """Return the decisions with their choices, those that lose most first."""
+    return sorted(allocation.chosen, key=lambda pair: -pair[1].loss)
+
+
 def columns(allocation: Allocation, quote: Quote, top: int) -> list[Column]:
     """Return the columns of the decisions, sorted by their share of the loss, largest first."""
-    ranked = sorted(allocation.chosen, key=lambda pair: -pair[1].loss)[: top or None]
+    rows = ranked(allocation)[: top or None]
     total = fsum(option.loss for _, option in allocation.chosen)
 
     def sqnr(pair: tuple[Decision, Option]) -> str:
@@ -51,11 +57,11 @@ def columns(allocation: Allocation, quote: Quote, top: int) -> list[Column]:
     def choice(pair: tuple[Decision, Option]) -> str:
         return "by the recipe" if pair[0].is_pinned else allocation.problem.name_of(pair[1].candidate)
 
-    numbers = partial(column, rows=ranked, is_number=True)
+    numbers = partial(column, rows=rows, is_number=True)
     return [
-        column("tensor", "decision", ranked, lambda pair: quote(pair[0].tie.name)),
+        column("tensor", "decision", rows, lambda pair: quote(pair[0].tie.name)),
         numbers("count", "tensors", cell=lambda pair: f"{len(pair[0].tie.members):,}"),
-        column("choice", "choice", ranked, choice),
+        column("choice", "choice", rows, choice),
         numbers("rate", "bits/weight", cell=lambda pair: f"{pair[1].bits / max(pair[0].num_elements, 1):.3f}"),
         numbers("sqnr", "SQNR dB", cell=sqnr),
         numbers("share", "of the loss", cell=lambda pair: percent(pair[1].loss / total) if total else "0"),
@@ -72,9 +78,9 @@ def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
         yield f"unused        {left:,} bits of the budget{_next_step(allocation, left)}"
     yield f"loss          {_loss_text(problem, allocation.loss)}"
     gap = (
-        "exact: no choice within the budget loses less"
+        f"exact: {best_text(allocation)}"
         if solution.proof == "exact"
-        else f"within {solution.gap:.2%} of the least"
+        else f"within {solution.gap:.2%} of the {'smallest size' if allocation.budget is None else 'least loss'}"
     )
     yield f"proof         {gap}"
     if (extreme := _extreme(allocation)) is not None:
@@ -85,6 +91,13 @@ def facts(allocation: Allocation, result: RunResult) -> Iterator[str]:
             yield f"uniform       {problem.name_of(candidate)}: {rate:.4f} bits/weight, {_brief(problem, loss)}"
     sqnr = result.summary["sqnr_db"]
     yield f"SQNR          {EXACT if sqnr is None else metric_text('sqnr_db', sqnr) + ' dB'} over all quantized elements"
+
+
+def best_text(allocation: Allocation) -> str:
+    """Return the property of an exact plan."""
+    if allocation.budget is None:
+        return "no smaller size keeps the goal"
+    return "no choice within the budget loses less"
 
 
 def _extreme(allocation: Allocation) -> str | None:
@@ -161,10 +174,58 @@ def answers(view: PlanView, quote: Quote) -> Iterator[str]:
         for option in decision.options:
             lowest = view.allocation.sqnr_db(decision, option)
             sqnr = f"{lowest:.2f} dB" if isfinite(lowest) else EXACT
-            step = option.bits - chosen.bits
-            gain = f", {(chosen.loss - option.loss) / step:.3g} per bit" if step else ", chosen"
+            is_step = option.bits != chosen.bits
+            step = _step_text(step_to(view.allocation, decision, chosen, option)) if is_step else "chosen"
             name = view.allocation.problem.name_of(option.candidate)
-            yield f"  {name}: {option.bits:,} bits, loss {option.loss:.6g}, {sqnr}{gain}"
+            yield f"  {name}: {option.bits:,} bits, loss {option.loss:.6g}, {sqnr}, {step}"
+        yield f"  why {view.allocation.problem.name_of(chosen.candidate)}: {_reason(view.allocation, decision, chosen)}"
+
+
+def _step_text(step: Step) -> str:
+    multiple = "" if step.of_price is None else f", {step.of_price:.3g} times the price"
+    return f"{step.loss_per_bit:.3g} per bit{multiple}"
+
+
+def _reason(allocation: Allocation, decision: Decision, chosen: Option) -> str:
+    """Return why a decision has its choice: its steps against the price of a bit."""
+    if decision.is_pinned:
+        return "the recipe sets it"
+    if len(decision.options) == 1:
+        return "no other candidate fits"
+    price, name_of = allocation.price, allocation.problem.name_of
+    if price is None:
+        return "it keeps the goal at the smallest size"
+    if not price:
+        return "the budget pays for the best candidate of every decision"
+    parts = []
+    if up := max(steps_up(allocation, decision, chosen), key=lambda step: step.loss_per_bit, default=None):
+        parts.append(f"a step up saves at most {_multiple(up, price)} that ({name_of(up.option.candidate)})")
+        parts += ["for which the goal leaves no room"] if up.loss_per_bit > price else []
+    if down := min(steps_down(allocation, decision, chosen), key=lambda step: step.loss_per_bit, default=None):
+        words = f"a step down loses at least {_multiple(down, price)} that ({name_of(down.option.candidate)})"
+        parts.append(words)
+        parts += ["but the goal leaves room for it"] if down.loss_per_bit < price else []
+    return f"the price of a bit is {price:.3g} of the loss in this plan; {', '.join(parts)}"
+
+
+def _multiple(step: Step, price: float) -> str:
+    return f"{step.loss_per_bit / price:.3g} times"
+
+
+def _step_columns(allocation: Allocation) -> list[Column]:
+    """Return the price of the next step up and down of each decision, in the order of `columns`."""
+
+    def text(steps: Sequence[Step]) -> str:
+        if not steps:
+            return ""
+        db = steps[0].db_per_mb
+        return f"{allocation.problem.name_of(steps[0].option.candidate)}: {EXACT if db is None else f'{db:.3g}'}"
+
+    rows = ranked(allocation)
+    return [
+        column("up", "step up, dB/MB", rows, lambda pair: text(steps_up(allocation, *pair)), is_number=True),
+        column("down", "step down, dB/MB", rows, lambda pair: text(steps_down(allocation, *pair)), is_number=True),
+    ]
 
 
 def _table(view: PlanView, options: ReportOptions) -> Iterator[str]:
@@ -185,7 +246,7 @@ def _table(view: PlanView, options: ReportOptions) -> Iterator[str]:
 def _markdown(view: PlanView, options: ReportOptions) -> Iterator[str]:
     allocation, result = view.allocation, view.result
     quote = partial(markdown.quoted, options=options)
-    yield from markdown.table_lines(columns(allocation, quote, 0))
+    yield from markdown.table_lines([*columns(allocation, quote, 0), *_step_columns(allocation)])
     yield ""
     yield from (f"- {fact}" for fact in facts(allocation, result))
     yield from answers(view, quote)
@@ -207,6 +268,7 @@ def to_json(view: PlanView) -> dict[str, object]:
             "gap": solution.gap,
             "proof": solution.proof,
             "budget_bits": allocation.budget,
+            "loss_per_bit": allocation.price,
             "bits": allocation.bits,
             "bits_per_weight": allocation.bits_per_weight,
             "decisions": [
@@ -217,6 +279,8 @@ def to_json(view: PlanView) -> dict[str, object]:
                     "pinned": decision.is_pinned,
                     "choice": problem.name_of(option.candidate),
                     "candidates": [option_to_json(allocation, decision, other) for other in decision.options],
+                    "step_up": _step_to_json(allocation, steps_up(allocation, decision, option)),
+                    "step_down": _step_to_json(allocation, steps_down(allocation, decision, option)),
                 }
                 for decision, option in allocation.chosen
             ],
@@ -225,6 +289,20 @@ def to_json(view: PlanView) -> dict[str, object]:
         }
         | ({"frontier": points} if points else {})
     )
+
+
+def _step_to_json(allocation: Allocation, steps: Sequence[Step]) -> dict[str, object] | None:
+    """Return the first of the steps; its price in decibels per 1,000,000 bytes."""
+    if not steps:
+        return None
+    step = steps[0]
+    return {
+        "name": allocation.problem.name_of(step.option.candidate),
+        "bits_added": step.bits_added,
+        "loss_per_bit": step.loss_per_bit,
+        "gain_db": step.gain_db,
+        "db_per_mb": step.db_per_mb,
+    }
 
 
 def option_to_json(allocation: Allocation, decision: Decision, option: Option) -> dict[str, object]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
-from math import fsum, inf, log10, prod
+from math import ceil, fsum, inf, log10, prod
 from typing import Literal
 
 from qdqcli.errors import UsageError
@@ -164,6 +164,11 @@ class Allocation:
         """The objective: a sum, or for `worst` the largest relative error."""
         losses = [option.loss for _, option in self.chosen]
         return max(losses, default=0.0) if self.problem.objective == "worst" else fsum(losses)
+
+    @property
+    def price(self) -> float | None:
+        """Loss that one more bit saves at the optimum, the multiplier of the budget; None where the goal has none."""
+        return None if self.solution.price is None else self.solution.price * self.problem.unit
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -421,14 +426,29 @@ def allocate_for_loss(problem: Problem, max_loss: float) -> Allocation:
     """
     if problem.objective == "worst":
         return _allocate_for_worst(problem, max_loss)
-    table = problem.candidates()
-    exchanged = [[Candidate(option.loss, option.cost) for option in options] for options in table]
+    losses = [[option.loss for option in options] for options in problem.candidates()]
     try:
-        found = solve(exchanged, int(min(max_loss / problem.unit, MAX_LOSS)))
+        found = _exchanged(problem, losses, max_loss / problem.unit)
     except InfeasibleError as error:
         raise _loses_more(error.floor * problem.unit) from None
-    solution = replace(found, cost=found.loss, loss=found.cost, lower_bound=found.cost)
-    return Allocation(problem=problem, solution=solution, budget=None)
+    price = 1 / found.price if found.price else None  # of a bit in units of loss, not of loss in bits
+    return Allocation(problem=problem, solution=replace(found, price=price), budget=None)
+
+
+def _exchanged(problem: Problem, losses: Sequence[Sequence[int]], limit: float) -> Solution:
+    """Return the smallest size whose sum of `losses`, one per option, stays within the limit; its price is per loss.
+
+    Raises:
+        InfeasibleError: no choice does.
+    """
+    table = problem.candidates()
+    exchanged = [
+        [Candidate(loss, option.cost) for loss, option in zip(own, options, strict=True)]
+        for own, options in zip(losses, table, strict=True)
+    ]
+    found = solve(exchanged, int(min(limit, MAX_LOSS)))
+    loss = sum(options[k].loss for options, k in zip(table, found.choice, strict=True))
+    return replace(found, cost=found.loss, loss=loss, lower_bound=loss)
 
 
 def _loses_more(least: float) -> UsageError:
@@ -451,7 +471,7 @@ def _smallest(problem: Problem, fits: Sequence[Sequence[int]]) -> Allocation:
     choice = [min(own, key=lambda k: (options[k].cost, options[k].loss, k)) for options, own in pairs]
     chosen = [options[k] for options, k in zip(table, choice, strict=True)]
     cost, loss = sum(c.cost for c in chosen), sum(c.loss for c in chosen)
-    solution = Solution(choice=tuple(choice), cost=cost, loss=loss, lower_bound=loss, proof="exact")
+    solution = Solution(choice=tuple(choice), cost=cost, loss=loss, lower_bound=loss, proof="exact", price=None)
     return Allocation(problem=problem, solution=solution, budget=None)
 
 
@@ -473,6 +493,48 @@ def allocate_for_sqnr(problem: Problem, min_sqnr_db: float) -> Allocation:
             )
         found.append(fits)
     return _smallest(problem, found)
+
+
+def allocate_for_summary(problem: Problem, min_sqnr_db: float) -> Allocation:
+    """Choose the smallest size at which the SQNR over all quantized elements is at least this.
+
+    Tensors that stay in float are no part of that SQNR, neither their energy nor their error of zero.
+
+    Raises:
+        UsageError: the best candidates do not reach it.
+    """
+    squares = [[_squares(problem, d, option) for option in d.options] for d in problem.decisions]
+    energies = [max(energy for _, energy in own) for own in squares]
+    largest = max(energies) or 1.0  # sums of what is divided by it stay finite
+    relative = 10 ** (-max(min_sqnr_db, LOWEST_DB) / 10)
+    scale = max(relative, 1.0) * largest
+    # error <= relative * energy, summed over the quantized; the energy of those in float is added to both sides.
+    charges = [
+        [error / scale + min(relative, 1.0) * (most - energy) / largest for error, energy in own]
+        for own, most in zip(squares, energies, strict=True)
+    ]
+    unit = fsum(map(max, charges)) / (1 << LOSS_BITS) or 1.0
+    limit = min(relative, 1.0) * fsum(energy / largest for energy in energies)
+    try:
+        losses = [[ceil(charge / unit) for charge in own] for own in charges]
+        found = _exchanged(problem, losses, limit / unit)
+    except InfeasibleError:
+        error = fsum(min(error for error, energy in own) / largest for own in squares)
+        best = 10 * log10(fsum(energy / largest for energy in energies) / error)
+        raise UsageError(
+            f"the best candidates reach {best:.2f} dB over all elements, less than {min_sqnr_db:g} dB; allow larger "
+            "candidates"
+        ) from None
+    return Allocation(problem=problem, solution=replace(found, price=None), budget=None)
+
+
+def _squares(problem: Problem, decision: Decision, option: Option) -> tuple[float, float]:
+    """Return sum e^2 and sum x^2 of a decision's quantized members."""
+    if option.candidate >= len(problem.sweep.results):
+        return 0.0, 0.0
+    rows = (problem.sweep.results[option.candidate].rows[member] for member in decision.tie.members)
+    sums = [row.sums for row in rows if isinstance(row, TensorResult)]
+    return fsum(value_of(own.sq_error) for own in sums), fsum(value_of(own.sq_input) for own in sums)
 
 
 def _worst_error(problem: Problem, decision: Decision, option: Option) -> float:
@@ -509,4 +571,5 @@ def _least_worst(decisions: Sequence[Sequence[Candidate]], budget: int) -> Solut
         raise InfeasibleError(sum(min(c.cost for c in candidates) for candidates in decisions))
     chosen = [candidates[k] for candidates, k in zip(decisions, choice, strict=True)]
     loss = sum(c.loss for c in chosen)
-    return Solution(choice=tuple(choice), cost=sum(c.cost for c in chosen), loss=loss, lower_bound=loss, proof="exact")
+    cost = sum(c.cost for c in chosen)
+    return Solution(choice=tuple(choice), cost=cost, loss=loss, lower_bound=loss, proof="exact", price=None)

@@ -25,6 +25,7 @@ from qdqcli.study.allocation import (
     allocate,
     allocate_for_loss,
     allocate_for_sqnr,
+    allocate_for_summary,
     choice_of,
     make_problem,
     misfits_of,
@@ -136,7 +137,7 @@ def reach(
     if goal.max_loss is not None:
         return allocate_for_loss(problem, goal.max_loss)
     if goal.min_sqnr_db is not None:
-        return allocate_for_sqnr(problem, goal.min_sqnr_db)
+        return (allocate_for_summary if goal.is_summary else allocate_for_sqnr)(problem, goal.min_sqnr_db)
     planned = {member for decision in problem.decisions for member in decision.tie.members}
     tensors = [tensor for plan in plans for tensor in plan.shard.tensors]
     others = [tensor for number, tensor in enumerate(tensors) if number not in planned]

@@ -50,11 +50,11 @@ class Solution:
     """Lower bound of the loss of any choice within the budget."""
     proof: Literal["exact", "bound"]
     """`exact`: this is the optimum, ties settled; `bound`: the loss exceeds the optimum by at most `gap`."""
-
-    @property
-    def gap(self) -> float:
-        """Upper bound of (loss - optimum) / loss."""
-        return (self.loss - self.lower_bound) / max(self.loss, 1)
+    price: float | None
+    """Loss that one unit of cost saves at the margin of the budget: its Lagrange multiplier, 0 where the budget allows
+    every gain; None where no such problem was solved."""
+    gap: float = 0.0
+    """Upper bound of (loss - optimum) / loss."""
 
 
 class InfeasibleError(Exception):
@@ -97,12 +97,15 @@ def solve(
     found = _search(groups, budget, multiplier, incumbent, max_states)
     positions = best if found is None else found
     cost, loss = _totals(groups, positions)
+    bound = min(lower_bound, loss) if found is None else loss
     return Solution(
         choice=_indices(groups, positions),
         cost=cost,
         loss=loss,
-        lower_bound=min(lower_bound, loss) if found is None else loss,
+        lower_bound=bound,
+        gap=(loss - bound) / max(loss, 1),
         proof="bound" if found is None else "exact",
+        price=float(multiplier),
     )
 
 

@@ -1,7 +1,9 @@
 """`qdq plan` as a user calls it: the recipe it writes, what it promises and what it refuses."""
 
 import json
+import re
 import tomllib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,12 @@ def bits_of(report: dict[str, Any]) -> dict[str, int]:
     return {row["name"]: row["spec"]["num_bits"] for row in report["tensors"] if row["status"] == "quantized"}
 
 
-@pytest.mark.parametrize("goal", [("--avg-bits", "4.3"), ("--min-sqnr", "15"), ("--max-loss", "0.5")])
+@pytest.mark.parametrize(
+    "goal", [("--avg-bits", "4.3"), ("--min-sqnr", "15"), ("--min-sqnr", "15", "--summary"), ("--max-loss", "0.5")]
+)
 @pytest.mark.parametrize("tie", ["auto", "none"])
 def test_the_recipe_gives_the_figures_of_the_plan_to_the_last_digit(
-    qdq: Qdq, model: Path, goal: tuple[str, str], tie: str
+    qdq: Qdq, model: Path, goal: tuple[str, ...], tie: str
 ) -> None:
     report = plan(qdq, model, *goal, "--tie", tie, "--candidates", "int2,int3,int4,int5-channel,int8,float")
     measured = qdq("stats", model, "--recipe", model.parent / "plan.toml", "--format", "json").report
@@ -61,6 +65,7 @@ def test_the_recipe_gives_the_figures_of_the_plan_to_the_last_digit(
         {k: row[k] for k in keys} for row in measured["tensors"] if row["status"] == "quantized"
     ]
     assert report["summary"]["sqnr_db"] == measured["summary"]["sqnr_db"]
+    assert "--summary" not in goal or measured["summary"]["sqnr_db"] >= 15
 
 
 def test_the_budget_is_never_exceeded_and_the_loss_never_rises_with_it(qdq: Qdq, model: Path) -> None:
@@ -176,6 +181,8 @@ def test_patterns_fold_over_layers(qdq: Qdq, model: Path, tmp_path: Path) -> Non
         (("--max-loss", "nan"), "is not a number such as"),
         (("--min-sqnr", "inf"), "is not a number such as"),
         (("--min-sqnr", "300"), "with its best candidate"),
+        (("--min-sqnr", "300", "--summary"), "the best candidates reach 37.55 dB over all elements"),
+        (("--avg-bits", "4", "--summary"), "--summary is for --min-sqnr"),
         (("--max-loss", "1e-12"), "the least loss of these candidates"),
         (("--max-loss", "1e-12", "--objective", "worst"), "the least loss of these candidates"),
         (("--avg-bits", "4", "--candidates", "float"), "there is no setting among the candidates"),
@@ -194,9 +201,11 @@ def test_what_cannot_be_planned_is_a_usage_error(
     assert not (tmp_path / "plan.toml").exists()
 
 
-@pytest.mark.parametrize("goal", [("--max-loss", "1e308"), ("--min-sqnr", "-5000")])
+@pytest.mark.parametrize(
+    "goal", [("--max-loss", "1e308"), ("--min-sqnr", "-5000"), ("--min-sqnr", "-5000", "--summary")]
+)
 def test_a_goal_that_everything_keeps_gives_the_smallest_candidates(
-    qdq: Qdq, model: Path, goal: tuple[str, str]
+    qdq: Qdq, model: Path, goal: tuple[str, ...]
 ) -> None:
     assert set(bits_of(plan(qdq, model, *goal, "--candidates", "int2,int4")).values()) == {2}
 
@@ -207,6 +216,30 @@ def test_a_limit_of_the_worst_loss_holds_for_each_decision_by_itself(qdq: Qdq, m
     by_sqnr = plan(qdq, model, "--min-sqnr", "20", *candidates, "--tie", "none")  # a relative error of 0.01
     assert bits_of(by_loss) == bits_of(by_sqnr)
     assert by_loss["loss"] <= 0.01
+
+
+@pytest.mark.parametrize("candidates", ["int3,int5", "int3,int5,float"])
+def test_the_sqnr_of_all_elements_is_reached_at_the_smallest_size(qdq: Qdq, model: Path, candidates: str) -> None:
+    """Against all choices: tensors in float are no part of the SQNR, and equal tensors count once in the size."""
+    report = plan(qdq, model, "--min-sqnr", "19", "--summary", "--candidates", candidates)
+    sums = []
+    for name in candidates.split(",")[:2]:
+        measured = qdq("stats", model, "-s", f"{name}-g128", "--format", "json").report
+        squares = {row["name"]: (row["stats"]["mse"], row["stats"]["relative_l2"] ** 2, row["stats"]["num_elements"])
+                   for row in measured["tensors"] if row["status"] == "quantized"}  # fmt: skip
+        sums.append({name: (mse * n, mse * n / relative) for name, (mse, relative, n) in squares.items()})
+    best = 1 << 62
+    for choice in product(*(decision["candidates"] for decision in report["decisions"])):
+        error = energy = 0.0
+        for decision, one in zip(report["decisions"], choice, strict=True):
+            if one["name"] != "float":
+                own = sums[one["name"].startswith("int5")]
+                error += sum(own[name][0] for name in decision["tensors"])
+                energy += sum(own[name][1] for name in decision["tensors"])
+        if error <= energy / 10**1.9 and energy:
+            best = min(best, sum(one["bits"] for one in choice))
+    assert report["bits"] == best
+    assert report["summary"]["sqnr_db"] >= 19
 
 
 def test_the_upper_bound_of_bits_holds_for_float_too(qdq: Qdq, model: Path) -> None:
@@ -294,9 +327,53 @@ def test_a_decision_is_explained_by_its_candidates(qdq: Qdq, model: Path, tmp_pa
     lines = out.splitlines()[start + 1 : start + 7]
     assert [line.split(":")[0].strip() for line in lines] == [f"int{bits} g128" for bits in (2, 3, 4, 5, 6, 8)]
     assert sum(line.endswith("chosen") for line in lines) == 1
+    why = out.splitlines()[start + 7]
+    assert "the price of a bit is " in why
+    assert "a step up saves at most 0." in why
+    assert "a step down loses at least " in why
     outcome = qdq("plan", model, "-o", tmp_path / "q.toml", "--avg-bits", "4.3", "--explain", name + "s")
     assert outcome.code == 2
     assert name in outcome.error
+
+
+def test_every_decision_has_the_price_of_its_next_steps(qdq: Qdq, model: Path) -> None:
+    report = plan(qdq, model, "--avg-bits", "4.3", "--tie", "none")
+    price = report["loss_per_bit"]
+    unused = report["budget_bits"] - report["bits"]
+    for decision in report["decisions"]:
+        options = decision["candidates"]
+        at = next(k for k, option in enumerate(options) if option["name"] == decision["choice"])
+        for key, other in (("step_up", at + 1), ("step_down", at - 1)):
+            step = decision[key]
+            if not 0 <= other < len(options):
+                assert step is None
+                continue
+            added = options[other]["bits"] - options[at]["bits"]
+            gain = options[other]["lowest_sqnr_db"] - options[at]["lowest_sqnr_db"]
+            assert step["name"] == options[other]["name"]
+            assert (step["bits_added"], step["gain_db"]) == (added, gain)
+            assert step["db_per_mb"] == pytest.approx(gain / (added / 8e6))
+            if key == "step_up" and step["loss_per_bit"] > price:
+                assert added > unused
+    words = "plan", model, "--avg-bits", "4.3", "--format", "markdown", "-o", model.parent / "plan.toml", "--overwrite"
+    shown = qdq(*words).out
+    assert "step up, dB/MB | step down, dB/MB |" in shown
+    header = (model.parent / "plan.toml").read_text().splitlines()[:5]
+    assert header[0].startswith("# Bit allocation by: qdq plan ")
+    assert re.fullmatch(r"# Headers of the input: sha256 [0-9a-f]{64}", header[1])
+    assert re.fullmatch(r"# 4\.\d{4} bits per weight, [\d,]+ bits", header[2])
+    assert header[3].startswith("# Loss: relative 0.")
+    assert header[4] == "# Proof: exact, gap 0"
+
+
+@pytest.mark.parametrize(("backend", "code"), [("mlx", 0), ("any", 2)])
+def test_the_export_of_a_plan_keeps_the_limits_of_the_engine(qdq: Qdq, model: Path, backend: str, code: int) -> None:
+    recipe = model.parent / "plan.toml"
+    words = "--exclude", "*embed*", "--exclude", "lm_head*"
+    plan(qdq, model, "--avg-bits", "4.5", "--backend", backend, "--candidates", "int4,int7,int8", *words)
+    outcome = qdq("recipe", "export", recipe, model, "--to", "mlx", "-o", model.parent / "q.json")
+    assert outcome.code == code, outcome.err
+    assert not code or "int7" in outcome.error
 
 
 def test_the_size_is_that_of_a_reference_packer(qdq: Qdq, model: Path) -> None:

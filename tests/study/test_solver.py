@@ -175,7 +175,7 @@ def test_what_cannot_be_met_says_what_the_least_costs() -> None:
 
 
 def test_nothing_to_decide_is_a_plan() -> None:
-    assert solve([], 0) == Solution(choice=(), cost=0, loss=0, lower_bound=0, proof="exact")
+    assert solve([], 0) == Solution(choice=(), cost=0, loss=0, lower_bound=0, proof="exact", price=0.0)
 
 
 def test_equal_plans_are_settled_by_cost_and_then_by_the_order_of_candidates() -> None:

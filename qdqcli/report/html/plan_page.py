@@ -1,11 +1,11 @@
 """HTML report of a plan: the frontier with the chosen point, bits by layer, and all decisions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import fsum, isfinite, log10
 
 from qdqcli.plain import Parsed
-from qdqcli.report.allocation import PlanView, answers, rate_and_loss, uniform
+from qdqcli.report.allocation import PlanView, answers, best_text, rate_and_loss, uniform
 from qdqcli.report.command import each, options_given
 from qdqcli.report.html.chart import Point, scatter
 from qdqcli.report.html.document import document
@@ -16,6 +16,7 @@ from qdqcli.report.html.markup import cards_html, plain, quote
 from qdqcli.report.number import EXACT, counted, metric_text, size_text
 from qdqcli.result.result import TensorResult
 from qdqcli.study.allocation import FLOAT, Decision, Option, frontier
+from qdqcli.study.steps import Step, steps_down, steps_up
 
 _CURVE_POINTS = 12
 _GOALS = ("avg_bits", "target_size", "max_loss", "min_sqnr")
@@ -27,6 +28,7 @@ _LOSSES = {
 _PLAIN: Mapping[str, object] = {
     **dict.fromkeys((*_GOALS, "candidates", "importance", "from", "against")), "group_size": 128, "estimator": "minmax",
     "objective": "relative", "tie": "auto", "count": "selected", "backend": "any", "min_bits": [], "max_bits": [],
+    "summary": False,
 }  # fmt: skip
 """Option of the command -> its default."""
 _BASE = ("num_bits", "axis", "signed_input")
@@ -73,7 +75,8 @@ def _cards(view: PlanView) -> Iterator[tuple[str, str, str]]:
         yield "earlier plan", f"{rate:.4f} bits", f"loss {loss:.6g}; {counted(view.num_changed, 'decision')} changed"
     yield "loss", f"{allocation.loss:.6g}", _LOSSES[problem.objective]
     is_exact = allocation.solution.proof == "exact"
-    of = "no choice within the budget loses less" if is_exact else "of the least loss"
+    least = "smallest size" if allocation.budget is None else "least loss"
+    of = best_text(allocation) if is_exact else f"of the {least}"
     yield "proof", "exact" if is_exact else f"within {allocation.solution.gap:.2%}", of
 
 
@@ -113,6 +116,9 @@ def _grid(view: PlanView) -> Grid[Pair]:
         lowest = allocation.sqnr_db(*pair)
         return lowest if isfinite(lowest) else EXACT
 
+    def price(steps: Sequence[Step]) -> float | None:
+        return steps[0].db_per_mb if steps else None
+
     def choice(pair: Pair) -> str:
         decision, option = pair
         name = allocation.problem.name_of(option.candidate)
@@ -129,6 +135,9 @@ def _grid(view: PlanView) -> Grid[Pair]:
               value=lambda pair: pair[1].bits / max(pair[0].num_elements, 1)),
         Field(name="share", title="share of the loss", form="percent",
               value=lambda pair: pair[1].loss / total if total else 0.0),
+        Field(name="up", title="step up dB/MB", form="fixed3", value=lambda pair: price(steps_up(allocation, *pair))),
+        Field(name="down", title="step down dB/MB", form="fixed3",
+              value=lambda pair: price(steps_down(allocation, *pair))),
     ]  # fmt: skip
     order = sorted(range(len(rows)), key=lambda index: -rows[index][1].loss)
     return Grid(noun="decisions", rows=rows, order=order, fields=fields, sort="share")
