@@ -1,5 +1,6 @@
 """`qdq diagnose` as a user calls it: gains are those of `qdq stats`, the recipe gives the figures of the last line."""
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def options_of(spec: dict[str, Any]) -> list[object]:
     ]  # fmt: skip
 
 
+def rank_of(remedy: dict[str, Any]) -> tuple[bool, float]:
+    """Free changes by gain, then others by decibels per added bit."""
+    is_paid = remedy["bits_added"] > 0.1
+    return is_paid, -remedy["gain_db"] / (remedy["bits_added"] if is_paid else 1)
+
+
 @pytest.mark.parametrize(
     "given",
     [("-b", 4), ("-s", "int8-channel", "--max-bits-added", 0.6), ("-s", "int3-g32", "--estimator", "percentile")],
@@ -69,6 +76,12 @@ def test_every_gain_is_the_difference_of_two_stats_runs(qdq: Qdq, model: Path, g
             assert remedy["gain_db"] == row["stats"]["sqnr_db"] - own["sqnr_db"]
             assert remedy["bits_added"] == row["stats"]["bits_per_weight"] - own["bits_per_weight"]
             count += 1
+        ranks = [rank_of(remedy) for remedy in found["remedies"]]
+        assert ranks == sorted(ranks)
+        for one, other in permutations(found["remedies"], 2):
+            assert other["gain_db"] > one["gain_db"] or other["bits_added"] < one["bits_added"]
+        fitting = [r["gain_db"] for r in found["remedies"] if r["bits_added"] <= report["max_bits_added"]]
+        assert not fitting or found["together"]["gain_db"] >= max(fitting) - 0.05
     assert count > 8
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qdqcli.study.solver import solve
 from qdqcli.study.ties import make_ties
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
@@ -405,11 +407,19 @@ def test_a_plan_at_the_floor_or_the_ceiling_decides_nothing(qdq: Qdq, model: Pat
         assert words is None or words in shown
 
 
-def test_a_gap_is_a_warning(qdq: Qdq, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qdqcli.cli.plan.LARGEST_GAP", -1.0)
-    outcome = qdq("plan", model, "--avg-bits", "4", "-o", model.parent / "plan.toml")
+@pytest.mark.parametrize(
+    ("goal", "verb", "least"),
+    [(("--avg-bits", "4"), "lose", "least loss"), (("--max-loss", "0.5"), "take", "smallest size")],
+)
+def test_a_gap_is_a_warning(
+    qdq: Qdq, model: Path, monkeypatch: pytest.MonkeyPatch, goal: tuple[str, str], verb: str, least: str
+) -> None:
+    monkeypatch.setattr("qdqcli.cli.plan.LARGEST_GAP", 0.0)
+    monkeypatch.setattr("qdqcli.study.allocation.solve", partial(solve, max_states=1))
+    outcome = qdq("plan", model, *goal, "--tie", "none", "-o", model.parent / "plan.toml")
     assert outcome.code == 0
-    assert "warning: the plan may lose up to 0.00% more than the best one" in outcome.err
+    (gap,) = re.findall(rf"proof         within (.*%) of the {least}", outcome.out)
+    assert f"warning: the plan may {verb} up to {gap} more than the best one" in outcome.err
 
 
 def test_an_engine_says_what_it_stores(qdq: Qdq, model: Path) -> None:

@@ -135,8 +135,8 @@ def _grid(view: PlanView) -> Grid[Pair]:
               value=lambda pair: pair[1].bits / max(pair[0].num_elements, 1)),
         Field(name="share", title="share of the loss", form="percent",
               value=lambda pair: pair[1].loss / total if total else 0.0),
-        Field(name="up", title="step up dB/MB", form="fixed3", value=lambda pair: price(steps_up(allocation, *pair))),
-        Field(name="down", title="step down dB/MB", form="fixed3",
+        Field(name="up", title="up dB/MB", form="digits", value=lambda pair: price(steps_up(allocation, *pair))),
+        Field(name="down", title="down dB/MB", form="digits",
               value=lambda pair: price(steps_down(allocation, *pair))),
     ]  # fmt: skip
     order = sorted(range(len(rows)), key=lambda index: -rows[index][1].loss)
