@@ -47,14 +47,21 @@ def is_known(grid: Grid) -> bool:
     return grid.values in KINDS
 
 
+def finite(x: Floats) -> Floats:
+    """Return elements with 0 in the place of NaN and infinities."""
+    return np.where(np.isfinite(x), x, np.float32(0))
+
+
 def rounding_energies(x: Floats, block: Block, grid: Grid, peak: float | None, largest: float) -> tuple[float, float]:
     """Return the energies of some rows and of the error of rounding them; each block of that size has a scale.
+
+    Elements that are NaN or infinite are left out.
 
     `peak` is the largest magnitude that sets the scale of all, None where each block has its own; `largest` is that of
     the whole tensor.
     """
     height, width = block
-    padded = np.pad(x, ((0, -x.shape[0] % height), (0, -x.shape[1] % width)))
+    padded = np.pad(finite(x), ((0, -x.shape[0] % height), (0, -x.shape[1] % width)))
     blocks = padded.reshape(-1, height, padded.shape[1] // width, width).swapaxes(1, 2).reshape(-1, height * width)
     peaks = np.abs(blocks).max(axis=-1, keepdims=True) if peak is None else np.full((1, 1), peak, np.float32)
     difference = _rounded(blocks, peaks, grid, largest) - blocks

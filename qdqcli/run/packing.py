@@ -1,5 +1,6 @@
 """Findings on a packed weight: the SQNR of plain rounding, whether a second quantization changes it, and slips."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import log10, prod
 
@@ -13,7 +14,7 @@ from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.op.spec import WHOLE_TENSOR, QuantSpec
 from qdqcli.result.packing import Packing
-from qdqcli.run.float_rounding import is_known, rounding_energies
+from qdqcli.run.float_rounding import finite, is_known, rounding_energies
 from qdqcli.run.slips import Slip, find_slip
 from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.stats.sums import ErrorSums
@@ -31,6 +32,8 @@ _BLOCKS, _BLOCK_ELEMENTS = 16, 1 << 18
 """Blocks of rows of a larger weight on which plain rounding is measured, evenly spread, and the elements of each."""
 _FLOAT_ELEMENTS = 1 << 15
 """Elements of each of these blocks for FP8 and FP4, whose rounding takes longer."""
+_LARGE_ELEMENTS = 1 << 20
+"""Elements from which a matrix with one scale is read some rows at a time."""
 _SUSPECT_DB = 3.0
 """A weight this far below the expected SQNR, or without one below this per bit, is examined for slips."""
 
@@ -125,7 +128,7 @@ def _rounded(spec: QuantSpec, original: Part, start: int, rows: int, workers: Wo
 def _expected_of_floats(grid: Grid, original: Part, largest: float, workers: Workers) -> MetricValue:
     """Return the SQNR of plain rounding to FP8 or FP4, of a larger weight on some rows.
 
-    None for a stack of matrices whose last blocks are cut.
+    None for a stack of matrices whose last blocks are cut, and for large blocks that are no whole matrices.
     """
     info, reader = original
     rows, width = prod(info.shape[:-1]), info.shape[-1]
@@ -134,6 +137,8 @@ def _expected_of_floats(grid: Grid, original: Part, largest: float, workers: Wor
     peak = largest if is_whole else None
     if info.big_endian or (len(info.shape) > 2 and info.shape[-2] % height):
         return None
+    if height * columns > _LARGE_ELEMENTS:
+        return _expected_of_matrices(grid, original, largest, workers) if columns == width else None
     count = max(_FLOAT_ELEMENTS // width // height, 1) * height
     wide = max(_FLOAT_ELEMENTS // count // columns, 1) * columns
     down, across = (rows // height - count // height * _BLOCKS) * height, max(width - wide, 0) // columns * columns
@@ -146,7 +151,28 @@ def _expected_of_floats(grid: Grid, original: Part, largest: float, workers: Wor
         x = rows_of(info, reader, start, count, slice(first, first + wide))
         return rounding_energies(x, (height, columns), grid, peak, largest)
 
-    parts = workers.map(energies, range(_BLOCKS if down > 0 else 1))
+    return _sqnr_of(workers.map(energies, range(_BLOCKS if down > 0 else 1)))
+
+
+def _expected_of_matrices(grid: Grid, original: Part, largest: float, workers: Workers) -> MetricValue:
+    """Return the SQNR of plain rounding to FP8 or FP4 with a scale per matrix, on some rows of some of a stack."""
+    info, reader = original
+    height, width = grid.block
+    matrices, step = prod(info.shape[:-1]) // height, max(_FLOAT_ELEMENTS // width, 1)
+    taken = min(matrices, _BLOCKS)
+
+    def energies(number: int) -> tuple[float, float]:
+        first = matrices * number // taken * height
+        pieces = (rows_of(info, reader, first + at, min(step, height - at)) for at in range(0, height, step))
+        peak = max(float(np.abs(finite(rows)).max()) for rows in pieces)
+        at = (height - min(step, height)) * number // max(taken - 1, 1)
+        return rounding_energies(rows_of(info, reader, first + at, min(step, height)), (1, width), grid, peak, largest)
+
+    return _sqnr_of(workers.map(energies, range(taken)))
+
+
+def _sqnr_of(parts: Iterable[tuple[float, float]]) -> MetricValue:
+    """Return the SQNR in dB of energies of values and of their errors; None where it is no number."""
     signal, noise = (sum(column) for column in zip(*parts, strict=True))
     return 10 * log10(signal / noise) if signal and noise else None
 

@@ -31,6 +31,9 @@ from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range, plain_shape
 STEP_ELEMENTS = 1 << 19
 """Elements decoded at once: what NumPy needs in between stays in a core's cache."""
 
+MAX_WIDTH = 1 << 22
+"""Longest row that is decoded: a row is decoded whole, by each thread. Vocabularies have some 260,000 columns."""
+
 OUTPUT_DTYPES: Mapping[str, type[Any]] = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
 """Dtypes of decoded weights; values are rounded from float32 to nearest, ties to even."""
 
@@ -87,6 +90,8 @@ def _open(weight: PackedWeight, reader_of: Callable[[str], ShardReader], dtype: 
     module, attribute = str(weight.format.decoder).split(":")
     decoder: Decoder = getattr(import_module(module), attribute)(weight, Parts(weight, reader_of, PartCache()))
     codes, kind = weight.parts[CODES], DTYPES[dtype]
+    if decoder.shape[-1] > MAX_WIDTH:
+        raise damaged(weight, CODES, f"a row has {decoder.shape[-1]:,} elements; at most {MAX_WIDTH:,} are decoded")
     elements = num_rows(decoder.shape) * decoder.shape[-1]
     info = TensorInfo(weight.name, kind, decoder.shape, codes.shard, codes.start, elements * kind.bits // 8)
     return DecodedWeight(weight, decoder, info)

@@ -12,6 +12,7 @@ from qdqcli.tensors.checkpoint import open_checkpoint
 from qdqcli.tensors.packed import decoded as view
 from tests.conftest import Qdq
 from tests.tensors.packed.golden import GOLDEN, Change, Stored, array_of, arrays, changed, decoded, load, save
+from tests.tensors.packed.samples import sparse
 
 PACK = GOLDEN / "compressed-tensors-pack-quantized"
 Tensors = dict[str, Stored]
@@ -148,6 +149,13 @@ def test_values_beyond_the_dtype_are_refused(tmp_path: Path, qdq: Qdq) -> None:
     assert outcome.code == 3
     assert "tensor 'b4.weight': values beyond those of F16; decode to f32" in outcome.error
     assert qdq("decode", folder, "-o", tmp_path / "out", "--dtype", "bf16").code == 0
+
+
+def test_rows_too_long_to_decode_whole_are_refused(tmp_path: Path, qdq: Qdq) -> None:
+    path = sparse(tmp_path / "m.safetensors", {"w": ("F8_E4M3", (1, view.MAX_WIDTH + 1)), "w_scale": ("F32", ())})
+    outcome = qdq("decode", path, "-o", tmp_path / "out.safetensors")
+    assert outcome.code == 3
+    assert "tensor 'w', codes of FP8: a row has 4,194,305 elements; at most 4,194,304 are decoded" in outcome.error
 
 
 def test_a_shard_with_scales_that_is_missing_is_named(tmp_path: Path, qdq: Qdq) -> None:
