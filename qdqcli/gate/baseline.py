@@ -78,7 +78,7 @@ def _compare(old: Row, new: Row, rule: BaselineRule, source: str) -> Iterator[Vi
 
 
 def _settings(row: Row) -> dict[str, object]:
-    """Return the settings that determine how a tensor is measured."""
+    """Return the settings that determine how a tensor is measured, or how a compared one is stored."""
     fixed: dict[str, object] = {
         "dtype": row.source.dtype,
         "shape": plain_shape(row.source.shape),
@@ -86,9 +86,18 @@ def _settings(row: Row) -> dict[str, object]:
     if isinstance(row, SkippedTensor):
         return fixed | {"skipped:": row.reason}
     if row.spec is None:
-        return fixed
+        return fixed | _storage(row)
     spec = spec_to_json(row.spec)
     return fixed | spec | {"axis": word_of(row.spec.axis)}
+
+
+def _storage(row: TensorResult) -> dict[str, object]:
+    if row.packing is None:
+        return {"stored": "in float"}
+    storage = row.packing.storage
+    block = "x".join(map(str, storage.grid.block))
+    side = "" if row.packing.is_candidate else " in the reference"
+    return {"stored": f"as {storage.format}{side}", "bits": storage.grid.bits, "block": block}
 
 
 def _worse(old: TensorResult, new: TensorResult, rule: BaselineRule, source: str) -> Iterator[Violation]:
