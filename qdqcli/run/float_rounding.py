@@ -63,8 +63,9 @@ def rounding_energies(x: Floats, block: Block, grid: Grid, peak: float | None, l
     height, width = block
     padded = np.pad(finite(x), ((0, -x.shape[0] % height), (0, -x.shape[1] % width)))
     blocks = padded.reshape(-1, height, padded.shape[1] // width, width).swapaxes(1, 2).reshape(-1, height * width)
-    peaks = np.abs(blocks).max(axis=-1, keepdims=True) if peak is None else np.full((1, 1), peak, np.float32)
-    difference = _rounded(blocks, peaks, grid, largest) - blocks
+    with np.errstate(over="ignore", invalid="ignore"):  # of float64 beyond float32
+        peaks = np.abs(blocks).max(axis=-1, keepdims=True) if peak is None else np.full((1, 1), peak, np.float32)
+        difference = _rounded(blocks, peaks, grid, largest) - blocks
     # No dot product: its library starts threads of its own.
     signal, noise = (np.square(values, dtype=np.float64).sum() for values in (blocks, difference))
     return float(signal), float(noise)

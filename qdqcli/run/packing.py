@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from math import log10, prod
+from math import inf, log10, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,8 @@ def rows_of(
     stored = np.empty(count * width, STORAGE[info.dtype.name])
     reader.read_into(info, start * width * stored.itemsize, stored.view(np.uint8).data)
     stored = np.ascontiguousarray(stored.reshape(count, width)[:, columns])
-    rows: NDArray[np.float32] = floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float32)
+    with np.errstate(over="ignore"):
+        rows: NDArray[np.float32] = floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float32)
     return rows
 
 
@@ -174,7 +175,7 @@ def _expected_of_matrices(grid: Grid, original: Part, largest: float, workers: W
 def _sqnr_of(parts: Iterable[tuple[float, float]]) -> MetricValue:
     """Return the SQNR in dB of energies of values and of their errors; None where it is no number."""
     signal, noise = (sum(column) for column in zip(*parts, strict=True))
-    return 10 * log10(signal / noise) if signal and noise else None
+    return 10 * log10(signal / noise) if signal and 0 < noise < inf else None
 
 
 def _is_idempotent(rows: NDArray[np.float32], spec: QuantSpec) -> bool:

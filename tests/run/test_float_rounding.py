@@ -50,3 +50,16 @@ def test_a_stack_of_matrices_with_a_scale_each(
         (row,) = outcome.report["tensors"]
         found += [row["stats"]["sqnr_db"], row["packed"]["expected_sqnr_db"]]
     assert found[1:] == pytest.approx([found[0]] * 3, abs=0.01)
+
+
+def test_an_original_beyond_float32(tmp_path: Path, qdq: Qdq) -> None:
+    """No expected SQNR, and no warning of NumPy's."""
+    x = np.full((2, 32), 1e300)
+    save(tmp_path / "x.safetensors", {"w.weight": ("F64", x.shape, x.tobytes())})
+    codes, scales = np.full((2, 16), 0x77, np.uint8), np.full((2, 2), 0x38, np.uint8)
+    stored = {"w.weight": ("U8", (2, 16), codes.tobytes()), "w.weight_scale": ("F8_E4M3", (2, 2), scales.tobytes())}
+    save(tmp_path / "y.safetensors", {**stored, "w.weight_scale_2": ("F32", (), np.float32(1).tobytes())})
+    outcome = qdq("compare", tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--format", "json")
+    (row,) = outcome.report["tensors"]
+    assert row["packed"]["expected_sqnr_db"] is None
+    assert "Warning" not in outcome.err
