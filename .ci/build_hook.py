@@ -56,7 +56,7 @@ def compile_level(objects: Path, level: str) -> None:
     from qdqcli.op.jit import cache
 
     names = list(cache.LEVELS)
-    features = [feature for name in names[names.index(level) :] for feature in cache.LEVELS[name]]
+    features = [feature for name in names[: names.index(level) + 1] for feature in cache.LEVELS[name]]
     os.environ["NUMBA_CPU_NAME"] = level
     os.environ["NUMBA_CPU_FEATURES"] = ",".join(
         ["-prefer-256-bit", *(f"+{_LLVM_NAMES.get(feature, feature)}" for feature in features)]
@@ -67,8 +67,7 @@ def compile_level(objects: Path, level: str) -> None:
     folder.mkdir(parents=True)
     for source, kinds in _list_kernels(objects.with_name("kernels.json")):
         image = next(cache.images(source, kinds), None) or compile_image(source, kinds)
-        manifest = cache.release_manifest(source, kinds, level)
-        cache.path_of(folder, source, manifest).write_bytes(cache.content_of(manifest, image))
+        cache.write(folder, source, cache.release_manifest(source, kinds, level), image)
 
 
 def _list_kernels(path: Path) -> list[tuple[str, Any]]:

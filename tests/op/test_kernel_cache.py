@@ -15,7 +15,7 @@ import pytest
 from qdqcli.errors import UnavailableError
 from qdqcli.op.jit import cache as kernel_cache
 from qdqcli.op.jit import compiler, image, kernel, pipeline
-from qdqcli.op.jit.kernel import Kernel, copied_head, watch_compiling
+from qdqcli.op.jit.kernel import Kernel, watch_compiling
 from tests.op.small_kernels import Inner, Outer
 
 DIGEST_BYTES = 32
@@ -147,7 +147,7 @@ def test_a_file_of_another_user_is_not_loaded(cache: Path, monkeypatch: pytest.M
 
 
 def another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_cache, "processor", lambda: (("model name", "another"), ("flags", "sse2")))
+    monkeypatch.setattr(kernel_cache, "processor", lambda: {"model name": "another", "flags": "sse2"})
 
 
 def another_numba(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,16 +259,15 @@ def release(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     """Write the file that a release wheel has for a level; this processor has level 3."""
     objects = cache.with_name("objects")
     monkeypatch.setattr(kernel_cache, "RELEASED", objects)
-    monkeypatch.setattr(kernel_cache, "processor", lambda: tuple(V3.items()))
+    monkeypatch.setattr(kernel_cache, "processor", lambda: V3)
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "", "", "", "x86_64")))
     built = kernel.compile_image(*DOUBLE)
 
     def write(level: str) -> Path:
-        manifest = kernel_cache.release_manifest(*DOUBLE, level)
-        path = kernel_cache.path_of(objects / level, DOUBLE[0], manifest)
-        path.parent.mkdir(parents=True)
-        path.write_bytes(kernel_cache.content_of(manifest, built))
-        return path
+        directory = objects / level
+        directory.mkdir(parents=True)
+        kernel_cache.write(directory, DOUBLE[0], kernel_cache.release_manifest(*DOUBLE, level), built)
+        return only_file(directory)
 
     kernel_cache.release_level.cache_clear()
     yield write
@@ -319,10 +318,7 @@ def arguments() -> list[Any]:
     return [*NUMBERS, True, np.True_, matrix, np.array([False, False, True]), outer]
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-def test_numbers_arrays_and_tuples_arrive(cache: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool) -> None:
-    if not in_place:
-        monkeypatch.setattr(kernel, "head_of", copied_head)
+def test_numbers_arrays_and_tuples_arrive(cache: Path) -> None:
     out = np.zeros(10)
     assert Kernel("tests.op.small_kernels:everything")(*arguments(), out) == 10
     assert out.tolist() == EXPECTED
@@ -354,7 +350,7 @@ def test_an_object_for_another_processor_is_loaded_by_llvm(monkeypatch: pytest.M
     monkeypatch.setattr(image, "_X86_64", -1)
     built = kernel.compile_image("tests.op.small_kernels:double", ("float64[1]", "float64[1]"))
     assert b'"entry"' in built.split(b"\n")[0]
-    monkeypatch.setattr(kernel_cache, "images", lambda *_: [built])
+    monkeypatch.setattr(kernel, "images", lambda *_: [built])
     assert num_compiled() == 0
 
 

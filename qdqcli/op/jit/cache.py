@@ -16,10 +16,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from qdqcli import __version__
 
@@ -28,16 +28,9 @@ _LEFTOVER_S = 3600
 """Age from which a temporary file counts as left by a killed process: writing a kernel takes milliseconds."""
 
 _CODE_SETTINGS = (
-    "BOUNDSCHECK",
-    "CPU_FEATURES",
-    "CPU_NAME",
-    "DEBUGINFO",
-    "DISABLE_INTEL_SVML",
-    "ENABLE_AVX",
-    "LOOP_VECTORIZE",
-    "OPT",
-    "SLP_VECTORIZE",
-)
+    "BOUNDSCHECK", "CPU_FEATURES", "CPU_NAME", "DEBUGINFO", "DISABLE_INTEL_SVML", "ENABLE_AVX", "LOOP_VECTORIZE",
+    "OPT", "SLP_VECTORIZE",
+)  # fmt: skip
 """Numba settings (`NUMBA_OPT`, ...) that affect the compiled code."""
 _PROCESSOR_FACTS = {
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
@@ -48,11 +41,143 @@ _PROCESSOR_FACTS = {
 RELEASED = Path(__file__).with_name("objects")
 """Kernels of a release wheel, a folder per level; made by `.ci/build_hook.py`."""
 LEVELS = {
-    "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
-    "x86-64-v3": ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"),
     "x86-64-v2": ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"),
+    "x86-64-v3": ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"),
+    "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
 }
-"""Levels of x86-64, and the features that each adds to the next, in the spelling of /proc/cpuinfo."""
+"""Levels of x86-64, and the features that each adds to the one before, in the spelling of /proc/cpuinfo."""
+
+
+def images(kernel: str, kinds: object) -> Iterator[bytes]:
+    """Yield the images of a kernel for these types: of the release, then the stored one.
+
+    What is missing, damaged, of other sources or not private is left out.
+    """
+    level = release_level()
+    if level is not None:
+        yield from _images(RELEASED / level, kernel, release_manifest(kernel, kinds, level), Path.read_bytes)
+    directory = folder()
+    if directory is not None:
+        yield from _images(directory, kernel, _host_manifest(kernel, kinds), _read_private)
+
+
+def store(kernel: str, kinds: object, image: bytes) -> None:
+    """Store the image of a kernel, if possible."""
+    directory = folder()
+    if directory is not None:
+        _sweep(directory)
+        with suppress(OSError):
+            write(directory, kernel, _host_manifest(kernel, kinds), image)
+
+
+def _images(directory: Path, kernel: str, manifest: bytes, read: Callable[[Path], bytes]) -> Iterator[bytes]:
+    with suppress(OSError):
+        content = read(_path(directory, kernel, manifest))
+        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(payload).digest() == digest and payload.startswith(manifest):
+            yield payload[len(manifest) :]
+
+
+def write(directory: Path, kernel: str, manifest: bytes, image: bytes) -> None:
+    """Write the file of an image, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from tempfile import mkstemp  # only where something is compiled
+
+    descriptor, name = mkstemp(dir=directory)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(hashlib.sha256(manifest + image).digest() + manifest + image)
+        temporary.replace(_path(directory, kernel, manifest))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _path(directory: Path, kernel: str, manifest: bytes) -> Path:
+    return directory / f"{kernel.split(':')[1]}-{hashlib.sha256(manifest).hexdigest()[:24]}.bin"
+
+
+@cache
+def _sweep(directory: Path) -> None:
+    """Remove temporary files of killed processes, once in each process that writes."""
+    with suppress(OSError):
+        for path in directory.glob("tmp*"):
+            if time.time() - path.lstat().st_mtime > _LEFTOVER_S:
+                path.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------ what machine code depends on
+
+
+def release_manifest(kernel: str, kinds: object, level: str) -> bytes:
+    """Return the manifest of an image of the release."""
+    return json.dumps([kernel, kinds, level, __version__, _source_hash()]).encode() + b"\n"
+
+
+def _host_manifest(kernel: str, kinds: object) -> bytes:
+    return json.dumps([kernel, kinds, host_key()]).encode() + b"\n"
+
+
+@cache
+def release_level() -> str | None:
+    """Return the highest level of the processor; None in a package without compiled kernels, or with settings."""
+    if not RELEASED.is_dir() or os.uname().machine != "x86_64" or _settings():
+        return None
+    return [None, *takewhile(lambda level: _flags().issuperset(LEVELS[level]), LEVELS)][-1]
+
+
+@cache
+def host_key() -> tuple[object, ...]:
+    """Return what compiled code depends on beside its source: processor, compiler and settings."""
+    facts = hashlib.sha256(repr(processor()).encode()).hexdigest()
+    return os.uname().machine, facts, version_of("numba"), version_of("llvmlite"), _settings()
+
+
+def host_has(feature: str) -> bool:
+    """Tell whether the processor that kernels are compiled for has a feature, in LLVM's spelling."""
+    chosen = os.environ.get("NUMBA_CPU_FEATURES")
+    return feature in _flags() if chosen is None else f"+{feature}" in chosen.split(",")
+
+
+def _flags() -> set[str]:
+    return set(processor().get("flags", "").split())
+
+
+@cache
+def processor() -> dict[str, str]:
+    """Return name and features of the first processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # read in part
+            first = file.read(1 << 14).split("\n\n")[0]
+    except OSError:
+        return {}
+    facts = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in facts if name.strip() in _PROCESSOR_FACTS}
+
+
+def _settings() -> dict[str, str]:
+    return {name: value for name in _CODE_SETTINGS if (value := os.environ.get(f"NUMBA_{name}")) is not None}
+
+
+def version_of(package: str) -> str:
+    """Return a hash of the file in which a package keeps its version, without importing it."""
+    with suppress(ImportError, OSError, ValueError):
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            return hashlib.sha256(Path(spec.origin).with_name("_version.py").read_bytes()).hexdigest()[:16]
+    return ""
+
+
+@cache
+def _source_hash() -> str:
+    sources = sorted(Path(__file__).parents[1].rglob("*.py"))
+    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+
+# ------------------------------------------------------------------ the private folder
 
 
 @cache
@@ -73,116 +198,6 @@ def folder() -> Path | None:
         return None
 
 
-def images(kernel: str, kinds: Any) -> Iterator[bytes]:
-    """Yield the images of a kernel for these types: of the release, then the stored one.
-
-    What is missing, damaged, of other sources or not private is left out.
-    """
-    level = release_level()
-    if level is not None:
-        yield from _image(RELEASED / level, kernel, release_manifest(kernel, kinds, level), Path.read_bytes)
-    directory = folder()
-    if directory is not None:
-        yield from _image(directory, kernel, _manifest(kernel, kinds), _read_private)
-
-
-def _image(directory: Path, kernel: str, manifest: bytes, read: Callable[[Path], bytes]) -> Iterator[bytes]:
-    with suppress(OSError):
-        content = read(path_of(directory, kernel, manifest))
-        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() == digest and payload.startswith(manifest):
-            yield payload[len(manifest) :]
-
-
-def write(kernel: str, kinds: Any, image: bytes) -> None:
-    """Store the image of a kernel, if possible."""
-    from tempfile import NamedTemporaryFile  # only where something is compiled
-
-    directory = folder()
-    if directory is None:
-        return
-    manifest = _manifest(kernel, kinds)
-    _sweep(directory)
-    with suppress(OSError), ExitStack() as cleanup:
-        with NamedTemporaryFile(dir=directory, delete=False) as file:
-            cleanup.callback(Path(file.name).unlink, missing_ok=True)
-            file.write(content_of(manifest, image))
-        Path(file.name).replace(path_of(directory, kernel, manifest))
-
-
-def host_has(feature: str) -> bool:
-    """Tell whether the processor that kernels are compiled for has a feature, in LLVM's spelling."""
-    chosen = os.environ.get("NUMBA_CPU_FEATURES")
-    if chosen is not None:
-        return f"+{feature}" in chosen.split(",")
-    return feature in dict(processor()).get("flags", "").split()
-
-
-def content_of(manifest: bytes, image: bytes) -> bytes:
-    """Return the content of the file of an image."""
-    return hashlib.sha256(manifest + image).digest() + manifest + image
-
-
-def path_of(directory: Path, kernel: str, manifest: bytes) -> Path:
-    """Return the path of the file of an image."""
-    return directory / f"{kernel.split(':')[1]}-{hashlib.sha256(manifest).hexdigest()[:24]}.bin"
-
-
-def _manifest(kernel: str, kinds: Any) -> bytes:
-    return json.dumps([kernel, kinds, host_key()]).encode() + b"\n"
-
-
-def release_manifest(kernel: str, kinds: Any, level: str) -> bytes:
-    """Return the manifest of an image of the release."""
-    return json.dumps([kernel, kinds, level, __version__, _source_hash()]).encode() + b"\n"
-
-
-@cache
-def release_level() -> str | None:
-    """Return the highest level of the processor; None in a package without compiled kernels, or with settings."""
-    if not RELEASED.is_dir() or os.uname().machine != "x86_64" or _settings():
-        return None
-    flags = set(dict(processor()).get("flags", "").split())
-    level = None
-    for name, features in reversed(LEVELS.items()):
-        if not flags.issuperset(features):
-            break
-        level = name
-    return level
-
-
-@cache
-def host_key() -> list[Any]:
-    """Return what compiled code depends on beside its source: processor, compiler and settings."""
-    facts = hashlib.sha256(repr(processor()).encode()).hexdigest()
-    return [os.uname().machine, facts, version_of("numba"), version_of("llvmlite"), _settings()]
-
-
-def _settings() -> dict[str, str]:
-    return {name: value for name in _CODE_SETTINGS if (value := os.environ.get(f"NUMBA_{name}")) is not None}
-
-
-@cache
-def processor() -> tuple[tuple[str, str], ...]:
-    """Return name and features of the first processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # read in part
-            first = file.read(1 << 14).split("\n\n")[0]
-    except OSError:
-        return ()
-    facts = (line.partition(":") for line in first.splitlines())
-    return tuple((name.strip(), value.strip()) for name, _, value in facts if name.strip() in _PROCESSOR_FACTS)
-
-
-def version_of(package: str) -> str:
-    """Return a hash of the file in which a package keeps its version, without importing it."""
-    with suppress(ImportError, OSError, ValueError):
-        spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin is not None:
-            return hashlib.sha256(Path(spec.origin).with_name("_version.py").read_bytes()).hexdigest()[:16]
-    return ""
-
-
 def _root() -> Path | None:
     chosen = os.environ.get("QDQ_CACHE_DIR")
     if chosen is not None:
@@ -194,12 +209,6 @@ def _root() -> Path | None:
         return Path.home() / ".cache" / "qdqcli"
     except RuntimeError:  # no home directory
         return None
-
-
-@cache
-def _source_hash() -> str:
-    sources = sorted(Path(__file__).parents[1].rglob("*.py"))
-    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
 def _read_private(path: Path) -> bytes:
@@ -214,15 +223,6 @@ def _read_private(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
             raise PermissionError(f"{path} is not a private file")
         return file.read()
-
-
-@cache
-def _sweep(directory: Path) -> None:
-    """Remove temporary files of killed processes, once in each process that writes."""
-    with suppress(OSError):
-        for path in directory.glob("tmp*"):
-            if time.time() - path.lstat().st_mtime > _LEFTOVER_S:
-                path.unlink(missing_ok=True)
 
 
 def _is_private(directory: Path) -> bool:

@@ -5,39 +5,41 @@ whose LLVM IR becomes an object file. A kernel raises no exceptions and allocate
 left in it; where something is, the kernel is compiled by `numba.njit` instead, in each process again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
+from numba.core.base import BaseContext
+from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
+from numba.np.arrayobj import populate_array
 
 from qdqcli.op.jit import pipeline
 from qdqcli.op.jit.image import ImageError, link, load
+from qdqcli.op.jit.kernel import Kind, Kinds
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import smaller
 from qdqcli.op.primitives import target_features
-
-Kinds = tuple[Any, ...]
-"""Types of arguments as in `kernel.py`."""
 
 _WORD = ir.IntType(64)
 _DATA, _SIZES = 0, 2
 """Words of an array's head: the pointers to its elements and to its sizes."""
 
 
-def jit(function: Callable[..., Any]) -> Any:
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function by `numba.njit`, for Python: IEEE division, no GIL, no contraction."""
     return numba.njit(error_model="numpy", nogil=True, forceinline=True)(function)
 
 
 @cache
-def jitted(source: str) -> Any:
+def jitted(source: str) -> Callable[..., int | None]:
     """Return a kernel, `module:function`, as Numba compiles it for Python."""
     return jit(_named(source))
 
@@ -50,7 +52,7 @@ def native_object(source: str, kinds: Kinds) -> tuple[bytes, str]:
     """
     choose_pipeline()
     try:
-        return _native_object(source, kinds)
+        return _native_object(_named(source), kinds)
     except numba.core.errors.NumbaError as error:
         raise ImageError(str(error)) from error
 
@@ -60,7 +62,7 @@ def choose_pipeline() -> None:
     """Try the reduced pipeline on a small kernel, and choose Numba's own where anything fails."""
     pipeline.is_reduced = True
     try:
-        run = load(link(*_native_object(f"{__name__}:_probe", ("int64",))))
+        run = load(link(*_native_object(_probe, ("int64",))))
         pipeline.is_reduced = run((20).to_bytes(8, "little")) == 42
     except Exception:  # of any part of another Numba
         pipeline.is_reduced = False
@@ -75,11 +77,10 @@ def _successor(number):
     return number + 1
 
 
-def _native_object(source: str, kinds: Kinds) -> tuple[bytes, str]:
-    kernel = inlined(_named(source))
-    arguments = _reader(tuple(map(_numba_type, kinds)))
+def _native_object(function: Callable[..., object], kinds: Kinds) -> tuple[bytes, str]:
+    kernel, arguments = inlined(function), _reader(kinds)
 
-    def entry(words: Any) -> Any:
+    def entry(words):
         return _result(kernel(*arguments(words)))
 
     compile_entry = numba.cfunc(types.int64(types.voidptr), error_model="numpy", pipeline_class=pipeline.KernelCompiler)
@@ -94,18 +95,14 @@ def _object_code(text: str, entry: str) -> bytes:
         if not function.is_declaration and function.name != entry:
             function.linkage = "internal"
             function.add_function_attribute("alwaysinline")  # before anything else: each is optimized once, in place
-    processor = {"cpu": _setting("CPU_NAME") or llvm.get_host_cpu_name(), "features": target_features()}
+    config: Any = numba.config
+    processor = {"cpu": config.CPU_NAME or llvm.get_host_cpu_name(), "features": target_features()}
     target = llvm.Target.from_triple(module.triple)
     machine = target.create_target_machine(**processor, opt=3, reloc="pic", codemodel="small")
-    options = llvm.create_pipeline_tuning_options(speed_level=int(_setting("OPT")))
-    builder = llvm.create_pass_builder(machine, options)
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(int(config.OPT)))
     builder.getModulePassManager().run(module, builder)
     code: bytes = machine.emit_object(module)
     return code
-
-
-def _setting(name: str) -> Any:
-    return getattr(numba.config, name, None)
 
 
 def _named(source: str) -> Callable[..., Any]:
@@ -117,81 +114,61 @@ def _named(source: str) -> Callable[..., Any]:
 # ------------------------------------------------------------------ arguments
 
 
-def _numba_type(kind: Any) -> Any:
+def _numba_type(kind: Kind) -> types.Type:
     if kind is None:
         return types.none
     if isinstance(kind, tuple):
-        inside = list(map(_numba_type, kind[1:]))
-        named = (_named(kind[0]),) if kind[0] else ()
-        if len(set(inside)) == 1:  # as Numba has it where a kernel makes such a tuple
-            return (types.NamedUniTuple if named else types.UniTuple)(inside[0], len(inside), *named)
-        return (types.NamedTuple if named else types.Tuple)(inside, *named)
+        named = _named(str(kind[0])) if kind[0] else tuple
+        found: types.Type = types.BaseTuple.from_types(tuple(map(_numba_type, kind[1:])), named)
+        return found
     name, _, ndim = kind.partition("[")
-    number = numba.from_dtype(np.dtype(name))
+    number: types.Number = numba.from_dtype(np.dtype(name))
     return types.Array(number, int(ndim[:-1]), "C") if ndim else number
 
 
-def _reader(kinds: tuple[Any, ...]) -> Any:
+def _reader(kinds: Kinds) -> Callable[..., tuple[object, ...]]:
     """Return an intrinsic that reads arguments of these types from a pointer to their words."""
-    together = types.Tuple(kinds)
+    together = types.Tuple(tuple(map(_numba_type, kinds)))
 
     @intrinsic
-    def arguments(_context: Any, words: Any) -> Any:
-        def generate(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-            return _Words(context, builder, args[0]).read(together)
+    def arguments(_context, words):
+        def generate(context: BaseContext, builder: ir.IRBuilder, _sig: Signature, args: list[ir.Value]) -> ir.Value:
+            address = builder.ptrtoint(args[0], _WORD)
+            return _read(context, builder, (_load(builder, address, k) for k in count()), together)
 
         return together(words), generate
 
     return arguments
 
 
-class _Words:
-    """Generates the code that reads one argument after another."""
-
-    def __init__(self, context: Any, builder: Any, pointer: Any) -> None:
-        self._context, self._builder = context, builder
-        self._words = builder.bitcast(pointer, _WORD.as_pointer())
-        self._done = 0
-
-    def read(self, kind: Any) -> Any:
-        """Read an argument of this Numba type."""
-        builder = self._builder
-        if isinstance(kind, (types.Tuple, types.UniTuple, types.NamedTuple, types.NamedUniTuple)):
-            return self._context.make_tuple(builder, kind, [self.read(inside) for inside in kind.types])
-        if isinstance(kind, types.NoneType):
-            return self._context.get_dummy_value()
-        word = self._at(self._words, self._done)
-        self._done += 1
-        if isinstance(kind, types.Array):
-            return self._array(kind, builder.inttoptr(word, _WORD.as_pointer()))
-        if isinstance(kind, types.Float):
-            number = builder.bitcast(word, ir.DoubleType())
-            return number if kind == types.float64 else builder.fptrunc(number, ir.FloatType())
-        if kind == types.boolean:
-            return builder.trunc(word, ir.IntType(1))
-        return word if kind.bitwidth == _WORD.width else builder.trunc(word, ir.IntType(kind.bitwidth))
-
-    def _at(self, pointer: Any, k: int) -> Any:
-        return self._builder.load(self._builder.gep(pointer, [_word(k)]))
-
-    def _array(self, kind: Any, head: Any) -> Any:
-        builder, array = self._builder, self._context.make_array(kind)(self._context, self._builder)
-        sizes = builder.inttoptr(self._at(head, _SIZES), _WORD.as_pointer())
-        shape = [self._at(sizes, k) for k in range(kind.ndim)]
-        itemsize = _word(np.dtype(str(kind.dtype)).itemsize)
-        strides = [itemsize]
-        for size in shape[:0:-1]:
-            strides.insert(0, builder.mul(strides[0], size))
-        array.data = builder.inttoptr(self._at(head, _DATA), array.data.type)
-        array.shape, array.strides = cgutils.pack_array(builder, shape), cgutils.pack_array(builder, strides)
-        array.itemsize, array.nitems = itemsize, builder.udiv(builder.mul(strides[0], shape[0]), itemsize)
-        for owner in ("meminfo", "parent"):
-            setattr(array, owner, cgutils.get_null_value(getattr(array, owner).type))
-        return array._getvalue()
+def _read(context: BaseContext, builder: ir.IRBuilder, words: Iterator[ir.Value], kind: types.Type) -> ir.Value:
+    """Make an argument of the next of `words`."""
+    if isinstance(kind, (types.UniTuple, types.Tuple, types.NamedUniTuple, types.NamedTuple)):
+        return context.make_tuple(builder, kind, [_read(context, builder, words, inside) for inside in kind.types])
+    if isinstance(kind, types.NoneType):
+        return context.get_dummy_value()
+    if isinstance(kind, types.Array):
+        return _array(context, builder, next(words), kind)
+    if isinstance(kind, types.Float):
+        return builder.fptrunc(builder.bitcast(next(words), ir.DoubleType()), context.get_value_type(kind))
+    return builder.trunc(next(words), context.get_value_type(kind))
 
 
-def _word(number: int) -> Any:
-    return ir.Constant(_WORD, number)
+def _array(context: BaseContext, builder: ir.IRBuilder, head: ir.Value, kind: types.Array) -> ir.Value:
+    """Make a C-contiguous array of the address of its head."""
+    array = context.make_array(kind)(context, builder)
+    sizes = _load(builder, head, _SIZES)
+    shape = [_load(builder, sizes, k) for k in range(kind.ndim)]
+    strides = [_WORD(context.get_abi_sizeof(context.get_data_type(kind.dtype)))]
+    for size in shape[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], size))
+    data = builder.inttoptr(_load(builder, head, _DATA), array.data.type)
+    return populate_array(array, data, shape, strides, strides[-1], meminfo=None)._getvalue()
+
+
+def _load(builder: ir.IRBuilder, address: ir.Value, k: int) -> ir.Value:
+    """Load the 8-byte word `k` after an address."""
+    return builder.load(builder.gep(builder.inttoptr(address, _WORD.as_pointer()), [_WORD(k)]))
 
 
 def _result(value):

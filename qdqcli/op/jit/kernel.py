@@ -6,26 +6,24 @@ is a type of its own, so that a kernel is compiled without the branches that nee
 one pointer, to the arguments as 8-byte words, and runs without the GIL.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
+from functools import cache
 from struct import Struct
 from threading import RLock
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qdqcli.op.jit import cache
+from qdqcli.op.jit.cache import images, store
 from qdqcli.op.jit.image import ImageError, link, load
-from qdqcli.op.jit.settings import import_numba
 
-Kinds = tuple[Any, ...]
-"""Types of the arguments: `float32` of a number, `float32[2]` of an array with 2 dimensions, None, and for a tuple its
+Kind: TypeAlias = "str | tuple[Kind, ...] | None"
+"""Type of an argument: `float32` of a number, `float32[2]` of an array with 2 dimensions, None, and for a tuple its
 class, `module:name` or `` for a plain tuple, followed by the types of its items.
 """
-Code = Callable[[tuple[Any, ...], list[Any]], int]
+Kinds = tuple[Kind, ...]
+Code = Callable[[tuple[object, ...], list[object]], int]
 """Compiled kernel: takes the arguments, and the same as words."""
 
 StaticBool = Literal[True] | None
@@ -45,7 +43,7 @@ class Kernel:
         self.codes: dict[Kinds, Code] = {}
         """The loaded and compiled ones."""
 
-    def __call__(self, *args: Any) -> int:
+    def __call__(self, *args: object) -> int:
         kinds, words = describe(args)
         code = self.codes.get(kinds)
         if code is None:
@@ -57,7 +55,7 @@ class Kernel:
         with _changing:
             if kinds not in self.codes:
                 self.codes[kinds] = _stored(self.source, kinds) or _compiled(self.source, kinds)
-        return self.codes[kinds]
+            return self.codes[kinds]
 
 
 @contextmanager
@@ -75,14 +73,20 @@ def compile_image(source: str, kinds: Kinds) -> bytes:
 
     Raises:
         ImageError: it needs Numba at run time.
+        UnavailableError: Numba is not installed, or refuses a setting.
     """
-    return link(*_compiler().native_object(source, kinds))
+    from qdqcli.op.jit.settings import import_numba
+
+    import_numba()
+    from qdqcli.op.jit.compiler import native_object
+
+    return link(*native_object(source, kinds))
 
 
 def _stored(source: str, kinds: Kinds) -> Code | None:
-    for image in cache.images(source, kinds):
+    for image in images(source, kinds):
         with suppress(ImageError):
-            return _native(load(image), kinds)
+            return _native(image, kinds)
     return None
 
 
@@ -92,83 +96,74 @@ def _compiled(source: str, kinds: Kinds) -> Code:
         tell(1)
     try:
         image = compile_image(source, kinds)
-        code = _native(load(image), kinds)
-        cache.write(source, kinds, image)
+        code = _native(image, kinds)
+        store(source, kinds, image)
     except ImageError:
-        return _by_numba(_compiler().jitted(source))
+        from qdqcli.op.jit.compiler import jitted
+
+        function = jitted(source)
+        return lambda args, _words: int(function(*args) or 0)
     finally:
         for tell in _watchers:
             tell(-1)
     return code
 
 
-def _compiler() -> Any:
-    """Import the compiler, and with it Numba."""
-    import_numba()
-    return import_module("qdqcli.op.jit.compiler")
-
-
-def _native(function: Callable[[bytes], int], kinds: Kinds) -> Code:
-    pack = Struct("=" + "".join(_formats(kinds))).pack
+def _native(image: bytes, kinds: Kinds) -> Code:
+    function, pack = load(image), Struct("=" + "".join(_formats(kinds))).pack
     return lambda _args, words: function(pack(*words))
 
 
-def _by_numba(function: Callable[..., Any]) -> Code:
-    return lambda args, _words: int(function(*args) or 0)
-
-
 # ------------------------------------------------------------------ arguments
-
-
-def describe(args: tuple[Any, ...]) -> tuple[Kinds, list[Any]]:
-    """Return the types of the arguments, and the words that the native function reads."""
-    kinds: list[Any] = []
-    words: list[Any] = []
-    _describe(args, kinds, words)
-    return tuple(kinds), words
-
-
-def _describe(args: tuple[Any, ...], kinds: list[Any], words: list[Any]) -> None:
-    for value in args:
-        kind = type(value)
-        if kind is np.ndarray:
-            if not value.flags.c_contiguous:
-                raise ValueError("kernels take C-contiguous arrays")
-            words.append(head_of(value))
-            kinds.append(_array_kind(value))
-        elif value is None:
-            kinds.append(None)
-        elif kind in _NUMBERS:
-            words.append(value)
-            kinds.append(_NUMBERS[kind])
-        else:
-            inside: list[Any] = [_class_name(kind)]
-            _describe(value, inside, words)
-            kinds.append(tuple(inside))
-
 
 _NUMBERS = {int: "int64", float: "float64", bool: "bool"} | {
     kind: np.dtype(kind).name
     for kind in (np.int16, np.uint16, np.int32, np.int64, np.uint64, np.float32, np.float64, np.bool_)
 }
-_array_kinds: dict[tuple[np.dtype[Any], int], str] = {}
-_class_names: dict[type, str] = {tuple: ""}
+_HEAD_BYTES = object.__basicsize__
+"""Bytes of an array object before the pointer to its elements, the number of its dimensions and a pointer to their
+sizes: PyArrayObject of NumPy's C API, which every extension has compiled in. An array is passed as the address of
+these: to ask for that of its elements in Python takes 30 times as long.
+"""
 
 
-def _array_kind(array: NDArray[Any]) -> str:
-    key = array.dtype, array.ndim
-    kind = _array_kinds.get(key)
-    if kind is None:
-        kind = _array_kinds[key] = f"{array.dtype.name}[{array.ndim}]"
-    return kind
+def describe(args: tuple[object, ...]) -> tuple[Kinds, list[object]]:
+    """Return the types of the arguments, and the words that the native function reads."""
+    kinds: list[Kind] = []
+    words: list[object] = []
+    _describe(args, kinds, words)
+    return tuple(kinds), words
 
 
-def _class_name(kind: type) -> str:
-    if kind not in _class_names:
-        if not issubclass(kind, tuple):
+def _describe(args: tuple[object, ...], kinds: list[Kind], words: list[object]) -> None:
+    for value in args:
+        kind = type(value)
+        if isinstance(value, np.ndarray):
+            if not value.flags.c_contiguous:
+                raise ValueError("kernels take C-contiguous arrays")
+            words.append(id(value) + _HEAD_BYTES)
+            kinds.append(_array_kind(value.dtype, value.ndim))
+        elif value is None:
+            kinds.append(None)
+        elif kind in _NUMBERS:
+            words.append(value)
+            kinds.append(_NUMBERS[kind])
+        elif isinstance(value, tuple):
+            inside: list[Kind] = [_class_name(type(value))]
+            _describe(value, inside, words)
+            kinds.append(tuple(inside))
+        else:
             raise TypeError(f"kernels take arrays, numbers, None and tuples of them; found {kind.__name__}")
-        _class_names[kind] = f"{kind.__module__}:{kind.__qualname__}"
-    return _class_names[kind]
+
+
+@cache
+def _array_kind(dtype: np.dtype[np.generic], ndim: int) -> str:
+    return f"{dtype.name}[{ndim}]"
+
+
+@cache
+def _class_name(kind: type) -> str:
+    return "" if kind is tuple else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _formats(kinds: Kinds) -> Iterator[str]:
@@ -178,38 +173,3 @@ def _formats(kinds: Kinds) -> Iterator[str]:
             yield from _formats(kind[1:])
         elif kind is not None:
             yield "d" if kind in ("float32", "float64") else "?7x" if kind == "bool" else "q"
-
-
-# ------------------------------------------------------------------ arrays
-
-# An array is passed as the address of the pointer to its elements in the array object, which is followed by the number
-# of dimensions and a pointer to their sizes: PyArrayObject of NumPy's C API, whose macros every extension has compiled
-# in. To ask for an address in Python takes 30 times as long.
-_HEAD_BYTES = object.__basicsize__
-
-
-class ArrayHead(ctypes.Structure):
-    """The fields of an array that a kernel reads."""
-
-    _fields_ = (("data", ctypes.c_void_p), ("ndim", ctypes.c_int), ("sizes", ctypes.POINTER(ctypes.c_int64)))
-
-    def __index__(self) -> int:
-        return ctypes.addressof(self)
-
-
-def _head_in_place(array: NDArray[Any]) -> int:
-    return id(array) + _HEAD_BYTES
-
-
-def copied_head(array: NDArray[Any]) -> ArrayHead:
-    """Return the same fields where NumPy's own are elsewhere."""
-    return ArrayHead(array.ctypes.data, array.ndim, (ctypes.c_int64 * array.ndim)(*array.shape))
-
-
-def _is_in_place() -> bool:
-    array = np.empty((3, 5), np.int16)
-    head = ArrayHead.from_address(_head_in_place(array))
-    return bool(head.data == array.ctypes.data and head.ndim == array.ndim and head.sizes[:2] == [3, 5])
-
-
-head_of: Callable[[NDArray[Any]], int | ArrayHead] = _head_in_place if _is_in_place() else copied_head
