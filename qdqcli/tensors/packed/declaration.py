@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from qdqcli.errors import InputError
-from qdqcli.escape import MalformedError
+from qdqcli.escape import MalformedError, blame
 from qdqcli.plain import Parsed
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.strict_json import parse_object
@@ -85,9 +85,32 @@ def _declarations(config: Parsed) -> Iterator[Declaration]:
                 yield Declaration("mlx", declared)
 
 
+def check_configs(checkpoint: Checkpoint) -> None:
+    """Check that the configurations beside shards can be read: how packed weights are decoded depends on them.
+
+    Raises:
+        InputError: one is unreadable, malformed or too large; names it.
+    """
+    folders = {folder_of(shard) for shard in checkpoint.shards}
+    for side_file in checkpoint.side_files:
+        if side_file.name.name in CONFIGS and side_file.name.as_posix().rpartition("/")[0] in folders:
+            read_object(side_file)
+
+
+def read_object(side_file: SideFile, limit: int = MAX_CONFIG_BYTES) -> Parsed:
+    """Return the object in a JSON file, by default a configuration.
+
+    Raises:
+        InputError: it is unreadable, malformed or larger than `limit` bytes.
+    """
+    with side_file.open() as file, blame(side_file.path):
+        if file.size > limit:
+            raise MalformedError(f"has {file.size} bytes; at most {limit} are read")
+        return parse_object(file.read(0, file.size))
+
+
 def _read(side_file: SideFile) -> Parsed:
     try:
-        with side_file.open() as file:
-            return parse_object(file.read(0, file.size)) if file.size <= MAX_CONFIG_BYTES else {}
-    except (InputError, MalformedError):
+        return read_object(side_file)
+    except InputError:
         return {}

@@ -8,7 +8,7 @@ from qdqcli.escape import show_path
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.note import Note, NoteKind
-from qdqcli.tensors.packed.declaration import declarations
+from qdqcli.tensors.packed.declaration import check_configs, declarations
 from qdqcli.tensors.packed.format import CODES
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
 from qdqcli.tensors.storage import real_path
@@ -18,9 +18,13 @@ def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tupl
     """Return the decoded view of each input, and its weights in a format that is recognised but not decoded.
 
     Raises:
-        InputError: the parts of a weight contradict each other; names the tensor.
+        InputError: the parts of a weight contradict each other; names the tensor. Or the configuration of packed
+            weights cannot be read; names the file.
     """
     packed = recognise_inputs(checkpoints)
+    for checkpoint, own in zip(checkpoints, packed, strict=True):
+        if own.weights:
+            check_configs(checkpoint)
     has_gguf = any(isinstance(shard, GgufShard) for checkpoint in checkpoints for shard in checkpoint.shards)
     if not has_gguf and not any(own.weights for own in packed):
         return [_noted(*pair) for pair in zip(checkpoints, packed, strict=True)], packed

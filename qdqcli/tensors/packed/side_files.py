@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qdqcli.escape import MalformedError, blame
 from qdqcli.plain import JsonObject, Parsed
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.index import MAX_INDEX_BYTES, is_index
-from qdqcli.tensors.packed.declaration import DECLARING_KEYS, MAX_CONFIG_BYTES
+from qdqcli.tensors.packed.declaration import DECLARING_KEYS, read_object
 from qdqcli.tensors.storage import InputFile
-from qdqcli.tensors.strict_json import parse_object
 
 _DROPPED = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 """Files that hold nothing but a declaration of the quantization."""
@@ -37,9 +35,9 @@ def _rewritten(view: Checkpoint, dtype: str, folder: Path) -> Iterator[SideFile]
         if name.name in _DROPPED:
             continue
         if name.name == "config.json":
-            data = _config(_read(side_file, MAX_CONFIG_BYTES), dtype)
+            data = _config(read_object(side_file), dtype)
         elif is_index(name.name):
-            data = _index(_read(side_file, MAX_INDEX_BYTES), view, name.parent)
+            data = _index(read_object(side_file, MAX_INDEX_BYTES), view, name.parent)
         else:
             yield side_file
             continue
@@ -57,13 +55,6 @@ def _written(folder: Path, name: Path, data: Parsed, original: SideFile | Shard)
     with original.open() if isinstance(original, SideFile) else InputFile(original.path) as file:
         os.utime(path, ns=(file.identity.mtime_ns, file.identity.mtime_ns))
     return SideFile(folder=folder, name=name)
-
-
-def _read(side_file: SideFile, limit: int) -> JsonObject:
-    with side_file.open() as file, blame(side_file.path):
-        if file.size > limit:
-            raise MalformedError(f"has {file.size} bytes; at most {limit} are read")
-        return dict(parse_object(file.read(0, file.size)))
 
 
 def _config(config: Parsed, dtype: str) -> JsonObject:

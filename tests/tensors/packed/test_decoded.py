@@ -158,6 +158,17 @@ def test_rows_too_long_to_decode_whole_are_refused(tmp_path: Path, qdq: Qdq) -> 
     assert "tensor 'w', codes of FP8: a row has 4,194,305 elements; at most 4,194,304 are decoded" in outcome.error
 
 
+@pytest.mark.parametrize(("text", "reason"), [("{", "is not JSON"), ("[]", "is not a JSON object")])
+def test_a_configuration_that_cannot_be_read_is_an_error(tmp_path: Path, qdq: Qdq, text: str, reason: str) -> None:
+    """It may say that GPTQ's zero points are those of version 2."""
+    folder = changed(GOLDEN / "gptq", tmp_path / "packed", lambda _: None)
+    (folder / "config.json").write_text(text)
+    outcome = qdq("compare", GOLDEN / "gptq/original.safetensors", folder)
+    assert outcome.code == 3
+    assert f"config.json: {reason}" in outcome.error
+    assert "GPTQ" in qdq("inspect", folder).err
+
+
 def test_a_shard_with_scales_that_is_missing_is_named(tmp_path: Path, qdq: Qdq) -> None:
     folder = split(tmp_path / "packed", lambda name: name == "b4.weight_scale")
     (folder / "b.safetensors").unlink()
