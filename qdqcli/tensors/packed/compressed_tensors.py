@@ -77,10 +77,26 @@ def quantized(weight: PackedWeight, parts: Parts) -> Decoder:
         MalformedError: the parts contradict each other or the configuration; names the tensor.
     """
     scheme = _weights_scheme(weight)
+    _check_companions(weight, scheme)
+    block = None
     match scheme.get("block_structure") or [1, scheme.get("group_size")]:
         case [int(height), int(width)] if min(height, width) > 0:
-            return plain(weight, parts, block=(height, width))
-    return plain(weight, parts)
+            block = height, width
+    return plain(weight, parts, block=block, has_8_bits=scheme.get("num_bits", 8) == 8)
+
+
+def _check_companions(weight: PackedWeight, scheme: Parsed) -> None:
+    """Check that the parts are there that the configuration asks for.
+
+    Raises:
+        MalformedError: zero points or the group index are missing; names the codes.
+    """
+    if ZERO_POINT not in weight.parts and scheme.get("symmetric") is False:
+        raise damaged(
+            weight, CODES, "no weight_zero_point beside it, but the configuration says that it is not symmetric"
+        )
+    if GROUP_INDEX not in weight.parts and scheme.get("actorder") in (True, "group", "dynamic"):
+        raise damaged(weight, CODES, "no weight_g_idx beside it, but the configuration says actorder")
 
 
 def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
@@ -101,10 +117,7 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
     if block is not None and scales.block[1] != min(block[1], shape[-1]):
         raise damaged(weight, SCALE, f"groups of {block[1]} are declared, but a scale is of {scales.block[1]} columns")
     groups = -(-shape[-1] // scales.block[1])
-    if ZERO_POINT not in parts and scheme.get("symmetric") is False:
-        raise damaged(
-            weight, CODES, "no weight_zero_point beside it, but the configuration says that it is not symmetric"
-        )
+    _check_companions(weight, scheme)
     if ZERO_POINT in parts:
         if len(shape) > 2:
             raise damaged(weight, ZERO_POINT, "zero points of a weight of more than two dimensions are not decoded")

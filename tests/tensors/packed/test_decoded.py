@@ -104,6 +104,12 @@ def declares(**settings: Any) -> Callable[[Any], object]:
     return lambda config: next(iter(config.values())).update(settings)
 
 
+def act_order(config: Any) -> None:
+    for group in config["quantization_config"]["config_groups"].values():
+        if group["targets"] == ["b4actorder"]:
+            group["weights"]["actorder"] = "group"
+
+
 QUANT_STATE = "nf4nested.weight.quant_state.bitsandbytes__nf4"
 CONTRADICTING: list[tuple[str, Change, Callable[[Any], object], str, str]] = [
     ("gptq", typed("b4.qzeros", "F32"), declares(), "b4.qzeros", "its dtype is F32, expected I32"),
@@ -123,6 +129,10 @@ CONTRADICTING: list[tuple[str, Change, Callable[[Any], object], str, str]] = [
     ("mlx", lambda _: None, declares(b2={"group_size": 32, "bits": 7}), "b2.weight", "configuration says 7"),
     ("compressed-tensors-pack-quantized", without("b4asymmetric.weight_zero_point"), declares(),
      "b4asymmetric.weight_packed", "no weight_zero_point beside it"),
+    ("compressed-tensors-int-quantized", without("asymmetric.weight_zero_point"), declares(), "asymmetric.weight",
+     "no weight_zero_point beside it"),
+    ("compressed-tensors-pack-quantized", without(ORDER), act_order, "b4actorder.weight_packed",
+     "no weight_g_idx beside it"),
     ("comfyui", lambda tensors: tensors.update({"nvfp4.comfy_quant": ("U8", (17,), b'{"convrot": true}')}), declares(),
      "nvfp4.comfy_quant", "it says convrot: rotated weights are not decoded"),
     ("comfyui", shaped("nvfp4.weight_scale", 128, 8), declares(), "nvfp4.weight_scale", "128x8, expected 256x8"),
