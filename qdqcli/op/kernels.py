@@ -18,8 +18,6 @@ sum_patterns = Kernel("qdqcli.op.cpu.histograms:sum_patterns")
 count_bins = Kernel("qdqcli.op.cpu.bins:count_bins")
 gather_columns = Kernel("qdqcli.op.cpu.gather:gather_columns")
 dequantize = Kernel("qdqcli.op.cpu.dequantize:dequantize")
-
-
 count_finite = Kernel("qdqcli.op.cpu.ranks:count_finite")
 select_ranks = Kernel("qdqcli.op.cpu.ranks:select_ranks")
 count_first_digits = Kernel("qdqcli.op.cpu.ranks:count_first_digits")

@@ -1,9 +1,9 @@
 """Images of kernels: an object file is linked once, when it is stored, into a block that is loaded without a linker.
 
 An x86-64 ELF object becomes one position-independent block of code and constants, followed by a table of addresses of
-the C library's functions, which loading fills in. Loading takes NumPy-less microseconds where a dynamic linker needs a
-shared library, thus a linker at compile time, and LLVM's own loader 50 ms to import. Objects of other processors are
-kept as they are and loaded by LLVM.
+the C library's functions, which loading fills in. Loading takes microseconds where a dynamic linker needs a shared
+library, thus a linker at compile time, and LLVM's own loader 50 ms to import. Objects of other processors are kept as
+they are and loaded by LLVM.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import mmap
 import struct
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Function = Callable[[bytes], int]
 """Native function: takes the arguments as 8-byte words."""
@@ -31,7 +31,7 @@ _TABLE_ALIGNMENT = 16
 _READ_EXECUTE = 5
 
 _prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)
-_loaded: list[Any] = []
+_loaded: list[object] = []
 """What holds loaded code, which is never unloaded."""
 
 
@@ -75,19 +75,8 @@ def link(code: bytes, entry: str) -> bytes:
         _address_of(name)
     if header[2] != _X86_64:
         return _with_header({"entry": entry}, code)
-    return _link(code, entry, sections, symbols, imports)
 
-
-def _link(code: bytes, entry: str, sections: list[_Section], symbols: list[_Symbol], imports: list[str]) -> bytes:
-    block = bytearray()
-    begins: dict[int, int] = {}
-    for k, section in enumerate(sections):
-        if section.flags & _ALLOCATED and section.kind in (_PROGBITS, _NOBITS):
-            _align(block, section.alignment)
-            begins[k] = len(block)
-            held = section.kind == _PROGBITS
-            block += code[section.offset : section.offset + section.size] if held else bytes(section.size)
-    _align(block, _TABLE_ALIGNMENT)
+    block, begins = _lay_out(code, sections)
     table = len(block)
     slots = {name: table + 8 * k for k, name in enumerate(imports)}
     block += bytes(8 * len(imports))
@@ -97,10 +86,9 @@ def _link(code: bytes, entry: str, sections: list[_Section], symbols: list[_Symb
         block += _JUMP + struct.pack("<i", slot - (len(block) + 6))
     for section in sections:
         if section.kind == _RELA and section.info in begins:
-            for offset in range(section.offset, section.offset + section.size, _RELOCATION.size):
-                at, kind, index, addend = _RELOCATION.unpack_from(code, offset)
-                symbol = symbols[index]
-                at += begins[section.info]
+            relocations = code[section.offset : section.offset + section.size]
+            for offset, kind, index, addend in _RELOCATION.iter_unpack(relocations):
+                symbol, at = symbols[index], begins[section.info] + offset
                 if symbol.section in begins and kind in (_PC32, _PLT32, _PC64):
                     target = begins[symbol.section] + symbol.value
                 elif symbol.name in jumps and kind == _PLT32:
@@ -116,20 +104,33 @@ def _link(code: bytes, entry: str, sections: list[_Section], symbols: list[_Symb
 
 def _symbols(code: bytes, sections: list[_Section]) -> list[_Symbol]:
     (table,) = [section for section in sections if section.kind == _SYMTAB]
-    names = sections[table.link].offset
-    found = []
-    for offset in range(table.offset, table.offset + table.size, _SYMBOL.size):
-        name, _, _, section, value, _ = _SYMBOL.unpack_from(code, offset)
-        begin = names + name
-        found.append(_Symbol(code[begin : code.index(b"\0", begin)].decode(), section, value))
-    return found
+    names = code[sections[table.link].offset :]
+    entries = _SYMBOL.iter_unpack(code[table.offset : table.offset + table.size])
+    return [
+        _Symbol(names[name : names.index(b"\0", name)].decode(), section, value)
+        for name, _, _, section, value, _ in entries
+    ]
+
+
+def _lay_out(code: bytes, sections: list[_Section]) -> tuple[bytearray, dict[int, int]]:
+    """Return the sections that are loaded, one after another, and where each begins."""
+    block = bytearray()
+    begins: dict[int, int] = {}
+    for k, section in enumerate(sections):
+        if section.flags & _ALLOCATED and section.kind in (_PROGBITS, _NOBITS):
+            _align(block, section.alignment)
+            begins[k] = len(block)
+            held = section.kind == _PROGBITS
+            block += code[section.offset : section.offset + section.size] if held else bytes(section.size)
+    _align(block, _TABLE_ALIGNMENT)
+    return block, begins
 
 
 def _align(block: bytearray, alignment: int) -> None:
     block += bytes(-len(block) % max(alignment, 1))
 
 
-def _with_header(header: dict[str, Any], content: bytes) -> bytes:
+def _with_header(header: dict[str, object], content: bytes) -> bytes:
     return json.dumps(header).encode() + b"\n" + content
 
 
@@ -156,9 +157,7 @@ def _load_block(block: bytes, start: int, table: int, imports: list[str]) -> Fun
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     if not 0 <= start < table:
         raise ValueError("no entry")
-    protect = _libraries()[0].mprotect
-    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    if protect(base, len(block), _READ_EXECUTE):
+    if _libraries()[0].mprotect(ctypes.c_void_p(base), ctypes.c_size_t(len(block)), _READ_EXECUTE):
         raise OSError(ctypes.get_errno(), "memory cannot be made executable")
     _loaded.append(memory)
     return _prototype(base + start)
@@ -188,9 +187,7 @@ def _address_of(name: str) -> int:
     """
     for library in _libraries():
         if hasattr(library, name):
-            address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-            assert address is not None
-            return address
+            return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
     raise ImageError(f"{name!r} is not a function of the C library")
 
 

@@ -9,8 +9,11 @@ documented in Numba's manual, but not their library of code and not `no_compile`
 small kernel, and sets `is_reduced` to false where they fail.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+from llvmlite.binding import ModuleRef
+from numba.core.codegen import Codegen
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager
 
@@ -39,43 +42,38 @@ _NEEDLESS = {
 class KernelCompiler(CompilerBase):
     """Compiler of a kernel and of the functions that it calls."""
 
-    def __init__(self, typing: Any, target: Any, library: Any, args: Any, result: Any, flags: Any, names: Any) -> None:
+    def __init__(self, *context: Any) -> None:
+        *_, flags, _ = context
         if is_reduced:
             flags.no_compile, flags.nrt = True, False
-        super().__init__(typing, target, library, args, result, flags, names)  # type: ignore[no-untyped-call]
+        super().__init__(*context)  # type: ignore[no-untyped-call]
 
-    def define_pipelines(self) -> list[Any]:
+    def define_pipelines(self) -> list[PassManager]:
         """Return Numba's pipeline, without the `_NEEDLESS` passes and machine code where that is possible."""
-        builder: Any = DefaultPassBuilder
-        whole = builder.define_nopython_pipeline(self.state)
-        if not is_reduced:
-            return [whole]
-        self.state.library = _linked_library(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
-        passes: Any = PassManager("kernels")  # type: ignore[no-untyped-call]
-        for step, description in whole.passes:
-            if step.name() not in _NEEDLESS:
-                passes.add_pass(step, description)
-        passes.finalize()
-        return [passes]
+        whole: PassManager = DefaultPassBuilder.define_nopython_pipeline(self.state)  # type: ignore[no-untyped-call]
+        if is_reduced:
+            self.state.library = _linked(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+            whole.passes = [step for step in whole.passes if step[0].name() not in _NEEDLESS]
+            whole.finalize()  # type: ignore[no-untyped-call]
+        return [whole]
 
-    def compile_extra(self, func: Any) -> Any:
+    def compile_extra(self, func: Callable[..., object]) -> Any:
         """Compile a function; others can call it, but not Python."""
-        result = super().compile_extra(func)  # type: ignore[no-untyped-call]
+        result: Any = super().compile_extra(func)  # type: ignore[no-untyped-call]
         if not is_reduced:
             return result
-        entry: Any = [].append  # a dispatcher stores a built-in function, and finds the code by it: no other is equal
+        entry = list[
+            object
+        ]().append  # a dispatcher stores a built-in function, and finds the code by it: no other is equal
         result.target_context.insert_user_function(entry, result.fndesc, [result.library])
         return result._replace(entry_point=entry)
 
 
-def _linked_library(codegen: Any, name: str) -> Any:
+def _linked(codegen: Codegen, name: str) -> Any:
     """Return a library of LLVM IR that is neither optimized nor made executable."""
-    library = codegen.create_library(name)
-    library.__class__ = _linked(type(library))
-    return library
+    library = codegen.create_library(name)  # type: ignore[no-untyped-call]
+    base: Any = type(library)
 
-
-def _linked(base: Any) -> Any:
     class Linked(base):  # type: ignore[misc]
         def get_pointer_to_function(self, _name: str) -> int:
             return 0
@@ -83,14 +81,14 @@ def _linked(base: Any) -> Any:
         def finalize(self) -> None:
             self._finalized = True
 
-        def _optimize_functions(self, module: Any) -> None:
+        def _optimize_functions(self, module: ModuleRef) -> None:
             module.data_layout = self._codegen._data_layout
 
         def get_llvm_str(self) -> str:
             self._link()
             return str(self._final_module)
 
-        def _get_module_for_linking(self) -> Any:
+        def _get_module_for_linking(self) -> ModuleRef:
             self._link()
             return super()._get_module_for_linking()
 
@@ -105,4 +103,5 @@ def _linked(base: Any) -> Any:
                     libraries += library._linking_libraries
                     self._final_module.link_in(base._get_module_for_linking(library), preserve=True)
 
-    return Linked
+    library.__class__ = Linked
+    return library
