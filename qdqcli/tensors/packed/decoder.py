@@ -1,7 +1,7 @@
 """Decoder protocol: the values of a packed weight, row by row, read from its parts."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +23,10 @@ Stored = NDArray[Any]
 
 CACHED_BYTES = 128 << 20
 """Parts kept in memory between the rows of a weight: scales, and codes that are packed along the columns."""
+
+
+STRIP_BYTES = 16 << 20
+"""Columns of a larger part that are read together: one row at a time is a read of a few hundred bytes."""
 
 
 class Decoder(Protocol):
@@ -137,27 +141,46 @@ class Parts:
         return self._cache.get(key, lambda: self.rows(role, index * height, (index + 1) * height))
 
     def columns(self, role: str, start: int, stop: int) -> Stored:
-        """Return columns [start, stop) of a matrix; a large one is read row by row."""
-        info = self.info(role)
-        height, width = info.shape
-        if info.nbytes <= CACHED_BYTES:
-            return self.whole(role)[:, start:stop]
-        out = np.empty((height, stop - start), NUMPY[info.dtype.name])
-        reader = self._reader_of(info.shard)
-        for row in range(height):
-            reader.read_into(info, (row * width + start) * out.itemsize, out[row].view(np.uint8).data)
-        return out
+        """Return columns [start, stop) of a matrix."""
+        pieces = [strip[:, begin:end] for strip, begin, end in self._strips(role, start, stop)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
 
     def transposed(self, role: str, start: int, stop: int) -> Stored:
         """Return columns [start, stop) of a matrix as contiguous rows."""
         info = self.info(role)
-        height, width = info.shape
-        if info.dtype.bits != 32 or info.nbytes > CACHED_BYTES:
+        if info.dtype.bits != 32:
             return np.ascontiguousarray(self.columns(role, start, stop).T)
-        out = np.empty((stop - start, height), NUMPY[info.dtype.name])
-        stored = self.whole(role).reshape(-1).view(np.int32)
-        kernels.gather_columns(stored, width, start, stop - start, out.reshape(-1).view(np.int32), 0, height)
+        height = info.shape[0]
+        out, row = np.empty((stop - start, height), NUMPY[info.dtype.name]), 0
+        for strip, begin, end in self._strips(role, start, stop):
+            stored, rows = (array.reshape(-1).view(np.int32) for array in (strip, out[row : row + end - begin]))
+            kernels.gather_columns(stored, strip.shape[1], begin, end - begin, rows, 0, height)
+            row += end - begin
         return out
+
+    def _strips(self, role: str, start: int, stop: int) -> Iterator[tuple[Stored, int, int]]:
+        """Yield strips of a matrix, kept in memory, with the columns of each that are among [start, stop)."""
+        info = self.info(role)
+        if info.nbytes <= CACHED_BYTES:
+            yield self.whole(role), start, stop
+            return
+        wide = max(STRIP_BYTES * info.shape[1] // info.nbytes, 1)
+        for first in range(start - start % wide, stop, wide):
+            yield self._strip(role, first, wide), max(start - first, 0), min(stop - first, wide)
+
+    def _strip(self, role: str, first: int, wide: int) -> Stored:
+        """Return at most `wide` columns of a matrix, read row by row."""
+        info = self.info(role)
+        height, width = info.shape
+
+        def read() -> Stored:
+            out = np.empty((height, min(wide, width - first)), NUMPY[info.dtype.name])
+            reader = self._reader_of(info.shard)
+            for row in range(height):
+                reader.read_into(info, (row * width + first) * out.itemsize, out[row].view(np.uint8).data)
+            return out
+
+        return self._cache.get(Key(info.shard, f"{info.name}\n{first}"), read)
 
     def damaged(self, role: str, problem: str) -> MalformedError:
         """Return the error on a part."""

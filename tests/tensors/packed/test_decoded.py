@@ -10,6 +10,7 @@ import pytest
 
 from qdqcli.tensors.checkpoint import open_checkpoint
 from qdqcli.tensors.packed import decoded as view
+from qdqcli.tensors.packed import decoder
 from tests.conftest import Qdq
 from tests.tensors.packed.golden import GOLDEN, Change, Stored, array_of, arrays, changed, decoded, load, save
 from tests.tensors.packed.samples import sparse
@@ -250,6 +251,18 @@ def test_groups_that_are_no_power_of_two(tmp_path: Path, scheme: Any, block: tup
     assert [storage.format for storage in view.storage.values()] == [
         f"compressed-tensors int-quantized with a scale per {what}"
     ]
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_parts_that_are_read_in_strips_of_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips of one to a few columns; a read begins and ends within them."""
+    expected = arrays(decoded(GOLDEN / name / "packed"))
+    monkeypatch.setattr(view, "STEP_ELEMENTS", 320)
+    monkeypatch.setattr(decoder, "CACHED_BYTES", 64)
+    for size in (1, 96, 900):
+        monkeypatch.setattr(decoder, "STRIP_BYTES", size)
+        for key, values in arrays(decoded(GOLDEN / name / "packed")).items():
+            np.testing.assert_array_equal(values, expected[key])
 
 
 def test_a_weight_that_is_there_twice_is_refused(tmp_path: Path, qdq: Qdq) -> None:
