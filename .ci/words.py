@@ -87,7 +87,8 @@ def main(arguments: list[str]) -> int:
     """Print the findings; 1 where there are any."""
     if not arguments:
         listed = subprocess.run(["git", "ls-files", "*.py", "*.md"], capture_output=True, text=True, check=False).stdout
-        arguments = listed.split() or [str(path) for path in sorted(Path("qdqcli").rglob("*.py"))]
+        tracked = [name for name in listed.split() if Path(name).exists()]  # the index has deleted files too
+        arguments = tracked or [str(path) for path in sorted(Path("qdqcli").rglob("*.py"))]
     count = 0
     for name in arguments:
         if name.startswith(".ci/"):
