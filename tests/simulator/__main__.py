@@ -14,6 +14,7 @@ from typing import Any
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 
 import pytest
+from numba import cuda
 from numba.cuda.simulator import kernelapi
 
 
@@ -50,6 +51,9 @@ def make_shared_for_all(self: Any, *arguments: Any) -> None:
 
 
 kernelapi.FakeCUDAShared.__init__ = make_shared_for_all
+if not hasattr(cuda, "get_current_device"):  # Numba's own simulator; that of numba-cuda (extra cuda) has both
+    cuda.get_current_device = lambda: cuda.current_context().device
+    cuda.default_stream = cuda.stream
 # The simulator polls its threads in a busy loop; with Python's 5 ms each barrier would take that long.
 sys.setswitchinterval(1e-4)
 arguments = sys.argv[1:]
