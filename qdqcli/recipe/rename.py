@@ -12,6 +12,8 @@ from qdqcli.recipe.patterns import nearest_names
 
 _PREFIXES = 3
 """Components of a name that a suggested renaming may exchange."""
+_AMBIGUOUS = 16
+"""Prefixes of one rest from which on it tells nothing: pairs of names that end alike are quadratic in their number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +102,11 @@ def suggestion(ours: Collection[str], theirs: Collection[str]) -> str | None:
     for name in theirs:
         for prefix, rest in _split(name):
             prefixes[rest].append(prefix)
-    pairs = Counter((old, new) for name in ours for old, rest in _split(name) for new in prefixes.get(rest, ()))
+    telling = {rest: found for rest, found in prefixes.items() if len(found) < _AMBIGUOUS}
+    pairs = Counter((old, new) for name in ours for old, rest in _split(name) for new in telling.get(rest, ()))
     if not pairs:
         return None
-    (old, new), count = min(pairs.items(), key=lambda item: (-item[1], len("".join(item[0]))))
+    (old, new), count = min(pairs.items(), key=lambda item: (-item[1], len("".join(item[0])), item[0]))
     return f"{old}*={new}*" if 2 * count >= len(ours) else None
 
 

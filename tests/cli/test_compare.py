@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qdqcli.recipe.rename import suggestion
 from tests.cli.test_targets import SAMPLES
 from tests.conftest import TINY, Outcome, Qdq
 from tests.run.checkpoints import pipeline, sample, write_safetensors
@@ -261,6 +262,11 @@ def test_a_prefix_that_one_side_has_is_offered(qdq: Qdq, tiny: Path, tmp_path: P
         assert failed(qdq("compare", one, two, "--map", offer, "--format", "json")) == {}
     odd = write_safetensors(tmp_path / "odd.safetensors", {"embed": TINY["embed"], "x": sample((2, 2))})
     assert "--map '" not in qdq("compare", tiny, odd).err
+
+
+def test_no_prefix_of_many_is_offered() -> None:
+    assert suggestion({"w"}, {f"{number}.w" for number in range(3)}) == "*=0.*"
+    assert suggestion({"w"}, {f"{number}.w" for number in range(100)}) is None
 
 
 def test_equal_tensors_are_counted_and_left_out_of_the_figures(qdq: Qdq, model: Path, tmp_path: Path) -> None:
