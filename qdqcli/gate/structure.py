@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from qdqcli.errors import UsageError
 from qdqcli.gate.budget import Budget, Structure
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
@@ -83,7 +84,11 @@ def unmeasured(listing: Listing) -> RunResult:
 
 
 def judge_structure(members: Sequence[Member], notes: Iterable[Note], budget: Budget) -> Iterator[Violation]:
-    """Yield violations of the structure rules, and missing parts of the inputs."""
+    """Yield violations of the structure rules, and missing parts of the inputs.
+
+    Raises:
+        UsageError: a rule on compared weights where none was compared.
+    """
     for note in notes:
         if note.kind is NoteKind.INCOMPLETE:
             yield Violation(
@@ -114,6 +119,11 @@ def _judge(members: Sequence[Member], rule: Structure, source: str) -> Iterator[
             yield violation("min_quantized", rule.min_quantized, share, rule.lines["min_quantized"])
     if rule.min_packed is not None:
         weights = [member for member in members if member.is_packed is not None]
+        if not weights:
+            raise UsageError(
+                f"{source}:{rule.lines['min_packed']}: min_packed is for 'qdq compare' alone, and no weight was "
+                "compared; take it out"
+            )
         packed = sum(member.num_elements for member in weights if member.is_packed)
         share = packed / max(sum(member.num_elements for member in weights), 1)
         if share < rule.min_packed:

@@ -257,7 +257,6 @@ STRUCTURES = [
     ("min_packed = 0.75", run_of(PACKED, LOST, skipped("bias", "lost")._replace(is_failure=True)), None),
     ("min_packed = 0.76", run_of(PACKED, LOST), "75.00% of their elements are packed"),
     ("min_packed = 0.51", run_of(PACKED, FLOAT), "50.00% of their elements"),
-    ("min_packed = 1", run_of(GOOD), "0 of their elements"),
     ("min_packed = 0.1", run_of(DECODED), "0 of their elements are packed"),
     ("max_bits_per_weight = 99", run_of(DECODED), "- (no number) is above"),
     ("max_bits_per_weight = 29.4", run_of(GOOD), None),
@@ -280,6 +279,11 @@ def test_the_structure(tmp_path: Path, rule: str, run: RunResult, words: str | N
         found = [violation for violation in found if violation.metric != "failed"]
         assert [violation.severity for violation in found] == ([] if words is None else [severity])
         assert all(words in sentence(violation, str) for violation in found if words)
+
+
+def test_a_share_of_packed_weights_is_for_comparisons_alone(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"budget.toml:3: min_packed is for 'qdq compare' alone"):
+        verdict(tmp_path, run_of(GOOD), "[structure]\nmin_packed = 1")
 
 
 def test_incomplete_checkpoints_and_failed_inputs_are_violations_and_other_notes_are_none(tmp_path: Path) -> None:
