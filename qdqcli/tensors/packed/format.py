@@ -57,6 +57,8 @@ class PackedFormat:
     """Match only if declared: another format has the same tensors."""
     fits: Callable[[Parts], bool] = lambda _: True
     """Predicate on the shapes of the parts."""
+    is_tiled: bool = False
+    """Scales are stored in tiles and padded: their shape does not tell what shares one."""
     decoder: str | None = None
     """`module:attribute` of the function that makes a `Decoder` of a weight; None: the codes are not decoded."""
 
@@ -83,7 +85,9 @@ class PackedWeight(NamedTuple):
         codes, scale = self.parts[CODES], self.parts.get(SCALE)
         if codes.dtype.is_block:
             return f"{self.format.name} {codes.dtype.name}"
-        if scale is None or not (codes.dtype.name in FP8 or (codes.dtype.name == "I8" and scale.dtype.is_floating)):
+        if scale is None or self.format.is_tiled:
+            return self.format.name
+        if codes.dtype.name not in FP8 and not (codes.dtype.name == "I8" and scale.dtype.is_floating):
             return self.format.name
         what = shared_by or granularity(codes.shape, scale.shape)
         return self.format.name if what is None else f"{self.format.name} with a scale per {what}"

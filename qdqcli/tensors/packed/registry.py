@@ -104,6 +104,13 @@ INT8_SCALE = PackedFormat(
 )  # fmt: skip
 _COMFY = ("comfyui",)
 _MARK = _part(FORMAT, ".comfy_quant", "U8")
+_COMFY_SCALED = PackedFormat(
+    name="ComfyUI", methods=_COMFY, codes=".weight", dtypes=(*FP8, "I8", "U8"),
+    parts=(_part(SCALE, ".weight_scale", *FLOATS),), decoder="qdqcli.tensors.packed.scaled:comfyui",
+)  # fmt: skip
+_COMFY_MXFP8 = replace(
+    _COMFY_SCALED, name="ComfyUI MXFP8", parts=(_part(SCALE, ".weight_scale", *E8M0),), is_tiled=True
+)
 _QUANTO = PackedFormat(
     name="quanto", methods=("quanto",), codes=".weight._data", dtypes=("I8", "U8", *FP8),
     parts=(_part(SCALE, ".weight._scale", *FLOATS), _may(ZERO_POINT, ".weight._shift", "I8", "U8", *FLOATS)),
@@ -121,16 +128,8 @@ PACKED: tuple[PackedFormat, ...] = (
     ),
     replace(NVFP4, name="ComfyUI NVFP4", methods=_COMFY, is_declared=True, fits=lambda _: True,  # scales are in tiles
             decoder="qdqcli.tensors.packed.scaled:comfyui_nvfp4"),
-    PackedFormat(
-        name="ComfyUI", methods=_COMFY, codes=".weight", dtypes=(*FP8, "I8", "U8"),
-        decoder="qdqcli.tensors.packed.scaled:comfyui",
-        parts=(_part(SCALE, ".weight_scale", *FLOATS, *E8M0), _MARK),
-    ),
-    PackedFormat(
-        name="ComfyUI", methods=_COMFY, codes=".weight", dtypes=(*FP8, "I8", "U8"), is_declared=True,
-        decoder="qdqcli.tensors.packed.scaled:comfyui",
-        parts=(_part(SCALE, ".weight_scale", *FLOATS, *E8M0),),
-    ),
+    *(replace(own, parts=(*own.parts, _MARK)) for own in (_COMFY_SCALED, _COMFY_MXFP8)),
+    *(replace(own, is_declared=True) for own in (_COMFY_SCALED, _COMFY_MXFP8)),
     PackedFormat(
         name="compressed-tensors pack-quantized", methods=_CT, codes=".weight_packed", dtypes=("I32",),
         parts=(_SCALE, _may(SHAPE, ".weight_shape", "I64", "I32"),

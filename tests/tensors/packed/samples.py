@@ -393,7 +393,7 @@ SAMPLES: dict[str, Sample] = {
         },
     ),
     "ComfyUI MXFP8": Sample(
-        titles={"ComfyUI with a scale per group of 32": 1},
+        titles={"ComfyUI MXFP8": 1},
         metadata={"_quantization_metadata": '{"format_version": "1.0", "layers": {}}'},
         weights=(f"{D}.weight",),
         tensors={f"{D}.weight": ("F8_E4M3", (9216, 3072)), f"{D}.weight_scale": ("U8", (9216, 96))},
