@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -182,19 +182,20 @@ class InputFile:
 
     def __init__(self, path: Path, *, expected: FileIdentity | None = None) -> None:
         self.path = path
-        with blame_input(path):
-            self._file: _Opened | None = _open(path, is_expected=expected is not None)
-            status = self._file.status()
-        self.identity = FileIdentity.of(status)
-        self.size = self.identity.size
-        self.mode = stat.S_IMODE(status.st_mode)
-        if not stat.S_ISREG(status.st_mode):
-            self._release()
-            kind = "is a folder, not a regular file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
-            raise InputError(f"{show_path(path)}: {kind}; give a file")
-        if expected is not None and not self.identity.is_same_file(expected):
-            self._release()
-            raise InputError(f"{show_path(path)}: changed after it was first looked at; start again")
+        with ExitStack() as undo:
+            with blame_input(path):
+                self._file: _Opened | None = _open(path, is_expected=expected is not None)
+                undo.callback(self._release)
+                status = self._file.status()
+            self.identity = FileIdentity.of(status)
+            self.size = self.identity.size
+            self.mode = stat.S_IMODE(status.st_mode)
+            if not stat.S_ISREG(status.st_mode):
+                kind = "is a folder, not a regular file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
+                raise InputError(f"{show_path(path)}: {kind}; give a file")
+            if expected is not None and not self.identity.is_same_file(expected):
+                raise InputError(f"{show_path(path)}: changed after it was first looked at; start again")
+            undo.pop_all()
 
     def check_size(self, max_bytes: int) -> None:
         """Raise `InputError` if the file is larger than `max_bytes`."""
