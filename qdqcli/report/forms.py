@@ -12,6 +12,7 @@ from qdqcli.report.options import ReportOptions
 T = TypeVar("T")
 
 LISTING_FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+"""Formats of a list of tensors."""
 SWEEP_FORMATS = ("table", "json", "jsonl", "csv", "markdown", "html")
 STUDY_FORMATS = ("table", "json", "markdown", "html")
 """Formats of a plan and of a diagnosis."""

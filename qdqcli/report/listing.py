@@ -24,7 +24,6 @@ from qdqcli.result.group import naming
 from qdqcli.result.result import header_to_json, range_to_json
 from qdqcli.tensors.tensor import plain_shape
 
-"""Formats of a listing. The other report formats are for findings."""
 ORDER = "order"
 _DROPPED_FIRST = ("bits", "ranges", "packed", "decided", "num_nonfinite", "input_min", "input_max")
 """Columns that a narrow terminal drops first; dtype, shape and size stay."""
