@@ -55,9 +55,10 @@ from qdqcli.result.result import Row, RunResult, TensorResult, row_to_json, to_j
 from qdqcli.result.verdict import Verdict
 from qdqcli.run.compare import compare_entries
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.execute import Destination, Job, execute, execute_run, ranges_of
+from qdqcli.run.execute import Job, execute, ranges_of
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.shard import Resources
+from qdqcli.run.write import Destination, execute_run
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers

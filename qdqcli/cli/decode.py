@@ -85,8 +85,9 @@ def decode(
 def _write(call: Call, view: Checkpoint, tree: "OutputTree", dtype: str, *, verify: bool) -> None:
     """Write the decoded view as a run writes its output, in which every tensor is a copy of what the view reads."""
     from qdqcli.op.spec import QuantSpec
-    from qdqcli.run.execute import Destination, Job, execute_run
+    from qdqcli.run.execute import Job
     from qdqcli.run.pipeline import Measuring
+    from qdqcli.run.write import Destination, execute_run
 
     copied = Resolution(decision=Skip(reason="decoded"), settings={})
     plans = [Plan(checkpoint=view, shard=shard, resolutions=[copied] * len(shard.tensors)) for shard in view.shards]

@@ -172,7 +172,8 @@ class _Outputs:
     ) -> RunResult:
         """Quantize some inputs into their tree, and judge them."""
         # NumPy and Numba take longer than everything that may have found an error.
-        from qdqcli.run.execute import Destination, Job, execute_run
+        from qdqcli.run.execute import Job
+        from qdqcli.run.write import Destination, execute_run
 
         call, report, session, asked = self.call, self.call.report, self.call.session, self.asked
         tree = whole or self._entry(own[0].checkpoint)

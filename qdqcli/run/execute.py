@@ -1,35 +1,21 @@
 """Work of the measuring commands, for the command line and for Python. Prints nothing and reads no environment."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
-from qdqcli.output.tree import OutputTree
 from qdqcli.ranges.file import read_ranges
-from qdqcli.recipe.plan import Plan, checkpoints_of, settings_of, with_decisions
+from qdqcli.recipe.plan import Plan, with_decisions
 from qdqcli.recipe.request import Request
-from qdqcli.result.result import Row, RunResult, summary_to_json
+from qdqcli.result.result import Row, RunResult
 from qdqcli.run.count import with_histograms
-from qdqcli.run.digest import VerificationError, digest_output
-from qdqcli.run.distribute import Distribution
-from qdqcli.run.fingerprint import Fingerprint, fingerprint_of
-from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring, Ranges, ShardRunner, check_ranges, result_of, run_plans
-from qdqcli.run.provenance import Provenance
-from qdqcli.run.verify import verification_of, verify_output
-from qdqcli.tensors.storage import write_file
 
-
-class Progress(Protocol):
-    """A listener that counts the bytes of finished work, from any thread."""
-
-    def __call__(self, num_bytes: int) -> None: ...
-
-    def begin(self, phase: str) -> None:
-        """Start another pass over the data."""
+if TYPE_CHECKING:  # 3 ms, for a cluster alone
+    from qdqcli.run.distribute import Distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +28,7 @@ class Job:
     """Recipe and settings; a report names them."""
     measuring: Measuring
     has_histograms: bool = False
-    distribution: Distribution | None = None
+    distribution: "Distribution | None" = None
     """Where shards run; None: here."""
 
     @property
@@ -50,32 +36,6 @@ class Job:
         if self.distribution is None:
             return None
         return partial(self.distribution.run_shards, self.plans, self.measuring)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Destination:
-    """OUTPUT of a run, and what is made certain of it."""
-
-    tree: OutputTree
-    verify: bool = False
-    """Read the output back before it gets its name."""
-    provenance: bool = False
-    """Write the provenance file of a single file; a folder always has one."""
-    void_dtype: str | None = None
-    """dtype of `.npy` elements of an unnamed kind."""
-    needs_rows: bool = True
-    """Measure again for the report if OUTPUT is finished already."""
-    must_be_complete: bool = False
-    """Make no shard: all were made in parts."""
-
-    @property
-    def has_provenance(self) -> bool:
-        return self.provenance or self.tree.is_folder
-
-    @property
-    def num_passes(self) -> int:
-        """Number of times that the bytes of the inputs are read or hashed."""
-        return 1 + self.verify + 2 * self.has_provenance
 
 
 def ranges_of(plans: Sequence[Plan], request: Request, *, allow_unmatched: bool) -> tuple[Ranges | None, list[str]]:
@@ -92,65 +52,10 @@ def ranges_of(plans: Sequence[Plan], request: Request, *, allow_unmatched: bool)
 
 def execute(job: Job, workers: Workers) -> RunResult:
     """Measure every selected tensor and write nothing."""
-    return _result(job, run_plans(job.plans, job.measuring, workers, run_shards=job.run_shards), workers)
+    return result_of_job(job, run_plans(job.plans, job.measuring, workers, run_shards=job.run_shards), workers)
 
 
-def execute_run(
-    job: Job,
-    destination: Destination,
-    workers: Workers,
-    progress: Progress,
-    on_note: Callable[[str], None] = lambda _: None,
-) -> RunResult:
-    """Quantize into the entered output tree and commit it; until then it has a journal. `on_note` gets messages.
-
-    Raises:
-        VerificationError: the written output differs from what the job gives.
-        UsageError: the run resumes, and OUTPUT is finished with other settings.
-        QdqError: see `run_plans` and `OutputTree`.
-    """
-    output, measuring = destination.tree, job.measuring
-    made = Provenance(
-        command=job.command,
-        plans=job.plans,
-        inputs=checkpoints_of(job.plans),
-        settings=settings_of(job.plans, job.request.settings),
-        ranges=measuring.ranges,
-        distribution=job.distribution,
-    )
-    if output.may_be_finished():
-        if made.recognises(output, workers):
-            output.accept()
-            on_note(f"{show_path(output.output)}: is finished already, nothing is written")
-            if not (destination.verify or destination.needs_rows):
-                return result_of(job.command, job.plans, job.request.settings, [])
-        elif not output.may_replace:
-            made.check_settings(output)
-    rows, journal = _written(job, destination, workers)
-    num_opened = 0
-    if destination.verify:
-        progress.begin("verifying")
-        num_opened = _verify(job, rows, destination, workers, journal)
-    result = _result(job, rows, workers)
-    result = replace(result, notes=[*result.notes, *output.notes])
-    if destination.verify or destination.has_provenance:
-        progress.begin("hashing")
-        digests = digest_output(output.result, output.names(), workers, measuring.on_bytes, job.distribution)
-        if destination.verify:
-            result = replace(result, verification=verification_of(output, digests, num_opened))
-        text = made.text(output, digests, summary_to_json(result), workers, measuring.on_bytes)
-    if journal is not None and output.is_remote:
-        journal.check_unchanged(job.plans)
-    if output.is_folder and not output.is_committed:
-        output.write_marker(text)
-    if not output.is_committed:
-        output.commit()
-    if destination.has_provenance and not output.is_folder:
-        write_file(output.provenance_path, [text.encode()])
-    return result
-
-
-def _result(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:
+def result_of_job(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:
     """Return the result for a report: rows with histograms and deciding tables, where requested."""
     if job.has_histograms:
         rows = list(with_histograms(job.plans, rows, job.measuring, workers))
@@ -158,44 +63,3 @@ def _result(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:
         rows = with_decisions(job.plans, rows)
     device = None if workers.backend.name == "cpu" else workers.backend.name
     return replace(result_of(job.command, job.plans, job.request.settings, rows), device=device)
-
-
-def fingerprint_of_job(job: Job) -> Fingerprint:
-    """Return everything that the output and the statistics depend on."""
-    settings = {**settings_of(job.plans, job.request.settings), "per_channel": job.measuring.per_slice}
-    for name in ("ranges", "ranges_digest", "recipe", "rules"):  # files may be renamed: only their content counts
-        settings.pop(name, None)
-    return fingerprint_of(job.plans, settings, job.measuring.ranges)
-
-
-def _written(job: Job, destination: Destination, workers: Workers) -> tuple[list[Row], Journal | None]:
-    """Return the rows, and the journal of an output that was not finished before."""
-    plans, measuring, output = job.plans, job.measuring, destination.tree
-    if output.is_committed:
-        return run_plans(plans, measuring, workers, run_shards=job.run_shards), None
-    journal = Journal(output, plans, fingerprint_of_job(job), measuring.scale_bits)
-    if destination.must_be_complete:
-        output.keep()
-        journal.check_complete(plans)
-    return run_plans(plans, measuring, workers, output, journal, job.run_shards), journal
-
-
-def _verify(job: Job, rows: Sequence[Row], destination: Destination, workers: Workers, journal: Journal | None) -> int:
-    """Read the output back, see `verify_output`; files that differ are made again by a resumed run."""
-    output = destination.tree
-    try:
-        return verify_output(
-            job.plans,
-            rows,
-            job.measuring,
-            workers,
-            output,
-            void_dtype=destination.void_dtype,
-            distribution=job.distribution,
-        )
-    except VerificationError as error:
-        if error.plan is not None and journal is not None and not output.is_committed:
-            journal.add_damaged(error.plan)
-            output.discard(job.plans[error.plan].checkpoint, job.plans[error.plan].shard)
-            error.advise("--resume makes the file again")
-        raise

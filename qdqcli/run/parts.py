@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
 from qdqcli.run.driver import drive_in_two
-from qdqcli.run.execute import Job, fingerprint_of_job
+from qdqcli.run.execute import Job
 from qdqcli.run.journal import Command, join, target_of
 from qdqcli.run.shard import Made, Opening, Resources, ShardRef, ShardTask, blamed, task_of
+from qdqcli.run.write import fingerprint_of_job
 
 
 @dataclass(frozen=True)

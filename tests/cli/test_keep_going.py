@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qdqcli.errors import Interrupted
-from qdqcli.run import execute
+from qdqcli.run import write
 from tests.conftest import Outcome, Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
@@ -155,7 +155,7 @@ def test_names_are_harmless(qdq: Qdq, hub: Path) -> None:
 
 @pytest.mark.usefixtures("hub")
 def test_an_interrupted_batch_tells_which_part_is_done(qdq: Qdq, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = execute.execute_run
+    whole = write.execute_run
 
     def second_stops(*arguments: Any) -> Any:
         if Path("out/a").exists():
@@ -164,7 +164,7 @@ def test_an_interrupted_batch_tells_which_part_is_done(qdq: Qdq, monkeypatch: py
 
     command = ("run", "hub/a", "hub/d", "-o", "out", *SETTINGS, "--report", "of-{name}.json")
     with monkeypatch.context() as patched:
-        patched.setattr(execute, "execute_run", second_stops)
+        patched.setattr(write, "execute_run", second_stops)
         outcome = qdq(*command)
     assert (outcome.code, outcome.error) == (130, "error: interrupted; 1 of 2 inputs are done, --resume keeps them")
     assert [path.name for path in Path("out").iterdir()] == ["a"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qdqcli
-from qdqcli.run import execute
+from qdqcli.run import write
 from tests.cli.test_output import contents
 from tests.conftest import Qdq
 from tests.run.checkpoints import sample, write_safetensors
@@ -138,7 +138,7 @@ def test_where_no_report_is_wanted_nothing_is_even_measured(
 ) -> None:
     arguments = ("run", model, "-o", tmp_path / "out", "--format", "none")
     assert qdq(*arguments).code == 0
-    monkeypatch.setattr(execute, "run_plans", None)
+    monkeypatch.setattr(write, "run_plans", None)
     assert qdq(*arguments, "--resume").code == 0
 
 

@@ -26,11 +26,12 @@ from qdqcli.run.compare import compare_entries
 from qdqcli.run.digest import DigestTask, VerificationError
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError, drive
-from qdqcli.run.execute import Destination, execute, execute_run
+from qdqcli.run.execute import execute
 from qdqcli.run.journal import Target
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.shard import Resources, ShardTask, process
 from qdqcli.run.verify import VerifyTask
+from qdqcli.run.write import Destination, execute_run
 from qdqcli.study.sweep import run_sweep
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.cli.test_output import contents
