@@ -121,23 +121,29 @@ def _decoded(
     """Return the view of one shard; the shard itself where nothing of it is packed.
 
     Raises:
-        InputError: a weight has the name of another tensor of its file.
+        InputError: a weight has the name of another weight or tensor of its file.
     """
+
+    def twice(found: DecodedWeight, other: str) -> InputError:
+        return InputError(
+            f"{show_path(shard.path)}: tensor '{escape_name(found.info.name)}' is there twice: {other}, and packed as "
+            f"{found.weight.format.name}; one of them must go"
+        )
+
     own: dict[str, DecodedWeight] = {}
     stored: dict[str, TensorInfo] = {}
     for tensor in shard.tensors:
         key = key_of(tensor)
         if key in decoded:
-            own[decoded[key].info.name] = decoded[key]
+            found = decoded[key]
+            if own.setdefault(found.info.name, found) is not found:
+                raise twice(found, f"packed as {own[found.info.name].weight.format.name}")
         elif key not in gone:
             stored[tensor.name] = tensor
     if len(stored) == len(shard.tensors) and not isinstance(shard, GgufShard):
         return shard
     for name in own.keys() & stored.keys():
-        raise InputError(
-            f"{show_path(shard.path)}: tensor '{escape_name(name)}' is there twice: in float, and packed as "
-            f"{own[name].weight.format.name}; one of them must go"
-        )
+        raise twice(own[name], "in float")
     header, tensors = _layout([*(found.info for found in own.values()), *stored.values()])
     return DecodedShard(base=shard, shards=shards, header=header, tensors=tensors, decoded=own, stored=stored)
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from qdqcli.errors import InputError
+from qdqcli.escape import escape_name, show_path
 from qdqcli.plain import JsonObject, Parsed
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.index import MAX_INDEX_BYTES, is_index
@@ -69,7 +71,11 @@ def _config(config: Parsed, dtype: str) -> JsonObject:
 
 
 def _index(index: Parsed, view: Checkpoint, folder: Path) -> JsonObject:
-    """Return the index with the tensors that its shards have now."""
+    """Return the index with the tensors that its shards have now.
+
+    Raises:
+        InputError: two shards have a tensor of one name, in float and packed.
+    """
     listed: Sequence[str] = list(dict.fromkeys(index["weight_map"].values()))
     shards = {str(folder / name): name for name in listed}
     found = [
@@ -79,10 +85,18 @@ def _index(index: Parsed, view: Checkpoint, folder: Path) -> JsonObject:
         for tensor in shard.tensors
         if (shard.name, tensor.name) not in view.superseded
     ]
+    names: dict[str, str] = {}
+    for tensor, shard in found:
+        if names.setdefault(tensor.name, shard) != shard:
+            where = f"is in {escape_name(names[tensor.name])} and in {escape_name(shard)}"
+            raise InputError(
+                f"{show_path(view.path)}: tensor '{escape_name(tensor.name)}' {where}: in float, and packed; one of them "
+                "must go"
+            )
     size = {"total_size": sum(tensor.nbytes for tensor, _ in found)}
     metadata = index.get("metadata")
     return {
         **index,
         "metadata": {**metadata, **size} if isinstance(metadata, Mapping) else size,
-        "weight_map": {tensor.name: shard for tensor, shard in sorted(found)},
+        "weight_map": dict(sorted(names.items())),
     }

@@ -274,6 +274,28 @@ def test_a_weight_that_is_there_twice_is_refused(tmp_path: Path, qdq: Qdq) -> No
     assert "tensor 'b4.weight' is there twice: in float, and packed as compressed-tensors" in outcome.error
 
 
+def test_a_weight_that_is_packed_twice_or_in_float_in_another_shard_is_refused(tmp_path: Path, qdq: Qdq) -> None:
+    def add(tensors: Tensors) -> None:
+        gptq = load(GOLDEN / "gptq/packed/model.safetensors")
+        tensors.update({name: value for name, value in gptq.items() if name.startswith("b4.")})
+
+    outcome = qdq("compare", PACK / "original.safetensors", changed(PACK, tmp_path / "packed", add))
+    assert outcome.code == 3
+    assert "tensor 'b4.weight' is there twice: packed as compressed-tensors pack-quantized, and packed as GPTQ" in (
+        outcome.error
+    )
+
+    folder = split(tmp_path / "shards", lambda name: name.startswith("b3."))
+    other = load(folder / "b.safetensors")
+    save(folder / "b.safetensors", {**other, "b4.weight": ("F32", (5, 64), bytes(5 * 64 * 4))})
+    index = folder / "model.safetensors.index.json"
+    names = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": {**names, "b4.weight": "b.safetensors"}}))
+    outcome = qdq("decode", folder, "-o", tmp_path / "out")
+    assert outcome.code == 3
+    assert "tensor 'b4.weight' is in a.safetensors and in b.safetensors: in float, and packed" in outcome.error
+
+
 def test_without_a_configuration_the_width_tells_the_bits(tmp_path: Path) -> None:
     layers = ("b2", "b3", "b4", "b5", "b6")
 
