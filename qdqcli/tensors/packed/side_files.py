@@ -90,8 +90,8 @@ def _index(index: Parsed, view: Checkpoint, folder: Path) -> JsonObject:
         if names.setdefault(tensor.name, shard) != shard:
             where = f"is in {escape_name(names[tensor.name])} and in {escape_name(shard)}"
             raise InputError(
-                f"{show_path(view.path)}: tensor '{escape_name(tensor.name)}' {where}: in float, and packed; one of them "
-                "must go"
+                f"{show_path(view.path)}: tensor '{escape_name(tensor.name)}' {where}: in float, and packed; one of "
+                "them must go"
             )
     size = {"total_size": sum(tensor.nbytes for tensor, _ in found)}
     metadata = index.get("metadata")
