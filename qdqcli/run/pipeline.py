@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from qdqcli.measure.sums import Measurement
 from qdqcli.measure.tensor import TensorJob, check_slices, quantize_tensor
 from qdqcli.measure.workers import Item, Result, Workers
 from qdqcli.op.spec import QuantSpec
-from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.decision import Decision, Skip
 from qdqcli.recipe.file_ref import FileRef, keys_of, split_pattern
 from qdqcli.recipe.patterns import Holders, holders_of, listed, nearest_names
@@ -27,11 +27,14 @@ from qdqcli.result.channels import Channels
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, with_shares
 from qdqcli.run.batch import Task, measure_batch
 from qdqcli.run.driver import Inline, drive, drive_in_two
-from qdqcli.run.journal import Journal, Progress
 from qdqcli.run.record import record_rows
 from qdqcli.stats.metrics import METRICS
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting, copy_tensor
 from qdqcli.tensors.tensor import TensorInfo
+
+if TYPE_CHECKING:  # 3 ms, for outputs alone
+    from qdqcli.output.tree import OutputTree
+    from qdqcli.run.journal import Journal
 
 BATCH_BYTES = 512 << 10
 """Maximum bytes of consecutive tensors in one task."""
@@ -47,7 +50,7 @@ Ranges = Mapping[str, GivenRange]
 """Ranges from a file, by name or FILE#NAME."""
 
 
-ShardRunner = Callable[[OutputTree | None, Journal | None], Mapping[int, list[Row]]]
+ShardRunner = Callable[["OutputTree | None", "Journal | None"], Mapping[int, list[Row]]]
 """Runs every shard that the journal does not have as finished; returns the rows of all by index of the plan."""
 
 
@@ -122,8 +125,8 @@ def run_plans(
     plans: Sequence[Plan],
     measuring: Measuring,
     workers: Workers,
-    output: OutputTree | None = None,
-    journal: Journal | None = None,
+    output: "OutputTree | None" = None,
+    journal: "Journal | None" = None,
     run_shards: ShardRunner | None = None,
 ) -> list[Row]:
     """Execute the plans; with an output, write its shards, each whole, and copy side files.
@@ -179,8 +182,8 @@ def _run_here(
     plans: Sequence[Plan],
     measuring: Measuring,
     workers: Workers,
-    output: OutputTree | None,
-    journal: Journal | None,
+    output: "OutputTree | None",
+    journal: "Journal | None",
 ) -> dict[int, list[Row]]:
     """Run one shard after the other; each is shared by the threads, and one is sent to a store beside the next."""
     found: dict[int, list[Row]] = {}
@@ -196,20 +199,21 @@ def _run_here(
 def _begin_plan(
     measuring: Measuring,
     workers: Workers,
-    output: OutputTree | None,
-    journal: Journal | None,
+    output: "OutputTree | None",
+    journal: "Journal | None",
     numbered: tuple[int, Plan],
 ) -> Callable[[], list[Row]]:
     """Work on a shard until its output is whole; the returned function commits it, and returns the rows."""
     index, plan = numbered
-    done = Progress() if journal is None else journal.progress(index)
+    done = None if journal is None else journal.progress(index)
     rows = [] if journal is None else journal.rows(index, plan)
     measuring.on_bytes(sum(tensor.nbytes for tensor in plan.shard.tensors[: len(rows)]))
-    if done.finished is not None:
+    if done is not None and done.finished is not None:
         return lambda: rows
     with ExitStack() as undo:
         reader = undo.enter_context(plan.shard.open())
-        writer = None if output is None else output.create(plan.checkpoint, plan.shard, reader, done.unfinished)
+        unfinished = None if done is None else done.unfinished
+        writer = None if output is None else output.create(plan.checkpoint, plan.shard, reader, unfinished)
         parts = None if journal is None or writer is None else _Parts(index, writer, journal)
         if writer is not None:
             undo.callback(writer.abort if parts is None else parts.leave)
@@ -243,7 +247,7 @@ def measure_shard(
 class _Parts:
     """Shard output that becomes durable part by part. A part is flushed while the next one is computed."""
 
-    def __init__(self, index: int, writer: ShardWriter, journal: Journal) -> None:
+    def __init__(self, index: int, writer: ShardWriter, journal: "Journal") -> None:
         self._index, self._writer, self._journal = index, writer, journal
         self._rows: list[Row] = []
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="qdq-flush")
