@@ -16,7 +16,10 @@ GROUPS = {
         *("frontier", "explain"),
     ),
     "Diagnosis": ("worst", "diagnoses_all", "max_bits_added", "write_recipe"),
-    "Output": ("output", "overwrite", "resume", "keeps_going", "verify", "provenance", "dry_run", "part", "break_lock"),
+    "Output": (
+        *("output", "dtype", "overwrite", "resume", "keeps_going", "verify", "provenance", "dry_run", "part"),
+        "break_lock",
+    ),
     "Quantization": (
         *("scheme", "schemes", "num_bits", "bits", "group_size", "group_sizes", "axis", "axes"),
         *("signed_input", "unsigned_input", "narrow_range", "round_mode"),
@@ -40,7 +43,8 @@ GROUPS = {
 """Title -> parameters, in display order. Parameters without a group come last."""
 EVERYDAY = (
     *("avg_bits", "target_size", "min_sqnr", "candidates", "min_bits", "group_size"),
-    *("output", "scheme", "recipe", "preset", "presets", "include", "exclude", "estimator", "budget", "write_budget"),
+    *("output", "dtype", "scheme", "recipe", "preset", "presets", "include", "exclude", "estimator"),
+    *("budget", "write_budget"),
     *(
         "renamings",
         "data",
