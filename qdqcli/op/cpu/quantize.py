@@ -284,7 +284,8 @@ def _sum_vector(loop, origins, k, lanes, qparams, flushing, setting, sums):
     `origins`: the elements that x[0] and the run begin with. Outputs are written if they are kept.
     """
     x, y, op, summing = loop
-    at, stored = k - origins[0], load_some(x, k - origins[0])  # read where it is decoded; elsewhere its type counts
+    at = k - origins[0]
+    stored = _stored(x, at, lanes)  # read where it is decoded; elsewhere its type counts
     v = _input(x, at, k - origins[1], lanes, setting, summing.terms.inputs)
     w = _fake_quantized(v, qparams, flushing, op)
     if summing.keep:
@@ -294,10 +295,18 @@ def _sum_vector(loop, origins, k, lanes, qparams, flushing, setting, sums):
 
 
 @inlined
+def _stored(x, at, lanes):
+    """Load width() elements, or some `lanes` of them: without optimization what nobody needs is read, too."""
+    if lanes is None:
+        return load_some(x, at)
+    return load_where(x, at, lanes, 0)
+
+
+@inlined
 def _input(x, at, k, lanes, setting, inputs):
     """Decode width() elements, or some `lanes` of them; whole vectors of 16-bit elements once, for all settings."""
     if lanes is not None:
-        return decode(load_where(x, at, lanes, 0))
+        return decode(_stored(x, at, lanes))
     if inputs is not None and setting > 0:
         return load_some(inputs, k)
     if setting == 0:
