@@ -4,9 +4,10 @@ Source: compressed-tensors 0.20, `compressors/pack_quantized`; words without cod
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -173,14 +174,51 @@ def _weights_scheme(weight: PackedWeight) -> Parsed:
 
     A group that names the module counts before one that names a class; of several with classes only what all say.
     """
-    groups = weight.config.get("config_groups")
-    found = [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
-    module = weight.name.removesuffix(".weight")
-    named = [group for group in found if any(_names(target, module) for target in _targets(group))]
-    schemes = [scheme for group in named[:1] or found if isinstance(scheme := group.get("weights"), Mapping)]
+    if not _KEPT or _KEPT[0].config is not weight.config:
+        _KEPT[:] = [_Groups.of(weight.config)]
+    schemes = _KEPT[0].schemes_of(weight.name.removesuffix(".weight"))
     if not schemes:
         return {}
     return {key: value for key, value in schemes[0].items() if all(scheme.get(key) == value for scheme in schemes)}
+
+
+class _Groups(NamedTuple):
+    """The `config_groups` of a configuration, which may name each of 30,000 modules."""
+
+    config: Parsed
+    groups: Sequence[Parsed]
+    names: Mapping[str, int]
+    """Module -> first group that names it."""
+    patterns: Sequence[tuple[int, re.Pattern[str]]]
+    """Groups in their order, with the patterns of modules that they target."""
+
+    @classmethod
+    def of(cls, config: Parsed) -> Self:
+        groups = config.get("config_groups")
+        found = (
+            [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
+        )
+        names: dict[str, int] = {}
+        patterns: list[tuple[int, re.Pattern[str]]] = []
+        for number, target in ((number, target) for number, group in enumerate(found) for target in _targets(group)):
+            if not target.startswith("re:"):
+                names.setdefault(target, number)
+            elif (pattern := _pattern(target.removeprefix("re:"))) is not None:
+                patterns.append((number, pattern))
+        return cls(config, found, names, patterns)
+
+    def schemes_of(self, module: str) -> Sequence[Parsed]:
+        """Return the scheme of the group that names the module, else those of all groups."""
+        first = self.names.get(module)
+        if len(module) <= _MAX_NAME:
+            patterns = ((number, pattern) for number, pattern in self.patterns if first is None or number < first)
+            first = next((number for number, pattern in patterns if pattern.match(module)), first)
+        named = self.groups if first is None else [self.groups[first]]
+        return [scheme for group in named if isinstance(scheme := group.get("weights"), Mapping)]
+
+
+_KEPT: list[_Groups] = []
+"""The groups of the last configuration: all weights of a folder have one."""
 
 
 def _targets(group: Parsed) -> Iterator[str]:
@@ -188,17 +226,11 @@ def _targets(group: Parsed) -> Iterator[str]:
     yield from (target for target in targets if isinstance(target, str)) if isinstance(targets, list) else ()
 
 
-def _names(target: str, module: str) -> bool:
-    """Tell whether a target of a group names the module.
-
-    A pattern that could take very long, which only a hostile configuration has, names none.
-    """
-    if not target.startswith("re:"):
-        return target == module
-    is_long = max(len(target), len(module)) > _MAX_NAME
-    if is_long or len(_REPEATS.findall(target)) > _MAX_REPEATS or _REPEATED_GROUP.search(target):
-        return False
+def _pattern(text: str) -> re.Pattern[str] | None:
+    """Return a pattern; None for one that could take very long, which only a hostile configuration has."""
+    if len(text) > _MAX_NAME or len(_REPEATS.findall(text)) > _MAX_REPEATS or _REPEATED_GROUP.search(text):
+        return None
     try:
-        return re.match(target[3:], module) is not None
+        return re.compile(text)
     except re.error:
-        return False
+        return None
