@@ -32,9 +32,7 @@ compile_image("tests.op.small_kernels:double", ("float64[1]", "float64[1]"))
 
 DOCUMENTED = """
 import qdqcli.op.jit.pipeline
-import qdqcli.op.jit.register
 del qdqcli.op.jit.pipeline._linked
-qdqcli.op.jit.register.make_overload_template = None
 """
 SUMS = """
 import numpy as np

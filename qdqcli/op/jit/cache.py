@@ -220,7 +220,7 @@ def _read_private(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
+        if not (stat.S_ISREG(status.st_mode) and _is_ours(status)):
             raise PermissionError(f"{path} is not a private file")
         return file.read()
 

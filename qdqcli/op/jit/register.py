@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial, wraps
-from importlib import import_module
 from typing import Any, TypeVar
 
 import numba.extending
@@ -10,12 +9,6 @@ from numba.core import types
 from numba.extending import lower_builtin, type_callable
 
 from qdqcli.op.jit.pipeline import KernelCompiler
-
-Template = Any
-"""What Numba registers for an overload."""
-templates: Any = import_module("numba.core.typing.templates")
-make_overload_template = getattr(templates, "make_overload_template", None)
-"""Makes what Numba registers for an overload; undocumented. None: `numba.extending.overload` does all of it."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -27,34 +20,11 @@ def overload(function: Callable[..., Any], *, strict: bool = True, **options: ob
 
     def register(choose: Function) -> Function:
         own = _INTERNAL | options
-        on_cpu = own | {"pipeline_class": KernelCompiler}
-        if make_overload_template is None:
-            numba.extending.overload(function, on_cpu, strict, target="cpu")(choose)
-        else:
-            template = make_overload_template(function, choose, on_cpu, strict, "never", target="cpu")
-            templates.infer_global(function, types.Function(_remembering(template)))
+        numba.extending.overload(function, own | {"pipeline_class": KernelCompiler}, strict, target="cpu")(choose)
         numba.extending.overload(function, own, strict)(choose)
         return choose
 
     return register
-
-
-def _remembering(template: Template) -> Template:
-    """Make an overload's template resolve each set of argument types only once.
-
-    Numba's own template compiles a function again for callers with other options and queries the compiler at each call,
-    which takes a fifth longer.
-    """
-    signatures: dict[tuple[types.Type, ...], object] = {}
-
-    def generic(self: Template, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> object:
-        if kws:
-            return template.generic(self, args, kws)
-        if args not in signatures:
-            signatures[args] = template.generic(self, args, kws)
-        return signatures[args]
-
-    return type(template.__name__, (template,), {"generic": generic})
 
 
 def inlined(function: Function) -> Function:
