@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, UnavailableError, UsageError
 from qdqcli.escape import escape_name, show_path
-from qdqcli.gate.baseline import Comparison
+from qdqcli.gate.baseline import BaselineComparison
 from qdqcli.gate.bounds import with_bounds
 from qdqcli.gate.judge import judge
 from qdqcli.gate.project import read_budget
@@ -471,7 +471,7 @@ def check(report: Report, budget: PathLike, *, today: date | None = None, allow_
         raise UsageError(f"{rules.source}: sets no limit and has no baseline; there is nothing to judge by")
     beside = None
     if rules.baseline is not None:
-        beside = Comparison(run=report.result, baseline=read_report(rules.baseline.path))
+        beside = BaselineComparison(run=report.result, baseline=read_report(rules.baseline.path))
     day = today or date.today()
     verdict, notes = judge(report.result, rules, beside, day, allow_unmatched=allow_unmatched)
     warn_all(notes)

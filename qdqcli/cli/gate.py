@@ -17,7 +17,7 @@ from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_command, show_path
-from qdqcli.gate.baseline import Comparison
+from qdqcli.gate.baseline import BaselineComparison
 from qdqcli.gate.bounds import unjudged, with_bounds
 from qdqcli.gate.budget import BaselineRule, Budget
 from qdqcli.gate.generate import budget_text
@@ -206,7 +206,7 @@ class Gate:
         """
         if self.budget is None:
             return unjudged(run)
-        beside = None if self.baseline is None else Comparison(run=run, baseline=self.baseline)
+        beside = None if self.baseline is None else BaselineComparison(run=run, baseline=self.baseline)
         verdict, warnings = judge(run, self.budget, beside, self.today, allow_unmatched=self.allow_unmatched)
         session.note_all(warnings)
         return with_bounds(replace(run, verdict=verdict), self.budget, beside)

@@ -15,7 +15,7 @@ from qdqcli.cli.options import with_recipe
 from qdqcli.cli.streams import write, write_all
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
-from qdqcli.recipe.findings import Finding
+from qdqcli.recipe.findings import RuleFinding
 from qdqcli.recipe.keys import json_schema
 from qdqcli.recipe.plan import context_of
 from qdqcli.recipe.preset import PRESETS, preset, preset_text
@@ -103,7 +103,7 @@ def lint(call: Call, /, names: tuple[str, ...]) -> None:
         raise failures[0] if len(failures) == 1 else UsageError("; ".join(map(str, failures)))
 
 
-def _lint(call: Call, checkpoints: list[Checkpoint]) -> tuple[list[Finding], str]:
+def _lint(call: Call, checkpoints: list[Checkpoint]) -> tuple[list[RuleFinding], str]:
     """Return what is wrong with a recipe, and what was checked, in words.
 
     Raises:

@@ -20,7 +20,7 @@ ORIGIN = "baseline"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class BaselineComparison:
     """A run beside a baseline report."""
 
     run: RunResult
@@ -43,7 +43,7 @@ class Comparison:
         return None if number is None else self.baseline.rows[number]
 
 
-def compare_with_baseline(beside: Comparison, rule: BaselineRule, source: str) -> Iterator[Violation]:
+def compare_with_baseline(beside: BaselineComparison, rule: BaselineRule, source: str) -> Iterator[Violation]:
     """Yield metrics that degraded beyond the tolerances, and tensors that appeared, vanished or changed settings.
 
     If the settings of the whole run differ, yield only that: the figures are not comparable. `source` is the budget.

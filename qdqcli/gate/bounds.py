@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from qdqcli.gate.baseline import Comparison, allowed, tolerances_of
+from qdqcli.gate.baseline import BaselineComparison, allowed, tolerances_of
 from qdqcli.gate.budget import BaselineRule, Budget
 from qdqcli.gate.judge import limits_of
 from qdqcli.gate.margin import margin_db
@@ -15,7 +15,7 @@ _Limit = tuple[str, float | None, bool]
 """Metric, limit, and whether it is a minimum."""
 
 
-def with_bounds(run: RunResult, budget: Budget, beside: Comparison | None) -> RunResult:
+def with_bounds(run: RunResult, budget: Budget, beside: BaselineComparison | None) -> RunResult:
     """Return the run with the bound of each tensor, and with its SQNR in the baseline if the settings are the same."""
     rules = Tables(budget.rules, {row.source.name for row in run.rows})
 

@@ -10,7 +10,7 @@ from math import inf, isfinite
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.gate.aggregate import aggregate, best_of
-from qdqcli.gate.baseline import Comparison, compare_with_baseline
+from qdqcli.gate.baseline import BaselineComparison, compare_with_baseline
 from qdqcli.gate.budget import Budget, Limit, TensorRule, Waiver
 from qdqcli.gate.margin import margin_db
 from qdqcli.gate.settings import check_settings
@@ -27,7 +27,7 @@ _SHARED = ("settings", "missing", "unexpected", "failed")
 
 
 def judge(
-    run: RunResult, budget: Budget, beside: Comparison | None, today: date, *, allow_unmatched: bool = False
+    run: RunResult, budget: Budget, beside: BaselineComparison | None, today: date, *, allow_unmatched: bool = False
 ) -> tuple[Verdict, list[str]]:
     """Return the verdict, and warnings about patterns that matched nothing; `beside`: the run and its baseline, if any.
 

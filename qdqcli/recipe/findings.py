@@ -14,7 +14,7 @@ from qdqcli.tensors.tensor import TensorInfo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class RuleFinding:
     """One error in one rule."""
 
     rule: Rule
@@ -38,7 +38,7 @@ Group = tuple[Resolution, Sequence[TensorInfo]]
 
 def findings_of(
     rules: Sequence[Rule], tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution], holders: Holders
-) -> list[Finding]:
+) -> list[RuleFinding]:
     """Return all findings in the order of the rules; `resolutions` are those of all tensors, selected or not."""
     if not rules:
         return []
@@ -51,17 +51,17 @@ def findings_of(
     return sorted(found, key=lambda finding: order[id(finding.rule)])
 
 
-def _unmatched(rules: Sequence[Rule], holders: Holders, groups: Sequence[Group]) -> Iterator[Finding]:
+def _unmatched(rules: Sequence[Rule], holders: Holders, groups: Sequence[Group]) -> Iterator[RuleFinding]:
     matching = {id(rule) for resolution, _ in groups for rule in resolution.rules}
     for rule in rules:
         if rule.is_optional or (len(rule.patterns) == 1 and id(rule) in matching):
             continue
         for pattern in rule.patterns:
             if not matches_any(pattern, holders):
-                yield Finding(rule=rule, text=unmatched(pattern, holders), is_unmatched=True)
+                yield RuleFinding(rule=rule, text=unmatched(pattern, holders), is_unmatched=True)
 
 
-def _contradictions(groups: Sequence[Group]) -> Iterator[Finding]:
+def _contradictions(groups: Sequence[Group]) -> Iterator[RuleFinding]:
     """Yield contradictions, one finding for all tensors that share it."""
     named: dict[tuple[int, str], tuple[Rule, list[str]]] = {}
     for resolution, tensors in groups:
@@ -69,14 +69,14 @@ def _contradictions(groups: Sequence[Group]) -> Iterator[Finding]:
             _, names = named.setdefault((id(problem.rule), problem.text), (problem.rule, []))
             names += [tensor.name for tensor in tensors]
     for (_, text), (rule, names) in named.items():
-        yield Finding(rule=rule, text=text.replace("{tensors}", _named(names)))
+        yield RuleFinding(rule=rule, text=text.replace("{tensors}", _named(names)))
 
 
 def _named(names: Sequence[str]) -> str:
     return listed(names[:1]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def _idle(groups: Sequence[Group]) -> Iterator[Finding]:
+def _idle(groups: Sequence[Group]) -> Iterator[RuleFinding]:
     """Yield rules that match tensors but decide nothing for any of them, without a contradiction."""
     settings = [setting for resolution, _ in groups for setting in resolution.settings.values()]
     busy = {setting.places[-1] for setting in settings if setting.places}
@@ -92,7 +92,7 @@ def _idle(groups: Sequence[Group]) -> Iterator[Finding]:
         count = sum(len(tensors) for _, tensors in matched)
         reasons = dict.fromkeys(reason for resolution, _ in matched for reason in _why_idle(rule, resolution))
         what = f"decides nothing for the {count} tensor{'s' * (count > 1)} that it matches: {', '.join(reasons)}"
-        yield Finding(rule=rule, text=f"{what}; remove it, or put it where it counts")
+        yield RuleFinding(rule=rule, text=f"{what}; remove it, or put it where it counts")
 
 
 def _why_idle(rule: Rule, resolution: Resolution) -> Iterator[str]:

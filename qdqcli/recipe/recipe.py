@@ -11,7 +11,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.axis import holds_stacked_experts
 from qdqcli.recipe.decision import TOO_FEW, Decision, Resolution, Skip, base_settings, divided, resolve
 from qdqcli.recipe.file_ref import FileRef
-from qdqcli.recipe.findings import Finding, findings_of
+from qdqcli.recipe.findings import RuleFinding, findings_of
 from qdqcli.recipe.keys import ERROR
 from qdqcli.recipe.patterns import (
     Covering,
@@ -113,13 +113,13 @@ class Recipe:
         _check_layouts(tensors, resolutions)
         return resolutions, warnings
 
-    def findings(self, tensors: Sequence[TensorInfo], context: Context) -> list[Finding]:
+    def findings(self, tensors: Sequence[TensorInfo], context: Context) -> list[RuleFinding]:
         """Return all errors in the rules for these tensors."""
         holders = _holders(tensors, context)
         by_rules = self._by_rules(tensors, context, Tables(self.rules, holders).numbers)
         return findings_of(self.rules, tensors, by_rules, holders)
 
-    def findings_without_tensors(self) -> list[Finding]:
+    def findings_without_tensors(self) -> list[RuleFinding]:
         """Return the errors in the rules for any tensors: each pattern stands for the tensors that it matches."""
         covering = Covering(self.rules)
         patterns = dict.fromkeys(pattern for rule in self.rules for pattern in rule.patterns)
@@ -225,7 +225,7 @@ def _holders(tensors: Sequence[TensorInfo], context: Context) -> Holders:
     return holders_of((tensor.name, file) for tensor, file in zip(tensors, context.files, strict=True))
 
 
-def _refusal(errors: Sequence[Finding]) -> str:
+def _refusal(errors: Sequence[RuleFinding]) -> str:
     first, *more = errors
     advice = "; --allow-unmatched makes this a warning" if first.is_unmatched else ""
     return f"{first}{advice}" + (f"; {len(more)} more: 'qdq recipe lint' lists them" if more else "")

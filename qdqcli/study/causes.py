@@ -9,7 +9,7 @@ from qdqcli.plain import Parsed
 from qdqcli.recipe.axis import word_of
 from qdqcli.result.result import TensorResult
 from qdqcli.stats.metrics import MetricValue
-from qdqcli.study.grid import Grid
+from qdqcli.study.grid import FoundGrid
 from qdqcli.study.profile import Profile, db, gaussian_peak
 
 NONFINITE = "nonfinite"
@@ -71,7 +71,7 @@ class Seen:
     spec: QuantSpec
     """The given setting, its range taken from the data."""
     profile: Profile
-    grid: Grid | None
+    grid: FoundGrid | None
     others: Sequence[tuple[TensorResult, int]]
     """Rows with only the axis or the group size changed, and the elements of a slice."""
     duplicates: Sequence[str]

@@ -27,7 +27,7 @@ from qdqcli.stats.sums import value_of
 from qdqcli.study.allocation import duplicates_of
 from qdqcli.study.causes import OUTLIER_ROWS, SMALLEST_SLICE, Finding, Seen, find_causes, level
 from qdqcli.study.float_grid import GROUP_SIZES, ROUNDING
-from qdqcli.study.grid import INTEGERS, Grid, find_grid
+from qdqcli.study.grid import INTEGERS, FoundGrid, find_grid
 from qdqcli.study.neighbours import Neighbour, unlike_neighbours
 from qdqcli.study.plan_recipe import check_recipe, difference, recipe_text
 from qdqcli.study.profile import Profile, db, fits, gaussian_peak, profile, total_of
@@ -348,7 +348,7 @@ class _Trials:
     info: TensorInfo
     row: TensorResult
     profile: Profile
-    grid: Grid | None
+    grid: FoundGrid | None
     specs: Sequence[QuantSpec]
     singles: frozenset[QuantSpec]
     """Settings that differ in one change."""
@@ -358,7 +358,7 @@ class _Trials:
         cls,
         info: TensorInfo,
         row: TensorResult,
-        looked: tuple[Profile, Grid | None],
+        looked: tuple[Profile, FoundGrid | None],
         max_bits_added: float,
         workers: Workers,
     ) -> "_Trials":
@@ -452,7 +452,7 @@ def _estimated(spec: QuantSpec, name: str) -> QuantSpec:
     return replace(spec, estimator=name, percentile=PERCENTILE if name == "percentile" else None)
 
 
-def _of_grid(base: QuantSpec, grid: Grid, info: TensorInfo) -> Iterator[QuantSpec]:
+def _of_grid(base: QuantSpec, grid: FoundGrid, info: TensorInfo) -> Iterator[QuantSpec]:
     """Yield the settings that may be lossless on the tensor's grid."""
     if not grid.is_symmetric or grid.values != INTEGERS:
         return

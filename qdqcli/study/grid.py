@@ -26,7 +26,7 @@ from its neighbours. A grid of 8 bits is not detectable in BF16. F64 tensors mos
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class FoundGrid:
     """The grid that a tensor's values lie on."""
 
     num_bits: int
@@ -43,7 +43,7 @@ class Grid:
     """Share of the slices on the grid."""
 
 
-def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> Grid | None:
+def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> FoundGrid | None:
     """Return the grid of integers, E4M3 or E2M1 values; None where there is none, or in Fortran order.
 
     Few integers are E2M1 values too, and those are integers of 5 bits: the grid with fewer bits is meant.
@@ -55,7 +55,7 @@ def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) 
     if floats is None or (found is not None and found.num_bits <= floats[1]):
         return found
     values, bits, spec, share = floats
-    return Grid(
+    return FoundGrid(
         num_bits=bits,
         is_symmetric=True,
         signed=True,
@@ -67,7 +67,7 @@ def find_grid(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) 
     )
 
 
-def _find_integers(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> Grid | None:
+def _find_integers(reader: ShardReader, info: TensorInfo, check: Callable[[], None]) -> FoundGrid | None:
     """Return the grid of integers with the largest of `slicings`; `check` is called regularly and may raise."""
     specs = slicings(info)
     if not specs or _sampled(reader, info, specs[-1]) is None:  # a grid of large slices is one of small slices too
@@ -129,7 +129,7 @@ def _codes(x: Floats, peak_code: int, dtype: str) -> tuple[Floats, NDArray[np.bo
 
 def _verified(
     reader: ShardReader, info: TensorInfo, spec: QuantSpec, peak_codes: Sequence[int], check: Callable[[], None]
-) -> Grid | None:
+) -> FoundGrid | None:
     """Return the grid, if nearly all slices lie on it with one of these codes as their peak."""
     layout = layout_of(info, spec)
     if spec.group_size is None:
@@ -159,7 +159,7 @@ def _verified(
     affine = int(span).bit_length()
     signed = low < 0
     symmetric = max(int(-low - 1).bit_length(), int(high).bit_length()) + 1 if signed else int(high).bit_length()
-    return Grid(
+    return FoundGrid(
         num_bits=min(affine, symmetric),
         is_symmetric=symmetric <= affine,
         signed=signed,

@@ -3,7 +3,7 @@
 from datetime import date
 from pathlib import Path
 
-from qdqcli.gate.baseline import Comparison
+from qdqcli.gate.baseline import BaselineComparison
 from qdqcli.gate.budget import Budget
 from qdqcli.gate.judge import judge
 from qdqcli.gate.project import read_budget
@@ -20,5 +20,5 @@ def budget(folder: Path, text: str) -> Budget:
 
 
 def verdict(folder: Path, run: RunResult, text: str, *, baseline: RunResult | None = None) -> Verdict:
-    beside = None if baseline is None else Comparison(run=run, baseline=baseline)
+    beside = None if baseline is None else BaselineComparison(run=run, baseline=baseline)
     return judge(run, budget(folder, text), beside, TODAY)[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qdqcli.gate.baseline import Comparison
+from qdqcli.gate.baseline import BaselineComparison
 from qdqcli.gate.bounds import unjudged, with_bounds
 from qdqcli.result.read import from_json
 from qdqcli.result.result import Bound, Row, RunResult, TensorResult, to_json
@@ -17,7 +17,7 @@ SQNR = {row: row.stats["sqnr_db"] for row in (GOOD, BAD)}
 
 def bounded(folder: Path, text: str, *rows: Row, baseline: RunResult | None = None) -> RunResult:
     run = run_of(*rows)
-    beside = None if baseline is None else Comparison(run=run, baseline=baseline)
+    beside = None if baseline is None else BaselineComparison(run=run, baseline=baseline)
     return with_bounds(run, budget(folder, text), beside)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qdqcli.errors import UsageError
-from qdqcli.gate.baseline import Comparison
+from qdqcli.gate.baseline import BaselineComparison
 from qdqcli.gate.budget import parse_budget
 from qdqcli.gate.generate import budget_text
 from qdqcli.gate.judge import judge
@@ -46,8 +46,8 @@ DAY = date(2027, 1, 1)
 
 def uses(run: RunResult) -> Iterator[Callable[[], object]]:
     budget = parse_budget(BUDGET, Path("b.toml"))
-    yield lambda: judge(run, budget, Comparison(run=run, baseline=RUN), DAY, allow_unmatched=True)
-    yield lambda: judge(RUN, budget, Comparison(run=RUN, baseline=run), DAY, allow_unmatched=True)
+    yield lambda: judge(run, budget, BaselineComparison(run=run, baseline=RUN), DAY, allow_unmatched=True)
+    yield lambda: judge(RUN, budget, BaselineComparison(run=RUN, baseline=run), DAY, allow_unmatched=True)
     yield lambda: parse_budget(budget_text(run, Headroom(db=0.5)), Path("made.toml"))
 
 
