@@ -261,11 +261,11 @@ class DecodedReader:
                     found.decoder.rows(parts, row, until, rows)
                     values = rows.reshape(-1)[max(-begin, 0) : len(out) - begin]
                     out[max(begin, 0) : end] = values
-                    if (np.isinf(out[max(begin, 0) : end]) & np.isfinite(values)).any():
-                        name = escape_name(tensor.name)
-                        raise MalformedError(
-                            f"tensor '{name}': values beyond those of {tensor.dtype.name}; decode to f32"
-                        )
+                    if tensor.dtype.name != "F32" and not np.isfinite(out[max(begin, 0) : end]).all():
+                        what = f"values beyond those of {tensor.dtype.name}"
+                        if not np.isfinite(values).all():
+                            what = "values that are NaN or infinite"
+                        raise MalformedError(f"tensor '{escape_name(tensor.name)}': {what}; decode to f32 to see them")
 
     def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:  # noqa: ARG002
         return False

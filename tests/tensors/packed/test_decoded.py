@@ -161,6 +161,12 @@ def test_values_beyond_the_dtype_are_refused(tmp_path: Path, qdq: Qdq) -> None:
     assert "tensor 'b4.weight': values beyond those of F16; decode to f32" in outcome.error
     assert qdq("decode", folder, "-o", tmp_path / "out", "--dtype", "bf16").code == 0
 
+    folder = changed(PACK, tmp_path / "infinite", element("b4.weight_scale", "<f4", 3, 3e38))
+    outcome = qdq("decode", folder, "-o", tmp_path / "out2")
+    assert outcome.code == 3
+    assert "tensor 'b4.weight': values that are NaN or infinite; decode to f32" in outcome.error
+    assert qdq("decode", folder, "-o", tmp_path / "out3", "--dtype", "f32").code == 0
+
 
 def test_rows_too_long_to_decode_whole_are_refused(tmp_path: Path, qdq: Qdq) -> None:
     path = sparse(tmp_path / "m.safetensors", {"w": ("F8_E4M3", (1, view.MAX_WIDTH + 1)), "w_scale": ("F32", ())})
