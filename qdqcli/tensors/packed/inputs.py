@@ -10,7 +10,7 @@ from qdqcli.tensors.gguf import GgufShard
 from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.packed.declaration import check_configs, declarations
 from qdqcli.tensors.packed.format import CODES
-from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
+from qdqcli.tensors.packed.recognise import Packed, as_folder, recognise_inputs
 from qdqcli.tensors.storage import real_path
 
 
@@ -24,7 +24,7 @@ def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tupl
     packed = recognise_inputs(checkpoints)
     for checkpoint, own in zip(checkpoints, packed, strict=True):
         if own.weights:
-            check_configs(checkpoint)
+            check_configs(checkpoint if checkpoint.is_folder else as_folder(_folder(checkpoint), [checkpoint]))
     has_gguf = any(isinstance(shard, GgufShard) for checkpoint in checkpoints for shard in checkpoint.shards)
     if not has_gguf and not any(own.weights for own in packed):
         return [_noted(*pair) for pair in zip(checkpoints, packed, strict=True)], packed

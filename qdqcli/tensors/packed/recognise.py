@@ -107,7 +107,7 @@ def recognise_inputs(checkpoints: Sequence[Checkpoint]) -> list[Packed]:
     for checkpoint in checkpoints:
         if not checkpoint.is_folder:
             together[_folder_beside(checkpoint)].append(checkpoint)
-    found = {folder: recognise(_as_folder(folder, files)) for folder, files in together.items()}
+    found = {folder: recognise(as_folder(folder, files)) for folder, files in together.items()}
     return [
         recognise(checkpoint) if checkpoint.is_folder else _part_of(found[_folder_beside(checkpoint)], checkpoint)
         for checkpoint in checkpoints
@@ -118,7 +118,7 @@ def _folder_beside(checkpoint: Checkpoint) -> Path:
     return real_path(checkpoint.path.parent)
 
 
-def _as_folder(folder: Path, files: Sequence[Checkpoint]) -> Checkpoint:
+def as_folder(folder: Path, files: Sequence[Checkpoint]) -> Checkpoint:
     """Return single files as the folder that holds them, with its configuration."""
     shards = {shard.name: shard for checkpoint in files for shard in checkpoint.shards}
     configs = [SideFile(folder=folder, name=Path(name)) for name in CONFIGS if is_file(folder / name)]

@@ -180,9 +180,10 @@ def test_a_configuration_that_cannot_be_read_is_an_error(tmp_path: Path, qdq: Qd
     """It may say that GPTQ's zero points are those of version 2."""
     folder = changed(GOLDEN / "gptq", tmp_path / "packed", lambda _: None)
     (folder / "config.json").write_text(text)
-    outcome = qdq("compare", GOLDEN / "gptq/original.safetensors", folder)
-    assert outcome.code == 3
-    assert f"config.json: {reason}" in outcome.error
+    for candidate in (folder, folder / "model.safetensors"):
+        outcome = qdq("compare", GOLDEN / "gptq/original.safetensors", candidate)
+        assert outcome.code == 3
+        assert f"config.json: {reason}" in outcome.error
     assert "GPTQ" in qdq("inspect", folder).err
 
 
