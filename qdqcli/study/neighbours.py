@@ -1,5 +1,6 @@
 """Layers that differ from their neighbours: tensors of one kind whose SQNR leaves the course over the layers."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,8 @@ MIN_Z = 3.5
 """Least deviation in trimmed standard deviations: one of 2,000 normal values."""
 LEAST_SPREAD_DB = 0.5
 """Least standard deviation that is reckoned with: even courses have no outliers below 1.75 dB."""
+_LAYER = re.compile("[0-9]{1,9}")
+"""The number of a layer; thousands of digits, as a hostile name has, are none."""
 _REACH = 2
 """Neighbours on either side."""
 _TRIMMED = 0.2
@@ -44,7 +47,7 @@ def unlike_neighbours(rows: Iterable[TensorResult]) -> list[Neighbour]:
     kinds: dict[str, dict[int, TensorResult]] = {}
     for row in rows:
         number = layer_of(row.source.name).rpartition(".")[2]
-        if number.isascii() and number.isdigit() and isfinite(level(row)):
+        if _LAYER.fullmatch(number) and isfinite(level(row)):
             own = kinds.setdefault(kind_of(row.source.name), {})
             before = own.get(int(number))
             own[int(number)] = row if before is None else min(before, row, key=level)

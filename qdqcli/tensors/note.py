@@ -12,7 +12,7 @@ MAX_NAMES = 10
 
 _NAMES_SHOWN = 3
 _NAME_LIMIT = 60
-_PROSE_WIDTH = 100
+_PROSE_WIDTH, _PROSE_LINES = 100, 8
 
 
 class NoteKind(StrEnum):
@@ -103,8 +103,8 @@ _SENTENCES = {
 
 
 def quoted_prose(text: str, quote: Callable[[str], str]) -> str:
-    """Quote a sentence piece by piece: `quote` would shorten it in the middle, like a name."""
-    return " ".join(map(quote, wrap(text, _PROSE_WIDTH)))
+    """Quote a sentence piece by piece, at most some 800 characters: `quote` would shorten it in the middle."""
+    return " ".join(map(quote, wrap(text, _PROSE_WIDTH, max_lines=_PROSE_LINES, placeholder=" ...")))
 
 
 def note_to_json(note: Note) -> dict[str, object]:
