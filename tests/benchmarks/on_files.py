@@ -63,7 +63,7 @@ class WrittenOver(storage.OutputFile):
     """An output that overwrites a file of the same size, to exclude the cost of new pages."""
 
     def __init__(self, path: Path, _unfinished: str | None = None, **_: object) -> None:
-        self.path = path
+        self.path = self._blamed = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
 
     def resize(self, size: int) -> None: ...
@@ -80,6 +80,7 @@ class Folder:
     """Stub of the output tree."""
 
     path: Path
+    is_remote = False
 
     def create(self, _checkpoint, shard, reader, _unfinished):
         return shard.create(self.path / shard.name, reader)
