@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from math import fsum, isfinite, log10
 
-from qdqcli.report import escape, markdown
-from qdqcli.report.forms import Forms
+from qdqcli.report import markdown
+from qdqcli.report.forms import Forms, json_lines
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, counted, metric_text, percent, size_text
 from qdqcli.report.options import ReportOptions
@@ -320,7 +320,7 @@ PLAN = Forms[PlanView](
     what="a plan",
     lines={
         "table": _table,
-        "json": lambda view, _options: [escape.json_text(to_json(view), indent=2)],
+        "json": json_lines(to_json),
         "markdown": _markdown,
     },
     page="qdqcli.report.html.plan_page:page",

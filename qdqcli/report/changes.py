@@ -10,7 +10,7 @@ from qdqcli.plain import JsonObject
 from qdqcli.recipe.pairing import counterparts, located
 from qdqcli.report import escape, markdown
 from qdqcli.report.csv import csv_line
-from qdqcli.report.forms import Forms
+from qdqcli.report.forms import Forms, json_lines
 from qdqcli.report.layout import fit
 from qdqcli.report.number import NO_NUMBER, metric_text, row_text
 from qdqcli.report.options import ReportOptions
@@ -184,7 +184,7 @@ CHANGES = Forms[Changes](
     what="a comparison of reports",
     lines={
         "table": _table,
-        "json": lambda changes, _options: [escape.json_text(_to_json(changes), indent=2)],
+        "json": json_lines(_to_json),
         "csv": _csv,
         "markdown": _markdown,
     },

@@ -6,7 +6,7 @@ from functools import partial
 
 from qdqcli.plain import JsonObject
 from qdqcli.report import escape, markdown
-from qdqcli.report.forms import Forms
+from qdqcli.report.forms import Forms, json_lines
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent
 from qdqcli.report.options import ReportOptions
@@ -121,7 +121,7 @@ LAB = Forms[Lab](
     what="a comparison of conventions",
     lines={
         "table": _table,
-        "json": lambda lab, _options: [escape.json_text(_to_json(lab), indent=2)],
+        "json": json_lines(_to_json),
         "markdown": _markdown,
     },
 )

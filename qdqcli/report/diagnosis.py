@@ -7,7 +7,7 @@ from textwrap import wrap
 
 from qdqcli.plain import JsonObject, Parsed
 from qdqcli.report import escape, markdown
-from qdqcli.report.forms import Forms
+from qdqcli.report.forms import Forms, json_lines
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, counted, metric_text, percent, significant
 from qdqcli.report.options import ReportOptions
@@ -440,7 +440,7 @@ DIAGNOSIS = Forms[Report](
     what="a diagnosis",
     lines={
         "table": _table,
-        "json": lambda report, _options: [escape.json_text(to_json(report), indent=2)],
+        "json": json_lines(to_json),
         "markdown": _markdown,
     },
     page="qdqcli.report.html.diagnosis_page:page",

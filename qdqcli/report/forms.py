@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Generic, TypeVar
 
 from qdqcli.errors import UsageError
-from qdqcli.report.escape import finished
+from qdqcli.report.escape import finished, json_text
 from qdqcli.report.options import ReportOptions
 
 T = TypeVar("T")
@@ -29,6 +29,11 @@ def check_forms(what: str, known: Sequence[str], names: Iterable[str]) -> None:
     for name in names:
         if name not in (*known, "none"):
             raise UsageError(f"{what} has no {name} form; choose one of {', '.join(known)}")
+
+
+def json_lines(to_json: Callable[[T], object]) -> Callable[[T, ReportOptions], Iterable[str]]:
+    """Return the form of a report as one indented JSON value."""
+    return lambda found, _options: [json_text(to_json(found), indent=2)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from qdqcli.plain import JsonObject
 from qdqcli.recipe.sweep import Sweep
 from qdqcli.report import escape, markdown
 from qdqcli.report.csv import csv_line
-from qdqcli.report.forms import Forms
+from qdqcli.report.forms import Forms, json_lines
 from qdqcli.report.layout import fit
 from qdqcli.report.number import EXACT, NO_NUMBER, metric_text, size_text
 from qdqcli.report.options import ReportOptions
@@ -170,7 +170,7 @@ SWEEP = Forms[SweepView](
     what="a sweep",
     lines={
         "table": _table,
-        "json": lambda view, _options: [escape.json_text(sweep_to_json(view.sweep), indent=2)],
+        "json": json_lines(lambda view: sweep_to_json(view.sweep)),
         "jsonl": _jsonl,
         "csv": _csv,
         "markdown": _markdown,
