@@ -67,7 +67,6 @@ def measure_shard_settings(plans: Sequence[Plan], measuring: Measuring, workers:
 
         jobs[0].read_ahead()  # what one setting leaves out and another measures is requested when it is read
         found = jobs[0].map(lambda batches: batches[0], run, zip(*(job.batches() for job in jobs), strict=True))
-        reader.close()  # raises if the input changed meanwhile
     return [[row for rows in found for row in rows[number]] for number in range(len(jobs))]
 
 

@@ -138,7 +138,6 @@ def run_lab(
                     else:
                         own.append(_measured(reader, info, decision, source, workers))
                 on_bytes(decided[0][0].nbytes)
-            reader.close()
     own_keys = settings[0].to_json()
     return Lab(
         columns=settings,

@@ -293,7 +293,6 @@ def _diagnose_shard(
         for is_small, group in groupby(own, lambda k: plan.shard.tensors[k].nbytes <= _SIDE_BY_SIDE_BYTES):
             numbers = list(group)
             yield from workers.map(diagnosed, numbers) if is_small else map(diagnosed, numbers)
-        reader.close()  # raises if the input changed meanwhile
 
 
 def _rows_in_float(
