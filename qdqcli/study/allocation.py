@@ -426,22 +426,22 @@ def allocate_for_loss(problem: Problem, max_loss: float) -> Allocation:
     """
     if problem.objective == "worst":
         return _allocate_for_worst(problem, max_loss)
-    losses = [[option.loss for option in options] for options in problem.candidates()]
+    table = problem.candidates()
+    losses = [[option.loss for option in options] for options in table]
     try:
-        found = _exchanged(problem, losses, max_loss / problem.unit)
+        found = _exchanged(table, losses, max_loss / problem.unit)
     except InfeasibleError as error:
         raise _loses_more(error.floor * problem.unit) from None
     price = 1 / found.price if found.price else None  # of a bit in units of loss, not of loss in bits
     return Allocation(problem=problem, solution=replace(found, price=price), budget=None)
 
 
-def _exchanged(problem: Problem, losses: Sequence[Sequence[int]], limit: float) -> Solution:
+def _exchanged(table: Sequence[Sequence[Candidate]], losses: Sequence[Sequence[int]], limit: float) -> Solution:
     """Return the smallest size whose sum of `losses`, one per option, stays within the limit; its price is per loss.
 
     Raises:
         InfeasibleError: no choice does.
     """
-    table = problem.candidates()
     exchanged = [
         [Candidate(loss, option.cost) for loss, option in zip(own, options, strict=True)]
         for own, options in zip(losses, table, strict=True)
@@ -517,7 +517,7 @@ def allocate_for_summary(problem: Problem, min_sqnr_db: float) -> Allocation:
     limit = min(relative, 1.0) * fsum(energy / largest for energy in energies)
     try:
         losses = [[ceil(charge / unit) for charge in own] for own in charges]
-        found = _exchanged(problem, losses, limit / unit)
+        found = _exchanged(problem.candidates(), losses, limit / unit)
     except InfeasibleError:
         error = fsum(min(error for error, energy in own) / largest for own in squares)
         best = 10 * log10(fsum(energy / largest for energy in energies) / error)
