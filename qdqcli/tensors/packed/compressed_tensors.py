@@ -174,9 +174,9 @@ def _weights_scheme(weight: PackedWeight) -> Parsed:
 
     A group that names the module counts before one that names a class; of several with classes only what all say.
     """
-    if not _KEPT or _KEPT[0].config is not weight.config:
-        _KEPT[:] = [_Groups.of(weight.config)]
-    schemes = _KEPT[0].schemes_of(weight.name.removesuffix(".weight"))
+    groups = next((kept for kept in _KEPT if kept.config is weight.config), None) or _Groups.of(weight.config)
+    _KEPT[:] = [groups]
+    schemes = groups.schemes_of(weight.name.removesuffix(".weight"))
     if not schemes:
         return {}
     return {key: value for key, value in schemes[0].items() if all(scheme.get(key) == value for scheme in schemes)}
