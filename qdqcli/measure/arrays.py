@@ -129,7 +129,7 @@ def fake_quantize_and_measure(
     def finish(block: Block) -> NDArray[np.float64]:
         start, stop = block
         return workers.backend.quantize_and_sum(
-            x[start:stop], y[start:stop], start, start, stop, layout, params, keep=True
+            x[start:stop], y[start:stop], start, start, stop, layout, params, keep=True, total_bytes=y.nbytes
         )
 
     rows = workers.map(finish, blocks)

@@ -74,11 +74,13 @@ class Backend(Protocol):
         """Quantize and dequantize into `y`; `params` are from this back end."""
 
     def quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *,
+        keep: bool, total_bytes: int = 0,
     ) -> NDArray[np.float64]:  # fmt: skip
         """`quantize` (if `keep`), and return the error sums of each chunk, without extremes; `start` begins a chunk.
 
-        Slices whose output became infinite or NaN are marked in `params.degenerate`.
+        Slices whose output became infinite or NaN are marked in `params.degenerate`. `total_bytes` is the size of the
+        output in memory that `y` is part of: no cache need keep a large one.
         """
 
     def sum_settings(
@@ -92,8 +94,7 @@ class Backend(Protocol):
     ) -> list[BlockSums] | None:  # fmt: skip
         """Measure, quantize and sum in one call, where `x` holds whole slices; None: go step by step.
 
-        The settings have the same round mode and arithmetic; with `keep`, there is one.
-        `total_bytes` is the size of the output in memory that `y` is part of: no cache need keep a large one.
+        The settings have the same round mode and arithmetic; with `keep`, there is one. `total_bytes` as above.
         """
 
     def fake_quantize_and_sum_each(

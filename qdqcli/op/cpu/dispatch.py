@@ -188,6 +188,11 @@ def _nontemporal(y: Stored, layout: Layout) -> StaticBool:
     return True if aligned and runs_align and in_turn else None
 
 
+def _nontemporal_parts(total_bytes: int) -> StaticBool:
+    """True for non-temporal stores to parts of an output of this size, vector after vector."""
+    return True if total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
+
+
 def writes_whole_lines() -> bool:
     """Tell whether a float32 vector is one store.
 
@@ -222,16 +227,18 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
 
 
 def quantize_and_sum(
-    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *,
+    keep: bool, total_bytes: int = 0,
 ) -> NDArray[np.float64]:  # fmt: skip
     """`quantize`, and return the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
 
-    Without `keep`, nothing is written to `y`. The sums leave out the extremes of the input. Slices whose output became
-    infinite or NaN are marked in `params.degenerate`.
+    Without `keep`, nothing is written to `y`. Parts `y` of a large output (`total_bytes`) are written by non-temporal
+    stores; they have the alignment of `base`, modulo VECTOR_SIZE elements. The sums leave out the extremes of the
+    input. Slices whose output became infinite or NaN are marked in `params.degenerate`.
     """
-    settings = SettingsParams(each=[params])
-    sums: NDArray[np.float64] = _quantize_and_sum(x, y, base, start, stop, layout, settings, keep=keep)[:, 0]
-    return sums
+    settings, nontemporal = SettingsParams(each=[params]), _nontemporal_parts(total_bytes)
+    sums = _quantize_and_sum(x, y, base, start, stop, layout, settings, keep=keep, nontemporal=nontemporal)
+    return sums[:, 0]
 
 
 def sum_settings(
@@ -242,12 +249,13 @@ def sum_settings(
 
 
 def _quantize_and_sum(
-    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams, *, keep: bool
+    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams, *,
+    keep: bool, nontemporal: StaticBool = None,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return the sums (chunks, settings, SUM_COLUMNS); with `keep`, there is one setting."""
     elements, steps, qparams = settings.arguments(Elements(base, start, stop), layout)
     sums = _empty_sums(settings.each, start, stop)
-    summing = Summing(keep, None, terms_of(x, x, settings=len(settings.each)))
+    summing = Summing(keep, nontemporal, terms_of(x, x, settings=len(settings.each)))
     kernels.quantize_and_sum(x, y, elements, steps, qparams, settings.each[0].op, summing, sums)
     for chunk, setting in np.argwhere(~np.isfinite(sums[..., ABS_ERROR])).tolist():
         params = settings.each[setting]
@@ -294,9 +302,8 @@ def fake_quantize_and_sum(
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
     measuring = _measuring(x, num_slices, min(num_slices, _slices_of_chunk(layout)), layout, specs, dtype)
-    nontemporal: StaticBool = True if total_bytes >= NONTEMPORAL_BYTES and writes_whole_lines() else None
     sums = _empty_sums(specs, start, stop)
-    summing = Summing(keep, nontemporal, terms_of(x, x, settings=len(specs)))
+    summing = Summing(keep, _nontemporal_parts(total_bytes), terms_of(x, x, settings=len(specs)))
     steps = layout.steps(first_slice, base + len(x))
     block, op = np.array([(base, start, stop, *steps)]), op_of(specs[0], dtype)
     kernels.fake_quantize_and_sum(x, y, block, measuring, op, summing, sums, _nothing_found(1, dtype))

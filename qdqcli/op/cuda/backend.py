@@ -104,7 +104,8 @@ class CudaBackend:
             station.download(device_y, y[here])
 
     def quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *, keep: bool
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *,
+        keep: bool, total_bytes: int = 0,  # noqa: ARG002  # the device's result is copied
     ) -> NDArray[np.float64]:  # fmt: skip
         """CUDA version of `cpu.quantize_and_sum`; each row also has the extremes of its chunk."""
         here = slice(start - base, stop - base)
