@@ -1,19 +1,21 @@
 """Interruption: a flag set by signals and checked between blocks."""
 
+from dataclasses import dataclass, field
 from threading import Lock
 
 from qdqcli.errors import Interrupted
 
 
+@dataclass(eq=False, kw_only=True)
 class Interruption:
     """Interruption flag, clear until `request` is called.
 
     A signal handler that raises can be swallowed inside a C callback, so signals only set this flag.
     """
 
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._announced = Lock()
+    signal_number: int | None = None
+    """The signal that requested the stop."""
+    _announced: Lock = field(default_factory=Lock)
 
     def request(self, signal_number: int) -> None:
         """Request that the work stop."""

@@ -25,19 +25,15 @@ NEAR = 0.75
 
 def bind(command: click.Command, *words: str) -> None:
     """Give each option of a command its variables, and those of its subcommands theirs."""
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and (parameter.name in SHARED or not parameter.is_eager):
-            parameter.envvar = [_variable(parameter, *words)]
-            if parameter.name in SHARED:
-                parameter.envvar.append(_variable(parameter))
+    for option in command.params:
+        is_shared = option.name in SHARED
+        if isinstance(option, click.Option) and (is_shared or not option.is_eager):
+            name = max(option.opts, key=len).lstrip("-")
+            owners = (words, ()) if is_shared else (words,)
+            option.envvar = ["_".join([PREFIX, *owner, name]).upper().replace("-", "_") for owner in owners]
     if isinstance(command, click.Group):
         for name, subcommand in command.commands.items():
             bind(subcommand, *words, name)
-
-
-def _variable(option: click.Option, *words: str) -> str:
-    name = max(option.opts, key=len).lstrip("-")
-    return "_".join([PREFIX, *words, name]).upper().replace("-", "_")
 
 
 def variables_of(option: click.Parameter) -> list[str]:

@@ -1,6 +1,7 @@
 """Help of a command: examples first, options in groups; `-h` shows the common ones, `--help` all."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -72,12 +73,9 @@ def completing(names: Callable[[], Iterable[str]]) -> Callable[[click.Context, c
 class Command(click.Command):
     """A command with grouped help, and a short form of it."""
 
-    def get_help_option_names(self, ctx: click.Context) -> list[str]:
-        return [name for name in super().get_help_option_names(ctx) if name != "-h"]
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        params = super().get_params(ctx)
-        return [*params, _SHORT_HELP] if _SHORT_HELP not in params else params
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.params.append(_SHORT_HELP)  # click leaves to --help the names that no option has
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:

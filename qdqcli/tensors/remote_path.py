@@ -193,4 +193,4 @@ def shown_url(text: str) -> str:
 
 def shown_arguments(arguments: Sequence[str]) -> list[str]:
     """Return the arguments of a command line, for a file: URLs without their secrets."""
-    return [shown_url(argument) if is_url(argument) else argument for argument in arguments]
+    return [shown_url(argument) if _URL.match(argument) else argument for argument in arguments]
