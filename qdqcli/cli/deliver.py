@@ -36,9 +36,12 @@ def deliver(call: Call, run: RunResult) -> None:
     Raises:
         OutputError: a report file cannot be written.
     """
-    deliver_files(run, call.report)
-    show(run, call.report)
-    say_written(call)
+    report = call.report
+    if report.reports:
+        deliver_files(run, report)
+    show(run, report)
+    if report.reports:
+        say_written(call)
 
 
 def say_written(call: Call, *others: str) -> None:
@@ -86,12 +89,13 @@ def show(run: RunResult, report: ReportRequest, *, is_gate: bool = False) -> Non
 
     A gate that passes shows only the verdict, unless rows are requested.
     """
+    if report.format_name == "none":
+        return
     choice = _choice(report)
     is_brief = is_gate and choice == ReportOptions()
     choice = replace(choice, is_brief=is_brief)
     _write_step_summary(run, choice, report)
-    if report.format_name != "none":
-        write_all(formatter(report.format_name)(run, for_terminal(choice)))
+    write_all(formatter(report.format_name)(run, for_terminal(choice)))
 
 
 def _choice(report: ReportRequest) -> ReportOptions:

@@ -107,6 +107,8 @@ class Files:
 
     def check(self, inputs: Sequence[Checkpoint] = (), outputs: Sequence[Path] = ()) -> None:
         """Compare each written file with all others, with the inputs and with OUTPUT; see `check_files`."""
+        if not self.writes and not outputs:
+            return
         if inputs:
             self._name_reports(inputs)
         check_files(self.reads, self.writes, inputs=inputs, outputs=outputs)

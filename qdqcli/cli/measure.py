@@ -128,9 +128,9 @@ def packed_inputs(call: Call, checkpoints: Sequence[Checkpoint]) -> list[Packed]
     """
     packed = recognise_inputs(checkpoints)
     for checkpoint, own in zip(checkpoints, packed, strict=True):
-        if call.reading.allow_packed is False and not call.session.keeps_going:
-            check_unpacked(checkpoint, own)
         if own.weights:
+            if call.reading.allow_packed is False and not call.session.keeps_going:
+                check_unpacked(checkpoint, own)
             call.session.note(f"{packed_in_words(checkpoint, own)}; they are left as they are")
         _warn_of_bare_codes(checkpoint, own, call.session)
     return packed

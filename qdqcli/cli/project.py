@@ -52,6 +52,8 @@ def with_project(call: Call, *, is_gate: bool = False, reports_tensors: bool = T
         UsageError: there is neither INPUT nor a project file, or the file is malformed.
     """
     inputs, settings, report = call.inputs, call.settings, call.report
+    if inputs and call.config is None and not is_gate:
+        return call
     is_stored = is_given("report_in")
     is_bare = not inputs and not is_stored
     is_named = any(parameter.name == "config" for parameter in given_parameters())

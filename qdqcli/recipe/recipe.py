@@ -102,12 +102,14 @@ class Recipe:
         ]
         if warnings and not allow_unmatched:
             raise UsageError(f"{warnings[0]}; --allow-unmatched makes this a warning")
-        resolutions = self._by_rules(tensors, context, Tables(self.rules, holders).numbers)
+        numbers = Tables(self.rules, holders).numbers if self.rules else None
+        resolutions = self._by_rules(tensors, context, numbers)
         if self.rules:
             warnings += self._check_rules(tensors, resolutions, holders, allow_unmatched=allow_unmatched)
         if self.include or self.exclude:
             resolutions = self._selected(tensors, context, resolutions, holders)
-        resolutions = _divided(tensors, resolutions)
+        if self.rules or self.spec.group_size is not None:
+            resolutions = _divided(tensors, resolutions)
         if self.skips_misfits:
             return list(map(_fitting, tensors, resolutions)), warnings
         _check_layouts(tensors, resolutions)
@@ -130,19 +132,25 @@ class Recipe:
         return findings_of(self.rules, tensors, by_rules, _holders(tensors, context))
 
     def _by_rules(
-        self, tensors: Sequence[TensorInfo], context: Context, numbers: Callable[[str, FileRef], tuple[int, ...]]
+        self,
+        tensors: Sequence[TensorInfo],
+        context: Context,
+        numbers: Callable[[str, FileRef], tuple[int, ...]] | None,
     ) -> list[Resolution]:
-        """Apply the rules to each tensor, selected or not. Tensors of a kind share a resolution."""
+        """Apply the rules to each tensor, selected or not. Tensors of a kind share a resolution.
+
+        `numbers` returns the indices of the rules that match; None without rules.
+        """
         min_ndims = context.min_ndims if self.min_ndim is None else [self.min_ndim] * len(tensors)
         bases = {
             least: base_settings(self.spec, least, self.indivisible, axis=self.axis, places=self.places)
             for least in set(min_ndims)
         }
         known: dict[tuple[Skip | None, tuple[int, ...], int, int, bool], Resolution] = {}
-
-        def resolved(tensor: TensorInfo, file: FileRef, untouched: Skip | None, least: int) -> Resolution:
+        resolutions = []
+        for tensor, file, untouched, least in zip(tensors, context.files, context.untouched, min_ndims, strict=True):
             ndim, is_stacked = len(tensor.shape), holds_stacked_experts(tensor.name, len(tensor.shape))
-            kind = untouched, numbers(tensor.name, file) if self.rules else (), ndim, least, is_stacked
+            kind = untouched, () if numbers is None else numbers(tensor.name, file), ndim, least, is_stacked
             found = known.get(kind)
             if found is None:
                 rules = [self.rules[number] for number in kind[1]]
@@ -152,9 +160,8 @@ class Recipe:
                     skip = replace(untouched, is_selected=is_selected)
                     found = Resolution(decision=skip, settings={}, rules=rules)
                 known[kind] = found
-            return found
-
-        return list(map(resolved, tensors, context.files, context.untouched, min_ndims))
+            resolutions.append(found)
+        return resolutions
 
     def _selected(
         self, tensors: Sequence[TensorInfo], context: Context, by_rules: Sequence[Resolution], holders: Holders

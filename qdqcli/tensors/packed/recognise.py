@@ -103,6 +103,8 @@ def recognise_inputs(checkpoints: Sequence[Checkpoint]) -> list[Packed]:
     Files of one folder that are given one by one are recognised together, with the configuration beside them: codes may
     have their scales in another shard.
     """
+    if not any(_may_be_codes(tensor) for checkpoint in checkpoints for tensor in checkpoint.tensors):
+        return [Packed() for _ in checkpoints]
     together: dict[Path, list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
         if not checkpoint.is_folder:
