@@ -6,7 +6,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
@@ -445,8 +444,7 @@ def diagnose(
     check_selection(plans)
     measuring = Measuring(scale_bits=request.scale_bits)
     with study.cluster() as distribution, study.workers() as workers:
-        run_shards = None if distribution is None else partial(distribution.run_shards, plans, measuring)
-        rows = run_plans(plans, measuring, workers, run_shards=run_shards)
+        rows = run_plans(plans, measuring, workers, distribution=distribution)
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=every or shared.get("include") is not None)
         found = find_causes(plans, before, numbers, measuring, workers, max_bits_added)

@@ -98,8 +98,7 @@ def diagnose(
         else:
             with cluster_of(call) as distribution, progress_over(call, plans) as advance:
                 measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
-                run_shards = None if distribution is None else partial(distribution.run_shards, plans, measuring)
-                rows = run_plans(plans, measuring, workers, run_shards=run_shards)
+                rows = run_plans(plans, measuring, workers, distribution=distribution)
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=diagnoses_all or bool(call.settings["include"]))
         tensors = [tensor for plan in plans for tensor in plan.shard.tensors]

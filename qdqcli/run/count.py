@@ -16,7 +16,6 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op import kernels
 from qdqcli.op.params import Stored
-from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.histogram import Histogram, Histograms, compact
 from qdqcli.result.result import Row, TensorResult
@@ -39,13 +38,13 @@ def with_histograms(
                 workers.interruption.check()
                 row = next(remaining)
                 if isinstance(row, TensorResult):
-                    row = row._replace(histograms=_histograms(tensor, plan.file, row, reader, measuring, workers))
+                    row = row._replace(histograms=_histograms(tensor, plan, row, reader, measuring, workers))
                 yield row
 
 
 def _histograms(
     tensor: TensorInfo,
-    file: FileRef,
+    plan: Plan,
     row: TensorResult,
     reader: ShardReader,
     measuring: Measuring,
@@ -57,7 +56,7 @@ def _histograms(
     if _limits(row.stats) is None:  # before estimating ranges in vain
         return None
     dtype, spec = tensor.dtype.name, row.spec
-    given = measuring.range_of(tensor.name, file, spec)
+    given = measuring.range_of(plan, tensor, spec)
     ranges = given_ranges(given, 0, layout.num_slices, dtype, spec.compute_dtype)
     if ranges is None:
         ranges = estimate_ranges(spec, reader, tensor, layout, workers)

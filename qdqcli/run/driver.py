@@ -1,6 +1,6 @@
 """Driver of a run's tasks: a window of submitted tasks, retries, and what becomes of the others after a failure.
 
-Every way to run shards goes through it: in this process one after the other, elsewhere many at once.
+Shards that run elsewhere, many at once, go through it, and those that are sent to a store while the next are computed.
 """
 
 from collections import Counter, deque
@@ -48,28 +48,11 @@ class Executor(Protocol):
         """Raise a `QdqError` if nothing can run any more; called while tasks are awaited."""
 
 
-class Inline:
-    """Executor that runs each task at once, in the calling thread. What is not a failure of the task passes through."""
+class _Behind:
+    """Executor that runs functions in the calling thread; the rest of their work runs beside the next function.
 
-    slots = 1
-
-    def submit(self, function: Callable[[Task], Result], task: Task, /) -> Future[Result]:
-        future: Future[Result] = Future()
-        try:
-            future.set_result(function(task))
-        except Interrupted:
-            raise
-        except (QdqError, TransientError) as error:
-            future.set_exception(error)
-        return future
-
-    def check(self) -> None: ...
-
-
-class _Behind(Inline):
-    """Executor whose functions return the rest of their work, which runs in a thread beside the next function.
-
-    The rest of one runs at a time: of a shard that is sent to a store, while the next one is computed.
+    A function returns the rest of its work. The rest of one runs at a time: of a shard that is sent to a store, while
+    the next one is computed. What is no failure of the task passes through.
     """
 
     slots = 2
@@ -79,11 +62,21 @@ class _Behind(Inline):
         self._last: list[Future[object]] = []
 
     def submit(self, function: Callable[[Task], Result], task: Task, /) -> Future[Result]:
-        begun = super().submit(cast("Callable[[Task], Callable[[], Result]]", function), task)
+        begin = cast("Callable[[Task], Callable[[], Result]]", function)
+        future: Future[Result] = Future()
+        try:
+            rest = begin(task)
+        except Interrupted:
+            raise
+        except (QdqError, TransientError) as error:
+            future.set_exception(error)
+            return future
         wait(self._last)
-        future = self._pool.submit(lambda: begun.result()())
+        future = self._pool.submit(rest)
         self._last = [cast("Future[object]", future)]
         return future
+
+    def check(self) -> None: ...
 
 
 def drive(

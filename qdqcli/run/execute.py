@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from qdqcli.escape import show_path
@@ -12,7 +11,7 @@ from qdqcli.recipe.plan import Plan, with_decisions
 from qdqcli.recipe.request import Request
 from qdqcli.result.result import Row, RunResult
 from qdqcli.run.count import with_histograms
-from qdqcli.run.pipeline import Measuring, Ranges, ShardRunner, check_ranges, result_of, run_plans
+from qdqcli.run.pipeline import Measuring, Ranges, check_ranges, result_of, run_plans
 
 if TYPE_CHECKING:  # 3 ms, for a cluster alone
     from qdqcli.run.distribute import Distribution
@@ -31,12 +30,6 @@ class Job:
     distribution: "Distribution | None" = None
     """Where shards run; None: here."""
 
-    @property
-    def run_shards(self) -> ShardRunner | None:
-        if self.distribution is None:
-            return None
-        return partial(self.distribution.run_shards, self.plans, self.measuring)
-
 
 def ranges_of(plans: Sequence[Plan], request: Request, *, allow_unmatched: bool) -> tuple[Ranges | None, list[str]]:
     """Return the ranges of `--ranges`, if given, and warnings.
@@ -52,7 +45,7 @@ def ranges_of(plans: Sequence[Plan], request: Request, *, allow_unmatched: bool)
 
 def execute(job: Job, workers: Workers) -> RunResult:
     """Measure every selected tensor and write nothing."""
-    return result_of_job(job, run_plans(job.plans, job.measuring, workers, run_shards=job.run_shards), workers)
+    return result_of_job(job, run_plans(job.plans, job.measuring, workers, distribution=job.distribution), workers)
 
 
 def result_of_job(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:

@@ -20,20 +20,22 @@ from qdqcli.measure.tensor import TensorJob, check_slices, quantize_tensor
 from qdqcli.measure.workers import Item, Result, Workers
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Skip
-from qdqcli.recipe.file_ref import FileRef, keys_of, split_pattern
+from qdqcli.recipe.file_ref import keys_of, split_pattern
 from qdqcli.recipe.patterns import Holders, holders_of, listed, nearest_names
 from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of
 from qdqcli.result.channels import Channels
 from qdqcli.result.result import Row, RunResult, SkippedTensor, TensorResult, with_shares
 from qdqcli.run.batch import Task, measure_batch
-from qdqcli.run.driver import Inline, drive, drive_in_two
+from qdqcli.run.driver import drive_in_two
 from qdqcli.run.record import record_rows
 from qdqcli.stats.metrics import METRICS
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, Waiting, copy_tensor
+from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.tensor import TensorInfo
 
-if TYPE_CHECKING:  # 3 ms, for outputs alone
+if TYPE_CHECKING:  # 3 ms, for outputs and clusters alone
     from qdqcli.output.tree import OutputTree
+    from qdqcli.run.distribute import Distribution
     from qdqcli.run.journal import Journal
 
 BATCH_BYTES = 512 << 10
@@ -50,10 +52,6 @@ Ranges = Mapping[str, GivenRange]
 """Ranges from a file, by name or FILE#NAME."""
 
 
-ShardRunner = Callable[["OutputTree | None", "Journal | None"], Mapping[int, list[Row]]]
-"""Runs every shard that the journal does not have as finished; returns the rows of all by index of the plan."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
     """Settings of the measurement and the given ranges."""
@@ -64,11 +62,11 @@ class Measuring:
     on_bytes: Callable[[int], None] = lambda _: None
     """Progress callback: receives the bytes of finished tensors or parts; called from any thread."""
 
-    def range_of(self, name: str, file: FileRef, spec: QuantSpec) -> GivenRange | None:
-        """Return the given range of the tensor; None where it is measured."""
+    def range_of(self, plan: Plan, tensor: TensorInfo, spec: QuantSpec) -> GivenRange | None:
+        """Return the given range of a tensor of the plan; None where it is measured."""
         if not spec.range_given or self.ranges is None or spec.given_range is not None:
             return spec.given_range
-        return self.ranges[next(key for key in keys_of(name, file) if key in self.ranges)]
+        return self.ranges[next(key for key in keys_of(tensor.name, plan.file) if key in self.ranges)]
 
 
 def check_ranges(plans: Sequence[Plan], ranges: Ranges, source: str, *, allow_unmatched: bool) -> list[str]:
@@ -127,11 +125,11 @@ def run_plans(
     workers: Workers,
     output: "OutputTree | None" = None,
     journal: "Journal | None" = None,
-    run_shards: ShardRunner | None = None,
+    distribution: "Distribution | None" = None,
 ) -> list[Row]:
-    """Execute the plans; with an output, write its shards, each whole, and copy side files.
+    """Execute the plans, here or on a cluster; with an output, write its shards, each whole, and copy side files.
 
-    With a journal, finished work is not repeated, and new work is recorded. `run_shards` runs them elsewhere.
+    With a journal, finished work is not repeated, and new work is recorded.
 
     Raises:
         QdqError: what failed, with the file; the caller's output tree removes what was built.
@@ -140,7 +138,10 @@ def run_plans(
     if journal is not None and journal.is_committed:
         return [row for i, plan in enumerate(plans) for row in journal.rows(i, plan)]
     try:
-        found = (run_shards or partial(_run_here, plans, measuring, workers))(output, journal)
+        if distribution is None:
+            found = _run_here(plans, measuring, workers, output, journal)
+        else:
+            found = distribution.run_shards(plans, measuring, output, journal)
         if output is not None:
             output.copy_side_files(workers.interruption.check)
         if journal is not None:
@@ -188,11 +189,13 @@ def _run_here(
     """Run one shard after the other; each is shared by the threads, and one is sent to a store beside the next."""
     found: dict[int, list[Row]] = {}
     begin = partial(_begin_plan, measuring, workers, output, journal)
-    tasks = list(enumerate(enumerate(plans)))
-    if output is None or not output.is_remote:
-        drive(lambda task: begin(task)(), tasks, Inline(), found.__setitem__, workers.interruption, max_failures=1)
+    numbered = list(enumerate(plans))
+    if output is not None and output.is_remote:
+        drive_in_two(begin, list(enumerate(numbered)), found.__setitem__, workers.interruption, max_failures=1)
         return found
-    drive_in_two(begin, tasks, found.__setitem__, workers.interruption, max_failures=1)
+    for index, plan in numbered:
+        found[index] = begin((index, plan))()
+        workers.interruption.check()
     return found
 
 
@@ -294,7 +297,8 @@ class ShardJob:
         self.read_ahead(first)
         rows: list[Row] = []
         flushed = 0
-        for part in self._in_parts(self.batches(first)):
+        batches = self.batches(first)
+        for part in [batches] if self.parts is None else _in_parts(batches):
             if self.parts is not None and rows:
                 self.parts.flush(rows[flushed:])
                 flushed = len(rows)
@@ -302,7 +306,9 @@ class ShardJob:
         return rows
 
     def read_ahead(self, first: int = 0) -> None:
-        """Say which tensors will be read."""
+        """Say which tensors of a remote shard will be read."""
+        if not isinstance(self.plan.shard.path, RemotePath):
+            return
         self.reader.read_ahead(
             (
                 tensor
@@ -328,22 +334,6 @@ class ShardJob:
             self.workers.drop(futures)
             raise
         return self.workers.settle(futures)
-
-    def _in_parts(self, batches: Iterable[list[Task]]) -> Iterator[Iterable[list[Task]]]:
-        """Yield all batches at once or, where the output becomes durable part by part, PART_BYTES at a time."""
-        if self.parts is None:
-            yield batches
-            return
-        part: list[list[Task]] = []
-        nbytes = 0
-        for batch in batches:
-            part.append(batch)
-            nbytes += sum(tensor.nbytes for tensor, _ in batch)
-            if nbytes >= PART_BYTES:
-                yield part
-                part, nbytes = [], 0
-        if part:
-            yield part
 
     def batches(self, first: int = 0) -> Iterator[list[Task]]:
         """Yield consecutive tensors of up to BATCH_BYTES in total: a task costs as much as the work on 100 kB."""
@@ -399,17 +389,13 @@ class ShardJob:
         job = TensorJob(
             info=tensor,
             spec=decision,
-            given_range=self.given_range(tensor, decision),
+            given_range=self.measuring.range_of(self.plan, tensor, decision),
             per_slice=self.measuring.per_slice,
             reader=self.reader,
             writer=self.writer,
             on_bytes=self.measuring.on_bytes,
         )
         return self.row_of(tensor, decision, quantize_tensor(job, self.workers))
-
-    def given_range(self, tensor: TensorInfo, spec: QuantSpec) -> GivenRange | None:
-        """Return the given range of a tensor; None where it is measured."""
-        return self.measuring.range_of(tensor.name, self.plan.file, spec)
 
     def row_of(self, tensor: TensorInfo, spec: QuantSpec, measured: Measurement) -> TensorResult:
         """Return the row of a measured tensor, with the number of all-zero slices: degenerate, but they lose nothing.
@@ -436,6 +422,20 @@ class ShardJob:
             return row
         num_zero = count_zero_slices(self.reader, tensor, layout_of(tensor, spec), self.workers)
         return row._replace(num_zero_slices=num_zero)
+
+
+def _in_parts(batches: Iterable[list[Task]]) -> Iterator[Iterable[list[Task]]]:
+    """Yield the batches PART_BYTES at a time."""
+    part: list[list[Task]] = []
+    nbytes = 0
+    for batch in batches:
+        part.append(batch)
+        nbytes += sum(tensor.nbytes for tensor, _ in batch)
+        if nbytes >= PART_BYTES:
+            yield part
+            part, nbytes = [], 0
+    if part:
+        yield part
 
 
 def _is_tiny(batch: Sequence[Task]) -> bool:

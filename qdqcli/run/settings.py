@@ -80,7 +80,7 @@ def _run_batch(jobs: Sequence[ShardJob], batches: Sequence[Sequence[Task]], meas
         measured = {n: found for n, own in enumerate(at_once) if (found := own[k]) is not None}
         left = {n: spec for n, spec in specs.items() if isinstance(spec, QuantSpec) and n not in measured}
         if left:
-            settings = [(spec, jobs[n].given_range(tensor, spec)) for n, spec in left.items()]
+            settings = [(spec, measuring.range_of(jobs[n].plan, tensor, spec)) for n, spec in left.items()]
             found_each = measure_settings(tensor, settings, jobs[0].reader, jobs[0].workers, measuring.on_bytes)
             measured |= dict(zip(left, found_each, strict=True))
         else:

@@ -307,7 +307,7 @@ def task_of(
     ranges = {
         tensor.name: found
         for tensor, spec in plan.tensors
-        if isinstance(spec, QuantSpec) and (found := measuring.range_of(tensor.name, plan.file, spec)) is not None
+        if isinstance(spec, QuantSpec) and (found := measuring.range_of(plan, tensor, spec)) is not None
     }
     return ShardTask(
         shard=shard,

@@ -121,12 +121,12 @@ def _written(job: Job, destination: Destination, workers: Workers) -> tuple[list
     """Return the rows, and the journal of an output that was not finished before."""
     plans, measuring, output = job.plans, job.measuring, destination.tree
     if output.is_committed:
-        return run_plans(plans, measuring, workers, run_shards=job.run_shards), None
+        return run_plans(plans, measuring, workers, distribution=job.distribution), None
     journal = Journal(output, plans, fingerprint_of_job(job), measuring.scale_bits)
     if destination.must_be_complete:
         output.keep()
         journal.check_complete(plans)
-    return run_plans(plans, measuring, workers, output, journal, job.run_shards), journal
+    return run_plans(plans, measuring, workers, output, journal, job.distribution), journal
 
 
 def _verify(job: Job, rows: Sequence[Row], destination: Destination, workers: Workers, journal: Journal | None) -> int:
