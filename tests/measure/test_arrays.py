@@ -93,6 +93,14 @@ def test_elements_that_need_a_closer_look(
     assert repr(tuple(found)) == repr(tuple(sums))
 
 
+def test_a_block_of_nan_leaves_the_extremes_to_the_others() -> None:
+    x = np.full(in_memory.BLOCK_ELEMENTS + 2, np.nan, np.float32)
+    x[-2:] = -1, 2
+    for given in ((-1.0, 1.0), None):
+        _, stats = quantize_and_measure(x, given_range=given)
+        assert (stats.input_min, stats.input_max) == (-1, 2)
+
+
 def test_a_range_for_each_channel(tmp_path: Path) -> None:
     x = sample((6, 500), "BF16")
     given = -np.arange(1.0, 7.0), np.arange(2.0, 8.0)

@@ -6,6 +6,7 @@ processed instead.
 """
 
 from collections.abc import Sequence
+from math import inf, isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -362,13 +363,11 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     order_keys = empty_order_keys(1, dtype)
     whole = Layout.of(x.shape, QuantSpec())
     measure_range(x, 0, len(x), whole, 0, order_keys, dtype)
-    if -INFINITY[dtype] <= order_keys[0, 0] and order_keys[1, 0] < INFINITY[dtype]:
-        lo, hi = ranges_of_order_keys(order_keys, dtype)[:, 0]
-    else:  # infinities hide the finite extremes, or all elements are NaN
-        lo_hi = np.empty(2)
-        kernels.finite_extremes(x, lo_hi)
-        lo, hi = lo_hi
-    return float(lo), float(hi)
+    if order_keys[0, 0] < -INFINITY[dtype] or INFINITY[dtype] <= order_keys[1, 0]:  # they hide the finite extremes
+        bits, elements, numbers = x.view(PATTERN[dtype]), Elements(0, 0, len(x)), np.empty(1, np.int64)
+        kernels.count_finite(bits, elements, whole.steps(), order_key_limits(dtype), numbers, order_keys)
+    lo, hi = ranges_of_order_keys(order_keys, dtype)[:, 0].tolist()
+    return (inf, -inf) if isnan(lo) else (lo, hi)
 
 
 def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, NDArray[np.int64]]:

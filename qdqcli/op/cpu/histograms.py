@@ -7,10 +7,10 @@ its count, one pattern after another, all in float64; the lanes are then reduced
 import numpy as np
 
 from qdqcli.op import columns
-from qdqcli.op.cpu.slices import pairwise_sum_scalar
+from qdqcli.op.cpu.slices import add_element
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.value import decode, max_finite
+from qdqcli.op.jit.vector import load, pairwise_sum
 
 _LOW = np.uint64(0xFFFF)
 
@@ -44,29 +44,7 @@ def sum_patterns(counts, x, y, lo, hi, lanes, total):
     `lanes` (NUM_SUMS, VECTOR_SIZE) are zeros.
     """
     for p in range(counts.size):
-        if counts[p] == 0:
-            continue
-        v, w = decode(x[p]), decode(y[p])
-        times = np.float64(counts[p])
-        if not abs(v) <= max_finite(x[p]):
-            total[columns.NONFINITE] += times
-        elif not abs(w) <= max_finite(x[p]):
-            total[columns.NONFINITE_OUTPUT] += times
-            total[columns.INPUT_MIN] = min(total[columns.INPUT_MIN], np.float64(v))
-            total[columns.INPUT_MAX] = max(total[columns.INPUT_MAX], np.float64(v))
-        else:
-            a, b = np.float64(v), np.float64(w)
-            e = b - a
-            k = p % VECTOR_SIZE
-            lanes[columns.ERROR, k] += times * e
-            lanes[columns.ABS_ERROR, k] += times * abs(e)
-            lanes[columns.SQ_ERROR, k] += times * (e * e)
-            lanes[columns.SQ_INPUT, k] += times * (a * a)
-            lanes[columns.SQ_OUTPUT, k] += times * (b * b)
-            total[columns.MAX_ABS_ERROR] = max(total[columns.MAX_ABS_ERROR], abs(e))
-            total[columns.INPUT_MIN] = min(total[columns.INPUT_MIN], a)
-            total[columns.INPUT_MAX] = max(total[columns.INPUT_MAX], a)
-            total[columns.CLIPPED] += times * ((v < lo) | (v > hi))
-            total[columns.ZEROED] += times * ((v != 0) & (w == 0))
+        if counts[p] > 0:
+            add_element(x[p], y[p], lo, hi, np.float64(counts[p]), lanes[:, p % VECTOR_SIZE], total)
     for k in range(columns.NUM_SUMS):
-        total[k] = pairwise_sum_scalar(lanes[k])
+        total[k] = pairwise_sum(load(lanes, k * VECTOR_SIZE))

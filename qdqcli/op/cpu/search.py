@@ -13,7 +13,6 @@ import numpy as np
 
 from qdqcli.op.arguments import NUM_CANDIDATES
 from qdqcli.op.cpu.ranges import qparams_from, qparams_of, run_at, store_qparams
-from qdqcli.op.cpu.slices import pairwise_sum_scalar
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import (
@@ -250,4 +249,4 @@ def sum_patterns(counts, occurring, x, qparams, op, lanes, errors):
                 y = _quantized(flush(v, op.compute_type), lo, hi, scale, inverse, op)
                 e = np.float64(decode(encode(y, x[p]))) - np.float64(v)
                 lanes[p % VECTOR_SIZE] += np.float64(counts[p]) * (e * e)
-        errors[k] = pairwise_sum_scalar(lanes)
+        errors[k] = pairwise_sum(load(lanes, 0))

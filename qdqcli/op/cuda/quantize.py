@@ -173,7 +173,7 @@ def sum_slices(x, y, elements, steps, qparams, sums):
             run_start = r * row + k * inner
             run_stop = min(run_start + inner, (r + 1) * row, stop)
             for i in range(max(run_start, start) - base, run_stop - base):
-                add_element(x[i], y[i], qparams[MIN_RANGE, s], qparams[MAX_RANGE, s], own, own)
+                add_element(x[i], y[i], qparams[MIN_RANGE, s], qparams[MAX_RANGE, s], 1.0, own, own)
             r += 1
         for k in range(columns.SUM_COLUMNS):
             sums[s, k] = own[k]
