@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Unpack
 from qdqcli.cli.batch import none_left, run_inputs
 from qdqcli.cli.call import Call
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import Reading, ReportRequest
+from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import request_of
 from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
-from qdqcli.errors import InputError, QdqError, UnavailableError
+from qdqcli.errors import InputError, UnavailableError
 from qdqcli.escape import escape, show_path
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
@@ -24,7 +24,7 @@ from qdqcli.recipe.listing import Listing
 from qdqcli.recipe.plan import Plan, check_selection, check_unpacked, decoded_inputs, make_plans, packed_in_words
 from qdqcli.recipe.request import Request, Settings
 from qdqcli.report.number import counted
-from qdqcli.tensors.checkpoint import Checkpoint, expand_inputs, open_checkpoint
+from qdqcli.tensors.checkpoint import Checkpoint, expand_input, open_checkpoint
 from qdqcli.tensors.note import Note
 from qdqcli.tensors.packed.recognise import Packed, key_of, recognise_inputs
 
@@ -58,8 +58,8 @@ def open_inputs(call: Call, inputs: Sequence[str] | None = None) -> list[Checkpo
     session, reading = call.session, call.reading
     checkpoints = []
     for path in _paths(call.inputs if inputs is None else inputs, session):
-        with session.attempt(show_path(path)):
-            checkpoints.append(_open(path, reading))
+        with session.attempt(show_path(path)), _advised(str(path)):
+            checkpoints.append(open_checkpoint(path, void_dtype=reading.void_dtype, follow_links=reading.follow_links))
     if not checkpoints and session.failures:
         raise none_left(session)
     for checkpoint in checkpoints:
@@ -72,8 +72,8 @@ def _paths(inputs: Sequence[str], session: Session) -> Iterator[Path]:
     known: set[str] = set()
     for argument in inputs:
         paths: list[Path] = []
-        with session.attempt(escape(argument)):
-            paths = _expand(argument)
+        with session.attempt(escape(argument)), _advised(argument):
+            paths = expand_input(argument)
         if not paths:
             session.inputs.append(escape(argument))
         for path in paths:
@@ -93,27 +93,16 @@ def say_notes(notes: Sequence[Note], session: Session) -> None:
         say(f"{note.file}: {note.text()}")
 
 
-def _open(path: Path, reading: Reading) -> Checkpoint:
+@contextmanager
+def _advised(argument: str) -> Iterator[None]:
+    """Add advice to the failure of an input that may be the id of a model."""
     try:
-        return open_checkpoint(path, void_dtype=reading.void_dtype, follow_links=reading.follow_links)
-    except InputError as error:
-        if not os.path.lexists(path):
-            _advise(error, str(path))
+        yield
+    except (InputError, UnavailableError) as error:
+        advice = None if os.path.lexists(argument) else advice_on(argument)
+        if advice is not None:
+            error.advise(advice)
         raise
-
-
-def _expand(argument: str) -> list[Path]:
-    try:
-        return expand_inputs([argument])
-    except UnavailableError as error:
-        _advise(error, argument)
-        raise
-
-
-def _advise(error: QdqError, argument: str) -> None:
-    advice = advice_on(argument)
-    if advice is not None:
-        error.advise(advice)
 
 
 BARE_SHARE = 0.5

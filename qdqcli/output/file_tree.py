@@ -27,7 +27,7 @@ def first_difference(one: Path, other: Path, on_chunk: Callable[[], None] = lamb
     """
     with InputFile(one) as left, InputFile(other) as right:
         size, offset = min(left.size, right.size), 0
-        for a, b in zip(left.pieces(0, size), right.pieces(0, size), strict=True):
+        for a, b in zip(left.chunks(0, size), right.chunks(0, size), strict=True):
             on_chunk()
             if a != b:
                 return offset + next(i for i in range(len(a)) if a[i] != b[i])

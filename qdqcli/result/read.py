@@ -54,7 +54,7 @@ def read_report(path: Path) -> RunResult:
     """
     with InputFile(path) as file, blame(path):
         file.check_size(MAX_BYTES)
-        return _read(_Streamed(JsonStream(file.pieces(0, file.size), dict_of, surrogates=True)))
+        return _read(_Streamed(JsonStream(file.chunks(0, file.size), dict_of, surrogates=True)))
 
 
 def from_json(data: Parsed) -> RunResult:

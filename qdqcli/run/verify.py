@@ -29,7 +29,7 @@ from qdqcli.run.distribute import Distribution
 from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
 from qdqcli.run.shard import OnBytes, Resources, ShardTask, task_of
-from qdqcli.tensors.checkpoint import Shard, ShardReader, open_as
+from qdqcli.tensors.checkpoint import Shard, ShardReader, open_file
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, forget_cached
 from qdqcli.tensors.tensor import TensorInfo
@@ -184,7 +184,7 @@ def _check_names(output: OutputTree) -> None:
 
 def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers, void_dtype: str | None) -> list[Row]:
     with blamed_on_output(path):
-        written = open_as(Path(plan.shard.output_name).suffix, path, plan.shard.name, void_dtype)
+        written = open_file(path, plan.shard.name, void_dtype, suffix=Path(plan.shard.output_name).suffix)
         if list(written.tensors) != list(plan.shard.tensors) or written.header_digest() != plan.shard.header_digest():
             raise VerificationError(path, "its header is not that of the input")
         readable = written.open()

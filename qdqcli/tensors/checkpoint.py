@@ -214,7 +214,10 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
     if void_dtype is not None and void_dtype not in DTYPES:
         raise UsageError(f"dtype '{escape_name(void_dtype)}' is not one of {', '.join(DTYPES)}")
     with blame_input(path):
-        is_folder = _is_folder(path)
+        if isinstance(path, RemotePath):  # the name of a file saves a request
+            is_folder = path.suffix.lower() not in FORMATS and path.is_dir()
+        else:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
     if is_folder:
         # Lazy import: `sharded` builds on the protocols of this file.
         from qdqcli.tensors.sharded import open_folder
@@ -224,36 +227,22 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
     return Checkpoint(path=path, is_folder=False, shards=(shard,), notes=tuple(void_notes(shard)))
 
 
-def _is_folder(path: Path) -> bool:
-    if isinstance(path, RemotePath):  # the name of a file saves a request
-        return path.suffix.lower() not in FORMATS and path.is_dir()
-    return stat.S_ISDIR(path.stat().st_mode)
-
-
-def open_file(path: Path, name: str, void_dtype: str | None = None) -> Shard:
-    """Read the header of one file; the suffix (case-insensitive) selects the format.
+def open_file(path: Path, name: str, void_dtype: str | None = None, *, suffix: str | None = None) -> Shard:
+    """Read the header of one file; the suffix (case-insensitive), by default the path's own, selects the format.
 
     `name` is the file's name relative to its checkpoint.
 
     Raises:
         InputError: unknown suffix, unreadable or malformed; names the file.
     """
-    if path.suffix.lower() not in FORMATS:
+    suffix = (suffix or path.suffix).lower()
+    if suffix not in FORMATS:
         with InputFile(path) as file:
             first = file.read(0, SNIFF_BYTES)
         found = (None if is_pointer(first) else describe_unread([path.name])) or describe(first)
         known = ", ".join(FORMATS)
         raise InputError(f"{show_path(path)}: not a file of a known kind ({known})" + (f"; {found}" if found else ""))
-    return open_as(path.suffix, path, name, void_dtype)
-
-
-def open_as(suffix: str, path: Path, name: str, void_dtype: str | None = None) -> Shard:
-    """Read the header of one file in the format of a known suffix, which may differ from the path's own.
-
-    Raises:
-        InputError: unreadable or malformed; names the file.
-    """
-    module, attribute = FORMATS[suffix.lower()].split(":")
+    module, attribute = FORMATS[suffix].split(":")
     open_format: Callable[[Path, str, str | None], Shard] = getattr(importlib.import_module(module), attribute)
     return open_format(path, name, void_dtype)
 
@@ -268,18 +257,14 @@ def void_notes(shard: Shard) -> Iterator[Note]:
         yield Note.of(NoteKind.UNNAMED_DTYPE, show_path(shard.path), arrays)
 
 
-def expand_inputs(arguments: Sequence[str]) -> list[Path]:
-    """Return the paths that INPUT arguments name: a path or URL unchanged, a quoted glob as its sorted matches.
+def expand_input(argument: str) -> list[Path]:
+    """Return the paths that an INPUT argument names: a path or URL unchanged, a quoted glob as its sorted matches.
 
     An existing path is never expanded, even if its name contains glob characters.
 
     Raises:
         InputError: a glob that matches nothing, an empty argument, a URL that cannot be read.
     """
-    return [path for argument in arguments for path in _expand(argument)]
-
-
-def _expand(argument: str) -> list[Path]:
     if not argument:
         raise InputError("INPUT is empty; give the path of a file or folder")
     if os.path.lexists(argument):

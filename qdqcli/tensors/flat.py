@@ -49,7 +49,7 @@ class FlatShard:
         if not isinstance(reader, FlatReader):
             raise TypeError(f"a reader that this shard opened is needed, not {type(reader).__name__}")
         file = reader.file
-        return FlatWriter(path, file.pieces(0, self.header_bytes), file.size, file.mode, unfinished)
+        return FlatWriter(path, file.chunks(0, self.header_bytes), file.size, file.mode, unfinished)
 
 
 class FlatReader:
@@ -82,7 +82,9 @@ class FlatReader:
 class FlatWriter:
     """Writes a file of `size` bytes: a header, and the tensors at their offsets in the file."""
 
-    def __init__(self, path: Path, header: Iterable[bytes], size: int, mode: int, unfinished: str | None) -> None:
+    def __init__(
+        self, path: Path, header: Iterable[bytes | memoryview], size: int, mode: int, unfinished: str | None
+    ) -> None:
         self._size = size
         self._file = OutputFile(path, unfinished, mode=mode)
         with ExitStack() as undo:

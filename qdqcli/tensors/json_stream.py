@@ -41,7 +41,7 @@ class JsonStream:
 
     def __init__(
         self,
-        pieces: Iterable[bytes],
+        pieces: Iterable[bytes | memoryview],
         make_object: MakeObject,
         *,
         surrogates: bool = False,

@@ -50,7 +50,7 @@ def open_safetensors(path: Path, name: str, void_dtype: str | None = None) -> Fl
     with InputFile(path) as file, blame(path):
         length = _header_bytes(file)
         data_start = 8 + length
-        tensors, marks = parse_header(file.pieces(8, length), name, data_start)
+        tensors, marks = parse_header(file.chunks(8, length), name, data_start)
         _check_layout(tensors, data_start, file.size)
         return FlatShard(
             path=path,
@@ -92,7 +92,9 @@ def header_of(records: Mapping[str, object]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[tuple[TensorInfo, ...], frozenset[str]]:
+def parse_header(
+    pieces: Iterable[bytes | memoryview], shard: str, data_start: int
+) -> tuple[tuple[TensorInfo, ...], frozenset[str]]:
     """Parse a header into its tensors, in data order, and the `MARKS` in its metadata."""
     tensors: dict[str, TensorInfo] = {}
     marks: frozenset[str] = frozenset()
@@ -108,7 +110,7 @@ def parse_header(pieces: Iterable[bytes], shard: str, data_start: int) -> tuple[
     return tuple(sorted(tensors.values(), key=attrgetter("start", "nbytes"))), marks
 
 
-def _records(pieces: Iterable[bytes]) -> Iterator[tuple[str, object]]:
+def _records(pieces: Iterable[bytes | memoryview]) -> Iterator[tuple[str, object]]:
     """Yield name and record of each tensor and of the metadata; objects as tuples of pairs."""
     with _in_header():
         stream = JsonStream(pieces, tuple)
@@ -145,7 +147,11 @@ def _parse_record(name: str, record: object, shard: str, data_start: int) -> Ten
             raise bad_tensor(name, f"its record is nested deeper than {MAX_LEVELS} levels")
         with _in_header():
             fields = object_of(record)
-    dtype = _parse_dtype(name, fields)
+    spelling = fields.get("dtype")
+    dtype = DTYPES.get(spelling) if isinstance(spelling, str) else None
+    if dtype is None:
+        found = f"dtype {_shown(spelling)} is not one of the format" if "dtype" in fields else "no dtype"
+        raise bad_tensor(name, found)
     shape = _parse_sizes(name, fields, "shape")
     if len(shape) > MAX_DIMENSIONS:
         raise bad_tensor(name, f"has {len(shape)} dimensions, at most {MAX_DIMENSIONS} are read")
@@ -157,15 +163,6 @@ def _parse_record(name: str, record: object, shard: str, data_start: int) -> Ten
     if prod(shape, start=dtype.bits) != 8 * nbytes or not 0 < nbytes < _U64 // 8:
         _check_size(name, dtype, shape, nbytes)
     return TensorInfo(name, dtype, tuple(shape), shard, data_start + begin, nbytes)
-
-
-def _parse_dtype(name: str, fields: dict[str, object]) -> DType:
-    spelling = fields.get("dtype")
-    dtype = DTYPES.get(spelling) if isinstance(spelling, str) else None
-    if dtype is None:
-        found = f"dtype {_shown(spelling)} is not one of the format" if "dtype" in fields else "no dtype"
-        raise bad_tensor(name, found)
-    return dtype
 
 
 def _parse_sizes(name: str, fields: dict[str, object], field: str) -> list[int]:

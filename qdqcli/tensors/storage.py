@@ -165,14 +165,6 @@ class _LocalFile:
         os.close(self._descriptor)
 
 
-def _open(path: Path, *, is_expected: bool) -> _Opened:
-    if not isinstance(path, RemotePath):
-        return _LocalFile(path)
-    from qdqcli.tensors.remote_file import RemoteFile  # lazy: local files do not need it
-
-    return RemoteFile(path, is_expected=is_expected)
-
-
 class InputFile:
     """A regular file, opened for positional reads from several threads at once.
 
@@ -184,7 +176,12 @@ class InputFile:
         self.path = path
         with ExitStack() as undo:
             with blame_input(path):
-                self._file: _Opened | None = _open(path, is_expected=expected is not None)
+                if isinstance(path, RemotePath):
+                    from qdqcli.tensors.remote_file import RemoteFile  # lazy: local files do not need it
+
+                    self._file: _Opened | None = RemoteFile(path, is_expected=expected is not None)
+                else:
+                    self._file = _LocalFile(path)
                 undo.callback(self._release)
                 status = self._file.status()
             self.identity = FileIdentity.of(status)
@@ -237,10 +234,6 @@ class InputFile:
             part = buffer[: length - start]
             self.read_into(part, offset + start)
             yield part
-
-    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `offset` on, in pieces of at most `CHUNK_BYTES`."""
-        return map(bytes, self.chunks(offset, length))
 
     def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None:
         """Say which bytes will be read, in about this order; a store sends them before they are needed."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qdqcli.errors import InputError, UsageError
-from qdqcli.tensors.checkpoint import FORMATS, expand_inputs, open_checkpoint
+from qdqcli.tensors.checkpoint import FORMATS, expand_input, open_checkpoint
 from tests.tensors.files import npy_bytes, safetensors_bytes, write
 
 GOOD = safetensors_bytes({"w": ("F32", (2,))})
@@ -56,19 +56,19 @@ def test_void_dtype_must_be_a_name_of_the_format(tmp_path: Path) -> None:
 def test_a_glob_gives_its_sorted_matches(tmp_path: Path) -> None:
     for name in ("b.npy", "a.npy", "c.txt"):
         write(tmp_path / name, b"")
-    assert expand_inputs([f"{tmp_path}/*.npy"]) == [tmp_path / "a.npy", tmp_path / "b.npy"]
+    assert expand_input(f"{tmp_path}/*.npy") == [tmp_path / "a.npy", tmp_path / "b.npy"]
     with pytest.raises(InputError, match="no file or folder matches"):
-        expand_inputs([f"{tmp_path}/*.npz"])
+        expand_input(f"{tmp_path}/*.npz")
 
 
 def test_a_path_that_exists_is_no_glob(tmp_path: Path) -> None:
     path = write(tmp_path / "a[1]*?.npy", b"")
     write(tmp_path / "a1x.npy", b"")
-    assert expand_inputs([str(path)]) == [path]
+    assert expand_input(str(path)) == [path]
 
 
 def test_a_missing_path_is_left_for_opening_to_report(tmp_path: Path) -> None:
-    assert expand_inputs([str(tmp_path / "gone")]) == [tmp_path / "gone"]
+    assert expand_input(str(tmp_path / "gone")) == [tmp_path / "gone"]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_missing_path_is_left_for_opening_to_report(tmp_path: Path) -> None:
     ],
 )
 def test_a_url_is_a_path_that_shows_no_secret(url: str, shown: str, name: str) -> None:
-    (path,) = expand_inputs([url])
+    (path,) = expand_input(url)
     assert (str(path), path.name, os.fspath(path)) == (shown, name, shown)
     assert str(path / "x") == f"{shown}/x"
     assert (path / "a" / "x").relative_to(path) == Path("a/x")
@@ -90,7 +90,7 @@ def test_a_url_is_a_path_that_shows_no_secret(url: str, shown: str, name: str) -
 
 def test_an_empty_argument_is_refused() -> None:
     with pytest.raises(InputError, match="INPUT is empty"):
-        expand_inputs([""])
+        expand_input("")
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
