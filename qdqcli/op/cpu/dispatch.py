@@ -267,8 +267,7 @@ def _quantize_and_sum(
         last = min(first + CHUNK_ELEMENTS, stop)
         part = x[first - base : last - base]
         out = y[first - base : last - base] if keep else np.empty_like(part)
-        if not keep:
-            quantize(part, out, first, first, last, layout, params)
+        quantize(part, out, first, first, last, layout, params)
         _look_closer(part, out, first, layout, params, sums[chunk, setting])
     return sums
 

@@ -47,8 +47,17 @@ from qdqcli.op.params import (
     Codes,
     Qparams,
 )
-from qdqcli.op.primitives import select
-from qdqcli.op.value import clamp, decode, encode, fake_quantize, flush, stored_value, straight_through
+from qdqcli.op.primitives import narrow, select
+from qdqcli.op.value import (
+    clamp,
+    decode,
+    encode,
+    fake_quantize,
+    flush,
+    number_pattern,
+    straight_through,
+    value_of_pattern,
+)
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 _WIDE_ROW = 16 * VECTOR_SIZE
@@ -178,8 +187,8 @@ def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
     """`quantize` under each setting, and fill `sums` (chunks, settings, SUM_COLUMNS); the first element begins chunk 0.
 
     `qparams` have the settings as their first dimension. With `summing.keep` there is one setting, and `y` its output.
-    A row with a non-finite ABS_ERROR must be summed again, see `look_closer` in `cpu/errors.py`. The input extremes are
-    left unset.
+    A chunk with a non-finite ABS_ERROR must be quantized again by `quantize`, for its NaN, and summed again, see
+    `look_closer` in `cpu/errors.py`. The input extremes are left unset.
     """
     base, start, stop = elements
     loop = Loop(x, y, op, summing)
@@ -281,16 +290,17 @@ def _some_of_columns(values, c):
 def _sum_vector(loop, origins, k, lanes, qparams, flushing, setting, sums):
     """Quantize width() elements from `k` on, or some `lanes` of them, and add them to the sums of a run.
 
-    `origins`: the elements that x[0] and the run begin with. Outputs are written if they are kept.
+    `origins`: the elements that x[0] and the run begin with. Outputs are written if they are kept; a NaN among them is
+    not canonical yet.
     """
     x, y, op, summing = loop
     at = k - origins[0]
     stored = _stored(x, at, lanes)  # read where it is decoded; elsewhere its type counts
     v = _input(x, at, k - origins[1], lanes, setting, summing.terms.inputs)
-    w = _fake_quantized(v, qparams, flushing, op)
+    w = number_pattern(_fake_quantized(v, qparams, flushing, op), stored)
     if summing.keep:
-        _keep(y, at, encode(w, stored), lanes, summing.nontemporal)
-    w = stored_value(w, stored)
+        _keep(y, at, narrow(w, stored), lanes, summing.nontemporal)
+    w = value_of_pattern(w, stored)
     return add_elements(v, w if lanes is None else select(lanes, w, 0), summing.terms, setting, sums)
 
 
