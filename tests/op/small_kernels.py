@@ -1,5 +1,6 @@
 """Kernels for tests of the cache and of the calling convention."""
 
+from math import exp
 from typing import NamedTuple
 
 import numpy as np
@@ -44,3 +45,13 @@ def allocate(x, out):
         y[i] = x[x.size - 1 - i]
     for i in range(x.size):
         out[i] = y[i]
+
+
+def exponential(x, out):
+    for i in range(x.size):
+        out[i] = exp(x[i])
+
+
+def failing(x, out):
+    if x.size > out.size:
+        raise ValueError

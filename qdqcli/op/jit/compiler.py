@@ -1,10 +1,11 @@
 """Compiler of kernels, by Numba: imported only where a kernel is not in the cache.
 
 A kernel is wrapped in a C function of one argument, a pointer to the words of `kernel.py`, compiled by `numba.cfunc`,
-whose LLVM IR becomes an object file. A kernel raises no exceptions and allocates no arrays, so that nothing of Numba is
-left in it; where something is, the kernel is compiled by `numba.njit` instead, in each process again.
+whose LLVM IR becomes an image. A kernel raises no exceptions and allocates no arrays, so that no call is left in it;
+where one is, the kernel is compiled by `numba.njit` instead, in each process again.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
@@ -22,7 +23,7 @@ from numba.extending import intrinsic, overload
 from numba.np.arrayobj import populate_array
 
 from qdqcli.op.jit import pipeline
-from qdqcli.op.jit.image import ImageError, link, load
+from qdqcli.op.jit.image import ENTRY, IS_X86_64, ImageError, link, load
 from qdqcli.op.jit.kernel import Kind, Kinds
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.jit.vector import smaller
@@ -44,15 +45,15 @@ def jitted(source: str) -> Callable[..., int | None]:
     return jit(_named(source))
 
 
-def native_object(source: str, kinds: Kinds) -> tuple[bytes, str]:
-    """Compile a kernel; return the object file and the name of its function.
+def native_image(source: str, kinds: Kinds) -> bytes:
+    """Compile a kernel to an image.
 
     Raises:
-        ImageError: it needs Numba at run time.
+        ImageError: it needs Numba, or another function, at run time.
     """
     choose_pipeline()
     try:
-        return _native_object(_named(source), kinds)
+        return _native_image(_named(source), kinds)
     except numba.core.errors.NumbaError as error:
         raise ImageError(str(error)) from error
 
@@ -62,7 +63,7 @@ def choose_pipeline() -> None:
     """Try the reduced pipeline on a small kernel, and choose Numba's own where anything fails."""
     pipeline.is_reduced = True
     try:
-        run = load(link(*_native_object(_probe, ("int64",))))
+        run = load(_native_image(_probe, ("int64",)))
         pipeline.is_reduced = run((20).to_bytes(8, "little")) == 42
     except Exception:  # of any part of another Numba
         pipeline.is_reduced = False
@@ -77,7 +78,7 @@ def _successor(number):
     return number + 1
 
 
-def _native_object(function: Callable[..., object], kinds: Kinds) -> tuple[bytes, str]:
+def _native_image(function: Callable[..., object], kinds: Kinds) -> bytes:
     kernel, arguments = inlined(function), _reader(kinds)
 
     def entry(words):
@@ -85,14 +86,18 @@ def _native_object(function: Callable[..., object], kinds: Kinds) -> tuple[bytes
 
     compile_entry = numba.cfunc(types.int64(types.voidptr), error_model="numpy", pipeline_class=pipeline.KernelCompiler)
     compiled = compile_entry(entry)
-    return _object_code(compiled.inspect_llvm(), compiled.native_name), compiled.native_name
+    return _image_of(compiled.inspect_llvm(), compiled.native_name)
 
 
-def _object_code(text: str, entry: str) -> bytes:
-    """Optimize LLVM IR and compile it to position-independent code in which `entry` alone is visible."""
+def _image_of(text: str, entry: str) -> bytes:
+    """Optimize LLVM IR and compile it to one position-independent function."""
+    text = text.replace("noinline", "alwaysinline")  # as everything below is
+    text = re.sub(rf"(define [^@]*@{entry}\([^#!{{]*)", r'\1"no-builtins" ', text)  # no loop becomes a call of memset
     module = llvm.parse_assembly(text)
     for function in module.functions:
-        if not function.is_declaration and function.name != entry:
+        if function.name == entry:
+            function.name = ENTRY
+        elif not function.is_declaration:
             function.linkage = "internal"
             function.add_function_attribute("alwaysinline")  # before anything else: each is optimized once, in place
     config: Any = numba.config
@@ -101,8 +106,10 @@ def _object_code(text: str, entry: str) -> bytes:
     machine = target.create_target_machine(**processor, opt=3, reloc="pic", codemodel="small")
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(int(config.OPT)))
     builder.getModulePassManager().run(module, builder)
+    if any(function.is_declaration and not function.name.startswith("llvm.") for function in module.functions):
+        raise ImageError("the kernel calls a function")
     code: bytes = machine.emit_object(module)
-    return code
+    return link(code) if IS_X86_64 else code
 
 
 def _named(source: str) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from qdqcli.op.jit.cache import images, store
-from qdqcli.op.jit.image import ImageError, link, load
+from qdqcli.op.jit.image import ImageError, load
 
 Kind: TypeAlias = "str | tuple[Kind, ...] | None"
 """Type of an argument: `float32` of a number, `float32[2]` of an array with 2 dimensions, None, and for a tuple its
@@ -78,9 +78,9 @@ def compile_image(source: str, kinds: Kinds) -> bytes:
     from qdqcli.op.jit.settings import import_numba
 
     import_numba()
-    from qdqcli.op.jit.compiler import native_object
+    from qdqcli.op.jit.compiler import native_image
 
-    return link(*native_object(source, kinds))
+    return native_image(source, kinds)
 
 
 def _stored(source: str, kinds: Kinds) -> Code | None:

@@ -18,7 +18,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager
 
 is_reduced = True
-"""False: kernels are compiled by Numba's own pipeline."""
+"""False: kernels are compiled by Numba's own pipeline; those that clear buffers are not stored."""
 
 _NEEDLESS = {
     "with_lifting",  # kernels have no `with` blocks
