@@ -1,4 +1,4 @@
-"""Batches of inputs: all at once, or with --keep-going one by one, where one that fails stops no other."""
+"""Batches of inputs with --keep-going: one by one, where one that fails stops no other."""
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -14,21 +14,19 @@ from qdqcli.tensors.note import Note, NoteKind
 DONE, FAILED, FINISHED = "done", "failed", "finished before"
 
 
-def run_inputs(
+def run_each_input(
     session: Session,
     plans: Sequence[Plan],
     work: Callable[[Sequence[Plan]], RunResult],
     state: Callable[[], str] = lambda: DONE,
 ) -> RunResult:
-    """Return the result of `work` on all plans at once, or with --keep-going on those of each input.
+    """Return the results of `work` on the plans of each input, for --keep-going.
 
     `state` tells the state of the input that was last worked on.
 
     Raises:
-        QdqError: with --keep-going, the failure of the first input, where none is left.
+        QdqError: the failure of the first input, where none is left.
     """
-    if not session.keeps_going:
-        return work(plans)
     own_plans: dict[str, list[Plan]] = {}
     for plan in plans:
         own_plans.setdefault(show_path(plan.checkpoint.path), []).append(plan)

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Unpack
 
-from qdqcli.cli.batch import none_left, run_inputs
+from qdqcli.cli.batch import none_left, run_each_input
 from qdqcli.cli.call import Call
 from qdqcli.cli.files import Files
 from qdqcli.cli.groups import ReportRequest
@@ -182,7 +182,7 @@ def measure(call: Call, command: str, plans: Sequence[Plan], request: Request) -
             return execute(job, workers)
 
     with cluster_of(call) as distribution:
-        return run_inputs(call.session, plans, work)
+        return run_each_input(call.session, plans, work) if call.session.keeps_going else work(plans)
 
 
 @contextmanager
@@ -222,7 +222,8 @@ def working(
     """
     session, report = call.session, call.report
     check_selection(plans)
-    note_large_report(plans, report, session)
+    if report.per_channel:
+        note_large_report(plans, report, session)
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.run.execute import ranges_of
@@ -256,8 +257,8 @@ def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:
 
 
 def note_large_report(plans: Sequence[Plan], report: ReportRequest, session: Session) -> None:
-    """Announce the size of a report of very many channels or groups before the work."""
-    if not report.per_channel or not {"json", "jsonl"} & {*report.formats}:
+    """Announce the size of a report on each of very many channels or groups before the work."""
+    if not {"json", "jsonl"} & {*report.formats}:
         return
     count = sum(
         layout_of(tensor, decision).num_slices

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.batch import DONE, FINISHED, run_inputs
+from qdqcli.cli.batch import DONE, FINISHED, run_each_input
 from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver_files, deliver_listing, say_written, show
 from qdqcli.cli.files import Files
@@ -157,7 +157,9 @@ class _Outputs:
         try:
             with cluster_of(self.call) as distribution:
                 work = partial(self._write, request, tree, distribution)
-                return run_inputs(session, plans, work, lambda: DONE if self.done[-1].has_written else FINISHED)
+                if not session.keeps_going:
+                    return work(plans)
+                return run_each_input(session, plans, work, lambda: DONE if self.done[-1].has_written else FINISHED)
         except Interrupted as error:
             if tree is None and self.done:
                 error.advise(f"{len(self.done)} of {len(session.inputs)} inputs are done, --resume keeps them")

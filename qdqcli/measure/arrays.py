@@ -14,7 +14,7 @@ from qdqcli.measure.block_part import BlockPart, count_degenerate, part_of
 from qdqcli.measure.blocks import Block
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, has_histogram
 from qdqcli.measure.given_range import GivenRange, given_ranges
-from qdqcli.measure.sums import error_sums, listed
+from qdqcli.measure.sums import error_sums
 from qdqcli.measure.tensor import measured_by_patterns, measured_overall_range, set_extremes
 from qdqcli.measure.workers import Workers
 from qdqcli.op.arrays import Array, aligned, as_array
@@ -117,7 +117,7 @@ def fake_quantize_and_measure(
         known = [part for part in parts if part is not None]
         if len(known) == len(parts):
             slices = [part.slices for part in known]
-            return error_sums(listed(part.rows for part in known), x.size, count_degenerate(slices))
+            return error_sums((part.rows for part in known), x.size, count_degenerate(slices))
     info = TensorInfo("input", DTYPES[dtype], x.shape, "", 0, x.nbytes)
     if has_histogram(info, layout):
         return _measure_by_patterns(x, y, layout, spec, given_range, info, workers)
@@ -134,7 +134,7 @@ def fake_quantize_and_measure(
 
     rows = workers.map(finish, blocks)
     set_extremes(rows[0], measured_overall_range(spec, ranges), x, dtype, workers)
-    return error_sums(listed(rows), x.size, int(params.degenerate.sum()))
+    return error_sums(rows, x.size, int(params.degenerate.sum()))
 
 
 def _measure_by_patterns(

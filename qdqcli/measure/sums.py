@@ -1,7 +1,7 @@
 """Measurement of one tensor, from the rows of sums that the kernels fill."""
 
 from collections.abc import Iterable, Sequence
-from math import isnan, nan
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -25,25 +25,15 @@ class Measurement(NamedTuple):
     """Union of the ranges of all slices."""
     slice_sums: Sequence[ErrorSums] | None = None
 
-    @property
-    def input_min(self) -> float | None:
-        """Lower bound of `overall_range`; None where no slice has a number."""
-        return None if isnan(self.overall_range[0]) else self.overall_range[0]
-
-    @property
-    def input_max(self) -> float | None:
-        """Upper bound of `overall_range`; None where no slice has a number."""
-        return None if isnan(self.overall_range[1]) else self.overall_range[1]
-
 
 def overall_range_of(ranges: Floats) -> OverallRange:
     """Return the union of `ranges` (2, slices)."""
     return float(np.fmin.reduce(ranges[0])), float(np.fmax.reduce(ranges[1]))
 
 
-def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerate: int) -> ErrorSums:
-    """Merge the sums of a tensor's chunks; sums over chunks are exact."""
-    by_column = list(zip(*rows, strict=True))
+def error_sums(parts: Iterable[NDArray[np.float64]], num_elements: int, num_degenerate: int) -> ErrorSums:
+    """Merge the sums of a tensor's chunks, in arrays (chunks, SUM_COLUMNS); sums over chunks are exact."""
+    by_column = list(zip(*(row for part in parts for row in part.tolist()), strict=True))
     sums = [expansion(by_column[column]) for column in range(columns.NUM_SUMS)]
     return ErrorSums(
         num_elements=num_elements,
@@ -61,11 +51,6 @@ def error_sums(rows: Sequence[Sequence[float]], num_elements: int, num_degenerat
         sq_input=sums[columns.SQ_INPUT],
         sq_output=sums[columns.SQ_OUTPUT],
     )
-
-
-def listed(parts: Iterable[NDArray[np.float64]]) -> list[list[float]]:
-    """Return the rows of all parts (chunks, SUM_COLUMNS), for `error_sums`."""
-    return [row for part in parts for row in part.tolist()]
 
 
 def sums_of_each(

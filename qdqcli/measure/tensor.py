@@ -26,7 +26,7 @@ from qdqcli.measure.blocks import (
 from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
 from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.sums import Measurement, OverallRange, error_sums, listed, overall_range_of, slice_sums
+from qdqcli.measure.sums import Measurement, OverallRange, error_sums, overall_range_of, slice_sums
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
 from qdqcli.op.columns import empty_sums
@@ -114,7 +114,7 @@ def measured_by_patterns(
     if ranges is None:
         ranges = estimator_of(spec, dtype, workers).of_patterns(histogram)
     params = workers.backend.quant_params(ranges, spec, layout, 0, dtype)
-    sums = error_sums(histogram.error_sums(params).tolist(), layout.num_elements, int(params.degenerate.sum()))
+    sums = error_sums([histogram.error_sums(params)], layout.num_elements, int(params.degenerate.sum()))
     return Measurement(sums=sums, overall_range=overall_range_of(ranges), num_slices=1), params
 
 
@@ -150,7 +150,7 @@ def measured_in_two_passes(
 ) -> Measurement:
     """Return the measurement of a tensor from the sums of its blocks, whose qparams were known."""
     return Measurement(
-        sums=error_sums(listed(rows), layout.num_elements, int(params.degenerate.sum())),
+        sums=error_sums(rows, layout.num_elements, int(params.degenerate.sum())),
         overall_range=overall_range_of(ranges),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, slice_rows, params.degenerate),
@@ -163,7 +163,7 @@ def measured_in_one_pass(layout: Layout, parts: Sequence[BlockPart]) -> Measurem
     rows = [block.rows for block in slices if block.rows is not None]
     degenerate = [block.degenerate for block in slices if block.degenerate is not None]
     return Measurement(
-        sums=error_sums(listed(part.rows for part in parts), layout.num_elements, count_degenerate(slices)),
+        sums=error_sums((part.rows for part in parts), layout.num_elements, count_degenerate(slices)),
         overall_range=overall_range_of(np.array([block.overall_range for block in slices]).T),
         num_slices=layout.num_slices,
         slice_sums=slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
-from qdqcli.errors import InputError
+from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import show_path
+from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Decision, Resolution, Skip
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.patterns import listed
-from qdqcli.recipe.recipe import DEFAULT_MIN_NDIM, Context, Recipe, check_selected, why_untouched
+from qdqcli.recipe.recipe import DEFAULT_MIN_NDIM, Context, Recipe, why_nothing, why_untouched
 from qdqcli.result.result import Row, Source
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.note import Note
@@ -172,7 +173,9 @@ def check_selection(plans: Sequence[Plan]) -> None:
     Raises:
         UsageError: none is; names the inputs and the reason.
     """
-    check_selected([decision for plan in plans for decision in plan.decisions], ", ".join(inputs_of(plans)))
+    decisions = [decision for plan in plans for decision in plan.decisions]
+    if not any(isinstance(decision, QuantSpec) for decision in decisions):
+        raise UsageError(f"{', '.join(inputs_of(plans))}: nothing to quantize: {why_nothing(decisions)}")
 
 
 def checkpoints_of(plans: Sequence[Plan]) -> list[Checkpoint]:

@@ -238,17 +238,8 @@ def _refusal(errors: Sequence[RuleFinding]) -> str:
     return f"{first}{advice}" + (f"; {len(more)} more: 'qdq recipe lint' lists them" if more else "")
 
 
-def check_selected(decisions: Sequence[Decision], inputs: str) -> None:
-    """Check that some tensor is quantized; `inputs` names the inputs in the message.
-
-    Raises:
-        UsageError: no tensor is quantized; names the reason.
-    """
-    if not any(isinstance(decision, QuantSpec) for decision in decisions):
-        raise UsageError(f"{inputs}: nothing to quantize: {_why_nothing(decisions)}")
-
-
-def _why_nothing(decisions: Sequence[Decision]) -> str:
+def why_nothing(decisions: Sequence[Decision]) -> str:
+    """Return the reasons why no tensor is quantized."""
     reasons = [decision.reason for decision in decisions if isinstance(decision, Skip)]
     if not reasons:
         return "the input has no tensors"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import Block, blocks_of, read_block
-from qdqcli.measure.sums import error_sums, listed
+from qdqcli.measure.sums import error_sums
 from qdqcli.measure.workers import Workers
 from qdqcli.op.params import floats_of
 from qdqcli.op.spec import QuantSpec
@@ -237,7 +237,7 @@ class _Pair:
         blocks = blocks_of(max(entry.tensor, self.other.tensor, key=lambda info: info.dtype.bits), workers)
         sums = ErrorSums()
         if entry.tensor.num_elements:
-            sums = error_sums(listed(workers.map(self._sum_block, blocks)), entry.tensor.num_elements, 0)
+            sums = error_sums(workers.map(self._sum_block, blocks), entry.tensor.num_elements, 0)
         if sums.num_nonfinite and not sums.max_abs_error and not all(workers.map(self._is_nonfinite_equal, blocks)):
             return _failed(entry, "elements that are NaN or infinite differ, all others are equal")
         row = TensorResult(

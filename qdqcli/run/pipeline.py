@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from math import isnan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -407,11 +408,12 @@ class ShardJob:
             # Without slice sums, the tensor is its only slice or, if it is empty, has none.
             slices = [measured.sums] * measured.num_slices if measured.slice_sums is None else measured.slice_sums
             channels = Channels({name: map(metric.value, slices) for name, metric in METRICS.items()})
+        lo, hi = measured.overall_range
         row = TensorResult(
             self.plan.source_of(tensor),
             spec,
-            measured.input_min,
-            measured.input_max,
+            None if isnan(lo) else lo,
+            None if isnan(hi) else hi,
             measured.num_slices,
             self.measuring.scale_bits,
             measured.sums,

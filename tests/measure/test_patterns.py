@@ -42,7 +42,7 @@ def test_the_file_and_its_statistics(tmp_path: Path, dtype: str, settings: dict[
     compute_dtype = str(attributes.pop("compute_dtype", "native"))
     y = read_safetensors(tmp_path / "y.safetensors")["x"]
     assert_same_bits(y, quantize_and_dequantize_v4(x, compute_dtype=compute_dtype, **ends, **attributes))
-    lo, hi = measured.input_min, measured.input_max
+    lo, hi = measured.overall_range
     low, high, _, _ = (
         np.asarray(end).reshape(())
         for end in reference.representable_range(
