@@ -16,10 +16,11 @@ from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import kernels
 from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternHistogram
 from qdqcli.op.layout import Layout
+from qdqcli.op.minmax import MinMax
 from qdqcli.op.params import PATTERN, STORAGE, Floats, Stored, float_type
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.ranges.estimator import RangeEstimator, WholeSlices, estimator
-from qdqcli.ranges.minmax import MinMax, MinMaxEstimator
+from qdqcli.ranges.minmax import MinMaxEstimator
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.tensor import TensorInfo

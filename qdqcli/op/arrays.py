@@ -14,10 +14,11 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.given_ranges import given_ranges, gradient_ranges
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
+from qdqcli.op.minmax import MinMax
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import STORAGE, Floats, Stored, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, Floats, Stored, cuts
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
-from qdqcli.op.threads import available_threads
+from qdqcli.op.threads import available_threads, run_parts
 
 Array = Any
 """A NumPy array, or anything with `__array__` or DLPack; on a CUDA device, anything `op/cuda/interop.py` accepts."""
@@ -142,16 +143,22 @@ def quantize_and_dequantize_v4_grad(
 def fake_quantized(stored: Stored, layout: Layout, spec: QuantSpec, ranges: Floats | None, dtype: str) -> Stored:
     """Quantize and dequantize into a new array; `ranges` (2, slices) where the range is given."""
     out = aligned(stored.size, stored.dtype)
-    parts = _num_parts(stored.size)
-    if not stored.size:
-        return out
-    if ranges is None and cpu.can_fuse(layout, parts):
-        cpu.fake_quantize_slices(stored, out, layout, spec, parts, dtype)
-        return out
-    if ranges is None:
-        ranges = ranges_of_order_keys(cpu.measure_parts(stored, layout, parts, dtype), dtype)
-    cpu.quantize_parts(stored, out, layout, cpu.quant_params(ranges, spec, layout, 0, dtype), parts)
+    if stored.size:
+        fake_quantize(stored, out, layout, spec, ranges, dtype)
     return out
+
+
+def fake_quantize(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, ranges: Floats | None, dtype: str) -> None:
+    """`fake_quantized` into existing memory, aligned to VECTOR_SIZE elements."""
+    parts = _num_parts(x.size)
+    if ranges is None and cpu.can_fuse(layout, parts):
+        cpu.fake_quantize_slices(x, y, layout, spec, parts, dtype)
+        return
+    if ranges is None:
+        bounds, measured = cuts(x.size, parts), MinMax(layout, dtype, 0, layout.num_slices)
+        run_parts(lambda part: measured.see(x[slice(*bounds[part : part + 2])], *bounds[part : part + 2]), parts)
+        ranges = measured.ranges()
+    cpu.quantize_parts(x, y, layout, cpu.quant_params(ranges, spec, layout, 0, dtype), parts)
 
 
 def aligned(size: int, dtype: np.dtype) -> NDArray[Any]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from qdqcli.measure.arrays import fake_quantize_and_measure
 from qdqcli.measure.workers import Workers
-from qdqcli.op.arrays import aligned
+from qdqcli.op.arrays import aligned, fake_quantize
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.compiler import jit
 from qdqcli.op.jit.kernel import VECTOR_SIZE
@@ -15,7 +15,6 @@ from qdqcli.op.jit.vector import load, store_nontemporal
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import QuantParams, empty_order_keys, merge_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
-from qdqcli.op.threads import available_threads
 from tests.benchmarks.ratios import Table, compare
 
 COLUMNS = 4096
@@ -61,12 +60,7 @@ class Matrix:
 
     def op(self, spec: QuantSpec) -> None:
         """Run the op like the Python API, into existing memory."""
-        layout, parts = Layout.of(self.shape, spec), 4 * available_threads()
-        if cpu.can_fuse(layout, parts):
-            cpu.fake_quantize_slices(self.x, self.y, layout, spec, parts, "F32")
-            return
-        ranges = ranges_of_order_keys(cpu.measure_parts(self.x, layout, parts, "F32"), "F32")
-        cpu.quantize_parts(self.x, self.y, layout, cpu.quant_params(ranges, spec, layout, 0, "F32"), parts)
+        fake_quantize(self.x, self.y, Layout.of(self.shape, spec), spec, None, "F32")
 
     def op_and_sums(self, spec: QuantSpec) -> None:
         """Run the op with all statistics like the Python API, into existing memory."""

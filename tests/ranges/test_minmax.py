@@ -8,9 +8,9 @@ import pytest
 
 from qdqcli.measure.workers import Workers
 from qdqcli.op.layout import Layout
+from qdqcli.op.minmax import MinMax
 from qdqcli.op.params import STORAGE
 from qdqcli.op.spec import QuantSpec
-from qdqcli.ranges.minmax import MinMax
 from tests import reference
 from tests.op.bits import assert_same_bits
 from tests.run.checkpoints import DTYPES, sample

@@ -81,36 +81,18 @@ def measure_range(
     if not is_columnar(layout):
         kernels.measure_range(bits, Elements(start, start, stop), layout.steps(first_slice), limits, order_keys)
         return
-    origin, slices = _columns(layout, first_slice, order_keys.shape[1])
+    if layout.inner == 1 and not layout.is_contiguous:  # each column of a row is a slice
+        kernels.measure_columns(bits, Elements(start, start, stop), layout.row, limits, order_keys)
+        return
+    here = slice(None)
+    if layout.is_contiguous:  # only the slices of these elements
+        first, last = layout.slice_of(start), layout.slice_of(stop - 1) + 1
+        here, first_slice = slice(first - first_slice, last - first_slice), first
+    origin, slices = _columns(layout, first_slice, order_keys[:, here].shape[1])
     by_column = empty_order_keys(len(slices), dtype)
-    here = Elements(start - origin, start - origin, stop - origin)
-    kernels.measure_columns(bits, here, len(slices), limits, by_column)
-    merge_columns(order_keys, by_column, slices)
-
-
-def measure_parts(x: Stored, layout: Layout, num_parts: int, dtype: str) -> OrderKeys:
-    """Return the keys (2, slices) of a whole array, measured in parallel parts."""
-    order_keys = empty_order_keys(layout.num_slices, dtype)
-    by_column = is_columnar(layout)
-    if num_parts == 1 or (by_column and layout.is_contiguous):
-        measure_range(x, 0, len(x), layout, 0, order_keys, dtype)
-        return order_keys
-    bits, limits, bounds = x.view(PATTERN[dtype]), order_key_limits(dtype), cuts(len(x), num_parts)
-    by_part = np.stack([empty_order_keys(layout.row if by_column else layout.num_slices, dtype)] * num_parts)
-
-    def measure(part: int) -> None:
-        elements = Elements(0, *bounds[part : part + 2])
-        if by_column:
-            kernels.measure_columns(bits, elements, layout.row, limits, by_part[part])
-        else:
-            kernels.measure_range(bits, elements, layout.steps(), limits, by_part[part])
-
-    run_parts(measure, num_parts)
-    merged = np.stack([by_part[:, 0].min(axis=0), by_part[:, 1].max(axis=0)])
-    if not by_column:
-        return merged
-    merge_columns(order_keys, merged, np.arange(layout.row) // layout.inner)  # as long as measuring a part takes
-    return order_keys
+    elements = Elements(start - origin, start - origin, stop - origin)
+    kernels.measure_columns(bits, elements, len(slices), limits, by_column)
+    merge_columns(order_keys[:, here], by_column, slices)
 
 
 def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, num_parts: int) -> None:
