@@ -12,7 +12,7 @@ from qdqcli.op.params import Codes, Floats, Op, OrderKeys, Stored
 RUN = 16 * VECTOR_SIZE
 """Elements whose terms are added in their own type before they are widened."""
 AHEAD = 16 * RUN
-"""Elements of the input that are prefetched."""
+"""Distance at which the input is prefetched; where a chunk is measured before it is summed, the distance is a chunk."""
 NUM_CANDIDATES = 100
 """Scaled ranges that the search of a range tries."""
 
@@ -62,6 +62,8 @@ class Summing(NamedTuple):
     nontemporal: StaticBool
     """True: `y` is written by non-temporal stores; it has the alignment of `base`, modulo VECTOR_SIZE elements."""
     terms: Terms
+    ahead: int
+    """Elements between the one that is summed and the one that is prefetched for it."""
 
 
 class Loop(NamedTuple):

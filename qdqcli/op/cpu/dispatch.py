@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
-from qdqcli.op.arguments import Found, Measuring, Summing, terms_of
+from qdqcli.op.arguments import AHEAD, Found, Measuring, Summing, terms_of
 from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
@@ -241,7 +241,7 @@ def _quantize_and_sum(
     """Return the sums (chunks, settings, SUM_COLUMNS); with `keep`, there is one setting."""
     elements, steps, qparams = settings.arguments(Elements(base, start, stop), layout)
     sums = _empty_sums(settings.each, start, stop)
-    summing = Summing(keep, nontemporal, terms_of(x, x, settings=len(settings.each)))
+    summing = Summing(keep, nontemporal, terms_of(x, x, settings=len(settings.each)), AHEAD)
     kernels.quantize_and_sum(x, y, elements, steps, qparams, settings.each[0].op, summing, sums)
     for chunk, setting in np.argwhere(~np.isfinite(sums[..., ABS_ERROR])).tolist():
         params = settings.each[setting]
@@ -288,7 +288,8 @@ def fake_quantize_and_sum(
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
     measuring = _measuring(x, num_slices, min(num_slices, _slices_of_chunk(layout)), layout, specs, dtype)
     sums = _empty_sums(specs, start, stop)
-    summing = Summing(keep, _nontemporal_parts(total_bytes, x.itemsize), terms_of(x, x, settings=len(specs)))
+    nontemporal, terms = _nontemporal_parts(total_bytes, x.itemsize), terms_of(x, x, settings=len(specs))
+    summing = Summing(keep, nontemporal, terms, CHUNK_ELEMENTS)
     steps = layout.steps(first_slice, base + len(x))
     block, op = np.array([(base, start, stop, *steps)]), op_of(specs[0], dtype)
     kernels.fake_quantize_and_sum(x, y, block, measuring, op, summing, sums, _nothing_found(1, dtype))
@@ -312,7 +313,7 @@ def fake_quantize_and_sum_each(
     zero = np.zeros_like(size)
     tensors = np.column_stack([-begin, zero, size, *steps, zero, size])
     sums, found = empty_sums(count), _nothing_found(count, dtype)
-    summing, each = Summing(keep, None, terms_of(x, x)), sums.reshape(count, 1, SUM_COLUMNS)
+    summing, each = Summing(keep, None, terms_of(x, x), CHUNK_ELEMENTS), sums.reshape(count, 1, SUM_COLUMNS)
     kernels.fake_quantize_and_sum(x, y, tensors, measuring, op_of(spec, dtype), summing, each, found)
     sums[:, [INPUT_MIN, INPUT_MAX]] = found.extremes
     return BatchSums(sums=sums, num_degenerate=found.num_degenerate, is_done=np.isfinite(sums[:, ABS_ERROR]))

@@ -3,7 +3,7 @@
 Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py`).
 """
 
-from qdqcli.op.arguments import AHEAD, RUN, Loop
+from qdqcli.op.arguments import RUN, Loop
 from qdqcli.op.columns import CLIPPED
 from qdqcli.op.cpu.errors import add_elements, add_run, begin_chunk, finish_chunk, no_sums
 from qdqcli.op.cpu.ranges import (
@@ -296,7 +296,7 @@ def _sum_vector(loop, origins, k, lanes, qparams, flushing, setting, sums):
     x, y, op, summing = loop
     at = k - origins[0]
     stored = _stored(x, at, lanes)  # read where it is decoded; elsewhere its type counts
-    v = _input(x, at, k - origins[1], lanes, setting, summing.terms.inputs)
+    v = _input(x, at, k - origins[1], lanes, setting, summing.terms.inputs, summing.ahead)
     w = number_pattern(_fake_quantized(v, qparams, flushing, op), stored)
     if summing.keep:
         _keep(y, at, narrow(w, stored), lanes, summing.nontemporal)
@@ -313,14 +313,14 @@ def _stored(x, at, lanes):
 
 
 @inlined
-def _input(x, at, k, lanes, setting, inputs):
+def _input(x, at, k, lanes, setting, inputs, ahead):
     """Decode width() elements, or some `lanes` of them; whole vectors of 16-bit elements once, for all settings."""
     if lanes is not None:
         return decode(_stored(x, at, lanes))
     if inputs is not None and setting > 0:
         return load_some(inputs, k)
     if setting == 0:
-        prefetch(x, at + AHEAD)
+        prefetch(x, at + ahead)
     v = decode(load_some(x, at))
     if inputs is not None and inputs.size:
         store(inputs, k, v)
