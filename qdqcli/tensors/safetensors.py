@@ -113,10 +113,7 @@ def parse_header(
 def _records(pieces: Iterable[bytes | memoryview]) -> Iterator[tuple[str, object]]:
     """Yield name and record of each tensor and of the metadata; objects as tuples of pairs."""
     with _in_header():
-        stream = JsonStream(pieces, tuple)
-        for name in stream.members():
-            yield name, stream.value()
-        stream.end()
+        yield from JsonStream(pieces, tuple).pairs()
 
 
 @contextmanager
