@@ -67,7 +67,7 @@ class FlatReader:
         return True
 
     def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
-        self.file.read_ahead([(tensor.start, tensor.start + tensor.nbytes) for tensor in tensors], max_bytes)
+        self.file.read_ahead(((tensor.start, tensor.start + tensor.nbytes) for tensor in tensors), max_bytes)
 
     def close(self) -> None:
         self.file.close()

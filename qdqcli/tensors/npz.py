@@ -123,8 +123,8 @@ class NpzReader:
         return False
 
     def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
-        members = [self._members[tensor.name] for tensor in tensors]
-        spans = [(member.start, member.start + member.info.compress_size) for member in members]
+        members = (self._members[tensor.name] for tensor in tensors)
+        spans = ((member.start, member.start + member.info.compress_size) for member in members)
         self.file.read_ahead(spans, max_bytes)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -56,7 +56,7 @@ class RemoteFile:
         view[: len(part)] = part
         return len(part)
 
-    def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None:
+    def read_ahead(self, spans: Iterable[Span], max_bytes: int) -> None:
         """Request these parts of the object ahead of their use, in this order, at most `max_bytes` of memory."""
         self.close()
         self._ahead = _Ahead(self, _joined(spans), max_bytes)
@@ -113,7 +113,7 @@ class _Ahead:
             self._held.clear()
 
 
-def _joined(spans: Sequence[Span]) -> list[Span]:
+def _joined(spans: Iterable[Span]) -> list[Span]:
     """Return the spans in order, those with less than `GAP_BYTES` between them as one."""
     joined: list[Span] = []
     for start, stop in sorted(spans):

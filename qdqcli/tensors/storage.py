@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -136,7 +136,7 @@ class _Opened(Protocol):
     def read(self, view: memoryview, offset: int) -> int:
         """Fill the view, or its begin, with bytes from `offset` on; return their number, 0 at the end of the file."""
 
-    def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None: ...
+    def read_ahead(self, spans: Iterable[Span], max_bytes: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -158,7 +158,7 @@ class _LocalFile:
     def read(self, view: memoryview, offset: int) -> int:
         return os.preadv(self._descriptor, [view], offset)
 
-    def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None:
+    def read_ahead(self, spans: Iterable[Span], max_bytes: int) -> None:
         """Do nothing: the system reads ahead."""
 
     def close(self) -> None:
@@ -235,7 +235,7 @@ class InputFile:
             self.read_into(part, offset + start)
             yield part
 
-    def read_ahead(self, spans: Sequence[Span], max_bytes: int) -> None:
+    def read_ahead(self, spans: Iterable[Span], max_bytes: int) -> None:
         """Say which bytes will be read, in about this order; a store sends them before they are needed."""
         if self._file is not None:
             self._file.read_ahead(spans, max_bytes)
