@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
@@ -12,7 +13,7 @@ from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE
+from qdqcli.op.params import STORAGE, Stored
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.recipe.decision import Decision
 from qdqcli.stats.sums import CHUNK_ELEMENTS
@@ -120,12 +121,22 @@ def _measure_run(
         x, y, np.column_stack([begins, steps]), max(num_slices), kind.spec, kind.dtype, keep=writer is not None
     )
     if writer is not None:
-        for (_, info, _), begin, is_done in zip(run, begins, found.is_done.tolist(), strict=True):
-            if is_done:
-                writer.write(info, 0, y[begin : begin + info.num_elements].view(np.uint8).data)
+        _write_run(run, y, begins, found.is_done, writer)
     sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
     overall_ranges = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)
     measured = list(map(Measurement, sums, num_slices, overall_ranges))
     if found.is_done.all():
         return measured
     return [each if is_done else None for each, is_done in zip(measured, found.is_done.tolist(), strict=True)]
+
+
+def _write_run(
+    run: Sequence[Member], y: Stored, begins: Sequence[int], is_done: NDArray[np.bool_], writer: ShardWriter
+) -> None:
+    """Write the tensors that are done, by a single call where these are all between the first and the last."""
+    is_whole = is_done.all() and sum(info.nbytes for _, info, _ in run) == y.nbytes
+    if is_whole and writer.write_batch(run[0][1], y.view(np.uint8).data):
+        return
+    for (_, info, _), begin, is_written in zip(run, begins, is_done.tolist(), strict=True):
+        if is_written:
+            writer.write(info, 0, y[begin : begin + info.num_elements].view(np.uint8).data)

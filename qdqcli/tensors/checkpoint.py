@@ -77,6 +77,9 @@ class ShardWriter(Protocol):
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
         """Write bytes of the tensor at `start`; positional, callable from several threads at once."""
 
+    def write_batch(self, first: TensorInfo, data: memoryview) -> bool:
+        """Write the bytes of a tensor and of those behind it, as far as `data` goes, like `read_batch`."""
+
     def sync(self) -> Waiting | None:
         """Flush everything written so far to disk; return the unfinished file, None if it cannot be resumed."""
 

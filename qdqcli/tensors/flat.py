@@ -98,6 +98,10 @@ class FlatWriter:
         check_range(tensor, start, data.nbytes)
         self._file.write(data, tensor.start + start)
 
+    def write_batch(self, first: TensorInfo, data: memoryview) -> bool:
+        self._file.write(data, first.start)
+        return True
+
     def sync(self) -> Waiting | None:
         name = self._file.sync()
         return None if name is None else Waiting(name=name, size=self._size)

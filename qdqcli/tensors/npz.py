@@ -177,6 +177,9 @@ class NpzWriter:
         check_range(tensor, start, data.nbytes)
         self._spool.write(data, self._offsets[tensor.name] + start)
 
+    def write_batch(self, first: TensorInfo, data: memoryview) -> bool:  # noqa: ARG002 - each is a member
+        return False
+
     def sync(self) -> None:
         return None
 
