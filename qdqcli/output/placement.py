@@ -37,8 +37,9 @@ def check_placement(
     is_folder = len(checkpoints) > 1 or checkpoints[0].is_folder
     if not output.parent.is_dir():
         raise UsageError(f"{show_path(output)}: there is no folder {show_path(output.parent)}; create it first")
-    for path in (output, partial):
-        _check_apart([*checkpoints, *protected], path)
+    inputs = {id(checkpoint): checkpoint for checkpoint in (*checkpoints, *protected)}
+    for checkpoint in inputs.values():
+        _check_apart(checkpoint, (output, partial))
     check_kind(checkpoints, output)
     check_free(output, is_folder=is_folder, may_exist=may_exist)
     _check_disk(output)
@@ -102,21 +103,22 @@ def _check_disk(output: Path) -> None:
             raise UsageError(f"{show_path(output)}: lies in {system}, which is no disk; choose another OUTPUT")
 
 
-def _check_apart(checkpoints: Sequence[Checkpoint], output: Path) -> None:
-    """Refuse an OUTPUT that is, contains or is inside an input, through links of any kind."""
-    lies_in = {found for path in (output, real_path(output)) for found in ids_above(path)}
-    target = file_id(output)
-    for checkpoint in checkpoints:
+def _check_apart(checkpoint: Checkpoint, outputs: Sequence[Path]) -> None:
+    """Refuse outputs that are, contain or are inside an input, through links of any kind."""
+    protected = _protected_ids(checkpoint) if ids_of(outputs) else set()
+    for output in outputs:
+        lies_in = {found for path in (output, real_path(output)) for found in ids_above(path)}
         if checkpoint.is_folder and file_id(checkpoint.path) in lies_in:
             raise UsageError(f"{show_path(output)}: lies in the input {show_path(checkpoint.path)}; choose another")
-        if target in _protected_ids(checkpoint):
+        if file_id(output) in protected:
             raise UsageError(f"{show_path(output)}: is or holds the input {show_path(checkpoint.path)}; choose another")
 
 
 def _protected_ids(checkpoint: Checkpoint) -> set[FileId]:
     """Return the ids of an input's files and of every folder that contains one of them, with links resolved."""
     paths = (checkpoint.path, *files_of(checkpoint))
-    above = {real_path(folder) for path in paths for folder in (path.parent, real_path(path).parent)}
+    folders = {folder for path in paths for folder in (path.parent, real_path(path).parent)}
+    above = set(map(real_path, folders))
     above |= {parent for folder in above for parent in folder.parents}
     return ids_of([*paths, *above])
 
