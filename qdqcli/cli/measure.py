@@ -128,6 +128,8 @@ def packed_inputs(call: Call, checkpoints: Sequence[Checkpoint]) -> list[Packed]
 def _warn_of_bare_codes(checkpoint: Checkpoint, packed: Packed, session: Session) -> None:
     """Warn of what may be codes of no known format: FP8 without scales; integer matrices that are most of an input."""
     left = [t for t in checkpoint.tensors if not t.dtype.is_floating and key_of(t) not in packed.reasons]
+    if not left:
+        return
     total = sum(t.num_elements for t in checkpoint.tensors)
     cast = [t for t in left if t.dtype.is_packed]
     integers = [t for t in left if t.dtype.is_integer and len(t.shape) > 1]
