@@ -1,5 +1,7 @@
 """Blocks of a tensor: whole chunks, read into a worker's buffer."""
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,9 +19,9 @@ QPARAM_BYTES = 64
 """Bytes for the range and the qparams of one slice."""
 
 
-def blocks_of(info: TensorInfo, workers: Workers) -> list[Block]:
-    """Return the blocks of a tensor, whole chunks each."""
-    size, step = info.num_elements, workers.block_elements(info.dtype.bits // 8)
+def blocks_of(info: TensorInfo, workers: Workers, max_elements: int = sys.maxsize) -> list[Block]:
+    """Return the blocks of a tensor, whole chunks each, of at most `max_elements`."""
+    size, step = info.num_elements, min(workers.block_elements(info.dtype.bits // 8), max_elements)
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 

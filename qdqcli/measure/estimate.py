@@ -27,6 +27,8 @@ from qdqcli.tensors.tensor import TensorInfo
 
 _MIN_SCRATCH_BYTES = 8 << 20
 """Minimum bytes for gathered slices, regardless of --max-memory."""
+_COUNTED_ELEMENTS = 8 * CHUNK_ELEMENTS
+"""Elements of a block whose patterns are counted: 1 MiB stays in the core's own cache beside the tables of counts."""
 _LONG_RUN = 1024
 """Elements from which a run is read on its own; shorter ones are extracted from whole rows."""
 
@@ -47,7 +49,7 @@ def count_patterns(
         counter.see(x)
         on_bytes(x.nbytes)
 
-    workers.map(count, blocks_of(info, workers))
+    workers.map(count, blocks_of(info, workers, _COUNTED_ELEMENTS))
     return counter.histogram()
 
 
