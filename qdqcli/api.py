@@ -588,11 +588,14 @@ def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) ->
     packed = recognised(checkpoints, allow_packed=settings.get("allow_packed", False))
     plans, notes = make_plans(checkpoints, request.recipe, packed, allow_unmatched=allow_unmatched)
     check_selection(plans)
-    ranges, warnings = ranges_of(plans, request, allow_unmatched=allow_unmatched)
+    ranges = None
+    if request.ranges_file is not None:
+        ranges, warnings = ranges_of(plans, request.ranges_file, allow_unmatched=allow_unmatched)
+        notes += warnings
     measuring = Measuring(ranges=ranges, per_slice=settings.get("per_channel", False), scale_bits=scale_bits)
     has_histograms = settings.get("histograms", False)
     job = Job(command=command, plans=plans, request=request, measuring=measuring, has_histograms=has_histograms)
-    return job, notes + warnings
+    return job, notes
 
 
 def request_of(

@@ -45,7 +45,8 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.report.sweep import SweepView
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.pipeline import Measuring, result_of, run_plans
+from qdqcli.run.execute import result_of, run_plans
+from qdqcli.run.pipeline import Measuring
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.study.allocation import Allocation, Objective, decision_of, frontier
 from qdqcli.study.diagnose import FREE_BITS, choose

@@ -85,7 +85,8 @@ def diagnose(
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.report.diagnosis import DIAGNOSIS
-    from qdqcli.run.pipeline import Measuring, result_of, run_plans
+    from qdqcli.run.execute import result_of, run_plans
+    from qdqcli.run.pipeline import Measuring
     from qdqcli.study.diagnose import choose, recipe_of
     from qdqcli.study.diagnose import diagnose as find
     from qdqcli.study.saved import read_sweep

@@ -231,8 +231,10 @@ def working(
     from qdqcli.run.execute import ranges_of
     from qdqcli.run.pipeline import Measuring
 
-    ranges, warnings = ranges_of(plans, request, allow_unmatched=call.reading.allow_unmatched)
-    session.note_all(warnings)
+    ranges = None
+    if request.ranges_file is not None:
+        ranges, warnings = ranges_of(plans, request.ranges_file, allow_unmatched=call.reading.allow_unmatched)
+        session.note_all(warnings)
     total = sum(plan.nbytes for plan in plans)
     began = perf_counter()
     with progress_over(call, plans, phase, passes) as advance, workers_of(call) as workers:

@@ -217,7 +217,7 @@ def plan(call: Call, /, asked: Planning) -> None:
     packed = packed_inputs(call, checkpoints)
     prepare_libraries()
     from qdqcli.report.allocation import PLAN, PlanView
-    from qdqcli.run.pipeline import result_of
+    from qdqcli.run.execute import result_of
     from qdqcli.study.allocation import decision_of, frontier
     from qdqcli.study.importance import NO_IMPORTANCE, read_importance
     from qdqcli.study.planning import Order, plan_bits, recipe_of

@@ -1,20 +1,33 @@
 """Work of the measuring commands, for the command line and for Python. Prints nothing and reads no environment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qdqcli.escape import show_path
-from qdqcli.measure.workers import Workers
-from qdqcli.ranges.file import read_ranges
-from qdqcli.recipe.plan import Plan, with_decisions
-from qdqcli.recipe.request import Request
-from qdqcli.result.result import Row, RunResult
-from qdqcli.run.count import with_histograms
-from qdqcli.run.pipeline import Measuring, Ranges, check_ranges, result_of, run_plans
+import numpy as np
 
-if TYPE_CHECKING:  # 3 ms, for a cluster alone
+from qdqcli.errors import Interrupted, QdqError, UsageError
+from qdqcli.escape import show_path
+from qdqcli.measure.layout import layout_of
+from qdqcli.measure.tensor import check_slices
+from qdqcli.measure.workers import Workers
+from qdqcli.op.spec import QuantSpec
+from qdqcli.ranges.file import read_ranges
+from qdqcli.recipe.file_ref import keys_of, split_pattern
+from qdqcli.recipe.patterns import Holders, holders_of, listed, nearest_names
+from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of, with_decisions
+from qdqcli.recipe.request import Request
+from qdqcli.result.result import Row, RunResult, with_shares
+from qdqcli.run.count import with_histograms
+from qdqcli.run.driver import drive_in_two
+from qdqcli.run.pipeline import Measuring, Ranges, measure_shard
+
+if TYPE_CHECKING:  # 3 ms, for outputs and clusters alone
+    from qdqcli.output.tree import OutputTree
     from qdqcli.run.distribute import Distribution
+    from qdqcli.run.journal import Journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +44,14 @@ class Job:
     """Where shards run; None: here."""
 
 
-def ranges_of(plans: Sequence[Plan], request: Request, *, allow_unmatched: bool) -> tuple[Ranges | None, list[str]]:
-    """Return the ranges of `--ranges`, if given, and warnings.
+def ranges_of(plans: Sequence[Plan], file: Path, *, allow_unmatched: bool) -> tuple[Ranges, list[str]]:
+    """Return the ranges of a file for `--ranges`, and warnings.
 
     Raises:
         UsageError: the ranges do not fit the tensors, see `check_ranges`.
     """
-    if request.ranges_file is None:
-        return None, []
-    ranges = read_ranges(request.ranges_file)
-    return ranges, check_ranges(plans, ranges, show_path(request.ranges_file), allow_unmatched=allow_unmatched)
+    ranges = read_ranges(file)
+    return ranges, check_ranges(plans, ranges, show_path(file), allow_unmatched=allow_unmatched)
 
 
 def execute(job: Job, workers: Workers) -> RunResult:
@@ -56,3 +67,141 @@ def result_of_job(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:
         rows = with_decisions(job.plans, rows)
     device = None if workers.backend.name == "cpu" else workers.backend.name
     return replace(result_of(job.command, job.plans, job.request.settings, rows), device=device)
+
+
+def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, object], rows: Sequence[Row]) -> RunResult:
+    """Return the rows as a RunResult under the names of their inputs."""
+    return RunResult(
+        command=command,
+        inputs=inputs_of(plans),
+        settings=settings_of(plans, settings),
+        rows=with_shares(rows),
+        notes=notes_of(plans),
+    )
+
+
+def run_plans(
+    plans: Sequence[Plan],
+    measuring: Measuring,
+    workers: Workers,
+    output: "OutputTree | None" = None,
+    journal: "Journal | None" = None,
+    distribution: "Distribution | None" = None,
+) -> list[Row]:
+    """Execute the plans, here or on a cluster; with an output, write its shards, each whole, and copy side files.
+
+    With a journal, finished work is not repeated, and new work is recorded.
+
+    Raises:
+        QdqError: what failed, with the file; the caller's output tree removes what was built.
+    """
+    _check_memory(plans, measuring, workers)
+    if journal is not None and journal.is_committed:
+        return [row for i, plan in enumerate(plans) for row in journal.rows(i, plan)]
+    try:
+        if distribution is None:
+            found = _run_here(plans, measuring, workers, output, journal)
+        else:
+            found = distribution.run_shards(plans, measuring, output, journal)
+        if output is not None:
+            output.copy_side_files(workers.interruption.check)
+        if journal is not None:
+            journal.add_built()
+    except QdqError as error:
+        if output is not None and isinstance(error, Interrupted):
+            error.advise(f"{show_path(output.output)} was not written")
+        if journal is not None and journal.has_progress:
+            error.advise(f"{journal.num_finished} of {len(plans)} files are finished, --resume goes on from here")
+        raise
+    return [row for _, rows in sorted(found.items()) for row in rows]
+
+
+def _check_memory(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> None:
+    """Refuse tensors that do not fit into memory, before any work; checks the most demanding first."""
+    kinds = {
+        (tensor.shape, tensor.dtype.name, tensor.fortran_order, id(decision)): (tensor, decision)
+        for plan in plans
+        for tensor, decision in plan.tensors
+        if isinstance(decision, QuantSpec)
+    }
+    layouts = [(tensor, layout_of(tensor, spec)) for tensor, spec in kinds.values()]
+    for tensor, layout in sorted(layouts, key=lambda found: -found[1].num_slices):
+        check_slices(tensor, layout, workers, per_slice=measuring.per_slice)
+
+
+def _run_here(
+    plans: Sequence[Plan],
+    measuring: Measuring,
+    workers: Workers,
+    output: "OutputTree | None",
+    journal: "Journal | None",
+) -> dict[int, list[Row]]:
+    """Run one shard after the other; each is shared by the threads, and one is sent to a store beside the next."""
+    found: dict[int, list[Row]] = {}
+    if output is None:
+        for index, plan in enumerate(plans):
+            with plan.shard.open() as reader:
+                found[index] = measure_shard(plan, measuring, workers, reader)
+            workers.interruption.check()
+        return found
+    from qdqcli.run.shard_output import begin_shard
+
+    begin = partial(begin_shard, measuring, workers, output, journal)
+    numbered = list(enumerate(plans))
+    if output.is_remote:
+        drive_in_two(begin, list(enumerate(numbered)), found.__setitem__, workers.interruption, max_failures=1)
+        return found
+    for index, plan in numbered:
+        found[index] = begin((index, plan))()
+        workers.interruption.check()
+    return found
+
+
+def check_ranges(plans: Sequence[Plan], ranges: Ranges, source: str, *, allow_unmatched: bool) -> list[str]:
+    """Check that the ranges of the file `source` and the quantized tensors match; returns warnings.
+
+    Raises:
+        UsageError: a quantized tensor has no range or another number of slices; a range belongs to no tensor (a warning
+            with `allow_unmatched`).
+    """
+    holders = holders_of((tensor.name, plan.file) for plan in plans for tensor in plan.shard.tensors)
+    quantized = [
+        (tensor, spec, next((key for key in keys_of(tensor.name, plan.file) if key in ranges), None))
+        for plan in plans
+        for tensor, spec in plan.tensors
+        if isinstance(spec, QuantSpec) and spec.range_given and spec.given_range is None
+    ]
+    missing = [tensor.name for tensor, _, key in quantized if key is None]
+    if missing:
+        raise UsageError(
+            f"{source}: no range for {listed(missing)}{nearest_names(missing[0], ranges)}; add one, or --exclude the "
+            "tensor"
+        )
+    used: set[str] = set()
+    for tensor, spec, key in quantized:
+        assert key is not None
+        used.add(key)
+        slices = layout_of(tensor, spec).num_ranges
+        given = np.size(ranges[key][0])
+        if np.ndim(ranges[key][0]) and given != slices:
+            raise UsageError(
+                f"{source}: {listed([key])} has {given} ranges there and {slices} with these settings; "
+                "--axis and --group-size must be those that the ranges are for"
+            )
+    notes = []
+    idle = [key for key in ranges if key not in used]
+    unknown = [key for key in idle if not _is_key(key, holders)]
+    if unknown:
+        notes.append(f"{source}: ranges for {listed(unknown)}, which no input has{nearest_names(unknown[0], holders)}")
+        if not allow_unmatched:
+            raise UsageError(f"{notes[0]}; --allow-unmatched makes this a warning")
+    idle = [key for key in idle if _is_key(key, holders)]
+    if idle:
+        notes.append(f"{source}: ranges for {listed(idle)} are not used: nothing is quantized with them")
+    return notes
+
+
+def _is_key(key: str, holders: Holders) -> bool:
+    """Tell whether the key of a ranges file names an existing tensor."""
+    file, name = split_pattern(key)
+    return key in holders or any(file == spelling for holder in holders.get(name, ()) for spelling in holder.spellings)

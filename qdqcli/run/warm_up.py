@@ -21,7 +21,8 @@ from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.run.compare import compare_entries
-from qdqcli.run.pipeline import Measuring, run_plans
+from qdqcli.run.execute import run_plans
+from qdqcli.run.pipeline import Measuring
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
 from qdqcli.tensors.packed.bits import dequantize

@@ -10,10 +10,9 @@ from qdqcli.output.tree import OutputTree
 from qdqcli.recipe.plan import checkpoints_of, settings_of
 from qdqcli.result.result import Row, RunResult, summary_to_json
 from qdqcli.run.digest import VerificationError, digest_output
-from qdqcli.run.execute import Job, result_of_job
+from qdqcli.run.execute import Job, result_of, result_of_job, run_plans
 from qdqcli.run.fingerprint import Fingerprint, fingerprint_of
 from qdqcli.run.journal import Journal
-from qdqcli.run.pipeline import result_of, run_plans
 from qdqcli.run.provenance import Provenance
 from qdqcli.run.verify import verification_of, verify_output
 from qdqcli.tensors.storage import write_file

@@ -15,7 +15,7 @@ from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Setting, Sweep
 from qdqcli.result.result import Row, RunResult, spec_to_json
-from qdqcli.run.pipeline import result_of
+from qdqcli.run.execute import result_of
 from qdqcli.run.record import record_rows, restore_rows
 from qdqcli.tensors.storage import read_file
 from qdqcli.tensors.strict_json import parse_object

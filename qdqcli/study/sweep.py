@@ -9,7 +9,8 @@ from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Setting, Sweep
 from qdqcli.result.result import Row
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.pipeline import Measuring, result_of
+from qdqcli.run.execute import result_of
+from qdqcli.run.pipeline import Measuring
 from qdqcli.run.settings import measure_settings_elsewhere, measure_shard_settings
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.packed.recognise import Packed

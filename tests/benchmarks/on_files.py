@@ -20,7 +20,8 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.op.threads import available_threads
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
-from qdqcli.run.pipeline import Measuring, run_plans
+from qdqcli.run.execute import run_plans
+from qdqcli.run.pipeline import Measuring
 from qdqcli.tensors import flat, storage
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.benchmarks.make_checkpoint import temporary_llama, temporary_small_tensors

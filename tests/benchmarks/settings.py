@@ -19,7 +19,8 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Setting
-from qdqcli.run.pipeline import Measuring, run_plans
+from qdqcli.run.execute import run_plans
+from qdqcli.run.pipeline import Measuring
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
 from tests.benchmarks.ratios import compare

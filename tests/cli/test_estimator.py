@@ -14,7 +14,8 @@ from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.result.result import TensorResult
-from qdqcli.run.pipeline import Measuring, run_plans
+from qdqcli.run.execute import run_plans
+from qdqcli.run.pipeline import Measuring
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.conftest import Qdq
 from tests.run.checkpoints import DTYPES, read_safetensors, sample, write_safetensors

@@ -12,7 +12,8 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.plan import Plan, make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.result.result import Row, TensorResult, to_json
-from qdqcli.run.pipeline import Measuring, result_of, run_plans
+from qdqcli.run.execute import result_of, run_plans
+from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import record_rows, restore_rows
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.conftest import TINY

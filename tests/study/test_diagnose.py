@@ -16,7 +16,8 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.report.diagnosis import to_json
-from qdqcli.run.pipeline import Measuring, result_of, run_plans
+from qdqcli.run.execute import result_of, run_plans
+from qdqcli.run.pipeline import Measuring
 from qdqcli.study.causes import level
 from qdqcli.study.diagnose import Report, choose, diagnose
 from qdqcli.study.profile import gaussian_half_range, gaussian_peak
