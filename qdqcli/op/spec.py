@@ -1,10 +1,11 @@
 """QuantSpec: the attributes of QuantizeAndDequantizeV4, validated, frozen and printable."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Real
 from operator import index
-from typing import Any, TypeVar
+from typing import Any
 
 from qdqcli.errors import SpecError
 
@@ -15,9 +16,6 @@ DEFAULT_ESTIMATOR = "minmax"
 DEFAULT_PERCENTILE = 99.99
 WHOLE_TENSOR = -1
 """The op's value for "one range for the whole tensor"; not the last axis."""
-
-
-E = TypeVar("E", bound=StrEnum)
 
 
 class RoundMode(StrEnum):
@@ -70,18 +68,17 @@ class QuantSpec:
     """Percentage of elements at or below the range's upper end, for the estimator `percentile`; None: 99.99."""
 
     def __post_init__(self) -> None:
-        for name, default in _FLAGS.items():
-            object.__setattr__(self, name, _boolean(name, getattr(self, name), default))
-        object.__setattr__(self, "num_bits", _integer("num_bits", self.num_bits))
+        for name in (*_FLAGS, "num_bits"):
+            object.__setattr__(self, name, _converted(name, getattr(self, name)))
         limit = MAX_SIGNED_BITS if self.signed_input else MAX_UNSIGNED_BITS
         if not 1 <= self.num_bits <= limit:
             sign = "signed" if self.signed_input else "unsigned"
             raise SpecError(f"num_bits is {self.num_bits}; {sign} input takes 1 to {limit}")
-        object.__setattr__(self, "round_mode", _member(RoundMode, "round_mode", self.round_mode))
-        object.__setattr__(self, "compute_dtype", _member(ComputeDType, "compute_dtype", self.compute_dtype))
+        for name in ("round_mode", "compute_dtype"):
+            object.__setattr__(self, name, _converted(name, getattr(self, name)))
         object.__setattr__(self, "axis", _axis(self.axis))
         if self.group_size is not None:
-            object.__setattr__(self, "group_size", _integer("group_size", self.group_size))
+            object.__setattr__(self, "group_size", _converted("group_size", self.group_size))
             if self.group_size < 1:
                 per_row = "; for one range per row: --axis 0" if self.group_size == -1 else ""
                 raise SpecError(f"group_size is {self.group_size}; a group has at least 1 element{per_row}")
@@ -113,16 +110,30 @@ class QuantSpec:
         return (1 << (self.num_bits - 1)) - 1 if self.signed_input else (1 << self.num_bits) - 1
 
 
-_FLAGS = {"signed_input": True, "narrow_range": False, "ragged_groups": False, "range_given": False}
-"""Boolean attributes with their defaults."""
+_FLAGS = ("signed_input", "narrow_range", "ragged_groups", "range_given")
+_TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    **dict.fromkeys(_FLAGS, (bool, "True or False")),
+    **dict.fromkeys(("num_bits", "axis", "group_size"), (index, "an integer")),
+    "round_mode": (RoundMode, f"one of {', '.join(RoundMode)}"),
+    "compute_dtype": (ComputeDType, f"one of {', '.join(ComputeDType)}"),
+}
+"""Attribute -> what converts a value to its type, and the words for what it takes."""
 
 
-def _boolean(name: str, value: object, default: bool) -> bool:
-    if value is None:
-        return default
-    if isinstance(value, bool) or (getattr(value, "dtype", None) == "bool" and getattr(value, "shape", None) == ()):
-        return bool(value)
-    raise SpecError(f"{name} is {value!r}; it must be True or False")
+def _converted(name: str, value: Any) -> Any:
+    """Return a value in the type of its attribute; a flag that is None has its default."""
+    convert, expected = _TYPES[name]
+    if value is None and convert is bool:
+        return getattr(QuantSpec, name)
+    is_flag = isinstance(value, bool) or (
+        getattr(value, "dtype", None) == "bool" and getattr(value, "shape", None) == ()
+    )
+    try:
+        if is_flag != (convert is bool):
+            raise TypeError
+        return convert(value)
+    except (TypeError, ValueError):
+        raise SpecError(f"{name} is {value!r}; it must be {expected}") from None
 
 
 def _check_range(low: Any, high: Any) -> None:
@@ -140,25 +151,16 @@ def axis_text(axis: int | tuple[int, int]) -> str:
 
 def _axis(value: int | tuple[int, int]) -> int | tuple[int, int]:
     if not isinstance(value, tuple | list):
-        axis = _integer("axis", value)
+        axis: int = _converted("axis", value)
         if axis < WHOLE_TENSOR:
             raise SpecError(f"axis is {axis}; it must be -1 (one range for the whole tensor) or a dimension's index")
         return axis
-    pair = tuple(_integer("axis", part) for part in value)
+    pair = tuple(_converted("axis", part) for part in value)
     if len(pair) != 2 or pair[0] < 0 or pair[1] != pair[0] + 1:
         raise SpecError(
             f"axis is {','.join(map(str, pair))}; a pair is two neighbouring dimensions in order, such as 0,1"
         )
     return pair[0], pair[1]
-
-
-def _integer(name: str, value: int) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return index(value)
-    except TypeError:
-        raise SpecError(f"{name} is {value!r}; it must be an integer") from None
 
 
 def _percentile(value: float | None) -> float:
@@ -167,10 +169,3 @@ def _percentile(value: float | None) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 50 < value <= 100:
         raise SpecError(f"percentile is {value!r}; it must be more than 50 and at most 100")
     return float(value)
-
-
-def _member(kind: type[E], name: str, value: str) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        raise SpecError(f"{name} is {value!r}; it must be one of {', '.join(kind)}") from None
