@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError
-from qdqcli.measure.block_part import BlockPart, count_degenerate, part_of
-from qdqcli.measure.blocks import Block
-from qdqcli.measure.estimate import count_patterns, estimate_ranges, has_histogram
+from qdqcli.measure.blocks import Block, has_histogram
+from qdqcli.measure.estimate import count_patterns, estimate_ranges
 from qdqcli.measure.given_range import GivenRange, given_ranges
-from qdqcli.measure.sums import error_sums
+from qdqcli.measure.sums import BlockPart, count_degenerate, error_sums, part_of
 from qdqcli.measure.tensor import measured_by_patterns, measured_overall_range, set_extremes
 from qdqcli.measure.workers import Workers
 from qdqcli.op.arrays import Array, aligned, as_array

@@ -1,4 +1,6 @@
-"""Blocks of a tensor: whole chunks, read into a worker's buffer."""
+"""Blocks of a tensor: whole chunks, read into a worker's buffer; how often each is read, and what is kept of it."""
+
+from collections.abc import Sequence
 
 import sys
 
@@ -8,6 +10,8 @@ from numpy.typing import NDArray
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name
 from qdqcli.measure.workers import Workers
+from qdqcli.op import columns
+from qdqcli.op.histogram import HISTOGRAM_ELEMENTS
 from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Stored, floats_of
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
@@ -23,6 +27,16 @@ def blocks_of(info: TensorInfo, workers: Workers, max_elements: int = sys.maxsiz
     """Return the blocks of a tensor, whole chunks each, of at most `max_elements`."""
     size, step = info.num_elements, min(workers.block_elements(info.dtype.bits // 8), max_elements)
     return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def has_histogram(info: TensorInfo, layout: Layout) -> bool:
+    """Tell whether pattern counts replace the elements: a large 16-bit tensor with one range."""
+    return layout.num_elements >= HISTOGRAM_ELEMENTS and layout.num_slices == 1 and info.dtype.bits == 16
+
+
+def has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
+    """Tell whether the range of a slice is known when its first block is quantized."""
+    return layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
 
 
 def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> Stored:
@@ -47,6 +61,18 @@ def write_block(writer: ShardWriter, info: TensorInfo, y: Stored, start: int) ->
     if info.big_endian:
         y.byteswap(inplace=True)
     writer.write(info, start * y.itemsize, y.view(np.uint8).data)
+
+
+def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slice: bool) -> None:
+    """Check that the data kept for each slice of a tensor fits into memory.
+
+    Raises:
+        UsageError: it does not; says how much is needed.
+    """
+    if not layout.num_elements or has_histogram(info, layout) or layout.num_slices == 1:
+        return
+    for_range = 0 if has_one_pass(layout, blocks_of(info, workers)) else QPARAM_BYTES
+    check_memory(info, layout, workers, for_range + (3 * 8 * columns.SUM_COLUMNS if per_slice else 0))
 
 
 def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_slice: int) -> None:

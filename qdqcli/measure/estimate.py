@@ -11,10 +11,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from qdqcli.measure.blocks import Block, blocks_of, read_block
+from qdqcli.measure.blocks import Block, blocks_of, has_histogram, read_block
 from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import kernels
-from qdqcli.op.histogram import HISTOGRAM_ELEMENTS, PatternHistogram
+from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.minmax import MinMax
 from qdqcli.op.params import PATTERN, STORAGE, Floats, Stored, float_type
@@ -31,11 +31,6 @@ _COUNTED_ELEMENTS = 8 * CHUNK_ELEMENTS
 """Elements of a block whose patterns are counted: 1 MiB stays in the core's own cache beside the tables of counts."""
 _LONG_RUN = 1024
 """Elements from which a run is read on its own; shorter ones are extracted from whole rows."""
-
-
-def has_histogram(info: TensorInfo, layout: Layout) -> bool:
-    """Tell whether pattern counts replace the elements: a large 16-bit tensor with one range."""
-    return layout.num_elements >= HISTOGRAM_ELEMENTS and layout.num_slices == 1 and info.dtype.bits == 16
 
 
 def count_patterns(

@@ -9,15 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.measure.block_part import BlockPart, block_slices, part_of
-from qdqcli.measure.blocks import QPARAM_BYTES, Block, blocks_of, read_block
-from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
+from qdqcli.measure.blocks import QPARAM_BYTES, Block, blocks_of, check_slices, has_histogram, has_one_pass, read_block
+from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, ranges_in_memory
 from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.sums import Measurement, OverallRange
+from qdqcli.measure.sums import BlockPart, Measurement, OverallRange, block_slices, part_of
 from qdqcli.measure.tensor import (
-    check_slices,
-    has_one_pass,
     measured_by_patterns,
     measured_in_one_pass,
     measured_in_two_passes,

@@ -14,19 +14,29 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.measure.block_part import BlockPart, block_slices, count_degenerate, part_of
 from qdqcli.measure.blocks import (
-    QPARAM_BYTES,
     Block,
     blocks_of,
-    check_memory,
+    check_slices,
+    has_histogram,
+    has_one_pass,
     read_block,
     write_block,
 )
-from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, has_histogram, ranges_in_memory
+from qdqcli.measure.estimate import count_patterns, estimate_ranges, estimator_of, ranges_in_memory
 from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.sums import Measurement, OverallRange, error_sums, overall_range_of, slice_sums
+from qdqcli.measure.sums import (
+    BlockPart,
+    Measurement,
+    OverallRange,
+    block_slices,
+    count_degenerate,
+    error_sums,
+    overall_range_of,
+    part_of,
+    slice_sums,
+)
 from qdqcli.measure.workers import Workers
 from qdqcli.op import columns
 from qdqcli.op.columns import empty_sums
@@ -71,23 +81,6 @@ def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     if has_one_pass(layout, blocks):
         return measured_in_one_pass(layout, workers.map(partial(_finish_block, job, layout, workers), blocks))
     return _quantize_in_two_passes(job, layout, workers, blocks)
-
-
-def has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
-    """Tell whether the range of a slice is known when its first block is quantized."""
-    return layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
-
-
-def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slice: bool) -> None:
-    """Check that the data kept for each slice of a tensor fits into memory.
-
-    Raises:
-        UsageError: it does not; says how much is needed.
-    """
-    if not layout.num_elements or has_histogram(info, layout) or layout.num_slices == 1:
-        return
-    for_range = 0 if has_one_pass(layout, blocks_of(info, workers)) else QPARAM_BYTES
-    check_memory(info, layout, workers, for_range + (3 * 8 * columns.SUM_COLUMNS if per_slice else 0))
 
 
 def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:

@@ -10,8 +10,8 @@ import numpy as np
 
 from qdqcli.errors import Interrupted, QdqError, UsageError
 from qdqcli.escape import show_path
+from qdqcli.measure.blocks import check_slices
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.tensor import check_slices
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
 from qdqcli.ranges.file import read_ranges

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdqcli.measure import estimate
+from qdqcli.measure import blocks
 from tests.conftest import Outcome, Qdq
 from tests.run.checkpoints import sample, write_safetensors
 
@@ -74,7 +74,7 @@ def test_statistics_alone(qdq: Qdq, model: Path) -> None:
 
 
 def test_patterns_of_large_tensors(qdq: Qdq, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "HISTOGRAM_ELEMENTS", 10)
+    monkeypatch.setattr(blocks, "HISTOGRAM_ELEMENTS", 10)
     cuda, cpu = both(qdq, "stats", model, "--include", "*F16", "--format", "json")
     assert without_device(cuda.out) == json.loads(cpu.out)
 
