@@ -49,8 +49,7 @@ from qdqcli.run.execute import result_of, run_plans
 from qdqcli.run.pipeline import Measuring
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.study.allocation import Allocation, Objective, decision_of, frontier
-from qdqcli.study.diagnose import FREE_BITS, choose
-from qdqcli.study.diagnose import Report as Diagnoses
+from qdqcli.study.diagnose import FREE_BITS, DiagnosedRun, choose
 from qdqcli.study.diagnose import diagnose as find_causes
 from qdqcli.study.diagnose import recipe_of as diagnosis_recipe
 from qdqcli.study.importance import NO_IMPORTANCE, importance_from, read_importance
@@ -233,10 +232,10 @@ class PlanReport(_Study[plan_report.PlanView]):
         return table_html(plan_report.columns(self.result, visible, _SHOWN)) + facts_html(facts)
 
 
-class DiagnosisReport(_Study[Diagnoses]):
+class DiagnosisReport(_Study[DiagnosedRun]):
     """Causes of the worst errors and measured changes. A notebook shows it as a table."""
 
-    def __init__(self, found: Diagnoses, recipe: str) -> None:
+    def __init__(self, found: DiagnosedRun, recipe: str) -> None:
         super().__init__(found, diagnosis_report.DIAGNOSIS, recipe)
         self.result = found
         self.recipe = recipe

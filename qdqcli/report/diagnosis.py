@@ -23,8 +23,8 @@ from qdqcli.result.result import (
     summary_to_json,
 )
 from qdqcli.study import causes
-from qdqcli.study.causes import Finding, level
-from qdqcli.study.diagnose import UNIFORM_DB, Accounting, Diagnosis, Remedy, Report, RowsInFloat
+from qdqcli.study.causes import CauseFound, level
+from qdqcli.study.diagnose import UNIFORM_DB, Accounting, DiagnosedRun, Diagnosis, Remedy, RowsInFloat
 from qdqcli.study.neighbours import Neighbour
 
 _WIDTH = 120
@@ -79,7 +79,7 @@ def accounting_text(accounting: Accounting, measured: float) -> str:
     return f"{formula} {sign} {abs(accounting.rest_db):.2f} (rest) = {measured:.2f} dB"
 
 
-def finding_text(finding: Finding, diagnosis: Diagnosis, quote: Quote) -> str:
+def finding_text(finding: CauseFound, diagnosis: Diagnosis, quote: Quote) -> str:
     """Return one cause in words, with its evidence."""
     found, numbers = finding.evidence, diagnosis.accounting
     match finding.cause:
@@ -191,7 +191,7 @@ def _index_text(noun: str, found: Sequence[Parsed], count: int = 0) -> str:
     return f"{noun}{'s' * (len(found) > 1)} {shown}{more}"
 
 
-def facts(report: Report, quote: Quote) -> Iterator[str]:
+def facts(report: DiagnosedRun, quote: Quote) -> Iterator[str]:
     """Yield the share per cause, layers unlike their neighbours, and last the gain of the best changes on the run."""
     before, after = report.before.summary, report.after.summary
     total = sum(1 for _ in report.before.quantized)
@@ -275,7 +275,7 @@ def _measured_text(diagnosis: Diagnosis, quote: Quote) -> str:
     )
 
 
-def _table(report: Report, options: ReportOptions) -> Iterator[str]:
+def _table(report: DiagnosedRun, options: ReportOptions) -> Iterator[str]:
     quote = partial(quoted, options=options)
     width = max((options.width or _WIDTH) - len(_INDENT) - 2, 40)
     plain = [diagnosis for diagnosis in report.diagnoses if diagnosis.cause == causes.PLAIN]
@@ -301,7 +301,7 @@ def _table(report: Report, options: ReportOptions) -> Iterator[str]:
         yield from [fact] if options.width is None else wrap(fact, options.width, break_on_hyphens=False)
 
 
-def columns(report: Report, quote: Quote) -> list[Column]:
+def columns(report: DiagnosedRun, quote: Quote) -> list[Column]:
     """Return a row per diagnosed tensor: SQNR, share of the error, verdict, remedies and the best combination."""
     texts, numbers = partial(column, rows=report.diagnoses), partial(column, rows=report.diagnoses, is_number=True)
     return [
@@ -347,7 +347,7 @@ def _short(remedy: Remedy) -> str:
     return f"{change} {gain}" + (f" ({price})" if remedy.bits_added else "")
 
 
-def _markdown(report: Report, options: ReportOptions) -> Iterator[str]:
+def _markdown(report: DiagnosedRun, options: ReportOptions) -> Iterator[str]:
     quote = partial(markdown.quoted, options=options)
     yield "| tensor | SQNR | of the error | cause | remedy |"
     yield "| :-- | --: | --: | :-- | :-- |"
@@ -367,7 +367,7 @@ def _markdown(report: Report, options: ReportOptions) -> Iterator[str]:
     yield from (f"- {fact}" for fact in facts(report, quote))
 
 
-def to_json(report: Report) -> JsonObject:
+def to_json(report: DiagnosedRun) -> JsonObject:
     """Return the report; `tensors` are the rows of the run under the given settings."""
     return header_to_json(report.before) | {
         "summary": summary_to_json(report.before),
@@ -436,7 +436,7 @@ def _remedy_to_json(remedy: Remedy) -> JsonObject:
     }
 
 
-DIAGNOSIS = Forms[Report](
+DIAGNOSIS = Forms[DiagnosedRun](
     what="a diagnosis",
     lines={
         "table": _table,

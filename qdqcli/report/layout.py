@@ -27,7 +27,7 @@ def cell_len(text: str) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class FittedTable:
     """A table being fitted to a width."""
 
     columns: Sequence[Column]
@@ -55,12 +55,12 @@ class Layout:
 
 def fit(
     columns: Sequence[Column], sort: str, width: int | None, ellipsis: str, dropped: Sequence[str] = _DROPPED_FIRST
-) -> Layout:
+) -> FittedTable:
     """Make lines of at most `width` cells: state shared values once, then drop columns, then cut names.
 
     The metric of `sort` stays. Where that is not enough, lines are wider.
     """
-    layout = Layout(columns=columns)
+    layout = FittedTable(columns=columns)
     if width is None or layout.width <= width:
         return layout
     layout = _without_shared_columns(layout, sort)
@@ -75,7 +75,7 @@ def fit(
     )
 
 
-def _without_shared_columns(layout: Layout, sort: str) -> Layout:
+def _without_shared_columns(layout: FittedTable, sort: str) -> FittedTable:
     """Turn columns of equal words or zeros in several rows into a remark."""
     shared = [column for column in layout.columns[1:] if column.name != sort and _is_shared(column)]
     if not shared:
@@ -90,7 +90,7 @@ def _is_shared(column: Column) -> bool:
     return len(column.cells) > 1 and len(only) == 1 and (not column.is_number or only == {"0"})
 
 
-def _without_shared_ends(layout: Layout) -> Layout:
+def _without_shared_ends(layout: FittedTable) -> FittedTable:
     """Turn the leading and trailing dotted parts that all of several names share into a remark."""
     names = layout.columns[0].cells
     reversed_names = [name[::-1] for name in names]
@@ -103,7 +103,7 @@ def _without_shared_ends(layout: Layout) -> Layout:
     return replace(shorter, remarks=[*layout.remarks, f"every name {said}"])
 
 
-def _without_columns(layout: Layout, names: Sequence[str], width: int) -> Layout:
+def _without_columns(layout: FittedTable, names: Sequence[str], width: int) -> FittedTable:
     """Drop columns in the order of `names` until the others fit."""
     gone = []
     for name in names:
@@ -113,7 +113,7 @@ def _without_columns(layout: Layout, names: Sequence[str], width: int) -> Layout
     return replace(layout, remarks=[*layout.remarks, f"no room for: {', '.join(gone)}"]) if gone else layout
 
 
-def _with_names(layout: Layout, change: Callable[[Sequence[str]], Sequence[str]]) -> Layout:
+def _with_names(layout: FittedTable, change: Callable[[Sequence[str]], Sequence[str]]) -> FittedTable:
     names = layout.columns[0]
     return replace(layout, columns=[replace(names, cells=change(names.cells)), *layout.columns[1:]])
 

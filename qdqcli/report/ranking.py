@@ -16,7 +16,7 @@ SORTS = (*ROW_STATS, BY_NAME, *_ALIASES)
 """Sort keys of rows."""
 
 
-class Measured(Protocol):
+class Rankable(Protocol):
     """A row that can be ranked: a tensor, or a group of them."""
 
     @property
@@ -74,7 +74,7 @@ def _order(row: TensorResult, sort: str) -> tuple[int, float, str, str]:
     return *_badness(row, sort), row.source.name, row.source.file
 
 
-def _badness(row: Measured, sort: str) -> tuple[int, float]:
+def _badness(row: Rankable, sort: str) -> tuple[int, float]:
     if sort == BY_NAME:
         return 1, 0.0
     value = row.stats[sort]

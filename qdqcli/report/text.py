@@ -13,7 +13,7 @@ from rich.color import ColorSystem
 from rich.style import Style
 
 from qdqcli.report.escape import finished, shorten, terminal
-from qdqcli.report.layout import GAP, Layout, cell_len, fit
+from qdqcli.report.layout import GAP, FittedTable, cell_len, fit
 from qdqcli.report.options import ReportOptions
 from qdqcli.report.summary import facts, hidden, input_notes, notes, warnings
 from qdqcli.report.table import MAX_NAME, Quote, channel_tables, columns_of, inputs_table
@@ -102,7 +102,7 @@ def _advice(run: RunResult, quote: Quote, options: ReportOptions) -> Iterator[st
         yield from _paragraph(label, style, text, options)
 
 
-def table_lines(layout: Layout, options: ReportOptions) -> Iterator[str]:
+def table_lines(layout: FittedTable, options: ReportOptions) -> Iterator[str]:
     """Yield the titles, a rule and the rows."""
     titles = [[column.title] for column in layout.columns]
     yield from _rows(layout, titles, options, is_head=True)
@@ -111,7 +111,7 @@ def table_lines(layout: Layout, options: ReportOptions) -> Iterator[str]:
 
 
 def _rows(
-    layout: Layout, cells: Sequence[Sequence[str]], options: ReportOptions, *, is_head: bool = False
+    layout: FittedTable, cells: Sequence[Sequence[str]], options: ReportOptions, *, is_head: bool = False
 ) -> Iterator[str]:
     """Yield a line for each row; more where a name continues on the next line."""
     names = [cell.split("\n") for cell in cells[0]]

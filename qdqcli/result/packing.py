@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from qdqcli.plain import Parsed
 from qdqcli.stats.metrics import MetricValue
-from qdqcli.tensors.packed.storage import Grid, Scales, Storage, Values
+from qdqcli.tensors.packed.storage import CodeGrid, Scales, Storage, Values
 
 
 class Packing(NamedTuple):
@@ -47,10 +47,10 @@ def packing_from_json(data: Parsed) -> Packing:
     """Parse the key `packed` of a row that matches the schema."""
     block = data["block_rows"], data["block_columns"]
     kinds = Values(data["values"]), Scales(data["scales"])
-    grid = Grid(data["bits"], block, *kinds, is_symmetric=data["is_symmetric"])
+    grid = CodeGrid(data["bits"], block, *kinds, is_symmetric=data["is_symmetric"])
     storage = Storage(data["format"], grid, data["num_bytes"])
     return Packing(storage, *(data[key] for key in Packing._fields[1:]))
 
 
-PACKING_KEYS = tuple(packing_to_json(Packing(Storage("", Grid(1, (1, 1)), 0))))
+PACKING_KEYS = tuple(packing_to_json(Packing(Storage("", CodeGrid(1, (1, 1)), 0))))
 """Keys of the object `packed`."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.tensors.packed.storage import Block, Grid, Scales, Values
+from qdqcli.tensors.packed.storage import Block, CodeGrid, Scales, Values
 
 Floats = NDArray[np.float32]
 
@@ -42,7 +42,7 @@ KINDS: Mapping[Values, Minifloat] = {
 }
 
 
-def is_known(grid: Grid) -> bool:
+def is_known(grid: CodeGrid) -> bool:
     """Tell whether plain rounding to the grid is defined here."""
     return grid.values in KINDS
 
@@ -52,7 +52,9 @@ def finite(x: Floats) -> Floats:
     return np.where(np.isfinite(x), x, np.float32(0))
 
 
-def rounding_energies(x: Floats, block: Block, grid: Grid, peak: float | None, largest: float) -> tuple[float, float]:
+def rounding_energies(
+    x: Floats, block: Block, grid: CodeGrid, peak: float | None, largest: float
+) -> tuple[float, float]:
     """Return the energies of some rows and of the error of rounding them; each block of that size has a scale.
 
     Elements that are NaN or infinite are left out.
@@ -71,7 +73,7 @@ def rounding_energies(x: Floats, block: Block, grid: Grid, peak: float | None, l
     return float(signal), float(noise)
 
 
-def _rounded(blocks: Floats, peaks: Floats, grid: Grid, largest: float) -> Floats:
+def _rounded(blocks: Floats, peaks: Floats, grid: CodeGrid, largest: float) -> Floats:
     """Return blocks (a row each) rounded to the values of the grid, with scales by their peaks."""
     kind = KINDS[grid.values]
     scales = _scales(peaks, grid.scales, kind.largest, largest)

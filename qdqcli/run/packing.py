@@ -19,7 +19,7 @@ from qdqcli.run.slips import Slip, find_slip
 from qdqcli.stats.metrics import METRICS, MetricValue
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader
-from qdqcli.tensors.packed.storage import Grid, Storage
+from qdqcli.tensors.packed.storage import CodeGrid, Storage
 from qdqcli.tensors.tensor import TensorInfo
 
 _SAMPLE_ROWS = 256
@@ -72,7 +72,7 @@ def findings(
     )
 
 
-def spec_of(grid: Grid, shape: tuple[int, ...]) -> QuantSpec | None:
+def spec_of(grid: CodeGrid, shape: tuple[int, ...]) -> QuantSpec | None:
     """Return the op's settings with the bits and groups of a packed weight; None where it has no such grid."""
     height, width = grid.block
     if not grid.is_integer or grid.bits < 2 or not prod(shape):  # one bit, signed, has a single value
@@ -126,7 +126,7 @@ def _rounded(spec: QuantSpec, original: Part, start: int, rows: int, workers: Wo
     return fake_quantize_and_measure(x, y, Layout.of(shape, spec), spec, None, info.dtype.name, workers)
 
 
-def _expected_of_floats(grid: Grid, original: Part, largest: float, workers: Workers) -> MetricValue:
+def _expected_of_floats(grid: CodeGrid, original: Part, largest: float, workers: Workers) -> MetricValue:
     """Return the SQNR of plain rounding to FP8 or FP4, of a larger weight on some rows.
 
     None for a stack of matrices whose last blocks are cut, and for large blocks that are no whole matrices.
@@ -155,7 +155,7 @@ def _expected_of_floats(grid: Grid, original: Part, largest: float, workers: Wor
     return _sqnr_of(workers.map(energies, range(_BLOCKS if down > 0 else 1)))
 
 
-def _expected_of_matrices(grid: Grid, original: Part, largest: float, workers: Workers) -> MetricValue:
+def _expected_of_matrices(grid: CodeGrid, original: Part, largest: float, workers: Workers) -> MetricValue:
     """Return the SQNR of plain rounding to FP8 or FP4 with a scale per matrix, on some rows of some of a stack."""
     info, reader = original
     height, width = grid.block
@@ -188,7 +188,7 @@ def _is_idempotent(rows: NDArray[np.float32], spec: QuantSpec) -> bool:
     return any(bool(np.abs(values - rows).max() <= least) for values in again)
 
 
-def _slip(packed: Part, original: Part, grid: Grid, sqnr: MetricValue, expected: MetricValue) -> Slip | None:
+def _slip(packed: Part, original: Part, grid: CodeGrid, sqnr: MetricValue, expected: MetricValue) -> Slip | None:
     least = _SUSPECT_DB * grid.bits if expected is None else expected - _SUSPECT_DB
     if sqnr is None or sqnr >= least:
         return None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import CodeGrid
 
 Rows = NDArray[np.float64]
 """Rows of a weight: of the original, or decoded."""
@@ -43,7 +43,7 @@ def sqnr_db(x: Rows, y: Rows) -> float:
     return 10 * float(np.log10(signal / noise)) if signal and noise else inf if signal else -inf
 
 
-def find_slip(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+def find_slip(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:
     """Return the slip that fits rows `x` of the original and `y` as decoded; None if none does."""
     if not (np.isfinite(x).all() and np.isfinite(y).all() and x.any()):
         return None
@@ -63,33 +63,33 @@ def find_slip(x: Rows, y: Rows, grid: Grid) -> Slip | None:
     return best or _rotated(x, y)
 
 
-def _factor(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+def _factor(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:  # noqa: ARG001
     factor = float(np.vdot(x, y) / np.vdot(x, x))
     if abs(factor - 1) < 0.01 or not factor:
         return None
     return Slip(f"a constant factor of {factor:.3g}", sqnr_db(x, y / factor))
 
 
-def _nibbles(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+def _nibbles(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:
     if grid.bits != 4 or y.shape[1] % 2:
         return None
     swapped = y.reshape(len(y), -1, 2)[:, :, ::-1].reshape(y.shape)
     return Slip("nibbles of each byte swapped", sqnr_db(x, swapped))
 
 
-def _transposed(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+def _transposed(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:  # noqa: ARG001
     size = min(x.shape)
     if size < 2:
         return None
     return Slip("transposed", sqnr_db(x[:size, :size], y[:size, :size].T))
 
 
-def _permuted(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+def _permuted(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:  # noqa: ARG001
     found = _reordered(x, y)
     return None if found is None else Slip("rows permuted", sqnr_db(x, found))
 
 
-def _columns_permuted(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+def _columns_permuted(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:  # noqa: ARG001
     one, two = (rows[:, :_MAX_COLUMNS].T for rows in (x, y))
     found = _reordered(one, two) if len(x) >= _MIN_ROWS else None
     return None if found is None else Slip("columns permuted", sqnr_db(one, found))
@@ -110,7 +110,7 @@ def _reordered(x: Rows, y: Rows) -> Rows | None:
     return found
 
 
-def _scale_power(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+def _scale_power(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:
     """Fit a factor per block: one that falls with a power of the block's size tells of an inverted or squared scale."""
     one, two = _blocks(x, grid), _blocks(y, grid)
     sizes, dots = np.abs(two).max(axis=-1).ravel(), (one * two).sum(axis=-1).ravel()
@@ -133,7 +133,7 @@ def _scale_power(x: Rows, y: Rows, grid: Grid) -> Slip | None:
     return Slip(f"scales {name}", sqnr_db(one, two * undone.reshape(two.shape[:-1])[..., None]))
 
 
-def _scale_grid(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+def _scale_grid(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:
     """Fit a factor per row and group, for groups of several sizes: the largest that fits is the one meant."""
     width = x.shape[1]
     sizes = [size for size in (width, 512, 256, 128, 64, 32, 16) if size <= width and width % size == 0]
@@ -158,7 +158,7 @@ def _rescaled(x: Rows, y: Rows, size: int) -> Rows:
     return rescaled
 
 
-def _zero_point(x: Rows, y: Rows, grid: Grid) -> Slip | None:
+def _zero_point(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:
     """Fit an offset per block: one step of the grid tells of a zero point that is off by one."""
     if not grid.is_integer:
         return None
@@ -176,7 +176,7 @@ def _zero_point(x: Rows, y: Rows, grid: Grid) -> Slip | None:
     return Slip("zero points off by one", sqnr_db(one, shifted))
 
 
-def _input_scale(x: Rows, y: Rows, grid: Grid) -> Slip | None:  # noqa: ARG001
+def _input_scale(x: Rows, y: Rows, grid: CodeGrid) -> Slip | None:  # noqa: ARG001
     """Fit a factor per input channel, as AWQ and SmoothQuant move it into the layer before."""
     if len(x) < _MIN_ROWS:
         return None
@@ -204,13 +204,13 @@ def _rotated(x: Rows, y: Rows) -> Slip | None:
     return Slip("rotated (QuaRot, SpinQuant): each row has its length, but another direction", None)
 
 
-def _blocks(rows: Rows, grid: Grid) -> Rows:
+def _blocks(rows: Rows, grid: CodeGrid) -> Rows:
     """Return rows as (rows, blocks, columns of a block); rows of a block are not joined."""
     width = grid.block[1] if rows.shape[1] % grid.block[1] == 0 else rows.shape[1]
     return rows.reshape(len(rows), -1, width)
 
 
-_HYPOTHESES: tuple[Callable[[Rows, Rows, Grid], Slip | None], ...] = (
+_HYPOTHESES: tuple[Callable[[Rows, Rows, CodeGrid], Slip | None], ...] = (
     _factor, _nibbles, _transposed, _permuted, _columns_permuted, _zero_point, _scale_power, _scale_grid, _input_scale,
 )  # fmt: skip
 """From the simplest on."""

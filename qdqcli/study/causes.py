@@ -55,7 +55,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CauseFound:
     """A cause that holds, with its evidence as JSON values."""
 
     cause: str
@@ -100,7 +100,7 @@ def level(row: TensorResult) -> float:
     return inf if row.is_exact and row.sums.num_measured and not row.sums.num_nonfinite_output else -inf
 
 
-def find_causes(seen: Seen) -> list[Finding]:
+def find_causes(seen: Seen) -> list[CauseFound]:
     """Return the causes that hold, the verdict first; `plain` where none does."""
     found = [*_spoilt(seen)]
     if seen.grid is not None:
@@ -116,32 +116,32 @@ def find_causes(seen: Seen) -> list[Finding]:
             "slices": grid.share,
             "is_idempotent": seen.is_idempotent,
         }
-        found.append(Finding(cause=ALREADY_QUANTIZED, evidence=evidence))
+        found.append(CauseFound(cause=ALREADY_QUANTIZED, evidence=evidence))
     elif seen.profile.slices.count and level(seen.row) != inf:
         found += _of_peaks(seen)
         found += _of_sides(seen)
     if seen.duplicates:
-        found.append(Finding(cause=DUPLICATE, evidence={"tensors": list(seen.duplicates)}))
-    return found or [Finding(cause=PLAIN, evidence={})]
+        found.append(CauseFound(cause=DUPLICATE, evidence={"tensors": list(seen.duplicates)}))
+    return found or [CauseFound(cause=PLAIN, evidence={})]
 
 
-def _spoilt(seen: Seen) -> list[Finding]:
+def _spoilt(seen: Seen) -> list[CauseFound]:
     sums, profile = seen.row.sums, seen.profile
     found = []
     if sums.num_nonfinite:
         first = None if profile.first_nonfinite is None else list(profile.first_nonfinite)
-        found.append(Finding(cause=NONFINITE, evidence={"count": sums.num_nonfinite, "first": first}))
+        found.append(CauseFound(cause=NONFINITE, evidence={"count": sums.num_nonfinite, "first": first}))
     if seen.row.num_spoilt_slices and not sums.num_nonfinite:
         evidence = {
             "slices": seen.row.num_spoilt_slices,
             "of": seen.row.num_slices,
             "subnormal_slices": profile.tiny_slices,
         }
-        found.append(Finding(cause=DEGENERATE, evidence=evidence))
+        found.append(CauseFound(cause=DEGENERATE, evidence=evidence))
     return found
 
 
-def _of_peaks(seen: Seen) -> list[Finding]:
+def _of_peaks(seen: Seen) -> list[CauseFound]:
     """Return the causes of ranges wider than those of Gaussian data."""
     profile, size = seen.profile, seen.profile.slice_size
     columns = _indices(profile, "columns")
@@ -170,7 +170,7 @@ def _of_peaks(seen: Seen) -> list[Finding]:
         "gain_db": level(row) - level(seen.row),
         "gaussian_gain_db": db((gaussian_peak(size) / gaussian_peak(other)) ** 2),
     }
-    return [Finding(cause=COARSE_GROUP, evidence=evidence)]
+    return [CauseFound(cause=COARSE_GROUP, evidence=evidence)]
 
 
 def _are_few_elements(seen: Seen) -> bool:
@@ -185,7 +185,7 @@ def _are_few_elements(seen: Seen) -> bool:
     )
 
 
-def _outliers(profile: Profile) -> Finding:
+def _outliers(profile: Profile) -> CauseFound:
     evidence = {
         "count": profile.num_outliers,
         "share": profile.num_outliers / profile.num_elements,
@@ -193,14 +193,14 @@ def _outliers(profile: Profile) -> Finding:
         "columns": _indices(profile, "columns"),
         "excess_db_without": profile.trimmed_excess_db,
     }
-    return Finding(cause=OUTLIER_ELEMENTS, evidence=evidence)
+    return CauseFound(cause=OUTLIER_ELEMENTS, evidence=evidence)
 
 
-def _heavy_tails(profile: Profile) -> Finding:
-    return Finding(cause=HEAVY_TAILS, evidence={"kurtosis": profile.kurtosis})
+def _heavy_tails(profile: Profile) -> CauseFound:
+    return CauseFound(cause=HEAVY_TAILS, evidence={"kurtosis": profile.kurtosis})
 
 
-def _across(seen: Seen) -> list[Finding]:
+def _across(seen: Seen) -> list[CauseFound]:
     """Return the finding that another axis is much better, or that a few rows alone are the reason."""
     # Heavy tails grow with the slice size on any axis, and the peak of a single slice may be due to chance.
     is_doubtful = seen.profile.kurtosis > KURTOSIS or not seen.is_conspicuous
@@ -220,14 +220,14 @@ def _across(seen: Seen) -> list[Finding]:
         out = rows.standing_out()
         if out:
             evidence = {"count": len(out), "rows": _indices(profile, "rows"), "gain_db": gain}
-            return [Finding(cause=OUTLIER_ROWS, evidence=evidence)]
+            return [CauseFound(cause=OUTLIER_ROWS, evidence=evidence)]
     evidence = {
         "axis": word_of(best.spec.axis),
         "gain_db": gain,
         "gaussian_gain_db": gain - surplus if surplus < gain else 0.0,
         "columns": _indices(profile, "columns"),
     }
-    return [Finding(cause=WRONG_AXIS, evidence=evidence)]
+    return [CauseFound(cause=WRONG_AXIS, evidence=evidence)]
 
 
 def _is_even(profile: Profile, row: TensorResult) -> bool:
@@ -238,17 +238,17 @@ def _is_even(profile: Profile, row: TensorResult) -> bool:
     return index is None or index.variation < VARIATION
 
 
-def _of_sides(seen: Seen) -> list[Finding]:
+def _of_sides(seen: Seen) -> list[CauseFound]:
     """Return the finding that codes of one sign are wasted."""
     profile, spec = seen.profile, seen.spec
     evidence = {"input_min": profile.low, "input_max": profile.high}
     if not spec.signed_input or profile.low == profile.high:
         return []
     if profile.low >= 0 or profile.high <= 0:
-        return [Finding(cause=UNUSED_CODES, evidence={**evidence, "unused": 0.5})]
+        return [CauseFound(cause=UNUSED_CODES, evidence={**evidence, "unused": 0.5})]
     if profile.offset_db > OFFSET_DB and profile.slice_size >= SMALLEST_SLICE:
         gain = profile.trimmed.offset_db
-        return [Finding(cause=ASYMMETRIC, evidence={**evidence, "zero_point_db": gain})]
+        return [CauseFound(cause=ASYMMETRIC, evidence={**evidence, "zero_point_db": gain})]
     return []
 
 

@@ -25,7 +25,7 @@ from qdqcli.result.result import Row, RunResult, TensorResult, with_shares
 from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.stats.sums import value_of
 from qdqcli.study.allocation import duplicates_of
-from qdqcli.study.causes import OUTLIER_ROWS, SMALLEST_SLICE, Finding, Seen, find_causes, level
+from qdqcli.study.causes import OUTLIER_ROWS, SMALLEST_SLICE, CauseFound, Seen, find_causes, level
 from qdqcli.study.float_grid import GROUP_SIZES, ROUNDING
 from qdqcli.study.grid import INTEGERS, FoundGrid, find_grid
 from qdqcli.study.neighbours import Neighbour, unlike_neighbours
@@ -119,7 +119,7 @@ class Diagnosis:
     number: int
     """Index among the rows of the run."""
     row: TensorResult
-    findings: Sequence[Finding]
+    findings: Sequence[CauseFound]
     """Findings, the verdict first."""
     accounting: Accounting
     remedies: Sequence[Remedy]
@@ -135,7 +135,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class DiagnosedRun:
     """A run, the diagnoses of some of its tensors, and the run with their best changes."""
 
     before: RunResult
@@ -209,7 +209,7 @@ def diagnose(
     measuring: Measuring,
     workers: Workers,
     max_bits_added: float = FREE_BITS,
-) -> Report:
+) -> DiagnosedRun:
     """Find causes and measure changes for the rows `numbers` of a run over `plans`.
 
     `measuring` receives the bytes of each diagnosed tensor once.
@@ -235,10 +235,10 @@ def diagnose(
             after[found.number] = found.together.row
     diagnoses.sort(key=lambda d: (-float(d.row.share or 0.0), d.row.source))
     changed = replace(before, rows=with_shares(after))
-    return Report(before=before, after=changed, diagnoses=diagnoses, max_bits_added=max_bits_added)
+    return DiagnosedRun(before=before, after=changed, diagnoses=diagnoses, max_bits_added=max_bits_added)
 
 
-def recipe_of(found: Report, plans: Sequence[Plan], *, command: str, min_ndim: int | None) -> str:
+def recipe_of(found: DiagnosedRun, plans: Sequence[Plan], *, command: str, min_ndim: int | None) -> str:
     """Return the TOML text of the settings with the best changes; it decides the same for every tensor.
 
     Raises:

@@ -17,7 +17,7 @@ from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.flat import FlatReader, FlatShard
 from qdqcli.tensors.gguf_names import Model, model_of, names_of
-from qdqcli.tensors.packed.storage import Grid, Scales, Values
+from qdqcli.tensors.packed.storage import CodeGrid, Scales, Values
 from qdqcli.tensors.safetensors import DAMAGED, bad_tensor
 from qdqcli.tensors.signature import describe
 from qdqcli.tensors.storage import InputFile
@@ -29,7 +29,7 @@ MAX_DIMENSIONS = 4
 _READ_BYTES = 1 << 20
 
 
-class Kind(NamedTuple):
+class GgmlType(NamedTuple):
     """A ggml type."""
 
     name: str
@@ -37,21 +37,21 @@ class Kind(NamedTuple):
     """Elements of one block."""
     nbytes: int
     """Bytes of one block."""
-    grid: Grid | None = None
+    grid: CodeGrid | None = None
     """Codes of a quantized type, and the elements that share a scale."""
 
 
-def _codes(name: str, elements: int, nbytes: int, bits: int, group: int, *, has_minimum: bool = False) -> Kind:
-    return Kind(name, elements, nbytes, Grid(bits, (1, group), is_symmetric=not has_minimum))
+def _codes(name: str, elements: int, nbytes: int, bits: int, group: int, *, has_minimum: bool = False) -> GgmlType:
+    return GgmlType(name, elements, nbytes, CodeGrid(bits, (1, group), is_symmetric=not has_minimum))
 
 
-def _book(name: str, elements: int, nbytes: int, bits: int, group: int) -> Kind:
-    return Kind(name, elements, nbytes, Grid(bits, (1, group), Values.OTHERS))
+def _book(name: str, elements: int, nbytes: int, bits: int, group: int) -> GgmlType:
+    return GgmlType(name, elements, nbytes, CodeGrid(bits, (1, group), Values.OTHERS))
 
 
-KINDS: Mapping[int, Kind] = {
-    0: Kind("F32", 1, 4), 1: Kind("F16", 1, 2), 30: Kind("BF16", 1, 2), 28: Kind("F64", 1, 8),
-    24: Kind("I8", 1, 1), 25: Kind("I16", 1, 2), 26: Kind("I32", 1, 4), 27: Kind("I64", 1, 8),
+KINDS: Mapping[int, GgmlType] = {
+    0: GgmlType("F32", 1, 4), 1: GgmlType("F16", 1, 2), 30: GgmlType("BF16", 1, 2), 28: GgmlType("F64", 1, 8),
+    24: GgmlType("I8", 1, 1), 25: GgmlType("I16", 1, 2), 26: GgmlType("I32", 1, 4), 27: GgmlType("I64", 1, 8),
     2: _codes("Q4_0", 32, 18, 4, 32),
     3: _codes("Q4_1", 32, 20, 4, 32, has_minimum=True),
     6: _codes("Q5_0", 32, 22, 5, 32),
@@ -69,13 +69,13 @@ KINDS: Mapping[int, Kind] = {
     19: _book("IQ1_S", 256, 50, 1, 32), 29: _book("IQ1_M", 256, 56, 1, 16),
     20: _book("IQ4_NL", 32, 18, 4, 32), 23: _book("IQ4_XS", 256, 136, 4, 32),
     34: _book("TQ1_0", 256, 54, 2, 256), 35: _book("TQ2_0", 256, 66, 2, 256),
-    39: Kind("MXFP4", 32, 17, Grid(4, (1, 32), Values.E2M1, Scales.E8M0)),
-    40: Kind("NVFP4", 64, 36, Grid(4, (1, 16), Values.E2M1, Scales.E4M3)),
+    39: GgmlType("MXFP4", 32, 17, CodeGrid(4, (1, 32), Values.E2M1, Scales.E8M0)),
+    40: GgmlType("NVFP4", 64, 36, CodeGrid(4, (1, 16), Values.E2M1, Scales.E4M3)),
     41: _book("Q1_0", 128, 18, 1, 128),
 }  # fmt: skip
 """Number in a file -> type."""
 
-QUANTIZED: Mapping[str, Kind] = {kind.name: kind for kind in KINDS.values() if kind.grid is not None}
+QUANTIZED: Mapping[str, GgmlType] = {kind.name: kind for kind in KINDS.values() if kind.grid is not None}
 _DTYPES = {
     kind.name: DTYPES[kind.name] if kind.grid is None else DType(name=kind.name, bits=kind.grid.bits, is_block=True)
     for kind in KINDS.values()
@@ -131,7 +131,7 @@ class _Stored(NamedTuple):
     """A tensor as the header describes it."""
 
     name: str
-    kind: Kind
+    kind: GgmlType
     shape: tuple[int, ...]
     """In C order: the reverse of that in the file."""
     offset: int

@@ -23,7 +23,7 @@ from qdqcli.tensors.deflate import KEPT_RATIO, LEAST_PIECES, PIECE_BYTES, Deflat
 from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile, Spool
 from qdqcli.tensors.stream import InputStream
 from qdqcli.tensors.tensor import TensorInfo, check_range
-from qdqcli.tensors.zip_member import Member, read_members, zip_errors
+from qdqcli.tensors.zip_member import ZipMember, read_members, zip_errors
 
 OPEN_MEMBERS = 8
 """Deflated members whose inflate state a reader keeps; threads rarely read more of them at once."""
@@ -35,7 +35,7 @@ class NpzShard:
 
     path: Path
     name: str
-    members: tuple[Member, ...]
+    members: tuple[ZipMember, ...]
     """The members in directory order."""
     tensors: tuple[TensorInfo, ...]
     comment: bytes
@@ -96,7 +96,7 @@ def open_npz(path: Path, name: str, void_dtype: str | None = None) -> NpzShard:
 class NpzReader:
     """Reads stored members directly and deflated ones by inflating them."""
 
-    def __init__(self, file: InputFile, members: Sequence[Member], max_pieces: int) -> None:
+    def __init__(self, file: InputFile, members: Sequence[ZipMember], max_pieces: int) -> None:
         self.file = file
         self._members = {member.tensor.name: member for member in members if member.tensor is not None}
         self._lock = threading.Lock()
@@ -138,7 +138,7 @@ class NpzReader:
         self._pieces.close()
         self.file.__exit__(kind)
 
-    def _open(self, member: Member) -> DeflatedMember:
+    def _open(self, member: ZipMember) -> DeflatedMember:
         info = member.info
         deflated = self._opened.pop(info.filename, None)
         if deflated is None:
@@ -148,7 +148,7 @@ class NpzReader:
         self._opened[info.filename] = deflated
         return deflated
 
-    def _check(self, member: Member, deflated: DeflatedMember | None) -> None:
+    def _check(self, member: ZipMember, deflated: DeflatedMember | None) -> None:
         if deflated is not None:
             found = deflated.checksum()
         else:
@@ -198,7 +198,7 @@ class NpzWriter:
         self._spool.close()
         self._file.abort()
 
-    def _pack(self, archive: zipfile.ZipFile, member: Member) -> None:
+    def _pack(self, archive: zipfile.ZipFile, member: ZipMember) -> None:
         tensor = member.tensor
         begin, nbytes = (0, 0) if tensor is None else (self._offsets[tensor.name], tensor.nbytes)
         buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes)))

@@ -7,7 +7,7 @@ from qdqcli.errors import InputError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.remote import folder_status, known, learn
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.root import Found
+from qdqcli.tensors.root import NamedTarget
 from qdqcli.tensors.storage import blame_input
 
 
@@ -17,7 +17,7 @@ class RemoteRoot:
     def __init__(self, path: RemotePath) -> None:
         self.path = path
 
-    def look_up(self, name: str) -> Found:
+    def look_up(self, name: str) -> NamedTarget:
         """Return the status of an object or a folder.
 
         Raises:
@@ -26,11 +26,11 @@ class RemoteRoot:
         path = self.path / name
         described = known(path)
         if described is not None:
-            return Found(described.status, None)
+            return NamedTarget(described.status, None)
         if not name or name.strip("/") in self._folders:
-            return Found(folder_status(path.key), None)
+            return NamedTarget(folder_status(path.key), None)
         with blame_input(path):
-            return Found(path.stat(), None)
+            return NamedTarget(path.stat(), None)
 
     def names(self, prefix: str) -> list[str]:
         """Return the names of the files and folders in one folder, whose prefix is empty or ends with a slash."""

@@ -27,7 +27,7 @@ _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | 
 _REPOSITORY = re.compile(r"(models|datasets|spaces)--.+", re.DOTALL)
 
 
-class Found(NamedTuple):
+class NamedTarget(NamedTuple):
     """The target of a name."""
 
     status: os.stat_result
@@ -41,7 +41,7 @@ class Root(Protocol):
     @property
     def path(self) -> Path: ...
 
-    def look_up(self, name: str) -> Found:
+    def look_up(self, name: str) -> NamedTarget:
         """Return the target of `name`, which is relative to the folder; raises `InputError` where it has none."""
 
     def names(self, prefix: str) -> list[str]:
@@ -93,7 +93,7 @@ class CheckpointRoot:
                     self._grounds[blobs] = os.open(above, _FOLDER, dir_fd=self._grounds[self._real])
             undo.pop_all()
 
-    def look_up(self, name: str) -> Found:
+    def look_up(self, name: str) -> NamedTarget:
         """Return the target of `name`, which is relative to the folder.
 
         Raises:
@@ -103,14 +103,14 @@ class CheckpointRoot:
         with blame_input(path):
             try:
                 with _Walk(self._real, self._grounds) as walk:
-                    return Found(walk.follow(name), None)
+                    return NamedTarget(walk.follow(name), None)
             except _LeavesError as leaves:
                 if not self._follow_links:
                     raise InputError(
                         f"{show_path(path)}: a link leads out of the checkpoint, to "
                         f"'{escape_name(leaves.target)}'; put the file itself there, or pass --follow-links"
                     ) from None
-                return Found(path.stat(), leaves.target)
+                return NamedTarget(path.stat(), leaves.target)
 
     def names(self, prefix: str) -> list[str]:
         """Return the sorted names in a folder below."""

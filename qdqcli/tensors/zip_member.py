@@ -35,7 +35,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class ZipMember:
     """One member of the archive."""
 
     info: zipfile.ZipInfo
@@ -51,7 +51,7 @@ class Member:
         return self.info.compress_type == zipfile.ZIP_STORED
 
 
-def read_members(file: InputFile, archive: zipfile.ZipFile, shard: str, void_dtype: str | None) -> Iterator[Member]:
+def read_members(file: InputFile, archive: zipfile.ZipFile, shard: str, void_dtype: str | None) -> Iterator[ZipMember]:
     """Yield every member in directory order; `shard` goes into the tensors.
 
     Raises:
@@ -129,10 +129,10 @@ def _data_start(file: InputFile, info: zipfile.ZipInfo) -> int:
 
 def _read_member(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int, shard: str, void_dtype: str | None
-) -> Member:
+) -> ZipMember:
     """Unpack the beginning of a member and parse the array header."""
     if info.is_dir() and not info.file_size:
-        return Member(info=info, start=start, header=b"", tensor=None)
+        return ZipMember(info=info, start=start, header=b"", tensor=None)
     shown = escape_name(info.filename)
     if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
         raise MalformedError(f"member '{shown}': is stored, yet its two sizes differ")
@@ -148,7 +148,7 @@ def _read_member(
         tensor = _opaque(info, key, shard, OBJECT)
     except MalformedError as error:
         raise MalformedError(f"member '{shown}': {error}") from error
-    return Member(info=info, start=start, header=prefix[: tensor.start], tensor=tensor)
+    return ZipMember(info=info, start=start, header=prefix[: tensor.start], tensor=tensor)
 
 
 def _opaque(info: zipfile.ZipInfo, name: str, shard: str, dtype: str) -> TensorInfo:

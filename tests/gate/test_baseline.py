@@ -11,7 +11,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.report.verdict import predicate, sentence
 from qdqcli.result.packing import Packing
 from qdqcli.result.result import Row, RunResult, TensorResult
-from qdqcli.tensors.packed.storage import Grid, Storage
+from qdqcli.tensors.packed.storage import CodeGrid, Storage
 from tests.gate.samples import verdict
 from tests.report.samples import BAD, EXACT, GOOD, KEPT, quantized, run_of, skipped
 
@@ -79,7 +79,7 @@ def test_changed_settings_and_rules_are_named_with_both_values(tmp_path: Path) -
 
 def test_a_weight_that_is_no_longer_packed_or_with_other_bits_is_named_though_it_is_better(tmp_path: Path) -> None:
     def stored(bits: int | None) -> RunResult:
-        packing = None if bits is None else Packing(Storage("GPTQ", Grid(bits, (1, 3)), 2))
+        packing = None if bits is None else Packing(Storage("GPTQ", CodeGrid(bits, (1, 3)), 2))
         return run_of(EXACT, WORSE._replace(spec=None, packing=packing))
 
     for now, actual in ((None, "stored in float"), (8, "bits 8")):

@@ -12,7 +12,7 @@ from qdqcli.report.verdict import headline, sentence, waived_line
 from qdqcli.result.packing import Packing
 from qdqcli.result.result import RunResult
 from qdqcli.result.verdict import Severity, Verdict
-from qdqcli.tensors.packed.storage import Grid, Storage
+from qdqcli.tensors.packed.storage import CodeGrid, Storage
 from tests.gate.samples import TODAY, budget, verdict
 from tests.growth import growth
 from tests.report.samples import (
@@ -245,7 +245,7 @@ def test_a_gate_that_measured_nothing_is_an_error(tmp_path: Path) -> None:
 
 
 FLOAT = GOOD._replace(spec=None, source=GOOD.source._replace(shape=(1, 3)))
-PACKED = FLOAT._replace(packing=Packing(Storage("GPTQ", Grid(4, (1, 3)), 2)))
+PACKED = FLOAT._replace(packing=Packing(Storage("GPTQ", CodeGrid(4, (1, 3)), 2)))
 DECODED = PACKED._replace(packing=PACKED.packing and PACKED.packing._replace(is_candidate=False))
 LOST = skipped("w", "lost", 1)._replace(is_failure=True, source=FLOAT.source._replace(name="w", shape=(1, 1)))
 

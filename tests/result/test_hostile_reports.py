@@ -23,7 +23,7 @@ from qdqcli.result.schema_check import MismatchError, check_of, step_to
 from qdqcli.result.verdict import Margin, Severity, Verdict, Violation
 from qdqcli.result.verification import Verification
 from qdqcli.stats.metrics import METRICS
-from qdqcli.tensors.packed.storage import Grid, Storage
+from qdqcli.tensors.packed.storage import CodeGrid, Storage
 from tests.conftest import Qdq
 from tests.report.harmless import harm
 from tests.report.samples import BAD, EXACT, NOTES, SKIPPED, run_of, skipped
@@ -51,7 +51,7 @@ RUN = replace(
             num_zero_slices=1,
             bound=Bound(metric="sqnr_db", limit=30.0, margin_db=-1.5),
             baseline_db=31.25,
-            packing=Packing(Storage("GPTQ", Grid(4, (1, 128)), 600), 18.5, True, "transposed", 20.0),
+            packing=Packing(Storage("GPTQ", CodeGrid(4, (1, 128)), 600), 18.5, True, "transposed", 20.0),
             share=0.5,
         ),
         EXACT._replace(spec=None),

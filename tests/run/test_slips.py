@@ -13,7 +13,7 @@ from qdqcli.op.arrays import quantize_and_dequantize_v4
 from qdqcli.report.table import MAX_NAME
 from qdqcli.run import input_scales, packing
 from qdqcli.run.slips import find_slip
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import CodeGrid
 from tests.conftest import Qdq
 from tests.tensors.packed.golden import Stored, load, save
 
@@ -130,7 +130,7 @@ def test_noise_and_other_weights_are_no_slip(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((64, 128))
     for y in (x + rng.standard_normal(x.shape), rng.standard_normal(x.shape) * rng.uniform(2, 5), x + np.inf):
-        assert find_slip(x, y, Grid(4, (1, 32))) is None
+        assert find_slip(x, y, CodeGrid(4, (1, 32))) is None
 
 
 def test_plain_rounding_of_a_large_weight_is_measured_on_some_rows(

@@ -19,7 +19,7 @@ from qdqcli.report.diagnosis import to_json
 from qdqcli.run.execute import result_of, run_plans
 from qdqcli.run.pipeline import Measuring
 from qdqcli.study.causes import level
-from qdqcli.study.diagnose import Report, choose, diagnose
+from qdqcli.study.diagnose import DiagnosedRun, choose, diagnose
 from qdqcli.study.profile import gaussian_half_range, gaussian_peak
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.run.checkpoints import BF16, write_safetensors
@@ -27,7 +27,9 @@ from tests.run.checkpoints import BF16, write_safetensors
 ROWS, COLUMNS = 256, 384
 
 
-def report_of(path: Path, threads: int = 2, max_memory: int = 64 << 20, added: float = 0.1, **spec: Any) -> Report:
+def report_of(
+    path: Path, threads: int = 2, max_memory: int = 64 << 20, added: float = 0.1, **spec: Any
+) -> DiagnosedRun:
     """Diagnose all tensors of a file."""
     recipe = Recipe(spec=QuantSpec(compute_dtype=ComputeDType.FLOAT32, **spec), min_ndim=0)
     with Workers(threads, max_memory) as workers:

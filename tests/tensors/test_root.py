@@ -12,7 +12,7 @@ import pytest
 from qdqcli.errors import InputError
 from qdqcli.tensors.checkpoint import Checkpoint, SideFile, open_checkpoint
 from qdqcli.tensors.note import Note, NoteKind
-from qdqcli.tensors.root import CheckpointRoot, Found
+from qdqcli.tensors.root import CheckpointRoot, NamedTarget
 from qdqcli.tensors.storage import MAX_LINKS
 from tests.tensors.files import safetensors_bytes, write
 
@@ -220,7 +220,7 @@ def test_a_file_replaced_between_the_check_and_the_opening_is_not_read(
     (side,) = open_checkpoint(model).side_files
     look_up = CheckpointRoot.look_up
 
-    def then_swap(root: CheckpointRoot, name: str) -> Found:
+    def then_swap(root: CheckpointRoot, name: str) -> NamedTarget:
         found = look_up(root, name)
         swap(model, what)
         return found
@@ -234,7 +234,7 @@ def test_a_shard_replaced_while_the_folder_is_read_is_refused(model: Path, monke
     """By another that is well formed."""
     look_up = CheckpointRoot.look_up
 
-    def then_replace(root: CheckpointRoot, name: str) -> Found:
+    def then_replace(root: CheckpointRoot, name: str) -> NamedTarget:
         found = look_up(root, name)
         if name == "model.safetensors":
             (model / name).unlink()

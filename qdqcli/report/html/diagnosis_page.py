@@ -24,19 +24,19 @@ from qdqcli.report.html.markup import cards_html, in_html, plain, quote, static_
 from qdqcli.report.number import EXACT, counted, percent
 from qdqcli.report.table import Column, dtype_text, shape_text, spec_text
 from qdqcli.study.causes import PLAIN, level
-from qdqcli.study.diagnose import FREE_BITS, Diagnosis, Remedy, Report
+from qdqcli.study.diagnose import FREE_BITS, DiagnosedRun, Diagnosis, Remedy
 
 _SECTIONS = 20
 """Most tensors that are described in full above the table, whose rows open."""
 
 
-def page(report: Report) -> Iterator[str]:
+def page(report: DiagnosedRun) -> Iterator[str]:
     """Yield the page in pieces."""
     run, grid = report.before, _grid(report)
     return document("Diagnosis of the error", "diagnose", run.inputs, run.version, _main(report, grid), grid)
 
 
-def _main(report: Report, grid: Grid[Diagnosis]) -> Iterator[str]:
+def _main(report: DiagnosedRun, grid: Grid[Diagnosis]) -> Iterator[str]:
     yield from cards_html(_cards(report))
     *_, last = facts(report, quote)
     yield f"<p>{in_html(last[:1].upper() + last[1:])}.</p>"
@@ -60,7 +60,7 @@ def _main(report: Report, grid: Grid[Diagnosis]) -> Iterator[str]:
     yield from made(report.before, options)
 
 
-def _cards(report: Report) -> Iterator[tuple[str, str, str]]:
+def _cards(report: DiagnosedRun) -> Iterator[tuple[str, str, str]]:
     total = sum(1 for _ in report.before.quantized)
     yield "diagnosed", f"{len(report.diagnoses):,} of {counted(total, 'tensor')}", ""
     yield "their share of the error", percent(report.share), ""
@@ -72,7 +72,7 @@ def _cards(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "with the best changes", overall_text(report.after), remark
 
 
-def _causes(report: Report) -> list[Column]:
+def _causes(report: DiagnosedRun) -> list[Column]:
     found = report.shares()
     return [
         Column(name="cause", title="cause", cells=[cause for cause, _, _ in found]),
@@ -81,7 +81,7 @@ def _causes(report: Report) -> list[Column]:
     ]
 
 
-def _by_layer(report: Report) -> Iterator[str]:
+def _by_layer(report: DiagnosedRun) -> Iterator[str]:
     """Yield the SQNR of all tensors by layer, with those unlike their neighbours marked."""
     unlike = {found.row.source for found in report.neighbours}
     rows = list(report.before.quantized)
@@ -128,7 +128,7 @@ def _remedies(found: Diagnosis) -> list[Remedy]:
     return [*found.remedies, *([] if combination is None else [combination])]
 
 
-def _grid(report: Report) -> Grid[Diagnosis]:
+def _grid(report: DiagnosedRun) -> Grid[Diagnosis]:
     diagnoses: Sequence[Diagnosis] = report.diagnoses
 
     def sqnr(found: Diagnosis) -> Value:

@@ -10,7 +10,7 @@ import numpy as np
 from qdqcli.tensors.packed.bits import Bytes, dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, SCALE, ZERO_POINT, PackedWeight
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import CodeGrid
 from qdqcli.tensors.packed.values import as_float32
 
 _BYTES = np.arange(256, dtype=np.float32)
@@ -23,7 +23,7 @@ class _Awq:
     """Words along the output dimension; scales of (groups, outputs)."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
 
     def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         size = self.grid.block[1]
@@ -56,4 +56,4 @@ def awq(weight: PackedWeight, parts: Parts) -> Decoder:
         raise damaged(weight, SCALE, f"{groups} groups do not divide {inputs} inputs")
     check_shape(weight, SCALE, (groups, 8 * words))
     check_shape(weight, ZERO_POINT, (groups, words))
-    return _Awq(shape=(8 * words, inputs), grid=Grid(4, (1, inputs // groups), is_symmetric=False))
+    return _Awq(shape=(8 * words, inputs), grid=CodeGrid(4, (1, inputs // groups), is_symmetric=False))

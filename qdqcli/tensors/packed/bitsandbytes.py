@@ -22,7 +22,7 @@ from qdqcli.tensors.packed.format import (
     SCALE_OF_SCALES,
     PackedWeight,
 )
-from qdqcli.tensors.packed.storage import Grid, Values
+from qdqcli.tensors.packed.storage import CodeGrid, Values
 from qdqcli.tensors.strict_json import parse_object
 
 _NESTED_CODES = 256
@@ -35,7 +35,7 @@ class _FourBits:
     """Blocks over the flattened weight."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
     size: int
     """Codes of a block: even."""
     nested_size: int = 0
@@ -80,7 +80,7 @@ def four_bits(weight: PackedWeight, parts: Parts) -> Decoder:
     blocks = -(-count // size)
     check_shape(weight, SCALE, (blocks,))
     check_shape(weight, CODE_BOOK, (16,))
-    grid = Grid(4, (1, size), Values.OTHERS)
+    grid = CodeGrid(4, (1, size), Values.OTHERS)
     if weight.parts[SCALE].dtype.name != "U8":
         return _FourBits(shape=shape, grid=grid, size=size)
     if not {SCALE_OF_SCALES, BOOK_OF_SCALES} <= weight.parts.keys():

@@ -17,7 +17,7 @@ from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, d
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, SHAPE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scaled import plain
 from qdqcli.tensors.packed.scales import ScaleGrid, group_index
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import CodeGrid
 
 _WORD = 32
 _MAX_NAME, _MAX_REPEATS = 300, 3
@@ -48,7 +48,7 @@ class _PackQuantized:
     """Integers in 32-bit words along the rows; zero points in words along the columns."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
     packing: _Packing
     scales: ScaleGrid
 
@@ -124,7 +124,7 @@ def pack_quantized(weight: PackedWeight, parts: Parts) -> Decoder:
             raise damaged(weight, ZERO_POINT, "zero points of a weight of more than two dimensions are not decoded")
         check_shape(weight, ZERO_POINT, (packing.words(shape[0]), groups))
     check_shape(weight, GROUP_INDEX, shape[-1:])
-    grid = Grid(packing.bits, scales.block, is_symmetric=ZERO_POINT not in parts)
+    grid = CodeGrid(packing.bits, scales.block, is_symmetric=ZERO_POINT not in parts)
     return _PackQuantized(shape=shape, grid=grid, packing=packing, scales=scales)
 
 

@@ -13,7 +13,7 @@ from qdqcli.escape import MalformedError, escape_name
 from qdqcli.op import kernels
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import CodeGrid
 from qdqcli.tensors.packed.values import NUMPY, as_float32
 from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
@@ -42,7 +42,7 @@ class Decoder(Protocol):
         """Shape of the weight in a float checkpoint."""
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> CodeGrid:
         """Bits, and the block of the last two dimensions that shares a scale."""
 
     def rows(self, parts: "Parts", start: int, stop: int, out: Floats) -> None:

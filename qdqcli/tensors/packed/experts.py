@@ -12,7 +12,7 @@ from qdqcli.tensors.packed.bits import dequantize
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, SCALE, PackedWeight
 from qdqcli.tensors.packed.scales import global_scale
-from qdqcli.tensors.packed.storage import Grid, Scales, Values
+from qdqcli.tensors.packed.storage import CodeGrid, Scales, Values
 from qdqcli.tensors.packed.values import E2M1, as_float32
 from qdqcli.tensors.tensor import plain_shape
 
@@ -25,7 +25,7 @@ class _Mxfp4:
     """Codes of (experts, outputs, groups, 16 bytes)."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
 
     def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         inputs = self.shape[-2]
@@ -48,7 +48,7 @@ def mxfp4(weight: PackedWeight, parts: Parts) -> Decoder:
     """Return the decoder of gpt-oss; the shapes of codes and scales were checked when they were recognised."""
     del parts
     *lead, outputs, groups, _ = weight.parts[CODES].shape
-    grid = Grid(4, (_GROUP, 1), Values.E2M1, Scales.E8M0)
+    grid = CodeGrid(4, (_GROUP, 1), Values.E2M1, Scales.E8M0)
     return _Mxfp4(shape=(*lead, groups * _GROUP, outputs), grid=grid)
 
 
@@ -57,7 +57,7 @@ class _Nvfp4:
     """Codes of (experts, inputs / 2, outputs), scales of (experts, inputs / 16, outputs)."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
 
     def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:
         rows = np.arange(start, stop)
@@ -78,5 +78,5 @@ def nvfp4(weight: PackedWeight, parts: Parts) -> Decoder:
         raise damaged(weight, CODES, f"its shape is {plain_shape(weight.parts[CODES].shape)}")
     check_shape(weight, SCALE, (*lead, 2 * pairs // _NV, outputs))
     global_scale(parts)
-    grid = Grid(4, (_NV, 1), Values.E2M1, Scales.E4M3_AND_FLOAT)
+    grid = CodeGrid(4, (_NV, 1), Values.E2M1, Scales.E4M3_AND_FLOAT)
     return _Nvfp4(shape=(*lead, 2 * pairs, outputs), grid=grid)

@@ -29,7 +29,7 @@ Parts = Mapping[str, TensorInfo]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class WeightPart:
     """A tensor that belongs to a packed weight."""
 
     role: str
@@ -48,7 +48,7 @@ class PackedFormat:
     """Suffix of the tensor that holds the codes."""
     dtypes: Sequence[str]
     """Dtypes of the codes."""
-    parts: Sequence[Part] = ()
+    parts: Sequence[WeightPart] = ()
     weight: str = ".weight"
     """Suffix of the weight in a float checkpoint."""
     methods: Sequence[str] = ()

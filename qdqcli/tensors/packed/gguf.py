@@ -8,7 +8,7 @@ from qdqcli.errors import UnavailableError
 from qdqcli.tensors.gguf import QUANTIZED
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, damaged
 from qdqcli.tensors.packed.format import CODES, PackedWeight
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import CodeGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class _Blocks:
     """Rows of whole blocks of one ggml type."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
     kind: str
 
     def rows(self, parts: Parts, start: int, stop: int, out: Floats) -> None:

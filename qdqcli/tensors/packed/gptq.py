@@ -14,7 +14,7 @@ from qdqcli.tensors.packed.bits import dequantize, unpack
 from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, Stored, check_shape, damaged
 from qdqcli.tensors.packed.format import CODES, GROUP_INDEX, SCALE, ZERO_POINT, PackedWeight
 from qdqcli.tensors.packed.scales import group_index
-from qdqcli.tensors.packed.storage import Grid
+from qdqcli.tensors.packed.storage import CodeGrid
 from qdqcli.tensors.packed.values import as_float32
 
 _WORD = 32
@@ -25,7 +25,7 @@ class _Gptq:
     """Words along the input dimension; scales and zero points of (groups, outputs)."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
     zero_offset: int
     """What is added to a stored zero point; where none crosses two words to a word of them at once, as GPTQModel does:
     a zero point of 0 borrows."""
@@ -94,7 +94,7 @@ def _decoder(weight: PackedWeight, parts: Parts, *, zero_offset: int) -> Decoder
     if not isinstance(size, int) or size < 1 or -(-inputs // size) != groups:
         size = -(-inputs // groups)
     is_symmetric = ZERO_POINT not in parts or bool(_declared(weight).get("sym", False))
-    grid = Grid(bits, (1, min(size, inputs)), is_symmetric=is_symmetric)
+    grid = CodeGrid(bits, (1, min(size, inputs)), is_symmetric=is_symmetric)
     return _Gptq(shape=(outputs, inputs), grid=grid, zero_offset=zero_offset)
 
 

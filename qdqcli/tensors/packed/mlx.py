@@ -14,7 +14,7 @@ from qdqcli.tensors.packed.decoder import Decoder, Floats, Parts, check_shape, d
 from qdqcli.tensors.packed.format import CODES, OFFSET, SCALE, PackedWeight
 from qdqcli.tensors.packed.scaled import Scaled
 from qdqcli.tensors.packed.scales import ScaleGrid
-from qdqcli.tensors.packed.storage import Grid, Scales, Values
+from qdqcli.tensors.packed.storage import CodeGrid, Scales, Values
 from qdqcli.tensors.packed.values import E2M1, table
 from qdqcli.tensors.tensor import plain_shape
 
@@ -28,7 +28,7 @@ class _Affine:
     """Unsigned codes, times the scale of their group, plus its offset."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
     scales: ScaleGrid
     offsets: ScaleGrid
 
@@ -67,7 +67,7 @@ def mlx(weight: PackedWeight, parts: Parts) -> Decoder:
         raise damaged(weight, CODES, f"{found}; the configuration says {declared!r}")
     check_shape(weight, OFFSET, weight.parts[SCALE].shape)
     scales, offsets = (ScaleGrid.of(weight, shape, role, block=(1, size)) for role in (SCALE, OFFSET))
-    grid = Grid(bits, (1, size), is_symmetric=False)
+    grid = CodeGrid(bits, (1, size), is_symmetric=False)
     return _Affine(shape=shape, grid=grid, scales=scales, offsets=offsets)
 
 
@@ -81,7 +81,7 @@ def _floating(weight: PackedWeight, words: int, groups: int) -> Decoder:
     scales = ScaleGrid.of(weight, shape, block=(1, size), dtype=dtype)
     values = E2M1 if bits == 4 else table("F8_E4M3")
     kinds = Values.E2M1 if bits == 4 else Values.E4M3, Scales.E8M0 if dtype == "F8_E8M0" else Scales.E4M3
-    return Scaled(shape=shape, grid=Grid(bits, scales.block, *kinds), values=values, scales=scales)
+    return Scaled(shape=shape, grid=CodeGrid(bits, scales.block, *kinds), values=values, scales=scales)
 
 
 def _settings(weight: PackedWeight) -> Parsed:

@@ -25,18 +25,18 @@ from qdqcli.tensors.packed.format import (
     SHAPE,
     ZERO_POINT,
     PackedFormat,
-    Part,
     Parts,
+    WeightPart,
     scales_on_grid,
 )
 
 
-def _part(role: str, suffix: str, *dtypes: str) -> Part:
-    return Part(role=role, suffix=suffix, dtypes=dtypes)
+def _part(role: str, suffix: str, *dtypes: str) -> WeightPart:
+    return WeightPart(role=role, suffix=suffix, dtypes=dtypes)
 
 
-def _may(role: str, suffix: str, *dtypes: str) -> Part:
-    return Part(role=role, suffix=suffix, dtypes=dtypes, is_optional=True)
+def _may(role: str, suffix: str, *dtypes: str) -> WeightPart:
+    return WeightPart(role=role, suffix=suffix, dtypes=dtypes, is_optional=True)
 
 
 def _is_gptq(parts: Parts) -> bool:

@@ -23,7 +23,7 @@ from qdqcli.tensors.packed.format import (
     PackedWeight,
 )
 from qdqcli.tensors.packed.scales import ScaleGrid, global_scale
-from qdqcli.tensors.packed.storage import Block, Grid, Scales, Values
+from qdqcli.tensors.packed.storage import Block, CodeGrid, Scales, Values
 from qdqcli.tensors.packed.values import E2M1, table
 from qdqcli.tensors.strict_json import parse_object
 from qdqcli.tensors.tensor import plain_shape
@@ -37,7 +37,7 @@ class Scaled:
     """Codes whose values a table gives."""
 
     shape: tuple[int, ...]
-    grid: Grid
+    grid: CodeGrid
     values: Floats
     """Value of each code: 16 or 256."""
     scales: ScaleGrid
@@ -92,7 +92,7 @@ def plain(
     scales = ScaleGrid.of(weight, codes.shape, block=block)
     zeros = ScaleGrid.of(weight, codes.shape, ZERO_POINT, block=scales.block) if ZERO_POINT in parts else None
     kinds = kind.get(codes.dtype.name, Values.OTHERS), Scales.E8M0 if scales.dtype == "F8_E8M0" else Scales.FLOATS
-    grid = Grid(8, scales.block, *kinds, is_symmetric=zeros is None)
+    grid = CodeGrid(8, scales.block, *kinds, is_symmetric=zeros is None)
     return Scaled(shape=codes.shape, grid=grid, values=values, scales=scales, zero_points=zeros, factor=factor)
 
 
@@ -127,7 +127,7 @@ def comfyui(weight: PackedWeight, parts: Parts) -> Decoder:
         raise damaged(weight, CODES, f"a layout of {codes.dtype.name} in {len(codes.shape)} dimensions is not decoded")
     scales = ScaleGrid.tiled(weight, codes.shape, _MX, "F8_E8M0")
     values = Values.E4M3 if codes.dtype.name == "F8_E4M3" else Values.E5M2
-    grid = Grid(8, scales.block, values, Scales.E8M0)
+    grid = CodeGrid(8, scales.block, values, Scales.E8M0)
     return Scaled(shape=codes.shape, grid=grid, values=table(codes.dtype.name), scales=scales)
 
 
@@ -202,6 +202,8 @@ def _pairs(codes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _fp4(weight: PackedWeight, scales: ScaleGrid, *, divides: bool = False, is_high_first: bool = False) -> Decoder:
     shape = _pairs(weight.parts[CODES].shape)
-    grid = Grid(4, scales.block, Values.E2M1, Scales.E4M3_AND_FLOAT if GLOBAL_SCALE in weight.parts else Scales.E8M0)
+    grid = CodeGrid(
+        4, scales.block, Values.E2M1, Scales.E4M3_AND_FLOAT if GLOBAL_SCALE in weight.parts else Scales.E8M0
+    )
     check_shape(weight, INPUT_SCALE, shape[-1:])
     return Scaled(shape=shape, grid=grid, values=E2M1, scales=scales, divides=divides, is_high_first=is_high_first)

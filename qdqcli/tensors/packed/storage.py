@@ -28,7 +28,7 @@ class Scales(StrEnum):
     """Times one number for the tensor."""
 
 
-class Grid(NamedTuple):
+class CodeGrid(NamedTuple):
     """Codes of a packed weight: their bits, and the block that shares a scale."""
 
     bits: int
@@ -49,6 +49,6 @@ class Storage(NamedTuple):
     """How a packed weight is stored."""
 
     format: str
-    grid: Grid
+    grid: CodeGrid
     nbytes: int
     """Bytes of codes, scales and all other parts."""
