@@ -1,8 +1,7 @@
 """Blocks of a tensor: whole chunks, read into a worker's buffer; how often each is read, and what is kept of it."""
 
-from collections.abc import Sequence
-
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
