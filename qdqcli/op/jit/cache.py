@@ -142,8 +142,9 @@ def host_has(feature: str) -> bool:
     return feature in _flags() if chosen is None else f"+{feature}" in chosen.split(",")
 
 
-def _flags() -> set[str]:
-    return set(processor().get("flags", "").split())
+@cache
+def _flags() -> frozenset[str]:
+    return frozenset(processor().get("flags", "").split())
 
 
 @cache
