@@ -42,7 +42,7 @@ class Plan:
     @cached_property
     def file(self) -> FileRef:
         """The shard, as reports show it and as patterns see it."""
-        return _file_of(self.checkpoint, self.shard)
+        return _file_of(self.shard)
 
     @cached_property
     def nbytes(self) -> int:
@@ -103,9 +103,11 @@ def context_of(checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> C
         known |= {key: Skip(reason=f"superseded: the index takes it from {shard}")
                   for key, shard in checkpoint.superseded.items()}  # fmt: skip
         for shard in checkpoint.shards:
-            files += [_file_of(checkpoint, shard)] * len(shard.tensors)
+            files += [_file_of(shard)] * len(shard.tensors)
             min_ndims += [min_ndim] * len(shard.tensors)
-            untouched += [known.get(key_of(tensor)) or why_untouched(tensor.dtype) for tensor in shard.tensors]
+            untouched += [
+                (known and known.get(key_of(tensor))) or why_untouched(tensor.dtype) for tensor in shard.tensors
+            ]
     return Context(files=files, untouched=untouched, min_ndims=min_ndims)
 
 
@@ -193,6 +195,5 @@ def notes_of(plans: Sequence[Plan]) -> list[Note]:
     return list(dict.fromkeys(note for plan in plans for note in plan.checkpoint.notes))
 
 
-def _file_of(checkpoint: Checkpoint, shard: Shard) -> FileRef:
-    path = checkpoint.path / shard.name if checkpoint.is_folder else checkpoint.path
-    return FileRef(show_path(path), shard.name.count("/") + 1)
+def _file_of(shard: Shard) -> FileRef:
+    return FileRef(show_path(shard.path), shard.name.count("/") + 1)
