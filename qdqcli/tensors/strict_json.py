@@ -4,7 +4,7 @@ Python accepts duplicate keys (the last wins), NaN and Infinity, lone surrogates
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from json import JSONDecoder
 from math import isfinite
 from typing import NoReturn
@@ -50,11 +50,20 @@ def decoder(
     surrogates: bool = False,
 ) -> JSONDecoder:
     """Return a strict decoder of `text`; `make_object` builds objects from their pairs."""
+    is_checked = not surrogates and "\\u" in text
+    return _decoder(make_object, parse_constant or _refuse_constant, is_checked, "-0" in text)
+
+
+@lru_cache(maxsize=16)
+def _decoder(
+    make_object: MakeObject, parse_constant: Callable[[str], object], is_checked: bool, has_minus_zero: bool
+) -> JSONDecoder:
+    """Return a decoder, made once: that takes as long as it takes to decode ten tensors of a header."""
     return JSONDecoder(
-        object_pairs_hook=make_object if surrogates or "\\u" not in text else partial(_checked, make_object),
+        object_pairs_hook=partial(_checked, make_object) if is_checked else make_object,
         parse_float=_parse_float,
-        parse_int=_parse_int if "-0" in text else None,
-        parse_constant=parse_constant or _refuse_constant,
+        parse_int=_parse_int if has_minus_zero else None,
+        parse_constant=parse_constant,
     )
 
 
