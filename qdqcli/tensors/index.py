@@ -93,7 +93,8 @@ def notes_on_tensors(
         for shard_name in set(index.values()):
             named.setdefault(shard_name, set()).update(index)
     for shard in shards:
-        unnamed = [tensor.name for tensor in shard.tensors if tensor.name not in named.get(shard.name, (tensor.name,))]
+        known = named.get(shard.name)
+        unnamed = [] if known is None else [tensor.name for tensor in shard.tensors if tensor.name not in known]
         if unnamed:
             yield Note.of(NoteKind.UNINDEXED, show_path(path / shard.name), unnamed)
     groups: dict[tuple[str, str], list[str]] = {}
