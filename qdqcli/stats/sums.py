@@ -69,9 +69,11 @@ def expansion(values: Sequence[float]) -> Expansion:
     if not all(map(isfinite, values)):
         return (sum(value for value in values if not isfinite(value)),)
     parts: list[float] = []
-    while rest := _rounded_sum((*values, *(-part for part in parts))):
+    left = list(values)
+    while rest := _rounded_sum(left):
         # A sum beyond float64 is split into the largest float and the rest, so that merging stays exact.
         parts.append(rest if isfinite(rest) else copysign(float_info.max, rest))
+        left.append(-parts[-1])
     return tuple(parts)
 
 

@@ -309,9 +309,8 @@ def fake_quantize_and_sum_each(
     `layouts` (tensors, 5): first element, number of elements, and the layout's steps.
     """
     count, measuring = len(layouts), _measuring(x, max_slices, max_slices, None, [spec], dtype)
-    begin, size, *steps = layouts.T
-    zero = np.zeros_like(size)
-    tensors = np.column_stack([-begin, zero, size, *steps, zero, size])
+    tensors = np.zeros((count, 8), np.int64)
+    tensors[:, 0], tensors[:, 2:6], tensors[:, 7] = -layouts[:, 0], layouts[:, 1:], layouts[:, 1]
     sums, found = empty_sums(count), _nothing_found(count, dtype)
     summing, each = Summing(keep, None, terms_of(x, x), CHUNK_ELEMENTS), sums.reshape(count, 1, SUM_COLUMNS)
     kernels.fake_quantize_and_sum(x, y, tensors, measuring, op_of(spec, dtype), summing, each, found)
