@@ -16,7 +16,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, Judging, judging_options
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import cluster_of, files_of, open_inputs, workers_of
+from qdqcli.cli.measure import cluster_of, open_inputs, workers_of
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.progress import progress
 from qdqcli.cli.session import Session
@@ -165,7 +165,7 @@ def _measured(call: Call, ours: list[Plan], theirs: list[Plan], renamings: Seque
     total = sum(entry.tensor.nbytes for entry in entries)
     with (
         cluster_of(call) as distribution,
-        progress(session, total, files_of(ours), "comparing") as advance,
+        progress(session, total, [(plan.shard.name, plan.nbytes) for plan in ours], "comparing") as advance,
         workers_of(call) as workers,
     ):
         rows = compare_entries(

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
-from qdqcli.cli.call import Call
+from qdqcli.cli.call import Call, ReportRequest
 from qdqcli.cli.files import is_by_input, named, names_of, step_summary
-from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.progress import duration
 from qdqcli.cli.streams import write_all
 from qdqcli.escape import show_path

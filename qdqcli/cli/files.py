@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from qdqcli.cli.call import Call
-from qdqcli.cli.groups import ReportRequest
+from qdqcli.cli.call import Call, ReportRequest
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.output.files import NamedFile, check_files, file_id, ids_of

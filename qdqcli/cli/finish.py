@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.call import Call, pass_call
+from qdqcli.cli.call import Call, gathered, pass_call
 from qdqcli.cli.gate import Gate, Judging, judging_options
-from qdqcli.cli.groups import gathered
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.part import given_command

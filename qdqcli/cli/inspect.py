@@ -5,10 +5,9 @@ from dataclasses import replace
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.call import Call, pass_call
+from qdqcli.cli.call import Call, ReportRequest, pass_call
 from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.help import Command
 from qdqcli.cli.measure import listing_of, measure, opened, plan_inputs
 from qdqcli.cli.option_sources import recipe_options

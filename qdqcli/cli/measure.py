@@ -8,9 +8,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Unpack
 
 from qdqcli.cli.batch import none_left, run_each_input
-from qdqcli.cli.call import Call
+from qdqcli.cli.call import Call, ReportRequest
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import ReportRequest
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import request_of
@@ -252,12 +251,8 @@ def progress_over(
     call: Call, plans: Sequence[Plan], phase: str = "measuring", passes: int = 1
 ) -> AbstractContextManager[Progress]:
     """Return the progress bar for `passes` over the data of the plans."""
-    return progress(call.session, passes * sum(plan.nbytes for plan in plans), files_of(plans), phase)
-
-
-def files_of(plans: Sequence[Plan]) -> list[tuple[str, int]]:
-    """Return name and bytes of each shard, for a progress bar."""
-    return [(plan.shard.name, plan.nbytes) for plan in plans]
+    files = [(plan.shard.name, plan.nbytes) for plan in plans]
+    return progress(call.session, passes * sum(size for _, size in files), files, phase)
 
 
 def note_large_report(plans: Sequence[Plan], report: ReportRequest, session: Session) -> None:

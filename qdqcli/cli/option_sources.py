@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from qdqcli.cli.call import Function
 from qdqcli.cli.environment import SHARED, is_set
-from qdqcli.cli.groups import Function
 from qdqcli.cli.help import completing
 from qdqcli.cli.session import Session
 from qdqcli.recipe import keys

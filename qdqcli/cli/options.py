@@ -10,8 +10,7 @@ from typing import Unpack
 
 import click
 
-from qdqcli.cli.call import Call
-from qdqcli.cli.groups import Decorator, Function
+from qdqcli.cli.call import Call, Decorator, Function
 from qdqcli.cli.help import completing
 from qdqcli.cli.option_sources import option_sources_of, recipe_options
 from qdqcli.cli.session import Session

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.call import Call, pass_call
+from qdqcli.cli.call import Call, Function, pass_call
 from qdqcli.cli.deliver import deliver_pieces, write_report
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
-from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import opened, packed_inputs, workers_of

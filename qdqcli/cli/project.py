@@ -6,8 +6,7 @@ from typing import cast
 
 import click
 
-from qdqcli.cli.call import Call
-from qdqcli.cli.groups import Function
+from qdqcli.cli.call import Call, Function
 from qdqcli.cli.option_sources import given_parameters, is_given
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError

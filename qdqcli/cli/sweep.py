@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.call import Call, pass_call
+from qdqcli.cli.call import Call, Function, pass_call
 from qdqcli.cli.deliver import deliver_pieces
 from qdqcli.cli.files import Files
-from qdqcli.cli.groups import Function
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.measure import cluster_of, opened, packed_inputs, progress_over, workers_of

@@ -112,8 +112,8 @@ class ShardJob:
         try:
             for item in items:
                 batch = batch_of(item)
-                if self._is_spread(batch[0][0]) or _is_tiny(batch):
-                    futures.append(_done(function(item)))  # in this thread, not in a worker
+                if self._runs_in_caller(batch):
+                    futures.append(_done(function(item)))
                 else:
                     futures.append(self.workers.submit(function, item))
         except BaseException:
@@ -134,10 +134,15 @@ class ShardJob:
         if batch:
             yield batch
 
-    def _is_spread(self, tensor: TensorInfo) -> bool:
-        """Tell whether all workers share the tensor: a single one would still be busy when the others are done."""
+    def _runs_in_caller(self, batch: Sequence[Task]) -> bool:
+        """Tell whether a batch is worked on in the calling thread, not in a worker.
+
+        All workers share a large tensor: a single one would still be busy when the others are done. With tiny ones
+        Python's overhead exceeds the kernels' time: threads would only wait for one another.
+        """
         fair_share = self.plan.nbytes // (4 * self.workers.num_threads)
-        return tensor.nbytes > max(min(fair_share, SPREAD_BYTES), BATCH_BYTES)
+        is_spread = batch[0][0].nbytes > max(min(fair_share, SPREAD_BYTES), BATCH_BYTES)
+        return is_spread or sum(tensor.nbytes for tensor, _ in batch) < TINY_BYTES * len(batch)
 
     def _run_batch(self, batch: Sequence[Task]) -> list[Row]:
         measured = self.measure_at_once(batch)
@@ -223,11 +228,6 @@ def _in_parts(batches: Iterable[list[Task]]) -> Iterator[Iterable[list[Task]]]:
             part, nbytes = [], 0
     if part:
         yield part
-
-
-def _is_tiny(batch: Sequence[Task]) -> bool:
-    """Tell whether Python's overhead exceeds the kernels' time: threads would only wait for one another."""
-    return sum(tensor.nbytes for tensor, _ in batch) < TINY_BYTES * len(batch)
 
 
 def _done(result: Result) -> Future[Result]:

@@ -52,11 +52,11 @@ class FlatShard:
         return FlatWriter(path, file.chunks(0, self.header_bytes), file.size, file.mode, unfinished)
 
 
+@dataclass(frozen=True)
 class FlatReader:
     """Reads tensors at their offset in the file."""
 
-    def __init__(self, file: InputFile) -> None:
-        self.file = file
+    file: InputFile
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
         check_range(tensor, start, buffer.nbytes)

@@ -240,27 +240,25 @@ class InputFile:
         if self._file is not None:
             self._file.read_ahead(spans, max_bytes)
 
-    def check_unchanged(self) -> None:
-        """Check that size and modification time are those at opening, and that the path still leads to this file.
+    def close(self) -> None:
+        """Close the file; a no-op once closed.
 
-        A no-op once closed.
+        Raises:
+            InputError: size or modification time are not those at opening, or the path leads to another file now.
         """
         if self._file is None:
             return
-        with blame_input(self.path):  # its server may have lost it
-            status = self._file.status()
-        if FileIdentity.of(status) != self.identity:
-            raise InputError(f"{show_path(self.path)}: changed while being read; start again")
         try:
-            named = FileIdentity.of(self._file.status_by_name())
-        except OSError as error:
-            raise InputError(f"{show_path(self.path)}: was removed while being read; start again") from error
-        if named != self.identity:
-            raise InputError(f"{show_path(self.path)}: was replaced while being read; start again")
-
-    def close(self) -> None:
-        try:
-            self.check_unchanged()
+            with blame_input(self.path):  # its server may have lost it
+                status = self._file.status()
+            if FileIdentity.of(status) != self.identity:
+                raise InputError(f"{show_path(self.path)}: changed while being read; start again")
+            try:
+                named = FileIdentity.of(self._file.status_by_name())
+            except OSError as error:
+                raise InputError(f"{show_path(self.path)}: was removed while being read; start again") from error
+            if named != self.identity:
+                raise InputError(f"{show_path(self.path)}: was replaced while being read; start again")
         finally:
             self._release()
 
@@ -672,7 +670,7 @@ def copy_file(file: InputFile, target: Path, on_chunk: Callable[[], None] = lamb
     with file, OutputFile(target, mode=file.mode) as output:
         file.read_ahead([(0, file.size)], 64 * CHUNK_BYTES)
         output.write_all(file.chunks(0, file.size, on_chunk))
-        file.check_unchanged()
+        file.close()
         output.commit()
 
 
