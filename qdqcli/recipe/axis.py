@@ -9,14 +9,11 @@ NONE = "none"
 LAST = "last"
 CHANNEL = "channel"
 """The output channels of a weight: dimension 0; 0,1 of stacked experts. Also a value of `indivisible`."""
+BY_TENSOR = (LAST, CHANNEL)
+"""Words for dimensions that depend on the tensor."""
 PAIR_PATTERN = r"^(0|[1-9][0-9]?),(0|[1-9][0-9]?)$"
 
 Axis = int | tuple[int, int]
-
-
-def depends_on_tensor(word: str | int) -> bool:
-    """Tell whether the word stands for a dimension that depends on the tensor."""
-    return word in (LAST, CHANNEL)
 
 
 def fixed_axis(word: str | int) -> Axis:

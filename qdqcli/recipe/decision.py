@@ -8,7 +8,7 @@ from math import isfinite
 from qdqcli.errors import SpecError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.plain import JsonObject
-from qdqcli.recipe.axis import CHANNEL, NONE, axis_of, depends_on_tensor, word_of
+from qdqcli.recipe.axis import BY_TENSOR, CHANNEL, NONE, axis_of, word_of
 from qdqcli.recipe.keys import ERROR, PLANNING, SETTINGS, SKIP
 from qdqcli.recipe.rule import Placed, PlacedSettings, Rule, apply_rule
 
@@ -130,7 +130,7 @@ def resolve(
     if ndim < settings["min_ndim"].value:
         reason = f"{TOO_FEW} {settings['min_ndim'].value} dimensions"
         return _skipped(settings, "min_ndim", reason, rules, ())
-    if not rules and not depends_on_tensor(settings["axis"].value):
+    if not rules and settings["axis"].value not in BY_TENSOR:
         return Resolution(decision=spec, settings=settings)
     try:
         decision = _spec(settings, spec, ndim, is_stacked=is_stacked)

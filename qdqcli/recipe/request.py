@@ -9,7 +9,7 @@ from typing import TypedDict, cast
 from qdqcli.errors import UsageError
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, WHOLE_TENSOR, ComputeDType, QuantSpec, RoundMode
 from qdqcli.recipe import keys
-from qdqcli.recipe.axis import depends_on_tensor, fixed_axis
+from qdqcli.recipe.axis import BY_TENSOR, fixed_axis
 from qdqcli.recipe.file import RecipeFile
 from qdqcli.recipe.keys import ERROR
 from qdqcli.recipe.recipe import Recipe
@@ -182,7 +182,7 @@ def request_from(sources: OptionSources) -> Request:
     )
     recipe = Recipe(
         spec=spec,
-        axis=str(axis) if depends_on_tensor(axis) else None,
+        axis=str(axis) if axis in BY_TENSOR else None,
         include=options["include"],
         exclude=options["exclude"],
         min_ndim=options["min_ndim"],

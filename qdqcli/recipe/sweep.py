@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from qdqcli.plain import JsonObject
-from qdqcli.recipe.axis import CHANNEL, depends_on_tensor, fixed_axis
+from qdqcli.recipe.axis import BY_TENSOR, CHANNEL, fixed_axis
 from qdqcli.recipe.keys import SKIP
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.result.result import RunResult
@@ -48,7 +48,7 @@ class Setting:
             estimator=self.estimator,
             percentile=self.percentile,
         )
-        axis = str(self.axis) if depends_on_tensor(self.axis) else None
+        axis = str(self.axis) if self.axis in BY_TENSOR else None
         return replace(recipe, spec=spec, axis=axis, indivisible=SKIP, skips_misfits=True)
 
     def to_json(self) -> JsonObject:

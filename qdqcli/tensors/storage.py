@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Protocol, Self
 
@@ -145,24 +145,17 @@ class _LocalFile:
     """A file of this machine."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         # O_NONBLOCK: opening a named pipe must not wait for a writer.
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def status(self) -> os.stat_result:
-        return os.fstat(self._descriptor)
-
-    def status_by_name(self) -> os.stat_result:
-        return self._path.stat()
+        self.status = partial(os.fstat, self._descriptor)
+        self.status_by_name = path.stat
+        self.close = partial(os.close, self._descriptor)
 
     def read(self, view: memoryview, offset: int) -> int:
         return os.preadv(self._descriptor, [view], offset)
 
     def read_ahead(self, spans: Iterable[Span], max_bytes: int) -> None:
         """Do nothing: the system reads ahead."""
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 class InputFile:
