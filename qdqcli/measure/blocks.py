@@ -22,6 +22,17 @@ QPARAM_BYTES = 64
 """Bytes for the range and the qparams of one slice."""
 
 
+class InMemory:
+    """Arrays in place of the tensor of a shard: its blocks are read and written where they lie."""
+
+    def __init__(self, x: Stored, y: Stored) -> None:
+        self.x, self.y = x, y
+
+    def read_into(self, _tensor: TensorInfo, start: int, buffer: memoryview) -> None:
+        """Fill `buffer`, as a `ShardReader` does."""
+        buffer[:] = self.x.view(np.uint8).data[start : start + buffer.nbytes]
+
+
 def blocks_of(info: TensorInfo, workers: Workers, max_elements: int = sys.maxsize) -> list[Block]:
     """Return the blocks of a tensor, whole chunks each, of at most `max_elements`."""
     size, step = info.num_elements, min(workers.block_elements(info.dtype.bits // 8), max_elements)
@@ -38,9 +49,11 @@ def has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
     return layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
 
 
-def read_block(reader: ShardReader, info: TensorInfo, workers: Workers, name: str, block: Block) -> Stored:
+def read_block(reader: ShardReader | InMemory, info: TensorInfo, workers: Workers, name: str, block: Block) -> Stored:
     """Read the elements of `block` into this thread's buffer of that name, in native byte order."""
     start, stop = block
+    if isinstance(reader, InMemory):
+        return reader.x[start:stop]
     x = workers.buffer(name, STORAGE[info.dtype.name], stop - start)
     reader.read_into(info, start * x.itemsize, x.view(np.uint8).data)
     return x.byteswap(inplace=True) if info.big_endian else x
@@ -55,8 +68,17 @@ def read_floats(reader: ShardReader, info: TensorInfo, block: Block) -> NDArray[
     return floats_of(stored.byteswap() if info.big_endian else stored).astype(np.float64)
 
 
-def write_block(writer: ShardWriter, info: TensorInfo, y: Stored, start: int) -> None:
+def output_block(writer: ShardWriter | InMemory | None, workers: Workers, x: Stored, start: int) -> Stored:
+    """Return the place of the outputs of the elements `x`, from `start` on; empty where none are written."""
+    if isinstance(writer, InMemory):
+        return writer.y[start : start + len(x)]
+    return workers.buffer("output", x.dtype.type, 0 if writer is None else len(x))
+
+
+def write_block(writer: ShardWriter | InMemory, info: TensorInfo, y: Stored, start: int) -> None:
     """Write elements from `start` on in the file's byte order; `y` may be modified."""
+    if isinstance(writer, InMemory):
+        return
     if info.big_endian:
         y.byteswap(inplace=True)
     writer.write(info, start * y.itemsize, y.view(np.uint8).data)

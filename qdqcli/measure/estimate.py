@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from qdqcli.measure.blocks import Block, blocks_of, has_histogram, read_block
+from qdqcli.measure.blocks import Block, InMemory, blocks_of, has_histogram, read_block
 from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import kernels
 from qdqcli.op.histogram import PatternHistogram
@@ -34,7 +34,7 @@ _LONG_RUN = 1024
 
 
 def count_patterns(
-    reader: ShardReader, info: TensorInfo, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
+    reader: ShardReader | InMemory, info: TensorInfo, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
 ) -> PatternHistogram:
     """Return the pattern counts of a tensor; `on_bytes` receives the bytes of each finished block."""
     counter = workers.backend.pattern_counter(info.dtype.name)
@@ -48,7 +48,9 @@ def count_patterns(
     return counter.histogram()
 
 
-def estimate_ranges(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> Floats:
+def estimate_ranges(
+    spec: QuantSpec, reader: ShardReader | InMemory, info: TensorInfo, layout: Layout, workers: Workers
+) -> Floats:
     """Return the range bounds (2, slices): the same bits for every number of threads and block size."""
     source = _Source(reader, info, layout, workers)
     if spec.estimator == DEFAULT_ESTIMATOR and not (layout.is_contiguous and source.has_short_runs):
@@ -61,7 +63,7 @@ def estimate_ranges(spec: QuantSpec, reader: ShardReader, info: TensorInfo, layo
     return source.ranges_of_short_runs(chosen) if source.has_short_runs else source.ranges_of_long_runs(chosen)
 
 
-def count_zero_slices(reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> int:
+def count_zero_slices(reader: ShardReader | InMemory, info: TensorInfo, layout: Layout, workers: Workers) -> int:
     """Return the number of slices whose elements, except NaN, are all zero."""
 
     def count(ranges: Floats) -> int:
@@ -101,7 +103,7 @@ def _range_of_run(chosen: RangeEstimator, x: Stored) -> Floats:
 class _Source:
     """A stored tensor and its slices."""
 
-    def __init__(self, reader: ShardReader, info: TensorInfo, layout: Layout, workers: Workers) -> None:
+    def __init__(self, reader: ShardReader | InMemory, info: TensorInfo, layout: Layout, workers: Workers) -> None:
         self._reader, self._info, self._layout, self._workers = reader, info, layout, workers
         self._blocks = blocks_of(info, workers)
         self._block_elements = workers.block_elements(info.dtype.bits // 8)

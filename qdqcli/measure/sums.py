@@ -92,12 +92,8 @@ def sums_of_each(
     return list(map(ErrorSums._make, zip(*map(by_field.__getitem__, ErrorSums._fields), strict=True)))
 
 
-def slice_sums(
-    layout: Layout, rows: NDArray[np.float64] | None, degenerate: NDArray[np.bool_]
-) -> list[ErrorSums] | None:
-    """Return the sums of each slice of a tensor, from one row each; None without rows."""
-    if rows is None:
-        return None
+def slice_sums(layout: Layout, rows: NDArray[np.float64], degenerate: NDArray[np.bool_]) -> list[ErrorSums]:
+    """Return the sums of each slice of a tensor, from one row each."""
     sizes = [layout.size_of(s) for s in range(len(rows))]
     return sums_of_each(rows, sizes, degenerate.astype(np.int64).tolist())
 
@@ -108,7 +104,8 @@ class BlockPart:
 
     rows: NDArray[np.float64]
     """Sums, shape (chunks, SUM_COLUMNS)."""
-    slices: "BlockSlices"
+    slices: "BlockSlices | None"
+    """None where the slices are those of the whole tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +151,18 @@ def part_of(done: BlockSums, *, continues: bool) -> BlockPart:
     slices = block_slices(done.ranges, done.degenerate, None, continues=continues)
     done.sums[0, columns.INPUT_MIN], done.sums[0, columns.INPUT_MAX] = slices.overall_range
     return BlockPart(rows=done.sums, slices=slices)
+
+
+def measured_blocks(layout: Layout, rows: Sequence[NDArray[np.float64]], slices: Sequence[BlockSlices]) -> Measurement:
+    """Return the measurement of a tensor from the sums of its blocks, and its slices, block by block or all at once."""
+    slice_rows = [block.rows for block in slices if block.rows is not None]
+    degenerate = [block.degenerate for block in slices if block.degenerate is not None]
+    return Measurement(
+        sums=error_sums(rows, layout.num_elements, count_degenerate(slices)),
+        overall_range=overall_range_of(np.array([block.overall_range for block in slices]).T),
+        num_slices=layout.num_slices,
+        slice_sums=slice_sums(layout, np.concatenate(slice_rows), np.concatenate(degenerate)) if slice_rows else None,
+    )
 
 
 def count_degenerate(slices: Sequence[BlockSlices]) -> int:

@@ -1,12 +1,13 @@
-"""One tensor, block by block: range, qparams, fake quantization, error sums. Memory does not grow with the tensor.
+"""One tensor, block by block, under one setting or many: range, qparams, fake quantization, error sums.
 
-A block is whole chunks of the tensor. Where every slice is short, a block is read once together with the rest of the
-slices at its edges, and all happens in the buffer. Otherwise a first pass over all blocks finds the ranges and a second
-one reads them again, mostly from the page cache. A large 16-bit tensor with one range is measured in a single pass,
-from its pattern counts.
+A block is whole chunks of the tensor, read once: every setting is applied to it while it is in the cache. Where every
+slice is short, it is read together with the rest of the slices at its edges, and all happens in the buffer. Otherwise a
+first pass over all blocks finds the ranges and a second one reads them again, mostly from the page cache. A large
+16-bit tensor with one range is measured in a single pass, from its pattern counts. Memory does not grow with the tensor
+but for the ranges of its slices, which settings that differ in the grid alone share.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -15,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.measure.blocks import (
+    QPARAM_BYTES,
     Block,
+    InMemory,
     blocks_of,
     check_slices,
     has_histogram,
     has_one_pass,
+    output_block,
     read_block,
     write_block,
 )
@@ -28,25 +32,27 @@ from qdqcli.measure.given_range import GivenRange, given_ranges
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import (
     BlockPart,
+    BlockSlices,
     Measurement,
     OverallRange,
     block_slices,
-    count_degenerate,
     error_sums,
+    measured_blocks,
     overall_range_of,
     part_of,
-    slice_sums,
 )
 from qdqcli.measure.workers import Workers
-from qdqcli.op import columns
-from qdqcli.op.columns import empty_sums
+from qdqcli.op.columns import INPUT_MAX, INPUT_MIN, empty_sums
 from qdqcli.op.histogram import PatternHistogram
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import Floats, QuantParams, Stored
-from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
+from qdqcli.op.params import Floats, QuantParams, SettingsParams, Stored
+from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec, RoundMode
 from qdqcli.stats.sums import ErrorSums
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter
 from qdqcli.tensors.tensor import TensorInfo
+
+_GRIDLESS = ("minmax", "percentile")
+"""Estimators whose ranges do not depend on the codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,199 +75,306 @@ class TensorJob:
 def quantize_tensor(job: TensorJob, workers: Workers) -> Measurement:
     """Execute the job: the same bits for every number of threads and block size."""
     layout = layout_of(job.info, job.spec)
-    if not layout.num_elements:
-        return Measurement(sums=ErrorSums(), num_slices=0)
     if layout.num_slices == 1 and job.per_slice:  # the tensor is its only slice
         measured = quantize_tensor(replace(job, per_slice=False), workers)
         return measured._replace(slice_sums=[measured.sums])
-    blocks = blocks_of(job.info, workers)
-    if has_histogram(job.info, layout):
-        return _quantize_by_patterns(job, layout, workers, blocks)
     check_slices(job.info, layout, workers, per_slice=job.per_slice)
-    if has_one_pass(layout, blocks):
-        return measured_in_one_pass(layout, workers.map(partial(_finish_block, job, layout, workers), blocks))
-    return _quantize_in_two_passes(job, layout, workers, blocks)
+    work = TensorWork(
+        info=job.info,
+        reader=job.reader,
+        writer=job.writer,
+        per_slice=job.per_slice,
+        on_bytes=job.on_bytes,
+        workers=workers,
+        blocks=blocks_of(job.info, workers),
+    )
+    return work.measure([TensorSetting(spec=job.spec, given=job.given_range, layout=layout)])[0]
 
 
-def _quantize_by_patterns(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
-    """Process a large 16-bit tensor with one range: a single read counts its patterns, which give all statistics."""
-    only_measured = job.on_bytes if job.writer is None else lambda _: None
-    histogram = count_patterns(job.reader, job.info, workers, only_measured)
-    measured, params = measured_by_patterns(histogram, job.spec, job.given_range, layout, job.info, workers)
-    if job.writer is not None:
-        workers.map(partial(_write_block_quantized, job, layout, workers, params), blocks)
-    return measured
-
-
-def measured_by_patterns(
-    histogram: PatternHistogram,
-    spec: QuantSpec,
-    given_range: GivenRange | None,
-    layout: Layout,
+def measure_settings(
     info: TensorInfo,
+    settings: Sequence[tuple[QuantSpec, GivenRange | None]],
+    reader: ShardReader,
     workers: Workers,
-) -> tuple[Measurement, QuantParams]:
-    """Return the measurement of a tensor with these pattern counts, and its qparams."""
-    dtype = info.dtype.name
-    ranges = given_ranges(given_range, 0, 1, dtype, spec.compute_dtype)
-    if ranges is None:
-        ranges = estimator_of(spec, dtype, workers).of_patterns(histogram)
-    params = workers.backend.quant_params(ranges, spec, layout, 0, dtype)
-    sums = error_sums([histogram.error_sums(params)], layout.num_elements, int(params.degenerate.sum()))
-    return Measurement(sums=sums, overall_range=overall_range_of(ranges), num_slices=1), params
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> list[Measurement]:
+    """Measure a tensor under each setting, with its given range if any; the same bits as one after another.
+
+    The tensor is read again for settings whose ranges do not fit into memory together with those before. `on_bytes`
+    receives the bytes of the tensor once.
+    """
+    each = [TensorSetting(spec=spec, given=given, layout=layout_of(info, spec)) for spec, given in settings]
+    for setting in each:
+        check_slices(info, setting.layout, workers, per_slice=False)
+    work = TensorWork(info=info, reader=reader, workers=workers, blocks=blocks_of(info, workers), on_bytes=on_bytes)
+    found: list[Measurement] = []
+    for together in _fitting(each, work.blocks, workers.max_memory):
+        found += (replace(work, on_bytes=lambda _: None) if found else work).measure(together)
+    return found
 
 
-def _write_block_quantized(job: TensorJob, layout: Layout, workers: Workers, params: QuantParams, block: Block) -> None:
-    """Write one block; its range and statistics are already known."""
-    x = read_block(job.reader, job.info, workers, "input", block)
-    y = _output_scratch(job, workers, x)
-    workers.backend.quantize(x, y, block[0], *block, layout, params)
-    _finish(job, y, 0, block)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TensorSetting:
+    """One setting of a tensor."""
+
+    spec: QuantSpec
+    given: GivenRange | None
+    layout: Layout
+
+    @property
+    def ranges_key(self) -> object:
+        """Key shared by the settings that have the same ranges."""
+        if self.given is not None:
+            return id(self)
+        if self.spec.estimator not in _GRIDLESS:
+            return self.spec
+        return replace(self.spec, num_bits=8, signed_input=True, narrow_range=False, round_mode=RoundMode.HALF_TO_EVEN)
+
+    @property
+    def kind(self) -> object:
+        """Key shared by the settings that one kernel takes together."""
+        return self.layout, self.spec.is_range_given, self.spec.round_mode, self.spec.compute_dtype
+
+    @property
+    def is_measured(self) -> bool:
+        """True for the op's own range."""
+        return self.given is None and self.spec.estimator == DEFAULT_ESTIMATOR
 
 
-def _quantize_in_two_passes(job: TensorJob, layout: Layout, workers: Workers, blocks: Sequence[Block]) -> Measurement:
-    dtype = job.info.dtype.name
-    ranges = given_ranges(job.given_range, 0, layout.num_slices, dtype, job.spec.compute_dtype)
-    if ranges is None:
-        ranges = estimate_ranges(job.spec, job.reader, job.info, layout, workers)
-    params = workers.backend.quant_params(ranges, job.spec, layout, 0, dtype)
-    slice_rows = empty_sums(layout.num_slices) if job.per_slice else None
-    finish = partial(
-        _apply_to_block, job, layout, workers, params, measured_overall_range(job.spec, ranges), slice_rows
-    )
-    # With slice sums the blocks run in sequence: a slice's elements are added in the tensor's order.
-    rows = workers.map(finish, blocks) if slice_rows is None else [workers.map(finish, [block])[0] for block in blocks]
-    return measured_in_two_passes(layout, rows, ranges, params, slice_rows)
+def _fitting(
+    settings: Sequence[TensorSetting], blocks: Sequence[Block], max_memory: int
+) -> Iterator[list[TensorSetting]]:
+    """Yield runs of settings whose ranges and qparams fit into memory together."""
+    together: list[TensorSetting] = []
+    num_slices = 0
+    for setting in settings:
+        needed = 0 if has_one_pass(setting.layout, blocks) else setting.layout.num_slices
+        if together and (num_slices + needed) * QPARAM_BYTES > max_memory:
+            yield together
+            together, num_slices = [], 0
+        together.append(setting)
+        num_slices += needed
+    yield together
 
 
-def measured_in_two_passes(
-    layout: Layout,
-    rows: Sequence[NDArray[np.float64]],
-    ranges: Floats,
-    params: QuantParams,
-    slice_rows: NDArray[np.float64] | None = None,
-) -> Measurement:
-    """Return the measurement of a tensor from the sums of its blocks, whose qparams were known."""
-    return Measurement(
-        sums=error_sums(rows, layout.num_elements, int(params.degenerate.sum())),
-        overall_range=overall_range_of(ranges),
-        num_slices=layout.num_slices,
-        slice_sums=slice_sums(layout, slice_rows, params.degenerate),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """Ranges and qparams of some slices under settings of one kind."""
+
+    ranges: Sequence[Floats]
+    extremes: Sequence[OverallRange | None]
+    """Those of the elements, where measuring the ranges found them; infinite bounds hide finite extremes."""
+    params: SettingsParams
+    slice_rows: NDArray[np.float64] | None
+    """Sums of each slice (slices, SUM_COLUMNS), if requested."""
+
+    def slices(self, setting: int, *, continues: bool) -> BlockSlices:
+        degenerate = self.params.each[setting].degenerate
+        return block_slices(self.ranges[setting], degenerate, self.slice_rows, continues=continues)
 
 
-def measured_in_one_pass(layout: Layout, parts: Sequence[BlockPart]) -> Measurement:
-    """Return the measurement of a tensor whose blocks measured the ranges of their slices."""
-    slices = [part.slices for part in parts]
-    rows = [block.rows for block in slices if block.rows is not None]
-    degenerate = [block.degenerate for block in slices if block.degenerate is not None]
-    return Measurement(
-        sums=error_sums((part.rows for part in parts), layout.num_elements, count_degenerate(slices)),
-        overall_range=overall_range_of(np.array([block.overall_range for block in slices]).T),
-        num_slices=layout.num_slices,
-        slice_sums=slice_sums(layout, np.concatenate(rows), np.concatenate(degenerate)) if rows else None,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Settings of one kind."""
+
+    settings: Sequence[TensorSetting]
+    known: _Known | None
+    """Of all slices, before blocks are read; None where those of a block follow from it."""
+
+    @property
+    def layout(self) -> Layout:
+        return self.settings[0].layout
 
 
-def _finish_block(job: TensorJob, layout: Layout, workers: Workers, block: Block) -> BlockPart:
-    """Process one block of a tensor with short slices, from one read."""
-    start, stop = block
-    extended = layout.whole_slices(start, stop)
-    x = read_block(job.reader, job.info, workers, "input", extended)
-    y = _output_scratch(job, workers, x)
-    done = None
-    if job.given_range is None and not job.per_slice and job.spec.estimator == DEFAULT_ESTIMATOR:
-        done = workers.backend.fake_quantize_and_sum(
-            x, y, extended[0], start, stop, layout, [job.spec], job.info.dtype.name, keep=job.writer is not None
+@dataclass(frozen=True, kw_only=True)
+class TensorWork:
+    """A tensor, and where its blocks are read from and go to."""
+
+    info: TensorInfo
+    reader: ShardReader | InMemory
+    writer: ShardWriter | InMemory | None = None
+    """For the outputs under the only setting."""
+    per_slice: bool = False
+    """Also sum the errors of each slice, under the only setting."""
+    on_bytes: Callable[[int], None] = lambda _: None
+    workers: Workers
+    blocks: Sequence[Block]
+
+    def measure(self, settings: Sequence[TensorSetting]) -> list[Measurement]:
+        """Return the measurement under each setting."""
+        if not self.info.num_elements:
+            return [Measurement(sums=ErrorSums(), num_slices=0) for _ in settings]
+        groups = self._groups([each for each in settings if not has_histogram(self.info, each.layout)])
+        found = self._by_patterns(
+            [each for each in settings if has_histogram(self.info, each.layout)], is_last=not groups
         )
-    if done is None:
-        part = _finish_step_by_step(job, layout, workers, x, y, extended, block)
-    else:
-        part = part_of(done[0], continues=extended[0] < start)
-    _finish(job, y, start - extended[0], block)
-    return part
+        by_block = self._over_blocks(groups) if groups else []
+        for group in groups:
+            for k, setting in enumerate(group.settings):
+                parts = [of_block[setting] for of_block in by_block]
+                slices = [part.slices for part in parts if part.slices is not None]
+                if group.known is not None:
+                    slices = [group.known.slices(k, continues=False)]
+                found[setting] = measured_blocks(group.layout, [part.rows for part in parts], slices)
+        return [found[setting] for setting in settings]
+
+    def _groups(self, settings: Sequence[TensorSetting]) -> list[_Group]:
+        """Return the settings that one kernel takes together: those of the same layout and kind of op."""
+        ranges_of: dict[object, Floats] = {}
+        by_kind: dict[object, list[TensorSetting]] = {}
+        for setting in settings:
+            by_kind.setdefault(setting.kind, []).append(setting)
+        return [
+            _Group(
+                settings=alike,
+                known=None if has_one_pass(alike[0].layout, self.blocks) else self._known(alike, ranges_of),
+            )
+            for alike in by_kind.values()
+        ]
+
+    def _by_patterns(self, settings: Sequence[TensorSetting], *, is_last: bool) -> dict[TensorSetting, Measurement]:
+        """Measure a large 16-bit tensor with one range: a single read counts its patterns, which give all sums."""
+        if not settings:
+            return {}
+        on_bytes = self.on_bytes if is_last and self.writer is None else lambda _: None
+        histogram = count_patterns(self.reader, self.info, self.workers, on_bytes)
+        found = {}
+        for setting in settings:
+            found[setting], params = self._of_patterns(histogram, setting)
+            if self.writer is not None:
+                self.workers.map(partial(self._write_quantized, setting.layout, params), self.blocks)
+        return found
+
+    def _of_patterns(self, histogram: PatternHistogram, setting: TensorSetting) -> tuple[Measurement, QuantParams]:
+        spec, layout, dtype = setting.spec, setting.layout, self.info.dtype.name
+        ranges = given_ranges(setting.given, 0, 1, dtype, spec.compute_dtype)
+        if ranges is None:
+            ranges = estimator_of(spec, dtype, self.workers).of_patterns(histogram)
+        params = self.workers.backend.quant_params(ranges, spec, layout, 0, dtype)
+        sums = error_sums([histogram.error_sums(params)], layout.num_elements, int(params.degenerate.sum()))
+        return Measurement(sums=sums, overall_range=overall_range_of(ranges), num_slices=1), params
+
+    def _write_quantized(self, layout: Layout, params: QuantParams, block: Block) -> None:
+        """Write one block; its range and statistics are already known."""
+        x = read_block(self.reader, self.info, self.workers, "input", block)
+        y = output_block(self.writer, self.workers, x, block[0])
+        self.workers.backend.quantize(x, y, block[0], *block, layout, params)
+        self._finish(y, block[0], block)
+
+    def _known(
+        self,
+        settings: Sequence[TensorSetting],
+        ranges_of: dict[object, Floats],
+        block: tuple[Stored, int] | None = None,
+    ) -> _Known:
+        """Return ranges and qparams of all slices, or of those in a block: its elements, and the index of the first.
+
+        `ranges_of` holds ranges by `TensorSetting.ranges_key`.
+        """
+        layout, dtype, workers = settings[0].layout, self.info.dtype.name, self.workers
+        first, last = 0, layout.num_slices
+        if block is not None:
+            x, start = block
+            first, last = layout.slice_of(start), layout.slice_of(start + len(x) - 1) + 1
+
+        def ranges_under(spec: QuantSpec, given: GivenRange | None) -> Floats:
+            ranges = given_ranges(given, first, last - first, dtype, spec.compute_dtype)
+            if ranges is not None:
+                return ranges
+            if block is None:
+                return estimate_ranges(spec, self.reader, self.info, layout, workers)
+            return ranges_in_memory(estimator_of(spec, dtype, workers), x, start, layout)
+
+        for setting in settings:
+            if setting.ranges_key not in ranges_of:
+                ranges_of[setting.ranges_key] = ranges_under(setting.spec, setting.given)
+        ranges_each = [ranges_of[setting.ranges_key] for setting in settings]
+        pairs = list(zip(settings, ranges_each, strict=True))
+        each = [workers.backend.quant_params(ranges, setting.spec, layout, first, dtype) for setting, ranges in pairs]
+        return _Known(
+            ranges=ranges_each,
+            extremes=[_extremes(setting.spec, ranges) for setting, ranges in pairs],
+            params=SettingsParams(each=each),
+            slice_rows=empty_sums(last - first) if self.per_slice else None,
+        )
+
+    def _over_blocks(self, groups: Sequence[_Group]) -> list[dict[TensorSetting, BlockPart]]:
+        """Apply every setting to each block."""
+        apply = partial(self._apply, groups)
+        if self.per_slice and groups[0].known is not None:  # a slice's elements are added in the tensor's order
+            return [part for block in self.blocks for part in self.workers.map(apply, [block])]
+        return self.workers.map(apply, self.blocks)
+
+    def _apply(self, groups: Sequence[_Group], block: Block) -> dict[TensorSetting, BlockPart]:
+        """Read one block, with the rest of the short slices at its edges, and apply every setting."""
+        needs = [block if group.known else group.layout.whole_slices(*block) for group in groups]
+        lo, hi = min(first for first, _ in needs), max(last for _, last in needs)
+        x = read_block(self.reader, self.info, self.workers, "input", (lo, hi))
+        y = output_block(self.writer, self.workers, x, lo)
+        ranges_of: dict[object, Floats] = {}
+        parts: dict[TensorSetting, BlockPart] = {}
+        for group, (first, last) in zip(groups, needs, strict=True):
+            own, known, settings = x[first - lo : last - lo], group.known, group.settings
+            if known is None:
+                measured = [setting for setting in settings if setting.is_measured and not self.per_slice]
+                parts |= self._in_one_call(measured, own, y, first, block)
+                settings = [setting for setting in settings if setting not in parts]
+            if settings:
+                known = known or self._known(settings, ranges_of, (own, first))
+                all_rows = self._in_steps(known, group.layout, own, y, first, block)
+                for k, (setting, rows) in enumerate(zip(settings, all_rows, strict=True)):
+                    slices = None if group.known else known.slices(k, continues=first < block[0])
+                    parts[setting] = BlockPart(rows=rows, slices=slices)
+        self._finish(y, lo, block)
+        return parts
+
+    def _in_one_call(
+        self, settings: Sequence[TensorSetting], x: Stored, y: Stored, first: int, block: Block
+    ) -> dict[TensorSetting, BlockPart]:
+        """Measure, quantize and sum whole slices; returns nothing where that takes steps."""
+        if not settings:
+            return {}
+        specs, layout, dtype = [setting.spec for setting in settings], settings[0].layout, self.info.dtype.name
+        done = self.workers.backend.fake_quantize_and_sum(
+            x, y, first, *block, layout, specs, dtype, keep=self.writer is not None, total_bytes=self._total_bytes
+        )
+        return {
+            setting: part_of(sums, continues=first < block[0])
+            for setting, sums in zip(settings, done or (), strict=False)
+        }
+
+    def _in_steps(
+        self, known: _Known, layout: Layout, x: Stored, y: Stored, first: int, block: Block
+    ) -> Sequence[NDArray[np.float64]]:
+        """Quantize and sum with known qparams; return the sums under each setting."""
+        backend, keep = self.workers.backend, self.writer is not None
+        all_rows = backend.quantize_and_sum(
+            x, y, first, *block, layout, known.params, keep=keep, total_bytes=self._total_bytes
+        )
+        found: OverallRange | None = None
+        for rows, extremes in zip(all_rows, known.extremes, strict=True):
+            if extremes is None:
+                extremes = found = found or backend.extremes(x, self.info.dtype.name)
+            rows[0, [INPUT_MIN, INPUT_MAX]] = extremes  # they merge, so any row will do
+        if known.slice_rows is not None:  # all that was read, of which `y` holds only the block so far
+            whole, here, (params,) = y if keep else np.empty_like(x), (first, first + len(x)), known.params.each
+            backend.quantize(x, whole, first, *here, layout, params)
+            backend.sum_slices(x, whole, first, *here, layout, params, known.slice_rows)
+        return all_rows
+
+    @property
+    def _total_bytes(self) -> int:
+        """Size of an output in memory."""
+        return self.writer.y.nbytes if isinstance(self.writer, InMemory) else 0
+
+    def _finish(self, y: Stored, first: int, block: Block) -> None:
+        """Write the block's elements, of `y` from element `first` on, and report progress."""
+        start, stop = block
+        self.on_bytes((stop - start) * y.itemsize)
+        if self.writer is not None:
+            write_block(self.writer, self.info, y[start - first : stop - first], start)
 
 
-def _finish_step_by_step(
-    job: TensorJob, layout: Layout, workers: Workers, x: Stored, y: Stored, extended: Block, block: Block
-) -> BlockPart:
-    """Process a block step by step, for a given or estimated range, non-finite elements, and sums per slice."""
-    (lo, hi), (start, stop) = extended, block
-    dtype = job.info.dtype.name
-    first, num_slices = layout.slice_of(lo), layout.slice_of(hi - 1) + 1 - layout.slice_of(lo)
-    ranges = given_ranges(job.given_range, first, num_slices, dtype, job.spec.compute_dtype)
-    if ranges is None:
-        ranges = ranges_in_memory(estimator_of(job.spec, dtype, workers), x, lo, layout)
-    params = workers.backend.quant_params(ranges, job.spec, layout, first, dtype)
-    rows = workers.backend.quantize_and_sum(x, y, lo, start, stop, layout, params, keep=job.writer is not None)
-    set_extremes(rows, measured_overall_range(job.spec, ranges), x, dtype, workers)
-    slice_rows = None
-    if job.per_slice:
-        slice_rows = empty_sums(num_slices)
-        _add_to_slices(job, layout, workers, params, x, y, extended, slice_rows)
-    return BlockPart(rows=rows, slices=block_slices(ranges, params.degenerate, slice_rows, continues=lo < start))
-
-
-def _apply_to_block(
-    job: TensorJob,
-    layout: Layout,
-    workers: Workers,
-    params: QuantParams,
-    overall_range: OverallRange | None,
-    slice_rows: NDArray[np.float64] | None,
-    block: Block,
-) -> NDArray[np.float64]:
-    """Process one block in the second pass, where the qparams of all slices are known; return its rows of sums."""
-    start, stop = block
-    x = read_block(job.reader, job.info, workers, "input", block)
-    y = _output_scratch(job, workers, x)
-    rows = workers.backend.quantize_and_sum(x, y, start, start, stop, layout, params, keep=job.writer is not None)
-    set_extremes(rows, overall_range, x, job.info.dtype.name, workers)
-    if slice_rows is not None:
-        _add_to_slices(job, layout, workers, params, x, y, block, slice_rows)
-    _finish(job, y, 0, block)
-    return rows
-
-
-def _add_to_slices(
-    job: TensorJob,
-    layout: Layout,
-    workers: Workers,
-    params: QuantParams,
-    x: Stored,
-    y: Stored,
-    extended: Block,
-    slice_rows: NDArray[np.float64],
-) -> None:
-    """Add the elements `x` of `extended` to the sums of their slices; `y` holds only the block's elements so far."""
-    whole = y if job.writer is not None else np.empty_like(x)
-    workers.backend.quantize(x, whole, extended[0], *extended, layout, params)
-    workers.backend.sum_slices(x, whole, extended[0], *extended, layout, params, slice_rows)
-
-
-def _output_scratch(job: TensorJob, workers: Workers, x: Stored) -> Stored:
-    """Return an output buffer for everything that was read, empty where nothing is written."""
-    return workers.buffer("output", x.dtype.type, 0 if job.writer is None else len(x))
-
-
-def _finish(job: TensorJob, y: Stored, begin: int, block: Block) -> None:
-    """Write the block's elements, which begin at y[begin], and report progress."""
-    start, stop = block
-    job.on_bytes((stop - start) * y.itemsize)
-    if job.writer is not None:
-        write_block(job.writer, job.info, y[begin : begin + stop - start], start)
-
-
-def measured_overall_range(spec: QuantSpec, ranges: Floats) -> OverallRange | None:
-    """Return the extremes of the elements, if measuring the ranges found them; infinite bounds hide finite extremes."""
+def _extremes(spec: QuantSpec, ranges: Floats) -> OverallRange | None:
     lo, hi = overall_range_of(ranges)
     return (lo, hi) if not spec.is_range_given and isfinite(lo) and isfinite(hi) else None
-
-
-def set_extremes(
-    rows: NDArray[np.float64], overall_range: OverallRange | None, x: Stored, dtype: str, workers: Workers
-) -> None:
-    """Store the extremes of the finite elements in the first row: they merge, so any row will do."""
-    rows[0, [columns.INPUT_MIN, columns.INPUT_MAX]] = (
-        workers.backend.extremes(x, dtype) if overall_range is None else overall_range
-    )

@@ -74,19 +74,15 @@ class Backend(Protocol):
         """Quantize and dequantize into `y`; `params` are from this back end."""
 
     def quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *,
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams, *,
         keep: bool, total_bytes: int = 0,
-    ) -> NDArray[np.float64]:  # fmt: skip
-        """`quantize` (if `keep`), and return the error sums of each chunk, without extremes; `start` begins a chunk.
+    ) -> Sequence[NDArray[np.float64]]:  # fmt: skip
+        """Return the error sums of each chunk under each setting, without extremes; `start` begins a chunk.
 
-        Slices whose output became infinite or NaN are marked in `params.degenerate`. `total_bytes` is the size of the
-        output in memory that `y` is part of: no cache need keep a large one.
+        With `keep` there is one setting, and `y` gets its output. Slices whose output became infinite or NaN are marked
+        in `degenerate` of their qparams. `total_bytes` is the size of the output in memory that `y` is part of: no
+        cache need keep a large one.
         """
-
-    def sum_settings(
-        self, x: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams
-    ) -> Sequence[NDArray[np.float64]]:
-        """Return the sums of `quantize_and_sum` under each setting, without writing."""
 
     def fake_quantize_and_sum(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout,

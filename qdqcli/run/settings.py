@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qdqcli.measure.settings import measure_settings
+from qdqcli.measure.tensor import measure_settings
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
 from qdqcli.plain import Parsed

@@ -16,7 +16,7 @@ import numpy as np
 from qdqcli.errors import UsageError
 from qdqcli.measure.blocks import QPARAM_BYTES
 from qdqcli.measure.layout import layout_of
-from qdqcli.measure.settings import measure_settings
+from qdqcli.measure.tensor import measure_settings
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, MAX_SIGNED_BITS, WHOLE_TENSOR, QuantSpec
 from qdqcli.recipe.plan import Plan

@@ -203,8 +203,9 @@ class CMatrix(Matrix):
         self.c_pass(axis, write, None if axis == FIRST else self.measure(SPECS[axis])[1])
 
     def sums_of_known_range(self, layout: Layout, params: QuantParams) -> None:
+        settings = SettingsParams(each=[params])
         self.over_blocks(
-            lambda a, b: cpu.quantize_and_sum(self.x[a:b], self.y[a:b], a, a, b, layout, params, keep=False)
+            lambda a, b: cpu.quantize_and_sum(self.x[a:b], self.y[a:b], a, a, b, layout, settings, keep=False)
         )
 
     def check(self, axis: int) -> None:
@@ -215,7 +216,8 @@ class CMatrix(Matrix):
             found = cpu.fake_quantize_and_sum(x, y, 0, 0, size, layout, [SPECS[axis]], "F32", keep=True)
             ours = found[0].sums if found else empty_sums(0)
         else:
-            ours = cpu.quantize_and_sum(x, y, 0, 0, size, *self.measure(SPECS[axis]), keep=True)
+            _, params = self.measure(SPECS[axis])
+            (ours,) = cpu.quantize_and_sum(x, y, 0, 0, size, layout, SettingsParams(each=[params]), keep=True)
         must_be_same(f"sums of axis {axis}", self.sums, ours[:, SUMS])
 
 

@@ -20,7 +20,7 @@ from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.jit.compiler import jit
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import empty_order_keys, ranges_of_order_keys
+from qdqcli.op.params import SettingsParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
 from tests.benchmarks.ratios import compare
 
@@ -73,13 +73,13 @@ def main() -> None:
     order_keys = empty_order_keys(1, "F32")
     cpu.measure_range(x, 0, size, layout, 0, order_keys, "F32")
     params = cpu.quant_params(ranges_of_order_keys(order_keys, "F32"), QuantSpec(), layout, 0, "F32")
-    scale, inverse = params.qparams[2, 0], params.qparams[3, 0]
+    settings, scale, inverse = SettingsParams(each=[params]), params.qparams[2, 0], params.qparams[3, 0]
     sums, lanes = np.empty(SUM_COLUMNS), np.empty((5, VECTOR_SIZE))
     blocks = [slice(start, start + BLOCK) for start in range(0, size, BLOCK)]
 
     def in_vectors() -> None:
         for block in blocks:
-            cpu.quantize_and_sum(x[block], y[block], block.start, block.start, block.stop, layout, params, keep=True)
+            cpu.quantize_and_sum(x[block], y[block], block.start, block.start, block.stop, layout, settings, keep=True)
 
     def in_a_loop() -> None:
         for block in blocks:

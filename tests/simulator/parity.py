@@ -10,7 +10,7 @@ import numpy as np
 from qdqcli.op.backend import Backend, backend
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN, empty_sums
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import STORAGE, empty_order_keys, float_type, ranges_of_order_keys
+from qdqcli.op.params import STORAGE, SettingsParams, empty_order_keys, float_type, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 
 NUMPY = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -62,8 +62,8 @@ def compare(cuda: Backend, spec: QuantSpec, shape: tuple[int, ...], dtype: str, 
         ranges = np.tile(np.array([[-0.7], [0.9]], float_type(dtype)), layout.num_slices)
     ours, theirs = (worker.quant_params(ranges, spec, layout, 0, dtype) for worker in (cuda, cpu))
     y, want = np.empty_like(x), np.empty_like(x)
-    rows = cuda.quantize_and_sum(x, y, 0, *everything, ours, keep=True)
-    want_rows = cpu.quantize_and_sum(x, want, 0, *everything, theirs, keep=True)
+    (rows,) = cuda.quantize_and_sum(x, y, 0, *everything, SettingsParams(each=[ours]), keep=True)
+    (want_rows,) = cpu.quantize_and_sum(x, want, 0, *everything, SettingsParams(each=[theirs]), keep=True)
     want_rows[0, [INPUT_MIN, INPUT_MAX]] = cpu.extremes(x, dtype)
     assert_same(y, want, "values")
     assert_same(rows + 0.0, want_rows + 0.0, "sums")

@@ -12,7 +12,7 @@ from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cuda import launch as cuda_launch
 from qdqcli.op.cuda.indexing import LAUNCH_ELEMENTS, slice_at, slice_map_of
 from qdqcli.op.layout import Layout
-from qdqcli.op.params import empty_order_keys, ranges_of_order_keys
+from qdqcli.op.params import SettingsParams, empty_order_keys, ranges_of_order_keys
 from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from tests.simulator.parity import ARITHMETICS, NUMPY, SETTINGS, assert_same, compare, stored
@@ -77,8 +77,10 @@ def test_sums_of_a_later_chunk() -> None:
     ranges = np.array([[-2.0], [2.0]], np.float32)
     ours, theirs = (worker.quant_params(ranges, spec, layout, 0, "F32") for worker in (cuda, cpu))
     start = CHUNK_ELEMENTS
-    rows = cuda.quantize_and_sum(x, x, start, start, start + x.size, layout, ours, keep=False)
-    want = cpu.quantize_and_sum(x, x, start, start, start + x.size, layout, theirs, keep=False)
+    (rows,), (want,) = (
+        worker.quantize_and_sum(x, x, start, start, start + x.size, layout, SettingsParams(each=[params]), keep=False)
+        for worker, params in ((cuda, ours), (cpu, theirs))
+    )
     want[0, [INPUT_MIN, INPUT_MAX]] = cpu.extremes(x, "F32")
     assert_same(rows, want, "sums")
 

@@ -19,7 +19,6 @@ class CpuBackend:
     quant_params = staticmethod(cpu.quant_params)
     quantize = staticmethod(cpu.quantize)
     quantize_and_sum = staticmethod(cpu.quantize_and_sum)
-    sum_settings = staticmethod(cpu.sum_settings)
     fake_quantize_and_sum = staticmethod(cpu.fake_quantize_and_sum)
     fake_quantize_and_sum_each = staticmethod(cpu.fake_quantize_and_sum_each)
     sum_slices = staticmethod(cpu.sum_slices)

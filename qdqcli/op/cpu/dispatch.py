@@ -213,34 +213,18 @@ def quantize(x: Stored, y: Stored, base: int, start: int, stop: int, layout: Lay
 
 
 def quantize_and_sum(
-    x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *,
-    keep: bool, total_bytes: int = 0,
-) -> NDArray[np.float64]:  # fmt: skip
-    """`quantize`, and return the error sums of each chunk, (chunks, SUM_COLUMNS); `start` begins a chunk.
-
-    Without `keep`, nothing is written to `y`. Parts `y` of a large output (`total_bytes`) are written by non-temporal
-    stores; they have the alignment of `base`, modulo VECTOR_SIZE elements. The sums leave out the extremes of the
-    input. Slices whose output became infinite or NaN are marked in `params.degenerate`.
-    """
-    settings, nontemporal = SettingsParams(each=[params]), _nontemporal_parts(total_bytes, x.itemsize)
-    sums = _quantize_and_sum(x, y, base, start, stop, layout, settings, keep=keep, nontemporal=nontemporal)
-    return sums[:, 0]
-
-
-def sum_settings(
-    x: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams
-) -> Sequence[NDArray[np.float64]]:
-    """Return the sums of `quantize_and_sum` under each setting."""
-    return list(_quantize_and_sum(x, x, base, start, stop, layout, settings, keep=False).swapaxes(0, 1))
-
-
-def _quantize_and_sum(
     x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams, *,
-    keep: bool, nontemporal: StaticBool = None,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Return the sums (chunks, settings, SUM_COLUMNS); with `keep`, there is one setting."""
+    keep: bool, total_bytes: int = 0,
+) -> list[NDArray[np.float64]]:  # fmt: skip
+    """Return the error sums (chunks, SUM_COLUMNS) under each setting; `start` begins a chunk.
+
+    With `keep` there is one setting, and `y` gets its output. Parts `y` of a large output (`total_bytes`) are written
+    by non-temporal stores; they have the alignment of `base`, modulo VECTOR_SIZE elements. The sums leave out the
+    extremes of the input. Slices whose output became infinite or NaN are marked in `degenerate` of their qparams.
+    """
     elements, steps, qparams = settings.arguments(Elements(base, start, stop), layout)
     sums = _empty_sums(settings.each, start, stop)
+    nontemporal = _nontemporal_parts(total_bytes, x.itemsize)
     summing = Summing(keep, nontemporal, terms_of(x, x, settings=len(settings.each)), AHEAD)
     kernels.quantize_and_sum(x, y, elements, steps, qparams, settings.each[0].op, summing, sums)
     for chunk, setting in np.argwhere(~np.isfinite(sums[..., ABS_ERROR])).tolist():
@@ -251,7 +235,7 @@ def _quantize_and_sum(
         out = y[first - base : last - base] if keep else np.empty_like(part)
         quantize(part, out, first, first, last, layout, params)
         _look_closer(part, out, first, layout, params, sums[chunk, setting])
-    return sums
+    return list(sums.swapaxes(0, 1))
 
 
 def _empty_sums(settings: Sequence[object], start: int, stop: int) -> NDArray[np.float64]:

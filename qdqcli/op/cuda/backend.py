@@ -104,23 +104,20 @@ class CudaBackend:
             station.download(device_y, y[here])
 
     def quantize_and_sum(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams, *,
+        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams, *,
         keep: bool, total_bytes: int = 0,  # noqa: ARG002  # the device's result is copied
-    ) -> NDArray[np.float64]:  # fmt: skip
+    ) -> list[NDArray[np.float64]]:  # fmt: skip
         """CUDA version of `cpu.quantize_and_sum`; each row also has the extremes of its chunk."""
-        here = slice(start - base, stop - base)
+        here, found = slice(start - base, stop - base), []
         with self._station() as station:
-            there = _on_device(params, layout)
-            sums = station.sum(station.upload("x", x[here]), start, there, y[here] if keep else None)
-            if sums[:, NONFINITE_OUTPUT].any():
-                params.degenerate[:] |= station.download(there.qparams.flags)[DEGENERATE, : params.num_slices]
-        return sums
-
-    def sum_settings(
-        self, x: Stored, base: int, start: int, stop: int, layout: Layout, settings: SettingsParams
-    ) -> Sequence[NDArray[np.float64]]:
-        """CUDA version of `cpu.sum_settings`."""
-        return [self.quantize_and_sum(x, x, base, start, stop, layout, params, keep=False) for params in settings.each]
+            device_x = station.upload("x", x[here])
+            for params in settings.each:
+                there = _on_device(params, layout)
+                sums = station.sum(device_x, start, there, y[here] if keep else None)
+                if sums[:, NONFINITE_OUTPUT].any():
+                    params.degenerate[:] |= station.download(there.qparams.flags)[DEGENERATE, : params.num_slices]
+                found.append(sums)
+        return found
 
     def fake_quantize_and_sum(
         self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, specs: Sequence[QuantSpec],
