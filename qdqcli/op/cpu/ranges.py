@@ -24,7 +24,6 @@ from qdqcli.op.jit.vector import (
     mask_of_first,
     smaller,
     store,
-    store_mask,
     store_part,
 )
 from qdqcli.op.layout import Elements
@@ -242,10 +241,10 @@ def make_qparams(ranges, first, last, codes, range_given, compute_type, qparams)
             flush(measured_lo, compute_type), flush(measured_hi, compute_type), codes.q_min, codes.q_max, compute_type
         )
         store_qparams(values, s, (lo, hi, scale, inverse))
-        store_mask(flags, FLUSHING * capacity + s, needs_flush(lo, hi, scale, range_given, compute_type))
+        store(flags, FLUSHING * capacity + s, needs_flush(lo, hi, scale, range_given, compute_type))
         clips = range_given | (measured_lo < lo) | (measured_hi > hi)
-        store_mask(flags, CLIPPING * capacity + s, clips)
-        store_mask(flags, DEGENERATE * capacity + s, is_degenerate(scale, compute_type))
+        store(flags, CLIPPING * capacity + s, clips)
+        store(flags, DEGENERATE * capacity + s, is_degenerate(scale, compute_type))
         clipping += count(clips & mask_of_first(last - first - s))
     return clipping
 

@@ -1,12 +1,10 @@
 """Helpers and intrinsics callable from compiled code only: no CPython or C wrappers."""
 
 from collections.abc import Callable
-from functools import partial, wraps
 from typing import Any, TypeVar
 
 import numba.extending
 from numba.core import types
-from numba.extending import lower_builtin, type_callable
 
 from qdqcli.op.jit.pipeline import KernelCompiler
 
@@ -47,25 +45,3 @@ def scalar(function: Function) -> Function:
 def is_vector(kind: types.Type) -> bool:
     """Tell whether a Numba type is one of `vector.py`."""
     return hasattr(kind, "scalar")
-
-
-def intrinsic_for(function: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Lower `function` to an instruction on the CPU; the decorated function returns a signature and its generator.
-
-    It takes a context and the argument types, like a Numba `intrinsic`, and may return None. An overload would be a
-    function, which costs some milliseconds for each set of argument types.
-    """
-
-    def register(define: Function) -> Function:
-        @wraps(define)  # Numba asks for the names of the parameters
-        def typed(*args: Any) -> Any:
-            found = define(*args)
-            if found is None:
-                return None
-            lower_builtin(function, *found[0].args)(found[1])  # type: ignore[no-untyped-call]
-            return found[0]
-
-        type_callable(function)(lambda context: partial(typed, context))
-        return define
-
-    return register

@@ -7,20 +7,25 @@ A small vocabulary: `load`, `store`, `store_nontemporal`, arithmetic and compari
 Why: LLVM's vectorizer gives up on loops with sums in a fixed order and on loops with a float minimum (5 to 8 times
 slower; see `tests/benchmarks/vectors_against_loops.py`). Explicit vectors perform the same additions in the same
 order on SSE, AVX2, AVX-512 and NEON, so the bits are the same. Multiply and add are never contracted.
+
+What `instruction` decorates is not run by a kernel: it says what type the result has and how LLVM gets it.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from itertools import islice
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.base import BaseContext
-from numba.extending import intrinsic, models, register_model
+from numba.core.typeconv.castgraph import Conversion
+from numba.extending import lower_builtin, lower_cast, models, register_model, type_callable
 
 from qdqcli.op import primitives
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.jit.register import inlined, intrinsic_for
+from qdqcli.op.jit.register import inlined
 
 _ELEMENTS = {
     types.float32: ir.FloatType(),
@@ -31,6 +36,7 @@ _ELEMENTS = {
     types.int64: ir.IntType(64),
     types.boolean: ir.IntType(1),
 }
+_WORD = ir.IntType(64)
 
 
 Scalar = Any
@@ -49,18 +55,18 @@ class Vector(types.Type):
         """Return the type with the same width of another scalar."""
         return Vector(scalar, self.width)
 
+    def can_convert_from(self, _context: object, other: types.Type) -> Conversion | None:
+        """Accept numbers, which are broadcast."""
+        return Conversion.unsafe if isinstance(other, types.Number | types.Boolean) else None
+
     @property
     def llvm(self) -> ir.VectorType:
         return ir.VectorType(_ELEMENTS[self.scalar], self.width)
 
     @property
-    def is_float(self) -> bool:
-        return self.scalar in (types.float32, types.float64)
-
-    @property
     def suffix(self) -> str:
         """Type suffix of LLVM's intrinsics."""
-        return f"v{self.width}{'f' if self.is_float else 'i'}{self.scalar.bitwidth}"
+        return f"v{self.width}{self.llvm.element.intrinsic_name}"
 
 
 @register_model(Vector)
@@ -69,44 +75,67 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, kind.llvm)
 
 
-Emit = Callable[[ir.IRBuilder, Vector, ir.Value, ir.Value], ir.Value]
-"""Generates the instruction for two operands."""
+@lower_cast(types.Number, Vector)
+@lower_cast(types.Boolean, Vector)
+def _broadcast_number(context, builder, kind, vector, value):
+    number, undefined = context.cast(builder, value, kind, vector.scalar), ir.Constant(vector.llvm, ir.Undefined)
+    one = builder.insert_element(undefined, number, _int32(0))
+    return builder.shuffle_vector(one, undefined, _lanes([0] * vector.width))
+
+
+Emit = Callable[..., ir.Value | None]
+"""Generates instructions, from a builder and the values of the arguments."""
 Intrinsic = Any
 """A function for compiled code, which mypy knows as untyped."""
 Width = Callable[[], int]
 """Number of elements of a vector, asked when a kernel is compiled."""
 
 
-def _all() -> int:
-    return VECTOR_SIZE
+def lowered(function: Callable[..., object]) -> Callable[[Intrinsic], Intrinsic]:
+    """Lower calls of `function` to instructions, as the decorated function says.
+
+    It takes the types of the arguments, and returns the signature that they are converted to, and an `Emit`; None for
+    types that it does not know. An array and the index after it become a pointer to that element. An overload would be
+    a function, which costs some milliseconds for each set of argument types.
+    """
+
+    def register(choose: Intrinsic) -> Intrinsic:
+        @wraps(choose)  # Numba asks for the names of the parameters
+        def typed(*kinds):
+            found = choose(*kinds)
+            if found is None:
+                return None
+            signature, emit = found
+
+            def generate(context, builder, signature, values):
+                value = emit(builder, *_operands(context, builder, signature.args, values))
+                return context.get_dummy_value() if value is None else value
+
+            lower_builtin(function, *signature.args)(generate)
+            return signature
+
+        type_callable(function)(lambda _context: typed)
+        return choose
+
+    return register
 
 
-def _some() -> int:
-    """Vector width where many sums are kept: wider vectors would not fit into the registers."""
-    return VECTOR_SIZE if primitives.target_has("avx512f") else VECTOR_SIZE // 2
+def instruction(choose: Intrinsic) -> Intrinsic:
+    """Make the decorated function itself one for compiled code, see `lowered`."""
+    return lowered(choose)(choose)
 
 
-@intrinsic
-def width(_context):
-    """Width of the vectors of `load_some`, `broadcast_some` and `first_some`: VECTOR_SIZE or half of it."""
-    return types.intp(), lambda _c, _b, _s, _a: ir.Constant(ir.IntType(64), _some())
-
-
-def _as_vector(
-    context: BaseContext, builder: ir.IRBuilder, value: ir.Value, kind: types.Type, vector: Vector
-) -> ir.Value:
-    """Return `value` as a vector: unchanged, or a number, converted to the scalar type, broadcast to all elements."""
-    if isinstance(kind, Vector):
-        return value
-    number = context.cast(builder, value, kind, vector.scalar)
-    one = builder.insert_element(ir.Constant(vector.llvm, ir.Undefined), number, _int32(0))
-    return builder.shuffle_vector(one, ir.Constant(vector.llvm, ir.Undefined), _lanes([0] * vector.width))
-
-
-def _as_vectors(
-    context: BaseContext, builder: ir.IRBuilder, values: Sequence[ir.Value], kinds: Sequence[types.Type], vector: Vector
-) -> list[ir.Value]:
-    return [_as_vector(context, builder, *each, vector) for each in zip(values, kinds, strict=True)]
+def _operands(
+    context: BaseContext, builder: ir.IRBuilder, kinds: Sequence[types.Type], values: Sequence[ir.Value]
+) -> Iterator[ir.Value]:
+    """Yield the values of arguments as an `Emit` takes them."""
+    pairs = zip(kinds, values, strict=True)
+    for kind, value in pairs:
+        if isinstance(kind, types.Array):
+            data = context.make_array(kind)(context, builder, value).data
+            yield from (builder.gep(data, [index]) for _, index in islice(pairs, 1))
+        else:
+            yield value
 
 
 def _int32(number: int) -> ir.Constant:
@@ -123,6 +152,11 @@ def _vector_of(*kinds: types.Type) -> Vector | None:
     return next((kind for kind in kinds if isinstance(kind, Vector)), None)
 
 
+def _is_float(value: ir.Value) -> bool:
+    """Tell whether a number is a float, or the elements of a vector are."""
+    return not isinstance(getattr(value.type, "element", value.type), ir.IntType)
+
+
 def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
     """Call an intrinsic of LLVM."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -132,28 +166,14 @@ def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Valu
 # ------------------------------------------------------------------ operators
 
 
-def _define(function: Callable[..., object], emit: Emit, *, compares: bool = False) -> None:
-    """Make `function(a, b)` accept vectors: `emit(builder, vector, a, b)` generates the instruction."""
-
-    @intrinsic_for(function)
-    def _typed(_context, a, b):
-        vector = _vector_of(a, b)
-        if vector is None:
-            return None
-
-        def generate(context, builder, sig, args):
-            return emit(builder, vector, *_as_vectors(context, builder, args, sig.args, vector))
-
-        return (vector.of(types.boolean) if compares else vector)(a, b), generate
-
-
-def _float_or_int(float_name: str, int_name: str) -> Emit:
-    return lambda builder, vector, a, b: getattr(builder, float_name if vector.is_float else int_name)(a, b)
+def _arithmetic(name: str) -> Emit:
+    """Return what generates the instruction of that name, with an f before it for floats."""
+    return lambda builder, a, b: getattr(builder, f"f{name}" if _is_float(a) else name)(a, b)
 
 
 def _compare(sign: str) -> Emit:
-    def emit(builder: ir.IRBuilder, vector: Vector, a: ir.Value, b: ir.Value) -> ir.Value:
-        if not vector.is_float:
+    def emit(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+        if not _is_float(a):
             return builder.icmp_signed(sign, a, b)
         return builder.fcmp_unordered(sign, a, b) if sign == "!=" else builder.fcmp_ordered(sign, a, b)
 
@@ -161,58 +181,49 @@ def _compare(sign: str) -> Emit:
 
 
 def _keep(sign: str) -> Emit:
-    def emit(builder: ir.IRBuilder, vector: Vector, a: ir.Value, b: ir.Value) -> ir.Value:
-        return builder.select(_compare(sign)(builder, vector, a, b), a, b)
-
-    return emit
+    return lambda builder, a, b: builder.select(_compare(sign)(builder, a, b), a, b)
 
 
-_define(operator.add, _float_or_int("fadd", "add"))
-_define(operator.sub, _float_or_int("fsub", "sub"))
-_define(operator.mul, _float_or_int("fmul", "mul"))
-_define(operator.truediv, lambda builder, _, a, b: builder.fdiv(a, b))
-_define(operator.and_, lambda builder, _, a, b: builder.and_(a, b))
-_define(operator.or_, lambda builder, _, a, b: builder.or_(a, b))
-_define(operator.xor, lambda builder, _, a, b: builder.xor(a, b))
-_define(operator.lshift, lambda builder, _, a, b: builder.shl(a, b))
-_define(operator.rshift, lambda builder, _, a, b: builder.ashr(a, b))
+def _define(function: Callable[..., object], emit: Emit, *, compares: bool = False) -> None:
+    """Make `function(a, b)` accept vectors."""
+
+    @lowered(function)
+    def _typed(a, b):
+        vector = _vector_of(a, b)
+        if vector is None:
+            return None
+        return (vector.of(types.boolean) if compares else vector)(vector, vector), emit
+
+
+for _function, _emit in (
+    (operator.add, _arithmetic("add")), (operator.sub, _arithmetic("sub")), (operator.mul, _arithmetic("mul")),
+    (operator.truediv, _arithmetic("div")), (operator.and_, ir.IRBuilder.and_), (operator.or_, ir.IRBuilder.or_),
+    (operator.xor, ir.IRBuilder.xor), (operator.lshift, ir.IRBuilder.shl), (operator.rshift, ir.IRBuilder.ashr),
+    (primitives.add, _arithmetic("add")),
+):  # fmt: skip
+    _define(_function, _emit)
 for _function, _sign in (
     (operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "=="),
     (operator.ne, "!="),
 ):  # fmt: skip
     _define(_function, _compare(_sign), compares=True)
-_define(primitives.add, _float_or_int("fadd", "add"))
 
 
-def smaller(a: ir.Value, b: ir.Value) -> ir.Value:
-    """Per lane, `a` where it is less than `b`, else `b`; also for two integers."""
-    raise NotImplementedError("for compiled code")
+def _kept(sign: str) -> Intrinsic:
+    """Return an intrinsic of two vectors or integers; Numba compiles Python's own `min` to a function with a loop."""
+
+    @instruction
+    def call(a, b):
+        kind = _vector_of(a, b) or (types.int64 if {a, b} <= types.signed_domain else None)
+        return kind and (kind(kind, kind), _keep(sign))
+
+    return call
 
 
-def larger(a: ir.Value, b: ir.Value) -> ir.Value:
-    """Per lane, `a` where it is greater than `b`, else `b`; also for two integers."""
-    raise NotImplementedError("for compiled code")
-
-
-def _define_for_integers(function: Callable[..., object], emit: Emit) -> None:
-    """Make `function(a, b)` accept signed integers. Numba compiles Python's own `min` to a function with a loop."""
-
-    @intrinsic_for(function)
-    def _typed(context, a, b):
-        if a not in types.signed_domain or b not in types.signed_domain:
-            return None
-        kind = context.unify_types(a, b)
-
-        def generate(context, builder, sig, args):
-            numbers = (context.cast(builder, *each, kind) for each in zip(args, sig.args, strict=True))
-            return emit(builder, Vector(kind), *numbers)
-
-        return kind(a, b), generate
-
-
-for _function, _sign in (smaller, "<"), (larger, ">"):
-    _define(_function, _keep(_sign))
-    _define_for_integers(_function, _keep(_sign))
+smaller = _kept("<")
+"""smaller(a, b): per lane, `a` where it is less than `b`, else `b`; also for two integers."""
+larger = _kept(">")
+"""larger(a, b): per lane, `a` where it is greater than `b`, else `b`; also for two integers."""
 
 
 # ------------------------------------------------------------------ functions of each element
@@ -221,11 +232,11 @@ for _function, _sign in (smaller, "<"), (larger, ">"):
 def _unary(function: Callable[..., object], name: str) -> None:
     """Lower `function(v)` to LLVM's intrinsic `name`."""
 
-    @intrinsic_for(function)
-    def _typed(_context, v):
+    @lowered(function)
+    def _typed(v):
         if not isinstance(v, Vector):
             return None
-        return v(v), lambda _c, builder, _s, args: _call(builder, f"{name}.{v.suffix}", v.llvm, *args)
+        return v(v), lambda builder, value: _call(builder, f"{name}.{v.suffix}", v.llvm, value)
 
 
 _unary(primitives.rint, "llvm.rint")
@@ -233,122 +244,113 @@ _unary(primitives.floor, "llvm.floor")
 _unary(abs, "llvm.fabs")
 
 
-@intrinsic_for(primitives.select)
-def _select(_context, mask, yes, no):
+@lowered(primitives.select)
+def _select(mask, yes, no):
     if not isinstance(mask, Vector) or not (_vector_of(yes, no) or yes == no):
         return None
     vector = _vector_of(yes, no) or mask.of(yes)
-
-    def generate(context, builder, sig, args):
-        return builder.select(args[0], *_as_vectors(context, builder, args[1:], sig.args[1:], vector))
-
-    return vector(mask, yes, no), generate
+    return vector(mask, vector, vector), ir.IRBuilder.select
 
 
-@intrinsic_for(primitives.constant)
-def _constant(_context, number, v):
-    if not isinstance(v, Vector):
-        return None
-    return v.scalar(number, v), lambda context, builder, _s, args: context.cast(builder, args[0], number, v.scalar)
+@lowered(primitives.constant)
+def _constant(number, v):
+    return (v.scalar(v.scalar, v), lambda _builder, value, _v: value) if isinstance(v, Vector) else None
 
 
-def _conversion(function: Callable[..., object], choose: Callable[[Scalar], tuple[Scalar, str]]) -> None:
-    """Make `function(v)` convert a vector: `choose` names the scalar of the result and the instruction."""
+def _convert(v: Vector, result: Vector) -> Emit:
+    """Return what converts numbers to those of another size; for those of the same size, what keeps their bits."""
+    name = "sext" if v.scalar in types.signed_domain else "zext"
+    if v.scalar.bitwidth == result.scalar.bitwidth:
+        name = "bitcast"
+    elif v.scalar.bitwidth > result.scalar.bitwidth:
+        name = "trunc"
+    elif result.scalar in types.real_domain:
+        name = "fpext" if v.scalar in types.real_domain else "sitofp"
+    return lambda builder, value, *_: getattr(builder, name)(value, result.llvm)
 
-    @intrinsic_for(function)
-    def _typed(_context, v):
+
+def _conversion(function: Callable[..., object], choose: Callable[[Scalar], Scalar]) -> None:
+    """Make `function(v)` convert a vector: `choose` names the scalar of the result."""
+
+    @lowered(function)
+    def _typed(v):
         if not isinstance(v, Vector):
             return None
-        scalar, instruction = choose(v.scalar)
-        result = v.of(scalar)
-        return result(v), lambda _c, builder, _s, args: getattr(builder, instruction)(args[0], result.llvm)
+        result = v.of(choose(v.scalar))
+        return result(v), _convert(v, result)
 
 
-_INTEGERS = {types.float32: types.int32, types.float64: types.int64}
-_WIDENED: dict[Scalar, tuple[Scalar, str]] = {types.int16: (types.int32, "sext"), types.uint16: (types.int32, "zext")}
-_DOUBLED = {types.int32: "sitofp", types.float32: "fpext", types.float64: "bitcast"}
-
-_conversion(primitives.bits_of, lambda scalar: (_INTEGERS[scalar], "bitcast"))
-_conversion(primitives.float32_of, lambda _: (types.float32, "bitcast"))
-_conversion(primitives.widen, lambda scalar: _WIDENED.get(scalar, (scalar, "bitcast")))
-_conversion(primitives.widen_to_double, lambda scalar: (types.float64, _DOUBLED[scalar]))
+_conversion(primitives.bits_of, {types.float32: types.int32, types.float64: types.int64}.__getitem__)
+_conversion(primitives.float32_of, lambda _: types.float32)
+_conversion(primitives.widen, lambda scalar: types.int32 if scalar in (types.int16, types.uint16) else scalar)
+_conversion(primitives.widen_to_double, lambda _: types.float64)
 
 
-@intrinsic_for(primitives.narrow)
-def _narrow(_context, bits, stored):
-    if not isinstance(stored, Vector):
-        return None
+@lowered(primitives.narrow)
+def _narrow(bits, stored):
+    return (stored(bits, stored), _convert(bits, stored)) if isinstance(stored, Vector) else None
 
-    def generate(_c, builder, _s, args):
-        return args[0] if stored.is_float else builder.trunc(args[0], stored.llvm)
 
-    return stored(bits, stored), generate
+@instruction
+def as_elements(bits, array):
+    """Reinterpret patterns as elements of `array`; a view of the source array takes Numba a third of a second."""
+    vector = Vector(array.dtype)
+    return vector(bits, array), _convert(bits, vector)
+
+
+@instruction
+def as_wide(v, compute_type):
+    """Convert a vector of floats to float64 if `compute_type` is a vector of float64."""
+    return compute_type(v, compute_type), _convert(v, compute_type)
 
 
 def _halves(vector: Vector) -> ir.VectorType:
     return ir.VectorType(ir.HalfType(), vector.width)
 
 
-@intrinsic_for(primitives.float32_of_half)
-def _float32_of_half(_context, stored):
+@lowered(primitives.float32_of_half)
+def _float32_of_half(stored):
     floats = stored.of(types.float32)
-    return floats(stored), lambda _c, builder, _s, args: builder.fpext(
-        builder.bitcast(args[0], _halves(stored)), floats.llvm
-    )
+    return floats(stored), lambda builder, value: builder.fpext(builder.bitcast(value, _halves(stored)), floats.llvm)
 
 
-@intrinsic_for(primitives.half_of_float32)
-def _half_of_float32(_context, v):
-    patterns = v.of(types.int32)
+@lowered(primitives.half_of_float32)
+def _half_of_float32(v):
+    stored, wide = v.of(types.uint16), v.of(types.int32)
 
-    def generate(_c, builder, _s, args):
-        half = builder.bitcast(builder.fptrunc(args[0], _halves(v)), v.of(types.uint16).llvm)
-        return builder.zext(half, patterns.llvm)
+    def emit(builder, value):
+        return builder.zext(builder.bitcast(builder.fptrunc(value, _halves(v)), stored.llvm), wide.llvm)
 
-    return patterns(v), generate
-
-
-@intrinsic
-def as_elements(_context, bits, array):
-    """Reinterpret patterns as elements of `array`; a view of the source array takes Numba a third of a second."""
-    vector = Vector(array.dtype)
-    return vector(bits, array), lambda _c, builder, _s, args: builder.bitcast(args[0], vector.llvm)
-
-
-@intrinsic
-def as_wide(_context, v, compute_type):
-    """Convert a vector of floats to float64 if `compute_type` is a vector of float64."""
-    instruction = "bitcast" if v == compute_type else "fpext"
-    return compute_type(v, compute_type), lambda _c, builder, _s, args: getattr(builder, instruction)(
-        args[0], compute_type.llvm
-    )
+    return wide(v), emit
 
 
 # ------------------------------------------------------------------ memory
 
 
-def _pointer(
-    context: BaseContext, builder: ir.IRBuilder, kind: types.Array, array: ir.Value, i: ir.Value, target: ir.Type
-) -> ir.Value:
-    """Return the address of element `i` of a contiguous array, in C order, as a pointer to `target`."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [i]), target.as_pointer())
+def _all() -> int:
+    return VECTOR_SIZE
 
 
-def _itemsize(array: types.Array) -> int:
-    dtype: Scalar = array.dtype
-    return int(dtype.bitwidth) // 8
+def _some() -> int:
+    """Vector width where many sums are kept: wider vectors would not fit into the registers."""
+    return VECTOR_SIZE if primitives.target_has("avx512f") else VECTOR_SIZE // 2
+
+
+@instruction
+def width():
+    """Width of the vectors of `load_some`, `broadcast_some` and `first_some`: VECTOR_SIZE or half of it."""
+    return types.intp(), lambda _builder: _WORD(_some())
 
 
 def _load(width_of: Width) -> Intrinsic:
-    @intrinsic
-    def call(_context, array, i):
+    @instruction
+    def call(array, i):
         vector = Vector(array.dtype, width_of())
 
-        def generate(context, builder, sig, args):
-            return builder.load(_pointer(context, builder, sig.args[0], *args, vector.llvm), align=_itemsize(array))
+        def emit(builder, pointer):
+            return builder.load(builder.bitcast(pointer, vector.llvm.as_pointer()), align=1)
 
-        return vector(array, types.intp), generate
+        return vector(array, types.intp), emit
 
     return call
 
@@ -359,78 +361,70 @@ load_some = _load(_some)
 """load_some(array, i): the elements [i, i + width())."""
 
 
-@intrinsic
-def _element(_context, array, i):
+@instruction
+def _element(array, i):
     """Element `i` of a contiguous array of any rank, in C order."""
-
-    def generate(context, builder, sig, args):
-        return builder.load(_pointer(context, builder, sig.args[0], *args, _ELEMENTS[array.dtype]))
-
-    return array.dtype(array, types.intp), generate
+    return array.dtype(array, types.intp), ir.IRBuilder.load
 
 
-@intrinsic
-def prefetch(_context, array, i):
+@instruction
+def prefetch(array, i):
     """Prefetch element `i` into the L1 cache; it may lie beyond the array's end."""
 
-    def generate(context, builder, sig, args):
-        pointer = _pointer(context, builder, sig.args[0], *args, _ELEMENTS[array.dtype])
+    def emit(builder, pointer):
         _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, _int32(0), _int32(3), _int32(1))
-        return context.get_dummy_value()
 
-    return types.void(array, types.intp), generate
+    return types.void(array, types.intp), emit
 
 
 def _store(*, nontemporal: bool) -> Intrinsic:
-    @intrinsic
-    def call(_context, array, i, v):
+    @instruction
+    def call(array, i, v):
         vector = v.of(array.dtype) if isinstance(v, Vector) else Vector(array.dtype)
 
-        def generate(context, builder, sig, args):
-            pointer = _pointer(context, builder, sig.args[0], *args[:2], vector.llvm)
-            value = _as_vector(context, builder, args[2], sig.args[2], vector)
-            written = builder.store(value, pointer, align=_itemsize(array) * (vector.width if nontemporal else 1))
+        def emit(builder, pointer, value):
+            if array.dtype == types.boolean:
+                value = builder.zext(value, ir.VectorType(ir.IntType(8), vector.width))
+            alignment = vector.width * vector.scalar.bitwidth // 8 if nontemporal else 1
+            written = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=alignment)
             if nontemporal:
                 written.set_metadata("nontemporal", builder.module.add_metadata([_int32(1)]))
-            return context.get_dummy_value()
 
-        return types.void(array, types.intp, v), generate
+        return types.void(array, types.intp, vector), emit
 
     return call
 
 
 store = _store(nontemporal=False)
-"""store(array, i, v): write a vector to [i, i + VECTOR_SIZE) of a contiguous array."""
+"""store(array, i, v): write a vector, or a mask, to [i, i + its width) of a contiguous array."""
 store_nontemporal = _store(nontemporal=True)
 """store_nontemporal(array, i, v): non-temporal `store`; the address must be aligned to VECTOR_SIZE elements."""
 
 
-@intrinsic
-def load_where(_context, array, i, mask, others):
+@instruction
+def load_where(array, i, mask, others):
     """Load the lanes of `mask` from [i, i + the mask's width); the remaining ones are `others`."""
     vector = mask.of(array.dtype)
 
-    def generate(context, builder, sig, args):
-        pointer = _pointer(context, builder, sig.args[0], *args[:2], vector.llvm)
-        others = _as_vector(context, builder, args[3], sig.args[3], vector)
+    def emit(builder, pointer, *mask_and_others):
+        pointer = builder.bitcast(pointer, vector.llvm.as_pointer())
         name = f"llvm.masked.load.{vector.suffix}.p0"
-        return _call(builder, name, vector.llvm, pointer, _int32(_itemsize(array)), args[2], others)
+        return _call(builder, name, vector.llvm, pointer, _int32(1), *mask_and_others)
 
-    return vector(array, types.intp, mask, others), generate
+    return vector(array, types.intp, mask, vector), emit
 
 
-@intrinsic
-def store_where(_context, array, i, v, mask):
+@instruction
+def store_where(array, i, v, mask):
     """Write the lanes of `mask` to [i, i + the mask's width)."""
     vector = mask.of(array.dtype)
 
-    def generate(context, builder, sig, args):
-        pointer = _pointer(context, builder, sig.args[0], *args[:2], vector.llvm)
+    def emit(builder, pointer, value, lanes):
+        pointer = builder.bitcast(pointer, vector.llvm.as_pointer())
         name = f"llvm.masked.store.{vector.suffix}.p0"
-        _call(builder, name, ir.VoidType(), args[2], pointer, _int32(_itemsize(array)), args[3])
-        return context.get_dummy_value()
+        _call(builder, name, ir.VoidType(), value, pointer, _int32(1), lanes)
 
-    return types.void(array, types.intp, v, mask), generate
+    return types.void(array, types.intp, v, mask), emit
 
 
 @inlined
@@ -456,55 +450,39 @@ def store_part(array, i, v, n):
         store_where(array, i, v, mask_of_first(n))
 
 
-@intrinsic
-def store_mask(_context, array, i, mask):
-    """Write a mask to [i, i + VECTOR_SIZE) of a contiguous array of booleans."""
-    octets = ir.VectorType(ir.IntType(8), VECTOR_SIZE)
-
-    def generate(context, builder, sig, args):
-        pointer = _pointer(context, builder, sig.args[0], *args[:2], octets)
-        builder.store(builder.zext(args[2], octets), pointer, align=1)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, mask), generate
-
-
-@intrinsic
-def transpose_tile(_context, x, i, row, out, j, step):
+@instruction
+def transpose_tile(x, i, row, out, j, step):
     """Transpose a tile of VECTOR_SIZE rows of VECTOR_SIZE elements: out[j + c * step + r] is x[i + r * row + c].
 
     Both arrays have one type. Four rounds of shuffles: each deals rows k and k + 8 into rows 2 k and 2 k + 1.
     """
+    kind = Vector(x.dtype).llvm.as_pointer()
     deals = [
         _lanes([k // 2 + k % 2 * VECTOR_SIZE for k in range(first, first + VECTOR_SIZE)]) for first in (0, VECTOR_SIZE)
     ]
 
-    def generate(context, builder, sig, args):
-        def pointer(first: int, k: int) -> ir.Value:
-            """Pointer to row `k` of the array `args[first]`, whose start and row step are the next two arguments."""
-            array, begin, step = args[first : first + 3]
-            index = builder.add(begin, builder.mul(step, ir.Constant(step.type, k)))
-            return _pointer(context, builder, sig.args[first], array, index, Vector(x.dtype).llvm)
+    def emit(builder, source, row, target, step):
+        def pointer(begin: ir.Value, distance: ir.Value, k: int) -> ir.Value:
+            return builder.bitcast(builder.gep(begin, [builder.mul(distance, _WORD(k))]), kind)
 
-        rows = [builder.load(pointer(0, k), align=_itemsize(x)) for k in range(VECTOR_SIZE)]
+        rows = [builder.load(pointer(source, row, k), align=1) for k in range(VECTOR_SIZE)]
         for _ in range(4):
             pairs = [(rows[k], rows[k + VECTOR_SIZE // 2]) for k in range(VECTOR_SIZE // 2)]
             rows = [builder.shuffle_vector(*pair, deal) for pair in pairs for deal in deals]
         for k in range(VECTOR_SIZE):
-            builder.store(rows[k], pointer(3, k), align=_itemsize(x))
-        return context.get_dummy_value()
+            builder.store(rows[k], pointer(target, step, k), align=1)
 
-    return types.void(x, types.intp, types.intp, out, types.intp, types.intp), generate
+    return types.void(x, types.intp, types.intp, out, types.intp, types.intp), emit
 
 
 # ------------------------------------------------------------------ across elements
 
 
 def _broadcast(width_of: Width) -> Intrinsic:
-    @intrinsic
-    def call(_context, number):
+    @instruction
+    def call(number):
         vector = Vector(number, width_of())
-        return vector(number), lambda context, builder, _s, args: _as_vector(context, builder, *args, number, vector)
+        return vector(vector), lambda _builder, value: value
 
     return call
 
@@ -516,15 +494,11 @@ broadcast_some = _broadcast(_some)
 
 
 def _mask_of_first(width_of: Width) -> Intrinsic:
-    @intrinsic
-    def call(_context, n):
+    @instruction
+    def call(n):
         vector = Vector(types.int64, width_of())
-
-        def generate(context, builder, sig, args):
-            index = ir.Constant(vector.llvm, list(range(vector.width)))
-            return builder.icmp_signed("<", index, _as_vector(context, builder, *args, *sig.args, vector))
-
-        return vector.of(types.boolean)(types.int64), generate
+        indices = ir.Constant(vector.llvm, list(range(vector.width)))
+        return vector.of(types.boolean)(vector), lambda builder, number: builder.icmp_signed("<", indices, number)
 
     return call
 
@@ -535,14 +509,14 @@ first_some = _mask_of_first(_some)
 """first_some(n): mask of the first `n` of width() lanes."""
 
 
-@intrinsic
-def bits_of_mask(_context, mask):
+def _bits(builder: ir.IRBuilder, mask: ir.Value) -> ir.Value:
+    return builder.bitcast(mask, ir.IntType(mask.type.count))
+
+
+@instruction
+def bits_of_mask(mask):
     """Return a mask as an integer: lane k is bit k."""
-
-    def generate(_context, builder, _sig, args):
-        return builder.zext(builder.bitcast(args[0], ir.IntType(mask.width)), ir.IntType(64))
-
-    return types.int64(mask), generate
+    return types.int64(mask), lambda builder, lanes: builder.zext(_bits(builder, lanes), _WORD)
 
 
 @inlined
@@ -551,74 +525,57 @@ def any_true(mask):
     return bits_of_mask(mask) != 0
 
 
-@intrinsic
-def count(_context, mask):
+@instruction
+def count(mask):
     """Number of set lanes of a mask."""
-
-    def generate(_context, builder, _sig, args):
-        return builder.zext(builder.ctpop(builder.bitcast(args[0], ir.IntType(mask.width))), ir.IntType(64))
-
-    return types.int64(mask), generate
+    return types.int64(mask), lambda builder, lanes: builder.zext(builder.ctpop(_bits(builder, lanes)), _WORD)
 
 
-@intrinsic
-def lowest_bit(_context, number):
+@instruction
+def lowest_bit(number):
     """Index of the lowest set bit of a nonzero int64."""
-
-    def generate(_context, builder, _sig, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.int64), generate
+    return types.int64(types.int64), lambda builder, bits: builder.cttz(bits, ir.IntType(1)(1))
 
 
-@intrinsic
-def add_where(_context, mask, total, one):
+@instruction
+def add_where(mask, total, one):
     """Add `one`, a broadcast 1, to the int32 lanes where the mask is set."""
 
-    def generate(_context, builder, _sig, args):
+    def emit(builder, lanes, numbers, ones):
         if primitives.target_has("avx512f"):  # one masked instruction, unless LLVM knows that `one` is 1
-            return builder.select(args[0], builder.add(args[1], args[2]), args[1])
-        return builder.sub(args[1], builder.sext(args[0], total.llvm))  # a comparison gives -1
+            return builder.select(lanes, builder.add(numbers, ones), numbers)
+        return builder.sub(numbers, builder.sext(lanes, total.llvm))  # a comparison gives -1
 
-    return total(mask, total, one), generate
+    return total(mask, total, one), emit
 
 
 def _fold(combine: Emit) -> Intrinsic:
     """Return an intrinsic that reduces the lanes, far half onto near half until one is left: a fixed tree."""
 
-    @intrinsic
-    def call(_context, v):
-        def generate(_c, builder, _sig, args):
-            (vector,) = args
-            width = VECTOR_SIZE
-            while width > 1:
-                width //= 2
-                near, far = (
-                    builder.shuffle_vector(vector, vector, _lanes(range(first, first + width))) for first in (0, width)
-                )
-                vector = combine(builder, v, near, far)
-            return builder.extract_element(vector, _int32(0))
+    def emit(builder, vector):
+        width = VECTOR_SIZE
+        while width > 1:
+            width //= 2
+            near, far = (
+                builder.shuffle_vector(vector, vector, _lanes(range(first, first + width))) for first in (0, width)
+            )
+            vector = combine(builder, near, far)
+        return builder.extract_element(vector, _int32(0))
 
-        return v.scalar(v), generate
-
-    return call
+    return instruction(lambda v: (v.scalar(v), emit))
 
 
 def _fold_pairs(combine: Emit) -> Intrinsic:
     """Return an intrinsic of two vectors that combines each pair of neighbours: those of `a`, then of `b`."""
 
-    @intrinsic
-    def call(_context, a, b):
-        def generate(_c, builder, _sig, args):
-            pairs = (builder.shuffle_vector(*args, _lanes(range(first, 2 * VECTOR_SIZE, 2))) for first in (0, 1))
-            return combine(builder, a, *pairs)
+    def emit(builder, *vectors):
+        pairs = (builder.shuffle_vector(*vectors, _lanes(range(first, 2 * VECTOR_SIZE, 2))) for first in (0, 1))
+        return combine(builder, *pairs)
 
-        return a(a, b), generate
-
-    return call
+    return instruction(lambda a, b: (a(a, b), emit))
 
 
-pairwise_sum = _fold(_float_or_int("fadd", "add"))
+pairwise_sum = _fold(_arithmetic("add"))
 """Sum of the lanes: k and k + 8, then k and k + 4, k and k + 2, k and k + 1."""
 least = _fold(_keep("<"))
 """Smallest lane."""
