@@ -15,8 +15,8 @@ def files_below(root: Path) -> list[Path]:
             return list(map(Path, root.store.objects(root))) or [Path()]
     if not root.is_dir():
         return [Path()]
-    found = [Path(parent, name).relative_to(root) for parent, _, names in os.walk(root) for name in names]
-    return sorted(found)
+    walked = ((Path(parent).relative_to(root), names) for parent, _, names in os.walk(root))
+    return sorted(folder / name for folder, names in walked for name in names)
 
 
 def first_difference(one: Path, other: Path, on_chunk: Callable[[], None] = lambda: None) -> int | None:

@@ -27,11 +27,13 @@ def check_replaced(folder: Path, names: Collection[Path]) -> None:
     for mounted in mount_points(folder):
         raise UsageError(f"{show_path(mounted)}: is a mount point, which --overwrite never replaces; {_ELSEWHERE}")
     files = {*map(listed, names), *marked_files(folder)}
-    folders = {listed(parent) for file in files for parent in Path(file).parents}
+    holders = {Path(file).parent for file in files}
+    folders = {listed(above) for holder in holders for above in (holder, *holder.parents)}
     for parent, below, others in os.walk(folder, onerror=_refuse):
         path = Path(parent)
+        within = path.relative_to(folder)
         for name in sorted([*below, *others]):
-            found = (path / name).relative_to(folder)
+            found = within / name
             is_folder = name in below and not (path / name).is_symlink()
             if name == _GIT or listed(found) not in (folders if is_folder else files):
                 raise UsageError(

@@ -114,6 +114,8 @@ class OutputTree:
         """Bytes of an interrupted run's files that were removed when this one began; None where there was none."""
         self.token_path = self.partial / f"{TOKEN}{secrets.token_hex(8)}"
         """Path of the file without which other processes add no shard for this run."""
+        self._made: set[Path] = set()
+        """Folders of the result that exist."""
         self.notes = list(_marker_notes(checkpoints))
         """Notes for the user on OUTPUT."""
         self._check_target(protected)
@@ -203,7 +205,8 @@ class OutputTree:
 
     def shard_path(self, checkpoint: Checkpoint, shard: Shard) -> Path:
         """Return the path of the shard's output until `commit`; a file there is complete."""
-        return self._target(checkpoint) / shard.output_name if checkpoint.is_folder else self._target(checkpoint)
+        target = self._target(checkpoint)
+        return target / shard.output_name if checkpoint.is_folder else target
 
     def has_unfinished(self, checkpoint: Checkpoint, shard: Shard, waiting: Waiting) -> bool:
         """Tell whether the shard's unfinished file exists with the recorded size."""
@@ -248,22 +251,24 @@ class OutputTree:
     def copy_side_files(self, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Copy the side files, following links. `on_chunk` is called often and may raise to stop."""
         for checkpoint in self._checkpoints:
-            for side_file, target in self._side_files_of(checkpoint):
+            for side_file in _copied(checkpoint):
+                target = self._target(checkpoint) / side_file.name
                 self._make_folder(checkpoint, target.parent)
                 copy_file(side_file.open(), target, on_chunk)
 
     def side_files(self) -> Iterator[tuple[SideFile, Path]]:
         """Yield each side file and the path of its copy."""
         for checkpoint in self._checkpoints:
-            yield from self._side_files_of(checkpoint)
+            target = self._target(checkpoint)
+            yield from ((side_file, target / side_file.name) for side_file in _copied(checkpoint))
 
     def names(self) -> Iterator[Path]:
         """Yield the files of the result, relative to it."""
         for checkpoint in self._checkpoints:
+            entry = self._entry_of(checkpoint)
             for shard in checkpoint.shards:
-                yield self.shard_path(checkpoint, shard).relative_to(self.result)
-        for _, target in self.side_files():
-            yield target.relative_to(self.result)
+                yield entry / shard.output_name if checkpoint.is_folder else entry
+            yield from (entry / side_file.name for side_file in _copied(checkpoint))
 
     def commit(self) -> None:
         """Give the result its name. Its files are flushed already; this flushes the folders and the name."""
@@ -376,18 +381,21 @@ class OutputTree:
 
     def _clear(self, but: str = "") -> int:
         """Remove what the partial folder holds, see `_empty`."""
+        self._made.clear()
         return _empty(self.partial, but)
 
-    def _target(self, checkpoint: Checkpoint) -> Path:
-        return self.result / entry_name(checkpoint) if len(self._checkpoints) > 1 else self.result
+    def _entry_of(self, checkpoint: Checkpoint) -> Path:
+        """Return the file or folder that an input becomes, relative to the result."""
+        return Path(entry_name(checkpoint)) if len(self._checkpoints) > 1 else Path()
 
-    def _side_files_of(self, checkpoint: Checkpoint) -> Iterator[tuple[SideFile, Path]]:
-        for side_file in sorted(checkpoint.side_files, key=lambda side_file: is_index(side_file.name.name)):
-            if side_file.name != Path(MARKER):  # the marker describes another run's files
-                yield side_file, self._target(checkpoint) / side_file.name
+    def _target(self, checkpoint: Checkpoint) -> Path:
+        return self.result / self._entry_of(checkpoint)
 
     def _make_folder(self, checkpoint: Checkpoint, folder: Path) -> None:
         """Create a folder of the output and its parents; a copy of an input's folder is not more readable than it."""
+        if folder in self._made:
+            return
+        self._made.add(folder)
         target = self._target(checkpoint)
         if not checkpoint.is_folder or not folder.is_relative_to(target):
             _make_folder(folder)
@@ -533,6 +541,12 @@ def check_names(checkpoints: Sequence[Checkpoint]) -> None:
                 f"{show_path(checkpoint.path)}: would have the same name in OUTPUT as {show_path(other.path)}; "
                 "run them one by one"
             )
+
+
+def _copied(checkpoint: Checkpoint) -> list[SideFile]:
+    """Return the side files of an output, indexes last; a marker describes another run's files."""
+    copied = [side_file for side_file in checkpoint.side_files if side_file.name != Path(MARKER)]
+    return sorted(copied, key=lambda side_file: is_index(side_file.name.name))
 
 
 def _marker_notes(checkpoints: Sequence[Checkpoint]) -> Iterator[Note]:
