@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
-from qdqcli.op.histogram import NUM_PATTERNS, PatternCounter, PatternHistogram
+from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.params import PATTERN, Floats, Stored, float_type, ranges_of_order_keys
 from qdqcli.op.spec import QuantSpec
@@ -52,7 +52,7 @@ class PercentileEstimator:
         return ranges_of_order_keys(found.reshape(2, 1), self._dtype)
 
     def of_long_slice(self, num_elements: int) -> LongSlice:  # noqa: ARG002 - counts only finite elements
-        return _LongSlice(self._share, self._dtype) if self._dtype in ("F32", "F64") else _Patterns(self, self._dtype)
+        return _LongSlice(self._share, self._dtype)
 
 
 def ranks_of(number: int, share: Fraction) -> tuple[int, int]:
@@ -61,25 +61,8 @@ def ranks_of(number: int, share: Fraction) -> tuple[int, int]:
     return number + 1 - upper, upper
 
 
-class _Patterns:
-    """A slice of 16-bit elements: one pass counts all bit patterns."""
-
-    def __init__(self, estimator: PercentileEstimator, dtype: str) -> None:
-        self._estimator = estimator
-        self._counter = PatternCounter(dtype)
-
-    def see(self, x: Stored, start: int, stop: int) -> None:  # noqa: ARG002 - the position does not matter
-        self._counter.see(x)
-
-    def finish_pass(self) -> bool:
-        return True
-
-    def ranges(self) -> Floats:
-        return self._estimator.of_patterns(self._counter.histogram())
-
-
 class _LongSlice:
-    """Radix selection of both keys: each pass counts elements by one 16-bit digit.
+    """Radix selection of both keys: each pass counts elements by one 16-bit digit, of which a 16-bit key is one.
 
     Passes after the first count only elements that match the digits found so far.
     """
