@@ -81,9 +81,9 @@ def narrow(bits: Number, stored: Number) -> Number:
     return stored.dtype.type(np.uint16(bits & 0xFFFF).view(stored.dtype)) if stored.dtype.kind in "iu" else bits
 
 
-def float32_of_half(stored: Number) -> Number:
-    """Convert a float16 pattern to float32 by an instruction, see `converts_halves`."""
-    return stored.view(np.float16).astype(np.float32)
+def float32_of_half(bits: Number) -> Number:
+    """Convert a float16 pattern, widened, to float32 by an instruction, see `converts_halves`."""
+    return np.uint16(bits).view(np.float16).astype(np.float32)
 
 
 def half_of_float32(v: Number) -> Number:

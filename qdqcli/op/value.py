@@ -113,6 +113,12 @@ def encode_float16(v: Number) -> Number:
 
 
 @inlined
+def encode_half(v: Number) -> Number:
+    """`encode_float16` by an instruction, see `converts_halves`."""
+    return select(v == v, half_of_float32(v), 0x7E00)
+
+
+@inlined
 def canonical(v: Number) -> Number:
     """Canonicalize NaN: which payload survives an operation differs between processors."""
     return select(v == v, v, constant(np.nan, v))
@@ -161,12 +167,59 @@ _FORMATS = {
     ),
 }  # fmt: skip
 """By the name of the type that stands for it."""
+_HALVES = _FORMATS["uint16"]._replace(decode=float32_of_half, encode=encode_half, encode_number=half_of_float32)
 
 
 def _format(number: Number) -> _Format:
     """Return the format that a number stands for, or a Numba type: of a vector, its scalar."""
     kind: Any = number.dtype if hasattr(number, "dtype") else getattr(number, "scalar", number)
-    return _FORMATS[kind.name]
+    return _HALVES if converts_halves(number) else _FORMATS[kind.name]
+
+
+def _by_format(field: str) -> Callable[[Number, Number], Number]:
+    """Return `function(v, kind)`, which applies a function of the format that `kind` stands for."""
+
+    def function(v: Number, kind: Number) -> Number:
+        return getattr(_format(kind), field)(v)
+
+    @overload(function)
+    def _typed(v, kind):
+        convert = getattr(_format(kind), field)
+        return lambda v, kind: convert(v)
+
+    return function
+
+
+pattern = _by_format("encode")
+"""pattern(v, stored): round `v` to the type of `stored`, half to even: a 16-bit float's bits as a wide integer."""
+number_pattern = _by_format("encode_number")
+"""Like `pattern`, but NaN is not canonicalized and may become infinity: the caller checks, once for many."""
+value_of_pattern = _by_format("decode")
+"""value_of_pattern(wide, stored): decode a `pattern`; decoding the stored element would widen it again."""
+round_to = _by_format("round_to")
+"""round_to(v, compute_type): round the result of an operation to the arithmetic's dtype."""
+
+
+def min_normal(compute_type: Number) -> Number:
+    """Smallest normal number of the arithmetic; 0 for float16, which is never flushed."""
+    return _format(compute_type).min_normal
+
+
+@overload(min_normal)
+def _min_normal(compute_type):
+    number = _format(compute_type).min_normal
+    return lambda compute_type: number
+
+
+def max_finite(compute_type: Number) -> Number:
+    """Largest finite number of the arithmetic."""
+    return _format(compute_type).max_finite
+
+
+@overload(max_finite)
+def _max_finite(compute_type):
+    number = _format(compute_type).max_finite
+    return lambda compute_type: number
 
 
 @inlined
@@ -181,80 +234,10 @@ def encode(v: Number, stored: Number) -> Number:
     return narrow(pattern(v, stored), stored)
 
 
-def pattern(v: Number, stored: Number) -> Number:
-    """Round `v` to the type of `stored`, half to even: the bits of a 16-bit float as a wide integer."""
-    return _format(stored).encode(v)
-
-
-def number_pattern(v: Number, stored: Number) -> Number:
-    """Like `pattern`, but NaN is not canonicalized and may become infinity: the caller checks, once for many."""
-    return _format(stored).encode_number(v)
-
-
-def value_of_pattern(wide: Number, stored: Number) -> Number:
-    """Decode a `pattern`; decoding the stored element again would widen what was just narrowed."""
-    return _format(stored).decode(wide)
-
-
 @inlined
 def stored_value(v: Number, stored: Number) -> Number:
     """Round `v` to the type of `stored`, as a value; NaN may become infinity."""
     return value_of_pattern(number_pattern(v, stored), stored)
-
-
-def round_to(v: Number, compute_type: Number) -> Number:
-    """Round the result of an operation to the arithmetic's dtype."""
-    return _format(compute_type).round_to(v)
-
-
-def min_normal(compute_type: Number) -> Number:
-    """Smallest normal number of the arithmetic; 0 for float16, which is never flushed."""
-    return _format(compute_type).min_normal
-
-
-def max_finite(compute_type: Number) -> Number:
-    """Largest finite number of the arithmetic."""
-    return _format(compute_type).max_finite
-
-
-@overload(pattern)
-def _pattern(v, stored):
-    if converts_halves(stored):
-        return lambda v, stored: select(v == v, half_of_float32(v), 0x7E00)
-    convert = _format(stored).encode
-    return lambda v, stored: convert(v)
-
-
-@overload(number_pattern)
-def _number_pattern(v, stored):
-    convert = half_of_float32 if converts_halves(stored) else _format(stored).encode_number
-    return lambda v, stored: convert(v)
-
-
-@overload(value_of_pattern)
-def _value_of_pattern(wide, stored):
-    if converts_halves(stored):
-        return lambda wide, stored: float32_of_half(narrow(wide, stored))
-    convert = _format(stored).decode
-    return lambda wide, stored: convert(wide)
-
-
-@overload(round_to)
-def _round_to(v, compute_type):
-    convert = _format(compute_type).round_to
-    return lambda v, compute_type: convert(v)
-
-
-@overload(min_normal)
-def _min_normal(compute_type):
-    number = _format(compute_type).min_normal
-    return lambda compute_type: number
-
-
-@overload(max_finite)
-def _max_finite(compute_type):
-    number = _format(compute_type).max_finite
-    return lambda compute_type: number
 
 
 # ------------------------------------------------------------------ order

@@ -309,9 +309,13 @@ def _halves(vector: Vector) -> ir.VectorType:
 
 
 @lowered(primitives.float32_of_half)
-def _float32_of_half(stored):
-    floats = stored.of(types.float32)
-    return floats(stored), lambda builder, value: builder.fpext(builder.bitcast(value, _halves(stored)), floats.llvm)
+def _float32_of_half(wide):
+    floats, stored = wide.of(types.float32), wide.of(types.uint16)
+
+    def emit(builder, value):
+        return builder.fpext(builder.bitcast(builder.trunc(value, stored.llvm), _halves(wide)), floats.llvm)
+
+    return floats(wide), emit
 
 
 @lowered(primitives.half_of_float32)
