@@ -90,9 +90,9 @@ class LazyGroup(click.Group):
         known = (*COMMANDS, *ALIASES)
         if args[0] == "version":
             ctx.fail("there is no command 'version'; 'qdq --version' shows it")
-        nearest = get_close_matches(args[0], known, n=1)
-        if nearest and args[0] not in known and not ctx.resilient_parsing:
-            ctx.fail(f"there is no command '{args[0]}'; the nearest is '{nearest[0]}'")
+        if args[0] not in known and not ctx.resilient_parsing:
+            for nearest in get_close_matches(args[0], known, n=1):
+                ctx.fail(f"there is no command '{args[0]}'; the nearest is '{nearest}'")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
