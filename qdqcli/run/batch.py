@@ -1,7 +1,7 @@
 """Batches of small consecutive tensors, measured in one kernel call."""
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from itertools import groupby, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,6 @@ from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.jit.kernel import VECTOR_SIZE
-from qdqcli.op.layout import Layout
 from qdqcli.op.params import STORAGE, Stored
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.recipe.decision import Decision
@@ -26,7 +25,10 @@ Task = tuple[TensorInfo, Decision]
 class _Kind(NamedTuple):
     """Properties of a tensor that can be measured in a batch."""
 
-    layout: Layout
+    num_elements: int
+    num_slices: int
+    steps: tuple[int, int, int]
+    """`inner`, `row` and `advance` of the layout."""
     spec: QuantSpec
     dtype: str
     itemsize: int
@@ -46,13 +48,10 @@ def measure_batch(
     `tasks` are in file order; each range is measured on its own tensor.
     """
     measured: list[Measurement | None] = [None] * len(tasks)
-    kinds = _kinds(tasks)
-
-    members = [(number, tasks[number][0], kind) for number, kind in enumerate(kinds) if kind is not None]
-    for _, group in groupby(members, _common):
-        run = list(group)
-        if len(run) > 1:
-            for (number, _, _), found in zip(run, _measure_run(run, reader, writer, workers), strict=True):
+    for _, group in groupby(_members(tasks), _common):
+        numbers, infos, kinds = zip(*group, strict=True)
+        if len(numbers) > 1:
+            for number, found in zip(numbers, _measure_run(infos, kinds, reader, writer, workers), strict=True):
                 measured[number] = found
     return measured
 
@@ -63,17 +62,16 @@ def _common(member: Member) -> tuple[object, ...]:
     return kind.common, info.start % kind.itemsize
 
 
-def _kinds(tasks: Sequence[Task]) -> list[_Kind | None]:
-    """Return the kind of each tensor, None where it fits no batch. Cached: small tensors are many and of few shapes."""
+def _members(tasks: Sequence[Task]) -> Iterator[Member]:
+    """Yield the tensors that fit a batch. Kinds are cached: small tensors are many and of few shapes."""
     known: dict[tuple[object, ...], _Kind | None] = {}
-
-    def kind_of(info: TensorInfo, decision: Decision) -> _Kind | None:
+    for number, (info, decision) in enumerate(tasks):
         key = info.dtype.name, info.shape, info.big_endian, info.fortran_order, id(decision)
         if key not in known:
             known[key] = _kind(info, decision)
-        return known[key]
-
-    return [kind_of(info, decision) for info, decision in tasks]
+        kind = known[key]
+        if kind is not None:
+            yield number, info, kind
 
 
 def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
@@ -97,14 +95,26 @@ def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
         decision.round_mode,
         decision.compute_dtype,
     )
-    return _Kind(layout, decision, info.dtype.name, info.dtype.bits // 8, (info.dtype.name, *settings))
+    return _Kind(
+        num_elements=layout.num_elements,
+        num_slices=layout.num_slices,
+        steps=(layout.inner, layout.row, layout.advance),
+        spec=decision,
+        dtype=info.dtype.name,
+        itemsize=info.dtype.bits // 8,
+        common=(info.dtype.name, *settings),
+    )
 
 
 def _measure_run(
-    run: Sequence[Member], reader: ShardReader, writer: ShardWriter | None, workers: Workers
+    infos: Sequence[TensorInfo],
+    kinds: Sequence[_Kind],
+    reader: ShardReader,
+    writer: ShardWriter | None,
+    workers: Workers,
 ) -> Sequence[Measurement | None]:
     """Measure one batch; None for each tensor whose elements or qparams need the general kernels."""
-    (_, first, kind), (_, last, _) = run[0], run[-1]
+    first, last, kind = infos[0], infos[-1], kinds[0]
     storage = STORAGE[kind.dtype]
     capacity = (last.start + last.nbytes - first.start) // kind.itemsize
     x, y = (
@@ -112,31 +122,31 @@ def _measure_run(
         workers.buffer("output", storage, 0 if writer is None else capacity),
     )
     if not reader.read_batch(first, x.view(np.uint8).data):
-        return [None] * len(run)
-    layouts = [kind.layout for _, _, kind in run]
-    begins = [(info.start - first.start) // kind.itemsize for _, info, _ in run]
-    steps = [(layout.num_elements, layout.inner, layout.row, layout.advance) for layout in layouts]
-    num_slices = [layout.num_slices for layout in layouts]
+        return [None] * len(infos)
+    begins = [(info.start - first.start) // kind.itemsize for info in infos]
+    sizes, num_slices = [kind.num_elements for kind in kinds], [kind.num_slices for kind in kinds]
+    layouts = np.empty((len(infos), 5), np.int64)
+    layouts[:, 0], layouts[:, 1], layouts[:, 2:] = begins, sizes, [kind.steps for kind in kinds]
     found = workers.backend.fake_quantize_and_sum_each(
-        x, y, np.column_stack([begins, steps]), max(num_slices), kind.spec, kind.dtype, keep=writer is not None
+        x, y, layouts, max(num_slices), kind.spec, kind.dtype, keep=writer is not None
     )
     if writer is not None:
-        _write_run(run, y, begins, found.is_done, writer)
-    sums = sums_of_each(found.sums, [layout.num_elements for layout in layouts], found.num_degenerate.tolist())
+        _write_run(infos, y, begins, found.is_done, writer)
+    sums = sums_of_each(found.sums, sizes, found.num_degenerate.tolist())
     overall_ranges = zip(*found.sums[:, [INPUT_MIN, INPUT_MAX]].T.tolist(), strict=True)
-    measured = list(map(Measurement, sums, num_slices, overall_ranges))
+    measured = list(map(Measurement._make, zip(sums, num_slices, overall_ranges, repeat(None))))
     if found.is_done.all():
         return measured
     return [each if is_done else None for each, is_done in zip(measured, found.is_done.tolist(), strict=True)]
 
 
 def _write_run(
-    run: Sequence[Member], y: Stored, begins: Sequence[int], is_done: NDArray[np.bool_], writer: ShardWriter
+    infos: Sequence[TensorInfo], y: Stored, begins: Sequence[int], is_done: NDArray[np.bool_], writer: ShardWriter
 ) -> None:
     """Write the tensors that are done, by a single call where these are all between the first and the last."""
-    is_whole = is_done.all() and sum(info.nbytes for _, info, _ in run) == y.nbytes
-    if is_whole and writer.write_batch(run[0][1], y.view(np.uint8).data):
+    is_whole = is_done.all() and sum(info.nbytes for info in infos) == y.nbytes
+    if is_whole and writer.write_batch(infos[0], y.view(np.uint8).data):
         return
-    for (_, info, _), begin, is_written in zip(run, begins, is_done.tolist(), strict=True):
+    for info, begin, is_written in zip(infos, begins, is_done.tolist(), strict=True):
         if is_written:
             writer.write(info, 0, y[begin : begin + info.num_elements].view(np.uint8).data)
