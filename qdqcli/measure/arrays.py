@@ -99,5 +99,5 @@ def fake_quantize_and_measure(
     """Like `quantize_and_measure`, into an existing `y`; `y` begins at a multiple of VECTOR_SIZE elements."""
     info, memory = TensorInfo("input", DTYPES[dtype], x.shape, "", 0, x.nbytes), InMemory(x, y)
     blocks = [(start, min(start + BLOCK_ELEMENTS, x.size)) for start in range(0, x.size, BLOCK_ELEMENTS)]
-    work = TensorWork(info=info, reader=memory, writer=memory, workers=workers, blocks=blocks)
+    work = TensorWork(info=info, reader=memory, writer=memory, workers=workers, blocks=blocks, total_bytes=y.nbytes)
     return work.measure([TensorSetting(spec=spec, given=given_range, layout=layout)])[0].sums

@@ -199,15 +199,16 @@ class TensorWork:
     on_bytes: Callable[[int], None] = lambda _: None
     workers: Workers
     blocks: Sequence[Block]
+    total_bytes: int = 0
+    """Size of an output in memory."""
 
     def measure(self, settings: Sequence[TensorSetting]) -> list[Measurement]:
         """Return the measurement under each setting."""
         if not self.info.num_elements:
             return [Measurement(sums=ErrorSums(), num_slices=0) for _ in settings]
-        groups = self._groups([each for each in settings if not has_histogram(self.info, each.layout)])
-        found = self._by_patterns(
-            [each for each in settings if has_histogram(self.info, each.layout)], is_last=not groups
-        )
+        counted = [each for each in settings if has_histogram(self.info, each.layout)]
+        groups = self._groups([each for each in settings if each not in counted])
+        found = self._by_patterns(counted, is_last=not groups) if counted else {}
         by_block = self._over_blocks(groups) if groups else []
         for group in groups:
             for k, setting in enumerate(group.settings):
@@ -234,8 +235,6 @@ class TensorWork:
 
     def _by_patterns(self, settings: Sequence[TensorSetting], *, is_last: bool) -> dict[TensorSetting, Measurement]:
         """Measure a large 16-bit tensor with one range: a single read counts its patterns, which give all sums."""
-        if not settings:
-            return {}
         on_bytes = self.on_bytes if is_last and self.writer is None else lambda _: None
         histogram = count_patterns(self.reader, self.info, self.workers, on_bytes)
         found = {}
@@ -336,7 +335,7 @@ class TensorWork:
             return {}
         specs, layout, dtype = [setting.spec for setting in settings], settings[0].layout, self.info.dtype.name
         done = self.workers.backend.fake_quantize_and_sum(
-            x, y, first, *block, layout, specs, dtype, keep=self.writer is not None, total_bytes=self._total_bytes
+            x, y, first, *block, layout, specs, dtype, keep=self.writer is not None, total_bytes=self.total_bytes
         )
         return {
             setting: part_of(sums, continues=first < block[0])
@@ -349,7 +348,7 @@ class TensorWork:
         """Quantize and sum with known qparams; return the sums under each setting."""
         backend, keep = self.workers.backend, self.writer is not None
         all_rows = backend.quantize_and_sum(
-            x, y, first, *block, layout, known.params, keep=keep, total_bytes=self._total_bytes
+            x, y, first, *block, layout, known.params, keep=keep, total_bytes=self.total_bytes
         )
         found: OverallRange | None = None
         for rows, extremes in zip(all_rows, known.extremes, strict=True):
@@ -361,11 +360,6 @@ class TensorWork:
             backend.quantize(x, whole, first, *here, layout, params)
             backend.sum_slices(x, whole, first, *here, layout, params, known.slice_rows)
         return all_rows
-
-    @property
-    def _total_bytes(self) -> int:
-        """Size of an output in memory."""
-        return self.writer.y.nbytes if isinstance(self.writer, InMemory) else 0
 
     def _finish(self, y: Stored, first: int, block: Block) -> None:
         """Write the block's elements, of `y` from element `first` on, and report progress."""
