@@ -88,8 +88,6 @@ class _Measured(NamedTuple):
     """`stats` read from an earlier report; `sums` then holds only counts and extremes."""
     decided_by: Mapping[str, str] | None = None
     """Setting -> the recipe table that decided it; None without a recipe."""
-    share: float | None = None
-    """Share of the run's summed squared error, see `with_shares`."""
     num_zero_slices: int = 0
     """Number of degenerate slices that are all zero and stay so."""
     bound: Bound | None = None
@@ -98,6 +96,8 @@ class _Measured(NamedTuple):
     """SQNR in dB in the baseline report; None without one, or without a number."""
     packing: Packing | None = None
     """Findings on a weight that is packed on one side of a comparison, or on both."""
+    share: float | None = None
+    """Share of the run's summed squared error, see `with_shares`; the last field."""
 
 
 class InputRun(NamedTuple):
@@ -262,13 +262,10 @@ def with_shares(rows: Sequence[Row]) -> list[Row]:
         if isinstance(row, TensorResult):
             share = value_of(row.sums.sq_error) / total if has_shares else None
             # `_replace` takes twice as long, of the time of a small tensor a tenth.
-            found.append(TensorResult._make((*row[:_SHARE], share, *row[_SHARE + 1 :])))
+            found.append(TensorResult._make((*row[:-1], share)))
         else:
             found.append(row)
     return found
-
-
-_SHARE = TensorResult._fields.index("share")
 
 
 def _known(metrics: dict[str, MetricValue], spec: QuantSpec | None) -> dict[str, MetricValue]:
