@@ -35,18 +35,6 @@ FLUSHING, CLIPPING, DEGENERATE = range(3)
 FLAG_ROWS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Grids of slices shorter than a vector, broadcast to one column per element of a row."""
-
-    origin: int
-    """Element in column 0 of some row."""
-    row: int
-    """Elements per row."""
-    qparams: Floats
-    """(4, row + VECTOR_SIZE): wraps around after the last column."""
-
-
 class OrderKeyLimits(NamedTuple):
     """Bounds of order keys."""
 
@@ -82,7 +70,7 @@ class Qparams(NamedTuple):
     flags: NDArray[np.bool_]
     """(FLAG_ROWS, slices), or (FLAG_ROWS, 1) with `columns`: those that any slice has."""
     columns: bool | None
-    """True for slices shorter than a vector: a column per element of a row, which then wraps around."""
+    """True for slices shorter than a vector, in every row: a column per element of a row, which then wraps around."""
     clipping: NDArray[np.bool_] | bool
     """(1,): False where no element can be out of range; True on a device, which does not ask."""
 
@@ -97,7 +85,8 @@ class QuantParams:
     """(4, slices): min_range, max_range, scale (steps per unit, the op's sense), inverse_scale."""
     flags: NDArray[np.bool_]
     """(3, slices): subnormal elements are flushed; elements may be outside the range; the scale is degenerate."""
-    columns: Columns | None
+    columns: Floats | None
+    """(4, row + VECTOR_SIZE): the qparams of each element of a row, which wrap around, as `Qparams.columns` says."""
     op: Op
 
     @cached_property
@@ -107,14 +96,11 @@ class QuantParams:
         clipping = any_flags[CLIPPING]
         if self.columns is None:
             return Qparams(self.qparams, self.flags, None, clipping)
-        return Qparams(self.columns.qparams, any_flags, True, clipping)
+        return Qparams(self.columns, any_flags, True, clipping)
 
     def arguments(self, elements: Elements, layout: Layout) -> tuple[Elements, Steps, Qparams]:
-        """Return the arguments `elements`, `steps` and `qparams` of kernels; columns count from a column 0."""
-        if self.columns is None:
-            return elements, layout.steps(self.first_slice), self.as_qparams
-        row, origin = self.columns.row, self.columns.origin
-        return Elements(*(i - origin for i in elements)), Steps(row, row, 0, 0, 0), self.as_qparams
+        """Return the arguments `elements`, `steps` and `qparams` of kernels."""
+        return elements, layout.steps(self.first_slice), self.as_qparams
 
     @property
     def degenerate(self) -> NDArray[np.bool_]:
@@ -207,21 +193,10 @@ def merge_order_keys(order_keys: OrderKeys, other: OrderKeys) -> None:
     np.maximum(order_keys[1], other[1], out=order_keys[1])
 
 
-def merge_columns(order_keys: OrderKeys, by_column: OrderKeys, slices: NDArray[np.int64]) -> None:
-    """Widen `order_keys` by columns; `slices`, ascending without gaps, is the slice of each column."""
-    begins = np.flatnonzero(np.diff(slices, prepend=-1))
-    merge_order_keys(
-        order_keys, np.array([np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)])
-    )
-
-
 def ranges_of_order_keys(order_keys: OrderKeys, dtype: str) -> Floats:
     """Return the ranges (2, slices), lower and upper ends; NaN for a slice without elements other than NaN."""
     bits = np.where(order_keys < 0, order_keys ^ np.iinfo(order_keys.dtype).max, order_keys)
-    if dtype == "BF16":
-        ranges: Floats = (bits.astype(np.int32) << 16).view(np.float32)
-    else:
-        ranges = bits.view(np.float16 if dtype == "F16" else STORAGE[dtype]).astype(float_type(dtype))
+    ranges: Floats = floats_of(bits.view(STORAGE[dtype])).astype(float_type(dtype))
     ranges[:, order_keys[0] > order_keys[1]] = np.nan
     return ranges
 

@@ -11,7 +11,6 @@ from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement, sums_of_each
 from qdqcli.measure.workers import Workers
 from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
-from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.params import STORAGE, Stored
 from qdqcli.op.spec import DEFAULT_ESTIMATOR, QuantSpec
 from qdqcli.recipe.decision import Decision
@@ -77,7 +76,7 @@ def _members(tasks: Sequence[Task]) -> Iterator[Member]:
 def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
     """Return the kind of a tensor, or None where it fits no batch.
 
-    It fits with a measured range, at most one chunk, and contiguous slices of at least a vector (or no full vector).
+    It fits with a measured range, at most one chunk, and contiguous slices.
     """
     if not isinstance(decision, QuantSpec) or info.big_endian:
         return None
@@ -85,8 +84,7 @@ def _kind(info: TensorInfo, decision: Decision) -> _Kind | None:
         return None
     layout = layout_of(info, decision)
     is_small = 0 < layout.num_elements <= CHUNK_ELEMENTS
-    has_runs = layout.inner >= VECTOR_SIZE or layout.num_elements < VECTOR_SIZE
-    if not is_small or not layout.is_contiguous or not has_runs:
+    if not is_small or not layout.is_contiguous:
         return None
     settings = (
         decision.num_bits,

@@ -190,7 +190,7 @@ class CMatrix(Matrix):
 
     def c_pass(self, axis: int, write: int, params: QuantParams | None) -> None:
         """Run one pass over memory; it measures the ranges of rows itself."""
-        qparams = None if params is None else params.qparams if params.columns is None else params.columns.qparams
+        qparams = None if params is None else params.qparams if params.columns is None else params.columns
         scales = [None if qparams is None else qparams[k].ctypes.data for k in (SCALE, INVERSE_SCALE)]
 
         def part(start: int, stop: int) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from qdqcli.measure.tensor import TensorJob, quantize_tensor
 from qdqcli.measure.workers import Workers
-from qdqcli.op.layout import Layout
 from qdqcli.op.spec import QuantSpec
 from qdqcli.run.batch import measure_batch
 from qdqcli.tensors.checkpoint import open_checkpoint
@@ -31,5 +30,4 @@ def test_a_batch_measures_each_as_it_is_measured_alone(tmp_path: Path, name: str
         found = measure_batch([(info, spec) for info in shard.tensors], reader, None, workers)
         for info, measured in zip(shard.tensors, found, strict=True):
             alone = quantize_tensor(TensorJob(info=info, spec=spec, reader=reader), workers)
-            is_taken = info.num_elements < 16 or Layout.of(info.shape, spec).inner >= 16
-            assert measured == (alone if is_taken else None), info.name
+            assert measured == alone, info.name

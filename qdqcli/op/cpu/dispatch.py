@@ -1,7 +1,7 @@
 """CPU dispatch: chooses the loop for a layout. Takes parts of a tensor, returns keys, qparams, values and error sums.
 
-Slices of at least VECTOR_SIZE neighbours are processed run by run. Shorter ones (last axis, groups of 4) would leave
-most elements of a vector unused: their qparams are broadcast to one column per element of a row, and whole rows are
+Slices are processed run by run. Runs of fewer than VECTOR_SIZE neighbours leave most elements of a vector unused: where
+they recur in every row (last axis), their qparams are broadcast to one column per element of a row, and whole rows are
 processed instead.
 """
 
@@ -34,7 +34,6 @@ from qdqcli.op.params import (
     INFINITY,
     PATTERN,
     QPARAM_ROWS,
-    Columns,
     Floats,
     OrderKeys,
     Qparams,
@@ -47,7 +46,7 @@ from qdqcli.op.params import (
     empty_order_keys,
     float_type,
     floats_of,
-    merge_columns,
+    merge_order_keys,
     op_of,
     order_key_limits,
     ranges_of_order_keys,
@@ -69,8 +68,8 @@ LINE_BYTES = 64
 
 
 def is_columnar(layout: Layout) -> bool:
-    """Tell whether slices are shorter than a vector."""
-    return layout.inner < VECTOR_SIZE
+    """Tell whether slices recur in every row, by fewer elements than a vector has."""
+    return layout.inner < VECTOR_SIZE and not layout.is_contiguous
 
 
 def measure_range(
@@ -81,18 +80,14 @@ def measure_range(
     if not is_columnar(layout):
         kernels.measure_range(bits, Elements(start, start, stop), layout.steps(first_slice), limits, order_keys)
         return
-    if layout.inner == 1 and not layout.is_contiguous:  # each column of a row is a slice
+    if layout.inner == 1:  # a column is a slice
         kernels.measure_columns(bits, Elements(start, start, stop), layout.row, limits, order_keys)
         return
-    here = slice(None)
-    if layout.is_contiguous:  # only the slices of these elements
-        first, last = layout.slice_of(start), layout.slice_of(stop - 1) + 1
-        here, first_slice = slice(first - first_slice, last - first_slice), first
-    origin, slices = _columns(layout, first_slice, order_keys[:, here].shape[1])
-    by_column = empty_order_keys(len(slices), dtype)
-    elements = Elements(start - origin, start - origin, stop - origin)
-    kernels.measure_columns(bits, elements, len(slices), limits, by_column)
-    merge_columns(order_keys[:, here], by_column, slices)
+    by_column = empty_order_keys(layout.row, dtype)
+    kernels.measure_columns(bits, Elements(start, start, stop), layout.row, limits, by_column)
+    begins = np.arange(0, layout.row, layout.inner)
+    least, greatest = np.minimum.reduceat(by_column[0], begins), np.maximum.reduceat(by_column[1], begins)
+    merge_order_keys(order_keys, np.array([least, greatest]))
 
 
 def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, num_parts: int) -> None:
@@ -108,7 +103,7 @@ def quantize_parts(x: Stored, y: Stored, layout: Layout, params: QuantParams, nu
 
 def can_fuse(layout: Layout, num_parts: int) -> bool:
     """Tell whether slices are runs short enough to be measured and quantized while in the cache."""
-    return layout.is_contiguous and VECTOR_SIZE <= layout.inner <= _BATCH and layout.num_slices >= num_parts
+    return layout.is_contiguous and layout.inner <= _BATCH and layout.num_slices >= num_parts
 
 
 def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, num_parts: int, dtype: str) -> None:
@@ -202,7 +197,7 @@ def quant_params(ranges: Floats, spec: QuantSpec, layout: Layout, first_slice: i
         num_slices=num_slices,
         qparams=values,
         flags=flags,
-        columns=_spread(values, layout, first_slice, num_slices) if is_columnar(layout) else None,
+        columns=_spread(values, layout) if is_columnar(layout) else None,
         op=op,
     )
 
@@ -264,10 +259,8 @@ def fake_quantize_and_sum(
     The settings have the same round mode and arithmetic; with `keep`, there is one. Parts `y` of a large output
     (`total_bytes`) are written by non-temporal stores; they have the alignment of `base`, modulo VECTOR_SIZE elements.
 
-    Returns None where elements are not finite or slices are shorter than a vector: the caller then goes step by step.
+    Returns None where elements are not finite: the caller then goes step by step.
     """
-    if is_columnar(layout):
-        return None
     first_slice = layout.slice_of(base)
     num_slices = layout.slice_of(base + len(x) - 1) + 1 - first_slice
     measuring = _measuring(x, num_slices, min(num_slices, _slices_of_chunk(layout)), layout, specs, dtype)
@@ -335,18 +328,7 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
     return (inf, -inf) if isnan(lo) else (lo, hi)
 
 
-def _columns(layout: Layout, first_slice: int, num_slices: int) -> tuple[int, NDArray[np.int64]]:
-    """Return the element in column 0, and the slice of each column of a row, relative to `first_slice`.
-
-    A row is the layout's row if slices recur in every row. Otherwise it is all elements of the slices.
-    """
-    if not layout.is_contiguous:
-        return 0, np.arange(layout.row) // layout.inner
-    origin = layout.start_of(first_slice)
-    return origin, layout.slice_of(np.arange(origin, layout.start_of(first_slice + num_slices))) - first_slice
-
-
-def _spread(qparams: Floats, layout: Layout, first_slice: int, num_slices: int) -> Columns:
-    origin, slices = _columns(layout, first_slice, num_slices)
-    around = np.arange(len(slices) + VECTOR_SIZE) % len(slices)
-    return Columns(origin=origin, row=len(slices), qparams=np.ascontiguousarray(qparams[:, slices[around]]))
+def _spread(qparams: Floats, layout: Layout) -> Floats:
+    """Return the qparams of each element of a row, which wrap around."""
+    around = np.arange(layout.row + VECTOR_SIZE) % layout.row
+    return np.ascontiguousarray(qparams[:, around // layout.inner])
