@@ -40,8 +40,7 @@ def option_sources_of(options: Settings, session: Session) -> OptionSources:
     if session.project is not None and session.project.settings is not None:
         sources.append(session.project.settings)
         recipe = session.project.path
-    for note in (note for source in sources for note in source.notes):
-        session.note(note)
+    session.note(*(note for source in sources for note in source.notes))
     if not sources and options.get("scheme") is None:
         return OptionSources(options=options)
     values: Mapping[str, object] = options

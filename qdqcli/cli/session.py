@@ -1,6 +1,6 @@
 """State shared by one call of `qdq`: interruption flag, verbosity, and messages on stderr."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -61,15 +61,10 @@ class Session:
             self.exit_code = self.failures[first].exit_code
         return self.exit_code
 
-    def note(self, message: str) -> None:
-        """Print a note on stderr, unless quiet."""
-        if not self.quiet:
-            say(f"note: {message}")
-
-    def note_all(self, messages: Iterable[str]) -> None:
+    def note(self, *messages: str) -> None:
         """Print notes on stderr, unless quiet."""
-        for message in messages:
-            self.note(message)
+        for message in () if self.quiet else messages:
+            say(f"note: {message}")
 
     def warn(self, message: str) -> None:
         """Print a warning on stderr, unless quiet."""
