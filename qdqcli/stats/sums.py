@@ -9,6 +9,7 @@ Source: J. R. Shewchuk, Adaptive precision floating-point arithmetic, 1997 (expa
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from itertools import chain
 from math import copysign, fsum, inf, isfinite
 from sys import float_info
 from typing import NamedTuple, Self
@@ -94,8 +95,7 @@ def _rounded_sum(values: Sequence[float]) -> float:
 
 
 def _total_expansion(parts: Iterable[Expansion]) -> Expansion:
-    known = [part for part in parts if part]
-    return known[0] if len(known) == 1 else expansion([value for part in known for value in part])
+    return expansion(list(chain.from_iterable(parts)))
 
 
 def _least(values: Iterable[float]) -> float:
