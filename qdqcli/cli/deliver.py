@@ -93,7 +93,8 @@ def show(run: RunResult, report: ReportRequest, *, is_gate: bool = False) -> Non
     choice = _choice(report)
     is_brief = is_gate and choice == ReportOptions()
     choice = replace(choice, is_brief=is_brief)
-    _write_step_summary(run, choice, report)
+    if report.format_name == "github":
+        _write_step_summary(run, choice)
     write_all(formatter(report.format_name)(run, for_terminal(choice)))
 
 
@@ -101,13 +102,13 @@ def _choice(report: ReportRequest) -> ReportOptions:
     return ReportOptions(sort=report.sort, top=report.top, by=report.by, base_model=report.base_model)
 
 
-def _write_step_summary(run: RunResult, choice: ReportOptions, report: ReportRequest) -> None:
+def _write_step_summary(run: RunResult, choice: ReportOptions) -> None:
     """Append the report to the job summary, where GitHub Actions names a file for it.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    path = step_summary(report)
+    path = step_summary()
     if path is None:
         return
     text = "".join(formatter("markdown")(run, replace(choice, top=choice.top or SUMMARY_ROWS)))

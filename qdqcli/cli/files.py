@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from qdqcli.cli.call import Call, ReportRequest
+from qdqcli.cli.call import Call
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.output.files import NamedFile, check_files, file_id, ids_of
@@ -69,7 +69,7 @@ class Files:
         for group in groups:
             values |= vars(group)
         files = cls(reads=_named(values, READS), writes=list(map(_signed, _named(values, WRITES))))
-        summary = step_summary(report)
+        summary = step_summary() if report.format_name == "github" else None
         if summary is not None:
             files.writes.append(NamedFile(summary, STEP_SUMMARY, is_appended=True))
         return files
@@ -159,10 +159,10 @@ def names_of(inputs: Sequence[Path]) -> list[str]:
     return names
 
 
-def step_summary(report: ReportRequest) -> Path | None:
-    """Return the job summary file that GitHub Actions names, if the format is github."""
+def step_summary() -> Path | None:
+    """Return the job summary file that GitHub Actions names, for the format github."""
     name = os.environ.get(STEP_SUMMARY)
-    return Path(name) if name and report.format_name == "github" else None
+    return Path(name) if name else None
 
 
 def _named(values: Mapping[str, object], roles: Mapping[str, str]) -> list[NamedFile]:

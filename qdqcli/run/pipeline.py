@@ -80,7 +80,8 @@ class ShardJob:
 
     def run(self, first: int = 0) -> list[Row]:
         """Return the rows in the order of the shard's tensors, from index `first` on."""
-        self.read_ahead(first)
+        if isinstance(self.plan.shard.path, RemotePath):
+            self.read_ahead(first)
         rows: list[Row] = []
         flushed = 0
         batches = self.batches(first)
@@ -92,9 +93,7 @@ class ShardJob:
         return rows
 
     def read_ahead(self, first: int = 0) -> None:
-        """Say which tensors of a remote shard will be read."""
-        if not isinstance(self.plan.shard.path, RemotePath):
-            return
+        """Say which tensors will be read."""
         self.reader.read_ahead(
             (
                 tensor
