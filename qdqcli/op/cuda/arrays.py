@@ -37,7 +37,7 @@ def quantize_and_dequantize(array: Array, input_min: Array, input_max: Array, sp
             ranges = given_ranges(
                 call.end("input_min", input_min), call.end("input_max", input_max), spec, layout, call.dtype
             )
-        out = call.kind.empty()
+        out = call.kind.empty(call.kind.shape)
         if layout.num_elements:
             call.quantize(call.kind.elements(), out, layout, spec, ranges)
         return call.kind.finished(out)
@@ -58,7 +58,7 @@ def differentiate(
             raise SpecError(f"gradients have shape {list(theirs.shape)}; the input has {list(call.kind.shape)}")
         given = call.end("input_min", input_min), call.end("input_max", input_max)
         ranges = gradient_ranges(*given, spec, layout, call.dtype)
-        out = call.kind.empty()
+        out = call.kind.empty(call.kind.shape)
         if layout.num_elements:
             call.differentiate(theirs, out, layout, ranges)
         zeros = [call.kind.zeros(np.shape(end)) for end in given]
@@ -120,6 +120,5 @@ class _Call:
         launch.differentiate(flat_gradients, x, flat_out, 0, layout, device_ranges, self.dtype, outside, stream)
 
     def _rows(self, rows: int, columns: int, dtype: DTypeLike) -> DeviceArray:
-        nbytes = rows * columns * np.dtype(dtype).itemsize
-        scratch = self.kind.scratch(nbytes)
+        scratch = self.kind.empty((rows * columns * np.dtype(dtype).itemsize,), "uint8")
         return self.kind.flat(scratch, dtype, rows * columns).reshape(rows, columns)

@@ -20,7 +20,7 @@ Array = Any
 class Kind(Protocol):
     """Adapter for one array and its library.
 
-    Memory from `empty` and `scratch` may be freed as soon as all work on it is enqueued on the stream.
+    Memory from `empty` may be freed as soon as all work on it is enqueued on the stream.
     """
 
     dtype: str
@@ -35,11 +35,8 @@ class Kind(Protocol):
     def elements(self) -> Array:
         """Return the array, C-contiguous: itself, or a copy."""
 
-    def empty(self) -> Array:
-        """Return a new array of this dtype and shape."""
-
-    def scratch(self, nbytes: int) -> Array:
-        """Allocate a scratch buffer in device memory."""
+    def empty(self, shape: tuple[int, ...], dtype: str | None = None) -> Array:
+        """Return a new array, of this dtype if no other is named."""
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Return a new array of zeros of this dtype."""
@@ -68,11 +65,8 @@ class TorchKind:
     def elements(self) -> Array:
         return self._tensor.contiguous()
 
-    def empty(self) -> Array:
-        return self._torch.empty(self.shape, dtype=self._tensor.dtype, device=self._tensor.device)
-
-    def scratch(self, nbytes: int) -> Array:
-        return self._torch.empty(nbytes, dtype=self._torch.uint8, device=self._tensor.device)
+    def empty(self, shape: tuple[int, ...], dtype: str | None = None) -> Array:
+        return self._torch.empty(shape, dtype=getattr(self._torch, dtype or self.dtype), device=self._tensor.device)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return self._torch.zeros(shape, dtype=self._tensor.dtype, device=self._tensor.device)
@@ -103,13 +97,9 @@ class CupyKind:
         with self._array.device:
             return self._cupy.ascontiguousarray(self._array)
 
-    def empty(self) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: str | None = None) -> Array:
         with self._array.device:
-            return self._cupy.empty(self.shape, self._array.dtype)
-
-    def scratch(self, nbytes: int) -> Array:
-        with self._array.device:
-            return self._cupy.empty(nbytes, np.uint8)
+            return self._cupy.empty(shape, dtype or self._array.dtype)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         with self._array.device:
@@ -143,11 +133,8 @@ class NumbaKind:
     def elements(self) -> Array:
         return self._view
 
-    def empty(self) -> Array:
-        return cuda.device_array(self.shape, self._view.dtype, stream=self._view.stream)
-
-    def scratch(self, nbytes: int) -> Array:
-        return cuda.device_array((nbytes,), np.uint8)
+    def empty(self, shape: tuple[int, ...], dtype: str | None = None) -> Array:
+        return cuda.device_array(shape, dtype or self._view.dtype, stream=self._view.stream)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return cuda.to_device(np.zeros(shape, self._view.dtype), self.stream)
@@ -172,11 +159,7 @@ KINDS: dict[str, type[Kind]] = {"torch": TorchKind, "cupy": CupyKind}
 
 def kind_of(array: Array) -> Kind:
     """Return the adapter for an array on a device."""
-    return KINDS.get(_package(array), NumbaKind)(array)
-
-
-def _package(array: Array) -> str:
-    return type(array).__module__.split(".")[0]
+    return KINDS.get(type(array).__module__.split(".")[0], NumbaKind)(array)
 
 
 def _numba_array(array: Array) -> DeviceArray:
