@@ -6,7 +6,6 @@ and the tensor is read once for each such set.
 """
 
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -60,7 +59,7 @@ def estimate_ranges(
         return chosen.of_patterns(count_patterns(reader, info, workers))
     if not layout.is_contiguous:
         return source.ranges_of_scattered(chosen)
-    return source.ranges_of_short_runs(chosen) if source.has_short_runs else source.ranges_of_long_runs(chosen)
+    return source.ranges_of_short_runs(chosen) if source.has_short_runs else source.ranges_of_long(chosen)
 
 
 def count_zero_slices(reader: ShardReader | InMemory, info: TensorInfo, layout: Layout, workers: Workers) -> int:
@@ -141,27 +140,16 @@ class _Source:
 
         return self._workers.map(lambda block: function(ranges(block)), self._blocks)
 
-    def ranges_of_long_runs(self, chosen: RangeEstimator) -> Floats:
-        """Return the bounds of long contiguous slices, one after another, with the parts of each in parallel."""
-
-        def ranges(s: int) -> Floats:
-            begin = self._layout.start_of(s)
-            return self._ranges_of_long(
-                chosen, self._layout.size_of(s), lambda at, end: self._read(begin + at, begin + end)
-            )
-
-        return np.concatenate([ranges(s) for s in range(self._layout.num_slices)], axis=1)
+    def ranges_of_long(self, chosen: RangeEstimator) -> Floats:
+        """Return the bounds of long slices, one after another, with the parts of each in parallel."""
+        return np.concatenate([self._range_of_long(chosen, s) for s in range(self._layout.num_slices)], axis=1)
 
     def ranges_of_scattered(self, chosen: RangeEstimator) -> Floats:
         """Return the bounds of non-contiguous slices: gathers as many as fit into memory, or parts of a larger one."""
         size, scratch_bytes = self._layout.size_of(0), max(self._workers.max_memory // 2, _MIN_SCRATCH_BYTES)
         fitting = scratch_bytes // (size * np.dtype(self._storage).itemsize)
         if not fitting:
-            parts = [
-                self._ranges_of_long(chosen, size, partial(self._gather_part, s))
-                for s in range(self._layout.num_slices)
-            ]
-            return np.concatenate(parts, axis=1)
+            return self.ranges_of_long(chosen)
         stripes = [
             range(s, min(s + fitting, self._layout.num_slices)) for s in range(0, self._layout.num_slices, fitting)
         ]
@@ -183,17 +171,17 @@ class _Source:
         ranges = self._workers.map(lambda at: ranges_in_memory(chosen, flat[at : at + step], at, gathered), parts)
         return np.concatenate(ranges, axis=1)
 
-    def _ranges_of_long(self, chosen: RangeEstimator, size: int, part: Callable[[int, int], Stored]) -> Floats:
-        """Return the bounds of one slice; `part` returns its elements [start, end)."""
+    def _range_of_long(self, chosen: RangeEstimator, s: int) -> Floats:
+        """Return the bounds of one slice."""
+        size = self._layout.size_of(s)
         long_slice = chosen.of_long_slice(size)
-        starts = range(0, size, self._block_elements)
 
         def see(start: int) -> None:
             end = min(start + self._block_elements, size)
-            long_slice.see(part(start, end), start, end)
+            long_slice.see(self._part(s, start, end), start, end)
 
         while True:
-            self._workers.map(see, starts)
+            self._workers.map(see, range(0, size, self._block_elements))
             if long_slice.finish_pass():
                 return long_slice.ranges()
 
@@ -224,8 +212,11 @@ class _Source:
             x.view(pattern), row, slices.start, len(slices), out.reshape(-1).view(pattern), first_row, out.shape[1]
         )
 
-    def _gather_part(self, s: int, start: int, end: int) -> Stored:
+    def _part(self, s: int, start: int, end: int) -> Stored:
         """Return the elements [start, end) of one slice, in a buffer."""
+        if self._layout.is_contiguous:
+            begin = self._layout.start_of(s)
+            return self._read(begin + start, begin + end)
         inner = self._layout.inner
         first, last = start // inner, -(-end // inner)
         if inner < _LONG_RUN:
