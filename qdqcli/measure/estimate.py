@@ -13,7 +13,7 @@ import numpy as np
 from qdqcli.measure.blocks import Block, InMemory, blocks_of, has_histogram, read_block
 from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import kernels
-from qdqcli.op.histogram import PatternHistogram
+from qdqcli.op.histogram import PatternCounter, PatternHistogram
 from qdqcli.op.layout import Layout
 from qdqcli.op.minmax import MinMax
 from qdqcli.op.params import PATTERN, STORAGE, Floats, Stored, float_type
@@ -36,7 +36,7 @@ def count_patterns(
     reader: ShardReader | InMemory, info: TensorInfo, workers: Workers, on_bytes: Callable[[int], None] = lambda _: None
 ) -> PatternHistogram:
     """Return the pattern counts of a tensor; `on_bytes` receives the bytes of each finished block."""
-    counter = workers.backend.pattern_counter(info.dtype.name)
+    counter = PatternCounter(info.dtype.name)
 
     def count(block: Block) -> None:
         x = read_block(reader, info, workers, "input", block)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qdqcli.op.columns import BatchSums, BlockSums
-    from qdqcli.op.histogram import PatternHistogram
     from qdqcli.op.layout import Layout
     from qdqcli.op.params import Floats, OrderKeys, QuantParams, SettingsParams, Stored
     from qdqcli.op.spec import QuantSpec
@@ -28,16 +27,6 @@ AUTO = "auto"
 """A CUDA device if there is one, else the CPU."""
 BACKENDS = {"cpu": "qdqcli.op.cpu.backend:CpuBackend", "cuda": "qdqcli.op.cuda.backend:CudaBackend"}
 """Name -> back end, imported on demand."""
-
-
-class PatternCounting(Protocol):
-    """Counts the patterns of 16-bit elements."""
-
-    def see(self, x: Stored) -> None:
-        """Count stored elements; thread-safe."""
-
-    def histogram(self) -> PatternHistogram:
-        """Return the counts; no `see` may be in progress."""
 
 
 class Backend(Protocol):
@@ -121,9 +110,6 @@ class Backend(Protocol):
         self, gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ranges: Floats, dtype: str
     ) -> int:
         """Write the op's gradient of the elements from `start` on to `out`; return the number outside `ranges`."""
-
-    def pattern_counter(self, dtype: str) -> PatternCounting:
-        """Return a counter of the patterns of a BF16 or F16 tensor."""
 
 
 def backend(name: str) -> Backend:

@@ -58,18 +58,6 @@ def test_parts_of_a_tensor_give_what_the_whole_gives(dtype: str) -> None:
     assert_same(y, want, "values")
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F16"])
-def test_patterns_are_counted(dtype: str) -> None:
-    x = stored((150,), dtype, "nan")
-    counters = [worker.pattern_counter(dtype) for worker in (cuda, cpu)]
-    for counter in counters:
-        counter.see(x[:40])
-        counter.see(x[40:])
-    counts = [counter.histogram().counts for counter in counters]
-    assert_same(counts[0], counts[1], "counts")
-    assert counts[0].sum() == 150
-
-
 def test_sums_of_a_later_chunk() -> None:
     """Element 0 of a launch is not element 0 of the tensor."""
     spec, layout = QuantSpec(num_bits=4, range_given=True), Layout.of((2 * CHUNK_ELEMENTS,), QuantSpec())

@@ -3,11 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from qdqcli.op.columns import INPUT_MAX, INPUT_MIN
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.cpu.sums import error_sums
-from qdqcli.op.histogram import PatternCounter
-from qdqcli.op.params import Stored
 
 
 class CpuBackend:
@@ -21,16 +17,10 @@ class CpuBackend:
     quantize_and_sum = staticmethod(cpu.quantize_and_sum)
     fake_quantize_and_sum = staticmethod(cpu.fake_quantize_and_sum)
     fake_quantize_and_sum_each = staticmethod(cpu.fake_quantize_and_sum_each)
+    errors = staticmethod(cpu.errors)
     sum_slices = staticmethod(cpu.sum_slices)
     extremes = staticmethod(cpu.extremes)
     differentiate = staticmethod(cpu.differentiate)
-    pattern_counter = staticmethod(PatternCounter)
 
     def empty(self, nbytes: int) -> NDArray[np.uint8]:
         return np.empty(nbytes, np.uint8)
-
-    def errors(self, x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
-        sums = error_sums(x, y)
-        if x.size:
-            sums[0, [INPUT_MIN, INPUT_MAX]] = cpu.extremes(x, dtype)
-        return sums

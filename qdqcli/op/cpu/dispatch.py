@@ -25,7 +25,7 @@ from qdqcli.op.columns import (
     BlockSums,
     empty_sums,
 )
-from qdqcli.op.cpu.sums import look_closer
+from qdqcli.op.cpu.sums import error_sums, look_closer
 from qdqcli.op.jit.cache import host_has
 from qdqcli.op.jit.kernel import VECTOR_SIZE, StaticBool
 from qdqcli.op.layout import Elements, Layout
@@ -326,6 +326,14 @@ def extremes(x: Stored, dtype: str) -> tuple[float, float]:
         kernels.count_finite(bits, elements, whole.steps(), order_key_limits(dtype), numbers, order_keys)
     lo, hi = ranges_of_order_keys(order_keys, dtype)[:, 0].tolist()
     return (inf, -inf) if isnan(lo) else (lo, hi)
+
+
+def errors(x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
+    """Return the error sums of each chunk of y - x, the first with the extremes of all of `x`."""
+    sums = error_sums(x, y)
+    if x.size:
+        sums[0, [INPUT_MIN, INPUT_MAX]] = extremes(x, dtype)
+    return sums
 
 
 def _spread(qparams: Floats, layout: Layout) -> Floats:

@@ -15,11 +15,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from qdqcli.op.columns import NONFINITE, NONFINITE_OUTPUT, SUM_COLUMNS, BlockSums
 from qdqcli.op.cpu import dispatch as cpu
-from qdqcli.op.cpu.backend import CpuBackend
 from qdqcli.op.cpu.errors import is_extreme
 from qdqcli.op.cuda import launch
 from qdqcli.op.cuda.target import DeviceArray, cuda, device_errors
-from qdqcli.op.histogram import NUM_PATTERNS, PatternHistogram
 from qdqcli.op.layout import Elements, Layout
 from qdqcli.op.params import (
     DEGENERATE,
@@ -56,6 +54,8 @@ class CudaBackend:
     """The current CUDA device; methods as in `backend.Backend`."""
 
     takes_batches = False
+    errors = staticmethod(cpu.errors)
+    sum_slices = staticmethod(cpu.sum_slices)
     extremes = staticmethod(cpu.extremes)
 
     def __init__(self) -> None:
@@ -153,18 +153,6 @@ class CudaBackend:
                 found.append(BlockSums(sums=sums, ranges=station.download(ranges), degenerate=degenerate))
             return found
 
-    def sum_slices(
-        self, x: Stored, y: Stored, base: int, start: int, stop: int, layout: Layout, params: QuantParams,
-        sums: NDArray[np.float64],
-    ) -> None:  # fmt: skip
-        """CUDA version of `cpu.sum_slices`."""
-        here = slice(start - base, stop - base)
-        with self._station() as station:
-            there = station.upload("sums", sums.reshape(-1)).reshape(sums.shape)
-            arrays = station.upload("x", x[here]), station.upload("y", y[here])
-            launch.sum_slices(*arrays, Elements(start, start, stop), _on_device(params, layout), there, station.stream)
-            station.download(there, sums)
-
     def differentiate(
         self, gradients: Stored, x: Stored, out: Stored, start: int, layout: Layout, ranges: Floats, dtype: str
     ) -> int:
@@ -180,14 +168,6 @@ class CudaBackend:
             station.download(device_out, out)
             return int(station.download(outside)[0])
 
-    def errors(self, x: Stored, y: Stored, dtype: str) -> NDArray[np.float64]:
-        """CPU error sums, computed on the CPU: comparing takes less time than copying to a device."""
-        return CpuBackend().errors(x, y, dtype)
-
-    def pattern_counter(self, dtype: str) -> "CudaPatternCounter":
-        """CUDA version of `histogram.PatternCounter`."""
-        return CudaPatternCounter(self, dtype)
-
     @contextmanager
     def _station(self) -> Iterator["_Station"]:
         """Lend this thread's stream and buffers; on exit, even by an error, the caller's buffers are out of use."""
@@ -199,27 +179,6 @@ class CudaBackend:
                 yield station
             finally:
                 station.stream.synchronize()
-
-
-class CudaPatternCounter:
-    """Counts patterns in device memory; thread-safe."""
-
-    def __init__(self, backend: CudaBackend, dtype: str) -> None:
-        self._backend, self._dtype = backend, dtype
-        with device_errors():
-            self._tables = cuda.to_device(np.zeros((launch.NUM_TABLES, NUM_PATTERNS), np.uint64))
-
-    def see(self, x: Stored) -> None:
-        """Count stored elements."""
-        if x.size:
-            with self._backend._station() as station:
-                launch.count_patterns(station.upload("x", x), self._tables, station.stream)
-
-    def histogram(self) -> PatternHistogram:
-        """Return the counts; no `see` may be in progress."""
-        with device_errors():
-            counts = self._tables.copy_to_host().sum(axis=0).astype(np.int64)
-        return PatternHistogram(dtype=self._dtype, counts=counts)
 
 
 class _Station:

@@ -29,9 +29,6 @@ from qdqcli.stats.sums import CHUNK_ELEMENTS
 
 KEY: dict[str, type[np.signedinteger]] = {"F32": np.int32, "F64": np.int64, "BF16": np.int32, "F16": np.int32}
 """Types of order keys on the device, where atomic operations do not support 16 bits."""
-NUM_TABLES = 8
-"""Tables that patterns are counted in, 512 KiB each."""
-
 _SHORT_RUN = 32
 """Shorter runs of slices that recur in every row are measured by columns."""
 _RUN_PART = 1 << 14
@@ -133,21 +130,6 @@ def quantize_and_sum(
             x[here], y[here] if keep else y, keep, slice_map, params.qparams, _switched(params.op), zero,
             sums[chunk : chunk + chunks],
         )  # fmt: skip
-
-
-def sum_slices(
-    x: DeviceArray, y: DeviceArray, elements: Elements, params: DeviceParams, sums: DeviceArray, stream: Stream
-) -> None:
-    """Add to `sums` (slices, SUM_COLUMNS), element after element: call with parts in the tensor's order."""
-    cuda_quantize.sum_slices[_blocks(sums.shape[0]), THREADS, stream](
-        x, y, elements, params.layout.steps(params.first_slice), params.qparams.values, sums
-    )
-
-
-def count_patterns(x: DeviceArray, tables: DeviceArray, stream: Stream) -> None:
-    """Count the patterns of 16-bit elements into `tables` (NUM_TABLES, 65536) of uint64."""
-    blocks = min(_blocks(x.shape[0]), _BLOCKS_WANTED)
-    cuda_quantize.count_patterns[blocks, THREADS, stream](x.view(np.uint16), tables)
 
 
 def differentiate(

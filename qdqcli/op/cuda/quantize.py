@@ -1,4 +1,4 @@
-"""CUDA kernels for fake quantization, with or without error sums; pattern counts; the gradient.
+"""CUDA kernels for fake quantization, with or without error sums, and for the gradient.
 
 The order of addition is that of `cpu/errors.py`, so the sums have the same bits. Each thread block takes a chunk. Each
 thread takes a lane of a run, keeps its sums in registers and writes them to shared memory; then one thread per sum and
@@ -11,7 +11,6 @@ import numpy as np
 
 from qdqcli.op import columns
 from qdqcli.op.arguments import RUN
-from qdqcli.op.cpu.slices import add_element
 from qdqcli.op.cuda.indexing import slice_at
 from qdqcli.op.cuda.ranges import THREADS
 from qdqcli.op.cuda.target import cast, cuda, device_kernel
@@ -33,7 +32,6 @@ from qdqcli.op.value import (
 )
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 
-_SUM_COLUMNS = columns.SUM_COLUMNS  # a size must be a global of this file: an attribute is no constant to Numba
 TILE = max(THREADS // VECTOR_SIZE, 1) * RUN
 """Elements of the runs that a block adds at once."""
 STRANDS = TILE // RUN * VECTOR_SIZE
@@ -153,43 +151,6 @@ def quantize_and_sum(x, y, keep, slice_map, qparams, op, zero, sums):
             else:
                 kept += other
         sums[chunk, columns.NUM_SUMS + t] = kept
-
-
-@device_kernel
-def sum_slices(x, y, elements, steps, qparams, sums):
-    """Add the elements [start, stop) to `sums` (slices, SUM_COLUMNS), one after another: one thread per slice."""
-    s = cuda.grid(1)
-    if s < sums.shape[0]:
-        base, start, stop = elements
-        inner, row, advance = steps.inner, steps.row, steps.advance
-        own = cuda.local.array(_SUM_COLUMNS, np.float64)
-        for k in range(columns.SUM_COLUMNS):
-            own[k] = sums[s, k]
-        r, last_row, k = start // row, (stop - 1) // row, s + steps.first_slice
-        if advance > 0:
-            r, k = k // advance, k % advance
-            last_row = r
-        while r <= last_row:
-            run_start = r * row + k * inner
-            run_stop = min(run_start + inner, (r + 1) * row, stop)
-            for i in range(max(run_start, start) - base, run_stop - base):
-                add_element(x[i], y[i], qparams[MIN_RANGE, s], qparams[MAX_RANGE, s], 1.0, own, own)
-            r += 1
-        for k in range(columns.SUM_COLUMNS):
-            sums[s, k] = own[k]
-
-
-@device_kernel
-def count_patterns(patterns, tables):
-    """Count 16-bit patterns into `tables` (tables, 65536) of uint64; blocks are assigned to tables in turn.
-
-    With a single table, increments would wait for each other where one value dominates (pruned weights).
-    """
-    table = cuda.blockIdx.x % tables.shape[0]
-    i, step = cuda.grid(1), cuda.gridsize(1)
-    while i < patterns.size:
-        cuda.atomic.add(tables, (table, patterns[i]), np.uint64(1))
-        i += step
 
 
 @device_kernel
