@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from numba.cuda.cudadrv import driver
 
 from qdqcli.errors import UnavailableError
-from qdqcli.op.cuda.target import device_errors, driver
+from qdqcli.op.cuda.target import device_errors
 
 
 @pytest.mark.parametrize(

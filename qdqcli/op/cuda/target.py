@@ -6,14 +6,13 @@ kernels and the primitives are plain Python.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numba import cuda as _cuda
 from numba.core import config, types
-from numba.cuda.cudadrv import driver, error
 from numba.extending import overload
 from numpy.typing import DTypeLike
 
@@ -71,27 +70,20 @@ def cast(number: primitives.Number, compute_type: primitives.Number) -> primitiv
 if not SIMULATED:
     from numba.cuda import libdevice
 
-    def _in_libdevice(of_float: object, of_double: object) -> Callable[[types.Type], Any]:
-        """Choose the libdevice function for the Numba type of an argument; None for types other than floats."""
-        return lambda kind: {types.float32: of_float, types.float64: of_double}.get(kind)
+    def _in_libdevice(function: Callable[..., object], of_float: object, of_double: object) -> None:
+        """Make `function(v)` a function of libdevice, for float32 and float64."""
 
-    _NEAREST = _in_libdevice(libdevice.rintf, libdevice.rint)
-    _BELOW = _in_libdevice(libdevice.floorf, libdevice.floor)
-    _SUM = _in_libdevice(libdevice.fadd_rn, libdevice.dadd_rn)
+        @overload(function, target="cuda")
+        def _typed(v):
+            chosen = {types.float32: of_float, types.float64: of_double}.get(v)
+            return chosen and (lambda v: chosen(v))
 
-    @overload(primitives.rint, target="cuda")
-    def _rint(v):
-        nearest = _NEAREST(v)
-        return nearest and (lambda v: nearest(v))
-
-    @overload(primitives.floor, target="cuda")
-    def _floor(v):
-        below = _BELOW(v)
-        return below and (lambda v: below(v))
+    _in_libdevice(primitives.rint, libdevice.rintf, libdevice.rint)
+    _in_libdevice(primitives.floor, libdevice.floorf, libdevice.floor)
 
     @overload(primitives.add, target="cuda")
     def _add(a, b):
-        exact = _SUM(a) if a == b else None
+        exact = {types.float32: libdevice.fadd_rn, types.float64: libdevice.dadd_rn}.get(a) if a == b else None
         return exact and (lambda a, b: exact(a, b))
 
     @overload(cast, target="cuda")
@@ -133,19 +125,8 @@ def _view(
 # ------------------------------------------------------------------ device errors
 
 
-def _device_errors() -> Iterator[type[Exception]]:
-    """Exceptions of the driver, the linker and the compiler; the simulator has few."""
-    for name in ("CudaDriverError", "CudaSupportError", "NvvmError", "NvvmSupportError", "CCSupportError"):
-        if hasattr(error, name):
-            yield getattr(error, name)
-    yield from (driver.CudaAPIError, driver.LinkerError)
-    with suppress(ImportError):  # numba-cuda launches through this package
-        from cuda.core._utils.cuda_utils import CUDAError
-
-        yield CUDAError
-
-
-DEVICE_ERRORS = tuple(_device_errors())
+_DRIVER = ("numba.cuda.cudadrv.", "numba.cuda.simulator.cudadrv.", "cuda.")
+"""Where the exceptions of the driver, the linker and the compiler are defined; numba-cuda launches through `cuda`."""
 _TOO_OLD = ("INSUFFICIENT_DRIVER", "UNSUPPORTED_PTX_VERSION", "SYSTEM_DRIVER_MISMATCH", "SYMBOL_NOT_FOUND",
             "COMPAT_NOT_SUPPORTED_ON_DEVICE", "UNSUPPORTED_DEVSIDE_SYNC", "JIT_COMPILER_NOT_FOUND")  # fmt: skip
 
@@ -159,7 +140,9 @@ def device_errors() -> Iterator[None]:
     """
     try:
         yield
-    except DEVICE_ERRORS as failure:
+    except Exception as failure:
+        if not type(failure).__module__.startswith(_DRIVER):
+            raise
         raise UnavailableError(explain(failure)) from failure
 
 
