@@ -40,8 +40,7 @@ from qdqcli.recipe.preset import preset as preset_of
 from qdqcli.recipe.preset import read_named
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rename import Renaming, new_names
-from qdqcli.recipe.request import DEFAULTS, Request, merge_options, request_from
-from qdqcli.recipe.request import Settings as RecipeSettings
+from qdqcli.recipe.request import DEFAULTS, Request, Settings, merge_options, request_from
 from qdqcli.report.escape import visible
 from qdqcli.report.formatter import formatter, formatter_for
 from qdqcli.report.html.notebook import facts_html, quoted, table_html
@@ -57,7 +56,7 @@ from qdqcli.run.compare import compare_entries
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.execute import Job, execute, ranges_of
 from qdqcli.run.pipeline import Measuring
-from qdqcli.run.shard import Resources
+from qdqcli.run.shard import WorkerResources
 from qdqcli.run.write import Destination, execute_run
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
@@ -170,7 +169,7 @@ class Selection(TypedDict, total=False):
     allow_packed: bool
 
 
-class Settings(Selection, total=False):
+class MeasureSettings(Selection, total=False):
     """Settings and selection of `measure` and `run`, which `measure` documents."""
 
     scheme: str | None
@@ -285,7 +284,7 @@ def measure(
         UnavailableError: the device does not work here, or no cluster answers.
     """
     check_keywords("measure", unknown, measure)
-    settings = Settings(
+    settings = MeasureSettings(
         scheme=scheme, num_bits=num_bits, group_size=group_size, axis=axis, signed_input=signed_input,
         narrow_range=narrow_range, round_mode=round_mode, ragged_groups=ragged_groups, indivisible=indivisible,
         compute_dtype=compute_dtype, input_min=input_min, input_max=input_max, estimator=estimator,
@@ -316,7 +315,7 @@ def run(
     device: str = "cpu",
     dask: str | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[MeasureSettings],
 ) -> Report:
     """Quantize and dequantize tensors and write them in the same layout, like `qdq run`.
 
@@ -344,7 +343,7 @@ def run(
         OutputError: `output` cannot be written, or differs from what was written.
         UnavailableError: the device does not work here.
     """
-    check_keywords("run", settings, Settings)
+    check_keywords("run", settings, MeasureSettings)
     checkpoints = open_all(path)
     job, notes = _job("run", checkpoints, settings)
     warn_all(notes)
@@ -574,7 +573,7 @@ def open_checkpoint(path: PathLike, *, follow_links: bool = False) -> Tensors:
     return Tensors(open_headers(path_of(path), follow_links=follow_links))
 
 
-def _job(command: str, checkpoints: Sequence[Checkpoint], settings: Settings) -> tuple[Job, list[str]]:
+def _job(command: str, checkpoints: Sequence[Checkpoint], settings: MeasureSettings) -> tuple[Job, list[str]]:
     """Decide on every tensor; also returns warnings.
 
     Raises:
@@ -612,7 +611,7 @@ def request_of(
     if ranges is not None:
         settings["ranges_file"] = Path(ranges)
     sources = [*map(preset_of, presets), *([] if recipe is None else [read_named(path_of(recipe))])]
-    options: RecipeSettings = {**DEFAULTS, "scale_bits": scale_bits}
+    options: Settings = {**DEFAULTS, "scale_bits": scale_bits}
     flags = {key: key.removesuffix("_file") for key in settings}
     path = None if recipe is None else Path(recipe)
     return request_from(merge_options(options, sources, settings, flags, presets=presets, recipe=path))
@@ -705,7 +704,9 @@ def cluster_of(
     risk = risk_of(address)
     if risk is not None:
         warn_all([risk], 6)
-    with cluster_at(address, Resources(threads=threads or 1, max_memory=max_memory, device=device)) as distribution:
+    with cluster_at(
+        address, WorkerResources(threads=threads or 1, max_memory=max_memory, device=device)
+    ) as distribution:
         yield distribution
 
 

@@ -281,7 +281,7 @@ class DiagnosisReport(_Study[DiagnosedRun]):
         return table_html(diagnosis_report.columns(self.result, visible)) + facts_html(facts)
 
 
-class Shared(Selection, total=False):
+class StudySettings(Selection, total=False):
     """Keyword arguments of all studies, which `measure` documents."""
 
     dask: str | None
@@ -295,7 +295,7 @@ def sweep(
     schemes: Sequence[str] | None = None,
     *,
     estimators: Sequence[str] = ("minmax",),
-    **shared: Unpack[Shared],
+    **shared: Unpack[StudySettings],
 ) -> SweepReport:
     """Measure many settings in one read of each tensor, like `qdq sweep`.
 
@@ -339,7 +339,7 @@ def plan(
     count: str = "selected",
     backend: str = ANY,
     against: PathLike | None = None,
-    **shared: Unpack[Shared],
+    **shared: Unpack[StudySettings],
 ) -> PlanReport:
     """Choose bits for each tensor under a budget, like `qdq plan`; `save("plan.toml")` writes the recipe.
 
@@ -417,7 +417,7 @@ def diagnose(
     worst: int | None = None,
     every: bool = False,
     max_bits_added: float = FREE_BITS,
-    **shared: Unpack[Shared],
+    **shared: Unpack[StudySettings],
 ) -> DiagnosisReport:
     """Say why the worst tensors are bad and measure what other settings gain, like `qdq diagnose`.
 
@@ -459,10 +459,10 @@ class _Asked:
         self,
         function: str,
         path: PathLike | Sequence[PathLike],
-        shared: Shared,
+        shared: StudySettings,
         settings: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        check_keywords(function, shared, Shared)
+        check_keywords(function, shared, StudySettings)
         self.checkpoints: Sequence[Checkpoint] = open_all(path)
         self.packed: Sequence[Packed] = recognised(self.checkpoints, allow_packed=shared.get("allow_packed", False))
         selection = {name: shared.get(name) for name in ("include", "exclude", "min_ndim", "compute_dtype")}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import qdqcli
-from qdqcli.api import Settings
+from qdqcli.api import MeasureSettings
 from qdqcli.errors import OutputError, UsageError
 from tests.cli.test_output import contents
 from tests.conftest import TINY, Qdq
@@ -83,7 +83,7 @@ def test_measure_is_stats(qdq: Qdq, model: Path, arguments: dict[str, Any], opti
 
 def test_settings_are_the_arguments_of_measure() -> None:
     own = {"path", "threads", "max_memory", "device", "dask", "unknown"}
-    assert inspect.signature(qdqcli.measure).parameters.keys() - own == Settings.__annotations__.keys()
+    assert inspect.signature(qdqcli.measure).parameters.keys() - own == MeasureSettings.__annotations__.keys()
     with pytest.raises(TypeError, match="unexpected keyword argument 'bits'"):
         qdqcli.run("x", "y", bits=4)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"'bits'\. Did you mean 'num_bits'\?"):

@@ -200,15 +200,16 @@ def cluster_of(call: Call) -> "Iterator[Distribution | None]":
     prepare_libraries()
     # Imported late: distributed takes longer than all the rest.
     from qdqcli.run.cluster import cluster_at, risk_of
-    from qdqcli.run.shard import Opening
-    from qdqcli.run.shard import Resources as OfTask
+    from qdqcli.run.shard import Opening, WorkerResources
 
     risk = risk_of(resources.dask)
     if risk is not None:
         call.session.warn(risk)
-    of_task = OfTask(threads=resources.threads or 1, max_memory=resources.max_memory, device=resources.device)
+    of_worker = WorkerResources(
+        threads=resources.threads or 1, max_memory=resources.max_memory, device=resources.device
+    )
     opening = Opening(void_dtype=reading.void_dtype, follow_links=reading.follow_links)
-    with cluster_at(resources.dask, of_task, opening, call.session.interruption) as distribution:
+    with cluster_at(resources.dask, of_worker, opening, call.session.interruption) as distribution:
         yield distribution
 
 

@@ -22,7 +22,7 @@ from qdqcli.report.number import counted
 
 if TYPE_CHECKING:
     from qdqcli.output.tree import OutputTree
-    from qdqcli.run.journal import Command
+    from qdqcli.run.journal import CommandLine
     from qdqcli.run.parts import Part
 
 SLURM = "SLURM_ARRAY_TASK"
@@ -104,13 +104,13 @@ def check_part_options() -> None:
 def run_part(call: Call, part: tuple[int, int], plans: Sequence[Plan], request: Request, tree: "OutputTree") -> None:
     """Make the shards of one part."""
     from qdqcli.run.execute import Job
-    from qdqcli.run.journal import Command
+    from qdqcli.run.journal import CommandLine
     from qdqcli.run.parts import Part, execute_part
     from qdqcli.run.shard import check_unsigned
 
     own = Part(*part)
     indices = own.choose([plan.shard.output_bytes for plan in plans])
-    command = Command(arguments=list(call.session.arguments[1:]), folder=str(Path.cwd()))
+    command = CommandLine(arguments=list(call.session.arguments[1:]), folder=str(Path.cwd()))
     num_found = 0
     if indices:
         chosen = [plans[i] for i in indices]
@@ -131,7 +131,7 @@ def _say_made(session: Session, part: "Part", num_files: int, num_found: int, tr
     )
 
 
-def given_command(output: Path) -> "Command":
+def given_command(output: Path) -> "CommandLine":
     """Return the command line of the parts of OUTPUT.
 
     Raises:

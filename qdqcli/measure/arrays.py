@@ -28,7 +28,7 @@ BLOCK_ELEMENTS = 1 << 21
 """Block of a thread: whole chunks."""
 
 
-class Settings(TypedDict, total=False):
+class SpecSettings(TypedDict, total=False):
     """The fields of `QuantSpec`, as keywords."""
 
     num_bits: int
@@ -47,7 +47,7 @@ def quantize_and_measure(
     input: Array,  # noqa: A002  # as the op names it
     spec: QuantSpec | None = None,
     given_range: GivenRange | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[SpecSettings],
 ) -> tuple[NDArray[Any], ErrorStats]:
     """Quantize and dequantize `input`, and sum the errors, bit for bit as `qdq run` does with a file.
 

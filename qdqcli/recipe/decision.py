@@ -31,7 +31,7 @@ Decision = QuantSpec | Skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Contradiction:
     """Contradiction between a rule and the settings before it."""
 
     rule: Rule
@@ -48,7 +48,7 @@ class Resolution:
     """Recipe key -> setting and its origins; empty where no recipe applies, as for integers."""
     rules: Sequence[Rule] = ()
     """All matching rules, in order."""
-    problems: Sequence[Problem] = ()
+    problems: Sequence[Contradiction] = ()
 
     @cached_property
     def decided_by(self) -> Mapping[str, str]:
@@ -124,7 +124,7 @@ def resolve(
     `spec` holds the settings of `base` and is returned unchanged where no rule matches.
     """
     settings = dict(base)
-    problems = [Problem(rule=rule, text=text) for rule in rules for text in apply_rule(settings, rule)]
+    problems = [Contradiction(rule=rule, text=text) for rule in rules for text in apply_rule(settings, rule)]
     if settings["skip"].value is not None:
         return _skipped(settings, "skip", settings["skip"].value, rules, problems)
     if ndim < settings["min_ndim"].value:
@@ -136,7 +136,7 @@ def resolve(
         decision = _spec(settings, spec, ndim, is_stacked=is_stacked)
     except SpecError as error:  # the op takes each value, but not their combination
         text = f"leaves {{tensors}} with settings that the op refuses: {error}"
-        problems = problems or [Problem(rule=rules[-1], text=text)]
+        problems = problems or [Contradiction(rule=rules[-1], text=text)]
         decision = spec
     return Resolution(decision=decision, settings=settings, rules=rules, problems=problems)
 
@@ -162,7 +162,7 @@ def divided(resolution: Resolution, shape: tuple[int, ...], *, is_stacked: bool)
 
 
 def _skipped(
-    settings: PlacedSettings, key: str, reason: str, rules: Sequence[Rule], problems: Sequence[Problem]
+    settings: PlacedSettings, key: str, reason: str, rules: Sequence[Rule], problems: Sequence[Contradiction]
 ) -> Resolution:
     return Resolution(decision=Skip(reason=reason), settings={key: settings[key]}, rules=rules, problems=problems)
 

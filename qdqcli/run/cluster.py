@@ -31,7 +31,7 @@ from qdqcli.measure.arrays import quantize_and_measure
 from qdqcli.op.threads import available_threads
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError
-from qdqcli.run.shard import AS_THEY_ARE, Opening, Resources, ShardRef
+from qdqcli.run.shard import AS_THEY_ARE, Opening, ShardRef, WorkerResources
 from qdqcli.tensors.remote_path import is_url
 from qdqcli.tensors.storage import write_file
 
@@ -57,7 +57,7 @@ class Dask:
         UnavailableError: distributed is not installed, there is no scheduler at the address, or it has no workers.
     """
 
-    def __init__(self, address: str, resources: Resources) -> None:
+    def __init__(self, address: str, resources: WorkerResources) -> None:
         try:
             distributed: Any = import_module("distributed")  # its types are incomplete
         except ImportError as error:
@@ -185,7 +185,7 @@ class Dask:
 @contextmanager
 def cluster_at(
     address: str,
-    resources: Resources,
+    resources: WorkerResources,
     opening: Opening = AS_THEY_ARE,
     interruption: Interruption | None = None,
 ) -> Iterator[Distribution]:
@@ -237,7 +237,7 @@ def _address_in(file: Path, wait_s: float) -> str:
     return str(content["address"])
 
 
-def _start(undo: ExitStack, distributed: Any, resources: Resources) -> dict[str, object]:
+def _start(undo: ExitStack, distributed: Any, resources: WorkerResources) -> dict[str, object]:
     """Start a scheduler and workers on this machine, that only it can reach.
 
     Workers have Dask's own scratch folder, from which it removes what killed ones left.

@@ -12,7 +12,7 @@ from qdqcli.errors import InputError, OutputError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.shard import OnBytes, Outcome, Resources
+from qdqcli.run.shard import OnBytes, Outcome, WorkerResources
 from qdqcli.tensors.checkpoint import Checkpoint
 from qdqcli.tensors.storage import FileIdentity, InputFile
 
@@ -101,7 +101,7 @@ class DigestTask:
 
     path: Path
     open: Callable[[], InputFile]
-    resources = Resources(threads=1)
+    resources = WorkerResources(threads=1)
 
     def work(self, workers: Workers, on_bytes: OnBytes) -> FileDigest:
         """Return the digest of the file."""

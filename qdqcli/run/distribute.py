@@ -16,7 +16,18 @@ from qdqcli.run.driver import Executor, drive
 from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import restore_rows
-from qdqcli.run.shard import AS_THEY_ARE, Made, Opening, Outcome, Resources, ShardRef, ShardTask, Task, process, task_of
+from qdqcli.run.shard import (
+    AS_THEY_ARE,
+    Made,
+    Opening,
+    Outcome,
+    ShardRef,
+    ShardTask,
+    Task,
+    WorkerResources,
+    process,
+    task_of,
+)
 from qdqcli.tensors.storage import FileIdentity
 
 Value = TypeVar("Value")
@@ -41,7 +52,7 @@ class Distribution:
     """Executor of the shards, and the resources of each."""
 
     executor: Cluster
-    resources: Resources
+    resources: WorkerResources
     interruption: Interruption
     opening: Opening = AS_THEY_ARE
     patience_s: float = 10.0

@@ -38,7 +38,7 @@ def run_id_of(fingerprint: Fingerprint) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Command(NamedTuple):
+class CommandLine(NamedTuple):
     """The command line of the parts of a run, by which the last step repeats their settings."""
 
     arguments: Sequence[str]
@@ -47,7 +47,7 @@ class Command(NamedTuple):
     """The folder in which they hold."""
 
 
-def join(output: OutputTree, fingerprint: Fingerprint, command: Command) -> str:
+def join(output: OutputTree, fingerprint: Fingerprint, command: CommandLine) -> str:
     """Begin the journal of a run in parts, or join the one that is there; returns the run id.
 
     Raises:
@@ -71,10 +71,10 @@ def join(output: OutputTree, fingerprint: Fingerprint, command: Command) -> str:
     return run_id_of(fingerprint)
 
 
-def command_of(partial: Path) -> Command | None:
+def command_of(partial: Path) -> CommandLine | None:
     """Return the command line of the parts that build in the folder; None if there are none."""
     lines = [json.loads(line) for line in read_lines(partial / JOURNAL)[:2]]
-    return Command(**lines[1]["command"]) if len(lines) == 2 and "command" in lines[1] else None
+    return CommandLine(**lines[1]["command"]) if len(lines) == 2 and "command" in lines[1] else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ def _json(value: Mapping[str, object]) -> str:
 
 
 @dataclass(kw_only=True)
-class Progress:
+class FinishedShard:
     """Finished work of an earlier run on one shard."""
 
     records: list[Parsed] = field(default_factory=list)
@@ -188,7 +188,7 @@ class Journal:
                 f"{show_path(output.partial)}: cannot resume: {what}; give the same input and "
                 "settings, or drop --resume to start over"
             )
-        self._shards = [Progress() for _ in plans]
+        self._shards = [FinishedShard() for _ in plans]
         output.disown()
         if lines:
             for line in lines[1:]:
@@ -241,7 +241,7 @@ class Journal:
         """True where a later run could resume from something."""
         return any(shard.records for shard in self._shards)
 
-    def progress(self, index: int) -> Progress:
+    def progress(self, index: int) -> FinishedShard:
         """Return the finished work on the shard at `index`."""
         return self._shards[index]
 
@@ -296,7 +296,7 @@ class Journal:
             self._is_built = True
             return
         if "damaged" in line:
-            self._shards[line["shard"]] = Progress()
+            self._shards[line["shard"]] = FinishedShard()
             self._is_built = False
             return
         shard = self._shards[line["shard"]]
@@ -328,7 +328,7 @@ class Journal:
             plan = plans[i]
             identity = self._output.identity_of(plan.checkpoint, plan.shard)
             if found is not None and identity is not None and identity.size == found["size"]:
-                self._shards[i] = Progress()
+                self._shards[i] = FinishedShard()
                 self.add_shard(i, found["record"], identity)
 
     def _forget_what_is_gone(self, plans: Sequence[Plan]) -> None:
@@ -342,4 +342,4 @@ class Journal:
             else:
                 continue
             if not is_there:
-                self._shards[i] = Progress()
+                self._shards[i] = FinishedShard()

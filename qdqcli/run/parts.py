@@ -8,8 +8,8 @@ from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
 from qdqcli.run.driver import drive_in_two
 from qdqcli.run.execute import Job
-from qdqcli.run.journal import Command, join, target_of
-from qdqcli.run.shard import Made, Opening, Resources, ShardRef, ShardTask, blamed, task_of
+from qdqcli.run.journal import CommandLine, join, target_of
+from qdqcli.run.shard import Made, Opening, ShardRef, ShardTask, WorkerResources, blamed, task_of
 from qdqcli.run.write import fingerprint_of_job
 
 
@@ -37,7 +37,7 @@ class Part:
 
 
 def execute_part(
-    job: Job, indices: Sequence[int], tree: OutputTree, workers: Workers, command: Command, void_dtype: str | None
+    job: Job, indices: Sequence[int], tree: OutputTree, workers: Workers, command: CommandLine, void_dtype: str | None
 ) -> int:
     """Make the shards with these indices that are not there yet; returns how many were.
 
@@ -49,7 +49,7 @@ def execute_part(
     """
     run_id = join(tree, fingerprint_of_job(job), command)
     tree.prepare()
-    resources = Resources(max_memory=workers.max_memory)
+    resources = WorkerResources(max_memory=workers.max_memory)
     tasks = []
     for index in indices:
         plan = job.plans[index]

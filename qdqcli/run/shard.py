@@ -38,7 +38,7 @@ TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, e
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources:
+class WorkerResources:
     """Threads, memory and device of the process that works on a shard."""
 
     threads: int | None = None
@@ -170,7 +170,7 @@ class Task(Protocol[Value_co]):
         """File that is worked on, for messages."""
 
     @property
-    def resources(self) -> Resources: ...
+    def resources(self) -> WorkerResources: ...
 
     def work(self, workers: Workers, on_bytes: OnBytes) -> Value_co:
         """Return the result; `on_bytes` gets the bytes of finished work."""
@@ -217,7 +217,7 @@ class TaskOnShard:
     """Work on a shard by another process."""
 
     shard: ShardRef
-    resources: Resources
+    resources: WorkerResources
 
     @property
     def path(self) -> Path:
@@ -297,7 +297,7 @@ class Made:
 
 
 def task_of(
-    plan: Plan, measuring: Measuring, resources: Resources, target: Target | None, shard: ShardRef
+    plan: Plan, measuring: Measuring, resources: WorkerResources, target: Target | None, shard: ShardRef
 ) -> ShardTask:
     """Return the task that does what the plan says.
 

@@ -28,7 +28,7 @@ from qdqcli.run.digest import FileDigest, VerificationError, blamed_on_output
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
-from qdqcli.run.shard import OnBytes, Resources, ShardTask, task_of
+from qdqcli.run.shard import OnBytes, ShardTask, WorkerResources, task_of
 from qdqcli.tensors.checkpoint import Shard, ShardReader, open_file
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, forget_cached
@@ -116,7 +116,7 @@ class VerifyTask:
         return self.written.path
 
     @property
-    def resources(self) -> Resources:
+    def resources(self) -> WorkerResources:
         return self.task.resources
 
     def work(self, workers: Workers, on_bytes: OnBytes) -> "Difference":

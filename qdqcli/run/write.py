@@ -18,7 +18,7 @@ from qdqcli.run.verify import verification_of, verify_output
 from qdqcli.tensors.storage import write_file
 
 
-class Progress(Protocol):
+class ProgressListener(Protocol):
     """A listener that counts the bytes of finished work, from any thread."""
 
     def __call__(self, num_bytes: int) -> None: ...
@@ -57,7 +57,7 @@ def execute_run(
     job: Job,
     destination: Destination,
     workers: Workers,
-    progress: Progress,
+    progress: ProgressListener,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> RunResult:
     """Quantize into the entered output tree and commit it; until then it has a journal. `on_note` gets messages.

@@ -41,7 +41,7 @@ from qdqcli.run.fingerprint import fingerprint_of
 from qdqcli.run.journal import Journal
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import restore_rows
-from qdqcli.run.shard import AS_THEY_ARE, Resources, ShardRef, process, task_of
+from qdqcli.run.shard import AS_THEY_ARE, ShardRef, WorkerResources, process, task_of
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.benchmarks.many_shards import cluster_in
 from tests.run.checkpoints import write_safetensors
@@ -196,7 +196,7 @@ def measured_costs(folder: Path) -> Costs:
         starts = []
         for _ in range(3):
             began = perf_counter()
-            dask = Dask(str(file), Resources(threads=1))
+            dask = Dask(str(file), WorkerResources(threads=1))
             dask.preflight([], None)
             starts.append(perf_counter() - began)
         scheduler_s = min(per_task(dask, 100) for _ in range(8))
@@ -222,7 +222,7 @@ def thread_gbps(folder: Path, turn: int) -> float:
     with OutputTree([plan.checkpoint], folder / f"out-{turn}") as tree:
         journal = Journal(tree, [plan], fingerprint_of([plan], {}, None), 16)
         tree.prepare()
-        resources = Resources(threads=1)
+        resources = WorkerResources(threads=1)
         ref = ShardRef.of(plan.shard, [plan.checkpoint], AS_THEY_ARE)
         task = task_of(plan, Measuring(), resources, journal.target(0, plan), ref)
         with Workers(1) as workers:
@@ -240,14 +240,14 @@ def driver_s(folder: Path) -> float:
     with OutputTree([plan.checkpoint], folder / "driven") as tree:
         journal = Journal(tree, [plan], fingerprint_of([plan], {}, None), 16)
         tree.prepare()
-        task = task_of(plan, Measuring(), Resources(threads=1), journal.target(0, plan), ref)
+        task = task_of(plan, Measuring(), WorkerResources(threads=1), journal.target(0, plan), ref)
         made = process(task).get()
         identity = tree.identity_of(plan.checkpoint, plan.shard)
         assert identity is not None
         seconds = inf
         for _ in range(50):
             began = perf_counter()
-            task_of(plan, Measuring(), Resources(threads=1), journal.target(0, plan), ref)
+            task_of(plan, Measuring(), WorkerResources(threads=1), journal.target(0, plan), ref)
             journal.add_shard(0, made.record, identity)
             restore_rows(made.record, plan, 0, 16)
             seconds = min(seconds, perf_counter() - began)
@@ -280,7 +280,7 @@ def check(costs: Costs, folder: Path) -> None:
                 run = Run([seconds] * num_tasks, workers, inf, lost, [at] * kills)
                 expected = run.outcome().seconds
                 with cluster_in(folder, workers) as (file, processes):
-                    dask = Dask(str(file), Resources(threads=1))
+                    dask = Dask(str(file), WorkerResources(threads=1))
                     dask._client.wait_for_workers(workers)
                     dask.check()
                     drive(take, [(k, Nap(0.0)) for k in range(2 * workers)], dask, lambda *_: None, Interruption())

@@ -29,7 +29,7 @@ from qdqcli.run.driver import TransientError, drive
 from qdqcli.run.execute import execute
 from qdqcli.run.journal import Target
 from qdqcli.run.pipeline import Measuring
-from qdqcli.run.shard import Resources, ShardTask, process
+from qdqcli.run.shard import ShardTask, WorkerResources, process
 from qdqcli.run.verify import VerifyTask
 from qdqcli.run.write import Destination, execute_run
 from qdqcli.study.sweep import run_sweep
@@ -38,7 +38,7 @@ from tests.cli.test_output import contents
 from tests.run.checkpoints import sample, write_safetensors
 
 NUM_SHARDS = 6
-RESOURCES = Resources(threads=1, max_memory=16 << 20)
+RESOURCES = WorkerResources(threads=1, max_memory=16 << 20)
 
 
 class Fake:
