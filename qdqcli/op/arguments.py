@@ -54,9 +54,12 @@ def terms_of(x: Stored, y: Stored, *, extreme: bool = False, settings: int = 1) 
     )
 
 
-class Summing(NamedTuple):
-    """How outputs are kept and summed."""
+class Loop(NamedTuple):
+    """Arrays, op and sums of a loop that measures errors."""
 
+    x: Stored
+    y: Stored
+    op: Op
     keep: bool
     """False: nothing is written to `y`."""
     nontemporal: StaticBool
@@ -64,15 +67,6 @@ class Summing(NamedTuple):
     terms: Terms
     ahead: int
     """Elements between the one that is summed and the one that is prefetched for it."""
-
-
-class Loop(NamedTuple):
-    """Arrays, op and sums of a loop that measures errors."""
-
-    x: Stored
-    y: Stored
-    op: Op
-    summing: Summing
 
 
 class Measuring(NamedTuple):

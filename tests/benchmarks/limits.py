@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from qdqcli.measure.workers import Workers
-from qdqcli.op.arguments import AHEAD, Summing, terms_of
+from qdqcli.op.arguments import AHEAD, Loop, terms_of
 from qdqcli.op.columns import MAX_ABS_ERROR, NUM_SUMS, ZEROED, empty_sums
 from qdqcli.op.cpu import dispatch as cpu
 from qdqcli.op.cpu import histograms as cpu_patterns
@@ -64,11 +64,10 @@ NO_PATTERNS = np.empty(0, np.uint16)
 
 
 @jit
-def sum_again(x: Any, y: Any, steps: Any, qparams: Any, op: Any, summing: Any, sums: Any) -> None:
+def sum_again(loop: Any, steps: Any, qparams: Any, sums: Any) -> None:
+    elements = Elements(0, 0, loop.x.size)
     for _ in range(AGAIN):
-        cpu_quantize.quantize_and_sum(  # type: ignore[no-untyped-call]
-            x, y, Elements(0, 0, x.size), steps, qparams, op, summing, sums
-        )
+        cpu_quantize.quantize_and_sum(loop, elements, steps, qparams, sums)  # type: ignore[no-untyped-call]
 
 
 @jit
@@ -147,8 +146,7 @@ def in_cache(lib: CDLL, rounds: int) -> None:
     qparams = qparams._replace(clipping=np.zeros(1, np.bool_))
 
     def our_sum(sums: Array, *, keep: bool) -> None:
-        summing = Summing(keep, None, terms_of(x, x), AHEAD)
-        sum_again(x, y, steps, qparams, params.op, summing, sums[None])
+        sum_again(Loop(x, y, params.op, keep, None, terms_of(x, x), AHEAD), steps, qparams, sums[None])
 
     tables, our_tables = np.zeros((4, 1 << 16), np.uint32), np.zeros((2, 1 << 16), np.uint32)
     ways = ("count_patterns", "count_in_four", "count_by_scatter", "only_store")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
-from qdqcli.op.arguments import AHEAD, Found, Measuring, Summing, terms_of
+from qdqcli.op.arguments import AHEAD, Found, Loop, Measuring, terms_of
 from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
@@ -220,8 +220,9 @@ def quantize_and_sum(
     elements, steps, qparams = settings.arguments(Elements(base, start, stop), layout)
     sums = _empty_sums(settings.each, start, stop)
     nontemporal = _nontemporal_parts(total_bytes, x.itemsize)
-    summing = Summing(keep, nontemporal, terms_of(x, x, settings=len(settings.each)), AHEAD)
-    kernels.quantize_and_sum(x, y, elements, steps, qparams, settings.each[0].op, summing, sums)
+    terms = terms_of(x, x, settings=len(settings.each))
+    loop = Loop(x, y, settings.each[0].op, keep, nontemporal, terms, AHEAD)
+    kernels.quantize_and_sum(loop, elements, steps, qparams, sums)
     for chunk, setting in np.argwhere(~np.isfinite(sums[..., ABS_ERROR])).tolist():
         params = settings.each[setting]
         first = start + chunk * CHUNK_ELEMENTS
@@ -266,10 +267,10 @@ def fake_quantize_and_sum(
     measuring = _measuring(x, num_slices, min(num_slices, _slices_of_chunk(layout)), layout, specs, dtype)
     sums = _empty_sums(specs, start, stop)
     nontemporal, terms = _nontemporal_parts(total_bytes, x.itemsize), terms_of(x, x, settings=len(specs))
-    summing = Summing(keep, nontemporal, terms, CHUNK_ELEMENTS)
+    loop = Loop(x, y, op_of(specs[0], dtype), keep, nontemporal, terms, CHUNK_ELEMENTS)
     steps = layout.steps(first_slice, base + len(x))
-    block, op = np.array([(base, start, stop, *steps)]), op_of(specs[0], dtype)
-    kernels.fake_quantize_and_sum(x, y, block, measuring, op, summing, sums, _nothing_found(1, dtype))
+    block = np.array([(base, start, stop, *steps)])
+    kernels.fake_quantize_and_sum(loop, block, measuring, sums, _nothing_found(1, dtype))
     if not np.isfinite(sums[..., ABS_ERROR]).all():
         return None
     return [
@@ -289,8 +290,8 @@ def fake_quantize_and_sum_each(
     tensors = np.zeros((count, 8), np.int64)
     tensors[:, 0], tensors[:, 2:6], tensors[:, 7] = -layouts[:, 0], layouts[:, 1:], layouts[:, 1]
     sums, found = empty_sums(count), _nothing_found(count, dtype)
-    summing, each = Summing(keep, None, terms_of(x, x), CHUNK_ELEMENTS), sums.reshape(count, 1, SUM_COLUMNS)
-    kernels.fake_quantize_and_sum(x, y, tensors, measuring, op_of(spec, dtype), summing, each, found)
+    loop = Loop(x, y, op_of(spec, dtype), keep, None, terms_of(x, x), CHUNK_ELEMENTS)
+    kernels.fake_quantize_and_sum(loop, tensors, measuring, sums.reshape(count, 1, SUM_COLUMNS), found)
     sums[:, [INPUT_MIN, INPUT_MAX]] = found.extremes
     return BatchSums(sums=sums, num_degenerate=found.num_degenerate, is_done=np.isfinite(sums[:, ABS_ERROR]))
 

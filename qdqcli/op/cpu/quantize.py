@@ -3,7 +3,7 @@
 Arguments as in `cpu/ranges.py`; `x` and `y` hold stored elements (see `value.py`).
 """
 
-from qdqcli.op.arguments import RUN, Loop
+from qdqcli.op.arguments import RUN
 from qdqcli.op.columns import CLIPPED
 from qdqcli.op.cpu.errors import add_elements, add_run, begin_chunk, finish_chunk, no_sums
 from qdqcli.op.cpu.ranges import (
@@ -183,15 +183,14 @@ def _store(y, at, v, count, nontemporal):
 
 
 @inlined
-def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
+def quantize_and_sum(loop, elements, steps, qparams, sums):
     """`quantize` under each setting, and fill `sums` (chunks, settings, SUM_COLUMNS); the first element begins chunk 0.
 
-    `qparams` have the settings as their first dimension. With `summing.keep` there is one setting, and `y` its output.
+    `qparams` have the settings as their first dimension. With `keep` there is one setting, and `y` its output.
     A chunk with a non-finite ABS_ERROR must be quantized again by `quantize`, for its NaN, and summed again, see
     `look_closer` in `cpu/errors.py`. The input extremes are left unset.
     """
     base, start, stop = elements
-    loop = Loop(x, y, op, summing)
     for chunk in range(sums.shape[0]):
         first = start + chunk * CHUNK_ELEMENTS
         here = Elements(base, first, smaller(first + CHUNK_ELEMENTS, stop))
@@ -202,7 +201,7 @@ def quantize_and_sum(x, y, elements, steps, qparams, op, summing, sums):
 def _sum_chunk(loop, elements, steps, qparams, sums):
     """Fill `sums` (settings, SUM_COLUMNS)."""
     base, first, last = elements
-    terms = loop.summing.terms
+    terms = loop.terms
     begin_chunk(terms)
     _add_runs(loop, elements, steps, qparams, qparams.columns)
     for setting in range(sums.shape[0]):
@@ -229,7 +228,7 @@ def _add_runs(loop, elements, steps, qparams, columns):
                     sums, behind = _sum_run(loop, run, cursor, steps, values, flags, setting, shift)
                 else:
                     sums, behind = _sum_run_of_columns(loop, run, cursor, steps, values, flags, setting, shift)
-                add_run(sums, loop.summing.terms, setting, shift)
+                add_run(sums, loop.terms, setting, shift)
         cursor = behind
 
 
@@ -241,7 +240,7 @@ def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
     """
     base, begin, stop = elements
     s, end, left = cursor
-    origins, sums, i = (base, begin), no_sums(loop.summing.terms), begin
+    origins, sums, i = (base, begin), no_sums(loop.terms), begin
     while i < stop:
         to = smaller(end, stop)
         qparams, flushing = qparams_of(values, s), flags[FLUSHING, s]
@@ -265,7 +264,7 @@ def _sum_run(loop, elements, cursor, steps, values, flags, setting, shift):
 def _sum_run_of_columns(loop, elements, cursor, steps, values, flags, setting, shift):
     """`_sum_run` for a column per element of a row; the first of `cursor` is the column."""
     base, begin, stop = elements
-    origins, sums, c = (base, begin), no_sums(loop.summing.terms), cursor[0]
+    origins, sums, c = (base, begin), no_sums(loop.terms), cursor[0]
     flushing = flags[FLUSHING, 0]
     for k in range(begin, stop, VECTOR_SIZE):
         qparams = _some_of_columns(values, c + shift)
@@ -293,15 +292,15 @@ def _sum_vector(loop, origins, k, lanes, qparams, flushing, setting, sums):
     `origins`: the elements that x[0] and the run begin with. Outputs are written if they are kept; a NaN among them is
     not canonical yet.
     """
-    x, y, op, summing = loop
+    x, terms = loop.x, loop.terms
     at = k - origins[0]
     stored = _stored(x, at, lanes)  # read where it is decoded; elsewhere its type counts
-    v = _input(x, at, k - origins[1], lanes, setting, summing.terms.inputs, summing.ahead)
-    w = number_pattern(_fake_quantized(v, qparams, flushing, op), stored)
-    if summing.keep:
-        _keep(y, at, narrow(w, stored), lanes, summing.nontemporal)
+    v = _input(x, at, k - origins[1], lanes, setting, terms.inputs, loop.ahead)
+    w = number_pattern(_fake_quantized(v, qparams, flushing, loop.op), stored)
+    if loop.keep:
+        _keep(loop.y, at, narrow(w, stored), lanes, loop.nontemporal)
     w = value_of_pattern(w, stored)
-    return add_elements(v, w if lanes is None else select(lanes, w, 0), summing.terms, setting, sums)
+    return add_elements(v, w if lanes is None else select(lanes, w, 0), terms, setting, sums)
 
 
 @inlined
@@ -380,13 +379,13 @@ def _count_vector_outside(x, at, left, lo, hi):
 
 
 @inlined
-def fake_quantize_and_sum(x, y, tensors, measuring, op, summing, sums, found):
+def fake_quantize_and_sum(loop, tensors, measuring, sums, found):
     """Measure once, quantize and sum under each setting: many tensors, or a block, each whole slices of one run.
 
     `tensors` (tensors, 8) are `Elements` and `Steps`. `sums` (chunks, settings, SUM_COLUMNS) has the chunks of one
     after another, as in `quantize_and_sum`; `op` does not clamp.
     """
-    loop, chunk = Loop(x, y, op, summing), 0
+    chunk = 0
     for t in range(tensors.shape[0]):
         elements = Elements(tensors[t, 0], tensors[t, 1], tensors[t, 2])
         steps = Steps(tensors[t, 3], tensors[t, 4], tensors[t, 5], tensors[t, 6], tensors[t, 7])
