@@ -8,7 +8,6 @@ import numpy as np
 from qdqcli.op import columns
 from qdqcli.op.jit.register import inlined
 from qdqcli.op.params import MAX_RANGE, MIN_RANGE
-from qdqcli.op.primitives import add
 from qdqcli.op.value import decode, max_finite
 
 
@@ -34,12 +33,12 @@ def add_element(stored, out, lo, hi, times, sums, total):
     if not abs(w) <= limit:
         total[columns.NONFINITE_OUTPUT] += times
         return
-    e = add(b, -a)
-    sums[columns.ERROR] = add(sums[columns.ERROR], times * e)
-    sums[columns.ABS_ERROR] = add(sums[columns.ABS_ERROR], times * abs(e))
-    sums[columns.SQ_ERROR] = add(sums[columns.SQ_ERROR], times * (e * e))
-    sums[columns.SQ_INPUT] = add(sums[columns.SQ_INPUT], times * (a * a))
-    sums[columns.SQ_OUTPUT] = add(sums[columns.SQ_OUTPUT], times * (b * b))
+    e = b - a
+    sums[columns.ERROR] += times * e
+    sums[columns.ABS_ERROR] += times * abs(e)
+    sums[columns.SQ_ERROR] += times * (e * e)
+    sums[columns.SQ_INPUT] += times * (a * a)
+    sums[columns.SQ_OUTPUT] += times * (b * b)
     total[columns.MAX_ABS_ERROR] = max(total[columns.MAX_ABS_ERROR], abs(e))
     total[columns.CLIPPED] += times * ((v < lo) | (v > hi))
     total[columns.ZEROED] += times * ((v != 0) & (w == 0))
