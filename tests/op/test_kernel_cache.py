@@ -4,7 +4,6 @@ import hashlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,17 +177,6 @@ def test_code_of_other_settings_is_another_file(
 def test_the_version_of_a_package_is_known_without_importing_it() -> None:
     assert kernel_cache.version_of("numba") != kernel_cache.version_of("llvmlite") != ""
     assert kernel_cache.version_of("no_such_package") == ""
-
-
-def test_temporaries_of_killed_processes_are_swept(cache: Path) -> None:
-    old, new = cache / "tmpabcdefgh", cache / "tmpijklmnop"
-    for path in (old, new):
-        path.write_bytes(b"x")
-    a_day_ago = time.time() - 86400
-    os.utime(old, (a_day_ago, a_day_ago))
-    num_compiled()
-    assert not old.exists()
-    assert new.exists()
 
 
 @pytest.mark.parametrize("place", [None, Path("/proc/self/nowhere")])

@@ -14,7 +14,6 @@ import importlib.util
 import json
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -24,8 +23,6 @@ from pathlib import Path
 from qdqcli import __version__
 
 _DIGEST_BYTES = 32
-_LEFTOVER_S = 3600
-"""Age from which a temporary file counts as left by a killed process: writing a kernel takes milliseconds."""
 
 _CODE_SETTINGS = (
     "BOUNDSCHECK", "CPU_FEATURES", "CPU_NAME", "DEBUGINFO", "DISABLE_INTEL_SVML", "ENABLE_AVX", "LOOP_VECTORIZE",
@@ -65,7 +62,6 @@ def store(kernel: str, kinds: object, image: bytes) -> None:
     """Store the image of a kernel, if possible."""
     directory = folder()
     if directory is not None:
-        _sweep(directory)
         with suppress(OSError):
             write(directory, kernel, _host_manifest(kernel, kinds), image)
 
@@ -98,15 +94,6 @@ def write(directory: Path, kernel: str, manifest: bytes, image: bytes) -> None:
 
 def _path(directory: Path, kernel: str, manifest: bytes) -> Path:
     return directory / f"{kernel.split(':')[1]}-{hashlib.sha256(manifest).hexdigest()[:24]}.bin"
-
-
-@cache
-def _sweep(directory: Path) -> None:
-    """Remove temporary files of killed processes, once in each process that writes."""
-    with suppress(OSError):
-        for path in directory.glob("tmp*"):
-            if time.time() - path.lstat().st_mtime > _LEFTOVER_S:
-                path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------ what machine code depends on
