@@ -23,6 +23,7 @@ is_reduced = True
 _NEEDLESS = {
     "inline_closure_likes",  # no closures
     "generic_rewrites",  # no exceptions, no tuples of mixed types
+    "Rewrite dynamic raises",  # expects those of generic_rewrites
     "inline_overloads",  # no functions with Numba's option `inline`
     "nopython_rewrites",  # no whole-array expressions
 }
