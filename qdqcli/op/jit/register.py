@@ -13,13 +13,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _INTERNAL: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def overload(function: Callable[..., Any], *, strict: bool = True, **options: object) -> Callable[[Function], Function]:
+def overload(function: Callable[..., Any]) -> Callable[[Function], Function]:
     """Return the `numba.extending.overload` decorator, using `pipeline.py` for the CPU and Numba's own for others."""
 
     def register(choose: Function) -> Function:
-        own = _INTERNAL | options
-        numba.extending.overload(function, own | {"pipeline_class": KernelCompiler}, strict, target="cpu")(choose)
-        numba.extending.overload(function, own, strict)(choose)
+        reduced = _INTERNAL | {"pipeline_class": KernelCompiler}
+        numba.extending.overload(function, reduced, strict=False, target="cpu")(choose)
+        numba.extending.overload(function, _INTERNAL, strict=False)(choose)
         return choose
 
     return register
@@ -29,7 +29,7 @@ def inlined(function: Function) -> Function:
     """Make `function` callable from compiled code; it stays an ordinary Python function."""
     if function not in _inlined:
         _inlined.add(function)
-        overload(function, strict=False)(lambda *_args: function)
+        overload(function)(lambda *_args: function)
     return function
 
 
@@ -38,7 +38,7 @@ _inlined: set[Callable[..., Any]] = set()
 
 def scalar(function: Function) -> Function:
     """Make `function` callable from compiled code with numbers; `vector.py` defines what it does with vectors."""
-    overload(function, strict=False)(lambda *kinds: None if any(map(is_vector, kinds)) else function)
+    overload(function)(lambda *kinds: None if any(map(is_vector, kinds)) else function)
     return function
 
 
