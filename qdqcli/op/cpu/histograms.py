@@ -1,16 +1,12 @@
-"""CPU loops over the 65,536 patterns of a 16-bit float: count them once, then sum the errors of any settings.
+"""CPU loops that count elements, by the 65,536 patterns of a 16-bit float or in bins of equal width.
 
-Columns of sums as in `columns.py`. Order of addition: pattern p, as an unsigned number, is added in lane p % 16, times
-its count, one pattern after another, all in float64; the lanes are then reduced pairwise, like those of a chunk.
+Counts are integers: any order and any partition gives the same.
 """
 
 import numpy as np
 
-from qdqcli.op import columns
-from qdqcli.op.cpu.slices import add_element
-from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
-from qdqcli.op.jit.vector import load, pairwise_sum
+from qdqcli.op.value import decode, max_finite
 
 _LOW = np.uint64(0xFFFF)
 
@@ -38,13 +34,12 @@ def count_patterns(words, rest, tables):
         tables[0, pattern] += np.uint32(1)
 
 
-def sum_patterns(counts, x, y, lo, hi, lanes, total):
-    """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and their outputs `y`.
-
-    `lanes` (NUM_SUMS, VECTOR_SIZE) are zeros.
-    """
-    for p in range(counts.size):
-        if counts[p] > 0:
-            add_element(x[p], y[p], lo, hi, np.float64(counts[p]), lanes[:, p % VECTOR_SIZE], total)
-    for k in range(columns.NUM_SUMS):
-        total[k] = pairwise_sum(load(lanes, k * VECTOR_SIZE))
+def count_bins(x, y, low, bins_per_unit, error_low, error_bins_per_unit, values, errors):
+    """Add to `values` and `errors` the stored elements that are finite in both `x` and `y`."""
+    for i in range(x.size):
+        v, w = decode(x[i]), decode(y[i])
+        if abs(v) <= max_finite(x[i]) and abs(w) <= max_finite(y[i]):
+            a = np.float64(v)
+            e = np.float64(w) - a
+            values[max(min(int((a - low) * bins_per_unit), values.size - 1), 0)] += 1
+            errors[max(min(int((e - error_low) * error_bins_per_unit), errors.size - 1), 0)] += 1

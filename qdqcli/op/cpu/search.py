@@ -238,7 +238,7 @@ def sum_candidates(x, qparams, candidates, op, scratch, limit, spent, errors):
 def sum_patterns(counts, occurring, x, qparams, op, lanes, errors):
     """Fill `errors` (candidates,) from the counts of all patterns `x` of a 16-bit float; `occurring`: those not 0.
 
-    Order of addition as in `sum_patterns` of `cpu/histograms.py`; `lanes` (VECTOR_SIZE,) is a scratch buffer.
+    Order of addition as in `sum_patterns` of `cpu/slices.py`; `lanes` (VECTOR_SIZE,) is a scratch buffer.
     """
     for k in range(NUM_CANDIDATES):
         lo, hi, scale, inverse = qparams_of(qparams, k)

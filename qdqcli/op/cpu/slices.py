@@ -1,12 +1,15 @@
-"""Error sums of each slice, one element at a time in float64.
+"""Error sums of each slice, and of the patterns of a 16-bit float: one element after another in float64.
 
-Arguments as in `cpu/ranges.py`.
+Arguments as in `cpu/ranges.py`, columns of sums as in `columns.py`. Pattern p, as an unsigned number, is added in lane
+p % 16, times its count; the lanes are then reduced pairwise, like those of a chunk.
 """
 
 import numpy as np
 
 from qdqcli.op import columns
+from qdqcli.op.jit.kernel import VECTOR_SIZE
 from qdqcli.op.jit.register import inlined
+from qdqcli.op.jit.vector import load, pairwise_sum
 from qdqcli.op.params import MAX_RANGE, MIN_RANGE
 from qdqcli.op.value import decode, max_finite
 
@@ -42,3 +45,15 @@ def add_element(stored, out, lo, hi, times, sums, total):
     total[columns.MAX_ABS_ERROR] = max(total[columns.MAX_ABS_ERROR], abs(e))
     total[columns.CLIPPED] += times * ((v < lo) | (v > hi))
     total[columns.ZEROED] += times * ((v != 0) & (w == 0))
+
+
+def sum_patterns(counts, x, y, lo, hi, lanes, total):
+    """Fill `total`, a fresh row of sums, from the counts of all patterns `x` and their outputs `y`.
+
+    `lanes` (NUM_SUMS, VECTOR_SIZE) are zeros.
+    """
+    for p in range(counts.size):
+        if counts[p] > 0:
+            add_element(x[p], y[p], lo, hi, np.float64(counts[p]), lanes[:, p % VECTOR_SIZE], total)
+    for k in range(columns.NUM_SUMS):
+        total[k] = pairwise_sum(load(lanes, k * VECTOR_SIZE))
