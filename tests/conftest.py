@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.run.checkpoints import sample, write_safetensors
 
@@ -43,6 +44,9 @@ def pytest_configure() -> None:
     # Workers and the processes that tests start: where none may keep bytecode, each start compiles every module,
     # which takes as long as all the rest of a `qdq stats`.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # The first example compiles, and a busy machine is no fault.
+    settings.register_profile("qdqcli", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("qdqcli")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

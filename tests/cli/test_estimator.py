@@ -139,7 +139,7 @@ def whole_range(x: np.ndarray, layout: dict[str, Any]) -> tuple[Any, Any]:
     return x.min(axis=over).astype(np.float64), x.max(axis=over).astype(np.float64)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 10_000),
     kind=st.sampled_from(KINDS),

@@ -27,7 +27,6 @@ drawn = settings(
     max_examples=int(EXAMPLES or 150),
     derandomize=EXAMPLES is None,
     database=None,
-    deadline=None,  # the first call compiles
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -61,7 +61,7 @@ def weights(shape: tuple[int, int], dtype: str, seed: int) -> np.ndarray:
     return (rng.standard_normal(shape) * 10.0 ** rng.integers(-4, 4, (shape[0], 1))).astype(DTYPES[dtype])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10_000),
     dtype=st.sampled_from(["BF16", "F16", "F32", "F64"]),

@@ -2,7 +2,7 @@
 
 import re
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qdqcli.recipe.folding import folded_globs, folded_regexes, plain_name
@@ -19,7 +19,6 @@ def matched_by(expressions: list[str], names: list[str]) -> list[list[str]]:
     return [[name for name in names if re.fullmatch(expression, name)] for expression in expressions]
 
 
-@settings(deadline=None)
 @given(NAMES, st.data())
 def test_expressions_match_the_names_once_and_no_others(names: list[str], data: st.DataObject) -> None:
     own = [name for name in names if data.draw(st.booleans())]
@@ -29,7 +28,6 @@ def test_expressions_match_the_names_once_and_no_others(names: list[str], data: 
     assert len(expressions) <= len(own)
 
 
-@settings(deadline=None)
 @given(NAMES, st.data())
 def test_globs_match_the_names_and_no_others(names: list[str], data: st.DataObject) -> None:
     own = [name for name in names if data.draw(st.booleans())]

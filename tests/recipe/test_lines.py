@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tomlkit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qdqcli.recipe.lines import json_lines, toml_lines
@@ -135,7 +135,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_tables_arrays_and_texts_of_every_spelling(data: dict[str, Any]) -> None:
     """As another library writes them: inline and dotted, quoted and escaped."""
