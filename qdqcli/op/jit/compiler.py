@@ -30,6 +30,8 @@ from qdqcli.op.jit.vector import smaller
 from qdqcli.op.primitives import target_features
 
 _WORD = ir.IntType(64)
+_HEAD = re.compile(r"^(define .*?)((?: ![\w.]+ !\d+)* \{)$", re.MULTILINE)
+"""First line of a function in LLVM IR, and the metadata at its end."""
 _DATA, _SIZES = 0, 2
 """Words of an array's head: the pointers to its elements and to its sizes."""
 
@@ -92,7 +94,7 @@ def _native_image(function: Callable[..., object], kinds: Kinds) -> bytes:
 def _image_of(text: str, entry: str) -> bytes:
     """Optimize LLVM IR and compile it to one position-independent function."""
     text = text.replace("noinline", "alwaysinline")  # as everything below is
-    text = re.sub(rf"(define [^@]*@{entry}\([^#!{{]*)", r'\1"no-builtins" ', text)  # no loop becomes a call of memset
+    text = _HEAD.sub(r'\1 "no-builtins"\2', text)  # no loop becomes a call of memset
     module = llvm.parse_assembly(text)
     for function in module.functions:
         if function.name == entry:
