@@ -21,15 +21,22 @@ is_reduced = True
 """False: kernels are compiled by Numba's own pipeline; those that clear buffers are not stored."""
 
 _NEEDLESS = {
+    "with_lifting",  # kernels have no `with` blocks
     "inline_closure_likes",  # no closures
+    "make_function_op_code_to_jit_function",
     "generic_rewrites",  # no exceptions, no tuples of mixed types
-    "Rewrite dynamic raises",  # expects those of generic_rewrites
-    "inline_overloads",  # no functions with Numba's option `inline`
+    "Rewrite dynamic raises",
+    "inline_inlinables",  # no functions with Numba's option `inline`
+    "inline_overloads",
+    "find_literally",  # no `literally` or `literal_unroll`
+    "literal_unroll",
+    "LiteralPropagation",
     "nopython_rewrites",  # no whole-array expressions
+    "nopython_supported_feature_validation",
+    "annotate_types",  # the annotation is unused
+    "dump_parfor_diagnostics",
 }
-"""The slowest of the Numba passes that would find nothing to do, a tenth of the time to compile. Code that needs one of
-them fails to compile.
-"""
+"""Numba passes that would find nothing to do. Code that needs one of them fails to compile."""
 
 
 class KernelCompiler(CompilerBase):
