@@ -3,8 +3,8 @@
     python .ci/words.py [FILE ...]
 
 Without arguments all tracked Python and Markdown files are read. Prints a line for each finding; exit status 1 when
-there is any. A docstring's first line is a noun phrase or a verb, never a relative clause, and the field's terms stand
-instead of paraphrases. codespell, beside it, finds typos.
+there is any. A docstring's first line is a noun phrase or a verb, never a relative clause, the field's terms stand
+instead of paraphrases, and no two classes share a name. codespell, beside it, finds typos.
 """
 
 import ast
@@ -83,6 +83,17 @@ def findings(path: Path) -> Iterator[tuple[int, str]]:
                     yield getattr(node, "lineno", 1), f"docstring opens with a relative clause: {first[:60]!r}"
 
 
+def shared_classes(paths: list[Path]) -> Iterator[tuple[str, str]]:
+    """(location, problem) of the public classes of the package that have the name of another one."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                other = first.setdefault(node.name, path)
+                if other != path:
+                    yield f"{path}:{node.lineno}", f"class '{node.name}' is in {other} too: one name, one thing"
+
+
 def main(arguments: list[str]) -> int:
     """Print the findings; 1 where there are any."""
     if not arguments:
@@ -96,6 +107,9 @@ def main(arguments: list[str]) -> int:
         for line, problem in findings(Path(name)):
             print(f"{name}:{line}: {problem}")  # noqa: T201
             count += 1
+    for where, problem in shared_classes(sorted(Path("qdqcli").rglob("*.py"))):
+        print(f"{where}: {problem}")  # noqa: T201
+        count += 1
     return min(count, 1)
 
 

@@ -69,7 +69,7 @@ class Loop(NamedTuple):
     """Elements between the one that is summed and the one that is prefetched for it."""
 
 
-class Measuring(NamedTuple):
+class SliceMeasuring(NamedTuple):
     """How slices are measured, and scratch buffers for them; kernels also take it for `OrderKeyLimits`."""
 
     bits: Stored

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.op import kernels
-from qdqcli.op.arguments import AHEAD, Found, Loop, Measuring, terms_of
+from qdqcli.op.arguments import AHEAD, Found, Loop, SliceMeasuring, terms_of
 from qdqcli.op.columns import (
     ABS_ERROR,
     CLIPPED,
@@ -121,12 +121,12 @@ def fake_quantize_slices(x: Stored, y: Stored, layout: Layout, spec: QuantSpec, 
 
 def _measuring(
     x: Stored, num_slices: int, in_chunk: int, layout: Layout | None, specs: Sequence[QuantSpec], dtype: str
-) -> Measuring:
+) -> SliceMeasuring:
     """Return how slices are measured under each setting, with scratch buffers for the slices of a call and a chunk."""
     number, settings = float_type(dtype), len(specs)
     of_chunk, of_call = _whole_vectors(in_chunk), _whole_vectors(num_slices) + VECTOR_SIZE
     all_codes = [codes(spec, dtype) for spec in specs]
-    return Measuring(
+    return SliceMeasuring(
         bits=x.view(PATTERN[dtype]),
         **order_key_limits(dtype)._asdict(),
         q_min=np.array([each.q_min for each in all_codes], number),
