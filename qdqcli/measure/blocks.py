@@ -46,7 +46,7 @@ def has_histogram(info: TensorInfo, layout: Layout) -> bool:
 
 def has_one_pass(layout: Layout, blocks: Sequence[Block]) -> bool:
     """Tell whether the range of a slice is known when its first block is quantized."""
-    return layout.is_contiguous and (len(blocks) == 1 or 4 * layout.inner <= blocks[0][1])
+    return layout.is_contiguous and (len(blocks) < 2 or 4 * layout.inner <= blocks[0][1])
 
 
 def read_block(reader: ShardReader | InMemory, info: TensorInfo, workers: Workers, name: str, block: Block) -> Stored:

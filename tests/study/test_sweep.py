@@ -38,6 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "experts": sample((4, 16, 96), "F32", 3),
         "patterns": sample((640, 1024), "BF16", 4),
         "bias": sample((9,), "F32", 1),
+        "empty": sample((0, 32), "F32", 1),
     }
     return write_safetensors(tmp_path_factory.mktemp("sweep") / "model.safetensors", tensors)
 
