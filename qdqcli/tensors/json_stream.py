@@ -6,6 +6,7 @@ would hold the GIL for seconds and delay signals.
 
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from json import JSONDecodeError
 from re import compile as compile_regex
 from typing import cast
@@ -77,13 +78,13 @@ class JsonStream:
     def pairs(self) -> Iterator[tuple[str, object]]:
         """Yield key and value of each member of the next object, the whole text; `make_object` is `tuple`.
 
-        A text within the window is parsed in one call, in less than half of the time.
+        A text within the window is parsed in one call, in less than half of the time. Errors do not depend on that.
         """
+        found: Pairs | None = None
         if self._peek() == "{" and self._has_ended:
-            yield from cast("Pairs", self.value())
-        else:
-            for key in self.members():
-                yield key, self.value()
+            with suppress(MalformedError):
+                found = cast("Pairs", self.value())
+        yield from ((key, self.value()) for key in self.members()) if found is None else found
         self.end()
 
     def items(self) -> Iterator[None]:

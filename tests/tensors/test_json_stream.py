@@ -109,7 +109,7 @@ def test_a_surrogate_is_refused_unless_it_is_asked_for() -> None:
 def test_what_is_wrong_is_said_with_its_place(data: bytes, message: str) -> None:
     with pytest.raises(MalformedError, match=message):
         members(data, 1000)
-    with pytest.raises(MalformedError):
+    with pytest.raises(MalformedError, match=message):
         list(JsonStream([data], tuple).pairs())
 
 
