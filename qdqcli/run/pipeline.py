@@ -201,8 +201,8 @@ class ShardJob:
         row = TensorResult(
             self.plan.source_of(tensor),
             spec,
-            None if isnan(lo) else lo,
-            None if isnan(hi) else hi,
+            None if isnan(lo) else lo + 0.0,  # -0 and +0 are equal: the order of the blocks must not show
+            None if isnan(hi) else hi + 0.0,
             measured.num_slices,
             self.measuring.scale_bits,
             measured.sums,

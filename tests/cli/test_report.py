@@ -39,6 +39,17 @@ def ranked_file(tmp_path: Path) -> Path:
     return write_safetensors(tmp_path / "ranked.safetensors", {"zeros": zeros, "even": even, "spiky": spiky})
 
 
+def test_the_range_of_a_tensor_has_no_minus_zero(qdq: Qdq, tmp_path: Path) -> None:
+    """Which of the zeros of many slices a union takes depends on the blocks, and on NumPy's instructions."""
+    tensors = {f"w{rows}": np.ones((rows, 33), np.float32) for rows in (4, 5, 3000)}
+    for x in tensors.values():
+        x[:, 0] = np.where(np.arange(len(x)) % 3, 0.0, -0.0)
+    path = write_safetensors(tmp_path / "zeros.safetensors", tensors)
+    for axis in ("none", "0", "last"):
+        found = qdq("stats", path, "--axis", axis, "--format", "json").report["tensors"]
+        assert [str(entry["range"]["input_min"]) for entry in found] == ["0.0"] * len(tensors)
+
+
 def test_the_json_report(qdq: Qdq, tiny: Path) -> None:
     report = qdq("stats", tiny, "--format", "json", "--axis", "last", "--min-ndim", 1).report
     assert list(report) == ["schema_version", "tool", "command", "inputs", "settings", "notes", "summary", "tensors"]
