@@ -115,7 +115,11 @@ class _Source:
         def see(block: Block) -> None:
             measured.see(self._read(*block), *block)
 
-        self._workers.map(see, self._blocks)
+        blocks, size = self._blocks, self._info.num_elements
+        if isinstance(self._reader, InMemory):  # no buffer limits a block, and few are begun sooner
+            step = max(self._block_elements, -(-size // (2 * self._workers.num_threads)))
+            blocks = [(start, min(start + step, size)) for start in range(0, size, step)]
+        self._workers.map(see, blocks)
         return measured.ranges()
 
     @property
