@@ -171,7 +171,7 @@ def aligned(size: int, dtype: np.dtype) -> NDArray[Any]:
 
 def _num_parts(size: int) -> int:
     """Number of parts for the threads."""
-    return 1 if size < PARALLEL_ELEMENTS else min(4 * available_threads(), max(size // PART_ELEMENTS, 1))
+    return 1 if size < PARALLEL_ELEMENTS else min(2 * available_threads(), max(size // PART_ELEMENTS, 1))
 
 
 def as_array(array: Array) -> tuple[NDArray[Any], str]:
