@@ -4,7 +4,7 @@ A large BF16 or F16 tensor is read once; later queries cost the same for a milli
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Self
 
@@ -52,7 +52,8 @@ class PatternHistogram:
         """Return the error sums (1, SUM_COLUMNS) for these qparams; mark it degenerate if an output is not finite."""
         x = _PATTERNS.view(STORAGE[self.dtype])
         y = np.empty_like(x)
-        cpu.quantize(x, y, 0, 0, NUM_PATTERNS, Layout.of(x.shape, QuantSpec()), params)
+        of_patterns = replace(params, columns=None)  # columns are those of the tensor's rows
+        cpu.quantize(x, y, 0, 0, NUM_PATTERNS, Layout.of(x.shape, QuantSpec()), of_patterns)
         sums = empty_sums(1)
         lo, hi = params.qparams[0, 0], params.qparams[1, 0]
         kernels.sum_patterns(self.counts, x, y, lo, hi, np.zeros((NUM_SUMS, VECTOR_SIZE)), sums[0])

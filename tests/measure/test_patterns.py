@@ -51,3 +51,13 @@ def test_the_file_and_its_statistics(tmp_path: Path, dtype: str, settings: dict[
         )
     )  # fmt: skip
     assert_metrics_agree(measured.sums, reference.error_statistics(x, y, low, high, -1))
+
+
+@pytest.mark.parametrize("shape", [(SIZE, 1), (SIZE // 3, 1, 3), (1, SIZE)], ids=str)
+def test_a_dimension_of_one_index_is_one_range(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Also where its qparams are stored per element of a row, of which the patterns have none."""
+    x = sample(shape, "BF16")
+    path = write_safetensors(tmp_path / "x.safetensors", {"x": x})
+    flat = write_safetensors(tmp_path / "flat.safetensors", {"x": x.reshape(-1)})
+    along, whole = quantize(path, num_bits=4, axis=shape.index(1)), quantize(flat, num_bits=4)
+    assert sums_by_name(along.sums) == sums_by_name(whole.sums)
