@@ -252,9 +252,12 @@ def release(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         kernel_cache.write(directory, DOUBLE[0], kernel_cache.release_manifest(*DOUBLE, level), built)
         return only_file(directory)
 
-    kernel_cache.release_level.cache_clear()
+    kept = kernel_cache.release_level, kernel_cache._flags
+    for function in kept:
+        function.cache_clear()
     yield write
-    kernel_cache.release_level.cache_clear()
+    for function in kept:
+        function.cache_clear()
 
 
 def test_a_kernel_of_the_release_is_loaded_where_nothing_is_stored(release: Callable[[str], Path], cache: Path) -> None:
