@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def host() -> Iterator[None]:
     """Processor, versions and settings are read again, now and after the test."""
-    cached = kernel_cache.host_key, kernel_cache.processor
+    cached = kernel_cache.host_key, kernel_cache.processor, kernel_cache._flags
     for function in cached:
         function.cache_clear()
     yield
