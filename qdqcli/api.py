@@ -605,6 +605,8 @@ def request_of(
     scale_bits: int,
 ) -> Request:
     """Return the request that keyword arguments describe; None stands for the command's default."""
+    if isinstance(scale_bits, bool) or not isinstance(scale_bits, int) or scale_bits < 0:
+        raise UsageError(f"scale_bits is {scale_bits!r}; it must be an integer of at least 0")
     presets = [preset] if isinstance(preset, str) else preset
     settings = _checked({key: axis_text(value) if key == "axis" and isinstance(value, tuple) else value
                          for key, value in given.items() if value is not None})  # fmt: skip

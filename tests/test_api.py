@@ -241,6 +241,8 @@ def test_compare_and_sweep(qdq: Qdq, tiny: Path, tmp_path: Path) -> None:
         ({"axis": 0, "group_size": 2}, "axis and group_size, which exclude each other"),
         ({"include": "nope"}, "pattern 'nope' matches none of 8 tensors"),
         ({"group_size": 64}, "group_size 64 does not divide"),
+        ({"scale_bits": "16"}, "scale_bits is '16'; it must be an integer of at least 0"),
+        ({"scale_bits": -1}, "scale_bits is -1; it must be an integer of at least 0"),
     ],
     ids=str,
 )
