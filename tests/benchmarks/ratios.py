@@ -64,10 +64,19 @@ class Table:
         ]
 
 
-def kept_ratios() -> dict[str, float]:
-    """Return the ratios stored for this kind of machine; empty where it was never measured."""
+def kept_ratios() -> tuple[str, dict[str, float]]:
+    """Return the ratios to judge by, and whose they are.
+
+    Of a processor that was never measured, the lowest of those with the same vectors and threads; none where there are
+    no such.
+    """
     kept: dict[str, dict[str, float]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    return kept.get(machine(), {})
+    if machine() in kept:
+        return machine(), kept[machine()]
+    _, vectors_and_threads = machine().split(", ", 1)
+    alike = [ratios for kind, ratios in kept.items() if kind.split(", ", 1)[1] == vectors_and_threads]
+    lowest = {what: min(ratios[what] for ratios in alike) for what in (alike[0] if alike else {})}
+    return f"any processor with {vectors_and_threads}", lowest
 
 
 def keep(table: Table) -> None:

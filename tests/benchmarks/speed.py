@@ -4,8 +4,8 @@
     python tests/benchmarks/speed.py --short [--keep]
 
 The short form is for CI: small files, and exit code 1 when a ratio falls by a third from what `short.json` keeps for
-this kind of processor and vectors, or when it keeps none: `NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+f16c`
-judges AVX2 on a processor with more. What fell is measured again, twice, before it counts: machines are shared.
+this kind of processor, or for any with the same vectors, or when it keeps none: `NUMBA_CPU_NAME=haswell
+NUMBA_CPU_FEATURES=+avx2,+fma,+f16c` judges AVX2 on a processor with more. What fell is measured again, twice, before it counts: machines are shared.
 `--keep` stores the ratios instead.
 """
 
@@ -30,10 +30,11 @@ def measure_shortly(table: Table) -> None:
 
 def judge(table: Table) -> int:
     """Return the exit code of the short form."""
-    kept = kept_ratios()
+    kind, kept = kept_ratios()
     if not kept:
-        print(f"no ratios are kept for {machine()}, so nothing can be judged; --keep stores these")
+        print(f"no ratios are kept for {kind}, so nothing can be judged; --keep stores these")
         return 1
+    print(f"judged by the ratios of {kind}")
     for _ in range(2):
         if table.fallen(kept):
             print("\nsome fell by a third; again, and the better of both counts")
