@@ -5,8 +5,8 @@
 
 The short form is for CI: small files, and exit code 1 when a ratio falls by a third from what `short.json` keeps for
 this kind of processor, or for any with the same vectors, or when it keeps none: `NUMBA_CPU_NAME=haswell
-NUMBA_CPU_FEATURES=+avx2,+fma,+f16c` judges AVX2 on a processor with more. What fell is measured again, twice, before it counts: machines are shared.
-`--keep` stores the ratios instead.
+NUMBA_CPU_FEATURES=+avx2,+fma,+f16c` judges AVX2 on a processor with more. What fell is measured again, twice, before it
+counts: machines are shared. `--keep` stores the ratios instead.
 """
 
 import argparse
