@@ -26,8 +26,8 @@ Array = Any
 DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.float16): "F16"} | {
     np.dtype(ml_dtypes.bfloat16): "BF16"
 }
-PARALLEL_ELEMENTS = 1 << 19
-"""Size from which threads are used: below it, waking them takes longer than the work."""
+PARALLEL_ELEMENTS = 1 << 21
+"""Size from which threads are used: below it, to wake them and to wait for the last takes longer than they save."""
 PART_ELEMENTS = 1 << 18
 """Least elements of a part, 60 us of work: to begin one takes 20 us."""
 

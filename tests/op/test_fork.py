@@ -14,7 +14,7 @@ def work():
     return b"".join(y.tobytes() for y in (*outputs, *quantize_and_dequantize_v4_grad(x32, x32, -1.0, 1.0)))
 
 SETTINGS = [{}, {"axis": 0}, {"axis": 1}, {"range_given": True, "input_min": -1.0, "input_max": 1.0}]
-x32 = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
+x32 = np.random.default_rng(0).standard_normal((2560, 1024)).astype(np.float32)
 assert x32.size > PARALLEL_ELEMENTS
 arrays = x32, x32.astype(np.float64), x32[:8, :64]
 expected = work()
