@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdqcli.errors import DTypeError, SpecError
-from qdqcli.measure.blocks import InMemory
+from qdqcli.measure.blocks import InMemory, cut
 from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.tensor import TensorSetting, TensorWork
 from qdqcli.measure.workers import Workers
@@ -15,10 +15,7 @@ from qdqcli.op.arrays import Array, aligned, as_array
 from qdqcli.op.given_ranges import real_numbers
 from qdqcli.op.layout import Layout
 from qdqcli.op.on_device import is_on_device
-from qdqcli.op.params import (
-    STORAGE,
-    Stored,
-)
+from qdqcli.op.params import STORAGE, Stored
 from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.stats.metrics import ErrorStats
 from qdqcli.stats.sums import ErrorSums
@@ -98,6 +95,6 @@ def fake_quantize_and_measure(
 ) -> ErrorSums:
     """Like `quantize_and_measure`, into an existing `y`; `y` begins at a multiple of VECTOR_SIZE elements."""
     info, memory = TensorInfo("input", DTYPES[dtype], x.shape, "", 0, x.nbytes), InMemory(x, y)
-    blocks = [(start, min(start + BLOCK_ELEMENTS, x.size)) for start in range(0, x.size, BLOCK_ELEMENTS)]
+    blocks = cut(x.size, BLOCK_ELEMENTS)
     work = TensorWork(info=info, reader=memory, writer=memory, workers=workers, blocks=blocks, total_bytes=y.nbytes)
     return work.measure([TensorSetting(spec=spec, given=given_range, layout=layout)])[0].sums

@@ -35,8 +35,12 @@ class InMemory:
 
 def blocks_of(info: TensorInfo, workers: Workers, max_elements: int = sys.maxsize) -> list[Block]:
     """Return the blocks of a tensor, whole chunks each, of at most `max_elements`."""
-    size, step = info.num_elements, min(workers.block_elements(info.dtype.bits // 8), max_elements)
-    return [(start, min(start + step, size)) for start in range(0, size, step)]
+    return cut(info.num_elements, min(workers.block_elements(info.dtype.bits // 8), max_elements))
+
+
+def cut(num_elements: int, step: int) -> list[Block]:
+    """Return the blocks of `step` elements, the last of which may be shorter."""
+    return [(start, min(start + step, num_elements)) for start in range(0, num_elements, step)]
 
 
 def has_histogram(info: TensorInfo, layout: Layout) -> bool:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from qdqcli.measure.blocks import Block, InMemory, blocks_of, has_histogram, read_block
+from qdqcli.measure.blocks import Block, InMemory, blocks_of, cut, has_histogram, read_block
 from qdqcli.measure.workers import Result, Workers
 from qdqcli.op import kernels
 from qdqcli.op.histogram import PatternCounter, PatternHistogram
@@ -117,8 +117,7 @@ class _Source:
 
         blocks, size = self._blocks, self._info.num_elements
         if isinstance(self._reader, InMemory):  # no buffer limits a block, and few are begun sooner
-            step = max(self._block_elements, -(-size // (2 * self._workers.num_threads)))
-            blocks = [(start, min(start + step, size)) for start in range(0, size, step)]
+            blocks = cut(size, max(self._block_elements, -(-size // (2 * self._workers.num_threads))))
         self._workers.map(see, blocks)
         return measured.ranges()
 
