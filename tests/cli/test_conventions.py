@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from qdqcli.study import conventions as lab
 from qdqcli.study.convention import CONVENTIONS
@@ -69,25 +70,30 @@ def test_this_op_has_the_figures_of_stats(qdq: Qdq, model: Path) -> None:
     assert result["conventions"][0]["scale"] == "max(max(x) / 127, min(x) / -128)"
 
 
-def test_blocks_and_threads_change_nothing(qdq: Qdq, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab, "BLOCK_ELEMENTS", 256)
-    one, two = (qdq("conventions", model, "--threads", count, "--format", "json") for count in (1, 2))
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A weight of two blocks and a part of a third."""
+    x = sample((lab.BLOCK_ELEMENTS // 96, 200), seed=5)
+    return write_safetensors(tmp_path / "large.safetensors", {"a.weight": x})
+
+
+def test_blocks_and_threads_change_nothing(qdq: Qdq, large: Path) -> None:
+    one, two = (qdq("conventions", large, "--threads", count, "--format", "json") for count in (1, 2))
     assert one.out == two.out
-    blocks = results(qdq, model, "-s", "int4-g32")[0]["conventions"]
-    monkeypatch.undo()
-    whole = results(qdq, model, "-s", "int4-g32")[0]["conventions"]
-    for split, joined in zip(blocks, whole, strict=True):
-        assert split["share_different"] == joined["share_different"]
-        assert split["sqnr_db"] == pytest.approx(joined["sqnr_db"], rel=1e-12)
+    found = {c["name"]: c for c in results(qdq, large, "-s", "int4-channel")[0]["conventions"]}
+    (x,) = load_file(large).values()
+    own = lab.OP.apply(x, 4)
+    for convention in (c for c in (lab.OP, *CONVENTIONS) if c.name in found):
+        y = convention.apply(x, 4)
+        sqnr_db = 10 * np.log10((x.astype(np.float64) ** 2).sum() / ((y - x.astype(np.float64)) ** 2).sum())
+        assert found[convention.name]["share_different"] == (y != own).mean()
+        assert found[convention.name]["sqnr_db"] == pytest.approx(sqnr_db, rel=1e-12)
 
 
-def test_a_slice_that_does_not_fit_is_refused_with_the_memory_that_it_needs(
-    qdq: Qdq, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lab, "BLOCK_ELEMENTS", 256)
-    outcome = qdq("conventions", model, "-s", "int4-tensor", "--max-memory", "1KiB", "--threads", 1)
+def test_a_slice_that_does_not_fit_is_refused_with_the_memory_that_it_needs(qdq: Qdq, large: Path) -> None:
+    outcome = qdq("conventions", large, "-s", "int4-tensor", "--max-memory", "1KiB", "--threads", 1)
     assert outcome.code == 2
-    assert "'a.weight': 1,536 elements share a scale, for which 1 MiB of memory are needed" in outcome.error
+    assert "'a.weight': 546,000 elements share a scale, for which" in outcome.error
 
 
 def test_tables_and_what_is_refused(qdq: Qdq, model: Path, tmp_path: Path) -> None:

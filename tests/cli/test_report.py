@@ -14,7 +14,6 @@ import pytest
 
 from qdqcli.cli.files import READS, WRITES
 from qdqcli.cli.main import COMMANDS
-from qdqcli.measure import workers as workers_module
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.number import metric_text
 from qdqcli.stats.metrics import METRICS
@@ -166,7 +165,6 @@ def test_a_stored_report_tells_zeros_too(qdq: Qdq, ranked_file: Path, tmp_path: 
 def test_the_report_is_the_same_text_whatever_the_threads_and_the_memory(
     qdq: Qdq,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     options: tuple[object, ...],
     per_channel: tuple[str, ...],
 ) -> None:
@@ -177,8 +175,7 @@ def test_the_report_is_the_same_text_whatever_the_threads_and_the_memory(
     if per_channel and options == ("--axis", "last"):
         arguments += ("--exclude", "long")  # 100,800 channels: a report of 30 MB
     texts = []
-    for block, threads, memory in [(4 << 20, 1, "256MiB"), (4 << 20, 2, "8MB"), (1 << 18, 2, "64MiB"), (1, 5, "64MiB")]:
-        monkeypatch.setattr(workers_module, "LARGEST_BLOCK_BYTES", block)
+    for threads, memory in [(1, "256MiB"), (2, "8MB"), (5, "8MB"), (9, "8MB")]:  # blocks of 4 MiB to one chunk
         outcome = qdq(*arguments, "--threads", threads, "--max-memory", memory)
         assert outcome.code == 0, outcome.err
         texts.append(outcome.out)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qdqcli.op.arrays import quantize_and_dequantize_v4
 from qdqcli.report.table import MAX_NAME
-from qdqcli.run import input_scales, packing
+from qdqcli.run import input_scales
 from qdqcli.run.slips import find_slip
 from qdqcli.tensors.packed.storage import CodeGrid
 from tests.conftest import Qdq
@@ -79,12 +79,13 @@ SLIPS: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
 
 def packed(folder: Path, codes: NDArray[np.int32], scales: Array) -> Path:
     """The weight as compressed-tensors packs it."""
-    nibbles = (codes.reshape(ROWS, -1) + 8).astype(np.uint8)
+    rows = len(codes)
+    nibbles = (codes.reshape(rows, -1) + 8).astype(np.uint8)
     words = (nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)).tobytes()
     tensors: dict[str, Stored] = {
-        "a.weight_packed": ("I32", (ROWS, COLUMNS // 8), words),
-        "a.weight_scale": ("F32", (ROWS, COLUMNS // GROUP), scales.astype("<f4").tobytes()),
-        "a.weight_shape": ("I64", (2,), np.array([ROWS, COLUMNS], "<i8").tobytes()),
+        "a.weight_packed": ("I32", (rows, COLUMNS // 8), words),
+        "a.weight_scale": ("F32", (rows, COLUMNS // GROUP), scales.astype("<f4").tobytes()),
+        "a.weight_shape": ("I64", (2,), np.array([rows, COLUMNS], "<i8").tobytes()),
     }
     folder.mkdir()
     save(folder / "model.safetensors", tensors)
@@ -133,16 +134,21 @@ def test_noise_and_other_weights_are_no_slip(seed: int) -> None:
         assert find_slip(x, y, CodeGrid(4, (1, 32))) is None
 
 
-def test_plain_rounding_of_a_large_weight_is_measured_on_some_rows(
-    tmp_path: Path, qdq: Qdq, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packing, "_BLOCK_ELEMENTS", 2 * COLUMNS)
-    found, _ = compared(tmp_path, qdq, X, CODES, SCALES)
-    rows = np.array([2 * i + (ROWS - 32) * i // 15 + row for i in range(16) for row in range(2)])
-    assert len(set(rows)) == 32
-    x = X[rows].astype(np.float64)
-    y = quantize_and_dequantize_v4(X[rows].reshape(-1, GROUP), 0.0, 0.0, num_bits=4, axis=0).reshape(x.shape)
-    assert found["expected_sqnr_db"] == pytest.approx(10 * np.log10((x**2).sum() / ((x - y) ** 2).sum()), abs=1e-4)
+def test_plain_rounding_of_a_large_weight_is_measured_on_some_rows(tmp_path: Path, qdq: Qdq) -> None:
+    """On 16 blocks of 262,144 elements, from the first rows to the last."""
+    copies, block_rows = 640, (1 << 18) // COLUMNS
+    x = np.concatenate([X * np.float32(2.0) ** -(i % 9) + np.float32(i) * X.std() for i in range(copies)])
+    groups = x.reshape(len(x), -1, GROUP)
+    scales = np.abs(groups).max(-1, keepdims=True) / np.float32(7)
+    found, _ = compared(tmp_path, qdq, x, np.clip(np.round(groups / scales), -8, 7).astype(np.int32), scales)
+    left = len(x) - 16 * block_rows
+    rows = np.concatenate([np.arange(block_rows) + i * block_rows + left * i // 15 for i in range(16)])
+    y = quantize_and_dequantize_v4(x[rows].reshape(-1, GROUP), 0.0, 0.0, num_bits=4, axis=0).reshape(-1, COLUMNS)
+    exact = x[rows].astype(np.float64)
+    assert 0 < left < len(x) / 2
+    assert found["expected_sqnr_db"] == pytest.approx(
+        10 * np.log10((exact**2).sum() / ((exact - y) ** 2).sum()), abs=1e-4
+    )
 
 
 def test_what_a_second_quantization_does(tmp_path: Path, qdq: Qdq) -> None:
