@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Unpack
 
@@ -15,7 +14,7 @@ from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import request_of
 from qdqcli.cli.progress import Progress, progress
 from qdqcli.cli.session import Session
-from qdqcli.errors import InputError, UnavailableError
+from qdqcli.errors import InputError, QdqError, UnavailableError
 from qdqcli.escape import escape, show_path
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
@@ -53,36 +52,45 @@ def opened(call: Call, files: Files, **changes: Unpack[Settings]) -> tuple[Reque
 
 
 def open_inputs(call: Call, inputs: Sequence[str] | None = None) -> list[Checkpoint]:
-    """Read the headers of all inputs, those of the call unless given; prints notes on them."""
+    """Read the headers of all inputs, those of the call unless given, each once; prints notes on them."""
     session, reading = call.session, call.reading
-    checkpoints = []
-    for path in _paths(call.inputs if inputs is None else inputs, session):
-        with session.attempt(show_path(path)), _advised(str(path)):
-            checkpoints.append(open_checkpoint(path, void_dtype=reading.void_dtype, follow_links=reading.follow_links))
+    checkpoints: list[Checkpoint] = []
+    known: set[str] = set()
+    for argument in call.inputs if inputs is None else inputs:
+        try:
+            paths = expand_input(argument)
+        except QdqError as error:
+            session.inputs.append(escape(argument))
+            _fail(argument, error, session)
+            continue
+        for path in paths:
+            shown, real = show_path(path), os.path.realpath(path)
+            if real in known:
+                session.note(f"{shown}: given before; it counts once")
+                continue
+            known.add(real)
+            session.inputs.append(shown)
+            try:
+                checkpoint = open_checkpoint(path, void_dtype=reading.void_dtype, follow_links=reading.follow_links)
+            except QdqError as error:
+                _fail(str(path), error, session)
+            else:
+                checkpoints.append(checkpoint)
     if not checkpoints and session.failures:
         raise none_left(session)
     for checkpoint in checkpoints:
-        say_notes(checkpoint.notes, session)
+        if checkpoint.notes:
+            say_notes(checkpoint.notes, session)
     return decoded_inputs(checkpoints) if reading.from_packed else checkpoints
 
 
-def _paths(inputs: Sequence[str], session: Session) -> Iterator[Path]:
-    """Yield each input once."""
-    known: set[str] = set()
-    for argument in inputs:
-        paths: list[Path] = []
-        with session.attempt(escape(argument)), _advised(argument):
-            paths = expand_input(argument)
-        if not paths:
-            session.inputs.append(escape(argument))
-        for path in paths:
-            real = os.path.realpath(path)
-            if real in known:
-                session.note(f"{show_path(path)}: given before; it counts once")
-                continue
-            known.add(real)
-            session.inputs.append(show_path(path))
-            yield path
+def _fail(argument: str, error: QdqError, session: Session) -> None:
+    """Record or raise the failure of an input, with advice if it may be the id of a model."""
+    if isinstance(error, (InputError, UnavailableError)) and not os.path.lexists(argument):
+        advice = advice_on(argument)
+        if advice is not None:
+            error.advise(advice)
+    session.fail(escape(argument), error)
 
 
 def say_notes(notes: Sequence[Note], session: Session) -> None:
@@ -90,18 +98,6 @@ def say_notes(notes: Sequence[Note], session: Session) -> None:
     for note in notes:
         say = session.warn if note.is_warning else session.note
         say(f"{note.file}: {note.text()}")
-
-
-@contextmanager
-def _advised(argument: str) -> Iterator[None]:
-    """Add advice to the failure of an input that may be the id of a model."""
-    try:
-        yield
-    except (InputError, UnavailableError) as error:
-        advice = None if os.path.lexists(argument) else advice_on(argument)
-        if advice is not None:
-            error.advise(advice)
-        raise
 
 
 BARE_SHARE = 0.5

@@ -44,13 +44,15 @@ class Session:
         """Work on one input: with `keeps_going`, record its failure instead of raising."""
         try:
             yield
-        except Interrupted:
-            raise
         except QdqError as error:
-            if not self.keeps_going:
-                raise
-            self.failures[name] = error
-            self.warn(f"{name}: failed: {str(error).removeprefix(f'{name}: ')}")
+            self.fail(name, error)
+
+    def fail(self, name: str, error: QdqError) -> None:
+        """Record the failure of one input; raise it unless the others are worked on (`keeps_going`)."""
+        if not self.keeps_going or isinstance(error, Interrupted):
+            raise error
+        self.failures[name] = error
+        self.warn(f"{name}: failed: {str(error).removeprefix(f'{name}: ')}")
 
     def conclude(self) -> int:
         """Tell which inputs failed; returns the exit code of the first failure."""
