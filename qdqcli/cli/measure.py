@@ -24,7 +24,7 @@ from qdqcli.recipe.request import Request, Settings
 from qdqcli.report.number import counted
 from qdqcli.tensors.checkpoint import Checkpoint, expand_input, open_checkpoint
 from qdqcli.tensors.note import Note
-from qdqcli.tensors.packed.recognise import Packed, key_of, recognise_inputs
+from qdqcli.tensors.packed.recognise import Packed, key_of, may_hold_codes, recognise_inputs
 
 if TYPE_CHECKING:
     from qdqcli.measure.workers import Workers
@@ -110,6 +110,8 @@ def packed_inputs(call: Call, checkpoints: Sequence[Checkpoint]) -> list[Packed]
     Raises:
         InputError: there are some, and the command measures without --allow-packed.
     """
+    if not may_hold_codes(checkpoints):
+        return [Packed() for _ in checkpoints]
     packed = recognise_inputs(checkpoints)
     for checkpoint, own in zip(checkpoints, packed, strict=True):
         if own.weights:

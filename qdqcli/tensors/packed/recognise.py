@@ -78,6 +78,16 @@ class Packed:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def may_hold_codes(checkpoints: Sequence[Checkpoint]) -> bool:
+    """Tell whether any tensor may be codes or a buffer: usual checkpoints only hold weights in floating point."""
+    return any(
+        not tensor.dtype.is_floating or tensor.name.endswith(_FLOATING_CODES)
+        for checkpoint in checkpoints
+        for shard in checkpoint.shards
+        for tensor in shard.tensors
+    )
+
+
 def recognise(checkpoint: Checkpoint) -> Packed:
     """Find the packed weights of a checkpoint.
 
