@@ -61,9 +61,9 @@ from qdqcli.run.write import Destination, execute_run
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.tensors.checkpoint import Checkpoint, Shard
 from qdqcli.tensors.checkpoint import open_checkpoint as open_headers
+from qdqcli.tensors.output_file import write_file
 from qdqcli.tensors.packed.recognise import Packed, recognise_inputs
 from qdqcli.tensors.remote_path import output_path, path_from
-from qdqcli.tensors.storage import write_file
 from qdqcli.tensors.tensor import TensorInfo, plain_shape
 
 if TYPE_CHECKING:  # it is not required

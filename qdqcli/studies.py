@@ -56,8 +56,8 @@ from qdqcli.study.importance import NO_IMPORTANCE, importance_from, read_importa
 from qdqcli.study.planning import Order, plan_bits, recipe_of
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.output_file import write_file
 from qdqcli.tensors.packed.recognise import Packed
-from qdqcli.tensors.storage import write_file
 
 if TYPE_CHECKING:  # it is not required
     from pandas import DataFrame  # type: ignore[import-untyped, import-not-found, unused-ignore]

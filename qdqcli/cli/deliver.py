@@ -20,7 +20,8 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.result.group import naming, part_of
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.note import NoteKind
-from qdqcli.tensors.storage import blame_output, write_file
+from qdqcli.tensors.output_file import write_file
+from qdqcli.tensors.system_error import blame_output
 
 TERMINAL_ROWS = 20
 """Default number of rows on a terminal."""

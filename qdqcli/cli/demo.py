@@ -13,8 +13,9 @@ from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_command, show_path
 from qdqcli.report.number import counted, size_text
+from qdqcli.tensors.output_file import write_file
 from qdqcli.tensors.remote_path import is_url
-from qdqcli.tensors.storage import blame_output, write_file
+from qdqcli.tensors.system_error import blame_output
 
 DEFAULT_FOLDER = "tiny-llama"
 NEXT = (

@@ -11,7 +11,8 @@ from qdqcli.gate.budget import parse_budget
 from qdqcli.recipe.document import read_text
 from qdqcli.recipe.file import read_recipe
 from qdqcli.result.read import read_report
-from qdqcli.tensors.storage import MAX_TEXT_BYTES, read_file, write_file
+from qdqcli.tensors.input_file import MAX_TEXT_BYTES, read_file
+from qdqcli.tensors.output_file import write_file
 
 
 def rewrite(path: Path, before: str, after: str) -> None:

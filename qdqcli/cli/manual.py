@@ -14,7 +14,8 @@ from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_command
-from qdqcli.tensors.storage import blame_output, write_file
+from qdqcli.tensors.output_file import write_file
+from qdqcli.tensors.system_error import blame_output
 
 
 def topics() -> dict[str, str]:

@@ -27,7 +27,7 @@ from qdqcli.recipe.request import Request
 from qdqcli.report.number import counted, size_text
 from qdqcli.result.result import RunResult
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.storage import blame_output
+from qdqcli.tensors.system_error import blame_output
 
 if TYPE_CHECKING:
     from qdqcli.output.tree import OutputTree

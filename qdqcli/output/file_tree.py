@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import InputFile, blame_output
+from qdqcli.tensors.system_error import blame_output
 
 
 def files_below(root: Path) -> list[Path]:

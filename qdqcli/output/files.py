@@ -12,8 +12,8 @@ from typing import NamedTuple
 from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.tensors.checkpoint import Checkpoint
+from qdqcli.tensors.path import link_target, real_path
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import link_target, real_path
 
 FileId = tuple[int, int]
 """Device and inode: equal for every spelling of a path and for hard links."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from qdqcli.errors import OutputError
 from qdqcli.escape import show_path
+from qdqcli.tensors.output_file import sync_folder, write_file
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import blame_output, sync_folder, write_file
+from qdqcli.tensors.system_error import blame_output
 
 if TYPE_CHECKING:
     from qdqcli.output.remote_log import RemoteLog

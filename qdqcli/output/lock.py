@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
-from qdqcli.tensors.storage import output_error
+from qdqcli.tensors.system_error import output_error
 
 _ATTEMPTS = 10
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -6,7 +6,7 @@ from pathlib import Path
 from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError
 from qdqcli.plain import JsonObject
-from qdqcli.tensors.storage import read_file
+from qdqcli.tensors.input_file import read_file
 from qdqcli.tensors.strict_json import parse_object
 
 MARKER = "qdq.json"

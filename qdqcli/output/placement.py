@@ -11,7 +11,9 @@ from qdqcli.escape import show_path, show_size
 from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of
 from qdqcli.tensors.checkpoint import FORMATS, Checkpoint
 from qdqcli.tensors.mount import mount_points
-from qdqcli.tensors.storage import blame_output, free_bytes, real_path
+from qdqcli.tensors.output_file import free_bytes
+from qdqcli.tensors.path import real_path
+from qdqcli.tensors.system_error import blame_output
 
 ROOT = Path("/")
 

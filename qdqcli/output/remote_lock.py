@@ -6,7 +6,7 @@ from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.output.lock import Holder, check_ended
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import blame_output
+from qdqcli.tensors.system_error import blame_output
 
 _ATTEMPTS = 10
 

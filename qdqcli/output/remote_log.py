@@ -3,7 +3,7 @@
 from qdqcli.output.line_log import line_of, parse_lines
 from qdqcli.tensors.remote import submit
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import blame_output
+from qdqcli.tensors.system_error import blame_output
 
 FIRST = f"{0:08}"
 """Name of the first line; without it there is no log, but what is left of one that was being removed."""

@@ -21,8 +21,10 @@ from qdqcli.output.remote_log import FIRST
 from qdqcli.output.tree import JOURNAL, TOKEN, OutputTree, other_output
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, Waiting
 from qdqcli.tensors.index import is_index
+from qdqcli.tensors.input_file import FileIdentity
+from qdqcli.tensors.output_file import write_file
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import FileIdentity, blame_output, write_file
+from qdqcli.tensors.system_error import blame_output
 from qdqcli.tensors.unfinished import abort_uploads
 
 

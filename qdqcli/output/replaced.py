@@ -9,7 +9,7 @@ from qdqcli.errors import OutputError, UsageError
 from qdqcli.escape import show_path
 from qdqcli.output.marker import listed, marked_files
 from qdqcli.tensors.mount import mount_points
-from qdqcli.tensors.storage import output_error
+from qdqcli.tensors.system_error import output_error
 
 
 def check_replaced(folder: Path, names: Collection[Path]) -> None:

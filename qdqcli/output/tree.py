@@ -30,21 +30,14 @@ from qdqcli.output.placement import anchored, check_free, check_placement
 from qdqcli.output.replaced import check_replaced
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader, ShardWriter, SideFile, Waiting
 from qdqcli.tensors.index import is_index
+from qdqcli.tensors.input_file import FileIdentity
 from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.output_file import OutputFile, copy_file, private_mode, sync_folder
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.rename import exchange, rename_new
-from qdqcli.tensors.storage import (
-    TEMPORARY_PATTERN,
-    FileIdentity,
-    OutputFile,
-    blame_input,
-    blame_output,
-    copy_file,
-    private_mode,
-    sync_folder,
-    temporary_of,
-)
+from qdqcli.tensors.system_error import blame_input, blame_output
+from qdqcli.tensors.temporary import TEMPORARY_PATTERN, temporary_of
 
 JOURNAL = "journal"
 """Name of the journal in the partial folder."""

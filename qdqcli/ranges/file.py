@@ -14,7 +14,7 @@ from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.op.params import STORAGE, floats_of
 from qdqcli.tensors.checkpoint import open_checkpoint
-from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.strict_json import parse_object
 from qdqcli.tensors.tensor import TensorInfo
 

@@ -12,8 +12,10 @@ import numpy as np
 from qdqcli.errors import UsageError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.op.params import Floats
+from qdqcli.tensors.output_file import OutputFile
+from qdqcli.tensors.path import link_target
 from qdqcli.tensors.safetensors import header_of
-from qdqcli.tensors.storage import OutputFile, link_target, sweep_temporaries
+from qdqcli.tensors.temporary import sweep_temporaries
 
 _ENDS = ("input_min", "input_max")
 

@@ -17,7 +17,8 @@ from qdqcli.recipe.lines import KeyPath, json_lines, toml_lines
 from qdqcli.recipe.patterns import compile_pattern
 from qdqcli.recipe.schema import known_keys, of_table, tables_of
 from qdqcli.result.schema_check import Schema, expected, is_valid
-from qdqcli.tensors.storage import MAX_TEXT_BYTES, is_pipe, read_file, read_pipe
+from qdqcli.tensors.input_file import MAX_TEXT_BYTES, read_file, read_pipe
+from qdqcli.tensors.path import is_pipe
 from qdqcli.tensors.strict_json import parse_object
 
 _LINE = re.compile(r" \(at line (\d+), column \d+\)$")

@@ -15,7 +15,7 @@ from qdqcli.recipe.keys import ERROR
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.rule import Rule, displaced, rule_to_json
 from qdqcli.recipe.scheme import settings_of_scheme
-from qdqcli.tensors.storage import digest_of
+from qdqcli.tensors.input_file import digest_of
 
 
 class Settings(TypedDict, total=False):

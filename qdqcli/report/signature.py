@@ -5,7 +5,7 @@ from pathlib import Path
 
 from qdqcli.errors import InputError
 from qdqcli.report.formatter import format_for
-from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.input_file import InputFile
 
 _SIGNATURES = {
     "json": rb'"tool": \{\s*"name": "qdq"',

@@ -35,9 +35,9 @@ from qdqcli.result.verdict import verdict_from_json
 from qdqcli.result.verification import verification_from_json
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.stats.sums import ErrorSums
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.json_stream import JsonStream
 from qdqcli.tensors.note import MAX_NAMES, Note, NoteKind
-from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.strict_json import dict_of
 
 MAX_BYTES = 128 << 20

@@ -25,7 +25,8 @@ from qdqcli.recipe.patterns import Holders, holders_of
 from qdqcli.recipe.plan import Plan
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.shard import OnBytes, TaskOnShard, plans_of
-from qdqcli.tensors.storage import InputFile, write_file
+from qdqcli.tensors.input_file import InputFile
+from qdqcli.tensors.output_file import write_file
 from qdqcli.tensors.tensor import TensorInfo
 
 _SMALL_BYTES = 256 << 10

@@ -32,8 +32,8 @@ from qdqcli.op.threads import available_threads
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError
 from qdqcli.run.shard import AS_THEY_ARE, Opening, ShardRef, WorkerResources
+from qdqcli.tensors.output_file import write_file
 from qdqcli.tensors.remote_path import is_url
-from qdqcli.tensors.storage import write_file
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -14,7 +14,7 @@ from qdqcli.measure.workers import Workers
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.shard import OnBytes, Outcome, WorkerResources
 from qdqcli.tensors.checkpoint import Checkpoint
-from qdqcli.tensors.storage import FileIdentity, InputFile
+from qdqcli.tensors.input_file import FileIdentity, InputFile
 
 _AGAIN = "the disk or the memory may be faulty"
 

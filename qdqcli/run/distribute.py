@@ -28,7 +28,7 @@ from qdqcli.run.shard import (
     process,
     task_of,
 )
-from qdqcli.tensors.storage import FileIdentity
+from qdqcli.tensors.input_file import FileIdentity
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ from qdqcli.escape import escape, escape_name
 from qdqcli.plain import Parsed
 from qdqcli.recipe.decision import Decision
 from qdqcli.recipe.plan import Plan, checkpoints_of
-from qdqcli.tensors.storage import FileIdentity
+from qdqcli.tensors.input_file import FileIdentity
 
 Fingerprint = Parsed
 """JSON values; the settings by name, the files by input and name."""

@@ -26,8 +26,11 @@ from qdqcli.result.result import Row
 from qdqcli.run.fingerprint import Fingerprint, difference
 from qdqcli.run.record import record_rows, restore_rows
 from qdqcli.tensors.checkpoint import Waiting
+from qdqcli.tensors.input_file import FileIdentity, read_file
+from qdqcli.tensors.output_file import OutputFile, sync_folder
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import FileIdentity, OutputFile, blame_output, read_file, sync_folder, temporary_of
+from qdqcli.tensors.system_error import blame_output
+from qdqcli.tensors.temporary import temporary_of
 
 LOOKS = 8
 """Shards that are looked for at once."""

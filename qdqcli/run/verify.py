@@ -30,8 +30,8 @@ from qdqcli.run.pipeline import Measuring, measure_shard
 from qdqcli.run.record import record_rows
 from qdqcli.run.shard import OnBytes, ShardTask, WorkerResources, task_of
 from qdqcli.tensors.checkpoint import Shard, ShardReader, open_file
+from qdqcli.tensors.input_file import CHUNK_BYTES, InputFile, forget_cached
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, forget_cached
 from qdqcli.tensors.tensor import TensorInfo
 
 

@@ -15,7 +15,7 @@ from qdqcli.run.fingerprint import Fingerprint, fingerprint_of
 from qdqcli.run.journal import Journal
 from qdqcli.run.provenance import Provenance
 from qdqcli.run.verify import verification_of, verify_output
-from qdqcli.tensors.storage import write_file
+from qdqcli.tensors.output_file import write_file
 
 
 class ProgressListener(Protocol):

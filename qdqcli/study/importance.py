@@ -27,7 +27,7 @@ from qdqcli.recipe.plan import Plan
 from qdqcli.recipe.sweep import Sweep
 from qdqcli.result.result import TensorResult
 from qdqcli.tensors.checkpoint import ShardReader, open_checkpoint
-from qdqcli.tensors.storage import read_file
+from qdqcli.tensors.input_file import read_file
 from qdqcli.tensors.strict_json import parse_object
 from qdqcli.tensors.tensor import TensorInfo
 

@@ -17,7 +17,7 @@ from qdqcli.recipe.sweep import Setting, Sweep
 from qdqcli.result.result import Row, RunResult, spec_to_json
 from qdqcli.run.execute import result_of
 from qdqcli.run.record import record_rows, restore_rows
-from qdqcli.tensors.storage import read_file
+from qdqcli.tensors.input_file import read_file
 from qdqcli.tensors.strict_json import parse_object
 
 MAX_BYTES = 1 << 30

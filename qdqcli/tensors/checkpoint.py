@@ -14,12 +14,13 @@ from typing import NamedTuple, Protocol, Self
 
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import escape_name, show_path
+from qdqcli.tensors.input_file import CHUNK_BYTES, FileIdentity, InputFile
 from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.remote_path import RemotePath, is_url, path_from
 from qdqcli.tensors.root import root_of
 from qdqcli.tensors.signature import SNIFF_BYTES, describe, is_pointer
-from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, blame_input
+from qdqcli.tensors.system_error import blame_input
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
 from qdqcli.tensors.unread import describe_unread
 

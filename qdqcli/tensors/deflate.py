@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qdqcli.errors import OutputError
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, Spool
+from qdqcli.tensors.input_file import CHUNK_BYTES, InputFile
+from qdqcli.tensors.spool import Spool
 
 PIECE_BYTES = CHUNK_BYTES
 """Bytes inflated at a time."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Self
 
 from qdqcli.tensors.checkpoint import ShardReader, Waiting
-from qdqcli.tensors.storage import FileIdentity, InputFile, OutputFile
+from qdqcli.tensors.input_file import FileIdentity, InputFile
+from qdqcli.tensors.output_file import OutputFile
 from qdqcli.tensors.tensor import TensorInfo, check_range
 
 

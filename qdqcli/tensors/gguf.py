@@ -17,10 +17,10 @@ from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.flat import FlatReader, FlatShard
 from qdqcli.tensors.gguf_names import Model, model_of, names_of
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.packed.storage import CodeGrid, Scales, Values
 from qdqcli.tensors.safetensors import DAMAGED, bad_tensor
 from qdqcli.tensors.signature import describe
-from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo, check_range
 
 MAX_HEADER_BYTES = 256 << 20

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qdqcli.errors import InputError, UnavailableError
 from qdqcli.escape import escape_name, show_path
-from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.input_file import InputFile
 
 BLOBS, SNAPSHOTS = "blobs", "snapshots"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)

@@ -13,8 +13,9 @@ from pathlib import Path
 from qdqcli.errors import InputError
 from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import Shard
+from qdqcli.tensors.input_file import FileIdentity, InputFile
 from qdqcli.tensors.note import MAX_NAMES, Note, NoteKind
-from qdqcli.tensors.storage import FileIdentity, InputFile, lexists
+from qdqcli.tensors.path import lexists
 from qdqcli.tensors.strict_json import parse_object
 
 INDEX_PATTERN = "*.safetensors.index*.json"

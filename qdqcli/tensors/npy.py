@@ -13,8 +13,8 @@ from pathlib import Path
 
 from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.tensors.flat import FlatShard
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.signature import describe
-from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_HEADER_BYTES = 10_000

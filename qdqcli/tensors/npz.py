@@ -20,7 +20,9 @@ from typing import Self
 from qdqcli.escape import blame, escape_name
 from qdqcli.tensors.checkpoint import ShardReader
 from qdqcli.tensors.deflate import KEPT_RATIO, LEAST_PIECES, PIECE_BYTES, DeflatedMember, Pieces
-from qdqcli.tensors.storage import CHUNK_BYTES, FileIdentity, InputFile, OutputFile, Spool
+from qdqcli.tensors.input_file import CHUNK_BYTES, FileIdentity, InputFile
+from qdqcli.tensors.output_file import OutputFile
+from qdqcli.tensors.spool import Spool
 from qdqcli.tensors.stream import InputStream
 from qdqcli.tensors.tensor import TensorInfo, check_range
 from qdqcli.tensors.zip_member import ZipMember, read_members, zip_errors

@@ -8,9 +8,9 @@ from concurrent.futures import CancelledError, Future
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from qdqcli.tensors.input_file import Span
 from qdqcli.tensors.remote import CONNECTIONS, opened, submit
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import Span
 
 if TYPE_CHECKING:
     from obstore import Bytes

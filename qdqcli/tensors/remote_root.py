@@ -8,7 +8,7 @@ from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.remote import folder_status, known, learn
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.root import NamedTarget
-from qdqcli.tensors.storage import blame_input
+from qdqcli.tensors.system_error import blame_input
 
 
 class RemoteRoot:

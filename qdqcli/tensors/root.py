@@ -20,8 +20,9 @@ from typing import NamedTuple, Protocol, Self
 from qdqcli.errors import InputError
 from qdqcli.escape import escape_name, show_path
 from qdqcli.tensors.hub import BLOBS, SNAPSHOTS
+from qdqcli.tensors.path import MAX_LINKS
 from qdqcli.tensors.remote_path import RemotePath
-from qdqcli.tensors.storage import MAX_LINKS, blame_input
+from qdqcli.tensors.system_error import blame_input
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPOSITORY = re.compile(r"(models|datasets|spaces)--.+", re.DOTALL)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from qdqcli.escape import MalformedError, blame, escape_name
 from qdqcli.tensors.flat import FlatShard
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.json_stream import JsonStream
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
-from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.strict_json import levels, object_of
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 

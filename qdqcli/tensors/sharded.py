@@ -28,11 +28,11 @@ from qdqcli.tensors.index import (
     notes_on_tensors,
     read_index,
 )
+from qdqcli.tensors.input_file import FileIdentity
 from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.npy import ObjectArrayError
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.root import Root, root_of
-from qdqcli.tensors.storage import FileIdentity
 from qdqcli.tensors.unread import FORMATS as UNREAD
 from qdqcli.tensors.unread import describe_unread, suffix_of
 

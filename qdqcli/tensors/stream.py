@@ -1,10 +1,10 @@
-"""Stream over a file of `storage.py`, as `zipfile` needs it."""
+"""Stream over an `InputFile`, as `zipfile` needs it."""
 
 import errno
 import io
 import os
 
-from qdqcli.tensors.storage import InputFile
+from qdqcli.tensors.input_file import InputFile
 
 
 class InputStream(io.RawIOBase):

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qdqcli.escape import MalformedError, escape_name
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.npy import MAGIC, PREFIX_BYTES, ObjectArrayError, parse_npy
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
-from qdqcli.tensors.storage import InputFile
 from qdqcli.tensors.tensor import DType, TensorInfo
 
 OBJECT, BYTE = "|O", "|V1"

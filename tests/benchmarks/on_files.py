@@ -22,8 +22,9 @@ from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.run.execute import run_plans
 from qdqcli.run.pipeline import Measuring
-from qdqcli.tensors import flat, storage
+from qdqcli.tensors import flat
 from qdqcli.tensors.checkpoint import open_checkpoint
+from qdqcli.tensors.output_file import OutputFile
 from tests.benchmarks.make_checkpoint import temporary_llama, temporary_small_tensors
 from tests.benchmarks.ratios import Table, compare
 
@@ -60,7 +61,7 @@ def bare(files: Sequence[Path], target: Path | None = None) -> None:
         list(pool.map(lambda job: part(*job), jobs))
 
 
-class WrittenOver(storage.OutputFile):
+class WrittenOver(OutputFile):
     """An output that overwrites a file of the same size, to exclude the cost of new pages."""
 
     def __init__(self, path: Path, _unfinished: str | None = None, **_: object) -> None:

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qdqcli.tensors import storage
+from qdqcli.tensors import output_file
 from qdqcli.tensors.rename import rename_new
 from tests.cli.test_targets import SAMPLES
 from tests.conftest import Qdq
@@ -368,7 +368,7 @@ def test_a_file_that_another_process_made_meanwhile_is_not_replaced(
         path.write_text("theirs")
         return rename_new(*arguments, **options)
 
-    monkeypatch.setattr(storage, "rename_new", write_first)
+    monkeypatch.setattr(output_file, "rename_new", write_first)
     name, *options = command
     outcome = qdq(name, source, *options, path)
     assert outcome.code == 2

@@ -11,8 +11,9 @@ from qdqcli.errors import InputError, OutputError
 from qdqcli.tensors import deflate
 from qdqcli.tensors.checkpoint import copy_tensor
 from qdqcli.tensors.deflate import PIECE_BYTES
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.npz import OPEN_MEMBERS, NpzReader, open_npz
-from qdqcli.tensors.storage import InputFile, Spool
+from qdqcli.tensors.spool import Spool
 from tests.tensors.files import npy_bytes, npy_with_header, read_shard, rewrite, write, zip_bytes
 
 A = np.arange(32, dtype="<f4").reshape(4, 8)

@@ -12,8 +12,8 @@ import pytest
 from qdqcli.errors import InputError
 from qdqcli.tensors.checkpoint import Checkpoint, SideFile, open_checkpoint
 from qdqcli.tensors.note import Note, NoteKind
+from qdqcli.tensors.path import MAX_LINKS
 from qdqcli.tensors.root import CheckpointRoot, NamedTarget
-from qdqcli.tensors.storage import MAX_LINKS
 from tests.tensors.files import safetensors_bytes, write
 
 GOOD = safetensors_bytes({"w": ("F32", (2,))})

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from qdqcli.errors import OutputError, UsageError
-from qdqcli.tensors import rename, storage
+from qdqcli.tensors import output_file, rename, temporary
+from qdqcli.tensors.input_file import CHUNK_BYTES
 from qdqcli.tensors.mount import mount_points
+from qdqcli.tensors.output_file import OutputFile, write_file
 from qdqcli.tensors.rename import exchange, rename_new
-from qdqcli.tensors.storage import STALE_S, OutputFile, sweep_temporaries, write_file
+from qdqcli.tensors.temporary import STALE_S, sweep_temporaries
 from tests.tensors.files import write
 
 
@@ -115,13 +117,13 @@ def test_a_report_that_cannot_be_replaced_is_written_in_place(tmp_path: Path, mo
     """A single file that a container mounts: a rename to its name fails with EBUSY."""
     path = write(tmp_path / "r.json", b"a longer text")
     before = path.stat().st_ino
-    monkeypatch.setattr(storage, "mount_points", lambda found: [found])
+    monkeypatch.setattr(output_file, "mount_points", lambda found: [found])
     write_file(path, [b"new"])
     assert (path.read_bytes(), path.stat().st_ino) == (b"new", before)
 
 
 def test_pieces_are_written_one_behind_the_other(tmp_path: Path) -> None:
-    pieces = [bytes([i]) * size for i, size in enumerate((1, storage.CHUNK_BYTES, 0, 3 * storage.CHUNK_BYTES, 7))]
+    pieces = [bytes([i]) * size for i, size in enumerate((1, CHUNK_BYTES, 0, 3 * CHUNK_BYTES, 7))]
     write_file(tmp_path / "x", iter(pieces))
     assert (tmp_path / "x").read_bytes() == b"".join(pieces)
     write_file(tmp_path / "empty", [])
@@ -135,13 +137,13 @@ def test_mount_points_are_known() -> None:
 
 
 def temporary_of(path: Path, name: str) -> Path:
-    return write(path.with_name(f".qdq-{storage._hashed_name(path)}-{name}.tmp"), b"")
+    return write(path.with_name(f".qdq-{temporary._hashed_name(path)}-{name}.tmp"), b"")
 
 
 def test_what_a_dead_process_left_is_swept(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    left = temporary_of(path, f"{storage._machine()}00000000")
-    other = temporary_of(tmp_path / "other.json", f"{storage._machine()}00000000")
+    left = temporary_of(path, f"{temporary._machine()}00000000")
+    other = temporary_of(tmp_path / "other.json", f"{temporary._machine()}00000000")
     sweep_temporaries(path)
     assert list(tmp_path.iterdir()) == [other]
     assert not left.exists()

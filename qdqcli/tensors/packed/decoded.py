@@ -19,13 +19,13 @@ from qdqcli.escape import MalformedError, blame, escape_name, show_path
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, ShardReader
 from qdqcli.tensors.flat import FlatWriter
 from qdqcli.tensors.gguf import GgufShard
+from qdqcli.tensors.input_file import FileIdentity
 from qdqcli.tensors.open_shards import OpenShards
 from qdqcli.tensors.packed.decoder import Decoder, PartCache, Parts, damaged, num_rows
 from qdqcli.tensors.packed.format import CODES, PackedWeight, block_text
 from qdqcli.tensors.packed.recognise import Packed, key_of
 from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.safetensors import header_of
-from qdqcli.tensors.storage import FileIdentity
 from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range, plain_shape
 
 STEP_ELEMENTS = 1 << 19

@@ -11,7 +11,7 @@ from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.packed.declaration import check_configs, declarations
 from qdqcli.tensors.packed.format import CODES
 from qdqcli.tensors.packed.recognise import Packed, as_folder, recognise_inputs
-from qdqcli.tensors.storage import real_path
+from qdqcli.tensors.path import real_path
 
 
 def decode_inputs(checkpoints: Sequence[Checkpoint], dtype: str = "F32") -> tuple[list[Checkpoint], list[Packed]]:

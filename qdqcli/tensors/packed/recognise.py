@@ -20,7 +20,7 @@ from qdqcli.tensors.packed.declaration import (
 )
 from qdqcli.tensors.packed.format import CODES, FLOATS, PackedFormat, PackedWeight
 from qdqcli.tensors.packed.registry import PACKED
-from qdqcli.tensors.storage import is_file, real_path
+from qdqcli.tensors.path import is_file, real_path
 from qdqcli.tensors.tensor import TensorInfo
 
 Key = tuple[str, str]

@@ -13,8 +13,8 @@ from qdqcli.escape import escape_name, show_path
 from qdqcli.plain import JsonObject, Parsed
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, SideFile
 from qdqcli.tensors.index import MAX_INDEX_BYTES, is_index
+from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.packed.declaration import DECLARING_KEYS, read_object
-from qdqcli.tensors.storage import InputFile
 
 _DROPPED = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 """Files that hold nothing but a declaration of the quantization."""

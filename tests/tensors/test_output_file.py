@@ -1,15 +1,17 @@
+"""Writing files whole or not at all, and copying them."""
+
 import os
 import stat
 import threading
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from qdqcli.errors import InputError, OutputError
 from qdqcli.tensors.checkpoint import copy_tensor, open_checkpoint
-from qdqcli.tensors.storage import CHUNK_BYTES, InputFile, OutputFile, copy_file, read_file, read_pipe, write_file
-from tests.tensors.files import rewrite, safetensors_bytes, write
+from qdqcli.tensors.input_file import CHUNK_BYTES, InputFile
+from qdqcli.tensors.output_file import OutputFile, copy_file, write_file
+from tests.tensors.files import safetensors_bytes, write
 
 
 @pytest.fixture
@@ -17,49 +19,6 @@ def umask_027() -> object:
     before = os.umask(0o027)
     yield
     os.umask(before)
-
-
-def test_a_read_past_the_end_is_an_input_error(tmp_path: Path) -> None:
-    with InputFile(write(tmp_path / "x", b"0123")) as file:
-        file.read_into(memoryview(bytearray(2)), 2)
-        with pytest.raises(InputError, match="x: truncated: ends at byte 4, 6 expected"):
-            file.read_into(memoryview(bytearray(3)), 3)
-
-
-@pytest.mark.parametrize("change", ["truncate", "grow", "touch"])
-def test_a_change_while_reading_is_noticed(tmp_path: Path, change: str) -> None:
-    path = write(tmp_path / "x", b"0123")
-    file = InputFile(path)
-    if change == "touch":
-        os.utime(path, ns=(0, 0))
-    else:
-        os.truncate(path, 2 if change == "truncate" else 9)
-    with pytest.raises(InputError, match="changed while being read"):
-        file.close()
-
-
-@pytest.mark.parametrize("how", ["replaced", "removed"])
-def test_a_file_that_loses_its_name_while_reading_keeps_its_bytes_and_is_noticed(tmp_path: Path, how: str) -> None:
-    path = write(tmp_path / "x", b"old")
-    file = InputFile(path)
-    status = path.stat()
-    if how == "removed":
-        path.unlink()
-    else:  # by one of the same size and time
-        new = write(tmp_path / "y", b"new")
-        os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
-        new.rename(path)
-    assert file.read(0, 9) == b"old"
-    with pytest.raises(InputError, match=f"x: was {how} while being read"):
-        file.close()
-
-
-def test_a_file_replaced_after_its_header_was_read_is_noticed(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.safetensors", safetensors_bytes({"w": ("F32", (2,))}))
-    (shard,) = open_checkpoint(path).shards
-    write(tmp_path / "y", safetensors_bytes({"v": ("F32", (2,))})).rename(path)
-    with pytest.raises(InputError, match="changed after it was first looked at"):
-        shard.open()
 
 
 def test_a_shard_cut_while_it_is_copied_leaves_no_output(tmp_path: Path) -> None:
@@ -112,27 +71,6 @@ def test_no_space_names_the_path_and_what_to_do() -> None:
     with pytest.raises(OutputError, match=r"^out\.npy: No space left on device; free some space"):
         output.write(memoryview(b"x"), 0)
     os.close(output._descriptor)
-
-
-def test_a_small_file_is_read_whole_and_anything_else_is_refused(tmp_path: Path) -> None:
-    assert read_file(write(tmp_path / "x", b"0123"), 4) == b"0123"
-    with pytest.raises(InputError, match="x: has 4 bytes; at most 3 are read"):
-        read_file(tmp_path / "x", 3)
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-        with pytest.raises(InputError, match="regular file"):
-            read_file(path, 4)
-
-
-@pytest.mark.parametrize("flags", [None, os.O_RDWR])
-def test_a_pipe_whose_writer_is_missing_or_silent_is_given_up(tmp_path: Path, flags: int | None) -> None:
-    pipe = tmp_path / "r.toml"
-    os.mkfifo(pipe)
-    with (
-        nullcontext() if flags is None else os.fdopen(os.open(pipe, flags)),
-        pytest.raises(InputError, match=r"r.toml: nothing came through this pipe for 0.01 s; give a file"),
-    ):
-        read_pipe(pipe, 9, patience_s=0.01)
 
 
 def test_a_file_is_written_in_pieces_or_not_at_all(tmp_path: Path) -> None:
@@ -190,10 +128,3 @@ def test_a_writer_wants_the_reader_of_its_shard(tmp_path: Path) -> None:
     (shard,) = open_checkpoint(write(tmp_path / "x.safetensors", safetensors_bytes({}))).shards
     with pytest.raises(TypeError):
         shard.create(tmp_path / "y", None)  # type: ignore[arg-type]
-
-
-def test_a_read_only_input_is_enough(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.safetensors", safetensors_bytes({"w": ("U8", (4,))}))
-    path.chmod(0o444)
-    (shard,) = open_checkpoint(path).shards
-    assert rewrite(shard, tmp_path / "y.safetensors").stat().st_mode & 0o200
