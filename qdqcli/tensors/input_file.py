@@ -9,16 +9,18 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from qdqcli.errors import InputError
 from qdqcli.escape import show_path, show_size
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.system_error import blame_input, input_error
+
+if TYPE_CHECKING:
+    from qdqcli.tensors.remote_file import RemoteFile
 
 CHUNK_BYTES = 1 << 20
 """Size of the copy buffer: 1 MiB; a larger one is no faster for copies within the page cache."""
@@ -50,40 +52,6 @@ class FileIdentity:
         return self == other and self.device == other.device
 
 
-class _Opened(Protocol):
-    """An opened file. Reads may come from several threads at once; failures are `OSError`."""
-
-    def status(self) -> os.stat_result:
-        """Return the status of the opened file."""
-
-    def status_by_name(self) -> os.stat_result:
-        """Return the status of the file that has its name now."""
-
-    def read(self, view: memoryview, offset: int) -> int:
-        """Fill the view, or its begin, with bytes from `offset` on; return their number, 0 at the end of the file."""
-
-    def read_ahead(self, spans: Iterable[Span], max_bytes: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _LocalFile:
-    """A file of this machine."""
-
-    def __init__(self, path: Path) -> None:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer.
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self.status = partial(os.fstat, self._descriptor)
-        self.status_by_name = path.stat
-        self.close = partial(os.close, self._descriptor)
-
-    def read(self, view: memoryview, offset: int) -> int:
-        return os.preadv(self._descriptor, [view], offset)
-
-    def read_ahead(self, spans: Iterable[Span], max_bytes: int) -> None:
-        """Do nothing: the system reads ahead."""
-
-
 class InputFile:
     """A regular file, opened for positional reads from several threads at once.
 
@@ -91,27 +59,35 @@ class InputFile:
         InputError: it cannot be opened, is not a regular file, or no longer matches `expected`.
     """
 
+    _remote: "RemoteFile | None"
+
     def __init__(self, path: Path, *, expected: FileIdentity | None = None) -> None:
         self.path = path
-        with ExitStack() as undo:
-            with blame_input(path):
-                if isinstance(path, RemotePath):
-                    from qdqcli.tensors.remote_file import RemoteFile  # lazy: local files do not need it
+        self._descriptor = -1
+        self._remote = None
+        try:
+            if isinstance(path, RemotePath):
+                from qdqcli.tensors.remote_file import RemoteFile  # lazy: local files do not need it
 
-                    self._file: _Opened | None = RemoteFile(path, is_expected=expected is not None)
-                else:
-                    self._file = _LocalFile(path)
-                undo.callback(self._release)
-                status = self._file.status()
-            self.identity = FileIdentity.of(status)
-            self.size = self.identity.size
-            self.mode = stat.S_IMODE(status.st_mode)
-            if not stat.S_ISREG(status.st_mode):
-                kind = "is a folder, not a regular file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
-                raise InputError(f"{show_path(path)}: {kind}; give a file")
-            if expected is not None and not self.identity.is_same_file(expected):
-                raise InputError(f"{show_path(path)}: changed after it was first looked at; start again")
-            undo.pop_all()
+                self._remote = RemoteFile(path, is_expected=expected is not None)
+                status = self._remote.status
+            else:
+                # O_NONBLOCK: opening a named pipe must not wait for a writer.
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                status = os.fstat(self._descriptor)
+        except OSError as error:
+            self.release()
+            raise input_error(path, error) from error
+        self.identity = FileIdentity.of(status)
+        self.size = self.identity.size
+        self.mode = stat.S_IMODE(status.st_mode)
+        if not stat.S_ISREG(status.st_mode):
+            self.release()
+            kind = "is a folder, not a regular file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
+            raise InputError(f"{show_path(path)}: {kind}; give a file")
+        if expected is not None and not self.identity.is_same_file(expected):
+            self.release()
+            raise InputError(f"{show_path(path)}: changed after it was first looked at; start again")
 
     def check_size(self, max_bytes: int) -> None:
         """Raise `InputError` if the file is larger than `max_bytes`."""
@@ -120,19 +96,20 @@ class InputFile:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the whole buffer with the bytes from `offset` on."""
-        view = as_bytes(buffer)
         done = 0
-        file = self._file
-        assert file is not None, "read after close"
-        while done < len(view):
+        while done < buffer.nbytes:
+            rest = buffer.cast("B")[done:]
             try:
-                count = file.read(view[done:], offset + done)
+                if self._remote is None:
+                    count = os.preadv(self._descriptor, [rest], offset + done)
+                else:
+                    count = self._remote.read(rest, offset + done)
             except OSError as error:
                 raise input_error(self.path, error) from error
             if count == 0:
                 raise InputError(
-                    f"{show_path(self.path)}: truncated: ends at byte {offset + done}, {offset + len(view)} expected; "
-                    "it may have changed while being read"
+                    f"{show_path(self.path)}: truncated: ends at byte {offset + done}, {offset + buffer.nbytes} "
+                    "expected; it may have changed while being read"
                 )
             done += count
 
@@ -156,8 +133,8 @@ class InputFile:
 
     def read_ahead(self, spans: Iterable[Span], max_bytes: int) -> None:
         """Say which bytes will be read, in about this order; a store sends them before they are needed."""
-        if self._file is not None:
-            self._file.read_ahead(spans, max_bytes)
+        if self._remote is not None:
+            self._remote.read_ahead(spans, max_bytes)
 
     def close(self) -> None:
         """Close the file; a no-op once closed.
@@ -165,26 +142,32 @@ class InputFile:
         Raises:
             InputError: size or modification time are not those at opening, or the path leads to another file now.
         """
-        if self._file is None:
-            return
         try:
-            with blame_input(self.path):  # its server may have lost it
-                status = self._file.status()
-            if FileIdentity.of(status) != self.identity:
+            if self._descriptor < 0:  # closed, or an object of a store, which compares at each read
+                return
+            try:
+                opened = FileIdentity.of(os.fstat(self._descriptor))
+            except OSError as error:  # its server may have lost it
+                raise input_error(self.path, error) from error
+            if opened != self.identity:
                 raise InputError(f"{show_path(self.path)}: changed while being read; start again")
             try:
-                named = FileIdentity.of(self._file.status_by_name())
+                named = FileIdentity.of(self.path.stat())
             except OSError as error:
                 raise InputError(f"{show_path(self.path)}: was removed while being read; start again") from error
             if named != self.identity:
                 raise InputError(f"{show_path(self.path)}: was replaced while being read; start again")
         finally:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def release(self) -> None:
+        """Close the file without a check, because of an error that is more informative than "changed"."""
+        descriptor, self._descriptor = self._descriptor, -1
+        remote, self._remote = self._remote, None
+        if descriptor >= 0:
+            os.close(descriptor)
+        if remote is not None:
+            remote.close()
 
     def __enter__(self) -> Self:
         return self
@@ -192,13 +175,8 @@ class InputFile:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.close()
-        else:  # the original error is more informative than "changed"
-            self._release()
-
-
-def as_bytes(buffer: memoryview) -> memoryview:
-    """Return a flat view of the buffer's bytes."""
-    return buffer.cast("B") if buffer.nbytes else memoryview(b"")
+        else:
+            self.release()
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import IO, Self
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
-from qdqcli.tensors.input_file import CHUNK_BYTES, InputFile, as_bytes
+from qdqcli.tensors.input_file import CHUNK_BYTES, InputFile
 from qdqcli.tensors.mount import mount_points
 from qdqcli.tensors.path import link_target
 from qdqcli.tensors.remote_path import RemotePath
@@ -156,11 +156,10 @@ class OutputFile:
 
 def write_at(descriptor: int, data: memoryview, offset: int, blamed: Path) -> None:
     """Write all of `data` from `offset` on."""
-    view = as_bytes(data)
     done = 0
-    while done < len(view):
+    while done < data.nbytes:
         try:
-            done += os.pwrite(descriptor, view[done:], offset + done)
+            done += os.pwrite(descriptor, data.cast("B")[done:], offset + done)
         except OSError as error:
             raise output_error(blamed, error) from error
 

@@ -1,6 +1,5 @@
 """An opened object: its first bytes, and ranges of it, requested ahead of their use where it is known what follows."""
 
-import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -33,14 +32,8 @@ class RemoteFile:
         self._path = path
         self._store = path.store
         self._object, self._head = opened(path, is_expected=is_expected)
+        self.status = self._object.status
         self._ahead: _Ahead | None = None
-
-    def status(self) -> os.stat_result:
-        return self._object.status
-
-    def status_by_name(self) -> os.stat_result:
-        """Return the status of the opened object: every read has been compared with it."""
-        return self._object.status
 
     def read(self, view: memoryview, offset: int) -> int:
         """Fill the view, or its begin, from `offset` on; return the number of bytes, 0 at the end of the object."""

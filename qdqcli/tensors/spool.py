@@ -4,7 +4,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from qdqcli.tensors.input_file import as_bytes
 from qdqcli.tensors.output_file import write_at
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.system_error import output_error
@@ -30,15 +29,15 @@ class Spool:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the buffer; unwritten bytes, also beyond the end, read as zeros."""
-        view = as_bytes(buffer)
         done = 0
-        while done < len(view):
+        while done < buffer.nbytes:
+            rest = buffer.cast("B")[done:]
             try:
-                count = os.preadv(self._file.fileno(), [view[done:]], offset + done)
+                count = os.preadv(self._file.fileno(), [rest], offset + done)
             except OSError as error:
                 raise output_error(self.folder, error) from error
             if count == 0:
-                view[done:] = bytes(len(view) - done)
+                rest[:] = bytes(len(rest))
                 return
             done += count
 
