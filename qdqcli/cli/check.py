@@ -32,7 +32,7 @@ Examples:
 @gate_options
 @opt.measuring_options
 @pass_call(asked=Judging)
-def check(call: Call, /, asked: Judging) -> int:
+def check(call: Call, /, asked: Judging) -> None:
     """Measure like stats and judge by a budget; exit code 1 when it is exceeded.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without INPUT, or
@@ -62,8 +62,7 @@ def check(call: Call, /, asked: Judging) -> int:
             run = replace(foreseen, notes=[*failure_notes(session), *foreseen.notes])
         else:
             run = gate.judge(measure(call, "check", plans, request), session)
-    session.exit_code = gate.conclude(run, call)
-    return session.conclude()
+    gate.conclude(run, call)
 
 
 JUDGING = (

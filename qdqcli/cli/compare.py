@@ -63,7 +63,7 @@ Examples:
 @opt.dask_option
 @opt.verbosity_options
 @pass_call(asked=Judging)
-def compare(call: Call, /, reference: str, candidate: str, renamings: tuple[str, ...], asked: Judging) -> int:
+def compare(call: Call, /, reference: str, candidate: str, renamings: tuple[str, ...], asked: Judging) -> None:
     """Measure what differs between two checkpoints, tensor by tensor.
 
     Errors are those of CANDIDATE against REFERENCE. Names must be equal, or made so with --map; files, shards and
@@ -81,7 +81,7 @@ def compare(call: Call, /, reference: str, candidate: str, renamings: tuple[str,
             raise UsageError("give two checkpoints, or two JSON reports")
         _compare_reports(call, Path(reference), Path(candidate))
         say_written(call)
-        return 0
+        return
     files = Files.of(call, asked)
     files.check()
     gate = Gate.of(asked, call)
@@ -94,7 +94,7 @@ def compare(call: Call, /, reference: str, candidate: str, renamings: tuple[str,
     ours = _plans(call, reference, selection)
     theirs = _plans(call, candidate, Recipe(spec=QuantSpec()))
     files.check([plan.checkpoint for plan in (*ours[:1], *theirs[:1])])
-    return gate.conclude(gate.judge(_measured(call, ours, theirs, renamings), call.session), call)
+    gate.conclude(gate.judge(_measured(call, ours, theirs, renamings), call.session), call)
 
 
 def _compare_reports(call: Call, before: Path, after: Path) -> None:

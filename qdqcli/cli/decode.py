@@ -48,7 +48,7 @@ Examples:
 @pass_call()
 def decode(
     call: Call, /, input_: str, output: Path, dtype: str, overwrite: bool, break_lock: bool, resume: bool, verify: bool
-) -> int:
+) -> None:
     """Write a packed checkpoint (GPTQ, AWQ, FP8, GGUF, ...) as a float checkpoint.
 
     OUTPUT is what loaders of the original read: weights under their names, no quantization in config.json, an index of
@@ -79,7 +79,6 @@ def decode(
     formats = ", ".join(dict.fromkeys(storage.format for storage in view.storage.values())) or "GGUF"
     session.note(f"decoded {counted(len(view.storage), 'weight')} in {formats} to {dtype}")
     say_written(call, *([tree_in_words(tree)] if tree.has_written else []))
-    return session.conclude()
 
 
 def _write(call: Call, view: Checkpoint, tree: "OutputTree", dtype: str, *, verify: bool) -> None:

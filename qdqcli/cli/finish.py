@@ -38,7 +38,7 @@ Examples:
 @opt.work_options
 @opt.verbosity_options
 @pass_call(asked=Judging)
-def finish(call: Call, /, output: Path, verify: bool, provenance: bool, break_lock: bool, asked: Judging) -> int:
+def finish(call: Call, /, output: Path, verify: bool, provenance: bool, break_lock: bool, asked: Judging) -> None:
     """Commit the OUTPUT of a run in parts, report, and judge.
 
     Checks that 'qdq run INPUT -o OUTPUT --part I/N' has made every file, with the same input and settings, and gives
@@ -75,4 +75,4 @@ def finish(call: Call, /, output: Path, verify: bool, provenance: bool, break_lo
             gathered(Writing, {**of_parts, "output": output}),
             verify=verify, provenance=provenance, break_lock=break_lock, part=None, resume=True,
         )  # fmt: skip
-        return quantize(call, writing, gate=gate, must_be_complete=True)
+        quantize(call, writing, gate=gate, must_be_complete=True)

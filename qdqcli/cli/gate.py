@@ -215,8 +215,8 @@ class Gate:
         """Return the exit code of a judged run."""
         return EXIT_EXCEEDED if _has_failed(run) and not self.asked.exit_zero else 0
 
-    def conclude(self, run: RunResult, call: Call) -> int:
-        """Write all files and show the report of a judged run; returns the exit code, kept if stdout is closed."""
+    def conclude(self, run: RunResult, call: Call) -> None:
+        """Write all files and show the report of a judged run; the session gets its exit code."""
         session, report = call.session, call.report
         failed = _has_failed(run)
         deliver_files(run, report)
@@ -228,7 +228,6 @@ class Gate:
             session.tell(f"next: {show_command(following)}")
         elif failed and run.command == "check" and _is_measured(run):
             session.note(f"why, and a recipe with what helps: {show_command(_diagnosis(session))}")
-        return session.exit_code
 
     def write_files(self, run: RunResult, session: Session) -> tuple[list[Path], list[str]]:
         """Write the baseline, the budget and the tightened budget; returns the files written and the next command.

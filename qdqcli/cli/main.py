@@ -155,10 +155,12 @@ def _invoke(arguments: Sequence[str], session: Session) -> int:
         return _complete(instruction)
     try:
         with cli.make_context("qdq", list(arguments), obj=session) as ctx:
-            code = cli.invoke(ctx)
+            cli.invoke(ctx)
     except click.exceptions.Exit as done:  # --help and --version
         return done.exit_code
-    return code if isinstance(code, int) else 0
+    if session.failures:
+        session.conclude()
+    return session.exit_code
 
 
 def _complete(instruction: str) -> int:

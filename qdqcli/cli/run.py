@@ -88,7 +88,7 @@ Examples:
 )
 @opt.measuring_options
 @pass_call(asked=Writing)
-def run(call: Call, /, asked: Writing) -> int:
+def run(call: Call, /, asked: Writing) -> None:
     """Quantize and dequantize tensors, write them in the same layout, report the error.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Tensors that are
@@ -97,10 +97,10 @@ def run(call: Call, /, asked: Writing) -> int:
     """
     if asked.part is not None:
         check_part_options()
-    return quantize(with_project(call), asked)
+    quantize(with_project(call), asked)
 
 
-def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_complete: bool = False) -> int:
+def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_complete: bool = False) -> None:
     """Do the work of `qdq run`, of one part of it, or with `must_be_complete` of its last step."""
     # Imported late: `qdq run --help` does not need it.
     from qdqcli.output.placement import anchored
@@ -121,12 +121,12 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
     if asked.dry_run:
         deliver_listing(call, listing_of("run", plans, request))
         session.note(f"dry run: {show_path(asked.output)} was not written")
-        return session.conclude()
+        return
     check_selection(plans)
     prepare_libraries()
     if asked.part is not None and tree is not None:
         run_part(call, asked.part, plans, request, tree)
-        return session.conclude()
+        return
     result = outputs.write(plans, request, tree)
     if tree is None:
         deliver_files(result, report)
@@ -134,7 +134,6 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
         session.exit_code = gate.exit_code(result)
     show(result, report, is_gate=gate is not None)
     say_written(call, *(tree_in_words(one) for one in outputs.done if one.has_written))
-    return session.conclude()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class Session:
     arguments: Sequence[str] = ()
     """The command line, without `qdq`."""
     exit_code: int = 0
-    """Exit code of the command so far: it holds where standard output is closed early, e.g. by `head`."""
+    """Exit code of the command: it holds where standard output is closed early, too, e.g. by `head`."""
     quiet: bool = False
     project: "Project | None" = None
     """The project file, where it is used."""
@@ -54,14 +54,12 @@ class Session:
         self.failures[name] = error
         self.warn(f"{name}: failed: {str(error).removeprefix(f'{name}: ')}")
 
-    def conclude(self) -> int:
-        """Tell which inputs failed; returns the exit code of the first failure."""
-        if self.failures:
-            first, *others = [name for name in self.inputs if name in self.failures]
-            names = ", ".join([first, *others])
-            say(f"error: {len(self.failures)} of {len(self.inputs)} inputs failed: {names}")
-            self.exit_code = self.failures[first].exit_code
-        return self.exit_code
+    def conclude(self) -> None:
+        """Tell which inputs failed, of which there are some; the exit code is that of the first failure."""
+        first, *others = [name for name in self.inputs if name in self.failures]
+        names = ", ".join([first, *others])
+        say(f"error: {len(self.failures)} of {len(self.inputs)} inputs failed: {names}")
+        self.exit_code = self.failures[first].exit_code
 
     def note(self, *messages: str) -> None:
         """Print notes on stderr, unless quiet."""

@@ -24,7 +24,7 @@ Examples:
 @opt.measuring_options
 @opt.from_packed_option
 @pass_call()
-def stats(call: Call, /) -> int:
+def stats(call: Call, /) -> None:
     """Measure what quantization loses; writes no tensors.
 
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without it, the
@@ -35,4 +35,3 @@ def stats(call: Call, /) -> int:
     files.check()
     request, checkpoints = opened(call, files)
     deliver(call, measure(call, "stats", plan_inputs(call, checkpoints, request), request))
-    return call.session.conclude()
