@@ -17,13 +17,14 @@ def main() -> "NoReturn":
     code = EXIT_BUG
     try:
         from qdqcli.cli.signals import listen
-        from qdqcli.cli.streams import prepare
+        from qdqcli.cli.streams import prepare, settle
         from qdqcli.interrupt import Interruption
 
         prepare()  # before anything gets the descriptor of a stream that is closed
         interruption = Interruption()
         listen(interruption)  # before the imports that take time
         code = _run(interruption)
+        settle()
     except KeyboardInterrupt:  # before anybody listened
         code = EXIT_INTERRUPTED
     except BaseException as error:  # what reports errors could not be imported itself, or a library wants to exit

@@ -127,7 +127,6 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
     """Run `qdq` with these arguments until done or interrupted; returns the exit code."""
     gc.set_threshold(GARBAGE_THRESHOLD)
     session = Session(interruption=interruption or Interruption(), arguments=shown_arguments(arguments))
-    streams.prepare()
     code = 0
     try:
         session.interruption.check()  # signals that arrived during the imports
@@ -143,8 +142,11 @@ def run(arguments: Sequence[str], interruption: Interruption | None = None) -> i
             code = report(_translated(error), debug=session.debug)
     except KeyboardInterrupt:  # from a caller without `qdq`'s signal handlers
         session.interruption.request(signal.SIGINT)
-    code = _heard(session.interruption, code)
-    streams.settle()
+    number = session.interruption.signal_number
+    if number is not None and code in (0, 1):  # received too late to stop any work: no signal is swallowed
+        if session.interruption.announce():
+            streams.say("error: interrupted at the end of the work")
+        code = 128 + number
     return code
 
 
@@ -205,12 +207,3 @@ def _translated(error: Exception) -> Exception:
 def _chained(error: UsageError, cause: Exception) -> UsageError:
     error.__cause__ = cause
     return error
-
-
-def _heard(interruption: Interruption, code: int) -> int:
-    """Return the exit code, or that of a signal received too late to stop any work: none is swallowed."""
-    if interruption.signal_number is None or code not in (0, 1):
-        return code
-    if interruption.announce():
-        streams.say("error: interrupted at the end of the work")
-    return 128 + interruption.signal_number
