@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from qdqcli.cli.session import Session
 from qdqcli.errors import UsageError
 
-PREFIX = "QDQ"
+PREFIX = "QDQ_"
 SHARED = ("threads", "max_memory", "device", "config", "quiet", "verbose", "debug")
 """Options with one variable for all commands."""
 OTHERS = ("QDQ_CACHE_DIR",)
@@ -30,7 +30,7 @@ def bind(command: click.Command, *words: str) -> None:
         if isinstance(option, click.Option) and (is_shared or not option.is_eager):
             name = max(option.opts, key=len).lstrip("-")
             owners = (words, ()) if is_shared else (words,)
-            option.envvar = ["_".join([PREFIX, *owner, name]).upper().replace("-", "_") for owner in owners]
+            option.envvar = [PREFIX + "_".join([*owner, name]).upper().replace("-", "_") for owner in owners]
     if isinstance(command, click.Group):
         for name, subcommand in command.commands.items():
             bind(subcommand, *words, name)
@@ -67,8 +67,6 @@ def name_variable(error: UsageError, ctx: click.Context) -> None:
 
 def take(session: Session, ctx: click.Context) -> None:
     """Tell what the environment sets, and add it to the session's command line; warn of misspelt variables."""
-    if not any(name.startswith(f"{PREFIX}_") for name in os.environ):
-        return
     found = [option for option in options_set(ctx) if option.name not in SHARED]
     if found:
         session.note(f"taken from the environment: {', '.join(map(source_of, found))}")
@@ -83,11 +81,11 @@ def _warn_of_misspelt(session: Session, ctx: click.Context) -> None:
     root = ctx.find_root()
     commands = root.command.list_commands(root) if isinstance(root.command, click.Group) else []
     known = [*OTHERS, *(name for option in ctx.command.params for name in variables_of(option))]
-    own = "_".join([PREFIX, *ctx.command_path.split()[1:], ""]).upper()
-    others = tuple(f"{PREFIX}_{name.upper()}_" for name in commands)
+    own = PREFIX + "_".join([*ctx.command_path.split()[1:], ""]).upper()
+    others = tuple(f"{PREFIX}{name.upper()}_" for name in commands)
     for name in sorted(os.environ):
         is_own = name.startswith(own)
-        if not name.startswith(f"{PREFIX}_") or name in known or (name.startswith(others) and not is_own):
+        if not name.startswith(PREFIX) or name in known or (name.startswith(others) and not is_own):
             continue
         nearest = get_close_matches(name, known, n=1, cutoff=NEAR)
         if nearest or is_own:

@@ -1,11 +1,12 @@
 """Help of a command: examples first, options in groups; `-h` shows the common ones, `--help` all."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
-from qdqcli.cli.environment import name_variable, take
+from qdqcli.cli.environment import PREFIX, name_variable, take
 from qdqcli.cli.session import Session
 from qdqcli.cli.streams import write
 from qdqcli.errors import UsageError
@@ -88,7 +89,8 @@ class Command(click.Command):
             raise
 
     def invoke(self, ctx: click.Context) -> object:
-        take(ctx.ensure_object(Session), ctx)
+        if any(name.startswith(PREFIX) for name in os.environ):
+            take(ctx.ensure_object(Session), ctx)
         return super().invoke(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

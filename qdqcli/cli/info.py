@@ -96,7 +96,7 @@ def gather() -> dict[str, object]:
         "kernel_cache": None if kernels is None else show_path(kernels),
         "cuda": _cuda_device(),
         "project_file": _project_file(),
-        "environment": ", ".join(name for name in sorted(os.environ) if name.startswith(f"{PREFIX}_")) or None,
+        "environment": ", ".join(name for name in sorted(os.environ) if name.startswith(PREFIX)) or None,
     }
 
 

@@ -126,7 +126,9 @@ def cli(ctx: click.Context) -> None:
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
     """Run `qdq` with these arguments until done or interrupted; returns the exit code."""
     gc.set_threshold(GARBAGE_THRESHOLD)
-    session = Session(interruption=interruption or Interruption(), arguments=shown_arguments(arguments))
+    session = Session(interruption=interruption or Interruption(), arguments=arguments)
+    if any("://" in argument for argument in arguments):
+        session.arguments = shown_arguments(arguments)
     code = 0
     try:
         session.interruption.check()  # signals that arrived during the imports

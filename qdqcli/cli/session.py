@@ -24,7 +24,7 @@ class Session:
     debug: bool = False
     """Show the traceback of an error."""
     arguments: Sequence[str] = ()
-    """The command line, without `qdq`."""
+    """The command line, without `qdq` and without the secrets of URLs."""
     exit_code: int = 0
     """Exit code of the command: it holds where standard output is closed early, too, e.g. by `head`."""
     quiet: bool = False
