@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from qdqcli.cli.session import Session, pass_session
 from qdqcli.recipe.request import Settings
@@ -12,7 +12,6 @@ from qdqcli.report.formatter import format_for
 from qdqcli.report.ranking import DEFAULT_SORT
 
 Function = TypeVar("Function", bound=Callable[..., object])
-Group = TypeVar("Group")
 Result = TypeVar("Result")
 
 
@@ -79,11 +78,6 @@ class Resources:
     """Address of a scheduler."""
 
 
-def gathered(group: type[Group], values: Mapping[str, object]) -> Group:
-    """Return the group of those values that are its fields; a command may lack options that have a default."""
-    return group(**{name: values[name] for name in group.__annotations__ if name in values})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """Session, inputs and options of a command; options that it lacks have their defaults."""
@@ -97,14 +91,8 @@ class Call:
     report: ReportRequest
     resources: Resources
 
-    @classmethod
-    def of(cls, session: Session, values: Mapping[str, object]) -> Self:
-        """Return the call with these options."""
-        groups = {name: gathered(group, values) for name, group in GROUPS.items()}
-        return gathered(cls, {**values, **groups, "session": session})
 
-
-GROUPS: Mapping[str, type[object]] = {
+GROUPS: Mapping[str, Callable[..., Any]] = {
     "settings": Settings,
     "reading": Reading,
     "report": ReportRequest,
@@ -112,17 +100,29 @@ GROUPS: Mapping[str, type[object]] = {
 }
 
 
-def pass_call(**groups: type[object]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Return a decorator that passes options as a `Call`, and each of further groups as one argument of its name."""
-    known = {name for group in (Call, *GROUPS.values(), *groups.values()) for name in group.__annotations__}
+def pass_call(**others: Callable[..., Any]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Return a decorator that passes options as a `Call`, and each of further groups as one argument of its name.
+
+    A group gets those options that are its fields; a command may lack options whose fields have a default.
+    """
+    groups = {**GROUPS, **others}
+    known = {name for group in (Call, *groups.values()) for name in group.__annotations__}
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
         @pass_session
         @wraps(function)
-        def command(session: Session, /, **values: object) -> Result:
-            objects = {name: gathered(group, values) for name, group in groups.items()}
-            others = {name: value for name, value in values.items() if name not in known}
-            return function(Call.of(session, values), **objects, **others)
+        def command(session: Session, /, **values: Any) -> Result:
+            objects = {
+                name: group(**{key: values[key] for key in group.__annotations__ if key in values})
+                for name, group in groups.items()
+            }
+            call = Call(
+                session=session,
+                inputs=values.get("inputs", ()),
+                config=values.get("config"),
+                **{name: objects.pop(name) for name in GROUPS},
+            )
+            return function(call, **objects, **{name: value for name, value in values.items() if name not in known})
 
         return command
 

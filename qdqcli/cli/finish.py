@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from qdqcli.cli import options as opt
-from qdqcli.cli.call import Call, gathered, pass_call
+from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.gate import Gate, Judging, judging_options
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
@@ -61,18 +61,24 @@ def finish(call: Call, /, output: Path, verify: bool, provenance: bool, break_lo
             ) from error
     context = run_command.make_context("run", list(command.arguments), parent=click.get_current_context().parent)
     with context.scope(cleanup=False):
-        of_parts = context.params
+        of_parts, writing = _of_parts(**context.params)
         call = replace(
-            Call.of(call.session, of_parts),
-            report=replace(call.report, reports=reports, per_channel=of_parts["per_channel"]),
-            resources=replace(call.resources, device=of_parts["device"], dask=of_parts["dask"]),
+            of_parts,
+            report=replace(call.report, reports=reports, per_channel=of_parts.report.per_channel),
+            resources=replace(call.resources, device=of_parts.resources.device, dask=of_parts.resources.dask),
         )
         gate = None
         if budget or baseline:
             gate = Gate.of(replace(asked, budget=budget, baseline=baseline), call)
         call = with_project(call, reports_tensors=not reports)
         writing = replace(
-            gathered(Writing, {**of_parts, "output": output}),
-            verify=verify, provenance=provenance, break_lock=break_lock, part=None, resume=True,
+            writing,
+            output=output, verify=verify, provenance=provenance, break_lock=break_lock, part=None, resume=True,
         )  # fmt: skip
         quantize(call, writing, gate=gate, must_be_complete=True)
+
+
+@pass_call(asked=Writing)
+def _of_parts(call: Call, /, asked: Writing) -> tuple[Call, Writing]:
+    """Return the options that the parts of the run were given, as `run` gets them."""
+    return call, asked
