@@ -53,7 +53,8 @@ def calibrate(call: Call, /, output: Path, overwrite: bool) -> None:
     minmax is the exception: a range that is given is clamped to, which matters for negative elements and unsigned
     codes.
     """
-    call = with_project(call, reports_tensors=False)
+    if call.needs_project:
+        call = with_project(call, reports_tensors=False)
     files = Files.of(call, output=output)
     _check_output(output, files, overwrite=overwrite)
     request, checkpoints = opened(call, files)

@@ -86,6 +86,8 @@ class Call:
     inputs: tuple[str, ...] = ()
     config: str | None = None
     """The project file that --config names."""
+    needs_project: bool
+    """True without INPUT, or with --config: the call is to be completed by a project file."""
     settings: Settings
     reading: Reading
     report: ReportRequest
@@ -116,10 +118,12 @@ def pass_call(**others: Callable[..., Any]) -> Callable[[Callable[..., Result]],
                 name: group(**{key: values[key] for key in group.__annotations__ if key in values})
                 for name, group in groups.items()
             }
+            inputs, config = values.get("inputs", ()), values.get("config")
             call = Call(
                 session=session,
-                inputs=values.get("inputs", ()),
-                config=values.get("config"),
+                inputs=inputs,
+                config=config,
+                needs_project=not inputs or config is not None,
                 **{name: objects.pop(name) for name in GROUPS},
             )
             return function(call, **objects, **{name: value for name, value in values.items() if name not in known})

@@ -49,7 +49,8 @@ def conventions(call: Call, /, schemes: Sequence[str]) -> None:
     """
     from qdqcli.report.conventions import LAB
 
-    call = with_project(call, reports_tensors=False)
+    if call.needs_project:
+        call = with_project(call, reports_tensors=False)
     files = Files.of(call)
     files.check()
     LAB.check(call.report.formats)

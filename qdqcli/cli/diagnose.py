@@ -74,7 +74,8 @@ def diagnose(
     if overwrite and write_recipe is None:
         raise UsageError("--overwrite is for the recipe that is written; add --write-recipe FILE")
     session = call.session
-    call = with_project(call, reports_tensors=False)
+    if call.needs_project:
+        call = with_project(call, reports_tensors=False)
     files = Files.of(call, write_recipe=write_recipe, saved_sweep=saved_sweep)
     files.check()
     if write_recipe is not None:

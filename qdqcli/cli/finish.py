@@ -70,7 +70,8 @@ def finish(call: Call, /, output: Path, verify: bool, provenance: bool, break_lo
         gate = None
         if budget or baseline:
             gate = Gate.of(replace(asked, budget=budget, baseline=baseline), call)
-        call = with_project(call, reports_tensors=not reports)
+        if call.needs_project:
+            call = with_project(call, reports_tensors=not reports)
         writing = replace(
             writing,
             output=output, verify=verify, provenance=provenance, break_lock=break_lock, part=None, resume=True,

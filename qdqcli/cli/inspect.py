@@ -57,7 +57,8 @@ def inspect(call: Call, /, data: bool) -> None:
 
     Reads headers only, unless --data is given.
     """
-    call = with_project(call, reports_tensors=False)
+    if call.needs_project:
+        call = with_project(call, reports_tensors=False)
     files = Files.of(call)
     files.check()
     request, checkpoints = opened(call, files)

@@ -206,7 +206,8 @@ def plan(call: Call, /, asked: Planning) -> None:
     )
     session = call.session
     check_forms("a plan", STUDY_FORMATS, call.report.formats)
-    call = with_project(call, reports_tensors=False)
+    if call.needs_project:
+        call = with_project(call, reports_tensors=False)
     files = Files.of(call, asked, tie_file=asked.tie_file)
     files.check()
     check_replaceable(asked.output, is_recipe, is_allowed=asked.overwrite)

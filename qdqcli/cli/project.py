@@ -43,16 +43,13 @@ def model_of_project(session: Session) -> str:
 def with_project(call: Call, *, is_gate: bool = False, reports_tensors: bool = True) -> Call:
     """Return the call with inputs, settings and reports completed by the project file, which the session then has.
 
-    It is taken where no INPUT is given, or --config is; by a gate also for its budget, with the settings that belong to
-    it. INPUT takes the place of its model and reports, each option that of its key. Its reports are those of commands
-    that measure tensors.
+    For calls that need it; a gate always asks, for its budget, with the settings that belong to it. INPUT takes the
+    place of its model and reports, each option that of its key. Its reports are those of commands that measure tensors.
 
     Raises:
         UsageError: there is neither INPUT nor a project file, or the file is malformed.
     """
     inputs, settings, report = call.inputs, call.settings, call.report
-    if inputs and call.config is None and not is_gate:
-        return call
     is_stored = is_given("report_in")
     is_bare = not inputs and not is_stored
     is_named = any(parameter.name == "config" for parameter in given_parameters())

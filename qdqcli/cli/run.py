@@ -97,7 +97,7 @@ def run(call: Call, /, asked: Writing) -> None:
     """
     if asked.part is not None:
         check_part_options()
-    quantize(with_project(call), asked)
+    quantize(with_project(call) if call.needs_project else call, asked)
 
 
 def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_complete: bool = False) -> None:

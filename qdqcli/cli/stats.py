@@ -30,7 +30,8 @@ def stats(call: Call, /) -> None:
     INPUT is a .npy, .npz or .safetensors file, a folder that holds a checkpoint, or a glob in quotes. Without it, the
     nearest qdq.toml, or pyproject.toml with [tool.qdq], names model and settings.
     """
-    call = with_project(call)
+    if call.needs_project:
+        call = with_project(call)
     files = Files.of(call)
     files.check()
     request, checkpoints = opened(call, files)

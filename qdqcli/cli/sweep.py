@@ -142,7 +142,8 @@ def sweep(call: Call, /, lists: Lists, rows_by: str, pareto: bool) -> None:
     """
     from qdqcli.report.sweep import SWEEP, SweepView
 
-    call = with_project(call, reports_tensors=False)
+    if call.needs_project:
+        call = with_project(call, reports_tensors=False)
     files = Files.of(call)
     files.check()
     SWEEP.check(call.report.formats)
