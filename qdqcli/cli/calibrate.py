@@ -55,8 +55,7 @@ def calibrate(call: Call, /, output: Path, overwrite: bool) -> None:
     """
     if call.needs_project:
         call = with_project(call, reports_tensors=False)
-    files = Files.of(call, output=output)
-    _check_output(output, files, overwrite=overwrite)
+    files = _checked_files(call, output, overwrite=overwrite)
     request, checkpoints = opened(call, files)
     plans = plan_inputs(call, checkpoints, request)
     check_selection(plans)
@@ -77,8 +76,8 @@ def calibrate(call: Call, /, output: Path, overwrite: bool) -> None:
     )
 
 
-def _check_output(output: Path, files: Files, *, overwrite: bool) -> None:
-    """Check before the work that the file can be written.
+def _checked_files(call: Call, output: Path, *, overwrite: bool) -> Files:
+    """Check before the work that the file can be written; returns it with the others of the call.
 
     Raises:
         UsageError: its suffix is of no format; it exists, or is another file of the command; its folder does not exist.
@@ -88,5 +87,6 @@ def _check_output(output: Path, files: Files, *, overwrite: bool) -> None:
     from qdqcli.ranges.output import check_ranges_path
 
     check_ranges_path(output)
-    files.check()
+    files = Files.of(call, output=output)
     check_free(output, is_folder=False, may_exist=overwrite)
+    return files

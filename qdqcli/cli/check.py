@@ -46,7 +46,6 @@ def check(call: Call, /, asked: Judging) -> None:
     _check_needed(asked)
     call = with_project(call, is_gate=True)
     files = Files.of(call, asked)
-    files.check()
     gate = Gate.of(asked, call)
     if gate.budget is None and not (asked.write_baseline or asked.write_budget):
         raise UsageError("nothing to judge by; give --budget FILE, or make one with --write-budget FILE or 'qdq init'")

@@ -83,7 +83,6 @@ def compare(call: Call, /, reference: str, candidate: str, renamings: tuple[str,
         say_written(call)
         return
     files = Files.of(call, asked)
-    files.check()
     gate = Gate.of(asked, call)
     gate.add_files(files)
     settings = cast(Settings, {**call.settings, **_selection_of(gate, call.session)})

@@ -52,7 +52,6 @@ def conventions(call: Call, /, schemes: Sequence[str]) -> None:
     if call.needs_project:
         call = with_project(call, reports_tensors=False)
     files = Files.of(call)
-    files.check()
     LAB.check(call.report.formats)
     columns = _settings_of(schemes)
     request, checkpoints = opened(call, files, num_bits=8, axis="none", group_size=None)

@@ -77,7 +77,6 @@ def diagnose(
     if call.needs_project:
         call = with_project(call, reports_tensors=False)
     files = Files.of(call, write_recipe=write_recipe, saved_sweep=saved_sweep)
-    files.check()
     if write_recipe is not None:
         check_replaceable(write_recipe, is_recipe, is_allowed=overwrite)
     request, checkpoints = opened(call, files)

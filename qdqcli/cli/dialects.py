@@ -61,7 +61,6 @@ def export(
 
     session, call = call.session, with_recipe(call, recipe_name)
     files = Files.of(call, output=output)
-    files.check()
     if output is not None:
         check_replaceable(output, lambda _path: None, is_allowed=overwrite)
     request = opt.request_of(call)
@@ -106,7 +105,6 @@ def import_(call: Call, /, file: Path, model: str | None, output: Path | None, o
 
     session = call.session
     files = Files.of(call, output=output, foreign=file)
-    files.check()
     if output is not None:
         check_replaceable(output, is_recipe, is_allowed=overwrite)
     checkpoints = open_inputs(call, [model]) if model is not None else []

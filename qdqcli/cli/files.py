@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -56,7 +56,9 @@ class Files:
         """Collect the files that options name, also those of further groups, the project file and the job summary.
 
         Raises:
-            UsageError: the suffix of a report is of no format; --by, where no format shows groups.
+            UsageError: the suffix of a report is of no format; --by, where no format shows groups; a written file is
+                also another one, see `check`.
+            OutputError: no permission to write.
         """
         session, report = call.session, call.report
         for path in report.reports:
@@ -68,10 +70,18 @@ class Files:
         values |= {**vars(report), **call.settings, **paths}
         for group in groups:
             values |= vars(group)
-        files = cls(reads=_named(values, READS), writes=list(map(_signed, _named(values, WRITES))))
+        files = cls()
+        for found, roles in ((files.reads, READS), (files.writes, WRITES)):
+            for name, role in roles.items():
+                value = values.get(name)
+                paths_named = value if isinstance(value, tuple | list) else [value]
+                found += [NamedFile(path, role) for path in paths_named if isinstance(path, Path)]
+        files.writes[:] = map(_signed, files.writes)
         summary = step_summary() if report.format_name == "github" else None
         if summary is not None:
             files.writes.append(NamedFile(summary, STEP_SUMMARY, is_appended=True))
+        if files.writes:
+            files.check()
         return files
 
     def less_reports(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -106,8 +116,6 @@ class Files:
 
     def check(self, inputs: Sequence[Checkpoint] = (), outputs: Sequence[Path] = ()) -> None:
         """Compare each written file with all others, with the inputs and with OUTPUT; see `check_files`."""
-        if not self.writes and not outputs:
-            return
         if inputs:
             self._name_reports(inputs)
         check_files(self.reads, self.writes, inputs=inputs, outputs=outputs)
@@ -163,13 +171,3 @@ def step_summary() -> Path | None:
     """Return the job summary file that GitHub Actions names, for the format github."""
     name = os.environ.get(STEP_SUMMARY)
     return Path(name) if name else None
-
-
-def _named(values: Mapping[str, object], roles: Mapping[str, str]) -> list[NamedFile]:
-    """Return the files of these options, one entry per value."""
-    found = []
-    for name, role in roles.items():
-        value = values.get(name)
-        paths = value if isinstance(value, tuple | list) else [value]
-        found += [NamedFile(path, role) for path in paths if isinstance(path, Path)]
-    return found

@@ -60,7 +60,6 @@ def inspect(call: Call, /, data: bool) -> None:
     if call.needs_project:
         call = with_project(call, reports_tensors=False)
     files = Files.of(call)
-    files.check()
     request, checkpoints = opened(call, files)
     plans = plan_inputs(call, checkpoints, request)
     listing = listing_of("inspect", plans, request)

@@ -47,7 +47,8 @@ def opened(call: Call, files: Files, **changes: Unpack[Settings]) -> tuple[Reque
     """
     request = request_of(call, **changes)
     checkpoints = open_inputs(call)
-    files.check(checkpoints)
+    if files.writes:
+        files.check(checkpoints)
     return request, checkpoints
 
 

@@ -209,7 +209,6 @@ def plan(call: Call, /, asked: Planning) -> None:
     if call.needs_project:
         call = with_project(call, reports_tensors=False)
     files = Files.of(call, asked, tie_file=asked.tie_file)
-    files.check()
     check_replaceable(asked.output, is_recipe, is_allowed=asked.overwrite)
     candidates, keeps_float, saved = _candidates(asked, call.settings["scale_bits"])
     request, checkpoints = opened(call, files, num_bits=8, axis="none", group_size=None, signed_input=True,

@@ -80,7 +80,7 @@ def render(call: Call, /, report_in: Path | None, schema: bool, purpose: str | N
     if report.base_model is not None and not makes_card:
         raise UsageError("--base-model is for a model card; add --for model-card")
     call = replace(call, report=report)
-    Files.of(call, report_in=report_in).check()
+    Files.of(call, report_in=report_in)  # no report replaces the one that is read
     run = read_report(report_in)
     deliver(call, run)
     if makes_card and report.base_model is None and hub_id(run) is None:

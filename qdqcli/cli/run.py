@@ -110,7 +110,6 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
     call = replace(call, report=replace(call.report, reports=tuple(map(anchored, call.report.reports))))
     session, report = call.session, call.report
     files = Files.of(call)
-    files.check()
     if gate is not None:
         gate.add_files(files)
     request = opt.request_of(call)

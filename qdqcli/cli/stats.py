@@ -33,6 +33,5 @@ def stats(call: Call, /) -> None:
     if call.needs_project:
         call = with_project(call)
     files = Files.of(call)
-    files.check()
     request, checkpoints = opened(call, files)
     deliver(call, measure(call, "stats", plan_inputs(call, checkpoints, request), request))

@@ -145,7 +145,6 @@ def sweep(call: Call, /, lists: Lists, rows_by: str, pareto: bool) -> None:
     if call.needs_project:
         call = with_project(call, reports_tensors=False)
     files = Files.of(call)
-    files.check()
     SWEEP.check(call.report.formats)
     request, checkpoints = opened(call, files, num_bits=8, axis="none", group_size=None, estimator="minmax",
                                   signed_input=True, percentile=None)  # fmt: skip
