@@ -63,7 +63,8 @@ def conventions(call: Call, /, schemes: Sequence[str]) -> None:
 
     allow_unmatched = call.reading.allow_unmatched
     plans, warnings = plan_sweep(checkpoints, request.recipe, columns, packed, allow_unmatched=allow_unmatched)
-    call.session.note(*warnings)
+    for warning in warnings:
+        call.session.note(warning)
     with progress_over(call, plans[0]) as advance, workers_of(call) as workers:
         lab = run_lab(plans, columns, workers, request.settings, advance)
     deliver_pieces(partial(LAB.render, lab), call.report)

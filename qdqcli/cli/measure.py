@@ -154,7 +154,8 @@ def plan_inputs(call: Call, checkpoints: Sequence[Checkpoint], request: Request)
             raise none_left(session)
         checkpoints, packed = [checkpoint for checkpoint, _ in pairs], [own for _, own in pairs]
     plans, warnings = make_plans(checkpoints, request.recipe, packed, allow_unmatched=call.reading.allow_unmatched)
-    session.note(*warnings)
+    for warning in warnings:
+        session.note(warning)
     return plans
 
 
@@ -233,7 +234,8 @@ def working(
     ranges = None
     if request.ranges_file is not None:
         ranges, warnings = ranges_of(plans, request.ranges_file, allow_unmatched=call.reading.allow_unmatched)
-        session.note(*warnings)
+        for warning in warnings:
+            session.note(warning)
     total = sum(plan.nbytes for plan in plans)
     began = perf_counter()
     with progress_over(call, plans, phase, passes) as advance, workers_of(call) as workers:

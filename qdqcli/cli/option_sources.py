@@ -30,7 +30,7 @@ def recipe_options(function: Function) -> Function:
 
 
 def option_sources_of(options: Settings, session: Session) -> OptionSources:
-    """Read the requested recipes, and merge the options over them.
+    """Read the recipes of the options and of the project file, and merge the options over them and over a scheme.
 
     Raises:
         UsageError: a recipe is malformed.
@@ -40,9 +40,9 @@ def option_sources_of(options: Settings, session: Session) -> OptionSources:
     if session.project is not None and session.project.settings is not None:
         sources.append(session.project.settings)
         recipe = session.project.path
-    session.note(*(note for source in sources for note in source.notes))
-    if not sources and options.get("scheme") is None:
-        return OptionSources(options=options)
+    for source in sources:
+        for note in source.notes:
+            session.note(note)
     values: Mapping[str, object] = options
     names_of_settings = (*keys.SETTINGS, *keys.SELECTION, "ranges_file")
     given = {key: values[key] for key in names_of_settings if key in values and is_given(key)}

@@ -20,7 +20,7 @@ from qdqcli.ranges.estimator import ESTIMATORS
 from qdqcli.recipe.axis import CHANNEL, LAST, NONE, PAIR_PATTERN
 from qdqcli.recipe.keys import ERROR, SKIP
 from qdqcli.recipe.preset import PRESETS
-from qdqcli.recipe.request import Request, Settings, request_from
+from qdqcli.recipe.request import OptionSources, Request, Settings, request_from
 from qdqcli.recipe.scheme import SCHEMES, is_scheme, settings_of_scheme
 from qdqcli.report.formatter import FORMATTERS, REPORT_SUFFIXES
 from qdqcli.report.forms import LISTING_FORMATS
@@ -339,7 +339,11 @@ def request_of(call: Call, **changes: Unpack[Settings]) -> Request:
     Raises:
         UsageError: options contradict one another, or the op does not take a value.
     """
-    sources = option_sources_of({**call.settings, **changes}, call.session)
+    options: Settings = {**call.settings, **changes}
+    project = call.session.project
+    sources = OptionSources(options=options)
+    if options.get("recipe") or options.get("presets") or options.get("scheme") or (project and project.settings):
+        sources = option_sources_of(options, call.session)
     if sources.options["axis"] == WHOLE_TENSOR:
         call.session.note("--axis -1 is the op's word for one range per tensor; the last axis is --axis last")
     request = request_from(sources)

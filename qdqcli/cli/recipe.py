@@ -115,7 +115,9 @@ def _lint(call: Call, checkpoints: list[Checkpoint]) -> tuple[list[RuleFinding],
     context = context_of(checkpoints, recognise_inputs(checkpoints))
     findings = recipe.findings(tensors, context) if checkpoints else recipe.findings_without_tensors()
     if call.reading.allow_unmatched:
-        call.session.note(*(str(finding) for finding in findings if finding.is_unmatched))
+        for finding in findings:
+            if finding.is_unmatched:
+                call.session.note(str(finding))
         findings = [finding for finding in findings if not finding.is_unmatched]
     if not findings and checkpoints:
         plan_inputs(call, checkpoints, request)  # refuses settings that tensors cannot take

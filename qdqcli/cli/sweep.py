@@ -176,7 +176,8 @@ def measure_settings(
 
     allow_unmatched = call.reading.allow_unmatched
     columns, warnings = plan_sweep(checkpoints, request.recipe, settings, packed, allow_unmatched=allow_unmatched)
-    call.session.note(*warnings)
+    for warning in warnings:
+        call.session.note(warning)
     if saved is not None:
         return columns, saved.restore(columns, request.settings)
     with (
