@@ -54,7 +54,7 @@ from qdqcli.result.result import Row, RunResult, TensorResult, row_to_json, to_j
 from qdqcli.result.verdict import Verdict
 from qdqcli.run.compare import compare_entries
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.execute import Job, execute, ranges_of
+from qdqcli.run.execute import Job, measure_plans, ranges_of, result_of_job
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.shard import WorkerResources
 from qdqcli.run.write import Destination, execute_run
@@ -298,7 +298,8 @@ def measure(
         cluster_of(dask, threads, max_memory, device) as distribution,
         Workers(threads, max_memory, backend=backend(device)) as workers,
     ):
-        return Report(execute(replace(job, distribution=distribution), workers))
+        rows = measure_plans(job.plans, job.measuring, workers, distribution)
+        return Report(result_of_job(job, rows, workers))
 
 
 def run(

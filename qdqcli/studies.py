@@ -45,7 +45,7 @@ from qdqcli.report.options import ReportOptions
 from qdqcli.report.sweep import SweepView
 from qdqcli.result.result import RunResult, TensorResult
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.execute import result_of, run_plans
+from qdqcli.run.execute import measure_plans, result_of
 from qdqcli.run.pipeline import Measuring
 from qdqcli.stats.metrics import MetricValue
 from qdqcli.study.allocation import Allocation, Objective, decision_of, frontier
@@ -444,7 +444,7 @@ def diagnose(
     check_selection(plans)
     measuring = Measuring(scale_bits=request.scale_bits)
     with study.cluster() as distribution, study.workers() as workers:
-        rows = run_plans(plans, measuring, workers, distribution=distribution)
+        rows = measure_plans(plans, measuring, workers, distribution)
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=every or shared.get("include") is not None)
         found = find_causes(plans, before, numbers, measuring, workers, max_bits_added)

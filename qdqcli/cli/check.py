@@ -10,7 +10,7 @@ from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.files import Files
 from qdqcli.cli.gate import Gate, Judging, gate_options
 from qdqcli.cli.help import Command
-from qdqcli.cli.measure import listing_of, measure, opened, plan_inputs
+from qdqcli.cli.measure import listing_of, measure, measure_each, opened, plan_inputs
 from qdqcli.cli.option_sources import given_parameters
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.errors import UsageError
@@ -60,7 +60,8 @@ def check(call: Call, /, asked: Judging) -> None:
         if foreseen is not None:
             run = replace(foreseen, notes=[*failure_notes(session), *foreseen.notes])
         else:
-            run = gate.judge(measure(call, "check", plans, request), session)
+            work = measure_each if session.keeps_going else measure
+            run = gate.judge(work(call, "check", plans, request), session)
     gate.conclude(run, call)
 
 

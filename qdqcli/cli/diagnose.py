@@ -85,7 +85,7 @@ def diagnose(
     prepare_libraries()
     # Imported late: NumPy and Numba take longer than everything before, which may have found an error.
     from qdqcli.report.diagnosis import DIAGNOSIS
-    from qdqcli.run.execute import result_of, run_plans
+    from qdqcli.run.execute import measure_plans, result_of
     from qdqcli.run.pipeline import Measuring
     from qdqcli.study.diagnose import choose, recipe_of
     from qdqcli.study.diagnose import diagnose as find
@@ -99,7 +99,7 @@ def diagnose(
         else:
             with cluster_of(call) as distribution, progress_over(call, plans) as advance:
                 measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
-                rows = run_plans(plans, measuring, workers, distribution=distribution)
+                rows = measure_plans(plans, measuring, workers, distribution)
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=diagnoses_all or bool(call.settings["include"]))
         tensors = [tensor for plan in plans for tensor in plan.shard.tensors]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Unpack
 
@@ -171,19 +171,25 @@ def _is_plannable(call: Call, checkpoint: Checkpoint, packed: Packed, request: R
     return name not in call.session.failures
 
 
-def measure(call: Call, command: str, plans: Sequence[Plan], request: Request) -> "RunResult":
-    """Execute the plans without writing an output; with --keep-going, those of each input by themselves."""
+def measure(
+    call: Call, command: str, plans: Sequence[Plan], request: Request, distribution: "Distribution | None" = None
+) -> "RunResult":
+    """Measure the plans and write no output; opens the cluster of --dask, unless it is given."""
+    with ExitStack() as opened:
+        if call.resources.dask is not None and distribution is None:
+            distribution = opened.enter_context(cluster_of(call))
+        measuring, workers, _ = opened.enter_context(working(call, plans, request))
+        from qdqcli.run.execute import Job, measure_plans, result_of_job
 
-    def work(own: Sequence[Plan]) -> "RunResult":
-        with working(call, own, request) as (measuring, workers, _):
-            from qdqcli.run.execute import Job, execute
+        job = Job(command=command, plans=plans, request=request, measuring=measuring,
+                  has_histograms=call.report.has_histograms)  # fmt: skip
+        return result_of_job(job, measure_plans(plans, measuring, workers, distribution), workers)
 
-            job = Job(command=command, plans=own, request=request, measuring=measuring,
-                      has_histograms=call.report.has_histograms, distribution=distribution)  # fmt: skip
-            return execute(job, workers)
 
+def measure_each(call: Call, command: str, plans: Sequence[Plan], request: Request) -> "RunResult":
+    """Measure the plans of each input by themselves, for --keep-going."""
     with cluster_of(call) as distribution:
-        return run_each_input(call.session, plans, work) if call.session.keeps_going else work(plans)
+        return run_each_input(call.session, plans, lambda own: measure(call, command, own, request, distribution))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from qdqcli.cli.call import Call, pass_call
 from qdqcli.cli.deliver import deliver
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
-from qdqcli.cli.measure import measure, opened, plan_inputs
+from qdqcli.cli.measure import measure, measure_each, opened, plan_inputs
 from qdqcli.cli.project import project_inputs, with_project
 
 
@@ -34,4 +34,5 @@ def stats(call: Call, /) -> None:
         call = with_project(call)
     files = Files.of(call)
     request, checkpoints = opened(call, files)
-    deliver(call, measure(call, "stats", plan_inputs(call, checkpoints, request), request))
+    work = measure_each if call.session.keeps_going else measure
+    deliver(call, work(call, "stats", plan_inputs(call, checkpoints, request), request))

@@ -1,6 +1,6 @@
 """Workers: threads that process blocks of a tensor, each with reused buffers of its own."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import local
 from typing import Self, TypeVar
@@ -64,34 +64,38 @@ class Workers:
         """Return the elements of a block: whole chunks, at least one."""
         return max(self._block_bytes // (CHUNK_ELEMENTS * itemsize), 1) * CHUNK_ELEMENTS
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Return the results in the order of the items.
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        is_own: Callable[[Item], bool] = lambda _: False,
+    ) -> list[Result]:
+        """Return the results in the order of the items; the caller itself processes a single one, and those `is_own`.
 
-        A worker that calls this processes the items itself: waiting for the others could deadlock. After a failure or
+        A worker that calls this processes all items itself: waiting for the others could deadlock. After a failure or
         an interruption the items not begun are dropped and the first error is raised.
         """
         items = list(items)
-        if len(items) == 1 or hasattr(self._own, "is_worker"):
-            return [self._checked(function, item) for item in items]
-        return self.settle([self.submit(function, item) for item in items])
-
-    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-        """Submit one item to a worker; `settle` or `drop` must follow."""
-        return self._pool.submit(self._checked, function, item)
-
-    def settle(self, futures: Sequence[Future[Result]]) -> list[Result]:
-        """Return the results, in order; after the first error none of the others runs any more."""
+        takes_all = len(items) == 1 or hasattr(self._own, "is_worker")
+        found: list[Result | Future[Result]] = []
         try:
-            return [future.result() for future in futures]
+            for item in items:
+                if takes_all or is_own(item):
+                    self.interruption.check()
+                    found.append(function(item))
+                else:
+                    found.append(self._pool.submit(self._checked, function, item))
+            return [each.result() if isinstance(each, Future) else each for each in found]
         except BaseException:
-            self.drop(futures)
+            futures = [each for each in found if isinstance(each, Future)]
+            for future in futures:
+                future.cancel()
+            wait(futures)  # what has begun still uses buffers and files
             raise
 
-    def drop(self, futures: Sequence[Future[Result]]) -> None:
-        """Cancel what has not begun and wait for the rest, which still uses buffers and files."""
-        for future in futures:
-            future.cancel()
-        wait(futures)
+    def _checked(self, function: Callable[[Item], Result], item: Item) -> Result:
+        self.interruption.check()
+        return function(item)
 
     def buffer(self, name: str, dtype: type[np.generic], size: int) -> Stored:
         """Return this thread's buffer of that name, as `size` elements; its previous content is lost."""
@@ -101,10 +105,6 @@ class Workers:
             held = self.backend.empty(nbytes)
             setattr(self._own, name, held)
         return held[:nbytes].view(dtype)
-
-    def _checked(self, function: Callable[[Item], Result], item: Item) -> Result:
-        self.interruption.check()
-        return function(item)
 
     def __enter__(self) -> Self:
         return self

@@ -102,9 +102,13 @@ class Distribution:
         return [found[index] for index in range(len(tasks))]
 
     def run_shards(
-        self, plans: Sequence[Plan], measuring: Measuring, output: OutputTree | None, journal: Journal | None
-    ) -> dict[int, list[Row]]:
-        """Run every shard that the journal does not have as finished; return the rows of all by index.
+        self,
+        plans: Sequence[Plan],
+        measuring: Measuring,
+        output: OutputTree | None = None,
+        journal: Journal | None = None,
+    ) -> list[Row]:
+        """Run every shard that the journal does not have as finished; return the rows of all.
 
         Raises:
             QdqError: the failure of the first shard in order; the others are finished, or kept for a resumed run.
@@ -132,7 +136,7 @@ class Distribution:
             measuring.on_bytes(plan.nbytes)
 
         self.run(tasks, receive)
-        return found
+        return [row for index in range(len(plans)) for row in found[index]]
 
     def _seen(self, output: OutputTree, plan: Plan, size: int | None) -> FileIdentity:
         """Return the identity of an output written elsewhere.

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qdqcli.errors import Interrupted, QdqError, UsageError
+from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.measure.blocks import check_slices
 from qdqcli.measure.layout import layout_of
@@ -21,13 +20,10 @@ from qdqcli.recipe.plan import Plan, inputs_of, notes_of, settings_of, with_deci
 from qdqcli.recipe.request import Request
 from qdqcli.result.result import Row, RunResult, with_shares
 from qdqcli.run.count import with_histograms
-from qdqcli.run.driver import drive_in_two
-from qdqcli.run.pipeline import Measuring, Ranges, measure_shard
+from qdqcli.run.pipeline import Measuring, Ranges, ShardJob
 
-if TYPE_CHECKING:  # 3 ms, for outputs and clusters alone
-    from qdqcli.output.tree import OutputTree
+if TYPE_CHECKING:  # 3 ms, for clusters alone
     from qdqcli.run.distribute import Distribution
-    from qdqcli.run.journal import Journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +50,32 @@ def ranges_of(plans: Sequence[Plan], file: Path, *, allow_unmatched: bool) -> tu
     return ranges, check_ranges(plans, ranges, show_path(file), allow_unmatched=allow_unmatched)
 
 
-def execute(job: Job, workers: Workers) -> RunResult:
-    """Measure every selected tensor and write nothing."""
-    return result_of_job(job, run_plans(job.plans, job.measuring, workers, distribution=job.distribution), workers)
+def measure_plans(
+    plans: Sequence[Plan], measuring: Measuring, workers: Workers, distribution: "Distribution | None" = None
+) -> list[Row]:
+    """Measure every selected tensor and write nothing: here, where all workers share a shard, or on a cluster."""
+    check_memory(plans, measuring, workers)
+    if distribution is not None:
+        return distribution.run_shards(plans, measuring)
+    rows: list[Row] = []
+    for plan in plans:
+        with plan.shard.open() as reader:
+            rows += ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader).run()
+        workers.interruption.check()
+    return rows
+
+
+def check_memory(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> None:
+    """Refuse tensors that do not fit into memory, before any work; checks the most demanding first."""
+    kinds = {
+        (tensor.shape, tensor.dtype.name, tensor.fortran_order, id(decision)): (tensor, decision)
+        for plan in plans
+        for tensor, decision in plan.tensors
+        if isinstance(decision, QuantSpec)
+    }
+    layouts = [(tensor, layout_of(tensor, spec)) for tensor, spec in kinds.values()]
+    for tensor, layout in sorted(layouts, key=lambda found: -found[1].num_slices):
+        check_slices(tensor, layout, workers, per_slice=measuring.per_slice)
 
 
 def result_of_job(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:
@@ -78,83 +97,6 @@ def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, object
         rows=with_shares(rows),
         notes=notes_of(plans),
     )
-
-
-def run_plans(
-    plans: Sequence[Plan],
-    measuring: Measuring,
-    workers: Workers,
-    output: "OutputTree | None" = None,
-    journal: "Journal | None" = None,
-    distribution: "Distribution | None" = None,
-) -> list[Row]:
-    """Execute the plans, here or on a cluster; with an output, write its shards, each whole, and copy side files.
-
-    With a journal, finished work is not repeated, and new work is recorded.
-
-    Raises:
-        QdqError: what failed, with the file; the caller's output tree removes what was built.
-    """
-    _check_memory(plans, measuring, workers)
-    if journal is not None and journal.is_committed:
-        return [row for i, plan in enumerate(plans) for row in journal.rows(i, plan)]
-    try:
-        if distribution is None:
-            found = _run_here(plans, measuring, workers, output, journal)
-        else:
-            found = distribution.run_shards(plans, measuring, output, journal)
-        if output is not None:
-            output.copy_side_files(workers.interruption.check)
-        if journal is not None:
-            journal.add_built()
-    except QdqError as error:
-        if output is not None and isinstance(error, Interrupted):
-            error.advise(f"{show_path(output.output)} was not written")
-        if journal is not None and journal.has_progress:
-            error.advise(f"{journal.num_finished} of {len(plans)} files are finished, --resume goes on from here")
-        raise
-    return [row for _, rows in sorted(found.items()) for row in rows]
-
-
-def _check_memory(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> None:
-    """Refuse tensors that do not fit into memory, before any work; checks the most demanding first."""
-    kinds = {
-        (tensor.shape, tensor.dtype.name, tensor.fortran_order, id(decision)): (tensor, decision)
-        for plan in plans
-        for tensor, decision in plan.tensors
-        if isinstance(decision, QuantSpec)
-    }
-    layouts = [(tensor, layout_of(tensor, spec)) for tensor, spec in kinds.values()]
-    for tensor, layout in sorted(layouts, key=lambda found: -found[1].num_slices):
-        check_slices(tensor, layout, workers, per_slice=measuring.per_slice)
-
-
-def _run_here(
-    plans: Sequence[Plan],
-    measuring: Measuring,
-    workers: Workers,
-    output: "OutputTree | None",
-    journal: "Journal | None",
-) -> dict[int, list[Row]]:
-    """Run one shard after the other; each is shared by the threads, and one is sent to a store beside the next."""
-    found: dict[int, list[Row]] = {}
-    if output is None:
-        for index, plan in enumerate(plans):
-            with plan.shard.open() as reader:
-                found[index] = measure_shard(plan, measuring, workers, reader)
-            workers.interruption.check()
-        return found
-    from qdqcli.run.shard_output import begin_shard
-
-    begin = partial(begin_shard, measuring, workers, output, journal)
-    numbered = list(enumerate(plans))
-    if output.is_remote:
-        drive_in_two(begin, list(enumerate(numbered)), found.__setitem__, workers.interruption, max_failures=1)
-        return found
-    for index, plan in numbered:
-        found[index] = begin((index, plan))()
-        workers.interruption.check()
-    return found
 
 
 def check_ranges(plans: Sequence[Plan], ranges: Ranges, source: str, *, allow_unmatched: bool) -> list[str]:

@@ -1,20 +1,18 @@
 """Pipeline over the tensors of a shard, which become rows of a report and, optionally, its output."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain, islice
 from math import isnan
-from typing import TYPE_CHECKING
 
 from qdqcli.measure.estimate import count_zero_slices
 from qdqcli.measure.given_range import GivenRange
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.sums import Measurement
 from qdqcli.measure.tensor import TensorJob, quantize_tensor
-from qdqcli.measure.workers import Item, Result, Workers
+from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.decision import Decision, Skip
+from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.file_ref import keys_of
 from qdqcli.recipe.plan import Plan
 from qdqcli.result.channels import Channels
@@ -24,9 +22,6 @@ from qdqcli.stats.metrics import METRICS
 from qdqcli.tensors.checkpoint import ShardReader, ShardWriter, copy_tensor
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.tensor import TensorInfo
-
-if TYPE_CHECKING:  # 3 ms, for outputs and clusters alone
-    pass
 
 BATCH_BYTES = 512 << 10
 """Maximum bytes of consecutive tensors in one task."""
@@ -59,13 +54,6 @@ class Measuring:
         return self.ranges[next(key for key in keys_of(tensor.name, plan.file) if key in self.ranges)]
 
 
-def measure_shard(
-    plan: Plan, measuring: Measuring, workers: Workers, reader: ShardReader, writer: ShardWriter | None = None
-) -> list[Row]:
-    """Measure one shard; quantized tensors go to the writer, if there is one, which is not committed."""
-    return ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=writer).run()
-
-
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
     """Tensors of an open shard. Small ones are processed one batch per worker; large ones are shared by all workers."""
@@ -74,7 +62,8 @@ class ShardJob:
     measuring: Measuring
     workers: Workers
     reader: ShardReader
-    writer: ShardWriter | None
+    writer: ShardWriter | None = None
+    """For the quantized tensors, and copies of the others; the caller commits it."""
     flush: Callable[[Sequence[Row]], None] | None = None
     """Set where the output becomes durable part by part: called with the rows of a part when the next begins."""
 
@@ -89,7 +78,7 @@ class ShardJob:
             if self.flush is not None and rows:
                 self.flush(rows[flushed:])
                 flushed = len(rows)
-            rows += chain.from_iterable(self.map(lambda batch: batch, self._run_batch, part))
+            rows += chain.from_iterable(self.workers.map(self.run_batch, part, self.runs_in_caller))
         return rows
 
     def read_ahead(self, first: int = 0) -> None:
@@ -102,23 +91,6 @@ class ShardJob:
             ),
             self.workers.spare_memory,
         )
-
-    def map(
-        self, batch_of: Callable[[Item], Sequence[Task]], function: Callable[[Item], Result], items: Iterable[Item]
-    ) -> list[Result]:
-        """Apply a function to items, in workers where that is faster; `batch_of` returns an item's tensors."""
-        futures: list[Future[Result]] = []
-        try:
-            for item in items:
-                batch = batch_of(item)
-                if self._runs_in_caller(batch):
-                    futures.append(_done(function(item)))
-                else:
-                    futures.append(self.workers.submit(function, item))
-        except BaseException:
-            self.workers.drop(futures)
-            raise
-        return self.workers.settle(futures)
 
     def batches(self, first: int = 0) -> Iterator[list[Task]]:
         """Yield consecutive tensors of up to BATCH_BYTES in total: a task costs as much as the work on 100 kB."""
@@ -133,7 +105,7 @@ class ShardJob:
         if batch:
             yield batch
 
-    def _runs_in_caller(self, batch: Sequence[Task]) -> bool:
+    def runs_in_caller(self, batch: Sequence[Task]) -> bool:
         """Tell whether a batch is worked on in the calling thread, not in a worker.
 
         All workers share a large tensor: a single one would still be busy when the others are done. With tiny ones
@@ -143,49 +115,53 @@ class ShardJob:
         is_spread = batch[0][0].nbytes > max(min(fair_share, SPREAD_BYTES), BATCH_BYTES)
         return is_spread or sum(tensor.nbytes for tensor, _ in batch) < TINY_BYTES * len(batch)
 
-    def _run_batch(self, batch: Sequence[Task]) -> list[Row]:
-        measured = self.measure_at_once(batch)
-        if measured is None:
-            return [self.run_tensor(tensor, decision) for tensor, decision in batch]
-        self.workers.interruption.check()
-        return [
-            self.run_tensor(tensor, decision)
-            if found is None or isinstance(decision, Skip)
-            else self.row_of(tensor, decision, found)
-            for (tensor, decision), found in zip(batch, measured, strict=True)
-        ]
+    def run_batch(self, batch: Sequence[Task]) -> list[Row]:
+        """Return the rows of a batch: as many tensors as possible are measured in one kernel call, the others alone."""
+        rows: list[Row] = []
+        measuring = self.measuring
+        at_once = self.measure_at_once(batch) if len(batch) > 1 else [None]
+        for (tensor, decision), measured in zip(batch, at_once, strict=True):
+            if isinstance(decision, Skip):
+                rows.append(self.skip(tensor, decision))
+                continue
+            if measured is None:
+                job = TensorJob(
+                    info=tensor,
+                    spec=decision,
+                    given_range=(
+                        decision.given_range
+                        if measuring.ranges is None
+                        else measuring.range_of(self.plan, tensor, decision)
+                    ),
+                    per_slice=measuring.per_slice,
+                    reader=self.reader,
+                    writer=self.writer,
+                    on_bytes=measuring.on_bytes,
+                )
+                measured = quantize_tensor(job, self.workers)
+            rows.append(self.row_of(tensor, decision, measured))
+        return rows
 
-    def measure_at_once(self, batch: Sequence[Task]) -> list[Measurement | None] | None:
-        """Measure the small tensors of the batch in one kernel call; None where that is not possible."""
-        if len(batch) < 2 or self.measuring.per_slice or not self.workers.backend.takes_batches:
-            return None
+    def measure_at_once(self, batch: Sequence[Task]) -> Sequence[Measurement | None]:
+        """Measure the small tensors of the batch in one kernel call; None for each tensor left to the caller."""
+        if self.measuring.per_slice or not self.workers.backend.takes_batches:
+            return [None] * len(batch)
         measured = measure_batch(batch, self.reader, self.writer, self.workers)
         done = sum(tensor.nbytes for (tensor, _), found in zip(batch, measured, strict=True) if found is not None)
         self.measuring.on_bytes(done)
         return measured
 
-    def run_tensor(self, tensor: TensorInfo, decision: Decision) -> Row:
-        self.workers.interruption.check()
-        if isinstance(decision, Skip):
-            if self.writer is not None:
-                copy_tensor(tensor, self.reader, self.writer, self.workers.interruption.check)
-            self.measuring.on_bytes(tensor.nbytes)
-            return SkippedTensor(
-                source=self.plan.source_of(tensor),
-                num_elements=tensor.num_elements,
-                reason=decision.reason,
-                is_selected=decision.is_selected,
-            )
-        job = TensorJob(
-            info=tensor,
-            spec=decision,
-            given_range=self.measuring.range_of(self.plan, tensor, decision),
-            per_slice=self.measuring.per_slice,
-            reader=self.reader,
-            writer=self.writer,
-            on_bytes=self.measuring.on_bytes,
+    def skip(self, tensor: TensorInfo, decision: Skip) -> SkippedTensor:
+        """Copy a tensor to the output, if there is one; returns its row."""
+        if self.writer is not None:
+            copy_tensor(tensor, self.reader, self.writer, self.workers.interruption.check)
+        self.measuring.on_bytes(tensor.nbytes)
+        return SkippedTensor(
+            source=self.plan.source_of(tensor),
+            num_elements=tensor.num_elements,
+            reason=decision.reason,
+            is_selected=decision.is_selected,
         )
-        return self.row_of(tensor, decision, quantize_tensor(job, self.workers))
 
     def row_of(self, tensor: TensorInfo, spec: QuantSpec, measured: Measurement) -> TensorResult:
         """Return the row of a measured tensor, with the number of all-zero slices: degenerate, but they lose nothing.
@@ -227,9 +203,3 @@ def _in_parts(batches: Iterable[list[Task]]) -> Iterator[Iterable[list[Task]]]:
             part, nbytes = [], 0
     if part:
         yield part
-
-
-def _done(result: Result) -> Future[Result]:
-    future: Future[Result] = Future()
-    future.set_result(result)
-    return future

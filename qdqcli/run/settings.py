@@ -60,19 +60,20 @@ def measure_shard_settings(plans: Sequence[Plan], measuring: Measuring, workers:
     """
     with plans[0].shard.open() as reader:
         silent = replace(measuring, on_bytes=lambda _: None)
-        jobs = [ShardJob(plan=plan, measuring=silent, workers=workers, reader=reader, writer=None) for plan in plans]
+        jobs = [ShardJob(plan=plan, measuring=silent, workers=workers, reader=reader) for plan in plans]
 
         def run(batches: Sequence[Sequence[Task]]) -> list[list[Row]]:
             return _run_batch(jobs, batches, measuring)
 
         jobs[0].read_ahead()  # what one setting leaves out and another measures is requested when it is read
-        found = jobs[0].map(lambda batches: batches[0], run, zip(*(job.batches() for job in jobs), strict=True))
+        batches = zip(*(job.batches() for job in jobs), strict=True)
+        found = workers.map(run, batches, lambda each: jobs[0].runs_in_caller(each[0]))
     return [[row for rows in found for row in rows[number]] for number in range(len(jobs))]
 
 
 def _run_batch(jobs: Sequence[ShardJob], batches: Sequence[Sequence[Task]], measuring: Measuring) -> list[list[Row]]:
     """Return the rows of consecutive tensors under each setting."""
-    at_once = [job.measure_at_once(batch) or [None] * len(batch) for job, batch in zip(jobs, batches, strict=True)]
+    at_once = [job.measure_at_once(batch) for job, batch in zip(jobs, batches, strict=True)]
     rows: list[list[Row]] = [[] for _ in jobs]
     for k, (tensor, _) in enumerate(batches[0]):
         jobs[0].workers.interruption.check()
@@ -87,7 +88,7 @@ def _run_batch(jobs: Sequence[ShardJob], batches: Sequence[Sequence[Task]], meas
             measuring.on_bytes(tensor.nbytes)
         for n, spec in specs.items():
             own = jobs[n]
-            row = own.row_of(tensor, spec, measured[n]) if isinstance(spec, QuantSpec) else own.run_tensor(tensor, spec)
+            row = own.row_of(tensor, spec, measured[n]) if isinstance(spec, QuantSpec) else own.skip(tensor, spec)
             rows[n].append(row)
     return _shared(rows)
 

@@ -24,7 +24,7 @@ from qdqcli.recipe.decision import Decision, Resolution
 from qdqcli.recipe.plan import Plan, decoded_inputs
 from qdqcli.run.driver import TransientError
 from qdqcli.run.journal import Target
-from qdqcli.run.pipeline import Measuring, measure_shard
+from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.run.record import record_rows
 from qdqcli.tensors.checkpoint import Checkpoint, Shard, open_checkpoint, open_file
 from qdqcli.tensors.remote_path import RemotePath
@@ -265,14 +265,15 @@ class ShardTask(TaskOnShard):
         target = self.target
         with ExitStack() as undo:
             reader = undo.enter_context(plan.shard.open())
+            job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader)
             if target is None:
-                rows = measure_shard(plan, measuring, workers, reader)
+                rows = job.run()
                 return lambda: Made(record=record_rows(rows))
             target.check_run()
             own = target.new_file()
             writer = plan.shard.create(own, reader)
             undo.callback(writer.abort)
-            rows = measure_shard(plan, measuring, workers, reader, writer)
+            rows = replace(job, writer=writer).run()
             reader.close()  # raises if the input changed meanwhile
             later = undo.pop_all()
 

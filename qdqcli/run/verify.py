@@ -26,7 +26,7 @@ from qdqcli.result.result import Row
 from qdqcli.result.verification import Verification
 from qdqcli.run.digest import FileDigest, VerificationError, blamed_on_output
 from qdqcli.run.distribute import Distribution
-from qdqcli.run.pipeline import Measuring, measure_shard
+from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.run.record import record_rows
 from qdqcli.run.shard import OnBytes, ShardTask, WorkerResources, task_of
 from qdqcli.tensors.checkpoint import Shard, ShardReader, open_file
@@ -45,7 +45,7 @@ def verify_output(
     void_dtype: str | None = None,
     distribution: Distribution | None = None,
 ) -> int:
-    """Compare everything that `run_plans` wrote with `rows`, its result; returns the number of files safetensors read.
+    """Compare all that `write_plans` wrote with `rows`, its result; returns the number of files safetensors read.
 
     Shards are read here, or where `distribution` says.
 
@@ -191,7 +191,8 @@ def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers
     with readable, plan.shard.open() as source:
         readable.read_ahead(written.tensors, _AHEAD_BYTES)
         comparison = _Comparison(path, readable)
-        return measure_shard(plan, measuring, workers, source, comparison)
+        job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=source, writer=comparison)
+        return job.run()
 
 
 _AHEAD_BYTES = 32 << 20

@@ -21,8 +21,9 @@ from qdqcli.recipe.pairing import entries_of
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.run.compare import compare_entries
-from qdqcli.run.execute import run_plans
+from qdqcli.run.execute import measure_plans
 from qdqcli.run.pipeline import Measuring
+from qdqcli.run.write import write_plans
 from qdqcli.stats.sums import CHUNK_ELEMENTS
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
 from qdqcli.tensors.packed.bits import dequantize
@@ -85,10 +86,10 @@ def _write(path: Path, dtype: str) -> None:
 
 def _quantize(checkpoint: Checkpoint, spec: QuantSpec, workers: Workers) -> None:
     plans, _ = make_plans([checkpoint], Recipe(spec=spec))
-    run_plans(plans, Measuring(), workers)
-    run_plans(plans, Measuring(per_slice=True), workers)
+    measure_plans(plans, Measuring(), workers)
+    measure_plans(plans, Measuring(per_slice=True), workers)
     with OutputTree([checkpoint], checkpoint.path.with_name("y.safetensors"), overwrite=True) as output:
-        run_plans(plans, Measuring(), workers, output)
+        write_plans(plans, Measuring(), workers, output)
         output.commit()
 
 

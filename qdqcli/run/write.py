@@ -2,18 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
+from qdqcli.errors import Interrupted, QdqError
 from qdqcli.escape import show_path
 from qdqcli.measure.workers import Workers
 from qdqcli.output.tree import OutputTree
-from qdqcli.recipe.plan import checkpoints_of, settings_of
+from qdqcli.recipe.plan import Plan, checkpoints_of, settings_of
 from qdqcli.result.result import Row, RunResult, summary_to_json
 from qdqcli.run.digest import VerificationError, digest_output
-from qdqcli.run.execute import Job, result_of, result_of_job, run_plans
+from qdqcli.run.distribute import Distribution
+from qdqcli.run.driver import drive_in_two
+from qdqcli.run.execute import Job, check_memory, measure_plans, result_of, result_of_job
 from qdqcli.run.fingerprint import Fingerprint, fingerprint_of
 from qdqcli.run.journal import Journal
+from qdqcli.run.pipeline import Measuring
 from qdqcli.run.provenance import Provenance
+from qdqcli.run.shard_output import begin_shard
 from qdqcli.run.verify import verification_of, verify_output
 from qdqcli.tensors.output_file import write_file
 
@@ -65,7 +71,7 @@ def execute_run(
     Raises:
         VerificationError: the written output differs from what the job gives.
         UsageError: the run resumes, and OUTPUT is finished with other settings.
-        QdqError: see `run_plans` and `OutputTree`.
+        QdqError: see `write_plans` and `OutputTree`.
     """
     output, measuring = destination.tree, job.measuring
     made = Provenance(
@@ -120,12 +126,63 @@ def _written(job: Job, destination: Destination, workers: Workers) -> tuple[list
     """Return the rows, and the journal of an output that was not finished before."""
     plans, measuring, output = job.plans, job.measuring, destination.tree
     if output.is_committed:
-        return run_plans(plans, measuring, workers, distribution=job.distribution), None
+        return measure_plans(plans, measuring, workers, job.distribution), None
     journal = Journal(output, plans, fingerprint_of_job(job), measuring.scale_bits)
     if destination.must_be_complete:
         output.keep()
         journal.check_complete(plans)
-    return run_plans(plans, measuring, workers, output, journal, job.distribution), journal
+    return write_plans(plans, measuring, workers, output, journal, job.distribution), journal
+
+
+def write_plans(
+    plans: Sequence[Plan],
+    measuring: Measuring,
+    workers: Workers,
+    output: OutputTree,
+    journal: Journal | None = None,
+    distribution: Distribution | None = None,
+) -> list[Row]:
+    """Write the shards of an output, each whole, here or on a cluster, and copy its side files.
+
+    With a journal, finished work is not repeated, and new work is recorded.
+
+    Raises:
+        QdqError: what failed, with the file; the caller's output tree removes what was built.
+    """
+    check_memory(plans, measuring, workers)
+    if journal is not None and journal.is_committed:
+        return [row for i, plan in enumerate(plans) for row in journal.rows(i, plan)]
+    try:
+        if distribution is None:
+            rows = _write_here(plans, measuring, workers, output, journal)
+        else:
+            rows = distribution.run_shards(plans, measuring, output, journal)
+        output.copy_side_files(workers.interruption.check)
+        if journal is not None:
+            journal.add_built()
+    except QdqError as error:
+        if isinstance(error, Interrupted):
+            error.advise(f"{show_path(output.output)} was not written")
+        if journal is not None and journal.has_progress:
+            error.advise(f"{journal.num_finished} of {len(plans)} files are finished, --resume goes on from here")
+        raise
+    return rows
+
+
+def _write_here(
+    plans: Sequence[Plan], measuring: Measuring, workers: Workers, output: OutputTree, journal: Journal | None
+) -> list[Row]:
+    """Write one shard after the other; each is shared by the threads, and one is sent to a store beside the next."""
+    begin = partial(begin_shard, measuring, workers, output, journal)
+    numbered = list(enumerate(plans))
+    found: dict[int, list[Row]] = {}
+    if output.is_remote:
+        drive_in_two(begin, list(enumerate(numbered)), found.__setitem__, workers.interruption, max_failures=1)
+    else:
+        for index, plan in numbered:
+            found[index] = begin((index, plan))()
+            workers.interruption.check()
+    return [row for index, _ in numbered for row in found[index]]
 
 
 def _verify(job: Job, rows: Sequence[Row], destination: Destination, workers: Workers, journal: Journal | None) -> int:

@@ -281,7 +281,7 @@ def _diagnose_shard(
             check = workers.interruption.check
             looked = profile(reader, info, _from_data(_spec(row)), check), find_grid(reader, info, check)
             trials = _Trials.of(info, row, looked, max_bits_added, workers)
-            job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader, writer=None)
+            job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader)
             settings = [(spec, measuring.range_of(plan, info, spec)) for spec in trials.specs]
             measured = measure_settings(info, settings, reader, workers, measuring.on_bytes)
             found = [job.row_of(info, spec, each) for spec, each in zip(trials.specs, measured, strict=True)]

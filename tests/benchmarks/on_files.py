@@ -20,8 +20,8 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.op.threads import available_threads
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
-from qdqcli.run.execute import run_plans
 from qdqcli.run.pipeline import Measuring
+from qdqcli.run.write import write_plans
 from qdqcli.tensors import flat
 from qdqcli.tensors.checkpoint import open_checkpoint
 from qdqcli.tensors.output_file import OutputFile
@@ -94,7 +94,7 @@ def write_over(model: Path, target: Path, recipe: Recipe) -> None:
     """Do the work of `qdq run` over files that exist and are cached."""
     plans, _ = make_plans([open_checkpoint(model)], recipe)
     with Workers(available_threads()) as workers:
-        run_plans(plans, Measuring(), workers, Folder(path=target))
+        write_plans(plans, Measuring(), workers, Folder(path=target))
 
 
 def measure_large(table: Table, rounds: int, nbytes: int, of: Callable[[Sequence[float]], float] = median) -> None:

@@ -19,7 +19,7 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.sweep import Setting
-from qdqcli.run.execute import run_plans
+from qdqcli.run.execute import measure_plans
 from qdqcli.run.pipeline import Measuring
 from qdqcli.study.sweep import plan_sweep, run_sweep
 from qdqcli.tensors.checkpoint import Checkpoint, open_checkpoint
@@ -47,7 +47,7 @@ def checkpoint_of(folder: Path, dtype: str) -> Checkpoint:
 
 def stats(checkpoint: Checkpoint, setting: Setting, workers: Workers) -> None:
     plans, _ = make_plans([checkpoint], setting.apply(RECIPE))
-    run_plans(plans, Measuring(), workers)
+    measure_plans(plans, Measuring(), workers)
 
 
 def sweep(checkpoint: Checkpoint, settings: Sequence[Setting], workers: Workers) -> None:

@@ -14,7 +14,7 @@ from qdqcli.op.spec import ComputeDType, QuantSpec, RoundMode
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.result.result import TensorResult
-from qdqcli.run.execute import run_plans
+from qdqcli.run.execute import measure_plans
 from qdqcli.run.pipeline import Measuring
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.conftest import Qdq
@@ -112,7 +112,7 @@ def mean_squared_error(path: Path, spec: QuantSpec, given: tuple[Any, Any] | Non
     plans, _ = make_plans([open_checkpoint(path)], Recipe(spec=spec))
     with Workers(2) as workers:
         ranges = None if given is None else {"x": given}
-        (row,) = run_plans(plans, Measuring(ranges=ranges), workers)
+        (row,) = measure_plans(plans, Measuring(ranges=ranges), workers)
     assert isinstance(row, TensorResult)
     assert not row.sums.num_nonfinite_output
     return sum(row.sums.sq_error)

@@ -18,8 +18,8 @@ import yaml
 from qdqcli.cli.part import part_of_scheduler
 from qdqcli.errors import UsageError
 from qdqcli.output.tree import OutputTree
-from qdqcli.run import shard
 from qdqcli.run.parts import Part
+from qdqcli.run.pipeline import ShardJob
 from qdqcli.tensors.checkpoint import open_checkpoint
 from tests.cli.test_output import contents
 from tests.conftest import Qdq
@@ -119,15 +119,15 @@ def test_a_file_that_fails_stops_no_other(
 ) -> None:
     report_of(qdq, sharded, tmp_path / "whole")
     arguments = ("run", sharded, "-o", tmp_path / "out", *SETTINGS, "--part", "1/1")
-    original = shard.measure_shard
+    original = ShardJob.run
 
-    def fail(plan: Any, *others: Any) -> Any:
-        if plan.shard.name == "model-2.safetensors":
+    def fail(job: ShardJob) -> Any:
+        if job.plan.shard.name == "model-2.safetensors":
             raise UsageError("2.w: broken")
-        return original(plan, *others)
+        return original(job)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shard, "measure_shard", fail)
+        patched.setattr(ShardJob, "run", fail)
         failed = qdq(*arguments)
     assert (failed.code, failed.error) == (2, "error: 2.w: broken")
     assert "1 of 6 files are not made yet" in qdq("finish", tmp_path / "out").error

@@ -138,7 +138,7 @@ def test_where_no_report_is_wanted_nothing_is_even_measured(
 ) -> None:
     arguments = ("run", model, "-o", tmp_path / "out", "--format", "none")
     assert qdq(*arguments).code == 0
-    monkeypatch.setattr(write, "run_plans", None)
+    monkeypatch.setattr(write, "measure_plans", None)
     assert qdq(*arguments, "--resume").code == 0
 
 

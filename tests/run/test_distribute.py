@@ -26,7 +26,7 @@ from qdqcli.run.compare import compare_entries
 from qdqcli.run.digest import DigestTask, VerificationError
 from qdqcli.run.distribute import Distribution
 from qdqcli.run.driver import TransientError, drive
-from qdqcli.run.execute import execute
+from qdqcli.run.execute import measure_plans, result_of_job
 from qdqcli.run.journal import Target
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.shard import ShardTask, WorkerResources, process
@@ -199,7 +199,8 @@ def test_measuring_alone_writes_nothing(source: Path, tmp_path: Path) -> None:
     with Workers(1) as workers:
         job, _ = _job("stats", [open_checkpoint(source)], Settings(num_bits=4))
         distribution = Distribution(executor=Fake(1), resources=RESOURCES, interruption=Interruption())
-        report = qdqcli.Report(execute(replace(job, distribution=distribution), workers))
+        rows = measure_plans(job.plans, job.measuring, workers, distribution)
+        report = qdqcli.Report(result_of_job(job, rows, workers))
     assert report.to_json() == qdqcli.measure(source, num_bits=4).to_json()
     assert contents(tmp_path) == before
 

@@ -12,7 +12,7 @@ from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.plan import Plan, make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.result.result import Row, TensorResult, to_json
-from qdqcli.run.execute import result_of, run_plans
+from qdqcli.run.execute import measure_plans, result_of
 from qdqcli.run.pipeline import Measuring
 from qdqcli.run.record import record_rows, restore_rows
 from qdqcli.tensors.checkpoint import open_checkpoint
@@ -32,7 +32,7 @@ def measured(path: Path, per_slice: bool) -> tuple[Plan, list[Row]]:
     checkpoint = open_checkpoint(write_safetensors(path, TINY | ODD))
     (plan,), _ = make_plans([checkpoint], Recipe(spec=QuantSpec(num_bits=4), min_ndim=0, exclude=["embed"]))
     with Workers(2) as workers:
-        return plan, run_plans([plan], Measuring(per_slice=per_slice, scale_bits=13), workers)
+        return plan, measure_plans([plan], Measuring(per_slice=per_slice, scale_bits=13), workers)
 
 
 @pytest.mark.parametrize("per_slice", [False, True])

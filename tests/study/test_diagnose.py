@@ -16,7 +16,7 @@ from qdqcli.op.spec import ComputeDType, QuantSpec
 from qdqcli.recipe.plan import make_plans
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.report.diagnosis import to_json
-from qdqcli.run.execute import result_of, run_plans
+from qdqcli.run.execute import measure_plans, result_of
 from qdqcli.run.pipeline import Measuring
 from qdqcli.study.causes import level
 from qdqcli.study.diagnose import DiagnosedRun, choose, diagnose
@@ -34,7 +34,7 @@ def report_of(
     recipe = Recipe(spec=QuantSpec(compute_dtype=ComputeDType.FLOAT32, **spec), min_ndim=0)
     with Workers(threads, max_memory) as workers:
         plans, _ = make_plans([open_checkpoint(path)], recipe)
-        before = result_of("diagnose", plans, {}, run_plans(plans, Measuring(), workers))
+        before = result_of("diagnose", plans, {}, measure_plans(plans, Measuring(), workers))
         return diagnose(plans, before, choose(before.rows, takes_all=True), Measuring(), workers, added)
 
 
