@@ -10,8 +10,9 @@ from qdqcli.cli.deliver import deliver_listing
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import cluster_of, listing_of, opened, plan_inputs, progress_over, workers_of
+from qdqcli.cli.measure import cluster_of, listing_of, opened, plan_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
+from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.escape import show_path
 from qdqcli.recipe.listing import with_estimates
@@ -65,7 +66,7 @@ def calibrate(call: Call, /, output: Path, overwrite: bool) -> None:
 
     with (
         cluster_of(call) as distribution,
-        progress_over(call, plans, "estimating") as advance,
+        progress(call.session, plans, "estimating") as advance,
         workers_of(call) as workers,
     ):
         overall_ranges = estimate(plans, output, workers, advance, overwrite=overwrite, distribution=distribution)

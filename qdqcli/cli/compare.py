@@ -166,7 +166,7 @@ def _measured(call: Call, ours: list[Plan], theirs: list[Plan], renamings: Seque
     total = sum(entry.tensor.nbytes for entry in entries)
     with (
         cluster_of(call) as distribution,
-        progress(session, total, [(plan.shard.name, plan.nbytes) for plan in ours], "comparing") as advance,
+        progress(session, ours, "comparing", total_bytes=total) as advance,
         workers_of(call) as workers,
     ):
         rows = compare_entries(

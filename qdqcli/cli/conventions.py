@@ -11,7 +11,8 @@ from qdqcli.cli.deliver import deliver_pieces, say_written
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import opened, packed_inputs, progress_over, workers_of
+from qdqcli.cli.measure import opened, packed_inputs, workers_of
+from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.errors import UsageError
 from qdqcli.recipe.scheme import SCHEMES, settings_of_scheme
@@ -65,7 +66,7 @@ def conventions(call: Call, /, schemes: Sequence[str]) -> None:
     plans, warnings = plan_sweep(checkpoints, request.recipe, columns, packed, allow_unmatched=allow_unmatched)
     for warning in warnings:
         call.session.note(warning)
-    with progress_over(call, plans[0]) as advance, workers_of(call) as workers:
+    with progress(call.session, plans[0]) as advance, workers_of(call) as workers:
         lab = run_lab(plans, columns, workers, request.settings, advance)
     deliver_pieces(partial(LAB.render, lab), call.report)
     say_written(call)

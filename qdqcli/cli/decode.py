@@ -11,7 +11,8 @@ from qdqcli.cli.deliver import say_written
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import open_inputs, progress_over, say_notes, workers_of
+from qdqcli.cli.measure import open_inputs, say_notes, workers_of
+from qdqcli.cli.progress import progress
 from qdqcli.cli.run import tree_in_words
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
@@ -93,6 +94,6 @@ def _write(call: Call, view: Checkpoint, tree: "OutputTree", dtype: str, *, veri
     request = Request(recipe=Recipe(spec=QuantSpec()), ranges_file=None, settings={"dtype": dtype})
     destination = Destination(tree=tree, verify=verify, needs_rows=False)
     passes = destination.num_passes
-    with progress_over(call, plans, "decoding", passes) as advance, workers_of(call) as workers:
+    with progress(call.session, plans, "decoding", passes=passes) as advance, workers_of(call) as workers:
         job = Job(command="decode", plans=plans, request=request, measuring=Measuring(on_bytes=advance))
         execute_run(job, destination, workers, advance, call.session.note)

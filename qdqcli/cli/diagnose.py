@@ -13,7 +13,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.gate_files import check_replaceable, is_recipe
 from qdqcli.cli.help import Command
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import cluster_of, opened, plan_inputs, progress_over, workers_of
+from qdqcli.cli.measure import cluster_of, opened, plan_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
 from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
@@ -97,14 +97,14 @@ def diagnose(
             saved.check_scale_bits(request.scale_bits)
             rows = saved.restore([plans], request.settings).results[0].rows
         else:
-            with cluster_of(call) as distribution, progress_over(call, plans) as advance:
+            with cluster_of(call) as distribution, progress(call.session, plans) as advance:
                 measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
                 rows = measure_plans(plans, measuring, workers, distribution)
         before = result_of("diagnose", plans, request.settings, rows)
         numbers = choose(before.rows, worst, takes_all=diagnoses_all or bool(call.settings["include"]))
         tensors = [tensor for plan in plans for tensor in plan.shard.tensors]
         total = sum(tensors[number].nbytes for number in numbers)
-        with progress(session, total, phase="trying other settings") as advance:
+        with progress(session, phase="trying other settings", total_bytes=total) as advance:
             measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)
             found = find(plans, before, numbers, measuring, workers, max_bits_added)
     if write_recipe is not None:

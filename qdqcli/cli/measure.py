@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Unpack
 
@@ -12,7 +12,7 @@ from qdqcli.cli.files import Files
 from qdqcli.cli.hub import advice_on
 from qdqcli.cli.limits import prepare_libraries
 from qdqcli.cli.options import request_of
-from qdqcli.cli.progress import Progress, progress
+from qdqcli.cli.progress import Progress, Silent, progress
 from qdqcli.cli.session import Session
 from qdqcli.errors import InputError, QdqError, UnavailableError
 from qdqcli.escape import escape, show_path
@@ -222,7 +222,7 @@ def cluster_of(call: Call) -> "Iterator[Distribution | None]":
 @contextmanager
 def working(
     call: Call, plans: Sequence[Plan], request: Request, passes: int = 1, phase: str = "measuring"
-) -> "Iterator[tuple[Measuring, Workers, Progress]]":
+) -> "Iterator[tuple[Measuring, Workers, Progress | Silent]]":
     """Yield measuring settings, workers and a progress bar for `passes` over the data; prints the time taken.
 
     Raises:
@@ -242,25 +242,17 @@ def working(
         ranges, warnings = ranges_of(plans, request.ranges_file, allow_unmatched=call.reading.allow_unmatched)
         for warning in warnings:
             session.note(warning)
-    total = sum(plan.nbytes for plan in plans)
     began = perf_counter()
-    with progress_over(call, plans, phase, passes) as advance, workers_of(call) as workers:
+    with progress(session, plans, phase, passes=passes) as advance, workers_of(call) as workers:
         measuring = Measuring(
             ranges=ranges, per_slice=report.per_channel, scale_bits=request.scale_bits, on_bytes=advance
         )
         yield measuring, workers, advance
-        elapsed = perf_counter() - began
-        speed = f" ({total / 1e9 / elapsed:.2f} GB/s)" if elapsed else ""  # the clock may be frozen
-        session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s{speed}, {workers.num_threads} threads, "
-                       f"{workers.backend.name}")  # fmt: skip
-
-
-def progress_over(
-    call: Call, plans: Sequence[Plan], phase: str = "measuring", passes: int = 1
-) -> AbstractContextManager[Progress]:
-    """Return the progress bar for `passes` over the data of the plans."""
-    files = [(plan.shard.name, plan.nbytes) for plan in plans]
-    return progress(call.session, passes * sum(size for _, size in files), files, phase)
+        if session.verbose:
+            total, elapsed = sum(plan.nbytes for plan in plans), perf_counter() - began
+            speed = f" ({total / 1e9 / elapsed:.2f} GB/s)" if elapsed else ""  # the clock may be frozen
+            session.detail(f"{total / 1e6:.1f} MB in {elapsed:.2f} s{speed}, {workers.num_threads} threads, "
+                           f"{workers.backend.name}")  # fmt: skip
 
 
 def note_large_report(plans: Sequence[Plan], report: ReportRequest, session: Session) -> None:

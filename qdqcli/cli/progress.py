@@ -3,7 +3,7 @@
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import accumulate
 from threading import Lock
 from time import monotonic
@@ -11,6 +11,7 @@ from typing import Protocol
 
 from qdqcli.cli.session import Session
 from qdqcli.escape import escape_name, without_commands
+from qdqcli.recipe.plan import Plan
 from qdqcli.report.number import size_text
 
 BAR_BYTES = 32 << 20
@@ -72,9 +73,12 @@ class Progress:
         return f"{self._phase}{number} {name}"
 
 
-class _Nothing:
-    def show(self, describe: Callable[[], str], done_bytes: int, *, is_new: bool) -> None:
-        pass
+class Silent:
+    """Progress of a quiet session: nothing is shown."""
+
+    def __call__(self, num_bytes: int) -> None: ...
+
+    def begin(self, phase: str) -> None: ...
 
 
 class _Lines:
@@ -99,23 +103,32 @@ class _Lines:
 
 
 @contextmanager
-def progress(session: Session, total_bytes: int, files: Files = (), phase: str = "measuring") -> Iterator[Progress]:
-    """Yield the callback for finished work.
+def progress(
+    session: Session,
+    plans: Sequence[Plan] = (),
+    phase: str = "measuring",
+    *,
+    passes: int = 1,
+    total_bytes: int | None = None,
+) -> Iterator[Progress | Silent]:
+    """Yield the callback for finished work: `passes` over the data of the plans, or `total_bytes` in all.
 
     Shows a bar on a terminal for long work, else a line now and then; nothing where `session` is quiet.
     """
-    with ExitStack() as undo:
-        display: Display = _Nothing()
-        if not session.quiet:
-            is_watched = sys.stderr.isatty() and total_bytes >= BAR_BYTES
-            display = undo.enter_context(_bar(total_bytes)) if is_watched else _Lines(session, total_bytes)
-        shown = Progress(total_bytes, files, phase, display)
-        if not session.quiet:
-            from qdqcli.op.jit.kernel import watch_compiling  # NumPy
+    if session.quiet:
+        yield Silent()
+        return
+    from qdqcli.op.jit.kernel import watch_compiling  # NumPy
 
-            undo.enter_context(watch_compiling(shown.compiling))
+    files = [(plan.shard.name, plan.nbytes) for plan in plans]
+    if total_bytes is None:
+        total_bytes = passes * sum(size for _, size in files)
+    is_watched = sys.stderr.isatty() and total_bytes >= BAR_BYTES
+    with _bar(total_bytes) if is_watched else nullcontext(_Lines(session, total_bytes)) as display:
+        shown = Progress(total_bytes, files, phase, display)
+        with watch_compiling(shown.compiling):
             shown.begin(phase)
-        yield shown
+            yield shown
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from qdqcli.cli.deliver import deliver_pieces
 from qdqcli.cli.files import Files
 from qdqcli.cli.help import Command, completing
 from qdqcli.cli.limits import prepare_libraries
-from qdqcli.cli.measure import cluster_of, opened, packed_inputs, progress_over, workers_of
+from qdqcli.cli.measure import cluster_of, opened, packed_inputs, workers_of
 from qdqcli.cli.option_sources import recipe_options
+from qdqcli.cli.progress import progress
 from qdqcli.cli.project import project_inputs, with_project
 from qdqcli.errors import UsageError
 from qdqcli.ranges.estimator import ESTIMATORS
@@ -182,7 +183,7 @@ def measure_settings(
         return columns, saved.restore(columns, request.settings)
     with (
         cluster_of(call) as distribution,
-        progress_over(call, columns[0]) as advance,
+        progress(call.session, columns[0]) as advance,
         workers_of(call) as workers,
     ):
         measuring = Measuring(scale_bits=request.scale_bits, on_bytes=advance)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from threading import local
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ LARGEST_BLOCK_BYTES = 4 << 20
 """Smaller blocks lose more to Python than the caches gain; the interruption flag is checked between blocks."""
 
 
-class Workers:
+class Workers(AbstractContextManager["Workers"]):
     """Pool of `num_threads` threads; kernels and reads release the GIL, so they run in parallel."""
 
     def __init__(
@@ -41,6 +42,8 @@ class Workers:
                 raise UsageError(f"{name} is {value!r}; it must be a number{unit}, at least {least}")
         self.num_threads = num_threads or available_threads()
         self.max_memory = max_memory
+        self.least_memory = 3 * self.num_threads * CHUNK_ELEMENTS * 4
+        """Minimum bytes of the buffers, regardless of the limit: one chunk of float32 each."""
         self.interruption = interruption or Interruption()
         self.backend = backend or backends.backend("cpu")
         self._own = local()
@@ -49,11 +52,6 @@ class Workers:
         # A worker holds an input buffer of one and a half blocks (a block and the slices that reach beyond it) and an
         # output buffer of the same size.
         self._block_bytes = min(largest_block, max_memory // (3 * self.num_threads))
-
-    @property
-    def least_memory(self) -> int:
-        """Minimum bytes of the buffers, regardless of the limit: one chunk of float32 each."""
-        return 3 * self.num_threads * CHUNK_ELEMENTS * 4
 
     @property
     def spare_memory(self) -> int:
@@ -105,9 +103,6 @@ class Workers:
             held = self.backend.empty(nbytes)
             setattr(self._own, name, held)
         return held[:nbytes].view(dtype)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
