@@ -17,7 +17,7 @@ from qdqcli.cli.run import tree_in_words
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
 from qdqcli.recipe.decision import Resolution, Skip
-from qdqcli.recipe.plan import Plan, decoded_inputs
+from qdqcli.recipe.plan import Plan, decoded_inputs, file_of
 from qdqcli.recipe.recipe import Recipe
 from qdqcli.recipe.request import Request
 from qdqcli.report.number import counted
@@ -90,7 +90,10 @@ def _write(call: Call, view: Checkpoint, tree: "OutputTree", dtype: str, *, veri
     from qdqcli.run.write import Destination, execute_run
 
     copied = Resolution(decision=Skip(reason="decoded"), settings={})
-    plans = [Plan(checkpoint=view, shard=shard, resolutions=[copied] * len(shard.tensors)) for shard in view.shards]
+    plans = [
+        Plan(checkpoint=view, shard=shard, file=file_of(shard), resolutions=[copied] * len(shard.tensors))
+        for shard in view.shards
+    ]
     request = Request(recipe=Recipe(spec=QuantSpec()), ranges_file=None, settings={"dtype": dtype})
     destination = Destination(tree=tree, verify=verify, needs_rows=False)
     passes = destination.num_passes

@@ -42,6 +42,10 @@ def axis_of(word: str | int, ndim: int, *, is_stacked: bool) -> Axis:
     return fixed_axis(word)
 
 
-def holds_stacked_experts(name: str, ndim: int) -> bool:
-    """Tell whether a tensor holds the matrices of several experts, [experts, out, in], by its name."""
-    return ndim == 3 and "experts" in name
+STACKED_NDIM = 3
+"""Dimensions of the matrices of several experts, [experts, out, in]."""
+
+
+def holds_stacked_experts(name: str) -> bool:
+    """Tell by its name whether a tensor of `STACKED_NDIM` dimensions holds the matrices of several experts."""
+    return "experts" in name

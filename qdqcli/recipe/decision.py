@@ -8,9 +8,10 @@ from math import isfinite
 from qdqcli.errors import SpecError
 from qdqcli.op.spec import QuantSpec
 from qdqcli.plain import JsonObject
-from qdqcli.recipe.axis import BY_TENSOR, CHANNEL, NONE, axis_of, word_of
+from qdqcli.recipe.axis import BY_TENSOR, CHANNEL, NONE, STACKED_NDIM, axis_of, holds_stacked_experts, word_of
 from qdqcli.recipe.keys import ERROR, PLANNING, SETTINGS, SKIP
 from qdqcli.recipe.rule import Placed, PlacedSettings, Rule, apply_rule
+from qdqcli.tensors.tensor import TensorInfo
 
 TOO_FEW = "fewer than"
 """Start of the reason for a skip by `min_ndim`."""
@@ -141,9 +142,9 @@ def resolve(
     return Resolution(decision=decision, settings=settings, rules=rules, problems=problems)
 
 
-def divided(resolution: Resolution, shape: tuple[int, ...], *, is_stacked: bool) -> Resolution:
-    """Return the resolution for one shape: applies `indivisible` where groups do not divide its last dimension."""
-    spec, settings = resolution.decision, resolution.settings
+def divided(resolution: Resolution, tensor: TensorInfo) -> Resolution:
+    """Return the resolution for one tensor: applies `indivisible` where groups do not divide its last dimension."""
+    spec, settings, shape = resolution.decision, resolution.settings, tensor.shape
     if not isinstance(spec, QuantSpec) or spec.group_size is None or spec.ragged_groups:
         return resolution
     way = settings["indivisible"]
@@ -153,6 +154,7 @@ def divided(resolution: Resolution, shape: tuple[int, ...], *, is_stacked: bool)
         reason = f"group_size {spec.group_size} does not divide the last dimension"
         return replace(resolution, decision=Skip(reason=reason, is_misfit=True), settings={"indivisible": way})
     place = way.places[-1] if way.places else "--indivisible"
+    is_stacked = len(shape) == STACKED_NDIM and holds_stacked_experts(tensor.name)
     axis = axis_of(CHANNEL if len(shape) > 1 else NONE, len(shape), is_stacked=is_stacked)
     changed = {
         "axis": settings["axis"].over(word_of(axis), place),

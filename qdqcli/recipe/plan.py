@@ -27,6 +27,8 @@ class Plan:
 
     checkpoint: Checkpoint
     shard: Shard
+    file: FileRef
+    """The shard, as reports show it and as patterns see it."""
     resolutions: Sequence[Resolution]
     """One resolution per tensor of the shard."""
     min_ndim: int = 0
@@ -40,18 +42,13 @@ class Plan:
         return [resolution.decision for resolution in self.resolutions]
 
     @cached_property
-    def file(self) -> FileRef:
-        """The shard, as reports show it and as patterns see it."""
-        return _file_of(self.shard)
-
-    @cached_property
     def nbytes(self) -> int:
         """Bytes of all tensors of the shard."""
         return sum(tensor.nbytes for tensor in self.shard.tensors)
 
     @property
     def tensors(self) -> Iterator[tuple[TensorInfo, Decision]]:
-        return zip(self.shard.tensors, self.decisions, strict=True)
+        return zip(self.shard.tensors, (resolution.decision for resolution in self.resolutions), strict=True)
 
     def source_of(self, tensor: TensorInfo) -> Source:
         """Return the source of a tensor of the shard, for its row."""
@@ -77,16 +74,17 @@ def make_plans(
     context = context_of(checkpoints, packed)
     resolutions, warnings = recipe.resolve(tensors, context, allow_unmatched=allow_unmatched)
     remaining = iter(resolutions)
+    shards = [(*pair, shard) for pair in zip(checkpoints, packed, strict=True) for shard in pair[0].shards]
     plans = [
         Plan(
             checkpoint=checkpoint,
             shard=shard,
+            file=file,
             resolutions=list(islice(remaining, len(shard.tensors))),
-            min_ndim=default_min_ndim(checkpoint, own) if recipe.min_ndim is None else recipe.min_ndim,
+            min_ndim=min_ndim if recipe.min_ndim is None else recipe.min_ndim,
             packed=own,
         )
-        for checkpoint, own in zip(checkpoints, packed, strict=True)
-        for shard in checkpoint.shards
+        for (checkpoint, own, shard), (file, min_ndim) in zip(shards, context.shards, strict=True)
     ]
     return plans, warnings
 
@@ -96,19 +94,30 @@ def context_of(checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> C
     files: list[FileRef] = []
     untouched: list[Skip | None] = []
     min_ndims: list[int] = []
+    shards: list[tuple[FileRef, int]] = []
     for checkpoint, own in zip(checkpoints, packed, strict=True):
         min_ndim = default_min_ndim(checkpoint, own)
-        codes = {key_of(weight.parts[CODES]) for weight in own.weights}
-        known = {key: Skip(reason=reason, is_selected=key in codes) for key, reason in own.reasons.items()}
-        known |= {key: Skip(reason=f"superseded: the index takes it from {shard}")
-                  for key, shard in checkpoint.superseded.items()}  # fmt: skip
+        known = _known_skips(checkpoint, own) if own.weights or own.activation_scales or checkpoint.superseded else {}
         for shard in checkpoint.shards:
-            files += [_file_of(shard)] * len(shard.tensors)
+            file = file_of(shard)
+            shards.append((file, min_ndim))
+            files += [file] * len(shard.tensors)
             min_ndims += [min_ndim] * len(shard.tensors)
             untouched += [
-                (known and known.get(key_of(tensor))) or why_untouched(tensor.dtype) for tensor in shard.tensors
+                (known.get(key_of(tensor)) if known else None)
+                or (None if tensor.dtype.is_floating else why_untouched(tensor.dtype))
+                for tensor in shard.tensors
             ]
-    return Context(files=files, untouched=untouched, min_ndims=min_ndims)
+    return Context(files=files, untouched=untouched, min_ndims=min_ndims, shards=shards)
+
+
+def _known_skips(checkpoint: Checkpoint, packed: Packed) -> dict[tuple[str, str], Skip]:
+    """Return the reasons to skip the parts of packed weights, and tensors that the index takes from another shard."""
+    codes = {key_of(weight.parts[CODES]) for weight in packed.weights}
+    found = {key: Skip(reason=reason, is_selected=key in codes) for key, reason in packed.reasons.items()}
+    for key, shard in checkpoint.superseded.items():
+        found[key] = Skip(reason=f"superseded: the index takes it from {shard}")
+    return found
 
 
 def default_min_ndim(checkpoint: Checkpoint, packed: Packed) -> int:
@@ -175,9 +184,9 @@ def check_selection(plans: Sequence[Plan]) -> None:
     Raises:
         UsageError: none is; names the inputs and the reason.
     """
-    decisions = [decision for plan in plans for decision in plan.decisions]
-    if not any(isinstance(decision, QuantSpec) for decision in decisions):
-        raise UsageError(f"{', '.join(inputs_of(plans))}: nothing to quantize: {why_nothing(decisions)}")
+    if not any(isinstance(found.decision, QuantSpec) for plan in plans for found in plan.resolutions):
+        why = why_nothing([decision for plan in plans for decision in plan.decisions])
+        raise UsageError(f"{', '.join(inputs_of(plans))}: nothing to quantize: {why}")
 
 
 def checkpoints_of(plans: Sequence[Plan]) -> list[Checkpoint]:
@@ -195,5 +204,6 @@ def notes_of(plans: Sequence[Plan]) -> list[Note]:
     return list(dict.fromkeys(note for plan in plans for note in plan.checkpoint.notes))
 
 
-def _file_of(shard: Shard) -> FileRef:
+def file_of(shard: Shard) -> FileRef:
+    """Return the file of a shard."""
     return FileRef(show_path(shard.path), shard.name.count("/") + 1)

@@ -8,7 +8,7 @@ from typing import Self
 from qdqcli.errors import SpecError, UsageError
 from qdqcli.measure.layout import layout_of
 from qdqcli.op.spec import QuantSpec
-from qdqcli.recipe.axis import holds_stacked_experts
+from qdqcli.recipe.axis import STACKED_NDIM, holds_stacked_experts
 from qdqcli.recipe.decision import TOO_FEW, Decision, Resolution, Skip, base_settings, divided, resolve
 from qdqcli.recipe.file_ref import FileRef
 from qdqcli.recipe.findings import RuleFinding, findings_of
@@ -43,13 +43,15 @@ class Context:
     """Reason to skip a tensor regardless of the recipe; None where it may be quantized."""
     min_ndims: Sequence[int]
     """`min_ndim` of each tensor where the recipe has none."""
+    shards: Sequence[tuple[FileRef, int]] = ()
+    """File and that `min_ndim` of each shard, where the tensors are those of checkpoints."""
 
     @classmethod
     def of(cls, tensors: Sequence[TensorInfo]) -> Self:
         """Return the context that follows from the headers alone."""
         return cls(
             files=[FileRef(tensor.shard, tensor.shard.count("/") + 1) for tensor in tensors],
-            untouched=[why_untouched(tensor.dtype) for tensor in tensors],
+            untouched=[None if tensor.dtype.is_floating else why_untouched(tensor.dtype) for tensor in tensors],
             min_ndims=[DEFAULT_MIN_NDIM] * len(tensors),
         )
 
@@ -108,12 +110,7 @@ class Recipe:
             warnings += self._check_rules(tensors, resolutions, holders, allow_unmatched=allow_unmatched)
         if self.include or self.exclude:
             resolutions = self._selected(tensors, context, resolutions, holders)
-        if self.rules or self.spec.group_size is not None:
-            resolutions = _divided(tensors, resolutions)
-        if self.skips_misfits:
-            return list(map(_fitting, tensors, resolutions)), warnings
-        _check_layouts(tensors, resolutions)
-        return resolutions, warnings
+        return self._fitted(tensors, resolutions), warnings
 
     def findings(self, tensors: Sequence[TensorInfo], context: Context) -> list[RuleFinding]:
         """Return all errors in the rules for these tensors."""
@@ -149,7 +146,8 @@ class Recipe:
         known: dict[tuple[Skip | None, tuple[int, ...], int, int, bool], Resolution] = {}
         resolutions = []
         for tensor, file, untouched, least in zip(tensors, context.files, context.untouched, min_ndims, strict=True):
-            ndim, is_stacked = len(tensor.shape), holds_stacked_experts(tensor.name, len(tensor.shape))
+            ndim = len(tensor.shape)
+            is_stacked = ndim == STACKED_NDIM and holds_stacked_experts(tensor.name)
             kind = untouched, () if numbers is None else numbers(tensor.name, file), ndim, least, is_stacked
             found = known.get(kind)
             if found is None:
@@ -186,6 +184,32 @@ class Recipe:
 
         return list(map(select, tensors, context.files, context.untouched, by_rules))
 
+    def _fitted(self, tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> list[Resolution]:
+        """Fit the settings to the shape of each tensor. Tensors of a kind share a resolution.
+
+        Raises:
+            UsageError: selected tensors lack the axis or do not divide into groups.
+        """
+        known: dict[tuple[int, tuple[int, ...], bool], Resolution] = {}
+        refused: dict[int, UsageError] = {}
+        fitted = []
+        for tensor, resolution in zip(tensors, resolutions, strict=True):
+            kind = id(resolution), tensor.shape, tensor.fortran_order
+            if kind not in known:
+                spec = resolution.decision
+                found = resolution if isinstance(spec, Skip) or spec.group_size is None else divided(resolution, tensor)
+                try:
+                    if isinstance(found.decision, QuantSpec):
+                        layout_of(tensor, found.decision)
+                except UsageError as error:
+                    found = replace(found, decision=Skip(reason=str(error), is_misfit=True))
+                    refused[id(found)] = error
+                known[kind] = found
+            fitted.append(known[kind])
+        if refused and not self.skips_misfits:
+            raise _refusal_of_shapes(tensors, fitted, refused)
+        return fitted
+
     def _check_rules(
         self, tensors: Sequence[TensorInfo], by_rules: Sequence[Resolution], holders: Holders, *, allow_unmatched: bool
     ) -> list[str]:
@@ -216,10 +240,8 @@ class Recipe:
         return Resolution(decision=Skip(reason=reason), settings={key: setting})
 
 
-def why_untouched(dtype: DType) -> Skip | None:
-    """Return the reason why tensors of the dtype cannot be quantized; None where they can."""
-    if dtype.is_floating:
-        return None
+def why_untouched(dtype: DType) -> Skip:
+    """Return the reason why tensors of the dtype, which is not a floating-point one, cannot be quantized."""
     if dtype.is_packed:
         return Skip(reason=f"{dtype.name} is already quantized", is_selected=True)
     if dtype.is_integer or dtype.is_opaque:
@@ -251,35 +273,13 @@ def why_nothing(decisions: Sequence[Decision]) -> str:
     return "; ".join(described(reason, count) for reason, count in Counter(reasons).items())
 
 
-def _divided(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> list[Resolution]:
-    """Apply `indivisible` to tensors that groups do not divide; tensors of a kind share a resolution."""
-    known: dict[tuple[int, tuple[int, ...]], Resolution] = {}
-
-    def of_shape(tensor: TensorInfo, resolution: Resolution) -> Resolution:
-        kind = id(resolution), tensor.shape
-        if kind not in known:
-            is_stacked = holds_stacked_experts(tensor.name, len(tensor.shape))
-            known[kind] = divided(resolution, tensor.shape, is_stacked=is_stacked)
-        return known[kind]
-
-    return list(map(of_shape, tensors, resolutions))
-
-
-def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution]) -> None:
-    """Raise one error for all tensors that cannot take their settings."""
-    kinds = {
-        (id(resolution), tensor.shape, tensor.fortran_order): (tensor, resolution)
-        for tensor, resolution in zip(tensors, resolutions, strict=True)
-    }
-    refused = {kind: error for kind, of_kind in kinds.items() if (error := _misfit(*of_kind)) is not None}
-    if not refused:
-        return
-    bad = [
-        (tensor, resolution, error)
-        for tensor, resolution in zip(tensors, resolutions, strict=True)
-        if (error := refused.get((id(resolution), tensor.shape, tensor.fortran_order))) is not None
-    ]
-    _, resolution, first = bad[0]
+def _refusal_of_shapes(
+    tensors: Sequence[TensorInfo], resolutions: Sequence[Resolution], refused: Mapping[int, UsageError]
+) -> UsageError:
+    """Return one error for all tensors that cannot take their settings; `refused` has that of each resolution's id."""
+    bad = [(tensor, found) for tensor, found in zip(tensors, resolutions, strict=True) if id(found) in refused]
+    resolution = bad[0][1]
+    first = refused[id(resolution)]
     lacks_axis = isinstance(first, SpecError) and "axis is" in str(first)
     place = resolution.decided_by.get("axis" if lacks_axis else "group_size", "--")
     by = "" if place.startswith("--") else f", set by {place}"
@@ -292,21 +292,5 @@ def _check_layouts(tensors: Sequence[TensorInfo], resolutions: Sequence[Resoluti
         )
     else:
         advice = "--exclude or a rule with skip leaves them alone"
-    names = listed([tensor.name for tensor, _, _ in bad])
-    raise UsageError(f"{first}{by}; {len(bad)} of the selected tensors: {names}; {advice}")
-
-
-def _fitting(tensor: TensorInfo, resolution: Resolution) -> Resolution:
-    """Return the resolution, or a skip with the reason why the tensor cannot take it."""
-    error = _misfit(tensor, resolution)
-    return resolution if error is None else replace(resolution, decision=Skip(reason=str(error), is_misfit=True))
-
-
-def _misfit(tensor: TensorInfo, resolution: Resolution) -> UsageError | None:
-    """Return the reason why the tensor cannot take its settings; None where it can, or has none."""
-    try:
-        if isinstance(resolution.decision, QuantSpec):
-            layout_of(tensor, resolution.decision)
-    except UsageError as error:
-        return error
-    return None
+    names = listed([tensor.name for tensor, _ in bad])
+    return UsageError(f"{first}{by}; {len(bad)} of the selected tensors: {names}; {advice}")

@@ -19,7 +19,7 @@ from qdqcli.op.params import floats_of
 from qdqcli.op.spec import QuantSpec
 from qdqcli.recipe.decision import Skip
 from qdqcli.recipe.pairing import Entry, counterparts
-from qdqcli.recipe.plan import Plan
+from qdqcli.recipe.plan import Plan, file_of
 from qdqcli.result.packing import Packing
 from qdqcli.result.result import Row, SkippedTensor, Source, TensorResult
 from qdqcli.run.count import Pair, count_pairs
@@ -93,7 +93,7 @@ class CompareTask(TaskOnShard):
 def _entries_by_name(ref: ShardRef) -> Mapping[str, Entry]:
     checkpoint = ref.open()
     (shard,) = checkpoint.shards
-    plan = Plan(checkpoint=checkpoint, shard=shard, resolutions=[])
+    plan = Plan(checkpoint=checkpoint, shard=shard, file=file_of(shard), resolutions=[])
     storage = checkpoint.storage
     return {info.name: Entry(info.name, plan, info, QuantSpec(), storage.get(key_of(info))) for info in shard.tensors}
 

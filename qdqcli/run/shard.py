@@ -21,7 +21,7 @@ from qdqcli.op.backend import backend
 from qdqcli.op.spec import QuantSpec
 from qdqcli.plain import Parsed
 from qdqcli.recipe.decision import Decision, Resolution
-from qdqcli.recipe.plan import Plan, decoded_inputs
+from qdqcli.recipe.plan import Plan, decoded_inputs, file_of
 from qdqcli.run.driver import TransientError
 from qdqcli.run.journal import Target
 from qdqcli.run.pipeline import Measuring, ShardJob
@@ -330,6 +330,11 @@ def plans_of(shard: ShardRef, columns: Sequence[Sequence[Decision]]) -> list[Pla
     found = shard.open()
     resolutions = {id(one): Resolution(decision=one, settings={}) for decisions in columns for one in decisions}
     return [
-        Plan(checkpoint=found, shard=found.shards[0], resolutions=[resolutions[id(one)] for one in decisions])
+        Plan(
+            checkpoint=found,
+            shard=found.shards[0],
+            file=file_of(found.shards[0]),
+            resolutions=[resolutions[id(one)] for one in decisions],
+        )
         for decisions in columns
     ]
