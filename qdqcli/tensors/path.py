@@ -1,4 +1,4 @@
-"""What is at a path, here or in a store, and where its links lead."""
+"""Paths, here or in a store: existence, kind, and targets of links."""
 
 import os
 import stat
