@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 from qdqcli.errors import InputError, UsageError
-from qdqcli.escape import escape_name, show_path
+from qdqcli.escape import MalformedError, escape_name, show_path
 from qdqcli.tensors.input_file import CHUNK_BYTES, FileIdentity, InputFile
 from qdqcli.tensors.note import Note, NoteKind
 from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.remote_path import RemotePath, is_url, path_from
 from qdqcli.tensors.root import root_of
 from qdqcli.tensors.signature import SNIFF_BYTES, describe, is_pointer
-from qdqcli.tensors.system_error import blame_input
+from qdqcli.tensors.system_error import input_error
 from qdqcli.tensors.tensor import DTYPES, TensorInfo
 from qdqcli.tensors.unread import describe_unread
 
@@ -217,11 +217,13 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
     """
     if void_dtype is not None and void_dtype not in DTYPES:
         raise UsageError(f"dtype '{escape_name(void_dtype)}' is not one of {', '.join(DTYPES)}")
-    with blame_input(path):
+    try:
         if isinstance(path, RemotePath):  # the name of a file saves a request
             is_folder = path.suffix.lower() not in FORMATS and path.is_dir()
         else:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        raise input_error(path, error) from error
     if is_folder:
         # Lazy import: `sharded` builds on the protocols of this file.
         from qdqcli.tensors.sharded import open_folder
@@ -248,7 +250,10 @@ def open_file(path: Path, name: str, void_dtype: str | None = None, *, suffix: s
         raise InputError(f"{show_path(path)}: not a file of a known kind ({known})" + (f"; {found}" if found else ""))
     module, attribute = FORMATS[suffix].split(":")
     open_format: Callable[[Path, str, str | None], Shard] = getattr(importlib.import_module(module), attribute)
-    return open_format(path, name, void_dtype)
+    try:
+        return open_format(path, name, void_dtype)
+    except MalformedError as error:
+        raise InputError(f"{show_path(path)}: {error}") from error
 
 
 def void_notes(shard: Shard) -> Iterator[Note]:

@@ -88,10 +88,11 @@ def open_gguf(path: Path, name: str, void_dtype: str | None = None) -> "GgufShar
     `name` is the file's name relative to its checkpoint; `void_dtype` is ignored: this format names every type.
 
     Raises:
-        InputError: unreadable or malformed; names the file.
+        InputError: unreadable.
+        MalformedError: the header violates the format.
     """
     del void_dtype
-    with InputFile(path) as file, blame(path):
+    with InputFile(path) as file:
         header = _Header(file)
         model = Model.of(header.values) if "general.architecture" in header.values else _model_beside(path)
         start = header.data_start

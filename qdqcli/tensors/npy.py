@@ -11,7 +11,7 @@ import warnings
 from math import prod
 from pathlib import Path
 
-from qdqcli.escape import MalformedError, blame, escape_name
+from qdqcli.escape import MalformedError, escape_name
 from qdqcli.tensors.flat import FlatShard
 from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.signature import describe
@@ -51,9 +51,11 @@ def open_npy(path: Path, name: str, void_dtype: str | None = None) -> FlatShard:
     the dtype `void_dtype` if the sizes match.
 
     Raises:
-        InputError: unreadable or malformed; names the file.
+        InputError: unreadable.
+        ObjectArrayError: the elements are Python objects.
+        MalformedError: the header violates the format or the stricter rules above.
     """
-    with InputFile(path) as file, blame(path):
+    with InputFile(path) as file:
         stem = name[: -len(".npy")].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         prefix = file.read(0, PREFIX_BYTES)
         tensor = parse_npy(prefix, file.size, name=stem, shard=name, void_dtype=void_dtype)

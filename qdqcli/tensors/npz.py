@@ -79,9 +79,10 @@ def open_npz(path: Path, name: str, void_dtype: str | None = None) -> NpzShard:
     `name` is the file's name relative to its checkpoint; `void_dtype` as for `.npy` files.
 
     Raises:
-        InputError: unreadable or malformed; names the file and the member.
+        InputError: unreadable.
+        MalformedError: the archive or a member's header violates its format; names the member.
     """
-    with InputFile(path) as file, blame(path):
+    with InputFile(path) as file:
         with zip_errors("is not a readable zip archive", file), zipfile.ZipFile(InputStream(file)) as archive:
             members = tuple(read_members(file, archive, name, void_dtype))
             comment = archive.comment

@@ -13,7 +13,7 @@ from math import prod
 from operator import attrgetter
 from pathlib import Path
 
-from qdqcli.escape import MalformedError, blame, escape_name
+from qdqcli.escape import MalformedError, escape_name
 from qdqcli.tensors.flat import FlatShard
 from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.json_stream import JsonStream
@@ -44,10 +44,11 @@ def open_safetensors(path: Path, name: str, void_dtype: str | None = None) -> Fl
     `name` is the file's name relative to its checkpoint; `void_dtype` is ignored: this format names every dtype.
 
     Raises:
-        InputError: unreadable or malformed; names the file.
+        InputError: unreadable.
+        MalformedError: the header violates the format or the stricter rules above.
     """
     del void_dtype
-    with InputFile(path) as file, blame(path):
+    with InputFile(path) as file:
         length = _header_bytes(file)
         data_start = 8 + length
         tensors, marks = parse_header(file.chunks(8, length), name, data_start)

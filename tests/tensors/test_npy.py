@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from qdqcli.errors import InputError
-from qdqcli.tensors.npy import MAX_HEADER_BYTES, open_npy
+from qdqcli.tensors.checkpoint import open_file
+from qdqcli.tensors.npy import MAX_HEADER_BYTES
 from qdqcli.tensors.tensor import TensorInfo
 from tests.tensors.files import npy_bytes, npy_with_header, read_shard, rewrite, write
 
@@ -63,14 +64,14 @@ REFUSED = {
 def test_refuses_with_reason_and_file(tmp_path: Path, reason: str) -> None:
     path = write(tmp_path / "bad.npy", REFUSED[reason])
     with pytest.raises(InputError) as caught:
-        open_npy(path, path.name)
+        open_file(path, path.name)
     assert str(caught.value).startswith(str(path))
     assert reason in str(caught.value)
 
 
 def describe(tmp_path: Path, array: np.ndarray, void_dtype: str | None = None) -> TensorInfo:
     path = write(tmp_path / "x.npy", npy_bytes(array))
-    (tensor,) = open_npy(path, path.name, void_dtype).tensors
+    (tensor,) = open_file(path, path.name, void_dtype).tensors
     return tensor
 
 
@@ -119,7 +120,7 @@ SPELLINGS += ["=f4", "|f4", "f4", ">e", "<d", "datetime64[s]", "m8[25s]", "U5", 
 def test_every_spelling_of_a_dtype_is_what_numpy_makes_of_it(tmp_path: Path, spelling: str) -> None:
     def read(descr: str) -> tuple[str, int, bool]:
         data = npy_with_header(header(repr(descr)), bytes(2 * np.dtype(spelling).itemsize))
-        (tensor,) = open_npy(write(tmp_path / "x.npy", data), "x.npy").tensors
+        (tensor,) = open_file(write(tmp_path / "x.npy", data), "x.npy").tensors
         return tensor.dtype.name, tensor.dtype.bits, tensor.big_endian
 
     assert read(spelling) == read(np.dtype(spelling).str)
@@ -128,7 +129,7 @@ def test_every_spelling_of_a_dtype_is_what_numpy_makes_of_it(tmp_path: Path, spe
 
 def test_integers_of_python_2_are_read(tmp_path: Path) -> None:
     old = header("[('10L', '<f4')]", shape="(2L, 0x1L)").replace("'descr'", "u'descr'")
-    (tensor,) = open_npy(write(tmp_path / "x.npy", npy_with_header(old, bytes(8))), "x.npy").tensors
+    (tensor,) = open_file(write(tmp_path / "x.npy", npy_with_header(old, bytes(8))), "x.npy").tensors
     assert tensor.shape == (2, 1)
 
 
@@ -144,7 +145,7 @@ def test_structured_dtype_is_opaque_bytes(tmp_path: Path) -> None:
 def test_stored_bytes_are_the_array(tmp_path: Path, shape: tuple[int, ...], order: str, descr: str) -> None:
     array = np.asarray(np.arange(np.prod(shape), dtype=descr).reshape(shape), order=order)
     path = write(tmp_path / "x.npy", npy_bytes(array))
-    shard = open_npy(path, path.name)
+    shard = open_file(path, path.name)
     (tensor,) = shard.tensors
     stored = np.frombuffer(read_shard(shard)["x"], descr).reshape(tensor.stored_shape)
     np.testing.assert_array_equal(stored.T if tensor.fortran_order else stored, array)
@@ -155,11 +156,11 @@ def test_stored_bytes_are_the_array(tmp_path: Path, shape: tuple[int, ...], orde
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_reads_each_version(tmp_path: Path, version: tuple[int, int]) -> None:
     path = write(tmp_path / "x.npy", npy_bytes(A, version))
-    assert read_shard(open_npy(path, path.name))["x"] == A.tobytes()
+    assert read_shard(open_file(path, path.name))["x"] == A.tobytes()
 
 
 def test_tensor_is_named_by_the_file_also_where_that_is_not_utf8(tmp_path: Path) -> None:
     path = write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/w\xff.NPY")), npy_bytes(A))
-    shard = open_npy(path, f"sub/{path.name}")
+    shard = open_file(path, f"sub/{path.name}")
     assert shard.tensors[0].name == "sub/w\\xff"
     assert rewrite(shard, path.with_name("copy.npy")).read_bytes() == path.read_bytes()

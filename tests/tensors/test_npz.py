@@ -9,10 +9,10 @@ import pytest
 
 from qdqcli.errors import InputError, OutputError
 from qdqcli.tensors import deflate
-from qdqcli.tensors.checkpoint import copy_tensor
+from qdqcli.tensors.checkpoint import copy_tensor, open_file
 from qdqcli.tensors.deflate import PIECE_BYTES
 from qdqcli.tensors.input_file import InputFile
-from qdqcli.tensors.npz import OPEN_MEMBERS, NpzReader, open_npz
+from qdqcli.tensors.npz import OPEN_MEMBERS, NpzReader
 from qdqcli.tensors.spool import Spool
 from tests.tensors.files import npy_bytes, npy_with_header, read_shard, rewrite, write, zip_bytes
 
@@ -73,7 +73,7 @@ REFUSED = {
 def test_refuses_with_reason_and_file(tmp_path: Path, reason: str) -> None:
     path = write(tmp_path / "bad.npz", REFUSED[reason])
     with pytest.raises(InputError) as caught:
-        open_npz(path, path.name)
+        open_file(path, path.name)
     assert str(caught.value).startswith(str(path))
     assert reason in str(caught.value)
 
@@ -83,7 +83,7 @@ def test_a_flipped_bit_is_found_before_the_first_byte_is_handed_out(tmp_path: Pa
     big = np.random.default_rng(7).standard_normal(9000)
     data = zip_bytes([("a.npy", npy_bytes(big))], method)
     path = write(tmp_path / "x.npz", flipped(data, len(data) - 2000))
-    shard = open_npz(path, path.name)
+    shard = open_file(path, path.name)
     with shard.open() as reader, pytest.raises(InputError, match=r"x\.npz: member 'a\.npy'"):
         reader.read_into(shard.tensors[0], 0, memoryview(bytearray(8)))
 
@@ -102,7 +102,7 @@ def test_round_trip_keeps_the_archive(tmp_path: Path, method: int) -> None:
     }
     data = zip_bytes([(f"{key}.npy", npy_bytes(value)) for key, value in arrays.items()], method, b"made by x")
     path = write(tmp_path / "x.npz", data)
-    shard = open_npz(path, path.name)
+    shard = open_file(path, path.name)
     assert [tensor.name for tensor in shard.tensors] == list(arrays)
     assert rewrite(shard, tmp_path / "y.npz").read_bytes() == data
     with np.load(tmp_path / "y.npz") as loaded:
@@ -112,7 +112,7 @@ def test_round_trip_keeps_the_archive(tmp_path: Path, method: int) -> None:
 
 def test_values_written_are_those_that_numpy_reads(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", a=A, b=A)
-    shard = open_npz(tmp_path / "x.npz", "x.npz")
+    shard = open_file(tmp_path / "x.npz", "x.npz")
     with shard.open() as reader:
         writer = shard.create(tmp_path / "y.npz", reader)
         writer.write(shard.tensors[0], 4, memoryview(np.full(31, 9, "<f4")))
@@ -127,7 +127,7 @@ def test_values_written_are_those_that_numpy_reads(tmp_path: Path) -> None:
 
 def test_abort_leaves_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", ONE)
-    shard = open_npz(path, path.name)
+    shard = open_file(path, path.name)
     with shard.open() as reader:
         shard.create(tmp_path / "y.npz", reader).abort()
     assert list(tmp_path.iterdir()) == [path]
@@ -137,7 +137,7 @@ def test_threads_read_more_members_than_are_kept(tmp_path: Path) -> None:
     arrays = {f"k{i}": np.full(1000, i, "<f8") for i in range(2 * OPEN_MEMBERS)}
     path = tmp_path / "x.npz"
     np.savez_compressed(path, **arrays)
-    shard = open_npz(path, path.name)
+    shard = open_file(path, path.name)
     wrong: list[str] = []
 
     def check(seed: int) -> None:
@@ -166,7 +166,7 @@ def deflated_archive(path: Path, nbytes: int) -> np.ndarray:
 @pytest.mark.parametrize("kept", [0, 1, 3, 64])
 def test_what_is_not_kept_is_inflated_again(tmp_path: Path, kept: int) -> None:
     expected = deflated_archive(tmp_path / "x.npz", 20 * PIECE_BYTES + 12).view("<u1")
-    shard = open_npz(tmp_path / "x.npz", "x.npz")
+    shard = open_file(tmp_path / "x.npz", "x.npz")
     rng = random.Random(11)
     with NpzReader(InputFile(shard.path), shard.members, kept) as reader:
         for start in [*range(0, expected.size, 5 << 20), *(rng.randrange(expected.size) for _ in range(20))]:
@@ -182,7 +182,7 @@ def test_temporary_space_is_bounded_by_the_size_of_the_archive(tmp_path: Path, m
     monkeypatch.setattr(Spool, "write", lambda spool, data, at: (ends.append(at + data.nbytes), write(spool, data, at)))
     path = tmp_path / "x.npz"
     np.savez_compressed(path, w=np.zeros(80 * PIECE_BYTES, "u1"))
-    assert sum(map(len, read_shard(open_npz(path, path.name), piece=1 << 22).values())) == 80 * PIECE_BYTES
+    assert sum(map(len, read_shard(open_file(path, path.name), piece=1 << 22).values())) == 80 * PIECE_BYTES
     assert PIECE_BYTES < max(ends) <= deflate.LEAST_PIECES * PIECE_BYTES
 
 
@@ -192,7 +192,7 @@ def test_no_room_for_temporaries_is_no_error(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Spool, "write", refuse)
     expected = deflated_archive(tmp_path / "x.npz", 3 << 20)
-    assert read_shard(open_npz(tmp_path / "x.npz", "x.npz"), piece=1 << 18)["w"] == expected.tobytes()
+    assert read_shard(open_file(tmp_path / "x.npz", "x.npz"), piece=1 << 18)["w"] == expected.tobytes()
 
 
 def test_bytes_hidden_behind_the_expected_ones_are_refused(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_bytes_hidden_behind_the_expected_ones_are_refused(tmp_path: Path) -> No
     data = with_fields(data, 22, 24, len(shown).to_bytes(4, "little"))
     path = write(tmp_path / "x.npz", with_fields(data, 14, 16, zlib.crc32(shown).to_bytes(4, "little")))
     with pytest.raises(InputError, match="more than"):
-        read_shard(open_npz(path, path.name))
+        read_shard(open_file(path, path.name))
 
 
 # Members that are no arrays of numbers
@@ -211,7 +211,7 @@ def test_bytes_hidden_behind_the_expected_ones_are_refused(tmp_path: Path) -> No
 def test_members_that_are_no_arrays_are_copied_as_they_are(tmp_path: Path, method: int) -> None:
     members = [("params/", b""), ("params/w.npy", B), ("meta.npy", OBJECTS), ("config.json", b'{"a": 1}'), ("b", B)]
     data = zip_bytes(members, method)
-    shard = open_npz(write(tmp_path / "x.npz", data), "x.npz")
+    shard = open_file(write(tmp_path / "x.npz", data), "x.npz")
     found = {tensor.name: tensor.dtype.name for tensor in shard.tensors}
     assert found == {"params/w": "F32", "meta": "|O", "config.json": "|V1", "b": "F32"}
     assert read_shard(shard)["meta"] == OBJECTS
@@ -230,7 +230,7 @@ def test_damage_anywhere_is_an_input_error_or_harmless(tmp_path: Path) -> None:
             data[rng.randrange(len(data))] = rng.choice((0, 255, rng.randrange(256)))
         path.write_bytes(data[: rng.randrange(len(data))] if rng.random() < 0.1 else data)
         try:
-            outcome = set(read_shard(open_npz(path, path.name), piece=1 << 20).values())
+            outcome = set(read_shard(open_file(path, path.name), piece=1 << 20).values())
         except InputError:
             continue
         assert outcome == {A.tobytes(), bytes(4800)}, (seed, trial)

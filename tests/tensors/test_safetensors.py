@@ -7,7 +7,8 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 from qdqcli.errors import InputError
-from qdqcli.tensors.safetensors import MAX_HEADER_BYTES, open_safetensors
+from qdqcli.tensors.checkpoint import open_file
+from qdqcli.tensors.safetensors import MAX_HEADER_BYTES
 from qdqcli.tensors.tensor import DTYPES
 from tests.growth import growth
 from tests.tensors.files import raw_safetensors, read_shard, rewrite, safetensors_bytes, write
@@ -87,7 +88,7 @@ REFUSED = {
 def test_refuses_with_reason_and_file(tmp_path: Path, reason: str) -> None:
     path = write(tmp_path / "bad.safetensors", REFUSED[reason])
     with pytest.raises(InputError) as caught:
-        open_safetensors(path, path.name)
+        open_file(path, path.name)
     message = str(caught.value)
     assert message.startswith(str(path))
     assert reason in message
@@ -100,14 +101,14 @@ def test_refuses_header_over_the_cap_without_parsing_it(tmp_path: Path) -> None:
         file.write(struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{")
         file.truncate(MAX_HEADER_BYTES + 9)
     with pytest.raises(InputError, match="at most 33554432"):
-        open_safetensors(path, path.name)
+        open_file(path, path.name)
 
 
 def test_describes_tensors_in_the_order_of_their_data(tmp_path: Path) -> None:
     b = '"b":{"dtype":"BF16","shape":[3,1],"data_offsets":[1,7]}'
     a = '"a":{"dtype":"U8","shape":[],"data_offsets":[0,1],"note":{"x":1.5}}'
     path = write(tmp_path / "x.safetensors", raw_safetensors(f" \n{{{b},{a}}} ", bytes(range(7))))
-    shard = open_safetensors(path, "sub/x.safetensors")
+    shard = open_file(path, "sub/x.safetensors")
     first, second = shard.tensors
     assert (first.name, first.shape, first.nbytes) == ("a", (), 1)
     assert (second.name, second.shape, second.dtype, second.shard) == ("b", (3, 1), DTYPES["BF16"], "sub/x.safetensors")
@@ -117,14 +118,14 @@ def test_describes_tensors_in_the_order_of_their_data(tmp_path: Path) -> None:
 def test_round_trip_of_every_dtype_is_byte_for_byte(tmp_path: Path) -> None:
     tensors = {dtype: (dtype, (3, 8)) for dtype in DTYPES} | {"scalar": ("F32", ()), "empty": ("F64", (0, 5))}
     path = write(tmp_path / "all.safetensors", safetensors_bytes(tensors, {"format": "pt"}))
-    copy = rewrite(open_safetensors(path, path.name), tmp_path / "copy.safetensors")
+    copy = rewrite(open_file(path, path.name), tmp_path / "copy.safetensors")
     assert copy.read_bytes() == path.read_bytes()
 
 
 def test_the_time_grows_with_the_number_of_tensors_and_no_faster(tmp_path: Path) -> None:
     def read(count: int) -> None:
         path = write(tmp_path / "many.safetensors", safetensors_bytes({f"t.{i}": ("U8", (1,)) for i in range(count)}))
-        assert len(open_safetensors(path, path.name).tensors) == count
+        assert len(open_file(path, path.name).tensors) == count
 
     assert growth(read, 2_000, 20_000) < 40
 
@@ -172,7 +173,7 @@ def test_agrees_with_the_library_on_mutations(tmp_path: Path) -> None:
                 struct.pack_into("<Q", mutant, 0, (length + (1 if kind >= 0.8 else -1)) % 2**64)
         path.write_bytes(mutant)
         try:
-            open_safetensors(path, path.name)
+            open_file(path, path.name)
             ours = True
         except InputError as error:
             ours = any(rule in str(error) for rule in STRICTER) and library_takes(path)
