@@ -6,13 +6,11 @@ would hold the GIL for seconds and delay signals.
 
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from json import JSONDecodeError
 from re import compile as compile_regex
-from typing import cast
 
 from qdqcli.escape import MalformedError, escape_name
-from qdqcli.tensors.strict_json import MakeObject, Pairs, check_parse_memory, decoder, without_surrogates
+from qdqcli.tensors.strict_json import MakeObject, check_parse_memory, decoder, without_surrogates
 
 WINDOW_BYTES = 1 << 20
 """Bytes read at a time: many values, parsed in milliseconds. A longer value makes the window grow."""
@@ -74,18 +72,6 @@ class JsonStream:
                 return
             else:
                 key = self._key()
-
-    def pairs(self) -> Iterator[tuple[str, object]]:
-        """Yield key and value of each member of the next object, the whole text; `make_object` is `tuple`.
-
-        A text within the window is parsed in one call, in less than half of the time. Errors do not depend on that.
-        """
-        found: Pairs | None = None
-        if self._peek() == "{" and self._has_ended:
-            with suppress(MalformedError):
-                found = cast("Pairs", self.value())
-        yield from ((key, self.value()) for key in self.members()) if found is None else found
-        self.end()
 
     def items(self) -> Iterator[None]:
         """Stop at each item of the next list; the caller takes it."""

@@ -8,7 +8,7 @@ instead of 100 MB, 64 dimensions.
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from operator import attrgetter
 from pathlib import Path
@@ -16,9 +16,9 @@ from pathlib import Path
 from qdqcli.escape import MalformedError, escape_name
 from qdqcli.tensors.flat import FlatShard
 from qdqcli.tensors.input_file import InputFile
-from qdqcli.tensors.json_stream import JsonStream
+from qdqcli.tensors.json_stream import WINDOW_BYTES, JsonStream
 from qdqcli.tensors.signature import SNIFF_BYTES, describe
-from qdqcli.tensors.strict_json import levels, object_of
+from qdqcli.tensors.strict_json import decoder, levels, object_of
 from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo
 
 MAX_HEADER_BYTES = 32 << 20
@@ -33,7 +33,6 @@ MAX_DIMENSIONS = 64
 METADATA = "__metadata__"
 MARKS = frozenset({"_quantization_metadata"})
 """Metadata keys that mark packed weights: ComfyUI's."""
-_FIELDS = ("dtype", "shape", "data_offsets")
 _U64 = 1 << 64
 DAMAGED = "the file is damaged or was written by a faulty tool"
 
@@ -49,41 +48,34 @@ def open_safetensors(path: Path, name: str, void_dtype: str | None = None) -> Fl
     """
     del void_dtype
     with InputFile(path) as file:
-        length = _header_bytes(file)
-        data_start = 8 + length
-        tensors, marks = parse_header(file.chunks(8, length), name, data_start)
-        _check_layout(tensors, data_start, file.size)
+        first = file.read(0, SNIFF_BYTES)
+        length = int.from_bytes(first[:8], "little")
+        if not 0 < length <= min(file.size - 8, MAX_HEADER_BYTES):
+            raise _bad_length(file, first, length)
+        tensors, marks = _parse_header(file, length, name)
+        _check_layout(tensors, 8 + length, file.size)
         return FlatShard(
             path=path,
             name=name,
             tensors=tensors,
-            header_bytes=data_start,
+            header_bytes=8 + length,
             identity=file.identity,
             marks=marks,
         )
 
 
-def _header_bytes(file: InputFile) -> int:
-    """Return the length of the JSON header."""
-    first = file.read(0, SNIFF_BYTES)
-    if len(first) < 8:
-        raise MalformedError(_with_hint(f"has {file.size} bytes, too few for a .safetensors file", first))
-    (length,) = struct.unpack_from("<Q", first)
-    if length > file.size - 8:
-        message = f"says that its header has {length} bytes but the file has {file.size}"
-        raise MalformedError(_with_hint(message, first))
-    if length > MAX_HEADER_BYTES:
-        raise MalformedError(_with_hint(f"has a header of {length} bytes, at most {MAX_HEADER_BYTES} are read", first))
-    if length == 0:
-        raise MalformedError(_with_hint("has a header of 0 bytes", first))
-    return int(length)
-
-
-def _with_hint(message: str, first: bytes) -> str:
+def _bad_length(file: InputFile, first: bytes, length: int) -> MalformedError:
+    """Return the error on the length of the header; `first` are the file's first bytes."""
+    if file.size < 8:
+        what = f"has {file.size} bytes, too few for a .safetensors file"
+    elif length > file.size - 8:
+        what = f"says that its header has {length} bytes but the file has {file.size}"
+    else:
+        what = f"has a header of {length} bytes" + (f", at most {MAX_HEADER_BYTES} are read" if length else "")
     found = describe(first, expected="a .safetensors file")
     if found is None:
-        return f"{message}; the download may be incomplete, or it is another kind of file"
-    return f"{found.removeprefix('it ')} ({message})"
+        return MalformedError(f"{what}; the download may be incomplete, or it is another kind of file")
+    return MalformedError(f"{found.removeprefix('it ')} ({what})")
 
 
 def header_of(records: Mapping[str, object]) -> bytes:
@@ -93,28 +85,39 @@ def header_of(records: Mapping[str, object]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def parse_header(
-    pieces: Iterable[bytes | memoryview], shard: str, data_start: int
-) -> tuple[tuple[TensorInfo, ...], frozenset[str]]:
-    """Parse a header into its tensors, in data order, and the `MARKS` in its metadata."""
+def _parse_header(file: InputFile, length: int, shard: str) -> tuple[tuple[TensorInfo, ...], frozenset[str]]:
+    """Parse a header of `length` bytes into its tensors, in data order, and the `MARKS` in its metadata.
+
+    A short one is parsed in one call, in half of the time. A stream takes a third less memory for a long one.
+    """
+    records: Iterable[tuple[str, object]] | None = None
+    if length <= WINDOW_BYTES:
+        with suppress(ValueError, RecursionError, MalformedError):  # `_stream` tells where the fault is
+            text = file.read(8, length).decode("utf-8")
+            records = decoder(text, tuple).decode(text)
+    if not isinstance(records, tuple):
+        records = _stream(file, length)
     tensors: dict[str, TensorInfo] = {}
     marks: frozenset[str] = frozenset()
     has_metadata = False
-    for name, record in _records(pieces):
+    for name, record in records:
         if name in tensors or (has_metadata and name == METADATA):
             raise MalformedError(f"header holds the key '{escape_name(name)}' twice; {DAMAGED}")
         if name == METADATA:
             has_metadata = True
             marks = _marks_of(record)
         else:
-            tensors[name] = _parse_record(name, record, shard, data_start)
+            tensors[name] = _parse_record(name, record, shard, 8 + length)
     return tuple(sorted(tensors.values(), key=attrgetter("start", "nbytes"))), marks
 
 
-def _records(pieces: Iterable[bytes | memoryview]) -> Iterator[tuple[str, object]]:
+def _stream(file: InputFile, length: int) -> Iterator[tuple[str, object]]:
     """Yield name and record of each tensor and of the metadata; objects as tuples of pairs."""
     with _in_header():
-        yield from JsonStream(pieces, tuple).pairs()
+        stream = JsonStream(file.chunks(8, length), tuple)
+        for name in stream.members():
+            yield name, stream.value()
+        stream.end()
 
 
 @contextmanager
@@ -140,7 +143,7 @@ def _parse_record(name: str, record: object, shard: str, data_start: int) -> Ten
     if not isinstance(record, tuple):
         raise bad_tensor(name, "its record is not a JSON object")
     fields = dict(record)
-    if len(record) != len(_FIELDS) or len(fields) != len(_FIELDS):
+    if len(record) != 3 or len(fields) != 3:
         if 1 + levels(record) > MAX_LEVELS:
             raise bad_tensor(name, f"its record is nested deeper than {MAX_LEVELS} levels")
         with _in_header():
@@ -150,10 +153,16 @@ def _parse_record(name: str, record: object, shard: str, data_start: int) -> Ten
     if dtype is None:
         found = f"dtype {_shown(spelling)} is not one of the format" if "dtype" in fields else "no dtype"
         raise bad_tensor(name, found)
-    shape = _parse_sizes(name, fields, "shape")
+    for field in ("shape", "data_offsets"):
+        values = fields.get(field)
+        if not isinstance(values, list):
+            raise bad_tensor(name, f"{field} is not a list" if field in fields else f"no {field}")
+        for value in values:
+            if type(value) is not int or not 0 <= value < _U64:  # `type`: True is an int
+                raise bad_tensor(name, f"{field} holds {_shown(value)}, not an integer from 0 to 2^64-1")
+    shape, offsets = fields["shape"], fields["data_offsets"]
     if len(shape) > MAX_DIMENSIONS:
         raise bad_tensor(name, f"has {len(shape)} dimensions, at most {MAX_DIMENSIONS} are read")
-    offsets = _parse_sizes(name, fields, "data_offsets")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise bad_tensor(name, "data_offsets are not a begin and an end")
     begin, end = offsets
@@ -161,16 +170,6 @@ def _parse_record(name: str, record: object, shard: str, data_start: int) -> Ten
     if prod(shape, start=dtype.bits) != 8 * nbytes or not 0 < nbytes < _U64 // 8:
         _check_size(name, dtype, shape, nbytes)
     return TensorInfo(name, dtype, tuple(shape), shard, data_start + begin, nbytes)
-
-
-def _parse_sizes(name: str, fields: dict[str, object], field: str) -> list[int]:
-    values = fields.get(field)
-    if not isinstance(values, list):
-        raise bad_tensor(name, f"{field} is not a list" if field in fields else f"no {field}")
-    for value in values:
-        if type(value) is not int or not 0 <= value < _U64:  # `type`: True is an int
-            raise bad_tensor(name, f"{field} holds {_shown(value)}, not an integer from 0 to 2^64-1")
-    return values
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qdqcli.escape import MalformedError
 from qdqcli.tensors.json_stream import JsonStream
-from qdqcli.tensors.strict_json import MAX_MEMORY, dict_of, object_of, parse_object
+from qdqcli.tensors.strict_json import MAX_MEMORY, dict_of, parse_object
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 LEAVES = (
@@ -62,15 +62,6 @@ def test_what_the_whole_parser_refuses_is_refused(value: dict[str, Any], window:
         assert repr(found) == repr(expected)
 
 
-@given(OBJECTS, WINDOWS)
-def test_pairs_are_the_same_from_one_window_and_from_many(value: dict[str, Any], window: int) -> None:
-    data = spelled(value, ascii_only=False, indent=1)
-    whole = tuple(JsonStream([data], tuple).pairs())
-    parts = (data[at : at + window] for at in range(0, len(data), window))
-    assert tuple(JsonStream(parts, tuple, window_bytes=1).pairs()) == whole
-    assert repr(object_of(whole)) == repr(parse_object(data))
-
-
 @given(st.lists(st.dictionaries(TEXT, VALUES, max_size=3), max_size=5), WINDOWS)
 def test_a_list_within_is_walked_through(rows: list[dict[str, Any]], window: int) -> None:
     data = spelled({"before": 1, "rows": rows, "after": [2]}, ascii_only=False, indent=1)
@@ -109,8 +100,6 @@ def test_a_surrogate_is_refused_unless_it_is_asked_for() -> None:
 def test_what_is_wrong_is_said_with_its_place(data: bytes, message: str) -> None:
     with pytest.raises(MalformedError, match=message):
         members(data, 1000)
-    with pytest.raises(MalformedError, match=message):
-        list(JsonStream([data], tuple).pairs())
 
 
 def pieces(start: bytes, unit: bytes) -> Iterator[bytes]:
