@@ -16,6 +16,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -209,7 +210,7 @@ class OutputTree:
     def identity_of(self, checkpoint: Checkpoint, shard: Shard) -> FileIdentity | None:
         """Return the identity of the shard's finished output; None if there is none."""
         try:
-            return FileIdentity.of(self.shard_path(checkpoint, shard).stat())
+            return replace(FileIdentity.of(self.shard_path(checkpoint, shard).stat()), device=0)
         except OSError:
             return None
 

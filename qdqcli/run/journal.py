@@ -307,7 +307,7 @@ class Journal:
             shard.records = []
         shard.records.append(line)
         shard.unfinished = Waiting(*line["unfinished"]) if "unfinished" in line else None
-        shard.finished = FileIdentity(**line["finished"]) if "finished" in line else None
+        shard.finished = FileIdentity(**line["finished"] | {"device": 0}) if "finished" in line else None
 
     def _kept_files(self, plans: Sequence[Plan]) -> Iterator[Path]:
         """Yield the finished files and the unfinished ones to resume."""

@@ -10,7 +10,7 @@ import select
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -40,16 +40,12 @@ class FileIdentity:
     size: int
     """Size in bytes."""
     mtime_ns: int
-    device: int = field(default=0, compare=False)
-    """Not compared: the same disk may have another number after a restart."""
+    device: int = 0
+    """0 where another process will compare: the same disk may have another number after a restart."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
         return cls(inode=status.st_ino, size=status.st_size, mtime_ns=status.st_mtime_ns, device=status.st_dev)
-
-    def is_same_file(self, other: Self) -> bool:
-        """Tell whether both describe the same unchanged file; valid only within one process."""
-        return self == other and self.device == other.device
 
 
 class InputFile:
@@ -85,7 +81,7 @@ class InputFile:
             self.release()
             kind = "is a folder, not a regular file" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
             raise InputError(f"{show_path(path)}: {kind}; give a file")
-        if expected is not None and not self.identity.is_same_file(expected):
+        if expected is not None and expected != self.identity:
             self.release()
             raise InputError(f"{show_path(path)}: changed after it was first looked at; start again")
 

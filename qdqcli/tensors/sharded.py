@@ -133,7 +133,7 @@ def _open_shards(found: _Findings, void_dtype: str | None) -> Iterator[Shard]:
 
 def _open_shard(path: Path, name: str, void_dtype: str | None, identity: FileIdentity) -> Shard:
     shard = open_file(path, name, void_dtype)
-    if not shard.identity.is_same_file(identity):
+    if shard.identity != identity:
         raise InputError(f"{show_path(path)}: was replaced while the folder was read; start again")
     return shard
 
