@@ -230,7 +230,8 @@ def open_checkpoint(path: Path, *, void_dtype: str | None = None, follow_links: 
 
         return open_folder(path, void_dtype, follow_links=follow_links)
     shard = open_file(path, path.name, void_dtype)
-    return Checkpoint(path=path, is_folder=False, shards=(shard,), notes=tuple(void_notes(shard)))
+    notes = () if path.suffix.lower() == ".safetensors" else tuple(void_notes(shard))
+    return Checkpoint(path=path, is_folder=False, shards=(shard,), notes=notes)
 
 
 def open_file(path: Path, name: str, void_dtype: str | None = None, *, suffix: str | None = None) -> Shard:
@@ -257,10 +258,9 @@ def open_file(path: Path, name: str, void_dtype: str | None = None, *, suffix: s
 
 
 def void_notes(shard: Shard) -> Iterator[Note]:
-    """Yield a note if tensors of the shard may be bfloat16 stored under another NumPy dtype."""
-    dtypes = {"|V2"}
-    if shard.path.suffix.lower() != ".safetensors" and not any(tensor.dtype.is_floating for tensor in shard.tensors):
-        dtypes |= {"U16", "I16"}
+    """Yield a note if tensors of a shard may be bfloat16 stored under another NumPy dtype; none of safetensors are."""
+    has_floats = any(tensor.dtype.is_floating for tensor in shard.tensors)
+    dtypes = ("|V2",) if has_floats else ("|V2", "U16", "I16")
     arrays = [tensor.name for tensor in shard.tensors if tensor.dtype.name in dtypes]
     if arrays:
         yield Note.of(NoteKind.UNNAMED_DTYPE, show_path(shard.path), arrays)

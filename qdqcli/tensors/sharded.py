@@ -92,7 +92,10 @@ def open_folder(path: Path, void_dtype: str | None = None, *, follow_links: bool
         side_files=tuple(
             SideFile(folder=path, name=Path(name), follow_links=follow_links) for name in sorted(found.side_files)
         ),
-        notes=(*notes, *(note for shard in shards for note in void_notes(shard))),
+        notes=(
+            *notes,
+            *(note for shard in shards if suffix_of(shard.name) != ".safetensors" for note in void_notes(shard)),
+        ),
         superseded=superseded,
     )
 
