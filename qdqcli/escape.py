@@ -38,7 +38,8 @@ def show_command(words: Iterable[str]) -> str:
 
 def show_path(path: Path) -> str:
     """Escape a whole path for a message: it may contain newlines or bytes that are not UTF-8."""
-    return escape(str(path))
+    text = str(path)
+    return text if text.isprintable() else escape(text)
 
 
 def show_size(nbytes: int) -> str:
