@@ -14,7 +14,7 @@ from typing import Self
 from qdqcli.tensors.checkpoint import ShardReader, Waiting
 from qdqcli.tensors.input_file import FileIdentity, InputFile
 from qdqcli.tensors.output_file import OutputFile
-from qdqcli.tensors.tensor import TensorInfo, check_range
+from qdqcli.tensors.tensor import TensorInfo, span_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,8 @@ class FlatReader:
     file: InputFile
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
-        check_range(tensor, start, buffer.nbytes)
+        if not 0 <= start <= tensor.nbytes - buffer.nbytes:
+            raise span_error(tensor, start, buffer.nbytes)
         self.file.read_into(buffer, tensor.start + start)
 
     def read_batch(self, first: TensorInfo, buffer: memoryview) -> bool:
@@ -96,7 +97,8 @@ class FlatWriter:
         self.commit, self.suspend, self.abort = self._file.commit, self._file.suspend, self._file.abort
 
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
-        check_range(tensor, start, data.nbytes)
+        if not 0 <= start <= tensor.nbytes - data.nbytes:
+            raise span_error(tensor, start, data.nbytes)
         self._file.write(data, tensor.start + start)
 
     def write_batch(self, first: TensorInfo, data: memoryview) -> bool:

@@ -21,7 +21,7 @@ from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.packed.storage import CodeGrid, Scales, Values
 from qdqcli.tensors.safetensors import DAMAGED, bad_tensor
 from qdqcli.tensors.signature import describe
-from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo, check_range
+from qdqcli.tensors.tensor import DTYPES, DType, TensorInfo, span_error
 
 MAX_HEADER_BYTES = 256 << 20
 """Limit on the header; vocabularies of 260,000 tokens with merges take 12 MB."""
@@ -289,7 +289,8 @@ class GgufReader(FlatReader):
         if layout is None:
             super().read_into(tensor, start, buffer)
         elif layout.heads:
-            check_range(tensor, start, buffer.nbytes)
+            if not 0 <= start <= tensor.nbytes - buffer.nbytes:
+                raise span_error(tensor, start, buffer.nbytes)
             self._read_heads(tensor, layout.heads, start, buffer)
         else:
             super().read_into(tensor, start, buffer)

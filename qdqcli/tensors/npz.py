@@ -24,7 +24,7 @@ from qdqcli.tensors.input_file import CHUNK_BYTES, FileIdentity, InputFile
 from qdqcli.tensors.output_file import OutputFile
 from qdqcli.tensors.spool import Spool
 from qdqcli.tensors.stream import InputStream
-from qdqcli.tensors.tensor import TensorInfo, check_range
+from qdqcli.tensors.tensor import TensorInfo, span_error
 from qdqcli.tensors.zip_member import ZipMember, read_members, zip_errors
 
 OPEN_MEMBERS = 8
@@ -108,7 +108,8 @@ class NpzReader:
         self._opened: OrderedDict[str, DeflatedMember] = OrderedDict()
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
-        check_range(tensor, start, buffer.nbytes)
+        if not 0 <= start <= tensor.nbytes - buffer.nbytes:
+            raise span_error(tensor, start, buffer.nbytes)
         member = self._members[tensor.name]
         shown = escape_name(member.info.filename)
         with blame(self.file.path), zip_errors(f"member '{shown}'"):
@@ -177,7 +178,8 @@ class NpzWriter:
             undo.pop_all()
 
     def write(self, tensor: TensorInfo, start: int, data: memoryview) -> None:
-        check_range(tensor, start, data.nbytes)
+        if not 0 <= start <= tensor.nbytes - data.nbytes:
+            raise span_error(tensor, start, data.nbytes)
         self._spool.write(data, self._offsets[tensor.name] + start)
 
     def write_batch(self, first: TensorInfo, data: memoryview) -> bool:  # noqa: ARG002 - each is a member

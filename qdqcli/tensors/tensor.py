@@ -83,7 +83,6 @@ def plain_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def check_range(tensor: TensorInfo, start: int, length: int) -> None:
-    """Raise `ValueError` unless the `length` bytes from `start` on lie within the tensor."""
-    if start < 0 or start + length > tensor.nbytes:
-        raise ValueError(f"bytes {start} to {start + length} of a tensor that has {tensor.nbytes}")
+def span_error(tensor: TensorInfo, start: int, length: int) -> ValueError:
+    """Return the error for `length` bytes from `start` on that do not lie within the tensor."""
+    return ValueError(f"bytes {start} to {start + length} of a tensor that has {tensor.nbytes}")

@@ -26,7 +26,7 @@ from qdqcli.tensors.packed.format import CODES, PackedWeight, block_text
 from qdqcli.tensors.packed.recognise import Packed, key_of
 from qdqcli.tensors.packed.storage import Storage
 from qdqcli.tensors.safetensors import header_of
-from qdqcli.tensors.tensor import DTYPES, TensorInfo, check_range, plain_shape
+from qdqcli.tensors.tensor import DTYPES, TensorInfo, plain_shape, span_error
 
 STEP_ELEMENTS = 1 << 19
 """Elements decoded at once: what NumPy needs in between stays in a core's cache."""
@@ -244,7 +244,8 @@ class DecodedReader:
         if found is None:
             self._base.read_into(self._shard.stored[tensor.name], start, buffer)
             return
-        check_range(tensor, start, buffer.nbytes)
+        if not 0 <= start <= tensor.nbytes - buffer.nbytes:
+            raise span_error(tensor, start, buffer.nbytes)
         if not buffer.nbytes:
             return
         out = np.frombuffer(buffer, OUTPUT_DTYPES[tensor.dtype.name])
