@@ -138,9 +138,10 @@ class InputFile:
         Raises:
             InputError: size or modification time are not those at opening, or the path leads to another file now.
         """
+        if self._descriptor < 0:  # closed, or an object of a store, which compares at each read
+            self.release()
+            return
         try:
-            if self._descriptor < 0:  # closed, or an object of a store, which compares at each read
-                return
             try:
                 opened = FileIdentity.of(os.fstat(self._descriptor))
             except OSError as error:  # its server may have lost it
@@ -154,16 +155,17 @@ class InputFile:
             if named != self.identity:
                 raise InputError(f"{show_path(self.path)}: was replaced while being read; start again")
         finally:
-            self.release()
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def release(self) -> None:
         """Close the file without a check, because of an error that is more informative than "changed"."""
-        descriptor, self._descriptor = self._descriptor, -1
-        remote, self._remote = self._remote, None
-        if descriptor >= 0:
-            os.close(descriptor)
-        if remote is not None:
-            remote.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
 
     def __enter__(self) -> Self:
         return self
