@@ -1,6 +1,7 @@
 """Checks on where OUTPUT may be written; they change nothing on disk."""
 
 import os
+import shutil
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +12,6 @@ from qdqcli.escape import show_path, show_size
 from qdqcli.output.files import FileId, file_id, files_of, ids_above, ids_of
 from qdqcli.tensors.checkpoint import FORMATS, Checkpoint
 from qdqcli.tensors.mount import mount_points
-from qdqcli.tensors.output_file import free_bytes
 from qdqcli.tensors.path import real_path
 from qdqcli.tensors.system_error import blame_output
 
@@ -146,3 +146,10 @@ def _bytes_on_disk(folder: Path) -> int:
             with suppress(OSError):
                 total += 512 * (Path(parent) / name).lstat().st_blocks
     return total
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Return the free bytes on the folder's disk; None if the file system does not report them."""
+    with blame_output(folder):
+        usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else None

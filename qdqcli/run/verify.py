@@ -7,9 +7,10 @@ the library of that name, which is independent of our own reader.
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from qdqcli.run.pipeline import Measuring, ShardJob
 from qdqcli.run.record import record_rows
 from qdqcli.run.shard import OnBytes, ShardTask, WorkerResources, task_of
 from qdqcli.tensors.checkpoint import Shard, ShardReader, open_file
-from qdqcli.tensors.input_file import CHUNK_BYTES, InputFile, forget_cached
+from qdqcli.tensors.input_file import CHUNK_BYTES, InputFile
 from qdqcli.tensors.remote_path import RemotePath
 from qdqcli.tensors.tensor import TensorInfo
 
@@ -71,7 +72,7 @@ def verify_output(
                 error.plan = i
                 raise
     for side_file, target in output.side_files():
-        forget_cached(target)
+        _forget_cached(target)
         with blamed_on_output(target):
             offset = first_difference(side_file.path, target, workers.interruption.check)
         if offset is not None:
@@ -95,7 +96,7 @@ class Written:
             VerificationError: it differs.
             InputError: the input cannot be read any more.
         """
-        forget_cached(self.path)
+        _forget_cached(self.path)
         if _digest_of(_verify_shard(plan, self.path, measuring, workers, self.void_dtype)) != self.rows:
             raise VerificationError(self.path, "its statistics are not those that were measured at first")
         if _is_safetensors(plan.shard):
@@ -270,3 +271,14 @@ def _local(path: Path, shard: Shard) -> Iterator[Path]:
         copy.truncate(source.size)
         copy.flush()
         yield Path(copy.name)
+
+
+def _forget_cached(path: Path) -> None:
+    """Drop the page cache of a flushed file so that the next read comes from disk, where the system supports it."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)

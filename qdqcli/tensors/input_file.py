@@ -9,7 +9,6 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -218,14 +217,3 @@ def digest_of(path: Path) -> str:
         for part in file.chunks(0, file.size):
             digest.update(part)
     return digest.hexdigest()[:32]
-
-
-def forget_cached(path: Path) -> None:
-    """Drop the page cache of a flushed file so that the next read comes from disk, where the system supports it."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)

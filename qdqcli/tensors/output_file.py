@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -257,10 +256,3 @@ def sync_folder(folder: Path) -> None:
         # File systems that cannot flush folders, and folders that are writable but not readable.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise output_error(folder, error) from error
-
-
-def free_bytes(folder: Path) -> int | None:
-    """Return the free bytes on the folder's disk; None if the file system does not report them."""
-    with blame_output(folder):
-        usage = shutil.disk_usage(folder)
-    return usage.free if usage.total else None
