@@ -39,7 +39,8 @@ def deliver(call: Call, run: RunResult) -> None:
     report = call.report
     if report.reports:
         deliver_files(run, report)
-    show(run, report)
+    if report.format_name != "none":
+        show(run, report)
     if report.reports:
         say_written(call)
 
@@ -89,8 +90,6 @@ def show(run: RunResult, report: ReportRequest, *, is_gate: bool = False) -> Non
 
     A gate that passes shows only the verdict, unless rows are requested.
     """
-    if report.format_name == "none":
-        return
     choice = _choice(report)
     is_brief = is_gate and choice == ReportOptions()
     choice = replace(choice, is_brief=is_brief)

@@ -223,7 +223,8 @@ class Gate:
         deliver_files(run, report)
         written, following = self.write_files(run, session)
         session.exit_code = self.exit_code(run)
-        show(run, report, is_gate=True)
+        if report.format_name != "none":
+            show(run, report, is_gate=True)
         say_written(call, *map(show_path, written))
         if following:
             session.tell(f"next: {show_command(following)}")

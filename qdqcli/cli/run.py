@@ -131,7 +131,8 @@ def quantize(call: Call, asked: Writing, *, gate: Gate | None = None, must_be_co
         deliver_files(result, report)
     if gate is not None:
         session.exit_code = gate.exit_code(result)
-    show(result, report, is_gate=gate is not None)
+    if report.format_name != "none":
+        show(result, report, is_gate=gate is not None)
     say_written(call, *(tree_in_words(one) for one in outputs.done if one.has_written))
 
 

@@ -20,6 +20,8 @@ Block = tuple[int, int]
 """Elements [start, stop) of the flat tensor; `start` is a chunk's first."""
 QPARAM_BYTES = 64
 """Bytes for the range and the qparams of one slice."""
+SUMS_BYTES = 3 * 8 * columns.SUM_COLUMNS
+"""Bytes for the sums of one slice, where they are requested."""
 
 
 class InMemory:
@@ -97,7 +99,7 @@ def check_slices(info: TensorInfo, layout: Layout, workers: Workers, *, per_slic
     if not layout.num_elements or has_histogram(info, layout) or layout.num_slices == 1:
         return
     for_range = 0 if has_one_pass(layout, blocks_of(info, workers)) else QPARAM_BYTES
-    check_memory(info, layout, workers, for_range + (3 * 8 * columns.SUM_COLUMNS if per_slice else 0))
+    check_memory(info, layout, workers, for_range + (SUMS_BYTES if per_slice else 0))
 
 
 def check_memory(info: TensorInfo, layout: Layout, workers: Workers, bytes_per_slice: int) -> None:

@@ -96,7 +96,10 @@ def context_of(checkpoints: Sequence[Checkpoint], packed: Sequence[Packed]) -> C
     min_ndims: list[int] = []
     shards: list[tuple[FileRef, int]] = []
     for checkpoint, own in zip(checkpoints, packed, strict=True):
-        min_ndim = default_min_ndim(checkpoint, own)
+        # A .npy file, and an input without matrices or packed weights, hold what the user means to quantize.
+        is_array = not checkpoint.is_folder and checkpoint.path.suffix.lower() == ".npy"
+        has_matrix = any(t.dtype.is_floating and len(t.shape) >= DEFAULT_MIN_NDIM for t in checkpoint.tensors)
+        min_ndim = DEFAULT_MIN_NDIM if (has_matrix or own.weights) and not is_array else 0
         known = _known_skips(checkpoint, own) if own.weights or own.activation_scales or checkpoint.superseded else {}
         for shard in checkpoint.shards:
             file = file_of(shard)
@@ -118,17 +121,6 @@ def _known_skips(checkpoint: Checkpoint, packed: Packed) -> dict[tuple[str, str]
     for key, shard in checkpoint.superseded.items():
         found[key] = Skip(reason=f"superseded: the index takes it from {shard}")
     return found
-
-
-def default_min_ndim(checkpoint: Checkpoint, packed: Packed) -> int:
-    """Return the default `min_ndim` of an input.
-
-    `DEFAULT_MIN_NDIM`, but 0 for a .npy file and for an input none of whose floating-point tensors has that many
-    dimensions: they hold what the user means to quantize, unless there are packed weights beside them.
-    """
-    is_array = not checkpoint.is_folder and checkpoint.path.suffix.lower() == ".npy"
-    has_matrix = any(t.dtype.is_floating and len(t.shape) >= DEFAULT_MIN_NDIM for t in checkpoint.tensors)
-    return DEFAULT_MIN_NDIM if (has_matrix or packed.weights) and not is_array else 0
 
 
 def settings_of(plans: Sequence[Plan], settings: Mapping[str, object]) -> Mapping[str, object]:
@@ -196,7 +188,7 @@ def checkpoints_of(plans: Sequence[Plan]) -> list[Checkpoint]:
 
 def inputs_of(plans: Sequence[Plan]) -> list[str]:
     """Return the unique input paths, as the user finds them."""
-    return list(dict.fromkeys(show_path(plan.checkpoint.path) for plan in plans))
+    return [show_path(path) for path in dict.fromkeys(plan.checkpoint.path for plan in plans)]
 
 
 def notes_of(plans: Sequence[Plan]) -> list[Note]:

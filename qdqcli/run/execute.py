@@ -9,7 +9,7 @@ import numpy as np
 
 from qdqcli.errors import UsageError
 from qdqcli.escape import show_path
-from qdqcli.measure.blocks import check_slices
+from qdqcli.measure.blocks import QPARAM_BYTES, SUMS_BYTES, check_slices
 from qdqcli.measure.layout import layout_of
 from qdqcli.measure.workers import Workers
 from qdqcli.op.spec import QuantSpec
@@ -67,11 +67,12 @@ def measure_plans(
 
 def check_memory(plans: Sequence[Plan], measuring: Measuring, workers: Workers) -> None:
     """Refuse tensors that do not fit into memory, before any work; checks the most demanding first."""
+    surely_fits = workers.max_memory // (QPARAM_BYTES + SUMS_BYTES)  # bytes: as many slices as there are elements
     kinds = {
         (tensor.shape, tensor.dtype.name, tensor.fortran_order, id(decision)): (tensor, decision)
         for plan in plans
         for tensor, decision in plan.tensors
-        if isinstance(decision, QuantSpec)
+        if tensor.nbytes > surely_fits and isinstance(decision, QuantSpec)
     }
     layouts = [(tensor, layout_of(tensor, spec)) for tensor, spec in kinds.values()]
     for tensor, layout in sorted(layouts, key=lambda found: -found[1].num_slices):
