@@ -9,14 +9,14 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 def mount_points(root: Path) -> list[Path]:
     """Return the real paths of mount points at or below `root`; without `/proc` only folders are found."""
-    real = Path(os.path.realpath(root))
+    real = os.path.realpath(root)
     try:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:
-        found = [real, *(Path(parent, name) for parent, folders, _ in os.walk(real) for name in folders)]
+        found = [Path(real), *(Path(parent, name) for parent, folders, _ in os.walk(real) for name in folders)]
         return [path for path in found if os.path.ismount(path)]
-    listed = (Path(_unescape(line.split(b" ")[4])) for line in lines)
-    return [path for path in listed if path == real or real in path.parents]
+    listed = (_unescape(line.split(b" ")[4]) for line in lines)
+    return [Path(path) for path in listed if f"{path}/".startswith(f"{real.rstrip('/')}/")]
 
 
 def _unescape(field: bytes) -> str:
