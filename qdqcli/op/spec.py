@@ -1,6 +1,5 @@
 """QuantSpec: the attributes of QuantizeAndDequantizeV4, validated, frozen and printable."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Real
@@ -68,26 +67,40 @@ class QuantSpec:
     """Percentage of elements at or below the range's upper end, for the estimator `percentile`; None: 99.99."""
 
     def __post_init__(self) -> None:
-        for name in (*_FLAGS, "num_bits"):
-            object.__setattr__(self, name, _converted(name, getattr(self, name)))
+        for name in _FLAGS:
+            if type(getattr(self, name)) is not bool:
+                self._convert(name, bool)
+        if type(self.num_bits) is not int:
+            self._convert("num_bits", int)
         limit = MAX_SIGNED_BITS if self.signed_input else MAX_UNSIGNED_BITS
         if not 1 <= self.num_bits <= limit:
             sign = "signed" if self.signed_input else "unsigned"
             raise SpecError(f"num_bits is {self.num_bits}; {sign} input takes 1 to {limit}")
-        for name in ("round_mode", "compute_dtype"):
-            object.__setattr__(self, name, _converted(name, getattr(self, name)))
-        object.__setattr__(self, "axis", _axis(self.axis))
+        if type(self.round_mode) is not RoundMode:
+            self._convert("round_mode", RoundMode)
+        if type(self.compute_dtype) is not ComputeDType:
+            self._convert("compute_dtype", ComputeDType)
+        if type(self.axis) is not int or self.axis < WHOLE_TENSOR:
+            object.__setattr__(self, "axis", _axis(self.axis))
         if self.group_size is not None:
-            object.__setattr__(self, "group_size", _converted("group_size", self.group_size))
+            if type(self.group_size) is not int:
+                self._convert("group_size", int)
             if self.group_size < 1:
                 per_row = "; for one range per row: --axis 0" if self.group_size == -1 else ""
                 raise SpecError(f"group_size is {self.group_size}; a group has at least 1 element{per_row}")
             if self.axis != WHOLE_TENSOR:
                 raise SpecError(f"group_size {self.group_size} excludes axis {axis_text(self.axis)}; give one of them")
-        object.__setattr__(self, "percentile", _percentile(self.percentile))
+        percentile = DEFAULT_PERCENTILE if self.percentile is None else self.percentile
+        if isinstance(percentile, bool) or not isinstance(percentile, int | float) or not 50 < percentile <= 100:
+            raise SpecError(f"percentile is {percentile!r}; it must be more than 50 and at most 100")
+        object.__setattr__(self, "percentile", float(percentile))
         if self.given_range is not None:
             _check_range(*self.given_range)
             object.__setattr__(self, "range_given", True)
+
+    def _convert(self, name: str, kind: type) -> None:
+        """Convert an attribute that has another type."""
+        object.__setattr__(self, name, _converted(name, getattr(self, name), kind))
 
     @property
     def axes(self) -> tuple[int, int]:
@@ -111,29 +124,28 @@ class QuantSpec:
 
 
 _FLAGS = ("signed_input", "narrow_range", "ragged_groups", "range_given")
-_TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    **dict.fromkeys(_FLAGS, (bool, "True or False")),
-    **dict.fromkeys(("num_bits", "axis", "group_size"), (index, "an integer")),
-    "round_mode": (RoundMode, f"one of {', '.join(RoundMode)}"),
-    "compute_dtype": (ComputeDType, f"one of {', '.join(ComputeDType)}"),
+_EXPECTED = {
+    bool: "True or False",
+    int: "an integer",
+    RoundMode: f"one of {', '.join(RoundMode)}",
+    ComputeDType: f"one of {', '.join(ComputeDType)}",
 }
-"""Attribute -> what converts a value to its type, and the words for what it takes."""
+"""Type -> the words for what an attribute of it takes."""
 
 
-def _converted(name: str, value: Any) -> Any:
+def _converted(name: str, value: Any, kind: type) -> Any:
     """Return a value in the type of its attribute; a flag that is None has its default."""
-    convert, expected = _TYPES[name]
-    if value is None and convert is bool:
+    if value is None and kind is bool:
         return getattr(QuantSpec, name)
     is_flag = isinstance(value, bool) or (
         getattr(value, "dtype", None) == "bool" and getattr(value, "shape", None) == ()
     )
     try:
-        if is_flag != (convert is bool):
+        if is_flag != (kind is bool):
             raise TypeError
-        return convert(value)
+        return index(value) if kind is int else kind(value)
     except (TypeError, ValueError):
-        raise SpecError(f"{name} is {value!r}; it must be {expected}") from None
+        raise SpecError(f"{name} is {value!r}; it must be {_EXPECTED[kind]}") from None
 
 
 def _check_range(low: Any, high: Any) -> None:
@@ -151,21 +163,13 @@ def axis_text(axis: int | tuple[int, int]) -> str:
 
 def _axis(value: int | tuple[int, int]) -> int | tuple[int, int]:
     if not isinstance(value, tuple | list):
-        axis: int = _converted("axis", value)
+        axis: int = _converted("axis", value, int)
         if axis < WHOLE_TENSOR:
             raise SpecError(f"axis is {axis}; it must be -1 (one range for the whole tensor) or a dimension's index")
         return axis
-    pair = tuple(_converted("axis", part) for part in value)
+    pair = tuple(_converted("axis", part, int) for part in value)
     if len(pair) != 2 or pair[0] < 0 or pair[1] != pair[0] + 1:
         raise SpecError(
             f"axis is {','.join(map(str, pair))}; a pair is two neighbouring dimensions in order, such as 0,1"
         )
     return pair[0], pair[1]
-
-
-def _percentile(value: float | None) -> float:
-    if value is None:
-        return DEFAULT_PERCENTILE
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 50 < value <= 100:
-        raise SpecError(f"percentile is {value!r}; it must be more than 50 and at most 100")
-    return float(value)

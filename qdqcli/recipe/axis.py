@@ -16,10 +16,8 @@ PAIR_PATTERN = r"^(0|[1-9][0-9]?),(0|[1-9][0-9]?)$"
 Axis = int | tuple[int, int]
 
 
-def fixed_axis(word: str | int) -> Axis:
+def fixed_axis(word: str) -> Axis:
     """Return the op's axis of a word; that of a whole tensor where it depends on the tensor."""
-    if isinstance(word, int):
-        return word
     if re.fullmatch(PAIR_PATTERN, word):
         first, _, last = word.partition(",")
         return int(first), int(last)
@@ -39,7 +37,7 @@ def axis_of(word: str | int, ndim: int, *, is_stacked: bool) -> Axis:
         return max(ndim - 1, 0)
     if word == CHANNEL:
         return (0, 1) if is_stacked else 0
-    return fixed_axis(word)
+    return word if isinstance(word, int) else fixed_axis(word)
 
 
 STACKED_NDIM = 3

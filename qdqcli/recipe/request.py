@@ -163,7 +163,9 @@ def request_from(sources: OptionSources) -> Request:
     """
     given = sources.options
     options: Settings = {**DEFAULTS, "compute_dtype": ComputeDType.NATIVE, **given}
-    given_range, ranges_file = _given_range(options["input_min"], options["input_max"]), options["ranges_file"]
+    given_range, ranges_file = None, options["ranges_file"]
+    if options["input_min"] is not None or options["input_max"] is not None:
+        given_range = _given_range(options["input_min"], options["input_max"])
     _check_exclusions(options, given_range, {key for rule in sources.rules for key in rule.changes})
     axis, is_range_given = options["axis"], given_range is not None or ranges_file is not None
     spec = QuantSpec(
@@ -171,7 +173,7 @@ def request_from(sources: OptionSources) -> Request:
         signed_input=options["signed_input"],
         narrow_range=options["narrow_range"],
         round_mode=RoundMode(options["round_mode"]),
-        axis=fixed_axis(axis),
+        axis=axis if isinstance(axis, int) else fixed_axis(axis),
         group_size=options["group_size"],
         ragged_groups=options["ragged_groups"],
         compute_dtype=ComputeDType(options["compute_dtype"]),
@@ -242,9 +244,7 @@ def _check_exclusions(
         raise UsageError("--percentile needs --estimator percentile")
 
 
-def _given_range(low: float | None, high: float | None) -> tuple[float, float] | None:
-    if low is None and high is None:
-        return None
+def _given_range(low: float | None, high: float | None) -> tuple[float, float]:
     if low is None or high is None:
         raise UsageError("--input-min and --input-max belong together; give both or neither")
     if isnan(low) or isnan(high) or low > high:

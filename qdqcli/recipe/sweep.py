@@ -43,7 +43,7 @@ class Setting:
             recipe.spec,
             num_bits=self.num_bits,
             signed_input=self.signed_input,
-            axis=fixed_axis(self.axis),
+            axis=self.axis if isinstance(self.axis, int) else fixed_axis(self.axis),
             group_size=self.group_size,
             estimator=self.estimator,
             percentile=self.percentile,
