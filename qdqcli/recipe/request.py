@@ -192,15 +192,17 @@ def request_from(sources: OptionSources) -> Request:
         rules=sources.rules,
         places=sources.places,
     )
+    settings: dict[str, object] = {}
+    for name, value in options.items():
+        if name in SETTINGS and name in given:
+            plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, str | Path) else value
+            settings[name.removesuffix("_file")] = plain
+    if ranges_file is not None:  # counts by its digest: a name says nothing of the content
+        settings["ranges_digest"] = digest_of(ranges_file)
     return Request(
         recipe=recipe,
         ranges_file=ranges_file,
-        # A ranges file counts by its digest: a name says nothing of the content.
-        settings={
-            **_settings(given),
-            **({} if ranges_file is None else {"ranges_digest": digest_of(ranges_file)}),
-            **sources.settings,
-        },
+        settings={**settings, **sources.settings},
         scale_bits=options.get("scale_bits", 16),
         has_recipe=bool(sources.settings),
     )
@@ -208,14 +210,6 @@ def request_from(sources: OptionSources) -> Request:
 
 SETTINGS = (*DEFAULTS, "scale_bits")
 """Options that decide the numbers of a report, and that it names."""
-
-
-def _settings(options: Mapping[str, object]) -> dict[str, object]:
-    values = {name: options[name] for name in SETTINGS if name in options}
-    return {
-        name.removesuffix("_file"): list(v) if isinstance(v, tuple) else str(v) if isinstance(v, str | Path) else v
-        for name, v in values.items()
-    }
 
 
 def _check_exclusions(
