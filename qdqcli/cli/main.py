@@ -100,27 +100,22 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
 
 
-@click.group(
-    cls=LazyGroup,
-    invoke_without_command=True,
-    subcommand_metavar="COMMAND [ARGS]...",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Start with: qdq stats MODEL --scheme int4-g128. 'qdq COMMAND -h' shows examples, 'qdq help' the manual.",
-)
-@click.version_option(__version__, "-V", "--version", prog_name="qdq", message="%(prog)s %(version)s")
-@click.pass_context
-def cli(ctx: click.Context) -> None:
-    """Simulate the quantization of model weights, and measure what is lost.
+cli = LazyGroup(
+    "qdq",
+    help="""Simulate the quantization of model weights, and measure what is lost.
 
     Integers: linear, symmetric, no zero point, exactly as TensorFlow's QuantizeAndDequantizeV4. Not simulated: FP8,
     NF4, MX and GGUF types. Reads .npy, .npz, safetensors and GGUF checkpoints.
 
     How to read an SQNR: a bit is worth 6 dB; int8 per channel gives some 40 dB, plain int4 17 to 20 dB, and below 12 dB
     a tensor is in trouble. The model's own accuracy must still be measured.
-    """
-    if ctx.invoked_subcommand is None:
-        streams.say(ctx.get_help())
-        ctx.exit(EXIT_USAGE)
+    """,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: qdq stats MODEL --scheme int4-g128. 'qdq COMMAND -h' shows examples, 'qdq help' the manual.",
+)
+click.version_option(__version__, "-V", "--version", prog_name="qdq", message="%(prog)s %(version)s")(cli)
 
 
 def run(arguments: Sequence[str], interruption: Interruption | None = None) -> int:
@@ -160,6 +155,9 @@ def _invoke(arguments: Sequence[str], session: Session) -> int:
     try:
         with cli.make_context("qdq", list(arguments), obj=session) as ctx:
             cli.invoke(ctx)
+        if ctx.invoked_subcommand is None:
+            streams.say(ctx.get_help())
+            return EXIT_USAGE
     except click.exceptions.Exit as done:  # --help and --version
         return done.exit_code
     if session.failures:
