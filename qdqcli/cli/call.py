@@ -62,7 +62,8 @@ class ReportRequest:
 
     @property
     def has_histograms(self) -> bool:
-        return self.histograms or "html" in self.formats
+        """True where they are asked for, and where HTML is written, which shows them."""
+        return self.histograms or self.format_name == "html" or any(format_for(path) == "html" for path in self.reports)
 
 
 @dataclass(frozen=True, kw_only=True)
