@@ -83,28 +83,25 @@ def _check_pairs(plan: Plan, shards: Shards, workers: Workers) -> None:
 
 def _run_plan(plan: Plan, shards: Shards, workers: Workers, output: OutputTree) -> Iterator[GradientSummary]:
     with ExitStack() as undo:
-        reader = undo.enter_context(plan.shard.open())
-        writer = output.create(plan.checkpoint, plan.shard, reader)
-        undo.callback(writer.abort)
-        originals = undo.enter_context(OpenShards())
-        for tensor, decision in plan.tensors:
-            workers.interruption.check()
-            if isinstance(decision, Skip):
-                copy_tensor(tensor, reader, writer, workers.interruption.check)
-                continue
-            shard, info = shards[tensor.name]
-            pair = _Pair(
-                gradients=tensor,
-                gradients_reader=reader,
-                info=info,
-                reader=originals.reader_of(shard),
-                spec=decision,
-                writer=writer,
-                workers=workers,
-            )
-            yield pair.differentiate()
-        reader.close()
-        originals.close()
+        with plan.shard.open() as reader, OpenShards() as originals:
+            writer = output.create(plan.checkpoint, plan.shard, reader)
+            undo.callback(writer.abort)
+            for tensor, decision in plan.tensors:
+                workers.interruption.check()
+                if isinstance(decision, Skip):
+                    copy_tensor(tensor, reader, writer, workers.interruption.check)
+                    continue
+                shard, info = shards[tensor.name]
+                pair = _Pair(
+                    gradients=tensor,
+                    gradients_reader=reader,
+                    info=info,
+                    reader=originals.reader_of(shard),
+                    spec=decision,
+                    writer=writer,
+                    workers=workers,
+                )
+                yield pair.differentiate()
         writer.commit()
 
 

@@ -264,17 +264,16 @@ class ShardTask(TaskOnShard):
         plan, measuring = self.open(on_bytes)
         target = self.target
         with ExitStack() as undo:
-            reader = undo.enter_context(plan.shard.open())
-            job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader)
-            if target is None:
-                rows = job.run()
-                return lambda: Made(record=record_rows(rows))
-            target.check_run()
-            own = target.new_file()
-            writer = plan.shard.create(own, reader)
-            undo.callback(writer.abort)
-            rows = replace(job, writer=writer).run()
-            reader.close()  # raises if the input changed meanwhile
+            with plan.shard.open() as reader:  # to leave it raises if the input changed, before the output is committed
+                job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=reader)
+                if target is None:
+                    rows = job.run()
+                    return lambda: Made(record=record_rows(rows))
+                target.check_run()
+                own = target.new_file()
+                writer = plan.shard.create(own, reader)
+                undo.callback(writer.abort)
+                rows = replace(job, writer=writer).run()
             later = undo.pop_all()
 
         def publish() -> Made:

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -184,12 +184,14 @@ def _check_names(output: OutputTree) -> None:
 
 
 def _verify_shard(plan: Plan, path: Path, measuring: Measuring, workers: Workers, void_dtype: str | None) -> list[Row]:
-    with blamed_on_output(path):
-        written = open_file(path, plan.shard.name, void_dtype, suffix=Path(plan.shard.output_name).suffix)
-        if list(written.tensors) != list(plan.shard.tensors) or written.header_digest() != plan.shard.header_digest():
-            raise VerificationError(path, "its header is not that of the input")
-        readable = written.open()
-    with readable, plan.shard.open() as source:
+    with ExitStack() as opened:
+        with blamed_on_output(path):
+            written = open_file(path, plan.shard.name, void_dtype, suffix=Path(plan.shard.output_name).suffix)
+            tensors, digest = list(plan.shard.tensors), plan.shard.header_digest()
+            if list(written.tensors) != tensors or written.header_digest() != digest:
+                raise VerificationError(path, "its header is not that of the input")
+            readable = opened.enter_context(written.open())
+        source = opened.enter_context(plan.shard.open())
         readable.read_ahead(written.tensors, _AHEAD_BYTES)
         comparison = _Comparison(path, readable)
         job = ShardJob(plan=plan, measuring=measuring, workers=workers, reader=source, writer=comparison)

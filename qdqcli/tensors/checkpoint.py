@@ -8,9 +8,10 @@ import importlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 from qdqcli.errors import InputError, UsageError
 from qdqcli.escape import MalformedError, escape_name, show_path
@@ -38,9 +39,7 @@ class ShardReader(Protocol):
     """An opened shard. Reads are positional and may come from several threads at once.
 
     1. A read fills the whole buffer or raises `InputError` that names the file.
-    2. `close`, and leaving its `with` block without an error, compares size and modification time with those at
-       opening and raises `InputError` if the file changed.
-    3. Nothing is memory-mapped: a file truncated during a read is an error, never a signal.
+    2. Nothing is memory-mapped: a file truncated during a read is an error, never a signal.
     """
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
@@ -57,12 +56,6 @@ class ShardReader(Protocol):
 
         It takes at most `max_bytes` of memory.
         """
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, kind: object, *_: object) -> None: ...
 
 
 class ShardWriter(Protocol):
@@ -133,7 +126,12 @@ class Shard(Protocol):
     def output_bytes(self) -> int:
         """Disk space needed to write the output, temporary files included."""
 
-    def open(self) -> ShardReader: ...
+    def open(self) -> AbstractContextManager[ShardReader]:
+        """Open the file for a `with` block.
+
+        Leaving the block without an error compares size and modification time with those at opening, and raises
+        `InputError` if the file changed.
+        """
 
     def header_digest(self) -> str:
         """Return a hash of the header's tensor descriptions."""

@@ -5,11 +5,10 @@ construction, the size is known before the first byte, and threads may write in 
 """
 
 import hashlib
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from qdqcli.tensors.checkpoint import ShardReader, Waiting
 from qdqcli.tensors.input_file import FileIdentity, InputFile
@@ -39,8 +38,10 @@ class FlatShard:
     def output_bytes(self) -> int:
         return self.identity.size
 
-    def open(self) -> "FlatReader":
-        return FlatReader(InputFile(self.path, expected=self.identity))
+    @contextmanager
+    def open(self) -> Iterator["FlatReader"]:
+        with InputFile(self.path, expected=self.identity) as file:
+            yield FlatReader(file)
 
     def header_digest(self) -> str:
         with InputFile(self.path, expected=self.identity) as file:
@@ -70,15 +71,6 @@ class FlatReader:
 
     def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
         self.file.read_ahead(((tensor.start, tensor.start + tensor.nbytes) for tensor in tensors), max_bytes)
-
-    def close(self) -> None:
-        self.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.file.__exit__(kind)
 
 
 class FlatWriter:

@@ -6,7 +6,8 @@ while it is read is an error, never a signal. The package decodes the blocks, se
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -267,8 +268,10 @@ class GgufShard(FlatShard):
 
     layouts: Mapping[str, _Layout]
 
-    def open(self) -> "GgufReader":
-        return GgufReader(InputFile(self.path, expected=self.identity), self.layouts)
+    @contextmanager
+    def open(self) -> Iterator["GgufReader"]:
+        with InputFile(self.path, expected=self.identity) as file:
+            yield GgufReader(file, self.layouts)
 
     def create(self, path: Path, reader: ShardReader, unfinished: str | None = None) -> Any:
         del path, reader, unfinished

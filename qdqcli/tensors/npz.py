@@ -10,12 +10,11 @@ import threading
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Self
 
 from qdqcli.escape import blame, escape_name
 from qdqcli.tensors.checkpoint import ShardReader
@@ -57,9 +56,11 @@ class NpzShard:
         """Size of the archive plus its unpacked tensors, which are collected before the archive is written."""
         return self.identity.size + sum(tensor.nbytes for tensor in self.tensors)
 
-    def open(self) -> "NpzReader":
+    @contextmanager
+    def open(self) -> Iterator["NpzReader"]:
         max_pieces = max(LEAST_PIECES, KEPT_RATIO * self.identity.size // PIECE_BYTES)
-        return NpzReader(InputFile(self.path, expected=self.identity), self.members, max_pieces)
+        with InputFile(self.path, expected=self.identity) as file, closing(Pieces(max_pieces)) as pieces:
+            yield NpzReader(file, self.members, pieces)
 
     def header_digest(self) -> str:
         entries = [(m.info.filename, m.info.date_time, m.info.compress_type, m.header) for m in self.members]
@@ -99,12 +100,12 @@ def open_npz(path: Path, name: str, void_dtype: str | None = None) -> NpzShard:
 class NpzReader:
     """Reads stored members directly and deflated ones by inflating them."""
 
-    def __init__(self, file: InputFile, members: Sequence[ZipMember], max_pieces: int) -> None:
+    def __init__(self, file: InputFile, members: Sequence[ZipMember], pieces: Pieces) -> None:
         self.file = file
         self._members = {member.tensor.name: member for member in members if member.tensor is not None}
         self._lock = threading.Lock()
         self._checked: set[str] = set()
-        self._pieces = Pieces(max_pieces)
+        self._pieces = pieces
         self._opened: OrderedDict[str, DeflatedMember] = OrderedDict()
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: memoryview) -> None:
@@ -130,17 +131,6 @@ class NpzReader:
         members = (self._members[tensor.name] for tensor in tensors)
         spans = ((member.start, member.start + member.info.compress_size) for member in members)
         self.file.read_ahead(spans, max_bytes)
-
-    def close(self) -> None:
-        self._pieces.close()
-        self.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._pieces.close()
-        self.file.__exit__(kind)
 
     def _open(self, member: ZipMember) -> DeflatedMember:
         info = member.info

@@ -89,7 +89,6 @@ def decode(view: Checkpoint) -> None:
                 for start in range(0, info.nbytes, buffer.nbytes):
                     part = buffer[: min(len(buffer), (info.nbytes - start) // 4)]
                     reader.read_into(info, start, part.view(np.uint8).data)
-            reader.close()
 
 
 def decoders(folder: Path, names: list[str], table: Table) -> None:

@@ -2,6 +2,7 @@ import random
 import threading
 import zipfile
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from qdqcli.errors import InputError, OutputError
 from qdqcli.tensors import deflate
 from qdqcli.tensors.checkpoint import copy_tensor, open_file
-from qdqcli.tensors.deflate import PIECE_BYTES
+from qdqcli.tensors.deflate import PIECE_BYTES, Pieces
 from qdqcli.tensors.input_file import InputFile
 from qdqcli.tensors.npz import OPEN_MEMBERS, NpzReader
 from qdqcli.tensors.spool import Spool
@@ -168,7 +169,8 @@ def test_what_is_not_kept_is_inflated_again(tmp_path: Path, kept: int) -> None:
     expected = deflated_archive(tmp_path / "x.npz", 20 * PIECE_BYTES + 12).view("<u1")
     shard = open_file(tmp_path / "x.npz", "x.npz")
     rng = random.Random(11)
-    with NpzReader(InputFile(shard.path), shard.members, kept) as reader:
+    with InputFile(shard.path) as file, closing(Pieces(kept)) as pieces:
+        reader = NpzReader(file, shard.members, pieces)
         for start in [*range(0, expected.size, 5 << 20), *(rng.randrange(expected.size) for _ in range(20))]:
             found = np.empty(min(3 << 20, expected.size - start), "u1")
             reader.read_into(shard.tensors[0], start, found.data)

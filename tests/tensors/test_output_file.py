@@ -3,6 +3,7 @@
 import os
 import stat
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,15 @@ def umask_027() -> object:
 def test_a_shard_cut_while_it_is_copied_leaves_no_output(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors", safetensors_bytes({"w": ("F32", (20,))}))
     (shard,) = open_checkpoint(path).shards
-    reader = shard.open()
+    opened = ExitStack()
+    reader = opened.enter_context(shard.open())
     writer = shard.create(tmp_path / "y.safetensors", reader)
     copy_tensor(shard.tensors[0], reader, writer)
     os.truncate(path, 90)
     with pytest.raises(InputError, match="truncated"):
         copy_tensor(shard.tensors[0], reader, writer)
     with pytest.raises(InputError, match="changed while being read"):
-        reader.close()
+        opened.close()
     writer.abort()
     assert list(tmp_path.iterdir()) == [path]
 

@@ -6,10 +6,11 @@ that memory does not grow with the weight.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -208,8 +209,10 @@ class DecodedShard:
     def output_bytes(self) -> int:
         return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
 
-    def open(self) -> "DecodedReader":
-        return DecodedReader(self)
+    @contextmanager
+    def open(self) -> Iterator["DecodedReader"]:
+        with OpenShards() as readers:
+            yield DecodedReader(self, readers)
 
     def header_digest(self) -> str:
         return hashlib.sha256(self.header).hexdigest()
@@ -232,10 +235,9 @@ def _row_blocks(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
 class DecodedReader:
     """Decodes packed weights, and reads all other tensors from their file."""
 
-    def __init__(self, shard: DecodedShard) -> None:
+    def __init__(self, shard: DecodedShard, readers: OpenShards) -> None:
         self._shard = shard
-        self._readers = OpenShards()
-        self._reader_of = self._readers.by_name(shard.shards)
+        self._reader_of = readers.by_name(shard.shards)
         self._cache = PartCache()
         self._base = self._reader_of(shard.name)
 
@@ -273,12 +275,3 @@ class DecodedReader:
 
     def read_ahead(self, tensors: Iterable[TensorInfo], max_bytes: int) -> None:
         """Do nothing: a weight has parts in several files."""
-
-    def close(self) -> None:
-        self._readers.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._readers.__exit__(*error)

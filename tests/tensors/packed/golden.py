@@ -37,7 +37,6 @@ def arrays(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
                     array = np.empty(info.shape, NUMPY[info.dtype.name])
                     reader.read_into(info, 0, array.reshape(-1).view(np.uint8).data)
                     found[info.name] = array
-            reader.close()
     return found
 
 

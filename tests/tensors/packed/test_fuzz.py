@@ -76,7 +76,6 @@ def decode_all(path: Path) -> None:
             for info in shard.tensors:
                 if (shard.name, info.name) in view.storage:
                     reader.read_into(info, 0, memoryview(bytearray(info.nbytes)))
-            reader.close()
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -60,7 +60,6 @@ def test_reads_that_begin_within_a_head(tmp_path: Path) -> None:
             data = bytearray(stop - start)
             readable.read_into(info, start, memoryview(data))
             assert data == expected[start:stop]
-        readable.close()
 
 
 def is_decoded(kind: str) -> bool:
