@@ -44,7 +44,7 @@ class Context:
     min_ndims: Sequence[int]
     """`min_ndim` of each tensor where the recipe has none."""
     shards: Sequence[tuple[FileRef, int]] = ()
-    """File and that `min_ndim` of each shard, where the tensors are those of checkpoints."""
+    """File and that `min_ndim` of each shard; empty where the shards are not known."""
 
     @classmethod
     def of(cls, tensors: Sequence[TensorInfo]) -> Self:

@@ -1,7 +1,7 @@
 """Work of the measuring commands, for the command line and for Python. Prints nothing and reads no environment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,10 +86,12 @@ def result_of_job(job: Job, rows: Sequence[Row], workers: Workers) -> RunResult:
     if job.request.has_recipe:
         rows = with_decisions(job.plans, rows)
     device = None if workers.backend.name == "cpu" else workers.backend.name
-    return replace(result_of(job.command, job.plans, job.request.settings, rows), device=device)
+    return result_of(job.command, job.plans, job.request.settings, rows, device)
 
 
-def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, object], rows: Sequence[Row]) -> RunResult:
+def result_of(
+    command: str, plans: Sequence[Plan], settings: Mapping[str, object], rows: Sequence[Row], device: str | None = None
+) -> RunResult:
     """Return the rows as a RunResult under the names of their inputs."""
     return RunResult(
         command=command,
@@ -97,6 +99,7 @@ def result_of(command: str, plans: Sequence[Plan], settings: Mapping[str, object
         settings=settings_of(plans, settings),
         rows=with_shares(rows),
         notes=notes_of(plans),
+        device=device,
     )
 
 
