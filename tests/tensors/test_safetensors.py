@@ -1,6 +1,7 @@
 import json
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from qdqcli.errors import InputError
 from qdqcli.tensors.checkpoint import open_file
+from qdqcli.tensors.json_stream import WINDOW_BYTES
 from qdqcli.tensors.safetensors import MAX_HEADER_BYTES
 from qdqcli.tensors.tensor import DTYPES
 from tests.growth import growth
@@ -84,9 +86,18 @@ REFUSED = {
 }
 
 
+def long(data: bytes) -> bytes:
+    """The same file with a header that is read in pieces; the file itself where its header has no such length."""
+    length = int.from_bytes(data[:8], "little")
+    if not 0 < length <= len(data) - 8:
+        return data
+    return raw_safetensors(data[8 : 8 + length] + b" " * WINDOW_BYTES, data[8 + length :])
+
+
+@pytest.mark.parametrize("spelled", [bytes, long])
 @pytest.mark.parametrize("reason", REFUSED)
-def test_refuses_with_reason_and_file(tmp_path: Path, reason: str) -> None:
-    path = write(tmp_path / "bad.safetensors", REFUSED[reason])
+def test_refuses_with_reason_and_file(tmp_path: Path, reason: str, spelled: Callable[[bytes], bytes]) -> None:
+    path = write(tmp_path / "bad.safetensors", spelled(REFUSED[reason]))
     with pytest.raises(InputError) as caught:
         open_file(path, path.name)
     message = str(caught.value)
@@ -104,10 +115,11 @@ def test_refuses_header_over_the_cap_without_parsing_it(tmp_path: Path) -> None:
         open_file(path, path.name)
 
 
-def test_describes_tensors_in_the_order_of_their_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spelled", [bytes, long])
+def test_describes_tensors_in_the_order_of_their_data(tmp_path: Path, spelled: Callable[[bytes], bytes]) -> None:
     b = '"b":{"dtype":"BF16","shape":[3,1],"data_offsets":[1,7]}'
     a = '"a":{"dtype":"U8","shape":[],"data_offsets":[0,1],"note":{"x":1.5}}'
-    path = write(tmp_path / "x.safetensors", raw_safetensors(f" \n{{{b},{a}}} ", bytes(range(7))))
+    path = write(tmp_path / "x.safetensors", spelled(raw_safetensors(f" \n{{{b},{a}}} ", bytes(range(7)))))
     shard = open_file(path, "sub/x.safetensors")
     first, second = shard.tensors
     assert (first.name, first.shape, first.nbytes) == ("a", (), 1)
